@@ -1,0 +1,26 @@
+"""Ship an embedding model: a checkpoint becomes a verified bundle, a search service, and live quality metrics."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from embedship.bundle import Bundle as Bundle
+    from embedship.encoder import Encoder as Encoder
+
+__all__ = ["Bundle", "Encoder"]
+__version__ = version("embedship")
+
+
+def __getattr__(name: str) -> object:
+    """`from embedship import Encoder` without loading a tokenizer for those who only read a version."""
+    if name == "Encoder":
+        from embedship.encoder import Encoder
+
+        return Encoder
+    if name == "Bundle":
+        from embedship.bundle import Bundle
+
+        return Bundle
+    raise AttributeError(f"module 'embedship' has no attribute {name!r}")

@@ -1,0 +1,274 @@
+"""The bundle: a folder that holds one model, ready to run, with the evidence that it is right.
+
+Written once by `embedship export`, never changed afterwards. `bundle.json` lists every file with its sha256 and carries
+the fingerprint that indexes, drift references and responses are bound to. numpy and the standard library suffice to
+read and verify one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from enum import StrEnum
+from pathlib import Path, PurePosixPath
+from typing import Any, Self
+
+import msgspec
+
+from embedship.errors import EmbedshipError, UnsafeError, UsageError
+
+MANIFEST = "bundle.json"
+GOLDEN = "golden.safetensors"
+REFERENCE = "reference.safetensors"
+TOKENIZER = "tokenizer.json"
+FORMAT = 1
+
+
+class Runtime(StrEnum):
+    ONNXRUNTIME = "onnxruntime"
+    OPENVINO = "openvino"
+
+
+class Precision(StrEnum):
+    """The arithmetic of the matrix products, not the type the weights are stored in."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    INT8 = "int8"
+
+
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of everything in the manifest: unknown keys are errors."""
+
+
+class Pipeline(Record):
+    """All that decides, besides the weights, which vector a text gets."""
+
+    architecture: str
+    pooling: str
+    dimension: int
+    dimensions: tuple[int, ...]  # what a Matryoshka cut may ask for, largest first
+    max_tokens: int
+    lowercase: bool  # lower the text before tokenising, as old sentence-transformers folders ask
+    normalised: bool  # rows have unit length
+    prompts: dict[str, str]
+    default_prompt: str | None
+    inputs: tuple[str, ...]  # input names of the graph
+    pad_id: int
+
+
+class Source(Record):
+    """Where the model came from."""
+
+    name: str
+    weights_sha256: str
+    versions: dict[str, str]
+
+
+class File(Record):
+    sha256: str
+    size: int
+
+
+class Parity(Record):
+    """Cosine of the exported vectors to the checkpoint's, over `texts` texts."""
+
+    texts: int
+    minimum: float
+    mean: float
+    worst_text: str
+
+
+class Floors(Record):
+    """What the gate demands of a precision."""
+
+    minimum: float
+    mean: float
+
+
+class Variant(Record):
+    """One way to run the model: a file, a runtime, and what was measured of it when it was exported."""
+
+    name: str
+    runtime: Runtime
+    path: str
+    weights: Precision
+    precision: Precision  # as it ran on the exporting machine
+    size: int
+    fused: dict[str, int]
+    parity: Parity
+
+
+class Machine(Record):
+    """What a measurement was taken on."""
+
+    cpu: str
+    isa: tuple[str, ...]
+    cores: float
+
+    def same_instructions(self, other: Machine) -> bool:
+        return set(self.isa) == set(other.isa)
+
+
+class Choice(Record):
+    """The variant `serve` takes, and the measurement that chose it (tokens a second)."""
+
+    variant: str
+    machine: Machine
+    tokens_per_second: dict[str, float]
+
+
+class Quality(Record):
+    """Retrieval metrics on the user's own questions, of the checkpoint and of the exported variants."""
+
+    dataset: str
+    queries: int
+    documents: int
+    checkpoint: dict[str, float]
+    variants: dict[str, dict[str, float]]
+
+
+class Manifest(Record):
+    format: int
+    fingerprint: str
+    created: str
+    source: Source
+    pipeline: Pipeline
+    tokenizer_sha256: str
+    floors: dict[Precision, Floors]
+    variants: tuple[Variant, ...]
+    choice: Choice
+    quality: Quality | None
+    files: dict[str, File]
+    digest: str = ""
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(source: Source, pipeline: Pipeline, tokenizer_sha256: str) -> str:
+    """sha256 over everything that changes a vector: weights, tokenizer, and the whole pipeline record."""
+    facts = {"weights": source.weights_sha256, "tokenizer": tokenizer_sha256, "pipeline": pipeline}
+    return hashlib.sha256(msgspec.json.encode(facts, order="deterministic")).hexdigest()
+
+
+def _sealed(manifest: Manifest) -> Manifest:
+    """The manifest with the digest of itself, so that a changed or torn bundle.json is noticed."""
+    bare = msgspec.structs.replace(manifest, digest="")
+    digest = hashlib.sha256(msgspec.json.encode(bare, order="deterministic")).hexdigest()
+    return msgspec.structs.replace(bare, digest=digest)
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts
+
+
+class Bundle(msgspec.Struct, frozen=True):
+    """An opened bundle: its folder and its manifest."""
+
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Self:
+        """Read and check the manifest; files are hashed by `verify`, not here.
+
+        Raises UsageError when the folder holds no bundle, UnsafeError when the manifest contradicts itself.
+        """
+        folder = Path(folder)
+        try:
+            raw = (folder / MANIFEST).read_bytes()
+        except OSError as error:
+            raise UsageError(f"{folder} is no bundle: {MANIFEST} cannot be read ({error.strerror})") from None
+        return cls(folder, _parse(raw, folder / MANIFEST))
+
+    @classmethod
+    def write(cls, folder: Path, manifest: Manifest) -> Self:
+        """Hash every file that lies in `folder`, then write the manifest last."""
+        files = {
+            path.relative_to(folder).as_posix(): File(sha256=sha256_of(path), size=path.stat().st_size)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.name != MANIFEST
+        }
+        sealed = _sealed(msgspec.structs.replace(manifest, files=files))
+        text = msgspec.json.format(msgspec.json.encode(sealed, order="deterministic"), indent=1)
+        (folder / MANIFEST).write_bytes(text + b"\n")
+        return cls(folder, sealed)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.manifest.fingerprint
+
+    def path(self, name: str) -> Path:
+        return self.folder / name
+
+    def variant(self, name: str | None = None) -> Variant:
+        """The named variant, or the chosen one."""
+        name = name or self.manifest.choice.variant
+        for variant in self.manifest.variants:
+            if variant.name == name:
+                return variant
+        known = ", ".join(v.name for v in self.manifest.variants)
+        raise UsageError(f"this bundle has no variant {name!r}; it has: {known}")
+
+    def files_of(self, variant: Variant) -> list[str]:
+        """What must be right for this variant to give right vectors: its own files, the tokenizer, the golden texts.
+
+        A graph's weights lie beside it under the same stem: model.xml and model.bin, model.onnx and model.onnx_data.
+        """
+        graph = PurePosixPath(variant.path)
+        own = [n for n in self.manifest.files if PurePosixPath(n).parent == graph.parent and _stem(n) == _stem(graph)]
+        return [TOKENIZER, GOLDEN, *own]
+
+    def verify(self, names: Iterable[str] | None = None) -> int:
+        """Re-hash the named files (default: all) and return how many were right.
+
+        Raises UnsafeError naming every file that is missing, changed, or (when all are asked for) not in the manifest.
+        """
+        wanted = list(self.manifest.files if names is None else names)
+        problems = [problem for name in wanted if (problem := self._problem(name))]
+        if names is None:
+            problems += self._strangers()
+        if problems:
+            raise UnsafeError(f"{self.folder} is not what was exported: " + "; ".join(problems))
+        return len(wanted)
+
+    def _problem(self, name: str) -> str | None:
+        path, listed = self.path(name), self.manifest.files.get(name)
+        if listed is None:
+            return f"{name} is not listed in {MANIFEST}"
+        if path.is_symlink() or not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != listed.size:
+            return f"{name} has {path.stat().st_size} bytes, not {listed.size}"
+        return None if sha256_of(path) == listed.sha256 else f"{name} has changed (sha256)"
+
+    def _strangers(self) -> list[str]:
+        present = (p.relative_to(self.folder).as_posix() for p in self.folder.rglob("*") if p.is_file())
+        return [f"{name} was added" for name in sorted(present) if name not in {MANIFEST, *self.manifest.files}]
+
+
+def _stem(name: str | PurePosixPath) -> str:
+    return PurePosixPath(name).name.split(".", 1)[0]
+
+
+def _parse(raw: bytes, path: Path) -> Manifest:
+    try:
+        head: dict[str, Any] = msgspec.json.decode(raw, type=dict)
+        if head.get("format") != FORMAT:
+            raise UsageError(f"{path} has format {head.get('format')!r}; this embedship reads format {FORMAT}")
+        manifest = msgspec.json.decode(raw, type=Manifest)
+    except EmbedshipError:
+        raise
+    except msgspec.MsgspecError as error:
+        raise UnsafeError(f"{path} is damaged: {error}") from None
+    if _sealed(manifest).digest != manifest.digest:
+        raise UnsafeError(f"{path} has been changed since it was written: its digest does not match")
+    if fingerprint(manifest.source, manifest.pipeline, manifest.tokenizer_sha256) != manifest.fingerprint:
+        raise UnsafeError(f"{path} contradicts itself: its fingerprint is not that of its pipeline and weights")
+    if outside := [name for name in manifest.files if not _is_inside(name)]:
+        raise UnsafeError(f"{path} names files outside the bundle: {', '.join(outside)}")
+    return manifest

@@ -1,0 +1,76 @@
+"""Vector codes: how a float32 unit vector is cut, packed and scored. numpy only, no state."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+Vectors = npt.NDArray[np.float32]  # (n, dim), unit rows
+Int8Codes = npt.NDArray[np.int8]  # (n, dim)
+BinaryCodes = npt.NDArray[np.uint8]  # (n, dim / 8), most significant bit first
+
+
+class Code(StrEnum):
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    INT8 = "int8"
+    UBINARY = "ubinary"
+
+
+def normalise(vectors: Vectors) -> Vectors:
+    """Scale rows to unit length; a zero row stays zero instead of becoming NaN."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(norms, np.finfo(np.float32).tiny), dtype=np.float32)
+
+
+def cut(vectors: Vectors, dimensions: int) -> Vectors:
+    """Keep the first `dimensions` components and renormalise (Matryoshka, Kusupati et al. 2022, arXiv:2205.13147).
+
+    Without renormalising, inner products of cut vectors are no cosines any more.
+    """
+    if not 1 <= dimensions <= vectors.shape[1]:
+        raise ValueError(f"dimensions must be between 1 and {vectors.shape[1]}, not {dimensions}")
+    if dimensions == vectors.shape[1]:
+        return vectors
+    return normalise(vectors[:, :dimensions])
+
+
+def cosine(left: Vectors, right: Vectors) -> npt.NDArray[np.float64]:
+    """Row by row cosine, (n,) float64; a NaN or a zero row gives NaN, which no floor lets through."""
+    a, b = left.astype(np.float64), right.astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray((a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)))
+
+
+def binary(vectors: Vectors) -> BinaryCodes:
+    """One bit a dimension, 1 where the component is positive: (n, dim) -> (n, dim / 8) uint8."""
+    if vectors.shape[1] % 8:
+        raise ValueError(f"binary codes need a dimension divisible by 8, not {vectors.shape[1]}")
+    return np.packbits(vectors > 0, axis=1)
+
+
+class Int8Scale(msgspec.Struct, frozen=True):
+    """Symmetric int8 with one scale a dimension, fitted once and then frozen.
+
+    sentence-transformers refits the ranges on every call, so its codes of the same text move with its neighbours.
+    """
+
+    scale: tuple[float, ...]
+
+    @classmethod
+    def fit(cls, vectors: Vectors) -> Int8Scale:
+        largest = np.abs(vectors).max(axis=0)
+        return cls(tuple((np.maximum(largest, 1e-9) / 127).astype(np.float32).tolist()))
+
+    @property
+    def row(self) -> npt.NDArray[np.float32]:
+        return np.asarray(self.scale, dtype=np.float32)
+
+    def encode(self, vectors: Vectors) -> Int8Codes:
+        return np.clip(np.rint(vectors / self.row), -127, 127).astype(np.int8)
+
+    def decode(self, codes: Int8Codes) -> npt.NDArray[np.float32]:
+        return codes.astype(np.float32) * self.row

@@ -1,0 +1,54 @@
+"""Batch -> Vectors: one Protocol, one file a runtime. Nothing is imported until a variant asks for it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from embedship.bundle import Bundle, Precision, Runtime
+from embedship.codes import Vectors
+from embedship.plan import Batch
+
+
+class Engine(Protocol):
+    @property
+    def streams(self) -> int:
+        """How many threads may call `encode` at once and each get a core."""
+
+    @property
+    def precision(self) -> Precision:
+        """The arithmetic this machine really runs."""
+
+    def encode(self, batch: Batch) -> Vectors:
+        """Return (n, dim) float32 rows in the order of the batch; unit rows if the pipeline normalises.
+
+        Thread-safe. Raises EngineError if the runtime fails; nothing is retried here.
+        """
+
+    def close(self) -> None: ...
+
+
+def open_engine(bundle: Bundle, variant: str | None = None, streams: int | None = None) -> Engine:
+    """Load one variant (default: the chosen one) with one thread a stream (default: a stream a core).
+
+    Raises MissingExtra if its runtime is not installed, EngineError if the runtime cannot load it.
+    """
+    from embedship import hardware
+
+    chosen = bundle.variant(variant)
+    streams = streams or hardware.streams()
+    inputs = bundle.manifest.pipeline.inputs
+    match chosen.runtime:
+        case Runtime.ONNXRUNTIME:
+            from embedship.engine.onnxruntime import OnnxRuntimeEngine
+
+            return OnnxRuntimeEngine(bundle.path(chosen.path), inputs, chosen.weights, streams)
+        case Runtime.OPENVINO:
+            from embedship.engine.openvino import OpenVinoEngine
+
+            return OpenVinoEngine(bundle.path(chosen.path), inputs, chosen.weights, streams)
+
+
+def feed(batch: Batch, inputs: tuple[str, ...]) -> dict[str, object]:
+    """The named graph inputs of a batch. Texts come alone, never in pairs, so token types are all zero."""
+    known = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    return {name: known[name] if name in known else batch.input_ids * 0 for name in inputs}

@@ -1,0 +1,52 @@
+"""ONNX Runtime on CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from embedship.bundle import Precision
+from embedship.codes import Vectors
+from embedship.engine import feed
+from embedship.errors import EngineError, MissingExtra
+from embedship.plan import Batch
+
+try:
+    import onnxruntime as ort
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+except ImportError:
+    raise MissingExtra("onnxruntime", "cpu") from None
+
+# The errors of the runtime share no base class but Exception.
+_FAILURES = (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.InvalidProtobuf, errors.NoSuchFile,
+             errors.NotImplemented, errors.RuntimeException, errors.EPFail)  # fmt: skip
+
+
+class OnnxRuntimeEngine:
+    """One session for all streams: weights are shared, and each `run` computes on the thread that called it."""
+
+    def __init__(self, path: Path, inputs: tuple[str, ...], weights: Precision, streams: int) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # The arena only ever grows: after one large batch it holds that batch's memory for good.
+        options.enable_cpu_mem_arena = False
+        try:
+            self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except _FAILURES as error:
+            raise EngineError(f"ONNX Runtime {ort.__version__} cannot load {path.name}: {error}") from error
+        self._inputs = inputs
+        self.streams = streams
+        self.precision = weights
+
+    def encode(self, batch: Batch) -> Vectors:
+        try:
+            (vectors,) = self._session.run(["sentence_embedding"], feed(batch, self._inputs))
+        except _FAILURES as error:
+            raise EngineError(f"ONNX Runtime failed on a batch of {len(batch)}: {error}") from error
+        return np.asarray(vectors, dtype=np.float32)
+
+    def close(self) -> None:
+        del self._session

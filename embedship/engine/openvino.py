@@ -1,0 +1,74 @@
+"""OpenVINO on CPU: bfloat16 where the CPU multiplies it natively, float32 elsewhere."""
+
+from __future__ import annotations
+
+import queue
+from pathlib import Path
+
+import numpy as np
+
+from embedship.bundle import Precision
+from embedship.codes import Vectors
+from embedship.engine import feed
+from embedship.errors import EngineError, MissingExtra
+from embedship.plan import Batch
+
+try:
+    import openvino as ov
+except ImportError:
+    raise MissingExtra("openvino", "cpu") from None
+
+
+class OpenVinoEngine:
+    """One compiled model with a pool of infer requests, one a stream; weights are shared between streams."""
+
+    def __init__(self, path: Path, inputs: tuple[str, ...], weights: Precision, streams: int) -> None:
+        core = ov.Core()
+        arithmetic = "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
+        try:
+            model = core.read_model(path)
+            compiled = core.compile_model(_pooled(model), "CPU", _settings(arithmetic, streams))
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO {ov.__version__} cannot load {path.name}: {error}") from error
+        self._idle: queue.SimpleQueue[ov.InferRequest] = queue.SimpleQueue()
+        for _ in range(streams):
+            self._idle.put(compiled.create_infer_request())
+        self._inputs = inputs
+        self.streams = streams
+        self.precision = _precision(weights, arithmetic)
+
+    def encode(self, batch: Batch) -> Vectors:
+        request = self._idle.get()
+        try:
+            request.infer(feed(batch, self._inputs), share_inputs=True)
+            return np.array(request.get_output_tensor(0).data, dtype=np.float32)
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO failed on a batch of {len(batch)}: {error}") from error
+        finally:
+            self._idle.put(request)
+
+    def close(self) -> None:
+        for _ in range(self.streams):
+            self._idle.get()
+
+
+def _settings(arithmetic: str, streams: int) -> dict[str, str]:
+    return {
+        "INFERENCE_PRECISION_HINT": arithmetic,
+        "NUM_STREAMS": str(streams),
+        "INFERENCE_NUM_THREADS": str(streams),
+        # A pinned thread waits for its own core while another is free; cores here are shared with the event loop.
+        "ENABLE_CPU_PINNING": "NO",
+    }
+
+
+def _pooled(model: ov.Model) -> ov.Model:
+    """The model without `last_hidden_state`, which nobody here reads."""
+    pooled = next(r for r in model.results if "sentence_embedding" in r.output(0).get_names())
+    return ov.Model([pooled], model.get_parameters(), model.get_friendly_name())
+
+
+def _precision(weights: Precision, arithmetic: str) -> Precision:
+    if weights is Precision.INT8:
+        return Precision.INT8
+    return Precision.BFLOAT16 if arithmetic == "bf16" else Precision.FLOAT32

@@ -1,0 +1,85 @@
+"""Real text that every machine has: the documentation of Python's own standard library.
+
+Read from the sources of the running interpreter: a docstring's first line is the question, the rest is the document.
+It feeds the demo, and it is what export calibrates and measures on when the user gives no texts.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Entry(NamedTuple):
+    id: str
+    summary: str
+    body: str
+
+
+_Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+# Not documentation: test suites, vendored packages, generated tables.
+_SKIPPED = {
+    "test",
+    "tests",
+    "idlelib",
+    "lib2to3",
+    "site-packages",
+    "ensurepip",
+    "__pycache__",
+    "pydoc_data",
+    "turtledemo",
+}
+_SHORTEST_BODY = 60
+
+
+def entries(limit: int | None = None) -> list[Entry]:
+    """All documented objects with a summary line and a body, each text once, in a stable order."""
+    found: list[Entry] = []
+    seen: set[str] = set()
+    for entry in _entries():
+        if {entry.summary, entry.body} & seen:
+            continue
+        seen |= {entry.summary, entry.body}
+        found.append(entry)
+    return found if limit is None else found[:: max(1, len(found) // limit)][:limit]
+
+
+def _entries() -> Iterator[Entry]:
+    root = Path(sysconfig.get_path("stdlib"))
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        if not _SKIPPED & set(parts) and not any(_is_private(part) for part in parts):
+            yield from _documented(path, ".".join(part for part in parts if part != "__init__"))
+
+
+def _documented(path: Path, module: str) -> Iterator[Entry]:
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError, OSError):
+        return
+    for name, node in _walk(tree, module):
+        lines = (ast.get_docstring(node) or "").strip().splitlines()
+        body = "\n".join(lines[1:]).strip()
+        if lines and len(lines[0].split()) >= 3 and len(body) >= _SHORTEST_BODY:
+            yield Entry(name, lines[0].strip(), body)
+
+
+def _walk(node: ast.AST, name: str) -> Iterator[tuple[str, _Documented]]:
+    if isinstance(node, _Documented):
+        yield name, node
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and not _is_private(child.name):
+            yield from _walk(child, f"{name}.{child.name}")
+
+
+def _is_private(name: str) -> bool:
+    return name.startswith("_") and not name.endswith("__")
+
+
+def origin() -> str:
+    return f"standard library of Python {sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}"

@@ -1,0 +1,68 @@
+"""Text -> Tokens, with the bundle's own truncation and prompts, and an account of what was cut off."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import tokenizers
+
+from embedship.bundle import TOKENIZER, Bundle, Pipeline
+from embedship.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Token ids of n texts, special tokens included, unpadded."""
+
+    ids: list[list[int]]
+    cut: list[int]  # how many tokens each text lost to truncation
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def lengths(self) -> list[int]:
+        return [len(row) for row in self.ids]
+
+
+class Tokenizer:
+    """Thread-safe: truncation is set once, here, and never again (changing it under load panics in Rust)."""
+
+    def __init__(self, file: Path, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._rust = tokenizers.Tokenizer.from_file(str(file))
+        self._rust.no_padding()
+        self._rust.enable_truncation(pipeline.max_tokens)
+        self._specials: int = self._rust.num_special_tokens_to_add(is_pair=False)
+
+    @classmethod
+    def open(cls, bundle: Bundle) -> Self:
+        return cls(bundle.path(TOKENIZER), bundle.manifest.pipeline)
+
+    def prompt(self, name: str | None) -> str:
+        """The text of a named prompt; None means the model's own default.
+
+        Raises UsageError for a name the model does not have.
+        """
+        prompts = self._pipeline.prompts
+        name = name if name is not None else self._pipeline.default_prompt
+        if name is None:
+            return ""
+        if name not in prompts:
+            known = ", ".join(sorted(prompts)) or "none"
+            raise UsageError(f"this model has no prompt named {name!r}; it has: {known}")
+        return prompts[name]
+
+    def __call__(self, texts: Sequence[str], prompt: str = "") -> Tokens:
+        """Tokenise texts with `prompt` put before each; no text is too long, what is cut off is counted."""
+        prepared = [prompt + text for text in texts] if prompt else list(texts)
+        if self._pipeline.lowercase:
+            prepared = [text.lower() for text in prepared]
+        encoded = self._rust.encode_batch_fast(prepared)
+        return Tokens([e.ids for e in encoded], [self._lost(e) for e in encoded])
+
+    def _lost(self, encoding: tokenizers.Encoding) -> int:
+        return sum(len(piece.ids) - self._specials for piece in encoding.overflowing)
