@@ -41,7 +41,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Base of everything in the manifest: unknown keys are errors."""
 
 
-class Pipeline(Record):
+class Pipeline(Record, frozen=True):
     """All that decides, besides the weights, which vector a text gets."""
 
     architecture: str
@@ -57,7 +57,7 @@ class Pipeline(Record):
     pad_id: int
 
 
-class Source(Record):
+class Source(Record, frozen=True):
     """Where the model came from."""
 
     name: str
@@ -65,12 +65,12 @@ class Source(Record):
     versions: dict[str, str]
 
 
-class File(Record):
+class File(Record, frozen=True):
     sha256: str
     size: int
 
 
-class Parity(Record):
+class Parity(Record, frozen=True):
     """Cosine of the exported vectors to the checkpoint's, over `texts` texts."""
 
     texts: int
@@ -79,14 +79,14 @@ class Parity(Record):
     worst_text: str
 
 
-class Floors(Record):
+class Floors(Record, frozen=True):
     """What the gate demands of a precision."""
 
     minimum: float
     mean: float
 
 
-class Variant(Record):
+class Variant(Record, frozen=True):
     """One way to run the model: a file, a runtime, and what was measured of it when it was exported."""
 
     name: str
@@ -99,7 +99,7 @@ class Variant(Record):
     parity: Parity
 
 
-class Machine(Record):
+class Machine(Record, frozen=True):
     """What a measurement was taken on."""
 
     cpu: str
@@ -110,7 +110,7 @@ class Machine(Record):
         return set(self.isa) == set(other.isa)
 
 
-class Choice(Record):
+class Choice(Record, frozen=True):
     """The variant `serve` takes, and the measurement that chose it (tokens a second)."""
 
     variant: str
@@ -118,7 +118,7 @@ class Choice(Record):
     tokens_per_second: dict[str, float]
 
 
-class Quality(Record):
+class Quality(Record, frozen=True):
     """Retrieval metrics on the user's own questions, of the checkpoint and of the exported variants."""
 
     dataset: str
@@ -128,7 +128,7 @@ class Quality(Record):
     variants: dict[str, dict[str, float]]
 
 
-class Manifest(Record):
+class Manifest(Record, frozen=True):
     format: int
     fingerprint: str
     created: str

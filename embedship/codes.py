@@ -70,7 +70,7 @@ class Int8Scale(msgspec.Struct, frozen=True):
         return np.asarray(self.scale, dtype=np.float32)
 
     def encode(self, vectors: Vectors) -> Int8Codes:
-        return np.clip(np.rint(vectors / self.row), -127, 127).astype(np.int8)
+        return np.asarray(np.clip(np.rint(vectors / self.row), -127, 127), dtype=np.int8)
 
     def decode(self, codes: Int8Codes) -> npt.NDArray[np.float32]:
         return codes.astype(np.float32) * self.row

@@ -25,7 +25,7 @@ class Batch:
 
     @property
     def padded_tokens(self) -> int:
-        return self.input_ids.size
+        return int(self.input_ids.size)
 
     @property
     def tokens(self) -> int:

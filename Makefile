@@ -1,0 +1,34 @@
+# Python 3.11+, make and a C library are all that is needed: each target makes its own .venv from pinned versions.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_ARGS ?=
+TEST_ARGS ?=
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/.installed  ## the whole product on a real model and real text; DEMO_ARGS=--once stops after a self-check
+	$(BIN)/embedship demo $(DEMO_ARGS)
+
+test: lint  ## lint, types and tests; TEST_ARGS goes to pytest
+	$(BIN)/pytest -n 2 $(TEST_ARGS)
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	cd $(VENV) && bin/mypy --config-file ../pyproject.toml -p embedship
+
+bench: $(VENV)/.installed  ## us and the peers in one run; peers live in their own venvs
+	$(BIN)/python benchmarks/encode.py
+
+# A regular install, not an editable one: mypy cannot see through an editable install, and tests run what users get.
+$(VENV)/.installed: pyproject.toml constraints.txt $(shell find embedship export serve monitor -name '*.py' -o -path 'monitor/assets/*')
+	@echo "embedship: installing the pinned set of constraints.txt into $(VENV) (first time: a few minutes)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "embedship needs Python 3.11 or newer; set PYTHON=python3.x")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --force-reinstall --no-deps .
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .demo build dist *.egg-info

@@ -1,0 +1,72 @@
+"""The verb `verify`: is this folder still what was exported, and does it still give the same vectors here?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from embedship import golden
+from embedship.bundle import Bundle, Precision
+from embedship.encoder import Encoder
+
+
+class Verified(msgspec.Struct, frozen=True):
+    """What one variant did with the golden texts on this machine."""
+
+    variant: str
+    precision: Precision
+    texts: int
+    cosine_minimum: float
+    cosine_mean: float
+    cosine_alone: float
+
+
+def verify(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle folder.")],
+    variant: Annotated[str | None, typer.Option(help="The variant to run (default: the chosen one).")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Run every variant.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Re-hash every file of a bundle and re-run its golden texts.
+
+    Exits 4 when a file is missing, changed or added, and 3 when the vectors are no longer those of the checkpoint.
+    """
+    opened = Bundle.open(bundle)
+    files = opened.verify()
+    names = [v.name for v in opened.manifest.variants] if every else [opened.variant(variant).name]
+    results = [_run(opened, name) for name in names]
+    if as_json:
+        answer = {"bundle": str(bundle), "fingerprint": opened.fingerprint, "files": files, "variants": results}
+        typer.echo(msgspec.json.encode(answer).decode())
+        return
+    console = Console()
+    console.print(f"{bundle}: {files} files are as exported, fingerprint {opened.fingerprint[:12]}")
+    console.print(_table(results))
+
+
+def _run(bundle: Bundle, variant: str) -> Verified:
+    with Encoder.open(bundle, variant) as encoder:
+        result = golden.check(encoder)
+        return Verified(
+            variant=variant,
+            precision=encoder.engine.precision,
+            texts=result.texts,
+            cosine_minimum=result.minimum,
+            cosine_mean=result.mean,
+            cosine_alone=result.alone,
+        )
+
+
+def _table(results: list[Verified]) -> Table:
+    table = Table(caption="cosine of the golden texts: to the checkpoint, and alone against in a batch")
+    for heading in ("variant", "runs as", "texts", "min", "mean", "alone"):
+        table.add_column(heading, justify="left" if heading in ("variant", "runs as") else "right")
+    for r in results:
+        cosines = (f"{x:.6f}" for x in (r.cosine_minimum, r.cosine_mean, r.cosine_alone))
+        table.add_row(r.variant, r.precision, str(r.texts), *cosines)
+    return table

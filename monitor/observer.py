@@ -1,0 +1,242 @@
+"""Watch queries from beside the request path: sample, compare, report."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from threading import Event, Lock, Thread
+from types import TracebackType
+from typing import Self
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from embedship.monitor.drift import MINIMUM, DriftDetector, DriftReport, Rule
+from embedship.monitor.errors import InvalidSetting
+from embedship.monitor.intake import Intake, Sampled
+from embedship.monitor.recall import RecallReport, RollingRecall, overlap
+from embedship.monitor.reference import Reference
+from embedship.monitor.statistics import Mask
+
+logger = logging.getLogger(__name__)
+
+Exact = Callable[[NDArray[np.float32], int], NDArray[np.int64]]  # (n, d), k -> (n, k), -1 for no hit
+
+
+class Part(StrEnum):
+    """Where a failure happened."""
+
+    OBSERVE = "observe"
+    DRIFT = "drift"
+    RECALL = "recall"
+
+
+class Failures(msgspec.Struct, frozen=True):
+    """Exceptions, by part."""
+
+    observe: int = 0
+    drift: int = 0
+    recall: int = 0
+
+
+class Report(msgspec.Struct, frozen=True):
+    """Everything the observer knows, at one moment."""
+
+    seen: int  # queries shown to the observer
+    dropped: int  # sampled queries that were not looked at: the queue was full, or closed
+    failures: Failures
+    evaluations: int
+    evaluation_seconds: float  # total
+    evaluated_at: float  # Unix time; 0 before the first evaluation
+    drift: DriftReport
+    recall: RecallReport
+
+
+class Observer:
+    """Sample queries, test them for drift, and compare the index with an exact search.
+
+    >>> with Observer(None, lambda vectors, k: np.tile(np.arange(k), (len(vectors), 1)), shadow_rate=1.0) as observer:
+    ...     observer.saw(np.ones((1, 8), dtype=np.float32), np.array([[0, 1, 2, 3, 4, 5, 6, 7, 8, -1]]))
+    ...     _ = observer.flush(timeout=10)
+    >>> observer.report().recall.rolling
+    0.9
+
+    `saw` may be called from any thread. A daemon thread does the work; `exact` is called on that thread. A hit that
+    the index gains or loses between the answer and the exact search is counted as a difference: it is rare.
+    """
+
+    def __init__(
+        self,
+        reference: Reference | None,
+        exact: Exact | None,
+        *,
+        fingerprint: str | None = None,
+        rule: Rule = Rule.BONFERRONI_EFFECT,
+        window: int = 1_000,
+        minimum: int = MINIMUM,
+        k: int = 10,
+        baseline: float | None = None,
+        sample_rate: float = 1.0,
+        shadow_rate: float = 0.01,
+        capacity: int = 1_024,
+        interval_seconds: float = 60.0,
+        seed: int = 0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Sample each query for drift with sample_rate, and for recall with shadow_rate, independently.
+
+        capacity bounds the queries that wait; interval_seconds lies between drift evaluations; window, minimum, rule
+        and fingerprint go to DriftDetector, k and baseline to RollingRecall. Raises InvalidSetting.
+        """
+        for name, rate in (("sample_rate", sample_rate), ("shadow_rate", shadow_rate)):
+            if not 0 <= rate <= 1:
+                raise InvalidSetting(name, rate, "a rate from 0 to 1")
+        if capacity < 1:
+            raise InvalidSetting("capacity", capacity, "at least 1")
+        if interval_seconds <= 0:
+            raise InvalidSetting("interval_seconds", interval_seconds, "seconds above 0")
+        self._exact = exact
+        self._rates = (sample_rate, shadow_rate if exact else 0.0)
+        self._interval = interval_seconds
+        self._clock = clock
+        self._random = np.random.default_rng(seed)
+        self._intake = Intake(capacity)
+        self._detector = DriftDetector(reference, fingerprint=fingerprint, window=window, minimum=minimum, rule=rule)
+        self._recall = RollingRecall(k, baseline=baseline)
+        self._lock = Lock()  # held for a few assignments only: the request path takes it too
+        self._seen = self._dropped = self._evaluations = 0
+        self._failures = Failures()
+        self._evaluation_seconds = self._evaluated_at = 0.0
+        self._checked = clock()
+        self._drift_report = self._detector.evaluate()
+        self._recall_report = self._recall.report()
+        self._thread: Thread | None = None
+
+    def saw(self, vectors: NDArray[np.float32], ids: NDArray[np.int64] | None = None) -> None:
+        """Take note of queries (n, d) and of what the index answered, ids (n, k), -1 for no hit.
+
+        Never blocks, never raises: what cannot be queued is dropped and counted. Queries that asked for fewer than k
+        hits cannot give recall@k, and are sampled for drift only.
+        """
+        with self._guarded(Part.OBSERVE):
+            rows, drift, recall = self._pick(len(vectors), ids)
+            if not len(rows):
+                return
+            kept = rows[: self._intake.capacity]
+            sampled = Sampled(
+                vectors=np.array(vectors[kept], dtype=np.float32),
+                ids=None if ids is None else np.array(ids[kept], dtype=np.int64),
+                drift=drift[kept],
+                recall=recall[kept],
+            )
+            taken = len(kept) if self._intake.offer(sampled) else 0
+            self._drop(len(rows) - taken)
+
+    def start(self) -> Self:
+        """Start the thread. Queries seen earlier are waiting for it, as far as they fitted."""
+        if self._thread is None:
+            self._thread = Thread(target=self._run, name="embedship-monitor", daemon=True)
+            self._thread.start()
+        return self
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until everything seen so far is looked at and drift is evaluated. False if that took too long."""
+        return self._intake.mark().wait(timeout)
+
+    def close(self) -> None:
+        """Stop: what still waits is dropped and counted (flush first to keep it), the thread is joined."""
+        self._drop(self._intake.close())
+        if self._thread is not None:
+            self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def report(self) -> Report:
+        """Return what is known now: cheap enough for every scrape, and callable from any thread."""
+        with self._lock:
+            return Report(
+                seen=self._seen,
+                dropped=self._dropped,
+                failures=self._failures,
+                evaluations=self._evaluations,
+                evaluation_seconds=self._evaluation_seconds,
+                evaluated_at=self._evaluated_at,
+                drift=self._drift_report,
+                recall=self._recall_report,
+            )
+
+    def _pick(self, n: int, ids: NDArray[np.int64] | None) -> tuple[NDArray[np.intp], Mask, Mask]:
+        """Draw rows of a call of n queries; both draws are always made, so that a seed gives one sequence."""
+        with self._lock:
+            self._seen += n
+            draws = self._random.random((n, 2))
+        drift, recall = draws[:, 0] < self._rates[0], draws[:, 1] < self._rates[1]
+        if ids is None or ids.shape[1] < self._recall.k:
+            recall[:] = False
+        return np.flatnonzero(drift | recall), drift, recall
+
+    def _drop(self, queries: int) -> None:
+        with self._lock:
+            self._dropped += queries
+
+    @contextmanager
+    def _guarded(self, part: Part) -> Iterator[None]:
+        """Count and log what is raised inside: monitoring must not break what it watches."""
+        try:
+            yield
+        except Exception:
+            with self._lock:
+                count = getattr(self._failures, part) + 1
+                self._failures = msgspec.structs.replace(self._failures, **{part: count})
+            if count & (count - 1) == 0:  # the 1st, 2nd, 4th, 8th...: a fault on every query must not flood the log
+                logger.exception("monitoring failed (%s, %d times so far)", part, count)
+
+    def _run(self) -> None:
+        while not self._intake.closed:
+            item = self._intake.take(self._patience())
+            if isinstance(item, Sampled):
+                self._measure(item)
+            if isinstance(item, Event) or self._patience() == 0:
+                self._evaluate()
+            if isinstance(item, Event):
+                item.set()
+
+    def _patience(self) -> float:
+        """Seconds until drift is due; a clock that was set back makes it due at once."""
+        elapsed = self._clock() - self._checked
+        return self._interval - elapsed if 0 <= elapsed < self._interval else 0.0
+
+    def _measure(self, sampled: Sampled) -> None:
+        with self._guarded(Part.DRIFT):
+            self._detector.update(sampled.vectors[sampled.drift])
+        with self._guarded(Part.RECALL):
+            self._compare(sampled)
+
+    def _compare(self, sampled: Sampled) -> None:
+        if self._exact is None or sampled.ids is None or not sampled.recall.any():
+            return
+        k = self._recall.k
+        exact = self._exact(sampled.vectors[sampled.recall], k)
+        found, expected = overlap(sampled.ids[sampled.recall, :k], exact[:, :k])
+        for pair in zip(found.tolist(), expected.tolist(), strict=True):
+            self._recall.update(*pair)
+        report = self._recall.report()
+        with self._lock:
+            self._recall_report = report
+
+    def _evaluate(self) -> None:
+        began = time.perf_counter()
+        self._checked = self._clock()
+        with self._guarded(Part.DRIFT):
+            report = self._detector.evaluate()
+            with self._lock:
+                self._drift_report = report
+                self._evaluations += 1
+                self._evaluated_at = self._checked
+                self._evaluation_seconds += time.perf_counter() - began

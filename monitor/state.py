@@ -1,0 +1,11 @@
+"""The three answers a monitor can give."""
+
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """`unknown` means too little evidence. It is never folded into `ok`: silence proves nothing."""
+
+    OK = "ok"
+    WARN = "warn"
+    UNKNOWN = "unknown"

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from embedship.bundle import (
+    MANIFEST,
+    Bundle,
+    Choice,
+    Floors,
+    Machine,
+    Manifest,
+    Parity,
+    Pipeline,
+    Precision,
+    Runtime,
+    Source,
+    Variant,
+    fingerprint,
+)
+from embedship.errors import UnsafeError, UsageError
+
+PIPELINE = Pipeline(
+    architecture="BertModel",
+    pooling="mean",
+    dimension=8,
+    dimensions=(8,),
+    max_tokens=16,
+    lowercase=False,
+    normalised=True,
+    prompts={"query": "q: ", "document": ""},
+    default_prompt=None,
+    inputs=("input_ids", "attention_mask"),
+    pad_id=0,
+)
+SOURCE = Source(name="tiny", weights_sha256="a" * 64, versions={})
+
+
+def manifest() -> Manifest:
+    parity = Parity(texts=1, minimum=1.0, mean=1.0, worst_text="")
+    variant = Variant(
+        name="onnx",
+        runtime=Runtime.ONNXRUNTIME,
+        path="onnx/model.onnx",
+        weights=Precision.FLOAT32,
+        precision=Precision.FLOAT32,
+        size=3,
+        fused={},
+        parity=parity,
+    )
+    machine = Machine(cpu="a cpu", isa=("avx2",), cores=2.0)
+    return Manifest(
+        format=1,
+        fingerprint=fingerprint(SOURCE, PIPELINE, "t" * 64),
+        created="2026-11-22T00:00:00Z",
+        source=SOURCE,
+        pipeline=PIPELINE,
+        tokenizer_sha256="t" * 64,
+        floors={Precision.FLOAT32: Floors(minimum=0.9999, mean=0.9999)},
+        variants=(variant,),
+        choice=Choice(variant="onnx", machine=machine, tokens_per_second={"onnx": 1.0}),
+        quality=None,
+        files={},
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "onnx").mkdir()
+    for name in (
+        "onnx/model.onnx",
+        "onnx/model.onnx_data",
+        "onnx/model_O3.onnx",
+        "tokenizer.json",
+        "golden.safetensors",
+    ):
+        (tmp_path / name).write_bytes(b"abc")
+    Bundle.write(tmp_path, manifest())
+    return tmp_path
+
+
+def test_a_written_bundle_opens_equal_and_verifies(folder: Path) -> None:
+    bundle = Bundle.open(folder)
+    assert msgspec.structs.replace(bundle.manifest, files={}, digest="") == manifest()
+    assert bundle.verify() == 5
+
+
+def test_a_variant_needs_its_graph_its_weights_the_tokenizer_and_the_golden_texts(folder: Path) -> None:
+    bundle = Bundle.open(folder)
+    needed = bundle.files_of(bundle.variant())
+    assert sorted(needed) == ["golden.safetensors", "onnx/model.onnx", "onnx/model.onnx_data", "tokenizer.json"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda f: (f / "onnx/model.onnx").write_bytes(b"abd"), r"onnx/model.onnx has changed"),
+        (lambda f: (f / "onnx/model.onnx").write_bytes(b"abcd"), r"onnx/model.onnx has 4 bytes, not 3"),
+        (lambda f: (f / "tokenizer.json").unlink(), r"tokenizer.json is missing"),
+        (lambda f: (f / "extra.py").write_text(""), r"extra.py was added"),
+        (lambda f: _link(f / "tokenizer.json", f / "golden.safetensors"), r"tokenizer.json is missing"),
+    ],
+)
+def test_verify_names_the_file_that_is_wrong(folder: Path, damage, sentence: str) -> None:  # type: ignore[no-untyped-def]
+    damage(folder)
+    with pytest.raises(UnsafeError, match=sentence):
+        Bundle.open(folder).verify()
+
+
+def _link(path: Path, target: Path) -> None:
+    path.unlink()
+    path.symlink_to(target)
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/passwd"])
+def test_a_manifest_that_points_outside_is_refused(folder: Path, name: str) -> None:
+    opened = Bundle.open(folder)
+    files = opened.manifest.files | {name: next(iter(opened.manifest.files.values()))}
+    reseal(folder, msgspec.structs.replace(opened.manifest, files=files))
+    with pytest.raises(UnsafeError, match="outside the bundle"):
+        Bundle.open(folder)
+
+
+def reseal(folder: Path, changed: Manifest) -> None:
+    """What an attacker who knows the format would write: a manifest whose digest is right."""
+    from embedship.bundle import _sealed
+
+    (folder / MANIFEST).write_bytes(msgspec.json.encode(_sealed(changed)))
+
+
+def test_a_changed_pipeline_contradicts_the_fingerprint(folder: Path) -> None:
+    pipeline = msgspec.structs.replace(PIPELINE, max_tokens=17)
+    reseal(folder, msgspec.structs.replace(manifest(), pipeline=pipeline))
+    with pytest.raises(UnsafeError, match="contradicts itself"):
+        Bundle.open(folder)
+
+
+@pytest.mark.parametrize("field", sorted(set(Pipeline.__struct_fields__)))
+def test_everything_in_the_pipeline_changes_the_fingerprint(field: str) -> None:
+    other = {str: "x", int: 99, bool: not getattr(PIPELINE, field), tuple: (1,), dict: {"x": "y"}, type(None): "x"}
+    changed = msgspec.structs.replace(PIPELINE, **{field: other[type(getattr(PIPELINE, field))]})
+    assert fingerprint(SOURCE, changed, "t") != fingerprint(SOURCE, PIPELINE, "t")
+
+
+def test_the_name_of_the_source_does_not_change_the_fingerprint() -> None:
+    renamed = msgspec.structs.replace(SOURCE, name="elsewhere", versions={"torch": "3"})
+    assert fingerprint(renamed, PIPELINE, "t") == fingerprint(SOURCE, PIPELINE, "t")
+
+
+def test_an_edited_manifest_is_noticed(folder: Path) -> None:
+    path = folder / MANIFEST
+    path.write_text(path.read_text().replace('"minimum": 0.9999', '"minimum": 0.1'))
+    with pytest.raises(UnsafeError, match="digest does not match"):
+        Bundle.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "sentence"),
+    [
+        (b"{", UnsafeError, "damaged"),
+        (b'{"format": 2}', UsageError, "format 2; this embedship reads format 1"),
+        (b'{"format": 1, "surprise": 3}', UnsafeError, "damaged"),
+    ],
+)
+def test_other_manifests_are_refused(folder: Path, text: bytes, kind: type[Exception], sentence: str) -> None:
+    (folder / MANIFEST).write_bytes(text)
+    with pytest.raises(kind, match=sentence):
+        Bundle.open(folder)
+
+
+def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is no bundle"):
+        Bundle.open(tmp_path)
+
+
+def test_an_unknown_variant_is_answered_with_the_known_ones(folder: Path) -> None:
+    with pytest.raises(UsageError, match="it has: onnx"):
+        Bundle.open(folder).variant("tensorrt")

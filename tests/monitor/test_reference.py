@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from embedship.monitor.errors import InvalidSetting, InvalidVectors, ReferenceMismatch, ReferenceUnreadable
+from embedship.monitor.reference import KEY, Reference
+
+ROWS = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+
+
+def test_save_and_load(tmp_path):
+    Reference.fit(ROWS, "abc", prompt="query: ", created="2026-01-01").save(tmp_path / "r")
+    loaded = Reference.load(tmp_path / "r")
+    np.testing.assert_array_equal(loaded.vectors, ROWS)
+    assert (loaded.fingerprint, loaded.prompt, loaded.created) == ("abc", "query: ", "2026-01-01")
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path):
+    for name in "ab":
+        Reference.fit(ROWS, "abc", maximum=20).save(tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_fit_is_a_seeded_sample_without_repeats():
+    repeated = np.concatenate([ROWS, ROWS[::-1]])
+    np.testing.assert_array_equal(Reference.fit(repeated, "abc").vectors, ROWS)
+    first, again, other = (Reference.fit(repeated, "abc", maximum=20, seed=seed).vectors for seed in (1, 1, 2))
+    assert len(np.unique(first, axis=0)) == 20
+    assert {tuple(row) for row in first} <= {tuple(row) for row in ROWS}
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
+def test_fit_refuses_what_is_no_sample():
+    with pytest.raises(InvalidVectors, match=r"\(0, 4\)"):
+        Reference.fit(ROWS[:0], "abc")
+    with pytest.raises(InvalidVectors, match="NaN"):
+        Reference.fit(np.full((3, 2), np.nan, dtype=np.float32), "abc")
+    with pytest.raises(InvalidSetting, match="maximum=1"):
+        Reference.fit(ROWS, "abc", maximum=1)
+    with pytest.raises(InvalidVectors, match="float64"):
+        Reference(ROWS.astype(np.float64), "abc")
+
+
+def test_require_names_both_models_and_the_cure():
+    reference = Reference.fit(ROWS, "a" * 64)
+    reference.require("a" * 64)
+    with pytest.raises(ReferenceMismatch, match=r"aaaaaaaaaaaa.*bbbbbbbbbbbb.*fit a reference"):
+        reference.require("b" * 64)
+
+
+HEADER = '{"format": %d, "fingerprint": "f", "prompt": "", "created": ""%s}'
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "not a drift reference"),
+        (b"garbage of some length, surely not safetensors", "not a drift reference"),
+        (save({"vectors": ROWS}, {KEY: HEADER % (1, "")})[:-9], "not a drift reference"),
+        (save({"vectors": ROWS}), "not a drift reference"),
+        (save({"vectors": ROWS}, {KEY: "{"}), "not a drift reference"),
+        (save({"vectors": ROWS}, {KEY: HEADER % (1, ', "more": 1')}), "more"),
+        (save({"other": ROWS}, {KEY: HEADER % (1, "")}), "vectors"),
+        (save({"vectors": ROWS.astype(np.float16)}, {KEY: HEADER % (1, "")}), "float16"),
+        (save({"vectors": ROWS * np.nan}, {KEY: HEADER % (1, "")}), "NaN"),
+        (save({"vectors": ROWS}, {KEY: HEADER % (2, "")}), "format 2, this version reads 1"),
+    ],
+)
+def test_load_of_a_foreign_file_says_so(tmp_path, content, why):
+    (tmp_path / "r").write_bytes(content)
+    with pytest.raises(ReferenceUnreadable, match=why):
+        Reference.load(tmp_path / "r")
+
+
+def test_load_of_a_missing_file_or_a_folder(tmp_path):
+    for path in (tmp_path / "missing", tmp_path):
+        with pytest.raises(ReferenceUnreadable, match="cannot open the drift reference"):
+            Reference.load(path)

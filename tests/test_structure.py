@@ -1,0 +1,79 @@
+"""The house: arrows run one way, a server needs no torch, and no room is imported by its bare name."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("export", "serve", "monitor")
+MAY_IMPORT = {
+    "embedship": set(),
+    "monitor": set(),
+    "export": {"embedship", "monitor"},
+    "serve": {"embedship", "monitor"},
+}
+TORCH = {"torch", "transformers", "sentence_transformers", "optimum", "peft", "nncf", "onnx"}
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute here"
+            yield node.module or ""
+
+
+def room_of(module: str) -> str | None:
+    """The folder of ours that an import path lies in."""
+    parts = module.split(".")
+    if parts[0] != "embedship":
+        return None
+    return parts[1] if len(parts) > 1 and parts[1] in ROOMS else "embedship"
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_arrows_run_one_way(room: str) -> None:
+    files = sorted((ROOT / room).rglob("*.py"))
+    assert files
+    for path in files:
+        for module in imports(path):
+            target = room_of(module)
+            assert target in {None, room, *MAY_IMPORT[room]}, f"{path.relative_to(ROOT)} imports {module}"
+            assert module.split(".")[0] not in ROOMS, f"{path.relative_to(ROOT)}: import embedship.{module}"
+            assert room == "export" or module.split(".")[0] not in TORCH, f"{path.relative_to(ROOT)} imports {module}"
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_the_server_starts_where_torch_is_missing() -> None:
+    blocked = f"import sys\nfor name in {sorted(TORCH)}: sys.modules[name] = None\n"
+    answer = run(blocked + "import embedship.serve.app, embedship.serve.cli, embedship.encoder\nprint('fine')")
+    assert answer.stdout == "fine\n", answer.stderr
+
+
+def test_no_stray_copy_of_a_room() -> None:
+    code = (
+        "import sys, embedship.export.cli, embedship.serve.app, embedship.monitor.observer\n"
+        f"print([room for room in {ROOMS} if room in sys.modules])"
+    )
+    answer = run(code)
+    assert answer.stdout == "[]\n", answer.stderr
+
+
+def test_asking_for_help_loads_no_room() -> None:
+    code = (
+        "import sys\nfrom embedship.cli import run\nassert run(['--help']) == 0\n"
+        "heavy = [m for m in sys.modules if m.startswith('embedship.') and m.split('.')[1] in "
+        f"{ROOMS} or m in ('torch', 'numpy', 'faiss', 'openvino')]\nprint('loaded', heavy)"
+    )
+    answer = run(code)
+    assert answer.stdout.endswith("loaded []\n"), answer.stdout + answer.stderr
