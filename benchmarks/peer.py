@@ -1,0 +1,54 @@
+"""A peer: somebody else's library in a venv and a process of its own, driven round by round."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+
+
+def python_of(name: str) -> Path:
+    """The interpreter of the peer's venv, made from peers/<name>.txt if it is not there or out of date."""
+    wanted = (HERE / "peers" / f"{name}.txt").read_text()
+    venv = HERE.parent / f".venv-{name}"
+    stamp, python = venv / ".installed", venv / "bin" / "python"
+    if not stamp.is_file() or stamp.read_text() != wanted:
+        print(f"installing {name} into {venv.name} (first time: a few minutes)", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(venv)], check=True)
+        requirements = str(HERE / "peers" / f"{name}.txt")
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", "--requirement", requirements], check=True)
+        stamp.write_text(wanted)
+    return python
+
+
+class Peer:
+    """One backend of a peer, loaded once; each request is one line of JSON there and one back."""
+
+    def __init__(self, name: str, backend: str, *arguments: object) -> None:
+        self.label = backend
+        command = [str(python_of(name)), str(HERE / "peers" / f"{name}.py"), backend, *map(str, arguments)]
+        log = (HERE.parent / ".bench" / f"{name}-{backend}.log").open("w")
+        self._process = subprocess.Popen(command, stdin=-1, stdout=-1, stderr=log, text=True)
+        self.versions: dict[str, str] = self._answer()["versions"]
+
+    def ask(self, **request: object) -> Any:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.label} ended with code {self._process.wait()}; see .bench/*-{self.label}.log")
+        return json.loads(line)
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()

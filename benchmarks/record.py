@@ -1,0 +1,40 @@
+"""What every benchmark says of itself: the machine, the versions, the commit; and where results are kept."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import msgspec
+
+from embedship import hardware
+
+RESULTS = Path(__file__).parent / "results"
+_PACKAGES = ("embedship", "numpy", "tokenizers", "onnxruntime", "openvino", "faiss-cpu", "uvicorn")
+
+
+def circumstances() -> dict[str, Any]:
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": msgspec.to_builtins(hardware.machine()),
+        "commit": commit.stdout.strip() or "none",
+        "versions": {package: version(package) for package in _PACKAGES},
+    }
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    return {"median": median(values), "lowest": min(values), "highest": max(values), "rounds": len(values)}
+
+
+def keep(name: str, result: dict[str, Any]) -> None:
+    """Write the result beside its predecessors, and print it as the last line."""
+    RESULTS.mkdir(exist_ok=True)
+    day = result["date"][:10]
+    (RESULTS / f"{name}-{day}.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result))
