@@ -158,7 +158,7 @@ def _print(result: dict) -> None:
     console.print(table)
     ratio = result["ratio"]
     console.print(
-        f"ratio to the best peer: {ratio['median']:.2f}x ({ratio['lowest']:.2f}..{ratio['highest']:.2f}), goal {GOAL}x\n"
+        f"to the best peer: {ratio['median']:.2f}x ({ratio['lowest']:.2f}..{ratio['highest']:.2f}), goal {GOAL}x\n"
         f"us: openvino {result['versions']['openvino']}; peer: "
         + ", ".join(f"{name} {version}" for name, version in result["peer_versions"].items())
     )

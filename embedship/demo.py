@@ -34,6 +34,7 @@ QUESTIONS = (
     "run a function in another process and get its result",
     "compare two sequences and show the differences",
 )
+MODEL = "all-MiniLM-L6-v2"
 K = 10
 LISTENING = "listening on "
 # -P: in a checkout the working directory holds an embedship/ without its rooms.
@@ -115,8 +116,8 @@ def prepare(corpus: Corpus, model: Path) -> None:
     corpus.write()
     console.print(f"{len(corpus.entries)} docstrings of the {stdlib_docs.origin()}: summary = query, body = document.")
     texts = ("--texts", corpus.documents, "--queries", corpus.live_queries, "--eval", corpus.eval)
-    _embedship("export", model, "--out", bundle, "--force", *texts)
-    _embedship("index", bundle, corpus.documents, "--out", index, "--kind", "binary")
+    _embedship("export", model, "--name", MODEL, "--out", bundle, "--force", *texts)
+    _embedship("index", bundle, corpus.documents, "--out", index, "--kind", "binary", "--queries", corpus.live_queries)
     stamp.write_text(made_from)
 
 

@@ -1,0 +1,90 @@
+"""Who may enter: one permit a text. Work is submitted with a permit in hand, so it cannot be submitted without."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from embedship.serve.errors import Overloaded, TooLarge
+from embedship.serve.lanes import Lane
+
+# One permit in eight is for interactive work only: a bulk load must not lock out queries.
+RESERVE = 8
+
+# How far back the pace is measured that Retry-After is computed from, and the longest wait it asks for.
+_PACE_SECONDS = 5.0
+_LONGEST_WAIT = 60
+
+
+class Permit:
+    """The right to have `texts` texts in the queue, until the `with` block ends. Only Admission makes them."""
+
+    def __init__(self, admission: Admission, texts: int) -> None:
+        self.texts = texts
+        self._admission = admission
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._admission._leave(self)
+
+
+class Admission:
+    """Counts permits; used from the event loop only.
+
+    >>> with admission.enter(len(texts), Lane.BULK) as permit:      # doctest: +SKIP
+    ...     vectors = await workers.encode(permit, tokens, Lane.BULK)
+    """
+
+    def __init__(self, capacity: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.capacity = capacity
+        self.inside = 0
+        self._pace = _Pace(clock)
+
+    def enter(self, texts: int, lane: Lane) -> Permit:
+        """Take a permit for `texts` texts, or raise Overloaded (TooLarge if no waiting would ever help)."""
+        limit = self.limit(lane)
+        if texts > limit:
+            raise TooLarge(f"{texts} texts are more than this server queues at all: send at most {limit} a request.")
+        if self.inside + texts > limit:
+            wait = self._pace.seconds_for(self.inside + texts - limit)
+            raise Overloaded(
+                f"The queue is full ({self.inside} texts). Send the request again in {wait} s.",
+                headers={"Retry-After": str(wait)},
+            )
+        self.inside += texts
+        return Permit(self, texts)
+
+    def limit(self, lane: Lane) -> int:
+        return self.capacity if lane is Lane.INTERACTIVE else self.capacity - self.capacity // RESERVE
+
+    def _leave(self, permit: Permit) -> None:
+        self.inside -= permit.texts
+        self._pace.note(permit.texts)
+
+
+class _Pace:
+    """Texts a second that left lately: two counters, of the running interval and of the one before."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._since = clock()
+        self._texts = 0
+        self._before = 0.0  # texts a second
+
+    def note(self, texts: int) -> None:
+        elapsed = self._clock() - self._since
+        if elapsed > _PACE_SECONDS:
+            self._before = self._texts / elapsed
+            self._since, self._texts = self._clock(), 0
+        self._texts += texts
+
+    def seconds_for(self, texts: int) -> int:
+        """Whole seconds until so many texts have left, at the pace of late."""
+        elapsed = self._clock() - self._since
+        pace = max(self._before, self._texts / elapsed if elapsed > 0 else 0.0)
+        return min(_LONGEST_WAIT, max(1, math.ceil(texts / pace))) if pace else 1

@@ -1,0 +1,81 @@
+"""The ASGI application: finds the route, times and counts the request, and turns every error into an answer."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import msgspec
+
+from embedship.serve.api import Api
+from embedship.serve.errors import ANSWERS, Family, Internal, RequestError, UnknownPath, WrongMethod, body
+from embedship.serve.http import Headers, Presence, Receive, Reply, Route, Scope, Send, answer, decode, read
+from embedship.serve.metrics import OTHER
+from embedship.serve.service import Service
+
+logger = logging.getLogger(__name__)
+
+
+class App:
+    """One a service; any ASGI server runs it, and tests call it through httpx.ASGITransport."""
+
+    def __init__(self, service: Service) -> None:
+        routes = Api(service).routes
+        self._paths: dict[str, dict[str, Route]] = {}
+        for route in routes:
+            self._paths.setdefault(route.path, {})[route.method] = route
+        self._decoders: dict[Any, msgspec.json.Decoder[Any]] = {
+            route.takes: msgspec.json.Decoder(route.takes) for route in routes if route.takes is not None
+        }
+        self._metrics = service.metrics
+        self._metrics.expect(self._paths)
+        self._drain = service.drain
+        self._limit = service.settings.max_body_bytes
+        self._always: Headers = ((b"x-embedship-fingerprint", service.bundle.fingerprint.encode()),)
+        self._closing: Headers = (*self._always, (b"connection", b"close"))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise NotImplementedError(f"only HTTP is spoken here, not {scope['type']}")
+        began = time.perf_counter()
+        path: str = scope["path"]
+        try:
+            reply = await self._reply(scope, receive)
+        except RequestError as error:
+            reply = self._refusal(error, path)
+        except Exception:
+            logger.exception("%s %s failed", scope["method"], path)
+            reply = self._refusal(Internal("The server failed on this request; its log says why."), path)
+        await answer(send, reply, self._closing if self._drain.draining else self._always)
+        self._metrics.answered(path if path in self._paths else OTHER, reply.status, time.perf_counter() - began)
+
+    async def _reply(self, scope: Scope, receive: Receive) -> Reply:
+        route = self._route(scope["method"], scope["path"])
+        if not route.works:
+            return await route.handle(None)
+        self._drain.enter()
+        try:
+            raw = await read(scope, receive, self._limit)
+            request = decode(self._decoders[route.takes], raw)
+            with Presence(receive):
+                return await route.handle(request)
+        finally:
+            self._drain.leave()
+
+    def _route(self, method: str, path: str) -> Route:
+        methods = self._paths.get(path)
+        if methods is None:
+            known = ", ".join(f"{m} {path}" for path, methods in self._paths.items() for m in methods)
+            raise UnknownPath(f"There is no {path} here. The routes are: {known}.")
+        route = methods.get("GET" if method == "HEAD" else method)
+        if route is None:
+            allowed = ", ".join(methods)
+            raise WrongMethod(f"{path} takes {allowed}, not {method}.", headers={"Allow": allowed})
+        return route
+
+    def _refusal(self, error: RequestError, path: str) -> Reply:
+        self._metrics.refused(error)
+        family = Family.OPENAI if path.startswith("/v1/") else Family.FLAT
+        headers = tuple((name.lower().encode(), value.encode()) for name, value in error.headers.items())
+        return Reply(body(error, family), ANSWERS[type(error)].status(family), headers=headers)

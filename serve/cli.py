@@ -1,0 +1,65 @@
+"""`embedship serve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def _option(name: str, help: str) -> typer.models.OptionInfo:
+    flag = "--" + name.replace("_", "-")
+    option: typer.models.OptionInfo = typer.Option(flag, envvar="EMBEDSHIP_" + name.upper(), help=help)
+    return option
+
+
+def serve(
+    bundle: Annotated[
+        Path, typer.Argument(metavar="BUNDLE", envvar="EMBEDSHIP_BUNDLE", help="Folder written by `embedship export`.")
+    ],
+    index: Annotated[
+        Path | None, _option("index", "Folder written by `embedship index`; without it no /search.")
+    ] = None,
+    variant: Annotated[str | None, _option("variant", "Variant to run; default: the one the bundle chose.")] = None,
+    host: Annotated[str, _option("host", "Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, _option("port", "Port to listen on; 0 for any free one.")] = 8080,
+    streams: Annotated[
+        int | None, _option("streams", "Engine threads; default: one a core of the cgroup quota.")
+    ] = None,
+    batch_tokens: Annotated[int, _option("batch_tokens", "Most padded tokens in a batch.")] = 1_536,
+    queue_texts: Annotated[int, _option("queue_texts", "Texts that may wait; more are answered with 429.")] = 4_096,
+    max_texts: Annotated[int, _option("max_texts", "Most texts in a request.")] = 2_048,
+    max_characters: Annotated[int, _option("max_characters", "Most characters in a text.")] = 200_000,
+    max_body_bytes: Annotated[int, _option("max_body_bytes", "Most bytes in a request.")] = 16_777_216,
+    max_hits: Annotated[int, _option("max_hits", "Most hits a search may ask for.")] = 1_000,
+    drain_seconds: Annotated[
+        float,
+        _option(
+            "drain_seconds",
+            "After SIGTERM, keep answering until requests stop coming, at most so long; give the process 20 s more "
+            "before it is killed (terminationGracePeriodSeconds).",
+        ),
+    ] = 30.0,
+    sample_rate: Annotated[float, _option("sample_rate", "Share of queries tested for drift.")] = 1.0,
+    shadow_rate: Annotated[float, _option("shadow_rate", "Share of searches repeated exactly, for recall@10.")] = 0.01,
+    drift_interval_seconds: Annotated[
+        float, _option("drift_interval_seconds", "Seconds between tests for drift.")
+    ] = 60.0,
+) -> None:
+    """Serve embeddings (OpenAI and text-embeddings-inference) and search over HTTP.
+
+    The bundle's golden texts are encoded first: a server that would answer with wrong vectors does not start.
+    Every option is also an environment variable: --drain-seconds is EMBEDSHIP_DRAIN_SECONDS.
+    """
+    from embedship.serve.settings import Settings
+    from embedship.serve.startup import run
+
+    run(
+        Settings(
+            bundle=bundle, index=index, variant=variant, host=host, port=port, streams=streams,
+            batch_tokens=batch_tokens, queue_texts=queue_texts, max_texts=max_texts, max_characters=max_characters,
+            max_body_bytes=max_body_bytes, max_hits=max_hits, drain_seconds=drain_seconds, sample_rate=sample_rate,
+            shadow_rate=shadow_rate, drift_interval_seconds=drift_interval_seconds,
+        )
+    )  # fmt: skip

@@ -1,0 +1,153 @@
+"""What can go wrong between a request and its answer.
+
+RequestError                 (openai, flat)
+├── Malformed        400 400  the body is no JSON
+├── Invalid          400 422  JSON, but not what the route takes
+├── UnknownPath      404 404
+├── WrongMethod      405 405
+├── NoIndex          409 409  /search without an index
+├── TooLarge         413 413  too many bytes, texts or characters
+├── TooLong          413 413  more tokens than the model reads, and truncate=false
+├── Overloaded       429 429  no permit left; carries Retry-After
+├── ClientGone       499 499  nobody is there to read the answer
+├── EngineFailed     500 424  the device or its runtime failed, for this batch
+└── Internal         500 500  a bug of ours
+
+Two columns, for clients of OpenAI and clients of text-embeddings-inference expect different numbers for the same
+mistake. ANSWERS is the only place that knows them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+from typing import NamedTuple
+
+import msgspec
+
+
+class Family(StrEnum):
+    """Whose shape an error takes."""
+
+    OPENAI = "openai"  # {"error": {"message", "type", "param", "code"}}
+    FLAT = "flat"  # {"error", "error_type"}, as text-embeddings-inference
+
+
+class RequestError(Exception):
+    """`message` tells the client what to change; `param` is the field at fault, if it is one."""
+
+    def __init__(self, message: str, param: str | None = None, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.headers = headers or {}
+
+
+class Malformed(RequestError):
+    """The body is not JSON."""
+
+
+class Invalid(RequestError):
+    """A field is missing, misspelt, of a wrong type or outside its range."""
+
+
+class UnknownPath(RequestError):
+    """No route has this path."""
+
+
+class WrongMethod(RequestError):
+    """The path is right, the method is not."""
+
+
+class NoIndex(RequestError):
+    """The server was started without an index."""
+
+
+class TooLarge(RequestError):
+    """Too many bytes, texts or characters."""
+
+
+class TooLong(RequestError):
+    """A text has more tokens than the model reads, and the request forbids truncation."""
+
+
+class Overloaded(RequestError):
+    """All permits are taken: come back after Retry-After seconds."""
+
+
+class ClientGone(RequestError):
+    """The client closed the connection before the answer."""
+
+
+class EngineFailed(RequestError):
+    """The device or its runtime failed on this batch."""
+
+
+class Internal(RequestError):
+    """A bug in the server."""
+
+
+class Answer(NamedTuple):
+    """How one class of error is answered and counted."""
+
+    openai: int
+    flat: int
+    reason: str  # label of embedship_rejections_total below 500, of embedship_failures_total above
+    type: str  # OpenAI's "type"
+    error_type: str  # text-embeddings-inference's "error_type"
+
+    def status(self, family: Family) -> int:
+        return self.openai if family is Family.OPENAI else self.flat
+
+
+_INVALID = "invalid_request_error"
+
+ANSWERS: Mapping[type[RequestError], Answer] = MappingProxyType(
+    {
+        Malformed: Answer(400, 400, "malformed", _INVALID, "Validation"),
+        Invalid: Answer(400, 422, "invalid", _INVALID, "Validation"),
+        UnknownPath: Answer(404, 404, "unknown_path", _INVALID, "Validation"),
+        WrongMethod: Answer(405, 405, "wrong_method", _INVALID, "Validation"),
+        NoIndex: Answer(409, 409, "no_index", _INVALID, "Validation"),
+        TooLarge: Answer(413, 413, "too_large", _INVALID, "Validation"),
+        TooLong: Answer(413, 413, "too_long", _INVALID, "Validation"),
+        Overloaded: Answer(429, 429, "overloaded", "rate_limit_error", "Overloaded"),
+        ClientGone: Answer(499, 499, "client_gone", _INVALID, "Validation"),
+        EngineFailed: Answer(500, 424, "engine", "server_error", "Backend"),
+        Internal: Answer(500, 500, "internal", "server_error", "Backend"),
+    }
+)
+REJECTIONS = tuple(answer.reason for answer in ANSWERS.values() if answer.openai < 500)
+FAILURES = tuple(answer.reason for answer in ANSWERS.values() if answer.openai >= 500)
+
+
+class OpenAIErrorBody(msgspec.Struct, frozen=True):
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class OpenAIError(msgspec.Struct, frozen=True):
+    """The error of /v1 routes."""
+
+    error: OpenAIErrorBody
+
+
+class FlatError(msgspec.Struct, frozen=True):
+    """The error of all other routes."""
+
+    error: str
+    error_type: str
+
+
+SHAPES: Mapping[Family, type[msgspec.Struct]] = MappingProxyType({Family.OPENAI: OpenAIError, Family.FLAT: FlatError})
+
+
+def body(error: RequestError, family: Family) -> bytes:
+    """The JSON of an error in the shape its client parses."""
+    answer = ANSWERS[type(error)]
+    if family is Family.OPENAI:
+        return msgspec.json.encode(OpenAIError(OpenAIErrorBody(error.message, answer.type, error.param, answer.reason)))
+    return msgspec.json.encode(FlatError(error.message, answer.error_type))

@@ -1,0 +1,40 @@
+"""Arrays on disk: written row by row without holding them, read back mapped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedship.errors import UnsafeError
+
+Scalar = TypeVar("Scalar", np.float16, np.int8)
+
+
+def write_rows(path: Path, blocks: Iterable[NDArray[np.generic]], shape: tuple[int, int], dtype: type[Scalar]) -> None:
+    """Write a .npy file of `shape` from blocks of its rows.
+
+    Not through a memory map: on a full disk writing to one kills the process (SIGBUS), writing to a file raises.
+    """
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        written = 0
+        for block in blocks:
+            file.write(np.ascontiguousarray(block, dtype=dtype).data)
+            written += len(block)
+    assert written == shape[0], f"{written} rows written, {shape[0]} announced"
+
+
+def mapped(path: Path, shape: tuple[int, int], dtype: type[Scalar]) -> NDArray[Scalar]:
+    """Map a .npy file read-only. Raises UnsafeError if it holds anything but `shape` of `dtype`."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UnsafeError(f"{path} is damaged: {error}") from None
+    if array.shape != shape or array.dtype != dtype:
+        raise UnsafeError(f"{path} holds {array.dtype} {array.shape}; {np.dtype(dtype)} {shape} was expected")
+    return np.asarray(array)

@@ -1,0 +1,55 @@
+"""An index on disk, opened: hashed first, then loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from embedship.serve.documents import DOCUMENTS, Documents
+from embedship.serve.index import Index, Kind, manifest
+from embedship.serve.index.manifest import IndexManifest
+from embedship.serve.index.truth import Truth
+
+
+class IndexFolder:
+    """Thread-safe. What is open stays readable when the folder is replaced on disk."""
+
+    def __init__(self, index: Index, documents: Documents, manifest: IndexManifest) -> None:
+        self.index = index
+        self.documents = documents
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, folder: Path, fingerprint: str) -> Self:
+        """Open the index that was built with the bundle of this fingerprint.
+
+        Every file is hashed before FAISS reads a byte of it. Raises UsageError if there is no index, MismatchError if
+        it belongs to another model, UnsafeError if a file is missing, changed or foreign, MissingExtra without FAISS.
+        """
+        found = manifest.read(folder)
+        manifest.demand(folder, found, fingerprint)
+        manifest.verify(folder, found)
+        return cls(load(folder, found), Documents.open(folder / DOCUMENTS), found)
+
+    def close(self) -> None:
+        self.documents.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+def load(folder: Path, found: IndexManifest) -> Index:
+    """The index of a folder whose files have been hashed. FAISS is not imported before this."""
+    truth = Truth.open(folder, (found.size, found.dimension))
+    if found.kind is Kind.FLAT:
+        from embedship.serve.index.flat import FlatIndex
+
+        return FlatIndex.open(folder, truth)
+    from embedship.serve.index.binary import BinaryIndex
+
+    assert found.rescoring is not None, "manifest.read has checked it"
+    return BinaryIndex.open(folder, truth, found.rescoring)

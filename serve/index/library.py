@@ -1,0 +1,54 @@
+"""FAISS, from the one place that imports it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from embedship.errors import MissingExtra, UnsafeError
+
+try:
+    import faiss
+except ImportError:
+    raise MissingExtra("faiss", "cpu") from None
+
+
+def on_this_thread() -> None:
+    """Make FAISS search on the calling thread alone; costs 0.1 us.
+
+    The server has its own threads. OpenMP keeps this setting per calling thread (libgomp's nthreads-var), so setting
+    it once at start would leave every other thread with a pool as wide as the host.
+    """
+    faiss.omp_set_num_threads(1)
+
+
+def save(write: Callable[[Any, str], None], index: Any, path: Path) -> None:
+    """Write an index; FAISS's own error, a page of C++, becomes an OSError."""
+    try:
+        write(index, str(path))
+    except RuntimeError as error:
+        raise OSError(None, f"FAISS could not write it ({_cause(error)})", str(path)) from None
+
+
+def load(read: Callable[[str], Any], path: Path, kind: type, shape: tuple[int, int]) -> Any:
+    """Read an index whose file has been hashed already. Raises UnsafeError if it is not of `kind` and `shape`."""
+    try:
+        index = read(str(path))
+    except RuntimeError as error:
+        raise UnsafeError(f"{path} is damaged: FAISS {faiss.__version__} cannot read it ({_cause(error)})") from None
+    found, expected = (type(index).__name__, index.ntotal, index.d), (kind.__name__, *shape)
+    if found != expected:
+        raise UnsafeError(f"{path} holds {found}; {expected} was expected")
+    return index
+
+
+def version() -> str:
+    return str(faiss.__version__)
+
+
+def _cause(error: RuntimeError) -> str:
+    return str(error).strip().rsplit("\n", 1)[-1]
+
+
+__all__ = ["faiss", "load", "on_this_thread", "save", "version"]

@@ -1,0 +1,44 @@
+"""Recall@k of an index against exact search over the same vectors."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedship.codes import Vectors
+from embedship.monitor.recall import overlap
+from embedship.serve.index import Index
+from embedship.serve.index.manifest import SAMPLED, Recall
+from embedship.serve.index.truth import Truth
+
+K = 10
+_SAMPLE = 200
+
+
+def by_queries(index: Index, queries: Vectors, source: str) -> Recall | None:
+    return _recall(index.search(queries, K).rows, index.exact(queries, K).rows, source)
+
+
+def by_documents(index: Index, truth: Truth) -> Recall | None:
+    """With evenly spaced documents as queries, each blind to itself.
+
+    Easier or harder than real queries, which are shorter: it shows that the index works, not what users will see.
+    """
+    own = np.unique(np.linspace(0, truth.size - 1, _SAMPLE).astype(np.int64))
+    queries = truth.rows(own)
+    found, expected = (_without(search(queries, K + 1).rows, own) for search in (index.search, index.exact))
+    return _recall(found, expected, SAMPLED)
+
+
+def _without(rows: NDArray[np.int64], own: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n, k + 1) hits -> (n, k) in the same order, without the query's own row; it may be missing already."""
+    others_first = np.argsort(rows == own[:, None], axis=1, kind="stable")
+    return np.take_along_axis(rows, others_first, axis=1)[:, :-1]
+
+
+def _recall(found: NDArray[np.int64], expected: NDArray[np.int64], source: str) -> Recall | None:
+    """None when there was nothing to find."""
+    right, wanted = overlap(found, expected)
+    if not wanted.sum():
+        return None
+    return Recall(k=K, queries=len(found), source=source, ratio=float(right.sum() / wanted.sum()))

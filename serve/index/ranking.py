@@ -1,0 +1,59 @@
+"""Scores -> the best k, with one order for all: higher score first, of equal scores the lower row first.
+
+Score and row are packed into one integer, so the k largest are never ambiguous, whatever the order of the
+candidates, and merging two lists is a concatenation.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedship.codes import Vectors
+from embedship.serve.index import Hits
+
+Keys = NDArray[np.int64]  # (n, m), larger is better
+_LAST_ROW = 2**32 - 1
+_MAGNITUDE = np.int32(0x7FFFFFFF)
+
+
+def keys(scores: NDArray[np.float32], rows: NDArray[np.int64]) -> Keys:
+    """Pack (n, m) scores and their (n, m) or (m,) rows."""
+    return (_ordered(scores).astype(np.int64) << 32) | (_LAST_ROW - rows)
+
+
+def largest(packed: Keys, k: int) -> Keys:
+    """The k largest of each row, unsorted; all of them if there are fewer."""
+    surplus = packed.shape[1] - k
+    return packed if surplus <= 0 else np.partition(packed, surplus, axis=1)[:, surplus:]
+
+
+def hits(packed: Keys, k: int) -> Hits:
+    """Sort, unpack, and fill up to k columns."""
+    best = np.sort(largest(packed, k), axis=1)[:, ::-1]
+    found = Hits(np.full((len(best), k), -1, dtype=np.int64), np.full((len(best), k), -np.inf, dtype=np.float32))
+    width = best.shape[1]
+    found.rows[:, :width] = _LAST_ROW - (best & _LAST_ROW)
+    found.scores[:, :width] = _scores((best >> 32).astype(np.int32))
+    return found
+
+
+def checked(queries: Vectors, k: int, dimension: int) -> Vectors:
+    """Queries as FAISS needs them: contiguous float32. A NaN would match nothing and look like an empty index."""
+    if queries.ndim != 2 or queries.shape[1] != dimension:
+        raise ValueError(f"queries must have shape (n, {dimension}), not {queries.shape}")
+    if k < 1:
+        raise ValueError(f"k must be at least 1, not {k}")
+    if not np.isfinite(queries).all():
+        raise ValueError("queries hold NaN or infinity")
+    return np.ascontiguousarray(queries, dtype=np.float32)
+
+
+def _ordered(scores: NDArray[np.float32]) -> NDArray[np.int32]:
+    """The bits of a float32 as an integer of the same order; adding 0 makes -0.0 the 0.0 it equals."""
+    bits = (scores + np.float32(0)).view(np.int32)
+    return bits ^ ((bits >> 31) & _MAGNITUDE)
+
+
+def _scores(ordered: NDArray[np.int32]) -> NDArray[np.float32]:
+    return (ordered ^ ((ordered >> 31) & _MAGNITUDE)).view(np.float32)

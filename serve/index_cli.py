@@ -1,0 +1,164 @@
+"""The verb `index`: a bundle and a corpus become a search index."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from embedship.bundle import Bundle
+from embedship.serve.index import Kind
+from embedship.serve.index.manifest import LEAST, OVERSAMPLE, SAMPLED, Recall
+
+if TYPE_CHECKING:
+    from embedship.serve.index.build import Built, Step
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What `--json` prints."""
+
+    index: str
+    fingerprint: str
+    variant: str
+    kind: Kind
+    documents: int
+    dimension: int
+    truncated: int
+    disk_bytes: int
+    hot_bytes_per_vector: int
+    texts_per_second: float
+    recall: Recall | None
+
+
+def index(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle folder.")],
+    corpus: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CORPUS.jsonl",
+            help='A document a line: {"id", "text"}, optionally "title" and "metadata". BEIR\'s "_id" will do for '
+            '"id"; other keys are kept as metadata.',
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Where the index goes. An index that lies there is replaced at the end.")],
+    kind: Annotated[
+        Kind | None,
+        typer.Option(
+            help="flat: exact, 4 bytes a dimension in memory. binary: 1 bit a dimension, ranked again by int8 codes on "
+            "disk. Default: flat below 50,000 documents."
+        ),
+    ] = None,
+    variant: Annotated[str | None, typer.Option(help="The variant to embed with (default: the chosen one).")] = None,
+    with_title: Annotated[bool, typer.Option("--with-title", help="Embed title and text, not the text alone.")] = False,
+    queries: Annotated[
+        Path | None,
+        typer.Option(help='Measure recall with these questions, {"text"} a line (default: with sampled documents).'),
+    ] = None,
+    oversample: Annotated[
+        int, typer.Option(min=1, help=f"binary: candidates to rank for each hit asked for; never fewer than {LEAST}.")
+    ] = OVERSAMPLE,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Embed a corpus and write a search index that is bound to the bundle's fingerprint."""
+    from embedship.encoder import Encoder
+    from embedship.serve.index.build import Wishes, build
+
+    opened = Bundle.open(bundle)
+    chosen = opened.variant(variant).name
+    wishes = Wishes(kind, with_title, oversample, queries)
+    with _terminable(), Encoder.open(opened, chosen) as encoder, Bar() as bar:
+        built = build(encoder, chosen, corpus, out, wishes, bar.show)
+    report = _report(out, built)
+    if as_json:
+        typer.echo(msgspec.json.encode(report).decode())
+    else:
+        Console(highlight=False).print(_table(report))
+
+
+class Bar:
+    """Progress on stderr: one line a step, with texts a second."""
+
+    def __init__(self) -> None:
+        columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn())
+        rate = TextColumn("{task.fields[rate]}")
+        self._progress = Progress(*columns, rate, TimeRemainingColumn(), console=Console(stderr=True))
+        self._tasks: dict[Step, TaskID] = {}
+
+    def show(self, step: Step, done: int, total: int) -> None:
+        if step not in self._tasks:
+            self._tasks[step] = self._progress.add_task(step, total=None, rate="")
+        task = self._progress.tasks[self._tasks[step]]
+        rate = f"{done / task.elapsed:,.0f} texts/s" if 0 < done < total and task.elapsed else task.fields["rate"]
+        self._progress.update(task.id, completed=done, total=total or None, rate=rate)
+
+    def __enter__(self) -> Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """End on SIGTERM, which a Kubernetes Job is stopped with, as on Ctrl-C: the half-built folder is removed."""
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _report(out: Path, built: Built) -> Report:
+    manifest = built.manifest
+    return Report(
+        index=str(out),
+        fingerprint=manifest.fingerprint,
+        variant=manifest.variant,
+        kind=manifest.kind,
+        documents=manifest.size,
+        dimension=manifest.dimension,
+        truncated=manifest.truncated,
+        disk_bytes=sum(file.size for file in manifest.files.values()),
+        hot_bytes_per_vector=manifest.hot_bytes,
+        texts_per_second=round(manifest.size / built.seconds, 1),
+        recall=manifest.recall,
+    )
+
+
+def _table(report: Report) -> Table:
+    table = Table(title=f"{report.index}, bound to model {report.fingerprint[:12]}", show_header=False)
+    table.add_column("what")
+    table.add_column("value", justify="right")
+    for row in (
+        ("documents", f"{report.documents:,}"),
+        ("longer than the model reads, cut", f"{report.truncated:,}"),
+        ("kind", f"{report.kind}, {report.dimension} dimensions"),
+        ("variant", report.variant),
+        ("on disk", f"{report.disk_bytes / 1e6:,.1f} MB"),
+        ("in memory", f"{report.hot_bytes_per_vector:,} bytes a vector"),
+        ("embedded at", f"{report.texts_per_second:,.0f} texts/s"),
+        ("recall@10 against exact search", _recall(report.recall)),
+    ):
+        table.add_row(*row)
+    return table
+
+
+def _recall(recall: Recall | None) -> str:
+    if recall is None:
+        return "nothing to compare"
+    asked = "documents as queries" if recall.source == SAMPLED else f"of {recall.source}"
+    return f"{recall.ratio:.4f} ({recall.queries:,} {asked})"

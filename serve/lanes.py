@@ -1,0 +1,194 @@
+"""Which texts go into the next batch: two lanes, oldest work first, filled up with work of similar length. Pure.
+
+No wait timer: a free stream takes what is there. Batches grow by themselves when the streams are busy.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Generic, Protocol, TypeVar
+
+# A batch may hold 5% padding, or this many tokens where 5% is less: a token of padding costs a small batch less than
+# a batch of its own would.
+PADDING = 0.05
+SLACK = 16
+
+# Bulk is served after this many interactive batches at the latest.
+PATIENCE = 4
+
+# While queries come in, bulk batches are smaller, so that a query waits less for the stream it finds busy.
+RECENT_SECONDS = 1.0
+SHRINK = 4
+
+
+class Lane(StrEnum):
+    INTERACTIVE = "interactive"
+    BULK = "bulk"
+
+
+class Owner(Protocol):
+    """The request that a text belongs to."""
+
+    @property
+    def gone(self) -> bool:
+        """Nobody waits for it any more."""
+
+
+Claim = TypeVar("Claim", bound=Owner)
+
+
+@dataclass(slots=True, eq=False)
+class Work(Generic[Claim]):
+    """One text: its token ids, and its row in the answer of its request."""
+
+    owner: Claim
+    row: int
+    ids: list[int]
+    taken: bool = field(default=False, init=False)
+
+
+class Lanes(Generic[Claim]):
+    """Not thread-safe: whoever shares it holds a lock.
+
+    Takes turns: interactive first, but bulk after at most PATIENCE interactive batches.
+    """
+
+    def __init__(self, budget: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._budget = budget
+        self._clock = clock
+        self._queues: dict[Lane, _Queue[Claim]] = {lane: _Queue() for lane in Lane}
+        self._passed_over = 0
+        self._last_interactive = float("-inf")
+
+    def __len__(self) -> int:
+        """Texts that wait, those of departed clients included until their turn comes."""
+        return sum(len(queue) for queue in self._queues.values())
+
+    def put(self, lane: Lane, works: Iterable[Work[Claim]]) -> None:
+        if lane is Lane.INTERACTIVE:
+            self._last_interactive = self._clock()
+        for work in works:
+            self._queues[lane].put(work)
+
+    def take(self) -> list[Work[Claim]]:
+        """The next batch, in no particular order: rows x longest <= budget, or a single text; empty if none waits."""
+        for lane in self._turn():
+            if batch := self._queues[lane].take(self._budget_of(lane)):
+                self._note(lane)
+                return batch
+        return []
+
+    def _turn(self) -> tuple[Lane, Lane]:
+        if self._passed_over >= PATIENCE:
+            return Lane.BULK, Lane.INTERACTIVE
+        return Lane.INTERACTIVE, Lane.BULK
+
+    def _note(self, lane: Lane) -> None:
+        waits = lane is Lane.INTERACTIVE and len(self._queues[Lane.BULK]) > 0
+        self._passed_over = self._passed_over + 1 if waits else 0
+
+    def _budget_of(self, lane: Lane) -> int:
+        busy = self._clock() - self._last_interactive < RECENT_SECONDS
+        return self._budget // SHRINK if busy and lane is Lane.BULK else self._budget
+
+
+class _Queue(Generic[Claim]):
+    """One lane, in order of arrival and by length. What one order gives away, the other forgets when it gets there."""
+
+    def __init__(self) -> None:
+        self._arrivals: deque[Work[Claim]] = deque()
+        self._by_length: dict[int, deque[Work[Claim]]] = {}
+        self._lengths: list[int] = []  # the keys of `_by_length`, ascending
+        self._waiting = 0
+
+    def __len__(self) -> int:
+        return self._waiting
+
+    def put(self, work: Work[Claim]) -> None:
+        length = len(work.ids)
+        if length not in self._by_length:
+            self._by_length[length] = deque()
+            insort(self._lengths, length)
+        self._by_length[length].append(work)
+        self._arrivals.append(work)
+        self._waiting += 1
+
+    def take(self, budget: int) -> list[Work[Claim]]:
+        """The oldest work, and with it what adds the least padding, shorter or longer, while it fits."""
+        oldest = self._oldest()
+        if oldest is None:
+            return []
+        lead = bisect_left(self._lengths, len(oldest.ids))
+        batch: _Filling[Claim] = _Filling(budget)
+        shorter, longer = self._lengths[: lead + 1], self._lengths[:lead:-1]  # stacks, the closest on top
+        while (source := self._closer(shorter, longer, batch)) and batch.fits(source[-1]):
+            batch.add(self._pop(source[-1]))
+        return batch.works
+
+    def _closer(self, shorter: list[int], longer: list[int], batch: _Filling[Claim]) -> list[int]:
+        """The stack whose top adds the least padding; an empty one when nothing waits any more."""
+        for stack in (shorter, longer):
+            while stack and not self._waits(stack[-1]):
+                stack.pop()
+        if not shorter or not longer:
+            return shorter or longer
+        return shorter if batch.padding(shorter[-1]) <= batch.padding(longer[-1]) else longer
+
+    def _oldest(self) -> Work[Claim] | None:
+        while self._arrivals:
+            work = self._arrivals[0]
+            # The second question drops work whose client is gone from the other order, too.
+            if not work.taken and self._waits(len(work.ids)) and not work.taken:
+                return work
+            self._arrivals.popleft()
+        return None
+
+    def _waits(self, length: int) -> bool:
+        """Whether work of this length waits, after dropping what nobody waits for."""
+        works = self._by_length.get(length)
+        while works and works[0].owner.gone:
+            self._pop(length)
+        if works:
+            return True
+        if works is not None:
+            del self._by_length[length]
+            self._lengths.remove(length)
+        return False
+
+    def _pop(self, length: int) -> Work[Claim]:
+        work = self._by_length[length].popleft()
+        work.taken = True
+        self._waiting -= 1
+        return work
+
+
+class _Filling(Generic[Claim]):
+    """A batch on its way: what it holds, and whether one more text would be worth its padding."""
+
+    def __init__(self, budget: int) -> None:
+        self.works: list[Work[Claim]] = []
+        self._budget = budget
+        self._width = self._tokens = 0
+
+    def add(self, work: Work[Claim]) -> None:
+        self.works.append(work)
+        self._width = max(self._width, len(work.ids))
+        self._tokens += len(work.ids)
+
+    def padding(self, length: int) -> int:
+        """Padded tokens of the rectangle, were a text of this length added."""
+        return self._area(length) - self._tokens - length
+
+    def fits(self, length: int) -> bool:
+        if not self.works:
+            return True
+        allowed = max(SLACK, PADDING * (self._tokens + length))
+        return self._area(length) <= self._budget and self.padding(length) <= allowed
+
+    def _area(self, length: int) -> int:
+        return (len(self.works) + 1) * max(self._width, length)

@@ -1,0 +1,82 @@
+"""What the server counts. Every series exists at zero from the first scrape; no label has unbounded values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from embedship.serve.errors import ANSWERS, FAILURES, REJECTIONS, RequestError
+
+OTHER = "other"  # the route label of every path that is not a route
+CLASSES = ("2xx", "4xx", "5xx")
+
+# A query takes 1 ms on an idle machine; 30 s is where clients give up.
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_TEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """What runs: the labels of embedship_info."""
+
+    fingerprint: str
+    variant: str
+    runtime: str
+    precision: str
+    version: str
+
+
+class Metrics:
+    """Used from the event loop only. `registry` is injected: a server a registry, a registry a test."""
+
+    def __init__(self, registry: CollectorRegistry, build: Build) -> None:
+        def counter(name: str, help: str, *labels: str) -> Counter:
+            return Counter(f"embedship_{name}", help, labels, registry=registry)
+
+        def histogram(name: str, help: str, *labels: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
+            return Histogram(f"embedship_{name}", help, labels, buckets=buckets, registry=registry)
+
+        def gauge(name: str, help: str, *labels: str) -> Gauge:
+            return Gauge(f"embedship_{name}", help, labels, registry=registry)
+
+        requests = counter("requests_total", "Requests answered, by route and status class.", "route", "status")
+        seconds = histogram("request_seconds", "From the request line to the last byte of the answer.", "route")
+        rejections = counter("rejections_total", "Requests answered with a 4xx, by reason.", "reason")
+        failures = counter("failures_total", "Requests answered with a 5xx (or TEI's 424), by reason.", "reason")
+        self.texts = counter("texts_total", "Texts encoded.")
+        self.tokens = counter("tokens_total", "Tokens encoded, without padding.")
+        self.padded_tokens = counter("padded_tokens_total", "Tokens computed, padding included.")
+        self.truncated = counter("truncated_texts_total", "Texts that were longer than the model reads.")
+        self.batches = histogram("batch_texts", "Texts in a batch.", buckets=_TEXTS)
+        self.queue_seconds = histogram("queue_seconds", "From a request's tokens to the start of its first batch.")
+        self.inference_seconds = histogram("inference_seconds", "One batch on the engine.")
+        self.search_seconds = histogram("search_seconds", "Index and documents, for the queries of one request.")
+        self.queue_texts = gauge("queue_texts", "Texts waiting for a stream.")
+        self.permits = gauge("permits_in_use", "Texts admitted and not yet answered.")
+        self.ready = gauge("ready", "1 while /ready says so.")
+        info = gauge("info", "Always 1; what runs is in the labels.", *Build.__slots__)
+        info.labels(**{name: getattr(build, name) for name in Build.__slots__}).set(1)
+
+        # Children are made before they are counted on: that shows them at zero, and saves the look-up later.
+        self._reasons = {reason: rejections.labels(reason) for reason in REJECTIONS}
+        self._reasons |= {reason: failures.labels(reason) for reason in FAILURES}
+
+        self._requests, self._seconds = requests, seconds
+        self._answered: dict[tuple[str, str], Counter] = {}
+        self._timed: dict[str, Histogram] = {}
+
+    def expect(self, routes: Iterable[str]) -> None:
+        """Show these routes at zero, and all other paths as one."""
+        for route in (*routes, OTHER):
+            self._timed[route] = self._seconds.labels(route)
+            for status in CLASSES:
+                self._answered[route, status] = self._requests.labels(route, status)
+
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        self._answered[route, f"{status // 100}xx"].inc()
+        self._timed[route].observe(seconds)
+
+    def refused(self, error: RequestError) -> None:
+        self._reasons[ANSWERS[type(error)].reason].inc()

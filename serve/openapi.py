@@ -1,0 +1,91 @@
+"""The OpenAPI 3.1 document, from the routes and the structs they decode and encode."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from embedship import __version__
+from embedship.serve.errors import ANSWERS, SHAPES, RequestError
+from embedship.serve.http import Route
+
+Schema = dict[str, Any]
+_REFERENCE = "#/components/schemas/{name}"
+_HEADERS: Schema = {
+    "X-Embedship-Fingerprint": {
+        "description": "The bundle's fingerprint: vectors with different ones must not be compared.",
+        "schema": {"type": "string"},
+    }
+}
+_MODEL_HEADERS: Schema = _HEADERS | {
+    "X-Embedship-Truncated": {
+        "description": "How many texts were longer than the model reads, and cut.",
+        "schema": {"type": "integer"},
+    }
+}
+
+
+def document(routes: Sequence[Route]) -> Schema:
+    types = _types(routes)
+    schemas, components = msgspec.json.schema_components(types, ref_template=_REFERENCE)
+    known = dict(zip(map(repr, types), schemas, strict=True))
+    paths: dict[str, Schema] = {}
+    for route in routes:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, known)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "embedship", "version": __version__},
+        "paths": paths,
+        "components": {"schemas": components},
+    }
+
+
+def _types(routes: Sequence[Route]) -> list[Any]:
+    """Each once; by repr, for list[list[float]] is another object wherever it is written."""
+    wanted = [kind for route in routes for kind in (route.takes, route.gives) if kind is not None]
+    return list({repr(kind): kind for kind in [*wanted, *SHAPES.values()]}.values())
+
+
+def _operation(route: Route, known: dict[str, Any]) -> Schema:
+    name = (route.path.strip("/").replace("/", "_") or "root").replace(".", "_")
+    operation: Schema = {
+        "operationId": f"{route.method.lower()}_{name}",
+        "summary": route.summary,
+        "responses": _responses(route, known),
+    }
+    if route.takes is not None:
+        operation["requestBody"] = {"required": True, "content": _json(known[repr(route.takes)])}
+    return operation
+
+
+def _responses(route: Route, known: dict[str, Any]) -> Schema:
+    text = {"text/plain": {"schema": {"type": "string"}}}
+    content = text if route.gives is None else _json(known[repr(route.gives)])
+    headers = _MODEL_HEADERS if route.works else _HEADERS
+    responses: Schema = {"200": {"description": "The answer.", "headers": headers, "content": content}}
+    if route.unready:
+        responses["503"] = {"description": "Not now.", "headers": _HEADERS, "content": content}
+    for status, errors in sorted(_by_status(route).items()):
+        responses[str(status)] = {
+            "description": " ".join(_sentence(error) for error in errors),
+            "headers": _HEADERS,
+            "content": _json(known[repr(SHAPES[route.family])]),
+        }
+    return responses
+
+
+def _by_status(route: Route) -> dict[int, list[type[RequestError]]]:
+    grouped: dict[int, list[type[RequestError]]] = {}
+    for error in route.errors:
+        grouped.setdefault(ANSWERS[error].status(route.family), []).append(error)
+    return grouped
+
+
+def _sentence(error: type[RequestError]) -> str:
+    return (error.__doc__ or error.__name__).strip()
+
+
+def _json(schema: Any) -> Schema:
+    return {"application/json": {"schema": schema}}

@@ -1,0 +1,126 @@
+"""From texts to vectors and hits: the one place where tokeniser, queue, engine, index and monitor meet."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from embedship.bundle import Pipeline as Model
+from embedship.codes import Vectors
+from embedship.monitor.observer import Observer
+from embedship.serve.admission import Admission
+from embedship.serve.errors import Invalid, NoIndex, TooLong
+from embedship.serve.lanes import Lane
+from embedship.serve.metrics import Metrics
+from embedship.serve.workers import Workers
+from embedship.tokens import Tokenizer, Tokens
+
+if TYPE_CHECKING:
+    from embedship.serve.shelf import Found, Shelf
+
+# Requests up to this size are tokenised on the event loop, in less than a millisecond, and go first. A larger one is
+# bulk, and is tokenised in a thread: `tokenizers` gives up the GIL.
+SMALL_CHARACTERS = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Vectors, and the account of the tokens they cost."""
+
+    vectors: Vectors
+    tokens: int
+    truncated: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The answer to a search: one Found, with a row a query."""
+
+    found: Found
+    tokens: int
+    truncated: int
+
+
+class Pipeline:
+    """Used from the event loop. Raises RequestErrors only."""
+
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        admission: Admission,
+        workers: Workers,
+        shelf: Shelf | None,
+        observer: Observer,
+        metrics: Metrics,
+    ) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._admission = admission
+        self._workers = workers
+        self._shelf = shelf
+        self._observer = observer
+        self._metrics = metrics
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="tokens")
+
+    async def embed(self, texts: Sequence[str], prompt_name: str | None, truncate: bool = True) -> Encoded:
+        """Encode texts. Those with the model's prompt "query" are shown to the monitor, as searches are."""
+        encoded = await self._encode(texts, self.prompt(prompt_name), truncate)
+        if prompt_name == "query":
+            self._observer.saw(encoded.vectors)
+        return encoded
+
+    async def search(self, queries: Sequence[str], k: int) -> Answered:
+        """Encode queries with the index's own query prompt, find k documents for each, and tell the monitor."""
+        if self._shelf is None:
+            raise NoIndex("This server holds no index: start it with `embedship serve BUNDLE --index INDEX`.")
+        encoded = await self._encode(queries, self._shelf.prompt)
+        found = await self._shelf.search(encoded.vectors, k)
+        self._observer.saw(encoded.vectors, found.rows)
+        self._metrics.search_seconds.observe(found.seconds)
+        return Answered(found, encoded.tokens, encoded.truncated)
+
+    def prompt(self, name: str | None) -> str:
+        prompts = self._model.prompts
+        if name is not None and name not in prompts:
+            known = ", ".join(sorted(prompts)) or "none"
+            raise Invalid(f"This model has no prompt named {name!r}; it has: {known}.", "prompt_name")
+        return self._tokenizer.prompt(name)
+
+    def close(self) -> None:
+        self._threads.shutdown()
+
+    async def _encode(self, texts: Sequence[str], prompt: str, truncate: bool = True) -> Encoded:
+        small = sum(map(len, texts)) <= SMALL_CHARACTERS
+        lane = Lane.INTERACTIVE if small else Lane.BULK
+        with self._admission.enter(len(texts), lane) as permit:
+            tokens = self._tokenizer(texts, prompt) if small else await self._tokens(texts, prompt)
+            self._refuse_nothing(tokens)
+            truncated = self._truncated(tokens, truncate)
+            vectors = await self._workers.encode(permit, tokens, lane)
+        return Encoded(vectors, sum(tokens.lengths), truncated)
+
+    async def _tokens(self, texts: Sequence[str], prompt: str) -> Tokens:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._tokenizer, texts, prompt)
+
+    def _refuse_nothing(self, tokens: Tokens) -> None:
+        """A model without special tokens makes none of an empty text, and has no vector for it."""
+        if [] in tokens.ids:
+            raise Invalid(f"Text {tokens.ids.index([])} is empty for this model: leave it out.", "input")
+
+    def _truncated(self, tokens: Tokens, allowed: bool) -> int:
+        """How many texts were cut; refuses them when the client does not want that."""
+        truncated = len(tokens) - tokens.cut.count(0)
+        if truncated and not allowed:
+            worst = max(range(len(tokens)), key=tokens.cut.__getitem__)
+            limit = self._model.max_tokens
+            raise TooLong(
+                f"Text {worst} has {limit + tokens.cut[worst]} tokens and the model reads {limit}: shorten it, or let "
+                "it be cut with truncate=true.",
+                "inputs",
+            )
+        self._metrics.truncated.inc(truncated)
+        return truncated

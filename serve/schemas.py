@@ -1,0 +1,144 @@
+"""What the routes take and give. The OpenAPI document is generated from these, so it cannot say anything else.
+
+/v1/embeddings tolerates fields it does not know, because OpenAI's clients send more of them with every release. /embed
+and /search refuse them: there a misspelt `trunkate` would be silently ignored.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+Dimensions = Annotated[int, Meta(ge=1, description="Keep the first so many components and renormalise.")]
+
+
+class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Unknown fields are errors."""
+
+
+class EmbeddingsRequest(msgspec.Struct, frozen=True):
+    """OpenAI's POST /v1/embeddings. `model` may be any name; the reply says which model answered."""
+
+    input: str | list[str]
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Dimensions | None = None
+    user: str | None = None
+
+
+class Embedding(msgspec.Struct, frozen=True):
+    """A vector, or base64 of its little-endian float32 bytes."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens that were computed: special tokens included, padding and what was cut off not."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Embeddings(msgspec.Struct, frozen=True):
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: Usage
+
+
+class EmbedRequest(Strict, frozen=True):
+    """POST /embed of text-embeddings-inference."""
+
+    inputs: str | list[str]
+    normalize: bool | None = None
+    truncate: bool | None = None  # null and true cut what is too long, false refuses it
+    truncation_direction: Literal["left", "right", "Left", "Right"] | None = None
+    prompt_name: str | None = None
+    dimensions: Dimensions | None = None
+    encoding_format: Literal["float"] | None = None
+    parameters: dict[str, Any] | None = None  # huggingface_hub may send an empty one
+
+
+class SearchRequest(Strict, frozen=True):
+    query: str | list[str]
+    k: Annotated[int, Meta(ge=1)] = 10
+
+
+class SearchHit(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A document and its similarity to the query; `title` and `metadata` where the document has them."""
+
+    id: str
+    score: float
+    text: str
+    title: str | UnsetType = UNSET
+    metadata: dict[str, Any] | UnsetType = UNSET
+
+
+class SearchResult(msgspec.Struct, frozen=True):
+    """The hits of one query, best first."""
+
+    hits: list[SearchHit]
+
+
+class SearchReply(msgspec.Struct, frozen=True):
+    """One result a query, in the order of the queries."""
+
+    results: list[SearchResult]
+    usage: Usage
+
+
+class Health(msgspec.Struct, frozen=True):
+    status: Literal["ok", "failed"]
+
+
+class Readiness(msgspec.Struct, frozen=True):
+    ready: bool
+    reason: str
+
+
+class Limits(msgspec.Struct, frozen=True):
+    max_texts: int
+    max_characters: int
+    max_body_bytes: int
+    max_hits: int
+    queue_texts: int
+    batch_tokens: int
+
+
+class GoldenReport(msgspec.Struct, frozen=True):
+    """The golden check at start: cosine to the checkpoint's own vectors."""
+
+    texts: int
+    minimum: float
+    mean: float
+
+
+class IndexInfo(msgspec.Struct, frozen=True):
+    size: int
+    kind: str
+    query_prompt: str | None
+
+
+class Info(msgspec.Struct, frozen=True):
+    """What runs. `model_id`, `max_input_length` and `max_client_batch_size` are named as clients of TEI read them."""
+
+    version: str
+    fingerprint: str
+    model_id: str
+    variant: str
+    runtime: str
+    precision: str
+    dimension: int
+    dimensions: list[int]
+    max_input_length: int
+    max_client_batch_size: int
+    prompts: list[str]
+    default_prompt: str | None
+    streams: int
+    limits: Limits
+    golden: GoldenReport
+    index: IndexInfo | None

@@ -1,0 +1,160 @@
+"""uvicorn, with an end that loses no request.
+
+uvicorn alone closes the listener and every idle connection the moment SIGTERM arrives: requests that are on their way
+then, and connections that the kernel has accepted for us, are reset.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import signal
+import socket
+import struct
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from embedship.errors import UsageError
+from embedship.serve.drain import Drain
+
+# After SIGTERM the listener stays open until no request has come for this long. Ctrl-C has no load balancer behind it.
+QUIET_SECONDS = 2.0
+
+# Idle connections get this long for a request that is on its way; requests that run get longer.
+_IDLE_SECONDS = 1.0
+_FINISH_SECONDS = 15.0
+
+# How long handshakes that have begun may take to reach the accept queue.
+_HANDSHAKE_SECONDS = 0.1
+
+# Above the 60 s that load balancers keep idle connections: the side that closes first should be the client's.
+_KEEP_ALIVE_SECONDS = 75
+
+# A socket filter (Linux, <linux/filter.h>) for the listener: drop a packet whose SYN flag is set, pass all others.
+_SO_ATTACH_FILTER = 26
+_NO_MORE_SYN = b"".join(
+    struct.pack("=HBBI", *instruction)
+    for instruction in (
+        (0x30, 0, 0, 13),  # load byte 13 of the TCP header: the flags
+        (0x45, 0, 1, 0x02),  # SYN?
+        (0x06, 0, 0, 0),  # yes: drop
+        (0x06, 0, 0, 0xFFFFFFFF),  # no: pass
+    )
+)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Bind now, so that a port in use is known before a model is loaded; connections are refused until it serves."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise UsageError(
+            f"cannot listen on {host}, port {port} ({error.strerror}): give another --host or --port"
+        ) from None
+    return listener
+
+
+class Server(uvicorn.Server):
+    """Serves `app` on `listener` until a signal comes and the drain is over, then returns.
+
+    The listener is given to uvicorn as a duplicate: closing that one detaches it from the event loop, while the kernel
+    goes on accepting for the original.
+    """
+
+    def __init__(self, app: Any, listener: socket.socket, drain: Drain, listening: Callable[[], None]) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                lifespan="off",
+                http="httptools",
+                ws="none",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                backlog=2048,
+                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            )
+        )
+        self._listener = listener
+        self._drain = drain
+        self._listening = listening
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        super().run([self._listener.dup()])
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._listening()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """First signal: drain. A second Ctrl-C finds no handler and ends the process at once."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if not self._drain.draining:
+            self._drain.begin(0.0 if sig == signal.SIGINT else QUIET_SECONDS)
+
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or self._drain.over
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._close_listener()
+        await self._until(lambda: not self.server_state.connections, _IDLE_SECONDS)
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        await self._until(lambda: not self.server_state.connections and not self.server_state.tasks, _FINISH_SECONDS)
+
+    async def _close_listener(self) -> None:
+        for server in self.servers:
+            server.close()
+        _refuse_syn(self._listener)
+        await asyncio.sleep(_HANDSHAKE_SECONDS)
+        accepted = _accept_all(self._listener)
+        self._listener.close()
+        loop = asyncio.get_running_loop()
+        for connection in accepted:
+            await loop.connect_accepted_socket(self._protocol, connection)
+
+    def _protocol(self) -> asyncio.Protocol:
+        kind: Any = self.config.http_protocol_class
+        protocol: asyncio.Protocol = kind(config=self.config, server_state=self.server_state, app_state={})
+        return protocol
+
+    @staticmethod
+    async def _until(done: Callable[[], bool], seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while not done() and time.monotonic() < end:  # noqa: ASYNC110 - uvicorn tells nobody when a connection ends
+            await asyncio.sleep(0.02)
+
+
+def _refuse_syn(listener: socket.socket) -> None:
+    """Let no new handshake begin, so that the accept queue can be emptied for good.
+
+    A client whose SYN is dropped sends it again a second later, and is then refused. Where the system knows no such
+    filter, a connection made in the microseconds between the last accept and the close is reset.
+    """
+    code = ctypes.create_string_buffer(_NO_MORE_SYN)
+    program = struct.pack("HP", len(_NO_MORE_SYN) // 8, ctypes.addressof(code))
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+    except OSError:
+        return
+
+
+def _accept_all(listener: socket.socket) -> list[socket.socket]:
+    listener.setblocking(False)
+    accepted: list[socket.socket] = []
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except BlockingIOError:
+            return accepted
+        connection.setblocking(False)
+        accepted.append(connection)

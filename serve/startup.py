@@ -1,0 +1,53 @@
+"""From settings to a listening server, with what an operator wants to read about it on stderr."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+import time
+
+from embedship import hardware
+from embedship.serve.app import App
+from embedship.serve.server import Server, listen
+from embedship.serve.service import Service
+from embedship.serve.settings import Settings
+
+
+def run(settings: Settings) -> None:
+    """Serve until a signal says stop. Raises EmbedshipErrors before it listens, none after."""
+    began = time.perf_counter()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    listener = listen(settings.host, settings.port)
+    for line in settings.lines():
+        _say(line)
+    with Service.open(settings) as service:
+        _introduce(service)
+        Server(
+            App(service),
+            listener,
+            service.drain,
+            lambda: _say(f"ready in {time.perf_counter() - began:.1f} s, listening on {_url(listener)}"),
+        ).run()
+    _say("stopped")
+
+
+def _introduce(service: Service) -> None:
+    info, golden, machine = service.info(), service.golden, hardware.machine()
+    _say(f"model {info.model_id}, {info.dimension} dimensions, fingerprint {info.fingerprint}")
+    _say(f"variant {info.variant}: {info.runtime}, {info.precision}, {info.streams} streams")
+    _say(f"golden texts: {golden.texts}, cosine to the checkpoint min {golden.minimum:.5f}, mean {golden.mean:.5f}")
+    if info.index:
+        _say(f"index: {info.index.size} documents, {info.index.kind}")
+    _say(f"machine: {machine.cpu}, {machine.cores:g} cores, {' '.join(machine.isa)}")
+    if warning := service.elsewhere():
+        _say(f"warning: {warning}")
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from embedship import stdlib_docs
+from embedship.codes import Vectors, normalise
+from embedship.encoder import Encoder
+from embedship.serve.index import Index, Kind
+from embedship.serve.index.binary import BinaryIndex, fit
+from embedship.serve.index.flat import FlatIndex
+from embedship.serve.index.manifest import LEAST, OVERSAMPLE, Rescoring
+from embedship.serve.index.truth import Truth
+
+
+class Texts(NamedTuple):
+    """Vectors of real text."""
+
+    documents: Vectors  # summary lines of the standard library
+    queries: Vectors  # bodies of some of them
+
+
+Make = Callable[..., Index]
+Corpus = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def encoder(bundle: Path) -> Iterator[Encoder]:
+    with Encoder.open(bundle) as encoder:
+        yield encoder
+
+
+@pytest.fixture(scope="session")
+def entries() -> list[stdlib_docs.Entry]:
+    """Read once: parsing the standard library takes a second."""
+    return stdlib_docs.entries(1500)
+
+
+@pytest.fixture(scope="session")
+def texts(encoder: Encoder, entries: list[stdlib_docs.Entry]) -> Texts:
+    return Texts(encoder.encode([e.summary for e in entries]), encoder.encode([e.body[:300] for e in entries[::15]]))
+
+
+@pytest.fixture(scope="session")
+def clustered() -> Vectors:
+    """Seeded vectors around 100 centres; enough of them to span several blocks of the exact search."""
+    random = np.random.default_rng(7)
+    centres = random.normal(size=(100, 64))
+    return normalise((centres[random.integers(0, 100, 9000)] + random.normal(size=(9000, 64))).astype(np.float32))
+
+
+@pytest.fixture(params=list(Kind))
+def kind(request: pytest.FixtureRequest) -> Kind:
+    return Kind(request.param)
+
+
+@pytest.fixture
+def make(tmp_path: Path, kind: Kind) -> Make:
+    """Build an index of `kind` over vectors."""
+
+    def make(vectors: Vectors, *, oversample: int = OVERSAMPLE, least: int = LEAST) -> Index:
+        truth = Truth.write(tmp_path, [vectors], (len(vectors), vectors.shape[1]))
+        if kind is Kind.FLAT:
+            return FlatIndex.write(tmp_path, truth)
+        return BinaryIndex.write(tmp_path, truth, Rescoring(scale=fit(truth), oversample=oversample, least=least))
+
+    return make
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, entries: list[stdlib_docs.Entry]) -> Corpus:
+    """Write a corpus of n real documents, or of the lines given."""
+
+    def corpus(documents: int = 24, *, lines: bytes | None = None) -> Path:
+        rows = (
+            {"id": e.id, "text": e.body[:200], "title": e.summary, "metadata": {"n": 1}} for e in entries[:documents]
+        )
+        path = tmp_path / "corpus.jsonl"
+        path.write_bytes("".join(json.dumps(row) + "\n" for row in rows).encode() if lines is None else lines)
+        return path
+
+    return corpus

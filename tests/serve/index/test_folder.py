@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from embedship.encoder import Encoder
+from embedship.errors import MismatchError, MissingExtra, UnsafeError, UsageError
+from embedship.serve.index import Kind, build, manifest
+from embedship.serve.index.folder import IndexFolder
+
+from .conftest import Texts
+
+
+def quiet(*_: object) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def built(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> dict[Kind, Path]:
+    """An index of each kind over the same thirty documents."""
+    folder = tmp_path_factory.mktemp("built")
+    lines = folder / "corpus.jsonl"
+    lines.write_text("".join(f'{{"id": "{n}", "text": "document number {n}", "n": {n}}}\n' for n in range(30)))
+    for kind in Kind:
+        build.build(encoder, "any", lines, folder / kind, build.Wishes(kind=kind), quiet)
+    return {kind: folder / kind for kind in Kind}
+
+
+@pytest.fixture
+def index(built: dict[Kind, Path], kind: Kind, tmp_path: Path) -> Path:
+    """A copy to break."""
+    return Path(shutil.copytree(built[kind], tmp_path / "index"))
+
+
+def test_round_trip(index: Path, kind: Kind, encoder: Encoder) -> None:
+    with IndexFolder.open(index, encoder.bundle.fingerprint) as opened:
+        assert (opened.index.kind, opened.index.size, opened.documents.size) == (kind, 30, 30)
+        queries = encoder.encode(["document number 7", "document number 21"], prompt_name=opened.manifest.query_prompt)
+        first = opened.index.search(queries, 3).rows[:, 0]
+        assert [document.id for document in opened.documents.fetch(first.tolist())] == ["7", "21"]
+        assert opened.documents.fetch([21])[0].metadata == {"n": 21}
+
+
+def test_another_model(index: Path) -> None:
+    with pytest.raises(MismatchError, match=r"with model [0-9a-f]{12}, this bundle is 000000000000: .* again"):
+        IndexFolder.open(index, "0" * 64)
+
+
+def flip(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def replace_by_link(path: Path) -> None:
+    path.symlink_to(path.rename(path.parent.parent / path.name))
+
+
+DAMAGE = [
+    (flip, r"has changed \(sha256\)"),
+    (cut, r"has \d+ bytes, not \d+"),
+    (Path.unlink, "is missing"),
+    (replace_by_link, "is missing"),
+]
+
+
+@pytest.mark.parametrize("kind", [Kind.BINARY], indirect=True)
+@pytest.mark.parametrize(("damage", "reason"), DAMAGE)
+@pytest.mark.parametrize("name", sorted(manifest.FILES[Kind.BINARY]))
+def test_a_damaged_file_is_named(
+    index: Path, encoder: Encoder, name: str, damage: Callable[[Path], object], reason: str
+) -> None:
+    damage(index / name)
+    with pytest.raises(UnsafeError, match=f"{name} {reason}.*: build it again"):
+        IndexFolder.open(index, encoder.bundle.fingerprint)
+
+
+def test_a_file_too_many(index: Path, encoder: Encoder) -> None:
+    (index / "evil.faiss").write_bytes(b"")
+    with pytest.raises(UnsafeError, match=r"evil\.faiss was added"):
+        IndexFolder.open(index, encoder.bundle.fingerprint)
+
+
+def reseal(index: Path, **changes: object) -> None:
+    """Rewrite the manifest with a digest that fits: what somebody who knows the format would do."""
+    changed = manifest._sealed(msgspec.structs.replace(manifest.read(index), **changes))
+    (index / manifest.MANIFEST).write_bytes(msgspec.json.encode(changed))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("flat.faiss", b"IxFI rubbish"), ("flat.faiss", b""), ("vectors.f16.npy", b"\x93NUMPY rubbish")],
+)
+@pytest.mark.parametrize("kind", [Kind.FLAT], indirect=True)
+def test_rubbish_with_a_right_hash(index: Path, encoder: Encoder, name: str, content: bytes) -> None:
+    (index / name).write_bytes(content)
+    reseal(index, files=manifest.write(index, manifest.read(index)).files)
+    with pytest.raises(UnsafeError, match=f"{name} is damaged"):
+        IndexFolder.open(index, encoder.bundle.fingerprint)
+
+
+def test_a_size_that_is_not_that_of_the_files(index: Path, encoder: Encoder) -> None:
+    reseal(index, size=29)
+    with pytest.raises(UnsafeError, match=r"float16 \(30, 384\); float16 \(29, 384\) was expected"):
+        IndexFolder.open(index, encoder.bundle.fingerprint)
+
+
+def test_a_file_outside_the_folder(index: Path, encoder: Encoder) -> None:
+    files = manifest.read(index).files
+    reseal(index, files={"../../etc/passwd": files["documents.sqlite"], **files})
+    with pytest.raises(UnsafeError, match="contradicts itself"):
+        IndexFolder.open(index, encoder.bundle.fingerprint)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        (b'"size": 30', b'"size": 31', "its digest does not match"),
+        (b'"size": 30', b'"size": "30"', r"damaged: Expected `int`, got `str` - at `\$.size`"),
+        (b'"size": 30', b'"seize": 30', "damaged: Object contains unknown field `seize`"),
+        (b"{", b"", "damaged: Expected `object`, got `str`"),
+    ],
+)
+def test_a_changed_manifest(index: Path, encoder: Encoder, old: bytes, new: bytes, reason: str) -> None:
+    path = index / manifest.MANIFEST
+    path.write_bytes(path.read_bytes().replace(old, new, 1))
+    with pytest.raises(UnsafeError, match=reason):
+        IndexFolder.open(index, encoder.bundle.fingerprint)
+
+
+def test_another_format(index: Path, encoder: Encoder) -> None:
+    (index / manifest.MANIFEST).write_bytes(b'{"format": 2}')
+    with pytest.raises(UsageError, match="has format 2; this embedship reads format 1"):
+        IndexFolder.open(index, encoder.bundle.fingerprint)
+
+
+def test_no_index(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"is no index: index\.json cannot be read \(No such file"):
+        IndexFolder.open(tmp_path, "0" * 64)
+
+
+def test_without_faiss(index: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    for name in ("library", "flat", "binary"):
+        monkeypatch.delitem(sys.modules, f"embedship.serve.index.{name}")
+    with pytest.raises(MissingExtra, match=r"faiss is not installed: pip install 'embedship\[cpu\]'"):
+        IndexFolder.open(index, encoder.bundle.fingerprint)
+
+
+def test_nothing_loads_faiss_before_an_index_is_opened() -> None:
+    code = "import sys, embedship.serve.index.folder, embedship.serve.index_cli; sys.exit('faiss' in sys.modules)"
+    assert subprocess.run([sys.executable, "-P", "-c", code], check=False).returncode == 0
+
+
+def test_an_open_index_outlives_its_folder(index: Path, encoder: Encoder, texts: Texts) -> None:
+    with IndexFolder.open(index, encoder.bundle.fingerprint) as opened:
+        before = opened.index.search(texts.queries, 5).rows
+        shutil.rmtree(index)
+        np.testing.assert_array_equal(opened.index.search(texts.queries, 5).rows, before)
+        assert opened.index.exact(texts.queries, 5).rows.shape == before.shape
+        assert opened.documents.fetch([29])[0].id == "29"

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import pytest
+
+from embedship.serve.admission import Admission
+from embedship.serve.errors import Overloaded, TooLarge
+from embedship.serve.lanes import Lane
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_permit_is_held_for_the_block_and_returned_whatever_happens() -> None:
+    admission = Admission(8)
+
+    def work() -> None:
+        with admission.enter(5, Lane.INTERACTIVE) as permit:
+            assert (permit.texts, admission.inside) == (5, 5)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        work()
+    assert admission.inside == 0
+
+
+def test_a_full_queue_says_when_to_come_back() -> None:
+    clock = Clock()
+    admission = Admission(100, clock)
+    for _ in range(10):  # 10 texts a second
+        clock.now += 1
+        with admission.enter(10, Lane.INTERACTIVE):
+            pass
+    with admission.enter(100, Lane.INTERACTIVE), pytest.raises(Overloaded) as caught:
+        admission.enter(30, Lane.INTERACTIVE)
+    assert caught.value.headers == {"Retry-After": "3"}
+    assert admission.inside == 0
+
+
+def test_before_anything_was_measured_a_second_is_asked_for() -> None:
+    admission = Admission(4)
+    with admission.enter(4, Lane.INTERACTIVE), pytest.raises(Overloaded) as caught:
+        admission.enter(1, Lane.INTERACTIVE)
+    assert caught.value.headers == {"Retry-After": "1"}
+
+
+def test_bulk_leaves_room_for_queries() -> None:
+    admission = Admission(16)
+    with admission.enter(14, Lane.BULK):
+        with pytest.raises(Overloaded):
+            admission.enter(1, Lane.BULK)
+        with admission.enter(2, Lane.INTERACTIVE):
+            assert admission.inside == 16
+
+
+def test_what_can_never_enter_is_not_asked_to_come_back() -> None:
+    with pytest.raises(TooLarge, match="at most 14"):
+        Admission(16).enter(15, Lane.BULK)

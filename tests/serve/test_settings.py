@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+from embedship.errors import UsageError
+from embedship.serve import cli
+from embedship.serve.settings import RANGES, Settings
+
+HERE = Settings(bundle=Path("bundle"))
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_a_bad_value_is_named_with_its_key_and_range(name: str) -> None:
+    allowed = RANGES[name]
+    with pytest.raises(UsageError) as caught:
+        replace(HERE, **{name: allowed.high + 1})
+    for part in (f"--{name.replace('_', '-')}", f"EMBEDSHIP_{name.upper()}", f"{allowed.high + 1}", str(allowed)):
+        assert part in str(caught.value)
+
+
+def test_requests_that_could_never_enter_are_noticed_at_start() -> None:
+    with pytest.raises(UsageError, match="could never enter"):
+        replace(HERE, max_texts=100, queue_texts=100)
+
+
+def test_flag_variable_and_setting_have_one_name_and_one_default() -> None:
+    parameters = inspect.signature(cli.serve, eval_str=True).parameters
+    assert list(parameters) == [field.name for field in fields(Settings)]
+    for name, parameter in list(parameters.items())[1:]:
+        assert parameter.default == getattr(HERE, name), name
+        (option,) = parameter.annotation.__metadata__
+        assert (option.default, option.envvar) == ("--" + name.replace("_", "-"), "EMBEDSHIP_" + name.upper())

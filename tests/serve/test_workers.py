@@ -1,0 +1,177 @@
+"""The hand-over between event loop and streams, with engines that misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Event
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from embedship.bundle import Precision
+from embedship.codes import Vectors
+from embedship.errors import EngineError
+from embedship.plan import Batch
+from embedship.serve.admission import Admission
+from embedship.serve.errors import EngineFailed
+from embedship.serve.lanes import Lane, Lanes
+from embedship.serve.metrics import Build, Metrics
+from embedship.serve.workers import Ticket, Workers
+from embedship.tokens import Tokens
+
+DIMENSION = 4
+SECONDS = 20
+
+
+class Engine:
+    """Gives every text the vector [its first id, its length, 0, 0], or does what `twist` does with the batch."""
+
+    precision = Precision.FLOAT32
+
+    def __init__(self, twist: Callable[[Batch], None] = lambda batch: None, streams: int = 2) -> None:
+        self.twist = twist
+        self.streams = streams
+        self.seen: list[int] = []  # the first id of every text that cost something
+
+    def encode(self, batch: Batch) -> Vectors:
+        self.seen += batch.input_ids[:, 0].tolist()
+        self.twist(batch)
+        vectors = np.zeros((len(batch), DIMENSION), dtype=np.float32)
+        vectors[:, 0], vectors[:, 1] = batch.input_ids[:, 0], batch.attention_mask.sum(1)
+        return vectors
+
+    def close(self) -> None: ...
+
+
+class Bench:
+    def __init__(self, engine: Engine) -> None:
+        self.registry = CollectorRegistry()
+        self.admission = Admission(10_000)
+        metrics = Metrics(self.registry, Build("f", "v", "r", "p", "1"))
+        lanes: Lanes[Ticket] = Lanes(64)
+        self.workers = Workers(engine, DIMENSION, 0, lanes, metrics)
+
+    async def encode(self, ids: list[list[int]], lane: Lane = Lane.INTERACTIVE) -> Vectors:
+        with self.admission.enter(len(ids), lane) as permit:
+            return await self.workers.encode(permit, Tokens(ids, [0] * len(ids)), lane)
+
+
+@contextmanager
+def bench(engine: Engine) -> Iterator[Bench]:
+    made = Bench(engine)
+    try:
+        yield made
+    finally:
+        made.workers.close()
+
+
+def texts(first: int, lengths: list[int]) -> list[list[int]]:
+    return [[first + i] * n for i, n in enumerate(lengths)]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110 - lets the other tasks of this loop run, no more
+        await asyncio.sleep(0)
+
+
+def test_rows_come_back_in_the_order_of_the_texts_whatever_the_batches_were() -> None:
+    lengths = np.random.default_rng(0).integers(1, 90, 300).tolist()
+
+    async def go(made: Bench) -> list[Vectors]:
+        pieces = [texts(1 + 1000 * i, lengths[i::7]) for i in range(7)]
+        return await asyncio.gather(*(made.encode(piece, list(Lane)[i % 2]) for i, piece in enumerate(pieces)))
+
+    with bench(Engine()) as made:
+        answers = asyncio.run(asyncio.wait_for(go(made), SECONDS))
+    for i, vectors in enumerate(answers):
+        assert vectors[:, 0].tolist() == [1 + 1000 * i + j for j in range(len(vectors))]
+        assert vectors[:, 1].tolist() == lengths[i::7]
+
+
+def broken(batch: Batch) -> None:
+    raise EngineError("device lost")
+
+
+def buggy(batch: Batch) -> None:
+    raise ZeroDivisionError("not an EngineError")
+
+
+@pytest.mark.parametrize("failure", [broken, buggy])
+def test_a_failing_batch_fails_its_own_requests_only(failure: Callable[[Batch], None]) -> None:
+    engine = Engine(lambda batch: failure(batch) if (batch.input_ids == 666).any() else None, streams=1)
+
+    async def go(made: Bench) -> list[object]:
+        # Lengths too different to share a batch.
+        asked = [made.encode([[666] * 60]), made.encode([[5] * 20]), made.encode([[6] * 3])]
+        first = await asyncio.gather(*asked, return_exceptions=True)
+        return [*first, await made.encode([[7]])]
+
+    with bench(engine) as made:
+        poisoned, *others = asyncio.run(asyncio.wait_for(go(made), SECONDS))
+        assert made.workers.alive
+    assert isinstance(poisoned, EngineFailed)
+    assert [vectors[0, 0] for vectors in others] == [5, 6, 7]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_vector_that_is_no_number_is_a_failure_and_not_an_answer(value: float) -> None:
+    class Mad(Engine):
+        def encode(self, batch: Batch) -> Vectors:
+            return np.full((len(batch), DIMENSION), value, dtype=np.float32)
+
+    with bench(Mad()) as made, pytest.raises(EngineFailed):
+        asyncio.run(asyncio.wait_for(made.encode([[1]]), SECONDS))
+
+
+def test_a_cancelled_request_costs_nothing_and_gives_its_permits_back() -> None:
+    entered, proceed = Event(), Event()
+
+    def block(batch: Batch) -> None:
+        entered.set()
+        assert proceed.wait(SECONDS)
+
+    engine = Engine(block, streams=1)
+
+    async def go(made: Bench) -> None:
+        running = asyncio.create_task(made.encode([[1] * 40]))
+        await asyncio.to_thread(entered.wait, SECONDS)
+        leaving = asyncio.create_task(made.encode([[2] * 5, [3] * 5]))
+        staying = asyncio.create_task(made.encode([[4] * 5]))
+        await until(lambda: made.admission.inside == 4)
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        assert made.admission.inside == 2
+        proceed.set()
+        await asyncio.gather(running, staying)
+
+    with bench(engine) as made:
+        asyncio.run(asyncio.wait_for(go(made), SECONDS))
+    assert engine.seen == [1, 4]
+
+
+def test_work_that_waits_is_computed_together() -> None:
+    entered, proceed = Event(), Event()
+
+    def block(batch: Batch) -> None:
+        entered.set()
+        assert proceed.wait(SECONDS)
+
+    async def go(made: Bench) -> None:
+        running = asyncio.create_task(made.encode([[1] * 40]))
+        await asyncio.to_thread(entered.wait, SECONDS)
+        waiting = [asyncio.create_task(made.encode([[i] * 8])) for i in range(2, 8)]
+        await until(lambda: made.admission.inside == 7)
+        proceed.set()
+        await asyncio.gather(running, *waiting)
+
+    with bench(Engine(block, streams=1)) as made:
+        asyncio.run(asyncio.wait_for(go(made), SECONDS))
+        value = made.registry.get_sample_value
+        assert value("embedship_batch_texts_count") == 2
+        assert value("embedship_batch_texts_sum") == 7
+        assert value("embedship_tokens_total") == value("embedship_padded_tokens_total") == 40 + 6 * 8
+        assert value("embedship_queue_seconds_count") == 7
