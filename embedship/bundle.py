@@ -56,6 +56,17 @@ class Pipeline(Record, frozen=True):
     inputs: tuple[str, ...]  # input names of the graph
     pad_id: int
 
+    @property
+    def query_prompt(self) -> str | None:
+        """The name that encode_query of sentence-transformers takes, else the model's default."""
+        return "query" if "query" in self.prompts else self.default_prompt
+
+    @property
+    def document_prompt(self) -> str | None:
+        """The name that encode_document of sentence-transformers takes, else the model's default."""
+        known = (name for name in ("document", "passage", "corpus") if name in self.prompts)
+        return next(known, self.default_prompt)
+
 
 class Source(Record, frozen=True):
     """Where the model came from."""

@@ -39,8 +39,8 @@ K = 10
 LISTENING = "listening on "
 # -P: in a checkout the working directory holds an embedship/ without its rooms.
 _COMMAND = (sys.executable, "-P", "-m", "embedship")
-# Every fifth search is also answered exactly, so that a demo of seconds has a recall to show.
-SHADOW_RATE = "0.2"
+# Every fifth search is also answered exactly, and drift is tested every second: a demo lasts seconds, not days.
+WATCHING = ("--shadow-rate", "0.2", "--drift-interval-seconds", "1")
 # Recall may fall this far below the checkpoint's own before the demo calls it broken.
 TOLERANCE = 0.01
 
@@ -56,8 +56,9 @@ def demo(
 
     A second start reuses what is still valid.
     """
+    model = _model()
     corpus = Corpus(directory, stdlib_docs.entries())
-    prepare(corpus, _model())
+    prepare(corpus, model)
     with Service(directory, 0 if once else port) as service:
         show_answers(service)
         healthy = self_check(service, corpus)
@@ -150,7 +151,7 @@ class Service:
 
     def __init__(self, folder: Path, port: int) -> None:
         arguments = ["serve", str(folder / "bundle"), "--index", str(folder / "index"), "--port", str(port)]
-        arguments += ["--shadow-rate", SHADOW_RATE]
+        arguments += WATCHING
         console.print(f"\n[bold]$ embedship {' '.join(arguments)}[/]", soft_wrap=True)
         self._process = subprocess.Popen([*_COMMAND, *arguments], stderr=subprocess.PIPE, text=True)
         found: queue.SimpleQueue[str | None] = queue.SimpleQueue()

@@ -10,6 +10,7 @@ import ast
 import sys
 import sysconfig
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,15 +39,20 @@ _SHORTEST_BODY = 60
 
 
 def entries(limit: int | None = None) -> list[Entry]:
-    """All documented objects with a summary line and a body, each text once, in a stable order."""
+    """All documented objects with a summary line and a body, each text once, in a stable order; or a spread of them."""
+    found = _distinct()
+    return list(found if limit is None else found[:: max(1, len(found) // limit)][:limit])
+
+
+@cache
+def _distinct() -> tuple[Entry, ...]:
     found: list[Entry] = []
     seen: set[str] = set()
     for entry in _entries():
-        if {entry.summary, entry.body} & seen:
-            continue
-        seen |= {entry.summary, entry.body}
-        found.append(entry)
-    return found if limit is None else found[:: max(1, len(found) // limit)][:limit]
+        if not {entry.summary, entry.body} & seen:
+            seen |= {entry.summary, entry.body}
+            found.append(entry)
+    return tuple(found)
 
 
 def _entries() -> Iterator[Entry]:

@@ -7,6 +7,8 @@ import socket
 import sys
 import time
 
+import prometheus_client
+
 from embedship import hardware
 from embedship.serve.app import App
 from embedship.serve.server import Server, listen
@@ -18,6 +20,8 @@ def run(settings: Settings) -> None:
     """Serve until a signal says stop. Raises EmbedshipErrors before it listens, none after."""
     began = time.perf_counter()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells which of its builds it did not find
+    prometheus_client.disable_created_metrics()  # a second series for each counter, which no query here uses
     listener = listen(settings.host, settings.port)
     for line in settings.lines():
         _say(line)

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-EXAMPLES = re.findall(r"^\$ (curl .+)\n((?:.+\n)+)", README, re.MULTILINE)
+EXAMPLES = re.findall(r"^\$ (curl .+)\n((?:[^`\n].*\n)+)", README, re.MULTILINE)
 NUMBER = re.compile(r"-?\d+\.\d+(?:e-?\d+)?")
 COMMAND = [sys.executable, "-P", "-m", "embedship"]
 

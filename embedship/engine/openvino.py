@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from embedship.engine import feed
 from embedship.errors import EngineError, MissingExtra
 from embedship.plan import Batch
 
+# Importing openvino reports itself to Google Analytics, unless the package that does so cannot be imported.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 try:
     import openvino as ov
 except ImportError:
@@ -41,11 +44,15 @@ class OpenVinoEngine:
         request = self._idle.get()
         try:
             request.infer(feed(batch, self._inputs), share_inputs=True)
-            return np.array(request.get_output_tensor(0).data, dtype=np.float32)
+            vectors = np.array(request.get_output_tensor(0).data, dtype=np.float32)
         except RuntimeError as error:
             raise EngineError(f"OpenVINO failed on a batch of {len(batch)}: {error}") from error
         finally:
             self._idle.put(request)
+        # OpenVINO does not raise for a batch whose inputs do not fit together: it returns no rows.
+        if len(vectors) != len(batch):
+            raise EngineError(f"OpenVINO failed on a batch of {len(batch)}: it returned {len(vectors)} rows")
+        return vectors
 
     def close(self) -> None:
         for _ in range(self.streams):

@@ -120,7 +120,8 @@ class Live:
 @contextmanager
 def launched(*arguments: str) -> Iterator[Live]:
     """Start the command and wait for the line that says where it listens; end it whatever happens."""
-    command = [sys.executable, "-m", "embedship", "serve", *arguments, "--port", "0"]
+    # -P: in a checkout the working directory holds an embedship/ without its rooms.
+    command = [sys.executable, "-P", "-m", "embedship", "serve", *arguments, "--port", "0"]
     # Wide, because rich would wrap error messages at 80 columns.
     environment = {**os.environ, "COLUMNS": "1000"}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)

@@ -57,6 +57,13 @@ def test_searches_reach_the_monitor_and_are_compared_with_an_exact_search(found:
     assert 0 < found.metric("embedship_recall_baseline_ratio") <= 1
 
 
+def test_recall_at_ten_is_known_of_clients_that_ask_for_three(found: Any) -> None:
+    (result,) = reply(found.post("/search", {"query": "one", "k": 3})).results
+    assert len(result.hits) == 3
+    assert found.service.observer.flush(30)
+    assert found.metric("embedship_recall_expected_total") == 10
+
+
 def test_info_describes_the_index(found: Any, passages: list[dict[str, Any]]) -> None:
     info = msgspec.json.decode(found.ask("GET", "/info").content, type=schemas.Info)
     assert info.index is not None

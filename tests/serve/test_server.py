@@ -191,7 +191,7 @@ def test_a_second_ctrl_c_does_not_wait(launch: Callable[..., Any]) -> None:
 
 
 def refused(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "embedship", "serve", *arguments]
+    command = [sys.executable, "-P", "-m", "embedship", "serve", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
 
 

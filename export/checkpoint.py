@@ -1,0 +1,186 @@
+"""A loaded checkpoint: its own vectors, the facts of its pipeline, and the tokenizer it really uses, frozen."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from safetensors import SafetensorError
+
+from embedship.bundle import Pipeline, Source
+from embedship.codes import Vectors
+from embedship.errors import UsageError
+from embedship.export import frozen
+from embedship.export.folder import Folder
+from embedship.export.quiet import no_progress_bars, silence
+
+_PACKAGES = ("torch", "transformers", "sentence-transformers", "onnx", "onnxruntime", "openvino", "nncf", "tokenizers")
+_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+# What saving a model again changes without changing a vector.
+_VOLATILE = {"transformers_version", "_name_or_path", "torch_dtype", "dtype", "architectures", "use_cache"}
+_LOADING = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """`model` is the SentenceTransformer in float32 on the CPU; `tokenizer_json` has no truncation and no padding."""
+
+    folder: Folder
+    model: Any
+    pipeline: Pipeline
+    source: Source
+    tokenizer_json: str
+    dot: bool  # trained for the inner product, not the cosine
+
+    @classmethod
+    def open(cls, path: Path | str, name: str | None = None) -> Self:
+        """Load a sentence-transformers folder, offline; `name` is what it is called (default: the folder's name).
+
+        Raises UsageError or UnsafeError, with cause and cure, for all that cannot be exported faithfully.
+        """
+        folder = Folder.open(path)
+        model = _load(folder)
+        _refuse_unsupported(folder, model)
+        tokenizer_json = frozen.tokenizer(folder.path, model.tokenizer)
+        pipeline = _pipeline(folder, model, tokenizer_json)
+        frozen.require_same_tokens(model, pipeline, tokenizer_json)
+        versions = {package: version(package) for package in ("embedship", *_PACKAGES)}
+        name = name or folder.path.resolve().name
+        source = Source(name=name, weights_sha256=_weights_sha256(folder, model), versions=versions)
+        return cls(folder, model, pipeline, source, tokenizer_json, model.similarity_fn_name == "dot")
+
+    def encode(self, texts: Sequence[str], prompt: str = "") -> Vectors:
+        """The checkpoint's own (n, dim) float32 vectors, as sentence-transformers computes them."""
+        vectors = self.model.encode(list(texts), prompt=prompt, show_progress_bar=False, convert_to_numpy=True)
+        return np.asarray(vectors, dtype=np.float32)
+
+    @property
+    def pooling_modes(self) -> tuple[str, ...]:
+        return _pooling_modes(self.model[1])
+
+
+def _load(folder: Folder) -> Any:
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    kwargs = {"dtype": torch.float32, "use_safetensors": True}
+    try:
+        with silence(), no_progress_bars():
+            model = SentenceTransformer(str(folder.path), device="cpu", local_files_only=True, model_kwargs=kwargs)
+            _require_all_weights(folder, model[0])
+    except _LOADING as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UsageError(f"{folder.path} cannot be opened by sentence-transformers: {reason[0]}") from error
+    return model.eval()
+
+
+def _require_all_weights(folder: Folder, transformer: Any) -> None:
+    """transformers fills what it does not find with random numbers; both sides of the gate would share them."""
+    _, loading = type(_backbone(transformer)).from_pretrained(
+        str(folder.transformer), local_files_only=True, use_safetensors=True, output_loading_info=True
+    )
+    if missing := sorted(key for key in loading["missing_keys"] if not _is_unused(key)):
+        raise UsageError(
+            f"{folder.path} lacks {len(missing)} of the weights its config.json asks for ({missing[0]}, ...): "
+            "the model would run on random numbers"
+        )
+
+
+def _backbone(transformer: Any) -> Any:
+    return transformer.model if hasattr(transformer, "model") else transformer.auto_model
+
+
+def _is_unused(key: str) -> bool:
+    """BERT's pooler belongs to next-sentence prediction; no sentence vector goes through it."""
+    return key.startswith("pooler.")
+
+
+def _refuse_unsupported(folder: Folder, model: Any) -> None:
+    modalities = getattr(model[0], "modality_config", {"text": {"method_output_name": "last_hidden_state"}})
+    output = modalities.get("text", {}).get("method_output_name")
+    pooling, tail = model[1], list(model)[2:]
+    refusals = {
+        "does not pool the last hidden state of plain text": output != "last_hidden_state" or "message" in modalities,
+        "expands its queries (ColBERT)": bool(getattr(model[0], "query_expansion", None)),
+        "has another maximum length for queries or documents": any(
+            getattr(model[0], name, None) is not None for name in ("query_length", "document_length")
+        ),
+        "leaves its prompt out of the pooling (include_prompt=False)": not pooling.include_prompt,
+        "rewrites token vectors after the transformer": any(
+            getattr(m, key, "sentence_embedding") != "sentence_embedding"
+            for m in tail
+            for key in ("module_input_name", "module_output_name")
+        ),
+        "cuts its vectors without renormalising them (truncate_dim); take that line out of "
+        "config_sentence_transformers.json and ask for `dimensions` when you embed": model.truncate_dim is not None,
+    }
+    for what, applies in refusals.items():
+        if applies:
+            raise UsageError(f"{folder.path} cannot be exported yet: it {what}")
+
+
+def _pipeline(folder: Folder, model: Any, tokenizer_json: str) -> Pipeline:
+    dimension = int(model.encode(["dimension"], prompt="", show_progress_bar=False).shape[1])
+    kinds = [type(module).__name__ for module in model if type(module).__name__ != "Dropout"]
+    return Pipeline(
+        architecture=type(_backbone(model[0])).__name__,
+        pooling="+".join(_pooling_modes(model[1])),
+        dimension=dimension,
+        dimensions=folder.matryoshka(dimension),
+        max_tokens=_max_tokens(folder, model),
+        lowercase=folder.lowercase and not frozen.lowers(tokenizer_json),
+        normalised=kinds[-1] == "Normalize",
+        prompts={name: text or "" for name, text in model.prompts.items()},
+        default_prompt=model.default_prompt_name,
+        inputs=_inputs(model),
+        pad_id=int(model.tokenizer.pad_token_id or 0),
+    )
+
+
+def _pooling_modes(pooling: Any) -> tuple[str, ...]:
+    modes = pooling.pooling_mode
+    return (modes,) if isinstance(modes, str) else tuple(modes)
+
+
+def _max_tokens(folder: Folder, model: Any) -> int:
+    """transformers says 1e30 where nobody set a limit."""
+    positions = getattr(_backbone(model[0]).config, "max_position_embeddings", None)
+    known = [int(n) for n in (model.max_seq_length, positions) if n and 0 < n < 10**7]
+    if not known:
+        raise UsageError(
+            f"{folder.path} does not say how long a text may be: set max_seq_length in sentence_bert_config.json"
+        )
+    return min(known)
+
+
+def _inputs(model: Any) -> tuple[str, ...]:
+    """What the tokenizer gives and the model takes: ModernBERT refuses token types that a BERT tokenizer makes."""
+    import inspect
+
+    given = model.preprocess(["a"])
+    taken = inspect.signature(_backbone(model[0]).forward).parameters
+    return tuple(name for name in _INPUTS if name in given and name in taken)
+
+
+def _weights_sha256(folder: Folder, model: Any) -> str:
+    """Over name, type, shape and bytes of every float32 weight in use, and over the settings of each module.
+
+    The settings too: an activation, an epsilon or a rope_theta changes vectors and lies in no weight.
+    """
+    digest = hashlib.sha256()
+    for place, module in enumerate(model):
+        weights = (_backbone(module) if place == 0 else module).state_dict()
+        for name, tensor in sorted(weights.items()):
+            if not (place == 0 and _is_unused(name)):
+                digest.update(f"{place}.{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+                digest.update(tensor.contiguous().numpy().tobytes())
+    for place, module in enumerate(folder.modules):
+        settings = {key: value for key, value in module.config.items() if key not in _VOLATILE}
+        digest.update(f"{place}.{module.kind} {json.dumps(settings, sort_keys=True)}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,100 @@
+"""The verb `export`. Nothing heavy is imported before the options are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from embedship.bundle import Bundle, Floors, Precision
+
+_VARIANTS = "onnx, onnx-O3, onnx-int8, openvino, openvino-int8"
+_FLOOR = "Lowest cosine to the checkpoint that is accepted."
+_MEAN = "Lowest mean cosine to the checkpoint that is accepted."
+
+
+def export(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A sentence-transformers folder.")],
+    out: Annotated[Path, typer.Option("--out", help="The bundle folder to write.")],
+    texts: Annotated[
+        Path | None,
+        typer.Option(
+            "--texts",
+            help='JSON Lines, {"text": ...}: texts like those you will embed. int8 is calibrated on them, and parity '
+            "and speed are measured on them. Default: the documentation of Python's standard library.",
+        ),
+    ] = None,
+    queries: Annotated[
+        Path | None,
+        typer.Option("--queries", help='JSON Lines, {"text": ...}: real queries, from which drift is measured later.'),
+    ] = None,
+    evaluation: Annotated[
+        Path | None,
+        typer.Option(
+            "--eval",
+            metavar="DIR",
+            help="Measure retrieval before and after: a folder with corpus.jsonl (_id, text, title), queries.jsonl "
+            "(_id, text) and qrels.tsv. Only text is embedded, not title.",
+        ),
+    ] = None,
+    eval_title: Annotated[bool, typer.Option("--eval-title", help='Embed "title text" of the corpus.')] = False,
+    variants: Annotated[
+        str, typer.Option("--variants", help=f"Which to make, comma-separated: {_VARIANTS}. `onnx` is always made.")
+    ] = "",
+    name: Annotated[str | None, typer.Option(help="What the model is called (default: its folder's name).")] = None,
+    floor_float32_min: Annotated[float, typer.Option(help=_FLOOR, min=-1, max=1)] = 0.9999,
+    floor_float32_mean: Annotated[float, typer.Option(help=_MEAN, min=-1, max=1)] = 0.9999,
+    floor_bfloat16_min: Annotated[float, typer.Option(help=_FLOOR, min=-1, max=1)] = 0.999,
+    floor_bfloat16_mean: Annotated[float, typer.Option(help=_MEAN, min=-1, max=1)] = 0.999,
+    floor_int8_min: Annotated[float, typer.Option(help=_FLOOR, min=-1, max=1)] = 0.97,
+    floor_int8_mean: Annotated[float, typer.Option(help=_MEAN, min=-1, max=1)] = 0.99,
+    seed: Annotated[int, typer.Option(help="Which texts are drawn.", min=0)] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is already there.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Turn a checkpoint into a verified bundle.
+
+    Every variant must give the checkpoint's own vectors. Exits 3 and writes nothing if one does not, 2 for what cannot
+    be exported, 4 for a checkpoint that is unsafe to open.
+    """
+    from embedship.export.quiet import stay_offline
+
+    stay_offline()
+    from embedship.export.build import Wishes, build
+    from embedship.export.steps import Steps
+
+    wishes = Wishes(
+        texts=texts,
+        queries=queries,
+        evaluation=evaluation,
+        evaluation_title=eval_title,
+        variants=tuple(part.strip() for part in variants.split(",") if part.strip()),
+        floors={
+            Precision.FLOAT32: Floors(minimum=floor_float32_min, mean=floor_float32_mean),
+            Precision.BFLOAT16: Floors(minimum=floor_bfloat16_min, mean=floor_bfloat16_mean),
+            Precision.INT8: Floors(minimum=floor_int8_min, mean=floor_int8_mean),
+        },
+        name=name,
+        seed=seed,
+        force=force,
+    )
+    steps = Steps()
+    _report(build(checkpoint, out, wishes, steps), steps.seconds, as_json)
+
+
+def _report(bundle: Bundle, seconds: dict[str, float], as_json: bool) -> None:
+    from rich.console import Console
+
+    from embedship.export import report
+
+    if as_json:
+        typer.echo(report.as_json(bundle, seconds))
+        return
+    console = Console(highlight=False)
+    console.print(report.table(bundle))
+    for line in report.fused(bundle):
+        console.print(line, soft_wrap=True)
+    if bundle.manifest.quality:
+        console.print(report.quality_table(bundle.manifest.quality))
+    console.print(f"{bundle.folder} is ready, fingerprint {bundle.fingerprint[:12]}", soft_wrap=True)

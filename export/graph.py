@@ -1,0 +1,186 @@
+"""The whole pipeline, transformer to normalised vector, as one torch module, and that module as an ONNX file."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor
+
+from embedship.export.checkpoint import Checkpoint
+from embedship.export.quiet import ignoring, silence
+
+# The newest that OpenVINO 2026.4 and ONNX Runtime 1.22 both read, and whose operators the fusions know.
+OPSET = 17
+OUTPUTS = ("last_hidden_state", "sentence_embedding")
+# What torch.onnx says about itself when dynamo=False, and of the (never negative) indices in transformers' masks.
+_LEGACY = (
+    (UserWarning, r"Exporting aten::index operator of advanced indexing"),
+    (DeprecationWarning, r"You are using the legacy TorchScript-based ONNX export"),
+    (DeprecationWarning, r"The feature will be removed\. Please remove usage of this function"),
+)
+# protobuf ends at 2 GiB.
+_LARGEST = 2**31 - 2**20
+
+
+class Pool(torch.nn.Module):
+    """Token vectors to one vector a text, all positions taken from the mask, so that padding may lie on either side.
+
+    The modes and their order are those of sentence-transformers; several are concatenated.
+    """
+
+    def __init__(self, modes: Sequence[str]) -> None:
+        super().__init__()
+        self.modes = tuple(modes)
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """(n, length, dim) float32 and (n, length) int64 -> (n, dim x modes)."""
+        return torch.cat([_POOLS[mode](hidden, mask) for mode in self.modes], dim=-1)
+
+
+def _cls(hidden: Tensor, mask: Tensor) -> Tensor:
+    places = torch.where(mask > 0, _places(mask), mask.shape[1] - 1)
+    return _at(hidden, places.amin(dim=1))
+
+
+def _lasttoken(hidden: Tensor, mask: Tensor) -> Tensor:
+    return _at(hidden, (_places(mask) * mask).amax(dim=1))
+
+
+def _mean(hidden: Tensor, mask: Tensor) -> Tensor:
+    return _sum(hidden, mask) / _count(mask)
+
+
+def _mean_sqrt_len(hidden: Tensor, mask: Tensor) -> Tensor:
+    return _sum(hidden, mask) / _count(mask).sqrt()
+
+
+def _weightedmean(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Later tokens weigh more: 1, 2, 3, ... from the first token that is no padding (SGPT, arXiv:2202.08904)."""
+    weights = torch.cumsum(mask, dim=1) * mask
+    return _sum(hidden, weights) / _count(weights)
+
+
+def _max(hidden: Tensor, mask: Tensor) -> Tensor:
+    return hidden.masked_fill(mask.unsqueeze(-1) == 0, torch.finfo(hidden.dtype).min).amax(dim=1)
+
+
+def _places(mask: Tensor) -> Tensor:
+    return torch.cumsum(torch.ones_like(mask), dim=1) - 1
+
+
+def _at(hidden: Tensor, places: Tensor) -> Tensor:
+    index = places.unsqueeze(-1).unsqueeze(-1).expand(-1, 1, hidden.shape[-1])
+    return torch.gather(hidden, 1, index).squeeze(1)
+
+
+def _sum(hidden: Tensor, weights: Tensor) -> Tensor:
+    return (hidden * weights.unsqueeze(-1).to(hidden.dtype)).sum(dim=1)
+
+
+def _count(weights: Tensor) -> Tensor:
+    return weights.sum(dim=1, keepdim=True).to(torch.float32).clamp(min=1e-9)
+
+
+_POOLS = {
+    "cls": _cls,
+    "lasttoken": _lasttoken,
+    "max": _max,
+    "mean": _mean,
+    "mean_sqrt_len_tokens": _mean_sqrt_len,
+    "weightedmean": _weightedmean,
+}
+
+
+class Graph(torch.nn.Module):
+    """Positional inputs in the order of `pipeline.inputs` -> last_hidden_state, sentence_embedding."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__()
+        transformer, _, *tail = checkpoint.model
+        self.names = checkpoint.pipeline.inputs
+        self.transformer = transformer.model
+        self.pool = Pool(checkpoint.pooling_modes)
+        self.tail = torch.nn.ModuleList(tail)  # Dense, LayerNorm, Normalize: sentence-transformers' own
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        named = dict(zip(self.names, inputs, strict=True))
+        hidden = self.transformer(**named, return_dict=True).last_hidden_state
+        features: dict[str, Any] = {"sentence_embedding": self.pool(hidden, named["attention_mask"])}
+        for module in self.tail:
+            features = module(features)
+        return hidden, features["sentence_embedding"]
+
+
+def write(checkpoint: Checkpoint, path: Path) -> None:
+    """Export the pipeline in float32 with dynamic batch and length; the same checkpoint gives the same bytes.
+
+    TorchScript exporter and eager attention: with dynamo or sdpa, ONNX Runtime recognises no Attention to fuse
+    (torch 2.13, transformers 5.23), and OpenVINO gives NaN under padding.
+    """
+    graph = Graph(checkpoint).eval()
+    inputs = _example(checkpoint)
+    axes: dict[str, dict[int, str]] = {name: {0: "batch", 1: "sequence"} for name in (*graph.names, OUTPUTS[0])}
+    axes[OUTPUTS[1]] = {0: "batch"}
+    with tempfile.TemporaryDirectory() as folder, _eager(graph.transformer), _tracing(), torch.no_grad():
+        torch.onnx.export(
+            graph,
+            inputs,
+            str(Path(folder, "graph.onnx")),
+            input_names=list(graph.names),
+            output_names=list(OUTPUTS),
+            dynamic_axes=axes,
+            opset_version=OPSET,
+            dynamo=False,
+        )
+        save(_bare(onnx.load(str(Path(folder, "graph.onnx")))), path)
+
+
+def save(model: onnx.ModelProto, path: Path, largest: int = _LARGEST) -> None:
+    """Write a model; above `largest` bytes its weights go into the one sidecar others look for, <name>_data."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if model.ByteSize() <= largest:
+        path.write_bytes(model.SerializeToString(deterministic=True))
+        return
+    onnx.save_model(model, str(path), save_as_external_data=True, location=f"{path.name}_data", size_threshold=1024)
+
+
+def _example(checkpoint: Checkpoint) -> tuple[Tensor, ...]:
+    """Two texts of different length: a mask of ones only would be traced as no mask at all."""
+    features = checkpoint.model.preprocess(["a text to trace the graph with", "short"])
+    return tuple(features[name] for name in checkpoint.pipeline.inputs)
+
+
+def _bare(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Without what differs between two exports of the same thing: source paths in doc strings, and metadata."""
+    del model.metadata_props[:]
+    model.doc_string = model.graph.doc_string = ""
+    for node in model.graph.node:
+        node.doc_string = ""
+        del node.metadata_props[:]
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        value.doc_string = ""
+    return model
+
+
+@contextmanager
+def _eager(transformer: Any) -> Iterator[None]:
+    before = transformer.config._attn_implementation
+    transformer.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        transformer.set_attn_implementation(before)
+
+
+@contextmanager
+def _tracing() -> Iterator[None]:
+    """The exporter is called legacy (`write` says why it stays), and tracing warns of every shape used as a number."""
+    tracing: type[Warning] = torch.jit.TracerWarning  # type: ignore[attr-defined]
+    with silence(), ignoring(*_LEGACY, (tracing, "")):
+        yield

@@ -1,0 +1,63 @@
+"""What an export ends with: a table to read, or JSON to pipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.box import SIMPLE
+from rich.table import Table
+
+from embedship.bundle import Bundle, Quality
+
+_METRICS = ("recall@10", "ndcg@10", "mrr@10", "map@100", "accuracy@1")
+
+
+def table(bundle: Bundle) -> Table:
+    """One row a variant; * marks the one that `serve` takes on a machine like this."""
+    choice = bundle.manifest.choice
+    slowest = min(choice.tokens_per_second.values())
+    shown = Table(box=SIMPLE, caption=f"* is what serve takes on: {choice.machine.cpu}, {choice.machine.cores:g} cores")
+    for heading in ("", "variant", "runs as", "MB", "cosine min", "mean", "tokens/s", "ratio"):
+        shown.add_column(heading, justify="left" if heading in ("", "variant", "runs as") else "right", no_wrap=True)
+    for v in bundle.manifest.variants:
+        speed = choice.tokens_per_second[v.name]
+        cosines = (f"{v.parity.minimum:.5f}", f"{v.parity.mean:.5f}")
+        mark = "*" if v.name == choice.variant else ""
+        shown.add_row(
+            mark, v.name, v.precision, f"{v.size / 1e6:.1f}", *cosines, f"{speed:,.0f}", f"{speed / slowest:.2f}x"
+        )
+    return shown
+
+
+def fused(bundle: Bundle) -> list[str]:
+    """A line a variant with what was fused in it or quantised; a graph without fused attention is worth a word."""
+    lines = []
+    for v in bundle.manifest.variants:
+        if v.fused:
+            counts = ", ".join(f"{name} {count}" for name, count in v.fused.items())
+            lines.append(f"{v.name}: {counts}")
+        elif v.name == "onnx-O3":
+            lines.append(f"{v.name}: nothing fused, ONNX Runtime does not know this architecture")
+    return lines
+
+
+def quality_table(quality: Quality) -> Table:
+    """The checkpoint and the exported variants, side by side."""
+    shown = Table(
+        box=SIMPLE, caption=f"{quality.dataset}: {quality.queries} queries, {quality.documents} documents, exact search"
+    )
+    for heading in ("", *_METRICS):
+        shown.add_column(heading, justify="right" if heading else "left")
+    for name, measured in {"checkpoint": quality.checkpoint, **quality.variants}.items():
+        shown.add_row(name, *(f"{measured[metric]:.4f}" for metric in _METRICS))
+    return shown
+
+
+def as_json(bundle: Bundle, seconds: dict[str, float]) -> str:
+    """The result as one line: the manifest without its list of files, the folder, and what each step took."""
+    manifest: dict[str, Any] = msgspec.to_builtins(bundle.manifest)
+    del manifest["files"]
+    result = {"bundle": str(Path(bundle.folder)), **manifest, "seconds": {k: round(v, 3) for k, v in seconds.items()}}
+    return msgspec.json.encode(result).decode()

