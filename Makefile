@@ -26,8 +26,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(shell find embedship export
 	@echo "embedship: installing the pinned set of constraints.txt into $(VENV) (first time: a few minutes)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "embedship needs Python 3.11 or newer; set PYTHON=python3.x")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@rm -rf build  # setuptools would pack what an earlier build left there, deleted modules too
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt '.[test]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --force-reinstall --no-deps .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps .
+	@rm -rf build
 	@touch $@
 
 clean:

@@ -21,7 +21,7 @@ class Batch:
     attention_mask: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
-        return self.input_ids.shape[0]
+        return len(self.input_ids)
 
     @property
     def padded_tokens(self) -> int:

@@ -48,6 +48,7 @@ class Folder:
         _refuse_newer(folder)
         for module in folder.modules:
             _refuse_pickles(module)
+            _refuse_foreign_activation(module)
         return folder
 
     @property
@@ -137,6 +138,13 @@ def _refuse_foreign_code(folder: Folder) -> None:
                 f"{path} asks for remote code (auto_map): code that comes with a model is never run here; "
                 "use a model that transformers itself implements"
             )
+
+
+def _refuse_foreign_activation(module: Module) -> None:
+    """sentence-transformers puts Tanh in its place and goes on."""
+    activation = str(module.config.get("activation_function", "torch."))
+    if module.kind == "Dense" and not activation.startswith("torch."):
+        raise UnsafeError(f"{module.folder} uses code of its own ({activation}): only activations of torch are run")
 
 
 def _refuse_newer(folder: Folder) -> None:

@@ -47,7 +47,7 @@ def quantise(source: Path, target: Path, feeds: Sequence[Feed]) -> dict[str, int
 def _save(model: Any, target: Path) -> None:
     """OpenVINO numbers the constants it makes itself through the whole process; the same model gets the same bytes."""
     for place, op in enumerate(model.get_ordered_ops()):
-        if re.fullmatch(rf"{op.get_type_name()}_\d+", op.get_friendly_name()):
+        if re.fullmatch(rf"{op.get_type_name()}(_\d+)+", op.get_friendly_name()):
             op.set_friendly_name(f"{op.get_type_name()}_{place}")
     target.parent.mkdir(parents=True, exist_ok=True)
     ov.save_model(model, target, compress_to_fp16=False)

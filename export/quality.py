@@ -30,7 +30,7 @@ Encode = Callable[[Sequence[str]], Vectors]
 class _Document(msgspec.Struct, frozen=True):
     id: str = msgspec.field(name="_id")
     text: str
-    title: str = ""
+    title: str | None = None
 
 
 class _Query(msgspec.Struct, frozen=True):
@@ -55,7 +55,7 @@ class Dataset:
         `title` puts "title " before each text, as BEIR does. Raises UsageError naming file and line.
         """
         documents = list(jsonl.read(folder / "corpus.jsonl", _Document))
-        texts = [f"{d.title} {d.text}".strip() if title else d.text for d in documents]
+        texts = [f"{d.title} {d.text}" if title and d.title else d.text for d in documents]
         judged = _judgements(folder / "qrels.tsv", {d.id for d in documents})
         queries = [q for q in jsonl.read(folder / "queries.jsonl", _Query) if judged.get(q.id)]
         if not queries:

@@ -10,34 +10,38 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from embedship.bundle import Bundle, Quality
+from embedship.export.variants import PLAIN
 
 _METRICS = ("recall@10", "ndcg@10", "mrr@10", "map@100", "accuracy@1")
 
 
 def table(bundle: Bundle) -> Table:
-    """One row a variant; * marks the one that `serve` takes on a machine like this."""
+    """One row a variant: fused and quantised operators counted, ratio to plain ONNX, * for what `serve` takes here."""
     choice = bundle.manifest.choice
-    slowest = min(choice.tokens_per_second.values())
-    shown = Table(box=SIMPLE, caption=f"* is what serve takes on: {choice.machine.cpu}, {choice.machine.cores:g} cores")
-    for heading in ("", "variant", "runs as", "MB", "cosine min", "mean", "tokens/s", "ratio"):
+    plain = choice.tokens_per_second[PLAIN]
+    shown = Table(
+        box=SIMPLE,
+        pad_edge=False,
+        caption=f"* is what serve takes on: {choice.machine.cpu}, {choice.machine.cores:g} cores",
+    )
+    for heading in ("", "variant", "runs as", "MB", "fused", "cos min", "cos mean", "tokens/s", "ratio"):
         shown.add_column(heading, justify="left" if heading in ("", "variant", "runs as") else "right", no_wrap=True)
     for v in bundle.manifest.variants:
         speed = choice.tokens_per_second[v.name]
         cosines = (f"{v.parity.minimum:.5f}", f"{v.parity.mean:.5f}")
         mark = "*" if v.name == choice.variant else ""
-        shown.add_row(
-            mark, v.name, v.precision, f"{v.size / 1e6:.1f}", *cosines, f"{speed:,.0f}", f"{speed / slowest:.2f}x"
-        )
+        size, fused = f"{v.size / 1e6:.1f}", str(sum(v.fused.values()))
+        shown.add_row(mark, v.name, v.precision, size, fused, *cosines, f"{speed:,.0f}", f"{speed / plain:.2f}x")
     return shown
 
 
 def fused(bundle: Bundle) -> list[str]:
-    """A line a variant with what was fused in it or quantised; a graph without fused attention is worth a word."""
+    """A line a variant with what was fused or quantised in it; a graph in which nothing was is worth a word."""
     lines = []
     for v in bundle.manifest.variants:
         if v.fused:
             counts = ", ".join(f"{name} {count}" for name, count in v.fused.items())
-            lines.append(f"{v.name}: {counts}")
+            lines.append(f"{v.name} has: {counts}")
         elif v.name == "onnx-O3":
             lines.append(f"{v.name}: nothing fused, ONNX Runtime does not know this architecture")
     return lines

@@ -4,38 +4,42 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from statistics import median
 
 from embedship import hardware
 from embedship.bundle import Choice
 from embedship.encoder import Encoder
+from embedship.tokens import Tokenizer
 
-# Enough for two full batches on each of two cores, little enough for all rounds of a slow variant to end in seconds.
-_TOKENS = 3_000
-_ROUNDS = 3
+# A round takes the slowest variant about this long: some six batches on two cores. With three, one core idles at the
+# end of every round and all figures are a fifth too low.
+_ROUND_SECONDS = 1.2
+_ROUNDS = 2
+_PILOT_TOKENS = 1_500  # one batch, so one stream
 
 
 def choose(encoders: Mapping[str, Encoder], texts: Sequence[str]) -> Choice:
     """Measure tokens a second (special tokens counted, padding not) and choose the fastest variant.
 
-    Rounds are interleaved, so that a machine that slows down slows all of them; the first is a warm-up.
+    Rounds are interleaved, and the faster one counts: the first also warms up, and what slows a round down on a shared
+    machine is never the variant.
     """
-    slice_, tokens = _slice(next(iter(encoders.values())), texts)
-    speeds: dict[str, list[float]] = {name: [] for name in encoders}
-    for _ in range(1 + _ROUNDS):
-        for name, encoder in encoders.items():
-            speeds[name].append(tokens / _seconds(encoder, slice_))
-    medians = {name: round(median(runs[1:]), 1) for name, runs in speeds.items()}
-    fastest = max(medians, key=lambda name: medians[name])
-    return Choice(variant=fastest, machine=hardware.machine(), tokens_per_second=medians)
+    first = next(iter(encoders.values()))
+    pilot, tokens = _slice(first.tokenizer, texts, _PILOT_TOKENS)
+    slowest = tokens / max(_seconds(encoder, pilot) for encoder in encoders.values())
+    lot, tokens = _slice(first.tokenizer, texts, int(slowest * first.engine.streams * _ROUND_SECONDS))
+    rounds = [{name: tokens / _seconds(encoder, lot) for name, encoder in encoders.items()} for _ in range(_ROUNDS)]
+    speeds = {name: round(max(speeds[name] for speeds in rounds), 1) for name in encoders}
+    return Choice(
+        variant=max(speeds, key=lambda name: speeds[name]), machine=hardware.machine(), tokens_per_second=speeds
+    )
 
 
-def _slice(encoder: Encoder, texts: Sequence[str]) -> tuple[list[str], int]:
-    """The first texts that make up _TOKENS, and how many tokens they are; all of them where there are fewer."""
+def _slice(tokenizer: Tokenizer, texts: Sequence[str], wanted: int) -> tuple[list[str], int]:
+    """The first texts that make up `wanted` tokens, and how many tokens they are; all of them where there are fewer."""
     total = 0
-    for count, length in enumerate(encoder.tokenizer(texts).lengths, 1):
+    for count, length in enumerate(tokenizer(texts).lengths, 1):
         total += length
-        if total >= _TOKENS:
+        if total >= wanted:
             return list(texts[:count]), total
     return list(texts), total
 

@@ -21,7 +21,8 @@ def run(settings: Settings) -> None:
     began = time.perf_counter()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells which of its builds it did not find
-    prometheus_client.disable_created_metrics()  # a second series for each counter, which no query here uses
+    # A second series for each counter, which no query here uses.
+    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     listener = listen(settings.host, settings.port)
     for line in settings.lines():
         _say(line)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from embedship.bundle import Pipeline
 from embedship.codes import Vectors, normalise
 from embedship.encoder import Encoder
 from embedship.errors import EngineError
@@ -18,18 +17,6 @@ from embedship.serve.index.truth import Truth
 
 # Texts tokenised and batched at once: enough to group by length, few enough to bound memory and to show progress.
 _CHUNK = 512
-
-
-def document_prompt(pipeline: Pipeline) -> str | None:
-    """The name that encode_document of sentence-transformers takes, else the model's default."""
-    return next(
-        (name for name in ("document", "passage", "corpus") if name in pipeline.prompts), pipeline.default_prompt
-    )
-
-
-def query_prompt(pipeline: Pipeline) -> str | None:
-    """The name that encode_query of sentence-transformers takes, else the model's default."""
-    return "query" if "query" in pipeline.prompts else pipeline.default_prompt
 
 
 def text_of(document: Document, with_title: bool) -> str:
@@ -42,8 +29,8 @@ class Embedding:
 
     def __init__(self, encoder: Encoder, with_title: bool, progress: Callable[[int, int], object]) -> None:
         pipeline = encoder.bundle.manifest.pipeline
-        self.document_prompt = document_prompt(pipeline)
-        self.query_prompt = query_prompt(pipeline)
+        self.document_prompt = pipeline.document_prompt
+        self.query_prompt = pipeline.query_prompt
         self.truncated = 0
         self.seconds = 0.0
         self._encoder = encoder

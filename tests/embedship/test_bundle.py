@@ -144,6 +144,23 @@ def test_everything_in_the_pipeline_changes_the_fingerprint(field: str) -> None:
     assert fingerprint(SOURCE, changed, "t") != fingerprint(SOURCE, PIPELINE, "t")
 
 
+@pytest.mark.parametrize(
+    ("prompts", "default", "document", "query"),
+    [
+        ({}, None, None, None),
+        ({"query": "q: ", "document": "d: "}, None, "document", "query"),
+        ({"query": "q: ", "corpus": "c: ", "passage": "p: "}, None, "passage", "query"),
+        ({"query": "q: ", "sts": "s: "}, "sts", "sts", "query"),
+        ({"sts": "s: "}, None, None, None),
+    ],
+)
+def test_prompts_as_sentence_transformers_picks_them(
+    prompts: dict[str, str], default: str | None, document: str | None, query: str | None
+) -> None:
+    pipeline = msgspec.structs.replace(PIPELINE, prompts=prompts, default_prompt=default)
+    assert (pipeline.document_prompt, pipeline.query_prompt) == (document, query)
+
+
 def test_the_name_of_the_source_does_not_change_the_fingerprint() -> None:
     renamed = msgspec.structs.replace(SOURCE, name="elsewhere", versions={"torch": "3"})
     assert fingerprint(renamed, PIPELINE, "t") == fingerprint(SOURCE, PIPELINE, "t")

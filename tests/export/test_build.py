@@ -138,6 +138,19 @@ def test_the_command_shows_a_table(tiny: Path, texts: Path, tmp_path: Path, caps
     assert "--force" in capsys.readouterr().err
 
 
+def test_prompts_are_applied_as_the_checkpoint_applies_them(checkpoint: Any, texts: Path, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    folder = checkpoint(prompts={"query": "read: ", "document": "file: "}, default_prompt_name="document")
+    build(folder, tmp_path / "bundle", Wishes(texts=texts, variants=("onnx",)), quiet())
+    model = SentenceTransformer(str(folder), device="cpu")
+    with Encoder.open(tmp_path / "bundle") as encoder:
+        np.testing.assert_allclose(encoder.encode(LINES), model.encode(LINES), atol=1e-4)
+        vectors = encoder.encode(LINES, prompt_name=encoder.bundle.manifest.pipeline.query_prompt)
+        np.testing.assert_allclose(vectors, model.encode_query(LINES), atol=1e-4)
+    assert np.abs(model.encode_query(LINES) - model.encode(LINES)).max() > 0.1
+
+
 def test_an_unknown_variant_is_refused_before_anything_is_done(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there are: onnx, onnx-O3"):
         build(tiny, tmp_path / "bundle", Wishes(variants=("onnx-O9",)), quiet())

@@ -79,6 +79,15 @@ def test_what_cannot_be_exported_is_refused_with_cause_and_cure(copy: Path, why:
         Checkpoint.open(copy)
 
 
+def test_an_activation_from_elsewhere_is_refused(checkpoint: Any) -> None:
+    from sentence_transformers.sentence_transformer.modules import Dense
+
+    folder = checkpoint(tail=[Dense(32, 16)])
+    edit(folder / "2_Dense" / "config.json", activation_function="mine.Snake")
+    with pytest.raises(UnsafeError, match=r"mine\.Snake"):
+        Checkpoint.open(folder)
+
+
 def test_a_path_that_is_no_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is not a folder"):
         Folder.open(tmp_path / "nothing")

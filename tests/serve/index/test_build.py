@@ -9,12 +9,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from embedship.bundle import Bundle, Pipeline, Precision
+from embedship.bundle import Bundle, Precision
 from embedship.codes import Vectors
 from embedship.encoder import Encoder
 from embedship.errors import EmbedshipError, EngineError, UsageError
 from embedship.plan import Batch
-from embedship.serve.index import Kind, embedding, measure, staging
+from embedship.serve.index import Kind, measure, staging
 from embedship.serve.index.build import FLAT_BELOW, Built, Step, Wishes, _kind, build
 from embedship.serve.index.folder import IndexFolder
 from embedship.serve.index.manifest import FILES, MANIFEST, read
@@ -227,26 +227,6 @@ def test_with_title(encoder: Encoder, corpus: Corpus, tmp_path: Path) -> None:
             first[with_title] = opened.index.search(encoder.encode(["walrus grey", "grey", "blue"]), 1).scores[:, 0]
     np.testing.assert_allclose(first[True][[0, 2]], 1, atol=2e-3)
     np.testing.assert_allclose(first[False][[1, 2]], 1, atol=2e-3)
-
-
-@pytest.mark.parametrize(
-    ("prompts", "default", "document", "query"),
-    [
-        ({}, None, None, None),
-        ({"query": "q: ", "document": "d: "}, None, "document", "query"),
-        ({"query": "q: ", "corpus": "c: ", "passage": "p: "}, None, "passage", "query"),
-        ({"query": "q: ", "sts": "s: "}, "sts", "sts", "query"),
-        ({"sts": "s: "}, None, None, None),
-    ],
-)
-def test_prompts_as_sentence_transformers_picks_them(
-    encoder: Encoder, prompts: dict[str, str], default: str | None, document: str | None, query: str | None
-) -> None:
-    pipeline: Pipeline = msgspec.structs.replace(
-        encoder.bundle.manifest.pipeline, prompts=prompts, default_prompt=default
-    )
-    assert embedding.document_prompt(pipeline) == document
-    assert embedding.query_prompt(pipeline) == query
 
 
 def test_documents_and_queries_get_their_own_prompts(encoder: Encoder, corpus: Corpus, tmp_path: Path) -> None:
