@@ -305,6 +305,8 @@ def test_the_reference_of_another_model_keeps_the_server_from_starting(altered: 
 
 def test_a_reference_of_this_model_is_taken(altered: Path) -> None:
     bundle = Bundle.open(altered)
-    Reference.fit(Golden.load(bundle).vectors, bundle.fingerprint).save(altered / REFERENCE)
+    reference = Reference.fit(Golden.load(bundle).vectors, bundle.fingerprint)
+    reference.save(altered / REFERENCE)
     with Service.open(Settings(bundle=altered)) as service:
-        assert service.registry.get_sample_value("embedship_drift_reference_queries") == len(Golden.load(bundle).texts)
+        seen = service.registry.get_sample_value("embedship_drift_reference_queries")
+        assert seen == len(reference.vectors) > 20

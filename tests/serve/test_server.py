@@ -50,7 +50,9 @@ def test_the_openai_client(live: Any, encoder: Encoder) -> None:
 
 
 @pytest.mark.parametrize("path", ["", "/embed"])
-def test_the_huggingface_client(live: Any, encoder: Encoder, path: str) -> None:
+def test_the_huggingface_client(live: Any, encoder: Encoder, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The tests keep the hub offline, and this client takes any server for the hub.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     client = InferenceClient(model=live.url + path, timeout=SECONDS)
     texts = ["How do I open a file?", "zip two lists"]
     expected = encoder.encode(texts, prompt_name="query")
