@@ -11,7 +11,7 @@ demo: $(VENV)/.installed  ## the whole product on a real model and real text; DE
 	$(BIN)/embedship demo $(DEMO_ARGS)
 
 test: lint  ## lint, types and tests; TEST_ARGS goes to pytest
-	$(BIN)/pytest -n 2 $(TEST_ARGS)
+	$(BIN)/pytest -n 2 --dist loadgroup $(TEST_ARGS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

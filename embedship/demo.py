@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from embedship import stdlib_docs
-from embedship.bundle import Bundle
+from embedship.bundle import Bundle, sha256_of
 from embedship.errors import EmbedshipError, MissingExtra, UsageError
 
 QUESTIONS = (
@@ -109,8 +109,7 @@ def _write(path: Path, rows: Any) -> None:
 def prepare(corpus: Corpus, model: Path) -> None:
     """Export and index, unless what lies there was made from the same model, texts and versions and is still whole."""
     stamp, bundle, index = corpus.folder / "demo.json", corpus.folder / "bundle", corpus.folder / "index"
-    made_from = json.dumps({"corpus": corpus.digest, "versions": _versions()})
-    if _is_whole(bundle) and index.is_dir() and stamp.is_file() and stamp.read_text() == made_from:
+    if stamp.is_file() and stamp.read_text() == _stamp(corpus, index) and _is_whole(bundle):
         console.print(f"Reusing the bundle and the index in {corpus.folder}: same model, texts and versions.")
         return
     stamp.unlink(missing_ok=True)
@@ -118,8 +117,15 @@ def prepare(corpus: Corpus, model: Path) -> None:
     console.print(f"{len(corpus.entries)} docstrings of the {stdlib_docs.origin()}: summary = query, body = document.")
     texts = ("--texts", corpus.documents, "--queries", corpus.live_queries, "--eval", corpus.eval)
     _embedship("export", model, "--name", MODEL, "--out", bundle, "--force", *texts)
-    _embedship("index", bundle, corpus.documents, "--out", index, "--kind", "binary", "--queries", corpus.live_queries)
-    stamp.write_text(made_from)
+    questions = ("--queries", corpus.live_queries)
+    _embedship("index", bundle, corpus.documents, "--out", index, "--kind", "binary", *questions)
+    stamp.write_text(_stamp(corpus, index))
+
+
+def _stamp(corpus: Corpus, index: Path) -> str:
+    """What the bundle and the index were made from, and the index itself; the bundle knows its own hashes."""
+    files = {path.name: sha256_of(path) for path in sorted(index.glob("*")) if path.is_file()}
+    return json.dumps({"corpus": corpus.digest, "versions": _versions(), "index": files})
 
 
 def _versions() -> dict[str, str]:

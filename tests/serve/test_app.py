@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import openapi_spec_validator
 import pytest
 
 from embedship import golden
@@ -258,6 +259,7 @@ def test_counts_add_up(fresh: Callable[..., Any]) -> None:
 
 def test_openapi_describes_every_route_and_refers_to_nothing_missing(api: Any) -> None:
     document = api.ask("GET", "/openapi.json").json()
+    openapi_spec_validator.validate(document)
     described = {(method.upper(), path) for path, item in document["paths"].items() for method in item}
     assert described == ROUTES
     for reference in re.findall(r'"\$ref":"#/components/schemas/(\w+)"', msgspec.json.encode(document).decode()):
