@@ -37,6 +37,13 @@ class Precision(StrEnum):
     INT8 = "int8"
 
 
+class Similarity(StrEnum):
+    """What the model was trained for; the same thing where vectors have unit length."""
+
+    COSINE = "cosine"
+    DOT = "dot"
+
+
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Base of everything in the manifest: unknown keys are errors."""
 
@@ -51,6 +58,7 @@ class Pipeline(Record, frozen=True):
     max_tokens: int
     lowercase: bool  # lower the text before tokenising, as old sentence-transformers folders ask
     normalised: bool  # rows have unit length
+    similarity: Similarity
     prompts: dict[str, str]
     default_prompt: str | None
     inputs: tuple[str, ...]  # input names of the graph
@@ -242,7 +250,7 @@ class Bundle(msgspec.Struct, frozen=True):
         wanted = list(self.manifest.files if names is None else names)
         problems = [problem for name in wanted if (problem := self._problem(name))]
         if names is None:
-            problems += self._strangers()
+            problems += [f"{name} was added" for name in strangers(self.folder, self.manifest.files)]
         if problems:
             raise UnsafeError(f"{self.folder} is not what was exported: " + "; ".join(problems))
         return len(wanted)
@@ -257,9 +265,11 @@ class Bundle(msgspec.Struct, frozen=True):
             return f"{name} has {path.stat().st_size} bytes, not {listed.size}"
         return None if sha256_of(path) == listed.sha256 else f"{name} has changed (sha256)"
 
-    def _strangers(self) -> list[str]:
-        present = (p.relative_to(self.folder).as_posix() for p in self.folder.rglob("*") if p.is_file())
-        return [f"{name} was added" for name in sorted(present) if name not in {MANIFEST, *self.manifest.files}]
+
+def strangers(folder: Path, listed: Iterable[str]) -> list[str]:
+    """Files in the folder that are neither listed nor the manifest."""
+    present = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    return sorted(set(present) - {MANIFEST, *listed})
 
 
 def _stem(name: str | PurePosixPath) -> str:
@@ -280,6 +290,10 @@ def _parse(raw: bytes, path: Path) -> Manifest:
         raise UnsafeError(f"{path} has been changed since it was written: its digest does not match")
     if fingerprint(manifest.source, manifest.pipeline, manifest.tokenizer_sha256) != manifest.fingerprint:
         raise UnsafeError(f"{path} contradicts itself: its fingerprint is not that of its pipeline and weights")
+    if (listed := manifest.files.get(TOKENIZER)) is None or listed.sha256 != manifest.tokenizer_sha256:
+        raise UnsafeError(f"{path} contradicts itself: {TOKENIZER} is not the one its fingerprint was made with")
+    if unlisted := [v.path for v in manifest.variants if v.path not in manifest.files]:
+        raise UnsafeError(f"{path} contradicts itself: it lists no file {', '.join(unlisted)}")
     if outside := [name for name in manifest.files if not _is_inside(name)]:
         raise UnsafeError(f"{path} names files outside the bundle: {', '.join(outside)}")
     return manifest

@@ -39,6 +39,9 @@ def run(arguments: list[str]) -> int:
     except EmbedshipError as error:
         _complain(str(error))
         return error.exit_code
+    except OSError as error:
+        _complain(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
+        return 1
     except SystemExit as stop:  # how typer ends: 0, or 2 for a wrong command line, or 130 for Ctrl-C
         return int(stop.code or 0)
     return 0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 import msgspec
 import numpy as np
 import numpy.typing as npt
@@ -11,13 +9,6 @@ import numpy.typing as npt
 Vectors = npt.NDArray[np.float32]  # (n, dim), unit rows
 Int8Codes = npt.NDArray[np.int8]  # (n, dim)
 BinaryCodes = npt.NDArray[np.uint8]  # (n, dim / 8), most significant bit first
-
-
-class Code(StrEnum):
-    FLOAT32 = "float32"
-    FLOAT16 = "float16"
-    INT8 = "int8"
-    UBINARY = "ubinary"
 
 
 def normalise(vectors: Vectors) -> Vectors:

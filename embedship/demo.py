@@ -11,6 +11,7 @@ import http.client
 import json
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -56,7 +57,10 @@ def demo(
 
     A second start reuses what is still valid.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as on Ctrl-C: no child is left behind
     model = _model()
+    if not once:
+        _require_free(port)
     corpus = Corpus(directory, stdlib_docs.entries())
     prepare(corpus, model)
     with Service(directory, 0 if once else port) as service:
@@ -145,9 +149,26 @@ def _is_whole(folder: Path) -> bool:
         return False
 
 
+def _require_free(port: int) -> None:
+    """Know it now, and not after the minutes of an export."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise UsageError(f"cannot serve on port {port} ({error.strerror}): give another --port") from None
+
+
 def _embedship(*arguments: object) -> None:
+    """Run one of our commands. When the demo is ended, the command ends first, and cleans up behind itself."""
     console.print(f"\n[bold]$ embedship {' '.join(str(a) for a in arguments)}[/]", soft_wrap=True)
-    code = subprocess.run([*_COMMAND, *map(str, arguments)], check=False).returncode
+    command = subprocess.Popen([*_COMMAND, *map(str, arguments)])
+    try:
+        code = command.wait()
+    except KeyboardInterrupt:
+        command.terminate()
+        command.wait()
+        raise
     if code:
         raise typer.Exit(code)
 

@@ -13,6 +13,7 @@ import numpy as np
 from embedship.bundle import Bundle
 from embedship.codes import Vectors, cut
 from embedship.engine import Engine, open_engine
+from embedship.errors import EngineError, UsageError
 from embedship.plan import BUDGET, pad, plan
 from embedship.tokens import Tokenizer, Tokens
 
@@ -32,6 +33,7 @@ class Encoder:
         self.bundle = bundle
         self.tokenizer = tokenizer
         self.engine = engine
+        self._closed = False
         self._threads = ThreadPoolExecutor(engine.streams, thread_name_prefix="encoder")
 
     @classmethod
@@ -57,12 +59,17 @@ class Encoder:
         `prompt_name` picks one of the model's prompts (None: its default), `dimensions` cuts and renormalises,
         `progress` is told how many texts have just been finished. Raises UsageError, EngineError.
         """
+        if isinstance(texts, str):
+            raise UsageError("encode takes a list of texts; a single text would be taken for a list of letters")
         pipeline = self.bundle.manifest.pipeline
         prompt = self.tokenizer.prompt(prompt_name)
         vectors = np.empty((len(texts), pipeline.dimension), dtype=np.float32)
         for start in range(0, len(texts), _CHUNK):
             tokens = self.tokenizer(texts[start : start + _CHUNK], prompt)
             self._fill(vectors[start : start + _CHUNK], tokens, progress)
+        if not np.isfinite(vectors).all():
+            row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
+            raise EngineError(f"text {row} got NaN or infinity: check the bundle with `embedship verify`")
         return vectors if dimensions is None else cut(vectors, dimensions)
 
     def encode_tokens(self, tokens: Tokens) -> Vectors:
@@ -83,8 +90,11 @@ class Encoder:
         list(self._threads.map(run, plan(tokens.lengths, BUDGET)))
 
     def close(self) -> None:
+        """May be called twice."""
         self._threads.shutdown()
-        self.engine.close()
+        if not self._closed:
+            self._closed = True
+            self.engine.close()
 
     def __enter__(self) -> Self:
         return self

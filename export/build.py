@@ -23,6 +23,7 @@ from embedship.bundle import (
     Parity,
     Precision,
     Quality,
+    Similarity,
     Variant,
     fingerprint,
     sha256_of,
@@ -30,6 +31,7 @@ from embedship.bundle import (
 from embedship.encoder import Encoder
 from embedship.export import layout, parity, probes, tune, variants
 from embedship.export.checkpoint import Checkpoint
+from embedship.export.folder import Folder
 from embedship.export.quality import Dataset, Encode, evaluate
 from embedship.export.quiet import stay_offline
 from embedship.export.steps import Steps
@@ -73,6 +75,7 @@ def build(checkpoint: Path, out: Path, wishes: Wishes | None = None, steps: Step
     stay_offline()
     wishes, steps = wishes or Wishes(), steps or Steps()
     recipes = variants.wanted(wishes.variants)
+    Folder.open(checkpoint)  # what is no checkpoint is refused at once, not after the texts have been read
     with workshop(out, wishes.force) as folder:
         with steps.step("texts"):
             texts = _read(wishes)
@@ -148,13 +151,14 @@ class _Export:
         data = self.evaluation
         if data is None:
             return None
+        dot = self.checkpoint.pipeline.similarity is Similarity.DOT
         with self.steps.step("retrieval quality"):
             return Quality(
                 dataset=data.name,
                 queries=len(data.queries),
                 documents=len(data.documents),
-                checkpoint=evaluate(data, *self._checkpoint_doors(), dot=self.checkpoint.dot),
-                variants={name: evaluate(data, *_encoder_doors(encoder), dot=self.checkpoint.dot)},
+                checkpoint=evaluate(data, *self._checkpoint_doors(), dot=dot),
+                variants={name: evaluate(data, *_encoder_doors(encoder), dot=dot)},
             )
 
     def _checkpoint_doors(self) -> tuple[Encode, Encode]:

@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 from safetensors import SafetensorError
 
-from embedship.bundle import Pipeline, Source
+from embedship.bundle import Pipeline, Similarity, Source
 from embedship.codes import Vectors
 from embedship.errors import UsageError
 from embedship.export import frozen
@@ -36,7 +36,6 @@ class Checkpoint:
     pipeline: Pipeline
     source: Source
     tokenizer_json: str
-    dot: bool  # trained for the inner product, not the cosine
 
     @classmethod
     def open(cls, path: Path | str, name: str | None = None) -> Self:
@@ -53,7 +52,7 @@ class Checkpoint:
         versions = {package: version(package) for package in ("embedship", *_PACKAGES)}
         name = name or folder.path.resolve().name
         source = Source(name=name, weights_sha256=_weights_sha256(folder, model), versions=versions)
-        return cls(folder, model, pipeline, source, tokenizer_json, model.similarity_fn_name == "dot")
+        return cls(folder, model, pipeline, source, tokenizer_json)
 
     def encode(self, texts: Sequence[str], prompt: str = "") -> Vectors:
         """The checkpoint's own (n, dim) float32 vectors, as sentence-transformers computes them."""
@@ -136,11 +135,21 @@ def _pipeline(folder: Folder, model: Any, tokenizer_json: str) -> Pipeline:
         max_tokens=_max_tokens(folder, model),
         lowercase=folder.lowercase and not frozen.lowers(tokenizer_json),
         normalised=kinds[-1] == "Normalize",
+        similarity=_similarity(folder, model),
         prompts={name: text or "" for name, text in model.prompts.items()},
         default_prompt=model.default_prompt_name,
         inputs=_inputs(model),
         pad_id=int(model.tokenizer.pad_token_id or 0),
     )
+
+
+def _similarity(folder: Folder, model: Any) -> Similarity:
+    try:
+        return Similarity(model.similarity_fn_name or Similarity.COSINE)
+    except ValueError:
+        raise UsageError(
+            f"{folder.path} was trained for {model.similarity_fn_name} distance; only cosine and dot can be served"
+        ) from None
 
 
 def _pooling_modes(pooling: Any) -> tuple[str, ...]:

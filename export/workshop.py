@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from embedship.bundle import MANIFEST
+from embedship.bundle import MANIFEST, strangers
 from embedship.errors import UsageError
 
 
@@ -43,8 +44,19 @@ def _refuse_occupied(target: Path, force: bool) -> None:
         return
     if not (target / MANIFEST).is_file():
         raise UsageError(f"{target} exists and is no bundle: give --out another name")
+    if foreign := _foreign(target):
+        raise UsageError(f"{target} holds more than a bundle ({', '.join(foreign[:3])}): give --out another name")
     if not force:
         raise UsageError(f"{target} already holds a bundle: give --out another name, or --force to replace it")
+
+
+def _foreign(target: Path) -> list[str]:
+    """Files that no export put there. Read leniently: a bundle of another version or a damaged one may be replaced."""
+    try:
+        listed = list(json.loads((target / MANIFEST).read_bytes())["files"])
+    except (ValueError, KeyError, TypeError):
+        listed = []
+    return strangers(target, listed)
 
 
 def _move(folder: Path, target: Path) -> None:

@@ -99,6 +99,12 @@ class Api:
         queries = self._texts(request.query, "query")
         if request.k > (most := self._service.settings.max_hits):
             raise Invalid(f"k: {request.k} is too many hits, this server gives at most {most}.", "k")
+        if len(queries) * request.k > 10 * most:
+            raise TooLarge(
+                f"query: {len(queries)} queries of {request.k} hits are too many for one answer, this server gives "
+                f"at most {10 * most} hits a request: send fewer queries, or ask for fewer hits.",
+                "query",
+            )
         answered = await self._service.pipeline.search(queries, request.k)
 
         def reply() -> bytes:

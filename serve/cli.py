@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -52,6 +53,8 @@ def serve(
     The bundle's golden texts are encoded first: a server that would answer with wrong vectors does not start.
     Every option is also an environment variable: --drain-seconds is EMBEDSHIP_DRAIN_SECONDS.
     """
+    # Before numpy loads: the exact search of the monitor must not wake a pool of BLAS threads beside the streams.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from embedship.serve.settings import Settings
     from embedship.serve.startup import run
 

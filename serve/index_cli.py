@@ -69,14 +69,17 @@ def index(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Embed a corpus and write a search index that is bound to the bundle's fingerprint."""
+    from embedship import golden
     from embedship.encoder import Encoder
     from embedship.serve.index.build import Wishes, build
 
     opened = Bundle.open(bundle)
     chosen = opened.variant(variant).name
     wishes = Wishes(kind, with_title, oversample, queries)
-    with _terminable(), Encoder.open(opened, chosen) as encoder, Bar() as bar:
-        built = build(encoder, chosen, corpus, out, wishes, bar.show)
+    with _terminable(), Encoder.open(opened, chosen) as encoder:
+        golden.check(encoder)  # a machine that computes wrongly must not fill an index that others then trust
+        with Bar() as bar:
+            built = build(encoder, chosen, corpus, out, wishes, bar.show)
     report = _report(out, built)
     if as_json:
         typer.echo(msgspec.json.encode(report).decode())

@@ -13,7 +13,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from embedship.codes import Vectors
+from embedship.codes import Vectors, normalise
 from embedship.serve.documents import Document
 from embedship.serve.index.folder import IndexFolder
 
@@ -60,9 +60,9 @@ class Shelf:
         return await asyncio.get_running_loop().run_in_executor(self._threads, self.find, vectors, k)
 
     def find(self, vectors: Vectors, k: int) -> Found:
-        """Thread-safe."""
+        """Thread-safe. The index holds unit rows, whether or not the model ends in a normalisation."""
         began = time.perf_counter()
-        found = self.folder.index.search(vectors, max(k, K))
+        found = self.folder.index.search(normalise(vectors), max(k, K))
         shown = found.rows[:, :k]
         documents = iter(self.folder.documents.fetch(shown[shown >= 0].tolist()))
         hits = [
@@ -73,7 +73,7 @@ class Shelf:
 
     def exact(self, vectors: Vectors, k: int) -> npt.NDArray[np.int64]:
         """What an exact search finds, for the monitor: it runs on the monitor's thread."""
-        return self.folder.index.exact(vectors, k).rows
+        return self.folder.index.exact(normalise(vectors), k).rows
 
     @property
     def baseline(self) -> float | None:

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from embedship import jsonl
+from embedship.bundle import Pipeline, Similarity
 from embedship.encoder import Encoder
 from embedship.errors import EmbedshipError, UsageError
 from embedship.serve import documents
@@ -61,6 +62,7 @@ def build(encoder: Encoder, variant: str, lines: Path, out: Path, wishes: Wishes
     Raises UsageError for a bad line, a repeated id or an `out` that is something else, EngineError if the model
     fails, EmbedshipError if the disk does.
     """
+    _refuse_inner_product(encoder.bundle.manifest.pipeline)
     queries = [] if wishes.queries is None else [row.text for row in jsonl.read(wishes.queries, jsonl.Text)]
     with _disk_errors(out), staged(out) as folder:
         size = documents.write(folder / DOCUMENTS, _counted(corpus.read(lines), progress))
@@ -90,6 +92,14 @@ def build(encoder: Encoder, variant: str, lines: Path, out: Path, wishes: Wishes
             files={},
         )
         return Built(manifest.write(folder, described), embedding.seconds)
+
+
+def _refuse_inner_product(pipeline: Pipeline) -> None:
+    if pipeline.similarity is Similarity.DOT and not pipeline.normalised:
+        raise UsageError(
+            "this model was trained for the inner product of vectors of any length, and the index ranks by cosine: "
+            "other documents would be found than in its evaluation. It can be served without an index"
+        )
 
 
 def _counted(lines: Iterator[tuple[int, Document]], progress: Progress) -> Iterator[tuple[int, Document]]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,7 @@ from embedship.bundle import (
     Pipeline,
     Precision,
     Runtime,
+    Similarity,
     Source,
     Variant,
     fingerprint,
@@ -30,11 +32,13 @@ PIPELINE = Pipeline(
     max_tokens=16,
     lowercase=False,
     normalised=True,
+    similarity=Similarity.COSINE,
     prompts={"query": "q: ", "document": ""},
     default_prompt=None,
     inputs=("input_ids", "attention_mask"),
     pad_id=0,
 )
+TOKENIZER_SHA256 = hashlib.sha256(b"abc").hexdigest()  # what every file of the folder below holds
 SOURCE = Source(name="tiny", weights_sha256="a" * 64, versions={})
 
 
@@ -53,11 +57,11 @@ def manifest() -> Manifest:
     machine = Machine(cpu="a cpu", isa=("avx2",), cores=2.0)
     return Manifest(
         format=1,
-        fingerprint=fingerprint(SOURCE, PIPELINE, "t" * 64),
+        fingerprint=fingerprint(SOURCE, PIPELINE, TOKENIZER_SHA256),
         created="2026-11-22T00:00:00Z",
         source=SOURCE,
         pipeline=PIPELINE,
-        tokenizer_sha256="t" * 64,
+        tokenizer_sha256=TOKENIZER_SHA256,
         floors={Precision.FLOAT32: Floors(minimum=0.9999, mean=0.9999)},
         variants=(variant,),
         choice=Choice(variant="onnx", machine=machine, tokens_per_second={"onnx": 1.0}),
@@ -132,14 +136,34 @@ def reseal(folder: Path, changed: Manifest) -> None:
 
 def test_a_changed_pipeline_contradicts_the_fingerprint(folder: Path) -> None:
     pipeline = msgspec.structs.replace(PIPELINE, max_tokens=17)
-    reseal(folder, msgspec.structs.replace(manifest(), pipeline=pipeline))
-    with pytest.raises(UnsafeError, match="contradicts itself"):
+    reseal(folder, msgspec.structs.replace(Bundle.open(folder).manifest, pipeline=pipeline))
+    with pytest.raises(UnsafeError, match="its fingerprint is not that of its pipeline"):
         Bundle.open(folder)
+
+
+def test_another_tokenizer_contradicts_the_fingerprint(folder: Path) -> None:
+    (folder / "tokenizer.json").write_bytes(b"another")
+    with pytest.raises(UnsafeError, match=r"tokenizer.json is not the one its fingerprint was made with"):
+        Bundle.open(Bundle.write(folder, manifest()).folder)
+
+
+def test_a_variant_without_its_file_contradicts_the_manifest(folder: Path) -> None:
+    (folder / "onnx/model.onnx").unlink()
+    with pytest.raises(UnsafeError, match=r"it lists no file onnx/model.onnx"):
+        Bundle.open(Bundle.write(folder, manifest()).folder)
 
 
 @pytest.mark.parametrize("field", sorted(set(Pipeline.__struct_fields__)))
 def test_everything_in_the_pipeline_changes_the_fingerprint(field: str) -> None:
-    other = {str: "x", int: 99, bool: not getattr(PIPELINE, field), tuple: (1,), dict: {"x": "y"}, type(None): "x"}
+    other = {
+        str: "x",
+        Similarity: Similarity.DOT,
+        int: 99,
+        bool: not getattr(PIPELINE, field),
+        tuple: (1,),
+        dict: {"x": "y"},
+        type(None): "x",
+    }
     changed = msgspec.structs.replace(PIPELINE, **{field: other[type(getattr(PIPELINE, field))]})
     assert fingerprint(SOURCE, changed, "t") != fingerprint(SOURCE, PIPELINE, "t")
 

@@ -35,6 +35,29 @@ def test_a_wrong_line_is_a_usage_error(line: list[str], capsys: pytest.CaptureFi
     assert "Traceback" not in capsys.readouterr().err
 
 
+def test_a_place_that_cannot_be_written_is_named_without_a_trace(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    assert run(["demo", "--once", "--dir", str(file)]) == 1
+    err = capsys.readouterr().err
+    assert str(file) in err
+    assert "Traceback" not in err
+
+
+def test_the_demo_knows_at_once_that_its_port_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert run(["demo", "--dir", str(tmp_path / "demo"), "--port", port]) == 2
+    assert "Address already in use" in capsys.readouterr().err
+    assert not (tmp_path / "demo").exists()
+
+
 def test_a_missing_extra_names_the_install_command(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

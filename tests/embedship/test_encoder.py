@@ -79,6 +79,17 @@ def test_no_texts_give_no_rows(encoder: Encoder) -> None:
     assert encoder.encode([]).shape == (0, 384)
 
 
+def test_a_single_text_is_not_taken_for_its_letters(encoder: Encoder) -> None:
+    with pytest.raises(UsageError, match="a list of texts"):
+        encoder.encode("heart attack")
+
+
+def test_closing_twice_is_fine(bundle: Path) -> None:
+    for variant in ("onnx", "openvino"):
+        with Encoder.open(bundle, variant) as encoder:
+            encoder.close()
+
+
 def test_dimensions_cut_and_renormalise(encoder: Encoder) -> None:
     short = encoder.encode(TEXTS[:3], dimensions=64)
     np.testing.assert_allclose(np.linalg.norm(short, axis=1), 1, rtol=1e-5)
@@ -178,6 +189,12 @@ def test_golden_check_fails_closed(encoder: Encoder, spoil: Any, sentence: str) 
     spoilt = Encoder(encoder.bundle, encoder.tokenizer, Neighbourly(encoder.engine, spoil))
     with spoilt, pytest.raises(GateError, match=sentence):
         golden.check(spoilt)
+
+
+def test_nan_never_leaves_by_the_python_door(encoder: Encoder) -> None:
+    spoilt = Encoder(encoder.bundle, encoder.tokenizer, Neighbourly(encoder.engine, lambda v: v * np.nan))
+    with spoilt, pytest.raises(EngineError, match="text 0 got NaN"):
+        spoilt.encode(["one"])
 
 
 def test_other_token_ids_fail_the_golden_check(encoder: Encoder, tmp_path: Path) -> None:

@@ -55,6 +55,17 @@ def test_nothing_but_a_bundle_is_ever_replaced(tmp_path: Path, force: bool) -> N
     assert (precious / "thesis.tex").exists()
 
 
+def test_a_bundle_with_somebody_elses_file_in_it_is_not_replaced(tmp_path: Path) -> None:
+    target = bundle_like(tmp_path / "bundle", '{"files": {"tokenizer.json": {}}}')
+    (target / "tokenizer.json").touch()
+    with workshop(target, force=True) as folder:
+        (folder / "bundle.json").write_text('{"files": {}}')
+    (target / "thesis.tex").touch()
+    with pytest.raises(UsageError, match="holds more than a bundle"), workshop(target, force=True):
+        pass
+    assert (target / "thesis.tex").exists()
+
+
 def test_a_bundle_is_replaced_when_forced_and_kept_when_the_export_fails(tmp_path: Path) -> None:
     target = bundle_like(tmp_path / "bundle", "old")
     with pytest.raises(UsageError, match="--force"), workshop(target, force=False):

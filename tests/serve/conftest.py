@@ -168,5 +168,6 @@ def altered(bundle: Path, tmp_path: Path) -> Path:
         os.link(bundle / name, target) if os.stat(bundle).st_dev == os.stat(tmp_path).st_dev else None
         if not target.exists():
             target.write_bytes((bundle / name).read_bytes())
-    Bundle.write(tmp_path / "altered", opened.manifest)
+    only = msgspec.structs.replace(opened.manifest, variants=(opened.variant(),))
+    Bundle.write(tmp_path / "altered", only)
     return tmp_path / "altered"

@@ -14,7 +14,7 @@ import openapi_spec_validator
 import pytest
 
 from embedship import golden
-from embedship.bundle import REFERENCE, Bundle
+from embedship.bundle import REFERENCE, Bundle, fingerprint
 from embedship.encoder import Encoder
 from embedship.errors import GateError, MismatchError, UnsafeError
 from embedship.golden import Golden
@@ -25,6 +25,8 @@ from embedship.serve.lanes import Lane
 from embedship.serve.metrics import CLASSES, OTHER
 from embedship.serve.service import Service
 from embedship.serve.settings import Settings
+
+from .conftest import opened
 
 TEXTS = ["How do I open a file?", "Read a CSV with a header row.", "zip two lists"]
 ROUTES = {
@@ -74,12 +76,20 @@ def test_tei_shape(api: Any, path: str, expected: np.ndarray) -> None:
     assert close(one.json(), expected[1:2])
 
 
-def test_dimensions_cut_and_renormalise(api: Any) -> None:
-    """The model's own dimension is always among those it may be cut to; test_codes has the arithmetic."""
-    (dimension, *_) = api.service.bundle.manifest.pipeline.dimensions
-    (row,) = api.post("/embed", {"inputs": TEXTS[0], "dimensions": dimension}).json()
-    assert len(row) == dimension
-    assert abs(np.linalg.norm(row) - 1) < 1e-5
+def test_dimensions_cut_and_renormalise(altered: Path) -> None:
+    """The same model, said to be a Matryoshka one."""
+    manifest = Bundle.open(altered).manifest
+    pipeline = msgspec.structs.replace(manifest.pipeline, dimensions=(384, 64))
+    stamp = fingerprint(manifest.source, pipeline, manifest.tokenizer_sha256)
+    Bundle.write(altered, msgspec.structs.replace(manifest, pipeline=pipeline, fingerprint=stamp))
+    with opened(Settings(bundle=altered)) as asked:
+        whole = np.array(asked.post("/embed", {"inputs": TEXTS[:2]}).json())
+        short = np.array(asked.post("/embed", {"inputs": TEXTS[:2], "dimensions": 64}).json())
+        openai = asked.post("/v1/embeddings", {"input": TEXTS[0], "dimensions": 64}).json()["data"][0]["embedding"]
+        assert asked.post("/embed", {"inputs": TEXTS[0], "dimensions": 65}).status_code == 422
+    expected = whole[:, :64] / np.linalg.norm(whole[:, :64], axis=1, keepdims=True)
+    np.testing.assert_allclose(short, expected, atol=1e-5)
+    np.testing.assert_allclose(openai, expected[0], atol=1e-5)
 
 
 def test_one_text_of_every_route_carries_the_fingerprint(api: Any) -> None:

@@ -64,6 +64,20 @@ def test_recall_at_ten_is_known_of_clients_that_ask_for_three(found: Any) -> Non
     assert found.metric("embedship_recall_expected_total") == 10
 
 
+def test_scores_are_cosines_for_a_model_that_does_not_normalise(found: Any, passages: list[dict[str, Any]]) -> None:
+    shelf = found.service.shelf
+    unit = found.service.encoder.encode([passages[3]["text"]])
+    expected, long = shelf.find(unit, 10), shelf.find(unit * 6.5, 10)
+    assert long.hits[0][0].score == pytest.approx(1, abs=2e-3)
+    assert long.rows.tolist() == expected.rows.tolist() == shelf.exact(unit * 6.5, 10).tolist()
+
+
+def test_the_hits_of_one_answer_are_bounded(found: Any) -> None:
+    answer = found.post("/search", {"query": ["x"] * 11, "k": 1000})
+    assert answer.status_code == 413
+    assert "at most 10000 hits a request" in answer.text
+
+
 def test_info_describes_the_index(found: Any, passages: list[dict[str, Any]]) -> None:
     info = msgspec.json.decode(found.ask("GET", "/info").content, type=schemas.Info)
     assert info.index is not None
