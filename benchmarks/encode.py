@@ -75,13 +75,18 @@ def _arguments() -> argparse.Namespace:
 
 def _bundle(texts: list[str]) -> Path:
     """A bundle calibrated on the same texts that the peer is calibrated on."""
-    folder, corpus = WORK / "bundle", WORK / "corpus.jsonl"
+    folder, corpus, stamp = WORK / "bundle", WORK / "corpus.jsonl", WORK / "bundle.commit"
+    commit = record.commit()
     try:
         Bundle.open(folder).verify()
-    except EmbedshipError:
+        made_by = stamp.read_text()
+    except (EmbedshipError, OSError):
+        made_by = "nothing"
+    if made_by != commit:
         corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
         export = [sys.executable, "-P", "-m", "embedship", "export", str(get_model_path()), "--out", str(folder)]
         subprocess.run([*export, "--texts", str(corpus), "--force"], check=True)
+        stamp.write_text(commit)
     return folder
 
 

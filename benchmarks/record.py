@@ -18,12 +18,16 @@ RESULTS = Path(__file__).parent / "results"
 _PACKAGES = ("embedship", "numpy", "tokenizers", "onnxruntime", "openvino", "faiss-cpu", "uvicorn")
 
 
+def commit() -> str:
+    described = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    return described.stdout.strip() or "none"
+
+
 def circumstances() -> dict[str, Any]:
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": msgspec.to_builtins(hardware.machine()),
-        "commit": commit.stdout.strip() or "none",
+        "commit": commit(),
         "versions": {package: version(package) for package in _PACKAGES},
     }
 
@@ -35,6 +39,6 @@ def spread(values: list[float]) -> dict[str, float]:
 def keep(name: str, result: dict[str, Any]) -> None:
     """Write the result beside its predecessors, and print it as the last line."""
     RESULTS.mkdir(exist_ok=True)
-    day = result["date"][:10]
-    (RESULTS / f"{name}-{day}.json").write_text(json.dumps(result, indent=1) + "\n")
+    moment = result["date"][:16].replace(":", "")
+    (RESULTS / f"{name}-{moment}.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result))
