@@ -183,7 +183,12 @@ class Service:
         self._process = subprocess.Popen([*_COMMAND, *arguments], stderr=subprocess.PIPE, text=True)
         found: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         threading.Thread(target=_relay, args=(self._process.stderr, found), daemon=True).start()
-        url = found.get()
+        try:
+            url = found.get()
+        except KeyboardInterrupt:
+            self._process.terminate()
+            self._process.wait()
+            raise
         if url is None:
             raise typer.Exit(self._process.wait() or 1)
         self.url = url

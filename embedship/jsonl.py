@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,27 +19,34 @@ class Text(msgspec.Struct, frozen=True):
     text: str
 
 
-def read(path: Path, kind: type[Row]) -> Iterator[Row]:
-    """Yield a record for each line that is not blank.
+def rows(path: Path, parse: Callable[[bytes], Row]) -> Iterator[tuple[int, Row]]:
+    """Yield (line number, record) for each line that is not blank.
 
-    Raises UsageError with file, line number and reason at the first bad line, or when the file holds none.
+    Raises UsageError with file, line number and reason at the first bad line, or when the file holds none. `parse`
+    says what is bad by a ValueError.
     """
-    decoder, found = msgspec.json.Decoder(kind), False
+    found = False
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                yield _decode(decoder, line, f"{path}, line {number}")
-                found = True
+                if line.strip():
+                    yield number, _parsed(parse, line, f"{path}, line {number}")
+                    found = True
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     if not found:
         raise UsageError(f"{path} is empty: it needs at least one line of JSON")
 
 
-def _decode(decoder: msgspec.json.Decoder[Row], line: bytes, where: str) -> Row:
+def read(path: Path, kind: type[Row]) -> Iterator[Row]:
+    """Yield a record of `kind` for each line that is not blank. Raises UsageError as `rows` does."""
+    return (row for _, row in rows(path, msgspec.json.Decoder(kind).decode))
+
+
+def _parsed(parse: Callable[[bytes], Row], line: bytes, where: str) -> Row:
     try:
-        return decoder.decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        return parse(line)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{where}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    except (msgspec.MsgspecError, ValueError) as error:
         raise UsageError(f"{where}: {error}") from None

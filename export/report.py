@@ -22,6 +22,7 @@ def table(bundle: Bundle) -> Table:
     shown = Table(
         box=SIMPLE,
         pad_edge=False,
+        padding=(0, 1, 0, 0),  # 80 columns hold it
         caption=f"* is what serve takes on: {choice.machine.cpu}, {choice.machine.cores:g} cores",
     )
     for heading in ("", "variant", "runs as", "MB", "fused", "cos min", "cos mean", "tokens/s", "ratio"):

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from embedship.errors import UsageError
+from embedship import jsonl
 from embedship.serve.documents import Document
 
 
@@ -24,34 +24,12 @@ _KNOWN = {field.encode_name for field in msgspec.structs.fields(_Line)}
 
 
 def read(path: Path) -> Iterator[tuple[int, Document]]:
-    """Yield (line number, document) for each line that is not blank.
-
-    Raises UsageError with file, line number and reason at the first bad line, or when the file holds none.
-    """
-    number = 0
-    found = False
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, _parsed(line, f"{path}, line {number}")
-                    found = True
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
-    if not found:
-        raise UsageError(f"{path} is empty: it needs at least one document")
+    """Yield (line number, document) for each line that is not blank. Raises UsageError as `jsonl.rows` does."""
+    return jsonl.rows(path, _document)
 
 
-def _parsed(line: bytes, where: str) -> Document:
-    try:
-        return _document(msgspec.json.decode(line.decode(), type=dict[str, Any]))
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{where}: not UTF-8 ({error.reason} at byte {error.start})") from None
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise UsageError(f"{where}: {error}") from None
-
-
-def _document(fields: dict[str, Any]) -> Document:
+def _document(raw: bytes) -> Document:
+    fields = msgspec.json.decode(raw.decode(), type=dict[str, Any])
     line = msgspec.convert(fields, _Line)
     id = line.id if line.id is not None else line.beir_id
     if not id:
