@@ -11,7 +11,8 @@ demo: $(VENV)/.installed  ## the whole product on a real model and real text; DE
 	$(BIN)/embedship demo $(DEMO_ARGS)
 
 test: lint  ## lint, types and tests; TEST_ARGS goes to pytest
-	$(BIN)/pytest -n 2 --dist loadgroup $(TEST_ARGS)
+	$(BIN)/pytest -n 2 --ignore tests/embedship/test_demo.py $(TEST_ARGS)
+	$(BIN)/pytest tests/embedship/test_demo.py  # alone: it needs both cores, and checks what a newcomer sees
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

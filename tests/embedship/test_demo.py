@@ -17,10 +17,6 @@ def demo(folder: Path) -> str:
     return " ".join(done.stdout.split())
 
 
-# One worker for all: the first start takes minutes.
-pytestmark = pytest.mark.xdist_group("demo")
-
-
 @pytest.fixture(scope="module")
 def started(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A folder in which the demo has run once, and what it printed."""
