@@ -62,6 +62,3 @@ class Int8Scale(msgspec.Struct, frozen=True):
 
     def encode(self, vectors: Vectors) -> Int8Codes:
         return np.asarray(np.clip(np.rint(vectors / self.row), -127, 127), dtype=np.int8)
-
-    def decode(self, codes: Int8Codes) -> npt.NDArray[np.float32]:
-        return codes.astype(np.float32) * self.row

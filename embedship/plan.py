@@ -23,14 +23,6 @@ class Batch:
     def __len__(self) -> int:
         return len(self.input_ids)
 
-    @property
-    def padded_tokens(self) -> int:
-        return int(self.input_ids.size)
-
-    @property
-    def tokens(self) -> int:
-        return int(self.attention_mask.sum())
-
 
 def pad(ids: Sequence[Sequence[int]], pad_id: int) -> Batch:
     """Lay rows of token ids into one rectangle.

@@ -1,6 +1,6 @@
 """What a route is, and the small part of HTTP the server needs: body in, sentence or answer out.
 
-Plain ASGI: Starlette's router and request objects would add 10 to 20 us to a request, for nine fixed paths.
+Plain ASGI: nine fixed paths need no framework's router and request objects on the hot path.
 """
 
 from __future__ import annotations

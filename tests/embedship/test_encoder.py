@@ -85,9 +85,11 @@ def test_a_single_text_is_not_taken_for_its_letters(encoder: Encoder) -> None:
 
 
 def test_closing_twice_is_fine(bundle: Path) -> None:
+    before = set(threading.enumerate())
     for variant in ("onnx", "openvino"):
         with Encoder.open(bundle, variant) as encoder:
             encoder.close()
+        assert set(threading.enumerate()) <= before
 
 
 def test_dimensions_cut_and_renormalise(encoder: Encoder) -> None:
