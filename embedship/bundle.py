@@ -15,13 +15,14 @@ from typing import Any, Self
 
 import msgspec
 
+from embedship.codes import Int8Scale
 from embedship.errors import EmbedshipError, UnsafeError, UsageError
 
 MANIFEST = "bundle.json"
 GOLDEN = "golden.safetensors"
 REFERENCE = "reference.safetensors"
 TOKENIZER = "tokenizer.json"
-FORMAT = 1
+FORMAT = 2
 
 
 class Runtime(StrEnum):
@@ -33,8 +34,35 @@ class Precision(StrEnum):
     """The arithmetic of the matrix products, not the type the weights are stored in."""
 
     FLOAT32 = "float32"
+    FLOAT16 = "float16"
     BFLOAT16 = "bfloat16"
     INT8 = "int8"
+
+
+class Quantisation(StrEnum):
+    """How the matrix products became int8. A dynamic scale is taken from the batch, so neighbours change a vector."""
+
+    NONE = "none"
+    STATIC = "static"
+    WEIGHT_ONLY = "weight-only"
+    DYNAMIC = "dynamic"
+
+
+class Objective(StrEnum):
+    """What the chosen variant is best at."""
+
+    THROUGHPUT = "throughput"
+    LATENCY = "latency"
+    SIZE = "size"
+
+
+class Code(StrEnum):
+    """How a vector is stored."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    INT8 = "int8"
+    UBINARY = "ubinary"
 
 
 class Similarity(StrEnum):
@@ -90,12 +118,37 @@ class File(Record, frozen=True):
 
 
 class Parity(Record, frozen=True):
-    """Cosine of the exported vectors to the checkpoint's, over `texts` texts."""
+    """Cosine of the exported vectors to the checkpoint's, over `texts` texts of at most `longest` tokens.
+
+    `overlap` is the mean share of a text's 10 nearest other probes that are its 10 nearest by the checkpoint too.
+    """
 
     texts: int
+    longest: int
     minimum: float
     mean: float
+    overlap: float
     worst_text: str
+
+
+class Invariance(Record, frozen=True):
+    """The batch-invariance certificate: worst cosine of a text alone to the same text in other company.
+
+    shuffled      among texts drawn at random, of other lengths
+    over_padded   padded far beyond the longest text of its batch
+    other_side    padded on the side the tokenizer does not pad on
+    """
+
+    texts: int
+    shuffled: float
+    over_padded: float
+    other_side: float
+
+    @property
+    def worst(self) -> float:
+        """NaN if any of them is."""
+        figures = (self.shuffled, self.over_padded, self.other_side)
+        return min(figures) if all(figure == figure for figure in figures) else float("nan")
 
 
 class Floors(Record, frozen=True):
@@ -112,10 +165,13 @@ class Variant(Record, frozen=True):
     runtime: Runtime
     path: str
     weights: Precision
+    quantisation: Quantisation
+    needs: tuple[str, ...]  # instructions (hardware.machine().isa, or "cuda") without which it must not run
     precision: Precision  # as it ran on the exporting machine
     size: int
     fused: dict[str, int]
     parity: Parity
+    invariance: Invariance
 
 
 class Machine(Record, frozen=True):
@@ -130,21 +186,53 @@ class Machine(Record, frozen=True):
 
 
 class Choice(Record, frozen=True):
-    """The variant `serve` takes, and the measurement that chose it (tokens a second)."""
+    """The variant `serve` takes, and the measurements that chose it."""
 
+    objective: Objective
     variant: str
     machine: Machine
-    tokens_per_second: dict[str, float]
+    tokens_per_second: dict[str, float]  # variant -> throughput on real texts
+    latency_seconds: dict[str, float]  # variant -> median time of one short text alone
+
+
+class Codes(Record, frozen=True):
+    """How indexes and clients pack this model's vectors: fitted once, on the calibration texts, and then frozen."""
+
+    int8: Int8Scale
+    binary_threshold: float
+    rescore: int  # candidates fetched for each hit wanted, when a coarse code is searched first
+
+
+class Measured(Record, frozen=True):
+    """Retrieval metrics of one way to make and store vectors."""
+
+    variant: str  # or "checkpoint"
+    dimension: int
+    code: Code
+    rescored: bool
+    bytes_per_vector: int  # of the code that is searched
+    metrics: dict[str, float]
 
 
 class Quality(Record, frozen=True):
-    """Retrieval metrics on the user's own questions, of the checkpoint and of the exported variants."""
+    """Retrieval on the user's own questions: exact search, for every variant, Matryoshka dimension and vector code."""
 
     dataset: str
     queries: int
     documents: int
-    checkpoint: dict[str, float]
-    variants: dict[str, dict[str, float]]
+    measured: tuple[Measured, ...]
+
+    def of(self, variant: str) -> Measured:
+        """The row of a variant, or of "checkpoint", at full dimension in float32: the plainest there is."""
+        return next(row for row in self.measured if row.variant == variant and row.code is Code.FLOAT32)
+
+
+class Provenance(Record, frozen=True):
+    """How this bundle came to be: enough to make it again."""
+
+    files: dict[str, str]  # of the checkpoint: path -> sha256
+    options: dict[str, str]  # of the command
+    seed: int
 
 
 class Manifest(Record, frozen=True):
@@ -157,7 +245,9 @@ class Manifest(Record, frozen=True):
     floors: dict[Precision, Floors]
     variants: tuple[Variant, ...]
     choice: Choice
+    codes: Codes
     quality: Quality | None
+    provenance: Provenance
     files: dict[str, File]
     digest: str = ""
 

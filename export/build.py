@@ -18,16 +18,23 @@ from embedship.bundle import (
     TOKENIZER,
     Bundle,
     Choice,
+    Code,
+    Codes,
     Floors,
+    Invariance,
     Manifest,
+    Measured,
+    Objective,
     Parity,
     Precision,
+    Provenance,
     Quality,
     Similarity,
     Variant,
     fingerprint,
     sha256_of,
 )  # fmt: skip
+from embedship.codes import Int8Scale
 from embedship.encoder import Encoder
 from embedship.export import layout, parity, probes, tune, variants
 from embedship.export.checkpoint import Checkpoint
@@ -118,6 +125,7 @@ class _Export:
         with self.steps.step("vectors of the checkpoint itself"):
             judged = parity.Probes.make(self.checkpoint, self.tokenizer, self.texts.real[-_JUDGED:])
             judged.golden(self.tokenizer).save(self.folder / GOLDEN)
+        self.codes = Codes(int8=Int8Scale.fit(judged.vectors), binary_threshold=0.0, rescore=10)
         return judged
 
     def _make(self, recipes: dict[str, variants.Recipe]) -> list[variants.Made]:
@@ -141,10 +149,13 @@ class _Export:
             runtime=made.recipe.runtime,
             path=made.recipe.path,
             weights=made.recipe.weights,
+            quantisation=made.recipe.quantisation,
+            needs=made.recipe.needs,
             precision=encoder.engine.precision if encoder else made.recipe.weights,
             size=sum(p.stat().st_size for p in own),
             fused=made.fused,
-            parity=measured or Parity(texts=0, minimum=0.0, mean=0.0, worst_text=""),
+            parity=measured or Parity(texts=0, longest=0, minimum=0.0, mean=0.0, overlap=0.0, worst_text=""),
+            invariance=Invariance(texts=0, shuffled=0.0, over_padded=0.0, other_side=0.0),
         )
 
     def _quality(self, name: str, encoder: Encoder) -> Quality | None:
@@ -153,12 +164,24 @@ class _Export:
             return None
         dot = self.checkpoint.pipeline.similarity is Similarity.DOT
         with self.steps.step("retrieval quality"):
+            doors = {"checkpoint": self._checkpoint_doors(), name: _encoder_doors(encoder)}
+            dimension = self.checkpoint.pipeline.dimension
+            measured = (
+                Measured(
+                    variant=who,
+                    dimension=dimension,
+                    code=Code.FLOAT32,
+                    rescored=False,
+                    bytes_per_vector=4 * dimension,
+                    metrics=evaluate(data, *door, dot=dot),
+                )
+                for who, door in doors.items()
+            )
             return Quality(
                 dataset=data.name,
                 queries=len(data.queries),
                 documents=len(data.documents),
-                checkpoint=evaluate(data, *self._checkpoint_doors(), dot=dot),
-                variants={name: evaluate(data, *_encoder_doors(encoder), dot=dot)},
+                measured=tuple(measured),
             )
 
     def _checkpoint_doors(self) -> tuple[Encode, Encode]:
@@ -182,7 +205,13 @@ class _Export:
     ) -> Bundle:
         tokenizer = sha256_of(self.folder / TOKENIZER)
         source, pipeline = self.checkpoint.source, self.checkpoint.pipeline
-        undecided = Choice(variant=described[0].name, machine=hardware.machine(), tokens_per_second={})
+        undecided = Choice(
+            objective=Objective.THROUGHPUT,
+            variant=described[0].name,
+            machine=hardware.machine(),
+            tokens_per_second={},
+            latency_seconds={},
+        )
         manifest = Manifest(
             format=FORMAT,
             fingerprint=fingerprint(source, pipeline, tokenizer),
@@ -193,7 +222,9 @@ class _Export:
             floors=self.wishes.floors,
             variants=tuple(described),
             choice=choice or undecided,
+            codes=self.codes,
             quality=quality,
+            provenance=Provenance(files={}, options={}, seed=self.wishes.seed),
             files={},
         )
         return Bundle.write(self.folder, manifest)

@@ -71,6 +71,8 @@ def measure(encoder: Encoder, probes: Probes) -> Parity:
     worst = int(np.argmin(cosines))  # a NaN counts as the smallest
     return Parity(
         texts=len(probes.texts),
+        longest=0,
+        overlap=0.0,
         minimum=float(cosines[worst]),
         mean=float(cosines.mean()),
         worst_text=shown(probes.texts[worst]),

@@ -55,8 +55,8 @@ def quality_table(quality: Quality) -> Table:
     )
     for heading in ("", *_METRICS):
         shown.add_column(heading, justify="right" if heading else "left")
-    for name, measured in {"checkpoint": quality.checkpoint, **quality.variants}.items():
-        shown.add_row(name, *(f"{measured[metric]:.4f}" for metric in _METRICS))
+    for row in quality.measured:
+        shown.add_row(row.variant, *(f"{row.metrics[metric]:.4f}" for metric in _METRICS))
     return shown
 
 

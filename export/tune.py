@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from embedship import hardware
-from embedship.bundle import Choice
+from embedship.bundle import Choice, Objective
 from embedship.encoder import Encoder
 from embedship.tokens import Tokenizer
 
@@ -30,7 +30,11 @@ def choose(encoders: Mapping[str, Encoder], texts: Sequence[str]) -> Choice:
     rounds = [{name: tokens / _seconds(encoder, lot) for name, encoder in encoders.items()} for _ in range(_ROUNDS)]
     speeds = {name: round(max(speeds[name] for speeds in rounds), 1) for name in encoders}
     return Choice(
-        variant=max(speeds, key=lambda name: speeds[name]), machine=hardware.machine(), tokens_per_second=speeds
+        objective=Objective.THROUGHPUT,
+        variant=max(speeds, key=lambda name: speeds[name]),
+        machine=hardware.machine(),
+        tokens_per_second=speeds,
+        latency_seconds={},
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from embedship import hardware
-from embedship.bundle import Precision, Runtime
+from embedship.bundle import Precision, Quantisation, Runtime
 from embedship.engine import feed
 from embedship.errors import UsageError
 from embedship.export import graph, onnx, probes
@@ -23,6 +23,8 @@ class Recipe(NamedTuple):
     runtime: Runtime
     weights: Precision
     path: str
+    quantisation: Quantisation = Quantisation.NONE
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +42,9 @@ def recipes() -> dict[str, Recipe]:
     return {
         PLAIN: Recipe(ort, fp32, onnx.FP32),
         "onnx-O3": Recipe(ort, fp32, onnx.O3),
-        "onnx-int8": Recipe(ort, int8, onnx.int8_path(hardware.machine())),
+        "onnx-int8": Recipe(ort, int8, onnx.int8_path(hardware.machine()), Quantisation.STATIC),
         "openvino": Recipe(ov, fp32, "openvino/openvino_model.xml"),
-        "openvino-int8": Recipe(ov, int8, "openvino/openvino_model_qint8_quantized.xml"),
+        "openvino-int8": Recipe(ov, int8, "openvino/openvino_model_qint8_quantized.xml", Quantisation.STATIC),
     }
 
 

@@ -30,12 +30,13 @@ def minilm() -> Path:
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An exported all-MiniLM-L6-v2 with every variant and a drift reference; read it, never change it.
 
-    All xdist workers share one: the first takes the lock and exports (a minute), the others wait for it.
+    All xdist workers share one: the first takes the lock and exports (a minute), the others wait for it. While you
+    work on something else, EMBEDSHIP_TEST_BUNDLE=FOLDER keeps it there for the next run.
     """
     base = tmp_path_factory.getbasetemp()
     root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    target = root / "minilm-bundle"
-    with (root / "minilm-bundle.lock").open("w") as lock:
+    target = Path(os.environ.get("EMBEDSHIP_TEST_BUNDLE", root / "minilm-bundle"))
+    with target.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
             _export(target, root)

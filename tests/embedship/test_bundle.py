@@ -10,18 +10,24 @@ from embedship.bundle import (
     MANIFEST,
     Bundle,
     Choice,
+    Codes,
     Floors,
+    Invariance,
     Machine,
     Manifest,
+    Objective,
     Parity,
     Pipeline,
     Precision,
+    Provenance,
+    Quantisation,
     Runtime,
     Similarity,
     Source,
     Variant,
     fingerprint,
 )
+from embedship.codes import Int8Scale
 from embedship.errors import UnsafeError, UsageError
 
 PIPELINE = Pipeline(
@@ -43,20 +49,23 @@ SOURCE = Source(name="tiny", weights_sha256="a" * 64, versions={})
 
 
 def manifest() -> Manifest:
-    parity = Parity(texts=1, minimum=1.0, mean=1.0, worst_text="")
+    parity = Parity(texts=1, longest=16, minimum=1.0, mean=1.0, overlap=1.0, worst_text="")
     variant = Variant(
         name="onnx",
         runtime=Runtime.ONNXRUNTIME,
         path="onnx/model.onnx",
         weights=Precision.FLOAT32,
+        quantisation=Quantisation.NONE,
+        needs=(),
         precision=Precision.FLOAT32,
         size=3,
         fused={},
         parity=parity,
+        invariance=Invariance(texts=1, shuffled=1.0, over_padded=1.0, other_side=1.0),
     )
     machine = Machine(cpu="a cpu", isa=("avx2",), cores=2.0)
     return Manifest(
-        format=1,
+        format=2,
         fingerprint=fingerprint(SOURCE, PIPELINE, TOKENIZER_SHA256),
         created="2026-11-22T00:00:00Z",
         source=SOURCE,
@@ -64,8 +73,16 @@ def manifest() -> Manifest:
         tokenizer_sha256=TOKENIZER_SHA256,
         floors={Precision.FLOAT32: Floors(minimum=0.9999, mean=0.9999)},
         variants=(variant,),
-        choice=Choice(variant="onnx", machine=machine, tokens_per_second={"onnx": 1.0}),
+        choice=Choice(
+            objective=Objective.THROUGHPUT,
+            variant="onnx",
+            machine=machine,
+            tokens_per_second={"onnx": 1.0},
+            latency_seconds={"onnx": 0.001},
+        ),
+        codes=Codes(int8=Int8Scale((0.01,) * 8), binary_threshold=0.0, rescore=10),
         quality=None,
+        provenance=Provenance(files={}, options={}, seed=0),
         files={},
     )
 
@@ -201,8 +218,8 @@ def test_an_edited_manifest_is_noticed(folder: Path) -> None:
     ("text", "kind", "sentence"),
     [
         (b"{", UnsafeError, "damaged"),
-        (b'{"format": 2}', UsageError, "format 2; this embedship reads format 1"),
-        (b'{"format": 1, "surprise": 3}', UnsafeError, "damaged"),
+        (b'{"format": 1}', UsageError, "format 1; this embedship reads format 2"),
+        (b'{"format": 2, "surprise": 3}', UnsafeError, "damaged"),
     ],
 )
 def test_other_manifests_are_refused(folder: Path, text: bytes, kind: type[Exception], sentence: str) -> None:

@@ -50,7 +50,7 @@ def test_one_bad_vector_of_many_fails_and_is_named(last: list[float]) -> None:
 
 
 def test_the_mean_has_a_floor_of_its_own() -> None:
-    parity = Parity(texts=3, minimum=0.98, mean=0.985, worst_text="x")
+    parity = Parity(texts=3, longest=9, overlap=1.0, minimum=0.98, mean=0.985, worst_text="x")
     with pytest.raises(GateError, match=r"mean 0.985000 is under the floor 0.99 \(--floor-int8-mean\)"):
         judge("onnx-int8", Precision.INT8, parity, FLOORS[Precision.INT8])
     judge("onnx-int8", Precision.INT8, parity, Floors(minimum=0.97, mean=0.98))
