@@ -11,12 +11,14 @@ import hashlib
 from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
-from typing import Any, Self
+from typing import Self
 
 import msgspec
 
+from embedship import sealed
 from embedship.codes import Int8Scale
-from embedship.errors import EmbedshipError, UnsafeError, UsageError
+from embedship.errors import UnsafeError, UsageError
+from embedship.sealed import File
 
 MANIFEST = "bundle.json"
 GOLDEN = "golden.safetensors"
@@ -110,11 +112,6 @@ class Source(Record, frozen=True):
     name: str
     weights_sha256: str
     versions: dict[str, str]
-
-
-class File(Record, frozen=True):
-    sha256: str
-    size: int
 
 
 class Parity(Record, frozen=True):
@@ -252,27 +249,10 @@ class Manifest(Record, frozen=True):
     digest: str = ""
 
 
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def fingerprint(source: Source, pipeline: Pipeline, tokenizer_sha256: str) -> str:
     """sha256 over everything that changes a vector: weights, tokenizer, and the whole pipeline record."""
     facts = {"weights": source.weights_sha256, "tokenizer": tokenizer_sha256, "pipeline": pipeline}
     return hashlib.sha256(msgspec.json.encode(facts, order="deterministic")).hexdigest()
-
-
-def _sealed(manifest: Manifest) -> Manifest:
-    """The manifest with the digest of itself, so that a changed or torn bundle.json is noticed."""
-    bare = msgspec.structs.replace(manifest, digest="")
-    digest = hashlib.sha256(msgspec.json.encode(bare, order="deterministic")).hexdigest()
-    return msgspec.structs.replace(bare, digest=digest)
-
-
-def _is_inside(name: str) -> bool:
-    path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts
 
 
 class Bundle(msgspec.Struct, frozen=True):
@@ -287,25 +267,16 @@ class Bundle(msgspec.Struct, frozen=True):
 
         Raises UsageError when the folder holds no bundle, UnsafeError when the manifest contradicts itself.
         """
-        folder = Path(folder)
-        try:
-            raw = (folder / MANIFEST).read_bytes()
-        except OSError as error:
-            raise UsageError(f"{folder} is no bundle: {MANIFEST} cannot be read ({error.strerror})") from None
-        return cls(folder, _parse(raw, folder / MANIFEST))
+        path = Path(folder) / MANIFEST
+        manifest = sealed.read(path, Manifest, FORMAT, "bundle")
+        _require_consistent(manifest, path)
+        return cls(path.parent, manifest)
 
     @classmethod
     def write(cls, folder: Path, manifest: Manifest) -> Self:
         """Hash every file that lies in `folder`, then write the manifest last."""
-        files = {
-            path.relative_to(folder).as_posix(): File(sha256=sha256_of(path), size=path.stat().st_size)
-            for path in sorted(folder.rglob("*"))
-            if path.is_file() and path.name != MANIFEST
-        }
-        sealed = _sealed(msgspec.structs.replace(manifest, files=files))
-        text = msgspec.json.format(msgspec.json.encode(sealed, order="deterministic"), indent=1)
-        (folder / MANIFEST).write_bytes(text + b"\n")
-        return cls(folder, sealed)
+        files = {name: File.of(folder / name) for name in sealed.present(folder) if name != MANIFEST}
+        return cls(folder, sealed.write(folder / MANIFEST, msgspec.structs.replace(manifest, files=files)))
 
     @property
     def fingerprint(self) -> str:
@@ -338,52 +309,29 @@ class Bundle(msgspec.Struct, frozen=True):
         Raises UnsafeError naming every file that is missing, changed, or (when all are asked for) not in the manifest.
         """
         wanted = list(self.manifest.files if names is None else names)
-        problems = [problem for name in wanted if (problem := self._problem(name))]
+        problems = sealed.problems(self.folder, self.manifest.files, wanted)
         if names is None:
             problems += [f"{name} was added" for name in strangers(self.folder, self.manifest.files)]
         if problems:
             raise UnsafeError(f"{self.folder} is not what was exported: " + "; ".join(problems))
         return len(wanted)
 
-    def _problem(self, name: str) -> str | None:
-        path, listed = self.path(name), self.manifest.files.get(name)
-        if listed is None:
-            return f"{name} is not listed in {MANIFEST}"
-        if path.is_symlink() or not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != listed.size:
-            return f"{name} has {path.stat().st_size} bytes, not {listed.size}"
-        return None if sha256_of(path) == listed.sha256 else f"{name} has changed (sha256)"
-
 
 def strangers(folder: Path, listed: Iterable[str]) -> list[str]:
     """Files in the folder that are neither listed nor the manifest."""
-    present = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    return sorted(set(present) - {MANIFEST, *listed})
+    return sealed.strangers(folder, {MANIFEST, *listed})
 
 
 def _stem(name: str | PurePosixPath) -> str:
     return PurePosixPath(name).name.split(".", 1)[0]
 
 
-def _parse(raw: bytes, path: Path) -> Manifest:
-    try:
-        head: dict[str, Any] = msgspec.json.decode(raw, type=dict)
-        if head.get("format") != FORMAT:
-            raise UsageError(f"{path} has format {head.get('format')!r}; this embedship reads format {FORMAT}")
-        manifest = msgspec.json.decode(raw, type=Manifest)
-    except EmbedshipError:
-        raise
-    except msgspec.MsgspecError as error:
-        raise UnsafeError(f"{path} is damaged: {error}") from None
-    if _sealed(manifest).digest != manifest.digest:
-        raise UnsafeError(f"{path} has been changed since it was written: its digest does not match")
+def _require_consistent(manifest: Manifest, path: Path) -> None:
     if fingerprint(manifest.source, manifest.pipeline, manifest.tokenizer_sha256) != manifest.fingerprint:
         raise UnsafeError(f"{path} contradicts itself: its fingerprint is not that of its pipeline and weights")
     if (listed := manifest.files.get(TOKENIZER)) is None or listed.sha256 != manifest.tokenizer_sha256:
         raise UnsafeError(f"{path} contradicts itself: {TOKENIZER} is not the one its fingerprint was made with")
     if unlisted := [v.path for v in manifest.variants if v.path not in manifest.files]:
         raise UnsafeError(f"{path} contradicts itself: it lists no file {', '.join(unlisted)}")
-    if outside := [name for name in manifest.files if not _is_inside(name)]:
+    if outside := [name for name in manifest.files if not sealed.is_inside(name)]:
         raise UnsafeError(f"{path} names files outside the bundle: {', '.join(outside)}")
-    return manifest

@@ -32,7 +32,6 @@ from embedship.bundle import (
     Similarity,
     Variant,
     fingerprint,
-    sha256_of,
 )  # fmt: skip
 from embedship.codes import Int8Scale
 from embedship.encoder import Encoder
@@ -44,6 +43,7 @@ from embedship.export.quiet import stay_offline
 from embedship.export.steps import Steps
 from embedship.export.workshop import workshop
 from embedship.monitor.reference import Reference
+from embedship.sealed import sha256_of
 from embedship.tokens import Tokenizer
 
 # 100 texts calibrate int8 as well as 300 do (MiniLM: mean cosine 0.9977), once the hostile ones are among them.

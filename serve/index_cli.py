@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -76,7 +72,7 @@ def index(
     opened = Bundle.open(bundle)
     chosen = opened.variant(variant).name
     wishes = Wishes(kind, with_title, oversample, queries)
-    with _terminable(), Encoder.open(opened, chosen) as encoder:
+    with Encoder.open(opened, chosen) as encoder:
         golden.check(encoder)  # a machine that computes wrongly must not fill an index that others then trust
         with Bar() as bar:
             built = build(encoder, chosen, corpus, out, wishes, bar.show)
@@ -109,20 +105,6 @@ class Bar:
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """End on SIGTERM, which a Kubernetes Job is stopped with, as on Ctrl-C: the half-built folder is removed."""
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def _report(out: Path, built: Built) -> Report:

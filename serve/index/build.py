@@ -14,7 +14,7 @@ from pathlib import Path
 from embedship import jsonl
 from embedship.bundle import Pipeline, Similarity
 from embedship.encoder import Encoder
-from embedship.errors import EmbedshipError, UsageError
+from embedship.errors import UsageError
 from embedship.serve import documents
 from embedship.serve.documents import DOCUMENTS, Document
 from embedship.serve.index import Index, Kind, corpus, library, manifest, measure
@@ -22,8 +22,8 @@ from embedship.serve.index.binary import BinaryIndex, fit
 from embedship.serve.index.embedding import Embedding
 from embedship.serve.index.flat import FlatIndex
 from embedship.serve.index.manifest import LEAST, OVERSAMPLE, IndexManifest, Recall, Rescoring
-from embedship.serve.index.staging import staged
 from embedship.serve.index.truth import Truth
+from embedship.staging import staged
 
 # From here on the memory and the time that sign bits save outweigh the recall they cost.
 FLAT_BELOW = 50_000
@@ -64,8 +64,9 @@ def build(encoder: Encoder, variant: str, lines: Path, out: Path, wishes: Wishes
     """
     _refuse_inner_product(encoder.bundle.manifest.pipeline)
     queries = [] if wishes.queries is None else [row.text for row in jsonl.read(wishes.queries, jsonl.Text)]
-    with _disk_errors(out), staged(out) as folder:
-        size = documents.write(folder / DOCUMENTS, _counted(corpus.read(lines), progress))
+    with staged(out, manifest.require_replaceable) as folder:
+        with _disk_errors(folder / DOCUMENTS):
+            size = documents.write(folder / DOCUMENTS, _counted(corpus.read(lines), progress))
         progress(Step.READ, size, size)
         kind = _kind(wishes.kind, size, encoder.bundle.manifest.pipeline.dimension)
         embedding = Embedding(encoder, wishes.with_title, lambda done, total: progress(Step.EMBED, done, total))
@@ -129,13 +130,11 @@ def _recall(index: Index, truth: Truth, embedding: Embedding, texts: list[str], 
 
 
 @contextmanager
-def _disk_errors(out: Path) -> Iterator[None]:
-    """A full or failing disk in one sentence, whoever noticed it: Python, SQLite or FAISS."""
+def _disk_errors(path: Path) -> Iterator[None]:
+    """What SQLite says of a full or failing disk, as an OSError like any other."""
     try:
         yield
-    except OSError as error:
-        raise EmbedshipError(f"the index {out} could not be written: {error.strerror}") from error
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode & 0xFF not in _DISK:  # the low byte is the kind, the rest its detail
             raise
-        raise EmbedshipError(f"the index {out} could not be written: {error}") from error
+        raise OSError(None, str(error), str(path)) from error

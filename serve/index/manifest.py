@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from embedship.bundle import File, Record, sha256_of
+from embedship import sealed
+from embedship.bundle import Record
 from embedship.codes import Int8Scale
-from embedship.errors import MismatchError, UnsafeError, UsageError
+from embedship.errors import EmbedshipError, MismatchError, UnsafeError, UsageError
+from embedship.sealed import File
 from embedship.serve.documents import DOCUMENTS
 from embedship.serve.index import Kind
 
@@ -85,13 +85,7 @@ def read(folder: Path) -> IndexManifest:
     Raises UsageError when the folder holds no index, UnsafeError when the manifest contradicts itself.
     """
     path = folder / MANIFEST
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{folder} is no index: {MANIFEST} cannot be read ({error.strerror})") from None
-    manifest = _parsed(raw, path)
-    if _sealed(manifest).digest != manifest.digest:
-        raise UnsafeError(f"{path} has been changed since it was written: its digest does not match")
+    manifest = sealed.read(path, IndexManifest, FORMAT, "index")
     if set(manifest.files) != FILES[manifest.kind] or (manifest.rescoring is None) != (manifest.kind is Kind.FLAT):
         raise UnsafeError(f"{path} contradicts itself: a {manifest.kind} index is made of other files")
     return manifest
@@ -99,26 +93,31 @@ def read(folder: Path) -> IndexManifest:
 
 def write(folder: Path, manifest: IndexManifest) -> IndexManifest:
     """Hash the files that lie in `folder`, then write the manifest last."""
-    paths = [folder / name for name in sorted(FILES[manifest.kind])]
-    files = {path.name: File(sha256=sha256_of(path), size=path.stat().st_size) for path in paths}
-    sealed = _sealed(msgspec.structs.replace(manifest, files=files))
-    text = msgspec.json.format(msgspec.json.encode(sealed, order="deterministic"), indent=1)
-    (folder / MANIFEST).write_bytes(text + b"\n")
-    return sealed
+    files = {name: File.of(folder / name) for name in sorted(FILES[manifest.kind])}
+    return sealed.write(folder / MANIFEST, msgspec.structs.replace(manifest, files=files))
 
 
 def verify(folder: Path, manifest: IndexManifest) -> None:
     """Re-hash every file. Raises UnsafeError naming all that are missing, changed or added."""
-    problems = [problem for name, file in sorted(manifest.files.items()) if (problem := _problem(folder / name, file))]
-    problems += [f"{name} was added" for name in strangers(folder, manifest)]
+    problems = sealed.problems(folder, manifest.files, sorted(manifest.files))
+    problems += [f"{name} was added" for name in _strangers(folder, manifest)]
     if problems:
         cure = "build it again with `embedship index`, or copy it again"
         raise UnsafeError(f"{folder} is not the index that was built: {'; '.join(problems)}: {cure}")
 
 
-def strangers(folder: Path, manifest: IndexManifest) -> list[str]:
-    """What lies in the folder and does not belong to the index."""
-    return sorted(path.name for path in folder.iterdir() if path.name not in {MANIFEST, *manifest.files})
+def _strangers(folder: Path, manifest: IndexManifest) -> list[str]:
+    return sealed.strangers(folder, {MANIFEST, *manifest.files})
+
+
+def require_replaceable(out: Path) -> None:
+    """Raise UsageError unless what lies at `out` is an index and nothing else."""
+    try:
+        added = _strangers(out, read(out))
+    except EmbedshipError as error:
+        raise UsageError(f"{out} exists and is not a whole index ({error}): remove it, or give another --out") from None
+    if added:
+        raise UsageError(f"{out} holds more than an index ({', '.join(added)}): remove it, or give another --out")
 
 
 def demand(folder: Path, manifest: IndexManifest, fingerprint: str) -> None:
@@ -129,28 +128,3 @@ def demand(folder: Path, manifest: IndexManifest, fingerprint: str) -> None:
             "their vectors cannot be compared. Build the index again with this bundle, or take the bundle it was "
             "built with."
         )
-
-
-def _problem(path: Path, listed: File) -> str | None:
-    if path.is_symlink() or not path.is_file():
-        return f"{path.name} is missing"
-    if path.stat().st_size != listed.size:
-        return f"{path.name} has {path.stat().st_size} bytes, not {listed.size}"
-    return None if sha256_of(path) == listed.sha256 else f"{path.name} has changed (sha256)"
-
-
-def _parsed(raw: bytes, path: Path) -> IndexManifest:
-    try:
-        head: dict[str, Any] = msgspec.json.decode(raw, type=dict)
-        if head.get("format") == FORMAT:
-            return msgspec.json.decode(raw, type=IndexManifest)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise UnsafeError(f"{path} is damaged: {error}") from None
-    raise UsageError(f"{path} has format {head.get('format')!r}; this embedship reads format {FORMAT}")
-
-
-def _sealed(manifest: IndexManifest) -> IndexManifest:
-    """The manifest with the digest of itself, so that a changed or torn index.json is noticed."""
-    bare = msgspec.structs.replace(manifest, digest="")
-    digest = hashlib.sha256(msgspec.json.encode(bare, order="deterministic")).hexdigest()
-    return msgspec.structs.replace(bare, digest=digest)

@@ -1,15 +1,12 @@
 from __future__ import annotations
 
 import json
-import signal
 from pathlib import Path
 
 import pytest
 
 from embedship.cli import run
-from embedship.errors import UsageError
 from embedship.serve.index.manifest import read
-from embedship.serve.index_cli import _terminable
 
 
 @pytest.fixture
@@ -65,17 +62,3 @@ def test_what_is_wrong_is_one_sentence(
     assert run(["index", *(argument.format(**paths) for argument in arguments)]) == code
     assert reason in " ".join(capsys.readouterr().err.split())
     assert list(tmp_path.iterdir()) == [corpus]
-
-
-def test_sigterm_ends_it_as_an_interrupt_does() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), _terminable():
-        signal.raise_signal(signal.SIGTERM)
-    assert signal.getsignal(signal.SIGTERM) is before
-
-
-def test_the_handler_goes_with_an_error() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(UsageError), _terminable():
-        raise UsageError("anything")
-    assert signal.getsignal(signal.SIGTERM) is before

@@ -14,7 +14,7 @@ from embedship.codes import Vectors
 from embedship.encoder import Encoder
 from embedship.errors import EmbedshipError, EngineError, UsageError
 from embedship.plan import Batch
-from embedship.serve.index import Kind, measure, staging
+from embedship.serve.index import Kind, measure
 from embedship.serve.index.build import FLAT_BELOW, Built, Step, Wishes, _kind, build
 from embedship.serve.index.folder import IndexFolder
 from embedship.serve.index.manifest import FILES, MANIFEST, read
@@ -323,23 +323,3 @@ def test_what_turns_up_meanwhile_is_not_replaced(encoder: Encoder, corpus: Corpu
         build(encoder, "any", lines, out, Wishes(), meanwhile)
     assert {path.name for path in tmp_path.iterdir()} == {"corpus.jsonl", "index"}
     assert contents(out) == {"precious": b"precious"}
-
-
-@pytest.mark.parametrize("swap", [staging._exchanged, staging._swapped])
-def test_both_ways_to_swap(tmp_path: Path, swap: object) -> None:
-    for name in ("new", "out"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "was").write_text(name)
-    assert callable(swap)
-    swap(tmp_path / "new", tmp_path / "out")
-    assert {path.name for path in tmp_path.iterdir()} == {"new", "out"}
-    assert (tmp_path / "out" / "was").read_text() == "new"
-    assert (tmp_path / "new" / "was").read_text() == "out"
-
-
-def test_a_swap_that_fails_halfway_brings_the_old_one_back(tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "was").write_text("out")
-    with pytest.raises(OSError, match="No such file"):
-        staging._swapped(tmp_path / "missing", tmp_path / "out")
-    assert (tmp_path / "out" / "was").read_text() == "out"

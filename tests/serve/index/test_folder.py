@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from embedship import sealed
 from embedship.encoder import Encoder
 from embedship.errors import MismatchError, MissingExtra, UnsafeError, UsageError
 from embedship.serve.index import Kind, build, manifest
@@ -71,7 +72,7 @@ DAMAGE = [
     (flip, r"has changed \(sha256\)"),
     (cut, r"has \d+ bytes, not \d+"),
     (Path.unlink, "is missing"),
-    (replace_by_link, "is missing"),
+    (replace_by_link, "is a symbolic link"),
 ]
 
 
@@ -94,7 +95,7 @@ def test_a_file_too_many(index: Path, encoder: Encoder) -> None:
 
 def reseal(index: Path, **changes: object) -> None:
     """Rewrite the manifest with a digest that fits: what somebody who knows the format would do."""
-    changed = manifest._sealed(msgspec.structs.replace(manifest.read(index), **changes))
+    changed = sealed.seal(msgspec.structs.replace(manifest.read(index), **changes))
     (index / manifest.MANIFEST).write_bytes(msgspec.json.encode(changed))
 
 

@@ -1,0 +1,137 @@
+"""A folder sealed by its manifest: the hash of every file, and the digest of the manifest itself.
+
+Bundles and search indexes are both such folders. Only regular files that lie in the folder itself count: a link, a
+named pipe or a device is never opened, whatever its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+import msgspec
+
+from embedship.errors import UnsafeError, UsageError
+
+# A record with the fields `format` and `digest`, which is of the record with an empty digest.
+Manifest = TypeVar("Manifest", bound=msgspec.Struct)
+
+
+class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    sha256: str
+    size: int
+
+    @classmethod
+    def of(cls, path: Path) -> File:
+        return cls(sha256=sha256_of(path), size=path.stat().st_size)
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def seal(manifest: Manifest) -> Manifest:
+    """The manifest with the digest of itself, so that a changed or torn one is noticed."""
+    bare = msgspec.structs.replace(manifest, digest="")
+    digest = hashlib.sha256(msgspec.json.encode(bare, order="deterministic")).hexdigest()
+    return msgspec.structs.replace(bare, digest=digest)
+
+
+def write(path: Path, manifest: Manifest) -> Manifest:
+    """Seal the manifest and write it, to be read by people too."""
+    sealed = seal(manifest)
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(sealed, order="deterministic"), indent=1) + b"\n")
+    return sealed
+
+
+def read(path: Path, kind: type[Manifest], version: int, what: str) -> Manifest:
+    """Read a manifest that `write` wrote; `what` says in words what its folder should be.
+
+    Raises UsageError when there is none or it has another format, UnsafeError when it is not what was written.
+    """
+    manifest = _parsed(_raw(path, what), path, kind, version)
+    if seal(manifest) != manifest:
+        raise UnsafeError(f"{path} has been changed since it was written: its digest does not match")
+    return manifest
+
+
+def _raw(path: Path, what: str) -> bytes:
+    try:
+        if path.is_symlink() or (path.exists() and not path.is_file()):  # a named pipe would be read for ever
+            raise UnsafeError(f"{path} is no regular file: {path.parent} is not the {what} that was written")
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path.parent} is no {what}: {path.name} cannot be read ({error.strerror})") from None
+
+
+def _parsed(raw: bytes, path: Path, kind: type[Manifest], version: int) -> Manifest:
+    try:
+        head: dict[str, Any] = msgspec.json.decode(raw, type=dict)
+        if head.get("format") == version:
+            return msgspec.json.decode(raw, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise UnsafeError(f"{path} is damaged: {error}") from None
+    raise UsageError(f"{path} has format {head.get('format')!r}; this embedship reads format {version}")
+
+
+def is_inside(name: str) -> bool:
+    """Whether a listed name stays in the folder."""
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts
+
+
+def problems(folder: Path, listed: Mapping[str, File], names: Iterable[str]) -> list[str]:
+    """A sentence for each of the named files that is missing, changed, or no regular file of this folder."""
+    return [problem for name in names if (problem := _problem(folder, name, listed.get(name)))]
+
+
+def _problem(folder: Path, name: str, listed: File | None) -> str | None:
+    if listed is None:
+        return f"{name} is not listed in the manifest"
+    path = folder / name
+    try:
+        if (wrong := _irregular(folder, name)) is not None:
+            return wrong
+        if (size := path.stat().st_size) != listed.size:
+            return f"{name} has {size} bytes, not {listed.size}"
+        return None if sha256_of(path) == listed.sha256 else f"{name} has changed (sha256)"
+    except OSError as error:
+        return f"{name} cannot be read ({error.strerror})"
+
+
+def _irregular(folder: Path, name: str) -> str | None:
+    """Look at each step of the path without following it: a linked folder leads outside as a linked file does."""
+    place = folder
+    for part in PurePosixPath(name).parts:
+        place /= part
+        try:
+            mode = place.lstat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return f"{name} is missing"
+        if stat.S_ISLNK(mode):
+            return f"{place.relative_to(folder).as_posix()} is a symbolic link"
+    return None if stat.S_ISREG(mode) else f"{name} is no regular file"
+
+
+def present(folder: Path) -> dict[str, bool]:
+    """Everything in the folder that is no folder, links unfollowed: name -> whether it is a regular file."""
+    return dict(sorted((path.relative_to(folder).as_posix(), regular) for path, regular in _walk(folder)))
+
+
+def _walk(folder: Path) -> Iterator[tuple[Path, bool]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _walk(Path(entry.path))
+            else:
+                yield Path(entry.path), entry.is_file(follow_symlinks=False)
+
+
+def strangers(folder: Path, known: Iterable[str]) -> list[str]:
+    """What lies in the folder and is not known, by name."""
+    return sorted(present(folder).keys() - set(known))

@@ -1,0 +1,191 @@
+"""A folder that appears whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from embedship.errors import EmbedshipError, UsageError
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # <fcntl.h>, <linux/fs.h>
+# EFBIG is how a limit on file sizes (ulimit -f) shows itself. Copying names the source, not what it could not write.
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextmanager
+def staged(target: Path, require_replaceable: Callable[[Path], None]) -> Iterator[Path]:
+    """Yield an empty folder beside `target`; it takes that name when the block ends well, else it is deleted.
+
+    What lies at `target` already goes through `require_replaceable`, which raises UsageError for all that must stay;
+    it is swapped out in one step and deleted afterwards. An empty folder may always be taken. SIGTERM is treated as
+    Ctrl-C meanwhile. What a run killed with SIGKILL left behind (`.<name>.building-*`) is removed by the next one.
+    """
+    target = target.resolve()
+    _refuse(target, require_replaceable)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(target)
+    with _terminable(), _locked_folder(target) as folder, _disk_errors(folder, target):
+        yield folder
+        _open_to_readers(folder)
+        _sync(folder)
+        _refuse(target, require_replaceable)  # hours may have passed
+        _place(folder, target)
+
+
+def _refuse(target: Path, require_replaceable: Callable[[Path], None]) -> None:
+    if not target.exists():
+        return
+    if target.is_mount():
+        raise UsageError(f"{target} is a mount point and cannot be replaced: give a folder inside it as --out")
+    if not target.is_dir() or any(target.iterdir()):
+        require_replaceable(target)
+
+
+@contextmanager
+def _locked_folder(target: Path) -> Iterator[Path]:
+    """A new folder, locked for as long as this process lives: that is how the next run knows it is in use."""
+    folder, lock = _new(target)
+    try:
+        yield folder
+    finally:
+        # After a swap this is what lay at the target before, after a plain rename nothing at all.
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _new(target: Path) -> tuple[Path, int]:
+    while True:
+        folder = target.parent / f".{target.name}.building-{secrets.token_hex(4)}"
+        folder.mkdir()
+        with contextlib.suppress(FileNotFoundError):  # swept by another run before it was locked: once more
+            return folder, _lock(folder)
+
+
+def _lock(folder: Path) -> int:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    with contextlib.suppress(OSError):  # some network file systems lock no folder; then `_sweep` deletes none
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    if not folder.exists():
+        os.close(descriptor)
+        raise FileNotFoundError(folder)
+    return descriptor
+
+
+def _sweep(target: Path) -> None:
+    """Delete what runs that were killed left behind: their lock has gone with them."""
+    ours = re.compile(rf"\.{re.escape(target.name)}\.building-[0-9a-f]{{8}}")
+    for folder in target.parent.iterdir():
+        if ours.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink():
+            _delete_unless_locked(folder)
+
+
+def _delete_unless_locked(folder: Path) -> None:
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return  # another run was faster, or it belongs to somebody else
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    except OSError:
+        return  # in use
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _disk_errors(folder: Path, target: Path) -> Iterator[None]:
+    """A full or failing disk in one sentence. What cannot be read elsewhere is none of ours."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK and not str(error.filename).startswith(str(folder)):
+            raise
+        cure = "make room there and run it again, or give another --out"
+        raise EmbedshipError(f"{target} could not be written: {error.strerror}; {cure}") from error
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Turn SIGTERM into KeyboardInterrupt, so that `finally` runs; only the main thread may set a handler."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _open_to_readers(folder: Path) -> None:
+    """What the umask allows: safetensors makes files for their owner only, and a server is another user."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    for path in (folder, *folder.rglob("*")):
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
+
+
+def _sync(folder: Path) -> None:
+    """Everything on the disk before the name is: a rename that outlives its contents would be half a folder."""
+    for path in (*folder.rglob("*"), folder):
+        _fsync(path)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _place(new: Path, target: Path) -> None:
+    if not target.exists() or not any(target.iterdir()):
+        new.rename(target)
+    elif not _exchanged(new, target):
+        _swapped(new, target)
+    _fsync(target.parent)
+
+
+def _exchanged(new: Path, target: Path) -> bool:
+    """Swap two names in one step (Linux renameat2); False where the system or the file system cannot."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:
+        return False
+    if rename(_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(target), _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(target))
+
+
+def _swapped(new: Path, target: Path) -> None:
+    """Swap two names in three steps; the old folder comes back if the second one fails."""
+    old = new.with_name(f"{new.name}.old")  # no name that `_sweep` deletes: for a moment it is all there is
+    target.rename(old)
+    try:
+        new.rename(target)
+    except BaseException:
+        old.rename(target)
+        raise
+    old.rename(new)
