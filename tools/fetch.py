@@ -63,7 +63,9 @@ def _alone(path: Path) -> Iterator[None]:
 def _unpack(package: str, home: Path, root: Path) -> None:
     """The package and those of its dependencies that are not installed, all into `home`, or nothing at all."""
     if shutil.which("apt-get") is None:
-        raise FetchError(f"{package}: there is no apt-get on this machine; put the program into {root / 'bin'} yourself")
+        raise FetchError(
+            f"{package}: there is no apt-get on this machine; put the program into {root / 'bin'} yourself"
+        )
     with tempfile.TemporaryDirectory(dir=root) as folder:
         work = Path(folder)
         private = _private(work)
