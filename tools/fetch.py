@@ -98,9 +98,8 @@ def _write_script(script: Path, home: Path, program: str) -> None:
     """A program that finds the libraries unpacked beside it; whatever is still missing is named."""
     libraries = sorted({str(path.parent) for path in home.rglob("*.so*")})
     search = ":".join(libraries)
-    found = subprocess.run(
-        ["ldd", str(home / program)], capture_output=True, text=True, env={**os.environ, "LD_LIBRARY_PATH": search}
-    )
+    ldd, here = ["ldd", str(home / program)], {**os.environ, "LD_LIBRARY_PATH": search}
+    found = subprocess.run(ldd, capture_output=True, text=True, env=here, check=True)
     if missing := [line.split()[0] for line in found.stdout.splitlines() if "not found" in line]:
         raise FetchError(f"{home.name} needs libraries that apt did not name: {', '.join(missing)}")
     script.parent.mkdir(exist_ok=True)

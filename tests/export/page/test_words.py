@@ -18,8 +18,10 @@ def test_the_verdict_of_a_full_export(manifest: Make) -> None:
         "legal-matryoshka was exported in 5 variants, and each passed its gate.",
         "Serve takes openvino-int8 (OpenVINO, int8): the fastest of the 5 on this machine, 22,103 tokens/s, "
         "4.90 times plain ONNX.",
-        "Against the checkpoint's own vectors that costs 0.0021 of cosine: mean 0.99790, worst 0.98610, over 213 texts.",
-        "On medquad (1,000 queries, 10,038 documents, exact search) recall@10 is 0.6813, 99.6% of the checkpoint's 0.6840.",
+        "Against the checkpoint's own vectors that costs 0.0021 of cosine: mean 0.99790, worst 0.98610, "
+        "over 213 texts.",
+        "On medquad (1,000 queries, 10,038 documents, exact search) recall@10 is 0.6813, 99.6% of the "
+        "checkpoint's 0.6840.",
         "A text's vector does not depend on the texts it is batched with: worst cosine 0.99998, 30 texts alone and in "
         "other company.",
     ]
