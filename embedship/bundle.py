@@ -24,6 +24,7 @@ MANIFEST = "bundle.json"
 GOLDEN = "golden.safetensors"
 REFERENCE = "reference.safetensors"
 TOKENIZER = "tokenizer.json"
+REPORT_HTML, REPORT_JSON = "report.html", "report.json"
 FORMAT = 2
 
 

@@ -10,6 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from embedship import hardware, jsonl
 from embedship.bundle import (
     FORMAT,
@@ -38,6 +41,7 @@ from embedship.encoder import Encoder
 from embedship.export import layout, parity, probes, tune, variants
 from embedship.export.checkpoint import Checkpoint
 from embedship.export.folder import Folder
+from embedship.export.page.render import write as write_report
 from embedship.export.quality import Dataset, Encode, evaluate
 from embedship.export.quiet import stay_offline
 from embedship.export.steps import Steps
@@ -107,6 +111,7 @@ class _Export:
         self.texts = texts._replace(real=probes.sample(texts.real, _CALIBRATED + _JUDGED, wishes.seed))
         self.queries, self.evaluation = texts.queries, texts.evaluation
         self.tokenizer = Tokenizer(folder / TOKENIZER, checkpoint.pipeline)
+        self.cosines: dict[str, npt.NDArray[np.float64]] = {}  # variant -> of every probe to the checkpoint
 
     def run(self, recipes: dict[str, variants.Recipe]) -> None:
         judged = self._probes()
@@ -138,8 +143,9 @@ class _Export:
 
     def _gated(self, made: variants.Made, encoder: Encoder, judged: parity.Probes) -> Variant:
         with self.steps.step(f"gate {made.name}"):
-            measured = parity.require(encoder, made.name, judged, self.wishes.floors)
-        return self._variant(made, encoder, measured)
+            agreement = parity.require(encoder, made.name, judged, self.wishes.floors)
+            self.cosines[made.name] = agreement.cosines
+        return self._variant(made, encoder, agreement.parity)
 
     def _variant(self, made: variants.Made, encoder: Encoder | None = None, measured: Parity | None = None) -> Variant:
         path = self.folder / made.recipe.path
@@ -227,6 +233,8 @@ class _Export:
             provenance=Provenance(files={}, options={}, seed=self.wishes.seed),
             files={},
         )
+        if choice:
+            write_report(self.folder, manifest, self.cosines)
         return Bundle.write(self.folder, manifest)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from embedship import golden
 from embedship.bundle import Floors, Parity, Precision
@@ -64,12 +66,19 @@ def _fits(tokenizer: Tokenizer, texts: list[str]) -> list[str]:
     return [text for text, n in zip(texts, tokenizer(texts).lengths, strict=True) if 0 < n <= probes.LONGEST]
 
 
-def measure(encoder: Encoder, probes: Probes) -> Parity:
+class Agreement(NamedTuple):
+    """What the manifest keeps of it, and the cosine of each probe, (n,), for the report's histogram."""
+
+    parity: Parity
+    cosines: npt.NDArray[np.float64]
+
+
+def measure(encoder: Encoder, probes: Probes) -> Agreement:
     """Cosine of the encoder's vectors to the checkpoint's. NaN and infinity give NaN, which no floor lets through."""
     vectors = encoder.encode_tokens(encoder.tokenizer(probes.texts))
     cosines = cosine(vectors, probes.vectors)
     worst = int(np.argmin(cosines))  # a NaN counts as the smallest
-    return Parity(
+    parity = Parity(
         texts=len(probes.texts),
         longest=0,
         overlap=0.0,
@@ -77,6 +86,7 @@ def measure(encoder: Encoder, probes: Probes) -> Parity:
         mean=float(cosines.mean()),
         worst_text=shown(probes.texts[worst]),
     )
+    return Agreement(parity, cosines)
 
 
 def judge(name: str, precision: Precision, parity: Parity, floors: Floors) -> None:
@@ -98,12 +108,12 @@ def judge(name: str, precision: Precision, parity: Parity, floors: Floors) -> No
         )
 
 
-def require(encoder: Encoder, name: str, probes: Probes, floors: dict[Precision, Floors]) -> Parity:
+def require(encoder: Encoder, name: str, probes: Probes, floors: dict[Precision, Floors]) -> Agreement:
     """Measure and judge one variant, then run the golden texts through it, alone and in company."""
-    parity = measure(encoder, probes)
-    judge(name, encoder.engine.precision, parity, floors[encoder.engine.precision])
+    agreement = measure(encoder, probes)
+    judge(name, encoder.engine.precision, agreement.parity, floors[encoder.engine.precision])
     golden.check(encoder)
-    return parity
+    return agreement
 
 
 def shown(text: str) -> str:

@@ -29,7 +29,7 @@ class Encoding:
 
 def measured(last: list[float]) -> Parity:
     vectors = np.concatenate([VECTORS[:2], np.asarray([last], np.float32)])
-    return measure(Encoding(vectors), Probes(TEXTS, VECTORS, 0))  # type: ignore[arg-type]
+    return measure(Encoding(vectors), Probes(TEXTS, VECTORS, 0)).parity  # type: ignore[arg-type]
 
 
 def test_equal_vectors_pass() -> None:

@@ -1,0 +1,72 @@
+"""Axes: where a value lies on a line of pixels, and which values are written beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from embedship.export.page.histogram import MOST_NINES, nines
+
+_TICKS = 5
+
+
+class Tick(NamedTuple):
+    value: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """`scale` turns a value into a length; `low` and `high` are the lengths at its two ends."""
+
+    title: str
+    low: float
+    high: float
+    ticks: tuple[Tick, ...]
+    scale: Callable[[float], float] = float
+
+    def place(self, value: float, start: float, end: float) -> float:
+        """Pixels from `start` (the low end) to `end`."""
+        share = (self.scale(value) - self.low) / (self.high - self.low)
+        return round(start + share * (end - start), 1)
+
+
+def even(title: str, values: Iterable[float], from_zero: bool = False) -> Axis:
+    """An axis of round steps around all values, with some room at the ends."""
+    found = list(values)
+    low, high = (0.0 if from_zero else min(found)), max(found)
+    room = (high - low or abs(high) or 1.0) * 0.12
+    low, high = (low if from_zero else low - room), high + room
+    step = _round_step((high - low) / _TICKS)
+    digits = max(0, -math.floor(math.log10(step)))
+    first = math.ceil(low / step)
+    values = (round(i * step, digits + 1) for i in range(first, math.floor(high / step) + 1))
+    return Axis(title, low, high, tuple(Tick(value, f"{value:,.{digits}f}") for value in values))
+
+
+def _round_step(rough: float) -> float:
+    """The smallest of 1, 2, 5, 10 times a power of ten that is not under `rough`."""
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(step * power for step in (1, 2, 5, 10) if step * power >= rough * (1 - 1e-9))
+
+
+def cosines(title: str, worst: float) -> Axis:
+    """An axis even in the number of nines, from the decade of the worst cosine up to 1."""
+    low = min(math.floor(float(nines(worst))), MOST_NINES - 2)
+    ticks = [Tick(1 - 10.0**-count, _nines_text(count)) for count in range(low, MOST_NINES + 1)]
+    return Axis(title, low, MOST_NINES, tuple(ticks), lambda value: float(nines(value)))
+
+
+def _nines_text(count: int) -> str:
+    return "1" if count == MOST_NINES else f"{1 - 10.0**-count:.{count}f}"
+
+
+def doublings(title: str, values: Iterable[float]) -> Axis:
+    """A logarithmic axis with a tick at powers of two."""
+    found = [math.log2(value) for value in values]
+    low, high = min(found) - 0.4, max(found) + 0.4
+    powers = range(math.ceil(low), math.floor(high) + 1)
+    step = 1 + len(powers) // 8
+    return Axis(title, low, high, tuple(Tick(2**p, f"{2**p:,}") for p in powers[::step]), math.log2)

@@ -1,0 +1,84 @@
+"""report.html and report.json: what was measured at export, for a person and for a machine.
+
+The page is one file: no script, no request, figures drawn as SVG. Everything that came with the model or from its
+texts is escaped.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import msgspec
+import numpy.typing as npt
+
+from embedship.bundle import REPORT_HTML, REPORT_JSON, Manifest
+from embedship.export.page import figures, tables, words
+from embedship.export.page.histogram import Histogram
+
+_HERE = Path(__file__).parent
+# Turn the reading direction of what follows them; NUL and its like are no HTML at all.
+_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def write(folder: Path, manifest: Manifest, cosines: Mapping[str, npt.ArrayLike]) -> None:
+    """Write both reports into a bundle's folder, before it is sealed.
+
+    `cosines` holds, for each variant, the cosine of every probe text to the checkpoint, (n,).
+    """
+    histograms = {name: Histogram.of(values) for name, values in cosines.items()}
+    (folder / REPORT_HTML).write_text(html(manifest, histograms), encoding="utf-8")
+    (folder / REPORT_JSON).write_bytes(as_json(manifest, histograms))
+
+
+def as_json(manifest: Manifest, histograms: Mapping[str, Histogram]) -> bytes:
+    """The verdict, the histograms, and the manifest without its list of files, which holds this report's own hash."""
+    facts: dict[str, Any] = msgspec.to_builtins(manifest)
+    del facts["files"], facts["digest"]
+    report = {"verdict": words.verdict(manifest), "cosines": histograms, **facts}
+    return msgspec.json.format(msgspec.json.encode(report, order="deterministic"), indent=1) + b"\n"
+
+
+def html(manifest: Manifest, histograms: Mapping[str, Histogram]) -> str:
+    """The page."""
+    quality, choice = manifest.quality, manifest.choice
+    worst = min(v.parity.minimum for v in manifest.variants)
+    floors = {v.name: manifest.floors.get(v.precision) for v in manifest.variants}
+    spreads = [
+        (v, figures.histogram(v, histograms[v.name], worst, (floor := floors[v.name]) and floor.minimum))
+        for v in manifest.variants
+        if v.name in histograms
+    ]
+    template = _environment().get_template("report.html.j2")
+    return template.render(
+        manifest=manifest,
+        verdict=words.verdict(manifest),
+        tiles=words.tiles(manifest),
+        speed=figures.speed_against_cosine(manifest) if choice.tokens_per_second else None,
+        recall=figures.speed_against_recall(manifest, quality) if quality and choice.tokens_per_second else None,
+        sizes=figures.recall_against_bytes(quality, choice.variant) if quality else None,
+        spreads=spreads,
+        quality=tables.quality(quality, choice.variant) if quality else None,
+        tables=tables,
+    )
+
+
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_printable,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _printable(value: Any) -> Any:
+    """Strings without control characters, unpaired surrogates and marks that turn the reading direction."""
+    if not isinstance(value, str) or hasattr(value, "__html__"):
+        return value
+    return "".join("\ufffd" if c in _BIDI or unicodedata.category(c) in ("Cc", "Cs") else c for c in value)

@@ -1,0 +1,222 @@
+"""The tables of a report, as words in rows and columns; a template draws them all alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+from embedship.bundle import Manifest, Quality, Quantisation, Variant
+from embedship.export.page.figures import frontier
+from embedship.export.page.words import (
+    UNMEASURED,
+    code,
+    cosine,
+    count,
+    megabytes,
+    milliseconds,
+    plain_rows,
+    runtime,
+)
+from embedship.export.variants import PLAIN
+
+_METRICS = ("recall@10", "ndcg@10", "mrr@10", "map@100", "accuracy@1")
+
+
+class Kind(StrEnum):
+    """How a column is set."""
+
+    TEXT = "text"
+    NUMBER = "number"
+    CODE = "code"  # a hash, an option: may break anywhere
+
+
+class Column(NamedTuple):
+    heading: str
+    kind: Kind = Kind.NUMBER
+
+
+class Row(NamedTuple):
+    cells: Sequence[str]
+    marked: bool = False
+
+
+class Table(NamedTuple):
+    caption: str
+    columns: Sequence[Column]
+    rows: Sequence[Row]
+
+
+def _text(heading: str) -> Column:
+    return Column(heading, Kind.TEXT)
+
+
+def variants(manifest: Manifest) -> Table:
+    """What each variant is, and what it costs and brings."""
+    choice, rows = manifest.choice, plain_rows(manifest.quality) if manifest.quality else {}
+    plain = choice.tokens_per_second.get(PLAIN)
+
+    def row(v: Variant) -> Row:
+        speed, latency = choice.tokens_per_second.get(v.name), choice.latency_seconds.get(v.name)
+        cells = (
+            v.name,
+            runtime(v),
+            v.precision,
+            v.quantisation,
+            megabytes(v.size),
+            UNMEASURED if speed is None else count(speed),
+            UNMEASURED if speed is None or not plain else f"{speed / plain:.2f} x",
+            UNMEASURED if latency is None else milliseconds(latency),
+            f"{rows[v.name].metrics['recall@10']:.4f}" if v.name in rows else UNMEASURED,
+        )
+        return Row(cells, v.name == choice.variant)
+
+    columns = (
+        *map(_text, ("variant", "runtime", "runs as", "quantised")),
+        *map(Column, ("size", "tokens/s", "to plain ONNX", "one short text", "recall@10")),
+    )
+    caption = f"The marked row is what serve takes, chosen for {choice.objective}."
+    return Table(caption, columns, [row(v) for v in manifest.variants])
+
+
+def gate(manifest: Manifest) -> Table:
+    """Every variant's cosine to the checkpoint beside the floor it had to hold."""
+
+    def row(v: Variant) -> Row:
+        parity, floors = v.parity, manifest.floors.get(v.precision)
+        cells = (
+            v.name,
+            v.precision,
+            f"{parity.texts:,}",
+            cosine(parity.minimum),
+            _floor(floors and floors.minimum),
+            cosine(parity.mean),
+            _floor(floors and floors.mean),
+            f"{parity.overlap:.3f}" if parity.overlap else UNMEASURED,
+        )
+        return Row(cells, v.name == manifest.choice.variant)
+
+    headings = ("texts", "worst cosine", "floor", "mean cosine", "floor", "top-10 overlap")
+    longest = max(v.parity.longest for v in manifest.variants)
+    caption = "A variant under either floor would have left no bundle (exit code 3)." + (
+        f" The longest text has {longest:,} tokens." if longest else ""
+    )
+    columns = (_text("variant"), _text("runs as"), *map(Column, headings))
+    return Table(caption, columns, [row(v) for v in manifest.variants])
+
+
+def _floor(value: float | None) -> str:
+    return "none" if value is None else f"{value:g}"
+
+
+def invariance(manifest: Manifest) -> Table:
+    """The batch-invariance certificate."""
+
+    def row(v: Variant) -> Row:
+        found = v.invariance
+        figures = (found.shuffled, found.over_padded, found.other_side, found.worst)
+        cells = [cosine(figure) if found.texts else UNMEASURED for figure in figures]
+        scale = "from its batch" if v.quantisation is Quantisation.DYNAMIC else "fixed"
+        return Row((v.name, f"{found.texts:,}", *cells, scale), v.name == manifest.choice.variant)
+
+    headings = ("texts", "shuffled", "over-padded", "other side", "worst")
+    columns = (_text("variant"), *map(Column, headings), _text("scale"))
+    caption = (
+        "Cosine of a text's vector alone to its vector in other company: among texts drawn at random, padded far "
+        "beyond the longest, padded on the side the tokenizer does not use."
+    )
+    return Table(caption, columns, [row(v) for v in manifest.variants])
+
+
+def operators(manifest: Manifest) -> Table:
+    def row(v: Variant) -> Row:
+        counts = ", ".join(f"{name} {number}" for name, number in v.fused.items())
+        return Row((v.name, counts or "none"), v.name == manifest.choice.variant)
+
+    columns = (_text("variant"), _text("fused or quantised operators"))
+    return Table("", columns, [row(v) for v in manifest.variants])
+
+
+def worst_texts(manifest: Manifest) -> Table:
+    columns = (_text("variant"), Column("cosine"), Column("the text", Kind.CODE))
+    rows = [Row((v.name, cosine(v.parity.minimum), v.parity.worst_text)) for v in manifest.variants if v.parity.texts]
+    return Table("", columns, rows)
+
+
+def quality(measured: Quality, variant: str) -> Table:
+    """Every way to make and store vectors that was searched with; the marked ones are the Pareto front."""
+    best = frontier([row for row in measured.measured if row.variant == variant])
+    reference = plain_rows(measured).get("checkpoint")
+    whole = reference.metrics["recall@10"] if reference else 0.0
+    rows = [
+        Row(
+            (
+                row.variant,
+                f"{row.dimension:,}",
+                code(row),
+                f"{row.bytes_per_vector:,}",
+                *(f"{row.metrics[name]:.4f}" if name in row.metrics else UNMEASURED for name in _METRICS),
+                f"{row.metrics['recall@10'] / whole:.1%}" if whole else UNMEASURED,
+            ),
+            row in best and len(best) > 1,
+        )
+        for row in measured.measured
+    ]
+    columns = (
+        _text("vectors of"),
+        Column("dimensions"),
+        _text("code"),
+        Column("bytes"),
+        *map(Column, _METRICS),
+        Column("of its recall@10"),
+    )
+    marked = " Marked: no other row has more recall@10 in as few bytes." if any(row.marked for row in rows) else ""
+    caption = f"{measured.queries:,} queries, {measured.documents:,} documents, exact search; the last column is the "
+    return Table(f"{caption}share of the checkpoint's recall@10.{marked}", columns, rows)
+
+
+def facts(pairs: Iterable[tuple[str, str]], left: str, right: str) -> Table:
+    """Names and values."""
+    return Table("", (_text(left), Column(right, Kind.CODE)), [Row(pair) for pair in pairs])
+
+
+def model(manifest: Manifest) -> Table:
+    pipeline, codes = manifest.pipeline, manifest.codes
+    prompts = "; ".join(f"{name}: {prompt!r}" for name, prompt in pipeline.prompts.items())
+    pairs = (
+        ("architecture", pipeline.architecture),
+        ("pooling", pipeline.pooling),
+        ("dimensions", ", ".join(map(str, pipeline.dimensions or (pipeline.dimension,)))),
+        ("longest text", f"{pipeline.max_tokens:,} tokens, the rest is cut off"),
+        ("vectors", f"{'unit length' if pipeline.normalised else 'not normalised'}, compared by {pipeline.similarity}"),
+        ("prompts", prompts or "none"),
+        ("int8 code", "one frozen scale a dimension, in bundle.json"),
+        ("binary code", f"1 where a component is above {codes.binary_threshold:g}"),
+        ("rescoring", f"{codes.rescore} candidates for each hit"),
+    )
+    return facts(pairs, "property", "value")
+
+
+def machine(manifest: Manifest) -> Table:
+    found = manifest.choice.machine
+    pairs = (
+        ("processor", found.cpu),
+        ("cores", f"{found.cores:g}"),
+        ("instructions", ", ".join(found.isa) or "none known"),
+        *sorted(manifest.source.versions.items()),
+    )
+    return facts(pairs, "what", "value")
+
+
+def provenance(manifest: Manifest) -> Table:
+    found = manifest.provenance
+    pairs = [
+        ("fingerprint", manifest.fingerprint),
+        ("weights sha256", manifest.source.weights_sha256),
+        ("tokenizer sha256", manifest.tokenizer_sha256),
+        ("created", manifest.created),
+        ("seed", str(found.seed)),
+        *(found.options.items() or [("options", "not recorded")]),
+        *((f"checkpoint/{name}", digest) for name, digest in found.files.items()),
+    ]
+    return facts(pairs, "what", "value")

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from embedship.export.page.histogram import BINS, MOST_NINES, Histogram, nines
+
+
+@pytest.mark.parametrize(
+    ("cosine", "count"),
+    [
+        (0.9, 1),
+        (0.99, 2),
+        (0.5, math.log10(2)),
+        (1, MOST_NINES),
+        (1 + 1e-9, MOST_NINES),
+        (0, 0),
+        (-1, 0),
+        (math.nan, 0),
+    ],
+)
+def test_nines(cosine: float, count: float) -> None:
+    assert nines(cosine) == pytest.approx(count)
+
+
+def test_every_text_is_counted_once_and_where_it_belongs() -> None:
+    drawn = 1 - 10 ** -np.random.default_rng(0).uniform(-0.2, 10, 1000)
+    found = Histogram.of(drawn)
+    inner = np.histogram(np.clip(drawn, 0, found.edges[-1] - 1e-12), found.edges)[0]
+    assert found.texts == 1000
+    assert found.counts == tuple(inner)
+    assert len(found.edges) == BINS + 1
+
+
+def test_a_cosine_on_an_edge_belongs_to_the_bin_that_it_begins() -> None:
+    counts = Histogram.of([0.9, 0.99, 0.999]).counts
+    assert [place for place, count in enumerate(counts) if count] == [5, 10, 15]
+
+
+def test_nan_counts_as_the_worst() -> None:
+    assert Histogram.of([math.nan, 1.0]).counts[0] == 1

@@ -1,0 +1,122 @@
+"""Debian packages unpacked below .tools/, without root and without installing anything: what tests need beside Python.
+
+`python tools/fetch.py chromium` prints the path of a program that runs; a second call finds it there. What Debian's
+packages depend on and this machine lacks is unpacked beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1] / ".tools"
+
+
+class Tool(NamedTuple):
+    package: str
+    program: str  # inside the package
+
+
+TOOLS = {
+    "chromium": Tool("chromium-headless-shell", "usr/lib/chromium/chromium-headless-shell"),
+    "prometheus": Tool("prometheus", "usr/bin/prometheus"),
+    "promtool": Tool("prometheus", "usr/bin/promtool"),
+}
+
+
+class FetchError(Exception):
+    """The package cannot be had here: no apt, no network, or no such package."""
+
+
+def fetch(name: str, root: Path = ROOT) -> Path:
+    """The path of a script that runs the tool; packages are downloaded at the first call.
+
+    Processes that ask at the same time wait for the first. Raises FetchError with what apt said.
+    """
+    tool, script = TOOLS[name], root / "bin" / name
+    root.mkdir(parents=True, exist_ok=True)
+    with _alone(root / "lock"):
+        if not script.is_file():
+            home = root / tool.package
+            if not home.is_dir():
+                _unpack(tool.package, home, root)
+            _write_script(script, home, tool.program)
+    return script
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _unpack(package: str, home: Path, root: Path) -> None:
+    """The package and those of its dependencies that are not installed, all into `home`, or nothing at all."""
+    if shutil.which("apt-get") is None:
+        raise FetchError(
+            f"{package}: there is no apt-get on this machine; put the program into {root / 'bin'} yourself"
+        )
+    with tempfile.TemporaryDirectory(dir=root) as folder:
+        work = Path(folder)
+        private = _private(work)
+        _apt(*private, "--quiet", "update", cwd=work)
+        wanted = _apt(*private, "--simulate", "--no-install-recommends", "install", package, cwd=work)
+        names = [line.split()[1] for line in wanted.splitlines() if line.startswith("Inst ")] or [package]
+        _apt(*private, "--quiet", "download", *names, cwd=work)
+        for archive in work.glob("*.deb"):
+            subprocess.run(["dpkg", "-x", str(archive), str(work / "unpacked")], check=True)
+        (work / "unpacked").rename(home)
+
+
+def _private(work: Path) -> list[str]:
+    """Package lists and caches of our own: the machine's may be old or empty, and belong to root."""
+    for name in ("lists/partial", "cache/archives/partial"):
+        (work / name).mkdir(parents=True)
+    settings = {"Dir::State::lists": work / "lists", "Dir::Cache": work / "cache", "APT::Sandbox::User": "root"}
+    return [part for key, value in settings.items() for part in ("-o", f"{key}={value}")]
+
+
+def _apt(*arguments: str, cwd: Path) -> str:
+    command = ["apt-get", *arguments]
+    answer = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+    if answer.returncode:
+        raise FetchError(f"{' '.join(command[-2:])} failed: {answer.stderr.strip() or answer.stdout.strip()}")
+    return answer.stdout
+
+
+def _write_script(script: Path, home: Path, program: str) -> None:
+    """A program that finds the libraries unpacked beside it; whatever is still missing is named."""
+    libraries = sorted({str(path.parent) for path in home.rglob("*.so*")})
+    search = ":".join(libraries)
+    ldd, here = ["ldd", str(home / program)], {**os.environ, "LD_LIBRARY_PATH": search}
+    found = subprocess.run(ldd, capture_output=True, text=True, env=here, check=True)
+    if missing := [line.split()[0] for line in found.stdout.splitlines() if "not found" in line]:
+        raise FetchError(f"{home.name} needs libraries that apt did not name: {', '.join(missing)}")
+    script.parent.mkdir(exist_ok=True)
+    script.write_text(f'#!/bin/sh\nLD_LIBRARY_PATH="{search}" exec "{home / program}" "$@"\n')
+    script.chmod(0o755)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tool", choices=TOOLS)
+    try:
+        print(fetch(parser.parse_args().tool))
+    except FetchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
