@@ -15,8 +15,9 @@ import jinja2
 import msgspec
 import numpy.typing as npt
 
-from embedship.bundle import REPORT_HTML, REPORT_JSON, Manifest
+from embedship.bundle import REPORT_HTML, REPORT_JSON, Manifest, Variant
 from embedship.export.page import figures, tables, words
+from embedship.export.page.figures import Plot
 from embedship.export.page.histogram import Histogram
 
 _HERE = Path(__file__).parent
@@ -45,25 +46,31 @@ def as_json(manifest: Manifest, histograms: Mapping[str, Histogram]) -> bytes:
 def html(manifest: Manifest, histograms: Mapping[str, Histogram]) -> str:
     """The page."""
     quality, choice = manifest.quality, manifest.choice
-    worst = min(v.parity.minimum for v in manifest.variants)
-    floors = {v.name: manifest.floors.get(v.precision) for v in manifest.variants}
-    spreads = [
-        (v, figures.histogram(v, histograms[v.name], worst, (floor := floors[v.name]) and floor.minimum))
-        for v in manifest.variants
-        if v.name in histograms
-    ]
+    timed = bool(choice.tokens_per_second)
     template = _environment().get_template("report.html.j2")
     return template.render(
         manifest=manifest,
         verdict=words.verdict(manifest),
         tiles=words.tiles(manifest),
-        speed=figures.speed_against_cosine(manifest) if choice.tokens_per_second else None,
-        recall=figures.speed_against_recall(manifest, quality) if quality and choice.tokens_per_second else None,
+        speed=figures.speed_against_cosine(manifest) if timed else None,
+        recall=figures.speed_against_recall(manifest, quality) if quality and timed else None,
         sizes=figures.recall_against_bytes(quality, choice.variant) if quality else None,
-        spreads=spreads,
+        spreads=_spreads(manifest, histograms),
         quality=tables.quality(quality, choice.variant) if quality else None,
         tables=tables,
     )
+
+
+def _spreads(manifest: Manifest, histograms: Mapping[str, Histogram]) -> list[tuple[Variant, Plot]]:
+    """A plot for each variant whose cosines were kept, all on the axis that the worst of them needs."""
+    worst = min(v.parity.minimum for v in manifest.variants)
+    found = []
+    for variant in manifest.variants:
+        if variant.name in histograms:
+            floors = manifest.floors.get(variant.precision)
+            floor = floors.minimum if floors else None
+            found.append((variant, figures.histogram(variant, histograms[variant.name], worst, floor)))
+    return found
 
 
 def _environment() -> jinja2.Environment:

@@ -89,9 +89,9 @@ def gate(manifest: Manifest) -> Table:
             v.precision,
             f"{parity.texts:,}",
             cosine(parity.minimum),
-            _floor(floors and floors.minimum),
+            _floor(floors.minimum if floors else None),
             cosine(parity.mean),
-            _floor(floors and floors.mean),
+            _floor(floors.mean if floors else None),
             f"{parity.overlap:.3f}" if parity.overlap else UNMEASURED,
         )
         return Row(cells, v.name == manifest.choice.variant)
