@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,3 +57,14 @@ def _export(target: Path, root: Path) -> None:
     queries.write_text("".join(json.dumps({"text": text}) + "\n" for text in summaries), encoding="utf-8")
     wishes = Wishes(queries=queries, name="all-MiniLM-L6-v2")
     build(_model(), target, wishes, Steps(Console(quiet=True)))
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Path:
+    """A browser without a window, unpacked from Debian's packages into .tools by the first test that asks for it."""
+    fetch = Path(__file__).parents[1] / "tools" / "fetch.py"
+    answer = subprocess.run([sys.executable, str(fetch), "chromium"], capture_output=True, text=True, check=False)
+    if answer.returncode:
+        give_up = pytest.fail if "CI" in os.environ else pytest.skip
+        give_up(f"no browser to look with: {answer.stderr.strip()}")
+    return Path(answer.stdout.strip())
