@@ -21,6 +21,7 @@ lint: $(VENV)/.installed
 
 bench: $(VENV)/.installed  ## us and the peers in one run; peers live in their own venvs
 	$(BIN)/python benchmarks/encode.py
+	$(BIN)/python benchmarks/export.py
 
 # A regular install, not an editable one: mypy cannot see through an editable install, and tests run what users get.
 $(VENV)/.installed: pyproject.toml constraints.txt $(shell find embedship export serve monitor -name '*.py' -o -path 'monitor/assets/*')
