@@ -214,15 +214,18 @@ def _scatter(
         x_marks=_thinned([Mark(_right(x, tick.value), tick.text) for tick in x.ticks], _FRAME.right),
         y_marks=[Mark(_up(y, tick.value), tick.text) for tick in y.ticks],
         dots=dots,
-        labels=place([(dot.x, dot.y) for dot in dots], names, _FRAME, [_words_of(across)] if across else []),
+        labels=place([(dot.x, dot.y) for dot in dots], names, _FRAME, _taken(dots, across)),
         across=across,
         path=path,
     )
 
 
-def _words_of(across: Rule) -> Box:
-    """What the line and the words above its right end cover."""
-    return Box(_FRAME.right - len(across.text) * _CHARACTER, across.at - 16, _FRAME.right, across.at + 2)
+def _taken(dots: Sequence[Dot], across: Rule | None) -> list[Box]:
+    """What tails cover, and the words above the right end of a line across."""
+    tails = [Box(dot.x - 4, dot.y, dot.x + 4, dot.tail + 2) for dot in dots if dot.tail is not None]
+    if across is None:
+        return tails
+    return [*tails, Box(_FRAME.right - len(across.text) * _CHARACTER, across.at - 16, _FRAME.right, across.at + 2)]
 
 
 def _thinned(marks: Sequence[Mark], right: float) -> list[Mark]:

@@ -43,7 +43,7 @@ def place(
     for (x, y), name in zip(points, names, strict=True):
         if name:
             label = min(_candidates(x, y, name), key=lambda label: _cost(label, taken, frame))
-            taken.append(_box(label))
+            taken.append(box_of(label))
             found.append(label)
     return found
 
@@ -66,11 +66,12 @@ def _candidates(x: float, y: float, name: str) -> list[Label]:
 
 
 def _cost(label: Label, taken: Sequence[Box], frame: Box) -> float:
-    box = _box(label)
+    box = box_of(label)
     return sum(box.overlap(other) for other in taken) + 10 * box.outside(frame)
 
 
-def _box(label: Label) -> Box:
+def box_of(label: Label) -> Box:
+    """About what the text covers."""
     width = len(label.text) * _CHARACTER
     left = label.x - {"start": 0.0, "middle": width / 2, "end": width}[label.anchor]
     return Box(left, label.y - _LINE + 3, left + width, label.y + 3)

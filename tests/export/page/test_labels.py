@@ -5,13 +5,13 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from embedship.export.page.labels import Box, Label, _box, place
+from embedship.export.page.labels import Box, Label, box_of, place
 
 FRAME = Box(70, 30, 386, 236)
 
 
 def boxes(labels: list[Label]) -> list[Box]:
-    return [_box(label) for label in labels]
+    return [box_of(label) for label in labels]
 
 
 def test_a_lone_point_has_its_name_at_its_right() -> None:

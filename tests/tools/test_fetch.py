@@ -1,0 +1,50 @@
+"""What tools/fetch.py does where it cannot fetch; that it can is seen by every test that asks for `chromium`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FETCH = Path(__file__).parents[2] / "tools" / "fetch.py"
+
+
+def run(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A copy of the script in `folder`, so that it unpacks there."""
+    (folder / "tools").mkdir()
+    script = shutil.copy(FETCH, folder / "tools")
+    command = [sys.executable, script, "promtool"]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
+
+
+def left(folder: Path) -> set[str]:
+    return {path.name for path in (folder / ".tools").iterdir()}
+
+
+def test_without_apt_it_says_so(tmp_path: Path) -> None:
+    answer = run(tmp_path, PATH="/nowhere")
+    assert answer.returncode == 1
+    assert "there is no apt-get on this machine" in answer.stderr
+    assert left(tmp_path) == {"lock"}
+
+
+@pytest.mark.skipif(shutil.which("apt-get") is None, reason="needs apt-get")
+def test_what_apt_refuses_is_passed_on_and_leaves_nothing(tmp_path: Path) -> None:
+    settings = tmp_path / "apt.conf"
+    settings.write_text('Dir::Etc::sourcelist "/dev/null"; Dir::Etc::sourceparts "/dev/null";')
+    answer = run(tmp_path, APT_CONFIG=str(settings))
+    assert answer.returncode == 1
+    assert answer.stderr.startswith("error: install prometheus failed: E: ")
+    assert left(tmp_path) == {"lock"}
+
+
+def test_what_is_there_is_not_fetched_again(tmp_path: Path) -> None:
+    script = tmp_path / ".tools" / "bin" / "promtool"
+    script.parent.mkdir(parents=True)
+    script.touch()
+    answer = run(tmp_path, PATH="/nowhere")
+    assert (answer.returncode, answer.stdout.strip()) == (0, str(script))
