@@ -107,12 +107,25 @@ class Pipeline(Record, frozen=True):
         return next(known, self.default_prompt)
 
 
+class Merge(Record, frozen=True):
+    """A PEFT adapter merged into its base: lowest cosine of merged to unmerged vectors, over `texts` texts."""
+
+    adapter_sha256: str
+    base: dict[str, str]  # weight files of the base -> sha256
+    texts: int
+    minimum: float
+
+
 class Source(Record, frozen=True):
     """Where the model came from."""
 
     name: str
     weights_sha256: str
     versions: dict[str, str]
+    revision: str | None = None  # commit, if it came from a hub
+    merge: Merge | None = None
+    code_sha256: str | None = None  # of code that came with the checkpoint and ran for its own vectors
+    left_out: tuple[str, ...] = ()  # files of the checkpoint that answer something else than a vector
 
 
 class Parity(Record, frozen=True):

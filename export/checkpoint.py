@@ -21,6 +21,7 @@ from embedship.export.folder import Folder
 from embedship.export.quiet import no_progress_bars, silence
 
 _PACKAGES = ("torch", "transformers", "sentence-transformers", "onnx", "onnxruntime", "openvino", "nncf", "tokenizers")
+_UNCUT = 2**31
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 # What saving a model again changes without changing a vector.
 _VOLATILE = {"transformers_version", "_name_or_path", "torch_dtype", "dtype", "architectures", "use_cache"}
@@ -38,21 +39,28 @@ class Checkpoint:
     tokenizer_json: str
 
     @classmethod
-    def open(cls, path: Path | str, name: str | None = None) -> Self:
+    def open(cls, source: Folder | Path | str, name: str | None = None) -> Self:
         """Load a sentence-transformers folder, offline; `name` is what it is called (default: the folder's name).
 
         Raises UsageError or UnsafeError, with cause and cure, for all that cannot be exported faithfully.
         """
-        folder = Folder.open(path)
-        model = _load(folder)
+        folder = source if isinstance(source, Folder) else Folder.open(source)
+        model = load(folder)
         _refuse_unsupported(folder, model)
         tokenizer_json = frozen.tokenizer(folder.path, model.tokenizer)
         pipeline = _pipeline(folder, model, tokenizer_json)
         frozen.require_same_tokens(model, pipeline, tokenizer_json)
         versions = {package: version(package) for package in ("embedship", *_PACKAGES)}
-        name = name or folder.path.resolve().name
-        source = Source(name=name, weights_sha256=_weights_sha256(folder, model), versions=versions)
-        return cls(folder, model, pipeline, source, tokenizer_json)
+        described = Source(
+            name=name or folder.origin.name,
+            weights_sha256=_weights_sha256(folder, model),
+            versions=versions,
+            revision=folder.origin.revision,
+            merge=folder.origin.merge,
+            code_sha256=folder.code,
+            left_out=folder.left_out,
+        )
+        return cls(folder, model, pipeline, described, tokenizer_json)
 
     def encode(self, texts: Sequence[str], prompt: str = "") -> Vectors:
         """The checkpoint's own (n, dim) float32 vectors, as sentence-transformers computes them."""
@@ -64,14 +72,24 @@ class Checkpoint:
         return _pooling_modes(self.model[1])
 
 
-def _load(folder: Folder) -> Any:
+def load(folder: Folder) -> Any:
+    """The SentenceTransformer of a folder, in float32 on the CPU, with every weight found.
+
+    Raises UsageError if it cannot be opened or is incomplete.
+    """
     import torch
     from sentence_transformers import SentenceTransformer
 
     kwargs = {"dtype": torch.float32, "use_safetensors": True}
     try:
         with silence(), no_progress_bars():
-            model = SentenceTransformer(str(folder.path), device="cpu", local_files_only=True, model_kwargs=kwargs)
+            model = SentenceTransformer(
+                str(folder.path),
+                device="cpu",
+                local_files_only=True,
+                trust_remote_code=folder.code is not None,
+                model_kwargs=kwargs,
+            )
             _require_all_weights(folder, model[0])
     except _LOADING as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
@@ -110,14 +128,13 @@ def _refuse_unsupported(folder: Folder, model: Any) -> None:
         "has another maximum length for queries or documents": any(
             getattr(model[0], name, None) is not None for name in ("query_length", "document_length")
         ),
-        "leaves its prompt out of the pooling (include_prompt=False)": not pooling.include_prompt,
+        "leaves its prompts out of the pooling (include_prompt=False), and the graph would need one more input for it, "
+        "which no other tool that opens a bundle gives": not pooling.include_prompt and any(model.prompts.values()),
         "rewrites token vectors after the transformer": any(
             getattr(m, key, "sentence_embedding") != "sentence_embedding"
             for m in tail
             for key in ("module_input_name", "module_output_name")
         ),
-        "cuts its vectors without renormalising them (truncate_dim); take that line out of "
-        "config_sentence_transformers.json and ask for `dimensions` when you embed": model.truncate_dim is not None,
     }
     for what, applies in refusals.items():
         if applies:
@@ -125,7 +142,7 @@ def _refuse_unsupported(folder: Folder, model: Any) -> None:
 
 
 def _pipeline(folder: Folder, model: Any, tokenizer_json: str) -> Pipeline:
-    dimension = int(model.encode(["dimension"], prompt="", show_progress_bar=False).shape[1])
+    dimension = _width(model)
     kinds = [type(module).__name__ for module in model if type(module).__name__ != "Dropout"]
     return Pipeline(
         architecture=type(_backbone(model[0])).__name__,
@@ -134,13 +151,22 @@ def _pipeline(folder: Folder, model: Any, tokenizer_json: str) -> Pipeline:
         dimensions=folder.matryoshka(dimension),
         max_tokens=_max_tokens(folder, model),
         lowercase=folder.lowercase and not frozen.lowers(tokenizer_json),
-        normalised=kinds[-1] == "Normalize",
+        normalised=kinds[-1] == "Normalize" and not cuts(model),
         similarity=_similarity(folder, model),
         prompts={name: text or "" for name, text in model.prompts.items()},
         default_prompt=model.default_prompt_name,
         inputs=_inputs(model),
         pad_id=int(model.tokenizer.pad_token_id or 0),
     )
+
+
+def cuts(model: Any) -> bool:
+    """Whether a saved truncate_dim shortens the vectors; sentence-transformers does not renormalise them then."""
+    return model.truncate_dim is not None and _width(model) < _width(model, truncate_dim=_UNCUT)
+
+
+def _width(model: Any, **how: Any) -> int:
+    return int(model.encode(["dimension"], prompt="", show_progress_bar=False, **how).shape[1])
 
 
 def _similarity(folder: Folder, model: Any) -> Similarity:
@@ -174,7 +200,10 @@ def _inputs(model: Any) -> tuple[str, ...]:
 
     given = model.preprocess(["a"])
     taken = inspect.signature(_backbone(model[0]).forward).parameters
-    return tuple(name for name in _INPUTS if name in given and name in taken)
+    names = tuple(name for name in _INPUTS if name in given and name in taken)
+    if names[:2] != _INPUTS[:2]:
+        raise UsageError(f"{type(_backbone(model[0])).__name__}.forward takes no {' and '.join(_INPUTS[:2])}")
+    return names
 
 
 def _weights_sha256(folder: Folder, model: Any) -> str:
@@ -192,4 +221,6 @@ def _weights_sha256(folder: Folder, model: Any) -> str:
     for place, module in enumerate(folder.modules):
         settings = {key: value for key, value in module.config.items() if key not in _VOLATILE}
         digest.update(f"{place}.{module.kind} {json.dumps(settings, sort_keys=True)}\n".encode())
+    if folder.code:
+        digest.update(f"code {folder.code}\n".encode())
     return digest.hexdigest()

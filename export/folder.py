@@ -9,12 +9,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
+from embedship.bundle import Merge
 from embedship.errors import UnsafeError, UsageError
+from embedship.export import trust
 
 # Dropout does nothing at inference.
 KNOWN = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
 _WEIGHED = {"Transformer", "Dense", "LayerNorm"}
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+# A classifier on top of the vectors, as SetFit saves it: not part of what gives a vector.
+_HEADS = ("model_head.pkl", "model_head.joblib")
+_CONFIGS = ("config.json", "tokenizer_config.json", "processor_config.json")
 _TRANSFORMER_CONFIGS = ("sentence_bert_config.json", "sentence_*_config.json")
 
 
@@ -26,28 +30,48 @@ class Module:
     @property
     def config(self) -> dict[str, Any]:
         path = self.folder / "config.json"
-        return _read(path) if path.is_file() else {}
+        return read(path) if path.is_file() else {}
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a folder came from, where it does not show by itself."""
+
+    name: str
+    revision: str | None = None  # commit of a hub
+    merge: Merge | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """The modules of a checkpoint, in the order they run; the first is the transformer."""
+    """The modules of a checkpoint, in the order they run; the first is the transformer.
+
+    `code` is the sha256 of the code that comes with it and may run, None for the usual case of no such code.
+    """
 
     path: Path
     modules: tuple[Module, ...]
+    origin: Origin
+    code: str | None = None
 
     @classmethod
-    def open(cls, path: Path | str) -> Self:
-        """Raises UsageError for what is no checkpoint or not supported, UnsafeError for pickles and foreign code."""
+    def open(cls, path: Path | str, origin: Origin | None = None, code: str | None = None) -> Self:
+        """Read a folder; `code` is the hash of the code that somebody vouches for.
+
+        Raises UsageError for what is no checkpoint or not supported, UnsafeError for pickles and foreign code.
+        """
         path = Path(path)
         if not path.is_dir():
             raise UsageError(f"{path} is not a folder: give the folder that SentenceTransformer.save_pretrained wrote")
-        folder = cls(path, _modules(path))
+        origin = origin or Origin(name=path.resolve().name)
+        folder = cls(path, modules(path), origin, _vouched(path, code))
         _refuse_adapters(folder)
-        _refuse_foreign_code(folder)
+        if not (folder.transformer / "config.json").is_file():
+            raise UsageError(f"{folder.transformer} has no config.json: this is not a complete checkpoint")
+        _refuse_other_models(folder)
         _refuse_newer(folder)
         for module in folder.modules:
-            _refuse_pickles(module)
+            _refuse_weightless(module)
             _refuse_foreign_activation(module)
         return folder
 
@@ -59,13 +83,18 @@ class Folder:
     def settings(self) -> dict[str, Any]:
         """config_sentence_transformers.json: prompts, similarity, the versions it was saved with."""
         path = self.path / "config_sentence_transformers.json"
-        return _read(path) if path.is_file() else {}
+        return read(path) if path.is_file() else {}
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What lies there and is no part of the vectors: named, never opened."""
+        return tuple(name for name in _HEADS if (self.path / name).is_file())
 
     @property
     def lowercase(self) -> bool:
         for pattern in _TRANSFORMER_CONFIGS:
             for path in sorted(self.transformer.glob(pattern)):
-                return bool(_read(path).get("do_lower_case", False))
+                return bool(read(path).get("do_lower_case", False))
         return False
 
     def matryoshka(self, dimension: int) -> tuple[int, ...]:
@@ -80,7 +109,7 @@ class Folder:
         return tuple(sorted({d for d in dims if 0 < d < dimension} | {dimension}, reverse=True))
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -90,24 +119,26 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _modules(path: Path) -> tuple[Module, ...]:
+def modules(path: Path) -> tuple[Module, ...]:
+    """What modules.json lists.
+
+    Raises UsageError for what cannot be exported, UnsafeError for code and paths outside.
+    """
     listing = path / "modules.json"
     if not listing.is_file():
         raise UsageError(
-            f"{path} has no modules.json, so nothing says how its vectors are pooled: open it with "
-            "SentenceTransformer(...) and save it with save_pretrained"
+            f"{path} has no modules.json, so nothing says how its vectors are pooled: give --pooling mean, cls, max or "
+            "lasttoken if you know it, else open it with SentenceTransformer(...) and save it with save_pretrained"
         )
     try:
         rows = json.loads(listing.read_text(encoding="utf-8"))
-        modules = tuple(_module(path, str(row["type"]), str(row["path"])) for row in rows)
+        found = tuple(_module(path, str(row["type"]), str(row["path"])) for row in rows)
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{listing} is damaged: {error!r}") from None
-    if [m.kind for m in modules[:2]] != ["Transformer", "Pooling"]:
-        kinds = ", ".join(m.kind for m in modules) or "nothing"
+    if [m.kind for m in found[:2]] != ["Transformer", "Pooling"]:
+        kinds = ", ".join(m.kind for m in found) or "nothing"
         raise UsageError(f"{listing} lists {kinds}; a Transformer followed by a Pooling is what can be exported")
-    if not (modules[0].folder / "config.json").is_file():
-        raise UsageError(f"{modules[0].folder} has no config.json: this is not a complete checkpoint")
-    return modules
+    return found
 
 
 def _module(root: Path, kind: str, path: str) -> Module:
@@ -124,20 +155,37 @@ def _module(root: Path, kind: str, path: str) -> Module:
 
 def _refuse_adapters(folder: Folder) -> None:
     if (folder.transformer / "adapter_config.json").is_file():
-        raise UsageError(
-            f"{folder.path} holds a PEFT adapter, not a whole model: merge it first (model[0].auto_model = "
-            "model[0].auto_model.merge_and_unload(), then save_pretrained) and export the result"
+        raise UsageError(f"{folder.path} holds a PEFT adapter, not a whole model: it has to be merged into its base")
+
+
+def _refuse_other_models(folder: Folder) -> None:
+    """sentence-transformers would replace the modules of these by mean pooling, and go on."""
+    kind = folder.settings.get("model_type", "SentenceTransformer")
+    if kind != "SentenceTransformer":
+        raise UsageError(f"{folder.path} is a {kind}: only a SentenceTransformer gives one vector a text")
+
+
+def _vouched(path: Path, code: str | None) -> str | None:
+    """The hash of the code that comes with the model, if it asks for it to run and `code` is that hash.
+
+    Raises UnsafeError with the hash to give, or for code that lies elsewhere.
+    """
+    inner = modules(path)[0].folder
+    asking = {name: read(inner / name).get("auto_map") for name in _CONFIGS if (inner / name).is_file()}
+    asking = {name: wanted for name, wanted in asking.items() if wanted is not None}
+    if not asking:
+        return None
+    where, here = inner / next(iter(asking)), trust.code_sha256(path)
+    if "--" in json.dumps(asking):
+        raise UnsafeError(f"{where} asks for remote code of another model (auto_map): {json.dumps(asking)}")
+    if code != here:
+        files = ", ".join(sorted(p.relative_to(path).as_posix() for p in path.rglob("*.py"))) or "none"
+        raise UnsafeError(
+            f"{where} asks for remote code (auto_map), and code that comes with a model is not run here: use a model "
+            f"that transformers itself implements. If you have read the code ({files}) and trust it, give "
+            f"--trust-remote-code {here}"
         )
-
-
-def _refuse_foreign_code(folder: Folder) -> None:
-    for name in ("config.json", "tokenizer_config.json"):
-        path = folder.transformer / name
-        if path.is_file() and "auto_map" in _read(path):
-            raise UnsafeError(
-                f"{path} asks for remote code (auto_map): code that comes with a model is never run here; "
-                "use a model that transformers itself implements"
-            )
+    return here
 
 
 def _refuse_foreign_activation(module: Module) -> None:
@@ -167,13 +215,8 @@ def _major(text: str) -> int:
     return int(digits[0]) if digits else 0
 
 
-def _refuse_pickles(module: Module) -> None:
+def _refuse_weightless(module: Module) -> None:
     if module.kind not in _WEIGHED or any(module.folder.glob("*.safetensors")):
         return
-    pickles = [path.name for path in sorted(module.folder.glob("*")) if path.suffix in _PICKLES]
-    if pickles:
-        raise UnsafeError(
-            f"{module.folder} has its weights only as a pickle ({pickles[0]}), and a pickle can run code when it is "
-            "opened: convert it where you trust it, SentenceTransformer(folder).save_pretrained(new_folder)"
-        )
+    trust.refuse_pickles(module.folder)
     raise UsageError(f"{module.folder} has no weights (*.safetensors): this is not a complete checkpoint")

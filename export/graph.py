@@ -12,7 +12,7 @@ import onnx
 import torch
 from torch import Tensor
 
-from embedship.export.checkpoint import Checkpoint
+from embedship.export.checkpoint import Checkpoint, cuts
 from embedship.export.quiet import ignoring, silence
 
 # The newest that OpenVINO 2026.4 and ONNX Runtime 1.22 both read, and whose operators the fusions know.
@@ -107,6 +107,7 @@ class Graph(torch.nn.Module):
         self.transformer = transformer.model
         self.pool = Pool(checkpoint.pooling_modes)
         self.tail = torch.nn.ModuleList(tail)  # Dense, LayerNorm, Normalize: sentence-transformers' own
+        self.cut = checkpoint.pipeline.dimension if cuts(checkpoint.model) else None
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         named = dict(zip(self.names, inputs, strict=True))
@@ -114,7 +115,8 @@ class Graph(torch.nn.Module):
         features: dict[str, Any] = {"sentence_embedding": self.pool(hidden, named["attention_mask"])}
         for module in self.tail:
             features = module(features)
-        return hidden, features["sentence_embedding"]
+        vectors = features["sentence_embedding"]
+        return hidden, vectors if self.cut is None else vectors[:, : self.cut]
 
 
 def write(checkpoint: Checkpoint, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import string
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,8 +10,12 @@ from typing import Any
 
 import pytest
 
+from embedship.export.quiet import ignoring
+
 WORDS = ["the", "of", "read", "file", "word", "parse", "date", "a", "text"]
 HIDDEN = 32
+INSTRUCTION = "Parse: read the date of the text\nQuery: "
+DEPRECATED = (FutureWarning, "`is_gradient_checkpointing` is deprecated")  # PEFT 0.21 with transformers 5.23
 
 Make = Callable[..., Path]
 
@@ -69,6 +74,52 @@ def _modernbert(tokenizer: Any) -> Any:
 
 
 BACKBONES = {"bert": _bert, "qwen3": _qwen3, "modernbert": _modernbert}
+
+
+def edit(path: Path, **changes: Any) -> None:
+    """Change keys of a JSON file."""
+    content = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps({**content, **changes}))
+
+
+def tail() -> list[Any]:
+    from sentence_transformers.sentence_transformer.modules import Normalize
+
+    return [Normalize()]
+
+
+def adapted(make: Make, place: Path, whole: bool, backbone: str = "bert", **lora: Any) -> Path:
+    """A LoRA adapter with weights that matter; `whole`: beside modules.json, as sentence-transformers saves it."""
+    import torch
+    from peft import LoraConfig, PeftModel
+    from sentence_transformers import SentenceTransformer
+
+    pooling, names = ("mean", ["query", "value"]) if backbone == "bert" else ("lasttoken", ["q_proj", "v_proj"])
+    base = make(backbone, pooling, tail=tail(), prompts={"query": INSTRUCTION})
+    config = LoraConfig(
+        r=4, lora_alpha=16, target_modules=names, lora_dropout=0.1, task_type="FEATURE_EXTRACTION", **lora
+    )
+    model, target = SentenceTransformer(str(base), device="cpu"), place / "adapter"
+    inner = model[0].model
+    inner.name_or_path = str(base.parent / "plain" if whole else base)  # which is written down as the base
+    if whole:
+        model.add_adapter(config)
+    else:
+        with ignoring(DEPRECATED):
+            inner = PeftModel(inner, config)
+    torch.manual_seed(1)
+    for name, weight in inner.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.2)
+    if whole:
+        model.save_pretrained(str(target), create_model_card=False)
+    else:
+        inner.save_pretrained(str(target))
+    return target
+
+
+def base_of(folder: Path) -> str:
+    return str(json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"])
 
 
 @pytest.fixture(scope="session")

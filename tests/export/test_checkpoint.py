@@ -13,10 +13,7 @@ from embedship.export import frozen
 from embedship.export.checkpoint import Checkpoint
 from embedship.export.folder import Folder
 
-
-def edit(path: Path, **changes: Any) -> None:
-    content = json.loads(path.read_text()) if path.is_file() else {}
-    path.write_text(json.dumps({**content, **changes}))
+from .conftest import edit
 
 
 @pytest.fixture
@@ -42,6 +39,11 @@ def without_pooling(folder: Path) -> None:
     (folder / "modules.json").write_text(json.dumps(modules[:1]))
 
 
+def prompt_left_out(folder: Path) -> None:
+    edit(folder / "1_Pooling" / "config.json", include_prompt=False)
+    edit(folder / "config_sentence_transformers.json", prompts={"query": "read: "})
+
+
 NEWER = {"sentence_transformers": "99.0.0"}
 REFUSED = {
     "no modules.json": (lambda f: (f / "modules.json").unlink(), UsageError, "no modules.json.*save_pretrained"),
@@ -61,11 +63,9 @@ REFUSED = {
     "newer sentence-transformers": (
         lambda f: edit(f / "config_sentence_transformers.json", __version__=NEWER), UsageError, "pip install",
     ),
-    "prompt left out": (
-        lambda f: edit(f / "1_Pooling" / "config.json", include_prompt=False), UsageError, "include_prompt=False",
-    ),
-    "cut vectors": (
-        lambda f: edit(f / "config_sentence_transformers.json", truncate_dim=8), UsageError, "truncate_dim.*dimensions",
+    "prompt left out": (prompt_left_out, UsageError, "include_prompt=False"),
+    "cross-encoder": (
+        lambda f: edit(f / "config_sentence_transformers.json", model_type="CrossEncoder"), UsageError, "CrossEncoder:",
     ),
     "missing layer": (lambda f: edit(f / "config.json", num_hidden_layers=3), UsageError, "random numbers"),
 }  # fmt: skip
