@@ -10,19 +10,28 @@ import sys
 import warnings
 from collections.abc import Iterator
 
+# What whoever started us said about the network, before stay_offline() answered for him.
+_OFFLINE = os.environ.get("HF_HUB_OFFLINE")
 _LOGGERS = ("sentence_transformers", "transformers", "nncf", "onnxruntime", "torch.onnx", "onnxscript")
 
 
 def stay_offline() -> None:
     """Everything comes from a local folder: no hub is asked, and no usage counters are sent.
 
-    Both are decided when the libraries are imported, so this comes first. `openvino` and `nncf` report each import and
-    each quantisation to Google Analytics unless `openvino_telemetry` cannot be imported; then they use their own stubs.
+    A checkpoint given by its hub id is fetched by another process (hub.py). Both are decided when the libraries are
+    imported, so this comes first. `openvino` and `nncf` report each import and each quantisation to Google Analytics
+    unless `openvino_telemetry` cannot be imported; then they use their own stubs.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+
+def as_given() -> dict[str, str]:
+    """The environment without stay_offline(), for the process that fetches a checkpoint by its id."""
+    kept = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    return kept if _OFFLINE is None else {**kept, "HF_HUB_OFFLINE": _OFFLINE}
 
 
 @contextlib.contextmanager
