@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from embedship.errors import UsageError
+from embedship.export import plain
+from embedship.export.checkpoint import Checkpoint
+from embedship.export.opening import Opening, opened
+
+from .conftest import edit, tail
+
+TEXTS = ["read the file", "a date"]
+
+
+def open_(folder: Path, **how: Any) -> Checkpoint:
+    with opened(folder, Opening(**how)) as source:
+        return Checkpoint.open(source)
+
+
+@pytest.mark.parametrize("mode", plain.POOLINGS)
+def test_a_plain_folder_pools_as_it_is_told(checkpoint: Any, mode: str) -> None:
+    saved = checkpoint(pooling=mode, tail=tail())
+    before = sorted((saved.parent / "plain").iterdir())
+    ours = open_(saved.parent / "plain", pooling=mode, normalize=True)
+    np.testing.assert_allclose(ours.encode(TEXTS), Checkpoint.open(saved).encode(TEXTS), atol=1e-6)
+    assert (ours.pipeline.pooling, ours.pipeline.normalised, ours.source.name) == (mode, True, "plain")
+    assert sorted((saved.parent / "plain").iterdir()) == before, "the checkpoint itself is never written to"
+
+
+def test_without_normalize_rows_keep_their_length(tiny: Path) -> None:
+    assert not open_(tiny.parent / "plain", pooling="mean").pipeline.normalised
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "no modules.json.*--pooling mean, cls, max or lasttoken"),
+        ({"pooling": "average"}, "no pooling 'average'; there are: mean, cls, max, lasttoken"),
+        ({"normalize": True}, "--normalize only with --pooling"),
+    ],
+)
+def test_what_is_not_said_or_said_wrongly_is_refused(tiny: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        open_(tiny.parent / "plain", **options)
+
+
+@pytest.mark.parametrize("options", [{"pooling": "mean"}, {"normalize": True}])
+def test_a_folder_that_pools_by_itself_is_not_told_how(tiny: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"leave --(pooling|normalize) out"):
+        open_(tiny, **options)
+
+
+def test_a_width_that_is_not_said_is_refused(tiny: Path, tmp_path: Path) -> None:
+    edit(tmp_path / "config.json", model_type="bert")
+    with pytest.raises(UsageError, match=r"config.json does not say how wide") as refusal:
+        open_(tmp_path, pooling="mean")
+    assert str(tmp_path) in str(refusal.value)
