@@ -40,7 +40,7 @@ from embedship.codes import Int8Scale
 from embedship.encoder import Encoder
 from embedship.export import layout, parity, probes, tune, variants
 from embedship.export.checkpoint import Checkpoint
-from embedship.export.folder import Folder
+from embedship.export.opening import Opening, opened
 from embedship.export.page.render import write as write_report
 from embedship.export.quality import Dataset, Encode, evaluate
 from embedship.export.quiet import stay_offline
@@ -67,6 +67,11 @@ class Wishes:
     name: str | None = None
     seed: int = 0
     force: bool = False
+    base: str | None = None
+    pooling: str | None = None
+    normalize: bool = False
+    allow_pickle: tuple[str, ...] = ()
+    trust_remote_code: str | None = None
 
 
 class _Texts(NamedTuple):
@@ -77,8 +82,8 @@ class _Texts(NamedTuple):
     evaluation: Dataset | None
 
 
-def build(checkpoint: Path, out: Path, wishes: Wishes | None = None, steps: Steps | None = None) -> Bundle:
-    """Export a sentence-transformers folder to a new bundle at `out` and return it.
+def build(checkpoint: Path | str, out: Path, wishes: Wishes | None = None, steps: Steps | None = None) -> Bundle:
+    """Export a checkpoint, a folder or a hub id, to a new bundle at `out` and return it.
 
     Raises UsageError or UnsafeError for what cannot be exported and GateError when a variant's vectors are not the
     checkpoint's; whatever goes wrong, nothing is left at `out` or beside it.
@@ -86,14 +91,24 @@ def build(checkpoint: Path, out: Path, wishes: Wishes | None = None, steps: Step
     stay_offline()
     wishes, steps = wishes or Wishes(), steps or Steps()
     recipes = variants.wanted(wishes.variants)
-    Folder.open(checkpoint)  # what is no checkpoint is refused at once, not after the texts have been read
-    with workshop(out, wishes.force) as folder:
+    # What is no checkpoint is refused at once, not after the texts have been read.
+    with workshop(out, wishes.force) as folder, opened(checkpoint, _opening(wishes), steps) as source:
         with steps.step("texts"):
             texts = _read(wishes)
         with steps.step("checkpoint"):
-            opened = Checkpoint.open(checkpoint, wishes.name)
-        _Export(opened, folder, wishes, steps, texts).run(recipes)
+            loaded = Checkpoint.open(source, wishes.name)
+        _Export(loaded, folder, wishes, steps, texts).run(recipes)
     return Bundle.open(out)
+
+
+def _opening(wishes: Wishes) -> Opening:
+    return Opening(
+        base=wishes.base,
+        pooling=wishes.pooling,
+        normalize=wishes.normalize,
+        allow_pickle=wishes.allow_pickle,
+        trust_remote_code=wishes.trust_remote_code,
+    )
 
 
 def _read(wishes: Wishes) -> _Texts:

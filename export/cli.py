@@ -15,7 +15,13 @@ _MEAN = "Lowest mean cosine to the checkpoint that is accepted."
 
 
 def export(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A sentence-transformers folder.")],
+    checkpoint: Annotated[
+        str,
+        typer.Argument(
+            metavar="CHECKPOINT",
+            help="A sentence-transformers folder, a PEFT adapter folder, or a hub id (organisation/model@revision).",
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", help="The bundle folder to write.")],
     texts: Annotated[
         Path | None,
@@ -49,6 +55,27 @@ def export(
     floor_bfloat16_mean: Annotated[float, typer.Option(help=_MEAN, min=-1, max=1)] = 0.999,
     floor_int8_min: Annotated[float, typer.Option(help=_FLOOR, min=-1, max=1)] = 0.97,
     floor_int8_mean: Annotated[float, typer.Option(help=_MEAN, min=-1, max=1)] = 0.99,
+    base: Annotated[
+        str | None,
+        typer.Option("--base", metavar="PATH", help="The base of a PEFT adapter (default: the one the adapter names)."),
+    ] = None,
+    pooling: Annotated[
+        str | None,
+        typer.Option("--pooling", metavar="MODE", help="For a plain transformers folder: mean, cls, max or lasttoken."),
+    ] = None,
+    normalize: Annotated[
+        bool, typer.Option("--normalize", help="With --pooling: give its vectors unit length.")
+    ] = False,
+    allow_pickle: Annotated[
+        list[str] | None,
+        typer.Option("--allow-pickle", metavar="SHA256", help="Read the weights file with this hash, though a pickle."),
+    ] = None,
+    trust_remote_code: Annotated[
+        str | None,
+        typer.Option(
+            "--trust-remote-code", metavar="SHA256", help="Run the checkpoint's own code, if it has this hash."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Which texts are drawn.", min=0)] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is already there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -78,6 +105,11 @@ def export(
         name=name,
         seed=seed,
         force=force,
+        base=base,
+        pooling=pooling,
+        normalize=normalize,
+        allow_pickle=tuple(allow_pickle or ()),
+        trust_remote_code=trust_remote_code,
     )
     steps = Steps()
     _report(build(checkpoint, out, wishes, steps), steps.seconds, as_json)
@@ -93,7 +125,7 @@ def _report(bundle: Bundle, seconds: dict[str, float], as_json: bool) -> None:
         return
     console = Console(highlight=False)
     console.print(report.table(bundle))
-    for line in report.fused(bundle):
+    for line in (*report.fused(bundle), *report.notes(bundle)):
         console.print(line, soft_wrap=True)
     if bundle.manifest.quality:
         console.print(report.quality_table(bundle.manifest.quality))

@@ -48,6 +48,18 @@ def fused(bundle: Bundle) -> list[str]:
     return lines
 
 
+def notes(bundle: Bundle) -> list[str]:
+    """What was done to the checkpoint on the way: an adapter merged, code run, something left out."""
+    source, lines = bundle.manifest.source, []
+    if source.merge:
+        lines.append(f"adapter merged: cosine to the unmerged {source.merge.minimum:.7f} or more")
+    if source.code_sha256:
+        lines.append(f"the checkpoint's own code ran, as you allowed: {source.code_sha256}")
+    if source.left_out:
+        lines.append(f"left out, it gives no vectors: {', '.join(source.left_out)}")
+    return lines
+
+
 def quality_table(quality: Quality) -> Table:
     """The checkpoint and the exported variants, side by side."""
     shown = Table(

@@ -1,0 +1,115 @@
+"""Whatever was given as the checkpoint becomes a folder that can be read as it lies there.
+
+A whole sentence-transformers folder is taken as it is. All else is put together in a temporary folder, of links where
+that will do: a hub id is fetched, trusted pickles become safetensors, trusted code is copied, an adapter is merged
+into its base, a plain transformers model gets the pooling that was asked for.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+
+from embedship.bundle import Merge
+from embedship.errors import EmbedshipError, UsageError
+from embedship.export import adapter, hub, plain, trust
+from embedship.export.folder import Folder, Origin
+from embedship.export.steps import Steps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opening:
+    """How to open what does not explain itself, and what unsafe parts somebody vouches for."""
+
+    base: str | None = None  # folder or hub id of an adapter's base
+    pooling: str | None = None
+    normalize: bool = False
+    allow_pickle: tuple[str, ...] = ()  # sha256 each
+    trust_remote_code: str | None = None  # sha256
+
+    @property
+    def vouches(self) -> bool:
+        return bool(self.allow_pickle or self.trust_remote_code)
+
+
+@contextmanager
+def opened(checkpoint: Path | str, how: Opening, steps: Steps | None = None) -> Iterator[Folder]:
+    """Yield the folder to export; what was put together is removed at the end.
+
+    Raises UsageError or UnsafeError for what cannot be opened, GateError for an adapter that does not merge exactly.
+    """
+    given, origin = _local(str(checkpoint), how)
+    with tempfile.TemporaryDirectory(prefix="embedship-") as name:
+        room = Path(name).resolve()
+        code = trust.private_modules(room / "modules") if how.trust_remote_code else nullcontext()
+        try:
+            with code:
+                yield _folder(given, origin, room, how, steps or Steps(Console(quiet=True)))
+        except EmbedshipError as error:
+            # What was put together is gone by the time its path is read: name what was given.
+            error.args = (_named(str(error), room, given),)
+            raise
+
+
+def _local(text: str, how: Opening) -> tuple[Path, Origin]:
+    path = Path(text)
+    if path.is_dir() or not hub.is_id(text):
+        return path, Origin(name=path.resolve().name)
+    snapshot = hub.fetch(text, pickles=bool(how.allow_pickle))
+    return snapshot, Origin(name=text.partition("@")[0], revision=snapshot.name)
+
+
+def _folder(given: Path, origin: Origin, room: Path, how: Opening, steps: Steps) -> Folder:
+    if adapter.is_adapter(given):
+        with steps.step("merge the adapter"):
+            folder, merge = _merged(given, room, how)
+        return Folder.open(folder, replace(origin, merge=merge))
+    if how.base:
+        raise UsageError(f"{given} is no PEFT adapter, so --base means nothing")
+    return Folder.open(_whole(given, room / "whole", how), origin, how.trust_remote_code)
+
+
+def _merged(given: Path, room: Path, how: Opening) -> tuple[Path, Merge]:
+    if how.trust_remote_code:
+        raise UsageError(f"{given} is an adapter, and none is merged into a base with code of its own: merge it first")
+    if (given / "modules.json").is_file():
+        plain.refuse_unused(given, how.pooling, how.normalize)
+    base = _local(how.base or adapter.base_of(given), how)[0]
+    return adapter.merge(_ready(given, room / "adapter", how), _whole(base, room / "base", how), room)
+
+
+def _whole(given: Path, target: Path, how: Opening) -> Path:
+    """A folder with a pooling: the given one's own, or the one that was asked for."""
+    ready = _ready(given, target, how)
+    if not how.pooling or (ready / "modules.json").is_file():
+        plain.refuse_unused(ready, how.pooling, how.normalize)
+        return ready
+    if ready == given:
+        plain.link(given, target)
+    plain.pool(target, how.pooling, how.normalize)
+    return target
+
+
+def _ready(given: Path, target: Path, how: Opening) -> Path:
+    """A folder in which what is vouched for is safe to open: our own copy of its bytes, made before they are hashed."""
+    if not how.vouches or not given.is_dir():
+        return given
+    plain.link(given, target)
+    for path in target.rglob("*.py"):
+        source = path.resolve()
+        path.unlink()
+        shutil.copyfile(source, path)
+    trust.thaw(target, how.allow_pickle)
+    return target
+
+
+def _named(message: str, room: Path, given: Path) -> str:
+    for part in ("whole", "adapter", "merged"):
+        message = message.replace(str(room / part), str(given))
+    return message.replace(str(room / "base"), "the base")
