@@ -9,6 +9,7 @@ import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from embedship.errors import UnsafeError
@@ -87,18 +88,23 @@ def code_sha256(root: Path) -> str:
 def private_modules(folder: Path) -> Iterator[None]:
     """transformers copies a model's code to its cache and imports the copy: here that cache is `folder`, and passes.
 
-    Nothing of the code stays importable afterwards.
+    Nothing of the code stays importable afterwards, and what was imported from the real cache before is put back.
     """
     from transformers import dynamic_module_utils as dynamic
 
     before, place = dynamic.HF_MODULES_CACHE, str(folder)
+    theirs = _take_out(dynamic.TRANSFORMERS_DYNAMIC_MODULE_NAME)
     dynamic.HF_MODULES_CACHE = place
     try:
         yield
     finally:
         dynamic.HF_MODULES_CACHE = before
         sys.path[:] = [entry for entry in sys.path if entry != place]
-        for name in [
-            name for name in sys.modules if name.partition(".")[0] == dynamic.TRANSFORMERS_DYNAMIC_MODULE_NAME
-        ]:
-            del sys.modules[name]
+        _take_out(dynamic.TRANSFORMERS_DYNAMIC_MODULE_NAME)
+        sys.modules.update(theirs)
+
+
+def _take_out(package: str) -> dict[str, ModuleType]:
+    """Remove a package from sys.modules, and return what was there: imports are looked up in its folder alone."""
+    names = [name for name in sys.modules if name.partition(".")[0] == package]
+    return {name: sys.modules.pop(name) for name in names}

@@ -19,11 +19,10 @@ from embedship import cli
 from embedship.bundle import Bundle, Floors, Precision
 from embedship.codes import cosine
 from embedship.encoder import Encoder
-from embedship.export import parity
+from embedship.export import parity, trust
 from embedship.export.build import Wishes, build
 from embedship.export.quiet import ignoring
 from embedship.export.steps import Steps
-from embedship.export.trust import code_sha256
 
 from .conftest import DEPRECATED, HIDDEN, INSTRUCTION, Make, adapted, base_of, edit, tail
 
@@ -214,7 +213,7 @@ KINDS = {
         plain, lambda f: {"pooling": "lasttoken", "normalize": True}, twin=lambda f: f.parent / "saved"
     ),
     "pickled weights, by their hash": Kind(pickled, hashes, twin=lambda f: f.parent / "twin"),
-    "code of its own, by its hash": Kind(coded, lambda f: {"trust_remote_code": code_sha256(f)}),
+    "code of its own, by its hash": Kind(coded, lambda f: {"trust_remote_code": trust.code_sha256(f)}),
 }
 
 
@@ -253,7 +252,8 @@ def test_the_bundle_gives_the_vectors_of_the_checkpoint(
         folder, tmp_path / "bundle", Wishes(texts=texts, variants=("openvino",), floors=FLOORS, **wishes), quiet()
     )
     assert not (tmp_path / "modules").exists(), "code was copied to the cache of transformers"
-    expected = reference(kind.twin(folder), kind.prompt, "trust_remote_code" in wishes)
+    with trust.private_modules(tmp_path / "reference"):
+        expected = reference(kind.twin(folder), kind.prompt, "trust_remote_code" in wishes)
     for variant, floor in (("onnx", 0.99999), ("openvino", 0.99)):
         with Encoder.open(made, variant) as encoder:
             vectors = encoder.encode(TEXTS, prompt_name=kind.prompt)

@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,9 @@ def test_code_runs_by_its_hash_and_leaves_nothing_behind(
     coded: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "cache"))
+    other = ModuleType("transformers_modules")  # somebody has run another model's code in this process before
+    other.__path__ = []
+    monkeypatch.setitem(sys.modules, "transformers_modules", other)
     before = list(sys.path)
     with pytest.raises(UnsafeError, match=r"read the code \(other.py, own.py\)") as refusal:
         Checkpoint.open(coded)
@@ -110,7 +114,7 @@ def test_code_runs_by_its_hash_and_leaves_nothing_behind(
     assert ran.source.code_sha256 == told[1]
     assert not (tmp_path / "cache").exists()
     assert sys.path == before
-    assert not [name for name in sys.modules if name.startswith("transformers_modules")]
+    assert [module for name, module in sys.modules.items() if name.startswith("transformers_modules")] == [other]
 
 
 @pytest.mark.parametrize("name", ["own.py", "other.py", "added/later.py"])
