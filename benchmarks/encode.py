@@ -55,7 +55,7 @@ def main() -> None:
     result = record.circumstances() | {
         "benchmark": "encode",
         "corpus": {"texts": len(texts), "tokens": counts["all"], "source": stdlib_docs.origin()},
-        "embedship": {"variant": encoder.bundle.variant().name, "cosine_mean": ours_cosine, **record.spread(ours)},
+        "embedship": {"variant": encoder.variant.name, "cosine_mean": ours_cosine, **record.spread(ours)},
         "best_peer": {"backend": best, "batch": screened[best]["batch"], **record.spread(theirs)},
         "peers_on_sample": screened,
         "peer_versions": versions,

@@ -132,6 +132,7 @@ class Parity(Record, frozen=True):
     """Cosine of the exported vectors to the checkpoint's, over `texts` texts of at most `longest` tokens.
 
     `overlap` is the mean share of a text's 10 nearest other probes that are its 10 nearest by the checkpoint too.
+    `length` is the worst ratio of a vector's length to the checkpoint's, smaller over larger: no cosine sees that.
     """
 
     texts: int
@@ -139,6 +140,7 @@ class Parity(Record, frozen=True):
     minimum: float
     mean: float
     overlap: float
+    length: float
     worst_text: str
 
 
@@ -147,26 +149,30 @@ class Invariance(Record, frozen=True):
 
     shuffled      among texts drawn at random, of other lengths
     over_padded   padded far beyond the longest text of its batch
-    other_side    padded on the side the tokenizer does not pad on
+    other_side    padded on the left, where the engines here pad on the right; None where the checkpoint's own vectors
+                  depend on the side, because its positions count from the left edge (BERT)
     """
 
     texts: int
     shuffled: float
     over_padded: float
-    other_side: float
+    other_side: float | None
+    worst_text: str
 
     @property
     def worst(self) -> float:
         """NaN if any of them is."""
-        figures = (self.shuffled, self.over_padded, self.other_side)
+        figures = [f for f in (self.shuffled, self.over_padded, self.other_side) if f is not None]
         return min(figures) if all(figure == figure for figure in figures) else float("nan")
 
 
 class Floors(Record, frozen=True):
-    """What the gate demands of a precision."""
+    """What the gate demands of a precision: the least that `Parity` may say."""
 
     minimum: float
     mean: float
+    overlap: float
+    length: float
 
 
 class Variant(Record, frozen=True):
@@ -207,11 +213,26 @@ class Choice(Record, frozen=True):
 
 
 class Codes(Record, frozen=True):
-    """How indexes and clients pack this model's vectors: fitted once, on the calibration texts, and then frozen."""
+    """How indexes and clients pack this model's vectors: fitted once, on the calibration texts, and then frozen.
 
-    int8: Int8Scale
+    A code is of the vector after it was cut and renormalised, so each Matryoshka dimension has an int8 scale of its
+    own: half of a unit vector grows by a third or more when it becomes one again.
+    """
+
+    int8: tuple[Int8Scale, ...]  # one for each of the pipeline's dimensions
+    clipped: float  # share of components of held-out texts that lie outside the int8 ranges, at full dimension
     binary_threshold: float
-    rescore: int  # candidates fetched for each hit wanted, when a coarse code is searched first
+    rescore: int  # candidates fetched for each hit wanted, when sign bits are searched first and int8 codes rank again
+    rescored_recall: float | None  # of the 10 exact nearest, what that finds; None where no binary code is possible
+    documents: int  # over so many: more documents may need more candidates
+
+    def scale(self, dimension: int) -> Int8Scale:
+        """Raises UsageError for a dimension that none was frozen for."""
+        scales = {scale.dimension: scale for scale in self.int8}
+        if dimension not in scales:
+            known = ", ".join(map(str, scales))
+            raise UsageError(f"this model has no int8 code for {dimension} dimensions; there is one for {known}")
+        return scales[dimension]
 
 
 class Measured(Record, frozen=True):
@@ -231,11 +252,19 @@ class Quality(Record, frozen=True):
     dataset: str
     queries: int
     documents: int
+    max_recall_drop: float | None  # how far recall@10 may lie below the checkpoint's; what loses more is never chosen
     measured: tuple[Measured, ...]
 
     def of(self, variant: str) -> Measured:
         """The row of a variant, or of "checkpoint", at full dimension in float32: the plainest there is."""
         return next(row for row in self.measured if row.variant == variant and row.code is Code.FLOAT32)
+
+    def drop(self, variant: str) -> float:
+        """How far recall@10 of a variant lies below the checkpoint's; NaN, which no budget lets through, if unknown."""
+        known = {row.variant for row in self.measured}
+        if variant not in known:
+            return float("nan")
+        return self.of("checkpoint").metrics["recall@10"] - self.of(variant).metrics["recall@10"]
 
 
 class Provenance(Record, frozen=True):
@@ -254,7 +283,7 @@ class Manifest(Record, frozen=True):
     pipeline: Pipeline
     tokenizer_sha256: str
     floors: dict[Precision, Floors]
-    variants: tuple[Variant, ...]
+    variants: tuple[Variant, ...]  # first the plain float32 graph, from which the others are made
     choice: Choice
     codes: Codes
     quality: Quality | None
@@ -299,9 +328,13 @@ class Bundle(msgspec.Struct, frozen=True):
     def path(self, name: str) -> Path:
         return self.folder / name
 
-    def variant(self, name: str | None = None) -> Variant:
-        """The named variant, or the chosen one."""
-        name = name or self.manifest.choice.variant
+    @property
+    def plain(self) -> Variant:
+        """The float32 graph from which the others were made: what stands for the checkpoint when that is far away."""
+        return self.manifest.variants[0]
+
+    def variant(self, name: str) -> Variant:
+        """The named variant; choice.variant says which is taken where nobody names one."""
         for variant in self.manifest.variants:
             if variant.name == name:
                 return variant

@@ -22,6 +22,8 @@ class Verb(NamedTuple):
 VERBS = {
     "export": Verb("embedship.export.cli", "Turn a checkpoint into a verified bundle.", "cpu,export"),
     "verify": Verb("embedship.verify", "Re-hash a bundle and re-run its golden texts.", "cpu"),
+    "tune": Verb("embedship.tune_cli", "Find the best variant of a bundle on this machine.", "cpu"),
+    "evaluate": Verb("embedship.export.evaluate_cli", "Measure a bundle's retrieval on your own questions.", "cpu"),
     "index": Verb("embedship.serve.index_cli", "Build a search index over a JSON Lines corpus.", "cpu"),
     "serve": Verb("embedship.serve.cli", "Serve embeddings and search over HTTP.", "cpu"),
     "demo": Verb("embedship.demo", "See all of it work on a real model and real text.", "demo"),

@@ -7,8 +7,14 @@ import numpy as np
 import numpy.typing as npt
 
 Vectors = npt.NDArray[np.float32]  # (n, dim), unit rows
+Float16Codes = npt.NDArray[np.float16]  # (n, dim)
 Int8Codes = npt.NDArray[np.int8]  # (n, dim)
 BinaryCodes = npt.NDArray[np.uint8]  # (n, dim / 8), most significant bit first
+
+# A hundred texts do not show the extremes. MiniLM, 4,748 held-out texts: without a margin 0.95% of their components lie
+# outside and int8 finds 97.6% of the 10 exact nearest; x 1.25 0.15%, 99.3%; x 1.5 0.02%, 99.5%; x 3 none, 99.1%,
+# for want of resolution. Ranges fitted on the corpus itself: 99.6%. (From 20 texts, x 1.5: 0.46%, 98.5%.)
+MARGIN = 1.5
 
 
 def normalise(vectors: Vectors) -> Vectors:
@@ -36,11 +42,21 @@ def cosine(left: Vectors, right: Vectors) -> npt.NDArray[np.float64]:
         return np.asarray((a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)))
 
 
-def binary(vectors: Vectors) -> BinaryCodes:
-    """One bit a dimension, 1 where the component is positive: (n, dim) -> (n, dim / 8) uint8."""
+def half(vectors: Vectors) -> Float16Codes:
+    """float16: a cosine moves by less than 1e-4."""
+    return vectors.astype(np.float16)
+
+
+def binary(vectors: Vectors, threshold: float = 0.0) -> BinaryCodes:
+    """One bit a dimension, 1 where the component is above the threshold: (n, dim) -> (n, dim / 8) uint8."""
     if vectors.shape[1] % 8:
         raise ValueError(f"binary codes need a dimension divisible by 8, not {vectors.shape[1]}")
-    return np.packbits(vectors > 0, axis=1)
+    return np.packbits(vectors > threshold, axis=1)
+
+
+def signs(codes: BinaryCodes) -> Vectors:
+    """+1 and -1 for the bits: (n, dim / 8) -> (n, dim). The inner product of two is dim - 2 x Hamming distance."""
+    return np.unpackbits(codes, axis=1).astype(np.float32) * 2 - 1
 
 
 class Int8Scale(msgspec.Struct, frozen=True):
@@ -53,8 +69,13 @@ class Int8Scale(msgspec.Struct, frozen=True):
 
     @classmethod
     def fit(cls, vectors: Vectors) -> Int8Scale:
-        largest = np.abs(vectors).max(axis=0)
+        """Ranges MARGIN wider than the largest component that the (n, dim) `vectors` have in each dimension."""
+        largest = np.abs(vectors).max(axis=0) * MARGIN
         return cls(tuple((np.maximum(largest, 1e-9) / 127).astype(np.float32).tolist()))
+
+    @property
+    def dimension(self) -> int:
+        return len(self.scale)
 
     @property
     def row(self) -> npt.NDArray[np.float32]:
@@ -62,3 +83,11 @@ class Int8Scale(msgspec.Struct, frozen=True):
 
     def encode(self, vectors: Vectors) -> Int8Codes:
         return np.asarray(np.clip(np.rint(vectors / self.row), -127, 127), dtype=np.int8)
+
+    def weigh(self, queries: Vectors) -> Vectors:
+        """Queries stay float32: their inner product with codes, once weighed, is that with the vectors encoded."""
+        return queries * self.row
+
+    def clipped(self, vectors: Vectors) -> float:
+        """The share of components that lie outside the ranges."""
+        return float(np.mean(np.abs(vectors) > 127.5 * self.row))

@@ -10,7 +10,8 @@ from typing import Self
 
 import numpy as np
 
-from embedship.bundle import Bundle
+from embedship import choice
+from embedship.bundle import Bundle, Variant
 from embedship.codes import Vectors, cut
 from embedship.engine import Engine, open_engine
 from embedship.errors import EngineError, UsageError
@@ -29,8 +30,9 @@ class Encoder:
     (2, 384)
     """
 
-    def __init__(self, bundle: Bundle, tokenizer: Tokenizer, engine: Engine) -> None:
+    def __init__(self, bundle: Bundle, variant: Variant, tokenizer: Tokenizer, engine: Engine) -> None:
         self.bundle = bundle
+        self.variant = variant
         self.tokenizer = tokenizer
         self.engine = engine
         self._closed = False
@@ -38,13 +40,14 @@ class Encoder:
 
     @classmethod
     def open(cls, bundle: Bundle | Path | str, variant: str | None = None, *, streams: int | None = None) -> Self:
-        """Open a bundle and load one variant of it (default: the chosen one).
+        """Open a bundle and load one variant of it (default: the one `choice.variant` picks for this machine).
 
         The variant's files are hashed first. Raises UsageError, UnsafeError, MissingExtra or EngineError.
         """
         bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        bundle.verify(bundle.files_of(bundle.variant(variant)))
-        return cls(bundle, Tokenizer.open(bundle), open_engine(bundle, variant, streams))
+        chosen = choice.variant(bundle, variant)
+        bundle.verify(bundle.files_of(chosen))
+        return cls(bundle, chosen, Tokenizer.open(bundle), open_engine(bundle, chosen.name, streams))
 
     def encode(
         self,

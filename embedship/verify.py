@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from embedship import golden
+from embedship import choice, golden
 from embedship.bundle import Bundle, Precision
 from embedship.encoder import Encoder
 
@@ -28,7 +28,9 @@ class Verified(msgspec.Struct, frozen=True):
 
 def verify(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle folder.")],
-    variant: Annotated[str | None, typer.Option(help="The variant to run (default: the chosen one).")] = None,
+    variant: Annotated[
+        str | None, typer.Option(help="The variant to run (default: the one chosen for this machine).")
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="Run every variant.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -38,7 +40,7 @@ def verify(
     """
     opened = Bundle.open(bundle)
     files = opened.verify()
-    names = [v.name for v in opened.manifest.variants] if every else [opened.variant(variant).name]
+    names = [v.name for v in opened.manifest.variants] if every else [choice.variant(opened, variant).name]
     results = [_run(opened, name) for name in names]
     if as_json:
         answer = {"bundle": str(bundle), "fingerprint": opened.fingerprint, "files": files, "variants": results}

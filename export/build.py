@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from embedship import hardware, jsonl
+from embedship import choice, hardware, jsonl, tune
 from embedship.bundle import (
     FORMAT,
     GOLDEN,
@@ -21,29 +20,26 @@ from embedship.bundle import (
     TOKENIZER,
     Bundle,
     Choice,
-    Code,
-    Codes,
     Floors,
     Invariance,
     Manifest,
-    Measured,
     Objective,
     Parity,
     Precision,
     Provenance,
     Quality,
-    Similarity,
     Variant,
     fingerprint,
 )  # fmt: skip
-from embedship.codes import Int8Scale
 from embedship.encoder import Encoder
-from embedship.export import layout, parity, probes, tune, variants
+from embedship.errors import UsageError
+from embedship.export import calibrate, layout, parity, probes, retrieval, variants
 from embedship.export.checkpoint import Checkpoint
+from embedship.export.dataset import Dataset
 from embedship.export.opening import Opening, opened
 from embedship.export.page.render import write as write_report
-from embedship.export.quality import Dataset, Encode, evaluate
 from embedship.export.quiet import stay_offline
+from embedship.export.retrieval import Retrieval
 from embedship.export.steps import Steps
 from embedship.export.workshop import workshop
 from embedship.monitor.reference import Reference
@@ -52,6 +48,8 @@ from embedship.tokens import Tokenizer
 
 # 100 texts calibrate int8 as well as 300 do (MiniLM: mean cosine 0.9977), once the hostile ones are among them.
 _CALIBRATED, _JUDGED, _TIMED = 100, 200, 300
+# Over so many texts the rescoring multiplier is measured, unless --eval brings a corpus.
+_SEARCHED = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +60,8 @@ class Wishes:
     queries: Path | None = None
     evaluation: Path | None = None
     evaluation_title: bool = False
+    max_recall_drop: float | None = None
+    objective: Objective = Objective.THROUGHPUT
     variants: tuple[str, ...] = ()
     floors: dict[Precision, Floors] = field(default_factory=lambda: dict(parity.FLOORS))
     name: str | None = None
@@ -72,6 +72,13 @@ class Wishes:
     normalize: bool = False
     allow_pickle: tuple[str, ...] = ()
     trust_remote_code: str | None = None
+
+
+_NAN = float("nan")
+_UNMEASURED = (
+    Parity(texts=0, longest=0, minimum=_NAN, mean=_NAN, overlap=_NAN, length=_NAN, worst_text=""),
+    Invariance(texts=0, shuffled=_NAN, over_padded=_NAN, other_side=None, worst_text=""),
+)
 
 
 class _Texts(NamedTuple):
@@ -91,6 +98,8 @@ def build(checkpoint: Path | str, out: Path, wishes: Wishes | None = None, steps
     stay_offline()
     wishes, steps = wishes or Wishes(), steps or Steps()
     recipes = variants.wanted(wishes.variants)
+    if wishes.max_recall_drop is not None and wishes.evaluation is None:
+        raise UsageError("--max-recall-drop needs --eval DIR: without questions no recall can be measured")
     # What is no checkpoint is refused at once, not after the texts have been read.
     with workshop(out, wishes.force) as folder, opened(checkpoint, _opening(wishes), steps) as source:
         with steps.step("texts"):
@@ -123,7 +132,8 @@ class _Export:
     def __init__(self, checkpoint: Checkpoint, folder: Path, wishes: Wishes, steps: Steps, texts: _Texts) -> None:
         layout.copy(checkpoint.folder, folder, checkpoint.tokenizer_json)
         self.checkpoint, self.folder, self.wishes, self.steps = checkpoint, folder, wishes, steps
-        self.texts = texts._replace(real=probes.sample(texts.real, _CALIBRATED + _JUDGED, wishes.seed))
+        self.texts = texts._replace(real=probes.sample(texts.real, _SEARCHED, wishes.seed))
+        self.judged = self.texts.real[: _CALIBRATED + _JUDGED][-_JUDGED:]
         self.queries, self.evaluation = texts.queries, texts.evaluation
         self.tokenizer = Tokenizer(folder / TOKENIZER, checkpoint.pipeline)
         self.cosines: dict[str, npt.NDArray[np.float64]] = {}  # variant -> of every probe to the checkpoint
@@ -136,16 +146,27 @@ class _Export:
             encoders = {one.name: stack.enter_context(Encoder.open(provisional, one.name)) for one in made}
             finished = [self._gated(one, encoders[one.name], judged) for one in made]
             with self.steps.step("speed"):
-                choice = tune.choose(encoders, self.texts.real[:_TIMED])
-            quality = self._quality(choice.variant, encoders[choice.variant])
+                speeds = tune.measure(encoders, self.texts.real[:_TIMED])
+            ranked = choice.rank(finished, self.wishes.objective, speeds)
+            found = self._retrieval([v.name for v in ranked], encoders)
             self._reference(provisional.fingerprint, encoders[variants.PLAIN])
-        self._write(finished, choice, quality)
+        self.codes = found.codes
+        decided = Choice(
+            objective=self.wishes.objective,
+            variant=found.chosen,
+            machine=hardware.machine(),
+            tokens_per_second=dict(speeds.tokens_per_second),
+            latency_seconds=dict(speeds.latency_seconds),
+        )
+        self._write(finished, decided, found.quality)
 
     def _probes(self) -> parity.Probes:
         with self.steps.step("vectors of the checkpoint itself"):
-            judged = parity.Probes.make(self.checkpoint, self.tokenizer, self.texts.real[-_JUDGED:])
+            judged = parity.Probes.make(self.checkpoint, self.tokenizer, self.judged)
             judged.golden(self.tokenizer).save(self.folder / GOLDEN)
-        self.codes = Codes(int8=Int8Scale.fit(judged.vectors), binary_threshold=0.0, rescore=10)
+        with self.steps.step("ranges of int8 codes"):
+            held_out = judged.vectors[judged.hostile :]
+            self.codes = calibrate.fit(self.checkpoint, self.texts.real[:_CALIBRATED], held_out)
         return judged
 
     def _make(self, recipes: dict[str, variants.Recipe]) -> list[variants.Made]:
@@ -158,11 +179,18 @@ class _Export:
 
     def _gated(self, made: variants.Made, encoder: Encoder, judged: parity.Probes) -> Variant:
         with self.steps.step(f"gate {made.name}"):
-            agreement = parity.require(encoder, made.name, judged, self.wishes.floors)
+            agreement = parity.require(encoder, judged, self.wishes.floors)
             self.cosines[made.name] = agreement.cosines
-        return self._variant(made, encoder, agreement.parity)
+        return self._variant(made, encoder.engine.precision, agreement.parity, agreement.invariance)
 
-    def _variant(self, made: variants.Made, encoder: Encoder | None = None, measured: Parity | None = None) -> Variant:
+    def _variant(
+        self,
+        made: variants.Made,
+        precision: Precision | None = None,
+        measured: Parity | None = None,
+        certificate: Invariance | None = None,
+    ) -> Variant:
+        """What is known of a variant: before the gate that is the file, and figures that no gate lets through."""
         path = self.folder / made.recipe.path
         own = [p for p in path.parent.iterdir() if p.name.split(".", 1)[0] == path.name.split(".", 1)[0]]
         return Variant(
@@ -172,44 +200,23 @@ class _Export:
             weights=made.recipe.weights,
             quantisation=made.recipe.quantisation,
             needs=made.recipe.needs,
-            precision=encoder.engine.precision if encoder else made.recipe.weights,
+            precision=precision or made.recipe.weights,
             size=sum(p.stat().st_size for p in own),
             fused=made.fused,
-            parity=measured or Parity(texts=0, longest=0, minimum=0.0, mean=0.0, overlap=0.0, worst_text=""),
-            invariance=Invariance(texts=0, shuffled=0.0, over_padded=0.0, other_side=0.0),
+            parity=measured or _UNMEASURED[0],
+            invariance=certificate or _UNMEASURED[1],
         )
 
-    def _quality(self, name: str, encoder: Encoder) -> Quality | None:
-        data = self.evaluation
-        if data is None:
-            return None
-        dot = self.checkpoint.pipeline.similarity is Similarity.DOT
-        with self.steps.step("retrieval quality"):
-            doors = {"checkpoint": self._checkpoint_doors(), name: _encoder_doors(encoder)}
-            dimension = self.checkpoint.pipeline.dimension
-            measured = (
-                Measured(
-                    variant=who,
-                    dimension=dimension,
-                    code=Code.FLOAT32,
-                    rescored=False,
-                    bytes_per_vector=4 * dimension,
-                    metrics=evaluate(data, *door, dot=dot),
-                )
-                for who, door in doors.items()
+    def _retrieval(self, ranked: list[str], encoders: dict[str, Encoder]) -> Retrieval:
+        """What is chosen of `ranked`, best first: with --eval by its recall too."""
+        if self.evaluation is not None:
+            budget = self.wishes.max_recall_drop
+            return retrieval.on_questions(
+                self.evaluation, self.checkpoint, encoders, ranked, budget, self.codes, self.steps
             )
-            return Quality(
-                dataset=data.name,
-                queries=len(data.queries),
-                documents=len(data.documents),
-                measured=tuple(measured),
-            )
-
-    def _checkpoint_doors(self) -> tuple[Encode, Encode]:
-        pipeline = self.checkpoint.pipeline
-        prompts = (pipeline.prompts.get(name or "", "") for name in (pipeline.document_prompt, pipeline.query_prompt))
-        documents, queries = (partial(self.checkpoint.encode, prompt=prompt) for prompt in prompts)
-        return documents, queries
+        with self.steps.step("candidates for sign bits"):
+            others = self.texts.real[_CALIBRATED + _JUDGED :] or self.texts.real
+            return retrieval.on_texts(encoders[ranked[0]], self.codes, others, self.judged)
 
     def _reference(self, model: str, encoder: Encoder) -> None:
         """Of float32 vectors: the reference must not carry the noise of whichever variant is fastest here."""
@@ -222,7 +229,7 @@ class _Export:
             fitted.save(self.folder / REFERENCE)
 
     def _write(
-        self, described: Sequence[Variant], choice: Choice | None = None, quality: Quality | None = None
+        self, described: Sequence[Variant], decided: Choice | None = None, measured: Quality | None = None
     ) -> Bundle:
         tokenizer = sha256_of(self.folder / TOKENIZER)
         source, pipeline = self.checkpoint.source, self.checkpoint.pipeline
@@ -242,19 +249,12 @@ class _Export:
             tokenizer_sha256=tokenizer,
             floors=self.wishes.floors,
             variants=tuple(described),
-            choice=choice or undecided,
+            choice=decided or undecided,
             codes=self.codes,
-            quality=quality,
+            quality=measured,
             provenance=Provenance(files={}, options={}, seed=self.wishes.seed),
             files={},
         )
-        if choice:
+        if decided:
             write_report(self.folder, manifest, self.cosines)
         return Bundle.write(self.folder, manifest)
-
-
-def _encoder_doors(encoder: Encoder) -> tuple[Encode, Encode]:
-    pipeline = encoder.bundle.manifest.pipeline
-    names = (pipeline.document_prompt, pipeline.query_prompt)
-    documents, queries = (partial(encoder.encode, prompt_name=name) for name in names)
-    return documents, queries

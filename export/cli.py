@@ -7,11 +7,9 @@ from typing import Annotated
 
 import typer
 
-from embedship.bundle import Bundle, Floors, Precision
+from embedship.bundle import Bundle, Objective
 
 _VARIANTS = "onnx, onnx-O3, onnx-int8, openvino, openvino-int8"
-_FLOOR = "Lowest cosine to the checkpoint that is accepted."
-_MEAN = "Lowest mean cosine to the checkpoint that is accepted."
 
 
 def export(
@@ -49,12 +47,28 @@ def export(
         str, typer.Option("--variants", help=f"Which to make, comma-separated: {_VARIANTS}. `onnx` is always made.")
     ] = "",
     name: Annotated[str | None, typer.Option(help="What the model is called (default: its folder's name).")] = None,
-    floor_float32_min: Annotated[float, typer.Option(help=_FLOOR, min=-1, max=1)] = 0.9999,
-    floor_float32_mean: Annotated[float, typer.Option(help=_MEAN, min=-1, max=1)] = 0.9999,
-    floor_bfloat16_min: Annotated[float, typer.Option(help=_FLOOR, min=-1, max=1)] = 0.999,
-    floor_bfloat16_mean: Annotated[float, typer.Option(help=_MEAN, min=-1, max=1)] = 0.999,
-    floor_int8_min: Annotated[float, typer.Option(help=_FLOOR, min=-1, max=1)] = 0.97,
-    floor_int8_mean: Annotated[float, typer.Option(help=_MEAN, min=-1, max=1)] = 0.99,
+    floor: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--floor",
+            metavar="PRECISION-FIGURE=VALUE",
+            help="What the gate demands, e.g. int8-minimum=0.96. PRECISION is float32, float16, bfloat16 or int8. "
+            "FIGURE is minimum or mean (cosine to the checkpoint), overlap (of the ten nearest) or length (ratio). "
+            "May be repeated.",
+        ),
+    ] = None,
+    objective: Annotated[
+        Objective, typer.Option(help="What the variant that serve takes should be best at, as measured here.")
+    ] = Objective.THROUGHPUT,
+    max_recall_drop: Annotated[
+        float | None,
+        typer.Option(
+            "--max-recall-drop",
+            help="With --eval: a variant that loses more of the checkpoint's recall@10 is not chosen, e.g. 0.005.",
+            min=0,
+            max=1,
+        ),
+    ] = None,
     base: Annotated[
         str | None,
         typer.Option("--base", metavar="PATH", help="The base of a PEFT adapter (default: the one the adapter names)."),
@@ -88,6 +102,7 @@ def export(
     from embedship.export.quiet import stay_offline
 
     stay_offline()
+    from embedship.export import parity
     from embedship.export.build import Wishes, build
     from embedship.export.steps import Steps
 
@@ -97,11 +112,9 @@ def export(
         evaluation=evaluation,
         evaluation_title=eval_title,
         variants=tuple(part.strip() for part in variants.split(",") if part.strip()),
-        floors={
-            Precision.FLOAT32: Floors(minimum=floor_float32_min, mean=floor_float32_mean),
-            Precision.BFLOAT16: Floors(minimum=floor_bfloat16_min, mean=floor_bfloat16_mean),
-            Precision.INT8: Floors(minimum=floor_int8_min, mean=floor_int8_mean),
-        },
+        max_recall_drop=max_recall_drop,
+        objective=objective,
+        floors=parity.floors(floor or ()),
         name=name,
         seed=seed,
         force=force,
@@ -125,7 +138,7 @@ def _report(bundle: Bundle, seconds: dict[str, float], as_json: bool) -> None:
         return
     console = Console(highlight=False)
     console.print(report.table(bundle))
-    for line in (*report.fused(bundle), *report.notes(bundle)):
+    for line in (*report.fused(bundle), *report.source(bundle.manifest.source), *report.notes(bundle)):
         console.print(line, soft_wrap=True)
     if bundle.manifest.quality:
         console.print(report.quality_table(bundle.manifest.quality))

@@ -13,6 +13,7 @@ from embedship.tokens import Tokenizer
 
 # Attention takes memory with the square of the length; a probe of 32,768 tokens would need more than the machine has.
 LONGEST = 2048
+_WIDTH = 80
 _UNBROKEN = "".join(chr(ord("a") + i * 7 % 26) for i in range(10_000))
 
 
@@ -56,3 +57,8 @@ def sample(texts: Sequence[str], count: int, seed: int) -> list[str]:
     """At most `count` of the texts, drawn with `seed`, in a drawn order."""
     drawn = np.random.default_rng(seed).permutation(len(texts))[:count]
     return [texts[i] for i in drawn]
+
+
+def shown(text: str) -> str:
+    """A text as one short, printable line."""
+    return ascii(text) if len(text) <= _WIDTH else f"{text[:_WIDTH]!a}... ({len(text)} characters)"

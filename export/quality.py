@@ -1,142 +1,221 @@
-"""Retrieval metrics on the user's own questions: did the export cost anything that matters?
+"""Retrieval metrics on the user's own questions, for every way to make and store vectors: did it cost what matters?
 
 The definitions are those of sentence-transformers' InformationRetrievalEvaluator: relevance is yes or no, questions
-without a relevant document are left out, ties rank by document id.
+without a relevant document are left out, ties rank by document id. accuracy@k is the hit rate: the share of questions
+with a relevant document among the first k. Memory holds one variant's vectors and one block of scores.
 """
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from math import log2
-from pathlib import Path
+from functools import partial
 
-import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
-from embedship import jsonl
-from embedship.codes import Vectors, normalise
-from embedship.errors import UsageError
+from embedship import codes as packing
+from embedship import ranking
+from embedship.bundle import Code, Codes, Measured, Pipeline, Similarity
+from embedship.codes import Vectors, cut, normalise
+from embedship.encoder import Encoder
+from embedship.errors import EngineError
+from embedship.export.dataset import Dataset
 
 KS = (1, 3, 5, 10)
 DEPTH = 100
-_ROWS = 256
+# A tile of scores is 256 x 4,096 x 4 bytes, 4 MB, and three times that once it is packed with its rows.
+_QUERIES, _DOCUMENTS = 256, 4096
+_GATHERED_BYTES = 64 * 2**20
 
 Encode = Callable[[Sequence[str]], Vectors]
+Advance = Callable[[int], object]  # told how many texts have just been finished
+Rows = NDArray[np.int64]  # (n, k) document rows, best first
 
 
-class _Document(msgspec.Struct, frozen=True):
-    id: str = msgspec.field(name="_id")
-    text: str
-    title: str | None = None
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoded:
+    """A dataset as one variant (or "checkpoint") sees it: (n, dim) float32 at full dimension, ready to compare."""
 
+    variant: str
+    documents: Vectors
+    queries: Vectors
 
-class _Query(msgspec.Struct, frozen=True):
-    id: str = msgspec.field(name="_id")
-    text: str
+    @classmethod
+    def make(cls, variant: str, data: Dataset, documents: Encode, queries: Encode, pipeline: Pipeline) -> Encoded:
+        """Unit rows, except where the model was trained for the inner product. Raises EngineError for NaN."""
+        dot = pipeline.similarity is Similarity.DOT
+        made = (documents(data.documents), queries(data.queries))
+        if not all(np.isfinite(vectors).all() for vectors in made):
+            raise EngineError(f"{variant} gives NaN or infinity for a text of {data.name}")
+        return cls(variant, *(vectors if dot else normalise(vectors) for vectors in made))
+
+    def cut(self, dimension: int) -> Encoded:
+        return Encoded(self.variant, cut(self.documents, dimension), cut(self.queries, dimension))
+
+    @property
+    def dimension(self) -> int:
+        return int(self.documents.shape[1])
 
 
 @dataclass(frozen=True, slots=True)
-class Dataset:
-    """`relevant` holds, for each query in order, the ids of its relevant documents; every query has at least one."""
+class Storage:
+    """A vector code, and whether int8 codes rank again what it found."""
 
-    name: str
-    document_ids: list[str]
-    documents: list[str]
-    queries: list[str]
-    relevant: list[frozenset[str]]
+    code: Code
+    rescored: bool = False
 
-    @classmethod
-    def read(cls, folder: Path, title: bool = False) -> Dataset:
-        """Read a folder in BEIR's layout: corpus.jsonl, queries.jsonl, qrels.tsv (with a header line).
-
-        `title` puts "title " before each text, as BEIR does. Raises UsageError naming file and line.
-        """
-        documents = list(jsonl.read(folder / "corpus.jsonl", _Document))
-        texts = [f"{d.title} {d.text}" if title and d.title else d.text for d in documents]
-        judged = _judgements(folder / "qrels.tsv", {d.id for d in documents})
-        queries = [q for q in jsonl.read(folder / "queries.jsonl", _Query) if judged.get(q.id)]
-        if not queries:
-            raise UsageError(f"{folder}: no query in queries.jsonl has a relevant document in qrels.tsv")
-        relevant = [frozenset(judged[q.id]) for q in queries]
-        return cls(folder.resolve().name, [d.id for d in documents], texts, [q.text for q in queries], relevant)
+    def __str__(self) -> str:
+        return f"{self.code}+int8" if self.rescored else str(self.code)
 
 
-def _judgements(path: Path, known: AbstractSet[str]) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {}
-    try:
-        rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from None
-    for number, row in enumerate(rows[1:], 2):
-        query, document, score = _judgement(row, f"{path}, line {number}")
-        if document not in known:
-            raise UsageError(f"{path}, line {number}: document {document!r} is not in corpus.jsonl")
-        if score > 0:
-            found.setdefault(query, set()).add(document)
+PLAIN = Storage(Code.FLOAT32)
+
+
+def storage(row: Measured) -> Storage:
+    return Storage(row.code, row.rescored)
+
+
+STORAGES = (PLAIN, *map(Storage, (Code.FLOAT16, Code.INT8, Code.UBINARY)), Storage(Code.UBINARY, rescored=True))
+
+
+def doors(encoder: Encoder, progress: Advance | None = None) -> tuple[Encode, Encode]:
+    """How documents and how queries are encoded, each with the prompt sentence-transformers would pick."""
+    pipeline = encoder.bundle.manifest.pipeline
+    documents, queries = (
+        partial(encoder.encode, prompt_name=name, progress=progress)
+        for name in (pipeline.document_prompt, pipeline.query_prompt)
+    )
+    return documents, queries
+
+
+def drop(before: Measured, after: Measured) -> float:
+    """How far recall@10 fell."""
+    return before.metrics["recall@10"] - after.metrics["recall@10"]
+
+
+def grid(
+    data: Dataset, encoded: Encoded, dimensions: Sequence[int], storages: Sequence[Storage], codes: Codes
+) -> Iterator[Measured]:
+    """Metrics of every dimension x storage, largest dimension first; sign bits only where they fill whole bytes."""
+    for dimension in sorted(dimensions, reverse=True):
+        shorter = encoded.cut(dimension)
+        for storage in storages:
+            if storage.code is not Code.UBINARY or dimension % 8 == 0:
+                yield measure(data, shorter, storage, codes)
+
+
+def measure(data: Dataset, encoded: Encoded, storage: Storage, codes: Codes | None = None) -> Measured:
+    """Search every question and average every metric; `codes` are needed for all but float32 and float16.
+
+    A rescored figure at k is that of a search for k: `codes.rescore` candidates for each of the k.
+    """
+    if storage.rescored:
+        shallow, deep = (rescored(encoded, codes, k) for k in (max(KS), DEPTH))
+    else:
+        shallow = deep = nearest(*stored(encoded, storage.code, codes), DEPTH)
+    return Measured(
+        variant=encoded.variant,
+        dimension=encoded.dimension,
+        code=storage.code,
+        rescored=storage.rescored,
+        bytes_per_vector=encoded.dimension * _BITS[storage.code] // 8,
+        metrics=mean(metrics(hits(shallow, data.relevant), hits(deep, data.relevant), _counts(data))),
+    )
+
+
+_BITS = {Code.FLOAT32: 32, Code.FLOAT16: 16, Code.INT8: 8, Code.UBINARY: 1}
+
+
+def stored(encoded: Encoded, code: Code, codes: Codes | None) -> tuple[Vectors, NDArray[np.generic]]:
+    """Queries and stored documents, so that the inner product of `widened` documents is the score of the code."""
+    documents, queries = encoded.documents, encoded.queries
+    if code is Code.FLOAT32:
+        return queries, documents
+    if code is Code.FLOAT16:
+        return queries, packing.half(documents)
+    assert codes is not None, "int8 and binary codes are defined by the bundle"
+    if code is Code.INT8:
+        scale = codes.scale(encoded.dimension)
+        return scale.weigh(queries), scale.encode(documents)
+    bits = (packing.binary(vectors, codes.binary_threshold) for vectors in (queries, documents))
+    queried, kept = bits
+    return packing.signs(queried), kept
+
+
+def widened(block: NDArray[np.generic]) -> Vectors:
+    if block.dtype == np.uint8:
+        return packing.signs(block.astype(np.uint8, copy=False))
+    return block.astype(np.float32, copy=False)
+
+
+def nearest(queries: Vectors, documents: NDArray[np.generic], k: int) -> Rows:
+    """The k rows with the largest inner product, best first; of equal scores the lower row first."""
+    found = [_nearest(queries[at : at + _QUERIES], documents, k) for at in range(0, len(queries), _QUERIES)]
+    return np.concatenate(found)
+
+
+def _nearest(queries: Vectors, documents: NDArray[np.generic], k: int) -> Rows:
+    best = np.empty((len(queries), 0), dtype=np.int64)
+    for start in range(0, len(documents), _DOCUMENTS):
+        block = widened(documents[start : start + _DOCUMENTS])
+        packed = ranking.keys(queries @ block.T, np.arange(start, start + len(block)))
+        best = ranking.largest(np.concatenate([best, packed], axis=1), k)
+    return ranking.hits(best, min(k, len(documents))).rows
+
+
+def rescored(encoded: Encoded, codes: Codes | None, k: int) -> Rows:
+    """Sign bits find `codes.rescore` x k candidates, int8 codes rank them: how a binary index searches."""
+    assert codes is not None
+    return again(encoded, codes, nearest(*stored(encoded, Code.UBINARY, codes), codes.rescore * k), k)
+
+
+def again(encoded: Encoded, codes: Codes, candidates: Rows, k: int) -> Rows:
+    """The k best of each query's candidates by their int8 codes."""
+    queries, documents = stored(encoded, Code.INT8, codes)
+    step = max(1, _GATHERED_BYTES // (4 * encoded.dimension * candidates.shape[1]))
+    found = []
+    for at in range(0, len(queries), step):
+        rows = candidates[at : at + step]
+        scores = np.vecdot(widened(documents[rows]), queries[at : at + step, None, :])
+        found.append(ranking.hits(ranking.keys(scores, rows), min(k, rows.shape[1])).rows)
+    return np.concatenate(found)
+
+
+def hits(ranked: Rows, relevant: Sequence[NDArray[np.int64]]) -> NDArray[np.bool_]:
+    """(n, k): is this one relevant?"""
+    return np.stack([np.isin(rows, wanted) for rows, wanted in zip(ranked, relevant, strict=True)])
+
+
+def _counts(data: Dataset) -> NDArray[np.int64]:
+    return np.array([len(rows) for rows in data.relevant])
+
+
+def metrics(
+    shallow: NDArray[np.bool_], deep: NDArray[np.bool_], relevant: NDArray[np.int64]
+) -> dict[str, NDArray[np.float64]]:
+    """Every metric of every question, (n,) each: map@100 from the (n, 100) `deep` hits, the others from `shallow`.
+
+    `relevant` counts the relevant documents of each question.
+    """
+    ranks = np.arange(1, DEPTH + 1)
+    found: dict[str, NDArray[np.float64]] = {}
+    counts = {k: shallow[:, :k].sum(axis=1) for k in KS}
+    found |= {f"accuracy@{k}": (count > 0).astype(float) for k, count in counts.items()}
+    found |= {f"precision@{k}": count / k for k, count in counts.items()}
+    found |= {f"recall@{k}": count / relevant for k, count in counts.items()}
+    top = shallow[:, : max(KS)]
+    width = top.shape[1]
+    # Discounted cumulative gain (Järvelin and Kekäläinen 2002).
+    gains = 1 / np.log2(ranks + 1)
+    ideal = np.cumsum(gains)[np.minimum(relevant, max(KS)) - 1]
+    found["ndcg@10"] = top @ gains[:width] / ideal
+    found["mrr@10"] = (top / ranks[:width]).max(axis=1)
+    width = deep.shape[1]
+    precision = np.cumsum(deep, axis=1) / ranks[:width]
+    found["map@100"] = (precision * deep).sum(axis=1) / np.minimum(relevant, DEPTH)
     return found
 
 
-def _judgement(row: list[str], where: str) -> tuple[str, str, float]:
-    try:
-        query, document, score = row
-        return query, document, float(score)
-    except ValueError:
-        raise UsageError(f"{where}: expected query-id, corpus-id and score, separated by tabs, not {row!r}") from None
-
-
-def evaluate(data: Dataset, encode_documents: Encode, encode_queries: Encode, dot: bool = False) -> dict[str, float]:
-    """Search exactly and return the mean of every metric over the queries.
-
-    Similarity is the cosine, or the inner product where `dot` is set.
-    """
-    documents, queries = encode_documents(data.documents), encode_queries(data.queries)
-    if not dot:
-        documents, queries = normalise(documents), normalise(queries)
-    ranked = search(documents, queries, data.document_ids)
-    rows = [metrics(ids, relevant) for ids, relevant in zip(ranked, data.relevant, strict=True)]
-    return {name: round(float(np.mean([row[name] for row in rows])), 6) for name in rows[0]}
-
-
-def search(documents: Vectors, queries: Vectors, ids: Sequence[str], k: int = DEPTH) -> list[list[str]]:
-    """The ids of the k documents with the largest inner product, best first; ties by id."""
-    k, names, ranked = min(k, len(documents)), np.asarray(ids), []
-    for start in range(0, len(queries), _ROWS):
-        scores = queries[start : start + _ROWS] @ documents.T
-        nearest = np.argpartition(-scores, k - 1, axis=1)[:, :k]
-        for row, places in zip(scores, nearest, strict=True):
-            order = np.lexsort((names[places], -row[places]))
-            ranked.append([ids[place] for place in places[order]])
-    return ranked
-
-
-def metrics(ranked: Sequence[str], relevant: AbstractSet[str]) -> dict[str, float]:
-    """accuracy@k (a hit at all), precision@k, recall@k, ndcg@10, mrr@10, map@100 of one query's ranked ids.
-
-    >>> metrics(["b", "a"], {"a"})["mrr@10"]
-    0.5
-    """
-    hits = [document in relevant for document in ranked]
-    found: dict[str, float] = {}
-    for k in KS:
-        found[f"accuracy@{k}"] = float(any(hits[:k]))
-    for k in KS:
-        found[f"precision@{k}"] = sum(hits[:k]) / k
-    for k in KS:
-        found[f"recall@{k}"] = sum(hits[:k]) / len(relevant)
-    return found | {
-        "ndcg@10": _dcg(hits[:10]) / _dcg([True] * min(10, len(relevant))),
-        "mrr@10": next((1 / rank for rank, hit in enumerate(hits[:10], 1) if hit), 0.0),
-        "map@100": _average_precision(hits[:DEPTH], min(DEPTH, len(relevant))),
-    }
-
-
-def _dcg(hits: Sequence[bool]) -> float:
-    """Discounted cumulative gain (Järvelin and Kekäläinen 2002)."""
-    return sum(hit / log2(rank + 1) for rank, hit in enumerate(hits, 1))
-
-
-def _average_precision(hits: Sequence[bool], possible: int) -> float:
-    return sum(sum(hits[:rank]) / rank for rank, hit in enumerate(hits, 1) if hit) / possible
+def mean(found: dict[str, NDArray[np.float64]]) -> dict[str, float]:
+    return {name: round(float(values.mean()), 6) for name, values in found.items()}

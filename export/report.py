@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,28 +10,35 @@ import msgspec
 from rich.box import SIMPLE
 from rich.table import Table
 
-from embedship.bundle import Bundle, Quality
-from embedship.export.variants import PLAIN
+from embedship import choice
+from embedship.bundle import Bundle, Measured, Quality, Quantisation, Source, Variant
+from embedship.export.probes import LONGEST
 
-_METRICS = ("recall@10", "ndcg@10", "mrr@10", "map@100", "accuracy@1")
+_METRICS = {
+    "recall@10": "rec@10",
+    "ndcg@10": "ndcg@10",
+    "mrr@10": "mrr@10",
+    "map@100": "map@100",
+    "accuracy@1": "acc@1",
+}
 
 
 def table(bundle: Bundle) -> Table:
     """One row a variant: fused and quantised operators counted, ratio to plain ONNX, * for what `serve` takes here."""
-    choice = bundle.manifest.choice
-    plain = choice.tokens_per_second[PLAIN]
+    chosen = bundle.manifest.choice
+    plain = chosen.tokens_per_second[bundle.plain.name]
     shown = Table(
         box=SIMPLE,
         pad_edge=False,
         padding=(0, 1, 0, 0),  # 80 columns hold it
-        caption=f"* is what serve takes on: {choice.machine.cpu}, {choice.machine.cores:g} cores",
+        caption=f"* is what serve takes on: {chosen.machine.cpu}, {chosen.machine.cores:g} cores",
     )
     for heading in ("", "variant", "runs as", "MB", "fused", "cos min", "cos mean", "tokens/s", "ratio"):
         shown.add_column(heading, justify="left" if heading in ("", "variant", "runs as") else "right", no_wrap=True)
     for v in bundle.manifest.variants:
-        speed = choice.tokens_per_second[v.name]
+        speed = chosen.tokens_per_second[v.name]
         cosines = (f"{v.parity.minimum:.5f}", f"{v.parity.mean:.5f}")
-        mark = "*" if v.name == choice.variant else ""
+        mark = "*" if v.name == chosen.variant else ""
         size, fused = f"{v.size / 1e6:.1f}", str(sum(v.fused.values()))
         shown.add_row(mark, v.name, v.precision, size, fused, *cosines, f"{speed:,.0f}", f"{speed / plain:.2f}x")
     return shown
@@ -48,9 +56,9 @@ def fused(bundle: Bundle) -> list[str]:
     return lines
 
 
-def notes(bundle: Bundle) -> list[str]:
+def source(source: Source) -> list[str]:
     """What was done to the checkpoint on the way: an adapter merged, code run, something left out."""
-    source, lines = bundle.manifest.source, []
+    lines = []
     if source.merge:
         lines.append(f"adapter merged: cosine to the unmerged {source.merge.minimum:.7f} or more")
     if source.code_sha256:
@@ -60,15 +68,58 @@ def notes(bundle: Bundle) -> list[str]:
     return lines
 
 
+def notes(bundle: Bundle) -> list[str]:
+    """What the figures of the table do not say by themselves."""
+    manifest = bundle.manifest
+    pipeline, codes = manifest.pipeline, manifest.codes
+    lines = [_company(v) for v in manifest.variants]
+    lines += [note for v in manifest.variants[1:] for note in _passed_over(bundle, v)]
+    if pipeline.max_tokens > LONGEST:
+        longest = bundle.plain.parity.longest
+        lines.append(f"the model reads {pipeline.max_tokens:,} tokens; texts up to {longest:,} were compared")
+    if codes.rescored_recall is not None:
+        lines.append(
+            f"sign bits with {codes.rescore} candidates a hit, ranked by int8: {codes.rescored_recall:.4f} of the 10 "
+            f"exact nearest among {codes.documents:,} texts"
+        )
+    return lines
+
+
+def _passed_over(bundle: Bundle, v: Variant) -> list[str]:
+    """Why a variant cannot be what serve takes."""
+    chosen, quality, plain = bundle.manifest.choice, bundle.manifest.quality, bundle.plain.name
+    speeds = choice.Speeds(chosen.tokens_per_second, chosen.latency_seconds)
+    ratio = choice.gain(v, bundle.plain, chosen.objective, speeds)
+    reasons = {
+        f"{v.name} gains nothing in {chosen.objective} ({ratio:.2f}x {plain}): not chosen": ratio < choice.GAIN,
+        f"{v.name} loses more recall@10 than --max-recall-drop: not chosen": not choice.affordable(quality, v.name),
+        f"{v.name} is never chosen, only named (--variant)": v.quantisation is Quantisation.DYNAMIC,
+    }
+    return [reason for reason, applies in reasons.items() if applies]
+
+
+def _company(v: Variant) -> str:
+    label = "depends on its batch" if v.quantisation is Quantisation.DYNAMIC else "in any company"
+    return f"{v.name}: a text's vector {label}, worst cosine {v.invariance.worst:.6f} over {v.invariance.texts} texts"
+
+
 def quality_table(quality: Quality) -> Table:
-    """The checkpoint and the exported variants, side by side."""
-    shown = Table(
-        box=SIMPLE, caption=f"{quality.dataset}: {quality.queries} queries, {quality.documents} documents, exact search"
-    )
-    for heading in ("", *_METRICS):
-        shown.add_column(heading, justify="right" if heading else "left")
-    for row in quality.measured:
-        shown.add_row(row.variant, *(f"{row.metrics[metric]:.4f}" for metric in _METRICS))
+    """The checkpoint and the exported variants, side by side, then dimensions and codes."""
+    data = f"{quality.dataset}: {quality.queries:,} queries, {quality.documents:,} documents, exact search"
+    return rows_table(quality.measured, data)
+
+
+def rows_table(measured: Sequence[Measured], caption: str) -> Table:
+    """A row each; accuracy@k is the hit rate."""
+    shown = Table(box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0), caption=f"{caption}; accuracy is the hit rate")
+    for heading in ("variant", "code"):
+        shown.add_column(heading)
+    for heading in ("dim", "bytes", *_METRICS.values()):
+        shown.add_column(heading, justify="right")
+    for row in measured:
+        code = f"{row.code}+int8" if row.rescored else row.code
+        figures = (f"{row.metrics[metric]:.4f}" for metric in _METRICS)
+        shown.add_row(row.variant, code, str(row.dimension), f"{row.bytes_per_vector:,}", *figures)
     return shown
 
 

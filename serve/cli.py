@@ -22,7 +22,13 @@ def serve(
     index: Annotated[
         Path | None, _option("index", "Folder written by `embedship index`; without it no /search.")
     ] = None,
-    variant: Annotated[str | None, _option("variant", "Variant to run; default: the one the bundle chose.")] = None,
+    variant: Annotated[
+        str | None, _option("variant", "Variant to run; default: the one measured best on a machine like this one.")
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        _option("cache", "Folder that keeps what was measured on this machine; default: beside the bundle."),
+    ] = None,
     host: Annotated[str, _option("host", "Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, _option("port", "Port to listen on; 0 for any free one.")] = 8080,
     streams: Annotated[

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from embedship import choice
 from embedship.bundle import Bundle
 from embedship.serve.index import Kind
 from embedship.serve.index.manifest import LEAST, OVERSAMPLE, SAMPLED, Recall
@@ -60,8 +61,13 @@ def index(
         typer.Option(help='Measure recall with these questions, {"text"} a line (default: with sampled documents).'),
     ] = None,
     oversample: Annotated[
-        int, typer.Option(min=1, help=f"binary: candidates to rank for each hit asked for; never fewer than {LEAST}.")
-    ] = OVERSAMPLE,
+        int | None,
+        typer.Option(
+            min=1,
+            help=f"binary: candidates to rank for each hit asked for; never fewer than {LEAST} in all. Default: what "
+            f"the bundle measured, at least {OVERSAMPLE}.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Embed a corpus and write a search index that is bound to the bundle's fingerprint."""
@@ -70,7 +76,7 @@ def index(
     from embedship.serve.index.build import Wishes, build
 
     opened = Bundle.open(bundle)
-    chosen = opened.variant(variant).name
+    chosen = choice.variant(opened, variant).name
     wishes = Wishes(kind, with_title, oversample, queries)
     with Encoder.open(opened, chosen) as encoder:
         golden.check(encoder)  # a machine that computes wrongly must not fill an index that others then trust

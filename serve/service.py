@@ -9,8 +9,8 @@ from typing import Self
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
-from embedship import __version__, golden, hardware
-from embedship.bundle import REFERENCE, Bundle, Variant
+from embedship import __version__, golden, tune
+from embedship.bundle import REFERENCE, Bundle
 from embedship.encoder import Encoder
 from embedship.errors import MismatchError, UnsafeError
 from embedship.golden import Golden, GoldenCheck
@@ -27,6 +27,7 @@ from embedship.serve.pipeline import Pipeline
 from embedship.serve.settings import Settings
 from embedship.serve.shelf import Shelf
 from embedship.serve.workers import Ticket, Workers
+from embedship.tune import Settled
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,7 +35,7 @@ class Service:
     settings: Settings
     registry: CollectorRegistry
     encoder: Encoder
-    variant: Variant
+    remark: str | None  # what the log should say of how the variant was chosen
     golden: GoldenCheck
     shelf: Shelf | None
     admission: Admission
@@ -47,7 +48,7 @@ class Service:
 
     @classmethod
     def open(cls, settings: Settings, registry: CollectorRegistry | None = None) -> Self:
-        """Load the variant, prove it with the golden texts, open the index and the monitor.
+        """Choose and load the variant, prove it with the golden texts, open the index and the monitor.
 
         Raises UsageError, UnsafeError, MismatchError, MissingExtra, EngineError, GateError.
         """
@@ -56,10 +57,11 @@ class Service:
 
     @classmethod
     def _open(cls, settings: Settings, registry: CollectorRegistry, stack: ExitStack) -> Self:
-        encoder = stack.enter_context(Encoder.open(settings.bundle, settings.variant, streams=settings.streams))
+        bundle = Bundle.open(settings.bundle)
+        settled = Settled(settings.variant, None) if settings.variant else tune.settle(bundle, settings.cache)
+        encoder = stack.enter_context(Encoder.open(bundle, settled.variant, streams=settings.streams))
         checked = golden.check(encoder)
-        variant = encoder.bundle.variant(settings.variant)
-        metrics = Metrics(registry, _build(encoder, variant))
+        metrics = Metrics(registry, _build(encoder))
         shelf = _shelf(settings, encoder)
         if shelf:
             stack.callback(shelf.close)
@@ -78,8 +80,8 @@ class Service:
         drain = Drain(settings.drain_seconds)
         metrics.ready.set_function(lambda: not drain.draining)
         return cls(
-            settings, registry, encoder, variant, checked, shelf, admission, workers, observer, metrics, pipeline,
-            drain, stack.pop_all(),
+            settings, registry, encoder, settled.remark, checked, shelf, admission, workers, observer, metrics,
+            pipeline, drain, stack.pop_all(),
         )  # fmt: skip
 
     @property
@@ -92,8 +94,8 @@ class Service:
             version=__version__,
             fingerprint=self.bundle.fingerprint,
             model_id=self.bundle.manifest.source.name,
-            variant=self.variant.name,
-            runtime=self.variant.runtime,
+            variant=self.encoder.variant.name,
+            runtime=self.encoder.variant.runtime,
             precision=self.encoder.engine.precision,
             dimension=model.dimension,
             dimensions=list(model.dimensions),
@@ -120,16 +122,6 @@ class Service:
         folder = self.shelf.folder
         return schemas.IndexInfo(folder.index.size, str(folder.index.kind), folder.manifest.query_prompt)
 
-    def elsewhere(self) -> str | None:
-        """A warning, when the variant was chosen on a machine with other instructions than this one."""
-        there, here = self.bundle.manifest.choice.machine, hardware.machine()
-        if there.same_instructions(here):
-            return None
-        return (
-            f"the bundle chose {self.variant.name!r} on {there.cpu} ({', '.join(there.isa)}); this machine has "
-            f"{', '.join(here.isa) or 'none of these instructions'}: another variant may be faster here"
-        )
-
     def close(self) -> None:
         self._stack.close()
 
@@ -140,7 +132,8 @@ class Service:
         self.close()
 
 
-def _build(encoder: Encoder, variant: Variant) -> Build:
+def _build(encoder: Encoder) -> Build:
+    variant = encoder.variant
     return Build(encoder.bundle.fingerprint, variant.name, variant.runtime, encoder.engine.precision, __version__)
 
 
@@ -148,7 +141,7 @@ def _shelf(settings: Settings, encoder: Encoder) -> Shelf | None:
     if settings.index is None:
         return None
     probe = Golden.load(encoder.bundle).vectors[:1]
-    return Shelf.open(settings.index, encoder.bundle.fingerprint, encoder.tokenizer.prompt, probe)
+    return Shelf.open(settings.index, encoder.bundle, encoder.tokenizer.prompt, probe)
 
 
 def _observer(settings: Settings, bundle: Bundle, shelf: Shelf | None) -> Observer:

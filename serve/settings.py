@@ -41,7 +41,8 @@ class Settings:
 
     bundle: Path
     index: Path | None = None
-    variant: str | None = None  # None: the one the bundle chose
+    variant: str | None = None  # None: the one chosen on a machine like this one
+    cache: Path | None = None  # where such a choice is kept; None: beside the bundle
     host: str = "127.0.0.1"
     port: int = 8080  # 0: any free one
     streams: int | None = None  # None: one a core

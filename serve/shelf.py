@@ -13,6 +13,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from embedship.bundle import Bundle
 from embedship.codes import Vectors, normalise
 from embedship.serve.documents import Document
 from embedship.serve.index.folder import IndexFolder
@@ -48,9 +49,9 @@ class Shelf:
         self._quick = min(self.find(probe, K).seconds for _ in range(3)) < INLINE_SECONDS
 
     @classmethod
-    def open(cls, path: Path, fingerprint: str, prompt: Callable[[str | None], str], probe: Vectors) -> Self:
+    def open(cls, path: Path, bundle: Bundle, prompt: Callable[[str | None], str], probe: Vectors) -> Self:
         """Raises UsageError, UnsafeError, MismatchError."""
-        folder = IndexFolder.open(path, fingerprint)
+        folder = IndexFolder.open(path, bundle)
         name = folder.manifest.query_prompt
         return cls(folder, "" if name is None else prompt(name), probe)
 

@@ -45,8 +45,8 @@ def _introduce(service: Service) -> None:
     if info.index:
         _say(f"index: {info.index.size} documents, {info.index.kind}")
     _say(f"machine: {machine.cpu}, {machine.cores:g} cores, {' '.join(machine.isa)}")
-    if warning := service.elsewhere():
-        _say(f"warning: {warning}")
+    if service.remark:
+        _say(f"warning: {service.remark}")
 
 
 def _url(listener: socket.socket) -> str:

@@ -27,8 +27,8 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
-def open_engine(bundle: Bundle, variant: str | None = None, streams: int | None = None) -> Engine:
-    """Load one variant (default: the chosen one) with one thread a stream (default: a stream a core).
+def open_engine(bundle: Bundle, variant: str, streams: int | None = None) -> Engine:
+    """Load one variant with one thread a stream (default: a stream a core).
 
     Raises MissingExtra if its runtime is not installed, EngineError if the runtime cannot load it.
     """

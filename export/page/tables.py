@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from embedship.bundle import Manifest, Quality, Quantisation, Variant
+from embedship.bundle import Codes, Manifest, Quality, Quantisation, Variant
 from embedship.export.page.figures import frontier
 from embedship.export.page.words import (
     UNMEASURED,
@@ -115,7 +115,7 @@ def invariance(manifest: Manifest) -> Table:
     def row(v: Variant) -> Row:
         found = v.invariance
         figures = (found.shuffled, found.over_padded, found.other_side, found.worst)
-        cells = [cosine(figure) if found.texts else UNMEASURED for figure in figures]
+        cells = [cosine(figure) if found.texts and figure is not None else UNMEASURED for figure in figures]
         scale = "from its batch" if v.quantisation is Quantisation.DYNAMIC else "fixed"
         return Row((v.name, f"{found.texts:,}", *cells, scale), v.name == manifest.choice.variant)
 
@@ -123,7 +123,7 @@ def invariance(manifest: Manifest) -> Table:
     columns = (_text("variant"), *map(Column, headings), _text("scale"))
     caption = (
         "Cosine of a text's vector alone to its vector in other company: among texts drawn at random, padded far "
-        "beyond the longest, padded on the side the tokenizer does not use."
+        "beyond the longest, padded on the left (not measured where the checkpoint itself depends on the side)."
     )
     return Table(caption, columns, [row(v) for v in manifest.variants])
 
@@ -190,11 +190,21 @@ def model(manifest: Manifest) -> Table:
         ("longest text", f"{pipeline.max_tokens:,} tokens, the rest is cut off"),
         ("vectors", f"{'unit length' if pipeline.normalised else 'not normalised'}, compared by {pipeline.similarity}"),
         ("prompts", prompts or "none"),
-        ("int8 code", "one frozen scale a dimension, in bundle.json"),
+        (
+            "int8 code",
+            f"one frozen scale a dimension, in bundle.json; {codes.clipped:.3%} of held-out components outside",
+        ),
         ("binary code", f"1 where a component is above {codes.binary_threshold:g}"),
-        ("rescoring", f"{codes.rescore} candidates for each hit"),
+        ("rescoring", _rescoring(codes)),
     )
     return facts(pairs, "property", "value")
+
+
+def _rescoring(codes: Codes) -> str:
+    if codes.rescored_recall is None:
+        return UNMEASURED
+    found = f"{codes.rescored_recall:.4f} of the 10 exact nearest among {codes.documents:,} texts"
+    return f"{codes.rescore} candidates for each hit find {found}"
 
 
 def machine(manifest: Manifest) -> Table:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from embedship.codes import Vectors
+from embedship.ranking import Hits
 
 
 class Kind(StrEnum):
@@ -17,14 +14,6 @@ class Kind(StrEnum):
 
     FLAT = "flat"  # every vector in float32: exact
     BINARY = "binary"  # sign bits find candidates, int8 codes rank them: 32 times less memory
-
-
-@dataclass(frozen=True, slots=True)
-class Hits:
-    """The k best rows of each query, best first; of equal scores the lower row first."""
-
-    rows: NDArray[np.int64]  # (n, k), -1 where the index holds fewer than k
-    scores: NDArray[np.float32]  # (n, k) cosine, -inf where there is no row
 
 
 class Index(Protocol):

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from embedship.codes import Int8Codes, Int8Scale, Vectors, binary
-from embedship.serve.index import Hits, Kind, library, ranking
+from embedship import ranking
+from embedship.codes import Int8Codes, Vectors, binary
+from embedship.ranking import Hits
+from embedship.serve.index import Kind, library
 from embedship.serve.index.arrays import mapped, write_rows
 from embedship.serve.index.library import faiss
 from embedship.serve.index.manifest import BITS, CODES, Rescoring
@@ -41,7 +42,6 @@ class BinaryIndex:
         self._bits = bits
         self._codes = codes
         self._rescoring = rescoring
-        self._scale = rescoring.scale.row
         self._truth = truth
         self.size = truth.size
 
@@ -49,7 +49,7 @@ class BinaryIndex:
     def write(cls, folder: Path, truth: Truth, rescoring: Rescoring) -> Self:
         bits = faiss.IndexBinaryFlat(truth.dimension)
         for _, block in truth.blocks():
-            bits.add(binary(block))
+            bits.add(binary(block, rescoring.threshold))
         library.save(faiss.write_index_binary, bits, folder / BITS)
         encoded = (rescoring.scale.encode(block) for _, block in truth.blocks())
         write_rows(folder / CODES, encoded, (truth.size, truth.dimension), np.int8)
@@ -82,12 +82,6 @@ class BinaryIndex:
 
         vecdot and not matmul: as fast, and it never wakes a pool of BLAS threads.
         """
-        _, rows = self._bits.search(binary(queries), candidates)
+        _, rows = self._bits.search(binary(queries, self._rescoring.threshold), candidates)
         gathered = np.take(self._codes, rows, axis=0).astype(np.float32)  # (n, candidates, dim)
-        return ranking.keys(np.vecdot(gathered, (queries * self._scale)[:, None, :]), rows)
-
-
-def fit(truth: Truth) -> Int8Scale:
-    """The scale over all vectors, a block at a time."""
-    widest: NDArray[np.float32] = np.max([Int8Scale.fit(block).row for _, block in truth.blocks()], axis=0)
-    return Int8Scale(tuple(widest.tolist()))
+        return ranking.keys(np.vecdot(gathered, self._rescoring.scale.weigh(queries)[:, None, :]), rows)

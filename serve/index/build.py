@@ -12,13 +12,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 from embedship import jsonl
-from embedship.bundle import Pipeline, Similarity
+from embedship.bundle import Codes, Pipeline, Similarity
 from embedship.encoder import Encoder
 from embedship.errors import UsageError
 from embedship.serve import documents
 from embedship.serve.documents import DOCUMENTS, Document
 from embedship.serve.index import Index, Kind, corpus, library, manifest, measure
-from embedship.serve.index.binary import BinaryIndex, fit
+from embedship.serve.index.binary import BinaryIndex
 from embedship.serve.index.embedding import Embedding
 from embedship.serve.index.flat import FlatIndex
 from embedship.serve.index.manifest import LEAST, OVERSAMPLE, IndexManifest, Recall, Rescoring
@@ -46,7 +46,7 @@ class Wishes:
 
     kind: Kind | None = None  # None: by size
     with_title: bool = False
-    oversample: int = OVERSAMPLE
+    oversample: int | None = None  # None: what the bundle measured, and never fewer than OVERSAMPLE
     queries: Path | None = None  # measure recall with these and not with sampled documents
 
 
@@ -71,7 +71,7 @@ def build(encoder: Encoder, variant: str, lines: Path, out: Path, wishes: Wishes
         kind = _kind(wishes.kind, size, encoder.bundle.manifest.pipeline.dimension)
         embedding = Embedding(encoder, wishes.with_title, lambda done, total: progress(Step.EMBED, done, total))
         truth = embedding.write(folder)
-        rescoring = _rescoring(truth, wishes.oversample) if kind is Kind.BINARY else None
+        rescoring = _rescoring(encoder.bundle.manifest.codes, truth.dimension, wishes) if kind is Kind.BINARY else None
         index = FlatIndex.write(folder, truth) if rescoring is None else BinaryIndex.write(folder, truth, rescoring)
         progress(Step.WRITE, size, size)
         recall = _recall(index, truth, embedding, queries, wishes.queries)
@@ -119,8 +119,14 @@ def _kind(wanted: Kind | None, size: int, dimension: int) -> Kind:
     return wanted
 
 
-def _rescoring(truth: Truth, oversample: int) -> Rescoring:
-    return Rescoring(scale=fit(truth), oversample=oversample, least=LEAST)
+def _rescoring(codes: Codes, dimension: int, wishes: Wishes) -> Rescoring:
+    """The bundle's frozen codes; its multiplier was measured over fewer documents than an index has."""
+    return Rescoring(
+        scale=codes.scale(dimension),
+        threshold=codes.binary_threshold,
+        oversample=wishes.oversample or max(codes.rescore, OVERSAMPLE),
+        least=LEAST,
+    )
 
 
 def _recall(index: Index, truth: Truth, embedding: Embedding, texts: list[str], source: Path | None) -> Recall | None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Self
 
+from embedship import ranking
 from embedship.codes import Vectors
-from embedship.serve.index import Hits, Kind, library, ranking
+from embedship.ranking import Hits
+from embedship.serve.index import Kind, library
 from embedship.serve.index.library import faiss
 from embedship.serve.index.manifest import FLAT
 from embedship.serve.index.truth import Truth

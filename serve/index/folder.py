@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from embedship.bundle import Bundle
 from embedship.serve.documents import DOCUMENTS, Documents
 from embedship.serve.index import Index, Kind, manifest
 from embedship.serve.index.manifest import IndexManifest
@@ -21,14 +22,14 @@ class IndexFolder:
         self.manifest = manifest
 
     @classmethod
-    def open(cls, folder: Path, fingerprint: str) -> Self:
-        """Open the index that was built with the bundle of this fingerprint.
+    def open(cls, folder: Path, bundle: Bundle) -> Self:
+        """Open an index that was built with this bundle.
 
         Every file is hashed before FAISS reads a byte of it. Raises UsageError if there is no index, MismatchError if
-        it belongs to another model, UnsafeError if a file is missing, changed or foreign, MissingExtra without FAISS.
+        it belongs to another bundle, UnsafeError if a file is missing, changed or foreign, MissingExtra without FAISS.
         """
         found = manifest.read(folder)
-        manifest.demand(folder, found, fingerprint)
+        manifest.demand(folder, found, bundle)
         manifest.verify(folder, found)
         return cls(load(folder, found), Documents.open(folder / DOCUMENTS), found)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from embedship import sealed
-from embedship.bundle import Record
+from embedship.bundle import Bundle, Record
 from embedship.codes import Int8Scale
 from embedship.errors import EmbedshipError, MismatchError, UnsafeError, UsageError
 from embedship.sealed import File
@@ -35,7 +35,8 @@ LEAST = 400
 class Rescoring(Record, frozen=True):
     """The second stage of a binary index: max(oversample x k, least) candidates, ranked by int8 codes."""
 
-    scale: Int8Scale
+    scale: Int8Scale  # the bundle's, as is the threshold
+    threshold: float
     oversample: int
     least: int
 
@@ -120,11 +121,17 @@ def require_replaceable(out: Path) -> None:
         raise UsageError(f"{out} holds more than an index ({', '.join(added)}): remove it, or give another --out")
 
 
-def demand(folder: Path, manifest: IndexManifest, fingerprint: str) -> None:
-    """Raise MismatchError unless the index was built with the model of this fingerprint."""
-    if manifest.fingerprint != fingerprint:
+def demand(folder: Path, manifest: IndexManifest, bundle: Bundle) -> None:
+    """Raise MismatchError unless the index was built with this bundle's model, and packed with its frozen codes."""
+    cure = "Build the index again with this bundle, or take the bundle it was built with."
+    if manifest.fingerprint != bundle.fingerprint:
         raise MismatchError(
-            f"the index {folder} was built with model {manifest.fingerprint[:12]}, this bundle is {fingerprint[:12]}: "
-            "their vectors cannot be compared. Build the index again with this bundle, or take the bundle it was "
-            "built with."
+            f"the index {folder} was built with model {manifest.fingerprint[:12]}, this bundle is "
+            f"{bundle.fingerprint[:12]}: their vectors cannot be compared. {cure}"
+        )
+    codes, packed = bundle.manifest.codes, manifest.rescoring
+    if packed and (packed.scale, packed.threshold) != (codes.scale(manifest.dimension), codes.binary_threshold):
+        raise MismatchError(
+            f"the index {folder} is packed with other int8 ranges or another binary threshold than this bundle "
+            f"freezes: the model is the same, but it was exported again with other texts. {cure}"
         )

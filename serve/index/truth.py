@@ -13,8 +13,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from embedship import ranking
 from embedship.codes import Vectors
-from embedship.serve.index import Hits, ranking
+from embedship.ranking import Hits
 from embedship.serve.index.arrays import mapped, write_rows
 from embedship.serve.index.manifest import VECTORS
 

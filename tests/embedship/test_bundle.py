@@ -50,7 +50,7 @@ SOURCE = Source(name="tiny", weights_sha256="a" * 64, versions={})
 
 
 def manifest() -> Manifest:
-    parity = Parity(texts=1, longest=16, minimum=1.0, mean=1.0, overlap=1.0, worst_text="")
+    parity = Parity(texts=1, longest=16, minimum=1.0, mean=1.0, overlap=1.0, length=1.0, worst_text="")
     variant = Variant(
         name="onnx",
         runtime=Runtime.ONNXRUNTIME,
@@ -62,7 +62,7 @@ def manifest() -> Manifest:
         size=3,
         fused={},
         parity=parity,
-        invariance=Invariance(texts=1, shuffled=1.0, over_padded=1.0, other_side=1.0),
+        invariance=Invariance(texts=1, shuffled=1.0, over_padded=1.0, other_side=None, worst_text=""),
     )
     machine = Machine(cpu="a cpu", isa=("avx2",), cores=2.0)
     return Manifest(
@@ -72,7 +72,7 @@ def manifest() -> Manifest:
         source=SOURCE,
         pipeline=PIPELINE,
         tokenizer_sha256=TOKENIZER_SHA256,
-        floors={Precision.FLOAT32: Floors(minimum=0.9999, mean=0.9999)},
+        floors={Precision.FLOAT32: Floors(minimum=0.9999, mean=0.9999, overlap=0.99, length=0.999)},
         variants=(variant,),
         choice=Choice(
             objective=Objective.THROUGHPUT,
@@ -81,7 +81,14 @@ def manifest() -> Manifest:
             tokens_per_second={"onnx": 1.0},
             latency_seconds={"onnx": 0.001},
         ),
-        codes=Codes(int8=Int8Scale((0.01,) * 8), binary_threshold=0.0, rescore=10),
+        codes=Codes(
+            int8=(Int8Scale((0.01,) * 8),),
+            clipped=0.0,
+            binary_threshold=0.0,
+            rescore=8,
+            rescored_recall=0.99,
+            documents=100,
+        ),
         quality=None,
         provenance=Provenance(files={}, options={}, seed=0),
         files={},
@@ -111,7 +118,7 @@ def test_a_written_bundle_opens_equal_and_verifies(folder: Path) -> None:
 
 def test_a_variant_needs_its_graph_its_weights_the_tokenizer_and_the_golden_texts(folder: Path) -> None:
     bundle = Bundle.open(folder)
-    needed = bundle.files_of(bundle.variant())
+    needed = bundle.files_of(bundle.plain)
     assert sorted(needed) == ["golden.safetensors", "onnx/model.onnx", "onnx/model.onnx_data", "tokenizer.json"]
 
 

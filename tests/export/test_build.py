@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from embedship import cli
-from embedship.bundle import REPORT_HTML, REPORT_JSON, Bundle, Floors, Precision
+from embedship import choice, cli, golden
+from embedship.bundle import REPORT_HTML, REPORT_JSON, Bundle, Floors, Objective, Precision
 from embedship.encoder import Encoder
 from embedship.errors import GateError, UsageError
 from embedship.export import parity
@@ -27,7 +27,7 @@ from embedship.monitor.reference import Reference
 
 LINES = [f"read the file number {i} of the date {i * i}" for i in range(60)]
 # Two random layers of 32 dimensions hold far less redundancy than a trained model: int8 costs them more.
-LOOSE = {**parity.FLOORS, Precision.INT8: Floors(minimum=0.5, mean=0.5)}
+LOOSE = {**parity.FLOORS, Precision.INT8: Floors(minimum=0.5, mean=0.5, overlap=0.2, length=0.5)}
 
 
 @pytest.fixture(scope="session")
@@ -72,6 +72,10 @@ def test_every_variant_is_there_measured_and_runs(exported: Path, tiny: Path) ->
     for variant in bundle.manifest.variants:
         assert variant.size == sum(bundle.manifest.files[n].size for n in bundle.files_of(variant)[2:])
         assert variant.parity.texts > 60
+        assert 0 < variant.parity.longest <= 64
+        assert variant.parity.overlap > 0.2
+        assert variant.invariance.texts >= 25
+        assert variant.invariance.worst >= golden.ALONE_FLOOR
         with Encoder.open(bundle, variant.name) as encoder:
             assert encoder.engine.precision is variant.precision
             np.testing.assert_allclose(np.linalg.norm(encoder.encode(LINES[:3]), axis=1), 1, rtol=1e-2)
@@ -100,8 +104,8 @@ def test_exporting_again_gives_the_same_files(exported: Path, tiny: Path, texts:
 
 
 def test_the_gate_fails_closed(tiny: Path, texts: Path, tmp_path: Path) -> None:
-    floors = {**parity.FLOORS, Precision.FLOAT32: Floors(minimum=1.1, mean=0.9)}
-    with pytest.raises(GateError, match=r"(?s)floor 1.1 \(--floor-float32-min\).*Worst of \d+ texts: '"):
+    floors = {**parity.FLOORS, Precision.FLOAT32: Floors(minimum=1.1, mean=0.9, overlap=0.9, length=0.9)}
+    with pytest.raises(GateError, match=r"(?s)floor 1.1 \(--floor float32-minimum\).*Worst of \d+ texts: '"):
         build(tiny, tmp_path / "bundle", Wishes(texts=texts, floors=floors, variants=("onnx",)), quiet())
     assert list(tmp_path.iterdir()) == []
 
@@ -129,11 +133,40 @@ def test_the_command_prints_one_line_of_json(
     result = json.loads(line)
     assert [v["name"] for v in result["variants"]] == ["onnx", "onnx-O3"]
     chosen = result["choice"]["variant"]
-    quality = {row["variant"]: row["metrics"]["recall@10"] for row in result["quality"]["measured"]}
-    assert quality == {"checkpoint": 1, chosen: 1}
+    rows = [(row["variant"], row["dimension"], row["code"], row["rescored"]) for row in result["quality"]["measured"]]
+    plain = [("checkpoint", 32, "float32", False), ("onnx", 32, "float32", False), ("onnx-O3", 32, "float32", False)]
+    codes = [("float16", False), ("int8", False), ("ubinary", False), ("ubinary", True)]
+    assert sorted(rows) == sorted([*plain, *((chosen, 32, code, rescored) for code, rescored in codes)])
+    assert all(row["metrics"]["recall@10"] == 1 for row in result["quality"]["measured"] if row["code"] == "float32")
     assert "gate onnx-O3" in printed.err
     bundle = Bundle.open(out)
     Reference.load(out / "reference.safetensors").require(bundle.fingerprint)
+
+
+def test_a_budget_that_nothing_keeps_leaves_no_bundle(
+    tiny: Path, texts: Path, evaluation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from embedship.export import quality
+
+    wishes = Wishes(texts=texts, variants=("onnx",), evaluation=evaluation, max_recall_drop=0.005)
+    monkeypatch.setattr(quality, "drop", lambda before, after: 0.006)
+    with pytest.raises(GateError, match=r"loses more than 0.005 .* checkpoint 1.0000, onnx 1.0000.*--max-recall-drop"):
+        build(tiny, tmp_path / "bundle", wishes, quiet())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_budget_needs_questions(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--max-recall-drop needs --eval"):
+        build(tiny, tmp_path / "bundle", Wishes(max_recall_drop=0.005), quiet())
+
+
+def test_the_smallest_is_chosen_when_size_is_what_counts(exported: Path) -> None:
+    bundle = Bundle.open(exported)
+    sizes = {v.name: v.size for v in bundle.manifest.variants}
+    ranked = choice.rank(bundle.manifest.variants, Objective.SIZE, choice.Speeds({}, {}))
+    assert ranked[0].size == min(sizes.values())
+    assert set(bundle.manifest.choice.latency_seconds) == set(sizes)
+    assert all(0 < seconds < 10 for seconds in bundle.manifest.choice.latency_seconds.values())
 
 
 def test_the_command_shows_a_table(tiny: Path, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

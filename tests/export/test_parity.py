@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from embedship.bundle import Floors, Parity, Precision
-from embedship.errors import GateError
-from embedship.export.parity import FLOORS, Probes, judge, measure, shown
+from embedship.errors import GateError, UsageError
+from embedship.export.parity import FLOORS, Probes, floors, judge, measure, overlap
 from embedship.tokens import Tokens
 
 TEXTS = ["good", "also good", "bad\x1b[31m" + "!" * 200]
@@ -29,19 +29,20 @@ class Encoding:
 
 def measured(last: list[float]) -> Parity:
     vectors = np.concatenate([VECTORS[:2], np.asarray([last], np.float32)])
-    return measure(Encoding(vectors), Probes(TEXTS, VECTORS, 0)).parity  # type: ignore[arg-type]
+    return measure(Encoding(vectors), "onnx-O3", Probes(TEXTS, VECTORS, 0, 9, False))[0]  # type: ignore[arg-type]
 
 
 def test_equal_vectors_pass() -> None:
     parity = measured([0, 0, 1])
-    assert (parity.texts, parity.minimum, parity.mean) == (3, 1, 1)
+    assert (parity.texts, parity.longest, parity.minimum, parity.mean) == (3, 9, 1, 1)
+    assert (parity.overlap, parity.length) == (1, 1)
     judge("onnx", Precision.FLOAT32, parity, FLOORS[Precision.FLOAT32])
 
 
-@pytest.mark.parametrize("last", [[0, 0.1, 1], [0, 0, math.nan], [0, 0, math.inf], [0, 0, 0]])
+@pytest.mark.parametrize("last", [[0, 0.1, 1], [0, 0, 0]])
 def test_one_bad_vector_of_many_fails_and_is_named(last: list[float]) -> None:
     parity = measured(last)
-    with pytest.raises(GateError, match="--floor-float32-min") as raised:
+    with pytest.raises(GateError, match="--floor float32-minimum") as raised:
         judge("onnx-O3", Precision.FLOAT32, parity, FLOORS[Precision.FLOAT32])
     message = str(raised.value)
     assert r"bad\x1b[31m!!!" in message
@@ -49,12 +50,64 @@ def test_one_bad_vector_of_many_fails_and_is_named(last: list[float]) -> None:
     assert "--variants without onnx-O3" in message
 
 
-def test_the_mean_has_a_floor_of_its_own() -> None:
-    parity = Parity(texts=3, longest=9, overlap=1.0, minimum=0.98, mean=0.985, worst_text="x")
-    with pytest.raises(GateError, match=r"mean 0.985000 is under the floor 0.99 \(--floor-int8-mean\)"):
+@pytest.mark.parametrize("last", [[0, 0, math.nan], [0, math.inf, 1]])
+def test_nan_and_infinity_are_named(last: list[float]) -> None:
+    with pytest.raises(GateError, match=r"onnx-O3 gives NaN or infinity for 1 of 3 texts, first 'bad\\x1b"):
+        measured(last)
+
+
+def test_a_lost_normalisation_fails_though_every_cosine_is_one() -> None:
+    parity = measured([0, 0, 1.01])
+    assert parity.minimum == pytest.approx(1)
+    assert parity.length == pytest.approx(1 / 1.01)
+    with pytest.raises(GateError, match=r"length ratio 0.990099 is under the floor 0.999 \(--floor float32-length\)"):
+        judge("onnx", Precision.FLOAT32, parity, FLOORS[Precision.FLOAT32])
+
+
+def test_overlap_counts_shared_neighbours_and_forgives_ties() -> None:
+    rng = np.random.default_rng(0)
+    expected = rng.normal(size=(60, 16)).astype(np.float32)
+    noisy = expected + rng.normal(size=expected.shape).astype(np.float32) * 0.3
+    assert overlap(expected * 3, expected) == 1
+    scores = [rows @ rows.T for rows in (noisy, expected) if not normalise_in_place(rows)]
+    by_hand = np.mean([len(set(nearest(scores[0], i)) & set(nearest(scores[1], i))) / 10 for i in range(60)])
+    assert overlap(noisy, expected) == pytest.approx(by_hand)
+    assert by_hand < 0.95
+    twins = np.repeat(expected[:4], 15, axis=0)  # 14 equally near: any ten of them are right
+    assert overlap(twins[::-1][::-1] + 0, twins) == 1
+
+
+def normalise_in_place(rows: np.ndarray) -> None:
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def nearest(scores: np.ndarray, row: int) -> list[int]:
+    return [int(i) for i in np.argsort(-scores[row], kind="stable") if i != row][:10]
+
+
+def test_overlap_has_a_floor_of_its_own() -> None:
+    parity = Parity(texts=3, longest=9, overlap=0.8, length=1.0, minimum=0.99, mean=0.995, worst_text="x")
+    with pytest.raises(GateError, match=r"top-10 overlap 0.800000 is under the floor 0.85 \(--floor int8-overlap\)"):
         judge("onnx-int8", Precision.INT8, parity, FLOORS[Precision.INT8])
-    judge("onnx-int8", Precision.INT8, parity, Floors(minimum=0.97, mean=0.98))
 
 
-def test_a_shown_text_is_one_printable_line() -> None:
-    assert shown("a\nb\u202e") == r"'a\nb\u202e'"
+def test_floors_are_set_one_by_one() -> None:
+    changed = floors(["int8-minimum=0.9", "int8-overlap=0.5", "float32-mean=0.99"])
+    assert (changed[Precision.INT8].minimum, changed[Precision.INT8].overlap) == (0.9, 0.5)
+    assert changed[Precision.INT8].mean == FLOORS[Precision.INT8].mean
+    assert changed[Precision.BFLOAT16] == FLOORS[Precision.BFLOAT16]
+
+
+@pytest.mark.parametrize(
+    "setting", ["int8-minimum", "int4-minimum=0.9", "int8-least=0.9", "int8-mean=x", "int8-mean=2"]
+)
+def test_a_floor_that_is_none_is_refused_with_what_is_allowed(setting: str) -> None:
+    with pytest.raises(UsageError, match=f"--floor {setting}: .*float32, float16, .*minimum, mean, overlap, length"):
+        floors([setting])
+
+
+def test_the_mean_has_a_floor_of_its_own() -> None:
+    parity = Parity(texts=3, longest=9, overlap=1.0, length=1.0, minimum=0.98, mean=0.985, worst_text="x")
+    with pytest.raises(GateError, match=r"mean cosine 0.985000 is under the floor 0.99 \(--floor int8-mean\)"):
+        judge("onnx-int8", Precision.INT8, parity, FLOORS[Precision.INT8])
+    judge("onnx-int8", Precision.INT8, parity, Floors(minimum=0.97, mean=0.98, overlap=0.85, length=0.9))

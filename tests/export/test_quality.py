@@ -1,80 +1,208 @@
+"""Every figure against sentence-transformers' own evaluator."""
+
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from embedship.errors import UsageError
-from embedship.export.quality import Dataset, evaluate, metrics, search
+from embedship.bundle import Code, Codes, Similarity
+from embedship.codes import Int8Scale, Vectors, binary, cut, half, normalise, signs
+from embedship.errors import EngineError
+from embedship.export import quality
+from embedship.export.dataset import Dataset
+from embedship.export.quality import PLAIN, STORAGES, Encoded, Storage, again, grid, measure, metrics, nearest, stored
+
+from .test_dataset import write
+
+DIMENSIONS = (32, 16, 8)
 
 
-def write(folder: Path, corpus: dict[str, str], queries: dict[str, str], qrels: list[str]) -> Path:
-    rows = {"corpus.jsonl": corpus, "queries.jsonl": queries}
-    for name, texts in rows.items():
-        (folder / name).write_text("".join(json.dumps({"_id": i, "text": t}) + "\n" for i, t in texts.items()))
-    (folder / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(f"{line}\n" for line in qrels))
-    return folder
+def single(hits: list[int], relevant: int) -> dict[str, float]:
+    row = np.array([hits], dtype=bool)
+    return quality.mean(metrics(row, row, np.array([relevant])))
 
 
 def test_metrics_by_hand() -> None:
     """Two relevant documents, found at ranks 2 and 4."""
-    found = metrics(["x", "a", "y", "b", "z"], {"a", "b"})
+    found = single([0, 1, 0, 1, 0], 2)
     assert (found["accuracy@1"], found["accuracy@3"]) == (0, 1)
     assert (found["precision@5"], found["recall@3"], found["recall@5"]) == (0.4, 0.5, 1)
     assert found["mrr@10"] == 0.5
     assert found["map@100"] == pytest.approx((1 / 2 + 2 / 4) / 2)
-    assert found["ndcg@10"] == pytest.approx((1 / np.log2(3) + 1 / np.log2(5)) / (1 + 1 / np.log2(3)))
+    expected = (1 / np.log2(3) + 1 / np.log2(5)) / (1 + 1 / np.log2(3))
+    assert found["ndcg@10"] == pytest.approx(expected, abs=1e-6)
 
 
-def test_equal_to_the_evaluator_of_sentence_transformers(checkpoint: Any, tmp_path: Path) -> None:
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
-
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], dict[str, str], dict[str, set[str]], Path]:
+    """150 documents of which some say the same, 25 questions, one to four answers each."""
     rng = np.random.default_rng(0)
     words = ["the", "of", "read", "file", "word", "parse", "date", "a", "text", "x1", "y2", "z3"]
     corpus = {f"d{i}": " ".join(rng.choice(words, 6)) for i in range(150)}
+    corpus["d7"] = corpus["d3"]
     queries = {f"q{i}": " ".join(rng.choice(words, 3)) for i in range(25)}
     relevant = {q: {f"d{int(d)}" for d in rng.choice(150, 1 + n % 4, replace=False)} for n, q in enumerate(queries)}
-    data = Dataset.read(write(tmp_path, corpus, queries, [f"{q}\t{d}\t1" for q, ds in relevant.items() for d in ds]))
-    model = SentenceTransformer(str(checkpoint(prompts={"query": "read: "})), device="cpu")
-    theirs = InformationRetrievalEvaluator(queries, corpus, relevant, write_csv=False, name="x")(model)
-    ours = evaluate(data, *(lambda texts, f=f: f(list(texts)) for f in (model.encode_document, model.encode_query)))
+    qrels = [f"{q}\t{d}\t1" for q, ds in relevant.items() for d in ds]
+    return corpus, queries, relevant, write(tmp_path_factory.mktemp("beir"), corpus, queries, qrels)
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint: Any) -> Any:
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(checkpoint(prompts={"query": "read: "})), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def data(files: Any) -> Dataset:
+    return Dataset.read(files[3])
+
+
+@pytest.fixture(scope="module")
+def encoded(data: Dataset, model: Any) -> Encoded:
+    doors = ((lambda texts, f=f: f(list(texts))) for f in (model.encode_document, model.encode_query))
+    return Encoded.make("x", data, *doors, Cosine)  # type: ignore[arg-type]
+
+
+class Cosine:
+    """Of a pipeline, only this matters here."""
+
+    similarity = Similarity.COSINE
+
+
+@pytest.fixture(scope="module")
+def codes(encoded: Encoded) -> Codes:
+    return Codes(
+        int8=tuple(Int8Scale.fit(encoded.cut(dimension).documents) for dimension in DIMENSIONS),
+        clipped=0.0,
+        binary_threshold=0.0,
+        rescore=4,
+        rescored_recall=None,
+        documents=0,
+    )
+
+
+def theirs(files: Any, model: Any, **options: Any) -> dict[str, float]:
+    from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+
+    corpus, queries, relevant, _ = files
+    return dict(InformationRetrievalEvaluator(queries, corpus, relevant, write_csv=False, name="x", **options)(model))
+
+
+def assert_equal(ours: dict[str, float], expected: dict[str, float], function: str = "cosine") -> None:
     assert len(ours) == 15
-    assert {f"x_cosine_{name}" for name in ours} <= set(theirs)
+    assert {f"x_{function}_{name}" for name in ours} <= set(expected)
     for name, value in ours.items():
-        assert value == pytest.approx(theirs[f"x_cosine_{name}"], abs=5e-5), name
+        assert value == pytest.approx(expected[f"x_{function}_{name}"], abs=5e-5), name
 
 
-def test_search_is_exact_and_ties_go_by_id() -> None:
+@pytest.mark.parametrize("dimension", DIMENSIONS)
+def test_equal_to_the_evaluator_of_sentence_transformers(
+    files: Any, data: Dataset, model: Any, encoded: Encoded, dimension: int
+) -> None:
+    ours = measure(data, encoded.cut(dimension), PLAIN)
+    assert (ours.dimension, ours.bytes_per_vector) == (dimension, 4 * dimension)
+    assert_equal(ours.metrics, theirs(files, model, truncate_dim=dimension))
+
+
+class Packed:
+    """A model whose documents have gone through a code and back, so that their evaluator can judge our codes."""
+
+    similarity_fn_name = "dot"
+
+    def __init__(self, model: Any, query: Any, document: Any) -> None:
+        self.model, self.packed, self.model_card_data = model, {"query": query, "document": document}, self
+
+    def encode_query(self, texts: Sequence[str], **_: Any) -> Any:
+        return self._encoded("query", texts)
+
+    def encode_document(self, texts: Sequence[str], **_: Any) -> Any:
+        return self._encoded("document", texts)
+
+    def _encoded(self, side: str, texts: Sequence[str]) -> Any:
+        import torch
+
+        encode = self.model.encode_query if side == "query" else self.model.encode_document
+        return torch.from_numpy(self.packed[side](normalise(encode(list(texts)))))
+
+    def set_evaluation_metrics(self, *_: object, **__: object) -> None:
+        """Their evaluator notes its result in a model card."""
+
+
+@pytest.mark.parametrize("dimension", DIMENSIONS)
+@pytest.mark.parametrize("code", [Code.FLOAT16, Code.INT8, Code.UBINARY])
+def test_codes_are_judged_as_their_evaluator_would(
+    files: Any, data: Dataset, model: Any, encoded: Encoded, codes: Codes, dimension: int, code: Code
+) -> None:
+    from sentence_transformers.util import dot_score
+
+    def document(vectors: Vectors) -> Vectors:
+        short = cut(vectors, dimension)
+        scale = codes.scale(dimension)
+        back = {
+            Code.FLOAT16: lambda: half(short).astype(np.float32),
+            Code.INT8: lambda: scale.encode(short) * scale.row,
+            Code.UBINARY: lambda: signs(binary(short)),
+        }
+        return np.asarray(back[code]())
+
+    query = document if code is Code.UBINARY else lambda vectors: cut(vectors, dimension)
+    expected = theirs(files, Packed(model, query, document), score_functions={"dot": dot_score})
+    assert_equal(measure(data, encoded.cut(dimension), Storage(code), codes).metrics, expected, "dot")
+
+
+def test_binary_documents_are_those_of_sentence_transformers(encoded: Encoded, codes: Codes) -> None:
+    from sentence_transformers.util.quantization import quantize_embeddings
+
+    _, documents = stored(encoded, Code.UBINARY, codes)
+    np.testing.assert_array_equal(documents, quantize_embeddings(encoded.documents, "ubinary"))
+
+
+def test_the_grid_has_a_row_for_every_dimension_and_code(data: Dataset, encoded: Encoded, codes: Codes) -> None:
+    rows = list(grid(data, encoded, DIMENSIONS, STORAGES, codes))
+    assert [(row.dimension, row.code, row.rescored) for row in rows] == [
+        (dimension, storage.code, storage.rescored) for dimension in DIMENSIONS for storage in STORAGES
+    ]
+    assert [row.bytes_per_vector for row in rows[:5]] == [128, 64, 32, 4, 4]
+
+
+def test_sign_bits_need_whole_bytes(data: Dataset, encoded: Encoded, codes: Codes) -> None:
+    short = encoded.cut(12)
+    codes = Codes(int8=(Int8Scale.fit(short.documents),), clipped=0.0, binary_threshold=0.0, rescore=1,
+                  rescored_recall=None, documents=0)  # fmt: skip
+    assert {row.code for row in grid(data, encoded, [12], STORAGES, codes)} == {Code.FLOAT32, Code.FLOAT16, Code.INT8}
+
+
+def test_rescoring_ranks_the_candidates_of_the_bits_by_int8(data: Dataset, encoded: Encoded, codes: Codes) -> None:
+    """For each k its own candidates: 4 x 10 of them at 10, all 150 at 100."""
+    row = measure(data, encoded, Storage(Code.UBINARY, rescored=True), codes)
+    bits = nearest(*stored(encoded, Code.UBINARY, codes), 40)
+    queries, documents = stored(encoded, Code.INT8, codes)
+    scores = queries @ documents.astype(np.float32).T
+    best = [sorted(rows, key=lambda r, s=s: (-s[r], r))[:10] for rows, s in zip(bits.tolist(), scores, strict=True)]
+    np.testing.assert_array_equal(again(encoded, codes, bits, 10), best)
+    shares = [
+        len(set(found) & set(wanted.tolist())) / len(wanted) for found, wanted in zip(best, data.relevant, strict=True)
+    ]
+    assert row.metrics["recall@10"] == pytest.approx(np.mean(shares), abs=1e-6)
+    assert row.metrics["map@100"] == measure(data, encoded, Storage(Code.INT8), codes).metrics["map@100"]
+
+
+def test_search_is_exact_over_several_blocks_and_ties_go_to_the_lower_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quality, "_DOCUMENTS", 16)
+    monkeypatch.setattr(quality, "_QUERIES", 2)
     rng = np.random.default_rng(1)
     documents, queries = (rng.normal(size=(n, 8)).astype(np.float32) for n in (40, 3))
-    documents[7] = documents[3]
-    ids = [f"{i:02d}" for i in range(40)]
-    expected = [
-        [ids[i] for i in sorted(range(40), key=lambda i: (-row[i], ids[i]))][:12] for row in queries @ documents.T
-    ]
-    assert search(documents, queries, ids, k=12) == expected
+    documents[37] = documents[3]
+    expected = [sorted(range(40), key=lambda i, s=s: (-s[i], i))[:12] for s in queries @ documents.T]
+    np.testing.assert_array_equal(nearest(queries, documents, 12), expected)
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("q1\td1", r"qrels.tsv, line 2: expected"),
-        ("q1\td1\tyes", r"qrels.tsv, line 2: expected"),
-        ("q1\tnone\t1", r"line 2: document 'none' is not in corpus.jsonl"),
-        ("q1\td1\t0", "no query .* has a relevant document"),
-    ],
-)
-def test_bad_judgements_are_named(tmp_path: Path, line: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        Dataset.read(write(tmp_path, {"d1": "a"}, {"q1": "b"}, [line]))
-
-
-def test_titles_are_embedded_only_when_asked_for(tmp_path: Path) -> None:
-    write(tmp_path, {"d1": "text"}, {"q1": "b"}, ["q1\td1\t1"])
-    (tmp_path / "corpus.jsonl").write_text('{"_id": "d1", "title": "A title", "text": "text"}\n')
-    assert Dataset.read(tmp_path).documents == ["text"]
-    assert Dataset.read(tmp_path, title=True).documents == ["A title text"]
+def test_nan_is_no_result(data: Dataset) -> None:
+    broken = lambda texts: np.full((len(texts), 8), np.nan, np.float32)  # noqa: E731
+    with pytest.raises(EngineError, match="x gives NaN"):
+        Encoded.make("x", data, broken, broken, Cosine)  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ import httpx
 import msgspec
 import pytest
 
+from embedship import choice
 from embedship.bundle import Bundle
 from embedship.encoder import Encoder
 from embedship.serve.app import App
@@ -92,7 +93,7 @@ def index_folder(bundle: Path, passages: list[dict[str, Any]], tmp_path_factory:
     lines = folder / "corpus.jsonl"
     lines.write_bytes(b"\n".join(msgspec.json.encode(row) for row in passages))
     with Encoder.open(bundle) as encoder:
-        variant = encoder.bundle.variant().name
+        variant = encoder.variant.name
         build(encoder, variant, lines, folder / "index", Wishes(), lambda *_: None)
     return folder / "index"
 
@@ -161,13 +162,13 @@ def live(bundle: Path) -> Iterator[Live]:
 def altered(bundle: Path, tmp_path: Path) -> Path:
     """A copy of the bundle that a test may damage: hard links, so that it costs no disk."""
     opened = Bundle.open(bundle)
-    chosen = opened.files_of(opened.variant())
-    for name in chosen:
+    chosen = choice.variant(opened)
+    for name in opened.files_of(chosen):
         target = tmp_path / "altered" / name
         target.parent.mkdir(parents=True, exist_ok=True)
         os.link(bundle / name, target) if os.stat(bundle).st_dev == os.stat(tmp_path).st_dev else None
         if not target.exists():
             target.write_bytes((bundle / name).read_bytes())
-    only = msgspec.structs.replace(opened.manifest, variants=(opened.variant(),))
+    only = msgspec.structs.replace(opened.manifest, variants=(chosen,))
     Bundle.write(tmp_path / "altered", only)
     return tmp_path / "altered"

@@ -13,7 +13,6 @@ from embedship.bundle import (
     Choice,
     Code,
     Codes,
-    Floors,
     Invariance,
     Machine,
     Manifest,
@@ -31,6 +30,7 @@ from embedship.bundle import (
     Variant,
 )
 from embedship.codes import Int8Scale
+from embedship.export.parity import FLOORS
 
 TEXTS = 213
 ORT, OV = Runtime.ONNXRUNTIME, Runtime.OPENVINO
@@ -68,9 +68,10 @@ def variant(name: str) -> Variant:
             minimum=1 - worst,
             mean=1 - mean,
             overlap=0.991,
+            length=1.0,
             worst_text="'!!! ??? ... --- === \\\\ / {} <> `$(rm -rf)`'",
         ),
-        invariance=Invariance(texts=30, shuffled=0.99999, over_padded=0.999985, other_side=0.99998),
+        invariance=Invariance(texts=30, shuffled=0.99999, over_padded=0.999985, other_side=0.99998, worst_text="'...'"),
     )
 
 
@@ -126,8 +127,7 @@ def manifest() -> Make:
                 pad_id=0,
             ),
             tokenizer_sha256="be50" * 16,
-            floors={FP32: Floors(minimum=0.9999, mean=0.9999), BF16: Floors(minimum=0.999, mean=0.999),
-                    INT8: Floors(minimum=0.97, mean=0.99)},
+            floors=FLOORS,
             variants=tuple(variant(name) for name in MEASURED),
             choice=Choice(
                 objective=Objective.THROUGHPUT,
@@ -136,8 +136,15 @@ def manifest() -> Make:
                 tokens_per_second={name: row[7] for name, row in MEASURED.items()},
                 latency_seconds={name: row[8] for name, row in MEASURED.items()},
             ),
-            codes=Codes(int8=Int8Scale((0.001,) * 767 + (0.002,)), binary_threshold=0.0, rescore=4),
-            quality=Quality(dataset="medquad", queries=1000, documents=10038, measured=rows()),
+            codes=Codes(
+                int8=(Int8Scale((0.001,) * 767 + (0.002,)),),
+                clipped=0.0002,
+                binary_threshold=0.0,
+                rescore=4,
+                rescored_recall=0.992,
+                documents=700,
+            ),
+            quality=Quality(dataset="medquad", queries=1000, documents=10038, max_recall_drop=None, measured=rows()),
             provenance=Provenance(
                 files={"model.safetensors": "53aa" * 16, "1_Pooling/config.json": "4be4" * 16},
                 options={"--texts": "corpus.jsonl sha256:99ab", "--objective": "throughput"},

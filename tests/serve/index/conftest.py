@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from embedship import stdlib_docs
-from embedship.codes import Vectors, normalise
+from embedship.codes import Int8Scale, Vectors, normalise
 from embedship.encoder import Encoder
 from embedship.serve.index import Index, Kind
-from embedship.serve.index.binary import BinaryIndex, fit
+from embedship.serve.index.binary import BinaryIndex
 from embedship.serve.index.flat import FlatIndex
 from embedship.serve.index.manifest import LEAST, OVERSAMPLE, Rescoring
 from embedship.serve.index.truth import Truth
@@ -67,9 +67,15 @@ def make(tmp_path: Path, kind: Kind) -> Make:
         truth = Truth.write(tmp_path, [vectors], (len(vectors), vectors.shape[1]))
         if kind is Kind.FLAT:
             return FlatIndex.write(tmp_path, truth)
-        return BinaryIndex.write(tmp_path, truth, Rescoring(scale=fit(truth), oversample=oversample, least=least))
+        return BinaryIndex.write(tmp_path, truth, _rescoring(truth, oversample, least))
 
     return make
+
+
+def _rescoring(truth: Truth, oversample: int, least: int) -> Rescoring:
+    """Ranges of a hundred of the vectors, as a bundle freezes them."""
+    sample = truth.rows(np.arange(0, truth.size, max(1, truth.size // 100)))
+    return Rescoring(scale=Int8Scale.fit(sample), threshold=0.0, oversample=oversample, least=least)
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from embedship import sealed
+from embedship.bundle import Bundle
+from embedship.codes import Int8Scale
 from embedship.encoder import Encoder
 from embedship.errors import MismatchError, MissingExtra, UnsafeError, UsageError
 from embedship.serve.index import Kind, build, manifest
@@ -41,7 +43,7 @@ def index(built: dict[Kind, Path], kind: Kind, tmp_path: Path) -> Path:
 
 
 def test_round_trip(index: Path, kind: Kind, encoder: Encoder) -> None:
-    with IndexFolder.open(index, encoder.bundle.fingerprint) as opened:
+    with IndexFolder.open(index, encoder.bundle) as opened:
         assert (opened.index.kind, opened.index.size, opened.documents.size) == (kind, 30, 30)
         queries = encoder.encode(["document number 7", "document number 21"], prompt_name=opened.manifest.query_prompt)
         first = opened.index.search(queries, 3).rows[:, 0]
@@ -49,9 +51,22 @@ def test_round_trip(index: Path, kind: Kind, encoder: Encoder) -> None:
         assert opened.documents.fetch([21])[0].metadata == {"n": 21}
 
 
-def test_another_model(index: Path) -> None:
+def changed(bundle: Bundle, **fields: object) -> Bundle:
+    return Bundle(bundle.folder, msgspec.structs.replace(bundle.manifest, **fields))
+
+
+def test_another_model(index: Path, encoder: Encoder) -> None:
     with pytest.raises(MismatchError, match=r"with model [0-9a-f]{12}, this bundle is 000000000000: .* again"):
-        IndexFolder.open(index, "0" * 64)
+        IndexFolder.open(index, changed(encoder.bundle, fingerprint="0" * 64))
+
+
+@pytest.mark.parametrize("kind", [Kind.BINARY], indirect=True)
+def test_other_codes(index: Path, encoder: Encoder) -> None:
+    codes = encoder.bundle.manifest.codes
+    wider = tuple(Int8Scale(tuple(2 * x for x in scale.scale)) for scale in codes.int8)
+    for other in (msgspec.structs.replace(codes, int8=wider), msgspec.structs.replace(codes, binary_threshold=0.1)):
+        with pytest.raises(MismatchError, match="other int8 ranges or another binary threshold"):
+            IndexFolder.open(index, changed(encoder.bundle, codes=other))
 
 
 def flip(path: Path) -> None:
@@ -84,13 +99,13 @@ def test_a_damaged_file_is_named(
 ) -> None:
     damage(index / name)
     with pytest.raises(UnsafeError, match=f"{name} {reason}.*: build it again"):
-        IndexFolder.open(index, encoder.bundle.fingerprint)
+        IndexFolder.open(index, encoder.bundle)
 
 
 def test_a_file_too_many(index: Path, encoder: Encoder) -> None:
     (index / "evil.faiss").write_bytes(b"")
     with pytest.raises(UnsafeError, match=r"evil\.faiss was added"):
-        IndexFolder.open(index, encoder.bundle.fingerprint)
+        IndexFolder.open(index, encoder.bundle)
 
 
 def reseal(index: Path, **changes: object) -> None:
@@ -108,20 +123,20 @@ def test_rubbish_with_a_right_hash(index: Path, encoder: Encoder, name: str, con
     (index / name).write_bytes(content)
     reseal(index, files=manifest.write(index, manifest.read(index)).files)
     with pytest.raises(UnsafeError, match=f"{name} is damaged"):
-        IndexFolder.open(index, encoder.bundle.fingerprint)
+        IndexFolder.open(index, encoder.bundle)
 
 
 def test_a_size_that_is_not_that_of_the_files(index: Path, encoder: Encoder) -> None:
     reseal(index, size=29)
     with pytest.raises(UnsafeError, match=r"float16 \(30, 384\); float16 \(29, 384\) was expected"):
-        IndexFolder.open(index, encoder.bundle.fingerprint)
+        IndexFolder.open(index, encoder.bundle)
 
 
 def test_a_file_outside_the_folder(index: Path, encoder: Encoder) -> None:
     files = manifest.read(index).files
     reseal(index, files={"../../etc/passwd": files["documents.sqlite"], **files})
     with pytest.raises(UnsafeError, match="contradicts itself"):
-        IndexFolder.open(index, encoder.bundle.fingerprint)
+        IndexFolder.open(index, encoder.bundle)
 
 
 @pytest.mark.parametrize(
@@ -137,18 +152,18 @@ def test_a_changed_manifest(index: Path, encoder: Encoder, old: bytes, new: byte
     path = index / manifest.MANIFEST
     path.write_bytes(path.read_bytes().replace(old, new, 1))
     with pytest.raises(UnsafeError, match=reason):
-        IndexFolder.open(index, encoder.bundle.fingerprint)
+        IndexFolder.open(index, encoder.bundle)
 
 
 def test_another_format(index: Path, encoder: Encoder) -> None:
     (index / manifest.MANIFEST).write_bytes(b'{"format": 2}')
     with pytest.raises(UsageError, match="has format 2; this embedship reads format 1"):
-        IndexFolder.open(index, encoder.bundle.fingerprint)
+        IndexFolder.open(index, encoder.bundle)
 
 
-def test_no_index(tmp_path: Path) -> None:
+def test_no_index(tmp_path: Path, encoder: Encoder) -> None:
     with pytest.raises(UsageError, match=r"is no index: index\.json cannot be read \(No such file"):
-        IndexFolder.open(tmp_path, "0" * 64)
+        IndexFolder.open(tmp_path, encoder.bundle)
 
 
 def test_without_faiss(index: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +171,7 @@ def test_without_faiss(index: Path, encoder: Encoder, monkeypatch: pytest.Monkey
     for name in ("library", "flat", "binary"):
         monkeypatch.delitem(sys.modules, f"embedship.serve.index.{name}")
     with pytest.raises(MissingExtra, match=r"faiss is not installed: pip install 'embedship\[cpu\]'"):
-        IndexFolder.open(index, encoder.bundle.fingerprint)
+        IndexFolder.open(index, encoder.bundle)
 
 
 def test_nothing_loads_faiss_before_an_index_is_opened() -> None:
@@ -165,7 +180,7 @@ def test_nothing_loads_faiss_before_an_index_is_opened() -> None:
 
 
 def test_an_open_index_outlives_its_folder(index: Path, encoder: Encoder, texts: Texts) -> None:
-    with IndexFolder.open(index, encoder.bundle.fingerprint) as opened:
+    with IndexFolder.open(index, encoder.bundle) as opened:
         before = opened.index.search(texts.queries, 5).rows
         shutil.rmtree(index)
         np.testing.assert_array_equal(opened.index.search(texts.queries, 5).rows, before)

@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from embedship.codes import Vectors
-from embedship.serve.index import Hits, Kind
+from embedship.ranking import Hits
+from embedship.serve.index import Kind
 from embedship.serve.index.library import faiss
 
 from .conftest import Make, Texts

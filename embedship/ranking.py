@@ -6,15 +6,24 @@ candidates, and merging two lists is a concatenation.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from embedship.codes import Vectors
-from embedship.serve.index import Hits
 
 Keys = NDArray[np.int64]  # (n, m), larger is better
 _LAST_ROW = 2**32 - 1
 _MAGNITUDE = np.int32(0x7FFFFFFF)
+
+
+@dataclass(frozen=True, slots=True)
+class Hits:
+    """The k best rows of each query, best first; of equal scores the lower row first."""
+
+    rows: NDArray[np.int64]  # (n, k), -1 where the index holds fewer than k
+    scores: NDArray[np.float32]  # (n, k) cosine, -inf where there is no row
 
 
 def keys(scores: NDArray[np.float32], rows: NDArray[np.int64]) -> Keys:

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from embedship.serve.index import ranking
-from embedship.serve.index.truth import widened
+from embedship import ranking
 
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
@@ -29,9 +28,3 @@ def test_rows_up_to_the_largest_survive() -> None:
     rows = np.array([0, 2**31, 2**32 - 1])
     hits = ranking.hits(ranking.keys(np.array([[0.5, 0.5, 0.5]], dtype=np.float32), rows), 3)
     np.testing.assert_array_equal(hits.rows, [rows])
-
-
-def test_widening_is_exact_for_every_finite_float16() -> None:
-    halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
-    halves = halves[np.isfinite(halves)]
-    np.testing.assert_array_equal(widened(halves), halves.astype(np.float32))

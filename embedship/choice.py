@@ -1,0 +1,147 @@
+"""Which variant runs where nobody names one: the best as measured on a machine like this one.
+
+A bundle carries the choice of the machine that exported it. What another machine measured (`embedship tune`, or
+`serve` at its first start there) lies beside the bundle, never in it, bound to it by fingerprint and digest. A choice
+of foreign instructions is never kept in silence.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from embedship import hardware, sealed
+from embedship.bundle import Bundle, Choice, Objective, Quality, Quantisation, Record, Variant
+from embedship.errors import EmbedshipError
+
+# Less than this over plain ONNX is within the noise of two cores that others share: it is not worth another file.
+GAIN = 1.03
+CACHE = "EMBEDSHIP_CACHE"
+_FORMAT = 1
+_LOGGER = logging.getLogger(__name__)
+
+
+class Stored(Record, frozen=True):
+    """A choice outside its bundle."""
+
+    format: int
+    fingerprint: str
+    bundle: str  # digest of the manifest it was measured with
+    created: str
+    choice: Choice
+    digest: str = ""
+
+
+class Speeds(NamedTuple):
+    """What was measured of each variant, by name."""
+
+    tokens_per_second: Mapping[str, float]
+    latency_seconds: Mapping[str, float]  # median of one short text alone
+
+
+def rank(variants: Sequence[Variant], objective: Objective, speeds: Speeds) -> list[Variant]:
+    """What may be chosen, best first; `variants` begin with the plain one, which is always among them.
+
+    Left out are variants that gain less than GAIN over the plain one, and dynamic int8, whose vectors depend on their
+    neighbours: who wants that must name it.
+    """
+    plain = variants[0]
+    gains = {v.name: gain(v, plain, objective, speeds) for v in variants}
+    able = [v for v in variants if v is plain or (gains[v.name] >= GAIN and v.quantisation is not Quantisation.DYNAMIC)]
+    return sorted(able, key=lambda v: -gains[v.name])
+
+
+def gain(variant: Variant, plain: Variant, objective: Objective, speeds: Speeds) -> float:
+    """How many times better than the plain variant: 2 is twice the throughput, half the latency, half the size."""
+    match objective:
+        case Objective.THROUGHPUT:
+            return speeds.tokens_per_second[variant.name] / speeds.tokens_per_second[plain.name]
+        case Objective.LATENCY:
+            return speeds.latency_seconds[plain.name] / speeds.latency_seconds[variant.name]
+        case Objective.SIZE:
+            return plain.size / variant.size
+
+
+def affordable(quality: Quality | None, variant: str) -> bool:
+    """Whether recall@10 stays within the budget that the bundle was exported with; where none was set it does."""
+    if quality is None or quality.max_recall_drop is None:
+        return True
+    return quality.drop(variant) <= quality.max_recall_drop
+
+
+def variant(bundle: Bundle, name: str | None = None) -> Variant:
+    """The named variant; else the one chosen on a machine like this one; else, with a warning, the bundle's own choice.
+
+    Nothing is measured here. Raises UsageError for a name the bundle does not have.
+    """
+    if name is not None:
+        return bundle.variant(name)
+    if found := known(bundle):
+        return bundle.variant(found.variant)
+    _LOGGER.warning("%s. Measure here with `embedship tune %s`", foreign(bundle), bundle.folder)
+    return bundle.variant(bundle.manifest.choice.variant)
+
+
+def known(bundle: Bundle, cache: Path | None = None) -> Choice | None:
+    """The choice measured on a machine with these instructions: what is stored, else the bundle's own, else None."""
+    stored, own = load(bundle, cache), bundle.manifest.choice
+    here = hardware.machine()
+    return next((c for c in (stored, own) if c is not None and c.machine.same_instructions(here)), None)
+
+
+def foreign(bundle: Bundle) -> str:
+    """One sentence about a bundle whose choice is of another machine."""
+    there, here = bundle.manifest.choice.machine, hardware.machine()
+    return (
+        f"{bundle.manifest.choice.variant} was chosen on {there.cpu} ({' '.join(there.isa)}), but this machine has "
+        f"{' '.join(here.isa) or 'none of these instructions'}"
+    )
+
+
+def place(bundle: Bundle, cache: Path | None = None) -> Path:
+    """Where a choice is stored: `cache` (default: EMBEDSHIP_CACHE) by the bundle's digest, else beside the bundle."""
+    cache = cache or (Path(os.environ[CACHE]) if os.environ.get(CACHE) else None)
+    folder = bundle.folder.resolve()
+    return (
+        cache / f"{bundle.manifest.digest[:16]}.choice.json" if cache else folder.parent / f"{folder.name}.choice.json"
+    )
+
+
+def save(bundle: Bundle, choice: Choice, cache: Path | None = None) -> Path:
+    """Write the choice where `load` finds it, whole or not at all. Raises OSError."""
+    path = place(bundle, cache)
+    record = Stored(
+        format=_FORMAT,
+        fingerprint=bundle.fingerprint,
+        bundle=bundle.manifest.digest,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        choice=choice,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}-{os.getpid()}")
+    sealed.write(draft, record)
+    draft.replace(path)
+    return path
+
+
+def load(bundle: Bundle, cache: Path | None = None) -> Choice | None:
+    """The stored choice of this very bundle, or None; one that cannot be used is named in a warning and not used."""
+    path = place(bundle, cache)
+    if not path.exists():
+        return None
+    try:
+        stored = sealed.read(path, Stored, _FORMAT, "stored choice")
+    except EmbedshipError as error:
+        return _unused(f"{error}")
+    if (stored.fingerprint, stored.bundle) != (bundle.fingerprint, bundle.manifest.digest):
+        return _unused(f"{path} belongs to another bundle")
+    return stored.choice
+
+
+def _unused(reason: str) -> Choice | None:
+    _LOGGER.warning("what was measured on this machine is not used: %s. `embedship tune` writes it anew", reason)
+    return None

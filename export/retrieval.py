@@ -1,0 +1,87 @@
+"""Does a variant still find what the checkpoint finds? The best one that does is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from embedship.bundle import Codes, Measured, Quality
+from embedship.encoder import Encoder
+from embedship.errors import GateError
+from embedship.export import calibrate, quality
+from embedship.export.checkpoint import Checkpoint
+from embedship.export.dataset import Dataset
+from embedship.export.quality import PLAIN, STORAGES, Encode, Encoded
+from embedship.export.steps import Steps
+
+
+class Retrieval(NamedTuple):
+    """The variant to take, the codes with their rescoring multiplier measured, and what was found with what."""
+
+    chosen: str
+    codes: Codes
+    quality: Quality | None
+
+
+def on_texts(encoder: Encoder, codes: Codes, documents: list[str], queries: list[str]) -> Retrieval:
+    """Without questions and answers: the multiplier alone, over texts among texts."""
+    sample = Dataset("texts", documents, queries, [])
+    encoded = Encoded.make(encoder.variant.name, sample, *quality.doors(encoder), encoder.bundle.manifest.pipeline)
+    return Retrieval(encoder.variant.name, calibrate.rescoring(codes, encoded), None)
+
+
+def on_questions(
+    data: Dataset,
+    checkpoint: Checkpoint,
+    encoders: Mapping[str, Encoder],
+    ranked: Sequence[str],
+    budget: float | None,
+    codes: Codes,
+    steps: Steps,
+) -> Retrieval:
+    """Every variant at full dimension in float32, and the chosen one in every dimension and code.
+
+    `ranked` names what may be chosen, best first; the first whose recall@10 lies at most `budget` below the
+    checkpoint's is. Each corpus is encoded once a variant, and one variant's vectors are held at a time.
+
+    Raises GateError when all lose more.
+    """
+    pipeline = checkpoint.pipeline
+    with steps.step("retrieval of the checkpoint"):
+        encoded = Encoded.make("checkpoint", data, *_doors(checkpoint), pipeline)
+        rows = [quality.measure(data, encoded, PLAIN)]
+    chosen = None
+    for name in dict.fromkeys([*ranked, *encoders]):
+        with steps.step(f"retrieval of {name}"):
+            encoded = Encoded.make(name, data, *quality.doors(encoders[name]), pipeline)
+            row = quality.measure(data, encoded, PLAIN)
+            rows.append(row)
+            if chosen is None and name in ranked and (budget is None or quality.drop(rows[0], row) <= budget):
+                chosen, codes = name, calibrate.rescoring(codes, encoded)
+                rows += [r for r in quality.grid(data, encoded, pipeline.dimensions, STORAGES, codes) if r != row]
+    if chosen is None:
+        raise GateError(_over_budget(data.name, budget, rows))
+    found = Quality(
+        dataset=data.name,
+        queries=len(data.queries),
+        documents=len(data.documents),
+        max_recall_drop=budget,
+        measured=tuple(rows),
+    )
+    return Retrieval(chosen, codes, found)
+
+
+def _doors(checkpoint: Checkpoint) -> tuple[Encode, Encode]:
+    pipeline = checkpoint.pipeline
+    prompts = (pipeline.prompts.get(name or "", "") for name in (pipeline.document_prompt, pipeline.query_prompt))
+    documents, queries = (partial(checkpoint.encode, prompt=prompt) for prompt in prompts)
+    return documents, queries
+
+
+def _over_budget(dataset: str, budget: float | None, rows: Sequence[Measured]) -> str:
+    recalls = ", ".join(f"{row.variant} {row.metrics['recall@10']:.4f}" for row in rows)
+    return (
+        f"every variant loses more than {budget} of the checkpoint's recall@10 on {dataset}: {recalls}. "
+        "No bundle was written. Raise --max-recall-drop if you accept the loss."
+    )

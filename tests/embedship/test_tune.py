@@ -1,0 +1,110 @@
+"""Measuring for real, on two variants of the real model, as they would arrive from another machine."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from embedship import choice, cli, tune
+from embedship.bundle import Bundle, Code, Machine, Measured, Objective, Quality
+from embedship.encoder import Encoder
+from embedship.errors import GateError
+from embedship.golden import Golden
+
+FOREIGN = Machine(cpu="another cpu", isa=("asimd",), cores=64.0)
+NAMES = ("onnx", "openvino-int8")
+
+
+@pytest.fixture
+def foreign(bundle: Path, tmp_path: Path) -> Path:
+    """A bundle of two variants, chosen by a foreign machine: the slower one."""
+    opened = Bundle.open(bundle)
+    kept = [opened.variant(name) for name in NAMES]
+    folder = tmp_path / "bundle"
+    for name in {name for variant in kept for name in opened.files_of(variant)}:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        os.symlink(bundle / name, folder / name)
+        (folder / name).unlink()
+        os.link(bundle / name, folder / name) if _same_disk(bundle, folder) else (folder / name).write_bytes(
+            (bundle / name).read_bytes()
+        )
+    there = msgspec.structs.replace(opened.manifest.choice, machine=FOREIGN, variant="onnx")
+    Bundle.write(folder, msgspec.structs.replace(opened.manifest, variants=tuple(kept), choice=there))
+    return folder
+
+
+def _same_disk(one: Path, other: Path) -> bool:
+    return one.stat().st_dev == other.stat().st_dev
+
+
+def test_a_foreign_choice_is_measured_again_and_kept(foreign: Path, tmp_path: Path) -> None:
+    opened = Bundle.open(foreign)
+    before = (foreign / "bundle.json").read_bytes()
+    settled = tune.settle(opened)
+    stored = choice.load(opened)
+    assert stored is not None
+    assert stored.variant == settled.variant
+    assert set(stored.tokens_per_second) == set(stored.latency_seconds) == set(NAMES)
+    assert all(speed > 0 for speed in stored.tokens_per_second.values())
+    assert settled.remark is not None
+    assert "onnx was chosen on another cpu (asimd)" in settled.remark
+    assert "bundle.choice.json" in settled.remark
+    assert (foreign / "bundle.json").read_bytes() == before
+    assert opened.verify() == len(opened.manifest.files), "nothing was put into the bundle"
+    assert tune.settle(opened) == (settled.variant, None), "the next start measures nothing"
+    with Encoder.open(foreign) as encoder:
+        assert encoder.variant.name == settled.variant
+
+
+def test_what_cannot_be_kept_is_said(foreign: Path, tmp_path: Path) -> None:
+    occupied = tmp_path / "file"
+    occupied.touch()
+    remark = tune.settle(Bundle.open(foreign), occupied).remark
+    assert remark is not None
+    assert "not kept" in remark
+    assert "--cache (EMBEDSHIP_CACHE)" in remark
+
+
+def test_no_variant_is_begun_after_the_limit(foreign: Path, caplog: pytest.LogCaptureFixture) -> None:
+    opened = Bundle.open(foreign)
+    made = tune.remeasure(opened, Objective.THROUGHPUT, round_seconds=0.1, limit_seconds=0.0)
+    assert list(made.tokens_per_second) == ["onnx"]
+    assert made.variant == "onnx"
+    assert "openvino-int8 was not measured" in caplog.text
+
+
+def test_the_quality_budget_of_the_export_holds_elsewhere_too(foreign: Path) -> None:
+    opened = Bundle.open(foreign)
+
+    def row(variant: str, recall: float) -> Measured:
+        return Measured(variant=variant, dimension=384, code=Code.FLOAT32, rescored=False, bytes_per_vector=1536,
+                        metrics={"recall@10": recall})  # fmt: skip
+
+    def within(**recalls: float) -> Bundle:
+        rows = tuple(row(name.replace("_", "-"), recall) for name, recall in recalls.items())
+        quality = Quality(dataset="d", queries=1, documents=1, max_recall_drop=0.005, measured=rows)
+        return Bundle(opened.folder, msgspec.structs.replace(opened.manifest, quality=quality))
+
+    def tuned(bundle: Bundle) -> str:
+        return tune.remeasure(bundle, Objective.SIZE, round_seconds=0.1).variant
+
+    assert tuned(within(checkpoint=0.8, onnx=0.8, openvino_int8=0.799)) == "openvino-int8"
+    assert tuned(within(checkpoint=0.8, onnx=0.8, openvino_int8=0.79)) == "onnx"
+    with pytest.raises(GateError, match="no variant that runs on this machine stays within"):
+        tuned(within(checkpoint=0.8, onnx=0.7, openvino_int8=0.7))
+
+
+def test_the_verb(foreign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in Golden.load(Bundle.open(foreign)).real))
+    options = ["--objective", "size", "--texts", str(texts), "--cache", str(tmp_path / "cache")]
+    assert cli.run(["tune", str(foreign), *options, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["variant"], answer["objective"]) == ("openvino-int8", "size")
+    assert Path(answer["file"]).parent == tmp_path / "cache"
+    assert cli.run(["tune", str(tmp_path)]) == 2
+    assert "is no bundle" in capsys.readouterr().err

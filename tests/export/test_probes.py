@@ -1,0 +1,76 @@
+"""Every kind of hostile text is there, and a variant that breaks on that one alone does not pass."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from embedship.bundle import Bundle, Precision
+from embedship.codes import Vectors
+from embedship.errors import GateError
+from embedship.export import probes
+from embedship.export.parity import FLOORS, Probes, judge, measure
+from embedship.tokens import Tokenizer, Tokens
+
+MAX = 256
+
+
+@pytest.fixture(scope="module")
+def tokenizer(bundle: Path) -> Tokenizer:
+    return Tokenizer.open(Bundle.open(bundle))
+
+
+def categories(text: str) -> set[str]:
+    return {unicodedata.category(letter) for letter in text}
+
+
+KINDS: dict[str, Callable[[str, Tokens], bool]] = {
+    "empty": lambda text, tokens: text == "",
+    "one character": lambda text, tokens: len(text) == 1,
+    "maximum length": lambda text, tokens: tokens.lengths[0] == MAX and tokens.cut[0] == 0,
+    "over-long": lambda text, tokens: tokens.cut[0] > 0 and " " in text,
+    "emoji": lambda text, tokens: "\N{MICROSCOPE}" in text,
+    "right-to-left": lambda text, tokens: (
+        any(unicodedata.bidirectional(letter) in "ALR" for letter in text[:1])
+        and unicodedata.bidirectional(text[:1]) == "AL"
+    ),
+    "control characters": lambda text, tokens: "Cc" in categories(text) and "\x00" in text,
+    "10,000 characters without a space": lambda text, tokens: len(text) == 10_000 and not set(text) & set(" \n\t"),
+}
+
+
+class Given:
+    def __init__(self, vectors: Vectors) -> None:
+        self.vectors = vectors
+
+    def tokenizer(self, texts: list[str]) -> Tokens:
+        return Tokens([[1]] * len(texts), [0] * len(texts))
+
+    def encode_tokens(self, tokens: Tokens) -> Vectors:
+        return self.vectors
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_variant_that_breaks_on_one_kind_is_refused(tokenizer: Tokenizer, kind: str) -> None:
+    texts = probes.hostile(tokenizer, MAX)
+    (row,) = (i for i, text in enumerate(texts) if KINDS[kind](text, tokenizer([text])))
+    expected = np.random.default_rng(0).normal(size=(len(texts), 64)).astype(np.float32)
+    asked = Probes(texts, expected, len(texts), MAX, False)
+    turned, broken = expected.copy(), expected.copy()
+    turned[row] = -turned[row]
+    broken[row, 0] = math.inf
+    with pytest.raises(GateError) as raised:
+        judge("onnx", Precision.INT8, measure(Given(turned), "onnx", asked)[0], FLOORS[Precision.INT8])  # type: ignore[arg-type]
+    assert probes.shown(texts[row]) in str(raised.value)
+    with pytest.raises(GateError, match="NaN or infinity for 1 of 14 texts") as raised:
+        measure(Given(broken), "onnx", asked)  # type: ignore[arg-type]
+    assert probes.shown(texts[row]) in str(raised.value)
+
+
+def test_a_shown_text_is_one_printable_line() -> None:
+    assert probes.shown("a\nb\u202e") == r"'a\nb\u202e'"
