@@ -21,6 +21,7 @@ from embedship.errors import UnsafeError, UsageError
 from embedship.sealed import File
 
 MANIFEST = "bundle.json"
+SIGNATURE = "model.sig"  # of all the others, made last: the one file that the manifest cannot list
 GOLDEN = "golden.safetensors"
 REFERENCE = "reference.safetensors"
 TOKENIZER = "tokenizer.json"
@@ -318,7 +319,7 @@ class Bundle(msgspec.Struct, frozen=True):
     @classmethod
     def write(cls, folder: Path, manifest: Manifest) -> Self:
         """Hash every file that lies in `folder`, then write the manifest last."""
-        files = {name: File.of(folder / name) for name in sealed.present(folder) if name != MANIFEST}
+        files = {name: File.of(folder / name) for name in sealed.present(folder) if name not in {MANIFEST, SIGNATURE}}
         return cls(folder, sealed.write(folder / MANIFEST, msgspec.structs.replace(manifest, files=files)))
 
     @property
@@ -365,8 +366,9 @@ class Bundle(msgspec.Struct, frozen=True):
 
 
 def strangers(folder: Path, listed: Iterable[str]) -> list[str]:
-    """Files in the folder that are neither listed nor the manifest."""
-    return sealed.strangers(folder, {MANIFEST, *listed})
+    """What lies in the folder and is neither listed, nor the manifest, nor a signature, links and pipes included."""
+    signature = {SIGNATURE} if sealed.present(folder).get(SIGNATURE) else set()
+    return sealed.strangers(folder, {MANIFEST, *signature, *listed})
 
 
 def _stem(name: str | PurePosixPath) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
@@ -11,6 +12,7 @@ import typer
 from rich.console import Console
 
 from embedship.errors import EmbedshipError, MissingExtra
+from embedship.sealed import created
 
 
 class Verb(NamedTuple):
@@ -24,6 +26,7 @@ VERBS = {
     "verify": Verb("embedship.verify", "Re-hash a bundle and re-run its golden texts.", "cpu"),
     "tune": Verb("embedship.tune_cli", "Find the best variant of a bundle on this machine.", "cpu"),
     "evaluate": Verb("embedship.export.evaluate_cli", "Measure a bundle's retrieval on your own questions.", "cpu"),
+    "sign": Verb("embedship.sign", "Sign a bundle with a private key, offline.", "sign"),
     "index": Verb("embedship.serve.index_cli", "Build a search index over a JSON Lines corpus.", "cpu"),
     "serve": Verb("embedship.serve.cli", "Serve embeddings and search over HTTP.", "cpu"),
     "demo": Verb("embedship.demo", "See all of it work on a real model and real text.", "demo"),
@@ -35,18 +38,31 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command line and return its exit code: 0 ok, 1 failed, 2 usage, 3 gate, 4 unsafe, 130 interrupted."""
+    """Run one command line and return its exit code: 0 ok, 1 failed, 2 usage, 3 gate, 4 unsafe, 130 interrupted.
+
+    A sentence on stderr says what failed. With --json stdout gets one line however it ends: the verb's result, or
+    {"error": sentence, "exit_code": code}.
+    """
     try:
+        created()  # refuses a SOURCE_DATE_EPOCH that is no number; numpy, which reads it too, would end in a trace
         _app(arguments)(args=arguments, prog_name="embedship")
     except EmbedshipError as error:
-        _complain(str(error))
-        return error.exit_code
+        sentence, code = str(error), error.exit_code
+        _complain(sentence)
     except OSError as error:
-        _complain(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
-        return 1
-    except SystemExit as stop:  # how typer ends: 0, or 2 for a wrong command line, or 130 for Ctrl-C
-        return int(stop.code or 0)
-    return 0
+        sentence, code = f"{error.strerror or error}: {error.filename}" if error.filename else str(error), 1
+        _complain(sentence)
+    except SystemExit as stop:  # how typer ends: 0, or 2 for a wrong command line, or 130 for Ctrl-C; it has said why
+        code = int(stop.code or 0)
+        sentence = _STOPPED.get(code, "it ended early")
+    else:
+        return 0
+    if code and "--json" in arguments:
+        typer.echo(json.dumps({"error": sentence, "exit_code": code}))
+    return code
+
+
+_STOPPED = {2: "the command line is wrong; stderr says where", 130: "interrupted"}
 
 
 def _complain(sentence: str) -> None:
@@ -65,7 +81,11 @@ def _app(arguments: list[str]) -> typer.Typer:
 def _version(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
 ) -> None:
-    """Ship an embedding model: a checkpoint becomes a verified bundle, a search service, and live quality metrics."""
+    """Ship an embedding model: a checkpoint becomes a verified bundle, a search service, and live quality metrics.
+
+    Exit codes of every verb: 0 ok, 1 failed, 2 wrong usage or input, 3 measured and found wanting, 4 tampered with,
+    foreign or unsafe, 130 interrupted.
+    """
     if version:
         from embedship import __version__
 

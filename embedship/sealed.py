@@ -10,6 +10,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -33,6 +34,17 @@ class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def created() -> str:
+    """When a manifest is written, in UTC. SOURCE_DATE_EPOCH, seconds since 1970, stands in for the clock where a build
+    is to be the same byte for byte (reproducible-builds.org). Raises UsageError for what is no such number."""
+    given = os.environ.get("SOURCE_DATE_EPOCH")
+    try:
+        moment = datetime.now(UTC) if given is None else datetime.fromtimestamp(int(given), UTC)
+    except (ValueError, OverflowError, OSError):
+        raise UsageError(f"SOURCE_DATE_EPOCH is {given!r}; it must be a number of seconds since 1970") from None
+    return moment.isoformat(timespec="seconds")
 
 
 def seal(manifest: Manifest) -> Manifest:

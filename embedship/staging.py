@@ -23,6 +23,7 @@ from embedship.errors import EmbedshipError, UsageError
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # <fcntl.h>, <linux/fs.h>
 # EFBIG is how a limit on file sizes (ulimit -f) shows itself. Copying names the source, not what it could not write.
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_ROOM = 1 << 20  # bytes: a disk with less is full, whatever the error says
 
 
 @contextmanager
@@ -34,18 +35,17 @@ def staged(target: Path, require_replaceable: Callable[[Path], None]) -> Iterato
     Ctrl-C meanwhile. What a run killed with SIGKILL left behind (`.<name>.building-*`) is removed by the next one.
     """
     target = target.resolve()
-    _refuse(target, require_replaceable)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(target)
-    with _terminable(), _locked_folder(target) as folder, _disk_errors(folder, target):
+    refuse_occupied(target, require_replaceable)
+    with _terminable(), _parents(target), _locked_folder(target) as folder, _disk_errors(folder, target):
         yield folder
         _open_to_readers(folder)
         _sync(folder)
-        _refuse(target, require_replaceable)  # hours may have passed
+        refuse_occupied(target, require_replaceable)  # hours may have passed
         _place(folder, target)
 
 
-def _refuse(target: Path, require_replaceable: Callable[[Path], None]) -> None:
+def refuse_occupied(target: Path, require_replaceable: Callable[[Path], None]) -> None:
+    """Raise UsageError unless `staged` may write to `target`."""
     if not target.exists():
         return
     if target.is_mount():
@@ -55,8 +55,23 @@ def _refuse(target: Path, require_replaceable: Callable[[Path], None]) -> None:
 
 
 @contextmanager
+def _parents(target: Path) -> Iterator[None]:
+    """Make the folders above, and unmake those that were made if nothing comes to lie in them."""
+    made = [folder for folder in target.parents if not folder.exists()]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for folder in made:  # the innermost first
+            with contextlib.suppress(OSError):  # somebody else put something there
+                folder.rmdir()
+        raise
+
+
+@contextmanager
 def _locked_folder(target: Path) -> Iterator[Path]:
     """A new folder, locked for as long as this process lives: that is how the next run knows it is in use."""
+    _sweep(target)
     folder, lock = _new(target)
     try:
         yield folder
@@ -109,13 +124,22 @@ def _delete_unless_locked(folder: Path) -> None:
 @contextmanager
 def _disk_errors(folder: Path, target: Path) -> Iterator[None]:
     """A full or failing disk in one sentence. What cannot be read elsewhere is none of ours."""
+    cure = "make room there and run it again, or give another --out"
     try:
         yield
+    except EmbedshipError:
+        raise
     except OSError as error:
         if error.errno not in _DISK and not str(error.filename).startswith(str(folder)):
             raise
-        cure = "make room there and run it again, or give another --out"
         raise EmbedshipError(f"{target} could not be written: {error.strerror}; {cure}") from error
+    except Exception as error:
+        # Native code has errors of its own: safetensors quotes the system's, OpenVINO 2026.4 says "iostream error".
+        quoted = (words for words in map(os.strerror, _DISK) if words in str(error))
+        full = os.strerror(errno.ENOSPC) if shutil.disk_usage(folder).free < _ROOM else None
+        if (why := next(quoted, full)) is None:
+            raise
+        raise EmbedshipError(f"{target} could not be written: {why}; {cure}") from error
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,8 +12,16 @@ from rich.console import Console
 from rich.table import Table
 
 from embedship import choice, golden
-from embedship.bundle import Bundle, Precision
+from embedship.bundle import SIGNATURE, Bundle, Precision
 from embedship.encoder import Encoder
+
+
+class Signed(StrEnum):
+    """What is known of a bundle's signature."""
+
+    NO = "none"
+    UNCHECKED = "not checked"
+    VALID = "valid"
 
 
 class Verified(msgspec.Struct, frozen=True):
@@ -32,23 +41,46 @@ def verify(
         str | None, typer.Option(help="The variant to run (default: the one chosen for this machine).")
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Run every variant.")] = False,
+    key: Annotated[
+        Path | None,
+        typer.Option("--key", help="Public key, PEM: the bundle must carry a signature by its private half."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Re-hash every file of a bundle and re-run its golden texts.
+    """Re-hash every file of a bundle, check its signature, and re-run its golden texts.
 
-    Exits 4 when a file is missing, changed or added, and 3 when the vectors are no longer those of the checkpoint.
+    Exits 4 when a file is missing, changed or added, or the signature is missing or wrong, and 3 when the vectors are
+    no longer those of the checkpoint.
     """
     opened = Bundle.open(bundle)
     files = opened.verify()
+    signed = _signed(opened, key)
     names = [v.name for v in opened.manifest.variants] if every else [choice.variant(opened, variant).name]
     results = [_run(opened, name) for name in names]
     if as_json:
-        answer = {"bundle": str(bundle), "fingerprint": opened.fingerprint, "files": files, "variants": results}
-        typer.echo(msgspec.json.encode(answer).decode())
+        found = {"fingerprint": opened.fingerprint, "files": files, "signature": signed, "variants": results}
+        typer.echo(msgspec.json.encode({"bundle": str(bundle), **found}).decode())
         return
     console = Console()
     console.print(f"{bundle}: {files} files are as exported, fingerprint {opened.fingerprint[:12]}")
+    console.print(_SIGNED[signed])
     console.print(_table(results))
+
+
+_SIGNED = {
+    Signed.NO: "It is not signed.",
+    Signed.UNCHECKED: f"It carries a signature ({SIGNATURE}), which was not checked: give the public key with --key.",
+    Signed.VALID: "Its signature is valid for the key given.",
+}
+
+
+def _signed(bundle: Bundle, key: Path | None) -> Signed:
+    if key is None:
+        return Signed.UNCHECKED if bundle.path(SIGNATURE).exists() else Signed.NO
+    from embedship import signing
+
+    signing.check(bundle, key)
+    return Signed.VALID
 
 
 def _run(bundle: Bundle, variant: str) -> Verified:

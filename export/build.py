@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from embedship import choice, hardware, jsonl, tune
+from embedship import choice, hardware, jsonl, sealed, tune
 from embedship.bundle import (
     FORMAT,
     GOLDEN,
@@ -26,14 +25,13 @@ from embedship.bundle import (
     Objective,
     Parity,
     Precision,
-    Provenance,
     Quality,
     Variant,
     fingerprint,
 )  # fmt: skip
 from embedship.encoder import Encoder
 from embedship.errors import UsageError
-from embedship.export import calibrate, layout, parity, probes, retrieval, variants
+from embedship.export import calibrate, layout, parity, probes, provenance, retrieval, sbom, variants
 from embedship.export.checkpoint import Checkpoint
 from embedship.export.dataset import Dataset
 from embedship.export.opening import Opening, opened
@@ -72,6 +70,11 @@ class Wishes:
     normalize: bool = False
     allow_pickle: tuple[str, ...] = ()
     trust_remote_code: str | None = None
+    sign: Path | None = None
+
+
+if TYPE_CHECKING:
+    from embedship.signing import Signer
 
 
 _NAN = float("nan")
@@ -89,25 +92,53 @@ class _Texts(NamedTuple):
     evaluation: Dataset | None
 
 
+class Ready(NamedTuple):
+    """Everything an export begins with."""
+
+    recipes: dict[str, variants.Recipe]
+    texts: _Texts
+    checkpoint: Checkpoint
+    signer: Signer | None
+
+
 def build(checkpoint: Path | str, out: Path, wishes: Wishes | None = None, steps: Steps | None = None) -> Bundle:
     """Export a checkpoint, a folder or a hub id, to a new bundle at `out` and return it.
 
     Raises UsageError or UnsafeError for what cannot be exported and GateError when a variant's vectors are not the
     checkpoint's; whatever goes wrong, nothing is left at `out` or beside it.
     """
-    stay_offline()
     wishes, steps = wishes or Wishes(), steps or Steps()
+    with workshop(out, wishes.force) as folder, prepared(checkpoint, wishes, steps) as ready:
+        made = _Export(ready.checkpoint, folder, wishes, steps, ready.texts).run(ready.recipes)
+        if ready.signer:
+            ready.signer.sign(made)
+    return Bundle.open(out)
+
+
+@contextmanager
+def prepared(checkpoint: Path | str, wishes: Wishes, steps: Steps) -> Iterator[Ready]:
+    """Open and read all that an export needs; whatever can be refused before the slow part is refused here."""
+    stay_offline()
     recipes = variants.wanted(wishes.variants)
     if wishes.max_recall_drop is not None and wishes.evaluation is None:
         raise UsageError("--max-recall-drop needs --eval DIR: without questions no recall can be measured")
     # What is no checkpoint is refused at once, not after the texts have been read.
-    with workshop(out, wishes.force) as folder, opened(checkpoint, _opening(wishes), steps) as source:
+    with opened(checkpoint, _opening(wishes), steps) as source:
+        signer = _signer(wishes.sign)
         with steps.step("texts"):
             texts = _read(wishes)
         with steps.step("checkpoint"):
             loaded = Checkpoint.open(source, wishes.name)
-        _Export(loaded, folder, wishes, steps, texts).run(recipes)
-    return Bundle.open(out)
+        yield Ready(recipes, texts, loaded, signer)
+
+
+def _signer(key: Path | None) -> Signer | None:
+    """Known to be a key before anything slow begins; the library is asked for only by those who sign."""
+    if key is None:
+        return None
+    from embedship.signing import Signer
+
+    return Signer.open(key)
 
 
 def _opening(wishes: Wishes) -> Opening:
@@ -137,8 +168,9 @@ class _Export:
         self.queries, self.evaluation = texts.queries, texts.evaluation
         self.tokenizer = Tokenizer(folder / TOKENIZER, checkpoint.pipeline)
         self.cosines: dict[str, npt.NDArray[np.float64]] = {}  # variant -> of every probe to the checkpoint
+        self.provenance = provenance.of(checkpoint.folder, wishes)
 
-    def run(self, recipes: dict[str, variants.Recipe]) -> None:
+    def run(self, recipes: dict[str, variants.Recipe]) -> Bundle:
         judged = self._probes()
         made = self._make(recipes)
         provisional = self._write([self._variant(one) for one in made])
@@ -158,7 +190,7 @@ class _Export:
             tokens_per_second=dict(speeds.tokens_per_second),
             latency_seconds=dict(speeds.latency_seconds),
         )
-        self._write(finished, decided, found.quality)
+        return self._write(finished, decided, found.quality)
 
     def _probes(self) -> parity.Probes:
         with self.steps.step("vectors of the checkpoint itself"):
@@ -243,7 +275,7 @@ class _Export:
         manifest = Manifest(
             format=FORMAT,
             fingerprint=fingerprint(source, pipeline, tokenizer),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            created=sealed.created(),
             source=source,
             pipeline=pipeline,
             tokenizer_sha256=tokenizer,
@@ -252,9 +284,10 @@ class _Export:
             choice=decided or undecided,
             codes=self.codes,
             quality=measured,
-            provenance=Provenance(files={}, options={}, seed=self.wishes.seed),
+            provenance=self.provenance,
             files={},
         )
         if decided:
             write_report(self.folder, manifest, self.cosines)
+            sbom.write(self.folder, manifest)
         return Bundle.write(self.folder, manifest)

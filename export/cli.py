@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from embedship.bundle import Bundle, Objective
+
+if TYPE_CHECKING:
+    from embedship.export.build import Wishes
+    from embedship.export.steps import Steps
 
 _VARIANTS = "onnx, onnx-O3, onnx-int8, openvino, openvino-int8"
 
@@ -92,6 +96,12 @@ def export(
     ] = None,
     seed: Annotated[int, typer.Option(help="Which texts are drawn.", min=0)] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is already there.")] = False,
+    sign: Annotated[
+        Path | None, typer.Option("--sign", metavar="KEY", help="Sign the bundle with this private key, PEM, offline.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Open and check everything, print the plan, write nothing.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Turn a checkpoint into a verified bundle.
@@ -123,9 +133,29 @@ def export(
         normalize=normalize,
         allow_pickle=tuple(allow_pickle or ()),
         trust_remote_code=trust_remote_code,
+        sign=sign,
     )
     steps = Steps()
+    if dry_run:
+        _plan(checkpoint, out, wishes, steps, as_json)
+        return
     _report(build(checkpoint, out, wishes, steps), steps.seconds, as_json)
+
+
+def _plan(checkpoint: str, out: Path, wishes: Wishes, steps: Steps, as_json: bool) -> None:
+    import msgspec
+    from rich.console import Console
+
+    from embedship.export import plan
+
+    planned = plan.plan(checkpoint, out, wishes, steps)
+    if as_json:
+        typer.echo(msgspec.json.encode(planned).decode())
+        return
+    console = Console(highlight=False)
+    console.print(plan.table(planned))
+    count, size = len(planned.files), planned.bytes / 1e6
+    console.print(f"{out} would hold {count} files, about {size:,.0f} MB, checked on {planned.texts} texts")
 
 
 def _report(bundle: Bundle, seconds: dict[str, float], as_json: bool) -> None:

@@ -21,6 +21,10 @@ try:
 except ImportError:
     raise MissingExtra("openvino", "cpu") from None
 
+# Its binding looks numpy up at the first array it is given. Two streams that do so at once can wait for each other for
+# ever, one with the lock of the look-up and one with the interpreter's (seen with 2026.4.1): so it is done here, alone.
+ov.Tensor(np.zeros(1, dtype=np.float32))
+
 
 class OpenVinoEngine:
     """One compiled model with a pool of infer requests, one a stream; weights are shared between streams."""

@@ -6,12 +6,11 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
 
-from embedship import jsonl
+from embedship import jsonl, sealed
 from embedship.bundle import Codes, Pipeline, Similarity
 from embedship.encoder import Encoder
 from embedship.errors import UsageError
@@ -89,7 +88,7 @@ def build(encoder: Encoder, variant: str, lines: Path, out: Path, wishes: Wishes
             recall=recall,
             truncated=embedding.truncated,
             versions={"embedship": version("embedship"), "faiss": library.version()},
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            created=sealed.created(),
             files={},
         )
         return Built(manifest.write(folder, described), embedding.seconds)

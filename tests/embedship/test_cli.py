@@ -93,3 +93,36 @@ def test_verify_exits_4_and_names_what_was_tampered_with(
 def test_verify_of_nothing_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["verify", str(tmp_path)]) == 2
     assert "is no bundle" in capsys.readouterr().err
+
+
+def test_a_date_that_is_no_number_is_refused_before_numpy_fails_on_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
+    assert run(["verify", "bundle"]) == 2
+    assert "SOURCE_DATE_EPOCH is 'yesterday'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        (["export", "none", "--out", "{out}"], "none is not a folder"),
+        (["verify", "none"], "none is no bundle"),
+        (["sign", "none", "--key", "none"], "cannot be read"),
+        (["tune", "none"], "none is no bundle"),
+        (["evaluate", "none", "none"], "none is no bundle"),
+        (["index", "none", "none", "--out", "{out}"], "none is no bundle"),
+        (["verify"], "command line is wrong"),
+        (["nonsense"], "command line is wrong"),
+    ],
+)
+def test_with_json_a_failure_is_one_line_on_stdout_too(
+    line: list[str], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*(part.format(out=tmp_path / "out") for part in line), "--json"]) == 2
+    printed = capsys.readouterr()
+    answer = msgspec.json.decode(printed.out)
+    assert printed.out.count("\n") == 1
+    assert answer["exit_code"] == 2
+    assert named in answer["error"]
+    assert printed.err
