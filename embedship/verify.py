@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from embedship import golden
+from embedship import golden, hardware
 from embedship.bundle import Bundle, Precision
 from embedship.encoder import Encoder
 
@@ -29,7 +29,7 @@ class Verified(msgspec.Struct, frozen=True):
 def verify(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle folder.")],
     variant: Annotated[str | None, typer.Option(help="The variant to run (default: the chosen one).")] = None,
-    every: Annotated[bool, typer.Option("--all", help="Run every variant.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Run every variant that is for this machine.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Re-hash every file of a bundle and re-run its golden texts.
@@ -39,14 +39,23 @@ def verify(
     opened = Bundle.open(bundle)
     files = opened.verify()
     names = [v.name for v in opened.manifest.variants] if every else [opened.variant(variant).name]
-    results = [_run(opened, name) for name in names]
+    skipped = _skipped(opened) if every else {}
+    results = [_run(opened, name) for name in names if name not in skipped]
     if as_json:
-        answer = {"bundle": str(bundle), "fingerprint": opened.fingerprint, "files": files, "variants": results}
-        typer.echo(msgspec.json.encode(answer).decode())
+        found = {"fingerprint": opened.fingerprint, "files": files, "variants": results, "skipped": skipped}
+        typer.echo(msgspec.json.encode({"bundle": str(bundle), **found}).decode())
         return
     console = Console()
     console.print(f"{bundle}: {files} files are as exported, fingerprint {opened.fingerprint[:12]}")
     console.print(_table(results))
+    for name, needs in skipped.items():
+        console.print(f"{name} was not run: it is for {needs}, which this machine has not", soft_wrap=True)
+
+
+def _skipped(bundle: Bundle) -> dict[str, str]:
+    """What was not verified for this machine, and what it is for."""
+    here = hardware.machine()
+    return {v.name: " or ".join(v.needs) for v in bundle.manifest.variants if not here.meets(v.needs)}
 
 
 def _run(bundle: Bundle, variant: str) -> Verified:

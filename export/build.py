@@ -38,13 +38,15 @@ from embedship.bundle import (
 )  # fmt: skip
 from embedship.codes import Int8Scale
 from embedship.encoder import Encoder
-from embedship.export import layout, parity, probes, tune, variants
+from embedship.export import layout, parity, probes, targets, tune, variants
 from embedship.export.checkpoint import Checkpoint
+from embedship.export.converter import Converter
 from embedship.export.opening import Opening, opened
 from embedship.export.page.render import write as write_report
 from embedship.export.quality import Dataset, Encode, evaluate
 from embedship.export.quiet import stay_offline
 from embedship.export.steps import Steps
+from embedship.export.targets import Target
 from embedship.export.workshop import workshop
 from embedship.monitor.reference import Reference
 from embedship.sealed import sha256_of
@@ -72,6 +74,8 @@ class Wishes:
     normalize: bool = False
     allow_pickle: tuple[str, ...] = ()
     trust_remote_code: str | None = None
+    target: Target = Target.AUTO
+    converter: Converter = Converter.EMBEDSHIP
 
 
 class _Texts(NamedTuple):
@@ -90,14 +94,16 @@ def build(checkpoint: Path | str, out: Path, wishes: Wishes | None = None, steps
     """
     stay_offline()
     wishes, steps = wishes or Wishes(), steps or Steps()
-    recipes = variants.wanted(wishes.variants)
+    isa = targets.cpu(wishes.target, hardware.machine())
+    variants.require_known(wishes.variants, wishes.target, isa)
+    wishes.converter.require()
     # What is no checkpoint is refused at once, not after the texts have been read.
     with workshop(out, wishes.force) as folder, opened(checkpoint, _opening(wishes), steps) as source:
         with steps.step("texts"):
             texts = _read(wishes)
         with steps.step("checkpoint"):
             loaded = Checkpoint.open(source, wishes.name)
-        _Export(loaded, folder, wishes, steps, texts).run(recipes)
+        _Export(loaded, folder, wishes, steps, texts, isa).run()
     return Bundle.open(out)
 
 
@@ -120,23 +126,26 @@ def _read(wishes: Wishes) -> _Texts:
 class _Export:
     """One export under way, in its temporary folder."""
 
-    def __init__(self, checkpoint: Checkpoint, folder: Path, wishes: Wishes, steps: Steps, texts: _Texts) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, folder: Path, wishes: Wishes, steps: Steps, texts: _Texts, isa: Target
+    ) -> None:
         layout.copy(checkpoint.folder, folder, checkpoint.tokenizer_json)
         self.checkpoint, self.folder, self.wishes, self.steps = checkpoint, folder, wishes, steps
         self.texts = texts._replace(real=probes.sample(texts.real, _CALIBRATED + _JUDGED, wishes.seed))
         self.queries, self.evaluation = texts.queries, texts.evaluation
+        self.isa = isa
         self.tokenizer = Tokenizer(folder / TOKENIZER, checkpoint.pipeline)
         self.cosines: dict[str, npt.NDArray[np.float64]] = {}  # variant -> of every probe to the checkpoint
 
-    def run(self, recipes: dict[str, variants.Recipe]) -> None:
+    def run(self) -> None:
         judged = self._probes()
-        made = self._make(recipes)
+        made = self._make()
         provisional = self._write([self._variant(one) for one in made])
         with ExitStack() as stack:
             encoders = {one.name: stack.enter_context(Encoder.open(provisional, one.name)) for one in made}
             finished = [self._gated(one, encoders[one.name], judged) for one in made]
             with self.steps.step("speed"):
-                choice = tune.choose(encoders, self.texts.real[:_TIMED])
+                choice = tune.choose(_fit(encoders, made), self.texts.real[:_TIMED])
             quality = self._quality(choice.variant, encoders[choice.variant])
             self._reference(provisional.fingerprint, encoders[variants.PLAIN])
         self._write(finished, choice, quality)
@@ -148,12 +157,15 @@ class _Export:
         self.codes = Codes(int8=Int8Scale.fit(judged.vectors), binary_threshold=0.0, rescore=10)
         return judged
 
-    def _make(self, recipes: dict[str, variants.Recipe]) -> list[variants.Made]:
+    def _make(self) -> list[variants.Made]:
         feeds = variants.calibration(self.tokenizer, self.checkpoint, self.texts.real[:_CALIBRATED])
+        floors, config = self.wishes.floors[Precision.INT8], self.checkpoint.model[0].model.config
+        recipes = variants.wanted(self.wishes.variants, self.wishes.target, self.isa, config)
+        bench = variants.Workbench(self.folder, self.checkpoint, feeds, self.isa, floors, self.wishes.converter)
         made = []
         for name, recipe in recipes.items():
             with self.steps.step(f"make {name}"):
-                made.append(variants.make(name, recipe, self.folder, self.checkpoint, feeds))
+                made.append(variants.make(name, recipe, bench))
         return made
 
     def _gated(self, made: variants.Made, encoder: Encoder, judged: parity.Probes) -> Variant:
@@ -171,7 +183,9 @@ class _Export:
             path=made.recipe.path,
             weights=made.recipe.weights,
             quantisation=made.recipe.quantisation,
-            needs=made.recipe.needs,
+            # Here it is held against the checkpoint on the CPU whatever it is for: targets.cpu has refused an int8 that
+            # this machine would compute otherwise, and float16 runs through casts, with more digits than on a GPU.
+            needs=made.recipe.needs if measured else (),
             precision=encoder.engine.precision if encoder else made.recipe.weights,
             size=sum(p.stat().st_size for p in own),
             fused=made.fused,
@@ -251,6 +265,12 @@ class _Export:
         if choice:
             write_report(self.folder, manifest, self.cosines)
         return Bundle.write(self.folder, manifest)
+
+
+def _fit(encoders: dict[str, Encoder], made: Sequence[variants.Made]) -> dict[str, Encoder]:
+    """Those that this machine may serve from: the speed of float16 on a CPU says nothing."""
+    here = hardware.machine()
+    return {one.name: encoders[one.name] for one in made if here.meets(one.recipe.needs)}
 
 
 def _encoder_doors(encoder: Encoder) -> tuple[Encode, Encode]:

@@ -8,8 +8,13 @@ from typing import Annotated
 import typer
 
 from embedship.bundle import Bundle, Floors, Precision
+from embedship.export.converter import Converter
+from embedship.export.targets import Target
 
-_VARIANTS = "onnx, onnx-O3, onnx-int8, openvino, openvino-int8"
+_VARIANTS = (
+    "onnx, onnx-O1, onnx-O2, onnx-O3, onnx-O4 (--target cuda), onnx-int8, onnx-int8-weight, onnx-int8-dynamic, "
+    "openvino, openvino-int8, openvino-int8-accuracy, openvino-int8-weight"
+)
 _FLOOR = "Lowest cosine to the checkpoint that is accepted."
 _MEAN = "Lowest mean cosine to the checkpoint that is accepted."
 
@@ -46,11 +51,25 @@ def export(
     ] = None,
     eval_title: Annotated[bool, typer.Option("--eval-title", help='Embed "title text" of the corpus.')] = False,
     variants: Annotated[
-        str, typer.Option("--variants", help=f"Which to make, comma-separated: {_VARIANTS}. `onnx` is always made.")
+        str,
+        typer.Option(
+            "--variants",
+            help=f"Which to make, comma-separated, or `all`: {_VARIANTS}. `onnx` is always made. Default: onnx, "
+            "onnx-O3, openvino, and int8 for both: static for encoders, weight-only for decoders.",
+        ),
     ] = "",
+    target: Annotated[
+        Target,
+        typer.Option(help="The CPUs that will run its int8 files, or cuda for float16 too. auto: those like this one."),
+    ] = Target.AUTO,
+    converter: Annotated[
+        Converter, typer.Option(help="Who makes the float32 graph; optimum needs `pip install 'embedship[optimum]'`.")
+    ] = Converter.EMBEDSHIP,
     name: Annotated[str | None, typer.Option(help="What the model is called (default: its folder's name).")] = None,
     floor_float32_min: Annotated[float, typer.Option(help=_FLOOR, min=-1, max=1)] = 0.9999,
     floor_float32_mean: Annotated[float, typer.Option(help=_MEAN, min=-1, max=1)] = 0.9999,
+    floor_float16_min: Annotated[float, typer.Option(help=_FLOOR, min=-1, max=1)] = 0.9995,
+    floor_float16_mean: Annotated[float, typer.Option(help=_MEAN, min=-1, max=1)] = 0.9995,
     floor_bfloat16_min: Annotated[float, typer.Option(help=_FLOOR, min=-1, max=1)] = 0.999,
     floor_bfloat16_mean: Annotated[float, typer.Option(help=_MEAN, min=-1, max=1)] = 0.999,
     floor_int8_min: Annotated[float, typer.Option(help=_FLOOR, min=-1, max=1)] = 0.97,
@@ -99,6 +118,7 @@ def export(
         variants=tuple(part.strip() for part in variants.split(",") if part.strip()),
         floors={
             Precision.FLOAT32: Floors(minimum=floor_float32_min, mean=floor_float32_mean),
+            Precision.FLOAT16: Floors(minimum=floor_float16_min, mean=floor_float16_mean),
             Precision.BFLOAT16: Floors(minimum=floor_bfloat16_min, mean=floor_bfloat16_mean),
             Precision.INT8: Floors(minimum=floor_int8_min, mean=floor_int8_mean),
         },
@@ -110,6 +130,8 @@ def export(
         normalize=normalize,
         allow_pickle=tuple(allow_pickle or ()),
         trust_remote_code=trust_remote_code,
+        target=target,
+        converter=converter,
     )
     steps = Steps()
     _report(build(checkpoint, out, wishes, steps), steps.seconds, as_json)

@@ -9,6 +9,7 @@ import msgspec
 from rich.box import SIMPLE
 from rich.table import Table
 
+from embedship import levels
 from embedship.bundle import Bundle, Quality
 from embedship.export.variants import PLAIN
 
@@ -28,24 +29,30 @@ def table(bundle: Bundle) -> Table:
     for heading in ("", "variant", "runs as", "MB", "fused", "cos min", "cos mean", "tokens/s", "ratio"):
         shown.add_column(heading, justify="left" if heading in ("", "variant", "runs as") else "right", no_wrap=True)
     for v in bundle.manifest.variants:
-        speed = choice.tokens_per_second[v.name]
+        speed = choice.tokens_per_second.get(v.name)  # none where this machine may not serve it
         cosines = (f"{v.parity.minimum:.5f}", f"{v.parity.mean:.5f}")
         mark = "*" if v.name == choice.variant else ""
         size, fused = f"{v.size / 1e6:.1f}", str(sum(v.fused.values()))
-        shown.add_row(mark, v.name, v.precision, size, fused, *cosines, f"{speed:,.0f}", f"{speed / plain:.2f}x")
+        shown.add_row(
+            mark,
+            v.name,
+            v.precision,
+            size,
+            fused,
+            *cosines,
+            *((f"{speed:,.0f}", f"{speed / plain:.2f}x") if speed else ("-", "-")),
+        )
     return shown
 
 
 def fused(bundle: Bundle) -> list[str]:
-    """A line a variant with what was fused or quantised in it; a graph in which nothing was is worth a word."""
+    """A line a variant with what was fused or quantised in it, and one for each level that buys nothing."""
     lines = []
     for v in bundle.manifest.variants:
         if v.fused:
             counts = ", ".join(f"{name} {count}" for name, count in v.fused.items())
             lines.append(f"{v.name} has: {counts}")
-        elif v.name == "onnx-O3":
-            lines.append(f"{v.name}: nothing fused, ONNX Runtime does not know this architecture")
-    return lines
+    return [*lines, *levels.idle(bundle.manifest.variants, bundle.manifest.choice.tokens_per_second).values()]
 
 
 def notes(bundle: Bundle) -> list[str]:
