@@ -13,7 +13,6 @@ demo: $(VENV)/.installed  ## the whole product on a real model and real text; DE
 test: lint  ## lint, types and tests; TEST_ARGS goes to pytest
 	$(BIN)/pytest -n 2 --ignore tests/embedship/test_demo.py --ignore tests/interop $(TEST_ARGS)
 	$(BIN)/pytest tests/embedship/test_demo.py  # alone: it needs both cores, and checks what a newcomer sees
-
 	$(MAKE) interop
 
 interop: $(VENV)/.installed  ## bundles opened by sentence-transformers 5.7 and Optimum, in .venvs/, which is made once

@@ -167,7 +167,7 @@ def is_large(model: onnx.ModelProto) -> bool:
 
 
 def _bytes(tensor: onnx.TensorProto) -> int:
-    return int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize) * math.prod(tensor.dims)
+    return math.prod(tensor.dims, start=int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize))
 
 
 def _example(checkpoint: Checkpoint) -> tuple[Tensor, ...]:
