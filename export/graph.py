@@ -167,7 +167,8 @@ def is_large(model: onnx.ModelProto) -> bool:
 
 
 def _bytes(tensor: onnx.TensorProto) -> int:
-    return math.prod(tensor.dims, start=int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize))
+    kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    return int(kind.itemsize * math.prod(tensor.dims))
 
 
 def _example(checkpoint: Checkpoint) -> tuple[Tensor, ...]:
