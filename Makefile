@@ -5,14 +5,18 @@ BIN := $(VENV)/bin
 DEMO_ARGS ?=
 TEST_ARGS ?=
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test interop lint bench clean
 
 demo: $(VENV)/.installed  ## the whole product on a real model and real text; DEMO_ARGS=--once stops after a self-check
 	$(BIN)/embedship demo $(DEMO_ARGS)
 
 test: lint  ## lint, types and tests; TEST_ARGS goes to pytest
-	$(BIN)/pytest -n 2 --ignore tests/embedship/test_demo.py $(TEST_ARGS)
+	$(BIN)/pytest -n 2 --ignore tests/embedship/test_demo.py --ignore tests/interop $(TEST_ARGS)
 	$(BIN)/pytest tests/embedship/test_demo.py  # alone: it needs both cores, and checks what a newcomer sees
+	$(MAKE) interop
+
+interop: $(VENV)/.installed  ## bundles opened by sentence-transformers 5.7 and Optimum, in .venvs/, which is made once
+	$(BIN)/pytest tests/interop
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -35,4 +39,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(shell find embedship export
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .demo build dist *.egg-info
+	rm -rf $(VENV) .venvs .demo build dist *.egg-info

@@ -35,7 +35,7 @@ class Runtime(StrEnum):
 
 
 class Precision(StrEnum):
-    """The arithmetic of the matrix products, not the type the weights are stored in."""
+    """The arithmetic of the matrix products; int8 also where only the weights have 8 bits (see Quantisation)."""
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
@@ -184,7 +184,7 @@ class Variant(Record, frozen=True):
     path: str
     weights: Precision
     quantisation: Quantisation
-    needs: tuple[str, ...]  # instructions (hardware.machine().isa, or "cuda") without which it must not run
+    needs: tuple[str, ...]  # see Machine.meets: the CPUs (or "cuda") it was verified for; empty: it is right everywhere
     precision: Precision  # as it ran on the exporting machine
     size: int
     fused: dict[str, int]
@@ -198,6 +198,13 @@ class Machine(Record, frozen=True):
     cpu: str
     isa: tuple[str, ...]
     cores: float
+
+    def meets(self, needs: tuple[str, ...]) -> bool:
+        """Whether it has any one of these instruction sets, or none is needed.
+
+        They are alternatives: on any of them the file computes what was verified, on all others something else.
+        """
+        return not needs or not set(needs).isdisjoint(self.isa)
 
     def same_instructions(self, other: Machine) -> bool:
         return set(self.isa) == set(other.isa)

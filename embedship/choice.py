@@ -46,12 +46,13 @@ class Speeds(NamedTuple):
 def rank(variants: Sequence[Variant], objective: Objective, speeds: Speeds) -> list[Variant]:
     """What may be chosen, best first; `variants` begin with the plain one, which is always among them.
 
-    Left out are variants that gain less than GAIN over the plain one, and dynamic int8, whose vectors depend on their
-    neighbours: who wants that must name it.
+    Left out are variants that were not measured, as this machine does not run them, those that gain less than GAIN over
+    the plain one, and dynamic int8, whose vectors depend on their neighbours: who wants that must name it.
     """
     plain = variants[0]
-    gains = {v.name: gain(v, plain, objective, speeds) for v in variants}
-    able = [v for v in variants if v is plain or (gains[v.name] >= GAIN and v.quantisation is not Quantisation.DYNAMIC)]
+    measured = [v for v in variants if v.name in speeds.tokens_per_second]
+    gains = {v.name: gain(v, plain, objective, speeds) for v in measured}
+    able = [v for v in measured if v is plain or (gains[v.name] >= GAIN and v.quantisation is not Quantisation.DYNAMIC)]
     return sorted(able, key=lambda v: -gains[v.name])
 
 

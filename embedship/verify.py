@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from embedship import choice, golden
+from embedship import choice, golden, hardware
 from embedship.bundle import SIGNATURE, Bundle, Precision
 from embedship.encoder import Encoder
 
@@ -40,7 +40,7 @@ def verify(
     variant: Annotated[
         str | None, typer.Option(help="The variant to run (default: the one chosen for this machine).")
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="Run every variant.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Run every variant that is for this machine.")] = False,
     key: Annotated[
         Path | None,
         typer.Option("--key", help="Public key, PEM: the bundle must carry a signature by its private half."),
@@ -56,15 +56,25 @@ def verify(
     files = opened.verify()
     signed = _signed(opened, key)
     names = [v.name for v in opened.manifest.variants] if every else [choice.variant(opened, variant).name]
-    results = [_run(opened, name) for name in names]
+    skipped = _skipped(opened) if every else {}
+    results = [_run(opened, name) for name in names if name not in skipped]
     if as_json:
         found = {"fingerprint": opened.fingerprint, "files": files, "signature": signed, "variants": results}
+        found["skipped"] = skipped
         typer.echo(msgspec.json.encode({"bundle": str(bundle), **found}).decode())
         return
     console = Console()
     console.print(f"{bundle}: {files} files are as exported, fingerprint {opened.fingerprint[:12]}")
     console.print(_SIGNED[signed])
     console.print(_table(results))
+    for name, needs in skipped.items():
+        console.print(f"{name} was not run: it is for {needs}, which this machine has not", soft_wrap=True)
+
+
+def _skipped(bundle: Bundle) -> dict[str, str]:
+    """What was not verified for this machine, and what it is for."""
+    here = hardware.machine()
+    return {v.name: " or ".join(v.needs) for v in bundle.manifest.variants if not here.meets(v.needs)}
 
 
 _SIGNED = {

@@ -31,14 +31,16 @@ from embedship.bundle import (
 )  # fmt: skip
 from embedship.encoder import Encoder
 from embedship.errors import UsageError
-from embedship.export import calibrate, layout, parity, probes, provenance, retrieval, sbom, variants
+from embedship.export import calibrate, layout, parity, probes, provenance, retrieval, sbom, targets, variants
 from embedship.export.checkpoint import Checkpoint
+from embedship.export.converter import Converter
 from embedship.export.dataset import Dataset
 from embedship.export.opening import Opening, opened
 from embedship.export.page.render import write as write_report
 from embedship.export.quiet import stay_offline
 from embedship.export.retrieval import Retrieval
 from embedship.export.steps import Steps
+from embedship.export.targets import Target
 from embedship.export.workshop import workshop
 from embedship.monitor.reference import Reference
 from embedship.sealed import sha256_of
@@ -70,6 +72,8 @@ class Wishes:
     normalize: bool = False
     allow_pickle: tuple[str, ...] = ()
     trust_remote_code: str | None = None
+    target: Target = Target.AUTO
+    converter: Converter = Converter.EMBEDSHIP
     sign: Path | None = None
 
 
@@ -96,6 +100,7 @@ class Ready(NamedTuple):
     """Everything an export begins with."""
 
     recipes: dict[str, variants.Recipe]
+    isa: Target  # that int8 files are made for
     texts: _Texts
     checkpoint: Checkpoint
     signer: Signer | None
@@ -109,7 +114,7 @@ def build(checkpoint: Path | str, out: Path, wishes: Wishes | None = None, steps
     """
     wishes, steps = wishes or Wishes(), steps or Steps()
     with workshop(out, wishes.force) as folder, prepared(checkpoint, wishes, steps) as ready:
-        made = _Export(ready.checkpoint, folder, wishes, steps, ready.texts).run(ready.recipes)
+        made = _Export(ready, folder, wishes, steps).run()
         if ready.signer:
             ready.signer.sign(made)
     return Bundle.open(out)
@@ -119,7 +124,9 @@ def build(checkpoint: Path | str, out: Path, wishes: Wishes | None = None, steps
 def prepared(checkpoint: Path | str, wishes: Wishes, steps: Steps) -> Iterator[Ready]:
     """Open and read all that an export needs; whatever can be refused before the slow part is refused here."""
     stay_offline()
-    recipes = variants.wanted(wishes.variants)
+    isa = targets.cpu(wishes.target, hardware.machine())
+    variants.require_known(wishes.variants, wishes.target, isa)
+    wishes.converter.require()
     if wishes.max_recall_drop is not None and wishes.evaluation is None:
         raise UsageError("--max-recall-drop needs --eval DIR: without questions no recall can be measured")
     # What is no checkpoint is refused at once, not after the texts have been read.
@@ -129,7 +136,8 @@ def prepared(checkpoint: Path | str, wishes: Wishes, steps: Steps) -> Iterator[R
             texts = _read(wishes)
         with steps.step("checkpoint"):
             loaded = Checkpoint.open(source, wishes.name)
-        yield Ready(recipes, texts, loaded, signer)
+        recipes = variants.wanted(wishes.variants, wishes.target, isa, loaded.model[0].model.config)
+        yield Ready(recipes, isa, texts, loaded, signer)
 
 
 def _signer(key: Path | None) -> Signer | None:
@@ -160,25 +168,27 @@ def _read(wishes: Wishes) -> _Texts:
 class _Export:
     """One export under way, in its temporary folder."""
 
-    def __init__(self, checkpoint: Checkpoint, folder: Path, wishes: Wishes, steps: Steps, texts: _Texts) -> None:
+    def __init__(self, ready: Ready, folder: Path, wishes: Wishes, steps: Steps) -> None:
+        checkpoint, texts = ready.checkpoint, ready.texts
         layout.copy(checkpoint.folder, folder, checkpoint.tokenizer_json)
         self.checkpoint, self.folder, self.wishes, self.steps = checkpoint, folder, wishes, steps
         self.texts = texts._replace(real=probes.sample(texts.real, _SEARCHED, wishes.seed))
         self.judged = self.texts.real[: _CALIBRATED + _JUDGED][-_JUDGED:]
         self.queries, self.evaluation = texts.queries, texts.evaluation
+        self.recipes, self.isa = ready.recipes, ready.isa
         self.tokenizer = Tokenizer(folder / TOKENIZER, checkpoint.pipeline)
         self.cosines: dict[str, npt.NDArray[np.float64]] = {}  # variant -> of every probe to the checkpoint
         self.provenance = provenance.of(checkpoint.folder, wishes)
 
-    def run(self, recipes: dict[str, variants.Recipe]) -> Bundle:
+    def run(self) -> Bundle:
         judged = self._probes()
-        made = self._make(recipes)
+        made = self._make()
         provisional = self._write([self._variant(one) for one in made])
         with ExitStack() as stack:
             encoders = {one.name: stack.enter_context(Encoder.open(provisional, one.name)) for one in made}
             finished = [self._gated(one, encoders[one.name], judged) for one in made]
             with self.steps.step("speed"):
-                speeds = tune.measure(encoders, self.texts.real[:_TIMED])
+                speeds = tune.measure(_fit(encoders, made), self.texts.real[:_TIMED])
             ranked = choice.rank(finished, self.wishes.objective, speeds)
             found = self._retrieval([v.name for v in ranked], encoders)
             self._reference(provisional.fingerprint, encoders[variants.PLAIN])
@@ -201,12 +211,14 @@ class _Export:
             self.codes = calibrate.fit(self.checkpoint, self.texts.real[:_CALIBRATED], held_out)
         return judged
 
-    def _make(self, recipes: dict[str, variants.Recipe]) -> list[variants.Made]:
+    def _make(self) -> list[variants.Made]:
         feeds = variants.calibration(self.tokenizer, self.checkpoint, self.texts.real[:_CALIBRATED])
+        floors = self.wishes.floors[Precision.INT8]
+        bench = variants.Workbench(self.folder, self.checkpoint, feeds, self.isa, floors, self.wishes.converter)
         made = []
-        for name, recipe in recipes.items():
+        for name, recipe in self.recipes.items():
             with self.steps.step(f"make {name}"):
-                made.append(variants.make(name, recipe, self.folder, self.checkpoint, feeds))
+                made.append(variants.make(name, recipe, bench))
         return made
 
     def _gated(self, made: variants.Made, encoder: Encoder, judged: parity.Probes) -> Variant:
@@ -231,7 +243,9 @@ class _Export:
             path=made.recipe.path,
             weights=made.recipe.weights,
             quantisation=made.recipe.quantisation,
-            needs=made.recipe.needs,
+            # Here it is held against the checkpoint on the CPU whatever it is for: targets.cpu has refused an int8 that
+            # this machine would compute otherwise, and float16 runs through casts, with more digits than on a GPU.
+            needs=made.recipe.needs if measured else (),
             precision=precision or made.recipe.weights,
             size=sum(p.stat().st_size for p in own),
             fused=made.fused,
@@ -291,3 +305,9 @@ class _Export:
             write_report(self.folder, manifest, self.cosines)
             sbom.write(self.folder, manifest)
         return Bundle.write(self.folder, manifest)
+
+
+def _fit(encoders: dict[str, Encoder], made: Sequence[variants.Made]) -> dict[str, Encoder]:
+    """Those that this machine may serve from: the speed of float16 on a CPU says nothing."""
+    here = hardware.machine()
+    return {one.name: encoders[one.name] for one in made if here.meets(one.recipe.needs)}

@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from embedship.bundle import Bundle, Objective
+from embedship.export.converter import Converter
+from embedship.export.targets import Target
 
 if TYPE_CHECKING:
     from embedship.export.build import Wishes
     from embedship.export.steps import Steps
 
-_VARIANTS = "onnx, onnx-O3, onnx-int8, openvino, openvino-int8"
+_VARIANTS = (
+    "onnx, onnx-O1, onnx-O2, onnx-O3, onnx-O4 (--target cuda), onnx-int8, onnx-int8-weight, onnx-int8-dynamic, "
+    "openvino, openvino-int8, openvino-int8-accuracy, openvino-int8-weight"
+)
 
 
 def export(
@@ -48,8 +53,20 @@ def export(
     ] = None,
     eval_title: Annotated[bool, typer.Option("--eval-title", help='Embed "title text" of the corpus.')] = False,
     variants: Annotated[
-        str, typer.Option("--variants", help=f"Which to make, comma-separated: {_VARIANTS}. `onnx` is always made.")
+        str,
+        typer.Option(
+            "--variants",
+            help=f"Which to make, comma-separated, or `all`: {_VARIANTS}. `onnx` is always made. Default: onnx, "
+            "onnx-O3, openvino, and int8 for both: static for encoders, weight-only for decoders.",
+        ),
     ] = "",
+    target: Annotated[
+        Target,
+        typer.Option(help="The CPUs that will run its int8 files, or cuda for float16 too. auto: those like this one."),
+    ] = Target.AUTO,
+    converter: Annotated[
+        Converter, typer.Option(help="Who makes the float32 graph; optimum needs `pip install 'embedship[optimum]'`.")
+    ] = Converter.EMBEDSHIP,
     name: Annotated[str | None, typer.Option(help="What the model is called (default: its folder's name).")] = None,
     floor: Annotated[
         list[str] | None,
@@ -134,6 +151,8 @@ def export(
         allow_pickle=tuple(allow_pickle or ()),
         trust_remote_code=trust_remote_code,
         sign=sign,
+        target=target,
+        converter=converter,
     )
     steps = Steps()
     if dry_run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,8 +25,8 @@ _LEGACY = (
     (DeprecationWarning, r"You are using the legacy TorchScript-based ONNX export"),
     (DeprecationWarning, r"The feature will be removed\. Please remove usage of this function"),
 )
-# protobuf ends at 2 GiB.
-_LARGEST = 2**31 - 2**20
+# Bytes of weights in one file: protobuf ends at 2 GiB, and nodes need room too. Tests lower it.
+LARGEST = 2**31 - 2**26
 
 
 class Pool(torch.nn.Module):
@@ -125,14 +126,19 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
     TorchScript exporter and eager attention: with dynamo or sdpa, ONNX Runtime recognises no Attention to fuse
     (torch 2.13, transformers 5.23), and OpenVINO gives NaN under padding.
     """
-    graph = Graph(checkpoint).eval()
-    inputs = _example(checkpoint)
+    graph = Graph(checkpoint)
+    with eager(graph.transformer):
+        save(trace(graph, _example(checkpoint)), path)
+
+
+def trace(graph: Graph, example: tuple[Tensor, ...]) -> onnx.ModelProto:
+    """The module as an ONNX graph of dynamic batch and length, without what differs between two exports."""
     axes: dict[str, dict[int, str]] = {name: {0: "batch", 1: "sequence"} for name in (*graph.names, OUTPUTS[0])}
     axes[OUTPUTS[1]] = {0: "batch"}
-    with tempfile.TemporaryDirectory() as folder, _eager(graph.transformer), _tracing(), torch.no_grad():
+    with tempfile.TemporaryDirectory() as folder, _tracing(), torch.no_grad():
         torch.onnx.export(
-            graph,
-            inputs,
+            graph.eval(),
+            example,
             str(Path(folder, "graph.onnx")),
             input_names=list(graph.names),
             output_names=list(OUTPUTS),
@@ -140,16 +146,29 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
             opset_version=OPSET,
             dynamo=False,
         )
-        save(_bare(onnx.load(str(Path(folder, "graph.onnx")))), path)
+        return bare(onnx.load(str(Path(folder, "graph.onnx"))))
 
 
-def save(model: onnx.ModelProto, path: Path, largest: int = _LARGEST) -> None:
-    """Write a model; above `largest` bytes its weights go into the one sidecar others look for, <name>_data."""
+def save(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model; a large one's weights go into the one sidecar others look for, <name>_data."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if model.ByteSize() <= largest:
+    if not is_large(model):
         path.write_bytes(model.SerializeToString(deterministic=True))
         return
-    onnx.save_model(model, str(path), save_as_external_data=True, location=f"{path.name}_data", size_threshold=1024)
+    name = f"{path.name}_data"
+    (path.parent / name).unlink(missing_ok=True)  # onnx would append
+    onnx.save_model(model, str(path), save_as_external_data=True, location=name, size_threshold=1024)
+    onnx.load_external_data_for_model(model, str(path.parent))  # saving has taken the weights out of `model`
+
+
+def is_large(model: onnx.ModelProto) -> bool:
+    """By its weights: protobuf's own ByteSize fails where the answer is yes."""
+    return sum(_bytes(tensor) for tensor in model.graph.initializer) > LARGEST
+
+
+def _bytes(tensor: onnx.TensorProto) -> int:
+    kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    return int(kind.itemsize * math.prod(tensor.dims))
 
 
 def _example(checkpoint: Checkpoint) -> tuple[Tensor, ...]:
@@ -158,7 +177,7 @@ def _example(checkpoint: Checkpoint) -> tuple[Tensor, ...]:
     return tuple(features[name] for name in checkpoint.pipeline.inputs)
 
 
-def _bare(model: onnx.ModelProto) -> onnx.ModelProto:
+def bare(model: onnx.ModelProto) -> onnx.ModelProto:
     """Without what differs between two exports of the same thing: source paths in doc strings, and metadata."""
     del model.metadata_props[:]
     model.doc_string = model.graph.doc_string = ""
@@ -171,7 +190,7 @@ def _bare(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 @contextmanager
-def _eager(transformer: Any) -> Iterator[None]:
+def eager(transformer: Any) -> Iterator[None]:
     before = transformer.config._attn_implementation
     transformer.set_attn_implementation("eager")
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -27,6 +28,7 @@ _MODULE = ("config.json", "*.safetensors")
 def copy(source: Folder, target: Path, tokenizer_json: str) -> None:
     """Copy what describes the model, and write the frozen tokenizer in place of the original."""
     _copy(source, source.path, target, _ROOT)
+    _name_modules(target / "modules.json")
     _copy(source, source.transformer, target, _TRANSFORMER)
     for module in source.modules[1:]:
         _copy(source, module.folder, target, _MODULE)
@@ -34,6 +36,16 @@ def copy(source: Folder, target: Path, tokenizer_json: str) -> None:
     for folder in {target, inner}:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / TOKENIZER).write_text(tokenizer_json, encoding="utf-8")
+
+
+def _name_modules(listing: Path) -> None:
+    """By the names that every sentence-transformers from 2.x to 6.x has.
+
+    5.7 does not find the Normalize that 6.x saves (base.modules.normalize), nor 2.x what either of them saves.
+    """
+    rows = json.loads(listing.read_text(encoding="utf-8"))
+    named = [row | {"type": f"sentence_transformers.models.{row['type'].rpartition('.')[2]}"} for row in rows]
+    listing.write_text(json.dumps(named, indent=2), encoding="utf-8")
 
 
 def _copy(source: Folder, folder: Path, target: Path, patterns: tuple[str, ...]) -> None:

@@ -36,8 +36,12 @@ def as_given() -> dict[str, str]:
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """Keep the loggers of the libraries below ERROR, and drop what they print to stdout, which is ours."""
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    """Keep the loggers of the libraries below ERROR, and drop what they print to stdout, which is ours.
+
+    The root logger is put back too: some call logging.basicConfig when they are imported.
+    """
+    root, loggers = logging.getLogger(), [logging.getLogger(name) for name in _LOGGERS]
+    level, handlers = root.level, list(root.handlers)
     before = [logger.level for logger in loggers]
     try:
         for logger in loggers:
@@ -45,8 +49,10 @@ def silence() -> Iterator[None]:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
+        for logger, own in zip(loggers, before, strict=True):
+            logger.setLevel(own)
+        root.setLevel(level)
+        root.handlers[:] = handlers
 
 
 @contextlib.contextmanager

@@ -36,23 +36,29 @@ def table(bundle: Bundle) -> Table:
     for heading in ("", "variant", "runs as", "MB", "fused", "cos min", "cos mean", "tokens/s", "ratio"):
         shown.add_column(heading, justify="left" if heading in ("", "variant", "runs as") else "right", no_wrap=True)
     for v in bundle.manifest.variants:
-        speed = chosen.tokens_per_second[v.name]
+        speed = chosen.tokens_per_second.get(v.name)  # none where this machine may not serve it
         cosines = (f"{v.parity.minimum:.5f}", f"{v.parity.mean:.5f}")
         mark = "*" if v.name == chosen.variant else ""
         size, fused = f"{v.size / 1e6:.1f}", str(sum(v.fused.values()))
-        shown.add_row(mark, v.name, v.precision, size, fused, *cosines, f"{speed:,.0f}", f"{speed / plain:.2f}x")
+        shown.add_row(
+            mark,
+            v.name,
+            v.precision,
+            size,
+            fused,
+            *cosines,
+            *((f"{speed:,.0f}", f"{speed / plain:.2f}x") if speed else ("-", "-")),
+        )
     return shown
 
 
 def fused(bundle: Bundle) -> list[str]:
-    """A line a variant with what was fused or quantised in it; a graph in which nothing was is worth a word."""
+    """A line a variant with what was fused or quantised in it."""
     lines = []
     for v in bundle.manifest.variants:
         if v.fused:
             counts = ", ".join(f"{name} {count}" for name, count in v.fused.items())
             lines.append(f"{v.name} has: {counts}")
-        elif v.name == "onnx-O3":
-            lines.append(f"{v.name}: nothing fused, ONNX Runtime does not know this architecture")
     return lines
 
 
@@ -89,9 +95,12 @@ def _passed_over(bundle: Bundle, v: Variant) -> list[str]:
     """Why a variant cannot be what serve takes."""
     chosen, quality, plain = bundle.manifest.choice, bundle.manifest.quality, bundle.plain.name
     speeds = choice.Speeds(chosen.tokens_per_second, chosen.latency_seconds)
+    if v.name not in speeds.tokens_per_second:
+        return [f"{v.name} was compared with the checkpoint here, but is for {' or '.join(v.needs)}: not timed"]
+    idle = "gains nothing" if v.fused or v.quantisation is not Quantisation.NONE else "fuses nothing and gains nothing"
     ratio = choice.gain(v, bundle.plain, chosen.objective, speeds)
     reasons = {
-        f"{v.name} gains nothing in {chosen.objective} ({ratio:.2f}x {plain}): not chosen": ratio < choice.GAIN,
+        f"{v.name} {idle} in {chosen.objective} ({ratio:.2f}x {plain}): not chosen": ratio < choice.GAIN,
         f"{v.name} loses more recall@10 than --max-recall-drop: not chosen": not choice.affordable(quality, v.name),
         f"{v.name} is never chosen, only named (--variant)": v.quantisation is Quantisation.DYNAMIC,
     }

@@ -7,16 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from embedship import hardware
-from embedship.bundle import Precision, Quantisation, Runtime
+from embedship.bundle import Floors, Precision, Quantisation, Runtime
 from embedship.engine import feed
 from embedship.errors import UsageError
-from embedship.export import graph, onnx, probes
+from embedship.export import onnx, probes, targets
 from embedship.export.checkpoint import Checkpoint
+from embedship.export.converter import Converter
+from embedship.export.targets import Target
 from embedship.plan import pad
 from embedship.tokens import Tokenizer
 
-PLAIN = "onnx"
+PLAIN, ALL, GPU = "onnx", "all", "onnx-O4"
+# What is made when nobody names any. Decoders have outliers that static scales cannot hold, and mostly weights to read.
+ENCODER = (PLAIN, "onnx-O3", "onnx-int8", "openvino", "openvino-int8")
+DECODER = (PLAIN, "onnx-O3", "onnx-int8-weight", "openvino", "openvino-int8-weight")
+CUDA = (PLAIN, "onnx-O3", GPU)
 
 
 class Recipe(NamedTuple):
@@ -36,53 +41,127 @@ class Made:
     fused: dict[str, int]
 
 
-def recipes() -> dict[str, Recipe]:
-    """All variants by name, in the order they are made; the int8 file of ONNX Runtime is named for this machine."""
+@dataclass(frozen=True, slots=True)
+class Workbench:
+    """What variants are made from and for: `isa` is the instruction set of int8 files, `floors` those of int8."""
+
+    folder: Path
+    checkpoint: Checkpoint
+    feeds: Sequence[onnx.Feed]
+    isa: Target
+    floors: Floors
+    converter: Converter = Converter.EMBEDSHIP
+
+
+def recipes(isa: Target) -> dict[str, Recipe]:
+    """All variants by name, in the order they are made; `isa` is the instruction set that int8 files are made for.
+
+    File names are those of sentence-transformers and Optimum where they have one.
+    """
     ort, ov, fp32, int8 = Runtime.ONNXRUNTIME, Runtime.OPENVINO, Precision.FLOAT32, Precision.INT8
+    static, weight, dynamic = Quantisation.STATIC, Quantisation.WEIGHT_ONLY, Quantisation.DYNAMIC
+    quantised = "openvino/openvino_model_qint8"
     return {
         PLAIN: Recipe(ort, fp32, onnx.FP32),
-        "onnx-O3": Recipe(ort, fp32, onnx.O3),
-        "onnx-int8": Recipe(ort, int8, onnx.int8_path(hardware.machine()), Quantisation.STATIC),
+        "onnx-O1": Recipe(ort, fp32, "onnx/model_O1.onnx"),
+        "onnx-O2": Recipe(ort, fp32, "onnx/model_O2.onnx"),
+        "onnx-O3": Recipe(ort, fp32, "onnx/model_O3.onnx"),
+        GPU: Recipe(ort, Precision.FLOAT16, "onnx/model_O4.onnx", needs=targets.GPU),
+        "onnx-int8": Recipe(ort, int8, f"onnx/model_qint8_{isa}.onnx", static, isa.needs),
+        "onnx-int8-weight": Recipe(ort, int8, f"onnx/model_qint8_weight_{isa}.onnx", weight, isa.needs),
+        "onnx-int8-dynamic": Recipe(ort, int8, f"onnx/model_qint8_dynamic_{isa}.onnx", dynamic, isa.needs),
         "openvino": Recipe(ov, fp32, "openvino/openvino_model.xml"),
-        "openvino-int8": Recipe(ov, int8, "openvino/openvino_model_qint8_quantized.xml", Quantisation.STATIC),
+        "openvino-int8": Recipe(ov, int8, f"{quantised}_quantized.xml", static, isa.needs),
+        "openvino-int8-accuracy": Recipe(ov, int8, f"{quantised}_accuracy.xml", static, isa.needs),
+        "openvino-int8-weight": Recipe(ov, int8, f"{quantised}_weight.xml", weight),
     }
 
 
-def wanted(names: Sequence[str]) -> dict[str, Recipe]:
-    """The named recipes (none named: all), and always `onnx`, from which the others are made.
+def offered(target: Target, isa: Target) -> dict[str, Recipe]:
+    """What may be made for a target: float16 is for GPUs alone, a CPU only runs it through casts."""
+    return {name: recipe for name, recipe in recipes(isa).items() if name != GPU or target is Target.CUDA}
 
-    Raises UsageError for a name there is none of.
+
+def require_known(names: Sequence[str], target: Target, isa: Target) -> None:
+    """Raise UsageError for a name there is no variant of; asked before anything slow begins."""
+    known = offered(target, isa)
+    for name in names:
+        if name == GPU and GPU not in known:
+            raise UsageError(f"{GPU} is float16 for GPUs: add --target {Target.CUDA}")
+        if name not in (*known, ALL):
+            raise UsageError(f"there is no variant {name!r}; there are: {', '.join(known)}, {ALL}")
+
+
+def wanted(names: Sequence[str], target: Target, isa: Target, config: Any) -> dict[str, Recipe]:
+    """The named recipes, and always `onnx`, from which the others are made; `config` is that of the transformer.
+
+    None named: what pays for the architecture. Raises UsageError for a name there is none of.
     """
-    known = recipes()
-    if unknown := [name for name in names if name not in known]:
-        raise UsageError(f"there is no variant {unknown[0]!r}; there are: {', '.join(known)}")
-    return {name: recipe for name, recipe in known.items() if not names or name in names or name == PLAIN}
+    require_known(names, target, isa)
+    known = offered(target, isa)
+    chosen = {PLAIN, *(names or _usual(target, config)), *(known if ALL in names else ())}
+    return {name: recipe for name, recipe in known.items() if name in chosen}
 
 
-def make(name: str, recipe: Recipe, folder: Path, checkpoint: Checkpoint, feeds: Sequence[onnx.Feed]) -> Made:
-    """Write one variant below `folder`; all but `onnx` are made from it."""
-    plain, target, config = folder / onnx.FP32, folder / recipe.path, checkpoint.model[0].model.config
+def _usual(target: Target, config: Any) -> tuple[str, ...]:
+    if target is Target.CUDA:
+        return CUDA
+    return DECODER if _is_decoder(config) else ENCODER
+
+
+def _is_decoder(config: Any) -> bool:
+    """What transformers knows as a causal language model and not as a masked one: Qwen3, Mistral, Gemma."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
+
+    return config.model_type in CAUSAL and config.model_type not in MASKED
+
+
+def make(name: str, recipe: Recipe, bench: Workbench) -> Made:
+    """Write one variant below the bench's folder; all but `onnx` are made from it."""
+    target = bench.folder / recipe.path
     target.parent.mkdir(parents=True, exist_ok=True)
-    return Made(name, recipe, _make(name, plain, target, checkpoint, config, feeds))
+    if name == PLAIN:
+        bench.converter.write(bench.checkpoint, target)
+        return Made(name, recipe, {})
+    source = bench.folder / onnx.FP32
+    match recipe.runtime:
+        case Runtime.ONNXRUNTIME:
+            return Made(name, recipe, _make_onnx(name, source, target, bench))
+        case Runtime.OPENVINO:
+            return Made(name, recipe, _make_openvino(name, source, target, bench))
 
 
-def _make(
-    name: str, plain: Path, target: Path, checkpoint: Checkpoint, config: Any, feeds: Sequence[onnx.Feed]
-) -> dict[str, int]:
+def _make_onnx(name: str, source: Path, target: Path, bench: Workbench) -> dict[str, int]:
+    config = bench.checkpoint.model[0].model.config
+    match name:
+        case "onnx-O1":
+            return onnx.basic(source, target, config)
+        case "onnx-O2" | "onnx-O3":
+            return onnx.optimise(source, target, config, gelu_approximation=name == "onnx-O3")
+        case "onnx-O4":
+            return onnx.halve(source, target, config)
+        case "onnx-int8-weight":
+            return onnx.quantise_weights(source, target, config, bench.isa)
+        case "onnx-int8-dynamic":
+            return onnx.quantise_dynamically(source, target, config, bench.isa)
+        case _:
+            return onnx.quantise(source, target, config, bench.feeds, bench.isa)
+
+
+def _make_openvino(name: str, source: Path, target: Path, bench: Workbench) -> dict[str, int]:
     from embedship.export import openvino
 
     match name:
-        case "onnx-O3":
-            return onnx.optimise(plain, target, config)
-        case "onnx-int8":
-            return onnx.quantise(plain, target, config, feeds, hardware.machine())
         case "openvino":
-            openvino.convert(plain, target)
-        case "openvino-int8":
-            return openvino.quantise(plain, target, feeds)
+            openvino.convert(source, target)
+            return {}
+        case "openvino-int8-accuracy":
+            return openvino.quantise_accurately(source, target, bench.feeds, bench.isa, bench.floors)
+        case "openvino-int8-weight":
+            return openvino.quantise_weights(source, target)
         case _:
-            graph.write(checkpoint, target)
-    return {}
+            return openvino.quantise(source, target, bench.feeds, bench.isa)
 
 
 def calibration(tokenizer: Tokenizer, checkpoint: Checkpoint, texts: Sequence[str]) -> list[onnx.Feed]:

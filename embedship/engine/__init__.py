@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from embedship.bundle import Bundle, Precision, Runtime
+from embedship.bundle import Bundle, Machine, Precision, Runtime, Variant
 from embedship.codes import Vectors
+from embedship.errors import MismatchError
 from embedship.plan import Batch
 
 
@@ -30,11 +31,13 @@ class Engine(Protocol):
 def open_engine(bundle: Bundle, variant: str, streams: int | None = None) -> Engine:
     """Load one variant with one thread a stream (default: a stream a core).
 
-    Raises MissingExtra if its runtime is not installed, EngineError if the runtime cannot load it.
+    Raises MissingExtra if its runtime is not installed, MismatchError if it was not verified for this machine's
+    instructions, EngineError if the runtime cannot load it.
     """
     from embedship import hardware
 
     chosen = bundle.variant(variant)
+    require(chosen, hardware.machine())
     streams = streams or hardware.streams()
     inputs = bundle.manifest.pipeline.inputs
     match chosen.runtime:
@@ -46,6 +49,16 @@ def open_engine(bundle: Bundle, variant: str, streams: int | None = None) -> Eng
             from embedship.engine.openvino import OpenVinoEngine
 
             return OpenVinoEngine(bundle.path(chosen.path), inputs, chosen.weights, streams)
+
+
+def require(variant: Variant, machine: Machine) -> None:
+    """Raise MismatchError unless `machine` computes of this variant what the export verified."""
+    if not machine.meets(variant.needs):
+        raise MismatchError(
+            f"variant {variant.name} ({variant.path}) is for {' or '.join(variant.needs)}, and this machine "
+            f"({machine.cpu}) has {', '.join(machine.isa) or 'none of these'}: its vectors would be wrong here, or far "
+            "too slow. Take another variant (--variant), or export again with a --target that this machine meets"
+        )
 
 
 def feed(batch: Batch, inputs: tuple[str, ...]) -> dict[str, object]:

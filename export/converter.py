@@ -1,0 +1,33 @@
+"""Who makes the float32 graph: embedship itself, or Optimum. Everything after it, the gate above all, is the same."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the command shows its help without loading it
+    from embedship.export.checkpoint import Checkpoint
+
+
+class Converter(StrEnum):
+    EMBEDSHIP = "embedship"
+    OPTIMUM = "optimum"
+
+    def require(self) -> None:
+        """Raise MissingExtra or UsageError, before anything slow begins, where it cannot run."""
+        if self is Converter.OPTIMUM:
+            from embedship.export import optimum
+
+            optimum.require()
+
+    def write(self, checkpoint: Checkpoint, path: Path) -> None:
+        """Write the whole pipeline in float32, with the outputs `last_hidden_state` and `sentence_embedding`."""
+        if self is Converter.OPTIMUM:
+            from embedship.export import optimum
+
+            optimum.write(checkpoint, path)
+        else:
+            from embedship.export import graph
+
+            graph.write(checkpoint, path)

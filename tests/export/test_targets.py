@@ -1,0 +1,60 @@
+"""Which int8 is right on which CPU, decided from Machine values alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from embedship.bundle import Machine
+from embedship.errors import UsageError
+from embedship.export import targets
+from embedship.export.targets import EXACT, Target
+
+ROME = ("avx2",)
+SKYLAKE = ("avx2", "avx512f")
+ICELAKE = ("avx2", "avx512f", "avx512_vnni")
+ALDERLAKE = ("avx2", "avx_vnni")
+GRAVITON = ("asimd", "asimddp")
+
+
+def machine(*isa: str) -> Machine:
+    return Machine(cpu="a test's CPU", isa=isa, cores=2)
+
+
+@pytest.mark.parametrize(
+    ("isa", "target"),
+    [
+        ((), Target.AVX2),
+        (ROME, Target.AVX2),
+        (SKYLAKE, Target.AVX512),
+        (ICELAKE, Target.AVX512_VNNI),
+        (ALDERLAKE, Target.AVX512_VNNI),
+        (GRAVITON, Target.ARM64),
+    ],
+)
+@pytest.mark.parametrize("asked", [Target.AUTO, Target.CUDA])
+def test_auto_is_the_machine_that_exports(isa: tuple[str, ...], target: Target, asked: Target) -> None:
+    assert targets.cpu(asked, machine(*isa)) is target
+
+
+@pytest.mark.parametrize("target", [Target.AVX2, Target.AVX512])
+@pytest.mark.parametrize("isa", [ROME, SKYLAKE, ICELAKE, ALDERLAKE, GRAVITON])
+def test_seven_bits_are_right_everywhere_and_can_be_verified_everywhere(isa: tuple[str, ...], target: Target) -> None:
+    assert targets.cpu(target, machine(*isa)) is target
+    assert machine(*isa).meets(target.needs)
+
+
+@pytest.mark.parametrize("target", [Target.AVX512_VNNI, Target.ARM64])
+def test_eight_bits_are_verified_only_where_their_products_are_exact(target: Target) -> None:
+    for isa in (ICELAKE, ALDERLAKE, GRAVITON):
+        assert targets.cpu(target, machine(*isa)) is target
+    for isa in (ROME, SKYLAKE):
+        assert not machine(*isa).meets(target.needs)
+        with pytest.raises(UsageError, match=f"cannot verify int8 for {target}.*Take --target avx"):
+            targets.cpu(target, machine(*isa))
+
+
+def test_needs_are_alternatives() -> None:
+    assert machine("avx2").meets(())
+    assert machine("avx2", "avx_vnni").meets(EXACT)
+    assert not machine("avx2", "avx512f").meets(EXACT)
+    assert not machine("avx2", "avx512_vnni").meets(targets.GPU)
