@@ -52,9 +52,9 @@ def _drift(drift: DriftReport) -> Iterator[Metric]:
         drift.statistic_median,
     )
     yield GaugeMetricFamily(
-        "embedship_drift_statistic_floor",
-        "KS distance that the median must exceed: 1.5 times that of the reference against itself.",
-        drift.statistic_floor,
+        "embedship_drift_statistic_noise",
+        "Median KS distance of the reference against itself, at the same sizes: what no drift looks like.",
+        drift.statistic_noise,
     )
     yield GaugeMetricFamily(
         "embedship_drift_window_queries", "Queries in the window that drift is tested on.", drift.samples
@@ -70,7 +70,7 @@ def _drift(drift: DriftReport) -> Iterator[Metric]:
         "embedship_drift_rule_warning", "1 if this rule sees drift, whichever rule is configured.", labels=["rule"]
     )
     rules.add_metric([Rule.TEN_PERCENT], drift.ten_percent)
-    rules.add_metric([Rule.BONFERRONI_EFFECT], drift.bonferroni_effect)
+    rules.add_metric([Rule.CALIBRATED], drift.calibrated)
     yield rules
 
 

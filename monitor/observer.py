@@ -73,7 +73,7 @@ class Observer:
         exact: Exact | None,
         *,
         fingerprint: str | None = None,
-        rule: Rule = Rule.BONFERRONI_EFFECT,
+        rule: Rule = Rule.CALIBRATED,
         window: int = 1_000,
         minimum: int = MINIMUM,
         k: int = 10,

@@ -15,7 +15,7 @@ GAUGES = {
     "embedship_drift_dimensions_ratio",
     "embedship_drift_bonferroni_dimensions_ratio",
     "embedship_drift_statistic_median",
-    "embedship_drift_statistic_floor",
+    "embedship_drift_statistic_noise",
     "embedship_drift_window_queries",
     "embedship_drift_distinct_queries",
     "embedship_drift_reference_queries",
@@ -37,7 +37,7 @@ COUNTERS = {
 }
 LABELLED = (
     {f'embedship_{what}_state{{state="{state}"}}' for what in ("drift", "recall") for state in State}
-    | {f'embedship_drift_rule_warning{{rule="{rule}"}}' for rule in ("ten_percent", "bonferroni_effect")}
+    | {f'embedship_drift_rule_warning{{rule="{rule}"}}' for rule in ("ten_percent", "calibrated")}
     | {f'embedship_monitor_failures_total{{part="{part}"}}' for part in ("observe", "drift", "recall")}
 )
 UNKNOWN = {f'embedship_{what}_state{{state="unknown"}}' for what in ("drift", "recall")}
@@ -90,7 +90,7 @@ def test_the_same_series_carry_what_was_measured(registry):
         "embedship_drift_distinct_queries": 500,
         "embedship_drift_reference_queries": 300,
         'embedship_drift_rule_warning{rule="ten_percent"}': 1,
-        'embedship_drift_rule_warning{rule="bonferroni_effect"}': 1,
+        'embedship_drift_rule_warning{rule="calibrated"}': 1,
         "embedship_recall_queries_total": 500,
         "embedship_recall_found_total": 4500,
         "embedship_recall_expected_total": 5000,
@@ -105,7 +105,7 @@ def test_the_same_series_carry_what_was_measured(registry):
         "embedship_monitor_last_evaluation_timestamp_seconds": 77,
     }
     assert {name: after[name] for name in expected} == expected
-    assert after["embedship_drift_statistic_median"] > after["embedship_drift_statistic_floor"] > 0
+    assert after["embedship_drift_statistic_median"] > after["embedship_drift_statistic_noise"] > 0
     assert after["embedship_recall_rolling_lower_ratio"] < 0.9 < after["embedship_recall_rolling_upper_ratio"]
     assert after["embedship_monitor_evaluation_seconds_sum"] > 0
 
@@ -118,7 +118,7 @@ def test_the_two_drift_ratios_are_not_confused(registry):
     assert series["embedship_drift_dimensions_ratio"] == 0.5
     assert series["embedship_drift_bonferroni_dimensions_ratio"] == 0.25
     assert series['embedship_drift_rule_warning{rule="ten_percent"}'] == 1
-    assert series['embedship_drift_rule_warning{rule="bonferroni_effect"}'] == 0
+    assert series['embedship_drift_rule_warning{rule="calibrated"}'] == 0
 
 
 def test_counters_only_rise(registry):

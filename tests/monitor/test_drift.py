@@ -29,23 +29,23 @@ def test_a_drifted_topic_warns():
     report = watch.evaluate()
     assert report.state is State.WARN
     assert report.ten_percent
-    assert report.bonferroni_effect
+    assert report.calibrated
     assert report.dimensions_ratio >= report.bonferroni_ratio > 0.5
-    assert report.statistic_median > report.statistic_floor
+    assert report.statistic_median > report.statistic_noise
 
 
 def test_false_alarms_without_drift():
     """3 effective dimensions move together: the 10% rule is noisy, the default is not."""
     random = np.random.default_rng(0)
-    alarms = {Rule.TEN_PERCENT: 0, Rule.BONFERRONI_EFFECT: 0}
+    alarms = {Rule.TEN_PERCENT: 0, Rule.CALIBRATED: 0}
     for _ in range(100):
         watch = detector(queries(random, 400), window=400)
         watch.update(queries(random, 400))
         report = watch.evaluate()
         alarms[Rule.TEN_PERCENT] += report.ten_percent
-        alarms[Rule.BONFERRONI_EFFECT] += report.bonferroni_effect
+        alarms[Rule.CALIBRATED] += report.calibrated
     assert alarms[Rule.TEN_PERCENT] >= 15
-    assert alarms[Rule.BONFERRONI_EFFECT] <= 1
+    assert alarms[Rule.CALIBRATED] <= 1
 
 
 def test_the_numbers_are_those_of_the_ks_test():
@@ -72,10 +72,10 @@ def test_the_rule_drives_the_state():
         watch = detector(reference, rule=rule)
         watch.update(current)
         report = watch.evaluate()
-        assert (report.rule, report.ten_percent, report.bonferroni_effect) == (rule, True, False)
+        assert (report.rule, report.ten_percent, report.calibrated) == (rule, True, False)
         assert report.bonferroni_ratio > 0.2
         states[rule] = report.state
-    assert states == {Rule.TEN_PERCENT: State.WARN, Rule.BONFERRONI_EFFECT: State.OK}
+    assert states == {Rule.TEN_PERCENT: State.WARN, Rule.CALIBRATED: State.OK}
 
 
 def test_an_effect_without_significance_is_no_drift():
@@ -88,7 +88,7 @@ def test_an_effect_without_significance_is_no_drift():
     watch = detector(normal(200, 0), minimum=20)
     watch.update(normal(60, 0.5))
     report = watch.evaluate()
-    assert report.statistic_median > report.statistic_floor
+    assert report.statistic_median > report.statistic_noise
     assert report.bonferroni_ratio == 0
     assert report.state is State.OK
 
@@ -98,9 +98,9 @@ def test_the_floor_rises_for_small_windows_only():
     reference = queries(random, 400)
     watch, plain = detector(reference), 1.5 * _noise(reference)
     watch.update(queries(random, 100))
-    assert watch.evaluate().statistic_floor == pytest.approx(plain * np.sqrt((1 / 400 + 1 / 100) / (1 / 200 + 1 / 200)))
+    assert watch.evaluate().statistic_noise == pytest.approx(plain * np.sqrt((1 / 400 + 1 / 100) / (1 / 200 + 1 / 200)))
     watch.update(queries(random, 900))
-    assert watch.evaluate().statistic_floor == pytest.approx(plain)
+    assert watch.evaluate().statistic_noise == pytest.approx(plain)
 
 
 def test_repeats_are_tested_once():
