@@ -73,6 +73,7 @@ class Observer:
         exact: Exact | None,
         *,
         fingerprint: str | None = None,
+        variant: str | None = None,
         rule: Rule = Rule.CALIBRATED,
         window: int = 1_000,
         minimum: int = MINIMUM,
@@ -87,8 +88,8 @@ class Observer:
     ) -> None:
         """Sample each query for drift with sample_rate, and for recall with shadow_rate, independently.
 
-        capacity bounds the queries that wait; interval_seconds lies between drift evaluations; window, minimum, rule
-        and fingerprint go to DriftDetector, k and baseline to RollingRecall. Raises InvalidSetting.
+        capacity bounds the queries that wait; interval_seconds lies between drift evaluations; window, minimum, rule,
+        variant and fingerprint go to DriftDetector, k and baseline to RollingRecall. Raises InvalidSetting.
         """
         for name, rate in (("sample_rate", sample_rate), ("shadow_rate", shadow_rate)):
             if not 0 <= rate <= 1:
@@ -103,14 +104,22 @@ class Observer:
         self._clock = clock
         self._random = np.random.default_rng(seed)
         self._intake = Intake(capacity)
-        self._detector = DriftDetector(reference, fingerprint=fingerprint, window=window, minimum=minimum, rule=rule)
+        self._detector = DriftDetector(
+            reference,
+            fingerprint=fingerprint,
+            variant=variant,
+            window=window,
+            minimum=minimum,
+            rule=rule,
+            interval_seconds=interval_seconds,
+        )
         self._recall = RollingRecall(k, baseline=baseline)
         self._lock = Lock()  # held for a few assignments only: the request path takes it too
         self._seen = self._dropped = self._evaluations = 0
         self._failures = Failures()
         self._evaluation_seconds = self._evaluated_at = 0.0
         self._checked = clock()
-        self._drift_report = self._detector.evaluate()
+        self._drift_report = self._detector.evaluate(self._checked)
         self._recall_report = self._recall.report()
         self._thread: Thread | None = None
 
@@ -234,7 +243,7 @@ class Observer:
         began = time.perf_counter()
         self._checked = self._clock()
         with self._guarded(Part.DRIFT):
-            report = self._detector.evaluate()
+            report = self._detector.evaluate(self._checked)
             with self._lock:
                 self._drift_report = report
                 self._evaluations += 1

@@ -132,8 +132,9 @@ class RollingRecall:
     @property
     def ninety_percent(self) -> bool:
         """Whether the users' rule warns."""
-        enough = self.baseline is not None and self.queries >= self._needed * self._window
-        return enough and fmean(self._complete) < FALL * self.baseline
+        if self.baseline is None or self.queries < self._needed * self._window:
+            return False
+        return fmean(self._complete) < FALL * self.baseline
 
     @property
     def cusum(self) -> bool:
