@@ -34,6 +34,7 @@ class Cusum:
             raise InvalidSetting("baseline", baseline, "a recall above 0, at most 1")
         if run_length < 1:
             raise InvalidSetting("run_length", run_length, "at least 1 query")
+        self.baseline = baseline
         self.run_length = run_length
         self._miss = max(1 - baseline, LEAST_MISS)
         self._bets = np.geomspace(SMALLEST, LARGEST, BETS) / self._miss

@@ -1,4 +1,4 @@
-"""Labelled queries that are replayed on a schedule: recall@10 and nDCG@10 of the whole stack, always the same questions.
+"""Labelled queries, replayed on a schedule: recall@10 and nDCG@10 of the whole stack on always the same questions.
 
 Whoever owns the stack asks them; this counts the answers.
 """
@@ -10,7 +10,7 @@ from random import Random
 import msgspec
 
 from embedship.monitor.ranking import K, Score
-from embedship.monitor.recall import RecallReport, RollingRecall
+from embedship.monitor.recall import RecallMemory, RecallReport, RollingRecall
 from embedship.monitor.state import State
 
 # Labels that have not been tried for so many intervals prove nothing any more.
@@ -59,9 +59,9 @@ class Probes:
     """The questions, and what their replays gave. `replayed` once a replay; not safe for several threads at once.
 
     A replay is one window: the rolling recall is that of the last replay, and the baseline that of the first whole one
-    unless a measured one is given. It needs no margin for chance, for the same questions are asked again. Their order is
-    drawn anew for each replay: questions that fail together are often neighbours in the file, and the cusum would take
-    a run of them for a fall.
+    unless a measured one is given. It needs no margin for chance, for the same questions are asked again. Their order
+    is drawn anew for each replay: questions that fail together are often neighbours in the file, and the cusum would
+    take a run of them for a fall.
     """
 
     def __init__(
@@ -105,6 +105,13 @@ class Probes:
 
     def _rolling(self, baseline: float | None) -> RollingRecall:
         return RollingRecall(K, window=len(self.probes), windows=1, baseline=baseline)
+
+    def remember(self, memory: RecallMemory, ndcg_baseline: float) -> None:
+        """Go on where the server before ended: the baseline is that of its first replay, not of ours."""
+        if self.recall.baseline is None and memory.baseline is not None:
+            self.recall = self._rolling(memory.baseline)
+        self.recall.remember(memory)
+        self.ndcg_baseline = ndcg_baseline
 
     def given_up(self) -> None:
         self._failures += 1

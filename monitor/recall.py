@@ -53,6 +53,20 @@ class RecallReport(msgspec.Struct, frozen=True):
     since: float = 0.0  # Unix time of the first query of this run of warnings; 0 while there is none
 
 
+class RecallMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a RollingRecall must not forget when the server is restarted."""
+
+    baseline: float | None
+    queries: int
+    found: int
+    expected: int
+    since: float
+    recalls: tuple[float, ...]
+    complete: tuple[float, ...]
+    normal: float | None  # the recall that the cusum takes for normal
+    evidences: tuple[float, ...]
+
+
 def overlap(approximate: Ids, exact: Ids) -> tuple[Ids, Ids]:
     """Count, per query, the exact hits found and the exact hits: both (n,), from ids (n, k) where -1 is no hit."""
     real = exact != NO_HIT
@@ -185,3 +199,29 @@ class RollingRecall:
             evidence_limit=self._run_length,
             since=self.since,
         )
+
+    def memory(self) -> RecallMemory:
+        return RecallMemory(
+            baseline=self.baseline,
+            queries=self.queries,
+            found=self.found,
+            expected=self.expected,
+            since=self.since,
+            recalls=tuple(self._recalls),
+            complete=tuple(self._complete),
+            normal=self._cusum.baseline if self._cusum else None,
+            evidences=tuple(self._cusum.evidences.tolist()) if self._cusum else (),
+        )
+
+    def remember(self, memory: RecallMemory) -> None:
+        """Go on where another one ended. A given baseline stays, and its cusum begins anew if it was another one."""
+        given = self.baseline
+        if given is None:
+            self.baseline = memory.baseline
+            self._cusum = None if memory.normal is None else Cusum(memory.normal, self._run_length)
+        if self._cusum and self._cusum.baseline == memory.normal:
+            self._cusum.evidences = np.array(memory.evidences)
+        self.queries, self.found, self.expected = memory.queries, memory.found, memory.expected
+        self.since = memory.since
+        self._recalls.extend(memory.recalls)
+        self._complete.extend(memory.complete)

@@ -1,7 +1,6 @@
-"""The last queries, as the monitor keeps them: vectors, when, in which call, and texts only where that was asked for."""
+"""The last queries, as the monitor keeps them: vectors, when, in which call; texts only where that was asked for."""
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,13 +31,8 @@ class Recent:
     def __len__(self) -> int:
         return self._size
 
-    def add(self, vectors: NDArray[np.float32], time: float, call: int, texts: Sequence[str] | None) -> None:
-        """Add the queries of one call; the vectors are kept as they are, not copied."""
-        n = len(vectors)
-        kept = (None,) * n if texts is None else tuple(texts)
-        self.extend(Window(vectors, np.full(n, time), np.full(n, call, dtype=np.int64), kept))
-
     def extend(self, window: Window) -> None:
+        """Add queries; the oldest leave. The arrays are kept as they are, not copied."""
         if not len(window):
             return
         self._parts.append(_last(window, self._capacity))
