@@ -76,7 +76,7 @@ class Probes:
         self.probes = tuple(probes)
         self.recall = self._rolling(baseline)
         self.ndcg_baseline = 0.0
-        self._missing = missing
+        self.missing = missing
         self._stale_seconds = STALE * interval_seconds
         self._clock = clock
         self._random = Random(0)
@@ -128,7 +128,7 @@ class Probes:
             queries=len(self.probes),
             replays=self._replays,
             failures=self._failures,
-            missing=self._missing,
+            missing=self.missing,
             replayed_at=self._replayed_at,
             worst=self._worst,
         )

@@ -4,6 +4,8 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import msgspec
 
@@ -23,6 +25,9 @@ from embedship.monitor.state import State
 logger = logging.getLogger(__name__)
 
 CAUSE = "cause"
+
+# At the end of a server: a full queue takes less than a second, an exact search over millions a few.
+FLUSH_SECONDS = 5.0
 
 
 class SnapshotReport(msgspec.Struct, frozen=True):
@@ -107,6 +112,16 @@ class Watch:
     def _began(self, signals: Signals, now: float) -> dict[str, float]:
         states = msgspec.structs.asdict(signals).items()
         return {name: self._onsets[name].since(state, now) for name, state in states if state is not None}
+
+    def __enter__(self) -> Self:
+        self.observer.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """What still waits is looked at, the snapshot is written, the thread is joined."""
+        self.observer.flush(FLUSH_SECONDS)
+        self.save(self.remembered())
+        self.observer.close()
 
     def restore(self) -> None:
         """Go on where the last server of this model ended; before the observer starts. Never raises."""

@@ -31,7 +31,13 @@ RANGES = {
     "drain_seconds": Range(0, 3_600),
     "sample_rate": Range(0, 1),
     "shadow_rate": Range(0, 1),
+    "shadow_share": Range(0, 1),
     "drift_interval_seconds": Range(0.1, 86_400),
+    "canary_interval_seconds": Range(0.1, 3_600),
+    "probe_interval_seconds": Range(0.1, 86_400),
+    "probe_baseline": Range(0.01, 1),
+    "keep_answers": Range(0, 1_000_000),
+    "keep_queries": Range(0, 1_000),
 }
 
 
@@ -55,7 +61,15 @@ class Settings:
     drain_seconds: float = 30.0
     sample_rate: float = 1.0
     shadow_rate: float = 0.01
+    shadow_share: float = 0.02  # of a core
     drift_interval_seconds: float = 60.0
+    canary_interval_seconds: float = 30.0
+    probes: Path | None = None  # None: probes.jsonl beside the index, if it is there
+    probe_interval_seconds: float = 600.0
+    probe_baseline: float | None = None  # None: recall of the first replay
+    keep_answers: int = 10_000
+    keep_queries: int = 0
+    state_dir: Path | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in RANGES.items():
