@@ -198,6 +198,7 @@ class Observer:
             self._shadow_report = msgspec.structs.replace(self._shadow_report, recall=self._recall.report())
         if window is not None:
             self._drift.extend(window)
+            self._evaluate()
 
     def _pick(self, n: int, ids: NDArray[np.int64] | None) -> tuple[NDArray[np.intp], Mask, Mask]:
         """Draw rows of a call of n queries; both draws are always made, so that a seed gives one sequence."""

@@ -158,8 +158,7 @@ def used(tmp_path):
         bench.judge()
         bench.search(shift=1.0, missed=1)
         bench.clock.now += 100
-        status = bench.status()
-    return status
+        return bench.status()
 
 
 def test_a_restart_forgets_nothing_that_takes_time_to_know(used, tmp_path):
