@@ -18,7 +18,8 @@ class DriftWatch:
 
     def __init__(self, detector: DriftDetector, reference: Reference | None, window: int, named: int) -> None:
         self._detector = detector
-        self._known = None if reference is None else Known.fit(reference.vectors)
+        self._reference = reference
+        self._known: Known | None = None  # fitted on the observer's thread: a server need not wait for it
         self._recent = Recent(window)
         self._named = max(NAMED, named)
 
@@ -30,7 +31,7 @@ class DriftWatch:
 
     def extend(self, window: Window) -> None:
         self._detector.update(window.vectors, window.calls, window.times)
-        if self._known:
+        if self._reference:
             self._recent.extend(window)
 
     def evaluate(self, now: float) -> DriftReport:
@@ -39,8 +40,9 @@ class DriftWatch:
     def evidence(self, state: State) -> Evidence:
         """Queries are named only while they drift: to find the furthest costs as much as the test."""
         window = self._recent.window()
-        if self._known is None or window is None:
+        if self._reference is None or window is None:
             return Evidence()
+        self._known = self._known or Known.fit(self._reference.vectors)
         return self._known.compare(window, self._named if state is State.WARN else 0)
 
     def window(self) -> Window | None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from embedship.monitor.ranking import K, Score, score
 from embedship.monitor.recall import RecallReport, RollingRecall
+from embedship.monitor.recent import CHARACTERS
 
 Rows = NDArray[np.int64]  # (n, k): for each query of a request the index rows it was answered, -1 for none
 
@@ -67,7 +68,9 @@ class Answers:
         request_id = secrets.token_hex(8)
         if len(rows) > self._capacity:
             return request_id
-        self._kept[request_id] = _Kept(rows.copy(), None if texts is None else tuple(texts), set())
+        self._kept[request_id] = _Kept(
+            rows.copy(), None if texts is None else tuple(text[:CHARACTERS] for text in texts), set()
+        )
         self.queries += len(rows)
         while self.queries > self._capacity:
             self.queries -= len(self._kept.popitem(last=False)[1].rows)
@@ -104,7 +107,7 @@ class Feedback:
         judged = score(answered, relevant.values())
         self.recall.update(judged.found, judged.expected, self._clock())
         if text is not None:
-            self.pairs.append(Pair(text, tuple(relevant), judged.found / judged.expected))
+            self.pairs.append(Pair(text[:CHARACTERS], tuple(relevant), judged.found / judged.expected))
         return judged
 
     def report(self) -> FeedbackReport:

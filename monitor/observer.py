@@ -20,7 +20,7 @@ from embedship.monitor.evidence import Evidence
 from embedship.monitor.faults import Faults, Part
 from embedship.monitor.intake import Intake, Sampled
 from embedship.monitor.recall import RecallMemory, RollingRecall
-from embedship.monitor.recent import Window
+from embedship.monitor.recent import CHARACTERS, Window
 from embedship.monitor.reference import Reference
 from embedship.monitor.shadow import Exact, Shadow, ShadowReport
 from embedship.monitor.statistics import Mask
@@ -144,7 +144,9 @@ class Observer:
                 recall=recall[kept],
                 at=self._clock(),
                 call=next(self._calls) if len(vectors) > 1 else -1,
-                texts=tuple(texts[row] for row in kept) if texts is not None and self._keep_texts else None,
+                texts=tuple(texts[row][:CHARACTERS] for row in kept)
+                if texts is not None and self._keep_texts
+                else None,
             )
             taken = len(kept) if self._intake.offer(sampled) else 0
             self._drop(len(rows) - taken)

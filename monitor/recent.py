@@ -6,6 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+# Of a text that is kept: a query is shorter, and memory must not depend on what is sent.
+CHARACTERS = 1_000
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Window:

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import Self
 
@@ -79,6 +80,7 @@ class Watch:
         self._onsets = {name: Onset(State.UNKNOWN) for name in Signals.__struct_fields__}
         self._onsets[CAUSE] = Onset(Cause.UNKNOWN)
         self._snapshot = SnapshotReport()
+        self._writing = Lock()  # the last snapshot of a server must not be overtaken by the one before
 
     @property
     def faults(self) -> Faults:
@@ -152,7 +154,7 @@ class Watch:
         """Write the snapshot; from any thread that may wait for a disk. A full disk is counted, and tried again."""
         if self._folder is None:
             return
-        with self.faults.guard(Part.SNAPSHOT):
+        with self._writing, self.faults.guard(Part.SNAPSHOT):
             shadow, window = self.observer.memory()
             size = snapshot.write(self._folder, msgspec.structs.replace(remembered, shadow=shadow), window)
             written = self._snapshot.written + 1

@@ -57,6 +57,9 @@ def serve(
     drift_interval_seconds: Annotated[
         float, _option("drift_interval_seconds", "Seconds between tests for drift.")
     ] = 60.0,
+    false_alarms: Annotated[
+        str, _option("false_alarms", 'False alarms of drift that are accepted: "1 per 30 days", "2 per week".')
+    ] = "1 per 30 days",
     canary_interval_seconds: Annotated[
         float, _option("canary_interval_seconds", "Seconds between golden texts re-encoded on every device.")
     ] = 30.0,
@@ -102,7 +105,7 @@ def serve(
             batch_tokens=batch_tokens, queue_texts=queue_texts, max_texts=max_texts, max_characters=max_characters,
             max_body_bytes=max_body_bytes, max_hits=max_hits, drain_seconds=drain_seconds, sample_rate=sample_rate,
             shadow_rate=shadow_rate, shadow_share=shadow_share, drift_interval_seconds=drift_interval_seconds,
-            canary_interval_seconds=canary_interval_seconds, probes=probes,
+            false_alarms=false_alarms, canary_interval_seconds=canary_interval_seconds, probes=probes,
             probe_interval_seconds=probe_interval_seconds, probe_baseline=probe_baseline, keep_answers=keep_answers,
             keep_queries=keep_queries, state_dir=state_dir,
         )

@@ -9,6 +9,7 @@ from embedship.bundle import REFERENCE, Bundle, sha256_of
 from embedship.encoder import Encoder
 from embedship.errors import MismatchError, UnsafeError, UsageError
 from embedship.golden import Golden
+from embedship.monitor.budget import FalseAlarms
 from embedship.monitor.canary import Canary
 from embedship.monitor.errors import MonitorError, ReferenceMismatch
 from embedship.monitor.feedback import Feedback
@@ -55,6 +56,7 @@ def _observer(settings: Settings, bundle: Bundle, shelf: Shelf | None) -> Observ
         shadow_rate=settings.shadow_rate,
         shadow_share=settings.shadow_share,
         interval_seconds=settings.drift_interval_seconds,
+        false_alarms=FalseAlarms.parse(settings.false_alarms),
         keep_texts=settings.keep_queries,
     )
 

@@ -1,4 +1,5 @@
 from itertools import product
+from pathlib import Path
 
 import pytest
 
@@ -71,3 +72,13 @@ def test_no_row_is_dead():
 def test_an_index_that_answers_the_probes_and_not_the_new_queries():
     assert cause(drift=State.WARN, shadow=State.WARN) is Cause.USERS_CHANGED
     assert cause(drift=State.WARN, shadow=State.WARN, probe=State.WARN) is Cause.INDEX_DEGRADED
+
+
+def test_the_page_shows_the_table():
+    """docs/monitoring.md, row by row: state names, `calm` for ok or not watched, empty for any."""
+    page = (Path(__file__).parents[2] / "docs" / "monitoring.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if "| `" in line]
+    shown = [(*row[:5], row[5].strip("`")) for row in rows if len(row) == 7]
+    names = {frozenset(): "", frozenset({State.OK, None}): "calm"}
+    table = [(*(names[cell] if cell in names else "".join(cell) for cell in row[:5]), row.cause.value) for row in TABLE]
+    assert shown == [*table, ("", "", "", "", "", "unknown")]

@@ -63,3 +63,11 @@ def test_texts_are_kept_only_on_demand_and_only_the_last():
             feedback.judge([1], {"a": 1}, text)
     assert silent.report().pairs == ()
     assert keeping.report().pairs == (Pair("two", ("a",), 1.0), Pair("three", ("a",), 1.0))
+
+
+def test_a_long_text_is_kept_in_part():
+    feedback = Feedback(pairs=1)
+    kept = feedback.answers.keep(rows([1]), ["x" * 5_000])
+    assert feedback.answers.take(kept, 0).text == "x" * 1_000
+    feedback.judge([1], {"a": 1}, "y" * 5_000)
+    assert feedback.report().pairs[0].query == "y" * 1_000

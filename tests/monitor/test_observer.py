@@ -1,3 +1,5 @@
+import gc
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event, get_ident
 
@@ -310,3 +312,26 @@ def test_the_report_is_json():
 def test_settings_out_of_range(settings):
     with pytest.raises(InvalidSetting, match=next(iter(settings))):
         Observer(None, None, **settings)
+
+
+def test_a_hundred_thousand_queries_take_no_more_memory_than_ten_thousand():
+    """Counted by Python's own allocator and numpy's: what is kept is bounded by the capacities."""
+
+    def held(n):
+        for _ in range(n // 1_000):
+            for _ in range(20):
+                observer.saw(vectors, ids, texts)
+            assert observer.flush(LONG)
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    vectors, texts = queries(50), [f"text {i}" for i in range(50)]
+    ids = exact(vectors, 10)
+    settings = {"shadow_rate": 0.01, "window": 500, "keep_texts": 5, "interval_seconds": 1e9}
+    with Observer(REFERENCE, exact, **settings) as observer:
+        tracemalloc.start()
+        try:
+            few, many = held(10_000), held(100_000)
+        finally:
+            tracemalloc.stop()
+    assert many - few < 50_000  # bytes; the queries alone were 6.4 MB
