@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from embedship import jsonl
-from embedship.bundle import REFERENCE, Bundle, sha256_of
+from embedship.bundle import REFERENCE, Bundle
 from embedship.encoder import Encoder
 from embedship.errors import MismatchError, UnsafeError, UsageError
 from embedship.golden import Golden
@@ -17,6 +17,7 @@ from embedship.monitor.observer import Observer
 from embedship.monitor.probes import Probe, Probes
 from embedship.monitor.reference import Reference
 from embedship.monitor.watch import Watch
+from embedship.sealed import sha256_of
 from embedship.serve.rounds import Songs
 from embedship.serve.settings import Settings
 from embedship.serve.shelf import Shelf
