@@ -58,6 +58,7 @@ class Observer:
         exact: Exact | None,
         *,
         fingerprint: str | None = None,
+        variant: str | None = None,
         rule: Rule = Rule.CALIBRATED,
         false_alarms: FalseAlarms = DEFAULT,
         window: int = 1_000,
@@ -78,7 +79,7 @@ class Observer:
 
         Exact searches may take shadow_share of a core. capacity bounds the queries that wait; interval_seconds lies
         between drift evaluations; keep_texts is how many drifted queries are named with their texts, 0 keeps no text
-        at all. window, minimum, rule, false_alarms and fingerprint go to DriftDetector, k and baseline to
+        at all. window, minimum, rule, false_alarms, variant and fingerprint go to DriftDetector, k and baseline to
         RollingRecall. Raises InvalidSetting.
         """
         rates = {"sample_rate": sample_rate, "shadow_rate": shadow_rate, "shadow_share": shadow_share}
@@ -100,6 +101,7 @@ class Observer:
         detector = DriftDetector(
             reference,
             fingerprint=fingerprint,
+            variant=variant,
             window=window,
             minimum=minimum,
             rule=rule,
@@ -116,7 +118,7 @@ class Observer:
         self._seen = self._dropped = self._evaluations = 0
         self._evaluation_seconds = self._evaluated_at = 0.0
         self._checked = clock()
-        self._drift_report = self._drift.evaluate(0.0)
+        self._drift_report = self._drift.evaluate(self._checked)
         self._shadow_report = ShadowReport(self._recall.report())
         self._evidence = Evidence()
         self._thread: Thread | None = None

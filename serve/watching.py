@@ -52,6 +52,7 @@ def _observer(settings: Settings, bundle: Bundle, shelf: Shelf | None) -> Observ
         _reference(bundle),
         shelf.exact if shelf else None,
         fingerprint=bundle.fingerprint,
+        variant=bundle.variant(settings.variant).name,
         baseline=shelf.baseline if shelf else None,
         sample_rate=settings.sample_rate,
         shadow_rate=settings.shadow_rate,

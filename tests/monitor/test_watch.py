@@ -163,7 +163,7 @@ def used(tmp_path):
 
 def test_a_restart_forgets_nothing_that_takes_time_to_know(used, tmp_path):
     after = Bench(tmp_path)
-    after.clock.now = 5_000.0
+    after.clock.now = 1_500.0
     after.watch.restore()
     with after.watch:
         assert after.watch.observer.flush(LONG)
