@@ -31,7 +31,7 @@ def watch(settings: Settings, encoder: Encoder, shelf: Shelf | None, songs: Song
     path = _probe_file(settings)
     watched = Watch(
         encoder.bundle.fingerprint,
-        _observer(settings, encoder.bundle, shelf),
+        _observer(settings, encoder.bundle, encoder.variant.name, shelf),
         _canary(settings, encoder, songs, devices),
         probes=_probes(settings, path, shelf) if path and shelf else None,
         feedback=Feedback(settings.keep_answers, settings.keep_queries) if shelf else None,
@@ -47,12 +47,12 @@ def songs(bundle: Bundle) -> Songs:
     return Songs.of(Golden.load(bundle))
 
 
-def _observer(settings: Settings, bundle: Bundle, shelf: Shelf | None) -> Observer:
+def _observer(settings: Settings, bundle: Bundle, variant: str, shelf: Shelf | None) -> Observer:
     return Observer(
         _reference(bundle),
         shelf.exact if shelf else None,
         fingerprint=bundle.fingerprint,
-        variant=bundle.variant(settings.variant).name,
+        variant=variant,
         baseline=shelf.baseline if shelf else None,
         sample_rate=settings.sample_rate,
         shadow_rate=settings.shadow_rate,

@@ -108,7 +108,7 @@ def watching(settings: Settings, index_folder: Path, labelled: Path) -> Settings
 def opened(settings: Settings, device: str = "cpu:1") -> Iterator[tuple[Asked, Damaged]]:
     encoder = Encoder.open(settings.bundle, settings.variant, streams=settings.streams)
     engine = Damaged(encoder.engine, device)
-    with Service.open(settings, encoder=Encoder(encoder.bundle, encoder.tokenizer, engine)) as service:
+    with Service.open(settings, encoder=Encoder(encoder.bundle, encoder.variant, encoder.tokenizer, engine)) as service:
         yield Asked(service), engine
 
 
@@ -194,7 +194,7 @@ def test_labels_that_the_corpus_left_behind_are_stale(
     moved = [row | {"id": f"new-{row['id']}"} if i % 3 == 0 else row for i, row in enumerate(passages)]
     lines.write_bytes(b"\n".join(msgspec.json.encode(row) for row in moved))
     with Encoder.open(watching.bundle) as encoder:
-        build(encoder, encoder.bundle.variant().name, lines, tmp_path / "index", Wishes(), lambda *_: None)
+        build(encoder, encoder.variant.name, lines, tmp_path / "index", Wishes(), lambda *_: None)
     kept = replace(watching, state_dir=tmp_path / "state")
     with opened(kept) as (asked, _):
         search(asked, usual)
