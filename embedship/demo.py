@@ -42,7 +42,7 @@ LISTENING = "listening on "
 # -P: in a checkout the working directory holds an embedship/ without its rooms.
 _COMMAND = (sys.executable, "-P", "-m", "embedship")
 # Every fifth search is also answered exactly, and drift is tested every second: a demo lasts seconds, not days.
-WATCHING = ("--shadow-rate", "0.2", "--drift-interval-seconds", "1")
+WATCHING = ("--shadow-rate", "0.2", "--shadow-share", "1", "--drift-interval-seconds", "1")
 # Recall may fall this far below the checkpoint's own before the demo calls it broken.
 TOLERANCE = 0.01
 
@@ -274,10 +274,10 @@ def _summary(recall: float, checkpoint: float, seconds: list[float], metrics: di
     table.add_column("measured", justify="right")
     table.add_row("recall@10, served", f"{recall:.4f}")
     table.add_row("recall@10, the checkpoint's own", f"{checkpoint:.4f}")
-    table.add_row(
-        "recall@10 of the index against exact search (live)", f"{metrics['embedship_recall_rolling_ratio']:.4f}"
-    )
-    table.add_row("queries so compared", f"{metrics['embedship_recall_queries_total']:.0f}")
+    shadow = '{source="shadow"}'
+    found = metrics[f"embedship_recall_rolling_ratio{shadow}"]
+    table.add_row("recall@10 of the index against exact search (live)", f"{found:.4f}")
+    table.add_row("queries so compared", f"{metrics[f'embedship_recall_queries_total{shadow}']:.0f}")
     table.add_row("drift against the bundle's reference (live)", state)
     table.add_row("latency p50 / p99", f"{p50:.1f} / {p99:.1f} ms")
     return table

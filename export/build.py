@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -191,7 +191,7 @@ class _Export:
                 speeds = tune.measure(_fit(encoders, made), self.texts.real[:_TIMED])
             ranked = choice.rank(finished, self.wishes.objective, speeds)
             found = self._retrieval([v.name for v in ranked], encoders)
-            self._reference(provisional.fingerprint, encoders[variants.PLAIN])
+            self._reference(provisional.fingerprint, encoders)
         self.codes = found.codes
         decided = Choice(
             objective=self.wishes.objective,
@@ -264,14 +264,17 @@ class _Export:
             others = self.texts.real[_CALIBRATED + _JUDGED :] or self.texts.real
             return retrieval.on_texts(encoders[ranked[0]], self.codes, others, self.judged)
 
-    def _reference(self, model: str, encoder: Encoder) -> None:
-        """Of float32 vectors: the reference must not carry the noise of whichever variant is fastest here."""
+    def _reference(self, model: str, encoders: Mapping[str, Encoder]) -> None:
+        """Of float32 vectors, with how far each other variant moves them: a change of variant is no drift."""
         if not self.queries:
             return
         with self.steps.step("drift reference"):
-            name = encoder.bundle.manifest.pipeline.query_prompt
-            vectors = encoder.encode(self.queries, prompt_name=name)
-            fitted = Reference.fit(vectors, model, prompt=encoder.tokenizer.prompt(name), seed=self.wishes.seed)
+            tokenizer = encoders[variants.PLAIN].tokenizer
+            name = encoders[variants.PLAIN].bundle.manifest.pipeline.query_prompt
+            vectors = {each: encoder.encode(self.queries, prompt_name=name) for each, encoder in encoders.items()}
+            plain = vectors.pop(variants.PLAIN)
+            prompt = tokenizer.prompt(name)
+            fitted = Reference.fit(plain, model, prompt=prompt, variants=vectors, seed=self.wishes.seed)
             fitted.save(self.folder / REFERENCE)
 
     def _write(

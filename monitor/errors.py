@@ -4,7 +4,8 @@ MonitorError
 ├── InvalidSetting        a setting outside its range
 ├── InvalidVectors        wrong shape, or not finite
 ├── ReferenceUnreadable   missing, corrupt, or not a drift reference
-└── ReferenceMismatch     a reference of another model
+├── ReferenceMismatch     a reference of another model
+└── SnapshotUnreadable    a snapshot that is damaged or of another model
 """
 
 
@@ -29,3 +30,7 @@ class ReferenceUnreadable(MonitorError):
 
 class ReferenceMismatch(MonitorError):
     """The reference was fitted on the vectors of another model."""
+
+
+class SnapshotUnreadable(MonitorError):
+    """The monitor's state cannot be taken up: it is damaged, or of another model."""

@@ -16,6 +16,9 @@ class Sampled:
     ids: NDArray[np.int64] | None  # (n, >= k), what the index answered
     drift: NDArray[np.bool_]  # (n,)
     recall: NDArray[np.bool_]  # (n,)
+    at: float  # Unix time
+    call: int  # queries of one call have one number, -1 for a query that came alone
+    texts: tuple[str, ...] | None  # (n,), only where texts are kept
 
 
 class Intake:

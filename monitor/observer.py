@@ -1,10 +1,8 @@
 """Watch queries from beside the request path: sample, compare, report."""
 
-import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from enum import StrEnum
+from collections.abc import Callable, Sequence
+from itertools import count
 from threading import Event, Lock, Thread
 from types import TracebackType
 from typing import Self
@@ -13,32 +11,19 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from embedship.monitor.allowance import Allowance
+from embedship.monitor.budget import DEFAULT, FalseAlarms
 from embedship.monitor.drift import MINIMUM, DriftDetector, DriftReport, Rule
+from embedship.monitor.drift_watch import DriftWatch
 from embedship.monitor.errors import InvalidSetting
+from embedship.monitor.evidence import Evidence
+from embedship.monitor.faults import Faults, Part
 from embedship.monitor.intake import Intake, Sampled
-from embedship.monitor.recall import RecallReport, RollingRecall, overlap
+from embedship.monitor.recall import RecallMemory, RollingRecall
+from embedship.monitor.recent import CHARACTERS, Window
 from embedship.monitor.reference import Reference
+from embedship.monitor.shadow import Exact, Shadow, ShadowReport
 from embedship.monitor.statistics import Mask
-
-logger = logging.getLogger(__name__)
-
-Exact = Callable[[NDArray[np.float32], int], NDArray[np.int64]]  # (n, d), k -> (n, k), -1 for no hit
-
-
-class Part(StrEnum):
-    """Where a failure happened."""
-
-    OBSERVE = "observe"
-    DRIFT = "drift"
-    RECALL = "recall"
-
-
-class Failures(msgspec.Struct, frozen=True):
-    """Exceptions, by part."""
-
-    observe: int = 0
-    drift: int = 0
-    recall: int = 0
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -46,12 +31,12 @@ class Report(msgspec.Struct, frozen=True):
 
     seen: int  # queries shown to the observer
     dropped: int  # sampled queries that were not looked at: the queue was full, or closed
-    failures: Failures
     evaluations: int
     evaluation_seconds: float  # total
     evaluated_at: float  # Unix time; 0 before the first evaluation
     drift: DriftReport
-    recall: RecallReport
+    shadow: ShadowReport
+    evidence: Evidence
 
 
 class Observer:
@@ -60,7 +45,7 @@ class Observer:
     >>> with Observer(None, lambda vectors, k: np.tile(np.arange(k), (len(vectors), 1)), shadow_rate=1.0) as observer:
     ...     observer.saw(np.ones((1, 8), dtype=np.float32), np.array([[0, 1, 2, 3, 4, 5, 6, 7, 8, -1]]))
     ...     _ = observer.flush(timeout=10)
-    >>> observer.report().recall.rolling
+    >>> observer.report().shadow.recall.rolling
     0.9
 
     `saw` may be called from any thread. A daemon thread does the work; `exact` is called on that thread. A hit that
@@ -73,54 +58,83 @@ class Observer:
         exact: Exact | None,
         *,
         fingerprint: str | None = None,
-        rule: Rule = Rule.BONFERRONI_EFFECT,
+        variant: str | None = None,
+        rule: Rule = Rule.CALIBRATED,
+        false_alarms: FalseAlarms = DEFAULT,
         window: int = 1_000,
         minimum: int = MINIMUM,
         k: int = 10,
         baseline: float | None = None,
         sample_rate: float = 1.0,
         shadow_rate: float = 0.01,
+        shadow_share: float = 1.0,
         capacity: int = 1_024,
         interval_seconds: float = 60.0,
+        keep_texts: int = 0,
         seed: int = 0,
+        faults: Faults | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Sample each query for drift with sample_rate, and for recall with shadow_rate, independently.
 
-        capacity bounds the queries that wait; interval_seconds lies between drift evaluations; window, minimum, rule
-        and fingerprint go to DriftDetector, k and baseline to RollingRecall. Raises InvalidSetting.
+        Exact searches may take shadow_share of a core. capacity bounds the queries that wait; interval_seconds lies
+        between drift evaluations; keep_texts is how many drifted queries are named with their texts, 0 keeps no text
+        at all. window, minimum, rule, false_alarms, variant and fingerprint go to DriftDetector, k and baseline to
+        RollingRecall. Raises InvalidSetting.
         """
-        for name, rate in (("sample_rate", sample_rate), ("shadow_rate", shadow_rate)):
+        rates = {"sample_rate": sample_rate, "shadow_rate": shadow_rate, "shadow_share": shadow_share}
+        for name, rate in rates.items():
             if not 0 <= rate <= 1:
                 raise InvalidSetting(name, rate, "a rate from 0 to 1")
         if capacity < 1:
             raise InvalidSetting("capacity", capacity, "at least 1")
         if interval_seconds <= 0:
             raise InvalidSetting("interval_seconds", interval_seconds, "seconds above 0")
-        self._exact = exact
+        self.watches_drift, self.watches_recall = reference is not None, exact is not None
+        self.faults = faults or Faults()
         self._rates = (sample_rate, shadow_rate if exact else 0.0)
         self._interval = interval_seconds
+        self._keep_texts = keep_texts
         self._clock = clock
         self._random = np.random.default_rng(seed)
         self._intake = Intake(capacity)
-        self._detector = DriftDetector(reference, fingerprint=fingerprint, window=window, minimum=minimum, rule=rule)
+        detector = DriftDetector(
+            reference,
+            fingerprint=fingerprint,
+            variant=variant,
+            window=window,
+            minimum=minimum,
+            rule=rule,
+            false_alarms=false_alarms,
+            interval_seconds=interval_seconds,
+        )
+        self._drift = DriftWatch(detector, reference, window, keep_texts)
+        self._k = k
         self._recall = RollingRecall(k, baseline=baseline)
+        self._shadow = Shadow(exact, self._recall, Allowance(shadow_share)) if exact else None
+        self._work = Lock()  # held while measuring: by the thread, and by whoever writes its memory down
         self._lock = Lock()  # held for a few assignments only: the request path takes it too
+        self._calls = count(int(clock() * 1_000))  # goes on above those of the server before, when that is remembered
         self._seen = self._dropped = self._evaluations = 0
-        self._failures = Failures()
         self._evaluation_seconds = self._evaluated_at = 0.0
         self._checked = clock()
-        self._drift_report = self._detector.evaluate()
-        self._recall_report = self._recall.report()
+        self._drift_report = self._drift.evaluate(self._checked)
+        self._shadow_report = ShadowReport(self._recall.report())
+        self._evidence = Evidence()
         self._thread: Thread | None = None
 
-    def saw(self, vectors: NDArray[np.float32], ids: NDArray[np.int64] | None = None) -> None:
+    def saw(
+        self,
+        vectors: NDArray[np.float32],
+        ids: NDArray[np.int64] | None = None,
+        texts: Sequence[str] | None = None,
+    ) -> None:
         """Take note of queries (n, d) and of what the index answered, ids (n, k), -1 for no hit.
 
         Never blocks, never raises: what cannot be queued is dropped and counted. Queries that asked for fewer than k
         hits cannot give recall@k, and are sampled for drift only.
         """
-        with self._guarded(Part.OBSERVE):
+        with self.faults.guard(Part.OBSERVE):
             rows, drift, recall = self._pick(len(vectors), ids)
             if not len(rows):
                 return
@@ -130,6 +144,11 @@ class Observer:
                 ids=None if ids is None else np.array(ids[kept], dtype=np.int64),
                 drift=drift[kept],
                 recall=recall[kept],
+                at=self._clock(),
+                call=next(self._calls) if len(vectors) > 1 else -1,
+                texts=tuple(texts[row][:CHARACTERS] for row in kept)
+                if texts is not None and self._keep_texts
+                else None,
             )
             taken = len(kept) if self._intake.offer(sampled) else 0
             self._drop(len(rows) - taken)
@@ -163,13 +182,27 @@ class Observer:
             return Report(
                 seen=self._seen,
                 dropped=self._dropped,
-                failures=self._failures,
                 evaluations=self._evaluations,
                 evaluation_seconds=self._evaluation_seconds,
                 evaluated_at=self._evaluated_at,
                 drift=self._drift_report,
-                recall=self._recall_report,
+                shadow=self._shadow_report,
+                evidence=self._evidence,
             )
+
+    def memory(self) -> tuple[RecallMemory, Window | None]:
+        """What `remember` takes; from any thread, but not from one that must not wait for an evaluation."""
+        with self._work:
+            return self._recall.memory(), self._drift.window()
+
+    def remember(self, shadow: RecallMemory | None, window: Window | None) -> None:
+        """Go on where another observer of the same model ended; before `start`. Raises InvalidVectors."""
+        if shadow:
+            self._recall.remember(shadow)
+            self._shadow_report = msgspec.structs.replace(self._shadow_report, recall=self._recall.report())
+        if window is not None:
+            self._drift.extend(window)
+            self._evaluate()
 
     def _pick(self, n: int, ids: NDArray[np.int64] | None) -> tuple[NDArray[np.intp], Mask, Mask]:
         """Draw rows of a call of n queries; both draws are always made, so that a seed gives one sequence."""
@@ -177,7 +210,7 @@ class Observer:
             self._seen += n
             draws = self._random.random((n, 2))
         drift, recall = draws[:, 0] < self._rates[0], draws[:, 1] < self._rates[1]
-        if ids is None or ids.shape[1] < self._recall.k:
+        if ids is None or ids.shape[1] < self._k:
             recall[:] = False
         return np.flatnonzero(drift | recall), drift, recall
 
@@ -185,25 +218,14 @@ class Observer:
         with self._lock:
             self._dropped += queries
 
-    @contextmanager
-    def _guarded(self, part: Part) -> Iterator[None]:
-        """Count and log what is raised inside: monitoring must not break what it watches."""
-        try:
-            yield
-        except Exception:
-            with self._lock:
-                count = getattr(self._failures, part) + 1
-                self._failures = msgspec.structs.replace(self._failures, **{part: count})
-            if count & (count - 1) == 0:  # the 1st, 2nd, 4th, 8th...: a fault on every query must not flood the log
-                logger.exception("monitoring failed (%s, %d times so far)", part, count)
-
     def _run(self) -> None:
         while not self._intake.closed:
             item = self._intake.take(self._patience())
-            if isinstance(item, Sampled):
-                self._measure(item)
-            if isinstance(item, Event) or self._patience() == 0:
-                self._evaluate()
+            with self._work:
+                if isinstance(item, Sampled):
+                    self._measure(item)
+                if isinstance(item, Event) or self._patience() == 0:
+                    self._evaluate()
             if isinstance(item, Event):
                 item.set()
 
@@ -213,30 +235,26 @@ class Observer:
         return self._interval - elapsed if 0 <= elapsed < self._interval else 0.0
 
     def _measure(self, sampled: Sampled) -> None:
-        with self._guarded(Part.DRIFT):
-            self._detector.update(sampled.vectors[sampled.drift])
-        with self._guarded(Part.RECALL):
-            self._compare(sampled)
-
-    def _compare(self, sampled: Sampled) -> None:
-        if self._exact is None or sampled.ids is None or not sampled.recall.any():
-            return
-        k = self._recall.k
-        exact = self._exact(sampled.vectors[sampled.recall], k)
-        found, expected = overlap(sampled.ids[sampled.recall, :k], exact[:, :k])
-        for pair in zip(found.tolist(), expected.tolist(), strict=True):
-            self._recall.update(*pair)
-        report = self._recall.report()
-        with self._lock:
-            self._recall_report = report
+        with self.faults.guard(Part.DRIFT):
+            self._drift.add(sampled)
+        if self._shadow and sampled.ids is not None and sampled.recall.any():
+            with self.faults.guard(Part.RECALL):
+                self._shadow.compare(sampled.vectors[sampled.recall], sampled.ids[sampled.recall], sampled.at)
+            with self._lock:
+                self._shadow_report = self._shadow.report()
 
     def _evaluate(self) -> None:
         began = time.perf_counter()
         self._checked = self._clock()
-        with self._guarded(Part.DRIFT):
-            report = self._detector.evaluate()
+        with self.faults.guard(Part.DRIFT):
+            report = self._drift.evaluate(self._checked)
             with self._lock:
                 self._drift_report = report
                 self._evaluations += 1
                 self._evaluated_at = self._checked
-                self._evaluation_seconds += time.perf_counter() - began
+        with self.faults.guard(Part.EVIDENCE):
+            evidence = self._drift.evidence(self._drift_report.state)
+            with self._lock:
+                self._evidence = evidence
+        with self._lock:
+            self._evaluation_seconds += time.perf_counter() - began

@@ -1,26 +1,42 @@
 """Does the index still find what an exact search finds?"""
 
 from collections import deque
+from enum import StrEnum
 from statistics import fmean  # exactly rounded: 0.9 ten times has mean 0.9, and is not below 0.9
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from embedship.monitor.cusum import RUN_LENGTH, Cusum
 from embedship.monitor.errors import InvalidSetting
 from embedship.monitor.state import State
 from embedship.monitor.statistics import Interval, recall_interval
 
 FALL = 0.9  # warn below this share of the baseline
+LEAST_BASELINE = 0.01  # a search that found nothing from the start has no fall to find
 NO_HIT = -1
 
 Ids = NDArray[np.int64]
+
+
+class RecallRule(StrEnum):
+    """Which result decides the state; both are always computed.
+
+    ninety_percent  the mean of the last 5 complete windows of 100 queries is below 0.9 x baseline: the users' rule.
+                    It cannot see a fall of 5 points.
+    cusum           evidence by query, with a promised number of queries between false alarms.
+    """
+
+    NINETY_PERCENT = "ninety_percent"
+    CUSUM = "cusum"
 
 
 class RecallReport(msgspec.Struct, frozen=True):
     """Recall so far. With queries 0 the ratios are 0 and mean nothing; baseline 0 means not known yet."""
 
     state: State
+    rule: RecallRule
     reason: str
     k: int
     queries: int
@@ -30,6 +46,25 @@ class RecallReport(msgspec.Struct, frozen=True):
     lower: float
     upper: float
     baseline: float
+    ninety_percent: bool = False
+    cusum: bool = False
+    evidence: float = 0.0  # that recall is below the baseline
+    evidence_limit: float = 0.0  # the cusum alarms from here: the average number of queries between false alarms
+    since: float = 0.0  # Unix time of the first query of this run of warnings; 0 while there is none
+
+
+class RecallMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a RollingRecall must not forget when the server is restarted."""
+
+    baseline: float | None
+    queries: int
+    found: int
+    expected: int
+    since: float
+    recalls: tuple[float, ...]
+    complete: tuple[float, ...]
+    normal: float | None  # the recall that the cusum takes for normal
+    evidences: tuple[float, ...]
 
 
 def overlap(approximate: Ids, exact: Ids) -> tuple[Ids, Ids]:
@@ -40,30 +75,41 @@ def overlap(approximate: Ids, exact: Ids) -> tuple[Ids, Ids]:
 
 
 class RollingRecall:
-    """Recall@k over the last `windows` windows of `window` queries, and the users' alarm on it.
+    """Recall@k over the last `windows` windows of `window` queries of one source, and two alarms on it.
 
-    The alarm warns when the mean of the last `windows` complete windows is below 0.9 x baseline. The baseline is
-    given (from the bundle: preferred), or the mean of the first `windows` complete windows; the latter says `unknown`
-    until a window beyond them is complete, for a mean compared with itself proves nothing.
-    Known weakness: it cannot see a fall of 5 points. Not safe for several threads at once.
+    The baseline is given (from the bundle or the index: preferred), or learned from the first `windows` complete
+    windows. A learned one says `unknown` until a window beyond them is complete, for a mean compared with itself proves
+    nothing, and the cusum then takes the lower end of its 95% interval, for a lucky start must not raise false alarms.
+    Not safe for several threads at once.
     """
 
-    def __init__(self, k: int = 10, window: int = 100, windows: int = 5, baseline: float | None = None) -> None:
+    def __init__(
+        self,
+        k: int = 10,
+        window: int = 100,
+        windows: int = 5,
+        baseline: float | None = None,
+        *,
+        rule: RecallRule = RecallRule.CUSUM,
+        run_length: float = RUN_LENGTH,
+    ) -> None:
         for name, value in (("k", k), ("window", window), ("windows", windows)):
             if value < 1:
                 raise InvalidSetting(name, value, "at least 1")
-        if baseline is not None and not 0 < baseline <= 1:
-            raise InvalidSetting("baseline", baseline, "a recall above 0, at most 1")
         self.k = k
+        self.rule = rule
         self.baseline = baseline
         self.queries = self.found = self.expected = 0
+        self.since = 0.0
         self._window = window
+        self._run_length = run_length
         self._recalls: deque[float] = deque(maxlen=window * windows)
         self._complete: deque[float] = deque(maxlen=windows)
         self._needed = windows if baseline is not None else windows + 1
+        self._cusum = None if baseline is None else Cusum(baseline, run_length)
 
-    def update(self, found: int, expected: int) -> None:
-        """Count one query: found of the expected exact hits. A query that expects none says nothing and is left out."""
+    def update(self, found: int, expected: int, now: float = 0.0) -> None:
+        """Count one query at Unix time now: found of the expected exact hits; one that expects none says nothing."""
         if not 0 <= found <= expected <= self.k:
             raise ValueError(f"found={found}, expected={expected}: need 0 <= found <= expected <= k={self.k}")
         if not expected:
@@ -72,14 +118,18 @@ class RollingRecall:
         self.found += found
         self.expected += expected
         self._recalls.append(found / expected)
+        if self._cusum:
+            self._cusum.update(found / expected)
         if self.queries % self._window == 0:
             self._complete_window()
+        self.since = (self.since or now) if self.state is State.WARN else 0.0
 
     def _complete_window(self) -> None:
         self._complete.append(fmean(list(self._recalls)[-self._window :]))
         full = len(self._complete) == self._complete.maxlen
         if full and self.baseline is None:
             self.baseline = fmean(self._complete)
+            self._cusum = Cusum(max(self.interval.lower, LEAST_BASELINE), self._run_length)
 
     @property
     def rolling(self) -> float:
@@ -94,16 +144,47 @@ class RollingRecall:
         return recall_interval(np.array(self._recalls), self.k)
 
     @property
-    def state(self) -> State:
+    def ninety_percent(self) -> bool:
+        """Whether the users' rule warns."""
         if self.baseline is None or self.queries < self._needed * self._window:
-            return State.UNKNOWN
-        return State.WARN if fmean(self._complete) < FALL * self.baseline else State.OK
+            return False
+        return fmean(self._complete) < FALL * self.baseline
+
+    @property
+    def cusum(self) -> bool:
+        """Whether the evidence has reached the limit."""
+        return self._cusum is not None and self._cusum.alarm
+
+    @property
+    def state(self) -> State:
+        if self.cusum if self.rule is RecallRule.CUSUM else self.ninety_percent:
+            return State.WARN
+        return State.UNKNOWN if self.queries < self._enough else State.OK
+
+    @property
+    def _enough(self) -> int:
+        """Queries that the rule needs before it may say `ok`; with a given baseline the cusum is content with few."""
+        given = self._needed == self._complete.maxlen
+        return self._window * (1 if given and self.rule is RecallRule.CUSUM else self._needed)
+
+    def _reason(self) -> str:
+        if self.queries < self._enough:
+            return f"{self.queries} queries compared, {self._enough} needed"
+        if self.rule is RecallRule.NINETY_PERCENT:
+            mean = fmean(self._complete)
+            return f"recall@{self.k} {mean:.3f} over complete windows, limit {FALL} x {self.baseline:.3f}"
+        evidence = self._cusum.evidence if self._cusum else 0.0
+        return (
+            f"recall@{self.k} {self.rolling:.3f}, baseline {self.baseline:.3f}; "
+            f"evidence of a fall {evidence:,.0f}, limit {self._run_length:,.0f}"
+        )
 
     def report(self) -> RecallReport:
-        interval, state = self.interval, self.state
+        interval = self.interval
         return RecallReport(
-            state=state,
-            reason=self._reason(state),
+            state=self.state,
+            rule=self.rule,
+            reason=self._reason(),
             k=self.k,
             queries=self.queries,
             found=self.found,
@@ -112,10 +193,35 @@ class RollingRecall:
             lower=interval.lower,
             upper=interval.upper,
             baseline=self.baseline or 0.0,
+            ninety_percent=self.ninety_percent,
+            cusum=self.cusum,
+            evidence=self._cusum.evidence if self._cusum else 0.0,
+            evidence_limit=self._run_length,
+            since=self.since,
         )
 
-    def _reason(self, state: State) -> str:
-        if state is State.UNKNOWN:
-            return f"{self.queries} queries compared with exact search, {self._needed * self._window} needed"
-        mean = fmean(self._complete)
-        return f"recall@{self.k} {mean:.3f} over complete windows, limit {FALL} x {self.baseline:.3f}"
+    def memory(self) -> RecallMemory:
+        return RecallMemory(
+            baseline=self.baseline,
+            queries=self.queries,
+            found=self.found,
+            expected=self.expected,
+            since=self.since,
+            recalls=tuple(self._recalls),
+            complete=tuple(self._complete),
+            normal=self._cusum.baseline if self._cusum else None,
+            evidences=tuple(self._cusum.evidences.tolist()) if self._cusum else (),
+        )
+
+    def remember(self, memory: RecallMemory) -> None:
+        """Go on where another one ended. A given baseline stays, and its cusum begins anew if it was another one."""
+        given = self.baseline
+        if given is None:
+            self.baseline = memory.baseline
+            self._cusum = None if memory.normal is None else Cusum(memory.normal, self._run_length)
+        if self._cusum and self._cusum.baseline == memory.normal:
+            self._cusum.evidences = np.array(memory.evidences)
+        self.queries, self.found, self.expected = memory.queries, memory.found, memory.expected
+        self.since = memory.since
+        self._recalls.extend(memory.recalls)
+        self._complete.extend(memory.complete)

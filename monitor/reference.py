@@ -1,6 +1,7 @@
 """The drift reference: a bounded sample of query vectors, bound to one model by its fingerprint."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -9,12 +10,40 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from embedship.monitor.budget import DEFAULT, FalseAlarms
+from embedship.monitor.calibration import LEAST_SESSIONS, Calibration, Times, calibrate
 from embedship.monitor.errors import InvalidSetting, InvalidVectors, ReferenceMismatch, ReferenceUnreadable
-from embedship.monitor.statistics import distinct
+from embedship.monitor.repeats import distinct
+from embedship.monitor.sessions import Ids, index_of
 
-FORMAT = 1
+FORMAT = 2
 KEY = "embedship.reference"
 MAXIMUM = 2_000
+WINDOW = 1_000
+INTERVAL_SECONDS = 60.0
+_VARIANT = "offset:"  # before a variant's name, in the names of tensors
+
+Vectors = NDArray[np.float32]
+
+
+class Promise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The false alarms that thresholds were fitted for, and what held-out blocks of the reference then showed."""
+
+    false_alarms: FalseAlarms
+    interval_seconds: float  # between evaluations
+    threshold: float
+    measured_per_day: float
+
+    @classmethod
+    def of(cls, calibration: Calibration, false_alarms: FalseAlarms, interval_seconds: float) -> "Promise":
+        chance = min(false_alarms.within(interval_seconds), 0.5)
+        evaluations = 86_400 / interval_seconds
+        return cls(
+            false_alarms,
+            interval_seconds,
+            calibration.threshold(chance),
+            calibration.measured(chance) * evaluations,
+        )
 
 
 class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -22,20 +51,36 @@ class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fingerprint: str
     prompt: str
     created: str
+    queries: int
+    calibration: Calibration | None
+    promise: Promise | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+class _Version(msgspec.Struct, frozen=True):
+    format: int
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Reference:
     """Query vectors as they were when the model was judged good.
 
-    vectors (n, d) float32, finite; fingerprint of the bundle that encoded them; prompt they were encoded with;
-    created, a date the caller may pass (nothing reads the clock here: the same input gives the same bytes).
+    vectors (n, d) float32, finite, of the checkpoint's own precision; fingerprint of the bundle that encoded them;
+    prompt they were encoded with; created, a date the caller may pass (nothing reads the clock here: the same input
+    gives the same bytes); sessions (n,) int64, negative for none, and times (n,) float64 Unix seconds, where known;
+    queries, how many they were drawn from; offsets, how far each variant moves the mean (d,) float32; calibration and
+    promise, unless there are too few rows to learn from.
     """
 
-    vectors: NDArray[np.float32]
+    vectors: Vectors
     fingerprint: str
     prompt: str = ""
     created: str = ""
+    sessions: Ids | None = None
+    times: Times | None = None
+    queries: int = 0
+    offsets: Mapping[str, Vectors] = field(default_factory=dict)
+    calibration: Calibration | None = None
+    promise: Promise | None = None
 
     def __post_init__(self) -> None:
         vectors = self.vectors
@@ -43,30 +88,61 @@ class Reference:
             raise InvalidVectors(f"a reference is (n, d) float32 with n, d >= 1, not {vectors.shape} {vectors.dtype}")
         if not np.isfinite(vectors).all():
             raise InvalidVectors("the reference vectors hold NaN or infinity: check the engine that encoded them")
+        for name, column in (("sessions", self.sessions), ("times", self.times)):
+            if column is not None and column.shape != vectors.shape[:1]:
+                raise InvalidVectors(f"{name} of shape {column.shape} do not fit {len(vectors)} vectors")
+        for name, offset in self.offsets.items():
+            if offset.shape != vectors.shape[1:]:
+                raise InvalidVectors(f"the offset of {name} has shape {offset.shape}, not ({vectors.shape[1]},)")
 
     @classmethod
     def fit(
         cls,
-        vectors: NDArray[np.float32],
+        vectors: Vectors,
         fingerprint: str,
         *,
         prompt: str = "",
         created: str = "",
+        sessions: Ids | None = None,
+        times: Times | None = None,
+        variants: Mapping[str, Vectors] | None = None,
+        window: int = WINDOW,
+        false_alarms: FalseAlarms = DEFAULT,
+        interval_seconds: float = INTERVAL_SECONDS,
         maximum: int = MAXIMUM,
         seed: int = 0,
     ) -> "Reference":
-        """Keep at most maximum distinct rows of vectors (n, d), drawn with seed, in their order of appearance.
+        """Keep at most maximum distinct rows of vectors (n, d), whole sessions drawn with seed, in order of appearance.
 
-        Repeats are dropped: they would count as independent evidence in the test, and are not.
+        Repeats are dropped: they would count as independent evidence in the test, and are not. variants holds the
+        vectors (n, d) of the same queries as other variants of the bundle encode them: the shift of their mean is kept,
+        so that a change of variant does not count as drift.
         """
         if maximum < 2:
             raise InvalidSetting("maximum", maximum, "at least 2")
         if vectors.ndim != 2 or not vectors.size:
             raise InvalidVectors(f"cannot fit a reference on vectors of shape {vectors.shape}: give (n, d), n >= 1")
-        rows = distinct(np.asarray(vectors, dtype=np.float32))
-        if len(rows) > maximum:
-            rows = rows[np.sort(np.random.default_rng(seed).choice(len(rows), maximum, replace=False))]
-        return cls(rows, fingerprint, prompt, created)
+        vectors = np.asarray(vectors, dtype=np.float32)
+        cls(vectors=vectors, fingerprint=fingerprint, sessions=sessions, times=times)
+        rows = _sample(vectors, sessions, maximum, seed)
+        kept = None if sessions is None else sessions[rows]
+        at = None if times is None else times[rows]
+        calibration = promise = None
+        if len(np.unique(index_of(kept, len(rows)))) >= LEAST_SESSIONS:
+            calibration = calibrate(vectors[rows], kept, at, window=window, queries=len(vectors), seed=seed)
+            promise = Promise.of(calibration, false_alarms, interval_seconds)
+        return cls(
+            vectors=vectors[rows],
+            fingerprint=fingerprint,
+            prompt=prompt,
+            created=created,
+            sessions=kept,
+            times=at,
+            queries=len(vectors),
+            offsets={name: _offset(vectors, moved, name) for name, moved in (variants or {}).items()},
+            calibration=calibration,
+            promise=promise,
+        )
 
     def require(self, fingerprint: str) -> None:
         """Raise ReferenceMismatch unless the reference belongs to the model with this fingerprint."""
@@ -78,23 +154,59 @@ class Reference:
 
     def save(self, path: Path) -> None:
         """Write safetensors. All metadata is one JSON value: safetensors writes several keys in random order."""
-        header = _Header(FORMAT, self.fingerprint, self.prompt, self.created)
-        vectors = np.ascontiguousarray(self.vectors)
-        path.write_bytes(save({"vectors": vectors}, {KEY: msgspec.json.encode(header).decode()}))
+        header = _Header(
+            FORMAT, self.fingerprint, self.prompt, self.created, self.queries, self.calibration, self.promise
+        )
+        columns = {"vectors": self.vectors, "sessions": self.sessions, "times": self.times}
+        columns |= {_VARIANT + name: offset for name, offset in sorted(self.offsets.items())}
+        tensors = {name: np.ascontiguousarray(column) for name, column in columns.items() if column is not None}
+        path.write_bytes(save(tensors, {KEY: msgspec.json.encode(header).decode()}))
 
     @classmethod
     def load(cls, path: Path) -> "Reference":
         """Read what save wrote. Raises ReferenceUnreadable for anything else."""
         try:
             with safe_open(path, framework="numpy") as file:
-                header = msgspec.json.decode((file.metadata() or {})[KEY], type=_Header)
-                vectors = file.get_tensor("vectors")
-            if header.format != FORMAT:
-                raise ReferenceUnreadable(
-                    f"{path} has format {header.format}, this version reads {FORMAT}: fit it again"
-                )
-            return cls(vectors, header.fingerprint, header.prompt, header.created)
+                header = _header((file.metadata() or {})[KEY], path)
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 not a dict
+            return cls(
+                vectors=tensors["vectors"],
+                fingerprint=header.fingerprint,
+                prompt=header.prompt,
+                created=header.created,
+                sessions=tensors.get("sessions"),
+                times=tensors.get("times"),
+                queries=header.queries,
+                offsets={n.removeprefix(_VARIANT): t for n, t in tensors.items() if n.startswith(_VARIANT)},
+                calibration=header.calibration,
+                promise=header.promise,
+            )
         except OSError as error:
             raise ReferenceUnreadable(f"cannot open the drift reference {path}: {error}") from error
         except (SafetensorError, KeyError, msgspec.MsgspecError, InvalidVectors) as error:
             raise ReferenceUnreadable(f"{path} is not a drift reference ({error}): fit it again") from error
+
+
+def _header(text: str, path: Path) -> _Header:
+    found = msgspec.json.decode(text, type=_Version).format
+    if found != FORMAT:
+        raise ReferenceUnreadable(f"{path} has format {found}, this version reads {FORMAT}: fit it again")
+    return msgspec.json.decode(text, type=_Header)
+
+
+def _sample(vectors: Vectors, sessions: Ids | None, maximum: int, seed: int) -> NDArray[np.intp]:
+    """Draw whole sessions until maximum distinct rows are there; the last one may be cut."""
+    random = np.random.default_rng(seed)
+    index = index_of(sessions, len(vectors))
+    place = random.permutation(int(index.max()) + 1)[index]
+    order = np.argsort(place, kind="stable")[: 4 * maximum]  # repeats are searched among these only
+    candidates = np.sort(order)
+    rows = candidates[distinct(vectors[candidates])]
+    kept = rows[np.argsort(place[rows], kind="stable")[:maximum]]
+    return np.sort(kept)
+
+
+def _offset(vectors: Vectors, moved: Vectors, name: str) -> Vectors:
+    if moved.shape != vectors.shape:
+        raise InvalidVectors(f"{name} has vectors of shape {moved.shape}, the reference {vectors.shape}")
+    return np.asarray((moved - vectors).mean(axis=0), dtype=np.float32)

@@ -118,6 +118,20 @@ def significant(statistic: Floats, n: int, m: int, alpha: float) -> Mask:
     return statistic >= (levels[first] if first < len(levels) else np.inf)
 
 
+def discovered(statistic: Floats, n: int, m: int, alpha: float) -> Mask:
+    """Return the dimensions that benjamini_hochberg(ks_pvalue(statistic, n, m), alpha) rejects, from few p-values.
+
+    It rejects from the smallest level of D on whose p-value is at most alpha times the share of dimensions there or
+    above; no level with a p-value above alpha can be that one.
+    """
+    ordered = np.sort(statistic)
+    for level in np.unique(statistic[significant(statistic, n, m, alpha)]):
+        share = 1 - ordered.searchsorted(level) / len(ordered)
+        if ks_pvalue(np.array([level]), n, m)[0] <= alpha * share:
+            return np.asarray(statistic >= level)
+    return np.zeros(len(statistic), dtype=np.bool_)
+
+
 @lru_cache(maxsize=4096)
 def _equal_sizes(height: int, n: int) -> float:
     """P(D >= height / n) for two samples of n: 2 * sum_k (-1)^(k-1) C(2n, n - k height) / C(2n, n), k = 1, 2, ..."""
@@ -180,11 +194,3 @@ def recall_interval(recalls: Floats, slots: int, confidence: float = 0.95) -> In
     centre = (mean + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z / (1 + z * z / trials) * math.sqrt(spread / trials + (z / (2 * trials)) ** 2)
     return Interval(max(0.0, centre - half), min(1.0, centre + half))
-
-
-def distinct(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the rows of vectors (n, d) without exact repeats, in order of first appearance."""
-    plain = np.ascontiguousarray(vectors + np.float32(0))  # -0.0 becomes 0.0, so that equal rows are equal bytes
-    rows = plain.view(np.dtype((np.void, plain.itemsize * plain.shape[1]))).ravel()
-    first = np.unique(rows, return_index=True)[1]
-    return vectors[np.sort(first)]

@@ -14,6 +14,7 @@ from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from embedship.codes import Vectors, cut, normalise
+from embedship.monitor.watch import Status
 from embedship.serve import digits, openapi, schemas
 from embedship.serve.errors import (
     ClientGone,
@@ -26,11 +27,15 @@ from embedship.serve.errors import (
     Overloaded,
     TooLarge,
     TooLong,
+    UnknownAnswer,
 )  # fmt: skip
 from embedship.serve.http import Headers, Reply, Route
 from embedship.serve.pipeline import Answered, Encoded
 from embedship.serve.service import Service
 from embedship.serve.shelf import Hit
+
+# A judgement is short: a query, a hundred right ids and a thousand answered ones.
+_FEEDBACK_BYTES = 1024 * 1024
 
 # Longer answers are written in a thread: 2,048 vectors take 50 ms.
 _LONG_ROWS = 64
@@ -63,12 +68,18 @@ class Api:
             replace(embed, path="/"),
             Route(
                 "POST", "/search", "The documents most similar to a query", self.search,
-                schemas.SearchRequest, schemas.SearchReply, Family.FLAT, (*_COMMON, NoIndex),
+                schemas.SearchRequest, schemas.SearchReply, Family.FLAT, (*_COMMON, NoIndex), judged=True,
+            ),
+            Route(
+                "POST", "/feedback", "Which documents were right", self.feedback, schemas.FeedbackRequest,
+                schemas.FeedbackReply, Family.FLAT, (*_COMMON, NoIndex, UnknownAnswer), body_bytes=_FEEDBACK_BYTES,
             ),
             Route("GET", "/health", "Whether the process can work: restart it if not", self.health,
                   gives=schemas.Health, unready=True),
             Route("GET", "/ready", "Whether to send requests here", self.ready, gives=schemas.Readiness, unready=True),
             Route("GET", "/info", "What runs here", self.info, gives=schemas.Info),
+            Route("GET", "/monitor", "What the monitor knows: diagnosis, reports, evidence", self.monitor,
+                  gives=Status),
             Route("GET", "/metrics", "Prometheus metrics", self.metrics),
             Route("GET", "/openapi.json", "This document", self.openapi, gives=dict[str, Any]),
         )  # fmt: skip
@@ -111,7 +122,17 @@ class Api:
             results = [schemas.SearchResult([_hit(hit) for hit in hits]) for hits in answered.found.hits]
             return _ENCODE(schemas.SearchReply(results, _usage(answered)))
 
-        return Reply(await _written(reply, len(queries)), headers=_truncated(answered))
+        headers = (*_truncated(answered), (b"x-request-id", answered.request_id.encode()))
+        return Reply(await _written(reply, len(queries)), headers=headers)
+
+    async def feedback(self, request: schemas.FeedbackRequest) -> Reply:
+        if request.query is not None:
+            self._texts(request.query, "query")
+        judged = await self._service.judge.feedback(request)
+        return Reply(_ENCODE(schemas.FeedbackReply(judged.found, judged.expected, judged.found / judged.expected)))
+
+    async def monitor(self, _: None) -> Reply:
+        return Reply(_ENCODE(self._service.watch.report()))
 
     async def health(self, _: None) -> Reply:
         alive = self._service.workers.alive

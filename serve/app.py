@@ -56,7 +56,7 @@ class App:
             return await route.handle(None)
         self._drain.enter()
         try:
-            raw = await read(scope, receive, self._limit)
+            raw = await read(scope, receive, min(self._limit, route.body_bytes or self._limit))
             request = decode(self._decoders[route.takes], raw)
             with Presence(receive):
                 return await route.handle(request)

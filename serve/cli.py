@@ -50,9 +50,44 @@ def serve(
     ] = 30.0,
     sample_rate: Annotated[float, _option("sample_rate", "Share of queries tested for drift.")] = 1.0,
     shadow_rate: Annotated[float, _option("shadow_rate", "Share of searches repeated exactly, for recall@10.")] = 0.01,
+    shadow_share: Annotated[
+        float,
+        _option("shadow_share", "Most time the exact searches may take, as a share of one core; the rest is skipped."),
+    ] = 0.02,
     drift_interval_seconds: Annotated[
         float, _option("drift_interval_seconds", "Seconds between tests for drift.")
     ] = 60.0,
+    false_alarms: Annotated[
+        str, _option("false_alarms", 'False alarms of drift that are accepted: "1 per 30 days", "2 per week".')
+    ] = "1 per 30 days",
+    canary_interval_seconds: Annotated[
+        float, _option("canary_interval_seconds", "Seconds between golden texts re-encoded on every device.")
+    ] = 30.0,
+    probes: Annotated[
+        Path | None,
+        _option(
+            "probes",
+            'Labelled queries, JSON Lines {"text", "relevant": [ids]}, replayed for recall@10; default: probes.jsonl '
+            "beside the index, if it is there.",
+        ),
+    ] = None,
+    probe_interval_seconds: Annotated[
+        float, _option("probe_interval_seconds", "Seconds between replays of the probes.")
+    ] = 600.0,
+    probe_baseline: Annotated[
+        float | None, _option("probe_baseline", "Recall@10 the probes should have; default: that of the first replay.")
+    ] = None,
+    keep_answers: Annotated[
+        int, _option("keep_answers", "Answered queries that POST /feedback can still judge by their request id.")
+    ] = 10_000,
+    keep_queries: Annotated[
+        int,
+        _option("keep_queries", "Show the texts of so many drifted or judged queries; 0 keeps no query text at all."),
+    ] = 0,
+    state_dir: Annotated[
+        Path | None,
+        _option("state_dir", "Folder that keeps the monitor's memory over restarts; without it, it begins anew."),
+    ] = None,
 ) -> None:
     """Serve embeddings (OpenAI and text-embeddings-inference) and search over HTTP.
 
@@ -69,6 +104,9 @@ def serve(
             bundle=bundle, index=index, variant=variant, host=host, port=port, streams=streams,
             batch_tokens=batch_tokens, queue_texts=queue_texts, max_texts=max_texts, max_characters=max_characters,
             max_body_bytes=max_body_bytes, max_hits=max_hits, drain_seconds=drain_seconds, sample_rate=sample_rate,
-            shadow_rate=shadow_rate, drift_interval_seconds=drift_interval_seconds,
+            shadow_rate=shadow_rate, shadow_share=shadow_share, drift_interval_seconds=drift_interval_seconds,
+            false_alarms=false_alarms, canary_interval_seconds=canary_interval_seconds, probes=probes,
+            probe_interval_seconds=probe_interval_seconds, probe_baseline=probe_baseline, keep_answers=keep_answers,
+            keep_queries=keep_queries, state_dir=state_dir,
         )
     )  # fmt: skip

@@ -21,6 +21,7 @@ _TABLE = """CREATE TABLE documents (
     text TEXT NOT NULL, title TEXT, metadata TEXT)"""
 _INSERT = "INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?)"
 # One statement for any number of rows, in the order they were asked for.
+_ROWS = "SELECT d.id, d.row FROM json_each(?) AS wanted JOIN documents AS d ON d.id = wanted.value"
 _FETCH = """SELECT d.id, d.text, d.title, d.metadata
     FROM json_each(?) AS wanted JOIN documents AS d ON d.row = wanted.value ORDER BY wanted.key"""
 
@@ -60,6 +61,11 @@ class Documents:
         if len(found) != len(rows):
             raise IndexError(f"rows must lie between 0 and {self.size - 1}: {list(rows)}")
         return [_document(*values) for values in found]
+
+    def rows(self, ids: Sequence[str]) -> dict[str, int]:
+        """The row of each of these ids that a document has; an unknown one is left out."""
+        with self._lock:
+            return dict(self._connection.execute(_ROWS, [msgspec.json.encode(ids).decode()]).fetchall())
 
     def close(self) -> None:
         with self._lock:

@@ -5,6 +5,7 @@ RequestError                 (openai, flat)
 ├── Invalid          400 422  JSON, but not what the route takes
 ├── UnknownPath      404 404
 ├── WrongMethod      405 405
+├── UnknownAnswer    404 404  /feedback on an answer that is not kept, or was judged before
 ├── NoIndex          409 409  /search without an index
 ├── TooLarge         413 413  too many bytes, texts or characters
 ├── TooLong          413 413  more tokens than the model reads, and truncate=false
@@ -60,6 +61,10 @@ class WrongMethod(RequestError):
     """The path is right, the method is not."""
 
 
+class UnknownAnswer(RequestError):
+    """No answer with this request id is kept, or it was judged before."""
+
+
 class NoIndex(RequestError):
     """The server was started without an index."""
 
@@ -109,6 +114,7 @@ ANSWERS: Mapping[type[RequestError], Answer] = MappingProxyType(
         Invalid: Answer(400, 422, "invalid", _INVALID, "Validation"),
         UnknownPath: Answer(404, 404, "unknown_path", _INVALID, "Validation"),
         WrongMethod: Answer(405, 405, "wrong_method", _INVALID, "Validation"),
+        UnknownAnswer: Answer(404, 404, "unknown_answer", _INVALID, "Validation"),
         NoIndex: Answer(409, 409, "no_index", _INVALID, "Validation"),
         TooLarge: Answer(413, 413, "too_large", _INVALID, "Validation"),
         TooLong: Answer(413, 413, "too_long", _INVALID, "Validation"),

@@ -51,6 +51,8 @@ class Route:
     family: Family = Family.FLAT
     errors: tuple[type[RequestError], ...] = ()
     unready: bool = False  # may answer 503 in the shape of `gives`
+    body_bytes: int | None = None  # most bytes it takes, where that is less than the server does
+    judged: bool = False  # its answers carry the X-Request-Id by which /feedback judges them
 
     @property
     def works(self) -> bool:

@@ -25,6 +25,12 @@ _MODEL_HEADERS: Schema = _HEADERS | {
         "schema": {"type": "integer"},
     }
 }
+_JUDGED_HEADERS: Schema = _MODEL_HEADERS | {
+    "X-Request-Id": {
+        "description": "The name of this answer: POST /feedback takes it.",
+        "schema": {"type": "string"},
+    }
+}
 
 
 def document(routes: Sequence[Route]) -> Schema:
@@ -63,7 +69,7 @@ def _operation(route: Route, known: dict[str, Any]) -> Schema:
 def _responses(route: Route, known: dict[str, Any]) -> Schema:
     text = {"text/plain": {"schema": {"type": "string"}}}
     content = text if route.gives is None else _json(known[repr(route.gives)])
-    headers = _MODEL_HEADERS if route.works else _HEADERS
+    headers = _JUDGED_HEADERS if route.judged else _MODEL_HEADERS if route.works else _HEADERS
     responses: Schema = {"200": {"description": "The answer.", "headers": headers, "content": content}}
     if route.unready:
         responses["503"] = {"description": "Not now.", "headers": _HEADERS, "content": content}

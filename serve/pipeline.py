@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from embedship.bundle import Pipeline as Model
 from embedship.codes import Vectors
-from embedship.monitor.observer import Observer
+from embedship.monitor.ranking import K
+from embedship.monitor.watch import Watch
 from embedship.serve.admission import Admission
 from embedship.serve.errors import Invalid, NoIndex, TooLong
 from embedship.serve.lanes import Lane
@@ -37,11 +38,12 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The answer to a search: one Found, with a row a query."""
+    """The answer to a search: one Found, with a row a query, and the id by which POST /feedback may judge it."""
 
     found: Found
     tokens: int
     truncated: int
+    request_id: str
 
 
 class Pipeline:
@@ -54,7 +56,7 @@ class Pipeline:
         admission: Admission,
         workers: Workers,
         shelf: Shelf | None,
-        observer: Observer,
+        watch: Watch,
         metrics: Metrics,
     ) -> None:
         self._model = model
@@ -62,7 +64,7 @@ class Pipeline:
         self._admission = admission
         self._workers = workers
         self._shelf = shelf
-        self._observer = observer
+        self._watch = watch
         self._metrics = metrics
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="tokens")
 
@@ -70,18 +72,33 @@ class Pipeline:
         """Encode texts. Those with the model's prompt "query" are shown to the monitor, as searches are."""
         encoded = await self._encode(texts, self.prompt(prompt_name), truncate)
         if prompt_name == "query":
-            self._observer.saw(encoded.vectors)
+            self._watch.observer.saw(encoded.vectors, None, texts)
         return encoded
 
     async def search(self, queries: Sequence[str], k: int) -> Answered:
         """Encode queries with the index's own query prompt, find k documents for each, and tell the monitor."""
+        shelf, feedback = self.shelf, self._watch.feedback
+        encoded = await self._encode(queries, shelf.prompt)
+        found = await shelf.search(encoded.vectors, k)
+        self._watch.observer.saw(encoded.vectors, found.rows, queries)
+        self._metrics.search_seconds.observe(found.seconds)
+        assert feedback is not None, "whoever has an index takes feedback"
+        request_id = feedback.answers.keep(found.rows[:, :K], queries if feedback.keeps_texts else None)
+        return Answered(found, encoded.tokens, encoded.truncated, request_id)
+
+    async def probe(self, query: str) -> list[int]:
+        """The K best rows of a query, found as a user's is, but behind the users: at bulk priority, counted nowhere."""
+        shelf = self.shelf
+        encoded = await self._encode([query], shelf.prompt, lane=Lane.BULK, counted=False)
+        found = await shelf.search(encoded.vectors, K)
+        best: list[int] = found.rows[0, :K].tolist()
+        return best
+
+    @property
+    def shelf(self) -> Shelf:
         if self._shelf is None:
             raise NoIndex("This server holds no index: start it with `embedship serve BUNDLE --index INDEX`.")
-        encoded = await self._encode(queries, self._shelf.prompt)
-        found = await self._shelf.search(encoded.vectors, k)
-        self._observer.saw(encoded.vectors, found.rows)
-        self._metrics.search_seconds.observe(found.seconds)
-        return Answered(found, encoded.tokens, encoded.truncated)
+        return self._shelf
 
     def prompt(self, name: str | None) -> str:
         prompts = self._model.prompts
@@ -93,14 +110,18 @@ class Pipeline:
     def close(self) -> None:
         self._threads.shutdown()
 
-    async def _encode(self, texts: Sequence[str], prompt: str, truncate: bool = True) -> Encoded:
+    async def _encode(
+        self, texts: Sequence[str], prompt: str, truncate: bool = True, lane: Lane | None = None, counted: bool = True
+    ) -> Encoded:
         small = sum(map(len, texts)) <= SMALL_CHARACTERS
-        lane = Lane.INTERACTIVE if small else Lane.BULK
+        lane = lane or (Lane.INTERACTIVE if small else Lane.BULK)
         with self._admission.enter(len(texts), lane) as permit:
             tokens = self._tokenizer(texts, prompt) if small else await self._tokens(texts, prompt)
             self._refuse_nothing(tokens)
             truncated = self._truncated(tokens, truncate)
-            vectors = await self._workers.encode(permit, tokens, lane)
+            vectors = await self._workers.encode(permit, tokens, lane, counted=counted)
+        if counted:
+            self._metrics.truncated.inc(truncated)
         return Encoded(vectors, sum(tokens.lengths), truncated)
 
     async def _tokens(self, texts: Sequence[str], prompt: str) -> Tokens:
@@ -122,5 +143,4 @@ class Pipeline:
                 "it be cut with truncate=true.",
                 "inputs",
             )
-        self._metrics.truncated.inc(truncated)
         return truncated

@@ -91,6 +91,31 @@ class SearchReply(msgspec.Struct, frozen=True):
     usage: Usage
 
 
+DocumentId = Annotated[str, Meta(min_length=1, max_length=1024)]
+
+
+class FeedbackRequest(Strict, frozen=True):
+    """What was right: for an answer of /search by its X-Request-Id, or for a query.
+
+    With `query`, `hits` are the ids that were answered, best first; without `hits` the query is searched again. Where a
+    request held several queries, `result` is the place of the one that is judged, from 0.
+    """
+
+    relevant: Annotated[list[DocumentId], Meta(min_length=1, max_length=100)]
+    request_id: Annotated[str, Meta(max_length=64)] | None = None
+    result: Annotated[int, Meta(ge=0)] = 0
+    query: Annotated[str, Meta(min_length=1)] | None = None
+    hits: Annotated[list[DocumentId], Meta(max_length=1000)] | None = None
+
+
+class FeedbackReply(msgspec.Struct, frozen=True):
+    """Recall@10 of the one answer: `found` of the `expected`, at most ten, are among its first ten."""
+
+    found: int
+    expected: int
+    recall: float
+
+
 class Health(msgspec.Struct, frozen=True):
     status: Literal["ok", "failed"]
 

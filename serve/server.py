@@ -12,7 +12,7 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import FrameType
 from typing import Any
 
@@ -69,7 +69,15 @@ class Server(uvicorn.Server):
     goes on accepting for the original.
     """
 
-    def __init__(self, app: Any, listener: socket.socket, drain: Drain, listening: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        app: Any,
+        listener: socket.socket,
+        drain: Drain,
+        listening: Callable[[], None],
+        rounds: Callable[[], Coroutine[Any, Any, None]] | None = None,
+    ) -> None:
+        """`listening` is called once it does; `rounds` runs beside the requests from then on, to the end."""
         super().__init__(
             uvicorn.Config(
                 app,
@@ -87,6 +95,8 @@ class Server(uvicorn.Server):
         self._listener = listener
         self._drain = drain
         self._listening = listening
+        self._rounds = rounds
+        self._beside: asyncio.Task[None] | None = None
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         super().run([self._listener.dup()])
@@ -94,6 +104,8 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._listening()
+        if self._rounds:
+            self._beside = asyncio.create_task(self._rounds())
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First signal: drain. A second Ctrl-C finds no handler and ends the process at once."""
@@ -105,6 +117,9 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter) or self._drain.over
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._beside:
+            self._beside.cancel()
+            await asyncio.wait([self._beside])
         await self._close_listener()
         await self._until(lambda: not self.server_state.connections, _IDLE_SECONDS)
         for connection in list(self.server_state.connections):

@@ -5,29 +5,35 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from embedship import __version__, golden, tune
-from embedship.bundle import REFERENCE, Bundle
+from embedship.bundle import Bundle
 from embedship.encoder import Encoder
-from embedship.errors import MismatchError, UnsafeError
 from embedship.golden import Golden, GoldenCheck
 from embedship.monitor.collector import MonitorCollector
-from embedship.monitor.errors import MonitorError, ReferenceMismatch
-from embedship.monitor.observer import Observer
-from embedship.monitor.reference import Reference
-from embedship.serve import schemas
+from embedship.monitor.watch import Watch
+from embedship.serve import schemas, watching
 from embedship.serve.admission import Admission
 from embedship.serve.drain import Drain
+from embedship.serve.judge import Judge
 from embedship.serve.lanes import Lanes
 from embedship.serve.metrics import Build, Metrics
 from embedship.serve.pipeline import Pipeline
+from embedship.serve.rounds import Rounds
 from embedship.serve.settings import Settings
 from embedship.serve.shelf import Shelf
 from embedship.serve.workers import Ticket, Workers
 from embedship.tune import Settled
+
+
+class Door(NamedTuple):
+    """The encoder of a server, and what its log should say of how the variant was chosen."""
+
+    encoder: Encoder
+    remark: str | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,48 +46,63 @@ class Service:
     shelf: Shelf | None
     admission: Admission
     workers: Workers
-    observer: Observer
+    watch: Watch
     metrics: Metrics
     pipeline: Pipeline
+    judge: Judge
+    rounds: Rounds
     drain: Drain
     _stack: ExitStack
 
     @classmethod
-    def open(cls, settings: Settings, registry: CollectorRegistry | None = None) -> Self:
+    def open(
+        cls, settings: Settings, registry: CollectorRegistry | None = None, encoder: Encoder | None = None
+    ) -> Self:
         """Choose and load the variant, prove it with the golden texts, open the index and the monitor.
 
+        An encoder that is given is taken instead of one of the settings' bundle, and closed with the service.
         Raises UsageError, UnsafeError, MismatchError, MissingExtra, EngineError, GateError.
         """
         with ExitStack() as stack:  # a failure half way closes what was opened; success keeps it
-            return cls._open(settings, registry or CollectorRegistry(), stack)
+            door = Door(encoder, None) if encoder else _door(settings)
+            return cls._open(settings, registry or CollectorRegistry(), door, stack)
 
     @classmethod
-    def _open(cls, settings: Settings, registry: CollectorRegistry, stack: ExitStack) -> Self:
-        bundle = Bundle.open(settings.bundle)
-        settled = Settled(settings.variant, None) if settings.variant else tune.settle(bundle, settings.cache)
-        encoder = stack.enter_context(Encoder.open(bundle, settled.variant, streams=settings.streams))
+    def _open(cls, settings: Settings, registry: CollectorRegistry, door: Door, stack: ExitStack) -> Self:
+        encoder = stack.enter_context(door.encoder)
         checked = golden.check(encoder)
         metrics = Metrics(registry, _build(encoder))
         shelf = _shelf(settings, encoder)
         if shelf:
             stack.callback(shelf.close)
-        observer = stack.enter_context(_observer(settings, encoder.bundle, shelf))
-        registry.register(MonitorCollector(observer.report))
         ProcessCollector(registry=registry)
         model = encoder.bundle.manifest.pipeline
         lanes: Lanes[Ticket] = Lanes(settings.batch_tokens)
         workers = Workers(encoder.engine, model.dimension, model.pad_id, lanes, metrics)
         stack.callback(workers.close)
+        songs = watching.songs(encoder.bundle)
+        watch = watching.watch(settings, encoder, shelf, songs, workers.devices)
+        registry.register(MonitorCollector(watch.report))
+        stack.enter_context(watch)
         admission = Admission(settings.queue_texts)
-        pipeline = Pipeline(model, encoder.tokenizer, admission, workers, shelf, observer, metrics)
+        pipeline = Pipeline(model, encoder.tokenizer, admission, workers, shelf, watch, metrics)
         stack.callback(pipeline.close)
         metrics.queue_texts.set_function(workers.waiting)
         metrics.permits.set_function(lambda: admission.inside)
         drain = Drain(settings.drain_seconds)
+        rounds = Rounds(
+            watch,
+            workers,
+            pipeline,
+            songs,
+            canary_seconds=settings.canary_interval_seconds,
+            probe_seconds=settings.probe_interval_seconds,
+        )
+        judge = Judge(pipeline, watch.feedback)
         metrics.ready.set_function(lambda: not drain.draining)
         return cls(
-            settings, registry, encoder, settled.remark, checked, shelf, admission, workers, observer, metrics,
-            pipeline, drain, stack.pop_all(),
+            settings, registry, encoder, door.remark, checked, shelf, admission, workers, watch, metrics,
+            pipeline, judge, rounds, drain, stack.pop_all(),
         )  # fmt: skip
 
     @property
@@ -132,6 +153,12 @@ class Service:
         self.close()
 
 
+def _door(settings: Settings) -> Door:
+    bundle = Bundle.open(settings.bundle)
+    settled = Settled(settings.variant, None) if settings.variant else tune.settle(bundle, settings.cache)
+    return Door(Encoder.open(bundle, settled.variant, streams=settings.streams), settled.remark)
+
+
 def _build(encoder: Encoder) -> Build:
     variant = encoder.variant
     return Build(encoder.bundle.fingerprint, variant.name, variant.runtime, encoder.engine.precision, __version__)
@@ -142,31 +169,3 @@ def _shelf(settings: Settings, encoder: Encoder) -> Shelf | None:
         return None
     probe = Golden.load(encoder.bundle).vectors[:1]
     return Shelf.open(settings.index, encoder.bundle, encoder.tokenizer.prompt, probe)
-
-
-def _observer(settings: Settings, bundle: Bundle, shelf: Shelf | None) -> Observer:
-    return Observer(
-        _reference(bundle),
-        shelf.exact if shelf else None,
-        fingerprint=bundle.fingerprint,
-        baseline=shelf.baseline if shelf else None,
-        sample_rate=settings.sample_rate,
-        shadow_rate=settings.shadow_rate,
-        interval_seconds=settings.drift_interval_seconds,
-    )
-
-
-def _reference(bundle: Bundle) -> Reference | None:
-    path = bundle.path(REFERENCE)
-    if not path.exists():
-        return None
-    if REFERENCE in bundle.manifest.files:
-        bundle.verify([REFERENCE])
-    try:
-        reference = Reference.load(path)
-        reference.require(bundle.fingerprint)
-    except ReferenceMismatch as error:
-        raise MismatchError(str(error)) from error
-    except MonitorError as error:
-        raise UnsafeError(str(error)) from error
-    return reference

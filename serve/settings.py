@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from embedship.errors import UsageError
+from embedship.monitor.budget import FalseAlarms
+from embedship.monitor.errors import InvalidSetting
 from embedship.plan import BUDGET
 from embedship.serve.admission import RESERVE
 
@@ -31,7 +33,13 @@ RANGES = {
     "drain_seconds": Range(0, 3_600),
     "sample_rate": Range(0, 1),
     "shadow_rate": Range(0, 1),
+    "shadow_share": Range(0, 1),
     "drift_interval_seconds": Range(0.1, 86_400),
+    "canary_interval_seconds": Range(0.1, 3_600),
+    "probe_interval_seconds": Range(0.1, 86_400),
+    "probe_baseline": Range(0.01, 1),
+    "keep_answers": Range(0, 1_000_000),
+    "keep_queries": Range(0, 1_000),
 }
 
 
@@ -55,13 +63,26 @@ class Settings:
     drain_seconds: float = 30.0
     sample_rate: float = 1.0
     shadow_rate: float = 0.01
+    shadow_share: float = 0.02  # of a core
     drift_interval_seconds: float = 60.0
+    false_alarms: str = "1 per 30 days"
+    canary_interval_seconds: float = 30.0
+    probes: Path | None = None  # None: probes.jsonl beside the index, if it is there
+    probe_interval_seconds: float = 600.0
+    probe_baseline: float | None = None  # None: recall of the first replay
+    keep_answers: int = 10_000
+    keep_queries: int = 0
+    state_dir: Path | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in RANGES.items():
             value = getattr(self, name)
             if value is not None and not allowed.low <= value <= allowed.high:
                 raise UsageError(f"{flag(name)} ({variable(name)}) is {value}; allowed is {allowed}")
+        try:
+            FalseAlarms.parse(self.false_alarms)
+        except InvalidSetting as error:
+            raise UsageError(f"{flag('false_alarms')} ({variable('false_alarms')}): {error}") from None
         if self.max_texts > (most := self.queue_texts - self.queue_texts // RESERVE):
             raise UsageError(
                 f"{flag('max_texts')} is {self.max_texts}, but with {flag('queue_texts')} {self.queue_texts} a request "

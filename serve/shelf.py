@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +54,11 @@ class Shelf:
         folder = IndexFolder.open(path, bundle)
         name = folder.manifest.query_prompt
         return cls(folder, "" if name is None else prompt(name), probe)
+
+    async def rows(self, ids: Sequence[str]) -> dict[str, int]:
+        """The index row of each of these document ids that the index holds."""
+        threads = asyncio.get_running_loop()
+        return await threads.run_in_executor(self._threads, self.folder.documents.rows, ids)
 
     async def search(self, vectors: Vectors, k: int) -> Found:
         if self._quick and len(vectors) == 1 and k <= K:

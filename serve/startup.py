@@ -33,6 +33,7 @@ def run(settings: Settings) -> None:
             listener,
             service.drain,
             lambda: _say(f"ready in {time.perf_counter() - began:.1f} s, listening on {_url(listener)}"),
+            service.rounds.run,
         ).run()
     _say("stopped")
 
@@ -44,6 +45,8 @@ def _introduce(service: Service) -> None:
     _say(f"golden texts: {golden.texts}, cosine to the checkpoint min {golden.minimum:.5f}, mean {golden.mean:.5f}")
     if info.index:
         _say(f"index: {info.index.size} documents, {info.index.kind}")
+    if probes := service.watch.probes:
+        _say(f"probes: {len(probes.probes)}, {probes.missing} labels name documents that the index does not hold")
     _say(f"machine: {machine.cpu}, {machine.cores:g} cores, {' '.join(machine.isa)}")
     if service.remark:
         _say(f"warning: {service.remark}")

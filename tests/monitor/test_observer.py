@@ -1,3 +1,5 @@
+import gc
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event, get_ident
 
@@ -7,7 +9,8 @@ import pytest
 
 from embedship.monitor.drift import Rule
 from embedship.monitor.errors import InvalidSetting
-from embedship.monitor.observer import Failures, Observer, Report
+from embedship.monitor.faults import Failures
+from embedship.monitor.observer import Observer, Report
 from embedship.monitor.reference import Reference
 from embedship.monitor.state import State
 
@@ -54,7 +57,7 @@ def test_recall_against_the_exact_search():
         observer.saw(vectors[:30], ids[:30])
         observer.saw(vectors[30:], ids[30:])
         assert observer.flush(LONG)
-        recall = observer.report().recall
+        recall = observer.report().shadow.recall
     assert (recall.queries, recall.found, recall.expected) == (60, 580, 600)
 
 
@@ -66,7 +69,7 @@ def test_an_index_smaller_than_k_expects_what_there_is():
         observer.saw(queries(3), few(queries(3), 10))
         observer.saw(queries(1), np.array([[1] + [-1] * 9]))
         assert observer.flush(LONG)
-        recall = observer.report().recall
+        recall = observer.report().shadow.recall
     assert (recall.queries, recall.found, recall.expected) == (4, 7, 8)
 
 
@@ -76,9 +79,9 @@ def test_queries_without_k_hits_asked_for_are_left_out_of_recall(ids):
         observer.saw(queries(5), ids)
         assert observer.flush(LONG)
         report = observer.report()
-    assert report.recall.queries == 0
+    assert report.shadow.recall.queries == 0
     assert report.drift.samples == 5
-    assert report.failures == Failures()
+    assert observer.faults.failures == Failures()
 
 
 def test_more_hits_than_k_count_the_first_k():
@@ -86,7 +89,7 @@ def test_more_hits_than_k_count_the_first_k():
     with Observer(None, exact, shadow_rate=1.0, k=5) as observer:
         observer.saw(vectors, exact(vectors, 10)[:, ::-1])  # ranks 10 to 6 first
         assert observer.flush(LONG)
-        recall = observer.report().recall
+        recall = observer.report().shadow.recall
     assert (recall.found, recall.expected, recall.k) == (0, 20, 5)
 
 
@@ -147,7 +150,7 @@ def sampled(seed, calls):
             observer.saw(part, exact(part, 10))
             assert observer.flush(LONG)
             report = observer.report()
-            counts.append((report.drift.samples, report.recall.queries))
+            counts.append((report.drift.samples, report.shadow.recall.queries))
     return counts
 
 
@@ -175,7 +178,7 @@ def test_a_full_queue_drops_and_counts_and_never_blocks():
         gate.opened.set()
         assert observer.flush(LONG)
         report = observer.report()
-    assert (report.seen, report.dropped, report.recall.queries, report.drift.samples) == (15, 4, 11, 11)
+    assert (report.seen, report.dropped, report.shadow.recall.queries, report.drift.samples) == (15, 4, 11, 11)
 
 
 def test_a_call_larger_than_the_queue_gives_its_first_queries():
@@ -197,7 +200,7 @@ def test_queries_are_copied():
         vectors[:], ids[:] = 0, -1
         gate.opened.set()
         assert observer.flush(LONG)
-        assert observer.report().recall.found == 10 + 120
+        assert observer.report().shadow.recall.found == 10 + 120
 
 
 def test_failures_are_counted_logged_and_survived(caplog):
@@ -214,13 +217,13 @@ def test_failures_are_counted_logged_and_survived(caplog):
             observer.saw(vectors, exact(vectors, 10))
         assert observer.flush(LONG)
         report = observer.report()
-        assert report.failures == Failures(recall=5)
+        assert observer.faults.failures == Failures(recall=5)
         assert report.drift.samples == 5  # one part failing leaves the other alone
         assert [record.exc_info[1].args for record in caplog.records] == [("index is gone",)] * 3  # 1st, 2nd, 4th
         fail = False
         observer.saw(vectors, exact(vectors, 10))
         assert observer.flush(LONG)
-        assert observer.report().recall.queries == 1
+        assert observer.report().shadow.recall.queries == 1
 
 
 def test_what_cannot_be_observed_never_raises():
@@ -231,7 +234,7 @@ def test_what_cannot_be_observed_never_raises():
         observer.saw(queries(2)[:, :3])
         observer.saw(queries(0))
         assert observer.flush(LONG)
-        assert observer.report().failures == Failures(observe=3, drift=1)
+        assert observer.faults.failures == Failures(observe=3, drift=1)
 
 
 def test_an_exact_search_with_too_few_answers_counts_as_a_failure():
@@ -239,7 +242,7 @@ def test_an_exact_search_with_too_few_answers_counts_as_a_failure():
         observer.saw(queries(3), exact(queries(3), 10))
         assert observer.flush(LONG)
         report = observer.report()
-    assert (report.failures, report.recall.queries) == (Failures(recall=1), 0)
+    assert (observer.faults.failures, report.shadow.recall.queries) == (Failures(recall=1), 0)
 
 
 def test_the_work_is_done_on_another_thread():
@@ -265,7 +268,7 @@ def test_many_threads_lose_no_count():
         report = observer.report()
     assert report.seen == 2_400
     assert report.drift.samples + report.dropped == 2_400
-    assert report.failures == Failures()
+    assert observer.faults.failures == Failures()
 
 
 def test_nothing_is_sampled_where_nothing_can_be_measured():
@@ -309,3 +312,26 @@ def test_the_report_is_json():
 def test_settings_out_of_range(settings):
     with pytest.raises(InvalidSetting, match=next(iter(settings))):
         Observer(None, None, **settings)
+
+
+def test_a_hundred_thousand_queries_take_no_more_memory_than_ten_thousand():
+    """Counted by Python's own allocator and numpy's: what is kept is bounded by the capacities."""
+
+    def held(n):
+        for _ in range(n // 1_000):
+            for _ in range(20):
+                observer.saw(vectors, ids, texts)
+            assert observer.flush(LONG)
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    vectors, texts = queries(50), [f"text {i}" for i in range(50)]
+    ids = exact(vectors, 10)
+    settings = {"shadow_rate": 0.01, "window": 500, "keep_texts": 5, "interval_seconds": 1e9}
+    with Observer(REFERENCE, exact, **settings) as observer:
+        tracemalloc.start()
+        try:
+            few, many = held(10_000), held(100_000)
+        finally:
+            tracemalloc.stop()
+    assert many - few < 50_000  # bytes; the queries alone were 6.4 MB

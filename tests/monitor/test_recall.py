@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from embedship.monitor.errors import InvalidSetting
-from embedship.monitor.recall import RollingRecall, overlap
+from embedship.monitor.recall import RecallRule, RollingRecall, overlap
 from embedship.monitor.state import State
 
 
@@ -38,10 +38,10 @@ def test_rolling_forgets_after_five_windows():
 
 
 def test_against_a_given_baseline():
-    recall = RollingRecall(window=10, windows=5, baseline=1.0)
+    recall = RollingRecall(window=10, windows=5, baseline=1.0, rule=RecallRule.NINETY_PERCENT)
     feed(recall, 9, 49)
     assert recall.state is State.UNKNOWN
-    assert "49 queries compared with exact search, 50 needed" in recall.report().reason
+    assert "49 queries compared, 50 needed" in recall.report().reason
     feed(recall, 9, 1)
     assert recall.state is State.OK  # 0.9 is not below 0.9 x 1
     feed(recall, 8, 9)
@@ -53,13 +53,58 @@ def test_against_a_given_baseline():
 
 
 def test_baseline_of_the_first_windows():
-    recall = RollingRecall(window=10, windows=5)
+    recall = RollingRecall(window=10, windows=5, rule=RecallRule.NINETY_PERCENT)
     feed(recall, 10, 50)
     assert (recall.baseline, recall.state) == (1.0, State.UNKNOWN)  # compared with itself
     feed(recall, 9, 10)
     assert recall.state is State.OK
     feed(recall, 8, 40)
     assert (recall.baseline, recall.state) == (1.0, State.WARN)  # (0.9 + 4 x 0.8) / 5
+
+
+def test_the_cusum_sees_what_the_users_rule_cannot():
+    random = np.random.default_rng(0)
+    recall = RollingRecall(baseline=0.97)
+    for misses in random.binomial(10, 0.03, 99):
+        recall.update(10 - int(misses), 10)
+    assert recall.state is State.UNKNOWN
+    recall.update(10, 10)
+    assert recall.state is State.OK
+    for at, misses in enumerate(random.binomial(10, 0.07, 400)):
+        recall.update(10 - int(misses), 10, now=1_000.0 + at)
+    report = recall.report()
+    assert (report.state, report.rule, report.cusum) == (State.WARN, RecallRule.CUSUM, True)
+    assert not report.ninety_percent
+    assert report.evidence >= report.evidence_limit == 100_000
+    assert 1_000 < report.since < 1_300
+    feed(recall, 10, 300)
+    assert (recall.state, recall.since) == (State.OK, 0.0)
+
+
+def test_the_cusum_warns_of_a_collapse_before_a_window_is_complete():
+    recall = RollingRecall(baseline=1.0)
+    feed(recall, 2, 5)
+    assert recall.state is State.WARN
+
+
+def test_a_learned_baseline_allows_for_its_own_error():
+    """500 queries that were lucky by one standard error must not make what follows an alarm."""
+    random = np.random.default_rng(1)
+    recall = RollingRecall()
+    feed(recall, 10, 425)
+    feed(recall, 8, 75)
+    assert recall.state is State.UNKNOWN
+    for misses in random.binomial(10, 0.033, 5_000):
+        recall.update(10 - int(misses), 10)
+        assert not recall.cusum
+    assert recall.baseline == 0.97
+    assert recall.state is State.OK
+
+
+def test_nothing_found_from_the_start_is_no_fall():
+    recall = RollingRecall(window=10, windows=5)
+    feed(recall, 0, 70)
+    assert (recall.baseline, recall.cusum) == (0.0, False)
 
 
 def test_report_before_and_after_evidence():

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from embedship.monitor.budget import FalseAlarms
 from embedship.monitor.errors import InvalidSetting, InvalidVectors, ReferenceMismatch, ReferenceUnreadable
 from embedship.monitor.reference import KEY, Reference
 
@@ -13,6 +14,51 @@ def test_save_and_load(tmp_path):
     loaded = Reference.load(tmp_path / "r")
     np.testing.assert_array_equal(loaded.vectors, ROWS)
     assert (loaded.fingerprint, loaded.prompt, loaded.created) == ("abc", "query: ", "2026-01-01")
+
+
+def test_all_that_was_fitted_is_kept(tmp_path):
+    sessions, times = np.repeat(np.arange(25), 2), np.linspace(0, 86_400, 50)
+    fitted = Reference.fit(
+        ROWS,
+        "abc",
+        sessions=sessions,
+        times=times,
+        variants={"onnx-int8": ROWS + np.float32(0.5), "onnx-O3": ROWS},
+        window=20,
+        false_alarms=FalseAlarms.parse("2 per week"),
+        interval_seconds=600,
+    )
+    fitted.save(tmp_path / "r")
+    loaded = Reference.load(tmp_path / "r")
+    np.testing.assert_array_equal(loaded.sessions, sessions)
+    np.testing.assert_array_equal(loaded.times, times)
+    np.testing.assert_allclose(loaded.offsets["onnx-int8"], 0.5)
+    assert sorted(loaded.offsets) == ["onnx-O3", "onnx-int8"]
+    assert (loaded.calibration, loaded.promise, loaded.queries) == (fitted.calibration, fitted.promise, 50)
+    assert loaded.promise.false_alarms == FalseAlarms.parse("2 per week")
+    assert loaded.promise.threshold == loaded.calibration.threshold(2 / 7 / 144)
+    assert len(loaded.calibration.tails) == 2  # blocks: 25 rows are the least
+
+
+def test_whole_sessions_are_drawn():
+    sessions = np.repeat(np.arange(10), 5)
+    kept = Reference.fit(ROWS, "abc", sessions=sessions, maximum=20).sessions
+    assert np.unique(kept, return_counts=True)[1].tolist() == [5] * 4
+
+
+def test_too_few_sessions_promise_nothing():
+    fitted = Reference.fit(ROWS, "abc", sessions=np.arange(50) % 19)
+    assert fitted.calibration is fitted.promise is None
+    assert Reference.fit(ROWS, "abc", sessions=np.arange(50) % 20).promise
+
+
+def test_columns_of_another_length_are_refused():
+    with pytest.raises(InvalidVectors, match="times of shape"):
+        Reference.fit(ROWS, "abc", times=np.zeros(49))
+    with pytest.raises(InvalidVectors, match="onnx-int8 has vectors of shape"):
+        Reference.fit(ROWS, "abc", variants={"onnx-int8": ROWS[:9]})
+    with pytest.raises(InvalidVectors, match="offset of x"):
+        Reference(vectors=ROWS, fingerprint="abc", offsets={"x": ROWS[0, :2]})
 
 
 def test_the_same_input_gives_the_same_bytes(tmp_path):
@@ -39,7 +85,7 @@ def test_fit_refuses_what_is_no_sample():
     with pytest.raises(InvalidSetting, match="maximum=1"):
         Reference.fit(ROWS, "abc", maximum=1)
     with pytest.raises(InvalidVectors, match="float64"):
-        Reference(ROWS.astype(np.float64), "abc")
+        Reference(vectors=ROWS.astype(np.float64), fingerprint="abc")
 
 
 def test_require_names_both_models_and_the_cure():
@@ -49,7 +95,10 @@ def test_require_names_both_models_and_the_cure():
         reference.require("b" * 64)
 
 
-HEADER = '{"format": %d, "fingerprint": "f", "prompt": "", "created": ""%s}'
+HEADER = (
+    '{"format": %d, "fingerprint": "f", "prompt": "", "created": "", "queries": 50, "calibration": null, '
+    '"promise": null%s}'
+)
 
 
 @pytest.mark.parametrize(
@@ -57,14 +106,14 @@ HEADER = '{"format": %d, "fingerprint": "f", "prompt": "", "created": ""%s}'
     [
         (b"", "not a drift reference"),
         (b"garbage of some length, surely not safetensors", "not a drift reference"),
-        (save({"vectors": ROWS}, {KEY: HEADER % (1, "")})[:-9], "not a drift reference"),
+        (save({"vectors": ROWS}, {KEY: HEADER % (2, "")})[:-9], "not a drift reference"),
         (save({"vectors": ROWS}), "not a drift reference"),
         (save({"vectors": ROWS}, {KEY: "{"}), "not a drift reference"),
-        (save({"vectors": ROWS}, {KEY: HEADER % (1, ', "more": 1')}), "more"),
-        (save({"other": ROWS}, {KEY: HEADER % (1, "")}), "vectors"),
-        (save({"vectors": ROWS.astype(np.float16)}, {KEY: HEADER % (1, "")}), "float16"),
-        (save({"vectors": ROWS * np.nan}, {KEY: HEADER % (1, "")}), "NaN"),
-        (save({"vectors": ROWS}, {KEY: HEADER % (2, "")}), "format 2, this version reads 1"),
+        (save({"vectors": ROWS}, {KEY: HEADER % (2, ', "more": 1')}), "more"),
+        (save({"other": ROWS}, {KEY: HEADER % (2, "")}), "vectors"),
+        (save({"vectors": ROWS.astype(np.float16)}, {KEY: HEADER % (2, "")}), "float16"),
+        (save({"vectors": ROWS * np.nan}, {KEY: HEADER % (2, "")}), "NaN"),
+        (save({"vectors": ROWS}, {KEY: HEADER % (1, "")}), "format 1, this version reads 2"),
     ],
 )
 def test_load_of_a_foreign_file_says_so(tmp_path, content, why):

@@ -11,7 +11,7 @@ from embedship.monitor.statistics import (
     Sorted,
     benjamini_hochberg,
     bonferroni,
-    distinct,
+    discovered,
     ks_2samp,
     ks_pvalue,
     ks_statistic,
@@ -101,6 +101,18 @@ def test_significant_is_a_comparison_of_all_pvalues(n, m, alpha):
     np.testing.assert_array_equal(significant(statistic, n, m, alpha), pvalue < alpha)
 
 
+@pytest.mark.parametrize("shift", [0.0, 0.3, 2.0])
+@pytest.mark.parametrize(("n", "m"), [(60, 60), (301, 97)])
+def test_discovered_is_benjamini_hochberg(n, m, shift):
+    random = np.random.default_rng(n)
+    for _ in range(20):
+        current = random.normal(np.linspace(0, shift, 30), size=(m, 30))
+        statistic, pvalue = ks_2samp(random.normal(size=(n, 30)), current)
+        expected = benjamini_hochberg(pvalue, 0.2)
+        np.testing.assert_array_equal(discovered(statistic, n, m, 0.2), expected)
+    assert expected.any() or shift < 1
+
+
 def test_benjamini_hochberg_equals_scipy():
     random = np.random.default_rng(2)
     pvalue = np.concatenate([random.uniform(size=60), random.uniform(0, 0.01, size=20)])
@@ -153,8 +165,3 @@ def test_recall_interval_of_equal_recalls_is_bounded_by_the_slots():
 @pytest.mark.parametrize("n", [0, 1])
 def test_recall_interval_without_evidence_is_everything(n):
     assert recall_interval(np.ones(n), 10) == (0.0, 1.0)
-
-
-def test_distinct_keeps_first_appearances_in_order():
-    rows = np.array([[3, 1], [1, 2], [3, 1], [0.0, 5], [-0.0, 5], [1, 2]], dtype=np.float32)
-    np.testing.assert_array_equal(distinct(rows), rows[[0, 1, 3]])

@@ -30,8 +30,9 @@ from .conftest import opened
 
 TEXTS = ["How do I open a file?", "Read a CSV with a header row.", "zip two lists"]
 ROUTES = {
-    ("POST", "/v1/embeddings"), ("POST", "/embed"), ("POST", "/"), ("POST", "/search"), ("GET", "/health"),
-    ("GET", "/ready"), ("GET", "/info"), ("GET", "/metrics"), ("GET", "/openapi.json"),
+    ("POST", "/v1/embeddings"), ("POST", "/embed"), ("POST", "/"), ("POST", "/search"), ("POST", "/feedback"),
+    ("GET", "/health"), ("GET", "/ready"), ("GET", "/info"), ("GET", "/monitor"), ("GET", "/metrics"),
+    ("GET", "/openapi.json"),
 }  # fmt: skip
 LONG = "many words about nothing in particular " * 200
 
@@ -248,7 +249,7 @@ def test_every_series_is_there_before_the_first_request(fresh: Callable[..., Any
     answer = api.ask("GET", "/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     assert f'embedship_info{{fingerprint="{api.service.bundle.fingerprint}"' in answer.text
-    assert 'embedship_recall_state{state="unknown"} 1.0' in answer.text
+    assert 'embedship_recall_state{source="shadow",state="unknown"} 1.0' in answer.text
 
 
 def test_counts_add_up(fresh: Callable[..., Any]) -> None:

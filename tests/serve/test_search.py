@@ -50,18 +50,19 @@ def test_asking_for_more_than_there_is_gives_what_there_is(found: Any, passages:
 
 def test_searches_reach_the_monitor_and_are_compared_with_an_exact_search(found: Any) -> None:
     found.post("/search", {"query": ["one", "two"]})
-    assert found.service.observer.flush(30)
+    assert found.service.watch.observer.flush(30)
     assert found.metric("embedship_monitor_queries_total") == 2
-    assert found.metric("embedship_recall_found_total") == found.metric("embedship_recall_expected_total") == 20
+    right, expected = (found.metric(f"embedship_recall_{n}_total", source="shadow") for n in ("found", "expected"))
+    assert right == expected == 20
     assert found.metric("embedship_search_seconds_count") == 1
-    assert 0 < found.metric("embedship_recall_baseline_ratio") <= 1
+    assert 0 < found.metric("embedship_recall_baseline_ratio", source="shadow") <= 1
 
 
 def test_recall_at_ten_is_known_of_clients_that_ask_for_three(found: Any) -> None:
     (result,) = reply(found.post("/search", {"query": "one", "k": 3})).results
     assert len(result.hits) == 3
-    assert found.service.observer.flush(30)
-    assert found.metric("embedship_recall_expected_total") == 10
+    assert found.service.watch.observer.flush(30)
+    assert found.metric("embedship_recall_expected_total", source="shadow") == 10
 
 
 def test_scores_are_cosines_for_a_model_that_does_not_normalise(found: Any, passages: list[dict[str, Any]]) -> None:

@@ -167,6 +167,24 @@ def test_sigterm_under_load_loses_no_request(launch: Callable[..., Any]) -> None
     assert live.log[-1] == "stopped\n"
 
 
+def test_the_monitor_goes_on_where_the_last_server_ended(
+    launch: Callable[..., Any], index_folder: Path, tmp_path: Path
+) -> None:
+    settings = ("--index", str(index_folder), "--state-dir", str(tmp_path), "--drain-seconds", "0")
+    first = launch(*settings)
+    wait_for(lambda: sample(first, 'embedship_canary_texts_total{device="cpu:0"}') > 0)
+    answer = httpx.post(f"{first.url}/search", json={"query": ["one", "two"]}, timeout=SECONDS)
+    body = {"request_id": answer.headers["x-request-id"], "relevant": [answer.json()["results"][0]["hits"][0]["id"]]}
+    assert httpx.post(f"{first.url}/feedback", json=body, timeout=SECONDS).status_code == 200
+    first.process.terminate()
+    assert first.end(SECONDS) == 0
+    second = launch(*settings)
+    assert sample(second, "embedship_snapshot_restored") == 1
+    assert sample(second, "embedship_drift_window_queries") == 2
+    assert sample(second, 'embedship_recall_queries_total{source="feedback"}') == 1
+    assert httpx.get(f"{second.url}/monitor", timeout=SECONDS).json()["snapshot"]["restored"]
+
+
 def test_an_idle_server_ends_soon_after_sigterm(launch: Callable[..., Any]) -> None:
     live = launch("--drain-seconds", "600")
     with httpx.Client(base_url=live.url) as idle:

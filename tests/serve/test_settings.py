@@ -34,3 +34,8 @@ def test_flag_variable_and_setting_have_one_name_and_one_default() -> None:
         assert parameter.default == getattr(HERE, name), name
         (option,) = parameter.annotation.__metadata__
         assert (option.default, option.envvar) == ("--" + name.replace("_", "-"), "EMBEDSHIP_" + name.upper())
+
+
+def test_a_budget_of_false_alarms_that_says_nothing_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"--false-alarms \(EMBEDSHIP_FALSE_ALARMS\): .*'often'.*1 per 30 days"):
+        replace(HERE, false_alarms="often")

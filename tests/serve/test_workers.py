@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import Event
+from threading import Event, current_thread
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from embedship.errors import EngineError
 from embedship.plan import Batch
 from embedship.serve.admission import Admission
 from embedship.serve.errors import EngineFailed
-from embedship.serve.lanes import Lane, Lanes
+from embedship.serve.lanes import PATIENCE, Lane, Lanes
 from embedship.serve.metrics import Build, Metrics
 from embedship.serve.workers import Ticket, Workers
 from embedship.tokens import Tokens
@@ -175,3 +175,88 @@ def test_work_that_waits_is_computed_together() -> None:
         assert value("embedship_batch_texts_sum") == 7
         assert value("embedship_tokens_total") == value("embedship_padded_tokens_total") == 40 + 6 * 8
         assert value("embedship_queue_seconds_count") == 7
+
+
+def named(thread: dict[int, str]) -> Callable[[Batch], None]:
+    """Note which stream computed which text."""
+    return lambda batch: thread.update(dict.fromkeys(batch.input_ids[:, 0].tolist(), current_thread().name))
+
+
+def test_an_errand_is_run_by_the_device_it_is_for() -> None:
+    ran: dict[int, str] = {}
+
+    async def go(made: Bench) -> None:
+        for i in range(1, 41):
+            device = made.workers.devices[i % 4]
+            vectors = await made.workers.encode_on(device, [i] * 3)
+            assert vectors.tolist() == [[i, 3, 0, 0]]
+
+    with bench(Engine(named(ran), streams=4)) as made:
+        assert made.workers.devices == ("cpu:0", "cpu:1", "cpu:2", "cpu:3")
+        asyncio.run(asyncio.wait_for(go(made), SECONDS))
+        assert ran == {i: f"cpu:{i % 4}" for i in range(1, 41)}
+        assert made.registry.get_sample_value("embedship_texts_total") == 0
+        assert made.registry.get_sample_value("embedship_inference_seconds_count") == 0
+
+
+def test_an_errand_waits_behind_requests_but_not_for_ever() -> None:
+    entered, proceed = Event(), Event()
+
+    def block(batch: Batch) -> None:
+        entered.set()
+        assert proceed.wait(SECONDS)
+
+    engine = Engine(block, streams=1)
+
+    async def go(made: Bench) -> None:
+        first = asyncio.create_task(made.encode([[1] * 64]))
+        await asyncio.to_thread(entered.wait, SECONDS)
+        errand = asyncio.create_task(made.workers.encode_on("cpu:0", [99]))
+        await asyncio.sleep(0)
+        # A batch each: the budget is 64 tokens.
+        requests = [asyncio.create_task(made.encode([[i] * 64])) for i in range(2, 10)]
+        await until(lambda: made.admission.inside == 9)
+        proceed.set()
+        await asyncio.gather(first, errand, *requests)
+
+    with bench(engine) as made:
+        asyncio.run(asyncio.wait_for(go(made), SECONDS))
+    assert engine.seen.index(99) == 1 + PATIENCE
+
+
+def test_an_errand_on_a_failing_device_fails_and_the_stream_lives() -> None:
+    async def go(made: Bench) -> None:
+        with pytest.raises(EngineFailed):
+            await made.workers.encode_on("cpu:0", [666])
+        assert made.workers.alive
+        assert (await made.workers.encode_on("cpu:0", [7]))[0, 0] == 7
+
+    engine = Engine(lambda batch: broken(batch) if (batch.input_ids == 666).any() else None)
+    with bench(engine) as made:
+        asyncio.run(asyncio.wait_for(go(made), SECONDS))
+
+
+def test_the_users_share_of_a_batch_is_counted() -> None:
+    entered, proceed = Event(), Event()
+
+    def block(batch: Batch) -> None:
+        entered.set()
+        assert proceed.wait(SECONDS)
+
+    async def go(made: Bench) -> None:
+        first = asyncio.create_task(made.encode([[1] * 40]))
+        await asyncio.to_thread(entered.wait, SECONDS)
+        with made.admission.enter(1, Lane.BULK) as permit:
+            tokens = Tokens([[2] * 8], [0])
+            probe = asyncio.create_task(made.workers.encode(permit, tokens, Lane.BULK, counted=False))
+            user = asyncio.create_task(made.encode([[3] * 8], Lane.BULK))
+            await until(lambda: made.admission.inside == 3)
+            proceed.set()
+            await asyncio.gather(first, probe, user)
+
+    with bench(Engine(block, streams=1)) as made:
+        asyncio.run(asyncio.wait_for(go(made), SECONDS))
+        value = made.registry.get_sample_value
+        assert value("embedship_texts_total") == 2
+        assert value("embedship_tokens_total") == value("embedship_padded_tokens_total") == 48
+        assert value("embedship_queue_seconds_count") == 2

@@ -1,0 +1,50 @@
+"""The one knob of every alarm: how many false alarms the people on call accept."""
+
+import re
+from typing import Self
+
+import msgspec
+
+from embedship.monitor.errors import InvalidSetting
+
+DAY_SECONDS = 86_400.0
+_UNIT_SECONDS = {"hour": 3_600.0, "day": DAY_SECONDS, "week": 7 * DAY_SECONDS, "month": 30 * DAY_SECONDS}
+_FORM = re.compile(r"(\d+(?:\.\d+)?)\s+per\s+(?:(\d+(?:\.\d+)?)\s+)?(hour|day|week|month)s?")
+
+
+class FalseAlarms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A budget of alarms without cause: `alarms` in each `seconds`.
+
+    >>> FalseAlarms.parse("2 per week").per_day
+    0.2857142857142857
+    """
+
+    alarms: float
+    seconds: float
+
+    def __post_init__(self) -> None:
+        if not (self.alarms > 0 and self.seconds > 0):
+            raise InvalidSetting("false alarms", f"{self.alarms:g} per {self.seconds:g} seconds", "numbers above 0")
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read "1 per 30 days", "2 per week", "0.5 per day". Raises InvalidSetting."""
+        found = _FORM.fullmatch(text.strip().lower())
+        if not found:
+            raise InvalidSetting("false alarms", text, 'a budget like "1 per 30 days" or "2 per week"')
+        alarms, count, unit = found.groups()
+        return cls(float(alarms), float(count or 1) * _UNIT_SECONDS[unit])
+
+    @property
+    def per_day(self) -> float:
+        return self.alarms / self.seconds * DAY_SECONDS
+
+    def within(self, seconds: float) -> float:
+        """Return how many are accepted in this many seconds: between two evaluations, the chance of one."""
+        return self.alarms / self.seconds * seconds
+
+    def __str__(self) -> str:
+        return f"{self.alarms:g} per {self.seconds / DAY_SECONDS:g} days"
+
+
+DEFAULT = FalseAlarms(1, 30 * DAY_SECONDS)

@@ -1,0 +1,88 @@
+"""The signals together name one cause. Pure: a table that a reader can check, the first row that fits decides.
+
+Why one cause and not a list: whoever is woken up needs to know where to begin. What else was seen is in the report.
+"""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+
+from embedship.monitor.state import State
+
+
+class Cause(StrEnum):
+    NONE = "none"
+    MODEL_CHANGED = "model_changed"
+    USERS_CHANGED = "users_changed"
+    INDEX_DEGRADED = "index_degraded"
+    LABELS_STALE = "labels_stale"
+    UNKNOWN = "unknown"
+
+
+class Signals(msgspec.Struct, frozen=True, kw_only=True):
+    """What each part of the monitor says; None where it was not asked to watch (no index, no probes, no feedback)."""
+
+    canary: State | None = None
+    drift: State | None = None
+    shadow: State | None = None
+    probe: State | None = None
+    feedback: State | None = None
+
+
+class Diagnosis(msgspec.Struct, frozen=True):
+    """`since` is the Unix time of the first report of the current run with this cause, 0 before the first."""
+
+    cause: Cause
+    reason: str
+    signals: Signals
+    since: float = 0.0
+
+
+class Row(NamedTuple):
+    """A cell is the states that fit; an empty one fits any. `None` in a cell: not watched."""
+
+    canary: frozenset[State | None]
+    drift: frozenset[State | None]
+    shadow: frozenset[State | None]
+    probe: frozenset[State | None]
+    feedback: frozenset[State | None]
+    cause: Cause
+    reason: str
+
+
+_any: frozenset[State | None] = frozenset()
+_ok = frozenset[State | None]({State.OK})
+_warn = frozenset[State | None]({State.WARN})
+_calm = frozenset[State | None]({State.OK, None})  # ok, or not watched
+
+TABLE = (
+    #   canary  drift  shadow  probe  feedback
+    Row(_warn, _any, _any, _any, _any, Cause.MODEL_CHANGED,
+        "the golden texts no longer get their vectors: a file, a device or a runtime changed; all else follows"),
+    Row(_any, _warn, _warn, _ok, _any, Cause.USERS_CHANGED,
+        "the index still answers the probes and fails on the new queries: it was not built for these"),
+    Row(_any, _any, _warn, _any, _any, Cause.INDEX_DEGRADED,
+        "the index no longer finds what an exact search over the same vectors finds"),
+    Row(_ok, _any, _calm, _warn, _any, Cause.LABELS_STALE,
+        "model and index are as they were, but fixed questions no longer get their labelled answers: the corpus "
+        "changed, or the labels are out of date"),
+    Row(_ok, _warn, _calm, _calm, _any, Cause.USERS_CHANGED,
+        "the model gives its vectors and the index finds what is there, but the queries are others than before"),
+    Row(_ok, _calm, _calm, _calm, _calm, Cause.NONE, "every signal that is watched is ok"),
+)  # fmt: skip
+UNEXPLAINED = "something warns that the other signals, unknown or ok, do not explain"
+TOO_EARLY = "nothing warns, but not every signal has enough evidence yet"
+
+
+def diagnose(signals: Signals, since: float = 0.0) -> Diagnosis:
+    """Return the first row of the table that fits; `unknown` if none does.
+
+    >>> diagnose(Signals(canary=State.OK, drift=State.WARN, shadow=State.OK)).cause
+    <Cause.USERS_CHANGED: 'users_changed'>
+    """
+    seen = msgspec.structs.astuple(signals)
+    for row in TABLE:
+        if all(not cell or state in cell for cell, state in zip(row[: len(seen)], seen, strict=True)):
+            return Diagnosis(row.cause, row.reason, signals, since)
+    return Diagnosis(Cause.UNKNOWN, UNEXPLAINED if State.WARN in seen else TOO_EARLY, signals, since)

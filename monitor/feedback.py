@@ -1,0 +1,114 @@
+"""What users say was right, held against what they were answered."""
+
+import secrets
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from embedship.monitor.ranking import K, Score, score
+from embedship.monitor.recall import RecallReport, RollingRecall
+from embedship.monitor.recent import CHARACTERS
+
+Rows = NDArray[np.int64]  # (n, k): for each query of a request the index rows it was answered, -1 for none
+
+
+class Pair(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A query and what a user said was right: what a re-training wants. Kept only where the operator asked for it."""
+
+    query: str
+    relevant: tuple[str, ...]
+    recall: float
+
+
+class FeedbackReport(msgspec.Struct, frozen=True):
+    recall: RecallReport
+    answers: int = 0  # answered queries that can still be judged
+    pairs: tuple[Pair, ...] = ()
+
+
+class Answer(NamedTuple):
+    """One query's: index rows, best first, and its text where texts are kept."""
+
+    rows: list[int]
+    text: str | None
+
+
+class _Kept(NamedTuple):
+    rows: Rows
+    texts: tuple[str, ...] | None
+    judged: set[int]
+
+
+class Answers:
+    """The last `capacity` answered queries by request id. No vector is kept, and a text only if it is given.
+
+    An id is drawn at random, so that nobody can judge the answers of others. Not safe for several threads at once.
+
+    >>> answers = Answers(100)
+    >>> kept = answers.keep(np.array([[7, 3]]))
+    >>> answers.take(kept, 0)
+    Answer(rows=[7, 3], text=None)
+    >>> answers.take(kept, 0) is None
+    True
+    """
+
+    def __init__(self, capacity: int) -> None:
+        """`capacity` counts queries, not requests: it bounds memory at some 500 bytes a query."""
+        self._capacity = capacity
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self.queries = 0
+
+    def keep(self, rows: Rows, texts: Sequence[str] | None = None) -> str:
+        """Keep what a request was answered, and return the id to ask for it; the oldest leave."""
+        request_id = secrets.token_hex(8)
+        if len(rows) > self._capacity:
+            return request_id
+        self._kept[request_id] = _Kept(
+            rows.copy(), None if texts is None else tuple(text[:CHARACTERS] for text in texts), set()
+        )
+        self.queries += len(rows)
+        while self.queries > self._capacity:
+            self.queries -= len(self._kept.popitem(last=False)[1].rows)
+        return request_id
+
+    def take(self, request_id: str, result: int) -> Answer | None:
+        """Return one result of a request, once; None if it is not kept or was taken before."""
+        kept = self._kept.get(request_id)
+        if kept is None or not 0 <= result < len(kept.rows) or result in kept.judged:
+            return None
+        kept.judged.add(result)
+        return Answer(kept.rows[result].tolist(), None if kept.texts is None else kept.texts[result])
+
+
+class Feedback:
+    """Recall@10 by what users say. Not safe for several threads at once."""
+
+    def __init__(self, answers: int = 10_000, pairs: int = 0, *, clock: Callable[[], float] = time.time) -> None:
+        """Keep the last `answers` answered queries to be judged, and the last `pairs` judged ones with their texts."""
+        self.answers = Answers(answers)
+        self.recall = RollingRecall(K)
+        self.pairs: deque[Pair] = deque(maxlen=pairs)
+        self._clock = clock
+
+    @property
+    def keeps_texts(self) -> bool:
+        return bool(self.pairs.maxlen)
+
+    def judge(self, answered: Sequence[int], relevant: Mapping[str, int], text: str | None) -> Score:
+        """Count one judgement: the rows that were answered, best first; id and row of those that were right, not none.
+
+        The text is kept, with the ids, only if pairs are.
+        """
+        judged = score(answered, relevant.values())
+        self.recall.update(judged.found, judged.expected, self._clock())
+        if text is not None:
+            self.pairs.append(Pair(text[:CHARACTERS], tuple(relevant), judged.found / judged.expected))
+        return judged
+
+    def report(self) -> FeedbackReport:
+        return FeedbackReport(self.recall.report(), self.answers.queries, tuple(self.pairs))

@@ -1,0 +1,59 @@
+"""How far is far: a metric in which each direction counts by how little the reference varies along it."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cholesky, solve_triangular
+
+from embedship.monitor.statistics import Sample
+
+# Share of the mean variance that is added to every direction. Standardised distance at which 10% of an unknown topic
+# shows (medical questions, 500 against 1,000): 8.6 without a metric, 19.8 at 1, 28.8 at 0.3, 39.1 at 0.1; MMD 7.0.
+# Less than 0.1 trusts directions in which a reference of a few hundred queries does not vary enough to be measured.
+RIDGE = 0.1
+TINY = 1e-30
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Metric:
+    """y = root (x - centre), where root' root = (covariance + ridge x mean variance x identity)^-1: (d, d) float32.
+
+    |mean of y|^2 is then the regularised Hotelling statistic (Chen, Paul, Prentice and Wang, JASA 106, 2011). A new
+    topic moves the mean along directions that the known topics hardly use, where a plain distance sees only the noise
+    of the others.
+    """
+
+    centre: NDArray[np.float32]
+    root: NDArray[np.float32]
+
+    @classmethod
+    def fit(cls, vectors: Sample) -> Self:
+        """Fit on vectors (n, d)."""
+        centre = vectors.mean(axis=0, dtype=np.float64)
+        rows = vectors - centre
+        covariance = rows.T @ rows / len(rows)
+        variance = max(float(np.trace(covariance)) / len(covariance), TINY)
+        factor = cholesky(covariance + RIDGE * variance * np.eye(len(covariance)), lower=True)
+        root = solve_triangular(factor, np.eye(len(factor)), lower=True)
+        return cls(centre.astype(np.float32), root.astype(np.float32))
+
+    def apply(self, vectors: Sample) -> Sample:
+        """Return y (n, d)."""
+        mapped: Sample = (vectors - self.centre) @ self.root.T
+        return mapped
+
+
+def crossfit(vectors: Sample, folds: NDArray[np.intp]) -> Sample:
+    """Return y (n, d) of vectors (n, d), each in a metric fitted on the other folds only; folds (n,).
+
+    A metric makes the very rows it was fitted on look closer together than new ones: with 1,000 rows of 384 dimensions
+    the variance of new rows is understated by a third, and the promised rate of false alarms would not hold. The mean
+    of a fold is its shift from the others.
+    """
+    mapped = np.empty(vectors.shape, dtype=np.float32)
+    for fold in np.unique(folds):
+        inside = folds == fold
+        mapped[inside] = Metric.fit(vectors[~inside]).apply(vectors[inside])
+    return mapped

@@ -1,0 +1,65 @@
+"""The last queries, as the monitor keeps them: vectors, when, in which call; texts only where that was asked for."""
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Of a text that is kept: a query is shorter, and memory must not depend on what is sent.
+CHARACTERS = 1_000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Window:
+    """n queries, oldest first: vectors (n, d), Unix times (n,), call numbers (n,), texts (n,), None where not kept."""
+
+    vectors: NDArray[np.float32]
+    times: NDArray[np.float64]
+    calls: NDArray[np.int64]
+    texts: tuple[str | None, ...]
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+
+class Recent:
+    """A ring of `capacity` queries: memory is capacity x d x 4 bytes, and the texts. Not safe for several threads."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._parts: deque[Window] = deque()
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def extend(self, window: Window) -> None:
+        """Add queries; the oldest leave. The arrays are kept as they are, not copied."""
+        if not len(window):
+            return
+        self._parts.append(_last(window, self._capacity))
+        self._size += len(self._parts[-1])
+        while self._size - len(self._parts[0]) >= self._capacity:
+            self._size -= len(self._parts.popleft())
+
+    def window(self) -> Window | None:
+        """The last `capacity` queries; None before the first."""
+        if not self._parts:
+            return None
+        joined = Window(
+            np.concatenate([part.vectors for part in self._parts]),
+            np.concatenate([part.times for part in self._parts]),
+            np.concatenate([part.calls for part in self._parts]),
+            tuple(text for part in self._parts for text in part.texts),
+        )
+        self._parts.clear()
+        self._parts.append(_last(joined, self._capacity))
+        self._size = len(self._parts[0])
+        return self._parts[0]
+
+
+def _last(window: Window, n: int) -> Window:
+    if len(window) <= n:
+        return window
+    return Window(window.vectors[-n:], window.times[-n:], window.calls[-n:], window.texts[-n:])

@@ -1,0 +1,227 @@
+"""Every Prometheus series of the monitor: one row each, from name to where its value is found. The collector and
+docs/metrics.md are made from this table.
+"""
+
+from collections.abc import Callable, Iterable
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+
+from embedship.monitor.canary import DeviceCanary
+from embedship.monitor.diagnosis import Cause, Signals
+from embedship.monitor.drift import DriftReport, Rule
+from embedship.monitor.recall import RecallReport, RecallRule
+from embedship.monitor.source import Source
+from embedship.monitor.state import State
+from embedship.monitor.watch import Status
+
+Value = tuple[tuple[str, ...], float]  # of the labels, and of the series
+Read = Callable[[Status], Iterable[Value]]
+
+
+class Kind(StrEnum):
+    GAUGE = "gauge"
+    COUNTER = "counter"  # exported with the suffix _total
+
+
+class Series(NamedTuple):
+    kind: Kind
+    name: str
+    meaning: str
+    labels: tuple[str, ...]
+    read: Read
+
+
+def _one(value: Callable[[Status], float]) -> Read:
+    return lambda status: [((), float(value(status)))]
+
+
+def _drift(value: Callable[[DriftReport], float]) -> Read:
+    return _one(lambda status: value(status.queries.drift))
+
+
+def _recalls(status: Status) -> list[tuple[Source, RecallReport | None]]:
+    return [
+        (Source.SHADOW, status.queries.shadow.recall),
+        (Source.PROBE, status.probe.recall if status.probe else None),
+        (Source.FEEDBACK, status.feedback.recall if status.feedback else None),
+    ]
+
+
+def _recall(value: Callable[[RecallReport], float]) -> Read:
+    """One series a source, 0 where it is not watched."""
+    return lambda status: [((s,), float(value(report)) if report else 0.0) for s, report in _recalls(status)]
+
+
+def _devices(value: Callable[[DeviceCanary], float]) -> Read:
+    return lambda status: [((each.device,), float(value(each))) for each in status.canary.devices]
+
+
+def _choice(options: type[StrEnum], chosen: StrEnum) -> list[Value]:
+    """1 for what is, 0 for what might be."""
+    return [((option,), float(option is chosen)) for option in options]
+
+
+def _recall_states(status: Status) -> list[Value]:
+    states = [(source, report.state if report else State.UNKNOWN) for source, report in _recalls(status)]
+    return [((source, *option), value) for source, state in states for option, value in _choice(State, state)]
+
+
+def _recall_rules(status: Status) -> Iterable[Value]:
+    for source, report in _recalls(status):
+        yield (source, RecallRule.NINETY_PERCENT), float(report is not None and report.ninety_percent)
+        yield (source, RecallRule.CUSUM), float(report is not None and report.cusum)
+
+
+def _cosines(status: Status) -> Iterable[Value]:
+    for each in status.canary.devices:
+        yield (each.device, "golden"), each.golden
+        yield (each.device, "start"), each.start
+
+
+def _watched(status: Status) -> list[Value]:
+    return [
+        ((signal,), float(getattr(status.diagnosis.signals, signal) is not None))
+        for signal in Signals.__struct_fields__
+    ]
+
+
+def _began(status: Status) -> list[Value]:
+    """0 where the signal does not warn."""
+    warns = {name: at for name, at in status.began.items() if getattr(status.diagnosis.signals, name) is State.WARN}
+    return [((signal,), warns.get(signal, 0.0)) for signal in Signals.__struct_fields__]
+
+
+def _probe(name: str) -> Read:
+    return _one(lambda status: getattr(status.probe, name) if status.probe else 0.0)
+
+
+G, C = Kind.GAUGE, Kind.COUNTER
+
+TABLE = (
+    # The verdict
+    Series(G, "diagnosis", "What the signals together point to: 1 for the present cause.", ("cause",),
+           lambda status: _choice(Cause, status.diagnosis.cause)),
+    Series(G, "diagnosis_since_timestamp_seconds", "Unix time at which the present cause was first found.", (),
+           _one(lambda status: status.diagnosis.since)),
+    Series(G, "signal_watched", "1 if this signal is watched at all: a state of what is not watched means nothing.",
+           ("signal",), _watched),
+    Series(G, "signal_since_timestamp_seconds", "Unix time since which the signal warns; 0 while it does not.",
+           ("signal",), _began),
+    # Drift
+    Series(G, "drift_state", "Drift by the configured rule: 1 for the present state.", ("state",),
+           lambda status: _choice(State, status.queries.drift.state)),
+    Series(G, "drift_rule_warning", "1 if this rule sees drift, whichever rule is configured.", ("rule",),
+           lambda status: [((Rule.TEN_PERCENT,), float(status.queries.drift.ten_percent)),
+                           ((Rule.CALIBRATED,), float(status.queries.drift.calibrated))]),
+    Series(G, "drift_score", "Squared shift of the mean, relative to no drift; about 1 without drift.", (),
+           _drift(lambda drift: drift.score)),
+    Series(G, "drift_score_threshold", "What the score must exceed, by the false-alarm budget.", (),
+           _drift(lambda drift: drift.threshold)),
+    Series(G, "drift_pvalue", "Chance of such a score in one evaluation without drift; 1 while unknown.", (),
+           _drift(lambda drift: drift.pvalue)),
+    Series(G, "drift_effect", "Shift of the mean beyond sampling noise, in standard deviations of the reference.", (),
+           _drift(lambda drift: drift.effect)),
+    Series(G, "drift_effect_floor", "What the effect must exceed to matter.", (),
+           _drift(lambda drift: drift.effect_floor)),
+    Series(G, "drift_false_alarms_per_day", "False alarms: promised by the budget, and measured on the reference.",
+           ("kind",), lambda status: [(("promised",), status.queries.drift.promised_per_day),
+                                      (("measured",), status.queries.drift.measured_per_day)]),
+    Series(G, "drift_dimensions_ratio",
+           "Share of embedding dimensions whose KS test against the reference has p < 0.05.", (),
+           _drift(lambda drift: drift.dimensions_ratio)),
+    Series(G, "drift_bonferroni_dimensions_ratio",
+           "Share of embedding dimensions that are significant after Bonferroni's correction.", (),
+           _drift(lambda drift: drift.bonferroni_ratio)),
+    Series(G, "drift_discovery_dimensions_ratio",
+           "Share of embedding dimensions found by Benjamini and Hochberg at a false discovery rate of 0.05.", (),
+           _drift(lambda drift: drift.discovery_ratio)),
+    Series(G, "drift_statistic_median",
+           "Median KS distance over dimensions between recent queries and the reference, 0 to 1.", (),
+           _drift(lambda drift: drift.statistic_median)),
+    Series(G, "drift_statistic_noise",
+           "Median KS distance of the reference against itself, at the same sizes: what no drift looks like.", (),
+           _drift(lambda drift: drift.statistic_noise)),
+    Series(G, "drift_far_ratio", "Share of queries that belong to no topic of the reference; 0.01 without drift.", (),
+           _one(lambda status: status.queries.evidence.far.now if status.queries.evidence.far else 0.0)),
+    Series(G, "drift_window_queries", "Queries in the window that drift is tested on.", (),
+           _drift(lambda drift: drift.samples)),
+    Series(G, "drift_distinct_queries", "Distinct queries in the window, the number tested.", (),
+           _drift(lambda drift: drift.distinct)),
+    Series(G, "drift_effective_queries", "Independent queries that carry as much evidence as the window.", (),
+           _drift(lambda drift: drift.effective)),
+    Series(G, "drift_reference_queries", "Query vectors in the drift reference.", (),
+           _drift(lambda drift: drift.reference)),
+    Series(C, "drift_evaluations", "Evaluations of drift.", (), _one(lambda status: status.queries.evaluations)),
+    # Recall
+    Series(G, "recall_state", "Recall by the configured rule: 1 for the present state.", ("source", "state"),
+           _recall_states),
+    Series(G, "recall_rule_warning", "1 if this rule sees a fall of recall, whichever rule is configured.",
+           ("source", "rule"), _recall_rules),
+    Series(C, "recall_queries", "Queries whose answer was compared with what is right.", ("source",),
+           _recall(lambda recall: recall.queries)),
+    Series(C, "recall_found", "Right hits that were answered.", ("source",), _recall(lambda recall: recall.found)),
+    Series(C, "recall_expected", "Right hits that should have been, at most 10 a query.", ("source",),
+           _recall(lambda recall: recall.expected)),
+    Series(G, "recall_rolling_ratio", "Mean recall@10 over the last 500 queries, or the last replay of the probes.",
+           ("source",), _recall(lambda recall: recall.rolling)),
+    Series(G, "recall_rolling_lower_ratio", "Lower end of its 95% interval, by query.", ("source",),
+           _recall(lambda recall: recall.lower)),
+    Series(G, "recall_rolling_upper_ratio", "Upper end of its 95% interval, by query.", ("source",),
+           _recall(lambda recall: recall.upper)),
+    Series(G, "recall_baseline_ratio", "Recall that a warning compares with; 0 while unknown.", ("source",),
+           _recall(lambda recall: recall.baseline)),
+    Series(G, "recall_evidence", "Evidence that recall is below its baseline, gathered query by query.", ("source",),
+           _recall(lambda recall: recall.evidence)),
+    Series(G, "recall_evidence_limit", "Evidence from which it warns: queries between false alarms, on average.",
+           ("source",), _recall(lambda recall: recall.evidence_limit)),
+    Series(C, "shadow_skipped_queries", "Sampled queries not searched exactly, the allowance being spent.", (),
+           _one(lambda status: status.queries.shadow.skipped)),
+    Series(C, "shadow_search_seconds", "Time spent in exact searches.", (),
+           _one(lambda status: status.queries.shadow.seconds)),
+    Series(G, "probe_queries", "Labelled queries that are replayed.", (), _probe("queries")),
+    Series(C, "probe_replays", "Whole replays of the probes.", (), _probe("replays")),
+    Series(C, "probe_failures", "Replays given up.", (), _probe("failures")),
+    Series(G, "probe_ndcg_ratio", "Mean nDCG@10 of the last whole replay.", (), _probe("ndcg")),
+    Series(G, "probe_ndcg_baseline_ratio", "Mean nDCG@10 of the first whole replay; 0 while unknown.", (),
+           _probe("ndcg_baseline")),
+    Series(G, "probe_missing_labels", "Labels of the probes that name a document which the index does not hold.", (),
+           _probe("missing")),
+    Series(G, "probe_last_replay_timestamp_seconds", "Unix time of the last whole replay; 0 before the first.", (),
+           _probe("replayed_at")),
+    Series(G, "feedback_answers", "Answered queries that can still be judged.", (),
+           _one(lambda status: status.feedback.answers if status.feedback else 0.0)),
+    # Canaries
+    Series(G, "canary_state", "Canaries: 1 for the present state.", ("state",),
+           lambda status: _choice(State, status.canary.state)),
+    Series(G, "canary_cosine", "Lowest cosine of the canary texts, to the checkpoint (golden) and to the vectors at "
+           "start; 0 before the first round.", ("device", "against"), _cosines),
+    Series(G, "canary_cosine_floor", "Below this cosine a device is damaged.", ("against",),
+           lambda status: [(("golden",), status.canary.golden_floor), (("start",), status.canary.start_floor)]),
+    Series(C, "canary_texts", "Canary texts encoded; no other metric counts them.", ("device",),
+           _devices(lambda device: device.texts)),
+    Series(C, "canary_failures", "Canary rounds that ended in an error.", ("device",),
+           _devices(lambda device: device.failures)),
+    Series(G, "canary_last_round_timestamp_seconds", "Unix time of the last round; 0 before the first.", ("device",),
+           _devices(lambda device: device.checked_at)),
+    # The monitor itself
+    Series(C, "monitor_queries", "Queries shown to the monitor.", (), _one(lambda status: status.queries.seen)),
+    Series(C, "monitor_dropped", "Sampled queries not looked at, the queue being full or closed.", (),
+           _one(lambda status: status.queries.dropped)),
+    Series(C, "monitor_failures", "Exceptions caught while monitoring, by part.", ("part",),
+           lambda status: [((part,), count) for part, count in msgspec.structs.asdict(status.failures).items()]),
+    Series(C, "monitor_evaluation_seconds", "Time spent evaluating drift.", (),
+           _one(lambda status: status.queries.evaluation_seconds)),
+    Series(G, "monitor_last_evaluation_timestamp_seconds",
+           "Unix time of the last evaluation of drift; 0 before the first.", (),
+           _one(lambda status: status.queries.evaluated_at)),
+    Series(C, "snapshot_writes", "Snapshots of the monitor's state written.", (),
+           _one(lambda status: status.snapshot.written)),
+    Series(G, "snapshot_bytes", "Size of the last snapshot; 0 before the first.", (),
+           _one(lambda status: status.snapshot.bytes)),
+    Series(G, "snapshot_last_timestamp_seconds", "Unix time of the last snapshot; 0 before the first.", (),
+           _one(lambda status: status.snapshot.written_at)),
+    Series(G, "snapshot_restored", "1 if this server went on where another one ended.", (),
+           _one(lambda status: status.snapshot.restored)),
+)  # fmt: skip

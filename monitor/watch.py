@@ -1,0 +1,176 @@
+"""All that is watched of one running server, its diagnosis, and its memory."""
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from embedship.monitor import snapshot
+from embedship.monitor.canary import Canary, CanaryReport
+from embedship.monitor.diagnosis import Cause, Diagnosis, Signals, diagnose
+from embedship.monitor.errors import MonitorError
+from embedship.monitor.faults import Failures, Faults, Part
+from embedship.monitor.feedback import Feedback, FeedbackReport
+from embedship.monitor.observer import Observer, Report
+from embedship.monitor.onset import Onset
+from embedship.monitor.probes import ProbeReport, Probes
+from embedship.monitor.recent import Window
+from embedship.monitor.snapshot import Remembered
+from embedship.monitor.state import State
+
+logger = logging.getLogger(__name__)
+
+CAUSE = "cause"
+
+# At the end of a server: a full queue takes less than a second, an exact search over millions a few.
+FLUSH_SECONDS = 5.0
+
+
+class SnapshotReport(msgspec.Struct, frozen=True):
+    """`restored`: this server went on where another one ended. Without a folder to write to, all is 0."""
+
+    written: int = 0
+    bytes: int = 0
+    written_at: float = 0.0  # Unix time
+    restored: bool = False
+
+
+class Status(msgspec.Struct, frozen=True):
+    """Everything the monitor knows, at one moment. `began` holds, by signal, since when its state is what it is."""
+
+    diagnosis: Diagnosis
+    began: dict[str, float]
+    canary: CanaryReport
+    queries: Report
+    probe: ProbeReport | None
+    feedback: FeedbackReport | None
+    snapshot: SnapshotReport
+    failures: Failures
+
+
+class Watch:
+    """Canary, probes and feedback are fed on one thread, the event loop's; `report` and `remembered` belong there, too.
+
+    `index` and `probe_digest` say what recall is bound to: what was measured on another index is not taken up again.
+    """
+
+    def __init__(
+        self,
+        fingerprint: str,
+        observer: Observer,
+        canary: Canary,
+        *,
+        probes: Probes | None = None,
+        feedback: Feedback | None = None,
+        index: str = "",
+        probe_digest: str = "",
+        folder: Path | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._fingerprint = fingerprint
+        self.observer, self.canary, self.probes, self.feedback = observer, canary, probes, feedback
+        self._index, self._probe_digest = index, probe_digest
+        self._folder = folder
+        self._clock = clock
+        self._onsets = {name: Onset(State.UNKNOWN) for name in Signals.__struct_fields__}
+        self._onsets[CAUSE] = Onset(Cause.UNKNOWN)
+        self._snapshot = SnapshotReport()
+        self._writing = Lock()  # the last snapshot of a server must not be overtaken by the one before
+
+    @property
+    def faults(self) -> Faults:
+        return self.observer.faults
+
+    def report(self) -> Status:
+        queries, canary = self.observer.report(), self.canary.report()
+        probe = self.probes.report() if self.probes else None
+        feedback = self.feedback.report() if self.feedback else None
+        signals = Signals(
+            canary=canary.state,
+            drift=queries.drift.state if self.observer.watches_drift else None,
+            shadow=queries.shadow.recall.state if self.observer.watches_recall else None,
+            probe=probe.recall.state if probe else None,
+            # Nobody has to send feedback: without any there is nothing to wait for.
+            feedback=feedback.recall.state if feedback and feedback.recall.queries else None,
+        )
+        now = self._clock()
+        diagnosis = diagnose(signals)
+        return Status(
+            diagnosis=msgspec.structs.replace(diagnosis, since=self._onsets[CAUSE].since(diagnosis.cause, now)),
+            began=self._began(signals, now),
+            canary=canary,
+            queries=queries,
+            probe=probe,
+            feedback=feedback,
+            snapshot=self._snapshot,
+            failures=self.faults.failures,
+        )
+
+    def _began(self, signals: Signals, now: float) -> dict[str, float]:
+        states = msgspec.structs.asdict(signals).items()
+        return {name: self._onsets[name].since(state, now) for name, state in states if state is not None}
+
+    def __enter__(self) -> Self:
+        self.observer.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """What still waits is looked at, the snapshot is written, the thread is joined."""
+        self.observer.flush(FLUSH_SECONDS)
+        self.save(self.remembered())
+        self.observer.close()
+
+    def restore(self) -> None:
+        """Go on where the last server of this model ended; before the observer starts. Never raises."""
+        if self._folder is None:
+            return
+        try:
+            found = snapshot.read(self._folder, self._fingerprint)
+            if found:
+                self._take_up(*found)
+        except (MonitorError, ValueError) as error:
+            logger.warning("the monitor begins anew: %s", error)
+
+    def remembered(self) -> Remembered:
+        """What must not be forgotten, but for what the observer knows."""
+        return Remembered(
+            fingerprint=self._fingerprint,
+            created=self._clock(),
+            index=self._index,
+            probes=self._probe_digest,
+            probe=self.probes.recall.memory() if self.probes and self.probes.recall.queries else None,
+            ndcg_baseline=self.probes.ndcg_baseline if self.probes else 0.0,
+            feedback=self.feedback.recall.memory() if self.feedback else None,
+            pairs=tuple(self.feedback.pairs) if self.feedback else (),
+            began={name: onset.began for name, onset in self._onsets.items() if onset.began},
+        )
+
+    def save(self, remembered: Remembered) -> None:
+        """Write the snapshot; from any thread that may wait for a disk. A full disk is counted, and tried again."""
+        if self._folder is None:
+            return
+        with self._writing, self.faults.guard(Part.SNAPSHOT):
+            shadow, window = self.observer.memory()
+            size = snapshot.write(self._folder, msgspec.structs.replace(remembered, shadow=shadow), window)
+            written = self._snapshot.written + 1
+            self._snapshot = msgspec.structs.replace(
+                self._snapshot, written=written, bytes=size, written_at=self._clock()
+            )
+
+    def _take_up(self, found: Remembered, window: Window | None) -> None:
+        self.observer.remember(found.shadow if found.index == self._index else None, window)
+        if self.probes and found.probe and found.probes == self._probe_digest:
+            self.probes.remember(found.probe, found.ndcg_baseline)
+        if self.feedback and found.feedback:
+            self.feedback.recall.remember(found.feedback)
+            self.feedback.pairs.extend(found.pairs)
+        for name, began in found.began.items():
+            if name in self._onsets:
+                self._onsets[name].began = began
+        self._snapshot = msgspec.structs.replace(self._snapshot, restored=True)
+        logger.info("the monitor goes on where it was %.0f s ago", self._clock() - found.created)

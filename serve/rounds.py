@@ -1,0 +1,131 @@
+"""What the server does for its monitor on a schedule: canaries on every device, replays of the probes, snapshots.
+
+All of it runs on the event loop, behind the users: one text at a time, and what takes a disk in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from embedship.codes import Vectors
+from embedship.golden import Golden
+from embedship.monitor.faults import Part
+from embedship.monitor.probes import Probes
+from embedship.monitor.ranking import Score, score
+from embedship.monitor.watch import Watch
+from embedship.serve.errors import EngineFailed, Overloaded, RequestError
+from embedship.serve.pipeline import Pipeline
+from embedship.serve.workers import Workers
+
+logger = logging.getLogger(__name__)
+
+SNAPSHOT_SECONDS = 60.0
+
+# Texts of a round on each device: with MiniLM 16 texts of at most 64 tokens cost 40 ms every 30 s, 0.13% of a stream.
+CANARIES = 16
+CANARY_TOKENS = 64
+
+# A probe that finds the queue full comes back after this long.
+RETRY_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Songs:
+    """The canaries: token ids of n golden texts, and the checkpoint's own (n, dim) float32 vectors."""
+
+    ids: list[list[int]]
+    vectors: Vectors
+
+    @classmethod
+    def of(cls, golden: Golden) -> Songs:
+        """At most CANARIES golden texts, evenly spaced from the shortest to the longest that is short enough."""
+        order = sorted(range(len(golden.ids)), key=lambda i: len(golden.ids[i]))
+        short = [i for i in order if 0 < len(golden.ids[i]) <= CANARY_TOKENS] or order[:1]
+        places = np.unique(np.linspace(0, len(short) - 1, CANARIES).round().astype(int))
+        chosen = [short[place] for place in places]
+        return cls([golden.ids[i] for i in chosen], golden.vectors[chosen])
+
+
+class Rounds:
+    """`run` goes on until it is cancelled; the single rounds may be called by anybody who runs the event loop."""
+
+    def __init__(
+        self,
+        watch: Watch,
+        workers: Workers,
+        pipeline: Pipeline,
+        songs: Songs,
+        *,
+        canary_seconds: float = 30.0,
+        probe_seconds: float = 600.0,
+        retry_seconds: float = RETRY_SECONDS,
+    ) -> None:
+        self._watch = watch
+        self._workers = workers
+        self._pipeline = pipeline
+        self._songs = songs
+        self._canary_seconds = canary_seconds
+        self._probe_seconds = probe_seconds
+        self._retry_seconds = retry_seconds
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._every(self._canary_seconds, Part.CANARY, self.canary))
+            group.create_task(self._every(self._probe_seconds, Part.PROBE, self.replay))
+            group.create_task(self._every(SNAPSHOT_SECONDS, Part.SNAPSHOT, self.snapshot))
+
+    async def canary(self) -> None:
+        """Every canary text on every device, one after the other."""
+        for device in self._workers.devices:
+            try:
+                rows = [await self._workers.encode_on(device, ids) for ids in self._songs.ids]
+            except EngineFailed:
+                self._watch.canary.failed(device)
+                continue
+            self._watch.canary.saw(device, np.concatenate(rows))
+        self._watch.report()  # so that a beginning is noted, whether or not anybody scrapes
+
+    async def replay(self) -> None:
+        """Ask every probe once; a replay with a hole does not count."""
+        probes = self._watch.probes
+        if probes is None:
+            return
+        try:
+            scores = {number: await self._ask(probes, number) for number in probes.order()}
+        except RequestError as error:
+            logger.warning("a replay of the probes was given up: %s", error)
+            probes.given_up()
+            return
+        probes.replayed(scores)
+
+    async def snapshot(self) -> None:
+        remembered = self._watch.remembered()
+        await asyncio.get_running_loop().run_in_executor(None, self._watch.save, remembered)
+
+    async def _ask(self, probes: Probes, number: int) -> Score:
+        probe = probes.probes[number]
+        known = await self._pipeline.shelf.rows(probe.relevant)
+        # A label that the index does not hold can never be found, and is expected all the same.
+        relevant = [known.get(each, -2 - place) for place, each in enumerate(probe.relevant)]
+        return score(await self._patiently(probe.text), relevant)
+
+    async def _patiently(self, query: str) -> list[int]:
+        while True:
+            try:
+                return await self._pipeline.probe(query)
+            except Overloaded:
+                await asyncio.sleep(self._retry_seconds)
+
+    async def _every(self, seconds: float, part: Part, round: Callable[[], Awaitable[None]]) -> None:
+        """Now, and then each `seconds`; a round that fails is counted, and the next one comes."""
+        while True:
+            began = time.monotonic()
+            with self._watch.faults.guard(part):
+                await round()
+            await asyncio.sleep(max(0.0, seconds - (time.monotonic() - began)))

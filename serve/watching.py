@@ -1,0 +1,116 @@
+"""Settings, bundle and index -> the monitor of one server, ready to start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from embedship import jsonl
+from embedship.bundle import REFERENCE, Bundle
+from embedship.encoder import Encoder
+from embedship.errors import MismatchError, UnsafeError, UsageError
+from embedship.golden import Golden
+from embedship.monitor.budget import FalseAlarms
+from embedship.monitor.canary import Canary
+from embedship.monitor.errors import MonitorError, ReferenceMismatch
+from embedship.monitor.feedback import Feedback
+from embedship.monitor.observer import Observer
+from embedship.monitor.probes import Probe, Probes
+from embedship.monitor.reference import Reference
+from embedship.monitor.watch import Watch
+from embedship.sealed import sha256_of
+from embedship.serve.rounds import Songs
+from embedship.serve.settings import Settings
+from embedship.serve.shelf import Shelf
+
+PROBES = "probes.jsonl"  # beside the index folder, where --probes names no other file
+MOST_PROBES = 10_000
+
+
+def watch(settings: Settings, encoder: Encoder, shelf: Shelf | None, songs: Songs, devices: tuple[str, ...]) -> Watch:
+    """Raises UsageError, UnsafeError, MismatchError; a snapshot that cannot be taken up is only a warning."""
+    path = _probe_file(settings)
+    watched = Watch(
+        encoder.bundle.fingerprint,
+        _observer(settings, encoder.bundle, encoder.variant.name, shelf),
+        _canary(settings, encoder, songs, devices),
+        probes=_probes(settings, path, shelf) if path and shelf else None,
+        feedback=Feedback(settings.keep_answers, settings.keep_queries) if shelf else None,
+        index=shelf.folder.manifest.digest if shelf else "",
+        probe_digest=sha256_of(path) if path else "",
+        folder=_folder(settings.state_dir),
+    )
+    watched.restore()
+    return watched
+
+
+def songs(bundle: Bundle) -> Songs:
+    return Songs.of(Golden.load(bundle))
+
+
+def _observer(settings: Settings, bundle: Bundle, variant: str, shelf: Shelf | None) -> Observer:
+    return Observer(
+        _reference(bundle),
+        shelf.exact if shelf else None,
+        fingerprint=bundle.fingerprint,
+        variant=variant,
+        baseline=shelf.baseline if shelf else None,
+        sample_rate=settings.sample_rate,
+        shadow_rate=settings.shadow_rate,
+        shadow_share=settings.shadow_share,
+        interval_seconds=settings.drift_interval_seconds,
+        false_alarms=FalseAlarms.parse(settings.false_alarms),
+        keep_texts=settings.keep_queries,
+    )
+
+
+def _canary(settings: Settings, encoder: Encoder, songs: Songs, devices: tuple[str, ...]) -> Canary:
+    floor = encoder.bundle.manifest.floors[encoder.engine.precision].minimum
+    return Canary(songs.vectors, devices, golden_floor=floor, interval_seconds=settings.canary_interval_seconds)
+
+
+def _probe_file(settings: Settings) -> Path | None:
+    if settings.index is None:
+        if settings.probes is not None:
+            raise UsageError("--probes needs an index to search: give --index INDEX, too")
+        return None
+    beside = settings.index.parent / PROBES
+    return settings.probes or (beside if beside.is_file() else None)
+
+
+def _probes(settings: Settings, path: Path, shelf: Shelf) -> Probes:
+    found = list(jsonl.read(path, Probe))
+    if len(found) > MOST_PROBES:
+        raise UsageError(f"{path} holds {len(found)} probes, at most {MOST_PROBES} can be replayed: take a sample")
+    labels = sorted({label for probe in found for label in probe.relevant})
+    missing = len(labels) - len(shelf.folder.documents.rows(labels))
+    return Probes(
+        found,
+        baseline=settings.probe_baseline,
+        missing=missing,
+        interval_seconds=settings.probe_interval_seconds,
+    )
+
+
+def _folder(path: Path | None) -> Path | None:
+    if path is not None:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"--state-dir {path} cannot be made ({error.strerror}): give another folder") from None
+    return path
+
+
+def _reference(bundle: Bundle) -> Reference | None:
+    path = bundle.path(REFERENCE)
+    if not path.exists():
+        return None
+    if REFERENCE in bundle.manifest.files:
+        bundle.verify([REFERENCE])
+    try:
+        reference = Reference.load(path)
+        reference.require(bundle.fingerprint)
+    except ReferenceMismatch as error:
+        raise MismatchError(str(error)) from error
+    except MonitorError as error:
+        raise UnsafeError(str(error)) from error
+    return reference

@@ -1,0 +1,115 @@
+import msgspec
+import pytest
+
+from embedship.monitor.probes import STALE, WORST, Probe, Probes
+from embedship.monitor.ranking import Score
+from embedship.monitor.state import State
+
+PROBES = [Probe(f"question {i}", (f"d{i}",), id=f"q{i}" if i % 2 else None) for i in range(50)]
+RIGHT, WRONG = Score(1, 1, 1.0), Score(0, 1, 0.0)
+
+
+class Clock:
+    now = 1_000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def replay(probes, wrong=0):
+    """The first `wrong` of the questions are not answered."""
+    probes.replayed({number: WRONG if number < wrong else RIGHT for number in probes.order()})
+
+
+def test_the_first_replay_is_the_baseline(clock):
+    probes = Probes(PROBES, clock=clock)
+    assert probes.report().recall.state is State.UNKNOWN
+    replay(probes, wrong=10)
+    report = probes.report()
+    assert (report.recall.state, report.recall.rolling, report.recall.baseline) == (State.OK, 0.8, 0.8)
+    assert (report.ndcg, report.ndcg_baseline, report.replays) == (0.8, 0.8, 1)
+
+
+def test_the_same_answers_for_a_year_never_warn(clock):
+    probes = Probes(PROBES, clock=clock)
+    for _ in range(1_000):
+        replay(probes, wrong=10)
+    assert probes.report().recall.state is State.OK
+
+
+def test_a_collapse_warns_with_the_first_replay_that_shows_it_and_a_small_fall_soon(clock):
+    probes = Probes(PROBES, clock=clock)
+    replay(probes, wrong=10)
+    replay(probes, wrong=40)
+    assert probes.report().recall.state is State.WARN
+    probes = Probes(PROBES, clock=clock)
+    replay(probes, wrong=2)
+    needed = 0
+    while probes.report().recall.state is not State.WARN:
+        replay(probes, wrong=5)  # recall 0.96 -> 0.90, above the users' 0.9 x baseline
+        needed += 1
+    assert needed <= 8
+
+
+def test_a_measured_baseline_is_taken(clock):
+    probes = Probes(PROBES, baseline=0.9, clock=clock)
+    replay(probes, wrong=40)
+    report = probes.report()
+    assert (report.recall.baseline, report.recall.state) == (0.9, State.WARN)
+
+
+def test_probes_that_never_found_anything_have_no_baseline(clock):
+    probes = Probes(PROBES, clock=clock)
+    replay(probes, wrong=50)
+    assert probes.report().recall.state is State.UNKNOWN
+
+
+def test_replays_that_stop_are_unknown_again(clock):
+    probes = Probes(PROBES, interval_seconds=600, clock=clock)
+    replay(probes)
+    probes.given_up()
+    clock.now += STALE * 600 + 1
+    report = probes.report()
+    assert (report.recall.state, report.failures, report.replays) == (State.UNKNOWN, 1, 1)
+    assert "no whole replay in the last 1800 s" in report.recall.reason
+
+
+def test_the_worst_are_named_without_their_texts(clock):
+    probes = Probes(PROBES, clock=clock)
+    replay(probes, wrong=20)
+    worst = probes.report().worst
+    assert len(worst) == WORST
+    assert [each.probe for each in worst] == list(range(WORST))
+    assert worst[1].id == "q1"
+    assert "question" not in msgspec.json.encode(worst).decode()
+
+
+def test_every_replay_asks_all_in_another_order():
+    probes = Probes(PROBES)
+    first, second = probes.order(), probes.order()
+    assert sorted(first) == sorted(second) == list(range(50))
+    assert first != second
+
+
+def test_what_is_remembered_is_the_baseline_of_the_first_server(clock):
+    before = Probes(PROBES, clock=clock)
+    replay(before, wrong=5)
+    after = Probes(PROBES, clock=clock)
+    after.remember(before.recall.memory(), before.ndcg_baseline)
+    replay(after, wrong=40)
+    report = after.report()
+    assert (report.recall.baseline, report.ndcg_baseline, report.recall.state) == (0.9, 0.9, State.WARN)
+    assert report.recall.queries == 100
+
+
+@pytest.mark.parametrize(
+    "line", [b'{"text": " ", "relevant": ["a"]}', b'{"text": "a", "relevant": []}', b'{"text": "a", "relevance": []}']
+)
+def test_a_probe_that_measures_nothing_is_refused(line):
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(line, type=Probe)

@@ -1,0 +1,215 @@
+"""Signals through real parts: each fault raises its own signal, and the diagnosis names it."""
+
+import msgspec
+import numpy as np
+import pytest
+
+from embedship.monitor.canary import Canary
+from embedship.monitor.diagnosis import Cause
+from embedship.monitor.drift import Rule
+from embedship.monitor.faults import Failures
+from embedship.monitor.feedback import Feedback
+from embedship.monitor.observer import Observer
+from embedship.monitor.probes import Probe, Probes
+from embedship.monitor.ranking import Score
+from embedship.monitor.reference import Reference
+from embedship.monitor.snapshot import NAME
+from embedship.monitor.state import State
+from embedship.monitor.watch import Status, Watch
+
+D, LONG = 16, 30.0
+RANDOM = np.random.default_rng(0)
+REFERENCE = Reference.fit(RANDOM.normal(size=(400, D)).astype(np.float32), "abc")
+DOCUMENTS = RANDOM.normal(size=(400, D)).astype(np.float32)
+GOLDEN = RANDOM.normal(size=(4, D)).astype(np.float32)
+PROBES = [Probe(f"question {i}", (f"d{i}",)) for i in range(20)]
+RIGHT, WRONG = Score(1, 1, 1.0), Score(0, 1, 0.0)
+
+
+class Clock:
+    now = 1_000.0
+
+    def __call__(self):
+        return self.now
+
+
+def exact(vectors, k):
+    return np.argsort(-vectors @ DOCUMENTS.T, axis=1)[:, :k]
+
+
+class Bench:
+    """A monitor whose server is played by the test."""
+
+    def __init__(self, folder=None, index="i", probes="p"):
+        self.clock = Clock()
+        observer = Observer(
+            REFERENCE, exact, fingerprint="abc", rule=Rule.TEN_PERCENT, baseline=1.0, shadow_rate=1.0, window=500,
+            keep_texts=2, clock=self.clock,
+        )  # fmt: skip
+        self.watch = Watch(
+            "abc",
+            observer,
+            Canary(GOLDEN, ["cpu:0"], golden_floor=0.99, clock=self.clock),
+            probes=Probes(PROBES, clock=self.clock),
+            feedback=Feedback(pairs=5, clock=self.clock),
+            index=index,
+            probe_digest=probes,
+            folder=folder,
+            clock=self.clock,
+        )
+
+    def sing(self, damage=0.0):
+        self.watch.canary.saw("cpu:0", GOLDEN + np.float32(damage) * GOLDEN[::-1])
+
+    def search(self, n=300, shift=0.0, missed=0, seed=1):
+        vectors = np.random.default_rng(seed).normal(loc=shift, size=(n, D)).astype(np.float32)
+        ids = exact(vectors, 10)
+        ids[:, :missed] = -1
+        self.watch.observer.saw(vectors, ids, [f"secret {i}" for i in range(n)])
+        assert self.watch.observer.flush(LONG)
+
+    def replay(self, wrong=0):
+        probes = self.watch.probes
+        probes.replayed({number: WRONG if number < wrong else RIGHT for number in probes.order()})
+
+    def judge(self, n=10, right=True):
+        for _ in range(n):
+            self.watch.feedback.judge([1 if right else 2], {"a": 1}, "secret")
+
+    def status(self):
+        return self.watch.report()
+
+
+@pytest.fixture
+def bench():
+    made = Bench()
+    with made.watch:
+        made.sing()
+        made.search()
+        made.replay()
+        yield made
+
+
+def states(status):
+    return {name: state for name, state in msgspec.structs.asdict(status.diagnosis.signals).items() if state}
+
+
+def only(signal):
+    return {name: State.WARN if name == signal else State.OK for name in ("canary", "drift", "shadow", "probe")}
+
+
+def test_when_all_is_well(bench):
+    status = bench.status()
+    assert states(status) == only(None)
+    assert status.diagnosis.cause is Cause.NONE
+    assert status.failures == Failures()
+
+
+FAULTS = [
+    ("canary", Cause.MODEL_CHANGED, lambda bench: bench.sing(damage=0.5)),
+    ("drift", Cause.USERS_CHANGED, lambda bench: bench.search(shift=1.0)),
+    ("shadow", Cause.INDEX_DEGRADED, lambda bench: bench.search(missed=3)),
+    ("probe", Cause.LABELS_STALE, lambda bench: bench.replay(wrong=8)),
+]
+
+
+@pytest.mark.parametrize(("signal", "cause", "fault"), FAULTS)
+def test_each_fault_raises_its_own_signal_and_no_other(bench, signal, cause, fault):
+    bench.clock.now += 5
+    began = bench.status().diagnosis.since
+    bench.clock.now += 5
+    fault(bench)
+    status = bench.status()
+    assert states(status) == only(signal)
+    assert (status.diagnosis.cause, began, status.diagnosis.since) == (cause, 1_005.0, 1_010.0)
+    assert status.began[signal] == 1_010.0
+    bench.clock.now += 5
+    assert bench.status().diagnosis.since == 1_010.0
+
+
+def test_feedback_counts_once_there_is_any(bench):
+    assert bench.status().diagnosis.signals.feedback is None
+    bench.judge()
+    assert bench.status().diagnosis.signals.feedback is State.UNKNOWN
+
+
+def test_drift_comes_with_evidence(bench):
+    assert bench.status().queries.evidence.queries == ()
+    bench.search(shift=1.0)
+    evidence = bench.status().queries.evidence
+    assert len(evidence.queries) == 10
+    assert evidence.queries[0].text.startswith("secret ")
+    assert all(each.shift > 0 for each in evidence.dimensions)
+
+
+def test_the_status_is_json(bench):
+    bench.search(shift=1.0)
+    status = bench.status()
+    assert msgspec.json.decode(msgspec.json.encode(status), type=Status) == status
+
+
+@pytest.fixture
+def used(tmp_path):
+    """A server that saw drift, a fall of recall, replays and feedback, and has ended."""
+    bench = Bench(tmp_path)
+    with bench.watch:
+        bench.sing()
+        bench.replay()
+        bench.judge()
+        bench.search(shift=1.0, missed=1)
+        bench.clock.now += 100
+        return bench.status()
+
+
+def test_a_restart_forgets_nothing_that_takes_time_to_know(used, tmp_path):
+    after = Bench(tmp_path)
+    after.clock.now = 1_500.0
+    after.watch.restore()
+    with after.watch:
+        assert after.watch.observer.flush(LONG)
+        status = after.status()
+        assert status.queries.drift.state is State.WARN
+        assert status.queries.drift.samples == used.queries.drift.samples == 300
+        for source in ("probe", "feedback"):
+            assert getattr(status, source).recall.queries == getattr(used, source).recall.queries > 0
+        assert status.queries.shadow.recall == used.queries.shadow.recall
+        assert status.queries.shadow.recall.evidence > 0
+        assert (status.probe.recall.baseline, status.probe.ndcg_baseline) == (1.0, 1.0)
+        assert status.feedback.pairs == used.feedback.pairs
+        assert status.began["drift"] == used.began["drift"] == 1_100.0
+        assert status.snapshot.restored
+        assert not used.snapshot.restored
+
+
+def test_recall_of_another_index_or_other_probes_is_not_taken_up(used, tmp_path):
+    after = Bench(tmp_path, index="other", probes="others")
+    after.watch.restore()
+    with after.watch:
+        status = after.status()
+        assert (status.queries.shadow.recall.queries, status.probe.recall.queries) == (0, 0)
+        assert status.feedback.recall.queries == used.feedback.recall.queries
+
+
+def test_a_damaged_memory_is_a_warning_and_a_new_beginning(used, tmp_path, caplog):
+    path = tmp_path / NAME
+    path.write_bytes(path.read_bytes()[:-5])
+    after = Bench(tmp_path)
+    after.watch.restore()
+    assert "the monitor begins anew" in caplog.text
+    with after.watch:
+        after.search()
+        assert after.status().queries.drift.samples == 300
+    assert path.stat().st_size > 10_000  # and the next memory is whole
+
+
+def test_a_folder_that_vanished_is_counted_and_survived(tmp_path):
+    folder = tmp_path / "gone"
+    bench = Bench(folder)
+    with bench.watch:
+        bench.watch.save(bench.watch.remembered())
+        status = bench.status()
+        assert (status.failures.snapshot, status.snapshot.written) == (1, 0)
+        folder.mkdir()
+        bench.watch.save(bench.watch.remembered())
+        assert bench.status().snapshot.written == 1
+        assert bench.status().snapshot.bytes == (folder / NAME).stat().st_size
