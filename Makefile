@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO_ARGS ?=
 TEST_ARGS ?=
 
-.PHONY: demo test interop lint bench clean
+.PHONY: demo test interop lint bench assets clean
 
 demo: $(VENV)/.installed  ## the whole product on a real model and real text; DEMO_ARGS=--once stops after a self-check
 	$(BIN)/embedship demo $(DEMO_ARGS)
@@ -27,8 +27,11 @@ bench: $(VENV)/.installed  ## us and the peers in one run; peers live in their o
 	$(BIN)/python benchmarks/encode.py
 	$(BIN)/python benchmarks/export.py
 
+assets: $(VENV)/.installed  ## rules, dashboard and runbooks, from their description in monitor/assets
+	$(BIN)/python -P -m embedship.monitor.assets.write monitor/assets/files
+
 # A regular install, not an editable one: mypy cannot see through an editable install, and tests run what users get.
-$(VENV)/.installed: pyproject.toml constraints.txt $(shell find embedship export serve monitor -name '*.py' -o -path 'monitor/assets/*')
+$(VENV)/.installed: pyproject.toml constraints.txt $(shell find embedship export serve monitor -name '*.py' -o -path 'monitor/assets/*' -o -path 'serve/ui/*')
 	@echo "embedship: installing the pinned set of constraints.txt into $(VENV) (first time: a few minutes)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "embedship needs Python 3.11 or newer; set PYTHON=python3.x")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -29,6 +29,7 @@ VERBS = {
     "sign": Verb("embedship.sign", "Sign a bundle with a private key, offline.", "sign"),
     "index": Verb("embedship.serve.index_cli", "Build a search index over a JSON Lines corpus.", "cpu"),
     "serve": Verb("embedship.serve.cli", "Serve embeddings and search over HTTP.", "cpu"),
+    "monitor": Verb("embedship.serve.monitor_cli", "Rules, dashboards and runbooks for the service.", "cpu"),
     "demo": Verb("embedship.demo", "See all of it work on a real model and real text.", "demo"),
 }
 
@@ -74,7 +75,11 @@ def _app(arguments: list[str]) -> typer.Typer:
     app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     app.callback(invoke_without_command=True)(_version)
     for name, verb in VERBS.items():
-        app.command(name, short_help=verb.help)(_load(name, verb) if name in arguments[:1] else _asleep)
+        work = _load(name, verb) if name in arguments[:1] else _asleep
+        if isinstance(work, typer.Typer):  # a verb with verbs of its own
+            app.add_typer(work, name=name, short_help=verb.help)
+        else:
+            app.command(name, short_help=verb.help)(work)
     return app
 
 
@@ -97,7 +102,7 @@ def _asleep() -> None:
     """Stands for the verbs that were not asked for."""
 
 
-def _load(name: str, verb: Verb) -> Callable[..., Any]:
+def _load(name: str, verb: Verb) -> Callable[..., Any] | typer.Typer:
     try:
         return getattr(importlib.import_module(verb.module), name)  # type: ignore[no-any-return]
     except ModuleNotFoundError as missing:

@@ -34,6 +34,7 @@ class Report(msgspec.Struct, frozen=True):
     evaluations: int
     evaluation_seconds: float  # total
     evaluated_at: float  # Unix time; 0 before the first evaluation
+    interval_seconds: float  # between evaluations
     drift: DriftReport
     shadow: ShadowReport
     evidence: Evidence
@@ -185,6 +186,7 @@ class Observer:
                 evaluations=self._evaluations,
                 evaluation_seconds=self._evaluation_seconds,
                 evaluated_at=self._evaluated_at,
+                interval_seconds=self._interval,
                 drift=self._drift_report,
                 shadow=self._shadow_report,
                 evidence=self._evidence,

@@ -153,6 +153,8 @@ TABLE = (
            _drift(lambda drift: drift.effective)),
     Series(G, "drift_reference_queries", "Query vectors in the drift reference.", (),
            _drift(lambda drift: drift.reference)),
+    Series(G, "drift_interval_seconds", "Seconds between evaluations of drift, as set.", (),
+           _one(lambda status: status.queries.interval_seconds)),
     Series(C, "drift_evaluations", "Evaluations of drift.", (), _one(lambda status: status.queries.evaluations)),
     # Recall
     Series(G, "recall_state", "Recall by the configured rule: 1 for the present state.", ("source", "state"),

@@ -15,7 +15,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from embedship.codes import Vectors, cut, normalise
 from embedship.monitor.watch import Status
-from embedship.serve import digits, openapi, schemas
+from embedship.serve import digits, openapi, page, schemas
 from embedship.serve.errors import (
     ClientGone,
     EngineFailed,
@@ -80,6 +80,7 @@ class Api:
             Route("GET", "/info", "What runs here", self.info, gives=schemas.Info),
             Route("GET", "/monitor", "What the monitor knows: diagnosis, reports, evidence", self.monitor,
                   gives=Status),
+            *page.routes(),
             Route("GET", "/metrics", "Prometheus metrics", self.metrics),
             Route("GET", "/openapi.json", "This document", self.openapi, gives=dict[str, Any]),
         )  # fmt: skip

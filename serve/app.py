@@ -29,7 +29,8 @@ class App:
             route.takes: msgspec.json.Decoder(route.takes) for route in routes if route.takes is not None
         }
         self._metrics = service.metrics
-        self._metrics.expect(self._paths)
+        self._counted = {route.path: route.part_of or route.path for route in routes}
+        self._metrics.expect(dict.fromkeys(self._counted.values()))
         self._drain = service.drain
         self._limit = service.settings.max_body_bytes
         self._always: Headers = ((b"x-embedship-fingerprint", service.bundle.fingerprint.encode()),)
@@ -48,7 +49,7 @@ class App:
             logger.exception("%s %s failed", scope["method"], path)
             reply = self._refusal(Internal("The server failed on this request; its log says why."), path)
         await answer(send, reply, self._closing if self._drain.draining else self._always)
-        self._metrics.answered(path if path in self._paths else OTHER, reply.status, time.perf_counter() - began)
+        self._metrics.answered(self._counted.get(path, OTHER), reply.status, time.perf_counter() - began)
 
     async def _reply(self, scope: Scope, receive: Receive) -> Reply:
         route = self._route(scope["method"], scope["path"])
@@ -66,7 +67,9 @@ class App:
     def _route(self, method: str, path: str) -> Route:
         methods = self._paths.get(path)
         if methods is None:
-            known = ", ".join(f"{m} {path}" for path, methods in self._paths.items() for m in methods)
+            known = ", ".join(
+                f"{m} {path}" for path, methods in self._paths.items() for m in methods if self._counted[path] == path
+            )
             raise UnknownPath(f"There is no {path} here. The routes are: {known}.")
         route = methods.get("GET" if method == "HEAD" else method)
         if route is None:

@@ -47,11 +47,13 @@ class Route:
     summary: str
     handle: Callable[[Any], Awaitable[Reply]]
     takes: Any = None  # a msgspec.Struct, or nothing
-    gives: Any = None  # None: plain text
+    gives: Any = None  # None: text, of the kind `media`
     family: Family = Family.FLAT
     errors: tuple[type[RequestError], ...] = ()
     unready: bool = False  # may answer 503 in the shape of `gives`
     body_bytes: int | None = None  # most bytes it takes, where that is less than the server does
+    media: str = "text/plain"
+    part_of: str | None = None  # the path it is counted under; what is part of another is in no document
     judged: bool = False  # its answers carry the X-Request-Id by which /feedback judges them
 
     @property

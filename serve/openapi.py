@@ -34,6 +34,7 @@ _JUDGED_HEADERS: Schema = _MODEL_HEADERS | {
 
 
 def document(routes: Sequence[Route]) -> Schema:
+    routes = [route for route in routes if route.part_of is None]
     types = _types(routes)
     schemas, components = msgspec.json.schema_components(types, ref_template=_REFERENCE)
     known = dict(zip(map(repr, types), schemas, strict=True))
@@ -67,7 +68,7 @@ def _operation(route: Route, known: dict[str, Any]) -> Schema:
 
 
 def _responses(route: Route, known: dict[str, Any]) -> Schema:
-    text = {"text/plain": {"schema": {"type": "string"}}}
+    text = {route.media: {"schema": {"type": "string"}}}
     content = text if route.gives is None else _json(known[repr(route.gives)])
     headers = _JUDGED_HEADERS if route.judged else _MODEL_HEADERS if route.works else _HEADERS
     responses: Schema = {"200": {"description": "The answer.", "headers": headers, "content": content}}

@@ -61,10 +61,25 @@ def _export(target: Path, root: Path) -> None:
 
 @pytest.fixture(scope="session")
 def chromium() -> Path:
-    """A browser without a window, unpacked from Debian's packages into .tools by the first test that asks for it."""
+    """A browser without a window."""
+    return _tool("chromium")
+
+
+@pytest.fixture(scope="session")
+def prometheus() -> Path:
+    return _tool("prometheus")
+
+
+@pytest.fixture(scope="session")
+def promtool() -> Path:
+    return _tool("promtool")
+
+
+def _tool(name: str) -> Path:
+    """A program unpacked from Debian's packages into .tools by the first test that asks for it."""
     fetch = Path(__file__).parents[1] / "tools" / "fetch.py"
-    answer = subprocess.run([sys.executable, str(fetch), "chromium"], capture_output=True, text=True, check=False)
+    answer = subprocess.run([sys.executable, str(fetch), name], capture_output=True, text=True, check=False)
     if answer.returncode:
         give_up = pytest.fail if "CI" in os.environ else pytest.skip
-        give_up(f"no browser to look with: {answer.stderr.strip()}")
+        give_up(f"no {name} here: {answer.stderr.strip()}")
     return Path(answer.stdout.strip())

@@ -1,0 +1,64 @@
+"""The alerts and the ratios below them, as Prometheus reads them."""
+
+from typing import Any
+
+import yaml
+
+from embedship.monitor.assets import RUNBOOKS
+from embedship.monitor.assets.alert import Alert
+from embedship.monitor.assets.pulse import PULSE
+from embedship.monitor.assets.quality import QUALITY
+from embedship.monitor.assets.recording import RATIOS, Ratio
+from embedship.monitor.assets.service import SERVICE
+
+ALERTS = (*SERVICE, *QUALITY, *PULSE)
+HEAD = "# Written by embedship from monitor/assets: change it there, or its tests and runbooks will not match.\n"
+
+
+def rules() -> str:
+    """Groups are evaluated side by side, rules of a group one after the other: an alert follows the ratio it reads."""
+    groups = [
+        {"name": "embedship-service", "rules": [*map(_record, RATIOS), *map(_alert, SERVICE)]},
+        {"name": "embedship-quality", "rules": [*map(_alert, (*QUALITY, *PULSE))]},
+    ]
+    return dump({"groups": groups})
+
+
+def annotations(alert: Alert) -> dict[str, str]:
+    return {
+        "summary": alert.summary,
+        "description": alert.description,
+        "runbook_url": f"{RUNBOOKS}/{alert.name}.md",
+    }
+
+
+def _record(ratio: Ratio) -> dict[str, Any]:
+    return {"record": ratio.name, "expr": ratio.expr}
+
+
+def _alert(alert: Alert) -> dict[str, Any]:
+    return {
+        "alert": alert.name,
+        "expr": alert.expr,
+        "for": alert.lasting,
+        "labels": {"severity": str(alert.severity)},
+        "annotations": annotations(alert),
+    }
+
+
+def dump(document: Any) -> str:
+    return HEAD + yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=10_000, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Expressions of several lines stay several lines, and no value is written as a reference to another."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _text)

@@ -1,0 +1,338 @@
+"""Alerts about the service: is it there, does it answer, and in time? A page is for users who get no answer."""
+
+from embedship.monitor.assets.alert import INSTANCE, JOB, Alert, Case, Runbook, Severity, series
+from embedship.monitor.assets.recording import BY, SLOW_SECONDS
+
+KEY = "on (namespace, job, instance)"
+
+# 99.9% of requests are not failed by the server. 14.4 x the budget of 0.1% for an hour spends 2% of a month's, 6 x for
+# six hours 5% (Google, Site Reliability Workbook, chapter 5); the short window ends the alert soon after the cause.
+_BUDGET = 0.001
+FAST, SLOW = 14.4 * _BUDGET, 6 * _BUDGET
+VOLUME = 10  # failed requests below which a share is chance
+
+_READY = series("embedship_ready")
+_OK = series("embedship_requests_total", route="/search", status="2xx")
+_FAILED = series("embedship_failures_total", reason="engine")
+_REFUSED = series("embedship_rejections_total", reason="overloaded")
+_QUICK = series("embedship_request_seconds_bucket", route="/search", le=SLOW_SECONDS)
+_SEARCHES = series("embedship_request_seconds_count", route="/search")
+
+SERVICE = (
+    Alert(
+        name="EmbedshipAbsent",
+        severity=Severity.PAGE,
+        expr="absent_over_time(embedship_ready[1h])\n",
+        lasting="10m",
+        summary="Prometheus has seen no embedship for an hour",
+        description="No target anywhere has exported embedship_ready for an hour: the service is gone, or Prometheus "
+        "no longer scrapes it. Until this is mended no other alert of embedship can fire.",
+        fires=(Case(name="nothing was ever scraped", series={_READY: "_x60"}, at="11m", labels={}),),
+        quiet=(
+            Case(name="one instance is scraped", series={}, at="2h"),
+            Case(name="it has been gone for less than 10 minutes", series={_READY: "_x60"}, at="9m"),
+        ),
+        runbook=Runbook(
+            meaning="No series `embedship_ready` has reached this Prometheus for an hour, from any instance.",
+            impact="Either nobody is served, or everybody is and nobody watches: both need a person.",
+            diagnosis=(
+                "Ask the service itself: `curl -s http://SERVICE/health`. An answer means that only the scrape is "
+                "broken.",
+                "In Prometheus, Status / Targets: is there a target for embedship, and what is its last error?",
+                "In Kubernetes: `kubectl get pods,servicemonitors,podmonitors -l app.kubernetes.io/name=embedship`.",
+            ),
+            mitigation=(
+                "Service gone: start it again; its log on stderr says in one sentence why it did not start.",
+                "Scrape broken: restore the scrape configuration or ServiceMonitor for `GET /metrics`.",
+            ),
+        ),
+    ),
+    Alert(
+        name="EmbedshipDown",
+        severity=Severity.PAGE,
+        expr=f"max {BY} (last_over_time(embedship_ready[1h]))\n"
+        f"  unless on (namespace, job) max {BY} (embedship_ready)\n",
+        lasting="2m",
+        summary="No instance of {{ $labels.job }} can be reached",
+        description="Instances of {{ $labels.job }} were scraped within the last hour, and now none is.",
+        fires=(Case(name="the only instance went away", series={_READY: "1x10 _x60"}, at="18m", labels=JOB),),
+        quiet=(
+            Case(name="a scrape was missed", series={_READY: "1x10 _ 1x60"}, at="11m"),
+            Case(
+                name="another instance is there",
+                series={_READY: "1x10 _x60", series("embedship_ready", instance="b:8080"): "1x60"},
+                at="14m",
+            ),
+        ),
+        runbook=Runbook(
+            meaning="Every instance of one job that was scraped within the last hour has stopped answering `/metrics`.",
+            impact="Searches and embeddings fail for everybody.",
+            diagnosis=(
+                "Are the processes there? `kubectl get pods`, or `systemctl status`, on the machines of the job.",
+                "Why did they end? The last lines of the log; exit code 4 is a bundle, index or reference that does "
+                "not belong together, 137 is a process killed for memory.",
+                "What changed in the last hour: a new bundle, a new index, a new limit on memory, the network?",
+            ),
+            mitigation=(
+                "Roll back the last change of bundle or index: both are folders that are never changed in place.",
+                "Killed for memory: raise the limit, or serve a smaller variant (`--variant`).",
+                "It was taken down on purpose: silence this alert; it ends by itself after an hour.",
+            ),
+        ),
+    ),
+    Alert(
+        name="EmbedshipInstanceDown",
+        severity=Severity.WARN,
+        expr=f"up == 0\n  and {KEY} last_over_time(embedship_ready[1h])\n  and on (namespace, job) embedship_ready\n",
+        lasting="5m",
+        summary="{{ $labels.instance }} cannot be reached, other instances can",
+        description="{{ $labels.instance }} of {{ $labels.job }} was scraped within the last hour and does not answer "
+        "now. The other instances carry its load.",
+        fires=(
+            Case(
+                name="one of two is gone",
+                series={
+                    series("up", instance="b:8080"): "1x10 0x60",
+                    series("embedship_ready", instance="b:8080"): "1x10 _x60",
+                },
+                at="20m",
+                labels={**INSTANCE, "instance": "b:8080"},
+            ),
+        ),
+        quiet=(
+            Case(name="another service is down", series={series("up", job="database"): "0x60"}, at="20m"),
+            Case(
+                name="a restart of two minutes",
+                series={
+                    series("up", instance="b:8080"): "1x10 0x1 1x60",
+                    series("embedship_ready", instance="b:8080"): "1x10 _x2 1x60",
+                },
+                at="20m",
+            ),
+        ),
+        runbook=Runbook(
+            meaning="One instance stopped answering while others of its job still do.",
+            impact="None yet for users; less capacity, and less to lose before somebody is hurt.",
+            diagnosis=(
+                "The last lines of its log, and its exit code: 137 is a process killed for memory.",
+                "Is the machine or the pod there at all?",
+            ),
+            mitigation=(
+                "Restart the instance. It answers only after its golden texts gave the right vectors, so a restart "
+                "cannot make answers worse.",
+            ),
+        ),
+    ),
+    Alert(
+        name="EmbedshipNotReady",
+        severity=Severity.PAGE,
+        expr=f"sum {BY} (embedship_ready) == 0\n",
+        lasting="5m",
+        summary="All instances of {{ $labels.job }} say that they are not ready",
+        description="The processes of {{ $labels.job }} run, but every one answers /ready with 503, so no load "
+        "balancer sends them requests.",
+        fires=(Case(name="the only instance is not ready", series={_READY: "1x10 0x60"}, at="17m", labels=JOB),),
+        quiet=(
+            Case(
+                name="one of two is ready",
+                series={_READY: "0x60", series("embedship_ready", instance="b:8080"): "1x60"},
+                at="17m",
+            ),
+            Case(name="a rolling update of 3 minutes", series={_READY: "1x10 0x3 1x60"}, at="14m"),
+        ),
+        runbook=Runbook(
+            meaning="Every instance that is scraped reports `embedship_ready` 0.",
+            impact="Load balancers send nothing: users get errors, although the processes live.",
+            diagnosis=(
+                "`curl -s http://INSTANCE/ready` says why. `draining` is a process that was told to stop and was not "
+                "replaced.",
+                "Is a rollout stuck? `kubectl rollout status deployment/NAME`.",
+            ),
+            mitigation=("Start a fresh instance, or undo the rollout: `kubectl rollout undo deployment/NAME`.",),
+        ),
+    ),
+    Alert(
+        name="EmbedshipHighErrorRate",
+        severity=Severity.PAGE,
+        expr=f"""\
+(
+  embedship:failures:ratio_rate1h > {FAST:g}
+  and embedship:failures:ratio_rate5m > {FAST:g}
+  and on (namespace, job) sum {BY} (increase(embedship_failures_total[1h])) > {VOLUME}
+) or (
+  embedship:failures:ratio_rate6h > {SLOW:g}
+  and embedship:failures:ratio_rate30m > {SLOW:g}
+  and on (namespace, job) sum {BY} (increase(embedship_failures_total[6h])) > {VOLUME}
+)
+""",
+        lasting="2m",
+        summary="{{ $labels.job }} fails {{ $value | humanizePercentage }} of its requests",
+        description="{{ $value | humanizePercentage }} of the requests to {{ $labels.job }} failed for a reason of the "
+        "server's own. Of a month's budget of 0.1% this spends 2% an hour or more (or 5% in six hours).",
+        fires=(
+            Case(
+                name="5% fail, from one moment on",
+                series={_OK: "0+100x200", _FAILED: "0x60 0+5x140"},
+                at="121m",
+                labels=JOB,
+                value="5%",
+            ),
+            Case(
+                name="1% fail, for hours",
+                series={_OK: "0+100x430", _FAILED: "0+1x430"},
+                at="3h",
+                labels=JOB,
+                value="1%",
+            ),
+        ),
+        quiet=(
+            Case(name="no request fails", series={_OK: "0+100x430", _FAILED: "0x430"}, at="2h"),
+            Case(name="0.05% fail", series={_OK: "0+2000x430", _FAILED: "0+1x430"}, at="2h"),
+            Case(name="three of twelve", series={_OK: "0x50 0+1x12 12x60", _FAILED: "0x58 1 2 3x80"}, at="64m"),
+            Case(name="it is over", series={_OK: "0+100x200", _FAILED: "0+5x60 300x140"}, at="100m"),
+        ),
+        runbook=Runbook(
+            meaning="Requests end with a failure of the server (5xx; 424 on the routes of text-embeddings-inference) "
+            "far more often than the objective of 99.9% allows. Errors of clients, 4xx, are not counted.",
+            impact="Users get errors instead of answers; clients that try again add load.",
+            diagnosis=(
+                'Which reason? `sum by (reason) (increase(embedship_failures_total[1h]))`: `engine` is the device or '
+                "its runtime, `internal` is a bug of ours, with a stack trace in the log.",
+                "Which instance? `sum by (instance) (increase(embedship_failures_total[1h]))`: one is a machine, all "
+                "are a change.",
+                "`GET /monitor`, or the page /monitor/ui: does a canary fail as well?",
+            ),
+            mitigation=(
+                "One instance: take it out and start another.",
+                "All, after a change: roll back the bundle, index or image.",
+                "`engine`: serve another variant of the same bundle (`--variant`), on another runtime.",
+            ),
+        ),
+    ),
+    Alert(
+        name="EmbedshipQueueSaturated",
+        severity=Severity.WARN,
+        expr=f"""\
+embedship:overloaded:ratio_rate5m > 0.01
+  and on (namespace, job) sum {BY} (increase(embedship_rejections_total{{reason="overloaded"}}[5m])) > {VOLUME}
+""",
+        lasting="5m",
+        summary="{{ $labels.job }} refuses {{ $value | humanizePercentage }} of its requests",
+        description="The queue of {{ $labels.job }} is full: {{ $value | humanizePercentage }} of the requests of the "
+        "last 5 minutes were answered with 429 and told when to come back.",
+        fires=(
+            Case(
+                name="one request in ten is refused",
+                series={_OK: "0+90x60", series("embedship_requests_total", route="/search", status="4xx"): "0+10x60",
+                        _REFUSED: "0+10x60"},
+                at="20m",
+                labels=JOB,
+                value="10%",
+            ),
+        ),
+        quiet=(
+            Case(name="nobody is refused", series={_OK: "0+100x60", _REFUSED: "0x60"}, at="20m"),
+            Case(name="a burst of two minutes", series={_OK: "0+100x60", _REFUSED: "0x10 0+50x2 100x60"}, at="14m"),
+        ),
+        runbook=Runbook(
+            meaning="More texts arrive than the engines encode, and the queue is full. Requests are refused at once "
+            "instead of waiting until their clients give up.",
+            impact="Clients that obey Retry-After are slower, others get errors. What is accepted is answered.",
+            diagnosis=(
+                "`embedship_queue_texts` and `rate(embedship_texts_total[5m])`: is there more work than usual, or "
+                "less capacity?",
+                "Tokens a text, `rate(embedship_tokens_total[5m]) / rate(embedship_texts_total[5m])`: longer texts "
+                "cost more.",
+                "Is a bulk load running? Queries keep one place in eight of the queue, bulk gets the rest.",
+            ),
+            mitigation=(
+                "More instances, or more cores.",
+                "A bulk load belongs outside busy hours, or on instances of its own.",
+                "A faster variant of the bundle; `bundle.json` holds what each costs in quality.",
+            ),
+        ),
+    ),
+    Alert(
+        name="EmbedshipLatencyHigh",
+        severity=Severity.WARN,
+        expr=f"""\
+embedship:search_slow:ratio_rate1h > 0.05
+  and embedship:search_slow:ratio_rate5m > 0.05
+  and on (namespace, job) sum {BY} (increase(embedship_request_seconds_count{{route="/search"}}[1h])) > 100
+""",
+        lasting="5m",
+        summary="Slow at {{ $labels.job }}: {{ $value | humanizePercentage }} of searches take over 250 ms",
+        description="In the last hour {{ $value | humanizePercentage }} of the searches of {{ $labels.job }} took more "
+        "than 250 ms, and in the last 5 minutes they still do. The objective is 99% within 250 ms; this is five times "
+        "what it allows.",
+        fires=(
+            Case(
+                name="a fifth is slow",
+                series={_SEARCHES: "0+100x200", _QUICK: "0+80x200"},
+                at="2h",
+                labels=JOB,
+                value="20%",
+            ),
+        ),
+        quiet=(
+            Case(name="one in a hundred is slow", series={_SEARCHES: "0+100x200", _QUICK: "0+99x200"}, at="2h"),
+            Case(name="one search an hour, slow", series={_SEARCHES: "0x60 1x60", _QUICK: "0x120"}, at="65m"),
+            Case(name="it is over", series={_SEARCHES: "0+100x200", _QUICK: "0+80x80 6500+100x120"}, at="100m"),
+        ),
+        runbook=Runbook(
+            meaning="Searches are slower than the objective, for an hour and still. Other routes may hold thousands "
+            "of texts, and say nothing about speed; they are not counted.",
+            impact="Users wait.",
+            diagnosis=(
+                "Where is the time? Compare `embedship_queue_seconds`, `embedship_inference_seconds` and "
+                "`embedship_search_seconds`, on the dashboard side by side.",
+                "Queue: too much work; see EmbedshipQueueSaturated. Inference: a slower or throttled CPU (cgroup "
+                "quota!), longer texts. Search: an index that grew, or is no longer in memory.",
+            ),
+            mitigation=(
+                "Queue: more instances.",
+                "Inference: a faster variant; undo a smaller CPU limit.",
+                "Search: an index with a coarse stage (`embedship index --kind binary`), or more memory.",
+            ),
+        ),
+    ),
+    Alert(
+        name="EmbedshipRestarting",
+        severity=Severity.WARN,
+        expr=f"changes(process_start_time_seconds[1h]) >= 3\n  and {KEY} last_over_time(embedship_ready[15m])\n",
+        lasting="0m",
+        summary="{{ $labels.instance }} was restarted {{ $value }} times within an hour",
+        description="The process behind {{ $labels.instance }} ({{ $labels.job }}) ended and was started again "
+        "{{ $value }} times within the last hour.",
+        fires=(
+            Case(
+                name="four restarts",
+                series={series("process_start_time_seconds"): "0x5 300x5 600x5 900x5 1200x60"},
+                at="30m",
+                labels=INSTANCE,
+                value="4",
+            ),
+        ),
+        quiet=(
+            Case(name="a deployment", series={series("process_start_time_seconds"): "0x20 1200x60"}, at="30m"),
+            Case(
+                name="another program restarts",
+                series={series("process_start_time_seconds", job="other"): "0x5 300x5 600x5 900x5 1200x60"},
+                at="30m",
+            ),
+        ),
+        runbook=Runbook(
+            meaning="One instance keeps ending and being started again.",
+            impact="Requests that are in its hands are lost at each end, and for seconds nobody answers there.",
+            diagnosis=(
+                "Exit codes: `kubectl describe pod NAME`. 137 is memory, 1 an engine that failed, 4 files that do not "
+                "belong together.",
+                "The last lines before each end: `kubectl logs NAME --previous`.",
+            ),
+            mitigation=(
+                "Memory: raise the limit, lower `--queue-texts` or `--batch-tokens`.",
+                "An engine that fails: another variant of the bundle.",
+            ),
+        ),
+    ),
+)  # fmt: skip
