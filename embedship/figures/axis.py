@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from embedship.export.page.histogram import MOST_NINES, nines
-
 _TICKS = 5
 
 
@@ -50,17 +48,6 @@ def _round_step(rough: float) -> float:
     """The smallest of 1, 2, 5, 10 times a power of ten that is not under `rough`."""
     power = 10.0 ** math.floor(math.log10(rough))
     return next(step * power for step in (1, 2, 5, 10) if step * power >= rough * (1 - 1e-9))
-
-
-def cosines(title: str, worst: float) -> Axis:
-    """An axis even in the number of nines, from the decade of the worst cosine up to 1."""
-    low = min(math.floor(float(nines(worst))), MOST_NINES - 2)
-    ticks = [Tick(1 - 10.0**-count, _nines_text(count)) for count in range(low, MOST_NINES + 1)]
-    return Axis(title, low, MOST_NINES, tuple(ticks), lambda value: float(nines(value)))
-
-
-def _nines_text(count: int) -> str:
-    return "1" if count == MOST_NINES else f"{1 - 10.0**-count:.{count}f}"
 
 
 def doublings(title: str, values: Iterable[float]) -> Axis:
