@@ -55,12 +55,13 @@ class Block(msgspec.Struct, frozen=True):
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """`report` decides. `mmd` looks at more than the mean, and is there to be compared; its p-value is at least 0.005.
+    """`state` is that of the whole log, or `warn` if a block warns: what began late is diluted in the whole.
 
-    statistics and pvalues (d,) are those of the Kolmogorov-Smirnov test of each dimension. blocks are empty without
+    `mmd` looks at more than the mean, and is there to be compared; its p-value is at least 0.005. statistics and pvalues (d,) are those of the Kolmogorov-Smirnov test of each dimension. blocks are empty without
     times, or with fewer than two blocks' worth of queries; since is the start of the first one that warns, 0 if none.
     """
 
+    state: State
     report: DriftReport
     mmd: TwoSample | None = None
     statistics: tuple[float, ...] = ()
@@ -82,9 +83,9 @@ def compare(
 ) -> Comparison:
     """Test the log as one window, and each stretch of time in it.
 
-    The budget of false alarms (None: the reference's own) is spent on one test each interval_seconds: how often the
-    caller does this. Blocks share it (Bonferroni), so that one of them warning is as rare. variant is the one that
-    encoded the log; named is how many of the furthest queries the evidence names. Raises InvalidVectors.
+    The budget of false alarms (None: the reference's own) is spent on one call each interval_seconds: half of it on the
+    log as one window, half on its blocks together (Bonferroni); all on the log if it has no blocks. variant is the one
+    that encoded it; named is how many of the furthest queries the evidence names. Raises InvalidVectors.
     """
 
     def detector(window: int, seconds: float) -> DriftDetector:
@@ -97,16 +98,17 @@ def compare(
             interval_seconds=seconds,
         )
 
-    report = _tested(detector(len(current), interval_seconds), current)
+    count = _count(current)
+    report = _tested(detector(len(current), interval_seconds / (2 if count else 1)), current)
     if report.state is State.UNKNOWN:
-        return Comparison(report)
+        return Comparison(report.state, report)
     moved = _at_checkpoint(current, reference, variant)
     tests = ks_2samp(reference.vectors, moved.vectors)
-    count = 0 if current.times is None else min(BLOCKS, len(current) // BLOCK_QUERIES)
-    blocks = ()
-    if count > 1:
-        blocks = _blocks(detector(len(current) // count, interval_seconds / count), current, count)
+    blocks: tuple[Block, ...] = ()
+    if count:
+        blocks = _blocks(detector(len(current) // count, interval_seconds / (2 * count)), current, count)
     return Comparison(
+        state=State.WARN if any(block.state is State.WARN for block in blocks) else report.state,
         report=report,
         mmd=_mmd(reference, moved),
         statistics=tuple(tests.statistic.tolist()),
@@ -115,6 +117,12 @@ def compare(
         since=next((block.start for block in blocks if block.state is State.WARN), 0.0),
         evidence=Known.fit(reference.vectors).compare(_window(moved), named),
     )
+
+
+def _count(current: Current) -> int:
+    """How many blocks: none without times, or with too few queries for two."""
+    count = 0 if current.times is None else min(BLOCKS, len(current) // BLOCK_QUERIES)
+    return count if count > 1 else 0
 
 
 def _tested(detector: DriftDetector, part: Current) -> DriftReport:

@@ -9,7 +9,7 @@ Vectors = NDArray[np.float32]
 
 
 class Projection(NamedTuple):
-    """The two directions along which a reference varies most (principal components), and their share of its variance."""
+    """The two directions along which a reference varies most (principal components), and the variance they explain."""
 
     centre: Vectors
     axes: Vectors

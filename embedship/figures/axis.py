@@ -5,9 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 _TICKS = 5
+_MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
+_STEPS = tuple(
+    [n * _MINUTE for n in (1, 5, 15, 30)]
+    + [n * _HOUR for n in (1, 3, 6, 12)]
+    + [n * _DAY for n in (1, 2, 7, 14, 30, 90, 365, 3_650)]
+)
 
 
 class Tick(NamedTuple):
@@ -57,3 +64,15 @@ def doublings(title: str, values: Iterable[float]) -> Axis:
     powers = range(math.ceil(low), math.floor(high) + 1)
     step = 1 + len(powers) // 8
     return Axis(title, low, high, tuple(Tick(2**p, f"{2**p:,}") for p in powers[::step]), math.log2)
+
+
+def moments(title: str, values: Iterable[float]) -> Axis:
+    """An axis of Unix times, in UTC: days where it covers days, else hours and minutes."""
+    found = list(values)
+    low, high = min(found), max(found)
+    room = (high - low or _MINUTE) * 0.04
+    low, high = low - room, high + room
+    step = next(step for step in _STEPS if (high - low) / step <= _TICKS)
+    form = "%b %d" if step >= _DAY else "%H:%M"
+    ticks = range(math.ceil(low / step) * step, math.floor(high) + 1, step)
+    return Axis(title, low, high, tuple(Tick(at, datetime.fromtimestamp(at, UTC).strftime(form)) for at in ticks))
