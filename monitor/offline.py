@@ -57,8 +57,9 @@ class Block(msgspec.Struct, frozen=True):
 class Comparison(msgspec.Struct, frozen=True):
     """`state` is that of the whole log, or `warn` if a block warns: what began late is diluted in the whole.
 
-    `mmd` looks at more than the mean, and is there to be compared; its p-value is at least 0.005. statistics and pvalues (d,) are those of the Kolmogorov-Smirnov test of each dimension. blocks are empty without
-    times, or with fewer than two blocks' worth of queries; since is the start of the first one that warns, 0 if none.
+    mmd looks at more than the mean, and is there to be compared; its p-value is at least 0.005. statistics and pvalues
+    (d,) are those of the Kolmogorov-Smirnov test of each dimension. blocks are empty without times, or with fewer than
+    two blocks' worth of queries; since is the start of the first one that warns, 0 if none.
     """
 
     state: State
@@ -115,7 +116,7 @@ def compare(
         pvalues=tuple(tests.pvalue.tolist()),
         blocks=blocks,
         since=next((block.start for block in blocks if block.state is State.WARN), 0.0),
-        evidence=Known.fit(reference.vectors).compare(_window(moved), named),
+        evidence=_evidence(reference, moved, named),
     )
 
 
@@ -155,6 +156,15 @@ def _at_checkpoint(current: Current, reference: Reference, variant: str | None) 
     """Undo what is known of how the variant moves every vector."""
     offset = reference.offsets.get(variant or "")
     return current if offset is None else msgspec.structs.replace(current, vectors=current.vectors - offset)
+
+
+def _evidence(reference: Reference, current: Current, named: int) -> Evidence:
+    """What moved; the share of strange queries without drift is measured on one half of the reference by the other."""
+    found = Known.fit(reference.vectors).compare(_window(current), named)
+    order = np.random.default_rng(0).permutation(len(reference.vectors))
+    half, other = (reference.vectors[rows] for rows in np.array_split(order, 2))
+    usual = float(Known.fit(half).far(other).mean())
+    return msgspec.structs.replace(found, far=found.far and msgspec.structs.replace(found.far, then=usual))
 
 
 def _mmd(reference: Reference, current: Current) -> TwoSample:

@@ -9,7 +9,7 @@ Vectors = NDArray[np.float32]
 
 
 class Projection(NamedTuple):
-    """The two directions along which a reference varies most (principal components), and the variance they explain."""
+    """The two directions along which vectors vary most (principal components), and the variance they explain."""
 
     centre: Vectors
     axes: Vectors

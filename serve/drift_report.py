@@ -90,7 +90,9 @@ def verdict(comparison: Comparison, recall: Course | None) -> list[str]:
     if comparison.since:
         found.append(f"It is first seen in the queries from {when(comparison.since)} on.")
     if comparison.state is State.WARN and (far := comparison.evidence.far):
-        found.append(f"{far.now:.1%} of the queries belong to no topic of the reference; {far.then:.0%} is usual.")
+        found.append(
+            f"{far.now:.1%} of the queries belong to no topic of the reference; without drift {far.then:.1%} do."
+        )
     if recall:
         found.append(_recall(recall))
     return found
@@ -100,7 +102,7 @@ def _drifted(comparison: Comparison) -> str:
     report = comparison.report
     if report.state is not State.WARN:
         warning = sum(block.state is State.WARN for block in comparison.blocks)
-        return f"The queries drifted in {warning} of {len(comparison.blocks)} stretches of time; over all of them it is less."
+        return f"The queries drifted in {warning} of {len(comparison.blocks)} stretches of time, not over all."
     if report.rule is Rule.TEN_PERCENT:
         return (
             f"Drift, by the ten percent rule: {report.dimensions_ratio:.1%} of the dimensions differ at p < {ALPHA}, "

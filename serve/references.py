@@ -12,7 +12,7 @@ from embedship.monitor.reference import Reference
 
 def beside(bundle: Bundle) -> Path:
     """Where `embedship reference` writes: never into the bundle, which is sealed."""
-    folder = bundle.folder.resolve()
+    folder = bundle.folder.absolute()
     return folder.with_name(f"{folder.name}.reference.safetensors")
 
 

@@ -18,10 +18,11 @@ POINTS = 600  # of each kind: more would only cover each other
 
 
 def projection(reference: Vectors, current: Vectors) -> Plot:
-    """Both on the two principal components of the reference."""
-    fitted = Projection.fit(reference)
-    then, now = (_plane(fitted.apply(_some(rows))) for rows in (reference, current))
-    title = f"two directions, {fitted.explained:.0%} of the reference's variance"
+    """Both on the two principal components of what is shown."""
+    shown = [_some(rows) for rows in (reference, current)]
+    fitted = Projection.fit(np.concatenate(shown))
+    then, now = (_plane(fitted.apply(rows)) for rows in shown)
+    title = f"two directions, {fitted.explained:.0%} of the variance"
     x, y = (axis.even(name, [*then[:, i], *now[:, i]]) for i, name in enumerate((title, "")))
     dots = [
         Dot(place_x(x, float(a)), place_y(y, float(b)), kind, "")

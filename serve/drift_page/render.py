@@ -53,7 +53,7 @@ def _tiles(found: Report) -> list[Tile]:
         Tile(
             "of no known topic",
             f"{far.now:.1%}" if far else "unknown",
-            f"{far.then:.0%} of the reference" if far else "nothing was tested",
+            f"without drift {far.then:.1%}" if far else "nothing was tested",
         ),
     ]
 
