@@ -45,11 +45,12 @@ def encoded(path: Path, bundle: Bundle, variant: str | None, reference: Referenc
 
     require(reference, bundle.fingerprint)
     log = read(path)
-    chosen = bundle.variant(variant).name
-    with Encoder.open(bundle, chosen) as encoder, bar("encoding", len(log)) as advance:
+    with Encoder.open(bundle, variant) as encoder, bar("encoding", len(log)) as advance:
         golden.check(encoder)
         vectors = encode(encoder, log.texts, advance)
-    return Log(Current(vectors, log.sessions, log.times, tuple(log.texts)), log.recalls, chosen, bound=True)
+    return Log(
+        Current(vectors, log.sessions, log.times, tuple(log.texts)), log.recalls, encoder.variant.name, bound=True
+    )
 
 
 def arrays(path: Path, reference: Reference) -> Log:

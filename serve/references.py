@@ -12,7 +12,7 @@ from embedship.monitor.reference import Reference
 
 def beside(bundle: Bundle) -> Path:
     """Where `embedship reference` writes: never into the bundle, which is sealed."""
-    folder = bundle.folder.absolute()
+    folder = bundle.folder.resolve()
     return folder.with_name(f"{folder.name}.reference.safetensors")
 
 

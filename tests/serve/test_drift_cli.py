@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from embedship import stdlib_docs
+from embedship import choice, stdlib_docs
 from embedship.bundle import REFERENCE, Bundle
 from embedship.cli import run
 from embedship.encoder import Encoder
@@ -40,10 +42,22 @@ def write(path: Path, texts: Sequence[str], **columns: Sequence[Any]) -> Path:
     return path
 
 
+def copied(bundle: Path, target: Path) -> None:
+    """A bundle of the test's own to write beside: hard links, so that it costs no disk."""
+
+    def link(source: str, place: str) -> None:
+        try:
+            os.link(source, place)
+        except OSError:
+            shutil.copy2(source, place)
+
+    shutil.copytree(bundle, target, copy_function=link)
+
+
 @pytest.fixture(scope="module")
 def made(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     work = tmp_path_factory.mktemp("reference")
-    (work / "bundle").symlink_to(bundle)
+    copied(bundle, work / "bundle")
     texts = [entry.summary for entry in stdlib_docs.entries(800)]
     then = texts[::2]
     queries = write(
@@ -77,7 +91,7 @@ def cooking(made: Made) -> np.ndarray:
 def log(tmp_path: Path, made: Made) -> Callable[..., Path]:
     """Write an .npz of this model and variant; keywords are its other arrays."""
     opened = Bundle.open(made.bundle)
-    bound = {"fingerprint": opened.fingerprint, "variant": opened.variant().name}
+    bound = {"fingerprint": opened.fingerprint, "variant": choice.variant(opened).name}
 
     def log(vectors: np.ndarray, **columns: Any) -> Path:
         np.savez(tmp_path / "log.npz", vectors=vectors, **{**bound, **columns})

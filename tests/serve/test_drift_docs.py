@@ -15,7 +15,7 @@ from embedship.monitor import snapshot
 from embedship.monitor.feedback import Pair
 from embedship.monitor.snapshot import Remembered
 
-from .test_drift_cli import COOKING, write
+from .test_drift_cli import COOKING, copied, write
 
 PAGE = (Path(__file__).parents[2] / "docs" / "drift.md").read_text()
 COMMANDS = re.findall(r"^    embedship (.+)$", PAGE, re.MULTILINE)
@@ -28,7 +28,7 @@ def test_the_page_as_it_stands(
     texts = [entry.summary for entry in stdlib_docs.entries(300)]
     write(tmp_path / "then.jsonl", texts[::2])
     write(tmp_path / "now.jsonl", [*texts[1::2], *COOKING])
-    (tmp_path / "bundle").symlink_to(bundle)
+    copied(bundle, tmp_path / "bundle")
     (tmp_path / "index").symlink_to(index_folder)
     (tmp_path / "state").mkdir()
     pair = Pair(query="open a file", relevant=(stdlib_docs.entries(60)[0].id,), recall=0.0)
