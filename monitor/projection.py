@@ -26,5 +26,4 @@ class Projection(NamedTuple):
 
     def apply(self, vectors: Vectors) -> Vectors:
         """Return the places (n, 2), or (n, 1) where vectors have one dimension, of vectors (n, d)."""
-        places: Vectors = (vectors - self.centre) @ self.axes.T
-        return places
+        return np.asarray((vectors - self.centre) @ self.axes.T, dtype=np.float32)

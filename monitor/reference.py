@@ -164,7 +164,7 @@ class Reference:
         columns = {"vectors": self.vectors, "sessions": self.sessions, "times": self.times}
         columns |= {_VARIANT + name: offset for name, offset in sorted(self.offsets.items())}
         tensors = {name: np.ascontiguousarray(column) for name, column in columns.items() if column is not None}
-        return save(tensors, {KEY: msgspec.json.encode(header).decode()})
+        return bytes(save(tensors, {KEY: msgspec.json.encode(header).decode()}))
 
     @classmethod
     def load(cls, path: Path) -> "Reference":

@@ -69,13 +69,12 @@ def arrays(path: Path, reference: Reference) -> Log:
     fingerprint, variant = _text(found, "fingerprint"), _text(found, "variant")
     if fingerprint is not None:
         require(reference, fingerprint)
-    times = _column(found, "times", np.dtype(np.float64), path)
+    times, recalls = (_floats(_column(found, name, path)) for name in ("times", "recall"))
     order = np.arange(len(vectors)) if times is None else np.argsort(times, kind="stable")
-    sessions = _column(found, "sessions", np.dtype(np.int64), path)
-    recalls = _column(found, "recall", np.dtype(np.float64), path)
+    sessions = _column(found, "sessions", path)
     current = Current(
         vectors[order],
-        None if sessions is None else sessions[order],
+        None if sessions is None else sessions[order].astype(np.int64),
         None if times is None else times[order],
     )
     return Log(current, None if recalls is None else recalls[order], variant, bound=fingerprint is not None)
@@ -102,12 +101,14 @@ def _text(found: Mapping[str, NDArray[np.generic]], name: str) -> str | None:
     return str(found[name]) if name in found else None
 
 
-def _column(
-    found: Mapping[str, NDArray[np.generic]], name: str, kind: np.dtype[np.generic], path: Path
-) -> NDArray[np.generic] | None:
+def _floats(column: NDArray[np.generic] | None) -> NDArray[np.float64] | None:
+    return None if column is None else column.astype(np.float64)
+
+
+def _column(found: Mapping[str, NDArray[np.generic]], name: str, path: Path) -> NDArray[np.generic] | None:
     if name not in found:
         return None
     column = found[name]
     if column.shape != found["vectors"].shape[:1] or column.dtype.kind not in "iuf":
         raise UsageError(f"{path}: `{name}` is {column.dtype} of shape {column.shape}, not {KEYS[name]}")
-    return column.astype(kind)
+    return column

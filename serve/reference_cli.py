@@ -110,8 +110,8 @@ def _fit(bundle: Bundle, log: Queries, accepted: FalseAlarms, seconds: float) ->
 
 
 def nearest(bundle: Bundle) -> Variant:
-    """The variant whose vectors are most nearly the checkpoint's."""
-    return max(bundle.manifest.variants, key=lambda variant: variant.parity.mean)
+    """The variant whose vectors are most nearly the checkpoint's; of equals the one made first, the plainest."""
+    return max(bundle.manifest.variants, key=lambda variant: round(variant.parity.mean, 6))
 
 
 def runnable(bundle: Bundle) -> list[Variant]:

@@ -120,7 +120,7 @@ def _handover(
     from embedship.serve.training import School
 
     with (
-        IndexFolder.open(index, bundle.fingerprint) as folder,
+        IndexFolder.open(index, bundle) as folder,
         Encoder.open(bundle, folder.manifest.variant) as encoder,
         Console(stderr=True).status("mining") as status,
     ):
