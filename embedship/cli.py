@@ -29,7 +29,9 @@ VERBS = {
     "sign": Verb("embedship.sign", "Sign a bundle with a private key, offline.", "sign"),
     "index": Verb("embedship.serve.index_cli", "Build a search index over a JSON Lines corpus.", "cpu"),
     "serve": Verb("embedship.serve.cli", "Serve embeddings and search over HTTP.", "cpu"),
-    "monitor": Verb("embedship.serve.monitor_cli", "Rules, dashboards and runbooks for the service.", "cpu"),
+    "reference": Verb("embedship.serve.reference_cli", "Fit a drift reference on real queries.", "cpu"),
+    "drift": Verb("embedship.serve.drift_cli", "Compare a log of queries with a reference.", "cpu"),
+    "monitor": Verb("embedship.serve.monitor_cli", "Alert rules, dashboards, runbooks; data for re-training.", "cpu"),
     "demo": Verb("embedship.demo", "See all of it work on a real model and real text.", "demo"),
 }
 
@@ -55,7 +57,9 @@ def run(arguments: list[str]) -> int:
         _complain(sentence)
     except SystemExit as stop:  # how typer ends: 0, or 2 for a wrong command line, or 130 for Ctrl-C; it has said why
         code = int(stop.code or 0)
-        sentence = _STOPPED.get(code, "it ended early")
+        if code not in _STOPPED:  # a verb that has printed its result, which the code sums up
+            return code
+        sentence = _STOPPED[code]
     else:
         return 0
     if code and "--json" in arguments:

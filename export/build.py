@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from embedship import choice, hardware, jsonl, sealed, tune
+from embedship import choice, hardware, queries, sealed, tune
 from embedship.bundle import (
     FORMAT,
     GOLDEN,
@@ -43,6 +43,7 @@ from embedship.export.steps import Steps
 from embedship.export.targets import Target
 from embedship.export.workshop import workshop
 from embedship.monitor.reference import Reference
+from embedship.queries import Queries
 from embedship.sealed import sha256_of
 from embedship.tokens import Tokenizer
 
@@ -92,7 +93,7 @@ class _Texts(NamedTuple):
     """What the user's files hold, read before anything slow begins."""
 
     real: list[str]
-    queries: list[str]
+    queries: Queries | None
     evaluation: Dataset | None
 
 
@@ -161,8 +162,8 @@ def _opening(wishes: Wishes) -> Opening:
 
 def _read(wishes: Wishes) -> _Texts:
     evaluation = wishes.evaluation and Dataset.read(wishes.evaluation, wishes.evaluation_title)
-    queries = [row.text for row in jsonl.read(wishes.queries, jsonl.Text)] if wishes.queries else []
-    return _Texts(probes.real(wishes.texts), queries, evaluation or None)
+    log = queries.read(wishes.queries) if wishes.queries else None
+    return _Texts(probes.real(wishes.texts), log, evaluation or None)
 
 
 class _Export:
@@ -266,15 +267,20 @@ class _Export:
 
     def _reference(self, model: str, encoders: Mapping[str, Encoder]) -> None:
         """Of float32 vectors, with how far each other variant moves them: a change of variant is no drift."""
-        if not self.queries:
+        log = self.queries
+        if log is None:
             return
         with self.steps.step("drift reference"):
-            tokenizer = encoders[variants.PLAIN].tokenizer
-            name = encoders[variants.PLAIN].bundle.manifest.pipeline.query_prompt
-            vectors = {each: encoder.encode(self.queries, prompt_name=name) for each, encoder in encoders.items()}
-            plain = vectors.pop(variants.PLAIN)
-            prompt = tokenizer.prompt(name)
-            fitted = Reference.fit(plain, model, prompt=prompt, variants=vectors, seed=self.wishes.seed)
+            vectors = {name: queries.encode(encoder, log.texts) for name, encoder in encoders.items()}
+            fitted = Reference.fit(
+                vectors.pop(variants.PLAIN),
+                model,
+                prompt=queries.prompt(encoders[variants.PLAIN]),
+                sessions=log.sessions,
+                times=log.times,
+                variants=vectors,
+                seed=self.wishes.seed,
+            )
             fitted.save(self.folder / REFERENCE)
 
     def _write(

@@ -10,6 +10,8 @@ from embedship.monitor.errors import InvalidSetting
 DAY_SECONDS = 86_400.0
 _UNIT_SECONDS = {"hour": 3_600.0, "day": DAY_SECONDS, "week": 7 * DAY_SECONDS, "month": 30 * DAY_SECONDS}
 _FORM = re.compile(r"(\d+(?:\.\d+)?)\s+per\s+(?:(\d+(?:\.\d+)?)\s+)?(hour|day|week|month)s?")
+_SHORT_SECONDS = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": DAY_SECONDS}
+_INTERVAL = re.compile(r"(\d+(?:\.\d+)?)\s*(s|seconds?|m|minutes?|h|hours?|d|days?)")
 
 
 class FalseAlarms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,6 +47,18 @@ class FalseAlarms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __str__(self) -> str:
         return f"{self.alarms:g} per {self.seconds / DAY_SECONDS:g} days"
+
+
+def interval(text: str) -> float:
+    """Read "60s", "5 m", "1h", "2 days": seconds. Raises InvalidSetting.
+
+    >>> interval("5m")
+    300.0
+    """
+    found = _INTERVAL.fullmatch(text.strip().lower())
+    if not found or not float(found[1]):
+        raise InvalidSetting("interval", text, 'a number above 0 and a unit, like "60s", "5m", "1h" or "1 day"')
+    return float(found[1]) * _SHORT_SECONDS[found[2][0]]
 
 
 DEFAULT = FalseAlarms(1, 30 * DAY_SECONDS)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedship.monitor.recent import Window
-from embedship.monitor.statistics import Floats, ks_statistic
+from embedship.monitor.statistics import Floats, Mask, ks_statistic
 
 CLUSTERS = 16
 ROWS_A_CLUSTER = 25  # fewer reference queries to a cluster, and its share is mostly chance
@@ -100,6 +100,11 @@ class Known:
             dimensions=self._dimensions(window.vectors),
             queries=self._furthest(window, queries),
         )
+
+    def far(self, vectors: Rows) -> Mask:
+        """Which of these queries (n, d) belong to no topic of the reference."""
+        labels, distances = _nearest(vectors, self.centres)
+        return distances > self.radii[labels]
 
     def _dimensions(self, current: Rows) -> tuple[Dimension, ...]:
         shift = (current.mean(axis=0, dtype=np.float64) - self.mean) / self.deviation

@@ -153,14 +153,18 @@ class Reference:
             )
 
     def save(self, path: Path) -> None:
-        """Write safetensors. All metadata is one JSON value: safetensors writes several keys in random order."""
+        """Write what `load` reads."""
+        path.write_bytes(self.content())
+
+    def content(self) -> bytes:
+        """As safetensors. All metadata is one JSON value: safetensors writes several keys in random order."""
         header = _Header(
             FORMAT, self.fingerprint, self.prompt, self.created, self.queries, self.calibration, self.promise
         )
         columns = {"vectors": self.vectors, "sessions": self.sessions, "times": self.times}
         columns |= {_VARIANT + name: offset for name, offset in sorted(self.offsets.items())}
         tensors = {name: np.ascontiguousarray(column) for name, column in columns.items() if column is not None}
-        path.write_bytes(save(tensors, {KEY: msgspec.json.encode(header).decode()}))
+        return bytes(save(tensors, {KEY: msgspec.json.encode(header).decode()}))
 
     @classmethod
     def load(cls, path: Path) -> "Reference":

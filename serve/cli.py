@@ -22,6 +22,14 @@ def serve(
     index: Annotated[
         Path | None, _option("index", "Folder written by `embedship index`; without it no /search.")
     ] = None,
+    reference: Annotated[
+        Path | None,
+        _option(
+            "reference",
+            "Drift reference, written by `embedship reference`; default: BUNDLE.reference.safetensors beside the "
+            "bundle, else the one in it.",
+        ),
+    ] = None,
     variant: Annotated[
         str | None, _option("variant", "Variant to run; default: the one measured best on a machine like this one.")
     ] = None,
@@ -101,7 +109,7 @@ def serve(
 
     run(
         Settings(
-            bundle=bundle, index=index, variant=variant, host=host, port=port, streams=streams,
+            bundle=bundle, index=index, reference=reference, variant=variant, host=host, port=port, streams=streams,
             batch_tokens=batch_tokens, queue_texts=queue_texts, max_texts=max_texts, max_characters=max_characters,
             max_body_bytes=max_body_bytes, max_hits=max_hits, drain_seconds=drain_seconds, sample_rate=sample_rate,
             shadow_rate=shadow_rate, shadow_share=shadow_share, drift_interval_seconds=drift_interval_seconds,

@@ -12,8 +12,10 @@ from rich.console import Console
 
 from embedship.errors import UsageError
 from embedship.monitor import assets
+from embedship.serve.training_cli import export
 
-monitor = typer.Typer(no_args_is_help=True, help="Rules, dashboards and runbooks for Prometheus and Grafana.")
+monitor = typer.Typer(no_args_is_help=True, help="Rules, dashboards, runbooks, and what a re-training needs.")
+monitor.command()(export)
 
 
 @monitor.callback()

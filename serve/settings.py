@@ -49,6 +49,7 @@ class Settings:
 
     bundle: Path
     index: Path | None = None
+    reference: Path | None = None  # None: the one beside the bundle, else the one in it
     variant: str | None = None  # None: the one chosen on a machine like this one
     cache: Path | None = None  # where such a choice is kept; None: beside the bundle
     host: str = "127.0.0.1"

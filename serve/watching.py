@@ -5,19 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from embedship import jsonl
-from embedship.bundle import REFERENCE, Bundle
+from embedship.bundle import Bundle
 from embedship.encoder import Encoder
-from embedship.errors import MismatchError, UnsafeError, UsageError
+from embedship.errors import UsageError
 from embedship.golden import Golden
 from embedship.monitor.budget import FalseAlarms
 from embedship.monitor.canary import Canary
-from embedship.monitor.errors import MonitorError, ReferenceMismatch
 from embedship.monitor.feedback import Feedback
 from embedship.monitor.observer import Observer
 from embedship.monitor.probes import Probe, Probes
-from embedship.monitor.reference import Reference
 from embedship.monitor.watch import Watch
 from embedship.sealed import sha256_of
+from embedship.serve import references
 from embedship.serve.rounds import Songs
 from embedship.serve.settings import Settings
 from embedship.serve.shelf import Shelf
@@ -49,7 +48,7 @@ def songs(bundle: Bundle) -> Songs:
 
 def _observer(settings: Settings, bundle: Bundle, variant: str, shelf: Shelf | None) -> Observer:
     return Observer(
-        _reference(bundle),
+        references.find(bundle, settings.reference),
         shelf.exact if shelf else None,
         fingerprint=bundle.fingerprint,
         variant=variant,
@@ -98,19 +97,3 @@ def _folder(path: Path | None) -> Path | None:
         except OSError as error:
             raise UsageError(f"--state-dir {path} cannot be made ({error.strerror}): give another folder") from None
     return path
-
-
-def _reference(bundle: Bundle) -> Reference | None:
-    path = bundle.path(REFERENCE)
-    if not path.exists():
-        return None
-    if REFERENCE in bundle.manifest.files:
-        bundle.verify([REFERENCE])
-    try:
-        reference = Reference.load(path)
-        reference.require(bundle.fingerprint)
-    except ReferenceMismatch as error:
-        raise MismatchError(str(error)) from error
-    except MonitorError as error:
-        raise UnsafeError(str(error)) from error
-    return reference

@@ -1,92 +1,49 @@
-"""Figures as numbers: a plot holds pixels and words, and a template draws it."""
+"""The figures of an export."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
 
 from embedship.bundle import Manifest, Measured, Quality, Variant
-from embedship.export.page import axis, words
-from embedship.export.page.axis import Axis
-from embedship.export.page.histogram import Histogram, nines
-from embedship.export.page.labels import Box, Label, place
-
-WIDTH, HEIGHT = 400, 280
-_FRAME = Box(70, 30, WIDTH - 14, HEIGHT - 44)
-_SMALL_WIDTH, _SMALL_HEIGHT = 300, 140
-_SMALL_FRAME = Box(34, 18, _SMALL_WIDTH - 14, _SMALL_HEIGHT - 38)
-_CHARACTER = 6.2  # width of the small text of ticks
-
-
-class Mark(NamedTuple):
-    """A tick at pixel `at`; its text is empty where there is no room for it."""
-
-    at: float
-    text: str
-
-
-class Dot(NamedTuple):
-    x: float
-    y: float
-    kind: str  # the CSS class: chosen, other, or a code
-    hover: str
-    tail: float | None = None  # pixel of the lower end of the line that hangs from it
-
-
-class Bar(NamedTuple):
-    x: float
-    y: float
-    width: float
-    height: float
-    hover: str
-
-
-class Rule(NamedTuple):
-    """A straight line through the frame, and what it means."""
-
-    at: float
-    text: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plot:
-    """All in pixels of a drawing of `width` x `height`."""
-
-    name: str
-    width: int = WIDTH
-    height: int = HEIGHT
-    frame: Box = _FRAME
-    x_title: str
-    y_title: str = ""
-    x_marks: Sequence[Mark]
-    y_marks: Sequence[Mark]
-    dots: Sequence[Dot] = ()
-    labels: Sequence[Label] = ()
-    bars: Sequence[Bar] = ()
-    path: Sequence[tuple[float, float]] = ()
-    across: Rule | None = None
-    upright: Rule | None = None
+from embedship.export.page import words
+from embedship.export.page.histogram import Histogram, cosine_axis, nines
+from embedship.figures import axis
+from embedship.figures.axis import Axis
+from embedship.figures.plot import (
+    SMALL_FRAME,
+    SMALL_HEIGHT,
+    SMALL_WIDTH,
+    Bar,
+    Dot,
+    Line,
+    Mark,
+    Plot,
+    Rule,
+    place_x,
+    place_y,
+    scatter,
+    thinned,
+)
 
 
 def speed_against_cosine(manifest: Manifest) -> Plot:
     """Up is nearer to the checkpoint, right is faster; a line hangs down to the worst text."""
     timed = _timed(manifest)
     x = _speed_axis([speed for _, speed in timed])
-    y = axis.cosines("mean cosine to the checkpoint", min(v.parity.minimum for v, _ in timed))
+    y = cosine_axis("mean cosine to the checkpoint", min(v.parity.minimum for v, _ in timed))
     dots = [
         Dot(
-            _right(x, speed),
-            _up(y, variant.parity.mean),
+            place_x(x, speed),
+            place_y(y, variant.parity.mean),
             _kind(manifest, variant),
             f"{variant.name}: {words.count(speed)} tokens/s, mean cosine {words.cosine(variant.parity.mean)}, "
             f"worst {words.cosine(variant.parity.minimum)} of {variant.parity.texts} texts",
-            _up(y, variant.parity.minimum),
+            place_y(y, variant.parity.minimum),
         )
         for variant, speed in timed
     ]
-    return _scatter("Speed against cosine", x, y, dots, [variant.name for variant, _ in timed])
+    return scatter("Speed against cosine", x, y, dots, [variant.name for variant, _ in timed])
 
 
 def speed_against_recall(manifest: Manifest, quality: Quality) -> Plot | None:
@@ -100,15 +57,15 @@ def speed_against_recall(manifest: Manifest, quality: Quality) -> Plot | None:
     y = axis.even("recall@10", [recall for *_, recall in found] + ([] if checkpoint is None else [checkpoint]))
     dots = [
         Dot(
-            _right(x, speed),
-            _up(y, recall),
+            place_x(x, speed),
+            place_y(y, recall),
             _kind(manifest, variant),
             f"{variant.name}: {words.count(speed)} tokens/s, recall@10 {recall:.4f}, {quality.queries:,} queries",
         )
         for variant, speed, recall in found
     ]
-    across = None if checkpoint is None else Rule(_up(y, checkpoint), f"checkpoint {checkpoint:.4f}")
-    return _scatter("Speed against recall", x, y, dots, [variant.name for variant, *_ in found], across)
+    across = None if checkpoint is None else Rule(place_y(y, checkpoint), f"checkpoint {checkpoint:.4f}")
+    return scatter("Speed against recall", x, y, dots, [variant.name for variant, *_ in found], across)
 
 
 def recall_against_bytes(quality: Quality, variant: str) -> Plot | None:
@@ -121,8 +78,8 @@ def recall_against_bytes(quality: Quality, variant: str) -> Plot | None:
     y = axis.even("recall@10", [row.metrics["recall@10"] for row in rows])
     dots = [
         Dot(
-            _right(x, row.bytes_per_vector),
-            _up(y, row.metrics["recall@10"]),
+            place_x(x, row.bytes_per_vector),
+            place_y(y, row.metrics["recall@10"]),
             code_class(row),
             f"{row.dimension} dimensions, {words.code(row)}: recall@10 {row.metrics['recall@10']:.4f}, "
             f"{row.bytes_per_vector:,} bytes a vector",
@@ -131,12 +88,12 @@ def recall_against_bytes(quality: Quality, variant: str) -> Plot | None:
     ]
     names = [str(row.dimension) if row in best else "" for row in rows]
     line = [(dot.x, dot.y) for dot, row in zip(dots, rows, strict=True) if row in best]
-    return _scatter("Recall against bytes per vector", x, y, dots, names, path=sorted(line))
+    return scatter("Recall against bytes per vector", x, y, dots, names, lines=[Line("front", sorted(line))])
 
 
 def histogram(variant: Variant, found: Histogram, worst: float, floor: float | None) -> Plot:
     """How the texts' cosines to the checkpoint are spread; `worst` is the worst of all variants, for a common axis."""
-    frame, x = _SMALL_FRAME, axis.cosines("cosine to the checkpoint", worst)
+    frame, x = SMALL_FRAME, cosine_axis("cosine to the checkpoint", worst)
     tallest = max(found.counts)
     bars = []
     for (left, right), count in zip(pairwise(found.edges), found.counts, strict=True):
@@ -147,11 +104,11 @@ def histogram(variant: Variant, found: Histogram, worst: float, floor: float | N
             bars.append(Bar(start, round(frame.bottom - height, 1), max(round(end - start - 1, 1), 1), height, hover))
     return Plot(
         name=f"Cosines of {variant.name}",
-        width=_SMALL_WIDTH,
-        height=_SMALL_HEIGHT,
+        width=SMALL_WIDTH,
+        height=SMALL_HEIGHT,
         frame=frame,
         x_title=x.title,
-        x_marks=_thinned([Mark(x.place(t.value, frame.left, frame.right), t.text) for t in x.ticks], frame.right),
+        x_marks=thinned([Mark(x.place(t.value, frame.left, frame.right), t.text) for t in x.ticks], frame.right),
         y_marks=[Mark(frame.bottom, "0"), Mark(frame.top, f"{tallest:,}")],
         bars=bars,
         upright=None if floor is None or nines(floor) < x.low else _upright(x, floor),
@@ -159,7 +116,7 @@ def histogram(variant: Variant, found: Histogram, worst: float, floor: float | N
 
 
 def _upright(x: Axis, floor: float) -> Rule:
-    return Rule(x.place(floor, _SMALL_FRAME.left, _SMALL_FRAME.right), f"floor {floor:g}")
+    return Rule(x.place(floor, SMALL_FRAME.left, SMALL_FRAME.right), f"floor {floor:g}")
 
 
 def frontier(rows: Sequence[Measured]) -> list[Measured]:
@@ -188,53 +145,3 @@ def _kind(manifest: Manifest, variant: Variant) -> str:
 
 def _speed_axis(speeds: Sequence[float]) -> Axis:
     return axis.even("tokens per second", speeds, from_zero=True)
-
-
-def _right(x: Axis, value: float) -> float:
-    return x.place(value, _FRAME.left, _FRAME.right)
-
-
-def _up(y: Axis, value: float) -> float:
-    return y.place(value, _FRAME.bottom, _FRAME.top)
-
-
-def _scatter(
-    name: str,
-    x: Axis,
-    y: Axis,
-    dots: Sequence[Dot],
-    names: Sequence[str],
-    across: Rule | None = None,
-    path: Sequence[tuple[float, float]] = (),
-) -> Plot:
-    return Plot(
-        name=name,
-        x_title=x.title,
-        y_title=y.title,
-        x_marks=_thinned([Mark(_right(x, tick.value), tick.text) for tick in x.ticks], _FRAME.right),
-        y_marks=[Mark(_up(y, tick.value), tick.text) for tick in y.ticks],
-        dots=dots,
-        labels=place([(dot.x, dot.y) for dot in dots], names, _FRAME, _taken(dots, across)),
-        across=across,
-        path=path,
-    )
-
-
-def _taken(dots: Sequence[Dot], across: Rule | None) -> list[Box]:
-    """What tails cover, and the words above the right end of a line across."""
-    tails = [Box(dot.x - 4, dot.y, dot.x + 4, dot.tail + 2) for dot in dots if dot.tail is not None]
-    if across is None:
-        return tails
-    return [*tails, Box(_FRAME.right - len(across.text) * _CHARACTER, across.at - 16, _FRAME.right, across.at + 2)]
-
-
-def _thinned(marks: Sequence[Mark], right: float) -> list[Mark]:
-    """From the right, without the words that would touch their neighbour's."""
-    found: list[Mark] = []
-    free = right + 40
-    for mark in reversed(marks):
-        half = len(mark.text) * _CHARACTER / 2
-        fits = mark.at + half < free
-        found.append(mark if fits else Mark(mark.at, ""))
-        free = mark.at - half - 12 if fits else free
-    return found

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
 from embedship.bundle import Record
+from embedship.figures.axis import Axis, Tick
 
 # The same for every bundle, so that two reports can be laid side by side: float32 lies around 1 - 1e-12, bfloat16
 # around 1 - 1e-5, int8 around 1 - 1e-3. On an even axis all but the last would be one bar.
@@ -36,3 +39,14 @@ class Histogram(Record, frozen=True):
     @property
     def texts(self) -> int:
         return sum(self.counts)
+
+
+def cosine_axis(title: str, worst: float) -> Axis:
+    """An axis even in the number of nines, from the decade of the worst cosine up to 1."""
+    low = min(math.floor(float(nines(worst))), MOST_NINES - 2)
+    ticks = [Tick(1 - 10.0**-count, _nines_text(count)) for count in range(low, MOST_NINES + 1)]
+    return Axis(title, low, MOST_NINES, tuple(ticks), lambda value: float(nines(value)))
+
+
+def _nines_text(count: int) -> str:
+    return "1" if count == MOST_NINES else f"{1 - 10.0**-count:.{count}f}"

@@ -6,23 +6,20 @@ texts is escaped.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import msgspec
 import numpy.typing as npt
 
 from embedship.bundle import REPORT_HTML, REPORT_JSON, Manifest, Variant
 from embedship.export.page import figures, tables, words
-from embedship.export.page.figures import Plot
 from embedship.export.page.histogram import Histogram
+from embedship.figures import page
+from embedship.figures.plot import Plot
 
 _HERE = Path(__file__).parent
-# Turn the reading direction of what follows them; NUL and its like are no HTML at all.
-_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def write(folder: Path, manifest: Manifest, cosines: Mapping[str, npt.ArrayLike]) -> None:
@@ -47,7 +44,7 @@ def html(manifest: Manifest, histograms: Mapping[str, Histogram]) -> str:
     """The page."""
     quality, choice = manifest.quality, manifest.choice
     timed = bool(choice.tokens_per_second)
-    template = _environment().get_template("report.html.j2")
+    template = page.template(_HERE / "report.html.j2")
     return template.render(
         manifest=manifest,
         verdict=words.verdict(manifest),
@@ -71,21 +68,3 @@ def _spreads(manifest: Manifest, histograms: Mapping[str, Histogram]) -> list[tu
             floor = floors.minimum if floors else None
             found.append((variant, figures.histogram(variant, histograms[variant.name], worst, floor)))
     return found
-
-
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=_printable,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def _printable(value: Any) -> Any:
-    """Strings without control characters, unpaired surrogates and marks that turn the reading direction."""
-    if not isinstance(value, str) or hasattr(value, "__html__"):
-        return value
-    return "".join("\ufffd" if c in _BIDI or unicodedata.category(c) in ("Cc", "Cs") else c for c in value)

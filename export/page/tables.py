@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from enum import StrEnum
-from typing import NamedTuple
-
 from embedship.bundle import Codes, Manifest, Quality, Quantisation, Variant
 from embedship.export.page.figures import frontier
 from embedship.export.page.words import (
@@ -19,36 +15,9 @@ from embedship.export.page.words import (
     runtime,
 )
 from embedship.export.variants import PLAIN
+from embedship.figures.table import Column, Kind, Row, Table, facts, text
 
 _METRICS = ("recall@10", "ndcg@10", "mrr@10", "map@100", "accuracy@1")
-
-
-class Kind(StrEnum):
-    """How a column is set."""
-
-    TEXT = "text"
-    NUMBER = "number"
-    CODE = "code"  # a hash, an option: may break anywhere
-
-
-class Column(NamedTuple):
-    heading: str
-    kind: Kind = Kind.NUMBER
-
-
-class Row(NamedTuple):
-    cells: Sequence[str]
-    marked: bool = False
-
-
-class Table(NamedTuple):
-    caption: str
-    columns: Sequence[Column]
-    rows: Sequence[Row]
-
-
-def _text(heading: str) -> Column:
-    return Column(heading, Kind.TEXT)
 
 
 def variants(manifest: Manifest) -> Table:
@@ -72,7 +41,7 @@ def variants(manifest: Manifest) -> Table:
         return Row(cells, v.name == choice.variant)
 
     columns = (
-        *map(_text, ("variant", "runtime", "runs as", "quantised")),
+        *map(text, ("variant", "runtime", "runs as", "quantised")),
         *map(Column, ("size", "tokens/s", "to plain ONNX", "one short text", "recall@10")),
     )
     caption = f"The marked row is what serve takes, chosen for {choice.objective}."
@@ -101,7 +70,7 @@ def gate(manifest: Manifest) -> Table:
     caption = "A variant under either floor would have left no bundle (exit code 3)." + (
         f" The longest text has {longest:,} tokens." if longest else ""
     )
-    columns = (_text("variant"), _text("runs as"), *map(Column, headings))
+    columns = (text("variant"), text("runs as"), *map(Column, headings))
     return Table(caption, columns, [row(v) for v in manifest.variants])
 
 
@@ -120,7 +89,7 @@ def invariance(manifest: Manifest) -> Table:
         return Row((v.name, f"{found.texts:,}", *cells, scale), v.name == manifest.choice.variant)
 
     headings = ("texts", "shuffled", "over-padded", "other side", "worst")
-    columns = (_text("variant"), *map(Column, headings), _text("scale"))
+    columns = (text("variant"), *map(Column, headings), text("scale"))
     caption = (
         "Cosine of a text's vector alone to its vector in other company: among texts drawn at random, padded far "
         "beyond the longest, padded on the left (not measured where the checkpoint itself depends on the side)."
@@ -133,12 +102,12 @@ def operators(manifest: Manifest) -> Table:
         counts = ", ".join(f"{name} {number}" for name, number in v.fused.items())
         return Row((v.name, counts or "none"), v.name == manifest.choice.variant)
 
-    columns = (_text("variant"), _text("fused or quantised operators"))
+    columns = (text("variant"), text("fused or quantised operators"))
     return Table("", columns, [row(v) for v in manifest.variants])
 
 
 def worst_texts(manifest: Manifest) -> Table:
-    columns = (_text("variant"), Column("cosine"), Column("the text", Kind.CODE))
+    columns = (text("variant"), Column("cosine"), Column("the text", Kind.CODE))
     rows = [Row((v.name, cosine(v.parity.minimum), v.parity.worst_text)) for v in manifest.variants if v.parity.texts]
     return Table("", columns, rows)
 
@@ -163,9 +132,9 @@ def quality(measured: Quality, variant: str) -> Table:
         for row in measured.measured
     ]
     columns = (
-        _text("vectors of"),
+        text("vectors of"),
         Column("dimensions"),
-        _text("code"),
+        text("code"),
         Column("bytes"),
         *map(Column, _METRICS),
         Column("of its recall@10"),
@@ -173,11 +142,6 @@ def quality(measured: Quality, variant: str) -> Table:
     marked = " Marked: no other row has more recall@10 in as few bytes." if any(row.marked for row in rows) else ""
     caption = f"{measured.queries:,} queries, {measured.documents:,} documents, exact search; the last column is the "
     return Table(f"{caption}share of the checkpoint's recall@10.{marked}", columns, rows)
-
-
-def facts(pairs: Iterable[tuple[str, str]], left: str, right: str) -> Table:
-    """Names and values."""
-    return Table("", (_text(left), Column(right, Kind.CODE)), [Row(pair) for pair in pairs])
 
 
 def model(manifest: Manifest) -> Table:

@@ -8,7 +8,7 @@ import numpy as np
 from embedship.bundle import Code, Manifest
 from embedship.export.page import figures
 from embedship.export.page.histogram import Histogram
-from embedship.export.page.labels import Box, box_of
+from embedship.figures.labels import Box, box_of
 
 Make = Callable[..., Manifest]
 
@@ -72,7 +72,7 @@ def test_the_front_rises_and_nothing_beats_it(manifest: Make) -> None:
         assert row.metrics["recall@10"] <= max(at_most)
     plot = figures.recall_against_bytes(quality, "openvino-int8")
     assert plot is not None
-    assert len(plot.path) == len(front)
+    assert len(plot.lines[0].points) == len(front)
     assert len(plot.dots) == len(rows)
     assert {dot.kind for dot in plot.dots} == {*map(str, Code), "ubinary-rescored"}
 

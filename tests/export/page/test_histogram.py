@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from embedship.export.page.histogram import BINS, MOST_NINES, Histogram, nines
+from embedship.export.page.histogram import BINS, MOST_NINES, Histogram, cosine_axis, nines
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,20 @@ def test_a_cosine_on_an_edge_belongs_to_the_bin_that_it_begins() -> None:
 
 def test_nan_counts_as_the_worst() -> None:
     assert Histogram.of([math.nan, 1.0]).counts[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("worst", "first"), [(0.9861, "0.9"), (0.99995, "0.9999"), (1.0, "0.999999"), (0.3, "0"), (-0.5, "0")]
+)
+def test_a_cosine_axis_begins_at_the_decade_of_the_worst(worst: float, first: str) -> None:
+    found = cosine_axis("cosine", worst)
+    assert found.ticks[0].text == first
+    assert found.ticks[-1].text == "1"
+    assert found.place(worst, 300, 0) <= 300
+    assert found.place(1.0, 300, 0) == 0
+
+
+def test_decades_are_evenly_apart() -> None:
+    found = cosine_axis("cosine", 0.95)
+    places = [found.place(tick.value, 0, 700) for tick in found.ticks]
+    assert places == pytest.approx([0, 100, 200, 300, 400, 500, 600, 700])

@@ -7,7 +7,7 @@ import pytest
 
 from embedship.bundle import Manifest, Quantisation
 from embedship.export.page import tables
-from embedship.export.page.tables import Table
+from embedship.figures.table import Table
 
 Make = Callable[..., Manifest]
 replace = msgspec.structs.replace

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedship.export.page import axis
+from embedship.figures import axis
 
 
 def test_an_even_axis_has_round_ticks() -> None:
@@ -21,23 +20,6 @@ def test_every_value_and_tick_lies_on_an_even_axis(values: list[float], from_zer
         assert -0.1 <= found.place(value, 0, 100) <= 100.1
     assert 1 <= len(found.ticks) <= 8
     assert len({tick.text for tick in found.ticks}) == len(found.ticks), "two ticks read alike"
-
-
-@pytest.mark.parametrize(
-    ("worst", "first"), [(0.9861, "0.9"), (0.99995, "0.9999"), (1.0, "0.999999"), (0.3, "0"), (-0.5, "0")]
-)
-def test_a_cosine_axis_begins_at_the_decade_of_the_worst(worst: float, first: str) -> None:
-    found = axis.cosines("cosine", worst)
-    assert found.ticks[0].text == first
-    assert found.ticks[-1].text == "1"
-    assert found.place(worst, 300, 0) <= 300
-    assert found.place(1.0, 300, 0) == 0
-
-
-def test_decades_are_evenly_apart() -> None:
-    found = axis.cosines("cosine", 0.95)
-    places = [found.place(tick.value, 0, 700) for tick in found.ticks]
-    assert places == pytest.approx([0, 100, 200, 300, 400, 500, 600, 700])
 
 
 def test_doublings() -> None:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import NamedTuple
 
-from embedship.export.page.histogram import MOST_NINES, nines
-
 _TICKS = 5
+_MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
+_STEPS = tuple(
+    [n * _MINUTE for n in (1, 5, 15, 30)]
+    + [n * _HOUR for n in (1, 3, 6, 12)]
+    + [n * _DAY for n in (1, 2, 7, 14, 30, 90, 365, 3_650)]
+)
 
 
 class Tick(NamedTuple):
@@ -52,17 +57,6 @@ def _round_step(rough: float) -> float:
     return next(step * power for step in (1, 2, 5, 10) if step * power >= rough * (1 - 1e-9))
 
 
-def cosines(title: str, worst: float) -> Axis:
-    """An axis even in the number of nines, from the decade of the worst cosine up to 1."""
-    low = min(math.floor(float(nines(worst))), MOST_NINES - 2)
-    ticks = [Tick(1 - 10.0**-count, _nines_text(count)) for count in range(low, MOST_NINES + 1)]
-    return Axis(title, low, MOST_NINES, tuple(ticks), lambda value: float(nines(value)))
-
-
-def _nines_text(count: int) -> str:
-    return "1" if count == MOST_NINES else f"{1 - 10.0**-count:.{count}f}"
-
-
 def doublings(title: str, values: Iterable[float]) -> Axis:
     """A logarithmic axis with a tick at powers of two."""
     found = [math.log2(value) for value in values]
@@ -70,3 +64,15 @@ def doublings(title: str, values: Iterable[float]) -> Axis:
     powers = range(math.ceil(low), math.floor(high) + 1)
     step = 1 + len(powers) // 8
     return Axis(title, low, high, tuple(Tick(2**p, f"{2**p:,}") for p in powers[::step]), math.log2)
+
+
+def moments(title: str, values: Iterable[float]) -> Axis:
+    """An axis of Unix times, in UTC: days where it covers days, else hours and minutes."""
+    found = list(values)
+    low, high = min(found), max(found)
+    room = (high - low or _MINUTE) * 0.04
+    low, high = low - room, high + room
+    step = next(step for step in _STEPS if (high - low) / step <= _TICKS)
+    form = "%b %d" if step >= _DAY else "%H:%M"
+    ticks = range(math.ceil(low / step) * step, math.floor(high) + 1, step)
+    return Axis(title, low, high, tuple(Tick(at, datetime.fromtimestamp(at, UTC).strftime(form)) for at in ticks))

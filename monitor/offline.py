@@ -1,0 +1,189 @@
+"""A whole log of queries against a reference, after the fact: did they drift, how, and since when? Pure."""
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from embedship.monitor.budget import DAY_SECONDS, FalseAlarms
+from embedship.monitor.calibration import Times
+from embedship.monitor.drift import MINIMUM, DriftDetector, DriftReport, Rule
+from embedship.monitor.evidence import Evidence, Known
+from embedship.monitor.recent import Window
+from embedship.monitor.reference import Reference
+from embedship.monitor.sessions import Ids
+from embedship.monitor.state import State
+from embedship.monitor.statistics import ks_2samp
+from embedship.monitor.two_sample import Pool, TwoSample, mmd
+
+BLOCKS = 24
+BLOCK_QUERIES = 150  # enough for MINIMUM distinct ones in most logs
+MMD_ROWS = 1_000  # of each sample: the test costs their product, 0.3 s here
+
+Vectors = NDArray[np.float32]
+
+
+class Current(msgspec.Struct, frozen=True):
+    """The log: vectors (n, d) float32; where known sessions (n,) and Unix times (n,), ascending; texts (n,)."""
+
+    vectors: Vectors
+    sessions: Ids | None = None
+    times: Times | None = None
+    texts: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def part(self, start: int, stop: int) -> "Current":
+        return Current(
+            self.vectors[start:stop],
+            None if self.sessions is None else self.sessions[start:stop],
+            None if self.times is None else self.times[start:stop],
+            None if self.texts is None else self.texts[start:stop],
+        )
+
+
+class Block(msgspec.Struct, frozen=True):
+    """A stretch of the log between two Unix times, tested by itself."""
+
+    start: float
+    end: float
+    queries: int
+    state: State
+    score: float
+    threshold: float
+    effect: float
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """`state` is that of the whole log, or `warn` if a block warns: what began late is diluted in the whole.
+
+    mmd looks at more than the mean, and is there to be compared; its p-value is at least 0.005. statistics and pvalues
+    (d,) are those of the Kolmogorov-Smirnov test of each dimension. blocks are empty without times, or with fewer than
+    two blocks' worth of queries; since is the start of the first one that warns, 0 if none.
+    """
+
+    state: State
+    report: DriftReport
+    mmd: TwoSample | None = None
+    statistics: tuple[float, ...] = ()
+    pvalues: tuple[float, ...] = ()
+    blocks: tuple[Block, ...] = ()
+    since: float = 0.0
+    evidence: Evidence = Evidence()
+
+
+def compare(
+    reference: Reference,
+    current: Current,
+    *,
+    variant: str | None = None,
+    rule: Rule = Rule.CALIBRATED,
+    false_alarms: FalseAlarms | None = None,
+    interval_seconds: float = DAY_SECONDS,
+    named: int = 0,
+) -> Comparison:
+    """Test the log as one window, and each stretch of time in it.
+
+    The budget of false alarms (None: the reference's own) is spent on one call each interval_seconds: half of it on the
+    log as one window, half on its blocks together (Bonferroni); all on the log if it has no blocks. variant is the one
+    that encoded it; named is how many of the furthest queries the evidence names. Raises InvalidVectors.
+    """
+
+    def detector(window: int, seconds: float) -> DriftDetector:
+        return DriftDetector(
+            reference,
+            variant=variant,
+            window=max(window, MINIMUM),
+            rule=rule,
+            false_alarms=false_alarms,
+            interval_seconds=seconds,
+        )
+
+    count = _count(current)
+    report = _tested(detector(len(current), interval_seconds / (2 if count else 1)), current)
+    if report.state is State.UNKNOWN:
+        return Comparison(report.state, report)
+    moved = _at_checkpoint(current, reference, variant)
+    tests = ks_2samp(reference.vectors, moved.vectors)
+    blocks: tuple[Block, ...] = ()
+    if count:
+        blocks = _blocks(detector(len(current) // count, interval_seconds / (2 * count)), current, count)
+    return Comparison(
+        state=State.WARN if any(block.state is State.WARN for block in blocks) else report.state,
+        report=report,
+        mmd=_mmd(reference, moved),
+        statistics=tuple(tests.statistic.tolist()),
+        pvalues=tuple(tests.pvalue.tolist()),
+        blocks=blocks,
+        since=next((block.start for block in blocks if block.state is State.WARN), 0.0),
+        evidence=_evidence(reference, moved, named),
+    )
+
+
+def _count(current: Current) -> int:
+    """How many blocks: none without times, or with too few queries for two."""
+    count = 0 if current.times is None else min(BLOCKS, len(current) // BLOCK_QUERIES)
+    return count if count > 1 else 0
+
+
+def _tested(detector: DriftDetector, part: Current) -> DriftReport:
+    detector.update(part.vectors, part.sessions, part.times)
+    return detector.evaluate()
+
+
+def _blocks(detector: DriftDetector, current: Current, count: int) -> tuple[Block, ...]:
+    """Cut into blocks of equally many queries; the few that are over are left out at the beginning."""
+    size = len(current) // count
+    starts = range(len(current) - count * size, len(current), size)
+    return tuple(_block(detector, current.part(start, start + size)) for start in starts)
+
+
+def _block(detector: DriftDetector, part: Current) -> Block:
+    assert part.times is not None, "blocks are of time"
+    report = _tested(detector, part)
+    return Block(
+        start=float(part.times[0]),
+        end=float(part.times[-1]),
+        queries=len(part),
+        state=report.state,
+        score=report.score,
+        threshold=report.threshold,
+        effect=report.effect,
+    )
+
+
+def _at_checkpoint(current: Current, reference: Reference, variant: str | None) -> Current:
+    """Undo what is known of how the variant moves every vector."""
+    offset = reference.offsets.get(variant or "")
+    return current if offset is None else msgspec.structs.replace(current, vectors=current.vectors - offset)
+
+
+def _evidence(reference: Reference, current: Current, named: int) -> Evidence:
+    """What moved; the share of strange queries without drift is measured on one half of the reference by the other."""
+    found = Known.fit(reference.vectors).compare(_window(current), named)
+    order = np.random.default_rng(0).permutation(len(reference.vectors))
+    half, other = (reference.vectors[rows] for rows in np.array_split(order, 2))
+    usual = float(Known.fit(half).far(other).mean())
+    return msgspec.structs.replace(found, far=found.far and msgspec.structs.replace(found.far, then=usual))
+
+
+def _mmd(reference: Reference, current: Current) -> TwoSample:
+    first, second = _sample(reference.vectors, reference.sessions), _sample(current.vectors, current.sessions)
+    return mmd(Pool.of(first[0], second[0], first[1], second[1]))
+
+
+def _sample(vectors: Vectors, sessions: Ids | None) -> tuple[Vectors, Ids | None]:
+    if len(vectors) <= MMD_ROWS:
+        return vectors, sessions
+    rows = np.sort(np.random.default_rng(0).permutation(len(vectors))[:MMD_ROWS])
+    return vectors[rows], None if sessions is None else sessions[rows]
+
+
+def _window(current: Current) -> Window:
+    n = len(current)
+    return Window(
+        vectors=current.vectors,
+        times=np.zeros(n) if current.times is None else current.times,
+        calls=np.full(n, -1, dtype=np.int64),
+        texts=current.texts or (None,) * n,
+    )

@@ -1,0 +1,143 @@
+"""The verb `drift`: a log of queries against a reference, for pipelines and CronJobs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from embedship import whole
+from embedship.bundle import Bundle
+from embedship.errors import UsageError
+from embedship.monitor.course import Course, course
+from embedship.monitor.drift import Rule
+from embedship.monitor.errors import InvalidSetting, InvalidVectors
+from embedship.monitor.offline import Comparison, compare
+from embedship.monitor.reference import Reference
+from embedship.monitor.state import State
+from embedship.serve import references
+from embedship.serve.current import Log, arrays, encoded
+from embedship.serve.drift_report import Asked, Report, tests
+from embedship.serve.options import budget, cadence
+
+EXITS = {State.OK: 0, State.UNKNOWN: 1, State.WARN: 3}
+
+
+def drift(
+    reference: Annotated[Path, typer.Argument(metavar="REFERENCE", help="Written by `embedship reference`.")],
+    current: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CURRENT",
+            help='The log. JSON Lines {"text"}, optionally "session", "timestamp", "recall"; or .npz with `vectors`, '
+            "optionally `sessions`, `times`, `recall`, `fingerprint`, `variant`.",
+        ),
+    ],
+    bundle: Annotated[
+        Path | None, typer.Option("--bundle", help="The bundle that encodes the texts; needed for JSON Lines.")
+    ] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option("--variant", help="Encode with this one (default: the chosen)."),
+    ] = None,
+    rule: Annotated[Rule, typer.Option("--rule", help="Which test decides; all are made.")] = Rule.CALIBRATED,
+    false_alarms: Annotated[
+        str | None, typer.Option("--false-alarms", help="How many you accept (default: as the reference was fitted).")
+    ] = None,
+    every: Annotated[str, typer.Option("--every", help='How often you run this: "1h", "1 day".')] = "1 day",
+    recall_baseline: Annotated[
+        float | None,
+        typer.Option("--recall-baseline", min=0.01, max=1, help="Recall as it should be (default: of the first 500)."),
+    ] = None,
+    texts: Annotated[
+        int, typer.Option("--texts", min=0, max=1_000, help="Show the texts of so many queries that lie furthest.")
+    ] = 0,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE.html", help="Write a page with figures; replaces the file.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Compare a log of queries with the reference: have they drifted, how, and since when?
+
+    Exits 0: no drift; 3: drift, or a fall of recall; 1: it could not be decided; 4: of another model.
+    """
+    spent, seconds = None if false_alarms is None else budget(false_alarms), cadence(every)
+    if report:
+        whole.refuse(report, force=True)
+    then = references.read(reference)
+    log = _log(current, bundle, variant, then)
+    try:
+        comparison = compare(
+            then,
+            log.current,
+            variant=log.variant,
+            rule=rule,
+            false_alarms=spent,
+            interval_seconds=seconds,
+            named=texts,
+        )
+    except (InvalidVectors, InvalidSetting) as error:
+        raise UsageError(f"{current}: {error}") from None
+    found = Report.of(comparison, _course(log, recall_baseline), then, log, Asked(reference, current, spent, seconds))
+    if report:
+        _write(report, found, then, log)
+    if not log.bound:
+        _warn(f"{current} does not name the model that encoded it: add `fingerprint`")
+    if as_json:
+        typer.echo(msgspec.json.encode(found).decode())
+    else:
+        _tell(found)
+    raise typer.Exit(EXITS[found.state])
+
+
+def _log(path: Path, bundle: Path | None, variant: str | None, reference: Reference) -> Log:
+    if path.suffix == ".npz":
+        return arrays(path, reference)
+    if bundle is None:
+        raise UsageError(f"{path} holds texts: give --bundle BUNDLE to encode them, or their vectors as .npz")
+    return encoded(path, Bundle.open(bundle), variant, reference)
+
+
+def _course(log: Log, baseline: float | None) -> Course | None:
+    if log.recalls is None:
+        return None
+    times = log.current.times
+    return course(log.recalls, np.arange(len(log.recalls), dtype=np.float64) if times is None else times, baseline)
+
+
+def _write(path: Path, found: Report, reference: Reference, log: Log) -> None:
+    from embedship.serve.drift_page.render import html
+
+    page = html(found, reference, log.current)
+    # With the texts of users, if they were asked for.
+    whole.write(path, page.encode(), private=any(each.text for each in found.comparison.evidence.queries))
+
+
+def _warn(sentence: str) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print("[yellow]warning:[/]", sentence)
+
+
+def _tell(found: Report) -> None:
+    console = Console(highlight=False)
+    for sentence in found.verdict:
+        console.print(sentence, markup=False)
+    if found.comparison.report.state is not State.UNKNOWN:
+        console.print(_table(found.comparison))
+    for each in found.comparison.evidence.queries:
+        if each.text:
+            console.print(f"{each.distance:.2f}  {each.text}", markup=False)
+
+
+def _table(comparison: Comparison) -> Table:
+    table = Table()
+    for heading in ("test", "found", "limit", ""):
+        table.add_column(heading, justify="right" if heading in ("found", "limit") else "left")
+    says = {True: "[red]above[/]", False: "within", None: ""}
+    for line in tests(comparison):
+        table.add_row(line.test, line.found, line.limit, says[line.fired])
+    return table

@@ -1,0 +1,104 @@
+"""drift.html: one file, no script, no request, figures drawn as SVG, every word from outside escaped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from embedship.figures import page
+from embedship.figures.table import Column, Kind, Row, Table, facts, text
+from embedship.monitor.offline import Current
+from embedship.monitor.reference import Reference
+from embedship.monitor.state import State
+from embedship.serve.drift_page import figures
+from embedship.serve.drift_report import Report, blocks_missing, tests, when
+
+_HERE = Path(__file__).parent
+_NAMES = {State.OK: "no drift", State.WARN: "drift", State.UNKNOWN: "unknown"}
+
+
+class Tile(NamedTuple):
+    title: str
+    value: str
+    note: str
+
+
+def html(found: Report, reference: Reference, current: Current) -> str:
+    """The page of what was found; figures show the reference's vectors and the log's."""
+    comparison = found.comparison
+    decided = comparison.report.state is not State.UNKNOWN
+    return page.template(_HERE / "drift.html.j2").render(
+        found=found,
+        tiles=_tiles(found),
+        projection=figures.projection(reference.vectors, current.vectors) if decided else None,
+        distances=figures.distances(comparison) if decided else None,
+        pvalues=figures.pvalues(comparison) if decided else None,
+        blocks=figures.blocks(comparison),
+        blocks_missing=blocks_missing(comparison),
+        recall=figures.recall(found.recall, timed=current.times is not None) if found.recall else None,
+        tests=_tests(found) if decided else None,
+        dimensions=_dimensions(found),
+        topics=_topics(found),
+        queries=_queries(found),
+        facts=_facts(found, reference),
+    )
+
+
+def _tiles(found: Report) -> list[Tile]:
+    report, far = found.comparison.report, found.comparison.evidence.far
+    return [
+        Tile("queries", _NAMES[found.comparison.state], f"by the {report.rule.replace('_', ' ')} rule"),
+        Tile("effect", f"{report.effect:.3f}", f"standard deviations; matters from {report.effect_floor:g}"),
+        Tile("queries tested", f"{report.distinct:,}", f"of {report.samples:,}; worth {report.effective:,.0f}"),
+        Tile(
+            "of no known topic",
+            f"{far.now:.1%}" if far else "unknown",
+            f"without drift {far.then:.1%}" if far else "nothing was tested",
+        ),
+    ]
+
+
+def _tests(found: Report) -> Table:
+    says = {True: "above", False: "within", None: ""}
+    rows = [
+        Row((each.test, each.found, each.limit, says[each.fired]), bool(each.fired)) for each in tests(found.comparison)
+    ]
+    return Table("", (text("test"), Column("found"), Column("limit"), text("")), rows)
+
+
+def _dimensions(found: Report) -> Table:
+    columns = (Column("dimension"), Column("KS distance"), Column("shift of the mean, standard deviations"))
+    rows = [
+        Row((str(each.dimension), f"{each.statistic:.3f}", f"{each.shift:+.2f}"))
+        for each in found.comparison.evidence.dimensions
+    ]
+    return Table("", columns, rows)
+
+
+def _topics(found: Report) -> Table:
+    evidence = found.comparison.evidence
+    named = [("gained", each) for each in evidence.gained] + [("lost", each) for each in evidence.lost]
+    rows = [Row((what, str(each.cluster), f"{each.then:.1%}", f"{each.now:.1%}")) for what, each in named]
+    return Table("", (text(""), Column("topic"), Column("then"), Column("now")), rows)
+
+
+def _queries(found: Report) -> Table:
+    rows = [Row((f"{each.distance:.3f}", each.id, each.text or "")) for each in found.comparison.evidence.queries]
+    return Table("", (Column("distance"), text("id"), Column("text", Kind.CODE)), rows)
+
+
+def _facts(found: Report, reference: Reference) -> Table:
+    report = found.comparison.report
+    pairs = [
+        ("reference", found.reference),
+        ("its vectors", f"{report.reference:,}"),
+        ("made", reference.created or "unknown"),
+        ("log", found.current),
+        ("variant that encoded the log", found.variant or "unknown"),
+        ("model", f"{found.fingerprint} ({'checked' if found.bound else 'the log does not say'})"),
+        ("false alarms accepted", f"{found.false_alarms}, tested each {found.every_seconds:,.0f} s"),
+        ("of that in 30 days, promised", f"{report.promised_per_day * 30:.2f}"),
+        ("measured on held-out blocks", f"{report.measured_per_day * 30:.2f}"),
+        ("began", when(found.comparison.since) if found.comparison.since else "no stretch of time warns by itself"),
+    ]
+    return facts(pairs, "what", "value")

@@ -1,0 +1,156 @@
+"""What was noticed in service, as what the next training wants: triplets, and queries that still need a label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from embedship.codes import Vectors, normalise
+from embedship.encoder import Encoder
+from embedship.monitor.evidence import Drifted, Known
+from embedship.monitor.feedback import Pair
+from embedship.monitor.mining import hard_negatives
+from embedship.monitor.probes import Probe
+from embedship.monitor.ranking import K, score
+from embedship.monitor.recent import Window
+from embedship.serve.index.embedding import text_of
+from embedship.serve.index.folder import IndexFolder
+from embedship.serve.index.truth import Truth
+
+CANDIDATES = 100  # searched for each query: enough to find negatives among, and near enough to be hard
+SHOWN = 5  # candidates beside a query that needs a label
+
+
+class Triplet(msgspec.Struct, frozen=True):
+    """A line for sentence-transformers, whose losses take every column for a text: nothing else may stand in it."""
+
+    anchor: str
+    positive: str
+    negative: str
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    id: str
+    text: str
+
+
+class Unlabelled(msgspec.Struct, frozen=True):
+    """A query unlike those of the reference. What is right for it nobody has said; `candidates` is what was found."""
+
+    query: str
+    id: str
+    distance: float
+    at: str
+    candidates: tuple[Candidate, ...]
+
+
+class Sources(msgspec.Struct, frozen=True):
+    """Where the triplets come from, and what could not be used."""
+
+    feedback: int = 0  # judged queries
+    probes: int = 0  # that were asked
+    failed_probes: int = 0  # of them those that did not find all they should
+    missing: int = 0  # right answers that the index does not hold
+    alone: int = 0  # right answers to which no negative was found
+    drifted: int = 0  # queries unlike the reference whose texts were kept
+
+
+class Lesson(NamedTuple):
+    """A query, all rows that are right for it, and those of them that it is to be taught."""
+
+    query: str
+    relevant: frozenset[int]
+    taught: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class School:
+    """An index and the model that filled it, asked offline."""
+
+    encoder: Encoder
+    folder: IndexFolder
+    truth: Truth
+
+    @classmethod
+    def open(cls, encoder: Encoder, folder: IndexFolder, path: Path) -> School:
+        manifest = folder.manifest
+        return cls(encoder, folder, Truth.open(path, (manifest.size, manifest.dimension)))
+
+    def judged(self, pairs: Iterable[Pair]) -> tuple[list[Lesson], int]:
+        """Lessons from feedback; a query that was judged twice is one. Also how many right answers are not there."""
+        merged: dict[str, dict[str, None]] = {}
+        for pair in pairs:
+            merged.setdefault(pair.query, {}).update(dict.fromkeys(pair.relevant))
+        return self._known((query, tuple(ids)) for query, ids in merged.items())
+
+    def failed(self, probes: Sequence[Probe]) -> tuple[list[Lesson], int]:
+        """Lessons from the probes that do not find all they should: what they miss is taught."""
+        lessons, missing = self._known((probe.text, probe.relevant) for probe in probes)
+        found = self.search([lesson.query for lesson in lessons], K)
+        failed = []
+        for lesson, rows in zip(lessons, found.tolist(), strict=True):
+            judged = score(rows, lesson.relevant)
+            if judged.found < judged.expected:
+                failed.append(lesson._replace(taught=tuple(sorted(lesson.relevant - set(rows)))))
+        return failed, missing
+
+    def triplets(self, lessons: Sequence[Lesson], negatives: int) -> tuple[list[Triplet], int]:
+        """`negatives` triplets for each answer that is taught; also how many answers had no negative at all."""
+        made: list[Triplet] = []
+        alone = 0
+        for lesson, rows in zip(lessons, self.search([each.query for each in lessons], CANDIDATES), strict=True):
+            rows = rows[rows >= 0]
+            answers = self.truth.rows(np.array(sorted(lesson.relevant)))
+            wrong = hard_negatives(rows, self.truth.rows(rows), lesson.relevant, answers, negatives)
+            texts = [self._text(row) for row in wrong]
+            for row in lesson.taught:
+                made += [Triplet(lesson.query, self._text(row), text) for text in texts]
+                alone += not texts
+        return made, alone
+
+    def unlabelled(self, drifted: Sequence[Drifted]) -> list[Unlabelled]:
+        texts = [each.text or "" for each in drifted]
+        return [
+            Unlabelled(text, each.id, each.distance, each.at, self._candidates(rows))
+            for text, each, rows in zip(texts, drifted, self.search(texts, SHOWN), strict=True)
+        ]
+
+    def search(self, queries: Sequence[str], k: int) -> npt.NDArray[np.int64]:
+        """The rows (n, k) that the service would find, best first, -1 for none."""
+        if not queries:
+            return np.empty((0, k), dtype=np.int64)
+        vectors: Vectors = self.encoder.encode(queries, prompt_name=self.folder.manifest.query_prompt)
+        return self.folder.index.search(normalise(vectors), k).rows
+
+    def _known(self, judged: Iterable[tuple[str, Sequence[str]]]) -> tuple[list[Lesson], int]:
+        lessons, missing = [], 0
+        for query, ids in judged:
+            rows = self.folder.documents.rows(list(ids))
+            missing += len(set(ids)) - len(rows)
+            if rows:
+                lessons.append(Lesson(query, frozenset(rows.values()), tuple(rows.values())))
+        return lessons, missing
+
+    def _text(self, row: int) -> str:
+        (document,) = self.folder.documents.fetch([row])
+        return text_of(document, self.folder.manifest.with_title)
+
+    def _candidates(self, rows: npt.NDArray[np.int64]) -> tuple[Candidate, ...]:
+        documents = self.folder.documents.fetch(rows[rows >= 0].tolist())
+        return tuple(Candidate(each.id, text_of(each, self.folder.manifest.with_title)) for each in documents)
+
+
+def drifted(known: Known, window: Window) -> list[Drifted]:
+    """Queries of the window that belong to no topic of the reference and whose texts were kept, furthest first."""
+    far = known.far(window.vectors)
+    rows = [i for i, text in enumerate(window.texts) if text is not None and far[i]]
+    if not rows:
+        return []
+    kept = Window(window.vectors[rows], window.times[rows], window.calls[rows], tuple(window.texts[i] for i in rows))
+    return list(known.compare(kept, queries=len(rows)).queries)

@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+
+from embedship.monitor.budget import DAY_SECONDS, FalseAlarms
+from embedship.monitor.offline import BLOCK_QUERIES, BLOCKS, Current, compare
+from embedship.monitor.reference import Reference
+from embedship.monitor.state import State
+from embedship.monitor.statistics import ks_2samp
+
+D = 16
+START = 1.79e9
+CENTRES = 4 * np.random.default_rng(1).normal(size=(6, D))
+
+
+def drawn(weights, n, seed):
+    random = np.random.default_rng(seed)
+    topics = random.choice(len(weights), n, p=np.array(weights) / sum(weights))
+    return (CENTRES[topics] + random.normal(size=(n, D))).astype(np.float32)
+
+
+def times(n):
+    return START + np.arange(n) * 60.0
+
+
+KNOWN, NEW = [1, 1, 1, 1, 1, 0], [0, 0, 0, 0, 0, 1]
+REFERENCE = Reference.fit(drawn(KNOWN, 1_000, 0), "f00d", times=times(1_000) - 1e6)
+QUIET = compare(REFERENCE, Current(drawn(KNOWN, 900, 1), times=times(900)), named=2)
+
+
+def late(begins):
+    """A tenth of the queries is of a new topic, from one query on."""
+    vectors = drawn(KNOWN, 900, 2)
+    new = begins + 3 * np.arange((900 - begins) // 3)
+    vectors[new] = drawn(NEW, len(new), 3)
+    return Current(vectors, times=times(900))
+
+
+def test_the_same_topics_are_no_drift():
+    assert (QUIET.state, QUIET.since) == (State.OK, 0.0)
+    assert QUIET.mmd.pvalue > 0.05
+    assert QUIET.evidence.far.now == pytest.approx(QUIET.evidence.far.then, abs=0.03)
+
+
+def test_statistics_are_those_of_the_ks_test():
+    tests = ks_2samp(REFERENCE.vectors, drawn(KNOWN, 900, 1))
+    assert QUIET.statistics == tuple(tests.statistic)
+    assert QUIET.pvalues == tuple(tests.pvalue)
+
+
+def test_blocks_cut_the_time_into_equal_parts():
+    assert len(QUIET.blocks) == 900 // BLOCK_QUERIES
+    assert {block.queries for block in QUIET.blocks} == {BLOCK_QUERIES}
+    assert QUIET.blocks[0].start == START
+    assert all(a.end < b.start for a, b in zip(QUIET.blocks, QUIET.blocks[1:], strict=False))
+
+
+def test_a_late_beginning_is_found_in_its_block():
+    found = compare(REFERENCE, late(750))
+    assert found.state is State.WARN
+    assert found.since == START + 750 * 60
+    assert [block.state for block in found.blocks] == [State.OK] * 5 + [State.WARN]
+
+
+def test_without_times_there_are_no_blocks_and_the_whole_budget_is_one_test():
+    found = compare(REFERENCE, Current(late(0).vectors))
+    assert (found.state, found.blocks, found.since) == (State.WARN, (), 0.0)
+    assert found.report.threshold < compare(REFERENCE, late(0)).report.threshold
+
+
+def test_many_queries_make_no_more_than_so_many_blocks():
+    n = (BLOCKS + 3) * BLOCK_QUERIES
+    assert len(compare(REFERENCE, Current(drawn(KNOWN, n, 4), times=times(n))).blocks) == BLOCKS
+
+
+def test_too_few_queries_are_unknown():
+    found = compare(REFERENCE, Current(drawn(KNOWN, 60, 5), times=times(60)))
+    assert found.state is State.UNKNOWN
+    assert "100 needed" in found.report.reason
+    assert (found.mmd, found.statistics, found.blocks) == (None, (), ())
+
+
+def test_the_furthest_queries_are_named():
+    found = compare(REFERENCE, Current(late(0).vectors, texts=tuple(map(str, range(900)))), named=3)
+    assert len(found.evidence.queries) == 3
+    assert all(int(each.text) % 3 == 0 for each in found.evidence.queries), "every third is new"
+
+
+def test_a_change_of_variant_alone_is_no_drift():
+    moved = drawn(KNOWN, 1_000, 0) + np.float32(0.3)
+    fitted = Reference.fit(drawn(KNOWN, 1_000, 0), "f00d", variants={"int8": moved})
+    log = Current(drawn(KNOWN, 900, 6) + np.float32(0.3))
+    assert compare(fitted, log, variant="int8").state is State.OK
+    assert compare(fitted, log).state is State.WARN
+
+
+def test_false_alarms_are_within_the_budget():
+    """At one in five runs, 60 runs without drift may alarm 12 times; 20 is 2.6 standard deviations more."""
+    budget = FalseAlarms(1, 5 * DAY_SECONDS)
+    alarms = sum(
+        compare(REFERENCE, Current(drawn(KNOWN, 320, 100 + i), times=times(320)), false_alarms=budget).state
+        is State.WARN
+        for i in range(6)
+    )
+    assert alarms <= 4
+
+
+@pytest.mark.parametrize("column", ["sessions", "times", "texts"])
+def test_a_part_keeps_its_columns_together(column):
+    current = Current(drawn(KNOWN, 9, 0), np.arange(9), times(9), tuple("abcdefghi"))
+    part = current.part(2, 5)
+    assert list(getattr(part, column)) == list(getattr(current, column))[2:5]
+    assert len(part) == 3
