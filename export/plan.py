@@ -84,7 +84,7 @@ def _plan(ready: Ready, out: Path) -> Plan:
         files=tuple(sorted(files)),
         bytes=size,
         texts=len(ready.texts.real),
-        queries=len(ready.texts.queries),
+        queries=len(ready.texts.queries or ()),
         evaluation=evaluation.name if evaluation else None,
         signed=ready.signer is not None,
     )

@@ -11,7 +11,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from embedship import choice
-from embedship.bundle import Bundle, Measured, Quality, Quantisation, Source, Variant
+from embedship.bundle import Bundle, Measured, Quality, Quantisation, Runtime, Source, Variant
 from embedship.export.probes import LONGEST
 
 _METRICS = {
@@ -37,29 +37,18 @@ def table(bundle: Bundle) -> Table:
         shown.add_column(heading, justify="left" if heading in ("", "variant", "runs as") else "right", no_wrap=True)
     for v in bundle.manifest.variants:
         speed = chosen.tokens_per_second.get(v.name)  # none where this machine may not serve it
+        measured = (f"{speed:,.0f}", f"{speed / plain:.2f}x") if speed else ("-", "-")
         cosines = (f"{v.parity.minimum:.5f}", f"{v.parity.mean:.5f}")
         mark = "*" if v.name == chosen.variant else ""
         size, fused = f"{v.size / 1e6:.1f}", str(sum(v.fused.values()))
-        shown.add_row(
-            mark,
-            v.name,
-            v.precision,
-            size,
-            fused,
-            *cosines,
-            *((f"{speed:,.0f}", f"{speed / plain:.2f}x") if speed else ("-", "-")),
-        )
+        shown.add_row(mark, v.name, v.precision, size, fused, *cosines, *measured)
     return shown
 
 
 def fused(bundle: Bundle) -> list[str]:
     """A line a variant with what was fused or quantised in it."""
-    lines = []
-    for v in bundle.manifest.variants:
-        if v.fused:
-            counts = ", ".join(f"{name} {count}" for name, count in v.fused.items())
-            lines.append(f"{v.name} has: {counts}")
-    return lines
+    counted = {v.name: ", ".join(f"{name} {n}" for name, n in v.fused.items()) for v in bundle.manifest.variants}
+    return [f"{name} has: {counts}" for name, counts in counted.items() if counts]
 
 
 def source(source: Source) -> list[str]:
@@ -94,13 +83,14 @@ def notes(bundle: Bundle) -> list[str]:
 def _passed_over(bundle: Bundle, v: Variant) -> list[str]:
     """Why a variant cannot be what serve takes."""
     chosen, quality, plain = bundle.manifest.choice, bundle.manifest.quality, bundle.plain.name
+    if v.name not in chosen.tokens_per_second:
+        return [f"{v.name} is for {' or '.join(v.needs)}: its speed was not measured here, and it is not chosen"]
     speeds = choice.Speeds(chosen.tokens_per_second, chosen.latency_seconds)
-    if v.name not in speeds.tokens_per_second:
-        return [f"{v.name} was compared with the checkpoint here, but is for {' or '.join(v.needs)}: not timed"]
-    idle = "gains nothing" if v.fused or v.quantisation is not Quantisation.NONE else "fuses nothing and gains nothing"
     ratio = choice.gain(v, bundle.plain, chosen.objective, speeds)
+    did = f"fuses {sum(v.fused.values())} operators and" if v.fused else "fuses nothing and"
+    did = f"{did} gains" if v.quantisation is Quantisation.NONE and v.runtime is Runtime.ONNXRUNTIME else "gains"
     reasons = {
-        f"{v.name} {idle} in {chosen.objective} ({ratio:.2f}x {plain}): not chosen": ratio < choice.GAIN,
+        f"{v.name} {did} nothing in {chosen.objective} ({ratio:.2f}x {plain}): not chosen": ratio < choice.GAIN,
         f"{v.name} loses more recall@10 than --max-recall-drop: not chosen": not choice.affordable(quality, v.name),
         f"{v.name} is never chosen, only named (--variant)": v.quantisation is Quantisation.DYNAMIC,
     }

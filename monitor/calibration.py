@@ -1,5 +1,6 @@
 """What the drift score does while nothing drifts, learned from the reference alone."""
 
+import math
 from typing import NamedTuple, Self
 
 import msgspec
@@ -171,7 +172,9 @@ def _offsets(rows: Sample, index: Index, blocks: Index) -> Floats:
         return np.zeros((1, rows.shape[1]))
     offsets = np.array([part.mean for part in parts])
     between, within = float((offsets**2).sum()), sum(part.variance for part in parts)
-    return offsets * np.sqrt(max(0.0, 1 - within / between))
+    shrink = math.sqrt(max(0.0, 1 - within / between))
+    shrunk: Floats = offsets * shrink
+    return shrunk
 
 
 def _held_out(rows: Sample, index: Index, blocks: Index, inside: Mask, random: np.random.Generator) -> Floats:
