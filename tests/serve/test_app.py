@@ -31,8 +31,8 @@ from .conftest import opened
 TEXTS = ["How do I open a file?", "Read a CSV with a header row.", "zip two lists"]
 ROUTES = {
     ("POST", "/v1/embeddings"), ("POST", "/embed"), ("POST", "/"), ("POST", "/search"), ("POST", "/feedback"),
-    ("GET", "/health"), ("GET", "/ready"), ("GET", "/info"), ("GET", "/monitor"), ("GET", "/metrics"),
-    ("GET", "/openapi.json"),
+    ("GET", "/health"), ("GET", "/ready"), ("GET", "/info"), ("GET", "/monitor"), ("GET", "/monitor/ui"),
+    ("GET", "/metrics"), ("GET", "/openapi.json"),
 }  # fmt: skip
 LONG = "many words about nothing in particular " * 200
 

@@ -88,7 +88,7 @@ def server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
     probes = ({"text": row["title"], "relevant": [row["id"]]} for row in rows)
     (folder / "probes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in probes))
     with Encoder.open(bundle) as encoder:
-        variant = encoder.bundle.variant().name
+        variant = encoder.variant.name
         build(encoder, variant, folder / "corpus.jsonl", folder / "index", Wishes(), lambda *_: None)
     options = ("--canary-interval-seconds=1", "--probe-interval-seconds=1", "--drift-interval-seconds=1")
     with launched(str(bundle), "--index", str(folder / "index"), *options) as live:
