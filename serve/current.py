@@ -89,7 +89,7 @@ def require(reference: Reference, fingerprint: str) -> None:
 
 def _load(path: Path) -> Mapping[str, NDArray[np.generic]]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}") from None

@@ -16,7 +16,7 @@ import pytest
 from embedship import golden
 from embedship.bundle import REFERENCE, Bundle, fingerprint
 from embedship.encoder import Encoder
-from embedship.errors import GateError, MismatchError, UnsafeError
+from embedship.errors import GateError, MismatchError, UnsafeError, UsageError
 from embedship.golden import Golden
 from embedship.monitor.reference import Reference
 from embedship.serve import schemas
@@ -314,6 +314,8 @@ def test_the_reference_of_another_model_keeps_the_server_from_starting(altered: 
     (altered / REFERENCE).write_bytes(b"not a reference")
     with pytest.raises(UnsafeError):
         Service.open(Settings(bundle=altered))
+    with pytest.raises(UsageError, match="is no drift reference"):
+        Service.open(Settings(bundle=altered, reference=altered / "none"))
 
 
 def test_a_reference_of_this_model_is_taken(altered: Path) -> None:

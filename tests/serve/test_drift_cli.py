@@ -55,7 +55,7 @@ def copied(bundle: Path, target: Path) -> None:
 
     shutil.copytree(bundle, target, copy_function=link)
     opened = Bundle.open(target)
-    kept = {"onnx", "onnx-int8", opened.variant().name}  # a reference runs them all
+    kept = {"onnx", "onnx-int8", choice.variant(opened).name}  # a reference runs them all
     few = tuple(variant for variant in opened.manifest.variants if variant.name in kept)
     (target / MANIFEST).unlink()
     Bundle.write(target, msgspec.structs.replace(opened.manifest, variants=few))
