@@ -191,7 +191,8 @@ def _held_out(rows: Sample, index: Index, blocks: Index, inside: Mask, random: n
         chosen = random.permutation(len(part.sizes))[: max(2, len(part.sizes) // 2)]
         half = Totals(part.sums[chosen], part.sizes[chosen])
         scores[i] = float((half.mean**2).sum()) / (half.variance + variance)
-    return -np.asarray(special.ndtri_exp(_log_chance(tails, scores)))
+    deviates: Floats = np.negative(special.ndtri_exp(_log_chance(tails, scores)))
+    return deviates
 
 
 def _folds(index: Index, blocks: Index, random: np.random.Generator) -> Index:
