@@ -32,12 +32,12 @@ from embedship.tokens import Tokenizer
 BERT, QWEN = SimpleNamespace(model_type="bert"), SimpleNamespace(model_type="qwen3")
 LINES = [f"read the file number {i} of the date {i * i}" for i in range(12)]
 # Two random layers of 32 dimensions hold far less redundancy than a trained model: int8 costs them more.
-LOOSE = {**parity.FLOORS, Precision.INT8: Floors(minimum=0.5, mean=0.5, overlap=0, length=0.5)}
+LOOSE = {**parity.FLOORS, Precision.INT8: Floors(minimum=0.5, mean=0.5, overlap=0.0, length=0.5)}
 EVERY = list(variants.recipes(Target.AVX2))
 
 
 def floors(cosine: float) -> Floors:
-    return Floors(minimum=cosine, mean=cosine, overlap=0, length=0.5)
+    return Floors(minimum=cosine, mean=cosine, overlap=0.0, length=0.5)
 
 
 Opened = tuple[Checkpoint, Tokenizer]

@@ -21,7 +21,7 @@ from embedship.export.steps import Steps
 SCRIPT = Path(__file__).parent / "open_bundle.py"
 TEXTS = ["", "a", "heart attack", "the quick brown fox " * 30, "żółw 🐢 שלום", *(f"text number {i}" for i in range(5))]
 # Two random layers hold far less redundancy than a trained model: int8 costs them more.
-LOOSE = {**parity.FLOORS, Precision.INT8: Floors(minimum=0.5, mean=0.5, overlap=0, length=0.5)}
+LOOSE = {**parity.FLOORS, Precision.INT8: Floors(minimum=0.5, mean=0.5, overlap=0.0, length=0.5)}
 VARIANTS = ("onnx-O1", "onnx-O2", "onnx-O3", "onnx-int8", "onnx-int8-weight", "openvino", "openvino-int8")
 VARIANTS += ("openvino-int8-weight",)
 
