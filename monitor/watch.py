@@ -90,13 +90,14 @@ class Watch:
         queries, canary = self.observer.report(), self.canary.report()
         probe = self.probes.report() if self.probes else None
         feedback = self.feedback.report() if self.feedback else None
+        judged = feedback is not None and feedback.recall.state is not State.UNKNOWN
         signals = Signals(
             canary=canary.state,
             drift=queries.drift.state if self.observer.watches_drift else None,
             shadow=queries.shadow.recall.state if self.observer.watches_recall else None,
             probe=probe.recall.state if probe else None,
-            # Nobody has to send feedback: without any there is nothing to wait for.
-            feedback=feedback.recall.state if feedback and feedback.recall.queries else None,
+            # Nobody has to send feedback, and one judgement must not make the diagnosis wait for hundreds more.
+            feedback=feedback.recall.state if feedback and judged else None,
         )
         now = self._clock()
         diagnosis = diagnose(signals)

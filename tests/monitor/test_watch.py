@@ -127,10 +127,12 @@ def test_each_fault_raises_its_own_signal_and_no_other(bench, signal, cause, fau
     assert bench.status().diagnosis.since == 1_010.0
 
 
-def test_feedback_counts_once_there_is_any(bench):
-    assert bench.status().diagnosis.signals.feedback is None
+def test_one_judgement_does_not_make_the_diagnosis_wait_for_more(bench):
+    before = bench.status().diagnosis
     bench.judge()
-    assert bench.status().diagnosis.signals.feedback is State.UNKNOWN
+    assert bench.status().feedback.recall.queries > 0
+    assert bench.status().diagnosis == before
+    assert before.signals.feedback is None
 
 
 def test_drift_comes_with_evidence(bench):
