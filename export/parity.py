@@ -27,7 +27,7 @@ from embedship.tokens import Tokenizer
 FLOORS = {
     Precision.FLOAT32: Floors(minimum=0.9999, mean=0.9999, overlap=0.99, length=0.999),
     Precision.FLOAT16: Floors(minimum=0.9995, mean=0.9995, overlap=0.95, length=0.99),
-    Precision.BFLOAT16: Floors(minimum=0.9995, mean=0.9995, overlap=0.95, length=0.98),
+    Precision.BFLOAT16: Floors(minimum=0.999, mean=0.999, overlap=0.95, length=0.98),
     Precision.INT8: Floors(minimum=0.97, mean=0.99, overlap=0.85, length=0.9),
 }
 Cosines = npt.NDArray[np.float64]
