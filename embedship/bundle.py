@@ -255,7 +255,9 @@ class Measured(Record, frozen=True):
 
 
 class Quality(Record, frozen=True):
-    """Retrieval on the user's own questions: exact search, for every variant, Matryoshka dimension and vector code."""
+    """Retrieval on the user's own questions by exact search: the checkpoint and the variants at full dimension in
+    float32, and the chosen one at every Matryoshka dimension in every code (`embedship evaluate` measures the others).
+    """
 
     dataset: str
     queries: int
@@ -389,5 +391,7 @@ def _require_consistent(manifest: Manifest, path: Path) -> None:
         raise UnsafeError(f"{path} contradicts itself: {TOKENIZER} is not the one its fingerprint was made with")
     if unlisted := [v.path for v in manifest.variants if v.path not in manifest.files]:
         raise UnsafeError(f"{path} contradicts itself: it lists no file {', '.join(unlisted)}")
+    if not manifest.variants:
+        raise UnsafeError(f"{path} contradicts itself: it has no variant")
     if outside := [name for name in manifest.files if not sealed.is_inside(name)]:
         raise UnsafeError(f"{path} names files outside the bundle: {', '.join(outside)}")

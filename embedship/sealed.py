@@ -94,7 +94,7 @@ def _parsed(raw: bytes, path: Path, kind: type[Manifest], version: int) -> Manif
 def is_inside(name: str) -> bool:
     """Whether a listed name stays in the folder."""
     path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts
+    return bool(path.parts) and "\0" not in name and not path.is_absolute() and ".." not in path.parts
 
 
 def problems(folder: Path, listed: Mapping[str, File], names: Iterable[str]) -> list[str]:

@@ -174,7 +174,10 @@ class _Export:
         layout.copy(checkpoint.folder, folder, checkpoint.tokenizer_json)
         self.checkpoint, self.folder, self.wishes, self.steps = checkpoint, folder, wishes, steps
         self.texts = texts._replace(real=probes.sample(texts.real, _SEARCHED, wishes.seed))
-        self.judged = self.texts.real[: _CALIBRATED + _JUDGED][-_JUDGED:]
+        # Few texts are shared out: what int8 was calibrated on must not be what it is judged by.
+        calibrated = min(_CALIBRATED, (len(self.texts.real) + 1) // 2)
+        self.calibrated, rest = self.texts.real[:calibrated], self.texts.real[calibrated:]
+        self.judged, self.searched = rest[:_JUDGED] or self.calibrated, rest[_JUDGED:] or self.texts.real
         self.queries, self.evaluation = texts.queries, texts.evaluation
         self.recipes, self.isa = ready.recipes, ready.isa
         self.tokenizer = Tokenizer(folder / TOKENIZER, checkpoint.pipeline)
@@ -209,11 +212,11 @@ class _Export:
             judged.golden(self.tokenizer).save(self.folder / GOLDEN)
         with self.steps.step("ranges of int8 codes"):
             held_out = judged.vectors[judged.hostile :]
-            self.codes = calibrate.fit(self.checkpoint, self.texts.real[:_CALIBRATED], held_out)
+            self.codes = calibrate.fit(self.checkpoint, self.calibrated, held_out)
         return judged
 
     def _make(self) -> list[variants.Made]:
-        feeds = variants.calibration(self.tokenizer, self.checkpoint, self.texts.real[:_CALIBRATED])
+        feeds = variants.calibration(self.tokenizer, self.checkpoint, self.calibrated)
         floors = self.wishes.floors[Precision.INT8]
         bench = variants.Workbench(self.folder, self.checkpoint, feeds, self.isa, floors, self.wishes.converter)
         made = []
@@ -262,8 +265,7 @@ class _Export:
                 self.evaluation, self.checkpoint, encoders, ranked, budget, self.codes, self.steps
             )
         with self.steps.step("candidates for sign bits"):
-            others = self.texts.real[_CALIBRATED + _JUDGED :] or self.texts.real
-            return retrieval.on_texts(encoders[ranked[0]], self.codes, others, self.judged)
+            return retrieval.on_texts(encoders[ranked[0]], self.codes, self.searched, self.judged)
 
     def _reference(self, model: str, encoders: Mapping[str, Encoder]) -> None:
         """Of float32 vectors, with how far each other variant moves them: a change of variant is no drift."""

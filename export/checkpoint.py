@@ -20,7 +20,18 @@ from embedship.export import frozen
 from embedship.export.folder import Folder
 from embedship.export.quiet import no_progress_bars, silence
 
-_PACKAGES = ("torch", "transformers", "sentence-transformers", "onnx", "onnxruntime", "openvino", "nncf", "tokenizers")
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "sentence-transformers",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "nncf",
+    "tokenizers",
+    "numpy",
+    "safetensors",
+)
 _UNCUT = 2**31
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 # What saving a model again changes without changing a vector.

@@ -40,7 +40,11 @@ def export(
     ] = None,
     queries: Annotated[
         Path | None,
-        typer.Option("--queries", help='JSON Lines, {"text": ...}: real queries, from which drift is measured later.'),
+        typer.Option(
+            "--queries",
+            help='JSON Lines, {"text": ..., "session": ..., "timestamp": ...}: real queries, from which drift is '
+            "measured later.",
+        ),
     ] = None,
     evaluation: Annotated[
         Path | None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,8 @@ class Dataset:
         if not queries:
             raise UsageError(f"{folder}: no query in queries.jsonl has a relevant document in qrels.tsv")
         rows = {document.id: row for row, document in enumerate(documents)}
+        if len(rows) < len(documents):
+            raise UsageError(f"{folder}/corpus.jsonl gives an _id to two documents: each needs its own")
         relevant = [np.array(sorted(rows[id] for id in judged[q.id]), dtype=np.int64) for q in queries]
         return cls(folder.resolve().name, texts, [q.text for q in queries], relevant)
 
@@ -61,6 +64,8 @@ def _judgements(path: Path, known: AbstractSet[str]) -> dict[str, set[str]]:
         rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from None
+    if rows and _is_judgement(rows[0]):
+        raise UsageError(f"{path} has no header line: begin it with query-id, corpus-id and score, separated by tabs")
     for number, row in enumerate(rows[1:], 2):
         query, document, score = _judgement(row, f"{path}, line {number}")
         if document not in known:
@@ -68,6 +73,13 @@ def _judgements(path: Path, known: AbstractSet[str]) -> dict[str, set[str]]:
         if score > 0:
             found.setdefault(query, set()).add(document)
     return found
+
+
+def _is_judgement(row: list[str]) -> bool:
+    try:
+        return math.isfinite(float(row[2]))
+    except (IndexError, ValueError):
+        return False
 
 
 def _judgement(row: list[str], where: str) -> tuple[str, str, float]:

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from embedship import choice
+from embedship import choice, engine, hardware
 from embedship.bundle import Bundle, Measured
 from embedship.encoder import Encoder
 from embedship.errors import GateError, UsageError
@@ -68,6 +68,10 @@ def evaluate(
             rows += quality.grid(data, encoded, wanted_dimensions, storages, opened.manifest.codes)
         if name == opened.plain.name:
             baseline = quality.measure(data, encoded, PLAIN)
+    if not rows:
+        raise UsageError(
+            "nothing to measure: sign bits need a dimension divisible by 8; name other --codes or --dimensions"
+        )
     caption = f"{data.name}: {len(data.queries):,} queries, {len(data.documents):,} documents, exact search"
     if as_json:
         typer.echo(_json(opened, data, rows))
@@ -81,9 +85,17 @@ def evaluate(
 
 
 def _names(bundle: Bundle, wanted: str) -> list[str]:
+    """Known to run here before any corpus is encoded; of all, those that do not are left out and named."""
+    here = hardware.machine()
     if wanted == "all":
-        return [v.name for v in bundle.manifest.variants]
-    return [bundle.variant(name).name for name in _parts(wanted)] or [choice.variant(bundle).name]
+        for variant in bundle.manifest.variants:
+            if not here.meets(variant.needs):
+                Console(stderr=True).print(f"{variant.name} is left out: it is for {' or '.join(variant.needs)}")
+        return [v.name for v in bundle.manifest.variants if here.meets(v.needs)]
+    named = [bundle.variant(name) for name in _parts(wanted)] or [choice.variant(bundle)]
+    for variant in named:
+        engine.require(variant, here)
+    return [variant.name for variant in named]
 
 
 def _dimensions(bundle: Bundle, wanted: str) -> Sequence[int]:

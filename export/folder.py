@@ -216,7 +216,9 @@ def _major(text: str) -> int:
 
 
 def _refuse_weightless(module: Module) -> None:
-    if module.kind not in _WEIGHED or any(module.folder.glob("*.safetensors")):
+    # Beside a safetensors file of another name, sentence-transformers opens the pickle of a Dense or LayerNorm.
+    pattern = "*.safetensors" if module.kind == "Transformer" else "model.safetensors"
+    if module.kind not in _WEIGHED or any(module.folder.glob(pattern)):
         return
     trust.refuse_pickles(module.folder)
-    raise UsageError(f"{module.folder} has no weights (*.safetensors): this is not a complete checkpoint")
+    raise UsageError(f"{module.folder} has no weights ({pattern}): this is not a complete checkpoint")

@@ -51,7 +51,9 @@ def quantise_accurately(
     Raises UsageError for a floor of 1, which leaves no room.
     """
     if not max(floors.minimum, floors.mean) < 1:
-        raise UsageError("openvino-int8-accuracy needs floors below 1 (--floor-int8-min, --floor-int8-mean)")
+        raise UsageError(
+            "openvino-int8-accuracy needs floors below 1 (--floor int8-minimum=..., --floor int8-mean=...)"
+        )
     model = ov.Core().read_model(source)
     with silence():
         quantised = nncf.quantize_with_accuracy_control(

@@ -84,8 +84,9 @@ class Probes:
 
 
 def _fits(tokenizer: Tokenizer, texts: list[str]) -> list[str]:
-    """Without texts of no token at all, which have no vector, and those that would need too much memory."""
-    return [text for text, n in zip(texts, tokenizer(texts).lengths, strict=True) if 0 < n <= probes.LONGEST]
+    """Without texts of no token at all, which have no vector; what would need too much memory is cut to LONGEST."""
+    texts = [probes.within(tokenizer, text, probes.LONGEST) for text in texts]
+    return [text for text, n in zip(texts, tokenizer(texts).lengths, strict=True) if n]
 
 
 class Agreement(NamedTuple):

@@ -43,6 +43,13 @@ def exactly(tokenizer: Tokenizer, tokens: int) -> str:
     return "word " * words
 
 
+def within(tokenizer: Tokenizer, text: str, tokens: int) -> str:
+    """The text, or the longest beginning of it that has at most `tokens`."""
+    if tokenizer([text]).lengths[0] <= tokens:
+        return text
+    return text[: bisect.bisect_right(range(len(text)), tokens, key=lambda n: tokenizer([text[:n]]).lengths[0]) - 1]
+
+
 def real(file: Path | None) -> list[str]:
     """All texts of a JSON Lines file, each once; without one, the documentation of Python's standard library.
 

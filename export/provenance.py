@@ -24,7 +24,8 @@ def of(source: Folder, wishes: Wishes) -> Provenance:
     """Hash what the checkpoint is made of, and put down every option, files by their name and sha256."""
     options: dict[str, str] = {}
     for field in fields(wishes):
-        if field.name not in _LEFT_OUT and (value := getattr(wishes, field.name)) not in (None, (), False):
+        value = getattr(wishes, field.name)
+        if field.name not in _LEFT_OUT and value is not None and value is not False and value != ():
             is_folder = field.name == "base" and Path(value).is_dir()  # of an adapter; else a hub id
             options[field.name] = _text(Path(value) if is_folder else value)
     return Provenance(files=_files(source), options=options, seed=wishes.seed)

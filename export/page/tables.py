@@ -67,7 +67,7 @@ def gate(manifest: Manifest) -> Table:
 
     headings = ("texts", "worst cosine", "floor", "mean cosine", "floor", "top-10 overlap")
     longest = max(v.parity.longest for v in manifest.variants)
-    caption = "A variant under either floor would have left no bundle (exit code 3)." + (
+    caption = "A variant under any of its floors would have left no bundle (exit code 3)." + (
         f" The longest text has {longest:,} tokens." if longest else ""
     )
     columns = (text("variant"), text("runs as"), *map(Column, headings))

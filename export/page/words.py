@@ -118,7 +118,7 @@ def _taken(manifest: Manifest, variant: Variant) -> str:
     elif ranked and min(ranked, key=lambda name: ranked[name]) == variant.name:
         why = f"{_BEST[objective]} of the {len(ranked)} on this machine"
     else:
-        why = f"chosen for {objective} from those within the quality budget"
+        why = f"chosen for {objective}: what was better gained under 3%, changes with its batch, or lost recall"
     return (
         f"Serve takes {variant.name} ({runtime(variant)}, {variant.precision}): {why}, {_reached(manifest, variant)}."
     )

@@ -116,6 +116,9 @@ def test_strangers_of_every_kind(folder: Path) -> None:
     assert sealed.strangers(folder, ["onnx/model.onnx"]) == ["file", "link", "onnx/pipe"]
 
 
-@pytest.mark.parametrize(("name", "inside"), [("a/b", True), ("../a", False), ("a/../../b", False), ("/etc", False)])
+@pytest.mark.parametrize(
+    ("name", "inside"),
+    [("a/b", True), ("../a", False), ("a/../../b", False), ("/etc", False), (".", False), ("", False), ("a\0b", False)],
+)
 def test_names_that_lead_outside(name: str, inside: bool) -> None:
     assert sealed.is_inside(name) is inside

@@ -42,3 +42,17 @@ def test_documents_lie_in_the_order_of_their_ids(tmp_path: Path) -> None:
     data = Dataset.read(write(tmp_path, {"b": "two", "a": "one"}, {"q": "x"}, ["q\tb\t1"]))
     assert data.documents == ["one", "two"]
     assert [rows.tolist() for rows in data.relevant] == [[1]]
+
+
+def test_two_documents_of_one_id_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, {"d1": "text"}, {"q1": "b"}, ["q1\td1\t1"])
+    (tmp_path / "corpus.jsonl").write_text('{"_id": "d1", "text": "a"}\n{"_id": "d1", "text": "b"}\n')
+    with pytest.raises(UsageError, match="gives an _id to two documents"):
+        Dataset.read(tmp_path)
+
+
+def test_judgements_without_a_header_lose_no_line_in_silence(tmp_path: Path) -> None:
+    write(tmp_path, {"d1": "text"}, {"q1": "b"}, [])
+    (tmp_path / "qrels.tsv").write_text("q1\td1\t1\n")
+    with pytest.raises(UsageError, match="has no header line"):
+        Dataset.read(tmp_path)

@@ -34,7 +34,7 @@ TEXTS = [
     "file of a date " * 40,
 ]
 # Two random layers of 32 dimensions are no trained model: bfloat16 costs them more.
-FLOORS = {**parity.FLOORS, Precision.BFLOAT16: Floors(minimum=0.98, mean=0.99)}
+FLOORS = {**parity.FLOORS, Precision.BFLOAT16: Floors(minimum=0.98, mean=0.99, overlap=0.2, length=0.9)}
 
 
 class Kind(NamedTuple):

@@ -74,3 +74,13 @@ def test_a_variant_that_breaks_on_one_kind_is_refused(tokenizer: Tokenizer, kind
 
 def test_a_shown_text_is_one_printable_line() -> None:
     assert probes.shown("a\nb\u202e") == r"'a\nb\u202e'"
+
+
+def test_what_is_too_long_to_compare_is_cut_not_left_out(tokenizer: Tokenizer) -> None:
+    text = " ".join(map(str, range(300)))
+    short = probes.within(tokenizer, text, 40)
+    assert text.startswith(short)
+    assert len(short) > 40
+    assert tokenizer([short]).lengths[0] <= 40
+    assert tokenizer([text[: len(short) + 2]]).lengths[0] > 40
+    assert probes.within(tokenizer, "short", 40) == "short"

@@ -15,9 +15,10 @@ import torch
 from safetensors.torch import load_file
 
 from embedship import cli
-from embedship.errors import UnsafeError
+from embedship.errors import UnsafeError, UsageError
 from embedship.export import trust
 from embedship.export.checkpoint import Checkpoint
+from embedship.export.folder import Folder
 from embedship.export.opening import Opening, opened
 
 from .conftest import edit
@@ -138,3 +139,17 @@ def test_code_of_another_model_is_refused_with_any_hash(coded: Path) -> None:
     how = Opening(trust_remote_code=trust.code_sha256(coded))
     with pytest.raises(UnsafeError, match="code of another model"), opened(coded, how):
         pass
+
+
+def test_a_safetensors_file_of_another_name_hides_no_pickle(tiny: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny, tmp_path / "hidden"))
+    modules = json.loads((folder / "modules.json").read_text())
+    kind = "sentence_transformers.sentence_transformer.modules.dense.Dense"
+    modules.append({"idx": len(modules), "name": "dense", "path": "2_Dense", "type": kind})
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "2_Dense").mkdir()
+    (folder / "2_Dense" / "config.json").write_text('{"in_features": 32, "out_features": 8}')
+    shutil.copy(folder / "model.safetensors", folder / "2_Dense" / "decoy.safetensors")
+    (folder / "2_Dense" / "pytorch_model.bin").write_bytes(b"never opened")
+    with pytest.raises(UsageError, match=r"has no weights \(model\.safetensors\)"):
+        Folder.open(folder)
