@@ -50,10 +50,14 @@ class Synthetic:
 class Documents:
     """Real vectors: the standard library's documentation; of eight topics in it, the one of middling size is new."""
 
-    def __init__(self, bundle: Path, seed: int) -> None:
-        entries = stdlib_docs.entries()
+    @classmethod
+    def several(cls, bundle: Path, count: int) -> list[Documents]:
+        """One new topic each: with a single one, its luck would speak for all."""
         with Encoder.open(Bundle.open(bundle)) as encoder:
-            vectors = encoder.encode([entry.summary for entry in entries])
+            vectors = encoder.encode([entry.summary for entry in stdlib_docs.entries()])
+        return [cls(vectors, seed) for seed in range(1, count + 1)]
+
+    def __init__(self, vectors: np.ndarray, seed: int) -> None:
         self._random = np.random.default_rng(seed)
         topics = kmeans2(vectors, TOPICS, seed=seed, minit="++")[1]
         new = topics == np.argsort(np.bincount(topics))[TOPICS // 2]

@@ -32,8 +32,8 @@ LEAST_EFFECTIVE = 50  # independent queries that a reference must be worth
 # Standard deviations of the reference, along directions weighed by its metric. 5% of an unknown topic among medical
 # questions moves the mean by 0.04 or more, a change of variant by 0.002 once its offset is known.
 EFFECT_FLOOR = 0.03
-# An int8 variant without a known offset moves it by 0.03 to 0.08 (MiniLM, two corpora).
-UNKNOWN_VARIANT_FLOOR = 0.10
+# An int8 variant without a known offset moves it by 0.03 to 0.05 (MiniLM, two corpora).
+UNKNOWN_VARIANT_FLOOR = 0.08
 STALE_SECONDS = 3_600.0
 UNKNOWN_SESSION = -2
 

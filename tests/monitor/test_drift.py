@@ -217,7 +217,7 @@ def test_the_report_holds_the_promise():
     assert report.promised_per_day == pytest.approx(2 / 7)
     assert report.measured_per_day >= 0
     assert report.pvalue > 2 / 7 / 144 if report.score < report.threshold else report.pvalue <= 2 / 7 / 144
-    assert report.effective == 200
+    assert report.effective == pytest.approx(200)
     stricter = detector(queries(random, 300), false_alarms=FalseAlarms.parse("1 per month"), interval_seconds=60)
     stricter.update(queries(random, 200))
     assert stricter.evaluate().threshold > report.threshold
