@@ -116,8 +116,8 @@ def nearest(bundle: Bundle) -> Variant:
 
 def runnable(bundle: Bundle) -> list[Variant]:
     """The nearest one first, then the others that this machine can run."""
-    plain, isa = nearest(bundle), set(hardware.machine().isa)
-    others = (v for v in bundle.manifest.variants if v is not plain and set(v.needs) <= isa)
+    plain, here = nearest(bundle), hardware.machine()
+    others = (v for v in bundle.manifest.variants if v is not plain and here.meets(v.needs))
     return [plain, *others]
 
 

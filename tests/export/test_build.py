@@ -165,7 +165,8 @@ def test_a_budget_needs_questions(tiny: Path, tmp_path: Path) -> None:
 def test_the_smallest_is_chosen_when_size_is_what_counts(exported: Path) -> None:
     bundle = Bundle.open(exported)
     sizes = {v.name: v.size for v in bundle.manifest.variants}
-    ranked = choice.rank(bundle.manifest.variants, Objective.SIZE, choice.Speeds({}, {}))
+    speeds = choice.Speeds(bundle.manifest.choice.tokens_per_second, bundle.manifest.choice.latency_seconds)
+    ranked = choice.rank(bundle.manifest.variants, Objective.SIZE, speeds)
     assert ranked[0].size == min(sizes.values())
     assert set(bundle.manifest.choice.latency_seconds) == set(sizes)
     assert all(0 < seconds < 10 for seconds in bundle.manifest.choice.latency_seconds.values())
