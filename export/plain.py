@@ -10,7 +10,6 @@ from embedship.errors import UsageError
 # Names as every version of sentence-transformers reads them, 2.x to 6.x.
 _MODES = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token", "max": "pooling_mode_max_tokens",
           "lasttoken": "pooling_mode_lasttoken"}  # fmt: skip
-POOLINGS = tuple(_MODES)
 _WIDTHS = ("hidden_size", "d_model", "dim", "n_embd")
 
 

@@ -6,10 +6,9 @@ from typing import NamedTuple
 
 from embedship.bundle import Code, Manifest, Measured, Objective, Quality, Quantisation, Runtime, Variant
 from embedship.export.variants import PLAIN
+from embedship.golden import ALONE_FLOOR
 
 UNMEASURED = "not measured"
-# Under this cosine to itself in other company, a text's vector depends on its batch.
-_ALONE = 0.999
 _BEST = {
     Objective.THROUGHPUT: "the fastest",
     Objective.LATENCY: "the quickest with one short text",
@@ -167,7 +166,7 @@ def _company(variant: Variant) -> str:
     if not found.texts:
         return "Whether a text's vector depends on the texts it is batched with was not measured."
     figures = f"worst cosine {cosine(found.worst)}, {found.texts} texts alone and in other company"
-    if variant.quantisation is Quantisation.DYNAMIC or not found.worst >= _ALONE:
+    if variant.quantisation is Quantisation.DYNAMIC or not found.worst >= ALONE_FLOOR:
         return f"A text's vector depends on the texts it is batched with: {figures}."
     return f"A text's vector does not depend on the texts it is batched with: {figures}."
 
