@@ -61,7 +61,7 @@ def export(
         typer.Option(
             "--variants",
             help=f"Which to make, comma-separated, or `all`: {_VARIANTS}. `onnx` is always made. Default: onnx, "
-            "onnx-O3, openvino, and int8 for both: static for encoders, weight-only for decoders.",
+            "openvino, and int8 for both: static for encoders, weight-only for decoders.",
         ),
     ] = "",
     target: Annotated[

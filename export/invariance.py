@@ -24,6 +24,7 @@ from embedship.plan import Batch
 # Long texts make the company expensive, and invariance breaks for short ones first: they are padded most.
 LONGEST = 512
 _TOGETHER = 4
+_FEW = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +84,13 @@ def either_side(checkpoint: Checkpoint, texts: Sequence[str], vectors: Vectors) 
     tokenizer = checkpoint.model.tokenizer
     side = tokenizer.padding_side
     tokenizer.padding_side = "left" if side == "right" else "right"
+    shortest = sorted(range(len(texts)), key=lambda row: len(texts[row]))
     try:
-        return bool(cosine(checkpoint.encode(texts), vectors).min() >= ALONE_FLOOR)
+        # Most say no at the first few, the shortest, which are padded most and cost least.
+        return all(
+            cosine(checkpoint.encode([texts[row] for row in rows]), vectors[rows]).min() >= ALONE_FLOOR
+            for rows in (shortest[:_FEW], shortest)
+        )
     finally:
         tokenizer.padding_side = side
 

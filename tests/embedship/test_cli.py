@@ -72,7 +72,7 @@ def test_verify_answers_for_every_variant(bundle: Path, capsys: pytest.CaptureFi
     assert run(["verify", str(bundle), "--all", "--json"]) == 0
     answer = msgspec.json.decode(capsys.readouterr().out)
     variants = msgspec.convert(answer["variants"], list[Verified])
-    assert [v.variant for v in variants] == ["onnx", "onnx-O3", "onnx-int8", "openvino", "openvino-int8"]
+    assert [v.variant for v in variants] == ["onnx", "onnx-int8", "openvino", "openvino-int8"]
     assert all(v.cosine_minimum >= 0.97 for v in variants)
 
 

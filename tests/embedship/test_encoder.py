@@ -24,7 +24,7 @@ from embedship.plan import Batch, pad
 from embedship.tokens import Tokenizer
 
 TEXTS = ["", "a", "hello world", "żółw 🐢 שלום", "word " * 600, *(e.body for e in stdlib_docs.entries(40))]
-VARIANTS = ["onnx", "onnx-O3", "onnx-int8", "openvino", "openvino-int8"]
+VARIANTS = ["onnx", "onnx-int8", "openvino", "openvino-int8"]
 
 
 @pytest.fixture(scope="module")
