@@ -36,7 +36,7 @@ def staged(target: Path, require_replaceable: Callable[[Path], None]) -> Iterato
     """
     target = target.resolve()
     refuse_occupied(target, require_replaceable)
-    with _terminable(), _parents(target), _locked_folder(target) as folder, _disk_errors(folder, target):
+    with terminable(), _parents(target), _locked_folder(target) as folder, _disk_errors(folder, target):
         yield folder
         _open_to_readers(folder)
         _sync(folder)
@@ -143,7 +143,7 @@ def _disk_errors(folder: Path, target: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
+def terminable() -> Iterator[None]:
     """Turn SIGTERM into KeyboardInterrupt, so that `finally` runs; only the main thread may set a handler."""
     if threading.current_thread() is not threading.main_thread():
         yield

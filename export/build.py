@@ -136,7 +136,7 @@ def prepared(checkpoint: Path | str, wishes: Wishes, steps: Steps) -> Iterator[R
         with steps.step("texts"):
             texts = _read(wishes)
         with steps.step("checkpoint"):
-            loaded = Checkpoint.open(source, wishes.name)
+            loaded = Checkpoint.open(source, wishes.name, wishes.converter.packages)
         recipes = variants.wanted(wishes.variants, wishes.target, isa, loaded.model[0].model.config)
         yield Ready(recipes, isa, texts, loaded, signer)
 

@@ -50,8 +50,10 @@ class Checkpoint:
     tokenizer_json: str
 
     @classmethod
-    def open(cls, source: Folder | Path | str, name: str | None = None) -> Self:
+    def open(cls, source: Folder | Path | str, name: str | None = None, also: Sequence[str] = ()) -> Self:
         """Load a sentence-transformers folder, offline; `name` is what it is called (default: the folder's name).
+
+        `also` names packages that will have a hand in the export, besides those that always have.
 
         Raises UsageError or UnsafeError, with cause and cure, for all that cannot be exported faithfully.
         """
@@ -61,7 +63,8 @@ class Checkpoint:
         tokenizer_json = frozen.tokenizer(folder.path, model.tokenizer)
         pipeline = _pipeline(folder, model, tokenizer_json)
         frozen.require_same_tokens(model, pipeline, tokenizer_json)
-        versions = {package: version(package) for package in ("embedship", *_PACKAGES)}
+        merged = ("peft",) if folder.origin.merge else ()
+        versions = {package: version(package) for package in ("embedship", *_PACKAGES, *merged, *also)}
         described = Source(
             name=name or folder.origin.name,
             weights_sha256=_weights_sha256(folder, model),

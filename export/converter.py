@@ -14,6 +14,11 @@ class Converter(StrEnum):
     EMBEDSHIP = "embedship"
     OPTIMUM = "optimum"
 
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """What it needs besides what every export needs."""
+        return ("optimum-onnx",) if self is Converter.OPTIMUM else ()
+
     def require(self) -> None:
         """Raise MissingExtra or UsageError, before anything slow begins, where it cannot run."""
         if self is Converter.OPTIMUM:

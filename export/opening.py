@@ -16,6 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from embedship import staging
 from embedship.bundle import Merge
 from embedship.errors import EmbedshipError, UsageError
 from embedship.export import adapter, hub, plain, trust
@@ -45,7 +46,7 @@ def opened(checkpoint: Path | str, how: Opening, steps: Steps | None = None) -> 
     Raises UsageError or UnsafeError for what cannot be opened, GateError for an adapter that does not merge exactly.
     """
     given, origin = _local(str(checkpoint), how)
-    with tempfile.TemporaryDirectory(prefix="embedship-") as name:
+    with staging.terminable(), tempfile.TemporaryDirectory(prefix="embedship-") as name:
         room = Path(name).resolve()
         code = trust.private_modules(room / "modules") if how.trust_remote_code else nullcontext()
         try:

@@ -127,6 +127,8 @@ def test_what_was_merged_is_written_down(checkpoint: Make, tmp_path: Path, varie
     assert merge.base == {"model.safetensors": sha256_of(base / "model.safetensors")}
     assert merge.adapter_sha256 == sha256_of(folder / adapter.WEIGHTS)
     assert merged.source.name == "adapter"
+    assert "peft" in merged.source.versions
+    assert "peft" not in bare.source.versions
     assert merged.source.weights_sha256 != bare.source.weights_sha256
     assert merged.pipeline == bare.pipeline
 

@@ -241,6 +241,19 @@ def test_a_terminated_export_leaves_nothing(minilm: Path, tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_terminated_dry_run_leaves_nothing(tiny: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-m", "embedship", "export", str(tiny), "--out", "bundle", "--dry-run"]
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore", "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment) as process:
+        for _ in range(600):
+            if any(tmp_path.glob("embedship-*")):
+                break
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 130
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_real_bundle_holds_what_was_promised(bundle: Path) -> None:
     manifest = Bundle.open(bundle).manifest
     by_name = {v.name: v for v in manifest.variants}

@@ -73,7 +73,9 @@ def test_optimum_converts_through_the_same_gate(minilm: Path, run: Run, tmp_path
     answer = run(*command, "--out", tmp_path / "theirs", "--texts", tmp_path / "ours.jsonl")
     assert answer.returncode == 0, answer.stderr[-4000:]
     (line,) = answer.stdout.splitlines()
-    by_name = {variant["name"]: variant for variant in json.loads(line)["variants"]}
+    result = json.loads(line)
+    assert "optimum-onnx" in result["source"]["versions"]
+    by_name = {variant["name"]: variant for variant in result["variants"]}
     assert by_name["onnx"]["parity"]["minimum"] > 0.99999
     assert by_name["onnx-O3"]["fused"]["SkipLayerNormalization"] == 12
     with Encoder.open(tmp_path / "theirs", "onnx") as theirs, Encoder.open(ours) as encoder:
