@@ -27,6 +27,7 @@ from embedship.serve.errors import (
     Overloaded,
     TooLarge,
     TooLong,
+    Unauthorised,
     UnknownAnswer,
 )  # fmt: skip
 from embedship.serve.http import Headers, Reply, Route
@@ -40,7 +41,7 @@ _FEEDBACK_BYTES = 1024 * 1024
 # Longer answers are written in a thread: 2,048 vectors take 50 ms.
 _LONG_ROWS = 64
 
-_COMMON = (Malformed, Invalid, TooLarge, Overloaded, ClientGone, EngineFailed, Internal)
+_COMMON = (Unauthorised, Malformed, Invalid, TooLarge, Overloaded, ClientGone, EngineFailed, Internal)
 _ENCODE = msgspec.json.Encoder().encode
 _Write = Callable[[Vectors], Sequence[list[float] | str]]
 
@@ -51,7 +52,7 @@ class Api:
         self._model = service.bundle.manifest.pipeline
         self._name = service.bundle.manifest.source.name
         self.routes = self._routes()
-        self._openapi = _ENCODE(openapi.document(self.routes))
+        self._openapi = _ENCODE(openapi.document(self.routes, locked=len(service.keys) > 0))
 
     def _routes(self) -> tuple[Route, ...]:
         embed = Route(
@@ -75,14 +76,17 @@ class Api:
                 schemas.FeedbackReply, Family.FLAT, (*_COMMON, NoIndex, UnknownAnswer), body_bytes=_FEEDBACK_BYTES,
             ),
             Route("GET", "/health", "Whether the process can work: restart it if not", self.health,
-                  gives=schemas.Health, unready=True),
-            Route("GET", "/ready", "Whether to send requests here", self.ready, gives=schemas.Readiness, unready=True),
-            Route("GET", "/info", "What runs here", self.info, gives=schemas.Info),
+                  gives=schemas.Health, unready=True, open=True),
+            Route("GET", "/ready", "Whether to send requests here", self.ready, gives=schemas.Readiness, unready=True,
+                  open=True),
+            Route("GET", "/info", "What runs here", self.info, gives=schemas.Info,
+                  errors=(Unauthorised,)),
             Route("GET", "/monitor", "What the monitor knows: diagnosis, reports, evidence", self.monitor,
-                  gives=Status),
+                  gives=Status, errors=(Unauthorised,)),
             *page.routes(),
-            Route("GET", "/metrics", "Prometheus metrics", self.metrics),
-            Route("GET", "/openapi.json", "This document", self.openapi, gives=dict[str, Any]),
+            Route("GET", "/metrics", "Prometheus metrics", self.metrics, open=True),
+            Route("GET", "/openapi.json", "This document", self.openapi, gives=dict[str, Any],
+                  open=True),
         )  # fmt: skip
 
     async def embeddings(self, request: schemas.EmbeddingsRequest) -> Reply:

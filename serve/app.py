@@ -31,6 +31,7 @@ class App:
         self._metrics = service.metrics
         self._counted = {route.path: route.part_of or route.path for route in routes}
         self._metrics.expect(dict.fromkeys(self._counted.values()))
+        self._keys = service.keys
         self._drain = service.drain
         self._limit = service.settings.max_body_bytes
         self._always: Headers = ((b"x-embedship-fingerprint", service.bundle.fingerprint.encode()),)
@@ -53,6 +54,8 @@ class App:
 
     async def _reply(self, scope: Scope, receive: Receive) -> Reply:
         route = self._route(scope["method"], scope["path"])
+        if not route.open:
+            self._keys.require(scope["headers"])
         if not route.works:
             return await route.handle(None)
         self._drain.enter()

@@ -39,6 +39,14 @@ def serve(
     ] = None,
     host: Annotated[str, _option("host", "Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, _option("port", "Port to listen on; 0 for any free one.")] = 8080,
+    api_key_file: Annotated[
+        Path | None,
+        _option(
+            "api_key_file",
+            "API keys, one a line; requests must carry one (Authorization: Bearer KEY). Keys may also be in "
+            "EMBEDSHIP_API_KEYS. Default: everybody may ask.",
+        ),
+    ] = None,
     streams: Annotated[
         int | None, _option("streams", "Engine threads; default: one a core of the cgroup quota.")
     ] = None,
@@ -109,7 +117,8 @@ def serve(
 
     run(
         Settings(
-            bundle=bundle, index=index, reference=reference, variant=variant, host=host, port=port, streams=streams,
+            bundle=bundle, index=index, reference=reference, variant=variant, host=host, port=port,
+            api_key_file=api_key_file, streams=streams,
             batch_tokens=batch_tokens, queue_texts=queue_texts, max_texts=max_texts, max_characters=max_characters,
             max_body_bytes=max_body_bytes, max_hits=max_hits, drain_seconds=drain_seconds, sample_rate=sample_rate,
             shadow_rate=shadow_rate, shadow_share=shadow_share, drift_interval_seconds=drift_interval_seconds,

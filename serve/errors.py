@@ -3,6 +3,7 @@
 RequestError                 (openai, flat)
 ├── Malformed        400 400  the body is no JSON
 ├── Invalid          400 422  JSON, but not what the route takes
+├── Unauthorised     401 401  no API key, or a wrong one
 ├── UnknownPath      404 404
 ├── WrongMethod      405 405
 ├── UnknownAnswer    404 404  /feedback on an answer that is not kept, or was judged before
@@ -51,6 +52,10 @@ class Malformed(RequestError):
 
 class Invalid(RequestError):
     """A field is missing, misspelt, of a wrong type or outside its range."""
+
+
+class Unauthorised(RequestError):
+    """The request carries no API key of this server."""
 
 
 class UnknownPath(RequestError):
@@ -112,6 +117,7 @@ ANSWERS: Mapping[type[RequestError], Answer] = MappingProxyType(
     {
         Malformed: Answer(400, 400, "malformed", _INVALID, "Validation"),
         Invalid: Answer(400, 422, "invalid", _INVALID, "Validation"),
+        Unauthorised: Answer(401, 401, "unauthorised", "authentication_error", "Unauthorized"),
         UnknownPath: Answer(404, 404, "unknown_path", _INVALID, "Validation"),
         WrongMethod: Answer(405, 405, "wrong_method", _INVALID, "Validation"),
         UnknownAnswer: Answer(404, 404, "unknown_answer", _INVALID, "Validation"),

@@ -54,6 +54,7 @@ class Route:
     body_bytes: int | None = None  # most bytes it takes, where that is less than the server does
     media: str = "text/plain"
     part_of: str | None = None  # the path it is counted under; what is part of another is in no document
+    open: bool = False  # to those without an API key: probes, scrapes, and what says nothing of anybody
     judged: bool = False  # its answers carry the X-Request-Id by which /feedback judges them
 
     @property

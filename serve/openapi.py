@@ -12,6 +12,7 @@ from embedship.serve.errors import ANSWERS, SHAPES, RequestError
 from embedship.serve.http import Route
 
 Schema = dict[str, Any]
+_KEY = "api_key"
 _REFERENCE = "#/components/schemas/{name}"
 _HEADERS: Schema = {
     "X-Embedship-Fingerprint": {
@@ -33,19 +34,26 @@ _JUDGED_HEADERS: Schema = _MODEL_HEADERS | {
 }
 
 
-def document(routes: Sequence[Route]) -> Schema:
+def document(routes: Sequence[Route], locked: bool = False) -> Schema:
+    """`locked`: requests must carry an API key."""
     routes = [route for route in routes if route.part_of is None]
     types = _types(routes)
-    schemas, components = msgspec.json.schema_components(types, ref_template=_REFERENCE)
+    schemas, named = msgspec.json.schema_components(types, ref_template=_REFERENCE)
     known = dict(zip(map(repr, types), schemas, strict=True))
     paths: dict[str, Schema] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, known)
+    components: Schema = {"schemas": named}
+    if locked:
+        components["securitySchemes"] = {_KEY: {"type": "http", "scheme": "bearer"}}
+        for route in routes:
+            if not route.open:
+                paths[route.path][route.method.lower()]["security"] = [{_KEY: []}]
     return {
         "openapi": "3.1.0",
         "info": {"title": "embedship", "version": __version__},
         "paths": paths,
-        "components": {"schemas": components},
+        "components": components,
     }
 
 

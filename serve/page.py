@@ -38,7 +38,9 @@ def routes() -> tuple[Route, ...]:
 def _route(path: str, name: str, content: bytes, part_of: str | None = None) -> Route:
     media = _TYPES[name.rpartition(".")[2]]
     summary = "A page to look at: the service and its quality, live"
-    return Route("GET", path, summary, _answer(content, media), media=media.partition(";")[0], part_of=part_of)
+    return Route(
+        "GET", path, summary, _answer(content, media), media=media.partition(";")[0], part_of=part_of, open=True
+    )
 
 
 def _answer(content: bytes, media: str) -> Callable[[None], Awaitable[Reply]]:

@@ -19,6 +19,7 @@ from embedship.serve import schemas, watching
 from embedship.serve.admission import Admission
 from embedship.serve.drain import Drain
 from embedship.serve.judge import Judge
+from embedship.serve.keys import Keys
 from embedship.serve.lanes import Lanes
 from embedship.serve.metrics import Build, Metrics
 from embedship.serve.pipeline import Pipeline
@@ -52,6 +53,7 @@ class Service:
     judge: Judge
     rounds: Rounds
     drain: Drain
+    keys: Keys
     _stack: ExitStack
 
     @classmethod
@@ -64,11 +66,12 @@ class Service:
         Raises UsageError, UnsafeError, MismatchError, MissingExtra, EngineError, GateError.
         """
         with ExitStack() as stack:  # a failure half way closes what was opened; success keeps it
+            keys = Keys.open(settings.api_key_file)
             door = Door(encoder, None) if encoder else _door(settings)
-            return cls._open(settings, registry or CollectorRegistry(), door, stack)
+            return cls._open(settings, registry or CollectorRegistry(), door, keys, stack)
 
     @classmethod
-    def _open(cls, settings: Settings, registry: CollectorRegistry, door: Door, stack: ExitStack) -> Self:
+    def _open(cls, settings: Settings, registry: CollectorRegistry, door: Door, keys: Keys, stack: ExitStack) -> Self:
         encoder = stack.enter_context(door.encoder)
         checked = golden.check(encoder)
         metrics = Metrics(registry, _build(encoder))
@@ -102,7 +105,7 @@ class Service:
         metrics.ready.set_function(lambda: not drain.draining)
         return cls(
             settings, registry, encoder, door.remark, checked, shelf, admission, workers, watch, metrics,
-            pipeline, judge, rounds, drain, stack.pop_all(),
+            pipeline, judge, rounds, drain, keys, stack.pop_all(),
         )  # fmt: skip
 
     @property

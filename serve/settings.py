@@ -54,6 +54,7 @@ class Settings:
     cache: Path | None = None  # where such a choice is kept; None: beside the bundle
     host: str = "127.0.0.1"
     port: int = 8080  # 0: any free one
+    api_key_file: Path | None = None  # None: no keys but those of EMBEDSHIP_API_KEYS
     streams: int | None = None  # None: one a core
     batch_tokens: int = BUDGET
     queue_texts: int = 4_096
@@ -91,7 +92,7 @@ class Settings:
             )
 
     def lines(self) -> list[str]:
-        """`name = value`, for the log at start. No setting is a secret yet; one that is must not be printed here."""
+        """`name = value`, for the log at start. No setting is a secret: keys lie elsewhere."""
         return [f"{field.name} = {getattr(self, field.name)}" for field in fields(self)]
 
 

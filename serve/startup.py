@@ -15,6 +15,8 @@ from embedship.serve.server import Server, listen
 from embedship.serve.service import Service
 from embedship.serve.settings import Settings
 
+_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+
 
 def run(settings: Settings) -> None:
     """Serve until a signal says stop. Raises EmbedshipErrors before it listens, none after."""
@@ -48,8 +50,17 @@ def _introduce(service: Service) -> None:
     if probes := service.watch.probes:
         _say(f"probes: {len(probes.probes)}, {probes.missing} labels name documents that the index does not hold")
     _say(f"machine: {machine.cpu}, {machine.cores:g} cores, {' '.join(machine.isa)}")
+    _say(_guard(service))
     if service.remark:
         _say(f"warning: {service.remark}")
+
+
+def _guard(service: Service) -> str:
+    if keys := len(service.keys):
+        return f"API keys: {keys}"
+    if service.settings.host in _LOOPBACK:
+        return "API keys: none"
+    return "warning: API keys: none; everybody who reaches this address may ask (--api-key-file)"
 
 
 def _url(listener: socket.socket) -> str:

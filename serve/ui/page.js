@@ -1,6 +1,7 @@
 // Ask every two seconds, show the answer, and say so when there is none.
 
 import { fill, say } from "./draw.js";
+import { ASKED, key } from "./key.js";
 import { parse } from "./metrics.js";
 import * as quality from "./quality.js";
 import { connect } from "./search.js";
@@ -18,7 +19,8 @@ let answered = 0; // Unix seconds of the last answer
 let fingerprint = null;
 
 async function get(path) {
-  const reply = await fetch(API + path, { signal: AbortSignal.timeout(PATIENCE), cache: "no-store" });
+  const reply = await fetch(API + path, { headers: key(), signal: AbortSignal.timeout(PATIENCE), cache: "no-store" });
+  if (reply.status === 401) throw new Error(ASKED);
   if (!reply.ok) throw new Error(`GET /${path} was answered with ${reply.status}`);
   return reply;
 }
@@ -69,10 +71,11 @@ function alive(state, words) {
 function lost(error) {
   service.gap();
   const old = answered ? ` What you see is ${ago(answered)} old.` : "";
-  say(at("lost"), `The server does not answer.${old} Trying again every two seconds.`);
+  const asked = error.message === ASKED;
+  say(at("lost"), asked ? ASKED : `The server does not answer.${old} Trying again every two seconds.`);
   at("lost").hidden = false;
   document.body.classList.add("stale");
-  alive("warn", "connection lost");
+  alive("warn", asked ? "no key" : "connection lost");
   console.info(error.message);
 }
 

@@ -1,6 +1,7 @@
 // The search box: POST /search, and its hits as text.
 
 import { bar, element } from "./draw.js";
+import { key } from "./key.js";
 import { seconds } from "./words.js";
 
 const HITS = 5;
@@ -29,7 +30,7 @@ export function connect({ form, input, answer, hits, api }) {
 }
 
 async function ask(api, query) {
-  const headers = { "content-type": "application/json" };
+  const headers = { "content-type": "application/json", ...key() };
   const reply = await fetch(api + "search", { method: "POST", headers, body: JSON.stringify({ query, k: HITS }) });
   const said = await reply.json();
   return reply.ok ? { hits: said.results[0].hits } : { error: said.error };

@@ -214,3 +214,15 @@ def test_a_lost_connection_is_shown_and_found_again(browser: Browser, server: Li
     page.locator("#lost").wait_for(state="hidden", timeout=SECONDS)
     assert page.text_content("#pulse") == "live"
     page.close()
+
+
+def test_it_asks_for_a_key_and_takes_it_from_its_address(browser: Browser, bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("a-key-for-the-wall\n")
+    with launched(str(bundle), "--api-key-file", str(tmp_path / "keys")) as live:
+        page = browser.new_page()
+        page.goto(live.url + PATH)
+        page.locator("#lost", has_text="asks for an API key").wait_for(timeout=SECONDS)
+        page.goto(f"{live.url}{PATH}#key=a-key-for-the-wall")
+        page.locator("#pulse[data-state=ok]").wait_for(timeout=SECONDS)
+        assert page.locator("#lost").is_hidden()
+        page.close()

@@ -1,0 +1,79 @@
+"""API keys: who may ask. Without any, everybody who reaches the server may."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Self
+
+from embedship.errors import UsageError
+from embedship.serve.errors import Unauthorised
+
+VARIABLE = "EMBEDSHIP_API_KEYS"
+SHORTEST = 16  # characters; a key is made by a program, for example `openssl rand -hex 32`
+_SCHEME = b"bearer "
+
+
+class Keys:
+    """Only digests are held, and no key is ever printed."""
+
+    def __init__(self, keys: Iterable[str] = ()) -> None:
+        self._digests = tuple(dict.fromkeys(_digest(key.encode()) for key in keys))
+
+    @classmethod
+    def open(cls, file: Path | None, environment: Mapping[str, str] = os.environ) -> Self:
+        """The keys of a file, one a line, and those of EMBEDSHIP_API_KEYS, with white space between them.
+
+        In a file, empty lines and lines that begin with # mean nothing. Raises UsageError for a file that holds no
+        key, and for a key that is too short or no visible ASCII; which one is said by its place.
+        """
+        found = {f"{VARIABLE}, key {i}": key for i, key in enumerate(environment.get(VARIABLE, "").split(), 1)}
+        if VARIABLE in environment and not found:
+            raise UsageError(f"{VARIABLE} holds no key: unset it, or give one")
+        if file is not None:
+            found |= _read(file)
+        for place, key in found.items():
+            if len(key) < SHORTEST or not (key.isascii() and key.isprintable() and " " not in key):
+                raise UsageError(
+                    f"{place}: a key is at least {SHORTEST} visible ASCII characters; `openssl rand -hex 32` makes one"
+                )
+        return cls(found.values())
+
+    def __len__(self) -> int:
+        return len(self._digests)
+
+    def require(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Raise Unauthorised unless one key is there and the request carries it, or there is none.
+
+        Every key is compared, in a time that does not depend on where they differ.
+        """
+        if not self._digests:
+            return
+        given = next((value for name, value in headers if name == b"authorization"), b"")
+        digest = _digest(given[len(_SCHEME) :].strip())
+        right = sum([hmac.compare_digest(digest, each) for each in self._digests])
+        if not (right and given[: len(_SCHEME)].lower() == _SCHEME):
+            why = "The API key is not one of this server's" if given else "This server asks for an API key"
+            raise Unauthorised(
+                f"{why}: send the header Authorization: Bearer KEY.", headers={"WWW-Authenticate": "Bearer"}
+            )
+
+
+def _read(file: Path) -> dict[str, str]:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no UTF-8"
+        raise UsageError(f"--api-key-file {file} cannot be read: {reason}") from None
+    stripped = {f"{file}, line {number}": line.strip() for number, line in enumerate(lines, 1)}
+    found = {place: line for place, line in stripped.items() if line and not line.startswith("#")}
+    if not found:
+        raise UsageError(f"--api-key-file {file} holds no key: with it, nobody could ask. Write one a line")
+    return found
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
