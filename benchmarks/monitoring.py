@@ -1,7 +1,8 @@
 """What watching costs those who search: latency of one server with monitoring on and of one with it off, in turns.
 
 On: a drift reference, shadow searches, canaries, probes and a state folder, each looked at as often as by default, or
-`--often` times as often: what is due then is done in every round. Off: nothing is sampled and nothing runs on a schedule. While one answers, the other is stopped (SIGSTOP).
+`--often` times as often: then every round holds all of it. Off: nothing is sampled and nothing runs on a schedule.
+While one answers, the other is stopped (SIGSTOP).
 """
 
 from __future__ import annotations
@@ -51,10 +52,8 @@ def main() -> None:
     options = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
     questions = _prepared()
-    on = [
-        f"--state-dir={WORK / 'state'}",
-        *_intervals({name: seconds / options.often for name, seconds in DEFAULTS.items()}),
-    ]
+    often = {name: seconds / options.often for name, seconds in DEFAULTS.items()}
+    on = [f"--state-dir={WORK / 'state'}", *_intervals(often)]
     off = ["--sample-rate=0", "--shadow-rate=0", "--keep-answers=0", *_intervals(NEVER)]
     took: dict[str, list[list[float]]] = {"off": [], "on": []}
     with ExitStack() as stack:
