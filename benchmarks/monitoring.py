@@ -1,7 +1,8 @@
 """What watching costs those who search: latency of one server with monitoring on and of one with it off, in turns.
 
-On: a drift reference, shadow searches, canaries, probes and a state folder, each looked at ten times as often as by
-default. Off: nothing is sampled and nothing runs on a schedule. While one answers, the other is stopped (SIGSTOP).
+On: a drift reference, shadow searches, canaries, probes and a state folder, each looked at as often as by default, or
+`--often` times as often: then every round holds all of it. Off: nothing is sampled and nothing runs on a schedule.
+While one answers, the other is stopped (SIGSTOP).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -32,7 +33,7 @@ from embedship import stdlib_docs
 WORK = Path(__file__).parents[1] / ".bench" / "monitoring"
 CLIENTS = 2  # as many as the class of machine has cores: latency, not a queue
 GOAL = 1.05
-OFTEN = {"drift-interval": 6, "canary-interval": 3, "probe-interval": 60}  # seconds; ten times the defaults
+DEFAULTS = {"drift-interval": 60, "canary-interval": 30, "probe-interval": 600}  # seconds
 NEVER = {"drift-interval": 86_400, "canary-interval": 3_600, "probe-interval": 86_400}
 
 console = Console(width=80)
@@ -45,12 +46,14 @@ class Server(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=8, help="interleaved rounds")
-    parser.add_argument("--seconds", type=float, default=12.0, help="of load on each server in a round")
+    parser.add_argument("--rounds", type=int, default=4, help="interleaved rounds")
+    parser.add_argument("--seconds", type=float, default=30.0, help="of load on each server in a round")
+    parser.add_argument("--often", type=float, default=1, help="how often things are looked at, 1 being the default")
     options = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
     questions = _prepared()
-    on = [f"--state-dir={WORK / 'state'}", *_intervals(OFTEN)]
+    often = {name: seconds / options.often for name, seconds in DEFAULTS.items()}
+    on = [f"--state-dir={WORK / 'state'}", *_intervals(often)]
     off = ["--sample-rate=0", "--shadow-rate=0", "--keep-answers=0", *_intervals(NEVER)]
     took: dict[str, list[list[float]]] = {"off": [], "on": []}
     with ExitStack() as stack:
@@ -71,7 +74,7 @@ def main() -> None:
     result = record.circumstances() | {
         "benchmark": "monitoring",
         "clients": CLIENTS,
-        "often": OFTEN,
+        "often": options.often,
         "rows": {name: _row(rounds) for name, rounds in took.items()},
         "on_to_off": {f"p{q}": record.spread(_ratios(took, q)) for q in (50, 99)},
         "goal": GOAL,
@@ -80,7 +83,7 @@ def main() -> None:
     record.keep("monitoring", result)
 
 
-def _intervals(seconds: dict[str, int]) -> list[str]:
+def _intervals(seconds: Mapping[str, float]) -> list[str]:
     return [f"--{name}-seconds={value}" for name, value in seconds.items()]
 
 
