@@ -19,7 +19,7 @@ from embedship.tokens import Tokenizer
 
 # A round takes the slowest variant about this long: some six batches on two cores. With three, one core idles at the
 # end of every round and all figures are a fifth too low.
-ROUND_SECONDS = 0.7
+ROUND_SECONDS = 1.2
 # At the start of a server: less exact, and soon over.
 _QUICK_SECONDS = 0.4
 _AT_START_SECONDS = 10.0
