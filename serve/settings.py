@@ -1,15 +1,21 @@
-"""Every setting of the server. The flag --x-y and the environment variable EMBEDSHIP_X_Y are the same setting."""
+# ruff: noqa: RUF009 - setting() makes a field, and fields are made in class bodies
+"""Every setting of the server, said once: flag, environment variable and documentation are made from it.
+
+The flag --x-y and the environment variable EMBEDSHIP_X_Y are the same setting. Nothing here loads numpy: `serve` sets
+up its threads first.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from embedship.errors import UsageError
 from embedship.monitor.budget import FalseAlarms
 from embedship.monitor.errors import InvalidSetting
-from embedship.plan import BUDGET
 from embedship.serve.admission import RESERVE
 
 
@@ -21,60 +27,78 @@ class Range(NamedTuple):
         return f"{self.low:g} to {self.high:g}"
 
 
-RANGES = {
-    "port": Range(0, 65_535),
-    "streams": Range(1, 1_024),
-    "batch_tokens": Range(16, 1_048_576),
-    "queue_texts": Range(1, 1_000_000),
-    "max_texts": Range(1, 100_000),
-    "max_characters": Range(1, 10_000_000),
-    "max_body_bytes": Range(1_024, 1_073_741_824),
-    "max_hits": Range(1, 10_000),
-    "drain_seconds": Range(0, 3_600),
-    "sample_rate": Range(0, 1),
-    "shadow_rate": Range(0, 1),
-    "shadow_share": Range(0, 1),
-    "drift_interval_seconds": Range(0.1, 86_400),
-    "canary_interval_seconds": Range(0.1, 3_600),
-    "probe_interval_seconds": Range(0.1, 86_400),
-    "probe_baseline": Range(0.01, 1),
-    "keep_answers": Range(0, 1_000_000),
-    "keep_queries": Range(0, 1_000),
-}
+def setting(default: Any, help: str, low: float | None = None, high: float | None = None) -> Any:
+    """A field of Settings: its help text, and the range that is allowed where it is a number."""
+    allowed = None if low is None or high is None else Range(low, high)
+    return dataclasses.field(default=default, metadata={"help": help, "allowed": allowed})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Checked when made: a bad value raises UsageError naming key, value and allowed range."""
 
-    bundle: Path
-    index: Path | None = None
-    reference: Path | None = None  # None: the one beside the bundle, else the one in it
-    variant: str | None = None  # None: the one chosen on a machine like this one
-    cache: Path | None = None  # where such a choice is kept; None: beside the bundle
-    host: str = "127.0.0.1"
-    port: int = 8080  # 0: any free one
-    api_key_file: Path | None = None  # None: no keys but those of EMBEDSHIP_API_KEYS
-    streams: int | None = None  # None: one a core
-    batch_tokens: int = BUDGET
-    queue_texts: int = 4_096
-    max_texts: int = 2_048  # what OpenAI's clients may send
-    max_characters: int = 200_000  # of one text
-    max_body_bytes: int = 16 * 1024 * 1024
-    max_hits: int = 1_000
-    drain_seconds: float = 30.0
-    sample_rate: float = 1.0
-    shadow_rate: float = 0.01
-    shadow_share: float = 0.02  # of a core
-    drift_interval_seconds: float = 60.0
-    false_alarms: str = "1 per 30 days"
-    canary_interval_seconds: float = 30.0
-    probes: Path | None = None  # None: probes.jsonl beside the index, if it is there
-    probe_interval_seconds: float = 600.0
-    probe_baseline: float | None = None  # None: recall of the first replay
-    keep_answers: int = 10_000
-    keep_queries: int = 0
-    state_dir: Path | None = None
+    bundle: Path = dataclasses.field(metadata={"help": "Folder written by `embedship export`.", "allowed": None})
+    index: Path | None = setting(None, "Folder written by `embedship index`; without it no /search.")
+    reference: Path | None = setting(
+        None,
+        "Drift reference, written by `embedship reference`; default: BUNDLE.reference.safetensors beside the bundle, "
+        "else the one in it.",
+    )
+    variant: str | None = setting(None, "Variant to run; default: the one measured best on a machine like this one.")
+    cache: Path | None = setting(
+        None, "Folder that keeps what was measured on this machine; default: beside the bundle."
+    )
+    host: str = setting("127.0.0.1", "Address to listen on; 0.0.0.0 for all.")
+    port: int = setting(8080, "Port to listen on; 0 for any free one.", 0, 65_535)
+    api_key_file: Path | None = setting(
+        None,
+        "API keys, one a line; requests must carry one (Authorization: Bearer KEY). Keys may also be in "
+        "EMBEDSHIP_API_KEYS. Default: everybody may ask.",
+    )
+    streams: int | None = setting(None, "Engine threads; default: one a core of the cgroup quota.", 1, 1_024)
+    batch_tokens: int = setting(1_536, "Most padded tokens in a batch.", 16, 1_048_576)  # plan.BUDGET
+    queue_texts: int = setting(4_096, "Texts that may wait; more are answered with 429.", 1, 1_000_000)
+    max_texts: int = setting(2_048, "Most texts in a request.", 1, 100_000)  # what OpenAI's clients may send
+    max_characters: int = setting(200_000, "Most characters in a text.", 1, 10_000_000)
+    max_body_bytes: int = setting(16 * 1024 * 1024, "Most bytes in a request.", 1_024, 1_073_741_824)
+    max_hits: int = setting(1_000, "Most hits a search may ask for.", 1, 10_000)
+    drain_seconds: float = setting(
+        30.0,
+        "After SIGTERM, keep answering until requests stop coming, at most so long; give the process 20 s more before "
+        "it is killed (terminationGracePeriodSeconds).",
+        0,
+        3_600,
+    )
+    sample_rate: float = setting(1.0, "Share of queries tested for drift.", 0, 1)
+    shadow_rate: float = setting(0.01, "Share of searches repeated exactly, for recall@10.", 0, 1)
+    shadow_share: float = setting(
+        0.02, "Most time the exact searches may take, as a share of one core; the rest is skipped.", 0, 1
+    )
+    drift_interval_seconds: float = setting(60.0, "Seconds between tests for drift.", 0.1, 86_400)
+    false_alarms: str = setting(
+        "1 per 30 days", 'False alarms of drift that are accepted: "1 per 30 days", "2 per week".'
+    )
+    canary_interval_seconds: float = setting(
+        30.0, "Seconds between golden texts re-encoded on every device.", 0.1, 3_600
+    )
+    probes: Path | None = setting(
+        None,
+        'Labelled queries, JSON Lines {"text", "relevant": [ids]}, replayed for recall@10; default: probes.jsonl '
+        "beside the index, if it is there.",
+    )
+    probe_interval_seconds: float = setting(600.0, "Seconds between replays of the probes.", 0.1, 86_400)
+    probe_baseline: float | None = setting(
+        None, "Recall@10 the probes should have; default: that of the first replay.", 0.01, 1
+    )
+    keep_answers: int = setting(
+        10_000, "Answered queries that POST /feedback can still judge by their request id.", 0, 1_000_000
+    )
+    keep_queries: int = setting(
+        0, "Show the texts of so many drifted or judged queries; 0 keeps no query text at all.", 0, 1_000
+    )
+    state_dir: Path | None = setting(
+        None, "Folder that keeps the monitor's memory over restarts; without it, it begins anew."
+    )
 
     def __post_init__(self) -> None:
         for name, allowed in RANGES.items():
@@ -94,6 +118,11 @@ class Settings:
     def lines(self) -> list[str]:
         """`name = value`, for the log at start. No setting is a secret: keys lie elsewhere."""
         return [f"{field.name} = {getattr(self, field.name)}" for field in fields(self)]
+
+
+RANGES = MappingProxyType(
+    {field.name: field.metadata["allowed"] for field in fields(Settings) if field.metadata["allowed"]}
+)
 
 
 def flag(name: str) -> str:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 from embedship.errors import UsageError
+from embedship.plan import BUDGET
 from embedship.serve import cli
 from embedship.serve.settings import RANGES, Settings
 
@@ -39,3 +42,17 @@ def test_flag_variable_and_setting_have_one_name_and_one_default() -> None:
 def test_a_budget_of_false_alarms_that_says_nothing_is_refused() -> None:
     with pytest.raises(UsageError, match=r"--false-alarms \(EMBEDSHIP_FALSE_ALARMS\): .*'often'.*1 per 30 days"):
         replace(HERE, false_alarms="often")
+
+
+def test_a_batch_holds_what_was_measured_best() -> None:
+    """Said twice, for settings must not load numpy and plan needs it."""
+    assert HERE.batch_tokens == BUDGET
+
+
+def test_settings_load_no_numpy() -> None:
+    """`serve` tells the BLAS of numpy how many threads to start, which it hears only before it is loaded."""
+    code = "import sys, embedship.serve.cli; print('numpy' in sys.modules)"
+    assert (
+        subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True).stdout
+        == "False\n"
+    )
