@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 
-from embedship.serve.api import Api
 from embedship.serve.errors import ANSWERS, Family, Internal, RequestError, UnknownPath, WrongMethod, body
-from embedship.serve.http import Headers, Presence, Receive, Reply, Route, Scope, Send, answer, decode, read
+from embedship.serve.http import Call, Headers, Presence, Receive, Reply, Route, Scope, Send, answer, decode, read
 from embedship.serve.metrics import OTHER
+from embedship.serve.routes import routes
 from embedship.serve.service import Service
 
 logger = logging.getLogger(__name__)
@@ -21,15 +21,17 @@ class App:
     """One a service; any ASGI server runs it, and tests call it through httpx.ASGITransport."""
 
     def __init__(self, service: Service) -> None:
-        routes = Api(service).routes
+        found = routes(service)
         self._paths: dict[str, dict[str, Route]] = {}
-        for route in routes:
+        self._homes: dict[str, Family] = {}
+        for route in found:
             self._paths.setdefault(route.path, {})[route.method] = route
+            self._homes.setdefault(_home(route.path), route.family)
         self._decoders: dict[Any, msgspec.json.Decoder[Any]] = {
-            route.takes: msgspec.json.Decoder(route.takes) for route in routes if route.takes is not None
+            route.takes: msgspec.json.Decoder(route.takes) for route in found if route.takes is not None
         }
         self._metrics = service.metrics
-        self._counted = {route.path: route.part_of or route.path for route in routes}
+        self._counted = {route.path: route.part_of or route.path for route in found}
         self._metrics.expect(dict.fromkeys(self._counted.values()))
         self._keys = service.keys
         self._drain = service.drain
@@ -41,14 +43,14 @@ class App:
         if scope["type"] != "http":
             raise NotImplementedError(f"only HTTP is spoken here, not {scope['type']}")
         began = time.perf_counter()
-        path: str = scope["path"]
+        method, path = scope["method"], scope["path"]
         try:
             reply = await self._reply(scope, receive)
         except RequestError as error:
-            reply = self._refusal(error, path)
+            reply = self._refusal(error, method, path)
         except Exception:
-            logger.exception("%s %s failed", scope["method"], path)
-            reply = self._refusal(Internal("The server failed on this request; its log says why."), path)
+            logger.exception("%s %s failed", method, path)
+            reply = self._refusal(Internal("The server failed on this request; its log says why."), method, path)
         await answer(send, reply, self._closing if self._drain.draining else self._always)
         self._metrics.answered(self._counted.get(path, OTHER), reply.status, time.perf_counter() - began)
 
@@ -57,13 +59,13 @@ class App:
         if not route.open:
             self._keys.require(scope["headers"])
         if not route.works:
-            return await route.handle(None)
+            return await route.handle(None, Call(scope["headers"]))
         self._drain.enter()
         try:
             raw = await read(scope, receive, min(self._limit, route.body_bytes or self._limit))
             request = decode(self._decoders[route.takes], raw)
             with Presence(receive):
-                return await route.handle(request)
+                return await route.handle(request, Call(scope["headers"]))
         finally:
             self._drain.leave()
 
@@ -80,8 +82,20 @@ class App:
             raise WrongMethod(f"{path} takes {allowed}, not {method}.", headers={"Allow": allowed})
         return route
 
-    def _refusal(self, error: RequestError, path: str) -> Reply:
+    def _refusal(self, error: RequestError, method: str, path: str) -> Reply:
         self._metrics.refused(error)
-        family = Family.OPENAI if path.startswith("/v1/") else Family.FLAT
+        family = self._family(method, path)
         headers = tuple((name.lower().encode(), value.encode()) for name, value in error.headers.items())
         return Reply(body(error, family), ANSWERS[type(error)].status(family), headers=headers)
+
+    def _family(self, method: str, path: str) -> Family:
+        """Whose shape an error takes: the route's; where there is none, that of the path's neighbours."""
+        methods = self._paths.get(path)
+        if methods is None:
+            return self._homes.get(_home(path), Family.FLAT)
+        return (methods.get(method) or next(iter(methods.values()))).family
+
+
+def _home(path: str) -> str:
+    """/v1 of /v1/embeddings."""
+    return path[: path.find("/", 1)] if "/" in path[1:] else path

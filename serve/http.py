@@ -1,12 +1,12 @@
 """What a route is, and the small part of HTTP the server needs: body in, sentence or answer out.
 
-Plain ASGI: nine fixed paths need no framework's router and request objects on the hot path.
+Plain ASGI: a few fixed paths need no framework's router and request objects on the hot path.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
@@ -38,6 +38,19 @@ class Reply(NamedTuple):
     headers: Headers = ()
 
 
+class Call(NamedTuple):
+    """What a handler may want to know of a request beside its body."""
+
+    headers: Sequence[tuple[bytes, bytes]]  # names in lower case, as ASGI has them
+    rest: str = ""  # of the path, where the route's own ends in /*
+
+    def header(self, name: bytes) -> str | None:
+        for each, value in self.headers:
+            if each == name:
+                return value.decode("latin-1")
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """One path and method: what it takes and gives. The OpenAPI document says the same, for it is made from this."""
@@ -45,7 +58,7 @@ class Route:
     method: str
     path: str
     summary: str
-    handle: Callable[[Any], Awaitable[Reply]]
+    handle: Callable[[Any, Call], Awaitable[Reply]]
     takes: Any = None  # a msgspec.Struct, or nothing
     gives: Any = None  # None: text, of the kind `media`
     family: Family = Family.FLAT
