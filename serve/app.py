@@ -27,6 +27,7 @@ class App:
         for route in found:
             self._paths.setdefault(route.path, {})[route.method] = route
             self._homes.setdefault(_home(route.path), route.family)
+        self._tails = tuple({route.tail: route.path for route in found if route.tail}.items())
         self._decoders: dict[Any, msgspec.json.Decoder[Any]] = {
             route.takes: msgspec.json.Decoder(route.takes) for route in found if route.takes is not None
         }
@@ -44,8 +45,11 @@ class App:
             raise NotImplementedError(f"only HTTP is spoken here, not {scope['type']}")
         began = time.perf_counter()
         method, path = scope["method"], scope["path"]
+        rest = ""
+        if path not in self._paths:
+            path, rest = self._template(path)
         try:
-            reply = await self._reply(scope, receive)
+            reply = await self._reply(scope, receive, path, rest)
         except RequestError as error:
             reply = self._refusal(error, method, path)
         except Exception:
@@ -54,20 +58,27 @@ class App:
         await answer(send, reply, self._closing if self._drain.draining else self._always)
         self._metrics.answered(self._counted.get(path, OTHER), reply.status, time.perf_counter() - began)
 
-    async def _reply(self, scope: Scope, receive: Receive) -> Reply:
-        route = self._route(scope["method"], scope["path"])
+    async def _reply(self, scope: Scope, receive: Receive, path: str, rest: str) -> Reply:
+        route, call = self._route(scope["method"], path), Call(scope["headers"], rest)
         if not route.open:
             self._keys.require(scope["headers"])
         if not route.works:
-            return await route.handle(None, Call(scope["headers"]))
+            return await route.handle(None, call)
         self._drain.enter()
         try:
             raw = await read(scope, receive, min(self._limit, route.body_bytes or self._limit))
             request = decode(self._decoders[route.takes], raw)
             with Presence(receive):
-                return await route.handle(request, Call(scope["headers"]))
+                return await route.handle(request, call)
         finally:
             self._drain.leave()
+
+    def _template(self, path: str) -> tuple[str, str]:
+        """The path of the route that ends in a {parameter}, and its value; a path that is no route's, as it is."""
+        for tail, template in self._tails:
+            if path.startswith(tail) and path != tail:
+                return template, path[len(tail) :]
+        return path, ""
 
     def _route(self, method: str, path: str) -> Route:
         methods = self._paths.get(path)

@@ -11,11 +11,11 @@ import msgspec
 
 from embedship.serve import openapi
 from embedship.serve.http import Reply, Route
-from embedship.serve.routes import feedback, openai, page, probes, search, tei
+from embedship.serve.routes import cohere, encode, feedback, infinity, openai, page, probes, search, tei
 from embedship.serve.service import Service
 
 # The first family that is at home under /v1, for example, also answers for the paths there that do not exist.
-_FAMILIES = (openai, tei, search, feedback, probes)
+_FAMILIES = (openai, tei, infinity, cohere, encode, search, feedback, probes)
 
 
 def routes(service: Service) -> tuple[Route, ...]:
