@@ -24,7 +24,8 @@ def test_no_answer_is_undocumented(bundle: Path, index_folder: Path, tmp_path: P
         operations = sum(map(len, httpx.get(url).json()["paths"].values()))
         asked = subprocess.run([*command, url], cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
     assert asked.returncode == 0, asked.stdout
-    assert f"Tested: {operations}" in asked.stdout, asked.stdout
+    # All but GET /openapi.json, where it has the document from.
+    assert f"Tested: {operations - 1}" in asked.stdout, asked.stdout
     cases = re.search(r"(\d+) generated, (\d+) passed", asked.stdout)
     assert cases is not None
     assert int(cases[1]) == int(cases[2]) > 500

@@ -14,6 +14,26 @@ TEXTS = ["How do I open a file?", "zip two lists"]
 KEY = "a key nobody asks for"
 
 
+def huggingface(url: str) -> dict[str, Any]:
+    from huggingface_hub import InferenceClient
+    from huggingface_hub.errors import HfHubHTTPError
+
+    found: dict[str, Any] = {}
+    for path in ("", "/embed"):
+        client = InferenceClient(model=url + path)
+        # Its signature says one text; what it posts may be a list, which is how people use it with TEI.
+        several: Any = TEXTS
+        options: Any = {"normalize": True, "truncate": True, "truncation_direction": "Right"}
+        found[f"one{path}"] = client.feature_extraction(TEXTS[0]).tolist()
+        found[f"several{path}"] = client.feature_extraction(several, prompt_name="document", **options).tolist()
+        try:
+            client.feature_extraction("many words " * 800, truncate=False)
+        except HfHubHTTPError as error:
+            found[f"refused{path}"] = error.response.json()["error"]
+    asked = InferenceClient(model=f"{url}/similarity")
+    return found | {"similarity": asked.sentence_similarity(TEXTS[0], other_sentences=TEXTS)}
+
+
 def langchain(url: str) -> dict[str, Any]:
     """As it comes it sends ids of tiktoken's vocabulary. tiktoken would fetch that: here it knows bytes only."""
     import openai
@@ -84,5 +104,5 @@ def infinity(url: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    asked = {each.__name__: each for each in (langchain, llama_index, cohere, infinity)}
+    asked = {each.__name__: each for each in (huggingface, langchain, llama_index, cohere, infinity)}
     print(json.dumps(asked[sys.argv[2]](sys.argv[1])))

@@ -11,15 +11,11 @@ import httpx
 import numpy as np
 import openai
 import pytest
-from huggingface_hub import InferenceClient
-from huggingface_hub.errors import HfHubHTTPError
 
 from embedship import golden
 from embedship.encoder import Encoder
 
 from .ask import KEY, TEXTS
-
-LONG = "many words about nothing in particular " * 200
 
 
 @pytest.fixture(scope="module")
@@ -67,22 +63,13 @@ def test_openai_errors(client: openai.OpenAI) -> None:
     assert large.value.status_code == 413
 
 
-@pytest.mark.parametrize("path", ["", "/embed"])
-def test_huggingface_hub_vectors(live: Any, expected: np.ndarray, path: str) -> None:
-    asked = InferenceClient(model=live.url + path)
-    assert same(asked.feature_extraction(TEXTS[0]), expected[:1])
-    # Its signature says one text; what it posts may be a list, which is how people use it with TEI.
-    several: Any = TEXTS
-    options: Any = {"normalize": True, "truncate": True, "truncation_direction": "Right", "prompt_name": "document"}
-    assert same(asked.feature_extraction(several, **options), expected)
-    with pytest.raises(HfHubHTTPError, match="413"):
-        asked.feature_extraction(LONG, truncate=False)
-
-
-def test_huggingface_hub_similarity(live: Any, expected: np.ndarray) -> None:
-    asked = InferenceClient(model=f"{live.url}/similarity")
-    scores = asked.sentence_similarity(TEXTS[0], other_sentences=TEXTS)
-    np.testing.assert_allclose(scores, expected @ expected[0], atol=5e-3)
+def test_huggingface_hub(live: Any, ask: Callable[[str, str], Any], expected: np.ndarray) -> None:
+    found = ask(live.url, "huggingface")
+    for path in ("", "/embed"):
+        assert same(found[f"one{path}"], expected[:1])
+        assert same(found[f"several{path}"], expected)
+        assert "Text 0 has 1602 tokens and the model reads 256" in found[f"refused{path}"]
+    np.testing.assert_allclose(found["similarity"], expected @ expected[0], atol=5e-3)
 
 
 def test_langchain(live: Any, ask: Callable[[str, str], Any], expected: np.ndarray) -> None:
