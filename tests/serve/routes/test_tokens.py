@@ -38,7 +38,8 @@ def test_ids_of_tokenize_give_the_vector_of_the_text(trusting: Any) -> None:
 @pytest.mark.parametrize(
     ("value", "status", "says"),
     [
-        ([5, 6], 400, "do not begin with [101] and end with [102]"),
+        ([5, 102], 400, "do not begin with [101] and end with [102]"),
+        ([[101, 102], [101, 5]], 400, "Text 1: the ids do not begin with"),
         ([[101, 102], [101, 30522, 102]], 400, "Text 1: this model's ids are 0 to 30521"),
         ([101, -1, 102], 400, "Text 0: this model's ids are"),
         ([[]], 400, "do not begin with"),
