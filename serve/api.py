@@ -33,6 +33,8 @@ from embedship.serve.errors import (
 from embedship.serve.house import House
 from embedship.serve.http import Headers, Reply, Route
 from embedship.serve.pipeline import Answered, Encoded
+from embedship.serve.reload import Reload
+from embedship.serve.routes.admin import Admin
 from embedship.serve.service import Service
 from embedship.serve.shelf import Hit
 
@@ -50,7 +52,8 @@ _Write = Callable[[Vectors], Sequence[list[float] | str]]
 class Api:
     """Of one service: a reload makes another."""
 
-    def __init__(self, house: House, service: Service) -> None:
+    def __init__(self, house: House, service: Service, reload: Reload) -> None:
+        self._reload = reload
         self._house = house
         self._service = service
         self._model = service.bundle.manifest.pipeline
@@ -89,6 +92,7 @@ class Api:
                   gives=Status, errors=(Unauthorised,)),
             *page.routes(),
             Route("GET", "/metrics", "Prometheus metrics", self.metrics, open=True),
+            *Admin(self._reload).routes,
             Route("GET", "/openapi.json", "This document", self.openapi, gives=dict[str, Any],
                   open=True),
         )  # fmt: skip

@@ -9,10 +9,12 @@ from typing import Any
 import msgspec
 
 from embedship.serve.api import Api
-from embedship.serve.errors import ANSWERS, Family, Internal, RequestError, UnknownPath, WrongMethod, body
+from embedship.serve.errors import ANSWERS, Family, Forbidden, Internal, RequestError, UnknownPath, WrongMethod, body
 from embedship.serve.house import House
 from embedship.serve.http import Headers, Presence, Receive, Reply, Route, Scope, Send, answer, decode, read
+from embedship.serve.keys import ADMIN, Keys
 from embedship.serve.metrics import OTHER
+from embedship.serve.reload import Reload
 from embedship.serve.service import Service
 
 logger = logging.getLogger(__name__)
@@ -21,9 +23,9 @@ logger = logging.getLogger(__name__)
 class Face:
     """The routes of one service, and the headers that say whose answer it is."""
 
-    def __init__(self, house: House, service: Service) -> None:
+    def __init__(self, house: House, service: Service, reload: Reload) -> None:
         self.service = service
-        routes = Api(house, service).routes
+        routes = Api(house, service, reload).routes
         self.paths: dict[str, dict[str, Route]] = {}
         for route in routes:
             self.paths.setdefault(route.path, {})[route.method] = route
@@ -55,10 +57,10 @@ class App:
     def __init__(self, house: House) -> None:
         self._house = house
         self._metrics = house.metrics
-        self._keys = house.keys
         self._drain = house.drain
         self._limit = house.settings.max_body_bytes
-        self._face = Face(house, house.service)
+        self.reload = Reload(house)
+        self._face = Face(house, house.service, self.reload)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -73,7 +75,7 @@ class App:
     def _now(self) -> Face:
         """Of the service that answers now. A request keeps the one it got, whatever happens meanwhile."""
         if self._face.service is not self._house.service:
-            self._face = Face(self._house, self._house.service)
+            self._face = Face(self._house, self._house.service, self.reload)
         return self._face
 
     async def _answer(self, face: Face, scope: Scope, receive: Receive, send: Send) -> None:
@@ -92,7 +94,7 @@ class App:
     async def _reply(self, face: Face, scope: Scope, receive: Receive) -> Reply:
         route = face.route(scope["method"], scope["path"])
         if not route.open:
-            self._keys.require(scope["headers"])
+            self._keys(route).require(scope["headers"])
         if not route.works:
             return await route.handle(None)
         self._drain.enter()
@@ -103,6 +105,16 @@ class App:
                 return await route.handle(request)
         finally:
             self._drain.leave()
+
+    def _keys(self, route: Route) -> Keys:
+        if not route.admin:
+            return self._house.keys
+        if not self._house.admin:
+            raise Forbidden(
+                f"{route.path} asks for an admin key, and this server has none: start it with {ADMIN.option} FILE, or "
+                f"with {ADMIN.variable}."
+            )
+        return self._house.admin
 
     def _refusal(self, error: RequestError, path: str) -> Reply:
         self._metrics.refused(error)

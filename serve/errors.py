@@ -4,10 +4,13 @@ RequestError                 (openai, flat)
 ├── Malformed        400 400  the body is no JSON
 ├── Invalid          400 422  JSON, but not what the route takes
 ├── Unauthorised     401 401  no API key, or a wrong one
+├── Forbidden        403 403  an admin route of a server that has no admin key
 ├── UnknownPath      404 404
 ├── WrongMethod      405 405
 ├── UnknownAnswer    404 404  /feedback on an answer that is not kept, or was judged before
 ├── NoIndex          409 409  /search without an index
+├── Reloading        409 409  a reload while another runs, or while the server stops
+├── NotReloaded      409 409  the new bundle or index cannot be taken; the old one goes on
 ├── TooLarge         413 413  too many bytes, texts or characters
 ├── TooLong          413 413  more tokens than the model reads, and truncate=false
 ├── Overloaded       429 429  no permit left; carries Retry-After
@@ -58,6 +61,10 @@ class Unauthorised(RequestError):
     """The request carries no API key of this server."""
 
 
+class Forbidden(RequestError):
+    """The server has no admin key, so nobody may administer it."""
+
+
 class UnknownPath(RequestError):
     """No route has this path."""
 
@@ -72,6 +79,14 @@ class UnknownAnswer(RequestError):
 
 class NoIndex(RequestError):
     """The server was started without an index."""
+
+
+class Reloading(RequestError):
+    """A reload is running already, or the server is stopping."""
+
+
+class NotReloaded(RequestError):
+    """The new bundle or index cannot be taken; the old one goes on answering."""
 
 
 class TooLarge(RequestError):
@@ -118,10 +133,13 @@ ANSWERS: Mapping[type[RequestError], Answer] = MappingProxyType(
         Malformed: Answer(400, 400, "malformed", _INVALID, "Validation"),
         Invalid: Answer(400, 422, "invalid", _INVALID, "Validation"),
         Unauthorised: Answer(401, 401, "unauthorised", "authentication_error", "Unauthorized"),
+        Forbidden: Answer(403, 403, "forbidden", "permission_error", "Unauthorized"),
         UnknownPath: Answer(404, 404, "unknown_path", _INVALID, "Validation"),
         WrongMethod: Answer(405, 405, "wrong_method", _INVALID, "Validation"),
         UnknownAnswer: Answer(404, 404, "unknown_answer", _INVALID, "Validation"),
         NoIndex: Answer(409, 409, "no_index", _INVALID, "Validation"),
+        Reloading: Answer(409, 409, "reloading", _INVALID, "Validation"),
+        NotReloaded: Answer(409, 409, "not_reloaded", _INVALID, "Validation"),
         TooLarge: Answer(413, 413, "too_large", _INVALID, "Validation"),
         TooLong: Answer(413, 413, "too_long", _INVALID, "Validation"),
         Overloaded: Answer(429, 429, "overloaded", "rate_limit_error", "Overloaded"),

@@ -55,6 +55,7 @@ class Route:
     media: str = "text/plain"
     part_of: str | None = None  # the path it is counted under; what is part of another is in no document
     open: bool = False  # to those without an API key: probes, scrapes, and what says nothing of anybody
+    admin: bool = False  # asks for an admin key instead of an API key
     judged: bool = False  # its answers carry the X-Request-Id by which /feedback judges them
 
     @property

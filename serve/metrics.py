@@ -53,6 +53,7 @@ class Metrics:
         self.queue_seconds = histogram("queue_seconds", "From a request's tokens to the start of its first batch.")
         self.inference_seconds = histogram("inference_seconds", "One batch on the engine.")
         self.search_seconds = histogram("search_seconds", "Index and documents, for the queries of one request.")
+        self.reloads = counter("reloads_total", "Reloads of bundle and index, by what came of them.", "result")
         self.queue_texts = gauge("queue_texts", "Texts waiting for a stream.")
         self.permits = gauge("permits_in_use", "Texts admitted and not yet answered.")
         self.ready = gauge("ready", "1 while /ready says so.")

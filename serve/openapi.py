@@ -12,7 +12,8 @@ from embedship.serve.errors import ANSWERS, SHAPES, RequestError
 from embedship.serve.http import Route
 
 Schema = dict[str, Any]
-_KEY = "api_key"
+_KEY, _ADMIN = "api_key", "admin_key"
+_BEARER = {"type": "http", "scheme": "bearer"}
 _REFERENCE = "#/components/schemas/{name}"
 _HEADERS: Schema = {
     "X-Embedship-Fingerprint": {
@@ -44,11 +45,10 @@ def document(routes: Sequence[Route], locked: bool = False) -> Schema:
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, known)
     components: Schema = {"schemas": named}
-    if locked:
-        components["securitySchemes"] = {_KEY: {"type": "http", "scheme": "bearer"}}
-        for route in routes:
-            if not route.open:
-                paths[route.path][route.method.lower()]["security"] = [{_KEY: []}]
+    components["securitySchemes"] = {_ADMIN: _BEARER, **({_KEY: _BEARER} if locked else {})}
+    for route in routes:
+        if route.admin or (locked and not route.open):
+            paths[route.path][route.method.lower()]["security"] = [{_ADMIN if route.admin else _KEY: []}]
     return {
         "openapi": "3.1.0",
         "info": {"title": "embedship", "version": __version__},
@@ -78,7 +78,7 @@ def _operation(route: Route, known: dict[str, Any]) -> Schema:
 def _responses(route: Route, known: dict[str, Any]) -> Schema:
     text = {route.media: {"schema": {"type": "string"}}}
     content = text if route.gives is None else _json(known[repr(route.gives)])
-    headers = _JUDGED_HEADERS if route.judged else _MODEL_HEADERS if route.works else _HEADERS
+    headers = _JUDGED_HEADERS if route.judged else _MODEL_HEADERS if route.works and not route.admin else _HEADERS
     responses: Schema = {"200": {"description": "The answer.", "headers": headers, "content": content}}
     if route.unready:
         responses["503"] = {"description": "Not now.", "headers": _HEADERS, "content": content}

@@ -55,6 +55,11 @@ class Settings:
         "API keys, one a line; requests must carry one (Authorization: Bearer KEY). Keys may also be in "
         "EMBEDSHIP_API_KEYS. Default: everybody may ask.",
     )
+    admin_key_file: Path | None = setting(
+        None,
+        "Admin keys, one a line, for /admin/ routes; they may also be in EMBEDSHIP_ADMIN_KEYS. Default: those routes "
+        "refuse everybody.",
+    )
     streams: int | None = setting(None, "Engine threads; default: one a core of the cgroup quota.", 1, 1_024)
     batch_tokens: int = setting(1_536, "Most padded tokens in a batch.", 16, 1_048_576)  # plan.BUDGET
     queue_texts: int = setting(4_096, "Texts that may wait; more are answered with 429.", 1, 1_000_000)

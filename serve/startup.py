@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import signal
 import socket
 import sys
 import time
@@ -30,12 +32,18 @@ def run(settings: Settings) -> None:
         _say(line)
     with House.open(settings) as house:
         _introduce(house)
+        app = App(house)
+
+        async def beside() -> None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app.reload.signalled)
+            await house.rounds()
+
         Server(
-            App(house),
+            app,
             listener,
             house.drain,
             lambda: _say(f"ready in {time.perf_counter() - began:.1f} s, listening on {_url(listener)}"),
-            house.rounds,
+            beside,
         ).run()
     _say("stopped")
 
@@ -57,11 +65,12 @@ def _introduce(house: House) -> None:
 
 
 def _guard(house: House) -> str:
+    admin = f", admin keys: {len(house.admin) or 'none'}"
     if keys := len(house.keys):
-        return f"API keys: {keys}"
+        return f"API keys: {keys}{admin}"
     if house.settings.host in _LOOPBACK:
-        return "API keys: none"
-    return "warning: API keys: none; everybody who reaches this address may ask (--api-key-file)"
+        return f"API keys: none{admin}"
+    return f"warning: API keys: none{admin}; everybody who reaches this address may ask (--api-key-file)"
 
 
 def _url(listener: socket.socket) -> str:
