@@ -19,7 +19,8 @@ RequestError                 (openai, flat)
 └── Internal         500 500  a bug of ours
 
 Two columns, for clients of OpenAI and clients of text-embeddings-inference expect different numbers for the same
-mistake. ANSWERS is the only place that knows them.
+mistake. Cohere's expect those of OpenAI, and Infinity's too, but for a body that is refused: 422, as FastAPI says it.
+ANSWERS is the only place that knows them.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class Family(StrEnum):
 
     OPENAI = "openai"  # {"error": {"message", "type", "param", "code"}}
     FLAT = "flat"  # {"error", "error_type"}, as text-embeddings-inference
+    INFINITY = "infinity"  # OpenAI's, and {"detail": [{"loc", "msg", "type"}]} beside it
+    COHERE = "cohere"  # {"message"}
 
 
 class RequestError(Exception):
@@ -123,7 +126,9 @@ class Answer(NamedTuple):
     error_type: str  # text-embeddings-inference's "error_type"
 
     def status(self, family: Family) -> int:
-        return self.openai if family is Family.OPENAI else self.flat
+        if family is Family.FLAT:
+            return self.flat
+        return 422 if family is Family.INFINITY and self.openai == 400 else self.openai
 
 
 _INVALID = "invalid_request_error"
@@ -165,6 +170,27 @@ class OpenAIError(msgspec.Struct, frozen=True):
     error: OpenAIErrorBody
 
 
+class Detail(msgspec.Struct, frozen=True):
+    """FastAPI's account of one mistake."""
+
+    loc: list[str]
+    msg: str
+    type: str
+
+
+class InfinityError(msgspec.Struct, frozen=True):
+    """The error of Infinity's routes: infinity_client reads `detail`, OpenAI's clients read `error`."""
+
+    error: OpenAIErrorBody
+    detail: list[Detail]
+
+
+class CohereError(msgspec.Struct, frozen=True):
+    """The error of /v2 routes."""
+
+    message: str
+
+
 class FlatError(msgspec.Struct, frozen=True):
     """The error of all other routes."""
 
@@ -172,12 +198,27 @@ class FlatError(msgspec.Struct, frozen=True):
     error_type: str
 
 
-SHAPES: Mapping[Family, type[msgspec.Struct]] = MappingProxyType({Family.OPENAI: OpenAIError, Family.FLAT: FlatError})
+SHAPES: Mapping[Family, type[msgspec.Struct]] = MappingProxyType(
+    {
+        Family.OPENAI: OpenAIError,
+        Family.FLAT: FlatError,
+        Family.INFINITY: InfinityError,
+        Family.COHERE: CohereError,
+    }
+)
 
 
 def body(error: RequestError, family: Family) -> bytes:
     """The JSON of an error in the shape its client parses."""
-    answer = ANSWERS[type(error)]
+    return msgspec.json.encode(_shaped(error, ANSWERS[type(error)], family))
+
+
+def _shaped(error: RequestError, answer: Answer, family: Family) -> msgspec.Struct:
+    if family is Family.FLAT:
+        return FlatError(error.message, answer.error_type)
+    if family is Family.COHERE:
+        return CohereError(error.message)
+    told = OpenAIErrorBody(error.message, answer.type, error.param, answer.reason)
     if family is Family.OPENAI:
-        return msgspec.json.encode(OpenAIError(OpenAIErrorBody(error.message, answer.type, error.param, answer.reason)))
-    return msgspec.json.encode(FlatError(error.message, answer.error_type))
+        return OpenAIError(told)
+    return InfinityError(told, [Detail(["body", *filter(None, [error.param])], error.message, answer.reason)])

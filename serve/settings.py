@@ -66,6 +66,9 @@ class Settings:
     max_texts: int = setting(2_048, "Most texts in a request.", 1, 100_000)  # what OpenAI's clients may send
     max_characters: int = setting(200_000, "Most characters in a text.", 1, 10_000_000)
     max_body_bytes: int = setting(16 * 1024 * 1024, "Most bytes in a request.", 1_024, 1_073_741_824)
+    accept_token_ids: bool = setting(
+        False, "Take lists of token ids at /v1/embeddings: only where every client has this model's own tokenizer."
+    )
     max_hits: int = setting(1_000, "Most hits a search may ask for.", 1, 10_000)
     drain_seconds: float = setting(
         30.0,

@@ -19,25 +19,29 @@ from embedship.serve.errors import (
     TooLarge,
     Unauthorised,
 )
-from embedship.serve.http import Reply, Route
+from embedship.serve.http import Call, Reply, Route
 from embedship.serve.reload import Reload, Reloaded
 
 _BODY_BYTES = 64 * 1024
 
 
+def routes(reload: Reload) -> tuple[Route, ...]:
+    admin = Admin(reload)
+    return (
+        Route(
+            "POST", "/admin/reload", "Take up a new bundle or index", admin.reload,
+            schemas.ReloadRequest, Reloaded, Family.FLAT,
+            (Unauthorised, Forbidden, Malformed, Invalid, TooLarge, Reloading, NotReloaded, ClientGone, Internal),
+            body_bytes=_BODY_BYTES, admin=True,
+        ),
+    )  # fmt: skip
+
+
 class Admin:
     def __init__(self, reload: Reload) -> None:
         self._reload = reload
-        self.routes = (
-            Route(
-                "POST", "/admin/reload", "Take up a new bundle or index", self.reload,
-                schemas.ReloadRequest, Reloaded, Family.FLAT,
-                (Unauthorised, Forbidden, Malformed, Invalid, TooLarge, Reloading, NotReloaded, ClientGone, Internal),
-                body_bytes=_BODY_BYTES, admin=True,
-            ),
-        )  # fmt: skip
 
-    async def reload(self, request: schemas.ReloadRequest) -> Reply:
+    async def reload(self, request: schemas.ReloadRequest, call: Call) -> Reply:
         """Answers when the new one answers, or when it cannot."""
         bundle, index = (Path(each) if each else None for each in (request.bundle, request.index))
         return Reply(msgspec.json.encode(await self._reload(bundle, index)))
