@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from embedship.serve import deadline
 from embedship.serve.errors import ANSWERS, Family, Forbidden, Internal, RequestError, UnknownPath, WrongMethod, body
 from embedship.serve.house import House
 from embedship.serve.http import Call, Headers, Presence, Receive, Reply, Route, Scope, Send, answer, decode, read
@@ -76,6 +77,7 @@ class App:
         self._metrics = house.metrics
         self._drain = house.drain
         self._limit = house.settings.max_body_bytes
+        self._seconds = house.settings.request_seconds
         self.reload = Reload(house)
         self._face = Face(house, house.service, self.reload)
 
@@ -120,12 +122,18 @@ class App:
             return await route.handle(None, call)
         self._drain.enter()
         try:
-            raw = await read(scope, receive, min(self._limit, route.body_bytes or self._limit))
-            request = decode(face.decoders[route.takes], raw)
-            with Presence(receive):
-                return await route.handle(request, call)
+            if route.admin:  # a reload takes as long as it takes
+                return await self._work(face, route, call, scope, receive)
+            async with deadline.within(deadline.seconds_of(scope["headers"], self._seconds)):
+                return await self._work(face, route, call, scope, receive)
         finally:
             self._drain.leave()
+
+    async def _work(self, face: Face, route: Route, call: Call, scope: Scope, receive: Receive) -> Reply:
+        raw = await read(scope, receive, min(self._limit, route.body_bytes or self._limit))
+        request = decode(face.decoders[route.takes], raw)
+        with Presence(receive):
+            return await route.handle(request, call)
 
     def _keys(self, route: Route) -> Keys:
         if not route.admin:

@@ -15,6 +15,7 @@ RequestError                 (openai, flat)
 ├── TooLong          413 413  more tokens than the model reads, and truncate=false
 ├── Overloaded       429 429  no permit left; carries Retry-After
 ├── ClientGone       499 499  nobody is there to read the answer
+├── Expired          504 504  its deadline passed before its answer
 ├── EngineFailed     500 424  the device or its runtime failed, for this batch
 └── Internal         500 500  a bug of ours
 
@@ -108,6 +109,10 @@ class ClientGone(RequestError):
     """The client closed the connection before the answer."""
 
 
+class Expired(RequestError):
+    """The deadline of the request passed before its answer."""
+
+
 class EngineFailed(RequestError):
     """The device or its runtime failed on this batch."""
 
@@ -121,7 +126,7 @@ class Answer(NamedTuple):
 
     openai: int
     flat: int
-    reason: str  # label of embedship_rejections_total below 500, of embedship_failures_total above
+    reason: str  # label of embedship_rejections_total (below 500, and 504) or of embedship_failures_total
     type: str  # OpenAI's "type"
     error_type: str  # text-embeddings-inference's "error_type"
 
@@ -149,12 +154,14 @@ ANSWERS: Mapping[type[RequestError], Answer] = MappingProxyType(
         TooLong: Answer(413, 413, "too_long", _INVALID, "Validation"),
         Overloaded: Answer(429, 429, "overloaded", "rate_limit_error", "Overloaded"),
         ClientGone: Answer(499, 499, "client_gone", _INVALID, "Validation"),
+        Expired: Answer(504, 504, "expired", "server_error", "Overloaded"),
         EngineFailed: Answer(500, 424, "engine", "server_error", "Backend"),
         Internal: Answer(500, 500, "internal", "server_error", "Backend"),
     }
 )
-REJECTIONS = tuple(answer.reason for answer in ANSWERS.values() if answer.openai < 500)
-FAILURES = tuple(answer.reason for answer in ANSWERS.values() if answer.openai >= 500)
+# A deadline is its client's to choose: that one passes is no failure of this server, and must wake nobody.
+REJECTIONS = tuple(answer.reason for answer in ANSWERS.values() if answer.openai < 500 or answer.openai == 504)
+FAILURES = tuple(answer.reason for answer in ANSWERS.values() if answer.reason not in REJECTIONS)
 
 
 class OpenAIErrorBody(msgspec.Struct, frozen=True):

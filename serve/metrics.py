@@ -43,7 +43,7 @@ class Metrics:
 
         requests = counter("requests_total", "Requests answered, by route and status class.", "route", "status")
         seconds = histogram("request_seconds", "From the request line to the last byte of the answer.", "route")
-        rejections = counter("rejections_total", "Requests answered with a 4xx, by reason.", "reason")
+        rejections = counter("rejections_total", "Requests answered with a 4xx or 504, by reason.", "reason")
         failures = counter("failures_total", "Requests answered with a 5xx (or TEI's 424), by reason.", "reason")
         self.texts = counter("texts_total", "Texts encoded.")
         self.tokens = counter("tokens_total", "Tokens encoded, without padding.")

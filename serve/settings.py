@@ -69,6 +69,13 @@ class Settings:
     accept_token_ids: bool = setting(
         False, "Take lists of token ids at /v1/embeddings: only where every client has this model's own tokenizer."
     )
+    request_seconds: float = setting(
+        60.0,
+        "Longest a request may take, its body included, before it is answered with 504; a client may ask for less with "
+        "X-Request-Timeout-Ms.",
+        0.001,
+        86_400,
+    )
     max_hits: int = setting(1_000, "Most hits a search may ask for.", 1, 10_000)
     drain_seconds: float = setting(
         30.0,
