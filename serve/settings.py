@@ -76,6 +76,9 @@ class Settings:
         0.001,
         86_400,
     )
+    head_seconds: float = setting(
+        15.0, "Longest the head of a request may take to arrive before its connection is cut.", 0.1, 3_600
+    )
     max_hits: int = setting(1_000, "Most hits a search may ask for.", 1, 10_000)
     drain_seconds: float = setting(
         30.0,

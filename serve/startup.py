@@ -52,6 +52,7 @@ def run(settings: Settings) -> None:
             house.drain,
             lambda: _say(f"ready in {time.perf_counter() - began:.1f} s, listening on {_url(listener)}"),
             beside,
+            settings.head_seconds,
         ).run()
     _say("stopped")
 
