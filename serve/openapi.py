@@ -14,7 +14,8 @@ from embedship.serve.http import Route
 from embedship.serve.lanes import Lane
 
 Schema = dict[str, Any]
-_KEY = "api_key"
+_KEY, _ADMIN = "api_key", "admin_key"
+_BEARER = {"type": "http", "scheme": "bearer"}
 _REFERENCE = "#/components/schemas/{name}"
 _HEADERS: Schema = {
     "X-Embedship-Fingerprint": {
@@ -61,11 +62,10 @@ def document(routes: Sequence[Route], locked: bool = False) -> Schema:
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, known)
     components: Schema = {"schemas": named}
-    if locked:
-        components["securitySchemes"] = {_KEY: {"type": "http", "scheme": "bearer"}}
-        for route in routes:
-            if not route.open:
-                paths[route.path][route.method.lower()]["security"] = [{_KEY: []}]
+    components["securitySchemes"] = {_ADMIN: _BEARER, **({_KEY: _BEARER} if locked else {})}
+    for route in routes:
+        if route.admin or (locked and not route.open):
+            paths[route.path][route.method.lower()]["security"] = [{_ADMIN if route.admin else _KEY: []}]
     return {
         "openapi": "3.1.0",
         "info": {"title": "embedship", "version": __version__},
@@ -123,7 +123,7 @@ def _responses(route: Route, known: dict[str, Any]) -> Schema:
 def _headers(route: Route) -> Schema:
     if route.binary:
         return _BINARY_HEADERS
-    return _JUDGED_HEADERS if route.judged else _MODEL_HEADERS if route.works else _HEADERS
+    return _JUDGED_HEADERS if route.judged else _MODEL_HEADERS if route.works and not route.admin else _HEADERS
 
 
 def _by_status(route: Route) -> dict[int, list[type[RequestError]]]:

@@ -289,6 +289,13 @@ class FeedbackReply(msgspec.Struct, frozen=True):
     recall: float
 
 
+class ReloadRequest(Strict, frozen=True):
+    """Folders on the server's own file system; without one, the path of what answers now is read again."""
+
+    bundle: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
+    index: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
+
+
 class Health(msgspec.Struct, frozen=True):
     status: Literal["ok", "failed"]
 

@@ -14,6 +14,7 @@ from embedship.serve import schemas
 from embedship.serve.errors import (
     ClientGone,
     EngineFailed,
+    Expired,
     Internal,
     Invalid,
     Malformed,
@@ -26,7 +27,7 @@ from embedship.serve.pipeline import Encoded
 from embedship.serve.settings import Settings
 
 # What can go wrong on every route that takes a body.
-COMMON = (Unauthorised, Malformed, Invalid, TooLarge, Overloaded, ClientGone, EngineFailed, Internal)
+COMMON = (Unauthorised, Malformed, Invalid, TooLarge, Overloaded, ClientGone, Expired, EngineFailed, Internal)
 
 # Longer answers are written in a thread: 2,048 vectors take 50 ms.
 _LONG_ROWS = 64
