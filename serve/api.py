@@ -30,6 +30,7 @@ from embedship.serve.errors import (
     Unauthorised,
     UnknownAnswer,
 )  # fmt: skip
+from embedship.serve.house import House
 from embedship.serve.http import Headers, Reply, Route
 from embedship.serve.pipeline import Answered, Encoded
 from embedship.serve.service import Service
@@ -47,12 +48,15 @@ _Write = Callable[[Vectors], Sequence[list[float] | str]]
 
 
 class Api:
-    def __init__(self, service: Service) -> None:
+    """Of one service: a reload makes another."""
+
+    def __init__(self, house: House, service: Service) -> None:
+        self._house = house
         self._service = service
         self._model = service.bundle.manifest.pipeline
         self._name = service.bundle.manifest.source.name
         self.routes = self._routes()
-        self._openapi = _ENCODE(openapi.document(self.routes, locked=len(service.keys) > 0))
+        self._openapi = _ENCODE(openapi.document(self.routes, locked=len(house.keys) > 0))
 
     def _routes(self) -> tuple[Route, ...]:
         embed = Route(
@@ -144,7 +148,7 @@ class Api:
         return Reply(_ENCODE(schemas.Health("ok" if alive else "failed")), 200 if alive else 503)
 
     async def ready(self, _: None) -> Reply:
-        if self._service.drain.draining:
+        if self._house.drain.draining:
             return Reply(_ENCODE(schemas.Readiness(False, "draining")), 503)
         return Reply(_ENCODE(schemas.Readiness(True, "the golden texts give the vectors of the checkpoint")))
 
@@ -152,7 +156,7 @@ class Api:
         return Reply(_ENCODE(self._service.info()))
 
     async def metrics(self, _: None) -> Reply:
-        return Reply(generate_latest(self._service.registry), content_type=CONTENT_TYPE_PLAIN_0_0_4.encode())
+        return Reply(generate_latest(self._house.registry), content_type=CONTENT_TYPE_PLAIN_0_0_4.encode())
 
     async def openapi(self, _: None) -> Reply:
         return Reply(self._openapi)

@@ -31,7 +31,7 @@ class Build:
 class Metrics:
     """Used from the event loop only. `registry` is injected: a server a registry, a registry a test."""
 
-    def __init__(self, registry: CollectorRegistry, build: Build) -> None:
+    def __init__(self, registry: CollectorRegistry) -> None:
         def counter(name: str, help: str, *labels: str) -> Counter:
             return Counter(f"embedship_{name}", help, labels, registry=registry)
 
@@ -56,8 +56,7 @@ class Metrics:
         self.queue_texts = gauge("queue_texts", "Texts waiting for a stream.")
         self.permits = gauge("permits_in_use", "Texts admitted and not yet answered.")
         self.ready = gauge("ready", "1 while /ready says so.")
-        info = gauge("info", "Always 1; what runs is in the labels.", *Build.__slots__)
-        info.labels(**{name: getattr(build, name) for name in Build.__slots__}).set(1)
+        self._info = gauge("info", "Always 1; what runs is in the labels.", *Build.__slots__)
 
         # Children are made before they are counted on: that shows them at zero, and saves the look-up later.
         self._reasons = {reason: rejections.labels(reason) for reason in REJECTIONS}
@@ -66,6 +65,11 @@ class Metrics:
         self._requests, self._seconds = requests, seconds
         self._answered: dict[tuple[str, str], Counter] = {}
         self._timed: dict[str, Histogram] = {}
+
+    def runs(self, build: Build) -> None:
+        """What answers from now on; what did before is no longer shown."""
+        self._info.clear()
+        self._info.labels(**{name: getattr(build, name) for name in Build.__slots__}).set(1)
 
     def expect(self, routes: Iterable[str]) -> None:
         """Show these routes at zero, and all other paths as one."""

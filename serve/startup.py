@@ -11,8 +11,8 @@ import prometheus_client
 
 from embedship import hardware
 from embedship.serve.app import App
+from embedship.serve.house import House
 from embedship.serve.server import Server, listen
-from embedship.serve.service import Service
 from embedship.serve.settings import Settings
 
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
@@ -28,19 +28,20 @@ def run(settings: Settings) -> None:
     listener = listen(settings.host, settings.port)
     for line in settings.lines():
         _say(line)
-    with Service.open(settings) as service:
-        _introduce(service)
+    with House.open(settings) as house:
+        _introduce(house)
         Server(
-            App(service),
+            App(house),
             listener,
-            service.drain,
+            house.drain,
             lambda: _say(f"ready in {time.perf_counter() - began:.1f} s, listening on {_url(listener)}"),
-            service.rounds.run,
+            house.rounds,
         ).run()
     _say("stopped")
 
 
-def _introduce(service: Service) -> None:
+def _introduce(house: House) -> None:
+    service = house.service
     info, golden, machine = service.info(), service.golden, hardware.machine()
     _say(f"model {info.model_id}, {info.dimension} dimensions, fingerprint {info.fingerprint}")
     _say(f"variant {info.variant}: {info.runtime}, {info.precision}, {info.streams} streams")
@@ -50,15 +51,15 @@ def _introduce(service: Service) -> None:
     if probes := service.watch.probes:
         _say(f"probes: {len(probes.probes)}, {probes.missing} labels name documents that the index does not hold")
     _say(f"machine: {machine.cpu}, {machine.cores:g} cores, {' '.join(machine.isa)}")
-    _say(_guard(service))
+    _say(_guard(house))
     if service.remark:
         _say(f"warning: {service.remark}")
 
 
-def _guard(service: Service) -> str:
-    if keys := len(service.keys):
+def _guard(house: House) -> str:
+    if keys := len(house.keys):
         return f"API keys: {keys}"
-    if service.settings.host in _LOOPBACK:
+    if house.settings.host in _LOOPBACK:
         return "API keys: none"
     return "warning: API keys: none; everybody who reaches this address may ask (--api-key-file)"
 
