@@ -39,15 +39,23 @@ class Encoder:
         self._threads = ThreadPoolExecutor(engine.streams, thread_name_prefix="encoder")
 
     @classmethod
-    def open(cls, bundle: Bundle | Path | str, variant: str | None = None, *, streams: int | None = None) -> Self:
+    def open(
+        cls,
+        bundle: Bundle | Path | str,
+        variant: str | None = None,
+        *,
+        streams: int | None = None,
+        device: str = "cpu",
+    ) -> Self:
         """Open a bundle and load one variant of it (default: the one `choice.variant` picks for this machine).
 
-        The variant's files are hashed first. Raises UsageError, UnsafeError, MissingExtra or EngineError.
+        `device` and `streams` are those of `open_engine`. The variant's files are hashed first. Raises UsageError,
+        UnsafeError, MissingExtra or EngineError.
         """
         bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         chosen = choice.variant(bundle, variant)
         bundle.verify(bundle.files_of(chosen))
-        return cls(bundle, chosen, Tokenizer.open(bundle), open_engine(bundle, chosen.name, streams))
+        return cls(bundle, chosen, Tokenizer.open(bundle), open_engine(bundle, chosen.name, streams, device))
 
     def encode(
         self,
