@@ -17,9 +17,14 @@ from embedship.codes import Vectors
 from embedship.engine import feed
 from embedship.engine.buckets import bucketed
 from embedship.engine.device import Device, Kind
-from embedship.engine.onnxruntime import FAILURES, ort
-from embedship.errors import EngineError
+from embedship.engine.onnxruntime import FAILURES
+from embedship.errors import EngineError, MissingExtra
 from embedship.plan import Batch
+
+try:
+    import onnxruntime as ort
+except ImportError:
+    raise MissingExtra("onnxruntime", "gpu") from None
 
 _PROVIDERS = {Kind.CUDA: "CUDAExecutionProvider", Kind.TENSORRT: "TensorrtExecutionProvider"}
 _OUTPUT = "sentence_embedding"
