@@ -148,9 +148,8 @@ class Api:
         return Reply(_ENCODE(schemas.Health("ok" if alive else "failed")), 200 if alive else 503)
 
     async def ready(self, _: None) -> Reply:
-        if self._house.drain.draining:
-            return Reply(_ENCODE(schemas.Readiness(False, "draining")), 503)
-        return Reply(_ENCODE(schemas.Readiness(True, "the golden texts give the vectors of the checkpoint")))
+        readiness = self._house.readiness
+        return Reply(_ENCODE(readiness), 200 if readiness.ready else 503)
 
     async def info(self, _: None) -> Reply:
         return Reply(_ENCODE(self._service.info()))

@@ -9,6 +9,8 @@ from embedship.codes import Vectors
 from embedship.errors import MismatchError
 from embedship.plan import Batch
 
+CPU = "cpu"  # all of this process's cores; another device has a number, as "cuda:0"
+
 
 class Engine(Protocol):
     @property
@@ -28,15 +30,20 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
-def open_engine(bundle: Bundle, variant: str, streams: int | None = None) -> Engine:
+def open_engine(bundle: Bundle, variant: str, streams: int | None = None, device: str = CPU) -> Engine:
     """Load one variant with one thread a stream (default: a stream a core).
 
     Raises MissingExtra if its runtime is not installed, MismatchError if it was not verified for this machine's
-    instructions, EngineError if the runtime cannot load it.
+    instructions or does not run on `device`, EngineError if the runtime cannot load it.
     """
     from embedship import hardware
 
     chosen = bundle.variant(variant)
+    if device != CPU:
+        raise MismatchError(
+            f"variant {variant} ({chosen.runtime}) runs on CPUs, and not on {device}: leave --devices at auto, or name "
+            "CPUs (--devices cpu:0,cpu:1)"
+        )
     require(chosen, hardware.machine())
     streams = streams or hardware.streams()
     inputs = bundle.manifest.pipeline.inputs

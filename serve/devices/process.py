@@ -18,9 +18,6 @@ from embedship.plan import Batch
 from embedship.serve.devices import DeviceDown, DeviceLost, wire
 from embedship.serve.devices.child import Opened, Order, Refused
 
-# A large model takes a minute from a slow disk.
-START_SECONDS = 300.0
-
 _END_SECONDS = 10.0
 _ERRORS: dict[int, type[EmbedshipError]] = {
     error.exit_code: error for error in (EngineError, UsageError, GateError, UnsafeError)
@@ -59,10 +56,8 @@ class Process:
         assert self._precision is not None, "asked before it was open"
         return self._precision
 
-    def open(self, seconds: float = START_SECONDS) -> None:
+    def open(self) -> None:
         """Wait until its engine is open. Raises the EmbedshipError that it ended with, EngineError if it just died."""
-        if not self._control.poll(seconds):
-            raise EngineError(f"the worker process of {self.name} was not ready after {seconds:.0f} s: see its log")
         try:
             answer = msgspec.json.decode(self._control.recv_bytes(), type=Opened | Refused)
         except (EOFError, OSError):
