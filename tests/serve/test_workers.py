@@ -20,7 +20,7 @@ from embedship.serve.devices.local import LocalDevice
 from embedship.serve.devices.pulse import Pulse
 from embedship.serve.errors import EngineFailed
 from embedship.serve.lanes import PATIENCE, Lane, Lanes
-from embedship.serve.metrics import Build, Metrics
+from embedship.serve.metrics import Metrics
 from embedship.serve.tickets import Ticket
 from embedship.serve.workers import Workers
 from embedship.tokens import Tokens
@@ -53,7 +53,7 @@ class Bench:
     def __init__(self, engine: Engine) -> None:
         self.registry = CollectorRegistry()
         self.admission = Admission(10_000)
-        metrics = Metrics(self.registry, Build("f", "v", "r", "p", "1"))
+        metrics = Metrics(self.registry)
         lanes: Lanes[Ticket] = Lanes(64)
         devices = [LocalDevice(f"cpu:{i}", engine, Pulse(SECONDS)) for i in range(engine.streams)]
         self.workers = Workers(devices, DIMENSION, 0, lanes, metrics)
