@@ -14,7 +14,7 @@ from embedship.monitor.watch import Status
 from embedship.serve.admission import Admission
 from embedship.serve.devices.collector import DevicesCollector
 from embedship.serve.drain import Drain
-from embedship.serve.keys import Keys
+from embedship.serve.keys import ADMIN, Keys
 from embedship.serve.metrics import Metrics
 from embedship.serve.schemas import Readiness
 from embedship.serve.service import Service
@@ -24,10 +24,13 @@ from embedship.serve.settings import Settings
 class House:
     """`service` changes hands on the event loop only: whoever answers a request reads it once and keeps to that one."""
 
-    def __init__(self, settings: Settings, registry: CollectorRegistry, keys: Keys, encoder: Encoder | None) -> None:
+    def __init__(
+        self, settings: Settings, registry: CollectorRegistry, keys: Keys, admin: Keys, encoder: Encoder | None
+    ) -> None:
         self.settings = settings
         self.registry = registry
         self.keys = keys
+        self.admin = admin
         self.metrics = Metrics(registry)
         self.admission = Admission(settings.queue_texts)
         self.drain = Drain(settings.drain_seconds)
@@ -41,7 +44,8 @@ class House:
     ) -> Self:
         """Raises what Service.open does, and UsageError for keys that are none."""
         keys = Keys.open(settings.api_key_file)
-        return cls(settings, registry or CollectorRegistry(), keys, encoder)
+        admin = Keys.open(settings.admin_key_file, purpose=ADMIN)
+        return cls(settings, registry or CollectorRegistry(), keys, admin, encoder)
 
     @property
     def readiness(self) -> Readiness:

@@ -43,7 +43,7 @@ class Metrics:
 
         requests = counter("requests_total", "Requests answered, by route and status class.", "route", "status")
         seconds = histogram("request_seconds", "From the request line to the last byte of the answer.", "route")
-        rejections = counter("rejections_total", "Requests answered with a 4xx, by reason.", "reason")
+        rejections = counter("rejections_total", "Requests answered with a 4xx or 504, by reason.", "reason")
         failures = counter("failures_total", "Requests answered with a 5xx (or TEI's 424), by reason.", "reason")
         self.texts = counter("texts_total", "Texts encoded.")
         self.tokens = counter("tokens_total", "Tokens encoded, without padding.")
@@ -53,6 +53,7 @@ class Metrics:
         self.queue_seconds = histogram("queue_seconds", "From a request's tokens to the start of its first batch.")
         self.inference_seconds = histogram("inference_seconds", "One batch on the engine.")
         self.search_seconds = histogram("search_seconds", "Index and documents, for the queries of one request.")
+        self.reloads = counter("reloads_total", "Reloads of bundle and index, by what came of them.", "result")
         self.queue_texts = gauge("queue_texts", "Texts waiting for a stream.")
         self.permits = gauge("permits_in_use", "Texts admitted and not yet answered.")
         self.ready = gauge("ready", "1 while /ready says so.")

@@ -46,6 +46,7 @@ class Service:
     remark: str | None  # what the log should say of how the variant was chosen
     fleet: Fleet
     shelf: Shelf | None
+    admission: Admission  # the house's: one queue limit, whoever answers
     workers: Workers
     watch: Watch
     pipeline: Pipeline
@@ -94,7 +95,18 @@ class Service:
         )
         judge = Judge(pipeline, watch.feedback)
         return cls(
-            settings, encoder, door.remark, fleet, shelf, workers, watch, pipeline, judge, rounds, stack.pop_all()
+            settings,
+            encoder,
+            door.remark,
+            fleet,
+            shelf,
+            admission,
+            workers,
+            watch,
+            pipeline,
+            judge,
+            rounds,
+            stack.pop_all(),
         )
 
     def enter(self) -> None:
@@ -139,6 +151,12 @@ class Service:
             dimensions=list(model.dimensions),
             max_input_length=model.max_tokens,
             max_client_batch_size=settings.max_texts,
+            max_concurrent_requests=settings.queue_texts,
+            max_batch_tokens=settings.batch_tokens,
+            model_sha=self.bundle.manifest.source.revision,
+            model_dtype=self.encoder.engine.precision,
+            model_type=schemas.TeiType(schemas.TeiPooling(model.pooling)),
+            auto_truncate=True,
             prompts=sorted(model.prompts),
             default_prompt=model.default_prompt,
             streams=self.encoder.engine.streams,

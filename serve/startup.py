@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
+import signal
 import socket
 import sys
+import threading
 import time
 
 import prometheus_client
@@ -14,6 +18,9 @@ from embedship.serve.app import App
 from embedship.serve.house import House
 from embedship.serve.server import Server, listen
 from embedship.serve.settings import Settings
+
+# The drain's end takes 16.1 s at most (server.py), and --drain-seconds promises an exit after 20.
+LAST_SECONDS = 19.0
 
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
@@ -30,14 +37,36 @@ def run(settings: Settings) -> None:
         _say(line)
     with House.open(settings) as house:
         _introduce(house)
+        app = App(house)
+
+        async def beside() -> None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app.reload.signalled)
+            try:
+                await house.rounds()
+            finally:
+                end_within(LAST_SECONDS)
+
         Server(
-            App(house),
+            app,
             listener,
             house.drain,
             lambda: _say(f"ready in {time.perf_counter() - began:.1f} s, listening on {_url(listener)}"),
-            house.rounds,
+            beside,
+            settings.head_seconds,
         ).run()
     _say("stopped")
+
+
+def end_within(seconds: float) -> None:
+    """End the process then, whatever still hangs in a device or a disk: who drains a server waits for its exit."""
+
+    def end() -> None:
+        _say("stopped: what still ran was given up")
+        os._exit(0)
+
+    last = threading.Timer(seconds, end)
+    last.daemon = True
+    last.start()
 
 
 def _introduce(house: House) -> None:
@@ -58,11 +87,12 @@ def _introduce(house: House) -> None:
 
 
 def _guard(house: House) -> str:
+    admin = f", admin keys: {len(house.admin) or 'none'}"
     if keys := len(house.keys):
-        return f"API keys: {keys}"
+        return f"API keys: {keys}{admin}"
     if house.settings.host in _LOOPBACK:
-        return "API keys: none"
-    return "warning: API keys: none; everybody who reaches this address may ask (--api-key-file)"
+        return f"API keys: none{admin}"
+    return f"warning: API keys: none{admin}; everybody who reaches this address may ask (--api-key-file)"
 
 
 def _url(listener: socket.socket) -> str:

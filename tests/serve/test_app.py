@@ -32,7 +32,9 @@ TEXTS = ["How do I open a file?", "Read a CSV with a header row.", "zip two list
 ROUTES = {
     ("POST", "/v1/embeddings"), ("POST", "/embed"), ("POST", "/"), ("POST", "/search"), ("POST", "/feedback"),
     ("GET", "/health"), ("GET", "/ready"), ("GET", "/info"), ("GET", "/monitor"), ("GET", "/monitor/ui"),
-    ("GET", "/metrics"), ("GET", "/openapi.json"),
+    ("GET", "/metrics"), ("GET", "/openapi.json"), ("GET", "/v1/models"), ("GET", "/v1/models/{model}"),
+    ("POST", "/similarity"), ("POST", "/tokenize"), ("POST", "/decode"), ("POST", "/embeddings"), ("GET", "/models"),
+    ("POST", "/v2/embed"), ("POST", "/v1/encode"), ("POST", "/admin/reload"),
 }  # fmt: skip
 LONG = "many words about nothing in particular " * 200
 
