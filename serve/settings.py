@@ -55,12 +55,30 @@ class Settings:
         "API keys, one a line; requests must carry one (Authorization: Bearer KEY). Keys may also be in "
         "EMBEDSHIP_API_KEYS. Default: everybody may ask.",
     )
+    admin_key_file: Path | None = setting(
+        None,
+        "Admin keys, one a line, for /admin/ routes; they may also be in EMBEDSHIP_ADMIN_KEYS. Default: those routes "
+        "refuse everybody.",
+    )
     streams: int | None = setting(None, "Engine threads; default: one a core of the cgroup quota.", 1, 1_024)
     batch_tokens: int = setting(1_536, "Most padded tokens in a batch.", 16, 1_048_576)  # plan.BUDGET
     queue_texts: int = setting(4_096, "Texts that may wait; more are answered with 429.", 1, 1_000_000)
     max_texts: int = setting(2_048, "Most texts in a request.", 1, 100_000)  # what OpenAI's clients may send
     max_characters: int = setting(200_000, "Most characters in a text.", 1, 10_000_000)
     max_body_bytes: int = setting(16 * 1024 * 1024, "Most bytes in a request.", 1_024, 1_073_741_824)
+    accept_token_ids: bool = setting(
+        False, "Take lists of token ids at /v1/embeddings: only where every client has this model's own tokenizer."
+    )
+    request_seconds: float = setting(
+        60.0,
+        "Longest a request may take, its body included, before it is answered with 504; a client may ask for less with "
+        "X-Request-Timeout-Ms.",
+        0.001,
+        86_400,
+    )
+    head_seconds: float = setting(
+        15.0, "Longest the head of a request may take to arrive before its connection is cut.", 0.1, 3_600
+    )
     max_hits: int = setting(1_000, "Most hits a search may ask for.", 1, 10_000)
     drain_seconds: float = setting(
         30.0,

@@ -8,13 +8,14 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from embedship.monitor.watch import Status
 from embedship.serve import schemas
 from embedship.serve.errors import Unauthorised
+from embedship.serve.house import House
 from embedship.serve.http import Call, Reply, Route
 from embedship.serve.routes import texts
 from embedship.serve.service import Service
 
 
-def routes(service: Service) -> tuple[Route, ...]:
-    probes = Probes(service)
+def routes(house: House, service: Service) -> tuple[Route, ...]:
+    probes = Probes(house, service)
     return (
         Route("GET", "/health", "Whether the process can work: restart it if not", probes.health,
               gives=schemas.Health, unready=True, open=True),
@@ -28,7 +29,8 @@ def routes(service: Service) -> tuple[Route, ...]:
 
 
 class Probes:
-    def __init__(self, service: Service) -> None:
+    def __init__(self, house: House, service: Service) -> None:
+        self._house = house
         self._service = service
 
     async def health(self, _: None, call: Call) -> Reply:
@@ -36,7 +38,7 @@ class Probes:
         return Reply(texts.encode(schemas.Health("ok" if alive else "failed")), 200 if alive else 503)
 
     async def ready(self, _: None, call: Call) -> Reply:
-        if self._service.drain.draining:
+        if self._house.drain.draining:
             return Reply(texts.encode(schemas.Readiness(False, "draining")), 503)
         reason = "the golden texts give the vectors of the checkpoint"
         return Reply(texts.encode(schemas.Readiness(True, reason)))
@@ -48,4 +50,4 @@ class Probes:
         return Reply(texts.encode(self._service.watch.report()))
 
     async def metrics(self, _: None, call: Call) -> Reply:
-        return Reply(generate_latest(self._service.registry), content_type=CONTENT_TYPE_PLAIN_0_0_4.encode())
+        return Reply(generate_latest(self._house.registry), content_type=CONTENT_TYPE_PLAIN_0_0_4.encode())

@@ -28,13 +28,15 @@ class Search:
     async def search(self, request: schemas.SearchRequest, call: Call) -> Reply:
         queries = texts.checked(request.query, "query", self._service.settings)
         self._check(len(queries), request.k)
-        answered = await self._service.pipeline.search(queries, request.k, request.mode, request.filter or None)
+        answered = await self._service.pipeline.search(
+            queries, request.k, call.lane, request.mode, request.filter or None
+        )
 
         def reply() -> bytes:
             results = [schemas.SearchResult([_hit(hit) for hit in hits]) for hits in answered.found.hits]
-            return texts.encode(schemas.SearchReply(results, texts.usage(answered)))
+            return texts.encode(schemas.SearchReply(results, texts.usage(answered.encoded)))
 
-        headers = (*texts.truncated(answered), (b"x-request-id", answered.request_id.encode()))
+        headers = (*texts.truncated(answered.encoded), (b"x-request-id", answered.request_id.encode()))
         return Reply(await texts.written(reply, len(queries)), headers=headers)
 
     def _check(self, queries: int, k: int) -> None:

@@ -14,6 +14,7 @@ from embedship.serve import schemas
 from embedship.serve.errors import (
     ClientGone,
     EngineFailed,
+    Expired,
     Internal,
     Invalid,
     Malformed,
@@ -22,14 +23,17 @@ from embedship.serve.errors import (
     Unauthorised,
 )
 from embedship.serve.http import Headers
-from embedship.serve.pipeline import Answered, Encoded
+from embedship.serve.pipeline import Encoded
 from embedship.serve.settings import Settings
 
 # What can go wrong on every route that takes a body.
-COMMON = (Unauthorised, Malformed, Invalid, TooLarge, Overloaded, ClientGone, EngineFailed, Internal)
+COMMON = (Unauthorised, Malformed, Invalid, TooLarge, Overloaded, ClientGone, Expired, EngineFailed, Internal)
 
 # Longer answers are written in a thread: 2,048 vectors take 50 ms.
 _LONG_ROWS = 64
+
+# Clients read headers of a few kilobytes: 2,048 cut texts would not fit.
+_TOLD = 100
 
 encode = msgspec.json.Encoder().encode
 
@@ -39,14 +43,18 @@ def checked(value: str | list[str], field: str, limits: Settings) -> list[str]:
     texts = [value] if isinstance(value, str) else value
     if not texts:
         raise Invalid(f"{field}: the list is empty, give at least one text.", field)
-    if len(texts) > limits.max_texts:
-        raise TooLarge(f"{field}: {len(texts)} texts, this server takes {limits.max_texts} a request.", field)
+    check_count(len(texts), field, limits)
     if (longest := max(map(len, texts))) > limits.max_characters:
         where = next(i for i, text in enumerate(texts) if len(text) == longest)
         raise TooLarge(
             f"{field}: text {where} has {longest} characters, this server takes {limits.max_characters}.", field
         )
     return texts
+
+
+def check_count(texts: int, field: str, limits: Settings) -> None:
+    if texts > limits.max_texts:
+        raise TooLarge(f"{field}: {texts} texts, this server takes {limits.max_texts} a request.", field)
 
 
 def check_dimensions(dimensions: int | None, allowed: tuple[int, ...]) -> None:
@@ -73,9 +81,15 @@ async def written(write: Callable[[], bytes], rows: int) -> bytes:
     return await asyncio.get_running_loop().run_in_executor(None, write)
 
 
-def usage(account: Encoded | Answered) -> schemas.Usage:
-    return schemas.Usage(account.tokens, account.tokens)
+def usage(encoded: Encoded) -> schemas.Usage:
+    tokens = encoded.tokens
+    return schemas.Usage(tokens, tokens)
 
 
-def truncated(account: Encoded | Answered) -> Headers:
-    return ((b"x-embedship-truncated", b"%d" % account.truncated),)
+def truncated(encoded: Encoded) -> Headers:
+    """How many texts were cut, and which by how much: place=tokens, of the first _TOLD."""
+    count = b"%d" % (number := encoded.truncated)
+    if not number:
+        return ((b"x-embedship-truncated", count),)
+    places = [b"%d=%d" % (place, lost) for place, lost in enumerate(encoded.cut) if lost]
+    return ((b"x-embedship-truncated", count), (b"x-embedship-cut", b",".join(places[:_TOLD])))

@@ -11,7 +11,7 @@ import pytest
 
 from embedship.errors import UnsafeError
 from embedship.serve import schemas
-from embedship.serve.service import Service
+from embedship.serve.house import House
 from embedship.serve.settings import Settings
 
 
@@ -93,7 +93,7 @@ def test_a_damaged_index_keeps_the_server_from_starting(bundle: Path, index_fold
     damaged = copy / "documents.sqlite"
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"!")
     with pytest.raises(UnsafeError, match=r"documents\.sqlite"):
-        Service.open(Settings(bundle=bundle, index=copy))
+        House.open(Settings(bundle=bundle, index=copy))
 
 
 def test_a_word_that_one_document_has_finds_it(found: Any, passages: list[dict[str, Any]]) -> None:
@@ -134,7 +134,7 @@ def test_a_filter_holds_in_every_mode(found: Any, passages: list[dict[str, Any]]
 
 
 def test_recall_is_judged_by_vectors_alone(found: Any, passages: list[dict[str, Any]]) -> None:
-    """What words or a filter chose is none of what an exact search of all vectors finds, and must not look like a fall."""
+    """What words or a filter chose is none of what an exact search of all vectors finds, and is no fall."""
     texts = [passage["text"] for passage in passages[:5]]
     found.post("/search", {"query": texts, "mode": "hybrid"})
     found.post("/search", {"query": texts, "mode": "keyword"})

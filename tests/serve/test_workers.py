@@ -18,7 +18,7 @@ from embedship.plan import Batch
 from embedship.serve.admission import Admission
 from embedship.serve.errors import EngineFailed
 from embedship.serve.lanes import PATIENCE, Lane, Lanes
-from embedship.serve.metrics import Build, Metrics
+from embedship.serve.metrics import Metrics
 from embedship.serve.workers import Ticket, Workers
 from embedship.tokens import Tokens
 
@@ -50,7 +50,7 @@ class Bench:
     def __init__(self, engine: Engine) -> None:
         self.registry = CollectorRegistry()
         self.admission = Admission(10_000)
-        metrics = Metrics(self.registry, Build("f", "v", "r", "p", "1"))
+        metrics = Metrics(self.registry)
         lanes: Lanes[Ticket] = Lanes(64)
         self.workers = Workers(engine, DIMENSION, 0, lanes, metrics)
 
