@@ -28,7 +28,7 @@ from embedship.serve.index.build import Wishes, build
 from embedship.serve.shelf import How, Shelf
 
 ROOT = Path(__file__).parents[1]
-DATA = ROOT.parent.parent / "shared" / "data" / "medquad"
+DATA = ROOT.parent / "shared" / "data" / "medquad"
 WORK = ROOT / ".bench"
 QUICK = 100
 
