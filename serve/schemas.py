@@ -334,6 +334,16 @@ class Limits(msgspec.Struct, frozen=True):
     batch_tokens: int
 
 
+class DeviceInfo(msgspec.Struct, frozen=True):
+    """One device: a stream of the engine in the server's process, or a worker process."""
+
+    name: str
+    up: bool
+    streams: int
+    restarts: int
+    batches: int
+
+
 class GoldenReport(msgspec.Struct, frozen=True):
     """The golden check at start: cosine to the checkpoint's own vectors."""
 
@@ -378,6 +388,7 @@ class Info(msgspec.Struct, frozen=True):
     prompts: list[str]
     default_prompt: str | None
     streams: int
+    devices: list[DeviceInfo]
     limits: Limits
     golden: GoldenReport
     index: IndexInfo | None
