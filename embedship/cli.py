@@ -27,6 +27,7 @@ VERBS = {
     "tune": Verb("embedship.tune_cli", "Find the best variant of a bundle on this machine.", "cpu"),
     "evaluate": Verb("embedship.export.evaluate_cli", "Measure a bundle's retrieval on your own questions.", "cpu"),
     "sign": Verb("embedship.sign", "Sign a bundle with a private key, offline.", "sign"),
+    "encode": Verb("embedship.serve.encode_cli", "Encode a file of texts into shards of vectors.", "cpu"),
     "index": Verb("embedship.serve.index_cli", "Build a search index over a JSON Lines corpus.", "cpu"),
     "serve": Verb("embedship.serve.cli", "Serve embeddings and search over HTTP.", "cpu"),
     "check": Verb("embedship.serve.check", "Ask a running server for the golden texts' vectors.", "cpu"),

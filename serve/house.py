@@ -12,9 +12,11 @@ from embedship.encoder import Encoder
 from embedship.monitor.collector import MonitorCollector
 from embedship.monitor.watch import Status
 from embedship.serve.admission import Admission
+from embedship.serve.devices.collector import DevicesCollector
 from embedship.serve.drain import Drain
 from embedship.serve.keys import ADMIN, Keys
 from embedship.serve.metrics import Metrics
+from embedship.serve.schemas import Readiness
 from embedship.serve.service import Service
 from embedship.serve.settings import Settings
 
@@ -44,6 +46,16 @@ class House:
         keys = Keys.open(settings.api_key_file)
         admin = Keys.open(settings.admin_key_file, purpose=ADMIN)
         return cls(settings, registry or CollectorRegistry(), keys, admin, encoder)
+
+    @property
+    def readiness(self) -> Readiness:
+        """Whether to send requests here: while a device takes batches, and no drain has begun."""
+        workers = self.service.workers
+        if self.drain.draining:
+            return Readiness(False, "draining")
+        if workers.up < len(workers.devices):
+            return Readiness(workers.up > 0, f"{workers.up} of {len(workers.devices)} devices")
+        return Readiness(True, "the golden texts give the vectors of the checkpoint")
 
     def swap(self, service: Service) -> Service:
         """The next request is answered by `service`. Returns the one before, which may still be answering."""
@@ -76,8 +88,9 @@ class House:
         self.metrics.runs(self.service.build)
         self.metrics.queue_texts.set_function(self._waiting)
         self.metrics.permits.set_function(lambda: self.admission.inside)
-        self.metrics.ready.set_function(lambda: not self.drain.draining)
+        self.metrics.ready.set_function(lambda: self.readiness.ready)
         self.registry.register(MonitorCollector(self._status))
+        self.registry.register(DevicesCollector(lambda: self.service.workers))
         ProcessCollector(registry=self.registry)
 
     # Methods, and not those of the service themselves: a scrape after a swap must read the other one.

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from embedship import __version__, golden, tune
+from embedship import __version__, tune
 from embedship.bundle import Bundle
 from embedship.encoder import Encoder
 from embedship.golden import Golden, GoldenCheck
 from embedship.monitor.watch import Watch
-from embedship.serve import schemas, watching
+from embedship.serve import device_names, schemas, watching
 from embedship.serve.admission import Admission
+from embedship.serve.devices.fleet import Fleet, local, processes
 from embedship.serve.judge import Judge
 from embedship.serve.lanes import Lanes
 from embedship.serve.metrics import Build, Metrics
@@ -26,7 +27,8 @@ from embedship.serve.pipeline import Pipeline
 from embedship.serve.rounds import Rounds
 from embedship.serve.settings import Settings
 from embedship.serve.shelf import Shelf
-from embedship.serve.workers import Ticket, Workers
+from embedship.serve.tickets import Ticket
+from embedship.serve.workers import Workers
 from embedship.tune import Settled
 
 
@@ -42,7 +44,7 @@ class Service:
     settings: Settings  # with the bundle and the index of this one
     encoder: Encoder
     remark: str | None  # what the log should say of how the variant was chosen
-    golden: GoldenCheck
+    fleet: Fleet
     shelf: Shelf | None
     admission: Admission  # the house's: one queue limit, whoever answers
     workers: Workers
@@ -68,13 +70,15 @@ class Service:
     @classmethod
     def _open(cls, settings: Settings, admission: Admission, metrics: Metrics, door: Door, stack: ExitStack) -> Self:
         encoder = stack.enter_context(door.encoder)
-        checked = golden.check(encoder)
+        # An encoder over worker processes is a fleet already; the streams of any other become one.
+        engine = encoder.engine
+        fleet = engine if isinstance(engine, Fleet) else local(encoder, settings.stall_seconds)
         shelf = _shelf(settings, encoder)
         if shelf:
             stack.callback(shelf.close)
         model = encoder.bundle.manifest.pipeline
         lanes: Lanes[Ticket] = Lanes(settings.batch_tokens)
-        workers = Workers(encoder.engine, model.dimension, model.pad_id, lanes, metrics)
+        workers = Workers(fleet.devices, model.dimension, model.pad_id, lanes, metrics)
         stack.callback(workers.close)
         songs = watching.songs(encoder.bundle)
         watch = watching.watch(settings, encoder, shelf, songs, workers.devices)
@@ -94,7 +98,7 @@ class Service:
             settings,
             encoder,
             door.remark,
-            checked,
+            fleet,
             shelf,
             admission,
             workers,
@@ -126,6 +130,11 @@ class Service:
         return Build(self.bundle.fingerprint, variant.name, variant.runtime, precision, __version__)
 
     @property
+    def golden(self) -> GoldenCheck:
+        """At start, of the worst device."""
+        return self.fleet.checked
+
+    @property
     def bundle(self) -> Bundle:
         return self.encoder.bundle
 
@@ -151,6 +160,10 @@ class Service:
             prompts=sorted(model.prompts),
             default_prompt=model.default_prompt,
             streams=self.encoder.engine.streams,
+            devices=[
+                schemas.DeviceInfo(each.name, each.up, each.streams, each.restarts, each.pulse.batches)
+                for each in self.fleet.devices
+            ],
             limits=schemas.Limits(
                 max_texts=settings.max_texts,
                 max_characters=settings.max_characters,
@@ -182,7 +195,12 @@ class Service:
 def _door(settings: Settings) -> Door:
     bundle = Bundle.open(settings.bundle)
     settled = Settled(settings.variant, None) if settings.variant else tune.settle(bundle, settings.cache)
-    return Door(Encoder.open(bundle, settled.variant, streams=settings.streams), settled.remark)
+    names = device_names.parse(settings.devices)
+    if names:
+        encoder = processes(bundle, settled.variant, names, settings.streams, settings.stall_seconds)
+    else:
+        encoder = Encoder.open(bundle, settled.variant, streams=settings.streams)
+    return Door(encoder, settled.remark)
 
 
 def _shelf(settings: Settings, encoder: Encoder) -> Shelf | None:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from embedship.errors import UsageError
 from embedship.monitor.budget import FalseAlarms
 from embedship.monitor.errors import InvalidSetting
+from embedship.serve import device_names
 from embedship.serve.admission import RESERVE
 
 
@@ -61,6 +62,14 @@ class Settings:
         "refuse everybody.",
     )
     streams: int | None = setting(None, "Engine threads; default: one a core of the cgroup quota.", 1, 1_024)
+    devices: str = setting("auto", device_names.HELP)
+    stall_seconds: float = setting(
+        10.0,
+        "A forward pass that runs longer hangs, unless the device's own pace allows it more: the worker process is "
+        "killed and started again; in this process, /health fails.",
+        0.1,
+        3_600,
+    )
     batch_tokens: int = setting(1_536, "Most padded tokens in a batch.", 16, 1_048_576)  # plan.BUDGET
     queue_texts: int = setting(4_096, "Texts that may wait; more are answered with 429.", 1, 1_000_000)
     max_texts: int = setting(2_048, "Most texts in a request.", 1, 100_000)  # what OpenAI's clients may send
@@ -127,6 +136,7 @@ class Settings:
             FalseAlarms.parse(self.false_alarms)
         except InvalidSetting as error:
             raise UsageError(f"{flag('false_alarms')} ({variable('false_alarms')}): {error}") from None
+        device_names.parse(self.devices)
         if self.max_texts > (most := self.queue_texts - self.queue_texts // RESERVE):
             raise UsageError(
                 f"{flag('max_texts')} is {self.max_texts}, but with {flag('queue_texts')} {self.queue_texts} a request "

@@ -74,6 +74,7 @@ def _introduce(house: House) -> None:
     info, golden, machine = service.info(), service.golden, hardware.machine()
     _say(f"model {info.model_id}, {info.dimension} dimensions, fingerprint {info.fingerprint}")
     _say(f"variant {info.variant}: {info.runtime}, {info.precision}, {info.streams} streams")
+    _say(f"devices: {', '.join(each.name for each in info.devices)}")
     _say(f"golden texts: {golden.texts}, cosine to the checkpoint min {golden.minimum:.5f}, mean {golden.mean:.5f}")
     if info.index:
         _say(f"index: {info.index.size} documents, {info.index.kind}")

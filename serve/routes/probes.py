@@ -38,10 +38,8 @@ class Probes:
         return Reply(texts.encode(schemas.Health("ok" if alive else "failed")), 200 if alive else 503)
 
     async def ready(self, _: None, call: Call) -> Reply:
-        if self._house.drain.draining:
-            return Reply(texts.encode(schemas.Readiness(False, "draining")), 503)
-        reason = "the golden texts give the vectors of the checkpoint"
-        return Reply(texts.encode(schemas.Readiness(True, reason)))
+        readiness = self._house.readiness
+        return Reply(texts.encode(readiness), 200 if readiness.ready else 503)
 
     async def info(self, _: None, call: Call) -> Reply:
         return Reply(texts.encode(self._service.info()))
