@@ -11,14 +11,14 @@
 
 {{- /* Never changes: selectors are immutable. */ -}}
 {{- define "embedship.selector" -}}
-app.kubernetes.io/name: {{ include "embedship.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "embedship.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: server
 {{- end -}}
 
 {{- define "embedship.labels" -}}
-app.kubernetes.io/name: {{ include "embedship.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "embedship.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
@@ -94,18 +94,18 @@ seccompProfile: {type: RuntimeDefault}
 
 {{- /* What every pod of the release shares. */ -}}
 {{- define "embedship.pod" -}}
-serviceAccountName: {{ include "embedship.serviceAccount" . }}
+serviceAccountName: {{ include "embedship.serviceAccount" . | quote }}
 automountServiceAccountToken: false
 enableServiceLinks: false
 securityContext: {{- include "embedship.podSecurity" . | nindent 2 }}
 {{- with .Values.image.pullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
   {{- end }}
 {{- end }}
 {{- with .Values.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with .Values.nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
@@ -124,16 +124,16 @@ securityContext: {{- include "embedship.security" . | nindent 2 }}
 {{- define "embedship.bundleVolume" -}}
 {{- if eq .Values.bundle.source "pvc" }}
 - name: bundle
-  persistentVolumeClaim: {claimName: {{ .Values.bundle.pvc.claimName }}, readOnly: true}
+  persistentVolumeClaim: {claimName: {{ .Values.bundle.pvc.claimName | quote }}, readOnly: true}
 {{- else if eq .Values.bundle.source "image" }}
 - name: bundle
   image: {reference: {{ .Values.bundle.image.reference | quote }}, pullPolicy: {{ .Values.bundle.image.pullPolicy }}}
 {{- end }}
 - name: tmp
-  emptyDir: {sizeLimit: {{ .Values.tmp.size }}}
+  emptyDir: {sizeLimit: {{ .Values.tmp.size | quote }}}
 {{- with include "embedship.secret" . }}
 - name: keys
-  secret: {secretName: {{ . }}, defaultMode: 0440, items: [{key: {{ $.Values.auth.key }}, path: api-keys}]}
+  secret: {secretName: {{ . | quote }}, defaultMode: 0440, items: [{key: {{ $.Values.auth.key | quote }}, path: api-keys}]}
 {{- end }}
 {{- end -}}
 

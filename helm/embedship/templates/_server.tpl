@@ -22,7 +22,7 @@ spec:
   {{- include "embedship.pod" . | nindent 2 }}
   terminationGracePeriodSeconds: {{ add .Values.drain.seconds 20 }}
   {{- if and .Values.gpu.enabled .Values.gpu.runtimeClassName }}
-  runtimeClassName: {{ .Values.gpu.runtimeClassName }}
+  runtimeClassName: {{ .Values.gpu.runtimeClassName | quote }}
   {{- end }}
   {{- with concat .Values.tolerations (ternary .Values.gpu.tolerations list .Values.gpu.enabled) }}
   tolerations: {{- toYaml . | nindent 4 }}
@@ -30,7 +30,7 @@ spec:
   {{- if .Values.topologySpread.enabled }}
   topologySpreadConstraints:
     {{- range list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
-    - topologyKey: {{ . }}
+    - topologyKey: {{ . | quote }}
       maxSkew: 1
       whenUnsatisfiable: ScheduleAnyway
       labelSelector:
@@ -58,11 +58,11 @@ spec:
         {{- end }}
         {{- range $name, $value := .Values.server }}
         {{- if not (kindIs "invalid" $value) }}
-        - {name: {{ printf "EMBEDSHIP_%s" (upper $name) }}, value: {{ include "embedship.number" $value }}}
+        - {name: {{ printf "EMBEDSHIP_%s" (upper $name) | quote }}, value: {{ include "embedship.number" $value }}}
         {{- end }}
         {{- end }}
         {{- range $name, $value := .Values.extraEnv }}
-        - {name: {{ $name }}, value: {{ $value | quote }}}
+        - {name: {{ $name | quote }}, value: {{ $value | quote }}}
         {{- end }}
       {{- if gt (include "embedship.preStop" . | int) 0 }}
       lifecycle:
@@ -105,14 +105,14 @@ spec:
   volumes:
     {{- include "embedship.bundleVolume" . | nindent 4 }}
     - name: cache
-      emptyDir: {sizeLimit: {{ .Values.cache.size }}}
+      emptyDir: {sizeLimit: {{ .Values.cache.size | quote }}}
     {{- if eq .Values.kind "Deployment" }}
     - name: state
-      emptyDir: {sizeLimit: {{ .Values.state.size }}}
+      emptyDir: {sizeLimit: {{ .Values.state.size | quote }}}
     {{- end }}
     {{- if .Values.index.enabled }}
     - name: index
-      persistentVolumeClaim: {claimName: {{ .Values.index.claimName }}, readOnly: true}
+      persistentVolumeClaim: {claimName: {{ .Values.index.claimName | quote }}, readOnly: true}
     {{- end }}
     {{- with .Values.extraVolumes }}
     {{- toYaml . | nindent 4 }}

@@ -1,0 +1,116 @@
+"""Values drawn from the chart's own schema, with hypothesis: as much of JSON Schema as that one uses."""
+
+from __future__ import annotations
+
+import json
+import string
+from typing import Any
+
+from hypothesis import strategies as st
+
+from .manifests import CHART
+
+SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
+_OPEN = {"global", "affinity", "extraVolumes", "extraVolumeMounts", "nodeAffinity", "podAffinity", "podAntiAffinity"}
+_SHORT = st.text(string.ascii_letters + string.digits + " -_.:/#{}'\"%&*!|>@`", max_size=12)
+
+
+@st.composite
+def drawn(draw: st.DrawFn) -> dict[str, Any]:
+    """Values that the schema allows; `consistent` makes them agree with one another."""
+    given = {name: each for name, each in SCHEMA["properties"].items() if name not in _OPEN and draw(st.booleans())}
+    return consistent({name: draw(_of(each)) for name, each in given.items()})
+
+
+def resolved(schema: dict[str, Any]) -> dict[str, Any]:
+    while "$ref" in schema:
+        schema = SCHEMA["definitions"][schema["$ref"].rsplit("/", 1)[1]]
+    return schema
+
+
+def _of(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
+    schema = resolved(schema)
+    if "enum" in schema:
+        return st.sampled_from(schema["enum"])
+    if "anyOf" in schema:
+        return st.one_of(*map(_of, schema["anyOf"]))
+    if "allOf" in schema:
+        return _of({**resolved(schema["allOf"][0]), **{k: v for k, v in schema.items() if k != "allOf"}})
+    kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    return st.one_of(*(_KINDS[kind](schema) for kind in kinds))
+
+
+def _string(schema: dict[str, Any]) -> st.SearchStrategy[str]:
+    found = _SHORT
+    if "pattern" in schema:
+        found = st.from_regex(schema["pattern"], fullmatch=True, alphabet=st.characters(max_codepoint=126))
+    low, high = schema.get("minLength", 0), schema.get("maxLength", 10_000)
+    return found.map(lambda text: text[:high].rstrip(".-_") or text).filter(lambda text: low <= len(text) <= high)
+
+
+def _integer(schema: dict[str, Any]) -> st.SearchStrategy[int]:
+    return st.integers(int(schema.get("minimum", 0)), int(schema.get("maximum", 1_000_000)))
+
+
+def _number(schema: dict[str, Any]) -> st.SearchStrategy[float]:
+    low = schema.get("minimum", schema.get("exclusiveMinimum", 0))
+    return st.floats(low, schema.get("maximum", 1e6), exclude_min="exclusiveMinimum" in schema)
+
+
+def _array(schema: dict[str, Any]) -> st.SearchStrategy[list[Any]]:
+    return st.lists(_of(schema["items"]), max_size=2)
+
+
+def _object(schema: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    if "properties" not in schema:
+        if "patternProperties" not in schema:
+            return st.just({})
+        ((pattern, each),) = schema["patternProperties"].items()
+        return st.dictionaries(_string({"pattern": pattern}), _of(each), max_size=2)
+    fields = {name: _of(each) for name, each in schema["properties"].items() if name not in _OPEN}
+    needed = {name: fields.pop(name) for name in schema.get("required", ())}
+    found = st.fixed_dictionaries(needed, optional=fields)
+    return found.filter(bool) if schema.get("minProperties") else found
+
+
+_KINDS = {
+    "string": _string,
+    "integer": _integer,
+    "number": _number,
+    "array": _array,
+    "object": _object,
+    "boolean": lambda schema: st.booleans(),
+    "null": lambda schema: st.none(),
+}
+
+
+def consistent(values: dict[str, Any]) -> dict[str, Any]:
+    """Without what the templates refuse with a sentence: each of those has a test of its own."""
+
+    def part(*names: str) -> dict[str, Any]:
+        found = values
+        for name in names:
+            found = found.setdefault(name, {})
+        return found
+
+    bundle, claim = part("bundle"), part("bundle", "pvc")
+    bundle["path"] = "/" + bundle.get("path", "").replace("..", "").lstrip("/")
+    if bundle.get("source") == "image":
+        bundle["source"] = "pvc"  # image volumes are not on every version
+    claim["claimName"] = claim.get("claimName") or "models"
+    index = part("index")
+    index |= {"path": index.get("path", "").replace("..", ""), "claimName": index.get("claimName") or "index"}
+    if part("auth").get("create"):
+        values["auth"]["existingSecret"] = ""
+    scaling = part("autoscaling")
+    low = scaling.get("minReplicas", 2)
+    scaling |= {"minReplicas": low, "maxReplicas": max(low, scaling.get("maxReplicas", 8))}
+    part("autoscaling", "keda")["prometheus"] = "http://prometheus:9090"
+    if part("httpRoute").get("enabled"):
+        values["httpRoute"]["parentRefs"] = values["httpRoute"].get("parentRefs") or [{"name": "gateway"}]
+    ingress, drift = part("ingress"), part("driftReport")
+    ingress["host"] = ingress.get("host") or "search.example"
+    drift["claimName"] = drift.get("claimName") or "logs"
+    if part("networkPolicy").get("offline", True):
+        values["networkPolicy"].pop("egress", None)
+    return values
