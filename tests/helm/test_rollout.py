@@ -1,0 +1,115 @@
+"""What the chart renders runs: command, args, env, ports, probes, preStop and grace period of the container, for real.
+
+Two replicas are replaced one after the other, as the rendered strategy says, under the load of clients with connections
+that they keep. A request that is refused, reset or answered with anything but 200 is a failure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .local_pods import Pod, Proxy
+from .manifests import one, render
+
+SECONDS = 150
+PAUSE_SECONDS = 0.02  # between two requests of a client: servers that start need the cores as well
+BODY = b'{"inputs": "how do I open a file for reading in python"}'
+REQUEST = b"POST /embed HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%s" % (len(BODY), BODY)
+
+
+async def client(port: int, seen: Counter[str], stop: asyncio.Event) -> None:
+    """Ask over one connection until the server says that it will close it, then over another."""
+    while not stop.is_set():
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            while not stop.is_set() and await ask(reader, writer, seen):
+                pass
+        except (ConnectionError, asyncio.IncompleteReadError) as error:
+            seen[f"lost: {error!r}"] += 1
+        finally:
+            writer.close()
+
+
+async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: Counter[str]) -> bool:
+    """One request; whether the connection may be used for another."""
+    writer.write(REQUEST)
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    await reader.readexactly(int(head.split(b"content-length: ")[1].split(b"\r\n")[0]))
+    seen[head.split(b"\r\n")[0].decode()] += 1
+    await asyncio.sleep(PAUSE_SECONDS)
+    return b"connection: close" not in head
+
+
+async def roll(deployment: dict[str, Any], make: Callable[[], Pod]) -> tuple[Counter[str], list[int], list[Pod]]:
+    """Start the replicas, replace each under load; return what clients saw, and the exit codes of the old."""
+    spec = deployment["spec"]
+    assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    proxy, seen, stop, pods = Proxy(), Counter[str](), asyncio.Event(), [make() for _ in range(spec["replicas"])]
+    made, codes = list(pods), []
+    try:
+        await asyncio.gather(*(pod.start() for pod in pods))
+        await proxy.learn(pods)
+        async with proxy.listening():
+            asking = [asyncio.create_task(client(proxy.port, seen, stop)) for _ in range(6)]
+            for old in list(pods):
+                new = make()
+                made.append(new)
+                await new.start()
+                await proxy.learn([*pods, new])
+                assert await old.probe("livenessProbe"), "alive under load"
+                pods = [pod for pod in (*pods, new) if pod is not old]
+                code, _ = await asyncio.gather(old.stop(), proxy.learn(pods))
+                codes.append(code)
+            stop.set()
+            await asyncio.gather(*asking)
+    finally:
+        await asyncio.gather(*(pod.kill() for pod in made))
+    return seen, codes, made
+
+
+@pytest.fixture
+def mounts(bundle: Path, tmp_path: Path) -> dict[str, Path]:
+    """Folders here for the container's volumes."""
+    folders = {f"/{name}": tmp_path / name for name in ("state", "cache", "tmp")}
+    for folder in folders.values():
+        folder.mkdir()
+    return {"/bundle": bundle, **folders}
+
+
+def made_by_the_chart(helm: Path, mounts: dict[str, Path], **values: Any) -> tuple[dict[str, Any], Callable[[], Pod]]:
+    """The Deployment, and how to run one of its pods; what is mounted has a folder here, and nothing else has."""
+    server = {"streams": 1, "shadow_rate": 0.0}
+    deployment = one(render(helm, {"server": server, **values}), "Deployment")
+    spec = deployment["spec"]["template"]["spec"]
+    assert {each["mountPath"] for each in spec["containers"][0]["volumeMounts"]} == set(mounts)
+    return deployment, lambda: Pod(spec, mounts)
+
+
+def test_no_request_fails_while_replicas_are_replaced(helm: Path, mounts: dict[str, Path]) -> None:
+    deployment, make = made_by_the_chart(helm, mounts, drain={"seconds": 9})
+    seen, codes, made = asyncio.run(asyncio.wait_for(roll(deployment, make), SECONDS))
+    assert set(seen) == {"http/1.1 200 ok"}, seen
+    assert seen.total() > 500
+    assert codes == [0, 0], "ended by themselves, within the grace period"
+    for pod in made[:2]:
+        assert pod.log[-1] == "stopped\n"
+        assert "drain_seconds = 8.0\n" in pod.log
+
+
+def test_without_the_drain_requests_fail(helm: Path, mounts: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same with pods that end at once: so the test above can fail."""
+
+    async def killed(pod: Pod) -> int:
+        await pod.kill()
+        return -9
+
+    monkeypatch.setattr(Pod, "stop", killed)
+    deployment, make = made_by_the_chart(helm, mounts, replicas=1)
+    seen, _, _ = asyncio.run(asyncio.wait_for(roll(deployment, make), SECONDS))
+    assert any(key.startswith("lost") for key in seen), seen
