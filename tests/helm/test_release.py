@@ -1,0 +1,153 @@
+"""A release from first install to its end, by both Helms, as docs/deploy.md says, against an API server in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .api_server import Cluster, Run
+from .conftest import ROOT
+from .local_pods import Pod
+from .manifests import CHART
+
+PAGE = (ROOT / "docs" / "deploy.md").read_text()
+README = (CHART / "README.md").read_text()
+NAME = "search-embedship"
+
+Helm = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@contextmanager
+def cluster(helm: Path, home: Path, run: Run = lambda pod: True) -> Iterator[tuple[Cluster, Helm]]:
+    found = Cluster(run)
+    with found.serving():
+        file = found.kubeconfig(home / "kubeconfig")
+        environment = {"PATH": os.environ["PATH"], "HOME": str(home), "KUBECONFIG": str(file)}
+
+        def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                [helm, *arguments], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+            )
+
+        yield found, call
+
+
+def commands(text: str) -> list[list[str]]:
+    return [shlex.split(line)[1:] for line in re.findall(r"^    (helm .+)$", text, re.MULTILINE)]
+
+
+def done(answer: subprocess.CompletedProcess[str]) -> str:
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout
+
+
+def test_the_page_from_install_to_uninstall(each_helm: Path, tmp_path: Path) -> None:
+    seen: list[str] = []
+    with cluster(each_helm, tmp_path) as (here, helm):
+        for command in commands(PAGE):
+            done(helm(*command))
+            seen.append(command[0])
+            if command[0] == "install":
+                key = here.of("Secret")[f"{NAME}-keys"]["data"]["api-keys"]
+                assert len(base64.b64decode(key).strip()) == 48
+            assert here.of("Secret")[f"{NAME}-keys"]["data"]["api-keys"] == key, f"{command[0]} made another key"
+            if command[0] == "rollback":
+                assert claim(here) == "minilm"
+            if "bundle.pvc.claimName=minilm-2" in command:
+                assert claim(here) == "minilm-2"
+    assert seen == ["install", "test", "upgrade", "upgrade", "history", "rollback", "upgrade", "upgrade", "uninstall"]
+    assert set(here.of("Secret")) == {f"{NAME}-keys"}, "kept"
+    assert [path for path in here.objects if not path.endswith(("-keys", "/embeddings"))] == []
+
+
+def claim(here: Cluster) -> str:
+    pod = here.of("Deployment")[NAME]["spec"]["template"]["spec"]
+    found: str = next(each for each in pod["volumes"] if each["name"] == "bundle")["persistentVolumeClaim"]["claimName"]
+    return found
+
+
+def test_the_charts_readme(each_helm: Path, tmp_path: Path) -> None:
+    assert len(commands(README)) == 2
+    with cluster(each_helm, tmp_path) as (_, helm):
+        for command in commands(README):
+            done(helm(*command))
+
+
+def test_a_new_install_finds_the_kept_key(each_helm: Path, tmp_path: Path) -> None:
+    install = ["install", "search", str(CHART), "--namespace", "e", "--set", "auth.create=true"]
+    with cluster(each_helm, tmp_path) as (here, helm):
+        done(helm(*install))
+        first = here.of("Secret")[f"{NAME}-keys"]["data"]
+        annotations = pod_annotations(here)
+        done(helm("uninstall", "search", "--namespace", "e"))
+        done(helm(*install))
+        assert here.of("Secret")[f"{NAME}-keys"]["data"] == first
+        assert pod_annotations(here) == annotations, "the checksum is that of the key: no pod rolls for nothing"
+
+
+def pod_annotations(here: Cluster) -> dict[str, str]:
+    found: dict[str, str] = here.of("Deployment")[NAME]["spec"]["template"]["metadata"]["annotations"]
+    return found
+
+
+def test_autoscaled_replicas_are_left_alone(each_helm: Path, tmp_path: Path) -> None:
+    base = [str(CHART), "--namespace", "e", "--set", "autoscaling.enabled=true"]
+    with cluster(each_helm, tmp_path) as (here, helm):
+        done(helm("install", "search", *base))
+        assert "replicas" not in here.of("Deployment")[NAME]["spec"]
+        assert here.of("HorizontalPodAutoscaler")[NAME]["spec"]["maxReplicas"] == 8
+
+
+def test_an_upgrade_with_a_typo_changes_nothing(each_helm: Path, tmp_path: Path) -> None:
+    with cluster(each_helm, tmp_path) as (here, helm):
+        done(helm("install", "search", str(CHART), "--namespace", "e"))
+        before = len(here.changes)
+        refused = helm("upgrade", "search", str(CHART), "--namespace", "e", "--set", "replicaCount=3")
+        assert refused.returncode == 1
+        assert "replicaCount" in refused.stderr
+        assert len(here.changes) == before
+
+
+def test_helm_test_asks_the_deployed_server(helm: Path, bundle: Path, tmp_path: Path) -> None:
+    """The Deployment's pod and the test's pod, both as the API server got them, run here."""
+    folders = {f"/{name}": tmp_path / name for name in ("state", "cache", "tmp", "keys")}
+    for folder in folders.values():
+        folder.mkdir()
+    mounts = {"/bundle": bundle, **folders}
+    key, codes = folders["/keys"] / "api-keys", []
+
+    def run(pod: dict[str, Any]) -> bool:
+        key.write_bytes(base64.b64decode(here.of("Secret")[f"{NAME}-keys"]["data"]["api-keys"]))
+        server = Pod(here.of("Deployment")[NAME]["spec"]["template"]["spec"], mounts)
+        shown = key if not codes else tmp_path / "none"
+        codes.append(asyncio.run(checked(server, pod["spec"]["containers"][0], bundle, shown)))
+        return codes[-1] == 0
+
+    with cluster(helm, tmp_path, run) as (here, call):
+        done(call("install", "search", str(CHART), "--namespace", "e", "--set", "auth.create=true"))
+        assert "Succeeded" in done(call("test", "search", "--namespace", "e"))
+        assert call("test", "search", "--namespace", "e").returncode == 1, "it had no key, and failed"
+    assert codes == [0, 2]
+
+
+async def checked(pod: Pod, container: dict[str, Any], bundle: Path, key: Path) -> int:
+    """The exit code of the test's container, with the Service's address and the mounts as they are called here."""
+    try:
+        await pod.start()
+        there = {f"http://{NAME}:80": pod.url, "/bundle": str(bundle), "/keys/api-keys": str(key)}
+        arguments = [there.get(each, each) for each in container["args"]]
+        assert set(there) <= set(container["args"])
+        command = [str(Path(sys.executable).parent / container["command"][0]), *arguments]
+        process = await asyncio.create_subprocess_exec(*command)
+        return await process.wait()
+    finally:
+        await pod.kill()
