@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,8 +21,9 @@ from embedship.errors import EngineError, UsageError
 from embedship.plan import BUDGET, pad, plan
 from embedship.tokens import Tokenizer, Tokens
 
-# Texts tokenised at once: enough to group by length, few enough to bound memory and to show progress.
-_CHUNK = 4096
+# Texts tokenised at once. The first chunk is small, for the streams wait for it alone; the last is enough to group by
+# length, and few enough to bound memory and to show progress.
+_FIRST, _CHUNK = 256, 4096
 
 
 class Encoder:
@@ -39,15 +43,23 @@ class Encoder:
         self._threads = ThreadPoolExecutor(engine.streams, thread_name_prefix="encoder")
 
     @classmethod
-    def open(cls, bundle: Bundle | Path | str, variant: str | None = None, *, streams: int | None = None) -> Self:
+    def open(
+        cls,
+        bundle: Bundle | Path | str,
+        variant: str | None = None,
+        *,
+        streams: int | None = None,
+        device: str = "cpu",
+    ) -> Self:
         """Open a bundle and load one variant of it (default: the one `choice.variant` picks for this machine).
 
-        The variant's files are hashed first. Raises UsageError, UnsafeError, MissingExtra or EngineError.
+        `device` and `streams` are those of `open_engine`. The variant's files are hashed first. Raises UsageError,
+        UnsafeError, MissingExtra or EngineError.
         """
         bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         chosen = choice.variant(bundle, variant)
         bundle.verify(bundle.files_of(chosen))
-        return cls(bundle, chosen, Tokenizer.open(bundle), open_engine(bundle, chosen.name, streams))
+        return cls(bundle, chosen, Tokenizer.open(bundle), open_engine(bundle, chosen.name, streams, device))
 
     def encode(
         self,
@@ -67,30 +79,52 @@ class Encoder:
         pipeline = self.bundle.manifest.pipeline
         prompt = self.tokenizer.prompt(prompt_name)
         vectors = np.empty((len(texts), pipeline.dimension), dtype=np.float32)
-        for start in range(0, len(texts), _CHUNK):
-            tokens = self.tokenizer(texts[start : start + _CHUNK], prompt)
-            self._fill(vectors[start : start + _CHUNK], tokens, progress)
-        if not np.isfinite(vectors).all():
-            row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
-            raise EngineError(f"text {row} got NaN or infinity: check the bundle with `embedship verify`")
+        done = (lambda rows: progress(len(rows))) if progress else None
+        with self._running() as submit:
+            for start, end in _chunks(len(texts)):
+                submit(vectors[start:end], self.tokenizer(texts[start:end], prompt), done)
+        require_finite(vectors)
         return vectors if dimensions is None else cut(vectors, dimensions)
 
-    def encode_tokens(self, tokens: Tokens) -> Vectors:
-        """Return (n, dim) float32 rows of texts that are already tokens."""
+    def encode_tokens(self, tokens: Tokens, done: Callable[[Sequence[int]], object] | None = None) -> Vectors:
+        """Return (n, dim) float32 rows of texts that are already tokens, NaN included if the engine gives it.
+
+        `done` is told the rows that have just been finished, from the threads that finished them.
+        """
         vectors = np.empty((len(tokens), self.bundle.manifest.pipeline.dimension), dtype=np.float32)
-        self._fill(vectors, tokens, None)
+        with self._running() as submit:
+            submit(vectors, tokens, done)
         return vectors
 
-    def _fill(self, out: Vectors, tokens: Tokens, progress: Callable[[int], object] | None) -> None:
-        pad_id = self.bundle.manifest.pipeline.pad_id
+    @contextmanager
+    def _running(self) -> Iterator[Callable[[Vectors, Tokens, Callable[[Sequence[int]], object] | None], None]]:
+        """Yield what takes the next chunk and returns once the chunk before the last is done.
 
-        def run(rows: list[int]) -> None:
-            out[rows] = self.engine.encode(pad([tokens.ids[row] for row in rows], pad_id))
-            if progress:
-                progress(len(rows))
+        So the caller tokenises one chunk while the streams compute another. Raises the first failure; no batch writes
+        into the caller's rows after that.
+        """
+        chunks: deque[list[Future[None]]] = deque()
 
-        # list() waits for every batch and raises the first failure.
-        list(self._threads.map(run, plan(tokens.lengths, BUDGET)))
+        def submit(out: Vectors, tokens: Tokens, done: Callable[[Sequence[int]], object] | None) -> None:
+            work = partial(self._batch, out, tokens, done)
+            chunks.append([self._threads.submit(work, rows) for rows in plan(tokens.lengths, BUDGET)])
+            if len(chunks) > 2:
+                _results(chunks.popleft())
+
+        try:
+            yield submit
+            while chunks:
+                _results(chunks.popleft())
+        finally:
+            left = [future for chunk in chunks for future in chunk if not future.cancel()]
+            wait(left)
+
+    def _batch(
+        self, out: Vectors, tokens: Tokens, done: Callable[[Sequence[int]], object] | None, rows: list[int]
+    ) -> None:
+        out[rows] = self.engine.encode(pad([tokens.ids[row] for row in rows], self.bundle.manifest.pipeline.pad_id))
+        if done:
+            done(rows)
 
     def close(self) -> None:
         """May be called twice."""
@@ -104,3 +138,29 @@ class Encoder:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def require_finite(vectors: Vectors, first: int = 0) -> None:
+    """Raise EngineError naming the first row, counted from `first`, that holds NaN or infinity."""
+    if not np.isfinite(vectors).all():
+        row = first + int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
+        raise EngineError(f"text {row} got NaN or infinity: check the bundle with `embedship verify`")
+
+
+def _chunks(texts: int) -> Iterator[tuple[int, int]]:
+    start, size = 0, _FIRST
+    while start < texts:
+        # A chunk that would leave less than itself takes the rest: a short last chunk pads more, and ends unevenly.
+        end = texts if texts - start < 2 * size <= _CHUNK else min(start + size, texts)
+        yield start, end
+        start, size = end, min(2 * size, _CHUNK)
+
+
+def _results(futures: list[Future[None]]) -> None:
+    """Wait for all; if one failed, cancel those that have not begun, wait for the others, and raise."""
+    try:
+        for future in futures:
+            future.result()
+    except BaseException:
+        wait([future for future in futures if not future.cancel()])
+        raise

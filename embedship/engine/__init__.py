@@ -6,10 +6,8 @@ from typing import Protocol
 
 from embedship.bundle import Bundle, Machine, Precision, Runtime, Variant
 from embedship.codes import Vectors
-from embedship.errors import MismatchError
+from embedship.errors import EngineError, MismatchError
 from embedship.plan import Batch
-
-CPU = "cpu"  # all of this process's cores; another device has a number, as "cuda:0"
 
 
 class Engine(Protocol):
@@ -30,32 +28,31 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
-def open_engine(bundle: Bundle, variant: str, streams: int | None = None, device: str = CPU) -> Engine:
-    """Load one variant with one thread a stream (default: a stream a core).
+def open_engine(bundle: Bundle, variant: str, streams: int | None = None, device: str = "cpu") -> Engine:
+    """Load one variant on `device`: cpu, cuda:N, tensorrt:N, gpu:N (see `device.Kind`).
 
-    Raises MissingExtra if its runtime is not installed, MismatchError if it was not verified for this machine's
-    instructions or does not run on `device`, EngineError if the runtime cannot load it.
+    `streams` batches may be under way at once (default: one a core, two on a GPU); on a CPU each is one thread.
+    Raises UsageError for a device there is not or its runtime does not know, MissingExtra if the runtime is not
+    installed, MismatchError if the variant was not verified for the device, EngineError if it cannot be loaded there.
     """
-    from embedship import hardware
+    from embedship.engine.device import Device, Kind
 
-    chosen = bundle.variant(variant)
-    if device != CPU:
-        raise MismatchError(
-            f"variant {variant} ({chosen.runtime}) runs on CPUs, and not on {device}: leave --devices at auto, or name "
-            "CPUs (--devices cpu:0,cpu:1)"
-        )
-    require(chosen, hardware.machine())
-    streams = streams or hardware.streams()
-    inputs = bundle.manifest.pipeline.inputs
-    match chosen.runtime:
-        case Runtime.ONNXRUNTIME:
-            from embedship.engine.onnxruntime import OnnxRuntimeEngine
+    where, chosen = Device.parse(device), bundle.variant(variant)
+    where.require_runtime(chosen.name, chosen.runtime)
+    require(chosen, where.machine())
+    streams = streams or where.streams
+    path, pipeline = bundle.path(chosen.path), bundle.manifest.pipeline
+    if chosen.runtime is Runtime.OPENVINO:
+        from embedship.engine.openvino import OpenVinoEngine
 
-            return OnnxRuntimeEngine(bundle.path(chosen.path), inputs, chosen.weights, streams)
-        case Runtime.OPENVINO:
-            from embedship.engine.openvino import OpenVinoEngine
+        return OpenVinoEngine(path, pipeline.inputs, chosen.weights, streams, where)
+    if where.kind is Kind.CPU:
+        from embedship.engine.onnxruntime import OnnxRuntimeEngine
 
-            return OpenVinoEngine(bundle.path(chosen.path), inputs, chosen.weights, streams)
+        return OnnxRuntimeEngine(path, pipeline.inputs, chosen.weights, streams)
+    from embedship.engine.onnxruntime_gpu import OnnxRuntimeGpuEngine
+
+    return OnnxRuntimeGpuEngine(path, pipeline.inputs, chosen.weights, streams, where, pipeline.pad_id)
 
 
 def require(variant: Variant, machine: Machine) -> None:
@@ -70,5 +67,9 @@ def require(variant: Variant, machine: Machine) -> None:
 
 def feed(batch: Batch, inputs: tuple[str, ...]) -> dict[str, object]:
     """The named graph inputs of a batch. Texts come alone, never in pairs, so token types are all zero."""
+    if batch.input_ids.shape != batch.attention_mask.shape:
+        # OpenVINO mostly returns no rows then, and at times rows of something.
+        shapes = f"ids of {batch.input_ids.shape}, a mask of {batch.attention_mask.shape}"
+        raise EngineError(f"failed on a batch of {len(batch)}: {shapes}")
     known = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     return {name: known[name] if name in known else batch.input_ids * 0 for name in inputs}

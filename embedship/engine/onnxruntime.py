@@ -19,8 +19,8 @@ except ImportError:
     raise MissingExtra("onnxruntime", "cpu") from None
 
 # The errors of the runtime share no base class but Exception.
-_FAILURES = (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.InvalidProtobuf, errors.NoSuchFile,
-             errors.NotImplemented, errors.RuntimeException, errors.EPFail)  # fmt: skip
+FAILURES = (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.InvalidProtobuf, errors.NoSuchFile,
+            errors.NotImplemented, errors.RuntimeException, errors.EPFail)  # fmt: skip
 
 
 class OnnxRuntimeEngine:
@@ -35,7 +35,7 @@ class OnnxRuntimeEngine:
         options.enable_cpu_mem_arena = False
         try:
             self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except _FAILURES as error:
+        except FAILURES as error:
             raise EngineError(f"ONNX Runtime {ort.__version__} cannot load {path.name}: {error}") from error
         self._inputs = inputs
         self.streams = streams
@@ -44,7 +44,7 @@ class OnnxRuntimeEngine:
     def encode(self, batch: Batch) -> Vectors:
         try:
             (vectors,) = self._session.run(["sentence_embedding"], feed(batch, self._inputs))
-        except _FAILURES as error:
+        except FAILURES as error:
             raise EngineError(f"ONNX Runtime failed on a batch of {len(batch)}: {error}") from error
         return np.asarray(vectors, dtype=np.float32)
 

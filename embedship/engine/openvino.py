@@ -1,4 +1,7 @@
-"""OpenVINO on CPU: bfloat16 where the CPU multiplies it natively, float32 elsewhere."""
+"""OpenVINO on CPUs (bfloat16 where they multiply it natively, float32 elsewhere) and on Intel GPUs (float16).
+
+The GPU path has not been run on a GPU yet: see docs/performance.md.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import numpy as np
 from embedship.bundle import Precision
 from embedship.codes import Vectors
 from embedship.engine import feed
+from embedship.engine.device import CPU, Device, Kind
 from embedship.errors import EngineError, MissingExtra
 from embedship.plan import Batch
 
@@ -29,12 +33,20 @@ ov.Tensor(np.zeros(1, dtype=np.float32))
 class OpenVinoEngine:
     """One compiled model with a pool of infer requests, one a stream; weights are shared between streams."""
 
-    def __init__(self, path: Path, inputs: tuple[str, ...], weights: Precision, streams: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        inputs: tuple[str, ...],
+        weights: Precision,
+        streams: int,
+        device: Device = CPU,
+    ) -> None:
         core = ov.Core()
-        arithmetic = "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
+        name = _name(core, device)
+        arithmetic = _arithmetic(core.get_property(name, "OPTIMIZATION_CAPABILITIES"), device)
         try:
             model = core.read_model(path)
-            compiled = core.compile_model(_pooled(model), "CPU", _settings(arithmetic, streams))
+            compiled = core.compile_model(_pooled(model), name, _settings(arithmetic, streams, device))
         except RuntimeError as error:
             raise EngineError(f"OpenVINO {ov.__version__} cannot load {path.name}: {error}") from error
         self._idle: queue.SimpleQueue[ov.InferRequest] = queue.SimpleQueue()
@@ -63,7 +75,27 @@ class OpenVinoEngine:
             self._idle.get()
 
 
-def _settings(arithmetic: str, streams: int) -> dict[str, str]:
+def _name(core: ov.Core, device: Device) -> str:
+    """What OpenVINO calls the device. It counts GPUs only where there are several."""
+    if device.kind is Kind.CPU:
+        return "CPU"
+    known = [name for name in core.available_devices if name.split(".")[0] == "GPU"]
+    if device.ordinal >= len(known):
+        raise EngineError(
+            f"{device}: OpenVINO {ov.__version__} sees {len(known)} Intel GPUs here; it needs one, its compute "
+            "driver (intel-opencl-icd), and in a container the device /dev/dri"
+        )
+    return str(known[device.ordinal])
+
+
+def _arithmetic(capabilities: list[str], device: Device) -> str:
+    fast = "BF16" if device.kind is Kind.CPU else "FP16"
+    return {"BF16": "bf16", "FP16": "f16"}[fast] if fast in capabilities else "f32"
+
+
+def _settings(arithmetic: str, streams: int, device: Device) -> dict[str, str]:
+    if device.kind is not Kind.CPU:
+        return {"INFERENCE_PRECISION_HINT": arithmetic, "NUM_STREAMS": str(streams)}
     return {
         "INFERENCE_PRECISION_HINT": arithmetic,
         "NUM_STREAMS": str(streams),
@@ -82,4 +114,4 @@ def _pooled(model: ov.Model) -> ov.Model:
 def _precision(weights: Precision, arithmetic: str) -> Precision:
     if weights is Precision.INT8:
         return Precision.INT8
-    return Precision.BFLOAT16 if arithmetic == "bf16" else Precision.FLOAT32
+    return {"bf16": Precision.BFLOAT16, "f16": Precision.FLOAT16, "f32": Precision.FLOAT32}[arithmetic]

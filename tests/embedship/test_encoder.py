@@ -12,10 +12,13 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from embedship import Bundle, Encoder, golden, stdlib_docs
 from embedship.bundle import Precision, Runtime
 from embedship.codes import Vectors, cosine
+from embedship.encoder import _chunks
 from embedship.engine import open_engine
 from embedship.engine.openvino import OpenVinoEngine
 from embedship.errors import EngineError, GateError, UnsafeError, UsageError
@@ -214,3 +217,59 @@ def test_damaged_golden_texts_are_unsafe(encoder: Encoder, tmp_path: Path) -> No
     (tmp_path / "golden.safetensors").write_bytes(b"\0" * 40)
     with pytest.raises(UnsafeError, match="is damaged"):
         Golden.load(Bundle(tmp_path, encoder.bundle.manifest))
+
+
+@given(st.integers(0, 30_000))
+def test_chunks_hold_every_text_once_and_stay_bounded(texts: int) -> None:
+    chunks = list(_chunks(texts))
+    assert [row for start, end in chunks for row in (start, end)][1:-1] == [
+        row for start, _ in chunks[1:] for row in (start, start)
+    ]
+    assert (chunks[0][0], chunks[-1][1]) == (0, texts) if texts else not chunks
+    assert all(0 < end - start <= 4096 for start, end in chunks)
+
+
+def test_one_chunk_is_tokenised_while_another_is_computed(encoder: Encoder) -> None:
+    """The engine waits for the second chunk's tokens: did the caller wait for the engine, nothing would ever move."""
+    second = threading.Event()
+
+    class Watched(Tokenizer):
+        def __init__(self) -> None:
+            """Only counts; the real one does the work."""
+            self.calls = 0
+
+        def prompt(self, name: str | None) -> str:
+            return encoder.tokenizer.prompt(name)
+
+        def __call__(self, texts: Any, prompt: str = "") -> Any:
+            self.calls += 1
+            if self.calls == 2:
+                second.set()
+            return encoder.tokenizer(texts, prompt)
+
+    class Waiting(Neighbourly):
+        def encode(self, batch: Batch) -> Vectors:
+            if not second.wait(60):
+                raise EngineError("nobody tokenised the second chunk")
+            return np.ones((len(batch), 384), dtype=np.float32)
+
+    with Encoder(encoder.bundle, encoder.variant, Watched(), Waiting(encoder.engine, None)) as watched:
+        assert watched.encode(["tea"] * 2000).shape == (2000, 384)
+
+
+def test_a_failed_batch_is_raised_and_leaves_nothing_running(encoder: Encoder) -> None:
+    calls = []
+
+    class Failing(Neighbourly):
+        def encode(self, batch: Batch) -> Vectors:
+            calls.append(len(batch))
+            if len(calls) == 1:
+                raise EngineError("the first batch fails")
+            return np.ones((len(batch), 384), dtype=np.float32)
+
+    with Encoder(encoder.bundle, encoder.variant, encoder.tokenizer, Failing(encoder.engine, None)) as failing:
+        with pytest.raises(EngineError, match="the first batch fails"):
+            failing.encode(["a longer text than the others " * 20] * 400)
+        seen = len(calls)
+        assert failing.encode(["tea"]).shape == (1, 384)
+        assert len(calls) == seen + 1

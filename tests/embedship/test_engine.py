@@ -1,19 +1,161 @@
-"""A file runs only where it computes what was verified."""
+"""One suite for every engine on every device this machine has; a file runs only where it computes what was verified."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from embedship.bundle import Bundle, Machine
-from embedship.engine import require
-from embedship.errors import MismatchError
+from embedship import golden
+from embedship.bundle import Bundle, Machine, Variant
+from embedship.codes import cosine
+from embedship.engine import Engine, open_engine, require
+from embedship.engine.buckets import bucketed
+from embedship.engine.device import Device
+from embedship.errors import EngineError, MismatchError, UsageError
+from embedship.golden import Golden
+from embedship.plan import Batch, pad
+
+CASES = [
+    ("onnx", "cpu"),
+    ("onnx-int8", "cpu"),
+    ("openvino", "cpu"),
+    ("openvino-int8", "cpu:0"),
+    ("onnx", "cuda:0"),
+    ("onnx-O4", "cuda:0"),
+    ("onnx-O4", "tensorrt:0"),
+    ("openvino", "gpu:0"),
+]
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0]} on {case[1]}")
+def engine(bundle: Path, request: pytest.FixtureRequest) -> Iterator[Engine]:
+    variant, device = request.param
+    opened = Bundle.open(bundle)
+    if variant not in {v.name for v in opened.manifest.variants}:
+        pytest.skip(f"the test bundle has no {variant}: it is exported on a machine with a GPU, --target cuda")
+    try:
+        engine = open_engine(opened, variant, streams=2, device=device)
+    except EngineError as error:
+        if device.startswith("cpu"):
+            raise
+        pytest.skip(str(error))
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def texts(bundle: Path) -> Golden:
+    return Golden.load(Bundle.open(bundle))
+
+
+def test_an_engine_gives_the_vectors_of_the_checkpoint(engine: Engine, bundle: Path, texts: Golden) -> None:
+    vectors = engine.encode(pad(texts.ids, 0))
+    floors = Bundle.open(bundle).manifest.floors[engine.precision]
+    assert vectors.dtype == np.float32
+    assert cosine(vectors, texts.vectors).min() >= floors.minimum
+
+
+def test_neighbours_and_order_do_not_change_a_vector(engine: Engine, texts: Golden) -> None:
+    together = engine.encode(pad(texts.ids, 0))
+    backwards = engine.encode(pad(texts.ids[::-1], 0))[::-1]
+    alone = np.concatenate([engine.encode(pad([ids], 0)) for ids in texts.ids])
+    assert cosine(backwards, together).min() >= golden.ALONE_FLOOR
+    assert cosine(alone, together).min() >= golden.ALONE_FLOOR
+
+
+def test_more_threads_than_streams_get_their_own_vectors(engine: Engine, texts: Golden) -> None:
+    expected = [engine.encode(pad([ids], 0)) for ids in texts.ids]
+    with ThreadPoolExecutor(8) as threads:
+        found = threads.map(lambda ids: engine.encode(pad([ids], 0)), texts.ids)
+        assert all(cosine(a, b)[0] >= golden.ALONE_FLOOR for a, b in zip(found, expected, strict=True))
+
+
+def test_vectors_are_the_callers_own(engine: Engine, texts: Golden) -> None:
+    """A view of the runtime's memory would change with the next batch."""
+    first = engine.encode(pad(texts.ids[:1], 0))
+    kept = first.copy()
+    engine.encode(pad(texts.ids[1:2], 0))
+    assert np.array_equal(first, kept)
+
+
+def test_a_failed_batch_leaves_the_engine_alive(engine: Engine) -> None:
+    crooked = Batch(np.ones((1, 7), np.int64), np.ones((1, 5), np.int64))
+    with pytest.raises(EngineError, match="failed on a batch of 1"):
+        engine.encode(crooked)
+    assert engine.encode(pad([[101, 102]], 0)).shape == (1, 384)
+
+
+@given(st.lists(st.integers(1, 70), min_size=1, max_size=40))
+def test_buckets_add_only_what_is_masked_and_their_shapes_are_few(lengths: list[int]) -> None:
+    batch = pad([[7] * length for length in lengths], 0)
+    wide = bucketed(batch, 0)
+    rows, width = batch.input_ids.shape
+    assert np.array_equal(wide.input_ids[:rows, :width], batch.input_ids)
+    assert np.array_equal(wide.attention_mask[:rows, :width], batch.attention_mask)
+    assert not wide.attention_mask[:rows, width:].any()
+    assert (wide.attention_mask[rows:].sum(axis=1) == 1).all()
+    assert wide.input_ids.shape[1] % 16 == 0
+    assert wide.input_ids.shape[0].bit_count() == 1
+
+
+def test_a_bucketed_batch_has_the_same_vectors(bundle: Path, texts: Golden) -> None:
+    engine = open_engine(Bundle.open(bundle), "onnx", streams=1)
+    batch = pad(texts.ids[:5], 0)
+    assert cosine(engine.encode(bucketed(batch, 0))[:5], engine.encode(batch)).min() >= golden.ALONE_FLOOR
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "device"), [("cpu", "cpu:0"), ("cpu:1", "cpu:1"), ("cuda:3", "cuda:3"), ("gpu", "gpu:0")]
+)
+def test_devices_are_written_as_people_write_them(text: str, device: str) -> None:
+    assert str(Device.parse(text)) == device
+
+
+@pytest.mark.parametrize("text", ["", "tpu", "cuda:", "cuda:x", "cuda:-1", "cpu,cuda"])
+def test_what_is_no_device_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="is no device: write cpu, cuda"):
+        Device.parse(text)
+
+
+@pytest.mark.parametrize(("variant", "device"), [("openvino", "cuda:0"), ("onnx", "gpu:0")])
+def test_a_runtime_is_refused_a_device_it_does_not_know(bundle: Path, variant: str, device: str) -> None:
+    with pytest.raises(UsageError, match=r"has no (cuda|gpu):0: take a variant of (onnxruntime|openvino)"):
+        open_engine(Bundle.open(bundle), variant, device=device)
+
+
+def test_int8_that_was_made_for_a_cpu_is_refused_on_a_gpu(bundle: Path) -> None:
+    with pytest.raises(MismatchError, match="is for avx512_vnni"):
+        open_engine(Bundle.open(bundle), "onnx-int8", device="cuda:0")
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "gpu:99"])
+def test_an_absent_device_is_named(bundle: Path, device: str) -> None:
+    variant = "openvino" if device.startswith("gpu") else "onnx"
+    with pytest.raises(EngineError, match=rf"{device}.*(install onnxruntime-gpu|sees \d+ Intel GPUs|cannot)"):
+        open_engine(Bundle.open(bundle), variant, device=device)
+
+
+def test_a_closed_engine_leaves_no_thread_behind(bundle: Path) -> None:
+    before = set(threading.enumerate())
+    open_engine(Bundle.open(bundle), "onnx", streams=1).close()
+    assert set(threading.enumerate()) <= before
 
 
 def machine(*isa: str) -> Machine:
     return Machine(cpu="a test's CPU", isa=isa, cores=2)
+
+
+def needing(bundle: Path, *needs: str) -> Variant:
+    return msgspec.structs.replace(Bundle.open(bundle).manifest.variants[0], needs=needs)
 
 
 @pytest.mark.parametrize(
@@ -28,7 +170,7 @@ def machine(*isa: str) -> Machine:
 def test_a_variant_is_refused_where_it_was_not_verified(
     bundle: Path, needs: tuple[str, ...], isa: tuple[str, ...], runs: bool
 ) -> None:
-    variant = msgspec.structs.replace(Bundle.open(bundle).manifest.variants[0], needs=needs)
+    variant = needing(bundle, *needs)
     if runs:
         require(variant, machine(*isa))
     else:
@@ -36,3 +178,10 @@ def test_a_variant_is_refused_where_it_was_not_verified(
             MismatchError, match=r"is for (cuda|avx512_vnni or .*), .* has avx2.*export again with a --target"
         ):
             require(variant, machine(*isa))
+
+
+def test_float16_is_for_cuda(bundle: Path) -> None:
+    require(needing(bundle, "cuda"), Device.parse("cuda:0").machine())
+    require(needing(bundle, "cuda"), Device.parse("tensorrt:0").machine())
+    with pytest.raises(MismatchError):
+        require(needing(bundle, "cuda"), Device.parse("gpu:0").machine())

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,3 +47,13 @@ def test_the_machine_is_described() -> None:
     machine = hardware.machine()
     assert machine.cpu
     assert machine.same_instructions(machine)
+
+
+def test_a_smaller_affinity_makes_fewer_streams() -> None:
+    """In a process of its own: a mask that is narrowed here would stay narrow for the other tests."""
+    code = (
+        "import os\nfrom embedship import hardware\n"
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\nprint(hardware.cores() <= 1, hardware.streams())"
+    )
+    answer = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert answer.stdout == "True 1\n", answer.stderr

@@ -1,0 +1,398 @@
+"""Texts -> shards of vectors in a folder, so that a run killed at any point goes on and ends with the same bytes.
+
+    plan.json                 what this run is; it must be the same to go on
+    ids.jsonl                 one id a line, in the order of the rows
+    vectors-00000.npy         a shard, under a temporary name until it is whole
+    vectors-00000.json        its hash and counts, written after it: from then on the shard is done
+    encode.json               the manifest, written last; then plan.json and the shards' own records go
+
+A shard's bytes depend on its own texts alone: batches are planned within it, and never across.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from enum import StrEnum
+from importlib.metadata import version
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from embedship import codes, hardware, sealed, whole
+from embedship.bundle import Bundle, Code, Record
+from embedship.codes import Vectors
+from embedship.encoder import Encoder, require_finite
+from embedship.errors import EmbedshipError, MissingExtra, UsageError
+from embedship.sealed import File
+from embedship.serve.bulk_input import Row, Source, digest
+from embedship.tokens import Tokens
+
+MANIFEST, PLAN, IDS = "encode.json", "plan.json", "ids.jsonl"
+FORMAT = 1
+
+
+class Layout(StrEnum):
+    NPY = "npy"
+    PARQUET = "parquet"
+
+
+class Wishes(Record, frozen=True):
+    """What the user asks for; `dimensions` and `prompt_name` None mean the model's own."""
+
+    code: Code = Code.FLOAT32
+    layout: Layout = Layout.NPY
+    dimensions: int | None = None
+    prompt_name: str | None = None
+    shard_texts: int = 8192
+
+
+class Plan(Record, frozen=True):
+    """All that decides which bytes come out."""
+
+    format: int
+    fingerprint: str
+    variant: str
+    precision: str
+    isa: tuple[str, ...]
+    versions: dict[str, str]
+    code: Code
+    layout: Layout
+    dimension: int
+    prompt: str
+    shard_texts: int
+    input: str
+    input_sha256: str
+    columns: tuple[str, ...]
+    texts: int
+    digest: str = ""
+
+
+class Shard(Record, frozen=True):
+    """`cut` texts were longer than the model reads."""
+
+    name: str
+    texts: int
+    tokens: int
+    cut: int
+    file: File
+
+
+class Manifest(Record, frozen=True):
+    """What lies in the folder. Codes are the bundle's frozen ones; `row` is the shape and dtype of one vector."""
+
+    format: int
+    plan: Plan
+    shards: tuple[Shard, ...]
+    ids: File
+    row: tuple[int, str]
+    digest: str = ""
+
+    @property
+    def tokens(self) -> int:
+        return sum(shard.tokens for shard in self.shards)
+
+    @property
+    def cut(self) -> int:
+        return sum(shard.cut for shard in self.shards)
+
+
+class Watcher(Protocol):
+    """Whoever shows how far the run is."""
+
+    def found(self, texts: int, done: int) -> None:
+        """So many texts there are, and so many of them were encoded by an earlier run."""
+
+    def encoded(self, texts: int, tokens: int) -> None: ...
+
+
+def encode(
+    encoder: Encoder, source: Source, columns: tuple[str, ...], out: Path, wishes: Wishes, watcher: Watcher
+) -> Manifest:
+    """Write the vectors of `source` into the folder `out`, going on where an earlier run of the same was stopped.
+
+    Raises UsageError for bad lines (all are read first), for a folder that holds something else, or a run with other
+    input or options; EmbedshipError if the disk is full: what is done stays, and the next run goes on.
+    """
+    _require_possible(encoder.bundle, wishes)
+    with _locked(out), _disk(out):
+        before = _stamp(source.path)
+        _require_ours(out)
+        plan = sealed.seal(_plan(encoder, source, columns, wishes))
+        if (finished := _finished(out, plan)) is not None:
+            watcher.found(plan.texts, plan.texts)
+            return finished
+        _begin(out, plan, source)
+        _sweep(out)
+        shards = tuple(_shards(encoder, source, out, plan, watcher))
+        if _stamp(source.path) != before:
+            raise UsageError(f"{source.path} changed while it was read: run again with --force, on a file that stays")
+        return _finish(out, plan, shards)
+
+
+def forget(out: Path) -> None:
+    """Delete what runs of `encode` wrote there, and nothing else."""
+    for path in (*out.glob("vectors-?????.*"), *(out / name for name in (IDS, PLAN, MANIFEST))):
+        path.unlink(missing_ok=True)
+
+
+def packed(vectors: Vectors, bundle: Bundle, code: Code) -> npt.NDArray[Any]:
+    """(n, dim) float32 in the bundle's frozen code: (n, dim), or (n, dim / 8) uint8 for ubinary."""
+    match code:
+        case Code.FLOAT32:
+            return vectors
+        case Code.FLOAT16:
+            return codes.half(vectors)
+        case Code.INT8:
+            return bundle.manifest.codes.scale(vectors.shape[1]).encode(vectors)
+        case Code.UBINARY:
+            return codes.binary(vectors, bundle.manifest.codes.binary_threshold)
+
+
+def _require_possible(bundle: Bundle, wishes: Wishes) -> None:
+    whole_dimension = bundle.manifest.pipeline.dimension
+    dimension = wishes.dimensions or whole_dimension
+    if not 1 <= dimension <= whole_dimension:
+        raise UsageError(f"--dimensions is {dimension}; this model has 1 to {whole_dimension}")
+    if wishes.code is Code.UBINARY and dimension % 8:
+        raise UsageError(f"ubinary packs 8 dimensions into a byte: --dimensions {dimension} is no multiple of 8")
+    if wishes.code is Code.INT8:
+        bundle.manifest.codes.scale(dimension)
+    if wishes.layout is Layout.PARQUET:
+        _arrow()
+
+
+def _plan(encoder: Encoder, source: Source, columns: tuple[str, ...], wishes: Wishes) -> Plan:
+    """Reads the whole input: a bad line is known before anything is written."""
+    pipeline = encoder.bundle.manifest.pipeline
+    name = wishes.prompt_name if wishes.prompt_name is not None else pipeline.document_prompt
+    texts = sum(1 for _ in source.rows())
+    if not texts:
+        raise UsageError(f"{source.path} is empty: it needs at least one text")
+    return Plan(
+        format=FORMAT,
+        fingerprint=encoder.bundle.fingerprint,
+        variant=encoder.variant.name,
+        precision=encoder.engine.precision,
+        isa=hardware.machine().isa,
+        versions={name: version(name) for name in ("numpy", "tokenizers", encoder.variant.runtime)},
+        code=wishes.code,
+        layout=wishes.layout,
+        dimension=wishes.dimensions or pipeline.dimension,
+        prompt=encoder.tokenizer.prompt(name),
+        shard_texts=wishes.shard_texts,
+        input=source.path.name,
+        input_sha256=digest(source),
+        columns=columns,
+        texts=texts,
+    )
+
+
+def _require_ours(out: Path) -> None:
+    """A folder of ours, or an empty one."""
+    known = {MANIFEST, PLAN, IDS}
+    foreign = [name for name in os.listdir(out) if name not in known and not name.startswith((".", "vectors-"))]
+    if foreign or (not any((out / name).exists() for name in known) and any(out.glob("vectors-*"))):
+        raise UsageError(
+            f"{out} holds something else ({foreign[0] if foreign else 'vectors of another run'}): name a new or "
+            "an empty folder"
+        )
+
+
+def _finished(out: Path, plan: Plan) -> Manifest | None:
+    if not (out / MANIFEST).exists():
+        return None
+    manifest = sealed.read(out / MANIFEST, Manifest, FORMAT, "encoded folder")
+    _require_same(manifest.plan, plan, out)
+    files = {shard.name: shard.file for shard in manifest.shards} | {IDS: manifest.ids}
+    if wrong := sealed.problems(out, files, files):
+        raise UsageError(f"{out} is not what was written: {'; '.join(wrong)}. Begin anew with --force")
+    _tidy(out)
+    return manifest
+
+
+def _begin(out: Path, plan: Plan, source: Source) -> None:
+    """Write down what this run is, or see that the run which began here was the same."""
+    if (out / PLAN).exists():
+        _require_same(sealed.read(out / PLAN, Plan, FORMAT, "unfinished run"), plan, out)
+        return
+    ids = (msgspec.json.encode(number if row.id is None else row.id) for number, row in enumerate(source.rows()))
+    whole.write(out / IDS, b"".join(line + b"\n" for line in ids))
+    whole.write(out / PLAN, msgspec.json.format(msgspec.json.encode(plan, order="deterministic"), indent=1) + b"\n")
+
+
+def _require_same(there: Plan, here: Plan, out: Path) -> None:
+    old, new = msgspec.to_builtins(there), msgspec.to_builtins(here)
+    differ = [f"{key} was {old[key]!r}, is {new[key]!r}" for key in old if key != "digest" and old[key] != new[key]]
+    if differ:
+        raise UsageError(
+            f"{out} holds a run with other input or options ({'; '.join(differ)}): repeat that one to go on with it, "
+            "give another --out, or begin anew with --force"
+        )
+
+
+def _shards(encoder: Encoder, source: Source, out: Path, plan: Plan, watcher: Watcher) -> Iterator[Shard]:
+    """Those that are done as their records say, the others encoded: each is tokenised while the one before computes."""
+    done = [_record(out, number, plan) for number in range(-(-plan.texts // plan.shard_texts))]
+    watcher.found(plan.texts, sum(shard.texts for shard in done if shard))
+    missing = (number for number, shard in enumerate(done) if shard is None)
+    with ThreadPoolExecutor(1, thread_name_prefix="tokeniser") as ahead:
+        reader = _Reader(source, plan.shard_texts)
+        pending: Future[tuple[list[Row], Tokens]] | None = None
+
+        def prepare(number: int) -> tuple[list[Row], Tokens]:
+            rows = reader.shard(number)
+            return rows, encoder.tokenizer([row.text for row in rows], plan.prompt)
+
+        order = list(missing)
+        for place, number in enumerate(order):
+            rows, tokens = (pending or ahead.submit(prepare, number)).result()
+            pending = ahead.submit(prepare, order[place + 1]) if place + 1 < len(order) else None
+            done[number] = _encoded(encoder, out, plan, number, rows, tokens, watcher)
+    yield from (shard for shard in done if shard is not None)
+
+
+class _Reader:
+    """Rows of one shard after another, each further on in the file than the one before."""
+
+    def __init__(self, source: Source, size: int) -> None:
+        self._source, self._size = source, size
+        self._rows: Iterator[Row] = iter(())
+        self._next = -1
+
+    def shard(self, number: int) -> list[Row]:
+        if number != self._next:
+            self._rows = self._source.rows(number * self._size)
+        self._next = number + 1
+        return list(islice(self._rows, self._size))
+
+
+def _encoded(
+    encoder: Encoder, out: Path, plan: Plan, number: int, rows: Sequence[Row], tokens: Tokens, watcher: Watcher
+) -> Shard:
+    lengths = tokens.lengths
+    vectors = encoder.encode_tokens(tokens, lambda done: watcher.encoded(len(done), sum(lengths[row] for row in done)))
+    first = number * plan.shard_texts
+    require_finite(vectors, first)
+    array = packed(codes.cut(vectors, plan.dimension), encoder.bundle, plan.code)
+    ids = [given if (given := row.id) is not None else first + place for place, row in enumerate(rows)]
+    path = out / _name(number, plan.layout)
+    whole.write(path, _WRITERS[plan.layout](array, ids))
+    shard = Shard(
+        name=path.name,
+        texts=len(rows),
+        tokens=sum(lengths),
+        cut=sum(1 for lost in tokens.cut if lost),
+        file=File.of(path),
+    )
+    whole.write(_sidecar(out, number), msgspec.json.encode(shard))
+    return shard
+
+
+def _npy(array: npt.NDArray[Any], ids: Sequence[str | int]) -> bytes:
+    buffer = BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _parquet(array: npt.NDArray[Any], ids: Sequence[str | int]) -> bytes:
+    """Columns `id` (a string) and `vector` (a list of fixed size)."""
+    pa = _arrow()
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), array.shape[1])
+    buffer = BytesIO()
+    pa.parquet.write_table(pa.table({"id": pa.array(map(str, ids), pa.string()), "vector": vectors}), buffer)
+    return buffer.getvalue()
+
+
+_WRITERS: dict[Layout, Callable[[npt.NDArray[Any], Sequence[str | int]], bytes]] = {
+    Layout.NPY: _npy,
+    Layout.PARQUET: _parquet,
+}
+
+
+def _arrow() -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ModuleNotFoundError:
+        raise MissingExtra("pyarrow", "parquet") from None
+    return pyarrow
+
+
+def _finish(out: Path, plan: Plan, shards: tuple[Shard, ...]) -> Manifest:
+    row = (plan.dimension // 8, "uint8") if plan.code is Code.UBINARY else (plan.dimension, str(plan.code))
+    manifest = sealed.seal(Manifest(format=FORMAT, plan=plan, shards=shards, ids=File.of(out / IDS), row=row))
+    text = msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=1) + b"\n"
+    whole.write(out / MANIFEST, text)
+    _tidy(out)
+    return manifest
+
+
+def _tidy(out: Path) -> None:
+    for path in (*out.glob("vectors-?????.json"), out / PLAN):
+        path.unlink(missing_ok=True)
+    _sweep(out)
+
+
+def _sweep(out: Path) -> None:
+    """Temporary files of runs that were killed; this run holds the lock, so they are nobody's."""
+    for path in (*out.glob(".vectors-*"), *out.glob(f".{IDS}.*"), *out.glob(f".{PLAN}.*"), *out.glob(f".{MANIFEST}.*")):
+        path.unlink(missing_ok=True)
+
+
+def _record(out: Path, number: int, plan: Plan) -> Shard | None:
+    """The record of a shard that is done: its bytes are hashed again, for disks fail between two runs."""
+    try:
+        shard = msgspec.json.decode(_sidecar(out, number).read_bytes(), type=Shard)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return None
+    return None if sealed.problems(out, {shard.name: shard.file}, [shard.name]) else shard
+
+
+def _name(number: int, layout: Layout) -> str:
+    return f"vectors-{number:05d}.{layout}"
+
+
+def _sidecar(out: Path, number: int) -> Path:
+    return out / f"vectors-{number:05d}.json"
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """One run a folder: the lock goes with the process, however it ends."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file: name a folder")
+    out.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise UsageError(f"another run writes to {out}: wait for it, or give another --out") from None
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _disk(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except UsageError:
+        raise
+    except EmbedshipError as error:
+        if isinstance(error.__cause__, OSError):
+            raise EmbedshipError(f"{error}. What is encoded stays: the same command goes on from there") from error
+        raise

@@ -1,0 +1,151 @@
+"""The verb `encode`: a file of texts becomes shards of vectors, however often the work is stopped."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from threading import Lock
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from embedship import choice
+from embedship.bundle import Bundle, Code
+from embedship.serve import bulk
+from embedship.serve.bulk import Layout, Manifest, Wishes
+from embedship.serve.bulk_input import Columns, open_source
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What `--json` prints. Speeds are of this run alone, None where it found all done."""
+
+    out: str
+    fingerprint: str
+    variant: str
+    code: Code
+    dimension: int
+    texts: int
+    tokens: int
+    truncated: int
+    shards: int
+    resumed_texts: int
+    seconds: float
+    texts_per_second: float | None
+    tokens_per_second: float | None
+
+
+def encode(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle folder.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IN.jsonl|IN.parquet", help='{"text"} and if known {"id"} a line, or columns of Parquet.'
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the vectors; a run that was stopped there goes on.")],
+    code: Annotated[Code, typer.Option(help="How vectors are stored, by the bundle's frozen codes.")] = Code.FLOAT32,
+    dimensions: Annotated[int | None, typer.Option(min=1, help="Cut to so many and renormalise (Matryoshka).")] = None,
+    prompt_name: Annotated[
+        str | None, typer.Option(help="A prompt of the model (default: the one it gives documents).")
+    ] = None,
+    layout: Annotated[Layout, typer.Option("--format", help="Of the shards; parquet holds the ids, too.")] = Layout.NPY,
+    text_column: Annotated[str, typer.Option(help="Key or column of the text.")] = "text",
+    id_column: Annotated[str, typer.Option(help="Key or column of the id.")] = "id",
+    shard_texts: Annotated[int, typer.Option(min=1, help="Texts a shard: what a kill costs at most.")] = 8192,
+    variant: Annotated[str | None, typer.Option(help="The variant to embed with (default: the chosen one).")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda:N, tensorrt:N or gpu:N.")] = "cpu",
+    force: Annotated[bool, typer.Option("--force", help="Begin anew: delete what an earlier run wrote there.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Encode a file of texts into a folder: shards of vectors, ids, and a manifest with their hashes.
+
+    Killed at any point, the same command goes on and ends with the same bytes.
+    """
+    from embedship import golden
+    from embedship.encoder import Encoder
+
+    opened = Bundle.open(bundle)
+    columns = Columns(text_column, id_column)
+    texts = open_source(source, columns)
+    wishes = Wishes(code=code, layout=layout, dimensions=dimensions, prompt_name=prompt_name, shard_texts=shard_texts)
+    if force and out.is_dir():
+        bulk.forget(out)
+    with Encoder.open(opened, choice.variant(opened, variant).name, device=device) as encoder:
+        golden.check(encoder)  # hours of wrong vectors would be found by nobody
+        with Meter() as meter:
+            manifest = bulk.encode(encoder, texts, tuple(columns), out, wishes, meter)
+    report = _report(out, manifest, meter)
+    if as_json:
+        typer.echo(msgspec.json.encode(report).decode())
+    else:
+        Console(highlight=False).print(_sentence(report), soft_wrap=True)
+
+
+class Meter:
+    """Progress on stderr, with texts and tokens a second of this run. Told from several threads."""
+
+    def __init__(self) -> None:
+        rate = TextColumn("{task.fields[rate]}")
+        columns = (TextColumn("encoding"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
+        self._progress = Progress(*columns, console=Console(stderr=True))
+        self._task = self._progress.add_task("", total=None, rate="")
+        self._lock = Lock()
+        self._began = time.perf_counter()
+        self.resumed = self.texts = self.tokens = 0
+        self.seconds = 0.0
+
+    def found(self, texts: int, done: int) -> None:
+        self.resumed = done
+        self._began = time.perf_counter()
+        self._progress.update(self._task, total=texts, completed=done)
+
+    def encoded(self, texts: int, tokens: int) -> None:
+        with self._lock:
+            self.texts += texts
+            self.tokens += tokens
+            self.seconds = time.perf_counter() - self._began
+            rate = f"{self.texts / self.seconds:,.0f} texts/s, {self.tokens / self.seconds:,.0f} tokens/s"
+            self._progress.update(self._task, advance=texts, rate=rate)
+
+    def __enter__(self) -> Meter:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+
+def _report(out: Path, manifest: Manifest, meter: Meter) -> Report:
+    plan = manifest.plan
+    return Report(
+        out=str(out),
+        fingerprint=plan.fingerprint,
+        variant=plan.variant,
+        code=plan.code,
+        dimension=plan.dimension,
+        texts=plan.texts,
+        tokens=manifest.tokens,
+        truncated=manifest.cut,
+        shards=len(manifest.shards),
+        resumed_texts=meter.resumed,
+        seconds=round(meter.seconds, 3),
+        texts_per_second=round(meter.texts / meter.seconds, 1) if meter.texts else None,
+        tokens_per_second=round(meter.tokens / meter.seconds, 1) if meter.texts else None,
+    )
+
+
+def _sentence(report: Report) -> str:
+    cut = f", {report.truncated:,} of them longer than the model reads and cut" if report.truncated else ""
+    speed = (
+        f"{report.texts_per_second:,.0f} texts/s, {report.tokens_per_second:,.0f} tokens/s"
+        if report.texts_per_second and report.tokens_per_second
+        else "nothing was left to do"
+    )
+    went_on = f"; {report.resumed_texts:,} were there already" if report.resumed_texts else ""
+    return (
+        f"{report.out}: {report.texts:,} texts{cut}, {report.dimension} dimensions in {report.code}, "
+        f"{report.shards} shards, by {report.variant}; {speed}{went_on}"
+    )
