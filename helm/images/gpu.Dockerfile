@@ -10,7 +10,7 @@ COPY export export
 COPY serve serve
 COPY monitor monitor
 RUN python -m venv /opt/embedship \
-    && /opt/embedship/bin/python -m pip install --no-cache-dir --no-compile --constraint constraints.txt '.[gpu,sign]' \
+    && /opt/embedship/bin/python -m pip install --no-cache-dir --no-compile --constraint constraints.txt '.[gpu,sign]' 'onnxruntime-gpu[cuda,cudnn]' \
     && /opt/embedship/bin/python -m compileall -q /opt/embedship/lib \
     && /opt/embedship/bin/python -m pip uninstall --yes pip setuptools
 
@@ -25,7 +25,11 @@ LABEL org.opencontainers.image.title="embedship" \
 COPY --from=build /opt/embedship /opt/embedship
 # A folder of the user's own for each that the server writes, so that volumes of Docker belong to it, too.
 RUN install -d -o 65532 -g 65532 /state /cache
-ENV PATH=/opt/embedship/bin:$PATH \
+# CUDA and cuDNN come from NVIDIA's wheels; the driver is the node's, mounted by NVIDIA's container toolkit.
+ENV LD_LIBRARY_PATH=/opt/embedship/lib/python3.11/site-packages/nvidia/cu13/lib:/opt/embedship/lib/python3.11/site-packages/nvidia/cudnn/lib \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    PATH=/opt/embedship/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     EMBEDSHIP_HOST=0.0.0.0 \

@@ -1,0 +1,66 @@
+"""The Dockerfiles, as far as they can be looked at without a container engine; tests/interop runs what they run."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from .conftest import ROOT, fetched
+from .dockerfile import IMAGES, Instruction, instructions, stages
+from .manifests import one, render, server
+
+CPU, GPU = IMAGES
+
+
+@pytest.mark.parametrize("image", IMAGES, ids=lambda path: path.stem)
+def test_hadolint_finds_nothing(image: Path) -> None:
+    answer = subprocess.run([fetched("hadolint"), image], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stdout
+
+
+@pytest.mark.parametrize("image", IMAGES, ids=lambda path: path.stem)
+def test_what_runs_is_small_and_nobody(image: Path) -> None:
+    build, final = stages(image)
+    assert any("--constraint constraints.txt" in each.text for each in build if each.name == "RUN")
+    assert not any("pip" in each.text for each in final if each.name == "RUN")
+    (user,) = [each.text for each in final if each.name == "USER"]
+    assert user == "65532:65532"
+    labels = " ".join(each.text for each in final if each.name == "LABEL")
+    for label in ("title", "description", "licenses", "version", "revision"):
+        assert f"org.opencontainers.image.{label}=" in labels
+    assert [each.name for each in final].count("HEALTHCHECK") == 1
+
+
+def test_the_two_images_differ_in_their_libraries_only() -> None:
+    def common(path: Path) -> list[Instruction]:
+        found = [each for each in instructions(path) if each.name not in ("ENV", "LABEL")]
+        return [each._replace(text=re.sub(r"'\.\[.*?' (?='|&)('onnx\S+' )?", "", each.text)) for each in found]
+
+    assert common(CPU) == common(GPU)
+    assert "[gpu,sign]" in GPU.read_text()
+
+
+def test_the_build_gets_what_it_copies_and_no_more() -> None:
+    """.dockerignore lets nothing in but what a COPY names: no .git, no bundle, no key that lies about."""
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = {
+        source
+        for each in stages(CPU)[0]
+        if each.name == "COPY"
+        for source in each.text.split()[:-1]
+    }  # fmt: skip
+    assert copied == allowed
+    assert all((ROOT / name).exists() for name in copied)
+
+
+def test_the_chart_runs_what_the_image_holds(helm: Path) -> None:
+    final = {each.name: each.text for each in stages(CPU)[1]}
+    container = server(render(helm))
+    assert container["command"] == ["embedship"]
+    assert final["ENTRYPOINT"] == '["embedship"]'
+    assert final["EXPOSE"] == str(container["ports"][0]["containerPort"])
+    pod = one(render(helm), "Deployment")["spec"]["template"]["spec"]["securityContext"]
+    assert final["USER"] == f"{pod['runAsUser']}:{pod['runAsGroup']}"
