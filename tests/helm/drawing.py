@@ -45,7 +45,7 @@ def _string(schema: dict[str, Any]) -> st.SearchStrategy[str]:
     if "pattern" in schema:
         found = st.from_regex(schema["pattern"], fullmatch=True, alphabet=st.characters(max_codepoint=126))
     low, high = schema.get("minLength", 0), schema.get("maxLength", 10_000)
-    return found.map(lambda text: text[:high].rstrip(".-_") or text).filter(lambda text: low <= len(text) <= high)
+    return found.filter(lambda text: low <= len(text) <= high)
 
 
 def _integer(schema: dict[str, Any]) -> st.SearchStrategy[int]:
