@@ -82,7 +82,8 @@ def test_rows_are_those_of_the_python_door_in_order(encoder: Encoder, source: Pa
     manifest = go(encoder, source, clean, watcher=watcher)
     vectors = loaded(clean, manifest)
     assert cosine(vectors, encoder.encode(TEXTS)).min() >= 0.999
-    assert [json.loads(line) for line in (clean / "ids.jsonl").open()] == [f"doc-{i}" for i in range(len(TEXTS))]
+    ids = (clean / "ids.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in ids] == [f"doc-{i}" for i in range(len(TEXTS))]
     assert manifest.tokens == sum(encoder.tokenizer(TEXTS).lengths)
     assert [shard.texts for shard in manifest.shards] == [16, 16, 16, 2]
     assert (watcher.total, watcher.done, watcher.texts) == (50, 50, 0)  # a finished run encodes nothing
@@ -149,7 +150,7 @@ def test_killed_at_any_point_a_run_ends_with_the_same_bytes(
     assert contents(out) == contents(clean)
 
 
-def unfinished(encoder: Encoder, source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def unfinished(encoder: Encoder, source: Path, out: Path) -> None:
     """A run that fails at its third shard, as if the engine did."""
 
     class Worn(Silent):
@@ -162,20 +163,16 @@ def unfinished(encoder: Encoder, source: Path, out: Path, monkeypatch: pytest.Mo
         go(encoder, source, out, watcher=Worn())
 
 
-def test_a_run_goes_on_where_it_failed(
-    encoder: Encoder, source: Path, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    unfinished(encoder, source, tmp_path, monkeypatch)
+def test_a_run_goes_on_where_it_failed(encoder: Encoder, source: Path, clean: Path, tmp_path: Path) -> None:
+    unfinished(encoder, source, tmp_path)
     watcher = Silent()
     go(encoder, source, tmp_path, watcher=watcher)
     assert (watcher.done, watcher.texts) == (32, 18)
     assert contents(tmp_path) == contents(clean)
 
 
-def test_a_shard_that_rotted_is_encoded_again(
-    encoder: Encoder, source: Path, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    unfinished(encoder, source, tmp_path, monkeypatch)
+def test_a_shard_that_rotted_is_encoded_again(encoder: Encoder, source: Path, clean: Path, tmp_path: Path) -> None:
+    unfinished(encoder, source, tmp_path)
     with (tmp_path / "vectors-00000.npy").open("r+b") as file:
         file.seek(-1, os.SEEK_END)
         file.write(b"\0")
@@ -185,14 +182,14 @@ def test_a_shard_that_rotted_is_encoded_again(
 
 @pytest.mark.parametrize("finished", [True, False])
 def test_other_options_are_refused_and_nothing_changes(
-    encoder: Encoder, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: bool
+    encoder: Encoder, source: Path, tmp_path: Path, finished: bool
 ) -> None:
     if finished:
         go(encoder, source, tmp_path)
     else:
-        unfinished(encoder, source, tmp_path, monkeypatch)
+        unfinished(encoder, source, tmp_path)
     before = contents(tmp_path)
-    with pytest.raises(UsageError, match="code was 'float32', is 'int8'.*--force"):
+    with pytest.raises(UsageError, match=r"code was 'float32', is 'int8'.*--force"):
         go(encoder, source, tmp_path, Wishes(code=Code.INT8, shard_texts=16))
     assert contents(tmp_path) == before
 
@@ -289,16 +286,20 @@ def test_force_begins_anew(bundle: Path, source: Path, tmp_path: Path, capsys: p
     assert np.load(tmp_path / "out" / "vectors-00000.npy").shape == (len(TEXTS), 48)
 
 
-def test_parquet_in_and_out(encoder: Encoder, source: Path, clean: Path, tmp_path: Path) -> None:
-    pa = pytest.importorskip("pyarrow", reason="pip install 'embedship[parquet]'")
-    import pyarrow.parquet
+def arrow() -> tuple[Any, Any]:
+    return tuple(  # type: ignore[return-value]
+        pytest.importorskip(name, reason="pip install 'embedship[parquet]'") for name in ("pyarrow", "pyarrow.parquet")
+    )
 
-    pa.parquet.write_table(pa.table({"key": [f"doc-{i}" for i in range(50)], "body": TEXTS}), tmp_path / "in.parquet")
+
+def test_parquet_in_and_out(encoder: Encoder, source: Path, clean: Path, tmp_path: Path) -> None:
+    pa, parquet = arrow()
+    parquet.write_table(pa.table({"key": [f"doc-{i}" for i in range(50)], "body": TEXTS}), tmp_path / "in.parquet")
     columns = Columns("body", "key")
     wishes = Wishes(layout=Layout.PARQUET, shard_texts=16)
     out = tmp_path / "out"
     manifest = encode(encoder, open_source(tmp_path / "in.parquet", columns), columns, out, wishes, Silent())
-    table = pa.concat_tables([pa.parquet.read_table(out / shard.name) for shard in manifest.shards])
+    table = pa.concat_tables([parquet.read_table(out / shard.name) for shard in manifest.shards])
     assert table["id"].to_pylist() == [f"doc-{i}" for i in range(50)]
     assert np.array_equal(np.array(table["vector"].to_pylist(), np.float32), loaded(clean, go(encoder, source, clean)))
     with pytest.raises(UsageError, match="no column 'text'; it has: key, body"):
@@ -306,10 +307,8 @@ def test_parquet_in_and_out(encoder: Encoder, source: Path, clean: Path, tmp_pat
 
 
 def test_a_null_in_parquet_is_named_by_its_row(encoder: Encoder, tmp_path: Path) -> None:
-    pa = pytest.importorskip("pyarrow", reason="pip install 'embedship[parquet]'")
-    import pyarrow.parquet
-
-    pa.parquet.write_table(pa.table({"text": ["a", None]}), tmp_path / "in.parquet")
+    pa, parquet = arrow()
+    parquet.write_table(pa.table({"text": ["a", None]}), tmp_path / "in.parquet")
     with pytest.raises(UsageError, match=r"in\.parquet, row 2: `text` is missing"):
         go(encoder, tmp_path / "in.parquet", tmp_path / "out")
 
