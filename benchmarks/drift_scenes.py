@@ -23,7 +23,7 @@ class Scene:
     windows: np.ndarray
     reference_sessions: np.ndarray
     sessions: np.ndarray
-    drift_free: bool  # then each detector's own verdict counts, not only its score
+    verdicts: int  # of so many first windows a detector's own verdict counts, too: they are without drift
 
 
 class Synthetic:
@@ -36,7 +36,7 @@ class Synthetic:
     def scene(self, n: int, m: int, count: int, size: int) -> Scene:
         windows = np.stack([self._rows(m, size) for _ in range(count)])
         sessions = [np.arange(rows) // size for rows in (n, m)]
-        return Scene(self._rows(n, size), windows, *sessions, True)
+        return Scene(self._rows(n, size), windows, *sessions, count)
 
     def _rows(self, n: int, size: int) -> np.ndarray:
         topics = np.repeat(self._random.normal(size=(-(-n // size), LATENT)), size, axis=0)[:n]
@@ -62,13 +62,15 @@ class Documents:
         topics = kmeans2(vectors, TOPICS, seed=seed, minit="++")[1]
         new = topics == np.argsort(np.bincount(topics))[TOPICS // 2]
         known = self._random.permutation(vectors[~new])
-        self._reference, self._rest, self._new = known[: len(known) // 2], known[len(known) // 2 :], vectors[new]
+        self.reference, self._rest, self._new = known[: len(known) // 2], known[len(known) // 2 :], vectors[new]
 
-    def scene(self, m: int, count: int, share: float) -> Scene:
-        """Windows of m queries, this share of them of the new topic."""
-        fresh = round(share * m)
-        windows = np.stack([self._window(m, fresh) for _ in range(count)])
-        return Scene(self._reference, windows, np.arange(len(self._reference)), np.arange(m), share == 0)
+    def scene(self, windows: np.ndarray, *, verdicts: int) -> Scene:
+        sessions = (np.arange(len(rows)) for rows in (self.reference, windows[0]))
+        return Scene(self.reference, windows, *sessions, verdicts)
+
+    def windows(self, m: int, count: int, share: float) -> np.ndarray:
+        """Windows of m queries (count, m, d), this share of them of the new topic; fewer if there are not so many."""
+        return np.stack([self._window(m, round(share * m)) for _ in range(count)])
 
     def onset(self, m: int, count: int, share: float, step: int) -> np.ndarray:
         """Windows as the new topic moves in (count, m // step, m, d): after each step more queries are of its time."""

@@ -37,6 +37,7 @@ class Tokenizer:
         self._rust.no_padding()
         self._rust.enable_truncation(pipeline.max_tokens)
         self._specials: int = self._rust.num_special_tokens_to_add(is_pair=False)
+        self._head, self._tail = self._frame()
 
     @classmethod
     def open(cls, bundle: Bundle) -> Self:
@@ -63,6 +64,34 @@ class Tokenizer:
             prepared = [text.lower() for text in prepared]
         encoded = self._rust.encode_batch_fast(prepared)
         return Tokens([e.ids for e in encoded], [self._lost(e) for e in encoded])
+
+    @property
+    def size(self) -> int:
+        """Ids are below this."""
+        return int(self._rust.get_vocab_size())
+
+    @property
+    def frame(self) -> tuple[list[int], list[int]]:
+        """The special tokens before and after every text: ids without them give another vector, silently."""
+        return self._head, self._tail
+
+    def pieces(self, texts: Sequence[str], prompt: str = "", specials: bool = True) -> list[tokenizers.Encoding]:
+        """What the model reads of each text, token by token; what it does not read is in `overflowing`."""
+        prepared = [prompt + text for text in texts]
+        if self._pipeline.lowercase:
+            prepared = [text.lower() for text in prepared]
+        return list(self._rust.encode_batch(prepared, add_special_tokens=specials))
+
+    def decode(self, ids: Sequence[Sequence[int]], skip_specials: bool) -> list[str]:
+        return list(self._rust.decode_batch([list(row) for row in ids], skip_special_tokens=skip_specials))
+
+    def _frame(self) -> tuple[list[int], list[int]]:
+        bare = self._rust.encode("a", add_special_tokens=False).ids
+        framed = self._rust.encode("a").ids
+        for head in range(len(framed) - len(bare) + 1):
+            if framed[head : head + len(bare)] == bare:
+                return framed[:head], framed[head + len(bare) :]
+        return [], []  # it marks no ends, or changes the text itself
 
     def _lost(self, encoding: tokenizers.Encoding) -> int:
         return sum(len(piece.ids) - self._specials for piece in encoding.overflowing)

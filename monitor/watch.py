@@ -126,6 +126,10 @@ class Watch:
         self.save(self.remembered())
         self.observer.close()
 
+    def retire(self) -> None:
+        """Another one has taken up what was remembered: write nothing over it."""
+        self._folder = None
+
     def restore(self) -> None:
         """Go on where the last server of this model ended; before the observer starts. Never raises."""
         if self._folder is None:

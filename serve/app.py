@@ -8,70 +8,58 @@ from typing import Any
 
 import msgspec
 
-from embedship.serve.api import Api
-from embedship.serve.errors import ANSWERS, Family, Internal, RequestError, UnknownPath, WrongMethod, body
-from embedship.serve.http import Headers, Presence, Receive, Reply, Route, Scope, Send, answer, decode, read
+from embedship.serve import deadline
+from embedship.serve.errors import ANSWERS, Family, Forbidden, Internal, RequestError, UnknownPath, WrongMethod, body
+from embedship.serve.house import House
+from embedship.serve.http import Call, Headers, Presence, Receive, Reply, Route, Scope, Send, answer, decode, read
+from embedship.serve.keys import ADMIN, Keys
 from embedship.serve.metrics import OTHER
+from embedship.serve.reload import Reload
+from embedship.serve.routes import routes
 from embedship.serve.service import Service
 
 logger = logging.getLogger(__name__)
 
 
-class App:
-    """One a service; any ASGI server runs it, and tests call it through httpx.ASGITransport."""
+class Face:
+    """The routes of one service, and the headers that say whose answer it is."""
 
-    def __init__(self, service: Service) -> None:
-        routes = Api(service).routes
-        self._paths: dict[str, dict[str, Route]] = {}
-        for route in routes:
-            self._paths.setdefault(route.path, {})[route.method] = route
-        self._decoders: dict[Any, msgspec.json.Decoder[Any]] = {
-            route.takes: msgspec.json.Decoder(route.takes) for route in routes if route.takes is not None
+    def __init__(self, house: House, service: Service, reload: Reload) -> None:
+        self.service = service
+        found = routes(house, service, reload)
+        self.paths: dict[str, dict[str, Route]] = {}
+        self._homes: dict[str, Family] = {}
+        for route in found:
+            self.paths.setdefault(route.path, {})[route.method] = route
+            self._homes.setdefault(_home(route.path), route.family)
+        self._tails = tuple({route.tail: route.path for route in found if route.tail}.items())
+        self.decoders: dict[Any, msgspec.json.Decoder[Any]] = {
+            route.takes: msgspec.json.Decoder(route.takes) for route in found if route.takes is not None
         }
-        self._metrics = service.metrics
-        self._counted = {route.path: route.part_of or route.path for route in routes}
-        self._metrics.expect(dict.fromkeys(self._counted.values()))
-        self._keys = service.keys
-        self._drain = service.drain
-        self._limit = service.settings.max_body_bytes
-        self._always: Headers = ((b"x-embedship-fingerprint", service.bundle.fingerprint.encode()),)
-        self._closing: Headers = (*self._always, (b"connection", b"close"))
+        self.counted = {route.path: route.part_of or route.path for route in found}
+        house.metrics.expect(dict.fromkeys(self.counted.values()))
+        self.always: Headers = ((b"x-embedship-fingerprint", service.bundle.fingerprint.encode()),)
+        self.closing: Headers = (*self.always, (b"connection", b"close"))
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            raise NotImplementedError(f"only HTTP is spoken here, not {scope['type']}")
-        began = time.perf_counter()
-        path: str = scope["path"]
-        try:
-            reply = await self._reply(scope, receive)
-        except RequestError as error:
-            reply = self._refusal(error, path)
-        except Exception:
-            logger.exception("%s %s failed", scope["method"], path)
-            reply = self._refusal(Internal("The server failed on this request; its log says why."), path)
-        await answer(send, reply, self._closing if self._drain.draining else self._always)
-        self._metrics.answered(self._counted.get(path, OTHER), reply.status, time.perf_counter() - began)
+    def template(self, path: str) -> tuple[str, str]:
+        """The path of the route that ends in a {parameter}, and its value; a path that is no route's, as it is."""
+        for tail, template in self._tails:
+            if path.startswith(tail) and path != tail:
+                return template, path[len(tail) :]
+        return path, ""
 
-    async def _reply(self, scope: Scope, receive: Receive) -> Reply:
-        route = self._route(scope["method"], scope["path"])
-        if not route.open:
-            self._keys.require(scope["headers"])
-        if not route.works:
-            return await route.handle(None)
-        self._drain.enter()
-        try:
-            raw = await read(scope, receive, min(self._limit, route.body_bytes or self._limit))
-            request = decode(self._decoders[route.takes], raw)
-            with Presence(receive):
-                return await route.handle(request)
-        finally:
-            self._drain.leave()
+    def family(self, method: str, path: str) -> Family:
+        """Whose shape an error takes: the route's; where there is none, that of the path's neighbours."""
+        methods = self.paths.get(path)
+        if methods is None:
+            return self._homes.get(_home(path), Family.FLAT)
+        return (methods.get(method) or next(iter(methods.values()))).family
 
-    def _route(self, method: str, path: str) -> Route:
-        methods = self._paths.get(path)
+    def route(self, method: str, path: str) -> Route:
+        methods = self.paths.get(path)
         if methods is None:
             known = ", ".join(
-                f"{m} {path}" for path, methods in self._paths.items() for m in methods if self._counted[path] == path
+                f"{m} {path}" for path, methods in self.paths.items() for m in methods if self.counted[path] == path
             )
             raise UnknownPath(f"There is no {path} here. The routes are: {known}.")
         route = methods.get("GET" if method == "HEAD" else method)
@@ -80,8 +68,89 @@ class App:
             raise WrongMethod(f"{path} takes {allowed}, not {method}.", headers={"Allow": allowed})
         return route
 
-    def _refusal(self, error: RequestError, path: str) -> Reply:
+
+class App:
+    """One a server; any ASGI server runs it, and tests call it through httpx.ASGITransport."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self._metrics = house.metrics
+        self._drain = house.drain
+        self._limit = house.settings.max_body_bytes
+        self._seconds = house.settings.request_seconds
+        self.reload = Reload(house)
+        self._face = Face(house, house.service, self.reload)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise NotImplementedError(f"only HTTP is spoken here, not {scope['type']}")
+        face = self._now()
+        face.service.enter()
+        try:
+            await self._answer(face, scope, receive, send)
+        finally:
+            face.service.leave()
+
+    def _now(self) -> Face:
+        """Of the service that answers now. A request keeps the one it got, whatever happens meanwhile."""
+        if self._face.service is not self._house.service:
+            self._face = Face(self._house, self._house.service, self.reload)
+        return self._face
+
+    async def _answer(self, face: Face, scope: Scope, receive: Receive, send: Send) -> None:
+        began = time.perf_counter()
+        method, path = scope["method"], scope["path"]
+        rest = ""
+        if path not in face.paths:
+            path, rest = face.template(path)
+        try:
+            reply = await self._reply(face, scope, receive, path, rest)
+        except RequestError as error:
+            reply = self._refusal(error, face.family(method, path))
+        except Exception:
+            logger.exception("%s %s failed", method, path)
+            failure = Internal("The server failed on this request; its log says why.")
+            reply = self._refusal(failure, face.family(method, path))
+        await answer(send, reply, face.closing if self._drain.draining else face.always)
+        self._metrics.answered(face.counted.get(path, OTHER), reply.status, time.perf_counter() - began)
+
+    async def _reply(self, face: Face, scope: Scope, receive: Receive, path: str, rest: str) -> Reply:
+        route, call = face.route(scope["method"], path), Call(scope["headers"], rest)
+        if not route.open:
+            self._keys(route).require(scope["headers"])
+        if not route.works:
+            return await route.handle(None, call)
+        self._drain.enter()
+        try:
+            if route.admin:  # a reload takes as long as it takes
+                return await self._work(face, route, call, scope, receive)
+            async with deadline.within(deadline.seconds_of(scope["headers"], self._seconds)):
+                return await self._work(face, route, call, scope, receive)
+        finally:
+            self._drain.leave()
+
+    async def _work(self, face: Face, route: Route, call: Call, scope: Scope, receive: Receive) -> Reply:
+        raw = await read(scope, receive, min(self._limit, route.body_bytes or self._limit))
+        request = decode(face.decoders[route.takes], raw)
+        with Presence(receive):
+            return await route.handle(request, call)
+
+    def _keys(self, route: Route) -> Keys:
+        if not route.admin:
+            return self._house.keys
+        if not self._house.admin:
+            raise Forbidden(
+                f"{route.path} asks for an admin key, and this server has none: start it with {ADMIN.option} FILE, or "
+                f"with {ADMIN.variable}."
+            )
+        return self._house.admin
+
+    def _refusal(self, error: RequestError, family: Family) -> Reply:
         self._metrics.refused(error)
-        family = Family.OPENAI if path.startswith("/v1/") else Family.FLAT
         headers = tuple((name.lower().encode(), value.encode()) for name, value in error.headers.items())
         return Reply(body(error, family), ANSWERS[type(error)].status(family), headers=headers)
+
+
+def _home(path: str) -> str:
+    """/v1 of /v1/embeddings."""
+    return path[: path.find("/", 1)] if "/" in path[1:] else path

@@ -4,19 +4,24 @@ RequestError                 (openai, flat)
 ├── Malformed        400 400  the body is no JSON
 ├── Invalid          400 422  JSON, but not what the route takes
 ├── Unauthorised     401 401  no API key, or a wrong one
+├── Forbidden        403 403  an admin route of a server that has no admin key
 ├── UnknownPath      404 404
 ├── WrongMethod      405 405
 ├── UnknownAnswer    404 404  /feedback on an answer that is not kept, or was judged before
 ├── NoIndex          409 409  /search without an index
+├── Reloading        409 409  a reload while another runs, or while the server stops
+├── NotReloaded      409 409  the new bundle or index cannot be taken; the old one goes on
 ├── TooLarge         413 413  too many bytes, texts or characters
 ├── TooLong          413 413  more tokens than the model reads, and truncate=false
 ├── Overloaded       429 429  no permit left; carries Retry-After
 ├── ClientGone       499 499  nobody is there to read the answer
+├── Expired          504 504  its deadline passed before its answer
 ├── EngineFailed     500 424  the device or its runtime failed, for this batch
 └── Internal         500 500  a bug of ours
 
 Two columns, for clients of OpenAI and clients of text-embeddings-inference expect different numbers for the same
-mistake. ANSWERS is the only place that knows them.
+mistake. Cohere's expect those of OpenAI, and Infinity's too, but for a body that is refused: 422, as FastAPI says it.
+ANSWERS is the only place that knows them.
 """
 
 from __future__ import annotations
@@ -34,6 +39,8 @@ class Family(StrEnum):
 
     OPENAI = "openai"  # {"error": {"message", "type", "param", "code"}}
     FLAT = "flat"  # {"error", "error_type"}, as text-embeddings-inference
+    INFINITY = "infinity"  # OpenAI's, and {"detail": [{"loc", "msg", "type"}]} beside it
+    COHERE = "cohere"  # {"message"}
 
 
 class RequestError(Exception):
@@ -58,6 +65,10 @@ class Unauthorised(RequestError):
     """The request carries no API key of this server."""
 
 
+class Forbidden(RequestError):
+    """The server has no admin key, so nobody may administer it."""
+
+
 class UnknownPath(RequestError):
     """No route has this path."""
 
@@ -72,6 +83,14 @@ class UnknownAnswer(RequestError):
 
 class NoIndex(RequestError):
     """The server was started without an index."""
+
+
+class Reloading(RequestError):
+    """A reload is running already, or the server is stopping."""
+
+
+class NotReloaded(RequestError):
+    """The new bundle or index cannot be taken; the old one goes on answering."""
 
 
 class TooLarge(RequestError):
@@ -90,6 +109,10 @@ class ClientGone(RequestError):
     """The client closed the connection before the answer."""
 
 
+class Expired(RequestError):
+    """The deadline of the request passed before its answer."""
+
+
 class EngineFailed(RequestError):
     """The device or its runtime failed on this batch."""
 
@@ -103,12 +126,14 @@ class Answer(NamedTuple):
 
     openai: int
     flat: int
-    reason: str  # label of embedship_rejections_total below 500, of embedship_failures_total above
+    reason: str  # label of embedship_rejections_total (below 500, and 504) or of embedship_failures_total
     type: str  # OpenAI's "type"
     error_type: str  # text-embeddings-inference's "error_type"
 
     def status(self, family: Family) -> int:
-        return self.openai if family is Family.OPENAI else self.flat
+        if family is Family.FLAT:
+            return self.flat
+        return 422 if family is Family.INFINITY and self.openai == 400 else self.openai
 
 
 _INVALID = "invalid_request_error"
@@ -118,20 +143,25 @@ ANSWERS: Mapping[type[RequestError], Answer] = MappingProxyType(
         Malformed: Answer(400, 400, "malformed", _INVALID, "Validation"),
         Invalid: Answer(400, 422, "invalid", _INVALID, "Validation"),
         Unauthorised: Answer(401, 401, "unauthorised", "authentication_error", "Unauthorized"),
+        Forbidden: Answer(403, 403, "forbidden", "permission_error", "Unauthorized"),
         UnknownPath: Answer(404, 404, "unknown_path", _INVALID, "Validation"),
         WrongMethod: Answer(405, 405, "wrong_method", _INVALID, "Validation"),
         UnknownAnswer: Answer(404, 404, "unknown_answer", _INVALID, "Validation"),
         NoIndex: Answer(409, 409, "no_index", _INVALID, "Validation"),
+        Reloading: Answer(409, 409, "reloading", _INVALID, "Validation"),
+        NotReloaded: Answer(409, 409, "not_reloaded", _INVALID, "Validation"),
         TooLarge: Answer(413, 413, "too_large", _INVALID, "Validation"),
         TooLong: Answer(413, 413, "too_long", _INVALID, "Validation"),
         Overloaded: Answer(429, 429, "overloaded", "rate_limit_error", "Overloaded"),
         ClientGone: Answer(499, 499, "client_gone", _INVALID, "Validation"),
+        Expired: Answer(504, 504, "expired", "server_error", "Overloaded"),
         EngineFailed: Answer(500, 424, "engine", "server_error", "Backend"),
         Internal: Answer(500, 500, "internal", "server_error", "Backend"),
     }
 )
-REJECTIONS = tuple(answer.reason for answer in ANSWERS.values() if answer.openai < 500)
-FAILURES = tuple(answer.reason for answer in ANSWERS.values() if answer.openai >= 500)
+# A deadline is its client's to choose: that one passes is no failure of this server, and must wake nobody.
+REJECTIONS = tuple(answer.reason for answer in ANSWERS.values() if answer.openai < 500 or answer.openai == 504)
+FAILURES = tuple(answer.reason for answer in ANSWERS.values() if answer.reason not in REJECTIONS)
 
 
 class OpenAIErrorBody(msgspec.Struct, frozen=True):
@@ -147,6 +177,27 @@ class OpenAIError(msgspec.Struct, frozen=True):
     error: OpenAIErrorBody
 
 
+class Detail(msgspec.Struct, frozen=True):
+    """FastAPI's account of one mistake."""
+
+    loc: list[str]
+    msg: str
+    type: str
+
+
+class InfinityError(msgspec.Struct, frozen=True):
+    """The error of Infinity's routes: infinity_client reads `detail`, OpenAI's clients read `error`."""
+
+    error: OpenAIErrorBody
+    detail: list[Detail]
+
+
+class CohereError(msgspec.Struct, frozen=True):
+    """The error of /v2 routes."""
+
+    message: str
+
+
 class FlatError(msgspec.Struct, frozen=True):
     """The error of all other routes."""
 
@@ -154,12 +205,27 @@ class FlatError(msgspec.Struct, frozen=True):
     error_type: str
 
 
-SHAPES: Mapping[Family, type[msgspec.Struct]] = MappingProxyType({Family.OPENAI: OpenAIError, Family.FLAT: FlatError})
+SHAPES: Mapping[Family, type[msgspec.Struct]] = MappingProxyType(
+    {
+        Family.OPENAI: OpenAIError,
+        Family.FLAT: FlatError,
+        Family.INFINITY: InfinityError,
+        Family.COHERE: CohereError,
+    }
+)
 
 
 def body(error: RequestError, family: Family) -> bytes:
     """The JSON of an error in the shape its client parses."""
-    answer = ANSWERS[type(error)]
+    return msgspec.json.encode(_shaped(error, ANSWERS[type(error)], family))
+
+
+def _shaped(error: RequestError, answer: Answer, family: Family) -> msgspec.Struct:
+    if family is Family.FLAT:
+        return FlatError(error.message, answer.error_type)
+    if family is Family.COHERE:
+        return CohereError(error.message)
+    told = OpenAIErrorBody(error.message, answer.type, error.param, answer.reason)
     if family is Family.OPENAI:
-        return msgspec.json.encode(OpenAIError(OpenAIErrorBody(error.message, answer.type, error.param, answer.reason)))
-    return msgspec.json.encode(FlatError(error.message, answer.error_type))
+        return OpenAIError(told)
+    return InfinityError(told, [Detail(["body", *filter(None, [error.param])], error.message, answer.reason)])

@@ -1,12 +1,12 @@
 """What a route is, and the small part of HTTP the server needs: body in, sentence or answer out.
 
-Plain ASGI: nine fixed paths need no framework's router and request objects on the hot path.
+Plain ASGI: a few fixed paths need no framework's router and request objects on the hot path.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 import msgspec
 
 from embedship.serve.errors import ClientGone, Family, Invalid, Malformed, RequestError, TooLarge
+from embedship.serve.lanes import Lane
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -27,7 +28,7 @@ WATCH_AFTER_SECONDS = 0.05
 
 _IDS_CURE = (
     " This server takes texts, not token ids: ids of another tokenizer would be silently wrong. With langchain-openai "
-    "set check_embedding_ctx_length=False."
+    "set check_embedding_ctx_length=False. If they are this model's own, start it with --accept-token-ids."
 )
 
 
@@ -38,6 +39,30 @@ class Reply(NamedTuple):
     headers: Headers = ()
 
 
+class Call(NamedTuple):
+    """What a handler may want to know of a request beside its body."""
+
+    headers: Sequence[tuple[bytes, bytes]]  # names in lower case, as ASGI has them
+    rest: str = ""  # what the {parameter} at the end of the route's path stands for
+
+    def header(self, name: bytes) -> str | None:
+        for each, value in self.headers:
+            if each == name:
+                return value.decode("latin-1")
+        return None
+
+    @property
+    def lane(self) -> Lane | None:
+        """The lane the client asks for; without the header, the size of the request says it."""
+        asked = self.header(b"x-embedship-lane")
+        if asked is None:
+            return None
+        try:
+            return Lane(asked.strip().lower())
+        except ValueError:
+            raise Invalid(f"X-Embedship-Lane: {asked!r} is no lane; there are: {', '.join(Lane)}.") from None
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """One path and method: what it takes and gives. The OpenAPI document says the same, for it is made from this."""
@@ -45,7 +70,7 @@ class Route:
     method: str
     path: str
     summary: str
-    handle: Callable[[Any], Awaitable[Reply]]
+    handle: Callable[[Any, Call], Awaitable[Reply]]
     takes: Any = None  # a msgspec.Struct, or nothing
     gives: Any = None  # None: text, of the kind `media`
     family: Family = Family.FLAT
@@ -55,7 +80,15 @@ class Route:
     media: str = "text/plain"
     part_of: str | None = None  # the path it is counted under; what is part of another is in no document
     open: bool = False  # to those without an API key: probes, scrapes, and what says nothing of anybody
+    admin: bool = False  # asks for an admin key instead of an API key
+    binary: bool = False  # gives application/octet-stream to who accepts it, described by headers
     judged: bool = False  # its answers carry the X-Request-Id by which /feedback judges them
+
+    @property
+    def tail(self) -> str | None:
+        """The path before its {parameter}, which is always its end."""
+        head, brace, _ = self.path.partition("{")
+        return head if brace else None
 
     @property
     def works(self) -> bool:

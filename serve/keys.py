@@ -1,4 +1,4 @@
-"""API keys: who may ask. Without any, everybody who reaches the server may."""
+"""API keys: who may ask. Without any, everybody who reaches the server may. Admin keys: who may change what it does."""
 
 from __future__ import annotations
 
@@ -7,12 +7,21 @@ import hmac
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from embedship.errors import UsageError
 from embedship.serve.errors import Unauthorised
 
-VARIABLE = "EMBEDSHIP_API_KEYS"
+
+class Purpose(NamedTuple):
+    """Where the keys are found: a variable, and a file that an option names."""
+
+    variable: str
+    option: str
+
+
+API = Purpose("EMBEDSHIP_API_KEYS", "--api-key-file")
+ADMIN = Purpose("EMBEDSHIP_ADMIN_KEYS", "--admin-key-file")
 SHORTEST = 16  # characters; a key is made by a program, for example `openssl rand -hex 32`
 _SCHEME = b"bearer "
 
@@ -24,17 +33,18 @@ class Keys:
         self._digests = tuple(dict.fromkeys(_digest(key.encode()) for key in keys))
 
     @classmethod
-    def open(cls, file: Path | None, environment: Mapping[str, str] = os.environ) -> Self:
-        """The keys of a file, one a line, and those of EMBEDSHIP_API_KEYS, with white space between them.
+    def open(cls, file: Path | None, environment: Mapping[str, str] = os.environ, purpose: Purpose = API) -> Self:
+        """The keys of a file, one a line, and those of the variable, with white space between them.
 
         In a file, empty lines and lines that begin with # mean nothing. Raises UsageError for a file that holds no
         key, and for a key that is too short or no visible ASCII; which one is said by its place.
         """
-        found = {f"{VARIABLE}, key {i}": key for i, key in enumerate(environment.get(VARIABLE, "").split(), 1)}
-        if VARIABLE in environment and not found:
-            raise UsageError(f"{VARIABLE} holds no key: unset it, or give one")
+        variable = purpose.variable
+        found = {f"{variable}, key {i}": key for i, key in enumerate(environment.get(variable, "").split(), 1)}
+        if variable in environment and not found:
+            raise UsageError(f"{variable} holds no key: unset it, or give one")
         if file is not None:
-            found |= _read(file)
+            found |= _read(file, purpose.option)
         for place, key in found.items():
             if len(key) < SHORTEST or not (key.isascii() and key.isprintable() and " " not in key):
                 raise UsageError(
@@ -62,16 +72,16 @@ class Keys:
             )
 
 
-def _read(file: Path) -> dict[str, str]:
+def _read(file: Path, option: str) -> dict[str, str]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "no UTF-8"
-        raise UsageError(f"--api-key-file {file} cannot be read: {reason}") from None
+        raise UsageError(f"{option} {file} cannot be read: {reason}") from None
     stripped = {f"{file}, line {number}": line.strip() for number, line in enumerate(lines, 1)}
     found = {place: line for place, line in stripped.items() if line and not line.startswith("#")}
     if not found:
-        raise UsageError(f"--api-key-file {file} holds no key: with it, nobody could ask. Write one a line")
+        raise UsageError(f"{option} {file} holds no key: with it, nobody could ask. Write one a line")
     return found
 
 

@@ -31,7 +31,7 @@ class Build:
 class Metrics:
     """Used from the event loop only. `registry` is injected: a server a registry, a registry a test."""
 
-    def __init__(self, registry: CollectorRegistry, build: Build) -> None:
+    def __init__(self, registry: CollectorRegistry) -> None:
         def counter(name: str, help: str, *labels: str) -> Counter:
             return Counter(f"embedship_{name}", help, labels, registry=registry)
 
@@ -43,7 +43,7 @@ class Metrics:
 
         requests = counter("requests_total", "Requests answered, by route and status class.", "route", "status")
         seconds = histogram("request_seconds", "From the request line to the last byte of the answer.", "route")
-        rejections = counter("rejections_total", "Requests answered with a 4xx, by reason.", "reason")
+        rejections = counter("rejections_total", "Requests answered with a 4xx or 504, by reason.", "reason")
         failures = counter("failures_total", "Requests answered with a 5xx (or TEI's 424), by reason.", "reason")
         self.texts = counter("texts_total", "Texts encoded.")
         self.tokens = counter("tokens_total", "Tokens encoded, without padding.")
@@ -53,11 +53,11 @@ class Metrics:
         self.queue_seconds = histogram("queue_seconds", "From a request's tokens to the start of its first batch.")
         self.inference_seconds = histogram("inference_seconds", "One batch on the engine.")
         self.search_seconds = histogram("search_seconds", "Index and documents, for the queries of one request.")
+        self.reloads = counter("reloads_total", "Reloads of bundle and index, by what came of them.", "result")
         self.queue_texts = gauge("queue_texts", "Texts waiting for a stream.")
         self.permits = gauge("permits_in_use", "Texts admitted and not yet answered.")
         self.ready = gauge("ready", "1 while /ready says so.")
-        info = gauge("info", "Always 1; what runs is in the labels.", *Build.__slots__)
-        info.labels(**{name: getattr(build, name) for name in Build.__slots__}).set(1)
+        self._info = gauge("info", "Always 1; what runs is in the labels.", *Build.__slots__)
 
         # Children are made before they are counted on: that shows them at zero, and saves the look-up later.
         self._reasons = {reason: rejections.labels(reason) for reason in REJECTIONS}
@@ -66,6 +66,11 @@ class Metrics:
         self._requests, self._seconds = requests, seconds
         self._answered: dict[tuple[str, str], Counter] = {}
         self._timed: dict[str, Histogram] = {}
+
+    def runs(self, build: Build) -> None:
+        """What answers from now on; what did before is no longer shown."""
+        self._info.clear()
+        self._info.labels(**{name: getattr(build, name) for name in Build.__slots__}).set(1)
 
     def expect(self, routes: Iterable[str]) -> None:
         """Show these routes at zero, and all other paths as one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,9 +11,11 @@ import msgspec
 from embedship import __version__
 from embedship.serve.errors import ANSWERS, SHAPES, RequestError
 from embedship.serve.http import Route
+from embedship.serve.lanes import Lane
 
 Schema = dict[str, Any]
-_KEY = "api_key"
+_KEY, _ADMIN = "api_key", "admin_key"
+_BEARER = {"type": "http", "scheme": "bearer"}
 _REFERENCE = "#/components/schemas/{name}"
 _HEADERS: Schema = {
     "X-Embedship-Fingerprint": {
@@ -25,6 +28,21 @@ _MODEL_HEADERS: Schema = _HEADERS | {
         "description": "How many texts were longer than the model reads, and cut.",
         "schema": {"type": "integer"},
     }
+}
+_MODEL_HEADERS["X-Embedship-Cut"] = {
+    "description": "Where texts were cut: place=tokens lost, with commas between; the first 100.",
+    "schema": {"type": "string"},
+}
+_BINARY_HEADERS: Schema = _MODEL_HEADERS | {
+    "X-Embedship-Dtype": {"description": "What the rows are made of.", "schema": {"type": "string"}},
+    "X-Embedship-Shape": {"description": "Rows and components, as in 32,384.", "schema": {"type": "string"}},
+    "X-Embedship-Tokens": {"description": "Tokens that were computed.", "schema": {"type": "integer"}},
+}
+_LANE: Schema = {
+    "name": "X-Embedship-Lane",
+    "in": "header",
+    "description": "Who goes first; default: by size, small requests are interactive.",
+    "schema": {"type": "string", "enum": list(Lane)},
 }
 _JUDGED_HEADERS: Schema = _MODEL_HEADERS | {
     "X-Request-Id": {
@@ -44,11 +62,10 @@ def document(routes: Sequence[Route], locked: bool = False) -> Schema:
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, known)
     components: Schema = {"schemas": named}
-    if locked:
-        components["securitySchemes"] = {_KEY: {"type": "http", "scheme": "bearer"}}
-        for route in routes:
-            if not route.open:
-                paths[route.path][route.method.lower()]["security"] = [{_KEY: []}]
+    components["securitySchemes"] = {_ADMIN: _BEARER, **({_KEY: _BEARER} if locked else {})}
+    for route in routes:
+        if route.admin or (locked and not route.open):
+            paths[route.path][route.method.lower()]["security"] = [{_ADMIN if route.admin else _KEY: []}]
     return {
         "openapi": "3.1.0",
         "info": {"title": "embedship", "version": __version__},
@@ -64,21 +81,33 @@ def _types(routes: Sequence[Route]) -> list[Any]:
 
 
 def _operation(route: Route, known: dict[str, Any]) -> Schema:
-    name = (route.path.strip("/").replace("/", "_") or "root").replace(".", "_")
+    name = re.sub(r"\W+", "_", route.path.strip("/")) or "root"
     operation: Schema = {
         "operationId": f"{route.method.lower()}_{name}",
         "summary": route.summary,
         "responses": _responses(route, known),
     }
+    if parameters := _parameters(route):
+        operation["parameters"] = parameters
     if route.takes is not None:
         operation["requestBody"] = {"required": True, "content": _json(known[repr(route.takes)])}
     return operation
 
 
+def _parameters(route: Route) -> list[Schema]:
+    found = [_LANE] if route.works else []
+    if route.tail:
+        name = route.path[len(route.tail) + 1 : -1]
+        found.append({"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}})
+    return found
+
+
 def _responses(route: Route, known: dict[str, Any]) -> Schema:
     text = {route.media: {"schema": {"type": "string"}}}
     content = text if route.gives is None else _json(known[repr(route.gives)])
-    headers = _JUDGED_HEADERS if route.judged else _MODEL_HEADERS if route.works else _HEADERS
+    if route.binary:
+        content["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
+    headers = _headers(route)
     responses: Schema = {"200": {"description": "The answer.", "headers": headers, "content": content}}
     if route.unready:
         responses["503"] = {"description": "Not now.", "headers": _HEADERS, "content": content}
@@ -89,6 +118,12 @@ def _responses(route: Route, known: dict[str, Any]) -> Schema:
             "content": _json(known[repr(SHAPES[route.family])]),
         }
     return responses
+
+
+def _headers(route: Route) -> Schema:
+    if route.binary:
+        return _BINARY_HEADERS
+    return _JUDGED_HEADERS if route.judged else _MODEL_HEADERS if route.works and not route.admin else _HEADERS
 
 
 def _by_status(route: Route) -> dict[int, list[type[RequestError]]]:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from embedship.bundle import Pipeline as Model
@@ -20,11 +21,14 @@ from embedship.serve.workers import Workers
 from embedship.tokens import Tokenizer, Tokens
 
 if TYPE_CHECKING:
+    from tokenizers import Encoding
+
     from embedship.serve.shelf import Found, Shelf
 
 # Requests up to this size are tokenised on the event loop, in less than a millisecond, and go first. A larger one is
 # bulk, and is tokenised in a thread: `tokenizers` gives up the GIL.
 SMALL_CHARACTERS = 2_000
+SMALL_TOKENS = SMALL_CHARACTERS // 4  # where they are tokens already
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +36,16 @@ class Encoded:
     """Vectors, and the account of the tokens they cost."""
 
     vectors: Vectors
-    tokens: int
-    truncated: int
+    lengths: list[int]  # tokens of each text
+    cut: list[int]  # tokens each text lost
+
+    @property
+    def tokens(self) -> int:
+        return sum(self.lengths)
+
+    @property
+    def truncated(self) -> int:
+        return len(self.cut) - self.cut.count(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +53,7 @@ class Answered:
     """The answer to a search: one Found, with a row a query, and the id by which POST /feedback may judge it."""
 
     found: Found
-    tokens: int
-    truncated: int
+    encoded: Encoded
     request_id: str
 
 
@@ -68,23 +79,34 @@ class Pipeline:
         self._metrics = metrics
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="tokens")
 
-    async def embed(self, texts: Sequence[str], prompt_name: str | None, truncate: bool = True) -> Encoded:
+    async def embed(
+        self, texts: Sequence[str], prompt_name: str | None, truncate: bool = True, lane: Lane | None = None
+    ) -> Encoded:
         """Encode texts. Those with the model's prompt "query" are shown to the monitor, as searches are."""
-        encoded = await self._encode(texts, self.prompt(prompt_name), truncate)
+        encoded = await self._encode(texts, self.prompt(prompt_name), truncate, lane)
         if prompt_name == "query":
             self._watch.observer.saw(encoded.vectors, None, texts)
         return encoded
 
-    async def search(self, queries: Sequence[str], k: int) -> Answered:
+    async def embed_ids(self, ids: list[list[int]], lane: Lane | None = None) -> Encoded:
+        """Encode texts that are this tokenizer's ids already, special tokens included. No prompt is put before them."""
+        self._check_ids(ids)
+        tokens = Tokens(ids, [0] * len(ids))
+        lane = lane or (Lane.INTERACTIVE if sum(tokens.lengths) <= SMALL_TOKENS else Lane.BULK)
+        with self._admission.enter(len(ids), lane) as permit:
+            vectors = await self._workers.encode(permit, tokens, lane)
+        return Encoded(vectors, tokens.lengths, tokens.cut)
+
+    async def search(self, queries: Sequence[str], k: int, lane: Lane | None = None) -> Answered:
         """Encode queries with the index's own query prompt, find k documents for each, and tell the monitor."""
         shelf, feedback = self.shelf, self._watch.feedback
-        encoded = await self._encode(queries, shelf.prompt)
+        encoded = await self._encode(queries, shelf.prompt, lane=lane)
         found = await shelf.search(encoded.vectors, k)
         self._watch.observer.saw(encoded.vectors, found.rows, queries)
         self._metrics.search_seconds.observe(found.seconds)
         assert feedback is not None, "whoever has an index takes feedback"
         request_id = feedback.answers.keep(found.rows[:, :K], queries if feedback.keeps_texts else None)
-        return Answered(found, encoded.tokens, encoded.truncated, request_id)
+        return Answered(found, encoded, request_id)
 
     async def probe(self, query: str) -> list[int]:
         """The K best rows of a query, found as a user's is, but behind the users: at bulk priority, counted nowhere."""
@@ -122,7 +144,36 @@ class Pipeline:
             vectors = await self._workers.encode(permit, tokens, lane, counted=counted)
         if counted:
             self._metrics.truncated.inc(truncated)
-        return Encoded(vectors, sum(tokens.lengths), truncated)
+        return Encoded(vectors, tokens.lengths, tokens.cut)
+
+    async def pieces(self, texts: Sequence[str], prompt_name: str | None, specials: bool) -> list[Encoding]:
+        """The tokens of each text, with their places in it."""
+        work = partial(self._tokenizer.pieces, texts, self.prompt(prompt_name), specials)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    async def decode(self, ids: list[list[int]], skip_specials: bool) -> list[str]:
+        self._check_known(ids, "ids")
+        work = partial(self._tokenizer.decode, ids, skip_specials)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def _check_ids(self, ids: list[list[int]]) -> None:
+        self._check_known(ids, "input")
+        head, tail = self._tokenizer.frame
+        for place, row in enumerate(ids):
+            if len(row) > (most := self._model.max_tokens):
+                raise TooLong(f"Text {place} has {len(row)} token ids and the model reads {most}: shorten it.", "input")
+            if not row or row[: len(head)] != head or row[len(row) - len(tail) :] != tail:
+                raise Invalid(
+                    f"Text {place}: the ids do not begin with {head} and end with {tail}, as every text of this model "
+                    "does; POST /tokenize gives whole ones.",
+                    "input",
+                )
+
+    def _check_known(self, ids: list[list[int]], field: str) -> None:
+        size = self._tokenizer.size
+        for place, row in enumerate(ids):
+            if row and not 0 <= min(row) <= max(row) < size:
+                raise Invalid(f"Text {place}: this model's ids are 0 to {size - 1}.", field)
 
     async def _tokens(self, texts: Sequence[str], prompt: str) -> Tokens:
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._tokenizer, texts, prompt)

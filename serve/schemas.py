@@ -6,6 +6,7 @@ and /search refuse them: there a misspelt `trunkate` would be silently ignored.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -14,18 +15,45 @@ from msgspec import UNSET, Meta, UnsetType
 Dimensions = Annotated[int, Meta(ge=1, description="Keep the first so many components and renormalise.")]
 
 
+class Dtype(StrEnum):
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    INT8 = "int8"
+    UBINARY = "ubinary"
+
+
 class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Unknown fields are errors."""
 
 
-class EmbeddingsRequest(msgspec.Struct, frozen=True):
-    """OpenAI's POST /v1/embeddings. `model` may be any name; the reply says which model answered."""
-
-    input: str | list[str]
+class _EmbeddingsOptions(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Dimensions | None = None
     user: str | None = None
+
+
+class EmbeddingsRequest(_EmbeddingsOptions, frozen=True, kw_only=True):
+    """OpenAI's POST /v1/embeddings. `model` may be any name; the reply says which model answered."""
+
+    input: str | list[str]
+
+
+class TokensRequest(_EmbeddingsOptions, frozen=True, kw_only=True):
+    """The same where the server accepts token ids: a text, ids, or a list of texts or of ids, not mixed."""
+
+    input: str | list[str | int | list[int]]
+
+
+class InfinityRequest(msgspec.Struct, frozen=True):
+    """Infinity's POST /embeddings. Its client sends dimensions=0 where it wants all of them."""
+
+    input: str | list[str]
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Meta(ge=0)] | None = None
+    user: str | None = None
+    modality: Literal["text"] = "text"
 
 
 class Embedding(msgspec.Struct, frozen=True):
@@ -61,6 +89,151 @@ class EmbedRequest(Strict, frozen=True):
     dimensions: Dimensions | None = None
     encoding_format: Literal["float"] | None = None
     parameters: dict[str, Any] | None = None  # huggingface_hub may send an empty one
+
+
+class SimilarityInputs(Strict, frozen=True):
+    source_sentence: str
+    sentences: list[str]
+
+
+class SimilarityParameters(Strict, frozen=True):
+    truncate: bool | None = None
+    truncation_direction: Literal["left", "right", "Left", "Right"] | None = None
+    prompt_name: str | None = None
+
+
+class SimilarityRequest(Strict, frozen=True):
+    """POST /similarity of text-embeddings-inference: the cosine of one sentence to each of the others."""
+
+    inputs: SimilarityInputs
+    parameters: SimilarityParameters | None = None
+
+
+class TokenizeRequest(Strict, frozen=True):
+    """POST /tokenize of text-embeddings-inference: what the model reads of each text."""
+
+    inputs: str | list[str]
+    add_special_tokens: bool = True
+    prompt_name: str | None = None
+
+
+class Token(msgspec.Struct, frozen=True):
+    """`start` and `stop` are characters of the text, prompt included; a special token has none."""
+
+    id: int
+    text: str
+    special: bool
+    start: int | None
+    stop: int | None
+
+
+class DecodeRequest(Strict, frozen=True):
+    """POST /decode of text-embeddings-inference: one list of ids, or several."""
+
+    ids: list[int | list[int]]
+    skip_special_tokens: bool = True
+
+
+class ModelCard(msgspec.Struct, frozen=True):
+    """A model as GET /v1/models gives it; `created` is when the bundle was written, in Unix seconds."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class Models(msgspec.Struct, frozen=True):
+    object: Literal["list"]
+    data: list[ModelCard]
+
+
+class InfinityStats(msgspec.Struct, frozen=True):
+    queue_fraction: float
+    queue_absolute: int
+    results_pending: int
+    batch_size: int
+
+
+class InfinityModel(msgspec.Struct, frozen=True):
+    id: str
+    stats: InfinityStats
+    object: Literal["model"]
+    created: int
+    backend: str
+    capabilities: list[str]
+
+
+class InfinityModels(msgspec.Struct, frozen=True):
+    data: list[InfinityModel]
+    object: Literal["list"]
+
+
+class CohereRequest(Strict, frozen=True):
+    """Cohere's POST /v2/embed, as far as texts go. `priority` above 0 puts the request into the bulk lane."""
+
+    texts: list[str]
+    input_type: Literal["search_query", "search_document", "classification", "clustering"]
+    model: str | None = None
+    embedding_types: list[Literal["float", "int8", "binary", "ubinary", "base64"]] | None = None  # null: float
+    output_dimension: Dimensions | None = None
+    truncate: Literal["NONE", "START", "END"] | None = None
+    priority: Annotated[int, Meta(ge=0, le=999)] | None = None
+
+
+class CohereEmbeddings(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One list a type that was asked for."""
+
+    float_: list[list[float]] | UnsetType = msgspec.field(name="float", default=UNSET)
+    int8: list[list[int]] | UnsetType = UNSET
+    binary: list[list[int]] | UnsetType = UNSET
+    ubinary: list[list[int]] | UnsetType = UNSET
+    base64: list[str] | UnsetType = UNSET
+
+
+class CohereVersion(msgspec.Struct, frozen=True):
+    version: str
+
+
+class CohereUnits(msgspec.Struct, frozen=True):
+    input_tokens: int
+
+
+class CohereMeta(msgspec.Struct, frozen=True):
+    """`warnings` name the texts that were cut."""
+
+    api_version: CohereVersion
+    billed_units: CohereUnits
+    warnings: list[str]
+
+
+class CohereReply(msgspec.Struct, frozen=True):
+    id: str
+    embeddings: CohereEmbeddings
+    texts: list[str]
+    meta: CohereMeta
+    response_type: Literal["embeddings_by_type"]
+
+
+class EncodeRequest(Strict, frozen=True):
+    """POST /v1/encode. `dtype`: what the rows are made of; int8 and ubinary are the bundle's own frozen codes."""
+
+    texts: str | list[str]
+    dtype: Dtype = Dtype.FLOAT32
+    prompt_name: str | None = None
+    dimensions: Dimensions | None = None
+    truncate: bool = True
+
+
+class EncodeReply(msgspec.Struct, frozen=True):
+    """`tokens` and `cut` have an entry a text: how many were computed, and how many were cut off."""
+
+    vectors: list[list[float]]
+    dtype: Dtype
+    shape: list[int]
+    fingerprint: str
+    tokens: list[int]
+    cut: list[int]
 
 
 class SearchRequest(Strict, frozen=True):
@@ -116,6 +289,13 @@ class FeedbackReply(msgspec.Struct, frozen=True):
     recall: float
 
 
+class ReloadRequest(Strict, frozen=True):
+    """Folders on the server's own file system; without one, the path of what answers now is read again."""
+
+    bundle: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
+    index: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
+
+
 class Health(msgspec.Struct, frozen=True):
     status: Literal["ok", "failed"]
 
@@ -134,6 +314,16 @@ class Limits(msgspec.Struct, frozen=True):
     batch_tokens: int
 
 
+class DeviceInfo(msgspec.Struct, frozen=True):
+    """One device: a stream of the engine in the server's process, or a worker process."""
+
+    name: str
+    up: bool
+    streams: int
+    restarts: int
+    batches: int
+
+
 class GoldenReport(msgspec.Struct, frozen=True):
     """The golden check at start: cosine to the checkpoint's own vectors."""
 
@@ -148,8 +338,16 @@ class IndexInfo(msgspec.Struct, frozen=True):
     query_prompt: str | None
 
 
+class TeiPooling(msgspec.Struct, frozen=True):
+    pooling: str
+
+
+class TeiType(msgspec.Struct, frozen=True):
+    embedding: TeiPooling
+
+
 class Info(msgspec.Struct, frozen=True):
-    """What runs. `model_id`, `max_input_length` and `max_client_batch_size` are named as clients of TEI read them."""
+    """What runs. The names from `model_id` on that begin with model_, max_ or auto_ are those clients of TEI read."""
 
     version: str
     fingerprint: str
@@ -161,9 +359,16 @@ class Info(msgspec.Struct, frozen=True):
     dimensions: list[int]
     max_input_length: int
     max_client_batch_size: int
+    max_concurrent_requests: int
+    max_batch_tokens: int
+    model_sha: str | None
+    model_dtype: str
+    model_type: TeiType
+    auto_truncate: bool
     prompts: list[str]
     default_prompt: str | None
     streams: int
+    devices: list[DeviceInfo]
     limits: Limits
     golden: GoldenReport
     index: IndexInfo | None

@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from embedship.errors import UsageError
 from embedship.serve.drain import Drain
@@ -33,6 +34,9 @@ _HANDSHAKE_SECONDS = 0.1
 
 # Above the 60 s that load balancers keep idle connections: the side that closes first should be the client's.
 _KEEP_ALIVE_SECONDS = 75
+
+# A request's head must have come so long after the connection, or after its own first byte.
+HEAD_SECONDS = 15.0
 
 # A socket filter (Linux, <linux/filter.h>) for the listener: drop a packet whose SYN flag is set, pass all others.
 _SO_ATTACH_FILTER = 26
@@ -62,6 +66,38 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+class Timed(HttpToolsProtocol):
+    """uvicorn waits for the head of a request for ever: a few slow clients would hold every file descriptor."""
+
+    head_seconds = HEAD_SECONDS
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._start()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self._timer is None:
+            self._start()
+
+    def on_headers_complete(self) -> None:
+        self._stop()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop()
+        super().connection_lost(exc)
+
+    def _start(self) -> None:
+        self._timer = self.loop.call_later(self.head_seconds, self.transport.close)
+
+    def _stop(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+
+
 class Server(uvicorn.Server):
     """Serves `app` on `listener` until a signal comes and the drain is over, then returns.
 
@@ -76,13 +112,14 @@ class Server(uvicorn.Server):
         drain: Drain,
         listening: Callable[[], None],
         rounds: Callable[[], Coroutine[Any, Any, None]] | None = None,
+        head_seconds: float = HEAD_SECONDS,
     ) -> None:
         """`listening` is called once it does; `rounds` runs beside the requests from then on, to the end."""
         super().__init__(
             uvicorn.Config(
                 app,
                 lifespan="off",
-                http="httptools",
+                http=type("Timed", (Timed,), {"head_seconds": head_seconds}),
                 ws="none",
                 log_config=None,
                 access_log=False,

@@ -1,98 +1,90 @@
-"""Everything a server holds, opened in the order in which it can fail, and closed in the opposite one."""
+"""One bundle and its index, as they are served: what a reload replaces as a whole.
+
+Opened in the order in which it can fail, beside the one that answers, and closed in the opposite order. What lives as
+long as the server is in house.py.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from prometheus_client import CollectorRegistry, ProcessCollector
-
-from embedship import __version__, golden, tune
+from embedship import __version__, tune
 from embedship.bundle import Bundle
 from embedship.encoder import Encoder
 from embedship.golden import Golden, GoldenCheck
-from embedship.monitor.collector import MonitorCollector
 from embedship.monitor.watch import Watch
-from embedship.serve import schemas, watching
+from embedship.serve import device_names, schemas, watching
 from embedship.serve.admission import Admission
-from embedship.serve.drain import Drain
+from embedship.serve.devices.fleet import Fleet, local, processes
 from embedship.serve.judge import Judge
-from embedship.serve.keys import Keys
 from embedship.serve.lanes import Lanes
 from embedship.serve.metrics import Build, Metrics
 from embedship.serve.pipeline import Pipeline
 from embedship.serve.rounds import Rounds
 from embedship.serve.settings import Settings
 from embedship.serve.shelf import Shelf
-from embedship.serve.workers import Ticket, Workers
+from embedship.serve.tickets import Ticket
+from embedship.serve.workers import Workers
 from embedship.tune import Settled
 
 
 class Door(NamedTuple):
-    """The encoder of a server, and what its log should say of how the variant was chosen."""
+    """The encoder of a service, and what its log should say of how the variant was chosen."""
 
     encoder: Encoder
     remark: str | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Service:
-    settings: Settings
-    registry: CollectorRegistry
+    settings: Settings  # with the bundle and the index of this one
     encoder: Encoder
     remark: str | None  # what the log should say of how the variant was chosen
-    golden: GoldenCheck
+    fleet: Fleet
     shelf: Shelf | None
-    admission: Admission
+    admission: Admission  # the house's: one queue limit, whoever answers
     workers: Workers
     watch: Watch
-    metrics: Metrics
     pipeline: Pipeline
     judge: Judge
     rounds: Rounds
-    drain: Drain
-    keys: Keys
     _stack: ExitStack
+    inside: int = 0  # requests that it has begun to answer
+    _left: asyncio.Event | None = None  # made when it is to be closed
 
     @classmethod
-    def open(
-        cls, settings: Settings, registry: CollectorRegistry | None = None, encoder: Encoder | None = None
-    ) -> Self:
+    def open(cls, settings: Settings, admission: Admission, metrics: Metrics, encoder: Encoder | None = None) -> Self:
         """Choose and load the variant, prove it with the golden texts, open the index and the monitor.
 
         An encoder that is given is taken instead of one of the settings' bundle, and closed with the service.
         Raises UsageError, UnsafeError, MismatchError, MissingExtra, EngineError, GateError.
         """
+        door = Door(encoder, None) if encoder else _door(settings)
         with ExitStack() as stack:  # a failure half way closes what was opened; success keeps it
-            keys = Keys.open(settings.api_key_file)
-            door = Door(encoder, None) if encoder else _door(settings)
-            return cls._open(settings, registry or CollectorRegistry(), door, keys, stack)
+            return cls._open(settings, admission, metrics, door, stack)
 
     @classmethod
-    def _open(cls, settings: Settings, registry: CollectorRegistry, door: Door, keys: Keys, stack: ExitStack) -> Self:
+    def _open(cls, settings: Settings, admission: Admission, metrics: Metrics, door: Door, stack: ExitStack) -> Self:
         encoder = stack.enter_context(door.encoder)
-        checked = golden.check(encoder)
-        metrics = Metrics(registry, _build(encoder))
+        # An encoder over worker processes is a fleet already; the streams of any other become one.
+        engine = encoder.engine
+        fleet = engine if isinstance(engine, Fleet) else local(encoder, settings.stall_seconds)
         shelf = _shelf(settings, encoder)
         if shelf:
             stack.callback(shelf.close)
-        ProcessCollector(registry=registry)
         model = encoder.bundle.manifest.pipeline
         lanes: Lanes[Ticket] = Lanes(settings.batch_tokens)
-        workers = Workers(encoder.engine, model.dimension, model.pad_id, lanes, metrics)
+        workers = Workers(fleet.devices, model.dimension, model.pad_id, lanes, metrics)
         stack.callback(workers.close)
         songs = watching.songs(encoder.bundle)
         watch = watching.watch(settings, encoder, shelf, songs, workers.devices)
-        registry.register(MonitorCollector(watch.report))
         stack.enter_context(watch)
-        admission = Admission(settings.queue_texts)
         pipeline = Pipeline(model, encoder.tokenizer, admission, workers, shelf, watch, metrics)
         stack.callback(pipeline.close)
-        metrics.queue_texts.set_function(workers.waiting)
-        metrics.permits.set_function(lambda: admission.inside)
-        drain = Drain(settings.drain_seconds)
         rounds = Rounds(
             watch,
             workers,
@@ -102,11 +94,45 @@ class Service:
             probe_seconds=settings.probe_interval_seconds,
         )
         judge = Judge(pipeline, watch.feedback)
-        metrics.ready.set_function(lambda: not drain.draining)
         return cls(
-            settings, registry, encoder, door.remark, checked, shelf, admission, workers, watch, metrics,
-            pipeline, judge, rounds, drain, keys, stack.pop_all(),
-        )  # fmt: skip
+            settings,
+            encoder,
+            door.remark,
+            fleet,
+            shelf,
+            admission,
+            workers,
+            watch,
+            pipeline,
+            judge,
+            rounds,
+            stack.pop_all(),
+        )
+
+    def enter(self) -> None:
+        """A request is answered by this one, from here to `leave`; both are called on the event loop."""
+        self.inside += 1
+
+    def leave(self) -> None:
+        self.inside -= 1
+        if self._left and not self.inside:
+            self._left.set()
+
+    async def left(self) -> None:
+        """Wait until the last request has left; none may enter any more."""
+        self._left = asyncio.Event()
+        if self.inside:
+            await self._left.wait()
+
+    @property
+    def build(self) -> Build:
+        variant, precision = self.encoder.variant, self.encoder.engine.precision
+        return Build(self.bundle.fingerprint, variant.name, variant.runtime, precision, __version__)
+
+    @property
+    def golden(self) -> GoldenCheck:
+        """At start, of the worst device."""
+        return self.fleet.checked
 
     @property
     def bundle(self) -> Bundle:
@@ -125,9 +151,19 @@ class Service:
             dimensions=list(model.dimensions),
             max_input_length=model.max_tokens,
             max_client_batch_size=settings.max_texts,
+            max_concurrent_requests=settings.queue_texts,
+            max_batch_tokens=settings.batch_tokens,
+            model_sha=self.bundle.manifest.source.revision,
+            model_dtype=self.encoder.engine.precision,
+            model_type=schemas.TeiType(schemas.TeiPooling(model.pooling)),
+            auto_truncate=True,
             prompts=sorted(model.prompts),
             default_prompt=model.default_prompt,
             streams=self.encoder.engine.streams,
+            devices=[
+                schemas.DeviceInfo(each.name, each.up, each.streams, each.restarts, each.pulse.batches)
+                for each in self.fleet.devices
+            ],
             limits=schemas.Limits(
                 max_texts=settings.max_texts,
                 max_characters=settings.max_characters,
@@ -159,12 +195,12 @@ class Service:
 def _door(settings: Settings) -> Door:
     bundle = Bundle.open(settings.bundle)
     settled = Settled(settings.variant, None) if settings.variant else tune.settle(bundle, settings.cache)
-    return Door(Encoder.open(bundle, settled.variant, streams=settings.streams), settled.remark)
-
-
-def _build(encoder: Encoder) -> Build:
-    variant = encoder.variant
-    return Build(encoder.bundle.fingerprint, variant.name, variant.runtime, encoder.engine.precision, __version__)
+    names = device_names.parse(settings.devices)
+    if names:
+        encoder = processes(bundle, settled.variant, names, settings.streams, settings.stall_seconds)
+    else:
+        encoder = Encoder.open(bundle, settled.variant, streams=settings.streams)
+    return Door(encoder, settled.remark)
 
 
 def _shelf(settings: Settings, encoder: Encoder) -> Shelf | None:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from embedship.errors import UsageError
 from embedship.monitor.budget import FalseAlarms
 from embedship.monitor.errors import InvalidSetting
+from embedship.serve import device_names
 from embedship.serve.admission import RESERVE
 
 
@@ -55,12 +56,38 @@ class Settings:
         "API keys, one a line; requests must carry one (Authorization: Bearer KEY). Keys may also be in "
         "EMBEDSHIP_API_KEYS. Default: everybody may ask.",
     )
+    admin_key_file: Path | None = setting(
+        None,
+        "Admin keys, one a line, for /admin/ routes; they may also be in EMBEDSHIP_ADMIN_KEYS. Default: those routes "
+        "refuse everybody.",
+    )
     streams: int | None = setting(None, "Engine threads; default: one a core of the cgroup quota.", 1, 1_024)
+    devices: str = setting("auto", device_names.HELP)
+    stall_seconds: float = setting(
+        10.0,
+        "A forward pass that runs longer hangs, unless the device's own pace allows it more: the worker process is "
+        "killed and started again; in this process, /health fails.",
+        0.1,
+        3_600,
+    )
     batch_tokens: int = setting(1_536, "Most padded tokens in a batch.", 16, 1_048_576)  # plan.BUDGET
     queue_texts: int = setting(4_096, "Texts that may wait; more are answered with 429.", 1, 1_000_000)
     max_texts: int = setting(2_048, "Most texts in a request.", 1, 100_000)  # what OpenAI's clients may send
     max_characters: int = setting(200_000, "Most characters in a text.", 1, 10_000_000)
     max_body_bytes: int = setting(16 * 1024 * 1024, "Most bytes in a request.", 1_024, 1_073_741_824)
+    accept_token_ids: bool = setting(
+        False, "Take lists of token ids at /v1/embeddings: only where every client has this model's own tokenizer."
+    )
+    request_seconds: float = setting(
+        60.0,
+        "Longest a request may take, its body included, before it is answered with 504; a client may ask for less with "
+        "X-Request-Timeout-Ms.",
+        0.001,
+        86_400,
+    )
+    head_seconds: float = setting(
+        15.0, "Longest the head of a request may take to arrive before its connection is cut.", 0.1, 3_600
+    )
     max_hits: int = setting(1_000, "Most hits a search may ask for.", 1, 10_000)
     drain_seconds: float = setting(
         30.0,
@@ -109,6 +136,7 @@ class Settings:
             FalseAlarms.parse(self.false_alarms)
         except InvalidSetting as error:
             raise UsageError(f"{flag('false_alarms')} ({variable('false_alarms')}): {error}") from None
+        device_names.parse(self.devices)
         if self.max_texts > (most := self.queue_texts - self.queue_texts // RESERVE):
             raise UsageError(
                 f"{flag('max_texts')} is {self.max_texts}, but with {flag('queue_texts')} {self.queue_texts} a request "

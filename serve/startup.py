@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
+import signal
 import socket
 import sys
+import threading
 import time
 
 import prometheus_client
 
 from embedship import hardware
 from embedship.serve.app import App
+from embedship.serve.house import House
 from embedship.serve.server import Server, listen
-from embedship.serve.service import Service
 from embedship.serve.settings import Settings
+
+# The drain's end takes 16.1 s at most (server.py), and --drain-seconds promises an exit after 20.
+LAST_SECONDS = 19.0
 
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
@@ -28,39 +35,64 @@ def run(settings: Settings) -> None:
     listener = listen(settings.host, settings.port)
     for line in settings.lines():
         _say(line)
-    with Service.open(settings) as service:
-        _introduce(service)
+    with House.open(settings) as house:
+        _introduce(house)
+        app = App(house)
+
+        async def beside() -> None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app.reload.signalled)
+            try:
+                await house.rounds()
+            finally:
+                end_within(LAST_SECONDS)
+
         Server(
-            App(service),
+            app,
             listener,
-            service.drain,
+            house.drain,
             lambda: _say(f"ready in {time.perf_counter() - began:.1f} s, listening on {_url(listener)}"),
-            service.rounds.run,
+            beside,
+            settings.head_seconds,
         ).run()
     _say("stopped")
 
 
-def _introduce(service: Service) -> None:
+def end_within(seconds: float) -> None:
+    """End the process then, whatever still hangs in a device or a disk: who drains a server waits for its exit."""
+
+    def end() -> None:
+        _say("stopped: what still ran was given up")
+        os._exit(0)
+
+    last = threading.Timer(seconds, end)
+    last.daemon = True
+    last.start()
+
+
+def _introduce(house: House) -> None:
+    service = house.service
     info, golden, machine = service.info(), service.golden, hardware.machine()
     _say(f"model {info.model_id}, {info.dimension} dimensions, fingerprint {info.fingerprint}")
     _say(f"variant {info.variant}: {info.runtime}, {info.precision}, {info.streams} streams")
+    _say(f"devices: {', '.join(each.name for each in info.devices)}")
     _say(f"golden texts: {golden.texts}, cosine to the checkpoint min {golden.minimum:.5f}, mean {golden.mean:.5f}")
     if info.index:
         _say(f"index: {info.index.size} documents, {info.index.kind}")
     if probes := service.watch.probes:
         _say(f"probes: {len(probes.probes)}, {probes.missing} labels name documents that the index does not hold")
     _say(f"machine: {machine.cpu}, {machine.cores:g} cores, {' '.join(machine.isa)}")
-    _say(_guard(service))
+    _say(_guard(house))
     if service.remark:
         _say(f"warning: {service.remark}")
 
 
-def _guard(service: Service) -> str:
-    if keys := len(service.keys):
-        return f"API keys: {keys}"
-    if service.settings.host in _LOOPBACK:
-        return "API keys: none"
-    return "warning: API keys: none; everybody who reaches this address may ask (--api-key-file)"
+def _guard(house: House) -> str:
+    admin = f", admin keys: {len(house.admin) or 'none'}"
+    if keys := len(house.keys):
+        return f"API keys: {keys}{admin}"
+    if house.settings.host in _LOOPBACK:
+        return f"API keys: none{admin}"
+    return f"warning: API keys: none{admin}; everybody who reaches this address may ask (--api-key-file)"
 
 
 def _url(listener: socket.socket) -> str:

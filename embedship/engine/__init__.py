@@ -9,6 +9,8 @@ from embedship.codes import Vectors
 from embedship.errors import MismatchError
 from embedship.plan import Batch
 
+CPU = "cpu"  # all of this process's cores; another device has a number, as "cuda:0"
+
 
 class Engine(Protocol):
     @property
@@ -28,7 +30,7 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
-def open_engine(bundle: Bundle, variant: str, streams: int | None = None, device: str = "cpu") -> Engine:
+def open_engine(bundle: Bundle, variant: str, streams: int | None = None, device: str = CPU) -> Engine:
     """Load one variant on `device`: cpu, cuda:N, tensorrt:N, gpu:N (see `device.Kind`).
 
     `streams` batches may be under way at once (default: one a core, two on a GPU); on a CPU each is one thread.

@@ -14,7 +14,7 @@ import numpy as np
 from embedship.bundle import Precision
 from embedship.codes import Vectors
 from embedship.engine import feed
-from embedship.engine.device import CPU, Device, Kind
+from embedship.engine.device import Device, Kind
 from embedship.errors import EngineError, MissingExtra
 from embedship.plan import Batch
 
@@ -39,7 +39,7 @@ class OpenVinoEngine:
         inputs: tuple[str, ...],
         weights: Precision,
         streams: int,
-        device: Device = CPU,
+        device: Device,
     ) -> None:
         core = ov.Core()
         name = _name(core, device)

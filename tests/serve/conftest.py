@@ -22,6 +22,7 @@ from embedship import choice
 from embedship.bundle import Bundle
 from embedship.encoder import Encoder
 from embedship.serve.app import App
+from embedship.serve.house import House
 from embedship.serve.index.build import Wishes, build
 from embedship.serve.service import Service
 from embedship.serve.settings import Settings
@@ -31,11 +32,16 @@ START_SECONDS = 60
 
 
 class Asked:
-    """A service and its app; `ask` sends one request through httpx's ASGI transport."""
+    """A house and its app; `ask` sends one request through httpx's ASGI transport."""
 
-    def __init__(self, service: Service) -> None:
-        self.service = service
-        self.app = App(service)
+    def __init__(self, house: House) -> None:
+        self.house = house
+        self.app = App(house)
+
+    @property
+    def service(self) -> Service:
+        """The one that answers now."""
+        return self.house.service
 
     def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
         async def send() -> httpx.Response:
@@ -49,15 +55,15 @@ class Asked:
         return self.ask("POST", path, json=body)
 
     def metric(self, name: str, **labels: str) -> float:
-        value = self.service.registry.get_sample_value(name, labels)
+        value = self.house.registry.get_sample_value(name, labels)
         assert value is not None, f"{name}{labels} is not exported"
         return value
 
 
 @contextmanager
 def opened(settings: Settings) -> Iterator[Asked]:
-    with Service.open(settings) as service:
-        yield Asked(service)
+    with House.open(settings) as house:
+        yield Asked(house)
 
 
 @pytest.fixture(scope="session")

@@ -21,9 +21,9 @@ from embedship.golden import Golden
 from embedship.monitor.reference import Reference
 from embedship.serve import schemas
 from embedship.serve.errors import FAILURES, REJECTIONS, FlatError, OpenAIError
+from embedship.serve.house import House
 from embedship.serve.lanes import Lane
 from embedship.serve.metrics import CLASSES, OTHER
-from embedship.serve.service import Service
 from embedship.serve.settings import Settings
 
 from .conftest import opened
@@ -32,7 +32,9 @@ TEXTS = ["How do I open a file?", "Read a CSV with a header row.", "zip two list
 ROUTES = {
     ("POST", "/v1/embeddings"), ("POST", "/embed"), ("POST", "/"), ("POST", "/search"), ("POST", "/feedback"),
     ("GET", "/health"), ("GET", "/ready"), ("GET", "/info"), ("GET", "/monitor"), ("GET", "/monitor/ui"),
-    ("GET", "/metrics"), ("GET", "/openapi.json"),
+    ("GET", "/metrics"), ("GET", "/openapi.json"), ("GET", "/v1/models"), ("GET", "/v1/models/{model}"),
+    ("POST", "/similarity"), ("POST", "/tokenize"), ("POST", "/decode"), ("POST", "/embeddings"), ("GET", "/models"),
+    ("POST", "/v2/embed"), ("POST", "/v1/encode"), ("POST", "/admin/reload"),
 }  # fmt: skip
 LONG = "many words about nothing in particular " * 200
 
@@ -194,7 +196,7 @@ def test_probes_and_info(api: Any) -> None:
 def test_a_draining_server_answers_but_is_not_ready(fresh: Callable[..., Any]) -> None:
     api = fresh()
     assert api.metric("embedship_ready") == 1
-    api.service.drain.begin(quiet_seconds=1.0)
+    api.house.drain.begin(quiet_seconds=1.0)
     assert api.ask("GET", "/ready").status_code == 503
     assert api.metric("embedship_ready") == 0
     answer = api.post("/embed", {"inputs": "a"})
@@ -210,7 +212,7 @@ def test_dead_streams_are_unhealthy(fresh: Callable[..., Any]) -> None:
 
 def test_a_full_queue_is_429_in_both_shapes(fresh: Callable[..., Any]) -> None:
     api = fresh(queue_texts=8, max_texts=4)
-    with api.service.admission.enter(8, Lane.INTERACTIVE):
+    with api.house.admission.enter(8, Lane.INTERACTIVE):
         for path, body in (("/v1/embeddings", {"input": "a"}), ("/embed", {"inputs": "a"})):
             answer = api.post(path, body)
             assert answer.status_code == 429
@@ -303,25 +305,25 @@ def test_wrong_golden_vectors_keep_the_server_from_starting(altered: Path) -> No
     Golden(right.texts, right.ids, np.roll(right.vectors, 1, axis=0)).save(altered / "golden.safetensors")
     Bundle.write(altered, opened.manifest)
     with pytest.raises(GateError, match="golden check failed"):
-        Service.open(Settings(bundle=altered))
+        House.open(Settings(bundle=altered))
 
 
 def test_the_reference_of_another_model_keeps_the_server_from_starting(altered: Path) -> None:
     vectors = Golden.load(Bundle.open(altered)).vectors
     Reference.fit(vectors, "0" * 64).save(altered / REFERENCE)
     with pytest.raises(MismatchError, match="belongs to model 000000000000"):
-        Service.open(Settings(bundle=altered))
+        House.open(Settings(bundle=altered))
     (altered / REFERENCE).write_bytes(b"not a reference")
     with pytest.raises(UnsafeError):
-        Service.open(Settings(bundle=altered))
+        House.open(Settings(bundle=altered))
     with pytest.raises(UsageError, match="is no drift reference"):
-        Service.open(Settings(bundle=altered, reference=altered / "none"))
+        House.open(Settings(bundle=altered, reference=altered / "none"))
 
 
 def test_a_reference_of_this_model_is_taken(altered: Path) -> None:
     bundle = Bundle.open(altered)
     reference = Reference.fit(Golden.load(bundle).vectors, bundle.fingerprint)
     reference.save(altered / REFERENCE)
-    with Service.open(Settings(bundle=altered)) as service:
-        seen = service.registry.get_sample_value("embedship_drift_reference_queries")
+    with House.open(Settings(bundle=altered)) as house:
+        seen = house.registry.get_sample_value("embedship_drift_reference_queries")
         assert seen == len(reference.vectors) > 20

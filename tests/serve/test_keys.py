@@ -11,8 +11,9 @@ import pytest
 
 from embedship.errors import UsageError
 from embedship.serve.errors import Unauthorised
-from embedship.serve.keys import VARIABLE, Keys
+from embedship.serve.keys import API, Keys
 
+VARIABLE = API.variable
 KEY, OTHER = "correct-horse-battery", "staple-0123456789"
 OPEN = {"/health", "/ready", "/metrics", "/openapi.json", "/monitor/ui"}
 
@@ -25,8 +26,9 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def locked(fresh: Callable[..., Any], file: Path) -> Any:
-    return fresh(api_key_file=file)
+def locked(fresh: Callable[..., Any], file: Path, tmp_path: Path) -> Any:
+    (tmp_path / "admin").write_text("of-the-administrator")
+    return fresh(api_key_file=file, admin_key_file=tmp_path / "admin")
 
 
 def bearer(key: str) -> list[tuple[bytes, bytes]]:
@@ -115,7 +117,10 @@ def test_a_key_opens_every_route(locked: Any) -> None:
 
 def test_without_keys_the_document_asks_for_none(api: Any) -> None:
     document = api.ask("GET", "/openapi.json").json()
-    assert "securitySchemes" not in document["components"]
+    asking = {
+        path for path, operations in document["paths"].items() for each in operations.values() if "security" in each
+    }
+    assert asking == {"/admin/reload"}
 
 
 def test_the_openai_client_sends_its_key(launch: Callable[..., Any], file: Path) -> None:

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from embedship.encoder import Encoder
 from embedship.serve.index.build import Wishes, build
-from embedship.serve.page import PATH, routes
+from embedship.serve.routes.page import PATH, routes
 
 from .conftest import Asked, Live, launched
 

@@ -25,11 +25,11 @@ from embedship.monitor.diagnosis import Cause
 from embedship.monitor.faults import Failures
 from embedship.monitor.state import State
 from embedship.plan import Batch
+from embedship.serve.house import House
 from embedship.serve.index import Hits, Index
 from embedship.serve.index.build import Wishes, build
 from embedship.serve.lanes import Lane
 from embedship.serve.rounds import CANARIES, CANARY_TOKENS, Songs
-from embedship.serve.service import Service
 from embedship.serve.settings import Settings
 from embedship.stdlib_docs import entries
 
@@ -108,8 +108,8 @@ def watching(settings: Settings, index_folder: Path, labelled: Path) -> Settings
 def opened(settings: Settings, device: str = "cpu:1") -> Iterator[tuple[Asked, Damaged]]:
     encoder = Encoder.open(settings.bundle, settings.variant, streams=settings.streams)
     engine = Damaged(encoder.engine, device)
-    with Service.open(settings, encoder=Encoder(encoder.bundle, encoder.variant, encoder.tokenizer, engine)) as service:
-        yield Asked(service), engine
+    with House.open(settings, encoder=Encoder(encoder.bundle, encoder.variant, encoder.tokenizer, engine)) as house:
+        yield Asked(house), engine
 
 
 def search(asked: Asked, queries: list[str]) -> None:
@@ -233,11 +233,11 @@ def test_a_dead_device_is_counted_and_unknown_while_the_other_sings(watching: Se
 
 def test_probes_wait_while_the_queue_is_full(watching: Settings) -> None:
     with opened(watching) as (asked, _):
-        service = asked.service
+        admission = asked.house.admission
 
         async def go() -> None:
-            with service.admission.enter(service.admission.limit(Lane.BULK), Lane.BULK):
-                replay = asyncio.create_task(service.rounds.replay())
+            with admission.enter(admission.limit(Lane.BULK), Lane.BULK):
+                replay = asyncio.create_task(asked.service.rounds.replay())
                 for _ in range(100):
                     await asyncio.sleep(0)
                 assert not replay.done()
@@ -293,7 +293,7 @@ def test_bad_probes_keep_the_server_from_starting(watching: Settings, tmp_path: 
     path = tmp_path / "probes.jsonl"
     path.write_text(lines)
     with pytest.raises(UsageError, match=says):
-        Service.open(replace(watching, probes=path))
+        House.open(replace(watching, probes=path))
 
 
 def test_probes_beside_the_index_are_taken_and_need_one(
@@ -301,17 +301,17 @@ def test_probes_beside_the_index_are_taken_and_need_one(
 ) -> None:
     (tmp_path / "index").symlink_to(index_folder)
     (tmp_path / "probes.jsonl").write_bytes(labelled.read_bytes())
-    with Service.open(replace(watching, index=tmp_path / "index", probes=None)) as service:
-        assert service.watch.probes is not None
-        assert len(service.watch.probes.probes) == 30
+    with House.open(replace(watching, index=tmp_path / "index", probes=None)) as house:
+        assert house.service.watch.probes is not None
+        assert len(house.service.watch.probes.probes) == 30
     with pytest.raises(UsageError, match="needs an index"):
-        Service.open(replace(watching, index=None))
+        House.open(replace(watching, index=None))
 
 
 def test_a_state_folder_that_cannot_be_made_is_a_usage_error(watching: Settings, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=r"--state-dir .* cannot be made"):
-        Service.open(replace(watching, state_dir=tmp_path / "file"))
+        House.open(replace(watching, state_dir=tmp_path / "file"))
 
 
 def test_the_memory_of_another_model_is_a_warning(

@@ -11,7 +11,7 @@ import pytest
 
 from embedship.errors import UnsafeError
 from embedship.serve import schemas
-from embedship.serve.service import Service
+from embedship.serve.house import House
 from embedship.serve.settings import Settings
 
 
@@ -93,4 +93,4 @@ def test_a_damaged_index_keeps_the_server_from_starting(bundle: Path, index_fold
     damaged = copy / "documents.sqlite"
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"!")
     with pytest.raises(UnsafeError, match=r"documents\.sqlite"):
-        Service.open(Settings(bundle=bundle, index=copy))
+        House.open(Settings(bundle=bundle, index=copy))

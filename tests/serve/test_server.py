@@ -242,10 +242,10 @@ class Missing:
 sys.meta_path.insert(0, Missing())
 from pathlib import Path
 from embedship.serve.app import App
-from embedship.serve.service import Service
+from embedship.serve.house import House
 from embedship.serve.settings import Settings
-with Service.open(Settings(bundle=Path({str(bundle)!r}))) as service:
-    App(service)
+with House.open(Settings(bundle=Path({str(bundle)!r}))) as house:
+    App(house)
 print("fine")
 """
     command = [sys.executable, "-P", "-c", code]

@@ -16,10 +16,13 @@ from embedship.codes import Vectors
 from embedship.errors import EngineError
 from embedship.plan import Batch
 from embedship.serve.admission import Admission
+from embedship.serve.devices.local import LocalDevice
+from embedship.serve.devices.pulse import Pulse
 from embedship.serve.errors import EngineFailed
 from embedship.serve.lanes import PATIENCE, Lane, Lanes
-from embedship.serve.metrics import Build, Metrics
-from embedship.serve.workers import Ticket, Workers
+from embedship.serve.metrics import Metrics
+from embedship.serve.tickets import Ticket
+from embedship.serve.workers import Workers
 from embedship.tokens import Tokens
 
 DIMENSION = 4
@@ -50,9 +53,10 @@ class Bench:
     def __init__(self, engine: Engine) -> None:
         self.registry = CollectorRegistry()
         self.admission = Admission(10_000)
-        metrics = Metrics(self.registry, Build("f", "v", "r", "p", "1"))
+        metrics = Metrics(self.registry)
         lanes: Lanes[Ticket] = Lanes(64)
-        self.workers = Workers(engine, DIMENSION, 0, lanes, metrics)
+        devices = [LocalDevice(f"cpu:{i}", engine, Pulse(SECONDS)) for i in range(engine.streams)]
+        self.workers = Workers(devices, DIMENSION, 0, lanes, metrics)
 
     async def encode(self, ids: list[list[int]], lane: Lane = Lane.INTERACTIVE) -> Vectors:
         with self.admission.enter(len(ids), lane) as permit:

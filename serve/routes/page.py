@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
 
-from embedship.serve.http import Headers, Reply, Route
+from embedship.serve.http import Call, Headers, Reply, Route
 
 PATH = "/monitor/ui"
 
@@ -43,10 +43,10 @@ def _route(path: str, name: str, content: bytes, part_of: str | None = None) -> 
     )
 
 
-def _answer(content: bytes, media: str) -> Callable[[None], Awaitable[Reply]]:
+def _answer(content: bytes, media: str) -> Callable[[None, Call], Awaitable[Reply]]:
     reply = Reply(content, content_type=media.encode(), headers=_HEADERS)
 
-    async def answer(_: None) -> Reply:
+    async def answer(_: None, call: Call) -> Reply:
         return reply
 
     return answer

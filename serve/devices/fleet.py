@@ -1,0 +1,116 @@
+"""All devices of a service, opened and proven: the streams of one engine, or a worker process each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+from embedship import choice, golden, hardware
+from embedship.bundle import Bundle, Precision, Variant
+from embedship.codes import Vectors
+from embedship.encoder import Encoder
+from embedship.engine import CPU, Engine
+from embedship.golden import GoldenCheck
+from embedship.plan import Batch
+from embedship.serve.devices import Device, DeviceDown
+from embedship.serve.devices.child import Order
+from embedship.serve.devices.local import LocalDevice
+from embedship.serve.devices.process import Process
+from embedship.serve.devices.pulse import Pulse
+from embedship.serve.devices.supervision import Supervised, Worker
+from embedship.tokens import Tokenizer
+
+
+class Fleet:
+    """The devices as one Engine, for whoever does not care which. Closed by whoever opened it."""
+
+    def __init__(self, devices: Sequence[Device], checked: GoldenCheck) -> None:
+        self.devices = tuple(devices)
+        self.checked = checked  # the worst of them
+
+    @property
+    def streams(self) -> int:
+        return sum(device.streams for device in self.devices)
+
+    @property
+    def precision(self) -> Precision:
+        return self.devices[0].precision
+
+    def encode(self, batch: Batch) -> Vectors:
+        for device in self.devices:
+            if device.up:
+                return device.encode(batch)
+        raise DeviceDown(f"none of {', '.join(device.name for device in self.devices)} is up")
+
+    def close(self) -> None:
+        """All at once: each waits for the end of its process."""
+        with ThreadPoolExecutor(len(self.devices)) as pool:
+            list(pool.map(lambda device: device.close(), self.devices))
+
+
+def local(encoder: Encoder, stall_seconds: float) -> Fleet:
+    """A device a stream of an engine in this process, each proven while all of them compute. Raises GateError."""
+    engine = encoder.engine
+    devices = [LocalDevice(f"cpu:{i}", engine, Pulse(stall_seconds)) for i in range(engine.streams)]
+    prove = _proof(encoder.bundle, encoder.variant, encoder.tokenizer)
+    with ThreadPoolExecutor(len(devices)) as pool:
+        return Fleet(devices, _worst(list(pool.map(prove, devices))))
+
+
+def processes(
+    bundle: Bundle, variant: str | None, names: Sequence[str], streams: int | None, stall_seconds: float
+) -> Encoder:
+    """An Encoder whose engine is a Fleet of worker processes, `streams` in all. Raises what Encoder.open does."""
+    chosen = choice.variant(bundle, variant)
+    bundle.verify(bundle.files_of(chosen))
+    tokenizer = Tokenizer.open(bundle)
+    each = max(1, (streams or hardware.streams()) // len(names))
+    prove = _proof(bundle, chosen, tokenizer)
+    with ExitStack() as stack:  # one that does not start ends the others
+        devices = []
+        for name in names:
+            order = Order(str(bundle.folder), chosen.name, _engine_device(name), each, os.getpid())
+            devices.append(Supervised(name, each, _launch(name, order), prove, Pulse(stall_seconds)))
+            stack.callback(devices[-1].close)
+        fleet = Fleet(devices, _worst([device.opened() for device in devices]))
+        stack.pop_all()
+    return Encoder(bundle, chosen, tokenizer, fleet)
+
+
+def _engine_device(name: str) -> str:
+    """CPUs are not told apart by an engine."""
+    return CPU if name.startswith("cpu:") else name
+
+
+def _launch(name: str, order: Order) -> Callable[[], Worker]:
+    return lambda: Process(name, order)
+
+
+def _proof(bundle: Bundle, variant: Variant, tokenizer: Tokenizer) -> Callable[[Engine], GoldenCheck]:
+    """Golden texts, alone and coalesced, from tokens to vectors on the way that requests go."""
+
+    def prove(engine: Engine) -> GoldenCheck:
+        with Encoder(bundle, variant, tokenizer, _Lent(engine)) as encoder:
+            return golden.check(encoder)
+
+    return prove
+
+
+class _Lent:
+    """An engine that outlives the encoder it is lent to."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.streams, self.precision, self.encode = engine.streams, engine.precision, engine.encode
+
+    def close(self) -> None: ...
+
+
+def _worst(checks: Sequence[GoldenCheck]) -> GoldenCheck:
+    return GoldenCheck(
+        checks[0].texts,
+        min(each.minimum for each in checks),
+        min(each.mean for each in checks),
+        min(each.alone for each in checks),
+    )

@@ -1,0 +1,44 @@
+"""A stream of the engine in this process. It cannot die alone; if it hangs, only the end of the process helps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from embedship.bundle import Precision
+from embedship.codes import Vectors
+from embedship.engine import Engine
+from embedship.plan import Batch
+from embedship.serve.devices.pulse import Pulse
+
+
+class LocalDevice:
+    """Streams share the engine, and whoever opened it closes it."""
+
+    streams = 1
+    restarts = 0
+
+    def __init__(self, name: str, engine: Engine, pulse: Pulse) -> None:
+        self.name = name
+        self.pulse = pulse
+        self._engine = engine
+
+    @property
+    def precision(self) -> Precision:
+        return self._engine.precision
+
+    @property
+    def up(self) -> bool:
+        return not self.stuck
+
+    @property
+    def stuck(self) -> bool:
+        return self.pulse.stalled() is not None
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Nothing to tell: while this stream hangs it asks for no work, and when it goes on it asks by itself."""
+
+    def encode(self, batch: Batch) -> Vectors:
+        with self.pulse.beat(batch.input_ids.size):
+            return self._engine.encode(batch)
+
+    def close(self) -> None: ...

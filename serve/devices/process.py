@@ -1,0 +1,109 @@
+"""One worker process, from its start to its death, seen from the server."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from multiprocessing.connection import Connection, wait
+from queue import SimpleQueue
+from socket import socketpair
+
+import msgspec
+
+from embedship.bundle import Precision
+from embedship.codes import Vectors
+from embedship.errors import EmbedshipError, EngineError, GateError, UnsafeError, UsageError
+from embedship.plan import Batch
+from embedship.serve.devices import DeviceDown, DeviceLost, wire
+from embedship.serve.devices.child import Opened, Order, Refused
+
+_END_SECONDS = 10.0
+_ERRORS: dict[int, type[EmbedshipError]] = {
+    error.exit_code: error for error in (EngineError, UsageError, GateError, UnsafeError)
+}
+
+
+class Process:
+    """A fresh interpreter, never a fork: threads, CUDA and faiss do not survive one. An Engine once it is open.
+
+    It must be made on a thread that outlives it, for Linux kills it when that thread ends.
+    """
+
+    def __init__(self, name: str, order: Order) -> None:
+        self.name = name
+        self.streams = order.streams
+        self._numbers = itertools.count()
+        pairs = [socketpair() for _ in range(1 + order.streams)]
+        theirs = [each.fileno() for _, each in pairs]
+        command = [sys.executable, "-P", "-m", "embedship.serve.devices.child", name, *map(str, theirs)]
+        self._process = subprocess.Popen(command, pass_fds=theirs, stdin=subprocess.DEVNULL)
+        for _, each in pairs:
+            each.close()
+        self._control, *channels = (Connection(each.detach()) for each, _ in pairs)
+        self._idle: SimpleQueue[Connection] = SimpleQueue()
+        for channel in channels:
+            self._idle.put(channel)
+        self._control.send_bytes(msgspec.json.encode(order))
+        self._precision: Precision | None = None
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def precision(self) -> Precision:
+        assert self._precision is not None, "asked before it was open"
+        return self._precision
+
+    def open(self) -> None:
+        """Wait until its engine is open. Raises the EmbedshipError that it ended with, EngineError if it just died."""
+        try:
+            answer = msgspec.json.decode(self._control.recv_bytes(), type=Opened | Refused)
+        except (EOFError, OSError):
+            raise EngineError(f"the worker process of {self.name} died while it started: {self._death()}") from None
+        if isinstance(answer, Refused):
+            raise _ERRORS[answer.exit_code](answer.message)
+        self._precision = answer.precision
+
+    def encode(self, batch: Batch) -> Vectors:
+        """Raises EngineError if the batch failed, DeviceLost if the process died of it, DeviceDown if it had before."""
+        number = next(self._numbers)
+        channel = self._idle.get()
+        try:
+            self._send(channel, wire.batch_bytes(number, batch))
+            return wire.read_answer(self._receive(channel), number)
+        finally:
+            self._idle.put(channel)
+
+    def ended(self, seconds: float) -> bool:
+        """Whether it ends within so many seconds."""
+        return bool(wait([self._control], seconds))
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def close(self) -> None:
+        """Kill it, for it keeps nothing that could be lost, and wait for its end."""
+        self.kill()
+        self._process.wait(_END_SECONDS)
+
+    def _send(self, channel: Connection, raw: bytes) -> None:
+        try:
+            channel.send_bytes(raw)
+        except OSError:
+            raise DeviceDown(f"the worker process of {self.name} is gone") from None
+
+    def _receive(self, channel: Connection) -> bytes:
+        try:
+            return channel.recv_bytes()
+        except (EOFError, OSError):
+            raise DeviceLost(f"the worker process of {self.name} died in a batch: {self._death()}") from None
+
+    def _death(self) -> str:
+        """Its exit code, which the system knows a moment after its pipes are closed."""
+        try:
+            code = self._process.wait(1.0)
+        except subprocess.TimeoutExpired:
+            return "it closed its pipe"
+        return f"killed by signal {-code}" if code < 0 else f"exit code {code}"

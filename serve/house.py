@@ -1,0 +1,101 @@
+"""What lives as long as the server, and the service that answers in it now."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+
+from embedship.encoder import Encoder
+from embedship.monitor.collector import MonitorCollector
+from embedship.monitor.watch import Status
+from embedship.serve.admission import Admission
+from embedship.serve.devices.collector import DevicesCollector
+from embedship.serve.drain import Drain
+from embedship.serve.keys import ADMIN, Keys
+from embedship.serve.metrics import Metrics
+from embedship.serve.schemas import Readiness
+from embedship.serve.service import Service
+from embedship.serve.settings import Settings
+
+
+class House:
+    """`service` changes hands on the event loop only: whoever answers a request reads it once and keeps to that one."""
+
+    def __init__(
+        self, settings: Settings, registry: CollectorRegistry, keys: Keys, admin: Keys, encoder: Encoder | None
+    ) -> None:
+        self.settings = settings
+        self.registry = registry
+        self.keys = keys
+        self.admin = admin
+        self.metrics = Metrics(registry)
+        self.admission = Admission(settings.queue_texts)
+        self.drain = Drain(settings.drain_seconds)
+        self.service = Service.open(settings, self.admission, self.metrics, encoder)
+        self._swapped = asyncio.Event()
+        self._show()
+
+    @classmethod
+    def open(
+        cls, settings: Settings, registry: CollectorRegistry | None = None, encoder: Encoder | None = None
+    ) -> Self:
+        """Raises what Service.open does, and UsageError for keys that are none."""
+        keys = Keys.open(settings.api_key_file)
+        admin = Keys.open(settings.admin_key_file, purpose=ADMIN)
+        return cls(settings, registry or CollectorRegistry(), keys, admin, encoder)
+
+    @property
+    def readiness(self) -> Readiness:
+        """Whether to send requests here: while a device takes batches, and no drain has begun."""
+        workers = self.service.workers
+        if self.drain.draining:
+            return Readiness(False, "draining")
+        if workers.up < len(workers.devices):
+            return Readiness(workers.up > 0, f"{workers.up} of {len(workers.devices)} devices")
+        return Readiness(True, "the golden texts give the vectors of the checkpoint")
+
+    def swap(self, service: Service) -> Service:
+        """The next request is answered by `service`. Returns the one before, which may still be answering."""
+        before, self.service = self.service, service
+        self.metrics.runs(service.build)
+        self._swapped.set()
+        return before
+
+    async def rounds(self) -> None:
+        """The rounds of the service that answers, whichever it is; until this is cancelled."""
+        while True:
+            self._swapped.clear()
+            running = asyncio.create_task(self.service.rounds.run())
+            try:
+                await self._swapped.wait()
+            finally:
+                running.cancel()
+                await asyncio.wait([running])
+
+    def close(self) -> None:
+        self.service.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _show(self) -> None:
+        self.metrics.runs(self.service.build)
+        self.metrics.queue_texts.set_function(self._waiting)
+        self.metrics.permits.set_function(lambda: self.admission.inside)
+        self.metrics.ready.set_function(lambda: self.readiness.ready)
+        self.registry.register(MonitorCollector(self._status))
+        self.registry.register(DevicesCollector(lambda: self.service.workers))
+        ProcessCollector(registry=self.registry)
+
+    # Methods, and not those of the service themselves: a scrape after a swap must read the other one.
+    def _waiting(self) -> int:
+        return self.service.workers.waiting()
+
+    def _status(self) -> Status:
+        return self.service.watch.report()

@@ -1,0 +1,147 @@
+"""A new bundle or index, taken up by a running server: opened beside the old one, proven, and only then swapped in.
+
+While both are open the process holds both models. Whatever goes wrong before the swap leaves the old one answering.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from embedship.errors import EmbedshipError
+from embedship.monitor.errors import MonitorError
+from embedship.serve.errors import NotReloaded, Reloading
+from embedship.serve.house import House
+from embedship.serve.service import Service
+
+logger = logging.getLogger(__name__)
+
+Got = TypeVar("Got")
+
+
+class Result(StrEnum):
+    """Label of embedship_reloads_total."""
+
+    TAKEN = "taken"
+    FAILED = "failed"
+    REFUSED = "refused"  # one was running
+
+
+class Reloaded(msgspec.Struct, frozen=True):
+    """What answers now, and what did before."""
+
+    fingerprint: str
+    variant: str
+    before: str  # fingerprint
+    seconds: float
+
+
+class Reload:
+    """Used from the event loop. One at a time."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self._running = False
+        self._tasks: set[asyncio.Task[object]] = set()  # a task that nobody holds may be collected
+        for result in Result:
+            house.metrics.reloads.labels(result)
+
+    async def __call__(self, bundle: Path | None = None, index: Path | None = None) -> Reloaded:
+        """Take up what lies at these paths; where none is given, at those of the service that answers now.
+
+        It goes on when the caller is cancelled. Raises Reloading, NotReloaded.
+        """
+        if self._running or self._house.drain.draining:
+            self._house.metrics.reloads.labels(Result.REFUSED).inc()
+            raise Reloading("The server is stopping." if self._house.drain.draining else _BUSY)
+        self._running = True
+        return await asyncio.shield(self._keep(self._reload(bundle, index)))
+
+    def signalled(self) -> None:
+        """SIGHUP: as a call without paths, and only the log says what came of it."""
+        self._keep(self._quietly())
+
+    async def _quietly(self) -> None:
+        try:
+            await self()
+        except Reloading as error:
+            logger.warning("SIGHUP: %s", error)
+        except NotReloaded:
+            return  # logged where it was raised
+
+    def _keep(self, work: Awaitable[Got]) -> asyncio.Task[Got]:
+        task = asyncio.ensure_future(work)
+        assert isinstance(task, asyncio.Task), "coroutines become tasks"
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+        return task
+
+    def _forget(self, task: asyncio.Task[object]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # known and logged; nobody may be left to hear it
+
+    async def _reload(self, bundle: Path | None, index: Path | None) -> Reloaded:
+        began = time.perf_counter()
+        try:
+            service = await self._open(bundle, index)
+        except (EmbedshipError, MonitorError, OSError) as error:
+            raise self._failed(str(error)) from error
+        except Exception:
+            logger.exception("a reload failed")
+            raise self._failed("the server failed while it opened the new one; its log says why") from None
+        finally:
+            self._running = False
+        before = self._house.swap(service)
+        self._keep(_retire(before))
+        taken = Reloaded(
+            service.bundle.fingerprint,
+            service.encoder.variant.name,
+            before.bundle.fingerprint,
+            time.perf_counter() - began,
+        )
+        self._house.metrics.reloads.labels(Result.TAKEN).inc()
+        logger.info("reloaded in %.1f s: fingerprint %s, variant %s", taken.seconds, taken.fingerprint, taken.variant)
+        return taken
+
+    async def _open(self, bundle: Path | None, index: Path | None) -> Service:
+        house, now = self._house, self._house.service
+        settings = replace(now.settings, bundle=bundle or now.settings.bundle, index=index or now.settings.index)
+        await now.rounds.snapshot()  # with a --state-dir the new monitor goes on where this one is
+        opening = asyncio.get_running_loop().run_in_executor(
+            None, Service.open, settings, house.admission, house.metrics
+        )
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close)  # the server ends: what comes too late is closed again
+            raise
+
+    def _failed(self, why: str) -> NotReloaded:
+        fingerprint = self._house.service.bundle.fingerprint
+        self._house.metrics.reloads.labels(Result.FAILED).inc()
+        logger.error("not reloaded, %s goes on: %s", fingerprint[:12], why)
+        return NotReloaded(f"Not reloaded, {fingerprint[:12]} goes on answering: {why}")
+
+
+_BUSY = "A reload is running already: wait for it, GET /info says what answers."
+
+
+async def _retire(service: Service) -> None:
+    """Close it when its last request has left. Its memory has been taken up by the next: it writes no more."""
+    service.watch.retire()
+    await service.left()
+    await asyncio.get_running_loop().run_in_executor(None, service.close)
+
+
+def _close(opening: asyncio.Future[Service]) -> None:
+    if not opening.cancelled() and not opening.exception():
+        opening.result().close()

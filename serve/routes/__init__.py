@@ -1,0 +1,37 @@
+"""The routes, one module a family: what each does with a request that has the right shape.
+
+A new family is a module here with `routes(service)`, and a line below.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from embedship.serve import openapi
+from embedship.serve.house import House
+from embedship.serve.http import Reply, Route
+from embedship.serve.reload import Reload
+from embedship.serve.routes import admin, cohere, encode, feedback, infinity, openai, page, probes, search, tei
+from embedship.serve.service import Service
+
+# The first family that is at home under /v1, for example, also answers for the paths there that do not exist.
+_FAMILIES = (openai, tei, infinity, cohere, encode, search, feedback)
+
+
+def routes(house: House, service: Service, reload: Reload) -> tuple[Route, ...]:
+    """Every route, and the document that describes them."""
+    found = [
+        *(route for family in _FAMILIES for route in family.routes(service)),
+        *probes.routes(house, service),
+        *admin.routes(reload),
+        *page.routes(),
+    ]
+    about = Route("GET", "/openapi.json", "This document", lambda *_: answer(), gives=dict[str, Any], open=True)
+    document = msgspec.json.encode(openapi.document([*found, about], locked=len(house.keys) > 0))
+
+    async def answer() -> Reply:
+        return Reply(document)
+
+    return (*found, about)

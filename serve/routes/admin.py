@@ -1,0 +1,47 @@
+"""What changes a running server: for those with an admin key, and for nobody where there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from embedship.serve import schemas
+from embedship.serve.errors import (
+    ClientGone,
+    Family,
+    Forbidden,
+    Internal,
+    Invalid,
+    Malformed,
+    NotReloaded,
+    Reloading,
+    TooLarge,
+    Unauthorised,
+)
+from embedship.serve.http import Call, Reply, Route
+from embedship.serve.reload import Reload, Reloaded
+
+_BODY_BYTES = 64 * 1024
+
+
+def routes(reload: Reload) -> tuple[Route, ...]:
+    admin = Admin(reload)
+    return (
+        Route(
+            "POST", "/admin/reload", "Take up a new bundle or index", admin.reload,
+            schemas.ReloadRequest, Reloaded, Family.FLAT,
+            (Unauthorised, Forbidden, Malformed, Invalid, TooLarge, Reloading, NotReloaded, ClientGone, Internal),
+            body_bytes=_BODY_BYTES, admin=True,
+        ),
+    )  # fmt: skip
+
+
+class Admin:
+    def __init__(self, reload: Reload) -> None:
+        self._reload = reload
+
+    async def reload(self, request: schemas.ReloadRequest, call: Call) -> Reply:
+        """Answers when the new one answers, or when it cannot."""
+        bundle, index = (Path(each) if each else None for each in (request.bundle, request.index))
+        return Reply(msgspec.json.encode(await self._reload(bundle, index)))

@@ -1,0 +1,94 @@
+"""POST /v2/embed, as Cohere's clients speak it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from msgspec import UNSET
+
+from embedship.codes import Vectors, binary
+from embedship.serve import digits, schemas
+from embedship.serve.errors import Family, Invalid, TooLong
+from embedship.serve.http import Call, Reply, Route
+from embedship.serve.lanes import Lane
+from embedship.serve.pipeline import Encoded
+from embedship.serve.routes import texts
+from embedship.serve.service import Service
+
+# The model's own names for what Cohere calls an input type, the first that it has; without one, its default prompt.
+_PROMPTS = {
+    "search_query": ("query",),
+    "search_document": ("document", "passage", "corpus"),
+    "classification": ("classification",),
+    "clustering": ("clustering",),
+}
+
+
+def routes(service: Service) -> tuple[Route, ...]:
+    return (
+        Route("POST", "/v2/embed", "Vectors, as Cohere gives them", Cohere(service).embed, schemas.CohereRequest,
+              schemas.CohereReply, Family.COHERE, (*texts.COMMON, TooLong)),
+    )  # fmt: skip
+
+
+class Cohere:
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._model = service.bundle.manifest.pipeline
+        self._codes = service.bundle.manifest.codes
+
+    async def embed(self, request: schemas.CohereRequest, call: Call) -> Reply:
+        inputs = texts.checked(request.texts, "texts", self._service.settings)
+        kinds = ["float"] if request.embedding_types is None else request.embedding_types
+        self._check(request, kinds)
+        lane = call.lane or (Lane.BULK if request.priority else None)
+        prompt = next((name for name in _PROMPTS[request.input_type] if name in self._model.prompts), None)
+        encoded = await self._service.pipeline.embed(inputs, prompt, request.truncate != "NONE", lane)
+        vectors = texts.shortened(encoded.vectors, request.output_dimension)
+
+        def body() -> bytes:
+            written: dict[str, Any] = {kind: self._written(kind, vectors) for kind in kinds}
+            embeddings = schemas.CohereEmbeddings(float_=written.pop("float", UNSET), **written)
+            name = str(uuid.uuid4())
+            return texts.encode(schemas.CohereReply(name, embeddings, inputs, _meta(encoded), "embeddings_by_type"))
+
+        return Reply(await texts.written(body, len(vectors)), headers=texts.truncated(encoded))
+
+    def _check(self, request: schemas.CohereRequest, kinds: Sequence[str]) -> None:
+        if not kinds:
+            raise Invalid("embedding_types: the list is empty, name at least one, or leave it out.", "embedding_types")
+        if (wanted := request.output_dimension) is not None and wanted not in self._model.dimensions:
+            known = ", ".join(map(str, self._model.dimensions))
+            raise Invalid(
+                f"output_dimension: {wanted} is none this model was trained for; it has: {known}.", "output_dimension"
+            )
+        if request.truncate == "START":
+            raise Invalid("truncate: this server cuts the end only, as the model was trained; send END.", "truncate")
+        dimension = wanted or self._model.dimension
+        if dimension % 8 and {"binary", "ubinary"} & set(kinds):
+            raise Invalid(
+                f"embedding_types: {dimension} dimensions cannot be packed, eight to a byte.", "embedding_types"
+            )
+
+    def _written(self, kind: str, vectors: Vectors) -> Any:
+        if kind == "float":
+            return digits.rows(vectors)
+        if kind == "base64":
+            return texts.base64_rows(vectors)
+        if kind == "int8":
+            return self._codes.scale(vectors.shape[1]).encode(vectors).tolist()
+        packed = binary(vectors, self._codes.binary_threshold)
+        # Signed bytes are the unsigned ones less 128, not the same bits read again.
+        return packed.tolist() if kind == "ubinary" else (packed.astype(np.int16) - 128).tolist()
+
+
+def _meta(encoded: Encoded) -> schemas.CohereMeta:
+    warnings = [
+        f"Text {place} was longer than the model reads: {lost} tokens at its end were cut."
+        for place, lost in enumerate(encoded.cut)
+        if lost
+    ]
+    return schemas.CohereMeta(schemas.CohereVersion("2"), schemas.CohereUnits(encoded.tokens), warnings)

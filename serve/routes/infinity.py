@@ -1,0 +1,44 @@
+"""POST /embeddings and GET /models, as clients of Infinity speak them."""
+
+from __future__ import annotations
+
+from embedship.serve import schemas
+from embedship.serve.errors import Family, Unauthorised
+from embedship.serve.http import Call, Reply, Route
+from embedship.serve.routes import openai, texts
+from embedship.serve.service import Service
+
+
+def routes(service: Service) -> tuple[Route, ...]:
+    infinity = Infinity(service)
+    return (
+        Route("POST", "/embeddings", "Vectors, as Infinity gives them", infinity.embeddings, schemas.InfinityRequest,
+              schemas.Embeddings, Family.INFINITY, texts.COMMON),
+        Route("GET", "/models", "The one model that runs here, as Infinity says it", infinity.models,
+              gives=schemas.InfinityModels, family=Family.INFINITY, errors=(Unauthorised,)),
+    )  # fmt: skip
+
+
+class Infinity:
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._model = service.bundle.manifest.pipeline
+        self._name = service.bundle.manifest.source.name
+        self._created = openai.created(service.bundle)
+
+    async def embeddings(self, request: schemas.InfinityRequest, call: Call) -> Reply:
+        inputs = texts.checked(request.input, "input", self._service.settings)
+        dimensions = request.dimensions or None
+        texts.check_dimensions(dimensions, self._model.dimensions)
+        encoded = await self._service.pipeline.embed(inputs, None, lane=call.lane)
+        return await openai.reply(encoded, dimensions, request.encoding_format == "base64", self._name)
+
+    async def models(self, _: None, call: Call) -> Reply:
+        service = self._service
+        waiting, inside = service.workers.waiting(), service.admission.inside
+        stats = schemas.InfinityStats(
+            waiting / service.settings.queue_texts, waiting, inside, service.settings.batch_tokens
+        )
+        variant = service.encoder.variant
+        card = schemas.InfinityModel(self._name, stats, "model", self._created, variant.runtime, ["embed"])
+        return Reply(texts.encode(schemas.InfinityModels([card], "list")))

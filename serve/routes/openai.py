@@ -1,0 +1,95 @@
+"""POST /v1/embeddings and GET /v1/models, as OpenAI's clients speak them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import cast
+
+from embedship.bundle import Bundle
+from embedship.codes import Vectors
+from embedship.serve import digits, schemas
+from embedship.serve.errors import Family, Invalid, TooLong, Unauthorised, UnknownPath
+from embedship.serve.http import Call, Reply, Route
+from embedship.serve.pipeline import Encoded
+from embedship.serve.routes import texts
+from embedship.serve.service import Service
+
+_Write = Callable[[Vectors], Sequence[list[float] | str]]
+
+
+def routes(service: Service) -> tuple[Route, ...]:
+    openai = OpenAI(service)
+    ids = service.settings.accept_token_ids
+    errors = (*texts.COMMON, TooLong) if ids else texts.COMMON
+    return (
+        Route(
+            "POST", "/v1/embeddings", "Vectors, as OpenAI gives them", openai.tokens if ids else openai.embeddings,
+            schemas.TokensRequest if ids else schemas.EmbeddingsRequest, schemas.Embeddings, Family.OPENAI, errors,
+        ),
+        Route("GET", "/v1/models", "The one model that runs here", openai.models, gives=schemas.Models,
+              family=Family.OPENAI, errors=(Unauthorised,)),
+        Route("GET", "/v1/models/{model}", "A model by its name", openai.model, gives=schemas.ModelCard,
+              family=Family.OPENAI, errors=(Unauthorised, UnknownPath)),
+    )  # fmt: skip
+
+
+def created(bundle: Bundle) -> int:
+    """When the bundle was written, in Unix seconds."""
+    return int(datetime.fromisoformat(bundle.manifest.created).timestamp())
+
+
+async def reply(encoded: Encoded, dimensions: int | None, packed: bool, name: str) -> Reply:
+    """Vectors in OpenAI's shape, cut to `dimensions`; `packed`: as base64."""
+    vectors = texts.shortened(encoded.vectors, dimensions)
+    write: _Write = texts.base64_rows if packed else digits.rows
+
+    def body() -> bytes:
+        data = [schemas.Embedding("embedding", i, row) for i, row in enumerate(write(vectors))]
+        return texts.encode(schemas.Embeddings("list", data, name, texts.usage(encoded)))
+
+    return Reply(await texts.written(body, len(vectors)), headers=texts.truncated(encoded))
+
+
+class OpenAI:
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._model = service.bundle.manifest.pipeline
+        self._name = service.bundle.manifest.source.name
+        self._card = schemas.ModelCard(self._name, "model", created(service.bundle), "embedship")
+
+    async def embeddings(self, request: schemas.EmbeddingsRequest, call: Call) -> Reply:
+        inputs = texts.checked(request.input, "input", self._service.settings)
+        texts.check_dimensions(request.dimensions, self._model.dimensions)
+        encoded = await self._service.pipeline.embed(inputs, None, lane=call.lane)
+        return await reply(encoded, request.dimensions, request.encoding_format == "base64", self._name)
+
+    async def tokens(self, request: schemas.TokensRequest, call: Call) -> Reply:
+        """The same, where token ids may stand for texts."""
+        texts.check_dimensions(request.dimensions, self._model.dimensions)
+        if (ids := _ids(request.input)) is not None:
+            texts.check_count(len(ids), "input", self._service.settings)
+            encoded = await self._service.pipeline.embed_ids(ids, call.lane)
+        else:
+            value = cast("str | list[str]", request.input)
+            inputs = texts.checked(value, "input", self._service.settings)
+            encoded = await self._service.pipeline.embed(inputs, None, lane=call.lane)
+        return await reply(encoded, request.dimensions, request.encoding_format == "base64", self._name)
+
+    async def models(self, _: None, call: Call) -> Reply:
+        return Reply(texts.encode(schemas.Models("list", [self._card])))
+
+    async def model(self, _: None, call: Call) -> Reply:
+        if call.rest != self._name:
+            raise UnknownPath(f"There is no model {call.rest!r} here. The model is: {self._name}.", "model")
+        return Reply(texts.encode(self._card))
+
+
+def _ids(value: str | list[str | int | list[int]]) -> list[list[int]] | None:
+    """The token ids of one text or of several; None where texts were sent. Raises Invalid for a mixture."""
+    kinds = {type(each) for each in value} if isinstance(value, list) else {str}
+    if len(kinds) > 1:
+        raise Invalid("input: send texts, or the ids of one text, or lists of ids; not a mixture.", "input")
+    if kinds == {int}:
+        return [cast("list[int]", value)]
+    return cast("list[list[int]]", value) if kinds == {list} else None

@@ -1,0 +1,51 @@
+"""What orchestrators, scrapers and people ask of a running server. None of it runs the model."""
+
+from __future__ import annotations
+
+from prometheus_client import generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+from embedship.monitor.watch import Status
+from embedship.serve import schemas
+from embedship.serve.errors import Unauthorised
+from embedship.serve.house import House
+from embedship.serve.http import Call, Reply, Route
+from embedship.serve.routes import texts
+from embedship.serve.service import Service
+
+
+def routes(house: House, service: Service) -> tuple[Route, ...]:
+    probes = Probes(house, service)
+    return (
+        Route("GET", "/health", "Whether the process can work: restart it if not", probes.health,
+              gives=schemas.Health, unready=True, open=True),
+        Route("GET", "/ready", "Whether to send requests here", probes.ready, gives=schemas.Readiness, unready=True,
+              open=True),
+        Route("GET", "/info", "What runs here", probes.info, gives=schemas.Info, errors=(Unauthorised,)),
+        Route("GET", "/monitor", "What the monitor knows: diagnosis, reports, evidence", probes.monitor,
+              gives=Status, errors=(Unauthorised,)),
+        Route("GET", "/metrics", "Prometheus metrics", probes.metrics, open=True),
+    )  # fmt: skip
+
+
+class Probes:
+    def __init__(self, house: House, service: Service) -> None:
+        self._house = house
+        self._service = service
+
+    async def health(self, _: None, call: Call) -> Reply:
+        alive = self._service.workers.alive
+        return Reply(texts.encode(schemas.Health("ok" if alive else "failed")), 200 if alive else 503)
+
+    async def ready(self, _: None, call: Call) -> Reply:
+        readiness = self._house.readiness
+        return Reply(texts.encode(readiness), 200 if readiness.ready else 503)
+
+    async def info(self, _: None, call: Call) -> Reply:
+        return Reply(texts.encode(self._service.info()))
+
+    async def monitor(self, _: None, call: Call) -> Reply:
+        return Reply(texts.encode(self._service.watch.report()))
+
+    async def metrics(self, _: None, call: Call) -> Reply:
+        return Reply(generate_latest(self._house.registry), content_type=CONTENT_TYPE_PLAIN_0_0_4.encode())

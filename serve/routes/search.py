@@ -1,0 +1,59 @@
+"""POST /search: texts in, documents out."""
+
+from __future__ import annotations
+
+import msgspec
+
+from embedship.serve import schemas
+from embedship.serve.errors import Family, Invalid, NoIndex, TooLarge
+from embedship.serve.http import Call, Reply, Route
+from embedship.serve.routes import texts
+from embedship.serve.service import Service
+from embedship.serve.shelf import Hit
+
+
+def routes(service: Service) -> tuple[Route, ...]:
+    return (
+        Route(
+            "POST", "/search", "The documents most similar to a query", Search(service).search,
+            schemas.SearchRequest, schemas.SearchReply, Family.FLAT, (*texts.COMMON, NoIndex), judged=True,
+        ),
+    )  # fmt: skip
+
+
+class Search:
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def search(self, request: schemas.SearchRequest, call: Call) -> Reply:
+        queries = texts.checked(request.query, "query", self._service.settings)
+        self._check(len(queries), request.k)
+        answered = await self._service.pipeline.search(queries, request.k, call.lane)
+
+        def reply() -> bytes:
+            results = [schemas.SearchResult([_hit(hit) for hit in hits]) for hits in answered.found.hits]
+            return texts.encode(schemas.SearchReply(results, texts.usage(answered.encoded)))
+
+        headers = (*texts.truncated(answered.encoded), (b"x-request-id", answered.request_id.encode()))
+        return Reply(await texts.written(reply, len(queries)), headers=headers)
+
+    def _check(self, queries: int, k: int) -> None:
+        if k > (most := self._service.settings.max_hits):
+            raise Invalid(f"k: {k} is too many hits, this server gives at most {most}.", "k")
+        if queries * k > 10 * most:
+            raise TooLarge(
+                f"query: {queries} queries of {k} hits are too many for one answer, this server gives at most "
+                f"{10 * most} hits a request: send fewer queries, or ask for fewer hits.",
+                "query",
+            )
+
+
+def _hit(hit: Hit) -> schemas.SearchHit:
+    document = hit.document
+    return schemas.SearchHit(
+        document.id,
+        hit.score,
+        document.text,
+        msgspec.UNSET if document.title is None else document.title,
+        document.metadata or msgspec.UNSET,
+    )

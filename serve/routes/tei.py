@@ -1,0 +1,108 @@
+"""POST /embed, /, /similarity, /tokenize and /decode, as clients of text-embeddings-inference speak them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
+
+from embedship.codes import normalise
+from embedship.serve import digits, schemas
+from embedship.serve.errors import Family, Invalid, TooLong
+from embedship.serve.http import Call, Reply, Route
+from embedship.serve.routes import texts
+from embedship.serve.service import Service
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+
+
+def routes(service: Service) -> tuple[Route, ...]:
+    tei = Tei(service)
+    errors = (*texts.COMMON, TooLong)
+    embed = Route(
+        "POST", "/embed", "Vectors, as text-embeddings-inference gives them", tei.embed,
+        schemas.EmbedRequest, list[list[float]], Family.FLAT, errors,
+    )  # fmt: skip
+    return (
+        embed,
+        # huggingface_hub posts to the very address it is given, which often has no path.
+        replace(embed, path="/"),
+        Route("POST", "/similarity", "Cosines of one sentence to others", tei.similarity, schemas.SimilarityRequest,
+              list[float], Family.FLAT, errors),
+        Route("POST", "/tokenize", "The tokens that the model reads", tei.tokenize, schemas.TokenizeRequest,
+              list[list[schemas.Token]], Family.FLAT, texts.COMMON),
+        Route("POST", "/decode", "The texts of token ids", tei.decode, schemas.DecodeRequest,
+              list[str], Family.FLAT, texts.COMMON),
+    )  # fmt: skip
+
+
+class Tei:
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._model = service.bundle.manifest.pipeline
+
+    async def embed(self, request: schemas.EmbedRequest, call: Call) -> Reply:
+        inputs = texts.checked(request.inputs, "inputs", self._service.settings)
+        self._check(request)
+        encoded = await self._service.pipeline.embed(
+            inputs, request.prompt_name, request.truncate is not False, call.lane
+        )
+        vectors = texts.shortened(encoded.vectors, request.dimensions)
+        if request.normalize is not False and not self._model.normalised:
+            vectors = normalise(vectors)
+        body = await texts.written(lambda: texts.encode(digits.rows(vectors)), len(vectors))
+        return Reply(body, headers=texts.truncated(encoded))
+
+    async def similarity(self, request: schemas.SimilarityRequest, call: Call) -> Reply:
+        inputs, options = request.inputs, request.parameters or schemas.SimilarityParameters()
+        texts.checked(inputs.sentences, "inputs.sentences", self._service.settings)
+        both = texts.checked([inputs.source_sentence, *inputs.sentences], "inputs", self._service.settings)
+        _check_direction(options.truncation_direction)
+        encoded = await self._service.pipeline.embed(
+            both, options.prompt_name, options.truncate is not False, call.lane
+        )
+        unit = encoded.vectors if self._model.normalised else normalise(encoded.vectors)
+        return Reply(texts.encode((unit[1:] @ unit[0]).tolist()), headers=texts.truncated(encoded))
+
+    async def tokenize(self, request: schemas.TokenizeRequest, call: Call) -> Reply:
+        inputs = texts.checked(request.inputs, "inputs", self._service.settings)
+        pieces = await self._service.pipeline.pieces(inputs, request.prompt_name, request.add_special_tokens)
+        cut = sum(bool(each.overflowing) for each in pieces)
+        body = texts.encode([_tokens(each) for each in pieces])
+        return Reply(body, headers=((b"x-embedship-truncated", b"%d" % cut),))
+
+    async def decode(self, request: schemas.DecodeRequest, call: Call) -> Reply:
+        several = all(isinstance(each, list) for each in request.ids)
+        if not several and any(isinstance(each, list) for each in request.ids):
+            raise Invalid("ids: send the ids of one text, or lists of ids; not a mixture.", "ids")
+        ids = cast("list[list[int]]", request.ids if several else [request.ids])
+        texts.check_count(len(ids), "ids", self._service.settings)
+        return Reply(texts.encode(await self._service.pipeline.decode(ids, request.skip_special_tokens)))
+
+    def _check(self, request: schemas.EmbedRequest) -> None:
+        texts.check_dimensions(request.dimensions, self._model.dimensions)
+        _check_direction(request.truncation_direction)
+        if request.normalize is False and self._model.normalised:
+            raise Invalid(
+                "normalize: this model's own pipeline ends in a normalisation, there are no other vectors; leave it "
+                "out.",
+                "normalize",
+            )
+        if request.parameters:
+            raise Invalid("parameters: give the options beside `inputs`, not inside `parameters`.", "parameters")
+
+
+def _check_direction(direction: str | None) -> None:
+    if direction in ("left", "Left"):
+        raise Invalid(
+            "truncation_direction: this server cuts on the right only, as the model was trained; leave it out.",
+            "truncation_direction",
+        )
+
+
+def _tokens(encoding: Encoding) -> list[schemas.Token]:
+    marks = zip(encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True)
+    return [
+        schemas.Token(id, text, bool(special), *((None, None) if special else offsets))
+        for id, text, special, offsets in marks
+    ]

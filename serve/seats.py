@@ -1,0 +1,187 @@
+"""Who takes what next: the streams' side of the lanes, with what failed before and what is for one device only.
+
+Nothing here computes. One lock guards it all.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from threading import Condition, Lock
+from typing import Generic
+
+from embedship.serve.devices import Device
+from embedship.serve.isolation import Piece
+from embedship.serve.lanes import PATIENCE, Claim, Lane, Lanes, Work
+
+
+class Seat(Generic[Claim]):
+    """One device at the table: how many of its streams wait and compute, and its errands."""
+
+    def __init__(self, device: Device, lock: Lock) -> None:
+        self.device = device
+        self.changed = Condition(lock)
+        self.waiting = 0  # streams that nobody has woken yet
+        self.running = 0
+        self.alone = False  # a suspect computes here, and nothing may beside it
+        self.errands: Errands[Claim] = Errands(device.name)
+
+    def wake(self, streams: int) -> int:
+        """Wake at most so many of its streams, and say how many."""
+        woken = min(streams, self.waiting)
+        self.waiting -= woken
+        self.changed.notify(woken)
+        return woken
+
+    def wait(self) -> None:
+        self.waiting += 1
+        self.changed.wait()
+
+
+class Errands(Generic[Claim]):
+    """Single texts for one device and no other.
+
+    They wait until no request does, but for at most PATIENCE batches: a canary must sing under load, too.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._waiting: deque[Work[Claim]] = deque()
+        self._passed_over = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, work: Work[Claim]) -> None:
+        self._waiting.append(work)
+
+    def take(self, lanes: Lanes[Claim]) -> Piece[Claim] | None:
+        """The device's next batch: work from the lanes, or an errand; None if there is neither."""
+        if self._waiting and self._passed_over >= PATIENCE:
+            return self.next()
+        if works := lanes.take():
+            self._passed_over += bool(self._waiting)
+            return Piece(works)
+        return self.next() if self._waiting else None
+
+    def next(self) -> Piece[Claim]:
+        self._passed_over = 0
+        return Piece([self._waiting.popleft()], errand=self._device)
+
+
+class Seats(Generic[Claim]):
+    """Thread-safe. `take` blocks a stream until there is a piece for it; `put` and `errand` never block."""
+
+    def __init__(self, devices: Sequence[Device], lanes: Lanes[Claim]) -> None:
+        self._lock = Lock()
+        self._lanes = lanes
+        self._seats = {device.name: Seat[Claim](device, self._lock) for device in devices}
+        self._again: deque[Piece[Claim]] = deque()  # what failed before, to be tried first
+        self._suspects: deque[Piece[Claim]] = deque()
+        self._closed = False
+        for device in devices:
+            device.watch(self._changed)
+
+    def __len__(self) -> int:
+        """Texts that wait."""
+        again = sum(len(piece.works) for piece in (*self._again, *self._suspects))
+        return len(self._lanes) + again
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def put(self, lane: Lane, works: Sequence[Work[Claim]]) -> bool:
+        """False, and nothing is put, once it is closed."""
+        with self._lock:
+            if not self._closed:
+                self._lanes.put(lane, works)
+                self._wake(len(works))
+            return not self._closed
+
+    def errand(self, device: str, work: Work[Claim]) -> bool:
+        """False, and nothing is put, once it is closed or while the device is down."""
+        seat = self._seats[device]
+        with self._lock:
+            accepted = not self._closed and seat.device.up
+            if accepted:
+                seat.errands.put(work)
+                seat.wake(1)
+            return accepted
+
+    def again(self, pieces: Iterable[Piece[Claim]]) -> None:
+        with self._lock:
+            for piece in pieces:
+                (self._suspects if piece.suspect else self._again).append(piece)
+            self._wake_all()
+
+    def take(self, device: str) -> Piece[Claim] | None:
+        """Wait for the next piece of a device, which has to be given back with `done`; None means the end.
+
+        A device that is down gets its errands, so that they fail, and nothing else.
+        """
+        seat = self._seats[device]
+        with self._lock:
+            while not self._closed:
+                if piece := self._choose(seat):
+                    self._begin(seat, piece)
+                    return piece
+                seat.wait()
+        return None
+
+    def done(self, device: str, piece: Piece[Claim]) -> None:
+        seat = self._seats[device]
+        with self._lock:
+            seat.running -= 1
+            if piece.suspect:
+                seat.alone = False
+            if piece.suspect or self._suspects:
+                self._wake_all()
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            self._wake_all()
+
+    def _choose(self, seat: Seat[Claim]) -> Piece[Claim] | None:
+        if not seat.device.up:
+            return seat.errands.next() if len(seat.errands) else None
+        if seat.alone:
+            return None
+        if _first(self._suspects):
+            # No stream begins anything else: some device becomes free of all others' texts, and takes it.
+            return None if seat.running else self._suspects.popleft()
+        if _first(self._again):
+            return self._again.popleft()
+        return seat.errands.take(self._lanes)
+
+    def _begin(self, seat: Seat[Claim], piece: Piece[Claim]) -> None:
+        seat.running += 1
+        if piece.suspect:
+            seat.alone = True
+            self._wake_all()  # those that it kept waiting
+
+    def _wake(self, streams: int) -> None:
+        """Wake so many streams of devices that are up, and no others: each costs the event loop time."""
+        for seat in self._seats.values():
+            if seat.device.up:
+                streams -= seat.wake(streams)
+
+    def _wake_all(self) -> None:
+        for seat in self._seats.values():
+            seat.wake(seat.device.streams)
+
+    def _changed(self) -> None:
+        """A device came up or went down; called from its own thread."""
+        with self._lock:
+            self._wake_all()
+
+
+def _first(pieces: deque[Piece[Claim]]) -> bool:
+    """Whether a piece is there that somebody still waits for, after dropping from the front what nobody does."""
+    while pieces:
+        pieces[0] = pieces[0].present
+        if pieces[0].works:
+            return True
+        pieces.popleft()
+    return False

@@ -1,0 +1,91 @@
+"""Requests on their way through the streams: what each is owed, what became of a batch, and how it is handed out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from embedship.codes import Vectors
+from embedship.serve.errors import EngineFailed
+from embedship.serve.isolation import Piece
+from embedship.serve.lanes import Work
+from embedship.serve.metrics import Metrics
+
+
+class Ticket:
+    """One request's claim on its vectors. Only the event loop writes to it."""
+
+    __slots__ = ("born", "counted", "future", "missing", "vectors")
+
+    def __init__(self, texts: int, dimension: int, future: asyncio.Future[Vectors], counted: bool = True) -> None:
+        self.future = future
+        self.counted = counted  # no for the monitor's own texts: the metrics are about users
+        self.vectors: Vectors = np.empty((texts, dimension), dtype=np.float32)
+        self.missing = texts
+        self.born: float | None = time.perf_counter()  # None once its first batch has begun
+
+    @property
+    def gone(self) -> bool:
+        return self.future.done()
+
+    def fail(self, error: EngineFailed) -> None:
+        if not self.gone:
+            self.future.set_exception(error)
+
+    def fill(self, row: int, vector: Vectors) -> None:
+        """Write one (dim,) row; the last one that is missing answers the request."""
+        if self.gone:
+            return
+        self.vectors[row] = vector
+        self.missing -= 1
+        if not self.missing:
+            self.future.set_result(self.vectors)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a piece in the end: vectors in its order, or the error of its one text."""
+
+    piece: Piece[Ticket]
+    result: Vectors | EngineFailed
+    began: float
+    seconds: float
+
+
+class Counter:
+    """Hands outcomes out, and counts the users' share of them. Used from the event loop only."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def deliver(self, outcome: Outcome) -> None:
+        for place, work in enumerate(outcome.piece.works):
+            if isinstance(outcome.result, EngineFailed):
+                work.owner.fail(outcome.result)
+            else:
+                work.owner.fill(work.row, outcome.result[place])
+        self._count(outcome)
+
+    def _count(self, outcome: Outcome) -> None:
+        """The users' share of the batch; nothing of one that was all the monitor's."""
+        works = [work for work in outcome.piece.works if work.owner.counted]
+        if not works:
+            return
+        lengths = [len(work.ids) for work in works]
+        self._metrics.batches.observe(len(lengths))
+        self._metrics.inference_seconds.observe(outcome.seconds)
+        self._metrics.texts.inc(len(lengths))
+        self._metrics.tokens.inc(sum(lengths))
+        self._metrics.padded_tokens.inc(len(lengths) * max(len(work.ids) for work in outcome.piece.works))
+        self._began(works, outcome.began)
+
+    def _began(self, works: Iterable[Work[Ticket]], began: float) -> None:
+        for work in works:
+            ticket = work.owner
+            if ticket.born is not None:
+                self._metrics.queue_seconds.observe(max(0.0, began - ticket.born))
+                ticket.born = None

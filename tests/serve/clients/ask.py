@@ -1,0 +1,108 @@
+"""Run inside the clients' own environment: what each client makes of a live server's answers, as one JSON object.
+
+Usage: python ask.py URL CLIENT. An exception of the client's is an answer, too: {"error": its class, "says": ...}.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from typing import Any
+
+TEXTS = ["How do I open a file?", "zip two lists"]
+KEY = "a key nobody asks for"
+
+
+def huggingface(url: str) -> dict[str, Any]:
+    from huggingface_hub import InferenceClient
+    from huggingface_hub.errors import HfHubHTTPError
+
+    found: dict[str, Any] = {}
+    for path in ("", "/embed"):
+        client = InferenceClient(model=url + path)
+        # Its signature says one text; what it posts may be a list, which is how people use it with TEI.
+        several: Any = TEXTS
+        options: Any = {"normalize": True, "truncate": True, "truncation_direction": "Right"}
+        found[f"one{path}"] = client.feature_extraction(TEXTS[0]).tolist()
+        found[f"several{path}"] = client.feature_extraction(several, prompt_name="document", **options).tolist()
+        try:
+            client.feature_extraction("many words " * 800, truncate=False)
+        except HfHubHTTPError as error:
+            found[f"refused{path}"] = error.response.json()["error"]
+    asked = InferenceClient(model=f"{url}/similarity")
+    return found | {"similarity": asked.sentence_similarity(TEXTS[0], other_sentences=TEXTS)}
+
+
+def langchain(url: str) -> dict[str, Any]:
+    """As it comes it sends ids of tiktoken's vocabulary. tiktoken would fetch that: here it knows bytes only."""
+    import openai
+    import tiktoken.registry
+    from langchain_openai import OpenAIEmbeddings
+
+    ranks = {bytes([byte]): byte for byte in range(256)}
+    plain = tiktoken.Encoding("cl100k_base", pat_str=r"\S+|\s+", mergeable_ranks=ranks, special_tokens={})
+    tiktoken.registry.ENCODINGS["cl100k_base"] = plain
+
+    def client(**options: Any) -> Any:
+        return OpenAIEmbeddings(base_url=f"{url}/v1", api_key=KEY, model="m", max_retries=0, **options)
+
+    try:
+        client().embed_documents(TEXTS)
+        refused = "accepted"
+    except openai.BadRequestError as error:
+        refused = str(error)
+    asked = client(check_embedding_ctx_length=False)
+    return {"refused": refused, "documents": asked.embed_documents(TEXTS), "query": asked.embed_query(TEXTS[0])}
+
+
+def llama_index(url: str) -> dict[str, Any]:
+    from llama_index.embeddings.text_embeddings_inference import TextEmbeddingsInference
+
+    asked = TextEmbeddingsInference(base_url=url, model_name="m", auth_token=KEY)
+    return {
+        "documents": asked.get_text_embedding_batch(TEXTS),
+        "query": asked.get_query_embedding(TEXTS[0]),
+        "later": asyncio.run(asked.aget_text_embedding(TEXTS[1])),
+    }
+
+
+def cohere(url: str) -> dict[str, Any]:
+    import cohere
+
+    client = cohere.ClientV2(KEY, base_url=url)
+    kinds = ["float", "int8", "binary", "ubinary", "base64"]
+    reply = client.embed(model="m", input_type="search_document", texts=TEXTS, embedding_types=kinds, truncate="END")
+    found = {"id": reply.id, "texts": reply.texts, "tokens": reply.meta.billed_units.input_tokens}
+    found |= {kind: getattr(reply.embeddings, "float_" if kind == "float" else kind) for kind in kinds}
+    plain = client.embed(model="m", input_type="search_query", texts=TEXTS)
+    found["plain"] = plain.embeddings.float_
+    try:
+        client.embed(model="m", input_type="image", texts=TEXTS)
+    except cohere.BadRequestError as error:
+        found["refused"] = error.body["message"]
+    return found
+
+
+def infinity(url: str) -> dict[str, Any]:
+    from infinity_client import Client
+    from infinity_client.api.default import embeddings, health, models
+    from infinity_client.models import HTTPValidationError, OpenAIEmbeddingInputText
+
+    client = Client(base_url=url, raise_on_unexpected_status=True)
+    found = embeddings.sync(client=client, body=OpenAIEmbeddingInputText(input_=TEXTS, model="m"))
+    refused = embeddings.sync(client=client, body=OpenAIEmbeddingInputText(input_=[], model="m"))
+    assert isinstance(refused, HTTPValidationError), refused
+    listed = models.sync(client=client)
+    return {
+        "documents": [each.embedding for each in found.data],
+        "tokens": found.usage.total_tokens,
+        "refused": refused.detail[0].msg,
+        "models": [(each.id, each.capabilities) for each in listed.data],
+        "health": health.sync(client=client).to_dict(),
+    }
+
+
+if __name__ == "__main__":
+    asked = {each.__name__: each for each in (huggingface, langchain, llama_index, cohere, infinity)}
+    print(json.dumps(asked[sys.argv[2]](sys.argv[1])))

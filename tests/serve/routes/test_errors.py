@@ -1,0 +1,91 @@
+"""Each family refuses in the shape its client parses: 401, 413, 422 or 400, 429, and paths that do not exist."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from embedship.serve.errors import SHAPES, Family
+from embedship.serve.lanes import Lane
+
+KEY = "k" * 32
+FAMILIES = [
+    # route, field that holds the texts, other fields, family, status of an invalid body
+    ("/v1/embeddings", "input", {}, Family.OPENAI, 400),
+    ("/embed", "inputs", {}, Family.FLAT, 422),
+    ("/embeddings", "input", {}, Family.INFINITY, 422),
+    ("/v2/embed", "texts", {"input_type": "search_query"}, Family.COHERE, 400),
+    ("/v1/encode", "texts", {}, Family.FLAT, 422),
+]
+every_family = pytest.mark.parametrize(("path", "field", "more", "family", "invalid"), FAMILIES)
+
+
+def sentence(family: Family, content: bytes) -> str:
+    """Decoding is strict about types: a shape of another family fails here."""
+    error: Any = msgspec.json.decode(content, type=SHAPES[family])
+    if family is Family.COHERE:
+        return str(error.message)
+    if family is Family.INFINITY:
+        assert error.detail[0].msg == error.error.message
+        assert error.detail[0].loc[0] == "body"
+    return str(error.error if family is Family.FLAT else error.error.message)
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("keys") / "keys"
+    file.write_text(KEY)
+    return file
+
+
+@every_family
+def test_a_wrong_body(api: Any, path: str, field: str, more: Any, family: Family, invalid: int) -> None:
+    answer = api.post(path, {field: [], **more})
+    assert answer.status_code == invalid
+    assert "the list is empty" in sentence(family, answer.content)
+
+
+@every_family
+def test_too_many_texts(api: Any, path: str, field: str, more: Any, family: Family, invalid: int) -> None:
+    answer = api.post(path, {field: ["a"] * 65, **more})
+    assert answer.status_code == 413
+    assert f"{field}: 65 texts, this server takes 64" in sentence(family, answer.content)
+
+
+def test_overloaded_and_unauthorised(fresh: Callable[..., Any], guarded: Path) -> None:
+    api = fresh(queue_texts=8, max_texts=4, api_key_file=guarded)
+    with api.service.admission.enter(8, Lane.INTERACTIVE):
+        for path, field, more, family, _ in FAMILIES:
+            body = {field: ["a"], **more}
+            full = api.ask("POST", path, json=body, headers={"Authorization": f"Bearer {KEY}"})
+            assert (full.status_code, int(full.headers["retry-after"]) >= 1) == (429, True)
+            assert "queue is full" in sentence(family, full.content)
+            stranger = api.post(path, body)
+            assert (stranger.status_code, stranger.headers["www-authenticate"]) == (401, "Bearer")
+            assert "API key" in sentence(family, stranger.content)
+
+
+@pytest.mark.parametrize(
+    ("path", "family"),
+    [
+        ("/v1/embedding", Family.OPENAI),
+        ("/v2/rerank", Family.COHERE),
+        ("/embeddings/x", Family.INFINITY),
+        ("/embed_all", Family.FLAT),
+        ("/", Family.FLAT),
+    ],
+)
+def test_a_lost_request_is_told_so_by_its_neighbours(api: Any, path: str, family: Family) -> None:
+    answer = api.ask("GET", path)
+    assert answer.status_code in (404, 405)
+    assert sentence(family, answer.content)
+
+
+def test_a_lane_that_is_none(api: Any) -> None:
+    answer = api.ask("POST", "/embed", json={"inputs": "a"}, headers={"X-Embedship-Lane": "fast"})
+    assert answer.status_code == 422
+    assert "interactive, bulk" in answer.json()["error"]

@@ -1,0 +1,69 @@
+"""A deadline ends a request, and what it waited for costs nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from embedship.serve import deadline
+from embedship.serve.errors import Expired, Invalid
+from embedship.serve.lanes import Lane, Lanes, Work
+from embedship.serve.workers import Ticket
+
+LONG = {"inputs": ["a rather long text " * 60] * 60}
+
+
+def test_the_client_may_ask_for_less_but_not_for_more() -> None:
+    assert deadline.seconds_of([(b"host", b"x")], 60.0) == 60.0
+    assert deadline.seconds_of([(b"x-request-timeout-ms", b"250")], 60.0) == 0.25
+    assert deadline.seconds_of([(b"x-request-timeout-ms", b"250000")], 60.0) == 60.0
+
+
+@pytest.mark.parametrize("given", [b"", b"0", b"-1", b"1.5", b"soon", b"9" * 30])
+def test_what_is_no_time_is_refused(given: bytes) -> None:
+    with pytest.raises(Invalid, match="whole milliseconds"):
+        deadline.seconds_of([(b"x-request-timeout-ms", given)], 60.0)
+
+
+@pytest.mark.parametrize(("path", "field"), [("/embed", "inputs"), ("/v1/embeddings", "input")])
+def test_a_deadline_that_passes_is_504_in_the_shape_of_the_route(api: Any, path: str, field: str) -> None:
+    before = api.metric("embedship_rejections_total", reason="expired")
+    answer = api.ask("POST", path, json={field: LONG["inputs"]}, headers={"x-request-timeout-ms": "1"})
+    assert answer.status_code == 504
+    assert "No answer within 0.001 s" in str(answer.json()["error"])
+    assert api.metric("embedship_rejections_total", reason="expired") == before + 1
+    assert api.metric("embedship_permits_in_use") == 0
+
+
+def test_texts_whose_deadline_has_passed_are_never_taken() -> None:
+    async def go() -> None:
+        lanes: Lanes[Ticket] = Lanes(1_000)
+        late, patient = (Ticket(1, 4, asyncio.get_running_loop().create_future()) for _ in range(2))
+        lanes.put(Lane.BULK, [Work(late, 0, [1] * 10), Work(patient, 0, [1] * 10)])
+        with pytest.raises(Expired):
+            async with deadline.within(0.001):
+                await late.future
+        assert [work.owner for work in lanes.take()] == [patient]
+        assert len(lanes) == 0
+
+    asyncio.run(go())
+
+
+def test_a_time_out_that_is_not_the_deadline_is_not_taken_for_it() -> None:
+    async def go() -> None:
+        async with deadline.within(60.0):
+            raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(go())
+
+
+def test_a_server_that_hangs_at_its_end_is_ended() -> None:
+    code = "import threading\nfrom embedship.serve.startup import end_within\nend_within(0.1)\nthreading.Event().wait()"
+    ended = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 0
+    assert "given up" in ended.stderr

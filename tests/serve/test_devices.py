@@ -1,0 +1,149 @@
+"""Worker processes behind a real server: killed, stopped and orphaned, they cost nobody an answer."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+
+from embedship import stdlib_docs
+from embedship.encoder import Encoder
+
+from .conftest import Live, launched
+
+TEXTS = [entry.summary for entry in stdlib_docs.entries(64)]
+SECONDS = 60.0
+# Batch mates move an int8 vector by rounding, a text's own vector stands out from all others by far more.
+SAME = 0.999
+
+
+@pytest.fixture(scope="module")
+def alone(bundle: Path) -> np.ndarray:
+    """Each text's vector, computed with no other text beside it."""
+    with Encoder.open(bundle) as encoder:
+        return np.concatenate([encoder.encode([text]) for text in TEXTS])
+
+
+@pytest.fixture(scope="module")
+def two(bundle: Path) -> Iterator[Live]:
+    with launched(str(bundle), "--devices", "cpu:0,cpu:1", "--stall-seconds", "2") as server:
+        yield server
+
+
+def children(server: Live) -> list[psutil.Process]:
+    """Its worker processes, without those that are dead and not yet buried."""
+    return [each for each in psutil.Process(server.process.pid).children() if _works(each)]
+
+
+def _works(process: psutil.Process) -> bool:
+    try:
+        return "embedship.serve.devices.child" in process.cmdline()
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return False
+
+
+def until(done: Callable[[], bool]) -> None:
+    end = time.monotonic() + SECONDS
+    while not done():
+        assert time.monotonic() < end, "it did not come about in time"
+        time.sleep(0.02)
+
+
+def ready(server: Live) -> dict[str, Any]:
+    answer: dict[str, Any] = httpx.get(f"{server.url}/ready", timeout=SECONDS).json()
+    return answer
+
+
+def whole(server: Live) -> bool:
+    return ready(server)["ready"] and "of" not in ready(server)["reason"].split()[:2]
+
+
+def ask(client: httpx.Client, server: Live, rows: Sequence[int]) -> np.ndarray:
+    answer = client.post(f"{server.url}/embed", json={"inputs": [TEXTS[row] for row in rows]})
+    assert answer.status_code == 200, answer.text
+    return np.array(answer.json(), dtype=np.float32)
+
+
+def hammer(server: Live, alone: np.ndarray, clients: int, stop: Callable[[], bool]) -> int:
+    """Ask from so many clients at once until `stop`; every answer must be the vectors of its own texts."""
+
+    def one(seed: int) -> int:
+        draw, asked = np.random.default_rng(seed), 0
+        with httpx.Client(timeout=SECONDS) as client:
+            while asked < 3 or (not stop() and asked < 500):
+                rows = draw.integers(0, len(TEXTS), draw.integers(1, 9)).tolist()
+                cosines = np.sum(ask(client, server, rows) * alone[rows], axis=1)
+                assert cosines.min() > SAME, f"a wrong vector: {cosines}"
+                asked += 1
+        return asked
+
+    with ThreadPoolExecutor(clients) as pool:
+        return sum(pool.map(one, range(clients)))
+
+
+def test_64_clients_get_the_vectors_of_their_own_texts(two: Live, alone: np.ndarray) -> None:
+    assert hammer(two, alone, 64, lambda: True) == 64 * 3
+
+
+def test_64_clients_of_streams_in_this_process(live: Live, alone: np.ndarray) -> None:
+    assert hammer(live, alone, 64, lambda: True) == 64 * 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hanging"])
+def test_a_device_lost_under_load_loses_no_request(two: Live, alone: np.ndarray, number: signal.Signals) -> None:
+    until(lambda: whole(two))
+    before, over = children(two), threading.Event()
+    assert len(before) == 2
+    with ThreadPoolExecutor(1) as pool:
+        load = pool.submit(hammer, two, alone, 4, over.is_set)
+        os.kill(before[0].pid, number)
+        try:
+            until(lambda: before[0].pid not in {each.pid for each in children(two)} and len(children(two)) == 2)
+            until(lambda: whole(two))
+        finally:
+            over.set()
+        assert load.result(SECONDS) >= 12
+    assert httpx.get(f"{two.url}/health", timeout=SECONDS).status_code == 200
+
+
+def test_what_was_lost_is_counted(two: Live) -> None:
+    until(lambda: whole(two))
+    first = children(two)[0]
+    os.kill(first.pid, signal.SIGKILL)
+    until(lambda: first.pid not in {each.pid for each in children(two)} and whole(two))
+    lines = httpx.get(f"{two.url}/metrics", timeout=SECONDS).text.splitlines()
+    restarts = [float(line.split()[-1]) for line in lines if line.startswith("embedship_device_restarts_total{")]
+    assert len(restarts) == 2
+    assert sum(restarts) >= 1
+    devices = httpx.get(f"{two.url}/info", timeout=SECONDS).json()["devices"]
+    assert [each["name"] for each in devices] == ["cpu:0", "cpu:1"]
+    assert sum(each["restarts"] for each in devices) == sum(restarts)
+
+
+def test_no_process_outlives_its_server(bundle: Path) -> None:
+    with launched(str(bundle), "--devices", "cpu:0,cpu:1") as server:
+        orphans = children(server)
+        assert len(orphans) == 2
+        os.kill(orphans[1].pid, signal.SIGSTOP)
+        server.process.kill()
+        gone, alive = psutil.wait_procs(orphans, SECONDS)
+    assert len(gone) == 2
+    assert not alive
+
+
+def test_sigterm_ends_all_of_it_with_0(bundle: Path) -> None:
+    with launched(str(bundle), "--devices", "cpu:0", "--drain-seconds", "0") as server:
+        workers = children(server)
+        server.process.terminate()
+        assert server.end(SECONDS) == 0
+        assert not psutil.wait_procs(workers, SECONDS)[1]

@@ -1,0 +1,31 @@
+"""The document against a server process: requests made from it get no 5xx, and no answer that it does not describe."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+
+from .conftest import launched
+
+CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+
+
+def test_no_answer_is_undocumented(bundle: Path, index_folder: Path, tmp_path: Path) -> None:
+    command = [
+        str(Path(sys.executable).parent / "schemathesis"), "run", "--max-examples", "12", "--seed", "1",
+        "--generation-database", "none", "--phases", "coverage,fuzzing", "--checks", CHECKS, "--no-color",
+    ]  # fmt: skip
+    with launched(str(bundle), "--index", str(index_folder)) as server:
+        url = f"{server.url}/openapi.json"
+        operations = sum(map(len, httpx.get(url).json()["paths"].values()))
+        asked = subprocess.run([*command, url], cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    assert asked.returncode == 0, asked.stdout
+    # All but GET /openapi.json, where it has the document from.
+    assert f"Tested: {operations - 1}" in asked.stdout, asked.stdout
+    cases = re.search(r"(\d+) generated, (\d+) passed", asked.stdout)
+    assert cases is not None
+    assert int(cases[1]) == int(cases[2]) > 500
