@@ -6,7 +6,7 @@ from typing import Protocol
 
 from embedship.bundle import Bundle, Machine, Precision, Runtime, Variant
 from embedship.codes import Vectors
-from embedship.errors import MismatchError
+from embedship.errors import EngineError, MismatchError
 from embedship.plan import Batch
 
 CPU = "cpu"  # all of this process's cores; another device has a number, as "cuda:0"
@@ -68,6 +68,11 @@ def require(variant: Variant, machine: Machine) -> None:
 
 
 def feed(batch: Batch, inputs: tuple[str, ...]) -> dict[str, object]:
-    """The named graph inputs of a batch. Texts come alone, never in pairs, so token types are all zero."""
+    """The named graph inputs of a batch. Texts come alone, never in pairs, so token types are all zero.
+
+    Raises EngineError for a mask that is not of the ids: OpenVINO may compute something of the two.
+    """
+    if batch.input_ids.shape != batch.attention_mask.shape:
+        raise EngineError(f"a batch of ids {batch.input_ids.shape} came with a mask {batch.attention_mask.shape}")
     known = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     return {name: known[name] if name in known else batch.input_ids * 0 for name in inputs}
