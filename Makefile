@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO_ARGS ?=
 TEST_ARGS ?=
 
-.PHONY: demo test interop lint bench assets clean
+.PHONY: demo test interop lint bench assets chart clean
 
 demo: $(VENV)/.installed  ## the whole product on a real model and real text; DEMO_ARGS=--once stops after a self-check
 	$(BIN)/embedship demo $(DEMO_ARGS)
@@ -29,6 +29,9 @@ bench: $(VENV)/.installed  ## us and the peers in one run; peers live in their o
 
 assets: $(VENV)/.installed  ## rules, dashboard and runbooks, from their description in monitor/assets
 	$(BIN)/python -P -m embedship.monitor.assets.write monitor/assets/files
+
+chart: $(VENV)/.installed  ## what the chart takes from elsewhere: settings, rules, dashboard, table of values
+	$(BIN)/python -P tools/chart.py
 
 # A regular install, not an editable one: mypy cannot see through an editable install, and tests run what users get.
 $(VENV)/.installed: pyproject.toml constraints.txt $(shell find embedship export serve monitor -name '*.py' -o -path 'monitor/assets/*' -o -path 'serve/ui/*')

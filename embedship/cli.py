@@ -30,6 +30,7 @@ VERBS = {
     "encode": Verb("embedship.serve.encode_cli", "Encode a file of texts into shards of vectors.", "cpu"),
     "index": Verb("embedship.serve.index_cli", "Build a search index over a JSON Lines corpus.", "cpu"),
     "serve": Verb("embedship.serve.cli", "Serve embeddings and search over HTTP.", "cpu"),
+    "check": Verb("embedship.serve.check", "Ask a running server for the golden texts' vectors.", "cpu"),
     "reference": Verb("embedship.serve.reference_cli", "Fit a drift reference on real queries.", "cpu"),
     "drift": Verb("embedship.serve.drift_cli", "Compare a log of queries with a reference.", "cpu"),
     "monitor": Verb("embedship.serve.monitor_cli", "Alert rules, dashboards, runbooks; data for re-training.", "cpu"),

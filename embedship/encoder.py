@@ -16,7 +16,7 @@ import numpy as np
 from embedship import choice
 from embedship.bundle import Bundle, Variant
 from embedship.codes import Vectors, cut
-from embedship.engine import CPU, Engine, open_engine
+from embedship.engine import Engine, open_engine
 from embedship.errors import EngineError, UsageError
 from embedship.plan import BUDGET, pad, plan
 from embedship.tokens import Tokenizer, Tokens
@@ -49,7 +49,7 @@ class Encoder:
         variant: str | None = None,
         *,
         streams: int | None = None,
-        device: str = CPU,
+        device: str = "cpu",
     ) -> Self:
         """Open a bundle and load one variant of it (default: the one `choice.variant` picks for this machine).
 

@@ -1,4 +1,4 @@
-"""What the rows of an index are: id, text, title and metadata, in a read-only SQLite file."""
+"""What the rows of an index are: id, text, title and metadata, their words and facts, in a read-only SQLite file."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, Self
 import msgspec
 
 from embedship.errors import UnsafeError, UsageError
+from embedship.serve import filters
 
 DOCUMENTS = "documents.sqlite"
 
@@ -20,6 +21,10 @@ _TABLE = """CREATE TABLE documents (
     row INTEGER PRIMARY KEY, line INTEGER NOT NULL, id TEXT NOT NULL UNIQUE,
     text TEXT NOT NULL, title TEXT, metadata TEXT)"""
 _INSERT = "INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?)"
+# Words are looked up without accents and English endings; the texts themselves are not stored a second time.
+_WORDS = """CREATE VIRTUAL TABLE words USING fts5(
+    title, text, content='documents', content_rowid='row', tokenize='porter unicode61 remove_diacritics 2')"""
+_FILL_WORDS = ("INSERT INTO words(words) VALUES('rebuild')", "INSERT INTO words(words) VALUES('optimize')")
 # One statement for any number of rows, in the order they were asked for.
 _ROWS = "SELECT d.id, d.row FROM json_each(?) AS wanted JOIN documents AS d ON d.id = wanted.value"
 _FETCH = """SELECT d.id, d.text, d.title, d.metadata
@@ -43,12 +48,9 @@ class Documents:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open for reading. `immutable` spares SQLite its locks: the file never changes, it is only ever replaced."""
-        uri = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
         try:
             with ExitStack() as on_error:
-                connection = on_error.enter_context(closing(sqlite3.connect(uri, uri=True, check_same_thread=False)))
-                opened = cls(connection)
+                opened = cls(on_error.enter_context(closing(connect(path))))
                 on_error.pop_all()
                 return opened
         except sqlite3.Error as error:
@@ -72,6 +74,12 @@ class Documents:
             self._connection.close()
 
 
+def connect(path: Path) -> sqlite3.Connection:
+    """Open for reading. `immutable` spares SQLite its locks: the file never changes, it is only ever replaced."""
+    uri = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
+    return sqlite3.connect(uri, uri=True, check_same_thread=False)
+
+
 def write(path: Path, lines: Iterable[tuple[int, Document]]) -> int:
     """Write (line number, document) pairs as rows 0, 1, ... and return how many there were.
 
@@ -79,11 +87,19 @@ def write(path: Path, lines: Iterable[tuple[int, Document]]) -> int:
     """
     rows = 0
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        for statement in ("PRAGMA journal_mode = OFF", "PRAGMA synchronous = OFF", _TABLE, "BEGIN"):
+        for statement in (
+            "PRAGMA journal_mode = OFF",
+            "PRAGMA synchronous = OFF",
+            _TABLE,
+            _WORDS,
+            filters.FACTS,
+            "BEGIN",
+        ):
             connection.execute(statement)
         for rows, (line, document) in enumerate(lines, 1):
             _insert(connection, rows - 1, line, document)
-        connection.execute("COMMIT")
+        for statement in (*_FILL_WORDS, "COMMIT"):
+            connection.execute(statement)
     return rows
 
 
@@ -94,6 +110,7 @@ def _insert(connection: sqlite3.Connection, row: int, line: int, document: Docum
     except sqlite3.IntegrityError:
         (first,) = connection.execute("SELECT line FROM documents WHERE id = ?", [document.id]).fetchone()
         raise UsageError(f"line {line}: the id {document.id!r} was given to line {first} already") from None
+    connection.executemany(filters.INSERT, [(*fact, row) for fact in filters.facts(document.metadata)])
 
 
 def _document(id: str, text: str, title: str | None, metadata: str | None) -> Document:

@@ -14,7 +14,8 @@ from rich.table import Table
 from embedship import choice
 from embedship.bundle import Bundle
 from embedship.serve.index import Kind
-from embedship.serve.index.manifest import LEAST, OVERSAMPLE, SAMPLED, Recall
+from embedship.serve.index.effort import LIMITS
+from embedship.serve.index.manifest import OVERSAMPLE, SAMPLED, Recall
 
 if TYPE_CHECKING:
     from embedship.serve.index.build import Built, Step
@@ -64,8 +65,9 @@ def index(
         int | None,
         typer.Option(
             min=1,
-            help=f"binary: candidates to rank for each hit asked for; never fewer than {LEAST} in all. Default: what "
-            f"the bundle measured, at least {OVERSAMPLE}.",
+            max=LIMITS["oversample"][1],
+            help=f"binary: candidates to rank for each hit asked for, below ten hits as for ten. Default: what the "
+            f"bundle measured, at least {OVERSAMPLE}.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,

@@ -52,6 +52,11 @@ class Keys:
                 )
         return cls(found.values())
 
+    @staticmethod
+    def read(file: Path) -> list[str]:
+        """The keys of a file, for a client. Raises UsageError for a file that holds none."""
+        return list(_read(file).values())
+
     def __len__(self) -> int:
         return len(self._digests)
 

@@ -9,21 +9,27 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from embedship.bundle import Pipeline as Model
 from embedship.codes import Vectors
 from embedship.monitor.ranking import K
 from embedship.monitor.watch import Watch
 from embedship.serve.admission import Admission
 from embedship.serve.errors import Invalid, NoIndex, TooLong
+from embedship.serve.filters import Filter
+from embedship.serve.fusion import Mode
+from embedship.serve.keyword import UnknownField
 from embedship.serve.lanes import Lane
 from embedship.serve.metrics import Metrics
+from embedship.serve.shelf import Found, How
 from embedship.serve.workers import Workers
 from embedship.tokens import Tokenizer, Tokens
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
 
-    from embedship.serve.shelf import Found, Shelf
+    from embedship.serve.shelf import Shelf
 
 # Requests up to this size are tokenised on the event loop, in less than a millisecond, and go first. A larger one is
 # bulk, and is tokenised in a thread: `tokenizers` gives up the GIL.
@@ -97,16 +103,38 @@ class Pipeline:
             vectors = await self._workers.encode(permit, tokens, lane)
         return Encoded(vectors, tokens.lengths, tokens.cut)
 
-    async def search(self, queries: Sequence[str], k: int, lane: Lane | None = None) -> Answered:
-        """Encode queries with the index's own query prompt, find k documents for each, and tell the monitor."""
+    async def search(
+        self,
+        queries: Sequence[str],
+        k: int,
+        lane: Lane | None = None,
+        mode: Mode = Mode.DENSE,
+        wanted: Filter | None = None,
+    ) -> Answered:
+        """Encode queries with the index's own query prompt, find k documents for each, and tell the monitor.
+
+        A keyword search has no vectors to show to the monitor, and costs no tokens.
+        """
         shelf, feedback = self.shelf, self._watch.feedback
-        encoded = await self._encode(queries, shelf.prompt, lane=lane)
-        found = await shelf.search(encoded.vectors, k)
-        self._watch.observer.saw(encoded.vectors, found.rows, queries)
+        how = How(mode, queries, wanted)
+        if mode is Mode.KEYWORD:
+            encoded = Encoded(np.empty((0, self._model.dimension), dtype=np.float32), [], [])
+            with self._admission.enter(len(queries), lane or Lane.INTERACTIVE):
+                found = await self._found(None, k, how)
+        else:
+            encoded = await self._encode(queries, shelf.prompt, lane=lane)
+            found = await self._found(encoded.vectors, k, how)
+            self._watch.observer.saw(encoded.vectors, found.nearest, queries)
         self._metrics.search_seconds.observe(found.seconds)
         assert feedback is not None, "whoever has an index takes feedback"
         request_id = feedback.answers.keep(found.rows[:, :K], queries if feedback.keeps_texts else None)
         return Answered(found, encoded, request_id)
+
+    async def _found(self, vectors: Vectors | None, k: int, how: How) -> Found:
+        try:
+            return await self.shelf.search(vectors, k, how)
+        except UnknownField as error:
+            raise Invalid(f"{error}.", "filter") from None
 
     async def probe(self, query: str) -> list[int]:
         """The K best rows of a query, found as a user's is, but behind the users: at bulk priority, counted nowhere."""

@@ -12,6 +12,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from embedship.serve.filters import Filter
+from embedship.serve.fusion import Mode
+
 Dimensions = Annotated[int, Meta(ge=1, description="Keep the first so many components and renormalise.")]
 
 
@@ -237,18 +240,35 @@ class EncodeReply(msgspec.Struct, frozen=True):
 
 
 class SearchRequest(Strict, frozen=True):
+    """`filter` holds conditions on metadata: {"kind": "drug", "year": {"gte": 2000}, "tag": {"in": ["a", "b"]}}."""
+
     query: str | list[str]
     k: Annotated[int, Meta(ge=1)] = 10
+    mode: Mode = Mode.DENSE
+    filter: Filter | None = None
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where one of the two searches had a hit: its rank, from 1, and its score there."""
+
+    rank: int
+    score: float
 
 
 class SearchHit(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A document and its similarity to the query; `title` and `metadata` where the document has them."""
+    """A document and its score; `title` and `metadata` where the document has them.
+
+    The score is the cosine to the query in mode dense, BM25 in mode keyword, and in mode hybrid the sum of
+    1 / (60 + rank) over `dense` and `keyword`, each given where that search had the document among its first.
+    """
 
     id: str
     score: float
     text: str
     title: str | UnsetType = UNSET
     metadata: dict[str, Any] | UnsetType = UNSET
+    dense: Place | UnsetType = UNSET
+    keyword: Place | UnsetType = UNSET
 
 
 class SearchResult(msgspec.Struct, frozen=True):

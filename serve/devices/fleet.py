@@ -11,7 +11,7 @@ from embedship import choice, golden, hardware
 from embedship.bundle import Bundle, Precision, Variant
 from embedship.codes import Vectors
 from embedship.encoder import Encoder
-from embedship.engine import CPU, Engine
+from embedship.engine import Engine
 from embedship.golden import GoldenCheck
 from embedship.plan import Batch
 from embedship.serve.devices import Device, DeviceDown
@@ -81,7 +81,7 @@ def processes(
 
 def _engine_device(name: str) -> str:
     """CPUs are not told apart by an engine."""
-    return CPU if name.startswith("cpu:") else name
+    return "cpu" if name.startswith("cpu:") else name
 
 
 def _launch(name: str, order: Order) -> Callable[[], Worker]:

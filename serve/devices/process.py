@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import subprocess
 import sys
+from contextlib import ExitStack
 from multiprocessing.connection import Connection, wait
 from queue import SimpleQueue
-from socket import socketpair
+from socket import socket, socketpair
 
 import msgspec
 
@@ -18,6 +20,8 @@ from embedship.plan import Batch
 from embedship.serve.devices import DeviceDown, DeviceLost, wire
 from embedship.serve.devices.child import Opened, Order, Refused
 
+logger = logging.getLogger(__name__)
+
 _END_SECONDS = 10.0
 _ERRORS: dict[int, type[EmbedshipError]] = {
     error.exit_code: error for error in (EngineError, UsageError, GateError, UnsafeError)
@@ -27,24 +31,27 @@ _ERRORS: dict[int, type[EmbedshipError]] = {
 class Process:
     """A fresh interpreter, never a fork: threads, CUDA and faiss do not survive one. An Engine once it is open.
 
-    It must be made on a thread that outlives it, for Linux kills it when that thread ends.
+    It must be made on a thread that outlives it, for Linux kills it when that thread ends. Raises EngineError if the
+    system starts none.
     """
 
     def __init__(self, name: str, order: Order) -> None:
         self.name = name
         self.streams = order.streams
         self._numbers = itertools.count()
-        pairs = [socketpair() for _ in range(1 + order.streams)]
-        theirs = [each.fileno() for _, each in pairs]
-        command = [sys.executable, "-P", "-m", "embedship.serve.devices.child", name, *map(str, theirs)]
-        self._process = subprocess.Popen(command, pass_fds=theirs, stdin=subprocess.DEVNULL)
-        for _, each in pairs:
-            each.close()
-        self._control, *channels = (Connection(each.detach()) for each, _ in pairs)
+        with ExitStack() as ours, ExitStack() as theirs:
+            try:
+                pairs = [_pair(ours, theirs) for _ in range(1 + order.streams)]
+                self._process = _started(name, [each.fileno() for _, each in pairs])
+            except OSError as error:
+                raise EngineError(
+                    f"no worker process for {name} ({error.strerror}): check the limits of memory, processes and files"
+                ) from None
+            self._control, *channels = (Connection(each.detach()) for each, _ in pairs)
         self._idle: SimpleQueue[Connection] = SimpleQueue()
         for channel in channels:
             self._idle.put(channel)
-        self._control.send_bytes(msgspec.json.encode(order))
+        self._order = msgspec.json.encode(order)
         self._precision: Precision | None = None
 
     @property
@@ -59,6 +66,7 @@ class Process:
     def open(self) -> None:
         """Wait until its engine is open. Raises the EmbedshipError that it ended with, EngineError if it just died."""
         try:
+            self._control.send_bytes(self._order)
             answer = msgspec.json.decode(self._control.recv_bytes(), type=Opened | Refused)
         except (EOFError, OSError):
             raise EngineError(f"the worker process of {self.name} died while it started: {self._death()}") from None
@@ -86,7 +94,12 @@ class Process:
     def close(self) -> None:
         """Kill it, for it keeps nothing that could be lost, and wait for its end."""
         self.kill()
-        self._process.wait(_END_SECONDS)
+        try:
+            self._process.wait(_END_SECONDS)
+        except (
+            subprocess.TimeoutExpired
+        ):  # a driver may keep it in the kernel; its device is started again all the same
+            logger.error("the worker process of %s, %d, does not end", self.name, self.pid)
 
     def _send(self, channel: Connection, raw: bytes) -> None:
         try:
@@ -107,3 +120,14 @@ class Process:
         except subprocess.TimeoutExpired:
             return "it closed its pipe"
         return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def _pair(ours: ExitStack, theirs: ExitStack) -> tuple[socket, socket]:
+    """Two ends, each closed with its stack: the child has copies of its own."""
+    one, other = socketpair()
+    return ours.enter_context(one), theirs.enter_context(other)
+
+
+def _started(name: str, descriptors: list[int]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-P", "-m", "embedship.serve.devices.child", name, *map(str, descriptors)]
+    return subprocess.Popen(command, pass_fds=descriptors, stdin=subprocess.DEVNULL)

@@ -166,17 +166,21 @@ class Supervised:
 
     def _start(self) -> Worker | None:
         """A worker that is open, proven and takes batches; nothing if that failed."""
-        worker = self._launched()
+        try:
+            worker = self._launched()
+        except EmbedshipError as error:
+            self._settle(error)
+            return None
         if worker is None:
             return None
         checked = self._tried(worker)
         if isinstance(checked, EmbedshipError):
             worker.close()
+        begun = worker if isinstance(checked, GoldenCheck) else None
         with self._guard:
-            self._starting = None
-            self._worker = worker if isinstance(checked, GoldenCheck) else None
+            self._starting, self._worker = None, begun
         self._settle(checked)
-        return self._worker
+        return begun  # and not `_worker`: a stream may have lost it by now, and its end has to be awaited
 
     def _tried(self, worker: Worker) -> GoldenCheck | EmbedshipError:
         late = Timer(self._start_seconds, worker.kill)

@@ -5,8 +5,18 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from embedship.codes import Vectors
 from embedship.ranking import Hits
+from embedship.serve.index.effort import Effort
+
+Allowed = NDArray[np.bool_]  # (size,) True for each row that may be found
+
+
+# Up to here comparing the allowed rows one by one costs less than a scan that skips the others, and misses none.
+FEW = 4096
 
 
 class Kind(StrEnum):
@@ -25,14 +35,30 @@ class Index(Protocol):
     @property
     def kind(self) -> Kind: ...
 
-    def search(self, queries: Vectors, k: int) -> Hits:
-        """Return (n, k) hits of (n, dim) float32 unit rows.
+    @property
+    def effort(self) -> Effort:
+        """The knobs that this index has, as they were tuned."""
 
-        Raises ValueError if the shape is wrong, a query is not finite, or k is less than 1.
+    def search(self, queries: Vectors, k: int, allowed: Allowed | None = None, effort: Effort | None = None) -> Hits:
+        """Return (n, k) hits of (n, dim) float32 unit rows, among the rows that are allowed (None: all).
+
+        Where few rows are allowed they are all compared: a first stage finds too little among few. Raises ValueError if
+        a shape is wrong, a query is not finite, or k is less than 1; UsageError for an effort this index does not have.
         """
 
-    def exact(self, queries: Vectors, k: int) -> Hits:
-        """The same, by comparing each query with every vector: what `search` is measured against.
+    def exact(self, queries: Vectors, k: int, allowed: Allowed | None = None) -> Hits:
+        """The same, by comparing each query with every allowed vector: what `search` is measured against.
 
         Slow, and bounded in memory. Meant for shadow queries, not for the request path.
         """
+
+
+def checked(allowed: Allowed | None, size: int) -> Allowed | None:
+    """One flag a row, or None. Row numbers in its place would select wrong rows, silently."""
+    if allowed is not None and (allowed.shape != (size,) or allowed.dtype != np.bool_):
+        raise ValueError(f"allowed must be bool of shape ({size},), not {allowed.dtype} {allowed.shape}")
+    return allowed
+
+
+def few(allowed: Allowed | None) -> bool:
+    return allowed is not None and int(np.count_nonzero(allowed)) <= FEW

@@ -20,7 +20,7 @@ from embedship.serve.index import Index, Kind, corpus, library, manifest, measur
 from embedship.serve.index.binary import BinaryIndex
 from embedship.serve.index.embedding import Embedding
 from embedship.serve.index.flat import FlatIndex
-from embedship.serve.index.manifest import LEAST, OVERSAMPLE, IndexManifest, Recall, Rescoring
+from embedship.serve.index.manifest import OVERSAMPLE, IndexManifest, Recall, Rescoring
 from embedship.serve.index.truth import Truth
 from embedship.staging import staged
 
@@ -124,7 +124,6 @@ def _rescoring(codes: Codes, dimension: int, wishes: Wishes) -> Rescoring:
         scale=codes.scale(dimension),
         threshold=codes.binary_threshold,
         oversample=wishes.oversample or max(codes.rescore, OVERSAMPLE),
-        least=LEAST,
     )
 
 

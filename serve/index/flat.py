@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Self
 
+import numpy as np
+
 from embedship import ranking
 from embedship.codes import Vectors
 from embedship.ranking import Hits
-from embedship.serve.index import Kind, library
+from embedship.serve.index import Allowed, Kind, checked, few, library
+from embedship.serve.index.effort import Effort
 from embedship.serve.index.library import faiss
 from embedship.serve.index.manifest import FLAT
 from embedship.serve.index.truth import Truth
@@ -27,6 +30,7 @@ class FlatIndex:
         self._vectors = vectors
         self._truth = truth
         self.size = truth.size
+        self.effort = Effort()
 
     @classmethod
     def write(cls, folder: Path, truth: Truth) -> Self:
@@ -41,11 +45,15 @@ class FlatIndex:
         shape = (truth.size, truth.dimension)
         return cls(library.load(faiss.read_index, folder / FLAT, faiss.IndexFlatIP, shape), truth)
 
-    def search(self, queries: Vectors, k: int) -> Hits:
+    def search(self, queries: Vectors, k: int, allowed: Allowed | None = None, effort: Effort | None = None) -> Hits:
+        self.effort.turned(effort)
+        if few(checked(allowed, self.size)):
+            return self._truth.search(queries, k, allowed)
         queries = ranking.checked(queries, k, self._truth.dimension)
         library.on_this_thread()
-        scores, rows = self._vectors.search(queries, min(k + _SPARE, self.size))
+        wanted = min(k + _SPARE, self.size if allowed is None else int(np.count_nonzero(allowed)))
+        scores, rows = self._vectors.search(queries, wanted, params=library.selected(allowed))
         return ranking.hits(ranking.keys(scores, rows), k)
 
-    def exact(self, queries: Vectors, k: int) -> Hits:
-        return self._truth.search(queries, k)
+    def exact(self, queries: Vectors, k: int, allowed: Allowed | None = None) -> Hits:
+        return self._truth.search(queries, k, allowed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -11,14 +12,16 @@ from embedship.serve.documents import DOCUMENTS, Documents
 from embedship.serve.index import Index, Kind, manifest
 from embedship.serve.index.manifest import IndexManifest
 from embedship.serve.index.truth import Truth
+from embedship.serve.keyword import Words
 
 
 class IndexFolder:
     """Thread-safe. What is open stays readable when the folder is replaced on disk."""
 
-    def __init__(self, index: Index, documents: Documents, manifest: IndexManifest) -> None:
+    def __init__(self, index: Index, documents: Documents, words: Words, manifest: IndexManifest) -> None:
         self.index = index
         self.documents = documents
+        self.words = words
         self.manifest = manifest
 
     @classmethod
@@ -31,9 +34,15 @@ class IndexFolder:
         found = manifest.read(folder)
         manifest.demand(folder, found, bundle)
         manifest.verify(folder, found)
-        return cls(load(folder, found), Documents.open(folder / DOCUMENTS), found)
+        with ExitStack() as on_error:
+            documents = on_error.enter_context(closing(Documents.open(folder / DOCUMENTS)))
+            words = on_error.enter_context(closing(Words.open(folder / DOCUMENTS, found.size)))
+            opened = cls(load(folder, found), documents, words, found)
+            on_error.pop_all()
+            return opened
 
     def close(self) -> None:
+        self.words.close()
         self.documents.close()
 
     def __enter__(self) -> Self:

@@ -15,7 +15,7 @@ from embedship.serve.documents import DOCUMENTS
 from embedship.serve.index import Kind
 
 MANIFEST = "index.json"
-FORMAT = 1
+FORMAT = 2
 
 VECTORS = "vectors.f16.npy"
 FLAT = "flat.faiss"
@@ -27,21 +27,16 @@ FILES = {
 }
 
 
-# Defaults of Rescoring; the measurement is in binary.py.
-OVERSAMPLE = 20
-LEAST = 400
+# Default of Rescoring; the measurement is in binary.py.
+OVERSAMPLE = 40
 
 
 class Rescoring(Record, frozen=True):
-    """The second stage of a binary index: max(oversample x k, least) candidates, ranked by int8 codes."""
+    """The second stage of a binary index: `oversample` candidates a hit, ranked by int8 codes."""
 
     scale: Int8Scale  # the bundle's, as is the threshold
     threshold: float
     oversample: int
-    least: int
-
-    def candidates(self, k: int) -> int:
-        return max(self.oversample * k, self.least)
 
 
 SAMPLED = "documents"

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from embedship import ranking
 from embedship.codes import Vectors
 from embedship.ranking import Hits
+from embedship.serve.index import Allowed, checked
 from embedship.serve.index.arrays import mapped, write_rows
 from embedship.serve.index.manifest import VECTORS
 
@@ -52,20 +53,33 @@ class Truth:
         for start in range(0, self.size, _BLOCK):
             yield start, widened(self._vectors[start : start + _BLOCK])
 
-    def search(self, queries: Vectors, k: int) -> Hits:
-        """The k best of all rows, by brute force: no FAISS, so that FAISS has something to be held against."""
+    def search(self, queries: Vectors, k: int, allowed: Allowed | None = None) -> Hits:
+        """The k best of the allowed rows (None: all), by brute force.
+
+        No FAISS, so that FAISS has something to be held against.
+        """
         queries = ranking.checked(queries, k, self.dimension)
-        best = np.empty((len(queries), min(k, self.size)), dtype=np.int64)
+        allowed = checked(allowed, self.size)
+        rows = None if allowed is None else np.flatnonzero(allowed)
+        best = np.empty((len(queries), min(k, self.size if rows is None else len(rows))), dtype=np.int64)
         for start in range(0, len(queries), _QUERIES):
-            best[start : start + _QUERIES] = self._best(queries[start : start + _QUERIES], k)
+            best[start : start + _QUERIES] = self._best(queries[start : start + _QUERIES], k, rows)
         return ranking.hits(best, k)
 
-    def _best(self, queries: Vectors, k: int) -> ranking.Keys:
+    def _best(self, queries: Vectors, k: int, rows: NDArray[np.int64] | None) -> ranking.Keys:
         best = np.empty((len(queries), 0), dtype=np.int64)
-        for start, block in self.blocks():
-            packed = ranking.keys(queries @ block.T, np.arange(start, start + len(block)))
+        for numbers, block in self._numbered() if rows is None else self._chosen(rows):
+            packed = ranking.keys(queries @ block.T, numbers)
             best = ranking.largest(np.concatenate([best, packed], axis=1), k)
         return best
+
+    def _numbered(self) -> Iterator[tuple[NDArray[np.int64], Vectors]]:
+        return ((np.arange(start, start + len(block)), block) for start, block in self.blocks())
+
+    def _chosen(self, rows: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], Vectors]]:
+        for start in range(0, len(rows), _BLOCK):
+            some = rows[start : start + _BLOCK]
+            yield some, widened(self._vectors[some])
 
 
 def widened(halves: NDArray[np.float16]) -> Vectors:

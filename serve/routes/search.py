@@ -9,7 +9,7 @@ from embedship.serve.errors import Family, Invalid, NoIndex, TooLarge
 from embedship.serve.http import Call, Reply, Route
 from embedship.serve.routes import texts
 from embedship.serve.service import Service
-from embedship.serve.shelf import Hit
+from embedship.serve.shelf import Hit, Place
 
 
 def routes(service: Service) -> tuple[Route, ...]:
@@ -28,7 +28,9 @@ class Search:
     async def search(self, request: schemas.SearchRequest, call: Call) -> Reply:
         queries = texts.checked(request.query, "query", self._service.settings)
         self._check(len(queries), request.k)
-        answered = await self._service.pipeline.search(queries, request.k, call.lane)
+        answered = await self._service.pipeline.search(
+            queries, request.k, call.lane, request.mode, request.filter or None
+        )
 
         def reply() -> bytes:
             results = [schemas.SearchResult([_hit(hit) for hit in hits]) for hits in answered.found.hits]
@@ -56,4 +58,10 @@ def _hit(hit: Hit) -> schemas.SearchHit:
         document.text,
         msgspec.UNSET if document.title is None else document.title,
         document.metadata or msgspec.UNSET,
+        _place(hit.dense),
+        _place(hit.keyword),
     )
+
+
+def _place(place: Place | None) -> schemas.Place | msgspec.UnsetType:
+    return msgspec.UNSET if place is None else schemas.Place(*place)

@@ -14,6 +14,7 @@ from threading import Thread
 from typing import IO, Any
 
 import httpx
+import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -265,6 +266,27 @@ def test_new_questions_raise_drift_and_nothing_else(busy: Watched, foods: list[s
         busy.post("/search", {"query": query})
     assert until(lambda: busy.firing() != set())
     assert busy.firing() == {"EmbedshipDriftSuspected"}
+
+
+def test_a_killed_worker_raises_its_own_alert(bundle: Path, prometheus: Path, tmp_path: Path) -> None:
+    options = ("--devices", "cpu:0,cpu:1", "--drift-interval-seconds", "1", "--canary-interval-seconds", "1")
+    with launched(str(bundle), *options) as server:
+        _configure(tmp_path, server)
+        with _started(prometheus, tmp_path) as url:
+            watched = Watched(server, url)
+            assert until(lambda: len(watched.query("embedship_device_up == 1")) == 2)
+            assert until(lambda: bool(watched.query("embedship_ready == 1")))
+            assert watched.firing() == set()
+            next(each for each in psutil.Process(server.process.pid).children() if _is_device(each, "cpu:1")).kill()
+            assert until(lambda: watched.firing() != set())
+            assert until(lambda: bool(watched.query('embedship_device_up{device="cpu:1"} == 1')))
+            (alert,) = [each for each in watched.ask("alerts")["alerts"] if each["state"] == "firing"]
+            assert (alert["labels"]["alertname"], alert["labels"]["device"]) == ("EmbedshipDeviceRestarted", "cpu:1")
+            assert watched.post("/embed", {"inputs": ["a text", "another"]}).status_code == 200
+
+
+def _is_device(process: psutil.Process, name: str) -> bool:
+    return name in process.cmdline()
 
 
 def test_a_killed_server_raises_its_own_alert(

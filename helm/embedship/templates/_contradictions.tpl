@@ -1,0 +1,47 @@
+{{- /* What the schema cannot see: each is one sentence with the cure. */ -}}
+{{- define "embedship.contradictions" -}}
+{{- $v := .Values -}}
+{{- if and (eq $v.bundle.source "pvc") (not $v.bundle.pvc.claimName) -}}
+{{- fail "bundle.source is pvc, but bundle.pvc.claimName is empty: name the claim that holds the bundle." -}}
+{{- end -}}
+{{- if and (eq $v.bundle.source "baked") (not (hasPrefix "/" $v.bundle.path)) -}}
+{{- fail "bundle.source is baked, but bundle.path is no absolute path: say where the image holds the bundle." -}}
+{{- end -}}
+{{- if eq $v.bundle.source "image" -}}
+{{- if not $v.bundle.image.reference -}}
+{{- fail "bundle.source is image, but bundle.image.reference is empty: name the image that holds the bundle." -}}
+{{- end -}}
+{{- if not (semverCompare ">=1.31.0-0" .Capabilities.KubeVersion.Version) -}}
+{{- fail (printf "bundle.source is image, but Kubernetes %s has no image volumes (1.31 has): take bundle.source=pvc or baked." .Capabilities.KubeVersion.Version) -}}
+{{- end -}}
+{{- end -}}
+{{- if contains ".." (printf "%s %s" $v.bundle.path $v.index.path) -}}
+{{- fail "bundle.path and index.path may not contain '..': they lie inside their volume." -}}
+{{- end -}}
+{{- if and $v.index.enabled (not $v.index.claimName) -}}
+{{- fail "index.enabled is true, but index.claimName is empty: name the claim that holds the index." -}}
+{{- end -}}
+{{- if and $v.auth.create $v.auth.existingSecret -}}
+{{- fail "auth.create and auth.existingSecret exclude one another: unset one." -}}
+{{- end -}}
+{{- if $v.autoscaling.enabled -}}
+{{- if gt ($v.autoscaling.minReplicas | int) ($v.autoscaling.maxReplicas | int) -}}
+{{- fail (printf "autoscaling.minReplicas is %v, above autoscaling.maxReplicas %v: lower one or raise the other." $v.autoscaling.minReplicas $v.autoscaling.maxReplicas) -}}
+{{- end -}}
+{{- if and (eq $v.autoscaling.kind "keda") (not $v.autoscaling.keda.prometheus) -}}
+{{- fail "autoscaling.kind is keda, but autoscaling.keda.prometheus is empty: give the address of Prometheus." -}}
+{{- end -}}
+{{- end -}}
+{{- if and $v.httpRoute.enabled (not $v.httpRoute.parentRefs) -}}
+{{- fail "httpRoute.enabled is true, but httpRoute.parentRefs is empty: name the Gateway." -}}
+{{- end -}}
+{{- if and $v.ingress.tlsSecret (not $v.ingress.host) -}}
+{{- fail "ingress.tlsSecret is set, but ingress.host is empty: a certificate is for a host." -}}
+{{- end -}}
+{{- if and $v.driftReport.enabled (not $v.driftReport.claimName) -}}
+{{- fail "driftReport.enabled is true, but driftReport.claimName is empty: name the claim that holds the log." -}}
+{{- end -}}
+{{- if and $v.networkPolicy.offline $v.networkPolicy.egress -}}
+{{- fail "networkPolicy.offline lets nothing out, but networkPolicy.egress names peers: set offline to false, or empty egress." -}}
+{{- end -}}
+{{- end -}}

@@ -1,0 +1,175 @@
+{{- define "embedship.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- /* 40 characters: StatefulSet pods, CronJobs and claims add to it, and 63 is the most. */ -}}
+{{- define "embedship.fullname" -}}
+{{- $name := include "embedship.name" . -}}
+{{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
+{{- default $full .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- /* Never changes: selectors are immutable. */ -}}
+{{- define "embedship.selector" -}}
+app.kubernetes.io/name: {{ include "embedship.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: server
+{{- end -}}
+
+{{- define "embedship.labels" -}}
+app.kubernetes.io/name: {{ include "embedship.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end -}}
+
+{{- define "embedship.serviceAccount" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- default (include "embedship.fullname" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- default "default" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "embedship.image" -}}
+{{- $tag := default (ternary (printf "%s-gpu" .Chart.AppVersion) .Chart.AppVersion .Values.gpu.enabled) .Values.image.tag -}}
+{{- with .Values.image.digest -}}
+{{ printf "%s@%s" $.Values.image.repository . }}
+{{- else -}}
+{{ printf "%s:%s" .Values.image.repository $tag }}
+{{- end -}}
+{{- end -}}
+
+{{- define "embedship.port" -}}8080{{- end -}}
+
+{{- /* A path inside a mount; an empty one is the mount. */ -}}
+{{- define "embedship.bundle" -}}
+{{- if eq .Values.bundle.source "baked" -}}
+{{ .Values.bundle.path }}
+{{- else -}}
+{{ clean (printf "/bundle/%s" .Values.bundle.path) }}
+{{- end -}}
+{{- end -}}
+
+{{- define "embedship.secret" -}}
+{{- if .Values.auth.existingSecret -}}
+{{ .Values.auth.existingSecret }}
+{{- else if .Values.auth.create -}}
+{{ include "embedship.fullname" . }}-keys
+{{- end -}}
+{{- end -}}
+
+{{- /* The kept key, else a new one: made once a rendering, for the Secret and the checksum must agree. */ -}}
+{{- define "embedship.keys" -}}
+{{- if not (hasKey .Values.auth "made") -}}
+{{- $kept := lookup "v1" "Secret" .Release.Namespace (include "embedship.secret" .) -}}
+{{- $data := default dict (default dict $kept).data -}}
+{{- $_ := set .Values.auth "made" (default (printf "%s\n" (randAlphaNum 48) | b64enc) (get $data .Values.auth.key)) -}}
+{{- end -}}
+{{ .Values.auth.made }}
+{{- end -}}
+
+{{- /* Kubernetes sleeps for us from 1.30 on; before, the server's own drain is all there is. */ -}}
+{{- define "embedship.preStop" -}}
+{{- ternary (div .Values.drain.seconds 6) 0 (semverCompare ">=1.30.0-0" .Capabilities.KubeVersion.Version) -}}
+{{- end -}}
+
+{{- define "embedship.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: {{ .Values.user | int64 }}
+runAsGroup: {{ .Values.user | int64 }}
+fsGroup: {{ .Values.user | int64 }}
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{- define "embedship.security" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+runAsNonRoot: true
+capabilities: {drop: [ALL]}
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{- /* What every pod of the release shares. */ -}}
+{{- define "embedship.pod" -}}
+serviceAccountName: {{ include "embedship.serviceAccount" . }}
+automountServiceAccountToken: false
+enableServiceLinks: false
+securityContext: {{- include "embedship.podSecurity" . | nindent 2 }}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "embedship.container" -}}
+image: {{ include "embedship.image" . | quote }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+securityContext: {{- include "embedship.security" . | nindent 2 }}
+{{- end -}}
+
+{{- define "embedship.bundleVolume" -}}
+{{- if eq .Values.bundle.source "pvc" }}
+- name: bundle
+  persistentVolumeClaim: {claimName: {{ .Values.bundle.pvc.claimName }}, readOnly: true}
+{{- else if eq .Values.bundle.source "image" }}
+- name: bundle
+  image: {reference: {{ .Values.bundle.image.reference | quote }}, pullPolicy: {{ .Values.bundle.image.pullPolicy }}}
+{{- end }}
+- name: tmp
+  emptyDir: {sizeLimit: {{ .Values.tmp.size }}}
+{{- with include "embedship.secret" . }}
+- name: keys
+  secret: {secretName: {{ . }}, defaultMode: 0440, items: [{key: {{ $.Values.auth.key }}, path: api-keys}]}
+{{- end }}
+{{- end -}}
+
+{{- define "embedship.bundleMount" -}}
+{{- if ne .Values.bundle.source "baked" }}
+- {name: bundle, mountPath: /bundle, readOnly: true}
+{{- end }}
+- {name: tmp, mountPath: /tmp}
+{{- if include "embedship.secret" . }}
+- {name: keys, mountPath: /keys, readOnly: true}
+{{- end }}
+{{- end -}}
+
+{{- /* `embedship check` as a pod: once for `helm test`, again and again as a CronJob. */ -}}
+{{- define "embedship.checkPod" -}}
+{{ include "embedship.pod" . }}
+restartPolicy: Never
+containers:
+  - name: check
+    {{- include "embedship.container" . | nindent 4 }}
+    command: [embedship]
+    args:
+      - check
+      - http://{{ include "embedship.fullname" . }}:{{ .Values.service.port }}
+      - --bundle
+      - {{ include "embedship.bundle" . | quote }}
+      {{- if include "embedship.secret" . }}
+      - --api-key-file
+      - /keys/api-keys
+      {{- end }}
+    resources: {{- toYaml .Values.check.resources | nindent 6 }}
+    volumeMounts: {{- include "embedship.bundleMount" . | nindent 6 }}
+volumes: {{- include "embedship.bundleVolume" . | nindent 2 }}
+{{- end -}}
+
+{{- define "embedship.number" -}}
+{{- /* JSON writes 16777216 where a template writes 1.6777216e+07. */ -}}
+{{- ternary (toString .) (toJson .) (kindIs "string" .) | quote -}}
+{{- end -}}

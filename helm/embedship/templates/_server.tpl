@@ -1,0 +1,120 @@
+{{- /* The pod template of Deployment and StatefulSet. */ -}}
+{{- define "embedship.server" -}}
+metadata:
+  labels:
+    {{- include "embedship.labels" . | nindent 4 }}
+    app.kubernetes.io/component: server
+    {{- with .Values.podLabels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  annotations:
+    kubectl.kubernetes.io/default-container: server
+    {{- with .Values.bundle.fingerprint }}
+    embedship/fingerprint: {{ . | quote }}
+    {{- end }}
+    {{- if and .Values.auth.create (not .Values.auth.existingSecret) }}
+    checksum/keys: {{ include "embedship.keys" . | sha256sum }}
+    {{- end }}
+    {{- with .Values.podAnnotations }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+spec:
+  {{- include "embedship.pod" . | nindent 2 }}
+  terminationGracePeriodSeconds: {{ add .Values.drain.seconds 20 }}
+  {{- if and .Values.gpu.enabled .Values.gpu.runtimeClassName }}
+  runtimeClassName: {{ .Values.gpu.runtimeClassName }}
+  {{- end }}
+  {{- with concat .Values.tolerations (ternary .Values.gpu.tolerations list .Values.gpu.enabled) }}
+  tolerations: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- if .Values.topologySpread.enabled }}
+  topologySpreadConstraints:
+    {{- range list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
+    - topologyKey: {{ . }}
+      maxSkew: 1
+      whenUnsatisfiable: ScheduleAnyway
+      labelSelector:
+        matchLabels: {{- include "embedship.selector" $ | nindent 10 }}
+    {{- end }}
+  {{- end }}
+  containers:
+    - name: server
+      {{- include "embedship.container" . | nindent 6 }}
+      command: [embedship]
+      args: [serve, {{ include "embedship.bundle" . | quote }}]
+      ports:
+        - {name: http, containerPort: {{ include "embedship.port" . }}, protocol: TCP}
+      env:
+        - {name: EMBEDSHIP_HOST, value: "0.0.0.0"}
+        - {name: EMBEDSHIP_PORT, value: {{ include "embedship.port" . | quote }}}
+        - {name: EMBEDSHIP_DRAIN_SECONDS, value: {{ sub .Values.drain.seconds (include "embedship.preStop" .) | quote }}}
+        - {name: EMBEDSHIP_STATE_DIR, value: /state}
+        - {name: EMBEDSHIP_CACHE, value: /cache}
+        {{- if .Values.index.enabled }}
+        - {name: EMBEDSHIP_INDEX, value: {{ clean (printf "/index/%s" .Values.index.path) | quote }}}
+        {{- end }}
+        {{- if include "embedship.secret" . }}
+        - {name: EMBEDSHIP_API_KEY_FILE, value: /keys/api-keys}
+        {{- end }}
+        {{- range $name, $value := .Values.server }}
+        {{- if not (kindIs "invalid" $value) }}
+        - {name: {{ printf "EMBEDSHIP_%s" (upper $name) }}, value: {{ include "embedship.number" $value }}}
+        {{- end }}
+        {{- end }}
+        {{- range $name, $value := .Values.extraEnv }}
+        - {name: {{ $name }}, value: {{ $value | quote }}}
+        {{- end }}
+      {{- if gt (include "embedship.preStop" . | int) 0 }}
+      lifecycle:
+        preStop:
+          sleep: {seconds: {{ include "embedship.preStop" . }}}
+      {{- end }}
+      startupProbe:
+        httpGet: {path: /health, port: http}
+        periodSeconds: 2
+        failureThreshold: {{ div (add .Values.startup.maxSeconds 1) 2 }}
+        timeoutSeconds: 2
+      livenessProbe:
+        httpGet: {path: /health, port: http}
+        periodSeconds: 10
+        failureThreshold: 3
+        timeoutSeconds: 5
+      readinessProbe:
+        httpGet: {path: /ready, port: http}
+        periodSeconds: 2
+        failureThreshold: 2
+        timeoutSeconds: 2
+      resources:
+        {{- $gpu := ternary (dict .Values.gpu.resource (.Values.gpu.count | int)) dict .Values.gpu.enabled }}
+        {{- with .Values.resources.requests }}
+        requests: {{- toYaml . | nindent 10 }}
+        {{- end }}
+        {{- with merge $gpu (default dict .Values.resources.limits) }}
+        limits: {{- toYaml . | nindent 10 }}
+        {{- end }}
+      volumeMounts:
+        {{- include "embedship.bundleMount" . | nindent 8 }}
+        - {name: state, mountPath: /state}
+        - {name: cache, mountPath: /cache}
+        {{- if .Values.index.enabled }}
+        - {name: index, mountPath: /index, readOnly: true}
+        {{- end }}
+        {{- with .Values.extraVolumeMounts }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+  volumes:
+    {{- include "embedship.bundleVolume" . | nindent 4 }}
+    - name: cache
+      emptyDir: {sizeLimit: {{ .Values.cache.size }}}
+    {{- if eq .Values.kind "Deployment" }}
+    - name: state
+      emptyDir: {sizeLimit: {{ .Values.state.size }}}
+    {{- end }}
+    {{- if .Values.index.enabled }}
+    - name: index
+      persistentVolumeClaim: {claimName: {{ .Values.index.claimName }}, readOnly: true}
+    {{- end }}
+    {{- with .Values.extraVolumes }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+{{- end -}}

@@ -1,0 +1,99 @@
+"""`filter` of a search: conditions on metadata -> the rows that meet all of them, found by SQLite.
+
+Every scalar of a document's metadata is a fact (name, value, row), and so is every element of a list; of a nested
+object the names are joined by dots. Facts are indexed by name and value. Names and values are bound as parameters,
+never written into a statement. As in SQLite's own JSON, true and false are 1 and 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+from msgspec import Meta
+
+Scalar = str | int | float | bool
+
+FACTS = (
+    "CREATE TABLE facts (name TEXT NOT NULL, value, row INTEGER NOT NULL, PRIMARY KEY (name, value, row)) WITHOUT ROWID"
+)
+INSERT = "INSERT OR IGNORE INTO facts VALUES (?, ?, ?)"
+
+# SQLite's INTEGER; what is larger is kept as its REAL.
+_INTEGERS = range(-(2**63), 2**63)
+
+
+class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, rename={"one_of": "in"}):
+    """All that is given must hold; numbers are compared with numbers only, and texts with texts."""
+
+    one_of: Annotated[list[Scalar], Meta(min_length=1, max_length=1000)] | None = None
+    gt: float | str | None = None
+    gte: float | str | None = None
+    lt: float | str | None = None
+    lte: float | str | None = None
+
+    def __post_init__(self) -> None:
+        if all(getattr(self, field) is None for field in self.__struct_fields__):
+            raise ValueError("a condition needs one of in, gt, gte, lt, lte")
+
+
+Filter = dict[str, Scalar | Condition]
+
+
+class Query(NamedTuple):
+    """A statement that yields rows, and what is bound to its question marks."""
+
+    statement: str
+    values: tuple[Any, ...]
+
+
+def facts(metadata: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Scalar]]:
+    """Yield (name, value) for every scalar; null is no fact.
+
+    >>> list(facts({"year": 2001, "tag": ["a", "b"], "by": {"name": "x"}}))
+    [('year', 2001), ('tag', 'a'), ('tag', 'b'), ('by.name', 'x')]
+    """
+    for name, value in metadata.items():
+        if isinstance(value, dict):
+            yield from facts(value, f"{prefix}{name}.")
+        else:
+            for each in value if isinstance(value, list) else [value]:
+                if isinstance(each, str | int | float):
+                    yield f"{prefix}{name}", bound(each)
+
+
+def bound(value: Scalar) -> Scalar:
+    """As SQLite takes it."""
+    return float(value) if isinstance(value, int) and value not in _INTEGERS else value
+
+
+def query(wanted: Filter) -> Query:
+    """The rows that meet every condition."""
+    parts = [part for name, condition in wanted.items() for part in _parts(name, condition)]
+    return Query(" INTERSECT ".join(part.statement for part in parts), tuple(v for part in parts for v in part.values))
+
+
+def _parts(name: str, condition: Scalar | Condition) -> Iterator[Query]:
+    if not isinstance(condition, Condition):
+        yield _rows(name, "value = ?", bound(condition))
+        return
+    if condition.one_of is not None:
+        marks = ", ".join("?" * len(condition.one_of))
+        yield _rows(name, f"value IN ({marks})", *map(bound, condition.one_of))
+    # One part for the whole range: of a document with a list, one element must lie in it.
+    limits = [(sign, limit) for sign, limit in _limits(condition) if limit is not None]
+    if limits:
+        # To SQLite every text is greater than every number, and '' is the least text.
+        kinds = {"value >= ''" if isinstance(limit, str) else "value < ''" for _, limit in limits}
+        yield _rows(
+            name, " AND ".join([*(f"value {sign} ?" for sign, _ in limits), *sorted(kinds)]), *(v for _, v in limits)
+        )
+
+
+def _limits(condition: Condition) -> tuple[tuple[str, float | str | None], ...]:
+    return (">", condition.gt), (">=", condition.gte), ("<", condition.lt), ("<=", condition.lte)
+
+
+def _rows(name: str, test: str, *values: Scalar) -> Query:
+    return Query(f"SELECT row FROM facts WHERE name = ? AND {test}", (name, *values))

@@ -1,0 +1,57 @@
+"""How hard a search looks: tuned when the index is built, and each request may ask for another within limits."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from embedship.bundle import Record
+from embedship.errors import UsageError
+
+LIMITS: Final = {"oversample": (1, 200), "ef_search": (1, 4096), "nprobe": (1, 65536)}
+
+# What an oversample is counted for: a search for one hit is given as many candidates as one for ten.
+LEAST_HITS = 10
+
+
+class Effort(Record, frozen=True):
+    """Each knob turns recall into time. In an index: the knobs it has; in a request: those to turn, None for the rest.
+
+    Raises UsageError for a value outside LIMITS.
+    """
+
+    oversample: int | None = None  # candidates ranked again for each hit; below ten hits as for ten
+    ef_search: int | None = None  # entries of a graph that are looked at; never fewer than there are candidates
+    nprobe: int | None = None  # inverted lists that are read; an index that has fewer reads all
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in LIMITS.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise UsageError(f"effort {name}={value} lies outside {low}..{high}")
+
+    def candidates(self, k: int) -> int:
+        """How many the first stage gives the second to find k."""
+        assert self.oversample is not None, "an index with a second stage has this knob"
+        return self.oversample * max(k, LEAST_HITS)
+
+    def turned(self, asked: Effort | None) -> Effort:
+        """This effort of an index, with the knobs turned that a request names.
+
+        Raises UsageError for a knob that the index does not have: it would change nothing, in silence.
+        """
+        if asked is None:
+            return self
+        for name in asked.named:
+            if name not in self.named:
+                raise UsageError(f"effort {name}: this index has no such knob; it has: {self.knobs}")
+        return msgspec.structs.replace(self, **{name: getattr(asked, name) for name in asked.named})
+
+    @property
+    def named(self) -> list[str]:
+        return [name for name in LIMITS if getattr(self, name) is not None]
+
+    @property
+    def knobs(self) -> str:
+        return ", ".join(self.named) or "none, it is exact"

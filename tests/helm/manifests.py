@@ -1,0 +1,150 @@
+"""What Helm renders, as objects, and what Kubernetes would say of them."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import subprocess
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import yaml
+from cloudcoil.models.keda.v1alpha1 import ScaledObject
+from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonitor
+from jsonschema import Draft202012Validator
+from referencing import Registry, Resource
+
+CHART = Path(__file__).parents[2] / "helm" / "embedship"
+VERSIONS = ("1.30", "1.33", "1.37")
+NAMESPACE = "embeddings"
+
+# All that the chart can make, at once.
+EVERYTHING: dict[str, Any] = {
+    "auth": {"create": True},
+    "autoscaling": {"enabled": True, "kind": "keda", "keda": {"prometheus": "http://prometheus.monitoring:9090"}},
+    "bundle": {"fingerprint": "0" * 64},
+    "check": {"schedule": "*/10 * * * *"},
+    "driftReport": {"enabled": True, "claimName": "logs"},
+    "gpu": {"enabled": True, "runtimeClassName": "nvidia"},
+    "httpRoute": {"enabled": True, "parentRefs": [{"name": "gateway"}], "hostnames": ["search.example"]},
+    "index": {"enabled": True, "claimName": "index"},
+    "ingress": {"enabled": True, "host": "search.example", "tlsSecret": "certificate"},
+    "kind": "StatefulSet",
+    "metrics": {"serviceMonitor": {"enabled": True}, "rules": {"enabled": True}, "dashboard": {"enabled": True}},
+    "networkPolicy": {"offline": False, "egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}]},
+}
+
+
+class Refused(Exception):
+    """Helm rendered nothing; its words."""
+
+
+def render(
+    helm: Path, values: Mapping[str, Any] | None = None, version: str = "1.33", release: str = "search"
+) -> list[dict[str, Any]]:
+    return list(filter(None, yaml.load_all(text(helm, values, version, release), yaml.CSafeLoader)))
+
+
+def text(helm: Path, values: Mapping[str, Any] | None = None, version: str = "1.33", release: str = "search") -> str:
+    """Helm's answer; JSON is YAML, and `-` is stdin."""
+    command = [helm, "template", release, CHART, "--namespace", NAMESPACE, "--kube-version", version, "--values", "-"]
+    given = json.dumps(values or {})
+    answer = subprocess.run(command, input=given, capture_output=True, text=True, timeout=60, check=False)
+    if answer.returncode:
+        raise Refused(answer.stderr)
+    return answer.stdout
+
+
+def one(objects: list[dict[str, Any]], kind: str, suffix: str = "") -> dict[str, Any]:
+    found = [each for each in objects if each["kind"] == kind and each["metadata"]["name"].endswith(suffix)]
+    assert len(found) == 1, [each["metadata"]["name"] for each in found]
+    return found[0]
+
+
+def server(objects: list[dict[str, Any]]) -> dict[str, Any]:
+    """The server's container."""
+    workload = next(each for each in objects if each["kind"] in ("Deployment", "StatefulSet"))
+    container: dict[str, Any] = workload["spec"]["template"]["spec"]["containers"][0]
+    return container
+
+
+def pods(objects: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every pod that these objects make: by themselves, by a workload, by a CronJob."""
+    for each in objects:
+        name = f"{each['kind']} {each['metadata']['name']}"
+        match each["kind"]:
+            case "Pod":
+                yield name, each["spec"]
+            case "Deployment" | "StatefulSet":
+                yield name, each["spec"]["template"]["spec"]
+            case "CronJob":
+                yield name, each["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+
+
+def faults(each: dict[str, Any], version: str) -> list[str]:
+    """What is wrong with an object by the strict schemas of this Kubernetes, or of the operator that reads it."""
+    match each["apiVersion"].split("/")[0]:
+        case "monitoring.coreos.com" | "keda.sh":
+            return _unknown(each)
+        case "gateway.networking.k8s.io":
+            schema = json.loads((Path(__file__).parent / "httproute.schema.json").read_text())
+            return [error.message for error in Draft202012Validator(schema).iter_errors(each)]
+    return _faults(json.dumps(each, sort_keys=True), version)
+
+
+@cache
+def _faults(each: str, version: str) -> list[str]:
+    value = json.loads(each)
+    group, _, api = value["apiVersion"].rpartition("/")
+    name = "-".join(filter(None, (value["kind"].lower(), group.split(".")[0], api)))
+    return [f"{error.json_path}: {error.message}" for error in _validator(name, version).iter_errors(value)]
+
+
+@cache
+def _validator(name: str, version: str) -> Draft202012Validator:
+    """Of one kind; a kind that this Kubernetes does not have is a FileNotFoundError."""
+    schema = json.loads((_folder(version) / f"{name}.json").read_text())
+    return Draft202012Validator(schema, registry=_definitions(version))
+
+
+@cache
+def _definitions(version: str) -> Registry[Any]:
+    text = (_folder(version) / "_definitions.json").read_text()
+    return Resource.from_contents(json.loads(text)) @ Registry()
+
+
+def _folder(version: str) -> Path:
+    folder = Path(str(importlib.resources.files("kubernetes_validate"))) / "kubernetes-json-schema"
+    return next(folder.glob(f"v{version}.*-local-strict"))
+
+
+_MODELS: dict[str, type[pydantic.BaseModel]] = {
+    "ServiceMonitor": ServiceMonitor,
+    "PrometheusRule": PrometheusRule,
+    "ScaledObject": ScaledObject,
+}
+
+
+def _unknown(each: dict[str, Any]) -> list[str]:
+    """Keys that the operator's model does not give back: it would ignore them."""
+    try:
+        model = _MODELS[each["kind"]].model_validate(each)
+    except pydantic.ValidationError as error:
+        return [str(error)]
+    back = model.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return list(_lost(each, back, "$"))
+
+
+def _lost(given: Any, back: Any, path: str) -> Iterator[str]:
+    if isinstance(given, dict):
+        for key, value in given.items():
+            if key not in back:
+                yield f"{path}.{key} is unknown"
+            else:
+                yield from _lost(value, back[key], f"{path}.{key}")
+    elif isinstance(given, list):
+        for i, (left, right) in enumerate(zip(given, back, strict=True)):
+            yield from _lost(left, right, f"{path}[{i}]")

@@ -1,0 +1,240 @@
+"""What the chart renders: for both Helms, for three Kubernetes, and from what is said elsewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from embedship.serve.settings import RANGES, Settings, variable
+
+from .conftest import ROOT, fetched
+from .manifests import CHART, EVERYTHING, VERSIONS, Refused, faults, one, render, server, text
+
+
+@pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["default", "everything"])
+def test_both_helms_lint_it(each_helm: Path, values: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "values.json"
+    file.write_text(json.dumps(values))
+    command = [each_helm, "lint", "--strict", CHART, "--values", file]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+@pytest.mark.parametrize("values", [{}, {**EVERYTHING, "auth": {}}], ids=["default", "everything"])
+def test_both_helms_render_the_same(values: dict[str, Any]) -> None:
+    by = [render(fetched(name), values) for name in ("helm", "helm-3.17")]
+    for objects in by:
+        objects.sort(key=lambda each: (each["kind"], each["metadata"]["name"]))
+    assert by[0] == by[1]
+
+
+@pytest.mark.parametrize("version", [*VERSIONS, "1.28", "1.31", "1.35"])
+def test_kubernetes_takes_all_of_it(helm: Path, version: str) -> None:
+    kinds = set()
+    for values in ({}, EVERYTHING, {"autoscaling": {"enabled": True}}):
+        for each in render(helm, values, version):
+            kinds.add(each["kind"])
+            assert faults(each, version) == [], each["metadata"]["name"]
+    assert kinds == {
+        "ConfigMap", "CronJob", "Deployment", "HTTPRoute", "HorizontalPodAutoscaler", "Ingress", "NetworkPolicy", "Pod",
+        "PodDisruptionBudget", "PrometheusRule", "ScaledObject", "Secret", "Service", "ServiceAccount",
+        "ServiceMonitor", "StatefulSet",
+    }  # fmt: skip
+
+
+def test_what_kubernetes_does_not_know_is_a_fault(helm: Path) -> None:
+    objects = render(helm, EVERYTHING)
+    for kind, key in [("StatefulSet", "replicaz"), ("ServiceMonitor", "endpointz"), ("HTTPRoute", "rulez")]:
+        each = one(objects, kind)
+        each["spec"][key] = 1
+        assert faults(each, "1.33"), kind
+    one(objects, "ScaledObject")["spec"]["triggers"][0]["metrictype"] = "Value"
+    assert faults(one(objects, "ScaledObject"), "1.33")
+    with pytest.raises(FileNotFoundError):
+        faults({"apiVersion": "apps/v1", "kind": "Deploymint"}, "1.33")
+
+
+def generator() -> Any:
+    spec = importlib.util.spec_from_file_location("chart", ROOT / "tools" / "chart.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_what_is_written_from_elsewhere_is_in_step() -> None:
+    for name, wanted in generator().files().items():
+        assert (CHART / name).read_text() == wanted, f"run `make chart`: helm/embedship/{name} is behind its source"
+
+
+def templates() -> str:
+    return "".join(path.read_text() for path in sorted((CHART / "templates").rglob("*")) if path.is_file())
+
+
+def test_every_value_is_used() -> None:
+    used = templates()
+    for value in generator().values():
+        name = re.escape(value.key.rsplit(".", 1)[-1])
+        assert re.search(rf"\.{name}\b", used), f"{value.key} changes nothing"
+
+
+def test_every_setting_is_the_servers() -> None:
+    known = {variable(name) for name in Settings.__dataclass_fields__}
+    given = set(re.findall(r"EMBEDSHIP_[A-Z_]+", templates()))
+    assert given <= known
+
+
+def test_settings_reach_the_server_as_they_are(helm: Path) -> None:
+    given = {name: int(allowed.high) for name, allowed in RANGES.items() if allowed.high >= 10_000}
+    owned = generator().OWNED
+    given = {name: value for name, value in given.items() if name not in owned}
+    assert given["max_body_bytes"] == 1_073_741_824, "as a float a template would write 1.073741824e+09"
+    env = {e["name"]: e["value"] for e in server(render(helm, {"server": {**given, "shadow_rate": 0.05}}))["env"]}
+    assert {variable(name): str(value) for name, value in given.items()}.items() <= env.items()
+    assert env["EMBEDSHIP_SHADOW_RATE"] == "0.05"
+    taken_back = server(render(helm, {"server": {"max_texts": None}}))["env"]
+    assert "EMBEDSHIP_MAX_TEXTS" not in {each["name"] for each in taken_back}
+
+
+@pytest.mark.parametrize("seconds", [6, 30, 31, 120, 3580])
+@pytest.mark.parametrize("version", ["1.29", "1.30"])
+def test_one_number_gives_the_whole_drain(helm: Path, seconds: int, version: str) -> None:
+    objects = render(helm, {"drain": {"seconds": seconds}}, version)
+    container = server(objects)
+    env = {each["name"]: each["value"] for each in container["env"]}
+    sleep = container.get("lifecycle", {"preStop": {"sleep": {"seconds": 0}}})["preStop"]["sleep"]["seconds"]
+    assert (sleep > 0) == (version == "1.30"), "Kubernetes sleeps from 1.30 on"
+    assert sleep + int(env["EMBEDSHIP_DRAIN_SECONDS"]) == seconds
+    pod = one(objects, "Deployment")["spec"]["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] == seconds + 20, "what --drain-seconds asks for"
+
+
+@pytest.mark.parametrize("seconds", [10, 301, 3_600])
+def test_one_number_gives_the_whole_start(helm: Path, seconds: int) -> None:
+    objects = render(helm, {"startup": {"maxSeconds": seconds}})
+    probe = server(objects)["startupProbe"]
+    assert 0 <= probe["periodSeconds"] * probe["failureThreshold"] - seconds <= 1
+    assert one(objects, "Deployment")["spec"]["progressDeadlineSeconds"] > seconds
+
+
+CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
+    ({"bundle": {"pvc": {"claimName": ""}}}, "name the claim that holds the bundle"),
+    ({"bundle": {"source": "baked"}}, "say where the image holds the bundle"),
+    ({"bundle": {"source": "image"}}, "name the image that holds the bundle"),
+    ({"bundle": {"path": "../keys"}}, "may not contain '..'"),
+    ({"index": {"enabled": True}}, "name the claim that holds the index"),
+    ({"auth": {"create": True, "existingSecret": "mine"}}, "exclude one another"),
+    ({"autoscaling": {"enabled": True, "minReplicas": 9}}, "lower one or raise the other"),
+    ({"autoscaling": {"enabled": True, "kind": "keda"}}, "give the address of Prometheus"),
+    ({"httpRoute": {"enabled": True}}, "name the Gateway"),
+    ({"ingress": {"enabled": True, "tlsSecret": "x"}}, "a certificate is for a host"),
+    ({"driftReport": {"enabled": True}}, "name the claim that holds the log"),
+    ({"networkPolicy": {"egress": [{"ports": [{"port": 1}]}]}}, "set offline to false"),
+]
+
+
+@pytest.mark.parametrize(("values", "sentence"), CONTRADICTIONS)
+def test_a_contradiction_is_a_sentence(helm: Path, values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(Refused, match=re.escape(sentence)):
+        render(helm, values)
+
+
+def test_every_contradiction_is_tried(helm: Path) -> None:
+    said = re.findall(r'fail (?:\(printf )?"', (CHART / "templates" / "_contradictions.tpl").read_text())
+    assert len(said) == len(CONTRADICTIONS) + 1
+    image = {"bundle": {"source": "image", "image": {"reference": "registry/bundle@sha256:" + "0" * 64}}}
+    with pytest.raises(Refused, match="has no image volumes"):
+        render(helm, image, "1.30")
+    volumes = one(render(helm, image, "1.31"), "Deployment")["spec"]["template"]["spec"]["volumes"]
+    assert volumes[0]["image"]["reference"].startswith("registry/bundle@")
+
+
+def test_autoscaling_owns_replicas(helm: Path) -> None:
+    assert one(render(helm), "Deployment")["spec"]["replicas"] == 2
+    for kind in ("hpa", "keda"):
+        scaling = {"enabled": True, "kind": kind, "keda": {"prometheus": "http://p:9090"}}
+        assert "replicas" not in one(render(helm, {"autoscaling": scaling}), "Deployment")["spec"]
+
+
+def test_a_gpu_is_not_waited_for(helm: Path) -> None:
+    mig = {"gpu": {"enabled": True, "resource": "nvidia.com/mig-1g.10gb", "count": 2, "runtimeClassName": "nvidia"}}
+    spec = one(render(helm, mig), "Deployment")["spec"]
+    assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
+    pod = spec["template"]["spec"]
+    assert pod["containers"][0]["resources"]["limits"]["nvidia.com/mig-1g.10gb"] == 2
+    assert pod["containers"][0]["image"].endswith("-gpu")
+    assert pod["runtimeClassName"] == "nvidia"
+    assert pod["tolerations"][0]["key"] == "nvidia.com/gpu"
+    cpu = one(render(helm), "Deployment")["spec"]
+    assert cpu["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    assert "nvidia" not in json.dumps(cpu)
+
+
+def test_selectors_do_not_change_with_the_release(helm: Path) -> None:
+    """A Deployment's selector is immutable: nothing of a version or a setting may be in it, and no job's pod."""
+    for values in ({}, EVERYTHING):
+        objects = render(helm, values)
+        workload = next(each for each in objects if each["kind"] in ("Deployment", "StatefulSet"))
+        selector = workload["spec"]["selector"]["matchLabels"]
+        assert selector == {
+            "app.kubernetes.io/name": "embedship",
+            "app.kubernetes.io/instance": "search",
+            "app.kubernetes.io/component": "server",
+        }
+        assert selector.items() <= workload["spec"]["template"]["metadata"]["labels"].items()
+        jobs = [each["spec"]["jobTemplate"]["spec"]["template"] for each in objects if each["kind"] == "CronJob"]
+        for pod in [*jobs, one(objects, "Pod", "-test")]:
+            assert pod["metadata"]["labels"]["app.kubernetes.io/component"] == "job"
+
+
+def test_the_network_is_closed(helm: Path) -> None:
+    policy = one(render(helm), "NetworkPolicy", "-server")["spec"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    assert policy["egress"] == []
+    assert policy["ingress"][0]["from"] == [{"podSelector": {}}]
+    watched = {"metrics": {"serviceMonitor": {"enabled": True}}, "networkPolicy": {"offline": False}}
+    policy = one(render(helm, watched), "NetworkPolicy", "-server")["spec"]
+    assert len(policy["ingress"][0]["from"]) == 2, "else the monitor is installed and reaches nobody"
+    assert [each["port"] for each in policy["egress"][0]["ports"]] == [53, 53]
+
+
+def test_several_bundles_are_several_aliases(helm: Path, tmp_path: Path) -> None:
+    parent = {
+        "apiVersion": "v2",
+        "name": "ours",
+        "version": "1.0.0",
+        "dependencies": [
+            {"name": "embedship", "version": "0.1.0", "repository": f"file://{CHART}", "alias": alias}
+            for alias in ("legal", "medical")
+        ],
+    }
+    (tmp_path / "Chart.yaml").write_text(yaml.safe_dump(parent))
+    (tmp_path / "values.yaml").write_text(
+        "global: {team: search}\nlegal: {bundle: {pvc: {claimName: a}}}\nmedical: {bundle: {pvc: {claimName: b}}}\n"
+    )
+    home = {"HELM_CACHE_HOME": str(tmp_path / "c"), "HELM_CONFIG_HOME": str(tmp_path / "d"), "PATH": "/usr/bin:/bin"}
+    subprocess.run([helm, "dependency", "build", tmp_path], check=True, capture_output=True, env=home)
+    answer = subprocess.run([helm, "template", "x", tmp_path], check=True, capture_output=True, text=True, env=home)
+    objects = [each for each in yaml.safe_load_all(answer.stdout) if each and each["kind"] == "Deployment"]
+    claims = {
+        each["metadata"]["name"]: each["spec"]["template"]["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"]
+        for each in objects
+    }
+    assert claims == {"x-legal": "a", "x-medical": "b"}
+
+
+def test_names_stay_short_enough(helm: Path) -> None:
+    for each in render(helm, EVERYTHING, release="r" * 53):
+        assert len(each["metadata"]["name"]) <= 52, each["metadata"]["name"]
+
+
+def test_rendering_twice_gives_the_same(helm: Path) -> None:
+    assert text(helm) == text(helm)

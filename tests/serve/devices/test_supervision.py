@@ -1,0 +1,255 @@
+"""The watcher of a worker process, with workers that die, hang and refuse on command, and streams above them."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from embedship.bundle import Precision
+from embedship.codes import Vectors
+from embedship.errors import EngineError, GateError
+from embedship.golden import GoldenCheck
+from embedship.plan import Batch, pad
+from embedship.serve.admission import Admission
+from embedship.serve.devices import DeviceDown, DeviceLost
+from embedship.serve.devices.pulse import SLACK, Pulse
+from embedship.serve.devices.supervision import Backoff, Supervised, Worker
+from embedship.serve.errors import EngineFailed
+from embedship.serve.lanes import Lane, Lanes
+from embedship.serve.metrics import Metrics
+from embedship.serve.tickets import Ticket
+from embedship.serve.workers import Workers
+from embedship.tokens import Tokens
+
+SECONDS = 20.0
+KILLER, HANG = 666, 777
+RIGHT = GoldenCheck(1, 1.0, 1.0, 1.0)
+
+
+class Mortal:
+    """A worker that answers a text with its first id; it dies of the text KILLER, and never ends with the text HANG."""
+
+    streams = 1
+    precision = Precision.FLOAT32
+
+    def __init__(self, refusal: EngineError | None = None) -> None:
+        self.refusal = refusal
+        self.closed = False
+        self.dead = threading.Event()
+
+    def open(self) -> None:
+        if self.refusal:
+            raise self.refusal
+
+    def encode(self, batch: Batch) -> Vectors:
+        if self.dead.is_set():
+            raise DeviceDown("gone")
+        if (batch.input_ids == KILLER).any():
+            self.dead.set()
+        if (batch.input_ids == HANG).any():
+            assert self.dead.wait(SECONDS)
+        if self.dead.is_set():
+            raise DeviceLost("died in a batch")
+        return batch.input_ids[:, :1].astype(np.float32)
+
+    def ended(self, seconds: float) -> bool:
+        return self.dead.wait(seconds)
+
+    def kill(self) -> None:
+        self.dead.set()
+
+    def close(self) -> None:
+        self.kill()
+        self.closed = True
+
+
+class Bed:
+    """Makes supervised devices of Mortals, and remembers these."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self.born: list[Mortal] = []
+        self._stack = stack
+        self.refuse: Callable[[int], EngineError | None] = lambda number: None
+        self.prove: Callable[[Worker], GoldenCheck] = lambda worker: RIGHT
+
+    def launch(self) -> Mortal:
+        self.born.append(Mortal(self.refuse(len(self.born))))
+        return self.born[-1]
+
+    def device(self, name: str = "cpu:0", stall_seconds: float = SECONDS, start_seconds: float = SECONDS) -> Supervised:
+        made = Supervised(
+            name, 1, self.launch, self.prove, Pulse(stall_seconds), tick_seconds=0.01,
+            start_seconds=start_seconds,
+        )  # fmt: skip
+        self._stack.callback(made.close)
+        return made
+
+
+@pytest.fixture
+def bed() -> Iterator[Bed]:
+    with ExitStack() as stack:
+        yield Bed(stack)
+
+
+class Turns:
+    """Waits for a device to come up or go down."""
+
+    def __init__(self, device: Supervised) -> None:
+        self._device = device
+        self._turned = threading.Condition()
+        device.watch(self._tell)
+
+    def _tell(self) -> None:
+        with self._turned:
+            self._turned.notify_all()
+
+    def until(self, up: bool) -> None:
+        with self._turned:
+            assert self._turned.wait_for(lambda: self._device.up is up, SECONDS)
+
+
+def batch(*ids: int) -> Batch:
+    return pad([[each] for each in ids], 0)
+
+
+def test_a_worker_that_dies_is_buried_and_followed_by_another(bed: Bed) -> None:
+    device = bed.device()
+    assert device.opened() is RIGHT
+    turns = Turns(device)
+    with pytest.raises(DeviceLost):
+        device.encode(batch(KILLER))
+    assert not device.up, "its own stream must not take the next batch to it"
+    turns.until(up=True)
+    assert device.encode(batch(5))[0, 0] == 5
+    assert (device.restarts, len(bed.born)) == (1, 2)
+    assert bed.born[0].closed
+
+
+def test_a_pass_that_hangs_is_ended_with_its_process(bed: Bed) -> None:
+    device = bed.device(stall_seconds=0.05)
+    device.opened()
+    turns = Turns(device)
+    with pytest.raises(DeviceLost):
+        device.encode(batch(HANG))
+    turns.until(up=True)
+    assert device.restarts == 1
+
+
+@pytest.mark.parametrize("stage", ["launch", "open", "proof"])
+def test_a_first_start_that_fails_says_why_and_is_not_tried_again(bed: Bed, stage: str) -> None:
+    def fail(*_: object) -> GoldenCheck:
+        raise GateError("wrong vectors")
+
+    if stage == "launch":
+        bed.launch = fail  # type: ignore[assignment, method-assign]
+    elif stage == "open":
+        bed.refuse = lambda number: EngineError("wrong vectors")
+    else:
+        bed.prove = fail
+    device = bed.device()
+    with pytest.raises((EngineError, GateError), match="wrong vectors"):
+        device.opened()
+    device.close()
+    assert not device.up
+    assert all(worker.closed for worker in bed.born)
+
+
+def test_a_worker_that_gives_wrong_vectors_after_a_restart_gets_no_work(bed: Bed) -> None:
+    wrong = iter([None, GateError("wrong vectors"), EngineError("no memory")])
+
+    def prove(worker: Worker) -> GoldenCheck:
+        if error := next(wrong, None):
+            raise error
+        return RIGHT
+
+    bed.prove = prove
+    device = bed.device()
+    device.opened()
+    turns = Turns(device)
+    bed.born[0].kill()
+    turns.until(up=False)
+    turns.until(up=True)
+    assert (device.restarts, len(bed.born)) == (3, 4)
+    assert [worker.closed for worker in bed.born] == [True, True, True, False]
+
+
+def test_a_start_that_hangs_is_ended(bed: Bed) -> None:
+    def hang(worker: Worker) -> GoldenCheck:
+        worker.encode(batch(HANG))
+        return RIGHT
+
+    bed.prove = hang
+    with pytest.raises(DeviceLost):
+        bed.device(start_seconds=0.05).opened()
+
+
+def test_a_device_can_be_closed_while_it_starts(bed: Bed) -> None:
+    begun = threading.Event()
+
+    def hang(worker: Worker) -> GoldenCheck:
+        begun.set()
+        worker.encode(batch(HANG))
+        return RIGHT
+
+    bed.prove = hang
+    device = bed.device()
+    assert begun.wait(SECONDS)
+    device.close()
+    assert [worker.closed for worker in bed.born] == [True]
+
+
+def test_starts_come_ever_more_slowly_until_one_lives() -> None:
+    backoff = Backoff()
+    waits = [backoff.after(lived=0.0) for _ in range(12)]
+    assert waits[0] == Backoff.FIRST
+    assert all(b == min(Backoff.MOST, 2 * a) for a, b in itertools.pairwise(waits))
+    assert waits[-1] == Backoff.MOST
+    assert backoff.after(lived=Backoff.CALM) == Backoff.FIRST
+
+
+def test_a_pass_has_the_time_that_its_tokens_take_at_the_pace_of_the_device() -> None:
+    now = 0.0
+    pulse = Pulse(1.0, clock=lambda: now)
+    with pulse.beat(tokens=100):
+        now += 10.0  # 0.1 s a token
+        assert pulse.stalled() == 10.0, "a device that was never seen to work gets --stall-seconds"
+    with pulse.beat(tokens=50):
+        now += SLACK * 5.0
+        assert pulse.stalled() is None
+        now += 0.1
+        assert pulse.stalled() == pytest.approx(SLACK * 5.0 + 0.1)
+    assert pulse.batches == 2
+
+
+def test_only_the_text_that_kills_fails_wherever_it_stands(bed: Bed) -> None:
+    """Two devices, batches of up to 16 texts; one text kills whatever computes it."""
+    devices = [bed.device("cpu:0"), bed.device("cpu:1")]
+    for device in devices:
+        device.opened()
+    admission, lanes = Admission(1_000), Lanes[Ticket](16)
+    workers = Workers(devices, 1, 0, lanes, Metrics(CollectorRegistry()))
+
+    async def ask(first: int) -> Vectors:
+        with admission.enter(1, Lane.INTERACTIVE) as permit:
+            return await workers.encode(permit, Tokens([[first]], [0]), Lane.INTERACTIVE)
+
+    async def go() -> list[Vectors | BaseException]:
+        asked = [*range(1, 40), KILLER, *range(40, 60)]
+        return await asyncio.gather(*map(ask, asked), return_exceptions=True)
+
+    try:
+        answers = asyncio.run(asyncio.wait_for(go(), SECONDS))
+    finally:
+        workers.close()
+    failed = answers.pop(39)
+    assert isinstance(failed, EngineFailed)
+    assert [float(answer[0, 0]) for answer in answers] == list(range(1, 60))  # type: ignore[index]
+    assert sum(worker.dead.is_set() for worker in bed.born) == 3
+    assert workers.split >= 1
