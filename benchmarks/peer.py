@@ -25,6 +25,10 @@ def python_of(name: str) -> Path:
     return python
 
 
+class PeerEnded(SystemExit):
+    """The peer's process ended; the benchmark ends too, unless it goes on without that peer."""
+
+
 class Peer:
     """One backend of a peer, loaded once; each request is one line of JSON there and one back."""
 
@@ -45,7 +49,7 @@ class Peer:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise SystemExit(f"{self.label} ended with code {self._process.wait()}; see .bench/*-{self.label}.log")
+            raise PeerEnded(f"{self.label} ended with code {self._process.wait()}; see .bench/*-{self.label}.log")
         return json.loads(line)
 
     def close(self) -> None:

@@ -1,0 +1,36 @@
+"""Infinity as a peer, in its own process without its server: torch on the CPU, which is what it recommends there."""
+
+import asyncio
+import os
+import sys
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}
+
+from asked import answer  # noqa: E402
+
+
+def main():
+    folder, threads = sys.argv[2], int(sys.argv[5])
+
+    def open_model():
+        import torch
+        from infinity_emb import AsyncEmbeddingEngine, EngineArgs
+
+        torch.set_num_threads(threads)
+        loop = asyncio.new_event_loop()
+        engine = AsyncEmbeddingEngine.from_args(
+            EngineArgs(model_name_or_path=folder, engine="torch", device="cpu", trust_remote_code=False)
+        )
+        loop.run_until_complete(engine.astart())
+
+        def encode(texts, batch):  # its batch size is set when it is opened; 32 is its default
+            vectors, _ = loop.run_until_complete(engine.embed(sentences=texts))
+            return vectors
+
+        return encode
+
+    answer(open_model, "infinity-emb", "torch", "transformers")
+
+
+if __name__ == "__main__":
+    main()
