@@ -6,7 +6,7 @@ import sys
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}
 
-from asked import answer  # noqa: E402
+from asked import answer
 
 
 def main():

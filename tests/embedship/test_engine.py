@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -76,6 +77,21 @@ def test_more_threads_than_streams_get_their_own_vectors(engine: Engine, texts: 
     with ThreadPoolExecutor(8) as threads:
         found = threads.map(lambda ids: engine.encode(pad([ids], 0)), texts.ids)
         assert all(cosine(a, b)[0] >= golden.ALONE_FLOOR for a, b in zip(found, expected, strict=True))
+
+
+def test_memory_returns_after_a_large_batch(engine: Engine) -> None:
+    """Without that, 128 rows of 128 tokens leave OpenVINO 190 MB larger."""
+
+    def resident() -> float:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    def run(rows: int) -> float:
+        engine.encode(pad([[101, *range(2000, 2126), 102]] * rows, 0))
+        return resident()
+
+    before = max(run(8) for _ in range(4))
+    run(128)
+    assert run(8) < before + 80
 
 
 def test_vectors_are_the_callers_own(engine: Engine, texts: Golden) -> None:
