@@ -1,6 +1,5 @@
 """Infinity as a peer, in its own process without its server: torch on the CPU, which is what it recommends there."""
 
-import asyncio
 import os
 import sys
 
@@ -14,17 +13,15 @@ def main():
 
     def open_model():
         import torch
-        from infinity_emb import AsyncEmbeddingEngine, EngineArgs
+        from infinity_emb import EngineArgs, SyncEngineArray
 
         torch.set_num_threads(threads)
-        loop = asyncio.new_event_loop()
-        engine = AsyncEmbeddingEngine.from_args(
-            EngineArgs(model_name_or_path=folder, engine="torch", device="cpu", trust_remote_code=False)
+        engines = SyncEngineArray.from_args(
+            [EngineArgs(model_name_or_path=folder, engine="torch", device="cpu", trust_remote_code=False)]
         )
-        loop.run_until_complete(engine.astart())
 
         def encode(texts, batch):  # its batch size is set when it is opened; 32 is its default
-            vectors, _ = loop.run_until_complete(engine.embed(sentences=texts))
+            vectors, _ = engines.embed(model=folder, sentences=texts).result()
             return vectors
 
         return encode
