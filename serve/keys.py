@@ -55,7 +55,7 @@ class Keys:
     @staticmethod
     def read(file: Path) -> list[str]:
         """The keys of a file, for a client. Raises UsageError for a file that holds none."""
-        return list(_read(file).values())
+        return list(_read(file, API.option).values())
 
     def __len__(self) -> int:
         return len(self._digests)

@@ -1,9 +1,9 @@
-"""What the chart takes from elsewhere, written into it: settings, alert rules, dashboard, and the README's table of values.
+"""What the chart takes from elsewhere, written into it: settings, alert rules, dashboard, its README's table of values.
 
     python -P tools/chart.py
 
-`make chart` runs it. A setting of the server is said once, in serve/settings.py; so the chart's schema of `server` is made
-from it, and a test says to run this when it was not.
+`make chart` runs it. A setting of the server is said once, in serve/settings.py; so the chart's schema of `server` is
+made from it, and a test says to run this when it was not.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from embedship.monitor.faults import Failures
 from embedship.monitor.state import State
 from embedship.plan import Batch
 from embedship.serve.house import House
-from embedship.serve.index import Hits, Index
+from embedship.serve.index import Allowed, Effort, Hits, Index
 from embedship.serve.index.build import Wishes, build
 from embedship.serve.lanes import Lane
 from embedship.serve.rounds import CANARIES, CANARY_TOKENS, Songs
@@ -73,8 +73,8 @@ class Degraded:
         self._index = index
         self.size, self.kind = index.size, index.kind
 
-    def search(self, queries: Vectors, k: int) -> Hits:
-        found = self._index.search(queries, k)
+    def search(self, queries: Vectors, k: int, allowed: Allowed | None = None, effort: Effort | None = None) -> Hits:
+        found = self._index.search(queries, k, allowed, effort)
         rows = np.concatenate([found.rows[:, 3:], np.full((len(queries), 3), -1)], axis=1)
         return Hits(rows, np.roll(found.scores, -3, axis=1))
 
