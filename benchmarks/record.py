@@ -37,7 +37,10 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def keep(name: str, result: dict[str, Any]) -> None:
-    """Write the result beside its predecessors, and print it as the last line."""
+    """Write the result beside its predecessors, and print it as the last line. A quick one is only printed."""
+    if result.get("quick"):
+        print(json.dumps(result))
+        return
     RESULTS.mkdir(exist_ok=True)
     moment = result["date"][:16].replace(":", "")
     (RESULTS / f"{name}-{moment}.json").write_text(json.dumps(result, indent=1) + "\n")

@@ -1,47 +1,30 @@
 """sentence-transformers as a peer: one process a backend, driven over stdin so that rounds can be interleaved.
 
-Runs in its own venv (peer_sentence_transformers.txt). Reads one JSON request a line, answers one JSON line on stdout:
-{"texts": FILE, "batch": 32} -> {"seconds": 1.23}, and with "save": FILE writes the vectors there.
+Runs in its own venv (peer_sentence_transformers.txt); see asked.py for what it reads and answers.
 """
 
 import json
 import os
 import sys
-import time
 from pathlib import Path
+
+from asked import answer
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 
 
 def main() -> None:
-    backend, model_folder, work, texts, threads = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), *sys.argv[4:]
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # libraries print; stdout is for answers alone
-    import torch
+    backend, folder, work, texts, threads = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), *sys.argv[4:]
 
-    torch.set_num_threads(int(threads))
-    model = OPENERS[backend](model_folder, work, texts)
-    print(json.dumps({"ready": backend, "versions": _versions()}), file=answers, flush=True)
-    for line in sys.stdin:
-        request = json.loads(line)
-        sentences = json.loads(Path(request["texts"]).read_text())
-        started = time.perf_counter()
-        vectors = model.encode(sentences, batch_size=request["batch"], show_progress_bar=False)
-        seconds = time.perf_counter() - started
-        if "save" in request:
-            import numpy as np
+    def open_model():
+        import torch
 
-            np.save(request["save"], vectors)
-        print(json.dumps({"seconds": seconds}), file=answers, flush=True)
+        torch.set_num_threads(int(threads))
+        model = OPENERS[backend](folder, work, texts)
+        return lambda sentences, batch: model.encode(sentences, batch_size=batch, show_progress_bar=False)
 
-
-def _versions():
-    from importlib.metadata import version
-
-    return {
-        p: version(p) for p in ("sentence-transformers", "torch", "transformers", "onnxruntime", "openvino", "nncf")
-    }
+    answer(open_model, "sentence-transformers", "torch", "transformers", "onnxruntime", "openvino", "nncf")
 
 
 def _open(folder, **options):

@@ -60,6 +60,3 @@ class Device(NamedTuple):
         if runtime not in _RUNTIMES[self.kind]:
             able = " or ".join(_RUNTIMES[self.kind])
             raise UsageError(f"variant {variant} runs on {runtime}, which has no {self}: take a variant of {able}")
-
-
-CPU = Device(Kind.CPU)

@@ -8,7 +8,7 @@ import numpy as np
 
 from embedship.bundle import Precision
 from embedship.codes import Vectors
-from embedship.engine import feed
+from embedship.engine import feed, heap
 from embedship.errors import EngineError, MissingExtra
 from embedship.plan import Batch
 
@@ -46,6 +46,9 @@ class OnnxRuntimeEngine:
             (vectors,) = self._session.run(["sentence_embedding"], feed(batch, self._inputs))
         except FAILURES as error:
             raise EngineError(f"ONNX Runtime failed on a batch of {len(batch)}: {error}") from error
+        finally:
+            if batch.input_ids.size > heap.LARGE:
+                heap.trim()
         return np.asarray(vectors, dtype=np.float32)
 
     def close(self) -> None:

@@ -144,16 +144,6 @@ def test_a_file_that_is_no_model_is_an_engine_error(tmp_path: Path, bundle: Path
         open_engine(Bundle(tmp_path, opened.manifest), variant.name)
 
 
-@pytest.mark.parametrize("variant", ["onnx", "openvino"])
-def test_a_batch_the_model_cannot_run_is_an_engine_error_and_the_engine_lives_on(bundle: Path, variant: str) -> None:
-    engine = open_engine(Bundle.open(bundle), variant, streams=1)
-    crooked = Batch(np.ones((1, 7), np.int64), np.ones((1, 5), np.int64))
-    with pytest.raises(EngineError, match="failed on a batch of 1"):
-        engine.encode(crooked)
-    assert engine.encode(pad([[101, 102]], 0)).shape == (1, 384)
-    engine.close()
-
-
 def test_closing_leaves_no_thread_behind(bundle: Path) -> None:
     before = set(threading.enumerate())
     with Encoder.open(bundle) as encoder:

@@ -11,6 +11,7 @@ import torch
 
 from embedship.bundle import Precision
 from embedship.codes import cosine
+from embedship.engine.device import Device, Kind
 from embedship.engine.openvino import OpenVinoEngine
 from embedship.export import graph
 from embedship.export.checkpoint import Checkpoint
@@ -72,7 +73,7 @@ def test_the_graph_gives_the_vectors_of_the_checkpoint(checkpoint: Any, pooling:
     expected = opened.encode(TEXTS)
     assert opened.pipeline.normalised
     np.testing.assert_allclose(run(path, batch, opened.pipeline.inputs), expected, atol=2e-6)
-    engine = OpenVinoEngine(path, opened.pipeline.inputs, Precision.FLOAT32, 1)
+    engine = OpenVinoEngine(path, opened.pipeline.inputs, Precision.FLOAT32, 1, Device(Kind.CPU))
     assert cosine(engine.encode(batch), expected).min() > 0.995  # bfloat16 where the CPU has it
 
 

@@ -1,0 +1,247 @@
+"""A load client that costs little: raw HTTP/1.1 on kept-alive connections, requests made beforehand, answers unread.
+
+It shares the cores with the server it loads, and says how late it was itself. Open loop: latencies are from the moment
+a request was due, not from when it was sent, so that a server that stalls cannot hide what it kept waiting
+(coordinated omission). As a program it loads a server from a process of its own, see `main`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+_PATIENCE = 30.0  # seconds after the last request was due
+
+
+class Address(NamedTuple):
+    host: str
+    port: int
+
+
+class Answer(NamedTuple):
+    """`due` and `done` in seconds after the load began; `sent` late is the client's own fault."""
+
+    status: int
+    due: float
+    sent: float
+    done: float
+
+
+class Load(NamedTuple):
+    """What a load met. `seconds` is how long requests were sent for."""
+
+    answers: list[Answer]
+    seconds: float
+    lost: int
+
+    @property
+    def latencies(self) -> np.ndarray:
+        """Of the answers with status 200, seconds."""
+        return np.array([a.done - a.due for a in self.answers if a.status == 200])
+
+    @property
+    def rate(self) -> float:
+        """Good answers a second, of those that came while requests were sent."""
+        return sum(a.status == 200 and a.done <= self.seconds for a in self.answers) / self.seconds
+
+    def summary(self) -> dict[str, Any]:
+        took, lag = self.latencies, np.array([a.sent - a.due for a in self.answers])
+        quantiles = {f"p{q:g}_ms": round(float(np.percentile(took, q)) * 1e3, 3) for q in (50, 90, 99, 99.9)}
+        return {
+            "requests_per_second": round(self.rate, 1),
+            "statuses": {str(status): n for status, n in sorted(Counter(a.status for a in self.answers).items())},
+            "lost": self.lost,
+            **(quantiles | {"max_ms": round(float(took.max()) * 1e3, 3)} if len(took) else {}),
+            "client_lag_p99_ms": round(float(np.percentile(lag, 99)) * 1e3, 3) if len(lag) else 0.0,
+        }
+
+
+def post(path: str, body: object, **headers: str) -> bytes:
+    """One request, whole, ready to be sent again and again."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    lines = [
+        f"POST {path} HTTP/1.1",
+        "Host: bench",
+        "Content-Type: application/json",
+        f"Content-Length: {len(content)}",
+    ]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + content
+
+
+class Connection(asyncio.Protocol):
+    """One request at a time; the status and how many bytes came are all that is read of an answer."""
+
+    def __init__(self) -> None:
+        self._head = bytearray()
+        self._left = 0
+        self._status = 0
+        self._answer: asyncio.Future[int] | None = None
+        self._transport: asyncio.Transport | None = None
+
+    @classmethod
+    async def open(cls, address: Address) -> Connection:
+        _, connection = await asyncio.get_running_loop().create_connection(cls, *address)
+        return connection
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass of it
+
+    def ask(self, request: bytes) -> asyncio.Future[int]:
+        assert self._transport is not None
+        self._answer = asyncio.get_running_loop().create_future()
+        if self._transport.is_closing():
+            self._answer.set_exception(ConnectionResetError("the server closed the connection"))
+        self._transport.write(request)
+        return self._answer
+
+    def data_received(self, data: bytes) -> None:
+        if self._left:
+            self._left -= len(data)
+        else:
+            self._head += data
+            end = self._head.find(b"\r\n\r\n")
+            if end < 0:
+                return
+            lines = bytes(self._head[:end]).lower().split(b"\r\n")
+            length = next(int(line[15:]) for line in lines if line.startswith(b"content-length:"))
+            self._status = int(lines[0].split()[1])
+            self._left = length - (len(self._head) - end - 4)
+            self._head.clear()
+        if self._left == 0 and self._answer is not None and not self._answer.done():
+            self._answer.set_result(self._status)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(error or ConnectionResetError("the server closed the connection"))
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+
+def closed(address: Address, requests: Sequence[bytes], connections: int, seconds: float) -> Load:
+    """Each connection sends its next request as soon as the last one was answered."""
+    return _run(_closed(address, requests, connections, seconds))
+
+
+def once(address: Address, requests: Sequence[bytes], connections: int) -> float:
+    """Seconds until every request has been answered with 200, from so many connections. Raises RuntimeError."""
+    return _run(_once(address, requests, connections))
+
+
+def opened(address: Address, requests: Sequence[bytes], rate: float, seconds: float, seed: int) -> Load:
+    """A Poisson stream of requests, so many a second, whatever becomes of those before."""
+    gaps = np.random.default_rng(seed).exponential(1 / rate, int(rate * seconds * 1.5) + 20)
+    due = np.cumsum(gaps)
+    return _run(_opened(address, requests, due[due < seconds].tolist(), seconds))
+
+
+def _run(work: Any) -> Any:
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
+
+
+async def _closed(address: Address, requests: Sequence[bytes], connections: int, seconds: float) -> Load:
+    answers: list[Answer] = []
+    began = time.perf_counter()
+
+    async def one(first: int) -> None:
+        connection = await Connection.open(address)
+        for i in range(first, 1 << 40, connections):
+            sent = time.perf_counter() - began
+            if sent >= seconds:
+                break
+            status = await connection.ask(requests[i % len(requests)])
+            answers.append(Answer(status, sent, sent, time.perf_counter() - began))
+        connection.close()
+
+    await asyncio.wait_for(asyncio.gather(*(one(i) for i in range(connections))), seconds + _PATIENCE)
+    return Load(answers, seconds, 0)
+
+
+async def _once(address: Address, requests: Sequence[bytes], connections: int) -> float:
+    left = deque(requests)
+    links = [await Connection.open(address) for _ in range(connections)]
+    began = time.perf_counter()
+
+    async def one(link: Connection) -> None:
+        while left:
+            if (status := await link.ask(left.popleft())) != 200:
+                raise RuntimeError(f"a request was answered with {status}")
+
+    await asyncio.gather(*map(one, links))
+    took = time.perf_counter() - began
+    for link in links:
+        link.close()
+    return took
+
+
+async def _opened(address: Address, requests: Sequence[bytes], due: list[float], seconds: float) -> Load:
+    loop = asyncio.get_running_loop()
+    idle = [await Connection.open(address) for _ in range(64)]
+    answers: list[Answer] = []
+    tasks: set[asyncio.Task[None]] = set()
+    stop = threading.Event()
+    began = time.perf_counter() + 0.05
+
+    async def one(number: int) -> None:
+        connection = idle.pop() if idle else await Connection.open(address)
+        sent = time.perf_counter() - began
+        status = await connection.ask(requests[number % len(requests)])
+        answers.append(Answer(status, due[number], sent, time.perf_counter() - began))
+        idle.append(connection)
+
+    def fire(number: int) -> None:
+        tasks.add(task := loop.create_task(one(number)))
+        task.add_done_callback(tasks.discard)
+
+    def ticks() -> None:
+        """A thread sleeps to 0.1 ms; the event loop's own timers are rounded up to 1 ms."""
+        for number, moment in enumerate(due):
+            if stop.wait(max(0.0, began + moment - time.perf_counter())):
+                return
+            loop.call_soon_threadsafe(fire, number)
+
+    clock = threading.Thread(target=ticks, daemon=True)
+    clock.start()
+    try:
+        await asyncio.sleep(seconds + 0.05)
+        end = time.perf_counter() + _PATIENCE
+        while (tasks or clock.is_alive()) and time.perf_counter() < end:
+            await asyncio.wait(tasks, timeout=0.1) if tasks else await asyncio.sleep(0.01)
+    finally:
+        stop.set()
+    for task in tasks:
+        task.cancel()
+    for connection in idle:
+        connection.close()
+    return Load(answers, seconds, len(due) - len(answers))
+
+
+def main() -> None:
+    """Closed load from a file of requests (a JSON list of strings, each a whole request); the summary on stdout."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("port", type=int)
+    parser.add_argument("requests", type=Path)
+    parser.add_argument("--connections", type=int, default=4)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    options = parser.parse_args()
+    requests = [text.encode("latin-1") for text in json.loads(options.requests.read_text())]
+    load = closed(Address("127.0.0.1", options.port), requests, options.connections, options.seconds)
+    print(json.dumps(load.summary()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Servers that benchmarks load: ours, and Infinity's, each a process of its own on a free port."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from loadclient import Address
+from peer import python_of
+
+_START_SECONDS = 180.0
+
+
+class Unavailable(Exception):
+    """A peer that does not run here, and why: it is reported, and the run goes on."""
+
+
+@contextmanager
+def embedship(bundle: Path, log: Path, *flags: str) -> Iterator[Address]:
+    """`embedship serve` as anybody would start it. Raises RuntimeError with its log if it does not."""
+    command = [sys.executable, "-P", "-m", "embedship", "serve", str(bundle), "--port", "0", *flags]
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file)
+    try:
+        yield Address("127.0.0.1", _announced(process, log))
+    finally:
+        _stop(process)
+
+
+@contextmanager
+def infinity(checkpoint: Path, log: Path, threads: int) -> Iterator[Address]:
+    """Infinity with torch on the CPU, its own defaults otherwise. Raises Unavailable."""
+    try:
+        python = python_of("peer_infinity")
+    except (subprocess.CalledProcessError, OSError) as error:
+        raise Unavailable(f"its environment could not be made: {error}") from None
+    port = _free_port()
+    command = [str(python.parent / "infinity_emb"), "v2", "--model-id", str(checkpoint), "--port", str(port)]
+    command += ["--host", "127.0.0.1", "--device", "cpu", "--engine", "torch", "--no-trust-remote-code"]
+    settings = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
+    settings |= {"INFINITY_ANONYMOUS_USAGE_STATS": "0"}
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file, env=os.environ | settings)
+    try:
+        _answers(process, f"http://127.0.0.1:{port}/health", log)
+        yield Address("127.0.0.1", port)
+    finally:
+        _stop(process)
+
+
+def _announced(process: subprocess.Popen[bytes], log: Path) -> int:
+    end = time.monotonic() + _START_SECONDS
+    while time.monotonic() < end and process.poll() is None:
+        if found := re.search(r"listening on http://[^ ]*:(\d+)", log.read_text()):
+            return int(found[1])
+        time.sleep(0.05)
+    raise RuntimeError(f"the server did not start:\n{log.read_text()[-2000:]}")
+
+
+def _answers(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    end = time.monotonic() + _START_SECONDS
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.2)
+    last = log.read_text().strip().splitlines()[-1:] or ["it said nothing"]
+    raise Unavailable(f"its server did not start: {last[0][:200]}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
