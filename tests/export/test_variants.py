@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from onnx import TensorProto, numpy_helper
 from embedship import cli
 from embedship.bundle import Bundle, Floors, Manifest, Precision, Quantisation, Variant
 from embedship.encoder import Encoder
+from embedship.engine.device import Device, Kind
 from embedship.engine.onnxruntime import OnnxRuntimeEngine
 from embedship.engine.openvino import OpenVinoEngine
 from embedship.errors import MissingExtra, UsageError
@@ -59,7 +61,7 @@ def make(checkpoint: Opened, work: Path, *names: str, isa: Target = Target.AVX51
 
 def vectors(work: Path, made: Made, checkpoint: Opened) -> Any:
     pipeline, path = checkpoint[0].pipeline, work / made.recipe.path
-    kind = OnnxRuntimeEngine if path.suffix == ".onnx" else OpenVinoEngine
+    kind = partial(OpenVinoEngine, device=Device(Kind.CPU)) if path.suffix == ".xml" else OnnxRuntimeEngine
     engine = kind(path, pipeline.inputs, made.recipe.weights, 1)
     rows = [engine.encode(pad([ids], pipeline.pad_id)) for ids in checkpoint[1](LINES).ids]
     engine.close()
