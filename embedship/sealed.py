@@ -57,8 +57,13 @@ def seal(manifest: Manifest) -> Manifest:
 def write(path: Path, manifest: Manifest) -> Manifest:
     """Seal the manifest and write it, to be read by people too."""
     sealed = seal(manifest)
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(sealed, order="deterministic"), indent=1) + b"\n")
+    path.write_bytes(text(sealed))
     return sealed
+
+
+def text(sealed: msgspec.Struct) -> bytes:
+    """A sealed manifest as it lies on the disk."""
+    return msgspec.json.format(msgspec.json.encode(sealed, order="deterministic"), indent=1) + b"\n"
 
 
 def read(path: Path, kind: type[Manifest], version: int, what: str) -> Manifest:
@@ -88,7 +93,7 @@ def _parsed(raw: bytes, path: Path, kind: type[Manifest], version: int) -> Manif
             return msgspec.json.decode(raw, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise UnsafeError(f"{path} is damaged: {error}") from None
-    raise UsageError(f"{path} has format {head.get('format')!r}; this embedship reads format {version}")
+    raise UsageError(f"{path} has format {head.get('format')!r}; this embedship reads format {version}: make it again")
 
 
 def is_inside(name: str) -> bool:

@@ -13,36 +13,29 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from enum import StrEnum
 from importlib.metadata import version
-from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
-from embedship import codes, hardware, sealed, whole
+from embedship import hardware, sealed, whole
 from embedship.bundle import Bundle, Code, Record
-from embedship.codes import Vectors
+from embedship.codes import cut
 from embedship.encoder import Encoder, require_finite
-from embedship.errors import EmbedshipError, MissingExtra, UsageError
+from embedship.errors import EmbedshipError, UsageError
+from embedship.packing import packed
 from embedship.sealed import File
 from embedship.serve.bulk_input import Row, Source, digest
+from embedship.serve.bulk_output import WRITERS, Layout, arrow
 from embedship.tokens import Tokens
 
 MANIFEST, PLAN, IDS = "encode.json", "plan.json", "ids.jsonl"
 FORMAT = 1
-
-
-class Layout(StrEnum):
-    NPY = "npy"
-    PARQUET = "parquet"
 
 
 class Wishes(Record, frozen=True):
@@ -144,19 +137,6 @@ def forget(out: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def packed(vectors: Vectors, bundle: Bundle, code: Code) -> npt.NDArray[Any]:
-    """(n, dim) float32 in the bundle's frozen code: (n, dim), or (n, dim / 8) uint8 for ubinary."""
-    match code:
-        case Code.FLOAT32:
-            return vectors
-        case Code.FLOAT16:
-            return codes.half(vectors)
-        case Code.INT8:
-            return bundle.manifest.codes.scale(vectors.shape[1]).encode(vectors)
-        case Code.UBINARY:
-            return codes.binary(vectors, bundle.manifest.codes.binary_threshold)
-
-
 def _require_possible(bundle: Bundle, wishes: Wishes) -> None:
     whole_dimension = bundle.manifest.pipeline.dimension
     dimension = wishes.dimensions or whole_dimension
@@ -167,7 +147,7 @@ def _require_possible(bundle: Bundle, wishes: Wishes) -> None:
     if wishes.code is Code.INT8:
         bundle.manifest.codes.scale(dimension)
     if wishes.layout is Layout.PARQUET:
-        _arrow()
+        arrow()
 
 
 def _plan(encoder: Encoder, source: Source, columns: tuple[str, ...], wishes: Wishes) -> Plan:
@@ -226,7 +206,7 @@ def _begin(out: Path, plan: Plan, source: Source) -> None:
         return
     ids = (msgspec.json.encode(number if row.id is None else row.id) for number, row in enumerate(source.rows()))
     whole.write(out / IDS, b"".join(line + b"\n" for line in ids))
-    whole.write(out / PLAN, msgspec.json.format(msgspec.json.encode(plan, order="deterministic"), indent=1) + b"\n")
+    whole.write(out / PLAN, sealed.text(plan))
 
 
 def _require_same(there: Plan, here: Plan, out: Path) -> None:
@@ -282,10 +262,10 @@ def _encoded(
     vectors = encoder.encode_tokens(tokens, lambda done: watcher.encoded(len(done), sum(lengths[row] for row in done)))
     first = number * plan.shard_texts
     require_finite(vectors, first)
-    array = packed(codes.cut(vectors, plan.dimension), encoder.bundle, plan.code)
+    array = packed(cut(vectors, plan.dimension), plan.code, encoder.bundle.manifest.codes)
     ids = [given if (given := row.id) is not None else first + place for place, row in enumerate(rows)]
     path = out / _name(number, plan.layout)
-    whole.write(path, _WRITERS[plan.layout](array, ids))
+    whole.write(path, WRITERS[plan.layout](array, ids))
     shard = Shard(
         name=path.name,
         texts=len(rows),
@@ -297,41 +277,10 @@ def _encoded(
     return shard
 
 
-def _npy(array: npt.NDArray[Any], ids: Sequence[str | int]) -> bytes:
-    buffer = BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
-
-
-def _parquet(array: npt.NDArray[Any], ids: Sequence[str | int]) -> bytes:
-    """Columns `id` (a string) and `vector` (a list of fixed size)."""
-    pa = _arrow()
-    vectors = pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), array.shape[1])
-    buffer = BytesIO()
-    pa.parquet.write_table(pa.table({"id": pa.array(map(str, ids), pa.string()), "vector": vectors}), buffer)
-    return buffer.getvalue()
-
-
-_WRITERS: dict[Layout, Callable[[npt.NDArray[Any], Sequence[str | int]], bytes]] = {
-    Layout.NPY: _npy,
-    Layout.PARQUET: _parquet,
-}
-
-
-def _arrow() -> Any:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ModuleNotFoundError:
-        raise MissingExtra("pyarrow", "parquet") from None
-    return pyarrow
-
-
 def _finish(out: Path, plan: Plan, shards: tuple[Shard, ...]) -> Manifest:
     row = (plan.dimension // 8, "uint8") if plan.code is Code.UBINARY else (plan.dimension, str(plan.code))
     manifest = sealed.seal(Manifest(format=FORMAT, plan=plan, shards=shards, ids=File.of(out / IDS), row=row))
-    text = msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=1) + b"\n"
-    whole.write(out / MANIFEST, text)
+    whole.write(out / MANIFEST, sealed.text(manifest))
     _tidy(out)
     return manifest
 

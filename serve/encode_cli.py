@@ -15,8 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from embedship import choice
 from embedship.bundle import Bundle, Code
 from embedship.serve import bulk
-from embedship.serve.bulk import Layout, Manifest, Wishes
+from embedship.serve.bulk import Manifest, Wishes
 from embedship.serve.bulk_input import Columns, open_source
+from embedship.serve.bulk_output import Layout
 
 
 class Report(msgspec.Struct, frozen=True):

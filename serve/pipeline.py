@@ -13,16 +13,16 @@ import numpy as np
 
 from embedship.bundle import Pipeline as Model
 from embedship.codes import Vectors
+from embedship.errors import UsageError
 from embedship.monitor.ranking import K
 from embedship.monitor.watch import Watch
 from embedship.serve.admission import Admission
 from embedship.serve.errors import Invalid, NoIndex, TooLong
-from embedship.serve.filters import Filter
 from embedship.serve.fusion import Mode
 from embedship.serve.keyword import UnknownField
 from embedship.serve.lanes import Lane
 from embedship.serve.metrics import Metrics
-from embedship.serve.shelf import Found, How
+from embedship.serve.shelf import NEAREST, Found, How
 from embedship.serve.workers import Workers
 from embedship.tokens import Tokenizer, Tokens
 
@@ -108,16 +108,15 @@ class Pipeline:
         queries: Sequence[str],
         k: int,
         lane: Lane | None = None,
-        mode: Mode = Mode.DENSE,
-        wanted: Filter | None = None,
+        how: How = NEAREST,
     ) -> Answered:
         """Encode queries with the index's own query prompt, find k documents for each, and tell the monitor.
 
         A keyword search has no vectors to show to the monitor, and costs no tokens.
         """
         shelf, feedback = self.shelf, self._watch.feedback
-        how = How(mode, queries, wanted)
-        if mode is Mode.KEYWORD:
+        how = how._replace(texts=queries)
+        if how.mode is Mode.KEYWORD:
             encoded = Encoded(np.empty((0, self._model.dimension), dtype=np.float32), [], [])
             with self._admission.enter(len(queries), lane or Lane.INTERACTIVE):
                 found = await self._found(None, k, how)
@@ -135,6 +134,8 @@ class Pipeline:
             return await self.shelf.search(vectors, k, how)
         except UnknownField as error:
             raise Invalid(f"{error}.", "filter") from None
+        except UsageError as error:
+            raise Invalid(f"{error}.", "effort") from None
 
     async def probe(self, query: str) -> list[int]:
         """The K best rows of a query, found as a user's is, but behind the users: at bulk priority, counted nowhere."""

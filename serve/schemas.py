@@ -1,28 +1,24 @@
 """What the routes take and give. The OpenAPI document is generated from these, so it cannot say anything else.
 
+The dialects of Infinity and Cohere, which nobody else speaks, lie with their routes.
+
 /v1/embeddings tolerates fields it does not know, because OpenAI's clients send more of them with every release. /embed
 and /search refuse them: there a misspelt `trunkate` would be silently ignored.
 """
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from embedship.bundle import Code
 from embedship.serve.filters import Filter
 from embedship.serve.fusion import Mode
+from embedship.serve.index.effort import Effort
 
 Dimensions = Annotated[int, Meta(ge=1, description="Keep the first so many components and renormalise.")]
-
-
-class Dtype(StrEnum):
-    FLOAT32 = "float32"
-    FLOAT16 = "float16"
-    INT8 = "int8"
-    UBINARY = "ubinary"
 
 
 class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,17 +42,6 @@ class TokensRequest(_EmbeddingsOptions, frozen=True, kw_only=True):
     """The same where the server accepts token ids: a text, ids, or a list of texts or of ids, not mixed."""
 
     input: str | list[str | int | list[int]]
-
-
-class InfinityRequest(msgspec.Struct, frozen=True):
-    """Infinity's POST /embeddings. Its client sends dimensions=0 where it wants all of them."""
-
-    input: str | list[str]
-    model: str | None = None
-    encoding_format: Literal["float", "base64"] | None = None
-    dimensions: Annotated[int, Meta(ge=0)] | None = None
-    user: str | None = None
-    modality: Literal["text"] = "text"
 
 
 class Embedding(msgspec.Struct, frozen=True):
@@ -151,78 +136,11 @@ class Models(msgspec.Struct, frozen=True):
     data: list[ModelCard]
 
 
-class InfinityStats(msgspec.Struct, frozen=True):
-    queue_fraction: float
-    queue_absolute: int
-    results_pending: int
-    batch_size: int
-
-
-class InfinityModel(msgspec.Struct, frozen=True):
-    id: str
-    stats: InfinityStats
-    object: Literal["model"]
-    created: int
-    backend: str
-    capabilities: list[str]
-
-
-class InfinityModels(msgspec.Struct, frozen=True):
-    data: list[InfinityModel]
-    object: Literal["list"]
-
-
-class CohereRequest(Strict, frozen=True):
-    """Cohere's POST /v2/embed, as far as texts go. `priority` above 0 puts the request into the bulk lane."""
-
-    texts: list[str]
-    input_type: Literal["search_query", "search_document", "classification", "clustering"]
-    model: str | None = None
-    embedding_types: list[Literal["float", "int8", "binary", "ubinary", "base64"]] | None = None  # null: float
-    output_dimension: Dimensions | None = None
-    truncate: Literal["NONE", "START", "END"] | None = None
-    priority: Annotated[int, Meta(ge=0, le=999)] | None = None
-
-
-class CohereEmbeddings(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One list a type that was asked for."""
-
-    float_: list[list[float]] | UnsetType = msgspec.field(name="float", default=UNSET)
-    int8: list[list[int]] | UnsetType = UNSET
-    binary: list[list[int]] | UnsetType = UNSET
-    ubinary: list[list[int]] | UnsetType = UNSET
-    base64: list[str] | UnsetType = UNSET
-
-
-class CohereVersion(msgspec.Struct, frozen=True):
-    version: str
-
-
-class CohereUnits(msgspec.Struct, frozen=True):
-    input_tokens: int
-
-
-class CohereMeta(msgspec.Struct, frozen=True):
-    """`warnings` name the texts that were cut."""
-
-    api_version: CohereVersion
-    billed_units: CohereUnits
-    warnings: list[str]
-
-
-class CohereReply(msgspec.Struct, frozen=True):
-    id: str
-    embeddings: CohereEmbeddings
-    texts: list[str]
-    meta: CohereMeta
-    response_type: Literal["embeddings_by_type"]
-
-
 class EncodeRequest(Strict, frozen=True):
     """POST /v1/encode. `dtype`: what the rows are made of; int8 and ubinary are the bundle's own frozen codes."""
 
     texts: str | list[str]
-    dtype: Dtype = Dtype.FLOAT32
+    dtype: Code = Code.FLOAT32
     prompt_name: str | None = None
     dimensions: Dimensions | None = None
     truncate: bool = True
@@ -232,7 +150,7 @@ class EncodeReply(msgspec.Struct, frozen=True):
     """`tokens` and `cut` have an entry a text: how many were computed, and how many were cut off."""
 
     vectors: list[list[float]]
-    dtype: Dtype
+    dtype: Code
     shape: list[int]
     fingerprint: str
     tokens: list[int]
@@ -240,12 +158,16 @@ class EncodeReply(msgspec.Struct, frozen=True):
 
 
 class SearchRequest(Strict, frozen=True):
-    """`filter` holds conditions on metadata: {"kind": "drug", "year": {"gte": 2000}, "tag": {"in": ["a", "b"]}}."""
+    """`filter` holds conditions on metadata: {"kind": "drug", "year": {"gte": 2000}, "tag": {"in": ["a", "b"]}}.
+
+    `effort` turns recall into time for this one search, where the index has something to turn.
+    """
 
     query: str | list[str]
     k: Annotated[int, Meta(ge=1)] = 10
     mode: Mode = Mode.DENSE
     filter: Filter | None = None
+    effort: Effort | None = None
 
 
 class Place(msgspec.Struct, frozen=True):

@@ -20,6 +20,7 @@ from embedship.serve import fusion
 from embedship.serve.documents import Document
 from embedship.serve.filters import Filter
 from embedship.serve.fusion import Mode
+from embedship.serve.index.effort import Effort
 from embedship.serve.index.folder import IndexFolder
 
 # What recall is measured at. A client that asks for three hits is searched ten, or nothing could be said of its recall.
@@ -35,6 +36,12 @@ class How(NamedTuple):
     mode: Mode = Mode.DENSE
     texts: Sequence[str] = ()
     filter: Filter | None = None
+    effort: Effort | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether only the nearest vectors are asked for, as the index is tuned."""
+        return self.mode is Mode.DENSE and self.filter is None and self.effort is None
 
 
 NEAREST = How()
@@ -89,8 +96,8 @@ class Shelf:
         return await threads.run_in_executor(self._threads, self.folder.documents.rows, ids)
 
     async def search(self, vectors: Vectors | None, k: int, how: How = NEAREST) -> Found:
-        """Raises UnknownField. A keyword search needs no vectors."""
-        if self._quick and vectors is not None and len(vectors) == 1 and k <= K and how == How(texts=how.texts):
+        """Raises UnknownField, and UsageError for an effort the index does not have. Keywords need no vectors."""
+        if self._quick and vectors is not None and len(vectors) == 1 and k <= K and how.plain:
             return self.find(vectors, k)
         return await asyncio.get_running_loop().run_in_executor(self._threads, self.find, vectors, k, how)
 
@@ -98,7 +105,7 @@ class Shelf:
         """Thread-safe. The index holds unit rows, whether or not the model ends in a normalisation."""
         began = time.perf_counter()
         depth = max(k, K if how.mode is not Mode.HYBRID else fusion.DEPTH)
-        dense = None if how.mode is Mode.KEYWORD else self._nearest(vectors, depth, how.filter)
+        dense = None if how.mode is Mode.KEYWORD else self._nearest(vectors, depth, how)
         keyword = None if how.mode is Mode.DENSE else self.folder.words.search(how.texts, depth, how.filter)
         parts = [part for part in (dense, keyword) if part is not None]
         best = parts[0] if len(parts) == 1 else fusion.fuse(parts, max(k, K))
@@ -106,10 +113,10 @@ class Shelf:
         hits = self._hits(best, k, *((dense, keyword) if len(parts) > 1 else (None, None)))
         return Found(hits, best.rows, nearest, time.perf_counter() - began)
 
-    def _nearest(self, vectors: Vectors | None, depth: int, wanted: Filter | None) -> Hits:
+    def _nearest(self, vectors: Vectors | None, depth: int, how: How) -> Hits:
         assert vectors is not None, "who asks for similarity has encoded the queries"
-        allowed = self.folder.words.allowed(wanted) if wanted else None
-        return self.folder.index.search(normalise(vectors), depth, allowed)
+        allowed = self.folder.words.allowed(how.filter) if how.filter else None
+        return self.folder.index.search(normalise(vectors), depth, allowed, how.effort)
 
     def _hits(self, best: Hits, k: int, dense: Hits | None, keyword: Hits | None) -> list[list[Hit]]:
         shown = best.rows[:, :k]

@@ -56,7 +56,7 @@ class Outcome:
     seconds: float
 
 
-class Counter:
+class Delivery:
     """Hands outcomes out, and counts the users' share of them. Used from the event loop only."""
 
     def __init__(self, metrics: Metrics) -> None:

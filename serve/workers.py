@@ -20,7 +20,7 @@ from embedship.serve.isolation import Piece, after_death, after_failure
 from embedship.serve.lanes import Lane, Lanes, Work
 from embedship.serve.metrics import Metrics
 from embedship.serve.seats import Seats
-from embedship.serve.tickets import Counter, Outcome, Ticket
+from embedship.serve.tickets import Delivery, Outcome, Ticket
 from embedship.tokens import Tokens
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class Workers:
         self._dimension = dimension
         self._pad_id = pad_id
         self._counting = Lock()
-        self._counter = Counter(metrics)
+        self._delivery = Delivery(metrics)
         self._seats: Seats[Ticket] = Seats(devices, lanes)
         self._threads = [
             Thread(target=self._run, args=(device,), name=device.name, daemon=True)
@@ -127,7 +127,7 @@ class Workers:
     def _hand_over(self, piece: Piece[Ticket], result: Vectors | EngineFailed, began: float) -> None:
         outcome = Outcome(piece, result, began, time.perf_counter() - began)
         try:
-            piece.works[0].owner.future.get_loop().call_soon_threadsafe(self._counter.deliver, outcome)
+            piece.works[0].owner.future.get_loop().call_soon_threadsafe(self._delivery.deliver, outcome)
         except RuntimeError:
             logger.warning("the event loop ended before a batch of %d texts did", len(piece.works))
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import subprocess
 import sys
+import venv
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -60,6 +63,35 @@ def _export(target: Path, root: Path) -> None:
 
 
 @pytest.fixture(scope="session")
+def environment() -> Callable[[str, Path], Path]:
+    """The interpreter of a virtual environment of its own, for pins that clash with this project's.
+
+    `environment(NAME, REQUIREMENTS)` lies in `.venvs/NAME-<hash of the requirements>`, and is built once.
+    """
+
+    def build(name: str, requirements: Path) -> Path:
+        digest = hashlib.sha256(requirements.read_bytes()).hexdigest()
+        folder = Path(__file__).parents[1] / ".venvs" / f"{name}-{digest[:12]}"
+        folder.parent.mkdir(exist_ok=True)
+        python, done = folder / "bin" / "python", folder / ".installed"
+        with folder.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                venv.create(folder, clear=True, with_pip=True)
+                pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+                subprocess.run([*pip, "--requirement", str(requirements)], check=True)
+                done.touch()
+        return python
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tool() -> Callable[[str], Path]:
+    return _tool
+
+
+@pytest.fixture(scope="session")
 def chromium() -> Path:
     """A browser without a window."""
     return _tool("chromium")
@@ -76,7 +108,7 @@ def promtool() -> Path:
 
 
 def _tool(name: str) -> Path:
-    """A program unpacked from Debian's packages into .tools by the first test that asks for it."""
+    """A program that tools/fetch.py unpacks into .tools for the first test that asks for it."""
     fetch = Path(__file__).parents[1] / "tools" / "fetch.py"
     answer = subprocess.run([sys.executable, str(fetch), name], capture_output=True, text=True, check=False)
     if answer.returncode:

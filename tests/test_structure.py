@@ -66,7 +66,8 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_server_starts_where_torch_is_missing() -> None:
-    answer = run(MISSING + "import embedship.serve.app, embedship.serve.cli, embedship.encoder\nprint('fine')")
+    doors = "embedship.serve.app, embedship.serve.cli, embedship.encoder, embedship.serve.devices.child"
+    answer = run(f"{MISSING}import {doors}\nprint('fine')")
     assert answer.stdout == "fine\n", answer.stderr
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 
 from embedship.bundle import Record
 from embedship.errors import UsageError
 
-LIMITS: Final = {"oversample": (1, 200), "ef_search": (1, 4096), "nprobe": (1, 65536)}
+_LEAST, _MOST = 1, 200
+LIMITS: Final = {"oversample": (_LEAST, _MOST)}
 
 # What an oversample is counted for: a search for one hit is given as many candidates as one for ten.
 LEAST_HITS = 10
@@ -21,9 +23,8 @@ class Effort(Record, frozen=True):
     Raises UsageError for a value outside LIMITS.
     """
 
-    oversample: int | None = None  # candidates ranked again for each hit; below ten hits as for ten
-    ef_search: int | None = None  # entries of a graph that are looked at; never fewer than there are candidates
-    nprobe: int | None = None  # inverted lists that are read; an index that has fewer reads all
+    # Candidates ranked again for each hit; below ten hits as for ten.
+    oversample: Annotated[int, Meta(ge=_LEAST, le=_MOST)] | None = None
 
     def __post_init__(self) -> None:
         for name, (low, high) in LIMITS.items():

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
 import numpy as np
-from msgspec import UNSET
+from msgspec import UNSET, Meta, UnsetType
 
-from embedship.codes import Vectors, binary
-from embedship.serve import digits, schemas
+from embedship.bundle import Code
+from embedship.codes import Vectors
+from embedship.packing import packed
+from embedship.serve import digits
 from embedship.serve.errors import Family, Invalid, TooLong
 from embedship.serve.http import Call, Reply, Route
 from embedship.serve.lanes import Lane
 from embedship.serve.pipeline import Encoded
 from embedship.serve.routes import texts
+from embedship.serve.schemas import Dimensions, Strict
 from embedship.serve.service import Service
 
 # The model's own names for what Cohere calls an input type, the first that it has; without one, its default prompt.
@@ -27,10 +31,56 @@ _PROMPTS = {
 }
 
 
+class CohereRequest(Strict, frozen=True):
+    """Cohere's POST /v2/embed, as far as texts go. `priority` above 0 puts the request into the bulk lane."""
+
+    texts: list[str]
+    input_type: Literal["search_query", "search_document", "classification", "clustering"]
+    model: str | None = None
+    embedding_types: list[Literal["float", "int8", "binary", "ubinary", "base64"]] | None = None  # null: float
+    output_dimension: Dimensions | None = None
+    truncate: Literal["NONE", "START", "END"] | None = None
+    priority: Annotated[int, Meta(ge=0, le=999)] | None = None
+
+
+class CohereEmbeddings(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One list a type that was asked for."""
+
+    float_: list[list[float]] | UnsetType = msgspec.field(name="float", default=UNSET)
+    int8: list[list[int]] | UnsetType = UNSET
+    binary: list[list[int]] | UnsetType = UNSET
+    ubinary: list[list[int]] | UnsetType = UNSET
+    base64: list[str] | UnsetType = UNSET
+
+
+class CohereVersion(msgspec.Struct, frozen=True):
+    version: str
+
+
+class CohereUnits(msgspec.Struct, frozen=True):
+    input_tokens: int
+
+
+class CohereMeta(msgspec.Struct, frozen=True):
+    """`warnings` name the texts that were cut."""
+
+    api_version: CohereVersion
+    billed_units: CohereUnits
+    warnings: list[str]
+
+
+class CohereReply(msgspec.Struct, frozen=True):
+    id: str
+    embeddings: CohereEmbeddings
+    texts: list[str]
+    meta: CohereMeta
+    response_type: Literal["embeddings_by_type"]
+
+
 def routes(service: Service) -> tuple[Route, ...]:
     return (
-        Route("POST", "/v2/embed", "Vectors, as Cohere gives them", Cohere(service).embed, schemas.CohereRequest,
-              schemas.CohereReply, Family.COHERE, (*texts.COMMON, TooLong)),
+        Route("POST", "/v2/embed", "Vectors, as Cohere gives them", Cohere(service).embed, CohereRequest,
+              CohereReply, Family.COHERE, (*texts.COMMON, TooLong)),
     )  # fmt: skip
 
 
@@ -40,7 +90,7 @@ class Cohere:
         self._model = service.bundle.manifest.pipeline
         self._codes = service.bundle.manifest.codes
 
-    async def embed(self, request: schemas.CohereRequest, call: Call) -> Reply:
+    async def embed(self, request: CohereRequest, call: Call) -> Reply:
         inputs = texts.checked(request.texts, "texts", self._service.settings)
         kinds = ["float"] if request.embedding_types is None else request.embedding_types
         self._check(request, kinds)
@@ -51,13 +101,13 @@ class Cohere:
 
         def body() -> bytes:
             written: dict[str, Any] = {kind: self._written(kind, vectors) for kind in kinds}
-            embeddings = schemas.CohereEmbeddings(float_=written.pop("float", UNSET), **written)
+            embeddings = CohereEmbeddings(float_=written.pop("float", UNSET), **written)
             name = str(uuid.uuid4())
-            return texts.encode(schemas.CohereReply(name, embeddings, inputs, _meta(encoded), "embeddings_by_type"))
+            return texts.encode(CohereReply(name, embeddings, inputs, _meta(encoded), "embeddings_by_type"))
 
         return Reply(await texts.written(body, len(vectors)), headers=texts.truncated(encoded))
 
-    def _check(self, request: schemas.CohereRequest, kinds: Sequence[str]) -> None:
+    def _check(self, request: CohereRequest, kinds: Sequence[str]) -> None:
         if not kinds:
             raise Invalid("embedding_types: the list is empty, name at least one, or leave it out.", "embedding_types")
         if (wanted := request.output_dimension) is not None and wanted not in self._model.dimensions:
@@ -78,17 +128,16 @@ class Cohere:
             return digits.rows(vectors)
         if kind == "base64":
             return texts.base64_rows(vectors)
-        if kind == "int8":
-            return self._codes.scale(vectors.shape[1]).encode(vectors).tolist()
-        packed = binary(vectors, self._codes.binary_threshold)
-        # Signed bytes are the unsigned ones less 128, not the same bits read again.
-        return packed.tolist() if kind == "ubinary" else (packed.astype(np.int16) - 128).tolist()
+        if kind == "binary":
+            # Signed bytes are the unsigned ones less 128, not the same bits read again.
+            return (packed(vectors, Code.UBINARY, self._codes).astype(np.int16) - 128).tolist()
+        return packed(vectors, Code(kind), self._codes).tolist()
 
 
-def _meta(encoded: Encoded) -> schemas.CohereMeta:
+def _meta(encoded: Encoded) -> CohereMeta:
     warnings = [
         f"Text {place} was longer than the model reads: {lost} tokens at its end were cut."
         for place, lost in enumerate(encoded.cut)
         if lost
     ]
-    return schemas.CohereMeta(schemas.CohereVersion("2"), schemas.CohereUnits(encoded.tokens), warnings)
+    return CohereMeta(CohereVersion("2"), CohereUnits(encoded.tokens), warnings)

@@ -7,13 +7,14 @@ from typing import Any, cast
 import msgspec
 import numpy as np
 
-from embedship.codes import Vectors, binary, half
+from embedship.bundle import Code
+from embedship.codes import Vectors
+from embedship.packing import packed
 from embedship.serve import digits, schemas
 from embedship.serve.errors import Family, Invalid, TooLong
 from embedship.serve.http import Call, Headers, Reply, Route
 from embedship.serve.pipeline import Encoded
 from embedship.serve.routes import texts
-from embedship.serve.schemas import Dtype
 from embedship.serve.service import Service
 
 BYTES = b"application/octet-stream"
@@ -45,23 +46,16 @@ class Encode:
 
     def _check(self, request: schemas.EncodeRequest) -> None:
         dimension = request.dimensions or self._model.dimension
-        if request.dtype is Dtype.UBINARY and dimension % 8:
+        if request.dtype is Code.UBINARY and dimension % 8:
             raise Invalid(f"dtype: {dimension} dimensions cannot be packed, eight to a byte.", "dtype")
 
-    def _rows(self, vectors: Vectors, dtype: Dtype) -> np.ndarray[Any, Any]:
+    def _rows(self, vectors: Vectors, dtype: Code) -> np.ndarray[Any, Any]:
         """Rows as they go out: little-endian, without gaps."""
-        match dtype:
-            case Dtype.FLOAT32:
-                return vectors.astype("<f4", order="C", copy=False)
-            case Dtype.FLOAT16:
-                return half(vectors).astype("<f2", order="C", copy=False)
-            case Dtype.INT8:
-                return self._codes.scale(vectors.shape[1]).encode(vectors)
-            case Dtype.UBINARY:
-                return binary(vectors, self._codes.binary_threshold)
+        rows = packed(vectors, dtype, self._codes)
+        return rows.astype(rows.dtype.newbyteorder("<"), order="C", copy=False)
 
-    def _json(self, encoded: Encoded, rows: np.ndarray[Any, Any], dtype: Dtype) -> bytes:
-        vectors = digits.rows(rows) if dtype is Dtype.FLOAT32 else _raw(rows)
+    def _json(self, encoded: Encoded, rows: np.ndarray[Any, Any], dtype: Code) -> bytes:
+        vectors = digits.rows(rows) if dtype is Code.FLOAT32 else _raw(rows)
         fingerprint = self._service.bundle.fingerprint
         shape = list(rows.shape)
         return texts.encode(schemas.EncodeReply(vectors, dtype, shape, fingerprint, encoded.lengths, encoded.cut))
@@ -71,7 +65,7 @@ def _raw(rows: np.ndarray[Any, Any]) -> list[list[float]]:
     return cast("list[list[float]]", [msgspec.Raw(texts.encode(row.tolist())) for row in rows])
 
 
-def _headers(encoded: Encoded, rows: np.ndarray[Any, Any], dtype: Dtype) -> Headers:
+def _headers(encoded: Encoded, rows: np.ndarray[Any, Any], dtype: Code) -> Headers:
     return (
         *texts.truncated(encoded),
         (b"x-embedship-dtype", dtype.encode()),

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
 from embedship.serve import schemas
 from embedship.serve.errors import Family, Unauthorised
 from embedship.serve.http import Call, Reply, Route
@@ -9,13 +14,45 @@ from embedship.serve.routes import openai, texts
 from embedship.serve.service import Service
 
 
+class InfinityRequest(msgspec.Struct, frozen=True):
+    """Infinity's POST /embeddings. Its client sends dimensions=0 where it wants all of them."""
+
+    input: str | list[str]
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Meta(ge=0)] | None = None
+    user: str | None = None
+    modality: Literal["text"] = "text"
+
+
+class InfinityStats(msgspec.Struct, frozen=True):
+    queue_fraction: float
+    queue_absolute: int
+    results_pending: int
+    batch_size: int
+
+
+class InfinityModel(msgspec.Struct, frozen=True):
+    id: str
+    stats: InfinityStats
+    object: Literal["model"]
+    created: int
+    backend: str
+    capabilities: list[str]
+
+
+class InfinityModels(msgspec.Struct, frozen=True):
+    data: list[InfinityModel]
+    object: Literal["list"]
+
+
 def routes(service: Service) -> tuple[Route, ...]:
     infinity = Infinity(service)
     return (
-        Route("POST", "/embeddings", "Vectors, as Infinity gives them", infinity.embeddings, schemas.InfinityRequest,
+        Route("POST", "/embeddings", "Vectors, as Infinity gives them", infinity.embeddings, InfinityRequest,
               schemas.Embeddings, Family.INFINITY, texts.COMMON),
         Route("GET", "/models", "The one model that runs here, as Infinity says it", infinity.models,
-              gives=schemas.InfinityModels, family=Family.INFINITY, errors=(Unauthorised,)),
+              gives=InfinityModels, family=Family.INFINITY, errors=(Unauthorised,)),
     )  # fmt: skip
 
 
@@ -26,7 +63,7 @@ class Infinity:
         self._name = service.bundle.manifest.source.name
         self._created = openai.created(service.bundle)
 
-    async def embeddings(self, request: schemas.InfinityRequest, call: Call) -> Reply:
+    async def embeddings(self, request: InfinityRequest, call: Call) -> Reply:
         inputs = texts.checked(request.input, "input", self._service.settings)
         dimensions = request.dimensions or None
         texts.check_dimensions(dimensions, self._model.dimensions)
@@ -36,9 +73,7 @@ class Infinity:
     async def models(self, _: None, call: Call) -> Reply:
         service = self._service
         waiting, inside = service.workers.waiting(), service.admission.inside
-        stats = schemas.InfinityStats(
-            waiting / service.settings.queue_texts, waiting, inside, service.settings.batch_tokens
-        )
+        stats = InfinityStats(waiting / service.settings.queue_texts, waiting, inside, service.settings.batch_tokens)
         variant = service.encoder.variant
-        card = schemas.InfinityModel(self._name, stats, "model", self._created, variant.runtime, ["embed"])
-        return Reply(texts.encode(schemas.InfinityModels([card], "list")))
+        card = InfinityModel(self._name, stats, "model", self._created, variant.runtime, ["embed"])
+        return Reply(texts.encode(InfinityModels([card], "list")))

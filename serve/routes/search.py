@@ -6,10 +6,11 @@ import msgspec
 
 from embedship.serve import schemas
 from embedship.serve.errors import Family, Invalid, NoIndex, TooLarge
+from embedship.serve.fusion import Mode
 from embedship.serve.http import Call, Reply, Route
 from embedship.serve.routes import texts
 from embedship.serve.service import Service
-from embedship.serve.shelf import Hit, Place
+from embedship.serve.shelf import Hit, How, Place
 
 
 def routes(service: Service) -> tuple[Route, ...]:
@@ -28,9 +29,10 @@ class Search:
     async def search(self, request: schemas.SearchRequest, call: Call) -> Reply:
         queries = texts.checked(request.query, "query", self._service.settings)
         self._check(len(queries), request.k)
-        answered = await self._service.pipeline.search(
-            queries, request.k, call.lane, request.mode, request.filter or None
-        )
+        if request.effort and request.mode is Mode.KEYWORD:
+            raise Invalid("effort: a keyword search has nothing to turn; leave it out.", "effort")
+        how = How(request.mode, filter=request.filter or None, effort=request.effort)
+        answered = await self._service.pipeline.search(queries, request.k, call.lane, how)
 
         def reply() -> bytes:
             results = [schemas.SearchResult([_hit(hit) for hit in hits]) for hits in answered.found.hits]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,20 +10,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def fetched(name: str) -> Path:
-    answer = subprocess.run(
-        [sys.executable, ROOT / "tools" / "fetch.py", name], capture_output=True, text=True, check=False
-    )
-    assert answer.returncode == 0, answer.stderr
-    return Path(answer.stdout.strip())
-
-
 @pytest.fixture(scope="session")
-def helm() -> Path:
+def helm(tool: Callable[[str], Path]) -> Path:
     """Helm 4.3."""
-    return fetched("helm")
+    return tool("helm")
 
 
 @pytest.fixture(scope="session", params=["helm", "helm-3.17"])
-def each_helm(request: pytest.FixtureRequest) -> Path:
-    return fetched(request.param)
+def each_helm(request: pytest.FixtureRequest, tool: Callable[[str], Path]) -> Path:
+    return tool(request.param)

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import yaml
 
 from embedship.serve.settings import RANGES, Settings, variable
 
-from .conftest import ROOT, fetched
+from .conftest import ROOT
 from .manifests import CHART, EVERYTHING, VERSIONS, Refused, faults, one, render, server, text
 
 
@@ -28,8 +29,8 @@ def test_both_helms_lint_it(each_helm: Path, values: dict[str, Any], tmp_path: P
 
 
 @pytest.mark.parametrize("values", [{}, {**EVERYTHING, "auth": {}}], ids=["default", "everything"])
-def test_both_helms_render_the_same(values: dict[str, Any]) -> None:
-    by = [render(fetched(name), values) for name in ("helm", "helm-3.17")]
+def test_both_helms_render_the_same(values: dict[str, Any], tool: Callable[[str], Path]) -> None:
+    by = [render(tool(name), values) for name in ("helm", "helm-3.17")]
     for objects in by:
         objects.sort(key=lambda each: (each["kind"], each["metadata"]["name"]))
     assert by[0] == by[1]

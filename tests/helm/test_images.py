@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from .conftest import ROOT, fetched
+from .conftest import ROOT
 from .dockerfile import IMAGES, Instruction, instructions, stages
 from .manifests import one, render, server
 
@@ -16,8 +17,8 @@ CPU, GPU = IMAGES
 
 
 @pytest.mark.parametrize("image", IMAGES, ids=lambda path: path.stem)
-def test_hadolint_finds_nothing(image: Path) -> None:
-    answer = subprocess.run([fetched("hadolint"), image], capture_output=True, text=True, check=False)
+def test_hadolint_finds_nothing(image: Path, tool: Callable[[str], Path]) -> None:
+    answer = subprocess.run([tool("hadolint"), image], capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stdout
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import os
 import shutil
 import subprocess
-import venv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,6 @@ import pytest
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-REQUIREMENTS = HERE / "requirements.txt"
 # What is needed to install embedship, copied first: setuptools leaves a build folder where it works.
 SOURCES = ("embedship", "export", "serve", "monitor", "pyproject.toml", "README.md", "LICENSE")
 
@@ -24,19 +20,9 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="session")
-def peer() -> Path:
-    """The interpreter of `.venvs/interop-<hash of the requirements>`, built once, two to three minutes."""
-    folder = ROOT / ".venvs" / f"interop-{hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()[:12]}"
-    folder.parent.mkdir(exist_ok=True)
-    python, done = folder / "bin" / "python", folder / ".installed"
-    with folder.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not done.exists():
-            venv.create(folder, clear=True, with_pip=True)
-            pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-            subprocess.run([*pip, "--requirement", str(REQUIREMENTS)], check=True)
-            done.touch()
-    return python
+def peer(environment: Callable[[str, Path], Path]) -> Path:
+    """Built in two to three minutes."""
+    return environment("interop", HERE / "requirements.txt")
 
 
 @pytest.fixture(scope="session")

@@ -23,9 +23,11 @@ from embedship.bundle import Code
 from embedship.cli import run
 from embedship.codes import cosine, cut
 from embedship.errors import EmbedshipError, EngineError, MissingExtra, UsageError
+from embedship.packing import packed
 from embedship.serve import bulk
-from embedship.serve.bulk import Layout, Manifest, Wishes, encode, packed
+from embedship.serve.bulk import Manifest, Wishes, encode
 from embedship.serve.bulk_input import Columns, open_source
+from embedship.serve.bulk_output import Layout
 
 TEXTS = [entry.summary for entry in stdlib_docs.entries(50)]
 COLUMNS = Columns("text", "id")
@@ -100,7 +102,7 @@ def test_codes_are_the_bundles_own(encoder: Encoder, source: Path, clean: Path, 
     manifest = go(encoder, source, tmp_path, Wishes(code=code, shard_texts=16))
     found = loaded(tmp_path, manifest)
     floats = loaded(clean, go(encoder, source, clean))
-    assert np.array_equal(found, packed(floats, encoder.bundle, code))
+    assert np.array_equal(found, packed(floats, code, encoder.bundle.manifest.codes))
     assert (found.shape[1], str(found.dtype)) == manifest.row
 
 

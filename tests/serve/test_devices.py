@@ -147,3 +147,22 @@ def test_sigterm_ends_all_of_it_with_0(bundle: Path) -> None:
         server.process.terminate()
         assert server.end(SECONDS) == 0
         assert not psutil.wait_procs(workers, SECONDS)[1]
+
+
+def test_ready_says_what_is_left_and_that_nothing_is(bundle: Path) -> None:
+    with launched(str(bundle), "--devices", "cpu:0,cpu:1") as server:
+
+        def answers(status: int, reason: str) -> Callable[[], bool]:
+            expected = {"ready": status == 200, "reason": reason}
+
+            def look() -> bool:
+                answer = httpx.get(f"{server.url}/ready", timeout=SECONDS)
+                return (answer.status_code, answer.json()) == (status, expected)
+
+            return look
+
+        for worker, status, reason in zip(children(server), (200, 503), ("1 of 2", "0 of 2"), strict=True):
+            os.kill(worker.pid, signal.SIGKILL)
+            until(answers(status, f"{reason} devices"))
+        assert httpx.get(f"{server.url}/health", timeout=SECONDS).status_code == 200
+        until(lambda: whole(server))

@@ -9,9 +9,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from embedship.encoder import Encoder
 from embedship.errors import UnsafeError
 from embedship.serve import schemas
 from embedship.serve.house import House
+from embedship.serve.index import Kind
+from embedship.serve.index.build import Wishes, build
 from embedship.serve.settings import Settings
 
 
@@ -149,3 +152,32 @@ def test_a_hybrid_answer_can_be_judged(found: Any, passages: list[dict[str, Any]
     answer = found.post("/search", {"query": passages[3]["text"], "mode": "hybrid"})
     judged = found.post("/feedback", {"request_id": answer.headers["x-request-id"], "relevant": [passages[3]["id"]]})
     assert judged.json() == {"found": 1, "expected": 1, "recall": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ({"effort": {"oversample": 20}}, "effort oversample: this index has no such knob"),
+        ({"effort": {"oversample": 201}}, "effort.oversample: Expected `int` <= 200"),
+        ({"effort": {"nprobe": 1}}, "effort: Object contains unknown field `nprobe`"),
+        ({"effort": {"oversample": 20}, "mode": "keyword"}, "effort: a keyword search has nothing to turn"),
+    ],
+)
+def test_an_effort_that_would_change_nothing_is_refused(found: Any, body: dict[str, Any], sentence: str) -> None:
+    answer = found.post("/search", {"query": "stroke", **body})
+    assert answer.status_code == 422
+    assert sentence in answer.json()["error"]
+
+
+def test_an_effort_is_that_of_one_search(
+    fresh: Callable[..., Any], bundle: Path, passages: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    lines = tmp_path / "corpus.jsonl"
+    lines.write_bytes(b"\n".join(msgspec.json.encode(row) for row in passages))
+    with Encoder.open(bundle) as encoder:
+        build(encoder, encoder.variant.name, lines, tmp_path / "index", Wishes(Kind.BINARY), lambda *_: None)
+    asked = fresh(index=tmp_path / "index")
+    query = {"query": [passage["title"] for passage in passages], "k": 5}
+    tuned, least = (reply(asked.post("/search", {**query, "effort": {"oversample": n}})).results for n in (200, 1))
+    assert reply(asked.post("/search", query)).results == tuned, "60 documents are all candidates either way"
+    assert least != tuned, "10 candidates of 60 cannot hold the best five of every query"

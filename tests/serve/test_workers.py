@@ -50,12 +50,12 @@ class Engine:
 
 
 class Bench:
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, stall_seconds: float = SECONDS) -> None:
         self.registry = CollectorRegistry()
         self.admission = Admission(10_000)
         metrics = Metrics(self.registry)
         lanes: Lanes[Ticket] = Lanes(64)
-        devices = [LocalDevice(f"cpu:{i}", engine, Pulse(SECONDS)) for i in range(engine.streams)]
+        devices = [LocalDevice(f"cpu:{i}", engine, Pulse(stall_seconds)) for i in range(engine.streams)]
         self.workers = Workers(devices, DIMENSION, 0, lanes, metrics)
 
     async def encode(self, ids: list[list[int]], lane: Lane = Lane.INTERACTIVE) -> Vectors:
@@ -64,8 +64,8 @@ class Bench:
 
 
 @contextmanager
-def bench(engine: Engine) -> Iterator[Bench]:
-    made = Bench(engine)
+def bench(engine: Engine, stall_seconds: float = SECONDS) -> Iterator[Bench]:
+    made = Bench(engine, stall_seconds)
     try:
         yield made
     finally:
@@ -264,3 +264,25 @@ def test_the_users_share_of_a_batch_is_counted() -> None:
         assert value("embedship_texts_total") == 2
         assert value("embedship_tokens_total") == value("embedship_padded_tokens_total") == 48
         assert value("embedship_queue_seconds_count") == 2
+
+
+def test_a_pass_that_hangs_in_this_process_is_no_life() -> None:
+    """/health is 503 while `alive` is not: only whoever started the process can end the pass."""
+    hanging, over = Event(), Event()
+
+    def hang(batch: Batch) -> None:
+        hanging.set()
+        assert over.wait(SECONDS)
+
+    async def ask() -> None:
+        with bench(Engine(hang, streams=1), stall_seconds=0.05) as made:
+            asked = asyncio.create_task(made.encode(texts(1, [3])))
+            await asyncio.to_thread(hanging.wait, SECONDS)
+            while made.workers.alive:  # noqa: ASYNC110 - a clock that passes a limit tells nobody
+                await asyncio.sleep(0.01)
+            assert made.workers.up == 0
+            over.set()
+            await asyncio.wait_for(asked, SECONDS)
+            assert made.workers.alive
+
+    asyncio.run(asyncio.wait_for(ask(), SECONDS))

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
 import os
 import subprocess
-import venv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,26 +12,14 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[2]
-REQUIREMENTS = HERE / "requirements.txt"
 
 Ask = Callable[[str, str], dict[str, Any]]
 
 
 @pytest.fixture(scope="session")
-def python() -> Path:
-    """The interpreter of `.venvs/clients-<hash of the requirements>`, built once, in a minute."""
-    folder = ROOT / ".venvs" / f"clients-{hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()[:12]}"
-    folder.parent.mkdir(exist_ok=True)
-    python, done = folder / "bin" / "python", folder / ".installed"
-    with folder.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not done.exists():
-            venv.create(folder, clear=True, with_pip=True)
-            pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-            subprocess.run([*pip, "--requirement", str(REQUIREMENTS)], check=True)
-            done.touch()
-    return python
+def python(environment: Callable[[str, Path], Path]) -> Path:
+    """Built in a minute."""
+    return environment("clients", HERE / "requirements.txt")
 
 
 @pytest.fixture(scope="session")
