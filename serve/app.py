@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -21,12 +22,14 @@ from embedship.serve.service import Service
 logger = logging.getLogger(__name__)
 
 
+Offer = Callable[[House, Service, Reload], tuple[Route, ...]]
+
+
 class Face:
     """The routes of one service, and the headers that say whose answer it is."""
 
-    def __init__(self, house: House, service: Service, reload: Reload) -> None:
+    def __init__(self, house: House, service: Service, found: tuple[Route, ...]) -> None:
         self.service = service
-        found = routes(house, service, reload)
         self.paths: dict[str, dict[str, Route]] = {}
         self._homes: dict[str, Family] = {}
         for route in found:
@@ -70,16 +73,17 @@ class Face:
 
 
 class App:
-    """One a server; any ASGI server runs it, and tests call it through httpx.ASGITransport."""
+    """One a listener; any ASGI server runs it, and tests call it through httpx.ASGITransport."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: House, offer: Offer = routes) -> None:
         self._house = house
+        self._offer = offer
         self._metrics = house.metrics
         self._drain = house.drain
         self._limit = house.settings.max_body_bytes
         self._seconds = house.settings.request_seconds
         self.reload = Reload(house)
-        self._face = Face(house, house.service, self.reload)
+        self._face = self._facing(house.service)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -94,8 +98,17 @@ class App:
     def _now(self) -> Face:
         """Of the service that answers now. A request keeps the one it got, whatever happens meanwhile."""
         if self._face.service is not self._house.service:
-            self._face = Face(self._house, self._house.service, self.reload)
+            self._face = self._facing(self._house.service)
         return self._face
+
+    def _facing(self, service: Service) -> Face:
+        return Face(self._house, service, self._offer(self._house, service, self.reload))
+
+    def refuse(self, error: RequestError, path: str) -> Reply:
+        """The answer to a request that is not let in, or only in part."""
+        face = self._now()
+        reply = self._refusal(error, face.family("", path))
+        return reply._replace(headers=(*face.closing, *reply.headers))
 
     async def _answer(self, face: Face, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
