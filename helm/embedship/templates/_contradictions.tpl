@@ -41,6 +41,9 @@
 {{- if and $v.driftReport.enabled (not $v.driftReport.claimName) -}}
 {{- fail "driftReport.enabled is true, but driftReport.claimName is empty: name the claim that holds the log." -}}
 {{- end -}}
+{{- if and $v.metrics.ownPort (eq ($v.service.port | int) (include "embedship.metricsPort" . | int)) -}}
+{{- fail (printf "metrics.ownPort takes port %s of the Service, and so does service.port: give the latter another one." (include "embedship.metricsPort" .)) -}}
+{{- end -}}
 {{- if and $v.networkPolicy.offline $v.networkPolicy.egress -}}
 {{- fail "networkPolicy.offline lets nothing out, but networkPolicy.egress names peers: set offline to false, or empty egress." -}}
 {{- end -}}
