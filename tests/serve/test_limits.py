@@ -41,9 +41,7 @@ def limited(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def beside(limited: Live) -> str:
     """Where the metrics are."""
     (line,) = [line for line in limited.log if line.startswith("metrics at ")]
-    found = re.fullmatch(
-        r"metrics at (http://127\.0\.0\.1:\d+)/metrics, for everybody .*\n", line
-    )
+    found = re.fullmatch(r"metrics at (http://127\.0\.0\.1:\d+)/metrics, for everybody .*\n", line)
     assert found
     return found[1]
 
