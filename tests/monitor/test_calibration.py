@@ -12,7 +12,7 @@ def test_the_tail_of_a_gamma_distribution_is_scipys(shape):
     mean, deviation = shape, np.sqrt(shape)
     x = np.concatenate([[-1.0, 0.0], mean + deviation * np.linspace(-6, 30, 400)])
     expected = stats.gamma.logsf(x, shape)
-    assert expected.min() < -100, "far beyond what a chance as a float could say well"
+    assert expected.min() < -40, "far beyond what a chance as a float could say well"
     np.testing.assert_allclose(_log_gamma_tail(x, np.array([shape])), expected, rtol=1e-12, atol=1e-300)
 
 

@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,13 +125,18 @@ class Live:
 
 
 @contextmanager
-def launched(*arguments: str) -> Iterator[Live]:
-    """Start the command and wait for the line that says where it listens; end it whatever happens."""
+def launched(
+    *arguments: str, before: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> Iterator[Live]:
+    """Start the command and wait for the line that says where it listens; end it whatever happens.
+
+    `before` is a command that runs it, in an `environment` of its own if there is one.
+    """
     # -P: in a checkout the working directory holds an embedship/ without its rooms.
-    command = [sys.executable, "-P", "-m", "embedship", "serve", *arguments, "--port", "0"]
+    command = [*before, sys.executable, "-P", "-m", "embedship", "serve", *arguments, "--port", "0"]
     # Wide, because rich would wrap error messages at 80 columns.
-    environment = {**os.environ, "COLUMNS": "1000"}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    around = environment or {**os.environ, "COLUMNS": "1000"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=around)
     assert process.stderr is not None
     log: list[str] = []
     reader = Thread(target=lambda: log.extend(process.stderr or ()), daemon=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import resource
 import socket
 import subprocess
 import sys
@@ -126,10 +125,9 @@ def until(done: Any) -> None:
 
 def started(bundle: Path, *arguments: str, files: int | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", "-m", "embedship", "serve", str(bundle), "--port", "0", *arguments]
-    limit = (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))) if files else None
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=SECONDS, check=False, preexec_fn=limit, env=None
-    )
+    if files:
+        command = ["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh", *command]
+    return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
 
 
 def test_more_connections_than_files_are_a_sentence(bundle: Path) -> None:
