@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -10,7 +11,17 @@ from typing import Any
 import msgspec
 
 from embedship.serve import deadline
-from embedship.serve.errors import ANSWERS, Family, Forbidden, Internal, RequestError, UnknownPath, WrongMethod, body
+from embedship.serve.errors import (
+    ANSWERS,
+    EngineFailed,
+    Family,
+    Forbidden,
+    Internal,
+    RequestError,
+    UnknownPath,
+    WrongMethod,
+    body,
+)
 from embedship.serve.house import House
 from embedship.serve.http import Call, Headers, Presence, Receive, Reply, Route, Scope, Send, answer, decode, read
 from embedship.serve.keys import ADMIN, Keys
@@ -21,6 +32,8 @@ from embedship.serve.service import Service
 
 logger = logging.getLogger(__name__)
 
+
+_ENDED = "The server had to end before this request was answered: send it again, to another one."
 
 Offer = Callable[[House, Service, Reload], tuple[Route, ...]]
 
@@ -120,6 +133,8 @@ class App:
             reply = await self._reply(face, scope, receive, path, rest)
         except RequestError as error:
             reply = self._refusal(error, face.family(method, path))
+        except asyncio.CancelledError:  # by the end of the event loop: who leaves or is late is a RequestError
+            reply = self._refusal(EngineFailed(_ENDED), face.family(method, path))
         except Exception:
             logger.exception("%s %s failed", method, path)
             failure = Internal("The server failed on this request; its log says why.")
