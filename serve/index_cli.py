@@ -13,9 +13,11 @@ from rich.table import Table
 
 from embedship import choice
 from embedship.bundle import Bundle
+from embedship.errors import UsageError
 from embedship.serve.index import Kind
-from embedship.serve.index.effort import LIMITS
-from embedship.serve.index.manifest import OVERSAMPLE, SAMPLED, Recall
+from embedship.serve.index.effort import LIMITS, Effort
+from embedship.serve.index.manifest import SAMPLED, Recall
+from embedship.serve.index.recipe import Store
 
 if TYPE_CHECKING:
     from embedship.serve.index.build import Built, Step
@@ -28,11 +30,15 @@ class Report(msgspec.Struct, frozen=True):
     fingerprint: str
     variant: str
     kind: Kind
+    factory: str
+    stage_dimension: int
+    store: Store | None
+    effort: Effort
     documents: int
     dimension: int
     truncated: int
     disk_bytes: int
-    hot_bytes_per_vector: int
+    hot_bytes_per_vector: float
     texts_per_second: float
     recall: Recall | None
 
@@ -51,8 +57,8 @@ def index(
     kind: Annotated[
         Kind | None,
         typer.Option(
-            help="flat: exact, 4 bytes a dimension in memory. binary: 1 bit a dimension, ranked again by int8 codes on "
-            "disk. Default: flat below 50,000 documents."
+            help="flat is exact; what the others find is ranked again by codes on disk: docs/search.md. "
+            "Default: flat below 50,000 documents, pq from there on."
         ),
     ] = None,
     variant: Annotated[str | None, typer.Option(help="The variant to embed with (default: the chosen one).")] = None,
@@ -64,10 +70,29 @@ def index(
     oversample: Annotated[
         int | None,
         typer.Option(
-            min=1,
+            min=LIMITS["oversample"][0],
             max=LIMITS["oversample"][1],
-            help=f"binary: candidates to rank for each hit asked for, below ten hits as for ten. Default: what the "
-            f"bundle measured, at least {OVERSAMPLE}.",
+            help="Candidates to rank again for each hit asked for, below ten hits as for ten.",
+        ),
+    ] = None,
+    nprobe: Annotated[
+        int | None, typer.Option(min=LIMITS["nprobe"][0], max=LIMITS["nprobe"][1], help="ivf-rabitq: lists to scan.")
+    ] = None,
+    ef_search: Annotated[
+        int | None,
+        typer.Option(min=LIMITS["ef_search"][0], max=LIMITS["ef_search"][1], help="hnsw: nodes to keep open."),
+    ] = None,
+    store: Annotated[
+        Store, typer.Option(help="What ranks the candidates again, from disk: int8 codes or the float16 vectors.")
+    ] = Store.INT8,
+    stage_dimension: Annotated[
+        int | None,
+        typer.Option(help="The Matryoshka dimension that candidates are found with (default: the model's own)."),
+    ] = None,
+    factory: Annotated[
+        str | None,
+        typer.Option(
+            help='A first stage in FAISS\'s own language, such as "OPQ48,IVF1024,PQ48x4fs", instead of --kind.'
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -79,7 +104,10 @@ def index(
 
     opened = Bundle.open(bundle)
     chosen = choice.variant(opened, variant).name
-    wishes = Wishes(kind, with_title, oversample, queries)
+    if factory is not None and kind is not None:
+        raise UsageError("--factory says what --kind would: give one of them")
+    effort = Effort(oversample=oversample, nprobe=nprobe, ef_search=ef_search)
+    wishes = Wishes(kind, with_title, effort, store, stage_dimension, factory, queries)
     with Encoder.open(opened, chosen) as encoder:
         golden.check(encoder)  # a machine that computes wrongly must not fill an index that others then trust
         with Bar() as bar:
@@ -122,6 +150,10 @@ def _report(out: Path, built: Built) -> Report:
         fingerprint=manifest.fingerprint,
         variant=manifest.variant,
         kind=manifest.kind,
+        factory=manifest.recipe.factory,
+        stage_dimension=manifest.recipe.dimension,
+        store=manifest.recipe.store,
+        effort=manifest.effort,
         documents=manifest.size,
         dimension=manifest.dimension,
         truncated=manifest.truncated,
@@ -139,10 +171,12 @@ def _table(report: Report) -> Table:
     for row in (
         ("documents", f"{report.documents:,}"),
         ("longer than the model reads, cut", f"{report.truncated:,}"),
-        ("kind", f"{report.kind}, {report.dimension} dimensions"),
+        ("kind", f"{report.kind} ({report.factory}), {report.stage_dimension} dimensions"),
+        ("ranked again by", report.store or "nothing, it is exact"),
+        ("effort", str(report.effort)),
         ("variant", report.variant),
         ("on disk", f"{report.disk_bytes / 1e6:,.1f} MB"),
-        ("in memory", f"{report.hot_bytes_per_vector:,} bytes a vector"),
+        ("in memory", f"{report.hot_bytes_per_vector:,.1f} bytes a vector"),
         ("embedded at", f"{report.texts_per_second:,.0f} texts/s"),
         ("recall@10 against exact search", _recall(report.recall)),
     ):

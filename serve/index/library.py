@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from embedship import hardware
 from embedship.errors import MissingExtra, UnsafeError
 from embedship.serve.index import Allowed
 
@@ -24,6 +25,11 @@ def on_this_thread() -> None:
     it once at start would leave every other thread with a pool as wide as the host.
     """
     faiss.omp_set_num_threads(1)
+
+
+def on_all_threads() -> None:
+    """For a build: as many threads as this machine grants."""
+    faiss.omp_set_num_threads(hardware.streams())
 
 
 def selected(allowed: Allowed | None) -> Any:
@@ -43,7 +49,7 @@ def save(write: Callable[[Any, str], None], index: Any, path: Path) -> None:
     try:
         write(index, str(path))
     except RuntimeError as error:
-        raise OSError(None, f"FAISS could not write it ({_cause(error)})", str(path)) from None
+        raise OSError(None, f"FAISS could not write it ({cause(error)})", str(path)) from None
 
 
 def load(read: Callable[[str], Any], path: Path, kind: type, shape: tuple[int, int]) -> Any:
@@ -51,7 +57,7 @@ def load(read: Callable[[str], Any], path: Path, kind: type, shape: tuple[int, i
     try:
         index = read(str(path))
     except RuntimeError as error:
-        raise UnsafeError(f"{path} is damaged: FAISS {faiss.__version__} cannot read it ({_cause(error)})") from None
+        raise UnsafeError(f"{path} is damaged: FAISS {faiss.__version__} cannot read it ({cause(error)})") from None
     found, expected = (type(index).__name__, index.ntotal, index.d), (kind.__name__, *shape)
     if found != expected:
         raise UnsafeError(f"{path} holds {found}; {expected} was expected")
@@ -62,8 +68,8 @@ def version() -> str:
     return str(faiss.__version__)
 
 
-def _cause(error: RuntimeError) -> str:
+def cause(error: RuntimeError) -> str:
     return str(error).strip().rsplit("\n", 1)[-1]
 
 
-__all__ = ["faiss", "load", "on_this_thread", "save", "selected", "selector", "version"]
+__all__ = ["cause", "faiss", "load", "on_all_threads", "on_this_thread", "save", "selected", "selector", "version"]
