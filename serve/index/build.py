@@ -12,14 +12,15 @@ from pathlib import Path
 
 from embedship import jsonl, sealed
 from embedship.bundle import Pipeline, Similarity
+from embedship.codes import Vectors
 from embedship.encoder import Encoder
 from embedship.errors import UsageError
 from embedship.serve import documents
 from embedship.serve.documents import DOCUMENTS, Document
-from embedship.serve.index import Index, Kind, corpus, factory, kinds, library, manifest, measure, recipe
+from embedship.serve.index import Index, Kind, corpus, factory, goals, kinds, library, manifest, measure, recipe
 from embedship.serve.index.effort import Effort
 from embedship.serve.index.embedding import Embedding
-from embedship.serve.index.manifest import IndexManifest, Packing, Recall
+from embedship.serve.index.manifest import Choice, Goals, IndexManifest, Packing, Recall
 from embedship.serve.index.recipe import Recipe, Store
 from embedship.serve.index.truth import Truth
 from embedship.staging import staged
@@ -33,6 +34,7 @@ _DISK = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sql
 class Step(StrEnum):
     READ = "reading"
     EMBED = "embedding"
+    MEASURE = "measuring"
     WRITE = "indexing"
 
 
@@ -49,6 +51,7 @@ class Wishes:
     store: Store = Store.INT8
     stage_dimension: int | None = None  # Matryoshka: of the first stage
     factory: str | None = None  # of Kind.FACTORY
+    goals: Goals | None = None  # instead of a kind: what the index has to do
     queries: Path | None = None  # measure recall with these and not with sampled documents
 
 
@@ -64,17 +67,24 @@ def build(encoder: Encoder, variant: str, lines: Path, out: Path, wishes: Wishes
     Raises UsageError for a bad line, a repeated id or an `out` that is something else, EngineError if the model
     fails, EmbedshipError if the disk does.
     """
-    _refuse_inner_product(encoder.bundle.manifest.pipeline)
+    pipeline, codes = encoder.bundle.manifest.pipeline, encoder.bundle.manifest.codes
+    _refuse_inner_product(pipeline)
     queries = [] if wishes.queries is None else [row.text for row in jsonl.read(wishes.queries, jsonl.Text)]
     with staged(out, manifest.require_replaceable) as folder:
         with _disk_errors(folder / DOCUMENTS):
             size = documents.write(folder / DOCUMENTS, _counted(corpus.read(lines), progress))
         progress(Step.READ, size, size)
-        planned = _recipe(wishes, size, encoder.bundle.manifest.pipeline)
+        planned = _recipe(wishes, size, pipeline)
         effort = kinds.effort(planned, wishes.effort)
-        packing = Packing.of(planned, encoder.bundle.manifest.codes, encoder.bundle.manifest.pipeline.dimension)
+        packing = Packing.of(planned, codes, pipeline.dimension)
         embedding = Embedding(encoder, wishes.with_title, lambda done, total: progress(Step.EMBED, done, total))
         truth = embedding.write(folder)
+        choice = None
+        if wishes.goals:
+            asked = embedding.queries(queries) if wishes.queries else None
+            choice = _choice(wishes.goals, folder, truth, asked, wishes, encoder, progress)
+            planned, effort = choice.measured[choice.chosen].recipe, choice.measured[choice.chosen].effort
+            packing = Packing.of(planned, codes, truth.dimension)
         index = kinds.write(folder, truth, planned, packing, effort)
         progress(Step.WRITE, size, size)
         recall = _recall(index, truth, embedding, queries, wishes.queries)
@@ -91,6 +101,7 @@ def build(encoder: Encoder, variant: str, lines: Path, out: Path, wishes: Wishes
             query_prompt=embedding.query_prompt,
             packing=packing,
             recall=recall,
+            choice=choice,
             truncated=embedding.truncated,
             versions={"embedship": version("embedship"), "faiss": library.version()},
             created=sealed.created(),
@@ -123,6 +134,21 @@ def _recipe(wishes: Wishes, size: int, pipeline: Pipeline) -> Recipe:
         return Recipe(kind=Kind.FACTORY, factory=wishes.factory, dimension=dimension, store=wishes.store)
     kind = wishes.kind or default_kind(size, dimension)
     return recipe.of(kind, size, pipeline.dimension if kind is Kind.FLAT else dimension, wishes.store)
+
+
+def _choice(
+    wanted: Goals,
+    folder: Path,
+    truth: Truth,
+    queries: Vectors | None,
+    wishes: Wishes,
+    encoder: Encoder,
+    progress: Progress,
+) -> Choice:
+    described = encoder.bundle.manifest
+    candidates = goals.recipes(truth.size, described.pipeline, wishes.store)
+    plan = goals.Plan(candidates, described.codes, lambda done, total: progress(Step.MEASURE, done, total))
+    return goals.choose(folder, truth, queries, wishes.queries.name if wishes.queries else "", wanted, plan)
 
 
 def default_kind(size: int, dimension: int) -> Kind:

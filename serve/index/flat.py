@@ -55,10 +55,10 @@ class FlatIndex:
 
     def search(self, queries: Vectors, k: int, allowed: Allowed | None = None, effort: Effort | None = None) -> Hits:
         self.effort.turned(effort)
+        library.on_this_thread()
         if len(queries) > _SCANNED or few(checked(allowed, self.size)):
             return self._truth.search(queries, k, allowed)
         queries = ranking.checked(queries, k, self._truth.dimension)
-        library.on_this_thread()
         wanted = min(k + _SPARE, self.size if allowed is None else int(np.count_nonzero(allowed)))
         scores, rows = self._vectors.search(queries, wanted, params=library.selected(allowed))
         if wanted > k and (scores[:, k - 1] - scores[:, -1] < margin(self._truth.dimension)).any():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,17 @@ from embedship import hardware
 from embedship.errors import MissingExtra, UnsafeError
 from embedship.serve.index import Allowed
 
+# Threads of a build that wait for each other sleep: spinning, they take the cores from whoever shares the machine, and
+# on a busy one from each other. Read when FAISS loads its OpenMP.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 try:
     import faiss
 except ImportError:
     raise MissingExtra("faiss", "cpu") from None
+
+# FAISS's own stubs do not know the keywords and arrays that its Python wrappers take.
+untyped: Any = faiss
 
 
 def on_this_thread() -> None:
@@ -36,12 +44,11 @@ def selected(allowed: Allowed | None) -> Any:
     """Search parameters that let FAISS find the allowed rows alone. One bit a row, tested as the scan goes by."""
     if allowed is None:
         return None
-    return faiss.SearchParameters(sel=selector(allowed))  # type: ignore[call-arg]
+    return untyped.SearchParameters(sel=selector(allowed))
 
 
 def selector(allowed: Allowed) -> Any:
-    """FAISS's own stubs do not know the keywords and arrays that its Python wrappers take."""
-    return faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))  # type: ignore[call-arg, arg-type]
+    return untyped.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
 
 
 def save(write: Callable[[Any, str], None], index: Any, path: Path) -> None:
@@ -72,4 +79,15 @@ def cause(error: RuntimeError) -> str:
     return str(error).strip().rsplit("\n", 1)[-1]
 
 
-__all__ = ["cause", "faiss", "load", "on_all_threads", "on_this_thread", "save", "selected", "selector", "version"]
+__all__ = [
+    "cause",
+    "faiss",
+    "load",
+    "on_all_threads",
+    "on_this_thread",
+    "save",
+    "selected",
+    "selector",
+    "untyped",
+    "version",
+]

@@ -95,6 +95,16 @@ class Choice(Record, frozen=True):
     measured: tuple[Candidate, ...]
 
 
+def frontier(choice: Choice) -> list[int]:
+    """Those of `measured` that no other beats in recall, speed and memory at once; and the chosen one, in any case."""
+    worth = [(-c.recall.mean, -c.queries_per_second, c.hot_bytes) for c in choice.measured]
+
+    def beaten(at: int) -> bool:
+        return any(other != worth[at] and all(o <= w for o, w in zip(other, worth[at], strict=True)) for other in worth)
+
+    return [at for at in range(len(worth)) if at == choice.chosen or not beaten(at)]
+
+
 class IndexManifest(Record, frozen=True):
     format: int
     fingerprint: str

@@ -20,8 +20,8 @@ class Store(StrEnum):
     FLOAT16 = "float16"  # the exact vectors themselves
 
 
-# Links of a node on each layer; on the lowest twice as many. 16 and 32 differ by 128 bytes a vector.
-_LINKS = 16
+# Links of a node on each layer; on the lowest twice as many, of four bytes each.
+_LINKS = 14
 
 # Lists of an inverted file are 4 times the root of the rows, each with enough rows to place its centre.
 _LISTS_PER_ROOT, _ROWS_PER_LIST = 4, 40

@@ -12,7 +12,7 @@ from embedship.codes import Vectors, binary, cut
 from embedship.errors import UnsafeError
 from embedship.serve.index import Allowed, factory, library
 from embedship.serve.index.effort import Effort
-from embedship.serve.index.library import faiss
+from embedship.serve.index.library import faiss, untyped
 from embedship.serve.index.manifest import STAGE
 from embedship.serve.index.recipe import Recipe
 from embedship.serve.index.truth import Truth
@@ -114,22 +114,23 @@ class Vectored:
         """Of a mask that allows one row in ten, ten times as much must be looked at to find as many."""
         selector = None if allowed is None else library.selector(allowed)
         times = 1.0 if allowed is None else 1 / max(float(allowed.mean()), 1 / len(allowed))
+        given: Any
         if self._lists:
             assert effort.nprobe is not None, "an inverted file has this knob"
             nprobe = min(self._core.nlist, int(effort.nprobe * times))
-            given = faiss.SearchParametersIVF(nprobe=nprobe, sel=selector)  # type: ignore[call-arg]
+            given = untyped.SearchParametersIVF(nprobe=nprobe, sel=selector)
         elif self._graph:
             assert effort.ef_search is not None, "a graph has this knob"
             ef = min(self._core.ntotal, int(max(effort.ef_search, wanted) * times))
-            given = faiss.SearchParametersHNSW(efSearch=ef, sel=selector)  # type: ignore[call-arg]
+            given = untyped.SearchParametersHNSW(efSearch=ef, sel=selector)
         else:
-            given = None if selector is None else faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
+            given = None if selector is None else untyped.SearchParameters(sel=selector)
         return self._wrapped(given)
 
     def _wrapped(self, given: Any) -> Any:
         if given is None or not isinstance(self._index, faiss.IndexPreTransform):
             return given
-        return faiss.SearchParametersPreTransform(index_params=given)  # type: ignore[call-arg]
+        return untyped.SearchParametersPreTransform(index_params=given)
 
 
 def fill(index: Any, truth: Truth, dimension: int) -> None:

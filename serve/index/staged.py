@@ -51,7 +51,7 @@ class StagedIndex:
         best = np.empty((len(queries), width), dtype=np.int64)
         for group in self._groups(len(queries), candidates):
             rows = self._stage.candidates(queries[group], candidates, turned, allowed)
-            best[group] = ranking.largest(self._ranked(queries[group], rows), width)
+            best[group] = ranking.largest(self.ranked(queries[group], rows), width)
         return self._completed(ranking.hits(best, k), queries, k, min(k, most), allowed)
 
     def exact(self, queries: Vectors, k: int, allowed: Allowed | None = None) -> Hits:
@@ -61,7 +61,7 @@ class StagedIndex:
         if allowed is None or effort.ef_search is None:
             return False
         share = float(allowed.mean())
-        return share * self.size <= _WALK * effort.ef_search / share
+        return bool(share * self.size <= _WALK * effort.ef_search / share)
 
     def _completed(self, hits: Hits, queries: Vectors, k: int, possible: int, allowed: Allowed | None) -> Hits:
         """A first stage that visits some lists or nodes only may find fewer than there are."""
@@ -75,7 +75,7 @@ class StagedIndex:
         step = max(1, _GATHERED_BYTES // (4 * self._truth.dimension * candidates))
         return (slice(start, start + step) for start in range(0, queries, step))
 
-    def _ranked(self, queries: Vectors, rows: NDArray[np.int64]) -> ranking.Keys:
+    def ranked(self, queries: Vectors, rows: NDArray[np.int64]) -> ranking.Keys:
         """(n, candidates) keys: one gather, one batched product.
 
         vecdot and not matmul: as fast, and it never wakes a pool of BLAS threads.

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from embedship import stdlib_docs
 from embedship.codes import Int8Scale, Vectors, normalise
 from embedship.encoder import Encoder
 from embedship.serve.index import Index, Kind, kinds, recipe
+from embedship.serve.index.build import Wishes
 from embedship.serve.index.effort import Effort
 from embedship.serve.index.manifest import Packing
 from embedship.serve.index.recipe import Recipe, Store
@@ -56,6 +58,7 @@ def clustered() -> Vectors:
 
 # The last one is a user's own: a rotation learnt before it, so what is searched with must be handed through.
 FACTORY = "PCAR32,IVF4,SQ8"
+FACTORY_OF_FEW = "HNSW8,SQ8"
 
 
 @pytest.fixture(params=list(Kind))
@@ -63,11 +66,23 @@ def kind(request: pytest.FixtureRequest) -> Kind:
     return Kind(request.param)
 
 
+@pytest.fixture(scope="session")
+def made() -> dict[object, Index]:
+    """Every index that was made: tests only read them."""
+    return {}
+
+
 @pytest.fixture
-def make(tmp_path: Path, kind: Kind) -> Make:
-    """Build an index of `kind` over vectors."""
+def make(tmp_path: Path, kind: Kind, made: dict[object, Index]) -> Make:
+    """Build an index of `kind` over vectors, unless it has been built before."""
 
     def make(vectors: Vectors, *, effort: Effort | None = None, store: Store = Store.INT8) -> Index:
+        key = kind, hashlib.sha256(vectors.tobytes()).digest(), effort, store
+        if key not in made:
+            made[key] = new(vectors, effort, store)
+        return made[key]
+
+    def new(vectors: Vectors, effort: Effort | None, store: Store) -> Index:
         truth = Truth.write(tmp_path, [vectors], (len(vectors), vectors.shape[1]))
         planned = planned_for(kind, len(vectors), vectors.shape[1], store)
         return kinds.write(tmp_path, truth, planned, packed(planned, truth), kinds.effort(planned, effort))
@@ -78,7 +93,11 @@ def make(tmp_path: Path, kind: Kind) -> Make:
 def planned_for(kind: Kind, size: int, dimension: int, store: Store = Store.INT8) -> Recipe:
     if kind is not Kind.FACTORY:
         return recipe.of(kind, size, dimension, store)
-    return Recipe(kind=kind, factory=FACTORY if size > 200 else "SQ8", dimension=dimension, store=store)
+    return Recipe(kind=kind, factory=FACTORY if size > 200 else FACTORY_OF_FEW, dimension=dimension, store=store)
+
+
+def wishes_for(kind: Kind) -> Wishes:
+    return Wishes(factory=FACTORY_OF_FEW) if kind is Kind.FACTORY else Wishes(kind=kind)
 
 
 def packed(planned: Recipe, truth: Truth) -> Packing:
