@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from embedship.serve.compare.report import Found, Report
 
 _SERVERS = ("http://", "https://")
+_BUNDLES = "two bundles, and these are servers"
+_LIVE = "two servers, and these are bundles"
 
 
 def compare(
@@ -118,14 +121,14 @@ def compare(
     servers = [each.startswith(_SERVERS) for each in (old, new)]
     questions = Questions.read(queries)
     if all(servers):
-        given = {"--index": index, "--new-index": new_index, "--corpus": corpus, "--qrels": qrels}
-        given |= {"--variant": variant, "--new-variant": new_variant, "--min-speed": min_speed}
-        _refuse({**given, "--max-memory": max_memory, "--max-size": max_size}, "two bundles, and these are servers")
+        _refuse({"--index": index, "--new-index": new_index, "--corpus": corpus, "--qrels": qrels}, _BUNDLES)
+        _refuse({"--variant": variant, "--new-variant": new_variant, "--min-speed": min_speed}, _BUNDLES)
+        _refuse({"--max-memory": max_memory, "--max-size": max_size}, _BUNDLES)
         found = _live(old, new, questions, limits, api_key_file, timeout)
     elif any(servers):
         raise UsageError("one is a folder and the other an address: compare two bundles, or two servers")
     else:
-        _refuse({"--api-key-file": api_key_file, "--max-latency": max_latency}, "two servers, and these are bundles")
+        _refuse({"--api-key-file": api_key_file, "--max-latency": max_latency}, _LIVE)
         from embedship.serve.compare.bundles import Wishes
         from embedship.serve.compare.bundles import compare as bundles
         from embedship.serve.compare.shelves import Where
@@ -142,7 +145,7 @@ def compare(
     raise typer.Exit(0 if found.report.passed else 3)
 
 
-def _refuse(given: dict[str, object], what: str) -> None:
+def _refuse(given: Mapping[str, object], what: str) -> None:
     for name, value in given.items():
         if value is not None:
             raise UsageError(f"{name} is for {what}")

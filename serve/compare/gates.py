@@ -179,12 +179,10 @@ def drift(found: Drift) -> Gate:
     if found.new is State.UNKNOWN or found.old is State.UNKNOWN:
         return Gate("drift", None, f"Drift was not decided: {found.reason}.")
     if found.new is State.WARN and found.old is State.OK:
-        return Gate(
-            "drift", False, f"With NEW the queries drift from OLD's reference, with OLD not: {effects}; {detail}."
-        )
-    said = (
-        "The queries drift from OLD's reference with either" if found.new is State.WARN else "NEW moves no drift test"
-    )
+        said = "With NEW the queries drift from OLD's reference, with OLD they do not"
+        return Gate("drift", False, f"{said}: {effects}; {detail}.")
+    drifted = "The queries drift from OLD's reference, whichever encodes them"
+    said = drifted if found.new is State.WARN else "NEW's vectors of the queries are like OLD's reference"
     return Gate("drift", True, f"{said}: {effects}; {detail}.")
 
 

@@ -1,4 +1,4 @@
-"""How much faster or slower is one encoder than another on the same texts? In turn, so that both see the same machine."""
+"""How much faster is one encoder than another on the same texts? In turn, so that both see the same machine."""
 
 from __future__ import annotations
 

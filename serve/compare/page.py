@@ -10,9 +10,10 @@ from embedship.figures import axis, page
 from embedship.figures.plot import Line, Plot, Rule, place_x, place_y, scatter
 from embedship.figures.table import Column, Kind, Row, Table, text
 from embedship.serve.compare.rankings import Floats
-from embedship.serve.compare.report import Found, Report
+from embedship.serve.compare.report import Found, Report, Side
 
 _HERE = Path(__file__).parent
+_FACTS = ("source", "model", "fingerprint", "variant, as it ran", "dimensions", "files", "most memory")
 _SAYS = {True: "passed", False: "failed", None: "shown"}
 
 
@@ -33,17 +34,14 @@ def _gates(report: Report) -> Table:
 
 
 def _sides(report: Report) -> Table:
-    named = {
-        "source": lambda side: side.source,
-        "model": lambda side: side.model,
-        "fingerprint": lambda side: side.fingerprint,
-        "variant, as it ran": lambda side: f"{side.variant}, {side.precision}",
-        "dimensions": lambda side: f"{side.dimension:,}",
-        "files": lambda side: _megabytes(side.bytes),
-        "most memory": lambda side: _megabytes(side.memory_bytes),
-    }
+    rows = [Row((name, *cells)) for name, *cells in zip(_FACTS, _facts(report.old), _facts(report.new), strict=True)]
     columns = (text(""), Column("OLD", Kind.CODE), Column("NEW", Kind.CODE))
-    return Table("", columns, [Row((name, of(report.old), of(report.new))) for name, of in named.items()])
+    return Table("", columns, rows)
+
+
+def _facts(side: Side) -> tuple[str, ...]:
+    made = side.source, side.model, side.fingerprint, f"{side.variant}, {side.precision}", f"{side.dimension:,}"
+    return (*made, _megabytes(side.bytes), _megabytes(side.memory_bytes))
 
 
 def _megabytes(bytes: int | None) -> str:
