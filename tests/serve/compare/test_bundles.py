@@ -113,7 +113,19 @@ def test_indexes_are_searched(
     lines = [{"text": f"{word} of a {thing}"} for word in words for thing in things]
     queries.write_text("\n".join(map(json.dumps, lines)))
     few = ["--min-queries", "30", "--variant", "openvino", "--rounds", "0", "--index", index_folder]
-    code, found = compared(capsys, bundle, bundle, queries, *few, "--new-index", index_folder, "--min-recall", "0.8")
+    code, found = compared(
+        capsys,
+        bundle,
+        bundle,
+        queries,
+        *few,
+        "--new-index",
+        index_folder,
+        "--new-variant",
+        "openvino",
+        "--min-recall",
+        "0.8",
+    )
     assert code == 0, found["verdict"]
     assert found["measured"]["agreement"]["recall"]["mean"] == 1.0
     assert "its own index (flat)" in found["measured"]["agreement"]["what"]
@@ -134,7 +146,8 @@ def test_limits_are_gates(bundle: Path, asked: Asked, capsys: pytest.CaptureFixt
 
 def test_wrong_usage_is_a_sentence(bundle: Path, asked: Asked, tmp_path: Path) -> None:
     for options, sentence in [
-        ({"corpus": asked.corpus, "index": tmp_path}, "exclude one another"), ({"new_index": tmp_path}, "needs --index"),
+        ({"corpus": asked.corpus, "index": tmp_path}, "exclude one another"),
+        ({"new_index": tmp_path}, "needs --index"),
     ]:  # fmt: skip
         with pytest.raises(UsageError, match=sentence):
             Where(**options)
