@@ -113,19 +113,8 @@ def test_indexes_are_searched(
     lines = [{"text": f"{word} of a {thing}"} for word in words for thing in things]
     queries.write_text("\n".join(map(json.dumps, lines)))
     few = ["--min-queries", "30", "--variant", "openvino", "--rounds", "0", "--index", index_folder]
-    code, found = compared(
-        capsys,
-        bundle,
-        bundle,
-        queries,
-        *few,
-        "--new-index",
-        index_folder,
-        "--new-variant",
-        "openvino",
-        "--min-recall",
-        "0.8",
-    )
+    own = ["--new-index", index_folder, "--new-variant", "openvino", "--min-recall", "0.8"]
+    code, found = compared(capsys, bundle, bundle, queries, *few, *own)
     assert code == 0, found["verdict"]
     assert found["measured"]["agreement"]["recall"]["mean"] == 1.0
     assert "its own index (flat)" in found["measured"]["agreement"]["what"]
