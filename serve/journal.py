@@ -28,6 +28,8 @@ FIELDS = "fields"
 
 # What could end a line, or steer a terminal: C0, DEL, C1, and Unicode's own line ends.
 _CONTROLS = {code: ascii(chr(code))[1:-1] for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
+# Those of them that JSON allows to stand in a string as they are.
+_ESCAPED = {code: f"\\u{code:04x}" for code in _CONTROLS if code >= 32}
 
 
 class LogFormat(StrEnum):
@@ -93,7 +95,7 @@ def _whose(record: logging.LogRecord) -> dict[str, Any]:
 
 def _encoded(line: dict[str, Any]) -> str:
     try:
-        return msgspec.json.encode(line, enc_hook=str).decode()
+        return msgspec.json.encode(line, enc_hook=str).decode().translate(_ESCAPED)
     except UnicodeEncodeError:  # half a surrogate pair, as Python makes of a path that is no UTF-8
         return _encoded({key: _whole(value) for key, value in line.items()})
 
