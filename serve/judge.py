@@ -39,8 +39,8 @@ class Judge:
         answer = feedback.answers.take(request.request_id or "", request.result)
         if answer is None:
             raise UnknownAnswer(
-                f"request_id: result {request.result} of {request.request_id!r} is not kept, or was judged before: "
-                "send `query` and `hits` instead, or raise --keep-answers.",
+                f"request_id: result {request.result} of {request.request_id!r} is not kept, or was judged before, or "
+                "its id came with another answer, too: send `query` and `hits` instead, or raise --keep-answers.",
                 "request_id",
             )
         return answer
