@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from embedship.serve.house import House
 from embedship.serve.index.build import Wishes, build
 from embedship.serve.service import Service
 from embedship.serve.settings import Settings
+from embedship.serve.tracing import Traces
 from embedship.stdlib_docs import entries
 
 START_SECONDS = 60
@@ -34,9 +35,9 @@ START_SECONDS = 60
 class Asked:
     """A house and its app; `ask` sends one request through httpx's ASGI transport."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: House, traces: Traces | None = None) -> None:
         self.house = house
-        self.app = App(house)
+        self.app = App(house, traces)
 
     @property
     def service(self) -> Service:
@@ -125,18 +126,16 @@ class Live:
 
 
 @contextmanager
-def launched(
-    *arguments: str, before: Sequence[str] = (), environment: Mapping[str, str] | None = None
-) -> Iterator[Live]:
+def launched(*arguments: str, before: Sequence[str] = (), **variables: str) -> Iterator[Live]:
     """Start the command and wait for the line that says where it listens; end it whatever happens.
 
-    `before` is a command that runs it, in an `environment` of its own if there is one.
+    `before` is a command that runs it; `variables` are added to the environment.
     """
     # -P: in a checkout the working directory holds an embedship/ without its rooms.
     command = [*before, sys.executable, "-P", "-m", "embedship", "serve", *arguments, "--port", "0"]
     # Wide, because rich would wrap error messages at 80 columns.
-    around = environment or {**os.environ, "COLUMNS": "1000"}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=around)
+    environment = {**os.environ, "COLUMNS": "1000", **variables}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     assert process.stderr is not None
     log: list[str] = []
     reader = Thread(target=lambda: log.extend(process.stderr or ()), daemon=True)
@@ -146,7 +145,7 @@ def launched(
             line = process.stderr.readline()
             assert line, f"the server ended before it listened: {log}"
             log.append(line)
-            found = re.search(r"listening on (http://\S+)", line)
+            found = re.search(r'listening on (http://[^\s"]+)', line)
         reader.start()
         yield Live(process, found[1], log, reader)
     finally:

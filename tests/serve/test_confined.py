@@ -49,10 +49,8 @@ def possible() -> None:
 
 @contextmanager
 def server(bundle: Path, index: Path, *arguments: str, write: tuple[Path, ...] = ()) -> Iterator[Live]:
-    # No HOME, no TMPDIR; what Python and the libraries would like to keep, they cannot.
-    environment = {"PATH": os.environ["PATH"], "COLUMNS": "1000", "HOME": "/nowhere"}
     options = (str(bundle), "--index", str(index), *arguments)
-    with launched(*options, before=confined((bundle, index), write), environment=environment) as live:
+    with launched(*options, before=confined((bundle, index), write), HOME="/nowhere") as live:
         yield live
 
 

@@ -175,9 +175,17 @@ def post(server: Live, number: int) -> list[float]:
     return rows[0]
 
 
+def sung(server: Live) -> bool:
+    """Whether the canaries have been on every device: the next round is half a minute away."""
+    lines = httpx.get(f"{server.url}/metrics", timeout=SECONDS).text.splitlines()
+    sung = [float(line.split()[-1]) for line in lines if line.startswith("embedship_canary_texts_total{")]
+    return len(sung) == 2 and min(sung) > 0
+
+
 def one_hangs(server: Live, pool: ThreadPoolExecutor) -> list[Future[list[float]]]:
     """Stop the first worker process, and ask until a request hangs in it: another, asked later, has been answered."""
     asked: list[Future[list[float]]] = []
+    until(lambda: sung(server))  # else a canary may be what hangs
     (first,) = [each for each in children(server) if "cpu:0" in each.cmdline()]  # idle streams are woken in this order
     os.kill(first.pid, signal.SIGSTOP)
     while sum(not each.done() for each in asked) != 1 or not asked[-1].done():
