@@ -17,7 +17,6 @@ from embedship import device
 from embedship.errors import UsageError
 from embedship.monitor.budget import FalseAlarms
 from embedship.monitor.errors import InvalidSetting
-from embedship.serve.admission import RESERVE
 from embedship.serve.journal import LogFormat
 
 _IN_PROCESS = ("auto", "cpu")
@@ -189,6 +188,8 @@ class Settings:
             self.workers  # noqa: B018 - read for its error
         except UsageError as error:
             raise UsageError(f"{flag('devices')} ({variable('devices')}): {error}") from None
+        from embedship.serve.admission import RESERVE  # loads numpy, and settings are made when that may be
+
         if self.max_texts > (most := self.queue_texts - self.queue_texts // RESERVE):
             raise UsageError(
                 f"{flag('max_texts')} is {self.max_texts}, but with {flag('queue_texts')} {self.queue_texts} a request "
