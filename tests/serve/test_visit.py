@@ -60,7 +60,9 @@ def test_phases_follow_one_another_and_those_of_one_name_add_up() -> None:
     ]  # fmt: skip
     name, timing = visit.headers()
     assert name == (b"x-request-id", visit.id.encode())
-    assert re.fullmatch(rb"read;dur=4000\.000, search;dur=2000\.000, total;dur=\d+\.\d{3}", timing[1])
+    assert re.fullmatch(
+        rb"read;dur=1000\.000, search;dur=2000\.000, read;dur=3000\.000, total;dur=\d+\.\d{3}", timing[1]
+    )
 
 
 def timing(answer: Any) -> dict[str, float]:
