@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from embedship.codes import Vectors
+from embedship.plan import rounded
 from embedship.serve.errors import EngineFailed
 from embedship.serve.isolation import Piece
 from embedship.serve.lanes import Lane
@@ -90,7 +91,7 @@ class Delivery:
         if not works:
             return
         lengths = [len(work.ids) for work in works]
-        tokens, padded = sum(lengths), len(lengths) * max(len(work.ids) for work in outcome.piece.works)
+        tokens, padded = sum(lengths), len(lengths) * rounded(max(len(work.ids) for work in outcome.piece.works))
         self._metrics.batches.observe(len(lengths))
         self._metrics.batch_tokens.observe(padded)
         self._metrics.padding.observe(1 - tokens / padded)
