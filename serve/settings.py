@@ -17,8 +17,10 @@ from embedship.errors import UsageError
 from embedship.monitor.budget import FalseAlarms
 from embedship.monitor.errors import InvalidSetting
 from embedship.serve import device_names
-from embedship.serve.admission import RESERVE
 from embedship.serve.journal import LogFormat
+
+# One permit in eight is for interactive work only: a bulk load must not lock out queries.
+RESERVE = 8
 
 
 class Range(NamedTuple):
