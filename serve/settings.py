@@ -21,6 +21,9 @@ from embedship.serve.journal import LogFormat
 
 _IN_PROCESS = ("auto", "cpu")
 
+# One permit in eight is for interactive work only: a bulk load must not lock out queries.
+RESERVE = 8
+
 
 class Range(NamedTuple):
     low: float
@@ -188,8 +191,6 @@ class Settings:
             self.workers  # noqa: B018 - read for its error
         except UsageError as error:
             raise UsageError(f"{flag('devices')} ({variable('devices')}): {error}") from None
-        from embedship.serve.admission import RESERVE  # loads numpy, and settings are made when that may be
-
         if self.max_texts > (most := self.queue_texts - self.queue_texts // RESERVE):
             raise UsageError(
                 f"{flag('max_texts')} is {self.max_texts}, but with {flag('queue_texts')} {self.queue_texts} a request "
