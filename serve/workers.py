@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import Lock, Thread
 
 import numpy as np
 
 from embedship.codes import Vectors
 from embedship.errors import EngineError
-from embedship.plan import pad
+from embedship.plan import Batch
 from embedship.serve.admission import Permit
 from embedship.serve.devices import Device, DeviceDown, DeviceLost
 from embedship.serve.errors import EngineFailed
@@ -30,14 +30,19 @@ class Workers:
     """`encode` is called on the event loop; the threads touch nothing but the seats, their device and the outcome."""
 
     def __init__(
-        self, devices: Sequence[Device], dimension: int, pad_id: int, lanes: Lanes[Ticket], metrics: Metrics
+        self,
+        devices: Sequence[Device],
+        dimension: int,
+        batch: Callable[[Sequence[list[int]]], Batch],
+        lanes: Lanes[Ticket],
+        metrics: Metrics,
     ) -> None:
         self.devices = tuple(device.name for device in devices)
         self.retried = 0  # batches whose device died, tried again
         self.split = 0  # batches taken apart, because they failed or two devices died with them
         self.table = tuple(devices)
         self._dimension = dimension
-        self._pad_id = pad_id
+        self._batch = batch
         self._counting = Lock()
         self._delivery = Delivery(metrics)
         self._seats: Seats[Ticket] = Seats(devices, lanes)
@@ -99,7 +104,7 @@ class Workers:
     def _try(self, device: Device, piece: Piece[Ticket]) -> None:
         began = time.perf_counter()
         try:
-            vectors = device.encode(pad([work.ids for work in piece.works], self._pad_id))
+            vectors = device.encode(self._batch([work.ids for work in piece.works]))
             self._hand_over(piece, self._checked(vectors, len(piece.works)), began)
         except DeviceDown as down:
             # It never saw the batch: nothing is held against it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from threading import Event, current_thread
 
 import numpy as np
@@ -14,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from embedship.bundle import Precision
 from embedship.codes import Vectors
 from embedship.errors import EngineError
-from embedship.plan import Batch
+from embedship.plan import Batch, pad
 from embedship.serve.admission import Admission
 from embedship.serve.devices.local import LocalDevice
 from embedship.serve.devices.pulse import Pulse
@@ -56,7 +57,7 @@ class Bench:
         metrics = Metrics(self.registry)
         lanes: Lanes[Ticket] = Lanes(64)
         devices = [LocalDevice(f"cpu:{i}", engine, Pulse(stall_seconds)) for i in range(engine.streams)]
-        self.workers = Workers(devices, DIMENSION, 0, lanes, metrics)
+        self.workers = Workers(devices, DIMENSION, partial(pad, pad_id=0), lanes, metrics)
 
     async def encode(self, ids: list[list[int]], lane: Lane = Lane.INTERACTIVE) -> Vectors:
         with self.admission.enter(len(ids), lane) as permit:
@@ -167,8 +168,8 @@ def test_work_that_waits_is_computed_together() -> None:
     async def go(made: Bench) -> None:
         running = asyncio.create_task(made.encode([[1] * 40]))
         await asyncio.to_thread(entered.wait, SECONDS)
-        waiting = [asyncio.create_task(made.encode([[i] * 8])) for i in range(2, 8)]
-        await until(lambda: made.admission.inside == 7)
+        waiting = [asyncio.create_task(made.encode([[i] * 8])) for i in range(2, 10)]
+        await until(lambda: made.admission.inside == 9)
         proceed.set()
         await asyncio.gather(running, *waiting)
 
@@ -176,9 +177,9 @@ def test_work_that_waits_is_computed_together() -> None:
         asyncio.run(asyncio.wait_for(go(made), SECONDS))
         value = made.registry.get_sample_value
         assert value("embedship_batch_texts_count") == 2
-        assert value("embedship_batch_texts_sum") == 7
-        assert value("embedship_tokens_total") == value("embedship_padded_tokens_total") == 40 + 6 * 8
-        assert value("embedship_queue_seconds_count") == 7
+        assert value("embedship_batch_texts_sum") == 9
+        assert value("embedship_tokens_total") == value("embedship_padded_tokens_total") == 40 + 8 * 8
+        assert value("embedship_queue_seconds_count") == 9
 
 
 def named(thread: dict[int, str]) -> Callable[[Batch], None]:
