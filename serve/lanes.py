@@ -66,6 +66,10 @@ class Lanes(Generic[Claim]):
         """Texts that wait, those of departed clients included until their turn comes."""
         return sum(len(queue) for queue in self._queues.values())
 
+    def oldest(self) -> list[Claim]:
+        """Whose text has waited longest, of each lane where one waits."""
+        return [owner for queue in self._queues.values() if (owner := queue.first())]
+
     def put(self, lane: Lane, works: Iterable[Work[Claim]]) -> None:
         if lane is Lane.INTERACTIVE:
             self._last_interactive = self._clock()
@@ -105,6 +109,10 @@ class _Queue(Generic[Claim]):
 
     def __len__(self) -> int:
         return self._waiting
+
+    def first(self) -> Claim | None:
+        """The owner of the oldest work; nothing is dropped for the question."""
+        return next((work.owner for work in self._arrivals if not work.taken and not work.owner.gone), None)
 
     def put(self, work: Work[Claim]) -> None:
         self._of_length(len(work.ids)).append(work)
