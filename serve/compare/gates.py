@@ -182,7 +182,7 @@ def drift(found: Drift) -> Gate:
     if found.new is State.WARN and moved > found.floor:
         said = "NEW's vectors of the queries drift from OLD's reference, further than OLD's"
         return Gate("drift", False, f"{said}: {detail}.", moved, found.floor)
-    drifted = "The queries drift from OLD's reference, whichever encodes them"
+    drifted = "The queries drift from OLD's reference by themselves, and NEW moves them no further"
     said = drifted if State.WARN in (found.new, found.old) else "NEW's vectors of the queries are like OLD's reference"
     return Gate("drift", True, f"{said}: {detail}.", moved, found.floor)
 
@@ -251,5 +251,7 @@ def verdict(gates: Sequence[Gate]) -> list[str]:
     """What decided, first of all what failed."""
     failed = [gate for gate in gates if gate.passed is False]
     if not failed:
-        return ["NEW may take OLD's place: it passed " + ", ".join(g.name for g in gates if g.passed) + "."]
+        names = [gate.name for gate in gates if gate.passed]
+        unseen = [] if "ranking" in names else ["What it finds was not compared."]
+        return ["NEW may take OLD's place.", f"It passed {', '.join(names)}.", *unseen]
     return ["NEW may not take OLD's place.", *(gate.reason for gate in failed)]

@@ -81,6 +81,12 @@ def test_failures_of_both_are_nobodys() -> None:
     assert gates.failures(Failures(100, 3, 4, "why"), Limits(max_failures=1)).passed
 
 
+def test_a_pass_says_what_was_not_compared() -> None:
+    made = [gates.queries(100, Limits()), gates.agreement(agreed(0.95), True, Limits())]
+    assert gates.verdict(made) == ["NEW may take OLD's place.", "It passed queries, ranking."]
+    assert gates.verdict(made[:1])[-1] == "What it finds was not compared."
+
+
 def test_few_queries_show_nothing() -> None:
     assert gates.queries(100, Limits()).passed
     assert gates.queries(99, Limits()).passed is False
