@@ -134,7 +134,9 @@ def _measured(
         yield Candidate(
             recipe=planned,
             effort=effort,
-            recall=Interval(mean=1, low=1, high=1) if planned.kind is Kind.FLAT else recall,  # flat is brute force
+            recall=Interval(mean=1.0, low=1.0, high=1.0)
+            if planned.kind is Kind.FLAT
+            else recall,  # flat is brute force
             queries_per_second=round(rate, 1),
             p99_seconds=round(p99, 6),
             hot_bytes=hot,

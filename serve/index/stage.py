@@ -21,8 +21,13 @@ Rows = NDArray[np.int64]  # (n, candidates), -1 where fewer were found
 
 # What FAISS is trained on, evenly spaced: of a list's centre it looks at 256 rows at most.
 _TRAINING_ROWS = 262_144
-# Fewer rows are repeated: product quantisation refuses to place 16 centres among fewer than 16 rows.
-_LEAST_TRAINING = 64
+# Fewer rows are repeated: product quantisation refuses to place 16 centres among fewer than 16 rows, and warns below 39
+# for each.
+_LEAST_TRAINING = 16 * 39
+
+# Nodes kept open while a row is linked: the graph is built once and searched for long. 78,763 sentences, 14 links, byte
+# codes, 1,000 questions, ef_search 128: recall@10 0.864 with FAISS's 40, 0.934 with 100, 0.951 with 200.
+EF_CONSTRUCTION = 200
 
 # A stage that cannot be given a mask is asked for so many times the candidates that would be allowed by chance, and
 # again for more while it finds too few: what a filter allows is often of one topic, and lies together.
@@ -135,6 +140,8 @@ class Vectored:
 
 def fill(index: Any, truth: Truth, dimension: int) -> None:
     """Train on a spread of the rows, then add them all, in their order."""
+    if factory.is_graph(index):
+        factory.core(index).hnsw.efConstruction = EF_CONSTRUCTION
     if not index.is_trained:
         chosen = np.linspace(0, truth.size - 1, min(truth.size, _TRAINING_ROWS)).astype(np.int64)
         index.train(cut(truth.rows(np.resize(chosen, max(len(chosen), _LEAST_TRAINING))), dimension))
