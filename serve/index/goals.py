@@ -44,6 +44,9 @@ _OVERSAMPLES = {
 _EF_SEARCH = (32, 64, 128, 256, 512)
 _NPROBE_SHARES = (16, 8, 4, 2)
 
+# Flat is brute force: no sample of queries says more.
+_PERFECT = Interval(mean=1.0, low=1.0, high=1.0)
+
 Progress = Callable[[int, int], object]  # recipes measured, of how many
 
 
@@ -134,9 +137,7 @@ def _measured(
         yield Candidate(
             recipe=planned,
             effort=effort,
-            recall=Interval(mean=1.0, low=1.0, high=1.0)
-            if planned.kind is Kind.FLAT
-            else recall,  # flat is brute force
+            recall=_PERFECT if planned.kind is Kind.FLAT else recall,
             queries_per_second=round(rate, 1),
             p99_seconds=round(p99, 6),
             hot_bytes=hot,

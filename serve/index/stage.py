@@ -12,6 +12,7 @@ from embedship.codes import Vectors, binary, cut
 from embedship.errors import UnsafeError
 from embedship.serve.index import Allowed, factory, library
 from embedship.serve.index.effort import Effort
+from embedship.serve.index.gpu import Gpu
 from embedship.serve.index.library import faiss, untyped
 from embedship.serve.index.manifest import STAGE
 from embedship.serve.index.recipe import Recipe
@@ -60,7 +61,7 @@ class Bits:
     @classmethod
     def open(cls, folder: Path, size: int, recipe: Recipe, threshold: float) -> Self:
         shape = (size, recipe.dimension)
-        bits = library.load(faiss.read_index_binary, folder / STAGE, faiss.IndexBinaryFlat, shape)
+        bits = library.load(faiss.read_index_binary, folder / STAGE, (faiss.IndexBinaryFlat,), shape)
         return cls(bits, recipe.dimension, threshold)
 
     def candidates(self, queries: Vectors, wanted: int, effort: Effort, allowed: Allowed | None) -> Rows:
@@ -80,18 +81,21 @@ class Vectored:
         self._masks = type(self._core).__name__ not in factory.UNMASKED
 
     @classmethod
-    def write(cls, folder: Path, truth: Truth, recipe: Recipe) -> Self:
+    def write(cls, folder: Path, truth: Truth, recipe: Recipe, gpu: Gpu | None = None) -> Self:
         index = factory.make(recipe.factory, recipe.dimension)
         library.on_all_threads()
-        fill(index, truth, recipe.dimension)
+        if gpu and factory.is_float_graph(index):
+            index = gpu.graph(cut(truth.rows(np.arange(truth.size)), recipe.dimension), index)
+        else:
+            fill(index, truth, recipe.dimension, gpu)
         library.save(faiss.write_index, index, folder / STAGE)
         return cls(index, recipe.dimension)
 
     @classmethod
     def open(cls, folder: Path, size: int, recipe: Recipe) -> Self:
         expected = factory.make(recipe.factory, recipe.dimension)
-        index = library.load(faiss.read_index, folder / STAGE, type(expected), (size, recipe.dimension))
-        if type(factory.core(index)) is not type(factory.core(expected)):
+        index = library.load(faiss.read_index, folder / STAGE, factory.kinds(expected), (size, recipe.dimension))
+        if type(factory.core(index)) not in factory.kinds(factory.core(expected)):
             raise UnsafeError(f"{folder / STAGE} holds another index than {recipe.factory}")
         return cls(index, recipe.dimension)
 
@@ -138,12 +142,13 @@ class Vectored:
         return untyped.SearchParametersPreTransform(index_params=given)
 
 
-def fill(index: Any, truth: Truth, dimension: int) -> None:
+def fill(index: Any, truth: Truth, dimension: int, gpu: Gpu | None = None) -> None:
     """Train on a spread of the rows, then add them all, in their order."""
     if factory.is_graph(index):
         factory.core(index).hnsw.efConstruction = EF_CONSTRUCTION
     if not index.is_trained:
         chosen = np.linspace(0, truth.size - 1, min(truth.size, _TRAINING_ROWS)).astype(np.int64)
-        index.train(cut(truth.rows(np.resize(chosen, max(len(chosen), _LEAST_TRAINING))), dimension))
+        rows = cut(truth.rows(np.resize(chosen, max(len(chosen), _LEAST_TRAINING))), dimension)
+        gpu.train_lists(index, rows) if gpu and factory.is_lists(index) else index.train(rows)
     for _, block in truth.blocks():
         index.add(cut(block, dimension))

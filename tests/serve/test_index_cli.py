@@ -51,6 +51,7 @@ def test_a_table_for_people_and_progress_on_stderr(
         (["{bundle}", "{corpus}", "--out", "{out}", "--kind", "pq", "--nprobe", "2"], 2, "effort nprobe: this index"),
         (["{bundle}", "{corpus}", "--out", "{out}", "--kind", "pq", "--factory", "SQ8"], 2, "give one of them"),
         (["{bundle}", "{corpus}", "--out", "{out}", "--factory", "IDMap,Flat"], 2, "leave IDMap out"),
+        (["{bundle}", "{corpus}", "--out", "{out}", "--recall", "0.9", "--nprobe", "9"], 2, "chooses the effort"),
         (["{bundle}", "{corpus}", "--out", "{out}", "--latency", "5ms"], 2, "need --recall beside them"),
         (["{bundle}", "{corpus}", "--out", "{out}", "--recall", "0.9", "--latency", "5"], 2, "write it as 5ms"),
         (["{bundle}", "{corpus}", "--out", "{out}", "--recall", "0.9", "--memory", "0MB"], 2, "write it as 500MB"),
