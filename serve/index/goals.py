@@ -38,10 +38,10 @@ _OVERSAMPLES = {
     Kind.PQ: (2, 5, 10, 20, 40),
     Kind.RABITQ: (2, 5, 10, 20, 40),
     Kind.IVF_RABITQ: (5, 20),
-    Kind.HNSW_SQ8: (2, 4),
+    Kind.HNSW_SQ8: (1, 2),
     Kind.HNSW_RABITQ: (5, 20),
 }
-_EF_SEARCH = (32, 64, 128, 256, 512)
+_EF_SEARCH = (32, 64, 96, 128, 192, 256, 384, 512)
 _NPROBE_SHARES = (16, 8, 4, 2)
 
 # Flat is brute force: no sample of queries says more.
