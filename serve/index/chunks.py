@@ -11,8 +11,11 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from embedship.bundle import Record
 from embedship.errors import UsageError
+from embedship.serve.documents import Chunk, Document, Split
 from embedship.tokens import Tokenizer
 
 # Tokens of its own that a chunk has at least, beside prompt, title and special tokens.
@@ -35,11 +38,13 @@ class Span(NamedTuple):
     end: int
 
 
-Cut = Callable[[Sequence[str], Sequence[str]], list[list[Span]]]  # texts, and what goes before each -> spans
+def splitter(
+    tokenizer: Tokenizer, prompt: str, chunking: Chunking, max_tokens: int, with_title: bool = False
+) -> Split:
+    """What cuts documents for this model, whose chunks are given `prompt`, and their title where `with_title` says so.
 
-
-def cutter(tokenizer: Tokenizer, prompt: str, chunking: Chunking, max_tokens: int) -> Cut:
-    """What cuts texts for this model: `cut` with all but the texts given. Raises UsageError for impossible sizes."""
+    Raises UsageError for impossible sizes.
+    """
     fixed = _count(tokenizer, [""], prompt)[0]
     if not fixed + LEAST <= chunking.tokens <= max_tokens:
         raise UsageError(
@@ -52,7 +57,25 @@ def cutter(tokenizer: Tokenizer, prompt: str, chunking: Chunking, max_tokens: in
             f"--overlap is {chunking.overlap}; of {chunking.tokens} tokens a chunk at most {most} can be shared with "
             "the next, half of what prompt and special tokens leave"
         )
-    return lambda texts, heads: cut(texts, tokenizer, prompt, chunking, heads)
+
+    def split(documents: Sequence[Document]) -> list[list[Document]]:
+        heads = [before(document) if with_title else "" for document in documents]
+        spans = cut([document.text for document in documents], tokenizer, prompt, chunking, heads)
+        return [_chunks(*each) for each in zip(documents, spans, strict=True)]
+
+    return split
+
+
+def before(document: Document) -> str:
+    """What stands before the text where titles are embedded, too: joined by a space, as BEIR and MTEB do."""
+    return f"{document.title} " if document.title else ""
+
+
+def _chunks(document: Document, spans: Sequence[Span]) -> list[Document]:
+    return [
+        msgspec.structs.replace(document, text=document.text[start:end], chunk=Chunk(number, start, end))
+        for number, (start, end) in enumerate(spans)
+    ]
 
 
 def cut(

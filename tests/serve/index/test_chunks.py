@@ -15,7 +15,8 @@ from tokenizers import decoders, models, pre_tokenizers, processors
 from embedship import stdlib_docs
 from embedship.bundle import Bundle
 from embedship.errors import UsageError
-from embedship.serve.index.chunks import Chunking, Span, cut, cutter
+from embedship.serve.documents import Chunk, Document
+from embedship.serve.index.chunks import Chunking, Span, cut, splitter
 from embedship.tokens import Tokenizer
 
 EMOJI = "👩‍👩‍👧‍👦 👍🏽 🏳️‍🌈 e\u0301le\u0300ve Å ﷽ "
@@ -168,8 +169,18 @@ def test_what_goes_before_the_text_is_counted(wordpiece: Tokenizer) -> None:
 )
 def test_sizes_that_cannot_be(wordpiece: Tokenizer, chunking: Chunking, sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
-        cutter(wordpiece, "query: ", chunking, 256)
-    assert cutter(wordpiece, "query: ", Chunking(tokens=256), 256)(["one"], [""]) == [[Span(0, 3)]]
+        splitter(wordpiece, "query: ", chunking, 256)
+
+
+def test_chunks_of_a_document_share_all_but_the_text(wordpiece: Tokenizer) -> None:
+    document = Document("a", "word " * 30, "Title", {"year": 1999})
+    ((first, second, third),) = splitter(wordpiece, "", Chunking(tokens=16, overlap=2), 256)([document])
+    assert first == Document("a", ("word " * 14)[:-1], "Title", {"year": 1999}, Chunk(0, 0, 69))
+    assert (second.chunk, third.chunk) == (Chunk(1, 60, 129), Chunk(2, 120, 149))
+    ((same,),) = splitter(wordpiece, "", Chunking(tokens=256), 256)([document])
+    assert same == msgspec.structs.replace(document, chunk=Chunk(0, 0, 150))
+    titled = splitter(wordpiece, "", Chunking(tokens=16, overlap=2), 256, with_title=True)([document])[0]
+    assert titled[0].text == ("word " * 13)[:-1], "the title takes a token of every chunk"
 
 
 def test_places_of_tokens_in_lowered_text(lowering: Tokenizer) -> None:
