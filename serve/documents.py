@@ -133,7 +133,8 @@ def connect(path: Path) -> sqlite3.Connection:
 def write(path: Path, lines: Iterable[tuple[int, Document]], split: Split | None = None) -> int:
     """Write (line number, document) pairs as rows 0, 1, ... and return how many rows there are.
 
-    A document is one row, or one for each of the chunks that `split` makes of it. Raises UsageError if two documents have the same id. A torn file is the caller's to delete: there is no journal.
+    A document is one row, or one for each of the chunks that `split` makes of it. Raises UsageError if two documents
+    have the same id. A torn file is the caller's to delete: there is no journal.
     """
     rows = 0
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:

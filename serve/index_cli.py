@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,13 +13,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from embedship import choice
-from embedship.bundle import Bundle
+from embedship.bundle import Bundle, Code
+from embedship.errors import UsageError
 from embedship.serve.index import Kind
+from embedship.serve.index.chunks import Chunking
 from embedship.serve.index.effort import LIMITS
-from embedship.serve.index.manifest import OVERSAMPLE, SAMPLED, Recall
+from embedship.serve.index.manifest import OVERSAMPLE, SAMPLED, VECTORS, Recall, Truncated
 
 if TYPE_CHECKING:
-    from embedship.serve.index.build import Built, Step
+    from embedship.serve.index.build import Built, Step, Wishes
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -29,24 +32,29 @@ class Report(msgspec.Struct, frozen=True):
     variant: str
     kind: Kind
     documents: int
+    rows: int  # vectors: chunks, where documents were cut
+    chunking: Chunking | None
     dimension: int
-    truncated: int
+    truncated: Truncated
+    exact: Code  # of the exact vectors, on disk
+    exact_bytes: int
     disk_bytes: int
     hot_bytes_per_vector: int
-    texts_per_second: float
+    texts_per_second: float | None  # None where nothing was embedded
     recall: Recall | None
 
 
 def index(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle folder.")],
+    *,
     corpus: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
             metavar="CORPUS.jsonl",
             help='A document a line: {"id", "text"}, optionally "title" and "metadata". BEIR\'s "_id" will do for '
             '"id"; other keys are kept as metadata.',
         ),
-    ],
+    ] = None,
     out: Annotated[Path, typer.Option(help="Where the index goes. An index that lies there is replaced at the end.")],
     kind: Annotated[
         Kind | None,
@@ -56,6 +64,24 @@ def index(
         ),
     ] = None,
     variant: Annotated[str | None, typer.Option(help="The variant to embed with (default: the chosen one).")] = None,
+    chunk: Annotated[
+        int | None,
+        typer.Option(
+            help="Cut documents into chunks of at most so many tokens, prompt and special tokens included (default: a "
+            "vector a document; what the model does not read of it is cut off)."
+        ),
+    ] = None,
+    overlap: Annotated[
+        int | None, typer.Option(help="Tokens that two neighbouring chunks may share (default: 0).")
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="INDEX",
+            help="Take documents and vectors from this index of the same model, and embed nothing: for another --kind.",
+        ),
+    ] = None,
     with_title: Annotated[bool, typer.Option("--with-title", help="Embed title and text, not the text alone.")] = False,
     queries: Annotated[
         Path | None,
@@ -73,22 +99,51 @@ def index(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Embed a corpus and write a search index that is bound to the bundle's fingerprint."""
+    from embedship.serve.index.build import Wishes
+
+    cut = chunking(chunk, overlap)
+    opened = Bundle.open(bundle)
+    wishes = Wishes(kind, with_title, oversample, queries, cut)
+    if source is None and corpus is not None:
+        built = _embedded(opened, variant, corpus, out, wishes)
+    elif source is not None and corpus is None and not (with_title or cut or variant):
+        built = _requantised(opened, source, out, wishes)
+    else:
+        raise UsageError(
+            "give either CORPUS.jsonl, or --from INDEX, whose texts, chunks and vectors stay as they are: without "
+            "--chunk, --with-title and --variant"
+        )
+    show(report(out, built), as_json)
+
+
+def chunking(chunk: int | None, overlap: int | None) -> Chunking | None:
+    if chunk is None:
+        if overlap is not None:
+            raise UsageError("--overlap is what chunks share: give --chunk TOKENS, too")
+        return None
+    return Chunking(tokens=chunk, overlap=overlap or 0)
+
+
+def _embedded(bundle: Bundle, variant: str | None, corpus: Path, out: Path, wishes: Wishes) -> Built:
     from embedship import golden
     from embedship.encoder import Encoder
-    from embedship.serve.index.build import Wishes, build
+    from embedship.serve.index.build import build
 
-    opened = Bundle.open(bundle)
-    chosen = choice.variant(opened, variant).name
-    wishes = Wishes(kind, with_title, oversample, queries)
-    with Encoder.open(opened, chosen) as encoder:
+    chosen = choice.variant(bundle, variant).name
+    with Encoder.open(bundle, chosen) as encoder:
         golden.check(encoder)  # a machine that computes wrongly must not fill an index that others then trust
         with Bar() as bar:
-            built = build(encoder, chosen, corpus, out, wishes, bar.show)
-    report = _report(out, built)
-    if as_json:
-        typer.echo(msgspec.json.encode(report).decode())
-    else:
-        Console(highlight=False).print(_table(report))
+            return build(encoder, chosen, corpus, out, wishes, bar.show)
+
+
+def _requantised(bundle: Bundle, source: Path, out: Path, wishes: Wishes) -> Built:
+    from embedship.encoder import Encoder
+    from embedship.serve.index.requantise import requantise
+
+    with ExitStack() as stack:
+        encoder = None if wishes.queries is None else stack.enter_context(Encoder.open(bundle))
+        bar = stack.enter_context(Bar())
+        return requantise(bundle, encoder, source, out, wishes, bar.show)
 
 
 class Bar:
@@ -115,21 +170,32 @@ class Bar:
         self._progress.stop()
 
 
-def _report(out: Path, built: Built) -> Report:
+def report(out: Path, built: Built) -> Report:
     manifest = built.manifest
     return Report(
         index=str(out),
         fingerprint=manifest.fingerprint,
         variant=manifest.variant,
         kind=manifest.kind,
-        documents=manifest.size,
+        documents=manifest.documents,
+        rows=manifest.size,
+        chunking=manifest.chunking,
         dimension=manifest.dimension,
         truncated=manifest.truncated,
+        exact=manifest.exact,
+        exact_bytes=manifest.files[VECTORS].size,
         disk_bytes=sum(file.size for file in manifest.files.values()),
         hot_bytes_per_vector=manifest.hot_bytes,
-        texts_per_second=round(manifest.size / built.seconds, 1),
+        texts_per_second=round(manifest.size / built.seconds, 1) if built.seconds else None,
         recall=manifest.recall,
     )
+
+
+def show(report: Report, as_json: bool) -> None:
+    if as_json:
+        typer.echo(msgspec.json.encode(report).decode())
+    else:
+        Console(highlight=False).print(_table(report))
 
 
 def _table(report: Report) -> Table:
@@ -138,16 +204,33 @@ def _table(report: Report) -> Table:
     table.add_column("value", justify="right")
     for row in (
         ("documents", f"{report.documents:,}"),
-        ("longer than the model reads, cut", f"{report.truncated:,}"),
+        ("chunks", _chunks(report)),
+        ("longer than the model reads, cut off", _truncated(report.truncated, report.rows)),
         ("kind", f"{report.kind}, {report.dimension} dimensions"),
         ("variant", report.variant),
         ("on disk", f"{report.disk_bytes / 1e6:,.1f} MB"),
+        ("of these the exact vectors", f"{report.exact_bytes / 1e6:,.1f} MB in {report.exact}"),
         ("in memory", f"{report.hot_bytes_per_vector:,} bytes a vector"),
-        ("embedded at", f"{report.texts_per_second:,.0f} texts/s"),
+        ("embedded at", f"{speed:,.0f} texts/s" if (speed := report.texts_per_second) else "not embedded again"),
         ("recall@10 against exact search", _recall(report.recall)),
     ):
         table.add_row(*row)
     return table
+
+
+def _chunks(report: Report) -> str:
+    if report.chunking is None:
+        return "none, a vector a document"
+    return f"{report.rows:,} of at most {report.chunking.tokens} tokens, {report.chunking.overlap} shared"
+
+
+def _truncated(lost: Truncated, rows: int) -> str:
+    if not lost.texts:
+        return "none"
+    return (
+        f"{lost.texts:,} ({lost.texts / rows:.1%}), which lost {lost.tokens:,} tokens ({lost.tokens / lost.of:.1%} of "
+        f"all), {lost.worst:,} at most ({lost.worst_id}); --chunk would keep them"
+    )
 
 
 def _recall(recall: Recall | None) -> str:

@@ -179,8 +179,10 @@ class Service:
     def _index_info(self) -> schemas.IndexInfo | None:
         if self.shelf is None:
             return None
-        folder = self.shelf.folder
-        return schemas.IndexInfo(folder.index.size, str(folder.index.kind), folder.manifest.query_prompt)
+        found = self.shelf.folder.manifest
+        return schemas.IndexInfo(
+            found.documents, str(found.kind), found.query_prompt, found.size, found.chunking, found.exact
+        )
 
     def close(self) -> None:
         self._stack.close()

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
 
+import msgspec
+
 from embedship import jsonl, sealed
-from embedship.bundle import Codes, Pipeline, Similarity
+from embedship.bundle import Bundle, Code, Codes, Pipeline, Similarity
+from embedship.codes import Vectors
 from embedship.encoder import Encoder
 from embedship.errors import UsageError
 from embedship.serve import documents
-from embedship.serve.documents import DOCUMENTS, Document
+from embedship.serve.documents import DOCUMENTS, Document, Documents, Split
 from embedship.serve.index import Index, Kind, corpus, library, manifest, measure
 from embedship.serve.index.binary import BinaryIndex
+from embedship.serve.index.chunks import Chunking, splitter
 from embedship.serve.index.embedding import Embedding
 from embedship.serve.index.flat import FlatIndex
-from embedship.serve.index.manifest import OVERSAMPLE, IndexManifest, Recall, Rescoring
+from embedship.serve.index.manifest import OVERSAMPLE, IndexManifest, Recall, Rescoring, Truncated
 from embedship.serve.index.truth import Truth
 from embedship.staging import staged
 
@@ -47,6 +51,7 @@ class Wishes:
     with_title: bool = False
     oversample: int | None = None  # None: what the bundle measured, and never fewer than OVERSAMPLE
     queries: Path | None = None  # measure recall with these and not with sampled documents
+    chunking: Chunking | None = None  # None: a vector a document, and what is too long is cut off
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,40 +66,89 @@ def build(encoder: Encoder, variant: str, lines: Path, out: Path, wishes: Wishes
     Raises UsageError for a bad line, a repeated id or an `out` that is something else, EngineError if the model
     fails, EmbedshipError if the disk does.
     """
-    _refuse_inner_product(encoder.bundle.manifest.pipeline)
-    queries = [] if wishes.queries is None else [row.text for row in jsonl.read(wishes.queries, jsonl.Text)]
+    pipeline = encoder.bundle.manifest.pipeline
+    refuse_inner_product(pipeline)
+    queries = questions(wishes)
+    split = split_of(encoder, wishes)
     with staged(out, manifest.require_replaceable) as folder:
-        with _disk_errors(folder / DOCUMENTS):
-            size = documents.write(folder / DOCUMENTS, _counted(corpus.read(lines), progress))
+        with disk_errors(folder / DOCUMENTS):
+            size = documents.write(folder / DOCUMENTS, _counted(corpus.read(lines), progress), split)
         progress(Step.READ, size, size)
-        kind = _kind(wishes.kind, size, encoder.bundle.manifest.pipeline.dimension)
+        kind_of(wishes.kind, size, pipeline.dimension)  # refused before hours are spent
         embedding = Embedding(encoder, wishes.with_title, lambda done, total: progress(Step.EMBED, done, total))
         truth = embedding.write(folder)
-        rescoring = _rescoring(encoder.bundle.manifest.codes, truth.dimension, wishes) if kind is Kind.BINARY else None
-        index = FlatIndex.write(folder, truth) if rescoring is None else BinaryIndex.write(folder, truth, rescoring)
+        base = described(encoder, variant, folder, truth, wishes)
+        base = msgspec.structs.replace(base, truncated=embedding.truncated)
+        made = finish(folder, truth, encoder.bundle, base, wishes, lambda: embedding.queries(queries))
         progress(Step.WRITE, size, size)
-        recall = _recall(index, truth, embedding, queries, wishes.queries)
-        described = IndexManifest(
-            format=manifest.FORMAT,
-            fingerprint=encoder.bundle.fingerprint,
-            variant=variant,
-            kind=kind,
-            size=size,
-            dimension=truth.dimension,
-            with_title=wishes.with_title,
-            document_prompt=embedding.document_prompt,
-            query_prompt=embedding.query_prompt,
-            rescoring=rescoring,
-            recall=recall,
-            truncated=embedding.truncated,
-            versions={"embedship": version("embedship"), "faiss": library.version()},
-            created=sealed.created(),
-            files={},
-        )
-        return Built(manifest.write(folder, described), embedding.seconds)
+        return Built(made, embedding.seconds)
 
 
-def _refuse_inner_product(pipeline: Pipeline) -> None:
+def described(encoder: Encoder, variant: str, folder: Path, truth: Truth, wishes: Wishes) -> IndexManifest:
+    """What is known of an index once its documents are embedded; `finish` adds how it searches."""
+    pipeline = encoder.bundle.manifest.pipeline
+    with closing(Documents.open(folder / DOCUMENTS)) as written:
+        count = written.count
+    return IndexManifest(
+        format=manifest.FORMAT,
+        fingerprint=encoder.bundle.fingerprint,
+        variant=variant,
+        kind=Kind.FLAT,
+        size=truth.size,
+        documents=count,
+        dimension=truth.dimension,
+        with_title=wishes.with_title,
+        chunking=wishes.chunking,
+        document_prompt=pipeline.document_prompt,
+        query_prompt=pipeline.query_prompt,
+        prompts=manifest.prompts(pipeline),
+        exact=Code.FLOAT16,
+        rescoring=None,
+        recall=None,
+        truncated=Truncated(),
+        versions={},
+        created="",
+        files={},
+    )
+
+
+def finish(
+    folder: Path,
+    truth: Truth,
+    bundle: Bundle,
+    base: IndexManifest,
+    wishes: Wishes,
+    queries: Callable[[], Vectors],
+    created: str | None = None,
+) -> IndexManifest:
+    """Write what searches these vectors beside them, measure it, and seal the folder."""
+    kind = kind_of(wishes.kind, truth.size, truth.dimension)
+    rescoring = _rescoring(bundle.manifest.codes, truth.dimension, wishes) if kind is Kind.BINARY else None
+    index = FlatIndex.write(folder, truth) if rescoring is None else BinaryIndex.write(folder, truth, rescoring)
+    described = msgspec.structs.replace(
+        base,
+        kind=kind,
+        rescoring=rescoring,
+        recall=_recall(index, truth, queries, wishes.queries),
+        versions={"embedship": version("embedship"), "faiss": library.version()},
+        created=created or sealed.created(),
+    )
+    return manifest.write(folder, described)
+
+
+def questions(wishes: Wishes) -> list[str]:
+    return [] if wishes.queries is None else [row.text for row in jsonl.read(wishes.queries, jsonl.Text)]
+
+
+def split_of(encoder: Encoder, wishes: Wishes) -> Split | None:
+    if wishes.chunking is None:
+        return None
+    pipeline = encoder.bundle.manifest.pipeline
+    prompt = encoder.tokenizer.prompt(pipeline.document_prompt)
+    return splitter(encoder.tokenizer, prompt, wishes.chunking, pipeline.max_tokens, wishes.with_title)
+
+
+def refuse_inner_product(pipeline: Pipeline) -> None:
     if pipeline.similarity is Similarity.DOT and not pipeline.normalised:
         raise UsageError(
             "this model was trained for the inner product of vectors of any length, and the index ranks by cosine: "
@@ -109,7 +163,7 @@ def _counted(lines: Iterator[tuple[int, Document]], progress: Progress) -> Itera
         yield line
 
 
-def _kind(wanted: Kind | None, size: int, dimension: int) -> Kind:
+def kind_of(wanted: Kind | None, size: int, dimension: int) -> Kind:
     """Raises UsageError before hours are spent on vectors that cannot be packed into bytes."""
     if wanted is None:
         return Kind.FLAT if size < FLAT_BELOW or dimension % 8 else Kind.BINARY
@@ -127,14 +181,14 @@ def _rescoring(codes: Codes, dimension: int, wishes: Wishes) -> Rescoring:
     )
 
 
-def _recall(index: Index, truth: Truth, embedding: Embedding, texts: list[str], source: Path | None) -> Recall | None:
+def _recall(index: Index, truth: Truth, queries: Callable[[], Vectors], source: Path | None) -> Recall | None:
     if source is None:
         return measure.by_documents(index, truth)
-    return measure.by_queries(index, embedding.queries(texts), source.name)
+    return measure.by_queries(index, queries(), source.name)
 
 
 @contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
     """What SQLite says of a full or failing disk, as an OSError like any other."""
     try:
         yield

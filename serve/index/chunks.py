@@ -38,9 +38,7 @@ class Span(NamedTuple):
     end: int
 
 
-def splitter(
-    tokenizer: Tokenizer, prompt: str, chunking: Chunking, max_tokens: int, with_title: bool = False
-) -> Split:
+def splitter(tokenizer: Tokenizer, prompt: str, chunking: Chunking, max_tokens: int, with_title: bool = False) -> Split:
     """What cuts documents for this model, whose chunks are given `prompt`, and their title where `with_title` says so.
 
     Raises UsageError for impossible sizes.
