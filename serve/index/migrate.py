@@ -1,6 +1,6 @@
 """An index -> the same documents embedded by another bundle, beside the old one, until it is whole.
 
-What is done lies in a folder beside the new index, `.NAME.migrating`, so that a run killed at any point goes on there and
+What is done lies in a folder beside the new index, `.NAME.migrating`: a run killed at any point goes on there and
 ends with the same bytes:
 
     migration.json        what this run is; it must be the same to go on
@@ -109,6 +109,7 @@ def migrate(
             base = msgspec.structs.replace(base, truncated=_truncated(encoder, stored) if encoded.cut else Truncated())
             asked = Embedding(encoder, wishes.with_title, lambda *_: None)
             made = finish(folder, truth, encoder.bundle, base, wishes, lambda: asked.queries(texts), plan.created)
+        (work / PLAN).unlink()  # first: what is left without it is nobody's
         shutil.rmtree(work)
         return made
 
@@ -150,6 +151,7 @@ def _begin(work: Path, plan: Plan) -> Plan:
     """Write down what this run is, or go on with the one that began here, if it was the same."""
     path = work / PLAN
     if not path.exists():
+        _empty(work)
         whole.write(path, sealed.text(sealed.seal(plan)))
         return plan
     began = sealed.read(path, Plan, FORMAT, "unfinished migration")
@@ -162,6 +164,11 @@ def _begin(work: Path, plan: Plan) -> Plan:
             "repeat that one to go on with it, give another --out, or begin anew with --force"
         )
     return began
+
+
+def _empty(folder: Path) -> None:
+    for each in folder.iterdir():
+        shutil.rmtree(each) if each.is_dir() else each.unlink()
 
 
 def _write_documents(old: Path, work: Path, split: documents.Split | None) -> None:
