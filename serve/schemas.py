@@ -239,10 +239,14 @@ class FeedbackReply(msgspec.Struct, frozen=True):
 
 
 class ReloadRequest(Strict, frozen=True):
-    """Folders on the server's own file system; without one, the path of what answers now is read again."""
+    """Folders on the server's own file system; without one, the path of what answers now is read again.
+
+    `candidate`: take up the candidate's bundle and index; from then on there is none.
+    """
 
     bundle: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
     index: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
+    candidate: bool = False
 
 
 class Health(msgspec.Struct, frozen=True):

@@ -61,7 +61,6 @@ def of(passages: list[dict[str, Any]], id: str) -> str:
 def test_a_hit_names_document_chunk_and_span(
     found: Any, passages: list[dict[str, Any]], mode: str, per_document: bool
 ) -> None:
-    distinct = []
     for passage in passages[:5]:
         answer = hits(found, query=passage["text"][:150], mode=mode, per_document=per_document)
         assert len(answer) == 10
@@ -72,14 +71,14 @@ def test_a_hit_names_document_chunk_and_span(
             assert hit.text == of(passages, hit.id)[hit.chunk.start : hit.chunk.end]
         numbers = {(hit.id, hit.chunk.number) for hit in answer if hit.chunk is not msgspec.UNSET}
         assert len(numbers) == 10
-        distinct.append(len({hit.id for hit in answer}))
-    assert (set(distinct) == {10}) is per_document
+        assert len({hit.id for hit in answer}) == 10 or not per_document
 
 
 def test_k_hits_are_k_documents_whatever_one_of_them_owns(found: Any, passages: list[dict[str, Any]]) -> None:
     for k in (1, 10, 41, 60):
         answer = hits(found, query=passages[7]["text"], k=k)
         assert len({hit.id for hit in answer}) == len(answer) == min(k, 41)
+        assert len(hits(found, query=passages[7]["text"], k=k, per_document=False)) == k
 
 
 def test_the_best_chunk_stands_for_its_document(found: Any, passages: list[dict[str, Any]]) -> None:

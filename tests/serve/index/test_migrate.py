@@ -98,7 +98,8 @@ def test_other_options_when_told_so(encoder: Encoder, old: Path, tmp_path: Path)
     """And without chunks it says what the model does not read."""
     made = migrate(encoder, old, tmp_path / "new", as_before(read(old), Kind.FLAT, None, None), Silent())
     assert (made.kind, made.chunking, made.size) == (Kind.FLAT, None, 60)
-    texts = [f"{row['title']} {row['text']}" for row in map(json.loads, (old.parent / "corpus.jsonl").open())]
+    lines = (old.parent / "corpus.jsonl").read_text().splitlines()
+    texts = [f"{row['title']} {row['text']}" for row in map(json.loads, lines)]
     cut = encoder.tokenizer(texts).cut
     assert (made.truncated.texts, made.truncated.tokens) == (sum(each > 0 for each in cut), sum(cut))
     short = msgspec.structs.replace(encoder.bundle.manifest.pipeline, max_tokens=40)
