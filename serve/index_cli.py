@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,13 +13,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from embedship import choice
+from embedship import choice as choices
+from embedship import whole
 from embedship.bundle import Bundle, Code
 from embedship.errors import UsageError
 from embedship.serve.index import Kind
 from embedship.serve.index.chunks import Chunking
-from embedship.serve.index.effort import LIMITS
-from embedship.serve.index.manifest import OVERSAMPLE, SAMPLED, VECTORS, Recall, Truncated
+from embedship.serve.index.effort import LIMITS, Effort
+from embedship.serve.index.manifest import SAMPLED, VECTORS, Choice, Goals, Recall, Truncated, frontier
+from embedship.serve.index.recipe import Store
 
 if TYPE_CHECKING:
     from embedship.serve.index.build import Built, Step, Wishes
@@ -31,6 +34,10 @@ class Report(msgspec.Struct, frozen=True):
     fingerprint: str
     variant: str
     kind: Kind
+    factory: str
+    stage_dimension: int
+    store: Store | None
+    effort: Effort
     documents: int
     rows: int  # vectors: chunks, where documents were cut
     chunking: Chunking | None
@@ -39,9 +46,10 @@ class Report(msgspec.Struct, frozen=True):
     exact: Code  # of the exact vectors, on disk
     exact_bytes: int
     disk_bytes: int
-    hot_bytes_per_vector: int
+    hot_bytes_per_vector: float
     texts_per_second: float | None  # None where nothing was embedded
     recall: Recall | None
+    choice: Choice | None
 
 
 def index(
@@ -59,8 +67,8 @@ def index(
     kind: Annotated[
         Kind | None,
         typer.Option(
-            help="flat: exact, 4 bytes a dimension in memory. binary: 1 bit a dimension, ranked again by int8 codes on "
-            "disk. Default: flat below 50,000 documents."
+            help="flat is exact; what the others find is ranked again by codes on disk: docs/search.md. "
+            "Default: flat below 50,000 documents, pq from there on."
         ),
     ] = None,
     variant: Annotated[str | None, typer.Option(help="The variant to embed with (default: the chosen one).")] = None,
@@ -90,29 +98,75 @@ def index(
     oversample: Annotated[
         int | None,
         typer.Option(
-            min=1,
+            min=LIMITS["oversample"][0],
             max=LIMITS["oversample"][1],
-            help=f"binary: candidates to rank for each hit asked for, below ten hits as for ten. Default: what the "
-            f"bundle measured, at least {OVERSAMPLE}.",
+            help="Candidates to rank again for each hit asked for, below ten hits as for ten.",
         ),
+    ] = None,
+    nprobe: Annotated[
+        int | None, typer.Option(min=LIMITS["nprobe"][0], max=LIMITS["nprobe"][1], help="ivf-rabitq: lists to scan.")
+    ] = None,
+    ef_search: Annotated[
+        int | None,
+        typer.Option(min=LIMITS["ef_search"][0], max=LIMITS["ef_search"][1], help="hnsw: nodes to keep open."),
+    ] = None,
+    store: Annotated[
+        Store, typer.Option(help="What ranks the candidates again, from disk: int8 codes or the float16 vectors.")
+    ] = Store.INT8,
+    stage_dimension: Annotated[
+        int | None,
+        typer.Option(help="The Matryoshka dimension that candidates are found with (default: the model's own)."),
+    ] = None,
+    factory: Annotated[
+        str | None,
+        typer.Option(
+            help='A first stage in FAISS\'s own language, such as "OPQ48,IVF1024,PQ48x4fs", instead of --kind.'
+        ),
+    ] = None,
+    recall: Annotated[
+        float | None,
+        typer.Option(min=0.5, max=1.0, help="Build by goal: recall@10 that the index must have, by its lower bound."),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="With --recall: memory of the first stage at most, such as 500MB."),
+    ] = None,
+    latency: Annotated[
+        str | None, typer.Option(metavar="TIME", help="With --recall: p99 of one search at most, such as 5ms.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="With --recall: draw what was measured; replaces the file.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Embed a corpus and write a search index that is bound to the bundle's fingerprint."""
     from embedship.serve.index.build import Wishes
+    from embedship.serve.index.goals import GoalsMissed
 
+    if sum(each is not None for each in (factory, kind, recall)) > 1:
+        raise UsageError("--kind, --factory and --recall each decide what is built: give one of them")
+    goals = _goals(recall, memory, latency)
+    if plot:
+        whole.refuse(plot, force=True)
+    effort = Effort(oversample=oversample, nprobe=nprobe, ef_search=ef_search)
     cut = chunking(chunk, overlap)
+    wishes = Wishes(kind, with_title, effort, store, stage_dimension, factory, goals, queries, cut)
     opened = Bundle.open(bundle)
-    wishes = Wishes(kind, with_title, oversample, queries, cut)
-    if source is None and corpus is not None:
-        built = _embedded(opened, variant, corpus, out, wishes)
-    elif source is not None and corpus is None and not (with_title or cut or variant):
-        built = _requantised(opened, source, out, wishes)
-    else:
-        raise UsageError(
-            "give either CORPUS.jsonl, or --from INDEX, whose texts, chunks and vectors stay as they are: without "
-            "--chunk, --with-title and --variant"
-        )
+    try:
+        if source is None and corpus is not None:
+            built = _embedded(opened, variant, corpus, out, wishes)
+        elif source is not None and corpus is None and not (with_title or cut or variant):
+            built = _requantised(opened, source, out, wishes)
+        else:
+            raise UsageError(
+                "give either CORPUS.jsonl, or --from INDEX, whose texts, chunks and vectors stay as they are: without "
+                "--chunk, --with-title and --variant"
+            )
+    except GoalsMissed as missed:
+        _frontier(missed.choice, plot, as_json, Missed(str(missed), missed.exit_code, missed.choice))
+        raise typer.Exit(missed.exit_code) from None
+    if built.manifest.choice:
+        _frontier(built.manifest.choice, plot, as_json, None)
     show(report(out, built), as_json)
 
 
@@ -129,7 +183,7 @@ def _embedded(bundle: Bundle, variant: str | None, corpus: Path, out: Path, wish
     from embedship.encoder import Encoder
     from embedship.serve.index.build import build
 
-    chosen = choice.variant(bundle, variant).name
+    chosen = choices.variant(bundle, variant).name
     with Encoder.open(bundle, chosen) as encoder:
         golden.check(encoder)  # a machine that computes wrongly must not fill an index that others then trust
         with Bar() as bar:
@@ -144,6 +198,74 @@ def _requantised(bundle: Bundle, source: Path, out: Path, wishes: Wishes) -> Bui
         encoder = None if wishes.queries is None else stack.enter_context(Encoder.open(bundle))
         bar = stack.enter_context(Bar())
         return requantise(bundle, encoder, source, out, wishes, bar.show)
+
+
+class Missed(msgspec.Struct, frozen=True):
+    """What `--json` prints where goals were missed: no index was written."""
+
+    error: str
+    exit_code: int
+    choice: Choice
+
+
+def _goals(recall: float | None, memory: str | None, latency: str | None) -> Goals | None:
+    if recall is None:
+        if memory or latency:
+            raise UsageError("--memory and --latency need --recall beside them: without it anything fits")
+        return None
+    return Goals(
+        recall=recall,
+        memory_bytes=None if memory is None else int(_amount(memory, _BYTES, "--memory", "500MB")),
+        latency_seconds=None if latency is None else _amount(latency, _SECONDS, "--latency", "5ms"),
+    )
+
+
+_BYTES = {"kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+
+
+def _amount(text: str, units: dict[str, float], option: str, example: str) -> float:
+    """Raises UsageError for what is no positive number with one of these units."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]+)", text.strip().lower())
+    if not found or found[2] not in units or not float(found[1]):
+        raise UsageError(f"{option} {text!r}: write it as {example}, in {', '.join(units)}")
+    return float(found[1]) * units[found[2]]
+
+
+def _frontier(choice: Choice, plot: Path | None, as_json: bool, missed: Missed | None) -> None:
+    """The table of what was measured, unless machines read; the page, if it was asked for."""
+    if plot:
+        from embedship.serve.index_page.render import html
+
+        whole.write(plot, html(choice, missed.error if missed else None).encode())
+    if as_json and missed:
+        typer.echo(msgspec.json.encode(missed).decode())
+    if not as_json:
+        Console(highlight=False).print(_measured(choice))
+    if missed:
+        Console(stderr=True, highlight=False, soft_wrap=True).print("[bold red]error:[/]", missed.error)
+
+
+def _measured(choice: Choice) -> Table:
+    """Those that no other beats in recall, speed and memory at once, and the chosen one."""
+    asked = "documents left out of it" if choice.source == SAMPLED else f"queries of {choice.source}"
+    table = Table(title=f"measured over {choice.documents:,} documents with {choice.queries:,} {asked}, one thread")
+    for heading in ("", "index", "effort", "recall@10", "95%", "queries/s", "p99 ms", "bytes/vector", "build s"):
+        table.add_column(heading, justify="left" if heading in ("", "index", "effort") else "right")
+    for at in frontier(choice):
+        each = choice.measured[at]
+        table.add_row(
+            ">" if at == choice.chosen else "",
+            str(each.recipe),
+            str(each.effort),
+            f"{each.recall.mean:.4f}",
+            f"{each.recall.low:.4f}..{each.recall.high:.4f}",
+            f"{each.queries_per_second:,.0f}",
+            f"{each.p99_seconds * 1e3:.2f}",
+            f"{each.hot_bytes:,.1f}",
+            f"{each.build_seconds:.1f}",
+        )
+    return table
 
 
 class Bar:
@@ -177,6 +299,10 @@ def report(out: Path, built: Built) -> Report:
         fingerprint=manifest.fingerprint,
         variant=manifest.variant,
         kind=manifest.kind,
+        factory=manifest.recipe.factory,
+        stage_dimension=manifest.recipe.dimension,
+        store=manifest.recipe.store,
+        effort=manifest.effort,
         documents=manifest.documents,
         rows=manifest.size,
         chunking=manifest.chunking,
@@ -188,6 +314,7 @@ def report(out: Path, built: Built) -> Report:
         hot_bytes_per_vector=manifest.hot_bytes,
         texts_per_second=round(manifest.size / built.seconds, 1) if built.seconds else None,
         recall=manifest.recall,
+        choice=manifest.choice,
     )
 
 
@@ -206,11 +333,13 @@ def _table(report: Report) -> Table:
         ("documents", f"{report.documents:,}"),
         ("chunks", _chunks(report)),
         ("longer than the model reads, cut off", _truncated(report.truncated, report.rows)),
-        ("kind", f"{report.kind}, {report.dimension} dimensions"),
+        ("kind", f"{report.kind} ({report.factory}), {report.stage_dimension} dimensions"),
+        ("ranked again by", report.store or "nothing, it is exact"),
+        ("effort", str(report.effort)),
         ("variant", report.variant),
         ("on disk", f"{report.disk_bytes / 1e6:,.1f} MB"),
         ("of these the exact vectors", f"{report.exact_bytes / 1e6:,.1f} MB in {report.exact}"),
-        ("in memory", f"{report.hot_bytes_per_vector:,} bytes a vector"),
+        ("in memory", f"{report.hot_bytes_per_vector:,.1f} bytes a vector"),
         ("embedded at", f"{speed:,.0f} texts/s" if (speed := report.texts_per_second) else "not embedded again"),
         ("recall@10 against exact search", _recall(report.recall)),
     ):

@@ -52,7 +52,7 @@ def migrate(
         golden.check(encoder)
         with Bar() as bar:
             watcher = Watcher(bar)
-            made = migration.migrate(encoder, index, out, wishes, watcher, shard_texts)
+            made = migration.migrate(encoder, index, out, wishes, watcher, shard_texts, bar.show)
     show(report(out, Built(made, watcher.seconds)), as_json)
 
 

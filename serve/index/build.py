@@ -10,25 +10,23 @@ from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
 
-import msgspec
-
 from embedship import jsonl, sealed
-from embedship.bundle import Bundle, Code, Codes, Pipeline, Similarity
+from embedship.bundle import Bundle, Code, Pipeline, Similarity
 from embedship.codes import Vectors
 from embedship.encoder import Encoder
 from embedship.errors import UsageError
 from embedship.serve import documents
 from embedship.serve.documents import DOCUMENTS, Document, Documents, Split
-from embedship.serve.index import Index, Kind, corpus, library, manifest, measure
-from embedship.serve.index.binary import BinaryIndex
+from embedship.serve.index import Index, Kind, corpus, factory, goals, kinds, library, manifest, measure, recipe
 from embedship.serve.index.chunks import Chunking, splitter
+from embedship.serve.index.effort import Effort
 from embedship.serve.index.embedding import Embedding
-from embedship.serve.index.flat import FlatIndex
-from embedship.serve.index.manifest import OVERSAMPLE, IndexManifest, Recall, Rescoring, Truncated
+from embedship.serve.index.manifest import Choice, Goals, IndexManifest, Packing, Recall, Truncated
+from embedship.serve.index.recipe import Recipe, Store
 from embedship.serve.index.truth import Truth
 from embedship.staging import staged
 
-# From here on the memory and the time that sign bits save outweigh the recall they cost.
+# From here on the memory and the time that a small code saves outweigh the recall it costs.
 FLAT_BELOW = 50_000
 
 _DISK = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
@@ -37,6 +35,7 @@ _DISK = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sql
 class Step(StrEnum):
     READ = "reading"
     EMBED = "embedding"
+    MEASURE = "measuring"
     WRITE = "indexing"
 
 
@@ -49,7 +48,11 @@ class Wishes:
 
     kind: Kind | None = None  # None: by size
     with_title: bool = False
-    oversample: int | None = None  # None: what the bundle measured, and never fewer than OVERSAMPLE
+    effort: Effort | None = None  # knobs to turn from the default
+    store: Store = Store.INT8
+    stage_dimension: int | None = None  # Matryoshka: of the first stage
+    factory: str | None = None  # of Kind.FACTORY
+    goals: Goals | None = None  # instead of a kind: what the index has to do
     queries: Path | None = None  # measure recall with these and not with sampled documents
     chunking: Chunking | None = None  # None: a vector a document, and what is too long is cut off
 
@@ -60,80 +63,95 @@ class Built:
     seconds: float  # spent on embedding
 
 
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """Where the vectors of an index came from."""
+
+    variant: str
+    documents: int
+    with_title: bool
+    chunking: Chunking | None
+    truncated: Truncated
+
+
 def build(encoder: Encoder, variant: str, lines: Path, out: Path, wishes: Wishes, progress: Progress) -> Built:
     """Build the index of a corpus at `out`, whole or not at all.
 
     Raises UsageError for a bad line, a repeated id or an `out` that is something else, EngineError if the model
     fails, EmbedshipError if the disk does.
     """
-    pipeline = encoder.bundle.manifest.pipeline
-    refuse_inner_product(pipeline)
-    queries = questions(wishes)
+    bundle = encoder.bundle
+    refuse_inner_product(bundle.manifest.pipeline)
+    texts = questions(wishes)
     split = split_of(encoder, wishes)
     with staged(out, manifest.require_replaceable) as folder:
         with disk_errors(folder / DOCUMENTS):
             size = documents.write(folder / DOCUMENTS, _counted(corpus.read(lines), progress), split)
         progress(Step.READ, size, size)
-        kind_of(wishes.kind, size, pipeline.dimension)  # refused before hours are spent
+        _planned(wishes, size, bundle)
         embedding = Embedding(encoder, wishes.with_title, lambda done, total: progress(Step.EMBED, done, total))
         truth = embedding.write(folder)
-        base = described(encoder, variant, folder, truth, wishes)
-        base = msgspec.structs.replace(base, truncated=embedding.truncated)
-        made = finish(folder, truth, encoder.bundle, base, wishes, lambda: embedding.queries(queries))
-        progress(Step.WRITE, size, size)
-        return Built(made, embedding.seconds)
-
-
-def described(encoder: Encoder, variant: str, folder: Path, truth: Truth, wishes: Wishes) -> IndexManifest:
-    """What is known of an index once its documents are embedded; `finish` adds how it searches."""
-    pipeline = encoder.bundle.manifest.pipeline
-    with closing(Documents.open(folder / DOCUMENTS)) as written:
-        count = written.count
-    return IndexManifest(
-        format=manifest.FORMAT,
-        fingerprint=encoder.bundle.fingerprint,
-        variant=variant,
-        kind=Kind.FLAT,
-        size=truth.size,
-        documents=count,
-        dimension=truth.dimension,
-        with_title=wishes.with_title,
-        chunking=wishes.chunking,
-        document_prompt=pipeline.document_prompt,
-        query_prompt=pipeline.query_prompt,
-        prompts=manifest.prompts(pipeline),
-        exact=Code.FLOAT16,
-        rescoring=None,
-        recall=None,
-        truncated=Truncated(),
-        versions={},
-        created="",
-        files={},
-    )
+        count = count_of(folder)
+        embedded = Embedded(variant, count, wishes.with_title, wishes.chunking, embedding.truncated)
+        asked = embedding.queries(texts) if texts else None
+        return Built(finish(folder, truth, bundle, embedded, wishes, asked, progress), embedding.seconds)
 
 
 def finish(
     folder: Path,
     truth: Truth,
     bundle: Bundle,
-    base: IndexManifest,
+    embedded: Embedded,
     wishes: Wishes,
-    queries: Callable[[], Vectors],
+    queries: Vectors | None,
+    progress: Progress,
     created: str | None = None,
 ) -> IndexManifest:
-    """Write what searches these vectors beside them, measure it, and seal the folder."""
-    kind = kind_of(wishes.kind, truth.size, truth.dimension)
-    rescoring = _rescoring(bundle.manifest.codes, truth.dimension, wishes) if kind is Kind.BINARY else None
-    index = FlatIndex.write(folder, truth) if rescoring is None else BinaryIndex.write(folder, truth, rescoring)
-    described = msgspec.structs.replace(
-        base,
-        kind=kind,
-        rescoring=rescoring,
+    """Write what searches these vectors beside them, measure it, and seal the folder.
+
+    `queries` are those of the file that the wishes name. Raises UsageError, GoalsMissed.
+    """
+    pipeline, codes = bundle.manifest.pipeline, bundle.manifest.codes
+    planned, effort, packing = _planned(wishes, truth.size, bundle)
+    choice = None
+    if wishes.goals:
+        choice = _choice(wishes.goals, folder, truth, queries, wishes, bundle, progress)
+        planned, effort = choice.measured[choice.chosen].recipe, choice.measured[choice.chosen].effort
+        packing = Packing.of(planned, codes, truth.dimension)
+    index = kinds.write(folder, truth, planned, packing, effort)
+    progress(Step.WRITE, truth.size, truth.size)
+    described = IndexManifest(
+        format=manifest.FORMAT,
+        fingerprint=bundle.fingerprint,
+        variant=embedded.variant,
+        recipe=planned,
+        effort=index.effort,
+        size=truth.size,
+        documents=embedded.documents,
+        dimension=truth.dimension,
+        with_title=embedded.with_title,
+        chunking=embedded.chunking,
+        document_prompt=pipeline.document_prompt,
+        query_prompt=pipeline.query_prompt,
+        prompts=manifest.prompts(pipeline),
+        exact=Code.FLOAT16,
+        packing=packing,
         recall=_recall(index, truth, queries, wishes.queries),
+        choice=choice,
+        truncated=embedded.truncated,
         versions={"embedship": version("embedship"), "faiss": library.version()},
         created=created or sealed.created(),
+        files={},
     )
     return manifest.write(folder, described)
+
+
+def _planned(wishes: Wishes, size: int, bundle: Bundle) -> tuple[Recipe, Effort, Packing]:
+    """Raises UsageError before hours are spent on vectors that cannot be searched in this way."""
+    pipeline = bundle.manifest.pipeline
+    planned = _recipe(wishes, size, pipeline)
+    packing = Packing.of(planned, bundle.manifest.codes, pipeline.dimension)
+    return planned, kinds.effort(planned, wishes.effort), packing
 
 
 def questions(wishes: Wishes) -> list[str]:
@@ -146,6 +164,12 @@ def split_of(encoder: Encoder, wishes: Wishes) -> Split | None:
     pipeline = encoder.bundle.manifest.pipeline
     prompt = encoder.tokenizer.prompt(pipeline.document_prompt)
     return splitter(encoder.tokenizer, prompt, wishes.chunking, pipeline.max_tokens, wishes.with_title)
+
+
+def count_of(folder: Path) -> int:
+    """Documents, however many rows they have."""
+    with closing(Documents.open(folder / DOCUMENTS)) as written:
+        return written.count
 
 
 def refuse_inner_product(pipeline: Pipeline) -> None:
@@ -163,28 +187,39 @@ def _counted(lines: Iterator[tuple[int, Document]], progress: Progress) -> Itera
         yield line
 
 
-def kind_of(wanted: Kind | None, size: int, dimension: int) -> Kind:
-    """Raises UsageError before hours are spent on vectors that cannot be packed into bytes."""
-    if wanted is None:
-        return Kind.FLAT if size < FLAT_BELOW or dimension % 8 else Kind.BINARY
-    if wanted is Kind.BINARY and dimension % 8:
-        raise UsageError(f"a binary index needs a dimension divisible by 8, not {dimension}: take --kind flat")
-    return wanted
+def _recipe(wishes: Wishes, size: int, pipeline: Pipeline) -> Recipe:
+    dimension = pipeline.dimension if wishes.stage_dimension is None else wishes.stage_dimension
+    recipe.require_matryoshka(pipeline, dimension)
+    if wishes.factory is not None:
+        factory.make(wishes.factory, dimension)
+        return Recipe(kind=Kind.FACTORY, factory=wishes.factory, dimension=dimension, store=wishes.store)
+    kind = wishes.kind or default_kind(size, dimension)
+    return recipe.of(kind, size, pipeline.dimension if kind is Kind.FLAT else dimension, wishes.store)
 
 
-def _rescoring(codes: Codes, dimension: int, wishes: Wishes) -> Rescoring:
-    """The bundle's frozen codes; its multiplier was measured over fewer documents than an index has."""
-    return Rescoring(
-        scale=codes.scale(dimension),
-        threshold=codes.binary_threshold,
-        oversample=wishes.oversample or max(codes.rescore, OVERSAMPLE),
-    )
+def _choice(
+    wanted: Goals,
+    folder: Path,
+    truth: Truth,
+    queries: Vectors | None,
+    wishes: Wishes,
+    bundle: Bundle,
+    progress: Progress,
+) -> Choice:
+    described = bundle.manifest
+    candidates = goals.recipes(truth.size, described.pipeline, wishes.store)
+    plan = goals.Plan(candidates, described.codes, lambda done, total: progress(Step.MEASURE, done, total))
+    return goals.choose(folder, truth, queries, wishes.queries.name if wishes.queries else "", wanted, plan)
 
 
-def _recall(index: Index, truth: Truth, queries: Callable[[], Vectors], source: Path | None) -> Recall | None:
-    if source is None:
+def default_kind(size: int, dimension: int) -> Kind:
+    return Kind.FLAT if size < FLAT_BELOW or dimension % recipe.PART else Kind.PQ
+
+
+def _recall(index: Index, truth: Truth, queries: Vectors | None, source: Path | None) -> Recall | None:
+    if source is None or queries is None:
         return measure.by_documents(index, truth)
-    return measure.by_queries(index, queries(), source.name)
+    return measure.by_queries(index, queries, source.name)
 
 
 @contextmanager

@@ -60,7 +60,7 @@ class Embedding:
             block = documents.fetch(range(start, stop))
             tokens = self._tokens([text_of(document, self._with_title) for document in block], self.document_prompt)
             vectors = self._vectors(tokens)
-            self.truncated = lost(self.truncated, tokens, [document.id for document in block])
+            self.truncated = added(self.truncated, tokens, [document.id for document in block])
             self._progress(stop, documents.size)
             yield vectors
 
@@ -74,14 +74,14 @@ class Embedding:
         return vectors if self._normalised else normalise(vectors)
 
 
-def lost(before: Truncated, tokens: Tokens, ids: Sequence[str]) -> Truncated:
+def added(so_far: Truncated, tokens: Tokens, ids: Sequence[str]) -> Truncated:
     """What was lost so far, and now of these texts."""
     worst = max(range(len(ids)), key=tokens.cut.__getitem__)
-    worse = tokens.cut[worst] > before.worst
+    worse = tokens.cut[worst] > so_far.worst
     return Truncated(
-        texts=before.texts + sum(cut > 0 for cut in tokens.cut),
-        tokens=before.tokens + sum(tokens.cut),
-        of=before.of + sum(tokens.lengths) + sum(tokens.cut),
-        worst=tokens.cut[worst] if worse else before.worst,
-        worst_id=ids[worst] if worse else before.worst_id,
+        texts=so_far.texts + sum(cut > 0 for cut in tokens.cut),
+        tokens=so_far.tokens + sum(tokens.cut),
+        of=so_far.of + sum(tokens.lengths) + sum(tokens.cut),
+        worst=tokens.cut[worst] if worse else so_far.worst,
+        worst_id=ids[worst] if worse else so_far.worst_id,
     )

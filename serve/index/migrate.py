@@ -29,8 +29,10 @@ from embedship.serve.bulk_input import Row
 from embedship.serve.documents import DOCUMENTS, Documents
 from embedship.serve.index import Kind, manifest
 from embedship.serve.index.build import (
+    Embedded,
+    Progress,
     Wishes,
-    described,
+    count_of,
     disk_errors,
     finish,
     questions,
@@ -38,8 +40,10 @@ from embedship.serve.index.build import (
     split_of,
 )
 from embedship.serve.index.chunks import Chunking
-from embedship.serve.index.embedding import Embedding, lost, text_of
+from embedship.serve.index.effort import Effort
+from embedship.serve.index.embedding import Embedding, added, text_of
 from embedship.serve.index.manifest import IndexManifest, Truncated
+from embedship.serve.index.recipe import Store
 from embedship.serve.index.truth import Truth
 from embedship.staging import refuse_occupied, staged
 
@@ -57,8 +61,11 @@ class Plan(Record, frozen=True):
     fingerprint: str
     variant: str
     kind: Kind | None
+    factory: str | None
+    store: Store
+    effort: Effort | None
+    stage_dimension: int | None
     with_title: bool
-    oversample: int | None
     chunking: Chunking | None
     created: str  # when it was begun
     digest: str = ""
@@ -66,9 +73,19 @@ class Plan(Record, frozen=True):
 
 def as_before(old: IndexManifest, kind: Kind | None, chunking: Chunking | None, queries: Path | None) -> Wishes:
     """What the old index was built with, but for what is asked for."""
-    kind = kind or old.kind
-    oversample = old.rescoring.oversample if old.rescoring and kind is old.kind else None
-    return Wishes(kind, old.with_title, oversample, queries, chunking)
+    if kind is not None and kind is not old.kind:
+        return Wishes(kind, old.with_title, queries=queries, chunking=chunking)
+    recipe = old.recipe
+    return Wishes(
+        None if recipe.kind is Kind.FACTORY else recipe.kind,
+        old.with_title,
+        old.effort,
+        recipe.store or Store.INT8,
+        recipe.dimension if recipe.dimension < old.dimension else None,
+        recipe.factory if recipe.kind is Kind.FACTORY else None,
+        queries=queries,
+        chunking=chunking,
+    )
 
 
 def folder_beside(out: Path) -> Path:
@@ -78,7 +95,13 @@ def folder_beside(out: Path) -> Path:
 
 
 def migrate(
-    encoder: Encoder, old: Path, out: Path, wishes: Wishes, watcher: bulk.Watcher, shard_texts: int = 8192
+    encoder: Encoder,
+    old: Path,
+    out: Path,
+    wishes: Wishes,
+    watcher: bulk.Watcher,
+    shard_texts: int = 8192,
+    progress: Progress = lambda *_: None,
 ) -> IndexManifest:
     """Embed every document of the index `old`, hashed first, and publish the new index at `out`.
 
@@ -105,10 +128,10 @@ def migrate(
         with staged(out, manifest.require_replaceable) as folder:
             shutil.copyfile(work / DOCUMENTS, folder / DOCUMENTS)
             truth = Truth.write(folder, _blocks(work / VECTORS, encoded), (encoded.plan.texts, pipeline.dimension))
-            base = described(encoder, plan.variant, folder, truth, wishes)
-            base = msgspec.structs.replace(base, truncated=_truncated(encoder, stored) if encoded.cut else Truncated())
-            asked = Embedding(encoder, wishes.with_title, lambda *_: None)
-            made = finish(folder, truth, encoder.bundle, base, wishes, lambda: asked.queries(texts), plan.created)
+            lost = _truncated(encoder, stored) if encoded.cut else Truncated()
+            embedded = Embedded(plan.variant, count_of(folder), wishes.with_title, wishes.chunking, lost)
+            asked = Embedding(encoder, wishes.with_title, lambda *_: None).queries(texts) if texts else None
+            made = finish(folder, truth, encoder.bundle, embedded, wishes, asked, progress, plan.created)
         (work / PLAN).unlink()  # first: what is left without it is nobody's
         shutil.rmtree(work)
         return made
@@ -140,8 +163,11 @@ def _plan(encoder: Encoder, old: IndexManifest, wishes: Wishes) -> Plan:
         fingerprint=encoder.bundle.fingerprint,
         variant=encoder.variant.name,
         kind=wishes.kind,
+        factory=wishes.factory,
+        store=wishes.store,
+        effort=wishes.effort,
+        stage_dimension=wishes.stage_dimension,
         with_title=wishes.with_title,
-        oversample=wishes.oversample,
         chunking=wishes.chunking,
         created=sealed.created(),
     )
@@ -199,5 +225,5 @@ def _truncated(encoder: Encoder, stored: Stored) -> Truncated:
     rows = list(stored.rows())
     for start in range(0, len(rows), _BLOCK):
         block = rows[start : start + _BLOCK]
-        so_far = lost(so_far, encoder.tokenizer([row.text for row in block], prompt), [str(row.id) for row in block])
+        so_far = added(so_far, encoder.tokenizer([row.text for row in block], prompt), [str(row.id) for row in block])
     return so_far

@@ -6,11 +6,10 @@ import shutil
 from pathlib import Path
 
 from embedship.bundle import Bundle
-from embedship.codes import Vectors
 from embedship.encoder import Encoder
 from embedship.serve.documents import DOCUMENTS
 from embedship.serve.index import manifest
-from embedship.serve.index.build import Built, Progress, Step, Wishes, finish, questions
+from embedship.serve.index.build import Built, Embedded, Progress, Step, Wishes, finish, questions
 from embedship.serve.index.embedding import Embedding
 from embedship.serve.index.manifest import VECTORS
 from embedship.serve.index.truth import Truth
@@ -34,11 +33,9 @@ def requantise(
             shutil.copyfile(source / name, folder / name)
         truth = Truth.open(folder, (found.size, found.dimension))
         progress(Step.READ, found.size, found.size)
-
-        def queries() -> Vectors:
+        queries = None
+        if texts:
             assert encoder is not None, "who measures with questions gives what encodes them"
-            return Embedding(encoder, found.with_title, lambda *_: None).queries(texts)
-
-        made = finish(folder, truth, bundle, found, wishes, queries)
-        progress(Step.WRITE, found.size, found.size)
-        return Built(made, 0.0)
+            queries = Embedding(encoder, found.with_title, lambda *_: None).queries(texts)
+        embedded = Embedded(found.variant, found.documents, found.with_title, found.chunking, found.truncated)
+        return Built(finish(folder, truth, bundle, embedded, wishes, queries, progress), 0.0)

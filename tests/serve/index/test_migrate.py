@@ -23,6 +23,7 @@ from embedship.serve.documents import DOCUMENTS
 from embedship.serve.index import Kind
 from embedship.serve.index.build import Wishes, build
 from embedship.serve.index.chunks import Chunking
+from embedship.serve.index.effort import Effort
 from embedship.serve.index.folder import IndexFolder
 from embedship.serve.index.manifest import read
 from embedship.serve.index.migrate import as_before, folder_beside, forget, migrate
@@ -60,7 +61,7 @@ def old(encoder: Encoder, entries: list[Entry], tmp_path_factory: pytest.TempPat
     folder = tmp_path_factory.mktemp("old")
     rows = [{"id": e.id, "text": e.body[:900], "title": e.summary[:20], "n": n} for n, e in enumerate(entries[:60])]
     (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    wishes = Wishes(Kind.BINARY, with_title=True, oversample=70, chunking=CHUNKING)
+    wishes = Wishes(Kind.BINARY, with_title=True, effort=Effort(oversample=70), chunking=CHUNKING)
     build(encoder, "any", folder / "corpus.jsonl", folder / "index", wishes, lambda *_: None)
     return folder / "index"
 
@@ -79,8 +80,7 @@ def test_every_document_is_embedded_by_the_other_bundle(
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
     was = read(old)
     assert (made.kind, made.chunking, made.with_title, made.documents) == (Kind.BINARY, CHUNKING, True, was.documents)
-    assert made.rescoring is not None
-    assert made.rescoring.oversample == 70
+    assert made.effort.oversample == 70
     assert (made.prompts.document, made.prompts.query) == ("shout: ", "ask: ")
     assert made.size > was.size, "the longer prompt leaves less room for the text"
     with pytest.raises(MismatchError):
