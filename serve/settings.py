@@ -155,7 +155,7 @@ class Settings:
         device_names.parse(self.devices)
         if self.candidate_bundle and not self.candidate_index:
             raise UsageError(
-                f"{flag('candidate_bundle')} needs an index of its own: give {flag('candidate_index')}, too"
+                f"{flag('candidate_bundle')} needs its own index: give {flag('candidate_index')}, too"
             )
         if self.candidate_index and not self.index:
             raise UsageError(f"{flag('candidate_index')} is compared with the index that answers: give {flag('index')}")

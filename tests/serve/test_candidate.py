@@ -254,7 +254,7 @@ def test_it_is_taken_up_under_load_without_a_lost_request(
     options = ("--index", str(index_folder), "--candidate-bundle", str(other), "--candidate-index", str(migrated))
     with launched(str(bundle), *options, "--admin-key-file", str(keys), "--candidate-rate", "1") as live:
         before, after = asyncio.run(asyncio.wait_for(go(live.url), 2 * SECONDS))
-        assert any(line.startswith("candidate: fingerprint") for line in live.log)
+        assert any("candidate: fingerprint" in line for line in live.log)
     assert wrong == []
     assert len(seen) == 2
     assert "embedship_candidate_watched 1.0" in before
