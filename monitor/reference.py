@@ -16,7 +16,8 @@ from embedship.monitor.errors import InvalidSetting, InvalidVectors, ReferenceMi
 from embedship.monitor.repeats import distinct
 from embedship.monitor.sessions import Ids, index_of
 
-FORMAT = 2
+FORMAT = 3
+SCORE_BEFORE = 2  # the format whose vectors hold, and whose thresholds are of another score
 KEY = "embedship.reference"
 MAXIMUM = 2_000
 WINDOW = 1_000
@@ -33,16 +34,21 @@ class Promise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     interval_seconds: float  # between evaluations
     threshold: float
     measured_per_day: float
+    measured_lower_per_day: float  # the ends of its 95% interval
+    measured_upper_per_day: float
 
     @classmethod
     def of(cls, calibration: Calibration, false_alarms: FalseAlarms, interval_seconds: float) -> "Promise":
         chance = min(false_alarms.within(interval_seconds), 0.5)
         evaluations = 86_400 / interval_seconds
+        achieved = calibration.achieved(chance)
         return cls(
             false_alarms,
             interval_seconds,
             calibration.threshold(chance),
-            calibration.measured(chance) * evaluations,
+            achieved.chance * evaluations,
+            achieved.lower * evaluations,
+            achieved.upper * evaluations,
         )
 
 
