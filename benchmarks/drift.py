@@ -7,8 +7,9 @@ fitted (kernel centres, a regularisation) changes their scale, and a limit holds
 through of further windows without drift is measured beside the power. Whether we are behind a peer is said of the
 differences topic by topic, with a 95% interval (Student's t over the topics: windows of one topic are alike).
 
-`--quick` does the same with fewer windows. `--only cost --merge RESULT` measures the times alone, on a quiet machine,
-and writes them into a copy of a kept result.
+`--quick` does the same with fewer windows. `--detectors NAME ...` measures these alone. `--merge RESULT` adds what is
+measured to a copy of a kept result: `--only cost` the times, on a quiet machine, `--detectors` further rows of the same
+windows.
 """
 
 from __future__ import annotations
@@ -47,10 +48,15 @@ DELAY_SHARE = 0.1
 LEVEL = 0.05  # false alarms at which power and delay are compared
 INTERVAL = 60.0
 BUDGET = FalseAlarms(1, 100 * INTERVAL)  # one in 100 checks: few enough to promise, many enough to count
-PEERS = {
-    "drift_evidently": ("mmd", "mmd_bootstrap", "model", "distance", "ratio"),
-    "drift_alibi": ("mmd", "ks", "lsdd"),
+OURS = "embedship"
+PEERS = {  # the script, and which of its detectors
+    **{
+        f"evidently {name}": ("drift_evidently", name)
+        for name in ("mmd", "mmd_bootstrap", "model", "distance", "ratio")
+    },
+    **{f"alibi {name}": ("drift_alibi", name) for name in ("mmd", "ks", "lsdd")},
 }
+NAMES = (OURS, "the 10% rule", *PEERS)
 FALL, BASELINE = 0.03, 0.97
 FADED = "faded"  # a known topic asked for half as often
 VERDICTS = 8  # windows without drift of each topic on which detectors decide for themselves: some take a second
@@ -87,7 +93,7 @@ class Sizes(NamedTuple):
     run: int  # queries without a fall, to measure the average run length
 
 
-QUICK, FULL = Sizes(1, 2, 10, 4, 3, 1, 20, 20_000), Sizes(4, 12, 300, 40, 16, 4, 200, 1_000_000)
+QUICK, FULL = Sizes(1, 2, 10, 4, 3, 1, 20, 20_000), Sizes(3, 12, 200, 40, 16, 4, 200, 1_000_000)
 
 
 def main() -> None:
@@ -96,28 +102,29 @@ def main() -> None:
     WORK.mkdir(exist_ok=True)
     result = json.loads(arguments.merge.read_text()) if arguments.merge else {}
     documents = Documents.several(_bundle(), sizes.topics)
-    peers = [] if arguments.no_peers else [Peer(module, name) for module, names in PEERS.items() for name in names]
-    detectors: dict[str, Detect] = {
-        "embedship": lambda scene: _ours(scene, Rule.CALIBRATED),
+    wanted = arguments.detectors or NAMES
+    peers = {name: Peer(*PEERS[name]) for name in wanted if name in PEERS and not arguments.no_peers}
+    ours: dict[str, Detect] = {
+        OURS: lambda scene: _ours(scene, Rule.CALIBRATED),
         "the 10% rule": lambda scene: _ours(scene, Rule.TEN_PERCENT),
-        **{f"{module.removeprefix('drift_')} {name}": peer for (module, name), peer in _named(peers).items()},
     }
+    detectors = {name: detect for name, detect in ours.items() if name in wanted} | _asking(peers)
     measured = record.circumstances()
     result |= measured if not result else {}
     if arguments.only != Part.COST:
-        result |= _detection(detectors, documents, sizes, arguments.threads) | {
+        result |= _detection(detectors, documents, sizes, arguments.threads, result) | {
             "benchmark": "drift",
             "quick": arguments.quick,
             "threads": arguments.threads,
-            "peer_versions": {peer.label: peer.versions for peer in peers},
+            "peer_versions": result.get("peer_versions", {}) | {name: peer.versions for name, peer in peers.items()},
         }
     if arguments.only != Part.DETECTION:
         costs = _costs(documents[0], detectors)
         result["cost"] = {"date": measured["date"], "commit": measured["commit"]} | costs
-    for peer in peers:
+    for peer in peers.values():
         peer.close()
     _print(result)
-    if peers and "detectors" in result:
+    if "detectors" in result and not arguments.quick:
         _plot(result)
     record.keep("drift", result | {"date": measured["date"]})
 
@@ -126,8 +133,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few windows each: does it run?")
     parser.add_argument("--no-peers", action="store_true", help="without Evidently and Alibi Detect")
+    parser.add_argument("--detectors", nargs="+", choices=NAMES, help="measure these alone")
     parser.add_argument("--only", type=Part, choices=list(Part), help="measure this part alone")
-    parser.add_argument("--merge", type=Path, metavar="RESULT", help="a kept result that the other part is taken from")
+    parser.add_argument("--merge", type=Path, metavar="RESULT", help="a kept result that all else is taken from")
     parser.add_argument("--threads", type=int, default=1, help="detectors side by side; the cost is never measured so")
     return parser.parse_args()
 
@@ -141,9 +149,8 @@ def _bundle() -> Path:
     return folder
 
 
-def _named(peers: list[Peer]) -> dict[tuple[str, str], Detect]:
-    names = [(module, name) for module, each in PEERS.items() for name in each]
-    return {key: lambda scene, peer=peer: _theirs(scene, peer) for key, peer in zip(names, peers, strict=False)}
+def _asking(peers: dict[str, Peer]) -> dict[str, Detect]:
+    return {name: lambda scene, peer=peer: _theirs(scene, peer) for name, peer in peers.items()}
 
 
 def _theirs(scene: Scene, peer: Peer) -> Verdicts:
@@ -171,7 +178,11 @@ def _ours(scene: Scene, rule: Rule) -> Verdicts:
     return Verdicts(np.array(scores), np.array(drift[: scene.verdicts]), seconds)
 
 
-def _detection(detectors: dict[str, Detect], documents: list[Documents], sizes: Sizes, threads: int) -> dict[str, Any]:
+def _detection(
+    detectors: dict[str, Detect], documents: list[Documents], sizes: Sizes, threads: int, kept: dict[str, Any]
+) -> dict[str, Any]:
+    if "detectors" in kept and kept["sizes"] != sizes._asdict():
+        raise SystemExit("the kept result is of other windows: measure every detector anew")
     synthetic = Synthetic(seed=0)
     # Several references each: with one, a lucky or unlucky reference would speak for all.
     silent = [(size, synthetic.scene(REFERENCE, WINDOW, sizes.silent // 2, size)) for size in SESSIONS * 2]
@@ -183,7 +194,9 @@ def _detection(detectors: dict[str, Detect], documents: list[Documents], sizes: 
         return found
 
     with ThreadPoolExecutor(threads) as pool:
-        measured = dict(zip(detectors, pool.map(measure, detectors), strict=True))
+        found = zip(detectors, pool.map(measure, detectors), strict=True)
+    rows = kept.get("detectors", {}) | json.loads(json.dumps(dict(found)))  # keys as a kept result has them
+    measured = {name: rows[name] for name in NAMES if name in rows}
     return {
         "sessions": SESSIONS,
         "shares": SHARES,
@@ -191,10 +204,10 @@ def _detection(detectors: dict[str, Detect], documents: list[Documents], sizes: 
         "promised": BUDGET.within(INTERVAL),
         "sizes": sizes._asdict(),
         "topics": [each.source for each in documents],
-        "promise": _promise(sizes.promise),
+        "promise": _promise(sizes.promise) if OURS in detectors else kept["promise"],
         "detectors": measured,
-        "ahead": {name: _ahead(measured["embedship"], row) for name, row in measured.items() if name != "embedship"},
-        "recall": _recall(sizes),
+        "ahead": {name: _ahead(measured[OURS], row) for name, row in measured.items() if name != OURS},
+        "recall": _recall(sizes) if OURS in detectors else kept["recall"],
     }
 
 
@@ -212,7 +225,7 @@ def _promise(count: int) -> dict[int, dict[str, Any]]:
 def _ahead(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, tuple[float, float, float]]:
     """By how much our power exceeds theirs, and our delay is less: the mean over topics and its interval."""
     pairs = {
-        str(what): np.subtract(ours["power_by_topic"][what], theirs["power_by_topic"][what])
+        str(what): np.subtract(ours["power_by_topic"][str(what)], theirs["power_by_topic"][str(what)])
         for what in (*SHARES, FADED)
     }
     pairs["delay"] = np.subtract(theirs["delay_by_topic"], ours["delay_by_topic"])
@@ -353,7 +366,7 @@ def _print_detection(result: dict[str, Any]) -> None:
     headings = (*(f"x{s}" for s in SESSIONS), "real", "+0%", *(f"+{s:.0%}" for s in SHARES), "half", "delay")
     for heading in ("detector", *headings):
         table.add_column(heading, justify="left" if heading == "detector" else "right", no_wrap=True)
-    for name, row in json.loads(json.dumps(result["detectors"])).items():  # keys as a kept result has them
+    for name, row in result["detectors"].items():
         delay = row["delay"]
         table.add_row(
             name,
@@ -364,7 +377,7 @@ def _print_detection(result: dict[str, Any]) -> None:
             f"{delay:.0f}" if delay else f">{WINDOW}",
         )
     console.print(table)
-    for name, ahead in json.loads(json.dumps(result["ahead"])).items():
+    for name, ahead in result["ahead"].items():
         told = (f"{what} {mean:+.2f} ({low:+.2f} to {high:+.2f})" for what, (mean, low, high) in ahead.items())
         console.print(f"ahead of {name}: {', '.join(told)}")
     for size, row in result["promise"].items():

@@ -219,12 +219,17 @@ def _parts(index: Index, blocks: Index, random: np.random.Generator) -> tuple[In
 def _held_out(
     rows: Sample, index: Index, blocks: Index, parts: Index, inside: Mask, random: np.random.Generator
 ) -> Floats:
-    """Return the scores of one fold's blocks against the other folds, as standard normal deviates; tails of others."""
+    """Return the scores of one fold's blocks against the other folds, as standard normal deviates; tails of others.
+
+    The variance of a block's mean is taken about 0, as in the simulation: about its own mean it is too uncertain for
+    the few sessions of a block.
+    """
     others = ~inside
     held = [totals(rows[parts == part], index[parts == part]) for part in np.unique(parts[inside])]
     window = max(2, int(inside.sum()) // len(held))
     tails = _tails(rows[others], index[others], blocks[others], window, FOLD_SIMULATIONS, random)
     variance = totals(rows[others], index[others]).variance
-    scores = np.array([float((part.mean**2).sum()) / (part.variance + variance) for part in held])
+    squares = np.array([(part.mean**2).sum() for part in held])
+    scores = squares / (variance + np.array([(part.sums**2).sum() / part.sizes.sum() ** 2 for part in held]))
     deviates: Floats = np.negative(special.ndtri_exp(_log_chance(tails, scores)))
     return deviates

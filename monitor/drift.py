@@ -41,8 +41,9 @@ class Rule(StrEnum):
 
     ten_percent  more than 10% of dimensions have p < 0.05: the users' rule. Fires without drift in 11-15% of checks
                  when the embedding has few effective dimensions, for then the dimensions move together.
-    calibrated   the mean of the queries has moved further than the false-alarm budget allows to chance, and further
-                 than matters: `score` above `threshold`, and `effect` above `effect_floor`.
+    calibrated   the mean of the queries' features, in which new ones count more, has moved further than the
+                 false-alarm budget allows to chance, and further than matters: `score` above `threshold`, and `effect`
+                 above `effect_floor`.
     """
 
     TEN_PERCENT = "ten_percent"
