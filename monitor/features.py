@@ -67,4 +67,4 @@ def crossfit(vectors: Sample, folds: NDArray[np.intp], groups: Groups) -> Sample
 def _scale(rows: Sample) -> float:
     """One over the root of the Frobenius norm of the covariance: |mean|^2 then varies by 2 / n^2 whatever the rows."""
     centred = rows - rows.mean(axis=0)
-    return float(max(np.linalg.norm(centred.T @ centred / len(rows)), TINY) ** -0.5)
+    return float(1 / np.sqrt(np.linalg.norm(centred.T @ centred / len(rows)) + TINY))
