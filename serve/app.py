@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from embedship.serve import deadline
-from embedship.serve.errors import ANSWERS, Family, Forbidden, Internal, RequestError, UnknownPath, WrongMethod, body
+from embedship.serve import deadline, journal
+from embedship.serve.errors import (
+    ANSWERS,
+    EngineFailed,
+    Family,
+    Forbidden,
+    Internal,
+    RequestError,
+    UnknownPath,
+    WrongMethod,
+    body,
+)
 from embedship.serve.house import House
 from embedship.serve.http import Call, Headers, Presence, Receive, Reply, Route, Scope, Send, answer, decode, read
 from embedship.serve.keys import ADMIN, Keys
@@ -17,16 +29,22 @@ from embedship.serve.metrics import OTHER
 from embedship.serve.reload import Reload
 from embedship.serve.routes import routes
 from embedship.serve.service import Service
+from embedship.serve.tracing import Traces
+from embedship.serve.visit import NOW, Phase, Visit
 
 logger = logging.getLogger(__name__)
+
+
+_ENDED = "The server had to end before this request was answered: send it again, to another one."
+
+Offer = Callable[[House, Service, Reload], tuple[Route, ...]]
 
 
 class Face:
     """The routes of one service, and the headers that say whose answer it is."""
 
-    def __init__(self, house: House, service: Service, reload: Reload) -> None:
+    def __init__(self, house: House, service: Service, found: tuple[Route, ...]) -> None:
         self.service = service
-        found = routes(house, service, reload)
         self.paths: dict[str, dict[str, Route]] = {}
         self._homes: dict[str, Family] = {}
         for route in found:
@@ -70,16 +88,19 @@ class Face:
 
 
 class App:
-    """One a server; any ASGI server runs it, and tests call it through httpx.ASGITransport."""
+    """One a listener; any ASGI server runs it, and tests call it through httpx.ASGITransport."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: House, traces: Traces | None = None, offer: Offer = routes) -> None:
         self._house = house
+        self._offer = offer
         self._metrics = house.metrics
+        self._accesses = house.settings.access_log
+        self._traces = traces
         self._drain = house.drain
         self._limit = house.settings.max_body_bytes
         self._seconds = house.settings.request_seconds
         self.reload = Reload(house)
-        self._face = Face(house, house.service, self.reload)
+        self._face = self._facing(house.service)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -94,27 +115,55 @@ class App:
     def _now(self) -> Face:
         """Of the service that answers now. A request keeps the one it got, whatever happens meanwhile."""
         if self._face.service is not self._house.service:
-            self._face = Face(self._house, self._house.service, self.reload)
+            self._face = self._facing(self._house.service)
         return self._face
 
+    def _facing(self, service: Service) -> Face:
+        return Face(self._house, service, self._offer(self._house, service, self.reload))
+
+    def refuse(self, error: RequestError, path: str) -> Reply:
+        """The answer to a request that is not let in, or only in part."""
+        face, visit = self._now(), Visit(())
+        reply = self._refusal(error, face.family("", path), visit)
+        return reply._replace(headers=(*face.closing, *visit.headers(), *reply.headers))
+
     async def _answer(self, face: Face, scope: Scope, receive: Receive, send: Send) -> None:
-        began = time.perf_counter()
-        method, path = scope["method"], scope["path"]
-        rest = ""
+        visit = Visit(scope["headers"])
+        path, rest = scope["path"], ""
         if path not in face.paths:
             path, rest = face.template(path)
+        entered = NOW.set(visit)
         try:
-            reply = await self._reply(face, scope, receive, path, rest)
+            reply = await self._replied(face, visit, scope, receive, path, rest)
+            always = face.closing if self._drain.draining else face.always
+            await answer(send, reply, (*always, *visit.headers()))
+            self._seen(face, visit, scope, path, reply.status)
+        finally:
+            NOW.reset(entered)
+
+    def _seen(self, face: Face, visit: Visit, scope: Scope, path: str, status: int) -> None:
+        """Its last byte has been sent."""
+        route, seconds = face.counted.get(path, OTHER), time.perf_counter() - visit.began
+        self._metrics.answered(route, status, seconds)
+        if self._accesses:
+            journal.access(visit, scope["method"], route, status, seconds)
+        if self._traces and scope["method"] == "POST":  # the others are probes
+            self._traces.saw(visit, scope, route, status, seconds)
+
+    async def _replied(self, face: Face, visit: Visit, scope: Scope, receive: Receive, path: str, rest: str) -> Reply:
+        method = scope["method"]
+        try:
+            return await self._reply(face, visit, scope, receive, path, rest)
         except RequestError as error:
-            reply = self._refusal(error, face.family(method, path))
+            return self._refusal(error, face.family(method, path), visit)
+        except asyncio.CancelledError:  # by the end of the event loop: who leaves or is late is a RequestError
+            return self._refusal(EngineFailed(_ENDED), face.family(method, path), visit)
         except Exception:
             logger.exception("%s %s failed", method, path)
             failure = Internal("The server failed on this request; its log says why.")
-            reply = self._refusal(failure, face.family(method, path))
-        await answer(send, reply, face.closing if self._drain.draining else face.always)
-        self._metrics.answered(face.counted.get(path, OTHER), reply.status, time.perf_counter() - began)
+            return self._refusal(failure, face.family(method, path), visit)
 
-    async def _reply(self, face: Face, scope: Scope, receive: Receive, path: str, rest: str) -> Reply:
+    async def _reply(self, face: Face, visit: Visit, scope: Scope, receive: Receive, path: str, rest: str) -> Reply:
         route, call = face.route(scope["method"], path), Call(scope["headers"], rest)
         if not route.open:
             self._keys(route).require(scope["headers"])
@@ -123,17 +172,23 @@ class App:
         self._drain.enter()
         try:
             if route.admin:  # a reload takes as long as it takes
-                return await self._work(face, route, call, scope, receive)
+                return await self._work(face, visit, route, call, scope, receive)
             async with deadline.within(deadline.seconds_of(scope["headers"], self._seconds)):
-                return await self._work(face, route, call, scope, receive)
+                return await self._work(face, visit, route, call, scope, receive)
         finally:
             self._drain.leave()
 
-    async def _work(self, face: Face, route: Route, call: Call, scope: Scope, receive: Receive) -> Reply:
+    async def _work(self, face: Face, visit: Visit, route: Route, call: Call, scope: Scope, receive: Receive) -> Reply:
         raw = await read(scope, receive, min(self._limit, route.body_bytes or self._limit))
         request = decode(face.decoders[route.takes], raw)
+        visit.mark(Phase.READ)
         with Presence(receive):
-            return await route.handle(request, call)
+            reply = await route.handle(request, call)
+        if len(visit.marks) > 1:  # it did more than read: nothing else has an answer to write
+            since = visit.marks[-1][1]
+            visit.mark(Phase.SERIALISE)
+            self._metrics.serialise_seconds.observe(visit.marks[-1][1] - since)
+        return reply
 
     def _keys(self, route: Route) -> Keys:
         if not route.admin:
@@ -145,10 +200,10 @@ class App:
             )
         return self._house.admin
 
-    def _refusal(self, error: RequestError, family: Family) -> Reply:
+    def _refusal(self, error: RequestError, family: Family, visit: Visit) -> Reply:
         self._metrics.refused(error)
         headers = tuple((name.lower().encode(), value.encode()) for name, value in error.headers.items())
-        return Reply(body(error, family), ANSWERS[type(error)].status(family), headers=headers)
+        return Reply(body(error, family, visit.id), ANSWERS[type(error)].status(family), headers=headers)
 
 
 def _home(path: str) -> str:

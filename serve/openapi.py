@@ -9,7 +9,17 @@ from typing import Any
 import msgspec
 
 from embedship import __version__
-from embedship.serve.errors import ANSWERS, SHAPES, RequestError
+from embedship.serve.errors import (
+    ANSWERS,
+    SHAPES,
+    Crowded,
+    HeadTooLarge,
+    Overloaded,
+    RequestError,
+    SlowBody,
+    Unauthorised,
+    WrongMethod,
+)
 from embedship.serve.http import Route
 from embedship.serve.lanes import Lane
 
@@ -21,13 +31,21 @@ _HEADERS: Schema = {
     "X-Embedship-Fingerprint": {
         "description": "The bundle's fingerprint: vectors with different ones must not be compared.",
         "schema": {"type": "string"},
-    }
+    },
+    "X-Request-Id": {
+        "description": "The request's own, or else one that was made; POST /feedback judges a search by it.",
+        "schema": {"type": "string"},
+    },
 }
 _MODEL_HEADERS: Schema = _HEADERS | {
+    "Server-Timing": {
+        "description": "Milliseconds in each phase (read, tokenise, queue, inference, search, serialise), and in all.",
+        "schema": {"type": "string"},
+    },
     "X-Embedship-Truncated": {
         "description": "How many texts were longer than the model reads, and cut.",
         "schema": {"type": "integer"},
-    }
+    },
 }
 _MODEL_HEADERS["X-Embedship-Cut"] = {
     "description": "Where texts were cut: place=tokens lost, with commas between; the first 100.",
@@ -44,11 +62,36 @@ _LANE: Schema = {
     "description": "Who goes first; default: by size, small requests are interactive.",
     "schema": {"type": "string", "enum": list(Lane)},
 }
-_JUDGED_HEADERS: Schema = _MODEL_HEADERS | {
-    "X-Request-Id": {
-        "description": "The name of this answer: POST /feedback takes it.",
-        "schema": {"type": "string"},
+_REQUEST_ID: Schema = {
+    "name": "X-Request-Id",
+    "in": "header",
+    "description": "1 to 128 letters, digits and ._~:/+=@-, beginning with a letter or digit; what is none is ignored.",
+    "schema": {"type": "string"},
+}
+
+# What any request may be answered, on whichever path; and what one with a body may be.
+_ANY: tuple[type[RequestError], ...] = (WrongMethod, HeadTooLarge, Crowded)
+_WITH_BODY: tuple[type[RequestError], ...] = (SlowBody,)
+_RETRY_AFTER: Schema = {
+    "Retry-After": {
+        "description": "Whole seconds to wait before the request is sent again.",
+        "required": True,
+        "schema": {"type": "integer", "minimum": 1},
     }
+}
+_TOLD: dict[type[RequestError], Schema] = {
+    Overloaded: _RETRY_AFTER,
+    Crowded: _RETRY_AFTER,
+    WrongMethod: {
+        "Allow": {
+            "description": "The methods that the path takes, with commas between them.",
+            "required": True,
+            "schema": {"type": "string"},
+        }
+    },
+    Unauthorised: {
+        "WWW-Authenticate": {"description": "Bearer.", "required": True, "schema": {"type": "string"}},
+    },
 }
 
 
@@ -95,7 +138,7 @@ def _operation(route: Route, known: dict[str, Any]) -> Schema:
 
 
 def _parameters(route: Route) -> list[Schema]:
-    found = [_LANE] if route.works else []
+    found = [_LANE, _REQUEST_ID] if route.works else []
     if route.tail:
         name = route.path[len(route.tail) + 1 : -1]
         found.append({"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}})
@@ -109,13 +152,18 @@ def _responses(route: Route, known: dict[str, Any]) -> Schema:
         content["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
     headers = _headers(route)
     responses: Schema = {"200": {"description": "The answer.", "headers": headers, "content": content}}
-    if route.unready:
-        responses["503"] = {"description": "Not now.", "headers": _HEADERS, "content": content}
+    shape = known[repr(SHAPES[route.family])]
     for status, errors in sorted(_by_status(route).items()):
         responses[str(status)] = {
             "description": " ".join(_sentence(error) for error in errors),
-            "headers": _HEADERS,
-            "content": _json(known[repr(SHAPES[route.family])]),
+            "headers": _HEADERS | {name: each for error in errors for name, each in _TOLD.get(error, {}).items()},
+            "content": _json(shape),
+        }
+    if route.unready:
+        responses["503"] = {
+            "description": "Not now; or too many connections, and then there is a Retry-After.",
+            "headers": _HEADERS | {"Retry-After": _RETRY_AFTER["Retry-After"] | {"required": False}},
+            "content": _json({"anyOf": [known[repr(route.gives)], shape]}),
         }
     return responses
 
@@ -123,12 +171,12 @@ def _responses(route: Route, known: dict[str, Any]) -> Schema:
 def _headers(route: Route) -> Schema:
     if route.binary:
         return _BINARY_HEADERS
-    return _JUDGED_HEADERS if route.judged else _MODEL_HEADERS if route.works and not route.admin else _HEADERS
+    return _MODEL_HEADERS if route.works and not route.admin else _HEADERS
 
 
 def _by_status(route: Route) -> dict[int, list[type[RequestError]]]:
     grouped: dict[int, list[type[RequestError]]] = {}
-    for error in route.errors:
+    for error in dict.fromkeys((*route.errors, *_ANY, *(_WITH_BODY if route.works else ()))):
         grouped.setdefault(ANSWERS[error].status(route.family), []).append(error)
     return grouped
 

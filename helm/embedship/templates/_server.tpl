@@ -3,7 +3,7 @@
 metadata:
   labels:
     {{- include "embedship.labels" . | nindent 4 }}
-    app.kubernetes.io/component: server
+    app.kubernetes.io/component: {{ default "server" .component }}
     {{- with .Values.podLabels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
@@ -14,6 +14,9 @@ metadata:
     {{- end }}
     {{- if and .Values.auth.create (not .Values.auth.existingSecret) }}
     checksum/keys: {{ include "embedship.keys" . | sha256sum }}
+    {{- end }}
+    {{- if and .Values.auth.admin.create (not .Values.auth.admin.existingSecret) }}
+    checksum/admin-keys: {{ include "embedship.adminKeys" . | sha256sum }}
     {{- end }}
     {{- with .Values.podAnnotations }}
     {{- toYaml . | nindent 4 }}
@@ -44,9 +47,15 @@ spec:
       args: [serve, {{ include "embedship.bundle" . | quote }}]
       ports:
         - {name: http, containerPort: {{ include "embedship.port" . }}, protocol: TCP}
+        {{- if .Values.metrics.ownPort }}
+        - {name: metrics, containerPort: {{ include "embedship.metricsPort" . }}, protocol: TCP}
+        {{- end }}
       env:
         - {name: EMBEDSHIP_HOST, value: "0.0.0.0"}
         - {name: EMBEDSHIP_PORT, value: {{ include "embedship.port" . | quote }}}
+        {{- if .Values.metrics.ownPort }}
+        - {name: EMBEDSHIP_METRICS_PORT, value: {{ include "embedship.metricsPort" . | quote }}}
+        {{- end }}
         - {name: EMBEDSHIP_DRAIN_SECONDS, value: {{ sub .Values.drain.seconds (include "embedship.preStop" .) | quote }}}
         - {name: EMBEDSHIP_STATE_DIR, value: /state}
         - {name: EMBEDSHIP_CACHE, value: /cache}
@@ -55,6 +64,9 @@ spec:
         {{- end }}
         {{- if include "embedship.secret" . }}
         - {name: EMBEDSHIP_API_KEY_FILE, value: /keys/api-keys}
+        {{- end }}
+        {{- if include "embedship.adminSecret" . }}
+        - {name: EMBEDSHIP_ADMIN_KEY_FILE, value: /admin/admin-keys}
         {{- end }}
         {{- range $name, $value := .Values.server }}
         {{- if not (kindIs "invalid" $value) }}
@@ -70,17 +82,17 @@ spec:
           sleep: {seconds: {{ include "embedship.preStop" . }}}
       {{- end }}
       startupProbe:
-        httpGet: {path: /health, port: http}
+        httpGet: {path: /health, port: {{ include "embedship.watchedPort" . }}}
         periodSeconds: 2
         failureThreshold: {{ div (add .Values.startup.maxSeconds 1) 2 }}
         timeoutSeconds: 2
       livenessProbe:
-        httpGet: {path: /health, port: http}
+        httpGet: {path: /health, port: {{ include "embedship.watchedPort" . }}}
         periodSeconds: 10
         failureThreshold: 3
         timeoutSeconds: 5
       readinessProbe:
-        httpGet: {path: /ready, port: http}
+        httpGet: {path: /ready, port: {{ include "embedship.watchedPort" . }}}
         periodSeconds: 2
         failureThreshold: 2
         timeoutSeconds: 2
@@ -96,6 +108,9 @@ spec:
         {{- include "embedship.bundleMount" . | nindent 8 }}
         - {name: state, mountPath: /state}
         - {name: cache, mountPath: /cache}
+        {{- if include "embedship.adminSecret" . }}
+        - {name: admin, mountPath: /admin, readOnly: true}
+        {{- end }}
         {{- if .Values.index.enabled }}
         - {name: index, mountPath: /index, readOnly: true}
         {{- end }}
@@ -104,6 +119,10 @@ spec:
         {{- end }}
   volumes:
     {{- include "embedship.bundleVolume" . | nindent 4 }}
+    {{- with include "embedship.adminSecret" . }}
+    - name: admin
+      secret: {secretName: {{ . | quote }}, defaultMode: 0440, items: [{key: {{ $.Values.auth.admin.key | quote }}, path: admin-keys}]}
+    {{- end }}
     - name: cache
       emptyDir: {sizeLimit: {{ .Values.cache.size | quote }}}
     {{- if eq .Values.kind "Deployment" }}
