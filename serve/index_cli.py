@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,10 +16,11 @@ from embedship import choice as choices
 from embedship import whole
 from embedship.bundle import Bundle, Code
 from embedship.errors import UsageError
+from embedship.serve import index_goals as asked
 from embedship.serve.index import Kind
 from embedship.serve.index.chunks import Chunking
 from embedship.serve.index.effort import LIMITS, Effort
-from embedship.serve.index.manifest import SAMPLED, VECTORS, Choice, Goals, Recall, Truncated, frontier
+from embedship.serve.index.manifest import SAMPLED, VECTORS, Choice, Recall, Truncated
 from embedship.serve.index.recipe import Store
 
 if TYPE_CHECKING:
@@ -123,6 +123,9 @@ def index(
             help='A first stage in FAISS\'s own language, such as "OPQ48,IVF1024,PQ48x4fs", instead of --kind.'
         ),
     ] = None,
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="Build lists and float graphs on a GPU; no GPU has run this yet.")
+    ] = False,
     recall: Annotated[
         float | None,
         typer.Option(min=0.5, max=1.0, help="Build by goal: recall@10 that the index must have, by its lower bound."),
@@ -145,12 +148,14 @@ def index(
 
     if sum(each is not None for each in (factory, kind, recall)) > 1:
         raise UsageError("--kind, --factory and --recall each decide what is built: give one of them")
-    goals = _goals(recall, memory, latency)
+    wanted = asked.goals(recall, memory, latency)
     if plot:
         whole.refuse(plot, force=True)
     effort = Effort(oversample=oversample, nprobe=nprobe, ef_search=ef_search)
+    if wanted and (effort.named or stage_dimension):
+        raise UsageError("--recall chooses the effort and the dimension: leave --oversample and its like out")
     cut = chunking(chunk, overlap)
-    wishes = Wishes(kind, with_title, effort, store, stage_dimension, factory, goals, queries, cut)
+    wishes = Wishes(kind, with_title, effort, store, stage_dimension, factory, gpu, wanted, queries, cut)
     opened = Bundle.open(bundle)
     try:
         if source is None and corpus is not None:
@@ -163,10 +168,10 @@ def index(
                 "--chunk, --with-title and --variant"
             )
     except GoalsMissed as missed:
-        _frontier(missed.choice, plot, as_json, Missed(str(missed), missed.exit_code, missed.choice))
+        asked.show(missed.choice, plot, as_json, str(missed))
         raise typer.Exit(missed.exit_code) from None
     if built.manifest.choice:
-        _frontier(built.manifest.choice, plot, as_json, None)
+        asked.show(built.manifest.choice, plot, as_json)
     show(report(out, built), as_json)
 
 
@@ -198,74 +203,6 @@ def _requantised(bundle: Bundle, source: Path, out: Path, wishes: Wishes) -> Bui
         encoder = None if wishes.queries is None else stack.enter_context(Encoder.open(bundle))
         bar = stack.enter_context(Bar())
         return requantise(bundle, encoder, source, out, wishes, bar.show)
-
-
-class Missed(msgspec.Struct, frozen=True):
-    """What `--json` prints where goals were missed: no index was written."""
-
-    error: str
-    exit_code: int
-    choice: Choice
-
-
-def _goals(recall: float | None, memory: str | None, latency: str | None) -> Goals | None:
-    if recall is None:
-        if memory or latency:
-            raise UsageError("--memory and --latency need --recall beside them: without it anything fits")
-        return None
-    return Goals(
-        recall=recall,
-        memory_bytes=None if memory is None else int(_amount(memory, _BYTES, "--memory", "500MB")),
-        latency_seconds=None if latency is None else _amount(latency, _SECONDS, "--latency", "5ms"),
-    )
-
-
-_BYTES = {"kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
-
-
-def _amount(text: str, units: dict[str, float], option: str, example: str) -> float:
-    """Raises UsageError for what is no positive number with one of these units."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]+)", text.strip().lower())
-    if not found or found[2] not in units or not float(found[1]):
-        raise UsageError(f"{option} {text!r}: write it as {example}, in {', '.join(units)}")
-    return float(found[1]) * units[found[2]]
-
-
-def _frontier(choice: Choice, plot: Path | None, as_json: bool, missed: Missed | None) -> None:
-    """The table of what was measured, unless machines read; the page, if it was asked for."""
-    if plot:
-        from embedship.serve.index_page.render import html
-
-        whole.write(plot, html(choice, missed.error if missed else None).encode())
-    if as_json and missed:
-        typer.echo(msgspec.json.encode(missed).decode())
-    if not as_json:
-        Console(highlight=False).print(_measured(choice))
-    if missed:
-        Console(stderr=True, highlight=False, soft_wrap=True).print("[bold red]error:[/]", missed.error)
-
-
-def _measured(choice: Choice) -> Table:
-    """Those that no other beats in recall, speed and memory at once, and the chosen one."""
-    asked = "documents left out of it" if choice.source == SAMPLED else f"queries of {choice.source}"
-    table = Table(title=f"measured over {choice.documents:,} documents with {choice.queries:,} {asked}, one thread")
-    for heading in ("", "index", "effort", "recall@10", "95%", "queries/s", "p99 ms", "bytes/vector", "build s"):
-        table.add_column(heading, justify="left" if heading in ("", "index", "effort") else "right")
-    for at in frontier(choice):
-        each = choice.measured[at]
-        table.add_row(
-            ">" if at == choice.chosen else "",
-            str(each.recipe),
-            str(each.effort),
-            f"{each.recall.mean:.4f}",
-            f"{each.recall.low:.4f}..{each.recall.high:.4f}",
-            f"{each.queries_per_second:,.0f}",
-            f"{each.p99_seconds * 1e3:.2f}",
-            f"{each.hot_bytes:,.1f}",
-            f"{each.build_seconds:.1f}",
-        )
-    return table
 
 
 class Bar:
@@ -365,5 +302,5 @@ def _truncated(lost: Truncated, rows: int) -> str:
 def _recall(recall: Recall | None) -> str:
     if recall is None:
         return "nothing to compare"
-    asked = "documents as queries" if recall.source == SAMPLED else f"of {recall.source}"
-    return f"{recall.ratio:.4f} ({recall.queries:,} {asked})"
+    queries = "documents as queries" if recall.source == SAMPLED else f"of {recall.source}"
+    return f"{recall.ratio:.4f} ({recall.queries:,} {queries})"

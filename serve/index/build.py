@@ -21,6 +21,7 @@ from embedship.serve.index import Index, Kind, corpus, factory, goals, kinds, li
 from embedship.serve.index.chunks import Chunking, splitter
 from embedship.serve.index.effort import Effort
 from embedship.serve.index.embedding import Embedding
+from embedship.serve.index.gpu import Gpu
 from embedship.serve.index.manifest import Choice, Goals, IndexManifest, Packing, Recall, Truncated
 from embedship.serve.index.recipe import Recipe, Store
 from embedship.serve.index.truth import Truth
@@ -52,6 +53,7 @@ class Wishes:
     store: Store = Store.INT8
     stage_dimension: int | None = None  # Matryoshka: of the first stage
     factory: str | None = None  # of Kind.FACTORY
+    gpu: bool = False  # build on the first GPU what it can build
     goals: Goals | None = None  # instead of a kind: what the index has to do
     queries: Path | None = None  # measure recall with these and not with sampled documents
     chunking: Chunking | None = None  # None: a vector a document, and what is too long is cut off
@@ -82,6 +84,7 @@ def build(encoder: Encoder, variant: str, lines: Path, out: Path, wishes: Wishes
     """
     bundle = encoder.bundle
     refuse_inner_product(bundle.manifest.pipeline)
+    gpu = Gpu() if wishes.gpu else None
     texts = questions(wishes)
     split = split_of(encoder, wishes)
     with staged(out, manifest.require_replaceable) as folder:
@@ -94,7 +97,8 @@ def build(encoder: Encoder, variant: str, lines: Path, out: Path, wishes: Wishes
         count = count_of(folder)
         embedded = Embedded(variant, count, wishes.with_title, wishes.chunking, embedding.truncated)
         asked = embedding.queries(texts) if texts else None
-        return Built(finish(folder, truth, bundle, embedded, wishes, asked, progress), embedding.seconds)
+        made = finish(folder, truth, bundle, embedded, wishes, asked, progress, gpu=gpu)
+        return Built(made, embedding.seconds)
 
 
 def finish(
@@ -105,6 +109,8 @@ def finish(
     wishes: Wishes,
     queries: Vectors | None,
     progress: Progress,
+    *,
+    gpu: Gpu | None = None,
     created: str | None = None,
 ) -> IndexManifest:
     """Write what searches these vectors beside them, measure it, and seal the folder.
@@ -118,7 +124,7 @@ def finish(
         choice = _choice(wishes.goals, folder, truth, queries, wishes, bundle, progress)
         planned, effort = choice.measured[choice.chosen].recipe, choice.measured[choice.chosen].effort
         packing = Packing.of(planned, codes, truth.dimension)
-    index = kinds.write(folder, truth, planned, packing, effort)
+    index = kinds.write(folder, truth, planned, packing, effort, gpu)
     progress(Step.WRITE, truth.size, truth.size)
     described = IndexManifest(
         format=manifest.FORMAT,

@@ -131,7 +131,7 @@ def migrate(
             lost = _truncated(encoder, stored) if encoded.cut else Truncated()
             embedded = Embedded(plan.variant, count_of(folder), wishes.with_title, wishes.chunking, lost)
             asked = Embedding(encoder, wishes.with_title, lambda *_: None).queries(texts) if texts else None
-            made = finish(folder, truth, encoder.bundle, embedded, wishes, asked, progress, plan.created)
+            made = finish(folder, truth, encoder.bundle, embedded, wishes, asked, progress, created=plan.created)
         (work / PLAN).unlink()  # first: what is left without it is nobody's
         shutil.rmtree(work)
         return made
