@@ -196,7 +196,7 @@ def _disk_errors(folder: Path, target: Path) -> Iterator[None]:
     except Exception as error:
         # Native code has errors of its own: safetensors quotes the system's, OpenVINO 2026.4 says "iostream error".
         quoted = (words for words in map(os.strerror, _DISK) if words in str(error))
-        full = os.strerror(errno.ENOSPC) if shutil.disk_usage(folder).free < _ROOM else None
+        full = os.strerror(errno.ENOSPC) if shutil.disk_usage(target.parent).free < _ROOM else None
         if (why := next(quoted, full)) is None:
             raise
         raise EmbedshipError(f"{target} could not be written: {why}; {cure}") from error

@@ -67,8 +67,8 @@ class _Tally:
         self.meter.saw(count, fetched)
 
 
-class _There(Exception):
-    """The target holds this very bundle.json."""
+class _There(EmbedshipError):
+    """The target holds this very bundle.json. Nobody sees it."""
 
 
 def require_digest(text: str) -> str:

@@ -166,6 +166,7 @@ def put(port: int, path: str, content: bytes) -> None:
     """Into moto's S3, which checks no signature."""
     request = urllib.request.Request(f"http://127.0.0.1:{port}/{path}", content, method="PUT")
     request.add_header("Authorization", "AWS4-HMAC-SHA256 Credential=x/20260101/us-east-1/s3/aws4_request")
+    request.add_header("Content-Type", "application/octet-stream")  # moto reads the default one as a form
     with urllib.request.urlopen(request, timeout=SECONDS):
         pass
 
