@@ -65,7 +65,7 @@ class OciSource:
         try:
             layers = msgspec.json.decode(raw, type=Artifact).layers
         except msgspec.MsgspecError as error:
-            raise UsageError(f"{self.pinned} is no bundle pushed by `embedship push` or `oras push`: {error}") from None
+            raise UsageError(f"{self.pinned} is no bundle pushed by `embedship push`: {error}") from None
         named = [(layer.annotations or {}).get(_TITLE, "") for layer in layers]
         if len(set(named)) < len(named):
             raise UnsafeError(f"{self.pinned} has two layers of one name, or layers without one")
