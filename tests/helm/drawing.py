@@ -22,6 +22,9 @@ def drawn(draw: st.DrawFn) -> dict[str, Any]:
     return consistent({name: draw(_of(each)) for name, each in given.items()})
 
 
+SCHEMES = {"oci": "oci://", "s3": "s3://", "http": "https://", "hf": "hf://"}
+
+
 def resolved(schema: dict[str, Any]) -> dict[str, Any]:
     while "$ref" in schema:
         schema = SCHEMA["definitions"][schema["$ref"].rsplit("/", 1)[1]]
@@ -97,6 +100,13 @@ def consistent(values: dict[str, Any]) -> dict[str, Any]:
     bundle["path"] = "/" + bundle.get("path", "").replace("..", "").lstrip("/")
     if bundle.get("source") == "image":
         bundle["source"] = "pvc"  # image volumes are not on every version
+    pull, canary = part("bundle", "pull"), part("canary", "bundle")
+    if scheme := SCHEMES.get(bundle.get("source", "pvc")):
+        pull |= {"url": f"{scheme}host/bundle", "digest": pull.get("digest") or "sha256:" + "0" * 64}
+        bundle["path"], canary["claimName"], canary["image"], canary["path"] = "", "", "", ""
+        egress = part("networkPolicy").get("egress") or [{"ports": [{"port": 443}]}]
+        values["networkPolicy"] |= {"offline": False, "egress": egress}
+    canary["digest"] = canary.get("digest") or "sha256:" + "1" * 64
     claim["claimName"] = claim.get("claimName") or "models"
     index = part("index")
     index |= {"path": index.get("path", "").replace("..", ""), "claimName": index.get("claimName") or "index"}

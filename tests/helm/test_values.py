@@ -22,7 +22,7 @@ TYPO = "typpo"
 # Objects of Kubernetes that the schema leaves to Kubernetes, or of a parent chart.
 OPEN = {"global", "affinity.nodeAffinity", "affinity.podAffinity", "affinity.podAntiAffinity", "extraVolumes.0"}
 # Free names, each with a pattern that a misspelt one may well match.
-FREE = {"annotations", "labels", "matchLabels", "podAnnotations", "podLabels", "nodeSelector", "extraEnv"}
+FREE = {"annotations", "labels", "matchLabels", "podAnnotations", "podLabels", "nodeSelector", "extraEnv", "env"}
 
 
 def misspelt(schema: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -113,7 +113,7 @@ def test_every_value_is_in_the_schema_and_back() -> None:
 
     defaults = yaml.safe_load((CHART / "values.yaml").read_text())
     schema = {key for key in keys(defaults, SCHEMA) if not key.startswith(("global", "enabled"))}
-    owners = ("", "check.", "driftReport.", "canary.compare.", "backup.")
+    owners = ("", "bundle.pull.", "check.", "driftReport.", "canary.compare.", "backup.")
     maps = ("metrics.dashboard.labels.", *(f"{owner}resources." for owner in owners))
     assert schema == {key for key in held(defaults) if not key.startswith(maps)} | {
         f"{owner}resources.{part}" for owner in owners for part in ("requests", "limits")

@@ -56,6 +56,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- define "embedship.bundle" -}}
 {{- if eq .Values.bundle.source "baked" -}}
 {{ .Values.bundle.path }}
+{{- else if include "embedship.pulled" . -}}
+{{ include "embedship.pulledTo" . }}
 {{- else -}}
 {{ clean (printf "/bundle/%s" .Values.bundle.path) }}
 {{- end -}}
@@ -153,6 +155,8 @@ securityContext: {{- include "embedship.security" . | nindent 2 }}
 {{- else if eq .Values.bundle.source "image" }}
 - name: bundle
   image: {reference: {{ .Values.bundle.image.reference | quote }}, pullPolicy: {{ .Values.bundle.image.pullPolicy }}}
+{{- else if include "embedship.pulled" . }}
+{{- include "embedship.pullVolumes" . }}
 {{- end }}
 - name: tmp
   emptyDir: {sizeLimit: {{ .Values.tmp.size | quote }}}
@@ -176,6 +180,7 @@ securityContext: {{- include "embedship.security" . | nindent 2 }}
 {{- define "embedship.checkPod" -}}
 {{ include "embedship.pod" . }}
 restartPolicy: Never
+{{- include "embedship.pull" . }}
 containers:
   - name: check
     {{- include "embedship.container" . | nindent 4 }}
