@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -15,6 +16,7 @@ from embedship.serve.admission import Admission
 from embedship.serve.devices.collector import DevicesCollector
 from embedship.serve.drain import Drain
 from embedship.serve.keys import ADMIN, Keys
+from embedship.serve.lanes import Lane
 from embedship.serve.metrics import Metrics
 from embedship.serve.schemas import Readiness
 from embedship.serve.service import Service
@@ -87,6 +89,8 @@ class House:
     def _show(self) -> None:
         self.metrics.runs(self.service.build)
         self.metrics.queue_texts.set_function(self._waiting)
+        for lane in Lane:
+            self.metrics.queue_age.labels(lane).set_function(partial(self._age, lane))
         self.metrics.permits.set_function(lambda: self.admission.inside)
         self.metrics.ready.set_function(lambda: self.readiness.ready)
         self.registry.register(MonitorCollector(self._status))
@@ -96,6 +100,9 @@ class House:
     # Methods, and not those of the service themselves: a scrape after a swap must read the other one.
     def _waiting(self) -> int:
         return self.service.workers.waiting()
+
+    def _age(self, lane: Lane) -> float:
+        return self.service.workers.age(lane)
 
     def _status(self) -> Status:
         return self.service.watch.report()

@@ -82,7 +82,6 @@ class Route:
     open: bool = False  # to those without an API key: probes, scrapes, and what says nothing of anybody
     admin: bool = False  # asks for an admin key instead of an API key
     binary: bool = False  # gives application/octet-stream to who accepts it, described by headers
-    judged: bool = False  # its answers carry the X-Request-Id by which /feedback judges them
 
     @property
     def tail(self) -> str | None:

@@ -8,8 +8,9 @@ from embedship.bundle import Bundle
 from embedship.codes import Vectors, cosine
 from embedship.encoder import Encoder
 from embedship.golden import Golden
-from embedship.monitor.offline import Current
-from embedship.monitor.offline import compare as drifted
+from embedship.monitor.budget import DAY_SECONDS
+from embedship.monitor.drift import DriftDetector, DriftReport
+from embedship.monitor.reference import Reference
 from embedship.monitor.state import State
 from embedship.monitor.statistics import ks_statistic
 from embedship.serve import references
@@ -41,16 +42,20 @@ def drift(old: Encoder, new: Encoder, then: Vectors, now: Vectors) -> Drift | No
     reference = references.find(old.bundle)
     if reference is None:
         return None
-    before, after = (
-        drifted(reference, Current(vectors), variant=encoder.variant.name)
-        for encoder, vectors in ((old, then), (new, now))
-    )
-    unknown = next((found.report.reason for found in (before, after) if found.state is State.UNKNOWN), "")
+    before, after = _tested(reference, old, then), _tested(reference, new, now)
+    unknown = next((found.reason for found in (before, after) if found.state is State.UNKNOWN), "")
     return Drift(
         old=before.state,
         new=after.state,
-        old_effect=before.report.effect,
-        new_effect=after.report.effect,
+        old_effect=before.effect,
+        new_effect=after.effect,
         ks_largest=float(ks_statistic(then, now).max()),
         reason=unknown,
     )
+
+
+def _tested(reference: Reference, encoder: Encoder, vectors: Vectors) -> DriftReport:
+    """As a server tests its last queries, but once a day."""
+    detector = DriftDetector(reference, variant=encoder.variant.name, interval_seconds=DAY_SECONDS)
+    detector.update(vectors)
+    return detector.evaluate()

@@ -9,7 +9,7 @@ from typing import Self
 
 from embedship.bundle import Bundle
 from embedship.serve.documents import DOCUMENTS, Documents
-from embedship.serve.index import Index, Kind, manifest
+from embedship.serve.index import Index, manifest
 from embedship.serve.index.manifest import IndexManifest
 from embedship.serve.index.truth import Truth
 from embedship.serve.keyword import Words
@@ -54,12 +54,7 @@ class IndexFolder:
 
 def load(folder: Path, found: IndexManifest) -> Index:
     """The index of a folder whose files have been hashed. FAISS is not imported before this."""
+    from embedship.serve.index import kinds
+
     truth = Truth.open(folder, (found.size, found.dimension))
-    if found.kind is Kind.FLAT:
-        from embedship.serve.index.flat import FlatIndex
-
-        return FlatIndex.open(folder, truth)
-    from embedship.serve.index.binary import BinaryIndex
-
-    assert found.rescoring is not None, "manifest.read has checked it"
-    return BinaryIndex.open(folder, truth, found.rescoring)
+    return kinds.open(folder, truth, found.recipe, found.packing, found.effort)
