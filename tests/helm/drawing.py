@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from .manifests import CHART
 
 SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
-_OPEN = {"global", "affinity", "extraVolumes", "extraVolumeMounts", "nodeAffinity", "podAffinity", "podAntiAffinity"}
+_OPEN = {
+    "global",
+    "bundles",
+    "affinity",
+    "extraVolumes",
+    "extraVolumeMounts",
+    "nodeAffinity",
+    "podAffinity",
+    "podAntiAffinity",
+}
 _SHORT = st.text(string.ascii_letters + string.digits + " -_.:/#{}'\"%&*!|>@`", max_size=12)
 
 
@@ -27,7 +36,8 @@ SCHEMES = {"oci": "oci://", "s3": "s3://", "http": "https://", "hf": "hf://"}
 
 def resolved(schema: dict[str, Any]) -> dict[str, Any]:
     while "$ref" in schema:
-        schema = SCHEMA["definitions"][schema["$ref"].rsplit("/", 1)[1]]
+        _, where, name = schema["$ref"].split("/")
+        schema = SCHEMA[where][name]
     return schema
 
 
@@ -85,6 +95,14 @@ _KINDS = {
     "boolean": lambda schema: st.booleans(),
     "null": lambda schema: st.none(),
 }
+
+
+def nested(values: dict[str, Any]) -> dict[str, Any]:
+    """The same for one of `bundles`, as far as one has values of its own; the rest is the release's."""
+    ((_, own),) = SCHEMA["properties"]["bundles"]["patternProperties"].items()
+    inner = {name: value for name, value in values.items() if name in own["properties"]}
+    rest = {name: value for name, value in values.items() if name not in inner and name != "canary"}
+    return {**rest, "bundles": {"legal": inner}}
 
 
 def consistent(values: dict[str, Any]) -> dict[str, Any]:

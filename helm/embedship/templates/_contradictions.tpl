@@ -15,6 +15,20 @@
 {{- fail (printf "bundle.source is image, but Kubernetes %s has no image volumes (1.31 has): take bundle.source=pvc or baked." .Capabilities.KubeVersion.Version) -}}
 {{- end -}}
 {{- end -}}
+{{- if and $v.bundles $v.canary.enabled -}}
+{{- fail "canary is for a release of one bundle, and bundles names several: give the one that changes a release of its own, or run it as another entry of bundles." -}}
+{{- end -}}
+{{- if and $v.bundles (or $v.ingress.enabled $v.httpRoute.enabled) -}}
+{{- $seen := dict -}}
+{{- range $name, $own := $v.bundles -}}
+{{- $each := mergeOverwrite (deepCopy $v) (default dict $own) -}}
+{{- $place := list $each.ingress.host $each.ingress.path $each.httpRoute.hostnames $each.httpRoute.path | toJson -}}
+{{- if hasKey $seen $place -}}
+{{- fail (printf "bundles.%s and bundles.%s answer at one address: give each an ingress.host or httpRoute.hostnames of its own." (get $seen $place) $name) -}}
+{{- end -}}
+{{- $_ := set $seen $place $name -}}
+{{- end -}}
+{{- end -}}
 {{- if include "embedship.pulled" . -}}
 {{- $source := $v.bundle.source -}}
 {{- $scheme := get (include "embedship.schemes" . | fromYaml) $source -}}
