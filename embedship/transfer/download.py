@@ -34,8 +34,8 @@ class Downloader(NamedTuple):
     def file(self, name: str, listed: File, to: Path) -> None:
         """Fetch a file. Raises UnsafeError if the source's is not the one that is listed; then `to` is not made."""
         part = self.parts / listed.sha256
-        if not self._whole(name, listed, part) and not self._whole(name, listed, part):
-            # The first may have continued bytes that a crash had garbled; the second began at nothing.
+        resumed = part.exists()  # and a crash may have garbled it: then all of it is fetched again, once
+        if not self._whole(name, listed, part) and not (resumed and self._whole(name, listed, part)):
             raise UnsafeError(f"{self.source.pinned}: its {name} is not the one that bundle.json lists (sha256)")
         to.parent.mkdir(parents=True, exist_ok=True)
         part.replace(to)
@@ -44,15 +44,15 @@ class Downloader(NamedTuple):
         """Whether the part is now what is listed; if it cannot become that, it is gone."""
         with open(part, "a+b", opener=_plainly) as file:  # noqa: PTH123: Path.open takes no opener
             hasher, have = _hashed(file)
-            begun_anew = have == 0
             self.saw(have, False)
             right = have <= listed.size and self._append(name, file, hasher, have, listed.size)
             file.flush()
             os.fsync(file.fileno())
+            reported = file.tell()
         if right and hasher.hexdigest() == listed.sha256:
             return True
         part.unlink()
-        self.saw(-min(have, listed.size) if not begun_anew else -listed.size, False)
+        self.saw(-reported, False)
         return False
 
     def _append(self, name: str, file: IO[bytes], hasher: Hash, have: int, size: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 from collections.abc import Mapping
@@ -192,9 +193,9 @@ def _sweep(incoming: Incoming, listed: Mapping[str, File]) -> None:
     """What an earlier call left behind of another bundle. Names are those of this folder: no link is followed."""
     for name in sealed.strangers(incoming.files, {MANIFEST, *listed}):
         (incoming.files / name).unlink()
-    for folder in incoming.files.rglob("*"):
-        if folder.is_dir() and not folder.is_symlink() and folder.relative_to(incoming.files).as_posix() in listed:
-            shutil.rmtree(folder)
+    for folder in sorted((path for path in incoming.files.rglob("*") if path.is_dir()), reverse=True):
+        with contextlib.suppress(OSError):  # not empty
+            folder.rmdir()
     for name in sealed.strangers(incoming.parts, {file.sha256 for file in listed.values()}):
         (incoming.parts / name).unlink()
 
