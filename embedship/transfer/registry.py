@@ -20,7 +20,7 @@ from requests.auth import AuthBase, HTTPBasicAuth
 from embedship.errors import UnsafeError, UsageError
 from embedship.transfer.credentials import Login, login
 from embedship.transfer.errors import TransferError
-from embedship.transfer.web import Bearer, Call, answered, body, is_loopback, ranged
+from embedship.transfer.web import Bearer, Call, answered, body, capped, is_loopback, ranged
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 _LARGEST_MANIFEST = 4 << 20  # bytes: what registries allow
@@ -64,14 +64,14 @@ class Registry:
         """The manifest of a tag or digest; if it is a digest, the bytes have it. Raises UnsafeError if not."""
         call = Call("GET", self._base + f"manifests/{reference}", {"Accept": MANIFEST_TYPE})
         with self._answered(call) as answer:
-            raw = answer.raw.read(_LARGEST_MANIFEST + 1, decode_content=True)
+            raw = capped(answer, _LARGEST_MANIFEST)
         if len(raw) > _LARGEST_MANIFEST:
             raise UnsafeError(f"the manifest {reference} is larger than {_LARGEST_MANIFEST} bytes")
         if reference.startswith("sha256:") and digest_of(raw) != reference:
             raise UnsafeError(
                 f"the registry gave another manifest than {reference}: its own digest is {digest_of(raw)}"
             )
-        return bytes(raw)
+        return raw
 
     def blob(self, digest: str, offset: int) -> Iterator[bytes]:
         """Whoever takes the bytes holds them against the digest."""

@@ -70,7 +70,7 @@ def answered(
             stream=True,
         ) as answer:
             if not answer.ok and answer.status_code not in accept:
-                raise _refusal(answer, where)
+                raise _refusal(answer)
             yield answer
     except requests.exceptions.SSLError:
         raise TransferError(
@@ -82,9 +82,9 @@ def answered(
         raise UsageError(f"{where} cannot be asked ({type(error).__name__}): is the address right?") from None
 
 
-def _refusal(answer: requests.Response, where: str) -> TransferError:
-    status = answer.status_code
-    said = f"{where} answered {status} {answer.reason or ''}".rstrip()
+def _refusal(answer: requests.Response) -> TransferError:
+    status, where = answer.status_code, urlsplit(answer.url)  # after redirects; its query may be a signature
+    said = f"{where.netloc} answered {status} for {where.path}"
     if status in (404, 410):
         return Missing(said)
     if status in (401, 403):
@@ -113,6 +113,16 @@ def body(answer: requests.Response, offset: int) -> Iterator[bytes]:
         if skip < len(piece):
             yield piece[skip:]
         skip = max(0, skip - len(piece))
+
+
+def capped(answer: requests.Response, limit: int) -> bytes:
+    """The whole body, or its first `limit` + 1 bytes if it is larger."""
+    found = b""
+    for piece in answer.iter_content(PIECE):
+        found += piece
+        if len(found) > limit:
+            break
+    return found[: limit + 1]
 
 
 def _begins(answer: requests.Response) -> int:

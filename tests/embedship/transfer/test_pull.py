@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from embedship.errors import UnsafeError
 from embedship.sealed import File
 from embedship.transfer.pull import require_modest
 from embedship.transfer.registry import digest_of
+from embedship.transfer.web import PIECE
 
 from . import servers
 from .conftest import LARGE, Place
@@ -69,6 +71,14 @@ def is_the_bundle(out: Path, small: Bundle) -> bool:
     return (out / MANIFEST).read_bytes() == small.path(MANIFEST).read_bytes()
 
 
+def within(holds: Callable[[], bool]) -> bool:
+    """Whether it comes to hold; what the process has received takes it a moment to write."""
+    end = time.monotonic() + SECONDS
+    while not (found := holds()) and time.monotonic() < end:
+        time.sleep(0.01)
+    return found
+
+
 def digest(small: Bundle) -> str:
     return digest_of(small.path(MANIFEST).read_bytes())
 
@@ -105,13 +115,15 @@ def test_killed_it_goes_on(run: Run, place: Place, small: Bundle, tmp_path: Path
     place.wire.cut_after(LARGE * 5 // 2, hold=True)
     process = embedship("pull", place.address, "--out", out, **place.environment)
     assert place.wire.stopped.wait(SECONDS)
+    parts = tmp_path / ".bundle.incoming" / "parts"
+    assert within(lambda: any(part.stat().st_size >= PIECE for part in parts.iterdir())), "in the middle of a file"
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=SECONDS)
     place.wire.mend()
     assert not out.exists()
     incoming = tmp_path / ".bundle.incoming"
     had = sum(path.stat().st_size for path in incoming.rglob("*") if path.is_file() and path.name != MANIFEST)
-    assert had >= LARGE
+    assert had >= LARGE + PIECE
     done = run(out)
     assert is_the_bundle(out, small)
     assert done["fetched_bytes"] == total(small) - had
