@@ -26,8 +26,10 @@ lint: $(VENV)/.installed
 bench: $(VENV)/.installed  ## us and the peers in one run; peers live in their own venvs
 	$(BIN)/python benchmarks/encode.py
 	$(BIN)/python benchmarks/load.py
+	$(BIN)/python benchmarks/coldstart.py
 	$(BIN)/python benchmarks/export.py
 	$(BIN)/python benchmarks/chart.py
+	$(BIN)/python benchmarks/search.py
 
 assets: $(VENV)/.installed  ## rules, dashboard and runbooks, from their description in monitor/assets
 	$(BIN)/python -P -m embedship.monitor.assets.write monitor/assets/files

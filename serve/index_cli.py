@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,9 +15,10 @@ from embedship import choice as choices
 from embedship import whole
 from embedship.bundle import Bundle
 from embedship.errors import UsageError
+from embedship.serve import index_goals as asked
 from embedship.serve.index import Kind
 from embedship.serve.index.effort import LIMITS, Effort
-from embedship.serve.index.manifest import SAMPLED, Choice, Goals, Recall, frontier
+from embedship.serve.index.manifest import SAMPLED, Choice, Recall
 from embedship.serve.index.recipe import Store
 
 if TYPE_CHECKING:
@@ -98,6 +98,9 @@ def index(
             help='A first stage in FAISS\'s own language, such as "OPQ48,IVF1024,PQ48x4fs", instead of --kind.'
         ),
     ] = None,
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="Build lists and float graphs on a GPU; no GPU has run this yet.")
+    ] = False,
     recall: Annotated[
         float | None,
         typer.Option(min=0.5, max=1.0, help="Build by goal: recall@10 that the index must have, by its lower bound."),
@@ -124,94 +127,28 @@ def index(
     chosen = choices.variant(opened, variant).name
     if sum(each is not None for each in (factory, kind, recall)) > 1:
         raise UsageError("--kind, --factory and --recall each decide what is built: give one of them")
-    goals = _goals(recall, memory, latency)
+    wanted = asked.goals(recall, memory, latency)
     if plot:
         whole.refuse(plot, force=True)
     effort = Effort(oversample=oversample, nprobe=nprobe, ef_search=ef_search)
-    wishes = Wishes(kind, with_title, effort, store, stage_dimension, factory, goals, queries)
+    if wanted and (effort.named or stage_dimension):
+        raise UsageError("--recall chooses the effort and the dimension: leave --oversample and its like out")
+    wishes = Wishes(kind, with_title, effort, store, stage_dimension, factory, gpu, wanted, queries)
     with Encoder.open(opened, chosen) as encoder:
         golden.check(encoder)  # a machine that computes wrongly must not fill an index that others then trust
         try:
             with Bar() as bar:
                 built = build(encoder, chosen, corpus, out, wishes, bar.show)
         except GoalsMissed as missed:
-            _frontier(missed.choice, plot, as_json, Missed(str(missed), missed.exit_code, missed.choice))
+            asked.show(missed.choice, plot, as_json, str(missed))
             raise typer.Exit(missed.exit_code) from None
     report = _report(out, built)
     if report.choice:
-        _frontier(report.choice, plot, as_json, None)
+        asked.show(report.choice, plot, as_json)
     if as_json:
         typer.echo(msgspec.json.encode(report).decode())
     else:
         Console(highlight=False).print(_table(report))
-
-
-class Missed(msgspec.Struct, frozen=True):
-    """What `--json` prints where goals were missed: no index was written."""
-
-    error: str
-    exit_code: int
-    choice: Choice
-
-
-def _goals(recall: float | None, memory: str | None, latency: str | None) -> Goals | None:
-    if recall is None:
-        if memory or latency:
-            raise UsageError("--memory and --latency need --recall beside them: without it anything fits")
-        return None
-    return Goals(
-        recall=recall,
-        memory_bytes=None if memory is None else int(_amount(memory, _BYTES, "--memory", "500MB")),
-        latency_seconds=None if latency is None else _amount(latency, _SECONDS, "--latency", "5ms"),
-    )
-
-
-_BYTES = {"kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
-
-
-def _amount(text: str, units: dict[str, float], option: str, example: str) -> float:
-    """Raises UsageError for what is no positive number with one of these units."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]+)", text.strip().lower())
-    if not found or found[2] not in units or not float(found[1]):
-        raise UsageError(f"{option} {text!r}: write it as {example}, in {', '.join(units)}")
-    return float(found[1]) * units[found[2]]
-
-
-def _frontier(choice: Choice, plot: Path | None, as_json: bool, missed: Missed | None) -> None:
-    """The table of what was measured, unless machines read; the page, if it was asked for."""
-    if plot:
-        from embedship.serve.index_page.render import html
-
-        whole.write(plot, html(choice, missed.error if missed else None).encode())
-    if as_json and missed:
-        typer.echo(msgspec.json.encode(missed).decode())
-    if not as_json:
-        Console(highlight=False).print(_measured(choice))
-    if missed:
-        Console(stderr=True, highlight=False, soft_wrap=True).print("[bold red]error:[/]", missed.error)
-
-
-def _measured(choice: Choice) -> Table:
-    """Those that no other beats in recall, speed and memory at once, and the chosen one."""
-    asked = "documents left out of it" if choice.source == SAMPLED else f"queries of {choice.source}"
-    table = Table(title=f"measured over {choice.documents:,} documents with {choice.queries:,} {asked}, one thread")
-    for heading in ("", "index", "effort", "recall@10", "95%", "queries/s", "p99 ms", "bytes/vector", "build s"):
-        table.add_column(heading, justify="left" if heading in ("", "index", "effort") else "right")
-    for at in frontier(choice):
-        each = choice.measured[at]
-        table.add_row(
-            ">" if at == choice.chosen else "",
-            str(each.recipe),
-            str(each.effort),
-            f"{each.recall.mean:.4f}",
-            f"{each.recall.low:.4f}..{each.recall.high:.4f}",
-            f"{each.queries_per_second:,.0f}",
-            f"{each.p99_seconds * 1e3:.2f}",
-            f"{each.hot_bytes:,.1f}",
-            f"{each.build_seconds:.1f}",
-        )
-    return table
 
 
 class Bar:
@@ -283,5 +220,5 @@ def _table(report: Report) -> Table:
 def _recall(recall: Recall | None) -> str:
     if recall is None:
         return "nothing to compare"
-    asked = "documents as queries" if recall.source == SAMPLED else f"of {recall.source}"
-    return f"{recall.ratio:.4f} ({recall.queries:,} {asked})"
+    queries = "documents as queries" if recall.source == SAMPLED else f"of {recall.source}"
+    return f"{recall.ratio:.4f} ({recall.queries:,} {queries})"

@@ -20,6 +20,7 @@ from embedship.serve.documents import DOCUMENTS, Document
 from embedship.serve.index import Index, Kind, corpus, factory, goals, kinds, library, manifest, measure, recipe
 from embedship.serve.index.effort import Effort
 from embedship.serve.index.embedding import Embedding
+from embedship.serve.index.gpu import Gpu
 from embedship.serve.index.manifest import Choice, Goals, IndexManifest, Packing, Recall
 from embedship.serve.index.recipe import Recipe, Store
 from embedship.serve.index.truth import Truth
@@ -51,6 +52,7 @@ class Wishes:
     store: Store = Store.INT8
     stage_dimension: int | None = None  # Matryoshka: of the first stage
     factory: str | None = None  # of Kind.FACTORY
+    gpu: bool = False  # build on the first GPU what it can build
     goals: Goals | None = None  # instead of a kind: what the index has to do
     queries: Path | None = None  # measure recall with these and not with sampled documents
 
@@ -69,6 +71,7 @@ def build(encoder: Encoder, variant: str, lines: Path, out: Path, wishes: Wishes
     """
     pipeline, codes = encoder.bundle.manifest.pipeline, encoder.bundle.manifest.codes
     _refuse_inner_product(pipeline)
+    gpu = Gpu() if wishes.gpu else None
     queries = [] if wishes.queries is None else [row.text for row in jsonl.read(wishes.queries, jsonl.Text)]
     with staged(out, manifest.require_replaceable) as folder:
         with _disk_errors(folder / DOCUMENTS):
@@ -85,7 +88,7 @@ def build(encoder: Encoder, variant: str, lines: Path, out: Path, wishes: Wishes
             choice = _choice(wishes.goals, folder, truth, asked, wishes, encoder, progress)
             planned, effort = choice.measured[choice.chosen].recipe, choice.measured[choice.chosen].effort
             packing = Packing.of(planned, codes, truth.dimension)
-        index = kinds.write(folder, truth, planned, packing, effort)
+        index = kinds.write(folder, truth, planned, packing, effort, gpu)
         progress(Step.WRITE, size, size)
         recall = _recall(index, truth, embedding, queries, wishes.queries)
         described = IndexManifest(

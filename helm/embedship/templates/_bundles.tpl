@@ -3,12 +3,11 @@
 {{- $root := .root -}}
 {{- $template := .template -}}
 {{- if $root.Values.bundles -}}
-{{- /* One key for all of them: made before the values are copied. */ -}}
-{{- if and $root.Values.auth.create (not $root.Values.auth.existingSecret) }}{{ $_ := include "embedship.keys" $root }}{{ end -}}
-{{- if and $root.Values.auth.admin.create (not $root.Values.auth.admin.existingSecret) }}{{ $_ := include "embedship.adminKeys" $root }}{{ end -}}
 {{- range $name, $own := $root.Values.bundles }}
+{{- /* The keys are shared, or each would make its own. */}}
+{{- $values := set (mergeOverwrite (deepCopy $root.Values) (default dict $own)) "auth" $root.Values.auth }}
 ---
-{{ include $template (dict "Values" (mergeOverwrite (deepCopy $root.Values) (default dict $own)) "bundle" $name "Chart" $root.Chart "Release" $root.Release "Capabilities" $root.Capabilities "Template" $root.Template) }}
+{{ include $template (dict "Values" $values "bundle" $name "Chart" $root.Chart "Release" $root.Release "Capabilities" $root.Capabilities "Template" $root.Template) }}
 {{- end -}}
 {{- else -}}
 {{ include $template $root }}

@@ -18,7 +18,7 @@ from embedship.serve.index import Kind, measure
 from embedship.serve.index.build import FLAT_BELOW, Built, Step, Wishes, build, default_kind
 from embedship.serve.index.effort import Effort
 from embedship.serve.index.folder import IndexFolder
-from embedship.serve.index.manifest import MANIFEST, STAGE, files, read
+from embedship.serve.index.manifest import MANIFEST, STAGE, Goals, files, read
 from embedship.serve.index.recipe import Store
 
 from .conftest import Corpus, wishes_for
@@ -127,7 +127,7 @@ def test_an_interrupt_leaves_what_was_there(encoder: Encoder, corpus: Corpus, tm
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build(encoder, "any", lines, out, Wishes(), interrupt)
+        build(encoder, "any", lines, out, Wishes(goals=Goals(recall=0.5) if step is Step.MEASURE else None), interrupt)
     assert contents(tmp_path) == before
     assert {path.name for path in tmp_path.iterdir()} == {"corpus.jsonl", "index"}
 
