@@ -42,7 +42,7 @@ class Downloader(NamedTuple):
 
     def _whole(self, name: str, listed: File, part: Path) -> bool:
         """Whether the part is now what is listed; if it cannot become that, it is gone."""
-        with open(part, "a+b", opener=_plainly) as file:  # noqa: PTH123: Path.open takes no opener
+        with open(part, "a+b", opener=_plainly) as file:  # Path.open takes no opener
             hasher, have = _hashed(file)
             self.saw(have, False)
             right = have <= listed.size and self._append(name, file, hasher, have, listed.size)
