@@ -84,9 +84,9 @@ def build(encoder: Encoder, variant: str, lines: Path, out: Path, wishes: Wishes
     """
     bundle = encoder.bundle
     refuse_inner_product(bundle.manifest.pipeline)
+    gpu = Gpu() if wishes.gpu else None
     texts = questions(wishes)
     split = split_of(encoder, wishes)
-    gpu = Gpu() if wishes.gpu else None
     with staged(out, manifest.require_replaceable) as folder:
         with disk_errors(folder / DOCUMENTS):
             size = documents.write(folder / DOCUMENTS, _counted(corpus.read(lines), progress), split)
@@ -97,7 +97,8 @@ def build(encoder: Encoder, variant: str, lines: Path, out: Path, wishes: Wishes
         count = count_of(folder)
         embedded = Embedded(variant, count, wishes.with_title, wishes.chunking, embedding.truncated)
         asked = embedding.queries(texts) if texts else None
-        return Built(finish(folder, truth, bundle, embedded, wishes, asked, progress, gpu), embedding.seconds)
+        made = finish(folder, truth, bundle, embedded, wishes, asked, progress, gpu=gpu)
+        return Built(made, embedding.seconds)
 
 
 def finish(
@@ -108,6 +109,7 @@ def finish(
     wishes: Wishes,
     queries: Vectors | None,
     progress: Progress,
+    *,
     gpu: Gpu | None = None,
     created: str | None = None,
 ) -> IndexManifest:

@@ -29,6 +29,7 @@ def requantise(
     manifest.demand_model(source, found, bundle)
     manifest.verify(source, found)
     texts = questions(wishes)
+    gpu = Gpu() if wishes.gpu else None
     with staged(out, manifest.require_replaceable) as folder:
         for name in (DOCUMENTS, VECTORS):
             shutil.copyfile(source / name, folder / name)
@@ -39,5 +40,4 @@ def requantise(
             assert encoder is not None, "who measures with questions gives what encodes them"
             queries = Embedding(encoder, found.with_title, lambda *_: None).queries(texts)
         embedded = Embedded(found.variant, found.documents, found.with_title, found.chunking, found.truncated)
-        gpu = Gpu() if wishes.gpu else None
-        return Built(finish(folder, truth, bundle, embedded, wishes, queries, progress, gpu), 0.0)
+        return Built(finish(folder, truth, bundle, embedded, wishes, queries, progress, gpu=gpu), 0.0)
