@@ -54,7 +54,7 @@ class IndexFolder:
 
 def load(folder: Path, found: IndexManifest) -> Index:
     """The index of a folder whose files have been hashed. FAISS is not imported before this."""
-    from embedship.serve.index import kinds
+    from embedship.serve.index.kinds import open as opened
 
     truth = Truth.open(folder, (found.size, found.dimension))
-    return kinds.open(folder, truth, found.recipe, found.packing, found.effort)
+    return opened(folder, truth, found.recipe, found.packing, found.effort)
