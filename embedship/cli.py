@@ -27,6 +27,8 @@ VERBS = {
     "tune": Verb("embedship.tune_cli", "Find the best variant of a bundle on this machine.", "cpu"),
     "evaluate": Verb("embedship.export.evaluate_cli", "Measure a bundle's retrieval on your own questions.", "cpu"),
     "sign": Verb("embedship.sign", "Sign a bundle with a private key, offline.", "sign"),
+    "push": Verb("embedship.transfer.cli", "Send a bundle to an OCI registry.", "pull"),
+    "pull": Verb("embedship.transfer.cli", "Fetch a bundle: from a registry, S3, the web, a hub.", "pull"),
     "encode": Verb("embedship.serve.encode_cli", "Encode a file of texts into shards of vectors.", "cpu"),
     "index": Verb("embedship.serve.index_cli", "Build a search index over a JSON Lines corpus.", "cpu"),
     "index migrate": Verb("embedship.serve.migrate_cli", "Embed an index's documents with another bundle.", "cpu"),
