@@ -27,8 +27,11 @@ VERBS = {
     "tune": Verb("embedship.tune_cli", "Find the best variant of a bundle on this machine.", "cpu"),
     "evaluate": Verb("embedship.export.evaluate_cli", "Measure a bundle's retrieval on your own questions.", "cpu"),
     "sign": Verb("embedship.sign", "Sign a bundle with a private key, offline.", "sign"),
+    "push": Verb("embedship.transfer.cli", "Send a bundle to an OCI registry.", "pull"),
+    "pull": Verb("embedship.transfer.cli", "Fetch a bundle: from a registry, S3, the web, a hub.", "pull"),
     "encode": Verb("embedship.serve.encode_cli", "Encode a file of texts into shards of vectors.", "cpu"),
     "index": Verb("embedship.serve.index_cli", "Build a search index over a JSON Lines corpus.", "cpu"),
+    "index migrate": Verb("embedship.serve.migrate_cli", "Embed an index's documents with another bundle.", "cpu"),
     "serve": Verb("embedship.serve.cli", "Serve embeddings and search over HTTP.", "cpu"),
     "check": Verb("embedship.serve.check", "Ask a running server for the golden texts' vectors.", "cpu"),
     "compare": Verb("embedship.serve.compare_cli", "May a new bundle, or server, take the old one's place?", "cpu"),
@@ -81,6 +84,8 @@ def _complain(sentence: str) -> None:
 
 
 def _app(arguments: list[str]) -> typer.Typer:
+    if (two := " ".join(arguments[:2])) in VERBS:  # a verb of two words; the second is no BUNDLE of the first
+        arguments[:2] = [two]
     app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     app.callback(invoke_without_command=True)(_version)
     for name, verb in VERBS.items():
@@ -113,6 +118,6 @@ def _asleep() -> None:
 
 def _load(name: str, verb: Verb) -> Callable[..., Any] | typer.Typer:
     try:
-        return getattr(importlib.import_module(verb.module), name)  # type: ignore[no-any-return]
+        return getattr(importlib.import_module(verb.module), name.split()[-1])  # type: ignore[no-any-return]
     except ModuleNotFoundError as missing:
         raise MissingExtra(missing.name or name, verb.extra) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,16 +14,17 @@ from rich.table import Table
 
 from embedship import choice as choices
 from embedship import whole
-from embedship.bundle import Bundle
+from embedship.bundle import Bundle, Code
 from embedship.errors import UsageError
 from embedship.serve import index_goals as asked
 from embedship.serve.index import Kind
+from embedship.serve.index.chunks import Chunking
 from embedship.serve.index.effort import LIMITS, Effort
-from embedship.serve.index.manifest import SAMPLED, Choice, Recall
+from embedship.serve.index.manifest import SAMPLED, VECTORS, Choice, Recall, Truncated
 from embedship.serve.index.recipe import Store
 
 if TYPE_CHECKING:
-    from embedship.serve.index.build import Built, Step
+    from embedship.serve.index.build import Built, Step, Wishes
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -37,25 +39,30 @@ class Report(msgspec.Struct, frozen=True):
     store: Store | None
     effort: Effort
     documents: int
+    rows: int  # vectors: chunks, where documents were cut
+    chunking: Chunking | None
     dimension: int
-    truncated: int
+    truncated: Truncated
+    exact: Code  # of the exact vectors, on disk
+    exact_bytes: int
     disk_bytes: int
     hot_bytes_per_vector: float
-    texts_per_second: float
+    texts_per_second: float | None  # None where nothing was embedded
     recall: Recall | None
     choice: Choice | None
 
 
 def index(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle folder.")],
+    *,
     corpus: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
             metavar="CORPUS.jsonl",
             help='A document a line: {"id", "text"}, optionally "title" and "metadata". BEIR\'s "_id" will do for '
             '"id"; other keys are kept as metadata.',
         ),
-    ],
+    ] = None,
     out: Annotated[Path, typer.Option(help="Where the index goes. An index that lies there is replaced at the end.")],
     kind: Annotated[
         Kind | None,
@@ -65,6 +72,24 @@ def index(
         ),
     ] = None,
     variant: Annotated[str | None, typer.Option(help="The variant to embed with (default: the chosen one).")] = None,
+    chunk: Annotated[
+        int | None,
+        typer.Option(
+            help="Cut documents into chunks of at most so many tokens, prompt and special tokens included (default: a "
+            "vector a document; what the model does not read of it is cut off)."
+        ),
+    ] = None,
+    overlap: Annotated[
+        int | None, typer.Option(help="Tokens that two neighbouring chunks may share (default: 0).")
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="INDEX",
+            help="Take documents and vectors from this index of the same model, and embed nothing: for another --kind.",
+        ),
+    ] = None,
     with_title: Annotated[bool, typer.Option("--with-title", help="Embed title and text, not the text alone.")] = False,
     queries: Annotated[
         Path | None,
@@ -118,13 +143,9 @@ def index(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Embed a corpus and write a search index that is bound to the bundle's fingerprint."""
-    from embedship import golden
-    from embedship.encoder import Encoder
-    from embedship.serve.index.build import Wishes, build
+    from embedship.serve.index.build import Wishes
     from embedship.serve.index.goals import GoalsMissed
 
-    opened = Bundle.open(bundle)
-    chosen = choices.variant(opened, variant).name
     if sum(each is not None for each in (factory, kind, recall)) > 1:
         raise UsageError("--kind, --factory and --recall each decide what is built: give one of them")
     wanted = asked.goals(recall, memory, latency)
@@ -133,22 +154,55 @@ def index(
     effort = Effort(oversample=oversample, nprobe=nprobe, ef_search=ef_search)
     if wanted and (effort.named or stage_dimension):
         raise UsageError("--recall chooses the effort and the dimension: leave --oversample and its like out")
-    wishes = Wishes(kind, with_title, effort, store, stage_dimension, factory, gpu, wanted, queries)
-    with Encoder.open(opened, chosen) as encoder:
+    cut = chunking(chunk, overlap)
+    wishes = Wishes(kind, with_title, effort, store, stage_dimension, factory, gpu, wanted, queries, cut)
+    opened = Bundle.open(bundle)
+    try:
+        if source is None and corpus is not None:
+            built = _embedded(opened, variant, corpus, out, wishes)
+        elif source is not None and corpus is None and not (with_title or cut or variant):
+            built = _requantised(opened, source, out, wishes)
+        else:
+            raise UsageError(
+                "give either CORPUS.jsonl, or --from INDEX, whose texts, chunks and vectors stay as they are: without "
+                "--chunk, --with-title and --variant"
+            )
+    except GoalsMissed as missed:
+        asked.show(missed.choice, plot, as_json, str(missed))
+        raise typer.Exit(missed.exit_code) from None
+    if built.manifest.choice:
+        asked.show(built.manifest.choice, plot, as_json)
+    show(report(out, built), as_json)
+
+
+def chunking(chunk: int | None, overlap: int | None) -> Chunking | None:
+    if chunk is None:
+        if overlap is not None:
+            raise UsageError("--overlap is what chunks share: give --chunk TOKENS, too")
+        return None
+    return Chunking(tokens=chunk, overlap=overlap or 0)
+
+
+def _embedded(bundle: Bundle, variant: str | None, corpus: Path, out: Path, wishes: Wishes) -> Built:
+    from embedship import golden
+    from embedship.encoder import Encoder
+    from embedship.serve.index.build import build
+
+    chosen = choices.variant(bundle, variant).name
+    with Encoder.open(bundle, chosen) as encoder:
         golden.check(encoder)  # a machine that computes wrongly must not fill an index that others then trust
-        try:
-            with Bar() as bar:
-                built = build(encoder, chosen, corpus, out, wishes, bar.show)
-        except GoalsMissed as missed:
-            asked.show(missed.choice, plot, as_json, str(missed))
-            raise typer.Exit(missed.exit_code) from None
-    report = _report(out, built)
-    if report.choice:
-        asked.show(report.choice, plot, as_json)
-    if as_json:
-        typer.echo(msgspec.json.encode(report).decode())
-    else:
-        Console(highlight=False).print(_table(report))
+        with Bar() as bar:
+            return build(encoder, chosen, corpus, out, wishes, bar.show)
+
+
+def _requantised(bundle: Bundle, source: Path, out: Path, wishes: Wishes) -> Built:
+    from embedship.encoder import Encoder
+    from embedship.serve.index.requantise import requantise
+
+    with ExitStack() as stack:
+        encoder = None if wishes.queries is None else stack.enter_context(Encoder.open(bundle))
+        bar = stack.enter_context(Bar())
+        return requantise(bundle, encoder, source, out, wishes, bar.show)
 
 
 class Bar:
@@ -175,7 +229,7 @@ class Bar:
         self._progress.stop()
 
 
-def _report(out: Path, built: Built) -> Report:
+def report(out: Path, built: Built) -> Report:
     manifest = built.manifest
     return Report(
         index=str(out),
@@ -186,15 +240,26 @@ def _report(out: Path, built: Built) -> Report:
         stage_dimension=manifest.recipe.dimension,
         store=manifest.recipe.store,
         effort=manifest.effort,
-        documents=manifest.size,
+        documents=manifest.documents,
+        rows=manifest.size,
+        chunking=manifest.chunking,
         dimension=manifest.dimension,
         truncated=manifest.truncated,
+        exact=manifest.exact,
+        exact_bytes=manifest.files[VECTORS].size,
         disk_bytes=sum(file.size for file in manifest.files.values()),
         hot_bytes_per_vector=manifest.hot_bytes,
-        texts_per_second=round(manifest.size / built.seconds, 1),
+        texts_per_second=round(manifest.size / built.seconds, 1) if built.seconds else None,
         recall=manifest.recall,
         choice=manifest.choice,
     )
+
+
+def show(report: Report, as_json: bool) -> None:
+    if as_json:
+        typer.echo(msgspec.json.encode(report).decode())
+    else:
+        Console(highlight=False).print(_table(report))
 
 
 def _table(report: Report) -> Table:
@@ -203,18 +268,35 @@ def _table(report: Report) -> Table:
     table.add_column("value", justify="right")
     for row in (
         ("documents", f"{report.documents:,}"),
-        ("longer than the model reads, cut", f"{report.truncated:,}"),
+        ("chunks", _chunks(report)),
+        ("longer than the model reads, cut off", _truncated(report.truncated, report.rows)),
         ("kind", f"{report.kind} ({report.factory}), {report.stage_dimension} dimensions"),
         ("ranked again by", report.store or "nothing, it is exact"),
         ("effort", str(report.effort)),
         ("variant", report.variant),
         ("on disk", f"{report.disk_bytes / 1e6:,.1f} MB"),
+        ("of these the exact vectors", f"{report.exact_bytes / 1e6:,.1f} MB in {report.exact}"),
         ("in memory", f"{report.hot_bytes_per_vector:,.1f} bytes a vector"),
-        ("embedded at", f"{report.texts_per_second:,.0f} texts/s"),
+        ("embedded at", f"{speed:,.0f} texts/s" if (speed := report.texts_per_second) else "not embedded again"),
         ("recall@10 against exact search", _recall(report.recall)),
     ):
         table.add_row(*row)
     return table
+
+
+def _chunks(report: Report) -> str:
+    if report.chunking is None:
+        return "none, a vector a document"
+    return f"{report.rows:,} of at most {report.chunking.tokens} tokens, {report.chunking.overlap} shared"
+
+
+def _truncated(lost: Truncated, rows: int) -> str:
+    if not lost.texts:
+        return "none"
+    return (
+        f"{lost.texts:,} ({lost.texts / rows:.1%}), which lost {lost.tokens:,} tokens ({lost.tokens / lost.of:.1%} of "
+        f"all), {lost.worst:,} at most ({lost.worst_id}); --chunk would keep them"
+    )
 
 
 def _recall(recall: Recall | None) -> str:
