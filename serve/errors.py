@@ -9,6 +9,8 @@ RequestError                 (openai, flat)
 ├── WrongMethod      405 405
 ├── UnknownAnswer    404 404  /feedback on an answer that is not kept, or was judged before
 ├── NoIndex          409 409  /search without an index
+├── ReadOnly         403 403  a change to an index that takes none
+├── NoDocument       404 404  the index holds no document of this id
 ├── Reloading        409 409  a reload while another runs, or while the server stops
 ├── NotReloaded      409 409  the new bundle or index cannot be taken; the old one goes on
 ├── TooLarge         413 413  too many bytes, texts or characters
@@ -17,6 +19,8 @@ RequestError                 (openai, flat)
 ├── ClientGone       499 499  nobody is there to read the answer
 ├── Expired          504 504  its deadline passed before its answer
 ├── EngineFailed     500 424  the device or its runtime failed, for this batch
+├── DiskFull         507 507  a change that found no room on the disk
+├── NotStored        503 503  a change that the disk refused
 └── Internal         500 500  a bug of ours
 
 Two columns, for clients of OpenAI and clients of text-embeddings-inference expect different numbers for the same
@@ -85,6 +89,14 @@ class NoIndex(RequestError):
     """The server was started without an index."""
 
 
+class ReadOnly(RequestError):
+    """The server was started without --writable."""
+
+
+class NoDocument(RequestError):
+    """The index holds no document with this id."""
+
+
 class Reloading(RequestError):
     """A reload is running already, or the server is stopping."""
 
@@ -115,6 +127,14 @@ class Expired(RequestError):
 
 class EngineFailed(RequestError):
     """The device or its runtime failed on this batch."""
+
+
+class DiskFull(RequestError):
+    """Nothing of the change was written: the disk has no room left."""
+
+
+class NotStored(RequestError):
+    """Nothing of the change was written: the disk refused it."""
 
 
 class Internal(RequestError):
@@ -148,6 +168,8 @@ ANSWERS: Mapping[type[RequestError], Answer] = MappingProxyType(
         WrongMethod: Answer(405, 405, "wrong_method", _INVALID, "Validation"),
         UnknownAnswer: Answer(404, 404, "unknown_answer", _INVALID, "Validation"),
         NoIndex: Answer(409, 409, "no_index", _INVALID, "Validation"),
+        ReadOnly: Answer(403, 403, "read_only", "permission_error", "Unauthorized"),
+        NoDocument: Answer(404, 404, "no_document", _INVALID, "Validation"),
         Reloading: Answer(409, 409, "reloading", _INVALID, "Validation"),
         NotReloaded: Answer(409, 409, "not_reloaded", _INVALID, "Validation"),
         TooLarge: Answer(413, 413, "too_large", _INVALID, "Validation"),
@@ -156,6 +178,8 @@ ANSWERS: Mapping[type[RequestError], Answer] = MappingProxyType(
         ClientGone: Answer(499, 499, "client_gone", _INVALID, "Validation"),
         Expired: Answer(504, 504, "expired", "server_error", "Overloaded"),
         EngineFailed: Answer(500, 424, "engine", "server_error", "Backend"),
+        DiskFull: Answer(507, 507, "disk_full", "server_error", "Backend"),
+        NotStored: Answer(503, 503, "not_stored", "server_error", "Backend"),
         Internal: Answer(500, 500, "internal", "server_error", "Backend"),
     }
 )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from embedship.serve.errors import ANSWERS, FAILURES, REJECTIONS, RequestError
+from embedship.serve.index import Size
+from embedship.serve.live.changes import Done
+from embedship.serve.live.compaction import Result
 
 OTHER = "other"  # the route label of every path that is not a route
 CLASSES = ("2xx", "4xx", "5xx")
@@ -53,6 +56,19 @@ class Metrics:
         self.queue_seconds = histogram("queue_seconds", "From a request's tokens to the start of its first batch.")
         self.inference_seconds = histogram("inference_seconds", "One batch on the engine.")
         self.search_seconds = histogram("search_seconds", "Index and documents, for the queries of one request.")
+        self.write_seconds = histogram("index_write_seconds", "One transaction of changes, until it is on the disk.")
+        changes = counter("index_changes_total", "Documents changed, by what was there before.", "change")
+        self.changes = {change: changes.labels(change) for change in Done.__struct_fields__}
+        compactions = counter("index_compactions_total", "Compactions of the index, by what came of them.", "result")
+        self.compactions = {result: compactions.labels(result) for result in Result}
+        self.compaction_seconds = counter("index_compaction_seconds_total", "Time spent in compactions.")
+        self.compacted = gauge("index_last_compaction_timestamp_seconds", "Unix time of the last one; 0 before it.")
+        self.index: dict[Gauge, Callable[[Size], int]] = {
+            gauge("index_documents", "Documents in the index."): lambda size: size.documents,
+            gauge("index_fresh_documents", "Documents put since the snapshot was made."): lambda size: size.fresh,
+            gauge("index_tombstones", "Rows of the snapshot that count no more."): lambda size: size.tombstones,
+            gauge("index_fresh_bytes", "Memory of the vectors put since."): lambda size: size.fresh_bytes,
+        }
         self.reloads = counter("reloads_total", "Reloads of bundle and index, by what came of them.", "result")
         self.queue_texts = gauge("queue_texts", "Texts waiting for a stream.")
         self.permits = gauge("permits_in_use", "Texts admitted and not yet answered.")

@@ -14,7 +14,7 @@ from embedship.serve.http import Route
 from embedship.serve.lanes import Lane
 
 Schema = dict[str, Any]
-_KEY, _ADMIN = "api_key", "admin_key"
+_KEY, _ADMIN, _WRITE = "api_key", "admin_key", "write_key"
 _BEARER = {"type": "http", "scheme": "bearer"}
 _REFERENCE = "#/components/schemas/{name}"
 _HEADERS: Schema = {
@@ -62,16 +62,22 @@ def document(routes: Sequence[Route], locked: bool = False) -> Schema:
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, known)
     components: Schema = {"schemas": named}
-    components["securitySchemes"] = {_ADMIN: _BEARER, **({_KEY: _BEARER} if locked else {})}
+    components["securitySchemes"] = {_ADMIN: _BEARER, _WRITE: _BEARER, **({_KEY: _BEARER} if locked else {})}
     for route in routes:
-        if route.admin or (locked and not route.open):
-            paths[route.path][route.method.lower()]["security"] = [{_ADMIN if route.admin else _KEY: []}]
+        if key := _key(route, locked):
+            paths[route.path][route.method.lower()]["security"] = [{key: []}]
     return {
         "openapi": "3.1.0",
         "info": {"title": "embedship", "version": __version__},
         "paths": paths,
         "components": components,
     }
+
+
+def _key(route: Route, locked: bool) -> str | None:
+    if route.admin or route.writes:
+        return _ADMIN if route.admin else _WRITE
+    return _KEY if locked and not route.open else None
 
 
 def _types(routes: Sequence[Route]) -> list[Any]:

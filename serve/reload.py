@@ -117,7 +117,7 @@ class Reload:
         settings = replace(now.settings, bundle=bundle or now.settings.bundle, index=index or now.settings.index)
         await now.rounds.snapshot()  # with a --state-dir the new monitor goes on where this one is
         opening = asyncio.get_running_loop().run_in_executor(
-            None, Service.open, settings, house.admission, house.metrics
+            None, Service.open, settings, house.admission, house.metrics, None, now.shelf
         )
         try:
             return await asyncio.shield(opening)

@@ -22,6 +22,7 @@ from embedship.serve.admission import Admission
 from embedship.serve.devices.fleet import Fleet, local, processes
 from embedship.serve.judge import Judge
 from embedship.serve.lanes import Lanes
+from embedship.serve.live.index import LiveIndex
 from embedship.serve.metrics import Build, Metrics
 from embedship.serve.pipeline import Pipeline
 from embedship.serve.rounds import Rounds
@@ -29,6 +30,7 @@ from embedship.serve.settings import Settings
 from embedship.serve.shelf import Shelf
 from embedship.serve.tickets import Ticket
 from embedship.serve.workers import Workers
+from embedship.serve.writes import Writes
 from embedship.tune import Settled
 
 
@@ -51,29 +53,46 @@ class Service:
     watch: Watch
     pipeline: Pipeline
     judge: Judge
+    writes: Writes
     rounds: Rounds
     _stack: ExitStack
     inside: int = 0  # requests that it has begun to answer
     _left: asyncio.Event | None = None  # made when it is to be closed
 
     @classmethod
-    def open(cls, settings: Settings, admission: Admission, metrics: Metrics, encoder: Encoder | None = None) -> Self:
+    def open(
+        cls,
+        settings: Settings,
+        admission: Admission,
+        metrics: Metrics,
+        encoder: Encoder | None = None,
+        before: Shelf | None = None,
+    ) -> Self:
         """Choose and load the variant, prove it with the golden texts, open the index and the monitor.
 
-        An encoder that is given is taken instead of one of the settings' bundle, and closed with the service.
+        An encoder that is given is taken instead of one of the settings' bundle, and closed with the service. `before`
+        is what the service that answers now searches: one index that takes writes is shared by both.
         Raises UsageError, UnsafeError, MismatchError, MissingExtra, EngineError, GateError.
         """
         door = Door(encoder, None) if encoder else _door(settings)
         with ExitStack() as stack:  # a failure half way closes what was opened; success keeps it
-            return cls._open(settings, admission, metrics, door, stack)
+            return cls._open(settings, admission, metrics, door, before, stack)
 
     @classmethod
-    def _open(cls, settings: Settings, admission: Admission, metrics: Metrics, door: Door, stack: ExitStack) -> Self:
+    def _open(
+        cls,
+        settings: Settings,
+        admission: Admission,
+        metrics: Metrics,
+        door: Door,
+        before: Shelf | None,
+        stack: ExitStack,
+    ) -> Self:
         encoder = stack.enter_context(door.encoder)
         # An encoder over worker processes is a fleet already; the streams of any other become one.
         engine = encoder.engine
         fleet = engine if isinstance(engine, Fleet) else local(encoder, settings.stall_seconds)
-        shelf = _shelf(settings, encoder)
+        shelf = _shelf(settings, encoder, before)
         if shelf:
             stack.callback(shelf.close)
         model = encoder.bundle.manifest.pipeline
@@ -94,6 +113,9 @@ class Service:
             probe_seconds=settings.probe_interval_seconds,
         )
         judge = Judge(pipeline, watch.feedback)
+        live = shelf.folder if shelf and isinstance(shelf.folder, LiveIndex) and shelf.folder.writable else None
+        writes = Writes(pipeline, live, metrics, settings.compact_share)
+        stack.callback(writes.close)
         return cls(
             settings,
             encoder,
@@ -105,6 +127,7 @@ class Service:
             watch,
             pipeline,
             judge,
+            writes,
             rounds,
             stack.pop_all(),
         )
@@ -180,7 +203,7 @@ class Service:
         if self.shelf is None:
             return None
         folder = self.shelf.folder
-        return schemas.IndexInfo(folder.index.size, str(folder.index.kind), folder.manifest.query_prompt)
+        return schemas.IndexInfo(folder.size.documents, str(folder.kind), folder.manifest.query_prompt)
 
     def close(self) -> None:
         self._stack.close()
@@ -203,8 +226,8 @@ def _door(settings: Settings) -> Door:
     return Door(encoder, settled.remark)
 
 
-def _shelf(settings: Settings, encoder: Encoder) -> Shelf | None:
+def _shelf(settings: Settings, encoder: Encoder, before: Shelf | None) -> Shelf | None:
     if settings.index is None:
         return None
     probe = Golden.load(encoder.bundle).vectors[:1]
-    return Shelf.open(settings.index, encoder.bundle, encoder.tokenizer.prompt, probe)
+    return Shelf.open(settings.index, encoder.bundle, encoder.tokenizer.prompt, probe, settings.writable, before)

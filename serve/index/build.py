@@ -17,9 +17,8 @@ from embedship.errors import UsageError
 from embedship.serve import documents
 from embedship.serve.documents import DOCUMENTS, Document
 from embedship.serve.index import Index, Kind, corpus, library, manifest, measure
-from embedship.serve.index.binary import BinaryIndex
 from embedship.serve.index.embedding import Embedding
-from embedship.serve.index.flat import FlatIndex
+from embedship.serve.index.folder import make
 from embedship.serve.index.manifest import OVERSAMPLE, IndexManifest, Recall, Rescoring
 from embedship.serve.index.truth import Truth
 from embedship.staging import staged
@@ -71,7 +70,7 @@ def build(encoder: Encoder, variant: str, lines: Path, out: Path, wishes: Wishes
         embedding = Embedding(encoder, wishes.with_title, lambda done, total: progress(Step.EMBED, done, total))
         truth = embedding.write(folder)
         rescoring = _rescoring(encoder.bundle.manifest.codes, truth.dimension, wishes) if kind is Kind.BINARY else None
-        index = FlatIndex.write(folder, truth) if rescoring is None else BinaryIndex.write(folder, truth, rescoring)
+        index = make(folder, truth, rescoring)
         progress(Step.WRITE, size, size)
         recall = _recall(index, truth, embedding, queries, wishes.queries)
         described = IndexManifest(

@@ -48,15 +48,20 @@ class Embedding:
         self.seconds = time.perf_counter() - started
         return truth
 
+    def documents(self, documents: Sequence[Document]) -> Vectors:
+        """(n, dim) float32 unit rows; what is cut off is counted."""
+        texts = [text_of(document, self._with_title) for document in documents]
+        vectors, cut = self._vectors(texts, self.document_prompt)
+        self.truncated += cut
+        return vectors
+
     def queries(self, texts: Sequence[str]) -> Vectors:
         return self._vectors(texts, self.query_prompt)[0]
 
     def _blocks(self, documents: Documents) -> Iterator[Vectors]:
         for start in range(0, documents.size, _CHUNK):
             stop = min(start + _CHUNK, documents.size)
-            texts = [text_of(document, self._with_title) for document in documents.fetch(range(start, stop))]
-            vectors, cut = self._vectors(texts, self.document_prompt)
-            self.truncated += cut
+            vectors = self.documents(documents.fetch(range(start, stop)))
             self._progress(stop, documents.size)
             yield vectors
 

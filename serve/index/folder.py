@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from embedship.bundle import Bundle
 from embedship.serve.documents import DOCUMENTS, Documents
-from embedship.serve.index import Index, Kind, manifest
-from embedship.serve.index.manifest import IndexManifest
+from embedship.serve.index import Index, Kind, Size, manifest
+from embedship.serve.index.manifest import IndexManifest, Rescoring
 from embedship.serve.index.truth import Truth
 from embedship.serve.keyword import Words
 
@@ -41,6 +42,19 @@ class IndexFolder:
             on_error.pop_all()
             return opened
 
+    @property
+    def size(self) -> Size:
+        return Size(self.index.size)
+
+    @property
+    def kind(self) -> Kind:
+        return self.manifest.kind
+
+    @contextmanager
+    def moment(self) -> Iterator[Self]:
+        """Itself, which never changes; a live index gives what it holds at this moment."""
+        yield self
+
     def close(self) -> None:
         self.words.close()
         self.documents.close()
@@ -50,6 +64,17 @@ class IndexFolder:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def make(folder: Path, truth: Truth, rescoring: Rescoring | None) -> Index:
+    """Write what searches these vectors beside them."""
+    if rescoring is None:
+        from embedship.serve.index.flat import FlatIndex
+
+        return FlatIndex.write(folder, truth)
+    from embedship.serve.index.binary import BinaryIndex
+
+    return BinaryIndex.write(folder, truth, rescoring)
 
 
 def load(folder: Path, found: IndexManifest) -> Index:
