@@ -255,7 +255,7 @@ class LiveIndex:
 
     def _advanced(self, view: View | None, connection: sqlite3.Connection, found: State) -> View:
         """The view of the version that a transaction sees, from the one before or from nothing."""
-        if view is None or view.snapshot.manifest.digest != found.digest:
+        if view is None or not view.snapshot.counts(found):
             current = self._snapshot(connection, found)
             growing, since = Growing(self.manifest.dimension), -1
             alive = np.ones(current.size, dtype=np.bool_)
@@ -275,7 +275,7 @@ class LiveIndex:
         return _column(rows), packed.reshape(len(rows), self.manifest.dimension).astype(np.float32)
 
     def _snapshot(self, connection: sqlite3.Connection, found: State) -> Snapshot:
-        if self._prepared and self._prepared.manifest.digest == found.digest:
+        if self._prepared and self._prepared.counts(found):
             return self._prepared
         if not found.snapshot:
             return Snapshot.origin(self.path, self._bundle)

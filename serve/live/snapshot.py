@@ -24,6 +24,7 @@ from embedship.serve.index import Index, manifest
 from embedship.serve.index.folder import load, make
 from embedship.serve.index.manifest import FILES, FORMAT, MANIFEST, IndexManifest
 from embedship.serve.index.truth import Truth
+from embedship.serve.live.database import State
 
 Numbers = NDArray[np.int64]  # (size,) rising: the number of the document of each row
 
@@ -71,6 +72,10 @@ class Snapshot:
     @property
     def size(self) -> int:
         return self.manifest.size
+
+    def counts(self, state: State) -> bool:
+        """Whether it is the one that a state names; two of the same documents may have one digest."""
+        return (self.name, self.manifest.digest) == (state.snapshot, state.digest)
 
     def places(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """The rows of those of these documents that it holds."""
