@@ -29,6 +29,7 @@ VERBS = {
     "sign": Verb("embedship.sign", "Sign a bundle with a private key, offline.", "sign"),
     "encode": Verb("embedship.serve.encode_cli", "Encode a file of texts into shards of vectors.", "cpu"),
     "index": Verb("embedship.serve.index_cli", "Build a search index over a JSON Lines corpus.", "cpu"),
+    "index update": Verb("embedship.serve.live.cli", "Put and delete documents of an index.", "cpu"),
     "serve": Verb("embedship.serve.cli", "Serve embeddings and search over HTTP.", "cpu"),
     "check": Verb("embedship.serve.check", "Ask a running server for the golden texts' vectors.", "cpu"),
     "reference": Verb("embedship.serve.reference_cli", "Fit a drift reference on real queries.", "cpu"),
@@ -48,6 +49,7 @@ def run(arguments: list[str]) -> int:
     A sentence on stderr says what failed. With --json stdout gets one line however it ends: the verb's result, or
     {"error": sentence, "exit_code": code}.
     """
+    arguments = _joined(arguments)
     try:
         created()  # refuses a SOURCE_DATE_EPOCH that is no number; numpy, which reads it too, would end in a trace
         _app(arguments)(args=arguments, prog_name="embedship")
@@ -67,6 +69,12 @@ def run(arguments: list[str]) -> int:
     if code and "--json" in arguments:
         typer.echo(json.dumps({"error": sentence, "exit_code": code}))
     return code
+
+
+def _joined(arguments: list[str]) -> list[str]:
+    """Two words that are one verb, as one: `index update`. A bundle in a folder named `update` is `./update`."""
+    verb = " ".join(arguments[:2])
+    return [verb, *arguments[2:]] if verb in VERBS else arguments
 
 
 _STOPPED = {2: "the command line is wrong; stderr says where", 130: "interrupted"}
@@ -110,6 +118,6 @@ def _asleep() -> None:
 
 def _load(name: str, verb: Verb) -> Callable[..., Any] | typer.Typer:
     try:
-        return getattr(importlib.import_module(verb.module), name)  # type: ignore[no-any-return]
+        return getattr(importlib.import_module(verb.module), name.split()[-1])  # type: ignore[no-any-return]
     except ModuleNotFoundError as missing:
         raise MissingExtra(missing.name or name, verb.extra) from None

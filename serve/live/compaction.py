@@ -37,17 +37,24 @@ class Result(StrEnum):
 Told = Callable[[Result, float], object]  # what came of a compaction, and the seconds it took
 
 
-def due(size: Size, share: float) -> bool:
+def due(size: Size, share: float, least: int = LEAST_CHANGES) -> bool:
     """Whether the changes are so many, as a share of the documents, that searches pay for them."""
-    return size.documents > 0 and size.changes >= max(LEAST_CHANGES, share * size.documents)
+    return size.documents > 0 and size.changes >= max(least, share * size.documents)
 
 
 class Compaction:
     """Looks after each change that it is told of."""
 
-    def __init__(self, live: LiveIndex, share: float, told: Told, retry_seconds: float = RETRY_SECONDS) -> None:
+    def __init__(
+        self,
+        live: LiveIndex,
+        share: float,
+        told: Told,
+        least: int = LEAST_CHANGES,
+        retry_seconds: float = RETRY_SECONDS,
+    ) -> None:
         self._live = live
-        self._share = share
+        self._share, self._least = share, least
         self._told = told
         self._retry_seconds = retry_seconds
         self._changed = Condition()
@@ -72,7 +79,7 @@ class Compaction:
     def _run(self) -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         while self._wait():
-            if due(self._live.size, self._share) and not self._compacted():
+            if due(self._live.size, self._share, self._least) and not self._compacted():
                 self._pause()
 
     def _wait(self) -> bool:
