@@ -33,7 +33,7 @@ def update(
         Path,
         typer.Argument(
             metavar="CHANGES.jsonl",
-            help="A change a line: a document as `embedship index` takes it, new or in the place of the one with its id; "
+            help="A change a line: a document as `embedship index` takes it, new or in place of the one with its id; "
             'or {"id", "delete": true}.',
         ),
     ],

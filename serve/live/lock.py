@@ -39,9 +39,7 @@ class Lock:
         except FileNotFoundError:
             there = False
         if not there:
-            raise NotWritten(
-                f"nothing was written: {self._path.parent} was removed under the process that writes", False
-            )
+            raise NotWritten(f"nothing was written: {self._path.parent} was removed while it was open", False)
 
     def close(self) -> None:
         os.close(self._descriptor)

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Condition
 
 import pytest
 
@@ -60,10 +61,11 @@ def write_until_refused(live: LiveIndex, world: World) -> int:
         try:
             live.write([world.put("d0", n % 200)])
         except NotWritten as error:
-            assert error.full
-            assert "the disk of index.live is full: make room, and send it again" in str(error)
-            return n
-    raise AssertionError("a full disk took a thousand writes")
+            refused = error
+            break
+    assert refused.full
+    assert "the disk of index.live is full: make room, and send it again" in str(refused)
+    return n
 
 
 def test_a_full_disk(disk: Path, small: Path, world: World) -> None:
@@ -87,13 +89,11 @@ def test_a_full_disk(disk: Path, small: Path, world: World) -> None:
 def test_a_compaction_that_fails_is_told_and_tried_again(disk: Path, small: Path, world: World) -> None:
     told: list[Result] = []
 
+    heard = Condition()
+
     def wait(done: Callable[[], bool]) -> None:
         with heard:
             assert heard.wait_for(done, SECONDS)
-
-    from threading import Condition
-
-    heard = Condition()
 
     def tell(result: Result, _: float) -> None:
         with heard:
