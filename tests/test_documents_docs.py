@@ -41,17 +41,9 @@ def test_the_page_does_what_it_says(bundle: Path, tmp_path: Path) -> None:
                 url = stack.enter_context(serving(command, tmp_path, environment))
                 continue
             here = command.replace("http://127.0.0.1:8080", url)
-            answer = subprocess.run(
-                ["bash", "-c", here],
-                cwd=tmp_path,
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=120,
-                check=False,
-            )
+            asked = ["timeout", "120", "bash", "-c", here]
+            answer = subprocess.run(asked, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
             assert answer.returncode == 0, f"{command}\n{answer.stdout}\n{answer.stderr[-1000:]}"
             pattern = ".*".join(re.escape(part) for part in printed.split("…"))
-            assert re.fullmatch(pattern, answer.stdout.strip()), (
-                f"{command}\nanswered {answer.stdout}\nthe page says {printed}"
-            )
+            said = f"{command}\nanswered {answer.stdout}\nthe page says {printed}"
+            assert re.fullmatch(pattern, answer.stdout.strip()), said
