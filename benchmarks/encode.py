@@ -28,7 +28,7 @@ from rich.table import Table
 
 from embedship import Encoder, hardware, stdlib_docs
 from embedship.codes import cosine
-from embedship.plan import Batch, pad, plan
+from embedship.plan import Batch, plan
 
 WORK = Path(__file__).parents[1] / ".bench"
 BATCH_SIZES = (8, 32, 64)
@@ -198,8 +198,8 @@ def _compared(
 
 
 def _batches(encoder: Encoder, texts: list[str]) -> list[Batch]:
-    ids, pad_id = encoder.tokenizer(texts).ids, encoder.bundle.manifest.pipeline.pad_id
-    return [pad([ids[row] for row in rows], pad_id) for rows in plan([len(each) for each in ids])]
+    ids = encoder.tokenizer(texts).ids
+    return [encoder.batch([ids[row] for row in rows]) for rows in plan([len(each) for each in ids])]
 
 
 def _alone(encoder: Encoder, batches: list[Batch]) -> float:

@@ -30,7 +30,6 @@ from rich.console import Console
 from rich.table import Table
 
 from embedship import Encoder, hardware, stdlib_docs
-from embedship.plan import pad
 
 WORK = Path(__file__).parents[1] / ".bench"
 QUERY_TOKENS, TEXTS, BULK_TEXTS = 16, 32, 32
@@ -137,7 +136,7 @@ def _measured(encoder: Encoder, ours: Address, peer: Address | None, queries: li
 
 def _idle(encoder: Encoder, ours: Address, peer: Address | None, text: str, plan: Plan) -> dict[str, Any]:
     """One query at a time: the engine's own time in this process, then the same over HTTP, in turn."""
-    batch = pad(encoder.tokenizer([text]).ids, encoder.bundle.manifest.pipeline.pad_id)
+    batch = encoder.batch(encoder.tokenizer([text]).ids)
     request = [post("/v1/embeddings", {"input": text} | BASE64)]
     theirs = [post("/embeddings", {"input": text, "model": str(get_model_path())})]
     took: dict[str, list[float]] = {"engine": [], "encode": [], "http": [], "infinity": []}

@@ -1,4 +1,4 @@
-"""Resident memory of an engine before, at and after one very large batch: python benchmarks/memory.py BUNDLE VARIANT"""
+"""Resident memory of an engine, as batches grow and as their shapes vary: python benchmarks/memory.py BUNDLE VARIANT"""
 
 from __future__ import annotations
 
@@ -24,6 +24,12 @@ def main(folder: str, variant: str) -> None:
     found["after one of 32,768 tokens"] = resident()
     _run(engine, 6, 256, 20)
     found["after 20 batches of 1,536 tokens more"] = resident()
+    for width in range(1, 257):
+        _run(engine, 1 + width % 5, width, 1)
+    found["after 256 shapes"] = resident()
+    for width in range(1, 257):
+        _run(engine, 6 + width % 5, width, 1)
+    found["after 256 shapes more"] = resident()
     print(json.dumps(found))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-_PATIENCE_SECONDS = 300.0
+_PATIENCE_SECONDS = 900.0
 
 
 def python_of(name: str) -> Path:
@@ -34,9 +34,10 @@ class PeerEnded(SystemExit):
 class Peer:
     """One backend of a peer, loaded once; each request is one line of JSON there and one back."""
 
-    def __init__(self, name: str, backend: str, *arguments: object) -> None:
+    def __init__(self, name: str, backend: str, *arguments: object, python: Path | None = None) -> None:
+        """`python` is the interpreter of a peer whose pins are ours; None: that of its own venv."""
         self.label = backend
-        command = [str(python_of(name)), str(HERE / "peers" / f"{name}.py"), backend, *map(str, arguments)]
+        command = [str(python or python_of(name)), str(HERE / "peers" / f"{name}.py"), backend, *map(str, arguments)]
         log = (HERE.parent / ".bench" / f"{name}-{backend}.log").open("w")
         self._process = subprocess.Popen(command, stdin=-1, stdout=-1, stderr=log, text=True)
         self.versions: dict[str, str] = self._answer()["versions"]

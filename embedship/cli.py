@@ -32,9 +32,12 @@ VERBS = {
     "index update": Verb("embedship.serve.live.cli", "Put and delete documents of an index.", "cpu"),
     "serve": Verb("embedship.serve.cli", "Serve embeddings and search over HTTP.", "cpu"),
     "check": Verb("embedship.serve.check", "Ask a running server for the golden texts' vectors.", "cpu"),
+    "compare": Verb("embedship.serve.compare_cli", "May a new bundle, or server, take the old one's place?", "cpu"),
     "reference": Verb("embedship.serve.reference_cli", "Fit a drift reference on real queries.", "cpu"),
     "drift": Verb("embedship.serve.drift_cli", "Compare a log of queries with a reference.", "cpu"),
     "monitor": Verb("embedship.serve.monitor_cli", "Alert rules, dashboards, runbooks; data for re-training.", "cpu"),
+    "backup": Verb("embedship.serve.backup", "Copy indexes and state, whole and as at one moment.", "cpu"),
+    "restore": Verb("embedship.serve.backup", "Bring a folder of a backup back.", "cpu"),
     "demo": Verb("embedship.demo", "See all of it work on a real model and real text.", "demo"),
 }
 

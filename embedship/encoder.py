@@ -18,7 +18,7 @@ from embedship.bundle import Bundle, Variant
 from embedship.codes import Vectors, cut
 from embedship.engine import Engine, open_engine
 from embedship.errors import EngineError, UsageError
-from embedship.plan import BUDGET, pad, plan
+from embedship.plan import BUDGET, Batch, pad, plan, rounded
 from embedship.tokens import Tokenizer, Tokens
 
 # Texts tokenised at once. The first chunk is small, for the streams wait for it alone; the last is enough to group by
@@ -96,6 +96,11 @@ class Encoder:
             submit(vectors, tokens, done)
         return vectors
 
+    def batch(self, ids: Sequence[Sequence[int]]) -> Batch:
+        """Rows of token ids as this model's engine takes them: in few widths, none beyond the model's positions."""
+        pipeline = self.bundle.manifest.pipeline
+        return pad(ids, pipeline.pad_id, min(rounded(max(map(len, ids))), pipeline.max_tokens))
+
     @contextmanager
     def _running(self) -> Iterator[Callable[[Vectors, Tokens, Callable[[Sequence[int]], object] | None], None]]:
         """Yield what takes the next chunk and returns once the chunk before the last is done.
@@ -122,7 +127,7 @@ class Encoder:
     def _batch(
         self, out: Vectors, tokens: Tokens, done: Callable[[Sequence[int]], object] | None, rows: list[int]
     ) -> None:
-        out[rows] = self.engine.encode(pad([tokens.ids[row] for row in rows], self.bundle.manifest.pipeline.pad_id))
+        out[rows] = self.engine.encode(self.batch([tokens.ids[row] for row in rows]))
         if done:
             done(rows)
 

@@ -1,4 +1,9 @@
-"""Tokens -> batches: grouped by length within a token budget, so that padding stays small. Pure."""
+"""Tokens -> batches: grouped by length within a token budget, in few shapes, so that padding and compiling stay small.
+
+OpenVINO compiles for each shape of batch it meets (MiniLM on two cores: some 10 ms, where a query takes 3, and 4 MB a
+stream that it keeps), and GPUs plan and allocate by shape. So rows are a power of two, and widths above 32 are rounded
+up to 16 steps an octave, which pads 2% on average and 6% at worst. Pure.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,13 @@ import numpy.typing as npt
 # the wait of the next query short.
 BUDGET = 1536
 
+# A batch may hold 5% padding, or this many tokens where 5% is less: a token of padding costs a small batch less than
+# a batch of its own would.
+PADDING = 0.05
+SLACK = 16
+
+_STEPS = 16  # widths an octave
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -24,12 +36,39 @@ class Batch:
         return len(self.input_ids)
 
 
-def pad(ids: Sequence[Sequence[int]], pad_id: int) -> Batch:
-    """Lay rows of token ids into one rectangle.
+class Rectangle:
+    """A batch on its way: how much it holds, and whether one more text would be worth its padding."""
+
+    def __init__(self, budget: int) -> None:
+        self.rows = 0
+        self._budget = budget
+        self._width = self._tokens = 0
+
+    def add(self, length: int) -> None:
+        self.rows += 1
+        self._width = max(self._width, rounded(length))
+        self._tokens += length
+
+    def padding(self, length: int) -> int:
+        """Padded tokens of the rectangle, were a text of this length added."""
+        return self._area(length) - self._tokens - length
+
+    def fits(self, length: int) -> bool:
+        if not self.rows:
+            return True
+        allowed = max(SLACK, PADDING * (self._tokens + length))
+        return self._area(length) <= self._budget and self.padding(length) <= allowed
+
+    def _area(self, length: int) -> int:
+        return (self.rows + 1) * max(self._width, rounded(length))
+
+
+def pad(ids: Sequence[Sequence[int]], pad_id: int, width: int = 1) -> Batch:
+    """Lay rows of token ids into one rectangle, `width` columns wide or as wide as the longest row.
 
     Always on the right: exact for causal models too, because pooling takes its positions from the mask.
     """
-    width = max(1, *map(len, ids))
+    width = max(width, *map(len, ids))
     input_ids = np.full((len(ids), width), pad_id, dtype=np.int64)
     mask = np.zeros((len(ids), width), dtype=np.int64)
     for i, row in enumerate(ids):
@@ -39,15 +78,29 @@ def pad(ids: Sequence[Sequence[int]], pad_id: int) -> Batch:
 
 
 def plan(lengths: Sequence[int], budget: int = BUDGET) -> Iterator[list[int]]:
-    """Yield groups of row numbers, longest first, each with rows x longest <= budget (or a single row).
+    """Yield groups of row numbers, longest first, each of them a batch that a `Rectangle` takes.
 
     Longest first, so that the last batches to finish are the cheap ones and no stream idles long.
     """
-    group: list[int] = []
-    for row in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if group and (len(group) + 1) * lengths[group[0]] > budget:
-            yield group
-            group = []
-        group.append(row)
-    if group:
-        yield group
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    start = 0
+    while start < len(order):
+        rectangle = Rectangle(budget)
+        for row in order[start:]:
+            if not rectangle.fits(lengths[row]):
+                break
+            rectangle.add(lengths[row])
+        end = start + round_rows(rectangle.rows)
+        yield order[start:end]
+        start = end
+
+
+def rounded(length: int) -> int:
+    """The width of a batch whose longest text has so many tokens."""
+    step = max(1, (1 << (length - 1).bit_length()) // (2 * _STEPS))
+    return -(-length // step) * step
+
+
+def round_rows(rows: int) -> int:
+    """How many of so many texts (one or more) to compute at once; the others make the next batch."""
+    return 1 << (rows.bit_length() - 1)

@@ -15,6 +15,7 @@ from embedship.codes import Vectors
 
 Keys = NDArray[np.int64]  # (n, m), larger is better
 _LAST_ROW = 2**32 - 1
+NOTHING = np.iinfo(np.int64).min
 _MAGNITUDE = np.int32(0x7FFFFFFF)
 
 
@@ -27,8 +28,9 @@ class Hits:
 
 
 def keys(scores: NDArray[np.float32], rows: NDArray[np.int64]) -> Keys:
-    """Pack (n, m) scores and their (n, m) or (m,) rows."""
-    return (_ordered(scores).astype(np.int64) << 32) | (_LAST_ROW - rows)
+    """Pack (n, m) scores and their (n, m) or (m,) rows; of row -1, which is none, the least key there is."""
+    packed = (_ordered(scores).astype(np.int64) << 32) | (_LAST_ROW - rows)
+    return np.where(rows < 0, NOTHING, packed)
 
 
 def largest(packed: Keys, k: int) -> Keys:
@@ -44,6 +46,8 @@ def hits(packed: Keys, k: int) -> Hits:
     width = best.shape[1]
     found.rows[:, :width] = _LAST_ROW - (best & _LAST_ROW)
     found.scores[:, :width] = _scores((best >> 32).astype(np.int32))
+    none = best == NOTHING
+    found.rows[:, :width][none], found.scores[:, :width][none] = -1, -np.inf
     return found
 
 

@@ -1,6 +1,5 @@
 """What users say was right, held against what they were answered."""
 
-import secrets
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
@@ -47,13 +46,14 @@ class _Kept(NamedTuple):
 class Answers:
     """The last `capacity` answered queries by request id. No vector is kept, and a text only if it is given.
 
-    An id is drawn at random, so that nobody can judge the answers of others. Not safe for several threads at once.
+    An id that came with two different answers names neither of them: a judgement must not be counted against the wrong
+    one. Not safe for several threads at once.
 
     >>> answers = Answers(100)
-    >>> kept = answers.keep(np.array([[7, 3]]))
-    >>> answers.take(kept, 0)
+    >>> answers.keep("f3", np.array([[7, 3]]))
+    >>> answers.take("f3", 0)
     Answer(rows=[7, 3], text=None)
-    >>> answers.take(kept, 0) is None
+    >>> answers.take("f3", 0) is None
     True
     """
 
@@ -63,18 +63,20 @@ class Answers:
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self.queries = 0
 
-    def keep(self, rows: Rows, texts: Sequence[str] | None = None) -> str:
-        """Keep what a request was answered, and return the id to ask for it; the oldest leave."""
-        request_id = secrets.token_hex(8)
+    def keep(self, request_id: str, rows: Rows, texts: Sequence[str] | None = None) -> None:
+        """Keep what a request was answered; the oldest leave. A request sent again, and answered alike, is the same."""
+        if before := self._kept.get(request_id):
+            if not np.array_equal(before.rows, rows):
+                before.judged.update(range(len(before.rows)))
+            return
         if len(rows) > self._capacity:
-            return request_id
+            return
         self._kept[request_id] = _Kept(
             rows.copy(), None if texts is None else tuple(text[:CHARACTERS] for text in texts), set()
         )
         self.queries += len(rows)
         while self.queries > self._capacity:
             self.queries -= len(self._kept.popitem(last=False)[1].rows)
-        return request_id
 
     def take(self, request_id: str, result: int) -> Answer | None:
         """Return one result of a request, once; None if it is not kept or was taken before."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from embedship.serve import deadline
+from embedship.serve import deadline, journal
 from embedship.serve.errors import ANSWERS, Family, Forbidden, Internal, RequestError, UnknownPath, WrongMethod, body
 from embedship.serve.house import House
 from embedship.serve.http import Call, Headers, Presence, Receive, Reply, Route, Scope, Send, answer, decode, read
@@ -17,6 +17,8 @@ from embedship.serve.metrics import OTHER
 from embedship.serve.reload import Reload
 from embedship.serve.routes import routes
 from embedship.serve.service import Service
+from embedship.serve.tracing import Traces
+from embedship.serve.visit import NOW, Phase, Visit
 
 logger = logging.getLogger(__name__)
 
@@ -72,9 +74,11 @@ class Face:
 class App:
     """One a server; any ASGI server runs it, and tests call it through httpx.ASGITransport."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: House, traces: Traces | None = None) -> None:
         self._house = house
         self._metrics = house.metrics
+        self._accesses = house.settings.access_log
+        self._traces = traces
         self._drain = house.drain
         self._limit = house.settings.max_body_bytes
         self._seconds = house.settings.request_seconds
@@ -98,23 +102,40 @@ class App:
         return self._face
 
     async def _answer(self, face: Face, scope: Scope, receive: Receive, send: Send) -> None:
-        began = time.perf_counter()
-        method, path = scope["method"], scope["path"]
-        rest = ""
+        visit = Visit(scope["headers"])
+        path, rest = scope["path"], ""
         if path not in face.paths:
             path, rest = face.template(path)
+        entered = NOW.set(visit)
         try:
-            reply = await self._reply(face, scope, receive, path, rest)
+            reply = await self._replied(face, visit, scope, receive, path, rest)
+            always = face.closing if self._drain.draining else face.always
+            await answer(send, reply, (*always, *visit.headers()))
+            self._seen(face, visit, scope, path, reply.status)
+        finally:
+            NOW.reset(entered)
+
+    def _seen(self, face: Face, visit: Visit, scope: Scope, path: str, status: int) -> None:
+        """Its last byte has been sent."""
+        route, seconds = face.counted.get(path, OTHER), time.perf_counter() - visit.began
+        self._metrics.answered(route, status, seconds)
+        if self._accesses:
+            journal.access(visit, scope["method"], route, status, seconds)
+        if self._traces and scope["method"] == "POST":  # the others are probes
+            self._traces.saw(visit, scope, route, status, seconds)
+
+    async def _replied(self, face: Face, visit: Visit, scope: Scope, receive: Receive, path: str, rest: str) -> Reply:
+        method = scope["method"]
+        try:
+            return await self._reply(face, visit, scope, receive, path, rest)
         except RequestError as error:
-            reply = self._refusal(error, face.family(method, path))
+            return self._refusal(error, face.family(method, path), visit)
         except Exception:
             logger.exception("%s %s failed", method, path)
             failure = Internal("The server failed on this request; its log says why.")
-            reply = self._refusal(failure, face.family(method, path))
-        await answer(send, reply, face.closing if self._drain.draining else face.always)
-        self._metrics.answered(face.counted.get(path, OTHER), reply.status, time.perf_counter() - began)
+            return self._refusal(failure, face.family(method, path), visit)
 
-    async def _reply(self, face: Face, scope: Scope, receive: Receive, path: str, rest: str) -> Reply:
+    async def _reply(self, face: Face, visit: Visit, scope: Scope, receive: Receive, path: str, rest: str) -> Reply:
         route, call = face.route(scope["method"], path), Call(scope["headers"], rest)
         if not route.open:
             self._keys(route).require(scope["headers"])
@@ -123,17 +144,23 @@ class App:
         self._drain.enter()
         try:
             if route.admin:  # a reload takes as long as it takes
-                return await self._work(face, route, call, scope, receive)
+                return await self._work(face, visit, route, call, scope, receive)
             async with deadline.within(deadline.seconds_of(scope["headers"], self._seconds)):
-                return await self._work(face, route, call, scope, receive)
+                return await self._work(face, visit, route, call, scope, receive)
         finally:
             self._drain.leave()
 
-    async def _work(self, face: Face, route: Route, call: Call, scope: Scope, receive: Receive) -> Reply:
+    async def _work(self, face: Face, visit: Visit, route: Route, call: Call, scope: Scope, receive: Receive) -> Reply:
         raw = await read(scope, receive, min(self._limit, route.body_bytes or self._limit))
         request = decode(face.decoders[route.takes], raw)
+        visit.mark(Phase.READ)
         with Presence(receive):
-            return await route.handle(request, call)
+            reply = await route.handle(request, call)
+        if len(visit.marks) > 1:  # it did more than read: nothing else has an answer to write
+            since = visit.marks[-1][1]
+            visit.mark(Phase.SERIALISE)
+            self._metrics.serialise_seconds.observe(visit.marks[-1][1] - since)
+        return reply
 
     def _keys(self, route: Route) -> Keys:
         if route.writes:
@@ -155,10 +182,10 @@ class App:
             )
         return self._house.writers
 
-    def _refusal(self, error: RequestError, family: Family) -> Reply:
+    def _refusal(self, error: RequestError, family: Family, visit: Visit) -> Reply:
         self._metrics.refused(error)
         headers = tuple((name.lower().encode(), value.encode()) for name, value in error.headers.items())
-        return Reply(body(error, family), ANSWERS[type(error)].status(family), headers=headers)
+        return Reply(body(error, family, visit.id), ANSWERS[type(error)].status(family), headers=headers)
 
 
 def _home(path: str) -> str:

@@ -5,6 +5,7 @@ It asks as a client does, over HTTP, and computes nothing itself: for `helm test
 
 from __future__ import annotations
 
+import os
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -21,7 +22,7 @@ from embedship.codes import cosine
 from embedship.errors import EngineError, GateError, MismatchError, UsageError
 from embedship.golden import Golden
 from embedship.serve import schemas
-from embedship.serve.keys import Keys
+from embedship.serve.keys import API, Keys
 
 T = TypeVar("T")
 
@@ -42,7 +43,8 @@ def check(
     url: Annotated[str, typer.Argument(metavar="URL", help="Address of the server, such as http://127.0.0.1:8080.")],
     bundle: Annotated[Path, typer.Option("--bundle", help="The bundle it should serve.")],
     api_key_file: Annotated[
-        Path | None, typer.Option("--api-key-file", help="API keys, one a line; the first is sent.")
+        Path | None,
+        typer.Option("--api-key-file", help="API keys, one a line; the first is sent (default: EMBEDSHIP_API_KEYS)."),
     ] = None,
     timeout: Annotated[float, typer.Option("--timeout", min=0.1, max=600, help="Seconds an answer may take.")] = 30.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -70,7 +72,8 @@ class Asker:
         if not url.startswith(("http://", "https://")):
             raise UsageError(f"{url} is no address: give http://HOST:PORT")
         self.url = url.rstrip("/")
-        key = Keys.read(api_key_file)[0] if api_key_file else None
+        found = Keys.read(api_key_file) if api_key_file else os.environ.get(API.variable, "").split()
+        key = found[0] if found else None
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._timeout = timeout
         # No proxy: an environment made for the way out of a cluster would send this there.
@@ -87,7 +90,9 @@ class Asker:
             with error:
                 said = error.read(1_000).decode(errors="replace")
             if error.code == 401:
-                raise UsageError(f"{self.url} wants an API key of its own: give --api-key-file") from None
+                raise UsageError(
+                    f"{self.url} wants an API key of its own: give --api-key-file, or EMBEDSHIP_API_KEYS"
+                ) from None
             raise EngineError(f"{self.url}{path} answered {error.code}: {said}") from None
         except (OSError, msgspec.DecodeError) as error:
             raise EngineError(f"{self.url}{path} gave no answer of embedship: {error}") from None

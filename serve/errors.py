@@ -39,12 +39,12 @@ import msgspec
 
 
 class Family(StrEnum):
-    """Whose shape an error takes."""
+    """Whose shape an error takes. Each has room for the id of the request, where its clients do not mind."""
 
-    OPENAI = "openai"  # {"error": {"message", "type", "param", "code"}}
-    FLAT = "flat"  # {"error", "error_type"}, as text-embeddings-inference
+    OPENAI = "openai"  # {"error": {"message", "type", "param", "code", "request_id"}}
+    FLAT = "flat"  # {"error", "error_type", "request_id"}, as text-embeddings-inference
     INFINITY = "infinity"  # OpenAI's, and {"detail": [{"loc", "msg", "type"}]} beside it
-    COHERE = "cohere"  # {"message"}
+    COHERE = "cohere"  # {"message", "id"}
 
 
 class RequestError(Exception):
@@ -193,6 +193,7 @@ class OpenAIErrorBody(msgspec.Struct, frozen=True):
     type: str
     param: str | None
     code: str
+    request_id: str
 
 
 class OpenAIError(msgspec.Struct, frozen=True):
@@ -220,6 +221,7 @@ class CohereError(msgspec.Struct, frozen=True):
     """The error of /v2 routes."""
 
     message: str
+    id: str  # of the request
 
 
 class FlatError(msgspec.Struct, frozen=True):
@@ -227,6 +229,7 @@ class FlatError(msgspec.Struct, frozen=True):
 
     error: str
     error_type: str
+    request_id: str
 
 
 SHAPES: Mapping[Family, type[msgspec.Struct]] = MappingProxyType(
@@ -239,17 +242,17 @@ SHAPES: Mapping[Family, type[msgspec.Struct]] = MappingProxyType(
 )
 
 
-def body(error: RequestError, family: Family) -> bytes:
+def body(error: RequestError, family: Family, request_id: str) -> bytes:
     """The JSON of an error in the shape its client parses."""
-    return msgspec.json.encode(_shaped(error, ANSWERS[type(error)], family))
+    return msgspec.json.encode(_shaped(error, ANSWERS[type(error)], family, request_id))
 
 
-def _shaped(error: RequestError, answer: Answer, family: Family) -> msgspec.Struct:
+def _shaped(error: RequestError, answer: Answer, family: Family, request_id: str) -> msgspec.Struct:
     if family is Family.FLAT:
-        return FlatError(error.message, answer.error_type)
+        return FlatError(error.message, answer.error_type, request_id)
     if family is Family.COHERE:
-        return CohereError(error.message)
-    told = OpenAIErrorBody(error.message, answer.type, error.param, answer.reason)
+        return CohereError(error.message, request_id)
+    told = OpenAIErrorBody(error.message, answer.type, error.param, answer.reason, request_id)
     if family is Family.OPENAI:
         return OpenAIError(told)
     return InfinityError(told, [Detail(["body", *filter(None, [error.param])], error.message, answer.reason)])

@@ -18,6 +18,7 @@ from embedship.serve.devices.collector import DevicesCollector
 from embedship.serve.drain import Drain
 from embedship.serve.index import Size
 from embedship.serve.keys import ADMIN, WRITE, Keys
+from embedship.serve.lanes import Lane
 from embedship.serve.metrics import Metrics
 from embedship.serve.schemas import Readiness
 from embedship.serve.service import Service
@@ -98,6 +99,8 @@ class House:
     def _show(self) -> None:
         self.metrics.runs(self.service.build)
         self.metrics.queue_texts.set_function(self._waiting)
+        for lane in Lane:
+            self.metrics.queue_age.labels(lane).set_function(partial(self._age, lane))
         self.metrics.permits.set_function(lambda: self.admission.inside)
         self.metrics.ready.set_function(lambda: self.readiness.ready)
         for gauge, of in self.metrics.index.items():
@@ -113,6 +116,9 @@ class House:
     def _index_size(self, of: Callable[[Size], int]) -> int:
         shelf = self.service.shelf
         return of(shelf.folder.size) if shelf else 0
+
+    def _age(self, lane: Lane) -> float:
+        return self.service.workers.age(lane)
 
     def _status(self) -> Status:
         return self.service.watch.report()

@@ -83,7 +83,6 @@ class Route:
     admin: bool = False  # asks for an admin key instead of an API key
     writes: bool = False  # asks for a write key, or an admin key
     binary: bool = False  # gives application/octet-stream to who accepts it, described by headers
-    judged: bool = False  # its answers carry the X-Request-Id by which /feedback judges them
 
     @property
     def tail(self) -> str | None:

@@ -9,6 +9,7 @@ from embedship.monitor.ranking import Score
 from embedship.serve.errors import Invalid, UnknownAnswer
 from embedship.serve.pipeline import Pipeline
 from embedship.serve.schemas import FeedbackRequest
+from embedship.serve.visit import Phase, mark
 
 
 class Judge:
@@ -26,6 +27,7 @@ class Judge:
         known = await shelf.rows([*request.relevant, *(request.hits or ())])
         relevant = _rows(request.relevant, known, "relevant")
         answer = await self._answer(self._feedback, request, known)
+        mark(Phase.SEARCH)
         text = answer.text if self._feedback.keeps_texts else None
         return self._feedback.judge(answer.rows, dict(zip(request.relevant, relevant, strict=True)), text)
 
@@ -37,8 +39,8 @@ class Judge:
         answer = feedback.answers.take(request.request_id or "", request.result)
         if answer is None:
             raise UnknownAnswer(
-                f"request_id: result {request.result} of {request.request_id!r} is not kept, or was judged before: "
-                "send `query` and `hits` instead, or raise --keep-answers.",
+                f"request_id: result {request.result} of {request.request_id!r} is not kept, or was judged before, or "
+                "its id came with another answer, too: send `query` and `hits` instead, or raise --keep-answers.",
                 "request_id",
             )
         return answer

@@ -13,10 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
-# A batch may hold 5% padding, or this many tokens where 5% is less: a token of padding costs a small batch less than
-# a batch of its own would.
-PADDING = 0.05
-SLACK = 16
+from embedship.plan import Rectangle, round_rows
 
 # Bulk is served after this many interactive batches at the latest.
 PATIENCE = 4
@@ -69,6 +66,10 @@ class Lanes(Generic[Claim]):
         """Texts that wait, those of departed clients included until their turn comes."""
         return sum(len(queue) for queue in self._queues.values())
 
+    def oldest(self) -> list[Claim]:
+        """Whose text has waited longest, of each lane where one waits."""
+        return [owner for queue in self._queues.values() if (owner := queue.first())]
+
     def put(self, lane: Lane, works: Iterable[Work[Claim]]) -> None:
         if lane is Lane.INTERACTIVE:
             self._last_interactive = self._clock()
@@ -76,7 +77,7 @@ class Lanes(Generic[Claim]):
             self._queues[lane].put(work)
 
     def take(self) -> list[Work[Claim]]:
-        """The next batch, in no particular order: rows x longest <= budget, or a single text; empty if none waits."""
+        """The next batch, in no particular order, as `plan` shapes batches; empty if none waits."""
         for lane in self._turn():
             if batch := self._queues[lane].take(self._budget_of(lane)):
                 self._note(lane)
@@ -109,14 +110,26 @@ class _Queue(Generic[Claim]):
     def __len__(self) -> int:
         return self._waiting
 
+    def first(self) -> Claim | None:
+        """The owner of the oldest work; nothing is dropped for the question."""
+        return next((work.owner for work in self._arrivals if not work.taken and not work.owner.gone), None)
+
     def put(self, work: Work[Claim]) -> None:
-        length = len(work.ids)
+        self._of_length(len(work.ids)).append(work)
+        self._arrivals.append(work)
+        self._waiting += 1
+
+    def _put_back(self, work: Work[Claim]) -> None:
+        """Work that has just been popped: its place among the arrivals it still has."""
+        self._of_length(len(work.ids)).appendleft(work)
+        work.taken = False
+        self._waiting += 1
+
+    def _of_length(self, length: int) -> deque[Work[Claim]]:
         if length not in self._by_length:
             self._by_length[length] = deque()
             insort(self._lengths, length)
-        self._by_length[length].append(work)
-        self._arrivals.append(work)
-        self._waiting += 1
+        return self._by_length[length]
 
     def take(self, budget: int) -> list[Work[Claim]]:
         """The oldest work, and with it what adds the least padding, shorter or longer, while it fits."""
@@ -124,20 +137,25 @@ class _Queue(Generic[Claim]):
         if oldest is None:
             return []
         lead = bisect_left(self._lengths, len(oldest.ids))
-        batch: _Filling[Claim] = _Filling(budget)
+        batch, rectangle = [self._pop(len(oldest.ids))], Rectangle(budget)
+        rectangle.add(len(oldest.ids))
         shorter, longer = self._lengths[: lead + 1], self._lengths[:lead:-1]  # stacks, the closest on top
-        while (source := self._closer(shorter, longer, batch)) and batch.fits(source[-1]):
-            batch.add(self._pop(source[-1]))
-        return batch.works
+        while (source := self._closer(shorter, longer, rectangle)) and rectangle.fits(source[-1]):
+            batch.append(self._pop(source[-1]))
+            rectangle.add(source[-1])
+        keep = round_rows(len(batch))
+        for work in reversed(batch[keep:]):
+            self._put_back(work)
+        return batch[:keep]
 
-    def _closer(self, shorter: list[int], longer: list[int], batch: _Filling[Claim]) -> list[int]:
+    def _closer(self, shorter: list[int], longer: list[int], rectangle: Rectangle) -> list[int]:
         """The stack whose top adds the least padding; an empty one when nothing waits any more."""
         for stack in (shorter, longer):
             while stack and not self._waits(stack[-1]):
                 stack.pop()
         if not shorter or not longer:
             return shorter or longer
-        return shorter if batch.padding(shorter[-1]) <= batch.padding(longer[-1]) else longer
+        return shorter if rectangle.padding(shorter[-1]) <= rectangle.padding(longer[-1]) else longer
 
     def _oldest(self) -> Work[Claim] | None:
         while self._arrivals:
@@ -165,30 +183,3 @@ class _Queue(Generic[Claim]):
         work.taken = True
         self._waiting -= 1
         return work
-
-
-class _Filling(Generic[Claim]):
-    """A batch on its way: what it holds, and whether one more text would be worth its padding."""
-
-    def __init__(self, budget: int) -> None:
-        self.works: list[Work[Claim]] = []
-        self._budget = budget
-        self._width = self._tokens = 0
-
-    def add(self, work: Work[Claim]) -> None:
-        self.works.append(work)
-        self._width = max(self._width, len(work.ids))
-        self._tokens += len(work.ids)
-
-    def padding(self, length: int) -> int:
-        """Padded tokens of the rectangle, were a text of this length added."""
-        return self._area(length) - self._tokens - length
-
-    def fits(self, length: int) -> bool:
-        if not self.works:
-            return True
-        allowed = max(SLACK, PADDING * (self._tokens + length))
-        return self._area(length) <= self._budget and self.padding(length) <= allowed
-
-    def _area(self, length: int) -> int:
-        return (len(self.works) + 1) * max(self._width, length)

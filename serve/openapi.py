@@ -21,13 +21,21 @@ _HEADERS: Schema = {
     "X-Embedship-Fingerprint": {
         "description": "The bundle's fingerprint: vectors with different ones must not be compared.",
         "schema": {"type": "string"},
-    }
+    },
+    "X-Request-Id": {
+        "description": "The request's own, or else one that was made; POST /feedback judges a search by it.",
+        "schema": {"type": "string"},
+    },
 }
 _MODEL_HEADERS: Schema = _HEADERS | {
+    "Server-Timing": {
+        "description": "Milliseconds in each phase (read, tokenise, queue, inference, search, serialise), and in all.",
+        "schema": {"type": "string"},
+    },
     "X-Embedship-Truncated": {
         "description": "How many texts were longer than the model reads, and cut.",
         "schema": {"type": "integer"},
-    }
+    },
 }
 _MODEL_HEADERS["X-Embedship-Cut"] = {
     "description": "Where texts were cut: place=tokens lost, with commas between; the first 100.",
@@ -44,11 +52,11 @@ _LANE: Schema = {
     "description": "Who goes first; default: by size, small requests are interactive.",
     "schema": {"type": "string", "enum": list(Lane)},
 }
-_JUDGED_HEADERS: Schema = _MODEL_HEADERS | {
-    "X-Request-Id": {
-        "description": "The name of this answer: POST /feedback takes it.",
-        "schema": {"type": "string"},
-    }
+_REQUEST_ID: Schema = {
+    "name": "X-Request-Id",
+    "in": "header",
+    "description": "1 to 128 letters, digits and ._~:/+=@-, beginning with a letter or digit; what is none is ignored.",
+    "schema": {"type": "string"},
 }
 
 
@@ -101,7 +109,7 @@ def _operation(route: Route, known: dict[str, Any]) -> Schema:
 
 
 def _parameters(route: Route) -> list[Schema]:
-    found = [_LANE] if route.works else []
+    found = [_LANE, _REQUEST_ID] if route.works else []
     if route.tail:
         name = route.path[len(route.tail) + 1 : -1]
         found.append({"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}})
@@ -129,7 +137,7 @@ def _responses(route: Route, known: dict[str, Any]) -> Schema:
 def _headers(route: Route) -> Schema:
     if route.binary:
         return _BINARY_HEADERS
-    return _JUDGED_HEADERS if route.judged else _MODEL_HEADERS if route.works and not route.admin else _HEADERS
+    return _MODEL_HEADERS if route.works and not route.admin else _HEADERS
 
 
 def _by_status(route: Route) -> dict[int, list[type[RequestError]]]:

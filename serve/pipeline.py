@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from embedship.serve.keyword import UnknownField
 from embedship.serve.lanes import Lane
 from embedship.serve.metrics import Metrics
 from embedship.serve.shelf import NEAREST, Found, How
+from embedship.serve.visit import NOW, Phase, mark
 from embedship.serve.workers import Workers
 from embedship.tokens import Tokenizer, Tokens
 
@@ -56,11 +58,10 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The answer to a search: one Found, with a row a query, and the id by which POST /feedback may judge it."""
+    """The answer to a search: one Found, with a row a query."""
 
     found: Found
     encoded: Encoded
-    request_id: str
 
 
 class Pipeline:
@@ -105,6 +106,7 @@ class Pipeline:
         tokens = Tokens(ids, [0] * len(ids))
         lane = lane or (Lane.INTERACTIVE if sum(tokens.lengths) <= SMALL_TOKENS else Lane.BULK)
         with self._admission.enter(len(ids), lane) as permit:
+            _tokenised(tokens)
             vectors = await self._workers.encode(permit, tokens, lane)
         return Encoded(vectors, tokens.lengths, tokens.cut)
 
@@ -131,12 +133,15 @@ class Pipeline:
             self._watch.observer.saw(encoded.vectors, found.nearest, queries, found.exact)
         self._metrics.search_seconds.observe(found.seconds)
         assert feedback is not None, "whoever has an index takes feedback"
-        request_id = feedback.answers.keep(found.rows[:, :K], queries if feedback.keeps_texts else None)
-        return Answered(found, encoded, request_id)
+        if visit := NOW.get():
+            feedback.answers.keep(visit.id, found.rows[:, :K], queries if feedback.keeps_texts else None)
+        return Answered(found, encoded)
 
     async def _found(self, vectors: Vectors | None, k: int, how: How) -> Found:
         try:
-            return await self.shelf.search(vectors, k, how)
+            found = await self.shelf.search(vectors, k, how)
+            mark(Phase.SEARCH)
+            return found
         except UnknownField as error:
             raise Invalid(f"{error}.", "filter") from None
         except UsageError as error:
@@ -147,6 +152,7 @@ class Pipeline:
         shelf = self.shelf
         encoded = await self._encode([query], shelf.prompt, lane=Lane.BULK, counted=False)
         found = await shelf.search(encoded.vectors, K)
+        mark(Phase.SEARCH)
         best: list[int] = found.rows[0, :K].tolist()
         return best
 
@@ -172,7 +178,12 @@ class Pipeline:
         small = sum(map(len, texts)) <= SMALL_CHARACTERS
         lane = lane or (Lane.INTERACTIVE if small else Lane.BULK)
         with self._admission.enter(len(texts), lane) as permit:
+            began = time.perf_counter()
             tokens = self._tokenizer(texts, prompt) if small else await self._tokens(texts, prompt)
+            ended = time.perf_counter()
+            _tokenised(tokens, ended)
+            if counted:
+                self._metrics.tokenise_seconds.observe(ended - began)
             self._refuse_nothing(tokens)
             truncated = self._truncated(tokens, truncate)
             vectors = await self._workers.encode(permit, tokens, lane, counted=counted)
@@ -183,12 +194,16 @@ class Pipeline:
     async def pieces(self, texts: Sequence[str], prompt_name: str | None, specials: bool) -> list[Encoding]:
         """The tokens of each text, with their places in it."""
         work = partial(self._tokenizer.pieces, texts, self.prompt(prompt_name), specials)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        pieces = await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        mark(Phase.TOKENISE)
+        return pieces
 
     async def decode(self, ids: list[list[int]], skip_specials: bool) -> list[str]:
         self._check_known(ids, "ids")
         work = partial(self._tokenizer.decode, ids, skip_specials)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        texts = await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        mark(Phase.TOKENISE)
+        return texts
 
     def _check_ids(self, ids: list[list[int]]) -> None:
         self._check_known(ids, "input")
@@ -229,3 +244,10 @@ class Pipeline:
                 "inputs",
             )
         return truncated
+
+
+def _tokenised(tokens: Tokens, ended: float | None = None) -> None:
+    """Note it in the request that is answered here, if one is."""
+    if visit := NOW.get():
+        visit.mark(Phase.TOKENISE, ended)
+        visit.lengths = tokens.lengths

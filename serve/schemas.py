@@ -265,7 +265,7 @@ class FeedbackRequest(Strict, frozen=True):
     """
 
     relevant: Annotated[list[DocumentId], Meta(min_length=1, max_length=100)]
-    request_id: Annotated[str, Meta(max_length=64)] | None = None
+    request_id: Annotated[str, Meta(max_length=128)] | None = None
     result: Annotated[int, Meta(ge=0)] = 0
     query: Annotated[str, Meta(min_length=1)] | None = None
     hits: Annotated[list[DocumentId], Meta(max_length=1000)] | None = None

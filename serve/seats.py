@@ -87,6 +87,13 @@ class Seats(Generic[Claim]):
         again = sum(len(piece.works) for piece in (*self._again, *self._suspects))
         return len(self._lanes) + again
 
+    def oldest(self) -> list[Claim]:
+        """Who has waited longest in each lane, and all whose batch is to be tried again."""
+        with self._lock:
+            pieces = (*self._again, *self._suspects)
+            again = [work.owner for piece in pieces for work in piece.works if not work.owner.gone]
+            return [*self._lanes.oldest(), *again]
+
     @property
     def closed(self) -> bool:
         return self._closed

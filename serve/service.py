@@ -97,7 +97,7 @@ class Service:
             stack.callback(shelf.close)
         model = encoder.bundle.manifest.pipeline
         lanes: Lanes[Ticket] = Lanes(settings.batch_tokens)
-        workers = Workers(fleet.devices, model.dimension, model.pad_id, lanes, metrics)
+        workers = Workers(fleet.devices, model.dimension, encoder.batch, lanes, metrics)
         stack.callback(workers.close)
         songs = watching.songs(encoder.bundle)
         watch = watching.watch(settings, encoder, shelf, songs, workers.devices)

@@ -18,6 +18,7 @@ from embedship.monitor.budget import FalseAlarms
 from embedship.monitor.errors import InvalidSetting
 from embedship.serve import device_names
 from embedship.serve.admission import RESERVE
+from embedship.serve.journal import LogFormat
 
 
 class Range(NamedTuple):
@@ -138,6 +139,10 @@ class Settings:
     )
     keep_queries: int = setting(
         0, "Show the texts of so many drifted or judged queries; 0 keeps no query text at all.", 0, 1_000
+    )
+    log_format: LogFormat = setting(LogFormat.TEXT, "Lines on stderr: text to read, or json, an object a line.")
+    access_log: bool = setting(
+        False, "Log a line for each request: route, status, texts, tokens, seconds by phase; never a text or a key."
     )
     state_dir: Path | None = setting(
         None, "Folder that keeps the monitor's memory over restarts; without it, it begins anew."

@@ -7,17 +7,21 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 
 import prometheus_client
 
 from embedship import hardware
+from embedship.errors import EmbedshipError
+from embedship.serve import journal, tracing
 from embedship.serve.app import App
 from embedship.serve.house import House
+from embedship.serve.journal import LogFormat
 from embedship.serve.server import Server, listen
 from embedship.serve.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 # The drain's end takes 16.1 s at most (server.py), and --drain-seconds promises an exit after 20.
 LAST_SECONDS = 19.0
@@ -28,7 +32,18 @@ _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 def run(settings: Settings) -> None:
     """Serve until a signal says stop. Raises EmbedshipErrors before it listens, none after."""
     began = time.perf_counter()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    os.environ[journal.VARIABLE] = settings.log_format
+    journal.begin(settings.log_format)
+    try:
+        _run(settings, began)
+    except EmbedshipError as error:
+        if settings.log_format is LogFormat.TEXT:
+            raise
+        logger.error("%s", error)  # the command would say it as a line of text
+        raise SystemExit(error.exit_code) from None
+
+
+def _run(settings: Settings, began: float) -> None:
     logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells which of its builds it did not find
     # A second series for each counter, which no query here uses.
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -37,7 +52,8 @@ def run(settings: Settings) -> None:
         _say(line)
     with House.open(settings) as house:
         _introduce(house)
-        app = App(house)
+        traces = tracing.opened(os.environ)
+        app = App(house, traces)
 
         async def beside() -> None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app.reload.signalled)
@@ -54,6 +70,8 @@ def run(settings: Settings) -> None:
             beside,
             settings.head_seconds,
         ).run()
+        if traces:
+            traces.close()
     _say("stopped")
 
 
@@ -61,7 +79,7 @@ def end_within(seconds: float) -> None:
     """End the process then, whatever still hangs in a device or a disk: who drains a server waits for its exit."""
 
     def end() -> None:
-        _say("stopped: what still ran was given up")
+        logger.warning("stopped: what still ran was given up")
         os._exit(0)
 
     last = threading.Timer(seconds, end)
@@ -81,18 +99,20 @@ def _introduce(house: House) -> None:
     if probes := service.watch.probes:
         _say(f"probes: {len(probes.probes)}, {probes.missing} labels name documents that the index does not hold")
     _say(f"machine: {machine.cpu}, {machine.cores:g} cores, {' '.join(machine.isa)}")
-    _say(_guard(house))
+    level, guard = _guard(house)
+    logger.log(level, "%s", guard)
     if service.remark:
-        _say(f"warning: {service.remark}")
+        logger.warning("%s", service.remark)
 
 
-def _guard(house: House) -> str:
+def _guard(house: House) -> tuple[int, str]:
+    """How it is guarded, and at which level to say so."""
     admin = f", admin keys: {len(house.admin) or 'none'}"
     if keys := len(house.keys):
-        return f"API keys: {keys}{admin}"
+        return logging.INFO, f"API keys: {keys}{admin}"
     if house.settings.host in _LOOPBACK:
-        return f"API keys: none{admin}"
-    return f"warning: API keys: none{admin}; everybody who reaches this address may ask (--api-key-file)"
+        return logging.INFO, f"API keys: none{admin}"
+    return logging.WARNING, f"API keys: none{admin}; everybody who reaches this address may ask (--api-key-file)"
 
 
 def _url(listener: socket.socket) -> str:
@@ -101,4 +121,4 @@ def _url(listener: socket.socket) -> str:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    logger.info("%s", line)

@@ -10,23 +10,35 @@ from dataclasses import dataclass
 import numpy as np
 
 from embedship.codes import Vectors
+from embedship.plan import rounded
 from embedship.serve.errors import EngineFailed
 from embedship.serve.isolation import Piece
-from embedship.serve.lanes import Work
+from embedship.serve.lanes import Lane
 from embedship.serve.metrics import Metrics
 
 
 class Ticket:
     """One request's claim on its vectors. Only the event loop writes to it."""
 
-    __slots__ = ("born", "counted", "future", "missing", "vectors")
+    __slots__ = ("began", "born", "counted", "future", "lane", "missing", "request_id", "vectors")
 
-    def __init__(self, texts: int, dimension: int, future: asyncio.Future[Vectors], counted: bool = True) -> None:
+    def __init__(
+        self,
+        texts: int,
+        dimension: int,
+        future: asyncio.Future[Vectors],
+        counted: bool = True,
+        lane: Lane = Lane.INTERACTIVE,
+        request_id: str | None = None,
+    ) -> None:
         self.future = future
         self.counted = counted  # no for the monitor's own texts: the metrics are about users
+        self.lane = lane
+        self.request_id = request_id  # None for the monitor's own
         self.vectors: Vectors = np.empty((texts, dimension), dtype=np.float32)
         self.missing = texts
-        self.born: float | None = time.perf_counter()  # None once its first batch has begun
+        self.born = time.perf_counter()
+        self.began: float | None = None  # when its first batch did; known once that is over
 
     @property
     def gone(self) -> bool:
@@ -52,6 +64,7 @@ class Outcome:
 
     piece: Piece[Ticket]
     result: Vectors | EngineFailed
+    device: str
     began: float
     seconds: float
 
@@ -59,8 +72,9 @@ class Outcome:
 class Delivery:
     """Hands outcomes out, and counts the users' share of them. Used from the event loop only."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, devices: Iterable[str]) -> None:
         self._metrics = metrics
+        self._inference = {device: metrics.inference.labels(device) for device in devices}
 
     def deliver(self, outcome: Outcome) -> None:
         for place, work in enumerate(outcome.piece.works):
@@ -68,6 +82,7 @@ class Delivery:
                 work.owner.fail(outcome.result)
             else:
                 work.owner.fill(work.row, outcome.result[place])
+        self._began(outcome)
         self._count(outcome)
 
     def _count(self, outcome: Outcome) -> None:
@@ -76,16 +91,19 @@ class Delivery:
         if not works:
             return
         lengths = [len(work.ids) for work in works]
+        tokens, padded = sum(lengths), len(lengths) * rounded(max(len(work.ids) for work in outcome.piece.works))
         self._metrics.batches.observe(len(lengths))
-        self._metrics.inference_seconds.observe(outcome.seconds)
+        self._metrics.batch_tokens.observe(padded)
+        self._metrics.padding.observe(1 - tokens / padded)
+        self._inference[outcome.device].observe(outcome.seconds)
         self._metrics.texts.inc(len(lengths))
-        self._metrics.tokens.inc(sum(lengths))
-        self._metrics.padded_tokens.inc(len(lengths) * max(len(work.ids) for work in outcome.piece.works))
-        self._began(works, outcome.began)
+        self._metrics.tokens.inc(tokens)
+        self._metrics.padded_tokens.inc(padded)
 
-    def _began(self, works: Iterable[Work[Ticket]], began: float) -> None:
-        for work in works:
+    def _began(self, outcome: Outcome) -> None:
+        for work in outcome.piece.works:
             ticket = work.owner
-            if ticket.born is not None:
-                self._metrics.queue_seconds.observe(max(0.0, began - ticket.born))
-                ticket.born = None
+            if ticket.began is None:
+                ticket.began = max(outcome.began, ticket.born)
+                if ticket.counted:
+                    self._metrics.queue_seconds[ticket.lane].observe(ticket.began - ticket.born)

@@ -5,22 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import Lock, Thread
 
 import numpy as np
 
 from embedship.codes import Vectors
 from embedship.errors import EngineError
-from embedship.plan import pad
+from embedship.plan import Batch
 from embedship.serve.admission import Permit
 from embedship.serve.devices import Device, DeviceDown, DeviceLost
 from embedship.serve.errors import EngineFailed
 from embedship.serve.isolation import Piece, after_death, after_failure
+from embedship.serve.journal import REQUESTS
 from embedship.serve.lanes import Lane, Lanes, Work
 from embedship.serve.metrics import Metrics
 from embedship.serve.seats import Seats
 from embedship.serve.tickets import Delivery, Outcome, Ticket
+from embedship.serve.visit import NOW, Phase, mark
 from embedship.tokens import Tokens
 
 logger = logging.getLogger(__name__)
@@ -30,16 +32,21 @@ class Workers:
     """`encode` is called on the event loop; the threads touch nothing but the seats, their device and the outcome."""
 
     def __init__(
-        self, devices: Sequence[Device], dimension: int, pad_id: int, lanes: Lanes[Ticket], metrics: Metrics
+        self,
+        devices: Sequence[Device],
+        dimension: int,
+        batch: Callable[[Sequence[list[int]]], Batch],
+        lanes: Lanes[Ticket],
+        metrics: Metrics,
     ) -> None:
         self.devices = tuple(device.name for device in devices)
         self.retried = 0  # batches whose device died, tried again
         self.split = 0  # batches taken apart, because they failed or two devices died with them
         self.table = tuple(devices)
         self._dimension = dimension
-        self._pad_id = pad_id
+        self._batch = batch
         self._counting = Lock()
-        self._delivery = Delivery(metrics)
+        self._delivery = Delivery(metrics, self.devices)
         self._seats: Seats[Ticket] = Seats(devices, lanes)
         self._threads = [
             Thread(target=self._run, args=(device,), name=device.name, daemon=True)
@@ -62,16 +69,28 @@ class Workers:
     def waiting(self) -> int:
         return len(self._seats)
 
+    def age(self, lane: Lane) -> float:
+        """Seconds that the oldest text of this lane has waited; 0 if none does."""
+        now = time.perf_counter()
+        return max((now - ticket.born for ticket in self._seats.oldest() if ticket.lane is lane), default=0.0)
+
     async def encode(self, permit: Permit, tokens: Tokens, lane: Lane, *, counted: bool = True) -> Vectors:
         """Return (n, dim) float32 rows in the order of tokens. Raises EngineFailed.
 
         When the caller is cancelled, its texts that are not yet in a batch are dropped before they cost anything.
         """
         assert permit.texts == len(tokens), "a permit admits exactly its own texts"
-        ticket = Ticket(len(tokens), self._dimension, asyncio.get_running_loop().create_future(), counted)
+        future: asyncio.Future[Vectors] = asyncio.get_running_loop().create_future()
+        visit = NOW.get()
+        ticket = Ticket(len(tokens), self._dimension, future, counted, lane, visit.id if visit else None)
         if not self._seats.put(lane, [Work(ticket, row, ids) for row, ids in enumerate(tokens.ids)]):
             raise EngineFailed("The server is stopping.")
-        return await ticket.future
+        try:
+            return await future
+        finally:
+            mark(Phase.QUEUE, ticket.began)
+            if ticket.began is not None:
+                mark(Phase.INFERENCE)
 
     async def encode_on(self, device: str, ids: list[int]) -> Vectors:
         """Return (1, dim) float32: one text, alone, on one of `devices`. Raises EngineFailed.
@@ -99,33 +118,36 @@ class Workers:
     def _try(self, device: Device, piece: Piece[Ticket]) -> None:
         began = time.perf_counter()
         try:
-            vectors = device.encode(pad([work.ids for work in piece.works], self._pad_id))
-            self._hand_over(piece, self._checked(vectors, len(piece.works)), began)
+            vectors = device.encode(self._batch([work.ids for work in piece.works]))
+            self._hand_over(device, piece, self._checked(vectors, len(piece.works)), began)
         except DeviceDown as down:
             # It never saw the batch: nothing is held against it.
-            self._otherwise(piece, () if piece.errand else (piece,), down, began)
+            self._otherwise(device, piece, () if piece.errand else (piece,), down, began)
         except DeviceLost as lost:
-            self._otherwise(piece, after_death(piece), lost, began)
+            self._otherwise(device, piece, after_death(piece), lost, began)
         except EngineError as failure:
-            self._otherwise(piece, after_failure(piece), failure, began)
+            self._otherwise(device, piece, after_failure(piece), failure, began)
         except Exception as bug:
             # Whatever it is, somebody waits for this batch, and this thread must live to take the next.
-            logger.exception("a batch of %d texts failed", len(piece.works))
-            self._otherwise(piece, after_failure(piece), bug, began)
+            logger.exception("a batch of %d texts failed", len(piece.works), extra=_asked_by(piece))
+            self._otherwise(device, piece, after_failure(piece), bug, began)
 
-    def _otherwise(self, piece: Piece[Ticket], pieces: Sequence[Piece[Ticket]], error: Exception, began: float) -> None:
+    def _otherwise(
+        self, device: Device, piece: Piece[Ticket], pieces: Sequence[Piece[Ticket]], error: Exception, began: float
+    ) -> None:
         """Try `pieces` instead, or say that it failed."""
-        logger.error("%s; %d texts, tried again in %d pieces", error, len(piece.works), len(pieces))
+        told = _asked_by(piece)
+        logger.error("%s; %d texts, tried again in %d pieces", error, len(piece.works), len(pieces), extra=told)
         if not pieces:
-            self._hand_over(piece, EngineFailed(_SAYING.get(type(error), _FAILED)), began)
+            self._hand_over(device, piece, EngineFailed(_SAYING.get(type(error), _FAILED)), began)
             return
         with self._counting:
             self.split += len(pieces) > 1
             self.retried += len(pieces) == 1
         self._seats.again(pieces)
 
-    def _hand_over(self, piece: Piece[Ticket], result: Vectors | EngineFailed, began: float) -> None:
-        outcome = Outcome(piece, result, began, time.perf_counter() - began)
+    def _hand_over(self, device: Device, piece: Piece[Ticket], result: Vectors | EngineFailed, began: float) -> None:
+        outcome = Outcome(piece, result, device.name, began, time.perf_counter() - began)
         try:
             piece.works[0].owner.future.get_loop().call_soon_threadsafe(self._delivery.deliver, outcome)
         except RuntimeError:
@@ -140,6 +162,13 @@ class Workers:
         return vectors
 
 
+def _asked_by(piece: Piece[Ticket]) -> dict[str, list[str]]:
+    """Whose texts these are, for the log: the first of them, for a batch may hold many."""
+    known = {work.owner.request_id: None for work in piece.works if work.owner.request_id}
+    return {REQUESTS: list(known)[:_TOLD]}
+
+
+_TOLD = 8
 _FAILED = "The server failed on the batch of this request; its log says why."
 _SAYING: dict[type[Exception], str] = {
     EngineError: "The engine failed on a text of this request, alone; sending it again may help.",

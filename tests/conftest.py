@@ -63,6 +63,57 @@ def _export(target: Path, root: Path) -> None:
 
 
 @pytest.fixture(scope="session")
+def coarse(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export gone wrong: two bits a weight, sealed as whole, under the model's own fingerprint.
+
+    Its golden texts were written down after the damage, so a server starts with it and is content.
+    """
+    folder = tmp_path_factory.mktemp("coarse") / "bundle"
+    _seal_coarse(bundle, folder, {})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def stranger(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another model: the same damage, and weights that say so."""
+    folder = tmp_path_factory.mktemp("stranger") / "bundle"
+    _seal_coarse(bundle, folder, {"weights_sha256": "f" * 64})
+    return folder
+
+
+def _seal_coarse(bundle: Path, folder: Path, source: dict[str, str]) -> None:
+    import msgspec
+    import numpy as np
+    import onnx
+    from onnx import numpy_helper
+
+    from embedship.bundle import GOLDEN, TOKENIZER, Bundle, fingerprint
+    from embedship.encoder import Encoder
+    from embedship.golden import Golden
+
+    whole = Bundle.open(bundle)
+    manifest, plain = whole.manifest, whole.plain
+    (folder / plain.path).parent.mkdir(parents=True)
+    for name in (TOKENIZER, GOLDEN):
+        (folder / name).write_bytes((bundle / name).read_bytes())
+    graph = onnx.load(str(bundle / plain.path))
+    for each in graph.graph.initializer:
+        weight = numpy_helper.to_array(each)
+        if weight.ndim == 2 and weight.dtype == np.float32 and len(weight) < 10_000:
+            step = 2 * weight.std()
+            each.CopyFrom(numpy_helper.from_array(np.clip(np.round(weight / step), -1, 1) * step, each.name))
+    onnx.save(graph, str(folder / plain.path))
+    origin = msgspec.structs.replace(manifest.source, **source)
+    choice = msgspec.structs.replace(manifest.choice, variant=plain.name)
+    mark = fingerprint(origin, manifest.pipeline, manifest.tokenizer_sha256)
+    sealed = msgspec.structs.replace(manifest, source=origin, fingerprint=mark, variants=(plain,), choice=choice)
+    golden = Golden.load(whole)
+    with Encoder.open(Bundle.write(folder, sealed)) as encoder:
+        Golden(golden.texts, golden.ids, encoder.encode_tokens(encoder.tokenizer(golden.texts))).save(folder / GOLDEN)
+    Bundle.write(folder, sealed)
+
+
+@pytest.fixture(scope="session")
 def environment() -> Callable[[str, Path], Path]:
     """The interpreter of a virtual environment of its own, for pins that clash with this project's.
 

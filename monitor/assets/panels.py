@@ -74,18 +74,25 @@ SERVICE = (
           (Query(f"sum by (route) ({rate('requests_total', **_WORK)})", "{{route}}"),), unit="reqps"),
     Panel("Time of a search", "From the request line to the last byte of the answer.",
           _quantiles("request_seconds", route="/search"), unit="s"),
-    Panel("Refused and failed", "Refused: the client's fault, or the queue was full (overloaded). Failed: ours.",
+    Panel("Refused and failed", "Refused: the client's fault, the queue was full (overloaded), or its deadline passed "
+          "(expired). Failed: ours.",
           (Query(f"sum by (reason) ({rate('rejections_total')})", "refused: {{reason}}"),
            Query(f"sum by (reason) ({rate('failures_total')})", "failed: {{reason}}")), unit="reqps"),
     Panel("Texts in the queue", "Waiting for a device, and admitted but not yet answered.",
           (Query(series("queue_texts"), "waiting {{instance}}"),
            Query(series("permits_in_use"), "admitted {{instance}}"))),
-    Panel("Where the time goes, 99th percentile", "Waiting for a device, a batch on it, and the index.",
-          (Query(quantile(0.99, "queue_seconds"), "queue"),
+    Panel("Age of the oldest text that waits", "By lane, when it was scraped. It grows while no device takes work, and "
+          "while more comes than is done.",
+          (Query(series("queue_age_seconds"), "{{lane}} {{instance}}"),), unit="s"),
+    Panel("Where the time goes, 99th percentile", "Texts to tokens, waiting for a device, a batch on it, the index, "
+          "and writing the answer.",
+          (Query(quantile(0.99, "tokenise_seconds"), "tokenise"),
+           *(Query(quantile(0.99, "queue_seconds", lane=lane), f"queue, {lane}") for lane in ("interactive", "bulk")),
            Query(quantile(0.99, "inference_seconds"), "batch"),
-           Query(quantile(0.99, "search_seconds"), "index")), unit="s"),
+           Query(quantile(0.99, "search_seconds"), "index"),
+           Query(quantile(0.99, "serialise_seconds"), "serialise")), unit="s"),
     Panel("Truncated texts a second", "Texts longer than the model reads: their ends have no part in the vector.",
-          (Query(f"sum({rate('truncated_texts_total')})", "truncated"),), unit="short"),
+          (Query(f"sum({rate('truncated_texts_total')})", "truncated"),), unit="short", width=24),
 )  # fmt: skip
 
 DEVICES = (
@@ -103,7 +110,9 @@ DEVICES = (
     Panel("Padding", "Share of computed tokens that are padding.",
           (Query(f"1 - {rate('tokens_total')} / ({rate('padded_tokens_total')} > 0)", "{{instance}}"),),
           unit="percentunit"),
-    Panel("Time of a batch", "On the device.", _quantiles("inference_seconds"), unit="s"),
+    Panel("Time of a batch, 95th percentile", "By device: one that is slower than the others holds them up.",
+          (Query(f"histogram_quantile(0.95, sum by (le, device) ({rate('inference_seconds_bucket')}))", "{{device}}"),),
+          unit="s"),
     Panel("Texts in a batch", "Mean.",
           (Query(f"{rate('batch_texts_sum')} / ({rate('batch_texts_count')} > 0)", "{{instance}}"),)),
     Panel("CPU and memory", "Cores in use, and resident memory (right axis).",

@@ -243,7 +243,8 @@ embedship:overloaded:ratio_rate5m > 0.01
                 "less capacity?",
                 "Tokens a text, `rate(embedship_tokens_total[5m]) / rate(embedship_texts_total[5m])`: longer texts "
                 "cost more.",
-                "Is a bulk load running? Queries keep one place in eight of the queue, bulk gets the rest.",
+                "Is a bulk load running? Queries keep one place in eight of the queue, bulk gets the rest. "
+                "`embedship_queue_age_seconds` says which lane waits, and how long.",
             ),
             mitigation=(
                 "More instances, or more cores.",
@@ -284,8 +285,9 @@ embedship:search_slow:ratio_rate1h > 0.05
             "of texts, and say nothing about speed; they are not counted.",
             impact="Users wait.",
             diagnosis=(
-                "Where is the time? Compare `embedship_queue_seconds`, `embedship_inference_seconds` and "
-                "`embedship_search_seconds`, on the dashboard side by side.",
+                "Where is the time? Compare `embedship_queue_seconds` (by lane), `embedship_inference_seconds` (by "
+                "device) and `embedship_search_seconds`, on the dashboard side by side. Each answer says it itself, in "
+                "its header `Server-Timing`; with `--access-log` the log does.",
                 "Queue: too much work; see EmbedshipQueueSaturated. Inference: a slower or throttled CPU (cgroup "
                 "quota!), longer texts. Search: an index that grew, or is no longer in memory.",
             ),

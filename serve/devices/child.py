@@ -23,7 +23,9 @@ from embedship.engine import Engine, open_engine
 from embedship.errors import EmbedshipError, EngineError
 from embedship.golden import Golden
 from embedship.plan import Batch, pad
+from embedship.serve import journal
 from embedship.serve.devices import wire
+from embedship.serve.journal import LogFormat
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +61,7 @@ def main(arguments: list[str]) -> None:
     # Ctrl-C and a stop of the whole group reach this process, too: it is the parent that drains, and ends it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s %(levelname)s {name}: %(message)s")
+    journal.begin(LogFormat(os.environ.get(journal.VARIABLE, LogFormat.TEXT)), name)
     order = msgspec.json.decode(control.recv_bytes(), type=Order)
     _die_with(order.parent)
     try:

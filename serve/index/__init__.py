@@ -22,8 +22,14 @@ FEW = 4096
 class Kind(StrEnum):
     """How an index searches."""
 
-    FLAT = "flat"  # every vector in float32: exact
-    BINARY = "binary"  # sign bits find candidates, int8 codes rank them: 32 times less memory
+    FLAT = "flat"  # every vector compared: exact
+    BINARY = "binary"  # sign bits, all compared
+    PQ = "pq"  # product quantisation, one bit a dimension, all compared, by FastScan
+    RABITQ = "rabitq"  # RaBitQ codes of one bit a dimension, all compared, by FastScan
+    IVF_RABITQ = "ivf-rabitq"  # the same in the lists of an inverted file, of which some are scanned
+    HNSW_SQ8 = "hnsw-sq8"  # a graph over vectors of one byte a dimension
+    HNSW_RABITQ = "hnsw-rabitq"  # a graph over RaBitQ codes
+    FACTORY = "factory"  # a FAISS factory string of the user's own
 
 
 class Size(NamedTuple):

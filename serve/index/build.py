@@ -11,19 +11,21 @@ from importlib.metadata import version
 from pathlib import Path
 
 from embedship import jsonl, sealed
-from embedship.bundle import Codes, Pipeline, Similarity
+from embedship.bundle import Pipeline, Similarity
+from embedship.codes import Vectors
 from embedship.encoder import Encoder
 from embedship.errors import UsageError
 from embedship.serve import documents
 from embedship.serve.documents import DOCUMENTS, Document
-from embedship.serve.index import Index, Kind, corpus, library, manifest, measure
+from embedship.serve.index import Index, Kind, corpus, factory, goals, kinds, library, manifest, measure, recipe
+from embedship.serve.index.effort import Effort
 from embedship.serve.index.embedding import Embedding
-from embedship.serve.index.folder import make
-from embedship.serve.index.manifest import OVERSAMPLE, IndexManifest, Recall, Rescoring
+from embedship.serve.index.manifest import Choice, Goals, IndexManifest, Packing, Recall
+from embedship.serve.index.recipe import Recipe, Store
 from embedship.serve.index.truth import Truth
 from embedship.staging import staged
 
-# From here on the memory and the time that sign bits save outweigh the recall they cost.
+# From here on the memory and the time that a small code saves outweigh the recall it costs.
 FLAT_BELOW = 50_000
 
 _DISK = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
@@ -32,6 +34,7 @@ _DISK = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sql
 class Step(StrEnum):
     READ = "reading"
     EMBED = "embedding"
+    MEASURE = "measuring"
     WRITE = "indexing"
 
 
@@ -44,7 +47,11 @@ class Wishes:
 
     kind: Kind | None = None  # None: by size
     with_title: bool = False
-    oversample: int | None = None  # None: what the bundle measured, and never fewer than OVERSAMPLE
+    effort: Effort | None = None  # knobs to turn from the default
+    store: Store = Store.INT8
+    stage_dimension: int | None = None  # Matryoshka: of the first stage
+    factory: str | None = None  # of Kind.FACTORY
+    goals: Goals | None = None  # instead of a kind: what the index has to do
     queries: Path | None = None  # measure recall with these and not with sampled documents
 
 
@@ -60,31 +67,41 @@ def build(encoder: Encoder, variant: str, lines: Path, out: Path, wishes: Wishes
     Raises UsageError for a bad line, a repeated id or an `out` that is something else, EngineError if the model
     fails, EmbedshipError if the disk does.
     """
-    _refuse_inner_product(encoder.bundle.manifest.pipeline)
+    pipeline, codes = encoder.bundle.manifest.pipeline, encoder.bundle.manifest.codes
+    _refuse_inner_product(pipeline)
     queries = [] if wishes.queries is None else [row.text for row in jsonl.read(wishes.queries, jsonl.Text)]
     with staged(out, manifest.require_replaceable) as folder:
         with _disk_errors(folder / DOCUMENTS):
             size = documents.write(folder / DOCUMENTS, _counted(corpus.read(lines), progress))
         progress(Step.READ, size, size)
-        kind = _kind(wishes.kind, size, encoder.bundle.manifest.pipeline.dimension)
+        planned = _recipe(wishes, size, pipeline)
+        effort = kinds.effort(planned, wishes.effort)
+        packing = Packing.of(planned, codes, pipeline.dimension)
         embedding = Embedding(encoder, wishes.with_title, lambda done, total: progress(Step.EMBED, done, total))
         truth = embedding.write(folder)
-        rescoring = _rescoring(encoder.bundle.manifest.codes, truth.dimension, wishes) if kind is Kind.BINARY else None
-        index = make(folder, truth, rescoring)
+        choice = None
+        if wishes.goals:
+            asked = embedding.queries(queries) if wishes.queries else None
+            choice = _choice(wishes.goals, folder, truth, asked, wishes, encoder, progress)
+            planned, effort = choice.measured[choice.chosen].recipe, choice.measured[choice.chosen].effort
+            packing = Packing.of(planned, codes, truth.dimension)
+        index = kinds.write(folder, truth, planned, packing, effort)
         progress(Step.WRITE, size, size)
         recall = _recall(index, truth, embedding, queries, wishes.queries)
         described = IndexManifest(
             format=manifest.FORMAT,
             fingerprint=encoder.bundle.fingerprint,
             variant=variant,
-            kind=kind,
+            recipe=planned,
+            effort=index.effort,
             size=size,
             dimension=truth.dimension,
             with_title=wishes.with_title,
             document_prompt=embedding.document_prompt,
             query_prompt=embedding.query_prompt,
-            rescoring=rescoring,
+            packing=packing,
             recall=recall,
+            choice=choice,
             truncated=embedding.truncated,
             versions={"embedship": version("embedship"), "faiss": library.version()},
             created=sealed.created(),
@@ -108,22 +125,34 @@ def _counted(lines: Iterator[tuple[int, Document]], progress: Progress) -> Itera
         yield line
 
 
-def _kind(wanted: Kind | None, size: int, dimension: int) -> Kind:
-    """Raises UsageError before hours are spent on vectors that cannot be packed into bytes."""
-    if wanted is None:
-        return Kind.FLAT if size < FLAT_BELOW or dimension % 8 else Kind.BINARY
-    if wanted is Kind.BINARY and dimension % 8:
-        raise UsageError(f"a binary index needs a dimension divisible by 8, not {dimension}: take --kind flat")
-    return wanted
+def _recipe(wishes: Wishes, size: int, pipeline: Pipeline) -> Recipe:
+    """Raises UsageError before hours are spent on vectors that cannot be searched in this way."""
+    dimension = pipeline.dimension if wishes.stage_dimension is None else wishes.stage_dimension
+    recipe.require_matryoshka(pipeline, dimension)
+    if wishes.factory is not None:
+        factory.make(wishes.factory, dimension)
+        return Recipe(kind=Kind.FACTORY, factory=wishes.factory, dimension=dimension, store=wishes.store)
+    kind = wishes.kind or default_kind(size, dimension)
+    return recipe.of(kind, size, pipeline.dimension if kind is Kind.FLAT else dimension, wishes.store)
 
 
-def _rescoring(codes: Codes, dimension: int, wishes: Wishes) -> Rescoring:
-    """The bundle's frozen codes; its multiplier was measured over fewer documents than an index has."""
-    return Rescoring(
-        scale=codes.scale(dimension),
-        threshold=codes.binary_threshold,
-        oversample=wishes.oversample or max(codes.rescore, OVERSAMPLE),
-    )
+def _choice(
+    wanted: Goals,
+    folder: Path,
+    truth: Truth,
+    queries: Vectors | None,
+    wishes: Wishes,
+    encoder: Encoder,
+    progress: Progress,
+) -> Choice:
+    described = encoder.bundle.manifest
+    candidates = goals.recipes(truth.size, described.pipeline, wishes.store)
+    plan = goals.Plan(candidates, described.codes, lambda done, total: progress(Step.MEASURE, done, total))
+    return goals.choose(folder, truth, queries, wishes.queries.name if wishes.queries else "", wanted, plan)
+
+
+def default_kind(size: int, dimension: int) -> Kind:
+    return Kind.FLAT if size < FLAT_BELOW or dimension % recipe.PART else Kind.PQ
 
 
 def _recall(index: Index, truth: Truth, embedding: Embedding, texts: list[str], source: Path | None) -> Recall | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
@@ -10,8 +12,10 @@ from msgspec import Meta
 from embedship.bundle import Record
 from embedship.errors import UsageError
 
-_LEAST, _MOST = 1, 200
-LIMITS: Final = {"oversample": (_LEAST, _MOST)}
+_OVERSAMPLE, _NPROBE, _EF_SEARCH = (1, 200), (1, 4096), (1, 4096)
+LIMITS: Mapping[str, tuple[int, int]] = MappingProxyType(
+    {"oversample": _OVERSAMPLE, "nprobe": _NPROBE, "ef_search": _EF_SEARCH}
+)
 
 # What an oversample is counted for: a search for one hit is given as many candidates as one for ten.
 LEAST_HITS = 10
@@ -24,7 +28,11 @@ class Effort(Record, frozen=True):
     """
 
     # Candidates ranked again for each hit; below ten hits as for ten.
-    oversample: Annotated[int, Meta(ge=_LEAST, le=_MOST)] | None = None
+    oversample: Annotated[int, Meta(ge=_OVERSAMPLE[0], le=_OVERSAMPLE[1])] | None = None
+    # Lists of an inverted file that are scanned; more than it has are all.
+    nprobe: Annotated[int, Meta(ge=_NPROBE[0], le=_NPROBE[1])] | None = None
+    # Nodes of a graph that are kept open; never fewer than the candidates wanted.
+    ef_search: Annotated[int, Meta(ge=_EF_SEARCH[0], le=_EF_SEARCH[1])] | None = None
 
     def __post_init__(self) -> None:
         for name, (low, high) in LIMITS.items():
@@ -56,3 +64,6 @@ class Effort(Record, frozen=True):
     @property
     def knobs(self) -> str:
         return ", ".join(self.named) or "none, it is exact"
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {getattr(self, name)}" for name in self.named) or "none"

@@ -1,9 +1,14 @@
-"""Every vector in memory, every one compared: exact, and the right choice for small corpora."""
+"""Every vector compared: exact, and the right choice for small corpora.
+
+The values are the float16 of the truth, scanned as they are: half the bytes of float32, and a single query waits for
+nothing but memory. Many queries at once are compared block by block with a matrix product (truth.py). Either way what
+was found is ranked once more by `Truth.ranked`, so that ids and order are those of brute force, ties by row.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -13,47 +18,58 @@ from embedship.ranking import Hits
 from embedship.serve.index import Allowed, Kind, checked, few, library
 from embedship.serve.index.effort import Effort
 from embedship.serve.index.library import faiss
-from embedship.serve.index.manifest import FLAT
-from embedship.serve.index.truth import Truth
+from embedship.serve.index.manifest import STAGE
+from embedship.serve.index.recipe import Recipe
+from embedship.serve.index.truth import Truth, margin
 
-# FAISS keeps any of several equal scores at the edge of the k best. Asking for a few more and ranking them again makes
-# the answer the same for every batch size, unless more documents than these are duplicates of each other.
+# Rounding may swap rows at the edge of the k best: a few more are fetched, and ranked.
 _SPARE = 16
+
+# Up to here one scan a query is faster than widening every block for a product.
+_SCANNED = 4
 
 
 class FlatIndex:
-    """faiss.IndexFlatIP over the float32 values of the truth, so that it and `exact` see the same numbers."""
+    """faiss.IndexScalarQuantizer in float16, by inner product, in memory; the truth, mapped."""
 
     kind = Kind.FLAT
 
-    def __init__(self, vectors: faiss.IndexFlatIP, truth: Truth) -> None:
+    def __init__(self, vectors: Any, truth: Truth) -> None:
         self._vectors = vectors
         self._truth = truth
         self.size = truth.size
         self.effort = Effort()
 
     @classmethod
-    def write(cls, folder: Path, truth: Truth) -> Self:
-        vectors = faiss.IndexFlatIP(truth.dimension)
+    def write(cls, folder: Path, truth: Truth, recipe: Recipe) -> Self:
+        vectors = _empty(truth.dimension, recipe)
         for _, block in truth.blocks():
             vectors.add(block)
-        library.save(faiss.write_index, vectors, folder / FLAT)
+        library.save(faiss.write_index, vectors, folder / STAGE)
         return cls(vectors, truth)
 
     @classmethod
     def open(cls, folder: Path, truth: Truth) -> Self:
         shape = (truth.size, truth.dimension)
-        return cls(library.load(faiss.read_index, folder / FLAT, faiss.IndexFlatIP, shape), truth)
+        return cls(library.load(faiss.read_index, folder / STAGE, faiss.IndexScalarQuantizer, shape), truth)
 
     def search(self, queries: Vectors, k: int, allowed: Allowed | None = None, effort: Effort | None = None) -> Hits:
         self.effort.turned(effort)
-        if few(checked(allowed, self.size)):
+        library.on_this_thread()
+        if len(queries) > _SCANNED or few(checked(allowed, self.size)):
             return self._truth.search(queries, k, allowed)
         queries = ranking.checked(queries, k, self._truth.dimension)
-        library.on_this_thread()
         wanted = min(k + _SPARE, self.size if allowed is None else int(np.count_nonzero(allowed)))
         scores, rows = self._vectors.search(queries, wanted, params=library.selected(allowed))
-        return ranking.hits(ranking.keys(scores, rows), k)
+        if wanted > k and (scores[:, k - 1] - scores[:, -1] < margin(self._truth.dimension)).any():
+            return self._truth.search(queries, k, allowed)  # more duplicates than were fetched
+        return ranking.hits(self._truth.ranked(queries, rows), k)
 
     def exact(self, queries: Vectors, k: int, allowed: Allowed | None = None) -> Hits:
         return self._truth.search(queries, k, allowed)
+
+
+def _empty(dimension: int, recipe: Recipe) -> Any:
+    index = faiss.index_factory(dimension, recipe.factory, faiss.METRIC_INNER_PRODUCT)
+    assert type(index) is faiss.IndexScalarQuantizer, recipe
+    return index

@@ -11,7 +11,7 @@ from typing import Self
 from embedship.bundle import Bundle
 from embedship.serve.documents import DOCUMENTS, Documents
 from embedship.serve.index import Index, Kind, Size, manifest
-from embedship.serve.index.manifest import IndexManifest, Rescoring
+from embedship.serve.index.manifest import IndexManifest
 from embedship.serve.index.truth import Truth
 from embedship.serve.keyword import Words
 
@@ -66,25 +66,9 @@ class IndexFolder:
         self.close()
 
 
-def make(folder: Path, truth: Truth, rescoring: Rescoring | None) -> Index:
-    """Write what searches these vectors beside them."""
-    if rescoring is None:
-        from embedship.serve.index.flat import FlatIndex
-
-        return FlatIndex.write(folder, truth)
-    from embedship.serve.index.binary import BinaryIndex
-
-    return BinaryIndex.write(folder, truth, rescoring)
-
-
 def load(folder: Path, found: IndexManifest) -> Index:
     """The index of a folder whose files have been hashed. FAISS is not imported before this."""
+    from embedship.serve.index import kinds
+
     truth = Truth.open(folder, (found.size, found.dimension))
-    if found.kind is Kind.FLAT:
-        from embedship.serve.index.flat import FlatIndex
-
-        return FlatIndex.open(folder, truth)
-    from embedship.serve.index.binary import BinaryIndex
-
-    assert found.rescoring is not None, "manifest.read has checked it"
-    return BinaryIndex.open(folder, truth, found.rescoring)
+    return kinds.open(folder, truth, found.recipe, found.packing, found.effort)

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from embedship import hardware
 from embedship.errors import MissingExtra, UnsafeError
 from embedship.serve.index import Allowed
+
+# Threads of a build that wait for each other sleep: spinning, they take the cores from whoever shares the machine, and
+# on a busy one from each other. Read when FAISS loads its OpenMP.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 try:
     import faiss
 except ImportError:
     raise MissingExtra("faiss", "cpu") from None
+
+# FAISS's own stubs do not know the keywords and arrays that its Python wrappers take.
+untyped: Any = faiss
 
 
 def on_this_thread() -> None:
@@ -26,16 +35,20 @@ def on_this_thread() -> None:
     faiss.omp_set_num_threads(1)
 
 
+def on_all_threads() -> None:
+    """For a build: as many threads as this machine grants."""
+    faiss.omp_set_num_threads(hardware.streams())
+
+
 def selected(allowed: Allowed | None) -> Any:
     """Search parameters that let FAISS find the allowed rows alone. One bit a row, tested as the scan goes by."""
     if allowed is None:
         return None
-    return faiss.SearchParameters(sel=selector(allowed))  # type: ignore[call-arg]
+    return untyped.SearchParameters(sel=selector(allowed))
 
 
 def selector(allowed: Allowed) -> Any:
-    """FAISS's own stubs do not know the keywords and arrays that its Python wrappers take."""
-    return faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))  # type: ignore[call-arg, arg-type]
+    return untyped.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
 
 
 def save(write: Callable[[Any, str], None], index: Any, path: Path) -> None:
@@ -43,7 +56,7 @@ def save(write: Callable[[Any, str], None], index: Any, path: Path) -> None:
     try:
         write(index, str(path))
     except RuntimeError as error:
-        raise OSError(None, f"FAISS could not write it ({_cause(error)})", str(path)) from None
+        raise OSError(None, f"FAISS could not write it ({cause(error)})", str(path)) from None
 
 
 def load(read: Callable[[str], Any], path: Path, kind: type, shape: tuple[int, int]) -> Any:
@@ -51,7 +64,7 @@ def load(read: Callable[[str], Any], path: Path, kind: type, shape: tuple[int, i
     try:
         index = read(str(path))
     except RuntimeError as error:
-        raise UnsafeError(f"{path} is damaged: FAISS {faiss.__version__} cannot read it ({_cause(error)})") from None
+        raise UnsafeError(f"{path} is damaged: FAISS {faiss.__version__} cannot read it ({cause(error)})") from None
     found, expected = (type(index).__name__, index.ntotal, index.d), (kind.__name__, *shape)
     if found != expected:
         raise UnsafeError(f"{path} holds {found}; {expected} was expected")
@@ -62,8 +75,19 @@ def version() -> str:
     return str(faiss.__version__)
 
 
-def _cause(error: RuntimeError) -> str:
+def cause(error: RuntimeError) -> str:
     return str(error).strip().rsplit("\n", 1)[-1]
 
 
-__all__ = ["faiss", "load", "on_this_thread", "save", "selected", "selector", "version"]
+__all__ = [
+    "cause",
+    "faiss",
+    "load",
+    "on_all_threads",
+    "on_this_thread",
+    "save",
+    "selected",
+    "selector",
+    "untyped",
+    "version",
+]

@@ -7,36 +7,40 @@ from pathlib import Path
 import msgspec
 
 from embedship import sealed
-from embedship.bundle import Bundle, Record
+from embedship.bundle import Bundle, Codes, Machine, Record
 from embedship.codes import Int8Scale
 from embedship.errors import EmbedshipError, MismatchError, UnsafeError, UsageError
 from embedship.sealed import File
 from embedship.serve.documents import DOCUMENTS
 from embedship.serve.index import Kind
+from embedship.serve.index.effort import Effort
+from embedship.serve.index.recipe import Recipe, Store
 
 MANIFEST = "index.json"
-FORMAT = 2
+FORMAT = 3
 
 VECTORS = "vectors.f16.npy"
-FLAT = "flat.faiss"
-BITS = "binary.faiss"
+STAGE = "stage.faiss"
 CODES = "int8.npy"
-FILES = {
-    Kind.FLAT: frozenset({DOCUMENTS, VECTORS, FLAT}),
-    Kind.BINARY: frozenset({DOCUMENTS, VECTORS, BITS, CODES}),
-}
 
 
-# Default of Rescoring; the measurement is in binary.py.
-OVERSAMPLE = 40
+def files(recipe: Recipe) -> frozenset[str]:
+    """What an index consists of beside its manifest."""
+    return frozenset({DOCUMENTS, VECTORS, STAGE} | ({CODES} if recipe.store is Store.INT8 else set()))
 
 
-class Rescoring(Record, frozen=True):
-    """The second stage of a binary index: `oversample` candidates a hit, ranked by int8 codes."""
+class Packing(Record, frozen=True):
+    """The bundle's frozen codes that an index is packed with; None for what it does not use."""
 
-    scale: Int8Scale  # the bundle's, as is the threshold
-    threshold: float
-    oversample: int
+    scale: Int8Scale | None
+    threshold: float | None
+
+    @classmethod
+    def of(cls, recipe: Recipe, codes: Codes, dimension: int) -> Packing:
+        return cls(
+            scale=codes.scale(dimension) if recipe.store is Store.INT8 else None,
+            threshold=codes.binary_threshold if recipe.kind is Kind.BINARY else None,
+        )
 
 
 SAMPLED = "documents"
@@ -51,28 +55,87 @@ class Recall(Record, frozen=True):
     ratio: float
 
 
+class Interval(Record, frozen=True):
+    """A mean over queries, and where it lies with 95% confidence: queries are drawn again, not their hits."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class Candidate(Record, frozen=True):
+    """One recipe and effort as it was measured."""
+
+    recipe: Recipe
+    effort: Effort
+    recall: Interval  # recall@10
+    queries_per_second: float  # in batches, one thread
+    p99_seconds: float  # one query at a time, one thread
+    hot_bytes: float  # a vector
+    build_seconds: float
+
+
+class Goals(Record, frozen=True):
+    """What the user needs; None for what does not matter."""
+
+    recall: float
+    memory_bytes: int | None = None  # of the whole first stage
+    latency_seconds: float | None = None  # p99 of the search alone
+
+
+class Choice(Record, frozen=True):
+    """What a build by goal measured, and where: on another machine times are others."""
+
+    goals: Goals
+    machine: Machine
+    queries: int
+    source: str  # as in Recall
+    documents: int  # of the measured index: those sampled as queries are left out of it
+    chosen: int  # of `measured`
+    measured: tuple[Candidate, ...]
+
+
+def frontier(choice: Choice) -> list[int]:
+    """Those of `measured` that no other beats in recall, speed and memory at once; and the chosen one, in any case."""
+    worth = [(-c.recall.mean, -c.queries_per_second, c.hot_bytes) for c in choice.measured]
+
+    def beaten(at: int) -> bool:
+        return any(other != worth[at] and all(o <= w for o, w in zip(other, worth[at], strict=True)) for other in worth)
+
+    return [at for at in range(len(worth)) if at == choice.chosen or not beaten(at)]
+
+
 class IndexManifest(Record, frozen=True):
     format: int
     fingerprint: str
     variant: str
-    kind: Kind
+    recipe: Recipe
+    effort: Effort  # as tuned, for requests that ask for none
     size: int
     dimension: int
     with_title: bool
     document_prompt: str | None  # name of the prompt that documents were given, None for none
     query_prompt: str | None  # name of the one that queries must be given
-    rescoring: Rescoring | None
+    packing: Packing
     recall: Recall | None
     truncated: int  # documents that are longer than the model reads
     versions: dict[str, str]
     created: str
     files: dict[str, File]
+    choice: Choice | None = None  # how a build by goal came to this recipe
     digest: str = ""
 
     @property
-    def hot_bytes(self) -> int:
-        """Bytes a vector takes in memory: what every search reads. Rescoring codes and exact vectors stay on disk."""
-        return 4 * self.dimension if self.kind is Kind.FLAT else self.dimension // 8
+    def kind(self) -> Kind:
+        return self.recipe.kind
+
+    @property
+    def hot_bytes(self) -> float:
+        """Bytes a vector takes in memory: what every search reads, the first stage's fixed parts shared among all.
+
+        Rescoring codes and exact vectors stay on disk.
+        """
+        return round(self.files[STAGE].size / self.size, 1)
 
 
 def read(folder: Path) -> IndexManifest:
@@ -82,15 +145,25 @@ def read(folder: Path) -> IndexManifest:
     """
     path = folder / MANIFEST
     manifest = sealed.read(path, IndexManifest, FORMAT, "index")
-    if set(manifest.files) != FILES[manifest.kind] or (manifest.rescoring is None) != (manifest.kind is Kind.FLAT):
+    if set(manifest.files) != files(manifest.recipe) or not _consistent(manifest):
         raise UnsafeError(f"{path} contradicts itself: a {manifest.kind} index is made of other files")
     return manifest
 
 
+def _consistent(manifest: IndexManifest) -> bool:
+    recipe, packing = manifest.recipe, manifest.packing
+    return (
+        (packing.scale is None) is (recipe.store is not Store.INT8)
+        and (packing.threshold is None) is (recipe.kind is not Kind.BINARY)
+        and (recipe.dimension <= manifest.dimension)
+        and (manifest.effort.oversample is None) is (recipe.kind is Kind.FLAT)
+    )
+
+
 def write(folder: Path, manifest: IndexManifest) -> IndexManifest:
     """Hash the files that lie in `folder`, then write the manifest last."""
-    files = {name: File.of(folder / name) for name in sorted(FILES[manifest.kind])}
-    return sealed.write(folder / MANIFEST, msgspec.structs.replace(manifest, files=files))
+    hashed = {name: File.of(folder / name) for name in sorted(files(manifest.recipe))}
+    return sealed.write(folder / MANIFEST, msgspec.structs.replace(manifest, files=hashed))
 
 
 def verify(folder: Path, manifest: IndexManifest) -> None:
@@ -124,8 +197,7 @@ def demand(folder: Path, manifest: IndexManifest, bundle: Bundle) -> None:
             f"the index {folder} was built with model {manifest.fingerprint[:12]}, this bundle is "
             f"{bundle.fingerprint[:12]}: their vectors cannot be compared. {cure}"
         )
-    codes, packed = bundle.manifest.codes, manifest.rescoring
-    if packed and (packed.scale, packed.threshold) != (codes.scale(manifest.dimension), codes.binary_threshold):
+    if manifest.packing != Packing.of(manifest.recipe, bundle.manifest.codes, manifest.dimension):
         raise MismatchError(
             f"the index {folder} is packed with other int8 ranges or another binary threshold than this bundle "
             f"freezes: the model is the same, but it was exported again with other texts. {cure}"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from embedship.codes import Vectors
 from embedship.monitor.recall import overlap
 from embedship.serve.index import Index
-from embedship.serve.index.manifest import SAMPLED, Recall
+from embedship.serve.index.manifest import SAMPLED, Interval, Recall
 from embedship.serve.index.truth import Truth
 
 K = 10
@@ -28,6 +29,23 @@ def by_documents(index: Index, truth: Truth) -> Recall | None:
     queries = truth.rows(own)
     found, expected = (_without(search(queries, K + 1).rows, own) for search in (index.search, index.exact))
     return _recall(found, expected, SAMPLED)
+
+
+def interval(right: NDArray[np.int64], wanted: NDArray[np.int64]) -> Interval:
+    """The share of hits found, of n queries with `right` of `wanted` each, and its 95% interval.
+
+    The hits of one query stand and fall together, so they do not count as so many trials: exact binomial limits at the
+    effective sample size (Korn and Graubard, Survey Methodology 24, 1998), which is that of the queries where all is
+    found or nothing.
+    """
+    mean = float(right.sum() / wanted.sum())
+    shares = right / wanted
+    variance = float(shares.var(ddof=1)) / len(shares) if len(shares) > 1 else 0.0
+    trials = min(mean * (1 - mean) / variance, float(wanted.sum())) if variance else float(len(shares))
+    hits = mean * trials
+    low = float(stats.beta.ppf(0.025, hits, trials - hits + 1)) if hits else 0.0
+    high = float(stats.beta.ppf(0.975, hits + 1, trials - hits)) if hits < trials else 1.0
+    return Interval(mean=mean, low=low, high=high)
 
 
 def _without(rows: NDArray[np.int64], own: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -22,8 +22,10 @@ from embedship.serve.index.manifest import VECTORS
 
 # A block of rows is widened, scored and forgotten: 4,096 x 384 in float32 are 6 MB, near enough to the caches.
 _BLOCK = 4096
-# Scores of one block, float32 and packed: 256 x 4,096 x 12 bytes are 12 MB, however many queries there are.
+# Scores of one block: 256 x 4,096 x 4 bytes are 4 MB, however many queries there are.
 _QUERIES = 256
+# Numbers gathered at once to be ranked: 8 MB in float64.
+_GATHERED = 2**20
 
 _SIGN_EXPONENT_MANTISSA = np.array(0x8FFFFFFF, dtype=np.uint32).view(np.int32)
 _REBIAS = np.float32(2.0**112)  # exponents of float32 start 112 below those of float16
@@ -48,6 +50,10 @@ class Truth:
     def rows(self, rows: NDArray[np.int64]) -> Vectors:
         return self._vectors[rows].astype(np.float32)
 
+    def gathered(self, rows: NDArray[np.int64]) -> Vectors:
+        """(n, m) rows -> (n, m, dim) float32."""
+        return widened(np.take(self._vectors, rows, axis=0))
+
     def blocks(self) -> Iterator[tuple[int, Vectors]]:
         """Yield (first row, float32 rows) from beginning to end."""
         for start in range(0, self.size, _BLOCK):
@@ -63,15 +69,34 @@ class Truth:
         rows = None if allowed is None else np.flatnonzero(allowed)
         best = np.empty((len(queries), min(k, self.size if rows is None else len(rows))), dtype=np.int64)
         for start in range(0, len(queries), _QUERIES):
-            best[start : start + _QUERIES] = self._best(queries[start : start + _QUERIES], k, rows)
+            some = slice(start, start + _QUERIES)
+            best[some] = ranking.largest(self.ranked(queries[some], self._near(queries[some], k, rows)), k)
         return ranking.hits(best, k)
 
-    def _best(self, queries: Vectors, k: int, rows: NDArray[np.int64] | None) -> ranking.Keys:
-        best = np.empty((len(queries), 0), dtype=np.int64)
+    def ranked(self, queries: Vectors, rows: NDArray[np.int64]) -> ranking.Keys:
+        """(n, m) keys of the (n, m) rows, -1 for none: the one order of this index.
+
+        Products are summed in float64, so that the float32 they become does not depend on the order of summation:
+        neither on how many queries were asked at once, nor on who found the rows.
+        """
+        keys = np.empty(rows.shape, dtype=np.int64)
+        step = max(1, _GATHERED // max(1, rows.shape[1] * self.dimension))
+        for start in range(0, len(rows), step):
+            some = rows[start : start + step]
+            gathered = self._vectors[some].astype(np.float64)  # (n, m, dim)
+            scores = np.vecdot(gathered, queries[start : start + step, None, :].astype(np.float64))
+            keys[start : start + step] = ranking.keys(scores.astype(np.float32), some)
+        return keys
+
+    def _near(self, queries: Vectors, k: int, rows: NDArray[np.int64] | None) -> NDArray[np.int64]:
+        """(n, m) rows that hold the k best of each query and all that rounding may have put behind them; -1 for none.
+
+        Of each block only what reaches the k-th best so far is looked at, by then a few of thousands.
+        """
+        best = _Best(len(queries), k, margin(self.dimension))
         for numbers, block in self._numbered() if rows is None else self._chosen(rows):
-            packed = ranking.keys(queries @ block.T, numbers)
-            best = ranking.largest(np.concatenate([best, packed], axis=1), k)
-        return best
+            best.take(queries @ block.T, numbers)
+        return best.rows()
 
     def _numbered(self) -> Iterator[tuple[NDArray[np.int64], Vectors]]:
         return ((np.arange(start, start + len(block)), block) for start, block in self.blocks())
@@ -80,6 +105,59 @@ class Truth:
         for start in range(0, len(rows), _BLOCK):
             some = rows[start : start + _BLOCK]
             yield some, widened(self._vectors[some])
+
+
+def margin(dimension: int) -> float:
+    """How far two float32 products of the same unit vectors may lie apart, summed in any order."""
+    return dimension * float(np.finfo(np.float32).eps)
+
+
+class _Best:
+    """For each query the rows whose score reaches the k-th best so far, less the margin."""
+
+    def __init__(self, queries: int, k: int, margin: float) -> None:
+        self._k = k
+        self._margin = np.float32(margin)
+        self._floor = np.full(queries, -np.inf, dtype=np.float32)
+        self._query = np.empty(0, dtype=np.int64)
+        self._row = np.empty(0, dtype=np.int64)
+        self._score = np.empty(0, dtype=np.float32)
+
+    def take(self, scores: Vectors, numbers: NDArray[np.int64]) -> None:
+        """(n, m) scores of the (m,) rows."""
+        if scores.shape[1] > self._k and np.isneginf(self._floor).any():
+            nth = scores.shape[1] - self._k
+            self._floor = np.maximum(self._floor, np.partition(scores, nth, axis=1)[:, nth] - self._margin)
+        query, column = np.divmod(np.flatnonzero(scores >= self._floor[:, None]), scores.shape[1])
+        if len(query):
+            self._query = np.concatenate([self._query, query])
+            self._row = np.concatenate([self._row, numbers[column]])
+            self._score = np.concatenate([self._score, scores[query, column]])
+            self._raise_floors()
+
+    def _raise_floors(self) -> None:
+        """And drop what no longer reaches them."""
+        order = np.lexsort((-self._score, self._query))
+        self._query, self._row, self._score = self._query[order], self._row[order], self._score[order]
+        last = self._first + self._k - 1
+        full = self._counts >= self._k
+        self._floor[full] = np.maximum(self._floor[full], self._score[last[full]] - self._margin)
+        stays = self._score >= self._floor[self._query]
+        self._query, self._row, self._score = self._query[stays], self._row[stays], self._score[stays]
+
+    @property
+    def _counts(self) -> NDArray[np.int64]:
+        return np.bincount(self._query, minlength=len(self._floor))
+
+    @property
+    def _first(self) -> NDArray[np.int64]:
+        return np.cumsum(self._counts) - self._counts
+
+    def rows(self) -> NDArray[np.int64]:
+        width = int(self._counts.max(initial=0))
+        found = np.full((len(self._floor), width), -1, dtype=np.int64)
+        found[self._query, np.arange(len(self._query)) - self._first[self._query]] = self._row
+        return found
 
 
 def widened(halves: NDArray[np.float16]) -> Vectors:

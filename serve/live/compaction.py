@@ -79,7 +79,7 @@ class Compaction:
     def _run(self) -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         while self._wait():
-            if due(self._live.size, self._share, self._least) and not self._compacted():
+            if not self._looked():
                 self._pause()
 
     def _wait(self) -> bool:
@@ -94,13 +94,15 @@ class Compaction:
             self._changed.wait_for(lambda: self._closed, self._retry_seconds)
             self._asked = True
 
-    def _compacted(self) -> bool:
+    def _looked(self) -> bool:
+        """Compact if it is due; False if that failed."""
         began = time.perf_counter()
         try:
-            self._live.compact()
+            if due(self._live.size, self._share, self._least):
+                self._live.compact()
+                self._told(Result.DONE, time.perf_counter() - began)
         except (EmbedshipError, OSError, sqlite3.Error) as error:
             logger.error("%s was not compacted: %s (again in %g s)", self._live.folder, error, self._retry_seconds)
             self._told(Result.FAILED, time.perf_counter() - began)
             return False
-        self._told(Result.DONE, time.perf_counter() - began)
         return True

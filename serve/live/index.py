@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -73,6 +73,15 @@ class _Pen(NamedTuple):
     connection: sqlite3.Connection
     lock: Lock
 
+    @classmethod
+    def take(cls, folder: Path) -> Self:
+        lock = Lock.take(folder)
+        try:
+            return cls(database.connect(folder / DOCUMENTS, writable=True), lock)
+        except BaseException:
+            lock.close()
+            raise
+
     def close(self) -> None:
         self.connection.close()
         self.lock.close()
@@ -81,7 +90,7 @@ class _Pen(NamedTuple):
 class LiveIndex:
     """Thread-safe. `manifest` is that of the index itself: what it is bound to does not change with its documents."""
 
-    def __init__(self, index: Path, bundle: Bundle, lock: Lock | None) -> None:
+    def __init__(self, index: Path, bundle: Bundle, pen: _Pen | None) -> None:
         self.path = index
         self.folder = beside(index)
         self.manifest = manifest.read(index)
@@ -92,10 +101,13 @@ class LiveIndex:
         self._growing = Growing(self.manifest.dimension)
         self._prepared: Snapshot | None = None
         self._viewing, self._writing, self._compacting = ThreadLock(), ThreadLock(), ThreadLock()
-        self._pen = _Pen(database.connect(self._database, writable=True), lock) if lock else None
+        self._pen = pen
         self._holders = 1
-        with self.moment():  # what cannot be read is known now
-            pass
+        try:
+            self.view()  # what cannot be read is known now
+        except BaseException:
+            self.close()
+            raise
 
     @classmethod
     def open(cls, index: Path, bundle: Bundle, writable: bool) -> Self:
@@ -111,12 +123,9 @@ class LiveIndex:
             manifest.verify(index, found)
             database.make(folder, index, found)
         database.demand(folder, index, found)
-        with ExitStack() as on_error:
-            lock = on_error.enter_context(closing(Lock.take(folder))) if writable else None
-            with database.readable(folder / DOCUMENTS):
-                opened = cls(index, bundle, lock)
-            on_error.pop_all()
-        if lock:
+        with database.readable(folder / DOCUMENTS):
+            opened = cls(index, bundle, _Pen.take(folder) if writable else None)
+        if writable:
             snapshot.sweep(folder, opened.view().snapshot.name)
         return opened
 

@@ -21,8 +21,8 @@ from embedship.errors import UnsafeError
 from embedship.sealed import File
 from embedship.serve.documents import DOCUMENTS
 from embedship.serve.index import Index, manifest
-from embedship.serve.index.folder import load, make
-from embedship.serve.index.manifest import FILES, FORMAT, MANIFEST, IndexManifest
+from embedship.serve.index.folder import load
+from embedship.serve.index.manifest import FORMAT, MANIFEST, IndexManifest
 from embedship.serve.index.truth import Truth
 from embedship.serve.live.database import State
 
@@ -90,11 +90,11 @@ def write(folder: Path, blocks: Iterable[Vectors], size: int, before: IndexManif
 
     It has no documents: those lie in the database, of which there is one.
     """
-    from embedship.serve.index import library
+    from embedship.serve.index import kinds, library
 
     library.on_this_thread()  # searches need the other cores
     truth = Truth.write(folder, blocks, (size, before.dimension))
-    make(folder, truth, before.rescoring)
+    kinds.write(folder, truth, before.recipe, before.packing, before.effort)
     files = {name: File.of(folder / name) for name in sorted(_files(before))}
     described = msgspec.structs.replace(before, size=size, created=sealed.created(), files=files)
     return sealed.write(folder / MANIFEST, described)
@@ -130,7 +130,7 @@ def _remove_unless_open(path: Path) -> None:
 
 
 def _files(found: IndexManifest) -> frozenset[str]:
-    return FILES[found.kind] - {DOCUMENTS}
+    return manifest.files(found.recipe) - {DOCUMENTS}
 
 
 def _verified(folder: Path, digest: str) -> IndexManifest:

@@ -15,8 +15,10 @@ from embedship.serve.index import Allowed, Kind, checked
 from embedship.serve.index.effort import Effort
 from embedship.serve.live.snapshot import Snapshot
 
-# Scores of one block of queries, (256, fresh) float32 and packed.
-_QUERIES = 256
+# So many more than k are ranked in float64: what float32 may have put behind the k-th.
+_NEAR = 16
+# Numbers gathered at once for that: 8 MB in float64.
+_GATHERED = 2**20
 
 # What is gone is found all the same, and dropped: so many more are asked for, and twice their share.
 _SPARE = 4
@@ -101,14 +103,24 @@ class View:
         return found
 
     def _fresh(self, queries: Vectors, k: int, chosen: NDArray[np.int64]) -> ranking.Keys:
-        """(n, at most k) keys among the chosen fresh rows, each compared."""
+        """(n, at most k) keys among the chosen fresh rows, each compared, and ranked in the order of Truth."""
+        width = min(k + _NEAR, len(chosen))
         best = np.empty((len(queries), min(k, len(chosen))), dtype=np.int64)
-        numbers, every = self.fresh.numbers[chosen], len(chosen) == len(self.fresh.numbers)
-        for start in range(0, len(queries), _QUERIES):
-            scores = queries[start : start + _QUERIES] @ self.fresh.vectors.T
-            packed = ranking.keys(scores if every else scores[:, chosen], numbers)
-            best[start : start + _QUERIES] = ranking.largest(packed, k)
+        step = max(1, _GATHERED // (width * queries.shape[1]))
+        for start in range(0, len(queries), step):
+            some = queries[start : start + step]
+            near = chosen[self._near(some, width, chosen)]
+            gathered = self.fresh.vectors[near].astype(np.float64)  # (n, width, dim)
+            scores = np.vecdot(gathered, some[:, None, :].astype(np.float64)).astype(np.float32)
+            best[start : start + step] = ranking.largest(ranking.keys(scores, self.fresh.numbers[near]), k)
         return best
+
+    def _near(self, queries: Vectors, width: int, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(n, width) places in `chosen` of the best by float32, in no order."""
+        scores = queries @ self.fresh.vectors.T
+        if len(chosen) < scores.shape[1]:
+            scores = scores[:, chosen]
+        return np.argpartition(scores, scores.shape[1] - width, axis=1)[:, scores.shape[1] - width :]
 
 
 class Growing:

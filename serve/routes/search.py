@@ -17,7 +17,7 @@ def routes(service: Service) -> tuple[Route, ...]:
     return (
         Route(
             "POST", "/search", "The documents most similar to a query", Search(service).search,
-            schemas.SearchRequest, schemas.SearchReply, Family.FLAT, (*texts.COMMON, NoIndex), judged=True,
+            schemas.SearchRequest, schemas.SearchReply, Family.FLAT, (*texts.COMMON, NoIndex),
         ),
     )  # fmt: skip
 
@@ -38,8 +38,7 @@ class Search:
             results = [schemas.SearchResult([_hit(hit) for hit in hits]) for hits in answered.found.hits]
             return texts.encode(schemas.SearchReply(results, texts.usage(answered.encoded)))
 
-        headers = (*texts.truncated(answered.encoded), (b"x-request-id", answered.request_id.encode()))
-        return Reply(await texts.written(reply, len(queries)), headers=headers)
+        return Reply(await texts.written(reply, len(queries)), headers=texts.truncated(answered.encoded))
 
     def _check(self, queries: int, k: int) -> None:
         if k > (most := self._service.settings.max_hits):

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedship.plan import pad, plan
+from embedship.plan import BUDGET, PADDING, SLACK, pad, plan, rounded
 
 LENGTHS = st.lists(st.integers(1, 300), max_size=60)
 
@@ -14,7 +14,10 @@ def test_every_row_once_and_within_the_budget(lengths: list[int], budget: int) -
     groups = list(plan(lengths, budget))
     assert sorted(row for group in groups for row in group) == list(range(len(lengths)))
     for group in groups:
-        assert len(group) == 1 or len(group) * max(lengths[row] for row in group) <= budget
+        sizes = [lengths[row] for row in group]
+        area = len(group) * rounded(max(sizes))
+        assert len(group) == 1 or (area <= budget and area - sum(sizes) <= max(SLACK, PADDING * sum(sizes)))
+        assert len(group).bit_count() == 1
 
 
 @given(LENGTHS, st.integers(1, 2000))
@@ -25,8 +28,24 @@ def test_longest_first(lengths: list[int], budget: int) -> None:
 
 def test_padding_of_ragged_text_stays_under_five_percent() -> None:
     lengths = np.random.default_rng(0).gamma(2.0, 40.0, 2000).astype(int).clip(3, 256).tolist()
-    padded = sum(len(group) * max(lengths[row] for row in group) for group in plan(lengths))
-    assert padded / sum(lengths) <= 1.05
+    shapes = [(len(group), rounded(max(lengths[row] for row in group))) for group in plan(lengths)]
+    assert sum(rows * width for rows, width in shapes) / sum(lengths) <= 1.05
+    assert len(set(shapes)) < 100  # what OpenVINO keeps
+    assert sum(lengths) / len(shapes) > 0.5 * BUDGET  # and not by way of tiny batches
+
+
+def test_texts_of_a_small_call_are_not_padded_to_its_longest() -> None:
+    assert [len(group) for group in plan([200, 198, 14, 14, 12, 11])] == [2, 4]
+
+
+@given(st.integers(1, 4096))
+def test_widths_are_few_and_pad_little(length: int) -> None:
+    assert length <= rounded(length) <= length * (1 + 1 / 16)
+    assert rounded(rounded(length)) == rounded(length)
+
+
+def test_sixteen_widths_an_octave() -> None:
+    assert len({rounded(length) for length in range(1, 513)}) == 32 + 4 * 16
 
 
 def test_pad_lays_rows_left_aligned_and_masks_the_rest() -> None:
@@ -34,6 +53,11 @@ def test_pad_lays_rows_left_aligned_and_masks_the_rest() -> None:
     assert batch.input_ids.tolist() == [[5, 6, 7], [8, 1, 1]]
     assert batch.attention_mask.tolist() == [[1, 1, 1], [1, 0, 0]]
     assert len(batch) == 2
+
+
+def test_pad_as_wide_as_asked_or_as_needed() -> None:
+    assert pad([[5]], 0, 4).input_ids.tolist() == [[5, 0, 0, 0]]
+    assert pad([[5, 6, 7]], 0, 2).input_ids.tolist() == [[5, 6, 7]]
 
 
 def test_a_row_without_tokens_still_has_a_column() -> None:

@@ -111,6 +111,17 @@ def consistent(values: dict[str, Any]) -> dict[str, Any]:
     ingress, drift = part("ingress"), part("driftReport")
     ingress["host"] = ingress.get("host") or "search.example"
     drift["claimName"] = drift.get("claimName") or "logs"
+    admin, canary, backup = part("auth", "admin"), part("canary"), part("backup")
+    if admin.get("create"):
+        admin["existingSecret"] = ""
+    for folder in (part("canary", "bundle"), part("canary", "index")):
+        folder["path"] = folder.get("path", "").replace("..", "")
+    compare = part("canary", "compare")
+    compare["claimName"] = compare.get("claimName") or "queries"
+    if not (part("httpRoute").get("enabled") or ingress.get("enabled")):
+        canary["weight"] = 0
+    backup["claimName"] = backup.get("claimName") or "copies"
+    backup["claims"] = [claim for claim in backup.get("claims", []) if claim != backup["claimName"]] or ["index"]
     if part("networkPolicy").get("offline", True):
         values["networkPolicy"].pop("egress", None)
     return values

@@ -23,8 +23,9 @@ NAMESPACE = "embeddings"
 
 # All that the chart can make, at once.
 EVERYTHING: dict[str, Any] = {
-    "auth": {"create": True},
+    "auth": {"create": True, "admin": {"create": True}},
     "autoscaling": {"enabled": True, "kind": "keda", "keda": {"prometheus": "http://prometheus.monitoring:9090"}},
+    "backup": {"enabled": True, "claims": ["index", "state-search-embedship-0"], "claimName": "copies"},
     "bundle": {"fingerprint": "0" * 64},
     "check": {"schedule": "*/10 * * * *"},
     "driftReport": {"enabled": True, "claimName": "logs"},
@@ -35,6 +36,24 @@ EVERYTHING: dict[str, Any] = {
     "kind": "StatefulSet",
     "metrics": {"serviceMonitor": {"enabled": True}, "rules": {"enabled": True}, "dashboard": {"enabled": True}},
     "networkPolicy": {"offline": False, "egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}]},
+}
+
+
+# Two servers, for a share of the requests each.
+CANARY: dict[str, Any] = {
+    "auth": {"create": True, "admin": {"create": True}},
+    "canary": {
+        "enabled": True,
+        "weight": 10,
+        "bundle": {"claimName": "bundle-2", "fingerprint": "2" * 64},
+        "index": {"claimName": "index-2"},
+        "compare": {"claimName": "queries"},
+        "argo": {"enabled": True},
+    },
+    "httpRoute": {"enabled": True, "parentRefs": [{"name": "gateway"}]},
+    "index": {"enabled": True, "claimName": "index"},
+    "ingress": {"enabled": True, "host": "search.example", "annotations": {"nginx.ingress.kubernetes.io/canary": "no"}},
+    "metrics": {"serviceMonitor": {"enabled": True}},
 }
 
 
@@ -82,6 +101,8 @@ def pods(objects: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield name, each["spec"]["template"]["spec"]
             case "CronJob":
                 yield name, each["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+            case "AnalysisTemplate":
+                yield name, each["spec"]["metrics"][0]["provider"]["job"]["spec"]["template"]["spec"]
 
 
 def faults(each: dict[str, Any], version: str) -> list[str]:
@@ -90,9 +111,18 @@ def faults(each: dict[str, Any], version: str) -> list[str]:
         case "monitoring.coreos.com" | "keda.sh":
             return _unknown(each)
         case "gateway.networking.k8s.io":
-            schema = json.loads((Path(__file__).parent / "httproute.schema.json").read_text())
-            return [error.message for error in Draft202012Validator(schema).iter_errors(each)]
+            return _kept(each, "httproute.schema.json")
+        case "argoproj.io":
+            jobs = [metric["provider"]["job"]["spec"] for metric in each["spec"]["metrics"]]
+            made = [{"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "x"}, "spec": job} for job in jobs]
+            known = [fault for job in made for fault in _faults(json.dumps(job, sort_keys=True), version)]
+            return [*_kept(each, "analysistemplate.schema.json"), *known]
     return _faults(json.dumps(each, sort_keys=True), version)
+
+
+def _kept(each: dict[str, Any], schema: str) -> list[str]:
+    validator = Draft202012Validator(json.loads((Path(__file__).parent / schema).read_text()))
+    return [error.message for error in validator.iter_errors(each)]
 
 
 @cache

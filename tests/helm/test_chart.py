@@ -16,10 +16,10 @@ import yaml
 from embedship.serve.settings import RANGES, Settings, variable
 
 from .conftest import ROOT
-from .manifests import CHART, EVERYTHING, VERSIONS, Refused, faults, one, render, server, text
+from .manifests import CANARY, CHART, EVERYTHING, VERSIONS, Refused, faults, one, render, server, text
 
 
-@pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["default", "everything"])
+@pytest.mark.parametrize("values", [{}, EVERYTHING, CANARY], ids=["default", "everything", "canary"])
 def test_both_helms_lint_it(each_helm: Path, values: dict[str, Any], tmp_path: Path) -> None:
     file = tmp_path / "values.json"
     file.write_text(json.dumps(values))
@@ -28,7 +28,9 @@ def test_both_helms_lint_it(each_helm: Path, values: dict[str, Any], tmp_path: P
     assert answer.returncode == 0, answer.stdout + answer.stderr
 
 
-@pytest.mark.parametrize("values", [{}, {**EVERYTHING, "auth": {}}], ids=["default", "everything"])
+@pytest.mark.parametrize(
+    "values", [{}, {**EVERYTHING, "auth": {}}, {**CANARY, "auth": {}}], ids=["default", "everything", "canary"]
+)
 def test_both_helms_render_the_same(values: dict[str, Any], tool: Callable[[str], Path]) -> None:
     by = [render(tool(name), values) for name in ("helm", "helm-3.17")]
     for objects in by:
@@ -39,14 +41,14 @@ def test_both_helms_render_the_same(values: dict[str, Any], tool: Callable[[str]
 @pytest.mark.parametrize("version", [*VERSIONS, "1.28", "1.31", "1.35"])
 def test_kubernetes_takes_all_of_it(helm: Path, version: str) -> None:
     kinds = set()
-    for values in ({}, EVERYTHING, {"autoscaling": {"enabled": True}}):
+    for values in ({}, EVERYTHING, CANARY, {"autoscaling": {"enabled": True}}):
         for each in render(helm, values, version):
             kinds.add(each["kind"])
             assert faults(each, version) == [], each["metadata"]["name"]
     assert kinds == {
-        "ConfigMap", "CronJob", "Deployment", "HTTPRoute", "HorizontalPodAutoscaler", "Ingress", "NetworkPolicy", "Pod",
-        "PodDisruptionBudget", "PrometheusRule", "ScaledObject", "Secret", "Service", "ServiceAccount",
-        "ServiceMonitor", "StatefulSet",
+        "AnalysisTemplate", "ConfigMap", "CronJob", "Deployment", "HTTPRoute", "HorizontalPodAutoscaler", "Ingress",
+        "NetworkPolicy", "Pod", "PodDisruptionBudget", "PrometheusRule", "ScaledObject", "Secret", "Service",
+        "ServiceAccount", "ServiceMonitor", "StatefulSet",
     }  # fmt: skip
 
 
@@ -56,6 +58,12 @@ def test_what_kubernetes_does_not_know_is_a_fault(helm: Path) -> None:
         each = one(objects, kind)
         each["spec"][key] = 1
         assert faults(each, "1.33"), kind
+    template = one(render(helm, CANARY), "AnalysisTemplate")
+    (metric,) = template["spec"]["metrics"]
+    for place in (template["spec"], metric, metric["provider"]["job"]["spec"]["template"]["spec"]["containers"][0]):
+        place["typpo"] = 1
+        assert faults(template, "1.33"), place
+        del place["typpo"]
     one(objects, "ScaledObject")["spec"]["triggers"][0]["metrictype"] = "Value"
     assert faults(one(objects, "ScaledObject"), "1.33")
     with pytest.raises(FileNotFoundError):
@@ -138,6 +146,13 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     ({"httpRoute": {"enabled": True}}, "name the Gateway"),
     ({"ingress": {"enabled": True, "tlsSecret": "x"}}, "a certificate is for a host"),
     ({"driftReport": {"enabled": True}}, "name the claim that holds the log"),
+    ({"auth": {"admin": {"create": True, "existingSecret": "mine"}}}, "exclude one another"),
+    ({"canary": {"enabled": True}}, "name the claim that holds real queries"),
+    ({"canary": {"enabled": True, "index": {"path": "../x"}}}, "may not contain '..'"),
+    ({"canary": {"enabled": True, "weight": 1, "compare": {"claimName": "q"}}}, "a Service has no weights"),
+    ({"backup": {"enabled": True, "claims": ["a"]}}, "name the claim that takes the copies"),
+    ({"backup": {"enabled": True, "claimName": "a"}}, "name the claims to copy"),
+    ({"backup": {"enabled": True, "claimName": "a", "claims": ["a"]}}, "a claim is not copied into itself"),
     ({"networkPolicy": {"egress": [{"ports": [{"port": 1}]}]}}, "set offline to false"),
 ]
 

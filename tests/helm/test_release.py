@@ -22,6 +22,7 @@ from .manifests import CHART
 PAGE = (ROOT / "docs" / "deploy.md").read_text()
 README = (CHART / "README.md").read_text()
 NAME = "search-embedship"
+WEIGHT = "nginx.ingress.kubernetes.io/canary-weight"
 
 Helm = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -64,9 +65,18 @@ def test_the_page_from_install_to_uninstall(each_helm: Path, tmp_path: Path) -> 
                 assert claim(here) == "minilm"
             if "bundle.pvc.claimName=minilm-2" in command:
                 assert claim(here) == "minilm-2"
-    assert seen == ["install", "test", "upgrade", "upgrade", "history", "rollback", "upgrade", "upgrade", "uninstall"]
-    assert set(here.of("Secret")) == {f"{NAME}-keys"}, "kept"
-    assert [path for path in here.objects if not path.endswith(("-keys", "/embeddings"))] == []
+            if "canary.enabled=true" in command:
+                assert f"{NAME}-canary" in here.of("Deployment")
+            if "canary.enabled=false" in command:
+                assert f"{NAME}-canary" not in here.of("Deployment")
+            if "canary.weight=50" in command:
+                assert here.of("Ingress")[f"{NAME}-canary"]["metadata"]["annotations"][WEIGHT] == "50"
+    assert seen == [
+        "install", "test", "upgrade", "upgrade", "history", "rollback", "upgrade", "upgrade", "test", "upgrade",
+        "upgrade", "upgrade", "upgrade", "upgrade", "upgrade", "upgrade", "template", "uninstall",
+    ]  # fmt: skip
+    assert set(here.of("Secret")) == {f"{NAME}-keys", f"{NAME}-admin"}, "kept"
+    assert [path for path in here.objects if not path.endswith(("-keys", "-admin", "/embeddings"))] == []
 
 
 def claim(here: Cluster) -> str:

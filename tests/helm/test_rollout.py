@@ -98,7 +98,7 @@ def test_no_request_fails_while_replicas_are_replaced(helm: Path, mounts: dict[s
     assert seen.total() > 500
     assert codes == [0, 0], "ended by themselves, within the grace period"
     for pod in made[:2]:
-        assert pod.log[-1] == "stopped\n"
+        assert pod.log[-1].endswith(": stopped\n")
         assert "drain_seconds = 8.0\n" in pod.log
 
 

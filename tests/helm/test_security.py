@@ -8,14 +8,18 @@ from typing import Any
 
 import pytest
 
-from .manifests import EVERYTHING, one, pods, render
+from .manifests import CANARY, EVERYTHING, one, pods, render
 from .restricted import violations
 
 
-@pytest.mark.parametrize("values", [{}, {"gpu": {"enabled": True}}, EVERYTHING], ids=["default", "gpu", "everything"])
-def test_every_pod_is_restricted(helm: Path, values: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("values", "count"),
+    [({}, 2), ({"gpu": {"enabled": True}}, 2), (EVERYTHING, 5), (CANARY, 5)],
+    ids=["default", "gpu", "everything", "canary"],
+)
+def test_every_pod_is_restricted(helm: Path, values: dict[str, Any], count: int) -> None:
     objects = render(helm, values)
-    assert len(list(pods(objects))) == (4 if values is EVERYTHING else 2)
+    assert len(list(pods(objects))) == count
     assert violations(objects) == []
 
 

@@ -113,9 +113,10 @@ def test_every_value_is_in_the_schema_and_back() -> None:
 
     defaults = yaml.safe_load((CHART / "values.yaml").read_text())
     schema = {key for key in keys(defaults, SCHEMA) if not key.startswith(("global", "enabled"))}
-    maps = ("resources.", "check.resources.", "driftReport.resources.", "metrics.dashboard.labels.")
+    owners = ("", "check.", "driftReport.", "canary.compare.", "backup.")
+    maps = ("metrics.dashboard.labels.", *(f"{owner}resources." for owner in owners))
     assert schema == {key for key in held(defaults) if not key.startswith(maps)} | {
-        f"{name}resources.{part}" for name in ("", "check.", "driftReport.") for part in ("requests", "limits")
+        f"{owner}resources.{part}" for owner in owners for part in ("requests", "limits")
     }
 
 

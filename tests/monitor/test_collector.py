@@ -82,7 +82,7 @@ def test_the_same_series_carry_what_was_measured(registry):
         watch.canary.saw("cpu:0", GOLDEN)
         watch.canary.failed("cpu:1")
         probes.replayed({0: Score(1, 1, 1.0), 1: Score(0, 1, 0.0)})
-        watch.feedback.answers.keep(ids[:3])
+        watch.feedback.answers.keep("a", ids[:3])
         watch.feedback.judge([1], {"a": 1, "b": 2}, None)
         after = scrape(registry)
     assert set(after) == set(before)

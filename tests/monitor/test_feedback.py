@@ -10,40 +10,57 @@ def rows(*lists):
 
 def test_every_result_of_a_request_can_be_judged_once():
     answers = Answers(10)
-    kept = answers.keep(rows([1, 2], [3, 4]), ["one", "two"])
-    assert answers.take(kept, 1) == ([3, 4], "two")
-    assert answers.take(kept, 1) is None
-    assert answers.take(kept, 0) == ([1, 2], "one")
+    answers.keep("a", rows([1, 2], [3, 4]), ["one", "two"])
+    assert answers.take("a", 1) == ([3, 4], "two")
+    assert answers.take("a", 1) is None
+    assert answers.take("a", 0) == ([1, 2], "one")
 
 
-def test_ids_are_drawn_and_what_is_not_kept_is_not_known():
+def test_what_is_not_kept_is_not_known():
     answers = Answers(10)
-    ids = {answers.keep(rows([1])) for _ in range(10)}
-    assert len(ids) == 10
-    assert all(len(each) == 16 for each in ids)
+    answers.keep("a", rows([1]))
     for place in (-1, 1):
-        assert answers.take(next(iter(ids)), place) is None
+        assert answers.take("a", place) is None
     assert answers.take("nobody", 0) is None
+
+
+def test_an_id_of_two_different_answers_names_neither():
+    answers = Answers(10)
+    answers.keep("a", rows([1], [2]))
+    answers.keep("a", rows([1], [3]))
+    assert [answers.take("a", place) for place in (0, 1)] == [None, None]
+    assert answers.queries == 2
+
+
+def test_a_request_sent_again_and_answered_alike_is_judged_once():
+    answers = Answers(10)
+    for _ in range(2):
+        answers.keep("a", rows([1], [2]))
+    assert answers.take("a", 0).rows == [1]
+    answers.keep("a", rows([1], [2]))
+    assert answers.take("a", 0) is None
+    assert (answers.take("a", 1).rows, answers.queries) == ([2], 2)
 
 
 def test_the_oldest_leave_by_queries_and_not_by_requests():
     answers = Answers(10)
-    first, second = answers.keep(rows([1])), answers.keep(rows(*[[2]] * 9))
+    answers.keep("first", rows([1]))
+    answers.keep("second", rows(*[[2]] * 9))
     assert answers.queries == 10
-    third = answers.keep(rows([3]))
-    assert answers.take(first, 0) is None
-    assert answers.take(second, 0) is not None
-    assert answers.take(third, 0) is not None
+    answers.keep("third", rows([3]))
+    assert answers.take("first", 0) is None
+    assert answers.take("second", 0) is not None
+    assert answers.take("third", 0) is not None
     assert answers.queries == 10
-    too_long = answers.keep(rows(*[[4]] * 11))
-    assert (answers.take(too_long, 0), answers.queries) == (None, 10)
+    answers.keep("too long", rows(*[[4]] * 11))
+    assert (answers.take("too long", 0), answers.queries) == (None, 10)
 
 
 def test_a_caller_may_reuse_its_array():
     answers, mine = Answers(10), rows([1, 2])
-    kept = answers.keep(mine)
+    answers.keep("a", mine)
     mine[:] = 0
-    assert answers.take(kept, 0).rows == [1, 2]
+    assert answers.take("a", 0).rows == [1, 2]
 
 
 def test_judgements_count_what_was_among_the_first_ten():
@@ -67,7 +84,7 @@ def test_texts_are_kept_only_on_demand_and_only_the_last():
 
 def test_a_long_text_is_kept_in_part():
     feedback = Feedback(pairs=1)
-    kept = feedback.answers.keep(rows([1]), ["x" * 5_000])
-    assert feedback.answers.take(kept, 0).text == "x" * 1_000
+    feedback.answers.keep("a", rows([1]), ["x" * 5_000])
+    assert feedback.answers.take("a", 0).text == "x" * 1_000
     feedback.judge([1], {"a": 1}, "y" * 5_000)
     assert feedback.report().pairs[0].query == "y" * 1_000

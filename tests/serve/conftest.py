@@ -26,6 +26,7 @@ from embedship.serve.house import House
 from embedship.serve.index.build import Wishes, build
 from embedship.serve.service import Service
 from embedship.serve.settings import Settings
+from embedship.serve.tracing import Traces
 from embedship.stdlib_docs import entries
 
 START_SECONDS = 60
@@ -34,9 +35,9 @@ START_SECONDS = 60
 class Asked:
     """A house and its app; `ask` sends one request through httpx's ASGI transport."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: House, traces: Traces | None = None) -> None:
         self.house = house
-        self.app = App(house)
+        self.app = App(house, traces)
 
     @property
     def service(self) -> Service:
@@ -125,12 +126,12 @@ class Live:
 
 
 @contextmanager
-def launched(*arguments: str) -> Iterator[Live]:
+def launched(*arguments: str, **variables: str) -> Iterator[Live]:
     """Start the command and wait for the line that says where it listens; end it whatever happens."""
     # -P: in a checkout the working directory holds an embedship/ without its rooms.
     command = [sys.executable, "-P", "-m", "embedship", "serve", *arguments, "--port", "0"]
     # Wide, because rich would wrap error messages at 80 columns.
-    environment = {**os.environ, "COLUMNS": "1000"}
+    environment = {**os.environ, "COLUMNS": "1000", **variables}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     assert process.stderr is not None
     log: list[str] = []
@@ -141,7 +142,7 @@ def launched(*arguments: str) -> Iterator[Live]:
             line = process.stderr.readline()
             assert line, f"the server ended before it listened: {log}"
             log.append(line)
-            found = re.search(r"listening on (http://\S+)", line)
+            found = re.search(r'listening on (http://[^\s"]+)', line)
         reader.start()
         yield Live(process, found[1], log, reader)
     finally:

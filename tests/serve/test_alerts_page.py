@@ -1,4 +1,4 @@
-"""docs/alerts.md: its commands run, its configuration is one, and it says which alerts page."""
+"""docs/alerts.md: its commands run, its configurations are such, and it says which alerts page."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
 
 from embedship.monitor.assets.alert import Severity
 from embedship.monitor.assets.rules import ALERTS
@@ -30,11 +35,13 @@ def run(command: str, promtool: Path, folder: Path) -> str:
     return answer.stdout
 
 
-def test_the_commands_lead_from_nothing_to_tested_rules(promtool: Path, tmp_path: Path) -> None:
+def test_the_commands_lead_from_nothing_to_tested_rules(live: Any, promtool: Path, tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "embedship").write_text(f'#!/bin/sh\nexec {sys.executable} -P -m embedship "$@"\n')
     (tmp_path / "bin" / "embedship").chmod(0o755)
-    init, check, test = BLOCKS[0].splitlines()
+    serve, init, check, test = BLOCKS[0].splitlines()
+    assert serve.split()[:2] == ["embedship", "serve"]
+    assert "embedship_ready 1.0" in httpx.get(f"{live.url}/metrics").text, "as such a process answers"
     run(init, promtool, tmp_path)
     assert "SUCCESS" in run(check, promtool, tmp_path)
     assert test == "promtool test rules assets/rules.test.yaml", (
@@ -44,6 +51,25 @@ def test_the_commands_lead_from_nothing_to_tested_rules(promtool: Path, tmp_path
     assert "SUCCESS" in run("promtool check config prometheus.yml", promtool, tmp_path)
     for name in re.findall(r"^\| `([\w./]+)` \|", PAGE, re.MULTILINE):
         assert (tmp_path / "assets" / name).exists(), name
+
+
+def test_pages_and_warnings_go_different_ways(tool: Callable[[str], Path], tmp_path: Path) -> None:
+    (tmp_path / "alertmanager.yml").write_text(BLOCKS[2])
+    for severity, receiver in ((Severity.PAGE, "pager"), (Severity.WARN, "mail")):
+        command = [tool("amtool"), "config", "routes", "test", "--config.file=alertmanager.yml", f"severity={severity}"]
+        answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+        assert (answer.returncode, answer.stdout.strip()) == (0, receiver), answer.stderr
+    (address,) = re.findall(r"`(alerting: .*?)` in `prometheus.yml`", PAGE)
+    assert yaml.safe_load(address).keys() == {"alerting"}
+
+
+def test_grafana_is_told_what_it_knows() -> None:
+    """By the names of its provisioning files; no Grafana was at hand."""
+    source, dashboards = (yaml.safe_load(block) for block in BLOCKS[3:5])
+    assert source["datasources"][0]["type"] == "prometheus"
+    assert dashboards["providers"][0]["type"] == "file"
+    down = next(alert for alert in ALERTS if alert.name == "EmbedshipDown")
+    assert down.severity is Severity.PAGE
 
 
 def test_it_names_the_alerts_that_page() -> None:

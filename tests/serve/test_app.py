@@ -245,9 +245,15 @@ def test_every_series_is_there_before_the_first_request(fresh: Callable[..., Any
         assert api.metric("embedship_rejections_total", reason=reason) == 0
     for reason in FAILURES:
         assert api.metric("embedship_failures_total", reason=reason) == 0
-    for name in ("queue_seconds_count", "inference_seconds_count", "batch_texts_count", "tokens_total", "queue_texts",
-                 "padded_tokens_total", "texts_total", "truncated_texts_total", "permits_in_use"):  # fmt: skip
+    for name in ("tokenise_seconds_count", "serialise_seconds_count", "batch_texts_count", "tokens_total",
+                 "queue_texts", "batch_tokens_count", "batch_padding_ratio_count", "padded_tokens_total", "texts_total",
+                 "truncated_texts_total", "permits_in_use"):  # fmt: skip
         assert api.metric(f"embedship_{name}") == 0
+    for lane in Lane:
+        assert api.metric("embedship_queue_seconds_count", lane=lane) == 0
+        assert api.metric("embedship_queue_age_seconds", lane=lane) == 0
+    for device in api.service.workers.devices:
+        assert api.metric("embedship_inference_seconds_count", device=device) == 0
     answer = api.ask("GET", "/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     assert f'embedship_info{{fingerprint="{api.service.bundle.fingerprint}"' in answer.text

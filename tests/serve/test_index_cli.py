@@ -21,7 +21,8 @@ def test_json_for_machines(bundle: Path, corpus: Path, tmp_path: Path, capsys: p
     assert run(["index", str(bundle), str(corpus), "--out", str(out), "--kind", "binary", "--json"]) == 0
     report, manifest = json.loads(capsys.readouterr().out), read(out)
     assert report["fingerprint"] == manifest.fingerprint
-    assert (report["documents"], report["kind"], report["hot_bytes_per_vector"]) == (12, "binary", 48)
+    assert (report["documents"], report["kind"], report["factory"]) == (12, "binary", "BFlat")
+    assert 48 < report["hot_bytes_per_vector"] < 60
     assert report["disk_bytes"] == sum(file.size for file in manifest.files.values())
     assert report["texts_per_second"] > 0
     assert report["recall"]["ratio"] >= 0.9
@@ -34,7 +35,7 @@ def test_a_table_for_people_and_progress_on_stderr(
     out, err = capsys.readouterr()
     assert "embedding" in err
     assert "embedding" not in out
-    for line in ("12", "flat, 384 dimensions", "onnx", "1,536 bytes a vector", "1.0000 (12 documents as queries"):
+    for line in ("12", "flat (SQfp16), 384 dimensions", "onnx", "bytes a vector", "1.0000 (12 documents as queries"):
         assert line in out
     assert read(tmp_path / "index").variant == "onnx"
 
@@ -46,7 +47,13 @@ def test_a_table_for_people_and_progress_on_stderr(
         (["{bundle}", "none.jsonl", "--out", "{out}"], 2, "none.jsonl cannot be read"),
         (["{out}", "{corpus}", "--out", "{out}"], 2, "is no bundle"),
         (["{bundle}", "{corpus}", "--out", "{out}", "--variant", "none"], 2, "no variant 'none'"),
-        (["{bundle}", "{corpus}", "--out", "{out}", "--oversample", "0"], 2, "greater than or equal to 1"),
+        (["{bundle}", "{corpus}", "--out", "{out}", "--oversample", "0"], 2, "not in the range 1<=x<=200"),
+        (["{bundle}", "{corpus}", "--out", "{out}", "--kind", "pq", "--nprobe", "2"], 2, "effort nprobe: this index"),
+        (["{bundle}", "{corpus}", "--out", "{out}", "--kind", "pq", "--factory", "SQ8"], 2, "give one of them"),
+        (["{bundle}", "{corpus}", "--out", "{out}", "--factory", "IDMap,Flat"], 2, "leave IDMap out"),
+        (["{bundle}", "{corpus}", "--out", "{out}", "--latency", "5ms"], 2, "need --recall beside them"),
+        (["{bundle}", "{corpus}", "--out", "{out}", "--recall", "0.9", "--latency", "5"], 2, "write it as 5ms"),
+        (["{bundle}", "{corpus}", "--out", "{out}", "--recall", "0.9", "--memory", "0MB"], 2, "write it as 500MB"),
     ],
 )
 def test_what_is_wrong_is_one_sentence(
@@ -62,3 +69,49 @@ def test_what_is_wrong_is_one_sentence(
     assert run(["index", *(argument.format(**paths) for argument in arguments)]) == code
     assert reason in " ".join(capsys.readouterr().err.split())
     assert list(tmp_path.iterdir()) == [corpus]
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    path = tmp_path / "questions.jsonl"
+    path.write_text("".join(f'{{"text": "which text is number {n}"}}\n' for n in range(40)))
+    return path
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    path = tmp_path / "many.jsonl"
+    words = ("walrus", "tax", "engine", "poem", "river", "virus", "code", "cake", "law", "star")
+    lines = (f'{{"id": "{n}", "text": "{words[n % 10]} {words[n // 10 % 10]} {n}"}}\n' for n in range(300))
+    path.write_text("".join(lines))
+    return path
+
+
+def test_by_goal(bundle: Path, many: Path, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, page = tmp_path / "index", tmp_path / "page.html"
+    goals = ["--recall", "0.9", "--latency", "10s", "--memory", "1GB", "--queries", str(questions)]
+    arguments = ["index", str(bundle), str(many), "--out", str(out), *goals, "--plot", str(page)]
+    assert run([*arguments, "--json"]) == 0
+    report, manifest = json.loads(capsys.readouterr().out), read(out)
+    choice = report["choice"]
+    chosen = choice["measured"][choice["chosen"]]
+    assert (choice["queries"], choice["source"], choice["documents"]) == (40, "questions.jsonl", 300)
+    assert chosen["recall"]["low"] >= 0.9
+    assert (manifest.kind, manifest.effort.oversample) == (report["kind"], chosen["effort"]["oversample"])
+    assert manifest.choice is not None
+    assert manifest.choice.machine.cores > 0
+    assert sorted(path.name for path in out.iterdir()) == sorted(["index.json", *manifest.files])
+    assert "<svg" in page.read_text()
+    assert chosen["recipe"]["factory"] in page.read_text()
+
+
+def test_goals_that_cannot_be_met(bundle: Path, many: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Thirty sampled documents ask, and are left out of what is measured."""
+    out = tmp_path / "index"
+    goals = ["--recall", "0.9", "--memory", "1KB"]
+    assert run(["index", str(bundle), str(many), "--out", str(out), *goals]) == 3
+    table, sentence = capsys.readouterr()
+    assert "measured over 270 documents with 30 documents left out of it" in " ".join(table.split())
+    assert "the goals cannot be met together: nearest comes" in sentence
+    assert "and not 0.0 MB" in sentence
+    assert not out.exists()

@@ -217,9 +217,12 @@ def test_the_monitors_own_texts_are_not_the_users(watching: Settings) -> None:
         rounds(asked)
         assert asked.metric("embedship_canary_texts_total", device="cpu:1") > 5
         assert asked.metric("embedship_recall_queries_total", source="probe") == 30
-        for name in ("texts_total", "tokens_total", "queue_seconds_count", "batch_texts_count", "monitor_queries_total",
-                     "search_seconds_count", "truncated_texts_total"):  # fmt: skip
+        for name in ("texts_total", "tokens_total", "batch_texts_count", "monitor_queries_total",
+                     "search_seconds_count", "tokenise_seconds_count", "serialise_seconds_count",
+                     "truncated_texts_total"):  # fmt: skip
             assert asked.metric(f"embedship_{name}") == 0
+        for lane in Lane:
+            assert asked.metric("embedship_queue_seconds_count", lane=lane) == 0
 
 
 def test_a_dead_device_is_counted_and_unknown_while_the_other_sings(watching: Settings) -> None:

@@ -159,7 +159,8 @@ def test_a_hybrid_answer_can_be_judged(found: Any, passages: list[dict[str, Any]
     [
         ({"effort": {"oversample": 20}}, "effort oversample: this index has no such knob"),
         ({"effort": {"oversample": 201}}, "effort.oversample: Expected `int` <= 200"),
-        ({"effort": {"nprobe": 1}}, "effort: Object contains unknown field `nprobe`"),
+        ({"effort": {"nprobe": 1}}, "effort nprobe: this index has no such knob"),
+        ({"effort": {"ef": 1}}, "effort: Object contains unknown field `ef`"),
         ({"effort": {"oversample": 20}, "mode": "keyword"}, "effort: a keyword search has nothing to turn"),
     ],
 )

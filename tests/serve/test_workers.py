@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from threading import Event, current_thread
 
 import numpy as np
@@ -14,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from embedship.bundle import Precision
 from embedship.codes import Vectors
 from embedship.errors import EngineError
-from embedship.plan import Batch
+from embedship.plan import Batch, pad
 from embedship.serve.admission import Admission
 from embedship.serve.devices.local import LocalDevice
 from embedship.serve.devices.pulse import Pulse
@@ -56,7 +57,7 @@ class Bench:
         metrics = Metrics(self.registry)
         lanes: Lanes[Ticket] = Lanes(64)
         devices = [LocalDevice(f"cpu:{i}", engine, Pulse(stall_seconds)) for i in range(engine.streams)]
-        self.workers = Workers(devices, DIMENSION, 0, lanes, metrics)
+        self.workers = Workers(devices, DIMENSION, partial(pad, pad_id=0), lanes, metrics)
 
     async def encode(self, ids: list[list[int]], lane: Lane = Lane.INTERACTIVE) -> Vectors:
         with self.admission.enter(len(ids), lane) as permit:
@@ -167,8 +168,8 @@ def test_work_that_waits_is_computed_together() -> None:
     async def go(made: Bench) -> None:
         running = asyncio.create_task(made.encode([[1] * 40]))
         await asyncio.to_thread(entered.wait, SECONDS)
-        waiting = [asyncio.create_task(made.encode([[i] * 8])) for i in range(2, 8)]
-        await until(lambda: made.admission.inside == 7)
+        waiting = [asyncio.create_task(made.encode([[i] * 8])) for i in range(2, 10)]
+        await until(lambda: made.admission.inside == 9)
         proceed.set()
         await asyncio.gather(running, *waiting)
 
@@ -176,9 +177,9 @@ def test_work_that_waits_is_computed_together() -> None:
         asyncio.run(asyncio.wait_for(go(made), SECONDS))
         value = made.registry.get_sample_value
         assert value("embedship_batch_texts_count") == 2
-        assert value("embedship_batch_texts_sum") == 7
-        assert value("embedship_tokens_total") == value("embedship_padded_tokens_total") == 40 + 6 * 8
-        assert value("embedship_queue_seconds_count") == 7
+        assert value("embedship_batch_texts_sum") == 9
+        assert value("embedship_tokens_total") == value("embedship_padded_tokens_total") == 40 + 8 * 8
+        assert value("embedship_queue_seconds_count", {"lane": "interactive"}) == 9
 
 
 def named(thread: dict[int, str]) -> Callable[[Batch], None]:
@@ -200,7 +201,7 @@ def test_an_errand_is_run_by_the_device_it_is_for() -> None:
         asyncio.run(asyncio.wait_for(go(made), SECONDS))
         assert ran == {i: f"cpu:{i % 4}" for i in range(1, 41)}
         assert made.registry.get_sample_value("embedship_texts_total") == 0
-        assert made.registry.get_sample_value("embedship_inference_seconds_count") == 0
+        assert made.registry.get_sample_value("embedship_inference_seconds_count", {"device": "cpu:0"}) == 0
 
 
 def test_an_errand_waits_behind_requests_but_not_for_ever() -> None:
@@ -263,7 +264,73 @@ def test_the_users_share_of_a_batch_is_counted() -> None:
         value = made.registry.get_sample_value
         assert value("embedship_texts_total") == 2
         assert value("embedship_tokens_total") == value("embedship_padded_tokens_total") == 48
-        assert value("embedship_queue_seconds_count") == 2
+        assert [value("embedship_queue_seconds_count", {"lane": lane}) for lane in Lane] == [1, 1]
+        assert value("embedship_batch_tokens_sum") == 48
+        assert value("embedship_batch_padding_ratio_sum") == 0
+        assert value("embedship_inference_seconds_count", {"device": "cpu:0"}) == 2
+
+
+def test_the_padding_of_a_batch_is_a_share_of_it() -> None:
+    async def go(made: Bench) -> None:
+        await made.encode([[1] * 8, [2] * 6])
+
+    with bench(Engine(streams=1)) as made:
+        asyncio.run(asyncio.wait_for(go(made), SECONDS))
+        assert made.registry.get_sample_value("embedship_batch_tokens_sum") == 16
+        assert made.registry.get_sample_value("embedship_batch_padding_ratio_sum") == pytest.approx(2 / 16)
+
+
+def test_the_oldest_text_that_waits_has_an_age_until_it_is_taken_or_left() -> None:
+    entered, proceed = Event(), Event()
+
+    def block(batch: Batch) -> None:
+        entered.set()
+        assert proceed.wait(SECONDS)
+
+    async def go(made: Bench) -> None:
+        age = made.workers.age
+        first = asyncio.create_task(made.encode([[1] * 40]))
+        await asyncio.to_thread(entered.wait, SECONDS)
+        assert [age(lane) for lane in Lane] == [0, 0]
+        older = asyncio.create_task(made.encode([[2] * 8], Lane.BULK))
+        await until(lambda: age(Lane.BULK) > 0.2)
+        younger = asyncio.create_task(made.encode([[3] * 8], Lane.BULK))
+        await until(lambda: made.admission.inside == 3)
+        before = age(Lane.BULK)
+        assert before > 0.2
+        assert age(Lane.INTERACTIVE) == 0
+        older.cancel()
+        await until(lambda: made.admission.inside == 2)
+        assert 0 < age(Lane.BULK) < before
+        proceed.set()
+        await asyncio.gather(first, younger)
+        assert age(Lane.BULK) == 0
+
+    with bench(Engine(block, streams=1)) as made:
+        asyncio.run(asyncio.wait_for(go(made), SECONDS))
+
+
+def test_a_text_that_failed_with_others_goes_on_ageing() -> None:
+    """Its batch is halved, and the other half holds the only stream."""
+    entered, proceed = Event(), Event()
+
+    def block(batch: Batch) -> None:
+        if len(batch) > 1:
+            raise EngineError("not these two together")
+        entered.set()
+        assert proceed.wait(SECONDS)
+
+    async def go(made: Bench) -> None:
+        both = asyncio.create_task(made.encode([[1] * 8, [2] * 8], Lane.BULK))
+        await asyncio.to_thread(entered.wait, SECONDS)
+        await until(lambda: made.workers.age(Lane.BULK) > 0)
+        assert made.workers.waiting() == 1
+        proceed.set()
+        await both
+        assert made.workers.age(Lane.BULK) == 0
+
+    with bench(Engine(block, streams=1)) as made:
+        asyncio.run(asyncio.wait_for(go(made), SECONDS))
 
 
 def test_a_pass_that_hangs_in_this_process_is_no_life() -> None:

@@ -41,6 +41,31 @@
 {{- if and $v.driftReport.enabled (not $v.driftReport.claimName) -}}
 {{- fail "driftReport.enabled is true, but driftReport.claimName is empty: name the claim that holds the log." -}}
 {{- end -}}
+{{- if and $v.auth.admin.create $v.auth.admin.existingSecret -}}
+{{- fail "auth.admin.create and auth.admin.existingSecret exclude one another: unset one." -}}
+{{- end -}}
+{{- if $v.canary.enabled -}}
+{{- if contains ".." (printf "%s %s" $v.canary.bundle.path $v.canary.index.path) -}}
+{{- fail "canary.bundle.path and canary.index.path may not contain '..': they lie inside their volume." -}}
+{{- end -}}
+{{- if not $v.canary.compare.claimName -}}
+{{- fail "canary.enabled is true, but canary.compare.claimName is empty: name the claim that holds real queries, by which `helm test` compares both servers before any weight moves." -}}
+{{- end -}}
+{{- if and $v.canary.weight (not (or $v.httpRoute.enabled $v.ingress.enabled)) -}}
+{{- fail "canary.weight sends a share of the requests, but neither httpRoute nor ingress is enabled, and a Service has no weights: enable one, or leave the weight 0." -}}
+{{- end -}}
+{{- end -}}
+{{- if $v.backup.enabled -}}
+{{- if not $v.backup.claimName -}}
+{{- fail "backup.enabled is true, but backup.claimName is empty: name the claim that takes the copies." -}}
+{{- end -}}
+{{- if not $v.backup.claims -}}
+{{- fail "backup.enabled is true, but backup.claims is empty: name the claims to copy." -}}
+{{- end -}}
+{{- if has $v.backup.claimName $v.backup.claims -}}
+{{- fail (printf "backup.claims names %s, which is backup.claimName: a claim is not copied into itself." $v.backup.claimName) -}}
+{{- end -}}
+{{- end -}}
 {{- if and $v.networkPolicy.offline $v.networkPolicy.egress -}}
 {{- fail "networkPolicy.offline lets nothing out, but networkPolicy.egress names peers: set offline to false, or empty egress." -}}
 {{- end -}}

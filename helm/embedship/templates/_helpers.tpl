@@ -13,7 +13,16 @@
 {{- define "embedship.selector" -}}
 app.kubernetes.io/name: {{ include "embedship.name" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
-app.kubernetes.io/component: server
+app.kubernetes.io/component: {{ default "server" .component }}
+{{- end -}}
+
+{{- /* Every pod that answers requests: those in use, and the canary's. */ -}}
+{{- define "embedship.servers" -}}
+matchLabels:
+  app.kubernetes.io/name: {{ include "embedship.name" . | quote }}
+  app.kubernetes.io/instance: {{ .Release.Name | quote }}
+matchExpressions:
+  - {key: app.kubernetes.io/component, operator: In, values: [server, canary]}
 {{- end -}}
 
 {{- define "embedship.labels" -}}
@@ -60,14 +69,30 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 {{- end -}}
 
-{{- /* The kept key, else a new one: made once a rendering, for the Secret and the checksum must agree. */ -}}
-{{- define "embedship.keys" -}}
-{{- if not (hasKey .Values.auth "made") -}}
-{{- $kept := lookup "v1" "Secret" .Release.Namespace (include "embedship.secret" .) -}}
-{{- $data := default dict (default dict $kept).data -}}
-{{- $_ := set .Values.auth "made" (default (printf "%s\n" (randAlphaNum 48) | b64enc) (get $data .Values.auth.key)) -}}
+{{- define "embedship.adminSecret" -}}
+{{- if .Values.auth.admin.existingSecret -}}
+{{ .Values.auth.admin.existingSecret }}
+{{- else if .Values.auth.admin.create -}}
+{{ include "embedship.fullname" . }}-admin
 {{- end -}}
-{{ .Values.auth.made }}
+{{- end -}}
+
+{{- define "embedship.keys" -}}
+{{ include "embedship.keptKey" (dict "root" . "secret" (include "embedship.secret" .) "auth" .Values.auth) }}
+{{- end -}}
+
+{{- define "embedship.adminKeys" -}}
+{{ include "embedship.keptKey" (dict "root" . "secret" (include "embedship.adminSecret" .) "auth" .Values.auth.admin) }}
+{{- end -}}
+
+{{- /* The kept key, else a new one: made once a rendering, for the Secret and the checksum must agree. */ -}}
+{{- define "embedship.keptKey" -}}
+{{- if not (hasKey .auth "made") -}}
+{{- $kept := lookup "v1" "Secret" .root.Release.Namespace .secret -}}
+{{- $data := default dict (default dict $kept).data -}}
+{{- $_ := set .auth "made" (default (printf "%s\n" (randAlphaNum 48) | b64enc) (get $data .auth.key)) -}}
+{{- end -}}
+{{ .auth.made }}
 {{- end -}}
 
 {{- /* Kubernetes sleeps for us from 1.30 on; before, the server's own drain is all there is. */ -}}
@@ -167,6 +192,55 @@ containers:
     resources: {{- toYaml .Values.check.resources | nindent 6 }}
     volumeMounts: {{- include "embedship.bundleMount" . | nindent 6 }}
 volumes: {{- include "embedship.bundleVolume" . | nindent 2 }}
+{{- end -}}
+
+{{- /* Both servers asked the same queries: once for `helm test`, and as a Job of Argo Rollouts. */ -}}
+{{- define "embedship.comparePod" -}}
+{{- $compare := .root.Values.canary.compare -}}
+{{ include "embedship.pod" .root }}
+restartPolicy: Never
+containers:
+  - name: compare
+    {{- include "embedship.container" .root | nindent 4 }}
+    command: [embedship]
+    args:
+      - compare
+      - {{ .old | quote }}
+      - {{ .new | quote }}
+      - {{ printf "/queries/%s" $compare.queries | quote }}
+      - --min-queries
+      - {{ include "embedship.number" $compare.minQueries }}
+      {{- if not (kindIs "invalid" $compare.minRecall) }}
+      - --min-recall
+      - {{ include "embedship.number" $compare.minRecall }}
+      {{- end }}
+      {{- if not (kindIs "invalid" $compare.maxLatency) }}
+      - --max-latency
+      - {{ include "embedship.number" $compare.maxLatency }}
+      {{- end }}
+      {{- if $compare.otherModel }}
+      - --other-model
+      {{- end }}
+      {{- if include "embedship.secret" .root }}
+      - --api-key-file
+      - /keys/api-keys
+      {{- end }}
+    resources: {{- toYaml $compare.resources | nindent 6 }}
+    volumeMounts:
+      - {name: tmp, mountPath: /tmp}
+      - {name: queries, mountPath: /queries, readOnly: true}
+      {{- if include "embedship.secret" .root }}
+      - {name: keys, mountPath: /keys, readOnly: true}
+      {{- end }}
+volumes:
+  - name: tmp
+    emptyDir: {sizeLimit: {{ .root.Values.tmp.size | quote }}}
+  - name: queries
+    persistentVolumeClaim: {claimName: {{ $compare.claimName | quote }}, readOnly: true}
+  {{- with include "embedship.secret" .root }}
+  - name: keys
+    secret: {secretName: {{ . | quote }}, defaultMode: 0440, items: [{key: {{ $.root.Values.auth.key | quote }}, path: api-keys}]}
+  {{- end }}
 {{- end -}}
 
 {{- define "embedship.number" -}}

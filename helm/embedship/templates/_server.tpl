@@ -3,7 +3,7 @@
 metadata:
   labels:
     {{- include "embedship.labels" . | nindent 4 }}
-    app.kubernetes.io/component: server
+    app.kubernetes.io/component: {{ default "server" .component }}
     {{- with .Values.podLabels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
@@ -14,6 +14,9 @@ metadata:
     {{- end }}
     {{- if and .Values.auth.create (not .Values.auth.existingSecret) }}
     checksum/keys: {{ include "embedship.keys" . | sha256sum }}
+    {{- end }}
+    {{- if and .Values.auth.admin.create (not .Values.auth.admin.existingSecret) }}
+    checksum/admin-keys: {{ include "embedship.adminKeys" . | sha256sum }}
     {{- end }}
     {{- with .Values.podAnnotations }}
     {{- toYaml . | nindent 4 }}
@@ -56,6 +59,9 @@ spec:
         {{- if include "embedship.secret" . }}
         - {name: EMBEDSHIP_API_KEY_FILE, value: /keys/api-keys}
         {{- end }}
+        {{- if include "embedship.adminSecret" . }}
+        - {name: EMBEDSHIP_ADMIN_KEY_FILE, value: /admin/admin-keys}
+        {{- end }}
         {{- range $name, $value := .Values.server }}
         {{- if not (kindIs "invalid" $value) }}
         - {name: {{ printf "EMBEDSHIP_%s" (upper $name) | quote }}, value: {{ include "embedship.number" $value }}}
@@ -96,6 +102,9 @@ spec:
         {{- include "embedship.bundleMount" . | nindent 8 }}
         - {name: state, mountPath: /state}
         - {name: cache, mountPath: /cache}
+        {{- if include "embedship.adminSecret" . }}
+        - {name: admin, mountPath: /admin, readOnly: true}
+        {{- end }}
         {{- if .Values.index.enabled }}
         - {name: index, mountPath: /index, readOnly: true}
         {{- end }}
@@ -104,6 +113,10 @@ spec:
         {{- end }}
   volumes:
     {{- include "embedship.bundleVolume" . | nindent 4 }}
+    {{- with include "embedship.adminSecret" . }}
+    - name: admin
+      secret: {secretName: {{ . | quote }}, defaultMode: 0440, items: [{key: {{ $.Values.auth.admin.key | quote }}, path: admin-keys}]}
+    {{- end }}
     - name: cache
       emptyDir: {sizeLimit: {{ .Values.cache.size | quote }}}
     {{- if eq .Values.kind "Deployment" }}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,10 +12,11 @@ import pytest
 from embedship import stdlib_docs
 from embedship.codes import Int8Scale, Vectors, normalise
 from embedship.encoder import Encoder
-from embedship.serve.index import Index, Kind
-from embedship.serve.index.binary import BinaryIndex
-from embedship.serve.index.flat import FlatIndex
-from embedship.serve.index.manifest import OVERSAMPLE, Rescoring
+from embedship.serve.index import Index, Kind, kinds, recipe
+from embedship.serve.index.build import Wishes
+from embedship.serve.index.effort import Effort
+from embedship.serve.index.manifest import Packing
+from embedship.serve.index.recipe import Recipe, Store
 from embedship.serve.index.truth import Truth
 
 
@@ -54,28 +56,57 @@ def clustered() -> Vectors:
     return normalise((centres[random.integers(0, 100, 9000)] + random.normal(size=(9000, 64))).astype(np.float32))
 
 
+# The last one is a user's own: a rotation learnt before it, so what is searched with must be handed through.
+FACTORY = "PCAR32,IVF4,SQ8"
+FACTORY_OF_FEW = "HNSW8,SQ8"
+
+
 @pytest.fixture(params=list(Kind))
 def kind(request: pytest.FixtureRequest) -> Kind:
     return Kind(request.param)
 
 
-@pytest.fixture
-def make(tmp_path: Path, kind: Kind) -> Make:
-    """Build an index of `kind` over vectors."""
+@pytest.fixture(scope="session")
+def made() -> dict[object, Index]:
+    """Every index that was made: tests only read them."""
+    return {}
 
-    def make(vectors: Vectors, *, oversample: int = OVERSAMPLE) -> Index:
+
+@pytest.fixture
+def make(tmp_path: Path, kind: Kind, made: dict[object, Index]) -> Make:
+    """Build an index of `kind` over vectors, unless it has been built before."""
+
+    def make(vectors: Vectors, *, effort: Effort | None = None, store: Store = Store.INT8) -> Index:
+        key = kind, hashlib.sha256(vectors.tobytes()).digest(), effort, store
+        if key not in made:
+            made[key] = new(vectors, effort, store)
+        return made[key]
+
+    def new(vectors: Vectors, effort: Effort | None, store: Store) -> Index:
         truth = Truth.write(tmp_path, [vectors], (len(vectors), vectors.shape[1]))
-        if kind is Kind.FLAT:
-            return FlatIndex.write(tmp_path, truth)
-        return BinaryIndex.write(tmp_path, truth, _rescoring(truth, oversample))
+        planned = planned_for(kind, len(vectors), vectors.shape[1], store)
+        return kinds.write(tmp_path, truth, planned, packed(planned, truth), kinds.effort(planned, effort))
 
     return make
 
 
-def _rescoring(truth: Truth, oversample: int) -> Rescoring:
+def planned_for(kind: Kind, size: int, dimension: int, store: Store = Store.INT8) -> Recipe:
+    if kind is not Kind.FACTORY:
+        return recipe.of(kind, size, dimension, store)
+    return Recipe(kind=kind, factory=FACTORY if size > 200 else FACTORY_OF_FEW, dimension=dimension, store=store)
+
+
+def wishes_for(kind: Kind) -> Wishes:
+    return Wishes(factory=FACTORY_OF_FEW) if kind is Kind.FACTORY else Wishes(kind=kind)
+
+
+def packed(planned: Recipe, truth: Truth) -> Packing:
     """Ranges of a hundred of the vectors, as a bundle freezes them."""
     sample = truth.rows(np.arange(0, truth.size, max(1, truth.size // 100)))
-    return Rescoring(scale=Int8Scale.fit(sample), threshold=0.0, oversample=oversample)
+    return Packing(
+        scale=Int8Scale.fit(sample) if planned.store is Store.INT8 else None,
+        threshold=0.0 if planned.kind is Kind.BINARY else None,
+    )
 
 
 @pytest.fixture

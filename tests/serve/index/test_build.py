@@ -15,11 +15,13 @@ from embedship.encoder import Encoder
 from embedship.errors import EmbedshipError, EngineError, UsageError
 from embedship.plan import Batch
 from embedship.serve.index import Kind, measure
-from embedship.serve.index.build import FLAT_BELOW, Built, Step, Wishes, _kind, build
+from embedship.serve.index.build import FLAT_BELOW, Built, Step, Wishes, build, default_kind
+from embedship.serve.index.effort import Effort
 from embedship.serve.index.folder import IndexFolder
-from embedship.serve.index.manifest import FILES, MANIFEST, read
+from embedship.serve.index.manifest import MANIFEST, STAGE, files, read
+from embedship.serve.index.recipe import Store
 
-from .conftest import Corpus
+from .conftest import Corpus, wishes_for
 
 
 def quiet(*_: object) -> None:
@@ -36,17 +38,18 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_what_lies_in_the_folder_afterwards(encoder: Encoder, corpus: Corpus, tmp_path: Path, kind: Kind) -> None:
     out = tmp_path / "new" / "index"
-    built = run(encoder, corpus(24), out, Wishes(kind=kind)).manifest
-    assert {path.name for path in out.iterdir()} == {MANIFEST, *FILES[kind]}
+    built = run(encoder, corpus(24), out, wishes_for(kind)).manifest
+    assert {path.name for path in out.iterdir()} == {MANIFEST, *files(built.recipe)}
     assert [path.name for path in out.parent.iterdir()] == ["index"]
     assert out.stat().st_mode & 0o077 == (tmp_path / "new").stat().st_mode & 0o077
     assert built == read(out)
     assert (built.kind, built.size, built.dimension, built.variant) == (kind, 24, 384, "some-variant")
     assert built.fingerprint == encoder.bundle.fingerprint
-    assert built.hot_bytes == (1536 if kind is Kind.FLAT else 48)
+    assert built.hot_bytes == round((out / STAGE).stat().st_size / 24, 1)
+    assert kind is not Kind.FLAT or 768 < built.hot_bytes < 780
     codes = encoder.bundle.manifest.codes
-    assert built.rescoring is None or built.rescoring.scale == codes.scale(384)
-    assert built.rescoring is None or built.rescoring.oversample == max(40, codes.rescore)
+    assert built.packing.scale == (None if kind is Kind.FLAT else codes.scale(384))
+    assert built.packing.threshold == (codes.binary_threshold if kind is Kind.BINARY else None)
     assert built.recall is not None
     assert built.recall.ratio >= 0.95
     assert (built.recall.queries, built.recall.source) == (24, "documents")
@@ -140,14 +143,14 @@ def largest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-# With 600 documents: documents.sqlite takes 188 kB, the vectors 461 kB, flat.faiss 922 kB.
+# With 600 documents: documents.sqlite takes 188 kB, the vectors 461 kB, a graph over float32 vectors more than 922 kB.
 @pytest.mark.parametrize(("size", "noticed_by"), [(50_000, "disk"), (300_000, "File too large"), (700_000, "FAISS")])
 def test_a_full_disk_is_one_sentence(
     encoder: Encoder, corpus: Corpus, tmp_path: Path, size: int, noticed_by: str
 ) -> None:
     lines = corpus(lines=b"".join(b'{"id": "%d", "text": "%d %s"}\n' % (n, n, b"x" * 150) for n in range(600)))
     with largest_file(size), pytest.raises(EmbedshipError, match=f"could not be written: .*{noticed_by}") as failure:
-        run(short(encoder), lines, tmp_path / "index")
+        run(short(encoder), lines, tmp_path / "index", Wishes(factory="HNSW16,Flat"))
     assert "\n" not in str(failure.value)
     assert list(tmp_path.iterdir()) == [lines]
 
@@ -181,7 +184,7 @@ def short(encoder: Encoder, engine: Stub | None = None, **changes: object) -> En
 
 
 def test_vectors_of_any_length_become_cosines(encoder: Encoder, corpus: Corpus, tmp_path: Path, kind: Kind) -> None:
-    run(short(encoder), corpus(40), tmp_path / "index", Wishes(kind=kind))
+    run(short(encoder), corpus(40), tmp_path / "index", wishes_for(kind))
     with IndexFolder.open(tmp_path / "index", encoder.bundle) as opened:
         text = opened.documents.fetch([3])[0].text
         query = short(encoder).encode([text])
@@ -208,10 +211,44 @@ def test_sign_bits_need_whole_bytes(encoder: Encoder, corpus: Corpus, tmp_path: 
 
 
 def test_the_kind_follows_the_size() -> None:
-    assert _kind(None, FLAT_BELOW - 1, 384) is Kind.FLAT
-    assert _kind(None, FLAT_BELOW, 384) is Kind.BINARY
-    assert _kind(None, FLAT_BELOW, 20) is Kind.FLAT
-    assert _kind(Kind.BINARY, 1, 384) is Kind.BINARY
+    assert default_kind(FLAT_BELOW - 1, 384) is Kind.FLAT
+    assert default_kind(FLAT_BELOW, 384) is Kind.PQ
+    assert default_kind(FLAT_BELOW, 22) is Kind.FLAT
+
+
+@pytest.mark.parametrize(
+    ("wishes", "reason"),
+    [
+        (Wishes(factory="IVF"), "factory 'IVF': FAISS .* says"),
+        (Wishes(factory="IDMap,HNSW16"), "rows are numbered by us.*leave IDMap out"),
+        (Wishes(factory="HNSW16,Flat,RFlat"), "leave the refinement out"),
+        (Wishes(factory="BHNSW16"), "for sign bits take --kind binary"),
+        (Wishes(factory="LSH"), "IndexLSH has not been tried"),
+        (Wishes(kind=Kind.PQ, stage_dimension=100), "this model may be cut to 384"),
+        (Wishes(kind=Kind.HNSW_SQ8, effort=Effort(nprobe=3)), "effort nprobe: .* it has: oversample, ef_search"),
+        (Wishes(kind=Kind.FLAT, effort=Effort(oversample=3)), "it has: none, it is exact"),
+    ],
+)
+def test_what_cannot_be_built_is_refused_before_it_is_embedded(
+    encoder: Encoder, corpus: Corpus, tmp_path: Path, wishes: Wishes, reason: str
+) -> None:
+    def never(step: Step, *_: int) -> None:
+        assert step is Step.READ
+
+    with pytest.raises(UsageError, match=reason):
+        build(encoder, "any", corpus(4), tmp_path / "index", wishes, never)
+    assert not (tmp_path / "index").exists()
+
+
+def test_a_matryoshka_first_stage(encoder: Encoder, corpus: Corpus, tmp_path: Path) -> None:
+    cuttable = short(encoder, dimensions=(384, 96))
+    wishes = Wishes(kind=Kind.PQ, store=Store.FLOAT16, stage_dimension=96)
+    built = run(cuttable, corpus(200), tmp_path / "index", wishes).manifest
+    assert (built.recipe.factory, built.recipe.dimension, built.dimension) == ("PQ24x4fs", 96, 384)
+    with IndexFolder.open(tmp_path / "index", encoder.bundle) as opened:
+        query = short(encoder).encode([opened.documents.fetch([3])[0].text])
+        hits = opened.index.search(query / np.linalg.norm(query), 1)
+    assert (hits.rows[0, 0], hits.scores[0, 0]) == (3, pytest.approx(1, abs=1e-3))  # ranked with all dimensions
 
 
 def test_truncated_texts_are_counted(encoder: Encoder, corpus: Corpus, tmp_path: Path) -> None:
@@ -275,7 +312,7 @@ def test_an_index_is_replaced(encoder: Encoder, corpus: Corpus, tmp_path: Path) 
         run(encoder, corpus(5), out, Wishes(kind=Kind.FLAT))
         assert len(old.documents.fetch(range(4))) == 4
     assert read(out).size == 5
-    assert {path.name for path in out.iterdir()} == {MANIFEST, *FILES[Kind.FLAT]}
+    assert {path.name for path in out.iterdir()} == {MANIFEST, *files(read(out).recipe)}
     assert {path.name for path in tmp_path.iterdir()} == {"corpus.jsonl", "index"}
 
 

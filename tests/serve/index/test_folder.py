@@ -15,10 +15,10 @@ from embedship.bundle import Bundle
 from embedship.codes import Int8Scale
 from embedship.encoder import Encoder
 from embedship.errors import MismatchError, MissingExtra, UnsafeError, UsageError
-from embedship.serve.index import Kind, build, manifest
+from embedship.serve.index import Kind, build, manifest, recipe
 from embedship.serve.index.folder import IndexFolder
 
-from .conftest import Texts
+from .conftest import Texts, wishes_for
 
 
 def quiet(*_: object) -> None:
@@ -32,7 +32,7 @@ def built(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> dict[Ki
     lines = folder / "corpus.jsonl"
     lines.write_text("".join(f'{{"id": "{n}", "text": "document number {n}", "n": {n}}}\n' for n in range(30)))
     for kind in Kind:
-        build.build(encoder, "any", lines, folder / kind, build.Wishes(kind=kind), quiet)
+        build.build(encoder, "any", lines, folder / kind, wishes_for(kind), quiet)
     return {kind: folder / kind for kind in Kind}
 
 
@@ -93,7 +93,7 @@ DAMAGE = [
 
 @pytest.mark.parametrize("kind", [Kind.BINARY], indirect=True)
 @pytest.mark.parametrize(("damage", "reason"), DAMAGE)
-@pytest.mark.parametrize("name", sorted(manifest.FILES[Kind.BINARY]))
+@pytest.mark.parametrize("name", sorted(manifest.files(recipe.of(Kind.BINARY, 30, 384))))
 def test_a_damaged_file_is_named(
     index: Path, encoder: Encoder, name: str, damage: Callable[[Path], object], reason: str
 ) -> None:
@@ -116,13 +116,21 @@ def reseal(index: Path, **changes: object) -> None:
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("flat.faiss", b"IxFI rubbish"), ("flat.faiss", b""), ("vectors.f16.npy", b"\x93NUMPY rubbish")],
+    [("stage.faiss", b"IxFI rubbish"), ("stage.faiss", b""), ("vectors.f16.npy", b"\x93NUMPY rubbish")],
 )
 @pytest.mark.parametrize("kind", [Kind.FLAT], indirect=True)
 def test_rubbish_with_a_right_hash(index: Path, encoder: Encoder, name: str, content: bytes) -> None:
     (index / name).write_bytes(content)
     reseal(index, files=manifest.write(index, manifest.read(index)).files)
     with pytest.raises(UnsafeError, match=f"{name} is damaged"):
+        IndexFolder.open(index, encoder.bundle)
+
+
+@pytest.mark.parametrize("kind", [Kind.HNSW_SQ8], indirect=True)
+def test_another_index_than_its_recipe_says(index: Path, encoder: Encoder) -> None:
+    described = manifest.read(index)
+    reseal(index, recipe=msgspec.structs.replace(described.recipe, factory="HNSW16,RaBitQ"))
+    with pytest.raises(UnsafeError, match=r"stage\.faiss holds \('IndexHNSWSQ', 30, 384\)"):
         IndexFolder.open(index, encoder.bundle)
 
 
@@ -157,7 +165,7 @@ def test_a_changed_manifest(index: Path, encoder: Encoder, old: bytes, new: byte
 
 def test_another_format(index: Path, encoder: Encoder) -> None:
     (index / manifest.MANIFEST).write_bytes(b'{"format": 1}')
-    with pytest.raises(UsageError, match="has format 1; this embedship reads format 2"):
+    with pytest.raises(UsageError, match="has format 1; this embedship reads format 3"):
         IndexFolder.open(index, encoder.bundle)
 
 
@@ -168,7 +176,7 @@ def test_no_index(tmp_path: Path, encoder: Encoder) -> None:
 
 def test_without_faiss(index: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
-    for name in ("library", "flat", "binary"):
+    for name in ("library", "factory", "flat", "staged", "stage", "kinds"):
         monkeypatch.delitem(sys.modules, f"embedship.serve.index.{name}")
     with pytest.raises(MissingExtra, match=r"faiss is not installed: pip install 'embedship\[cpu\]'"):
         IndexFolder.open(index, encoder.bundle)

@@ -18,15 +18,15 @@ from embedship.codes import Vectors
 from embedship.encoder import Encoder
 from embedship.serve import documents as stored
 from embedship.serve.documents import Document
-from embedship.serve.index import Kind, manifest
+from embedship.serve.index import Kind, kinds, manifest
 from embedship.serve.index.build import Wishes, build
-from embedship.serve.index.folder import make
 from embedship.serve.index.truth import Truth
 from embedship.serve.live.changes import Delete, Put
 from embedship.serve.live.index import LiveIndex
 
 DOCUMENTS = 60
 TEXTS = 240
+KINDS = (Kind.FLAT, Kind.BINARY, Kind.HNSW_SQ8)  # one each that scans vectors, scans codes, walks a graph
 
 
 class World(NamedTuple):
@@ -49,7 +49,7 @@ def world(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = tmp_path_factory.mktemp("world")
     texts = [f"{entry.summary} {entry.body[:200]}" for entry in stdlib_docs.entries(TEXTS)]
     with Encoder.open(bundle) as encoder:
-        world = World(encoder.bundle, {kind: folder / kind for kind in Kind}, texts, encoder.encode(texts))
+        world = World(encoder.bundle, {kind: folder / kind for kind in KINDS}, texts, encoder.encode(texts))
         corpus = [world.document(f"d{n}", n) for n in range(DOCUMENTS)]
         lines = folder / "corpus.jsonl"
         lines.write_text("".join(json.dumps(row) + "\n" for row in msgspec.to_builtins(corpus)))
@@ -67,12 +67,12 @@ def scratch(out: Path, wanted: list[Document], world: World, like: Path) -> Path
     stored.write(out / stored.DOCUMENTS, enumerate(wanted, 1))
     rows = world.vectors[[document.metadata["n"] for document in wanted]]
     truth = Truth.write(out, [rows], rows.shape)
-    make(out, truth, before.rescoring)
+    kinds.write(out, truth, before.recipe, before.packing, before.effort)
     manifest.write(out, msgspec.structs.replace(before, size=len(wanted)))
     return out
 
 
-@pytest.fixture(params=list(Kind))
+@pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> Kind:
     return Kind(request.param)
 

@@ -20,7 +20,7 @@ from embedship.serve.live import beside
 from embedship.serve.live.changes import Delete, Done
 from embedship.serve.live.index import LiveIndex, Step
 
-from .conftest import DOCUMENTS, World, after, documents, nearest, scratch, seeded
+from .conftest import DOCUMENTS, KINDS, World, after, documents, nearest, scratch, seeded
 
 
 def first(world: World) -> dict[str, Document]:
@@ -80,7 +80,7 @@ def test_it_equals_an_index_built_from_scratch(
             live.compact()
         assert live.size.changes == 0
     made = live.folder / live.view().snapshot.name
-    for name in manifest.FILES[kind] - {FILE}:
+    for name in manifest.files(live.manifest.recipe) - {FILE}:
         assert (made / name).read_bytes() == (anew / name).read_bytes()
 
 
@@ -229,7 +229,7 @@ def test_one_process_writes(live: LiveIndex, index: Path, world: World) -> None:
 def test_changes_to_another_build_are_no_changes_to_this_one(index: Path, world: World, kind: Kind) -> None:
     LiveIndex.open(index, world.bundle, writable=True).close()
     shutil.rmtree(index)
-    shutil.copytree(world.folders[next(each for each in Kind if each is not kind)], index)
+    shutil.copytree(world.folders[next(each for each in KINDS if each is not kind)], index)
     with pytest.raises(MismatchError, match="holds changes to another build of"):
         LiveIndex.open(index, world.bundle, writable=True)
 

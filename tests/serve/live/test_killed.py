@@ -151,7 +151,7 @@ def equal_to_scratch(live: LiveIndex, state: State, world: World, like: Path, ou
         numbers = now.documents.rows(list(state))
     ordered = sorted(state.values(), key=lambda document: numbers[document.id])
     made, anew = live.folder / live.view().snapshot.name, scratch(out, ordered, world, like)
-    for name in ("vectors.f16.npy", "flat.faiss"):
+    for name in ("vectors.f16.npy", "stage.faiss"):
         assert (made / name).read_bytes() == (anew / name).read_bytes()
 
 

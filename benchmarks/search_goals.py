@@ -1,0 +1,86 @@
+"""What the search benchmark has to show, and by how much it does or does not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+Point = dict[str, Any]
+
+
+def judged(curves: Sequence[Point], singles: dict[str, list[float]], rescoring: dict[str, float]) -> list[Point]:
+    flat = _rate(next(p for p in curves if p["name"] == "faiss-flat"))
+    hnswlib = [p for p in curves if p["name"] == "hnswlib"]
+    alone = median(t / o for t, o in zip(singles["faiss-flat"], singles["embedship flat"], strict=True))
+    exact = next(p for p in curves if p["name"] == "embedship flat")
+    return [
+        _fast(curves, hnswlib, 0.97, 1.5),
+        _fast(curves, hnswlib, 0.99, 1.3),
+        _small(curves, flat, hnswlib),
+        _goal("exact tier: the rows of brute force", exact["recall"], 1.0, "recall@10"),
+        _goal("exact tier: a batch, against plain faiss Flat", _rate(exact) / flat, 1.0, "times as fast"),
+        _goal("exact tier: single queries, against plain faiss Flat", alone, 1.0, "times as fast"),
+        _goal("rescoring against semantic_search_faiss", rescoring["theirs"] / rescoring["ours"], 50, "times as fast"),
+        _recalls(curves),
+    ]
+
+
+def _fast(curves: Sequence[Point], hnswlib: Sequence[Point], recall: float, times: float) -> Point:
+    name = f"fast tier: recall >= {recall} at <= 520 bytes, against hnswlib at equal recall"
+    ours = [p for p in curves if p["ours"] and p["recall"] >= recall and p["hot_bytes"] <= 520]
+    if not ours:
+        return _nothing(name)
+    best = max(ours, key=_rate)
+    rival = _at(hnswlib, best["recall"])
+    if rival is None:
+        return {"goal": name, "met": True, "found": f"hnswlib does not reach {best['recall']:.4f}: {_said(best)}"}
+    return _goal(name, _rate(best) / rival, times, f"times as fast: {_said(best)}")
+
+
+def _small(curves: Sequence[Point], flat: float, hnswlib: Sequence[Point]) -> Point:
+    name = "small tier: recall >= 0.985 at <= 64 bytes, against plain faiss Flat"
+    ours = [p for p in curves if p["ours"] and p["recall"] >= 0.985 and p["hot_bytes"] <= 64]
+    if not ours:
+        return _nothing(name)
+    best = max(ours, key=_rate)
+    built = hnswlib[0]["build_seconds"] / max(best["build_seconds"], 0.01)
+    judged = _goal(name, _rate(best) / flat, 3, f"times as fast: {_said(best)}; built {built:.0f} times as fast")
+    return judged | {"met": judged["met"] and built >= 20}
+
+
+def _recalls(curves: Sequence[Point]) -> Point:
+    """At the multiplier that both are rescored with, 20: ours is at least theirs."""
+    theirs = next(p for p in curves if p["name"] == "semantic-search-faiss" and p["effort"] == "20")
+    ours = next(
+        p for p in curves if p["name"] == "embedship binary" and "oversample=20" in p["effort"].replace(" ", "=")
+    )
+    return _goal("recall of rescored binary, against semantic_search_faiss", ours["recall"], theirs["recall"], "recall")
+
+
+def _at(curve: Sequence[Point], recall: float) -> float | None:
+    """Queries a second at this recall, between the two points around it; None where the curve ends below."""
+    ordered = sorted(curve, key=lambda p: float(p["recall"]))
+    if recall > ordered[-1]["recall"]:
+        return None
+    recalls, rates = [p["recall"] for p in ordered], [np.log(_rate(p)) for p in ordered]
+    return float(np.exp(np.interp(recall, recalls, rates)))
+
+
+def _rate(point: Point) -> float:
+    return float(point["queries_per_second"]["median"])
+
+
+def _said(point: Point) -> str:
+    return f"{point['name']}, {point['effort']}, recall {point['recall']:.4f}, {point['hot_bytes']} bytes"
+
+
+def _goal(name: str, found: float, wanted: float, unit: str) -> Point:
+    by = "" if found >= wanted else f"; missed by {(wanted - found) / wanted:.1%}"
+    return {"goal": name, "met": found >= wanted, "found": f"{found:.4g} (wanted {wanted:g}) {unit}{by}"}
+
+
+def _nothing(name: str) -> Point:
+    return {"goal": name, "met": False, "found": "nothing of ours reaches that recall within those bytes"}

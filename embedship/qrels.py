@@ -1,0 +1,46 @@
+"""Judgements of a retrieval test, as TREC and BEIR write them: query-id, corpus-id and score, separated by tabs."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+
+from embedship.errors import UsageError
+
+
+def read(path: Path, known: AbstractSet[str], where: str) -> dict[str, set[str]]:
+    """The ids of the relevant documents of each query: those with a score above 0. The file has a header line.
+
+    `known` are the ids of all documents, `where` is what holds them. Raises UsageError naming file and line.
+    """
+    found: dict[str, set[str]] = {}
+    try:
+        rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from None
+    if rows and _is_judgement(rows[0]):
+        raise UsageError(f"{path} has no header line: begin it with query-id, corpus-id and score, separated by tabs")
+    for number, row in enumerate(rows[1:], 2):
+        query, document, score = _judgement(row, f"{path}, line {number}")
+        if document not in known:
+            raise UsageError(f"{path}, line {number}: document {document!r} is not in {where}")
+        if score > 0:
+            found.setdefault(query, set()).add(document)
+    return found
+
+
+def _is_judgement(row: list[str]) -> bool:
+    try:
+        return math.isfinite(float(row[2]))
+    except (IndexError, ValueError):
+        return False
+
+
+def _judgement(row: list[str], where: str) -> tuple[str, str, float]:
+    try:
+        query, document, score = row
+        return query, document, float(score)
+    except ValueError:
+        raise UsageError(f"{where}: expected query-id, corpus-id and score, separated by tabs, not {row!r}") from None

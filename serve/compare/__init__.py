@@ -1,0 +1,1 @@
+"""A new bundle or server held against the one it is to replace: what differs, and whether it may."""

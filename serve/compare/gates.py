@@ -1,0 +1,254 @@
+"""Gates: what NEW must hold to, each with its reason in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from embedship.monitor.state import State
+
+if TYPE_CHECKING:
+    from embedship.serve.compare.rankings import Agreement, Labels, Quality
+    from embedship.serve.compare.report import Drift, Failures, Latency, Measured, Parity, Side, Speed
+
+# The least that int8 must hold to its checkpoint at export (Floors), for servers, which tell no floors of their own.
+COSINE, COSINE_MEAN = 0.97, 0.99
+RECALL = 0.9
+
+
+class Gate(msgspec.Struct, frozen=True):
+    """passed None: shown, and decides nothing. `value` and `limit` where it is a number that decides."""
+
+    name: str
+    passed: bool | None
+    reason: str
+    value: float | None = None
+    limit: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """None: measured and shown, but not demanded. min_recall None: RECALL for one model, nothing for two."""
+
+    other_model: bool = False
+    min_queries: int = 100
+    min_recall: float | None = None
+    max_recall_drop: float = 0.02
+    max_ndcg_drop: float = 0.02
+    min_speed: float | None = None
+    max_memory: float | None = None
+    max_size: float | None = None
+    max_latency: float | None = None
+    max_failures: int = 0
+
+
+class Floor(NamedTuple):
+    """What cosines of one model must hold: the first percentile (of golden texts the least), and the mean."""
+
+    low: float = COSINE
+    mean: float = COSINE_MEAN
+
+
+def judged(found: Measured, distinct: int, same_model: bool, floor: Floor, limits: Limits) -> list[Gate]:
+    """A gate for each thing that was measured."""
+    made = [queries(distinct, limits)]
+    if found.failures:
+        made.append(failures(found.failures, limits))
+    if found.golden:
+        made.append(golden(found.golden, floor))
+    if found.vectors:
+        made.append(vectors(found.vectors, floor))
+    if found.agreement:
+        made.append(agreement(found.agreement, same_model, limits))
+    if found.labels:
+        made += labels(found.labels, limits)
+    if found.drift:
+        made.append(drift(found.drift))
+    if found.speed:
+        made.append(speed(found.speed, limits))
+    if found.latency:
+        made.append(latency(found.latency, limits))
+    return made
+
+
+def _at_least(value: float, limit: float | None) -> bool | None:
+    return None if limit is None else value >= limit  # a NaN is at least nothing
+
+
+def _at_most(value: float, limit: float | None) -> bool | None:
+    return None if limit is None else value <= limit
+
+
+def model(old: Side, new: Side, limits: Limits) -> Gate:
+    if old.fingerprint == new.fingerprint:
+        return Gate("model", True, f"Both are one model, fingerprint {old.fingerprint[:12]}.")
+    both = f"NEW is another model ({new.model} {new.fingerprint[:12]}, OLD is {old.model} {old.fingerprint[:12]})"
+    if limits.other_model:
+        return Gate("model", True, f"{both}, as --other-model allows: only rankings are compared.")
+    return Gate(
+        "model",
+        False,
+        f"{both}: vectors of one mean nothing to the other, and whoever is answered by both in turn stores a mixture. "
+        "Give --other-model if it is meant to replace it, with an index of its own.",
+    )
+
+
+def queries(distinct: int, limits: Limits) -> Gate:
+    enough = distinct >= limits.min_queries
+    said = f"{distinct:,} distinct queries; {limits.min_queries:,} are demanded"
+    return Gate(
+        "queries",
+        enough,
+        f"{said}." if enough else f"{said}: too few to show that nothing was lost. Give more, or lower --min-queries.",
+        float(distinct),
+        float(limits.min_queries),
+    )
+
+
+def golden(found: Parity, floor: Floor) -> Gate:
+    """NEW's vectors of OLD's golden texts against those that OLD recorded of the checkpoint."""
+    good = found.minimum >= floor.low and found.mean >= floor.mean
+    cosines = f"cosine min {found.minimum:.5f} (limit {floor.low:g}), mean {found.mean:.5f} (limit {floor.mean:g})"
+    end = "" if good else " It names itself the same model, and is not: do not ship it."
+    return Gate(
+        "golden texts",
+        good,
+        f"NEW against the checkpoint's vectors that OLD holds of {found.texts} golden texts: {cosines}.{end}",
+        found.minimum,
+        floor.low,
+    )
+
+
+def vectors(found: Parity, floor: Floor) -> Gate:
+    good = found.low >= floor.low and found.mean >= floor.mean
+    return Gate(
+        "vectors",
+        good,
+        f"Cosine of NEW's vectors to OLD's, {found.texts:,} queries: mean {found.mean:.5f} (limit {floor.mean:g}), 99% "
+        f"are above {found.low:.5f} (limit {floor.low:g}), min {found.minimum:.5f}.",
+        found.mean,
+        floor.mean,
+    )
+
+
+def agreement(found: Agreement, same_model: bool, limits: Limits) -> Gate:
+    """Its lower end decides: what the queries do not show is not assumed."""
+    limit = limits.min_recall if limits.min_recall is not None or not same_model else RECALL
+    recall = found.recall
+    demanded = "not demanded of another model" if limit is None else f"limit {limit:g}, by its lower end"
+    return Gate(
+        "ranking",
+        _at_least(recall.lower, limit),
+        f"recall@10 of NEW against OLD is {recall.mean:.4f} ({recall.lower:.4f} to {recall.upper:.4f}; {demanded}), "
+        f"{found.queries:,} queries: {found.what}.",
+        recall.lower,
+        limit,
+    )
+
+
+def labels(found: Labels, limits: Limits) -> list[Gate]:
+    return [
+        _quality("recall@10", found.recall, found.queries, limits.max_recall_drop),
+        _quality("nDCG@10", found.ndcg, found.queries, limits.max_ndcg_drop),
+    ]
+
+
+def _quality(name: str, found: Quality, queries: int, most: float) -> Gate:
+    change = found.change
+    good = change.lower >= -most
+    end = ""
+    if not good:
+        end = " It fell." if change.upper < 0 else " The queries do not show that it did not: give more of them."
+    return Gate(
+        f"{name} by labels",
+        good,
+        f"{name} by labels, {queries:,} queries: OLD {found.old:.4f}, NEW {found.new:.4f}, change {change.mean:+.4f} "
+        f"({change.lower:+.4f} to {change.upper:+.4f}; at most -{most:g}, by its lower end).{end}",
+        change.lower,
+        -most,
+    )
+
+
+def drift(found: Drift) -> Gate:
+    """Queries that have drifted by themselves are no fault of NEW: it fails where NEW's alone drift."""
+    effects = f"the mean moved by {found.new_effect:.3f} standard deviations with NEW, {found.old_effect:.3f} with OLD"
+    detail = f"largest KS distance of a dimension between the two {found.ks_largest:.3f}"
+    if found.new is State.UNKNOWN or found.old is State.UNKNOWN:
+        return Gate("drift", None, f"Drift was not decided: {found.reason}.")
+    if found.new is State.WARN and found.old is State.OK:
+        said = "With NEW the queries drift from OLD's reference, with OLD they do not"
+        return Gate("drift", False, f"{said}: {effects}; {detail}.")
+    drifted = "The queries drift from OLD's reference, whichever encodes them"
+    said = drifted if found.new is State.WARN else "NEW's vectors of the queries are like OLD's reference"
+    return Gate("drift", True, f"{said}: {effects}; {detail}.")
+
+
+def speed(found: Speed, limits: Limits) -> Gate:
+    return Gate(
+        "speed",
+        _at_least(found.ratio, limits.min_speed),
+        f"NEW encodes {found.ratio:.2f} times as many texts a second as OLD ({found.least:.2f} to {found.most:.2f} in "
+        f"{found.rounds} rounds{_limit(limits.min_speed)}).",
+        found.ratio,
+        limits.min_speed,
+    )
+
+
+def latency(found: Latency, limits: Limits) -> Gate:
+    return Gate(
+        "latency",
+        _at_most(found.ratio, limits.max_latency),
+        f"A request takes NEW {found.new_median * 1e3:.1f} ms (p95 {found.new_p95 * 1e3:.1f}), OLD "
+        f"{found.old_median * 1e3:.1f} ms (p95 {found.old_p95 * 1e3:.1f}): {found.ratio:.2f} times"
+        f"{_limit(limits.max_latency)}.",
+        found.ratio,
+        limits.max_latency,
+    )
+
+
+def failures(found: Failures, limits: Limits) -> Gate:
+    good = found.new - found.old <= limits.max_failures
+    first = f" The first: {found.first}" if found.first else ""
+    return Gate(
+        "failures",
+        good,
+        f"Of {found.requests:,} requests NEW failed {found.new:,}, OLD {found.old:,} (at most {limits.max_failures:,} "
+        f"more).{first}",
+        float(found.new - found.old),
+        float(limits.max_failures),
+    )
+
+
+def sizes(old: Side, new: Side, limits: Limits) -> list[Gate]:
+    """Files and memory, where both are known."""
+    pairs = (
+        ("size", "files take", old.bytes, new.bytes, limits.max_size),
+        ("memory", "process takes at most", old.memory_bytes, new.memory_bytes, limits.max_memory),
+    )
+    return [_size(name, what, a, b, limit) for name, what, a, b, limit in pairs if a is not None and b is not None]
+
+
+def _size(name: str, what: str, old: int, new: int, limit: float | None) -> Gate:
+    ratio = new / old
+    return Gate(
+        name,
+        _at_most(ratio, limit),
+        f"NEW's {what} {new / 1e6:,.0f} MB, OLD's {old / 1e6:,.0f} MB: {ratio:.2f} times{_limit(limit)}.",
+        ratio,
+        limit,
+    )
+
+
+def _limit(limit: float | None) -> str:
+    return "" if limit is None else f"; limit {limit:g}"
+
+
+def verdict(gates: Sequence[Gate]) -> list[str]:
+    """What decided, first of all what failed."""
+    failed = [gate for gate in gates if gate.passed is False]
+    if not failed:
+        return ["NEW may take OLD's place: it passed " + ", ".join(g.name for g in gates if g.passed) + "."]
+    return ["NEW may not take OLD's place.", *(gate.reason for gate in failed)]

@@ -1,0 +1,131 @@
+"""What a comparison found: for a terminal, for a page, and as JSON. None stands for what was not measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from embedship.monitor.state import State
+from embedship.serve.compare import gates
+from embedship.serve.compare.gates import Gate
+from embedship.serve.compare.questions import Questions
+from embedship.serve.compare.rankings import Agreement, Floats, Labels
+
+
+class Side(msgspec.Struct, frozen=True):
+    """One of the two. bytes: of the files that its variant reads; memory_bytes: most of a process that encoded."""
+
+    source: str
+    model: str
+    fingerprint: str
+    variant: str
+    precision: str
+    dimension: int
+    bytes: int | None = None
+    memory_bytes: int | None = None
+
+
+class Parity(msgspec.Struct, frozen=True):
+    """Cosine of NEW's vectors to OLD's of the same texts; `low` is the first percentile of them."""
+
+    texts: int
+    minimum: float
+    low: float
+    mean: float
+
+
+class Drift(msgspec.Struct, frozen=True):
+    """OLD's and NEW's vectors of the same queries, each against OLD's drift reference.
+
+    effects are shifts of the mean in standard deviations; ks_largest is the largest Kolmogorov-Smirnov distance of any
+    dimension between NEW's vectors and OLD's.
+    """
+
+    old: State
+    new: State
+    old_effect: float
+    new_effect: float
+    ks_largest: float
+    reason: str
+
+
+class Speed(msgspec.Struct, frozen=True):
+    """NEW's texts a second over OLD's: median, least and most of the rounds, in which they took turns."""
+
+    ratio: float
+    least: float
+    most: float
+    rounds: int
+
+
+class Latency(msgspec.Struct, frozen=True):
+    """Seconds of a request, asked one at a time of both in turn; ratio is that of the medians, NEW over OLD."""
+
+    old_median: float
+    new_median: float
+    old_p95: float
+    new_p95: float
+    ratio: float
+
+
+class Failures(msgspec.Struct, frozen=True):
+    """Requests that got no answer, of so many asked of each; `first` is what NEW said to the first of them."""
+
+    requests: int
+    old: int
+    new: int
+    first: str = ""
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    golden: Parity | None = None
+    vectors: Parity | None = None
+    agreement: Agreement | None = None
+    labels: Labels | None = None
+    drift: Drift | None = None
+    speed: Speed | None = None
+    latency: Latency | None = None
+    failures: Failures | None = None
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What `embedship compare --json` prints. `lines` were given, `queries` of them are different from each other."""
+
+    passed: bool
+    verdict: list[str]
+    old: Side
+    new: Side
+    same_model: bool
+    lines: int
+    queries: int
+    gates: Sequence[Gate]
+    measured: Measured
+
+
+class Evidence(NamedTuple):
+    """What figures show: cosine of NEW's vector to OLD's and recall@10 of NEW against OLD, (n,) a query, or None."""
+
+    cosines: Floats | None = None
+    shares: Floats | None = None
+
+
+class Found(NamedTuple):
+    report: Report
+    evidence: Evidence
+
+
+def of(old: Side, new: Side, questions: Questions, made: Sequence[Gate], measured: Measured) -> Report:
+    """The report of gates that were made and of what they judged."""
+    return Report(
+        passed=all(gate.passed is not False for gate in made),
+        verdict=gates.verdict(made),
+        old=old,
+        new=new,
+        same_model=old.fingerprint == new.fingerprint,
+        lines=questions.lines,
+        queries=len(questions),
+        gates=made,
+        measured=measured,
+    )

@@ -1,0 +1,134 @@
+"""What OLD finds exactly, and what NEW finds, for every query: in indexes, or in a corpus encoded by both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol, Self
+
+import numpy as np
+
+from embedship import ranking
+from embedship.bundle import Similarity
+from embedship.codes import Vectors, normalise
+from embedship.encoder import Encoder
+from embedship.errors import UsageError
+from embedship.serve.compare.rankings import K, Rankings
+from embedship.serve.index import corpus
+from embedship.serve.index.embedding import text_of
+from embedship.serve.index.folder import IndexFolder
+from embedship.serve.index.truth import Truth
+from embedship.serve.progress import bar
+
+
+class Shelf(Protocol):
+    """Documents that one side can be asked for."""
+
+    @property
+    def ids(self) -> frozenset[str]: ...
+
+    def ranked(self, queries: Vectors, exact: bool) -> Rankings: ...
+
+
+class Pair(NamedTuple):
+    """OLD's shelf, which is searched exactly, and NEW's, which is so where `exact`; `what` says it in words."""
+
+    old: Shelf
+    new: Shelf
+    exact: bool
+    what: str
+
+    def ranked(self, old: Vectors, new: Vectors) -> tuple[Rankings, Rankings]:
+        return self.old.ranked(old, exact=True), self.new.ranked(new, self.exact)
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Where documents are found, as the user said: indexes, or a corpus."""
+
+    index: Path | None = None
+    new_index: Path | None = None
+    corpus: Path | None = None
+    with_title: bool = False
+
+    def __post_init__(self) -> None:
+        if self.corpus and (self.index or self.new_index):
+            raise UsageError("--corpus and --index exclude one another: the documents come from one of them")
+        if self.new_index and not self.index:
+            raise UsageError("--new-index needs --index: what NEW finds is held against what OLD finds")
+
+
+class Stored:
+    """An index on disk."""
+
+    def __init__(self, folder: IndexFolder) -> None:
+        self._folder = folder
+
+    @property
+    def ids(self) -> frozenset[str]:
+        documents = self._folder.documents
+        return frozenset(document.id for document in documents.fetch(range(documents.size)))
+
+    def ranked(self, queries: Vectors, exact: bool) -> Rankings:
+        index = self._folder.index
+        rows = (index.exact if exact else index.search)(queries, K).rows
+        named = self._folder.documents.fetch(sorted(found := {int(row) for row in rows.flat if row >= 0}))
+        ids = dict(zip(sorted(found), (document.id for document in named), strict=True))
+        return [[ids[int(row)] for row in hits if row >= 0] for hits in rows]
+
+
+class Encoded:
+    """A corpus in memory, as one encoder sees it; every search of it is exact."""
+
+    def __init__(self, ids: Sequence[str], vectors: Vectors) -> None:
+        self._ids = ids
+        self._truth = Truth(vectors.astype(np.float16))
+
+    @classmethod
+    def make(cls, encoder: Encoder, documents: Sequence[tuple[str, str]]) -> Self:
+        """Of (id, text)."""
+        ids, texts = zip(*documents, strict=True)
+        prompt = encoder.bundle.manifest.pipeline.document_prompt
+        with bar("documents", len(texts)) as advance:
+            vectors = encoder.encode(texts, prompt_name=prompt, progress=advance)
+        return cls(ids, comparable(encoder, vectors))
+
+    @property
+    def ids(self) -> frozenset[str]:
+        return frozenset(self._ids)
+
+    def ranked(self, queries: Vectors, exact: bool) -> Rankings:
+        rows = self._truth.search(ranking.checked(queries, K, self._truth.dimension), K).rows
+        return [[self._ids[row] for row in hits if row >= 0] for hits in rows]
+
+
+def comparable(encoder: Encoder, vectors: Vectors) -> Vectors:
+    """Unit rows, except where the model was trained for the inner product."""
+    pipeline = encoder.bundle.manifest.pipeline
+    return vectors if pipeline.normalised or pipeline.similarity is Similarity.DOT else normalise(vectors)
+
+
+def opened(where: Where, old: Encoder, new: Encoder, stack: ExitStack) -> Pair | None:
+    """None where the user named no documents. Raises UsageError, MismatchError, UnsafeError as an index does."""
+    if where.corpus:
+        documents = [(each.id, text_of(each, where.with_title)) for _, each in corpus.read(where.corpus)]
+        _refuse_doubles(documents, where.corpus)
+        what = f"both by exact search of {len(documents):,} documents, which each encoded"
+        return Pair(Encoded.make(old, documents), Encoded.make(new, documents), True, what)
+    if not where.index:
+        return None
+    then = Stored(stack.enter_context(IndexFolder.open(where.index, old.bundle)))
+    if where.new_index:
+        folder = stack.enter_context(IndexFolder.open(where.new_index, new.bundle))
+        what = f"NEW's search of its own index ({folder.manifest.kind}), OLD's exact search of its own"
+        return Pair(then, Stored(folder), False, what)
+    if old.bundle.fingerprint != new.bundle.fingerprint:
+        raise UsageError("NEW is another model and cannot search OLD's index: give --new-index, or --corpus")
+    return Pair(then, then, True, "both by exact search of OLD's index")
+
+
+def _refuse_doubles(documents: Sequence[tuple[str, str]], path: Path) -> None:
+    if len({id for id, _ in documents}) < len(documents):
+        raise UsageError(f"{path} gives an id to two documents: each needs its own")

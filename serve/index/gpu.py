@@ -1,0 +1,88 @@
+"""FAISS on a GPU: faster builds, and exact search of many queries.
+
+Nothing here has run on a GPU: the machines of this project have had none. The tests drive it through its constructor
+with a stand-in for FAISS and check which calls are made, and in which order, not what a GPU answers.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedship.codes import Vectors
+from embedship.errors import UsageError
+from embedship.serve.index.library import faiss
+
+# FAISS takes 1.5 GB of scratch a StandardGpuResources unless it is told: too much beside a model, for each thread.
+SCRATCH_BYTES = 256 * 2**20
+
+
+class Gpu:
+    """Thread-safe: GPU resources are not, not even for reading, so each thread has its own. Untested on a GPU."""
+
+    def __init__(self, library: Any = faiss, device: int = 0) -> None:
+        """Raises UsageError where this FAISS knows no GPU, or the machine has none of that number."""
+        if not hasattr(library, "StandardGpuResources"):
+            raise UsageError("this FAISS was built without GPUs: pip install 'embedship[gpu]' in place of [cpu]")
+        if device >= (count := library.get_num_gpus()):
+            raise UsageError(f"there is no GPU {device}: FAISS sees {count}")
+        self._faiss = library
+        self._device = device
+        self._own = threading.local()
+
+    def _resources(self) -> Any:
+        if not hasattr(self._own, "resources"):
+            self._own.resources = self._faiss.StandardGpuResources()
+            self._own.resources.setTempMemory(SCRATCH_BYTES)
+        return self._own.resources
+
+    def train_lists(self, index: Any, rows: Vectors) -> None:
+        """Train an inverted file whose centres are placed on the GPU, the slow part; its codes are trained on the CPU.
+
+        So it serves codes that no GPU index has, such as RaBitQ.
+        """
+        lists = self._faiss.extract_index_ivf(index)
+        flat = self._faiss.IndexFlatL2(lists.d)
+        lists.clustering_index = self._faiss.index_cpu_to_gpu(self._resources(), self._device, flat)
+        index.train(rows)
+        lists.clustering_index = None
+
+    def graph(self, rows: Vectors, links: int) -> Any:
+        """Build a CAGRA graph of (n, dim) rows and export it as an HNSW graph for CPUs, with float32 vectors."""
+        config = self._faiss.GpuIndexCagraConfig()
+        config.device, config.graph_degree, config.intermediate_graph_degree = self._device, 2 * links, 4 * links
+        built = self._faiss.GpuIndexCagra(self._resources(), rows.shape[1], self._faiss.METRIC_L2, config)
+        built.train(rows)
+        exported = self._faiss.IndexHNSWCagra(rows.shape[1], links, self._faiss.METRIC_L2)
+        built.copyTo(exported)
+        return exported
+
+    def exact(self, rows: Vectors) -> Any:
+        """An index of (n, dim) rows by inner product on the GPU, for this thread alone."""
+        index = self._faiss.GpuIndexFlatIP(self._resources(), rows.shape[1], self._config())
+        index.add(rows)
+        return index
+
+    def _config(self) -> Any:
+        config = self._faiss.GpuIndexFlatConfig()
+        config.device = self._device
+        return config
+
+
+class GpuFlat:
+    """Exact search by inner product; a copy of the rows on the GPU for each thread that asks. Untested on a GPU."""
+
+    def __init__(self, gpu: Gpu, rows: Vectors) -> None:
+        self._gpu = gpu
+        self._rows = rows
+        self._own = threading.local()
+
+    def search(self, queries: Vectors, k: int) -> tuple[Vectors, NDArray[np.int64]]:
+        """(n, dim) -> scores and rows, (n, k) each, best first."""
+        if not hasattr(self._own, "index"):
+            self._own.index = self._gpu.exact(self._rows)
+        scores, rows = self._own.index.search(np.ascontiguousarray(queries, np.float32), k)
+        return np.asarray(scores), np.asarray(rows)

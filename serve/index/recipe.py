@@ -1,0 +1,104 @@
+"""How an index is made. What is fixed when it is built lies here; what a search may still turn is its Effort."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+
+from embedship.bundle import Pipeline, Record
+from embedship.errors import UsageError
+from embedship.serve.index import Kind
+from embedship.serve.index.effort import Effort
+
+
+class Store(StrEnum):
+    """What ranks the candidates again; on disk and mapped, so only what is gathered is read."""
+
+    INT8 = "int8"  # the bundle's frozen codes: a byte a dimension
+    FLOAT16 = "float16"  # the exact vectors themselves
+
+
+# Links of a node on each layer; on the lowest twice as many, of four bytes each.
+_LINKS = 14
+
+# Lists of an inverted file are 4 times the root of the rows, each with enough rows to place its centre.
+_LISTS_PER_ROOT, _ROWS_PER_LIST = 4, 40
+
+# Dimensions of a part that product quantisation gives four bits: one bit a dimension.
+PART = 4
+
+DEFAULTS: Mapping[Kind, Effort] = MappingProxyType(
+    {
+        Kind.FLAT: Effort(),
+        Kind.BINARY: Effort(oversample=40),
+        Kind.PQ: Effort(oversample=10),
+        Kind.RABITQ: Effort(oversample=10),
+        Kind.IVF_RABITQ: Effort(oversample=20, nprobe=64),
+        Kind.HNSW_SQ8: Effort(oversample=2, ef_search=128),
+        Kind.HNSW_RABITQ: Effort(oversample=20, ef_search=256),
+    }
+)
+
+
+class Recipe(Record, frozen=True):
+    """Raises UsageError where its parts do not fit each other."""
+
+    kind: Kind
+    factory: str  # the first stage, in FAISS's language
+    dimension: int  # of the first stage: a Matryoshka dimension of the model
+    store: Store | None  # None: exact already, nothing is ranked again
+
+    def __post_init__(self) -> None:
+        if (self.store is None) is not (self.kind is Kind.FLAT):
+            raise UsageError(f"a {self.kind} index has {'no' if self.kind is Kind.FLAT else 'a'} store to rank again")
+        if self.kind is Kind.BINARY and self.dimension % 8:
+            raise UsageError(
+                f"a binary index needs a dimension divisible by 8, not {self.dimension}: take --kind flat or hnsw-sq8"
+            )
+        if self.kind is Kind.PQ and self.dimension % PART:
+            raise UsageError(f"a pq index needs a dimension divisible by {PART}, not {self.dimension}: take another")
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, (self.kind, self.factory, f"{self.dimension}d", self.store)))
+
+
+def of(kind: Kind, size: int, dimension: int, store: Store = Store.INT8) -> Recipe:
+    """The recipe of a kind for so many rows."""
+    return Recipe(
+        kind=kind,
+        factory=_FACTORIES[kind].format(lists=lists(size), links=_LINKS, parts=dimension // PART),
+        dimension=dimension,
+        store=None if kind is Kind.FLAT else store,
+    )
+
+
+_FACTORIES: Mapping[Kind, str] = MappingProxyType(
+    {
+        Kind.FLAT: "SQfp16",
+        Kind.BINARY: "BFlat",
+        Kind.PQ: "PQ{parts}x4fs",
+        Kind.RABITQ: "RaBitQfs",
+        Kind.IVF_RABITQ: "IVF{lists},RaBitQfs",
+        Kind.HNSW_SQ8: "HNSW{links},SQ8",
+        Kind.HNSW_RABITQ: "HNSW{links},RaBitQ",
+    }
+)
+
+
+def lists(size: int) -> int:
+    """A power of two near 4 x the root of `size`.
+
+    >>> lists(100), lists(77_000), lists(1_000_000)
+    (2, 1024, 4096)
+    """
+    wanted = min(_LISTS_PER_ROOT * math.sqrt(size), size / _ROWS_PER_LIST)
+    return int(2 ** round(math.log2(max(1.0, wanted))))
+
+
+def require_matryoshka(pipeline: Pipeline, dimension: int) -> None:
+    """Raise UsageError for a first stage of a dimension that the model was not trained to be cut to."""
+    if dimension not in {pipeline.dimension, *pipeline.dimensions}:
+        known = ", ".join(map(str, pipeline.dimensions))
+        raise UsageError(f"the first stage cannot search {dimension} dimensions: this model may be cut to {known}")

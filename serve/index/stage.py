@@ -1,0 +1,142 @@
+"""First stages: a rough order of all rows, from which the candidates come that are ranked again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedship.codes import Vectors, binary, cut
+from embedship.errors import UnsafeError
+from embedship.serve.index import Allowed, factory, library
+from embedship.serve.index.effort import Effort
+from embedship.serve.index.library import faiss, untyped
+from embedship.serve.index.manifest import STAGE
+from embedship.serve.index.recipe import Recipe
+from embedship.serve.index.truth import Truth
+
+Rows = NDArray[np.int64]  # (n, candidates), -1 where fewer were found
+
+# What FAISS is trained on, evenly spaced: of a list's centre it looks at 256 rows at most.
+_TRAINING_ROWS = 262_144
+# Fewer rows are repeated: product quantisation refuses to place 16 centres among fewer than 16 rows.
+_LEAST_TRAINING = 64
+
+# A stage that cannot be given a mask is asked for so many times the candidates that would be allowed by chance, and
+# again for more while it finds too few: what a filter allows is often of one topic, and lies together.
+_MARGIN = 2
+
+
+class Stage(Protocol):
+    """Thread-safe."""
+
+    def candidates(self, queries: Vectors, wanted: int, effort: Effort, allowed: Allowed | None) -> Rows:
+        """Return `wanted` rows for each of the (n, dim) queries, in no order, among the rows that are allowed."""
+
+
+class Bits:
+    """Sign bits and Hamming distance: faiss.IndexBinaryFlat, dim / 8 bytes a vector."""
+
+    def __init__(self, bits: Any, dimension: int, threshold: float) -> None:
+        self._bits = bits
+        self._dimension = dimension
+        self._threshold = threshold
+
+    @classmethod
+    def write(cls, folder: Path, truth: Truth, recipe: Recipe, threshold: float) -> Self:
+        bits = faiss.IndexBinaryFlat(recipe.dimension)
+        for _, block in truth.blocks():
+            bits.add(binary(cut(block, recipe.dimension), threshold))
+        library.save(faiss.write_index_binary, bits, folder / STAGE)
+        return cls(bits, recipe.dimension, threshold)
+
+    @classmethod
+    def open(cls, folder: Path, size: int, recipe: Recipe, threshold: float) -> Self:
+        shape = (size, recipe.dimension)
+        bits = library.load(faiss.read_index_binary, folder / STAGE, faiss.IndexBinaryFlat, shape)
+        return cls(bits, recipe.dimension, threshold)
+
+    def candidates(self, queries: Vectors, wanted: int, effort: Effort, allowed: Allowed | None) -> Rows:
+        coded = binary(cut(queries, self._dimension), self._threshold)
+        return np.asarray(self._bits.search(coded, wanted, params=library.selected(allowed))[1])
+
+
+class Vectored:
+    """Any float index of factory.py."""
+
+    def __init__(self, index: Any, dimension: int) -> None:
+        self._index = index
+        self._dimension = dimension
+        self._core = factory.core(index)
+        self._lists = factory.is_lists(index)
+        self._graph = factory.is_graph(index)
+        self._masks = type(self._core).__name__ not in factory.UNMASKED
+
+    @classmethod
+    def write(cls, folder: Path, truth: Truth, recipe: Recipe) -> Self:
+        index = factory.make(recipe.factory, recipe.dimension)
+        library.on_all_threads()
+        fill(index, truth, recipe.dimension)
+        library.save(faiss.write_index, index, folder / STAGE)
+        return cls(index, recipe.dimension)
+
+    @classmethod
+    def open(cls, folder: Path, size: int, recipe: Recipe) -> Self:
+        expected = factory.make(recipe.factory, recipe.dimension)
+        index = library.load(faiss.read_index, folder / STAGE, type(expected), (size, recipe.dimension))
+        if type(factory.core(index)) is not type(factory.core(expected)):
+            raise UnsafeError(f"{folder / STAGE} holds another index than {recipe.factory}")
+        return cls(index, recipe.dimension)
+
+    def candidates(self, queries: Vectors, wanted: int, effort: Effort, allowed: Allowed | None) -> Rows:
+        queries = cut(queries, self._dimension)
+        if allowed is not None and not self._masks:
+            return self._sifted(queries, wanted, allowed)
+        return np.asarray(self._index.search(queries, wanted, params=self._parameters(wanted, effort, allowed))[1])
+
+    def _sifted(self, queries: Vectors, wanted: int, allowed: Allowed) -> Rows:
+        """What is allowed among more than was wanted."""
+        asked = int(wanted / max(float(allowed.mean()), 1 / len(allowed)) * _MARGIN)
+        while True:
+            asked = min(asked, len(allowed))
+            rows = np.asarray(self._index.search(queries, asked)[1])
+            allows = (rows >= 0) & allowed[rows]
+            if asked == len(allowed) or not len(rows) or int(allows.sum(axis=1).min()) >= wanted:
+                break
+            asked *= 4
+        # FAISS gives the nearest first: a stable sort keeps the nearest of those allowed.
+        first = np.argsort(~allows, axis=1, kind="stable")[:, :wanted]
+        return np.where(np.take_along_axis(allows, first, axis=1), np.take_along_axis(rows, first, axis=1), -1)
+
+    def _parameters(self, wanted: int, effort: Effort, allowed: Allowed | None) -> Any:
+        """Of a mask that allows one row in ten, ten times as much must be looked at to find as many."""
+        selector = None if allowed is None else library.selector(allowed)
+        times = 1.0 if allowed is None else 1 / max(float(allowed.mean()), 1 / len(allowed))
+        given: Any
+        if self._lists:
+            assert effort.nprobe is not None, "an inverted file has this knob"
+            nprobe = min(self._core.nlist, int(effort.nprobe * times))
+            given = untyped.SearchParametersIVF(nprobe=nprobe, sel=selector)
+        elif self._graph:
+            assert effort.ef_search is not None, "a graph has this knob"
+            ef = min(self._core.ntotal, int(max(effort.ef_search, wanted) * times))
+            given = untyped.SearchParametersHNSW(efSearch=ef, sel=selector)
+        else:
+            given = None if selector is None else untyped.SearchParameters(sel=selector)
+        return self._wrapped(given)
+
+    def _wrapped(self, given: Any) -> Any:
+        if given is None or not isinstance(self._index, faiss.IndexPreTransform):
+            return given
+        return untyped.SearchParametersPreTransform(index_params=given)
+
+
+def fill(index: Any, truth: Truth, dimension: int) -> None:
+    """Train on a spread of the rows, then add them all, in their order."""
+    if not index.is_trained:
+        chosen = np.linspace(0, truth.size - 1, min(truth.size, _TRAINING_ROWS)).astype(np.int64)
+        index.train(cut(truth.rows(np.resize(chosen, max(len(chosen), _LEAST_TRAINING))), dimension))
+    for _, block in truth.blocks():
+        index.add(cut(block, dimension))

@@ -1,0 +1,84 @@
+"""Two stages: a rough first one finds candidates, codes of a byte or two a dimension rank them again.
+
+What a first stage reads of each vector is what a search costs; its order is rough, so it is asked for more than k.
+What the second gathers lies on disk, mapped, and is read for the candidates alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedship import ranking
+from embedship.codes import Vectors
+from embedship.ranking import Hits
+from embedship.serve.index import Allowed, Kind, checked, few, library
+from embedship.serve.index.effort import Effort
+from embedship.serve.index.stage import Stage
+from embedship.serve.index.store import Codes
+from embedship.serve.index.truth import Truth
+
+# What the candidates of one group of queries may take once they are gathered, so that a large batch or a large k
+# cannot exhaust memory.
+_GATHERED_BYTES = 32 * 2**20
+
+# A graph that may visit so few rows is left alone: comparing them all costs about as much as walking around the others.
+_WALK = 10
+
+
+class StagedIndex:
+    """A first stage in memory, a store mapped, and the truth, mapped."""
+
+    def __init__(self, kind: Kind, stage: Stage, codes: Codes, truth: Truth, effort: Effort) -> None:
+        self.kind = kind
+        self.size = truth.size
+        self.effort = effort
+        self._stage = stage
+        self._codes = codes
+        self._truth = truth
+
+    def search(self, queries: Vectors, k: int, allowed: Allowed | None = None, effort: Effort | None = None) -> Hits:
+        turned = self.effort.turned(effort)
+        if few(checked(allowed, self.size)) or self._better_compared(allowed, turned):
+            return self._truth.search(queries, k, allowed)
+        queries = ranking.checked(queries, k, self._truth.dimension)
+        library.on_this_thread()
+        most = self.size if allowed is None else int(np.count_nonzero(allowed))
+        candidates = min(turned.candidates(k), most)
+        width = min(k, candidates)
+        best = np.empty((len(queries), width), dtype=np.int64)
+        for group in self._groups(len(queries), candidates):
+            rows = self._stage.candidates(queries[group], candidates, turned, allowed)
+            best[group] = ranking.largest(self.ranked(queries[group], rows), width)
+        return self._completed(ranking.hits(best, k), queries, k, min(k, most), allowed)
+
+    def exact(self, queries: Vectors, k: int, allowed: Allowed | None = None) -> Hits:
+        return self._truth.search(queries, k, allowed)
+
+    def _better_compared(self, allowed: Allowed | None, effort: Effort) -> bool:
+        if allowed is None or effort.ef_search is None:
+            return False
+        share = float(allowed.mean())
+        return bool(share * self.size <= _WALK * effort.ef_search / share)
+
+    def _completed(self, hits: Hits, queries: Vectors, k: int, possible: int, allowed: Allowed | None) -> Hits:
+        """A first stage that visits some lists or nodes only may find fewer than there are."""
+        short = np.flatnonzero(hits.rows[:, possible - 1] < 0)
+        if len(short):
+            exact = self._truth.search(queries[short], k, allowed)
+            hits.rows[short], hits.scores[short] = exact.rows, exact.scores
+        return hits
+
+    def _groups(self, queries: int, candidates: int) -> Iterator[slice]:
+        step = max(1, _GATHERED_BYTES // (4 * self._truth.dimension * candidates))
+        return (slice(start, start + step) for start in range(0, queries, step))
+
+    def ranked(self, queries: Vectors, rows: NDArray[np.int64]) -> ranking.Keys:
+        """(n, candidates) keys: one gather, one batched product.
+
+        vecdot and not matmul: as fast, and it never wakes a pool of BLAS threads.
+        """
+        gathered = self._codes.gather(rows)  # (n, candidates, dim) float32
+        return ranking.keys(np.vecdot(gathered, self._codes.weigh(queries)[:, None, :]), rows)

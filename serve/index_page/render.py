@@ -1,0 +1,66 @@
+"""What a build by goal measured, as a page: one file, no script, no request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from embedship.figures import axis, page
+from embedship.figures.axis import Axis
+from embedship.figures.plot import Dot, Plot, Rule, place_x, place_y, scatter
+from embedship.figures.table import Column, Row, Table, text
+from embedship.serve.index.manifest import Candidate, Choice, frontier
+
+_HERE = Path(__file__).parent
+
+
+def html(choice: Choice, missed: str | None) -> str:
+    """`missed` is the sentence that says which goal cannot be met, None where all are."""
+    best = choice.measured[choice.chosen]
+    return page.template(_HERE / "frontier.html.j2").render(
+        choice=choice,
+        best=best,
+        missed=missed,
+        speed=_plot("Recall and speed", choice, "queries a second (one thread)", lambda c: c.queries_per_second),
+        memory=_plot("Recall and memory", choice, "hot bytes a vector", lambda c: c.hot_bytes),
+        table=_table(choice),
+    )
+
+
+def _plot(name: str, choice: Choice, title: str, value: Callable[[Candidate], float]) -> Plot:
+    at, shown = frontier(choice), choice.measured
+    x = axis.doublings(title, [value(each) for each in shown])
+    y = axis.even("recall@10", [*(each.recall.mean for each in shown), choice.goals.recall])
+    dots = [_dot(x, y, shown[i], value, i == choice.chosen) for i in sorted(at, key=lambda i: i != choice.chosen)]
+    names = [shown[i].recipe.kind if i == choice.chosen else "" for i in sorted(at, key=lambda i: i != choice.chosen)]
+    return scatter(name, x, y, dots, names, Rule(place_y(y, choice.goals.recall), "the goal"))
+
+
+def _dot(x: Axis, y: Axis, each: Candidate, value: Callable[[Candidate], float], chosen: bool) -> Dot:
+    low = place_y(y, max(each.recall.low, y.low))
+    hover = f"{each.recipe}, effort {each.effort}: recall {each.recall.mean:.4f}"
+    kind = "chosen" if chosen else "other"
+    return Dot(place_x(x, value(each)), place_y(y, each.recall.mean), kind, hover, low)
+
+
+def _table(choice: Choice) -> Table:
+    columns = (
+        text("index"),
+        text("effort"),
+        *(Column(n) for n in ("recall@10", "95%", "queries/s", "p99 ms", "bytes", "build s")),
+    )
+    at: Sequence[int] = frontier(choice)
+    return Table("", columns, [Row(_cells(choice.measured[i]), i == choice.chosen) for i in at])
+
+
+def _cells(each: Candidate) -> list[str]:
+    return [
+        str(each.recipe),
+        str(each.effort),
+        f"{each.recall.mean:.4f}",
+        f"{each.recall.low:.4f} to {each.recall.high:.4f}",
+        f"{each.queries_per_second:,.0f}",
+        f"{each.p99_seconds * 1e3:.2f}",
+        f"{each.hot_bytes:,.1f}",
+        f"{each.build_seconds:.1f}",
+    ]

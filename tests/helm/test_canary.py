@@ -1,0 +1,155 @@
+"""A new bundle beside the old one: rendered, compared by the rendered command over real servers, and promoted."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from embedship import stdlib_docs
+
+from .local_pods import Pod
+from .manifests import CANARY, one, render, server
+
+NAME = "search-embedship"
+PLAIN = {"enabled": True, "bundle": {"claimName": "bundle-2"}, "compare": {"claimName": "queries", "minQueries": 40}}
+SECONDS = 200
+
+
+def values(**canary: Any) -> dict[str, Any]:
+    return {"canary": {**PLAIN, **canary}, "server": {"streams": 1, "shadow_rate": 0.0, "variant": "onnx"}}
+
+
+def test_the_canary_is_the_server_but_for_what_is_new(helm: Path) -> None:
+    objects = render(helm, CANARY)
+    old, new = one(objects, "Deployment", "embedship"), one(objects, "Deployment", "-canary")
+    pods = [each["spec"]["template"]["spec"] for each in (old, new)]
+    claims = [
+        {v["name"]: v["persistentVolumeClaim"]["claimName"] for v in pod["volumes"] if "persistentVolumeClaim" in v}
+        for pod in pods
+    ]
+    assert claims == [
+        {"bundle": "embedship-bundle", "index": "index"}, {"bundle": "bundle-2", "index": "index-2"},
+    ]  # fmt: skip
+    assert pods[0]["containers"] == pods[1]["containers"]
+    notes = [each["spec"]["template"]["metadata"]["annotations"] for each in (old, new)]
+    assert notes[1].pop("embedship/fingerprint") == "2" * 64
+    assert notes[0] == notes[1], "one key for both: its checksum says so"
+    assert new["spec"]["replicas"] == 1
+
+
+def test_each_service_has_its_own_pods(helm: Path) -> None:
+    """A canary that answered through the old Service would have a share that nobody gave it."""
+    objects = render(helm, CANARY)
+    for suffix in ("embedship", "-canary"):
+        selector = one(objects, "Service", suffix)["spec"]["selector"]
+        assert selector == one(objects, "Deployment", suffix)["spec"]["selector"]["matchLabels"]
+        watched = one(objects, "ServiceMonitor", suffix)["spec"]["selector"]["matchLabels"]
+        assert watched.items() <= one(objects, "Service", suffix)["metadata"]["labels"].items()
+    selectors = [one(objects, "Service", suffix)["spec"]["selector"] for suffix in ("embedship", "-canary")]
+    assert {each["app.kubernetes.io/component"] for each in selectors} == {"server", "canary"}
+    policy = one(objects, "NetworkPolicy", "-server")["spec"]["podSelector"]["matchExpressions"]
+    assert policy[0]["values"] == ["server", "canary"], "the canary is closed as well"
+
+
+@pytest.mark.parametrize("weight", [0, 10, 100])
+def test_weights(helm: Path, weight: int) -> None:
+    objects = render(helm, {**CANARY, "canary": {**CANARY["canary"], "weight": weight}})
+    (rule,) = one(objects, "HTTPRoute")["spec"]["rules"]
+    assert {each["name"]: each["weight"] for each in rule["backendRefs"]} == {
+        NAME: 100 - weight, f"{NAME}-canary": weight,
+    }  # fmt: skip
+    notes = one(objects, "Ingress", "-canary")["metadata"]["annotations"]
+    assert notes == {
+        "nginx.ingress.kubernetes.io/canary": "true", "nginx.ingress.kubernetes.io/canary-weight": str(weight),
+    }  # fmt: skip
+
+
+def test_without_a_canary_there_is_none(helm: Path) -> None:
+    assert "canary" not in json.dumps([each for each in render(helm) if each["kind"] != "NetworkPolicy"])
+
+
+def test_argo_runs_the_test_s_command(helm: Path) -> None:
+    objects = render(helm, CANARY)
+    (metric,) = one(objects, "AnalysisTemplate")["spec"]["metrics"]
+    job = metric["provider"]["job"]["spec"]["template"]["spec"]
+    given = {each["name"]: each["value"] for each in one(objects, "AnalysisTemplate")["spec"]["args"]}
+    text = json.dumps(job)
+    for name, value in given.items():
+        text = text.replace(f"{{{{args.{name}}}}}", value)
+    assert json.loads(text) == one(objects, "Pod", "-compare")["spec"]
+    assert (metric["count"], metric["failureLimit"]) == (1, 0)
+
+
+@pytest.fixture
+def queries(tmp_path: Path) -> Path:
+    folder = tmp_path / "queries"
+    folder.mkdir()
+    texts = dict.fromkeys(entry.summary for entry in stdlib_docs.entries(60))
+    (folder / "queries.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    return folder
+
+
+def mounts(bundle: Path, folder: Path) -> dict[str, Path]:
+    """Folders here for the volumes of one pod."""
+    found = {f"/{name}": folder / name for name in ("state", "cache", "tmp")}
+    for each in found.values():
+        each.mkdir(parents=True)
+    return {"/bundle": bundle, **found}
+
+
+async def compared(objects: list[dict[str, Any]], pods: dict[str, dict[str, Path]], queries: Path) -> tuple[int, str]:
+    """Both Deployments' pods as processes, and the rendered comparison's exit code and words."""
+    async with AsyncExitStack() as stack:
+        addresses = {}
+        for suffix, mounted in pods.items():
+            deployment = one(objects, "Deployment", suffix)
+            pod = Pod(deployment["spec"]["template"]["spec"], mounted)
+            stack.push_async_callback(pod.kill)
+            await pod.start()
+            addresses[f"http://{deployment['metadata']['name']}:80"] = pod.url
+        container = one(objects, "Pod", "-compare")["spec"]["containers"][0]
+        there = {**addresses, "/queries/queries.jsonl": str(queries / "queries.jsonl")}
+        assert set(there) <= set(container["args"])
+        command = [str(Path(sys.executable).parent / container["command"][0])]
+        command += [there.get(each, each) for each in container["args"]]
+        pipe = asyncio.subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe)
+        out, error = await process.communicate()
+        assert process.returncode is not None
+        return process.returncode, (out + error).decode()
+
+
+def outcome(helm: Path, bundle: Path, new: Path, queries: Path, folder: Path, **canary: Any) -> tuple[int, str]:
+    objects = render(helm, values(**canary))
+    pods = {"embedship": mounts(bundle, folder / "old"), "-canary": mounts(new, folder / "new")}
+    return asyncio.run(asyncio.wait_for(compared(objects, pods, queries), SECONDS))
+
+
+def test_a_good_bundle_is_promoted(helm: Path, bundle: Path, queries: Path, tmp_path: Path) -> None:
+    """Weight 0 and compared; then its share; then the release's own bundle, and the canary is away."""
+    code, said = outcome(helm, bundle, bundle, queries, tmp_path, compare={**PLAIN["compare"], "maxLatency": 50})
+    assert code == 0, said
+    assert "NEW may take OLD's place" in said
+    promoted = render(helm, {"bundle": {"pvc": {"claimName": "bundle-2"}}})
+    volumes = one(promoted, "Deployment")["spec"]["template"]["spec"]["volumes"]
+    assert volumes[0]["persistentVolumeClaim"]["claimName"] == "bundle-2"
+    assert server(promoted)["args"] == server(render(helm, values()))["args"]
+
+
+def test_a_bad_bundle_is_refused(helm: Path, bundle: Path, coarse: Path, queries: Path, tmp_path: Path) -> None:
+    """It starts, is ready, passes its own golden texts, and says that it is the same model."""
+    code, said = outcome(helm, bundle, coarse, queries, tmp_path)
+    assert code == 3, said
+    assert "NEW may not take OLD's place" in said
+
+
+def test_another_model_is_refused(helm: Path, bundle: Path, stranger: Path, queries: Path, tmp_path: Path) -> None:
+    code, said = outcome(helm, bundle, stranger, queries, tmp_path)
+    assert code == 3, said
+    assert "NEW is another model" in said

@@ -1,0 +1,84 @@
+"""Each gate on both sides of its limit."""
+
+from __future__ import annotations
+
+import pytest
+
+from embedship.monitor.state import State
+from embedship.serve.compare import gates
+from embedship.serve.compare.gates import Floor, Limits
+from embedship.serve.compare.rankings import Agreement, Estimate, Labels, Quality
+from embedship.serve.compare.report import Drift, Failures, Latency, Parity, Side, Speed
+
+NAN = float("nan")
+OLD = Side("old", "m", "a" * 64, "onnx", "float32", 384, 100, 200)
+NEW = Side("new", "m", "b" * 64, "onnx", "float32", 384, 150, 500)
+
+
+def agreed(lower: float) -> Agreement:
+    return Agreement(100, Estimate((1 + lower) / 2, lower, 1.0), "so")
+
+
+def test_another_model_must_be_meant() -> None:
+    assert gates.model(OLD, OLD, Limits()).passed
+    assert gates.model(OLD, NEW, Limits()).passed is False
+    assert gates.model(OLD, NEW, Limits(other_model=True)).passed
+
+
+def test_cosines() -> None:
+    floor = Floor(0.97, 0.99)
+    for judge in (gates.golden, gates.vectors):
+        assert judge(Parity(9, 0.98, 0.98, 0.995), floor).passed
+        assert judge(Parity(9, 0.96, 0.96, 0.995), floor).passed is False
+        assert judge(Parity(9, 0.98, 0.98, 0.98), floor).passed is False
+        assert judge(Parity(9, NAN, NAN, NAN), floor).passed is False
+    assert gates.vectors(Parity(900, 0.5, 0.98, 0.995), floor).passed, "one odd query is no other model"
+
+
+def test_the_lower_end_decides() -> None:
+    assert gates.agreement(agreed(0.9), True, Limits()).passed
+    assert gates.agreement(agreed(0.89), True, Limits()).passed is False
+    assert gates.agreement(agreed(0.1), False, Limits()).passed is None, "of another model none is demanded"
+    assert gates.agreement(agreed(0.1), False, Limits(min_recall=0.2)).passed is False
+
+
+@pytest.mark.parametrize(("lower", "upper", "passed", "said"), [
+    (-0.01, 0.01, True, ""), (-0.03, 0.01, False, "give more of them"), (-0.05, -0.03, False, "It fell"),
+])  # fmt: skip
+def test_labels(lower: float, upper: float, passed: bool, said: str) -> None:
+    fine = Quality(0.8, 0.8, Estimate(0.0, 0.0, 0.0))
+    found = Quality(0.8, 0.8 + (lower + upper) / 2, Estimate((lower + upper) / 2, lower, upper))
+    recall, ndcg = gates.labels(Labels(100, found, fine), Limits())
+    assert recall.passed is passed
+    assert ndcg.passed
+    assert said in recall.reason
+
+
+@pytest.mark.parametrize(("old", "new", "passed"), [
+    (State.OK, State.OK, True), (State.OK, State.WARN, False), (State.WARN, State.WARN, True),
+    (State.WARN, State.OK, True), (State.UNKNOWN, State.UNKNOWN, None),
+])  # fmt: skip
+def test_drift_that_is_not_news_is_no_fault(old: State, new: State, passed: bool | None) -> None:
+    assert gates.drift(Drift(old, new, 0.0, 0.1, 0.1, "few")).passed is passed
+
+
+def test_what_has_no_limit_is_shown() -> None:
+    speed, latency = Speed(0.5, 0.4, 0.6, 5), Latency(0.01, 0.03, 0.02, 0.04, 3.0)
+    for found, shown, fine, bad in (
+        (lambda x: gates.speed(speed, x), Limits(), Limits(min_speed=0.5), Limits(min_speed=0.51)),
+        (lambda x: gates.latency(latency, x), Limits(), Limits(max_latency=3), Limits(max_latency=2.9)),
+        (lambda x: gates.sizes(OLD, NEW, x)[0], Limits(), Limits(max_size=1.5), Limits(max_size=1.4)),
+        (lambda x: gates.sizes(OLD, NEW, x)[1], Limits(), Limits(max_memory=2.5), Limits(max_memory=2.4)),
+    ):
+        assert [found(limits).passed for limits in (shown, fine, bad)] == [None, True, False]
+
+
+def test_failures_of_both_are_nobodys() -> None:
+    assert gates.failures(Failures(100, 3, 3), Limits()).passed
+    assert gates.failures(Failures(100, 3, 4, "why"), Limits()).passed is False
+    assert gates.failures(Failures(100, 3, 4, "why"), Limits(max_failures=1)).passed
+
+
+def test_few_queries_show_nothing() -> None:
+    assert gates.queries(100, Limits()).passed
+    assert gates.queries(99, Limits()).passed is False

@@ -1,0 +1,45 @@
+"""Intervals over queries, held against SciPy's and against counting by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from embedship.serve.compare.rankings import agreement, labels, overlaps, paired
+
+ONE_TO_TEN = [str(n) for n in range(10)]
+
+
+def test_an_overlap_is_a_share_of_what_old_found() -> None:
+    old = [ONE_TO_TEN, ["a", "b"], []]
+    new = [["x", *ONE_TO_TEN[:9]], ["b", "c"], ["d"]]
+    np.testing.assert_equal(overlaps(old, new), [0.9, 0.5, np.nan])
+    found = agreement(overlaps(old, new), "so")
+    assert found is not None
+    assert found.queries == 2, "where there was nothing to find nothing was missed"
+    assert found.recall.mean == pytest.approx(0.7)
+    assert agreement(overlaps([[]], [["a"]]), "so") is None
+
+
+def test_the_change_is_paired() -> None:
+    random = np.random.default_rng(5)
+    old = random.uniform(size=200)
+    new = old - 0.01 + random.normal(scale=0.02, size=200)
+    found = paired(old, new)
+    scipys = stats.ttest_rel(new, old).confidence_interval(0.95)
+    assert (found.lower, found.upper) == pytest.approx((scipys.low, scipys.high))
+    assert found.upper < 0, "two samples of 200 that vary so would not show it"
+    assert stats.ttest_ind(new, old).confidence_interval(0.95).high > 0
+    assert (paired(old[:1], new[:1]).lower, paired(old[:1], new[:1]).upper) == (-1, 1)
+
+
+def test_labels_judge_both() -> None:
+    relevant = [{"a"}, set(), {"a", "b"}]
+    found = labels([["a"], ["z"], ["a", "b"]], [["z", "a"], ["a"], ["b"]], relevant)
+    assert found is not None
+    assert found.queries == 2, "one query has no label"
+    assert (found.recall.old, found.recall.new) == (1.0, 0.75)
+    assert found.recall.change.mean == pytest.approx(-0.25)
+    assert found.ndcg.new == pytest.approx((1 / np.log2(3) + 1 / (1 + 1 / np.log2(3))) / 2)
+    assert labels([["a"]], [["a"]], [set()]) is None

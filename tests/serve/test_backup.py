@@ -1,0 +1,142 @@
+"""`embedship backup` and `restore`: real folders, while something writes into them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import pytest
+
+from embedship.bundle import Bundle
+from embedship.cli import run
+from embedship.serve import backup
+from embedship.serve.index import manifest
+from embedship.serve.index.folder import IndexFolder
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, dict[str, Any]]:
+    code = run([*map(str, arguments), "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    folder = tmp_path / "state"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "monitor.json").write_text('{"seen": 1}')
+    (folder / "deep" / "more").write_bytes(bytes(range(256)))
+    (folder / ".half-written").write_text("not yet")
+    return folder
+
+
+def test_an_index_and_a_state_come_back(
+    bundle: Path, index_folder: Path, state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, made = told(capsys, "backup", index_folder, state, "--to", tmp_path / "copies")
+    assert code == 0
+    assert made["folders"] == ["index", "state"]
+    copy = Path(made["backup"])
+    code, found = told(capsys, "restore", copy, "--folder", "index", "--out", tmp_path / "back")
+    assert code == 0
+    assert found["files"] == len(list(index_folder.iterdir()))
+    manifest.verify(tmp_path / "back", manifest.read(tmp_path / "back"))
+    with IndexFolder.open(tmp_path / "back", Bundle.open(bundle)) as index:
+        assert index.index.size == 60
+    assert told(capsys, "restore", copy, "--folder", "state", "--out", tmp_path / "state-back")[0] == 0
+    files = {path.name: path.read_bytes() for path in (tmp_path / "state-back").rglob("*") if path.is_file()}
+    assert files == {"monitor.json": b'{"seen": 1}', "more": bytes(range(256))}, "what was half written is left out"
+
+
+def test_a_damaged_copy_is_not_restored(state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, made = told(capsys, "backup", state, "--to", tmp_path / "copies")
+    (Path(made["backup"]) / "state" / "deep" / "more").write_bytes(bytes(256))
+    code, found = told(capsys, "restore", made["backup"], "--out", tmp_path / "back")
+    assert code == 4
+    assert "state/deep/more has changed" in found["error"]
+    assert not (tmp_path / "back").exists()
+
+
+def test_a_folder_that_changes_is_copied_again(
+    state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An index is swapped while it is copied, once: the copy is of the new one alone."""
+    copy, copies = shutil.copyfile, []
+
+    def swapping(source: Path, target: Path) -> Path:
+        copies.append(source)
+        if len(copies) == 1:
+            for name in ("monitor.json", "deep/more"):
+                (tmp_path / "new").write_text("second")
+                os.replace(tmp_path / "new", state / name)
+        return Path(copy(source, target))
+
+    monkeypatch.setattr(backup, "_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(shutil, "copyfile", swapping)
+    code, made = told(capsys, "backup", state, "--to", tmp_path / "copies")
+    assert code == 0
+    assert len(copies) == 4, "two files, twice"
+    found = {path.read_text() for path in (Path(made["backup"]) / "state").rglob("*") if path.is_file()}
+    assert found == {"second"}
+
+
+def test_one_that_never_keeps_still_is_said(
+    state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backup, "_WAIT_SECONDS", 0.0)
+    stop = Event()
+
+    def write() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            (state / "monitor.json").write_text("x" * (number % 5_000))
+
+    writer = Thread(target=write)
+    writer.start()
+    try:
+        (state / "large").write_bytes(bytes(30_000_000))
+        code, found = told(capsys, "backup", state, "--to", tmp_path / "copies")
+    finally:
+        stop.set()
+        writer.join()
+    assert code == 1
+    assert "changed while it was copied" in found["error"]
+    assert list((tmp_path / "copies").iterdir()) == [], "whole or not at all"
+
+
+def test_old_copies_go_and_nothing_else(state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copies = tmp_path / "copies"
+    (copies / "20200101T000000Z").mkdir(parents=True)
+    (copies / "mine").mkdir()
+    made = [Path(told(capsys, "backup", state, "--to", copies, "--keep", "2")[1]["backup"]) for _ in range(3)]
+    assert {path.name for path in copies.iterdir()} == {"20200101T000000Z", "mine", made[1].name, made[2].name}, (
+        "a folder without our manifest is none of ours"
+    )
+
+
+def test_wrong_usage(state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "other" / "state"
+    other.mkdir(parents=True)
+    for folders, to in (
+        ([state, other], tmp_path / "c"),
+        ([tmp_path / "none"], tmp_path / "c"),
+        ([state], state / "c"),
+    ):
+        assert told(capsys, "backup", *folders, "--to", to)[0] == 2
+    _, made = told(capsys, "backup", state, tmp_path / "other", "--to", tmp_path / "c")
+    assert told(capsys, "restore", made["backup"], "--out", tmp_path / "x")[0] == 2, "which one?"
+    assert told(capsys, "restore", made["backup"], "--out", tmp_path / "x", "--folder", "y")[0] == 2
+    assert told(capsys, "restore", made["backup"], "--out", state, "--folder", "state")[0] == 2, "it is there already"
+    assert told(capsys, "restore", tmp_path / "other", "--out", tmp_path / "x")[0] == 2, "no backup"
+
+
+def test_a_folder_that_cannot_be_listed_is_no_empty_one(state: Path) -> None:
+    """As root, who runs tests in containers, nothing is closed: so the error is the walk's own."""
+    (state / "lost+found").mkdir()
+    assert set(backup._seen(state)) == {"monitor.json", "deep/more"}
+    with pytest.raises(FileNotFoundError):
+        backup._seen(state / "none")
