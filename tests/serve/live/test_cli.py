@@ -107,3 +107,18 @@ def test_killed_in_the_middle_the_same_command_goes_on(flat: Path, world: World,
     report = json.loads(answer.stdout)
     assert (report["documents"], report["unchanged"]) == (len(rows), there)
     assert report["new"] == len(rows) - there
+
+
+def test_a_backup_holds_the_changes(flat: Path, world: World, tmp_path: Path) -> None:
+    """Of a writer that is open and does not write; both folders, each of which does not change meanwhile."""
+    with LiveIndex.open(flat, world.bundle, writable=True) as live:
+        live.write([world.put("d1", 200)])
+        live.compact()
+        live.write([world.put("d2", 201)])
+        assert run(["backup", str(flat), str(live.folder), "--to", str(tmp_path / "copies")]) == 0
+        live.write([world.put("d1", 202)])
+    (copy,) = (tmp_path / "copies").iterdir()
+    for name in ("index", "index.live"):
+        assert run(["restore", str(copy), "--folder", name, "--out", str(tmp_path / "back" / name)]) == 0
+    with LiveIndex.open(tmp_path / "back" / "index", world.bundle, writable=True) as back:
+        assert nearest(back, world.vectors[[200, 201]], 1) == [["d1"], ["d2"]]
