@@ -26,6 +26,7 @@ lint: $(VENV)/.installed
 bench: $(VENV)/.installed  ## us and the peers in one run; peers live in their own venvs
 	$(BIN)/python benchmarks/encode.py
 	$(BIN)/python benchmarks/load.py
+	$(BIN)/python benchmarks/coldstart.py
 	$(BIN)/python benchmarks/export.py
 	$(BIN)/python benchmarks/chart.py
 

@@ -51,7 +51,7 @@ def infinity(checkpoint: Path, log: Path, threads: int) -> Iterator[Address]:
         python = python_of("peer_infinity")
     except (subprocess.CalledProcessError, OSError) as error:
         raise Unavailable(f"its environment could not be made: {error}") from None
-    port = _free_port()
+    port = free_port()
     command = [str(python.parent / "infinity_emb"), "v2", "--model-id", str(checkpoint), "--port", str(port)]
     command += ["--host", "127.0.0.1", "--device", "cpu", "--engine", "torch", "--no-trust-remote-code"]
     settings = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
@@ -95,7 +95,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

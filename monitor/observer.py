@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from itertools import count
 from threading import Event, Lock, Thread
 from types import TracebackType
@@ -24,6 +25,9 @@ from embedship.monitor.recent import CHARACTERS, Window
 from embedship.monitor.reference import Reference
 from embedship.monitor.shadow import Exact, Shadow, ShadowReport
 from embedship.monitor.statistics import Mask
+
+# What an evaluation needs of scipy takes half a second to load: a server is ready without it, and no query waits.
+_LATER = ("scipy.stats", "scipy.spatial")
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -225,6 +229,9 @@ class Observer:
             self._dropped += queries
 
     def _run(self) -> None:
+        if self.watches_drift:
+            for module in _LATER:
+                import_module(module)
         while not self._intake.closed:
             item = self._intake.take(self._patience())
             with self._work:

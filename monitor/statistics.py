@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import special  # and not stats, which takes half a second: a server is ready without it
 
 from embedship.monitor.errors import InvalidVectors
 
@@ -98,6 +98,8 @@ def ks_pvalue(statistic: Floats, n: int, m: int) -> Floats:
     lcm = math.lcm(n, m)
     heights, inverse = np.unique(np.rint(statistic * lcm).astype(np.int64), return_inverse=True)
     if max(n, m) > EXACT_LIMIT:
+        from scipy import stats
+
         tails = stats.kstwo.sf(heights / lcm, round(n * m / (n + m)))
     elif n == m:
         tails = np.array([_equal_sizes(int(height), n) for height in heights])
@@ -149,6 +151,8 @@ def _unequal_sizes(height: int, n: int, m: int) -> float:
     i of the n and j of the m lie at 0, the rest at 1, where i/n - j/m is the distance. scipy's own function of
     (D, n, m) is private; this way in is public and takes its fallbacks along.
     """
+    from scipy import stats
+
     divisor = math.gcd(n, m)
     above = np.arange(n + 1) * (m // divisor) - height
     found = np.flatnonzero((above >= 0) & (above % (n // divisor) == 0))

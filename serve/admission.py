@@ -22,8 +22,9 @@ _LONGEST_WAIT = 60
 class Permit:
     """The right to have `texts` texts in the queue, until the `with` block ends. Only Admission makes them."""
 
-    def __init__(self, admission: Admission, texts: int) -> None:
+    def __init__(self, admission: Admission, texts: int, paced: bool) -> None:
         self.texts = texts
+        self.paced = paced
         self._admission = admission
 
     def __enter__(self) -> Self:
@@ -45,8 +46,11 @@ class Admission:
         self.inside = 0
         self._pace = _Pace(clock)
 
-    def enter(self, texts: int, lane: Lane) -> Permit:
-        """Take a permit for `texts` texts, or raise Overloaded (TooLarge if no waiting would ever help)."""
+    def enter(self, texts: int, lane: Lane, *, paced: bool = True) -> Permit:
+        """Take a permit for `texts` texts, or raise Overloaded (TooLarge if no waiting would ever help).
+
+        `paced`: these texts go through the model, and so tell how long others will have to wait for it.
+        """
         limit = self.limit(lane)
         if texts > limit:
             raise TooLarge(f"{texts} texts are more than this server queues at all: send at most {limit} a request.")
@@ -57,14 +61,15 @@ class Admission:
                 headers={"Retry-After": str(wait)},
             )
         self.inside += texts
-        return Permit(self, texts)
+        return Permit(self, texts, paced)
 
     def limit(self, lane: Lane) -> int:
         return self.capacity if lane is Lane.INTERACTIVE else self.capacity - self.capacity // RESERVE
 
     def _leave(self, permit: Permit) -> None:
         self.inside -= permit.texts
-        self._pace.note(permit.texts)
+        if permit.paced:
+            self._pace.note(permit.texts)
 
 
 class _Pace:

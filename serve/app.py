@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from embedship.serve import deadline, journal
-from embedship.serve.errors import ANSWERS, Family, Forbidden, Internal, RequestError, UnknownPath, WrongMethod, body
+from embedship.serve.errors import (
+    ANSWERS,
+    EngineFailed,
+    Family,
+    Forbidden,
+    Internal,
+    RequestError,
+    UnknownPath,
+    WrongMethod,
+    body,
+)
 from embedship.serve.house import House
 from embedship.serve.http import Call, Headers, Presence, Receive, Reply, Route, Scope, Send, answer, decode, read
 from embedship.serve.keys import ADMIN, WRITE, Keys
@@ -23,12 +35,16 @@ from embedship.serve.visit import NOW, Phase, Visit
 logger = logging.getLogger(__name__)
 
 
+_ENDED = "The server had to end before this request was answered: send it again, to another one."
+
+Offer = Callable[[House, Service, Reload], tuple[Route, ...]]
+
+
 class Face:
     """The routes of one service, and the headers that say whose answer it is."""
 
-    def __init__(self, house: House, service: Service, reload: Reload) -> None:
+    def __init__(self, house: House, service: Service, found: tuple[Route, ...]) -> None:
         self.service = service
-        found = routes(house, service, reload)
         self.paths: dict[str, dict[str, Route]] = {}
         self._homes: dict[str, Family] = {}
         for route in found:
@@ -72,10 +88,11 @@ class Face:
 
 
 class App:
-    """One a server; any ASGI server runs it, and tests call it through httpx.ASGITransport."""
+    """One a listener; any ASGI server runs it, and tests call it through httpx.ASGITransport."""
 
-    def __init__(self, house: House, traces: Traces | None = None) -> None:
+    def __init__(self, house: House, traces: Traces | None = None, offer: Offer = routes) -> None:
         self._house = house
+        self._offer = offer
         self._metrics = house.metrics
         self._accesses = house.settings.access_log
         self._traces = traces
@@ -83,7 +100,7 @@ class App:
         self._limit = house.settings.max_body_bytes
         self._seconds = house.settings.request_seconds
         self.reload = Reload(house)
-        self._face = Face(house, house.service, self.reload)
+        self._face = self._facing(house.service)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -98,8 +115,17 @@ class App:
     def _now(self) -> Face:
         """Of the service that answers now. A request keeps the one it got, whatever happens meanwhile."""
         if self._face.service is not self._house.service:
-            self._face = Face(self._house, self._house.service, self.reload)
+            self._face = self._facing(self._house.service)
         return self._face
+
+    def _facing(self, service: Service) -> Face:
+        return Face(self._house, service, self._offer(self._house, service, self.reload))
+
+    def refuse(self, error: RequestError, path: str) -> Reply:
+        """The answer to a request that is not let in, or only in part."""
+        face, visit = self._now(), Visit(())
+        reply = self._refusal(error, face.family("", path), visit)
+        return reply._replace(headers=(*face.closing, *visit.headers(), *reply.headers))
 
     async def _answer(self, face: Face, scope: Scope, receive: Receive, send: Send) -> None:
         visit = Visit(scope["headers"])
@@ -130,6 +156,8 @@ class App:
             return await self._reply(face, visit, scope, receive, path, rest)
         except RequestError as error:
             return self._refusal(error, face.family(method, path), visit)
+        except asyncio.CancelledError:  # by the end of the event loop: who leaves or is late is a RequestError
+            return self._refusal(EngineFailed(_ENDED), face.family(method, path), visit)
         except Exception:
             logger.exception("%s %s failed", method, path)
             failure = Internal("The server failed on this request; its log says why.")

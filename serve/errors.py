@@ -8,6 +8,7 @@ RequestError                 (openai, flat)
 ├── UnknownPath      404 404
 ├── WrongMethod      405 405
 ├── UnknownAnswer    404 404  /feedback on an answer that is not kept, or was judged before
+├── SlowBody         408 408  the body came too slowly
 ├── NoIndex          409 409  /search without an index
 ├── ReadOnly         403 403  a change to an index that takes none
 ├── NoDocument       404 404  the index holds no document of this id
@@ -16,7 +17,9 @@ RequestError                 (openai, flat)
 ├── TooLarge         413 413  too many bytes, texts or characters
 ├── TooLong          413 413  more tokens than the model reads, and truncate=false
 ├── Overloaded       429 429  no permit left; carries Retry-After
+├── HeadTooLarge     431 431  too many headers, or too long ones
 ├── ClientGone       499 499  nobody is there to read the answer
+├── Crowded          503 503  too many connections; carries Retry-After
 ├── Expired          504 504  its deadline passed before its answer
 ├── EngineFailed     500 424  the device or its runtime failed, for this batch
 ├── DiskFull         507 507  a change that found no room on the disk
@@ -85,6 +88,10 @@ class UnknownAnswer(RequestError):
     """No answer with this request id is kept, or it was judged before."""
 
 
+class SlowBody(RequestError):
+    """The body did not arrive in time."""
+
+
 class NoIndex(RequestError):
     """The server was started without an index."""
 
@@ -117,8 +124,16 @@ class Overloaded(RequestError):
     """All permits are taken: come back after Retry-After seconds."""
 
 
+class HeadTooLarge(RequestError):
+    """The head has too many fields, or too many bytes."""
+
+
 class ClientGone(RequestError):
     """The client closed the connection before the answer."""
+
+
+class Crowded(RequestError):
+    """The server holds as many connections as it takes: come back after Retry-After seconds."""
 
 
 class Expired(RequestError):
@@ -146,7 +161,7 @@ class Answer(NamedTuple):
 
     openai: int
     flat: int
-    reason: str  # label of embedship_rejections_total (below 500, and 504) or of embedship_failures_total
+    reason: str  # label of embedship_rejections_total (below 500, 503 and 504) or of embedship_failures_total
     type: str  # OpenAI's "type"
     error_type: str  # text-embeddings-inference's "error_type"
 
@@ -167,6 +182,7 @@ ANSWERS: Mapping[type[RequestError], Answer] = MappingProxyType(
         UnknownPath: Answer(404, 404, "unknown_path", _INVALID, "Validation"),
         WrongMethod: Answer(405, 405, "wrong_method", _INVALID, "Validation"),
         UnknownAnswer: Answer(404, 404, "unknown_answer", _INVALID, "Validation"),
+        SlowBody: Answer(408, 408, "slow_body", _INVALID, "Validation"),
         NoIndex: Answer(409, 409, "no_index", _INVALID, "Validation"),
         ReadOnly: Answer(403, 403, "read_only", "permission_error", "Unauthorized"),
         NoDocument: Answer(404, 404, "no_document", _INVALID, "Validation"),
@@ -175,7 +191,9 @@ ANSWERS: Mapping[type[RequestError], Answer] = MappingProxyType(
         TooLarge: Answer(413, 413, "too_large", _INVALID, "Validation"),
         TooLong: Answer(413, 413, "too_long", _INVALID, "Validation"),
         Overloaded: Answer(429, 429, "overloaded", "rate_limit_error", "Overloaded"),
+        HeadTooLarge: Answer(431, 431, "head_too_large", _INVALID, "Validation"),
         ClientGone: Answer(499, 499, "client_gone", _INVALID, "Validation"),
+        Crowded: Answer(503, 503, "crowded", "server_error", "Overloaded"),
         Expired: Answer(504, 504, "expired", "server_error", "Overloaded"),
         EngineFailed: Answer(500, 424, "engine", "server_error", "Backend"),
         DiskFull: Answer(507, 507, "disk_full", "server_error", "Backend"),
@@ -183,8 +201,10 @@ ANSWERS: Mapping[type[RequestError], Answer] = MappingProxyType(
         Internal: Answer(500, 500, "internal", "server_error", "Backend"),
     }
 )
-# A deadline is its client's to choose: that one passes is no failure of this server, and must wake nobody.
-REJECTIONS = tuple(answer.reason for answer in ANSWERS.values() if answer.openai < 500 or answer.openai == 504)
+# A deadline is its client's to choose, and so is the number of connections: no failures of this server, and nothing to
+# wake anybody for.
+_CLIENTS = (503, 504)
+REJECTIONS = tuple(answer.reason for answer in ANSWERS.values() if answer.openai < 500 or answer.openai in _CLIENTS)
 FAILURES = tuple(answer.reason for answer in ANSWERS.values() if answer.reason not in REJECTIONS)
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 import msgspec
 
-from embedship.serve.errors import ClientGone, Family, Invalid, Malformed, RequestError, TooLarge
+from embedship.serve.errors import ClientGone, Family, Invalid, Malformed, RequestError, SlowBody, TooLarge
 from embedship.serve.lanes import Lane
 
 Scope = MutableMapping[str, Any]
@@ -22,6 +22,9 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = tuple[tuple[bytes, bytes], ...]
 
 JSON = b"application/json"
+
+# In the scope of a request whose body has not come in time; whoever reads it is told so by an empty message.
+LATE = "embedship.late"
 
 # Most answers leave before this, and never pay for the task that watches their client.
 WATCH_AFTER_SECONDS = 0.05
@@ -100,7 +103,7 @@ Body = TypeVar("Body")
 
 
 async def read(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """The whole body. Raises TooLarge as soon as it is known to be, ClientGone if it never ends."""
+    """The whole body. Raises TooLarge as soon as it is known to be, SlowBody or ClientGone if it never ends."""
     for name, value in scope["headers"]:
         if name == b"content-length" and int(value) > limit:
             raise _too_large(limit)
@@ -109,6 +112,8 @@ async def read(scope: Scope, receive: Receive, limit: int) -> bytes:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGone("The connection was closed in the middle of the body.")
+        if LATE in scope:
+            raise SlowBody("The body did not come in time (--body-seconds): send it faster, or fewer texts a request.")
         parts.append(message.get("body", b""))
         size, more = size + len(parts[-1]), message.get("more_body", False)
         if size > limit:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from embedship.serve.errors import ANSWERS, FAILURES, REJECTIONS, RequestError
+from embedship.serve.gate import Cut
 from embedship.serve.index import Size
 from embedship.serve.lanes import Lane
 from embedship.serve.live.changes import Done
@@ -53,8 +54,8 @@ class Metrics:
 
         requests = counter("requests_total", "Requests answered, by route and status class.", "route", "status")
         seconds = histogram("request_seconds", "From the request line to the last byte of the answer.", "route")
-        rejections = counter("rejections_total", "Requests answered with a 4xx or 504, by reason.", "reason")
-        failures = counter("failures_total", "Requests answered with a 5xx (or TEI's 424), by reason.", "reason")
+        rejections = counter("rejections_total", "Requests answered with a 4xx, 503 or 504, by reason.", "reason")
+        failures = counter("failures_total", "Requests answered with another 5xx (or TEI's 424), by reason.", "reason")
         self.texts = counter("texts_total", "Texts encoded.")
         self.tokens = counter("tokens_total", "Tokens encoded, without padding.")
         self.padded_tokens = counter("padded_tokens_total", "Tokens computed, padding included.")
@@ -83,6 +84,8 @@ class Metrics:
             "serialise_seconds", "From a request's vectors, tokens or hits to its answer's bytes.", buckets=_SHORT
         )
         self.reloads = counter("reloads_total", "Reloads of bundle and index, by what came of them.", "result")
+        self.connections = gauge("connections", "Connections open to the server's port.")
+        cuts = counter("connections_cut_total", "Connections cut: head or body too slow, answer not read.", "reason")
         self.queue_texts = gauge("queue_texts", "Texts waiting for a stream.")
         self.queue_age = gauge("queue_age_seconds", "Age of the oldest text that waits for a stream; 0: none.", "lane")
         self.permits = gauge("permits_in_use", "Texts admitted and not yet answered.")
@@ -93,6 +96,8 @@ class Metrics:
         self._reasons = {reason: rejections.labels(reason) for reason in REJECTIONS}
         self._reasons |= {reason: failures.labels(reason) for reason in FAILURES}
         self.queue_seconds = {lane: queue.labels(lane) for lane in Lane}
+
+        self._cuts = {why: cuts.labels(why) for why in Cut}
 
         self._requests, self._seconds = requests, seconds
         self._answered: dict[tuple[str, str], Counter] = {}
@@ -113,6 +118,9 @@ class Metrics:
     def answered(self, route: str, status: int, seconds: float) -> None:
         self._answered[route, f"{status // 100}xx"].inc()
         self._timed[route].observe(seconds)
+
+    def cut(self, why: Cut) -> None:
+        self._cuts[why].inc()
 
     def refused(self, error: RequestError) -> None:
         self._reasons[ANSWERS[type(error)].reason].inc()

@@ -9,7 +9,17 @@ from typing import Any
 import msgspec
 
 from embedship import __version__
-from embedship.serve.errors import ANSWERS, SHAPES, RequestError
+from embedship.serve.errors import (
+    ANSWERS,
+    SHAPES,
+    Crowded,
+    HeadTooLarge,
+    Overloaded,
+    RequestError,
+    SlowBody,
+    Unauthorised,
+    WrongMethod,
+)
 from embedship.serve.http import Route
 from embedship.serve.lanes import Lane
 
@@ -57,6 +67,31 @@ _REQUEST_ID: Schema = {
     "in": "header",
     "description": "1 to 128 letters, digits and ._~:/+=@-, beginning with a letter or digit; what is none is ignored.",
     "schema": {"type": "string"},
+}
+
+# What any request may be answered, on whichever path; and what one with a body may be.
+_ANY: tuple[type[RequestError], ...] = (WrongMethod, HeadTooLarge, Crowded)
+_WITH_BODY: tuple[type[RequestError], ...] = (SlowBody,)
+_RETRY_AFTER: Schema = {
+    "Retry-After": {
+        "description": "Whole seconds to wait before the request is sent again.",
+        "required": True,
+        "schema": {"type": "integer", "minimum": 1},
+    }
+}
+_TOLD: dict[type[RequestError], Schema] = {
+    Overloaded: _RETRY_AFTER,
+    Crowded: _RETRY_AFTER,
+    WrongMethod: {
+        "Allow": {
+            "description": "The methods that the path takes, with commas between them.",
+            "required": True,
+            "schema": {"type": "string"},
+        }
+    },
+    Unauthorised: {
+        "WWW-Authenticate": {"description": "Bearer.", "required": True, "schema": {"type": "string"}},
+    },
 }
 
 
@@ -123,13 +158,18 @@ def _responses(route: Route, known: dict[str, Any]) -> Schema:
         content["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
     headers = _headers(route)
     responses: Schema = {"200": {"description": "The answer.", "headers": headers, "content": content}}
-    if route.unready:
-        responses["503"] = {"description": "Not now.", "headers": _HEADERS, "content": content}
+    shape = known[repr(SHAPES[route.family])]
     for status, errors in sorted(_by_status(route).items()):
         responses[str(status)] = {
             "description": " ".join(_sentence(error) for error in errors),
-            "headers": _HEADERS,
-            "content": _json(known[repr(SHAPES[route.family])]),
+            "headers": _HEADERS | {name: each for error in errors for name, each in _TOLD.get(error, {}).items()},
+            "content": _json(shape),
+        }
+    if route.unready:
+        responses["503"] = {
+            "description": "Not now; or too many connections, and then there is a Retry-After.",
+            "headers": _HEADERS | {"Retry-After": _RETRY_AFTER["Retry-After"] | {"required": False}},
+            "content": _json({"anyOf": [known[repr(route.gives)], shape]}),
         }
     return responses
 
@@ -142,7 +182,7 @@ def _headers(route: Route) -> Schema:
 
 def _by_status(route: Route) -> dict[int, list[type[RequestError]]]:
     grouped: dict[int, list[type[RequestError]]] = {}
-    for error in route.errors:
+    for error in dict.fromkeys((*route.errors, *_ANY, *(_WITH_BODY if route.works else ()))):
         grouped.setdefault(ANSWERS[error].status(route.family), []).append(error)
     return grouped
 

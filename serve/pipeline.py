@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
 
     from embedship.serve.shelf import Shelf
+
+Got = TypeVar("Got")
 
 # Requests up to this size are tokenised on the event loop, in less than a millisecond, and go first. A larger one is
 # bulk, and is tokenised in a thread: `tokenizers` gives up the GIL.
@@ -125,7 +127,7 @@ class Pipeline:
         how = how._replace(texts=queries)
         if how.mode is Mode.KEYWORD:
             encoded = Encoded(np.empty((0, self._model.dimension), dtype=np.float32), [], [])
-            with self._admission.enter(len(queries), lane or Lane.INTERACTIVE):
+            with self._admission.enter(len(queries), lane or Lane.INTERACTIVE, paced=False):
                 found = await self._found(None, k, how)
         else:
             encoded = await self._encode(queries, shelf.prompt, lane=lane)
@@ -191,19 +193,24 @@ class Pipeline:
             self._metrics.truncated.inc(truncated)
         return Encoded(vectors, tokens.lengths, tokens.cut)
 
-    async def pieces(self, texts: Sequence[str], prompt_name: str | None, specials: bool) -> list[Encoding]:
+    async def pieces(
+        self, texts: Sequence[str], prompt_name: str | None, specials: bool, lane: Lane | None = None
+    ) -> list[Encoding]:
         """The tokens of each text, with their places in it."""
         work = partial(self._tokenizer.pieces, texts, self.prompt(prompt_name), specials)
-        pieces = await asyncio.get_running_loop().run_in_executor(self._threads, work)
-        mark(Phase.TOKENISE)
-        return pieces
+        return await self._aside(work, len(texts), sum(map(len, texts)) <= SMALL_CHARACTERS, lane)
 
-    async def decode(self, ids: list[list[int]], skip_specials: bool) -> list[str]:
+    async def decode(self, ids: list[list[int]], skip_specials: bool, lane: Lane | None = None) -> list[str]:
         self._check_known(ids, "ids")
         work = partial(self._tokenizer.decode, ids, skip_specials)
-        texts = await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        return await self._aside(work, len(ids), sum(map(len, ids)) <= SMALL_TOKENS, lane)
+
+    async def _aside(self, work: Callable[[], Got], texts: int, small: bool, lane: Lane | None) -> Got:
+        """Work for the tokeniser alone, in its threads, by the same permits as all other work: they are its queue."""
+        with self._admission.enter(texts, lane or (Lane.INTERACTIVE if small else Lane.BULK), paced=False):
+            done = await asyncio.get_running_loop().run_in_executor(self._threads, work)
         mark(Phase.TOKENISE)
-        return texts
+        return done
 
     def _check_ids(self, ids: list[list[int]]) -> None:
         self._check_known(ids, "input")

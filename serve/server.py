@@ -13,14 +13,17 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from embedship.errors import UsageError
+from embedship.serve.connection import Connection
 from embedship.serve.drain import Drain
+from embedship.serve.gate import Gate
 
 # After SIGTERM the listener stays open until no request has come for this long. Ctrl-C has no load balancer behind it.
 QUIET_SECONDS = 2.0
@@ -31,12 +34,6 @@ _FINISH_SECONDS = 15.0
 
 # How long handshakes that have begun may take to reach the accept queue.
 _HANDSHAKE_SECONDS = 0.1
-
-# Above the 60 s that load balancers keep idle connections: the side that closes first should be the client's.
-_KEEP_ALIVE_SECONDS = 75
-
-# A request's head must have come so long after the connection, or after its own first byte.
-HEAD_SECONDS = 15.0
 
 # A socket filter (Linux, <linux/filter.h>) for the listener: drop a packet whose SYN flag is set, pass all others.
 _SO_ATTACH_FILTER = 26
@@ -51,7 +48,7 @@ _NO_MORE_SYN = b"".join(
 )
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, options: str = "--host or --port") -> socket.socket:
     """Bind now, so that a port in use is known before a model is loaded; connections are refused until it serves."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -60,46 +57,20 @@ def listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise UsageError(
-            f"cannot listen on {host}, port {port} ({error.strerror}): give another --host or --port"
-        ) from None
+        raise UsageError(f"cannot listen on {host}, port {port} ({error.strerror}): give another {options}") from None
     return listener
 
 
-class Timed(HttpToolsProtocol):
-    """uvicorn waits for the head of a request for ever: a few slow clients would hold every file descriptor."""
+class Side(NamedTuple):
+    """Another app on a listener of its own: what watches a server must get through when its clients do not."""
 
-    head_seconds = HEAD_SECONDS
-    _timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._start()
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        if self._timer is None:
-            self._start()
-
-    def on_headers_complete(self) -> None:
-        self._stop()
-        super().on_headers_complete()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._stop()
-        super().connection_lost(exc)
-
-    def _start(self) -> None:
-        self._timer = self.loop.call_later(self.head_seconds, self.transport.close)
-
-    def _stop(self) -> None:
-        if self._timer:
-            self._timer.cancel()
-            self._timer = None
+    app: Any
+    listener: socket.socket
+    gate: Gate
 
 
 class Server(uvicorn.Server):
-    """Serves `app` on `listener` until a signal comes and the drain is over, then returns.
+    """Serves `app` on `listener` until a signal comes and the drain is over, then returns; and `side`, just as long.
 
     The listener is given to uvicorn as a duplicate: closing that one detaches it from the event loop, while the kernel
     goes on accepting for the original.
@@ -109,26 +80,16 @@ class Server(uvicorn.Server):
         self,
         app: Any,
         listener: socket.socket,
+        gate: Gate,
         drain: Drain,
         listening: Callable[[], None],
         rounds: Callable[[], Coroutine[Any, Any, None]] | None = None,
-        head_seconds: float = HEAD_SECONDS,
+        side: Side | None = None,
     ) -> None:
         """`listening` is called once it does; `rounds` runs beside the requests from then on, to the end."""
-        super().__init__(
-            uvicorn.Config(
-                app,
-                lifespan="off",
-                http=type("Timed", (Timed,), {"head_seconds": head_seconds}),
-                ws="none",
-                log_config=None,
-                access_log=False,
-                proxy_headers=False,
-                server_header=False,
-                backlog=2048,
-                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-            )
-        )
+        super().__init__(_config(app, gate))
+        self._side = side
+        self._side_state = ServerState()
         self._listener = listener
         self._drain = drain
         self._listening = listening
@@ -140,6 +101,8 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        if self._side:
+            await self._open(self._side)
         self._listening()
         if self._rounds:
             self._beside = asyncio.create_task(self._rounds())
@@ -159,9 +122,19 @@ class Server(uvicorn.Server):
             await asyncio.wait([self._beside])
         await self._close_listener()
         await self._until(lambda: not self.server_state.connections, _IDLE_SECONDS)
-        for connection in list(self.server_state.connections):
+        for connection in [*self.server_state.connections, *self._side_state.connections]:
             connection.shutdown()
         await self._until(lambda: not self.server_state.connections and not self.server_state.tasks, _FINISH_SECONDS)
+
+    async def _open(self, side: Side) -> None:
+        config = _config(side.app, side.gate)
+        config.load()
+        loop = asyncio.get_running_loop()
+        self.servers.append(
+            await loop.create_server(
+                partial(_made, config, self._side_state), sock=side.listener, backlog=config.backlog
+            )
+        )
 
     async def _close_listener(self) -> None:
         for server in self.servers:
@@ -172,18 +145,34 @@ class Server(uvicorn.Server):
         self._listener.close()
         loop = asyncio.get_running_loop()
         for connection in accepted:
-            await loop.connect_accepted_socket(self._protocol, connection)
-
-    def _protocol(self) -> asyncio.Protocol:
-        kind: Any = self.config.http_protocol_class
-        protocol: asyncio.Protocol = kind(config=self.config, server_state=self.server_state, app_state={})
-        return protocol
+            await loop.connect_accepted_socket(partial(_made, self.config, self.server_state), connection)
 
     @staticmethod
     async def _until(done: Callable[[], bool], seconds: float) -> None:
         end = time.monotonic() + seconds
         while not done() and time.monotonic() < end:  # noqa: ASYNC110 - uvicorn tells nobody when a connection ends
             await asyncio.sleep(0.02)
+
+
+def _config(app: Any, gate: Gate) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        lifespan="off",
+        http=type("Connection", (Connection,), {"gate": gate}),
+        ws="none",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        backlog=2048,
+        timeout_keep_alive=gate.limits.idle_seconds,  # type: ignore[arg-type]  # it goes to loop.call_later
+    )
+
+
+def _made(config: uvicorn.Config, state: ServerState) -> asyncio.Protocol:
+    kind: Any = config.http_protocol_class
+    protocol: asyncio.Protocol = kind(config=config, server_state=state, app_state={})
+    return protocol
 
 
 def _refuse_syn(listener: socket.socket) -> None:

@@ -17,7 +17,7 @@ from embedship.bundle import Bundle
 from embedship.encoder import Encoder
 from embedship.golden import Golden, GoldenCheck
 from embedship.monitor.watch import Watch
-from embedship.serve import device_names, schemas, watching
+from embedship.serve import schemas, watching
 from embedship.serve.admission import Admission
 from embedship.serve.devices.fleet import Fleet, local, processes
 from embedship.serve.judge import Judge
@@ -218,9 +218,8 @@ class Service:
 def _door(settings: Settings) -> Door:
     bundle = Bundle.open(settings.bundle)
     settled = Settled(settings.variant, None) if settings.variant else tune.settle(bundle, settings.cache)
-    names = device_names.parse(settings.devices)
-    if names:
-        encoder = processes(bundle, settled.variant, names, settings.streams, settings.stall_seconds)
+    if settings.workers:
+        encoder = processes(bundle, settled.variant, settings.workers, settings.streams, settings.stall_seconds)
     else:
         encoder = Encoder.open(bundle, settled.variant, streams=settings.streams)
     return Door(encoder, settled.remark)

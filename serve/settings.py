@@ -13,12 +13,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from embedship import device
 from embedship.errors import UsageError
 from embedship.monitor.budget import FalseAlarms
 from embedship.monitor.errors import InvalidSetting
-from embedship.serve import device_names
-from embedship.serve.admission import RESERVE
 from embedship.serve.journal import LogFormat
+
+_IN_PROCESS = ("auto", "cpu")
 
 
 class Range(NamedTuple):
@@ -63,6 +64,14 @@ class Settings:
     )
     host: str = setting("127.0.0.1", "Address to listen on; 0.0.0.0 for all.")
     port: int = setting(8080, "Port to listen on; 0 for any free one.", 0, 65_535)
+    metrics_port: int | None = setting(
+        None,
+        "Port of its own for /metrics, with /health and /ready; 0 for any free one. /metrics is then not on --port. "
+        "Nothing here asks for a key: let only your monitoring reach it.",
+        0,
+        65_535,
+    )
+    metrics_host: str | None = setting(None, "Address that --metrics-port listens on; default: that of --host.")
     api_key_file: Path | None = setting(
         None,
         "API keys, one a line; requests must carry one (Authorization: Bearer KEY). Keys may also be in "
@@ -79,7 +88,11 @@ class Settings:
         "admin keys may write.",
     )
     streams: int | None = setting(None, "Engine threads; default: one a core of the cgroup quota.", 1, 1_024)
-    devices: str = setting("auto", device_names.HELP)
+    devices: str = setting(
+        "auto",
+        "auto or cpu: engine streams in this process; or names of devices, each of which gets a worker process that is "
+        "watched and restarted: cpu:0,cpu:1 or cuda:0,cuda:1 (tensorrt:0 and Intel's gpu:0 likewise).",
+    )
     stall_seconds: float = setting(
         10.0,
         "A forward pass that runs longer hangs, unless the device's own pace allows it more: the worker process is "
@@ -92,6 +105,16 @@ class Settings:
     max_texts: int = setting(2_048, "Most texts in a request.", 1, 100_000)  # what OpenAI's clients may send
     max_characters: int = setting(200_000, "Most characters in a text.", 1, 10_000_000)
     max_body_bytes: int = setting(16 * 1024 * 1024, "Most bytes in a request.", 1_024, 1_073_741_824)
+    max_head_bytes: int = setting(
+        32_768, "Most bytes in the head of a request; more are answered with 431.", 1_024, 1_048_576
+    )
+    max_head_fields: int = setting(100, "Most headers of a request; more are answered with 431.", 8, 10_000)
+    connections: int = setting(
+        1_024,
+        "Most connections at once; on a further one only /health, /ready and /metrics are answered, all else with 503.",
+        1,
+        1_000_000,
+    )
     accept_token_ids: bool = setting(
         False, "Take lists of token ids at /v1/embeddings: only where every client has this model's own tokenizer."
     )
@@ -104,6 +127,26 @@ class Settings:
     )
     head_seconds: float = setting(
         15.0, "Longest the head of a request may take to arrive before its connection is cut.", 0.1, 3_600
+    )
+    body_seconds: float = setting(
+        30.0, "Longest the body of a request may take to arrive before it is answered with 408.", 0.1, 3_600
+    )
+    idle_seconds: float = setting(
+        75.0,
+        "An idle connection is closed after so long: more than load balancers keep theirs, for the side that closes "
+        "first should be the client's.",
+        0.1,
+        86_400,
+    )
+    answer_seconds: float = setting(
+        60.0, "Longest a client may take to read an answer before its connection is cut.", 0.1, 3_600
+    )
+    max_unread_bytes: int = setting(
+        256 * 1024 * 1024,
+        "Most bytes of answers that may wait for their clients to read; then the connection is cut that has not read "
+        "for longest.",
+        65_536,
+        1_099_511_627_776,
     )
     max_hits: int = setting(1_000, "Most hits a search may ask for.", 1, 10_000)
     drain_seconds: float = setting(
@@ -157,16 +200,26 @@ class Settings:
             FalseAlarms.parse(self.false_alarms)
         except InvalidSetting as error:
             raise UsageError(f"{flag('false_alarms')} ({variable('false_alarms')}): {error}") from None
-        device_names.parse(self.devices)
         if self.writable and self.index is None:
             raise UsageError(
                 f"{flag('writable')} ({variable('writable')}) needs an index to write to: give --index INDEX"
             )
+        try:
+            self.workers  # noqa: B018 - read for its error
+        except UsageError as error:
+            raise UsageError(f"{flag('devices')} ({variable('devices')}): {error}") from None
+        from embedship.serve.admission import RESERVE  # loads numpy, and settings are made when that may be
+
         if self.max_texts > (most := self.queue_texts - self.queue_texts // RESERVE):
             raise UsageError(
                 f"{flag('max_texts')} is {self.max_texts}, but with {flag('queue_texts')} {self.queue_texts} a request "
                 f"of more than {most} texts could never enter: lower the first or raise the second"
             )
+
+    @property
+    def workers(self) -> tuple[device.Device, ...]:
+        """The devices that get a worker process; none: the streams run in this process."""
+        return () if self.devices in _IN_PROCESS else device.several(self.devices)
 
     def lines(self) -> list[str]:
         """`name = value`, for the log at start. No setting is a secret: keys lie elsewhere."""

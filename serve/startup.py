@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import signal
 import socket
 import threading
@@ -13,18 +14,24 @@ import time
 import prometheus_client
 
 from embedship import hardware
-from embedship.errors import EmbedshipError
+from embedship.errors import EmbedshipError, UsageError
 from embedship.serve import journal, tracing
 from embedship.serve.app import App
+from embedship.serve.connection import RESERVE
+from embedship.serve.gate import Gate, Limits
 from embedship.serve.house import House
 from embedship.serve.journal import LogFormat
-from embedship.serve.server import Server, listen
+from embedship.serve.routes.probes import beside
+from embedship.serve.server import Server, Side, listen
 from embedship.serve.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 # The drain's end takes 16.1 s at most (server.py), and --drain-seconds promises an exit after 20.
 LAST_SECONDS = 19.0
+
+# Files besides connections: the model, the index, worker processes, libraries.
+_FILES = 256
 
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
@@ -45,34 +52,63 @@ def run(settings: Settings) -> None:
 
 def _run(settings: Settings, began: float) -> None:
     logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells which of its builds it did not find
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # a client must not be able to fill the log
     # A second series for each counter, which no query here uses.
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+    _allow_files(settings.connections + RESERVE + _FILES)
     listener = listen(settings.host, settings.port)
+    aside = _metrics_listener(settings)
     for line in settings.lines():
         _say(line)
     with House.open(settings) as house:
         _introduce(house)
         traces = tracing.opened(os.environ)
         app = App(house, traces)
+        gate = Gate(_limits(settings), app.refuse, house.metrics.cut)
+        side = None
+        if aside:
+            watched = App(house, offer=beside)
+            side = Side(watched, aside, Gate(gate.limits, watched.refuse, house.metrics.cut))
+            _say(f"metrics at {_url(aside)}/metrics, for everybody who reaches that address")
 
-        async def beside() -> None:
+        async def rounds() -> None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app.reload.signalled)
             try:
                 await house.rounds()
             finally:
                 end_within(LAST_SECONDS)
 
-        Server(
-            app,
-            listener,
-            house.drain,
-            lambda: _say(f"ready in {time.perf_counter() - began:.1f} s, listening on {_url(listener)}"),
-            beside,
-            settings.head_seconds,
-        ).run()
+        def listening() -> None:
+            _say(f"ready in {time.perf_counter() - began:.1f} s, listening on {_url(listener)}")
+
+        server = Server(app, listener, gate, house.drain, listening, rounds, side)
+        house.metrics.connections.set_function(lambda: len(server.server_state.connections))
+        server.run()
         if traces:
             traces.close()
     _say("stopped")
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(**{name: getattr(settings, name) for name in Limits.__slots__})
+
+
+def _metrics_listener(settings: Settings) -> socket.socket | None:
+    if settings.metrics_port is None:
+        return None
+    return listen(settings.metrics_host or settings.host, settings.metrics_port, "--metrics-host or --metrics-port")
+
+
+def _allow_files(count: int) -> None:
+    """Raise this process' own limit of open files if need be: a shell gives 1,024. Raises UsageError."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < count:
+        raise UsageError(
+            f"--connections needs {count} open files, and this process may have {hard} (ulimit -Hn): lower the first "
+            "or raise the second"
+        )
+    if soft != resource.RLIM_INFINITY and soft < count:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
 
 
 def end_within(seconds: float) -> None:

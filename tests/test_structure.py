@@ -84,6 +84,14 @@ def test_no_stray_copy_of_a_room() -> None:
     assert answer.stdout == "[]\n", answer.stderr
 
 
+def test_a_server_is_ready_without_what_can_wait() -> None:
+    """Each of these takes 0.1 s or more of a cold start; the monitor's thread loads its own share of scipy."""
+    later = ("scipy.stats", "scipy.spatial", "scipy.sparse", "pyarrow", "faiss", "httpx", "onnx")
+    code = f"import sys, embedship.serve.startup\nprint([name for name in {later} if name in sys.modules])"
+    answer = run(code)
+    assert answer.stdout == "[]\n", answer.stderr
+
+
 def test_asking_for_help_loads_no_room() -> None:
     code = (
         "import sys\nfrom embedship.cli import run\nassert run(['--help']) == 0\n"

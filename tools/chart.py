@@ -28,7 +28,8 @@ SCHEMA = "values.schema.json"
 README = "README.md"
 
 # The chart sets these itself, from values that also give volumes, ports and probes.
-OWNED = ("bundle", "index", "cache", "host", "port", "api_key_file", "admin_key_file", "drain_seconds", "state_dir")
+_SERVING = ("bundle", "index", "cache", "state_dir", "api_key_file", "admin_key_file")
+OWNED = (*_SERVING, "host", "port", "metrics_port", "metrics_host", "drain_seconds")
 
 _JSON = {bool: "boolean", int: "integer", float: "number"}
 _BEGIN, _END = "<!-- values: written by tools/chart.py -->", "<!-- end of values -->"

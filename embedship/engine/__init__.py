@@ -6,6 +6,7 @@ from typing import Protocol
 
 from embedship.bundle import Bundle, Machine, Precision, Runtime, Variant
 from embedship.codes import Vectors
+from embedship.device import Device, Kind
 from embedship.errors import EngineError, MismatchError
 from embedship.plan import Batch
 
@@ -35,12 +36,13 @@ def open_engine(bundle: Bundle, variant: str, streams: int | None = None, device
     Raises UsageError for a device there is not or its runtime does not know, MissingExtra if the runtime is not
     installed, MismatchError if the variant was not verified for the device, EngineError if it cannot be loaded there.
     """
-    from embedship.engine.device import Device, Kind
+    from embedship.engine.device import machine, require_runtime
+    from embedship.engine.device import streams as useful
 
     where, chosen = Device.parse(device), bundle.variant(variant)
-    where.require_runtime(chosen.name, chosen.runtime)
-    require(chosen, where.machine())
-    streams = streams or where.streams
+    require_runtime(where, chosen.name, chosen.runtime)
+    require(chosen, machine(where))
+    streams = streams or useful(where)
     path, pipeline = bundle.path(chosen.path), bundle.manifest.pipeline
     if chosen.runtime is Runtime.OPENVINO:
         from embedship.engine.openvino import OpenVinoEngine

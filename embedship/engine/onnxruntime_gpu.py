@@ -14,9 +14,9 @@ import numpy as np
 
 from embedship.bundle import Precision
 from embedship.codes import Vectors
+from embedship.device import Device, Kind
 from embedship.engine import feed
 from embedship.engine.buckets import bucketed
-from embedship.engine.device import Device, Kind
 from embedship.engine.onnxruntime import FAILURES
 from embedship.errors import EngineError, MissingExtra
 from embedship.plan import Batch

@@ -15,8 +15,8 @@ import numpy as np
 
 from embedship.bundle import Precision
 from embedship.codes import Vectors
+from embedship.device import Device, Kind
 from embedship.engine import feed, heap
-from embedship.engine.device import Device, Kind
 from embedship.errors import EngineError, MissingExtra
 from embedship.plan import Batch
 

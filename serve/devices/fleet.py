@@ -7,11 +7,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
-from embedship import choice, golden, hardware
+from embedship import choice, golden
 from embedship.bundle import Bundle, Precision, Variant
 from embedship.codes import Vectors
+from embedship.device import Device as Where
+from embedship.device import Kind
 from embedship.encoder import Encoder
 from embedship.engine import Engine
+from embedship.engine.device import streams as useful_streams
 from embedship.golden import GoldenCheck
 from embedship.plan import Batch
 from embedship.serve.devices import Device, DeviceDown
@@ -60,28 +63,33 @@ def local(encoder: Encoder, stall_seconds: float) -> Fleet:
 
 
 def processes(
-    bundle: Bundle, variant: str | None, names: Sequence[str], streams: int | None, stall_seconds: float
+    bundle: Bundle, variant: str | None, devices: Sequence[Where], streams: int | None, stall_seconds: float
 ) -> Encoder:
-    """An Encoder whose engine is a Fleet of worker processes, `streams` in all. Raises what Encoder.open does."""
+    """An Encoder whose engine is a Fleet of worker processes, `streams` in all. Raises what Encoder.open does.
+
+    Without a number of streams, workers on CPUs share the cores, and each GPU has as many as it can use.
+    """
     chosen = choice.variant(bundle, variant)
     bundle.verify(bundle.files_of(chosen))
     tokenizer = Tokenizer.open(bundle)
-    each = max(1, (streams or hardware.streams()) // len(names))
+    each = _streams(devices, streams)
     prove = _proof(bundle, chosen, tokenizer)
     with ExitStack() as stack:  # one that does not start ends the others
-        devices = []
-        for name in names:
-            order = Order(str(bundle.folder), chosen.name, _engine_device(name), each, os.getpid())
-            devices.append(Supervised(name, each, _launch(name, order), prove, Pulse(stall_seconds)))
-            stack.callback(devices[-1].close)
-        fleet = Fleet(devices, _worst([device.opened() for device in devices]))
+        supervised = []
+        for name in map(str, devices):
+            order = Order(str(bundle.folder), chosen.name, name, each, os.getpid())
+            supervised.append(Supervised(name, each, _launch(name, order), prove, Pulse(stall_seconds)))
+            stack.callback(supervised[-1].close)
+        fleet = Fleet(supervised, _worst([device.opened() for device in supervised]))
         stack.pop_all()
     return Encoder(bundle, chosen, tokenizer, fleet)
 
 
-def _engine_device(name: str) -> str:
-    """CPUs are not told apart by an engine."""
-    return "cpu" if name.startswith("cpu:") else name
+def _streams(devices: Sequence[Where], wished: int | None) -> int:
+    """Of each."""
+    useful = wished or useful_streams(devices[0])
+    apart = devices[0].kind is not Kind.CPU and not wished
+    return useful if apart else max(1, useful // len(devices))
 
 
 def _launch(name: str, order: Order) -> Callable[[], Worker]:

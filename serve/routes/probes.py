@@ -10,22 +10,40 @@ from embedship.serve import schemas
 from embedship.serve.errors import Unauthorised
 from embedship.serve.house import House
 from embedship.serve.http import Call, Reply, Route
+from embedship.serve.reload import Reload
 from embedship.serve.routes import texts
 from embedship.serve.service import Service
 
 
 def routes(house: House, service: Service) -> tuple[Route, ...]:
+    """Those of the server's port; /metrics only where it has no port of its own."""
     probes = Probes(house, service)
+    found = (
+        *_asked_by_orchestrators(probes),
+        Route("GET", "/info", "What runs here", probes.info, gives=schemas.Info, errors=(Unauthorised,)),
+        Route("GET", "/monitor", "What the monitor knows: diagnosis, reports, evidence", probes.monitor,
+              gives=Status, errors=(Unauthorised,)),
+    )  # fmt: skip
+    return found if house.settings.metrics_port is not None else (*found, _metrics(probes))
+
+
+def beside(house: House, service: Service, reload: Reload) -> tuple[Route, ...]:
+    """Those of --metrics-port."""
+    probes = Probes(house, service)
+    return (*_asked_by_orchestrators(probes), _metrics(probes))
+
+
+def _asked_by_orchestrators(probes: Probes) -> tuple[Route, ...]:
     return (
         Route("GET", "/health", "Whether the process can work: restart it if not", probes.health,
               gives=schemas.Health, unready=True, open=True),
         Route("GET", "/ready", "Whether to send requests here", probes.ready, gives=schemas.Readiness, unready=True,
               open=True),
-        Route("GET", "/info", "What runs here", probes.info, gives=schemas.Info, errors=(Unauthorised,)),
-        Route("GET", "/monitor", "What the monitor knows: diagnosis, reports, evidence", probes.monitor,
-              gives=Status, errors=(Unauthorised,)),
-        Route("GET", "/metrics", "Prometheus metrics", probes.metrics, open=True),
     )  # fmt: skip
+
+
+def _metrics(probes: Probes) -> Route:
+    return Route("GET", "/metrics", "Prometheus metrics", probes.metrics, open=True)
 
 
 class Probes:

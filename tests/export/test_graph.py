@@ -11,7 +11,7 @@ import torch
 
 from embedship.bundle import Precision
 from embedship.codes import cosine
-from embedship.engine.device import Device, Kind
+from embedship.device import Device, Kind
 from embedship.engine.openvino import OpenVinoEngine
 from embedship.export import graph
 from embedship.export.checkpoint import Checkpoint

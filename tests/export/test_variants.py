@@ -15,8 +15,8 @@ from onnx import TensorProto, numpy_helper
 
 from embedship import cli
 from embedship.bundle import Bundle, Floors, Manifest, Precision, Quantisation, Variant
+from embedship.device import Device, Kind
 from embedship.encoder import Encoder
-from embedship.engine.device import Device, Kind
 from embedship.engine.onnxruntime import OnnxRuntimeEngine
 from embedship.engine.openvino import OpenVinoEngine
 from embedship.errors import MissingExtra, UsageError

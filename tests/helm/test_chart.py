@@ -146,6 +146,7 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     ({"httpRoute": {"enabled": True}}, "name the Gateway"),
     ({"ingress": {"enabled": True, "tlsSecret": "x"}}, "a certificate is for a host"),
     ({"driftReport": {"enabled": True}}, "name the claim that holds the log"),
+    ({"metrics": {"ownPort": True}, "service": {"port": 9090}}, "give the latter another one"),
     ({"auth": {"admin": {"create": True, "existingSecret": "mine"}}}, "exclude one another"),
     ({"canary": {"enabled": True}}, "name the claim that holds real queries"),
     ({"canary": {"enabled": True, "index": {"path": "../x"}}}, "may not contain '..'"),
@@ -254,3 +255,26 @@ def test_names_stay_short_enough(helm: Path) -> None:
 
 def test_rendering_twice_gives_the_same(helm: Path) -> None:
     assert text(helm) == text(helm)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_metrics_are_scraped_and_probed_where_the_server_has_them(helm: Path, own: bool) -> None:
+    objects = render(helm, {"metrics": {"ownPort": own, "serviceMonitor": {"enabled": True}}})
+    container, name = server(objects), "metrics" if own else "http"
+    ports = {each["name"]: each["containerPort"] for each in container["ports"]}
+    assert ports == {"http": 8080, **({"metrics": 9090} if own else {})}
+    env = {each["name"]: each["value"] for each in container["env"]}
+    assert env.get("EMBEDSHIP_METRICS_PORT") == ("9090" if own else None)
+    probes = [container[f"{each}Probe"]["httpGet"]["port"] for each in ("startup", "liveness", "readiness")]
+    assert probes == [name] * 3
+    (endpoint,) = one(objects, "ServiceMonitor")["spec"]["endpoints"]
+    assert (endpoint["port"], endpoint["path"]) == (name, "/metrics")
+    assert name in {port["name"] for port in one(objects, "Service", "search-embedship")["spec"]["ports"]}
+
+
+def test_with_a_port_of_its_own_only_monitoring_reads_metrics_and_it_reads_nothing_else(helm: Path) -> None:
+    values = {"metrics": {"ownPort": True, "serviceMonitor": {"enabled": True}}}
+    rules = one(render(helm, values), "NetworkPolicy", "-server")["spec"]["ingress"]
+    monitoring = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    by = {rule["ports"][0]["port"]: rule["from"] for rule in rules}
+    assert by == {"http": [{"podSelector": {}}], "metrics": [monitoring]}

@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,10 +126,13 @@ class Live:
 
 
 @contextmanager
-def launched(*arguments: str, **variables: str) -> Iterator[Live]:
-    """Start the command and wait for the line that says where it listens; end it whatever happens."""
+def launched(*arguments: str, before: Sequence[str] = (), **variables: str) -> Iterator[Live]:
+    """Start the command and wait for the line that says where it listens; end it whatever happens.
+
+    `before` is a command that runs it; `variables` are added to the environment.
+    """
     # -P: in a checkout the working directory holds an embedship/ without its rooms.
-    command = [sys.executable, "-P", "-m", "embedship", "serve", *arguments, "--port", "0"]
+    command = [*before, sys.executable, "-P", "-m", "embedship", "serve", *arguments, "--port", "0"]
     # Wide, because rich would wrap error messages at 80 columns.
     environment = {**os.environ, "COLUMNS": "1000", **variables}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)

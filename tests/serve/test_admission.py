@@ -60,3 +60,15 @@ def test_bulk_leaves_room_for_queries() -> None:
 def test_what_can_never_enter_is_not_asked_to_come_back() -> None:
     with pytest.raises(TooLarge, match="at most 14"):
         Admission(16).enter(15, Lane.BULK)
+
+
+def test_what_does_not_go_through_the_model_says_nothing_of_its_pace() -> None:
+    clock = Clock()
+    admission = Admission(100, clock)
+    for _ in range(10):  # 10 texts a second through the model, and 80 that are only tokenised
+        clock.now += 1
+        with admission.enter(10, Lane.INTERACTIVE), admission.enter(80, Lane.INTERACTIVE, paced=False):
+            pass
+    with admission.enter(100, Lane.INTERACTIVE), pytest.raises(Overloaded) as caught:
+        admission.enter(30, Lane.INTERACTIVE)
+    assert caught.value.headers == {"Retry-After": "3"}

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -166,3 +166,61 @@ def test_ready_says_what_is_left_and_that_nothing_is(bundle: Path) -> None:
             until(answers(status, f"{reason} devices"))
         assert httpx.get(f"{server.url}/health", timeout=SECONDS).status_code == 200
         until(lambda: whole(server))
+
+
+def post(server: Live, number: int) -> list[float]:
+    answer = httpx.post(f"{server.url}/embed", json={"inputs": TEXTS[number % len(TEXTS)]}, timeout=SECONDS)
+    assert answer.status_code == 200, answer.text
+    rows: list[list[float]] = answer.json()
+    return rows[0]
+
+
+def sung(server: Live) -> bool:
+    """Whether the canaries have been on every device: the next round is half a minute away."""
+    lines = httpx.get(f"{server.url}/metrics", timeout=SECONDS).text.splitlines()
+    sung = [float(line.split()[-1]) for line in lines if line.startswith("embedship_canary_texts_total{")]
+    return len(sung) == 2 and min(sung) > 0
+
+
+def one_hangs(server: Live, pool: ThreadPoolExecutor) -> list[Future[list[float]]]:
+    """Stop the first worker process, and ask until a request hangs in it: another, asked later, has been answered."""
+    asked: list[Future[list[float]]] = []
+    until(lambda: sung(server))  # else a canary may be what hangs
+    (first,) = [each for each in children(server) if "cpu:0" in each.cmdline()]  # idle streams are woken in this order
+    os.kill(first.pid, signal.SIGSTOP)
+    while sum(not each.done() for each in asked) != 1 or not asked[-1].done():
+        assert len(asked) < len(TEXTS)
+        asked.append(pool.submit(post, server, len(asked)))
+        wait(asked[-1:], 0.2, FIRST_COMPLETED)
+    return asked
+
+
+def test_a_pass_that_hangs_when_sigterm_comes_costs_nobody_an_answer(bundle: Path, alone: np.ndarray) -> None:
+    """The drain waits for the request, and its batch is tried again when the process that hangs has been killed."""
+    with (
+        launched(str(bundle), "--devices", "cpu:0,cpu:1", "--stall-seconds", "5") as server,
+        ThreadPoolExecutor(len(TEXTS)) as pool,
+    ):
+        asked = one_hangs(server, pool)
+        server.process.terminate()
+        rows = [each.result(SECONDS) for each in asked]
+        assert server.end(SECONDS) == 0
+    assert min(float(np.dot(row, alone[i])) for i, row in enumerate(rows)) > SAME
+    assert any("a forward pass has run for" in line for line in server.log)
+
+
+def test_what_hangs_for_ever_does_not_keep_the_server_from_its_end(bundle: Path) -> None:
+    """The promise of --drain-seconds: 20 s more. All others are answered, and no process is left."""
+    patient = ("--devices", "cpu:0,cpu:1", "--stall-seconds", "3600", "--drain-seconds", "0")
+    with launched(str(bundle), *patient) as server, ThreadPoolExecutor(len(TEXTS)) as pool:
+        workers = children(server)
+        asked = one_hangs(server, pool)
+        server.process.terminate()
+        began = time.monotonic()
+        assert server.end(SECONDS) == 0
+        assert time.monotonic() - began < 20.0
+        failed = [each for each in asked if each.exception(SECONDS)]
+        assert len(failed) == 1
+        assert "The server had to end before this request was answered" in str(failed[0].exception())
+        assert not psutil.wait_procs(workers, SECONDS)[1]
+    assert server.log[-1].endswith("stopped: what still ran was given up\n")

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from embedship import stdlib_docs
+from embedship.bundle import Bundle
 from embedship.plan import PADDING, SLACK, rounded
 from embedship.serve.lanes import PATIENCE, RECENT_SECONDS, SHRINK, Lane, Lanes, Work
+from embedship.tokens import Tokenizer
 
 BUDGET = 200
 
@@ -132,3 +139,121 @@ def test_departed_clients_cost_nothing(lane: Lane) -> None:
     assert [one.owner for one in lanes.take()] == [staying]
     assert lanes.take() == []
     assert len(lanes) == 0
+
+
+@pytest.fixture(scope="module")
+def real_lengths(bundle: Path) -> list[int]:
+    """Tokens of real texts as the model reads them: summaries, which are as short as queries, and whole docstrings."""
+    entries = stdlib_docs.entries(1_500)
+    return Tokenizer.open(Bundle.open(bundle))([t for e in entries for t in (e.summary, e.body)]).lengths
+
+
+def area(batch: list[Work[Client]]) -> int:
+    return len(batch) * rounded(max(len(one.ids) for one in batch))
+
+
+class Traffic:
+    """Seeded requests on virtual time, of real lengths, through lanes and streams that each take what is there.
+
+    A request is all its texts; its client may leave at any moment, as a deadline does that passes. Each rule of the
+    lanes is held against this class' own account of who waits.
+    """
+
+    STREAMS = 2
+    SECONDS_PER_TOKEN = 1e-4
+
+    def __init__(self, seed: int, lengths: list[int], requests: int = 250) -> None:
+        self.random = Random(seed)
+        self.clock = Clock()
+        self.lanes: Lanes[Client] = Lanes(1536, self.clock)
+        self.waiting: dict[int, tuple[Lane, Work[Client]]] = {}  # by id, in order of arrival
+        self.put: list[Work[Client]] = []
+        self.taken: list[Work[Client]] = []
+        self.idle = self.STREAMS
+        self.passed_over = 0
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = itertools.count()
+        at = 0.0
+        for _ in range(requests):
+            at += self.random.expovariate(60)  # more than two streams can do, so that work waits, and then less
+            at += 3.0 * (self.random.random() < 0.01)
+            self._plan(at, lambda: self._arrive(lengths))
+
+    def run(self) -> None:
+        while self._events:
+            self.clock.now, _, happen = heapq.heappop(self._events)
+            happen()
+            while self.idle and (batch := self.lanes.take()):
+                self._take(batch)
+            if self.idle:
+                assert not self._present(), "a stream idles while somebody waits"
+
+    def _plan(self, at: float, happen: Callable[[], None]) -> None:
+        heapq.heappush(self._events, (at, next(self._numbers), happen))
+
+    def _arrive(self, lengths: list[int]) -> None:
+        lane = self.random.choice(list(Lane))
+        client, texts = Client(), 1 if lane is Lane.INTERACTIVE else self.random.randint(1, 40)
+        works = [work(self.random.choice(lengths), row, client) for row in range(texts)]
+        self.lanes.put(lane, works)
+        self.put += works
+        self.waiting |= {id(one): (lane, one) for one in works}
+        if self.random.random() < 0.2:
+            self._plan(self.clock.now + self.random.expovariate(5), lambda: setattr(client, "gone", True))
+
+    def _take(self, batch: list[Work[Client]]) -> None:
+        present = self._present()
+        lanes = {self.waiting[id(one)][0] for one in batch}  # a KeyError: taken twice, or never put
+        assert len(lanes) == 1, "a batch is of one lane"
+        assert not any(one.owner.gone for one in batch), "nobody waits for it"
+        self._hold_turns(lanes.pop(), {lane for lane, _ in present})
+        for one in batch:
+            lane, _ = self.waiting.pop(id(one))
+            same = [w for each, w in present if each is lane and len(w.ids) == len(one.ids) and w not in batch]
+            assert not same or self.put.index(one) < min(map(self.put.index, same)), "an older one of its length waits"
+        self.taken += batch
+        self.idle -= 1
+        seconds = area(batch) * self.SECONDS_PER_TOKEN
+        self._plan(self.clock.now + seconds, self._finish)
+
+    def _hold_turns(self, lane: Lane, waiting: set[Lane]) -> None:
+        """Interactive first; bulk before it only after PATIENCE batches, and then at once."""
+        if lane is Lane.BULK:
+            assert Lane.INTERACTIVE not in waiting or self.passed_over >= PATIENCE, "bulk before interactive"
+        else:
+            assert Lane.BULK not in waiting or self.passed_over < PATIENCE, "bulk starves"
+        self.passed_over = self.passed_over + 1 if lane is Lane.INTERACTIVE and Lane.BULK in waiting else 0
+
+    def _finish(self) -> None:
+        self.idle += 1
+
+    def _present(self) -> list[tuple[Lane, Work[Client]]]:
+        return [(lane, one) for lane, one in self.waiting.values() if not one.owner.gone]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_traffic_is_served_by_the_rules(seed: int, real_lengths: list[int]) -> None:
+    traffic = Traffic(seed, real_lengths)
+    traffic.run()
+    assert len(traffic.taken) == len(set(map(id, traffic.taken))), "twice"
+    lost = {id(one) for one in traffic.put if not one.owner.gone} - set(map(id, traffic.taken))
+    assert not lost
+    left = [one for one in traffic.put if one.owner.gone]
+    dropped = [one for one in left if id(one) not in set(map(id, traffic.taken))]
+    assert len(dropped) > 10, "clients must leave while they wait for this test to mean anything"
+    assert len(traffic.lanes) == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("lane", Lane)
+def test_real_texts_pad_less_than_five_percent(seed: int, lane: Lane, real_lengths: list[int]) -> None:
+    """While work waits, in a queue that is filled again and again: not only when all of it may be sorted at once."""
+    random, lanes = Random(seed), Lanes[Client](1536)
+    batches: list[list[Work[Client]]] = []
+    for _ in range(60):
+        lanes.put(lane, [work(length) for length in random.sample(real_lengths, 64)])
+        batches += filter(None, (lanes.take() for _ in range(4)))
+    real = sum(len(one.ids) for batch in batches for one in batch)
+    padded = sum(map(area, batches))
+    assert len(batches) == 240
+    assert padded / real <= 1.05, f"{padded / real:.3f}"

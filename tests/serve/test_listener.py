@@ -13,6 +13,8 @@ import pytest
 
 from embedship.errors import UsageError
 from embedship.serve.drain import Drain
+from embedship.serve.gate import Gate, Limits
+from embedship.serve.http import Reply
 from embedship.serve.server import Server, _refuse_syn, listen
 
 SECONDS = 30
@@ -20,11 +22,12 @@ GET = b"GET %s HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
 @contextmanager
-def serving(app: Any, drain: Drain, head_seconds: float = SECONDS) -> Iterator[Callable[[], socket.socket]]:
+def serving(app: Any, drain: Drain) -> Iterator[Callable[[], socket.socket]]:
     """A server in a thread; gives a function that opens a connection to it."""
     listener, listening = listen("127.0.0.1", 0), Event()
     address = listener.getsockname()
-    thread = Thread(target=Server(app, listener, drain, listening.set, head_seconds=head_seconds).run)
+    gate = Gate(Limits(), lambda error, path: Reply(b""), lambda why: None)
+    thread = Thread(target=Server(app, listener, gate, drain, listening.set).run)
     thread.start()
     with ExitStack() as stack:
         try:
@@ -121,28 +124,3 @@ def test_a_port_in_use_is_known_before_a_model_is_loaded() -> None:
         first.listen()
         with pytest.raises(UsageError, match="give another --host or --port"):
             listen("127.0.0.1", first.getsockname()[1])
-
-
-@pytest.mark.parametrize("sent", [b"", b"G", b"GET / HTTP/1.1\r\nhost: x\r\n"])
-def test_who_never_ends_the_head_of_a_request_is_cut(sent: bytes) -> None:
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await answer(send)
-
-    with serving(app, Drain(0.0), head_seconds=0.2) as connect:
-        slow = connect()
-        slow.sendall(sent)
-        assert received(slow) == b""  # closed, and before the client's own patience of SECONDS
-        prompt = connect()
-        prompt.sendall(GET % b"/")
-        assert received(prompt).endswith(b"ok")
-
-
-def test_the_second_head_on_a_connection_is_timed_too() -> None:
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
-        await send({"type": "http.response.body", "body": b"ok"})
-
-    with serving(app, Drain(0.0), head_seconds=0.2) as connect:
-        client = connect()
-        client.sendall(GET % b"/" + b"GET /again HTTP/1.1\r\n")
-        assert received(client).count(b"200 OK") == 1

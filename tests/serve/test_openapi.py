@@ -7,13 +7,17 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx
 
 from .conftest import launched
 
 KEY = "a-write-key-of-the-tests"
-CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+CHECKS = (
+    "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,"
+    "response_headers_conformance,unsupported_method"
+)
 
 
 def test_no_answer_is_undocumented(bundle: Path, index_folder: Path, tmp_path: Path) -> None:
@@ -35,3 +39,33 @@ def test_no_answer_is_undocumented(bundle: Path, index_folder: Path, tmp_path: P
     cases = re.search(r"(\d+) generated, (\d+) passed", asked.stdout)
     assert cases is not None
     assert int(cases[1]) == int(cases[2]) > 500
+
+
+def test_the_headers_that_tell_what_to_do_are_described(api: Any) -> None:
+    document = api.ask("GET", "/openapi.json").json()
+    told = {"401": "WWW-Authenticate", "405": "Allow", "429": "Retry-After", "503": "Retry-After"}
+    seen = set()
+    for item in document["paths"].values():
+        for operation in item.values():
+            for status, header in told.items():
+                if answer := operation["responses"].get(status):
+                    assert header in answer["headers"], (operation["operationId"], status)
+                    seen.add(status)
+    assert seen == set(told)
+
+
+def test_every_path_says_which_methods_it_takes(api: Any) -> None:
+    document = api.ask("GET", "/openapi.json").json()
+    for path, item in document["paths"].items():
+        answer = api.ask("PATCH", path.replace("{id}", "1").replace("{model}", "1"))
+        assert answer.status_code == 405, path
+        assert set(answer.headers["allow"].split(", ")) == {method.upper() for method in item}
+        for operation in item.values():
+            assert "405" in operation["responses"]
+
+
+def test_what_is_refused_before_a_route_is_found_is_described_for_each(api: Any) -> None:
+    for item in api.ask("GET", "/openapi.json").json()["paths"].values():
+        for operation in item.values():
+            wanted = {"431", "503"} | ({"408"} if "requestBody" in operation else set())
+            assert wanted <= set(operation["responses"]), operation["operationId"]

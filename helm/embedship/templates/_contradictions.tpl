@@ -41,6 +41,9 @@
 {{- if and $v.driftReport.enabled (not $v.driftReport.claimName) -}}
 {{- fail "driftReport.enabled is true, but driftReport.claimName is empty: name the claim that holds the log." -}}
 {{- end -}}
+{{- if and $v.metrics.ownPort (eq ($v.service.port | int) (include "embedship.metricsPort" . | int)) -}}
+{{- fail (printf "metrics.ownPort takes port %s of the Service, and so does service.port: give the latter another one." (include "embedship.metricsPort" .)) -}}
+{{- end -}}
 {{- if and $v.auth.admin.create $v.auth.admin.existingSecret -}}
 {{- fail "auth.admin.create and auth.admin.existingSecret exclude one another: unset one." -}}
 {{- end -}}

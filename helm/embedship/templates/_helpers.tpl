@@ -51,6 +51,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 
 {{- define "embedship.port" -}}8080{{- end -}}
+{{- define "embedship.metricsPort" -}}9090{{- end -}}
+
+{{- /* By its name: where probes and scrapes go. */ -}}
+{{- define "embedship.watchedPort" -}}
+{{- ternary "metrics" "http" .Values.metrics.ownPort -}}
+{{- end -}}
 
 {{- /* A path inside a mount; an empty one is the mount. */ -}}
 {{- define "embedship.bundle" -}}

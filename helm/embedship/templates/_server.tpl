@@ -47,9 +47,15 @@ spec:
       args: [serve, {{ include "embedship.bundle" . | quote }}]
       ports:
         - {name: http, containerPort: {{ include "embedship.port" . }}, protocol: TCP}
+        {{- if .Values.metrics.ownPort }}
+        - {name: metrics, containerPort: {{ include "embedship.metricsPort" . }}, protocol: TCP}
+        {{- end }}
       env:
         - {name: EMBEDSHIP_HOST, value: "0.0.0.0"}
         - {name: EMBEDSHIP_PORT, value: {{ include "embedship.port" . | quote }}}
+        {{- if .Values.metrics.ownPort }}
+        - {name: EMBEDSHIP_METRICS_PORT, value: {{ include "embedship.metricsPort" . | quote }}}
+        {{- end }}
         - {name: EMBEDSHIP_DRAIN_SECONDS, value: {{ sub .Values.drain.seconds (include "embedship.preStop" .) | quote }}}
         - {name: EMBEDSHIP_STATE_DIR, value: /state}
         - {name: EMBEDSHIP_CACHE, value: /cache}
@@ -76,17 +82,17 @@ spec:
           sleep: {seconds: {{ include "embedship.preStop" . }}}
       {{- end }}
       startupProbe:
-        httpGet: {path: /health, port: http}
+        httpGet: {path: /health, port: {{ include "embedship.watchedPort" . }}}
         periodSeconds: 2
         failureThreshold: {{ div (add .Values.startup.maxSeconds 1) 2 }}
         timeoutSeconds: 2
       livenessProbe:
-        httpGet: {path: /health, port: http}
+        httpGet: {path: /health, port: {{ include "embedship.watchedPort" . }}}
         periodSeconds: 10
         failureThreshold: 3
         timeoutSeconds: 5
       readinessProbe:
-        httpGet: {path: /ready, port: http}
+        httpGet: {path: /ready, port: {{ include "embedship.watchedPort" . }}}
         periodSeconds: 2
         failureThreshold: 2
         timeoutSeconds: 2

@@ -85,3 +85,22 @@ def test_a_lane_is_taken_from_the_header(api: Any) -> None:
         assert api.post("/embed", body).status_code == 200
         assert api.ask("POST", "/embed", json=body, headers={"X-Embedship-Lane": "bulk"}).status_code == 429
         assert api.ask("POST", "/embed", json=body, headers={"X-Embedship-Lane": "Interactive"}).status_code == 200
+
+
+@pytest.mark.parametrize(("path", "body"), [("/tokenize", {"inputs": TEXT}), ("/decode", {"ids": [[101, 102]]})])
+def test_there_is_no_way_around_admission(api: Any, path: str, body: Any) -> None:
+    """What only the tokeniser does takes a permit a text, too, and gives it back; what is large waits as bulk does."""
+    from embedship.serve.lanes import Lane
+
+    admission = api.service.admission
+    field, one = next(iter(body.items()))
+    many = {field: ([one] if field == "inputs" else one) * 40}
+    with admission.enter(256, Lane.INTERACTIVE):
+        refused = api.post(path, body)
+    assert (refused.status_code, refused.json()["error_type"]) == (429, "Overloaded")
+    assert int(refused.headers["retry-after"]) >= 1
+    with admission.enter(216, Lane.INTERACTIVE):
+        assert api.post(path, many).status_code == 200
+        asked = api.ask("POST", path, json=many, headers={"X-Embedship-Lane": "bulk"})
+        assert asked.status_code == 429, "an eighth is for interactive work"
+    assert admission.inside == 0

@@ -1,0 +1,238 @@
+"""One connection, and what its client may hold and for how long: beyond that it is refused, or cut.
+
+uvicorn alone takes any number of connections and headers, and waits for ever: for the rest of a head, for the rest of a
+body, for a client that does not read its answer. A few slow clients would hold every file descriptor, or all memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from embedship.serve.errors import Crowded, HeadTooLarge, Malformed, RequestError
+from embedship.serve.gate import Cut, Gate, Limits
+from embedship.serve.http import LATE, Reply
+
+# Connections beyond the limit, for those who ask whether this server lives: a full one must not be taken for dead.
+RESERVE = 32
+PROBES = frozenset({b"/health", b"/ready", b"/metrics"})
+
+# A client that was refused gets so long to read why: closing while it still sends would reset the connection.
+_LINGER_SECONDS = 2.0
+
+# Bytes of chunked framing to bytes of body: clients send chunks of kilobytes, and more than this is no body any more.
+_FRAMING = 2
+
+
+class Connection(HttpToolsProtocol):
+    """`gate` is set in a subclass, one a listener. A message that comes in one piece costs no timer."""
+
+    gate: Gate
+    _part: Cut | None = None  # HEAD or BODY, while that is on its way
+    _timed: Cut | None = None  # what `_timer` waits for
+    _timer: asyncio.TimerHandle | None = None
+    _reading: asyncio.TimerHandle | None = None  # until the client must have read
+    _extra = False  # came when the limit was reached
+    _refused = _lingers = False
+    _begun = 0  # messages that began in this chunk
+    _chunk = 0  # its bytes
+    _bytes = 0  # of the message on its way, in the chunks before
+    _error: RequestError | None = None
+
+    @property
+    def unread(self) -> int:
+        """Bytes of answers that wait here for the client."""
+        return self.transport.get_write_buffer_size()
+
+    @property
+    def _over(self) -> int:
+        """Connections beyond the limit."""
+        return len(self.connections) - self.gate.limits.connections
+
+    @property
+    def _too_many(self) -> bool:
+        """Whether this one is: not once others have left."""
+        return self._extra and self._over > 0
+
+    @property
+    def _answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.url = b""
+        if self._over + self.gate.lingering > RESERVE:
+            self._turn_away()
+        else:
+            self._extra = self._over > 0
+            self._wait_for(Cut.HEAD)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        idle, self._begun, self._chunk = self._part is None, 0, len(data)
+        super().data_received(data)
+        if self._part is None and not self._begun and self._timed is None:
+            self._part = Cut.HEAD  # empty lines, that uvicorn takes for a sign of life
+        if self._part is not None and not self._refused:
+            # Whose all of this chunk is: of a message that began with it, or of one that began before.
+            self._unfinished(self._chunk if self._begun == int(idle) else 0)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._stop()
+        self._part, self._bytes, self._begun = Cut.HEAD, 0, self._begun + 1
+
+    def on_headers_complete(self) -> None:
+        self._stop()
+        self._part = Cut.BODY
+        self._error = self._objection()
+        if self._error:
+            raise self._error  # the parser stops, and uvicorn asks for a 400
+        super().on_headers_complete()
+        if self._too_many:
+            self.cycle.keep_alive = False
+
+    def on_message_complete(self) -> None:
+        self._stop()
+        self._part = None
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(self._error or Malformed("This is not HTTP/1.1: the request cannot be read."))
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._must_read()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._must_read()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._must_read()
+        self.gate.stuck(self)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.gate.flows(self)
+        if not self.transport.is_closing():
+            self._has_read()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop()
+        self._has_read()
+        self.gate.flows(self)
+        self.gate.lingering -= self._lingers
+        super().connection_lost(exc)
+
+    def cut(self, why: Cut) -> None:
+        """At once, with what was not read."""
+        self.gate.flows(self)
+        self.gate.cut(why)
+        self.transport.abort()
+
+    def _objection(self) -> RequestError | None:
+        limits = self.gate.limits
+        if len(self.headers) > limits.max_head_fields or self._head_bytes() > limits.max_head_bytes:
+            return _head_too_large(limits)
+        if self._too_many and self.url.partition(b"?")[0] not in PROBES:
+            return _crowded(limits)
+        return None
+
+    def _head_bytes(self) -> int:
+        """Exact only where it may matter."""
+        if self._bytes + self._chunk <= self.gate.limits.max_head_bytes:
+            return 0
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+
+    def _unfinished(self, size: int) -> None:
+        limits = self.gate.limits
+        self._bytes += size
+        if self._part is Cut.HEAD and self._bytes > limits.max_head_bytes:
+            self._refuse(_head_too_large(limits))
+        elif self._bytes > limits.max_head_bytes + _FRAMING * limits.max_body_bytes:
+            self.cut(Cut.BODY)
+        elif self._part is not self._timed and self._part is not None:
+            self._wait_for(self._part)
+
+    def _wait_for(self, part: Cut) -> None:
+        self._stop()
+        limits = self.gate.limits
+        seconds = limits.head_seconds if part is Cut.HEAD else limits.body_seconds
+        self._timed, self._timer = part, self.loop.call_later(seconds, self._late, part)
+
+    def _late(self, part: Cut) -> None:
+        if not self._answering:
+            self.cut(part)
+            return
+        # Pipelined, it may wait for the answer before it, and is not even read until then.
+        if part is Cut.BODY and not self.pipeline:
+            self.scope[LATE] = True  # type: ignore[literal-required]
+            self.cycle.keep_alive = False
+            self.cycle.message_event.set()
+        self._wait_for(part)
+
+    def _stop(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+            self._timer = self._timed = None
+
+    def _must_read(self) -> None:
+        if self._reading is None:
+            self._reading = self.loop.call_later(self.gate.limits.answer_seconds, self.cut, Cut.UNREAD)
+
+    def _has_read(self) -> None:
+        if self._reading:
+            self._reading.cancel()
+            self._reading = None
+
+    def _refuse(self, error: RequestError) -> None:
+        """Answer without the app, and let the client read it: no more of what it sends is looked at."""
+        self._refused = True
+        self._stop()
+        if self._answering:  # its answer comes first, and is the last
+            self.cycle.keep_alive = False
+            return
+        self.connections.discard(self)
+        self._lingers, self.gate.lingering = True, self.gate.lingering + 1
+        self._write(error)
+        self.transport.write_eof()
+        self._timer = self.loop.call_later(_LINGER_SECONDS, self.transport.abort)
+
+    def _turn_away(self) -> None:
+        """Without waiting for anything: a flood must not hold file descriptors."""
+        self._refused = True
+        self.connections.discard(self)
+        self._write(_crowded(self.gate.limits))
+        self.transport.close()
+
+    def _write(self, error: RequestError) -> None:
+        path = self.url.partition(b"?")[0].decode("latin-1")
+        self.transport.write(_written(self.gate.refuse(error, path)))
+
+
+def _head_too_large(limits: Limits) -> HeadTooLarge:
+    return HeadTooLarge(
+        f"The head of the request has more than {limits.max_head_bytes} bytes or {limits.max_head_fields} fields: send "
+        "fewer and shorter headers."
+    )
+
+
+def _crowded(limits: Limits) -> Crowded:
+    return Crowded(
+        f"This server holds {limits.connections} connections, as many as it takes: use them again, or come back in "
+        "1 s.",
+        headers={"Retry-After": "1"},
+    )
+
+
+def _written(reply: Reply) -> bytes:
+    headers = [(b"content-type", reply.content_type), (b"content-length", b"%d" % len(reply.body)), *reply.headers]
+    lines = [f"HTTP/1.1 {reply.status} {http.HTTPStatus(reply.status).phrase}".encode()]
+    lines += [name + b": " + value for name, value in headers]
+    return b"\r\n".join([*lines, b"", reply.body])
