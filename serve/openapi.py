@@ -13,7 +13,9 @@ from embedship.serve.errors import (
     ANSWERS,
     SHAPES,
     Crowded,
+    DiskFull,
     HeadTooLarge,
+    NotStored,
     Overloaded,
     RequestError,
     SlowBody,
@@ -82,6 +84,8 @@ _RETRY_AFTER: Schema = {
 _TOLD: dict[type[RequestError], Schema] = {
     Overloaded: _RETRY_AFTER,
     Crowded: _RETRY_AFTER,
+    DiskFull: _RETRY_AFTER,
+    NotStored: _RETRY_AFTER,
     WrongMethod: {
         "Allow": {
             "description": "The methods that the path takes, with commas between them.",
