@@ -276,6 +276,21 @@ def test_a_damaged_snapshot_is_named_before_faiss_reads_it(index: Path, world: W
         LiveIndex.open(index, world.bundle, writable=False)
 
 
+def test_the_snapshot_of_another_index(index: Path, world: World, tmp_path: Path) -> None:
+    """Whole and sealed, of the same model and the same size, and not the one that the documents belong to."""
+    made = []
+    for name in ("one", "two"):
+        copy = shutil.copytree(index, tmp_path / name)
+        with LiveIndex.open(copy, world.bundle, writable=True) as live:
+            live.write([world.put("new", 100 + len(made))])
+            live.compact()
+            made.append(live.folder / "gen-000001")
+    shutil.rmtree(made[0])
+    made[1].rename(made[0])
+    with pytest.raises(UnsafeError, match=r"index\.json is that of another snapshot"):
+        LiveIndex.open(tmp_path / "one", world.bundle, writable=False)
+
+
 def test_a_stranger_in_a_snapshot(index: Path, world: World) -> None:
     with LiveIndex.open(index, world.bundle, writable=True) as live:
         live.write([world.put("new", 100)])
@@ -290,10 +305,14 @@ def test_a_compaction_goes_through_its_steps_while_others_write(live: LiveIndex,
 
     def step(each: Step) -> None:
         steps.append(each)
-        live.write([world.put("new", 100 + len(steps))])
-        assert nearest(live, world.vectors[[100 + len(steps)]], 1) == [["new"]]
+        n = len(steps)
+        live.write([world.put(f"during-{n}", 100 + n), world.put(f"d{10 + n}", 110 + n), Delete(f"d{20 + n}")])
+        assert nearest(live, world.vectors[[100 + n, 110 + n]], 1) == [[f"during-{n}"], [f"d{10 + n}"]]
 
-    live.write([Delete("d1")])
+    live.write([Delete("d1"), world.put("d2", 130)])
     assert live.compact(step) is True
     assert steps == list(Step)
-    assert live.size == (DOCUMENTS, 1, 0, live.size.fresh_bytes), "what was put meanwhile is still fresh"
+    for n in range(1, 6):
+        assert nearest(live, world.vectors[[100 + n, 110 + n]], 1) == [[f"during-{n}"], [f"d{10 + n}"]]
+        assert f"d{20 + n}" not in nearest(live, world.vectors[[20 + n]], 100)[0]
+    assert live.size[:3] == (DOCUMENTS - 1, 10, 10), "what was changed meanwhile is not in the snapshot"
