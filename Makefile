@@ -29,6 +29,7 @@ bench: $(VENV)/.installed  ## us and the peers in one run; peers live in their o
 	$(BIN)/python benchmarks/coldstart.py
 	$(BIN)/python benchmarks/export.py
 	$(BIN)/python benchmarks/chart.py
+	$(BIN)/python benchmarks/search.py
 
 assets: $(VENV)/.installed  ## rules, dashboard and runbooks, from their description in monitor/assets
 	$(BIN)/python -P -m embedship.monitor.assets.write monitor/assets/files

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import json
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,36 @@ from embedship import Bundle, Encoder, stdlib_docs
 DIMENSIONS, LATENT = 384, 26  # 26 effective dimensions: what a fine-tuned model has on one domain
 ALIKE = 0.8  # correlation within a session
 TOPICS = 8
+TEXTS = 2_374  # of a source: as many as the smallest has
+PYTHON, SCIENCE, MEDICAL = "Python", "NumPy and SciPy", "medical"
+MEDQUAD = Path(__file__).parents[2] / "shared" / "data" / "medquad" / "queries_all.jsonl"
+
+
+def sources() -> dict[str, list[str]]:
+    """Short texts by source. The medical questions are taken where they lie at hand."""
+    found = {PYTHON: [entry.summary for entry in stdlib_docs.entries()], SCIENCE: _summaries("numpy", "scipy")}
+    if MEDQUAD.is_file():
+        found[MEDICAL] = [json.loads(line)["text"] for line in MEDQUAD.read_text().splitlines()]
+    return found
+
+
+def _summaries(*packages: str) -> list[str]:
+    """First lines of the docstrings of what is public in these packages, each once, in a stable order."""
+    found: dict[str, None] = {}
+    for package in packages:
+        spec = find_spec(package)
+        folders = (spec.submodule_search_locations if spec else None) or []
+        for path in sorted(path for folder in folders for path in Path(folder).rglob("*.py")):
+            if not any(part.startswith(("_", "test")) for part in path.parent.parts[-2:]):
+                found |= dict.fromkeys(_first_lines(path))
+    return list(found)
+
+
+def _first_lines(path: Path) -> list[str]:
+    documented = (ast.ClassDef, ast.FunctionDef)
+    nodes = (node for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, documented))
+    docs = (ast.get_docstring(node) or "" for node in nodes if not node.name.startswith("_"))
+    return [line for line in (doc.split("\n")[0] for doc in docs) if len(line) > 20 and "(" not in line]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,21 +81,26 @@ class Synthetic:
 
 
 class Documents:
-    """Real vectors: the standard library's documentation; of eight topics in it, the one of middling size is new."""
+    """Real vectors; of eight topics in them, the one of middling size is new, and the largest other one may fade."""
 
     @classmethod
-    def several(cls, bundle: Path, count: int) -> list[Documents]:
-        """One new topic each: with a single one, its luck would speak for all."""
+    def several(cls, bundle: Path, topics: int) -> list[Documents]:
+        """So many new topics of each source, one each: with a single one, its luck would speak for all."""
         with Encoder.open(Bundle.open(bundle)) as encoder:
-            vectors = encoder.encode([entry.summary for entry in stdlib_docs.entries()])
-        return [cls(vectors, seed) for seed in range(1, count + 1)]
+            vectors = {name: encoder.encode(texts) for name, texts in sources().items()}
+        return [cls(name, rows, seed) for name, rows in vectors.items() for seed in range(1, topics + 1)]
 
-    def __init__(self, vectors: np.ndarray, seed: int) -> None:
+    def __init__(self, source: str, vectors: np.ndarray, seed: int) -> None:
+        self.source = source
         self._random = np.random.default_rng(seed)
+        vectors = vectors[self._random.permutation(len(vectors))[:TEXTS]]
         topics = kmeans2(vectors, TOPICS, seed=seed, minit="++")[1]
-        new = topics == np.argsort(np.bincount(topics))[TOPICS // 2]
-        known = self._random.permutation(vectors[~new])
-        self.reference, self._rest, self._new = known[: len(known) // 2], known[len(known) // 2 :], vectors[new]
+        sizes = np.argsort(np.bincount(topics, minlength=TOPICS))
+        new = topics == sizes[TOPICS // 2]
+        known = self._random.permutation(np.flatnonzero(~new))
+        self.reference, self._new = vectors[known[: len(known) // 2]], vectors[new]
+        rest = known[len(known) // 2 :]
+        self._rest, self._fading = vectors[rest], topics[rest] == sizes[-1]
 
     def scene(self, windows: np.ndarray, *, verdicts: int) -> Scene:
         sessions = (np.arange(len(rows)) for rows in (self.reference, windows[0]))
@@ -81,3 +119,10 @@ class Documents:
     def _window(self, m: int, fresh: int) -> np.ndarray:
         known = self._rest[self._random.permutation(len(self._rest))[: m - fresh]]
         return np.concatenate([known, self._new[self._random.permutation(len(self._new))[:fresh]]])
+
+    def faded(self, m: int, count: int) -> np.ndarray:
+        """Windows in which a query of the largest known topic is half as likely as it was (count, m, d)."""
+        weights = np.where(self._fading, 0.5, 1.0)
+        weights /= weights.sum()
+        rows = [self._random.choice(len(weights), m, replace=False, p=weights) for _ in range(count)]
+        return self._rest[np.stack(rows)]

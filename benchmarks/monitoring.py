@@ -2,7 +2,7 @@
 
 On: a drift reference, shadow searches, canaries, probes and a state folder, each looked at as often as by default, or
 `--often` times as often: then every round holds all of it. Off: nothing is sampled and nothing runs on a schedule.
-While one answers, the other is stopped (SIGSTOP).
+While one answers, the other is stopped (SIGSTOP). `--quick`: one short round on few documents, to see that it runs.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from embedship import stdlib_docs
 WORK = Path(__file__).parents[1] / ".bench" / "monitoring"
 CLIENTS = 2  # as many as the class of machine has cores: latency, not a queue
 GOAL = 1.05
+QUICK = 240  # documents
 DEFAULTS = {"drift-interval": 60, "canary-interval": 30, "probe-interval": 600}  # seconds
 NEVER = {"drift-interval": 86_400, "canary-interval": 3_600, "probe-interval": 86_400}
 
@@ -44,15 +45,21 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4, help="interleaved rounds")
     parser.add_argument("--seconds", type=float, default=30.0, help="of load on each server in a round")
     parser.add_argument("--often", type=float, default=1, help="how often things are looked at, 1 being the default")
+    parser.add_argument("--quick", action="store_true", help="one short round: does it run?")
     options = parser.parse_args()
+    if options.quick:
+        options.rounds, options.seconds = 1, 2.0
     WORK.mkdir(parents=True, exist_ok=True)
-    questions = _prepared()
+    index = WORK / ("index-quick" if options.quick else "index")
+    questions = _prepared(stdlib_docs.entries(QUICK if options.quick else None), index)
     often = {name: seconds / options.often for name, seconds in DEFAULTS.items()}
     on = [f"--state-dir={WORK / 'state'}", *_intervals(often)]
     off = ["--sample-rate=0", "--shadow-rate=0", "--keep-answers=0", *_intervals(NEVER)]
     took: dict[str, list[list[float]]] = {"off": [], "on": []}
     with ExitStack() as stack:
-        servers = {name: stack.enter_context(_served(name, *flags)) for name, flags in (("off", off), ("on", on))}
+        servers = {
+            name: stack.enter_context(_served(name, index, *flags)) for name, flags in (("off", off), ("on", on))
+        }
         for server in servers.values():
             _load(server, questions, 3.0)  # warm-up
             server.process.send_signal(signal.SIGSTOP)
@@ -68,6 +75,7 @@ def main() -> None:
             server.process.send_signal(signal.SIGCONT)
     result = record.circumstances() | {
         "benchmark": "monitoring",
+        "quick": options.quick,
         "clients": CLIENTS,
         "often": options.often,
         "rows": {name: _row(rounds) for name, rounds in took.items()},
@@ -82,17 +90,16 @@ def _intervals(seconds: Mapping[str, float]) -> list[str]:
     return [f"--{name}-seconds={value}" for name, value in seconds.items()]
 
 
-def _prepared() -> list[str]:
+def _prepared(entries: list[stdlib_docs.Entry], index: Path) -> list[str]:
     """Bundle, drift reference, index and probes of the standard library's documentation; returns the questions."""
-    entries = stdlib_docs.entries()
     summaries = [entry.summary for entry in entries]
     _lines("corpus.jsonl", [{"id": e.id, "text": e.body} for e in entries])
     _lines("queries.jsonl", [{"text": text} for text in summaries])
     if not (WORK / "bundle").exists():
         _run("export", str(get_model_path()), "--out", str(WORK / "bundle"))
     _run("reference", str(WORK / "bundle"), str(WORK / "queries.jsonl"))
-    if not (WORK / "index").exists():
-        _run("index", str(WORK / "bundle"), str(WORK / "corpus.jsonl"), "--out", str(WORK / "index"))
+    if not index.exists():
+        _run("index", str(WORK / "bundle"), str(WORK / "corpus.jsonl"), "--out", str(index))
     _lines("probes.jsonl", [{"text": e.summary, "relevant": [e.id]} for e in entries[::24]])
     return [summaries[i] for i in np.random.default_rng(0).permutation(len(summaries))]
 
@@ -105,8 +112,8 @@ def _run(*command: str) -> None:
     subprocess.run([sys.executable, "-P", "-m", "embedship", *command], check=True, stdout=subprocess.DEVNULL)
 
 
-def _served(name: str, *flags: str) -> AbstractContextManager[Server]:
-    known = ["--index", str(WORK / "index"), "--probes", str(WORK / "probes.jsonl")]
+def _served(name: str, index: Path, *flags: str) -> AbstractContextManager[Server]:
+    known = ["--index", str(index), "--probes", str(WORK / "probes.jsonl")]
     return served.embedship(WORK / "bundle", WORK / f"{name}.log", *known, *flags)
 
 

@@ -44,6 +44,7 @@ from embedship.serve.index.truth import Truth  # noqa: E402
 WORK = Path(__file__).parents[1] / ".bench"
 K = 10
 SINGLES = 100
+SHARES = (0.5, 0.1, 0.01, 0.001)
 QUICK_DOCUMENTS, QUICK_QUERIES = 4000, 100
 # Backend -> what its effort is tried at, and whether it runs in this interpreter's environment or in that of the peers.
 PEERS: dict[str, tuple[tuple[int | None, ...], bool]] = {
@@ -170,6 +171,7 @@ def _run(folder: Path, data: Embedded, bundle: Bundle, rounds: int) -> dict[str,
         console.print(f"built {backend} in {contenders[-1].build_seconds:.1f} s")
     points, singles = _rounds(contenders, exact, rounds)
     ranking = _rescoring(contenders, data, truth)
+    filtered = {each.name: _filters(each, data, truth) for each in contenders if isinstance(each, Ours)}
     for each in contenders:
         if isinstance(each, Theirs):
             each.close()
@@ -183,7 +185,8 @@ def _run(folder: Path, data: Embedded, bundle: Bundle, rounds: int) -> dict[str,
         "curves": found,
         "single_seconds": {name: record.spread(values) for name, values in singles.items()},
         "rescoring": ranking,
-        "goals": search_goals.judged(found, singles, ranking),
+        "filters": filtered,
+        "goals": search_goals.judged(found, singles, ranking, filtered),
     }
 
 
@@ -241,6 +244,19 @@ def _rescoring(contenders: Sequence[Contender], data: Embedded, truth: Truth) ->
     for start in range(0, len(rows), 100):
         ours.index.ranked(data.queries[start : start + 100], rows[start : start + 100])  # type: ignore[attr-defined]
     return {"theirs": with_it - without, "ours": time.perf_counter() - began}
+
+
+def _filters(ours: Ours, data: Embedded, truth: Truth) -> dict[str, float]:
+    """Share of rows that a filter allows -> recall@10 among them, at the most thorough effort."""
+    queries, random = data.queries[:200], np.random.default_rng(5)
+    found = {}
+    for share in SHARES:
+        allowed = random.random(truth.size) < share
+        exact = truth.search(queries, K, allowed).rows
+        rows = ours.index.search(queries, K, allowed, ours.efforts[-1]).rows
+        found[f"{share:g}"] = float(((rows[:, :, None] == exact[:, None, :]) & (exact >= 0)[:, None, :]).sum())
+        found[f"{share:g}"] /= max(1, int((exact >= 0).sum()))
+    return found
 
 
 def _show(told: dict[str, Any]) -> None:

@@ -11,7 +11,12 @@ import numpy as np
 Point = dict[str, Any]
 
 
-def judged(curves: Sequence[Point], singles: dict[str, list[float]], rescoring: dict[str, float]) -> list[Point]:
+def judged(
+    curves: Sequence[Point],
+    singles: dict[str, list[float]],
+    rescoring: dict[str, float],
+    filtered: dict[str, dict[str, float]],
+) -> list[Point]:
     flat = _rate(next(p for p in curves if p["name"] == "faiss-flat"))
     hnswlib = [p for p in curves if p["name"] == "hnswlib"]
     alone = median(t / o for t, o in zip(singles["faiss-flat"], singles["embedship flat"], strict=True))
@@ -25,6 +30,7 @@ def judged(curves: Sequence[Point], singles: dict[str, list[float]], rescoring: 
         _goal("exact tier: single queries, against plain faiss Flat", alone, 1.0, "times as fast"),
         _goal("rescoring against semantic_search_faiss", rescoring["theirs"] / rescoring["ours"], 50, "times as fast"),
         _recalls(curves),
+        _filters(filtered),
     ]
 
 
@@ -58,6 +64,14 @@ def _recalls(curves: Sequence[Point]) -> Point:
         p for p in curves if p["name"] == "embedship binary" and "oversample=20" in p["effort"].replace(" ", "=")
     )
     return _goal("recall of rescored binary, against semantic_search_faiss", ours["recall"], theirs["recall"], "recall")
+
+
+def _filters(filtered: dict[str, dict[str, float]]) -> Point:
+    name, share, recall = min(
+        ((name, share, recall) for name, found in filtered.items() for share, recall in found.items()),
+        key=lambda each: each[2],
+    )
+    return _goal("recall under filters, 50% to 0.1%, every kind", recall, 0.99, f"of {name} at a share of {share}")
 
 
 def _at(curve: Sequence[Point], recall: float) -> float | None:

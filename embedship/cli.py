@@ -27,9 +27,12 @@ VERBS = {
     "tune": Verb("embedship.tune_cli", "Find the best variant of a bundle on this machine.", "cpu"),
     "evaluate": Verb("embedship.export.evaluate_cli", "Measure a bundle's retrieval on your own questions.", "cpu"),
     "sign": Verb("embedship.sign", "Sign a bundle with a private key, offline.", "sign"),
+    "push": Verb("embedship.transfer.cli", "Send a bundle to an OCI registry.", "pull"),
+    "pull": Verb("embedship.transfer.cli", "Fetch a bundle: from a registry, S3, the web, a hub.", "pull"),
     "encode": Verb("embedship.serve.encode_cli", "Encode a file of texts into shards of vectors.", "cpu"),
     "index": Verb("embedship.serve.index_cli", "Build a search index over a JSON Lines corpus.", "cpu"),
     "index update": Verb("embedship.serve.live.cli", "Put and delete documents of an index.", "cpu"),
+    "index migrate": Verb("embedship.serve.migrate_cli", "Embed an index's documents with another bundle.", "cpu"),
     "serve": Verb("embedship.serve.cli", "Serve embeddings and search over HTTP.", "cpu"),
     "check": Verb("embedship.serve.check", "Ask a running server for the golden texts' vectors.", "cpu"),
     "compare": Verb("embedship.serve.compare_cli", "May a new bundle, or server, take the old one's place?", "cpu"),
@@ -52,7 +55,6 @@ def run(arguments: list[str]) -> int:
     A sentence on stderr says what failed. With --json stdout gets one line however it ends: the verb's result, or
     {"error": sentence, "exit_code": code}.
     """
-    arguments = _joined(arguments)
     try:
         created()  # refuses a SOURCE_DATE_EPOCH that is no number; numpy, which reads it too, would end in a trace
         _app(arguments)(args=arguments, prog_name="embedship")
@@ -74,12 +76,6 @@ def run(arguments: list[str]) -> int:
     return code
 
 
-def _joined(arguments: list[str]) -> list[str]:
-    """Two words that are one verb, as one: `index update`. A bundle in a folder named `update` is `./update`."""
-    verb = " ".join(arguments[:2])
-    return [verb, *arguments[2:]] if verb in VERBS else arguments
-
-
 _STOPPED = {2: "the command line is wrong; stderr says where", 130: "interrupted"}
 
 
@@ -89,6 +85,8 @@ def _complain(sentence: str) -> None:
 
 
 def _app(arguments: list[str]) -> typer.Typer:
+    if (two := " ".join(arguments[:2])) in VERBS:  # a verb of two words; the second is no BUNDLE of the first
+        arguments[:2] = [two]
     app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     app.callback(invoke_without_command=True)(_version)
     for name, verb in VERBS.items():

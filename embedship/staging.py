@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from embedship.errors import EmbedshipError, UsageError
 
@@ -42,6 +42,66 @@ def staged(target: Path, require_replaceable: Callable[[Path], None]) -> Iterato
         _sync(folder)
         refuse_occupied(target, require_replaceable)  # hours may have passed
         _place(folder, target)
+
+
+class Incoming(NamedTuple):
+    """What is on its way to a target: `files` takes its name in the end; `parts` are not whole yet."""
+
+    files: Path
+    parts: Path
+
+
+@contextmanager
+def resumed(target: Path, require_replaceable: Callable[[Path], None]) -> Iterator[Incoming]:
+    """As `staged`, but what was written stays when the block fails or the process is killed, for the next call.
+
+    It lies in `.<name>.incoming`, locked: a second process waits for the first, and then finds what that one made at
+    `target`, which goes through `require_replaceable` after the wait. Raises UsageError where nothing can be locked.
+    """
+    target = target.resolve()
+    refuse_occupied(target, require_replaceable)
+    work = target.parent / f".{target.name}.incoming"
+    with terminable(), _parents(target), _disk_errors(work, target), _kept(work) as incoming:
+        refuse_occupied(target, require_replaceable)
+        yield incoming
+        _open_to_readers(incoming.files)
+        _sync(incoming.files)
+        refuse_occupied(target, require_replaceable)
+        _place(incoming.files, target)
+        shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def _kept(work: Path) -> Iterator[Incoming]:
+    """The folder, its own for as long as this process lives. One without a single byte does not stay."""
+    lock = _wait_for(work)
+    incoming = Incoming(work / "files", work / "parts")
+    try:
+        for folder in incoming:
+            folder.mkdir(exist_ok=True)
+        yield incoming
+    finally:
+        for folder in (*incoming, work):
+            with contextlib.suppress(OSError):  # not empty, or placed
+                folder.rmdir()
+        os.close(lock)
+
+
+def _wait_for(work: Path) -> int:
+    while True:
+        work.mkdir(exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # whoever had it has placed it and gone: make it again
+            descriptor = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            except OSError as error:
+                os.close(descriptor)
+                raise UsageError(
+                    f"{work.parent} cannot be locked ({error.strerror}): give a folder of a local disk"
+                ) from None
+            if work.exists() and os.path.samestat(os.fstat(descriptor), work.stat()):
+                return descriptor
+            os.close(descriptor)
 
 
 def refuse_occupied(target: Path, require_replaceable: Callable[[Path], None]) -> None:
@@ -136,7 +196,7 @@ def _disk_errors(folder: Path, target: Path) -> Iterator[None]:
     except Exception as error:
         # Native code has errors of its own: safetensors quotes the system's, OpenVINO 2026.4 says "iostream error".
         quoted = (words for words in map(os.strerror, _DISK) if words in str(error))
-        full = os.strerror(errno.ENOSPC) if shutil.disk_usage(folder).free < _ROOM else None
+        full = os.strerror(errno.ENOSPC) if shutil.disk_usage(target.parent).free < _ROOM else None
         if (why := next(quoted, full)) is None:
             raise
         raise EmbedshipError(f"{target} could not be written: {why}; {cure}") from error

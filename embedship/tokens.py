@@ -82,6 +82,20 @@ class Tokenizer:
             prepared = [text.lower() for text in prepared]
         return list(self._rust.encode_batch(prepared, add_special_tokens=specials))
 
+    def offsets(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
+        """The characters (start, end) of every token of each text, however long it is; no prompt, no special tokens."""
+        return [
+            self._places(text, encoding) for text, encoding in zip(texts, self.pieces(texts, "", False), strict=True)
+        ]
+
+    def _places(self, text: str, encoding: tokenizers.Encoding) -> list[tuple[int, int]]:
+        found = [place for piece in (encoding, *encoding.overflowing) for place in piece.offsets]
+        if not self._pipeline.lowercase or len(text.lower()) == len(text):
+            return found
+        # A capital I with a dot is two characters in lower case.
+        origin = [place for place, each in enumerate(text) for _ in each.lower()] + [len(text)]
+        return [(origin[start], origin[end - 1] + 1 if end > start else origin[end]) for start, end in found]
+
     def decode(self, ids: Sequence[Sequence[int]], skip_specials: bool) -> list[str]:
         return list(self._rust.decode_batch([list(row) for row in ids], skip_special_tokens=skip_specials))
 

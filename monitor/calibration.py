@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from embedship.monitor.metric import crossfit
+from embedship.monitor.features import Features, crossfit
 from embedship.monitor.sessions import Ids, Index, Totals, effective_size, index_of, plain_variance, totals
 from embedship.monitor.statistics import Floats, Mask, Sample
 
@@ -19,9 +19,9 @@ LEAST_SESSIONS = 20  # fewer tell nothing of how sessions differ
 BLOCKS = 64
 BLOCK_ROWS = 25  # fewer rows would tell of a block's mean only its noise
 FOLDS = 5
-FOLD_WINDOWS = 16
-PARTITIONS = 3
+HELD_OUT_ROWS, HELD_OUT_SESSIONS = 40, 10  # at least, of a held-out block without times
 FOLD_SIMULATIONS = 512
+CONFIDENCE = 0.95
 LEAST_SKEWNESS = 0.02
 
 
@@ -41,11 +41,19 @@ class Tail(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return cls(shape, mean - shape * scale, scale)
 
 
+class Achieved(NamedTuple):
+    """A chance of a false alarm, as held-out blocks show it, and its confidence interval."""
+
+    chance: float
+    lower: float
+    upper: float
+
+
 class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The drift score without drift.
 
-    score = |mean of the window - mean of the reference|^2 / (their variance by sampling), in the reference's metric:
-    about 1, whatever the sizes and the sessions. tails hold its distribution, one for each time block of the reference.
+    score = |mean of the window's features|^2 / (its variance by sampling, with that of the reference): about 1,
+    whatever the sizes and the sessions. tails hold its distribution, one for each time block of the reference.
     """
 
     window: int  # queries of the windows it holds for
@@ -53,7 +61,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     variance: float  # of the reference's mean, sessions respected
     design: float  # variance of a mean with sessions / without: a window whose sessions are unknown takes it over
     effective: float  # independent rows that the reference is worth
-    held_out_windows: int = 0
+    held_out_blocks: int = 0
     held_out_mean: float = 0.0  # of their scores as standard normal deviates: 0 and 1 if the tails are right
     held_out_deviation: float = 1.0
 
@@ -71,10 +79,19 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             low, high = (middle, high) if self.log_chance(middle) > goal else (low, middle)
         return high
 
-    def measured(self, chance: float) -> float:
-        """Return the chance in one window that held-out blocks of the reference show, where `chance` is promised."""
-        deviate = -float(special.ndtri(chance))
-        return float(special.ndtr(-(deviate - self.held_out_mean) / self.held_out_deviation))
+    def achieved(self, chance: float) -> Achieved:
+        """Return the chance in one window that held-out blocks of the reference show, where `chance` is promised.
+
+        Each block is one observation, however many queries it has, so that the interval is clustered by block. It is
+        the exact one for the tail of a normal distribution of unknown mean and deviation, by the noncentral t (Owen,
+        Technometrics 10, 1968): the deviates are normal if the tails are right. It is wide, for no log is long enough
+        to count alarms that are to come once a month.
+        """
+        distance = (-float(special.ndtri(chance)) - self.held_out_mean) / self.held_out_deviation
+        root = math.sqrt(self.held_out_blocks)
+        ends = (1 + np.array([CONFIDENCE, -CONFIDENCE])) / 2  # the largest distance is the smallest chance
+        limits = special.nctdtrinc(self.held_out_blocks - 1, 1 - ends, distance * root) / root
+        return Achieved(float(special.ndtr(-distance)), *(float(special.ndtr(-limit)) for limit in limits))
 
 
 class _Null(NamedTuple):
@@ -89,7 +106,7 @@ def calibrate(
 ) -> Calibration:
     """Learn the distribution of the score from reference vectors (n, d), a sample of so many queries.
 
-    A window and a reference are drawn again and again, session by session with replacement, from rows whitened by
+    A window and a reference are drawn again and again, session by session with replacement, from features made by
     cross-fitting; the score is studentised, so sessions of other lengths than the reference's do no harm. times (n,)
     cut the reference into blocks as long as a window where there are rows enough, and what blocks differ by beyond
     sampling (of a morning, of a weekend) is part of the null: each block has its own tail. Successive windows share
@@ -98,12 +115,9 @@ def calibrate(
     random = np.random.default_rng(seed)
     index = index_of(sessions, len(vectors))
     blocks = _blocks(times, index, window, queries)
-    deviates = []
-    for _ in range(PARTITIONS):
-        folds = _folds(index, blocks, random)
-        rows = crossfit(vectors, folds)
-        deviates += [_held_out(rows, index, blocks, folds == fold, random) for fold in np.unique(folds)]
-    held_out = np.concatenate(deviates)
+    parts, folds = _parts(index, blocks, random)
+    rows = crossfit(vectors, folds, _groups(index, blocks))
+    held_out = np.concatenate([_held_out(rows, index, blocks, parts, folds == fold, random) for fold in range(FOLDS)])
     variance = totals(rows, index).variance
     return Calibration(
         window=window,
@@ -111,10 +125,16 @@ def calibrate(
         variance=variance,
         design=max(1.0, variance / plain_variance(rows)),
         effective=effective_size(rows, sessions),
-        held_out_windows=len(held_out),
+        held_out_blocks=len(held_out),
         held_out_mean=float(held_out.mean()),
-        held_out_deviation=float(held_out.std()),
+        held_out_deviation=float(held_out.std(ddof=1)),
     )
+
+
+def features(vectors: Sample, sessions: Ids | None, times: Times | None, *, window: int, queries: int) -> Features:
+    """Fit what a window is mapped by, on all of the reference that `calibrate` is given."""
+    index = index_of(sessions, len(vectors))
+    return Features.fit(vectors, _groups(index, _blocks(times, index, window, queries)))
 
 
 def _tails(
@@ -170,10 +190,11 @@ def _blocks(times: Times | None, index: Index, window: int, queries: int) -> Ind
 
     A session belongs where its first query does. Without times there is one block.
     """
-    count = 1 if times is None else max(1, min(BLOCKS, len(index) // BLOCK_ROWS, round(queries / window)))
+    sessions = int(index.max()) + 1
+    count = max(1, min(BLOCKS, len(index) // BLOCK_ROWS, sessions // 2, round(queries / window)))
     if times is None or count == 1:
         return np.zeros(len(index), dtype=np.intp)
-    starts = np.full(int(index.max()) + 1, np.inf)
+    starts = np.full(sessions, np.inf)
     np.minimum.at(starts, index, times)
     ranks = np.argsort(np.argsort(starts, kind="stable"), kind="stable")
     return (ranks * count // len(starts))[index]
@@ -191,29 +212,38 @@ def _offsets(rows: Sample, index: Index, blocks: Index) -> Floats:
     return shrunk
 
 
-def _held_out(rows: Sample, index: Index, blocks: Index, inside: Mask, random: np.random.Generator) -> Floats:
-    """Return scores of one fold's windows against the other folds, as standard normal deviates.
+def _groups(index: Index, blocks: Index) -> Index:
+    """Who lies apart from the queries of another day (n,): blocks of time if there are enough, or else sessions."""
+    return blocks if int(blocks.max()) + 1 >= FOLDS else index
 
-    A window is a random half of the fold's sessions; its tails come from the others.
+
+def _parts(index: Index, blocks: Index, random: np.random.Generator) -> tuple[Index, Index]:
+    """Return the blocks to hold out (n,), and the fold of each (n,): stretches of time that begin anywhere.
+
+    Without times, or with few blocks, they are sets of sessions.
     """
-    others, part = ~inside, totals(rows[inside], index[inside])
-    window = max(2, int(inside.sum()) // 2)
+    count, sessions = int(blocks.max()) + 1, int(index.max()) + 1
+    if count >= FOLDS:
+        return blocks, (blocks + random.integers(count)) % count * FOLDS // count
+    each = min(len(index) // HELD_OUT_ROWS, sessions // HELD_OUT_SESSIONS) // FOLDS
+    sets = (random.permutation(sessions) % (FOLDS * max(2, each)))[index]
+    return sets, sets % FOLDS
+
+
+def _held_out(
+    rows: Sample, index: Index, blocks: Index, parts: Index, inside: Mask, random: np.random.Generator
+) -> Floats:
+    """Return the scores of one fold's blocks against the other folds, as standard normal deviates; tails of others.
+
+    The variance of a block's mean is taken about 0, as in the simulation: about its own mean it is too uncertain for
+    the few sessions of a block.
+    """
+    others = ~inside
+    held = [totals(rows[parts == part], index[parts == part]) for part in np.unique(parts[inside])]
+    window = max(2, int(inside.sum()) // len(held))
     tails = _tails(rows[others], index[others], blocks[others], window, FOLD_SIMULATIONS, random)
     variance = totals(rows[others], index[others]).variance
-    scores = np.empty(FOLD_WINDOWS)
-    for i in range(FOLD_WINDOWS):
-        chosen = random.permutation(len(part.sizes))[: max(2, len(part.sizes) // 2)]
-        half = Totals(part.sums[chosen], part.sizes[chosen])
-        scores[i] = float((half.mean**2).sum()) / (half.variance + variance)
+    squares = np.array([(part.mean**2).sum() for part in held])
+    scores = squares / (variance + np.array([(part.sums**2).sum() / part.sizes.sum() ** 2 for part in held]))
     deviates: Floats = np.negative(special.ndtri_exp(_log_chance(tails, scores)))
     return deviates
-
-
-def _folds(index: Index, blocks: Index, random: np.random.Generator) -> Index:
-    """Cut into stretches of time that begin anywhere; without times, or with few blocks, into sets of sessions."""
-    count = int(blocks.max()) + 1
-    if count >= FOLDS:
-        shifted: Index = (blocks + random.integers(count)) % count * FOLDS // count
-        return shifted
-    order: Index = random.permutation(int(index.max()) + 1) % FOLDS
-    return order[index]

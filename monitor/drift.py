@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedship.monitor.budget import DEFAULT, FalseAlarms
-from embedship.monitor.calibration import Calibration, Times, calibrate
+from embedship.monitor.calibration import Calibration, Times, calibrate, features
 from embedship.monitor.errors import InvalidSetting, InvalidVectors
-from embedship.monitor.metric import Metric
 from embedship.monitor.reference import INTERVAL_SECONDS, WINDOW, Promise, Reference
 from embedship.monitor.repeats import distinct
 from embedship.monitor.sessions import Ids, index_of, plain_variance, totals
@@ -29,11 +28,10 @@ DIMENSIONS_LIMIT = 0.10
 SPLITS = 8  # halvings of the reference: with 3 effective dimensions the median D of one halving is mostly luck
 MINIMUM = 100
 LEAST_EFFECTIVE = 50  # independent queries that a reference must be worth
-# Standard deviations of the reference, along directions weighed by its metric. 5% of an unknown topic among medical
-# questions moves the mean by 0.04 or more, a change of variant by 0.002 once its offset is known.
-EFFECT_FLOOR = 0.03
-# An int8 variant without a known offset moves it by 0.03 to 0.05 (MiniLM, two corpora).
-UNKNOWN_VARIANT_FLOOR = 0.08
+# Standard deviations of the features over the reference. 5% of a new topic move their mean by 0.02 to 0.03, 10% by
+# 0.035 to 0.06 (three corpora); a change of variant by less than chance does once its offset is known.
+EFFECT_FLOOR = 0.02
+UNKNOWN_VARIANT_FLOOR = 0.05  # an int8 variant without a known offset: 0.015 to 0.04 (MiniLM, two corpora)
 STALE_SECONDS = 3_600.0
 UNKNOWN_SESSION = -2
 
@@ -43,8 +41,9 @@ class Rule(StrEnum):
 
     ten_percent  more than 10% of dimensions have p < 0.05: the users' rule. Fires without drift in 11-15% of checks
                  when the embedding has few effective dimensions, for then the dimensions move together.
-    calibrated   the mean of the queries has moved further than the false-alarm budget allows to chance, and further
-                 than matters: `score` above `threshold`, and `effect` above `effect_floor`.
+    calibrated   the mean of the queries' features, in which new ones count more, has moved further than the
+                 false-alarm budget allows to chance, and further than matters: `score` above `threshold`, and `effect`
+                 above `effect_floor`.
     """
 
     TEN_PERCENT = "ten_percent"
@@ -68,6 +67,8 @@ class DriftReport(msgspec.Struct, frozen=True):
     effect_floor: float = 0.0  # what the effect must exceed to matter
     promised_per_day: float = 0.0  # false alarms: the budget
     measured_per_day: float = 0.0  # false alarms on the reference's held-out blocks, at this threshold
+    measured_lower_per_day: float = 0.0  # the ends of its 95% interval, clustered by block
+    measured_upper_per_day: float = 0.0
     since: float = 0.0  # Unix time of the first evaluation of this run of warnings; 0 while there is none
     dimensions_ratio: float = 0.0  # dimensions with p < 0.05
     bonferroni_ratio: float = 0.0  # dimensions with p < 0.05 / d
@@ -136,7 +137,9 @@ class DriftDetector:
         self._offset = reference.offsets.get(variant or "", np.zeros(dimensions, dtype=np.float32))
         self._floor = EFFECT_FLOOR if known else UNKNOWN_VARIANT_FLOOR
         self._reference = Sorted.of(reference.vectors)
-        self._metric = Metric.fit(reference.vectors)
+        self._features = features(
+            reference.vectors, reference.sessions, reference.times, window=window, queries=_queries(reference)
+        )
         self._calibration = _calibration(reference, window)
         budget = false_alarms or (reference.promise.false_alarms if reference.promise else DEFAULT)
         self._promise = Promise.of(self._calibration, budget, interval_seconds)
@@ -194,8 +197,8 @@ class DriftDetector:
         return DriftReport(State.UNKNOWN, self.rule, reason, samples, distinct, reference=self._reference_size)
 
     def _shift(self, vectors: Sample, sessions: Ids) -> _Shift:
-        """Measure the shift of the mean in the reference's metric, in which sampling explains what it does."""
-        rows = self._metric.apply(vectors)
+        """Measure how far the mean of the queries' features lies from 0, where it lies without drift."""
+        rows = self._features.apply(vectors)
         window, plain = totals(rows, index_of(sessions, len(rows))), plain_variance(rows)
         design = max(1.0, window.variance / plain) if plain else 1.0
         if (sessions == UNKNOWN_SESSION).any():
@@ -231,6 +234,8 @@ class DriftDetector:
             effect_floor=self._floor,
             promised_per_day=promise.false_alarms.per_day,
             measured_per_day=promise.measured_per_day,
+            measured_lower_per_day=promise.measured_lower_per_day,
+            measured_upper_per_day=promise.measured_upper_per_day,
             dimensions_ratio=dimensions,
             bonferroni_ratio=float(significant(statistic, n, m, ALPHA / len(statistic)).mean()),
             discovery_ratio=float(discovered(statistic, n, m, ALPHA).mean()),
@@ -246,8 +251,11 @@ def _calibration(reference: Reference, window: int) -> Calibration:
     known = reference.calibration
     if known is not None and known.window == window:
         return known
-    queries = max(reference.queries, len(reference.vectors))
-    return calibrate(reference.vectors, reference.sessions, reference.times, window=window, queries=queries)
+    return calibrate(reference.vectors, reference.sessions, reference.times, window=window, queries=_queries(reference))
+
+
+def _queries(reference: Reference) -> int:
+    return max(reference.queries, len(reference.vectors))
 
 
 def _obstacle(reference: Reference | None, fingerprint: str | None, minimum: int) -> str:

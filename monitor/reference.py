@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -16,7 +17,8 @@ from embedship.monitor.errors import InvalidSetting, InvalidVectors, ReferenceMi
 from embedship.monitor.repeats import distinct
 from embedship.monitor.sessions import Ids, index_of
 
-FORMAT = 2
+FORMAT = 3
+SCORE_BEFORE = 2  # the format whose vectors hold, and whose thresholds are of another score
 KEY = "embedship.reference"
 MAXIMUM = 2_000
 WINDOW = 1_000
@@ -33,16 +35,21 @@ class Promise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     interval_seconds: float  # between evaluations
     threshold: float
     measured_per_day: float
+    measured_lower_per_day: float  # the ends of its 95% interval
+    measured_upper_per_day: float
 
     @classmethod
     def of(cls, calibration: Calibration, false_alarms: FalseAlarms, interval_seconds: float) -> "Promise":
         chance = min(false_alarms.within(interval_seconds), 0.5)
         evaluations = 86_400 / interval_seconds
+        achieved = calibration.achieved(chance)
         return cls(
             false_alarms,
             interval_seconds,
             calibration.threshold(chance),
-            calibration.measured(chance) * evaluations,
+            achieved.chance * evaluations,
+            achieved.lower * evaluations,
+            achieved.upper * evaluations,
         )
 
 
@@ -58,6 +65,24 @@ class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class _Version(msgspec.Struct, frozen=True):
     format: int
+
+
+class _Before(_Version, frozen=True):
+    """What of format 2 still holds: its calibration is of another score, and only says that there was one."""
+
+    class Fitted(msgspec.Struct, frozen=True):
+        window: int
+
+    class Promised(msgspec.Struct, frozen=True):
+        false_alarms: FalseAlarms
+        interval_seconds: float
+
+    fingerprint: str
+    prompt: str
+    created: str
+    queries: int
+    calibration: Fitted | None
+    promise: Promised | None
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -168,11 +193,15 @@ class Reference:
 
     @classmethod
     def load(cls, path: Path) -> "Reference":
-        """Read what save wrote. Raises ReferenceUnreadable for anything else."""
+        """Read what save wrote. Raises ReferenceUnreadable for anything else.
+
+        A reference of format 2 holds all that is needed to fit its thresholds anew, which takes a second.
+        """
         try:
             with safe_open(path, framework="numpy") as file:
-                header = _header((file.metadata() or {})[KEY], path)
+                text = (file.metadata() or {})[KEY]
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 not a dict
+            header = _header(text, path, tensors)
             return cls(
                 vectors=tensors["vectors"],
                 fingerprint=header.fingerprint,
@@ -191,11 +220,26 @@ class Reference:
             raise ReferenceUnreadable(f"{path} is not a drift reference ({error}): fit it again") from error
 
 
-def _header(text: str, path: Path) -> _Header:
+def _header(text: str, path: Path, tensors: Mapping[str, NDArray[Any]]) -> _Header:
     found = msgspec.json.decode(text, type=_Version).format
+    if found == SCORE_BEFORE:
+        return _renewed(msgspec.json.decode(text, type=_Before), tensors)
     if found != FORMAT:
-        raise ReferenceUnreadable(f"{path} has format {found}, this version reads {FORMAT}: fit it again")
+        raise ReferenceUnreadable(
+            f"{path} has format {found}, this version reads {FORMAT}: fit it again, with `embedship reference`"
+        )
     return msgspec.json.decode(text, type=_Header)
+
+
+def _renewed(before: _Before, tensors: Mapping[str, NDArray[Any]]) -> _Header:
+    """Fit the thresholds of now on the vectors of a reference of format 2."""
+    calibration = promise = None
+    if before.calibration and before.promise:
+        vectors, sessions, times = tensors["vectors"], tensors.get("sessions"), tensors.get("times")
+        queries = max(before.queries, len(vectors))
+        calibration = calibrate(vectors, sessions, times, window=before.calibration.window, queries=queries)
+        promise = Promise.of(calibration, before.promise.false_alarms, before.promise.interval_seconds)
+    return _Header(FORMAT, before.fingerprint, before.prompt, before.created, before.queries, calibration, promise)
 
 
 def _sample(vectors: Vectors, sessions: Ids | None, maximum: int, seed: int) -> NDArray[np.intp]:

@@ -9,8 +9,10 @@ from typing import NamedTuple
 import msgspec
 
 from embedship.monitor.canary import DeviceCanary
+from embedship.monitor.candidate import CandidateReport, Side
 from embedship.monitor.diagnosis import Cause, Signals
 from embedship.monitor.drift import DriftReport, Rule
+from embedship.monitor.probes import ProbeReport
 from embedship.monitor.recall import RecallReport, RecallRule
 from embedship.monitor.source import Source
 from embedship.monitor.state import State
@@ -97,6 +99,39 @@ def _probe(name: str) -> Read:
     return _one(lambda status: getattr(status.probe, name) if status.probe else 0.0)
 
 
+def _candidate(value: Callable[[CandidateReport], float]) -> Read:
+    """0 while no candidate is compared."""
+    return _one(lambda status: value(status.candidate) if status.candidate else 0.0)
+
+
+def _candidate_skipped(status: Status) -> list[Value]:
+    found = status.candidate
+    return [
+        (("allowance",), float(found.allowance_skipped if found else 0)),
+        (("busy",), float(found.busy_skipped if found else 0)),
+    ]
+
+
+def _candidate_latencies(status: Status) -> Iterable[Value]:
+    for side in Side:
+        latency = getattr(status.candidate, side) if status.candidate else None
+        yield (side, "0.5"), latency.median if latency else 0.0
+        yield (side, "0.99"), latency.p99 if latency else 0.0
+
+
+def _candidate_probes(serving: Callable[[ProbeReport], float], own: Callable[[CandidateReport], float]) -> Read:
+    """Both sides of the labelled probes, 0 where nothing was asked."""
+
+    def read(status: Status) -> list[Value]:
+        compared = status.candidate
+        return [
+            ((Side.SERVING,), serving(status.probe) if compared and status.probe else 0.0),
+            ((Side.CANDIDATE,), own(compared) if compared else 0.0),
+        ]
+
+    return read
+
+
 G, C = Kind.GAUGE, Kind.COUNTER
 
 TABLE = (
@@ -115,7 +150,8 @@ TABLE = (
     Series(G, "drift_rule_warning", "1 if this rule sees drift, whichever rule is configured.", ("rule",),
            lambda status: [((Rule.TEN_PERCENT,), float(status.queries.drift.ten_percent)),
                            ((Rule.CALIBRATED,), float(status.queries.drift.calibrated))]),
-    Series(G, "drift_score", "Squared shift of the mean, relative to no drift; about 1 without drift.", (),
+    Series(G, "drift_score",
+           "Squared shift of the mean, new queries counting more, relative to no drift; about 1 without drift.", (),
            _drift(lambda drift: drift.score)),
     Series(G, "drift_score_threshold", "What the score must exceed, by the false-alarm budget.", (),
            _drift(lambda drift: drift.threshold)),
@@ -125,9 +161,12 @@ TABLE = (
            _drift(lambda drift: drift.effect)),
     Series(G, "drift_effect_floor", "What the effect must exceed to matter.", (),
            _drift(lambda drift: drift.effect_floor)),
-    Series(G, "drift_false_alarms_per_day", "False alarms: promised by the budget, and measured on the reference.",
-           ("kind",), lambda status: [(("promised",), status.queries.drift.promised_per_day),
-                                      (("measured",), status.queries.drift.measured_per_day)]),
+    Series(G, "drift_false_alarms_per_day",
+           "False alarms: promised by the budget, and measured on the reference, with its 95% interval.", ("kind",),
+           lambda status: [(("promised",), status.queries.drift.promised_per_day),
+                           (("measured",), status.queries.drift.measured_per_day),
+                           (("measured_lower",), status.queries.drift.measured_lower_per_day),
+                           (("measured_upper",), status.queries.drift.measured_upper_per_day)]),
     Series(G, "drift_dimensions_ratio",
            "Share of embedding dimensions whose KS test against the reference has p < 0.05.", (),
            _drift(lambda drift: drift.dimensions_ratio)),
@@ -194,6 +233,31 @@ TABLE = (
            _probe("replayed_at")),
     Series(G, "feedback_answers", "Answered queries that can still be judged.", (),
            _one(lambda status: status.feedback.answers if status.feedback else 0.0)),
+    # A candidate beside what serves
+    Series(G, "candidate_watched", "1 if a candidate is compared with what serves.", (),
+           _one(lambda status: status.candidate is not None)),
+    Series(C, "candidate_queries", "Searches that the candidate answered, too.", (),
+           _candidate(lambda found: found.queries)),
+    Series(C, "candidate_skipped_queries", "Sampled searches that the candidate was not asked, by reason.",
+           ("reason",), _candidate_skipped),
+    Series(C, "candidate_failures", "Searches that failed on the candidate.", (),
+           _candidate(lambda found: found.failures)),
+    Series(C, "candidate_overlap_found", "Documents served among the first 10 that the candidate has there, too.", (),
+           _candidate(lambda found: found.found)),
+    Series(C, "candidate_overlap_expected", "Documents served among the first 10.", (),
+           _candidate(lambda found: found.expected)),
+    Series(G, "candidate_overlap_ratio", "Mean overlap@10 of the last 500 searches compared.", (),
+           _candidate(lambda found: found.overlap)),
+    Series(C, "candidate_search_seconds", "Time that the candidate took in all, from text to hits.", (),
+           _candidate(lambda found: found.seconds)),
+    Series(G, "candidate_latency_seconds", "From text to hits, over the last 500 searches of one query; serving "
+           "waits for its queue, the candidate for nobody.", ("side", "quantile"), _candidate_latencies),
+    Series(G, "candidate_probe_queries", "Labelled queries that the candidate was asked.", (),
+           _candidate(lambda found: found.probes)),
+    Series(G, "candidate_probe_recall_ratio", "Recall@10 of the labelled queries, on both.", ("side",),
+           _candidate_probes(lambda probe: probe.recall.rolling, lambda found: found.probe_recall)),
+    Series(G, "candidate_probe_ndcg_ratio", "Mean nDCG@10 of the labelled queries, on both.", ("side",),
+           _candidate_probes(lambda probe: probe.ndcg, lambda found: found.probe_ndcg)),
     # Canaries
     Series(G, "canary_state", "Canaries: 1 for the present state.", ("state",),
            lambda status: _choice(State, status.canary.state)),

@@ -80,8 +80,9 @@ def ks_statistic(reference: Sample | Sorted, current: Sample) -> Floats:
     n, m = a.size, b.size
     before, after = np.empty((2, len(b.columns), m), dtype=np.int64)
     for i, (x, y) in enumerate(zip(a.columns, b.columns, strict=True)):
-        before[i] = x.searchsorted(y, side="left")
-        after[i] = x.searchsorted(y, side="right")
+        before[i] = after[i] = x.searchsorted(y, side="left")
+        ties = np.flatnonzero(x.take(before[i], mode="clip") == y)  # only among these does the other side differ
+        after[i, ties] = x.searchsorted(y[ties], side="right")
     steps = np.arange(m + 1, dtype=np.int64) * n
     gap = np.maximum((steps[1:] - after * m).max(axis=1), (before * m - steps[:-1]).max(axis=1))
     divisor = math.gcd(n, m)  # whole numbers until here, so that equal distances are equal floats

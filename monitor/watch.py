@@ -12,6 +12,7 @@ import msgspec
 
 from embedship.monitor import snapshot
 from embedship.monitor.canary import Canary, CanaryReport
+from embedship.monitor.candidate import CandidateReport, Comparison
 from embedship.monitor.diagnosis import Cause, Diagnosis, Signals, diagnose
 from embedship.monitor.errors import MonitorError
 from embedship.monitor.faults import Failures, Faults, Part
@@ -51,6 +52,7 @@ class Status(msgspec.Struct, frozen=True):
     feedback: FeedbackReport | None
     snapshot: SnapshotReport
     failures: Failures
+    candidate: CandidateReport | None = None  # None: none is compared
 
 
 class Watch:
@@ -67,6 +69,7 @@ class Watch:
         *,
         probes: Probes | None = None,
         feedback: Feedback | None = None,
+        comparison: Comparison | None = None,
         index: str = "",
         probe_digest: str = "",
         folder: Path | None = None,
@@ -74,6 +77,7 @@ class Watch:
     ) -> None:
         self._fingerprint = fingerprint
         self.observer, self.canary, self.probes, self.feedback = observer, canary, probes, feedback
+        self._comparison = comparison
         self._index, self._probe_digest = index, probe_digest
         self._folder = folder
         self._clock = clock
@@ -110,6 +114,7 @@ class Watch:
             feedback=feedback,
             snapshot=self._snapshot,
             failures=self.faults.failures,
+            candidate=self._comparison.report() if self._comparison else None,
         )
 
     def _began(self, signals: Signals, now: float) -> dict[str, float]:

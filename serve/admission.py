@@ -10,9 +10,7 @@ from typing import Self
 
 from embedship.serve.errors import Overloaded, TooLarge
 from embedship.serve.lanes import Lane
-
-# One permit in eight is for interactive work only: a bulk load must not lock out queries.
-RESERVE = 8
+from embedship.serve.settings import RESERVE
 
 # How far back the pace is measured that Retry-After is computed from, and the longest wait it asks for.
 _PACE_SECONDS = 5.0

@@ -116,7 +116,7 @@ def encode(
     input or options; EmbedshipError if the disk is full: what is done stays, and the next run goes on.
     """
     _require_possible(encoder.bundle, wishes)
-    with _locked(out), _disk(out):
+    with locked(out), _disk(out):
         before = _stamp(source.path)
         _require_ours(out)
         plan = sealed.seal(_plan(encoder, source, columns, wishes))
@@ -320,7 +320,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 @contextmanager
-def _locked(out: Path) -> Iterator[None]:
+def locked(out: Path) -> Iterator[None]:
     """One run a folder: the lock goes with the process, however it ends."""
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file: name a folder")

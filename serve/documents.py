@@ -1,34 +1,59 @@
-"""What the rows of an index are: id, text, title and metadata, their words and facts, in a read-only SQLite file."""
+"""What the rows of an index are: id, text, title and metadata, their words and facts, in a read-only SQLite file.
+
+A row is what has a vector: a document, or where documents were cut, one chunk of one. The chunks of a document have
+its id, title and metadata, and follow each other; the first of them stands for it.
+"""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
+from itertools import islice
 from pathlib import Path
 from threading import Lock
 from typing import Any, Self
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from embedship.errors import UnsafeError, UsageError
 from embedship.serve import filters
 
 DOCUMENTS = "documents.sqlite"
 
-# `line` is where the document stood in the corpus; the unique id is also what an update would look a row up by.
+# `line` is where the document stood in the corpus; the id is also what an update would look rows up by. `number` counts
+# the chunks of a document; `start` and `end`, characters of its whole text, are null where it was not cut.
 _TABLE = """CREATE TABLE documents (
-    row INTEGER PRIMARY KEY, line INTEGER NOT NULL, id TEXT NOT NULL UNIQUE,
-    text TEXT NOT NULL, title TEXT, metadata TEXT)"""
-_INSERT = "INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?)"
+    row INTEGER PRIMARY KEY, line INTEGER NOT NULL, id TEXT NOT NULL,
+    text TEXT NOT NULL, title TEXT, metadata TEXT,
+    number INTEGER NOT NULL DEFAULT 0, start INTEGER, "end" INTEGER, UNIQUE (id, number))"""
+_INSERT = "INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+# Of a document in several chunks, by its first row: a hit reads a chunk and not a book, a migration cuts it anew.
+_WHOLES = "CREATE TABLE wholes (row INTEGER PRIMARY KEY, text TEXT NOT NULL)"
 # Words are looked up without accents and English endings; the texts themselves are not stored a second time.
 _WORDS = """CREATE VIRTUAL TABLE words USING fts5(
     title, text, content='documents', content_rowid='row', tokenize='porter unicode61 remove_diacritics 2')"""
 _FILL_WORDS = ("INSERT INTO words(words) VALUES('rebuild')", "INSERT INTO words(words) VALUES('optimize')")
 # One statement for any number of rows, in the order they were asked for.
-_ROWS = "SELECT d.id, d.row FROM json_each(?) AS wanted JOIN documents AS d ON d.id = wanted.value"
-_FETCH = """SELECT d.id, d.text, d.title, d.metadata
+_ROWS = """SELECT d.id, d.row FROM json_each(?) AS wanted
+    JOIN documents AS d ON d.id = wanted.value AND d.number = 0"""
+_FETCH = """SELECT d.id, d.text, d.title, d.metadata, d.number, d.start, d."end"
     FROM json_each(?) AS wanted JOIN documents AS d ON d.row = wanted.value ORDER BY wanted.key"""
+_WHOLE = """SELECT d.line, d.id, coalesce(w.text, d.text), d.title, d.metadata
+    FROM documents AS d LEFT JOIN wholes AS w ON w.row = d.row WHERE d.number = 0 ORDER BY d.row"""
+
+# Documents cut at once: their texts are tokenised in one batch.
+_BATCH = 512
+
+
+class Chunk(msgspec.Struct, frozen=True):
+    """Which one of a document's chunks, from 0, and the characters of the document's text that it is."""
+
+    number: int
+    start: int
+    end: int
 
 
 class Document(msgspec.Struct, frozen=True):
@@ -36,15 +61,23 @@ class Document(msgspec.Struct, frozen=True):
     text: str
     title: str | None = None
     metadata: dict[str, Any] = {}
+    chunk: Chunk | None = None  # then `text` is that of the chunk
+
+
+Split = Callable[[Sequence[Document]], list[list[Document]]]  # documents -> the chunks of each
 
 
 class Documents:
-    """Thread-safe: one connection behind a lock. Fetching ten documents holds it for some 15 us."""
+    """Thread-safe: one connection behind a lock. Fetching ten documents holds it for some 15 us.
+
+    `firsts`, (size,) uint32: for each row the first row of its document; None where every row is a document.
+    """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._lock = Lock()
-        (self.size,) = connection.execute("SELECT count(*) FROM documents").fetchone()
+        self.size, most = connection.execute("SELECT count(*), coalesce(max(number), 0) FROM documents").fetchone()
+        self.firsts = _firsts(connection, self.size) if most else None
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -65,13 +98,30 @@ class Documents:
         return [_document(*values) for values in found]
 
     def rows(self, ids: Sequence[str]) -> dict[str, int]:
-        """The row of each of these ids that a document has; an unknown one is left out."""
+        """The first row of each of these ids that a document has; an unknown one is left out."""
         with self._lock:
             return dict(self._connection.execute(_ROWS, [msgspec.json.encode(ids).decode()]).fetchall())
+
+    @property
+    def count(self) -> int:
+        """Of whole documents."""
+        return self.size if self.firsts is None else int(np.count_nonzero(self.firsts == np.arange(self.size)))
+
+    def whole(self) -> Iterator[tuple[int, Document]]:
+        """Every document uncut, and its line, in the order of the rows."""
+        with self._lock:
+            cursor = self._connection.execute(_WHOLE)
+            while found := cursor.fetchmany(_BATCH):
+                yield from ((line, _document(*values)) for line, *values in found)
 
     def close(self) -> None:
         with self._lock:
             self._connection.close()
+
+
+def _firsts(connection: sqlite3.Connection, size: int) -> NDArray[np.uint32]:
+    found = connection.execute("SELECT row - number FROM documents ORDER BY row")
+    return np.fromiter((first for (first,) in found), dtype=np.uint32, count=size)
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -80,10 +130,11 @@ def connect(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(uri, uri=True, check_same_thread=False)
 
 
-def write(path: Path, lines: Iterable[tuple[int, Document]]) -> int:
-    """Write (line number, document) pairs as rows 0, 1, ... and return how many there were.
+def write(path: Path, lines: Iterable[tuple[int, Document]], split: Split | None = None) -> int:
+    """Write (line number, document) pairs as rows 0, 1, ... and return how many rows there are.
 
-    Raises UsageError if two documents have the same id. A torn file is the caller's to delete: there is no journal.
+    A document is one row, or one for each of the chunks that `split` makes of it. Raises UsageError if two documents
+    have the same id. A torn file is the caller's to delete: there is no journal.
     """
     rows = 0
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
@@ -91,27 +142,55 @@ def write(path: Path, lines: Iterable[tuple[int, Document]]) -> int:
             "PRAGMA journal_mode = OFF",
             "PRAGMA synchronous = OFF",
             _TABLE,
+            _WHOLES,
             _WORDS,
             filters.FACTS,
             "BEGIN",
         ):
             connection.execute(statement)
-        for rows, (line, document) in enumerate(lines, 1):
-            _insert(connection, rows - 1, line, document)
+        for line, document, chunks in _split(lines, split):
+            if len(chunks) > 1:
+                connection.execute("INSERT INTO wholes VALUES (?, ?)", (rows, document.text))
+            for chunk in chunks:
+                _insert(connection, rows, line, chunk)
+                rows += 1
         for statement in (*_FILL_WORDS, "COMMIT"):
             connection.execute(statement)
     return rows
 
 
+def _split(
+    lines: Iterable[tuple[int, Document]], split: Split | None
+) -> Iterator[tuple[int, Document, Sequence[Document]]]:
+    if split is None:
+        yield from ((line, document, (document,)) for line, document in lines)
+        return
+    ahead = iter(lines)
+    while batch := list(islice(ahead, _BATCH)):
+        chunked = split([document for _, document in batch])
+        yield from ((line, document, chunks) for (line, document), chunks in zip(batch, chunked, strict=True))
+
+
 def _insert(connection: sqlite3.Connection, row: int, line: int, document: Document) -> None:
     metadata = msgspec.json.encode(document.metadata).decode() if document.metadata else None
+    number, start, end = (0, None, None) if (chunk := document.chunk) is None else msgspec.structs.astuple(chunk)
+    values = (row, line, document.id, document.text, document.title, metadata, number, start, end)
     try:
-        connection.execute(_INSERT, (row, line, document.id, document.text, document.title, metadata))
+        connection.execute(_INSERT, values)
     except sqlite3.IntegrityError:
         (first,) = connection.execute("SELECT line FROM documents WHERE id = ?", [document.id]).fetchone()
         raise UsageError(f"line {line}: the id {document.id!r} was given to line {first} already") from None
     connection.executemany(filters.INSERT, [(*fact, row) for fact in filters.facts(document.metadata)])
 
 
-def _document(id: str, text: str, title: str | None, metadata: str | None) -> Document:
-    return Document(id, text, title, msgspec.json.decode(metadata, type=dict[str, Any]) if metadata else {})
+def _document(
+    id: str,
+    text: str,
+    title: str | None,
+    metadata: str | None,
+    number: int = 0,
+    start: int | None = None,
+    end: int | None = None,
+) -> Document:
+    known = msgspec.json.decode(metadata, type=dict[str, Any]) if metadata else {}
+    return Document(id, text, title, known, None if start is None or end is None else Chunk(number, start, end))

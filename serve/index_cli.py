@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,15 +14,17 @@ from rich.table import Table
 
 from embedship import choice as choices
 from embedship import whole
-from embedship.bundle import Bundle
+from embedship.bundle import Bundle, Code
 from embedship.errors import UsageError
+from embedship.serve import index_goals as asked
 from embedship.serve.index import Kind
+from embedship.serve.index.chunks import Chunking
 from embedship.serve.index.effort import LIMITS, Effort
-from embedship.serve.index.manifest import SAMPLED, Choice, Goals, Recall, frontier
+from embedship.serve.index.manifest import SAMPLED, VECTORS, Choice, Recall, Truncated
 from embedship.serve.index.recipe import Store
 
 if TYPE_CHECKING:
-    from embedship.serve.index.build import Built, Step
+    from embedship.serve.index.build import Built, Step, Wishes
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -37,25 +39,30 @@ class Report(msgspec.Struct, frozen=True):
     store: Store | None
     effort: Effort
     documents: int
+    rows: int  # vectors: chunks, where documents were cut
+    chunking: Chunking | None
     dimension: int
-    truncated: int
+    truncated: Truncated
+    exact: Code  # of the exact vectors, on disk
+    exact_bytes: int
     disk_bytes: int
     hot_bytes_per_vector: float
-    texts_per_second: float
+    texts_per_second: float | None  # None where nothing was embedded
     recall: Recall | None
     choice: Choice | None
 
 
 def index(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle folder.")],
+    *,
     corpus: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
             metavar="CORPUS.jsonl",
             help='A document a line: {"id", "text"}, optionally "title" and "metadata". BEIR\'s "_id" will do for '
             '"id"; other keys are kept as metadata.',
         ),
-    ],
+    ] = None,
     out: Annotated[Path, typer.Option(help="Where the index goes. An index that lies there is replaced at the end.")],
     kind: Annotated[
         Kind | None,
@@ -65,6 +72,24 @@ def index(
         ),
     ] = None,
     variant: Annotated[str | None, typer.Option(help="The variant to embed with (default: the chosen one).")] = None,
+    chunk: Annotated[
+        int | None,
+        typer.Option(
+            help="Cut documents into chunks of at most so many tokens, prompt and special tokens included (default: a "
+            "vector a document; what the model does not read of it is cut off)."
+        ),
+    ] = None,
+    overlap: Annotated[
+        int | None, typer.Option(help="Tokens that two neighbouring chunks may share (default: 0).")
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="INDEX",
+            help="Take documents and vectors from this index of the same model, and embed nothing: for another --kind.",
+        ),
+    ] = None,
     with_title: Annotated[bool, typer.Option("--with-title", help="Embed title and text, not the text alone.")] = False,
     queries: Annotated[
         Path | None,
@@ -98,6 +123,9 @@ def index(
             help='A first stage in FAISS\'s own language, such as "OPQ48,IVF1024,PQ48x4fs", instead of --kind.'
         ),
     ] = None,
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="Build lists and float graphs on a GPU; no GPU has run this yet.")
+    ] = False,
     recall: Annotated[
         float | None,
         typer.Option(min=0.5, max=1.0, help="Build by goal: recall@10 that the index must have, by its lower bound."),
@@ -115,103 +143,66 @@ def index(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Embed a corpus and write a search index that is bound to the bundle's fingerprint."""
-    from embedship import golden
-    from embedship.encoder import Encoder
-    from embedship.serve.index.build import Wishes, build
+    from embedship.serve.index.build import Wishes
     from embedship.serve.index.goals import GoalsMissed
 
-    opened = Bundle.open(bundle)
-    chosen = choices.variant(opened, variant).name
     if sum(each is not None for each in (factory, kind, recall)) > 1:
         raise UsageError("--kind, --factory and --recall each decide what is built: give one of them")
-    goals = _goals(recall, memory, latency)
+    wanted = asked.goals(recall, memory, latency)
     if plot:
         whole.refuse(plot, force=True)
     effort = Effort(oversample=oversample, nprobe=nprobe, ef_search=ef_search)
-    wishes = Wishes(kind, with_title, effort, store, stage_dimension, factory, goals, queries)
-    with Encoder.open(opened, chosen) as encoder:
-        golden.check(encoder)  # a machine that computes wrongly must not fill an index that others then trust
-        try:
-            with Bar() as bar:
-                built = build(encoder, chosen, corpus, out, wishes, bar.show)
-        except GoalsMissed as missed:
-            _frontier(missed.choice, plot, as_json, Missed(str(missed), missed.exit_code, missed.choice))
-            raise typer.Exit(missed.exit_code) from None
-    report = _report(out, built)
-    if report.choice:
-        _frontier(report.choice, plot, as_json, None)
-    if as_json:
-        typer.echo(msgspec.json.encode(report).decode())
-    else:
-        Console(highlight=False).print(_table(report))
+    if wanted and (effort.named or stage_dimension):
+        raise UsageError("--recall chooses the effort and the dimension: leave --oversample and its like out")
+    cut = chunking(chunk, overlap)
+    wishes = Wishes(kind, with_title, effort, store, stage_dimension, factory, gpu, wanted, queries, cut)
+    opened = Bundle.open(bundle)
+    try:
+        if source is None and corpus is not None:
+            built = _embedded(opened, variant, corpus, out, wishes)
+        elif source is not None and corpus is None and not (with_title or cut or variant):
+            built = _requantised(opened, source, out, wishes)
+        else:
+            raise UsageError(
+                "give either CORPUS.jsonl, or --from INDEX, whose texts, chunks and vectors stay as they are: without "
+                "--chunk, --with-title and --variant"
+            )
+    except GoalsMissed as missed:
+        asked.show(missed.choice, plot, as_json, str(missed))
+        raise typer.Exit(missed.exit_code) from None
+    if built.manifest.choice:
+        asked.show(built.manifest.choice, plot, as_json)
+    show(report(out, built), as_json)
 
 
-class Missed(msgspec.Struct, frozen=True):
-    """What `--json` prints where goals were missed: no index was written."""
-
-    error: str
-    exit_code: int
-    choice: Choice
-
-
-def _goals(recall: float | None, memory: str | None, latency: str | None) -> Goals | None:
-    if recall is None:
-        if memory or latency:
-            raise UsageError("--memory and --latency need --recall beside them: without it anything fits")
+def chunking(chunk: int | None, overlap: int | None) -> Chunking | None:
+    if chunk is None:
+        if overlap is not None:
+            raise UsageError("--overlap is what chunks share: give --chunk TOKENS, too")
         return None
-    return Goals(
-        recall=recall,
-        memory_bytes=None if memory is None else int(_amount(memory, _BYTES, "--memory", "500MB")),
-        latency_seconds=None if latency is None else _amount(latency, _SECONDS, "--latency", "5ms"),
-    )
+    return Chunking(tokens=chunk, overlap=overlap or 0)
 
 
-_BYTES = {"kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+def _embedded(bundle: Bundle, variant: str | None, corpus: Path, out: Path, wishes: Wishes) -> Built:
+    from embedship import golden
+    from embedship.encoder import Encoder
+    from embedship.serve.index.build import build
+
+    chosen = choices.variant(bundle, variant).name
+    with Encoder.open(bundle, chosen) as encoder:
+        golden.check(encoder)  # a machine that computes wrongly must not fill an index that others then trust
+        with Bar() as bar:
+            return build(encoder, chosen, corpus, out, wishes, bar.show)
 
 
-def _amount(text: str, units: dict[str, float], option: str, example: str) -> float:
-    """Raises UsageError for what is no positive number with one of these units."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]+)", text.strip().lower())
-    if not found or found[2] not in units or not float(found[1]):
-        raise UsageError(f"{option} {text!r}: write it as {example}, in {', '.join(units)}")
-    return float(found[1]) * units[found[2]]
+def _requantised(bundle: Bundle, source: Path, out: Path, wishes: Wishes) -> Built:
+    from embedship.encoder import Encoder
+    from embedship.serve.index.requantise import requantise
 
-
-def _frontier(choice: Choice, plot: Path | None, as_json: bool, missed: Missed | None) -> None:
-    """The table of what was measured, unless machines read; the page, if it was asked for."""
-    if plot:
-        from embedship.serve.index_page.render import html
-
-        whole.write(plot, html(choice, missed.error if missed else None).encode())
-    if as_json and missed:
-        typer.echo(msgspec.json.encode(missed).decode())
-    if not as_json:
-        Console(highlight=False).print(_measured(choice))
-    if missed:
-        Console(stderr=True, highlight=False, soft_wrap=True).print("[bold red]error:[/]", missed.error)
-
-
-def _measured(choice: Choice) -> Table:
-    """Those that no other beats in recall, speed and memory at once, and the chosen one."""
-    asked = "documents left out of it" if choice.source == SAMPLED else f"queries of {choice.source}"
-    table = Table(title=f"measured over {choice.documents:,} documents with {choice.queries:,} {asked}, one thread")
-    for heading in ("", "index", "effort", "recall@10", "95%", "queries/s", "p99 ms", "bytes/vector", "build s"):
-        table.add_column(heading, justify="left" if heading in ("", "index", "effort") else "right")
-    for at in frontier(choice):
-        each = choice.measured[at]
-        table.add_row(
-            ">" if at == choice.chosen else "",
-            str(each.recipe),
-            str(each.effort),
-            f"{each.recall.mean:.4f}",
-            f"{each.recall.low:.4f}..{each.recall.high:.4f}",
-            f"{each.queries_per_second:,.0f}",
-            f"{each.p99_seconds * 1e3:.2f}",
-            f"{each.hot_bytes:,.1f}",
-            f"{each.build_seconds:.1f}",
-        )
-    return table
+    with ExitStack() as stack:
+        encoder = None if wishes.queries is None else stack.enter_context(Encoder.open(bundle))
+        bar = stack.enter_context(Bar())
+        return requantise(bundle, encoder, source, out, wishes, bar.show)
 
 
 class Bar:
@@ -238,7 +229,7 @@ class Bar:
         self._progress.stop()
 
 
-def _report(out: Path, built: Built) -> Report:
+def report(out: Path, built: Built) -> Report:
     manifest = built.manifest
     return Report(
         index=str(out),
@@ -249,15 +240,26 @@ def _report(out: Path, built: Built) -> Report:
         stage_dimension=manifest.recipe.dimension,
         store=manifest.recipe.store,
         effort=manifest.effort,
-        documents=manifest.size,
+        documents=manifest.documents,
+        rows=manifest.size,
+        chunking=manifest.chunking,
         dimension=manifest.dimension,
         truncated=manifest.truncated,
+        exact=manifest.exact,
+        exact_bytes=manifest.files[VECTORS].size,
         disk_bytes=sum(file.size for file in manifest.files.values()),
         hot_bytes_per_vector=manifest.hot_bytes,
-        texts_per_second=round(manifest.size / built.seconds, 1),
+        texts_per_second=round(manifest.size / built.seconds, 1) if built.seconds else None,
         recall=manifest.recall,
         choice=manifest.choice,
     )
+
+
+def show(report: Report, as_json: bool) -> None:
+    if as_json:
+        typer.echo(msgspec.json.encode(report).decode())
+    else:
+        Console(highlight=False).print(_table(report))
 
 
 def _table(report: Report) -> Table:
@@ -266,22 +268,39 @@ def _table(report: Report) -> Table:
     table.add_column("value", justify="right")
     for row in (
         ("documents", f"{report.documents:,}"),
-        ("longer than the model reads, cut", f"{report.truncated:,}"),
+        ("chunks", _chunks(report)),
+        ("longer than the model reads, cut off", _truncated(report.truncated, report.rows)),
         ("kind", f"{report.kind} ({report.factory}), {report.stage_dimension} dimensions"),
         ("ranked again by", report.store or "nothing, it is exact"),
         ("effort", str(report.effort)),
         ("variant", report.variant),
         ("on disk", f"{report.disk_bytes / 1e6:,.1f} MB"),
+        ("of these the exact vectors", f"{report.exact_bytes / 1e6:,.1f} MB in {report.exact}"),
         ("in memory", f"{report.hot_bytes_per_vector:,.1f} bytes a vector"),
-        ("embedded at", f"{report.texts_per_second:,.0f} texts/s"),
+        ("embedded at", f"{speed:,.0f} texts/s" if (speed := report.texts_per_second) else "not embedded again"),
         ("recall@10 against exact search", _recall(report.recall)),
     ):
         table.add_row(*row)
     return table
 
 
+def _chunks(report: Report) -> str:
+    if report.chunking is None:
+        return "none, a vector a document"
+    return f"{report.rows:,} of at most {report.chunking.tokens} tokens, {report.chunking.overlap} shared"
+
+
+def _truncated(lost: Truncated, rows: int) -> str:
+    if not lost.texts:
+        return "none"
+    return (
+        f"{lost.texts:,} ({lost.texts / rows:.1%}), which lost {lost.tokens:,} tokens ({lost.tokens / lost.of:.1%} of "
+        f"all), {lost.worst:,} at most ({lost.worst_id}); --chunk would keep them"
+    )
+
+
 def _recall(recall: Recall | None) -> str:
     if recall is None:
         return "nothing to compare"
-    asked = "documents as queries" if recall.source == SAMPLED else f"of {recall.source}"
-    return f"{recall.ratio:.4f} ({recall.queries:,} {asked})"
+    queries = "documents as queries" if recall.source == SAMPLED else f"of {recall.source}"
+    return f"{recall.ratio:.4f} ({recall.queries:,} {queries})"

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from embedship.serve.errors import ANSWERS, FAILURES, REJECTIONS, RequestError
 from embedship.serve.gate import Cut
+from embedship.serve.histogram import Histogram, Tally
 from embedship.serve.index import Size
 from embedship.serve.lanes import Lane
 from embedship.serve.live.changes import Done
@@ -46,26 +47,29 @@ class Metrics:
         def counter(name: str, help: str, *labels: str) -> Counter:
             return Counter(f"embedship_{name}", help, labels, registry=registry)
 
-        def histogram(name: str, help: str, *labels: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
-            return Histogram(f"embedship_{name}", help, labels, buckets=buckets, registry=registry)
+        def histograms(name: str, help: str, label: str | None, bounds: tuple[float, ...] = _SECONDS) -> Histogram:
+            return Histogram(f"embedship_{name}", help, label, bounds, registry)
+
+        def histogram(name: str, help: str, bounds: tuple[float, ...] = _SECONDS) -> Tally:
+            return histograms(name, help, None, bounds).labels()
 
         def gauge(name: str, help: str, *labels: str) -> Gauge:
             return Gauge(f"embedship_{name}", help, labels, registry=registry)
 
         requests = counter("requests_total", "Requests answered, by route and status class.", "route", "status")
-        seconds = histogram("request_seconds", "From the request line to the last byte of the answer.", "route")
+        seconds = histograms("request_seconds", "From the request line to the last byte of the answer.", "route")
         rejections = counter("rejections_total", "Requests answered with a 4xx, 503 or 504, by reason.", "reason")
         failures = counter("failures_total", "Requests answered with another 5xx (or TEI's 424), by reason.", "reason")
         self.texts = counter("texts_total", "Texts encoded.")
         self.tokens = counter("tokens_total", "Tokens encoded, without padding.")
         self.padded_tokens = counter("padded_tokens_total", "Tokens computed, padding included.")
         self.truncated = counter("truncated_texts_total", "Texts that were longer than the model reads.")
-        self.batches = histogram("batch_texts", "Texts in a batch.", buckets=_TEXTS)
-        self.batch_tokens = histogram("batch_tokens", "Tokens in a batch, padding included.", buckets=_TOKENS)
-        self.padding = histogram("batch_padding_ratio", "Share of a batch that is padding.", buckets=_SHARE)
-        queue = histogram("queue_seconds", "From a request's tokens to the start of its first batch.", "lane")
-        self.inference = histogram("inference_seconds", "One batch on its device.", "device")
-        self.tokenise_seconds = histogram("tokenise_seconds", "From a request's texts to its tokens.", buckets=_SHORT)
+        self.batches = histogram("batch_texts", "Texts in a batch.", bounds=_TEXTS)
+        self.batch_tokens = histogram("batch_tokens", "Tokens in a batch, padding included.", bounds=_TOKENS)
+        self.padding = histogram("batch_padding_ratio", "Share of a batch that is padding.", bounds=_SHARE)
+        queue = histograms("queue_seconds", "From a request's tokens to the start of its first batch.", "lane")
+        self.inference = histograms("inference_seconds", "One batch on its device.", "device")
+        self.tokenise_seconds = histogram("tokenise_seconds", "From a request's texts to its tokens.", bounds=_SHORT)
         self.search_seconds = histogram("search_seconds", "Index and documents, for the queries of one request.")
         self.write_seconds = histogram("index_write_seconds", "One transaction of changes, until it is on the disk.")
         changes = counter("index_changes_total", "Documents changed, by what was there before.", "change")
@@ -81,7 +85,7 @@ class Metrics:
             gauge("index_fresh_bytes", "Memory of the vectors put since."): lambda size: size.fresh_bytes,
         }
         self.serialise_seconds = histogram(
-            "serialise_seconds", "From a request's vectors, tokens or hits to its answer's bytes.", buckets=_SHORT
+            "serialise_seconds", "From a request's vectors, tokens or hits to its answer's bytes.", bounds=_SHORT
         )
         self.reloads = counter("reloads_total", "Reloads of bundle and index, by what came of them.", "result")
         self.connections = gauge("connections", "Connections open to the server's port.")
@@ -101,7 +105,7 @@ class Metrics:
 
         self._requests, self._seconds = requests, seconds
         self._answered: dict[tuple[str, str], Counter] = {}
-        self._timed: dict[str, Histogram] = {}
+        self._timed: dict[str, Tally] = {}
 
     def runs(self, build: Build) -> None:
         """What answers from now on; what did before is no longer shown."""

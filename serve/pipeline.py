@@ -31,6 +31,7 @@ from embedship.tokens import Tokenizer, Tokens
 if TYPE_CHECKING:
     from tokenizers import Encoding
 
+    from embedship.serve.candidate import Candidate
     from embedship.serve.shelf import Shelf
 
 Got = TypeVar("Got")
@@ -78,6 +79,7 @@ class Pipeline:
         shelf: Shelf | None,
         watch: Watch,
         metrics: Metrics,
+        candidate: Candidate | None = None,
     ) -> None:
         self._model = model
         self._tokenizer = tokenizer
@@ -86,6 +88,7 @@ class Pipeline:
         self._shelf = shelf
         self._watch = watch
         self._metrics = metrics
+        self._candidate = candidate
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="tokens")
 
     async def embed(
@@ -123,6 +126,7 @@ class Pipeline:
 
         A keyword search has no vectors to show to the monitor, and costs no tokens.
         """
+        began = time.perf_counter()
         shelf, feedback = self.shelf, self._watch.feedback
         how = how._replace(texts=queries)
         if how.mode is Mode.KEYWORD:
@@ -134,6 +138,8 @@ class Pipeline:
             found = await self._found(encoded.vectors, k, how)
             self._watch.observer.saw(encoded.vectors, found.nearest, queries, found.exact)
         self._metrics.search_seconds.observe(found.seconds)
+        if self._candidate:
+            self._candidate.offer(queries, found, how, time.perf_counter() - began)
         assert feedback is not None, "whoever has an index takes feedback"
         if visit := NOW.get():
             feedback.answers.keep(visit.id, found.rows[:, :K], queries if feedback.keeps_texts else None)

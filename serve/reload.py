@@ -21,6 +21,7 @@ from embedship.monitor.errors import MonitorError
 from embedship.serve.errors import NotReloaded, Reloading
 from embedship.serve.house import House
 from embedship.serve.service import Service
+from embedship.serve.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -54,16 +55,34 @@ class Reload:
         for result in Result:
             house.metrics.reloads.labels(result)
 
-    async def __call__(self, bundle: Path | None = None, index: Path | None = None) -> Reloaded:
+    async def __call__(
+        self, bundle: Path | None = None, index: Path | None = None, *, candidate: bool = False
+    ) -> Reloaded:
         """Take up what lies at these paths; where none is given, at those of the service that answers now.
+
+        `candidate`: at those of its candidate, which is compared no more.
 
         It goes on when the caller is cancelled. Raises Reloading, NotReloaded.
         """
+        if candidate and self._house.service.candidate is None:
+            raise self._failed("no candidate is compared: start the server with --candidate-index")
         if self._running or self._house.drain.draining:
             self._house.metrics.reloads.labels(Result.REFUSED).inc()
             raise Reloading("The server is stopping." if self._house.drain.draining else _BUSY)
         self._running = True
-        return await asyncio.shield(self._keep(self._reload(bundle, index)))
+        return await asyncio.shield(self._keep(self._reload(self._next(bundle, index, candidate))))
+
+    def _next(self, bundle: Path | None, index: Path | None, candidate: bool) -> Settings:
+        now = self._house.service.settings
+        if candidate:
+            bundle, index = now.candidate_bundle, now.candidate_index
+        following = replace(now, bundle=bundle or now.bundle, index=index or now.index)
+        if candidate or (following.bundle, following.index) == (
+            now.candidate_bundle or now.bundle,
+            now.candidate_index,
+        ):
+            return replace(following, candidate_bundle=None, candidate_index=None)
+        return following
 
     def signalled(self) -> None:
         """SIGHUP: as a call without paths, and only the log says what came of it."""
@@ -89,10 +108,10 @@ class Reload:
         if not task.cancelled():
             task.exception()  # known and logged; nobody may be left to hear it
 
-    async def _reload(self, bundle: Path | None, index: Path | None) -> Reloaded:
+    async def _reload(self, settings: Settings) -> Reloaded:
         began = time.perf_counter()
         try:
-            service = await self._open(bundle, index)
+            service = await self._open(settings)
         except (EmbedshipError, MonitorError, OSError) as error:
             raise self._failed(str(error)) from error
         except Exception:
@@ -112,9 +131,8 @@ class Reload:
         logger.info("reloaded in %.1f s: fingerprint %s, variant %s", taken.seconds, taken.fingerprint, taken.variant)
         return taken
 
-    async def _open(self, bundle: Path | None, index: Path | None) -> Service:
+    async def _open(self, settings: Settings) -> Service:
         house, now = self._house, self._house.service
-        settings = replace(now.settings, bundle=bundle or now.settings.bundle, index=index or now.settings.index)
         await now.rounds.snapshot()  # with a --state-dir the new monitor goes on where this one is
         opening = asyncio.get_running_loop().run_in_executor(
             None, Service.open, settings, house.admission, house.metrics, None, now.shelf

@@ -14,8 +14,10 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from embedship.bundle import Code
+from embedship.serve.documents import Chunk
 from embedship.serve.filters import Filter
 from embedship.serve.fusion import Mode
+from embedship.serve.index.chunks import Chunking
 from embedship.serve.index.effort import Effort
 
 Dimensions = Annotated[int, Meta(ge=1, description="Keep the first so many components and renormalise.")]
@@ -160,7 +162,8 @@ class EncodeReply(msgspec.Struct, frozen=True):
 class SearchRequest(Strict, frozen=True):
     """`filter` holds conditions on metadata: {"kind": "drug", "year": {"gte": 2000}, "tag": {"in": ["a", "b"]}}.
 
-    `effort` turns recall into time for this one search, where the index has something to turn.
+    `effort` turns recall into time for this one search, where the index has something to turn. Where documents were cut
+    into chunks, a hit is the best chunk of a document; with `per_document` false every chunk may be one.
     """
 
     query: str | list[str]
@@ -168,6 +171,7 @@ class SearchRequest(Strict, frozen=True):
     mode: Mode = Mode.DENSE
     filter: Filter | None = None
     effort: Effort | None = None
+    per_document: bool = True
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -180,6 +184,8 @@ class Place(msgspec.Struct, frozen=True):
 class SearchHit(msgspec.Struct, frozen=True, omit_defaults=True):
     """A document and its score; `title` and `metadata` where the document has them.
 
+    Where documents were cut, `text` is that of a chunk: characters `start` to `end` of the document, says `chunk`.
+
     The score is the cosine to the query in mode dense, BM25 in mode keyword, and in mode hybrid the sum of
     1 / (60 + rank) over `dense` and `keyword`, each given where that search had the document among its first.
     """
@@ -189,6 +195,7 @@ class SearchHit(msgspec.Struct, frozen=True, omit_defaults=True):
     text: str
     title: str | UnsetType = UNSET
     metadata: dict[str, Any] | UnsetType = UNSET
+    chunk: Chunk | UnsetType = UNSET
     dense: Place | UnsetType = UNSET
     keyword: Place | UnsetType = UNSET
 
@@ -280,10 +287,14 @@ class FeedbackReply(msgspec.Struct, frozen=True):
 
 
 class ReloadRequest(Strict, frozen=True):
-    """Folders on the server's own file system; without one, the path of what answers now is read again."""
+    """Folders on the server's own file system; without one, the path of what answers now is read again.
+
+    `candidate`: take up the candidate's bundle and index; from then on there is none.
+    """
 
     bundle: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
     index: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
+    candidate: bool = False
 
 
 class Health(msgspec.Struct, frozen=True):
@@ -323,9 +334,14 @@ class GoldenReport(msgspec.Struct, frozen=True):
 
 
 class IndexInfo(msgspec.Struct, frozen=True):
+    """`size` counts documents, `rows` vectors; `exact` is the code of the exact vectors that lie on disk."""
+
     size: int
     kind: str
     query_prompt: str | None
+    rows: int
+    chunking: Chunking | None
+    exact: Code
 
 
 class TeiPooling(msgspec.Struct, frozen=True):

@@ -19,6 +19,7 @@ from embedship.golden import Golden, GoldenCheck
 from embedship.monitor.watch import Watch
 from embedship.serve import schemas, watching
 from embedship.serve.admission import Admission
+from embedship.serve.candidate import Candidate
 from embedship.serve.devices.fleet import Fleet, local, processes
 from embedship.serve.judge import Judge
 from embedship.serve.lanes import Lanes
@@ -48,6 +49,7 @@ class Service:
     remark: str | None  # what the log should say of how the variant was chosen
     fleet: Fleet
     shelf: Shelf | None
+    candidate: Candidate | None
     admission: Admission  # the house's: one queue limit, whoever answers
     workers: Workers
     watch: Watch
@@ -95,14 +97,20 @@ class Service:
         shelf = _shelf(settings, encoder, before)
         if shelf:
             stack.callback(shelf.close)
+        candidate = Candidate.open(settings)
+        if candidate:
+            stack.callback(candidate.close)
         model = encoder.bundle.manifest.pipeline
         lanes: Lanes[Ticket] = Lanes(settings.batch_tokens)
         workers = Workers(fleet.devices, model.dimension, encoder.batch, lanes, metrics)
         stack.callback(workers.close)
         songs = watching.songs(encoder.bundle)
-        watch = watching.watch(settings, encoder, shelf, songs, workers.devices)
+        comparison = candidate.comparison if candidate else None
+        watch = watching.watch(settings, encoder, shelf, songs, workers.devices, comparison)
         stack.enter_context(watch)
-        pipeline = Pipeline(model, encoder.tokenizer, admission, workers, shelf, watch, metrics)
+        if candidate:
+            candidate.start(watch.probes.probes if watch.probes else ())
+        pipeline = Pipeline(model, encoder.tokenizer, admission, workers, shelf, watch, metrics, candidate)
         stack.callback(pipeline.close)
         rounds = Rounds(
             watch,
@@ -122,6 +130,7 @@ class Service:
             door.remark,
             fleet,
             shelf,
+            candidate,
             admission,
             workers,
             watch,
@@ -202,8 +211,10 @@ class Service:
     def _index_info(self) -> schemas.IndexInfo | None:
         if self.shelf is None:
             return None
-        folder = self.shelf.folder
-        return schemas.IndexInfo(folder.size.documents, str(folder.kind), folder.manifest.query_prompt)
+        folder, found = self.shelf.folder, self.shelf.folder.manifest
+        documents = folder.size.documents
+        rows = found.size if found.chunking else documents
+        return schemas.IndexInfo(documents, str(folder.kind), found.query_prompt, rows, found.chunking, found.exact)
 
     def close(self) -> None:
         self._stack.close()

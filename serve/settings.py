@@ -21,6 +21,9 @@ from embedship.serve.journal import LogFormat
 
 _IN_PROCESS = ("auto", "cpu")
 
+# One permit in eight is for interactive work only: a bulk load must not lock out queries.
+RESERVE = 8
+
 
 class Range(NamedTuple):
     low: float
@@ -57,6 +60,17 @@ class Settings:
         None,
         "Drift reference, written by `embedship reference`; default: BUNDLE.reference.safetensors beside the bundle, "
         "else the one in it.",
+    )
+    candidate_bundle: Path | None = setting(
+        None,
+        "Bundle that may come next, asked a share of the searches beside the one that answers; default: the same.",
+    )
+    candidate_index: Path | None = setting(
+        None, "Index that may come next; its answers reach nobody, /monitor compares them."
+    )
+    candidate_rate: float = setting(0.05, "Share of searches that the candidate is asked, too.", 0, 1)
+    candidate_share: float = setting(
+        0.05, "Most time the candidate may take, as a share of one core; the rest is skipped.", 0, 1
     )
     variant: str | None = setting(None, "Variant to run; default: the one measured best on a machine like this one.")
     cache: Path | None = setting(
@@ -208,8 +222,10 @@ class Settings:
             self.workers  # noqa: B018 - read for its error
         except UsageError as error:
             raise UsageError(f"{flag('devices')} ({variable('devices')}): {error}") from None
-        from embedship.serve.admission import RESERVE  # loads numpy, and settings are made when that may be
-
+        if self.candidate_bundle and not self.candidate_index:
+            raise UsageError(f"{flag('candidate_bundle')} needs its own index: give {flag('candidate_index')}, too")
+        if self.candidate_index and not self.index:
+            raise UsageError(f"{flag('candidate_index')} is compared with the index that answers: give {flag('index')}")
         if self.max_texts > (most := self.queue_texts - self.queue_texts // RESERVE):
             raise UsageError(
                 f"{flag('max_texts')} is {self.max_texts}, but with {flag('queue_texts')} {self.queue_texts} a request "

@@ -21,6 +21,7 @@ from embedship.serve import fusion, live
 from embedship.serve.documents import Document, Documents
 from embedship.serve.filters import Filter
 from embedship.serve.fusion import Mode
+from embedship.serve.grouping import ROWS, Grouping
 from embedship.serve.index import Index
 from embedship.serve.index.effort import Effort
 from embedship.serve.index.folder import IndexFolder
@@ -42,6 +43,7 @@ class How(NamedTuple):
     texts: Sequence[str] = ()
     filter: Filter | None = None
     effort: Effort | None = None
+    per_document: bool = True  # False: every chunk of a document may be a hit
 
     @property
     def plain(self) -> bool:
@@ -83,9 +85,10 @@ Exact = Callable[[Vectors, int], npt.NDArray[np.int64]]
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """For each query its k hits, best first; and the index rows (n, at least K) that were found, -1 for none.
+    """For each query its k hits, best first; and the documents (n, at least K) that were found, -1 for none.
 
-    `nearest` are the rows whose recall an exact search can judge: None if words or a filter had a say in all of them.
+    A document is known by its first row; without chunks it has no other. `nearest` are the rows whose recall an exact
+    search can judge: None if words or a filter had a say in all of them.
     """
 
     hits: list[list[Hit]]
@@ -100,6 +103,7 @@ class Shelf:
         """`prompt` is put before each query; `probe`, one vector, is searched for to learn how long it takes."""
         self.folder = folder
         self.prompt = prompt
+        self._grouping = Grouping(folder.firsts)
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="search")
         self._quick = min(self.find(probe, K).seconds for _ in range(3)) < INLINE_SECONDS
         if isinstance(folder, LiveIndex) and not folder.writable:
@@ -125,7 +129,7 @@ class Shelf:
         return cls(folder, "" if name is None else prompt(name), probe)
 
     async def rows(self, ids: Sequence[str]) -> dict[str, int]:
-        """The index row of each of these document ids that the index holds."""
+        """The first row of each of these document ids that the index holds."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, self.known, ids)
 
     def known(self, ids: Sequence[str]) -> dict[str, int]:
@@ -156,27 +160,38 @@ class Shelf:
     def _find(self, now: Moment, vectors: Vectors | None, k: int, how: How) -> Found:
         began = time.perf_counter()
         depth = max(k, K if how.mode is not Mode.HYBRID else fusion.DEPTH)
-        dense = None if how.mode is Mode.KEYWORD else self._nearest(now, vectors, depth, how)
-        keyword = None if how.mode is Mode.DENSE else now.words.search(how.texts, depth, how.filter)
+        grouping = self._grouping if how.per_document else ROWS
+        found, dense = (None, None) if how.mode is Mode.KEYWORD else self._nearest(now, vectors, depth, how, grouping)
+        keyword = None if how.mode is Mode.DENSE else self._worded(now, depth, how, grouping)
         parts = [part for part in (dense, keyword) if part is not None]
-        best = parts[0] if len(parts) == 1 else fusion.fuse(parts, max(k, K))
-        nearest = dense.rows[:, :K] if dense and how.filter is None else None
-        hits = self._hits(now, best, k, *((dense, keyword) if len(parts) > 1 else (None, None)))
-        return Found(hits, best.rows, nearest, time.perf_counter() - began, partial(_exact, now.index))
+        best = parts[0] if len(parts) == 1 else grouping.fuse(parts, max(k, K))
+        nearest = found.rows[:, :K] if found and how.filter is None else None
+        hits = self._hits(now, best, k, grouping, *((dense, keyword) if len(parts) > 1 else (None, None)))
+        documents = self._grouping.keys(self._grouping.best(best, best.rows.shape[1]).rows)
+        return Found(hits, documents, nearest, time.perf_counter() - began, partial(_exact, now.index))
 
-    def _nearest(self, now: Moment, vectors: Vectors | None, depth: int, how: How) -> Hits:
+    def _nearest(
+        self, now: Moment, vectors: Vectors | None, depth: int, how: How, grouping: Grouping
+    ) -> tuple[Hits, Hits]:
         assert vectors is not None, "who asks for similarity has encoded the queries"
         allowed = now.words.allowed(how.filter) if how.filter else None
-        return now.index.search(normalise(vectors), depth, allowed, how.effort)
+        search = partial(now.index.search, effort=how.effort)
+        return grouping.near(search, normalise(vectors), depth, allowed)
 
-    def _hits(self, now: Moment, best: Hits, k: int, dense: Hits | None, keyword: Hits | None) -> list[list[Hit]]:
+    def _worded(self, now: Moment, depth: int, how: How, grouping: Grouping) -> Hits:
+        return grouping.worded(lambda rows: now.words.search(how.texts, rows, how.filter), depth)
+
+    def _hits(
+        self, now: Moment, best: Hits, k: int, grouping: Grouping, dense: Hits | None, keyword: Hits | None
+    ) -> list[list[Hit]]:
         shown = best.rows[:, :k]
+        keys = grouping.keys(shown).tolist()
         documents = iter(now.documents.fetch(shown[shown >= 0].tolist()))
         answers = []
-        for query, (rows, scores) in enumerate(zip(shown.tolist(), best.scores[:, :k].tolist(), strict=True)):
-            near, worded = _places(dense, query), _places(keyword, query)
-            found = ((row, score) for row, score in zip(rows, scores, strict=True) if row >= 0)
-            answers.append([Hit(next(documents), score, near.get(row), worded.get(row)) for row, score in found])
+        for query, scores in enumerate(best.scores[:, :k].tolist()):
+            near, worded = _places(dense, query, grouping), _places(keyword, query, grouping)
+            found = ((key, score) for key, score in zip(keys[query], scores, strict=True) if key >= 0)
+            answers.append([Hit(next(documents), score, near.get(key), worded.get(key)) for key, score in found])
         return answers
 
     def exact(self, vectors: Vectors, k: int) -> npt.NDArray[np.int64]:
@@ -207,8 +222,8 @@ def _exact(index: Index, vectors: Vectors, k: int) -> npt.NDArray[np.int64]:
     return index.exact(normalise(vectors), k).rows
 
 
-def _places(part: Hits | None, query: int) -> dict[int, Place]:
+def _places(part: Hits | None, query: int, grouping: Grouping) -> dict[int, Place]:
     if part is None:
         return {}
-    scored = zip(part.rows[query].tolist(), part.scores[query].tolist(), strict=True)
-    return {row: Place(rank, score) for rank, (row, score) in enumerate(scored, 1) if row >= 0}
+    scored = zip(grouping.keys(part.rows[query]).tolist(), part.scores[query].tolist(), strict=True)
+    return {key: Place(rank, score) for rank, (key, score) in enumerate(scored, 1) if key >= 0}

@@ -131,7 +131,10 @@ def _introduce(house: House) -> None:
     _say(f"devices: {', '.join(each.name for each in info.devices)}")
     _say(f"golden texts: {golden.texts}, cosine to the checkpoint min {golden.minimum:.5f}, mean {golden.mean:.5f}")
     if info.index:
-        _say(f"index: {info.index.size} documents, {info.index.kind}")
+        _say(f"index: {info.index.size} documents in {info.index.rows} rows, {info.index.kind}")
+    if service.candidate:
+        compared = service.candidate.comparison.report()
+        _say(f"candidate: fingerprint {compared.fingerprint[:12]}, index {compared.index[:12]}")
     if probes := service.watch.probes:
         _say(f"probes: {len(probes.probes)}, {probes.missing} labels name documents that the index does not hold")
     _say(f"machine: {machine.cpu}, {machine.cores:g} cores, {' '.join(machine.isa)}")

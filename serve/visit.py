@@ -86,9 +86,12 @@ class Visit:
         name = (b"x-request-id", self.id.encode())
         if not self.marks:
             return (name,)
-        total = 1e3 * (time.perf_counter() - self.began)
-        phases = "".join([f"{phase};dur={1e3 * seconds:.3f}, " for phase, seconds in self.seconds().items()])
-        return (name, (b"server-timing", f"{phases}total;dur={total:.3f}".encode()))
+        told, began = [], self.began
+        for phase, ended in self.marks:
+            told.append("%s;dur=%.3f" % (phase, 1e3 * (ended - began)))  # noqa: UP031 - an f-string takes a third more
+            began = ended
+        told.append(f"total;dur={1e3 * (time.perf_counter() - self.began):.3f}")
+        return (name, (b"server-timing", ", ".join(told).encode()))
 
 
 # Nobody's in the rounds of the monitor, and in the threads of streams.

@@ -11,6 +11,7 @@ from embedship.errors import UsageError
 from embedship.golden import Golden
 from embedship.monitor.budget import FalseAlarms
 from embedship.monitor.canary import Canary
+from embedship.monitor.candidate import Comparison
 from embedship.monitor.feedback import Feedback
 from embedship.monitor.observer import Observer
 from embedship.monitor.probes import Probe, Probes
@@ -25,7 +26,14 @@ PROBES = "probes.jsonl"  # beside the index folder, where --probes names no othe
 MOST_PROBES = 10_000
 
 
-def watch(settings: Settings, encoder: Encoder, shelf: Shelf | None, songs: Songs, devices: tuple[str, ...]) -> Watch:
+def watch(
+    settings: Settings,
+    encoder: Encoder,
+    shelf: Shelf | None,
+    songs: Songs,
+    devices: tuple[str, ...],
+    comparison: Comparison | None = None,
+) -> Watch:
     """Raises UsageError, UnsafeError, MismatchError; a snapshot that cannot be taken up is only a warning."""
     path = _probe_file(settings)
     watched = Watch(
@@ -34,6 +42,7 @@ def watch(settings: Settings, encoder: Encoder, shelf: Shelf | None, songs: Song
         _canary(settings, encoder, songs, devices),
         probes=_probes(settings, path, shelf) if path and shelf else None,
         feedback=Feedback(settings.keep_answers, settings.keep_queries) if shelf else None,
+        comparison=comparison,
         index=shelf.folder.manifest.digest if shelf else "",
         probe_digest=sha256_of(path) if path else "",
         folder=_folder(settings.state_dir),

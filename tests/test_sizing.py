@@ -10,11 +10,15 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
-from embedship.serve.index import Kind
-from embedship.serve.index.manifest import IndexManifest
+from embedship.codes import normalise
+from embedship.serve.index import Kind, kinds, recipe
+from embedship.serve.index.manifest import STAGE, Packing
+from embedship.serve.index.recipe import Store
+from embedship.serve.index.truth import Truth
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "sizing.md").read_text()
@@ -60,20 +64,21 @@ def at(kept: Any, path: str) -> Any:
     return reduce(lambda value, part: value[part], parts, kept)
 
 
-def test_bytes_are_those_of_the_index() -> None:
+def test_bytes_are_those_of_real_indexes(tmp_path: Path) -> None:
+    """To 5 bytes a vector: code books are shared among 6,000 vectors only."""
     found = values()
-    megabytes = {Kind.FLAT: found["flat_megabytes"], Kind.BINARY: found["binary_megabytes"]}
-    for kind, said in megabytes.items():
-        manifest = IndexManifest(
-            format=2, fingerprint="", variant="", kind=kind, size=found["documents"], dimension=found["dimension"],
-            with_title=False, document_prompt=None, query_prompt=None, rescoring=None, recall=None, truncated=0,
-            versions={}, created="", files={},
-        )  # fmt: skip
-        assert manifest.hot_bytes * manifest.size / 1e6 == said
+    random = np.random.default_rng(0).normal(size=(6_000, found["dimension"])).astype(np.float32)
+    truth = Truth.write(tmp_path, [normalise(random)], random.shape)
+    for kind in (Kind.FLAT, Kind.BINARY, Kind.PQ, Kind.RABITQ, Kind.HNSW_SQ8, Kind.HNSW_RABITQ):
+        planned = recipe.of(kind, truth.size, truth.dimension, Store.FLOAT16)
+        packing = Packing(scale=None, threshold=0.0 if kind is Kind.BINARY else None)
+        kinds.write(tmp_path, truth, planned, packing, kinds.effort(planned, None))
+        bytes = (tmp_path / STAGE).stat().st_size / truth.size
+        assert bytes == pytest.approx(found[f"{kind.replace('-', '_')}_bytes"], abs=5), kind
 
 
 def test_the_values_follow_from_it() -> None:
     (block,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
     said, found = yaml.safe_load(block), values()
     assert said["replicas"] == found["replicas"] == found["replicas_paid"]
-    assert found["limit_binary"] < 1024 * 1.048576, "1Gi"
+    assert found["limit_rabitq"] < 1024 * 1.048576, "1Gi"

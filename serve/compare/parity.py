@@ -49,6 +49,7 @@ def drift(old: Encoder, new: Encoder, then: Vectors, now: Vectors) -> Drift | No
         new=after.state,
         old_effect=before.effect,
         new_effect=after.effect,
+        floor=after.effect_floor,
         ks_largest=float(ks_statistic(then, now).max()),
         reason=unknown,
     )

@@ -39,14 +39,15 @@ class Parity(msgspec.Struct, frozen=True):
 class Drift(msgspec.Struct, frozen=True):
     """OLD's and NEW's vectors of the same queries, each against OLD's drift reference.
 
-    effects are shifts of the mean in standard deviations; ks_largest is the largest Kolmogorov-Smirnov distance of any
-    dimension between NEW's vectors and OLD's.
+    effects are shifts of the mean in standard deviations, of which `floor` is what matters; ks_largest is the largest
+    Kolmogorov-Smirnov distance of any dimension between NEW's vectors and OLD's.
     """
 
     old: State
     new: State
     old_effect: float
     new_effect: float
+    floor: float
     ks_largest: float
     reason: str
 

@@ -98,7 +98,11 @@ def _facts(found: Report, reference: Reference) -> Table:
         ("model", f"{found.fingerprint} ({'checked' if found.bound else 'the log does not say'})"),
         ("false alarms accepted", f"{found.false_alarms}, tested each {found.every_seconds:,.0f} s"),
         ("of that in 30 days, promised", f"{report.promised_per_day * 30:.2f}"),
-        ("measured on held-out blocks", f"{report.measured_per_day * 30:.2f}"),
+        (
+            "measured on held-out blocks",
+            f"{report.measured_per_day * 30:.2f}; 95% of chance: {report.measured_lower_per_day * 30:.2f} to "
+            f"{report.measured_upper_per_day * 30:.2f}",
+        ),
         ("began", when(found.comparison.since) if found.comparison.since else "no stretch of time warns by itself"),
     ]
     return facts(pairs, "what", "value")

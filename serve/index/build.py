@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
 
 from embedship import jsonl, sealed
-from embedship.bundle import Pipeline, Similarity
+from embedship.bundle import Bundle, Code, Pipeline, Similarity
 from embedship.codes import Vectors
 from embedship.encoder import Encoder
 from embedship.errors import UsageError
 from embedship.serve import documents
-from embedship.serve.documents import DOCUMENTS, Document
+from embedship.serve.documents import DOCUMENTS, Document, Documents, Split
 from embedship.serve.index import Index, Kind, corpus, factory, goals, kinds, library, manifest, measure, recipe
+from embedship.serve.index.chunks import Chunking, splitter
 from embedship.serve.index.effort import Effort
 from embedship.serve.index.embedding import Embedding
-from embedship.serve.index.manifest import Choice, Goals, IndexManifest, Packing, Recall
+from embedship.serve.index.gpu import Gpu
+from embedship.serve.index.manifest import Choice, Goals, IndexManifest, Packing, Recall, Truncated
 from embedship.serve.index.recipe import Recipe, Store
 from embedship.serve.index.truth import Truth
 from embedship.staging import staged
@@ -51,8 +53,10 @@ class Wishes:
     store: Store = Store.INT8
     stage_dimension: int | None = None  # Matryoshka: of the first stage
     factory: str | None = None  # of Kind.FACTORY
+    gpu: bool = False  # build on the first GPU what it can build
     goals: Goals | None = None  # instead of a kind: what the index has to do
     queries: Path | None = None  # measure recall with these and not with sampled documents
+    chunking: Chunking | None = None  # None: a vector a document, and what is too long is cut off
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,56 +65,120 @@ class Built:
     seconds: float  # spent on embedding
 
 
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """Where the vectors of an index came from."""
+
+    variant: str
+    documents: int
+    with_title: bool
+    chunking: Chunking | None
+    truncated: Truncated
+
+
 def build(encoder: Encoder, variant: str, lines: Path, out: Path, wishes: Wishes, progress: Progress) -> Built:
     """Build the index of a corpus at `out`, whole or not at all.
 
     Raises UsageError for a bad line, a repeated id or an `out` that is something else, EngineError if the model
     fails, EmbedshipError if the disk does.
     """
-    pipeline, codes = encoder.bundle.manifest.pipeline, encoder.bundle.manifest.codes
-    _refuse_inner_product(pipeline)
-    queries = [] if wishes.queries is None else [row.text for row in jsonl.read(wishes.queries, jsonl.Text)]
+    bundle = encoder.bundle
+    refuse_inner_product(bundle.manifest.pipeline)
+    gpu = Gpu() if wishes.gpu else None
+    texts = questions(wishes)
+    split = split_of(encoder, wishes)
     with staged(out, manifest.require_replaceable) as folder:
-        with _disk_errors(folder / DOCUMENTS):
-            size = documents.write(folder / DOCUMENTS, _counted(corpus.read(lines), progress))
+        with disk_errors(folder / DOCUMENTS):
+            size = documents.write(folder / DOCUMENTS, _counted(corpus.read(lines), progress), split)
         progress(Step.READ, size, size)
-        planned = _recipe(wishes, size, pipeline)
-        effort = kinds.effort(planned, wishes.effort)
-        packing = Packing.of(planned, codes, pipeline.dimension)
+        _planned(wishes, size, bundle)
         embedding = Embedding(encoder, wishes.with_title, lambda done, total: progress(Step.EMBED, done, total))
         truth = embedding.write(folder)
-        choice = None
-        if wishes.goals:
-            asked = embedding.queries(queries) if wishes.queries else None
-            choice = _choice(wishes.goals, folder, truth, asked, wishes, encoder, progress)
-            planned, effort = choice.measured[choice.chosen].recipe, choice.measured[choice.chosen].effort
-            packing = Packing.of(planned, codes, truth.dimension)
-        index = kinds.write(folder, truth, planned, packing, effort)
-        progress(Step.WRITE, size, size)
-        recall = _recall(index, truth, embedding, queries, wishes.queries)
-        described = IndexManifest(
-            format=manifest.FORMAT,
-            fingerprint=encoder.bundle.fingerprint,
-            variant=variant,
-            recipe=planned,
-            effort=index.effort,
-            size=size,
-            dimension=truth.dimension,
-            with_title=wishes.with_title,
-            document_prompt=embedding.document_prompt,
-            query_prompt=embedding.query_prompt,
-            packing=packing,
-            recall=recall,
-            choice=choice,
-            truncated=embedding.truncated,
-            versions={"embedship": version("embedship"), "faiss": library.version()},
-            created=sealed.created(),
-            files={},
-        )
-        return Built(manifest.write(folder, described), embedding.seconds)
+        count = count_of(folder)
+        embedded = Embedded(variant, count, wishes.with_title, wishes.chunking, embedding.truncated)
+        asked = embedding.queries(texts) if texts else None
+        made = finish(folder, truth, bundle, embedded, wishes, asked, progress, gpu=gpu)
+        return Built(made, embedding.seconds)
 
 
-def _refuse_inner_product(pipeline: Pipeline) -> None:
+def finish(
+    folder: Path,
+    truth: Truth,
+    bundle: Bundle,
+    embedded: Embedded,
+    wishes: Wishes,
+    queries: Vectors | None,
+    progress: Progress,
+    *,
+    gpu: Gpu | None = None,
+    created: str | None = None,
+) -> IndexManifest:
+    """Write what searches these vectors beside them, measure it, and seal the folder.
+
+    `queries` are those of the file that the wishes name. Raises UsageError, GoalsMissed.
+    """
+    pipeline, codes = bundle.manifest.pipeline, bundle.manifest.codes
+    planned, effort, packing = _planned(wishes, truth.size, bundle)
+    choice = None
+    if wishes.goals:
+        choice = _choice(wishes.goals, folder, truth, queries, wishes, bundle, progress)
+        planned, effort = choice.measured[choice.chosen].recipe, choice.measured[choice.chosen].effort
+        packing = Packing.of(planned, codes, truth.dimension)
+    index = kinds.write(folder, truth, planned, packing, effort, gpu)
+    progress(Step.WRITE, truth.size, truth.size)
+    described = IndexManifest(
+        format=manifest.FORMAT,
+        fingerprint=bundle.fingerprint,
+        variant=embedded.variant,
+        recipe=planned,
+        effort=index.effort,
+        size=truth.size,
+        documents=embedded.documents,
+        dimension=truth.dimension,
+        with_title=embedded.with_title,
+        chunking=embedded.chunking,
+        document_prompt=pipeline.document_prompt,
+        query_prompt=pipeline.query_prompt,
+        prompts=manifest.prompts(pipeline),
+        exact=Code.FLOAT16,
+        packing=packing,
+        recall=_recall(index, truth, queries, wishes.queries),
+        choice=choice,
+        truncated=embedded.truncated,
+        versions={"embedship": version("embedship"), "faiss": library.version()},
+        created=created or sealed.created(),
+        files={},
+    )
+    return manifest.write(folder, described)
+
+
+def _planned(wishes: Wishes, size: int, bundle: Bundle) -> tuple[Recipe, Effort, Packing]:
+    """Raises UsageError before hours are spent on vectors that cannot be searched in this way."""
+    pipeline = bundle.manifest.pipeline
+    planned = _recipe(wishes, size, pipeline)
+    packing = Packing.of(planned, bundle.manifest.codes, pipeline.dimension)
+    return planned, kinds.effort(planned, wishes.effort), packing
+
+
+def questions(wishes: Wishes) -> list[str]:
+    return [] if wishes.queries is None else [row.text for row in jsonl.read(wishes.queries, jsonl.Text)]
+
+
+def split_of(encoder: Encoder, wishes: Wishes) -> Split | None:
+    if wishes.chunking is None:
+        return None
+    pipeline = encoder.bundle.manifest.pipeline
+    prompt = encoder.tokenizer.prompt(pipeline.document_prompt)
+    return splitter(encoder.tokenizer, prompt, wishes.chunking, pipeline.max_tokens, wishes.with_title)
+
+
+def count_of(folder: Path) -> int:
+    """Documents, however many rows they have."""
+    with closing(Documents.open(folder / DOCUMENTS)) as written:
+        return written.count
+
+
+def refuse_inner_product(pipeline: Pipeline) -> None:
     if pipeline.similarity is Similarity.DOT and not pipeline.normalised:
         raise UsageError(
             "this model was trained for the inner product of vectors of any length, and the index ranks by cosine: "
@@ -126,7 +194,6 @@ def _counted(lines: Iterator[tuple[int, Document]], progress: Progress) -> Itera
 
 
 def _recipe(wishes: Wishes, size: int, pipeline: Pipeline) -> Recipe:
-    """Raises UsageError before hours are spent on vectors that cannot be searched in this way."""
     dimension = pipeline.dimension if wishes.stage_dimension is None else wishes.stage_dimension
     recipe.require_matryoshka(pipeline, dimension)
     if wishes.factory is not None:
@@ -142,10 +209,10 @@ def _choice(
     truth: Truth,
     queries: Vectors | None,
     wishes: Wishes,
-    encoder: Encoder,
+    bundle: Bundle,
     progress: Progress,
 ) -> Choice:
-    described = encoder.bundle.manifest
+    described = bundle.manifest
     candidates = goals.recipes(truth.size, described.pipeline, wishes.store)
     plan = goals.Plan(candidates, described.codes, lambda done, total: progress(Step.MEASURE, done, total))
     return goals.choose(folder, truth, queries, wishes.queries.name if wishes.queries else "", wanted, plan)
@@ -155,14 +222,14 @@ def default_kind(size: int, dimension: int) -> Kind:
     return Kind.FLAT if size < FLAT_BELOW or dimension % recipe.PART else Kind.PQ
 
 
-def _recall(index: Index, truth: Truth, embedding: Embedding, texts: list[str], source: Path | None) -> Recall | None:
-    if source is None:
+def _recall(index: Index, truth: Truth, queries: Vectors | None, source: Path | None) -> Recall | None:
+    if source is None or queries is None:
         return measure.by_documents(index, truth)
-    return measure.by_queries(index, embedding.queries(texts), source.name)
+    return measure.by_queries(index, queries, source.name)
 
 
 @contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
     """What SQLite says of a full or failing disk, as an OSError like any other."""
     try:
         yield

@@ -13,7 +13,10 @@ from embedship.codes import Vectors, normalise
 from embedship.encoder import Encoder
 from embedship.errors import EngineError
 from embedship.serve.documents import DOCUMENTS, Document, Documents
+from embedship.serve.index.chunks import before
+from embedship.serve.index.manifest import Truncated
 from embedship.serve.index.truth import Truth
+from embedship.tokens import Tokens
 
 # Texts tokenised and batched at once: enough to group by length, few enough to bound memory and to show progress.
 _CHUNK = 512
@@ -21,7 +24,7 @@ _CHUNK = 512
 
 def text_of(document: Document, with_title: bool) -> str:
     """What is embedded: the text, or title and text with a space between, as BEIR and MTEB join them."""
-    return f"{document.title} {document.text}" if with_title and document.title else document.text
+    return before(document) + document.text if with_title else document.text
 
 
 class Embedding:
@@ -31,7 +34,7 @@ class Embedding:
         pipeline = encoder.bundle.manifest.pipeline
         self.document_prompt = pipeline.document_prompt
         self.query_prompt = pipeline.query_prompt
-        self.truncated = 0
+        self.truncated = Truncated()
         self.seconds = 0.0
         self._encoder = encoder
         self._with_title = with_title
@@ -50,13 +53,13 @@ class Embedding:
 
     def documents(self, documents: Sequence[Document]) -> Vectors:
         """(n, dim) float32 unit rows; what is cut off is counted."""
-        texts = [text_of(document, self._with_title) for document in documents]
-        vectors, cut = self._vectors(texts, self.document_prompt)
-        self.truncated += cut
+        tokens = self._tokens([text_of(document, self._with_title) for document in documents], self.document_prompt)
+        vectors = self._vectors(tokens)
+        self.truncated = added(self.truncated, tokens, [document.id for document in documents])
         return vectors
 
     def queries(self, texts: Sequence[str]) -> Vectors:
-        return self._vectors(texts, self.query_prompt)[0]
+        return self._vectors(self._tokens(texts, self.query_prompt))
 
     def _blocks(self, documents: Documents) -> Iterator[Vectors]:
         for start in range(0, documents.size, _CHUNK):
@@ -65,9 +68,24 @@ class Embedding:
             self._progress(stop, documents.size)
             yield vectors
 
-    def _vectors(self, texts: Sequence[str], prompt: str | None) -> tuple[Vectors, int]:
-        tokens = self._encoder.tokenizer(texts, self._encoder.tokenizer.prompt(prompt))
+    def _tokens(self, texts: Sequence[str], prompt: str | None) -> Tokens:
+        return self._encoder.tokenizer(texts, self._encoder.tokenizer.prompt(prompt))
+
+    def _vectors(self, tokens: Tokens) -> Vectors:
         vectors = self._encoder.encode_tokens(tokens)
         if not np.isfinite(vectors).all():
             raise EngineError("the model gave NaN or infinity for a document: check the bundle with `embedship verify`")
-        return vectors if self._normalised else normalise(vectors), sum(cut > 0 for cut in tokens.cut)
+        return vectors if self._normalised else normalise(vectors)
+
+
+def added(so_far: Truncated, tokens: Tokens, ids: Sequence[str]) -> Truncated:
+    """What was lost so far, and now of these texts."""
+    worst = max(range(len(ids)), key=tokens.cut.__getitem__)
+    worse = tokens.cut[worst] > so_far.worst
+    return Truncated(
+        texts=so_far.texts + sum(cut > 0 for cut in tokens.cut),
+        tokens=so_far.tokens + sum(tokens.cut),
+        of=so_far.of + sum(tokens.lengths) + sum(tokens.cut),
+        worst=tokens.cut[worst] if worse else so_far.worst,
+        worst_id=ids[worst] if worse else so_far.worst_id,
+    )

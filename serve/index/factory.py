@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from embedship.errors import UsageError
-from embedship.serve.index.library import cause, faiss
+from embedship.serve.index.library import cause, faiss, untyped
 
 _GRAPHS = ("IndexHNSWFlat", "IndexHNSWSQ", "IndexHNSWRaBitQ", "IndexHNSWPQ")
 _LISTS = (
@@ -59,3 +59,13 @@ def is_graph(index: Any) -> bool:
 
 def is_lists(index: Any) -> bool:
     return isinstance(core(index), faiss.IndexIVF)
+
+
+def is_float_graph(index: Any) -> bool:
+    """What a GPU can build in HNSW's place: a graph over the vectors themselves, with no transform before it."""
+    return type(faiss.downcast_index(index)) is faiss.IndexHNSWFlat
+
+
+def kinds(index: Any) -> tuple[type, ...]:
+    """The types that an index of this recipe may have on disk: a graph that a GPU built has its own."""
+    return (type(index), untyped.IndexHNSWCagra) if is_float_graph(index) else (type(index),)

@@ -51,7 +51,7 @@ class FlatIndex:
     @classmethod
     def open(cls, folder: Path, truth: Truth) -> Self:
         shape = (truth.size, truth.dimension)
-        return cls(library.load(faiss.read_index, folder / STAGE, faiss.IndexScalarQuantizer, shape), truth)
+        return cls(library.load(faiss.read_index, folder / STAGE, (faiss.IndexScalarQuantizer,), shape), truth)
 
     def search(self, queries: Vectors, k: int, allowed: Allowed | None = None, effort: Effort | None = None) -> Hits:
         self.effort.turned(effort)

@@ -8,6 +8,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from embedship.bundle import Bundle
 from embedship.serve.documents import DOCUMENTS, Documents
 from embedship.serve.index import Index, Kind, Size, manifest
@@ -44,7 +47,12 @@ class IndexFolder:
 
     @property
     def size(self) -> Size:
-        return Size(self.index.size)
+        return Size(self.manifest.documents)
+
+    @property
+    def firsts(self) -> NDArray[np.uint32] | None:
+        """For each row the first row of its document; None where every row is a document."""
+        return self.documents.firsts
 
     @property
     def kind(self) -> Kind:
@@ -68,7 +76,7 @@ class IndexFolder:
 
 def load(folder: Path, found: IndexManifest) -> Index:
     """The index of a folder whose files have been hashed. FAISS is not imported before this."""
-    from embedship.serve.index import kinds
+    from embedship.serve.index.kinds import open as opened
 
     truth = Truth.open(folder, (found.size, found.dimension))
-    return kinds.open(folder, truth, found.recipe, found.packing, found.effort)
+    return opened(folder, truth, found.recipe, found.packing, found.effort)

@@ -38,11 +38,14 @@ _OVERSAMPLES = {
     Kind.PQ: (2, 5, 10, 20, 40),
     Kind.RABITQ: (2, 5, 10, 20, 40),
     Kind.IVF_RABITQ: (5, 20),
-    Kind.HNSW_SQ8: (2, 4),
+    Kind.HNSW_SQ8: (1, 2),
     Kind.HNSW_RABITQ: (5, 20),
 }
-_EF_SEARCH = (32, 64, 128, 256, 512)
+_EF_SEARCH = (32, 64, 96, 128, 192, 256, 384, 512)
 _NPROBE_SHARES = (16, 8, 4, 2)
+
+# Flat is brute force: no sample of queries says more.
+_PERFECT = Interval(mean=1.0, low=1.0, high=1.0)
 
 Progress = Callable[[int, int], object]  # recipes measured, of how many
 
@@ -134,7 +137,7 @@ def _measured(
         yield Candidate(
             recipe=planned,
             effort=effort,
-            recall=Interval(mean=1, low=1, high=1) if planned.kind is Kind.FLAT else recall,  # flat is brute force
+            recall=_PERFECT if planned.kind is Kind.FLAT else recall,
             queries_per_second=round(rate, 1),
             p99_seconds=round(p99, 6),
             hot_bytes=hot,

@@ -50,8 +50,9 @@ class Gpu:
         index.train(rows)
         lists.clustering_index = None
 
-    def graph(self, rows: Vectors, links: int) -> Any:
-        """Build a CAGRA graph of (n, dim) rows and export it as an HNSW graph for CPUs, with float32 vectors."""
+    def graph(self, rows: Vectors, empty: Any) -> Any:
+        """Build a CAGRA graph of (n, dim) rows with as many links as the `empty` HNSW index, and export it for CPUs."""
+        links = empty.hnsw.nb_neighbors(1)
         config = self._faiss.GpuIndexCagraConfig()
         config.device, config.graph_degree, config.intermediate_graph_degree = self._device, 2 * links, 4 * links
         built = self._faiss.GpuIndexCagra(self._resources(), rows.shape[1], self._faiss.METRIC_L2, config)

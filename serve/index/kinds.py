@@ -7,6 +7,7 @@ from pathlib import Path
 from embedship.serve.index import Index, Kind, factory
 from embedship.serve.index.effort import Effort
 from embedship.serve.index.flat import FlatIndex
+from embedship.serve.index.gpu import Gpu
 from embedship.serve.index.manifest import Packing
 from embedship.serve.index.recipe import DEFAULTS, Recipe
 from embedship.serve.index.stage import Bits, Stage, Vectored
@@ -15,15 +16,17 @@ from embedship.serve.index.store import Codes, Float16Store, Int8Store
 from embedship.serve.index.truth import Truth
 
 
-def write(folder: Path, truth: Truth, recipe: Recipe, packing: Packing, effort: Effort) -> Index:
-    """Lay what searches beside the truth in `folder`, and open it.
+def write(
+    folder: Path, truth: Truth, recipe: Recipe, packing: Packing, effort: Effort, gpu: Gpu | None = None
+) -> Index:
+    """Lay what searches beside the truth in `folder`, and open it; a `gpu` builds what it can, and changes no format.
 
     Raises UsageError if FAISS cannot make this recipe, OSError if the disk is full.
     """
     if recipe.kind is Kind.FLAT:
         return FlatIndex.write(folder, truth, recipe)
     store: Codes = Float16Store(truth) if packing.scale is None else Int8Store.write(folder, truth, packing.scale)
-    return StagedIndex(recipe.kind, _written(folder, truth, recipe, packing), store, truth, effort)
+    return StagedIndex(recipe.kind, _written(folder, truth, recipe, packing, gpu), store, truth, effort)
 
 
 def open(folder: Path, truth: Truth, recipe: Recipe, packing: Packing, effort: Effort) -> Index:
@@ -51,10 +54,10 @@ def default(recipe: Recipe) -> Effort:
     return DEFAULTS[Kind.HNSW_RABITQ if factory.is_graph(index) else Kind.RABITQ]
 
 
-def _written(folder: Path, truth: Truth, recipe: Recipe, packing: Packing) -> Stage:
+def _written(folder: Path, truth: Truth, recipe: Recipe, packing: Packing, gpu: Gpu | None) -> Stage:
     if packing.threshold is not None:
         return Bits.write(folder, truth, recipe, packing.threshold)
-    return Vectored.write(folder, truth, recipe)
+    return Vectored.write(folder, truth, recipe, gpu)
 
 
 def _opened(folder: Path, truth: Truth, recipe: Recipe, packing: Packing) -> Stage:

@@ -59,15 +59,15 @@ def save(write: Callable[[Any, str], None], index: Any, path: Path) -> None:
         raise OSError(None, f"FAISS could not write it ({cause(error)})", str(path)) from None
 
 
-def load(read: Callable[[str], Any], path: Path, kind: type, shape: tuple[int, int]) -> Any:
-    """Read an index whose file has been hashed already. Raises UnsafeError if it is not of `kind` and `shape`."""
+def load(read: Callable[[str], Any], path: Path, kinds: tuple[type, ...], shape: tuple[int, int]) -> Any:
+    """Read an index whose file has been hashed already. Raises UnsafeError if it is of no such kind or shape."""
     try:
         index = read(str(path))
     except RuntimeError as error:
         raise UnsafeError(f"{path} is damaged: FAISS {faiss.__version__} cannot read it ({cause(error)})") from None
-    found, expected = (type(index).__name__, index.ntotal, index.d), (kind.__name__, *shape)
-    if found != expected:
-        raise UnsafeError(f"{path} holds {found}; {expected} was expected")
+    found = type(index).__name__, index.ntotal, index.d
+    if type(index) not in kinds or found[1:] != shape:
+        raise UnsafeError(f"{path} holds {found}; {(kinds[0].__name__, *shape)} was expected")
     return index
 
 

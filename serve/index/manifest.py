@@ -7,12 +7,13 @@ from pathlib import Path
 import msgspec
 
 from embedship import sealed
-from embedship.bundle import Bundle, Codes, Machine, Record
+from embedship.bundle import Bundle, Code, Codes, Machine, Pipeline, Record
 from embedship.codes import Int8Scale
 from embedship.errors import EmbedshipError, MismatchError, UnsafeError, UsageError
 from embedship.sealed import File
 from embedship.serve.documents import DOCUMENTS
 from embedship.serve.index import Kind
+from embedship.serve.index.chunks import Chunking
 from embedship.serve.index.effort import Effort
 from embedship.serve.index.recipe import Recipe, Store
 
@@ -53,6 +54,23 @@ class Recall(Record, frozen=True):
     queries: int
     source: str  # SAMPLED: documents of the index, each blind to itself; else the name of a file of questions
     ratio: float
+
+
+class Truncated(Record, frozen=True):
+    """What of the texts the model never saw, because they are longer than it reads."""
+
+    texts: int = 0  # that lost something
+    tokens: int = 0  # lost
+    of: int = 0  # tokens of all texts, those lost included
+    worst: int = 0  # tokens that one text lost at most
+    worst_id: str | None = None  # and which one
+
+
+class Prompts(Record, frozen=True):
+    """What was put before each document and must be put before each query, word for word."""
+
+    document: str
+    query: str
 
 
 class Interval(Record, frozen=True):
@@ -111,14 +129,18 @@ class IndexManifest(Record, frozen=True):
     variant: str
     recipe: Recipe
     effort: Effort  # as tuned, for requests that ask for none
-    size: int
+    size: int  # rows: chunks where documents were cut, else documents
+    documents: int
     dimension: int
     with_title: bool
+    chunking: Chunking | None
     document_prompt: str | None  # name of the prompt that documents were given, None for none
     query_prompt: str | None  # name of the one that queries must be given
+    prompts: Prompts
+    exact: Code  # of VECTORS: what the index was made from, exact search compares with and `--from` builds from
     packing: Packing
     recall: Recall | None
-    truncated: int  # documents that are longer than the model reads
+    truncated: Truncated
     versions: dict[str, str]
     created: str
     files: dict[str, File]
@@ -135,7 +157,8 @@ class IndexManifest(Record, frozen=True):
 
         Rescoring codes and exact vectors stay on disk.
         """
-        return round(self.files[STAGE].size / self.size, 1)
+        grouping = 4 if self.documents < self.size else 0  # which document a row is of
+        return round(self.files[STAGE].size / self.size + grouping, 1)
 
 
 def read(folder: Path) -> IndexManifest:
@@ -189,16 +212,44 @@ def require_replaceable(out: Path) -> None:
         raise UsageError(f"{out} holds more than an index ({', '.join(added)}): remove it, or give another --out")
 
 
+def prompts(pipeline: Pipeline) -> Prompts:
+    """The texts of the prompts that this model gives documents and queries."""
+    document, query = (
+        pipeline.prompts.get(name or "", "") for name in (pipeline.document_prompt, pipeline.query_prompt)
+    )
+    return Prompts(document=document, query=query)
+
+
+_CURE = "Build the index again with this bundle, or take the bundle it was built with."
+
+
 def demand(folder: Path, manifest: IndexManifest, bundle: Bundle) -> None:
     """Raise MismatchError unless the index was built with this bundle's model, and packed with its frozen codes."""
-    cure = "Build the index again with this bundle, or take the bundle it was built with."
-    if manifest.fingerprint != bundle.fingerprint:
-        raise MismatchError(
-            f"the index {folder} was built with model {manifest.fingerprint[:12]}, this bundle is "
-            f"{bundle.fingerprint[:12]}: their vectors cannot be compared. {cure}"
-        )
+    demand_model(folder, manifest, bundle)
     if manifest.packing != Packing.of(manifest.recipe, bundle.manifest.codes, manifest.dimension):
         raise MismatchError(
             f"the index {folder} is packed with other int8 ranges or another binary threshold than this bundle "
-            f"freezes: the model is the same, but it was exported again with other texts. {cure}"
+            f"freezes: the model is the same, but it was exported again with other texts. Pack it again with "
+            f"`embedship index BUNDLE --from {folder}`, or take the bundle it was built with."
         )
+
+
+def demand_model(folder: Path, manifest: IndexManifest, bundle: Bundle) -> None:
+    """Raise MismatchError unless its vectors are those of this bundle's model, by the prompts that it gives."""
+    if manifest.fingerprint != bundle.fingerprint:
+        raise MismatchError(
+            f"the index {folder} was built with model {manifest.fingerprint[:12]}, this bundle is "
+            f"{bundle.fingerprint[:12]}: their vectors cannot be compared. {_CURE} `embedship index migrate` "
+            "embeds the same documents with another bundle."
+        )
+    pipeline = bundle.manifest.pipeline
+    now = prompts(pipeline)
+    for what, then, own in (
+        ("document", (manifest.document_prompt, manifest.prompts.document), (pipeline.document_prompt, now.document)),
+        ("query", (manifest.query_prompt, manifest.prompts.query), (pipeline.query_prompt, now.query)),
+    ):
+        if then != own:
+            raise MismatchError(
+                f"the index {folder} was built for the {what} prompt {then[0]!r} ({then[1]!r}), this bundle gives "
+                f"{own[0]!r} ({own[1]!r}): every score would be off. {_CURE}"
+            )

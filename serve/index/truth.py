@@ -83,7 +83,7 @@ class Truth:
         step = max(1, _GATHERED // max(1, rows.shape[1] * self.dimension))
         for start in range(0, len(rows), step):
             some = rows[start : start + step]
-            gathered = self._vectors[some].astype(np.float64)  # (n, m, dim)
+            gathered = self.gathered(some).astype(np.float64)  # (n, m, dim)
             scores = np.vecdot(gathered, queries[start : start + step, None, :].astype(np.float64))
             keys[start : start + step] = ranking.keys(scores.astype(np.float32), some)
         return keys

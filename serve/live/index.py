@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from embedship.bundle import Bundle
 from embedship.codes import Vectors
-from embedship.errors import EmbedshipError
+from embedship.errors import EmbedshipError, UsageError
 from embedship.serve.documents import DOCUMENTS, Document, Documents
 from embedship.serve.index import Index, Kind, Size, manifest
 from embedship.serve.keyword import Words
@@ -118,6 +118,8 @@ class LiveIndex:
         """
         found = manifest.read(index)
         manifest.demand(index, found, bundle)
+        if found.chunking:
+            raise UsageError(f"{index} is an index of chunks, which takes no changes: build it again with them")
         folder = beside(index)
         if writable and not database.holds(folder):
             manifest.verify(index, found)
@@ -169,6 +171,11 @@ class LiveIndex:
     @property
     def kind(self) -> Kind:
         return self.manifest.kind
+
+    @property
+    def firsts(self) -> None:
+        """Every row is a document: an index of chunks is refused."""
+        return None
 
     def differing(self, documents: Sequence[Document]) -> list[Document]:
         """Those that are not there already, word for word: the others need neither the model nor the disk."""

@@ -96,7 +96,7 @@ def write(folder: Path, blocks: Iterable[Vectors], size: int, before: IndexManif
     truth = Truth.write(folder, blocks, (size, before.dimension))
     kinds.write(folder, truth, before.recipe, before.packing, before.effort)
     files = {name: File.of(folder / name) for name in sorted(_files(before))}
-    described = msgspec.structs.replace(before, size=size, created=sealed.created(), files=files)
+    described = msgspec.structs.replace(before, size=size, documents=size, created=sealed.created(), files=files)
     return sealed.write(folder / MANIFEST, described)
 
 

@@ -46,7 +46,7 @@ def update(live: LiveIndex, encoder: Encoder, lines: Path, progress: Progress) -
         wanted = {change.id: change for change in batch}
         total = _added(total, _written(live, embedding, list(wanted.values())))
         progress(len(batch))
-    return msgspec.structs.replace(total, truncated=embedding.truncated)
+    return msgspec.structs.replace(total, truncated=embedding.truncated.texts)
 
 
 def parsed(raw: bytes) -> Document | Delete:

@@ -43,5 +43,9 @@ class Admin:
 
     async def reload(self, request: schemas.ReloadRequest, call: Call) -> Reply:
         """Answers when the new one answers, or when it cannot."""
+        if request.candidate and (request.bundle or request.index):
+            raise Invalid(
+                "candidate: its bundle and index are those that the server compares; name no other.", "candidate"
+            )
         bundle, index = (Path(each) if each else None for each in (request.bundle, request.index))
-        return Reply(msgspec.json.encode(await self._reload(bundle, index)))
+        return Reply(msgspec.json.encode(await self._reload(bundle, index, candidate=request.candidate)))

@@ -31,7 +31,7 @@ class Search:
         self._check(len(queries), request.k)
         if request.effort and request.mode is Mode.KEYWORD:
             raise Invalid("effort: a keyword search has nothing to turn; leave it out.", "effort")
-        how = How(request.mode, filter=request.filter or None, effort=request.effort)
+        how = How(request.mode, filter=request.filter or None, effort=request.effort, per_document=request.per_document)
         answered = await self._service.pipeline.search(queries, request.k, call.lane, how)
 
         def reply() -> bytes:
@@ -59,6 +59,7 @@ def _hit(hit: Hit) -> schemas.SearchHit:
         document.text,
         msgspec.UNSET if document.title is None else document.title,
         document.metadata or msgspec.UNSET,
+        msgspec.UNSET if document.chunk is None else document.chunk,
         _place(hit.dense),
         _place(hit.keyword),
     )

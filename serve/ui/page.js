@@ -57,8 +57,10 @@ function show(status) {
   quality.recall(at("recall"), status);
   quality.canary(at("canary"), status);
   quality.drift(at("drift"), at("moved"), status);
-  const { promised_per_day: promised, measured_per_day: measured } = status.queries.drift;
-  say(at("drift-note"), promised ? `false alarms: ${per(promised)} promised, ${per(measured)} measured` : "");
+  const { promised_per_day: promised, measured_per_day: measured, measured_lower_per_day: low, measured_upper_per_day: high } =
+    status.queries.drift;
+  const interval = `${per(low)} to ${per(high)}`;
+  say(at("drift-note"), promised ? `false alarms: ${per(promised)} promised, ${per(measured)} measured (95%: ${interval})` : "");
 }
 
 const per = (perDay) => (perDay >= 1 ? `${perDay.toFixed(1)} a day` : perDay > 0 ? `1 in ${Math.round(1 / perDay)} days` : "none");

@@ -13,7 +13,7 @@ import pytest
 
 from embedship import staging
 from embedship.errors import EmbedshipError, UsageError
-from embedship.staging import staged
+from embedship.staging import resumed, staged
 
 
 def anything(target: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
 _UNTIL_KILLED = """
 import sys
 from pathlib import Path
-from embedship.staging import staged
+from embedship.staging import resumed, staged
 with staged(Path(sys.argv[1]), lambda found: None) as folder:
     (folder / "half").touch()
     print("ready", flush=True)
@@ -194,3 +194,43 @@ def test_a_swap_that_fails_halfway_brings_the_old_one_back(tmp_path: Path) -> No
     with pytest.raises(OSError, match="No such file"):
         staging._swapped(tmp_path / "missing", tmp_path / "out")
     assert (tmp_path / "out" / "was").read_text() == "out"
+
+
+def test_what_is_resumed_stays_until_it_ends_well(tmp_path: Path) -> None:
+    target = tmp_path / "folder"
+
+    def fail() -> None:
+        with resumed(target, nothing) as incoming:
+            (incoming.files / "half").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert names(tmp_path) == [".folder.incoming"]
+    with resumed(target, nothing) as incoming:
+        assert names(incoming.files) == ["half"]
+        (incoming.parts / "part").touch()
+    assert names(tmp_path) == ["folder"]
+    assert names(target) == ["half"]
+
+
+def test_nothing_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    def fail() -> None:
+        with resumed(tmp_path / "new" / "folder", nothing):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert names(tmp_path) == []
+
+
+def test_what_is_resumed_replaces_what_may_go(tmp_path: Path) -> None:
+    target = tmp_path / "folder"
+    target.mkdir()
+    (target / "old").touch()
+    with pytest.raises(UsageError, match="must stay"), resumed(target, nothing):
+        pass
+    with resumed(target, anything) as incoming:
+        (incoming.files / "new").touch()
+    assert names(tmp_path) == ["folder"]
+    assert names(target) == ["new"]

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from .manifests import CHART
 
 SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
-_OPEN = {"global", "affinity", "extraVolumes", "extraVolumeMounts", "nodeAffinity", "podAffinity", "podAntiAffinity"}
+_OPEN = {
+    "global",
+    "bundles",
+    "affinity",
+    "extraVolumes",
+    "extraVolumeMounts",
+    "nodeAffinity",
+    "podAffinity",
+    "podAntiAffinity",
+}
 _SHORT = st.text(string.ascii_letters + string.digits + " -_.:/#{}'\"%&*!|>@`", max_size=12)
 
 
@@ -22,9 +31,13 @@ def drawn(draw: st.DrawFn) -> dict[str, Any]:
     return consistent({name: draw(_of(each)) for name, each in given.items()})
 
 
+SCHEMES = {"oci": "oci://", "s3": "s3://", "http": "https://", "hf": "hf://"}
+
+
 def resolved(schema: dict[str, Any]) -> dict[str, Any]:
     while "$ref" in schema:
-        schema = SCHEMA["definitions"][schema["$ref"].rsplit("/", 1)[1]]
+        _, where, name = schema["$ref"].split("/")
+        schema = SCHEMA[where][name]
     return schema
 
 
@@ -84,6 +97,14 @@ _KINDS = {
 }
 
 
+def nested(values: dict[str, Any]) -> dict[str, Any]:
+    """The same for one of `bundles`, as far as one has values of its own; the rest is the release's."""
+    ((_, own),) = SCHEMA["properties"]["bundles"]["patternProperties"].items()
+    inner = {name: value for name, value in values.items() if name in own["properties"]}
+    rest = {name: value for name, value in values.items() if name not in inner and name != "canary"}
+    return {**rest, "bundles": {"legal": inner}}
+
+
 def consistent(values: dict[str, Any]) -> dict[str, Any]:
     """Without what the templates refuse with a sentence: each of those has a test of its own."""
 
@@ -97,6 +118,13 @@ def consistent(values: dict[str, Any]) -> dict[str, Any]:
     bundle["path"] = "/" + bundle.get("path", "").replace("..", "").lstrip("/")
     if bundle.get("source") == "image":
         bundle["source"] = "pvc"  # image volumes are not on every version
+    pull, canary = part("bundle", "pull"), part("canary", "bundle")
+    if scheme := SCHEMES.get(bundle.get("source", "pvc")):
+        pull |= {"url": f"{scheme}host/bundle", "digest": pull.get("digest") or "sha256:" + "0" * 64}
+        bundle["path"], canary["claimName"], canary["image"], canary["path"] = "", "", "", ""
+        egress = part("networkPolicy").get("egress") or [{"ports": [{"port": 443}]}]
+        values["networkPolicy"] |= {"offline": False, "egress": egress}
+    canary["digest"] = canary.get("digest") or "sha256:" + "1" * 64
     claim["claimName"] = claim.get("claimName") or "models"
     index = part("index")
     index |= {"path": index.get("path", "").replace("..", ""), "claimName": index.get("claimName") or "index"}

@@ -57,6 +57,23 @@ CANARY: dict[str, Any] = {
 }
 
 
+# Every pod fetches its bundle first.
+FETCHED: dict[str, Any] = {
+    "bundle": {
+        "source": "oci",
+        "pull": {
+            "url": "oci://registry.example/team/minilm:v1",
+            "digest": "sha256:" + "a" * 64,
+            "secret": "registry",
+            "env": {"HTTPS_PROXY": "http://proxy.example:3128"},
+        },
+    },
+    "check": {"schedule": "*/10 * * * *"},
+    "driftReport": {"enabled": True, "claimName": "logs"},
+    "networkPolicy": {"offline": False, "egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}]},
+}
+
+
 class Refused(Exception):
     """Helm rendered nothing; its words."""
 

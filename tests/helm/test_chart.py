@@ -16,10 +16,12 @@ import yaml
 from embedship.serve.settings import RANGES, Settings, variable
 
 from .conftest import ROOT
-from .manifests import CANARY, CHART, EVERYTHING, VERSIONS, Refused, faults, one, render, server, text
+from .manifests import CANARY, CHART, EVERYTHING, FETCHED, VERSIONS, Refused, faults, one, render, server, text
 
 
-@pytest.mark.parametrize("values", [{}, EVERYTHING, CANARY], ids=["default", "everything", "canary"])
+@pytest.mark.parametrize(
+    "values", [{}, EVERYTHING, CANARY, FETCHED], ids=["default", "everything", "canary", "fetched"]
+)
 def test_both_helms_lint_it(each_helm: Path, values: dict[str, Any], tmp_path: Path) -> None:
     file = tmp_path / "values.json"
     file.write_text(json.dumps(values))
@@ -29,7 +31,9 @@ def test_both_helms_lint_it(each_helm: Path, values: dict[str, Any], tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "values", [{}, {**EVERYTHING, "auth": {}}, {**CANARY, "auth": {}}], ids=["default", "everything", "canary"]
+    "values",
+    [{}, {**EVERYTHING, "auth": {}}, {**CANARY, "auth": {}}, FETCHED],
+    ids=["default", "everything", "canary", "fetched"],
 )
 def test_both_helms_render_the_same(values: dict[str, Any], tool: Callable[[str], Path]) -> None:
     by = [render(tool(name), values) for name in ("helm", "helm-3.17")]
@@ -41,7 +45,7 @@ def test_both_helms_render_the_same(values: dict[str, Any], tool: Callable[[str]
 @pytest.mark.parametrize("version", [*VERSIONS, "1.28", "1.31", "1.35"])
 def test_kubernetes_takes_all_of_it(helm: Path, version: str) -> None:
     kinds = set()
-    for values in ({}, EVERYTHING, CANARY, {"autoscaling": {"enabled": True}}):
+    for values in ({}, EVERYTHING, CANARY, FETCHED, {"autoscaling": {"enabled": True}}):
         for each in render(helm, values, version):
             kinds.add(each["kind"])
             assert faults(each, version) == [], each["metadata"]["name"]
@@ -134,10 +138,23 @@ def test_one_number_gives_the_whole_start(helm: Path, seconds: int) -> None:
     assert one(objects, "Deployment")["spec"]["progressDeadlineSeconds"] > seconds
 
 
+def fetched(**more: dict[str, Any]) -> dict[str, Any]:
+    return {**FETCHED, **{key: {**FETCHED.get(key, {}), **value} for key, value in more.items()}}
+
+
 CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     ({"bundle": {"pvc": {"claimName": ""}}}, "name the claim that holds the bundle"),
     ({"bundle": {"source": "baked"}}, "say where the image holds the bundle"),
     ({"bundle": {"source": "image"}}, "name the image that holds the bundle"),
+    ({"bundle": {"source": "s3", "pull": {"url": "oci://a/b:c"}}}, "give an address that begins with s3://"),
+    ({"bundle": {"source": "hf", "pull": {"url": "hf://a/b"}}}, "pin the bundle by the digest"),
+    (fetched(bundle={"path": "a"}), "leave bundle.path empty"),
+    (fetched(networkPolicy={"offline": True}), "set networkPolicy.offline to false"),
+    (fetched(canary={"enabled": True, "bundle": {"claimName": "a"}}), "give canary.bundle.url"),
+    ({"canary": {"enabled": True, "bundle": {"url": "oci://a/b:c"}}}, "pin the new bundle"),
+    ({"bundles": {"a": {}}, "canary": {"enabled": True}}, "a release of one bundle"),
+    ({"bundles": {"a": {}, "b": {}}, "ingress": {"enabled": True}}, "answer at one address"),
+    ({"bundles": {"a": {"bundle": {"path": "../keys"}}}}, "may not contain '..'"),
     ({"bundle": {"path": "../keys"}}, "may not contain '..'"),
     ({"index": {"enabled": True}}, "name the claim that holds the index"),
     ({"auth": {"create": True, "existingSecret": "mine"}}, "exclude one another"),
@@ -166,7 +183,7 @@ def test_a_contradiction_is_a_sentence(helm: Path, values: dict[str, Any], sente
 
 def test_every_contradiction_is_tried(helm: Path) -> None:
     said = re.findall(r'fail (?:\(printf )?"', (CHART / "templates" / "_contradictions.tpl").read_text())
-    assert len(said) == len(CONTRADICTIONS) + 1
+    assert len(said) == len(CONTRADICTIONS), "one of them twice, and that of the Kubernetes below"
     image = {"bundle": {"source": "image", "image": {"reference": "registry/bundle@sha256:" + "0" * 64}}}
     with pytest.raises(Refused, match="has no image volumes"):
         render(helm, image, "1.30")

@@ -41,7 +41,7 @@ def test_the_two_images_differ_in_their_libraries_only() -> None:
         return [each._replace(text=re.sub(r"'\.\[.*?' (?='|&)('onnx\S+' )?", "", each.text)) for each in found]
 
     assert common(CPU) == common(GPU)
-    assert "[gpu,sign]" in GPU.read_text()
+    assert "[gpu,pull,sign,otel]" in GPU.read_text()
 
 
 def test_the_build_gets_what_it_copies_and_no_more() -> None:

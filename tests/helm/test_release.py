@@ -57,6 +57,8 @@ def test_the_page_from_install_to_uninstall(each_helm: Path, tmp_path: Path) -> 
         for command in commands(PAGE):
             done(helm(*command))
             seen.append(command[0])
+            if command[0] == "template":
+                continue
             if command[0] == "install":
                 key = here.of("Secret")[f"{NAME}-keys"]["data"]["api-keys"]
                 assert len(base64.b64decode(key).strip()) == 48
@@ -72,6 +74,7 @@ def test_the_page_from_install_to_uninstall(each_helm: Path, tmp_path: Path) -> 
             if "canary.weight=50" in command:
                 assert here.of("Ingress")[f"{NAME}-canary"]["metadata"]["annotations"][WEIGHT] == "50"
     assert seen == [
+        "template", "template",
         "install", "test", "upgrade", "upgrade", "history", "rollback", "upgrade", "upgrade", "test", "upgrade",
         "upgrade", "upgrade", "upgrade", "upgrade", "upgrade", "upgrade", "template", "uninstall",
     ]  # fmt: skip

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from .manifests import CANARY, EVERYTHING, one, pods, render
+from .manifests import CANARY, EVERYTHING, FETCHED, one, pods, render
 from .restricted import violations
 
 
 @pytest.mark.parametrize(
     ("values", "count"),
-    [({}, 2), ({"gpu": {"enabled": True}}, 2), (EVERYTHING, 5), (CANARY, 5)],
-    ids=["default", "gpu", "everything", "canary"],
+    [({}, 2), ({"gpu": {"enabled": True}}, 2), (EVERYTHING, 5), (CANARY, 5), (FETCHED, 4)],
+    ids=["default", "gpu", "everything", "canary", "fetched"],
 )
 def test_every_pod_is_restricted(helm: Path, values: dict[str, Any], count: int) -> None:
     objects = render(helm, values)

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from jsonschema import Draft7Validator
 
 from .drawing import SCHEMA, drawn, resolved
+from .drawing import nested as in_a_bundle
 from .manifests import CHART, EVERYTHING, VERSIONS, Refused, faults, render, text
 from .restricted import violations
 
@@ -22,7 +23,17 @@ TYPO = "typpo"
 # Objects of Kubernetes that the schema leaves to Kubernetes, or of a parent chart.
 OPEN = {"global", "affinity.nodeAffinity", "affinity.podAffinity", "affinity.podAntiAffinity", "extraVolumes.0"}
 # Free names, each with a pattern that a misspelt one may well match.
-FREE = {"annotations", "labels", "matchLabels", "podAnnotations", "podLabels", "nodeSelector", "extraEnv"}
+FREE = {
+    "annotations",
+    "labels",
+    "matchLabels",
+    "podAnnotations",
+    "podLabels",
+    "nodeSelector",
+    "extraEnv",
+    "env",
+    "bundles",
+}
 
 
 def misspelt(schema: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -113,7 +124,7 @@ def test_every_value_is_in_the_schema_and_back() -> None:
 
     defaults = yaml.safe_load((CHART / "values.yaml").read_text())
     schema = {key for key in keys(defaults, SCHEMA) if not key.startswith(("global", "enabled"))}
-    owners = ("", "check.", "driftReport.", "canary.compare.", "backup.")
+    owners = ("", "bundle.pull.", "check.", "driftReport.", "canary.compare.", "backup.")
     maps = ("metrics.dashboard.labels.", *(f"{owner}resources." for owner in owners))
     assert schema == {key for key in held(defaults) if not key.startswith(maps)} | {
         f"{owner}resources.{part}" for owner in owners for part in ("requests", "limits")
@@ -143,7 +154,8 @@ def test_whatever_the_schema_allows_renders_and_is_valid(helm: Path) -> None:
 
     def judge(number: int) -> list[str]:
         """Rendered for one Kubernetes, in turn; judged by all: from 1.30 on the chart makes the same for each."""
-        rendered = text(helm, values[number], VERSIONS[number % len(VERSIONS)])
+        drawn_values = in_a_bundle(values[number]) if number % 4 == 0 else values[number]
+        rendered = text(helm, drawn_values, VERSIONS[number % len(VERSIONS)])
         objects = list(filter(None, yaml.load_all(rendered, yaml.CSafeLoader)))
         found = [
             f"{each['kind']}: {fault}" for each in objects for version in VERSIONS for fault in faults(each, version)

@@ -65,7 +65,7 @@ def environment(made: Path, **more: str) -> dict[str, str]:
 
 def test_it_holds_no_torch_and_no_pip(made: Path) -> None:
     there = {path.name for path in (made / "lib").glob("python*/site-packages/*")}
-    assert {"embedship", "onnxruntime", "openvino", "faiss", "uvicorn"} <= there
+    assert {"embedship", "onnxruntime", "openvino", "faiss", "uvicorn", "obstore", "requests"} <= there
     assert there & {"torch", "transformers", "sentence_transformers", "pip", "nncf", "onnx"} == set()
     assert list((made / "lib").rglob("embedship/serve/__pycache__/*.pyc")), "compiled: a read-only root cannot be"
 

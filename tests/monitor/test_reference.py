@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 from safetensors.numpy import save
@@ -106,20 +108,55 @@ HEADER = (
     [
         (b"", "not a drift reference"),
         (b"garbage of some length, surely not safetensors", "not a drift reference"),
-        (save({"vectors": ROWS}, {KEY: HEADER % (2, "")})[:-9], "not a drift reference"),
+        (save({"vectors": ROWS}, {KEY: HEADER % (3, "")})[:-9], "not a drift reference"),
         (save({"vectors": ROWS}), "not a drift reference"),
         (save({"vectors": ROWS}, {KEY: "{"}), "not a drift reference"),
-        (save({"vectors": ROWS}, {KEY: HEADER % (2, ', "more": 1')}), "more"),
-        (save({"other": ROWS}, {KEY: HEADER % (2, "")}), "vectors"),
-        (save({"vectors": ROWS.astype(np.float16)}, {KEY: HEADER % (2, "")}), "float16"),
-        (save({"vectors": ROWS * np.nan}, {KEY: HEADER % (2, "")}), "NaN"),
-        (save({"vectors": ROWS}, {KEY: HEADER % (1, "")}), "format 1, this version reads 2"),
+        (save({"vectors": ROWS}, {KEY: HEADER % (3, ', "more": 1')}), "more"),
+        (save({"other": ROWS}, {KEY: HEADER % (3, "")}), "vectors"),
+        (save({"vectors": ROWS.astype(np.float16)}, {KEY: HEADER % (3, "")}), "float16"),
+        (save({"vectors": ROWS * np.nan}, {KEY: HEADER % (3, "")}), "NaN"),
+        (
+            save({"vectors": ROWS}, {KEY: HEADER % (1, "")}),
+            "format 1, this version reads 3: fit it again, with `embedship reference`",
+        ),
     ],
 )
 def test_load_of_a_foreign_file_says_so(tmp_path, content, why):
     (tmp_path / "r").write_bytes(content)
     with pytest.raises(ReferenceUnreadable, match=why):
         Reference.load(tmp_path / "r")
+
+
+BEFORE = {
+    "format": 2,
+    "fingerprint": "f",
+    "prompt": "query: ",
+    "created": "2026-11-01",
+    "queries": 400,
+    "calibration": {"window": 20, "tails": [{"shape": 9, "loc": 0, "scale": 1}], "held_out_windows": 240},
+    "promise": {"false_alarms": {"alarms": 2, "seconds": 604800}, "interval_seconds": 600, "threshold": 9},
+}
+
+
+def test_a_reference_of_the_score_before_gets_the_thresholds_of_this_one(tmp_path):
+    sessions = np.repeat(np.arange(25), 2)
+    tensors = {"vectors": ROWS, "sessions": sessions, "offset:onnx-int8": ROWS[0]}
+    (tmp_path / "r").write_bytes(save(tensors, {KEY: json.dumps(BEFORE)}))
+    loaded = Reference.load(tmp_path / "r")
+    fitted = Reference.fit(
+        ROWS, "f", sessions=sessions, window=20, false_alarms=FalseAlarms.parse("2 per week"), interval_seconds=600
+    )
+    assert (loaded.calibration, loaded.promise) == (fitted.calibration, fitted.promise)
+    assert (loaded.prompt, loaded.created, loaded.queries) == ("query: ", "2026-11-01", 400)
+    np.testing.assert_array_equal(loaded.offsets["onnx-int8"], ROWS[0])
+    loaded.save(tmp_path / "again")
+    assert Reference.load(tmp_path / "again").promise == fitted.promise
+
+
+def test_a_reference_of_the_score_before_that_promised_nothing_still_promises_nothing(tmp_path):
+    header = json.dumps(BEFORE | {"calibration": None, "promise": None})
+    (tmp_path / "r").write_bytes(save({"vectors": ROWS}, {KEY: header}))
+    assert Reference.load(tmp_path / "r").promise is None
 
 
 def test_load_of_a_missing_file_or_a_folder(tmp_path):

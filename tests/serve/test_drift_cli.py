@@ -125,7 +125,8 @@ def test_a_reference_says_what_it_promises(made: Made) -> None:
     assert report["effective"] > 100
     assert report["promised_per_day"] == pytest.approx(1 / 30)
     assert report["threshold"] > 1
-    assert report["measured_per_day"] is not None
+    lower, upper = report["measured_interval_per_day"]
+    assert 0 <= lower < report["measured_per_day"] < upper
     assert 6.9 < report["days"] < 7
 
 

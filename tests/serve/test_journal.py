@@ -22,6 +22,7 @@ from embedship.serve.visit import NOW, Visit
 from .conftest import Live, launched
 
 SECONDS = 60
+PAGE = Path(__file__).parents[2] / "docs" / "serving.md"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 NASTY = 'a\nb\r\tc\x00\x1b[2J\x7f\x85\u2028\u2029"\\\xff ü'
 
@@ -152,6 +153,10 @@ def test_the_log_of_a_server_is_json_whatever_is_sent(told: Live) -> None:
     assert 0 < sum(phases) <= total
     assert re.fullmatch("[0-9a-f]{16}", refused["request_id"])
     assert (lost["texts"], list(lost["seconds"])) == (0, ["total"])
+
+    (example,) = re.findall(r"^{.*}$", PAGE.read_text(), re.MULTILINE)
+    assert list(json.loads(example)) == [key for key in embedded if key != "trace_id"]
+    assert json.loads(example)["seconds"].keys() == embedded["seconds"].keys()
 
     (kept,) = [line for line in lines if line["message"].startswith("not reloaded")]
     assert (kept["level"], kept["request_id"]) == ("error", reload["request_id"]) == ("error", "r.2")

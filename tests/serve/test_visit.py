@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from embedship.serve.visit import Phase, Visit
 
+PAGE = Path(__file__).parents[2] / "docs" / "serving.md"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
 LONG = {"inputs": ["a rather long text " * 60] * 60}
@@ -60,7 +62,9 @@ def test_phases_follow_one_another_and_those_of_one_name_add_up() -> None:
     ]  # fmt: skip
     name, timing = visit.headers()
     assert name == (b"x-request-id", visit.id.encode())
-    assert re.fullmatch(rb"read;dur=4000\.000, search;dur=2000\.000, total;dur=\d+\.\d{3}", timing[1])
+    assert re.fullmatch(
+        rb"read;dur=1000\.000, search;dur=2000\.000, read;dur=3000\.000, total;dur=\d+\.\d{3}", timing[1]
+    )
 
 
 def timing(answer: Any) -> dict[str, float]:
@@ -79,6 +83,12 @@ EMBEDDING = [
     ("/v2/embed", {"texts": ["a text"], "input_type": "search_query"}),
     ("/v1/encode", {"texts": ["a text"]}),
 ]
+
+
+def test_the_page_shows_the_header_as_it_is(api: Any) -> None:
+    (shown,) = re.findall(r"^    Server-Timing: (.*)$", PAGE.read_text(), re.MULTILINE)
+    told = api.post("/embed", {"inputs": "a"}).headers["server-timing"]
+    assert re.sub(r"\d+\.\d+", "N", shown) == re.sub(r"\d+\.\d+", "N", told)
 
 
 @pytest.mark.parametrize(("path", "body"), EMBEDDING)

@@ -55,3 +55,10 @@ def test_what_is_there_is_not_fetched_again(tmp_path: Path) -> None:
     script.touch()
     answer = run(tmp_path, PATH="/nowhere")
     assert (answer.returncode, answer.stdout.strip()) == (0, str(script))
+
+
+def test_a_package_without_a_program_is_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / ".tools" / "wordnet-base" / "usr" / "share" / "wordnet"
+    folder.mkdir(parents=True)
+    answer = run(tmp_path, "wordnet", PATH="/nowhere")
+    assert (answer.returncode, answer.stdout.strip()) == (0, str(folder))

@@ -15,6 +15,42 @@
 {{- fail (printf "bundle.source is image, but Kubernetes %s has no image volumes (1.31 has): take bundle.source=pvc or baked." .Capabilities.KubeVersion.Version) -}}
 {{- end -}}
 {{- end -}}
+{{- if and $v.bundles $v.canary.enabled -}}
+{{- fail "canary is for a release of one bundle, and bundles names several: give the one that changes a release of its own, or run it as another entry of bundles." -}}
+{{- end -}}
+{{- if and $v.bundles (or $v.ingress.enabled $v.httpRoute.enabled) -}}
+{{- $seen := dict -}}
+{{- range $name, $own := $v.bundles -}}
+{{- $each := mergeOverwrite (deepCopy $v) (default dict $own) -}}
+{{- $place := list $each.ingress.host $each.ingress.path $each.httpRoute.hostnames $each.httpRoute.path | toJson -}}
+{{- if hasKey $seen $place -}}
+{{- fail (printf "bundles.%s and bundles.%s answer at one address: give each an ingress.host or httpRoute.hostnames of its own." (get $seen $place) $name) -}}
+{{- end -}}
+{{- $_ := set $seen $place $name -}}
+{{- end -}}
+{{- end -}}
+{{- if include "embedship.pulled" . -}}
+{{- $source := $v.bundle.source -}}
+{{- $scheme := get (include "embedship.schemes" . | fromYaml) $source -}}
+{{- if not (hasPrefix $scheme $v.bundle.pull.url) -}}
+{{- fail (printf "bundle.source is %s, but bundle.pull.url is %q: give an address that begins with %s." $source $v.bundle.pull.url $scheme) -}}
+{{- end -}}
+{{- if not $v.bundle.pull.digest -}}
+{{- fail (printf "bundle.source is %s, but bundle.pull.digest is empty: pin the bundle by the digest that `embedship push` prints." $source) -}}
+{{- end -}}
+{{- if $v.bundle.path -}}
+{{- fail (printf "bundle.source is %s, and all that is fetched is the bundle: leave bundle.path empty." $source) -}}
+{{- end -}}
+{{- if and $v.networkPolicy.enabled (or $v.networkPolicy.offline (not $v.networkPolicy.egress)) -}}
+{{- fail (printf "bundle.source is %s, but the NetworkPolicy lets no pod reach it: set networkPolicy.offline to false, and name where it lies in networkPolicy.egress." $source) -}}
+{{- end -}}
+{{- if and $v.canary.enabled (or $v.canary.bundle.path $v.canary.bundle.claimName $v.canary.bundle.image) -}}
+{{- fail (printf "bundle.source is %s, but the canary's bundle is said by a path, claim or image: give canary.bundle.url and canary.bundle.digest." $source) -}}
+{{- end -}}
+{{- end -}}
+{{- if and $v.canary.enabled $v.canary.bundle.url (not $v.canary.bundle.digest) -}}
+{{- fail "canary.bundle.url is set, but canary.bundle.digest is empty: pin the new bundle by the digest that `embedship push` prints." -}}
+{{- end -}}
 {{- if contains ".." (printf "%s %s" $v.bundle.path $v.index.path) -}}
 {{- fail "bundle.path and index.path may not contain '..': they lie inside their volume." -}}
 {{- end -}}

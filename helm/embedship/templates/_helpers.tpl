@@ -3,10 +3,20 @@
 {{- end -}}
 
 {{- /* 40 characters: StatefulSet pods, CronJobs and claims add to it, and 63 is the most. */ -}}
-{{- define "embedship.fullname" -}}
+{{- define "embedship.base" -}}
 {{- $name := include "embedship.name" . -}}
 {{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
 {{- default $full .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- /* Of what belongs to one of `bundles`, with its name; of what all share, and where there is one, without. */ -}}
+{{- define "embedship.fullname" -}}
+{{- $base := include "embedship.base" . -}}
+{{- if .bundle -}}
+{{- printf "%s-%s" ($base | trunc (int (sub 39 (len .bundle))) | trimSuffix "-") .bundle -}}
+{{- else -}}
+{{- $base -}}
+{{- end -}}
 {{- end -}}
 
 {{- /* Never changes: selectors are immutable. */ -}}
@@ -14,6 +24,9 @@
 app.kubernetes.io/name: {{ include "embedship.name" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: {{ default "server" .component }}
+{{- with .bundle }}
+embedship/bundle: {{ . | quote }}
+{{- end }}
 {{- end -}}
 
 {{- /* Every pod that answers requests: those in use, and the canary's. */ -}}
@@ -21,6 +34,9 @@ app.kubernetes.io/component: {{ default "server" .component }}
 matchLabels:
   app.kubernetes.io/name: {{ include "embedship.name" . | quote }}
   app.kubernetes.io/instance: {{ .Release.Name | quote }}
+  {{- with .bundle }}
+  embedship/bundle: {{ . | quote }}
+  {{- end }}
 matchExpressions:
   - {key: app.kubernetes.io/component, operator: In, values: [server, canary]}
 {{- end -}}
@@ -31,11 +47,14 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- with .bundle }}
+embedship/bundle: {{ . | quote }}
+{{- end }}
 {{- end -}}
 
 {{- define "embedship.serviceAccount" -}}
 {{- if .Values.serviceAccount.create -}}
-{{- default (include "embedship.fullname" .) .Values.serviceAccount.name -}}
+{{- default (include "embedship.base" .) .Values.serviceAccount.name -}}
 {{- else -}}
 {{- default "default" .Values.serviceAccount.name -}}
 {{- end -}}
@@ -62,6 +81,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- define "embedship.bundle" -}}
 {{- if eq .Values.bundle.source "baked" -}}
 {{ .Values.bundle.path }}
+{{- else if include "embedship.pulled" . -}}
+{{ include "embedship.pulledTo" . }}
 {{- else -}}
 {{ clean (printf "/bundle/%s" .Values.bundle.path) }}
 {{- end -}}
@@ -71,7 +92,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if .Values.auth.existingSecret -}}
 {{ .Values.auth.existingSecret }}
 {{- else if .Values.auth.create -}}
-{{ include "embedship.fullname" . }}-keys
+{{ include "embedship.base" . }}-keys
 {{- end -}}
 {{- end -}}
 
@@ -79,7 +100,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if .Values.auth.admin.existingSecret -}}
 {{ .Values.auth.admin.existingSecret }}
 {{- else if .Values.auth.admin.create -}}
-{{ include "embedship.fullname" . }}-admin
+{{ include "embedship.base" . }}-admin
 {{- end -}}
 {{- end -}}
 
@@ -159,6 +180,8 @@ securityContext: {{- include "embedship.security" . | nindent 2 }}
 {{- else if eq .Values.bundle.source "image" }}
 - name: bundle
   image: {reference: {{ .Values.bundle.image.reference | quote }}, pullPolicy: {{ .Values.bundle.image.pullPolicy }}}
+{{- else if include "embedship.pulled" . }}
+{{- include "embedship.pullVolumes" . }}
 {{- end }}
 - name: tmp
   emptyDir: {sizeLimit: {{ .Values.tmp.size | quote }}}
@@ -182,6 +205,7 @@ securityContext: {{- include "embedship.security" . | nindent 2 }}
 {{- define "embedship.checkPod" -}}
 {{ include "embedship.pod" . }}
 restartPolicy: Never
+{{- include "embedship.pull" . }}
 containers:
   - name: check
     {{- include "embedship.container" . | nindent 4 }}

@@ -40,6 +40,9 @@ spec:
         matchLabels: {{- include "embedship.selector" $ | nindent 10 }}
     {{- end }}
   {{- end }}
+  {{- with include "embedship.pull" . }}
+  {{- . | nindent 2 }}
+  {{- end }}
   containers:
     - name: server
       {{- include "embedship.container" . | nindent 6 }}

@@ -54,12 +54,14 @@ def test_labels(lower: float, upper: float, passed: bool, said: str) -> None:
     assert said in recall.reason
 
 
-@pytest.mark.parametrize(("old", "new", "passed"), [
-    (State.OK, State.OK, True), (State.OK, State.WARN, False), (State.WARN, State.WARN, True),
-    (State.WARN, State.OK, True), (State.UNKNOWN, State.UNKNOWN, None),
+@pytest.mark.parametrize(("old", "new", "effect", "passed"), [
+    (State.OK, State.OK, 0.02, True), (State.OK, State.WARN, 0.049, True), (State.OK, State.WARN, 0.06, False),
+    (State.WARN, State.WARN, 0.02, True), (State.WARN, State.WARN, 0.3, False), (State.WARN, State.OK, 0.0, True),
+    (State.UNKNOWN, State.UNKNOWN, 0.0, None),
 ])  # fmt: skip
-def test_drift_that_is_not_news_is_no_fault(old: State, new: State, passed: bool | None) -> None:
-    assert gates.drift(Drift(old, new, 0.0, 0.1, 0.1, "few")).passed is passed
+def test_drift_that_is_not_news_is_no_fault(old: State, new: State, effect: float, passed: bool | None) -> None:
+    """A limit that one just reaches and the other just does not says nothing of either: how far apart they are does."""
+    assert gates.drift(Drift(old, new, 0.02, effect, 0.03, 0.1, "few")).passed is passed
 
 
 def test_what_has_no_limit_is_shown() -> None:
@@ -77,6 +79,12 @@ def test_failures_of_both_are_nobodys() -> None:
     assert gates.failures(Failures(100, 3, 3), Limits()).passed
     assert gates.failures(Failures(100, 3, 4, "why"), Limits()).passed is False
     assert gates.failures(Failures(100, 3, 4, "why"), Limits(max_failures=1)).passed
+
+
+def test_a_pass_says_what_was_not_compared() -> None:
+    made = [gates.queries(100, Limits()), gates.agreement(agreed(0.95), True, Limits())]
+    assert gates.verdict(made) == ["NEW may take OLD's place.", "It passed queries, ranking."]
+    assert gates.verdict(made[:1])[-1] == "What it finds was not compared."
 
 
 def test_few_queries_show_nothing() -> None:

@@ -13,7 +13,7 @@ ONE_TO_TEN = [str(n) for n in range(10)]
 
 def test_an_overlap_is_a_share_of_what_old_found() -> None:
     old = [ONE_TO_TEN, ["a", "b"], []]
-    new = [["x", *ONE_TO_TEN[:9]], ["b", "c"], ["d"]]
+    new = [["x", *ONE_TO_TEN], ["b", "c"], ["d"]]
     np.testing.assert_equal(overlaps(old, new), [0.9, 0.5, np.nan])
     found = agreement(overlaps(old, new), "so")
     assert found is not None

@@ -18,7 +18,7 @@ from embedship.serve.index import Kind, measure
 from embedship.serve.index.build import FLAT_BELOW, Built, Step, Wishes, build, default_kind
 from embedship.serve.index.effort import Effort
 from embedship.serve.index.folder import IndexFolder
-from embedship.serve.index.manifest import MANIFEST, STAGE, files, read
+from embedship.serve.index.manifest import MANIFEST, STAGE, Goals, Prompts, Truncated, files, read
 from embedship.serve.index.recipe import Store
 
 from .conftest import Corpus, wishes_for
@@ -127,7 +127,7 @@ def test_an_interrupt_leaves_what_was_there(encoder: Encoder, corpus: Corpus, tm
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build(encoder, "any", lines, out, Wishes(), interrupt)
+        build(encoder, "any", lines, out, Wishes(goals=Goals(recall=0.5) if step is Step.MEASURE else None), interrupt)
     assert contents(tmp_path) == before
     assert {path.name for path in tmp_path.iterdir()} == {"corpus.jsonl", "index"}
 
@@ -253,8 +253,10 @@ def test_a_matryoshka_first_stage(encoder: Encoder, corpus: Corpus, tmp_path: Pa
 
 def test_truncated_texts_are_counted(encoder: Encoder, corpus: Corpus, tmp_path: Path) -> None:
     long = b"word " * 300
-    lines = corpus(lines=GOOD + b'{"id": "b", "text": "%s"}\n{"id": "c", "text": "%s"}' % (long, long))
-    assert run(encoder, lines, tmp_path / "index").manifest.truncated == 2
+    lines = corpus(lines=GOOD + b'{"id": "b", "text": "%s"}\n{"id": "c", "text": "%s"}' % (long, long + b"and more"))
+    truncated = run(encoder, lines, tmp_path / "index").manifest.truncated
+    # Three tokens of "one", 302 and 304 of the others, special tokens included; the model reads 256.
+    assert truncated == Truncated(texts=2, tokens=46 + 48, of=3 + 302 + 304, worst=48, worst_id="c")
 
 
 def test_with_title(encoder: Encoder, corpus: Corpus, tmp_path: Path) -> None:
@@ -277,7 +279,8 @@ def test_documents_and_queries_get_their_own_prompts(encoder: Encoder, corpus: C
     plain = short(encoder, prompts={"query": "query: ", "passage": "passage: "})
     built = run(plain, lines, tmp_path / "index", Wishes(queries=questions)).manifest
     assert (built.document_prompt, built.query_prompt) == ("passage", "query")
-    with IndexFolder.open(tmp_path / "index", encoder.bundle) as opened:
+    assert built.prompts == Prompts(document="passage: ", query="query: ")
+    with IndexFolder.open(tmp_path / "index", plain.bundle) as opened:
         as_document = plain.encode(["two"], prompt_name="passage")
         hits = opened.index.search(as_document / np.linalg.norm(as_document), 1)
     assert (hits.rows[0, 0], hits.scores[0, 0]) == (1, pytest.approx(1, abs=1e-3))

@@ -60,6 +60,29 @@ def test_another_model(index: Path, encoder: Encoder) -> None:
         IndexFolder.open(index, changed(encoder.bundle, fingerprint="0" * 64))
 
 
+@pytest.mark.parametrize(
+    ("prompts", "says"),
+    [
+        ({"query": "q: ", "document": ""}, r"the query prompt 'query' \(''\), this bundle gives 'query' \('q: '\)"),
+        ({"query": "", "document": "d: "}, r"the document prompt 'document' \(''\), .* 'document' \('d: '\)"),
+        ({"query": "", "passage": ""}, r"the document prompt 'document' \(''\), this bundle gives 'passage' \(''\)"),
+    ],
+)
+def test_other_prompts(index: Path, encoder: Encoder, prompts: dict[str, str], says: str) -> None:
+    """The fingerprint holds the prompts, too; a bundle that lies about it is still found out."""
+    pipeline = msgspec.structs.replace(encoder.bundle.manifest.pipeline, prompts=prompts)
+    with pytest.raises(MismatchError, match=f"{says}: every score would be off. Build the index again"):
+        IndexFolder.open(index, changed(encoder.bundle, pipeline=pipeline))
+
+
+def test_a_prompt_that_was_reworded(index: Path, encoder: Encoder) -> None:
+    found = manifest.read(index)
+    worded = manifest.Prompts(document="", query="Query: ")
+    sealed.write(index / manifest.MANIFEST, msgspec.structs.replace(found, prompts=worded))
+    with pytest.raises(MismatchError, match=r"the query prompt 'query' \('Query: '\), .* gives 'query' \(''\)"):
+        IndexFolder.open(index, encoder.bundle)
+
+
 @pytest.mark.parametrize("kind", [Kind.BINARY], indirect=True)
 def test_other_codes(index: Path, encoder: Encoder) -> None:
     codes = encoder.bundle.manifest.codes

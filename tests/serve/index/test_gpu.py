@@ -67,6 +67,31 @@ def test_lists_are_placed_on_the_gpu_and_searched_on_the_cpu(library: Any, clust
     assert len(Resources.made) == 1
 
 
+class Cagra:
+    """Records what a graph is built of; its export is an empty index of the type that FAISS would fill."""
+
+    config: Any
+
+    def __init__(self, resources: Resources, dimension: int, metric: int, config: Any) -> None:
+        Cagra.config = config
+        self.rows = 0
+
+    def train(self, rows: Vectors) -> None:
+        self.rows = len(rows)
+
+    def copyTo(self, exported: Any) -> None:
+        exported.add(np.zeros((self.rows, exported.d), np.float32))
+
+
+def test_a_graph_is_built_on_the_gpu_and_exported(library: Any, clustered: Vectors) -> None:
+    library.GpuIndexCagra, library.GpuIndexCagraConfig = Cagra, SimpleNamespace
+    library.IndexHNSWCagra = faiss.IndexHNSWFlat
+    library.METRIC_L2 = faiss.METRIC_L2
+    built = Gpu(library).graph(clustered[:50], faiss.index_factory(64, "HNSW16,Flat"))
+    assert (built.ntotal, built.d) == (50, 64)
+    assert (Cagra.config.graph_degree, Cagra.config.intermediate_graph_degree) == (32, 64)
+
+
 def test_without_a_gpu() -> None:
     with pytest.raises(UsageError, match=r"built without GPUs: pip install 'embedship\[gpu\]'"):
         Gpu()

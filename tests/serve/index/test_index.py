@@ -153,6 +153,18 @@ def test_under_a_mask_what_brute_force_finds_among_the_allowed(
         assert (np.sort(found.rows[:, :width], axis=1)[:, :1] >= 0).all()
 
 
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_a_mask_costs_no_recall(make: Make, clustered: Vectors, share: float) -> None:
+    """Of 9,000 rows, so that the first stage is asked and not brute force; a mask of one topic, too."""
+    index, queries = make(clustered), clustered[::30]
+    plain = recall(index.search(queries, 10).rows, index.exact(queries, 10).rows)
+    near = clustered @ clustered[0]
+    for allowed in (chosen(share, len(clustered)), near >= np.quantile(near, 1 - share)):
+        assert not few(allowed)
+        masked = recall(index.search(queries, 10, allowed).rows, index.exact(queries, 10, allowed).rows)
+        assert masked >= plain - 0.01
+
+
 def test_numbers_of_rows_are_no_mask(make: Make, texts: Texts) -> None:
     index = make(texts.documents[:50])
     for search in (index.search, index.exact):

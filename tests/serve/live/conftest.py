@@ -68,7 +68,7 @@ def scratch(out: Path, wanted: list[Document], world: World, like: Path) -> Path
     rows = world.vectors[[document.metadata["n"] for document in wanted]]
     truth = Truth.write(out, [rows], rows.shape)
     kinds.write(out, truth, before.recipe, before.packing, before.effort)
-    manifest.write(out, msgspec.structs.replace(before, size=len(wanted)))
+    manifest.write(out, msgspec.structs.replace(before, size=len(wanted), documents=len(wanted)))
     return out
 
 

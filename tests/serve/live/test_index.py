@@ -7,6 +7,7 @@ import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -15,6 +16,7 @@ from embedship.serve.documents import DOCUMENTS as FILE
 from embedship.serve.documents import Document
 from embedship.serve.filters import Condition
 from embedship.serve.index import Kind, manifest
+from embedship.serve.index.chunks import Chunking
 from embedship.serve.index.folder import IndexFolder
 from embedship.serve.live import beside
 from embedship.serve.live.changes import Delete, Done
@@ -219,6 +221,14 @@ def test_who_only_reads_sees_what_another_process_writes(index: Path, world: Wor
             writer.compact()
             assert nearest(reader, world.vectors[[text]], 1) == [["new"]]
             assert reader.view().snapshot.name == writer.view().snapshot.name
+
+
+def test_an_index_of_chunks_takes_no_changes(flat: Path, world: World) -> None:
+    chunked = msgspec.structs.replace(manifest.read(flat), chunking=Chunking(tokens=20, overlap=5))
+    manifest.write(flat, chunked)
+    with pytest.raises(UsageError, match="is an index of chunks, which takes no changes"):
+        LiveIndex.open(flat, world.bundle, writable=True)
+    assert not beside(flat).exists()
 
 
 def test_one_process_writes(live: LiveIndex, index: Path, world: World) -> None:

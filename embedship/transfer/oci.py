@@ -1,0 +1,128 @@
+"""A bundle as an OCI artifact: a layer a file, named as `oras` names them.
+
+artifactType  application/vnd.embedship.bundle.v1
+config        {} (application/vnd.oci.empty.v1+json)
+layers        one a file, title = its name in the bundle; bundle.json first, model.sig if there is one
+annotations   fingerprint, name of the model, when it was exported
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from embedship import sealed
+from embedship.bundle import MANIFEST, SIGNATURE, Bundle
+from embedship.errors import UnsafeError, UsageError
+from embedship.sealed import File
+from embedship.transfer.errors import Missing
+from embedship.transfer.patience import Patience
+from embedship.transfer.registry import MANIFEST_TYPE, Reference, Registry, digest_of
+
+ARTIFACT = "application/vnd.embedship.bundle.v1"
+_TITLE = "org.opencontainers.image.title"
+_EMPTY = b"{}"
+_EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
+
+
+class Layer(msgspec.Struct, frozen=True, rename="camel"):
+    """Keys besides are the registry's business."""
+
+    digest: str
+    size: int
+    media_type: str = "application/octet-stream"
+    annotations: dict[str, str] | None = None
+
+
+class Artifact(msgspec.Struct, frozen=True, rename="camel"):
+    layers: tuple[Layer, ...]
+
+
+class OciSource:
+    """`oci://HOST/REPOSITORY:TAG` or `@sha256:...`. The manifest is read once, and a tag is its digest from then on."""
+
+    def __init__(self, address: str, plain_http: bool = False) -> None:
+        self._reference = Reference.parse(address)
+        self._registry = Registry(self._reference, plain_http)
+        self._layers: dict[str, str] | None = None  # name -> digest
+        self.pinned = f"oci://{address}"
+
+    def read(self, name: str, offset: int) -> Iterator[bytes]:
+        if self._layers is None:
+            self._layers = self._open()
+        if name not in self._layers:
+            raise Missing(f"{self.pinned} has no layer {name}")
+        yield from self._registry.blob(self._layers[name], offset)
+
+    def _open(self) -> dict[str, str]:
+        raw = self._registry.manifest(self._reference.digest or self._reference.tag or "")
+        self.pinned = self._reference.at(digest_of(raw))
+        try:
+            layers = msgspec.json.decode(raw, type=Artifact).layers
+        except msgspec.MsgspecError as error:
+            raise UsageError(f"{self.pinned} is no bundle pushed by `embedship push`: {error}") from None
+        named = [(layer.annotations or {}).get(_TITLE, "") for layer in layers]
+        if len(set(named)) < len(named):
+            raise UnsafeError(f"{self.pinned} has two layers of one name, or layers without one")
+        return dict(zip(named, (layer.digest for layer in layers), strict=True))
+
+
+def push(bundle: Bundle, address: str, plain_http: bool, patience: Patience, saw: Callable[[str, int], None]) -> str:
+    """Send a verified bundle; return its address by digest. What the registry has already is not sent again.
+
+    `saw(name, bytes)` is called for each file that lies there. The tag is written last: it never names half a bundle.
+    """
+    reference = Reference.parse(address)
+    if reference.tag is None or reference.digest:
+        raise UsageError(f"oci://{address}: give a tag to push to, oci://HOST/REPOSITORY:TAG; the digest is the result")
+    registry = Registry(reference, plain_http)
+    files = _files(bundle)
+    for name, file in files.items():
+        patience.keep(partial(_send, registry, bundle.path(name), f"sha256:{file.sha256}"))
+        saw(name, file.size)
+    patience.keep(partial(_send_bytes, registry, _EMPTY))
+    raw = _manifest(bundle, files)
+    patience.keep(partial(registry.put, reference.tag, raw))
+    return reference.at(digest_of(raw))
+
+
+def _files(bundle: Bundle) -> dict[str, File]:
+    signature = [SIGNATURE] if SIGNATURE in sealed.present(bundle.folder) else []
+    own = {name: File.of(bundle.path(name)) for name in (MANIFEST, *signature)}
+    return {**own, **bundle.manifest.files}
+
+
+def _send(registry: Registry, path: Path, digest: str) -> None:
+    if not registry.has(digest):
+        registry.upload(digest, path)
+
+
+def _send_bytes(registry: Registry, content: bytes) -> None:
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        _send(registry, Path(file.name), digest_of(content))
+
+
+def _manifest(bundle: Bundle, files: dict[str, File]) -> bytes:
+    """The same bytes for the same bundle: pushed twice, it has one digest."""
+    found: dict[str, Any] = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST_TYPE,
+        "artifactType": ARTIFACT,
+        "config": {"mediaType": _EMPTY_TYPE, "digest": digest_of(_EMPTY), "size": len(_EMPTY)},
+        "layers": [
+            Layer(f"sha256:{file.sha256}", file.size, annotations={_TITLE: name}) for name, file in files.items()
+        ],
+        "annotations": {
+            "org.opencontainers.image.created": bundle.manifest.created,
+            "org.opencontainers.image.title": bundle.manifest.source.name,
+            "embedship.fingerprint": bundle.fingerprint,
+        },
+    }
+    return msgspec.json.encode(found)

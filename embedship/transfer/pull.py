@@ -1,0 +1,221 @@
+"""A bundle from a source into a folder, whole or not at all; killed at any moment, the same call goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+import msgspec
+
+from embedship import sealed
+from embedship.bundle import MANIFEST, SIGNATURE, Bundle
+from embedship.errors import EmbedshipError, MismatchError, UnsafeError, UsageError
+from embedship.sealed import File
+from embedship.staging import Incoming, resumed
+from embedship.transfer import Source, download
+from embedship.transfer.download import Downloader
+from embedship.transfer.patience import Patience
+from embedship.transfer.registry import digest_of
+
+_LARGEST_MANIFEST = 16 << 20  # bytes
+_LARGEST_SIGNATURE = 16 << 20
+_MOST_FILES = 10_000
+_LONGEST_NAME = 255  # bytes of a part, as file systems allow
+_GIB = 1 << 30
+
+
+class Wishes(msgspec.Struct, frozen=True):
+    digest: str | None = None  # sha256:... of bundle.json
+    force: bool = False  # replace another bundle that lies at the target
+    key: Path | None = None  # public key of the signature that it must carry
+    most_bytes: int = 100 * _GIB
+    patience: Patience = Patience()
+
+
+class Pulled(msgspec.Struct, frozen=True):
+    """What was done. `fetched_bytes` is what came over the wire in this call; 0 if all was there already."""
+
+    out: str
+    source: str
+    digest: str
+    fingerprint: str
+    files: int
+    bytes: int
+    fetched_bytes: int
+
+
+class Meter(Protocol):
+    def begin(self, total: int) -> None:
+        """So many bytes have to lie there in the end."""
+
+    def saw(self, count: int, fetched: bool) -> None:
+        """So many more lie there; negative if they had to be thrown away."""
+
+
+class _Tally:
+    """Counts what came over the wire, and tells the meter."""
+
+    def __init__(self, meter: Meter) -> None:
+        self.meter = meter
+        self.fetched = 0
+
+    def saw(self, count: int, fetched: bool) -> None:
+        self.fetched += count if fetched else 0
+        self.meter.saw(count, fetched)
+
+
+class _There(EmbedshipError):
+    """The target holds this very bundle.json. Nobody sees it."""
+
+
+def require_digest(text: str) -> str:
+    if not re.fullmatch(r"sha256:[0-9a-f]{64}", text):
+        raise UsageError(f"{text} is no digest: give sha256: and 64 hexadecimal digits, as `embedship push` prints it")
+    return text
+
+
+def pull(source: Source, out: Path, wishes: Wishes, meter: Meter) -> Pulled:
+    """Fetch a bundle that lies at `out` afterwards, every file verified against its bundle.json.
+
+    If that bundle is there already, it is verified and left; with a digest given, the source is not even asked.
+    Raises MismatchError for another bundle.json than the one pinned, UnsafeError for files or names that are not what
+    a bundle has, UsageError if something else lies at `out`, TransferError if the source does not give it.
+    """
+    if wishes.digest and _digest_at(out) == wishes.digest:
+        return _found(source, out, wishes)
+    raw = download.small(source, MANIFEST, _LARGEST_MANIFEST, wishes.patience)
+    digest = digest_of(raw)
+    if wishes.digest and digest != wishes.digest:
+        raise MismatchError(f"{source.pinned} holds another bundle: its {MANIFEST} has {digest}, not {wishes.digest}")
+    if _digest_at(out) == digest:
+        return _found(source, out, wishes)
+    tally = _Tally(meter)
+    try:
+        with resumed(out, lambda target: _require_replaceable(target, digest, wishes.force)) as incoming:
+            _fill(source, raw, incoming, wishes, tally)
+    except _There:  # another process has pulled it meanwhile
+        return _found(source, out, wishes)
+    return _pulled(source, Bundle.open(out), tally.fetched)
+
+
+def _found(source: Source, out: Path, wishes: Wishes) -> Pulled:
+    bundle = Bundle.open(out)
+    _verify(bundle, wishes)
+    return _pulled(source, bundle, 0)
+
+
+def _pulled(source: Source, bundle: Bundle, fetched: int) -> Pulled:
+    files = bundle.manifest.files
+    return Pulled(
+        out=str(bundle.folder),
+        source=source.pinned,
+        digest=digest_of(bundle.path(MANIFEST).read_bytes()),
+        fingerprint=bundle.fingerprint,
+        files=len(files),
+        bytes=sum(file.size for file in files.values()),
+        fetched_bytes=fetched,
+    )
+
+
+def _digest_at(out: Path) -> str | None:
+    manifest = out / MANIFEST
+    return digest_of(manifest.read_bytes()) if manifest.is_file() and not manifest.is_symlink() else None
+
+
+def _require_replaceable(target: Path, digest: str, force: bool) -> None:
+    there = _digest_at(target)
+    if there == digest:
+        raise _There
+    if there is None:
+        raise UsageError(f"{target} exists and holds no bundle: give another --out")
+    if not force:
+        raise UsageError(f"{target} holds another bundle ({there}): give --force to replace it, or another --out")
+
+
+def _fill(source: Source, raw: bytes, incoming: Incoming, wishes: Wishes, tally: _Tally) -> None:
+    """Make `incoming.files` the bundle, and verify it."""
+    (incoming.files / MANIFEST).write_bytes(raw)
+    bundle = Bundle.open(incoming.files)
+    listed = bundle.manifest.files
+    require_modest(source, listed, wishes.most_bytes)
+    _sweep(incoming, listed)
+    tally.meter.begin(sum(file.size for file in listed.values()))
+    missing = _missing(incoming, listed, tally)
+    _require_room(incoming, missing)
+    downloader = Downloader(source, incoming.parts, wishes.patience, tally.saw)
+    for name, file in missing.items():
+        downloader.file(name, file, incoming.files / name)
+    if (signature := download.optional(source, SIGNATURE, _LARGEST_SIGNATURE, wishes.patience)) is not None:
+        (incoming.files / SIGNATURE).write_bytes(signature)
+    _verify(bundle, wishes)
+
+
+def _verify(bundle: Bundle, wishes: Wishes) -> None:
+    """Hash what lies on the disk, not what went by: that is what will be served."""
+    bundle.verify()
+    if wishes.key:
+        from embedship import signing
+
+        signing.check(bundle, wishes.key)
+
+
+def require_modest(source: Source, listed: Mapping[str, File], most_bytes: int) -> None:
+    """Raise UnsafeError for names that a file system would take otherwise, and for more than anybody expects."""
+    strange = [name for name in listed if not _plain(name)]
+    strange += [name for name in listed if any(str(parent) in listed for parent in PurePosixPath(name).parents)]
+    if strange:
+        shown = ", ".join(map(repr, strange[:3]))
+        raise UnsafeError(f"{source.pinned} lists names that no bundle has: {shown}")
+    if bad := [name for name, file in listed.items() if not re.fullmatch("[0-9a-f]{64}", file.sha256) or file.size < 0]:
+        raise UnsafeError(f"{source.pinned} lists no sha256 or no size for {bad[0]!r}")
+    if len(listed) > _MOST_FILES:
+        raise UnsafeError(f"{source.pinned} lists {len(listed)} files; {_MOST_FILES} are the most")
+    if (total := sum(file.size for file in listed.values())) > most_bytes:
+        raise UnsafeError(
+            f"{source.pinned} has {total} bytes, more than the {most_bytes} allowed: give --max-bytes if that is right"
+        )
+
+
+def _plain(name: str) -> bool:
+    path = PurePosixPath(name)
+    short = all(len(part.encode(errors="surrogatepass")) <= _LONGEST_NAME for part in path.parts)
+    mine = name in {MANIFEST, SIGNATURE}
+    return (
+        sealed.is_inside(name) and str(path) == name and name.isprintable() and "\\" not in name and short and not mine
+    )
+
+
+def _sweep(incoming: Incoming, listed: Mapping[str, File]) -> None:
+    """What an earlier call left behind of another bundle. Names are those of this folder: no link is followed."""
+    for name in sealed.strangers(incoming.files, {MANIFEST, *listed}):
+        (incoming.files / name).unlink()
+    for folder in sorted((path for path in incoming.files.rglob("*") if path.is_dir()), reverse=True):
+        with contextlib.suppress(OSError):  # not empty
+            folder.rmdir()
+    for name in sealed.strangers(incoming.parts, {file.sha256 for file in listed.values()}):
+        (incoming.parts / name).unlink()
+
+
+def _missing(incoming: Incoming, listed: Mapping[str, File], tally: _Tally) -> dict[str, File]:
+    """What is not there in full; what is there and wrong (a torn disk) is deleted."""
+    missing = {}
+    for name, file in listed.items():
+        if sealed.problems(incoming.files, listed, [name]):
+            missing[name] = file
+            (incoming.files / name).unlink(missing_ok=True)
+        else:
+            tally.saw(file.size, False)
+    return missing
+
+
+def _require_room(incoming: Incoming, missing: Mapping[str, File]) -> None:
+    had = sum(part.stat().st_size for part in incoming.parts.iterdir())
+    needed = sum(file.size for file in missing.values()) - had
+    if needed > (free := shutil.disk_usage(incoming.files).free):
+        raise EmbedshipError(
+            f"{needed} bytes are still to come, and the disk has {free}: make room there, or give another --out"
+        )

@@ -1,0 +1,229 @@
+"""An index -> the same documents embedded by another bundle, beside the old one, until it is whole.
+
+What is done lies in a folder beside the new index, `.NAME.migrating`: a run killed at any point goes on there and
+ends with the same bytes:
+
+    migration.json        what this run is; it must be the same to go on
+    documents.sqlite      cut anew for the new model, under a temporary name until it is whole
+    vectors/              shards, as `embedship encode` writes them
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from embedship import sealed, whole
+from embedship.bundle import Code, Record
+from embedship.codes import Vectors, normalise
+from embedship.encoder import Encoder
+from embedship.errors import EmbedshipError, UsageError
+from embedship.serve import bulk, documents
+from embedship.serve.bulk_input import Row
+from embedship.serve.documents import DOCUMENTS, Documents
+from embedship.serve.index import Kind, manifest
+from embedship.serve.index.build import (
+    Embedded,
+    Progress,
+    Wishes,
+    count_of,
+    disk_errors,
+    finish,
+    questions,
+    refuse_inner_product,
+    split_of,
+)
+from embedship.serve.index.chunks import Chunking
+from embedship.serve.index.effort import Effort
+from embedship.serve.index.embedding import Embedding, added, text_of
+from embedship.serve.index.manifest import IndexManifest, Truncated
+from embedship.serve.index.recipe import Store
+from embedship.serve.index.truth import Truth
+from embedship.staging import refuse_occupied, staged
+
+PLAN, VECTORS = "migration.json", "vectors"
+FORMAT = 1
+
+_BLOCK = 512
+
+
+class Plan(Record, frozen=True):
+    """All that decides which bytes come out."""
+
+    format: int
+    source: str  # digest of the old index
+    fingerprint: str
+    variant: str
+    kind: Kind | None
+    factory: str | None
+    store: Store
+    effort: Effort | None
+    stage_dimension: int | None
+    with_title: bool
+    chunking: Chunking | None
+    created: str  # when it was begun
+    digest: str = ""
+
+
+def as_before(old: IndexManifest, kind: Kind | None, chunking: Chunking | None, queries: Path | None) -> Wishes:
+    """What the old index was built with, but for what is asked for."""
+    if kind is not None and kind is not old.kind:
+        return Wishes(kind, old.with_title, queries=queries, chunking=chunking)
+    recipe = old.recipe
+    return Wishes(
+        None if recipe.kind is Kind.FACTORY else recipe.kind,
+        old.with_title,
+        old.effort,
+        recipe.store or Store.INT8,
+        recipe.dimension if recipe.dimension < old.dimension else None,
+        recipe.factory if recipe.kind is Kind.FACTORY else None,
+        queries=queries,
+        chunking=chunking,
+    )
+
+
+def folder_beside(out: Path) -> Path:
+    """Where an unfinished migration to `out` lies."""
+    target = out.resolve()
+    return target.parent / f".{target.name}.migrating"
+
+
+def migrate(
+    encoder: Encoder,
+    old: Path,
+    out: Path,
+    wishes: Wishes,
+    watcher: bulk.Watcher,
+    shard_texts: int = 8192,
+    progress: Progress = lambda *_: None,
+) -> IndexManifest:
+    """Embed every document of the index `old`, hashed first, and publish the new index at `out`.
+
+    Raises UsageError for an `out` that is something else or an unfinished run with other options, UnsafeError for an
+    old index that was changed, EmbedshipError if the disk is full: what is done stays, the same call goes on.
+    """
+    pipeline = encoder.bundle.manifest.pipeline
+    refuse_inner_product(pipeline)
+    texts = questions(wishes)
+    split = split_of(encoder, wishes)
+    found = manifest.read(old)
+    manifest.verify(old, found)
+    refuse_occupied(out.resolve(), manifest.require_replaceable)
+    work = folder_beside(out)
+    with bulk.locked(work):
+        plan = _begin(work, _plan(encoder, found, wishes))
+        if not (work / DOCUMENTS).exists():
+            _write_documents(old, work, split)
+        # float16 shards would be rounded before they are normalised.
+        code = Code.FLOAT16 if pipeline.normalised else Code.FLOAT32
+        stored = Stored(work / DOCUMENTS, wishes.with_title)
+        options = bulk.Wishes(code=code, prompt_name=pipeline.document_prompt, shard_texts=shard_texts)
+        encoded = bulk.encode(encoder, stored, (), work / VECTORS, options, watcher)
+        with staged(out, manifest.require_replaceable) as folder:
+            shutil.copyfile(work / DOCUMENTS, folder / DOCUMENTS)
+            truth = Truth.write(folder, _blocks(work / VECTORS, encoded), (encoded.plan.texts, pipeline.dimension))
+            lost = _truncated(encoder, stored) if encoded.cut else Truncated()
+            embedded = Embedded(plan.variant, count_of(folder), wishes.with_title, wishes.chunking, lost)
+            asked = Embedding(encoder, wishes.with_title, lambda *_: None).queries(texts) if texts else None
+            made = finish(folder, truth, encoder.bundle, embedded, wishes, asked, progress, created=plan.created)
+        (work / PLAN).unlink()  # first: what is left without it is nobody's
+        shutil.rmtree(work)
+        return made
+
+
+def forget(out: Path) -> None:
+    """Delete what an unfinished migration to `out` has written."""
+    shutil.rmtree(folder_beside(out), ignore_errors=True)
+
+
+class Stored:
+    """The rows of a documents' store, as the texts of a bulk run."""
+
+    def __init__(self, path: Path, with_title: bool) -> None:
+        self.path = path
+        self._with_title = with_title
+
+    def rows(self, start: int = 0) -> Iterator[Row]:
+        with closing(Documents.open(self.path)) as opened:
+            for first in range(start, opened.size, _BLOCK):
+                for document in opened.fetch(range(first, min(first + _BLOCK, opened.size))):
+                    yield Row(document.id, text_of(document, self._with_title))
+
+
+def _plan(encoder: Encoder, old: IndexManifest, wishes: Wishes) -> Plan:
+    return Plan(
+        format=FORMAT,
+        source=old.digest,
+        fingerprint=encoder.bundle.fingerprint,
+        variant=encoder.variant.name,
+        kind=wishes.kind,
+        factory=wishes.factory,
+        store=wishes.store,
+        effort=wishes.effort,
+        stage_dimension=wishes.stage_dimension,
+        with_title=wishes.with_title,
+        chunking=wishes.chunking,
+        created=sealed.created(),
+    )
+
+
+def _begin(work: Path, plan: Plan) -> Plan:
+    """Write down what this run is, or go on with the one that began here, if it was the same."""
+    path = work / PLAN
+    if not path.exists():
+        _empty(work)
+        whole.write(path, sealed.text(sealed.seal(plan)))
+        return plan
+    began = sealed.read(path, Plan, FORMAT, "unfinished migration")
+    there, here = (msgspec.to_builtins(each) for each in (began, plan))
+    differ = [f"{key} was {there[key]!r}, is {here[key]!r}" for key in there if there[key] != here[key]]
+    differ = [each for each in differ if not each.startswith(("created ", "digest "))]
+    if differ:
+        raise UsageError(
+            f"{work} holds an unfinished migration of another index or with other options ({'; '.join(differ)}): "
+            "repeat that one to go on with it, give another --out, or begin anew with --force"
+        )
+    return began
+
+
+def _empty(folder: Path) -> None:
+    for each in folder.iterdir():
+        shutil.rmtree(each) if each.is_dir() else each.unlink()
+
+
+def _write_documents(old: Path, work: Path, split: documents.Split | None) -> None:
+    partial = work / f".{DOCUMENTS}.partial"
+    partial.unlink(missing_ok=True)
+    try:
+        with closing(Documents.open(old / DOCUMENTS)) as opened, disk_errors(partial):
+            documents.write(partial, opened.whole(), split)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(work / DOCUMENTS)
+    except OSError as error:
+        raise EmbedshipError(
+            f"{work} could not be written: {error.strerror}; make room: the same command goes on from there"
+        ) from error
+
+
+def _blocks(folder: Path, encoded: bulk.Manifest) -> Iterator[Vectors]:
+    for shard in encoded.shards:
+        vectors = np.load(folder / shard.name, mmap_mode="r", allow_pickle=False)
+        yield vectors if encoded.plan.code is Code.FLOAT16 else normalise(vectors)
+
+
+def _truncated(encoder: Encoder, stored: Stored) -> Truncated:
+    """Texts are tokenised once more, which costs little beside the model: shards do not say which lost what."""
+    prompt = encoder.tokenizer.prompt(encoder.bundle.manifest.pipeline.document_prompt)
+    so_far = Truncated()
+    rows = list(stored.rows())
+    for start in range(0, len(rows), _BLOCK):
+        block = rows[start : start + _BLOCK]
+        so_far = added(so_far, encoder.tokenizer([row.text for row in block], prompt), [str(row.id) for row in block])
+    return so_far

@@ -1,0 +1,83 @@
+"""The verb `index migrate`: the documents of an index, embedded by another bundle."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from threading import Lock
+from typing import Annotated
+
+import typer
+
+from embedship import choice
+from embedship.bundle import Bundle
+from embedship.serve.index import Kind
+from embedship.serve.index_cli import Bar, chunking, report, show
+
+
+def migrate(
+    index: Annotated[Path, typer.Argument(metavar="INDEX", help="The index whose documents are embedded.")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle to embed them with.")],
+    out: Annotated[Path, typer.Option(help="Where the new index goes; a run that was stopped goes on.")],
+    kind: Annotated[Kind | None, typer.Option(help="How it searches (default: as the old one).")] = None,
+    chunk: Annotated[
+        int | None, typer.Option(help="Tokens a chunk; 0: a vector a document (default: as the old one).")
+    ] = None,
+    overlap: Annotated[int | None, typer.Option(help="Tokens that two neighbouring chunks may share.")] = None,
+    variant: Annotated[str | None, typer.Option(help="The variant to embed with (default: the chosen one).")] = None,
+    queries: Annotated[
+        Path | None,
+        typer.Option(help='Measure recall with these questions, {"text"} a line (default: with sampled documents).'),
+    ] = None,
+    shard_texts: Annotated[int, typer.Option(min=1, help="Texts a shard: what a kill costs at most.")] = 8192,
+    force: Annotated[bool, typer.Option("--force", help="Begin anew: delete what a stopped run left.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Embed the documents of INDEX with another bundle; INDEX itself stays as it is, and may be served meanwhile.
+
+    Killed at any point, the same command goes on and ends with the same bytes.
+    """
+    from embedship import golden
+    from embedship.encoder import Encoder
+    from embedship.serve.index import manifest
+    from embedship.serve.index import migrate as migration
+    from embedship.serve.index.build import Built
+
+    opened, old = Bundle.open(bundle), manifest.read(index)
+    cut = old.chunking if chunk is None and overlap is None else chunking(chunk or None, overlap)
+    wishes = migration.as_before(old, kind, cut, queries)
+    if force:
+        migration.forget(out)
+    with Encoder.open(opened, choice.variant(opened, variant).name) as encoder:
+        golden.check(encoder)
+        with Bar() as bar:
+            watcher = Watcher(bar)
+            made = migration.migrate(encoder, index, out, wishes, watcher, shard_texts, bar.show)
+    show(report(out, Built(made, watcher.seconds)), as_json)
+
+
+class Watcher:
+    """Progress of the embedding; told from several threads."""
+
+    def __init__(self, bar: Bar) -> None:
+        self._bar = bar
+        self._lock = Lock()
+        self._total = self._done = 0
+        self._began = time.perf_counter()
+        self.seconds = 0.0
+
+    def found(self, texts: int, done: int) -> None:
+        self._total, self._done = texts, done
+        self._began = time.perf_counter()
+        self._show()
+
+    def encoded(self, texts: int, tokens: int) -> None:
+        with self._lock:
+            self._done += texts
+            self.seconds = time.perf_counter() - self._began
+            self._show()
+
+    def _show(self) -> None:
+        from embedship.serve.index.build import Step
+
+        self._bar.show(Step.EMBED, self._done, self._total)

@@ -1,0 +1,255 @@
+"""Push and pull against Debian's docker-registry: credentials, tokens, and another client's view of it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from embedship import cli
+from embedship.bundle import MANIFEST, Bundle
+from embedship.signing import Signer
+from embedship.transfer import oci
+from embedship.transfer.patience import Patience
+from embedship.transfer.registry import Reference, Registry, digest_of
+
+from . import servers
+from .servers import Served, docker_login
+
+Command = Callable[..., dict[str, Any]]
+USER, PASSWORD = "ship", "hidden word"
+HASHED = "$2b$04$NQjd8vhy0yuqGCrchV0tB.ov3r90TfChltmucHFzrLcy/jxW5ONpW"  # by bcrypt
+
+
+@pytest.fixture(scope="module")
+def registry(docker_registry: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with servers.registry(docker_registry, tmp_path_factory.mktemp("registry")) as served:
+        yield served
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
+    """The answer with --json, nobody logged in but through `config`; never with the password in it."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "config"))
+
+    def call(*arguments: object) -> dict[str, Any]:
+        code = cli.run([*map(str, arguments), "--json", "--retries", "2"])
+        said = capsys.readouterr()
+        assert "hidden" not in said.out + said.err
+        return {**json.loads(said.out), "code": code}
+
+    return call
+
+
+def test_a_tag_is_resolved_and_pinned(registry: Served, command: Command, small: Bundle, tmp_path: Path) -> None:
+    address = f"oci://127.0.0.1:{registry.port}/team/small"
+    pushed = command("push", small.folder, f"{address}:v1")
+    assert pushed["digest"] == digest_of(small.path(MANIFEST).read_bytes())
+    pulled = command("pull", f"{address}:v1", "--out", tmp_path / "a")
+    assert pulled["source"] == pushed["source"]
+    assert pulled["source"].startswith(f"{address}@sha256:")
+    again = command("pull", pushed["source"], "--out", tmp_path / "b", "--digest", pushed["digest"])
+    assert (again["code"], again["fingerprint"]) == (0, small.fingerprint)
+
+
+def test_pushed_twice_it_is_sent_once(registry: Served, small: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+    upload = Registry.upload
+
+    def counted(self: Registry, digest: str, path: Path) -> None:
+        sent.append(digest)
+        upload(self, digest, path)
+
+    monkeypatch.setattr(Registry, "upload", counted)
+    address = f"127.0.0.1:{registry.port}/once/small:v1"
+    first = oci.push(small, address, False, Patience(1), lambda name, size: None)
+    assert len(sent) == len({file.sha256 for file in small.manifest.files.values()}) + 2, "bundle.json and {}"
+    assert oci.push(small, address, False, Patience(1), lambda name, size: None) == first
+    assert len(sent) == len(set(sent))
+
+
+def test_a_damaged_bundle_is_not_pushed(registry: Served, command: Command, small: Bundle, tmp_path: Path) -> None:
+    for name in (MANIFEST, *small.manifest.files):
+        (tmp_path / "copy" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "copy" / name).hardlink_to(small.path(name))
+    (tmp_path / "copy" / "stranger").touch()
+    assert command("push", tmp_path / "copy", f"oci://127.0.0.1:{registry.port}/bad/small:v1")["code"] == 4
+    assert command("pull", f"oci://127.0.0.1:{registry.port}/bad/small:v1", "--out", tmp_path / "x")["code"] == 1
+
+
+def test_the_signature_travels_and_is_checked(
+    registry: Served, command: Command, small: Bundle, tmp_path: Path
+) -> None:
+    for name in (MANIFEST, *small.manifest.files):
+        (tmp_path / "signed" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "signed" / name).hardlink_to(small.path(name))
+    for line in (
+        "openssl ecparam -name prime256v1 -genkey -noout -out key.pem",
+        "openssl ec -in key.pem -pubout -out public.pem",
+    ):
+        subprocess.run(line.split(), cwd=tmp_path, check=True, capture_output=True)
+    address, key = f"oci://127.0.0.1:{registry.port}/signed/small:v1", tmp_path / "public.pem"
+    assert command("push", tmp_path / "signed", address)["code"] == 0
+    unsigned = command("pull", address, "--out", tmp_path / "a", "--key", key)
+    assert (unsigned["code"], (tmp_path / "a").exists()) == (4, False)
+    Signer.open(tmp_path / "key.pem").sign(Bundle.open(tmp_path / "signed"))
+    assert command("push", tmp_path / "signed", address)["code"] == 0
+    assert command("pull", address, "--out", tmp_path / "a", "--key", key)["code"] == 0
+    assert (tmp_path / "a" / "model.sig").is_file()
+
+
+def test_the_oras_client_takes_what_we_push(registry: Served, command: Command, small: Bundle, tmp_path: Path) -> None:
+    """And not the other way round: oras-py 0.2.43 names a file without its folder, and two of ours are config.json."""
+    from oras.client import OrasClient
+
+    name = f"127.0.0.1:{registry.port}/interop/small:v1"
+    command("push", small.folder, f"oci://{name}")
+    OrasClient(insecure=True).pull(target=name, outdir=str(tmp_path / "theirs"))
+    assert Bundle.open(tmp_path / "theirs").verify() == len(small.manifest.files)
+
+
+def test_another_manifest_than_asked_for_is_refused(
+    registry: Served, command: Command, small: Bundle, tmp_path: Path
+) -> None:
+    pushed = command("push", small.folder, f"oci://127.0.0.1:{registry.port}/forged/small:v1")
+    digest = pushed["source"].partition("@sha256:")[2]
+    data = registry.folder / "docker/registry/v2/blobs/sha256" / digest[:2] / digest / "data"
+    forged = data.read_bytes().replace(b'"size":2}', b'"size": 2}')
+    data.write_bytes(forged)
+    assert command("pull", pushed["source"], "--out", tmp_path / "a")["code"] in (1, 4)
+    reference = Reference.parse(pushed["source"].partition("://")[2])
+    with servers.web(tmp_path, lambda path, request: (200, {}, forged)) as liar:
+        address = f"oci://127.0.0.1:{liar.port}/{reference.repository}@{reference.digest}"
+        answer = command("pull", address, "--out", tmp_path / "a")
+    assert (answer["code"], "gave another manifest" in answer["error"]) == (4, True)
+
+
+@pytest.mark.parametrize(("manifest", "code"), [
+    (b"[]", 2), (b'{"layers": 1}', 2), (b'{"manifests": []}', 2), (b"\xff", 2),
+    (b'{"layers": [{"digest": "sha256:0", "size": 1}, {"digest": "sha256:0", "size": 1}]}', 4),
+    (b'{"layers": []}', 1), (b" " * (4 << 20) + b" ", 4),
+])  # fmt: skip
+def test_what_is_no_bundle_is_a_sentence(command: Command, tmp_path: Path, manifest: bytes, code: int) -> None:
+    with servers.web(tmp_path, lambda path, request: (200, {}, manifest)) as server:
+        answer = command("pull", f"oci://127.0.0.1:{server.port}/a/b:v1", "--out", tmp_path / "a")
+    assert answer["code"] == code, answer
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.fixture
+def guarded(docker_registry: Path, tmp_path: Path) -> Iterator[Served]:
+    """It wants a user and a password."""
+    known = tmp_path / "htpasswd"
+    known.write_text(f"{USER}:{HASHED}\n")
+    auth = f"auth: {{htpasswd: {{realm: ours, path: {known}}}}}\n"
+    with servers.registry(docker_registry, tmp_path / "guarded", auth) as served:
+        yield served
+
+
+def round_trip(command: Command, port: int, small: Bundle, tmp_path: Path) -> tuple[int, int]:
+    address = f"oci://127.0.0.1:{port}/team/small:v1"
+    pushed = command("push", small.folder, address)
+    return pushed["code"], command("pull", address, "--out", tmp_path / "pulled")["code"]
+
+
+def test_a_password_is_docker_s(guarded: Served, command: Command, small: Bundle, tmp_path: Path) -> None:
+    assert round_trip(command, guarded.port, small, tmp_path) == (1, 1)
+    docker_login(tmp_path / "config", guarded.port, USER, "wrong hidden word")
+    assert round_trip(command, guarded.port, small, tmp_path) == (1, 1)
+    docker_login(tmp_path / "config", guarded.port, USER, PASSWORD)
+    assert round_trip(command, guarded.port, small, tmp_path) == (0, 0)
+
+
+@contextmanager
+def behind_tokens(port: int) -> Iterator[tuple[int, list[str]]]:
+    """In front of a registry: it wants a token for each scope, as hubs do, and a token is good for three requests."""
+    given: list[str] = []
+    good: dict[str, int] = {}
+
+    class Front(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            content = self.rfile.read(int(self.headers["Content-Length"] or 0))
+            if self.path.startswith("/token"):
+                return self._token()
+            token = (self.headers["Authorization"] or "").removeprefix("Bearer ")
+            if good.get(token, 0) < 1:
+                scope = "pull" if self.command in ("GET", "HEAD") else "pull,push"
+                realm = f"http://127.0.0.1:{self.server.server_address[1]}/token"
+                wanted = f'Bearer realm="{realm}",service="ours",scope="repository:team/small:{scope}"'
+                return self._say(401, {"WWW-Authenticate": wanted}, b"")
+            good[token] -= 1
+            return self._forward(content)
+
+        do_HEAD = do_POST = do_PUT = do_GET
+
+        def _token(self) -> None:
+            if self.headers["Authorization"] != "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode():
+                return self._say(401, {}, b"")
+            given.append(self.path)
+            good[f"hidden{len(given)}"] = 3
+            return self._say(200, {}, json.dumps({"token": f"hidden{len(given)}"}).encode())
+
+        def _forward(self, content: bytes) -> None:
+            request = urllib.request.Request(
+                f"http://127.0.0.1:{port}{self.path}", content or None, method=self.command
+            )
+            for key in ("Accept", "Content-Type", "Range", "Host"):
+                if self.headers[key]:
+                    request.add_header(key, self.headers[key])
+            if self.command in ("POST", "PUT"):
+                request.add_header("Content-Length", str(len(content)))
+            try:
+                with urllib.request.urlopen(request, timeout=servers.SECONDS) as answer:
+                    self._say(answer.status, dict(answer.headers), answer.read())
+            except urllib.error.HTTPError as error:
+                with error:
+                    self._say(error.code, {}, error.read())
+
+        def _say(self, status: int, headers: dict[str, str], content: bytes) -> None:
+            self.send_response(status)
+            for key, value in headers.items():
+                if key in ("Location", "Content-Type", "Content-Range", "WWW-Authenticate"):
+                    self.send_header(key, value)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content if self.command != "HEAD" else b"")
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Front) as front:
+        thread = threading.Thread(target=front.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield int(front.server_address[1]), given
+        finally:
+            front.shutdown()
+            thread.join()
+
+
+def test_tokens_are_renewed(registry: Served, command: Command, small: Bundle, tmp_path: Path) -> None:
+    with behind_tokens(registry.port) as (port, given):
+        assert round_trip(command, port, small, tmp_path) == (1, 1)
+        docker_login(tmp_path / "config", port, USER, PASSWORD)
+        assert round_trip(command, port, small, tmp_path) == (0, 0)
+    assert len(given) > 10, "each good for three requests"
+    assert any("pull%2Cpush" in path for path in given)
+
+
+def test_a_password_does_not_leave_in_the_clear() -> None:
+    registry = Registry(Reference.parse("registry.example/team/small:v1"))
+    with pytest.raises(Exception, match="without encryption"):
+        registry._challenged('Bearer realm="http://elsewhere.example/token",service="x"')

@@ -1,0 +1,352 @@
+"""One suite over every source: what lies there in the end is the bundle, byte for byte, or nothing."""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import pytest
+
+from embedship import cli, sealed
+from embedship.bundle import MANIFEST, Bundle
+from embedship.errors import UnsafeError
+from embedship.sealed import File
+from embedship.transfer.pull import require_modest
+from embedship.transfer.registry import digest_of
+from embedship.transfer.web import PIECE
+
+from . import servers
+from .conftest import LARGE, Place
+from .servers import SECONDS, embedship
+
+
+class Answer(NamedTuple):
+    code: int
+    stdout: str
+    stderr: str
+
+
+Command = Callable[..., Answer]
+Run = Callable[..., dict[str, Any]]
+Fetch = Callable[..., Answer]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
+    """`embedship pull` in this process, nobody logged in anywhere; a process of its own takes a second to start."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "1000")
+
+    def call(*arguments: object) -> Answer:
+        code = cli.run(["pull", *map(str, arguments)])
+        said = capsys.readouterr()
+        return Answer(code, said.out, said.err)
+
+    return call
+
+
+@pytest.fixture
+def run(command: Command, place: Place, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Its JSON, with the exit code."""
+    for name, value in place.environment.items():
+        monkeypatch.setenv(name, value)
+
+    def call(out: Path, *more: object) -> dict[str, Any]:
+        answer = command(place.address, "--out", out, "--json", "--retries", 3, *more)
+        return {**json.loads(answer.stdout), "code": answer.code, "stderr": answer.stderr}
+
+    return call
+
+
+def is_the_bundle(out: Path, small: Bundle) -> bool:
+    """Nothing less, nothing more, and nothing left beside it."""
+    assert Bundle.open(out).verify() == len(small.manifest.files)
+    assert [path.name for path in out.parent.iterdir() if path.name.startswith(".")] == []
+    return (out / MANIFEST).read_bytes() == small.path(MANIFEST).read_bytes()
+
+
+def within(holds: Callable[[], bool]) -> bool:
+    """Whether it comes to hold; what the process has received takes it a moment to write."""
+    end = time.monotonic() + SECONDS
+    while not (found := holds()) and time.monotonic() < end:
+        time.sleep(0.01)
+    return found
+
+
+def digest(small: Bundle) -> str:
+    return digest_of(small.path(MANIFEST).read_bytes())
+
+
+def graph(small: Bundle) -> str:
+    return small.manifest.variants[0].path
+
+
+def total(small: Bundle) -> int:
+    return sum(file.size for file in small.manifest.files.values())
+
+
+def test_it_comes_whole_and_once(run: Run, place: Place, small: Bundle, tmp_path: Path) -> None:
+    out = tmp_path / "out" / "bundle"
+    done = run(out, "--digest", digest(small))
+    assert is_the_bundle(out, small)
+    assert (done["code"], done["bytes"], done["fetched_bytes"]) == (0, total(small), total(small))
+    place.wire.cut_after(1)
+    again = run(out, "--digest", digest(small))
+    assert (again["code"], again["fetched_bytes"]) == (0, 0), "it was there, and the source was not needed"
+
+
+def test_a_lost_connection_is_taken_up_again(run: Run, place: Place, small: Bundle, tmp_path: Path) -> None:
+    place.wire.cut_after(LARGE * 3 // 2)
+    done = run(tmp_path / "bundle")
+    assert place.wire.stopped.is_set()
+    assert done["code"] == 0, done
+    assert is_the_bundle(tmp_path / "bundle", small)
+    assert done["fetched_bytes"] == total(small), "nothing was stored twice"
+
+
+def test_killed_it_goes_on(run: Run, place: Place, small: Bundle, tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    place.wire.cut_after(LARGE * 5 // 2, hold=True)
+    process = embedship("pull", place.address, "--out", out, **place.environment)
+    assert place.wire.stopped.wait(SECONDS)
+    parts = tmp_path / ".bundle.incoming" / "parts"
+    assert within(lambda: any(part.stat().st_size >= PIECE for part in parts.iterdir())), "in the middle of a file"
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=SECONDS)
+    place.wire.mend()
+    assert not out.exists()
+    incoming = tmp_path / ".bundle.incoming"
+    had = sum(path.stat().st_size for path in incoming.rglob("*") if path.is_file() and path.name != MANIFEST)
+    assert had >= LARGE + PIECE
+    done = run(out)
+    assert is_the_bundle(out, small)
+    assert done["fetched_bytes"] == total(small) - had
+
+
+def test_a_torn_part_is_found(run: Run, place: Place, small: Bundle, tmp_path: Path) -> None:
+    """As after a power cut: the length is right, the bytes are not."""
+    listed = small.manifest.files[graph(small)]
+    parts = tmp_path / ".bundle.incoming" / "parts"
+    parts.mkdir(parents=True)
+    (parts / listed.sha256).write_bytes(bytes(1_000_000))
+    done = run(tmp_path / "bundle")
+    assert is_the_bundle(tmp_path / "bundle", small)
+    assert done["fetched_bytes"] > total(small) - 1_000_000, "what was continued in vain, and all of it again"
+
+
+def test_a_wrong_byte_is_refused(run: Run, place: Place, small: Bundle, tmp_path: Path) -> None:
+    content = bytearray(small.path(graph(small)).read_bytes())
+    content[-1] ^= 1
+    place.damage(graph(small), bytes(content))
+    done = run(tmp_path / "bundle")
+    assert done["code"] == 4, done
+    assert graph(small) in done["error"]
+    assert not (tmp_path / "bundle").exists()
+    place.damage(graph(small), small.path(graph(small)).read_bytes())
+    assert run(tmp_path / "bundle")["code"] == 0
+    assert is_the_bundle(tmp_path / "bundle", small)
+
+
+@pytest.mark.parametrize("change", [-1_000_000, 1_000_000])
+def test_another_length_is_refused(run: Run, place: Place, small: Bundle, tmp_path: Path, change: int) -> None:
+    content = small.path(graph(small)).read_bytes()
+    place.damage(graph(small), content[:change] if change < 0 else content + bytes(change))
+    done = run(tmp_path / "bundle")
+    assert done["code"] in (1, 4), done
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_another_digest_is_refused(run: Run, small: Bundle, tmp_path: Path) -> None:
+    done = run(tmp_path / "bundle", "--digest", "sha256:" + "0" * 64)
+    assert done["code"] == 4
+    assert digest(small) in done["error"]
+    assert list(tmp_path.glob("*bundle*")) == []
+
+
+def test_no_secret_is_said(run: Run, place: Place, tmp_path: Path) -> None:
+    place.wire.cut_after(1, hold=False)
+    done = run(tmp_path / "bundle", "--digest", "sha256:" + "0" * 64)
+    assert not any("hidden" in str(value) for value in done.values())
+
+
+# What the sources have in common is shown with one of them.
+
+
+@pytest.fixture
+def www(small: Bundle, tmp_path: Path) -> Any:
+    folder = tmp_path / "www"
+    folder.mkdir()
+    for name in (MANIFEST, *small.manifest.files):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).hardlink_to(small.path(name))
+    with servers.web(folder) as server:
+        yield server
+
+
+@pytest.fixture
+def fetch(command: Command) -> Fetch:
+    def call(www: Any, out: Path, *more: object) -> Answer:
+        return command(f"http://127.0.0.1:{www.port}/", "--out", out, "--retries", 3, *more)
+
+    return call
+
+
+def test_a_busy_server_is_asked_again(fetch: Fetch, www: Any, small: Bundle, tmp_path: Path) -> None:
+    www.refusals = [(503, {}), (429, {"Retry-After": "0"}), (200, {"Content-Length": "0"})]
+    assert fetch(www, tmp_path / "bundle").code == 4, "an empty manifest"
+    www.refusals = [(503, {}), (502, {})]
+    assert fetch(www, tmp_path / "bundle").code == 0
+    assert is_the_bundle(tmp_path / "bundle", small)
+
+
+def test_a_server_that_stays_busy_is_given_up(fetch: Fetch, www: Any, tmp_path: Path) -> None:
+    www.refusals = [(503, {})] * 3
+    answer = fetch(www, tmp_path / "bundle")
+    assert answer.code == 1
+    assert "503" in answer.stderr
+    assert www.refusals == [], "asked three times"
+
+
+def test_whole_files_are_not_asked_for_again(fetch: Fetch, www: Any, small: Bundle, tmp_path: Path) -> None:
+    """After a kill; and a part is asked for from where it ends."""
+    first, second = list(small.manifest.files)[:2]
+    incoming = tmp_path / ".bundle.incoming"
+    (incoming / "files" / first).parent.mkdir(parents=True)
+    (incoming / "files" / first).write_bytes(small.path(first).read_bytes())
+    (incoming / "parts").mkdir()
+    (incoming / "parts" / small.manifest.files[second].sha256).write_bytes(small.path(second).read_bytes()[:10])
+    (incoming / "files" / "stranger").touch()
+    (incoming / "parts" / ("0" * 64)).touch()
+    assert fetch(www, tmp_path / "bundle").code == 0
+    assert is_the_bundle(tmp_path / "bundle", small)
+    asked = {each.path.lstrip("/"): each.range for each in www.asked}
+    assert first not in asked
+    assert asked[second] == "bytes=10-"
+
+
+def test_two_at_once_fetch_once(www: Any, small: Bundle, tmp_path: Path) -> None:
+    address, out = f"http://127.0.0.1:{www.port}/", tmp_path / "bundle"
+    both = [embedship("pull", address, "--out", out, "--json") for _ in range(2)]
+    fetched = [json.loads(process.communicate(timeout=SECONDS)[0])["fetched_bytes"] for process in both]
+    assert sorted(fetched) == [0, total(small)]
+    assert is_the_bundle(out, small)
+
+
+def test_another_bundle_stays_unless_forced(fetch: Fetch, www: Any, small: Bundle, tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    out.mkdir()
+    Bundle.write(out, msgspec.structs.replace(small.manifest, created="before"))
+    answer = fetch(www, out)
+    assert (answer.code, "--force" in answer.stderr) == (2, True)
+    assert json.loads((out / MANIFEST).read_text())["created"] == "before"
+    assert fetch(www, out, "--force").code == 0
+    assert is_the_bundle(out, small)
+
+
+def test_what_is_no_bundle_stays(fetch: Fetch, www: Any, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis").touch()
+    for more in ((), ("--force",)):
+        assert fetch(www, tmp_path / "mine", *more).code == 2
+    assert (tmp_path / "mine" / "thesis").exists()
+
+
+def test_a_damaged_copy_is_not_called_right(fetch: Fetch, www: Any, small: Bundle, tmp_path: Path) -> None:
+    assert fetch(www, tmp_path / "bundle").code == 0
+    (tmp_path / "bundle" / graph(small)).write_bytes(b"x")
+    answer = fetch(www, tmp_path / "bundle", "--digest", digest(small))
+    assert answer.code == 4
+    assert graph(small) in answer.stderr
+
+
+def test_a_disk_that_fills_up_is_a_sentence(fetch: Fetch, www: Any, small: Bundle, tmp_path: Path) -> None:
+    """A limit on the size of a file acts like a full disk; with more room the same call goes on."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LARGE // 2, hard))
+    try:
+        answer = fetch(www, tmp_path / "bundle")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert answer.code == 1
+    assert "could not be written: File too large; make room" in answer.stderr
+    assert not (tmp_path / "bundle").exists()
+    had = sum(path.stat().st_size for path in (tmp_path / ".bundle.incoming" / "parts").iterdir())
+    assert had > 0
+    assert fetch(www, tmp_path / "bundle").code == 0
+    assert is_the_bundle(tmp_path / "bundle", small)
+
+
+def test_where_nothing_can_be_written_is_a_sentence(fetch: Fetch, www: Any) -> None:
+    answer = fetch(www, Path("/proc/bundle"))
+    assert answer.code in (1, 2)
+    assert "/proc" in answer.stderr
+
+
+def test_without_a_network_it_ends_soon(command: Command, tmp_path: Path) -> None:
+    with servers.web(tmp_path) as gone:
+        port = gone.port
+    answer = command(f"http://127.0.0.1:{port}/", "--out", tmp_path / "bundle", "--retries", 2)
+    assert answer.code == 1
+    assert "cannot be reached" in answer.stderr
+
+
+@pytest.mark.parametrize("address", [
+    "ftp://x/y", "oci://minilm", "oci://host/UPPER:v1", "oci://host/name", "s3://", "hf://one", "hf://a/../b@c",
+    "http://example.com/bundle/", "https://user:hidden@example.com/", "https://example.com/?sig=hidden", "/a/folder",
+])  # fmt: skip
+def test_an_address_that_cannot_be_right(command: Command, address: str, tmp_path: Path) -> None:
+    answer = command(address, "--out", tmp_path / "bundle")
+    assert answer.code == 2, answer.stderr
+    assert "hidden" not in answer.stderr
+
+
+Change = Callable[[dict[str, File]], dict[str, File]]
+ONE = File(sha256="0" * 64, size=1)
+HOSTILE: dict[str, dict[str, File]] = {
+    "up": {"../evil": ONE},
+    "inner up": {"a/../../evil": ONE},
+    "root": {"/etc/evil": ONE},
+    "twice": {"a//b": ONE},
+    "dot": {"./a": ONE},
+    "a file and a folder": {"a": ONE, "a/b": ONE},
+    "the manifest": {MANIFEST: ONE},
+    "the signature": {"model.sig": ONE},
+    "backslash": {"a\\b": ONE},
+    "newline": {"a\nb": ONE},
+    "long": {"x" * 256: ONE},
+    "no hash": {"a": File(sha256="../../evil", size=1)},
+    "negative": {"a": File(sha256="0" * 64, size=-1)},
+    "huge": {"a": File(sha256="0" * 64, size=1 << 60)},
+    "many": {f"f{i}": ONE for i in range(10_001)},
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_hostile_manifest_writes_nothing(fetch: Fetch, small: Bundle, tmp_path: Path, case: str) -> None:
+    """Sealed as a real one is: only what it says is wrong."""
+    files = {**small.manifest.files, **HOSTILE[case]}
+    hostile = sealed.seal(msgspec.structs.replace(small.manifest, files=files))
+    (tmp_path / "www").mkdir()
+    (tmp_path / "www" / MANIFEST).write_bytes(sealed.text(hostile))
+    with servers.web(tmp_path / "www") as server:
+        answer = fetch(server, tmp_path / "in" / "bundle")
+    assert answer.code == 4, answer.stderr
+    assert [each.path for each in server.asked] == [f"/{MANIFEST}"], "nothing else was even asked for"
+    assert not (tmp_path / "in" / "bundle").exists()
+    left = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != MANIFEST]
+    assert left == []
+
+
+def test_the_honest_manifest_is_modest(small: Bundle) -> None:
+    class Nowhere:
+        pinned = "nowhere"
+
+    require_modest(Nowhere(), small.manifest.files, total(small))  # type: ignore[arg-type]
+    with pytest.raises(UnsafeError, match="--max-bytes"):
+        require_modest(Nowhere(), small.manifest.files, total(small) - 1)  # type: ignore[arg-type]
