@@ -16,9 +16,9 @@ from embedship.codes import Vectors
 from embedship.encoder import Encoder
 from embedship.errors import UsageError
 from embedship.serve import documents
-from embedship.serve.documents import DOCUMENTS, Document, Documents, Split
+from embedship.serve.documents import DOCUMENTS, Document, Documents
 from embedship.serve.index import Index, Kind, corpus, factory, goals, kinds, library, manifest, measure, recipe
-from embedship.serve.index.chunks import Chunking, splitter
+from embedship.serve.index.chunks import Chunking, split_of
 from embedship.serve.index.effort import Effort
 from embedship.serve.index.embedding import Embedding
 from embedship.serve.index.gpu import Gpu
@@ -86,7 +86,7 @@ def build(encoder: Encoder, variant: str, lines: Path, out: Path, wishes: Wishes
     refuse_inner_product(bundle.manifest.pipeline)
     gpu = Gpu() if wishes.gpu else None
     texts = questions(wishes)
-    split = split_of(encoder, wishes)
+    split = split_of(encoder.tokenizer, bundle.manifest.pipeline, wishes.chunking, wishes.with_title)
     with staged(out, manifest.require_replaceable) as folder:
         with disk_errors(folder / DOCUMENTS):
             size = documents.write(folder / DOCUMENTS, _counted(corpus.read(lines), progress), split)
@@ -162,14 +162,6 @@ def _planned(wishes: Wishes, size: int, bundle: Bundle) -> tuple[Recipe, Effort,
 
 def questions(wishes: Wishes) -> list[str]:
     return [] if wishes.queries is None else [row.text for row in jsonl.read(wishes.queries, jsonl.Text)]
-
-
-def split_of(encoder: Encoder, wishes: Wishes) -> Split | None:
-    if wishes.chunking is None:
-        return None
-    pipeline = encoder.bundle.manifest.pipeline
-    prompt = encoder.tokenizer.prompt(pipeline.document_prompt)
-    return splitter(encoder.tokenizer, prompt, wishes.chunking, pipeline.max_tokens, wishes.with_title)
 
 
 def count_of(folder: Path) -> int:

@@ -47,7 +47,7 @@ class IndexFolder:
 
     @property
     def size(self) -> Size:
-        return Size(self.manifest.documents)
+        return Size(self.manifest.documents, self.manifest.size)
 
     @property
     def firsts(self) -> NDArray[np.uint32] | None:

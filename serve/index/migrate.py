@@ -37,9 +37,8 @@ from embedship.serve.index.build import (
     finish,
     questions,
     refuse_inner_product,
-    split_of,
 )
-from embedship.serve.index.chunks import Chunking
+from embedship.serve.index.chunks import Chunking, split_of
 from embedship.serve.index.effort import Effort
 from embedship.serve.index.embedding import Embedding, added, text_of
 from embedship.serve.index.manifest import IndexManifest, Truncated
@@ -111,7 +110,7 @@ def migrate(
     pipeline = encoder.bundle.manifest.pipeline
     refuse_inner_product(pipeline)
     texts = questions(wishes)
-    split = split_of(encoder, wishes)
+    split = split_of(encoder.tokenizer, pipeline, wishes.chunking, wishes.with_title)
     found = manifest.read(old)
     manifest.verify(old, found)
     refuse_occupied(out.resolve(), manifest.require_replaceable)

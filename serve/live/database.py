@@ -20,10 +20,10 @@ LOCK = "lock"
 
 _SCHEMA = (
     "CREATE TABLE about (format INTEGER NOT NULL, fingerprint TEXT NOT NULL, origin TEXT NOT NULL)",
-    # One row, read at the begin of every search. `next` is the number of the next new document: none is used twice.
+    # One row, read at the begin of every search. `next` is the number of the next new row: none is used twice.
     """CREATE TABLE state (version INTEGER NOT NULL, next INTEGER NOT NULL, size INTEGER NOT NULL,
         snapshot TEXT NOT NULL, digest TEXT NOT NULL)""",
-    # The document of each row of the snapshot, uint32; empty while row and number are the same.
+    # The number of each row of the snapshot, uint32; empty while row and number are the same.
     "CREATE TABLE numbers (numbers BLOB NOT NULL)",
     # What the snapshot does not hold (float16, little-endian) and what it should not: each since which version.
     "CREATE TABLE fresh (row INTEGER PRIMARY KEY, version INTEGER NOT NULL, vector BLOB NOT NULL)",
@@ -42,7 +42,7 @@ _CUT_OFF = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, 
 
 class State(NamedTuple):
     version: int  # rises with every transaction
-    next: int  # all numbers of documents lie below
+    next: int  # all numbers of rows lie below
     size: int  # documents
     snapshot: str  # name of the folder, empty: the index itself
     digest: str  # of the snapshot's manifest
@@ -58,7 +58,7 @@ def make(folder: Path, index: Path, found: IndexManifest) -> None:
             for statement in _SCHEMA:
                 connection.execute(statement)
             connection.execute("INSERT INTO about VALUES (?, ?, ?)", (FORMAT, found.fingerprint, found.digest))
-            connection.execute("INSERT INTO state VALUES (0, ?, ?, '', ?)", (found.size, found.size, found.digest))
+            connection.execute("INSERT INTO state VALUES (0, ?, ?, '', ?)", (found.size, found.documents, found.digest))
             connection.execute("COMMIT")
             connection.execute("PRAGMA journal_mode = WAL")
 

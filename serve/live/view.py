@@ -26,7 +26,7 @@ _SPARE = 4
 # Fresh rows that count no more are kept until they are this many, and more than half.
 _STALE = 1024
 
-_NOWHERE = 2**32 - 1  # no document has this number (changes.py)
+_NOWHERE = 2**32 - 1  # no row has this number (changes.py)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +40,12 @@ class Fresh:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """An Index, whose rows are the numbers of documents: flags of `allowed` are counted from 0 to `size`."""
+    """An Index, whose rows are those of the database: flags of `allowed` are counted from 0 to `size`."""
 
     version: int
-    size: int  # every number lies below; documents are fewer
+    size: int  # every row lies below; those that are there are fewer
+    documents: int
+    firsts: NDArray[np.uint32] | None  # (size,) for each row the first of its document; None: every row is one
     snapshot: Snapshot
     alive: NDArray[np.bool_]  # of the snapshot's rows
     dead: int
