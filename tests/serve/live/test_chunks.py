@@ -15,6 +15,8 @@ from embedship.serve.live.index import LiveIndex
 from . import writer
 from .conftest import DOCUMENTS, World, cut_start, documents, lined, scratch
 
+TEXTS = ["word12 of0x0", "of5x40", "word7 word8 word9"]
+
 
 def put(world: World, id: str, *texts: int) -> Change:
     pieces = Pieces.of([lined([*texts], id)], writer.lines)
@@ -100,12 +102,9 @@ def test_after_a_restart_and_a_compaction_it_equals_one_built_from_scratch(
         with IndexFolder.open(anew, world.bundle) as other, live.moment() as now:
             assert manifest.read(anew).size == live.size.rows
             number = np.array([*made.numbers, -1])
-            for search in (
-                lambda each: each.index.search(world.vectors, 20),
-                lambda each: each.words.search(TEXTS, 20),
+            for mine, its in (
+                (now.index.search(world.vectors, 20), other.index.search(world.vectors, 20)),
+                (now.words.search(TEXTS, 20), other.words.search(TEXTS, 20)),
             ):
-                np.testing.assert_array_equal(search(now).rows, number[search(other).rows])
-                np.testing.assert_allclose(search(now).scores, search(other).scores, rtol=1e-5)
-
-
-TEXTS = ["word12 of0x0", "of5x40", "word7 word8 word9"]
+                np.testing.assert_array_equal(mine.rows, number[its.rows])
+                np.testing.assert_allclose(mine.scores, its.scores, rtol=1e-5)
