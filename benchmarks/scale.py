@@ -68,8 +68,9 @@ def main() -> None:
     result |= {"figures": figures._asdict(), "seed": SEED, "assumptions": ASSUMPTIONS}
     result |= _result(figures, lengths, options.quick)
     _print(result)
-    _plot(result)
-    record.keep("scale", result)
+    name = "scale-measured" if options.measure else "scale"
+    _plot(result, name)
+    record.keep(name, result)
 
 
 def _result(figures: Figures, lengths: list[int], quick: bool) -> dict[str, Any]:
@@ -204,7 +205,7 @@ def _cell(key: str, value: Any) -> str:
     return f"{value:,.4g}" if isinstance(value, float) else str(value)
 
 
-def _plot(result: dict[str, Any]) -> None:
+def _plot(result: dict[str, Any], name: str) -> None:
     against = [
         drawing.Bar(f"{point['name']}: {which}", point[which], f"{point[which]:,.4g}", which == "predicted")
         for point in result["points"]
@@ -230,7 +231,7 @@ def _plot(result: dict[str, Any]) -> None:
     ]
     record.RESULTS.mkdir(exist_ok=True)
     drawing.write(
-        WORK / "scale-quick.svg" if result["quick"] else record.RESULTS / "scale.svg",
+        WORK / f"{name}-quick.svg" if result["quick"] else record.RESULTS / f"{name}.svg",
         [
             ("Measured and simulated, one machine", against),
             ("Simulated p99 at 10,000 queries a second" if not result["quick"] else "Simulated p99", tails),
