@@ -203,8 +203,8 @@ ANSWERS: Mapping[type[RequestError], Answer] = MappingProxyType(
 )
 # A deadline is its client's to choose, and so is the number of connections: no failures of this server, and nothing to
 # wake anybody for.
-_CLIENTS = (503, 504)
-REJECTIONS = tuple(answer.reason for answer in ANSWERS.values() if answer.openai < 500 or answer.openai in _CLIENTS)
+_CLIENTS = (Crowded, Expired)
+REJECTIONS = tuple(answer.reason for kind, answer in ANSWERS.items() if answer.openai < 500 or kind in _CLIENTS)
 FAILURES = tuple(answer.reason for answer in ANSWERS.values() if answer.reason not in REJECTIONS)
 
 

@@ -58,7 +58,11 @@ class Metrics:
 
         requests = counter("requests_total", "Requests answered, by route and status class.", "route", "status")
         seconds = histograms("request_seconds", "From the request line to the last byte of the answer.", "route")
-        rejections = counter("rejections_total", "Requests answered with a 4xx, 503 or 504, by reason.", "reason")
+        rejections = counter(
+            "rejections_total",
+            "Requests answered with a 4xx, 504, or 503 for too many connections, by reason.",
+            "reason",
+        )
         failures = counter("failures_total", "Requests answered with another 5xx (or TEI's 424), by reason.", "reason")
         self.texts = counter("texts_total", "Texts encoded.")
         self.tokens = counter("tokens_total", "Tokens encoded, without padding.")
