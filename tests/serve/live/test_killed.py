@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,11 @@ SECONDS = 60.0
 State = dict[str, Document]
 
 
+def kill(pid: int) -> None:
+    with suppress(ProcessLookupError):  # it has just ended
+        os.kill(pid, signal.SIGKILL)
+
+
 class Writers:
     """Writers in turn, each over the same index, each killed."""
 
@@ -47,17 +52,19 @@ class Writers:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(index, seed, step, sep="\t", file=self._process.stdin, flush=True)
-        pid, done = 0, 0
+        pid, done, timer = 0, 0, threading.Timer(0, lambda: None)
         for line in self._process.stdout:
             word, _, number = line.strip().partition(" ")
-            if word == "ended":
+            if word == "ended":  # killed, or on a busy machine through before its time
+                timer.cancel()
                 break
             if word == "pid":
                 pid = int(number)
             if word == "done":
                 done = int(number) + 1
             if done == acknowledged and not step:
-                threading.Timer(delay, os.kill, (pid, signal.SIGKILL)).start()
+                timer = threading.Timer(delay, kill, (pid,))
+                timer.start()
                 acknowledged = -1
         return done
 
