@@ -199,7 +199,7 @@ def _compared(
 
 def _batches(encoder: Encoder, texts: list[str]) -> list[Batch]:
     ids = encoder.tokenizer(texts).ids
-    return [encoder.batch([ids[row] for row in rows]) for rows in plan([len(each) for each in ids])]
+    return [encoder.layout.batch([ids[row] for row in rows]) for rows in plan([len(each) for each in ids])]
 
 
 def _alone(encoder: Encoder, batches: list[Batch]) -> float:

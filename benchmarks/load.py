@@ -136,7 +136,7 @@ def _measured(encoder: Encoder, ours: Address, peer: Address | None, queries: li
 
 def _idle(encoder: Encoder, ours: Address, peer: Address | None, text: str, plan: Plan) -> dict[str, Any]:
     """One query at a time: the engine's own time in this process, then the same over HTTP, in turn."""
-    batch = encoder.batch(encoder.tokenizer([text]).ids)
+    batch = encoder.layout.batch(encoder.tokenizer([text]).ids)
     request = [post("/v1/embeddings", {"input": text} | BASE64)]
     theirs = [post("/embeddings", {"input": text, "model": str(get_model_path())})]
     took: dict[str, list[float]] = {"engine": [], "encode": [], "http": [], "infinity": []}

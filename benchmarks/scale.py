@@ -127,14 +127,14 @@ def _measured(bundle: Path, quick: bool) -> tuple[Figures, list[int], dict[str, 
 
 
 def _engine_seconds(encoder: Encoder, text: str, times: int) -> float:
-    batch = encoder.batch(encoder.tokenizer([text]).ids)
+    batch = encoder.layout.batch(encoder.tokenizer([text]).ids)
     return statistics.median(_seconds(partial(encoder.engine.encode, batch)) for _ in range(times))
 
 
 def _tokens_per_second(encoder: Encoder, texts: int, rounds: int) -> float:
     """Of the model alone: full batches made beforehand, on all streams, the first round left out."""
     tokens = encoder.tokenizer([entry.body for entry in stdlib_docs.entries(texts)])
-    batches = [encoder.batch([tokens.ids[row] for row in rows]) for rows in plan(tokens.lengths)]
+    batches = [encoder.layout.batch([tokens.ids[row] for row in rows]) for rows in plan(tokens.lengths)]
     took = [_seconds(partial(_computed, encoder, batches)) for _ in range(rounds + 1)][1:]
     return sum(tokens.lengths) / statistics.median(took)
 

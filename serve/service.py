@@ -102,7 +102,7 @@ class Service:
             stack.callback(candidate.close)
         model = encoder.bundle.manifest.pipeline
         lanes: Lanes[Ticket] = Lanes(settings.batch_tokens)
-        workers = Workers(fleet.devices, model.dimension, encoder.batch, lanes, metrics)
+        workers = Workers(fleet.devices, model.dimension, encoder.layout, lanes, metrics)
         stack.callback(workers.close)
         songs = watching.songs(encoder.bundle)
         comparison = candidate.comparison if candidate else None

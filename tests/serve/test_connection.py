@@ -64,12 +64,16 @@ def refuse(error: RequestError, path: str) -> Reply:
 
 
 @contextmanager
-def serving(**limits: Any) -> Iterator[Bed]:
+def serving(kind: type[Connection] | None = None, **limits: Any) -> Iterator[Bed]:
+    """A server with these limits; its connections are of another `kind` if one is given."""
     listener, listening, drain = listen("127.0.0.1", 0), Event(), Drain(0.0)
     with ExitStack() as stack:
         bed = Bed(stack, listener.getsockname())
         gate = Gate(Limits(**limits), refuse, bed.cuts.put)
-        thread = Thread(target=Server(bed, listener, gate, drain, listening.set).run)
+        server = Server(bed, listener, gate, drain, listening.set)
+        if kind:
+            server.config.http = type("Watched", (kind,), {"gate": gate})
+        thread = Thread(target=server.run)
         thread.start()
         try:
             assert listening.wait(SECONDS)
@@ -315,28 +319,10 @@ def test_a_whole_message_costs_no_timer() -> None:
             made.append(part)
             super()._wait_for(part)
 
-    with serving_with(Counting) as bed:
+    with serving(Counting) as bed:
         client = bed.connect(GET % b"/")
         answer(client)
         for _ in range(5):
             client.sendall(POST + b"0123456789")
             answer(client)
     assert made == [Cut.HEAD], "the one of the new connection"
-
-
-@contextmanager
-def serving_with(kind: type[Connection]) -> Iterator[Bed]:
-    listener, listening, drain = listen("127.0.0.1", 0), Event(), Drain(0.0)
-    with ExitStack() as stack:
-        bed = Bed(stack, listener.getsockname())
-        server = Server(bed, listener, Gate(Limits(), refuse, bed.cuts.put), drain, listening.set)
-        server.config.http = type("Counting", (kind,), {"gate": Gate(Limits(), refuse, bed.cuts.put)})
-        thread = Thread(target=server.run)
-        thread.start()
-        try:
-            assert listening.wait(SECONDS)
-            yield bed
-        finally:
-            drain.begin(0.0)
-            stack.close()
-            thread.join(SECONDS)
