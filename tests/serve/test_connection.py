@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from queue import SimpleQueue
 from threading import Event, Thread
 from typing import Any
@@ -17,6 +18,7 @@ from embedship.serve.errors import ANSWERS, RequestError
 from embedship.serve.gate import Cut, Gate, Limits
 from embedship.serve.http import Reply, read
 from embedship.serve.server import Server, Side, listen
+from embedship.serve.settings import Settings
 
 SECONDS = 30
 SOON = 0.2
@@ -326,3 +328,8 @@ def test_a_whole_message_costs_no_timer() -> None:
             client.sendall(POST + b"0123456789")
             answer(client)
     assert made == [Cut.HEAD], "the one of the new connection"
+
+
+def test_limits_are_by_default_those_of_the_settings() -> None:
+    settings = Settings(Path("bundle"))
+    assert Limits() == Limits(**{name: getattr(settings, name) for name in Limits.__slots__})
