@@ -168,6 +168,7 @@ def _ours(scene: Scene, rule: Rule) -> Verdicts:
     window = scene.windows.shape[1]
     reference = Reference.fit(scene.reference, "b", sessions=scene.reference_sessions, window=window)
     watch = DriftDetector(reference, window=window, rule=rule, false_alarms=BUDGET, interval_seconds=INTERVAL)
+    watch.prepare()
     reports, started = [], time.perf_counter()
     for each in scene.windows:
         watch.update(each, scene.sessions)
@@ -326,6 +327,7 @@ def _costs(documents: Documents, detectors: dict[str, Detect]) -> dict[str, Any]
     reference = documents.reference
     watch = DriftDetector(Reference.fit(reference, "b", window=len(current)), window=len(current))
     watch.update(current)
+    watch.prepare()
     pool = Pool.of(reference, current)
     works: dict[str, Callable[[], object]] = {
         "check": watch.evaluate,
