@@ -101,6 +101,7 @@ def main() -> None:
     sizes = QUICK if arguments.quick else FULL
     WORK.mkdir(exist_ok=True)
     result = json.loads(arguments.merge.read_text()) if arguments.merge else {}
+    _refuse(arguments, result)
     documents = Documents.several(_bundle(), sizes.topics)
     wanted = arguments.detectors or NAMES
     peers = {name: Peer(*PEERS[name]) for name in wanted if name in PEERS and not arguments.no_peers}
@@ -138,6 +139,15 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--merge", type=Path, metavar="RESULT", help="a kept result that all else is taken from")
     parser.add_argument("--threads", type=int, default=1, help="detectors side by side; the cost is never measured so")
     return parser.parse_args()
+
+
+def _refuse(arguments: argparse.Namespace, kept: dict[str, Any]) -> None:
+    measured = {*(arguments.detectors or NAMES), *kept.get("detectors", {})}
+    if arguments.only != Part.COST and OURS not in measured:
+        raise SystemExit(
+            f"the others are compared with {OURS}, which is not among --detectors: name it, too, or --merge a kept "
+            "result that holds it"
+        )
 
 
 def _bundle() -> Path:
