@@ -210,7 +210,10 @@ def _share(config: Path, lengths: list[int], tokens_per_second: float, seconds: 
 def _memory(bundle: Path, variant: str) -> dict[str, float] | str:
     command = [sys.executable, str(HERE / "memory.py"), str(bundle), variant]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    return json.loads(answer.stdout) if answer.returncode == 0 else answer.stderr.strip()[-200:]
+    if answer.returncode:
+        return answer.stderr.strip()[-200:]
+    found: dict[str, float] = json.loads(answer.stdout.splitlines()[-1])["resident_mb"]
+    return found
 
 
 def _goals(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
