@@ -46,13 +46,11 @@ def migrate(
     opened, old = Bundle.open(bundle), manifest.read(index)
     cut = old.chunking if chunk is None and overlap is None else chunking(chunk or None, overlap)
     wishes = migration.as_before(old, kind, cut, queries)
-    if force:
-        migration.forget(out)
     with Encoder.open(opened, choice.variant(opened, variant).name) as encoder:
         golden.check(encoder)
         with Bar() as bar:
             watcher = Watcher(bar)
-            made = migration.migrate(encoder, index, out, wishes, watcher, shard_texts, bar.show)
+            made = migration.migrate(encoder, index, out, wishes, watcher, shard_texts, bar.show, force=force)
     show(report(out, Built(made, watcher.seconds)), as_json)
 
 

@@ -32,6 +32,7 @@ _SCHEMA = (
     "CREATE INDEX gone_since ON gone (version)",
     "INSERT INTO numbers VALUES (x'')",
 )
+_CHANGED = """SELECT snapshot != '' OR EXISTS (SELECT 1 FROM fresh) OR EXISTS (SELECT 1 FROM gone) FROM state"""
 _STATE = "SELECT version, next, size, snapshot, digest FROM state"
 
 # How long a reader waits for another process that recovers or checkpoints the file.
@@ -140,6 +141,12 @@ def _recoverable(path: Path) -> bool:
 
 def state(connection: sqlite3.Connection) -> State:
     return State(*connection.execute(_STATE).fetchone())
+
+
+def changed(connection: sqlite3.Connection) -> bool:
+    """Whether it may hold other documents than the index that it was made of."""
+    (found,) = connection.execute(_CHANGED).fetchone()
+    return bool(found)
 
 
 @contextmanager
