@@ -43,4 +43,4 @@ def requantise(
             assert encoder is not None, "who measures with questions gives what encodes them"
             queries = Embedding(encoder, found.with_title, lambda *_: None).queries(texts)
         embedded = Embedded(found.variant, found.documents, found.with_title, found.chunking, found.truncated)
-        return Built(finish(folder, truth, bundle, embedded, wishes, queries, progress, gpu=gpu), 0.0)
+        return Built(finish(folder, truth, bundle, embedded, wishes, queries, progress, gpu=gpu), 0, 0.0)

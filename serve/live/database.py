@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from embedship.errors import EmbedshipError, MismatchError, UnsafeError, UsageError
-from embedship.serve.documents import DOCUMENTS
+from embedship.serve.documents import DOCUMENTS, disk_refuses
 from embedship.serve.index.manifest import IndexManifest
 from embedship.serve.live import NotWritten
 from embedship.staging import staged
@@ -38,7 +38,6 @@ _STATE = "SELECT version, next, size, snapshot, digest FROM state"
 # How long a reader waits for another process that recovers or checkpoints the file.
 _BUSY_SECONDS = 30.0
 _ROOM = 1 << 20  # bytes: a disk with less is full, whatever SQLite says
-_CUT_OFF = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
 
 
 class State(NamedTuple):
@@ -161,7 +160,7 @@ def transaction(connection: sqlite3.Connection, folder: Path) -> Iterator[None]:
             if connection.in_transaction:  # some errors have rolled back already
                 connection.execute("ROLLBACK")
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & 0xFF not in _CUT_OFF:  # the low byte is the kind, the rest its detail
+        if not disk_refuses(error):
             raise
         raise _not_written(error, folder) from error
 

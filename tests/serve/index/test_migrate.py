@@ -23,12 +23,14 @@ from embedship.errors import EmbedshipError, EngineError, MismatchError, UnsafeE
 from embedship.serve import bulk
 from embedship.serve.documents import DOCUMENTS
 from embedship.serve.index import Kind
-from embedship.serve.index.build import Wishes, build
+from embedship.serve.index.build import Built, Wishes, build
 from embedship.serve.index.chunks import Chunking
 from embedship.serve.index.effort import Effort
 from embedship.serve.index.folder import IndexFolder
 from embedship.serve.index.manifest import read
 from embedship.serve.index.migrate import as_before, folder_beside, migrate
+from embedship.serve.index_cli import Bar, report
+from embedship.serve.migrate_cli import Watcher
 from embedship.stdlib_docs import Entry
 
 from .test_build import contents, largest_file
@@ -237,6 +239,15 @@ def test_killed_at_any_point_it_ends_with_the_same_bytes(bundle: Path, old: Path
     assert codes.count(-signal.SIGKILL) == len(codes) - 1 >= 3
     assert contents(tmp_path / "new") == contents(tmp_path / "clean" / "new")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clean", "new"]
+
+
+def test_the_speed_is_that_of_this_run(encoder: Encoder, old: Path, tmp_path: Path) -> None:
+    unfinished(encoder, old, tmp_path / "new")
+    watcher = Watcher(Bar())
+    made = migrate(encoder, old, tmp_path / "new", wishes(old), watcher, 32)
+    assert watcher.resumed >= 64
+    speed = report(tmp_path / "new", Built(made, watcher.texts, watcher.seconds)).texts_per_second
+    assert speed == round((made.size - watcher.resumed) / watcher.seconds, 1)
 
 
 def test_the_verb(bundle: Path, old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
