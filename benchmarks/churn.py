@@ -105,6 +105,7 @@ class Churn:
 
     @contextmanager
     def running(self, seconds: float, minute: int) -> Iterator[None]:
+        self.seconds.clear()  # those of each phase, as its searches
         stop = Event()
         thread = Thread(target=self._run, args=(seconds, stop))
         thread.start()

@@ -49,6 +49,8 @@ _WHOLE = """SELECT d.line, d.id, coalesce(w.text, d.text), d.title, d.metadata
 _UNCUT = """SELECT d.id, coalesce(w.text, d.text), d.title, d.metadata FROM json_each(?) AS wanted
     JOIN documents AS d ON d.id = wanted.value AND d.number = 0 LEFT JOIN wholes AS w ON w.row = d.row"""
 
+_DISK = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
+
 # Documents cut at once: their texts are tokenised in one batch.
 _BATCH = 512
 
@@ -157,6 +159,11 @@ def connect(path: Path) -> sqlite3.Connection:
     """Open for reading. `immutable` spares SQLite its locks: the file never changes, it is only ever replaced."""
     uri = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
     return sqlite3.connect(uri, uri=True, check_same_thread=False)
+
+
+def disk_refuses(error: sqlite3.Error) -> bool:
+    """Whether the disk is full, failing or for reading only, and the statement was a good one."""
+    return error.sqlite_errorcode & 0xFF in _DISK  # the low byte is the kind, the rest its detail
 
 
 def write(path: Path, lines: Iterable[tuple[int, Document]], split: Split | None = None) -> int:

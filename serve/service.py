@@ -214,7 +214,7 @@ class Service:
         folder, found = self.shelf.folder, self.shelf.folder.manifest
         size = folder.size
         return schemas.IndexInfo(
-            size.documents, str(folder.kind), found.query_prompt, size.rows, found.chunking, found.exact
+            size.documents, str(found.kind), found.query_prompt, size.rows, found.chunking, found.exact
         )
 
     def close(self) -> None:

@@ -168,7 +168,8 @@ class Shelf:
         best = parts[0] if len(parts) == 1 else grouping.fuse(parts, max(k, K))
         nearest = found.rows[:, :K] if found and how.filter is None else None
         hits = self._hits(now, best, k, grouping, *((dense, keyword) if len(parts) > 1 else (None, None)))
-        documents = whole.keys(whole.best(best, best.rows.shape[1]).rows)
+        one = best if how.per_document else whole.best(best, best.rows.shape[1])
+        documents = whole.keys(one.rows)
         return Found(hits, documents, nearest, time.perf_counter() - began, partial(_exact, now.index))
 
     def _nearest(

@@ -20,7 +20,7 @@ from embedship.codes import Vectors
 from embedship.errors import EmbedshipError
 from embedship.serve import documents
 from embedship.serve.documents import DOCUMENTS, Document, Documents
-from embedship.serve.index import Index, Kind, Size, manifest
+from embedship.serve.index import Index, Size, manifest
 from embedship.serve.keyword import Words
 from embedship.serve.live import beside, changes, database, snapshot
 from embedship.serve.live.changes import Change, Done
@@ -169,10 +169,6 @@ class LiveIndex:
         """
         with self._transaction() as connection:
             return changes.apply(connection, database.state(connection), wanted)
-
-    @property
-    def kind(self) -> Kind:
-        return self.manifest.kind
 
     def differing(self, wanted: Sequence[Document]) -> list[Document]:
         """Those that are not there already, word for word: the others need neither the model nor the disk."""

@@ -13,12 +13,8 @@ from embedship.codes import Vectors
 from embedship.ranking import Hits
 from embedship.serve.index import Allowed, Kind, checked
 from embedship.serve.index.effort import Effort
+from embedship.serve.index.truth import QUERIES, nearest
 from embedship.serve.live.snapshot import Snapshot
-
-# So many more than k are ranked in float64: what float32 may have put behind the k-th.
-_NEAR = 16
-# Numbers gathered at once for that: 8 MB in float64.
-_GATHERED = 2**20
 
 # What is gone is found all the same, and dropped: so many more are asked for, and twice their share.
 _SPARE = 4
@@ -106,23 +102,16 @@ class View:
 
     def _fresh(self, queries: Vectors, k: int, chosen: NDArray[np.int64]) -> ranking.Keys:
         """(n, at most k) keys among the chosen fresh rows, each compared, and ranked in the order of Truth."""
-        width = min(k + _NEAR, len(chosen))
+        vectors, numbers = self.fresh.vectors, self.fresh.numbers
         best = np.empty((len(queries), min(k, len(chosen))), dtype=np.int64)
-        step = max(1, _GATHERED // (width * queries.shape[1]))
-        for start in range(0, len(queries), step):
-            some = queries[start : start + step]
-            near = chosen[self._near(some, width, chosen)]
-            gathered = self.fresh.vectors[near].astype(np.float64)  # (n, width, dim)
-            scores = np.vecdot(gathered, some[:, None, :].astype(np.float64)).astype(np.float32)
-            best[start : start + step] = ranking.largest(ranking.keys(scores, self.fresh.numbers[near]), k)
+        for start in range(0, len(queries), QUERIES):
+            some = queries[start : start + QUERIES]
+            scores = some @ vectors.T
+            if len(chosen) < scores.shape[1]:
+                scores = scores[:, chosen]
+            scored = iter([(chosen, scores)])
+            best[start : start + QUERIES] = nearest(some, k, scored, vectors.__getitem__, numbers)
         return best
-
-    def _near(self, queries: Vectors, width: int, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(n, width) places in `chosen` of the best by float32, in no order."""
-        scores = queries @ self.fresh.vectors.T
-        if len(chosen) < scores.shape[1]:
-            scores = scores[:, chosen]
-        return np.argpartition(scores, scores.shape[1] - width, axis=1)[:, scores.shape[1] - width :]
 
 
 class Growing:

@@ -111,6 +111,16 @@ def compare(live: LiveIndex, other: IndexFolder, numbers: list[int], world: Worl
         )
 
 
+def test_of_many_equal_texts_the_lowest_rows_are_found(live: LiveIndex, world: World) -> None:
+    """More than any number of spare candidates."""
+    live.write([world.put(f"same{n}", 200) for n in range(60)])
+    with live.moment() as now:
+        expected = sorted(now.documents.rows([f"same{n}" for n in range(60)]).values())[:10]
+        for found in (now.index.search(world.vectors[200:201], 10), now.index.exact(world.vectors[200:201], 10)):
+            assert found.rows[0].tolist() == expected
+            assert len(set(found.scores[0].tolist())) == 1
+
+
 def test_a_moment_does_not_change(live: LiveIndex, world: World) -> None:
     with live.moment() as before:
         index = before.index
