@@ -331,5 +331,5 @@ def test_a_whole_message_costs_no_timer() -> None:
 
 
 def test_limits_are_by_default_those_of_the_settings() -> None:
-    settings = Settings(Path("bundle"))
+    settings = Settings(bundle=Path("bundle"))
     assert Limits() == Limits(**{name: getattr(settings, name) for name in Limits.__slots__})
