@@ -108,6 +108,11 @@ class Documents:
         with self._lock:
             return dict(self._connection.execute(_ROWS, [msgspec.json.encode(ids).decode()]).fetchall())
 
+    def ids(self) -> frozenset[str]:
+        """Of all documents, no text read."""
+        with self._lock:
+            return frozenset(id for (id,) in self._connection.execute("SELECT id FROM documents WHERE number = 0"))
+
     def uncut(self, ids: Sequence[str]) -> dict[str, Document]:
         """All of each of these documents, however it was cut; an unknown one is left out."""
         with self._lock:

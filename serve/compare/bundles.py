@@ -102,6 +102,8 @@ def _judged(questions: Questions, path: Path | None, documents: Pair | None) -> 
         if path:
             raise UsageError("--qrels judge documents: give --index INDEX, or --corpus CORPUS.jsonl")
         return questions
+    if not (path or questions.labelled):
+        return questions
     known = documents.old.ids
     found = questions.judged(qrels.read(path, known, "OLD's documents")) if path else questions
     for wanted in found.relevant:

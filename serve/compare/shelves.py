@@ -70,8 +70,7 @@ class Stored:
 
     @property
     def ids(self) -> frozenset[str]:
-        documents = self._folder.documents
-        return frozenset(document.id for document in documents.fetch(range(documents.size)))
+        return self._folder.documents.ids()
 
     def ranked(self, queries: Vectors, exact: bool) -> Rankings:
         index, documents = self._folder.index, self._folder.documents

@@ -34,6 +34,7 @@ def test_what_was_written_comes_back_in_the_order_asked_for(path: Path) -> None:
         assert opened.fetch(range(5)) == FIVE
         assert opened.fetch([4, 0, 2, 0]) == [FIVE[4], FIVE[0], FIVE[2], FIVE[0]]
         assert opened.fetch([]) == []
+        assert opened.ids() == {document.id for document in FIVE}
 
 
 @pytest.mark.parametrize("row", [-1, 5])
