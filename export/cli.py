@@ -150,7 +150,7 @@ def export(
         variants=tuple(part.strip() for part in variants.split(",") if part.strip()),
         max_recall_drop=max_recall_drop,
         objective=objective,
-        floors=parity.floors(floor or ()),
+        floors=parity.floors(floor or (), task),
         name=name,
         seed=seed,
         force=force,

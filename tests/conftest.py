@@ -103,11 +103,13 @@ def rerank_bundle(cross_encoder: Path, tmp_path_factory: pytest.TempPathFactory)
     from rich.console import Console
 
     from embedship.bundle import Task
+    from embedship.export import parity
     from embedship.export.build import Wishes, build
     from embedship.export.steps import Steps
 
     target = tmp_path_factory.mktemp("rerank") / "bundle"
-    build(cross_encoder, target, Wishes(task=Task.RERANK, name="tiny-cross-encoder"), Steps(Console(quiet=True)))
+    wishes = Wishes(task=Task.RERANK, name="tiny-cross-encoder", floors=parity.floors((), Task.RERANK))
+    build(cross_encoder, target, wishes, Steps(Console(quiet=True)))
     return target
 
 
