@@ -424,7 +424,7 @@ def strangers(folder: Path, listed: Iterable[str]) -> list[str]:
 _TASKS = {Task.EMBED: "embeds texts", Task.RERANK: "re-ranks passages"}
 _CURES = {
     Task.EMBED: "export a cross-encoder with `embedship export CROSS_ENCODER --task rerank`",
-    Task.RERANK: "give it to `embedship serve BUNDLE --rerank-bundle`, beside a bundle that embeds",
+    Task.RERANK: "its pairs are scored by Encoder.open(bundle, task=Task.RERANK), and no server takes it yet",
 }
 
 
