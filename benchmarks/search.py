@@ -50,7 +50,7 @@ QUICK_DOCUMENTS, QUICK_QUERIES = 4000, 100
 PEERS: dict[str, tuple[tuple[int | None, ...], bool]] = {
     "faiss-flat": ((None,), False),
     "faiss-hnsw": ((16, 32, 64, 128, 256), False),
-    "hnswlib": ((10, 16, 24, 32, 48, 64, 96, 128, 192, 256), False),
+    "hnswlib": ((16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024), False),
     "usearch-i8": ((16, 32, 64, 128, 256), False),
     "semantic-search": ((None,), True),
     "semantic-search-faiss": ((-1, -20, 1, 20), True),
@@ -90,7 +90,9 @@ class Ours(Contender):
 
     def __init__(self, kind: Kind, folder: Path, truth: Truth, codes: Any, queries: NDArray[np.float32]) -> None:
         self.name = f"embedship {kind}"
-        planned = recipe.of(kind, truth.size, truth.dimension, Store.FLOAT16)
+        # Binary as it is commonly set up, ranked by int8; the others by the exact vectors.
+        store = Store.INT8 if kind is Kind.BINARY else Store.FLOAT16
+        planned = recipe.of(kind, truth.size, truth.dimension, store)
         packing = Packing.of(planned, codes, truth.dimension)
         began = time.perf_counter()
         self.index = kinds.write(folder, truth, planned, packing, kinds.default(planned))

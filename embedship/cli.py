@@ -31,6 +31,7 @@ VERBS = {
     "pull": Verb("embedship.transfer.cli", "Fetch a bundle: from a registry, S3, the web, a hub.", "pull"),
     "encode": Verb("embedship.serve.encode_cli", "Encode a file of texts into shards of vectors.", "cpu"),
     "index": Verb("embedship.serve.index_cli", "Build a search index over a JSON Lines corpus.", "cpu"),
+    "index update": Verb("embedship.serve.live.cli", "Put and delete documents of an index.", "cpu"),
     "index migrate": Verb("embedship.serve.migrate_cli", "Embed an index's documents with another bundle.", "cpu"),
     "serve": Verb("embedship.serve.cli", "Serve embeddings and search over HTTP.", "cpu"),
     "check": Verb("embedship.serve.check", "Ask a running server for the golden texts' vectors.", "cpu"),

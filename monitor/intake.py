@@ -1,6 +1,7 @@
 """The bounded queue between the request path and the monitor's thread."""
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Condition, Event
 
@@ -19,6 +20,7 @@ class Sampled:
     at: float  # Unix time
     call: int  # queries of one call have one number, -1 for a query that came alone
     texts: tuple[str, ...] | None  # (n,), only where texts are kept
+    exact: Callable[[NDArray[np.float32], int], NDArray[np.int64]] | None = None  # of the index that answered
 
 
 class Intake:

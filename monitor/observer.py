@@ -53,8 +53,7 @@ class Observer:
     >>> observer.report().shadow.recall.rolling
     0.9
 
-    `saw` may be called from any thread. A daemon thread does the work; `exact` is called on that thread. A hit that
-    the index gains or loses between the answer and the exact search is counted as a difference: it is rare.
+    `saw` may be called from any thread. A daemon thread does the work; `exact` is called on that thread.
     """
 
     def __init__(
@@ -133,8 +132,12 @@ class Observer:
         vectors: NDArray[np.float32],
         ids: NDArray[np.int64] | None = None,
         texts: Sequence[str] | None = None,
+        exact: Exact | None = None,
     ) -> None:
         """Take note of queries (n, d) and of what the index answered, ids (n, k), -1 for no hit.
+
+        `exact` searches the index as it was when it answered, where it may be another by now: what it gains or loses
+        meanwhile is no miss. None: the one that the observer was made with.
 
         Never blocks, never raises: what cannot be queued is dropped and counted. Queries that asked for fewer than k
         hits cannot give recall@k, and are sampled for drift only.
@@ -154,6 +157,7 @@ class Observer:
                 texts=tuple(texts[row][:CHARACTERS] for row in kept)
                 if texts is not None and self._keep_texts
                 else None,
+                exact=exact,
             )
             taken = len(kept) if self._intake.offer(sampled) else 0
             self._drop(len(rows) - taken)
@@ -248,7 +252,9 @@ class Observer:
             self._drift.add(sampled)
         if self._shadow and sampled.ids is not None and sampled.recall.any():
             with self.faults.guard(Part.RECALL):
-                self._shadow.compare(sampled.vectors[sampled.recall], sampled.ids[sampled.recall], sampled.at)
+                self._shadow.compare(
+                    sampled.vectors[sampled.recall], sampled.ids[sampled.recall], sampled.at, sampled.exact
+                )
             with self._lock:
                 self._shadow_report = self._shadow.report()
 

@@ -115,8 +115,8 @@ def _candidate_skipped(status: Status) -> list[Value]:
 def _candidate_latencies(status: Status) -> Iterable[Value]:
     for side in Side:
         latency = getattr(status.candidate, side) if status.candidate else None
-        yield (side, "0.5"), latency.median if latency else 0.0
-        yield (side, "0.99"), latency.p99 if latency else 0.0
+        yield (side, "median"), latency.median if latency else 0.0
+        yield (side, "p99"), latency.p99 if latency else 0.0
 
 
 def _candidate_probes(serving: Callable[[ProbeReport], float], own: Callable[[CandidateReport], float]) -> Read:
@@ -251,7 +251,7 @@ TABLE = (
     Series(C, "candidate_search_seconds", "Time that the candidate took in all, from text to hits.", (),
            _candidate(lambda found: found.seconds)),
     Series(G, "candidate_latency_seconds", "From text to hits, over the last 500 searches of one query; serving "
-           "waits for its queue, the candidate for nobody.", ("side", "quantile"), _candidate_latencies),
+           "waits for its queue, the candidate for nobody.", ("side", "statistic"), _candidate_latencies),
     Series(G, "candidate_probe_queries", "Labelled queries that the candidate was asked.", (),
            _candidate(lambda found: found.probes)),
     Series(G, "candidate_probe_recall_ratio", "Recall@10 of the labelled queries, on both.", ("side",),

@@ -24,7 +24,7 @@ from embedship.serve.errors import (
 )
 from embedship.serve.house import House
 from embedship.serve.http import Call, Headers, Presence, Receive, Reply, Route, Scope, Send, answer, decode, read
-from embedship.serve.keys import ADMIN, Keys
+from embedship.serve.keys import ADMIN, WRITE, Keys
 from embedship.serve.metrics import OTHER
 from embedship.serve.reload import Reload
 from embedship.serve.routes import routes
@@ -191,6 +191,8 @@ class App:
         return reply
 
     def _keys(self, route: Route) -> Keys:
+        if route.writes:
+            return self._writers(route)
         if not route.admin:
             return self._house.keys
         if not self._house.admin:
@@ -199,6 +201,14 @@ class App:
                 f"with {ADMIN.variable}."
             )
         return self._house.admin
+
+    def _writers(self, route: Route) -> Keys:
+        if not self._house.writers:
+            raise Forbidden(
+                f"{route.method} {route.path} asks for a write key, and this server has none: start it with "
+                f"{WRITE.option} FILE, or with {WRITE.variable}."
+            )
+        return self._house.writers
 
     def _refusal(self, error: RequestError, family: Family, visit: Visit) -> Reply:
         self._metrics.refused(error)

@@ -10,6 +10,8 @@ RequestError                 (openai, flat)
 ├── UnknownAnswer    404 404  /feedback on an answer that is not kept, or was judged before
 ├── SlowBody         408 408  the body came too slowly
 ├── NoIndex          409 409  /search without an index
+├── ReadOnly         403 403  a change to an index that takes none
+├── NoDocument       404 404  the index holds no document of this id
 ├── Reloading        409 409  a reload while another runs, or while the server stops
 ├── NotReloaded      409 409  the new bundle or index cannot be taken; the old one goes on
 ├── TooLarge         413 413  too many bytes, texts or characters
@@ -20,6 +22,8 @@ RequestError                 (openai, flat)
 ├── Crowded          503 503  too many connections; carries Retry-After
 ├── Expired          504 504  its deadline passed before its answer
 ├── EngineFailed     500 424  the device or its runtime failed, for this batch
+├── DiskFull         507 507  a change that found no room on the disk
+├── NotStored        503 503  a change that the disk refused
 └── Internal         500 500  a bug of ours
 
 Two columns, for clients of OpenAI and clients of text-embeddings-inference expect different numbers for the same
@@ -92,6 +96,14 @@ class NoIndex(RequestError):
     """The server was started without an index."""
 
 
+class ReadOnly(RequestError):
+    """The server was started without --writable."""
+
+
+class NoDocument(RequestError):
+    """The index holds no document with this id."""
+
+
 class Reloading(RequestError):
     """A reload is running already, or the server is stopping."""
 
@@ -132,6 +144,14 @@ class EngineFailed(RequestError):
     """The device or its runtime failed on this batch."""
 
 
+class DiskFull(RequestError):
+    """Nothing of the change was written: the disk has no room left."""
+
+
+class NotStored(RequestError):
+    """Nothing of the change was written: the disk refused it."""
+
+
 class Internal(RequestError):
     """A bug in the server."""
 
@@ -164,6 +184,8 @@ ANSWERS: Mapping[type[RequestError], Answer] = MappingProxyType(
         UnknownAnswer: Answer(404, 404, "unknown_answer", _INVALID, "Validation"),
         SlowBody: Answer(408, 408, "slow_body", _INVALID, "Validation"),
         NoIndex: Answer(409, 409, "no_index", _INVALID, "Validation"),
+        ReadOnly: Answer(403, 403, "read_only", "permission_error", "Unauthorized"),
+        NoDocument: Answer(404, 404, "no_document", _INVALID, "Validation"),
         Reloading: Answer(409, 409, "reloading", _INVALID, "Validation"),
         NotReloaded: Answer(409, 409, "not_reloaded", _INVALID, "Validation"),
         TooLarge: Answer(413, 413, "too_large", _INVALID, "Validation"),
@@ -174,13 +196,15 @@ ANSWERS: Mapping[type[RequestError], Answer] = MappingProxyType(
         Crowded: Answer(503, 503, "crowded", "server_error", "Overloaded"),
         Expired: Answer(504, 504, "expired", "server_error", "Overloaded"),
         EngineFailed: Answer(500, 424, "engine", "server_error", "Backend"),
+        DiskFull: Answer(507, 507, "disk_full", "server_error", "Backend"),
+        NotStored: Answer(503, 503, "not_stored", "server_error", "Backend"),
         Internal: Answer(500, 500, "internal", "server_error", "Backend"),
     }
 )
 # A deadline is its client's to choose, and so is the number of connections: no failures of this server, and nothing to
 # wake anybody for.
-_CLIENTS = (503, 504)
-REJECTIONS = tuple(answer.reason for answer in ANSWERS.values() if answer.openai < 500 or answer.openai in _CLIENTS)
+_CLIENTS = (Crowded, Expired)
+REJECTIONS = tuple(answer.reason for kind, answer in ANSWERS.items() if answer.openai < 500 or kind in _CLIENTS)
 FAILURES = tuple(answer.reason for answer in ANSWERS.values() if answer.reason not in REJECTIONS)
 
 

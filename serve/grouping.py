@@ -35,6 +35,10 @@ class Grouping:
             return rows
         return np.where(rows < 0, -1, self._firsts[rows].astype(np.int64))
 
+    def members(self, key: int) -> NDArray[np.int64]:
+        """All rows of the document with this first row."""
+        return np.array([key]) if self._firsts is None else np.flatnonzero(self._firsts == key)
+
     def best(self, hits: Hits, k: int) -> Hits:
         """(n, k) hits: of each document the row that comes first, in the order of the hits; -1 for none."""
         if self._firsts is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -15,7 +16,8 @@ from embedship.monitor.watch import Status
 from embedship.serve.admission import Admission
 from embedship.serve.devices.collector import DevicesCollector
 from embedship.serve.drain import Drain
-from embedship.serve.keys import ADMIN, Keys
+from embedship.serve.index import Size
+from embedship.serve.keys import ADMIN, WRITE, Keys
 from embedship.serve.lanes import Lane
 from embedship.serve.metrics import Metrics
 from embedship.serve.schemas import Readiness
@@ -27,12 +29,19 @@ class House:
     """`service` changes hands on the event loop only: whoever answers a request reads it once and keeps to that one."""
 
     def __init__(
-        self, settings: Settings, registry: CollectorRegistry, keys: Keys, admin: Keys, encoder: Encoder | None
+        self,
+        settings: Settings,
+        registry: CollectorRegistry,
+        keys: Keys,
+        admin: Keys,
+        writers: Keys,
+        encoder: Encoder | None,
     ) -> None:
         self.settings = settings
         self.registry = registry
         self.keys = keys
         self.admin = admin
+        self.writers = writers | admin
         self.metrics = Metrics(registry)
         self.admission = Admission(settings.queue_texts)
         self.drain = Drain(settings.drain_seconds)
@@ -47,7 +56,8 @@ class House:
         """Raises what Service.open does, and UsageError for keys that are none."""
         keys = Keys.open(settings.api_key_file)
         admin = Keys.open(settings.admin_key_file, purpose=ADMIN)
-        return cls(settings, registry or CollectorRegistry(), keys, admin, encoder)
+        writers = Keys.open(settings.write_key_file, purpose=WRITE)
+        return cls(settings, registry or CollectorRegistry(), keys, admin, writers, encoder)
 
     @property
     def readiness(self) -> Readiness:
@@ -93,6 +103,8 @@ class House:
             self.metrics.queue_age.labels(lane).set_function(partial(self._age, lane))
         self.metrics.permits.set_function(lambda: self.admission.inside)
         self.metrics.ready.set_function(lambda: self.readiness.ready)
+        for gauge, of in self.metrics.index.items():
+            gauge.set_function(partial(self._index_size, of))
         self.registry.register(MonitorCollector(self._status))
         self.registry.register(DevicesCollector(lambda: self.service.workers))
         ProcessCollector(registry=self.registry)
@@ -100,6 +112,10 @@ class House:
     # Methods, and not those of the service themselves: a scrape after a swap must read the other one.
     def _waiting(self) -> int:
         return self.service.workers.waiting()
+
+    def _index_size(self, of: Callable[[Size], int]) -> int:
+        shelf = self.service.shelf
+        return of(shelf.folder.size) if shelf else 0
 
     def _age(self, lane: Lane) -> float:
         return self.service.workers.age(lane)

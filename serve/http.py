@@ -84,6 +84,7 @@ class Route:
     part_of: str | None = None  # the path it is counted under; what is part of another is in no document
     open: bool = False  # to those without an API key: probes, scrapes, and what says nothing of anybody
     admin: bool = False  # asks for an admin key instead of an API key
+    writes: bool = False  # asks for a write key, or an admin key
     binary: bool = False  # gives application/octet-stream to who accepts it, described by headers
 
     @property

@@ -1,4 +1,7 @@
-"""API keys: who may ask. Without any, everybody who reaches the server may. Admin keys: who may change what it does."""
+"""API keys: who may ask. Without any, everybody who reaches the server may. Admin keys: who may change what it does.
+
+Write keys: who may change what its index holds, which those with an admin key may, too.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ class Purpose(NamedTuple):
 
 API = Purpose("EMBEDSHIP_API_KEYS", "--api-key-file")
 ADMIN = Purpose("EMBEDSHIP_ADMIN_KEYS", "--admin-key-file")
+WRITE = Purpose("EMBEDSHIP_WRITE_KEYS", "--write-key-file")
 SHORTEST = 16  # characters; a key is made by a program, for example `openssl rand -hex 32`
 _SCHEME = b"bearer "
 
@@ -56,6 +60,12 @@ class Keys:
     def read(file: Path) -> list[str]:
         """The keys of a file, for a client. Raises UsageError for a file that holds none."""
         return list(_read(file, API.option).values())
+
+    def __or__(self, others: Keys) -> Keys:
+        """Whoever has one of either."""
+        both = Keys()
+        both._digests = tuple(dict.fromkeys((*self._digests, *others._digests)))
+        return both
 
     def __len__(self) -> int:
         return len(self._digests)

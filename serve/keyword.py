@@ -51,6 +51,7 @@ class Words:
     def __init__(self, connection: sqlite3.Connection, size: int) -> None:
         self._connection = connection
         self._size = size
+        self._version = -1  # of a file that never changes
         self._lock = Lock()
         self._masks: OrderedDict[bytes, Allowed] = OrderedDict()
 
@@ -66,6 +67,13 @@ class Words:
                 raise UsageError(f"Python's SQLite {sqlite3.sqlite_version} has no FTS5: take one that has") from None
             raise UnsafeError(f"{path} is damaged: {error}") from None
         return cls(connection, size)
+
+    def renew(self, version: int, size: int) -> None:
+        """Documents have changed: rows below `size` may be others now."""
+        with self._lock:
+            if version != self._version:
+                self._version, self._size = version, size
+                self._masks.clear()
 
     def search(self, texts: Sequence[str], k: int, wanted: Filter | None = None) -> Hits:
         """The k best rows of each text by BM25 (k1 1.2, b 0.75), among those that meet the filter.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -10,7 +10,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from embedship.serve.errors import ANSWERS, FAILURES, REJECTIONS, RequestError
 from embedship.serve.gate import Cut
 from embedship.serve.histogram import Histogram, Tally
+from embedship.serve.index import Size
 from embedship.serve.lanes import Lane
+from embedship.serve.live.changes import Done
+from embedship.serve.live.compaction import Result
 
 OTHER = "other"  # the route label of every path that is not a route
 CLASSES = ("2xx", "4xx", "5xx")
@@ -55,7 +58,11 @@ class Metrics:
 
         requests = counter("requests_total", "Requests answered, by route and status class.", "route", "status")
         seconds = histograms("request_seconds", "From the request line to the last byte of the answer.", "route")
-        rejections = counter("rejections_total", "Requests answered with a 4xx, 503 or 504, by reason.", "reason")
+        rejections = counter(
+            "rejections_total",
+            "Requests answered with a 4xx, 504, or 503 for too many connections, by reason.",
+            "reason",
+        )
         failures = counter("failures_total", "Requests answered with another 5xx (or TEI's 424), by reason.", "reason")
         self.texts = counter("texts_total", "Texts encoded.")
         self.tokens = counter("tokens_total", "Tokens encoded, without padding.")
@@ -68,6 +75,19 @@ class Metrics:
         self.inference = histograms("inference_seconds", "One batch on its device.", "device")
         self.tokenise_seconds = histogram("tokenise_seconds", "From a request's texts to its tokens.", bounds=_SHORT)
         self.search_seconds = histogram("search_seconds", "Index and documents, for the queries of one request.")
+        self.write_seconds = histogram("index_write_seconds", "One transaction of changes, until it is on the disk.")
+        changes = counter("index_changes_total", "Documents changed, by what was there before.", "change")
+        self.changes = {change: changes.labels(change) for change in Done.__struct_fields__}
+        compactions = counter("index_compactions_total", "Compactions of the index, by what came of them.", "result")
+        self.compactions = {result: compactions.labels(result) for result in Result}
+        self.compaction_seconds = counter("index_compaction_seconds_total", "Time spent in compactions.")
+        self.compacted = gauge("index_last_compaction_timestamp_seconds", "Unix time of the last one; 0 before it.")
+        self.index: dict[Gauge, Callable[[Size], int]] = {
+            gauge("index_documents", "Documents in the index."): lambda size: size.documents,
+            gauge("index_fresh_documents", "Documents put since the snapshot was made."): lambda size: size.fresh,
+            gauge("index_tombstones", "Rows of the snapshot that count no more."): lambda size: size.tombstones,
+            gauge("index_fresh_bytes", "Memory of the vectors put since."): lambda size: size.fresh_bytes,
+        }
         self.serialise_seconds = histogram(
             "serialise_seconds", "From a request's vectors, tokens or hits to its answer's bytes.", bounds=_SHORT
         )

@@ -13,7 +13,9 @@ from embedship.serve.errors import (
     ANSWERS,
     SHAPES,
     Crowded,
+    DiskFull,
     HeadTooLarge,
+    NotStored,
     Overloaded,
     RequestError,
     SlowBody,
@@ -24,7 +26,7 @@ from embedship.serve.http import Route
 from embedship.serve.lanes import Lane
 
 Schema = dict[str, Any]
-_KEY, _ADMIN = "api_key", "admin_key"
+_KEY, _ADMIN, _WRITE = "api_key", "admin_key", "write_key"
 _BEARER = {"type": "http", "scheme": "bearer"}
 _REFERENCE = "#/components/schemas/{name}"
 _HEADERS: Schema = {
@@ -82,6 +84,8 @@ _RETRY_AFTER: Schema = {
 _TOLD: dict[type[RequestError], Schema] = {
     Overloaded: _RETRY_AFTER,
     Crowded: _RETRY_AFTER,
+    DiskFull: _RETRY_AFTER,
+    NotStored: _RETRY_AFTER,
     WrongMethod: {
         "Allow": {
             "description": "The methods that the path takes, with commas between them.",
@@ -105,16 +109,22 @@ def document(routes: Sequence[Route], locked: bool = False) -> Schema:
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, known)
     components: Schema = {"schemas": named}
-    components["securitySchemes"] = {_ADMIN: _BEARER, **({_KEY: _BEARER} if locked else {})}
+    components["securitySchemes"] = {_ADMIN: _BEARER, _WRITE: _BEARER, **({_KEY: _BEARER} if locked else {})}
     for route in routes:
-        if route.admin or (locked and not route.open):
-            paths[route.path][route.method.lower()]["security"] = [{_ADMIN if route.admin else _KEY: []}]
+        if key := _key(route, locked):
+            paths[route.path][route.method.lower()]["security"] = [{key: []}]
     return {
         "openapi": "3.1.0",
         "info": {"title": "embedship", "version": __version__},
         "paths": paths,
         "components": components,
     }
+
+
+def _key(route: Route, locked: bool) -> str | None:
+    if route.admin or route.writes:
+        return _ADMIN if route.admin else _WRITE
+    return _KEY if locked and not route.open else None
 
 
 def _types(routes: Sequence[Route]) -> list[Any]:

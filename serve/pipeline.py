@@ -6,14 +6,14 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from embedship.bundle import Pipeline as Model
-from embedship.codes import Vectors
+from embedship.codes import Vectors, normalise
 from embedship.errors import UsageError
 from embedship.monitor.ranking import K
 from embedship.monitor.watch import Watch
@@ -100,6 +100,11 @@ class Pipeline:
             self._watch.observer.saw(encoded.vectors, None, texts)
         return encoded
 
+    async def documents(self, texts: Sequence[str], prompt_name: str | None) -> Encoded:
+        """Encode what is to be found by searches: behind them, as unit vectors, and unseen by the monitor."""
+        encoded = await self._encode(texts, self.prompt(prompt_name), lane=Lane.BULK)
+        return encoded if self._model.normalised else replace(encoded, vectors=normalise(encoded.vectors))
+
     async def embed_ids(self, ids: list[list[int]], lane: Lane | None = None) -> Encoded:
         """Encode texts that are this tokenizer's ids already, special tokens included. No prompt is put before them."""
         self._check_ids(ids)
@@ -131,7 +136,7 @@ class Pipeline:
         else:
             encoded = await self._encode(queries, shelf.prompt, lane=lane)
             found = await self._found(encoded.vectors, k, how)
-            self._watch.observer.saw(encoded.vectors, found.nearest, queries)
+            self._watch.observer.saw(encoded.vectors, found.nearest, queries, found.exact)
         self._metrics.search_seconds.observe(found.seconds)
         if self._candidate:
             self._candidate.offer(queries, found, how, time.perf_counter() - began)

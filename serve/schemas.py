@@ -216,6 +216,54 @@ class SearchReply(msgspec.Struct, frozen=True):
 DocumentId = Annotated[str, Meta(min_length=1, max_length=1024)]
 
 
+class NewDocument(Strict, frozen=True):
+    """A document as `embedship index` takes it; `metadata` is what filters look at."""
+
+    id: DocumentId
+    text: Annotated[str, Meta(min_length=1)]
+    title: str | None = None
+    metadata: dict[str, Any] = {}
+
+
+class DocumentsRequest(Strict, frozen=True):
+    """Put documents, new or in the place of those that have their ids, and delete others: all of it or nothing."""
+
+    documents: list[NewDocument] = []
+    delete: list[DocumentId] = []
+
+
+class Truncated(msgspec.Struct, frozen=True):
+    """A document that is longer than the model reads, and how many tokens were cut off."""
+
+    id: str
+    tokens: int
+
+
+class DocumentsReply(msgspec.Struct, frozen=True):
+    """It is on the disk, and every search from now on sees it. `unchanged` were there already, word for word."""
+
+    new: int
+    replaced: int
+    unchanged: int
+    deleted: int
+    truncated: list[Truncated]
+
+
+class DeletedReply(msgspec.Struct, frozen=True):
+    """`deleted` is 0 where there was no document of this id: it may be sent again."""
+
+    deleted: int
+
+
+class DocumentReply(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A document as it is now; `title` and `metadata` where it has them."""
+
+    id: str
+    text: str
+    title: str | UnsetType = UNSET
+    metadata: dict[str, Any] | UnsetType = UNSET
+
+
 class FeedbackRequest(Strict, frozen=True):
     """What was right: for an answer of /search by its X-Request-Id, or for a query.
 

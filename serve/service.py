@@ -23,6 +23,7 @@ from embedship.serve.candidate import Candidate
 from embedship.serve.devices.fleet import Fleet, local, processes
 from embedship.serve.judge import Judge
 from embedship.serve.lanes import Lanes
+from embedship.serve.live.index import LiveIndex
 from embedship.serve.metrics import Build, Metrics
 from embedship.serve.pipeline import Pipeline
 from embedship.serve.rounds import Rounds
@@ -30,6 +31,7 @@ from embedship.serve.settings import Settings
 from embedship.serve.shelf import Shelf
 from embedship.serve.tickets import Ticket
 from embedship.serve.workers import Workers
+from embedship.serve.writes import Writes
 from embedship.tune import Settled
 
 
@@ -53,29 +55,46 @@ class Service:
     watch: Watch
     pipeline: Pipeline
     judge: Judge
+    writes: Writes
     rounds: Rounds
     _stack: ExitStack
     inside: int = 0  # requests that it has begun to answer
     _left: asyncio.Event | None = None  # made when it is to be closed
 
     @classmethod
-    def open(cls, settings: Settings, admission: Admission, metrics: Metrics, encoder: Encoder | None = None) -> Self:
+    def open(
+        cls,
+        settings: Settings,
+        admission: Admission,
+        metrics: Metrics,
+        encoder: Encoder | None = None,
+        before: Shelf | None = None,
+    ) -> Self:
         """Choose and load the variant, prove it with the golden texts, open the index and the monitor.
 
-        An encoder that is given is taken instead of one of the settings' bundle, and closed with the service.
+        An encoder that is given is taken instead of one of the settings' bundle, and closed with the service. `before`
+        is what the service that answers now searches: one index that takes writes is shared by both.
         Raises UsageError, UnsafeError, MismatchError, MissingExtra, EngineError, GateError.
         """
         door = Door(encoder, None) if encoder else _door(settings)
         with ExitStack() as stack:  # a failure half way closes what was opened; success keeps it
-            return cls._open(settings, admission, metrics, door, stack)
+            return cls._open(settings, admission, metrics, door, before, stack)
 
     @classmethod
-    def _open(cls, settings: Settings, admission: Admission, metrics: Metrics, door: Door, stack: ExitStack) -> Self:
+    def _open(
+        cls,
+        settings: Settings,
+        admission: Admission,
+        metrics: Metrics,
+        door: Door,
+        before: Shelf | None,
+        stack: ExitStack,
+    ) -> Self:
         encoder = stack.enter_context(door.encoder)
         # An encoder over worker processes is a fleet already; the streams of any other become one.
         engine = encoder.engine
         fleet = engine if isinstance(engine, Fleet) else local(encoder, settings.stall_seconds)
-        shelf = _shelf(settings, encoder)
+        shelf = _shelf(settings, encoder, before)
         if shelf:
             stack.callback(shelf.close)
         candidate = Candidate.open(settings)
@@ -102,6 +121,9 @@ class Service:
             probe_seconds=settings.probe_interval_seconds,
         )
         judge = Judge(pipeline, watch.feedback)
+        live = shelf.folder if shelf and isinstance(shelf.folder, LiveIndex) and shelf.folder.writable else None
+        writes = Writes(pipeline, live, metrics, settings.compact_share)
+        stack.callback(writes.close)
         return cls(
             settings,
             encoder,
@@ -114,6 +136,7 @@ class Service:
             watch,
             pipeline,
             judge,
+            writes,
             rounds,
             stack.pop_all(),
         )
@@ -188,10 +211,10 @@ class Service:
     def _index_info(self) -> schemas.IndexInfo | None:
         if self.shelf is None:
             return None
-        found = self.shelf.folder.manifest
-        return schemas.IndexInfo(
-            found.documents, str(found.kind), found.query_prompt, found.size, found.chunking, found.exact
-        )
+        folder, found = self.shelf.folder, self.shelf.folder.manifest
+        documents = folder.size.documents
+        rows = found.size if found.chunking else documents
+        return schemas.IndexInfo(documents, str(folder.kind), found.query_prompt, rows, found.chunking, found.exact)
 
     def close(self) -> None:
         self._stack.close()
@@ -213,8 +236,8 @@ def _door(settings: Settings) -> Door:
     return Door(encoder, settled.remark)
 
 
-def _shelf(settings: Settings, encoder: Encoder) -> Shelf | None:
+def _shelf(settings: Settings, encoder: Encoder, before: Shelf | None) -> Shelf | None:
     if settings.index is None:
         return None
     probe = Golden.load(encoder.bundle).vectors[:1]
-    return Shelf.open(settings.index, encoder.bundle, encoder.tokenizer.prompt, probe)
+    return Shelf.open(settings.index, encoder.bundle, encoder.tokenizer.prompt, probe, settings.writable, before)

@@ -45,6 +45,17 @@ class Settings:
 
     bundle: Path = dataclasses.field(metadata={"help": "Folder written by `embedship export`.", "allowed": None})
     index: Path | None = setting(None, "Folder written by `embedship index`; without it no /search.")
+    writable: bool = setting(
+        False,
+        "Take PUT and DELETE at /documents, of who has a write key or an admin key; changes lie in INDEX.live, beside "
+        "the index, which stays as it is.",
+    )
+    compact_share: float = setting(
+        0.02,
+        "Compact the index when so many changes have come since, as a share of its documents, and 1,000 at least.",
+        0.0001,
+        1,
+    )
     reference: Path | None = setting(
         None,
         "Drift reference, written by `embedship reference`; default: BUNDLE.reference.safetensors beside the bundle, "
@@ -84,6 +95,11 @@ class Settings:
         None,
         "Admin keys, one a line, for /admin/ routes; they may also be in EMBEDSHIP_ADMIN_KEYS. Default: those routes "
         "refuse everybody.",
+    )
+    write_key_file: Path | None = setting(
+        None,
+        "Write keys, one a line, for changes to /documents; they may also be in EMBEDSHIP_WRITE_KEYS. Default: only "
+        "admin keys may write.",
     )
     streams: int | None = setting(None, "Engine threads; default: one a core of the cgroup quota.", 1, 1_024)
     devices: str = setting(
@@ -198,6 +214,10 @@ class Settings:
             FalseAlarms.parse(self.false_alarms)
         except InvalidSetting as error:
             raise UsageError(f"{flag('false_alarms')} ({variable('false_alarms')}): {error}") from None
+        if self.writable and self.index is None:
+            raise UsageError(
+                f"{flag('writable')} ({variable('writable')}) needs an index to write to: give --index INDEX"
+            )
         try:
             self.workers  # noqa: B018 - read for its error
         except UsageError as error:

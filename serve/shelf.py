@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +17,17 @@ import numpy.typing as npt
 from embedship.bundle import Bundle
 from embedship.codes import Vectors, normalise
 from embedship.ranking import Hits
-from embedship.serve import fusion
-from embedship.serve.documents import Document
+from embedship.serve import fusion, live
+from embedship.serve.documents import Document, Documents
 from embedship.serve.filters import Filter
 from embedship.serve.fusion import Mode
 from embedship.serve.grouping import ROWS, Grouping
+from embedship.serve.index import Index
 from embedship.serve.index.effort import Effort
 from embedship.serve.index.folder import IndexFolder
+from embedship.serve.keyword import Words
+from embedship.serve.live import database
+from embedship.serve.live.index import LiveIndex
 
 # What recall is measured at. A client that asks for three hits is searched ten, or nothing could be said of its recall.
 K = 10
@@ -65,6 +69,20 @@ class Hit:
     keyword: Place | None = None  # and where its words were
 
 
+class Moment(Protocol):
+    """An index as one search sees it: what is written meanwhile changes none of it."""
+
+    @property
+    def index(self) -> Index: ...
+    @property
+    def documents(self) -> Documents: ...
+    @property
+    def words(self) -> Words: ...
+
+
+Exact = Callable[[Vectors, int], npt.NDArray[np.int64]]
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """For each query its k hits, best first; and the documents (n, at least K) that were found, -1 for none.
@@ -77,28 +95,56 @@ class Found:
     rows: npt.NDArray[np.int64]
     nearest: npt.NDArray[np.int64] | None
     seconds: float
+    exact: Exact  # the exact search of what was searched, which may be another by now
 
 
 class Shelf:
-    def __init__(self, folder: IndexFolder, prompt: str, probe: Vectors) -> None:
+    def __init__(self, folder: IndexFolder | LiveIndex, prompt: str, probe: Vectors) -> None:
         """`prompt` is put before each query; `probe`, one vector, is searched for to learn how long it takes."""
         self.folder = folder
         self.prompt = prompt
-        self._grouping = Grouping(folder.documents.firsts)
+        self._grouping = Grouping(folder.firsts)
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="search")
         self._quick = min(self.find(probe, K).seconds for _ in range(3)) < INLINE_SECONDS
+        if isinstance(folder, LiveIndex) and not folder.writable:
+            self._quick = False  # another process writes, and its next snapshot is opened by whoever searches first
 
     @classmethod
-    def open(cls, path: Path, bundle: Bundle, prompt: Callable[[str | None], str], probe: Vectors) -> Self:
-        """Raises UsageError, UnsafeError, MismatchError."""
-        folder = IndexFolder.open(path, bundle)
+    def open(
+        cls,
+        path: Path,
+        bundle: Bundle,
+        prompt: Callable[[str | None], str],
+        probe: Vectors,
+        writable: bool = False,
+        before: Shelf | None = None,
+    ) -> Self:
+        """With the changes beside the index, if there are any or it is to take some.
+
+        `before` is one that is open in this process: of the same index, its changes are shared with it.
+        Raises UsageError, UnsafeError, MismatchError.
+        """
+        folder = _opened(path, bundle, writable, before)
         name = folder.manifest.query_prompt
         return cls(folder, "" if name is None else prompt(name), probe)
 
     async def rows(self, ids: Sequence[str]) -> dict[str, int]:
         """The first row of each of these document ids that the index holds."""
-        threads = asyncio.get_running_loop()
-        return await threads.run_in_executor(self._threads, self.folder.documents.rows, ids)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self.known, ids)
+
+    def known(self, ids: Sequence[str]) -> dict[str, int]:
+        with self.folder.moment() as now:
+            return now.documents.rows(ids)
+
+    async def fetch(self, id: str) -> Document | None:
+        """The document that has this id now."""
+
+        def fetch() -> Document | None:
+            with self.folder.moment() as now:
+                rows = now.documents.rows([id])
+                return now.documents.fetch([rows[id]])[0] if rows else None
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, fetch)
 
     async def search(self, vectors: Vectors | None, k: int, how: How = NEAREST) -> Found:
         """Raises UnknownField, and UsageError for an effort the index does not have. Keywords need no vectors."""
@@ -107,34 +153,40 @@ class Shelf:
         return await asyncio.get_running_loop().run_in_executor(self._threads, self.find, vectors, k, how)
 
     def find(self, vectors: Vectors | None, k: int, how: How = NEAREST) -> Found:
-        """Thread-safe. The index holds unit rows, whether or not the model ends in a normalisation."""
+        """Thread-safe, and all of it of one moment. The index holds unit rows, whether or not the model normalises."""
+        with self.folder.moment() as now:
+            return self._find(now, vectors, k, how)
+
+    def _find(self, now: Moment, vectors: Vectors | None, k: int, how: How) -> Found:
         began = time.perf_counter()
         depth = max(k, K if how.mode is not Mode.HYBRID else fusion.DEPTH)
         grouping = self._grouping if how.per_document else ROWS
-        found, dense = (None, None) if how.mode is Mode.KEYWORD else self._nearest(vectors, depth, how, grouping)
-        keyword = None if how.mode is Mode.DENSE else self._worded(depth, how, grouping)
+        found, dense = (None, None) if how.mode is Mode.KEYWORD else self._nearest(now, vectors, depth, how, grouping)
+        keyword = None if how.mode is Mode.DENSE else self._worded(now, depth, how, grouping)
         parts = [part for part in (dense, keyword) if part is not None]
         best = parts[0] if len(parts) == 1 else grouping.fuse(parts, max(k, K))
         nearest = found.rows[:, :K] if found and how.filter is None else None
-        hits = self._hits(best, k, grouping, *((dense, keyword) if len(parts) > 1 else (None, None)))
+        hits = self._hits(now, best, k, grouping, *((dense, keyword) if len(parts) > 1 else (None, None)))
         documents = self._grouping.keys(self._grouping.best(best, best.rows.shape[1]).rows)
-        return Found(hits, documents, nearest, time.perf_counter() - began)
+        return Found(hits, documents, nearest, time.perf_counter() - began, partial(_exact, now.index))
 
-    def _nearest(self, vectors: Vectors | None, depth: int, how: How, grouping: Grouping) -> tuple[Hits, Hits]:
+    def _nearest(
+        self, now: Moment, vectors: Vectors | None, depth: int, how: How, grouping: Grouping
+    ) -> tuple[Hits, Hits]:
         assert vectors is not None, "who asks for similarity has encoded the queries"
-        allowed = self.folder.words.allowed(how.filter) if how.filter else None
-        search = partial(self.folder.index.search, effort=how.effort)
+        allowed = now.words.allowed(how.filter) if how.filter else None
+        search = partial(now.index.search, effort=how.effort)
         return grouping.near(search, normalise(vectors), depth, allowed)
 
-    def _worded(self, depth: int, how: How, grouping: Grouping) -> Hits:
-        return grouping.worded(lambda rows: self.folder.words.search(how.texts, rows, how.filter), depth)
+    def _worded(self, now: Moment, depth: int, how: How, grouping: Grouping) -> Hits:
+        return grouping.worded(lambda rows: now.words.search(how.texts, rows, how.filter), depth)
 
     def _hits(
-        self, best: Hits, k: int, grouping: Grouping, dense: Hits | None, keyword: Hits | None
+        self, now: Moment, best: Hits, k: int, grouping: Grouping, dense: Hits | None, keyword: Hits | None
     ) -> list[list[Hit]]:
         shown = best.rows[:, :k]
         keys = grouping.keys(shown).tolist()
-        documents = iter(self.folder.documents.fetch(shown[shown >= 0].tolist()))
+        documents = iter(now.documents.fetch(shown[shown >= 0].tolist()))
         answers = []
         for query, scores in enumerate(best.scores[:, :k].tolist()):
             near, worded = _places(dense, query, grouping), _places(keyword, query, grouping)
@@ -144,7 +196,8 @@ class Shelf:
 
     def exact(self, vectors: Vectors, k: int) -> npt.NDArray[np.int64]:
         """What an exact search finds, for the monitor: it runs on the monitor's thread."""
-        return self.folder.index.exact(normalise(vectors), k).rows
+        with self.folder.moment() as now:
+            return _exact(now.index, vectors, k)
 
     @property
     def baseline(self) -> float | None:
@@ -155,6 +208,18 @@ class Shelf:
     def close(self) -> None:
         self._threads.shutdown()
         self.folder.close()
+
+
+def _opened(path: Path, bundle: Bundle, writable: bool, before: Shelf | None) -> IndexFolder | LiveIndex:
+    if not writable and not database.holds(live.beside(path)):
+        return IndexFolder.open(path, bundle)
+    if before and isinstance(before.folder, LiveIndex) and before.folder.serves(path, bundle):
+        return before.folder.share()
+    return LiveIndex.open(path, bundle, writable)
+
+
+def _exact(index: Index, vectors: Vectors, k: int) -> npt.NDArray[np.int64]:
+    return index.exact(normalise(vectors), k).rows
 
 
 def _places(part: Hits | None, query: int, grouping: Grouping) -> dict[int, Place]:

@@ -19,6 +19,7 @@ from embedship.monitor.mining import hard_negatives
 from embedship.monitor.probes import Probe
 from embedship.monitor.ranking import K, score
 from embedship.monitor.recent import Window
+from embedship.serve.grouping import Grouping
 from embedship.serve.index.embedding import text_of
 from embedship.serve.index.folder import IndexFolder
 from embedship.serve.index.truth import Truth
@@ -62,7 +63,7 @@ class Sources(msgspec.Struct, frozen=True):
 
 
 class Lesson(NamedTuple):
-    """A query, all rows that are right for it, and those of them that it is to be taught."""
+    """A query, all documents that are right for it, by their first rows, and those of them that it is to be taught."""
 
     query: str
     relevant: frozenset[int]
@@ -94,7 +95,7 @@ class School:
         lessons, missing = self._known((probe.text, probe.relevant) for probe in probes)
         found = self.search([lesson.query for lesson in lessons], K)
         failed = []
-        for lesson, rows in zip(lessons, found.tolist(), strict=True):
+        for lesson, rows in zip(lessons, self._grouping.keys(found).tolist(), strict=True):
             judged = score(rows, lesson.relevant)
             if judged.found < judged.expected:
                 failed.append(lesson._replace(taught=tuple(sorted(lesson.relevant - set(rows)))))
@@ -104,13 +105,17 @@ class School:
         """`negatives` triplets for each answer that is taught; also how many answers had no negative at all."""
         made: list[Triplet] = []
         alone = 0
-        for lesson, rows in zip(lessons, self.search([each.query for each in lessons], CANDIDATES), strict=True):
+        vectors = self._encoded([lesson.query for lesson in lessons])
+        for lesson, vector, rows in zip(lessons, vectors, self._near(vectors, CANDIDATES), strict=True):
             rows = rows[rows >= 0]
-            answers = self.truth.rows(np.array(sorted(lesson.relevant)))
-            wrong = hard_negatives(rows, self.truth.rows(rows), lesson.relevant, answers, negatives)
+            right = {key: self._nearest(key, vector) for key in sorted(lesson.relevant)}
+            keys = self._grouping.keys(rows)
+            known = {int(row) for row, key in zip(rows, keys, strict=True) if int(key) in right}
+            answers = self.truth.rows(np.array(list(right.values())))
+            wrong = hard_negatives(rows, self.truth.rows(rows), known, answers, negatives)
             texts = [self._text(row) for row in wrong]
-            for row in lesson.taught:
-                made += [Triplet(lesson.query, self._text(row), text) for text in texts]
+            for key in lesson.taught:
+                made += [Triplet(lesson.query, self._text(right[key]), text) for text in texts]
                 alone += not texts
         return made, alone
 
@@ -122,11 +127,27 @@ class School:
         ]
 
     def search(self, queries: Sequence[str], k: int) -> npt.NDArray[np.int64]:
-        """The rows (n, k) that the service would find, best first, -1 for none."""
+        """The rows (n, k) that the service would find, best first, one a document, -1 for none."""
+        return self._near(self._encoded(queries), k)
+
+    def _encoded(self, queries: Sequence[str]) -> Vectors:
         if not queries:
+            return np.empty((0, self.truth.dimension), dtype=np.float32)
+        return normalise(self.encoder.encode(queries, prompt_name=self.folder.manifest.query_prompt))
+
+    def _near(self, vectors: Vectors, k: int) -> npt.NDArray[np.int64]:
+        if not len(vectors):
             return np.empty((0, k), dtype=np.int64)
-        vectors: Vectors = self.encoder.encode(queries, prompt_name=self.folder.manifest.query_prompt)
-        return self.folder.index.search(normalise(vectors), k).rows
+        return self._grouping.near(self.folder.index.search, vectors, k, None)[1].rows
+
+    def _nearest(self, key: int, vector: Vectors) -> int:
+        """The chunk of a document that answers best; the document itself where it was not cut."""
+        rows = self._grouping.members(key)
+        return int(rows[np.argmax(self.truth.rows(rows) @ vector)])
+
+    @property
+    def _grouping(self) -> Grouping:
+        return Grouping(self.folder.documents.firsts)
 
     def _known(self, judged: Iterable[tuple[str, Sequence[str]]]) -> tuple[list[Lesson], int]:
         lessons, missing = [], 0

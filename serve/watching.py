@@ -90,7 +90,7 @@ def _probes(settings: Settings, path: Path, shelf: Shelf) -> Probes:
     if len(found) > MOST_PROBES:
         raise UsageError(f"{path} holds {len(found)} probes, at most {MOST_PROBES} can be replayed: take a sample")
     labels = sorted({label for probe in found for label in probe.relevant})
-    missing = len(labels) - len(shelf.folder.documents.rows(labels))
+    missing = len(labels) - len(shelf.known(labels))
     return Probes(
         found,
         baseline=settings.probe_baseline,

@@ -1,4 +1,4 @@
-"""docs/sizing.md: its arithmetic gives what it says, its measured figures are those of the kept runs."""
+"""docs/sizing.md, docs/scale.md: their arithmetic gives what it says, their measured figures are those of kept runs."""
 
 from __future__ import annotations
 
@@ -21,52 +21,70 @@ from embedship.serve.index.recipe import Store
 from embedship.serve.index.truth import Truth
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "sizing.md").read_text()
-LINES = [line for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines() if line]
-RUNS = dict(re.findall(r"\[(encode|load)\]\(\.\./(benchmarks/results/[\w.-]+)\)", PAGE))
+PAGES = ("sizing", "scale")
+COMPUTED = {"sizing": 14, "scale": 24}
+MEASURED = {"sizing": 5, "scale": 4}
+SIMULATED = {"sizing": 0, "scale": 21}
 
 
-def values() -> dict[str, Any]:
+def text(page: str) -> str:
+    return (ROOT / "docs" / f"{page}.md").read_text()
+
+
+def lines(page: str) -> list[str]:
+    blocks = re.findall(r"```python\n(.*?)```", text(page), re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line]
+
+
+def values(page: str) -> dict[str, Any]:
     found: dict[str, Any] = {"ceil": ceil}
-    exec("\n".join(LINES), found)
+    exec("\n".join(lines(page)), found)
     return found
 
 
-def given() -> list[tuple[str, str, str]]:
+def given(page: str) -> list[tuple[str, str, str]]:
     """Name, expression and remark of each line."""
-    return [tuple(re.fullmatch(r"(\w+) = (.+?)  # (.+)", line).groups()) for line in LINES]  # type: ignore[union-attr,misc]
+    return [tuple(re.fullmatch(r"(\w+) = (.+?)  # (.+)", line).groups()) for line in lines(page)]  # type: ignore[union-attr,misc]
 
 
-def test_every_result_is_the_one_it_says() -> None:
-    found, checked = values(), 0
-    for name, expression, remark in given():
-        if isinstance(ast.parse(expression, mode="eval").body, ast.Constant):
+@pytest.mark.parametrize("page", PAGES)
+def test_every_result_is_the_one_it_says(page: str) -> None:
+    found, checked = values(page), 0
+    for name, expression, remark in given(page):
+        if isinstance(ast.parse(expression, mode="eval").body, ast.Constant) or ": scale " in remark:
             continue  # given, not computed
         said = float(remark)
         digits = len(remark.partition(".")[2])
         assert round(found[name], digits) == pytest.approx(said), f"{name} is {found[name]}"
         checked += 1
-    assert checked >= 14
+    assert checked >= COMPUTED[page]
 
 
-def test_what_was_measured_is_in_the_kept_runs() -> None:
-    found, measured = values(), [(name, remark) for name, _, remark in given() if remark.startswith("measured: ")]
-    assert len(measured) == 5
-    for name, remark in measured:
-        run, path = remark.removeprefix("measured: ").split(" ", 1)
-        kept = json.loads((ROOT / RUNS[run]).read_text())
+@pytest.mark.parametrize("page", PAGES)
+def test_what_was_measured_or_simulated_is_in_the_kept_runs(page: str) -> None:
+    runs = dict(re.findall(r"\[(encode|load|scale)\]\(\.\./(benchmarks/results/[\w.-]+)\)", text(page)))
+    found, seen = values(page), {"measured": 0, "simulated": 0}
+    for name, _, remark in given(page):
+        how, _, where = remark.partition(": ")
+        if how not in seen:
+            continue
+        run, path = where.split(" ", 1)
+        assert (how == "simulated") == (run == "scale"), f"{name} is {how}"
+        kept = json.loads((ROOT / runs[run]).read_text())
         assert found[name] == pytest.approx(at(kept, path), rel=1e-5), name
+        seen[how] += 1
+    assert seen == {"measured": MEASURED[page], "simulated": SIMULATED[page]}
 
 
 def at(kept: Any, path: str) -> Any:
     """A value by its path; "0.5" and "after 20 batches, …" are names."""
-    parts = re.findall(r"0\.\d+|[^.]+", path)
-    return reduce(lambda value, part: value[part], parts, kept)
+    parts = re.findall(r"\d\.\d+|[^.]+", path)
+    return reduce(lambda value, part: value[int(part) if isinstance(value, list) else part], parts, kept)
 
 
 def test_bytes_are_those_of_real_indexes(tmp_path: Path) -> None:
     """To 5 bytes a vector: code books are shared among 6,000 vectors only."""
-    found = values()
+    found = values("sizing")
     random = np.random.default_rng(0).normal(size=(6_000, found["dimension"])).astype(np.float32)
     truth = Truth.write(tmp_path, [normalise(random)], random.shape)
     for kind in (Kind.FLAT, Kind.BINARY, Kind.PQ, Kind.RABITQ, Kind.HNSW_SQ8, Kind.HNSW_RABITQ):
@@ -78,7 +96,14 @@ def test_bytes_are_those_of_real_indexes(tmp_path: Path) -> None:
 
 
 def test_the_values_follow_from_it() -> None:
-    (block,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
-    said, found = yaml.safe_load(block), values()
+    (block,) = re.findall(r"```yaml\n(.*?)```", text("sizing"), re.DOTALL)
+    said, found = yaml.safe_load(block), values("sizing")
     assert said["replicas"] == found["replicas"] == found["replicas_paid"]
     assert found["limit_rabitq"] < 1024 * 1.048576, "1Gi"
+
+
+def test_both_pages_reckon_with_the_same_figures() -> None:
+    sizing, scale = values("sizing"), values("scale")
+    shared = {name for name in sizing.keys() & scale.keys() if name.endswith("_bytes") or name == "capacity"}
+    assert len(shared) >= 5
+    assert {name: sizing[name] for name in shared} == {name: scale[name] for name in shared}

@@ -16,6 +16,7 @@ from embedship.codes import Vectors, normalise
 from embedship.encoder import Encoder
 from embedship.errors import UsageError
 from embedship.serve.compare.rankings import K, Rankings
+from embedship.serve.grouping import Grouping
 from embedship.serve.index import corpus
 from embedship.serve.index.embedding import text_of
 from embedship.serve.index.folder import IndexFolder
@@ -72,9 +73,10 @@ class Stored:
         return frozenset(document.id for document in documents.fetch(range(documents.size)))
 
     def ranked(self, queries: Vectors, exact: bool) -> Rankings:
-        index = self._folder.index
-        rows = (index.exact if exact else index.search)(queries, K).rows
-        named = self._folder.documents.fetch(sorted(found := {int(row) for row in rows.flat if row >= 0}))
+        index, documents = self._folder.index, self._folder.documents
+        search = index.exact if exact else index.search
+        rows = Grouping(documents.firsts).near(search, queries, K, None)[1].rows  # of each document its best chunk
+        named = documents.fetch(sorted(found := {int(row) for row in rows.flat if row >= 0}))
         ids = dict(zip(sorted(found), (document.id for document in named), strict=True))
         return [[ids[int(row)] for row in hits if row >= 0] for hits in rows]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,19 @@ class Kind(StrEnum):
     HNSW_SQ8 = "hnsw-sq8"  # a graph over vectors of one byte a dimension
     HNSW_RABITQ = "hnsw-rabitq"  # a graph over RaBitQ codes
     FACTORY = "factory"  # a FAISS factory string of the user's own
+
+
+class Size(NamedTuple):
+    """How much an index holds, and how much of it came since its snapshot."""
+
+    documents: int
+    fresh: int = 0  # documents that the snapshot lacks, or has otherwise
+    tombstones: int = 0  # rows of the snapshot that count no more
+    fresh_bytes: int = 0  # vectors of the fresh ones, in memory
+
+    @property
+    def changes(self) -> int:
+        return self.fresh + self.tombstones
 
 
 class Index(Protocol):

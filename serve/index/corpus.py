@@ -25,10 +25,11 @@ _KNOWN = {field.encode_name for field in msgspec.structs.fields(_Line)}
 
 def read(path: Path) -> Iterator[tuple[int, Document]]:
     """Yield (line number, document) for each line that is not blank. Raises UsageError as `jsonl.rows` does."""
-    return jsonl.rows(path, _document)
+    return jsonl.rows(path, document)
 
 
-def _document(raw: bytes) -> Document:
+def document(raw: bytes) -> Document:
+    """One line. Raises ValueError for what is no document."""
     fields = msgspec.json.decode(raw.decode(), type=dict[str, Any])
     line = msgspec.convert(fields, _Line)
     id = line.id if line.id is not None else line.beir_id

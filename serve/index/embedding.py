@@ -51,16 +51,20 @@ class Embedding:
         self.seconds = time.perf_counter() - started
         return truth
 
+    def documents(self, documents: Sequence[Document]) -> Vectors:
+        """(n, dim) float32 unit rows; what is cut off is counted."""
+        tokens = self._tokens([text_of(document, self._with_title) for document in documents], self.document_prompt)
+        vectors = self._vectors(tokens)
+        self.truncated = added(self.truncated, tokens, [document.id for document in documents])
+        return vectors
+
     def queries(self, texts: Sequence[str]) -> Vectors:
         return self._vectors(self._tokens(texts, self.query_prompt))
 
     def _blocks(self, documents: Documents) -> Iterator[Vectors]:
         for start in range(0, documents.size, _CHUNK):
             stop = min(start + _CHUNK, documents.size)
-            block = documents.fetch(range(start, stop))
-            tokens = self._tokens([text_of(document, self._with_title) for document in block], self.document_prompt)
-            vectors = self._vectors(tokens)
-            self.truncated = added(self.truncated, tokens, [document.id for document in block])
+            vectors = self.documents(documents.fetch(range(start, stop)))
             self._progress(stop, documents.size)
             yield vectors
 

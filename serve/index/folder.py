@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from embedship.bundle import Bundle
 from embedship.serve.documents import DOCUMENTS, Documents
-from embedship.serve.index import Index, manifest
+from embedship.serve.index import Index, Kind, Size, manifest
 from embedship.serve.index.manifest import IndexManifest
 from embedship.serve.index.truth import Truth
 from embedship.serve.keyword import Words
@@ -40,6 +44,24 @@ class IndexFolder:
             opened = cls(load(folder, found), documents, words, found)
             on_error.pop_all()
             return opened
+
+    @property
+    def size(self) -> Size:
+        return Size(self.manifest.documents)
+
+    @property
+    def firsts(self) -> NDArray[np.uint32] | None:
+        """For each row the first row of its document; None where every row is a document."""
+        return self.documents.firsts
+
+    @property
+    def kind(self) -> Kind:
+        return self.manifest.kind
+
+    @contextmanager
+    def moment(self) -> Iterator[Self]:
+        """Itself, which never changes; a live index gives what it holds at this moment."""
+        yield self
 
     def close(self) -> None:
         self.words.close()

@@ -151,7 +151,9 @@ def efforts(planned: Recipe, size: int) -> list[Effort]:
         return [Effort()]
     found = [Effort(oversample=times) for times in _OVERSAMPLES[planned.kind]]
     if planned.kind in (Kind.HNSW_SQ8, Kind.HNSW_RABITQ):
-        return [msgspec.structs.replace(each, ef_search=ef) for each in found for ef in _EF_SEARCH]
+        # Fewer than the candidates are as many as the candidates.
+        pairs = ((each, ef) for each in found for ef in _EF_SEARCH if ef >= each.candidates(K))
+        return [msgspec.structs.replace(each, ef_search=ef) for each, ef in pairs]
     if planned.kind is Kind.IVF_RABITQ:
         most = min(recipe.lists(size), LIMITS["nprobe"][1])
         probes = sorted({max(1, most // share) for share in _NPROBE_SHARES})

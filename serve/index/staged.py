@@ -24,6 +24,9 @@ from embedship.serve.index.truth import Truth
 # cannot exhaust memory.
 _GATHERED_BYTES = 32 * 2**20
 
+# What is gathered for one product: it stays in the caches, and no page is asked of the system anew.
+_RANKED_BYTES = 2 * 2**20
+
 # A graph that may visit so few rows is left alone: comparing them all costs about as much as walking around the others.
 _WALK = 10
 
@@ -80,5 +83,11 @@ class StagedIndex:
 
         vecdot and not matmul: as fast, and it never wakes a pool of BLAS threads.
         """
-        gathered = self._codes.gather(rows)  # (n, candidates, dim) float32
-        return ranking.keys(np.vecdot(gathered, self._codes.weigh(queries)[:, None, :]), rows)
+        keys = np.empty(rows.shape, dtype=np.int64)
+        weighed = self._codes.weigh(queries)
+        step = max(1, _RANKED_BYTES // (4 * self._truth.dimension * max(1, rows.shape[1])))
+        for start in range(0, len(rows), step):
+            some = rows[start : start + step]
+            gathered = self._codes.gather(some)  # (n, candidates, dim) float32
+            keys[start : start + step] = ranking.keys(np.vecdot(gathered, weighed[start : start + step, None, :]), some)
+        return keys

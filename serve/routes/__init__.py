@@ -13,11 +13,23 @@ from embedship.serve import openapi
 from embedship.serve.house import House
 from embedship.serve.http import Reply, Route
 from embedship.serve.reload import Reload
-from embedship.serve.routes import admin, cohere, encode, feedback, infinity, openai, page, probes, search, tei
+from embedship.serve.routes import (
+    admin,
+    cohere,
+    documents,
+    encode,
+    feedback,
+    infinity,
+    openai,
+    page,
+    probes,
+    search,
+    tei,
+)
 from embedship.serve.service import Service
 
 # The first family that is at home under /v1, for example, also answers for the paths there that do not exist.
-_FAMILIES = (openai, tei, infinity, cohere, encode, search, feedback)
+_FAMILIES = (openai, tei, infinity, cohere, encode, search, documents, feedback)
 
 
 def routes(house: House, service: Service, reload: Reload) -> tuple[Route, ...]:

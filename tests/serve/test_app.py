@@ -35,6 +35,7 @@ ROUTES = {
     ("GET", "/metrics"), ("GET", "/openapi.json"), ("GET", "/v1/models"), ("GET", "/v1/models/{model}"),
     ("POST", "/similarity"), ("POST", "/tokenize"), ("POST", "/decode"), ("POST", "/embeddings"), ("GET", "/models"),
     ("POST", "/v2/embed"), ("POST", "/v1/encode"), ("POST", "/admin/reload"),
+    ("PUT", "/documents"), ("GET", "/documents/{id}"), ("DELETE", "/documents/{id}"),
 }  # fmt: skip
 LONG = "many words about nothing in particular " * 200
 

@@ -208,7 +208,7 @@ def test_without_a_candidate_all_is_zero_and_nothing_can_be_taken_up(
         assert asked.metric("embedship_candidate_watched") == 0
         assert asked.metric("embedship_candidate_queries_total") == 0
         assert asked.metric("embedship_candidate_skipped_queries_total", reason="busy") == 0
-        assert asked.metric("embedship_candidate_latency_seconds", side="candidate", quantile="0.99") == 0
+        assert asked.metric("embedship_candidate_latency_seconds", side="candidate", statistic="p99") == 0
         answer = asked.ask("POST", "/admin/reload", json={"candidate": True}, headers=HEADERS)
         assert answer.status_code == 409
         assert "start the server with --candidate-index" in answer.json()["error"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import httpx
 
 from .conftest import launched
 
+KEY = "a-write-key-of-the-tests"
 CHECKS = (
     "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,"
     "response_headers_conformance,unsupported_method"
@@ -23,7 +25,11 @@ def test_no_answer_is_undocumented(bundle: Path, index_folder: Path, tmp_path: P
         str(Path(sys.executable).parent / "schemathesis"), "run", "--max-examples", "12", "--seed", "1",
         "--generation-database", "none", "--phases", "coverage,fuzzing", "--checks", CHECKS, "--no-color",
     ]  # fmt: skip
-    with launched(str(bundle), "--index", str(index_folder)) as server:
+    index = shutil.copytree(index_folder, tmp_path / "index")
+    (tmp_path / "key").write_text(KEY)  # so that PUT and DELETE do what they are asked
+    command += ["--header", f"Authorization: Bearer {KEY}"]
+    writing = ("--index", str(index), "--writable", "--write-key-file", str(tmp_path / "key"))
+    with launched(str(bundle), *writing) as server:
         url = f"{server.url}/openapi.json"
         operations = sum(map(len, httpx.get(url).json()["paths"].values()))
         asked = subprocess.run([*command, url], cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)

@@ -1,0 +1,81 @@
+"""The verb `index update`: a file of changes into an index, without a server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+
+from embedship.bundle import Bundle
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What `--json` prints."""
+
+    index: str
+    fingerprint: str
+    lines: int
+    new: int
+    replaced: int
+    unchanged: int
+    deleted: int
+    truncated: int
+    documents: int  # in the index now
+    compacted: bool
+
+
+def update(
+    index: Annotated[Path, typer.Argument(metavar="INDEX", help="The index folder; it stays as it is.")],
+    changes: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CHANGES.jsonl",
+            help="A change a line: a document as `embedship index` takes it, new or in place of the one with its id; "
+            'or {"id", "delete": true}.',
+        ),
+    ],
+    bundle: Annotated[Path, typer.Option("--bundle", help="The bundle that the index was built with.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Put and delete documents of an index; what changed lies in INDEX.live, which `serve` and this command read.
+
+    Killed at any point, the same command goes on where it was: what is there already is neither embedded nor written
+    again. A server that holds the index with --writable takes changes itself: PUT /documents.
+    """
+    from embedship import golden
+    from embedship.encoder import Encoder
+    from embedship.serve.live import update as updating
+    from embedship.serve.live.compaction import due
+    from embedship.serve.live.index import LiveIndex
+    from embedship.serve.progress import bar
+    from embedship.serve.settings import Settings
+
+    opened = Bundle.open(bundle)
+    lines = updating.count(changes)  # a bad line is known before anything is changed
+    with LiveIndex.open(index, opened, writable=True) as live, Encoder.open(opened, live.manifest.variant) as encoder:
+        golden.check(encoder)  # a machine that computes wrongly must not fill an index that others then trust
+        with bar("updating", lines) as progress:
+            updated = updating.update(live, encoder, changes, progress)
+        compacted = due(live.size, Settings(bundle=bundle).compact_share) and live.compact()
+        report = Report(
+            index=str(index),
+            fingerprint=opened.fingerprint,
+            lines=lines,
+            **msgspec.structs.asdict(updated.done),
+            unchanged=updated.unchanged,
+            truncated=updated.truncated,
+            documents=live.size.documents,
+            compacted=compacted,
+        )
+    typer.echo(msgspec.json.encode(report).decode()) if as_json else Console(highlight=False).print(_sentence(report))
+
+
+def _sentence(report: Report) -> str:
+    cut = f"; {report.truncated:,} are longer than the model reads, and were cut" if report.truncated else ""
+    return (
+        f"{report.index}: {report.documents:,} documents, {report.new:,} of them new; {report.replaced:,} replaced, "
+        f"{report.unchanged:,} unchanged, {report.deleted:,} deleted{cut}"
+    )

@@ -1,0 +1,349 @@
+"""A live index as a server or a command holds it: searched at one moment, changed by one process, compacted."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from threading import Lock as ThreadLock
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedship.bundle import Bundle
+from embedship.codes import Vectors
+from embedship.errors import EmbedshipError, UsageError
+from embedship.serve.documents import DOCUMENTS, Document, Documents
+from embedship.serve.index import Index, Kind, Size, manifest
+from embedship.serve.keyword import Words
+from embedship.serve.live import beside, changes, database, snapshot
+from embedship.serve.live.changes import Change, Done
+from embedship.serve.live.database import State
+from embedship.serve.live.lock import Lock
+from embedship.serve.live.snapshot import Snapshot
+from embedship.serve.live.view import Fresh, Growing, View
+from embedship.staging import staged
+
+# A reader may find that the snapshot it was about to open was replaced and swept meanwhile.
+_TRIES = 3
+
+_BLOCK = 4096
+
+
+class Step(StrEnum):
+    """Where a compaction is, at each point where it may be killed."""
+
+    BEGUN = "begun"
+    WRITTEN = "written"  # under its own name, whole and on the disk
+    OPENED = "opened"
+    SWAPPED = "swapped"  # it is the one that counts
+    SWEPT = "swept"
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What an IndexFolder has, too: all of it of one version."""
+
+    index: Index
+    documents: Documents
+    words: Words
+
+
+@dataclass(slots=True)
+class _Reader:
+    """A connection with what reads through it; one thread's at a time."""
+
+    connection: sqlite3.Connection
+    documents: Documents
+    words: Words
+
+    def end(self) -> None:
+        if self.connection.in_transaction:
+            self.connection.execute("ROLLBACK")
+
+
+class _Pen(NamedTuple):
+    """What writes: one connection, and the lock that keeps other processes from it."""
+
+    connection: sqlite3.Connection
+    lock: Lock
+
+    @classmethod
+    def take(cls, folder: Path) -> Self:
+        lock = Lock.take(folder)
+        try:
+            return cls(database.connect(folder / DOCUMENTS, writable=True), lock)
+        except BaseException:
+            lock.close()
+            raise
+
+    def close(self) -> None:
+        self.connection.close()
+        self.lock.close()
+
+
+class LiveIndex:
+    """Thread-safe. `manifest` is that of the index itself: what it is bound to does not change with its documents."""
+
+    def __init__(self, index: Path, bundle: Bundle, pen: _Pen | None) -> None:
+        self.path = index
+        self.folder = beside(index)
+        self.manifest = manifest.read(index)
+        self._bundle = bundle
+        self._database = self.folder / DOCUMENTS
+        self._readers: list[_Reader] = []
+        self._view: View | None = None
+        self._growing = Growing(self.manifest.dimension)
+        self._prepared: Snapshot | None = None
+        self._viewing, self._writing, self._compacting = ThreadLock(), ThreadLock(), ThreadLock()
+        self._pen = pen
+        self._holders = 1
+        try:
+            self.view()  # what cannot be read is known now
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def open(cls, index: Path, bundle: Bundle, writable: bool) -> Self:
+        """The changes beside an index, made if there are none and it is to be written.
+
+        Files are hashed before FAISS reads a byte of them. Raises UsageError, UnsafeError, MismatchError as
+        IndexFolder.open does, and UsageError where another process writes.
+        """
+        found = manifest.read(index)
+        manifest.demand(index, found, bundle)
+        if found.chunking:
+            raise UsageError(f"{index} is an index of chunks, which takes no changes: build it again with them")
+        folder = beside(index)
+        if writable and not database.holds(folder):
+            manifest.verify(index, found)
+            database.make(folder, index, found)
+        database.demand(folder, index, found)
+        with database.readable(folder / DOCUMENTS):
+            opened = cls(index, bundle, _Pen.take(folder) if writable else None)
+        if writable:
+            snapshot.sweep(folder, opened.view().snapshot.name)
+        return opened
+
+    @property
+    def writable(self) -> bool:
+        return self._pen is not None
+
+    @contextmanager
+    def moment(self) -> Iterator[Moment]:
+        """Everything as it was committed last, until the block ends, whatever is written meanwhile.
+
+        Its `index` stays as it is after that, too.
+        """
+        reader = self._borrow()
+        try:
+            view = self._begin(reader)
+            yield Moment(view, reader.documents, reader.words)
+        finally:
+            reader.end()
+            self._readers.append(reader)
+
+    def view(self) -> View:
+        with self.moment() as now:
+            assert isinstance(now.index, View), "a moment of a live index has a view"
+            return now.index
+
+    @property
+    def size(self) -> Size:
+        view = self.view()
+        fresh = int(np.count_nonzero(view.fresh.current))
+        return Size(view.snapshot.size - view.dead + fresh, fresh, view.dead, view.fresh.vectors.nbytes)
+
+    def write(self, wanted: Sequence[Change]) -> Done:
+        """Put and delete, in this order; when this returns, it is on the disk and every search sees it.
+
+        All of it or nothing. Raises NotWritten if the disk refuses.
+        """
+        with self._transaction() as connection:
+            return changes.apply(connection, database.state(connection), wanted)
+
+    @property
+    def kind(self) -> Kind:
+        return self.manifest.kind
+
+    @property
+    def firsts(self) -> None:
+        """Every row is a document: an index of chunks is refused."""
+        return None
+
+    def differing(self, documents: Sequence[Document]) -> list[Document]:
+        """Those that are not there already, word for word: the others need neither the model nor the disk."""
+        with self.moment() as now:
+            rows = now.documents.rows([document.id for document in documents])
+            known = {each.id: each for each in now.documents.fetch(list(rows.values()))}
+        return [document for document in documents if known.get(document.id) != document]
+
+    def compact(self, step: Callable[[Step], object] = lambda _: None) -> bool:
+        """Write the next snapshot and let it count; False where no document is left to make one of.
+
+        Searches and writes go on meanwhile. Raises EmbedshipError if the disk refuses, and all is as before.
+        """
+        with self._compacting:
+            view = self.view()
+            numbers, blocks = _vectors(view)
+            if not len(numbers):
+                return False
+            step(Step.BEGUN)
+            name = snapshot.name_after(view.snapshot.name)
+            snapshot.sweep(self.folder, view.snapshot.name)
+            with staged(self.folder / name, _ours) as folder:
+                found = snapshot.write(folder, blocks, len(numbers), view.snapshot.manifest)
+            step(Step.WRITTEN)
+            made = Snapshot.open(self.folder / name, found.digest, numbers, self._bundle)
+            step(Step.OPENED)
+            self._swap(made, view.version)
+            step(Step.SWAPPED)
+            self.view()
+            del view
+            snapshot.sweep(self.folder, name)
+            step(Step.SWEPT)
+            return True
+
+    def serves(self, index: Path, bundle: Bundle) -> bool:
+        """Whether it holds the changes of this index, as it lies there now, with vectors of this model."""
+        same = beside(index) == self.folder and bundle.fingerprint == self._bundle.fingerprint
+        return same and manifest.read(index).digest == self.manifest.digest
+
+    def share(self) -> Self:
+        """For one more holder; the last that closes it closes it."""
+        self._holders += 1
+        return self
+
+    def close(self) -> None:
+        self._holders -= 1
+        if self._holders:
+            return
+        for reader in self._readers:
+            reader.connection.close()
+        if self._pen:
+            self._pen.close()
+        self._view = self._prepared = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _borrow(self) -> _Reader:
+        with suppress(IndexError):
+            return self._readers.pop()
+        connection = database.connect(self._database, self.writable)
+        return _Reader(connection, Documents(connection), Words(connection, 0))
+
+    def _begin(self, reader: _Reader) -> View:
+        """Begin a transaction and return the view of its version, which the first to ask makes."""
+        failed = 0
+        while True:
+            reader.connection.execute("BEGIN")
+            found = database.state(reader.connection)
+            try:
+                view = self._at(reader.connection, found)
+            except (FileNotFoundError, EmbedshipError):
+                failed += 1
+                if failed == _TRIES:
+                    raise
+            else:
+                if view.version == found.version:
+                    reader.words.renew(found.version, found.next)
+                    return view
+            reader.end()  # another reader has seen a later version meanwhile: that one, then
+
+    def _at(self, connection: sqlite3.Connection, found: State) -> View:
+        view = self._view
+        if view is None or view.version < found.version:
+            with self._viewing:
+                if self._view is None or self._view.version < found.version:
+                    self._view = self._advanced(self._view, connection, found)
+                view = self._view
+        return view
+
+    def _advanced(self, view: View | None, connection: sqlite3.Connection, found: State) -> View:
+        """The view of the version that a transaction sees, from the one before or from nothing."""
+        if view is None or not view.snapshot.counts(found):
+            current = self._snapshot(connection, found)
+            growing, since = Growing(self.manifest.dimension), -1
+            alive = np.ones(current.size, dtype=np.bool_)
+        else:
+            current, growing, since, alive = view.snapshot, self._growing, view.version, view.alive.copy()
+        numbers, vectors = self._put(connection, since)
+        gone = _column(connection.execute("SELECT row FROM gone WHERE version > ?", [since]).fetchall())
+        alive[current.places(np.concatenate([numbers, gone]))] = False
+        fresh: Fresh = growing.change(numbers, vectors, gone)
+        self._growing = growing
+        dead = len(alive) - int(np.count_nonzero(alive))
+        return View(found.version, found.next, current, alive, dead, fresh)
+
+    def _put(self, connection: sqlite3.Connection, since: int) -> tuple[NDArray[np.int64], Vectors]:
+        rows = connection.execute("SELECT row, vector FROM fresh WHERE version > ? ORDER BY row", [since]).fetchall()
+        packed = np.frombuffer(b"".join(vector for _, vector in rows), dtype="<f2")
+        return _column(rows), packed.reshape(len(rows), self.manifest.dimension).astype(np.float32)
+
+    def _snapshot(self, connection: sqlite3.Connection, found: State) -> Snapshot:
+        if self._prepared and self._prepared.counts(found):
+            return self._prepared
+        if not found.snapshot:
+            return Snapshot.origin(self.path, self._bundle)
+        (packed,) = connection.execute("SELECT numbers FROM numbers").fetchone()
+        numbers = np.frombuffer(packed, dtype="<u4").astype(np.int64)
+        return Snapshot.open(self.folder / found.snapshot, found.digest, numbers, self._bundle)
+
+    def _swap(self, made: Snapshot, version: int) -> None:
+        """What the new snapshot holds is fresh no more; what came after the version it was made of, still is."""
+        self._prepared = made  # before it counts: whoever then reads first need not open it
+        try:
+            with self._transaction() as connection:
+                execute = connection.execute
+                execute("UPDATE state SET version = version + 1, snapshot = ?, digest = ?",
+                        (made.name, made.manifest.digest))  # fmt: skip
+                execute("UPDATE numbers SET numbers = ?", [made.numbers.astype("<u4").tobytes()])
+                execute("DELETE FROM fresh WHERE version <= ?", [version])
+                execute("DELETE FROM gone WHERE version <= ?", [version])
+        except BaseException:
+            self._prepared = None
+            raise
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        assert self._pen is not None, "who writes has opened it for that"
+        with self._writing:
+            self._pen.lock.require()
+            with database.transaction(self._pen.connection, self.folder):
+                yield self._pen.connection
+
+
+def _vectors(view: View) -> tuple[NDArray[np.int64], Iterator[Vectors]]:
+    """The numbers of all documents of a view, rising, and their vectors in that order."""
+    old, new = np.flatnonzero(view.alive), np.flatnonzero(view.fresh.current)
+    numbers = np.concatenate([view.snapshot.numbers[old], view.fresh.numbers[new]])
+    order = np.argsort(numbers)
+
+    def blocks() -> Iterator[Vectors]:
+        for start in range(0, len(order), _BLOCK):
+            some = order[start : start + _BLOCK]
+            kept = some < len(old)
+            block = np.empty((len(some), view.snapshot.manifest.dimension), dtype=np.float32)
+            block[kept] = view.snapshot.truth.rows(old[some[kept]])
+            block[~kept] = view.fresh.vectors[new[some[~kept] - len(old)]]
+            yield block
+
+    return numbers[order], blocks()
+
+
+def _column(rows: Sequence[tuple[int, ...]]) -> NDArray[np.int64]:
+    return np.fromiter((row[0] for row in rows), dtype=np.int64, count=len(rows))
+
+
+def _ours(folder: Path) -> None:
+    """A snapshot that never came to count, from a process that was killed: it may be replaced."""

@@ -1,0 +1,79 @@
+"""A file of changes into a live index, in batches: killed at any point, the same command goes on where it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from embedship import jsonl
+from embedship.encoder import Encoder
+from embedship.serve.documents import Document
+from embedship.serve.index import corpus
+from embedship.serve.index.embedding import Embedding
+from embedship.serve.live.changes import Change, Delete, Done, Put
+from embedship.serve.live.index import LiveIndex
+
+BATCH = 512  # lines a transaction
+
+Progress = Callable[[int], object]  # lines that were just done
+
+
+class Updated(msgspec.Struct, frozen=True):
+    """What came of a file."""
+
+    done: Done = Done()
+    unchanged: int = 0  # put as they were already
+    truncated: int = 0  # embedded, and longer than the model reads
+
+
+def count(lines: Path) -> int:
+    """Read all of it before anything is changed. Raises UsageError naming the first bad line."""
+    return sum(1 for _ in jsonl.rows(lines, parsed))
+
+
+def update(live: LiveIndex, encoder: Encoder, lines: Path, progress: Progress) -> Updated:
+    """Apply the changes in their order; of several of one document in a batch the last counts.
+
+    Raises NotWritten if the disk refuses, EngineError if the model fails: whole batches are kept.
+    """
+    embedding = Embedding(encoder, live.manifest.with_title, lambda *_: None)
+    total = Updated()
+    for batch in _batches(jsonl.rows(lines, parsed)):
+        wanted = {change.id: change for change in batch}
+        total = _added(total, _written(live, embedding, list(wanted.values())))
+        progress(len(batch))
+    return msgspec.structs.replace(total, truncated=embedding.truncated.texts)
+
+
+def parsed(raw: bytes) -> Document | Delete:
+    """A line: a document as in a corpus, or {"id", "delete": true}. Raises ValueError."""
+    fields = msgspec.json.decode(raw.decode(), type=dict[str, Any])
+    if fields.get("delete") is not True:
+        return corpus.document(raw)
+    id = fields.get("id", fields.get("_id"))
+    if not isinstance(id, str) or not id or fields.keys() - {"id", "_id", "delete"}:
+        raise ValueError('a line that deletes is {"id", "delete": true} and nothing else')
+    return Delete(id)
+
+
+def _written(live: LiveIndex, embedding: Embedding, wanted: list[Document | Delete]) -> Updated:
+    documents = [each for each in wanted if isinstance(each, Document)]
+    changed = live.differing(documents)
+    changes: list[Change] = [each for each in wanted if isinstance(each, Delete)]
+    if changed:
+        vectors = embedding.documents(changed)
+        changes += [Put(document, vector) for document, vector in zip(changed, vectors, strict=True)]
+    return Updated(live.write(changes) if changes else Done(), unchanged=len(documents) - len(changed))
+
+
+def _added(one: Updated, other: Updated) -> Updated:
+    return Updated(one.done + other.done, one.unchanged + other.unchanged)
+
+
+def _batches(rows: Iterator[tuple[int, Document | Delete]]) -> Iterator[list[Document | Delete]]:
+    while batch := [change for _, change in islice(rows, BATCH)]:
+        yield batch

@@ -1,0 +1,115 @@
+"""PUT /documents, and GET and DELETE of one: what the index holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from embedship.serve import schemas
+from embedship.serve.documents import Document
+from embedship.serve.errors import (
+    DiskFull,
+    Family,
+    Forbidden,
+    Internal,
+    Invalid,
+    NoDocument,
+    NoIndex,
+    NotStored,
+    ReadOnly,
+    Unauthorised,
+)
+from embedship.serve.http import Call, Reply, Route
+from embedship.serve.routes import texts
+from embedship.serve.service import Service
+from embedship.serve.writes import Changed
+
+_WRITING = (Unauthorised, Forbidden, ReadOnly, NoIndex, DiskFull, NotStored)
+
+# Deeper metadata is a mistake, and would take the stack of whatever walks through it.
+_DEPTH = 32
+
+
+def routes(service: Service) -> tuple[Route, ...]:
+    documents = Documents(service)
+    return (
+        Route("PUT", "/documents", "Put documents, and delete others, at once", documents.put,
+              schemas.DocumentsRequest, schemas.DocumentsReply, Family.FLAT,
+              tuple(dict.fromkeys((*_WRITING, *texts.COMMON))), writes=True),
+        Route("GET", "/documents/{id}", "A document as it is now", documents.get, gives=schemas.DocumentReply,
+              errors=(Unauthorised, NoIndex, NoDocument, Internal)),
+        Route("DELETE", "/documents/{id}", "Delete a document", documents.delete, gives=schemas.DeletedReply,
+              errors=(*_WRITING, Internal), writes=True),
+    )  # fmt: skip
+
+
+class Documents:
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def put(self, request: schemas.DocumentsRequest, call: Call) -> Reply:
+        self._check(request)
+        documents = [Document(each.id, each.text, each.title, each.metadata) for each in request.documents]
+        changed = await self._service.writes.change(documents, request.delete)
+        done = changed.done
+        reply = schemas.DocumentsReply(done.new, done.replaced, changed.unchanged, done.deleted, _truncated(changed))
+        headers = texts.truncated(changed.encoded) if changed.encoded else ()
+        return Reply(texts.encode(reply), headers=headers)
+
+    async def get(self, _: None, call: Call) -> Reply:
+        document = await self._service.pipeline.shelf.fetch(call.rest)
+        if document is None:
+            raise NoDocument(f"The index holds no document {call.rest!r}.")
+        title = msgspec.UNSET if document.title is None else document.title
+        reply = schemas.DocumentReply(document.id, document.text, title, document.metadata or msgspec.UNSET)
+        return Reply(texts.encode(reply))
+
+    async def delete(self, _: None, call: Call) -> Reply:
+        changed = await self._service.writes.change([], [call.rest])
+        return Reply(texts.encode(schemas.DeletedReply(changed.done.deleted)))
+
+    def _check(self, request: schemas.DocumentsRequest) -> None:
+        limits = self._service.settings
+        if not request.documents and not request.delete:
+            raise Invalid("documents: give at least one, or ids in `delete`.", "documents")
+        texts.check_count(len(request.delete), "delete", limits)
+        if request.documents:
+            texts.checked([each.text for each in request.documents], "documents", limits)
+        _check_ids([each.id for each in request.documents], request.delete)
+        for place, each in enumerate(request.documents):
+            if not each.text.strip():
+                raise Invalid(f"documents[{place}].text: it is empty, and nothing could find it.", "documents")
+            if _depth(each.metadata) > _DEPTH:
+                raise Invalid(f"documents[{place}].metadata: it is nested more than {_DEPTH} deep.", "documents")
+
+
+def _check_ids(put: Sequence[str], deleted: Sequence[str]) -> None:
+    """One change a document: of two nobody could say which was meant."""
+    places: dict[str, str] = {}
+    for field, ids in (("documents", put), ("delete", deleted)):
+        for place, id in enumerate(ids):
+            where = f"{field}[{place}]"
+            if first := places.get(id):
+                raise Invalid(f"{where}: the id {id!r} is that of {first} already.", field)
+            places[id] = where
+
+
+def _depth(value: Any) -> int:
+    """
+    >>> _depth({"a": [{"b": 1}]}), _depth({})
+    (3, 1)
+    """
+    depth, level = 0, [value]
+    while level := [each for each in level if isinstance(each, dict | list)]:
+        depth += 1
+        level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
+    return depth
+
+
+def _truncated(changed: Changed) -> list[schemas.Truncated]:
+    if changed.encoded is None:
+        return []
+    pairs = zip(changed.embedded, changed.encoded.cut, strict=True)
+    return [schemas.Truncated(document.id, cut) for document, cut in pairs if cut]

@@ -1,0 +1,94 @@
+"""Documents put and deleted over HTTP: embedded behind the searches, on the disk before they are acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+
+from embedship.serve.documents import Document
+from embedship.serve.errors import DiskFull, NotStored, ReadOnly
+from embedship.serve.index.embedding import text_of
+from embedship.serve.live import NotWritten
+from embedship.serve.live.changes import Change, Delete, Done, Put
+from embedship.serve.live.compaction import Compaction, Result
+from embedship.serve.live.index import LiveIndex
+from embedship.serve.metrics import Metrics
+from embedship.serve.pipeline import Encoded, Pipeline
+
+Got = TypeVar("Got")
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    done: Done
+    unchanged: int
+    embedded: Sequence[Document]
+    encoded: Encoded | None  # of those
+
+
+class Writes:
+    """Used from the event loop. Raises RequestErrors only."""
+
+    def __init__(self, pipeline: Pipeline, live: LiveIndex | None, metrics: Metrics, share: float) -> None:
+        """`live` is the index that takes changes, None where none does; `share` of them asks for a compaction."""
+        self._pipeline = pipeline
+        self._metrics = metrics
+        self._live = live
+        # One thread: transactions come one after the other, and a slow disk holds up no search.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="writes")
+        self._compaction = Compaction(live, share, self._compacted) if live else None
+
+    async def change(self, documents: Sequence[Document], deleted: Sequence[str]) -> Changed:
+        """Put and delete; when this returns, it is on the disk and every search sees it."""
+        live = self._writable()
+        embedded = await self._beside(lambda: live.differing(documents)) if documents else []
+        encoded = None
+        changes: list[Change] = [Delete(id) for id in deleted]
+        if embedded:
+            texts = [text_of(document, live.manifest.with_title) for document in embedded]
+            encoded = await self._pipeline.documents(texts, live.manifest.document_prompt)
+            changes += [Put(document, vector) for document, vector in zip(embedded, encoded.vectors, strict=True)]
+        done = await self._written(live, changes) if changes else Done()
+        return Changed(done, len(documents) - len(embedded), embedded, encoded)
+
+    def close(self) -> None:
+        """What is being written is written, what is being compacted is compacted."""
+        self._thread.shutdown()
+        if self._compaction:
+            self._compaction.close()
+
+    def _writable(self) -> LiveIndex:
+        assert self._pipeline.shelf is not None, "raises NoIndex"
+        if self._live is None:
+            raise ReadOnly("This server holds its index for reading only: start it with --writable.")
+        return self._live
+
+    async def _written(self, live: LiveIndex, changes: Sequence[Change]) -> Done:
+        began = time.perf_counter()
+        try:
+            done = await self._beside(lambda: live.write(changes))
+        except NotWritten as error:
+            kind = DiskFull if error.full else NotStored
+            raise kind(f"{str(error)[0].upper()}{str(error)[1:]}.", headers={"Retry-After": "30"}) from error
+        self._metrics.write_seconds.observe(time.perf_counter() - began)
+        for change, documents in msgspec.structs.asdict(done).items():
+            self._metrics.changes[change].inc(documents)
+        assert self._compaction is not None, "what takes changes is compacted"
+        self._compaction.look()
+        return done
+
+    async def _beside(self, work: Callable[[], Got]) -> Got:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def _compacted(self, result: Result, seconds: float) -> None:
+        """Called on the thread of the compaction; counters may be."""
+        self._metrics.compactions[result].inc()
+        self._metrics.compaction_seconds.inc(seconds)
+        if result is Result.DONE:
+            self._metrics.compacted.set_to_current_time()

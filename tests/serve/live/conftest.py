@@ -1,0 +1,131 @@
+"""A small index of real text, and vectors of more of it, computed once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import pytest
+
+from embedship import stdlib_docs
+from embedship.bundle import Bundle
+from embedship.codes import Vectors
+from embedship.encoder import Encoder
+from embedship.serve import documents as stored
+from embedship.serve.documents import Document
+from embedship.serve.index import Kind, kinds, manifest
+from embedship.serve.index.build import Wishes, build
+from embedship.serve.index.truth import Truth
+from embedship.serve.live.changes import Delete, Put
+from embedship.serve.live.index import LiveIndex
+
+DOCUMENTS = 60
+TEXTS = 240
+KINDS = (Kind.FLAT, Kind.BINARY, Kind.HNSW_SQ8)  # one each that scans vectors, scans codes, walks a graph
+
+
+class World(NamedTuple):
+    """An index of the first DOCUMENTS texts by kind, and texts that a document may get instead."""
+
+    bundle: Bundle
+    folders: dict[Kind, Path]
+    texts: list[str]
+    vectors: Vectors  # of the texts
+
+    def document(self, id: str, text: int) -> Document:
+        return Document(id, self.texts[text], f"title {text}", {"n": text, "tag": ["even", "odd"][text % 2]})
+
+    def put(self, id: str, text: int) -> Put:
+        return Put(self.document(id, text), self.vectors[text])
+
+
+@pytest.fixture(scope="session")
+def world(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = tmp_path_factory.mktemp("world")
+    texts = [f"{entry.summary} {entry.body[:200]}" for entry in stdlib_docs.entries(TEXTS)]
+    with Encoder.open(bundle) as encoder:
+        world = World(encoder.bundle, {kind: folder / kind for kind in KINDS}, texts, encoder.encode(texts))
+        corpus = [world.document(f"d{n}", n) for n in range(DOCUMENTS)]
+        lines = folder / "corpus.jsonl"
+        lines.write_text("".join(json.dumps(row) + "\n" for row in msgspec.to_builtins(corpus)))
+        for kind, path in world.folders.items():
+            built = folder / f"built-{kind}"
+            build(encoder, encoder.variant.name, lines, built, Wishes(kind=kind), lambda *_: None)
+            scratch(path, corpus, world, built)
+    return world
+
+
+def scratch(out: Path, wanted: list[Document], world: World, like: Path) -> Path:
+    """An index built anew, of vectors that are known: those of a text differ a little from batch to batch."""
+    out.mkdir()
+    before = manifest.read(like)
+    stored.write(out / stored.DOCUMENTS, enumerate(wanted, 1))
+    rows = world.vectors[[document.metadata["n"] for document in wanted]]
+    truth = Truth.write(out, [rows], rows.shape)
+    kinds.write(out, truth, before.recipe, before.packing, before.effort)
+    manifest.write(out, msgspec.structs.replace(before, size=len(wanted), documents=len(wanted)))
+    return out
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    return Kind(request.param)
+
+
+@pytest.fixture
+def index(world: World, kind: Kind, tmp_path: Path) -> Path:
+    """A copy of its own."""
+    return Path(shutil.copytree(world.folders[kind], tmp_path / "index"))
+
+
+@pytest.fixture
+def flat(world: World, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(world.folders[Kind.FLAT], tmp_path / "index"))
+
+
+@pytest.fixture
+def live(world: World, index: Path) -> Iterator[LiveIndex]:
+    with LiveIndex.open(index, world.bundle, writable=True) as opened:
+        yield opened
+
+
+def documents(live: LiveIndex) -> dict[str, Document]:
+    """All that it holds, by id."""
+    with live.moment() as now:
+        found = now.documents.fetch(sorted(now.documents.rows([*(f"d{n}" for n in range(400)), "new"]).values()))
+    return {document.id: document for document in found}
+
+
+def nearest(live: LiveIndex, vectors: Vectors, k: int = 10) -> list[list[str]]:
+    """Ids of the hits of each vector, best first."""
+    with live.moment() as now:
+        rows = now.index.search(vectors, k).rows
+        return [[d.id for d in now.documents.fetch(row[row >= 0].tolist())] for row in rows]
+
+
+def seeded(world: World, seed: int, count: int) -> list[Put | Delete]:
+    """Changes to a hundred documents, the same for each seed; no two documents ever have one text, and so one score."""
+    random = np.random.default_rng(seed)
+    numbers, kinds = (random.integers(0, most, count).tolist() for most in (100, 10))
+    return [
+        Delete(f"d{number}")
+        if kind < 4
+        else world.put(f"d{number}", number + (60 if kind < 7 or number >= 80 else 160))
+        for number, kind in zip(numbers, kinds, strict=True)
+    ]
+
+
+def after(state: dict[str, Document], changes: list[Put | Delete]) -> dict[str, Document]:
+    """What documents there are then, in the order in which their ids came."""
+    state = dict(state)
+    for change in changes:
+        if isinstance(change, Delete):
+            state.pop(change.id, None)
+        else:
+            state[change.document.id] = change.document
+    return state

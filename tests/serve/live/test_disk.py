@@ -1,0 +1,137 @@
+"""Disks that are full, or for reading only: what cannot be written is said, what is there is read, and it recovers."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Condition
+
+import pytest
+
+from embedship.errors import EmbedshipError
+from embedship.serve.index import Kind
+from embedship.serve.live import NotWritten
+from embedship.serve.live.changes import Delete
+from embedship.serve.live.compaction import Compaction, Result
+from embedship.serve.live.index import LiveIndex
+
+from .conftest import DOCUMENTS, World, nearest
+
+SECONDS = 60.0
+
+
+def mount(*arguments: str) -> bool:
+    return subprocess.run(["mount", *arguments], capture_output=True, check=False).returncode == 0
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MB, where a test may mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if not shutil.which("mount") or not mount("-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)):
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture
+def small(disk: Path, world: World) -> Path:
+    return Path(shutil.copytree(world.folders[Kind.FLAT], disk / "index"))
+
+
+def fill(disk: Path) -> Path:
+    """Leave no byte."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file:
+        size = 1 << 20
+        while size:
+            try:
+                file.write(b"x" * size)
+            except OSError:
+                size //= 2
+    return filler
+
+
+def write_until_refused(live: LiveIndex, world: World) -> int:
+    """SQLite may have room in its own files yet. Returns how many were acknowledged."""
+    for n in range(1000):
+        try:
+            live.write([world.put("d0", n % 200)])
+        except NotWritten as error:
+            refused = error
+            break
+    assert refused.full
+    assert "the disk of index.live is full: make room, and send it again" in str(refused)
+    return n
+
+
+def test_a_full_disk(disk: Path, small: Path, world: World) -> None:
+    with LiveIndex.open(small, world.bundle, writable=True) as live:
+        filler = fill(disk)
+        acknowledged = write_until_refused(live, world)
+        text = (acknowledged - 1) % 200 if acknowledged else 0
+        assert nearest(live, world.vectors[[text]], 1) == [["d0"]], "what was acknowledged last, and nothing after it"
+        with pytest.raises(NotWritten):
+            live.write([Delete("d1"), world.put("d2", 100)])
+        with pytest.raises(EmbedshipError, match="could not be written: No space left on device"):
+            live.compact()
+        assert len(nearest(live, world.vectors[:1], 100)[0]) == DOCUMENTS
+        filler.unlink()
+        assert live.write([Delete("d1"), world.put("d2", 100)]).deleted == 1
+        assert live.compact() is True
+        assert nearest(live, world.vectors[[100, text]], 1) == [["d2"], ["d0"]]
+        assert [path.name for path in live.folder.glob("*gen-*")] == ["gen-000001"]
+
+
+def test_a_compaction_that_fails_is_told_and_tried_again(disk: Path, small: Path, world: World) -> None:
+    told: list[Result] = []
+
+    heard = Condition()
+
+    def wait(done: Callable[[], bool]) -> None:
+        with heard:
+            assert heard.wait_for(done, SECONDS)
+
+    def tell(result: Result, _: float) -> None:
+        with heard:
+            told.append(result)
+            heard.notify()
+
+    with LiveIndex.open(small, world.bundle, writable=True) as live:
+        live.write([world.put(f"d{n}", 100 + n) for n in range(20)])
+        filler = fill(disk)
+        compaction = Compaction(live, 0.1, tell, least=1, retry_seconds=0.01)
+        try:
+            wait(lambda: told.count(Result.FAILED) > 1)
+            filler.unlink()
+            wait(lambda: Result.DONE in told)
+        finally:
+            compaction.close()
+        assert live.size.changes == 0
+
+
+def test_a_disk_for_reading_only(disk: Path, small: Path, world: World) -> None:
+    with LiveIndex.open(small, world.bundle, writable=True) as live:
+        live.write([world.put("new", 200), Delete("d1")])
+        live.compact()
+        live.write([world.put("d2", 201)])
+    assert mount("-o", "remount,ro", str(disk))
+    with LiveIndex.open(small, world.bundle, writable=False) as live:
+        assert nearest(live, world.vectors[[200, 201]], 1) == [["new"], ["d2"]]
+        assert "d1" not in nearest(live, world.vectors[1:2], 100)[0]
+    with pytest.raises(EmbedshipError, match=r"index\.live"):
+        LiveIndex.open(small, world.bundle, writable=True)
+    assert mount("-o", "remount,rw", str(disk))
+    with LiveIndex.open(small, world.bundle, writable=True) as live:
+        assert live.write([Delete("d2")]).deleted == 1
+
+
+def test_a_folder_that_is_removed_takes_no_writes(flat: Path, world: World) -> None:
+    with LiveIndex.open(flat, world.bundle, writable=True) as live:
+        shutil.rmtree(live.folder)
+        with pytest.raises(NotWritten, match="was removed while it was open"):
+            live.write([Delete("d1")])
+        assert nearest(live, world.vectors[1:2], 1) == [["d1"]]

@@ -1,0 +1,68 @@
+"""A process that writes to a live index until it is killed: `python writer.py BUNDLE VECTORS.npy`.
+
+Imports take a second, so one process imports and forks a writer for each line `INDEX SEED [STEP]` on its stdin: the
+writer compacts after every twentieth transaction, kills itself at the named step of its first compaction, and says
+`done N` once transaction N is acknowledged. It writes `ended` when the writer is dead.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from embedship.bundle import Bundle
+from embedship.codes import Vectors
+from embedship.serve.documents import Document
+from embedship.serve.live.changes import Change, Delete, Put
+from embedship.serve.live.index import LiveIndex, Step
+
+TRANSACTIONS = 400
+COMPACT_EACH = 10
+
+
+def transaction(seed: int, number: int, vectors: Vectors) -> list[Change]:
+    """One to four changes; the same whoever asks."""
+    random = np.random.default_rng((seed, number))
+    changes: list[Change] = []
+    for _ in range(random.integers(1, 5)):
+        id, text = f"d{random.integers(0, 90)}", int(random.integers(0, len(vectors)))
+        if random.random() < 0.4:
+            changes.append(Delete(id))
+        else:
+            document = Document(id, f"word{text} of{seed}x{number}", None, {"n": text})
+            changes.append(Put(document, vectors[text]))
+    return changes
+
+
+def write(index: Path, seed: int, step: str, bundle: Bundle, vectors: Vectors) -> None:
+    def killed(here: Step) -> None:
+        if here == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with LiveIndex.open(index, bundle, writable=True) as live:
+        for number in range(TRANSACTIONS):
+            live.write(transaction(seed, number, vectors))
+            os.write(1, b"done %d\n" % number)
+            if number % COMPACT_EACH == COMPACT_EACH - 1:
+                live.compact(killed)
+
+
+def main() -> None:
+    bundle, vectors = Bundle.open(Path(sys.argv[1])), np.load(sys.argv[2])
+    for line in sys.stdin:
+        index, seed, *step = line.split("\t")
+        child = os.fork()
+        if not child:
+            write(Path(index), int(seed), step[0].strip() if step else "", bundle, vectors)
+            os._exit(0)
+        os.write(1, b"pid %d\n" % child)
+        os.waitpid(child, 0)
+        os.write(1, b"ended\n")
+
+
+if __name__ == "__main__":
+    main()
