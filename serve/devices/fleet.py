@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 from embedship import choice, golden
-from embedship.bundle import Bundle, Precision, Variant
+from embedship.bundle import Bundle, Precision, Task, Variant
 from embedship.codes import Vectors
 from embedship.device import Device as Where
 from embedship.device import Kind
@@ -69,6 +69,7 @@ def processes(
 
     Without a number of streams, workers on CPUs share the cores, and each GPU has as many as it can use.
     """
+    bundle.require(Task.EMBED)
     chosen = choice.variant(bundle, variant)
     bundle.verify(bundle.files_of(chosen))
     tokenizer = Tokenizer.open(bundle)
