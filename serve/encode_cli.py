@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -13,9 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from embedship import choice
 from embedship.bundle import Bundle, Code
 from embedship.serve import bulk
-from embedship.serve.bulk import Manifest, Wishes
 from embedship.serve.bulk_input import Columns, open_source
 from embedship.serve.bulk_output import Layout
+from embedship.serve.bulk_records import Manifest, Wishes
+from embedship.serve.bulk_shards import Encoders, Here
 from embedship.serve.progress import Tally
 
 
@@ -40,9 +43,10 @@ class Report(msgspec.Struct, frozen=True):
 def encode(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle folder.")],
     source: Annotated[
-        Path,
+        str,
         typer.Argument(
-            metavar="IN.jsonl|IN.parquet", help='{"text"} and if known {"id"} a line, or columns of Parquet.'
+            metavar="IN.jsonl|IN.parquet",
+            help='{"text"} and if known {"id"} a line, or columns of Parquet; a file, or s3://BUCKET/KEY.',
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the vectors; a run that was stopped there goes on.")],
@@ -64,22 +68,28 @@ def encode(
 
     Killed at any point, the same command goes on and ends with the same bytes.
     """
-    from embedship import golden
-    from embedship.encoder import Encoder
-
     opened = Bundle.open(bundle)
     columns = Columns(text_column, id_column)
     texts = open_source(source, columns)
     wishes = Wishes(code=code, layout=layout, dimensions=dimensions, prompt_name=prompt_name, shard_texts=shard_texts)
-    with Encoder.open(opened, choice.variant(opened, variant).name, device=device) as encoder:
-        golden.check(encoder)  # hours of wrong vectors would be found by nobody
-        with Meter() as meter:
-            manifest = bulk.encode(encoder, texts, tuple(columns), out, wishes, meter, force=force)
+    with _encoders(opened, choice.variant(opened, variant).name, device) as encoders, Meter() as meter:
+        manifest = bulk.encode(encoders, texts, tuple(columns), out, wishes, meter, force=force)
     report = _report(out, manifest, meter)
     if as_json:
         typer.echo(msgspec.json.encode(report).decode())
     else:
         Console(highlight=False).print(_sentence(report), soft_wrap=True)
+
+
+@contextmanager
+def _encoders(bundle: Bundle, variant: str, device: str) -> Iterator[Encoders]:
+    """They have passed the golden texts: hours of wrong vectors would be found by nobody."""
+    from embedship import golden
+    from embedship.encoder import Encoder
+
+    with Encoder.open(bundle, variant, device=device) as encoder:
+        golden.check(encoder)
+        yield Here(encoder)
 
 
 class Meter(Tally):

@@ -27,6 +27,10 @@ from embedship.encoder import Encoder
 from embedship.errors import EmbedshipError, UsageError
 from embedship.serve import bulk, documents
 from embedship.serve.bulk_input import Row
+from embedship.serve.bulk_places import Local
+from embedship.serve.bulk_records import Manifest
+from embedship.serve.bulk_records import Wishes as BulkWishes
+from embedship.serve.bulk_shards import Here, Watcher
 from embedship.serve.documents import DOCUMENTS, Documents
 from embedship.serve.index import Kind, manifest
 from embedship.serve.index.build import (
@@ -103,7 +107,7 @@ def migrate(
     old: Path,
     out: Path,
     wishes: Wishes,
-    watcher: bulk.Watcher,
+    watcher: Watcher,
     shard_texts: int = 8192,
     progress: Progress = lambda *_: None,
     *,
@@ -133,8 +137,8 @@ def migrate(
         # float16 shards would be rounded before they are normalised.
         code = Code.FLOAT16 if pipeline.normalised else Code.FLOAT32
         stored = Stored(work / DOCUMENTS, wishes.with_title)
-        options = bulk.Wishes(code=code, prompt_name=pipeline.document_prompt, shard_texts=shard_texts)
-        encoded = bulk.encode(encoder, stored, (), work / VECTORS, options, watcher)
+        options = BulkWishes(code=code, prompt_name=pipeline.document_prompt, shard_texts=shard_texts)
+        encoded = bulk.encode(Here(encoder), stored, (), work / VECTORS, options, watcher)
         with staged(out, manifest.require_replaceable) as folder:
             shutil.copyfile(work / DOCUMENTS, folder / DOCUMENTS)
             truth = Truth.write(folder, _blocks(work / VECTORS, encoded), (encoded.plan.texts, pipeline.dimension))
@@ -152,11 +156,11 @@ class Stored:
     """The rows of a documents' store, as the texts of a bulk run."""
 
     def __init__(self, path: Path, with_title: bool) -> None:
-        self.path = path
+        self.place = Local(path)
         self._with_title = with_title
 
     def rows(self, start: int = 0) -> Iterator[Row]:
-        with closing(Documents.open(self.path)) as opened:
+        with closing(Documents.open(self.place.path)) as opened:
             for first in range(start, opened.size, _BLOCK):
                 for document in opened.fetch(range(first, min(first + _BLOCK, opened.size))):
                     yield Row(document.id, text_of(document, self._with_title))
@@ -231,7 +235,7 @@ def _warn_of_changes(old: Path, found: IndexManifest, plan: Plan, out: Path) -> 
         )  # fmt: skip
 
 
-def _blocks(folder: Path, encoded: bulk.Manifest) -> Iterator[Vectors]:
+def _blocks(folder: Path, encoded: Manifest) -> Iterator[Vectors]:
     for shard in encoded.shards:
         vectors = np.load(folder / shard.name, mmap_mode="r", allow_pickle=False)
         yield vectors if encoded.plan.code is Code.FLOAT16 else normalise(vectors)
