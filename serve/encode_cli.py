@@ -61,6 +61,14 @@ def encode(
     shard_texts: Annotated[int, typer.Option(min=1, help="Texts a shard: what a kill costs at most.")] = 8192,
     variant: Annotated[str | None, typer.Option(help="The variant to embed with (default: the chosen one).")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda:N, tensorrt:N or gpu:N.")] = "cpu",
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Encode on a Ray cluster, an encoder a device: HOST:PORT, auto for the one this machine belongs to, "
+            "local for one that is started here and ended.",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Begin anew: delete what an earlier run wrote there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -72,7 +80,7 @@ def encode(
     columns = Columns(text_column, id_column)
     texts = open_source(source, columns)
     wishes = Wishes(code=code, layout=layout, dimensions=dimensions, prompt_name=prompt_name, shard_texts=shard_texts)
-    with _encoders(opened, choice.variant(opened, variant).name, device) as encoders, Meter() as meter:
+    with _encoders(opened, choice.variant(opened, variant).name, device, ray) as encoders, Meter() as meter:
         manifest = bulk.encode(encoders, texts, tuple(columns), out, wishes, meter, force=force)
     report = _report(out, manifest, meter)
     if as_json:
@@ -82,8 +90,15 @@ def encode(
 
 
 @contextmanager
-def _encoders(bundle: Bundle, variant: str, device: str) -> Iterator[Encoders]:
+def _encoders(bundle: Bundle, variant: str, device: str, ray: str | None) -> Iterator[Encoders]:
     """They have passed the golden texts: hours of wrong vectors would be found by nobody."""
+    if ray is not None:
+        from embedship.serve import ray_bulk
+
+        with ray_bulk.joined(ray, bundle, variant, device) as cluster:
+            Console(stderr=True, highlight=False).print(f"encoding on {cluster}")
+            yield cluster
+        return
     from embedship import golden
     from embedship.encoder import Encoder
 

@@ -1,0 +1,373 @@
+"""Bulk encoding on a Ray cluster: an encoder a device, on whatever nodes there are; their shards are written here.
+
+Ray's own actors and calls, without Ray Data, which would want every input on every node, pandas and pyarrow, and holds
+what a lost node had under way until the rest is done (2.60). Here it goes to another encoder at once.
+
+The input is read and the folder is written by this process alone, as in a run without Ray: nodes need the bundle, at
+the same path, and nothing else. Nothing is sent out about this use of Ray.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from embedship import golden, hardware
+from embedship.bundle import Bundle
+from embedship.device import Device, Kind
+from embedship.encoder import Encoder
+from embedship.errors import EmbedshipError, EngineError, MismatchError, MissingExtra, UsageError
+from embedship.serve.bulk_records import Plan
+from embedship.serve.bulk_shards import Encoded, Job, Traits, Watcher, encoded
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of what it will do one day
+
+try:
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+except ModuleNotFoundError:
+    raise MissingExtra("ray", "ray") from None
+
+LOCAL, AUTO = "local", "auto"
+_STORE = 256 << 20  # bytes, of `local`: shards under way; what does not fit goes to the disk
+_AHEAD = 2  # shards an encoder holds: one computes while the next is tokenised
+_LOOK = 5.0  # seconds between two looks at which nodes there are
+_PATIENCE = 300.0  # seconds without any encoder
+_REST = 30.0  # seconds until a device whose encoder was lost gets another: by then Ray knows whether its node is there
+_LOSSES = 4  # a shard, or a device, that ended so many encoders is at fault itself
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class Order(NamedTuple):
+    """What an encoder on a node is made from."""
+
+    bundle: Path
+    digest: str
+    release: str
+    variant: str
+    device: Device
+
+
+class Spot(NamedTuple):
+    """A device of a node; the CPU cores that Ray counts there are one device."""
+
+    node: str
+    address: str
+    ordinal: int
+    cpus: int
+    gpus: int
+
+
+@dataclass(slots=True, eq=False)
+class Seat:
+    """An encoder on its device. It has jobs once it is open."""
+
+    spot: Spot
+    actor: Any
+    opened: bool = False
+    jobs: int = 0
+
+
+class Remote:
+    """The encoder of a node. It is opened by a call, so that what is wrong there comes back as a sentence."""
+
+    def __init__(self) -> None:
+        self._encoder: Encoder | None = None
+
+    def open(self, order: Order, streams: int | None) -> Traits:
+        with _placed():
+            self._encoder = _opened(order, streams)
+            return Traits.of(self._encoder)
+
+    def encode(self, plan: Plan, job: Job) -> Encoded:
+        assert self._encoder is not None
+        with _placed():
+            tokens = self._encoder.tokenizer(job.texts, plan.prompt)
+            return encoded(self._encoder, plan, job, tokens, lambda *_: None)
+
+
+def _opened(order: Order, streams: int | None) -> Encoder:
+    if (here := version("embedship")) != order.release:
+        raise MismatchError(f"embedship {here} is installed, and {order.release} where the run was started")
+    bundle = Bundle.open(order.bundle)
+    if bundle.manifest.digest != order.digest:
+        raise MismatchError(f"{order.bundle} is another bundle than where the run was started")
+    encoder = Encoder.open(bundle, order.variant, streams=streams, device=str(order.device))
+    golden.check(encoder)
+    return encoder
+
+
+@contextmanager
+def _placed() -> Iterator[None]:
+    """Name the node; and raise what can be sent, which MissingExtra cannot."""
+    try:
+        yield
+    except EmbedshipError as error:
+        kind = UsageError if isinstance(error, MissingExtra) else type(error)
+        raise kind(f"on node {ray.util.get_node_ip_address()}: {error}") from None
+
+
+class Work:
+    """Jobs to hand out: first those that came back."""
+
+    def __init__(self, jobs: Iterator[Job]) -> None:
+        self._jobs = jobs
+        self._back: deque[Job] = deque()
+        self._losses: Counter[int] = Counter()
+        self._next = next(jobs, None)
+
+    def __bool__(self) -> bool:
+        return bool(self._back) or self._next is not None
+
+    def take(self) -> Job:
+        if self._back:
+            return self._back.popleft()
+        assert self._next is not None
+        job, self._next = self._next, next(self._jobs, None)
+        return job
+
+    def lost(self, job: Job) -> None:
+        """Its encoder is gone. Raises EngineError for a job that ends one encoder after the other."""
+        self._losses[job.number] += 1
+        if self._losses[job.number] == _LOSSES:
+            last = job.first + len(job.texts) - 1
+            raise EngineError(
+                f"texts {job.first} to {last} ended {_LOSSES} encoders, one after the other: has a node the memory for "
+                "them? Fewer --shard-texts need less. What is encoded stays"
+            )
+        self._back.append(job)
+
+
+@dataclass(eq=False)
+class Cluster:
+    """Encoders of a Ray cluster, as many as it has devices: nodes may come and go.
+
+    A node whose encoder cannot be opened, or computes otherwise than the first one, is left out and said to be.
+    """
+
+    bundle: Bundle
+    order: Order
+    _seats: dict[Spot, Seat] = field(default_factory=dict)
+    _opening: dict[Any, Seat] = field(default_factory=dict)
+    _refused: dict[Spot, EmbedshipError] = field(default_factory=dict)
+    _losses: Counter[Spot] = field(default_factory=Counter)
+    _resting: dict[Spot, float] = field(default_factory=dict)  # until when
+    _traits: Traits | None = None
+    _looked: float = -_LOOK
+    _served: float = field(default_factory=time.monotonic)  # when there was an encoder last
+
+    @property
+    def traits(self) -> Traits:
+        """Of the encoder that was open first. Raises what it fails with if none of them can be opened."""
+        while self._traits is None:
+            self._look()
+            for ref in self._ready(list(self._opening)):
+                self._take(ref)
+            if self._refused and not self._opening:
+                raise next(iter(self._refused.values()))
+        return self._traits
+
+    def shards(self, plan: Plan, jobs: Iterator[Job], watcher: Watcher) -> Generator[Encoded, None, None]:
+        """As `Encoders.shards`. What an encoder had under way when its node was lost is given to another one."""
+        assert self.traits
+        work, plans = Work(jobs), ray.put(plan)
+        under_way: dict[Any, tuple[Seat, Job]] = {}
+        while work or under_way:
+            self._look()
+            under_way.update(self._handed_out(work, plans))
+            for ref in self._ready([*under_way, *self._opening]):
+                if ref in self._opening:
+                    self._take(ref)
+                    continue
+                seat, job = under_way.pop(ref)
+                seat.jobs -= 1
+                try:
+                    done: Encoded = ray.get(ref)
+                except RayTaskError as failed:
+                    raise _reason(failed) from None
+                except RayError as lost:
+                    self._vacate(seat, lost)
+                    work.lost(job)
+                    continue
+                watcher.encoded(done.texts, done.tokens)
+                yield done
+
+    def _handed_out(self, work: Work, plans: Any) -> Iterator[tuple[Any, tuple[Seat, Job]]]:
+        """Everybody gets a first job before anybody gets a second."""
+        for ahead in range(_AHEAD):
+            for seat in self._seats.values():
+                if work and seat.opened and seat.jobs <= ahead:
+                    job = work.take()
+                    seat.jobs += 1
+                    yield seat.actor.encode.remote(plans, job), (seat, job)
+
+    def _look(self) -> None:
+        """Put an encoder on every device that has none."""
+        if time.monotonic() - self._looked < _LOOK:
+            return
+        spots = _spots(self.order.device)
+        for spot in spots:
+            rested = time.monotonic() >= self._resting.get(spot, 0.0)
+            if rested and spot not in self._seats and spot not in self._refused:
+                self._seat(spot)
+        self._looked = time.monotonic()
+        self._require_patience(spots)
+
+    def _require_patience(self, spots: list[Spot]) -> None:
+        if any(seat.opened for seat in self._seats.values()):
+            self._served = time.monotonic()
+        elif self._traits is None and not spots:
+            wanted = "CPUs" if self.order.device.kind is Kind.CPU else "GPUs"
+            raise UsageError(f"no node of this Ray cluster has {wanted}: start one that does, or name another --device")
+        elif time.monotonic() - self._served > _PATIENCE:
+            raise EngineError(
+                f"Ray gave no device to encode on for {_PATIENCE:.0f} seconds: are its nodes there, and not taken by "
+                "others? What is encoded stays: the same command goes on from there"
+            )
+
+    def _seat(self, spot: Spot) -> None:
+        """On this node and no other; a restart is ours to decide on, for only we know which texts go with it."""
+        placed = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(spot.node, soft=False)
+        options = {"num_cpus": spot.cpus, "num_gpus": spot.gpus, "max_restarts": 0, "max_concurrency": _AHEAD}
+        seat = Seat(spot, ray.remote(Remote).options(scheduling_strategy=placed, **options).remote())
+        self._seats[spot] = seat
+        self._opening[seat.actor.open.remote(self.order, spot.cpus or None)] = seat
+
+    def _take(self, ref: Any) -> None:
+        """An encoder has been opened, or has not."""
+        seat = self._opening.pop(ref)
+        try:
+            traits: Traits = ray.get(ref)
+        except RayTaskError as failed:
+            return self._refuse(seat, _reason(failed))
+        except RayError as lost:
+            return self._vacate(seat, lost)
+        self._traits = self._traits or traits
+        if differ := [
+            f"{name} is {there!r}, not {here!r}"
+            for name, here, there in zip(Traits._fields, self._traits, traits, strict=True)
+            if here != there
+        ]:
+            return self._refuse(seat, MismatchError(f"on node {seat.spot.address}: {'; '.join(differ)}"))
+        seat.opened = True
+        self._served = time.monotonic()
+        return None
+
+    def _refuse(self, seat: Seat, why: EmbedshipError) -> None:
+        self._leave(seat)
+        self._refused[seat.spot] = why
+        _LOGGER.warning("a device is left out: %s", why)
+
+    def _vacate(self, seat: Seat, why: RayError) -> None:
+        """Its node or its process is gone; after a rest the device gets another encoder, if it is there."""
+        if self._seats.get(seat.spot) is not seat:
+            return
+        self._leave(seat)
+        self._losses[seat.spot] += 1
+        self._resting[seat.spot] = time.monotonic() + _REST
+        _LOGGER.warning("an encoder on node %s was lost (%s): its texts go to others", seat.spot.address, _short(why))
+        if self._losses[seat.spot] == _LOSSES:
+            self._refuse(seat, EngineError(f"on node {seat.spot.address}: {_LOSSES} encoders were lost"))
+
+    def _leave(self, seat: Seat) -> None:
+        self._seats.pop(seat.spot, None)
+        with suppress(RayError):
+            ray.kill(seat.actor)
+
+    def _ready(self, refs: list[Any]) -> list[Any]:
+        if not refs:
+            time.sleep(_LOOK / 10)  # until a node comes
+            return []
+        ready: list[Any] = ray.wait(refs, num_returns=1, timeout=_LOOK)[0]
+        return ready
+
+    def __str__(self) -> str:
+        nodes = {spot.node for spot in self._seats}
+        return f"{len(self._seats)} devices of {len(nodes)} nodes, by Ray"
+
+
+def _spots(device: Device) -> list[Spot]:
+    """Devices of that kind on the nodes that are alive."""
+    found = []
+    for node in ray.nodes():
+        cpus, gpus = (int(node["Resources"].get(name, 0)) for name in ("CPU", "GPU")) if node["Alive"] else (0, 0)
+        where = node["NodeID"], node["NodeManagerAddress"]
+        if device.kind is not Kind.CPU:
+            found += [Spot(*where, ordinal, 0, 1) for ordinal in range(gpus)]
+        elif cpus:
+            found.append(Spot(*where, 0, cpus, 0))
+    return found
+
+
+def _reason(failed: RayTaskError) -> EmbedshipError:
+    cause = failed.cause
+    if isinstance(cause, EmbedshipError):
+        return cause
+    return EngineError(f"an encoder failed with {type(cause).__name__}: {_short(cause)}. What is encoded stays")
+
+
+def _short(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@contextmanager
+def joined(address: str, bundle: Bundle, variant: str, device: str) -> Iterator[Cluster]:
+    """Encoders on the cluster at `address`, the first of them open. All that was started ends with the block.
+
+    Raises UsageError where there is no cluster, or none with such devices, and whatever keeps encoders from opening.
+    """
+    where = Device.parse(device)
+    if where.ordinal:
+        raise UsageError(f"--device {device}: with --ray every device of the kind is used, so leave the number out")
+    order = Order(bundle.folder.resolve(), bundle.manifest.digest, version("embedship"), variant, where)
+    with contextlib.redirect_stdout(sys.stderr):  # Ray prints what befalls its nodes, and stdout is for the result
+        try:
+            _join(address)
+            cluster = Cluster(bundle, order)
+            assert cluster.traits
+            yield cluster
+        finally:
+            ray.shutdown()
+
+
+def _join(address: str) -> None:
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address == LOCAL:
+        quiet |= {
+            "num_cpus": hardware.streams(), "include_dashboard": False, "object_store_memory": _STORE,
+            "_node_ip_address": "127.0.0.1",
+        }  # fmt: skip
+    elif address != AUTO:
+        _require_listener(address)
+    try:
+        # Ray puts the working directory on its workers' path, and that of a checkout holds an embedship/ without rooms.
+        with contextlib.chdir("/"):
+            ray.init(address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        raise UsageError(f"Ray at {address} cannot be joined: {_short(error)}") from None
+
+
+def _require_listener(address: str) -> None:
+    """Ray itself would try for a minute."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise UsageError(f"--ray {address}: give HOST:PORT of the head, {AUTO} or {LOCAL}")
+    if host in ("localhost", "127.0.0.1"):
+        host = ray.util.get_node_ip_address()  # as Ray does, whatever its head listens on
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise UsageError(f"nothing answers at {address} ({error}): is the head of the Ray cluster there?") from None
