@@ -81,11 +81,11 @@ Start = Callable[..., subprocess.Popen[str]]
 
 @pytest.fixture
 def start(bundle: Path, tmp_path: Path) -> Iterator[Start]:
-    """`embedship encode BUNDLE ...` as a process of its own, ended whatever happens, with all that it started."""
+    """`embedship encode BUNDLE ...`, or another verb, as a process of its own that is ended, with all that it started."""
     mark, started = f"encode-{tmp_path}", []
 
-    def begin(*arguments: object) -> subprocess.Popen[str]:
-        command = [sys.executable, "-P", "-m", "embedship", "encode", bundle, *arguments, "--variant", "openvino-int8"]
+    def begin(*arguments: object, verb: str = "encode") -> subprocess.Popen[str]:
+        command = [sys.executable, "-P", "-m", "embedship", verb, bundle, *arguments, "--variant", "openvino-int8"]
         process = subprocess.Popen(
             list(map(str, command)),
             stdout=subprocess.PIPE,

@@ -97,6 +97,20 @@ def test_whichever_nodes_are_lost_nothing_is_missing_or_twice(
     assert sum(name.startswith("vectors-") for name in plain) == TEXTS // SHARD
 
 
+def test_an_index_is_the_one_that_was_embedded_here(
+    nodes: Nodes, start: Start, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1")
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("".join(source.read_text().splitlines(keepends=True)[:40]))
+    here = start(corpus, "--out", tmp_path / "here", verb="index")
+    there = start(corpus, "--out", tmp_path / "there", "--ray", nodes.address, "--json", verb="index")
+    assert ended(here)[0] == 0
+    code, said, complained = ended(there)
+    assert (code, json.loads(said)["documents"]) == (0, 40), complained
+    assert contents(tmp_path / "there") == contents(tmp_path / "here")
+
+
 def test_a_cluster_without_the_device_is_a_sentence(nodes: Nodes, start: Start, source: Path, tmp_path: Path) -> None:
     process = start(source, "--out", tmp_path / "out", "--ray", nodes.address, "--device", "cuda")
     code, _, complained = ended(process)
