@@ -52,20 +52,21 @@ def main() -> None:
             for way, more in ways.items()
         }
         _require_same(*(WORK / f"ray-{way}" for way in ways))
+        counts = turn > 0 or options.quick
         for way, run in took.items():
             console.print(
                 f"round {turn}, {way}: {run.encoding:.1f} s of encoding, {run.command:.1f} s in all"
-                + ("" if turn else " (warm-up)")
+                + ("" if counts else " (warm-up)")
             )
-            if turn or not options.rounds:
+            if counts:
                 runs[way].append(run)
     result = record.circumstances() | {
         "benchmark": "ray_bulk",
         "quick": options.quick,
-        "ray": version("ray"),
         "corpus": {"texts": texts, "tokens": runs["plain"][0].tokens, "source": stdlib_docs.origin()},
         **{way: _figures(each) for way, each in runs.items()},
     }
+    result["versions"]["ray"] = version("ray")
     pairs = list(zip(runs["ray"], runs["plain"], strict=True))
     result["ratio"] = record.spread([ray.encoding / plain.encoding for ray, plain in pairs])
     result["more_seconds_a_run"] = record.spread(
