@@ -27,6 +27,25 @@ REFERENCE = "reference.safetensors"
 TOKENIZER = "tokenizer.json"
 REPORT_HTML, REPORT_JSON = "report.html", "report.json"
 FORMAT = 2
+# Of a bundle whose task is not the embedding of texts: an embedship that knows no other says that it cannot read it.
+TASK_FORMAT = 3
+
+
+class Task(StrEnum):
+    """What the model answers: a vector for a text, or one score for a pair of query and passage."""
+
+    EMBED = "embed"
+    RERANK = "rerank"
+
+    @property
+    def output(self) -> str:
+        """The name of the graph's output that is the answer, (n, dim) float32; a re-ranker's has one column."""
+        return "sentence_embedding" if self is Task.EMBED else "logits"
+
+    @property
+    def written(self) -> int:
+        """The format of its bundles."""
+        return FORMAT if self is Task.EMBED else TASK_FORMAT
 
 
 class Runtime(StrEnum):
@@ -80,8 +99,11 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Base of everything in the manifest: unknown keys are errors."""
 
 
-class Pipeline(Record, frozen=True):
-    """All that decides, besides the weights, which vector a text gets."""
+class Pipeline(Record, frozen=True, omit_defaults=True):
+    """All that decides, besides the weights, which vector a text gets, or which score a pair of them.
+
+    The task is left out where it is EMBED: fingerprints are older than tasks.
+    """
 
     architecture: str
     pooling: str
@@ -95,6 +117,7 @@ class Pipeline(Record, frozen=True):
     default_prompt: str | None
     inputs: tuple[str, ...]  # input names of the graph
     pad_id: int
+    task: Task = Task.EMBED
 
     @property
     def query_prompt(self) -> str | None:
@@ -147,6 +170,9 @@ class Parity(Record, frozen=True):
 
     `overlap` is the mean share of a text's 10 nearest other probes that are its 10 nearest by the checkpoint too.
     `length` is the worst ratio of a vector's length to the checkpoint's, smaller over larger: no cosine sees that.
+
+    Of a re-ranker: how alike the scores of `texts` pairs are (see likeness.py), the share of pairs of passages that
+    stand in the checkpoint's order for their query, and the ratio of the spreads of the scores.
     """
 
     texts: int
@@ -315,6 +341,11 @@ class Manifest(Record, frozen=True):
     digest: str = ""
 
 
+NO_CODES = Codes(
+    int8=(), clipped=0.0, binary_threshold=0.0, rescore=1, rescored_recall=None, documents=0
+)  # of a re-ranker: nobody stores scores
+
+
 def fingerprint(source: Source, pipeline: Pipeline, tokenizer_sha256: str) -> str:
     """sha256 over everything that changes a vector: weights, tokenizer, and the whole pipeline record."""
     facts = {"weights": source.weights_sha256, "tokenizer": tokenizer_sha256, "pipeline": pipeline}
@@ -334,7 +365,7 @@ class Bundle(msgspec.Struct, frozen=True):
         Raises UsageError when the folder holds no bundle, UnsafeError when the manifest contradicts itself.
         """
         path = Path(folder) / MANIFEST
-        manifest = sealed.read(path, Manifest, FORMAT, "bundle")
+        manifest = sealed.read(path, Manifest, (FORMAT, TASK_FORMAT), "bundle")
         _require_consistent(manifest, path)
         return cls(path.parent, manifest)
 
@@ -350,6 +381,16 @@ class Bundle(msgspec.Struct, frozen=True):
 
     def path(self, name: str) -> Path:
         return self.folder / name
+
+    @property
+    def task(self) -> Task:
+        return self.manifest.pipeline.task
+
+    def require(self, task: Task) -> None:
+        """Raise UsageError, with the way on, for a bundle of another task."""
+        if self.task is not task:
+            raise UsageError(f"{self.folder} {_TASKS[self.task]}, and a bundle is needed here that {_TASKS[task]}: "
+                             f"{_CURES[self.task]}")  # fmt: skip
 
     @property
     def plain(self) -> Variant:
@@ -393,11 +434,21 @@ def strangers(folder: Path, listed: Iterable[str]) -> list[str]:
     return sealed.strangers(folder, {MANIFEST, *signature, *listed})
 
 
+_TASKS = {Task.EMBED: "embeds texts", Task.RERANK: "re-ranks passages"}
+_CURES = {
+    Task.EMBED: "export a cross-encoder with `embedship export CROSS_ENCODER --task rerank`",
+    Task.RERANK: "`embedship serve BUNDLE --reranker` takes it beside one that embeds, and in Python "
+    "Encoder.open(bundle, task=Task.RERANK)",
+}
+
+
 def _stem(name: str | PurePosixPath) -> str:
     return PurePosixPath(name).name.split(".", 1)[0]
 
 
 def _require_consistent(manifest: Manifest, path: Path) -> None:
+    if manifest.format != manifest.pipeline.task.written:
+        raise UnsafeError(f"{path} contradicts itself: {manifest.pipeline.task} is no task of format {manifest.format}")
     if fingerprint(manifest.source, manifest.pipeline, manifest.tokenizer_sha256) != manifest.fingerprint:
         raise UnsafeError(f"{path} contradicts itself: its fingerprint is not that of its pipeline and weights")
     if (listed := manifest.files.get(TOKENIZER)) is None or listed.sha256 != manifest.tokenizer_sha256:

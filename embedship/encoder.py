@@ -1,4 +1,7 @@
-"""The local, synchronous door: texts in, vectors out. Export and index use it; the server shares its parts."""
+"""The local, synchronous door: texts in, vectors out; of a re-ranker pairs in, scores out.
+
+Export and index use it; the server shares its parts.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,12 @@ from typing import Self
 import numpy as np
 
 from embedship import choice
-from embedship.bundle import Bundle, Variant
+from embedship.bundle import Bundle, Task, Variant
 from embedship.codes import Vectors, cut
 from embedship.engine import Engine, open_engine
 from embedship.errors import EngineError, UsageError
 from embedship.plan import BUDGET, Layout, plan
-from embedship.tokens import Tokenizer, Tokens
+from embedship.tokens import Text, Tokenizer, Tokens
 
 # Texts tokenised at once. The first chunk is small, for the streams wait for it alone; the last is enough to group by
 # length, and few enough to bound memory and to show progress.
@@ -51,26 +54,30 @@ class Encoder:
         *,
         streams: int | None = None,
         device: str = "cpu",
+        task: Task | None = Task.EMBED,
     ) -> Self:
         """Open a bundle and load one variant of it (default: the one `choice.variant` picks for this machine).
 
-        `device` and `streams` are those of `open_engine`. The variant's files are hashed first. Raises UsageError,
-        UnsafeError, MissingExtra or EngineError.
+        `device` and `streams` are those of `open_engine`; a bundle of another `task` is refused, unless
+        any will do (None). The variant's files are hashed first. Raises UsageError, UnsafeError, MissingExtra or
+        EngineError.
         """
         bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        if task:
+            bundle.require(task)
         chosen = choice.variant(bundle, variant)
         bundle.verify(bundle.files_of(chosen))
         return cls(bundle, chosen, Tokenizer.open(bundle), open_engine(bundle, chosen.name, streams, device))
 
     def encode(
         self,
-        texts: Sequence[str],
+        texts: Sequence[Text],
         *,
         prompt_name: str | None = None,
         dimensions: int | None = None,
         progress: Callable[[int], object] | None = None,
     ) -> Vectors:
-        """Return (n, dim) float32 rows in the order of texts.
+        """Return (n, dim) float32 rows in the order of texts; a re-ranker takes pairs and gives (n, 1) scores.
 
         `prompt_name` picks one of the model's prompts (None: its default), `dimensions` cuts and renormalises,
         `progress` is told how many texts have just been finished. Raises UsageError, EngineError.
@@ -123,7 +130,8 @@ class Encoder:
     def _batch(
         self, out: Vectors, tokens: Tokens, done: Callable[[Sequence[int]], object] | None, rows: list[int]
     ) -> None:
-        out[rows] = self.engine.encode(self.layout.batch([tokens.ids[row] for row in rows]))
+        batch = self.layout.batch([tokens.ids[row] for row in rows])
+        out[rows] = self.engine.encode(batch.turned([tokens.turns[row] for row in rows] if tokens.turns else ()))
         if done:
             done(rows)
 

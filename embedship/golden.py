@@ -1,4 +1,5 @@
-"""Golden texts: probes whose tokens and vectors were written down when the bundle was exported.
+"""Golden texts: probes whose tokens and vectors were written down when the bundle was exported; a re-ranker's are pairs
+and their scores.
 
 A running variant must still produce them, alone and in company, before it may answer anybody.
 """
@@ -15,11 +16,12 @@ import numpy.typing as npt
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
-from embedship.bundle import GOLDEN, Bundle, Floors, Quantisation, Variant
-from embedship.codes import Vectors, cosine
+from embedship.bundle import GOLDEN, Bundle, Floors, Quantisation, Task, Variant
+from embedship.codes import Vectors
 from embedship.encoder import Encoder
 from embedship.errors import GateError, UnsafeError
-from embedship.tokens import Tokens
+from embedship.likeness import likeness, measure
+from embedship.tokens import Text
 
 # Where a batch of one and a batch of many are computed by different kernels the last bits differ; more than this
 # means that a text's vector depends on its neighbours.
@@ -37,12 +39,12 @@ def company_floor(variant: Variant, floors: Floors) -> float:
 class Golden:
     """Probe texts, their token ids, and the checkpoint's own (n, dim) float32 vectors: hostile ones, then REAL real."""
 
-    texts: list[str]
+    texts: list[Text]
     ids: list[list[int]]
     vectors: Vectors
 
     @property
-    def real(self) -> list[str]:
+    def real(self) -> list[Text]:
         return self.texts[-REAL:]
 
     def save(self, path: Path) -> None:
@@ -58,7 +60,7 @@ class Golden:
         path = bundle.path(GOLDEN)
         try:
             with safe_open(path, framework="numpy") as file:
-                texts = json.loads((file.metadata() or {})["texts"])
+                texts = [_text(value) for value in json.loads((file.metadata() or {})["texts"])]
                 ids, lengths, vectors = (file.get_tensor(key) for key in ("ids", "lengths", "vectors"))
         except (SafetensorError, KeyError, ValueError, OSError) as error:
             raise UnsafeError(f"{path} is damaged: {error}; export the bundle again") from None
@@ -66,9 +68,15 @@ class Golden:
         return cls(texts, [row.tolist() for row in rows], vectors)
 
 
+def _text(value: Any) -> Text:
+    """JSON has no tuples."""
+    return value if isinstance(value, str) else (str(value[0]), str(value[1]))
+
+
 @dataclass(frozen=True, slots=True)
 class GoldenCheck:
-    """Worst cosine to the checkpoint, and worst cosine between a text alone and the same text in a batch."""
+    """Worst cosine to the checkpoint, and worst cosine between a text alone and the same text in a batch; of scores,
+    how alike they are (see likeness.py)."""
 
     texts: int
     minimum: float
@@ -86,27 +94,31 @@ def check(encoder: Encoder) -> GoldenCheck:
     tokens = encoder.tokenizer(golden.texts)
     for text, ours, theirs in zip(golden.texts, tokens.ids, golden.ids, strict=True):
         if ours != theirs:
-            raise GateError(f"the tokenizer gives other ids than at export for {text[:60]!r}: reinstall `tokenizers`")
+            raise GateError(
+                f"the tokenizer gives other ids than at export for {str(text)[:60]!r}: reinstall `tokenizers`"
+            )
     together = encoder.encode_tokens(tokens)
-    alone = np.concatenate([encoder.encode_tokens(Tokens([row], [0])) for row in tokens.ids])
-    parity, company = cosine(golden.vectors, together), cosine(alone, together)
+    alone = np.concatenate([encoder.encode_tokens(tokens.row(place)) for place in range(len(tokens))])
+    task = encoder.bundle.task
+    parity, company = likeness(task, golden.vectors, together), likeness(task, alone, together)
     result = GoldenCheck(len(golden.texts), float(parity.min()), float(parity.mean()), float(company.min()))
     _judge(encoder, result, golden.texts[int(parity.argmin())])
     return result
 
 
-def _judge(encoder: Encoder, result: GoldenCheck, worst: str) -> None:
-    precision = encoder.engine.precision
+def _judge(encoder: Encoder, result: GoldenCheck, worst: Text) -> None:
+    precision, task = encoder.engine.precision, encoder.bundle.task
+    answer = "vector" if task is Task.EMBED else "score"
     floors = encoder.bundle.manifest.floors[precision]
     # `not >=` and never `<`: a NaN must fail.
     if not (result.minimum >= floors.minimum and result.mean >= floors.mean):
         raise GateError(
-            f"golden check failed at {precision}: cosine to the checkpoint is min {result.minimum:.5f}, mean "
-            f"{result.mean:.5f}; the bundle demands {floors.minimum} and {floors.mean}. Worst text: {worst[:80]!r}. "
-            "Take another variant, or export again on a machine like this one."
+            f"golden check failed at {precision}: {measure(task)} to the checkpoint is min {result.minimum:.5f}, mean "
+            f"{result.mean:.5f}; the bundle demands {floors.minimum} and {floors.mean}. Worst text: "
+            f"{str(worst)[:80]!r}. Take another variant, or export again on a machine like this one."
         )
     if not result.alone >= (floor := company_floor(encoder.variant, floors)):
         raise GateError(
-            f"golden check failed: a text's vector changes with its neighbours (cosine {result.alone:.5f} between "
-            f"alone and in a batch; {floor} is demanded). Take a variant that is not quantised dynamically."
+            f"golden check failed: a text's {answer} changes with its neighbours ({measure(task)} {result.alone:.5f} "
+            f"between alone and in a batch; {floor} is demanded). Take a variant that is not quantised dynamically."
         )

@@ -66,12 +66,13 @@ def text(sealed: msgspec.Struct) -> bytes:
     return msgspec.json.format(msgspec.json.encode(sealed, order="deterministic"), indent=1) + b"\n"
 
 
-def read(path: Path, kind: type[Manifest], version: int, what: str) -> Manifest:
-    """Read a manifest that `write` wrote; `what` says in words what its folder should be.
+def read(path: Path, kind: type[Manifest], version: int | tuple[int, ...], what: str) -> Manifest:
+    """Read a manifest that `write` wrote, of one of these versions; `what` says in words what its folder should be.
 
     Raises UsageError when there is none or it has another format, UnsafeError when it is not what was written.
     """
-    manifest = _parsed(_raw(path, what), path, kind, version)
+    versions = (version,) if isinstance(version, int) else version
+    manifest = _parsed(_raw(path, what), path, kind, versions)
     if seal(manifest) != manifest:
         raise UnsafeError(f"{path} has been changed since it was written: its digest does not match")
     return manifest
@@ -86,14 +87,15 @@ def _raw(path: Path, what: str) -> bytes:
         raise UsageError(f"{path.parent} is no {what}: {path.name} cannot be read ({error.strerror})") from None
 
 
-def _parsed(raw: bytes, path: Path, kind: type[Manifest], version: int) -> Manifest:
+def _parsed(raw: bytes, path: Path, kind: type[Manifest], versions: tuple[int, ...]) -> Manifest:
     try:
         head: dict[str, Any] = msgspec.json.decode(raw, type=dict)
-        if head.get("format") == version:
+        if head.get("format") in versions:
             return msgspec.json.decode(raw, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise UnsafeError(f"{path} is damaged: {error}") from None
-    raise UsageError(f"{path} has format {head.get('format')!r}; this embedship reads format {version}: make it again")
+    known = " or ".join(map(str, versions))
+    raise UsageError(f"{path} has format {head.get('format')!r}; this embedship reads format {known}: make it again")
 
 
 def is_inside(name: str) -> bool:

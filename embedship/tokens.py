@@ -9,15 +9,19 @@ from typing import Self
 
 import tokenizers
 
-from embedship.bundle import TOKENIZER, Bundle, Pipeline
+from embedship.bundle import TOKENIZER, Bundle, Pipeline, Task
+
+# What a model reads at once: a text, or for a re-ranker a query and a passage.
+Text = str | tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Token ids of n texts, special tokens included, unpadded."""
+    """Token ids of n texts or pairs, special tokens included, unpadded."""
 
     ids: list[list[int]]
     cut: list[int]  # how many tokens each text lost to truncation
+    turns: Sequence[int] = ()  # where the second text of each pair begins, its token types being 1; none: no pairs
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -25,6 +29,10 @@ class Tokens:
     @property
     def lengths(self) -> list[int]:
         return [len(row) for row in self.ids]
+
+    def row(self, place: int) -> Tokens:
+        """The tokens of one text alone."""
+        return Tokens([self.ids[place]], [self.cut[place]], self.turns[place : place + 1])
 
 
 class Tokenizer:
@@ -37,6 +45,11 @@ class Tokenizer:
         self._rust.enable_truncation(pipeline.max_tokens)
         self._specials: int = self._rust.num_special_tokens_to_add(is_pair=False)
         self._head, self._tail = self._frame()
+        # Pairs lose the ends of both texts, the longer one first: what they lost is seen only where nothing is cut.
+        self._whole = tokenizers.Tokenizer.from_file(str(file)) if pipeline.task is Task.RERANK else None
+        if self._whole:
+            self._whole.no_padding()
+            self._whole.no_truncation()
 
     @classmethod
     def open(cls, bundle: Bundle) -> Self:
@@ -46,8 +59,27 @@ class Tokenizer:
         """As `Pipeline.prompt`."""
         return self._pipeline.prompt(name)
 
-    def __call__(self, texts: Sequence[str], prompt: str = "") -> Tokens:
-        """Tokenise texts with `prompt` put before each; no text is too long, what is cut off is counted."""
+    def __call__(self, texts: Sequence[Text], prompt: str = "") -> Tokens:
+        """Tokenise texts with `prompt` put before each, or pairs; none is too long, what is cut off is counted."""
+        if self._whole:
+            return self._pairs(texts)
+        return self._texts(texts, prompt)  # type: ignore[arg-type]  # whoever has pairs has opened a re-ranker
+
+    def _pairs(self, pairs: Sequence[Text]) -> Tokens:
+        encoded = self._rust.encode_batch_fast(list(pairs))
+        cut = [self._beyond(pair, e) for pair, e in zip(pairs, encoded, strict=True)]
+        # Types are 0 and then 1, which the export has checked; a single text has no turn.
+        turns = [zeros if (zeros := e.type_ids.count(0)) < len(e.ids) else 0 for e in encoded]
+        return Tokens([e.ids for e in encoded], cut, turns)
+
+    def _beyond(self, pair: Text, encoding: tokenizers.Encoding) -> int:
+        if not encoding.overflowing:
+            return 0
+        assert self._whole is not None, "only a re-ranker reads pairs"
+        (whole,) = self._whole.encode_batch_fast([pair])
+        return len(whole.ids) - len(encoding.ids)
+
+    def _texts(self, texts: Sequence[str], prompt: str) -> Tokens:
         prepared = [prompt + text for text in texts] if prompt else list(texts)
         if self._pipeline.lowercase:
             prepared = [text.lower() for text in prepared]

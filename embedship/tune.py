@@ -15,7 +15,7 @@ from embedship.choice import Speeds
 from embedship.encoder import Encoder
 from embedship.errors import EngineError, GateError, MismatchError, MissingExtra
 from embedship.golden import Golden
-from embedship.tokens import Tokenizer
+from embedship.tokens import Text, Tokenizer
 
 # A round takes the slowest variant about this long: some six batches on two cores. With three, one core idles at the
 # end of every round and all figures are a fifth too low.
@@ -32,7 +32,7 @@ _TRIES, _TRY_SECONDS = 21, 0.4
 _LOGGER = logging.getLogger(__name__)
 
 
-def measure(encoders: Mapping[str, Encoder], texts: Sequence[str], round_seconds: float = ROUND_SECONDS) -> Speeds:
+def measure(encoders: Mapping[str, Encoder], texts: Sequence[Text], round_seconds: float = ROUND_SECONDS) -> Speeds:
     """Tokens a second (special tokens counted, padding not) on `texts`, and seconds for a short one of them alone.
 
     Rounds are interleaved, and the faster one counts: the first also warms up, and what slows a round down on a shared
@@ -53,7 +53,7 @@ def measure(encoders: Mapping[str, Encoder], texts: Sequence[str], round_seconds
 def remeasure(
     bundle: Bundle,
     objective: Objective,
-    texts: Sequence[str] = (),
+    texts: Sequence[Text] = (),
     *,
     round_seconds: float = ROUND_SECONDS,
     limit_seconds: float = float("inf"),
@@ -134,10 +134,10 @@ def _order(bundle: Bundle) -> list[str]:
     return list(dict.fromkeys([bundle.plain.name, bundle.manifest.choice.variant, *others]))
 
 
-def _one(bundle: Bundle, name: str, texts: Sequence[str], round_seconds: float) -> Speeds | None:
+def _one(bundle: Bundle, name: str, texts: Sequence[Text], round_seconds: float) -> Speeds | None:
     """None, with a warning, for a variant that this machine cannot run."""
     try:
-        with Encoder.open(bundle, name) as encoder:
+        with Encoder.open(bundle, name, task=None) as encoder:
             golden.check(encoder)  # the fastest wrong vectors must not be what is chosen
             return measure({name: encoder}, texts, round_seconds)
     except (MismatchError, MissingExtra, EngineError, GateError) as error:
@@ -147,10 +147,10 @@ def _one(bundle: Bundle, name: str, texts: Sequence[str], round_seconds: float) 
         return None
 
 
-def _slice(tokenizer: Tokenizer, texts: Sequence[str], wanted: int) -> tuple[list[str], int]:
+def _slice(tokenizer: Tokenizer, texts: Sequence[Text], wanted: int) -> tuple[list[Text], int]:
     """The first texts that make up `wanted` tokens, over and over if they are few, and how many tokens they are."""
     lengths = tokenizer(texts).lengths
-    lot: list[str] = []
+    lot: list[Text] = []
     total = 0
     while total < wanted and any(lengths):
         for text, length in zip(texts, lengths, strict=True):
@@ -161,12 +161,12 @@ def _slice(tokenizer: Tokenizer, texts: Sequence[str], wanted: int) -> tuple[lis
     return lot, total
 
 
-def _short(tokenizer: Tokenizer, texts: Sequence[str]) -> str:
+def _short(tokenizer: Tokenizer, texts: Sequence[Text]) -> Text:
     lengths = tokenizer(texts).lengths
     return min(zip(texts, lengths, strict=True), key=lambda pair: abs(pair[1] - _SHORT_TOKENS))[0]
 
 
-def _latency(encoder: Encoder, text: str) -> float:
+def _latency(encoder: Encoder, text: Text) -> float:
     """Median seconds of one text alone, at most _TRIES times; the first try only warms up."""
     _seconds(encoder, [text])
     took: list[float] = []
@@ -175,7 +175,7 @@ def _latency(encoder: Encoder, text: str) -> float:
     return statistics.median(took)
 
 
-def _seconds(encoder: Encoder, texts: list[str]) -> float:
+def _seconds(encoder: Encoder, texts: list[Text]) -> float:
     started = time.perf_counter()
     encoder.encode(texts)
     return time.perf_counter() - started

@@ -94,7 +94,7 @@ def _signed(bundle: Bundle, key: Path | None) -> Signed:
 
 
 def _run(bundle: Bundle, variant: str) -> Verified:
-    with Encoder.open(bundle, variant) as encoder:
+    with Encoder.open(bundle, variant, task=None) as encoder:
         result = golden.check(encoder)
         return Verified(
             variant=variant,

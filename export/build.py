@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from embedship import choice, hardware, queries, sealed, tune
 from embedship.bundle import (
-    FORMAT,
     GOLDEN,
+    NO_CODES,
     REFERENCE,
     TOKENIZER,
     Bundle,
@@ -26,16 +26,20 @@ from embedship.bundle import (
     Parity,
     Precision,
     Quality,
+    Task,
     Variant,
     fingerprint,
 )  # fmt: skip
 from embedship.encoder import Encoder
 from embedship.errors import UsageError
-from embedship.export import calibrate, layout, parity, probes, provenance, retrieval, sbom, targets, variants
-from embedship.export.checkpoint import Checkpoint
+from embedship.export import calibrate, layout, pairs, parity, probes, provenance, retrieval, sbom, targets, variants
+from embedship.export.checkpoint import Checkpoint, embedding
 from embedship.export.converter import Converter
+from embedship.export.cross import Cross
 from embedship.export.dataset import Dataset
+from embedship.export.folder import Folder
 from embedship.export.opening import Opening, opened
+from embedship.export.original import Original
 from embedship.export.page.render import write as write_report
 from embedship.export.quiet import stay_offline
 from embedship.export.retrieval import Retrieval
@@ -45,7 +49,7 @@ from embedship.export.workshop import workshop
 from embedship.monitor.reference import Reference
 from embedship.queries import Queries
 from embedship.sealed import sha256_of
-from embedship.tokens import Tokenizer
+from embedship.tokens import Text, Tokenizer
 
 # 100 texts calibrate int8 as well as 300 do (MiniLM: mean cosine 0.9978 and 0.9977), once the hostile ones are among
 # them. With 64 an export is 1 s shorter, and keeps 99.8% of recall@10 on MedQuAD instead of 100.1%.
@@ -58,6 +62,7 @@ _SEARCHED = 1000
 class Wishes:
     """What an export may be told; the defaults are those of the command."""
 
+    task: Task = Task.EMBED
     texts: Path | None = None
     queries: Path | None = None
     evaluation: Path | None = None
@@ -84,6 +89,8 @@ if TYPE_CHECKING:
 
 
 _NAN = float("nan")
+# Quantised until vectors agree: NNCF is asked for cosines.
+_ACCURATE = "openvino-int8-accuracy"
 _UNMEASURED = (
     Parity(texts=0, longest=0, minimum=_NAN, mean=_NAN, overlap=_NAN, length=_NAN, worst_text=""),
     Invariance(texts=0, shuffled=_NAN, over_padded=_NAN, other_side=None, worst_text=""),
@@ -93,7 +100,7 @@ _UNMEASURED = (
 class _Texts(NamedTuple):
     """What the user's files hold, read before anything slow begins."""
 
-    real: list[str]
+    real: list[Text]
     queries: Queries | None
     evaluation: Dataset | None
 
@@ -104,7 +111,7 @@ class Ready(NamedTuple):
     recipes: dict[str, variants.Recipe]
     isa: Target  # that int8 files are made for
     texts: _Texts
-    checkpoint: Checkpoint
+    checkpoint: Original
     signer: Signer | None
 
 
@@ -129,6 +136,7 @@ def prepared(checkpoint: Path | str, wishes: Wishes, steps: Steps) -> Iterator[R
     isa = targets.cpu(wishes.target, hardware.machine())
     variants.require_known(wishes.variants, wishes.target, isa)
     wishes.converter.require()
+    _refuse_foreign(wishes)
     if wishes.max_recall_drop is not None and wishes.evaluation is None:
         raise UsageError("--max-recall-drop needs --eval DIR: without questions no recall can be measured")
     # What is no checkpoint is refused at once, not after the texts have been read.
@@ -137,9 +145,33 @@ def prepared(checkpoint: Path | str, wishes: Wishes, steps: Steps) -> Iterator[R
         with steps.step("texts"):
             texts = _read(wishes)
         with steps.step("checkpoint"):
-            loaded = Checkpoint.open(source, wishes.name, wishes.converter.packages)
-        recipes = variants.wanted(wishes.variants, wishes.target, isa, loaded.model[0].model.config)
+            loaded = _loaded(source, wishes)
+        recipes = variants.wanted(wishes.variants, wishes.target, isa, loaded.transformer.config)
         yield Ready(recipes, isa, texts, loaded, signer)
+
+
+def _loaded(source: Folder, wishes: Wishes) -> Original:
+    if wishes.task is Task.RERANK:
+        return Cross.open(source, wishes.name)
+    return Checkpoint.open(source, wishes.name, wishes.converter.packages)
+
+
+def _refuse_foreign(wishes: Wishes) -> None:
+    """Raises UsageError where an option would mean nothing: a re-ranker gives no vectors."""
+    if wishes.task is Task.EMBED:
+        return
+    given = {
+        "--queries": wishes.queries,
+        "--eval": wishes.evaluation,
+        "--base": wishes.base,
+        "--pooling": wishes.pooling,
+        "--trust-remote-code": wishes.trust_remote_code,
+        "--converter optimum": wishes.converter is not Converter.EMBEDSHIP,
+        f"--variants {_ACCURATE}": {_ACCURATE, variants.ALL} & set(wishes.variants),
+    }
+    for name, value in given.items():
+        if value:
+            raise UsageError(f"{name} is for models that embed: leave it out with --task {wishes.task}")
 
 
 def _signer(key: Path | None) -> Signer | None:
@@ -158,13 +190,15 @@ def _opening(wishes: Wishes) -> Opening:
         normalize=wishes.normalize,
         allow_pickle=wishes.allow_pickle,
         trust_remote_code=wishes.trust_remote_code,
+        task=wishes.task,
     )
 
 
 def _read(wishes: Wishes) -> _Texts:
     evaluation = wishes.evaluation and Dataset.read(wishes.evaluation, wishes.evaluation_title)
     log = queries.read(wishes.queries) if wishes.queries else None
-    return _Texts(probes.real(wishes.texts), log, evaluation or None)
+    real: list[Text] = pairs.real(wishes.texts) if wishes.task is Task.RERANK else [*probes.real(wishes.texts)]
+    return _Texts(real, log, evaluation or None)
 
 
 class _Export:
@@ -174,7 +208,7 @@ class _Export:
         checkpoint, texts = ready.checkpoint, ready.texts
         layout.copy(checkpoint.folder, folder, checkpoint.tokenizer_json)
         self.checkpoint, self.folder, self.wishes, self.steps = checkpoint, folder, wishes, steps
-        self.texts = texts._replace(real=probes.sample(texts.real, _SEARCHED, wishes.seed))
+        self.texts = texts._replace(real=_sample(texts.real, wishes))
         # Few texts are shared out: what int8 was calibrated on must not be what it is judged by.
         calibrated = min(_CALIBRATED, (len(self.texts.real) + 1) // 2)
         self.calibrated, rest = self.texts.real[:calibrated], self.texts.real[calibrated:]
@@ -190,7 +224,7 @@ class _Export:
         made = self._make()
         provisional = self._write([self._variant(one) for one in made])
         with ExitStack() as stack:
-            encoders = {one.name: stack.enter_context(Encoder.open(provisional, one.name)) for one in made}
+            encoders = {one.name: stack.enter_context(Encoder.open(provisional, one.name, task=None)) for one in made}
             finished = [self._gated(one, encoders[one.name], judged) for one in made]
             with self.steps.step("speed"):
                 speeds = tune.measure(_fit(encoders, made), self.texts.real[:_TIMED])
@@ -211,9 +245,12 @@ class _Export:
         with self.steps.step("vectors of the checkpoint itself"):
             judged = parity.Probes.make(self.checkpoint, self.tokenizer, self.judged)
             judged.golden(self.tokenizer).save(self.folder / GOLDEN)
+        if self.wishes.task is Task.RERANK:
+            self.codes = NO_CODES
+            return judged
         with self.steps.step("ranges of int8 codes"):
             held_out = judged.vectors[judged.hostile :]
-            self.codes = calibrate.fit(self.checkpoint, self.calibrated, held_out)
+            self.codes = calibrate.fit(embedding(self.checkpoint), self.calibrated, held_out)
         return judged
 
     def _make(self) -> list[variants.Made]:
@@ -260,13 +297,15 @@ class _Export:
 
     def _retrieval(self, ranked: list[str], encoders: dict[str, Encoder]) -> Retrieval:
         """What is chosen of `ranked`, best first: with --eval by its recall too."""
+        if self.wishes.task is Task.RERANK:
+            return Retrieval(ranked[0], NO_CODES, None)
         if self.evaluation is not None:
             budget = self.wishes.max_recall_drop
             return retrieval.on_questions(
-                self.evaluation, self.checkpoint, encoders, ranked, budget, self.codes, self.steps
+                self.evaluation, embedding(self.checkpoint), encoders, ranked, budget, self.codes, self.steps
             )
         with self.steps.step("candidates for sign bits"):
-            return retrieval.on_texts(encoders[ranked[0]], self.codes, self.searched, self.judged)
+            return retrieval.on_texts(encoders[ranked[0]], self.codes, _alone(self.searched), _alone(self.judged))
 
     def _reference(self, model: str, encoders: Mapping[str, Encoder]) -> None:
         """Of float32 vectors, with how far each other variant moves them: a change of variant is no drift."""
@@ -299,7 +338,7 @@ class _Export:
             latency_seconds={},
         )
         manifest = Manifest(
-            format=FORMAT,
+            format=pipeline.task.written,
             fingerprint=fingerprint(source, pipeline, tokenizer),
             created=sealed.created(),
             source=source,
@@ -314,9 +353,22 @@ class _Export:
             files={},
         )
         if decided:
-            write_report(self.folder, manifest, self.cosines)
+            # The page is about vectors and their codes; a re-ranker's figures lie in the manifest.
+            if self.wishes.task is Task.EMBED:
+                write_report(self.folder, manifest, self.cosines)
             sbom.write(self.folder, manifest)
         return Bundle.write(self.folder, manifest)
+
+
+def _sample(texts: Sequence[Text], wishes: Wishes) -> list[Text]:
+    if wishes.task is Task.RERANK:
+        return pairs.sample(texts, _SEARCHED, wishes.seed)
+    return [*probes.sample(_alone(texts), _SEARCHED, wishes.seed)]
+
+
+def _alone(texts: Sequence[Text]) -> list[str]:
+    """Of a model that embeds: none of its texts is a pair."""
+    return [text for text in texts if isinstance(text, str)]
 
 
 def _fit(encoders: dict[str, Encoder], made: Sequence[variants.Made]) -> dict[str, Encoder]:

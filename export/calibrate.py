@@ -11,6 +11,7 @@ from embedship.codes import Int8Scale, Vectors, cut, normalise
 from embedship.export.checkpoint import Checkpoint
 from embedship.export.quality import Encoded, Rows, again, nearest, stored
 from embedship.monitor.recall import overlap
+from embedship.tokens import Text
 
 # Sign bits split a unit vector where sentence-transformers and FAISS split it.
 THRESHOLD = 0.0
@@ -20,7 +21,7 @@ _MULTIPLIERS = (1, 2, 4, 8, 16, 32, 64)
 _K = 10
 
 
-def fit(checkpoint: Checkpoint, texts: Sequence[str], held_out: Vectors) -> Codes:
+def fit(checkpoint: Checkpoint, texts: Sequence[Text], held_out: Vectors) -> Codes:
     """Freeze the int8 ranges over `texts`; `held_out` are (n, dim) vectors of others, in which clipping is counted.
 
     The rescoring multiplier is still to be measured, with `rescoring`.

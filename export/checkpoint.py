@@ -18,9 +18,11 @@ from embedship.codes import Vectors
 from embedship.errors import UsageError
 from embedship.export import frozen
 from embedship.export.folder import Folder
+from embedship.export.original import Original
 from embedship.export.quiet import no_progress_bars, silence
+from embedship.tokens import Text
 
-_PACKAGES = (
+PACKAGES = (
     "torch",
     "transformers",
     "sentence-transformers",
@@ -33,10 +35,10 @@ _PACKAGES = (
     "safetensors",
 )
 _UNCUT = 2**31
-_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 # What saving a model again changes without changing a vector.
-_VOLATILE = {"transformers_version", "_name_or_path", "torch_dtype", "dtype", "architectures", "use_cache"}
-_LOADING = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError)
+VOLATILE = {"transformers_version", "_name_or_path", "torch_dtype", "dtype", "architectures", "use_cache"}
+LOADING = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,7 +66,7 @@ class Checkpoint:
         pipeline = _pipeline(folder, model, tokenizer_json)
         frozen.require_same_tokens(model, pipeline, tokenizer_json)
         merged = ("peft",) if folder.origin.merge else ()
-        versions = {package: version(package) for package in ("embedship", *_PACKAGES, *merged, *also)}
+        versions = {package: version(package) for package in ("embedship", *PACKAGES, *merged, *also)}
         described = Source(
             name=name or folder.origin.name,
             weights_sha256=_weights_sha256(folder, model),
@@ -76,14 +78,29 @@ class Checkpoint:
         )
         return cls(folder, model, pipeline, described, tokenizer_json)
 
-    def encode(self, texts: Sequence[str], prompt: str = "") -> Vectors:
+    def encode(self, texts: Sequence[Text], prompt: str = "") -> Vectors:
         """The checkpoint's own (n, dim) float32 vectors, as sentence-transformers computes them."""
         vectors = self.model.encode(list(texts), prompt=prompt, show_progress_bar=False, convert_to_numpy=True)
         return np.asarray(vectors, dtype=np.float32)
 
+    def features(self, texts: Sequence[Text]) -> dict[str, Any]:
+        """The inputs of the graph, as sentence-transformers makes them."""
+        given = self.model.preprocess(list(texts))
+        return {name: given[name] for name in self.pipeline.inputs}
+
+    @property
+    def transformer(self) -> Any:
+        return _backbone(self.model[0])
+
     @property
     def pooling_modes(self) -> tuple[str, ...]:
         return _pooling_modes(self.model[1])
+
+
+def embedding(original: Original) -> Checkpoint:
+    """Where only a model that embeds will do: what the command lets through is one."""
+    assert isinstance(original, Checkpoint), "of a re-ranker nobody asks for vectors"
+    return original
 
 
 def load(folder: Folder) -> Any:
@@ -105,7 +122,7 @@ def load(folder: Folder) -> Any:
                 model_kwargs=kwargs,
             )
             _require_all_weights(folder, model[0])
-    except _LOADING as error:
+    except LOADING as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UsageError(f"{folder.path} cannot be opened by sentence-transformers: {reason[0]}") from error
     return model.eval()
@@ -214,9 +231,9 @@ def _inputs(model: Any) -> tuple[str, ...]:
 
     given = model.preprocess(["a"])
     taken = inspect.signature(_backbone(model[0]).forward).parameters
-    names = tuple(name for name in _INPUTS if name in given and name in taken)
-    if names[:2] != _INPUTS[:2]:
-        raise UsageError(f"{type(_backbone(model[0])).__name__}.forward takes no {' and '.join(_INPUTS[:2])}")
+    names = tuple(name for name in INPUTS if name in given and name in taken)
+    if names[:2] != INPUTS[:2]:
+        raise UsageError(f"{type(_backbone(model[0])).__name__}.forward takes no {' and '.join(INPUTS[:2])}")
     return names
 
 
@@ -233,7 +250,7 @@ def _weights_sha256(folder: Folder, model: Any) -> str:
                 digest.update(f"{place}.{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
                 digest.update(tensor.contiguous().numpy().tobytes())
     for place, module in enumerate(folder.modules):
-        settings = {key: value for key, value in module.config.items() if key not in _VOLATILE}
+        settings = {key: value for key, value in module.config.items() if key not in VOLATILE}
         digest.update(f"{place}.{module.kind} {json.dumps(settings, sort_keys=True)}\n".encode())
     if folder.code:
         digest.update(f"code {folder.code}\n".encode())

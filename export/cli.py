@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from embedship.bundle import Bundle, Objective
+from embedship.bundle import Bundle, Objective, Task
 from embedship.export.converter import Converter
 from embedship.export.targets import Target
 
@@ -30,12 +30,16 @@ def export(
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="The bundle folder to write.")],
+    task: Annotated[
+        Task, typer.Option(help="embed: a vector a text. rerank: a score a pair, of a cross-encoder with one logit.")
+    ] = Task.EMBED,
     texts: Annotated[
         Path | None,
         typer.Option(
             "--texts",
             help='JSON Lines, {"text": ...}: texts like those you will embed. int8 is calibrated on them, and parity '
-            "and speed are measured on them. Default: the documentation of Python's standard library.",
+            "and speed are measured on them. Default: the documentation of Python's standard library. With --task "
+            'rerank pairs, {"query": ..., "text": ...}, several texts a query.',
         ),
     ] = None,
     queries: Annotated[
@@ -138,6 +142,7 @@ def export(
     from embedship.export.steps import Steps
 
     wishes = Wishes(
+        task=task,
         texts=texts,
         queries=queries,
         evaluation=evaluation,
@@ -145,7 +150,7 @@ def export(
         variants=tuple(part.strip() for part in variants.split(",") if part.strip()),
         max_recall_drop=max_recall_drop,
         objective=objective,
-        floors=parity.floors(floor or ()),
+        floors=parity.floors(floor or (), task),
         name=name,
         seed=seed,
         force=force,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the command shows its help without loading it
-    from embedship.export.checkpoint import Checkpoint
+    from embedship.export.original import Original
 
 
 class Converter(StrEnum):
@@ -26,12 +26,13 @@ class Converter(StrEnum):
 
             optimum.require()
 
-    def write(self, checkpoint: Checkpoint, path: Path) -> None:
-        """Write the whole pipeline in float32, with the outputs `last_hidden_state` and `sentence_embedding`."""
+    def write(self, checkpoint: Original, path: Path) -> None:
+        """Write the whole pipeline in float32, with the outputs that its task has."""
         if self is Converter.OPTIMUM:
             from embedship.export import optimum
+            from embedship.export.checkpoint import embedding
 
-            optimum.write(checkpoint, path)
+            optimum.write(embedding(checkpoint), path)
         else:
             from embedship.export import graph
 

@@ -69,7 +69,7 @@ class Folder:
         if not (folder.transformer / "config.json").is_file():
             raise UsageError(f"{folder.transformer} has no config.json: this is not a complete checkpoint")
         _refuse_other_models(folder)
-        _refuse_newer(folder)
+        refuse_newer(folder)
         for module in folder.modules:
             _refuse_weightless(module)
             _refuse_foreign_activation(module)
@@ -195,7 +195,8 @@ def _refuse_foreign_activation(module: Module) -> None:
         raise UnsafeError(f"{module.folder} uses code of its own ({activation}): only activations of torch are run")
 
 
-def _refuse_newer(folder: Folder) -> None:
+def refuse_newer(folder: Folder) -> None:
+    """Raises UsageError for what a later major version of its library has saved."""
     saved = {
         "transformers": folder.modules[0].config.get("transformers_version"),
         "sentence-transformers": folder.settings.get("__version__", {}).get("sentence_transformers"),

@@ -1,4 +1,4 @@
-"""The whole pipeline, transformer to normalised vector, as one torch module, and that module as an ONNX file."""
+"""The whole pipeline, transformer to normalised vector or score, as one torch module, and that as an ONNX file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ import onnx
 import torch
 from torch import Tensor
 
+from embedship.bundle import Task
 from embedship.export.checkpoint import Checkpoint, cuts
+from embedship.export.original import Original
 from embedship.export.quiet import ignoring, silence
 
 # The newest that OpenVINO 2026.4 and ONNX Runtime 1.22 both read, and whose operators the fusions know.
@@ -101,6 +103,8 @@ _POOLS = {
 class Graph(torch.nn.Module):
     """Positional inputs in the order of `pipeline.inputs` -> last_hidden_state, sentence_embedding."""
 
+    outputs: tuple[str, ...] = OUTPUTS
+
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__()
         transformer, _, *tail = checkpoint.model
@@ -120,28 +124,44 @@ class Graph(torch.nn.Module):
         return hidden, vectors if self.cut is None else vectors[:, : self.cut]
 
 
-def write(checkpoint: Checkpoint, path: Path) -> None:
+class Scores(torch.nn.Module):
+    """Positional inputs in the order of `pipeline.inputs` -> logits, (n, 1)."""
+
+    outputs: tuple[str, ...] = (Task.RERANK.output,)
+
+    def __init__(self, checkpoint: Original) -> None:
+        super().__init__()
+        self.names = checkpoint.pipeline.inputs
+        self.transformer = checkpoint.transformer
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        named = dict(zip(self.names, inputs, strict=True))
+        logits: Tensor = self.transformer(**named, return_dict=True).logits
+        return logits
+
+
+def write(checkpoint: Original, path: Path) -> None:
     """Export the pipeline in float32 with dynamic batch and length; the same checkpoint gives the same bytes.
 
     TorchScript exporter and eager attention: with dynamo or sdpa, ONNX Runtime recognises no Attention to fuse
     (torch 2.13, transformers 5.23), and OpenVINO gives NaN under padding.
     """
-    graph = Graph(checkpoint)
+    graph = Graph(checkpoint) if isinstance(checkpoint, Checkpoint) else Scores(checkpoint)
     with eager(graph.transformer):
         save(trace(graph, _example(checkpoint)), path)
 
 
-def trace(graph: Graph, example: tuple[Tensor, ...]) -> onnx.ModelProto:
+def trace(graph: Graph | Scores, example: tuple[Tensor, ...]) -> onnx.ModelProto:
     """The module as an ONNX graph of dynamic batch and length, without what differs between two exports."""
-    axes: dict[str, dict[int, str]] = {name: {0: "batch", 1: "sequence"} for name in (*graph.names, OUTPUTS[0])}
-    axes[OUTPUTS[1]] = {0: "batch"}
+    axes: dict[str, dict[int, str]] = {name: {0: "batch", 1: "sequence"} for name in graph.names}
+    axes |= {name: {0: "batch", 1: "sequence"} if name == OUTPUTS[0] else {0: "batch"} for name in graph.outputs}
     with tempfile.TemporaryDirectory() as folder, _tracing(), torch.no_grad():
         torch.onnx.export(
             graph.eval(),
             example,
             str(Path(folder, "graph.onnx")),
             input_names=list(graph.names),
-            output_names=list(OUTPUTS),
+            output_names=list(graph.outputs),
             dynamic_axes=axes,
             opset_version=OPSET,
             dynamo=False,
@@ -171,9 +191,11 @@ def _bytes(tensor: onnx.TensorProto) -> int:
     return int(kind.itemsize * math.prod(tensor.dims))
 
 
-def _example(checkpoint: Checkpoint) -> tuple[Tensor, ...]:
+def _example(checkpoint: Original) -> tuple[Tensor, ...]:
     """Two texts of different length: a mask of ones only would be traced as no mask at all."""
-    features = checkpoint.model.preprocess(["a text to trace the graph with", "short"])
+    texts = ["a text to trace the graph with", "short"]
+    alone = checkpoint.pipeline.task is Task.EMBED
+    features = checkpoint.features(texts if alone else [(text, text) for text in texts])
     return tuple(features[name] for name in checkpoint.pipeline.inputs)
 
 

@@ -19,7 +19,9 @@ from embedship.errors import GateError
 from embedship.export.checkpoint import Checkpoint
 from embedship.export.probes import shown
 from embedship.golden import ALONE_FLOOR, company_floor
+from embedship.likeness import likeness
 from embedship.plan import Batch
+from embedship.tokens import Text, Tokens
 
 # Long texts make the company expensive, and invariance breaks for short ones first: they are padded most.
 LONGEST = 512
@@ -36,29 +38,32 @@ class Company:
     left: bool = False
 
 
-def certify(encoder: Encoder, texts: Sequence[str], left: bool, seed: int = 0) -> Invariance:
+def certify(encoder: Encoder, texts: Sequence[Text], left: bool, seed: int = 0) -> Invariance:
     """Worst cosine of each text alone to itself shuffled among others, over-padded, and (if `left`) padded on the left.
 
     `texts` with more than LONGEST tokens are left out. NaN and infinity give NaN, which no floor lets through.
     """
-    tokens = [(text, ids) for text, ids in zip(texts, encoder.tokenizer(texts).ids, strict=True) if len(ids) <= LONGEST]
-    ids = [row for _, row in tokens]
-    alone = _encode(encoder, ids, Company(tuple((row,) for row in range(len(ids)))))
-    shuffled = tuple(_groups(np.random.default_rng(seed).permutation(len(ids)).tolist()))
+    whole = encoder.tokenizer(texts)
+    kept = [row for row, length in enumerate(whole.lengths) if length <= LONGEST]
+    tokens = [whole.row(row) for row in kept]
+    alone = _encode(encoder, tokens, Company(tuple((row,) for row in range(len(tokens)))))
+    shuffled = tuple(_groups(np.random.default_rng(seed).permutation(len(tokens)).tolist()))
+    by_length = sorted(range(len(tokens)), key=lambda row: tokens[row].lengths[0])
     companies = {
         "shuffled": Company(shuffled),
-        "over_padded": Company(tuple(_groups(sorted(range(len(ids)), key=lambda i: len(ids[i])))), stretch=2),
+        "over_padded": Company(tuple(_groups(by_length)), stretch=2),
     }
     if left:
         companies["other_side"] = Company(shuffled, left=True)
-    found = {name: cosine(alone, _encode(encoder, ids, company)) for name, company in companies.items()}
+    task = encoder.bundle.task
+    found = {name: likeness(task, alone, _encode(encoder, tokens, company)) for name, company in companies.items()}
     worst = int(np.argmin(np.min(list(found.values()), axis=0)))  # a NaN counts as the smallest
     return Invariance(
-        texts=len(ids),
+        texts=len(tokens),
         shuffled=float(found["shuffled"].min()),
         over_padded=float(found["over_padded"].min()),
         other_side=float(found["other_side"].min()) if left else None,
-        worst_text=shown(tokens[worst][0]),
+        worst_text=shown(texts[kept[worst]]),
     )
 
 
@@ -76,7 +81,7 @@ def judge(variant: Variant, invariance: Invariance, floors: Floors) -> None:
     )
 
 
-def either_side(checkpoint: Checkpoint, texts: Sequence[str], vectors: Vectors) -> bool:
+def either_side(checkpoint: Checkpoint, texts: Sequence[Text], vectors: Vectors) -> bool:
     """Whether the checkpoint itself gives these (n, dim) vectors with its padding on the other side too.
 
     BERT does not: its positions count from the left edge, padding included. Nobody may then ask it of an export.
@@ -99,15 +104,16 @@ def _groups(rows: Sequence[int]) -> Iterator[tuple[int, ...]]:
     return (tuple(rows[at : at + _TOGETHER]) for at in range(0, len(rows), _TOGETHER))
 
 
-def _encode(encoder: Encoder, ids: Sequence[list[int]], company: Company) -> Vectors:
-    """(n, dim) rows in the order of `ids`, computed on every stream."""
+def _encode(encoder: Encoder, tokens: Sequence[Tokens], company: Company) -> Vectors:
+    """(n, dim) rows in the order of `tokens`, a text each, computed on every stream."""
     pipeline = encoder.bundle.manifest.pipeline
-    vectors = np.empty((len(ids), pipeline.dimension), dtype=np.float32)
+    vectors = np.empty((len(tokens), pipeline.dimension), dtype=np.float32)
 
     def run(group: tuple[int, ...]) -> None:
-        rows = [ids[row] for row in group]
+        rows = [tokens[row].ids[0] for row in group]
+        turns = [turn for row in group for turn in tokens[row].turns]
         width = min(company.stretch * max(map(len, rows)), pipeline.max_tokens)
-        vectors[list(group)] = encoder.engine.encode(_laid(rows, width, pipeline.pad_id, company.left))
+        vectors[list(group)] = encoder.engine.encode(_laid(rows, width, pipeline.pad_id, company.left).turned(turns))
 
     with ThreadPoolExecutor(encoder.engine.streams) as threads:
         list(threads.map(run, company.groups))

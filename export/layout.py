@@ -28,7 +28,8 @@ _MODULE = ("config.json", "*.safetensors")
 def copy(source: Folder, target: Path, tokenizer_json: str) -> None:
     """Copy what describes the model, and write the frozen tokenizer in place of the original."""
     _copy(source, source.path, target, _ROOT)
-    _name_modules(target / "modules.json")
+    if (target / "modules.json").is_file():  # a cross-encoder may have none
+        _name_modules(target / "modules.json")
     _copy(source, source.transformer, target, _TRANSFORMER)
     for module in source.modules[1:]:
         _copy(source, module.folder, target, _MODULE)

@@ -17,9 +17,9 @@ from pathlib import Path
 from rich.console import Console
 
 from embedship import staging
-from embedship.bundle import Merge
+from embedship.bundle import Merge, Task
 from embedship.errors import EmbedshipError, UsageError
-from embedship.export import adapter, hub, plain, trust
+from embedship.export import adapter, cross, hub, plain, trust
 from embedship.export.folder import Folder, Origin
 from embedship.export.steps import Steps
 
@@ -33,6 +33,7 @@ class Opening:
     normalize: bool = False
     allow_pickle: tuple[str, ...] = ()  # sha256 each
     trust_remote_code: str | None = None  # sha256
+    task: Task = Task.EMBED
 
     @property
     def vouches(self) -> bool:
@@ -67,6 +68,8 @@ def _local(text: str, how: Opening) -> tuple[Path, Origin]:
 
 
 def _folder(given: Path, origin: Origin, room: Path, how: Opening, steps: Steps) -> Folder:
+    if how.task is Task.RERANK:
+        return cross.folder_of(_ready(given, room / "whole", how), origin)
     if adapter.is_adapter(given):
         with steps.step("merge the adapter"):
             folder, merge = _merged(given, room, how)

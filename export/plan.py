@@ -21,12 +21,13 @@ from embedship.bundle import (
     TOKENIZER,
     Precision,
     Runtime,
+    Task,
     fingerprint,
 )  # fmt: skip
 from embedship.errors import EmbedshipError
 from embedship.export import layout, workshop
 from embedship.export.build import Ready, Wishes, prepared
-from embedship.export.checkpoint import Checkpoint
+from embedship.export.original import Original
 from embedship.export.sbom import SBOM
 from embedship.export.steps import Steps
 from embedship.export.variants import Recipe
@@ -72,7 +73,8 @@ def _plan(ready: Ready, out: Path) -> Plan:
     _require_room(out, size)
     files, model = _written(ready)
     files |= {path for one in made for path in _paths(one.path)}
-    files |= {MANIFEST, GOLDEN, SBOM, REPORT_HTML, REPORT_JSON}
+    files |= {MANIFEST, GOLDEN, SBOM}
+    files |= {REPORT_HTML, REPORT_JSON} if ready.checkpoint.pipeline.task is Task.EMBED else set()
     files |= {REFERENCE} if ready.texts.queries else set()
     files |= {SIGNATURE} if ready.signer else set()
     evaluation = ready.texts.evaluation
@@ -90,10 +92,10 @@ def _plan(ready: Ready, out: Path) -> Plan:
     )
 
 
-def _planned(name: str, recipe: Recipe, checkpoint: Checkpoint) -> Planned:
+def _planned(name: str, recipe: Recipe, checkpoint: Original) -> Planned:
     """ONNX Runtime leaves the embedding table of an int8 graph in float32; OpenVINO does not."""
     total = sum(weight.numel() for weight in checkpoint.model.parameters())
-    table = checkpoint.model[0].model.get_input_embeddings().weight.numel()
+    table = checkpoint.transformer.get_input_embeddings().weight.numel()
     wide = table if recipe.weights is Precision.INT8 and recipe.runtime is Runtime.ONNXRUNTIME else 0
     return Planned(name, recipe.path, recipe.weights, 4 * wide + _BYTES[recipe.weights] * (total - wide))
 

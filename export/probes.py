@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from embedship import jsonl, stdlib_docs
-from embedship.tokens import Tokenizer
+from embedship.tokens import Text, Tokenizer
 
 # Attention takes memory with the square of the length; a probe of 32,768 tokens would need more than the machine has.
 LONGEST = 2048
@@ -66,6 +66,8 @@ def sample(texts: Sequence[str], count: int, seed: int) -> list[str]:
     return [texts[i] for i in drawn]
 
 
-def shown(text: str) -> str:
-    """A text as one short, printable line."""
+def shown(text: Text) -> str:
+    """A text, or a pair, as one short, printable line."""
+    if not isinstance(text, str):
+        return " | ".join(map(shown, text))
     return ascii(text) if len(text) <= _WIDTH else f"{text[:_WIDTH]!a}... ({len(text)} characters)"

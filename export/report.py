@@ -11,8 +11,9 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from embedship import choice
-from embedship.bundle import Bundle, Measured, Quality, Quantisation, Runtime, Source, Variant
+from embedship.bundle import Bundle, Measured, Quality, Quantisation, Runtime, Source, Task, Variant
 from embedship.export.probes import LONGEST
+from embedship.likeness import measure
 
 _METRICS = {
     "recall@10": "rec@10",
@@ -21,6 +22,9 @@ _METRICS = {
     "map@100": "map@100",
     "accuracy@1": "acc@1",
 }
+
+
+_ALIKE = {Task.EMBED: ("cos min", "cos mean"), Task.RERANK: ("like min", "like mean")}  # likeness.py says what it is
 
 
 def table(bundle: Bundle) -> Table:
@@ -33,7 +37,7 @@ def table(bundle: Bundle) -> Table:
         padding=(0, 1, 0, 0),  # 80 columns hold it
         caption=f"* is what serve takes on: {chosen.machine.cpu}, {chosen.machine.cores:g} cores",
     )
-    for heading in ("", "variant", "runs as", "MB", "fused", "cos min", "cos mean", "tokens/s", "ratio"):
+    for heading in ("", "variant", "runs as", "MB", "fused", *_ALIKE[bundle.task], "tokens/s", "ratio"):
         shown.add_column(heading, justify="left" if heading in ("", "variant", "runs as") else "right", no_wrap=True)
     for v in bundle.manifest.variants:
         speed = chosen.tokens_per_second.get(v.name)  # none where this machine may not serve it
@@ -67,7 +71,9 @@ def notes(bundle: Bundle) -> list[str]:
     """What the figures of the table do not say by themselves."""
     manifest = bundle.manifest
     pipeline, codes = manifest.pipeline, manifest.codes
-    lines = [_company(v) for v in manifest.variants]
+    lines = [_company(v, bundle.task) for v in manifest.variants]
+    if bundle.task is Task.RERANK:
+        lines += [f"{v.name}: {v.parity.overlap:.4f} of passages in the checkpoint's order" for v in manifest.variants]
     lines += [note for v in manifest.variants[1:] for note in _passed_over(bundle, v)]
     if pipeline.max_tokens > LONGEST:
         longest = bundle.plain.parity.longest
@@ -97,9 +103,10 @@ def _passed_over(bundle: Bundle, v: Variant) -> list[str]:
     return [reason for reason, applies in reasons.items() if applies]
 
 
-def _company(v: Variant) -> str:
+def _company(v: Variant, task: Task) -> str:
     label = "depends on its batch" if v.quantisation is Quantisation.DYNAMIC else "in any company"
-    return f"{v.name}: a text's vector {label}, worst cosine {v.invariance.worst:.6f} over {v.invariance.texts} texts"
+    what = "a text's vector" if task is Task.EMBED else "a pair's score"
+    return f"{v.name}: {what} {label}, worst {measure(task)} {v.invariance.worst:.6f} over {v.invariance.texts} texts"
 
 
 def quality_table(quality: Quality) -> Table:

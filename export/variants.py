@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 from embedship.bundle import Floors, Precision, Quantisation, Runtime
 from embedship.engine import feed
 from embedship.errors import UsageError
-from embedship.export import onnx, probes, targets
-from embedship.export.checkpoint import Checkpoint
+from embedship.export import onnx, pairs, probes, targets
 from embedship.export.converter import Converter
+from embedship.export.original import Original
 from embedship.export.targets import Target
 from embedship.plan import pad
-from embedship.tokens import Tokenizer
+from embedship.tokens import Text, Tokenizer
 
 PLAIN, ALL, GPU = "onnx", "all", "onnx-O4"
 # What is made when nobody names any. Not O1 to O3 for CPUs: they gain nothing (0.95x to 1.03x), as onnx.py says why.
@@ -47,7 +47,7 @@ class Workbench:
     """What variants are made from and for: `isa` is the instruction set of int8 files, `floors` those of int8."""
 
     folder: Path
-    checkpoint: Checkpoint
+    checkpoint: Original
     feeds: Sequence[onnx.Feed]
     isa: Target
     floors: Floors
@@ -134,7 +134,7 @@ def make(name: str, recipe: Recipe, bench: Workbench) -> Made:
 
 
 def _make_onnx(name: str, source: Path, target: Path, bench: Workbench) -> dict[str, int]:
-    config = bench.checkpoint.model[0].model.config
+    config = bench.checkpoint.transformer.config
     match name:
         case "onnx-O1":
             return onnx.basic(source, target, config)
@@ -165,13 +165,14 @@ def _make_openvino(name: str, source: Path, target: Path, bench: Workbench) -> d
             return openvino.quantise(source, target, bench.feeds, bench.isa)
 
 
-def calibration(tokenizer: Tokenizer, checkpoint: Checkpoint, texts: Sequence[str]) -> list[onnx.Feed]:
+def calibration(tokenizer: Tokenizer, checkpoint: Original, texts: Sequence[Text]) -> list[onnx.Feed]:
     """Each text alone at its true length: the padding of a batch would be calibrated as if it were meaning.
 
     The hostile ones come first. Without them int8 never sees the extremes: on MiniLM "..." falls to cosine 0.88 by
     NNCF (0.98 with them), and 254 times one word to 0.965 by ONNX Runtime (0.997).
     """
     pipeline = checkpoint.pipeline
-    hostile = probes.hostile(tokenizer, min(pipeline.max_tokens, probes.LONGEST))
-    rows = [ids for ids in tokenizer([*hostile, *texts]).ids if 0 < len(ids) <= probes.LONGEST]
-    return [feed(pad([ids], pipeline.pad_id), pipeline.inputs) for ids in rows]  # type: ignore[misc]
+    tokens = tokenizer([*pairs.hostile(tokenizer, pipeline), *texts])
+    rows = [row for row in map(tokens.row, range(len(tokens))) if 0 < row.lengths[0] <= probes.LONGEST]
+    batches = [pad(row.ids, pipeline.pad_id).turned(row.turns) for row in rows]
+    return [feed(batch, pipeline.inputs) for batch in batches]  # type: ignore[misc]

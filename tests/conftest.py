@@ -38,13 +38,22 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     All xdist workers share one: the first takes the lock and exports (a minute), the others wait for it. While you
     work on something else, EMBEDSHIP_TEST_BUNDLE=FOLDER keeps it there for the next run.
     """
-    base = tmp_path_factory.getbasetemp()
-    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    root = _root(tmp_path_factory)
     target = Path(os.environ.get("EMBEDSHIP_TEST_BUNDLE", root / "minilm-bundle"))
+    return _once(target, lambda: _export(target, root))
+
+
+def _root(factory: pytest.TempPathFactory) -> Path:
+    """A folder of this run that all xdist workers have in common."""
+    base = factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+def _once(target: Path, make: Callable[[], object]) -> Path:
     with target.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
-            _export(target, root)
+            make()
     return target
 
 
@@ -60,6 +69,56 @@ def _export(target: Path, root: Path) -> None:
     queries.write_text("".join(json.dumps({"text": text}) + "\n" for text in summaries), encoding="utf-8")
     wishes = Wishes(queries=queries, name="all-MiniLM-L6-v2")
     build(_model(), target, wishes, Steps(Console(quiet=True)))
+
+
+@pytest.fixture(scope="session")
+def cross_encoder(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cross-encoder as transformers saves it: the first two layers of MiniLM, and the head with the widest scores.
+
+    Nobody has trained it: what is tested is that its scores are kept, whatever they mean. The head is the first
+    principal component of what the layers say of some pairs, for a drawn one would give mostly noise.
+    """
+    import torch
+    from transformers import AutoTokenizer, BertForSequenceClassification
+
+    from embedship import stdlib_docs
+
+    folder = tmp_path_factory.mktemp("cross") / "tiny-cross-encoder"
+    torch.manual_seed(7)
+    tokenizer = AutoTokenizer.from_pretrained(str(minilm))
+    model = BertForSequenceClassification.from_pretrained(str(minilm), num_labels=1, num_hidden_layers=2).eval()
+    entries = stdlib_docs.entries(96)
+    queries, passages = [e.summary for e in entries], [e.body for e in entries[::-1]]
+    with torch.no_grad():
+        model.bert.embeddings.token_type_embeddings.weight[1] += 0.1 * torch.randn(model.config.hidden_size)
+        given = tokenizer(queries, passages, truncation=True, max_length=128, padding=True, return_tensors="pt")
+        first = model.bert(**given).last_hidden_state[:, 0]
+        pooler, head = model.bert.pooler.dense, model.classifier
+        pooler.weight.copy_(torch.eye(model.config.hidden_size) / (4 * first.std()))
+        pooler.bias.zero_()
+        pooled = torch.tanh(pooler(first))
+        widest = torch.linalg.svd(pooled - pooled.mean(0), full_matrices=False).Vh[0]
+        head.weight.copy_(widest[None] / (pooled @ widest).std())
+        head.bias.copy_(-(pooled.mean(0) @ head.weight[0])[None])
+    model.save_pretrained(folder)
+    tokenizer.model_max_length = 128
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def rerank_bundle(cross_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """It, exported as ONNX and OpenVINO, in float32 and int8; one for all xdist workers."""
+    from rich.console import Console
+
+    from embedship.bundle import Task
+    from embedship.export import parity
+    from embedship.export.build import Wishes, build
+    from embedship.export.steps import Steps
+
+    target = _root(tmp_path_factory) / "rerank-bundle"
+    wishes = Wishes(task=Task.RERANK, name="tiny-cross-encoder", floors=parity.floors((), Task.RERANK))
+    return _once(target, lambda: build(cross_encoder, target, wishes, Steps(Console(quiet=True))))
 
 
 @pytest.fixture(scope="session")

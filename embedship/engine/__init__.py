@@ -23,6 +23,8 @@ class Engine(Protocol):
     def encode(self, batch: Batch) -> Vectors:
         """Return (n, dim) float32 rows in the order of the batch; unit rows if the pipeline normalises.
 
+        A re-ranker's have one column, the score.
+
         Thread-safe. Raises EngineError if the runtime fails; nothing is retried here.
         """
 
@@ -47,14 +49,14 @@ def open_engine(bundle: Bundle, variant: str, streams: int | None = None, device
     if chosen.runtime is Runtime.OPENVINO:
         from embedship.engine.openvino import OpenVinoEngine
 
-        return OpenVinoEngine(path, pipeline.inputs, chosen.weights, streams, where)
+        return OpenVinoEngine(path, pipeline.inputs, chosen.weights, streams, where, pipeline.task.output)
     if where.kind is Kind.CPU:
         from embedship.engine.onnxruntime import OnnxRuntimeEngine
 
-        return OnnxRuntimeEngine(path, pipeline.inputs, chosen.weights, streams)
+        return OnnxRuntimeEngine(path, pipeline.inputs, chosen.weights, streams, pipeline.task.output)
     from embedship.engine.onnxruntime_gpu import OnnxRuntimeGpuEngine
 
-    return OnnxRuntimeGpuEngine(path, pipeline.inputs, chosen.weights, streams, where, pipeline.pad_id)
+    return OnnxRuntimeGpuEngine(path, pipeline, chosen.weights, streams, where)
 
 
 def require(variant: Variant, machine: Machine) -> None:
@@ -68,10 +70,10 @@ def require(variant: Variant, machine: Machine) -> None:
 
 
 def feed(batch: Batch, inputs: tuple[str, ...]) -> dict[str, object]:
-    """The named graph inputs of a batch. Texts come alone, never in pairs, so token types are all zero."""
+    """The named graph inputs of a batch; token types are all zero but for the second texts of pairs."""
     if batch.input_ids.shape != batch.attention_mask.shape:
         # OpenVINO mostly returns no rows then, and at times rows of something.
         shapes = f"ids of {batch.input_ids.shape}, a mask of {batch.attention_mask.shape}"
         raise EngineError(f"failed on a batch of {len(batch)}: {shapes}")
     known = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-    return {name: known[name] if name in known else batch.input_ids * 0 for name in inputs}
+    return {name: known.get(name, batch.token_types) for name in inputs}

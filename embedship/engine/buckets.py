@@ -23,4 +23,5 @@ def bucketed(batch: Batch, pad_id: int) -> Batch:
     mask = np.zeros((tall, wide), dtype=np.int64)
     ids[:rows, :width], mask[:rows, :width] = batch.input_ids, batch.attention_mask
     mask[rows:, 0] = 1
-    return Batch(ids, mask)
+    turns = None if batch.turns is None else np.pad(batch.turns, (0, tall - rows))
+    return Batch(ids, mask, turns)

@@ -26,7 +26,7 @@ FAILURES = (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.Inv
 class OnnxRuntimeEngine:
     """One session for all streams: weights are shared, and each `run` computes on the thread that called it."""
 
-    def __init__(self, path: Path, inputs: tuple[str, ...], weights: Precision, streams: int) -> None:
+    def __init__(self, path: Path, inputs: tuple[str, ...], weights: Precision, streams: int, output: str) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
@@ -38,12 +38,13 @@ class OnnxRuntimeEngine:
         except FAILURES as error:
             raise EngineError(f"ONNX Runtime {ort.__version__} cannot load {path.name}: {error}") from error
         self._inputs = inputs
+        self._output = output
         self.streams = streams
         self.precision = weights
 
     def encode(self, batch: Batch) -> Vectors:
         try:
-            (vectors,) = self._session.run(["sentence_embedding"], feed(batch, self._inputs))
+            (vectors,) = self._session.run([self._output], feed(batch, self._inputs))
         except FAILURES as error:
             raise EngineError(f"ONNX Runtime failed on a batch of {len(batch)}: {error}") from error
         finally:

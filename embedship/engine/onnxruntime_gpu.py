@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from embedship.bundle import Precision
+from embedship.bundle import Pipeline, Precision
 from embedship.codes import Vectors
 from embedship.device import Device, Kind
 from embedship.engine import feed
@@ -27,7 +27,6 @@ except ImportError:
     raise MissingExtra("onnxruntime", "gpu") from None
 
 _PROVIDERS = {Kind.CUDA: "CUDAExecutionProvider", Kind.TENSORRT: "TensorrtExecutionProvider"}
-_OUTPUT = "sentence_embedding"
 
 
 class OnnxRuntimeGpuEngine:
@@ -37,9 +36,7 @@ class OnnxRuntimeGpuEngine:
     come in few shapes (`buckets`), so that its allocator hands the same memory out again and TensorRT builds few plans.
     """
 
-    def __init__(
-        self, path: Path, inputs: tuple[str, ...], weights: Precision, streams: int, device: Device, pad_id: int
-    ) -> None:
+    def __init__(self, path: Path, pipeline: Pipeline, weights: Precision, streams: int, device: Device) -> None:
         provider = _PROVIDERS[device.kind]
         if provider not in ort.get_available_providers():
             raise EngineError(
@@ -55,8 +52,9 @@ class OnnxRuntimeGpuEngine:
         # It takes the CPU, silently, where the driver or cuDNN is missing.
         if provider not in self._session.get_providers():
             raise EngineError(f"{device} cannot be used: the NVIDIA driver, CUDA or cuDNN is missing or too old for it")
-        self._inputs = inputs
-        self._pad_id = pad_id
+        self._inputs = pipeline.inputs
+        self._output = pipeline.task.output
+        self._pad_id = pipeline.pad_id
         self._place = ("cuda", device.ordinal)
         self.streams = streams
         self.precision = weights
@@ -66,7 +64,7 @@ class OnnxRuntimeGpuEngine:
             binding = self._session.io_binding()
             for name, values in feed(bucketed(batch, self._pad_id), self._inputs).items():
                 binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(values, *self._place))
-            binding.bind_output(_OUTPUT, *self._place)
+            binding.bind_output(self._output, *self._place)
             self._session.run_with_iobinding(binding)
             (vectors,) = binding.copy_outputs_to_cpu()
         except FAILURES as error:

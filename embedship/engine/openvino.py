@@ -42,13 +42,16 @@ class OpenVinoEngine:
         weights: Precision,
         streams: int,
         device: Device,
+        output: str,
     ) -> None:
         core = ov.Core()
         name = _name(core, device)
         arithmetic = _arithmetic(core.get_property(name, "OPTIMIZATION_CAPABILITIES"), device)
         try:
             model = core.read_model(path)
-            self._compile = partial(core.compile_model, _pooled(model), name, _settings(arithmetic, streams, device))
+            self._compile = partial(
+                core.compile_model, _answering(model, output), name, _settings(arithmetic, streams, device)
+            )
             self._pool = _Pool(self._compile(), streams)
         except RuntimeError as error:
             raise EngineError(f"OpenVINO {ov.__version__} cannot load {path.name}: {error}") from error
@@ -154,10 +157,10 @@ def _settings(arithmetic: str, streams: int, device: Device) -> dict[str, str]:
     }
 
 
-def _pooled(model: ov.Model) -> ov.Model:
-    """The model without `last_hidden_state`, which nobody here reads."""
-    pooled = next(r for r in model.results if "sentence_embedding" in r.output(0).get_names())
-    return ov.Model([pooled], model.get_parameters(), model.get_friendly_name())
+def _answering(model: ov.Model, output: str) -> ov.Model:
+    """The model with this output alone: nobody here reads `last_hidden_state`."""
+    answer = next(r for r in model.results if output in r.output(0).get_names())
+    return ov.Model([answer], model.get_parameters(), model.get_friendly_name())
 
 
 def _precision(weights: Precision, arithmetic: str) -> Precision:

@@ -1,7 +1,8 @@
 """Batches and vectors as bytes on the way to a worker process and back. Plain arrays, nothing pickled. Pure.
 
-A batch is `number, rows, width` and two (rows, width) int64 arrays; an answer is `number, kind, rows, width` and
-(rows, width) float32, or a message. Both ends are of one machine and one version: bytes are in its own order.
+A batch is `number, rows, width`, two (rows, width) int64 arrays and, of pairs, (rows,) int64 turns; an answer is
+`number, kind, rows, width` and (rows, width) float32, or a message. Both ends are of one machine and one version:
+bytes are in its own order.
 """
 
 from __future__ import annotations
@@ -27,14 +28,16 @@ class Kind(IntEnum):
 
 def batch_bytes(number: int, batch: Batch) -> bytes:
     head = _BATCH.pack(number, *batch.input_ids.shape)
-    return b"".join((head, batch.input_ids.tobytes(), batch.attention_mask.tobytes()))
+    turns = b"" if batch.turns is None else batch.turns.tobytes()
+    return b"".join((head, batch.input_ids.tobytes(), batch.attention_mask.tobytes(), turns))
 
 
 def read_batch(raw: bytes) -> tuple[int, Batch]:
     """The number of a batch, and the batch, its arrays read-only views of `raw`."""
     number, rows, width = _BATCH.unpack_from(raw)
-    arrays = np.frombuffer(raw, dtype=np.int64, offset=_BATCH.size).reshape(2, rows, width)
-    return number, Batch(arrays[0], arrays[1])
+    values = np.frombuffer(raw, dtype=np.int64, offset=_BATCH.size)
+    arrays, turns = values[: 2 * rows * width].reshape(2, rows, width), values[2 * rows * width :]
+    return number, Batch(arrays[0], arrays[1], turns if len(turns) else None)
 
 
 def vectors_bytes(number: int, vectors: Vectors) -> bytes:

@@ -25,6 +25,7 @@ from embedship.bundle import (
     Runtime,
     Similarity,
     Source,
+    Task,
     Variant,
     fingerprint,
 )
@@ -181,6 +182,7 @@ def test_everything_in_the_pipeline_changes_the_fingerprint(field: str) -> None:
     other = {
         str: "x",
         Similarity: Similarity.DOT,
+        Task: Task.RERANK,
         int: 99,
         bool: not getattr(PIPELINE, field),
         tuple: (1,),

@@ -73,7 +73,7 @@ def test_the_graph_gives_the_vectors_of_the_checkpoint(checkpoint: Any, pooling:
     expected = opened.encode(TEXTS)
     assert opened.pipeline.normalised
     np.testing.assert_allclose(run(path, batch, opened.pipeline.inputs), expected, atol=2e-6)
-    engine = OpenVinoEngine(path, opened.pipeline.inputs, Precision.FLOAT32, 1, Device(Kind.CPU))
+    engine = OpenVinoEngine(path, opened.pipeline.inputs, Precision.FLOAT32, 1, Device(Kind.CPU), "sentence_embedding")
     assert cosine(engine.encode(batch), expected).min() > 0.995  # bfloat16 where the CPU has it
 
 

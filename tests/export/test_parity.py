@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from embedship.bundle import Floors, Parity, Precision
+from embedship.bundle import Floors, Parity, Precision, Task
 from embedship.errors import GateError, UsageError
 from embedship.export.parity import FLOORS, Probes, floors, judge, measure, overlap
 from embedship.tokens import Tokens
@@ -16,6 +17,8 @@ VECTORS = np.eye(3, dtype=np.float32)
 
 class Encoding:
     """Stands in for an Encoder whose vectors are given."""
+
+    bundle = SimpleNamespace(task=Task.EMBED)
 
     def __init__(self, vectors: np.ndarray) -> None:
         self.vectors = vectors

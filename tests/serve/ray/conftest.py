@@ -81,7 +81,7 @@ Start = Callable[..., subprocess.Popen[str]]
 
 @pytest.fixture
 def start(bundle: Path, tmp_path: Path) -> Iterator[Start]:
-    """`embedship encode BUNDLE ...`, or another verb, in a process of its own that is ended with all that it started."""
+    """`embedship encode BUNDLE ...` or another verb, in a process of its own, ended with all that it started."""
     mark, started = f"encode-{tmp_path}", []
 
     def begin(*arguments: object, verb: str = "encode") -> subprocess.Popen[str]:
