@@ -15,21 +15,21 @@ import os
 import socket
 import sys
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from embedship import golden, hardware
+from embedship import hardware
 from embedship.bundle import Bundle
 from embedship.device import Device, Kind
-from embedship.encoder import Encoder
 from embedship.errors import EmbedshipError, EngineError, MismatchError, MissingExtra, UsageError
 from embedship.serve.bulk_records import Plan
-from embedship.serve.bulk_shards import Encoded, Job, Traits, Watcher, encoded
+from embedship.serve.bulk_remote import Order, Remote
+from embedship.serve.bulk_shards import Encoded, Job, Traits, Watcher
+from embedship.serve.bulk_work import Work
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of what it will do one day
@@ -46,26 +46,16 @@ _AHEAD = 2  # shards an encoder holds: one computes while the next is tokenised
 _LOOK = 5.0  # seconds between two looks at which nodes there are
 _PATIENCE = 300.0  # seconds without any encoder
 _REST = 30.0  # seconds until a device whose encoder was lost gets another: by then Ray knows whether its node is there
-_LOSSES = 4  # a shard, or a device, that ended so many encoders is at fault itself
+_LOSSES = 4  # a device that lost so many encoders is at fault itself
 
 _LOGGER = logging.getLogger(__name__)
-
-
-class Order(NamedTuple):
-    """What an encoder on a node is made from."""
-
-    bundle: Path
-    digest: str
-    release: str
-    variant: str
-    device: Device
 
 
 class Spot(NamedTuple):
     """A device of a node; the CPU cores that Ray counts there are one device."""
 
     node: str
-    address: str
+    host: str
     ordinal: int
     cpus: int
     gpus: int
@@ -79,76 +69,6 @@ class Seat:
     actor: Any
     opened: bool = False
     jobs: int = 0
-
-
-class Remote:
-    """The encoder of a node. It is opened by a call, so that what is wrong there comes back as a sentence."""
-
-    def __init__(self) -> None:
-        self._encoder: Encoder | None = None
-
-    def open(self, order: Order, streams: int | None) -> Traits:
-        with _placed():
-            self._encoder = _opened(order, streams)
-            return Traits.of(self._encoder)
-
-    def encode(self, plan: Plan, job: Job) -> Encoded:
-        assert self._encoder is not None
-        with _placed():
-            tokens = self._encoder.tokenizer(job.texts, plan.prompt)
-            return encoded(self._encoder, plan, job, tokens, lambda *_: None)
-
-
-def _opened(order: Order, streams: int | None) -> Encoder:
-    if (here := version("embedship")) != order.release:
-        raise MismatchError(f"embedship {here} is installed, and {order.release} where the run was started")
-    bundle = Bundle.open(order.bundle)
-    if bundle.manifest.digest != order.digest:
-        raise MismatchError(f"{order.bundle} is another bundle than where the run was started")
-    encoder = Encoder.open(bundle, order.variant, streams=streams, device=str(order.device))
-    golden.check(encoder)
-    return encoder
-
-
-@contextmanager
-def _placed() -> Iterator[None]:
-    """Name the node; and raise what can be sent, which MissingExtra cannot."""
-    try:
-        yield
-    except EmbedshipError as error:
-        kind = UsageError if isinstance(error, MissingExtra) else type(error)
-        raise kind(f"on node {ray.util.get_node_ip_address()}: {error}") from None
-
-
-class Work:
-    """Jobs to hand out: first those that came back."""
-
-    def __init__(self, jobs: Iterator[Job]) -> None:
-        self._jobs = jobs
-        self._back: deque[Job] = deque()
-        self._losses: Counter[int] = Counter()
-        self._next = next(jobs, None)
-
-    def __bool__(self) -> bool:
-        return bool(self._back) or self._next is not None
-
-    def take(self) -> Job:
-        if self._back:
-            return self._back.popleft()
-        assert self._next is not None
-        job, self._next = self._next, next(self._jobs, None)
-        return job
-
-    def lost(self, job: Job) -> None:
-        """Its encoder is gone. Raises EngineError for a job that ends one encoder after the other."""
-        self._losses[job.number] += 1
-        if self._losses[job.number] == _LOSSES:
-            last = job.first + len(job.texts) - 1
-            raise EngineError(
-                f"texts {job.first} to {last} ended {_LOSSES} encoders, one after the other: has a node the memory for "
-                "them? Fewer --shard-texts need less. What is encoded stays"
-            )
-        self._back.append(job)
 
 
 @dataclass(eq=False)
@@ -261,7 +181,7 @@ class Cluster:
             for name, here, there in zip(Traits._fields, self._traits, traits, strict=True)
             if here != there
         ]:
-            return self._refuse(seat, MismatchError(f"on node {seat.spot.address}: {'; '.join(differ)}"))
+            return self._refuse(seat, MismatchError(f"on node {seat.spot.host}: {'; '.join(differ)}"))
         seat.opened = True
         self._served = time.monotonic()
         return None
@@ -278,9 +198,9 @@ class Cluster:
         self._leave(seat)
         self._losses[seat.spot] += 1
         self._resting[seat.spot] = time.monotonic() + _REST
-        _LOGGER.warning("an encoder on node %s was lost (%s): its texts go to others", seat.spot.address, _short(why))
+        _LOGGER.warning("an encoder on node %s was lost (%s): its texts go to others", seat.spot.host, _short(why))
         if self._losses[seat.spot] == _LOSSES:
-            self._refuse(seat, EngineError(f"on node {seat.spot.address}: {_LOSSES} encoders were lost"))
+            self._refuse(seat, EngineError(f"on node {seat.spot.host}: {_LOSSES} encoders were lost"))
 
     def _leave(self, seat: Seat) -> None:
         self._seats.pop(seat.spot, None)
@@ -304,7 +224,7 @@ def _spots(device: Device) -> list[Spot]:
     found = []
     for node in ray.nodes():
         cpus, gpus = (int(node["Resources"].get(name, 0)) for name in ("CPU", "GPU")) if node["Alive"] else (0, 0)
-        where = node["NodeID"], node["NodeManagerAddress"]
+        where = node["NodeID"], node["NodeManagerHostname"]
         if device.kind is not Kind.CPU:
             found += [Spot(*where, ordinal, 0, 1) for ordinal in range(gpus)]
         elif cpus:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from embedship import Bundle, Encoder, stdlib_docs
 from embedship.cli import run
-from embedship.errors import EngineError, MismatchError, UsageError
+from embedship.errors import UsageError
 from embedship.serve import bulk
 from embedship.serve.bulk_input import Columns, open_source
 from embedship.serve.bulk_output import Layout
 from embedship.serve.bulk_records import Wishes
-from embedship.serve.bulk_shards import Here, Job
+from embedship.serve.bulk_shards import Here
 from embedship.serve.progress import Tally
 
 from .conftest import SECONDS, Nodes, Start
@@ -90,7 +90,7 @@ def test_whichever_nodes_are_lost_nothing_is_missing_or_twice(
     code, said, complained = ended(second)
     assert code == 0, complained
     assert "2 devices of 2 nodes" in complained
-    assert complained.count("an encoder on node 127.0.0.1 was lost") == 2
+    assert len(re.findall(r"an encoder on node \S+ was lost", complained)) == 2
     report = json.loads(said)
     assert 4 * SHARD <= report["resumed_texts"] == done * SHARD < report["texts"] == TEXTS
     assert contents(out) == plain
@@ -164,33 +164,3 @@ def test_without_ray_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "ray", None)
     assert run(["encode", str(bundle), str(source), "--out", str(tmp_path / "out"), "--ray", "auto"]) == 2
     assert "pip install 'embedship[ray]'" in " ".join(capsys.readouterr().err.split())
-
-
-def test_another_bundle_or_release_on_a_node_is_refused(bundle: Path) -> None:
-    ray_bulk = pytest.importorskip("embedship.serve.ray_bulk", reason="pip install 'embedship[ray]'")
-    opened = Bundle.open(bundle)
-    right = ray_bulk.Order(bundle, opened.manifest.digest, ray_bulk.version("embedship"), "onnx", ("cpu", 0))
-    for wrong, sentence in (
-        (right._replace(digest="0" * 64), "is another bundle than where the run was started"),
-        (right._replace(release="0.0.1"), "and 0.0.1 where the run was started"),
-    ):
-        with pytest.raises(MismatchError, match=f"on node .*{sentence}"):
-            ray_bulk.Remote().open(wrong, 1)
-
-
-def jobs(count: int) -> Iterator[Job]:
-    for number in range(count):
-        yield Job(number, 2 * number, ["a", "b"], [2 * number, 2 * number + 1])
-
-
-def test_a_job_that_was_lost_goes_out_again_but_not_for_ever() -> None:
-    ray_bulk = pytest.importorskip("embedship.serve.ray_bulk", reason="pip install 'embedship[ray]'")
-    work = ray_bulk.Work(jobs(3))
-    first = work.take()
-    for _ in range(3):
-        work.lost(first)
-        assert work.take() is first
-    with pytest.raises(EngineError, match="texts 0 to 1 ended 4 encoders"):
-        work.lost(first)
-    assert [work.take().number for _ in range(2)] == [1, 2]
-    assert not work
