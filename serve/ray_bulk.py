@@ -13,7 +13,6 @@ import contextlib
 import logging
 import os
 import socket
-import sys
 import time
 from collections import Counter
 from collections.abc import Generator, Iterator
@@ -215,8 +214,8 @@ class Cluster:
         return ready
 
     def __str__(self) -> str:
-        nodes = {spot.node for spot in self._seats}
-        return f"{len(self._seats)} devices of {len(nodes)} nodes, by Ray"
+        nodes = len({spot.node for spot in self._seats})
+        return f"{len(self._seats)} device{'s' * (len(self._seats) > 1)} of {nodes} node{'s' * (nodes > 1)}, by Ray"
 
 
 def _spots(device: Device) -> list[Spot]:
@@ -253,7 +252,8 @@ def joined(address: str, bundle: Bundle, variant: str, device: str) -> Iterator[
     if where.ordinal:
         raise UsageError(f"--device {device}: with --ray every device of the kind is used, so leave the number out")
     order = Order(bundle.folder.resolve(), bundle.manifest.digest, version("embedship"), variant, where)
-    with contextlib.redirect_stdout(sys.stderr):  # Ray prints what befalls its nodes, and stdout is for the result
+    # Ray prints the last lines of a lost node's log there, and stdout is for the result; its own logs have them, too.
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         try:
             _join(address)
             cluster = Cluster(bundle, order)

@@ -90,6 +90,7 @@ def test_whichever_nodes_are_lost_nothing_is_missing_or_twice(
     code, said, complained = ended(second)
     assert code == 0, complained
     assert "2 devices of 2 nodes" in complained
+    assert "(raylet)" not in complained
     assert len(re.findall(r"an encoder on node \S+ was lost", complained)) == 2
     report = json.loads(said)
     assert 4 * SHARD <= report["resumed_texts"] == done * SHARD < report["texts"] == TEXTS
