@@ -93,9 +93,9 @@ def encode(
 def _encoders(bundle: Bundle, variant: str, device: str, ray: str | None) -> Iterator[Encoders]:
     """They have passed the golden texts: hours of wrong vectors would be found by nobody."""
     if ray is not None:
-        from embedship.serve import ray_bulk
+        from embedship.serve.ray_join import joined
 
-        with ray_bulk.joined(ray, bundle, variant, device) as cluster:
+        with joined(ray, bundle, variant, device) as cluster:
             Console(stderr=True, highlight=False).print(f"encoding on {cluster}")
             yield cluster
         return

@@ -213,9 +213,9 @@ def _embedded(
 
 
 def _cluster(address: str, bundle: Bundle, variant: str, device: str) -> AbstractContextManager[Encoders]:
-    from embedship.serve import ray_bulk
+    from embedship.serve.ray_join import joined
 
-    return ray_bulk.joined(address, bundle, variant, device)
+    return joined(address, bundle, variant, device)
 
 
 def _requantised(bundle: Bundle, source: Path, out: Path, wishes: Wishes) -> Built:

@@ -1,7 +1,7 @@
 """Bulk encoding on a Ray cluster: an encoder a device, on whatever nodes there are; their shards are written here.
 
-Ray's own actors and calls, without Ray Data, which would want every input on every node, pandas and pyarrow, and holds
-what a lost node had under way until the rest is done (2.60). Here it goes to another encoder at once.
+Ray's own actors and calls, without Ray Data, which brings pandas, and where what a lost node had under way waits until
+the rest is done (2.60). Here it goes to another encoder at once.
 
 The input is read and the folder is written by this process alone, as in a run without Ray: nodes need the bundle, at
 the same path, and nothing else. Nothing is sent out about this use of Ray.
@@ -9,19 +9,14 @@ the same path, and nothing else. Nothing is sent out about this use of Ray.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import socket
 import time
 from collections import Counter
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from typing import Any, NamedTuple
 
-from embedship import hardware
 from embedship.bundle import Bundle
 from embedship.device import Device, Kind
 from embedship.errors import EmbedshipError, EngineError, MismatchError, MissingExtra, UsageError
@@ -30,17 +25,12 @@ from embedship.serve.bulk_remote import Order, Remote
 from embedship.serve.bulk_shards import Encoded, Job, Traits, Watcher
 from embedship.serve.bulk_work import Work
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of what it will do one day
-
 try:
     import ray
     from ray.exceptions import RayError, RayTaskError
 except ModuleNotFoundError:
     raise MissingExtra("ray", "ray") from None
 
-LOCAL, AUTO = "local", "auto"
-_STORE = 256 << 20  # bytes, of `local`: shards under way; what does not fit goes to the disk
 _AHEAD = 2  # shards an encoder holds: one computes while the next is tokenised
 _LOOK = 5.0  # seconds between two looks at which nodes there are
 _PATIENCE = 300.0  # seconds without any encoder
@@ -197,7 +187,7 @@ class Cluster:
         self._leave(seat)
         self._losses[seat.spot] += 1
         self._resting[seat.spot] = time.monotonic() + _REST
-        _LOGGER.warning("an encoder on node %s was lost (%s): its texts go to others", seat.spot.host, _short(why))
+        _LOGGER.warning("an encoder on node %s was lost (%s): its texts go to others", seat.spot.host, short(why))
         if self._losses[seat.spot] == _LOSSES:
             self._refuse(seat, EngineError(f"on node {seat.spot.host}: {_LOSSES} encoders were lost"))
 
@@ -235,59 +225,8 @@ def _reason(failed: RayTaskError) -> EmbedshipError:
     cause = failed.cause
     if isinstance(cause, EmbedshipError):
         return cause
-    return EngineError(f"an encoder failed with {type(cause).__name__}: {_short(cause)}. What is encoded stays")
+    return EngineError(f"an encoder failed with {type(cause).__name__}: {short(cause)}. What is encoded stays")
 
 
-def _short(error: BaseException) -> str:
+def short(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-@contextmanager
-def joined(address: str, bundle: Bundle, variant: str, device: str) -> Iterator[Cluster]:
-    """Encoders on the cluster at `address`, the first of them open. All that was started ends with the block.
-
-    Raises UsageError where there is no cluster, or none with such devices, and whatever keeps encoders from opening.
-    """
-    where = Device.parse(device)
-    if where.ordinal:
-        raise UsageError(f"--device {device}: with --ray every device of the kind is used, so leave the number out")
-    order = Order(bundle.folder.resolve(), bundle.manifest.digest, version("embedship"), variant, where)
-    # Ray prints the last lines of a lost node's log there, and stdout is for the result; its own logs have them, too.
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        try:
-            _join(address)
-            cluster = Cluster(bundle, order)
-            assert cluster.traits
-            yield cluster
-        finally:
-            ray.shutdown()
-
-
-def _join(address: str) -> None:
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address == LOCAL:
-        quiet |= {
-            "num_cpus": hardware.streams(), "include_dashboard": False, "object_store_memory": _STORE,
-            "_node_ip_address": "127.0.0.1",
-        }  # fmt: skip
-    elif address != AUTO:
-        _require_listener(address)
-    try:
-        # Ray puts the working directory on its workers' path, and that of a checkout holds an embedship/ without rooms.
-        with contextlib.chdir("/"):
-            ray.init(address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-        raise UsageError(f"Ray at {address} cannot be joined: {_short(error)}") from None
-
-
-def _require_listener(address: str) -> None:
-    """Ray itself would try for a minute."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
-        raise UsageError(f"--ray {address}: give HOST:PORT of the head, {AUTO} or {LOCAL}")
-    if host in ("localhost", "127.0.0.1"):
-        host = ray.util.get_node_ip_address()  # as Ray does, whatever its head listens on
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except (OSError, OverflowError) as error:
-        raise UsageError(f"nothing answers at {address} ({error}): is the head of the Ray cluster there?") from None

@@ -39,6 +39,19 @@ def left(mark: str) -> list[str]:
     return [" ".join(each.cmdline()[:3]) for each in found]
 
 
+def addresses(process: subprocess.Popen[str]) -> set[str]:
+    """Where the processes listen that have the mark of this one."""
+    mark = psutil.Process(process.pid).environ()[MARK]
+    listening = [
+        each.laddr.ip
+        for found in _marked(mark)
+        for each in found.net_connections("inet")
+        if each.status == psutil.CONN_LISTEN
+    ]
+    assert len(listening) > 3
+    return {address.removeprefix("::ffff:") for address in listening}
+
+
 def _marked(mark: str) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
@@ -92,7 +105,7 @@ def start(bundle: Path, tmp_path: Path) -> Iterator[Start]:
             stderr=subprocess.PIPE,
             text=True,
             cwd=tmp_path,
-            env=_environment(mark),
+            env=_environment(mark, loopback="local" not in arguments),
         )
         started.append(process)
         return process
@@ -104,7 +117,8 @@ def start(bundle: Path, tmp_path: Path) -> Iterator[Start]:
     assert left(mark) == []
 
 
-def _environment(mark: str) -> dict[str, str]:
+def _environment(mark: str, loopback: bool = True) -> dict[str, str]:
     """Of a cluster on the loopback interface alone: Ray takes 127.0.0.1 for another address without this variable."""
+    here = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} if loopback else {}
     known = {key: value for key, value in os.environ.items() if key not in ("PYTHONWARNINGS", "RAY_ADDRESS")}
-    return {**known, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "COLUMNS": "1000", MARK: mark}
+    return {**known, **here, "COLUMNS": "1000", MARK: mark}

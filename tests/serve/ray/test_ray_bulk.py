@@ -21,8 +21,9 @@ from embedship.serve.bulk_output import Layout
 from embedship.serve.bulk_records import Wishes
 from embedship.serve.bulk_shards import Here
 from embedship.serve.progress import Tally
+from embedship.serve.ray_join import joined
 
-from .conftest import SECONDS, Nodes, Start
+from .conftest import SECONDS, Nodes, Start, addresses
 
 TEXTS = 480
 SHARD = 12
@@ -119,11 +120,12 @@ def test_a_cluster_without_the_device_is_a_sentence(nodes: Nodes, start: Start, 
 
 
 def test_interrupted_it_ends_the_cluster_that_it_started(start: Start, source: Path, tmp_path: Path) -> None:
-    """`start` sees that no process is left."""
+    """It listens on the loopback interface alone; `start` sees that no process is left."""
     pytest.importorskip("ray", reason="pip install 'embedship[ray]'")
     out = tmp_path / "out"
     process = start(source, "--out", out, "--ray", "local", *SMALL)
     once(process, out, 2)
+    assert addresses(process) == {"127.0.0.1"}
     process.send_signal(signal.SIGINT)
     code, said, complained = ended(process)
     assert (code, json.loads(said)["exit_code"]) == (130, 130), complained
@@ -149,10 +151,9 @@ def test_a_wrong_address_is_a_sentence(
 
 
 def test_one_of_several_devices_cannot_be_asked_for(bundle: Path) -> None:
-    ray_bulk = pytest.importorskip("embedship.serve.ray_bulk", reason="pip install 'embedship[ray]'")
     with (
         pytest.raises(UsageError, match="leave the number out"),
-        ray_bulk.joined("local", Bundle.open(bundle), "onnx", "cuda:1"),
+        joined("local", Bundle.open(bundle), "onnx", "cuda:1"),
     ):
         pass
 
