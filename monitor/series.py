@@ -82,6 +82,12 @@ def _cosines(status: Status) -> Iterable[Value]:
         yield (each.device, "start"), each.start
 
 
+def _floors(status: Status) -> Iterable[Value]:
+    for each in status.canary.devices:
+        yield (each.device, "golden"), each.golden_floor
+        yield (each.device, "start"), status.canary.start_floor
+
+
 def _watched(status: Status) -> list[Value]:
     return [
         ((signal,), float(getattr(status.diagnosis.signals, signal) is not None))
@@ -263,8 +269,7 @@ TABLE = (
            lambda status: _choice(State, status.canary.state)),
     Series(G, "canary_cosine", "Lowest cosine of the canary texts, to the checkpoint (golden) and to the vectors at "
            "start; 0 before the first round.", ("device", "against"), _cosines),
-    Series(G, "canary_cosine_floor", "Below this cosine a device is damaged.", ("against",),
-           lambda status: [(("golden",), status.canary.golden_floor), (("start",), status.canary.start_floor)]),
+    Series(G, "canary_cosine_floor", "Below this cosine the device is damaged.", ("device", "against"), _floors),
     Series(C, "canary_texts", "Canary texts encoded; no other metric counts them.", ("device",),
            _devices(lambda device: device.texts)),
     Series(C, "canary_failures", "Canary rounds that ended in an error.", ("device",),

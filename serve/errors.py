@@ -223,7 +223,7 @@ class OpenAIErrorBody(msgspec.Struct, frozen=True):
 
 
 class OpenAIError(msgspec.Struct, frozen=True):
-    """The error of /v1 routes."""
+    """The error of OpenAI's routes."""
 
     error: OpenAIErrorBody
 
@@ -244,7 +244,7 @@ class InfinityError(msgspec.Struct, frozen=True):
 
 
 class CohereError(msgspec.Struct, frozen=True):
-    """The error of /v2 routes."""
+    """The error of Cohere's routes."""
 
     message: str
     id: str  # of the request

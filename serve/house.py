@@ -61,13 +61,13 @@ class House:
 
     @property
     def readiness(self) -> Readiness:
-        """Whether to send requests here: while a device of each model takes batches, and no drain has begun."""
+        """Whether to send requests here: while a device that embeds takes batches, and no drain has begun."""
         if self.drain.draining:
             return Readiness(False, "draining")
         workers = [model.workers for model in self.service.models]
         up, devices = sum(each.up for each in workers), sum(len(each.devices) for each in workers)
         if up < devices:
-            return Readiness(all(each.up for each in workers), f"{up} of {devices} devices")
+            return Readiness(self.service.workers.up > 0, f"{up} of {devices} devices")
         return Readiness(True, "the golden texts give the vectors of the checkpoint")
 
     def swap(self, service: Service) -> Service:

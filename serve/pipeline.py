@@ -104,17 +104,20 @@ class Pipeline:
         else:
             encoded = await self._forward.rows(queries, shelf.prompt, lane=lane)
             found = await self._found(encoded.vectors, depth, how)
-            self._watch.observer.saw(encoded.vectors, found.nearest, queries, found.exact)
         self._metrics.search_seconds.observe(found.seconds)
-        if self._candidate:
-            self._candidate.offer(queries, found, how, time.perf_counter() - began)
-        scored = 0
+        seconds = time.perf_counter() - began
+        answered, scored = found, 0
         if reranker:
-            found, scored = await reranker.sorted(queries, found, k, shelf.folder.manifest.with_title, lane)
+            answered, scored = await reranker.sorted(queries, found, k, shelf.folder.manifest.with_title, lane)
+        # Not before: a search that is refused a re-ranking comes again, and would be seen twice.
+        if len(encoded.vectors):
+            self._watch.observer.saw(encoded.vectors, found.nearest, queries, found.exact)
+        if self._candidate:
+            self._candidate.offer(queries, found, how, seconds)
         assert feedback is not None, "whoever has an index takes feedback"
         if visit := NOW.get():
-            feedback.answers.keep(visit.id, found.rows[:, :K], queries if feedback.keeps_texts else None)
-        return Answered(found, encoded, scored)
+            feedback.answers.keep(visit.id, answered.rows[:, :K], queries if feedback.keeps_texts else None)
+        return Answered(answered, encoded, scored)
 
     async def _found(self, vectors: Vectors | None, k: int, how: How) -> Found:
         try:

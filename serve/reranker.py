@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from embedship.bundle import Bundle
 from embedship.monitor.ranking import K
+from embedship.serve.errors import TooLarge
 from embedship.serve.forward import Encoded
 from embedship.serve.index.embedding import text_of
 from embedship.serve.lanes import Lane
@@ -35,8 +36,10 @@ class Scored:
 class Reranker:
     """Used from the event loop; raises RequestErrors only."""
 
-    def __init__(self, running: Running) -> None:
+    def __init__(self, running: Running, most_characters: int) -> None:
+        """`most_characters` bounds what a request makes the tokeniser read: the query counts once a pair."""
         self.running = running
+        self._most_characters = most_characters
 
         self.header = (b"x-embedship-reranker", self.bundle.fingerprint.encode())
 
@@ -46,6 +49,12 @@ class Reranker:
 
     async def score(self, pairs: Sequence[tuple[str, str]], truncate: bool = True, lane: Lane | None = None) -> Scored:
         """Score (query, passage) pairs; what is too long for the model loses the end of its longer half."""
+        if (characters := sum(len(query) + len(passage) for query, passage in pairs)) > self._most_characters:
+            raise TooLarge(
+                f"query: {len(pairs)} pairs with it have {characters} characters, this server reads "
+                f"{self._most_characters} a request: shorten the query, or send fewer texts.",
+                "query",
+            )
         encoded = await self.running.forward.rows(pairs, truncate=truncate, lane=lane)
         return Scored(encoded.vectors[:, 0], encoded)
 

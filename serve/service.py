@@ -237,7 +237,7 @@ def _reranker(settings: Settings, admission: Admission, counts: Counts | None, s
         return None
     assert counts is not None, "whoever has a re-ranker counts its pairs"
     opened = door(settings.reranker, None, RERANK, settings)
-    return Reranker(Running.open(opened, RERANK, settings, admission, counts, stack))
+    return Reranker(Running.open(opened, RERANK, settings, admission, counts, stack), settings.max_body_bytes)
 
 
 def _golden(found: GoldenCheck) -> schemas.GoldenReport:

@@ -12,7 +12,7 @@ from typing import Protocol
 import msgspec
 
 from embedship import sealed, whole
-from embedship.bundle import MANIFEST, SIGNATURE, Bundle
+from embedship.bundle import MANIFEST, SIGNATURE, Bundle, Manifest
 from embedship.errors import EmbedshipError, MismatchError, UnsafeError, UsageError
 from embedship.sealed import File
 from embedship.staging import Incoming, resumed
@@ -91,11 +91,11 @@ def pull(source: Source, out: Path, wishes: Wishes, meter: Meter) -> Pulled:
     digest = digest_of(raw)
     if wishes.digest and digest != wishes.digest:
         raise MismatchError(f"{source.pinned} holds another bundle: its {MANIFEST} has {digest}, not {wishes.digest}")
-    if (damaged := _digest_at(out) == digest) and (found := _found(source, out, wishes)):
+    if _digest_at(out) == digest and (found := _found(source, out, wishes)):
         return found
     tally = _Tally(meter)
     try:
-        with resumed(out, lambda target: _require_replaceable(target, digest, wishes.force, damaged)) as incoming:
+        with resumed(out, lambda target: _require_replaceable(target, raw, wishes)) as incoming:
             _fill(source, raw, incoming, wishes, tally)
     except _There:  # another process has pulled it meanwhile
         if found := _found(source, out, wishes):
@@ -109,9 +109,7 @@ def _found(source: Source, out: Path, wishes: Wishes) -> Pulled | None:
     bundle = Bundle.open(out)
     try:
         bundle.verify()
-        if wishes.key and not bundle.path(SIGNATURE).exists():  # it may have been signed since
-            _add_signature(source, bundle, wishes)
-        _verify_signature(bundle, wishes)
+        _require_signed(source, bundle, wishes)
     except UnsafeError as error:
         if wishes.force:
             return None
@@ -137,16 +135,34 @@ def _digest_at(out: Path) -> str | None:
     return digest_of(manifest.read_bytes()) if manifest.is_file() and not manifest.is_symlink() else None
 
 
-def _require_replaceable(target: Path, digest: str, force: bool, damaged: bool) -> None:
-    there = _digest_at(target)
-    if there == digest and damaged:
-        return  # that is known only where force is given
-    if there == digest:
+def _require_replaceable(target: Path, raw: bytes, wishes: Wishes) -> None:
+    """Of this very bundle only a damaged copy is; another process may have mended it meanwhile."""
+    there, digest = _digest_at(target), digest_of(raw)
+    if there == digest and not (wishes.force and _damaged(target, wishes)):
         raise _There
-    if there is None:
+    if there is None and not (wishes.force and _remains(target, raw)):
         raise UsageError(f"{target} exists and holds no bundle: give another --out")
-    if not force:
+    if not wishes.force:
         raise UsageError(f"{target} holds another bundle ({there}): give --force to replace it, or another --out")
+
+
+def _damaged(target: Path, wishes: Wishes) -> bool:
+    bundle = Bundle.open(target)
+    try:
+        bundle.verify()
+        _verify_signature(bundle, wishes)
+    except UnsafeError:
+        return True
+    return False
+
+
+def _remains(target: Path, raw: bytes) -> bool:
+    """Whether nothing lies there but files of the bundle whose manifest this is."""
+    try:
+        listed = msgspec.json.decode(raw, type=Manifest).files
+    except msgspec.DecodeError:
+        return False
+    return target.is_dir() and not sealed.strangers(target, {MANIFEST, SIGNATURE, *listed})
 
 
 def _fill(source: Source, raw: bytes, incoming: Incoming, wishes: Wishes, tally: _Tally) -> None:
@@ -172,6 +188,24 @@ def _add_signature(source: Source, bundle: Bundle, wishes: Wishes) -> None:
     signature = download.optional(source, SIGNATURE, _LARGEST_SIGNATURE, wishes.patience)
     if signature is not None:
         whole.write(bundle.path(SIGNATURE), signature)
+
+
+def _require_signed(source: Source, bundle: Bundle, wishes: Wishes) -> None:
+    """By the signature that lies there, or by the source's own: it may have been signed since. A wrong one is not kept.
+
+    Raises UnsafeError.
+    """
+    try:
+        _verify_signature(bundle, wishes)
+    except UnsafeError:
+        path = bundle.path(SIGNATURE)
+        before = path.read_bytes() if path.is_file() else None
+        _add_signature(source, bundle, wishes)
+        try:
+            _verify_signature(bundle, wishes)
+        except UnsafeError:
+            path.unlink(missing_ok=True) if before is None else whole.write(path, before)
+            raise
 
 
 def _verify_signature(bundle: Bundle, wishes: Wishes) -> None:

@@ -121,7 +121,8 @@ DEVICES = (
     Panel("Canary cosine", "Lowest cosine of texts that are always the same, by device: to the checkpoint (golden) and "
           "to the device's own vectors at start. Below the floor the device is damaged.",
           (Query(series("canary_cosine") + " > 0", "{{against}} {{device}} {{instance}}"),
-           Query(f"max by (against) ({series('canary_cosine_floor')})", "floor: {{against}}")), width=16),
+           Query(f"max by (against, device) ({series('canary_cosine_floor')})", "floor: {{against}} {{device}}")),
+          width=16),
     Panel("Canaries", "Do the golden texts get their vectors, on every device?",
           (Query(state("canary_state"), "{{instance}}"),), kind=Kind.STATES),
 )  # fmt: skip

@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
@@ -72,7 +73,7 @@ class InfinityRanks(msgspec.Struct, frozen=True):
     created: int
 
 
-class CohereRerankRequest(msgspec.Struct, frozen=True):
+class CohereRerankRequest(Strict, frozen=True):
     """Cohere's and Jina's. `priority` above 0 puts the request into the bulk lane."""
 
     query: str
@@ -244,4 +245,6 @@ class Cohere:
             for place, lost in enumerate(scored.encoded.cut)
             if lost
         ]
-        return CohereRerankMeta(CohereRerankVersion(self._version), CohereRerankUnits(1), warnings)
+        return CohereRerankMeta(
+            CohereRerankVersion(self._version), CohereRerankUnits(ceil(len(scored.logits) / 100)), warnings
+        )

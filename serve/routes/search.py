@@ -66,7 +66,12 @@ class Search:
             )
         if top > limits.max_hits:
             raise Invalid(f"rerank.top: {top} is too many, this server gives at most {limits.max_hits}.", "rerank")
-        texts.check_count(queries * top, "rerank", limits)
+        if queries * top > limits.max_texts:
+            raise TooLarge(
+                f"rerank: {queries} queries of {top} (rerank.top) are {queries * top} pairs, this server takes "
+                f"{limits.max_texts} a request.",
+                "rerank",
+            )
 
 
 def _hit(hit: Hit) -> schemas.SearchHit:

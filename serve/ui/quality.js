@@ -37,7 +37,8 @@ export function canary(place, { canary }) {
 }
 
 // The scale runs from well below the floor to 1, so that a healthy device is seen to be far from it.
-function cosine(device, { golden_floor: floor, start_floor: start }) {
+function cosine(device, { start_floor: start }) {
+  const floor = device.golden_floor;
   const low = Math.max(-1, 1 - 2 * (1 - floor));
   const heard = device.checked_at > 0;
   const bad = heard && !(device.golden >= floor && device.start >= start);

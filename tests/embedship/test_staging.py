@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import resource
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator

@@ -25,8 +25,10 @@ FIRST = {
     'embedship_drift_state{state="unknown"}': 1,
     'embedship_canary_state{state="unknown"}': 1,
     'embedship_signal_watched{signal="canary"}': 1,
-    'embedship_canary_cosine_floor{against="golden"}': 0.99,
-    'embedship_canary_cosine_floor{against="start"}': 0.999,
+    'embedship_canary_cosine_floor{against="golden",device="cpu:0"}': 0.99,
+    'embedship_canary_cosine_floor{against="golden",device="cpu:1"}': 0.99,
+    'embedship_canary_cosine_floor{against="start",device="cpu:0"}': 0.999,
+    'embedship_canary_cosine_floor{against="start",device="cpu:1"}': 0.999,
     "embedship_drift_interval_seconds": 60,
     "embedship_drift_pvalue": 1,
 } | {f'embedship_recall_state{{source="{source}",state="unknown"}}': 1 for source in SOURCES}

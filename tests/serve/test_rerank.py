@@ -141,6 +141,7 @@ def test_infinity(ranks: Asked, texts: list[str]) -> None:
 def test_cohere(ranks: Asked, texts: list[str], version: str) -> None:
     tei = ranks.post("/rerank", {"query": QUERY, "texts": texts}).json()
     documents: list[Any] = [*texts[:2], *({"text": text, "url": "x"} for text in texts[2:])]
+    assert ranks.post(f"/v{version}/rerank", {"query": "a", "documents": ["b"], "topn": 1}).status_code == 400
     body = {"query": QUERY, "documents": documents, "top_n": 5, "return_documents": True, "model": "m", "priority": 7}
     reply = ranks.post(f"/v{version}/rerank", body)
     found = reply.json()
@@ -164,6 +165,7 @@ WRONG = [
     ({"query": "a", "texts": ["b"] * 65}, 413, "65 texts"),
     ({"query": "a" * 10_001, "texts": ["b"]}, 413, "10001 characters"),
     ({"query": "a", "texts": ["word " * 300], "truncate": False}, 413, "the model reads 128"),
+    ({"query": "a" * 9_999, "texts": ["b"] * 11}, 413, "11 pairs with it have 110000 characters"),
 ]
 
 
@@ -222,7 +224,7 @@ def test_feedback_judges_what_was_answered(ranks: Asked) -> None:
 @pytest.mark.parametrize(("change", "status", "says"), [
     ({"k": 10, "rerank": {"top": 5}}, 422, "rerank.top: 10 hits"), ({"rerank": {"top": 1001}}, 422, "at most 1000"),
     ({"rerank": {"top": 0}}, 422, "top"), ({"rerank": {"best": 5}}, 422, "best"),
-    ({"query": ["a"] * 3, "rerank": {"top": 30}}, 413, "90 texts"),
+    ({"query": ["a"] * 3, "rerank": {"top": 30}}, 413, "90 pairs"),
 ])  # fmt: skip
 def test_what_a_search_cannot_re_rank(ranks: Asked, change: dict[str, Any], status: int, says: str) -> None:
     reply = ranks.post("/search", {"query": "a", **change})

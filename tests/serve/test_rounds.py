@@ -159,7 +159,9 @@ def test_each_fault_raises_its_own_signal(watching: Settings, usual: list[str]) 
         assert cause(asked) == Cause.MODEL_CHANGED
         whole = asked.metric("embedship_canary_cosine", device="cpu:0", against="start")
         damaged = asked.metric("embedship_canary_cosine", device="cpu:1", against="start")
-        assert whole > 0.99999 > asked.metric("embedship_canary_cosine_floor", against="start") > damaged
+        assert (
+            whole > 0.99999 > asked.metric("embedship_canary_cosine_floor", device="cpu:0", against="start") > damaged
+        )
 
         engine.how = "whole"
         rounds(asked)

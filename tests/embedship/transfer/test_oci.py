@@ -114,8 +114,29 @@ def test_the_signature_travels_and_is_checked(
         assert (pulled["code"], pulled["fetched_bytes"]) == (0, 0)
         assert (tmp_path / folder / "model.sig").is_file()
     (tmp_path / "a" / "model.sig").write_text("{}")
-    assert command("pull", address, "--out", tmp_path / "a", "--key", key)["code"] == 4
-    assert command("pull", address, "--out", tmp_path / "a", "--key", key, "--force")["code"] == 0
+    mended = command("pull", address, "--out", tmp_path / "a", "--key", key)
+    assert (mended["code"], mended["fetched_bytes"]) == (0, 0), "of a good bundle only the signature is fetched"
+
+
+def test_a_wrong_signature_is_not_taken(registry: Served, command: Command, small: Bundle, tmp_path: Path) -> None:
+    """Neither beside a good bundle nor in the place of another signature, and nothing is left to be tripped over."""
+    signed = tmp_path / "signed"
+    for name in (MANIFEST, *small.manifest.files):
+        (signed / name).parent.mkdir(parents=True, exist_ok=True)
+        (signed / name).hardlink_to(small.path(name))
+    for number in (1, 2):
+        make = f"openssl ecparam -name prime256v1 -genkey -noout -out {number}.pem"
+        subprocess.run(make.split(), cwd=tmp_path, check=True, capture_output=True)
+        public = f"openssl ec -in {number}.pem -pubout -out public-{number}.pem"
+        subprocess.run(public.split(), cwd=tmp_path, check=True, capture_output=True)
+    address = f"oci://127.0.0.1:{registry.port}/wrongly/small:v1"
+    assert command("push", signed, address)["code"] == 0
+    assert command("pull", address, "--out", tmp_path / "a")["code"] == 0
+    Signer.open(tmp_path / "1.pem").sign(Bundle.open(signed))
+    assert command("push", signed, address)["code"] == 0
+    assert command("pull", address, "--out", tmp_path / "a", "--key", tmp_path / "public-2.pem")["code"] == 4
+    assert not (tmp_path / "a" / "model.sig").exists()
+    assert command("pull", address, "--out", tmp_path / "a", "--key", tmp_path / "public-1.pem")["code"] == 0
 
 
 def test_the_oras_client_takes_what_we_push(registry: Served, command: Command, small: Bundle, tmp_path: Path) -> None:

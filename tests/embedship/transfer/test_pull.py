@@ -285,6 +285,28 @@ def test_a_damaged_copy_is_fetched_again_if_forced(
     assert len(www.asked) == asked, "a right copy is not fetched again"
 
 
+def test_what_is_left_of_a_bundle_is_completed_if_forced(fetch: Fetch, www: Any, small: Bundle, tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    assert fetch(www, out).code == 0
+    (out / MANIFEST).unlink()
+    assert fetch(www, out).code == 2
+    (out / "mine").touch()
+    assert fetch(www, out, "--force").code == 2, "a file that is no bundle's stays"
+    (out / "mine").unlink()
+    assert fetch(www, out, "--force").code == 0
+    assert is_the_bundle(out, small)
+
+
+def test_two_at_once_mend_once(www: Any, small: Bundle, tmp_path: Path) -> None:
+    address, out = f"http://127.0.0.1:{www.port}/", tmp_path / "bundle"
+    embedship("pull", address, "--out", out).communicate(timeout=SECONDS)
+    (out / graph(small)).write_bytes(b"x")
+    both = [embedship("pull", address, "--out", out, "--force", "--json") for _ in range(2)]
+    fetched = [json.loads(process.communicate(timeout=SECONDS)[0])["fetched_bytes"] for process in both]
+    assert sorted(fetched) == [0, total(small)]
+    assert is_the_bundle(out, small)
+
+
 def test_a_signature_that_may_not_be_read_is_none(fetch: Fetch, www: Any, small: Bundle, tmp_path: Path) -> None:
     """Amazon's S3 answers 403 for what is not there to whoever may read files and not list them."""
     files = www.answer
