@@ -31,7 +31,7 @@ from embedship.monitor.recall import overlap
 from embedship.serve.documents import Document
 from embedship.serve.index.build import Wishes, build
 from embedship.serve.index.folder import IndexFolder
-from embedship.serve.live.changes import Change, Delete, Put
+from embedship.serve.live.changes import Change, Delete, Pieces
 from embedship.serve.live.compaction import Compaction, Result
 from embedship.serve.live.index import LiveIndex
 from embedship.serve.settings import Settings
@@ -105,6 +105,7 @@ class Churn:
 
     @contextmanager
     def running(self, seconds: float, minute: int) -> Iterator[None]:
+        self.seconds.clear()  # those of each phase, as its searches
         stop = Event()
         thread = Thread(target=self._run, args=(seconds, stop))
         thread.start()
@@ -132,7 +133,8 @@ class Churn:
         self._next += count
         assert self._next <= len(world.texts), "more minutes than texts were held back for"
         self._there += range(first, self._next)
-        return [Put(Document(str(n), world.texts[n]), world.vectors[n]) for n in range(first, self._next)]
+        documents = [Document(str(n), world.texts[n]) for n in range(first, self._next)]
+        return [*Pieces.of(documents, None).puts(world.vectors[first : self._next])]
 
     def _told(self, result: Result, _: float) -> None:
         self.results.append(result)

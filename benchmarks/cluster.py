@@ -8,7 +8,8 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from simulation import Costs, Events, Load, Replica, Request, poisson
+from loadclient import poisson
+from simulation import Costs, Events, Load, Replica, Request
 
 
 class Span(NamedTuple):

@@ -3,6 +3,8 @@
 Once with the files in the page cache, as a container that is started again, and once without, as on a new node: they
 are dropped (posix_fadvise), and how much of them really went is measured, for other processes may hold them. A vector
 is right if its cosine to the checkpoint's is at least the bundle's floor. Servers get two cores.
+
+The bundle exported for it has no drift reference, and no index is served, unless --reference and --index name them.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from served import free_port
 from embedship.bundle import Bundle
 from embedship.codes import Vectors
 from embedship.golden import Golden
+from embedship.serve import references
 
 WORK = Path(__file__).parents[1] / ".bench" / "coldstart"
 GOAL_SECONDS = 3.0
@@ -62,6 +65,29 @@ class Start(NamedTuple):
     cpu: float
 
 
+class Served(NamedTuple):
+    """What a server is started with."""
+
+    bundle: Path
+    reference: Path | None
+    index: Path | None
+
+    @property
+    def flags(self) -> list[str]:
+        given = {"--reference": self.reference, "--index": self.index}
+        return [str(self.bundle), *(word for flag, path in given.items() if path for word in (flag, str(path)))]
+
+    @property
+    def files(self) -> list[Path]:
+        """All that a start may read of them."""
+        places = [place for place in self if place]
+        return [path for place in places for path in (place.rglob("*") if place.is_dir() else [place])]
+
+    def sentence(self) -> str:
+        reference = "a drift reference" if references.find(Bundle.open(self.bundle), self.reference) else "no reference"
+        return f"served: a bundle, {reference}, {'an index' if self.index else 'no index'}"
+
+
 class Running(NamedTuple):
     process: subprocess.Popen[bytes]
     port: int
@@ -73,27 +99,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=9)
     parser.add_argument("--bundle", type=Path, help="default: all-MiniLM-L6-v2, exported once")
+    parser.add_argument("--reference", type=Path, help="a drift reference to serve with (default: the bundle's)")
+    parser.add_argument("--index", type=Path, help="an index to serve with (default: none)")
     parser.add_argument("--quick", action="store_true", help="two runs of each, to see that it works; not kept")
     options = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
-    bundle = options.bundle or bundled.made(WORK)
+    served = Served(options.bundle or bundled.made(WORK), options.reference, options.index)
     result = record.circumstances() | {"benchmark": "coldstart", "cores": CORES, "load": os.getloadavg()[0]}
-    result |= _measure(bundle, 2 if options.quick else options.runs)
+    result |= {"served": served.sentence()} | _measure(served, 2 if options.quick else options.runs)
     result |= {"goal_seconds": GOAL_SECONDS, "met": result["warm"]["ready_seconds"]["median"] <= GOAL_SECONDS}
     _print(result)
     record.keep("coldstart", result | ({"quick": True} if options.quick else {}))
 
 
-def _measure(bundle: Path, runs: int) -> dict[str, Any]:
+def _measure(served: Served, runs: int) -> dict[str, Any]:
     """Cold and warm in turn, so that what else the machine does meets both."""
-    question = _question(Bundle.open(bundle))
-    files = _read_by_a_server(bundle)
+    question = _question(Bundle.open(served.bundle))
+    files = _read_by_a_server(served)
     cold, warm, dropped = [], [], []
     for number in range(runs):
         console.print(f"run {number + 1} of {runs}")
         dropped.append(drop(files))
-        cold.append(_start(bundle, question))
-        warm.append(_start(bundle, question))
+        cold.append(_start(served, question))
+        warm.append(_start(served, question))
     return {"warm": _figures(warm), "cold": _figures(cold) | {"dropped_share": record.spread(dropped)}}
 
 
@@ -104,21 +132,21 @@ def _question(bundle: Bundle) -> Question:
     return Question(text, golden.vectors[golden.texts.index(text)], floor)
 
 
-def _read_by_a_server(bundle: Path) -> list[Path]:
+def _read_by_a_server(served: Served) -> list[Path]:
     """Modules, libraries and weights: what a running one has mapped, and the modules that its code loads."""
     code = "import sys, embedship.serve.startup, openvino, onnxruntime, tokenizers, scipy.stats\n"
     code += "for m in list(sys.modules.values()): print(getattr(m, '__cached__', None), getattr(m, '__file__', None))"
     loaded = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True).stdout
-    with _server(bundle) as running:
+    with _server(served) as running:
         _until(lambda: _ready(running.port))
         mapped = Path(f"/proc/{running.process.pid}/maps").read_text()
     names = {*loaded.split(), *re.findall(r"(/\S+)$", mapped, re.MULTILINE)}
     found = [Path(name) for name in names if name.startswith("/")]
-    return [path for path in (*found, *bundle.rglob("*")) if path.is_file()]
+    return [path for path in (*found, *served.files) if path.is_file()]
 
 
-def _start(bundle: Path, question: Question) -> Start:
-    with _server(bundle) as running:
+def _start(served: Served, question: Question) -> Start:
+    with _server(served) as running:
         ready = _until(lambda: _ready(running.port)) - running.began
         spent = psutil.Process(running.process.pid).cpu_times()
         vector = _until(lambda: _right(running.port, question)) - running.began
@@ -127,7 +155,7 @@ def _start(bundle: Path, question: Question) -> Start:
 
 
 @contextmanager
-def _server(bundle: Path) -> Iterator[Running]:
+def _server(served: Served) -> Iterator[Running]:
     """As a container starts it; on the first cores that this process may use."""
     port, log = free_port(), WORK / "serve.log"
     cores = sorted(os.sched_getaffinity(0))[:CORES]
@@ -137,7 +165,7 @@ def _server(bundle: Path) -> Iterator[Running]:
         "-m",
         "embedship",
         "serve",
-        str(bundle),
+        *served.flags,
         "--port",
         str(port),
         "--drain-seconds",
@@ -196,6 +224,7 @@ def _figures(starts: list[Start]) -> dict[str, Any]:
 
 
 def _print(result: dict[str, Any]) -> None:
+    console.print(result["served"])
     for cache in ("warm", "cold"):
         ready, vector = (result[cache][f"{name}_seconds"] for name in ("ready", "vector"))
         console.print(

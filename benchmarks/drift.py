@@ -101,6 +101,7 @@ def main() -> None:
     sizes = QUICK if arguments.quick else FULL
     WORK.mkdir(exist_ok=True)
     result = json.loads(arguments.merge.read_text()) if arguments.merge else {}
+    _refuse(arguments, result)
     documents = Documents.several(_bundle(), sizes.topics)
     wanted = arguments.detectors or NAMES
     peers = {name: Peer(*PEERS[name]) for name in wanted if name in PEERS and not arguments.no_peers}
@@ -140,6 +141,15 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _refuse(arguments: argparse.Namespace, kept: dict[str, Any]) -> None:
+    measured = {*(arguments.detectors or NAMES), *kept.get("detectors", {})}
+    if arguments.only != Part.COST and OURS not in measured:
+        raise SystemExit(
+            f"the others are compared with {OURS}, which is not among --detectors: name it, too, or --merge a kept "
+            "result that holds it"
+        )
+
+
 def _bundle() -> Path:
     """Any bundle of the model will do: vectors are taken as they come."""
     folder = WORK / "drift-bundle"
@@ -168,6 +178,7 @@ def _ours(scene: Scene, rule: Rule) -> Verdicts:
     window = scene.windows.shape[1]
     reference = Reference.fit(scene.reference, "b", sessions=scene.reference_sessions, window=window)
     watch = DriftDetector(reference, window=window, rule=rule, false_alarms=BUDGET, interval_seconds=INTERVAL)
+    watch.prepare()
     reports, started = [], time.perf_counter()
     for each in scene.windows:
         watch.update(each, scene.sessions)
@@ -326,6 +337,7 @@ def _costs(documents: Documents, detectors: dict[str, Detect]) -> dict[str, Any]
     reference = documents.reference
     watch = DriftDetector(Reference.fit(reference, "b", window=len(current)), window=len(current))
     watch.update(current)
+    watch.prepare()
     pool = Pool.of(reference, current)
     works: dict[str, Callable[[], object]] = {
         "check": watch.evaluate,

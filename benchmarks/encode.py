@@ -12,10 +12,10 @@ import argparse
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import alone
 import bundled
 import drawing
 import gemm
@@ -28,7 +28,6 @@ from rich.table import Table
 
 from embedship import Encoder, hardware, stdlib_docs
 from embedship.codes import cosine
-from embedship.plan import Batch, plan
 
 WORK = Path(__file__).parents[1] / ".bench"
 BATCH_SIZES = (8, 32, 64)
@@ -170,10 +169,10 @@ def _compared(
     best = max(equal, key=lambda name: screened[name]["tokens_per_second"], default=None)
     rival = next((rival for rival in RIVALS if rival.name == best), None)
     peer = _open(rival, bundle) if rival else None
-    batches = _batches(encoder, texts)
+    batches = alone.batches(encoder, texts)
     speeds: dict[str, list[float]] = {"embedship": [], "model_alone": [], "best_peer": []}
     for turn in range(rounds + 1):
-        took = {"embedship": _seconds(lambda: encoder.encode(texts)), "model_alone": _alone(encoder, batches)}
+        took = {"embedship": alone.timed(lambda: encoder.encode(texts)), "model_alone": alone.seconds(encoder, batches)}
         if peer and rival:
             asked = {"texts": str(WORK / "all.json"), "batch": int(screened[rival.name]["batch"])}
             took["best_peer"] = peer.ask(**asked)["seconds"]
@@ -197,25 +196,6 @@ def _compared(
     return found
 
 
-def _batches(encoder: Encoder, texts: list[str]) -> list[Batch]:
-    ids = encoder.tokenizer(texts).ids
-    return [encoder.batch([ids[row] for row in rows]) for rows in plan([len(each) for each in ids])]
-
-
-def _alone(encoder: Encoder, batches: list[Batch]) -> float:
-    """The same batches, made beforehand, on as many threads."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(encoder.engine.streams) as threads:
-        return _seconds(lambda: list(threads.map(encoder.engine.encode, batches)))
-
-
-def _seconds(work: Any) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
 def _share(config: Path, lengths: list[int], tokens_per_second: float, seconds: float) -> dict[str, Any]:
     """The peaks of this machine in this run, and what part of each our tokens a second come to."""
     a_token = gemm.needed(config, lengths) / sum(lengths)
@@ -230,7 +210,10 @@ def _share(config: Path, lengths: list[int], tokens_per_second: float, seconds: 
 def _memory(bundle: Path, variant: str) -> dict[str, float] | str:
     command = [sys.executable, str(HERE / "memory.py"), str(bundle), variant]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    return json.loads(answer.stdout) if answer.returncode == 0 else answer.stderr.strip()[-200:]
+    if answer.returncode:
+        return answer.stderr.strip()[-200:]
+    found: dict[str, float] = json.loads(answer.stdout.splitlines()[-1])["resident_mb"]
+    return found
 
 
 def _goals(result: dict[str, Any]) -> dict[str, dict[str, Any]]:

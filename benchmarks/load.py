@@ -35,6 +35,7 @@ WORK = Path(__file__).parents[1] / ".bench"
 QUERY_TOKENS, TEXTS, BULK_TEXTS = 16, 32, 32
 RATE = "requests_per_second"
 BYTES, BASE64 = "application/octet-stream", {"encoding_format": "base64"}
+MOST_OF_CAPACITY = 1.05  # answered above it: what rounds of one load differ by explains no more
 IDLE = 1.25, 0.15e-3  # of the engine's own time, and seconds
 
 console = Console(width=110)
@@ -60,9 +61,13 @@ class Goal(NamedTuple):
     value: float | None
     bound: float
     least: bool
+    doubt: str = ""  # why the value tells nothing
 
     @property
-    def met(self) -> bool:
+    def met(self) -> bool | None:
+        """None: that cannot be said."""
+        if self.doubt:
+            return None
         if self.value is None:
             return False
         return self.value >= self.bound if self.least else self.value <= self.bound
@@ -71,6 +76,8 @@ class Goal(NamedTuple):
         sign = ">=" if self.least else "<="
         if self.value is None:
             return f"{self.name}: not measured (goal {sign} {self.bound:g})"
+        if self.doubt:
+            return f"{self.name}: {self.value:.3g}, goal {sign} {self.bound:g}: cannot say, {self.doubt}"
         how = "met" if self.met else f"missed by {abs(self.value / self.bound - 1):.0%}"
         return f"{self.name}: {self.value:.3g}, goal {sign} {self.bound:g}: {how}"
 
@@ -136,7 +143,7 @@ def _measured(encoder: Encoder, ours: Address, peer: Address | None, queries: li
 
 def _idle(encoder: Encoder, ours: Address, peer: Address | None, text: str, plan: Plan) -> dict[str, Any]:
     """One query at a time: the engine's own time in this process, then the same over HTTP, in turn."""
-    batch = encoder.batch(encoder.tokenizer([text]).ids)
+    batch = encoder.layout.batch(encoder.tokenizer([text]).ids)
     request = [post("/v1/embeddings", {"input": text} | BASE64)]
     theirs = [post("/embeddings", {"input": text, "model": str(get_model_path())})]
     took: dict[str, list[float]] = {"engine": [], "encode": [], "http": [], "infinity": []}
@@ -278,12 +285,18 @@ def _goals(found: dict[str, Any]) -> list[Goal]:
         Goal("requests/s at 16 connections / Infinity's", _of(at_16, theirs), 8.0, True),
         Goal("p99 at 0.5 of capacity / idle p50", _of(half.get("p99_ms"), idle["http"]), 3.5, False),
         Goal("p99 at 0.7 of capacity / idle p50", _of(more.get("p99_ms"), idle["http"]), 5.0, False),
-        Goal("goodput at 1.3 of capacity / capacity", over / found["capacity"], 0.95, True),
+        _goodput(over / found["capacity"]),
         Goal(
             "query p99 beside bulk / alone", _of(beside.get("p99_ms"), lanes["queries_alone"].get("p99_ms")), 2.0, False
         ),
         Goal("bulk beside queries / alone", _of(lanes["bulk_beside_queries"][RATE], bulk[RATE]), 0.70, True),
     ]
+
+
+def _goodput(ratio: float) -> Goal:
+    """A server that answers more than its capacity was not measured at its capacity, nor loaded beyond it."""
+    doubt = "capacity was measured too low" if ratio > MOST_OF_CAPACITY else ""
+    return Goal("goodput at 1.3 of capacity / capacity", ratio, 0.95, True, doubt)
 
 
 def _of(value: dict[str, float] | None, base: dict[str, float] | None) -> float | None:

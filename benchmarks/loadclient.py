@@ -141,9 +141,14 @@ def once(address: Address, requests: Sequence[bytes], connections: int) -> float
 
 def opened(address: Address, requests: Sequence[bytes], rate: float, seconds: float, seed: int) -> Load:
     """A Poisson stream of requests, so many a second, whatever becomes of those before."""
+    return _run(_opened(address, requests, poisson(rate, seconds, seed), seconds))
+
+
+def poisson(rate: float, seconds: float, seed: int) -> list[float]:
+    """Moments of arrival, so many a second."""
     gaps = np.random.default_rng(seed).exponential(1 / rate, int(rate * seconds * 1.5) + 20)
     due = np.cumsum(gaps)
-    return _run(_opened(address, requests, due[due < seconds].tolist(), seconds))
+    return due[due < seconds].tolist()
 
 
 def _run(work: Any) -> Any:

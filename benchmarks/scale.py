@@ -9,12 +9,11 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import alone
 import bundled
 import drawing
 import loadclient
@@ -30,7 +29,6 @@ from scale_fit import BOUND, Checked, Figures
 from simulation import Costs
 
 from embedship import Encoder, stdlib_docs
-from embedship.plan import Batch, plan
 
 WORK = Path(__file__).parents[1] / ".bench"
 KEPT = {"load": "load-2026-11-24T1311.json", "encode": "encode-2026-11-24T1322.json"}
@@ -127,27 +125,16 @@ def _measured(bundle: Path, quick: bool) -> tuple[Figures, list[int], dict[str, 
 
 
 def _engine_seconds(encoder: Encoder, text: str, times: int) -> float:
-    batch = encoder.batch(encoder.tokenizer([text]).ids)
-    return statistics.median(_seconds(partial(encoder.engine.encode, batch)) for _ in range(times))
+    batch = encoder.layout.batch(encoder.tokenizer([text]).ids)
+    return statistics.median(alone.timed(partial(encoder.engine.encode, batch)) for _ in range(times))
 
 
-def _tokens_per_second(encoder: Encoder, texts: int, rounds: int) -> float:
-    """Of the model alone: full batches made beforehand, on all streams, the first round left out."""
-    tokens = encoder.tokenizer([entry.body for entry in stdlib_docs.entries(texts)])
-    batches = [encoder.batch([tokens.ids[row] for row in rows]) for rows in plan(tokens.lengths)]
-    took = [_seconds(partial(_computed, encoder, batches)) for _ in range(rounds + 1)][1:]
-    return sum(tokens.lengths) / statistics.median(took)
-
-
-def _computed(encoder: Encoder, batches: list[Batch]) -> None:
-    with ThreadPoolExecutor(encoder.engine.streams) as threads:
-        list(threads.map(encoder.engine.encode, batches))
-
-
-def _seconds(work: Any) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
+def _tokens_per_second(encoder: Encoder, count: int, rounds: int) -> float:
+    """Of the model alone, the first round left out."""
+    texts = [entry.body for entry in stdlib_docs.entries(count)]
+    batches = alone.batches(encoder, texts)
+    took = [alone.seconds(encoder, batches) for _ in range(rounds + 1)][1:]
+    return sum(encoder.tokenizer(texts).lengths) / statistics.median(took)
 
 
 def _closed(address: Address, asked: list[bytes], seconds: float, rounds: int) -> dict[int, float]:
@@ -161,13 +148,11 @@ def _closed(address: Address, asked: list[bytes], seconds: float, rounds: int) -
 
 def _opened(address: Address, asked: list[bytes], rate: float, seconds: float, rounds: int) -> tuple[float, float]:
     """Medians over rounds of p50 and p99, seconds. Raises RuntimeError where a request was not answered."""
-    found = [loadclient.opened(address, asked, rate, seconds, seed) for seed in range(rounds)]
-    if any(load.lost or len(load.latencies) < len(load.answers) for load in found):
+    found = [loadclient.opened(address, asked, rate, seconds, seed).summary() for seed in range(rounds)]
+    if any(load["lost"] or set(load["statuses"]) != {"200"} for load in found):
         raise RuntimeError(f"{rate} requests a second were not all answered: this machine is too busy to be measured")
-    p50, p99 = (
-        statistics.median(sorted(load.latencies)[int(len(load.latencies) * q)] for load in found) for q in (0.5, 0.99)
-    )
-    return float(p50), float(p99)
+    p50, p99 = (statistics.median(load[key] for load in found) / 1e3 for key in ("p50_ms", "p99_ms"))
+    return p50, p99
 
 
 def _print(result: dict[str, Any]) -> None:

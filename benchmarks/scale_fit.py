@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import simulation
+from loadclient import poisson
 from scipy.optimize import minimize
-from simulation import Costs, poisson
+from simulation import Costs
 
 from embedship.plan import BUDGET
 

@@ -104,7 +104,6 @@ class Replica:
     def __init__(self, events: Events, costs: Costs, ended: Ended) -> None:
         self.inside: set[Request] = set()
         self.waited = 0.0  # seconds, summed: embedship_queue_seconds_sum
-        self.batches = self.texts = 0
         self.alive = True
         self._events, self._costs, self._ended = events, costs, ended
         self._lanes: Lanes[Request] = Lanes(costs.batch_tokens, events.clock)
@@ -160,7 +159,6 @@ class Replica:
     def _compute(self, works: list[Work[Request]]) -> None:
         now = self._events.now
         self.waited += sum(now - work.owner.queued for work in works)
-        self.batches, self.texts = self.batches + 1, self.texts + len(works)
         self._running.append(_Job(self._costs.of(works), partial(self._computed, works)))
 
     def _computed(self, works: list[Work[Request]]) -> None:
@@ -251,10 +249,3 @@ def opened(costs: Costs, lengths: Sequence[int], born: Sequence[float], seconds:
         events.at(moment, partial(replica.enter, request))
     events.run()
     return Load(sent, seconds)
-
-
-def poisson(rate: float, seconds: float, seed: int) -> list[float]:
-    """Moments of arrival, the very ones of `loadclient.opened` with this seed."""
-    gaps = np.random.default_rng(seed).exponential(1 / rate, int(rate * seconds * 1.5) + 20)
-    due = np.cumsum(gaps)
-    return due[due < seconds].tolist()

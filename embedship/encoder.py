@@ -21,7 +21,7 @@ from embedship.bundle import Bundle, Task, Variant
 from embedship.codes import Vectors, cut
 from embedship.engine import Engine, open_engine
 from embedship.errors import EngineError, UsageError
-from embedship.plan import BUDGET, Batch, pad, plan, rounded
+from embedship.plan import BUDGET, Layout, plan
 from embedship.tokens import Text, Tokenizer, Tokens
 
 # Texts tokenised at once. The first chunk is small, for the streams wait for it alone; the last is enough to group by
@@ -42,6 +42,7 @@ class Encoder:
         self.variant = variant
         self.tokenizer = tokenizer
         self.engine = engine
+        self.layout = Layout(bundle.manifest.pipeline.pad_id, bundle.manifest.pipeline.max_tokens)
         self._closed = False
         self._threads = ThreadPoolExecutor(engine.streams, thread_name_prefix="encoder")
 
@@ -103,11 +104,6 @@ class Encoder:
             submit(vectors, tokens, done)
         return vectors
 
-    def batch(self, ids: Sequence[Sequence[int]]) -> Batch:
-        """Rows of token ids as this model's engine takes them: in few widths, none beyond the model's positions."""
-        pipeline = self.bundle.manifest.pipeline
-        return pad(ids, pipeline.pad_id, min(rounded(max(map(len, ids))), pipeline.max_tokens))
-
     @contextmanager
     def _running(self) -> Iterator[Callable[[Vectors, Tokens, Callable[[Sequence[int]], object] | None], None]]:
         """Yield what takes the next chunk and returns once the chunk before the last is done.
@@ -134,7 +130,7 @@ class Encoder:
     def _batch(
         self, out: Vectors, tokens: Tokens, done: Callable[[Sequence[int]], object] | None, rows: list[int]
     ) -> None:
-        batch = self.batch([tokens.ids[row] for row in rows])
+        batch = self.layout.batch([tokens.ids[row] for row in rows])
         out[rows] = self.engine.encode(batch.turned([tokens.turns[row] for row in rows] if tokens.turns else ()))
         if done:
             done(rows)

@@ -95,6 +95,20 @@ def pad(ids: Sequence[Sequence[int]], pad_id: int, width: int = 1) -> Batch:
     return Batch(input_ids, mask)
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a model's batches are laid out: in few widths, none beyond its positions."""
+
+    pad_id: int
+    positions: int
+
+    def width(self, longest: int) -> int:
+        return min(rounded(longest), self.positions)
+
+    def batch(self, ids: Sequence[Sequence[int]]) -> Batch:
+        return pad(ids, self.pad_id, self.width(max(map(len, ids))))
+
+
 def plan(lengths: Sequence[int], budget: int = BUDGET) -> Iterator[list[int]]:
     """Yield groups of row numbers, longest first, each of them a batch that a `Rectangle` takes.
 

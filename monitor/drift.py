@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedship.monitor.budget import DEFAULT, FalseAlarms
-from embedship.monitor.calibration import Calibration, Times, calibrate, features
+from embedship.monitor.calibration import Calibration, Times
 from embedship.monitor.errors import InvalidSetting, InvalidVectors
+from embedship.monitor.features import Features
 from embedship.monitor.reference import INTERVAL_SECONDS, WINDOW, Promise, Reference
 from embedship.monitor.repeats import distinct
 from embedship.monitor.sessions import Ids, index_of, plain_variance, totals
@@ -87,6 +88,29 @@ class _Shift(NamedTuple):
     effective: float
 
 
+class _Fitted(NamedTuple):
+    """What a test needs of the reference beside its vectors: half a second of work for 2,000 of 384 dimensions."""
+
+    ordered: Sorted
+    features: Features
+    calibration: Calibration
+    promise: Promise
+    noise: float
+
+    @classmethod
+    def of(cls, reference: Reference, window: int, false_alarms: FalseAlarms | None, seconds: float) -> "_Fitted":
+        """For windows of so many queries, tested each so many seconds."""
+        calibration = reference.calibration_for(window)
+        budget = false_alarms or (reference.promise.false_alarms if reference.promise else DEFAULT)
+        return cls(
+            Sorted.of(reference.vectors),
+            reference.features_for(window),
+            calibration,
+            Promise.of(calibration, budget, seconds),
+            _noise(reference.vectors),
+        )
+
+
 class DriftDetector:
     """Compare the last `window` query vectors with a reference.
 
@@ -116,8 +140,7 @@ class DriftDetector:
 
         variant is the one that encodes them: the reference knows how far it moves the mean. false_alarms is the budget,
         None for the reference's own, when `evaluate` is called each interval_seconds; a window whose last query is
-        older than stale_seconds answers `unknown`. A window of another size than the reference was calibrated for takes
-        a second or two here, to calibrate it anew.
+        older than stale_seconds answers `unknown`. Nothing is fitted here: see `prepare`.
         """
         if minimum < 2:
             raise InvalidSetting("minimum", minimum, "at least 2")
@@ -126,7 +149,8 @@ class DriftDetector:
         self.rule = rule
         self._minimum = minimum
         self._stale = stale_seconds
-        self._reference_size = 0 if reference is None else len(reference.vectors)
+        self._reference, self._budget, self._interval = reference, false_alarms, interval_seconds
+        self._fitted: _Fitted | None = None
         self._obstacle = _obstacle(reference, fingerprint, minimum)
         self._count = 0
         self._since = 0.0
@@ -136,17 +160,22 @@ class DriftDetector:
         known = variant is None or variant in reference.offsets
         self._offset = reference.offsets.get(variant or "", np.zeros(dimensions, dtype=np.float32))
         self._floor = EFFECT_FLOOR if known else UNKNOWN_VARIANT_FLOOR
-        self._reference = Sorted.of(reference.vectors)
-        self._features = features(
-            reference.vectors, reference.sessions, reference.times, window=window, queries=_queries(reference)
-        )
-        self._calibration = _calibration(reference, window)
-        budget = false_alarms or (reference.promise.false_alarms if reference.promise else DEFAULT)
-        self._promise = Promise.of(self._calibration, budget, interval_seconds)
-        self._noise = _noise(reference.vectors)
         self._ring = np.empty((window, dimensions), dtype=np.float32)
         self._sessions = np.empty(window, dtype=np.int64)
         self._times = np.empty(window)
+
+    def prepare(self) -> None:
+        """Fit what a test needs of the reference, or find that it can promise nothing; `evaluate` does it else.
+
+        It takes half a second for 2,000 x 384 on one core, and three or four where thresholds are to be fitted, for a
+        reference of an older format or for windows of another size than it was calibrated for.
+        """
+        if self._reference is None or self._fitted or self._obstacle:
+            return
+        reference = self._reference.calibrated()
+        self._obstacle = _worth(reference)
+        if not self._obstacle:
+            self._fitted = _Fitted.of(reference, len(self._ring), self._budget, self._interval)
 
     def update(self, vectors: NDArray[np.float32], sessions: Ids | None = None, times: Times | None = None) -> None:
         """Add query vectors (n, d); the oldest leave. Raises InvalidVectors.
@@ -169,22 +198,32 @@ class DriftDetector:
         self._count += len(vectors)
 
     def evaluate(self, now: float = 0.0) -> DriftReport:
-        """Test the window against the reference at Unix time now: 40 ms for 2,000 x 1,000 x 384 on one core."""
+        """Test the window against the reference at Unix time now."""
         report = self._evaluate(now)
         self._since = (self._since or now) if report.state is State.WARN else 0.0
         return msgspec.structs.replace(report, since=self._since)
 
+    def untested(self) -> DriftReport:
+        """Say how many queries the window holds, and no more: what is known before the first test."""
+        return self._unknown(self._obstacle or "not tested yet", 0 if self._obstacle else self._filled(), 0)
+
+    def _filled(self) -> int:
+        return min(self._count, len(self._ring))
+
     def _evaluate(self, now: float) -> DriftReport:
         if self._obstacle:
             return self._unknown(self._obstacle, 0, 0)
-        filled = min(self._count, len(self._ring))
+        filled = self._filled()
         oldest_first = np.arange(self._count - filled, self._count) % len(self._ring)
         if age := self._age(now, filled):
             return self._unknown(f"the last query is {age:,.0f} seconds old", filled, 0)
         rows = distinct(self._ring[oldest_first]) if filled else np.empty(0, dtype=np.intp)
         if len(rows) < self._minimum:
             return self._unknown(f"{len(rows)} distinct queries, {self._minimum} needed", filled, len(rows))
-        return self._test(oldest_first[rows], filled)
+        self.prepare()
+        if self._fitted is None:
+            return self._unknown(self._obstacle, 0, 0)
+        return self._test(self._fitted, oldest_first[rows], filled)
 
     def _age(self, now: float, filled: int) -> float:
         """Seconds since the last query if that is too long; 0 if not, or if no times were given."""
@@ -194,25 +233,26 @@ class DriftDetector:
         return age if age > self._stale else 0.0
 
     def _unknown(self, reason: str, samples: int, distinct: int) -> DriftReport:
-        return DriftReport(State.UNKNOWN, self.rule, reason, samples, distinct, reference=self._reference_size)
+        size = 0 if self._reference is None else len(self._reference.vectors)
+        return DriftReport(State.UNKNOWN, self.rule, reason, samples, distinct, reference=size)
 
-    def _shift(self, vectors: Sample, sessions: Ids) -> _Shift:
+    def _shift(self, fitted: _Fitted, vectors: Sample, sessions: Ids) -> _Shift:
         """Measure how far the mean of the queries' features lies from 0, where it lies without drift."""
-        rows = self._features.apply(vectors)
+        rows, calibration = fitted.features.apply(vectors), fitted.calibration
         window, plain = totals(rows, index_of(sessions, len(rows))), plain_variance(rows)
         design = max(1.0, window.variance / plain) if plain else 1.0
         if (sessions == UNKNOWN_SESSION).any():
-            design = max(design, self._calibration.design)
-        variance = plain * design + self._calibration.variance
+            design = max(design, calibration.design)
+        variance = plain * design + calibration.variance
         square = float((window.mean**2).sum())
-        spread = self._calibration.variance * self._calibration.effective
+        spread = calibration.variance * calibration.effective
         return _Shift(square / variance, math.sqrt(max(0.0, square - variance) / spread), len(rows) / design)
 
-    def _test(self, chosen: NDArray[np.intp], samples: int) -> DriftReport:
+    def _test(self, fitted: _Fitted, chosen: NDArray[np.intp], samples: int) -> DriftReport:
         rows = self._ring[chosen] - self._offset
-        n, m, promise = self._reference_size, len(rows), self._promise
-        shift = self._shift(rows, self._sessions[chosen])
-        statistic = ks_statistic(self._reference, rows)
+        n, m, promise = fitted.ordered.size, len(rows), fitted.promise
+        shift = self._shift(fitted, rows, self._sessions[chosen])
+        statistic = ks_statistic(fitted.ordered, rows)
         dimensions = float(significant(statistic, n, m, ALPHA).mean())
         fired = {
             Rule.TEN_PERCENT: dimensions > DIMENSIONS_LIMIT,
@@ -229,7 +269,7 @@ class DriftDetector:
             reference=n,
             score=shift.score,
             threshold=promise.threshold,
-            pvalue=math.exp(self._calibration.log_chance(shift.score)),
+            pvalue=math.exp(fitted.calibration.log_chance(shift.score)),
             effect=shift.effect,
             effect_floor=self._floor,
             promised_per_day=promise.false_alarms.per_day,
@@ -240,32 +280,25 @@ class DriftDetector:
             bonferroni_ratio=float(significant(statistic, n, m, ALPHA / len(statistic)).mean()),
             discovery_ratio=float(discovered(statistic, n, m, ALPHA).mean()),
             statistic_median=float(np.median(statistic)),
-            statistic_noise=self._noise * math.sqrt((1 / n + 1 / m) / (2 / (n // 2))),
+            statistic_noise=fitted.noise * math.sqrt((1 / n + 1 / m) / (2 / (n // 2))),
             ten_percent=fired[Rule.TEN_PERCENT],
             calibrated=fired[Rule.CALIBRATED],
         )
 
 
-def _calibration(reference: Reference, window: int) -> Calibration:
-    """The reference's own if it holds for this window, or a new one."""
-    known = reference.calibration
-    if known is not None and known.window == window:
-        return known
-    return calibrate(reference.vectors, reference.sessions, reference.times, window=window, queries=_queries(reference))
-
-
-def _queries(reference: Reference) -> int:
-    return max(reference.queries, len(reference.vectors))
-
-
 def _obstacle(reference: Reference | None, fingerprint: str | None, minimum: int) -> str:
-    """Why no test is possible at all; empty if one is."""
+    """Why no test is possible at all; empty if one is, as far as can be said before thresholds are fitted."""
     if reference is None:
         return "no drift reference"
     if fingerprint is not None and reference.fingerprint != fingerprint:
         return f"the reference belongs to model {reference.fingerprint[:12]}, not to {fingerprint[:12]}"
     if len(reference.vectors) < minimum:
         return f"{len(reference.vectors)} vectors in the reference, {minimum} needed"
+    return "" if reference.terms else _worth(reference)
+
+
+def _worth(reference: Reference) -> str:
+    """Why its thresholds promise nothing; empty if they do."""
     worth = reference.calibration.effective if reference.calibration else 0.0
     if worth < LEAST_EFFECTIVE:
         return (

@@ -34,6 +34,12 @@ class DriftWatch:
         if self._reference:
             self._recent.extend(window)
 
+    def prepare(self) -> None:
+        self._detector.prepare()
+
+    def untested(self) -> DriftReport:
+        return self._detector.untested()
+
     def evaluate(self, now: float) -> DriftReport:
         return self._detector.evaluate(now)
 

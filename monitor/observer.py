@@ -1,5 +1,6 @@
 """Watch queries from beside the request path: sample, compare, report."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -122,7 +123,7 @@ class Observer:
         self._seen = self._dropped = self._evaluations = 0
         self._evaluation_seconds = self._evaluated_at = 0.0
         self._checked = clock()
-        self._drift_report = self._drift.evaluate(self._checked)
+        self._drift_report = self._drift.untested()
         self._shadow_report = ShadowReport(self._recall.report())
         self._evidence = Evidence()
         self._thread: Thread | None = None
@@ -212,7 +213,8 @@ class Observer:
             self._shadow_report = msgspec.structs.replace(self._shadow_report, recall=self._recall.report())
         if window is not None:
             self._drift.extend(window)
-            self._evaluate()
+            self._drift_report = self._drift.untested()
+            self._checked = -math.inf  # due as soon as the thread runs: what a test needs is fitted there
 
     def _pick(self, n: int, ids: NDArray[np.int64] | None) -> tuple[NDArray[np.intp], Mask, Mask]:
         """Draw rows of a call of n queries; both draws are always made, so that a seed gives one sequence."""
@@ -230,8 +232,7 @@ class Observer:
 
     def _run(self) -> None:
         if self.watches_drift:
-            for module in _LATER:
-                import_module(module)
+            self._prepare()
         while not self._intake.closed:
             item = self._intake.take(self._patience())
             with self._work:
@@ -241,6 +242,13 @@ class Observer:
                     self._evaluate()
             if isinstance(item, Event):
                 item.set()
+
+    def _prepare(self) -> None:
+        """What takes seconds, before the first query is looked at: those that come meanwhile wait in the queue."""
+        for module in _LATER:
+            import_module(module)
+        with self._work, self.faults.guard(Part.DRIFT):
+            self._drift.prepare()
 
     def _patience(self) -> float:
         """Seconds until drift is due; a clock that was set back makes it due at once."""

@@ -1,9 +1,9 @@
 """The drift reference: a bounded sample of query vectors, bound to one model by its fingerprint."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -12,8 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from embedship.monitor.budget import DEFAULT, FalseAlarms
-from embedship.monitor.calibration import LEAST_SESSIONS, Calibration, Times, calibrate
+from embedship.monitor.calibration import LEAST_SESSIONS, Calibration, Times, calibrate, features
 from embedship.monitor.errors import InvalidSetting, InvalidVectors, ReferenceMismatch, ReferenceUnreadable
+from embedship.monitor.features import Features
 from embedship.monitor.repeats import distinct
 from embedship.monitor.sessions import Ids, index_of
 
@@ -22,6 +23,7 @@ SCORE_BEFORE = 2  # the format whose vectors hold, and whose thresholds are of a
 KEY = "embedship.reference"
 MAXIMUM = 2_000
 WINDOW = 1_000
+MOST_WINDOW = 1_000_000_000  # queries; no ring of more fits into memory
 INTERVAL_SECONDS = 60.0
 _VARIANT = "offset:"  # before a variant's name, in the names of tensors
 
@@ -53,14 +55,22 @@ class Promise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
 
 
+class Terms(msgspec.Struct, frozen=True):
+    """What thresholds are to be fitted for."""
+
+    window: int
+    false_alarms: FalseAlarms
+    interval_seconds: float
+
+
 class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: int
     fingerprint: str
     prompt: str
     created: str
     queries: int
-    calibration: Calibration | None
-    promise: Promise | None
+    calibration: Calibration | None = None
+    promise: Promise | None = None
 
 
 class _Version(msgspec.Struct, frozen=True):
@@ -71,11 +81,11 @@ class _Before(_Version, frozen=True):
     """What of format 2 still holds: its calibration is of another score, and only says that there was one."""
 
     class Fitted(msgspec.Struct, frozen=True):
-        window: int
+        window: Annotated[int, msgspec.Meta(ge=1, le=MOST_WINDOW)]
 
     class Promised(msgspec.Struct, frozen=True):
         false_alarms: FalseAlarms
-        interval_seconds: float
+        interval_seconds: Annotated[float, msgspec.Meta(gt=0)]
 
     fingerprint: str
     prompt: str
@@ -83,6 +93,12 @@ class _Before(_Version, frozen=True):
     queries: int
     calibration: Fitted | None
     promise: Promised | None
+
+    @property
+    def terms(self) -> Terms | None:
+        if self.calibration is None or self.promise is None:
+            return None
+        return Terms(self.calibration.window, self.promise.false_alarms, self.promise.interval_seconds)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -93,7 +109,7 @@ class Reference:
     prompt they were encoded with; created, a date the caller may pass (nothing reads the clock here: the same input
     gives the same bytes); sessions (n,) int64, negative for none, and times (n,) float64 Unix seconds, where known;
     queries, how many they were drawn from; offsets, how far each variant moves the mean (d,) float32; calibration and
-    promise, unless there are too few rows to learn from.
+    promise, unless there are too few rows to learn from; terms, where these two are still to be fitted.
     """
 
     vectors: Vectors
@@ -106,6 +122,7 @@ class Reference:
     offsets: Mapping[str, Vectors] = field(default_factory=dict)
     calibration: Calibration | None = None
     promise: Promise | None = None
+    terms: Terms | None = None
 
     def __post_init__(self) -> None:
         vectors = self.vectors
@@ -116,6 +133,10 @@ class Reference:
         for name, column in (("sessions", self.sessions), ("times", self.times)):
             if column is not None and column.shape != vectors.shape[:1]:
                 raise InvalidVectors(f"{name} of shape {column.shape} do not fit {len(vectors)} vectors")
+        if self.sessions is not None and self.sessions.dtype.kind != "i":
+            raise InvalidVectors(f"sessions are whole numbers, not {self.sessions.dtype}")
+        if self.times is not None and not np.isfinite(self.times).all():
+            raise InvalidVectors("times hold NaN or infinity: give Unix seconds")
         for name, offset in self.offsets.items():
             if offset.shape != vectors.shape[1:]:
                 raise InvalidVectors(f"the offset of {name} has shape {offset.shape}, not ({vectors.shape[1]},)")
@@ -150,24 +171,46 @@ class Reference:
         vectors = np.asarray(vectors, dtype=np.float32)
         cls(vectors=vectors, fingerprint=fingerprint, sessions=sessions, times=times)
         rows = _sample(vectors, sessions, maximum, seed)
-        kept = None if sessions is None else sessions[rows]
-        at = None if times is None else times[rows]
-        calibration = promise = None
-        if len(np.unique(index_of(kept, len(rows)))) >= LEAST_SESSIONS:
-            calibration = calibrate(vectors[rows], kept, at, window=window, queries=len(vectors), seed=seed)
-            promise = Promise.of(calibration, false_alarms, interval_seconds)
-        return cls(
+        reference = cls(
             vectors=vectors[rows],
             fingerprint=fingerprint,
             prompt=prompt,
             created=created,
-            sessions=kept,
-            times=at,
+            sessions=None if sessions is None else sessions[rows],
+            times=None if times is None else times[rows],
             queries=len(vectors),
             offsets={name: _offset(vectors, moved, name) for name, moved in (variants or {}).items()},
-            calibration=calibration,
-            promise=promise,
+            terms=Terms(window, false_alarms, interval_seconds),
         )
+        return reference.calibrated(seed)
+
+    def calibrated(self, seed: int = 0) -> "Reference":
+        """Fit the thresholds that terms ask for: seconds of work. There are none where too few sessions tell enough."""
+        if self.terms is None:
+            return self
+        calibration = promise = None
+        if self._sessions() >= LEAST_SESSIONS:
+            calibration = self.calibration_for(self.terms.window, seed)
+            promise = Promise.of(calibration, self.terms.false_alarms, self.terms.interval_seconds)
+        return replace(self, calibration=calibration, promise=promise, terms=None)
+
+    def calibration_for(self, window: int, seed: int = 0) -> Calibration:
+        """Its own if it holds for windows of so many queries, or a new one."""
+        known = self.calibration
+        if known is not None and known.window == window:
+            return known
+        return calibrate(self.vectors, self.sessions, self.times, window=window, queries=self._drawn(), seed=seed)
+
+    def features_for(self, window: int) -> Features:
+        """Fit what such a window is mapped by."""
+        return features(self.vectors, self.sessions, self.times, window=window, queries=self._drawn())
+
+    def _drawn(self) -> int:
+        return max(self.queries, len(self.vectors))
+
+    def _sessions(self) -> int:
+        """How many there are; of rows that are all alike only one counts."""
+        return len(np.unique(index_of(self.sessions, len(self.vectors))[distinct(self.vectors)]))
 
     def require(self, fingerprint: str) -> None:
         """Raise ReferenceMismatch unless the reference belongs to the model with this fingerprint."""
@@ -183,8 +226,9 @@ class Reference:
 
     def content(self) -> bytes:
         """As safetensors. All metadata is one JSON value: safetensors writes several keys in random order."""
+        fitted = self.calibrated()
         header = _Header(
-            FORMAT, self.fingerprint, self.prompt, self.created, self.queries, self.calibration, self.promise
+            FORMAT, self.fingerprint, self.prompt, self.created, self.queries, fitted.calibration, fitted.promise
         )
         columns = {"vectors": self.vectors, "sessions": self.sessions, "times": self.times}
         columns |= {_VARIANT + name: offset for name, offset in sorted(self.offsets.items())}
@@ -195,13 +239,12 @@ class Reference:
     def load(cls, path: Path) -> "Reference":
         """Read what save wrote. Raises ReferenceUnreadable for anything else.
 
-        A reference of format 2 holds all that is needed to fit its thresholds anew, which takes a second.
+        A reference of format 2 holds all that is needed to fit its thresholds anew, which `calibrated` does.
         """
         try:
             with safe_open(path, framework="numpy") as file:
-                text = (file.metadata() or {})[KEY]
+                header, terms = _header((file.metadata() or {})[KEY], path)
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 not a dict
-            header = _header(text, path, tensors)
             return cls(
                 vectors=tensors["vectors"],
                 fingerprint=header.fingerprint,
@@ -213,6 +256,7 @@ class Reference:
                 offsets={n.removeprefix(_VARIANT): t for n, t in tensors.items() if n.startswith(_VARIANT)},
                 calibration=header.calibration,
                 promise=header.promise,
+                terms=terms,
             )
         except OSError as error:
             raise ReferenceUnreadable(f"cannot open the drift reference {path}: {error}") from error
@@ -220,26 +264,16 @@ class Reference:
             raise ReferenceUnreadable(f"{path} is not a drift reference ({error}): fit it again") from error
 
 
-def _header(text: str, path: Path, tensors: Mapping[str, NDArray[Any]]) -> _Header:
+def _header(text: str, path: Path) -> tuple[_Header, Terms | None]:
     found = msgspec.json.decode(text, type=_Version).format
     if found == SCORE_BEFORE:
-        return _renewed(msgspec.json.decode(text, type=_Before), tensors)
+        before = msgspec.json.decode(text, type=_Before)
+        return _Header(FORMAT, before.fingerprint, before.prompt, before.created, before.queries), before.terms
     if found != FORMAT:
         raise ReferenceUnreadable(
             f"{path} has format {found}, this version reads {FORMAT}: fit it again, with `embedship reference`"
         )
-    return msgspec.json.decode(text, type=_Header)
-
-
-def _renewed(before: _Before, tensors: Mapping[str, NDArray[Any]]) -> _Header:
-    """Fit the thresholds of now on the vectors of a reference of format 2."""
-    calibration = promise = None
-    if before.calibration and before.promise:
-        vectors, sessions, times = tensors["vectors"], tensors.get("sessions"), tensors.get("times")
-        queries = max(before.queries, len(vectors))
-        calibration = calibrate(vectors, sessions, times, window=before.calibration.window, queries=queries)
-        promise = Promise.of(calibration, before.promise.false_alarms, before.promise.interval_seconds)
-    return _Header(FORMAT, before.fingerprint, before.prompt, before.created, before.queries, calibration, promise)
+    return msgspec.json.decode(text, type=_Header), None
 
 
 def _sample(vectors: Vectors, sessions: Ids | None, maximum: int, seed: int) -> NDArray[np.intp]:

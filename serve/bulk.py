@@ -108,9 +108,18 @@ class Watcher(Protocol):
 
 
 def encode(
-    encoder: Encoder, source: Source, columns: tuple[str, ...], out: Path, wishes: Wishes, watcher: Watcher
+    encoder: Encoder,
+    source: Source,
+    columns: tuple[str, ...],
+    out: Path,
+    wishes: Wishes,
+    watcher: Watcher,
+    *,
+    force: bool = False,
 ) -> Manifest:
     """Write the vectors of `source` into the folder `out`, going on where an earlier run of the same was stopped.
+
+    `force` begins anew: what an earlier run wrote there is deleted, and nothing else.
 
     Raises UsageError for bad lines (all are read first), for a folder that holds something else, or a run with other
     input or options; EmbedshipError if the disk is full: what is done stays, and the next run goes on.
@@ -118,8 +127,10 @@ def encode(
     _require_possible(encoder.bundle, wishes)
     with locked(out), _disk(out):
         before = _stamp(source.path)
-        _require_ours(out)
+        _require_ours(out, force)
         plan = sealed.seal(_plan(encoder, source, columns, wishes))
+        if force:
+            _forget(out)
         if (finished := _finished(out, plan)) is not None:
             watcher.found(plan.texts, plan.texts)
             return finished
@@ -131,8 +142,7 @@ def encode(
         return _finish(out, plan, shards)
 
 
-def forget(out: Path) -> None:
-    """Delete what runs of `encode` wrote there, and nothing else."""
+def _forget(out: Path) -> None:
     for path in (*out.glob("vectors-?????.*"), *(out / name for name in (IDS, PLAN, MANIFEST))):
         path.unlink(missing_ok=True)
 
@@ -176,11 +186,12 @@ def _plan(encoder: Encoder, source: Source, columns: tuple[str, ...], wishes: Wi
     )
 
 
-def _require_ours(out: Path) -> None:
-    """A folder of ours, or an empty one."""
+def _require_ours(out: Path, force: bool) -> None:
+    """A folder of ours, or an empty one; `force` takes vectors without a plan for ours, too."""
     known = {MANIFEST, PLAN, IDS}
     foreign = [name for name in os.listdir(out) if name not in known and not name.startswith((".", "vectors-"))]
-    if foreign or (not any((out / name).exists() for name in known) and any(out.glob("vectors-*"))):
+    known_run = force or any((out / name).exists() for name in known)
+    if foreign or (not known_run and any(out.glob("vectors-*"))):
         raise UsageError(
             f"{out} holds something else ({foreign[0] if foreign else 'vectors of another run'}): name a new or "
             "an empty folder"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,11 +21,16 @@ if TYPE_CHECKING:
     from embedship.serve.compare.report import Found, Report
 
 _SERVERS = ("http://", "https://")
-_BUNDLES = "two bundles, and these are servers"
-_LIVE = "two servers, and these are bundles"
+# What only one of the two ways to compare looks at: it would be a mistake to give it for the other.
+_OF_BUNDLES = {
+    *("index", "new_index", "corpus", "with_title", "qrels", "variant", "new_variant"),
+    *("min_speed", "max_memory", "max_size", "rounds"),
+}
+_OF_SERVERS = {"api_key_file", "max_latency", "max_failures", "timeout"}
 
 
 def compare(
+    context: typer.Context,
     old: Annotated[str, typer.Argument(metavar="OLD", help="The bundle in use; or the address of its server.")],
     new: Annotated[str, typer.Argument(metavar="NEW", help="The one to replace it; or the address of its server.")],
     queries: Annotated[
@@ -121,14 +126,12 @@ def compare(
     servers = [each.startswith(_SERVERS) for each in (old, new)]
     questions = Questions.read(queries)
     if all(servers):
-        _refuse({"--index": index, "--new-index": new_index, "--corpus": corpus, "--qrels": qrels}, _BUNDLES)
-        _refuse({"--variant": variant, "--new-variant": new_variant, "--min-speed": min_speed}, _BUNDLES)
-        _refuse({"--max-memory": max_memory, "--max-size": max_size}, _BUNDLES)
+        _refuse(context, _OF_BUNDLES, "two bundles, and these are servers")
         found = _live(old, new, questions, limits, api_key_file, timeout)
     elif any(servers):
         raise UsageError("one is a folder and the other an address: compare two bundles, or two servers")
     else:
-        _refuse({"--api-key-file": api_key_file, "--max-latency": max_latency}, _LIVE)
+        _refuse(context, _OF_SERVERS, "two servers, and these are bundles")
         from embedship.serve.compare.bundles import Wishes
         from embedship.serve.compare.bundles import compare as bundles
         from embedship.serve.compare.shelves import Where
@@ -145,10 +148,10 @@ def compare(
     raise typer.Exit(0 if found.report.passed else 3)
 
 
-def _refuse(given: Mapping[str, object], what: str) -> None:
-    for name, value in given.items():
-        if value is not None:
-            raise UsageError(f"{name} is for {what}")
+def _refuse(context: typer.Context, names: Set[str], what: str) -> None:
+    for name in sorted(names):
+        if (source := context.get_parameter_source(name)) and source.name == "COMMANDLINE":
+            raise UsageError(f"--{name.replace('_', '-')} is for {what}")
 
 
 def _live(old: str, new: str, questions: Questions, limits: Limits, keys: Path | None, timeout: float) -> Found:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from threading import Lock
@@ -30,7 +31,8 @@ _TABLE = """CREATE TABLE documents (
     text TEXT NOT NULL, title TEXT, metadata TEXT,
     number INTEGER NOT NULL DEFAULT 0, start INTEGER, "end" INTEGER, UNIQUE (id, number))"""
 _INSERT = "INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-# Of a document in several chunks, by its first row: a hit reads a chunk and not a book, a migration cuts it anew.
+# Of a document whose first chunk is not all of it, by its first row: a hit reads a chunk and not a book, a migration
+# cuts it anew.
 _WHOLES = "CREATE TABLE wholes (row INTEGER PRIMARY KEY, text TEXT NOT NULL)"
 # Words are looked up without accents and English endings; the texts themselves are not stored a second time.
 _WORDS = """CREATE VIRTUAL TABLE words USING fts5(
@@ -43,6 +45,11 @@ _FETCH = """SELECT d.id, d.text, d.title, d.metadata, d.number, d.start, d."end"
     FROM json_each(?) AS wanted JOIN documents AS d ON d.row = wanted.value ORDER BY wanted.key"""
 _WHOLE = """SELECT d.line, d.id, coalesce(w.text, d.text), d.title, d.metadata
     FROM documents AS d LEFT JOIN wholes AS w ON w.row = d.row WHERE d.number = 0 ORDER BY d.row"""
+
+_UNCUT = """SELECT d.id, coalesce(w.text, d.text), d.title, d.metadata FROM json_each(?) AS wanted
+    JOIN documents AS d ON d.id = wanted.value AND d.number = 0 LEFT JOIN wholes AS w ON w.row = d.row"""
+
+_DISK = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
 
 # Documents cut at once: their texts are tokenised in one batch.
 _BATCH = 512
@@ -70,20 +77,19 @@ Split = Callable[[Sequence[Document]], list[list[Document]]]  # documents -> the
 class Documents:
     """Thread-safe: one connection behind a lock. Fetching ten documents holds it for some 15 us.
 
-    `firsts`, (size,) uint32: for each row the first row of its document; None where every row is a document.
+    `size`, `firsts` and `count` are of a file that never changes: they are read once.
     """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._lock = Lock()
-        self.size, most = connection.execute("SELECT count(*), coalesce(max(number), 0) FROM documents").fetchone()
-        self.firsts = _firsts(connection, self.size) if most else None
 
     @classmethod
     def open(cls, path: Path) -> Self:
         try:
             with ExitStack() as on_error:
                 opened = cls(on_error.enter_context(closing(connect(path))))
+                _ = opened.firsts  # what cannot be read is known now
                 on_error.pop_all()
                 return opened
         except sqlite3.Error as error:
@@ -94,13 +100,39 @@ class Documents:
         with self._lock:
             found = self._connection.execute(_FETCH, [msgspec.json.encode(list(map(int, rows))).decode()]).fetchall()
         if len(found) != len(rows):
-            raise IndexError(f"rows must lie between 0 and {self.size - 1}: {list(rows)}")
+            raise IndexError(f"not all of these rows are there: {list(rows)}")
         return [_document(*values) for values in found]
 
     def rows(self, ids: Sequence[str]) -> dict[str, int]:
         """The first row of each of these ids that a document has; an unknown one is left out."""
         with self._lock:
             return dict(self._connection.execute(_ROWS, [msgspec.json.encode(ids).decode()]).fetchall())
+
+    def ids(self) -> frozenset[str]:
+        """Of all documents, no text read."""
+        with self._lock:
+            return frozenset(id for (id,) in self._connection.execute("SELECT id FROM documents WHERE number = 0"))
+
+    def uncut(self, ids: Sequence[str]) -> dict[str, Document]:
+        """All of each of these documents, however it was cut; an unknown one is left out."""
+        with self._lock:
+            found = self._connection.execute(_UNCUT, [msgspec.json.encode(ids).decode()]).fetchall()
+        return {id: _document(id, *values) for id, *values in found}
+
+    @cached_property
+    def size(self) -> int:
+        """Of rows."""
+        with self._lock:
+            (size,) = self._connection.execute("SELECT count(*) FROM documents").fetchone()
+        return int(size)
+
+    @cached_property
+    def firsts(self) -> NDArray[np.uint32] | None:
+        """(size,) for each row the first row of its document; None where every row is a document."""
+        size = self.size
+        with self._lock:
+            (most,) = self._connection.execute("SELECT max(number) FROM documents").fetchone()
+            return firsts(self._connection, 0, size) if most else None
 
     @property
     def count(self) -> int:
@@ -119,15 +151,24 @@ class Documents:
             self._connection.close()
 
 
-def _firsts(connection: sqlite3.Connection, size: int) -> NDArray[np.uint32]:
-    found = connection.execute("SELECT row - number FROM documents ORDER BY row")
-    return np.fromiter((first for (first,) in found), dtype=np.uint32, count=size)
+def firsts(connection: sqlite3.Connection, start: int, stop: int) -> NDArray[np.uint32]:
+    """(stop - start,) the first row of the document of each of these rows; of a row that is not there, itself."""
+    found = np.arange(start, stop, dtype=np.uint32)
+    rows = connection.execute("SELECT row, row - number FROM documents WHERE row >= ? AND row < ?", (start, stop))
+    pairs = np.fromiter(rows, dtype=[("row", np.uint32), ("first", np.uint32)])
+    found[pairs["row"] - start] = pairs["first"]
+    return found
 
 
 def connect(path: Path) -> sqlite3.Connection:
     """Open for reading. `immutable` spares SQLite its locks: the file never changes, it is only ever replaced."""
     uri = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
     return sqlite3.connect(uri, uri=True, check_same_thread=False)
+
+
+def disk_refuses(error: sqlite3.Error) -> bool:
+    """Whether the disk is full, failing or for reading only, and the statement was a good one."""
+    return error.sqlite_errorcode & 0xFF in _DISK  # the low byte is the kind, the rest its detail
 
 
 def write(path: Path, lines: Iterable[tuple[int, Document]], split: Split | None = None) -> int:
@@ -149,8 +190,7 @@ def write(path: Path, lines: Iterable[tuple[int, Document]], split: Split | None
         ):
             connection.execute(statement)
         for line, document, chunks in _split(lines, split):
-            if len(chunks) > 1:
-                connection.execute("INSERT INTO wholes VALUES (?, ?)", (rows, document.text))
+            whole_of(connection, rows, document, chunks)
             for chunk in chunks:
                 _insert(connection, rows, line, chunk)
                 rows += 1
@@ -172,14 +212,25 @@ def _split(
 
 
 def _insert(connection: sqlite3.Connection, row: int, line: int, document: Document) -> None:
-    metadata = msgspec.json.encode(document.metadata).decode() if document.metadata else None
-    number, start, end = (0, None, None) if (chunk := document.chunk) is None else msgspec.structs.astuple(chunk)
-    values = (row, line, document.id, document.text, document.title, metadata, number, start, end)
     try:
-        connection.execute(_INSERT, values)
+        insert(connection, row, line, document)
     except sqlite3.IntegrityError:
         (first,) = connection.execute("SELECT line FROM documents WHERE id = ?", [document.id]).fetchone()
         raise UsageError(f"line {line}: the id {document.id!r} was given to line {first} already") from None
+
+
+def whole_of(connection: sqlite3.Connection, first: int, document: Document, chunks: Sequence[Document]) -> None:
+    """Keep its whole text beside its chunks, of which row `first` is one, unless that one is all of it."""
+    if chunks[0].text != document.text:
+        connection.execute("INSERT INTO wholes VALUES (?, ?)", (first, document.text))
+
+
+def insert(connection: sqlite3.Connection, row: int, line: int, document: Document) -> None:
+    """Write a row and its facts. Its words are indexed by whoever knows when: all at once, or with it."""
+    metadata = msgspec.json.encode(document.metadata).decode() if document.metadata else None
+    number, start, end = (0, None, None) if (chunk := document.chunk) is None else msgspec.structs.astuple(chunk)
+    values = (row, line, document.id, document.text, document.title, metadata, number, start, end)
+    connection.execute(_INSERT, values)
     connection.executemany(filters.INSERT, [(*fact, row) for fact in filters.facts(document.metadata)])
 
 

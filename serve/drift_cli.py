@@ -69,7 +69,7 @@ def drift(
     spent, seconds = None if false_alarms is None else budget(false_alarms), cadence(every)
     if report:
         whole.refuse(report, force=True)
-    then = references.read(reference)
+    then = references.read(reference).calibrated()
     log = _log(current, bundle, variant, then)
     try:
         comparison = compare(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-from threading import Lock
 from typing import Annotated
 
 import msgspec
@@ -18,6 +16,7 @@ from embedship.serve import bulk
 from embedship.serve.bulk import Manifest, Wishes
 from embedship.serve.bulk_input import Columns, open_source
 from embedship.serve.bulk_output import Layout
+from embedship.serve.progress import Tally
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -72,12 +71,10 @@ def encode(
     columns = Columns(text_column, id_column)
     texts = open_source(source, columns)
     wishes = Wishes(code=code, layout=layout, dimensions=dimensions, prompt_name=prompt_name, shard_texts=shard_texts)
-    if force and out.is_dir():
-        bulk.forget(out)
     with Encoder.open(opened, choice.variant(opened, variant).name, device=device) as encoder:
         golden.check(encoder)  # hours of wrong vectors would be found by nobody
         with Meter() as meter:
-            manifest = bulk.encode(encoder, texts, tuple(columns), out, wishes, meter)
+            manifest = bulk.encode(encoder, texts, tuple(columns), out, wishes, meter, force=force)
     report = _report(out, manifest, meter)
     if as_json:
         typer.echo(msgspec.json.encode(report).decode())
@@ -85,31 +82,23 @@ def encode(
         Console(highlight=False).print(_sentence(report), soft_wrap=True)
 
 
-class Meter:
-    """Progress on stderr, with texts and tokens a second of this run. Told from several threads."""
+class Meter(Tally):
+    """Progress on stderr, with texts and tokens a second of this run."""
 
     def __init__(self) -> None:
+        super().__init__()
         rate = TextColumn("{task.fields[rate]}")
         columns = (TextColumn("encoding"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
         self._progress = Progress(*columns, console=Console(stderr=True))
         self._task = self._progress.add_task("", total=None, rate="")
-        self._lock = Lock()
-        self._began = time.perf_counter()
-        self.resumed = self.texts = self.tokens = 0
-        self.seconds = 0.0
 
-    def found(self, texts: int, done: int) -> None:
-        self.resumed = done
-        self._began = time.perf_counter()
-        self._progress.update(self._task, total=texts, completed=done)
-
-    def encoded(self, texts: int, tokens: int) -> None:
-        with self._lock:
-            self.texts += texts
-            self.tokens += tokens
-            self.seconds = time.perf_counter() - self._began
-            rate = f"{self.texts / self.seconds:,.0f} texts/s, {self.tokens / self.seconds:,.0f} tokens/s"
-            self._progress.update(self._task, advance=texts, rate=rate)
+    def show(self) -> None:
+        rate = (
+            f"{self.texts / self.seconds:,.0f} texts/s, {self.tokens / self.seconds:,.0f} tokens/s"
+            if self.texts
+            else ""
+        )
+        self._progress.update(self._task, total=self.total, completed=self.resumed + self.texts, rate=rate)
 
     def __enter__(self) -> Meter:
         self._progress.start()

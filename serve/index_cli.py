@@ -249,7 +249,7 @@ def report(out: Path, built: Built) -> Report:
         exact_bytes=manifest.files[VECTORS].size,
         disk_bytes=sum(file.size for file in manifest.files.values()),
         hot_bytes_per_vector=manifest.hot_bytes,
-        texts_per_second=round(manifest.size / built.seconds, 1) if built.seconds else None,
+        texts_per_second=round(built.texts / built.seconds, 1) if built.texts else None,
         recall=manifest.recall,
         choice=manifest.choice,
     )

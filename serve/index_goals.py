@@ -12,7 +12,11 @@ from rich.table import Table
 
 from embedship import whole
 from embedship.errors import GateError, UsageError
-from embedship.serve.index.manifest import SAMPLED, Choice, Goals, frontier
+from embedship.serve.index.manifest import SAMPLED, Candidate, Choice, Goals, frontier
+
+# What a table of candidates shows.
+WORDS = ("index", "effort")
+NUMBERS = ("recall@10", "95%", "queries/s", "p99 ms", "bytes/vector", "build s")
 
 
 class Missed(msgspec.Struct, frozen=True):
@@ -66,19 +70,22 @@ def _measured(choice: Choice) -> Table:
     """Those that no other beats in recall, speed and memory at once, and the chosen one."""
     asked = "documents left out of it" if choice.source == SAMPLED else f"queries of {choice.source}"
     table = Table(title=f"measured over {choice.documents:,} documents with {choice.queries:,} {asked}, one thread")
-    for heading in ("", "index", "effort", "recall@10", "95%", "queries/s", "p99 ms", "bytes/vector", "build s"):
-        table.add_column(heading, justify="left" if heading in ("", "index", "effort") else "right")
+    for heading in ("", *WORDS, *NUMBERS):
+        table.add_column(heading, justify="right" if heading in NUMBERS else "left")
     for at in frontier(choice):
-        each = choice.measured[at]
-        table.add_row(
-            ">" if at == choice.chosen else "",
-            str(each.recipe),
-            str(each.effort),
-            f"{each.recall.mean:.4f}",
-            f"{each.recall.low:.4f}..{each.recall.high:.4f}",
-            f"{each.queries_per_second:,.0f}",
-            f"{each.p99_seconds * 1e3:.2f}",
-            f"{each.hot_bytes:,.1f}",
-            f"{each.build_seconds:.1f}",
-        )
+        table.add_row(">" if at == choice.chosen else "", *cells(choice.measured[at]))
     return table
+
+
+def cells(each: Candidate) -> list[str]:
+    """What was measured of one, under WORDS and NUMBERS."""
+    return [
+        str(each.recipe),
+        str(each.effort),
+        f"{each.recall.mean:.4f}",
+        f"{each.recall.low:.4f} to {each.recall.high:.4f}",
+        f"{each.queries_per_second:,.0f}",
+        f"{each.p99_seconds * 1e3:.2f}",
+        f"{each.hot_bytes:,.1f}",
+        f"{each.build_seconds:.1f}",
+    ]

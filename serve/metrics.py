@@ -84,6 +84,7 @@ class Metrics:
         self.compacted = gauge("index_last_compaction_timestamp_seconds", "Unix time of the last one; 0 before it.")
         self.index: dict[Gauge, Callable[[Size], int]] = {
             gauge("index_documents", "Documents in the index."): lambda size: size.documents,
+            gauge("index_rows", "Vectors in the index: chunks if documents were cut."): lambda size: size.rows,
             gauge("index_fresh_documents", "Documents put since the snapshot was made."): lambda size: size.fresh,
             gauge("index_tombstones", "Rows of the snapshot that count no more."): lambda size: size.tombstones,
             gauge("index_fresh_bytes", "Memory of the vectors put since."): lambda size: size.fresh_bytes,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-from threading import Lock
 from typing import Annotated
 
 import typer
@@ -13,6 +11,7 @@ from embedship import choice
 from embedship.bundle import Bundle
 from embedship.serve.index import Kind
 from embedship.serve.index_cli import Bar, chunking, report, show
+from embedship.serve.progress import Tally
 
 
 def migrate(
@@ -46,38 +45,22 @@ def migrate(
     opened, old = Bundle.open(bundle), manifest.read(index)
     cut = old.chunking if chunk is None and overlap is None else chunking(chunk or None, overlap)
     wishes = migration.as_before(old, kind, cut, queries)
-    if force:
-        migration.forget(out)
     with Encoder.open(opened, choice.variant(opened, variant).name) as encoder:
         golden.check(encoder)
         with Bar() as bar:
             watcher = Watcher(bar)
-            made = migration.migrate(encoder, index, out, wishes, watcher, shard_texts, bar.show)
-    show(report(out, Built(made, watcher.seconds)), as_json)
+            made = migration.migrate(encoder, index, out, wishes, watcher, shard_texts, bar.show, force=force)
+    show(report(out, Built(made, watcher.texts, watcher.seconds)), as_json)
 
 
-class Watcher:
-    """Progress of the embedding; told from several threads."""
+class Watcher(Tally):
+    """Progress of the embedding."""
 
     def __init__(self, bar: Bar) -> None:
+        super().__init__()
         self._bar = bar
-        self._lock = Lock()
-        self._total = self._done = 0
-        self._began = time.perf_counter()
-        self.seconds = 0.0
 
-    def found(self, texts: int, done: int) -> None:
-        self._total, self._done = texts, done
-        self._began = time.perf_counter()
-        self._show()
-
-    def encoded(self, texts: int, tokens: int) -> None:
-        with self._lock:
-            self._done += texts
-            self.seconds = time.perf_counter() - self._began
-            self._show()
-
-    def _show(self) -> None:
+    def show(self) -> None:
         from embedship.serve.index.build import Step
 
-        self._bar.show(Step.EMBED, self._done, self._total)
+        self._bar.show(Step.EMBED, self.resumed + self.texts, self.total)

@@ -20,6 +20,7 @@ from embedship.monitor.watch import Watch
 from embedship.serve.admission import Admission
 from embedship.serve.errors import Invalid, NoIndex, TooLong
 from embedship.serve.fusion import Mode
+from embedship.serve.index.chunks import split_of
 from embedship.serve.keyword import UnknownField
 from embedship.serve.lanes import Lane
 from embedship.serve.metrics import Metrics
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
 
     from embedship.serve.candidate import Candidate
+    from embedship.serve.documents import Split
+    from embedship.serve.index.manifest import IndexManifest
     from embedship.serve.shelf import Shelf
 
 Got = TypeVar("Got")
@@ -104,6 +107,10 @@ class Pipeline:
         """Encode what is to be found by searches: behind them, as unit vectors, and unseen by the monitor."""
         encoded = await self._encode(texts, self.prompt(prompt_name), lane=Lane.BULK)
         return encoded if self._model.normalised else replace(encoded, vectors=normalise(encoded.vectors))
+
+    def split_of(self, index: IndexManifest) -> Split | None:
+        """What cuts documents as this model's index was cut; None where they stay whole."""
+        return split_of(self._tokenizer, self._model, index.chunking, index.with_title)
 
     async def embed_ids(self, ids: list[list[int]], lane: Lane | None = None) -> Encoded:
         """Encode texts that are this tokenizer's ids already, special tokens included. No prompt is put before them."""

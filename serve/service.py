@@ -102,7 +102,7 @@ class Service:
             stack.callback(candidate.close)
         model = encoder.bundle.manifest.pipeline
         lanes: Lanes[Ticket] = Lanes(settings.batch_tokens)
-        workers = Workers(fleet.devices, model.dimension, encoder.batch, lanes, metrics)
+        workers = Workers(fleet.devices, model.dimension, encoder.layout, lanes, metrics)
         stack.callback(workers.close)
         songs = watching.songs(encoder.bundle)
         comparison = candidate.comparison if candidate else None
@@ -122,7 +122,7 @@ class Service:
         )
         judge = Judge(pipeline, watch.feedback)
         live = shelf.folder if shelf and isinstance(shelf.folder, LiveIndex) and shelf.folder.writable else None
-        writes = Writes(pipeline, live, metrics, settings.compact_share)
+        writes = Writes(pipeline, live, metrics, settings)
         stack.callback(writes.close)
         return cls(
             settings,
@@ -212,9 +212,10 @@ class Service:
         if self.shelf is None:
             return None
         folder, found = self.shelf.folder, self.shelf.folder.manifest
-        documents = folder.size.documents
-        rows = found.size if found.chunking else documents
-        return schemas.IndexInfo(documents, str(folder.kind), found.query_prompt, rows, found.chunking, found.exact)
+        size = folder.size
+        return schemas.IndexInfo(
+            size.documents, str(found.kind), found.query_prompt, size.rows, found.chunking, found.exact
+        )
 
     def close(self) -> None:
         self._stack.close()

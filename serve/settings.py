@@ -52,7 +52,7 @@ class Settings:
     )
     compact_share: float = setting(
         0.02,
-        "Compact the index when so many changes have come since, as a share of its documents, and 1,000 at least.",
+        "Compact the index when so many changes have come since, as a share of its vectors, and 1,000 at least.",
         0.0001,
         1,
     )

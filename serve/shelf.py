@@ -78,6 +78,8 @@ class Moment(Protocol):
     def documents(self) -> Documents: ...
     @property
     def words(self) -> Words: ...
+    @property
+    def firsts(self) -> npt.NDArray[np.uint32] | None: ...
 
 
 Exact = Callable[[Vectors, int], npt.NDArray[np.int64]]
@@ -103,7 +105,6 @@ class Shelf:
         """`prompt` is put before each query; `probe`, one vector, is searched for to learn how long it takes."""
         self.folder = folder
         self.prompt = prompt
-        self._grouping = Grouping(folder.firsts)
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="search")
         self._quick = min(self.find(probe, K).seconds for _ in range(3)) < INLINE_SECONDS
         if isinstance(folder, LiveIndex) and not folder.writable:
@@ -137,12 +138,11 @@ class Shelf:
             return now.documents.rows(ids)
 
     async def fetch(self, id: str) -> Document | None:
-        """The document that has this id now."""
+        """The document that has this id now, uncut."""
 
         def fetch() -> Document | None:
             with self.folder.moment() as now:
-                rows = now.documents.rows([id])
-                return now.documents.fetch([rows[id]])[0] if rows else None
+                return now.documents.uncut([id]).get(id)
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, fetch)
 
@@ -160,14 +160,16 @@ class Shelf:
     def _find(self, now: Moment, vectors: Vectors | None, k: int, how: How) -> Found:
         began = time.perf_counter()
         depth = max(k, K if how.mode is not Mode.HYBRID else fusion.DEPTH)
-        grouping = self._grouping if how.per_document else ROWS
+        whole = Grouping(now.firsts)
+        grouping = whole if how.per_document else ROWS
         found, dense = (None, None) if how.mode is Mode.KEYWORD else self._nearest(now, vectors, depth, how, grouping)
         keyword = None if how.mode is Mode.DENSE else self._worded(now, depth, how, grouping)
         parts = [part for part in (dense, keyword) if part is not None]
         best = parts[0] if len(parts) == 1 else grouping.fuse(parts, max(k, K))
         nearest = found.rows[:, :K] if found and how.filter is None else None
         hits = self._hits(now, best, k, grouping, *((dense, keyword) if len(parts) > 1 else (None, None)))
-        documents = self._grouping.keys(self._grouping.best(best, best.rows.shape[1]).rows)
+        one = best if how.per_document else whole.best(best, best.rows.shape[1])
+        documents = whole.keys(one.rows)
         return Found(hits, documents, nearest, time.perf_counter() - began, partial(_exact, now.index))
 
     def _nearest(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from embedship.codes import Vectors
-from embedship.plan import rounded
+from embedship.plan import Layout
 from embedship.serve.errors import EngineFailed
 from embedship.serve.isolation import Piece
 from embedship.serve.lanes import Lane
@@ -72,8 +72,9 @@ class Outcome:
 class Delivery:
     """Hands outcomes out, and counts the users' share of them. Used from the event loop only."""
 
-    def __init__(self, metrics: Metrics, devices: Iterable[str]) -> None:
+    def __init__(self, metrics: Metrics, devices: Iterable[str], layout: Layout) -> None:
         self._metrics = metrics
+        self._layout = layout
         self._inference = {device: metrics.inference.labels(device) for device in devices}
 
     def deliver(self, outcome: Outcome) -> None:
@@ -91,7 +92,8 @@ class Delivery:
         if not works:
             return
         lengths = [len(work.ids) for work in works]
-        tokens, padded = sum(lengths), len(lengths) * rounded(max(len(work.ids) for work in outcome.piece.works))
+        width = self._layout.width(max(len(work.ids) for work in outcome.piece.works))
+        tokens, padded = sum(lengths), len(lengths) * width
         self._metrics.batches.observe(len(lengths))
         self._metrics.batch_tokens.observe(padded)
         self._metrics.padding.observe(1 - tokens / padded)

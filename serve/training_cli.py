@@ -117,8 +117,10 @@ def _handover(
 ) -> Handover:
     from embedship.encoder import Encoder
     from embedship.serve.index.folder import IndexFolder
+    from embedship.serve.live import origin
     from embedship.serve.training import School
 
+    origin.refuse(index)
     with (
         IndexFolder.open(index, bundle) as folder,
         Encoder.open(bundle, folder.manifest.variant) as encoder,

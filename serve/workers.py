@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from threading import Lock, Thread
 
 import numpy as np
 
 from embedship.codes import Vectors
 from embedship.errors import EngineError
-from embedship.plan import Batch
+from embedship.plan import Layout
 from embedship.serve.admission import Permit
 from embedship.serve.devices import Device, DeviceDown, DeviceLost
 from embedship.serve.errors import EngineFailed
@@ -35,7 +35,7 @@ class Workers:
         self,
         devices: Sequence[Device],
         dimension: int,
-        batch: Callable[[Sequence[list[int]]], Batch],
+        layout: Layout,
         lanes: Lanes[Ticket],
         metrics: Metrics,
     ) -> None:
@@ -44,9 +44,9 @@ class Workers:
         self.split = 0  # batches taken apart, because they failed or two devices died with them
         self.table = tuple(devices)
         self._dimension = dimension
-        self._batch = batch
+        self._layout = layout
         self._counting = Lock()
-        self._delivery = Delivery(metrics, self.devices)
+        self._delivery = Delivery(metrics, self.devices, layout)
         self._seats: Seats[Ticket] = Seats(devices, lanes)
         self._threads = [
             Thread(target=self._run, args=(device,), name=device.name, daemon=True)
@@ -118,7 +118,7 @@ class Workers:
     def _try(self, device: Device, piece: Piece[Ticket]) -> None:
         began = time.perf_counter()
         try:
-            vectors = device.encode(self._batch([work.ids for work in piece.works]))
+            vectors = device.encode(self._layout.batch([work.ids for work in piece.works]))
             self._hand_over(device, piece, self._checked(vectors, len(piece.works)), began)
         except DeviceDown as down:
             # It never saw the batch: nothing is held against it.

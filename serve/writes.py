@@ -10,16 +10,19 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
+import numpy as np
 
+from embedship.errors import UsageError
 from embedship.serve.documents import Document
-from embedship.serve.errors import DiskFull, NotStored, ReadOnly
+from embedship.serve.errors import DiskFull, Invalid, NotStored, ReadOnly
 from embedship.serve.index.embedding import text_of
 from embedship.serve.live import NotWritten
-from embedship.serve.live.changes import Change, Delete, Done, Put
+from embedship.serve.live.changes import Change, Delete, Done, Pieces
 from embedship.serve.live.compaction import Compaction, Result
 from embedship.serve.live.index import LiveIndex
 from embedship.serve.metrics import Metrics
 from embedship.serve.pipeline import Encoded, Pipeline
+from embedship.serve.settings import Settings
 
 Got = TypeVar("Got")
 
@@ -28,34 +31,35 @@ Got = TypeVar("Got")
 class Changed:
     done: Done
     unchanged: int
-    embedded: Sequence[Document]
+    embedded: Sequence[Document]  # chunks, where the index is of such
     encoded: Encoded | None  # of those
 
 
 class Writes:
     """Used from the event loop. Raises RequestErrors only."""
 
-    def __init__(self, pipeline: Pipeline, live: LiveIndex | None, metrics: Metrics, share: float) -> None:
-        """`live` is the index that takes changes, None where none does; `share` of them asks for a compaction."""
+    def __init__(self, pipeline: Pipeline, live: LiveIndex | None, metrics: Metrics, settings: Settings) -> None:
+        """`live` is the index that takes changes, None where none does."""
         self._pipeline = pipeline
+        self._most = settings.max_texts
         self._metrics = metrics
         self._live = live
         # One thread: transactions come one after the other, and a slow disk holds up no search.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="writes")
-        self._compaction = Compaction(live, share, self._compacted) if live else None
+        self._split = pipeline.split_of(live.manifest) if live else None
+        self._compaction = Compaction(live, settings.compact_share, self._compacted) if live else None
 
     async def change(self, documents: Sequence[Document], deleted: Sequence[str]) -> Changed:
         """Put and delete; when this returns, it is on the disk and every search sees it."""
         live = self._writable()
-        embedded = await self._beside(lambda: live.differing(documents)) if documents else []
-        encoded = None
+        pieces = await self._beside(lambda: self._pieces(live, documents)) if documents else Pieces([], [])
+        embedded, encoded = pieces.rows, None
         changes: list[Change] = [Delete(id) for id in deleted]
         if embedded:
-            texts = [text_of(document, live.manifest.with_title) for document in embedded]
-            encoded = await self._pipeline.documents(texts, live.manifest.document_prompt)
-            changes += [Put(document, vector) for document, vector in zip(embedded, encoded.vectors, strict=True)]
+            encoded = await self._encoded([text_of(each, live.manifest.with_title) for each in embedded], live)
+            changes += pieces.puts(encoded.vectors)
         done = await self._written(live, changes) if changes else Done()
-        return Changed(done, len(documents) - len(embedded), embedded, encoded)
+        return Changed(done, len(documents) - len(pieces.documents), embedded, encoded)
 
     def close(self) -> None:
         """What is being written is written, what is being compacted is compacted."""
@@ -68,6 +72,25 @@ class Writes:
         if self._live is None:
             raise ReadOnly("This server holds its index for reading only: start it with --writable.")
         return self._live
+
+    def _pieces(self, live: LiveIndex, documents: Sequence[Document]) -> Pieces:
+        try:
+            return Pieces.of(live.differing(documents), self._split)
+        except UsageError as error:
+            raise Invalid(f"{error}.", "documents") from None
+
+    async def _encoded(self, texts: Sequence[str], live: LiveIndex) -> Encoded:
+        """No more at once than one request may bring: the chunks of one document may be more than the queue holds."""
+        prompt = live.manifest.document_prompt
+        parts = [
+            await self._pipeline.documents(texts[start : start + self._most], prompt)
+            for start in range(0, len(texts), self._most)
+        ]
+        return Encoded(
+            np.concatenate([part.vectors for part in parts]),
+            [length for part in parts for length in part.lengths],
+            [cut for part in parts for cut in part.cut],
+        )
 
     async def _written(self, live: LiveIndex, changes: Sequence[Change]) -> Done:
         began = time.perf_counter()

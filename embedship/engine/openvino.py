@@ -151,8 +151,8 @@ def _settings(arithmetic: str, streams: int, device: Device) -> dict[str, str]:
         "INFERENCE_NUM_THREADS": str(streams),
         # A pinned thread waits for its own core while another is free; cores here are shared with the event loop.
         "ENABLE_CPU_PINNING": "NO",
-        # What it compiled, for the shapes of batches it met last. Without this it keeps all of them: 4.6 GB after an
-        # hour's worth of ragged requests. One shape of MiniLM takes some 12 entries, 4 MB.
+        # What it compiled, for the shapes of batches it met last. Without this it keeps all of them
+        # (docs/performance.md). One shape of MiniLM takes some 12 entries, 4 MB.
         "CPU_RUNTIME_CACHE_CAPACITY": "1024",
     }
 

@@ -9,6 +9,7 @@ from embedship.transfer import Source
 
 if TYPE_CHECKING:
     from embedship.transfer.folder import Hub, WebFolder
+    from embedship.transfer.s3 import S3Source
 
 
 class Proof(NamedTuple):
@@ -32,7 +33,7 @@ def open_source(address: str, proof: Proof) -> Source:
         case "s3":
             from embedship.transfer.s3 import S3Source
 
-            return S3Source(rest)
+            return _proved(S3Source(rest), proof)
         case "hf":
             from embedship.transfer.folder import Hub
 
@@ -44,7 +45,7 @@ def open_source(address: str, proof: Proof) -> Source:
     raise UsageError(f"{address} is no source: give oci://, s3://, https:// or hf://")
 
 
-def _proved(source: WebFolder | Hub, proof: Proof) -> Source:
+def _proved(source: WebFolder | Hub | S3Source, proof: Proof) -> Source:
     if not source.proves_itself and proof.digest is None:
         raise UsageError(f"{source.pinned} is read without TLS, so nothing proves who answers: give --digest, or https")
     return source

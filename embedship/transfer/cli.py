@@ -85,7 +85,9 @@ def pull(
     key: Annotated[
         Path | None, typer.Option(help="Public key, PEM: the bundle must carry a signature by its private half.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace another bundle that lies there.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace what lies there: another bundle, or a damaged copy of this one.")
+    ] = False,
     max_bytes: Annotated[int, typer.Option(min=1, help="Refuse a bundle that is larger.")] = 100 << 30,
     retries: Annotated[int, _RETRIES] = 8,
     plain_http: Annotated[bool, _PLAIN] = False,

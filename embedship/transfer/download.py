@@ -11,7 +11,7 @@ from typing import IO, NamedTuple, Protocol
 from embedship.errors import UnsafeError
 from embedship.sealed import File
 from embedship.transfer import Source
-from embedship.transfer.errors import Interrupted, Missing
+from embedship.transfer.errors import Interrupted, Missing, Refused
 from embedship.transfer.patience import Patience
 
 
@@ -88,9 +88,10 @@ def small(source: Source, name: str, limit: int, patience: Patience) -> bytes:
 
 
 def optional(source: Source, name: str, limit: int, patience: Patience) -> bytes | None:
+    """None where the source has it not; S3 says so with 403 to whoever may read and not list."""
     try:
         return small(source, name, limit, patience)
-    except Missing:
+    except (Missing, Refused):
         return None
 
 

@@ -3,6 +3,7 @@
 EmbedshipError
 └── TransferError       1   the source refuses, or answers what it must not
     ├── Missing         1   it holds no such file
+    ├── Refused         1   it wants other credentials, or does not say that it holds no such file
     └── Interrupted     1   a connection lost, a server that is overloaded: tried again before anybody sees it
 
 No message quotes a URL's query, a header or a library's own words: they may hold credentials.
@@ -18,6 +19,10 @@ class TransferError(EmbedshipError):
 
 
 class Missing(TransferError):
+    pass
+
+
+class Refused(TransferError):
     pass
 
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from embedship import sealed
+from embedship import sealed, whole
 from embedship.bundle import MANIFEST, SIGNATURE, Bundle
 from embedship.errors import EmbedshipError, MismatchError, UnsafeError, UsageError
 from embedship.sealed import File
@@ -85,26 +85,37 @@ def pull(source: Source, out: Path, wishes: Wishes, meter: Meter) -> Pulled:
     Raises MismatchError for another bundle.json than the one pinned, UnsafeError for files or names that are not what
     a bundle has, UsageError if something else lies at `out`, TransferError if the source does not give it.
     """
-    if wishes.digest and _digest_at(out) == wishes.digest:
-        return _found(source, out, wishes)
+    if wishes.digest and _digest_at(out) == wishes.digest and (found := _found(source, out, wishes)):
+        return found
     raw = download.small(source, MANIFEST, _LARGEST_MANIFEST, wishes.patience)
     digest = digest_of(raw)
     if wishes.digest and digest != wishes.digest:
         raise MismatchError(f"{source.pinned} holds another bundle: its {MANIFEST} has {digest}, not {wishes.digest}")
-    if _digest_at(out) == digest:
-        return _found(source, out, wishes)
+    if (damaged := _digest_at(out) == digest) and (found := _found(source, out, wishes)):
+        return found
     tally = _Tally(meter)
     try:
-        with resumed(out, lambda target: _require_replaceable(target, digest, wishes.force)) as incoming:
+        with resumed(out, lambda target: _require_replaceable(target, digest, wishes.force, damaged)) as incoming:
             _fill(source, raw, incoming, wishes, tally)
     except _There:  # another process has pulled it meanwhile
-        return _found(source, out, wishes)
+        if found := _found(source, out, wishes):
+            return found
+        raise UnsafeError(f"{out} was damaged as soon as it lay there: look at its disk") from None
     return _pulled(source, Bundle.open(out), tally.fetched)
 
 
-def _found(source: Source, out: Path, wishes: Wishes) -> Pulled:
+def _found(source: Source, out: Path, wishes: Wishes) -> Pulled | None:
+    """The bundle that lies there, if it is right; None if it is not and shall be fetched again."""
     bundle = Bundle.open(out)
-    _verify(bundle, wishes)
+    try:
+        bundle.verify()
+        if wishes.key and not bundle.path(SIGNATURE).exists():  # it may have been signed since
+            _add_signature(source, bundle, wishes)
+        _verify_signature(bundle, wishes)
+    except UnsafeError as error:
+        if wishes.force:
+            return None
+        raise UnsafeError(f"{error}; or give --force to fetch it again") from None
     return _pulled(source, bundle, 0)
 
 
@@ -126,8 +137,10 @@ def _digest_at(out: Path) -> str | None:
     return digest_of(manifest.read_bytes()) if manifest.is_file() and not manifest.is_symlink() else None
 
 
-def _require_replaceable(target: Path, digest: str, force: bool) -> None:
+def _require_replaceable(target: Path, digest: str, force: bool, damaged: bool) -> None:
     there = _digest_at(target)
+    if there == digest and damaged:
+        return  # that is known only where force is given
     if there == digest:
         raise _There
     if there is None:
@@ -149,14 +162,19 @@ def _fill(source: Source, raw: bytes, incoming: Incoming, wishes: Wishes, tally:
     downloader = Downloader(source, incoming.parts, wishes.patience, tally.saw)
     for name, file in missing.items():
         downloader.file(name, file, incoming.files / name)
-    if (signature := download.optional(source, SIGNATURE, _LARGEST_SIGNATURE, wishes.patience)) is not None:
-        (incoming.files / SIGNATURE).write_bytes(signature)
-    _verify(bundle, wishes)
+    _add_signature(source, bundle, wishes)
+    bundle.verify()  # what lies on the disk, not what went by: that is what will be served
+    _verify_signature(bundle, wishes)
 
 
-def _verify(bundle: Bundle, wishes: Wishes) -> None:
-    """Hash what lies on the disk, not what went by: that is what will be served."""
-    bundle.verify()
+def _add_signature(source: Source, bundle: Bundle, wishes: Wishes) -> None:
+    """Nothing is written where the source has none."""
+    signature = download.optional(source, SIGNATURE, _LARGEST_SIGNATURE, wishes.patience)
+    if signature is not None:
+        whole.write(bundle.path(SIGNATURE), signature)
+
+
+def _verify_signature(bundle: Bundle, wishes: Wishes) -> None:
     if wishes.key:
         from embedship import signing
 

@@ -86,9 +86,10 @@ class Registry:
         """Send a file whole, streamed; the registry refuses it if its digest is another."""
         with self._answered(Call("POST", self._base + "blobs/uploads/", {"Content-Length": "0"})) as answer:
             place = urljoin(answer.url, answer.headers.get("Location", ""))
-        if urlsplit(place).netloc != urlsplit(self._base).netloc:
+        if urlsplit(place)[:2] != urlsplit(self._base)[:2]:  # a password would go there, or go in the clear
             raise TransferError(
-                f"{urlsplit(self._base).netloc} sends uploads to another host: push through its own name"
+                f"{urlsplit(self._base).netloc} sends uploads to another host, or away from TLS: push through the name "
+                "that it knows itself by"
             )
         target = place + ("&" if urlsplit(place).query else "?") + f"digest={digest}"
         with path.open("rb") as file:

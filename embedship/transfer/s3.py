@@ -6,10 +6,11 @@ import os
 import re
 from collections.abc import Iterator
 from datetime import timedelta
+from urllib.parse import urlsplit
 
 from embedship.errors import MissingExtra, UsageError
-from embedship.transfer.errors import Interrupted, Missing, TransferError
-from embedship.transfer.web import PIECE
+from embedship.transfer.errors import Interrupted, Missing, Refused
+from embedship.transfer.web import PIECE, is_loopback
 
 try:
     import obstore
@@ -27,13 +28,15 @@ class S3Source:
         if not found:
             raise UsageError(f"s3://{address}: give s3://BUCKET/PREFIX")
         self.pinned = f"s3://{address.rstrip('/')}"
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
+        endpoint = urlsplit(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", ""))
+        plain = endpoint.scheme == "http"
+        self.proves_itself = not plain or is_loopback(endpoint.hostname)
         try:
             self._store = S3Store(
                 found[1],
                 prefix=(found[2] or "").strip("/") or None,
                 client_options={
-                    "allow_http": endpoint.startswith("http://"),
+                    "allow_http": plain,
                     "connect_timeout": timedelta(seconds=10),
                     "timeout": timedelta(days=1),  # of a whole file; a stalled stream is `read_timeout`'s
                     "read_timeout": timedelta(seconds=60),
@@ -53,7 +56,7 @@ class S3Source:
         except FileNotFoundError:
             raise Missing(f"{self.pinned} has no {name}") from None
         except (PermissionDeniedError, UnauthenticatedError):
-            raise TransferError(
+            raise Refused(
                 f"{self.pinned} may not be read with these credentials: look at the AWS_* variables"
             ) from None
         except BaseError as error:

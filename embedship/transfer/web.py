@@ -9,7 +9,7 @@ from typing import IO, NamedTuple
 from urllib.parse import urlsplit
 
 from embedship.errors import MissingExtra, UsageError
-from embedship.transfer.errors import Interrupted, Missing, TransferError
+from embedship.transfer.errors import Interrupted, Missing, Refused, TransferError
 
 try:
     import requests
@@ -72,7 +72,9 @@ def answered(
             if not answer.ok and answer.status_code not in accept:
                 raise _refusal(answer)
             yield answer
-    except requests.exceptions.SSLError:
+    except requests.exceptions.SSLError as error:
+        if "CERTIFICATE_VERIFY_FAILED" not in str(error):  # the library has one class for all that TLS can meet
+            raise Interrupted(f"{where} broke TLS off: is it up, and does it speak https?") from None
         raise TransferError(
             f"{where} has no certificate that is trusted here: give its authority's in REQUESTS_CA_BUNDLE"
         ) from None
@@ -88,7 +90,7 @@ def _refusal(answer: requests.Response) -> TransferError:
     if status in (404, 410):
         return Missing(said)
     if status in (401, 403):
-        return TransferError(f"{said}: give credentials that may read there (docs/deploy.md says where)")
+        return Refused(f"{said}: give credentials that may read there (docs/deploy.md says where)")
     if status == 416:
         return TransferError(f"{said}: its file is shorter than bundle.json says")
     if status >= 500 or status in _PASSING:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from embedship import choice, golden, qrels
 from embedship import queries as asking
 from embedship.bundle import Bundle
@@ -49,13 +51,15 @@ def compare(old: Path, new: Path, questions: Questions, limits: Limits, wishes: 
     variants = [choice.variant(b, v).name for b, v in zip(opened, (wishes.variant, wishes.new_variant), strict=True)]
     with ExitStack() as stack:
         both = Both(*(stack.enter_context(Encoder.open(b, v)) for b, v in zip(opened, variants, strict=True)))
-        sides = [_side(encoder, questions, wishes.rounds > 0) for encoder in both]
+        sides = [_side(encoder) for encoder in both]
         first = [gates.model(sides[0], sides[1], limits), _golden("OLD", both.old), _golden("NEW", both.new)]
         if any(gate.passed is False for gate in first):  # of wrong vectors nothing else is worth knowing
             return Found(report.of(sides[0], sides[1], questions, first, Measured()), Evidence())
         documents = shelves.opened(wishes.where, both.old, both.new, stack)
         questions = _judged(questions, wishes.qrels, documents)
         demand_a_decision(both.same_model, documents is not None, questions, limits)
+        if wishes.rounds:  # a process each: after all that may be refused
+            sides = [_weighed(side, encoder, questions) for side, encoder in zip(sides, both, strict=True)]
         measured, evidence = _measured(both, questions, documents, wishes.rounds)
         floor = parity.floor(both.old, both.new)
         made = [*first, *gates.judged(measured, len(questions), both.same_model, floor, limits)]
@@ -63,7 +67,7 @@ def compare(old: Path, new: Path, questions: Questions, limits: Limits, wishes: 
         return Found(report.of(sides[0], sides[1], questions, made, measured), evidence)
 
 
-def _side(encoder: Encoder, questions: Questions, weighed: bool) -> Side:
+def _side(encoder: Encoder) -> Side:
     bundle, variant = encoder.bundle, encoder.variant
     return Side(
         source=str(bundle.folder),
@@ -73,8 +77,13 @@ def _side(encoder: Encoder, questions: Questions, weighed: bool) -> Side:
         precision=str(encoder.engine.precision),
         dimension=bundle.manifest.pipeline.dimension,
         bytes=sum(bundle.manifest.files[name].size for name in bundle.files_of(variant)),
-        memory_bytes=footprint.measure(bundle, variant.name, questions.texts[:_FOOTPRINT_TEXTS]) if weighed else None,
     )
+
+
+def _weighed(side: Side, encoder: Encoder, questions: Questions) -> Side:
+    texts = questions.texts[:_FOOTPRINT_TEXTS]
+    memory = footprint.measure(encoder.bundle, encoder.variant.name, texts)
+    return msgspec.structs.replace(side, memory_bytes=memory)
 
 
 def _golden(name: str, encoder: Encoder) -> Gate:
@@ -92,6 +101,8 @@ def _judged(questions: Questions, path: Path | None, documents: Pair | None) -> 
     if documents is None:
         if path:
             raise UsageError("--qrels judge documents: give --index INDEX, or --corpus CORPUS.jsonl")
+        return questions
+    if not (path or questions.labelled):
         return questions
     known = documents.old.ids
     found = questions.judged(qrels.read(path, known, "OLD's documents")) if path else questions

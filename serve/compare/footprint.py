@@ -25,9 +25,12 @@ def measure(bundle: Bundle, variant: str, texts: Sequence[str]) -> int | None:
     if not _STATUS.exists():
         return None
     command = [sys.executable, "-P", "-m", __name__, str(bundle.folder.resolve()), variant]
-    answer = subprocess.run(
-        command, input=msgspec.json.encode(texts), capture_output=True, timeout=_SECONDS, check=False
-    )
+    try:
+        answer = subprocess.run(
+            command, input=msgspec.json.encode(texts), capture_output=True, timeout=_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise EngineError(f"a process that opened {bundle.folder} took more than {_SECONDS} s: --rounds 0") from None
     if answer.returncode:
         last = answer.stderr.decode(errors="replace").strip().rsplit("\n", 1)[-1]
         raise EngineError(f"a process that opened {bundle.folder} to measure its memory failed: {last}")

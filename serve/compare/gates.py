@@ -53,7 +53,7 @@ class Floor(NamedTuple):
 
 
 def judged(found: Measured, distinct: int, same_model: bool, floor: Floor, limits: Limits) -> list[Gate]:
-    """A gate for each thing that was measured."""
+    """A gate for each thing that was measured or has a limit. `distinct` queries were answered by both."""
     made = [queries(distinct, limits)]
     if found.failures:
         made.append(failures(found.failures, limits))
@@ -71,7 +71,19 @@ def judged(found: Measured, distinct: int, same_model: bool, floor: Floor, limit
         made.append(speed(found.speed, limits))
     if found.latency:
         made.append(latency(found.latency, limits))
-    return made
+    demanded = (
+        ("ranking", "--min-recall", limits.min_recall, found.agreement),
+        ("speed", "--min-speed", limits.min_speed, found.speed),
+        ("latency", "--max-latency", limits.max_latency, found.latency),
+    )
+    return made + [
+        _unmeasured(name, option) for name, option, limit, value in demanded if limit is not None and value is None
+    ]
+
+
+def _unmeasured(name: str, option: str) -> Gate:
+    """A limit that nothing was held against is not met."""
+    return Gate(name, False, f"{option} demands a limit, and nothing was measured that could be held against it.")
 
 
 def _at_least(value: float, limit: float | None) -> bool | None:
@@ -150,6 +162,11 @@ def agreement(found: Agreement, same_model: bool, limits: Limits) -> Gate:
 
 
 def labels(found: Labels, limits: Limits) -> list[Gate]:
+    if found.recall.old == found.recall.new == 0:
+        said = (
+            f"Neither found a labelled document, {found.queries:,} queries: do labels and index name documents alike?"
+        )
+        return [Gate("labels", False, said)]
     return [
         _quality("recall@10", found.recall, found.queries, limits.max_recall_drop),
         _quality("nDCG@10", found.ndcg, found.queries, limits.max_ndcg_drop),
@@ -224,12 +241,14 @@ def failures(found: Failures, limits: Limits) -> Gate:
 
 
 def sizes(old: Side, new: Side, limits: Limits) -> list[Gate]:
-    """Files and memory, where both are known."""
+    """Files and memory, where both are known or a limit demands that they are."""
     pairs = (
         ("size", "files take", old.bytes, new.bytes, limits.max_size),
         ("memory", "process takes at most", old.memory_bytes, new.memory_bytes, limits.max_memory),
     )
-    return [_size(name, what, a, b, limit) for name, what, a, b, limit in pairs if a is not None and b is not None]
+    known = [_size(name, what, a, b, limit) for name, what, a, b, limit in pairs if a is not None and b is not None]
+    unknown = [name for name, _, a, b, limit in pairs if limit is not None and (a is None or b is None)]
+    return known + [_unmeasured(name, f"--max-{name}") for name in unknown]
 
 
 def _size(name: str, what: str, old: int, new: int, limit: float | None) -> Gate:

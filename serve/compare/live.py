@@ -77,7 +77,7 @@ def compare(old: Asker, new: Asker, questions: Questions, limits: Limits) -> Fou
     demand_a_decision(same, search, questions, limits)
     _asked(both[0], both[1], questions, search)
     measured, evidence = _measured(both[0], both[1], questions, same)
-    made = [first, *gates.judged(measured, len(questions), same, Floor(), limits)]
+    made = [first, *gates.judged(measured, _answered(both[0], both[1]), same, Floor(), limits)]
     return Found(report.of(sides[0], sides[1], questions, made, measured), evidence)
 
 
@@ -95,6 +95,12 @@ def _asked(old: Server, new: Server, questions: Questions, search: bool) -> None
             for server in (old, new) if number % 2 == 0 else (new, old):
                 server.answer(text, search)
             advance(1)
+
+
+def _answered(old: Server, new: Server) -> int:
+    """Queries that both answered in all that they were asked: nothing else shows anything."""
+    asked = [answers for server in (old, new) for answers in (server.vectors, server.hits) if answers]
+    return sum(None not in answers for answers in zip(*asked, strict=True))
 
 
 def _measured(old: Server, new: Server, questions: Questions, same: bool) -> tuple[Measured, Evidence]:

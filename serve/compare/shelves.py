@@ -21,6 +21,7 @@ from embedship.serve.index import corpus
 from embedship.serve.index.embedding import text_of
 from embedship.serve.index.folder import IndexFolder
 from embedship.serve.index.truth import Truth
+from embedship.serve.live import origin
 from embedship.serve.progress import bar
 
 
@@ -69,8 +70,7 @@ class Stored:
 
     @property
     def ids(self) -> frozenset[str]:
-        documents = self._folder.documents
-        return frozenset(document.id for document in documents.fetch(range(documents.size)))
+        return self._folder.documents.ids()
 
     def ranked(self, queries: Vectors, exact: bool) -> Rankings:
         index, documents = self._folder.index, self._folder.documents
@@ -121,6 +121,8 @@ def opened(where: Where, old: Encoder, new: Encoder, stack: ExitStack) -> Pair |
         return Pair(Encoded.make(old, documents), Encoded.make(new, documents), True, what)
     if not where.index:
         return None
+    for each in filter(None, (where.index, where.new_index)):
+        origin.refuse(each)
     then = Stored(stack.enter_context(IndexFolder.open(where.index, old.bundle)))
     if where.new_index:
         folder = stack.enter_context(IndexFolder.open(where.new_index, new.bundle))

@@ -36,13 +36,16 @@ class Size(NamedTuple):
     """How much an index holds, and how much of it came since its snapshot."""
 
     documents: int
+    rows: int  # chunks where documents were cut, else documents
     fresh: int = 0  # documents that the snapshot lacks, or has otherwise
+    fresh_rows: int = 0
     tombstones: int = 0  # rows of the snapshot that count no more
     fresh_bytes: int = 0  # vectors of the fresh ones, in memory
 
     @property
     def changes(self) -> int:
-        return self.fresh + self.tombstones
+        """In rows."""
+        return self.fresh_rows + self.tombstones
 
 
 class Index(Protocol):

@@ -16,9 +16,9 @@ from embedship.codes import Vectors
 from embedship.encoder import Encoder
 from embedship.errors import UsageError
 from embedship.serve import documents
-from embedship.serve.documents import DOCUMENTS, Document, Documents, Split
+from embedship.serve.documents import DOCUMENTS, Document, Documents
 from embedship.serve.index import Index, Kind, corpus, factory, goals, kinds, library, manifest, measure, recipe
-from embedship.serve.index.chunks import Chunking, splitter
+from embedship.serve.index.chunks import Chunking, split_of
 from embedship.serve.index.effort import Effort
 from embedship.serve.index.embedding import Embedding
 from embedship.serve.index.gpu import Gpu
@@ -29,8 +29,6 @@ from embedship.staging import staged
 
 # From here on the memory and the time that a small code saves outweigh the recall it costs.
 FLAT_BELOW = 50_000
-
-_DISK = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
 
 
 class Step(StrEnum):
@@ -62,7 +60,8 @@ class Wishes:
 @dataclass(frozen=True, slots=True)
 class Built:
     manifest: IndexManifest
-    seconds: float  # spent on embedding
+    texts: int  # that were embedded by this run
+    seconds: float  # that it took
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +85,7 @@ def build(encoder: Encoder, variant: str, lines: Path, out: Path, wishes: Wishes
     refuse_inner_product(bundle.manifest.pipeline)
     gpu = Gpu() if wishes.gpu else None
     texts = questions(wishes)
-    split = split_of(encoder, wishes)
+    split = split_of(encoder.tokenizer, bundle.manifest.pipeline, wishes.chunking, wishes.with_title)
     with staged(out, manifest.require_replaceable) as folder:
         with disk_errors(folder / DOCUMENTS):
             size = documents.write(folder / DOCUMENTS, _counted(corpus.read(lines), progress), split)
@@ -98,7 +97,7 @@ def build(encoder: Encoder, variant: str, lines: Path, out: Path, wishes: Wishes
         embedded = Embedded(variant, count, wishes.with_title, wishes.chunking, embedding.truncated)
         asked = embedding.queries(texts) if texts else None
         made = finish(folder, truth, bundle, embedded, wishes, asked, progress, gpu=gpu)
-        return Built(made, embedding.seconds)
+        return Built(made, made.size, embedding.seconds)
 
 
 def finish(
@@ -121,7 +120,7 @@ def finish(
     planned, effort, packing = _planned(wishes, truth.size, bundle)
     choice = None
     if wishes.goals:
-        choice = _choice(wishes.goals, folder, truth, queries, wishes, bundle, progress)
+        choice = _choice(wishes.goals, folder, truth, embedded.documents, queries, wishes, bundle, progress)
         planned, effort = choice.measured[choice.chosen].recipe, choice.measured[choice.chosen].effort
         packing = Packing.of(planned, codes, truth.dimension)
     index = kinds.write(folder, truth, planned, packing, effort, gpu)
@@ -164,14 +163,6 @@ def questions(wishes: Wishes) -> list[str]:
     return [] if wishes.queries is None else [row.text for row in jsonl.read(wishes.queries, jsonl.Text)]
 
 
-def split_of(encoder: Encoder, wishes: Wishes) -> Split | None:
-    if wishes.chunking is None:
-        return None
-    pipeline = encoder.bundle.manifest.pipeline
-    prompt = encoder.tokenizer.prompt(pipeline.document_prompt)
-    return splitter(encoder.tokenizer, prompt, wishes.chunking, pipeline.max_tokens, wishes.with_title)
-
-
 def count_of(folder: Path) -> int:
     """Documents, however many rows they have."""
     with closing(Documents.open(folder / DOCUMENTS)) as written:
@@ -207,6 +198,7 @@ def _choice(
     wanted: Goals,
     folder: Path,
     truth: Truth,
+    documents: int,
     queries: Vectors | None,
     wishes: Wishes,
     bundle: Bundle,
@@ -214,7 +206,8 @@ def _choice(
 ) -> Choice:
     described = bundle.manifest
     candidates = goals.recipes(truth.size, described.pipeline, wishes.store)
-    plan = goals.Plan(candidates, described.codes, lambda done, total: progress(Step.MEASURE, done, total))
+    grouping = manifest.grouping(truth.size, documents)
+    plan = goals.Plan(candidates, described.codes, lambda done, total: progress(Step.MEASURE, done, total), grouping)
     return goals.choose(folder, truth, queries, wishes.queries.name if wishes.queries else "", wanted, plan)
 
 
@@ -234,6 +227,6 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & 0xFF not in _DISK:  # the low byte is the kind, the rest its detail
+        if not documents.disk_refuses(error):
             raise
         raise OSError(None, str(error), str(path)) from error

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from embedship.bundle import Record
+from embedship.bundle import Pipeline, Record
 from embedship.errors import UsageError
 from embedship.serve.documents import Chunk, Document, Split
 from embedship.tokens import Tokenizer
@@ -36,6 +36,13 @@ class Span(NamedTuple):
 
     start: int
     end: int
+
+
+def split_of(tokenizer: Tokenizer, model: Pipeline, chunking: Chunking | None, with_title: bool) -> Split | None:
+    """What cuts the documents of an index; None where they stay whole. Raises UsageError for impossible sizes."""
+    if chunking is None:
+        return None
+    return splitter(tokenizer, tokenizer.prompt(model.document_prompt), chunking, model.max_tokens, with_title)
 
 
 def splitter(tokenizer: Tokenizer, prompt: str, chunking: Chunking, max_tokens: int, with_title: bool = False) -> Split:

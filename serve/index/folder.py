@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from embedship.bundle import Bundle
 from embedship.serve.documents import DOCUMENTS, Documents
-from embedship.serve.index import Index, Kind, Size, manifest
+from embedship.serve.index import Index, Size, manifest
 from embedship.serve.index.manifest import IndexManifest
 from embedship.serve.index.truth import Truth
 from embedship.serve.keyword import Words
@@ -47,16 +47,12 @@ class IndexFolder:
 
     @property
     def size(self) -> Size:
-        return Size(self.manifest.documents)
+        return Size(self.manifest.documents, self.manifest.size)
 
     @property
     def firsts(self) -> NDArray[np.uint32] | None:
         """For each row the first row of its document; None where every row is a document."""
         return self.documents.firsts
-
-    @property
-    def kind(self) -> Kind:
-        return self.manifest.kind
 
     @contextmanager
     def moment(self) -> Iterator[Self]:

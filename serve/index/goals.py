@@ -56,6 +56,7 @@ class Plan(msgspec.Struct, frozen=True):
     recipes: Sequence[Recipe]
     codes: Codes
     progress: Progress
+    grouping: int = 0  # bytes a row takes in memory beside the first stage: manifest.grouping
 
 
 class GoalsMissed(GateError):
@@ -69,8 +70,10 @@ class GoalsMissed(GateError):
 def choose(folder: Path, truth: Truth, queries: Vectors | None, source: str, goals: Goals, plan: Plan) -> Choice:
     """Measure all candidates over the truth in `folder`, and choose.
 
-    Without queries, documents are sampled to ask, and left out of what is measured. Raises GoalsMissed, UsageError.
+    Without queries, documents are sampled to ask, and left out of what is measured; memory is that of the index that
+    is kept, which holds them. Raises GoalsMissed, UsageError.
     """
+    kept = truth.size
     with TemporaryDirectory(dir=folder, prefix="measured-") as scratch:
         if queries is None:
             truth, queries, source = *_held_out(Path(scratch), truth), SAMPLED
@@ -78,7 +81,7 @@ def choose(folder: Path, truth: Truth, queries: Vectors | None, source: str, goa
         measured: list[Candidate] = []
         for done, candidate in enumerate(plan.recipes):
             plan.progress(done, len(plan.recipes))
-            measured += _measured(Path(scratch), truth, candidate, plan.codes, queries, expected)
+            measured += _measured(Path(scratch), truth, candidate, plan, queries, expected)
         plan.progress(len(plan.recipes), len(plan.recipes))
     choice = Choice(
         goals=goals,
@@ -86,11 +89,11 @@ def choose(folder: Path, truth: Truth, queries: Vectors | None, source: str, goa
         queries=len(queries),
         source=source,
         documents=truth.size,
-        chosen=_chosen(measured, goals, truth.size),
+        chosen=_chosen(measured, goals, kept),
         measured=tuple(measured),
     )
-    if missed := missing(measured[choice.chosen], goals, truth.size):
-        raise GoalsMissed(_sentence(choice, missed), choice)
+    if missed := missing(measured[choice.chosen], goals, kept):
+        raise GoalsMissed(_sentence(choice, missed, kept), choice)
     return choice
 
 
@@ -125,13 +128,13 @@ def _held_out(scratch: Path, truth: Truth) -> tuple[Truth, Vectors]:
 
 
 def _measured(
-    scratch: Path, truth: Truth, planned: Recipe, codes: Codes, queries: Vectors, expected: NDArray[np.int64]
+    scratch: Path, truth: Truth, planned: Recipe, plan: Plan, queries: Vectors, expected: NDArray[np.int64]
 ) -> Iterator[Candidate]:
     began = time.perf_counter()
-    packing = Packing.of(planned, codes, truth.dimension)
+    packing = Packing.of(planned, plan.codes, truth.dimension)
     index = kinds.write(scratch, truth, planned, packing, kinds.default(planned))
     seconds = time.perf_counter() - began
-    hot = round((scratch / STAGE).stat().st_size / truth.size, 1)
+    hot = round((scratch / STAGE).stat().st_size / truth.size + plan.grouping, 1)
     for effort in efforts(planned, truth.size):
         recall, rate, p99 = timed(index, queries, effort, expected)
         yield Candidate(
@@ -203,9 +206,9 @@ def missing(candidate: Candidate, goals: Goals, size: int) -> dict[str, float]:
     return {goal: by for goal, by in found.items() if by > 0}
 
 
-def _sentence(choice: Choice, missed: dict[str, float]) -> str:
+def _sentence(choice: Choice, missed: dict[str, float], size: int) -> str:
     nearest, goals = choice.measured[choice.chosen], choice.goals
-    memory = f"{_megabytes(nearest.hot_bytes * choice.documents)} ({nearest.hot_bytes:,.1f} bytes a vector)"
+    memory = f"{_megabytes(nearest.hot_bytes * size)} ({nearest.hot_bytes:,.1f} bytes a vector)"
     says = {
         "recall": f"recall {nearest.recall.low:.4f} (lower bound) and not {goals.recall:g}",
         "memory": f"memory {memory} and not {_megabytes(goals.memory_bytes or 0)}",

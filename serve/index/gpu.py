@@ -1,4 +1,4 @@
-"""FAISS on a GPU: faster builds, and exact search of many queries.
+"""FAISS on a GPU: faster builds.
 
 Nothing here has run on a GPU: the machines of this project have had none. The tests drive it through its constructor
 with a stand-in for FAISS and check which calls are made, and in which order, not what a GPU answers.
@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import threading
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from embedship.codes import Vectors
 from embedship.errors import UsageError
@@ -60,30 +57,3 @@ class Gpu:
         exported = self._faiss.IndexHNSWCagra(rows.shape[1], links, self._faiss.METRIC_L2)
         built.copyTo(exported)
         return exported
-
-    def exact(self, rows: Vectors) -> Any:
-        """An index of (n, dim) rows by inner product on the GPU, for this thread alone."""
-        index = self._faiss.GpuIndexFlatIP(self._resources(), rows.shape[1], self._config())
-        index.add(rows)
-        return index
-
-    def _config(self) -> Any:
-        config = self._faiss.GpuIndexFlatConfig()
-        config.device = self._device
-        return config
-
-
-class GpuFlat:
-    """Exact search by inner product; a copy of the rows on the GPU for each thread that asks. Untested on a GPU."""
-
-    def __init__(self, gpu: Gpu, rows: Vectors) -> None:
-        self._gpu = gpu
-        self._rows = rows
-        self._own = threading.local()
-
-    def search(self, queries: Vectors, k: int) -> tuple[Vectors, NDArray[np.int64]]:
-        """(n, dim) -> scores and rows, (n, k) each, best first."""
-        if not hasattr(self._own, "index"):
-            self._own.index = self._gpu.exact(self._rows)
-        scores, rows = self._own.index.search(np.ascontiguousarray(queries, np.float32), k)
-        return np.asarray(scores), np.asarray(rows)

@@ -157,8 +157,12 @@ class IndexManifest(Record, frozen=True):
 
         Rescoring codes and exact vectors stay on disk.
         """
-        grouping = 4 if self.documents < self.size else 0  # which document a row is of
-        return round(self.files[STAGE].size / self.size + grouping, 1)
+        return round(self.files[STAGE].size / self.size + grouping(self.size, self.documents), 1)
+
+
+def grouping(rows: int, documents: int) -> int:
+    """Bytes a row takes in memory to say which document it is of."""
+    return 4 if documents < rows else 0
 
 
 def read(folder: Path) -> IndexManifest:

@@ -10,6 +10,7 @@ ends with the same bytes:
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -37,15 +38,17 @@ from embedship.serve.index.build import (
     finish,
     questions,
     refuse_inner_product,
-    split_of,
 )
-from embedship.serve.index.chunks import Chunking
+from embedship.serve.index.chunks import Chunking, split_of
 from embedship.serve.index.effort import Effort
 from embedship.serve.index.embedding import Embedding, added, text_of
 from embedship.serve.index.manifest import IndexManifest, Truncated
 from embedship.serve.index.recipe import Store
 from embedship.serve.index.truth import Truth
+from embedship.serve.live import origin
 from embedship.staging import refuse_occupied, staged
+
+logger = logging.getLogger(__name__)
 
 PLAN, VECTORS = "migration.json", "vectors"
 FORMAT = 1
@@ -67,6 +70,7 @@ class Plan(Record, frozen=True):
     stage_dimension: int | None
     with_title: bool
     chunking: Chunking | None
+    version: int  # of the changes beside the old index, 0: none
     created: str  # when it was begun
     digest: str = ""
 
@@ -102,8 +106,13 @@ def migrate(
     watcher: bulk.Watcher,
     shard_texts: int = 8192,
     progress: Progress = lambda *_: None,
+    *,
+    force: bool = False,
 ) -> IndexManifest:
     """Embed every document of the index `old`, hashed first, and publish the new index at `out`.
+
+    Documents are those of the moment it was begun, changes beside the index included; later ones are warned of.
+    `force` begins anew where an unfinished run lies.
 
     Raises UsageError for an `out` that is something else or an unfinished run with other options, UnsafeError for an
     old index that was changed, EmbedshipError if the disk is full: what is done stays, the same call goes on.
@@ -111,15 +120,16 @@ def migrate(
     pipeline = encoder.bundle.manifest.pipeline
     refuse_inner_product(pipeline)
     texts = questions(wishes)
-    split = split_of(encoder, wishes)
+    split = split_of(encoder.tokenizer, pipeline, wishes.chunking, wishes.with_title)
     found = manifest.read(old)
     manifest.verify(old, found)
     refuse_occupied(out.resolve(), manifest.require_replaceable)
     work = folder_beside(out)
     with bulk.locked(work):
-        plan = _begin(work, _plan(encoder, found, wishes))
-        if not (work / DOCUMENTS).exists():
-            _write_documents(old, work, split)
+        with origin.documents(old, found) as now:
+            plan = _begin(work, _plan(encoder, found, wishes, now.version), force)
+            if not (work / DOCUMENTS).exists():
+                _write_documents(now.documents, work, split)
         # float16 shards would be rounded before they are normalised.
         code = Code.FLOAT16 if pipeline.normalised else Code.FLOAT32
         stored = Stored(work / DOCUMENTS, wishes.with_title)
@@ -134,12 +144,8 @@ def migrate(
             made = finish(folder, truth, encoder.bundle, embedded, wishes, asked, progress, created=plan.created)
         (work / PLAN).unlink()  # first: what is left without it is nobody's
         shutil.rmtree(work)
-        return made
-
-
-def forget(out: Path) -> None:
-    """Delete what an unfinished migration to `out` has written."""
-    shutil.rmtree(folder_beside(out), ignore_errors=True)
+    _warn_of_changes(old, found, plan, out)
+    return made
 
 
 class Stored:
@@ -156,7 +162,7 @@ class Stored:
                     yield Row(document.id, text_of(document, self._with_title))
 
 
-def _plan(encoder: Encoder, old: IndexManifest, wishes: Wishes) -> Plan:
+def _plan(encoder: Encoder, old: IndexManifest, wishes: Wishes, version: int) -> Plan:
     return Plan(
         format=FORMAT,
         source=old.digest,
@@ -169,27 +175,31 @@ def _plan(encoder: Encoder, old: IndexManifest, wishes: Wishes) -> Plan:
         stage_dimension=wishes.stage_dimension,
         with_title=wishes.with_title,
         chunking=wishes.chunking,
+        version=version,
         created=sealed.created(),
     )
 
 
-def _begin(work: Path, plan: Plan) -> Plan:
-    """Write down what this run is, or go on with the one that began here, if it was the same."""
+def _begin(work: Path, plan: Plan, force: bool) -> Plan:
+    """Write down what this run is, or go on with the one that began here, if it was the same.
+
+    Documents once copied are gone on with, as they were then.
+    """
     path = work / PLAN
-    if not path.exists():
+    if force or not path.exists():
         _empty(work)
         whole.write(path, sealed.text(sealed.seal(plan)))
         return plan
     began = sealed.read(path, Plan, FORMAT, "unfinished migration")
     there, here = (msgspec.to_builtins(each) for each in (began, plan))
-    differ = [f"{key} was {there[key]!r}, is {here[key]!r}" for key in there if there[key] != here[key]]
-    differ = [each for each in differ if not each.startswith(("created ", "digest "))]
+    keys = [key for key in there if key not in ("version", "created", "digest")]
+    differ = [f"{key} was {there[key]!r}, is {here[key]!r}" for key in keys if there[key] != here[key]]
     if differ:
         raise UsageError(
             f"{work} holds an unfinished migration of another index or with other options ({'; '.join(differ)}): "
             "repeat that one to go on with it, give another --out, or begin anew with --force"
         )
-    return began
+    return began if (work / DOCUMENTS).exists() else _begin(work, plan, force=True)
 
 
 def _empty(folder: Path) -> None:
@@ -197,11 +207,11 @@ def _empty(folder: Path) -> None:
         shutil.rmtree(each) if each.is_dir() else each.unlink()
 
 
-def _write_documents(old: Path, work: Path, split: documents.Split | None) -> None:
+def _write_documents(opened: Documents, work: Path, split: documents.Split | None) -> None:
     partial = work / f".{DOCUMENTS}.partial"
     partial.unlink(missing_ok=True)
     try:
-        with closing(Documents.open(old / DOCUMENTS)) as opened, disk_errors(partial):
+        with disk_errors(partial):
             documents.write(partial, opened.whole(), split)
         with partial.open("rb") as file:
             os.fsync(file.fileno())
@@ -210,6 +220,15 @@ def _write_documents(old: Path, work: Path, split: documents.Split | None) -> No
         raise EmbedshipError(
             f"{work} could not be written: {error.strerror}; make room: the same command goes on from there"
         ) from error
+
+
+def _warn_of_changes(old: Path, found: IndexManifest, plan: Plan, out: Path) -> None:
+    if (now := origin.version(old, found)) != plan.version:
+        logger.warning(
+            "%s was changed while it was migrated (version %d, now %d): %s holds its documents as they were when that "
+            "was begun, so send later changes to it, too",
+            old, plan.version, now, out,
+        )  # fmt: skip
 
 
 def _blocks(folder: Path, encoded: bulk.Manifest) -> Iterator[Vectors]:

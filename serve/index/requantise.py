@@ -14,6 +14,7 @@ from embedship.serve.index.embedding import Embedding
 from embedship.serve.index.gpu import Gpu
 from embedship.serve.index.manifest import VECTORS
 from embedship.serve.index.truth import Truth
+from embedship.serve.live import origin
 from embedship.staging import staged
 
 
@@ -23,9 +24,11 @@ def requantise(
     """Build an index at `out` from the documents and the exact vectors of the index `source`, hashed first.
 
     The encoder is asked for nothing but the questions that recall is measured with, if there are any. Raises
-    UsageError, MismatchError where the vectors are not those of this bundle, UnsafeError where they were changed.
+    UsageError (also where there are changes beside it), MismatchError where the vectors are not those of this bundle,
+    UnsafeError where they were changed.
     """
     found = manifest.read(source)
+    origin.refuse(source)
     manifest.demand_model(source, found, bundle)
     manifest.verify(source, found)
     texts = questions(wishes)
@@ -40,4 +43,4 @@ def requantise(
             assert encoder is not None, "who measures with questions gives what encodes them"
             queries = Embedding(encoder, found.with_title, lambda *_: None).queries(texts)
         embedded = Embedded(found.variant, found.documents, found.with_title, found.chunking, found.truncated)
-        return Built(finish(folder, truth, bundle, embedded, wishes, queries, progress, gpu=gpu), 0.0)
+        return Built(finish(folder, truth, bundle, embedded, wishes, queries, progress, gpu=gpu), 0, 0.0)

@@ -6,7 +6,7 @@ Rounding to float16 moves a cosine by less than 1e-4 and left 99.98% of the ten 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Self
 
@@ -23,12 +23,14 @@ from embedship.serve.index.manifest import VECTORS
 # A block of rows is widened, scored and forgotten: 4,096 x 384 in float32 are 6 MB, near enough to the caches.
 _BLOCK = 4096
 # Scores of one block: 256 x 4,096 x 4 bytes are 4 MB, however many queries there are.
-_QUERIES = 256
+QUERIES = 256
 # Numbers gathered at once to be ranked: 8 MB in float64.
 _GATHERED = 2**20
 
 _SIGN_EXPONENT_MANTISSA = np.array(0x8FFFFFFF, dtype=np.uint32).view(np.int32)
 _REBIAS = np.float32(2.0**112)  # exponents of float32 start 112 below those of float16
+
+Scored = Iterator[tuple[NDArray[np.int64], Vectors]]  # (m,) rows, and the (n, m) float32 scores of n queries
 
 
 class Truth:
@@ -68,35 +70,18 @@ class Truth:
         allowed = checked(allowed, self.size)
         rows = None if allowed is None else np.flatnonzero(allowed)
         best = np.empty((len(queries), min(k, self.size if rows is None else len(rows))), dtype=np.int64)
-        for start in range(0, len(queries), _QUERIES):
-            some = slice(start, start + _QUERIES)
-            best[some] = ranking.largest(self.ranked(queries[some], self._near(queries[some], k, rows)), k)
+        for start in range(0, len(queries), QUERIES):
+            some = slice(start, start + QUERIES)
+            best[some] = nearest(queries[some], k, self._scored(queries[some], rows), self.gathered)
         return ranking.hits(best, k)
 
     def ranked(self, queries: Vectors, rows: NDArray[np.int64]) -> ranking.Keys:
-        """(n, m) keys of the (n, m) rows, -1 for none: the one order of this index.
+        """(n, m) keys of the (n, m) rows, -1 for none: the one order of this index."""
+        return _ranked(queries, rows, self.gathered)
 
-        Products are summed in float64, so that the float32 they become does not depend on the order of summation:
-        neither on how many queries were asked at once, nor on who found the rows.
-        """
-        keys = np.empty(rows.shape, dtype=np.int64)
-        step = max(1, _GATHERED // max(1, rows.shape[1] * self.dimension))
-        for start in range(0, len(rows), step):
-            some = rows[start : start + step]
-            gathered = self.gathered(some).astype(np.float64)  # (n, m, dim)
-            scores = np.vecdot(gathered, queries[start : start + step, None, :].astype(np.float64))
-            keys[start : start + step] = ranking.keys(scores.astype(np.float32), some)
-        return keys
-
-    def _near(self, queries: Vectors, k: int, rows: NDArray[np.int64] | None) -> NDArray[np.int64]:
-        """(n, m) rows that hold the k best of each query and all that rounding may have put behind them; -1 for none.
-
-        Of each block only what reaches the k-th best so far is looked at, by then a few of thousands.
-        """
-        best = _Best(len(queries), k, margin(self.dimension))
+    def _scored(self, queries: Vectors, rows: NDArray[np.int64] | None) -> Scored:
         for numbers, block in self._numbered() if rows is None else self._chosen(rows):
-            best.take(queries @ block.T, numbers)
-        return best.rows()
+            yield numbers, queries @ block.T
 
     def _numbered(self) -> Iterator[tuple[NDArray[np.int64], Vectors]]:
         return ((np.arange(start, start + len(block)), block) for start, block in self.blocks())
@@ -105,6 +90,45 @@ class Truth:
         for start in range(0, len(rows), _BLOCK):
             some = rows[start : start + _BLOCK]
             yield some, widened(self._vectors[some])
+
+
+def nearest(
+    queries: Vectors,
+    k: int,
+    scored: Scored,
+    gathered: Callable[[NDArray[np.int64]], Vectors],
+    named: NDArray[np.int64] | None = None,
+) -> ranking.Keys:
+    """(n, at most k) keys of the k best, ties and all that rounding may have put behind the k-th considered.
+
+    `gathered` gives the vectors (n, m, dim) of rows (n, m); `named`, what each row is called in the keys (None: its
+    number). Of each block only what reaches the k-th best so far is looked at, by then a few of thousands.
+    """
+    best = _Best(len(queries), k, margin(queries.shape[1]))
+    for rows, scores in scored:
+        best.take(scores, rows)
+    return ranking.largest(_ranked(queries, best.rows(), gathered, named), k)
+
+
+def _ranked(
+    queries: Vectors,
+    rows: NDArray[np.int64],
+    gathered: Callable[[NDArray[np.int64]], Vectors],
+    named: NDArray[np.int64] | None = None,
+) -> ranking.Keys:
+    """Products are summed in float64, so that the float32 they become does not depend on the order of summation.
+
+    Neither on how many queries were asked at once, nor on who found the rows.
+    """
+    keys = np.empty(rows.shape, dtype=np.int64)
+    names = rows if named is None else np.where(rows < 0, -1, named[rows])
+    step = max(1, _GATHERED // max(1, rows.shape[1] * queries.shape[1]))
+    for start in range(0, len(rows), step):
+        some = slice(start, start + step)
+        vectors = gathered(rows[some]).astype(np.float64)  # (n, m, dim)
+        scores = np.vecdot(vectors, queries[some, None, :].astype(np.float64))
+        keys[some] = ranking.keys(scores.astype(np.float32), names[some])
+    return keys
 
 
 def margin(dimension: int) -> float:

@@ -10,6 +10,7 @@ from embedship.figures.axis import Axis
 from embedship.figures.plot import Dot, Plot, Rule, place_x, place_y, scatter
 from embedship.figures.table import Column, Row, Table, text
 from embedship.serve.index.manifest import Candidate, Choice, frontier
+from embedship.serve.index_goals import NUMBERS, WORDS, cells
 
 _HERE = Path(__file__).parent
 
@@ -44,23 +45,6 @@ def _dot(x: Axis, y: Axis, each: Candidate, value: Callable[[Candidate], float],
 
 
 def _table(choice: Choice) -> Table:
-    columns = (
-        text("index"),
-        text("effort"),
-        *(Column(n) for n in ("recall@10", "95%", "queries/s", "p99 ms", "bytes", "build s")),
-    )
+    columns = (*map(text, WORDS), *map(Column, NUMBERS))
     at: Sequence[int] = frontier(choice)
-    return Table("", columns, [Row(_cells(choice.measured[i]), i == choice.chosen) for i in at])
-
-
-def _cells(each: Candidate) -> list[str]:
-    return [
-        str(each.recipe),
-        str(each.effort),
-        f"{each.recall.mean:.4f}",
-        f"{each.recall.low:.4f} to {each.recall.high:.4f}",
-        f"{each.queries_per_second:,.0f}",
-        f"{each.p99_seconds * 1e3:.2f}",
-        f"{each.hot_bytes:,.1f}",
-        f"{each.build_seconds:.1f}",
-    ]
+    return Table("", columns, [Row(cells(choice.measured[i]), i == choice.chosen) for i in at])

@@ -17,6 +17,7 @@ the next snapshot beside the old one, and one transaction makes it the one that 
     index.py       all of it, for a server or a command
     compaction.py  when, and what if it fails
     update.py      a file of changes
+    origin.py      for who reads INDEX: what has changed since
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Self
 
 import msgspec
 import numpy as np
@@ -12,13 +12,11 @@ from numpy.typing import NDArray
 
 from embedship.codes import Vectors
 from embedship.errors import UsageError
-from embedship.serve import filters
-from embedship.serve.documents import Document
+from embedship.serve import documents, filters
+from embedship.serve.documents import Document, Split
 from embedship.serve.live.database import State
 
-_KNOWN = "SELECT row, title, text, metadata FROM documents WHERE id = ?"
-_PUT = """INSERT INTO documents (row, line, id, text, title, metadata) VALUES (?1, ?1, ?2, ?3, ?4, ?5)
-    ON CONFLICT (row) DO UPDATE SET text = ?3, title = ?4, metadata = ?5"""
+_KNOWN = "SELECT row, title, text, metadata FROM documents WHERE id = ? ORDER BY number"
 # An index of words over a table that lies elsewhere must be told what it has to forget.
 _FORGET_WORDS = "INSERT INTO words (words, rowid, title, text) VALUES ('delete', ?, ?, ?)"
 _LEARN_WORDS = "INSERT INTO words (rowid, title, text) VALUES (?, ?, ?)"
@@ -29,10 +27,11 @@ _MOST_NUMBERS = 2**32 - 1
 
 
 class Put(NamedTuple):
-    """A document and its unit vector, (dim,) float32."""
+    """A document, its chunks, and their unit vectors, (chunks, dim) float32; one that stays whole is its only chunk."""
 
     document: Document
-    vector: Vectors
+    chunks: Sequence[Document]
+    vectors: Vectors
 
 
 class Delete(NamedTuple):
@@ -40,6 +39,29 @@ class Delete(NamedTuple):
 
 
 Change = Put | Delete
+
+
+class Pieces(NamedTuple):
+    """Documents on their way to their vectors, and the chunks of each."""
+
+    documents: Sequence[Document]
+    chunks: Sequence[Sequence[Document]]
+
+    @classmethod
+    def of(cls, documents: Sequence[Document], split: Split | None) -> Self:
+        """`split` is that of the index. Raises UsageError for a title that leaves no room for text."""
+        return cls(documents, split(documents) if split else [[document] for document in documents])
+
+    @property
+    def rows(self) -> list[Document]:
+        """What is embedded, in order."""
+        return [chunk for chunks in self.chunks for chunk in chunks]
+
+    def puts(self, vectors: Vectors) -> list[Put]:
+        """Of the unit vectors of `rows`."""
+        ends = np.cumsum([len(chunks) for chunks in self.chunks])
+        parts = np.split(vectors, ends[:-1])
+        return [Put(*each) for each in zip(self.documents, self.chunks, parts, strict=True)]
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -54,7 +76,7 @@ class Done(msgspec.Struct, frozen=True):
 
 
 class _Row(NamedTuple):
-    """A document as it lies in the database."""
+    """A document, or a chunk of one, as it lies in the database."""
 
     row: int
     title: str | None
@@ -84,42 +106,47 @@ class _Writing:
         self._connection = connection
 
     def put(self, change: Put) -> Done:
-        document = change.document
-        known = self._known(document.id)
-        if known:
-            self._forget(known)
-        row = known.row if known else self._number()
-        metadata = msgspec.json.encode(document.metadata).decode() if document.metadata else None
-        execute = self._connection.execute
-        execute(_PUT, (row, document.id, document.text, document.title, metadata))
-        execute(_LEARN_WORDS, (row, document.title, document.text))
-        self._connection.executemany(filters.INSERT, [(*fact, row) for fact in filters.facts(document.metadata)])
-        vector = halves(change.vector).tobytes()
-        execute("INSERT OR REPLACE INTO fresh VALUES (?, ?, ?)", (row, self.version, vector))
+        known = self._known(change.document.id)
+        first = known[0].row if len(change.chunks) <= len(known) else self._numbers(len(change.chunks))
+        taken = range(first, first + len(change.chunks))
+        self._remove(known)
+        self._bury([each.row for each in known if each.row not in taken])
+        documents.whole_of(self._connection, first, change.document, change.chunks)
+        for row, chunk, vector in zip(taken, change.chunks, change.vectors, strict=True):
+            self._insert(row, first, chunk, vector)
         return Done(replaced=1) if known else Done(new=1)
 
     def delete(self, id: str) -> Done:
         known = self._known(id)
-        if known is None:
-            return Done()
-        self._forget(known)
-        self._connection.execute("DELETE FROM documents WHERE row = ?", [known.row])
-        self._connection.execute("DELETE FROM fresh WHERE row = ?", [known.row])
-        self._connection.execute("INSERT INTO gone VALUES (?, ?)", (known.row, self.version))
-        return Done(deleted=1)
+        self._remove(known)
+        self._bury([each.row for each in known])
+        return Done(deleted=1) if known else Done()
 
-    def _known(self, id: str) -> _Row | None:
-        found = self._connection.execute(_KNOWN, [id]).fetchone()
-        return _Row(*found) if found else None
+    def _known(self, id: str) -> list[_Row]:
+        """Its rows, in order; none of an unknown one."""
+        return [_Row(*found) for found in self._connection.execute(_KNOWN, [id])]
 
-    def _forget(self, known: _Row) -> None:
-        """Its words and its facts."""
-        self._connection.execute(_FORGET_WORDS, (known.row, known.title, known.text))
-        facts = filters.facts(msgspec.json.decode(known.metadata)) if known.metadata else ()
-        self._connection.executemany(_FORGET_FACT, [(*fact, known.row) for fact in facts])
+    def _insert(self, row: int, line: int, chunk: Document, vector: Vectors) -> None:
+        documents.insert(self._connection, row, line, chunk)
+        self._connection.execute(_LEARN_WORDS, (row, chunk.title, chunk.text))
+        self._connection.execute("INSERT INTO fresh VALUES (?, ?, ?)", (row, self.version, halves(vector).tobytes()))
 
-    def _number(self) -> int:
-        if self.next >= _MOST_NUMBERS:
+    def _remove(self, known: Sequence[_Row]) -> None:
+        """Rows with all that belongs to them."""
+        for each in known:
+            self._connection.execute(_FORGET_WORDS, (each.row, each.title, each.text))
+            facts = filters.facts(msgspec.json.decode(each.metadata)) if each.metadata else ()
+            self._connection.executemany(_FORGET_FACT, [(*fact, each.row) for fact in facts])
+        for table in ("documents", "wholes", "fresh"):
+            self._connection.executemany(f"DELETE FROM {table} WHERE row = ?", [(each.row,) for each in known])
+
+    def _bury(self, rows: Sequence[int]) -> None:
+        """Tell the snapshot; no other document gets these numbers."""
+        self._connection.executemany("INSERT INTO gone VALUES (?, ?)", [(row, self.version) for row in rows])
+
+    def _numbers(self, count: int) -> int:
+        """The first of so many in a row."""
+        if self.next + count > _MOST_NUMBERS:
             raise UsageError("this index has given out all its numbers: build it again with `embedship index`")
-        self.next += 1
-        return self.next - 1
+        self.next += count
+        return self.next - count

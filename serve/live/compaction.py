@@ -38,8 +38,8 @@ Told = Callable[[Result, float], object]  # what came of a compaction, and the s
 
 
 def due(size: Size, share: float, least: int = LEAST_CHANGES) -> bool:
-    """Whether the changes are so many, as a share of the documents, that searches pay for them."""
-    return size.documents > 0 and size.changes >= max(least, share * size.documents)
+    """Whether the changes are so many, as a share of the rows, that searches pay for them."""
+    return size.rows > 0 and size.changes >= max(least, share * size.rows)
 
 
 class Compaction:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from embedship.errors import EmbedshipError, MismatchError, UnsafeError, UsageError
-from embedship.serve.documents import DOCUMENTS
+from embedship.serve.documents import DOCUMENTS, disk_refuses
 from embedship.serve.index.manifest import IndexManifest
 from embedship.serve.live import NotWritten
 from embedship.staging import staged
@@ -20,10 +20,10 @@ LOCK = "lock"
 
 _SCHEMA = (
     "CREATE TABLE about (format INTEGER NOT NULL, fingerprint TEXT NOT NULL, origin TEXT NOT NULL)",
-    # One row, read at the begin of every search. `next` is the number of the next new document: none is used twice.
+    # One row, read at the begin of every search. `next` is the number of the next new row: none is used twice.
     """CREATE TABLE state (version INTEGER NOT NULL, next INTEGER NOT NULL, size INTEGER NOT NULL,
         snapshot TEXT NOT NULL, digest TEXT NOT NULL)""",
-    # The document of each row of the snapshot, uint32; empty while row and number are the same.
+    # The number of each row of the snapshot, uint32; empty while row and number are the same.
     "CREATE TABLE numbers (numbers BLOB NOT NULL)",
     # What the snapshot does not hold (float16, little-endian) and what it should not: each since which version.
     "CREATE TABLE fresh (row INTEGER PRIMARY KEY, version INTEGER NOT NULL, vector BLOB NOT NULL)",
@@ -32,17 +32,17 @@ _SCHEMA = (
     "CREATE INDEX gone_since ON gone (version)",
     "INSERT INTO numbers VALUES (x'')",
 )
+_CHANGED = """SELECT snapshot != '' OR EXISTS (SELECT 1 FROM fresh) OR EXISTS (SELECT 1 FROM gone) FROM state"""
 _STATE = "SELECT version, next, size, snapshot, digest FROM state"
 
 # How long a reader waits for another process that recovers or checkpoints the file.
 _BUSY_SECONDS = 30.0
 _ROOM = 1 << 20  # bytes: a disk with less is full, whatever SQLite says
-_CUT_OFF = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
 
 
 class State(NamedTuple):
     version: int  # rises with every transaction
-    next: int  # all numbers of documents lie below
+    next: int  # all numbers of rows lie below
     size: int  # documents
     snapshot: str  # name of the folder, empty: the index itself
     digest: str  # of the snapshot's manifest
@@ -58,7 +58,7 @@ def make(folder: Path, index: Path, found: IndexManifest) -> None:
             for statement in _SCHEMA:
                 connection.execute(statement)
             connection.execute("INSERT INTO about VALUES (?, ?, ?)", (FORMAT, found.fingerprint, found.digest))
-            connection.execute("INSERT INTO state VALUES (0, ?, ?, '', ?)", (found.size, found.size, found.digest))
+            connection.execute("INSERT INTO state VALUES (0, ?, ?, '', ?)", (found.size, found.documents, found.digest))
             connection.execute("COMMIT")
             connection.execute("PRAGMA journal_mode = WAL")
 
@@ -142,6 +142,12 @@ def state(connection: sqlite3.Connection) -> State:
     return State(*connection.execute(_STATE).fetchone())
 
 
+def changed(connection: sqlite3.Connection) -> bool:
+    """Whether it may hold other documents than the index that it was made of."""
+    (found,) = connection.execute(_CHANGED).fetchone()
+    return bool(found)
+
+
 @contextmanager
 def transaction(connection: sqlite3.Connection, folder: Path) -> Iterator[None]:
     """All of it on the disk when the block has ended, or nothing. Raises NotWritten if the disk refuses."""
@@ -154,7 +160,7 @@ def transaction(connection: sqlite3.Connection, folder: Path) -> Iterator[None]:
             if connection.in_transaction:  # some errors have rolled back already
                 connection.execute("ROLLBACK")
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & 0xFF not in _CUT_OFF:  # the low byte is the kind, the rest its detail
+        if not disk_refuses(error):
             raise
         raise _not_written(error, folder) from error
 

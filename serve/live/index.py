@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from embedship.bundle import Bundle
 from embedship.codes import Vectors
-from embedship.errors import EmbedshipError, UsageError
+from embedship.errors import EmbedshipError
+from embedship.serve import documents
 from embedship.serve.documents import DOCUMENTS, Document, Documents
-from embedship.serve.index import Index, Kind, Size, manifest
+from embedship.serve.index import Index, Size, manifest
 from embedship.serve.keyword import Words
 from embedship.serve.live import beside, changes, database, snapshot
 from embedship.serve.live.changes import Change, Done
@@ -52,6 +53,7 @@ class Moment:
     index: Index
     documents: Documents
     words: Words
+    firsts: NDArray[np.uint32] | None
 
 
 @dataclass(slots=True)
@@ -118,8 +120,6 @@ class LiveIndex:
         """
         found = manifest.read(index)
         manifest.demand(index, found, bundle)
-        if found.chunking:
-            raise UsageError(f"{index} is an index of chunks, which takes no changes: build it again with them")
         folder = beside(index)
         if writable and not database.holds(folder):
             manifest.verify(index, found)
@@ -144,7 +144,7 @@ class LiveIndex:
         reader = self._borrow()
         try:
             view = self._begin(reader)
-            yield Moment(view, reader.documents, reader.words)
+            yield Moment(view, reader.documents, reader.words, view.firsts)
         finally:
             reader.end()
             self._readers.append(reader)
@@ -157,8 +157,10 @@ class LiveIndex:
     @property
     def size(self) -> Size:
         view = self.view()
-        fresh = int(np.count_nonzero(view.fresh.current))
-        return Size(view.snapshot.size - view.dead + fresh, fresh, view.dead, view.fresh.vectors.nbytes)
+        fresh = view.fresh.numbers[view.fresh.current]
+        put = len(fresh) if view.firsts is None else len(np.unique(view.firsts[fresh]))
+        rows = view.snapshot.size - view.dead + len(fresh)
+        return Size(view.documents, rows, put, len(fresh), view.dead, view.fresh.vectors.nbytes)
 
     def write(self, wanted: Sequence[Change]) -> Done:
         """Put and delete, in this order; when this returns, it is on the disk and every search sees it.
@@ -168,21 +170,11 @@ class LiveIndex:
         with self._transaction() as connection:
             return changes.apply(connection, database.state(connection), wanted)
 
-    @property
-    def kind(self) -> Kind:
-        return self.manifest.kind
-
-    @property
-    def firsts(self) -> None:
-        """Every row is a document: an index of chunks is refused."""
-        return None
-
-    def differing(self, documents: Sequence[Document]) -> list[Document]:
+    def differing(self, wanted: Sequence[Document]) -> list[Document]:
         """Those that are not there already, word for word: the others need neither the model nor the disk."""
         with self.moment() as now:
-            rows = now.documents.rows([document.id for document in documents])
-            known = {each.id: each for each in now.documents.fetch(list(rows.values()))}
-        return [document for document in documents if known.get(document.id) != document]
+            known = now.documents.uncut([document.id for document in wanted])
+        return [document for document in wanted if known.get(document.id) != document]
 
     def compact(self, step: Callable[[Step], object] = lambda _: None) -> bool:
         """Write the next snapshot and let it count; False where no document is left to make one of.
@@ -198,7 +190,7 @@ class LiveIndex:
             name = snapshot.name_after(view.snapshot.name)
             snapshot.sweep(self.folder, view.snapshot.name)
             with staged(self.folder / name, _ours) as folder:
-                found = snapshot.write(folder, blocks, len(numbers), view.snapshot.manifest)
+                found = snapshot.write(folder, blocks, len(numbers), view.documents, view.snapshot.manifest)
             step(Step.WRITTEN)
             made = Snapshot.open(self.folder / name, found.digest, numbers, self._bundle)
             step(Step.OPENED)
@@ -283,7 +275,17 @@ class LiveIndex:
         fresh: Fresh = growing.change(numbers, vectors, gone)
         self._growing = growing
         dead = len(alive) - int(np.count_nonzero(alive))
-        return View(found.version, found.next, current, alive, dead, fresh)
+        firsts = self._firsts(view, connection, found.next)
+        return View(found.version, found.next, found.size, firsts, current, alive, dead, fresh)
+
+    def _firsts(self, view: View | None, connection: sqlite3.Connection, stop: int) -> NDArray[np.uint32] | None:
+        """Of the view before, and of the rows that came since: a row keeps its document as long as it is there."""
+        if self.manifest.chunking is None:
+            return None
+        known = np.empty(0, dtype=np.uint32) if view is None or view.firsts is None else view.firsts
+        if len(known) == stop:
+            return known
+        return np.concatenate([known, documents.firsts(connection, len(known), stop)])
 
     def _put(self, connection: sqlite3.Connection, since: int) -> tuple[NDArray[np.int64], Vectors]:
         rows = connection.execute("SELECT row, vector FROM fresh WHERE version > ? ORDER BY row", [since]).fetchall()
@@ -324,7 +326,7 @@ class LiveIndex:
 
 
 def _vectors(view: View) -> tuple[NDArray[np.int64], Iterator[Vectors]]:
-    """The numbers of all documents of a view, rising, and their vectors in that order."""
+    """The numbers of all rows of a view, rising, and their vectors in that order."""
     old, new = np.flatnonzero(view.alive), np.flatnonzero(view.fresh.current)
     numbers = np.concatenate([view.snapshot.numbers[old], view.fresh.numbers[new]])
     order = np.argsort(numbers)

@@ -26,7 +26,7 @@ from embedship.serve.index.manifest import FORMAT, MANIFEST, IndexManifest
 from embedship.serve.index.truth import Truth
 from embedship.serve.live.database import State
 
-Numbers = NDArray[np.int64]  # (size,) rising: the number of the document of each row
+Numbers = NDArray[np.int64]  # (size,) rising: the number of each row, by which the database knows it
 
 _PREFIX = "gen-"
 
@@ -46,7 +46,7 @@ class Snapshot:
 
     @classmethod
     def origin(cls, index: Path, bundle: Bundle) -> Self:
-        """The index itself, hashed: its rows are the numbers of its documents. Raises what IndexFolder.open does."""
+        """The index itself, hashed: its rows are their own numbers. Raises what IndexFolder.open does."""
         found = manifest.read(index)
         manifest.demand(index, found, bundle)
         manifest.verify(index, found)
@@ -85,10 +85,10 @@ class Snapshot:
         return rows[known]
 
 
-def write(folder: Path, blocks: Iterable[Vectors], size: int, before: IndexManifest) -> IndexManifest:
-    """Write a snapshot of (size, dim) unit vectors, of the kind and with the tuning of the one before, and seal it.
+def write(folder: Path, blocks: Iterable[Vectors], size: int, documents: int, before: IndexManifest) -> IndexManifest:
+    """Write a snapshot of (size, dim) unit vectors, those of so many documents, and seal it.
 
-    It has no documents: those lie in the database, of which there is one.
+    Kind and tuning are those of the one before. It has no documents: those lie in the database, of which there is one.
     """
     from embedship.serve.index import kinds, library
 
@@ -96,7 +96,7 @@ def write(folder: Path, blocks: Iterable[Vectors], size: int, before: IndexManif
     truth = Truth.write(folder, blocks, (size, before.dimension))
     kinds.write(folder, truth, before.recipe, before.packing, before.effort)
     files = {name: File.of(folder / name) for name in sorted(_files(before))}
-    described = msgspec.structs.replace(before, size=size, documents=size, created=sealed.created(), files=files)
+    described = msgspec.structs.replace(before, size=size, documents=documents, created=sealed.created(), files=files)
     return sealed.write(folder / MANIFEST, described)
 
 

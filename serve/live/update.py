@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from embedship import jsonl
 from embedship.encoder import Encoder
-from embedship.serve.documents import Document
+from embedship.serve.documents import Document, Split
 from embedship.serve.index import corpus
+from embedship.serve.index.chunks import split_of
 from embedship.serve.index.embedding import Embedding
-from embedship.serve.live.changes import Change, Delete, Done, Put
+from embedship.serve.live.changes import Change, Delete, Done, Pieces
 from embedship.serve.live.index import LiveIndex
 
 BATCH = 512  # lines a transaction
@@ -38,13 +40,16 @@ def count(lines: Path) -> int:
 def update(live: LiveIndex, encoder: Encoder, lines: Path, progress: Progress) -> Updated:
     """Apply the changes in their order; of several of one document in a batch the last counts.
 
-    Raises NotWritten if the disk refuses, EngineError if the model fails: whole batches are kept.
+    Raises NotWritten if the disk refuses, EngineError if the model fails, UsageError for a title that leaves no room
+    in a chunk: whole batches are kept.
     """
-    embedding = Embedding(encoder, live.manifest.with_title, lambda *_: None)
+    found = live.manifest
+    embedding = Embedding(encoder, found.with_title, lambda *_: None)
+    split = split_of(encoder.tokenizer, encoder.bundle.manifest.pipeline, found.chunking, found.with_title)
     total = Updated()
     for batch in _batches(jsonl.rows(lines, parsed)):
         wanted = {change.id: change for change in batch}
-        total = _added(total, _written(live, embedding, list(wanted.values())))
+        total = _added(total, _written(live, embedding, split, list(wanted.values())))
         progress(len(batch))
     return msgspec.structs.replace(total, truncated=embedding.truncated.texts)
 
@@ -60,13 +65,15 @@ def parsed(raw: bytes) -> Document | Delete:
     return Delete(id)
 
 
-def _written(live: LiveIndex, embedding: Embedding, wanted: list[Document | Delete]) -> Updated:
+def _written(live: LiveIndex, embedding: Embedding, split: Split | None, wanted: list[Document | Delete]) -> Updated:
     documents = [each for each in wanted if isinstance(each, Document)]
     changed = live.differing(documents)
     changes: list[Change] = [each for each in wanted if isinstance(each, Delete)]
     if changed:
-        vectors = embedding.documents(changed)
-        changes += [Put(document, vector) for document, vector in zip(changed, vectors, strict=True)]
+        pieces = Pieces.of(changed, split)
+        rows = pieces.rows
+        blocks = [embedding.documents(rows[start : start + BATCH]) for start in range(0, len(rows), BATCH)]
+        changes += pieces.puts(np.concatenate(blocks))
     return Updated(live.write(changes) if changes else Done(), unchanged=len(documents) - len(changed))
 
 

@@ -13,12 +13,8 @@ from embedship.codes import Vectors
 from embedship.ranking import Hits
 from embedship.serve.index import Allowed, Kind, checked
 from embedship.serve.index.effort import Effort
+from embedship.serve.index.truth import QUERIES, nearest
 from embedship.serve.live.snapshot import Snapshot
-
-# So many more than k are ranked in float64: what float32 may have put behind the k-th.
-_NEAR = 16
-# Numbers gathered at once for that: 8 MB in float64.
-_GATHERED = 2**20
 
 # What is gone is found all the same, and dropped: so many more are asked for, and twice their share.
 _SPARE = 4
@@ -26,7 +22,7 @@ _SPARE = 4
 # Fresh rows that count no more are kept until they are this many, and more than half.
 _STALE = 1024
 
-_NOWHERE = 2**32 - 1  # no document has this number (changes.py)
+_NOWHERE = 2**32 - 1  # no row has this number (changes.py)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +36,12 @@ class Fresh:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """An Index, whose rows are the numbers of documents: flags of `allowed` are counted from 0 to `size`."""
+    """An Index, whose rows are those of the database: flags of `allowed` are counted from 0 to `size`."""
 
     version: int
-    size: int  # every number lies below; documents are fewer
+    size: int  # every row lies below; those that are there are fewer
+    documents: int
+    firsts: NDArray[np.uint32] | None  # (size,) for each row the first of its document; None: every row is one
     snapshot: Snapshot
     alive: NDArray[np.bool_]  # of the snapshot's rows
     dead: int
@@ -104,23 +102,16 @@ class View:
 
     def _fresh(self, queries: Vectors, k: int, chosen: NDArray[np.int64]) -> ranking.Keys:
         """(n, at most k) keys among the chosen fresh rows, each compared, and ranked in the order of Truth."""
-        width = min(k + _NEAR, len(chosen))
+        vectors, numbers = self.fresh.vectors, self.fresh.numbers
         best = np.empty((len(queries), min(k, len(chosen))), dtype=np.int64)
-        step = max(1, _GATHERED // (width * queries.shape[1]))
-        for start in range(0, len(queries), step):
-            some = queries[start : start + step]
-            near = chosen[self._near(some, width, chosen)]
-            gathered = self.fresh.vectors[near].astype(np.float64)  # (n, width, dim)
-            scores = np.vecdot(gathered, some[:, None, :].astype(np.float64)).astype(np.float32)
-            best[start : start + step] = ranking.largest(ranking.keys(scores, self.fresh.numbers[near]), k)
+        for start in range(0, len(queries), QUERIES):
+            some = queries[start : start + QUERIES]
+            scores = some @ vectors.T
+            if len(chosen) < scores.shape[1]:
+                scores = scores[:, chosen]
+            scored = iter([(chosen, scores)])
+            best[start : start + QUERIES] = nearest(some, k, scored, vectors.__getitem__, numbers)
         return best
-
-    def _near(self, queries: Vectors, width: int, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(n, width) places in `chosen` of the best by float32, in no order."""
-        scores = queries @ self.fresh.vectors.T
-        if len(chosen) < scores.shape[1]:
-            scores = scores[:, chosen]
-        return np.argpartition(scores, scores.shape[1] - width, axis=1)[:, scores.shape[1] - width :]
 
 
 class Growing:

@@ -17,6 +17,7 @@ sys.path.insert(0, str(BENCHMARKS))  # its scripts import each other as neighbou
 
 import autoscaling  # noqa: E402
 import cluster  # noqa: E402
+import loadclient  # noqa: E402
 import scale  # noqa: E402
 import scale_fit  # noqa: E402
 import simulation  # noqa: E402
@@ -62,13 +63,13 @@ def test_a_lost_node_loses_what_it_had_and_what_came_until_it_was_noticed() -> N
 def test_the_seed_decides() -> None:
     assert ends(overloaded(1)) == ends(overloaded(1))
     assert ends(overloaded(1)) != ends(overloaded(2))
-    assert simulation.poisson(50.0, 10.0, 3) == simulation.poisson(50.0, 10.0, 3)
+    assert loadclient.poisson(50.0, 10.0, 3) == loadclient.poisson(50.0, 10.0, 3)
 
 
 @pytest.mark.parametrize("utilisation", [0.3, 0.6, 0.8])
 def test_one_stream_with_batches_of_one_is_m_d_1(utilisation: float) -> None:
     """Mean wait of M/D/1: rho s / 2 (1 - rho), Pollaczek and Khinchine."""
-    born = simulation.poisson(utilisation / SERVICE, 600.0, seed=4)
+    born = loadclient.poisson(utilisation / SERVICE, 600.0, seed=4)
     load = simulation.opened(ALONE, [1], born, 600.0)
     waited = load.latencies().mean() - SERVICE
     assert waited == pytest.approx(utilisation * SERVICE / (2 * (1 - utilisation)), rel=0.07)
@@ -131,7 +132,7 @@ def test_the_fit_finds_the_costs_that_made_the_points() -> None:
     true = scale_fit.Costs(0.35e-3, 2.9e-3, 75e-6)
     full = scale_fit.BUDGET * 2 / (true.token * scale_fit.BUDGET + 0.4e-3)
     closed = {n: simulation.closed(true, LENGTHS, n, 2.0).rate for n in (1, 16, 64)}
-    born = simulation.poisson(500.0, 2.0, 0)
+    born = loadclient.poisson(500.0, 2.0, 0)
     p50 = {500.0: simulation.opened(true, LENGTHS, born, 2.0).milliseconds(50) / 1e3}
     figures = scale_fit.Figures(0.4e-3 + 16 * true.token, 16, full, closed, p50, p99={})
     points = scale_fit.points(figures, LENGTHS, 2.0)

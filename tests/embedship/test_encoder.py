@@ -74,7 +74,7 @@ def test_padding_and_neighbours_do_not_change_a_vector(bundle: Path, variant: st
 def test_batches_come_in_few_widths_and_none_beyond_the_positions(encoder: Encoder) -> None:
     def widths(encoder: Encoder) -> set[int]:
         longest = encoder.bundle.manifest.pipeline.max_tokens
-        return {encoder.batch([[7] * n, [7]]).input_ids.shape[1] for n in range(1, longest + 1)}
+        return {encoder.layout.batch([[7] * n, [7]]).input_ids.shape[1] for n in range(1, longest + 1)}
 
     assert len(widths(encoder)) == 32 + 3 * 16
     pipeline = msgspec.structs.replace(encoder.bundle.manifest.pipeline, max_tokens=250)

@@ -124,10 +124,15 @@ def consistent(values: dict[str, Any]) -> dict[str, Any]:
         bundle["path"], canary["claimName"], canary["image"], canary["path"] = "", "", "", ""
         egress = part("networkPolicy").get("egress") or [{"ports": [{"port": 443}]}]
         values["networkPolicy"] |= {"offline": False, "egress": egress}
-    canary["digest"] = canary.get("digest") or "sha256:" + "1" * 64
+        canary["digest"] = canary.get("digest") or "sha256:" + "1" * 64
+    else:
+        canary["url"], canary["digest"], canary["image"] = "", "", ""
+        canary["claimName"] = canary.get("claimName", "") if bundle.get("source", "pvc") == "pvc" else ""
     claim["claimName"] = claim.get("claimName") or "models"
     index = part("index")
     index |= {"path": index.get("path", "").replace("..", ""), "claimName": index.get("claimName") or "index"}
+    if not index.get("enabled"):
+        part("canary", "index").update(claimName="", path="")
     if part("auth").get("create"):
         values["auth"]["existingSecret"] = ""
     scaling = part("autoscaling")

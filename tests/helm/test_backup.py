@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from embedship.bundle import Bundle
 from embedship.encoder import Encoder
@@ -48,6 +49,19 @@ def test_a_copy_comes_back_as_an_index(helm: Path, bundle: Path, tmp_path: Path)
     run(*words)
     with IndexFolder.open(claims["index"] / "restored" / "v1", Bundle.open(bundle)) as index:
         assert index.index.size == 20
+
+
+def test_the_pod_that_copies_reaches_nobody_and_nobody_it(helm: Path) -> None:
+    made = render(helm, {"backup": {"enabled": True, "claims": CLAIMS, "claimName": "copies"}})
+    labels = one(made, "CronJob")["spec"]["jobTemplate"]["spec"]["template"]["metadata"]["labels"]
+    policies = [each["spec"] for each in made if each["kind"] == "NetworkPolicy"]
+    (policy,) = [each for each in policies if selects(each["podSelector"], labels)]
+    assert (policy["policyTypes"], policy["ingress"], policy["egress"]) == (["Ingress", "Egress"], [], [])
+
+
+def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+    among = all(labels[each["key"]] in each["values"] for each in selector.get("matchExpressions", []))
+    return among and selector["matchLabels"].items() <= labels.items()
 
 
 def run(*command: str) -> None:

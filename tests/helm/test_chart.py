@@ -152,6 +152,9 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     (fetched(networkPolicy={"offline": True}), "set networkPolicy.offline to false"),
     (fetched(canary={"enabled": True, "bundle": {"claimName": "a"}}), "give canary.bundle.url"),
     ({"canary": {"enabled": True, "bundle": {"url": "oci://a/b:c"}}}, "pin the new bundle"),
+    ({"canary": {"enabled": True, "bundle": {"image": "a"}}}, "canary.bundle.image is for bundle.source image"),
+    ({"canary": {"enabled": True, "bundle": {"digest": "sha256:" + "0" * 64}}}, "for a bundle that is fetched"),
+    ({"canary": {"enabled": True, "index": {"claimName": "a"}}}, "but index.enabled is false"),
     ({"bundles": {"a": {}}, "canary": {"enabled": True}}, "a release of one bundle"),
     ({"bundles": {"a": {}, "b": {}}, "ingress": {"enabled": True}}, "answer at one address"),
     ({"bundles": {"a": {"bundle": {"path": "../keys"}}}}, "may not contain '..'"),
@@ -224,9 +227,14 @@ def test_selectors_do_not_change_with_the_release(helm: Path) -> None:
             "app.kubernetes.io/component": "server",
         }
         assert selector.items() <= workload["spec"]["template"]["metadata"]["labels"].items()
-        jobs = [each["spec"]["jobTemplate"]["spec"]["template"] for each in objects if each["kind"] == "CronJob"]
-        for pod in [*jobs, one(objects, "Pod", "-test")]:
-            assert pod["metadata"]["labels"]["app.kubernetes.io/component"] == "job"
+        jobs = {
+            o["metadata"]["name"]: o["spec"]["jobTemplate"]["spec"]["template"]
+            for o in objects
+            if o["kind"] == "CronJob"
+        }
+        for name, pod in {**jobs, "test": one(objects, "Pod", "-test")}.items():
+            component = "backup" if name.endswith("-backup") else "job"
+            assert pod["metadata"]["labels"]["app.kubernetes.io/component"] == component
 
 
 def test_the_network_is_closed(helm: Path) -> None:

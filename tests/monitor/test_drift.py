@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -5,7 +7,7 @@ from embedship import Bundle, Encoder, stdlib_docs
 from embedship.monitor.budget import FalseAlarms
 from embedship.monitor.drift import DriftDetector, Rule, _noise
 from embedship.monitor.errors import InvalidSetting, InvalidVectors
-from embedship.monitor.reference import Reference
+from embedship.monitor.reference import Reference, Terms
 from embedship.monitor.state import State
 from embedship.monitor.statistics import ks_2samp
 
@@ -277,6 +279,42 @@ def test_without_a_usable_reference_nothing_is_ok(reference, reason):
     report = watch.evaluate()
     assert report.state is State.UNKNOWN
     assert reason in report.reason
+
+
+def unfitted(reference, window=1_000):
+    return dataclasses.replace(
+        reference, calibration=None, promise=None, terms=Terms(window, FalseAlarms.parse("2 per week"), 60.0)
+    )
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_nothing_is_fitted_until_it_is_needed(before):
+    """A server makes the detector before it is ready, and its observer's thread prepares it."""
+    random = np.random.default_rng(0)
+    reference = Reference.fit(queries(random, 300), "abc", false_alarms=FalseAlarms.parse("2 per week"))
+    watch = DriftDetector(unfitted(reference) if before else reference)
+    watch.update(queries(random, 99))
+    assert watch.evaluate().reason == "99 distinct queries, 100 needed"
+    assert (watch.untested().state, watch.untested().samples) == (State.UNKNOWN, 99)
+    assert watch._fitted is None
+    watch.prepare()
+    prepared = watch._fitted
+    assert prepared.calibration == reference.calibration
+    watch.update(queries(random, 100))
+    assert watch.evaluate().threshold == reference.promise.threshold
+    assert watch._fitted is prepared
+
+
+def test_a_reference_of_the_score_before_that_can_promise_nothing_says_so_once_that_is_known():
+    random = np.random.default_rng(0)
+    rows = queries(random, 200)
+    watch = DriftDetector(unfitted(Reference.fit(rows, "abc", sessions=np.arange(200) % 19)))
+    watch.update(queries(random, 200))
+    assert watch.untested().reason == "not tested yet"
+    report = watch.evaluate()
+    assert (report.state, report.samples) == (State.UNKNOWN, 0)
+    assert "worth 0 independent queries" in report.reason
+    assert watch.untested().reason == report.reason
 
 
 def test_the_matching_fingerprint_is_tested():

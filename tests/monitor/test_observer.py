@@ -11,6 +11,7 @@ from embedship.monitor.drift import Rule
 from embedship.monitor.errors import InvalidSetting
 from embedship.monitor.faults import Failures
 from embedship.monitor.observer import Observer, Report
+from embedship.monitor.recent import Window
 from embedship.monitor.reference import Reference
 from embedship.monitor.state import State
 
@@ -141,6 +142,37 @@ def test_drift_is_evaluated_without_traffic():
     observer = Observer(None, None, interval_seconds=0.02, clock=Ticking())
     with observer:
         assert evaluated.wait(LONG)
+
+
+def test_what_a_test_needs_is_fitted_on_the_thread_and_what_was_remembered_is_tested_there():
+    """A server is not ready before both of these return: the observer is made, and it remembers."""
+    evaluated = Event()
+
+    class Watching(Clock):
+        def __call__(self):
+            if observer is not None and observer.report().evaluations:
+                evaluated.set()
+            return self.now
+
+    observer = None
+    observer = Observer(REFERENCE, None, fingerprint="abc", interval_seconds=1e9, clock=Watching())
+    detector = observer._drift._detector
+    window = Window(queries(200), np.full(200, 990.0), np.full(200, -1), (None,) * 200)
+    observer.remember(None, window)
+    drift = observer.report().drift
+    assert (drift.state, drift.reason, drift.samples) == (State.UNKNOWN, "not tested yet", 200)
+    assert detector._fitted is None
+    with observer:
+        assert evaluated.wait(LONG)
+        drift = observer.report().drift
+    assert (drift.state, drift.samples) == (State.OK, 200)
+
+
+def test_the_reference_is_fitted_before_the_first_query():
+    with Observer(REFERENCE, None) as observer:
+        assert observer.flush(LONG)
+        assert observer.report().drift.reason == "0 distinct queries, 100 needed"
+        assert observer._drift._detector._fitted is not None
 
 
 def sampled(seed, calls):

@@ -101,6 +101,15 @@ HEADER = (
     '{"format": %d, "fingerprint": "f", "prompt": "", "created": "", "queries": 50, "calibration": null, '
     '"promise": null%s}'
 )
+BEFORE = {
+    "format": 2,
+    "fingerprint": "f",
+    "prompt": "query: ",
+    "created": "2026-11-01",
+    "queries": 400,
+    "calibration": {"window": 20, "tails": [{"shape": 9, "loc": 0, "scale": 1}], "held_out_windows": 240},
+    "promise": {"false_alarms": {"alarms": 2, "seconds": 604800}, "interval_seconds": 600, "threshold": 9},
+}
 
 
 @pytest.mark.parametrize(
@@ -112,9 +121,6 @@ HEADER = (
         (save({"vectors": ROWS}), "not a drift reference"),
         (save({"vectors": ROWS}, {KEY: "{"}), "not a drift reference"),
         (save({"vectors": ROWS}, {KEY: HEADER % (3, ', "more": 1')}), "more"),
-        (save({"other": ROWS}, {KEY: HEADER % (3, "")}), "vectors"),
-        (save({"vectors": ROWS.astype(np.float16)}, {KEY: HEADER % (3, "")}), "float16"),
-        (save({"vectors": ROWS * np.nan}, {KEY: HEADER % (3, "")}), "NaN"),
         (
             save({"vectors": ROWS}, {KEY: HEADER % (1, "")}),
             "format 1, this version reads 3: fit it again, with `embedship reference`",
@@ -127,15 +133,57 @@ def test_load_of_a_foreign_file_says_so(tmp_path, content, why):
         Reference.load(tmp_path / "r")
 
 
-BEFORE = {
-    "format": 2,
-    "fingerprint": "f",
-    "prompt": "query: ",
-    "created": "2026-11-01",
-    "queries": 400,
-    "calibration": {"window": 20, "tails": [{"shape": 9, "loc": 0, "scale": 1}], "held_out_windows": 240},
-    "promise": {"false_alarms": {"alarms": 2, "seconds": 604800}, "interval_seconds": 600, "threshold": 9},
-}
+@pytest.mark.parametrize("header", [HEADER % (3, ""), json.dumps(BEFORE)], ids=["format 3", "format 2"])
+@pytest.mark.parametrize(
+    ("tensors", "why"),
+    [
+        ({"other": ROWS}, "vectors"),
+        ({"vectors": ROWS.astype(np.float16)}, "float16"),
+        ({"vectors": ROWS * np.nan}, "vectors hold NaN"),
+        ({"vectors": ROWS[0]}, r"\(4,\) float32"),
+        ({"vectors": ROWS[:0]}, r"\(0, 4\) float32"),
+        ({"vectors": ROWS, "times": np.zeros(49)}, "times of shape"),
+        ({"vectors": ROWS, "times": np.full(50, np.nan)}, "times hold NaN"),
+        ({"vectors": ROWS, "sessions": np.zeros(49, dtype=np.int64)}, "sessions of shape"),
+        ({"vectors": ROWS, "sessions": np.full(50, np.nan)}, "sessions are whole numbers"),
+        ({"vectors": ROWS, "offset:x": ROWS[0, :2].copy()}, "offset of x"),
+    ],
+)
+def test_load_of_bad_tensors_says_so(tmp_path, header, tensors, why):
+    (tmp_path / "r").write_bytes(save(tensors, {KEY: header}))
+    with pytest.raises(ReferenceUnreadable, match=why):
+        Reference.load(tmp_path / "r")
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        ("calibration", "window", 0),
+        ("calibration", "window", 10**30),
+        ("promise", "interval_seconds", 0),
+        ("promise", "false_alarms", {"alarms": 0, "seconds": 1}),
+    ],
+)
+def test_load_of_terms_that_cannot_be_met_says_so(tmp_path, part, key, value):
+    header = BEFORE | {part: BEFORE[part] | {key: value}}
+    (tmp_path / "r").write_bytes(save({"vectors": ROWS}, {KEY: json.dumps(header)}))
+    with pytest.raises(ReferenceUnreadable, match=key):
+        Reference.load(tmp_path / "r")
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"vectors": ROWS[:3]},
+        {"vectors": np.ones((50, 4), dtype=np.float32)},
+        {"vectors": ROWS, "sessions": np.zeros(50, dtype=np.int64)},
+    ],
+    ids=["three rows", "all alike", "one session"],
+)
+def test_a_reference_of_the_score_before_with_too_little_to_learn_from_promises_nothing(tmp_path, tensors):
+    (tmp_path / "r").write_bytes(save(tensors, {KEY: json.dumps(BEFORE)}))
+    calibrated = Reference.load(tmp_path / "r").calibrated()
+    assert calibrated.calibration is calibrated.promise is calibrated.terms is None
 
 
 def test_a_reference_of_the_score_before_gets_the_thresholds_of_this_one(tmp_path):
@@ -146,7 +194,9 @@ def test_a_reference_of_the_score_before_gets_the_thresholds_of_this_one(tmp_pat
     fitted = Reference.fit(
         ROWS, "f", sessions=sessions, window=20, false_alarms=FalseAlarms.parse("2 per week"), interval_seconds=600
     )
-    assert (loaded.calibration, loaded.promise) == (fitted.calibration, fitted.promise)
+    assert loaded.calibration is loaded.promise is None, "a server is ready without them"
+    calibrated = loaded.calibrated()
+    assert (calibrated.calibration, calibrated.promise) == (fitted.calibration, fitted.promise)
     assert (loaded.prompt, loaded.created, loaded.queries) == ("query: ", "2026-11-01", 400)
     np.testing.assert_array_equal(loaded.offsets["onnx-int8"], ROWS[0])
     loaded.save(tmp_path / "again")
@@ -156,7 +206,7 @@ def test_a_reference_of_the_score_before_gets_the_thresholds_of_this_one(tmp_pat
 def test_a_reference_of_the_score_before_that_promised_nothing_still_promises_nothing(tmp_path):
     header = json.dumps(BEFORE | {"calibration": None, "promise": None})
     (tmp_path / "r").write_bytes(save({"vectors": ROWS}, {KEY: header}))
-    assert Reference.load(tmp_path / "r").promise is None
+    assert Reference.load(tmp_path / "r").calibrated().promise is None
 
 
 def test_load_of_a_missing_file_or_a_folder(tmp_path):

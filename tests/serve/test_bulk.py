@@ -59,8 +59,15 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def go(encoder: Encoder, source: Path, out: Path, wishes: Wishes = SMALL, watcher: Silent | None = None) -> Manifest:
-    return encode(encoder, open_source(source, COLUMNS), COLUMNS, out, wishes, watcher or Silent())
+def go(
+    encoder: Encoder,
+    source: Path,
+    out: Path,
+    wishes: Wishes = SMALL,
+    watcher: Silent | None = None,
+    force: bool = False,
+) -> Manifest:
+    return encode(encoder, open_source(source, COLUMNS), COLUMNS, out, wishes, watcher or Silent(), force=force)
 
 
 def loaded(out: Path, manifest: Manifest) -> np.ndarray[Any, Any]:
@@ -226,8 +233,22 @@ def test_a_folder_of_somebody_else_stays(encoder: Encoder, source: Path, tmp_pat
     with pytest.raises(UsageError, match="holds something else"):
         go(encoder, source, tmp_path)
     assert contents(tmp_path) == {"thesis.txt": b"years of work"}
-    bulk.forget(tmp_path)
+    with pytest.raises(UsageError, match="holds something else"):
+        go(encoder, source, tmp_path, force=True)
     assert contents(tmp_path) == {"thesis.txt": b"years of work"}
+
+
+def test_force_deletes_nothing_before_all_is_checked(encoder: Encoder, source: Path, tmp_path: Path) -> None:
+    """Neither of a run that goes on at this moment, nor for a line that is refused."""
+    out, bad = tmp_path / "out", tmp_path / "bad.jsonl"
+    go(encoder, source, out)
+    before = contents(out)
+    with bulk.locked(out), pytest.raises(UsageError, match="another run writes to"):
+        go(encoder, source, out, force=True)
+    bad.write_text('{"text": 3}\n')
+    with pytest.raises(UsageError, match="line 1"):
+        go(encoder, bad, out, force=True)
+    assert contents(out) == before
 
 
 def test_two_runs_do_not_share_a_folder(encoder: Encoder, source: Path, tmp_path: Path) -> None:

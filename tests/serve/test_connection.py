@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from queue import SimpleQueue
 from threading import Event, Thread
 from typing import Any
@@ -17,6 +18,7 @@ from embedship.serve.errors import ANSWERS, RequestError
 from embedship.serve.gate import Cut, Gate, Limits
 from embedship.serve.http import Reply, read
 from embedship.serve.server import Server, Side, listen
+from embedship.serve.settings import Settings
 
 SECONDS = 30
 SOON = 0.2
@@ -64,12 +66,16 @@ def refuse(error: RequestError, path: str) -> Reply:
 
 
 @contextmanager
-def serving(**limits: Any) -> Iterator[Bed]:
+def serving(kind: type[Connection] | None = None, **limits: Any) -> Iterator[Bed]:
+    """A server with these limits; its connections are of another `kind` if one is given."""
     listener, listening, drain = listen("127.0.0.1", 0), Event(), Drain(0.0)
     with ExitStack() as stack:
         bed = Bed(stack, listener.getsockname())
         gate = Gate(Limits(**limits), refuse, bed.cuts.put)
-        thread = Thread(target=Server(bed, listener, gate, drain, listening.set).run)
+        server = Server(bed, listener, gate, drain, listening.set)
+        if kind:
+            server.config.http = type("Watched", (kind,), {"gate": gate})
+        thread = Thread(target=server.run)
         thread.start()
         try:
             assert listening.wait(SECONDS)
@@ -315,7 +321,7 @@ def test_a_whole_message_costs_no_timer() -> None:
             made.append(part)
             super()._wait_for(part)
 
-    with serving_with(Counting) as bed:
+    with serving(Counting) as bed:
         client = bed.connect(GET % b"/")
         answer(client)
         for _ in range(5):
@@ -324,19 +330,6 @@ def test_a_whole_message_costs_no_timer() -> None:
     assert made == [Cut.HEAD], "the one of the new connection"
 
 
-@contextmanager
-def serving_with(kind: type[Connection]) -> Iterator[Bed]:
-    listener, listening, drain = listen("127.0.0.1", 0), Event(), Drain(0.0)
-    with ExitStack() as stack:
-        bed = Bed(stack, listener.getsockname())
-        server = Server(bed, listener, Gate(Limits(), refuse, bed.cuts.put), drain, listening.set)
-        server.config.http = type("Counting", (kind,), {"gate": Gate(Limits(), refuse, bed.cuts.put)})
-        thread = Thread(target=server.run)
-        thread.start()
-        try:
-            assert listening.wait(SECONDS)
-            yield bed
-        finally:
-            drain.begin(0.0)
-            stack.close()
-            thread.join(SECONDS)
+def test_limits_are_by_default_those_of_the_settings() -> None:
+    settings = Settings(bundle=Path("bundle"))
+    assert Limits() == Limits(**{name: getattr(settings, name) for name in Limits.__slots__})

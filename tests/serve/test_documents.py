@@ -34,11 +34,12 @@ def test_what_was_written_comes_back_in_the_order_asked_for(path: Path) -> None:
         assert opened.fetch(range(5)) == FIVE
         assert opened.fetch([4, 0, 2, 0]) == [FIVE[4], FIVE[0], FIVE[2], FIVE[0]]
         assert opened.fetch([]) == []
+        assert opened.ids() == {document.id for document in FIVE}
 
 
 @pytest.mark.parametrize("row", [-1, 5])
 def test_a_row_that_does_not_exist(path: Path, row: int) -> None:
-    with closing(Documents.open(path)) as opened, pytest.raises(IndexError, match=rf"between 0 and 4: \[0, {row}\]"):
+    with closing(Documents.open(path)) as opened, pytest.raises(IndexError, match=rf"rows are there: \[0, {row}\]"):
         opened.fetch([0, row])
 
 

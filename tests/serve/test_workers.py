@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from threading import Event, current_thread
 
 import numpy as np
@@ -15,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from embedship.bundle import Precision
 from embedship.codes import Vectors
 from embedship.errors import EngineError
-from embedship.plan import Batch, pad
+from embedship.plan import Batch, Layout
 from embedship.serve.admission import Admission
 from embedship.serve.devices.local import LocalDevice
 from embedship.serve.devices.pulse import Pulse
@@ -57,7 +56,7 @@ class Bench:
         metrics = Metrics(self.registry)
         lanes: Lanes[Ticket] = Lanes(64)
         devices = [LocalDevice(f"cpu:{i}", engine, Pulse(stall_seconds)) for i in range(engine.streams)]
-        self.workers = Workers(devices, DIMENSION, partial(pad, pad_id=0), lanes, metrics)
+        self.workers = Workers(devices, DIMENSION, Layout(0, 512), lanes, metrics)
 
     async def encode(self, ids: list[list[int]], lane: Lane = Lane.INTERACTIVE) -> Vectors:
         with self.admission.enter(len(ids), lane) as permit:

@@ -51,6 +51,16 @@
 {{- if and $v.canary.enabled $v.canary.bundle.url (not $v.canary.bundle.digest) -}}
 {{- fail "canary.bundle.url is set, but canary.bundle.digest is empty: pin the new bundle by the digest that `embedship push` prints." -}}
 {{- end -}}
+{{- if $v.canary.enabled -}}
+{{- range $key, $source := dict "claimName" "pvc" "image" "image" -}}
+{{- if and (get $v.canary.bundle $key) (ne $v.bundle.source $source) -}}
+{{- fail (printf "canary.bundle.%s is for bundle.source %s, and it is %s: the canary would run the old bundle, and be found as good as that." $key $source $v.bundle.source) -}}
+{{- end -}}
+{{- end -}}
+{{- if and (or $v.canary.bundle.url $v.canary.bundle.digest) (not (include "embedship.pulled" .)) -}}
+{{- fail (printf "canary.bundle.url and canary.bundle.digest are for a bundle that is fetched, and bundle.source is %s: the canary would run the old bundle, and be found as good as that." $v.bundle.source) -}}
+{{- end -}}
+{{- end -}}
 {{- if contains ".." (printf "%s %s" $v.bundle.path $v.index.path) -}}
 {{- fail "bundle.path and index.path may not contain '..': they lie inside their volume." -}}
 {{- end -}}
@@ -86,6 +96,9 @@
 {{- if $v.canary.enabled -}}
 {{- if contains ".." (printf "%s %s" $v.canary.bundle.path $v.canary.index.path) -}}
 {{- fail "canary.bundle.path and canary.index.path may not contain '..': they lie inside their volume." -}}
+{{- end -}}
+{{- if and (or $v.canary.index.claimName $v.canary.index.path) (not $v.index.enabled) -}}
+{{- fail "canary.index names an index, but index.enabled is false: the canary would have none." -}}
 {{- end -}}
 {{- if not $v.canary.compare.claimName -}}
 {{- fail "canary.enabled is true, but canary.compare.claimName is empty: name the claim that holds real queries, by which `helm test` compares both servers before any weight moves." -}}

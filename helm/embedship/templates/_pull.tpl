@@ -17,7 +17,8 @@
 {{- ternary (.Values.bundle.pull.maxSeconds | int) 0 (eq (include "embedship.pulled" .) "yes") -}}
 {{- end -}}
 
-{{- /* Ends when the bundle is whole and verified; started again, it goes on where it was stopped. */ -}}
+{{- /* Ends when the bundle is whole and verified; started again, it goes on where it was stopped.
+Its folder has the digest's name: what is replaced there is a damaged copy, which would stop every pod to come. */ -}}
 {{- define "embedship.pull" -}}
 {{- if include "embedship.pulled" . }}
 {{- $pull := .Values.bundle.pull }}
@@ -32,6 +33,7 @@ initContainers:
       - {{ include "embedship.pulledTo" . }}
       - --digest
       - {{ $pull.digest | quote }}
+      - --force
       {{- if $pull.plainHttp }}
       - --plain-http
       {{- end }}

@@ -74,3 +74,13 @@ def test_a_mirror_without_tls_needs_a_digest_and_gets_no_token(monkeypatch: pyte
     source = open_source("hf://team/model@main", Proof("sha256:" + "0" * 64, False))
     assert isinstance(source, Hub)
     assert source._auth is None
+
+
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+def test_s3_without_tls_needs_a_digest(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "http://minio.example")
+    with pytest.raises(UsageError, match="give --digest"):
+        open_source("s3://models/minilm", Proof(None, False))
+    assert open_source("s3://models/minilm", Proof("sha256:" + "0" * 64, False)).pinned == "s3://models/minilm"
+    monkeypatch.setenv(name, "https://minio.example")
+    open_source("s3://models/minilm", Proof(None, False))

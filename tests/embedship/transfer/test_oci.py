@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import subprocess
 import threading
@@ -15,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from embedship import cli
 from embedship.bundle import MANIFEST, Bundle
 from embedship.signing import Signer
 from embedship.transfer import oci
+from embedship.transfer.errors import TransferError
 from embedship.transfer.patience import Patience
 from embedship.transfer.registry import Reference, Registry, digest_of
 
@@ -104,9 +107,15 @@ def test_the_signature_travels_and_is_checked(
     unsigned = command("pull", address, "--out", tmp_path / "a", "--key", key)
     assert (unsigned["code"], (tmp_path / "a").exists()) == (4, False)
     Signer.open(tmp_path / "key.pem").sign(Bundle.open(tmp_path / "signed"))
+    assert command("pull", address, "--out", tmp_path / "early")["code"] == 0
     assert command("push", tmp_path / "signed", address)["code"] == 0
-    assert command("pull", address, "--out", tmp_path / "a", "--key", key)["code"] == 0
-    assert (tmp_path / "a" / "model.sig").is_file()
+    for folder in ("a", "early"):  # of both, all the rest was there
+        pulled = command("pull", address, "--out", tmp_path / folder, "--key", key)
+        assert (pulled["code"], pulled["fetched_bytes"]) == (0, 0)
+        assert (tmp_path / folder / "model.sig").is_file()
+    (tmp_path / "a" / "model.sig").write_text("{}")
+    assert command("pull", address, "--out", tmp_path / "a", "--key", key)["code"] == 4
+    assert command("pull", address, "--out", tmp_path / "a", "--key", key, "--force")["code"] == 0
 
 
 def test_the_oras_client_takes_what_we_push(registry: Served, command: Command, small: Bundle, tmp_path: Path) -> None:
@@ -247,6 +256,23 @@ def test_tokens_are_renewed(registry: Served, command: Command, small: Bundle, t
         assert round_trip(command, port, small, tmp_path) == (0, 0)
     assert len(given) > 10, "each good for three requests"
     assert any("pull%2Cpush" in path for path in given)
+
+
+@pytest.mark.parametrize("elsewhere", ["http://registry.example/v2/up", "https://other.example/v2/up"])
+def test_an_upload_does_not_lead_away(small: Bundle, monkeypatch: pytest.MonkeyPatch, elsewhere: str) -> None:
+    asked = []
+
+    def send(session: requests.Session, request: requests.PreparedRequest, **options: Any) -> requests.Response:
+        asked.append(request.url)
+        answer = requests.Response()
+        answer.status_code, answer.url, answer.raw = 202, str(request.url), io.BytesIO()
+        answer.headers["Location"] = elsewhere
+        return answer
+
+    monkeypatch.setattr(requests.Session, "send", send)
+    with pytest.raises(TransferError, match="away from TLS"):
+        Registry(Reference.parse("registry.example/team/small:v1")).upload("sha256:0", small.path(MANIFEST))
+    assert asked == ["https://registry.example/v2/team/small/blobs/uploads/"]
 
 
 def test_a_password_does_not_leave_in_the_clear() -> None:

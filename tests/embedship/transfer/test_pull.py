@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import resource
 import signal
+import socket
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -263,6 +265,41 @@ def test_a_damaged_copy_is_not_called_right(fetch: Fetch, www: Any, small: Bundl
     answer = fetch(www, tmp_path / "bundle", "--digest", digest(small))
     assert answer.code == 4
     assert graph(small) in answer.stderr
+    assert "--force" in answer.stderr
+
+
+@pytest.mark.parametrize("damage", [graph, lambda small: "stranger", lambda small: MANIFEST])
+def test_a_damaged_copy_is_fetched_again_if_forced(
+    fetch: Fetch, www: Any, small: Bundle, tmp_path: Path, damage: Callable[[Bundle], str]
+) -> None:
+    out = tmp_path / "bundle"
+    pinned = ("--digest", digest(small), "--force")
+    assert fetch(www, out, *pinned).code == 0
+    (out / damage(small)).write_bytes(b"x")
+    asked = len(www.asked)
+    assert fetch(www, out, *pinned).code == 0
+    assert len(www.asked) > asked
+    assert is_the_bundle(out, small)
+    asked = len(www.asked)
+    assert fetch(www, out, *pinned).code == 0
+    assert len(www.asked) == asked, "a right copy is not fetched again"
+
+
+def test_a_signature_that_may_not_be_read_is_none(fetch: Fetch, www: Any, small: Bundle, tmp_path: Path) -> None:
+    """Amazon's S3 answers 403 for what is not there to whoever may read files and not list them."""
+    files = www.answer
+
+    def least_privileged(path: Path, request: servers.Files) -> servers.Answer:
+        found: servers.Answer = files(path, request)
+        return (403, {}, b"") if found[0] == 404 else found
+
+    www.answer = least_privileged
+    assert fetch(www, tmp_path / "bundle").code == 0
+    assert is_the_bundle(tmp_path / "bundle", small)
+    (tmp_path / "www" / graph(small)).unlink()
+    answer = fetch(www, tmp_path / "other")
+    assert answer.code == 1, "what the bundle lists has to be there"
+    assert "credentials" in answer.stderr
 
 
 def test_a_disk_that_fills_up_is_a_sentence(fetch: Fetch, www: Any, small: Bundle, tmp_path: Path) -> None:
@@ -294,6 +331,25 @@ def test_without_a_network_it_ends_soon(command: Command, tmp_path: Path) -> Non
     answer = command(f"http://127.0.0.1:{port}/", "--out", tmp_path / "bundle", "--retries", 2)
     assert answer.code == 1
     assert "cannot be reached" in answer.stderr
+
+
+def test_a_server_that_breaks_tls_off_is_asked_again(command: Command, tmp_path: Path) -> None:
+    """It may be starting; a certificate that is not trusted would be no better the next time."""
+    calls = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def hang_up() -> None:
+            for _ in range(2):
+                calls.append(listener.accept()[0].close())
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        answer = command(
+            f"https://localhost:{listener.getsockname()[1]}/", "--out", tmp_path / "bundle", "--retries", 2
+        )
+        thread.join(SECONDS)
+    assert (answer.code, len(calls)) == (1, 2)
+    assert "certificate" not in answer.stderr
 
 
 @pytest.mark.parametrize("address", [

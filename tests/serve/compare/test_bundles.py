@@ -141,11 +141,24 @@ def test_wrong_usage_is_a_sentence(bundle: Path, asked: Asked, tmp_path: Path) -
         with pytest.raises(UsageError, match=sentence):
             Where(**options)
     for arguments in (
-        [bundle, "http://127.0.0.1:9", asked.plain], [bundle, bundle, asked.plain, "--max-latency", "2"],
-        ["http://127.0.0.1:9", "http://127.0.0.1:9", asked.plain, "--min-speed", "1"], [tmp_path, bundle, asked.plain],
+        [bundle, "http://127.0.0.1:9", asked.plain], [tmp_path, bundle, asked.plain],
         [bundle, bundle, asked.plain, "--qrels", asked.qrels, "--rounds", "0"], [bundle, bundle, tmp_path / "none"],
     ):  # fmt: skip
         assert run(["compare", *map(str, arguments)]) == 2, arguments
+
+
+@pytest.mark.parametrize("option", ["--max-latency=2", "--max-failures=1", "--timeout=5", "--api-key-file=keys"])
+def test_what_is_for_servers_is_not_for_bundles(
+    bundle: Path, asked: Asked, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["compare", str(bundle), str(bundle), str(asked.plain), option]) == 2
+    assert f"{option.partition('=')[0]} is for two servers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--with-title", "--rounds=0", "--min-speed=1", "--index=here"])
+def test_what_is_for_bundles_is_not_for_servers(asked: Asked, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["compare", "http://127.0.0.1:9", "http://127.0.0.1:9", str(asked.plain), option]) == 2
+    assert f"{option.partition('=')[0]} is for two bundles" in capsys.readouterr().err
 
 
 def test_labels_must_name_documents(bundle: Path, asked: Asked, tmp_path: Path) -> None:

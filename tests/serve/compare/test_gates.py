@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from embedship.monitor.state import State
 from embedship.serve.compare import gates
 from embedship.serve.compare.gates import Floor, Limits
 from embedship.serve.compare.rankings import Agreement, Estimate, Labels, Quality
-from embedship.serve.compare.report import Drift, Failures, Latency, Parity, Side, Speed
+from embedship.serve.compare.report import Drift, Failures, Latency, Measured, Parity, Side, Speed
 
 NAN = float("nan")
 OLD = Side("old", "m", "a" * 64, "onnx", "float32", 384, 100, 200)
@@ -73,6 +74,23 @@ def test_what_has_no_limit_is_shown() -> None:
         (lambda x: gates.sizes(OLD, NEW, x)[1], Limits(), Limits(max_memory=2.5), Limits(max_memory=2.4)),
     ):
         assert [found(limits).passed for limits in (shown, fine, bad)] == [None, True, False]
+
+
+def test_a_limit_that_nothing_was_held_against_is_not_met() -> None:
+    limits = Limits(min_recall=0.9, min_speed=0.5, max_latency=2.0, min_queries=1)
+    made = gates.judged(Measured(), 100, True, Floor(), limits)
+    assert {gate.name for gate in made if gate.passed is False} == {"ranking", "speed", "latency"}
+    assert all(gate.passed for gate in gates.judged(Measured(), 100, True, Floor(), Limits()))
+    weightless = msgspec.structs.replace(NEW, memory_bytes=None)
+    assert gates.sizes(OLD, weightless, Limits(max_memory=2))[-1].passed is False
+    assert [gate.name for gate in gates.sizes(OLD, weightless, Limits())] == ["size"]
+
+
+def test_labels_that_name_nothing_decide_nothing() -> None:
+    nothing = Quality(0.0, 0.0, Estimate(0.0, 0.0, 0.0))
+    (gate,) = gates.labels(Labels(100, nothing, nothing), Limits())
+    assert gate.passed is False
+    assert "name documents alike" in gate.reason
 
 
 def test_failures_of_both_are_nobodys() -> None:

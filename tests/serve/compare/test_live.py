@@ -111,6 +111,22 @@ def test_requests_that_fail_count(urls: dict[str, str], queries: Path) -> None:
     assert both.passed
 
 
+class Silent(Asker):
+    """A server all of whose searches fail."""
+
+    def __call__(self, path: str, kind: type[T], body: Any = None) -> T:
+        if path == "/search":
+            raise EngineError("answered 429")
+        return super().__call__(path, kind, body)
+
+
+def test_servers_that_answer_nothing_show_nothing(urls: dict[str, str], queries: Path) -> None:
+    questions, keys = Questions.read(queries), Path(urls["keys"])
+    old, new = Silent(urls["old"], keys, 30), Silent(urls["new"], keys, 30)
+    found = compare(old, new, questions, Limits(min_queries=2, min_recall=0.9)).report
+    assert {gate.name for gate in found.gates if gate.passed is False} == {"queries", "ranking"}
+
+
 def test_another_model_is_said_at_once(urls: dict[str, str], queries: Path) -> None:
     class Another(Asker):
         def __call__(self, path: str, kind: type[T], body: Any = None) -> T:

@@ -7,7 +7,6 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from functools import partial
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from embedship.bundle import Precision
 from embedship.codes import Vectors
 from embedship.errors import EngineError, GateError
 from embedship.golden import GoldenCheck
-from embedship.plan import Batch, pad
+from embedship.plan import Batch, Layout, pad
 from embedship.serve.admission import Admission
 from embedship.serve.devices import DeviceDown, DeviceLost
 from embedship.serve.devices.pulse import SLACK, Pulse
@@ -235,7 +234,7 @@ def test_only_the_text_that_kills_fails_wherever_it_stands(bed: Bed) -> None:
     for device in devices:
         device.opened()
     admission, lanes = Admission(1_000), Lanes[Ticket](16)
-    workers = Workers(devices, 1, partial(pad, pad_id=0), lanes, Metrics(CollectorRegistry()))
+    workers = Workers(devices, 1, Layout(0, 512), lanes, Metrics(CollectorRegistry()))
 
     async def ask(first: int) -> Vectors:
         with admission.enter(1, Lane.INTERACTIVE) as permit:

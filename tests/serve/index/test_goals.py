@@ -13,7 +13,7 @@ from embedship.errors import UsageError
 from embedship.serve.index import Kind, goals, recipe
 from embedship.serve.index.effort import Effort
 from embedship.serve.index.goals import GoalsMissed, Plan
-from embedship.serve.index.manifest import Candidate, Choice, Goals, Interval, frontier
+from embedship.serve.index.manifest import Candidate, Choice, Goals, Interval, frontier, grouping
 from embedship.serve.index.measure import interval
 from embedship.serve.index.recipe import Recipe, Store
 from embedship.serve.index.truth import Truth
@@ -67,6 +67,26 @@ def test_sampled_documents_do_not_find_themselves(encoder: Encoder, texts: Texts
     found = goals.choose(tmp_path, truth, None, "", Goals(recall=0.5), plan(encoder, Kind.FLAT, size=truth.size))
     assert (found.documents + found.queries, found.source) == (len(texts.documents), "documents")
     assert found.queries == len(texts.documents) // 10
+
+
+def test_memory_is_that_of_the_index_that_is_kept(encoder: Encoder, texts: Texts, tmp_path: Path) -> None:
+    """Without questions a tenth of the documents is left out of what is measured, and not of what is built."""
+    truth = Truth.write(tmp_path, [texts.documents], texts.documents.shape)
+    flat = plan(encoder, Kind.FLAT, size=truth.size)
+    measured = truth.size - truth.size // 10
+    between = int(768 * (measured + truth.size) / 2)
+    with pytest.raises(GoalsMissed, match=f"but its memory {768 * truth.size / 1e6:,.1f} MB"):
+        goals.choose(tmp_path, truth, None, "", Goals(recall=0.5, memory_bytes=between), flat)
+    enough = Goals(recall=0.5, memory_bytes=770 * truth.size)
+    assert goals.choose(tmp_path, truth, None, "", enough, flat).documents == measured
+
+
+def test_memory_of_chunks_says_whose_they_are(encoder: Encoder, texts: Texts, tmp_path: Path) -> None:
+    truth = Truth.write(tmp_path, [texts.documents], texts.documents.shape)
+    of_chunks = msgspec.structs.replace(plan(encoder, Kind.FLAT, size=truth.size), grouping=grouping(truth.size, 9))
+    wanted = Goals(recall=0.5, memory_bytes=770 * truth.size)
+    with pytest.raises(GoalsMissed, match=r"but its memory .* \(77[0-9.]+ bytes a vector\)"):
+        goals.choose(tmp_path, truth, texts.queries, "q", wanted, of_chunks)
 
 
 def test_goals_that_contradict_each_other(encoder: Encoder, texts: Texts, tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +10,7 @@ import pytest
 
 from embedship.codes import Vectors
 from embedship.errors import UsageError
-from embedship.serve.index.gpu import SCRATCH_BYTES, Gpu, GpuFlat
+from embedship.serve.index.gpu import SCRATCH_BYTES, Gpu
 from embedship.serve.index.library import faiss
 
 
@@ -31,32 +29,13 @@ class Resources:
 def library() -> Any:
     Resources.made = []
 
-    def flat(resources: Resources, dimension: int, config: Any) -> Any:
-        assert (resources.scratch, config.device) == (SCRATCH_BYTES, 0)
-        return faiss.IndexFlatIP(dimension)
-
     return SimpleNamespace(
         StandardGpuResources=Resources,
         get_num_gpus=lambda: 1,
-        GpuIndexFlatConfig=SimpleNamespace,
-        GpuIndexFlatIP=flat,
         extract_index_ivf=faiss.extract_index_ivf,
         IndexFlatL2=faiss.IndexFlatL2,
         index_cpu_to_gpu=lambda resources, device, index: index,
     )
-
-
-def test_each_thread_has_resources_and_an_index_of_its_own(library: Any, clustered: Vectors) -> None:
-    exact, together = GpuFlat(Gpu(library), clustered), Barrier(3)
-
-    def search(_: int) -> list[int]:
-        together.wait(30)
-        exact.search(clustered[:5], 1)
-        return [int(row) for row in exact.search(clustered[:5], 1)[1][:, 0]]
-
-    with ThreadPoolExecutor(3) as threads:
-        assert list(threads.map(search, range(3))) == [[0, 1, 2, 3, 4]] * 3
-    assert len(Resources.made) == 3
 
 
 def test_lists_are_placed_on_the_gpu_and_searched_on_the_cpu(library: Any, clustered: Vectors) -> None:
@@ -64,7 +43,7 @@ def test_lists_are_placed_on_the_gpu_and_searched_on_the_cpu(library: Any, clust
     Gpu(library).train_lists(index, clustered)
     assert index.is_trained
     assert faiss.extract_index_ivf(index).clustering_index is None
-    assert len(Resources.made) == 1
+    assert [each.scratch for each in Resources.made] == [SCRATCH_BYTES]
 
 
 class Cagra:
@@ -100,9 +79,3 @@ def test_without_a_gpu() -> None:
 def test_a_gpu_too_many(library: Any) -> None:
     with pytest.raises(UsageError, match="there is no GPU 1: FAISS sees 1"):
         Gpu(library, 1)
-
-
-def test_rows_are_the_queries_own_neighbours(library: Any, clustered: Vectors) -> None:
-    scores, rows = GpuFlat(Gpu(library), clustered).search(clustered[:3], 2)
-    assert rows[:, 0].tolist() == [0, 1, 2]
-    np.testing.assert_allclose(scores[:, 0], 1, atol=1e-5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,14 +20,17 @@ from embedship.bundle import Bundle
 from embedship.cli import run
 from embedship.encoder import Encoder
 from embedship.errors import EmbedshipError, EngineError, MismatchError, UnsafeError, UsageError
+from embedship.serve import bulk
 from embedship.serve.documents import DOCUMENTS
 from embedship.serve.index import Kind
-from embedship.serve.index.build import Wishes, build
+from embedship.serve.index.build import Built, Wishes, build
 from embedship.serve.index.chunks import Chunking
 from embedship.serve.index.effort import Effort
 from embedship.serve.index.folder import IndexFolder
 from embedship.serve.index.manifest import read
-from embedship.serve.index.migrate import as_before, folder_beside, forget, migrate
+from embedship.serve.index.migrate import as_before, folder_beside, migrate
+from embedship.serve.index_cli import Bar, report
+from embedship.serve.migrate_cli import Watcher
 from embedship.stdlib_docs import Entry
 
 from .test_build import contents, largest_file
@@ -140,8 +144,20 @@ def test_other_options_do_not_go_on_with_it(other: Encoder, old: Path, tmp_path:
     flat = as_before(read(old), Kind.FLAT, CHUNKING, None)
     with pytest.raises(UsageError, match=r"kind was 'binary', is 'flat'.*--force"):
         migrate(other, old, tmp_path / "new", flat, Silent())
-    forget(tmp_path / "new")
-    assert migrate(other, old, tmp_path / "new", flat, Silent()).kind is Kind.FLAT
+    assert migrate(other, old, tmp_path / "new", flat, Silent(), force=True).kind is Kind.FLAT
+
+
+def test_force_deletes_nothing_before_all_is_checked(other: Encoder, old: Path, tmp_path: Path) -> None:
+    """Neither of a run that goes on at this moment, nor for a source that is refused."""
+    unfinished(other, old, tmp_path / "new")
+    there = contents(folder_beside(tmp_path / "new"))
+    with bulk.locked(folder_beside(tmp_path / "new")), pytest.raises(UsageError, match="another run writes"):
+        migrate(other, old, tmp_path / "new", wishes(old), Silent(), force=True)
+    shutil.copytree(old, tmp_path / "old")
+    flip(tmp_path / "old" / DOCUMENTS)
+    with pytest.raises(UnsafeError, match="has changed"):
+        migrate(other, tmp_path / "old", tmp_path / "new", wishes(old), Silent(), force=True)
+    assert contents(folder_beside(tmp_path / "new")) == there
 
 
 def test_what_lies_there_without_a_plan_is_thrown_away(other: Encoder, old: Path, tmp_path: Path) -> None:
@@ -166,8 +182,6 @@ def test_a_full_disk_loses_nothing(other: Encoder, old: Path, tmp_path: Path, si
 
 
 def test_an_old_index_that_was_changed_is_refused(encoder: Encoder, old: Path, tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(old, tmp_path / "old")
     flip(tmp_path / "old" / DOCUMENTS)
     with pytest.raises(UnsafeError, match=f"{DOCUMENTS} has changed"):
@@ -225,6 +239,15 @@ def test_killed_at_any_point_it_ends_with_the_same_bytes(bundle: Path, old: Path
     assert codes.count(-signal.SIGKILL) == len(codes) - 1 >= 3
     assert contents(tmp_path / "new") == contents(tmp_path / "clean" / "new")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clean", "new"]
+
+
+def test_the_speed_is_that_of_this_run(encoder: Encoder, old: Path, tmp_path: Path) -> None:
+    unfinished(encoder, old, tmp_path / "new")
+    watcher = Watcher(Bar())
+    made = migrate(encoder, old, tmp_path / "new", wishes(old), watcher, 32)
+    assert watcher.resumed >= 64
+    speed = report(tmp_path / "new", Built(made, watcher.texts, watcher.seconds)).texts_per_second
+    assert speed == round((made.size - watcher.resumed) / watcher.seconds, 1)
 
 
 def test_the_verb(bundle: Path, old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

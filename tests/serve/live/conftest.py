@@ -17,12 +17,15 @@ from embedship.bundle import Bundle
 from embedship.codes import Vectors
 from embedship.encoder import Encoder
 from embedship.serve import documents as stored
-from embedship.serve.documents import Document
+from embedship.serve.documents import Document, Split
 from embedship.serve.index import Kind, kinds, manifest
 from embedship.serve.index.build import Wishes, build
+from embedship.serve.index.chunks import Chunking
 from embedship.serve.index.truth import Truth
 from embedship.serve.live.changes import Delete, Put
 from embedship.serve.live.index import LiveIndex
+
+from . import writer
 
 DOCUMENTS = 60
 TEXTS = 240
@@ -41,7 +44,8 @@ class World(NamedTuple):
         return Document(id, self.texts[text], f"title {text}", {"n": text, "tag": ["even", "odd"][text % 2]})
 
     def put(self, id: str, text: int) -> Put:
-        return Put(self.document(id, text), self.vectors[text])
+        document = self.document(id, text)
+        return Put(document, [document], self.vectors[[text]])
 
 
 @pytest.fixture(scope="session")
@@ -60,15 +64,18 @@ def world(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
     return world
 
 
-def scratch(out: Path, wanted: list[Document], world: World, like: Path) -> Path:
+def scratch(out: Path, wanted: list[Document], world: World, like: Path, split: Split | None = None) -> Path:
     """An index built anew, of vectors that are known: those of a text differ a little from batch to batch."""
+    chunks = [chunk for chunks in split(wanted) for chunk in chunks] if split else wanted
     out.mkdir()
     before = manifest.read(like)
-    stored.write(out / stored.DOCUMENTS, enumerate(wanted, 1))
-    rows = world.vectors[[document.metadata["n"] for document in wanted]]
+    stored.write(out / stored.DOCUMENTS, enumerate(wanted, 1), split)
+    rows = world.vectors[[writer.text(chunk) for chunk in chunks]]
     truth = Truth.write(out, [rows], rows.shape)
     kinds.write(out, truth, before.recipe, before.packing, before.effort)
-    manifest.write(out, msgspec.structs.replace(before, size=len(wanted), documents=len(wanted)))
+    chunking = Chunking(tokens=20) if split else None
+    described = msgspec.structs.replace(before, size=len(rows), documents=len(wanted), chunking=chunking)
+    manifest.write(out, described)
     return out
 
 
@@ -88,6 +95,22 @@ def flat(world: World, tmp_path: Path) -> Path:
     return Path(shutil.copytree(world.folders[Kind.FLAT], tmp_path / "index"))
 
 
+def lined(texts: list[int], id: str) -> Document:
+    """A document of these texts' vectors, a line and so a chunk each."""
+    return Document(id, "\n".join(f"word{text} of0x0" for text in texts), None, {"n": texts[0]})
+
+
+def cut_start() -> dict[str, Document]:
+    """What `cut` holds: two chunks a document."""
+    return {f"d{n}": lined([n, n + 100], f"d{n}") for n in range(DOCUMENTS)}
+
+
+@pytest.fixture
+def cut(world: World, tmp_path: Path) -> Path:
+    """A flat index of chunks."""
+    return scratch(tmp_path / "cut", list(cut_start().values()), world, world.folders[Kind.FLAT], writer.lines)
+
+
 @pytest.fixture
 def live(world: World, index: Path) -> Iterator[LiveIndex]:
     with LiveIndex.open(index, world.bundle, writable=True) as opened:
@@ -97,8 +120,8 @@ def live(world: World, index: Path) -> Iterator[LiveIndex]:
 def documents(live: LiveIndex) -> dict[str, Document]:
     """All that it holds, by id."""
     with live.moment() as now:
-        found = now.documents.fetch(sorted(now.documents.rows([*(f"d{n}" for n in range(400)), "new"]).values()))
-    return {document.id: document for document in found}
+        rows = now.documents.rows([*(f"d{n}" for n in range(400)), "new"])
+        return now.documents.uncut(sorted(rows, key=rows.__getitem__))
 
 
 def nearest(live: LiveIndex, vectors: Vectors, k: int = 10) -> list[list[str]]:

@@ -55,6 +55,33 @@ def test_changes_are_made_once(
     assert json.loads(capsys.readouterr().out).items() >= again.items()
 
 
+def test_documents_are_cut_as_the_index_was(
+    cut: Path, world: World, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = " ".join(world.texts[200:204])
+    changes = written(
+        tmp_path / "changes.jsonl",
+        {"id": "new", "text": long},
+        {"id": "d1", "text": "short"},
+        {"id": "d2", "delete": True},
+    )
+    assert run(command(cut, changes, bundle)) == 0
+    report = {"new": 1, "replaced": 1, "unchanged": 0, "deleted": 1, "truncated": 0, "documents": DOCUMENTS}
+    assert json.loads(capsys.readouterr().out).items() >= report.items()
+    with LiveIndex.open(cut, world.bundle, writable=False) as live, live.moment() as now:
+        chunks = live.size.rows - (2 * DOCUMENTS - 2 - 1)
+        assert chunks > 4
+        first = now.documents.rows(["new"])["new"]
+        for number, piece in enumerate(now.documents.fetch(range(first, first + chunks))):
+            assert piece.chunk is not None
+            assert (piece.id, piece.chunk.number) == ("new", number)
+            assert piece.text == long[piece.chunk.start : piece.chunk.end]
+        assert now.documents.uncut(["new"])["new"].text == long
+    assert run(command(cut, changes, bundle)) == 0
+    again = {"new": 0, "replaced": 0, "unchanged": 2, "deleted": 0}
+    assert json.loads(capsys.readouterr().out).items() >= again.items()
+
+
 @pytest.mark.parametrize(
     ("row", "sentence"),
     [

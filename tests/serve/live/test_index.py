@@ -7,7 +7,6 @@ import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
 
@@ -16,7 +15,6 @@ from embedship.serve.documents import DOCUMENTS as FILE
 from embedship.serve.documents import Document
 from embedship.serve.filters import Condition
 from embedship.serve.index import Kind, manifest
-from embedship.serve.index.chunks import Chunking
 from embedship.serve.index.folder import IndexFolder
 from embedship.serve.live import beside
 from embedship.serve.live.changes import Delete, Done
@@ -40,12 +38,12 @@ def test_what_was_written_is_found_at_once(live: LiveIndex, world: World) -> Non
         found = now.index.search(world.vectors[[200, 201]], 1)
         assert found.scores[:, 0] == pytest.approx(1, abs=2e-3), "of its new text, not of the one before"
         assert now.documents.fetch([now.documents.rows(["d4"])["d4"]]) == [world.document("d4", 201)]
-    assert live.size == (DOCUMENTS, 2, 2, live.size.fresh_bytes)
+    assert live.size == (DOCUMENTS, DOCUMENTS, 2, 2, 2, live.size.fresh_bytes)
 
 
 def test_words_and_facts_change_with_the_documents(live: LiveIndex, world: World) -> None:
     rare = Document("d7", "xylophone", None, {"colour": "red", "n": 7})
-    live.write([world.put("d9", 201)._replace(document=rare), Delete("d8")])
+    live.write([world.put("d9", 201)._replace(document=rare, chunks=[rare]), Delete("d8")])
     with live.moment() as now:
         row = now.documents.rows(["d7"])["d7"]
         assert now.words.search(["Xylophones"], 3).rows[0].tolist() == [row, -1, -1]
@@ -113,6 +111,16 @@ def compare(live: LiveIndex, other: IndexFolder, numbers: list[int], world: Worl
         )
 
 
+def test_of_many_equal_texts_the_lowest_rows_are_found(live: LiveIndex, world: World) -> None:
+    """More than any number of spare candidates."""
+    live.write([world.put(f"same{n}", 200) for n in range(60)])
+    with live.moment() as now:
+        expected = sorted(now.documents.rows([f"same{n}" for n in range(60)]).values())[:10]
+        for found in (now.index.search(world.vectors[200:201], 10), now.index.exact(world.vectors[200:201], 10)):
+            assert found.rows[0].tolist() == expected
+            assert len(set(found.scores[0].tolist())) == 1
+
+
 def test_a_moment_does_not_change(live: LiveIndex, world: World) -> None:
     with live.moment() as before:
         index = before.index
@@ -171,7 +179,7 @@ def test_one_document_put_a_thousand_times(flat: Path, world: World) -> None:
             if n == 15:
                 view = live.view()
             assert nearest(live, world.vectors[[n]], 1) == [["d0"]]
-        assert live.size == (DOCUMENTS, DOCUMENTS, DOCUMENTS, live.size.fresh_bytes)
+        assert live.size == (*5 * [DOCUMENTS], live.size.fresh_bytes)
         assert live.size.fresh_bytes < 30 * 60 * 384 * 4
         assert view is not None
         assert view.search(world.vectors[[15]], 1).rows.tolist() == [[0]]
@@ -221,14 +229,6 @@ def test_who_only_reads_sees_what_another_process_writes(index: Path, world: Wor
             writer.compact()
             assert nearest(reader, world.vectors[[text]], 1) == [["new"]]
             assert reader.view().snapshot.name == writer.view().snapshot.name
-
-
-def test_an_index_of_chunks_takes_no_changes(flat: Path, world: World) -> None:
-    chunked = msgspec.structs.replace(manifest.read(flat), chunking=Chunking(tokens=20, overlap=5))
-    manifest.write(flat, chunked)
-    with pytest.raises(UsageError, match="is an index of chunks, which takes no changes"):
-        LiveIndex.open(flat, world.bundle, writable=True)
-    assert not beside(flat).exists()
 
 
 def test_one_process_writes(live: LiveIndex, index: Path, world: World) -> None:
@@ -325,4 +325,6 @@ def test_a_compaction_goes_through_its_steps_while_others_write(live: LiveIndex,
     for n in range(1, 6):
         assert nearest(live, world.vectors[[100 + n, 110 + n]], 1) == [[f"during-{n}"], [f"d{10 + n}"]]
         assert f"d{20 + n}" not in nearest(live, world.vectors[[20 + n]], 100)[0]
-    assert live.size[:3] == (DOCUMENTS - 1, 10, 10), "what was changed meanwhile is not in the snapshot"
+    assert live.size[:5] == (DOCUMENTS - 1, DOCUMENTS - 1, 10, 10, 10), (
+        "what was changed meanwhile is not in the snapshot"
+    )

@@ -11,24 +11,31 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from embedship.serve.documents import Document
+from embedship.serve.documents import Document, Split
 from embedship.serve.index import Kind
 from embedship.serve.live.changes import Change, Delete
 from embedship.serve.live.index import LiveIndex, Step
 
 from . import writer
-from .conftest import DOCUMENTS, World, documents, scratch
+from .conftest import DOCUMENTS, World, cut_start, documents, scratch
 
 KILLS = 200
+KILLS_OF_CHUNKS = 25
+ALL = 400  # more rows than there ever are
 SECONDS = 60.0
 
 State = dict[str, Document]
+
+
+def kill(pid: int) -> None:
+    with suppress(ProcessLookupError):  # it has just ended
+        os.kill(pid, signal.SIGKILL)
 
 
 class Writers:
@@ -45,17 +52,19 @@ class Writers:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(index, seed, step, sep="\t", file=self._process.stdin, flush=True)
-        pid, done = 0, 0
+        pid, done, timer = 0, 0, threading.Timer(0, lambda: None)
         for line in self._process.stdout:
             word, _, number = line.strip().partition(" ")
-            if word == "ended":
+            if word == "ended":  # killed, or on a busy machine through before its time
+                timer.cancel()
                 break
             if word == "pid":
                 pid = int(number)
             if word == "done":
                 done = int(number) + 1
             if done == acknowledged and not step:
-                threading.Timer(delay, os.kill, (pid, signal.SIGKILL)).start()
+                timer = threading.Timer(delay, kill, (pid,))
+                timer.start()
                 acknowledged = -1
         return done
 
@@ -101,48 +110,66 @@ def check(live: LiveIndex, possible: list[State], world: World) -> State:
     there = documents(live)
     assert there in possible, "an acknowledged change is lost, or a deleted document is back"
     with live.moment() as now:
-        numbers = now.documents.rows(list(there))
-        texts = [document.metadata["n"] for document in there.values()]
-        hits = now.index.search(world.vectors[texts], 120)
-        for (id, document), rows, scores in zip(there.items(), hits.rows, hits.scores, strict=True):
-            found = rows[rows >= 0].tolist()
-            assert set(found) == set(numbers.values()), "a stale number, or a document that no vector finds"
-            assert scores[found.index(numbers[id])] == pytest.approx(1, abs=2e-2), "its own vector, not an old one"
-            (words,) = now.words.search([(document.title or document.text).split()[-1]], 120).rows
-            assert numbers[id] in words
-            assert set(words[words >= 0].tolist()) <= set(numbers.values())
-        for text in {*texts}:
-            expected = {numbers[id] for id, document in there.items() if document.metadata["n"] == text}
-            assert {*np.flatnonzero(now.words.allowed({"n": text})).tolist()} == expected
+        first = now.documents.rows(list(there))
+        chunks = [chunk for chunks in split(live)(list(there.values())) for chunk in chunks]
+        rows = [first[chunk.id] + (chunk.chunk.number if chunk.chunk else 0) for chunk in chunks]
+        assert now.documents.fetch(rows) == chunks, "a document's rows follow each other"
+        assert now.firsts is None or now.firsts[rows].tolist() == [first[chunk.id] for chunk in chunks]
+        assert live.size[:2] == (len(there), len(rows))
+        hits = now.index.search(world.vectors[[writer.text(chunk) for chunk in chunks]], ALL)
+        for row, chunk, numbers, scores in zip(rows, chunks, hits.rows, hits.scores, strict=True):
+            found = numbers[numbers >= 0].tolist()
+            assert sorted(found) == sorted(rows), "a stale row, or one that no vector finds"
+            assert scores[found.index(row)] == pytest.approx(1, abs=2e-2), "its own vector, not an old one"
+            (words,) = now.words.search([(chunk.title or chunk.text).split()[-1]], ALL).rows
+            assert row in words
+            assert set(words[words >= 0].tolist()) <= set(rows)
+        for n in {chunk.metadata["n"] for chunk in chunks}:
+            expected = {row for row, chunk in zip(rows, chunks, strict=True) if chunk.metadata["n"] == n}
+            assert {*np.flatnonzero(now.words.allowed({"n": n})).tolist()} == expected
     return there
+
+
+def split(live: LiveIndex) -> Split:
+    return writer.lines if live.manifest.chunking else lambda documents: [[document] for document in documents]
 
 
 def start(world: World) -> State:
     return {f"d{n}": world.document(f"d{n}", n) for n in range(DOCUMENTS)}
 
 
-def states(state: State, seed: int, done: int, world: World) -> list[State]:
+def states(state: State, seed: int, done: int, world: World, cut: bool = False) -> list[State]:
     """After what was acknowledged; and after one transaction more, of which nobody knows."""
     for number in range(done):
-        state = changed(state, writer.transaction(seed, number, world.vectors))
-    return [state, changed(state, writer.transaction(seed, done, world.vectors))]
+        state = changed(state, writer.transaction(seed, number, world.vectors, cut))
+    return [state, changed(state, writer.transaction(seed, done, world.vectors, cut))]
 
 
 def test_nothing_acknowledged_is_lost_and_nothing_deleted_returns(writers: Writers, world: World, memory: Path) -> None:
-    chance, state, total = random.Random(1), start(world), 0
     flat = Path(shutil.copytree(world.folders[Kind.FLAT], memory / "index"))
-    LiveIndex.open(flat, world.bundle, writable=True).close()
-    for kill in range(KILLS):
+    killed(flat, start(world), KILLS, writers, world)
+
+
+def test_the_same_where_documents_are_cut(writers: Writers, world: World, memory: Path, cut: Path) -> None:
+    """A document has all of its chunks or none, in rows of its own."""
+    killed(Path(shutil.copytree(cut, memory / "index")), cut_start(), KILLS_OF_CHUNKS, writers, world)
+
+
+def killed(index: Path, state: State, kills: int, writers: Writers, world: World) -> None:
+    chance, total = random.Random(1), 0
+    with reopened(index, world) as live:
+        cut = live.manifest.chunking is not None
+    for kill in range(kills):
         # At a random moment of up to two compactions, or of a restart that has only begun.
         acknowledged, delay = chance.randrange(1, 25), chance.random() * 0.02
-        done = writers.run(flat, kill, acknowledged, delay)
+        done = writers.run(index, kill, acknowledged, delay)
         total += done
-        with reopened(flat, world) as live:
-            state = check(live, states(state, kill, done, world), world)
-    assert total > KILLS
-    with reopened(flat, world) as live:
+        with reopened(index, world) as live:
+            state = check(live, states(state, kill, done, world, cut), world)
+    assert total > kills
+    with reopened(index, world) as live:
         live.compact()
-        equal_to_scratch(live, state, world, flat, memory / "anew")
+        equal_to_scratch(live, state, world, index, index.parent / "anew")
         assert [path.name for path in live.folder.glob("*gen-*")] == [live.view().snapshot.name], "nothing is left over"
 
 
@@ -150,7 +177,7 @@ def equal_to_scratch(live: LiveIndex, state: State, world: World, like: Path, ou
     with live.moment() as now:
         numbers = now.documents.rows(list(state))
     ordered = sorted(state.values(), key=lambda document: numbers[document.id])
-    made, anew = live.folder / live.view().snapshot.name, scratch(out, ordered, world, like)
+    made, anew = live.folder / live.view().snapshot.name, scratch(out, ordered, world, like, split(live))
     for name in ("vectors.f16.npy", "stage.faiss"):
         assert (made / name).read_bytes() == (anew / name).read_bytes()
 

@@ -8,33 +8,56 @@ writer compacts after every twentieth transaction, kills itself at the named ste
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from embedship.bundle import Bundle
 from embedship.codes import Vectors
-from embedship.serve.documents import Document
+from embedship.serve.documents import Chunk, Document
 from embedship.serve.live.changes import Change, Delete, Put
 from embedship.serve.live.index import LiveIndex, Step
 
 TRANSACTIONS = 400
+MOST_CHUNKS = 3
 COMPACT_EACH = 10
 
 
-def transaction(seed: int, number: int, vectors: Vectors) -> list[Change]:
-    """One to four changes; the same whoever asks."""
+def lines(documents: Sequence[Document]) -> list[list[Document]]:
+    """A Split that makes each line a chunk."""
+    return [
+        [
+            Document(each.id, found[0], each.title, each.metadata, Chunk(number, *found.span()))
+            for number, found in enumerate(re.finditer(".+", each.text))
+        ]
+        for each in documents
+    ]
+
+
+def text(chunk: Document) -> int:
+    """Which text's vector it has: `word17 ...` that of text 17."""
+    found = re.match(r"word(\d+)", chunk.text)
+    return int(found[1]) if found else int(chunk.metadata["n"])
+
+
+def transaction(seed: int, number: int, vectors: Vectors, cut: bool = False) -> list[Change]:
+    """One to four changes; the same whoever asks. Documents that are cut have up to MOST_CHUNKS chunks."""
     random = np.random.default_rng((seed, number))
     changes: list[Change] = []
     for _ in range(random.integers(1, 5)):
-        id, text = f"d{random.integers(0, 90)}", int(random.integers(0, len(vectors)))
+        id, size = f"d{random.integers(0, 90)}", int(random.integers(1, MOST_CHUNKS + 1)) if cut else 1
+        texts = random.choice(len(vectors), size, replace=False).tolist()
         if random.random() < 0.4:
             changes.append(Delete(id))
         else:
-            document = Document(id, f"word{text} of{seed}x{number}", None, {"n": text})
-            changes.append(Put(document, vectors[text]))
+            whole = "\n".join(f"word{text} of{seed}x{number}" for text in texts)
+            document = Document(id, whole, None, {"n": texts[0]})
+            chunks = lines([document])[0] if cut else [document]
+            changes.append(Put(document, chunks, vectors[texts]))
     return changes
 
 
@@ -45,7 +68,7 @@ def write(index: Path, seed: int, step: str, bundle: Bundle, vectors: Vectors) -
 
     with LiveIndex.open(index, bundle, writable=True) as live:
         for number in range(TRANSACTIONS):
-            live.write(transaction(seed, number, vectors))
+            live.write(transaction(seed, number, vectors, live.manifest.chunking is not None))
             os.write(1, b"done %d\n" % number)
             if number % COMPACT_EACH == COMPACT_EACH - 1:
                 live.compact(killed)

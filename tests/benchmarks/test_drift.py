@@ -1,0 +1,21 @@
+"""benchmarks/drift.py: what cannot be compared is refused before an hour is spent on it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "drift.py"
+
+
+def test_detectors_without_ours_to_compare_with_are_refused_before_any_work(tmp_path: Path) -> None:
+    kept = tmp_path / "cost.json"
+    kept.write_text(json.dumps({"benchmark": "drift", "cost": {}}))
+    for flags in ([], ["--merge", str(kept)]):
+        command = [sys.executable, str(BENCHMARK), "--quick", "--no-peers", "--detectors", "the 10% rule", *flags]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert ended.returncode == 1
+        assert ended.stdout == ""
+        assert ended.stderr.startswith("the others are compared with embedship, which is not among --detectors")
