@@ -6,6 +6,7 @@ changes vectors. The same text, alone, on the same device, gives the same vector
 
 import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -20,10 +21,17 @@ START_FLOOR = 0.999
 STALE = 3
 
 
+Alike = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float64]]
+
+
 class DeviceCanary(msgspec.Struct, frozen=True):
-    """One device. Cosines are the lowest over the canary texts; before the first round (checked_at 0) they are 0."""
+    """One device. Cosines are the lowest over the canary texts; before the first round (checked_at 0) they are 0.
+
+    Of a re-ranker, which gives scores and no vectors, they are likenesses on the same scale.
+    """
 
     device: str
+    golden_floor: float
     golden: float = 0.0  # to the checkpoint's vectors, as the bundle holds them
     start: float = 0.0  # to this device's own vectors when the server started
     texts: int = 0
@@ -39,6 +47,14 @@ class CanaryReport(msgspec.Struct, frozen=True):
     golden_floor: float
     start_floor: float
     devices: tuple[DeviceCanary, ...]
+
+
+class _Model(NamedTuple):
+    """What its devices must give, (n, d), how much of it, and how alike (n, d) and (n, d) are: (n,)."""
+
+    golden: NDArray[np.float32]
+    floor: float
+    alike: Alike
 
 
 class Canary:
@@ -61,21 +77,28 @@ class Canary:
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Take the checkpoint's vectors (n, d) of the n canary texts, and what the bundle demands of the worst."""
-        self._golden = golden
         self._golden_floor = golden_floor
         self._stale_seconds = STALE * interval_seconds
         self._clock = clock
+        self._models: dict[str, _Model] = {}
         self._start: dict[str, NDArray[np.float32]] = {}
-        self._devices = {name: DeviceCanary(name) for name in devices}
+        self._devices: dict[str, DeviceCanary] = {}
+        self.join(golden, devices, golden_floor, cosines)
+
+    def join(self, golden: NDArray[np.float32], devices: Sequence[str], golden_floor: float, alike: Alike) -> None:
+        """Further devices, which run another model: what it must give (n, d), and how alike two answers of it are."""
+        self._models |= dict.fromkeys(devices, _Model(golden, golden_floor, alike))
+        self._devices |= {name: DeviceCanary(name, golden_floor) for name in devices}
 
     def saw(self, device: str, vectors: NDArray[np.float32]) -> None:
         """Take note of a device's vectors (n, d), in the order of the golden ones."""
+        model = self._models[device]
         start = self._start.setdefault(device, np.array(vectors))
         before = self._devices[device]
         self._devices[device] = msgspec.structs.replace(
             before,
-            golden=_worst(vectors, self._golden),
-            start=_worst(vectors, start),
+            golden=float(model.alike(model.golden, vectors).min()),
+            start=float(model.alike(start, vectors).min()),
             texts=before.texts + len(vectors),
             checked_at=self._clock(),
         )
@@ -95,9 +118,9 @@ class Canary:
         checked = [each for each in devices if each.checked_at]
         # `not >=` and never `<`: a NaN must warn.
         for each in checked:
-            if not (each.golden >= self._golden_floor and each.start >= START_FLOOR):
+            if not (each.golden >= each.golden_floor and each.start >= START_FLOOR):
                 return State.WARN, (
-                    f"{each.device}: cosine {each.golden:.5f} to the checkpoint (floor {self._golden_floor}), "
+                    f"{each.device}: cosine {each.golden:.5f} to the checkpoint (floor {each.golden_floor}), "
                     f"{each.start:.5f} to the vectors at start (floor {START_FLOOR})"
                 )
         oldest = self._clock() - self._stale_seconds
@@ -107,7 +130,9 @@ class Canary:
         return State.OK, f"{len(devices)} devices give the vectors of the checkpoint"
 
 
-def _worst(vectors: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+def cosines(expected: NDArray[np.float32], vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(n,) of two (n, d); NaN where one of them is no direction."""
     a, b = vectors.astype(np.float64), expected.astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return float(((a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))).min())
+        found: NDArray[np.float64] = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+        return found

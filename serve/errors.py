@@ -10,6 +10,7 @@ RequestError                 (openai, flat)
 ├── UnknownAnswer    404 404  /feedback on an answer that is not kept, or was judged before
 ├── SlowBody         408 408  the body came too slowly
 ├── NoIndex          409 409  /search without an index
+├── NoReranker       409 409  /rerank, or a search that asks for it, without a re-ranker
 ├── ReadOnly         403 403  a change to an index that takes none
 ├── NoDocument       404 404  the index holds no document of this id
 ├── Reloading        409 409  a reload while another runs, or while the server stops
@@ -94,6 +95,10 @@ class SlowBody(RequestError):
 
 class NoIndex(RequestError):
     """The server was started without an index."""
+
+
+class NoReranker(RequestError):
+    """The server was started without --reranker."""
 
 
 class ReadOnly(RequestError):
@@ -184,6 +189,7 @@ ANSWERS: Mapping[type[RequestError], Answer] = MappingProxyType(
         UnknownAnswer: Answer(404, 404, "unknown_answer", _INVALID, "Validation"),
         SlowBody: Answer(408, 408, "slow_body", _INVALID, "Validation"),
         NoIndex: Answer(409, 409, "no_index", _INVALID, "Validation"),
+        NoReranker: Answer(409, 409, "no_reranker", _INVALID, "Validation"),
         ReadOnly: Answer(403, 403, "read_only", "permission_error", "Unauthorized"),
         NoDocument: Answer(404, 404, "no_document", _INVALID, "Validation"),
         Reloading: Answer(409, 409, "reloading", _INVALID, "Validation"),

@@ -21,7 +21,7 @@ from embedship.serve.keys import ADMIN, WRITE, Keys
 from embedship.serve.lanes import Lane
 from embedship.serve.metrics import Metrics
 from embedship.serve.schemas import Readiness
-from embedship.serve.service import Service
+from embedship.serve.service import Admissions, Service
 from embedship.serve.settings import Settings
 
 
@@ -42,10 +42,10 @@ class House:
         self.keys = keys
         self.admin = admin
         self.writers = writers | admin
-        self.metrics = Metrics(registry)
-        self.admission = Admission(settings.queue_texts)
+        self.metrics = Metrics(registry, reranks=settings.reranker is not None)
+        self.admissions = Admissions(Admission(settings.queue_texts), Admission(settings.queue_texts))
         self.drain = Drain(settings.drain_seconds)
-        self.service = Service.open(settings, self.admission, self.metrics, encoder)
+        self.service = Service.open(settings, self.admissions, self.metrics, encoder)
         self._swapped = asyncio.Event()
         self._show()
 
@@ -61,12 +61,13 @@ class House:
 
     @property
     def readiness(self) -> Readiness:
-        """Whether to send requests here: while a device takes batches, and no drain has begun."""
-        workers = self.service.workers
+        """Whether to send requests here: while a device of each model takes batches, and no drain has begun."""
         if self.drain.draining:
             return Readiness(False, "draining")
-        if workers.up < len(workers.devices):
-            return Readiness(workers.up > 0, f"{workers.up} of {len(workers.devices)} devices")
+        workers = [model.workers for model in self.service.models]
+        up, devices = sum(each.up for each in workers), sum(len(each.devices) for each in workers)
+        if up < devices:
+            return Readiness(all(each.up for each in workers), f"{up} of {devices} devices")
         return Readiness(True, "the golden texts give the vectors of the checkpoint")
 
     def swap(self, service: Service) -> Service:
@@ -101,24 +102,24 @@ class House:
         self.metrics.queue_texts.set_function(self._waiting)
         for lane in Lane:
             self.metrics.queue_age.labels(lane).set_function(partial(self._age, lane))
-        self.metrics.permits.set_function(lambda: self.admission.inside)
+        self.metrics.permits.set_function(lambda: sum(each.inside for each in self.admissions))
         self.metrics.ready.set_function(lambda: self.readiness.ready)
         for gauge, of in self.metrics.index.items():
             gauge.set_function(partial(self._index_size, of))
         self.registry.register(MonitorCollector(self._status))
-        self.registry.register(DevicesCollector(lambda: self.service.workers))
+        self.registry.register(DevicesCollector(lambda: [model.workers for model in self.service.models]))
         ProcessCollector(registry=self.registry)
 
     # Methods, and not those of the service themselves: a scrape after a swap must read the other one.
     def _waiting(self) -> int:
-        return self.service.workers.waiting()
+        return sum(model.workers.waiting() for model in self.service.models)
 
     def _index_size(self, of: Callable[[Size], int]) -> int:
         shelf = self.service.shelf
         return of(shelf.folder.size) if shelf else 0
 
     def _age(self, lane: Lane) -> float:
-        return self.service.workers.age(lane)
+        return max(model.workers.age(lane) for model in self.service.models)
 
     def _status(self) -> Status:
         return self.service.watch.report()

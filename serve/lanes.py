@@ -41,11 +41,12 @@ Claim = TypeVar("Claim", bound=Owner)
 
 @dataclass(slots=True, eq=False)
 class Work(Generic[Claim]):
-    """One text: its token ids, and its row in the answer of its request."""
+    """One text, or pair: its token ids, and its row in the answer of its request."""
 
     owner: Claim
     row: int
     ids: list[int]
+    turn: int = 0  # where the second text of a pair begins
     taken: bool = field(default=False, init=False)
 
 

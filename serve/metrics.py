@@ -40,22 +40,57 @@ class Build:
     version: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Maker:
+    """Makes series whose names begin with `prefix`."""
+
+    prefix: str
+    registry: CollectorRegistry
+
+    def counter(self, name: str, help: str, *labels: str) -> Counter:
+        return Counter(self.prefix + name, help, labels, registry=self.registry)
+
+    def histograms(self, name: str, help: str, label: str | None, bounds: tuple[float, ...] = _SECONDS) -> Histogram:
+        return Histogram(self.prefix + name, help, label, bounds, self.registry)
+
+    def histogram(self, name: str, help: str, bounds: tuple[float, ...] = _SECONDS) -> Tally:
+        return self.histograms(name, help, None, bounds).labels()
+
+    def gauge(self, name: str, help: str, *labels: str) -> Gauge:
+        return Gauge(self.prefix + name, help, labels, registry=self.registry)
+
+
+class Counts:
+    """What one model computes, in `unit`s: texts that it encodes, or pairs that it scores."""
+
+    def __init__(self, registry: CollectorRegistry, prefix: str = "embedship_", unit: str = "text") -> None:
+        make, units = _Maker(prefix, registry), f"{unit}s"
+        done = {"text": "encoded", "pair": "scored"}[unit]
+        self.texts = make.counter(f"{units}_total", f"{units.capitalize()} {done}.")
+        self.tokens = make.counter("tokens_total", f"Tokens {done}, without padding.")
+        self.padded_tokens = make.counter("padded_tokens_total", "Tokens computed, padding included.")
+        self.truncated = make.counter(
+            f"truncated_{units}_total", f"{units.capitalize()} that were longer than the model reads."
+        )
+        self.batches = make.histogram(f"batch_{units}", f"{units.capitalize()} in a batch.", bounds=_TEXTS)
+        self.batch_tokens = make.histogram("batch_tokens", "Tokens in a batch, padding included.", bounds=_TOKENS)
+        self.padding = make.histogram("batch_padding_ratio", "Share of a batch that is padding.", bounds=_SHARE)
+        queue = make.histograms("queue_seconds", "From a request's tokens to the start of its first batch.", "lane")
+        self.queue_seconds = {lane: queue.labels(lane) for lane in Lane}
+        self.inference = make.histograms("inference_seconds", "One batch on its device.", "device")
+        self.tokenise_seconds = make.histogram(
+            "tokenise_seconds", f"From a request's {units} to its tokens.", bounds=_SHORT
+        )
+
+
 class Metrics:
     """Used from the event loop only. `registry` is injected: a server a registry, a registry a test."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        def counter(name: str, help: str, *labels: str) -> Counter:
-            return Counter(f"embedship_{name}", help, labels, registry=registry)
-
-        def histograms(name: str, help: str, label: str | None, bounds: tuple[float, ...] = _SECONDS) -> Histogram:
-            return Histogram(f"embedship_{name}", help, label, bounds, registry)
-
-        def histogram(name: str, help: str, bounds: tuple[float, ...] = _SECONDS) -> Tally:
-            return histograms(name, help, None, bounds).labels()
-
-        def gauge(name: str, help: str, *labels: str) -> Gauge:
-            return Gauge(f"embedship_{name}", help, labels, registry=registry)
-
+    def __init__(self, registry: CollectorRegistry, reranks: bool = False) -> None:
+        make = _Maker("embedship_", registry)
+        counter, gauge, histogram, histograms = make.counter, make.gauge, make.histogram, make.histograms
+        self.embedding = Counts(registry)
+        self.reranking = Counts(registry, "embedship_rerank_", "pair") if reranks else None
         requests = counter("requests_total", "Requests answered, by route and status class.", "route", "status")
         seconds = histograms("request_seconds", "From the request line to the last byte of the answer.", "route")
         rejections = counter(
@@ -64,16 +99,6 @@ class Metrics:
             "reason",
         )
         failures = counter("failures_total", "Requests answered with another 5xx (or TEI's 424), by reason.", "reason")
-        self.texts = counter("texts_total", "Texts encoded.")
-        self.tokens = counter("tokens_total", "Tokens encoded, without padding.")
-        self.padded_tokens = counter("padded_tokens_total", "Tokens computed, padding included.")
-        self.truncated = counter("truncated_texts_total", "Texts that were longer than the model reads.")
-        self.batches = histogram("batch_texts", "Texts in a batch.", bounds=_TEXTS)
-        self.batch_tokens = histogram("batch_tokens", "Tokens in a batch, padding included.", bounds=_TOKENS)
-        self.padding = histogram("batch_padding_ratio", "Share of a batch that is padding.", bounds=_SHARE)
-        queue = histograms("queue_seconds", "From a request's tokens to the start of its first batch.", "lane")
-        self.inference = histograms("inference_seconds", "One batch on its device.", "device")
-        self.tokenise_seconds = histogram("tokenise_seconds", "From a request's texts to its tokens.", bounds=_SHORT)
         self.search_seconds = histogram("search_seconds", "Index and documents, for the queries of one request.")
         self.write_seconds = histogram("index_write_seconds", "One transaction of changes, until it is on the disk.")
         changes = counter("index_changes_total", "Documents changed, by what was there before.", "change")
@@ -95,17 +120,15 @@ class Metrics:
         self.reloads = counter("reloads_total", "Reloads of bundle and index, by what came of them.", "result")
         self.connections = gauge("connections", "Connections open to the server's port.")
         cuts = counter("connections_cut_total", "Connections cut: head or body too slow, answer not read.", "reason")
-        self.queue_texts = gauge("queue_texts", "Texts waiting for a stream.")
-        self.queue_age = gauge("queue_age_seconds", "Age of the oldest text that waits for a stream; 0: none.", "lane")
-        self.permits = gauge("permits_in_use", "Texts admitted and not yet answered.")
+        self.queue_texts = gauge("queue_texts", "Texts and pairs waiting for a stream.")
+        self.queue_age = gauge("queue_age_seconds", "Age of the oldest text or pair that waits; 0: none.", "lane")
+        self.permits = gauge("permits_in_use", "Texts and pairs admitted and not yet answered.")
         self.ready = gauge("ready", "1 while /ready says so.")
         self._info = gauge("info", "Always 1; what runs is in the labels.", *Build.__slots__)
 
         # Children are made before they are counted on: that shows them at zero, and saves the look-up later.
         self._reasons = {reason: rejections.labels(reason) for reason in REJECTIONS}
         self._reasons |= {reason: failures.labels(reason) for reason in FAILURES}
-        self.queue_seconds = {lane: queue.labels(lane) for lane in Lane}
-
         self._cuts = {why: cuts.labels(why) for why in Cut}
 
         self._requests, self._seconds = requests, seconds

@@ -8,48 +8,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 
-from embedship.codes import Vectors
-from embedship.golden import Golden
 from embedship.monitor.faults import Part
 from embedship.monitor.probes import Probes
 from embedship.monitor.ranking import Score, score
 from embedship.monitor.watch import Watch
 from embedship.serve.errors import EngineFailed, Overloaded, RequestError
 from embedship.serve.pipeline import Pipeline
-from embedship.serve.workers import Workers
+from embedship.serve.songs import Choir
 
 logger = logging.getLogger(__name__)
 
 SNAPSHOT_SECONDS = 60.0
 
-# Texts of a round on each device: with MiniLM 16 texts of at most 64 tokens cost 40 ms every 30 s, 0.13% of a stream.
-CANARIES = 16
-CANARY_TOKENS = 64
-
 # A probe that finds the queue full comes back after this long.
 RETRY_SECONDS = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Songs:
-    """The canaries: token ids of n golden texts, and the checkpoint's own (n, dim) float32 vectors."""
-
-    ids: list[list[int]]
-    vectors: Vectors
-
-    @classmethod
-    def of(cls, golden: Golden) -> Songs:
-        """At most CANARIES golden texts, evenly spaced from the shortest to the longest that is short enough."""
-        order = sorted(range(len(golden.ids)), key=lambda i: len(golden.ids[i]))
-        short = [i for i in order if 0 < len(golden.ids[i]) <= CANARY_TOKENS] or order[:1]
-        places = np.unique(np.linspace(0, len(short) - 1, CANARIES).round().astype(int))
-        chosen = [short[place] for place in places]
-        return cls([golden.ids[i] for i in chosen], golden.vectors[chosen])
 
 
 class Rounds:
@@ -58,18 +34,16 @@ class Rounds:
     def __init__(
         self,
         watch: Watch,
-        workers: Workers,
+        choirs: Sequence[Choir],
         pipeline: Pipeline,
-        songs: Songs,
         *,
         canary_seconds: float = 30.0,
         probe_seconds: float = 600.0,
         retry_seconds: float = RETRY_SECONDS,
     ) -> None:
         self._watch = watch
-        self._workers = workers
+        self._choirs = choirs
         self._pipeline = pipeline
-        self._songs = songs
         self._canary_seconds = canary_seconds
         self._probe_seconds = probe_seconds
         self._retry_seconds = retry_seconds
@@ -82,13 +56,14 @@ class Rounds:
 
     async def canary(self) -> None:
         """Every canary text on every device, one after the other."""
-        for device in self._workers.devices:
-            try:
-                rows = [await self._workers.encode_on(device, ids) for ids in self._songs.ids]
-            except EngineFailed:
-                self._watch.canary.failed(device)
-                continue
-            self._watch.canary.saw(device, np.concatenate(rows))
+        for workers, songs in self._choirs:
+            for device in workers.devices:
+                try:
+                    rows = [await workers.encode_on(device, tokens) for tokens in songs.tokens]
+                except EngineFailed:
+                    self._watch.canary.failed(device)
+                    continue
+                self._watch.canary.saw(device, np.concatenate(rows))
         self._watch.report()  # so that a beginning is noted, whether or not anybody scrapes
 
     async def replay(self) -> None:

@@ -159,6 +159,12 @@ class EncodeReply(msgspec.Struct, frozen=True):
     cut: list[int]
 
 
+class Rerank(Strict, frozen=True):
+    """Find `top` documents, and let the re-ranker say which of them are the best."""
+
+    top: Annotated[int, Meta(ge=1)] = 50
+
+
 class SearchRequest(Strict, frozen=True):
     """`filter` holds conditions on metadata: {"kind": "drug", "year": {"gte": 2000}, "tag": {"in": ["a", "b"]}}.
 
@@ -172,6 +178,7 @@ class SearchRequest(Strict, frozen=True):
     filter: Filter | None = None
     effort: Effort | None = None
     per_document: bool = True
+    rerank: Rerank | None = None
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -188,6 +195,8 @@ class SearchHit(msgspec.Struct, frozen=True, omit_defaults=True):
 
     The score is the cosine to the query in mode dense, BM25 in mode keyword, and in mode hybrid the sum of
     1 / (60 + rank) over `dense` and `keyword`, each given where that search had the document among its first.
+    Of a search that was re-ranked it is the re-ranker's, between 0 and 1, and `retrieved` says where the document was
+    before, and with which of those scores.
     """
 
     id: str
@@ -198,6 +207,7 @@ class SearchHit(msgspec.Struct, frozen=True, omit_defaults=True):
     chunk: Chunk | UnsetType = UNSET
     dense: Place | UnsetType = UNSET
     keyword: Place | UnsetType = UNSET
+    retrieved: Place | UnsetType = UNSET
 
 
 class SearchResult(msgspec.Struct, frozen=True):
@@ -207,7 +217,7 @@ class SearchResult(msgspec.Struct, frozen=True):
 
 
 class SearchReply(msgspec.Struct, frozen=True):
-    """One result a query, in the order of the queries."""
+    """One result a query, in the order of the queries. `usage` counts the pairs that were re-ranked, too."""
 
     results: list[SearchResult]
     usage: Usage
@@ -352,6 +362,18 @@ class TeiType(msgspec.Struct, frozen=True):
     embedding: TeiPooling
 
 
+class RerankerInfo(msgspec.Struct, frozen=True):
+    """The re-ranker; `golden` are its likenesses to the checkpoint's own scores."""
+
+    fingerprint: str
+    model_id: str
+    variant: str
+    runtime: str
+    precision: str
+    max_input_length: int
+    golden: GoldenReport
+
+
 class Info(msgspec.Struct, frozen=True):
     """What runs. The names from `model_id` on that begin with model_, max_ or auto_ are those clients of TEI read."""
 
@@ -378,3 +400,4 @@ class Info(msgspec.Struct, frozen=True):
     limits: Limits
     golden: GoldenReport
     index: IndexInfo | None
+    reranker: RerankerInfo | None = None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from embedship import __version__, tune
+from embedship import __version__
 from embedship.bundle import Bundle
 from embedship.encoder import Encoder
 from embedship.golden import Golden, GoldenCheck
@@ -20,38 +20,34 @@ from embedship.monitor.watch import Watch
 from embedship.serve import schemas, watching
 from embedship.serve.admission import Admission
 from embedship.serve.candidate import Candidate
-from embedship.serve.devices.fleet import Fleet, local, processes
+from embedship.serve.forward import Forward
 from embedship.serve.judge import Judge
-from embedship.serve.lanes import Lanes
 from embedship.serve.live.index import LiveIndex
-from embedship.serve.metrics import Build, Metrics
+from embedship.serve.metrics import Build, Counts, Metrics
 from embedship.serve.pipeline import Pipeline
+from embedship.serve.reranker import Reranker
 from embedship.serve.rounds import Rounds
+from embedship.serve.running import EMBED, RERANK, Door, Running, door
 from embedship.serve.settings import Settings
 from embedship.serve.shelf import Shelf
-from embedship.serve.tickets import Ticket
 from embedship.serve.workers import Workers
 from embedship.serve.writes import Writes
-from embedship.tune import Settled
 
 
-class Door(NamedTuple):
-    """The encoder of a service, and what its log should say of how the variant was chosen."""
+class Admissions(NamedTuple):
+    """The house's permits: one queue limit a model, whichever service answers."""
 
-    encoder: Encoder
-    remark: str | None
+    embed: Admission
+    rerank: Admission
 
 
 @dataclass(slots=True, eq=False)
 class Service:
     settings: Settings  # with the bundle and the index of this one
-    encoder: Encoder
-    remark: str | None  # what the log should say of how the variant was chosen
-    fleet: Fleet
+    running: Running
+    reranker: Reranker | None
     shelf: Shelf | None
     candidate: Candidate | None
-    admission: Admission  # the house's: one queue limit, whoever answers
-    workers: Workers
     watch: Watch
     pipeline: Pipeline
     judge: Judge
@@ -65,7 +61,7 @@ class Service:
     def open(
         cls,
         settings: Settings,
-        admission: Admission,
+        admissions: Admissions,
         metrics: Metrics,
         encoder: Encoder | None = None,
         before: Shelf | None = None,
@@ -76,47 +72,39 @@ class Service:
         is what the service that answers now searches: one index that takes writes is shared by both.
         Raises UsageError, UnsafeError, MismatchError, MissingExtra, EngineError, GateError.
         """
-        door = Door(encoder, None) if encoder else _door(settings)
         with ExitStack() as stack:  # a failure half way closes what was opened; success keeps it
-            return cls._open(settings, admission, metrics, door, before, stack)
+            opened = Door(encoder, None) if encoder else door(settings.bundle, settings.variant, EMBED, settings)
+            running = Running.open(opened, EMBED, settings, admissions.embed, metrics.embedding, stack)
+            reranker = _reranker(settings, admissions.rerank, metrics.reranking, stack)
+            return cls._open(settings, running, reranker, metrics, before, stack)
 
     @classmethod
     def _open(
         cls,
         settings: Settings,
-        admission: Admission,
+        running: Running,
+        reranker: Reranker | None,
         metrics: Metrics,
-        door: Door,
         before: Shelf | None,
         stack: ExitStack,
     ) -> Self:
-        encoder = stack.enter_context(door.encoder)
-        # An encoder over worker processes is a fleet already; the streams of any other become one.
-        engine = encoder.engine
-        fleet = engine if isinstance(engine, Fleet) else local(encoder, settings.stall_seconds)
+        encoder = running.encoder
         shelf = _shelf(settings, encoder, before)
         if shelf:
             stack.callback(shelf.close)
         candidate = Candidate.open(settings)
         if candidate:
             stack.callback(candidate.close)
-        model = encoder.bundle.manifest.pipeline
-        lanes: Lanes[Ticket] = Lanes(settings.batch_tokens)
-        workers = Workers(fleet.devices, model.dimension, encoder.layout, lanes, metrics)
-        stack.callback(workers.close)
-        songs = watching.songs(encoder.bundle)
         comparison = candidate.comparison if candidate else None
-        watch = watching.watch(settings, encoder, shelf, songs, workers.devices, comparison)
+        watch = watching.watch(settings, encoder, shelf, running.choir, comparison, reranker)
         stack.enter_context(watch)
         if candidate:
             candidate.start(watch.probes.probes if watch.probes else ())
-        pipeline = Pipeline(model, encoder.tokenizer, admission, workers, shelf, watch, metrics, candidate)
-        stack.callback(pipeline.close)
+        pipeline = Pipeline(running.forward, shelf, watch, metrics, candidate, reranker)
         rounds = Rounds(
             watch,
-            workers,
+            [running.choir, *([reranker.running.choir] if reranker else [])],
             pipeline,
-            songs,
             canary_seconds=settings.canary_interval_seconds,
             probe_seconds=settings.probe_interval_seconds,
         )
@@ -126,13 +114,10 @@ class Service:
         stack.callback(writes.close)
         return cls(
             settings,
-            encoder,
-            door.remark,
-            fleet,
+            running,
+            reranker,
             shelf,
             candidate,
-            admission,
-            workers,
             watch,
             pipeline,
             judge,
@@ -157,6 +142,24 @@ class Service:
             await self._left.wait()
 
     @property
+    def encoder(self) -> Encoder:
+        return self.running.encoder
+
+    @property
+    def forward(self) -> Forward:
+        return self.running.forward
+
+    @property
+    def workers(self) -> Workers:
+        """Of the model that embeds."""
+        return self.running.workers
+
+    @property
+    def models(self) -> tuple[Running, ...]:
+        """All that run here."""
+        return (self.running, self.reranker.running) if self.reranker else (self.running,)
+
+    @property
     def build(self) -> Build:
         variant, precision = self.encoder.variant, self.encoder.engine.precision
         return Build(self.bundle.fingerprint, variant.name, variant.runtime, precision, __version__)
@@ -164,7 +167,7 @@ class Service:
     @property
     def golden(self) -> GoldenCheck:
         """At start, of the worst device."""
-        return self.fleet.checked
+        return self.running.golden
 
     @property
     def bundle(self) -> Bundle:
@@ -194,7 +197,8 @@ class Service:
             streams=self.encoder.engine.streams,
             devices=[
                 schemas.DeviceInfo(each.name, each.up, each.streams, each.restarts, each.pulse.batches)
-                for each in self.fleet.devices
+                for model in self.models
+                for each in model.fleet.devices
             ],
             limits=schemas.Limits(
                 max_texts=settings.max_texts,
@@ -204,8 +208,9 @@ class Service:
                 queue_texts=settings.queue_texts,
                 batch_tokens=settings.batch_tokens,
             ),
-            golden=schemas.GoldenReport(self.golden.texts, self.golden.minimum, self.golden.mean),
+            golden=_golden(self.golden),
             index=self._index_info(),
+            reranker=_reranker_info(self.reranker.running) if self.reranker else None,
         )
 
     def _index_info(self) -> schemas.IndexInfo | None:
@@ -227,14 +232,29 @@ class Service:
         self.close()
 
 
-def _door(settings: Settings) -> Door:
-    bundle = Bundle.open(settings.bundle)
-    settled = Settled(settings.variant, None) if settings.variant else tune.settle(bundle, settings.cache)
-    if settings.workers:
-        encoder = processes(bundle, settled.variant, settings.workers, settings.streams, settings.stall_seconds)
-    else:
-        encoder = Encoder.open(bundle, settled.variant, streams=settings.streams)
-    return Door(encoder, settled.remark)
+def _reranker(settings: Settings, admission: Admission, counts: Counts | None, stack: ExitStack) -> Reranker | None:
+    if settings.reranker is None:
+        return None
+    assert counts is not None, "whoever has a re-ranker counts its pairs"
+    opened = door(settings.reranker, None, RERANK, settings)
+    return Reranker(Running.open(opened, RERANK, settings, admission, counts, stack))
+
+
+def _golden(found: GoldenCheck) -> schemas.GoldenReport:
+    return schemas.GoldenReport(found.texts, found.minimum, found.mean)
+
+
+def _reranker_info(running: Running) -> schemas.RerankerInfo:
+    encoder, manifest = running.encoder, running.bundle.manifest
+    return schemas.RerankerInfo(
+        manifest.fingerprint,
+        manifest.source.name,
+        encoder.variant.name,
+        encoder.variant.runtime,
+        encoder.engine.precision,
+        manifest.pipeline.max_tokens,
+        _golden(running.golden),
+    )
 
 
 def _shelf(settings: Settings, encoder: Encoder, before: Shelf | None) -> Shelf | None:

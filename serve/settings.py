@@ -45,6 +45,10 @@ class Settings:
 
     bundle: Path = dataclasses.field(metadata={"help": "Folder written by `embedship export`.", "allowed": None})
     index: Path | None = setting(None, "Folder written by `embedship index`; without it no /search.")
+    reranker: Path | None = setting(
+        None,
+        "Bundle of a cross-encoder, from `embedship export --task rerank`: /rerank, and searches that ask for it.",
+    )
     writable: bool = setting(
         False,
         "Take PUT and DELETE at /documents, of who has a write key or an admin key; changes lie in INDEX.live, beside "

@@ -65,8 +65,10 @@ class Place(NamedTuple):
 class Hit:
     document: Document
     score: float
+    row: int  # the first of the document
     dense: Place | None = None  # of a hybrid search, where its vector was among the nearest
     keyword: Place | None = None  # and where its words were
+    retrieved: Place | None = None  # where it was before it was re-ranked
 
 
 class Moment(Protocol):
@@ -187,13 +189,15 @@ class Shelf:
         self, now: Moment, best: Hits, k: int, grouping: Grouping, dense: Hits | None, keyword: Hits | None
     ) -> list[list[Hit]]:
         shown = best.rows[:, :k]
-        keys = grouping.keys(shown).tolist()
+        keys, firsts = grouping.keys(shown).tolist(), Grouping(now.firsts).keys(shown).tolist()
         documents = iter(now.documents.fetch(shown[shown >= 0].tolist()))
         answers = []
         for query, scores in enumerate(best.scores[:, :k].tolist()):
             near, worded = _places(dense, query, grouping), _places(keyword, query, grouping)
-            found = ((key, score) for key, score in zip(keys[query], scores, strict=True) if key >= 0)
-            answers.append([Hit(next(documents), score, near.get(key), worded.get(key)) for key, score in found])
+            found = (each for each in zip(keys[query], firsts[query], scores, strict=True) if each[0] >= 0)
+            answers.append(
+                [Hit(next(documents), score, row, near.get(key), worded.get(key)) for key, row, score in found]
+            )
         return answers
 
     def exact(self, vectors: Vectors, k: int) -> npt.NDArray[np.int64]:

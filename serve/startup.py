@@ -132,6 +132,11 @@ def _introduce(house: House) -> None:
     _say(f"golden texts: {golden.texts}, cosine to the checkpoint min {golden.minimum:.5f}, mean {golden.mean:.5f}")
     if info.index:
         _say(f"index: {info.index.size} documents in {info.index.rows} rows, {info.index.kind}")
+    if info.reranker:
+        ranks = info.reranker
+        _say(f"re-ranker: {ranks.model_id}, fingerprint {ranks.fingerprint[:12]}, {ranks.variant}, {ranks.precision}")
+        pairs = ranks.golden
+        _say(f"golden pairs: {pairs.texts}, likeness to the checkpoint min {pairs.minimum:.5f}, mean {pairs.mean:.5f}")
     if service.candidate:
         compared = service.candidate.comparison.report()
         _say(f"candidate: fingerprint {compared.fingerprint[:12]}, index {compared.index[:12]}")
@@ -140,8 +145,9 @@ def _introduce(house: House) -> None:
     _say(f"machine: {machine.cpu}, {machine.cores:g} cores, {' '.join(machine.isa)}")
     level, guard = _guard(house)
     logger.log(level, "%s", guard)
-    if service.remark:
-        logger.warning("%s", service.remark)
+    for model in service.models:
+        if model.remark:
+            logger.warning("%s", model.remark)
 
 
 def _guard(house: House) -> tuple[int, str]:

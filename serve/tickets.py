@@ -14,7 +14,7 @@ from embedship.plan import Layout
 from embedship.serve.errors import EngineFailed
 from embedship.serve.isolation import Piece
 from embedship.serve.lanes import Lane
-from embedship.serve.metrics import Metrics
+from embedship.serve.metrics import Counts
 
 
 class Ticket:
@@ -72,10 +72,10 @@ class Outcome:
 class Delivery:
     """Hands outcomes out, and counts the users' share of them. Used from the event loop only."""
 
-    def __init__(self, metrics: Metrics, devices: Iterable[str], layout: Layout) -> None:
-        self._metrics = metrics
+    def __init__(self, counts: Counts, devices: Iterable[str], layout: Layout) -> None:
+        self._counts = counts
         self._layout = layout
-        self._inference = {device: metrics.inference.labels(device) for device in devices}
+        self._inference = {device: counts.inference.labels(device) for device in devices}
 
     def deliver(self, outcome: Outcome) -> None:
         for place, work in enumerate(outcome.piece.works):
@@ -94,13 +94,13 @@ class Delivery:
         lengths = [len(work.ids) for work in works]
         width = self._layout.width(max(len(work.ids) for work in outcome.piece.works))
         tokens, padded = sum(lengths), len(lengths) * width
-        self._metrics.batches.observe(len(lengths))
-        self._metrics.batch_tokens.observe(padded)
-        self._metrics.padding.observe(1 - tokens / padded)
+        self._counts.batches.observe(len(lengths))
+        self._counts.batch_tokens.observe(padded)
+        self._counts.padding.observe(1 - tokens / padded)
         self._inference[outcome.device].observe(outcome.seconds)
-        self._metrics.texts.inc(len(lengths))
-        self._metrics.tokens.inc(tokens)
-        self._metrics.padded_tokens.inc(padded)
+        self._counts.texts.inc(len(lengths))
+        self._counts.tokens.inc(tokens)
+        self._counts.padded_tokens.inc(padded)
 
     def _began(self, outcome: Outcome) -> None:
         for work in outcome.piece.works:
@@ -108,4 +108,4 @@ class Delivery:
             if ticket.began is None:
                 ticket.began = max(outcome.began, ticket.born)
                 if ticket.counted:
-                    self._metrics.queue_seconds[ticket.lane].observe(ticket.began - ticket.born)
+                    self._counts.queue_seconds[ticket.lane].observe(ticket.began - ticket.born)

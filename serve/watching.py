@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from embedship import jsonl
-from embedship.bundle import Bundle
+from embedship.bundle import Bundle, Task
 from embedship.encoder import Encoder
 from embedship.errors import UsageError
-from embedship.golden import Golden
+from embedship.likeness import likeness
 from embedship.monitor.budget import FalseAlarms
 from embedship.monitor.canary import Canary
 from embedship.monitor.candidate import Comparison
@@ -18,9 +19,10 @@ from embedship.monitor.probes import Probe, Probes
 from embedship.monitor.watch import Watch
 from embedship.sealed import sha256_of
 from embedship.serve import references
-from embedship.serve.rounds import Songs
+from embedship.serve.reranker import Reranker
 from embedship.serve.settings import Settings
 from embedship.serve.shelf import Shelf
+from embedship.serve.songs import Choir
 
 PROBES = "probes.jsonl"  # beside the index folder, where --probes names no other file
 MOST_PROBES = 10_000
@@ -30,16 +32,16 @@ def watch(
     settings: Settings,
     encoder: Encoder,
     shelf: Shelf | None,
-    songs: Songs,
-    devices: tuple[str, ...],
+    choir: Choir,
     comparison: Comparison | None = None,
+    reranker: Reranker | None = None,
 ) -> Watch:
     """Raises UsageError, UnsafeError, MismatchError; a snapshot that cannot be taken up is only a warning."""
     path = _probe_file(settings)
     watched = Watch(
         encoder.bundle.fingerprint,
         _observer(settings, encoder.bundle, encoder.variant.name, shelf),
-        _canary(settings, encoder, songs, devices),
+        _canary(settings, encoder, choir, reranker),
         probes=_probes(settings, path, shelf) if path and shelf else None,
         feedback=Feedback(settings.keep_answers, settings.keep_queries) if shelf else None,
         comparison=comparison,
@@ -49,10 +51,6 @@ def watch(
     )
     watched.restore()
     return watched
-
-
-def songs(bundle: Bundle) -> Songs:
-    return Songs.of(Golden.load(bundle))
 
 
 def _observer(settings: Settings, bundle: Bundle, variant: str, shelf: Shelf | None) -> Observer:
@@ -71,9 +69,18 @@ def _observer(settings: Settings, bundle: Bundle, variant: str, shelf: Shelf | N
     )
 
 
-def _canary(settings: Settings, encoder: Encoder, songs: Songs, devices: tuple[str, ...]) -> Canary:
-    floor = encoder.bundle.manifest.floors[encoder.engine.precision].minimum
-    return Canary(songs.vectors, devices, golden_floor=floor, interval_seconds=settings.canary_interval_seconds)
+def _canary(settings: Settings, encoder: Encoder, choir: Choir, reranker: Reranker | None) -> Canary:
+    seconds = settings.canary_interval_seconds
+    devices = choir.workers.devices
+    canary = Canary(choir.songs.vectors, devices, golden_floor=_floor(encoder), interval_seconds=seconds)
+    if reranker:
+        scores, alike = reranker.running.choir, partial(likeness, Task.RERANK)
+        canary.join(scores.songs.vectors, scores.workers.devices, _floor(reranker.running.encoder), alike)
+    return canary
+
+
+def _floor(encoder: Encoder) -> float:
+    return encoder.bundle.manifest.floors[encoder.engine.precision].minimum
 
 
 def _probe_file(settings: Settings) -> Path | None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from itertools import repeat
 from threading import Lock, Thread
 
 import numpy as np
@@ -19,7 +20,7 @@ from embedship.serve.errors import EngineFailed
 from embedship.serve.isolation import Piece, after_death, after_failure
 from embedship.serve.journal import REQUESTS
 from embedship.serve.lanes import Lane, Lanes, Work
-from embedship.serve.metrics import Metrics
+from embedship.serve.metrics import Counts
 from embedship.serve.seats import Seats
 from embedship.serve.tickets import Delivery, Outcome, Ticket
 from embedship.serve.visit import NOW, Phase, mark
@@ -37,7 +38,7 @@ class Workers:
         dimension: int,
         layout: Layout,
         lanes: Lanes[Ticket],
-        metrics: Metrics,
+        counts: Counts,
     ) -> None:
         self.devices = tuple(device.name for device in devices)
         self.retried = 0  # batches whose device died, tried again
@@ -46,7 +47,7 @@ class Workers:
         self._dimension = dimension
         self._layout = layout
         self._counting = Lock()
-        self._delivery = Delivery(metrics, self.devices, layout)
+        self._delivery = Delivery(counts, self.devices, layout)
         self._seats: Seats[Ticket] = Seats(devices, lanes)
         self._threads = [
             Thread(target=self._run, args=(device,), name=device.name, daemon=True)
@@ -83,7 +84,9 @@ class Workers:
         future: asyncio.Future[Vectors] = asyncio.get_running_loop().create_future()
         visit = NOW.get()
         ticket = Ticket(len(tokens), self._dimension, future, counted, lane, visit.id if visit else None)
-        if not self._seats.put(lane, [Work(ticket, row, ids) for row, ids in enumerate(tokens.ids)]):
+        turns = tokens.turns or repeat(0)
+        works = [Work(ticket, row, ids, turn) for row, (ids, turn) in enumerate(zip(tokens.ids, turns, strict=False))]
+        if not self._seats.put(lane, works):
             raise EngineFailed("The server is stopping.")
         try:
             return await future
@@ -92,13 +95,14 @@ class Workers:
             if ticket.began is not None:
                 mark(Phase.INFERENCE)
 
-    async def encode_on(self, device: str, ids: list[int]) -> Vectors:
-        """Return (1, dim) float32: one text, alone, on one of `devices`. Raises EngineFailed.
+    async def encode_on(self, device: str, tokens: Tokens) -> Vectors:
+        """Return (1, dim) float32 of the tokens of one text, alone, on one of `devices`. Raises EngineFailed.
 
         Without a permit, for a queue full of requests says nothing about the device; one text a device at a time.
         """
         ticket = Ticket(1, self._dimension, asyncio.get_running_loop().create_future(), counted=False)
-        if not self._seats.errand(device, Work(ticket, 0, ids)):
+        turn = tokens.turns[0] if tokens.turns else 0
+        if not self._seats.errand(device, Work(ticket, 0, tokens.ids[0], turn)):
             raise EngineFailed("The server is stopping." if self._seats.closed else f"Device {device} is down.")
         return await ticket.future
 
@@ -118,7 +122,8 @@ class Workers:
     def _try(self, device: Device, piece: Piece[Ticket]) -> None:
         began = time.perf_counter()
         try:
-            vectors = device.encode(self._layout.batch([work.ids for work in piece.works]))
+            batch = self._layout.batch([work.ids for work in piece.works])
+            vectors = device.encode(batch.turned([work.turn for work in piece.works]))
             self._hand_over(device, piece, self._checked(vectors, len(piece.works)), began)
         except DeviceDown as down:
             # It never saw the batch: nothing is held against it.

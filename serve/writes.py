@@ -15,13 +15,14 @@ import numpy as np
 from embedship.errors import UsageError
 from embedship.serve.documents import Document
 from embedship.serve.errors import DiskFull, Invalid, NotStored, ReadOnly
+from embedship.serve.forward import Encoded
 from embedship.serve.index.embedding import text_of
 from embedship.serve.live import NotWritten
 from embedship.serve.live.changes import Change, Delete, Done, Pieces
 from embedship.serve.live.compaction import Compaction, Result
 from embedship.serve.live.index import LiveIndex
 from embedship.serve.metrics import Metrics
-from embedship.serve.pipeline import Encoded, Pipeline
+from embedship.serve.pipeline import Pipeline
 from embedship.serve.settings import Settings
 
 Got = TypeVar("Got")

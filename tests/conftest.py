@@ -38,13 +38,22 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     All xdist workers share one: the first takes the lock and exports (a minute), the others wait for it. While you
     work on something else, EMBEDSHIP_TEST_BUNDLE=FOLDER keeps it there for the next run.
     """
-    base = tmp_path_factory.getbasetemp()
-    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    root = _root(tmp_path_factory)
     target = Path(os.environ.get("EMBEDSHIP_TEST_BUNDLE", root / "minilm-bundle"))
+    return _once(target, lambda: _export(target, root))
+
+
+def _root(factory: pytest.TempPathFactory) -> Path:
+    """A folder of this run that all xdist workers have in common."""
+    base = factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+def _once(target: Path, make: Callable[[], object]) -> Path:
     with target.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
-            _export(target, root)
+            make()
     return target
 
 
@@ -99,7 +108,7 @@ def cross_encoder(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="session")
 def rerank_bundle(cross_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """It, exported as ONNX and OpenVINO, in float32 and int8."""
+    """It, exported as ONNX and OpenVINO, in float32 and int8; one for all xdist workers."""
     from rich.console import Console
 
     from embedship.bundle import Task
@@ -107,10 +116,9 @@ def rerank_bundle(cross_encoder: Path, tmp_path_factory: pytest.TempPathFactory)
     from embedship.export.build import Wishes, build
     from embedship.export.steps import Steps
 
-    target = tmp_path_factory.mktemp("rerank") / "bundle"
+    target = _root(tmp_path_factory) / "rerank-bundle"
     wishes = Wishes(task=Task.RERANK, name="tiny-cross-encoder", floors=parity.floors((), Task.RERANK))
-    build(cross_encoder, target, wishes, Steps(Console(quiet=True)))
-    return target
+    return _once(target, lambda: build(cross_encoder, target, wishes, Steps(Console(quiet=True))))
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -18,12 +18,12 @@ _LABELS = ("device",)
 class DevicesCollector(Collector):
     """Export the devices of the workers that work now: after a reload, other ones with the same names."""
 
-    def __init__(self, workers: Callable[[], Workers]) -> None:
+    def __init__(self, workers: Callable[[], Sequence[Workers]]) -> None:
         self._workers = workers
 
     def collect(self) -> Iterable[Metric]:
         workers = self._workers()
-        devices = workers.table
+        devices = [device for each in workers for device in each.table]
         up = GaugeMetricFamily("embedship_device_up", "1 while the device takes batches.", labels=_LABELS)
         yield _filled(up, devices, lambda each: each.up)
         yield _counter("restarts_total", "Times its process was started again.", devices, lambda each: each.restarts)
@@ -33,10 +33,14 @@ class DevicesCollector(Collector):
             lambda each: each.pulse.busy_seconds,
         )  # fmt: skip
         yield CounterMetricFamily(
-            "embedship_retried_batches_total", "Batches tried again because their device died.", workers.retried
+            "embedship_retried_batches_total",
+            "Batches tried again because their device died.",
+            sum(each.retried for each in workers),
         )
         yield CounterMetricFamily(
-            "embedship_split_batches_total", "Batches taken apart to find the text that fails.", workers.split
+            "embedship_split_batches_total",
+            "Batches taken apart to find the text that fails.",
+            sum(each.split for each in workers),
         )
 
     def describe(self) -> Iterable[Metric]:

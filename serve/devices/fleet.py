@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 from embedship import choice, golden
-from embedship.bundle import Bundle, Precision, Task, Variant
+from embedship.bundle import Bundle, Precision, Variant
 from embedship.codes import Vectors
 from embedship.device import Device as Where
 from embedship.device import Kind
@@ -53,23 +53,30 @@ class Fleet:
             list(pool.map(lambda device: device.close(), self.devices))
 
 
-def local(encoder: Encoder, stall_seconds: float) -> Fleet:
-    """A device a stream of an engine in this process, each proven while all of them compute. Raises GateError."""
+def local(encoder: Encoder, stall_seconds: float, prefix: str = "") -> Fleet:
+    """A device a stream of an engine in this process, each proven while all of them compute. Raises GateError.
+
+    `prefix` begins the names of the devices, where another model has some, too.
+    """
     engine = encoder.engine
-    devices = [LocalDevice(f"cpu:{i}", engine, Pulse(stall_seconds)) for i in range(engine.streams)]
+    devices = [LocalDevice(f"{prefix}cpu:{i}", engine, Pulse(stall_seconds)) for i in range(engine.streams)]
     prove = _proof(encoder.bundle, encoder.variant, encoder.tokenizer)
     with ThreadPoolExecutor(len(devices)) as pool:
         return Fleet(devices, _worst(list(pool.map(prove, devices))))
 
 
 def processes(
-    bundle: Bundle, variant: str | None, devices: Sequence[Where], streams: int | None, stall_seconds: float
+    bundle: Bundle,
+    variant: str | None,
+    devices: Sequence[Where],
+    streams: int | None,
+    stall_seconds: float,
+    prefix: str = "",
 ) -> Encoder:
     """An Encoder whose engine is a Fleet of worker processes, `streams` in all. Raises what Encoder.open does.
 
     Without a number of streams, workers on CPUs share the cores, and each GPU has as many as it can use.
     """
-    bundle.require(Task.EMBED)
     chosen = choice.variant(bundle, variant)
     bundle.verify(bundle.files_of(chosen))
     tokenizer = Tokenizer.open(bundle)
@@ -77,8 +84,8 @@ def processes(
     prove = _proof(bundle, chosen, tokenizer)
     with ExitStack() as stack:  # one that does not start ends the others
         supervised = []
-        for name in map(str, devices):
-            order = Order(str(bundle.folder), chosen.name, name, each, os.getpid())
+        for device in map(str, devices):
+            name, order = prefix + device, Order(str(bundle.folder), chosen.name, device, each, os.getpid())
             supervised.append(Supervised(name, each, _launch(name, order), prove, Pulse(stall_seconds)))
             stack.callback(supervised[-1].close)
         fleet = Fleet(supervised, _worst([device.opened() for device in supervised]))

@@ -23,13 +23,14 @@ from embedship.serve.routes import (
     openai,
     page,
     probes,
+    rerank,
     search,
     tei,
 )
 from embedship.serve.service import Service
 
 # The first family that is at home under /v1, for example, also answers for the paths there that do not exist.
-_FAMILIES = (openai, tei, infinity, cohere, encode, search, documents, feedback)
+_FAMILIES = (openai, tei, infinity, cohere, rerank, encode, search, documents, feedback)
 
 
 def routes(house: House, service: Service, reload: Reload) -> tuple[Route, ...]:

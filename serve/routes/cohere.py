@@ -15,9 +15,9 @@ from embedship.codes import Vectors
 from embedship.packing import packed
 from embedship.serve import digits
 from embedship.serve.errors import Family, Invalid, TooLong
+from embedship.serve.forward import Encoded
 from embedship.serve.http import Call, Reply, Route
 from embedship.serve.lanes import Lane
-from embedship.serve.pipeline import Encoded
 from embedship.serve.routes import texts
 from embedship.serve.schemas import Dimensions, Strict
 from embedship.serve.service import Service

@@ -12,8 +12,8 @@ from embedship.codes import Vectors
 from embedship.packing import packed
 from embedship.serve import digits, schemas
 from embedship.serve.errors import Family, Invalid, TooLong
+from embedship.serve.forward import Encoded
 from embedship.serve.http import Call, Headers, Reply, Route
-from embedship.serve.pipeline import Encoded
 from embedship.serve.routes import texts
 from embedship.serve.service import Service
 

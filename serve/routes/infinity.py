@@ -11,7 +11,9 @@ from embedship.serve import schemas
 from embedship.serve.errors import Family, Unauthorised
 from embedship.serve.http import Call, Reply, Route
 from embedship.serve.routes import openai, texts
+from embedship.serve.running import Running
 from embedship.serve.service import Service
+from embedship.serve.settings import Settings
 
 
 class InfinityRequest(msgspec.Struct, frozen=True):
@@ -51,7 +53,7 @@ def routes(service: Service) -> tuple[Route, ...]:
     return (
         Route("POST", "/embeddings", "Vectors, as Infinity gives them", infinity.embeddings, InfinityRequest,
               schemas.Embeddings, Family.INFINITY, texts.COMMON),
-        Route("GET", "/models", "The one model that runs here, as Infinity says it", infinity.models,
+        Route("GET", "/models", "The models that run here, as Infinity says it", infinity.models,
               gives=InfinityModels, family=Family.INFINITY, errors=(Unauthorised,)),
     )  # fmt: skip
 
@@ -61,7 +63,6 @@ class Infinity:
         self._service = service
         self._model = service.bundle.manifest.pipeline
         self._name = service.bundle.manifest.source.name
-        self._created = openai.created(service.bundle)
 
     async def embeddings(self, request: InfinityRequest, call: Call) -> Reply:
         inputs = texts.checked(request.input, "input", self._service.settings)
@@ -71,9 +72,18 @@ class Infinity:
         return await openai.reply(encoded, dimensions, request.encoding_format == "base64", self._name)
 
     async def models(self, _: None, call: Call) -> Reply:
-        service = self._service
-        waiting, inside = service.workers.waiting(), service.admission.inside
-        stats = InfinityStats(waiting / service.settings.queue_texts, waiting, inside, service.settings.batch_tokens)
-        variant = service.encoder.variant
-        card = InfinityModel(self._name, stats, "model", self._created, variant.runtime, ["embed"])
-        return Reply(texts.encode(InfinityModels([card], "list")))
+        cards = [_card(model, self._service.settings) for model in self._service.models]
+        return Reply(texts.encode(InfinityModels(cards, "list")))
+
+
+def _card(model: Running, settings: Settings) -> InfinityModel:
+    waiting, inside = model.workers.waiting(), model.forward.admission.inside
+    stats = InfinityStats(waiting / settings.queue_texts, waiting, inside, settings.batch_tokens)
+    return InfinityModel(
+        model.bundle.manifest.source.name,
+        stats,
+        "model",
+        openai.created(model.bundle),
+        model.encoder.variant.runtime,
+        [model.bundle.task],
+    )

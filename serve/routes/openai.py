@@ -10,8 +10,8 @@ from embedship.bundle import Bundle
 from embedship.codes import Vectors
 from embedship.serve import digits, schemas
 from embedship.serve.errors import Family, Invalid, TooLong, Unauthorised, UnknownPath
+from embedship.serve.forward import Encoded
 from embedship.serve.http import Call, Reply, Route
-from embedship.serve.pipeline import Encoded
 from embedship.serve.routes import texts
 from embedship.serve.service import Service
 
@@ -69,7 +69,7 @@ class OpenAI:
         texts.check_dimensions(request.dimensions, self._model.dimensions)
         if (ids := _ids(request.input)) is not None:
             texts.check_count(len(ids), "input", self._service.settings)
-            encoded = await self._service.pipeline.embed_ids(ids, call.lane)
+            encoded = await self._service.forward.of_ids(ids, call.lane)
         else:
             value = cast("str | list[str]", request.input)
             inputs = texts.checked(value, "input", self._service.settings)

@@ -52,7 +52,7 @@ class Probes:
         self._service = service
 
     async def health(self, _: None, call: Call) -> Reply:
-        alive = self._service.workers.alive
+        alive = all(model.workers.alive for model in self._service.models)
         return Reply(texts.encode(schemas.Health("ok" if alive else "failed")), 200 if alive else 503)
 
     async def ready(self, _: None, call: Call) -> Reply:

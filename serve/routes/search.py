@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from embedship.serve import schemas
-from embedship.serve.errors import Family, Invalid, NoIndex, TooLarge
+from embedship.serve.errors import Family, Invalid, NoIndex, NoReranker, TooLarge
 from embedship.serve.fusion import Mode
 from embedship.serve.http import Call, Reply, Route
 from embedship.serve.routes import texts
@@ -17,7 +17,7 @@ def routes(service: Service) -> tuple[Route, ...]:
     return (
         Route(
             "POST", "/search", "The documents most similar to a query", Search(service).search,
-            schemas.SearchRequest, schemas.SearchReply, Family.FLAT, (*texts.COMMON, NoIndex),
+            schemas.SearchRequest, schemas.SearchReply, Family.FLAT, (*texts.COMMON, NoIndex, NoReranker),
         ),
     )  # fmt: skip
 
@@ -29,16 +29,24 @@ class Search:
     async def search(self, request: schemas.SearchRequest, call: Call) -> Reply:
         queries = texts.checked(request.query, "query", self._service.settings)
         self._check(len(queries), request.k)
+        top = request.rerank.top if request.rerank else None
+        if top is not None:
+            self._check_rerank(len(queries), request.k, top)
         if request.effort and request.mode is Mode.KEYWORD:
             raise Invalid("effort: a keyword search has nothing to turn; leave it out.", "effort")
         how = How(request.mode, filter=request.filter or None, effort=request.effort, per_document=request.per_document)
-        answered = await self._service.pipeline.search(queries, request.k, call.lane, how)
+        pipeline = self._service.pipeline
+        answered = await pipeline.search(queries, request.k, call.lane, how, top)
 
         def reply() -> bytes:
             results = [schemas.SearchResult([_hit(hit) for hit in hits]) for hits in answered.found.hits]
-            return texts.encode(schemas.SearchReply(results, texts.usage(answered.encoded)))
+            tokens = answered.encoded.tokens + answered.scored
+            return texts.encode(schemas.SearchReply(results, schemas.Usage(tokens, tokens)))
 
-        return Reply(await texts.written(reply, len(queries)), headers=texts.truncated(answered.encoded))
+        headers = texts.truncated(answered.encoded)
+        if top is not None:
+            headers = (*headers, pipeline.reranker.header)
+        return Reply(await texts.written(reply, len(queries)), headers=headers)
 
     def _check(self, queries: int, k: int) -> None:
         if k > (most := self._service.settings.max_hits):
@@ -49,6 +57,16 @@ class Search:
                 f"{10 * most} hits a request: send fewer queries, or ask for fewer hits.",
                 "query",
             )
+
+    def _check_rerank(self, queries: int, k: int, top: int) -> None:
+        limits = self._service.settings
+        if top < k:
+            raise Invalid(
+                f"rerank.top: {k} hits are wanted of {top} that are re-ranked: raise it, or lower k.", "rerank"
+            )
+        if top > limits.max_hits:
+            raise Invalid(f"rerank.top: {top} is too many, this server gives at most {limits.max_hits}.", "rerank")
+        texts.check_count(queries * top, "rerank", limits)
 
 
 def _hit(hit: Hit) -> schemas.SearchHit:
@@ -62,6 +80,7 @@ def _hit(hit: Hit) -> schemas.SearchHit:
         msgspec.UNSET if document.chunk is None else document.chunk,
         _place(hit.dense),
         _place(hit.keyword),
+        _place(hit.retrieved),
     )
 
 

@@ -66,7 +66,7 @@ class Tei:
 
     async def tokenize(self, request: schemas.TokenizeRequest, call: Call) -> Reply:
         inputs = texts.checked(request.inputs, "inputs", self._service.settings)
-        pieces = await self._service.pipeline.pieces(inputs, request.prompt_name, request.add_special_tokens, call.lane)
+        pieces = await self._service.forward.pieces(inputs, request.prompt_name, request.add_special_tokens, call.lane)
         cut = sum(bool(each.overflowing) for each in pieces)
         body = texts.encode([_tokens(each) for each in pieces])
         return Reply(body, headers=((b"x-embedship-truncated", b"%d" % cut),))
@@ -77,7 +77,7 @@ class Tei:
             raise Invalid("ids: send the ids of one text, or lists of ids; not a mixture.", "ids")
         ids = cast("list[list[int]]", request.ids if several else [request.ids])
         texts.check_count(len(ids), "ids", self._service.settings)
-        return Reply(texts.encode(await self._service.pipeline.decode(ids, request.skip_special_tokens, call.lane)))
+        return Reply(texts.encode(await self._service.forward.decode(ids, request.skip_special_tokens, call.lane)))
 
     def _check(self, request: schemas.EmbedRequest) -> None:
         texts.check_dimensions(request.dimensions, self._model.dimensions)

@@ -22,8 +22,8 @@ from embedship.serve.errors import (
     TooLarge,
     Unauthorised,
 )
+from embedship.serve.forward import Encoded
 from embedship.serve.http import Headers
-from embedship.serve.pipeline import Encoded
 from embedship.serve.settings import Settings
 
 # What can go wrong on every route that takes a body.

@@ -103,6 +103,32 @@ def infinity(url: str) -> dict[str, Any]:
     }
 
 
+def cohere_rerank(url: str) -> dict[str, Any]:
+    import cohere
+
+    found = {}
+    for version, client in (("1", cohere.Client(KEY, base_url=url)), ("2", cohere.ClientV2(KEY, base_url=url))):
+        reply = client.rerank(model="m", query=TEXTS[0], documents=[*TEXTS, "open()"], top_n=2)
+        found[version] = [(each.index, each.relevance_score) for each in reply.results]
+    return found
+
+
+def infinity_rerank(url: str) -> dict[str, Any]:
+    from infinity_client import Client
+    from infinity_client.api.default import rerank
+    from infinity_client.models import RerankInput
+
+    client = Client(base_url=url, raise_on_unexpected_status=True)
+    asked = RerankInput(query=TEXTS[0], documents=[*TEXTS, "open()"], top_n=2, return_documents=True)
+    reply = rerank.sync(client=client, body=asked)
+    return {
+        "results": [(each.index, each.relevance_score) for each in reply.results],
+        "documents": [each.document for each in reply.results],
+        "tokens": reply.usage.total_tokens,
+    }
+
+
 if __name__ == "__main__":
-    asked = {each.__name__: each for each in (huggingface, langchain, llama_index, cohere, infinity)}
+    clients = (huggingface, langchain, llama_index, cohere, infinity, cohere_rerank, infinity_rerank)
+    asked = {each.__name__: each for each in clients}
     print(json.dumps(asked[sys.argv[2]](sys.argv[1])))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 from embedship import golden
 from embedship.encoder import Encoder
 
+from ..conftest import launched
 from .ask import KEY, TEXTS
 
 
@@ -104,3 +105,20 @@ def test_infinity(live: Any, ask: Callable[[str, str], Any], expected: np.ndarra
     assert "the list is empty" in found["refused"]
     name = httpx.get(f"{live.url}/info").json()["model_id"]
     assert (found["models"], found["health"]) == ([[name, ["embed"]]], {"status": "ok"})
+
+
+@pytest.fixture(scope="module")
+def ranking(bundle: Path, rerank_bundle: Path) -> Iterator[Any]:
+    with launched(str(bundle), "--reranker", str(rerank_bundle)) as server:
+        yield server
+
+
+def test_rerank_clients(ranking: Any, ask: Callable[[str, str], Any]) -> None:
+    documents = [*TEXTS, "open()"]
+    plain = httpx.post(f"{ranking.url}/rerank", json={"query": TEXTS[0], "texts": documents}).json()
+    expected = [(each["index"], pytest.approx(each["score"], abs=1e-3)) for each in plain[:2]]
+    found = ask(ranking.url, "infinity_rerank")
+    assert [tuple(each) for each in found["results"]] == expected
+    assert found["documents"] == [documents[each["index"]] for each in plain[:2]]
+    for version, results in ask(ranking.url, "cohere_rerank").items():
+        assert [tuple(each) for each in results] == expected, version

@@ -1,0 +1,181 @@
+"""One model as requests meet it: texts in, a row for each out. Of a re-ranker pairs in, a score for each out.
+
+Here tokeniser, permits and queue meet; what is done with the rows is for others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from embedship.bundle import Pipeline as Model
+from embedship.codes import Vectors
+from embedship.serve.admission import Admission
+from embedship.serve.errors import Invalid, TooLong
+from embedship.serve.lanes import Lane
+from embedship.serve.metrics import Counts
+from embedship.serve.visit import NOW, Phase, mark
+from embedship.serve.workers import Workers
+from embedship.tokens import Text, Tokenizer, Tokens
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+
+Got = TypeVar("Got")
+
+# Requests up to this size are tokenised on the event loop, in less than a millisecond, and go first. A larger one is
+# bulk, and is tokenised in a thread: `tokenizers` gives up the GIL.
+SMALL_CHARACTERS = 2_000
+SMALL_TOKENS = SMALL_CHARACTERS // 4  # where they are tokens already
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Rows, and the account of the tokens they cost."""
+
+    vectors: Vectors
+    lengths: list[int]  # tokens of each text
+    cut: list[int]  # tokens each text lost
+
+    @property
+    def tokens(self) -> int:
+        return sum(self.lengths)
+
+    @property
+    def truncated(self) -> int:
+        return len(self.cut) - self.cut.count(0)
+
+
+class Forward:
+    """Used from the event loop. Raises RequestErrors only."""
+
+    def __init__(
+        self, model: Model, tokenizer: Tokenizer, admission: Admission, workers: Workers, counts: Counts
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.admission = admission
+        self.workers = workers
+        self._counts = counts
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="tokens")
+
+    async def rows(
+        self,
+        texts: Sequence[Text],
+        prompt: str = "",
+        truncate: bool = True,
+        lane: Lane | None = None,
+        counted: bool = True,
+    ) -> Encoded:
+        """(n, dim) float32 rows in the order of texts, `prompt` put before each."""
+        small = sum(map(_characters, texts)) <= SMALL_CHARACTERS
+        lane = lane or (Lane.INTERACTIVE if small else Lane.BULK)
+        with self.admission.enter(len(texts), lane) as permit:
+            began = time.perf_counter()
+            tokens = self.tokenizer(texts, prompt) if small else await self._tokens(texts, prompt)
+            ended = time.perf_counter()
+            _tokenised(tokens, ended)
+            if counted:
+                self._counts.tokenise_seconds.observe(ended - began)
+            self._refuse_nothing(tokens)
+            truncated = self._truncated(tokens, truncate)
+            vectors = await self.workers.encode(permit, tokens, lane, counted=counted)
+        if counted:
+            self._counts.truncated.inc(truncated)
+        return Encoded(vectors, tokens.lengths, tokens.cut)
+
+    async def of_ids(self, ids: list[list[int]], lane: Lane | None = None) -> Encoded:
+        """Of texts that are this tokenizer's ids already, special tokens included. No prompt is put before them."""
+        self._check_ids(ids)
+        tokens = Tokens(ids, [0] * len(ids))
+        lane = lane or (Lane.INTERACTIVE if sum(tokens.lengths) <= SMALL_TOKENS else Lane.BULK)
+        with self.admission.enter(len(ids), lane) as permit:
+            _tokenised(tokens)
+            vectors = await self.workers.encode(permit, tokens, lane)
+        return Encoded(vectors, tokens.lengths, tokens.cut)
+
+    async def pieces(
+        self, texts: Sequence[str], prompt_name: str | None, specials: bool, lane: Lane | None = None
+    ) -> list[Encoding]:
+        """The tokens of each text, with their places in it."""
+        work = partial(self.tokenizer.pieces, texts, self.prompt(prompt_name), specials)
+        return await self._aside(work, len(texts), sum(map(len, texts)) <= SMALL_CHARACTERS, lane)
+
+    async def decode(self, ids: list[list[int]], skip_specials: bool, lane: Lane | None = None) -> list[str]:
+        self._check_known(ids, "ids")
+        work = partial(self.tokenizer.decode, ids, skip_specials)
+        return await self._aside(work, len(ids), sum(map(len, ids)) <= SMALL_TOKENS, lane)
+
+    def prompt(self, name: str | None) -> str:
+        prompts = self.model.prompts
+        if name is not None and name not in prompts:
+            known = ", ".join(sorted(prompts)) or "none"
+            raise Invalid(f"This model has no prompt named {name!r}; it has: {known}.", "prompt_name")
+        return self.tokenizer.prompt(name)
+
+    def close(self) -> None:
+        self._threads.shutdown()
+
+    async def _aside(self, work: Callable[[], Got], texts: int, small: bool, lane: Lane | None) -> Got:
+        """Work for the tokeniser alone, in its threads, by the same permits as all other work: they are its queue."""
+        with self.admission.enter(texts, lane or (Lane.INTERACTIVE if small else Lane.BULK), paced=False):
+            done = await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        mark(Phase.TOKENISE)
+        return done
+
+    def _check_ids(self, ids: list[list[int]]) -> None:
+        self._check_known(ids, "input")
+        head, tail = self.tokenizer.frame
+        for place, row in enumerate(ids):
+            if len(row) > (most := self.model.max_tokens):
+                raise TooLong(f"Text {place} has {len(row)} token ids and the model reads {most}: shorten it.", "input")
+            if not row or row[: len(head)] != head or row[len(row) - len(tail) :] != tail:
+                raise Invalid(
+                    f"Text {place}: the ids do not begin with {head} and end with {tail}, as every text of this model "
+                    "does; POST /tokenize gives whole ones.",
+                    "input",
+                )
+
+    def _check_known(self, ids: list[list[int]], field: str) -> None:
+        size = self.tokenizer.size
+        for place, row in enumerate(ids):
+            if row and not 0 <= min(row) <= max(row) < size:
+                raise Invalid(f"Text {place}: this model's ids are 0 to {size - 1}.", field)
+
+    async def _tokens(self, texts: Sequence[Text], prompt: str) -> Tokens:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self.tokenizer, texts, prompt)
+
+    def _refuse_nothing(self, tokens: Tokens) -> None:
+        """A model without special tokens makes none of an empty text, and has no vector for it."""
+        if [] in tokens.ids:
+            raise Invalid(f"Text {tokens.ids.index([])} is empty for this model: leave it out.", "input")
+
+    def _truncated(self, tokens: Tokens, allowed: bool) -> int:
+        """How many texts were cut; refuses them when the client does not want that."""
+        truncated = len(tokens) - tokens.cut.count(0)
+        if truncated and not allowed:
+            worst = max(range(len(tokens)), key=tokens.cut.__getitem__)
+            limit = self.model.max_tokens
+            raise TooLong(
+                f"Text {worst} has {limit + tokens.cut[worst]} tokens and the model reads {limit}: shorten it, or let "
+                "it be cut with truncate=true.",
+                "inputs",
+            )
+        return truncated
+
+
+def _characters(text: Text) -> int:
+    return len(text) if isinstance(text, str) else len(text[0]) + len(text[1])
+
+
+def _tokenised(tokens: Tokens, ended: float | None = None) -> None:
+    """Note it in the request that is answered here, if one is."""
+    if visit := NOW.get():
+        visit.mark(Phase.TOKENISE, ended)
+        # Pairs that are re-ranked come after the queries that found them.
+        visit.lengths = [*visit.lengths, *tokens.lengths] if visit.lengths else tokens.lengths

@@ -1,0 +1,95 @@
+"""The cross-encoder beside the model that embeds: a query and passages in, how well each answers it out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from embedship.bundle import Bundle
+from embedship.monitor.ranking import K
+from embedship.serve.forward import Encoded
+from embedship.serve.index.embedding import text_of
+from embedship.serve.lanes import Lane
+from embedship.serve.running import Running
+from embedship.serve.shelf import Found, Hit, Place
+
+Scores = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """(n,) logits of n pairs, and what they cost."""
+
+    logits: Scores
+    encoded: Encoded
+
+    @property
+    def probabilities(self) -> Scores:
+        """The sigmoid of the logits: in the same order, and between 0 and 1."""
+        return np.exp(-np.logaddexp(np.float32(0), -self.logits))
+
+
+class Reranker:
+    """Used from the event loop; raises RequestErrors only."""
+
+    def __init__(self, running: Running) -> None:
+        self.running = running
+
+        self.header = (b"x-embedship-reranker", self.bundle.fingerprint.encode())
+
+    @property
+    def bundle(self) -> Bundle:
+        return self.running.bundle
+
+    async def score(self, pairs: Sequence[tuple[str, str]], truncate: bool = True, lane: Lane | None = None) -> Scored:
+        """Score (query, passage) pairs; what is too long for the model loses the end of its longer half."""
+        encoded = await self.running.forward.rows(pairs, truncate=truncate, lane=lane)
+        return Scored(encoded.vectors[:, 0], encoded)
+
+    async def sorted(
+        self, queries: Sequence[str], found: Found, k: int, with_title: bool, lane: Lane | None
+    ) -> tuple[Found, int]:
+        """The k best of the hits of each query, their scores those of this model; and the tokens that it cost.
+
+        Somebody waits for a search, so its pairs do not wait behind bulk, however many they are.
+        """
+        pairs = [
+            (query, text_of(hit.document, with_title))
+            for query, hits in zip(queries, found.hits, strict=True)
+            for hit in hits
+        ]
+        if not pairs:
+            return found, 0
+        scored = await self.score(pairs, lane=lane or Lane.INTERACTIVE)
+        pairs_of = np.cumsum([0, *map(len, found.hits)])
+        ranked = [
+            _ranked(hits, scored.logits[start:end], scored.probabilities[start:end])
+            for hits, start, end in zip(found.hits, pairs_of[:-1], pairs_of[1:], strict=True)
+        ]
+        rows = np.stack([_rows(hits, before) for hits, before in zip(ranked, found.rows, strict=True)])
+        return replace(found, hits=[hits[:k] for hits in ranked], rows=rows), scored.encoded.tokens
+
+
+def best_first(logits: Scores) -> list[int]:
+    """Places, those of equal scores in the order they came in. Not of probabilities: the best are all 1.0."""
+    found: list[int] = np.argsort(-logits, kind="stable").tolist()
+    return found
+
+
+def _ranked(hits: Sequence[Hit], logits: Scores, probabilities: Scores) -> list[Hit]:
+    return [
+        replace(hits[place], score=float(probabilities[place]), retrieved=Place(place + 1, hits[place].score))
+        for place in best_first(logits)
+    ]
+
+
+def _rows(hits: Sequence[Hit], before: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """(K or more,) the documents in their new order, those that were not re-ranked behind them."""
+    found = dict.fromkeys([*(hit.row for hit in hits), *before[before >= 0].tolist()])
+    rows = np.full(max(len(before), K), -1, dtype=np.int64)
+    kept = list(found)[: len(rows)]
+    rows[: len(kept)] = kept
+    return rows

@@ -1,0 +1,97 @@
+"""A bundle at work: its variant chosen, loaded and proven, with the queue before its devices."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from embedship import tune
+from embedship.bundle import Bundle, Task
+from embedship.encoder import Encoder
+from embedship.golden import GoldenCheck
+from embedship.serve.admission import Admission
+from embedship.serve.devices.fleet import Fleet, local, processes
+from embedship.serve.forward import Forward
+from embedship.serve.lanes import Lanes
+from embedship.serve.metrics import Counts
+from embedship.serve.settings import Settings
+from embedship.serve.songs import Choir, Songs
+from embedship.serve.tickets import Ticket
+from embedship.serve.workers import Workers
+from embedship.tune import Settled
+
+
+class Door(NamedTuple):
+    """The encoder of a bundle, and what the log should say of how its variant was chosen."""
+
+    encoder: Encoder
+    remark: str | None
+
+
+class Part(NamedTuple):
+    """What a model is for in a server; its devices are named after that where another model has the plain names."""
+
+    task: Task
+    prefix: str
+
+
+EMBED = Part(Task.EMBED, "")
+RERANK = Part(Task.RERANK, "rerank-")
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    encoder: Encoder
+    remark: str | None
+    fleet: Fleet
+    forward: Forward
+    choir: Choir
+
+    @classmethod
+    def open(
+        cls, door: Door, part: Part, settings: Settings, admission: Admission, counts: Counts, stack: ExitStack
+    ) -> Self:
+        """Prove every device with the golden texts. What was opened, the encoder too, is closed with `stack`.
+
+        Raises EngineError, GateError.
+        """
+        encoder = stack.enter_context(door.encoder)
+        # An encoder over worker processes is a fleet already; the streams of any other become one.
+        engine = encoder.engine
+        fleet = engine if isinstance(engine, Fleet) else local(encoder, settings.stall_seconds, part.prefix)
+        model = encoder.bundle.manifest.pipeline
+        lanes: Lanes[Ticket] = Lanes(settings.batch_tokens)
+        workers = Workers(fleet.devices, model.dimension, encoder.layout, lanes, counts)
+        stack.callback(workers.close)
+        forward = Forward(model, encoder.tokenizer, admission, workers, counts)
+        stack.callback(forward.close)
+        return cls(encoder, door.remark, fleet, forward, Choir(workers, Songs.of(encoder)))
+
+    @property
+    def bundle(self) -> Bundle:
+        return self.encoder.bundle
+
+    @property
+    def workers(self) -> Workers:
+        return self.forward.workers
+
+    @property
+    def golden(self) -> GoldenCheck:
+        """At start, of the worst device."""
+        return self.fleet.checked
+
+
+def door(path: Path, variant: str | None, part: Part, settings: Settings) -> Door:
+    """Raises UsageError, UnsafeError, MissingExtra, EngineError, GateError."""
+    bundle = Bundle.open(path)
+    bundle.require(part.task)
+    settled = Settled(variant, None) if variant else tune.settle(bundle, settings.cache)
+    if settings.workers:
+        encoder = processes(
+            bundle, settled.variant, settings.workers, settings.streams, settings.stall_seconds, part.prefix
+        )
+    else:
+        encoder = Encoder.open(bundle, settled.variant, streams=settings.streams, task=part.task)
+    return Door(encoder, settled.remark)

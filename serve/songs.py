@@ -1,0 +1,49 @@
+"""What the canaries sing: golden texts, re-encoded on every device for as long as the server runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from embedship.codes import Vectors
+from embedship.encoder import Encoder
+from embedship.golden import Golden
+from embedship.serve.workers import Workers
+from embedship.tokens import Tokens
+
+# Texts of a round on each device: with MiniLM 16 texts of at most 64 tokens cost 40 ms every 30 s, 0.13% of a stream.
+CANARIES = 16
+CANARY_TOKENS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Songs:
+    """The canaries: tokens of n golden texts, one by one, and the checkpoint's own (n, dim) float32 vectors."""
+
+    tokens: list[Tokens]
+    vectors: Vectors
+
+    @classmethod
+    def of(cls, encoder: Encoder) -> Songs:
+        """At most CANARIES golden texts, evenly spaced from the shortest to the longest that is short enough.
+
+        Scores are compared by their spread, so there are two at least.
+        """
+        golden = Golden.load(encoder.bundle)
+        tokens = encoder.tokenizer(golden.texts)
+        lengths = tokens.lengths
+        order = [i for i in sorted(range(len(tokens)), key=lengths.__getitem__) if lengths[i]]
+        short = [i for i in order if lengths[i] <= CANARY_TOKENS]
+        short = short if len(short) > 1 else order[:2]
+        places = np.unique(np.linspace(0, len(short) - 1, CANARIES).round().astype(int))
+        chosen = [short[place] for place in places]
+        return cls([tokens.row(i) for i in chosen], golden.vectors[chosen])
+
+
+class Choir(NamedTuple):
+    """The devices of one model, and what they sing."""
+
+    workers: Workers
+    songs: Songs
