@@ -85,6 +85,7 @@ class Connection(asyncio.Protocol):
         self._head = bytearray()
         self._left = 0
         self._status = 0
+        self._last = False  # the server has said that it answers nothing more on it
         self._answer: asyncio.Future[int] | None = None
         self._transport: asyncio.Transport | None = None
 
@@ -96,11 +97,13 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass of it
 
+    @property
+    def usable(self) -> bool:
+        return self._transport is not None and not self._last and not self._transport.is_closing()
+
     def ask(self, request: bytes) -> asyncio.Future[int]:
         assert self._transport is not None
         self._answer = asyncio.get_running_loop().create_future()
-        if self._transport.is_closing():
-            self._answer.set_exception(ConnectionResetError("the server closed the connection"))
         self._transport.write(request)
         return self._answer
 
@@ -115,6 +118,7 @@ class Connection(asyncio.Protocol):
             lines = bytes(self._head[:end]).lower().split(b"\r\n")
             length = next(int(line[15:]) for line in lines if line.startswith(b"content-length:"))
             self._status = int(lines[0].split()[1])
+            self._last = b"connection: close" in lines
             self._left = length - (len(self._head) - end - 4)
             self._head.clear()
         if self._left == 0 and self._answer is not None and not self._answer.done():
@@ -193,6 +197,15 @@ async def _once(address: Address, requests: Sequence[bytes], connections: int) -
     return took
 
 
+def _usable(idle: list[Connection]) -> Connection | None:
+    """A connection that a full server has refused a request on is closed by it, and not used again."""
+    while idle:
+        if (connection := idle.pop()).usable:
+            return connection
+        connection.close()
+    return None
+
+
 async def _opened(address: Address, requests: Sequence[bytes], due: list[float], seconds: float) -> Load:
     loop = asyncio.get_running_loop()
     idle = [await Connection.open(address) for _ in range(64)]
@@ -202,7 +215,7 @@ async def _opened(address: Address, requests: Sequence[bytes], due: list[float],
     began = time.perf_counter() + 0.05
 
     async def one(number: int) -> None:
-        connection = idle.pop() if idle else await Connection.open(address)
+        connection = _usable(idle) or await Connection.open(address)
         sent = time.perf_counter() - began
         status = await connection.ask(requests[number % len(requests)])
         answers.append(Answer(status, due[number], sent, time.perf_counter() - began))
