@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -22,6 +23,7 @@ from embedship.serve.index.chunks import Chunking
 from embedship.serve.index.effort import LIMITS, Effort
 from embedship.serve.index.manifest import SAMPLED, VECTORS, Choice, Recall, Truncated
 from embedship.serve.index.recipe import Store
+from embedship.serve.milvus.address import Address, place
 
 if TYPE_CHECKING:
     from embedship.serve.index.build import Built, Step, Wishes
@@ -63,7 +65,15 @@ def index(
             '"id"; other keys are kept as metadata.',
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Where the index goes. An index that lies there is replaced at the end.")],
+    out: Annotated[
+        Any,
+        typer.Option(
+            parser=place,
+            metavar="INDEX",
+            help="Where the index goes: a folder, and an index that lies there is replaced at the end; or a collection "
+            "of Milvus that is not there yet, milvus://HOST:PORT/COLLECTION.",
+        ),
+    ],
     kind: Annotated[
         Kind | None,
         typer.Option(
@@ -157,6 +167,15 @@ def index(
     cut = chunking(chunk, overlap)
     wishes = Wishes(kind, with_title, effort, store, stage_dimension, factory, gpu, wanted, queries, cut)
     opened = Bundle.open(bundle)
+    if isinstance(out, Address):
+        others = source or cut or queries or stage_dimension or factory or gpu or wanted or store is not Store.INT8
+        if corpus is None or others:
+            raise UsageError(
+                f"{out} takes CORPUS.jsonl, --variant, --with-title, --kind flat or hnsw-sq8, --oversample and "
+                "--ef-search, and nothing else"
+            )
+        _collected(opened, variant, corpus, out, wishes, as_json)
+        return
     try:
         if source is None and corpus is not None:
             built = _embedded(opened, variant, corpus, out, wishes)
@@ -193,6 +212,29 @@ def _embedded(bundle: Bundle, variant: str | None, corpus: Path, out: Path, wish
         golden.check(encoder)  # a machine that computes wrongly must not fill an index that others then trust
         with Bar() as bar:
             return build(encoder, chosen, corpus, out, wishes, bar.show)
+
+
+def _collected(
+    bundle: Bundle, variant: str | None, corpus: Path, address: Address, wishes: Wishes, as_json: bool
+) -> None:
+    from embedship import golden
+    from embedship.encoder import Encoder
+    from embedship.serve.index.build import Step
+    from embedship.serve.milvus.load import load
+
+    chosen = choices.variant(bundle, variant).name
+    with Encoder.open(bundle, chosen) as encoder:
+        golden.check(encoder)
+        with Bar() as bar:
+            loaded = load(encoder, chosen, corpus, address, wishes, partial(bar.show, Step.EMBED))
+    if as_json:
+        typer.echo(msgspec.json.encode(loaded).decode())
+        return
+    typer.echo(
+        f"{address}: {loaded.documents:,} documents, {loaded.kind}, bound to model {loaded.fingerprint[:12]}, "
+        f"embedded at {loaded.texts_per_second:,.0f} texts/s; longer than the model reads, cut off: "
+        f"{_truncated(loaded.truncated, loaded.documents)}"
+    )
 
 
 def _requantised(bundle: Bundle, source: Path, out: Path, wishes: Wishes) -> Built:

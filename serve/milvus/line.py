@@ -1,0 +1,117 @@
+"""One connection to Milvus. A call fails when its time is over; while the server is away, calls fail at once."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from threading import Lock
+from typing import Any, Self, TypeVar
+
+from embedship.errors import MissingExtra
+from embedship.serve.milvus import Lost, Refused
+from embedship.serve.milvus.address import Address
+
+try:
+    import grpc
+    from pymilvus import MilvusClient
+    from pymilvus.exceptions import ConnectionConfigException, MilvusException
+except ImportError as error:
+    raise MissingExtra("pymilvus", "milvus") from error
+
+# It logs every failure itself, with a trace of its stack: what goes wrong is said once, by who asked.
+logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
+
+# What a search may wait for, and what may take its time: an exact search, loading a collection.
+QUICK_SECONDS = 5.0
+SLOW_SECONDS = 120.0
+
+# So long after a failure nobody asks, and then one does: a server that hangs must not take every thread.
+PAUSE_SECONDS = 1.0
+
+# pymilvus would try again, 75 times or until the timeout; its answer is wanted, whatever it is.
+ONCE: dict[str, Any] = {"retry_times": 0, "retry_on_rate_limit": False}
+
+Got = TypeVar("Got")
+
+
+class Line:
+    """Thread-safe."""
+
+    def __init__(self, client: Any, address: Address) -> None:
+        self._client = client
+        self._address = address
+        self._lock = Lock()
+        self._fell: float | None = None  # when the last call failed that nobody has followed with success
+        self._probing = False
+
+    @classmethod
+    def open(cls, address: Address, seconds: float) -> Self:
+        """`seconds` is what a call may take. Raises Lost, MissingExtra."""
+        try:
+            return cls(
+                MilvusClient(address.uri, timeout=seconds, dedicated=True, grpc_options=_options(seconds)), address
+            )
+        except ConnectionConfigException as error:
+            if "milvus-lite is required" in str(error):
+                raise MissingExtra("milvus-lite", "milvus") from None
+            raise Lost(f"{address} cannot be opened: {_said(error)}") from error
+        except (MilvusException, grpc.RpcError) as error:
+            raise Lost(_away(address)) from error
+
+    def ask(self, call: Callable[[Any], Got]) -> Got:
+        """`call` is given the client. Raises Lost at once while the server is away, Refused for what it will not do."""
+        self._enter()
+        try:
+            got = call(self._client)
+        except grpc.RpcError as error:
+            self._leave(failed=True)
+            raise Lost(_away(self._address)) from error
+        except MilvusException as error:
+            failed = isinstance(error.code, grpc.StatusCode)
+            self._leave(failed)
+            if failed:
+                raise Lost(_away(self._address)) from error
+            raise Refused(f"{self._address} does not do what it is asked: {_said(error)}") from error
+        except BaseException:
+            self._leave(failed=False)
+            raise
+        self._leave(failed=False)
+        return got
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _enter(self) -> None:
+        with self._lock:
+            if self._fell is None:
+                return
+            if self._probing or time.monotonic() < self._fell + PAUSE_SECONDS:
+                raise Lost(_away(self._address))
+            self._probing = True
+
+    def _leave(self, failed: bool) -> None:
+        with self._lock:
+            self._fell = time.monotonic() if failed else None
+            self._probing = False
+
+
+def _options(seconds: float) -> dict[str, Any]:
+    """A deadline for every call, which pymilvus has none for without its retries; and a connection that comes back."""
+    config = {"methodConfig": [{"name": [{}], "timeout": f"{seconds}s"}]}
+    return {
+        "grpc.service_config": json.dumps(config),
+        "grpc.initial_reconnect_backoff_ms": 200,
+        "grpc.min_reconnect_backoff_ms": 1000,
+        "grpc.max_reconnect_backoff_ms": 1000,
+    }
+
+
+def _away(address: Address) -> str:
+    return f"{address} does not answer: is it running, and can it be reached from here"
+
+
+def _said(error: Exception) -> str:
+    """What Milvus says of it, on one line."""
+    return " ".join(str(getattr(error, "message", error)).split())
