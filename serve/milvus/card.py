@@ -21,7 +21,7 @@ from embedship.serve.index.manifest import Prompts
 from embedship.serve.index.recipe import DEFAULTS
 from embedship.serve.milvus import expressions
 from embedship.serve.milvus.address import Address
-from embedship.serve.milvus.line import ONCE, Line
+from embedship.serve.milvus.line import Line
 
 FORMAT = 1
 PROPERTY = "embedship.card"
@@ -94,9 +94,9 @@ def card(bundle: Bundle, variant: str, kind: Kind, with_title: bool, effort: Eff
 
 def read(line: Line, address: Address) -> Card:
     """Raises UsageError where there is no such collection, UnsafeError where it is not one of ours, Lost."""
-    if not line.ask(lambda client: client.has_collection(address.collection, **ONCE)):
+    if not line.ask("has_collection", address.collection):
         raise UsageError(f"there is no {address}: fill it with `embedship index BUNDLE CORPUS.jsonl --out {address}`")
-    found = line.ask(lambda client: client.describe_collection(address.collection, **ONCE))
+    found = line.ask("describe_collection", address.collection)
     try:
         read = msgspec.json.decode(found["properties"][PROPERTY], type=Card)
     except (KeyError, msgspec.MsgspecError):
@@ -113,11 +113,7 @@ def read(line: Line, address: Address) -> Card:
 def make(line: Line, name: str, card: Card) -> None:
     """An empty collection of this name, ready to be filled and searched. Raises Lost."""
     properties = {PROPERTY: msgspec.json.encode(card).decode()}
-    line.ask(
-        lambda client: client.create_collection(
-            name, schema=_schema(card), index_params=_indexes(card), properties=properties, **ONCE
-        )
-    )
+    line.ask("create_collection", name, schema=_schema(card), index_params=_indexes(card), properties=properties)
 
 
 def _schema(card: Card) -> Any:
@@ -128,7 +124,7 @@ def _schema(card: Card) -> Any:
         "content", DataType.VARCHAR, max_length=LONGEST, enable_analyzer=True, analyzer_params={"tokenizer": "standard"}
     )
     schema.add_field("title_length", DataType.INT64)  # in characters of the content, -1 for none
-    schema.add_field("metadata", DataType.JSON)
+    schema.add_field("metadata", DataType.VARCHAR, max_length=LONGEST)  # JSON, and comes back as it was, to the digit
     schema.add_field(
         "facts", DataType.ARRAY, element_type=DataType.VARCHAR, max_capacity=MOST_FACTS, max_length=expressions.LONGEST
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from types import TracebackType
@@ -31,7 +31,7 @@ from embedship.serve.milvus.address import Address
 from embedship.serve.milvus.card import Card
 from embedship.serve.milvus.entities import SHOWN, document, entity, row_of
 from embedship.serve.milvus.index import CONSISTENCY, MilvusIndex
-from embedship.serve.milvus.line import ONCE, QUICK_SECONDS, SLOW_SECONDS, Line
+from embedship.serve.milvus.line import QUICK_SECONDS, SLOW_SECONDS, Line
 from embedship.serve.milvus.tally import Tally
 
 # Entities put in one call: of 65 kB of text each, half of the 64 MB that Milvus takes.
@@ -57,7 +57,7 @@ class Collection:
         self._writes = writes
         self.manifest: Card = cards.read(slow, address)
         demand_model(address, self.manifest, bundle)
-        slow.ask(lambda client: client.load_collection(self._name, **ONCE))
+        slow.ask("load_collection", self._name)
         self.index = MilvusIndex(partial(self._ask, quick), partial(self._ask, slow), self._name, self.manifest)
         self._tally = Tally(lambda: self.index.count(None))
         self._known_names: set[str] = set()
@@ -127,7 +127,7 @@ class Collection:
         for start in range(0, len(puts), _BATCH):
             self._put(puts[start : start + _BATCH])
         if gone:
-            self._quick(lambda client: client.delete(self._name, ids=gone, **ONCE))
+            self._quick("delete", self._name, ids=gone)
         replaced = sum(each["row"] in known for each in puts)
         done = Done(new=len(puts) - replaced, replaced=replaced, deleted=len(gone))
         self._tally.changed(done.new - done.deleted)
@@ -144,16 +144,16 @@ class Collection:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _ask(self, line: Line, call: Callable[[Any], Any]) -> Any:
+    def _ask(self, line: Line, method: str, *arguments: Any, **options: Any) -> Any:
         """Where Milvus refuses, somebody may have filled the collection anew: then that is said."""
         try:
-            return line.ask(call)
+            return line.ask(method, *arguments, **options)
         except Refused:
             self._require_same(line)
             raise
 
-    def _quick(self, call: Callable[[Any], Any]) -> Any:
-        return self._ask(self._lines[0], call)
+    def _quick(self, method: str, *arguments: Any, **options: Any) -> Any:
+        return self._ask(self._lines[0], method, *arguments, **options)
 
     def _require_same(self, line: Line) -> None:
         try:
@@ -174,16 +174,14 @@ class Collection:
         if not asked:
             return found
         answers = self._quick(
-            lambda client: client.search(
-                self._name,
-                data=[text for _, text in asked],
-                anns_field="words",
-                limit=depth,
-                filter=expression or "",
-                search_params={"metric_type": "BM25"},
-                **CONSISTENCY,
-                **ONCE,
-            )
+            "search",
+            self._name,
+            data=[text for _, text in asked],
+            anns_field="words",
+            limit=depth,
+            filter=expression or "",
+            search_params={"metric_type": "BM25"},
+            **CONSISTENCY,
         )
         for (place, _), hits in zip(asked, answers, strict=True):
             # Milvus Lite gives the negative of the score.
@@ -240,15 +238,11 @@ class Collection:
 
     def _rows(self, expression: str, fields: Sequence[str], consistency: Mapping[str, str], **limit: int) -> list[Any]:
         return list(
-            self._quick(
-                lambda client: client.query(
-                    self._name, filter=expression, output_fields=list(fields), **limit, **consistency, **ONCE
-                )
-            )
+            self._quick("query", self._name, filter=expression, output_fields=list(fields), **limit, **consistency)
         )
 
     def _put(self, entities: list[dict[str, Any]]) -> None:
-        self._quick(lambda client: client.upsert(self._name, entities, **ONCE))
+        self._quick("upsert", self._name, entities)
 
     def _require_apart(self, rows: Mapping[int, str], known: Mapping[int, str], count: int) -> None:
         """Else one document would take the place of another: of twenty collections of a billion, it happens in one."""

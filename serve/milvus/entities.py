@@ -29,7 +29,8 @@ def entity(card: Card, document: Document, vector: Vectors) -> dict[str, Any]:
     facts, scalars = expressions.facts(document.metadata), expressions.scalars(document.metadata)
     _require(document.id, "id", len(document.id.encode()), LONGEST_ID, "bytes")
     _require(document.id, "title and text", len(content.encode()), LONGEST, "bytes")
-    _require(document.id, "metadata", len(msgspec.json.encode(document.metadata)), LONGEST, "bytes")
+    metadata = msgspec.json.encode(document.metadata)
+    _require(document.id, "metadata", len(metadata), LONGEST, "bytes")
     _require(document.id, "metadata", len(msgspec.json.encode(scalars)), LONGEST, "bytes")
     _require(document.id, "metadata", len(facts), MOST_FACTS, "names and values")
     values = halves(vector).astype("float32").tolist()
@@ -38,7 +39,7 @@ def entity(card: Card, document: Document, vector: Vectors) -> dict[str, Any]:
         "id": document.id,
         "content": content,
         "title_length": -1 if document.title is None else len(document.title),
-        "metadata": document.metadata,
+        "metadata": metadata.decode(),
         "facts": facts,
         "scalars": scalars,
         **dict.fromkeys(card.fields, values),
@@ -48,7 +49,7 @@ def entity(card: Card, document: Document, vector: Vectors) -> dict[str, Any]:
 def document(entity: Mapping[str, Any]) -> Document:
     content, length = entity["content"], entity["title_length"]
     title, text = (None, content) if length < 0 else (content[:length], content[length + 1 :])
-    return Document(entity["id"], text, title, entity["metadata"])
+    return Document(entity["id"], text, title, msgspec.json.decode(entity["metadata"]))
 
 
 def _require(id: str, what: str, size: int, most: int, unit: str) -> None:

@@ -7,8 +7,7 @@ whichever of its indexes Milvus has searched and however it rounds.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +20,6 @@ from embedship.serve.index.effort import Effort
 from embedship.serve.index.truth import margin
 from embedship.serve.milvus import expressions
 from embedship.serve.milvus.card import Card
-from embedship.serve.milvus.line import ONCE
 
 # Rounding may swap rows at the edge of the k best: a few more are fetched, and ranked.
 _SPARE = 16
@@ -33,14 +31,13 @@ _ANSWER_BYTES = 8 * 1024 * 1024
 # Own writes are seen at once; those of other processes when Milvus has them everywhere, some 0.1 s later.
 CONSISTENCY = {"consistency_level": "Session"}
 
-Got = TypeVar("Got")
-Ask = Callable[[Callable[[Any], Got]], Got]
+Ask = Callable[..., Any]  # Line.ask
 
 
 class MilvusIndex:
     """An Index; rows are the numbers of its documents. Each search is one call, or a few for many queries."""
 
-    def __init__(self, quick: Ask[Any], slow: Ask[Any], collection: str, card: Card) -> None:
+    def __init__(self, quick: Ask, slow: Ask, collection: str, card: Card) -> None:
         """`quick` asks the server for an answer that somebody waits for, `slow` for one that may take its time."""
         self._quick, self._slow = quick, slow
         self._collection = collection
@@ -61,9 +58,7 @@ class MilvusIndex:
     def count(self, expression: str | None) -> int:
         """Of the entities that meet it."""
         found = self._quick(
-            lambda client: client.query(
-                self._collection, filter=expression or "", output_fields=["count(*)"], **CONSISTENCY, **ONCE
-            )
+            "query", self._collection, filter=expression or "", output_fields=["count(*)"], **CONSISTENCY
         )
         return int(found[0]["count(*)"])
 
@@ -98,7 +93,7 @@ class MilvusIndex:
         found = self._found(self._quick, queries, wanted, expression, self._card.vector, parameters)
         return _stacked([_ranked(query, *each, k) for query, each in zip(queries, found, strict=True)], k)
 
-    def _all(self, ask: Ask[Any], queries: Vectors, k: int, expression: str | None) -> Hits:
+    def _all(self, ask: Ask, queries: Vectors, k: int, expression: str | None) -> Hits:
         """By comparing all vectors. Where more are equal than were fetched, more are fetched."""
         wanted, left = min(k + _SPARE, _MOST), np.arange(len(queries))
         hits: list[Hits | None] = [None] * len(queries)
@@ -115,7 +110,7 @@ class MilvusIndex:
 
     def _found(
         self,
-        ask: Ask[Any],
+        ask: Ask,
         queries: Vectors,
         wanted: int,
         expression: str | None,
@@ -126,29 +121,18 @@ class MilvusIndex:
         step = max(1, _ANSWER_BYTES // (wanted * 4 * self._card.dimension))
         truth, answers = self._card.truth, []
         for start in range(0, len(queries), step):
-            answers += ask(partial(self._asked, queries[start : start + step], wanted, expression, field, parameters))
+            answers += ask(
+                "search",
+                self._collection,
+                data=list(queries[start : start + step]),
+                anns_field=field,
+                limit=wanted,
+                filter=expression or "",
+                output_fields=[truth],
+                search_params={"metric_type": "IP", "params": parameters},
+                **CONSISTENCY,
+            )
         return [_candidates(each, truth, self._card.dimension) for each in answers]
-
-    def _asked(
-        self,
-        queries: Vectors,
-        wanted: int,
-        expression: str | None,
-        field: str,
-        parameters: dict[str, int],
-        client: Any,
-    ) -> Any:
-        return client.search(
-            self._collection,
-            data=list(queries),
-            anns_field=field,
-            limit=wanted,
-            filter=expression or "",
-            output_fields=[self._card.truth],
-            search_params={"metric_type": "IP", "params": parameters},
-            **CONSISTENCY,
-            **ONCE,
-        )
 
     def _among(self, allowed: Allowed | None) -> str | None:
         """The shorter of two lists: of those that may be found, or of the others."""

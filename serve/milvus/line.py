@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections.abc import Callable
 from threading import Lock
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from embedship.errors import MissingExtra
 from embedship.serve.milvus import Lost, Refused
@@ -16,12 +14,14 @@ from embedship.serve.milvus.address import Address
 try:
     import grpc
     from pymilvus import MilvusClient
+    from pymilvus.client.types import Status
     from pymilvus.exceptions import ConnectionConfigException, MilvusException
 except ImportError as error:
     raise MissingExtra("pymilvus", "milvus") from error
 
-# It logs every failure itself, with a trace of its stack: what goes wrong is said once, by who asked.
-logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
+# They log every failure themselves, with a trace of their stack: what goes wrong is said once, by who asked.
+for name in ("pymilvus", "milvus_lite"):
+    logging.getLogger(name).setLevel(logging.CRITICAL)
 
 # What a search may wait for, and what may take its time: an exact search, loading a collection.
 QUICK_SECONDS = 5.0
@@ -30,18 +30,14 @@ SLOW_SECONDS = 120.0
 # So long after a failure nobody asks, and then one does: a server that hangs must not take every thread.
 PAUSE_SECONDS = 1.0
 
-# pymilvus would try again, 75 times or until the timeout; its answer is wanted, whatever it is.
-ONCE: dict[str, Any] = {"retry_times": 0, "retry_on_rate_limit": False}
-
-Got = TypeVar("Got")
-
 
 class Line:
-    """Thread-safe."""
+    """Thread-safe. pymilvus connects anew by itself, and tries a call again that the old connection lost."""
 
-    def __init__(self, client: Any, address: Address) -> None:
+    def __init__(self, client: Any, address: Address, seconds: float) -> None:
         self._client = client
         self._address = address
+        self._seconds = seconds
         self._lock = Lock()
         self._fell: float | None = None  # when the last call failed that nobody has followed with success
         self._probing = False
@@ -50,26 +46,27 @@ class Line:
     def open(cls, address: Address, seconds: float) -> Self:
         """`seconds` is what a call may take. Raises Lost, MissingExtra."""
         try:
-            return cls(
-                MilvusClient(address.uri, timeout=seconds, dedicated=True, grpc_options=_options(seconds)), address
-            )
+            client = MilvusClient(address.uri, timeout=min(seconds, QUICK_SECONDS), dedicated=True)
+            return cls(client, address, seconds)
         except ConnectionConfigException as error:
             if "milvus-lite is required" in str(error):
                 raise MissingExtra("milvus-lite", "milvus") from None
-            raise Lost(f"{address} cannot be opened: {_said(error)}") from error
+            raise Lost(
+                f"{address} cannot be opened: its folder must be there, and a file of Milvus Lite has one owner at a time"
+            ) from error
         except (MilvusException, grpc.RpcError) as error:
             raise Lost(_away(address)) from error
 
-    def ask(self, call: Callable[[Any], Got]) -> Got:
-        """`call` is given the client. Raises Lost at once while the server is away, Refused for what it will not do."""
+    def ask(self, method: str, *arguments: Any, **options: Any) -> Any:
+        """What the client's method returns. Raises Lost, at once while the server is away; Refused if it will not."""
         self._enter()
         try:
-            got = call(self._client)
+            got = getattr(self._client, method)(*arguments, timeout=self._seconds, retry_on_rate_limit=False, **options)
         except grpc.RpcError as error:
             self._leave(failed=True)
             raise Lost(_away(self._address)) from error
         except MilvusException as error:
-            failed = isinstance(error.code, grpc.StatusCode)
+            failed = isinstance(error.code, grpc.StatusCode) or error.code == Status.CONNECT_FAILED
             self._leave(failed)
             if failed:
                 raise Lost(_away(self._address)) from error
@@ -95,17 +92,6 @@ class Line:
         with self._lock:
             self._fell = time.monotonic() if failed else None
             self._probing = False
-
-
-def _options(seconds: float) -> dict[str, Any]:
-    """A deadline for every call, which pymilvus has none for without its retries; and a connection that comes back."""
-    config = {"methodConfig": [{"name": [{}], "timeout": f"{seconds}s"}]}
-    return {
-        "grpc.service_config": json.dumps(config),
-        "grpc.initial_reconnect_backoff_ms": 200,
-        "grpc.min_reconnect_backoff_ms": 1000,
-        "grpc.max_reconnect_backoff_ms": 1000,
-    }
 
 
 def _away(address: Address) -> str:

@@ -21,7 +21,7 @@ from embedship.serve.live.changes import Put
 from embedship.serve.milvus import card as cards
 from embedship.serve.milvus.address import Address
 from embedship.serve.milvus.collection import Collection
-from embedship.serve.milvus.line import ONCE, SLOW_SECONDS, Line
+from embedship.serve.milvus.line import SLOW_SECONDS, Line
 
 BATCH = 512
 
@@ -62,8 +62,8 @@ def load(encoder: Encoder, variant: str, lines: Path, address: Address, wishes: 
         with Collection.open(unfinished, bundle, writable=True, quick_seconds=SLOW_SECONDS) as collection:
             embedding = Embedding(encoder, wishes.with_title, lambda *_: None)
             _fill(collection, embedding, lines, count, progress)
-        line.ask(lambda client: client.flush(unfinished.collection, **ONCE))
-        line.ask(lambda client: client.rename_collection(unfinished.collection, address.collection, **ONCE))
+        line.ask("flush", unfinished.collection)
+        line.ask("rename_collection", unfinished.collection, address.collection)
     finally:
         line.close()
     return Loaded(
@@ -85,12 +85,12 @@ def _count(lines: Path) -> int:
 
 def _clear(line: Line, address: Address, unfinished: Address) -> None:
     """What a load that was killed has left is ours to drop; what is whole is not."""
-    if line.ask(lambda client: client.has_collection(address.collection, **ONCE)):
+    if line.ask("has_collection", address.collection):
         raise UsageError(
             f"{address} is there already, and may be served: give another COLLECTION, and let servers take it up by "
             "a reload"
         )
-    line.ask(lambda client: client.drop_collection(unfinished.collection, **ONCE))
+    line.ask("drop_collection", unfinished.collection)
 
 
 def _fill(collection: Collection, embedding: Embedding, lines: Path, count: int, progress: Progress) -> None:

@@ -22,7 +22,7 @@ from embedship.serve.live.changes import halves
 from embedship.serve.milvus import card as cards
 from embedship.serve.milvus.address import Address
 from embedship.serve.milvus.index import MilvusIndex
-from embedship.serve.milvus.line import ONCE, SLOW_SECONDS, Line
+from embedship.serve.milvus.line import SLOW_SECONDS, Line
 
 from ..index.conftest import Make, Texts, clustered, encoder, entries, texts  # noqa: F401 - fixtures
 
@@ -56,6 +56,7 @@ def serving(folder: Path) -> Iterator[int]:
 @pytest.fixture(scope="session")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     with serving(tmp_path_factory.mktemp("milvus") / "data") as port:
+        Line.open(Address(f"http://127.0.0.1:{port}", "any"), SLOW_SECONDS).close()  # its first answer takes a while
         yield port
 
 
@@ -103,11 +104,11 @@ def make(bundle: Path, line: Line, kind: Kind, made: dict[object, Index]) -> Mak
 def filled(line: Line, name: str, card: cards.Card, vectors: Vectors) -> MilvusIndex:
     cards.make(line, name, card)
     values = halves(vectors).astype(np.float32).tolist()
-    nothing = {"content": "", "title_length": -1, "metadata": {}, "facts": [], "scalars": {}}
+    nothing = {"content": "", "title_length": -1, "metadata": "{}", "facts": [], "scalars": {}}
     rows = [
         {"row": row, "id": str(row), **nothing, **dict.fromkeys(card.fields, value)} for row, value in enumerate(values)
     ]
     for start in range(0, len(rows), 3000):
-        line.ask(lambda client, some=rows[start : start + 3000]: client.upsert(name, some, **ONCE))
-    line.ask(lambda client: client.flush(name, **ONCE))
+        line.ask("upsert", name, rows[start : start + 3000])
+    line.ask("flush", name)
     return MilvusIndex(line.ask, line.ask, name, card)
