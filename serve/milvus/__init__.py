@@ -5,15 +5,17 @@ without being looked for; its vector is unit, and its values are those of float1
 what it would score in a folder.
 
     address.py      milvus://HOST:PORT/COLLECTION
+    library.py      pymilvus, imported
     line.py         a connection that fails fast, and mends by itself
     card.py         what a collection says of itself: the model, the prompts
     entities.py     documents <-> entities
     expressions.py  filters -> Milvus' own language
     index.py        vectors -> hits
+    tally.py        how many documents there are
     collection.py   all of it, for a server or a command
     load.py         a corpus -> a collection
 
-Only line.py and card.py know pymilvus, and nothing imports them before a collection is asked for.
+Nothing imports pymilvus before a collection is asked for.
 """
 
 from __future__ import annotations

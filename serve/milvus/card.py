@@ -10,7 +10,6 @@ from importlib.metadata import version
 from typing import Any
 
 import msgspec
-from pymilvus import DataType, Function, FunctionType, MilvusClient
 
 from embedship import sealed
 from embedship.bundle import Bundle, Code, Record
@@ -21,6 +20,7 @@ from embedship.serve.index.manifest import Prompts
 from embedship.serve.index.recipe import DEFAULTS
 from embedship.serve.milvus import expressions
 from embedship.serve.milvus.address import Address
+from embedship.serve.milvus.library import DataType, Function, FunctionType, MilvusClient
 from embedship.serve.milvus.line import Line
 
 FORMAT = 1

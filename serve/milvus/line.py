@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import logging
+import os
 import time
 from threading import Lock
 from typing import Any, Self
 
-from embedship.errors import MissingExtra
+from embedship.errors import MissingExtra, UsageError
 from embedship.serve.milvus import Lost, Refused
 from embedship.serve.milvus.address import Address
-
-try:
-    import grpc
-    from pymilvus import MilvusClient
-    from pymilvus.client.types import Status
-    from pymilvus.exceptions import ConnectionConfigException, MilvusException
-except ImportError as error:
-    raise MissingExtra("pymilvus", "milvus") from error
-
-# They log every failure themselves, with a trace of their stack: what goes wrong is said once, by who asked.
-for name in ("pymilvus", "milvus_lite"):
-    logging.getLogger(name).setLevel(logging.CRITICAL)
+from embedship.serve.milvus.library import ConnectionConfigException, MilvusClient, MilvusException, Status, grpc
 
 # What a search may wait for, and what may take its time: an exact search, loading a collection.
 QUICK_SECONDS = 5.0
 SLOW_SECONDS = 120.0
+
+# A secret, so no option: the log of a server shows those.
+TOKEN = "EMBEDSHIP_MILVUS_TOKEN"
 
 # So long after a failure nobody asks, and then one does: a server that hangs must not take every thread.
 PAUSE_SECONDS = 1.0
@@ -46,15 +38,18 @@ class Line:
     def open(cls, address: Address, seconds: float) -> Self:
         """`seconds` is what a call may take. Raises Lost, MissingExtra."""
         try:
-            client = MilvusClient(address.uri, timeout=min(seconds, QUICK_SECONDS), dedicated=True)
+            token = os.environ.get(TOKEN, "")
+            client = MilvusClient(address.uri, token=token, timeout=min(seconds, QUICK_SECONDS), dedicated=True)
             return cls(client, address, seconds)
         except ConnectionConfigException as error:
             if "milvus-lite is required" in str(error):
                 raise MissingExtra("milvus-lite", "milvus") from None
-            raise Lost(
-                f"{address} cannot be opened: its folder must be there, and a file of Milvus Lite has one owner at a time"
-            ) from error
+            why = "its folder must be there, and a file of Milvus Lite has one owner at a time"
+            raise Lost(f"{address} cannot be opened: {why}") from error
         except (MilvusException, grpc.RpcError) as error:
+            if _unknown(error):
+                cure = f"put it in {TOKEN}, as USER:PASSWORD or as an API key"
+                raise UsageError(f"{address} lets nobody in without the right token: {cure}") from None
             raise Lost(_away(address)) from error
 
     def ask(self, method: str, *arguments: Any, **options: Any) -> Any:
@@ -95,7 +90,13 @@ class Line:
 
 
 def _away(address: Address) -> str:
-    return f"{address} does not answer: is it running, and can it be reached from here"
+    return f"{address} does not answer: see that it runs, and can be reached from here"
+
+
+def _unknown(error: Exception) -> bool:
+    """Whether we are, to the server."""
+    told = error.__cause__ if isinstance(error, MilvusException) else error
+    return isinstance(told, grpc.RpcError) and told.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
 def _said(error: Exception) -> str:
