@@ -424,7 +424,8 @@ def strangers(folder: Path, listed: Iterable[str]) -> list[str]:
 _TASKS = {Task.EMBED: "embeds texts", Task.RERANK: "re-ranks passages"}
 _CURES = {
     Task.EMBED: "export a cross-encoder with `embedship export CROSS_ENCODER --task rerank`",
-    Task.RERANK: "its pairs are scored by Encoder.open(bundle, task=Task.RERANK), and no server takes it yet",
+    Task.RERANK: "`embedship serve BUNDLE --reranker` takes it beside one that embeds, and in Python "
+    "Encoder.open(bundle, task=Task.RERANK)",
 }
 
 

@@ -28,7 +28,7 @@ SCHEMA = "values.schema.json"
 README = "README.md"
 
 # The chart sets these itself, from values that also give volumes, ports and probes.
-_SERVING = ("bundle", "index", "cache", "state_dir", "api_key_file", "admin_key_file")
+_SERVING = ("bundle", "index", "reranker", "cache", "state_dir", "api_key_file", "admin_key_file")
 OWNED = (*_SERVING, "host", "port", "metrics_port", "metrics_host", "drain_seconds")
 
 _JSON = {bool: "boolean", int: "integer", float: "number"}

@@ -14,7 +14,7 @@ SCHEME = "milvus:"
 PORT = 19530
 _FILE = ".db"  # pymilvus knows a file of Milvus Lite by it
 _COLLECTION = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
-_SHAPES = "milvus://HOST:PORT/COLLECTION, or milvus:///PATH/FILE.db/COLLECTION for a file of Milvus Lite"
+_SHAPES = "milvus://HOST:PORT/COLLECTION, or milvus:PATH/FILE.db/COLLECTION for a file of Milvus Lite"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,8 @@ class Address:
         return self.uri.endswith(_FILE)
 
     def __str__(self) -> str:
-        return f"milvus://{self.uri.removeprefix('http://')}/{self.collection}"
+        slashes = "" if self.local and not self.uri.startswith("/") else "//"
+        return f"milvus:{slashes}{self.uri.removeprefix('http://')}/{self.collection}"
 
 
 def place(text: str) -> Path | Address:

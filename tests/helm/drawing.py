@@ -129,6 +129,8 @@ def consistent(values: dict[str, Any]) -> dict[str, Any]:
         canary["url"], canary["digest"], canary["image"] = "", "", ""
         canary["claimName"] = canary.get("claimName", "") if bundle.get("source", "pvc") == "pvc" else ""
     claim["claimName"] = claim.get("claimName") or "models"
+    ranks = part("reranker")
+    ranks |= {"path": ranks.get("path", "").replace("..", ""), "claimName": ranks.get("claimName") or "reranker"}
     index = part("index")
     index |= {"path": index.get("path", "").replace("..", ""), "claimName": index.get("claimName") or "index"}
     if not index.get("enabled"):

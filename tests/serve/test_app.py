@@ -36,6 +36,7 @@ ROUTES = {
     ("POST", "/similarity"), ("POST", "/tokenize"), ("POST", "/decode"), ("POST", "/embeddings"), ("GET", "/models"),
     ("POST", "/v2/embed"), ("POST", "/v1/encode"), ("POST", "/admin/reload"),
     ("PUT", "/documents"), ("GET", "/documents/{id}"), ("DELETE", "/documents/{id}"),
+    ("POST", "/rerank"), ("POST", "/v1/rerank"), ("POST", "/v2/rerank"),
 }  # fmt: skip
 LONG = "many words about nothing in particular " * 200
 
@@ -213,7 +214,7 @@ def test_dead_streams_are_unhealthy(fresh: Callable[..., Any]) -> None:
 
 def test_a_full_queue_is_429_in_both_shapes(fresh: Callable[..., Any]) -> None:
     api = fresh(queue_texts=8, max_texts=4)
-    with api.house.admission.enter(8, Lane.INTERACTIVE):
+    with api.house.admissions.embed.enter(8, Lane.INTERACTIVE):
         for path, body in (("/v1/embeddings", {"input": "a"}), ("/embed", {"inputs": "a"})):
             answer = api.post(path, body)
             assert answer.status_code == 429
@@ -226,7 +227,7 @@ def test_an_internal_error_is_a_sentence_a_count_and_a_line_in_the_log(
     fresh: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     api = fresh()
-    api.service.pipeline.close()  # its threads refuse work from now on: a bug nobody foresaw
+    api.service.forward.close()  # its threads refuse work from now on: a bug nobody foresaw
     answer = api.post("/v1/embeddings", {"input": LONG})
     assert answer.status_code == 500
     assert answer.json()["error"]["type"] == "server_error"

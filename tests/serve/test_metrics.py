@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
+
+from .conftest import launched
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 
@@ -28,8 +29,9 @@ def rows(scrape: str) -> Iterator[str]:
     return (row(family) for family in families if not family.name.startswith("process_"))
 
 
-def test_the_page_lists_what_a_scrape_gives_and_nothing_else(live: Any) -> None:
-    scraped = list(rows(httpx.get(f"{live.url}/metrics", timeout=60).text))
+def test_the_page_lists_what_a_scrape_gives_and_nothing_else(bundle: Path, rerank_bundle: Path) -> None:
+    with launched(str(bundle), "--reranker", str(rerank_bundle)) as live:
+        scraped = list(rows(httpx.get(f"{live.url}/metrics", timeout=60).text))
     written = re.findall(r"^\| `.*$", PAGE.read_text(), re.MULTILINE)
     assert "\n".join(sorted(written)) == "\n".join(sorted(scraped)), f"{PAGE.name} is out of date"
     assert len(set(written)) == len(written)

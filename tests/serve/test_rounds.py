@@ -29,8 +29,8 @@ from embedship.serve.house import House
 from embedship.serve.index import Allowed, Effort, Hits, Index
 from embedship.serve.index.build import Wishes, build
 from embedship.serve.lanes import Lane
-from embedship.serve.rounds import CANARIES, CANARY_TOKENS, Songs
 from embedship.serve.settings import Settings
+from embedship.serve.songs import CANARIES, CANARY_TOKENS, Songs
 from embedship.stdlib_docs import entries
 
 from .conftest import Asked
@@ -236,7 +236,7 @@ def test_a_dead_device_is_counted_and_unknown_while_the_other_sings(watching: Se
 
 def test_probes_wait_while_the_queue_is_full(watching: Settings) -> None:
     with opened(watching) as (asked, _):
-        admission = asked.house.admission
+        admission = asked.house.admissions.embed
 
         async def go() -> None:
             with admission.enter(admission.limit(Lane.BULK), Lane.BULK):
@@ -272,16 +272,14 @@ def test_the_schedule_runs_beside_requests_until_it_is_cancelled(watching: Setti
 
 
 def test_canaries_are_few_short_and_of_every_length(bundle: Path) -> None:
-    from embedship.bundle import Bundle
-
-    golden = Golden.load(Bundle.open(bundle))
-    songs = Songs.of(golden)
-    lengths = [len(ids) for ids in songs.ids]
+    with Encoder.open(bundle) as encoder:
+        golden, songs = Golden.load(encoder.bundle), Songs.of(encoder)
+    lengths = [tokens.lengths[0] for tokens in songs.tokens]
     assert 5 <= len(lengths) <= CANARIES
     assert lengths == sorted(lengths)
     assert max(lengths) <= CANARY_TOKENS
-    for ids, vector in zip(songs.ids, songs.vectors, strict=True):
-        np.testing.assert_array_equal(vector, golden.vectors[golden.ids.index(ids)])
+    for tokens, vector in zip(songs.tokens, songs.vectors, strict=True):
+        np.testing.assert_array_equal(vector, golden.vectors[golden.ids.index(tokens.ids[0])])
 
 
 BAD = [

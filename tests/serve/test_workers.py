@@ -20,7 +20,7 @@ from embedship.serve.devices.local import LocalDevice
 from embedship.serve.devices.pulse import Pulse
 from embedship.serve.errors import EngineFailed
 from embedship.serve.lanes import PATIENCE, Lane, Lanes
-from embedship.serve.metrics import Metrics
+from embedship.serve.metrics import Counts
 from embedship.serve.tickets import Ticket
 from embedship.serve.workers import Workers
 from embedship.tokens import Tokens
@@ -53,10 +53,10 @@ class Bench:
     def __init__(self, engine: Engine, stall_seconds: float = SECONDS) -> None:
         self.registry = CollectorRegistry()
         self.admission = Admission(10_000)
-        metrics = Metrics(self.registry)
+        counts = Counts(self.registry)
         lanes: Lanes[Ticket] = Lanes(64)
         devices = [LocalDevice(f"cpu:{i}", engine, Pulse(stall_seconds)) for i in range(engine.streams)]
-        self.workers = Workers(devices, DIMENSION, Layout(0, 512), lanes, metrics)
+        self.workers = Workers(devices, DIMENSION, Layout(0, 512), lanes, counts)
 
     async def encode(self, ids: list[list[int]], lane: Lane = Lane.INTERACTIVE) -> Vectors:
         with self.admission.enter(len(ids), lane) as permit:
@@ -192,7 +192,7 @@ def test_an_errand_is_run_by_the_device_it_is_for() -> None:
     async def go(made: Bench) -> None:
         for i in range(1, 41):
             device = made.workers.devices[i % 4]
-            vectors = await made.workers.encode_on(device, [i] * 3)
+            vectors = await made.workers.encode_on(device, Tokens([[i] * 3], [0]))
             assert vectors.tolist() == [[i, 3, 0, 0]]
 
     with bench(Engine(named(ran), streams=4)) as made:
@@ -201,6 +201,27 @@ def test_an_errand_is_run_by_the_device_it_is_for() -> None:
         assert ran == {i: f"cpu:{i % 4}" for i in range(1, 41)}
         assert made.registry.get_sample_value("embedship_texts_total") == 0
         assert made.registry.get_sample_value("embedship_inference_seconds_count", {"device": "cpu:0"}) == 0
+
+
+def test_the_second_halves_of_pairs_stay_where_they_begin() -> None:
+    """Whatever batches the pairs share; a turn on the wrong row would be a wrong score, and raise nothing."""
+    seen: dict[int, int] = {}
+
+    def note(batch: Batch) -> None:
+        seen.update(zip(batch.input_ids[:, 0].tolist(), batch.token_types.argmax(1).tolist(), strict=True))
+
+    lengths = [5 + 7 * i % 23 for i in range(60)]
+    turns = [1 + i % 4 for i in range(60)]
+    pairs = Tokens([[i] * length for i, length in enumerate(lengths, 1)], [0] * 60, turns)
+
+    async def go(made: Bench) -> None:
+        with made.admission.enter(60, Lane.BULK) as permit:
+            await made.workers.encode(permit, pairs, Lane.BULK)
+        await made.workers.encode_on("cpu:1", Tokens([[61] * 9], [0], [5]))
+
+    with bench(Engine(note, streams=2)) as made:
+        asyncio.run(asyncio.wait_for(go(made), SECONDS))
+    assert seen == {**dict(enumerate(turns, 1)), 61: 5}
 
 
 def test_an_errand_waits_behind_requests_but_not_for_ever() -> None:
@@ -215,7 +236,7 @@ def test_an_errand_waits_behind_requests_but_not_for_ever() -> None:
     async def go(made: Bench) -> None:
         first = asyncio.create_task(made.encode([[1] * 64]))
         await asyncio.to_thread(entered.wait, SECONDS)
-        errand = asyncio.create_task(made.workers.encode_on("cpu:0", [99]))
+        errand = asyncio.create_task(made.workers.encode_on("cpu:0", Tokens([[99]], [0])))
         await asyncio.sleep(0)
         # A batch each: the budget is 64 tokens.
         requests = [asyncio.create_task(made.encode([[i] * 64])) for i in range(2, 10)]
@@ -231,9 +252,9 @@ def test_an_errand_waits_behind_requests_but_not_for_ever() -> None:
 def test_an_errand_on_a_failing_device_fails_and_the_stream_lives() -> None:
     async def go(made: Bench) -> None:
         with pytest.raises(EngineFailed):
-            await made.workers.encode_on("cpu:0", [666])
+            await made.workers.encode_on("cpu:0", Tokens([[666]], [0]))
         assert made.workers.alive
-        assert (await made.workers.encode_on("cpu:0", [7]))[0, 0] == 7
+        assert (await made.workers.encode_on("cpu:0", Tokens([[7]], [0])))[0, 0] == 7
 
     engine = Engine(lambda batch: broken(batch) if (batch.input_ids == 666).any() else None)
     with bench(engine) as made:

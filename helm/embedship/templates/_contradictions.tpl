@@ -61,11 +61,14 @@
 {{- fail (printf "canary.bundle.url and canary.bundle.digest are for a bundle that is fetched, and bundle.source is %s: the canary would run the old bundle, and be found as good as that." $v.bundle.source) -}}
 {{- end -}}
 {{- end -}}
-{{- if contains ".." (printf "%s %s" $v.bundle.path $v.index.path) -}}
-{{- fail "bundle.path and index.path may not contain '..': they lie inside their volume." -}}
+{{- if contains ".." (printf "%s %s %s" $v.bundle.path $v.index.path $v.reranker.path) -}}
+{{- fail "bundle.path, index.path and reranker.path may not contain '..': they lie inside their volume." -}}
 {{- end -}}
 {{- if and $v.index.enabled (not $v.index.claimName) -}}
 {{- fail "index.enabled is true, but index.claimName is empty: name the claim that holds the index." -}}
+{{- end -}}
+{{- if and $v.reranker.enabled (not $v.reranker.claimName) -}}
+{{- fail "reranker.enabled is true, but reranker.claimName is empty: name the claim that holds its bundle." -}}
 {{- end -}}
 {{- if and $v.auth.create $v.auth.existingSecret -}}
 {{- fail "auth.create and auth.existingSecret exclude one another: unset one." -}}

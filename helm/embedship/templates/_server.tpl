@@ -65,6 +65,9 @@ spec:
         {{- if .Values.index.enabled }}
         - {name: EMBEDSHIP_INDEX, value: {{ clean (printf "/index/%s" .Values.index.path) | quote }}}
         {{- end }}
+        {{- if .Values.reranker.enabled }}
+        - {name: EMBEDSHIP_RERANKER, value: {{ clean (printf "/reranker/%s" .Values.reranker.path) | quote }}}
+        {{- end }}
         {{- if include "embedship.secret" . }}
         - {name: EMBEDSHIP_API_KEY_FILE, value: /keys/api-keys}
         {{- end }}
@@ -117,6 +120,9 @@ spec:
         {{- if .Values.index.enabled }}
         - {name: index, mountPath: /index, readOnly: true}
         {{- end }}
+        {{- if .Values.reranker.enabled }}
+        - {name: reranker, mountPath: /reranker, readOnly: true}
+        {{- end }}
         {{- with .Values.extraVolumeMounts }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
@@ -135,6 +141,10 @@ spec:
     {{- if .Values.index.enabled }}
     - name: index
       persistentVolumeClaim: {claimName: {{ .Values.index.claimName | quote }}, readOnly: true}
+    {{- end }}
+    {{- if .Values.reranker.enabled }}
+    - name: reranker
+      persistentVolumeClaim: {claimName: {{ .Values.reranker.claimName | quote }}, readOnly: true}
     {{- end }}
     {{- with .Values.extraVolumes }}
     {{- toYaml . | nindent 4 }}

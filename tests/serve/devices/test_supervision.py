@@ -23,7 +23,7 @@ from embedship.serve.devices.pulse import SLACK, Pulse
 from embedship.serve.devices.supervision import Backoff, Supervised, Worker
 from embedship.serve.errors import EngineFailed
 from embedship.serve.lanes import Lane, Lanes
-from embedship.serve.metrics import Metrics
+from embedship.serve.metrics import Counts
 from embedship.serve.tickets import Ticket
 from embedship.serve.workers import Workers
 from embedship.tokens import Tokens
@@ -234,7 +234,7 @@ def test_only_the_text_that_kills_fails_wherever_it_stands(bed: Bed) -> None:
     for device in devices:
         device.opened()
     admission, lanes = Admission(1_000), Lanes[Ticket](16)
-    workers = Workers(devices, 1, Layout(0, 512), lanes, Metrics(CollectorRegistry()))
+    workers = Workers(devices, 1, Layout(0, 512), lanes, Counts(CollectorRegistry()))
 
     async def ask(first: int) -> Vectors:
         with admission.enter(1, Lane.INTERACTIVE) as permit:

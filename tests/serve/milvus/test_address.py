@@ -15,6 +15,7 @@ from embedship.serve.milvus.address import Address, place
         ("milvus://db.example/faq_2", "http://db.example:19530", "faq_2"),
         ("milvus://[::1]:19530/faq", "http://[::1]:19530", "faq"),
         ("milvus:///data/all.db/faq", "/data/all.db", "faq"),
+        ("milvus:data/all.db/faq", "data/all.db", "faq"),
     ],
 )
 def test_a_server_and_a_file(text: str, uri: str, collection: str) -> None:
@@ -39,6 +40,7 @@ def test_a_folder_is_a_path() -> None:
         "milvus://db.example/1a",
         "milvus:///data/all/faq",
         "milvus:/db.example:19530/a b",
+        "milvus:faq.db",
     ],
 )
 def test_what_is_no_address_is_told_how_one_is_written(text: str) -> None:

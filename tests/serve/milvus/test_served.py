@@ -24,7 +24,8 @@ from embedship.serve.milvus.load import load
 from embedship.serve.settings import Settings
 
 from ...embedship.transfer.wire import Wire
-from ..conftest import Asked, launched, opened
+from ..conftest import Asked, opened
+from .conftest import serving
 
 At = Callable[[str], Address]
 KEY = {"authorization": "Bearer a-write-key-of-the-tests"}
@@ -208,24 +209,12 @@ def test_a_collection_that_is_filled_anew_with_another_model_is_not_searched(
         assert (answer.status_code, "was built with model" in answer.text) == (503, True)
 
 
-def test_the_commands_and_a_file_of_milvus_lite(bundle: Path, corpus: Path, tmp_path: Path) -> None:
-    """Processes of their own, for a file has one owner at a time."""
-    address = f"milvus://{tmp_path}/faq.db/faq"
-    made = in_a_process("index", str(bundle), str(corpus), "--out", address, "--json")
-    assert json.loads(made.stdout)["documents"] == 60, made.stderr
-    changes = tmp_path / "changes.jsonl"
-    changes.write_bytes(msgspec.json.encode(GOUT) + b'\n{"id": "nobody", "delete": true}\n')
-    update = ("index", "update", address, str(changes), "--bundle", str(bundle))
-    assert "61 documents, 1 of them new; 0 replaced" in in_a_process(*update).stdout
-    with launched(str(bundle), "--index", address) as server:
-        answer = httpx.post(f"{server.url}/search", json={"query": "colchicine"}, timeout=60)
-        assert answer.json()["results"][0]["hits"][0]["id"] == "gout"
-        owned = in_a_process(*update)
-        assert (owned.returncode, "one owner at a time" in owned.stderr, "Traceback" in owned.stderr) == (
-            1,
-            True,
-            False,
-        )
+def test_a_file_has_one_owner(bundle: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """How a file is filled, served and changed, docs/milvus.md says and its test does."""
+    with serving(tmp_path / "faq.db"):
+        assert run(["index", "update", f"milvus:{tmp_path}/faq.db/faq", str(corpus), "--bundle", str(bundle)]) == 1
+    error = capsys.readouterr().err
+    assert ("one owner at a time" in error, "Traceback" in error) == (True, False)
 
 
 def test_what_is_wrong_is_one_sentence(
@@ -265,13 +254,3 @@ def test_a_corpus_that_says_an_id_twice_makes_no_collection(
     assert run(["index", str(bundle), str(path), "--out", str(at("twice"))]) == 2
     assert "line 3: the id 'a' was given to line 1 already" in capsys.readouterr().err
     assert not line.ask("has_collection", "twice")
-
-
-def in_a_process(*arguments: str) -> Any:
-    import os
-    import subprocess
-    import sys
-
-    command = [sys.executable, "-P", "-m", "embedship", *arguments]
-    environment = {**os.environ, "COLUMNS": "1000"}
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)

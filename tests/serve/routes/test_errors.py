@@ -58,7 +58,7 @@ def test_too_many_texts(api: Any, path: str, field: str, more: Any, family: Fami
 
 def test_overloaded_and_unauthorised(fresh: Callable[..., Any], guarded: Path) -> None:
     api = fresh(queue_texts=8, max_texts=4, api_key_file=guarded)
-    with api.service.admission.enter(8, Lane.INTERACTIVE):
+    with api.service.forward.admission.enter(8, Lane.INTERACTIVE):
         for path, field, more, family, _ in FAMILIES:
             body = {field: ["a"], **more}
             full = api.ask("POST", path, json=body, headers={"Authorization": f"Bearer {KEY}"})

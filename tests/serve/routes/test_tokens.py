@@ -80,7 +80,7 @@ def test_a_lane_is_taken_from_the_header(api: Any) -> None:
     """Of the queue, an eighth is kept for interactive requests: there a bulk one finds no permit."""
     from embedship.serve.lanes import Lane
 
-    with api.service.admission.enter(225, Lane.INTERACTIVE):
+    with api.service.forward.admission.enter(225, Lane.INTERACTIVE):
         body = {"inputs": "a"}
         assert api.post("/embed", body).status_code == 200
         assert api.ask("POST", "/embed", json=body, headers={"X-Embedship-Lane": "bulk"}).status_code == 429
@@ -92,7 +92,7 @@ def test_there_is_no_way_around_admission(api: Any, path: str, body: Any) -> Non
     """What only the tokeniser does takes a permit a text, too, and gives it back; what is large waits as bulk does."""
     from embedship.serve.lanes import Lane
 
-    admission = api.service.admission
+    admission = api.service.forward.admission
     field, one = next(iter(body.items()))
     many = {field: ([one] if field == "inputs" else one) * 40}
     with admission.enter(256, Lane.INTERACTIVE):
