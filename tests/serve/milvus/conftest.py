@@ -101,13 +101,15 @@ def make(bundle: Path, line: Line, kind: Kind, made: dict[object, Index]) -> Mak
     return make
 
 
-def filled(line: Line, name: str, card: cards.Card, vectors: Vectors) -> MilvusIndex:
+def filled(line: Line, name: str, card: cards.Card, vectors: Vectors, order: slice = slice(None)) -> MilvusIndex:
+    """`order`: in which its rows are put."""
     cards.make(line, name, card)
     values = halves(vectors).astype(np.float32).tolist()
     nothing = {"content": "", "title_length": -1, "metadata": "{}", "facts": [], "scalars": {}}
     rows = [
         {"row": row, "id": str(row), **nothing, **dict.fromkeys(card.fields, value)} for row, value in enumerate(values)
     ]
+    rows = rows[order]
     for start in range(0, len(rows), 3000):
         line.ask("upsert", name, rows[start : start + 3000])
     line.ask("flush", name)

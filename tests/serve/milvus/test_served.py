@@ -205,6 +205,7 @@ def test_a_collection_that_is_filled_anew_with_another_model_is_not_searched(
         assert (answer.status_code, "is there no more: there is no milvus://" in answer.text) == (503, True)
         with Encoder.open(Bundle.open(stranger)) as encoder:
             load(encoder, encoder.variant.name, corpus, address, Wishes(), lambda *_: None)
+        line.ask("load_collection", address.collection)  # as who serves it does
         answer = asked.post("/search", {"query": "read a file"})
         assert (answer.status_code, "was built with model" in answer.text) == (503, True)
 
