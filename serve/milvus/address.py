@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from embedship.errors import UsageError
 
-SCHEME = "milvus:"
+SCHEMES = {"milvus": "http", "milvus+tls": "https"}  # and what pymilvus calls them
 PORT = 19530
 _FILE = ".db"  # pymilvus knows a file of Milvus Lite by it
 _COLLECTION = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
@@ -42,7 +42,8 @@ class Address:
             raise _unlike(text)
         if not host:
             return cls(base, collection)
-        return cls(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}", collection)
+        named = f"[{host}]" if ":" in host else host
+        return cls(f"{SCHEMES[parts.scheme]}://{named}:{port}", collection)
 
     @property
     def local(self) -> bool:
@@ -50,13 +51,16 @@ class Address:
         return self.uri.endswith(_FILE)
 
     def __str__(self) -> str:
-        slashes = "" if self.local and not self.uri.startswith("/") else "//"
-        return f"milvus:{slashes}{self.uri.removeprefix('http://')}/{self.collection}"
+        if self.local:
+            return f"milvus:{'//' if self.uri.startswith('/') else ''}{self.uri}/{self.collection}"
+        called, _, server = self.uri.partition("://")
+        (scheme,) = (ours for ours, theirs in SCHEMES.items() if theirs == called)
+        return f"{scheme}://{server}/{self.collection}"
 
 
 def place(text: str) -> Path | Address:
     """Where an index lies, as the user wrote it: a folder, or a collection. Raises UsageError."""
-    return Address.parse(text) if text.startswith(SCHEME) else Path(text)
+    return Address.parse(text) if text.partition(":")[0] in SCHEMES else Path(text)
 
 
 def _unlike(text: str) -> UsageError:

@@ -14,6 +14,7 @@ from embedship.serve.milvus.address import Address, place
         ("milvus://db.example:19531/faq", "http://db.example:19531", "faq"),
         ("milvus://db.example/faq_2", "http://db.example:19530", "faq_2"),
         ("milvus://[::1]:19530/faq", "http://[::1]:19530", "faq"),
+        ("milvus+tls://db.example/faq", "https://db.example:19530", "faq"),
         ("milvus:///data/all.db/faq", "/data/all.db", "faq"),
         ("milvus:data/all.db/faq", "data/all.db", "faq"),
     ],

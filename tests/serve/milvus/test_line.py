@@ -10,12 +10,18 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from milvus_lite.adapter.grpc.servicer import MilvusServicer
 from milvus_lite.db import MilvusLite
 from pymilvus.grpc_gen import milvus_pb2_grpc
@@ -112,25 +118,71 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[misc]
         return grpc.unary_unary_rpc_method_handler(refuse)
 
 
-def test_a_server_that_asks_for_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = grpc.server(ThreadPoolExecutor(2), interceptors=[Guard()])
-    port = server.add_insecure_port("127.0.0.1:0")
-    with closing(MilvusLite(str(tmp_path / "data"))) as database:
+@contextmanager
+def guarded(folder: Path, tls: grpc.ServerCredentials | None = None) -> Iterator[int]:
+    """The port of a server of this process, which asks for a token, or speaks TLS."""
+    server = grpc.server(ThreadPoolExecutor(2), interceptors=() if tls else (Guard(),))
+    port = server.add_secure_port("127.0.0.1:0", tls) if tls else server.add_insecure_port("127.0.0.1:0")
+    with closing(MilvusLite(str(folder))) as database:
         milvus_pb2_grpc.add_MilvusServiceServicer_to_server(MilvusServicer(database), server)
         server.start()
         try:
-            address = Address(f"http://127.0.0.1:{port}", "any")
-            for token in ("", "me:guess"):
-                monkeypatch.setenv(TOKEN, token)
-                with pytest.raises(
-                    UsageError, match="lets nobody in without the right token: put it in EMBEDSHIP_MILVUS"
-                ):
-                    Line.open(address, 5)
-            monkeypatch.setenv(TOKEN, "me:sesame")
-            with closing(Line.open(address, 5)) as line:
-                assert line.ask("list_collections") == []
+            yield port
         finally:
             server.stop(0).wait()
+
+
+def test_a_server_that_asks_for_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with guarded(tmp_path / "data") as port:
+        address = Address(f"http://127.0.0.1:{port}", "any")
+        for token in ("", "me:guess"):
+            monkeypatch.setenv(TOKEN, token)
+            with pytest.raises(UsageError, match="without the right token: put it in EMBEDSHIP_MILVUS_TOKEN"):
+                Line.open(address, 5)
+        monkeypatch.setenv(TOKEN, "me:sesame")
+        with closing(Line.open(address, 5)) as line:
+            assert line.ask("list_collections") == []
+
+
+def test_a_server_that_speaks_tls(bundle: Path, tmp_path: Path) -> None:
+    """It is reached with its certificate, and not without: then nobody knows whose answer it would be."""
+    key, certificate = certified()
+    (tmp_path / "roots.pem").write_bytes(certificate)
+    with guarded(tmp_path / "data", grpc.ssl_server_credentials([(key, certificate)])) as port:
+        address = f"milvus+tls://127.0.0.1:{port}/faq"
+        trusting = updated(address, bundle, tmp_path, GRPC_DEFAULT_SSL_ROOTS_FILE_PATH=str(tmp_path / "roots.pem"))
+        assert (trusting.returncode, f"there is no {address}" in trusting.stderr) == (2, True), trusting.stderr
+        wary = updated(address, bundle, tmp_path)
+        assert (wary.returncode, f"{address} does not answer" in wary.stderr) == (1, True), wary.stderr
+
+
+def certified() -> tuple[bytes, bytes]:
+    """A key, and its certificate for 127.0.0.1."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "milvus")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return secret, certificate.public_bytes(pem)
+
+
+def updated(address: str, bundle: Path, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`embedship index update`, in a process of its own."""
+    (folder / "changes.jsonl").write_text('{"id": "a", "text": "b"}')
+    command = ["index", "update", address, str(folder / "changes.jsonl"), "--bundle", str(bundle)]
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "embedship", *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, "COLUMNS": "1000", **environment},
+    )
 
 
 def test_without_the_extra(bundle: Path, tmp_path: Path) -> None:

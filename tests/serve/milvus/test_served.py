@@ -210,6 +210,31 @@ def test_a_collection_that_is_filled_anew_with_another_model_is_not_searched(
         assert (answer.status_code, "was built with model" in answer.text) == (503, True)
 
 
+def test_a_reload_takes_up_another_collection(
+    filled: Callable[[str], Address], keyed: Callable[[Address], Settings], at: At, tmp_path: Path
+) -> None:
+    (tmp_path / "admin").write_text("an-admin-key-of-the-tests")
+    headers = {"authorization": "Bearer an-admin-key-of-the-tests"}
+    settings = replace(keyed(filled("first")), admin_key_file=tmp_path / "admin")
+
+    with opened(settings) as asked:
+
+        def reload(index: Address | str) -> httpx.Response:
+            return asked.ask("POST", "/admin/reload", json={"index": str(index)}, headers=headers)
+
+        assert put(asked, [GOUT]).json()["new"] == 1
+        for index, status, why in (
+            ("milvus://nowhere", 422, "is no address of a collection"),
+            (at("missing"), 409, "fill it with `embedship index"),
+        ):
+            answer = reload(index)
+            assert (answer.status_code, why in answer.json()["error"]) == (status, True), answer.text
+        assert search(asked, "colchicine for gout")[0]["id"] == "gout"
+        assert reload(filled("second")).status_code == 200
+        assert search(asked, "colchicine for gout")[0]["id"] != "gout"
+        assert put(asked, [GOUT]).json()["new"] == 1, "it takes changes, too"
+
+
 def test_a_file_has_one_owner(bundle: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """How a file is filled, served and changed, docs/milvus.md says and its test does."""
     with serving(tmp_path / "faq.db"):
