@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -168,13 +167,10 @@ def index(
     wishes = Wishes(kind, with_title, effort, store, stage_dimension, factory, gpu, wanted, queries, cut)
     opened = Bundle.open(bundle)
     if isinstance(out, Address):
+        from embedship.serve.milvus.cli import fill
+
         others = source or cut or queries or stage_dimension or factory or gpu or wanted or store is not Store.INT8
-        if corpus is None or others:
-            raise UsageError(
-                f"{out} takes CORPUS.jsonl, --variant, --with-title, --kind flat or hnsw-sq8, --oversample and "
-                "--ef-search, and nothing else"
-            )
-        _collected(opened, variant, corpus, out, wishes, as_json)
+        fill(opened, variant, None if others else corpus, out, wishes, as_json)
         return
     try:
         if source is None and corpus is not None:
@@ -212,29 +208,6 @@ def _embedded(bundle: Bundle, variant: str | None, corpus: Path, out: Path, wish
         golden.check(encoder)  # a machine that computes wrongly must not fill an index that others then trust
         with Bar() as bar:
             return build(encoder, chosen, corpus, out, wishes, bar.show)
-
-
-def _collected(
-    bundle: Bundle, variant: str | None, corpus: Path, address: Address, wishes: Wishes, as_json: bool
-) -> None:
-    from embedship import golden
-    from embedship.encoder import Encoder
-    from embedship.serve.index.build import Step
-    from embedship.serve.milvus.load import load
-
-    chosen = choices.variant(bundle, variant).name
-    with Encoder.open(bundle, chosen) as encoder:
-        golden.check(encoder)
-        with Bar() as bar:
-            loaded = load(encoder, chosen, corpus, address, wishes, partial(bar.show, Step.EMBED))
-    if as_json:
-        typer.echo(msgspec.json.encode(loaded).decode())
-        return
-    typer.echo(
-        f"{address}: {loaded.documents:,} documents, {loaded.kind}, bound to model {loaded.fingerprint[:12]}, "
-        f"embedded at {loaded.texts_per_second:,.0f} texts/s; longer than the model reads, cut off: "
-        f"{_truncated(loaded.truncated, loaded.documents)}"
-    )
 
 
 def _requantised(bundle: Bundle, source: Path, out: Path, wishes: Wishes) -> Built:
@@ -311,7 +284,7 @@ def _table(report: Report) -> Table:
     for row in (
         ("documents", f"{report.documents:,}"),
         ("chunks", _chunks(report)),
-        ("longer than the model reads, cut off", _truncated(report.truncated, report.rows)),
+        ("longer than the model reads, cut off", truncated(report.truncated, report.rows)),
         ("kind", f"{report.kind} ({report.factory}), {report.stage_dimension} dimensions"),
         ("ranked again by", report.store or "nothing, it is exact"),
         ("effort", str(report.effort)),
@@ -332,12 +305,12 @@ def _chunks(report: Report) -> str:
     return f"{report.rows:,} of at most {report.chunking.tokens} tokens, {report.chunking.overlap} shared"
 
 
-def _truncated(lost: Truncated, rows: int) -> str:
+def truncated(lost: Truncated, rows: int, cure: str = "; --chunk would keep them") -> str:
     if not lost.texts:
         return "none"
     return (
         f"{lost.texts:,} ({lost.texts / rows:.1%}), which lost {lost.tokens:,} tokens ({lost.tokens / lost.of:.1%} of "
-        f"all), {lost.worst:,} at most ({lost.worst_id}); --chunk would keep them"
+        f"all), {lost.worst:,} at most ({lost.worst_id}){cure}"
     )
 
 

@@ -14,6 +14,7 @@ what it would score in a folder.
     tally.py        how many documents there are
     collection.py   all of it, for a server or a command
     load.py         a corpus -> a collection
+    cli.py          that, as `embedship index` does it
 
 Nothing imports pymilvus before a collection is asked for.
 """

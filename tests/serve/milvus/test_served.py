@@ -272,11 +272,26 @@ def test_what_a_collection_cannot_be(
     assert why in " ".join(capsys.readouterr().err.split())
 
 
-def test_a_corpus_that_says_an_id_twice_makes_no_collection(
-    bundle: Path, at: At, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("lines", "why"),
+    [
+        ([("a", "x"), ("b", "x"), ("a", "x")], "line 3: the id 'a' was given to line 1 already"),
+        ([("a", "x"), ("b", "é" * 40_000)], "document 'b': its title and text have 80,000 bytes"),
+        ([], "holds no document"),
+    ],
+)
+def test_a_corpus_is_loaded_whole_or_not_at_all(
+    bundle: Path, at: At, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str], lines: Any, why: str
 ) -> None:
-    path = tmp_path / "twice.jsonl"
-    path.write_text("".join(json.dumps({"id": id, "text": "x"}) + "\n" for id in "aba"))
-    assert run(["index", str(bundle), str(path), "--out", str(at("twice"))]) == 2
-    assert "line 3: the id 'a' was given to line 1 already" in capsys.readouterr().err
-    assert not line.ask("has_collection", "twice")
+    path = tmp_path / "corpus.jsonl"
+    path.write_text("".join(json.dumps({"id": id, "text": text}) + "\n" for id, text in lines))
+    assert run(["index", str(bundle), str(path), "--out", str(at("torn"))]) == 2
+    assert why in " ".join(capsys.readouterr().err.split())
+    assert not line.ask("has_collection", "torn")
+
+
+def test_what_a_killed_load_left_is_no_obstacle(filled: Callable[[str], Address], line: Line) -> None:
+    line.ask("create_collection", "again_loading", dimension=4)
+    filled("again")
+    assert line.ask("has_collection", "again")
+    assert not line.ask("has_collection", "again_loading")
