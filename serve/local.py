@@ -17,7 +17,7 @@ from embedship.codes import Vectors, normalise
 from embedship.ranking import Hits
 from embedship.serve import fusion, live
 from embedship.serve.documents import Document, Documents
-from embedship.serve.found import Found, Hit, How, K, Place
+from embedship.serve.found import Found, Hit, How, K, Place, Store
 from embedship.serve.fusion import Mode
 from embedship.serve.grouping import ROWS, Grouping
 from embedship.serve.index import Index, Size
@@ -50,7 +50,7 @@ class Local:
         self.folder = folder
 
     @classmethod
-    def open(cls, path: Path, bundle: Bundle, writable: bool, before: object = None) -> Self:
+    def open(cls, path: Path, bundle: Bundle, writable: bool, before: Store | None = None) -> Self:
         """With the changes beside the index, if there are any or it is to take some.
 
         `before` is a store that is open in this process: of the same index, its changes are shared with it.

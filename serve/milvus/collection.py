@@ -38,7 +38,7 @@ from embedship.serve.milvus.tally import Tally
 _BATCH = 256
 
 # Entities asked for by number in one call.
-_ASKED = 4_096
+_ASKED = 1_000
 
 _STRONG = {"consistency_level": "Strong"}
 

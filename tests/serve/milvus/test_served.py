@@ -277,7 +277,7 @@ def test_what_a_collection_cannot_be(
     [
         ([("a", "x"), ("b", "x"), ("a", "x")], "line 3: the id 'a' was given to line 1 already"),
         ([("a", "x"), ("b", "é" * 40_000)], "document 'b': its title and text have 80,000 bytes"),
-        ([], "holds no document"),
+        ([], "is empty: it needs at least one line"),
     ],
 )
 def test_a_corpus_is_loaded_whole_or_not_at_all(
