@@ -1,8 +1,8 @@
 """What re-ranking gains and costs: nDCG@10 and latency of searches over MedQuAD's 10,038 answers, with and without.
 
 Title and text are indexed and read by the re-ranker.
-The cross-encoder is made here (cross_training.py), from questions that are not among the 1,000 that ask, and exported
-through the gates. One server holds index and re-ranker; each question is searched plainly and re-ranked, in turn. Then
+The cross-encoder is made here (cross_training.py), from 1,500 questions that are not among the 500 that ask, and
+exported through the gates. One server holds index and re-ranker; each question is searched plainly and re-ranked, in turn. Then
 pairs a second, beside sentence-transformers' CrossEncoder (torch) with the same weights, round by round. What was made
 is kept in .bench; `--quick` is a smoke test on little of everything.
 """
@@ -44,7 +44,7 @@ from embedship.serve.shelf import Shelf
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data" / "medquad"
 WORK = ROOT / ".bench" / "rerank"
-NEGATIVES = 5
+NEGATIVES = 4
 AMONG = 30  # hits of MiniLM that negatives are drawn from
 ROUNDS = 5
 PAIRS = 512  # of a round of the measurement of speed
@@ -56,7 +56,7 @@ class Size(NamedTuple):
     tops: tuple[int, ...]
 
 
-FULL, QUICK = Size(3_000, 1_000, (10, 20, 50)), Size(32, 10, (10,))
+FULL, QUICK = Size(1_500, 500, (10, 50)), Size(32, 10, (10,))
 
 
 class Data(NamedTuple):
