@@ -18,6 +18,7 @@ from embedship.serve.index.effort import Effort
 from embedship.serve.index.embedding import Embedding
 from embedship.serve.index.manifest import Truncated
 from embedship.serve.live.changes import Put
+from embedship.serve.milvus import Lost
 from embedship.serve.milvus import card as cards
 from embedship.serve.milvus.address import Address
 from embedship.serve.milvus.collection import Collection
@@ -62,6 +63,8 @@ def load(encoder: Encoder, variant: str, lines: Path, address: Address, wishes: 
         with Collection.open(unfinished, bundle, writable=True, quick_seconds=SLOW_SECONDS) as collection:
             embedding = Embedding(encoder, wishes.with_title, lambda *_: None)
             _fill(collection, embedding, lines, count, progress)
+            if (there := collection.index.count(None)) != count:
+                raise Lost(f"{address}: of {count:,} documents {there:,} are there, and it was not made: load it again")
         line.ask("flush", unfinished.collection)
         line.ask("rename_collection", unfinished.collection, address.collection)
     finally:

@@ -18,7 +18,9 @@ from embedship.bundle import Bundle
 from embedship.cli import run
 from embedship.encoder import Encoder
 from embedship.serve.index.build import Wishes
+from embedship.serve.milvus import Lost
 from embedship.serve.milvus.address import Address
+from embedship.serve.milvus.collection import Collection
 from embedship.serve.milvus.line import Line
 from embedship.serve.milvus.load import load
 from embedship.serve.settings import Settings
@@ -55,7 +57,9 @@ def filled(bundle: Path, at: At, corpus: Path) -> Callable[[str], Address]:
 def keyed(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Address], Settings]:
     path = tmp_path_factory.mktemp("keys") / "write"
     path.write_text(KEY["authorization"].split()[1])
-    return lambda index: replace(settings, index=index, writable=True, write_key_file=path, shadow_rate=1.0)
+    return lambda index: replace(
+        settings, index=index, writable=True, write_key_file=path, shadow_rate=1.0, shadow_share=1.0
+    )
 
 
 @pytest.fixture(scope="module")
@@ -288,6 +292,16 @@ def test_a_corpus_is_loaded_whole_or_not_at_all(
     assert run(["index", str(bundle), str(path), "--out", str(at("torn"))]) == 2
     assert why in " ".join(capsys.readouterr().err.split())
     assert not line.ask("has_collection", "torn")
+
+
+def test_a_load_of_which_documents_are_missing_makes_nothing(
+    filled: Callable[[str], Address], line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_all = Collection._put
+    monkeypatch.setattr(Collection, "_put", lambda self, entities: put_all(self, entities[1:]))
+    with pytest.raises(Lost, match="of 60 documents 59 are there, and it was not made: load it again"):
+        filled("short")
+    assert not line.ask("has_collection", "short")
 
 
 def test_what_a_killed_load_left_is_no_obstacle(filled: Callable[[str], Address], line: Line) -> None:
