@@ -1,10 +1,10 @@
 """What re-ranking gains and costs: nDCG@10 and latency of searches over MedQuAD's 10,038 answers, with and without.
 
-Title and text are indexed and read by the re-ranker.
-The cross-encoder is made here (cross_training.py), from 1,500 questions that are not among the 500 that ask, and
-exported through the gates. One server holds index and re-ranker; each question is searched plainly and re-ranked, in turn. Then
-pairs a second, beside sentence-transformers' CrossEncoder (torch) with the same weights, round by round. What was made
-is kept in .bench; `--quick` is a smoke test on little of everything.
+Title and text are indexed and read by the re-ranker. The cross-encoder is made here (cross_training.py), from 1,500
+questions that are not among the 500 that ask, and exported through the gates. One server holds index and re-ranker;
+each question is searched plainly and re-ranked, in turn. Then pairs a second, beside sentence-transformers'
+CrossEncoder (torch) with the same weights, round by round. What was made is kept in .bench; `--quick` is a smoke test
+on little of everything.
 """
 
 from __future__ import annotations

@@ -130,6 +130,19 @@ class Pipeline(Record, frozen=True, omit_defaults=True):
         known = (name for name in ("document", "passage", "corpus") if name in self.prompts)
         return next(known, self.default_prompt)
 
+    def prompt(self, name: str | None) -> str:
+        """The text of a named prompt; None means the model's own default.
+
+        Raises UsageError for a name the model does not have.
+        """
+        name = name if name is not None else self.default_prompt
+        if name is None:
+            return ""
+        if name not in self.prompts:
+            known = ", ".join(sorted(self.prompts)) or "none"
+            raise UsageError(f"this model has no prompt named {name!r}; it has: {known}")
+        return self.prompts[name]
+
 
 class Merge(Record, frozen=True):
     """A PEFT adapter merged into its base: lowest cosine of merged to unmerged vectors, over `texts` texts."""

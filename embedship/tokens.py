@@ -10,7 +10,6 @@ from typing import Self
 import tokenizers
 
 from embedship.bundle import TOKENIZER, Bundle, Pipeline, Task
-from embedship.errors import UsageError
 
 # What a model reads at once: a text, or for a re-ranker a query and a passage.
 Text = str | tuple[str, str]
@@ -57,18 +56,8 @@ class Tokenizer:
         return cls(bundle.path(TOKENIZER), bundle.manifest.pipeline)
 
     def prompt(self, name: str | None) -> str:
-        """The text of a named prompt; None means the model's own default.
-
-        Raises UsageError for a name the model does not have.
-        """
-        prompts = self._pipeline.prompts
-        name = name if name is not None else self._pipeline.default_prompt
-        if name is None:
-            return ""
-        if name not in prompts:
-            known = ", ".join(sorted(prompts)) or "none"
-            raise UsageError(f"this model has no prompt named {name!r}; it has: {known}")
-        return prompts[name]
+        """As `Pipeline.prompt`."""
+        return self._pipeline.prompt(name)
 
     def __call__(self, texts: Sequence[Text], prompt: str = "") -> Tokens:
         """Tokenise texts with `prompt` put before each, or pairs; none is too long, what is cut off is counted."""

@@ -13,102 +13,28 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from importlib.metadata import version
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
-from embedship import hardware, sealed, whole
-from embedship.bundle import Bundle, Code, Record
-from embedship.codes import cut
-from embedship.encoder import Encoder, require_finite
+from embedship import sealed, whole
+from embedship.bundle import Bundle, Code
 from embedship.errors import EmbedshipError, UsageError
-from embedship.packing import packed
 from embedship.sealed import File
-from embedship.serve.bulk_input import Row, Source, digest
-from embedship.serve.bulk_output import WRITERS, Layout, arrow
-from embedship.tokens import Tokens
+from embedship.serve.bulk_input import Row, Source
+from embedship.serve.bulk_output import Layout, arrow
+from embedship.serve.bulk_places import digest
+from embedship.serve.bulk_records import FORMAT, Manifest, Plan, Shard, Wishes
+from embedship.serve.bulk_shards import Encoded, Encoders, Job, Watcher
 
 MANIFEST, PLAN, IDS = "encode.json", "plan.json", "ids.jsonl"
-FORMAT = 1
-
-
-class Wishes(Record, frozen=True):
-    """What the user asks for; `dimensions` and `prompt_name` None mean the model's own."""
-
-    code: Code = Code.FLOAT32
-    layout: Layout = Layout.NPY
-    dimensions: int | None = None
-    prompt_name: str | None = None
-    shard_texts: int = 8192
-
-
-class Plan(Record, frozen=True):
-    """All that decides which bytes come out."""
-
-    format: int
-    fingerprint: str
-    variant: str
-    precision: str
-    isa: tuple[str, ...]
-    versions: dict[str, str]
-    code: Code
-    layout: Layout
-    dimension: int
-    prompt: str
-    shard_texts: int
-    input: str
-    input_sha256: str
-    columns: tuple[str, ...]
-    texts: int
-    digest: str = ""
-
-
-class Shard(Record, frozen=True):
-    """`cut` texts were longer than the model reads."""
-
-    name: str
-    texts: int
-    tokens: int
-    cut: int
-    file: File
-
-
-class Manifest(Record, frozen=True):
-    """What lies in the folder. Codes are the bundle's frozen ones; `row` is the shape and dtype of one vector."""
-
-    format: int
-    plan: Plan
-    shards: tuple[Shard, ...]
-    ids: File
-    row: tuple[int, str]
-    digest: str = ""
-
-    @property
-    def tokens(self) -> int:
-        return sum(shard.tokens for shard in self.shards)
-
-    @property
-    def cut(self) -> int:
-        return sum(shard.cut for shard in self.shards)
-
-
-class Watcher(Protocol):
-    """Whoever shows how far the run is."""
-
-    def found(self, texts: int, done: int) -> None:
-        """So many texts there are, and so many of them were encoded by an earlier run."""
-
-    def encoded(self, texts: int, tokens: int) -> None: ...
 
 
 def encode(
-    encoder: Encoder,
+    encoders: Encoders,
     source: Source,
     columns: tuple[str, ...],
     out: Path,
@@ -124,11 +50,11 @@ def encode(
     Raises UsageError for bad lines (all are read first), for a folder that holds something else, or a run with other
     input or options; EmbedshipError if the disk is full: what is done stays, and the next run goes on.
     """
-    _require_possible(encoder.bundle, wishes)
+    _require_possible(encoders.bundle, wishes)
     with locked(out), _disk(out):
-        before = _stamp(source.path)
+        before = source.place.stamp()
         _require_ours(out, force)
-        plan = sealed.seal(_plan(encoder, source, columns, wishes))
+        plan = sealed.seal(_plan(encoders, source, columns, wishes))
         if force:
             _forget(out)
         if (finished := _finished(out, plan)) is not None:
@@ -136,9 +62,9 @@ def encode(
             return finished
         _begin(out, plan, source)
         _sweep(out)
-        shards = tuple(_shards(encoder, source, out, plan, watcher))
-        if _stamp(source.path) != before:
-            raise UsageError(f"{source.path} changed while it was read: run again with --force, on a file that stays")
+        shards = _shards(encoders, source, out, plan, watcher)
+        if source.place.stamp() != before:
+            raise UsageError(f"{source.place} changed while it was read: run again with --force, on a file that stays")
         return _finish(out, plan, shards)
 
 
@@ -160,27 +86,27 @@ def _require_possible(bundle: Bundle, wishes: Wishes) -> None:
         arrow()
 
 
-def _plan(encoder: Encoder, source: Source, columns: tuple[str, ...], wishes: Wishes) -> Plan:
+def _plan(encoders: Encoders, source: Source, columns: tuple[str, ...], wishes: Wishes) -> Plan:
     """Reads the whole input: a bad line is known before anything is written."""
-    pipeline = encoder.bundle.manifest.pipeline
+    pipeline, traits = encoders.bundle.manifest.pipeline, encoders.traits
     name = wishes.prompt_name if wishes.prompt_name is not None else pipeline.document_prompt
     texts = sum(1 for _ in source.rows())
     if not texts:
-        raise UsageError(f"{source.path} is empty: it needs at least one text")
+        raise UsageError(f"{source.place} is empty: it needs at least one text")
     return Plan(
         format=FORMAT,
-        fingerprint=encoder.bundle.fingerprint,
-        variant=encoder.variant.name,
-        precision=encoder.engine.precision,
-        isa=hardware.machine().isa,
-        versions={name: version(name) for name in ("numpy", "tokenizers", encoder.variant.runtime)},
+        fingerprint=encoders.bundle.fingerprint,
+        variant=traits.variant,
+        precision=traits.precision,
+        isa=traits.isa,
+        versions=traits.versions,
         code=wishes.code,
         layout=wishes.layout,
         dimension=wishes.dimensions or pipeline.dimension,
-        prompt=encoder.tokenizer.prompt(name),
+        prompt=pipeline.prompt(name),
         shard_texts=wishes.shard_texts,
-        input=source.path.name,
-        input_sha256=digest(source),
+        input=source.place.name,
+        input_sha256=digest(source.place),
         columns=columns,
         texts=texts,
     )
@@ -230,61 +156,37 @@ def _require_same(there: Plan, here: Plan, out: Path) -> None:
         )
 
 
-def _shards(encoder: Encoder, source: Source, out: Path, plan: Plan, watcher: Watcher) -> Iterator[Shard]:
-    """Those that are done as their records say, the others encoded: each is tokenised while the one before computes."""
-    done = [_record(out, number, plan) for number in range(-(-plan.texts // plan.shard_texts))]
-    watcher.found(plan.texts, sum(shard.texts for shard in done if shard))
-    missing = (number for number, shard in enumerate(done) if shard is None)
-    with ThreadPoolExecutor(1, thread_name_prefix="tokeniser") as ahead:
-        reader = _Reader(source, plan.shard_texts)
-        pending: Future[tuple[list[Row], Tokens]] | None = None
-
-        def prepare(number: int) -> tuple[list[Row], Tokens]:
-            rows = reader.shard(number)
-            return rows, encoder.tokenizer([row.text for row in rows], plan.prompt)
-
-        order = list(missing)
-        for place, number in enumerate(order):
-            rows, tokens = (pending or ahead.submit(prepare, number)).result()
-            pending = ahead.submit(prepare, order[place + 1]) if place + 1 < len(order) else None
-            done[number] = _encoded(encoder, out, plan, number, rows, tokens, watcher)
-    yield from (shard for shard in done if shard is not None)
+def _shards(encoders: Encoders, source: Source, out: Path, plan: Plan, watcher: Watcher) -> tuple[Shard, ...]:
+    """Those that are done as their records say, the others encoded and written as they come."""
+    numbers = range(-(-plan.texts // plan.shard_texts))
+    done = {number: shard for number in numbers if (shard := _record(out, number)) is not None}
+    watcher.found(plan.texts, sum(shard.texts for shard in done.values()))
+    jobs = _jobs(source, plan.shard_texts, [number for number in numbers if number not in done])
+    with closing(encoders.shards(plan, jobs, watcher)) as shards:
+        for encoded in shards:
+            done[encoded.number] = _written(out, plan, encoded)
+    return tuple(done[number] for number in numbers)
 
 
-class _Reader:
+def _jobs(source: Source, size: int, numbers: list[int]) -> Iterator[Job]:
     """Rows of one shard after another, each further on in the file than the one before."""
+    rows: Iterator[Row] = iter(())
+    following = -1
+    for number in numbers:
+        first = number * size
+        if number != following:
+            rows = source.rows(first)
+        following = number + 1
+        given = list(islice(rows, size))
+        ids = [first + place if row.id is None else row.id for place, row in enumerate(given)]
+        yield Job(number, first, [row.text for row in given], ids)
 
-    def __init__(self, source: Source, size: int) -> None:
-        self._source, self._size = source, size
-        self._rows: Iterator[Row] = iter(())
-        self._next = -1
 
-    def shard(self, number: int) -> list[Row]:
-        if number != self._next:
-            self._rows = self._source.rows(number * self._size)
-        self._next = number + 1
-        return list(islice(self._rows, self._size))
-
-
-def _encoded(
-    encoder: Encoder, out: Path, plan: Plan, number: int, rows: Sequence[Row], tokens: Tokens, watcher: Watcher
-) -> Shard:
-    lengths = tokens.lengths
-    vectors = encoder.encode_tokens(tokens, lambda done: watcher.encoded(len(done), sum(lengths[row] for row in done)))
-    first = number * plan.shard_texts
-    require_finite(vectors, first)
-    array = packed(cut(vectors, plan.dimension), plan.code, encoder.bundle.manifest.codes)
-    ids = [given if (given := row.id) is not None else first + place for place, row in enumerate(rows)]
-    path = out / _name(number, plan.layout)
-    whole.write(path, WRITERS[plan.layout](array, ids))
-    shard = Shard(
-        name=path.name,
-        texts=len(rows),
-        tokens=sum(lengths),
-        cut=sum(1 for lost in tokens.cut if lost),
-        file=File.of(path),
-    )
-    whole.write(_sidecar(out, number), msgspec.json.encode(shard))
+def _written(out: Path, plan: Plan, encoded: Encoded) -> Shard:
+    path = out / f"vectors-{encoded.number:05d}.{plan.layout}"
+    whole.write(path, encoded.content)
+    shard = Shard(name=path.name, texts=encoded.texts, tokens=encoded.tokens, cut=encoded.cut, file=File.of(path))
+    whole.write(_sidecar(out, encoded.number), msgspec.json.encode(shard))
     return shard
 
 
@@ -308,7 +210,7 @@ def _sweep(out: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _record(out: Path, number: int, plan: Plan) -> Shard | None:
+def _record(out: Path, number: int) -> Shard | None:
     """The record of a shard that is done: its bytes are hashed again, for disks fail between two runs."""
     try:
         shard = msgspec.json.decode(_sidecar(out, number).read_bytes(), type=Shard)
@@ -317,17 +219,8 @@ def _record(out: Path, number: int, plan: Plan) -> Shard | None:
     return None if sealed.problems(out, {shard.name: shard.file}, [shard.name]) else shard
 
 
-def _name(number: int, layout: Layout) -> str:
-    return f"vectors-{number:05d}.{layout}"
-
-
 def _sidecar(out: Path, number: int) -> Path:
     return out / f"vectors-{number:05d}.json"
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns
 
 
 @contextmanager

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from embedship import sealed
 from embedship.errors import MissingExtra, UsageError
+from embedship.serve.bulk_places import Place, place
 
 _SHOWN = 10  # bad lines that are named; a file of another kind has nothing else
 
@@ -27,35 +27,31 @@ class Columns(NamedTuple):
 
 
 class Source(Protocol):
-    path: Path
+    @property
+    def place(self) -> Place: ...
 
     def rows(self, start: int = 0) -> Iterator[Row]:
         """Yield the rows from number `start` on. Raises UsageError naming the bad lines."""
 
 
-def open_source(path: Path, columns: Columns) -> Source:
-    """By its name: .parquet, or else JSON Lines. Raises UsageError or MissingExtra."""
-    if not path.is_file():
-        raise UsageError(f"{path} is no file: name JSON Lines or Parquet")
-    return Parquet(path, columns) if path.suffix == ".parquet" else JsonLines(path, columns)
-
-
-def digest(source: Source) -> str:
-    return sealed.sha256_of(source.path)
+def open_source(address: Path | str, columns: Columns) -> Source:
+    """By its name: .parquet, or else JSON Lines; of this machine, or of S3. Raises UsageError or MissingExtra."""
+    found = place(str(address))
+    return Parquet(found, columns) if found.name.endswith(".parquet") else JsonLines(found, columns)
 
 
 class JsonLines:
     """An object a line; blank lines are no rows."""
 
-    def __init__(self, path: Path, columns: Columns) -> None:
-        self.path = path
+    def __init__(self, place: Place, columns: Columns) -> None:
+        self.place = place
         self._columns = columns
         self._decode = msgspec.json.Decoder(dict[str, Any]).decode
 
     def rows(self, start: int = 0) -> Iterator[Row]:
         bad: list[str] = []
         row = 0
-        with self.path.open("rb") as file:
+        with self.place.open() as file:
             for number, line in enumerate(file, 1):
                 if not line.strip():
                     continue
@@ -73,43 +69,47 @@ class JsonLines:
                     yield parsed
         if bad:
             more = " (and perhaps more)" if len(bad) == _SHOWN else ""
-            raise UsageError(f"{self.path}: {len(bad)} bad lines{more}: {'; '.join(bad)}")
+            raise UsageError(f"{self.place}: {len(bad)} bad lines{more}: {'; '.join(bad)}")
 
 
 class Parquet:
     """Columns of a Parquet file, read a row group at a time."""
 
-    def __init__(self, path: Path, columns: Columns) -> None:
+    def __init__(self, place: Place, columns: Columns) -> None:
         try:
             import pyarrow
             import pyarrow.parquet
         except ModuleNotFoundError:
             raise MissingExtra("pyarrow", "parquet") from None
-        self.path = path
+        self.place = place
+        self._open = pyarrow.parquet.ParquetFile
         try:
-            self._file = pyarrow.parquet.ParquetFile(path)
+            with place.open() as file:
+                names = self._open(file).schema_arrow.names
         except (pyarrow.ArrowException, OSError) as error:
-            raise UsageError(f"{path} is no Parquet: {error}") from None
-        names = self._file.schema_arrow.names
+            raise UsageError(f"{place} is no Parquet: {error}") from None
         if columns.text not in names:
-            raise UsageError(f"{path} has no column {columns.text!r}; it has: {', '.join(names)} (--text-column)")
+            raise UsageError(f"{place} has no column {columns.text!r}; it has: {', '.join(names)} (--text-column)")
         self._columns = columns
         self._names = [name for name in columns if name in names]
 
     def rows(self, start: int = 0) -> Iterator[Row]:
         row = 0
-        for batch in self._file.iter_batches(columns=self._names):
-            if row + len(batch) <= start:
-                row += len(batch)
-                continue
-            for values in batch.to_pylist():
-                row += 1
-                if row <= start:
+        with self.place.open() as file:
+            for batch in self._open(file).iter_batches(columns=self._names):
+                if row + len(batch) <= start:
+                    row += len(batch)
                     continue
-                try:
-                    yield _picked(values, self._columns)
-                except ValueError as error:
-                    raise UsageError(f"{self.path}, row {row}: {error}") from None
+                for values in batch.to_pylist():
+                    row += 1
+                    if row > start:
+                        yield self._row(row, values)
+
+    def _row(self, number: int, values: dict[str, Any]) -> Row:
+        try:
+            return _picked(values, self._columns)
+        except ValueError as error:
+            raise UsageError(f"{self.place}, row {number}: {error}") from None
 
 
 def _picked(values: dict[str, Any], columns: Columns) -> Row:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -13,9 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from embedship import choice
 from embedship.bundle import Bundle, Code
 from embedship.serve import bulk
-from embedship.serve.bulk import Manifest, Wishes
 from embedship.serve.bulk_input import Columns, open_source
 from embedship.serve.bulk_output import Layout
+from embedship.serve.bulk_records import Manifest, Wishes
+from embedship.serve.bulk_shards import Encoders, Here
 from embedship.serve.progress import Tally
 
 
@@ -40,9 +43,10 @@ class Report(msgspec.Struct, frozen=True):
 def encode(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle folder.")],
     source: Annotated[
-        Path,
+        str,
         typer.Argument(
-            metavar="IN.jsonl|IN.parquet", help='{"text"} and if known {"id"} a line, or columns of Parquet.'
+            metavar="IN.jsonl|IN.parquet",
+            help='{"text"} and if known {"id"} a line, or columns of Parquet; a file, or s3://BUCKET/KEY.',
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the vectors; a run that was stopped there goes on.")],
@@ -57,6 +61,14 @@ def encode(
     shard_texts: Annotated[int, typer.Option(min=1, help="Texts a shard: what a kill costs at most.")] = 8192,
     variant: Annotated[str | None, typer.Option(help="The variant to embed with (default: the chosen one).")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda:N, tensorrt:N or gpu:N.")] = "cpu",
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Encode on a Ray cluster, an encoder a device: HOST:PORT, auto for the one this machine belongs to, "
+            "local for one that is started here and ended.",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Begin anew: delete what an earlier run wrote there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -64,22 +76,35 @@ def encode(
 
     Killed at any point, the same command goes on and ends with the same bytes.
     """
-    from embedship import golden
-    from embedship.encoder import Encoder
-
     opened = Bundle.open(bundle)
     columns = Columns(text_column, id_column)
     texts = open_source(source, columns)
     wishes = Wishes(code=code, layout=layout, dimensions=dimensions, prompt_name=prompt_name, shard_texts=shard_texts)
-    with Encoder.open(opened, choice.variant(opened, variant).name, device=device) as encoder:
-        golden.check(encoder)  # hours of wrong vectors would be found by nobody
-        with Meter() as meter:
-            manifest = bulk.encode(encoder, texts, tuple(columns), out, wishes, meter, force=force)
+    with _encoders(opened, choice.variant(opened, variant).name, device, ray) as encoders, Meter() as meter:
+        manifest = bulk.encode(encoders, texts, tuple(columns), out, wishes, meter, force=force)
     report = _report(out, manifest, meter)
     if as_json:
         typer.echo(msgspec.json.encode(report).decode())
     else:
         Console(highlight=False).print(_sentence(report), soft_wrap=True)
+
+
+@contextmanager
+def _encoders(bundle: Bundle, variant: str, device: str, ray: str | None) -> Iterator[Encoders]:
+    """They have passed the golden texts: hours of wrong vectors would be found by nobody."""
+    if ray is not None:
+        from embedship.serve.ray_join import joined
+
+        with joined(ray, bundle, variant, device) as cluster:
+            Console(stderr=True, highlight=False).print(f"encoding on {cluster}")
+            yield cluster
+        return
+    from embedship import golden
+    from embedship.encoder import Encoder
+
+    with Encoder.open(bundle, variant, device=device) as encoder:
+        golden.check(encoder)
+        yield Here(encoder)
 
 
 class Meter(Tally):

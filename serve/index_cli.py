@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +25,7 @@ from embedship.serve.index.recipe import Store
 from embedship.serve.milvus.address import Address, place
 
 if TYPE_CHECKING:
+    from embedship.serve.bulk_shards import Encoders
     from embedship.serve.index.build import Built, Step, Wishes
 
 
@@ -149,6 +150,16 @@ def index(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE.html", help="With --recall: draw what was measured; replaces the file.")
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Embed the documents on a Ray cluster, as `encode --ray` does: HOST:PORT, auto, local.",
+        ),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="With --ray: what its nodes embed on, cpu, cuda, tensorrt or gpu; queries stay here.")
+    ] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Embed a corpus and write a search index that is bound to the bundle's fingerprint."""
@@ -163,24 +174,26 @@ def index(
     effort = Effort(oversample=oversample, nprobe=nprobe, ef_search=ef_search)
     if wanted and (effort.named or stage_dimension):
         raise UsageError("--recall chooses the effort and the dimension: leave --oversample and its like out")
+    if device != "cpu" and ray is None:
+        raise UsageError("--device is what the nodes of --ray embed on: give --ray ADDRESS, too")
     cut = chunking(chunk, overlap)
     wishes = Wishes(kind, with_title, effort, store, stage_dimension, factory, gpu, wanted, queries, cut)
     opened = Bundle.open(bundle)
     if isinstance(out, Address):
         from embedship.serve.milvus.cli import fill
 
-        others = source or cut or queries or stage_dimension or factory or gpu or wanted or store is not Store.INT8
-        fill(opened, variant, None if others else corpus, out, wishes, as_json)
+        others = (source, cut, queries, stage_dimension, factory, gpu, wanted, ray, store is not Store.INT8)
+        fill(opened, variant, None if any(others) else corpus, out, wishes, as_json)
         return
     try:
         if source is None and corpus is not None:
-            built = _embedded(opened, variant, corpus, out, wishes)
-        elif source is not None and corpus is None and not (with_title or cut or variant):
+            built = _embedded(opened, variant, corpus, out, wishes, ray, device)
+        elif source is not None and corpus is None and not (with_title or cut or variant or ray):
             built = _requantised(opened, source, out, wishes)
         else:
             raise UsageError(
                 "give either CORPUS.jsonl, or --from INDEX, whose texts, chunks and vectors stay as they are: without "
-                "--chunk, --with-title and --variant"
+                "--chunk, --with-title, --variant and --ray"
             )
     except GoalsMissed as missed:
         asked.show(missed.choice, plot, as_json, str(missed))
@@ -198,16 +211,26 @@ def chunking(chunk: int | None, overlap: int | None) -> Chunking | None:
     return Chunking(tokens=chunk, overlap=overlap or 0)
 
 
-def _embedded(bundle: Bundle, variant: str | None, corpus: Path, out: Path, wishes: Wishes) -> Built:
+def _embedded(
+    bundle: Bundle, variant: str | None, corpus: Path, out: Path, wishes: Wishes, ray: str | None, device: str
+) -> Built:
     from embedship import golden
     from embedship.encoder import Encoder
     from embedship.serve.index.build import build
 
     chosen = choices.variant(bundle, variant).name
-    with Encoder.open(bundle, chosen) as encoder:
+    with ExitStack() as stack:
+        encoder = stack.enter_context(Encoder.open(bundle, chosen))
         golden.check(encoder)  # a machine that computes wrongly must not fill an index that others then trust
-        with Bar() as bar:
-            return build(encoder, chosen, corpus, out, wishes, bar.show)
+        cluster = None if ray is None else stack.enter_context(_cluster(ray, bundle, chosen, device))
+        bar = stack.enter_context(Bar())
+        return build(encoder, chosen, corpus, out, wishes, bar.show, cluster)
+
+
+def _cluster(address: str, bundle: Bundle, variant: str, device: str) -> AbstractContextManager[Encoders]:
+    from embedship.serve.ray_join import joined
+
+    return joined(address, bundle, variant, device)
 
 
 def _requantised(bundle: Bundle, source: Path, out: Path, wishes: Wishes) -> Built:

@@ -400,5 +400,5 @@ class Info(msgspec.Struct, frozen=True):
     devices: list[DeviceInfo]
     limits: Limits
     golden: GoldenReport
+    reranker: RerankerInfo | None
     index: IndexInfo | None
-    reranker: RerankerInfo | None = None

@@ -208,8 +208,8 @@ class Service:
                 batch_tokens=settings.batch_tokens,
             ),
             golden=_golden(self.golden),
-            index=self._index_info(),
             reranker=_reranker_info(self.reranker.running) if self.reranker else None,
+            index=self._index_info(),
         )
 
     def _index_info(self) -> schemas.IndexInfo | None:

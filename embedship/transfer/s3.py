@@ -1,11 +1,13 @@
-"""A bundle's files below a prefix of an S3 bucket, of Amazon's or of any that speaks S3."""
+"""Files of an S3 bucket, of Amazon's or of any that speaks S3: a bundle's below a prefix, or one of texts."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from io import RawIOBase
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from embedship.errors import MissingExtra, UsageError
@@ -19,47 +21,114 @@ try:
 except ModuleNotFoundError:
     raise MissingExtra("obstore", "pull") from None
 
+Answer = TypeVar("Answer")
+
 
 class S3Source:
     """`s3://bucket/prefix`. Credentials, region and endpoint are AWS_* variables, else the machine's own role."""
 
     def __init__(self, address: str) -> None:
-        found = re.fullmatch(r"([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?", address)
-        if not found:
-            raise UsageError(f"s3://{address}: give s3://BUCKET/PREFIX")
+        bucket, prefix = _parted(address, "s3://BUCKET/PREFIX")
         self.pinned = f"s3://{address.rstrip('/')}"
-        endpoint = urlsplit(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", ""))
-        plain = endpoint.scheme == "http"
-        self.proves_itself = not plain or is_loopback(endpoint.hostname)
-        try:
-            self._store = S3Store(
-                found[1],
-                prefix=(found[2] or "").strip("/") or None,
-                client_options={
-                    "allow_http": plain,
-                    "connect_timeout": timedelta(seconds=10),
-                    "timeout": timedelta(days=1),  # of a whole file; a stalled stream is `read_timeout`'s
-                    "read_timeout": timedelta(seconds=60),
-                },
-                retry_config={"max_retries": 0},  # Patience tries again, from where it stood
-            )
-        except BaseError as error:
-            raise UsageError(
-                f"{self.pinned} cannot be opened ({type(error).__name__}): look at the AWS_* variables"
-            ) from None
+        endpoint = _endpoint()
+        self.proves_itself = endpoint is None or is_loopback(endpoint)
+        # Patience tries again, from where it stood; a day is for a whole file, a stalled stream is `read_timeout`'s.
+        self._store = _store(self.pinned, bucket, prefix.strip("/"), retries=0, whole=timedelta(days=1))
 
     def read(self, name: str, offset: int) -> Iterator[bytes]:
         try:
             found = obstore.get(self._store, name, options={"range": {"offset": offset}} if offset else {})
             for piece in found.stream(min_chunk_size=PIECE):
                 yield bytes(piece)
+        except (FileNotFoundError, BaseError) as error:
+            raise _said(error, self.pinned, name) from None
+
+
+class S3Object:
+    """One file of a bucket, read in pieces from anywhere in it; what fails for a moment is asked for again."""
+
+    def __init__(self, address: str) -> None:
+        bucket, self._key = _parted(address, "s3://BUCKET/KEY")
+        if not self._key or self._key.endswith("/"):
+            raise UsageError(f"s3://{address}: give s3://BUCKET/KEY")
+        self._address = f"s3://{address}"
+        self._store = _store(self._address, bucket, "", retries=5, whole=timedelta(minutes=5))
+
+    def stamp(self) -> tuple[int, str]:
+        """Size and ETag. Raises UsageError if there is no such file, TransferError."""
+        meta = self.asked(lambda: obstore.head(self._store, self._key))
+        return meta["size"], meta["e_tag"] or str(meta["last_modified"])
+
+    def open(self) -> Content:
+        return Content(self, self.asked(lambda: obstore.open_reader(self._store, self._key, buffer_size=PIECE)))
+
+    def asked(self, question: Callable[[], Answer]) -> Answer:
+        try:
+            return question()
         except FileNotFoundError:
-            raise Missing(f"{self.pinned} has no {name}") from None
-        except (PermissionDeniedError, UnauthenticatedError):
-            raise Refused(
-                f"{self.pinned} may not be read with these credentials: look at the AWS_* variables"
-            ) from None
+            raise UsageError(f"{self._address} is no file that these credentials see") from None
         except BaseError as error:
-            raise Interrupted(
-                f"{self.pinned} cannot be reached, or failed ({type(error).__name__}): is it up?"
-            ) from None
+            raise _said(error, self._address, "such file") from None
+
+
+class Content(RawIOBase):
+    """The file as Python reads one."""
+
+    def __init__(self, of: S3Object, reader: Any) -> None:
+        self._of, self._reader = of, reader
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        piece = bytes(self._of.asked(lambda: self._reader.read(len(buffer))))
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return int(self._reader.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._reader.tell())
+
+
+def _parted(address: str, form: str) -> tuple[str, str]:
+    found = re.fullmatch(r"([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?", address)
+    if not found:
+        raise UsageError(f"s3://{address}: give {form}")
+    return found[1], found[2] or ""
+
+
+def _endpoint() -> str | None:
+    """The host that is asked in the clear, if the AWS_* variables name one."""
+    endpoint = urlsplit(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", ""))
+    return endpoint.hostname or "" if endpoint.scheme == "http" else None
+
+
+def _store(shown: str, bucket: str, prefix: str, retries: int, whole: timedelta) -> S3Store:
+    """`whole` is the time that one answer may take."""
+    try:
+        return S3Store(
+            bucket,
+            prefix=prefix or None,
+            client_options={
+                "allow_http": _endpoint() is not None,
+                "connect_timeout": timedelta(seconds=10),
+                "timeout": whole,
+                "read_timeout": timedelta(seconds=60),
+            },
+            retry_config={"max_retries": retries},
+        )
+    except BaseError as error:
+        raise UsageError(f"{shown} cannot be opened ({type(error).__name__}): look at the AWS_* variables") from None
+
+
+def _said(error: Exception, shown: str, name: str) -> Exception:
+    if isinstance(error, FileNotFoundError):
+        return Missing(f"{shown} has no {name}")
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError):
+        return Refused(f"{shown} may not be read with these credentials: look at the AWS_* variables")
+    return Interrupted(f"{shown} cannot be reached, or failed ({type(error).__name__}): is it up?")

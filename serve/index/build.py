@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from embedship.codes import Vectors
 from embedship.encoder import Encoder
 from embedship.errors import UsageError
 from embedship.serve import documents
+from embedship.serve.bulk_shards import Encoders
 from embedship.serve.documents import DOCUMENTS, Document, Documents
 from embedship.serve.index import Index, Kind, corpus, factory, goals, kinds, library, manifest, measure, recipe
 from embedship.serve.index.chunks import Chunking, split_of
@@ -24,6 +26,7 @@ from embedship.serve.index.embedding import Embedding
 from embedship.serve.index.gpu import Gpu
 from embedship.serve.index.manifest import Choice, Goals, IndexManifest, Packing, Recall, Truncated
 from embedship.serve.index.recipe import Recipe, Store
+from embedship.serve.index.stored import gather
 from embedship.serve.index.truth import Truth
 from embedship.staging import staged
 
@@ -75,8 +78,16 @@ class Embedded:
     truncated: Truncated
 
 
-def build(encoder: Encoder, variant: str, lines: Path, out: Path, wishes: Wishes, progress: Progress) -> Built:
-    """Build the index of a corpus at `out`, whole or not at all.
+def build(
+    encoder: Encoder,
+    variant: str,
+    lines: Path,
+    out: Path,
+    wishes: Wishes,
+    progress: Progress,
+    encoders: Encoders | None = None,
+) -> Built:
+    """Build the index of a corpus at `out`, whole or not at all; `encoders` (None: this one) embed its documents.
 
     Raises UsageError for a bad line, a repeated id or an `out` that is something else, EngineError if the model
     fails, EmbedshipError if the disk does.
@@ -91,13 +102,14 @@ def build(encoder: Encoder, variant: str, lines: Path, out: Path, wishes: Wishes
             size = documents.write(folder / DOCUMENTS, _counted(corpus.read(lines), progress), split)
         progress(Step.READ, size, size)
         _planned(wishes, size, bundle)
-        embedding = Embedding(encoder, wishes.with_title, lambda done, total: progress(Step.EMBED, done, total))
-        truth = embedding.write(folder)
+        told = partial(progress, Step.EMBED)
+        embedding = Embedding(encoder, wishes.with_title, told)
+        found = gather(encoders, folder, wishes.with_title, told) if encoders else embedding.write(folder)
         count = count_of(folder)
-        embedded = Embedded(variant, count, wishes.with_title, wishes.chunking, embedding.truncated)
+        embedded = Embedded(variant, count, wishes.with_title, wishes.chunking, found.truncated)
         asked = embedding.queries(texts) if texts else None
-        made = finish(folder, truth, bundle, embedded, wishes, asked, progress, gpu=gpu)
-        return Built(made, made.size, embedding.seconds)
+        made = finish(folder, found.truth, bundle, embedded, wishes, asked, progress, gpu=gpu)
+        return Built(made, made.size, found.seconds)
 
 
 def finish(

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from embedship.serve.index.truth import Truth
 from embedship.tokens import Tokens
 
 # Texts tokenised and batched at once: enough to group by length, few enough to bound memory and to show progress.
-_CHUNK = 512
+CHUNK = 512
 
 
 def text_of(document: Document, with_title: bool) -> str:
@@ -27,29 +28,35 @@ def text_of(document: Document, with_title: bool) -> str:
     return before(document) + document.text if with_title else document.text
 
 
+class Written(NamedTuple):
+    """The vectors of an index, what the model did not read of its texts, and the seconds it took."""
+
+    truth: Truth
+    truncated: Truncated
+    seconds: float
+
+
 class Embedding:
-    """One corpus on its way through the encoder; counts what was cut off, and the seconds it took."""
+    """One corpus on its way through the encoder; counts what was cut off."""
 
     def __init__(self, encoder: Encoder, with_title: bool, progress: Callable[[int, int], object]) -> None:
         pipeline = encoder.bundle.manifest.pipeline
         self.document_prompt = pipeline.document_prompt
         self.query_prompt = pipeline.query_prompt
         self.truncated = Truncated()
-        self.seconds = 0.0
         self._encoder = encoder
         self._with_title = with_title
         self._progress = progress
         self._dimension = pipeline.dimension
         self._normalised = pipeline.normalised
 
-    def write(self, folder: Path) -> Truth:
+    def write(self, folder: Path) -> Written:
         """Embed documents.sqlite of this folder and lay the vectors beside it."""
         started = time.perf_counter()
         with closing(Documents.open(folder / DOCUMENTS)) as documents:
             self._progress(0, documents.size)
             truth = Truth.write(folder, self._blocks(documents), (documents.size, self._dimension))
-        self.seconds = time.perf_counter() - started
-        return truth
+        return Written(truth, self.truncated, time.perf_counter() - started)
 
     def documents(self, documents: Sequence[Document]) -> Vectors:
         """(n, dim) float32 unit rows; what is cut off is counted."""
@@ -62,8 +69,8 @@ class Embedding:
         return self._vectors(self._tokens(texts, self.query_prompt))
 
     def _blocks(self, documents: Documents) -> Iterator[Vectors]:
-        for start in range(0, documents.size, _CHUNK):
-            stop = min(start + _CHUNK, documents.size)
+        for start in range(0, documents.size, CHUNK):
+            stop = min(start + CHUNK, documents.size)
             vectors = self.documents(documents.fetch(range(start, stop)))
             self._progress(stop, documents.size)
             yield vectors

@@ -13,20 +13,16 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
 from embedship import sealed, whole
-from embedship.bundle import Code, Record
-from embedship.codes import Vectors, normalise
+from embedship.bundle import Record
 from embedship.encoder import Encoder
 from embedship.errors import EmbedshipError, UsageError
 from embedship.serve import bulk, documents
-from embedship.serve.bulk_input import Row
+from embedship.serve.bulk_shards import Here, Watcher
 from embedship.serve.documents import DOCUMENTS, Documents
 from embedship.serve.index import Kind, manifest
 from embedship.serve.index.build import (
@@ -41,9 +37,10 @@ from embedship.serve.index.build import (
 )
 from embedship.serve.index.chunks import Chunking, split_of
 from embedship.serve.index.effort import Effort
-from embedship.serve.index.embedding import Embedding, added, text_of
-from embedship.serve.index.manifest import IndexManifest, Truncated
+from embedship.serve.index.embedding import Embedding
+from embedship.serve.index.manifest import IndexManifest
 from embedship.serve.index.recipe import Store
+from embedship.serve.index.stored import Stored, embed, truncated, vectors
 from embedship.serve.index.truth import Truth
 from embedship.serve.live import origin
 from embedship.staging import refuse_occupied, staged
@@ -52,8 +49,6 @@ logger = logging.getLogger(__name__)
 
 PLAN, VECTORS = "migration.json", "vectors"
 FORMAT = 1
-
-_BLOCK = 512
 
 
 class Plan(Record, frozen=True):
@@ -103,7 +98,7 @@ def migrate(
     old: Path,
     out: Path,
     wishes: Wishes,
-    watcher: bulk.Watcher,
+    watcher: Watcher,
     shard_texts: int = 8192,
     progress: Progress = lambda *_: None,
     *,
@@ -130,15 +125,12 @@ def migrate(
             plan = _begin(work, _plan(encoder, found, wishes, now.version), force)
             if not (work / DOCUMENTS).exists():
                 _write_documents(now.documents, work, split)
-        # float16 shards would be rounded before they are normalised.
-        code = Code.FLOAT16 if pipeline.normalised else Code.FLOAT32
         stored = Stored(work / DOCUMENTS, wishes.with_title)
-        options = bulk.Wishes(code=code, prompt_name=pipeline.document_prompt, shard_texts=shard_texts)
-        encoded = bulk.encode(encoder, stored, (), work / VECTORS, options, watcher)
+        encoded = embed(Here(encoder), stored, work / VECTORS, shard_texts, watcher)
         with staged(out, manifest.require_replaceable) as folder:
             shutil.copyfile(work / DOCUMENTS, folder / DOCUMENTS)
-            truth = Truth.write(folder, _blocks(work / VECTORS, encoded), (encoded.plan.texts, pipeline.dimension))
-            lost = _truncated(encoder, stored) if encoded.cut else Truncated()
+            truth = Truth.write(folder, vectors(work / VECTORS, encoded), (encoded.plan.texts, pipeline.dimension))
+            lost = truncated(encoder.bundle, stored, encoded)
             embedded = Embedded(plan.variant, count_of(folder), wishes.with_title, wishes.chunking, lost)
             asked = Embedding(encoder, wishes.with_title, lambda *_: None).queries(texts) if texts else None
             made = finish(folder, truth, encoder.bundle, embedded, wishes, asked, progress, created=plan.created)
@@ -146,20 +138,6 @@ def migrate(
         shutil.rmtree(work)
     _warn_of_changes(old, found, plan, out)
     return made
-
-
-class Stored:
-    """The rows of a documents' store, as the texts of a bulk run."""
-
-    def __init__(self, path: Path, with_title: bool) -> None:
-        self.path = path
-        self._with_title = with_title
-
-    def rows(self, start: int = 0) -> Iterator[Row]:
-        with closing(Documents.open(self.path)) as opened:
-            for first in range(start, opened.size, _BLOCK):
-                for document in opened.fetch(range(first, min(first + _BLOCK, opened.size))):
-                    yield Row(document.id, text_of(document, self._with_title))
 
 
 def _plan(encoder: Encoder, old: IndexManifest, wishes: Wishes, version: int) -> Plan:
@@ -229,20 +207,3 @@ def _warn_of_changes(old: Path, found: IndexManifest, plan: Plan, out: Path) -> 
             "was begun, so send later changes to it, too",
             old, plan.version, now, out,
         )  # fmt: skip
-
-
-def _blocks(folder: Path, encoded: bulk.Manifest) -> Iterator[Vectors]:
-    for shard in encoded.shards:
-        vectors = np.load(folder / shard.name, mmap_mode="r", allow_pickle=False)
-        yield vectors if encoded.plan.code is Code.FLOAT16 else normalise(vectors)
-
-
-def _truncated(encoder: Encoder, stored: Stored) -> Truncated:
-    """Texts are tokenised once more, which costs little beside the model: shards do not say which lost what."""
-    prompt = encoder.tokenizer.prompt(encoder.bundle.manifest.pipeline.document_prompt)
-    so_far = Truncated()
-    rows = list(stored.rows())
-    for start in range(0, len(rows), _BLOCK):
-        block = rows[start : start + _BLOCK]
-        so_far = added(so_far, encoder.tokenizer([row.text for row in block], prompt), [str(row.id) for row in block])
-    return so_far

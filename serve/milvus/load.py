@@ -62,7 +62,7 @@ def load(encoder: Encoder, variant: str, lines: Path, address: Address, wishes: 
         cards.make(line, unfinished.collection, card)
         with Collection.open(unfinished, bundle, writable=True, quick_seconds=SLOW_SECONDS) as collection:
             embedding = Embedding(encoder, wishes.with_title, lambda *_: None)
-            _fill(collection, embedding, lines, count, progress)
+            seconds = _fill(collection, embedding, lines, count, progress)
             if (there := collection.index.count(None)) != count:
                 raise Lost(f"{address}: of {count:,} documents {there:,} are there, and it was not made: load it again")
         line.ask("flush", unfinished.collection)
@@ -71,7 +71,7 @@ def load(encoder: Encoder, variant: str, lines: Path, address: Address, wishes: 
         line.close()
     return Loaded(
         str(address), bundle.fingerprint, variant, kind, card.effort, count, card.dimension, embedding.truncated,
-        round(count / embedding.seconds, 1),
+        round(count / seconds, 1),
     )  # fmt: skip
 
 
@@ -94,15 +94,17 @@ def _clear(line: Line, address: Address, unfinished: Address) -> None:
     line.ask("drop_collection", unfinished.collection)
 
 
-def _fill(collection: Collection, embedding: Embedding, lines: Path, count: int, progress: Progress) -> None:
-    done = 0
+def _fill(collection: Collection, embedding: Embedding, lines: Path, count: int, progress: Progress) -> float:
+    """The seconds that the model took."""
+    done, seconds = 0, 0.0
     for batch in _batches(document for _, document in corpus.read(lines)):
         began = time.perf_counter()
         vectors = embedding.documents(batch)
-        embedding.seconds += time.perf_counter() - began
+        seconds += time.perf_counter() - began
         collection.write([Put(each, [each], vectors[at : at + 1]) for at, each in enumerate(batch)])
         done += len(batch)
         progress(done, count)
+    return seconds
 
 
 def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:

@@ -45,8 +45,8 @@ KINDS: dict[str, Callable[[str, Tokens], bool]] = {
 
 
 class Given:
-    def __init__(self, vectors: Vectors) -> None:
-        self.vectors = vectors
+    def __init__(self, bundle: Bundle, vectors: Vectors) -> None:
+        self.bundle, self.vectors = bundle, vectors
 
     def tokenizer(self, texts: list[str]) -> Tokens:
         return Tokens([[1]] * len(texts), [0] * len(texts))
@@ -56,7 +56,8 @@ class Given:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_variant_that_breaks_on_one_kind_is_refused(tokenizer: Tokenizer, kind: str) -> None:
+def test_a_variant_that_breaks_on_one_kind_is_refused(bundle: Path, tokenizer: Tokenizer, kind: str) -> None:
+    opened = Bundle.open(bundle)
     texts = probes.hostile(tokenizer, MAX)
     (row,) = (i for i, text in enumerate(texts) if KINDS[kind](text, tokenizer([text])))
     expected = np.random.default_rng(0).normal(size=(len(texts), 64)).astype(np.float32)
@@ -65,10 +66,10 @@ def test_a_variant_that_breaks_on_one_kind_is_refused(tokenizer: Tokenizer, kind
     turned[row] = -turned[row]
     broken[row, 0] = math.inf
     with pytest.raises(GateError) as raised:
-        judge("onnx", Precision.INT8, measure(Given(turned), "onnx", asked)[0], FLOORS[Precision.INT8])  # type: ignore[arg-type]
+        judge("onnx", Precision.INT8, measure(Given(opened, turned), "onnx", asked)[0], FLOORS[Precision.INT8])  # type: ignore[arg-type]
     assert probes.shown(texts[row]) in str(raised.value)
     with pytest.raises(GateError, match="NaN or infinity for 1 of 14 texts") as raised:
-        measure(Given(broken), "onnx", asked)  # type: ignore[arg-type]
+        measure(Given(opened, broken), "onnx", asked)  # type: ignore[arg-type]
     assert probes.shown(texts[row]) in str(raised.value)
 
 

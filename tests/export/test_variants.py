@@ -62,7 +62,7 @@ def make(checkpoint: Opened, work: Path, *names: str, isa: Target = Target.AVX51
 def vectors(work: Path, made: Made, checkpoint: Opened) -> Any:
     pipeline, path = checkpoint[0].pipeline, work / made.recipe.path
     kind = partial(OpenVinoEngine, device=Device(Kind.CPU)) if path.suffix == ".xml" else OnnxRuntimeEngine
-    engine = kind(path, pipeline.inputs, made.recipe.weights, 1)
+    engine = kind(path, pipeline.inputs, made.recipe.weights, 1, output=pipeline.task.output)
     rows = [engine.encode(pad([ids], pipeline.pad_id)) for ids in checkpoint[1](LINES).ids]
     engine.close()
     return np.concatenate(rows)

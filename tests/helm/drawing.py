@@ -101,7 +101,7 @@ def nested(values: dict[str, Any]) -> dict[str, Any]:
     """The same for one of `bundles`, as far as one has values of its own; the rest is the release's."""
     ((_, own),) = SCHEMA["properties"]["bundles"]["patternProperties"].items()
     inner = {name: value for name, value in values.items() if name in own["properties"]}
-    rest = {name: value for name, value in values.items() if name not in inner and name != "canary"}
+    rest = {name: value for name, value in values.items() if name not in inner and name not in ("canary", "bulkRay")}
     return {**rest, "bundles": {"legal": inner}}
 
 
@@ -157,6 +157,9 @@ def consistent(values: dict[str, Any]) -> dict[str, Any]:
         canary["weight"] = 0
     backup["claimName"] = backup.get("claimName") or "copies"
     backup["claims"] = [claim for claim in backup.get("claims", []) if claim != backup["claimName"]] or ["index"]
+    bulk = part("bulkRay")
+    bulk |= {"claimName": bulk.get("claimName") or "corpus", "image": bulk.get("image") or "ray"}
+    bulk["source"] = bulk.get("source", "").removeprefix("s3://") or "in.jsonl"
     if part("networkPolicy").get("offline", True):
         values["networkPolicy"].pop("egress", None)
     return values

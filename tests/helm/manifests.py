@@ -26,6 +26,12 @@ EVERYTHING: dict[str, Any] = {
     "auth": {"create": True, "admin": {"create": True}},
     "autoscaling": {"enabled": True, "kind": "keda", "keda": {"prometheus": "http://prometheus.monitoring:9090"}},
     "backup": {"enabled": True, "claims": ["index", "state-search-embedship-0"], "claimName": "copies"},
+    "bulkRay": {
+        "enabled": True,
+        "image": "registry.example/embedship-ray:1",
+        "claimName": "corpus",
+        "source": "in.jsonl",
+    },
     "bundle": {"fingerprint": "0" * 64},
     "check": {"schedule": "*/10 * * * *"},
     "driftReport": {"enabled": True, "claimName": "logs"},
@@ -121,6 +127,14 @@ def pods(objects: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield name, each["spec"]["jobTemplate"]["spec"]["template"]["spec"]
             case "AnalysisTemplate":
                 yield name, each["spec"]["metrics"][0]["provider"]["job"]["spec"]["template"]["spec"]
+            case "RayJob":
+                yield from ((name, template["spec"]) for template in ray_templates(each))
+
+
+def ray_templates(job: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of its head, and of each group of workers."""
+    cluster = job["spec"]["rayClusterSpec"]
+    return [group["template"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
 
 
 def faults(each: dict[str, Any], version: str) -> list[str]:
@@ -135,6 +149,10 @@ def faults(each: dict[str, Any], version: str) -> list[str]:
             made = [{"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "x"}, "spec": job} for job in jobs]
             known = [fault for job in made for fault in _faults(json.dumps(job, sort_keys=True), version)]
             return [*_kept(each, "analysistemplate.schema.json"), *known]
+        case "ray.io":
+            made = [{"apiVersion": "v1", "kind": "Pod", **template} for template in ray_templates(each)]
+            known = [fault for pod in made for fault in _faults(json.dumps(pod, sort_keys=True), version)]
+            return [*_kept(each, "rayjob.schema.json"), *known]
     return _faults(json.dumps(each, sort_keys=True), version)
 
 

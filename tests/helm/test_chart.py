@@ -51,7 +51,7 @@ def test_kubernetes_takes_all_of_it(helm: Path, version: str) -> None:
             assert faults(each, version) == [], each["metadata"]["name"]
     assert kinds == {
         "AnalysisTemplate", "ConfigMap", "CronJob", "Deployment", "HTTPRoute", "HorizontalPodAutoscaler", "Ingress",
-        "NetworkPolicy", "Pod", "PodDisruptionBudget", "PrometheusRule", "ScaledObject", "Secret", "Service",
+        "NetworkPolicy", "Pod", "PodDisruptionBudget", "PrometheusRule", "RayJob", "ScaledObject", "Secret", "Service",
         "ServiceAccount", "ServiceMonitor", "StatefulSet",
     }  # fmt: skip
 
@@ -67,6 +67,12 @@ def test_what_kubernetes_does_not_know_is_a_fault(helm: Path) -> None:
     for place in (template["spec"], metric, metric["provider"]["job"]["spec"]["template"]["spec"]["containers"][0]):
         place["typpo"] = 1
         assert faults(template, "1.33"), place
+        del place["typpo"]
+    job = one(objects, "RayJob")
+    head = job["spec"]["rayClusterSpec"]["headGroupSpec"]
+    for place in (job["spec"], head, head["template"]["spec"]["containers"][0]):
+        place["typpo"] = "1"
+        assert faults(job, "1.33"), place
         del place["typpo"]
     one(objects, "ScaledObject")["spec"]["triggers"][0]["metrictype"] = "Value"
     assert faults(one(objects, "ScaledObject"), "1.33")
@@ -142,6 +148,8 @@ def fetched(**more: dict[str, Any]) -> dict[str, Any]:
     return {**FETCHED, **{key: {**FETCHED.get(key, {}), **value} for key, value in more.items()}}
 
 
+BULK: dict[str, Any] = EVERYTHING["bulkRay"]
+
 CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     ({"bundle": {"pvc": {"claimName": ""}}}, "name the claim that holds the bundle"),
     ({"bundle": {"source": "baked"}}, "say where the image holds the bundle"),
@@ -177,6 +185,9 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     ({"backup": {"enabled": True, "claimName": "a"}}, "name the claims to copy"),
     ({"backup": {"enabled": True, "claimName": "a", "claims": ["a"]}}, "a claim is not copied into itself"),
     ({"networkPolicy": {"egress": [{"ports": [{"port": 1}]}]}}, "set offline to false"),
+    ({"bulkRay": {"enabled": True}}, "bulkRay.claimName is empty: name the claim that takes the vectors"),
+    ({"bulkRay": BULK, "bundles": {"a": {}, "b": {}}}, "bulkRay encodes with one bundle"),
+    ({"bulkRay": {**BULK, "source": "s3://texts/in.jsonl"}}, "the NetworkPolicy lets no pod reach it"),
 ]
 
 

@@ -124,7 +124,8 @@ def test_every_value_is_in_the_schema_and_back() -> None:
 
     defaults = yaml.safe_load((CHART / "values.yaml").read_text())
     schema = {key for key in keys(defaults, SCHEMA) if not key.startswith(("global", "enabled"))}
-    owners = ("", "bundle.pull.", "check.", "driftReport.", "canary.compare.", "backup.")
+    ray = ("bulkRay.head.", "bulkRay.workers.")
+    owners = ("", "bundle.pull.", "check.", "driftReport.", "canary.compare.", "backup.", *ray)
     maps = ("metrics.dashboard.labels.", *(f"{owner}resources." for owner in owners))
     assert schema == {key for key in held(defaults) if not key.startswith(maps)} | {
         f"{owner}resources.{part}" for owner in owners for part in ("requests", "limits")

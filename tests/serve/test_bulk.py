@@ -25,9 +25,11 @@ from embedship.codes import cosine, cut
 from embedship.errors import EmbedshipError, EngineError, MissingExtra, UsageError
 from embedship.packing import packed
 from embedship.serve import bulk
-from embedship.serve.bulk import Manifest, Wishes, encode
+from embedship.serve.bulk import encode
 from embedship.serve.bulk_input import Columns, open_source
 from embedship.serve.bulk_output import Layout
+from embedship.serve.bulk_records import Manifest, Wishes
+from embedship.serve.bulk_shards import Here
 
 TEXTS = [entry.summary for entry in stdlib_docs.entries(50)]
 COLUMNS = Columns("text", "id")
@@ -67,7 +69,7 @@ def go(
     watcher: Silent | None = None,
     force: bool = False,
 ) -> Manifest:
-    return encode(encoder, open_source(source, COLUMNS), COLUMNS, out, wishes, watcher or Silent(), force=force)
+    return encode(Here(encoder), open_source(source, COLUMNS), COLUMNS, out, wishes, watcher or Silent(), force=force)
 
 
 def loaded(out: Path, manifest: Manifest) -> np.ndarray[Any, Any]:
@@ -132,7 +134,9 @@ def hook(event, arguments):
             os.kill(os.getpid(), signal.SIGKILL)
 
 from embedship import Encoder
-from embedship.serve.bulk import Wishes, encode
+from embedship.serve.bulk import encode
+from embedship.serve.bulk_records import Wishes
+from embedship.serve.bulk_shards import Here
 from embedship.serve.bulk_input import Columns, open_source
 class Silent:
     def found(self, texts, done): pass
@@ -140,7 +144,7 @@ class Silent:
 with Encoder.open(bundle, "openvino-int8", streams=1) as encoder:
     columns = Columns("text", "id")
     sys.addaudithook(hook)
-    encode(encoder, open_source(Path(source), columns), columns, Path(out), Wishes(shard_texts=16), Silent())
+    encode(Here(encoder), open_source(Path(source), columns), columns, Path(out), Wishes(shard_texts=16), Silent())
 """
 
 
@@ -321,7 +325,7 @@ def test_parquet_in_and_out(encoder: Encoder, source: Path, clean: Path, tmp_pat
     columns = Columns("body", "key")
     wishes = Wishes(layout=Layout.PARQUET, shard_texts=16)
     out = tmp_path / "out"
-    manifest = encode(encoder, open_source(tmp_path / "in.parquet", columns), columns, out, wishes, Silent())
+    manifest = encode(Here(encoder), open_source(tmp_path / "in.parquet", columns), columns, out, wishes, Silent())
     table = pa.concat_tables([parquet.read_table(out / shard.name) for shard in manifest.shards])
     assert table["id"].to_pylist() == [f"doc-{i}" for i in range(50)]
     assert np.array_equal(np.array(table["vector"].to_pylist(), np.float32), loaded(clean, go(encoder, source, clean)))

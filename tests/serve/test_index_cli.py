@@ -47,6 +47,8 @@ def test_a_table_for_people_and_progress_on_stderr(
         (["{bundle}", "none.jsonl", "--out", "{out}"], 2, "none.jsonl cannot be read"),
         (["{out}", "{corpus}", "--out", "{out}"], 2, "is no bundle"),
         (["{bundle}", "{corpus}", "--out", "{out}", "--variant", "none"], 2, "no variant 'none'"),
+        (["{bundle}", "{corpus}", "--out", "{out}", "--device", "cuda"], 2, "give --ray ADDRESS, too"),
+        (["{bundle}", "--from", "{out}", "--out", "{out}", "--ray", "local"], 2, "--variant and --ray"),
         (["{bundle}", "{corpus}", "--out", "{out}", "--oversample", "0"], 2, "greater than or equal to 1"),
         (["{bundle}", "{corpus}", "--out", "{out}", "--kind", "pq", "--nprobe", "2"], 2, "effort nprobe: this index"),
         (["{bundle}", "{corpus}", "--out", "{out}", "--kind", "pq", "--factory", "SQ8"], 2, "give one of them"),

@@ -121,6 +121,19 @@
 {{- fail (printf "backup.claims names %s, which is backup.claimName: a claim is not copied into itself." $v.backup.claimName) -}}
 {{- end -}}
 {{- end -}}
+{{- if $v.bulkRay.enabled -}}
+{{- range $key, $what := dict "claimName" "the claim that takes the vectors" "image" "an image with embedship and Ray" "source" "the file of texts" -}}
+{{- if not (get $v.bulkRay $key) -}}
+{{- fail (printf "bulkRay.enabled is true, but bulkRay.%s is empty: name %s." $key $what) -}}
+{{- end -}}
+{{- end -}}
+{{- if $v.bundles -}}
+{{- fail "bulkRay encodes with one bundle, and bundles names several: give it a release of its own." -}}
+{{- end -}}
+{{- if and (hasPrefix "s3://" $v.bulkRay.source) $v.networkPolicy.enabled (or $v.networkPolicy.offline (not $v.networkPolicy.egress)) -}}
+{{- fail "bulkRay.source lies in S3, but the NetworkPolicy lets no pod reach it: set networkPolicy.offline to false, and name where it lies in networkPolicy.egress." -}}
+{{- end -}}
+{{- end -}}
 {{- if and $v.networkPolicy.offline $v.networkPolicy.egress -}}
 {{- fail "networkPolicy.offline lets nothing out, but networkPolicy.egress names peers: set offline to false, or empty egress." -}}
 {{- end -}}

@@ -1,0 +1,111 @@
+"""Texts -> the bytes of a shard, and who computes them: the encoder of this process, or those of a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from typing import NamedTuple, Protocol
+
+from embedship import hardware
+from embedship.bundle import Bundle
+from embedship.codes import cut
+from embedship.encoder import Encoder, require_finite
+from embedship.packing import packed
+from embedship.serve.bulk_output import WRITERS
+from embedship.serve.bulk_records import Plan
+from embedship.tokens import Tokens
+
+
+class Traits(NamedTuple):
+    """All of an encoder that decides which bytes come out, besides the bundle."""
+
+    variant: str
+    precision: str
+    isa: tuple[str, ...]
+    versions: dict[str, str]
+
+    @classmethod
+    def of(cls, encoder: Encoder) -> Traits:
+        packages = ("numpy", "tokenizers", encoder.variant.runtime)
+        versions = {name: version(name) for name in packages}
+        return cls(encoder.variant.name, encoder.engine.precision, hardware.machine().isa, versions)
+
+
+class Job(NamedTuple):
+    """The texts of one shard, with an id each; `first` is the number of the first among all."""
+
+    number: int
+    first: int
+    texts: list[str]
+    ids: list[str | int]
+
+
+class Encoded(NamedTuple):
+    """A shard as it will lie on the disk. `cut` texts were longer than the model reads."""
+
+    number: int
+    content: bytes
+    texts: int
+    tokens: int
+    cut: int
+
+
+class Watcher(Protocol):
+    """Whoever shows how far the run is."""
+
+    def found(self, texts: int, done: int) -> None:
+        """So many texts there are, and so many of them were encoded by an earlier run."""
+
+    def encoded(self, texts: int, tokens: int) -> None: ...
+
+
+class Encoders(Protocol):
+    """Whoever computes shards. All its encoders have these traits."""
+
+    @property
+    def bundle(self) -> Bundle: ...
+
+    @property
+    def traits(self) -> Traits: ...
+
+    def shards(self, plan: Plan, jobs: Iterator[Job], watcher: Watcher) -> Generator[Encoded, None, None]:
+        """Yield a shard for each job, in any order, each once; a job is taken when there is room for it.
+
+        Raises EngineError if a device fails, or whatever `jobs` raises.
+        """
+
+
+class Here:
+    """The one encoder of this process. A shard is read and tokenised while the one before it computes."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.bundle = encoder.bundle
+        self.traits = Traits.of(encoder)
+        self._encoder = encoder
+
+    def shards(self, plan: Plan, jobs: Iterator[Job], watcher: Watcher) -> Generator[Encoded, None, None]:
+        def prepared() -> tuple[Job, Tokens] | None:
+            job = next(jobs, None)
+            return None if job is None else (job, self._encoder.tokenizer(job.texts, plan.prompt))
+
+        with ThreadPoolExecutor(1, thread_name_prefix="tokeniser") as ahead:
+            pending = ahead.submit(prepared)
+            while (ready := pending.result()) is not None:
+                pending = ahead.submit(prepared)
+                yield encoded(self._encoder, plan, *ready, watcher.encoded)
+
+
+def encoded(encoder: Encoder, plan: Plan, job: Job, tokens: Tokens, told: Callable[[int, int], object]) -> Encoded:
+    """`told` hears of texts and tokens as they are finished. Raises EngineError, for NaN, too."""
+    lengths = tokens.lengths
+    vectors = encoder.encode_tokens(tokens, lambda done: told(len(done), sum(lengths[row] for row in done)))
+    require_finite(vectors, job.first)
+    array = packed(cut(vectors, plan.dimension), plan.code, encoder.bundle.manifest.codes)
+    return Encoded(
+        number=job.number,
+        content=WRITERS[plan.layout](array, job.ids),
+        texts=len(job.texts),
+        tokens=sum(lengths),
+        cut=sum(1 for lost in tokens.cut if lost),
+    )

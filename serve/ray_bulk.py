@@ -1,0 +1,232 @@
+"""Bulk encoding on a Ray cluster: an encoder a device, on whatever nodes there are; their shards are written here.
+
+Ray's own actors and calls, without Ray Data, which brings pandas, and where what a lost node had under way waits until
+the rest is done (2.60). Here it goes to another encoder at once.
+
+The input is read and the folder is written by this process alone, as in a run without Ray: nodes need the bundle, at
+the same path, and nothing else. Nothing is sent out about this use of Ray.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Generator, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from embedship.bundle import Bundle
+from embedship.device import Device, Kind
+from embedship.errors import EmbedshipError, EngineError, MismatchError, MissingExtra, UsageError
+from embedship.serve.bulk_records import Plan
+from embedship.serve.bulk_remote import Order, Remote
+from embedship.serve.bulk_shards import Encoded, Job, Traits, Watcher
+from embedship.serve.bulk_work import Work
+
+try:
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+except ModuleNotFoundError:
+    raise MissingExtra("ray", "ray") from None
+
+_AHEAD = 2  # shards an encoder holds: one computes while the next is tokenised
+_LOOK = 5.0  # seconds between two looks at which nodes there are
+_PATIENCE = 300.0  # seconds without any encoder
+_REST = 30.0  # seconds until a device whose encoder was lost gets another: by then Ray knows whether its node is there
+_LOSSES = 4  # a device that lost so many encoders is at fault itself
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class Spot(NamedTuple):
+    """A device of a node; the CPU cores that Ray counts there are one device."""
+
+    node: str
+    host: str
+    ordinal: int
+    cpus: int
+    gpus: int
+
+
+@dataclass(slots=True, eq=False)
+class Seat:
+    """An encoder on its device. It has jobs once it is open."""
+
+    spot: Spot
+    actor: Any
+    opened: bool = False
+    jobs: int = 0
+
+
+@dataclass(eq=False)
+class Cluster:
+    """Encoders of a Ray cluster, as many as it has devices: nodes may come and go.
+
+    A node whose encoder cannot be opened, or computes otherwise than the first one, is left out and said to be.
+    """
+
+    bundle: Bundle
+    order: Order
+    _seats: dict[Spot, Seat] = field(default_factory=dict)
+    _opening: dict[Any, Seat] = field(default_factory=dict)
+    _refused: dict[Spot, EmbedshipError] = field(default_factory=dict)
+    _losses: Counter[Spot] = field(default_factory=Counter)
+    _resting: dict[Spot, float] = field(default_factory=dict)  # until when
+    _traits: Traits | None = None
+    _looked: float = -_LOOK
+    _served: float = field(default_factory=time.monotonic)  # when there was an encoder last
+
+    @property
+    def traits(self) -> Traits:
+        """Of the encoder that was open first. Raises what it fails with if none of them can be opened."""
+        while self._traits is None:
+            self._look()
+            for ref in self._ready(list(self._opening)):
+                self._take(ref)
+            if self._refused and not self._opening:
+                raise next(iter(self._refused.values()))
+        return self._traits
+
+    def shards(self, plan: Plan, jobs: Iterator[Job], watcher: Watcher) -> Generator[Encoded, None, None]:
+        """As `Encoders.shards`. What an encoder had under way when its node was lost is given to another one."""
+        assert self.traits
+        work, plans = Work(jobs), ray.put(plan)
+        under_way: dict[Any, tuple[Seat, Job]] = {}
+        while work or under_way:
+            self._look()
+            under_way.update(self._handed_out(work, plans))
+            for ref in self._ready([*under_way, *self._opening]):
+                if ref in self._opening:
+                    self._take(ref)
+                    continue
+                seat, job = under_way.pop(ref)
+                seat.jobs -= 1
+                try:
+                    done: Encoded = ray.get(ref)
+                except RayTaskError as failed:
+                    raise _reason(failed) from None
+                except RayError as lost:
+                    self._vacate(seat, lost)
+                    work.lost(job)
+                    continue
+                watcher.encoded(done.texts, done.tokens)
+                yield done
+
+    def _handed_out(self, work: Work, plans: Any) -> Iterator[tuple[Any, tuple[Seat, Job]]]:
+        """Everybody gets a first job before anybody gets a second."""
+        for ahead in range(_AHEAD):
+            for seat in self._seats.values():
+                if work and seat.opened and seat.jobs <= ahead:
+                    job = work.take()
+                    seat.jobs += 1
+                    yield seat.actor.encode.remote(plans, job), (seat, job)
+
+    def _look(self) -> None:
+        """Put an encoder on every device that has none."""
+        if time.monotonic() - self._looked < _LOOK:
+            return
+        spots = _spots(self.order.device)
+        for spot in spots:
+            rested = time.monotonic() >= self._resting.get(spot, 0.0)
+            if rested and spot not in self._seats and spot not in self._refused:
+                self._seat(spot)
+        self._looked = time.monotonic()
+        self._require_patience(spots)
+
+    def _require_patience(self, spots: list[Spot]) -> None:
+        if any(seat.opened for seat in self._seats.values()):
+            self._served = time.monotonic()
+        elif self._traits is None and not spots:
+            wanted = "CPUs" if self.order.device.kind is Kind.CPU else "GPUs"
+            raise UsageError(f"no node of this Ray cluster has {wanted}: start one that does, or name another --device")
+        elif time.monotonic() - self._served > _PATIENCE:
+            raise EngineError(
+                f"Ray gave no device to encode on for {_PATIENCE:.0f} seconds: are its nodes there, and not taken by "
+                "others? What is encoded stays: the same command goes on from there"
+            )
+
+    def _seat(self, spot: Spot) -> None:
+        """On this node and no other; a restart is ours to decide on, for only we know which texts go with it."""
+        placed = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(spot.node, soft=False)
+        options = {"num_cpus": spot.cpus, "num_gpus": spot.gpus, "max_restarts": 0, "max_concurrency": _AHEAD}
+        seat = Seat(spot, ray.remote(Remote).options(scheduling_strategy=placed, **options).remote())
+        self._seats[spot] = seat
+        self._opening[seat.actor.open.remote(self.order, spot.cpus or None)] = seat
+
+    def _take(self, ref: Any) -> None:
+        """An encoder has been opened, or has not."""
+        seat = self._opening.pop(ref)
+        try:
+            traits: Traits = ray.get(ref)
+        except RayTaskError as failed:
+            return self._refuse(seat, _reason(failed))
+        except RayError as lost:
+            return self._vacate(seat, lost)
+        self._traits = self._traits or traits
+        if differ := [
+            f"{name} is {there!r}, not {here!r}"
+            for name, here, there in zip(Traits._fields, self._traits, traits, strict=True)
+            if here != there
+        ]:
+            return self._refuse(seat, MismatchError(f"on node {seat.spot.host}: {'; '.join(differ)}"))
+        seat.opened = True
+        self._served = time.monotonic()
+        return None
+
+    def _refuse(self, seat: Seat, why: EmbedshipError) -> None:
+        self._leave(seat)
+        self._refused[seat.spot] = why
+        _LOGGER.warning("a device is left out: %s", why)
+
+    def _vacate(self, seat: Seat, why: RayError) -> None:
+        """Its node or its process is gone; after a rest the device gets another encoder, if it is there."""
+        if self._seats.get(seat.spot) is not seat:
+            return
+        self._leave(seat)
+        self._losses[seat.spot] += 1
+        self._resting[seat.spot] = time.monotonic() + _REST
+        _LOGGER.warning("an encoder on node %s was lost (%s): its texts go to others", seat.spot.host, short(why))
+        if self._losses[seat.spot] == _LOSSES:
+            self._refuse(seat, EngineError(f"on node {seat.spot.host}: {_LOSSES} encoders were lost"))
+
+    def _leave(self, seat: Seat) -> None:
+        self._seats.pop(seat.spot, None)
+        with suppress(RayError):
+            ray.kill(seat.actor)
+
+    def _ready(self, refs: list[Any]) -> list[Any]:
+        if not refs:
+            time.sleep(_LOOK / 10)  # until a node comes
+            return []
+        ready: list[Any] = ray.wait(refs, num_returns=1, timeout=_LOOK)[0]
+        return ready
+
+    def __str__(self) -> str:
+        nodes = len({spot.node for spot in self._seats})
+        return f"{len(self._seats)} device{'s' * (len(self._seats) > 1)} of {nodes} node{'s' * (nodes > 1)}, by Ray"
+
+
+def _spots(device: Device) -> list[Spot]:
+    """Devices of that kind on the nodes that are alive."""
+    found = []
+    for node in ray.nodes():
+        cpus, gpus = (int(node["Resources"].get(name, 0)) for name in ("CPU", "GPU")) if node["Alive"] else (0, 0)
+        where = node["NodeID"], node["NodeManagerHostname"]
+        if device.kind is not Kind.CPU:
+            found += [Spot(*where, ordinal, 0, 1) for ordinal in range(gpus)]
+        elif cpus:
+            found.append(Spot(*where, 0, cpus, 0))
+    return found
+
+
+def _reason(failed: RayTaskError) -> EmbedshipError:
+    cause = failed.cause
+    if isinstance(cause, EmbedshipError):
+        return cause
+    return EngineError(f"an encoder failed with {type(cause).__name__}: {short(cause)}. What is encoded stays")
+
+
+def short(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

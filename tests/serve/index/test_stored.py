@@ -1,0 +1,43 @@
+"""Documents embedded by encoders that may be elsewhere: the index is the one of an embedding in this process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from embedship.encoder import Encoder
+from embedship.serve.bulk_shards import Encoders, Here
+from embedship.serve.index.build import Built, Step, Wishes, build
+from embedship.serve.index.chunks import Chunking
+
+from .conftest import Corpus
+
+
+@pytest.mark.parametrize("wishes", [Wishes(with_title=True), Wishes(chunking=Chunking(tokens=20, overlap=0))])
+def test_the_same_bytes_lie_there_and_nothing_else(
+    encoder: Encoder, corpus: Corpus, tmp_path: Path, wishes: Wishes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of more documents than are embedded at once, one of them longer than the model reads."""
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1")
+    lines = corpus(520)
+    lines.write_text(lines.read_text() + json.dumps({"id": "long", "text": "a word " * 400}) + "\n")
+    told: list[tuple[Step, int, int]] = []
+
+    def made(name: str, encoders: Encoders | None) -> Built:
+        told.clear()
+        return build(encoder, "any", lines, tmp_path / name, wishes, lambda *step: told.append(step), encoders)
+
+    built = made("here", None), made("elsewhere", Here(encoder))
+    here, elsewhere = (
+        {path.name: path.read_bytes() for path in (tmp_path / n).iterdir()} for n in ("here", "elsewhere")
+    )
+    assert here == elsewhere
+    assert built[0].manifest == built[1].manifest
+    assert built[1].seconds > 0
+    assert bool(built[1].manifest.truncated.texts) == (wishes.chunking is None)
+    rows = built[1].manifest.size
+    embedded = [done for step, done, total in told if step is Step.EMBED and total == rows]
+    assert (embedded, embedded[0], embedded[-1]) == (sorted(embedded), 0, rows)
+    assert built[1].manifest.truncated.worst_id == (None if wishes.chunking else "long")

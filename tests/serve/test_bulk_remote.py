@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from embedship.bundle import Bundle
+from embedship.device import Device
+from embedship.errors import MismatchError
+from embedship.serve.bulk_remote import Order, Remote
+
+
+def test_another_bundle_or_release_on_a_node_is_refused(bundle: Path) -> None:
+    opened = Bundle.open(bundle)
+    right = Order(bundle, opened.manifest.digest, version("embedship"), "onnx", Device.parse("cpu"))
+    for wrong, sentence in (
+        (right._replace(digest="0" * 64), "is another bundle than where the run was started"),
+        (right._replace(release="0.0.1"), "and 0.0.1 where the run was started"),
+    ):
+        with pytest.raises(MismatchError, match=f"on node .*{sentence}"):
+            Remote().open(wrong, 1)

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from embedship.errors import EngineError
+from embedship.serve.bulk_shards import Job
+from embedship.serve.bulk_work import Work
+
+
+def jobs(count: int) -> Iterator[Job]:
+    for number in range(count):
+        yield Job(number, 2 * number, ["a", "b"], [2 * number, 2 * number + 1])
+
+
+def test_a_job_that_was_lost_goes_out_again_but_not_for_ever() -> None:
+    work = Work(jobs(3))
+    first = work.take()
+    for _ in range(3):
+        work.lost(first)
+        assert work.take() is first
+    with pytest.raises(EngineError, match="texts 0 to 1 ended 4 encoders"):
+        work.lost(first)
+    assert [work.take().number for _ in range(2)] == [1, 2]
+    assert not work
