@@ -34,6 +34,7 @@ from embedship.serve.index.folder import IndexFolder
 from embedship.serve.live.changes import Change, Delete, Pieces
 from embedship.serve.live.compaction import Compaction, Result
 from embedship.serve.live.index import LiveIndex
+from embedship.serve.local import Local
 from embedship.serve.settings import Settings
 from embedship.serve.shelf import Shelf
 
@@ -59,13 +60,13 @@ def main() -> None:
     with Encoder.open(bundle) as encoder:
         world = _world(encoder, arguments.data, 3_000 if arguments.quick else None)
         folder = _index(encoder, world)
-    static = Shelf(IndexFolder.open(folder, bundle), "", world.queries[:1])
+    static = Shelf(Local(IndexFolder.open(folder, bundle)), "", world.queries[:1])
     copy = WORK / "churned"
     for old in (copy, copy.with_name("churned.live")):
         shutil.rmtree(old, ignore_errors=True)
     shutil.copytree(folder, copy)
     with LiveIndex.open(copy, bundle, writable=True) as live:
-        phases = _phases(static, Shelf(live.share(), "", world.queries[:1]), live, world, minutes, seconds)
+        phases = _phases(static, Shelf(Local(live.share()), "", world.queries[:1]), live, world, minutes, seconds)
     record.keep("churn", record.circumstances() | _summary(phases, world, arguments, seconds))
 
 
@@ -154,8 +155,7 @@ def _search(shelf: Shelf, world: World, seconds: float) -> list[float]:
 
 def _recall(shelf: Shelf, world: World) -> float:
     queries = world.queries[:JUDGED]
-    with shelf.folder.moment() as now:
-        found, expected = overlap(now.index.search(queries, K).rows, now.index.exact(queries, K).rows)
+    found, expected = overlap(shelf.find(queries, K).rows, shelf.exact(queries, K))
     return float(found.sum() / expected.sum())
 
 

@@ -23,9 +23,10 @@ from embedship.bundle import Bundle
 from embedship.codes import Vectors
 from embedship.encoder import Encoder
 from embedship.monitor.ranking import score
+from embedship.serve.found import How
 from embedship.serve.fusion import Mode
 from embedship.serve.index.build import Wishes, build
-from embedship.serve.shelf import How, Shelf
+from embedship.serve.shelf import Shelf
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data" / "medquad"

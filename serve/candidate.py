@@ -25,9 +25,10 @@ from embedship.monitor.allowance import Allowance
 from embedship.monitor.candidate import Comparison
 from embedship.monitor.probes import Probe
 from embedship.monitor.ranking import K, score
+from embedship.serve.found import Found, How
 from embedship.serve.fusion import Mode
 from embedship.serve.settings import Settings
-from embedship.serve.shelf import Found, How, Shelf
+from embedship.serve.shelf import Shelf
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class Candidate:
     """`offer` may be called from any thread; `start` once, `close` at the end."""
 
     def __init__(self, encoder: Encoder, shelf: Shelf, rate: float, share: float, seed: int = 0) -> None:
-        self.comparison = Comparison(encoder.bundle.fingerprint, shelf.folder.manifest.digest)
+        self.comparison = Comparison(encoder.bundle.fingerprint, shelf.store.manifest.digest)
         self._encoder, self._shelf = encoder, shelf
         self._rate = rate
         self._allowance = Allowance(share)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
+from embedship.serve.milvus.address import Address, place
 from embedship.serve.settings import Settings, flag, variable
 
 
@@ -36,7 +37,10 @@ def _parameter(field: dataclasses.Field[Any], kind: Any) -> inspect.Parameter:
     if required:
         read: Any = typer.Argument(metavar=field.name.upper(), envvar=variable(field.name), help=help)
     else:
-        read = typer.Option(flag(field.name), envvar=variable(field.name), help=help)
+        # Else typer would make a path of an address, and drop a slash.
+        where = Address in get_args(kind)
+        kind = Any if where else kind
+        read = typer.Option(flag(field.name), envvar=variable(field.name), help=help, parser=place if where else None)
     default = inspect.Parameter.empty if required else field.default
     keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD
     return inspect.Parameter(field.name, keyword, default=default, annotation=Annotated[kind, read])

@@ -25,6 +25,7 @@ RequestError                 (openai, flat)
 ├── EngineFailed     500 424  the device or its runtime failed, for this batch
 ├── DiskFull         507 507  a change that found no room on the disk
 ├── NotStored        503 503  a change that the disk refused
+├── IndexAway        503 503  the index lies on a server that does not answer; carries Retry-After
 └── Internal         500 500  a bug of ours
 
 Two columns, for clients of OpenAI and clients of text-embeddings-inference expect different numbers for the same
@@ -37,7 +38,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import msgspec
 
@@ -157,6 +158,14 @@ class NotStored(RequestError):
     """Nothing of the change was written: the disk refused it."""
 
 
+class IndexAway(RequestError):
+    """The index lies on a server that does not answer, or not as it should: come back after Retry-After seconds."""
+
+    @classmethod
+    def of(cls, error: Exception) -> Self:
+        return cls(f"{str(error)[0].upper()}{str(error)[1:]}.", headers={"Retry-After": "1"})
+
+
 class Internal(RequestError):
     """A bug in the server."""
 
@@ -204,6 +213,7 @@ ANSWERS: Mapping[type[RequestError], Answer] = MappingProxyType(
         EngineFailed: Answer(500, 424, "engine", "server_error", "Backend"),
         DiskFull: Answer(507, 507, "disk_full", "server_error", "Backend"),
         NotStored: Answer(503, 503, "not_stored", "server_error", "Backend"),
+        IndexAway: Answer(503, 503, "index_away", "server_error", "Backend"),
         Internal: Answer(500, 500, "internal", "server_error", "Backend"),
     }
 )

@@ -13,6 +13,8 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 from msgspec import Meta
 
+from embedship.errors import UsageError
+
 Scalar = str | int | float | bool
 
 FACTS = (
@@ -22,6 +24,17 @@ INSERT = "INSERT OR IGNORE INTO facts VALUES (?, ?, ?)"
 
 # SQLite's INTEGER; what is larger is kept as its REAL.
 _INTEGERS = range(-(2**63), 2**63)
+
+
+class FilterError(UsageError):
+    """A filter that this index cannot search by."""
+
+
+class UnknownField(FilterError):
+    """It names a metadata field that no document has."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"filter: no document has the metadata field {name!r}; null and empty metadata are no fields")
 
 
 class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, rename={"one_of": "in"}):
@@ -82,7 +95,7 @@ def _parts(name: str, condition: Scalar | Condition) -> Iterator[Query]:
         marks = ", ".join("?" * len(condition.one_of))
         yield _rows(name, f"value IN ({marks})", *map(bound, condition.one_of))
     # One part for the whole range: of a document with a list, one element must lie in it.
-    limits = [(sign, limit) for sign, limit in _limits(condition) if limit is not None]
+    limits = [(sign, limit) for sign, limit in limits_of(condition) if limit is not None]
     if limits:
         # To SQLite every text is greater than every number, and '' is the least text.
         kinds = {"value >= ''" if isinstance(limit, str) else "value < ''" for _, limit in limits}
@@ -91,7 +104,7 @@ def _parts(name: str, condition: Scalar | Condition) -> Iterator[Query]:
         )
 
 
-def _limits(condition: Condition) -> tuple[tuple[str, float | str | None], ...]:
+def limits_of(condition: Condition) -> tuple[tuple[str, float | str | None], ...]:
     return (">", condition.gt), (">=", condition.gte), ("<", condition.lt), ("<=", condition.lte)
 
 

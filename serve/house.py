@@ -116,7 +116,7 @@ class House:
 
     def _index_size(self, of: Callable[[Size], int]) -> int:
         shelf = self.service.shelf
-        return of(shelf.folder.size) if shelf else 0
+        return of(shelf.store.size) if shelf else 0
 
     def _age(self, lane: Lane) -> float:
         return max(model.workers.age(lane) for model in self.service.models)

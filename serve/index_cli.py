@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -22,6 +22,7 @@ from embedship.serve.index.chunks import Chunking
 from embedship.serve.index.effort import LIMITS, Effort
 from embedship.serve.index.manifest import SAMPLED, VECTORS, Choice, Recall, Truncated
 from embedship.serve.index.recipe import Store
+from embedship.serve.milvus.address import Address, place
 
 if TYPE_CHECKING:
     from embedship.serve.bulk_shards import Encoders
@@ -64,7 +65,15 @@ def index(
             '"id"; other keys are kept as metadata.',
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Where the index goes. An index that lies there is replaced at the end.")],
+    out: Annotated[
+        Any,
+        typer.Option(
+            parser=place,
+            metavar="INDEX",
+            help="Where the index goes: a folder, and an index that lies there is replaced at the end; or a collection "
+            "of Milvus that is not there yet, milvus://HOST:PORT/COLLECTION.",
+        ),
+    ],
     kind: Annotated[
         Kind | None,
         typer.Option(
@@ -170,6 +179,12 @@ def index(
     cut = chunking(chunk, overlap)
     wishes = Wishes(kind, with_title, effort, store, stage_dimension, factory, gpu, wanted, queries, cut)
     opened = Bundle.open(bundle)
+    if isinstance(out, Address):
+        from embedship.serve.milvus.cli import fill
+
+        others = (source, cut, queries, stage_dimension, factory, gpu, wanted, ray, store is not Store.INT8)
+        fill(opened, variant, None if any(others) else corpus, out, wishes, as_json)
+        return
     try:
         if source is None and corpus is not None:
             built = _embedded(opened, variant, corpus, out, wishes, ray, device)
@@ -292,7 +307,7 @@ def _table(report: Report) -> Table:
     for row in (
         ("documents", f"{report.documents:,}"),
         ("chunks", _chunks(report)),
-        ("longer than the model reads, cut off", _truncated(report.truncated, report.rows)),
+        ("longer than the model reads, cut off", truncated(report.truncated, report.rows)),
         ("kind", f"{report.kind} ({report.factory}), {report.stage_dimension} dimensions"),
         ("ranked again by", report.store or "nothing, it is exact"),
         ("effort", str(report.effort)),
@@ -313,12 +328,12 @@ def _chunks(report: Report) -> str:
     return f"{report.rows:,} of at most {report.chunking.tokens} tokens, {report.chunking.overlap} shared"
 
 
-def _truncated(lost: Truncated, rows: int) -> str:
+def truncated(lost: Truncated, rows: int, cure: str = "; --chunk would keep them") -> str:
     if not lost.texts:
         return "none"
     return (
         f"{lost.texts:,} ({lost.texts / rows:.1%}), which lost {lost.tokens:,} tokens ({lost.tokens / lost.of:.1%} of "
-        f"all), {lost.worst:,} at most ({lost.worst_id}); --chunk would keep them"
+        f"all), {lost.worst:,} at most ({lost.worst_id}){cure}"
     )
 
 

@@ -18,7 +18,7 @@ from embedship.errors import UnsafeError, UsageError
 from embedship.ranking import Hits
 from embedship.serve import filters
 from embedship.serve.documents import connect
-from embedship.serve.filters import Filter
+from embedship.serve.filters import Filter, UnknownField
 from embedship.serve.index import Allowed
 
 # A question has some ten words, a pasted page thousands: each costs a walk through its postings.
@@ -31,18 +31,18 @@ _WORD = re.compile(r"\w+")
 _SEARCH = "SELECT rowid, -rank FROM words WHERE words MATCH ? {among} ORDER BY rank, rowid LIMIT ?"
 
 
+def words_of(text: str) -> list[str]:
+    """Each once, in the order in which they come, and no more than count."""
+    return list(dict.fromkeys(_WORD.findall(text)))[:MOST_WORDS]
+
+
 def expression(text: str) -> str:
     """Any of the words, each in quotes: whatever else the user wrote is left out, so nothing of it is syntax.
 
     >>> expression('symptoms of "gout" OR NEAR(')
     '"symptoms" OR "of" OR "gout" OR "OR" OR "NEAR"'
     """
-    words = dict.fromkeys(_WORD.findall(text))
-    return " OR ".join(f'"{word}"' for word in list(words)[:MOST_WORDS])
-
-
-class UnknownField(UsageError):
-    """A filter names a metadata field that no document has."""
+    return " OR ".join(f'"{word}"' for word in words_of(text))
 
 
 class Words:
@@ -117,9 +117,7 @@ class Words:
             with self._lock:
                 if self._connection.execute("SELECT 1 FROM facts WHERE name = ? LIMIT 1", [name]).fetchone():
                     continue
-            raise UnknownField(
-                f"filter: no document has the metadata field {name!r}; null and empty metadata are no fields"
-            )
+            raise UnknownField(name)
 
     def close(self) -> None:
         with self._lock, closing(self._connection):

@@ -15,6 +15,7 @@ from embedship.serve.errors import (
     Crowded,
     DiskFull,
     HeadTooLarge,
+    IndexAway,
     NotStored,
     Overloaded,
     RequestError,
@@ -86,6 +87,7 @@ _TOLD: dict[type[RequestError], Schema] = {
     Crowded: _RETRY_AFTER,
     DiskFull: _RETRY_AFTER,
     NotStored: _RETRY_AFTER,
+    IndexAway: _RETRY_AFTER,
     WrongMethod: {
         "Allow": {
             "description": "The methods that the path takes, with commas between them.",

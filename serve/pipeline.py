@@ -14,21 +14,21 @@ from embedship.errors import UsageError
 from embedship.monitor.ranking import K
 from embedship.monitor.watch import Watch
 from embedship.serve.errors import Invalid, NoIndex, NoReranker
+from embedship.serve.filters import FilterError
 from embedship.serve.forward import Encoded, Forward
+from embedship.serve.found import NEAREST, Found, How
 from embedship.serve.fusion import Mode
 from embedship.serve.index.chunks import split_of
-from embedship.serve.keyword import UnknownField
 from embedship.serve.lanes import Lane
 from embedship.serve.metrics import Metrics
 from embedship.serve.reranker import Reranker
-from embedship.serve.shelf import NEAREST, Found, How
 from embedship.serve.visit import NOW, Phase, mark
 
 if TYPE_CHECKING:
     from embedship.codes import Vectors
     from embedship.serve.candidate import Candidate
     from embedship.serve.documents import Split
-    from embedship.serve.index.manifest import IndexManifest
+    from embedship.serve.index.manifest import Described
     from embedship.serve.shelf import Shelf
 
 
@@ -75,7 +75,7 @@ class Pipeline:
         normalised = self._forward.model.normalised
         return encoded if normalised else replace(encoded, vectors=normalise(encoded.vectors))
 
-    def split_of(self, index: IndexManifest) -> Split | None:
+    def split_of(self, index: Described) -> Split | None:
         """What cuts documents as this model's index was cut; None where they stay whole."""
         return split_of(self._forward.tokenizer, self._forward.model, index.chunking, index.with_title)
 
@@ -108,7 +108,7 @@ class Pipeline:
         seconds = time.perf_counter() - began
         answered, scored = found, 0
         if reranker:
-            answered, scored = await reranker.sorted(queries, found, k, shelf.folder.manifest.with_title, lane)
+            answered, scored = await reranker.sorted(queries, found, k, shelf.store.manifest.with_title, lane)
         # Not before: a search that is refused a re-ranking comes again, and would be seen twice.
         if len(encoded.vectors):
             self._watch.observer.saw(encoded.vectors, found.nearest, queries, found.exact)
@@ -124,7 +124,7 @@ class Pipeline:
             found = await self.shelf.search(vectors, k, how)
             mark(Phase.SEARCH)
             return found
-        except UnknownField as error:
+        except FilterError as error:
             raise Invalid(f"{error}.", "filter") from None
         except UsageError as error:
             raise Invalid(f"{error}.", "effort") from None

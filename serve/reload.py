@@ -20,6 +20,7 @@ from embedship.errors import EmbedshipError
 from embedship.monitor.errors import MonitorError
 from embedship.serve.errors import NotReloaded, Reloading
 from embedship.serve.house import House
+from embedship.serve.milvus.address import Address
 from embedship.serve.service import Service
 from embedship.serve.settings import Settings
 
@@ -56,7 +57,7 @@ class Reload:
             house.metrics.reloads.labels(result)
 
     async def __call__(
-        self, bundle: Path | None = None, index: Path | None = None, *, candidate: bool = False
+        self, bundle: Path | None = None, index: Path | Address | None = None, *, candidate: bool = False
     ) -> Reloaded:
         """Take up what lies at these paths; where none is given, at those of the service that answers now.
 
@@ -72,7 +73,7 @@ class Reload:
         self._running = True
         return await asyncio.shield(self._keep(self._reload(self._next(bundle, index, candidate))))
 
-    def _next(self, bundle: Path | None, index: Path | None, candidate: bool) -> Settings:
+    def _next(self, bundle: Path | None, index: Path | Address | None, candidate: bool) -> Settings:
         now = self._house.service.settings
         if candidate:
             bundle, index = now.candidate_bundle, now.candidate_index

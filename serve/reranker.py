@@ -12,10 +12,10 @@ from embedship.bundle import Bundle
 from embedship.monitor.ranking import K
 from embedship.serve.errors import TooLarge
 from embedship.serve.forward import Encoded
+from embedship.serve.found import Found, Hit, Place
 from embedship.serve.index.embedding import text_of
 from embedship.serve.lanes import Lane
 from embedship.serve.running import Running
-from embedship.serve.shelf import Found, Hit, Place
 
 Scores = npt.NDArray[np.float32]
 

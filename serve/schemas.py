@@ -297,7 +297,8 @@ class FeedbackReply(msgspec.Struct, frozen=True):
 
 
 class ReloadRequest(Strict, frozen=True):
-    """Folders on the server's own file system; without one, the path of what answers now is read again.
+    """Folders on the server's own file system, and for an index also milvus://HOST:PORT/COLLECTION; without one, what
+    lies where that lies which answers now is read again.
 
     `candidate`: take up the candidate's bundle and index; from then on there is none.
     """

@@ -22,7 +22,6 @@ from embedship.serve.admission import Admission
 from embedship.serve.candidate import Candidate
 from embedship.serve.forward import Forward
 from embedship.serve.judge import Judge
-from embedship.serve.live.index import LiveIndex
 from embedship.serve.metrics import Build, Counts, Metrics
 from embedship.serve.pipeline import Pipeline
 from embedship.serve.reranker import Reranker
@@ -109,7 +108,7 @@ class Service:
             probe_seconds=settings.probe_interval_seconds,
         )
         judge = Judge(pipeline, watch.feedback)
-        live = shelf.folder if shelf and isinstance(shelf.folder, LiveIndex) and shelf.folder.writable else None
+        live = shelf.store.writable if shelf else None
         writes = Writes(pipeline, live, metrics, settings)
         stack.callback(writes.close)
         return cls(
@@ -216,8 +215,7 @@ class Service:
     def _index_info(self) -> schemas.IndexInfo | None:
         if self.shelf is None:
             return None
-        folder, found = self.shelf.folder, self.shelf.folder.manifest
-        size = folder.size
+        found, size = self.shelf.store.manifest, self.shelf.store.size
         return schemas.IndexInfo(
             size.documents, str(found.kind), found.query_prompt, size.rows, found.chunking, found.exact
         )

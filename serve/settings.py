@@ -18,6 +18,7 @@ from embedship.errors import UsageError
 from embedship.monitor.budget import FalseAlarms
 from embedship.monitor.errors import InvalidSetting
 from embedship.serve.journal import LogFormat
+from embedship.serve.milvus.address import Address
 
 _IN_PROCESS = ("auto", "cpu")
 
@@ -44,7 +45,10 @@ class Settings:
     """Checked when made: a bad value raises UsageError naming key, value and allowed range."""
 
     bundle: Path = dataclasses.field(metadata={"help": "Folder written by `embedship export`.", "allowed": None})
-    index: Path | None = setting(None, "Folder written by `embedship index`; without it no /search.")
+    index: Path | Address | None = setting(
+        None,
+        "Folder written by `embedship index`, or milvus://HOST:PORT/COLLECTION that it filled; without it no /search.",
+    )
     reranker: Path | None = setting(
         None,
         "Bundle of a cross-encoder, from `embedship export --task rerank`: /rerank, and searches that ask for it.",
@@ -69,7 +73,7 @@ class Settings:
         None,
         "Bundle that may come next, asked a share of the searches beside the one that answers; default: the same.",
     )
-    candidate_index: Path | None = setting(
+    candidate_index: Path | Address | None = setting(
         None, "Index that may come next; its answers reach nobody, /monitor compares them."
     )
     candidate_rate: float = setting(0.05, "Share of searches that the candidate is asked, too.", 0, 1)

@@ -45,7 +45,7 @@ def watch(
         probes=_probes(settings, path, shelf) if path and shelf else None,
         feedback=Feedback(settings.keep_answers, settings.keep_queries) if shelf else None,
         comparison=comparison,
-        index=shelf.folder.manifest.digest if shelf else "",
+        index=shelf.store.manifest.digest if shelf else "",
         probe_digest=sha256_of(path) if path else "",
         folder=_folder(settings.state_dir),
     )
@@ -88,8 +88,8 @@ def _probe_file(settings: Settings) -> Path | None:
         if settings.probes is not None:
             raise UsageError("--probes needs an index to search: give --index INDEX, too")
         return None
-    beside = settings.index.parent / PROBES
-    return settings.probes or (beside if beside.is_file() else None)
+    beside = settings.index.parent / PROBES if isinstance(settings.index, Path) else None
+    return settings.probes or (beside if beside and beside.is_file() else None)
 
 
 def _probes(settings: Settings, path: Path, shelf: Shelf) -> Probes:

@@ -14,14 +14,16 @@ import numpy as np
 
 from embedship.errors import UsageError
 from embedship.serve.documents import Document
-from embedship.serve.errors import DiskFull, Invalid, NotStored, ReadOnly
+from embedship.serve.errors import DiskFull, IndexAway, Invalid, NotStored, ReadOnly
 from embedship.serve.forward import Encoded
+from embedship.serve.found import Writable
 from embedship.serve.index.embedding import text_of
 from embedship.serve.live import NotWritten
 from embedship.serve.live.changes import Change, Delete, Done, Pieces
 from embedship.serve.live.compaction import Compaction, Result
 from embedship.serve.live.index import LiveIndex
 from embedship.serve.metrics import Metrics
+from embedship.serve.milvus import Lost
 from embedship.serve.pipeline import Pipeline
 from embedship.serve.settings import Settings
 
@@ -39,27 +41,29 @@ class Changed:
 class Writes:
     """Used from the event loop. Raises RequestErrors only."""
 
-    def __init__(self, pipeline: Pipeline, live: LiveIndex | None, metrics: Metrics, settings: Settings) -> None:
-        """`live` is the index that takes changes, None where none does."""
+    def __init__(self, pipeline: Pipeline, index: Writable | None, metrics: Metrics, settings: Settings) -> None:
+        """`index` is the one that takes changes, None where none does."""
         self._pipeline = pipeline
         self._most = settings.max_texts
         self._metrics = metrics
-        self._live = live
+        self._index = index
         # One thread: transactions come one after the other, and a slow disk holds up no search.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="writes")
-        self._split = pipeline.split_of(live.manifest) if live else None
+        self._split = pipeline.split_of(index.manifest) if index else None
+        # Who keeps changes elsewhere compacts them there.
+        live = index if isinstance(index, LiveIndex) else None
         self._compaction = Compaction(live, settings.compact_share, self._compacted) if live else None
 
     async def change(self, documents: Sequence[Document], deleted: Sequence[str]) -> Changed:
         """Put and delete; when this returns, it is on the disk and every search sees it."""
-        live = self._writable()
-        pieces = await self._beside(lambda: self._pieces(live, documents)) if documents else Pieces([], [])
+        index = self._writable()
+        pieces = await self._beside(lambda: self._pieces(index, documents)) if documents else Pieces([], [])
         embedded, encoded = pieces.rows, None
         changes: list[Change] = [Delete(id) for id in deleted]
         if embedded:
-            encoded = await self._encoded([text_of(each, live.manifest.with_title) for each in embedded], live)
+            encoded = await self._encoded([text_of(each, index.manifest.with_title) for each in embedded], index)
             changes += pieces.puts(encoded.vectors)
-        done = await self._written(live, changes) if changes else Done()
+        done = await self._written(index, changes) if changes else Done()
         return Changed(done, len(documents) - len(pieces.documents), embedded, encoded)
 
     def close(self) -> None:
@@ -68,21 +72,21 @@ class Writes:
         if self._compaction:
             self._compaction.close()
 
-    def _writable(self) -> LiveIndex:
+    def _writable(self) -> Writable:
         assert self._pipeline.shelf is not None, "raises NoIndex"
-        if self._live is None:
+        if self._index is None:
             raise ReadOnly("This server holds its index for reading only: start it with --writable.")
-        return self._live
+        return self._index
 
-    def _pieces(self, live: LiveIndex, documents: Sequence[Document]) -> Pieces:
+    def _pieces(self, index: Writable, documents: Sequence[Document]) -> Pieces:
         try:
-            return Pieces.of(live.differing(documents), self._split)
+            return Pieces.of(index.differing(documents), self._split)
         except UsageError as error:
             raise Invalid(f"{error}.", "documents") from None
 
-    async def _encoded(self, texts: Sequence[str], live: LiveIndex) -> Encoded:
+    async def _encoded(self, texts: Sequence[str], index: Writable) -> Encoded:
         """No more at once than one request may bring: the chunks of one document may be more than the queue holds."""
-        prompt = live.manifest.document_prompt
+        prompt = index.manifest.document_prompt
         parts = [
             await self._pipeline.documents(texts[start : start + self._most], prompt)
             for start in range(0, len(texts), self._most)
@@ -93,22 +97,27 @@ class Writes:
             [cut for part in parts for cut in part.cut],
         )
 
-    async def _written(self, live: LiveIndex, changes: Sequence[Change]) -> Done:
+    async def _written(self, index: Writable, changes: Sequence[Change]) -> Done:
         began = time.perf_counter()
         try:
-            done = await self._beside(lambda: live.write(changes))
+            done = await self._beside(lambda: index.write(changes))
         except NotWritten as error:
             kind = DiskFull if error.full else NotStored
             raise kind(f"{str(error)[0].upper()}{str(error)[1:]}.", headers={"Retry-After": "30"}) from error
+        except UsageError as error:
+            raise Invalid(f"{error}.", "documents") from None
         self._metrics.write_seconds.observe(time.perf_counter() - began)
         for change, documents in msgspec.structs.asdict(done).items():
             self._metrics.changes[change].inc(documents)
-        assert self._compaction is not None, "what takes changes is compacted"
-        self._compaction.look()
+        if self._compaction:
+            self._compaction.look()
         return done
 
     async def _beside(self, work: Callable[[], Got]) -> Got:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except Lost as error:
+            raise IndexAway.of(error) from error
 
     def _compacted(self, result: Result, seconds: float) -> None:
         """Called on the thread of the compaction; counters may be."""

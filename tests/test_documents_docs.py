@@ -1,4 +1,4 @@
-"""The commands of docs/documents.md, run in their order, and their answers held against what the page prints."""
+"""The commands of docs/documents.md and docs/milvus.md, run in their order; their answers are what the page prints."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-PAGE = (Path(__file__).parents[1] / "docs" / "documents.md").read_text()
-CORPUS, CHANGES = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
-STEPS = re.findall(r"^\$ (.+)\n((?!\$ |```).+)?", PAGE, re.MULTILINE)
+DOCS = Path(__file__).parents[1] / "docs"
 
 
 @contextmanager
@@ -28,22 +26,33 @@ def serving(command: str, folder: Path, environment: dict[str, str]) -> Iterator
             server.stderr.read()
 
 
-def test_the_page_does_what_it_says(bundle: Path, tmp_path: Path) -> None:
-    assert len(STEPS) == 13
-    (tmp_path / "bundle").symlink_to(bundle)
-    (tmp_path / "corpus.jsonl").write_text(CORPUS)
-    (tmp_path / "changes.jsonl").write_text(CHANGES)
+def obey(page: str, bundle: Path, folder: Path) -> int:
+    """Run what the page shows, in `folder`, and hold the answers against those it prints; returns how many steps."""
+    steps = re.findall(r"^\$ (.+)\n((?!\$ |```).+)?", page, re.MULTILINE)
+    given = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    for name, text in zip(("corpus.jsonl", "changes.jsonl"), given, strict=True):
+        (folder / name).write_text(text)
+    (folder / "bundle").symlink_to(bundle)
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     url = "no server yet"
     with ExitStack() as stack:
-        for command, printed in STEPS:
+        for command, printed in steps:
             if command.startswith("embedship serve"):
-                url = stack.enter_context(serving(command, tmp_path, environment))
+                url = stack.enter_context(serving(command, folder, environment))
                 continue
             here = command.replace("http://127.0.0.1:8080", url)
             asked = ["timeout", "120", "bash", "-c", here]
-            answer = subprocess.run(asked, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+            answer = subprocess.run(asked, cwd=folder, env=environment, capture_output=True, text=True, check=False)
             assert answer.returncode == 0, f"{command}\n{answer.stdout}\n{answer.stderr[-1000:]}"
             pattern = ".*".join(re.escape(part) for part in printed.split("…"))
             said = f"{command}\nanswered {answer.stdout}\nthe page says {printed}"
             assert re.fullmatch(pattern, answer.stdout.strip()), said
+    return len(steps)
+
+
+def test_the_page_does_what_it_says(bundle: Path, tmp_path: Path) -> None:
+    assert obey((DOCS / "documents.md").read_text(), bundle, tmp_path) == 13
+
+
+def test_the_page_about_milvus_does_what_it_says(bundle: Path, tmp_path: Path) -> None:
+    assert obey((DOCS / "milvus.md").read_text(), bundle, tmp_path) == 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -123,6 +124,36 @@ def frontier(choice: Choice) -> list[int]:
     return [at for at in range(len(worth)) if at == choice.chosen or not beaten(at)]
 
 
+class Bound(Protocol):
+    """The model that vectors are of, and what was put before the texts they are of."""
+
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def document_prompt(self) -> str | None: ...
+    @property
+    def query_prompt(self) -> str | None: ...
+    @property
+    def prompts(self) -> Prompts: ...
+
+
+class Described(Bound, Protocol):
+    """What whoever searches or changes an index has to know of it, wherever it lies."""
+
+    @property
+    def kind(self) -> Kind: ...
+    @property
+    def with_title(self) -> bool: ...
+    @property
+    def chunking(self) -> Chunking | None: ...
+    @property
+    def exact(self) -> Code: ...
+    @property
+    def recall(self) -> Recall | None: ...
+    @property
+    def digest(self) -> str: ...
+
+
 class IndexManifest(Record, frozen=True):
     format: int
     fingerprint: str
@@ -238,11 +269,11 @@ def demand(folder: Path, manifest: IndexManifest, bundle: Bundle) -> None:
         )
 
 
-def demand_model(folder: Path, manifest: IndexManifest, bundle: Bundle) -> None:
+def demand_model(index: object, manifest: Bound, bundle: Bundle) -> None:
     """Raise MismatchError unless its vectors are those of this bundle's model, by the prompts that it gives."""
     if manifest.fingerprint != bundle.fingerprint:
         raise MismatchError(
-            f"the index {folder} was built with model {manifest.fingerprint[:12]}, this bundle is "
+            f"the index {index} was built with model {manifest.fingerprint[:12]}, this bundle is "
             f"{bundle.fingerprint[:12]}: their vectors cannot be compared. {_CURE} `embedship index migrate` "
             "embeds the same documents with another bundle."
         )
@@ -254,6 +285,6 @@ def demand_model(folder: Path, manifest: IndexManifest, bundle: Bundle) -> None:
     ):
         if then != own:
             raise MismatchError(
-                f"the index {folder} was built for the {what} prompt {then[0]!r} ({then[1]!r}), this bundle gives "
+                f"the index {index} was built for the {what} prompt {then[0]!r} ({then[1]!r}), this bundle gives "
                 f"{own[0]!r} ({own[1]!r}): every score would be off. {_CURE}"
             )

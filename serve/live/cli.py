@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
 from rich.console import Console
 
 from embedship.bundle import Bundle
+from embedship.serve.milvus.address import Address, place
+
+if TYPE_CHECKING:
+    from embedship.serve.live.index import LiveIndex
+    from embedship.serve.milvus.collection import Collection
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -28,7 +33,12 @@ class Report(msgspec.Struct, frozen=True):
 
 
 def update(
-    index: Annotated[Path, typer.Argument(metavar="INDEX", help="The index folder; it stays as it is.")],
+    index: Annotated[
+        Any,
+        typer.Argument(
+            parser=place, metavar="INDEX", help="The index folder, which stays as it is; or a collection of Milvus."
+        ),
+    ],
     changes: Annotated[
         Path,
         typer.Argument(
@@ -55,11 +65,12 @@ def update(
 
     opened = Bundle.open(bundle)
     lines = updating.count(changes)  # a bad line is known before anything is changed
-    with LiveIndex.open(index, opened, writable=True) as live, Encoder.open(opened, live.manifest.variant) as encoder:
+    with _opened(index, opened) as taken, Encoder.open(opened, taken.manifest.variant) as encoder:
         golden.check(encoder)  # a machine that computes wrongly must not fill an index that others then trust
         with bar("updating", lines) as progress:
-            updated = updating.update(live, encoder, changes, progress)
-        compacted = due(live.size, Settings(bundle=bundle).compact_share) and live.compact()
+            updated = updating.update(taken, encoder, changes, progress)
+        share = Settings(bundle=bundle).compact_share
+        compacted = isinstance(taken, LiveIndex) and due(taken.size, share) and taken.compact()
         report = Report(
             index=str(index),
             fingerprint=opened.fingerprint,
@@ -67,10 +78,20 @@ def update(
             **msgspec.structs.asdict(updated.done),
             unchanged=updated.unchanged,
             truncated=updated.truncated,
-            documents=live.size.documents,
+            documents=taken.size.documents,
             compacted=compacted,
         )
     typer.echo(msgspec.json.encode(report).decode()) if as_json else Console(highlight=False).print(_sentence(report))
+
+
+def _opened(index: Path | Address, bundle: Bundle) -> LiveIndex | Collection:
+    if isinstance(index, Path):
+        from embedship.serve.live.index import LiveIndex
+
+        return LiveIndex.open(index, bundle, writable=True)
+    from embedship.serve.milvus.collection import Collection
+
+    return Collection.open(index, bundle, writable=True)
 
 
 def _sentence(report: Report) -> str:

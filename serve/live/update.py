@@ -1,4 +1,4 @@
-"""A file of changes into a live index, in batches: killed at any point, the same command goes on where it was."""
+"""A file of changes into an index, in batches: killed at any point, the same command goes on where it was."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import numpy as np
 from embedship import jsonl
 from embedship.encoder import Encoder
 from embedship.serve.documents import Document, Split
+from embedship.serve.found import Writable
 from embedship.serve.index import corpus
 from embedship.serve.index.chunks import split_of
 from embedship.serve.index.embedding import Embedding
 from embedship.serve.live.changes import Change, Delete, Done, Pieces
-from embedship.serve.live.index import LiveIndex
 
 BATCH = 512  # lines a transaction
 
@@ -37,19 +37,19 @@ def count(lines: Path) -> int:
     return sum(1 for _ in jsonl.rows(lines, parsed))
 
 
-def update(live: LiveIndex, encoder: Encoder, lines: Path, progress: Progress) -> Updated:
+def update(index: Writable, encoder: Encoder, lines: Path, progress: Progress) -> Updated:
     """Apply the changes in their order; of several of one document in a batch the last counts.
 
-    Raises NotWritten if the disk refuses, EngineError if the model fails, UsageError for a title that leaves no room
-    in a chunk: whole batches are kept.
+    Raises NotWritten if the disk refuses, Lost if a server is away, EngineError if the model fails, UsageError for a
+    title that leaves no room in a chunk: whole batches are kept.
     """
-    found = live.manifest
+    found = index.manifest
     embedding = Embedding(encoder, found.with_title, lambda *_: None)
     split = split_of(encoder.tokenizer, encoder.bundle.manifest.pipeline, found.chunking, found.with_title)
     total = Updated()
     for batch in _batches(jsonl.rows(lines, parsed)):
         wanted = {change.id: change for change in batch}
-        total = _added(total, _written(live, embedding, split, list(wanted.values())))
+        total = _added(total, _written(index, embedding, split, list(wanted.values())))
         progress(len(batch))
     return msgspec.structs.replace(total, truncated=embedding.truncated.texts)
 
@@ -65,16 +65,16 @@ def parsed(raw: bytes) -> Document | Delete:
     return Delete(id)
 
 
-def _written(live: LiveIndex, embedding: Embedding, split: Split | None, wanted: list[Document | Delete]) -> Updated:
+def _written(index: Writable, embedding: Embedding, split: Split | None, wanted: list[Document | Delete]) -> Updated:
     documents = [each for each in wanted if isinstance(each, Document)]
-    changed = live.differing(documents)
+    changed = index.differing(documents)
     changes: list[Change] = [each for each in wanted if isinstance(each, Delete)]
     if changed:
         pieces = Pieces.of(changed, split)
         rows = pieces.rows
         blocks = [embedding.documents(rows[start : start + BATCH]) for start in range(0, len(rows), BATCH)]
         changes += pieces.puts(np.concatenate(blocks))
-    return Updated(live.write(changes) if changes else Done(), unchanged=len(documents) - len(changed))
+    return Updated(index.write(changes) if changes else Done(), unchanged=len(documents) - len(changed))
 
 
 def _added(one: Updated, other: Updated) -> Updated:

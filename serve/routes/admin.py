@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from embedship.errors import UsageError
 from embedship.serve import schemas
 from embedship.serve.errors import (
     ClientGone,
@@ -20,6 +21,7 @@ from embedship.serve.errors import (
     Unauthorised,
 )
 from embedship.serve.http import Call, Reply, Route
+from embedship.serve.milvus.address import place
 from embedship.serve.reload import Reload, Reloaded
 
 _BODY_BYTES = 64 * 1024
@@ -47,5 +49,9 @@ class Admin:
             raise Invalid(
                 "candidate: its bundle and index are those that the server compares; name no other.", "candidate"
             )
-        bundle, index = (Path(each) if each else None for each in (request.bundle, request.index))
+        bundle = Path(request.bundle) if request.bundle else None
+        try:
+            index = place(request.index) if request.index else None
+        except UsageError as error:
+            raise Invalid(f"index: {error}.", "index") from None
         return Reply(msgspec.json.encode(await self._reload(bundle, index, candidate=request.candidate)))

@@ -13,6 +13,7 @@ from embedship.serve.errors import (
     DiskFull,
     Family,
     Forbidden,
+    IndexAway,
     Internal,
     Invalid,
     NoDocument,
@@ -26,7 +27,7 @@ from embedship.serve.routes import texts
 from embedship.serve.service import Service
 from embedship.serve.writes import Changed
 
-_WRITING = (Unauthorised, Forbidden, ReadOnly, NoIndex, DiskFull, NotStored)
+_WRITING = (Unauthorised, Forbidden, ReadOnly, NoIndex, DiskFull, NotStored, IndexAway)
 
 # Deeper metadata is a mistake, and would take the stack of whatever walks through it.
 _DEPTH = 32
@@ -39,7 +40,7 @@ def routes(service: Service) -> tuple[Route, ...]:
               schemas.DocumentsRequest, schemas.DocumentsReply, Family.FLAT,
               tuple(dict.fromkeys((*_WRITING, *texts.COMMON))), writes=True),
         Route("GET", "/documents/{id}", "A document as it is now", documents.get, gives=schemas.DocumentReply,
-              errors=(Unauthorised, NoIndex, NoDocument, Internal)),
+              errors=(Unauthorised, NoIndex, NoDocument, IndexAway, Internal)),
         Route("DELETE", "/documents/{id}", "Delete a document", documents.delete, gives=schemas.DeletedReply,
               errors=(*_WRITING, Internal), writes=True),
     )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from embedship.serve import schemas
-from embedship.serve.errors import Family, NoIndex, UnknownAnswer
+from embedship.serve.errors import Family, IndexAway, NoIndex, UnknownAnswer
 from embedship.serve.http import Call, Reply, Route
 from embedship.serve.routes import texts
 from embedship.serve.service import Service
@@ -23,6 +23,6 @@ def routes(service: Service) -> tuple[Route, ...]:
     return (
         Route(
             "POST", "/feedback", "Which documents were right", feedback, schemas.FeedbackRequest,
-            schemas.FeedbackReply, Family.FLAT, (*texts.COMMON, NoIndex, UnknownAnswer), body_bytes=_BYTES,
+            schemas.FeedbackReply, Family.FLAT, (*texts.COMMON, NoIndex, IndexAway, UnknownAnswer), body_bytes=_BYTES,
         ),
     )  # fmt: skip

@@ -5,19 +5,19 @@ from __future__ import annotations
 import msgspec
 
 from embedship.serve import schemas
-from embedship.serve.errors import Family, Invalid, NoIndex, NoReranker, TooLarge
+from embedship.serve.errors import Family, IndexAway, Invalid, NoIndex, NoReranker, TooLarge
+from embedship.serve.found import Hit, How, Place
 from embedship.serve.fusion import Mode
 from embedship.serve.http import Call, Reply, Route
 from embedship.serve.routes import texts
 from embedship.serve.service import Service
-from embedship.serve.shelf import Hit, How, Place
 
 
 def routes(service: Service) -> tuple[Route, ...]:
     return (
         Route(
             "POST", "/search", "The documents most similar to a query", Search(service).search,
-            schemas.SearchRequest, schemas.SearchReply, Family.FLAT, (*texts.COMMON, NoIndex, NoReranker),
+            schemas.SearchRequest, schemas.SearchReply, Family.FLAT, (*texts.COMMON, NoIndex, NoReranker, IndexAway),
         ),
     )  # fmt: skip
 

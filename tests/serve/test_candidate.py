@@ -19,11 +19,12 @@ from embedship.encoder import Encoder
 from embedship.errors import MismatchError, UsageError
 from embedship.monitor.probes import Probe
 from embedship.serve.candidate import CAPACITY, Candidate
+from embedship.serve.found import NEAREST, Found, How
 from embedship.serve.house import House
 from embedship.serve.index.manifest import read
 from embedship.serve.index.migrate import as_before, migrate
 from embedship.serve.settings import Settings
-from embedship.serve.shelf import NEAREST, Found, How, Shelf
+from embedship.serve.shelf import Shelf
 
 from .conftest import Asked, launched, opened
 

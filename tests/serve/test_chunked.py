@@ -194,7 +194,7 @@ def changed(
 @pytest.mark.parametrize("compacted", [False, True])
 def test_after_changes_it_finds_what_an_index_built_anew_does(changed: Changed, compacted: bool) -> None:
     if compacted:
-        assert changed.asked.service.shelf.folder.compact()
+        assert changed.asked.service.shelf.store.folder.compact()
     asked: list[dict[str, Any]] = [
         {},
         {"per_document": False},

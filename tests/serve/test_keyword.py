@@ -12,8 +12,8 @@ import pytest
 
 from embedship.serve import documents
 from embedship.serve.documents import Document
-from embedship.serve.filters import Condition, Filter
-from embedship.serve.keyword import MOST_WORDS, UnknownField, Words, expression
+from embedship.serve.filters import Condition, Filter, UnknownField
+from embedship.serve.keyword import MOST_WORDS, Words, expression
 
 ROWS = [
     Document("a", "Gout is a kind of arthritis", None, {"year": 1999, "kind": "disease", "tag": ["joint", "pain"]}),

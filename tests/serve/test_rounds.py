@@ -166,7 +166,7 @@ def test_each_fault_raises_its_own_signal(watching: Settings, usual: list[str]) 
         engine.how = "whole"
         rounds(asked)
         assert cause(asked) == Cause.NONE
-        folder = asked.service.shelf.folder  # type: ignore[union-attr]
+        folder = asked.service.shelf.store.folder  # type: ignore[union-attr]
         folder.index = Degraded(folder.index)
         search(asked, usual[:30])
         assert signals(asked) == OK | {"shadow": "warn"}

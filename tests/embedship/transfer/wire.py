@@ -23,6 +23,8 @@ class Wire:
         self.stopped = threading.Event()
         self._release = threading.Event()
         self._lock = threading.Lock()
+        self._severed = False
+        self._ends: set[socket.socket] = set()
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True).start()
@@ -36,8 +38,16 @@ class Wire:
         self.budget, self.hold = budget, hold
         self.stopped.clear()
 
+    def sever(self) -> None:
+        """Cut every connection, and each that comes, until it is mended."""
+        with self._lock:
+            self._severed = True
+            ends, self._ends = self._ends, set()
+        _shut(*ends)
+
     def mend(self) -> None:
         self.budget = None
+        self._severed = False
         self._release.set()
         self._release = threading.Event()
 
@@ -49,15 +59,19 @@ class Wire:
 
     def _serve(self, client: socket.socket) -> None:
         with contextlib.suppress(OSError), client, socket.create_connection(("127.0.0.1", self._target)) as server:
+            with self._lock:
+                if self._severed:
+                    return
+                self._ends |= {client, server}
             up = threading.Thread(target=self._pump, args=(client, server), daemon=True)
             up.start()
             try:
                 while (piece := server.recv(65_536)) and self._spend(len(piece)):
                     client.sendall(piece)
             finally:
-                for end in (client, server):  # closing alone would wake nobody that reads from it
-                    with contextlib.suppress(OSError):
-                        end.shutdown(socket.SHUT_RDWR)
+                with self._lock:
+                    self._ends -= {client, server}
+                _shut(client, server)
                 up.join()
 
     @staticmethod
@@ -81,3 +95,10 @@ class Wire:
         if self.hold:
             release.wait(60)
         return False
+
+
+def _shut(*ends: socket.socket) -> None:
+    """Closing alone would wake nobody that reads from it."""
+    for end in ends:
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)

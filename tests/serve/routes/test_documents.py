@@ -82,7 +82,7 @@ def test_a_document_is_found_once_it_is_acknowledged(asked: Any, passages: list[
 def test_its_vector_is_that_of_a_document(shared: Any) -> None:
     seen = shared.metric("embedship_monitor_queries_total")
     put(shared, [GOUT])
-    with shared.service.shelf.folder.moment() as now:
+    with shared.service.shelf.store.folder.moment() as now:
         row = now.documents.rows(["gout"])["gout"]
         (score,) = now.index.search(shared.service.encoder.encode([GOUT["text"]]), 1).scores[0]
         assert now.index.search(shared.service.encoder.encode([GOUT["text"]]), 1).rows[0, 0] == row
@@ -192,7 +192,7 @@ def test_what_changed_meanwhile_is_no_miss(asked: Any, passages: list[dict[str, 
 def test_an_answer_is_judged_by_ids_whatever_was_written_since(asked: Any, passages: list[dict[str, Any]]) -> None:
     answer = asked.post("/search", {"query": passages[3]["text"]})
     put(asked, [{"id": passages[3]["id"], "text": "something else"}], [passages[5]["id"]])
-    asked.service.shelf.folder.compact()
+    asked.service.shelf.store.folder.compact()
     judged = asked.post("/feedback", {"request_id": answer.headers["x-request-id"], "relevant": [passages[3]["id"]]})
     assert judged.json() == {"found": 1, "expected": 1, "recall": 1.0}
 
@@ -224,7 +224,7 @@ def test_enough_changes_are_compacted_beside_the_searches(fresh: Callable[..., A
 
 @pytest.mark.parametrize(("full", "status"), [(True, 507), (False, 503)])
 def test_a_disk_that_refuses_is_said_and_reading_goes_on(shared: Any, full: bool, status: int) -> None:
-    live = shared.service.writes._live
+    live = shared.service.writes._index
 
     class Refuses:
         manifest, differing = live.manifest, live.differing
@@ -232,7 +232,7 @@ def test_a_disk_that_refuses_is_said_and_reading_goes_on(shared: Any, full: bool
         def write(self, changes: Any) -> Any:
             raise NotWritten("nothing was written, the disk is full: make room, and send it again", full)
 
-    shared.service.writes._live = Refuses()
+    shared.service.writes._index = Refuses()
     asthma = {"id": f"asthma-{status}", "text": "Asthma narrows the airways."}
     answer = put(shared, [asthma])
     assert answer.status_code == status
@@ -241,5 +241,5 @@ def test_a_disk_that_refuses_is_said_and_reading_goes_on(shared: Any, full: bool
     reason = "disk_full" if full else "not_stored"
     assert shared.metric("embedship_failures_total", reason=reason) == 1
     assert len(ids(shared, "gout")) == 10
-    shared.service.writes._live = live
+    shared.service.writes._index = live
     assert put(shared, [asthma]).status_code == 200

@@ -1,0 +1,131 @@
+"""What a search is asked, what it found, and what a shelf asks of the place where documents and vectors lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from embedship.codes import Vectors
+from embedship.serve.documents import Document
+from embedship.serve.filters import Filter
+from embedship.serve.fusion import Mode
+from embedship.serve.index import Size
+from embedship.serve.index.effort import Effort
+from embedship.serve.index.manifest import Described
+from embedship.serve.live.changes import Change, Done
+
+# What recall is measured at. A client that asks for three hits is searched ten, or nothing could be said of its recall.
+K = 10
+
+
+class How(NamedTuple):
+    """How to look; `texts` are the queries themselves, where their words count."""
+
+    mode: Mode = Mode.DENSE
+    texts: Sequence[str] = ()
+    filter: Filter | None = None
+    effort: Effort | None = None
+    per_document: bool = True  # False: every chunk of a document may be a hit
+
+    @property
+    def plain(self) -> bool:
+        """Whether only the nearest vectors are asked for, as the index is tuned."""
+        return self.mode is Mode.DENSE and self.filter is None and self.effort is None
+
+
+NEAREST = How()
+
+
+class Place(NamedTuple):
+    """Where one of the two searches had a hit: from 1, and its own score."""
+
+    rank: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    document: Document
+    score: float
+    row: int  # the first of the document
+    dense: Place | None = None  # of a hybrid search, where its vector was among the nearest
+    keyword: Place | None = None  # and where its words were
+    retrieved: Place | None = None  # where it was before it was re-ranked
+
+
+Exact = Callable[[Vectors, int], npt.NDArray[np.int64]]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """For each query its k hits, best first; and the documents (n, at least K) that were found, -1 for none.
+
+    A document is known by a number that its store gave it: its first row. `nearest` are the rows whose recall an exact
+    search can judge: None if words or a filter had a say in all of them.
+    """
+
+    hits: list[list[Hit]]
+    rows: npt.NDArray[np.int64]
+    nearest: npt.NDArray[np.int64] | None
+    seconds: float
+    exact: Exact  # the exact search of what was searched, which may be another by now
+
+
+class Writable(Protocol):
+    """What takes changes. For one writing thread; searches go on meanwhile."""
+
+    @property
+    def manifest(self) -> Described: ...
+
+    def differing(self, wanted: Sequence[Document]) -> list[Document]:
+        """Those that are not there already, word for word: the others need neither the model nor a write."""
+
+    def write(self, wanted: Sequence[Change]) -> Done:
+        """Put and delete; when this returns it is kept, and every search that begins sees it.
+
+        Raises NotWritten if the disk refuses, Lost if a server cannot be reached, UsageError for a document that
+        cannot be kept.
+        """
+
+
+class Store(Protocol):
+    """Documents and their vectors, wherever they lie. Thread-safe, and so slow that a search may need a thread."""
+
+    @property
+    def manifest(self) -> Described: ...
+
+    @property
+    def size(self) -> Size:
+        """Never waits for a network: it is read when metrics are scraped."""
+
+    @property
+    def inline(self) -> bool:
+        """Whether a search may be done on the event loop, if it is quick."""
+
+    @property
+    def threads(self) -> int:
+        """How many searches may wait at once."""
+
+    @property
+    def writable(self) -> Writable | None: ...
+
+    def find(self, vectors: Vectors | None, k: int, how: How) -> Found:
+        """All of it of one moment. Vectors of any length; none for a keyword search.
+
+        Raises FilterError, UsageError for an effort the index does not have, Lost for a server that cannot be reached.
+        """
+
+    def exact(self, vectors: Vectors, k: int) -> npt.NDArray[np.int64]:
+        """What comparing with every vector finds: slow, and not for the request path."""
+
+    def known(self, ids: Sequence[str]) -> dict[str, int]:
+        """The number of each of these documents that is there."""
+
+    def fetch(self, id: str) -> Document | None:
+        """The document that has this id now, uncut."""
+
+    def close(self) -> None: ...

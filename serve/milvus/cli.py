@@ -1,0 +1,42 @@
+"""The verb `index` where the index is to lie in Milvus."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import typer
+
+from embedship import choice, golden
+from embedship.bundle import Bundle
+from embedship.encoder import Encoder
+from embedship.errors import UsageError
+from embedship.serve.index.build import Step, Wishes
+from embedship.serve.index_cli import Bar, truncated
+from embedship.serve.milvus.address import Address
+from embedship.serve.milvus.load import load
+
+
+def fill(
+    bundle: Bundle, variant: str | None, corpus: Path | None, address: Address, wishes: Wishes, as_json: bool
+) -> None:
+    """`corpus` is None where more was asked for than a collection can be. Raises what `load` does."""
+    if corpus is None:
+        raise UsageError(
+            f"{address} takes CORPUS.jsonl, --variant, --with-title, --kind flat or hnsw-sq8, --oversample and "
+            "--ef-search, and nothing else"
+        )
+    chosen = choice.variant(bundle, variant).name
+    with Encoder.open(bundle, chosen) as encoder:
+        golden.check(encoder)  # a machine that computes wrongly must not fill an index that others then trust
+        with Bar() as bar:
+            loaded = load(encoder, chosen, corpus, address, wishes, partial(bar.show, Step.EMBED))
+    if as_json:
+        typer.echo(msgspec.json.encode(loaded).decode())
+        return
+    typer.echo(
+        f"{address}: {loaded.documents:,} documents, {loaded.kind}, bound to model {loaded.fingerprint[:12]}, "
+        f"embedded at {loaded.texts_per_second:,.0f} texts/s; longer than the model reads, cut off: "
+        f"{truncated(loaded.truncated, loaded.documents, cure='')}"
+    )

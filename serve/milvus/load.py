@@ -1,0 +1,112 @@
+"""A corpus -> a collection, whole or not at all: filled under another name, and renamed at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+
+from embedship.encoder import Encoder
+from embedship.errors import UsageError
+from embedship.serve.documents import Document
+from embedship.serve.index import Kind, corpus
+from embedship.serve.index.build import FLAT_BELOW, Wishes, refuse_inner_product
+from embedship.serve.index.effort import Effort
+from embedship.serve.index.embedding import Embedding
+from embedship.serve.index.manifest import Truncated
+from embedship.serve.live.changes import Put
+from embedship.serve.milvus import Lost
+from embedship.serve.milvus import card as cards
+from embedship.serve.milvus.address import Address
+from embedship.serve.milvus.collection import Collection
+from embedship.serve.milvus.line import SLOW_SECONDS, Line
+
+BATCH = 512
+
+_LOADING = "_loading"
+
+Progress = Callable[[int, int], object]  # documents done, of how many
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """What `--json` prints."""
+
+    index: str
+    fingerprint: str
+    variant: str
+    kind: Kind
+    effort: Effort
+    documents: int
+    dimension: int
+    truncated: Truncated
+    texts_per_second: float
+
+
+def load(encoder: Encoder, variant: str, lines: Path, address: Address, wishes: Wishes, progress: Progress) -> Loaded:
+    """Of the wishes kind, title and effort count.
+
+    Raises UsageError for a bad line, a repeated id, or where a collection of this name is there; Lost.
+    """
+    bundle = encoder.bundle
+    refuse_inner_product(bundle.manifest.pipeline)
+    count = _count(lines)
+    kind = wishes.kind or (Kind.FLAT if count < FLAT_BELOW else Kind.HNSW_SQ8)
+    card = cards.card(bundle, variant, kind, wishes.with_title, wishes.effort)
+    unfinished = Address(address.uri, address.collection + _LOADING)
+    line = Line.open(address, SLOW_SECONDS)
+    try:
+        _clear(line, address, unfinished)
+        cards.make(line, unfinished.collection, card)
+        with Collection.open(unfinished, bundle, writable=True, quick_seconds=SLOW_SECONDS) as collection:
+            embedding = Embedding(encoder, wishes.with_title, lambda *_: None)
+            seconds = _fill(collection, embedding, lines, count, progress)
+            if (there := collection.index.count(None)) != count:
+                raise Lost(f"{address}: of {count:,} documents {there:,} are there, and it was not made: load it again")
+        line.ask("flush", unfinished.collection)
+        line.ask("rename_collection", unfinished.collection, address.collection)
+    finally:
+        line.close()
+    return Loaded(
+        str(address), bundle.fingerprint, variant, kind, card.effort, count, card.dimension, embedding.truncated,
+        round(count / seconds, 1),
+    )  # fmt: skip
+
+
+def _count(lines: Path) -> int:
+    """Read all of it before anything is made. Raises UsageError naming the first bad line or repeated id."""
+    first: dict[str, int] = {}
+    for number, document in corpus.read(lines):
+        if (before := first.setdefault(document.id, number)) != number:
+            raise UsageError(f"line {number}: the id {document.id!r} was given to line {before} already")
+    return len(first)
+
+
+def _clear(line: Line, address: Address, unfinished: Address) -> None:
+    """What a load that was killed has left is ours to drop; what is whole is not."""
+    if line.ask("has_collection", address.collection):
+        raise UsageError(
+            f"{address} is there already, and may be served: give another COLLECTION, and let servers take it up by "
+            "a reload"
+        )
+    line.ask("drop_collection", unfinished.collection)
+
+
+def _fill(collection: Collection, embedding: Embedding, lines: Path, count: int, progress: Progress) -> float:
+    """The seconds that the model took."""
+    done, seconds = 0, 0.0
+    for batch in _batches(document for _, document in corpus.read(lines)):
+        began = time.perf_counter()
+        vectors = embedding.documents(batch)
+        seconds += time.perf_counter() - began
+        collection.write([Put(each, [each], vectors[at : at + 1]) for at, each in enumerate(batch)])
+        done += len(batch)
+        progress(done, count)
+    return seconds
+
+
+def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
+    while batch := list(islice(documents, BATCH)):
+        yield batch
