@@ -132,7 +132,13 @@ def consistent(values: dict[str, Any]) -> dict[str, Any]:
     ranks = part("reranker")
     ranks |= {"path": ranks.get("path", "").replace("..", ""), "claimName": ranks.get("claimName") or "reranker"}
     index = part("index")
-    index |= {"path": index.get("path", "").replace("..", ""), "claimName": index.get("claimName") or "index"}
+    if part("index", "milvus").get("address"):
+        index |= {"path": "", "claimName": ""}
+        part("canary", "index").update(claimName="", path="")
+        egress = part("networkPolicy").get("egress") or [{"ports": [{"port": 19530}]}]
+        values["networkPolicy"] |= {"offline": False, "egress": egress}
+    else:
+        index |= {"path": index.get("path", "").replace("..", ""), "claimName": index.get("claimName") or "index"}
     if not index.get("enabled"):
         part("canary", "index").update(claimName="", path="")
     if part("auth").get("create"):

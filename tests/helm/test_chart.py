@@ -149,6 +149,7 @@ def fetched(**more: dict[str, Any]) -> dict[str, Any]:
 
 
 BULK: dict[str, Any] = EVERYTHING["bulkRay"]
+MILVUS = {"enabled": True, "milvus": {"address": "milvus://db.example:19530/faq", "secret": "line"}}
 
 CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     ({"bundle": {"pvc": {"claimName": ""}}}, "name the claim that holds the bundle"),
@@ -168,6 +169,16 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     ({"bundles": {"a": {"bundle": {"path": "../keys"}}}}, "may not contain '..'"),
     ({"bundle": {"path": "../keys"}}, "may not contain '..'"),
     ({"index": {"enabled": True}}, "name the claim that holds the index"),
+    ({"index": {**MILVUS, "claimName": "a"}}, "exclude one another: the index lies in Milvus or on a claim"),
+    ({"index": MILVUS}, "index.milvus.address is set, but the NetworkPolicy lets no pod reach it"),
+    (
+        {
+            "index": MILVUS,
+            "networkPolicy": {"enabled": False},
+            "canary": {"enabled": True, "index": {"claimName": "a"}, "compare": {"claimName": "q"}},
+        },
+        "search the old collection",
+    ),
     ({"reranker": {"enabled": True}}, "name the claim that holds its bundle"),
     ({"reranker": {"path": "../x"}}, "may not contain '..'"),
     ({"auth": {"create": True, "existingSecret": "mine"}}, "exclude one another"),
@@ -205,6 +216,16 @@ def test_every_contradiction_is_tried(helm: Path) -> None:
         render(helm, image, "1.30")
     volumes = one(render(helm, image, "1.31"), "Deployment")["spec"]["template"]["spec"]["volumes"]
     assert volumes[0]["image"]["reference"].startswith("registry/bundle@")
+
+
+def test_an_index_in_milvus_needs_no_volume(helm: Path) -> None:
+    egress = [{"to": [{"podSelector": {}}], "ports": [{"port": 19530}]}]
+    values = {"index": MILVUS, "networkPolicy": {"offline": False, "egress": egress}}
+    pod = one(render(helm, values), "Deployment")["spec"]["template"]["spec"]
+    env = {each["name"]: each for each in pod["containers"][0]["env"]}
+    assert env["EMBEDSHIP_INDEX"]["value"] == MILVUS["milvus"]["address"]
+    assert env["EMBEDSHIP_MILVUS_TOKEN"]["valueFrom"]["secretKeyRef"] == {"name": "line", "key": "token"}
+    assert "index" not in {volume["name"] for volume in pod["volumes"]}
 
 
 def test_autoscaling_owns_replicas(helm: Path) -> None:

@@ -64,8 +64,19 @@
 {{- if contains ".." (printf "%s %s %s" $v.bundle.path $v.index.path $v.reranker.path) -}}
 {{- fail "bundle.path, index.path and reranker.path may not contain '..': they lie inside their volume." -}}
 {{- end -}}
-{{- if and $v.index.enabled (not $v.index.claimName) -}}
-{{- fail "index.enabled is true, but index.claimName is empty: name the claim that holds the index." -}}
+{{- if and $v.index.enabled (not $v.index.claimName) (not $v.index.milvus.address) -}}
+{{- fail "index.enabled is true, but index.claimName is empty: name the claim that holds the index, or the collection in index.milvus.address." -}}
+{{- end -}}
+{{- if and $v.index.enabled $v.index.milvus.address -}}
+{{- if or $v.index.claimName $v.index.path -}}
+{{- fail "index.milvus.address and index.claimName exclude one another: the index lies in Milvus or on a claim." -}}
+{{- end -}}
+{{- if and $v.networkPolicy.enabled (or $v.networkPolicy.offline (not $v.networkPolicy.egress)) -}}
+{{- fail "index.milvus.address is set, but the NetworkPolicy lets no pod reach it: set networkPolicy.offline to false, and name where it lies in networkPolicy.egress." -}}
+{{- end -}}
+{{- if and $v.canary.enabled (or $v.canary.index.claimName $v.canary.index.path) -}}
+{{- fail "canary.index names a claim, and the index lies in Milvus: the canary would search the old collection." -}}
+{{- end -}}
 {{- end -}}
 {{- if and $v.reranker.enabled (not $v.reranker.claimName) -}}
 {{- fail "reranker.enabled is true, but reranker.claimName is empty: name the claim that holds its bundle." -}}

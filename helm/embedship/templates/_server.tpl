@@ -63,7 +63,13 @@ spec:
         - {name: EMBEDSHIP_STATE_DIR, value: /state}
         - {name: EMBEDSHIP_CACHE, value: /cache}
         {{- if .Values.index.enabled }}
-        - {name: EMBEDSHIP_INDEX, value: {{ clean (printf "/index/%s" .Values.index.path) | quote }}}
+        {{- $milvus := .Values.index.milvus }}
+        - {name: EMBEDSHIP_INDEX, value: {{ default (clean (printf "/index/%s" .Values.index.path)) $milvus.address | quote }}}
+        {{- if and $milvus.address $milvus.secret }}
+        - name: EMBEDSHIP_MILVUS_TOKEN
+          valueFrom:
+            secretKeyRef: {name: {{ $milvus.secret | quote }}, key: token}
+        {{- end }}
         {{- end }}
         {{- if .Values.reranker.enabled }}
         - {name: EMBEDSHIP_RERANKER, value: {{ clean (printf "/reranker/%s" .Values.reranker.path) | quote }}}
@@ -117,7 +123,7 @@ spec:
         {{- if include "embedship.adminSecret" . }}
         - {name: admin, mountPath: /admin, readOnly: true}
         {{- end }}
-        {{- if .Values.index.enabled }}
+        {{- if and .Values.index.enabled (not .Values.index.milvus.address) }}
         - {name: index, mountPath: /index, readOnly: true}
         {{- end }}
         {{- if .Values.reranker.enabled }}
@@ -138,7 +144,7 @@ spec:
     - name: state
       emptyDir: {sizeLimit: {{ .Values.state.size | quote }}}
     {{- end }}
-    {{- if .Values.index.enabled }}
+    {{- if and .Values.index.enabled (not .Values.index.milvus.address) }}
     - name: index
       persistentVolumeClaim: {claimName: {{ .Values.index.claimName | quote }}, readOnly: true}
     {{- end }}
