@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from embedship.bundle import Pipeline as Model
+from embedship.bundle import Task
 from embedship.codes import Vectors
 from embedship.serve.admission import Admission
 from embedship.serve.errors import Invalid, TooLong
@@ -62,6 +63,7 @@ class Forward:
         self.admission = admission
         self.workers = workers
         self._counts = counts
+        self._what, self._field = ("Pair", "texts") if model.task is Task.RERANK else ("Text", "inputs")
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="tokens")
 
     async def rows(
@@ -162,9 +164,9 @@ class Forward:
             worst = max(range(len(tokens)), key=tokens.cut.__getitem__)
             limit = self.model.max_tokens
             raise TooLong(
-                f"Text {worst} has {limit + tokens.cut[worst]} tokens and the model reads {limit}: shorten it, or let "
-                "it be cut with truncate=true.",
-                "inputs",
+                f"{self._what} {worst} has {limit + tokens.cut[worst]} tokens and the model reads {limit}: shorten it, "
+                "or let it be cut with truncate=true.",
+                self._field,
             )
         return truncated
 

@@ -164,7 +164,7 @@ WRONG = [
     ({"query": "a", "texts": ["b"], "raw": True}, 422, "raw"),
     ({"query": "a", "texts": ["b"] * 65}, 413, "65 texts"),
     ({"query": "a" * 10_001, "texts": ["b"]}, 413, "10001 characters"),
-    ({"query": "a", "texts": ["word " * 300], "truncate": False}, 413, "the model reads 128"),
+    ({"query": "a", "texts": ["word " * 300], "truncate": False}, 413, "Pair 0 has"),
     ({"query": "a" * 9_999, "texts": ["b"] * 11}, 413, "11 pairs with it have 110000 characters"),
 ]
 
