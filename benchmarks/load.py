@@ -335,7 +335,7 @@ def _rows(result: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 def _plot(result: dict[str, Any]) -> None:
     def bars(key: str, unit: str, rows: list[tuple[str, dict[str, Any]]]) -> list[drawing.Bar]:
         return [
-            drawing.Bar(name, row[key]["median"], f"{row[key]['median']:,.3g} {unit}", "infinity" not in name)
+            drawing.Bar(name, row[key]["median"], f"{_figures(row[key]['median'])} {unit}", "infinity" not in name)
             for name, row in rows
             if key in row
         ]
@@ -354,6 +354,10 @@ def _plot(result: dict[str, Any]) -> None:
             ("Tokens a second at 32 texts a request", speeds),
         ],
     )
+
+
+def _figures(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 if __name__ == "__main__":
