@@ -96,8 +96,8 @@ def test_kubernetes_takes_them(helm: Path, values: dict[str, Any]) -> None:
 
 
 def test_one_of_them_is_what_it_would_be_alone(helm: Path) -> None:
-    """But for its name and its label; backups are the release's."""
-    everything = {**EVERYTHING, "auth": {}, "backup": {}}
+    """But for its name and its label; backups and bulk encoding are the release's."""
+    everything = {**EVERYTHING, "auth": {}, "backup": {}, "bulkRay": {}}
     alone = render(helm, everything)
     inside = json.loads(
         json.dumps(render(helm, nested(everything)))

@@ -83,16 +83,29 @@ def test_the_monitor_finds_the_service(objects: list[dict[str, Any]]) -> None:
 def test_keda_asks_for_what_is_there(
     objects: list[dict[str, Any]], scraped: dict[str, set[str]], promtool: Path, tmp_path: Path
 ) -> None:
-    """Its query, on a live server's metric, with the labels of the ServiceMonitor's targets: two requests wait."""
+    """Its query, on a live server's metric, with the labels of the ServiceMonitor's targets: two requests wait.
+
+    And a pair, where there is a re-ranker, whose series the page of metrics is held to.
+    """
     query = one(objects, "ScaledObject")["spec"]["triggers"][0]["metadata"]["query"]
-    (metric,) = re.findall(r"embedship_\w+", query.replace('"search-embedship"', ""))
+    metric, pairs = re.findall(r"embedship_\w+", query.replace('"search-embedship"', ""))
     assert metric in scraped
+    assert f"`{pairs.removesuffix('_sum')}`" in (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
     labels = f'namespace="{NAMESPACE}", job="search-embedship"'
     values = [f'{metric}{{{labels}, pod="{pod}"}}' for pod in ("a", "b")]
     other = f'{metric}{{namespace="{NAMESPACE}", job="another", pod="c"}}'
     series = [{"series": each, "values": "0+15x40"} for each in (*values, other)]  # a second waited a second, each
-    case = {"expr": query, "eval_time": "10m", "exp_samples": [{"labels": "{}", "value": 2}]}
-    tests = [{"interval": "15s", "input_series": series, "promql_expr_test": [case]}]
+    reranks = [*series, {"series": f'{pairs}{{{labels}, pod="a"}}', "values": "0+15x40"}]
+    tests = [
+        {
+            "interval": "15s",
+            "input_series": given,
+            "promql_expr_test": [
+                {"expr": query, "eval_time": "10m", "exp_samples": [{"labels": "{}", "value": waiting}]}
+            ],
+        }
+        for given, waiting in ((series, 2), (reranks, 3))
+    ]
     (tmp_path / "keda.yaml").write_text(yaml.safe_dump({"tests": tests}))
     command = [promtool, "test", "rules", "keda.yaml"]
     answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -123,7 +123,12 @@ def test_interrupted_it_ends_the_cluster_that_it_started(start: Start, source: P
     """It listens on the loopback interface alone; `start` sees that no process is left."""
     pytest.importorskip("ray", reason="pip install 'embedship[ray]'")
     out = tmp_path / "out"
-    process = start(source, "--out", out, "--ray", "local", *SMALL)
+    long = tmp_path / "long.jsonl"  # no machine is through with it before it is interrupted
+    rows = [json.loads(line)["text"] for line in source.read_text().splitlines()]
+    long.write_text(
+        "".join(json.dumps({"id": str(i), "text": rows[i % len(rows)]}) + "\n" for i in range(50 * len(rows)))
+    )
+    process = start(long, "--out", out, "--ray", "local", *SMALL)
     once(process, out, 2)
     assert addresses(process) == {"127.0.0.1"}
     process.send_signal(signal.SIGINT)
