@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -69,6 +69,7 @@ class Cluster:
 
     bundle: Bundle
     order: Order
+    check: Callable[[], None]  # raises what should have ended it already
     _seats: dict[Spot, Seat] = field(default_factory=dict)
     _opening: dict[Any, Seat] = field(default_factory=dict)
     _refused: dict[Spot, EmbedshipError] = field(default_factory=dict)
@@ -82,6 +83,7 @@ class Cluster:
     def traits(self) -> Traits:
         """Of the encoder that was open first. Raises what it fails with if none of them can be opened."""
         while self._traits is None:
+            self.check()
             self._look()
             for ref in self._ready(list(self._opening)):
                 self._take(ref)
@@ -95,6 +97,7 @@ class Cluster:
         work, plans = Work(jobs), ray.put(plan)
         under_way: dict[Any, tuple[Seat, Job]] = {}
         while work or under_way:
+            self.check()
             self._look()
             under_way.update(self._handed_out(work, plans))
             for ref in self._ready([*under_way, *self._opening]):

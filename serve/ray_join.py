@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn, Self
 
 from embedship import hardware
 from embedship.bundle import Bundle
@@ -22,6 +25,32 @@ LOCAL, AUTO = "local", "auto"
 _HERE = "127.0.0.1"
 _LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _STORE = 256 << 20  # bytes, of `local`: shards under way; what does not fit goes to the disk
+
+
+class Interrupts:
+    """Ctrl-C, also where it strikes in code of Ray's that swallows the exception (a destructor does)."""
+
+    def __init__(self) -> None:
+        self._seen = False
+        self._before: Any = None
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if there was one."""
+        if self._seen:
+            raise KeyboardInterrupt
+
+    def _note(self, number: int, frame: FrameType | None) -> NoReturn:
+        self._seen = True
+        raise KeyboardInterrupt
 
 
 @contextmanager
@@ -41,9 +70,10 @@ def joined(address: str, bundle: Bundle, variant: str, device: str) -> Iterator[
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         try:
             _join(address)
-            cluster = ray_bulk.Cluster(bundle, order)
-            assert cluster.traits
-            yield cluster
+            with Interrupts() as interrupts:  # Ray sets handlers of its own when it is joined
+                cluster = ray_bulk.Cluster(bundle, order, interrupts.check)
+                assert cluster.traits
+                yield cluster
         finally:
             _leave()
 
