@@ -107,6 +107,7 @@ def _reranker(bundle: Bundle, index: Path, data: Data, size: Size) -> Made:
         lines = [json.dumps({"query": each.question, "text": text}) for each in lessons[:100] for text in each.passages]
         pairs.write_text("\n".join(lines))
         command = [sys.executable, "-P", "-m", "embedship", "export", str(made.checkpoint), "--task", "rerank"]
+        command += ["--variants", "onnx,openvino"]  # the gate refused int8: 0.78 at worst, 0.8 is demanded
         subprocess.run([*command, "--texts", str(pairs), "--out", str(made.bundle)], check=True)
         notes.write_text(json.dumps(training))
     return made._replace(training=json.loads(notes.read_text()))
