@@ -204,13 +204,15 @@ def _disk_errors(folder: Path, target: Path) -> Iterator[None]:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Turn SIGTERM into KeyboardInterrupt, so that `finally` runs; only the main thread may set a handler."""
+    """Treat SIGTERM as Ctrl-C, so that `finally` runs; only the main thread may set a handler."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def interrupt(number: int, frame: FrameType | None) -> NoReturn:
-        raise KeyboardInterrupt
+        if callable(ctrl_c := signal.getsignal(signal.SIGINT)):
+            ctrl_c(number, frame)
+        raise KeyboardInterrupt  # of a background job of a shell, whose Ctrl-C is ignored
 
     before = signal.signal(signal.SIGTERM, interrupt)
     try:

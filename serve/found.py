@@ -47,6 +47,12 @@ class Place(NamedTuple):
     score: float
 
 
+def places(numbers: npt.NDArray[np.int64], scores: npt.NDArray[np.float32]) -> dict[int, Place]:
+    """Where each of these (k,) hits of one query is, by its number; -1 is none."""
+    scored = zip(numbers.tolist(), scores.tolist(), strict=True)
+    return {number: Place(rank, score) for rank, (number, score) in enumerate(scored, 1) if number >= 0}
+
+
 @dataclass(frozen=True, slots=True)
 class Hit:
     document: Document

@@ -17,7 +17,7 @@ from embedship.codes import Vectors, normalise
 from embedship.ranking import Hits
 from embedship.serve import fusion, live
 from embedship.serve.documents import Document, Documents
-from embedship.serve.found import Found, Hit, How, K, Place, Store
+from embedship.serve.found import Found, Hit, How, K, Place, Store, places
 from embedship.serve.fusion import Mode
 from embedship.serve.grouping import ROWS, Grouping
 from embedship.serve.index import Index, Size
@@ -149,7 +149,4 @@ def _exact(index: Index, vectors: Vectors, k: int) -> npt.NDArray[np.int64]:
 
 
 def _places(part: Hits | None, query: int, grouping: Grouping) -> dict[int, Place]:
-    if part is None:
-        return {}
-    scored = zip(grouping.keys(part.rows[query]).tolist(), part.scores[query].tolist(), strict=True)
-    return {key: Place(rank, score) for rank, (key, score) in enumerate(scored, 1) if key >= 0}
+    return {} if part is None else places(grouping.keys(part.rows[query]), part.scores[query])

@@ -11,12 +11,11 @@ import numpy as np
 
 from embedship.codes import normalise
 from embedship.errors import UsageError
-from embedship.monitor.ranking import K
 from embedship.monitor.watch import Watch
 from embedship.serve.errors import Invalid, NoIndex, NoReranker
 from embedship.serve.filters import FilterError
 from embedship.serve.forward import Encoded, Forward
-from embedship.serve.found import NEAREST, Found, How
+from embedship.serve.found import NEAREST, Found, How, K
 from embedship.serve.fusion import Mode
 from embedship.serve.index.chunks import split_of
 from embedship.serve.lanes import Lane

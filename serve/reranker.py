@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from embedship.bundle import Bundle
-from embedship.monitor.ranking import K
 from embedship.serve.errors import TooLarge
 from embedship.serve.forward import Encoded
-from embedship.serve.found import Found, Hit, Place
+from embedship.serve.found import Found, Hit, K, Place
 from embedship.serve.index.embedding import text_of
 from embedship.serve.lanes import Lane
 from embedship.serve.running import Running
@@ -40,7 +39,6 @@ class Reranker:
         """`most_characters` bounds what a request makes the tokeniser read: the query counts once a pair."""
         self.running = running
         self._most_characters = most_characters
-
         self.header = (b"x-embedship-reranker", self.bundle.fingerprint.encode())
 
     @property
@@ -73,11 +71,9 @@ class Reranker:
         if not pairs:
             return found, 0
         scored = await self.score(pairs, lane=lane or Lane.INTERACTIVE)
-        pairs_of = np.cumsum([0, *map(len, found.hits)])
-        ranked = [
-            _ranked(hits, scored.logits[start:end], scored.probabilities[start:end])
-            for hits, start, end in zip(found.hits, pairs_of[:-1], pairs_of[1:], strict=True)
-        ]
+        ends = np.cumsum([len(hits) for hits in found.hits])[:-1]  # the pairs of a query follow each other
+        parts = (np.split(scores, ends) for scores in (scored.logits, scored.probabilities))
+        ranked = [_ranked(*each) for each in zip(found.hits, *parts, strict=True)]
         rows = np.stack([_rows(hits, before) for hits, before in zip(ranked, found.rows, strict=True)])
         return replace(found, hits=[hits[:k] for hits in ranked], rows=rows), scored.encoded.tokens
 

@@ -30,17 +30,6 @@ class Door(NamedTuple):
     remark: str | None
 
 
-class Part(NamedTuple):
-    """What a model is for in a server; its devices are named after that where another model has the plain names."""
-
-    task: Task
-    prefix: str
-
-
-EMBED = Part(Task.EMBED, "")
-RERANK = Part(Task.RERANK, "rerank-")
-
-
 @dataclass(frozen=True, slots=True)
 class Running:
     encoder: Encoder
@@ -50,9 +39,7 @@ class Running:
     choir: Choir
 
     @classmethod
-    def open(
-        cls, door: Door, part: Part, settings: Settings, admission: Admission, counts: Counts, stack: ExitStack
-    ) -> Self:
+    def open(cls, door: Door, settings: Settings, admission: Admission, counts: Counts, stack: ExitStack) -> Self:
         """Prove every device with the golden texts. What was opened, the encoder too, is closed with `stack`.
 
         Raises EngineError, GateError.
@@ -60,7 +47,7 @@ class Running:
         encoder = stack.enter_context(door.encoder)
         # An encoder over worker processes is a fleet already; the streams of any other become one.
         engine = encoder.engine
-        fleet = engine if isinstance(engine, Fleet) else local(encoder, settings.stall_seconds, part.prefix)
+        fleet = engine if isinstance(engine, Fleet) else local(encoder, settings.stall_seconds, _prefix(encoder.bundle))
         model = encoder.bundle.manifest.pipeline
         lanes: Lanes[Ticket] = Lanes(settings.batch_tokens)
         workers = Workers(fleet.devices, model.dimension, encoder.layout, lanes, counts)
@@ -83,15 +70,20 @@ class Running:
         return self.fleet.checked
 
 
-def door(path: Path, variant: str | None, part: Part, settings: Settings) -> Door:
+def door(path: Path, variant: str | None, task: Task, settings: Settings) -> Door:
     """Raises UsageError, UnsafeError, MissingExtra, EngineError, GateError."""
     bundle = Bundle.open(path)
-    bundle.require(part.task)
+    bundle.require(task)
     settled = Settled(variant, None) if variant else tune.settle(bundle, settings.cache)
     if settings.workers:
         encoder = processes(
-            bundle, settled.variant, settings.workers, settings.streams, settings.stall_seconds, part.prefix
+            bundle, settled.variant, settings.workers, settings.streams, settings.stall_seconds, _prefix(bundle)
         )
     else:
-        encoder = Encoder.open(bundle, settled.variant, streams=settings.streams, task=part.task)
+        encoder = Encoder.open(bundle, settled.variant, streams=settings.streams, task=task)
     return Door(encoder, settled.remark)
+
+
+def _prefix(bundle: Bundle) -> str:
+    """Of the names of its devices: those of the model that embeds are plain."""
+    return "" if bundle.task is Task.EMBED else f"{bundle.task}-"

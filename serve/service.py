@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from embedship import __version__
-from embedship.bundle import Bundle
+from embedship.bundle import Bundle, Task
 from embedship.encoder import Encoder
 from embedship.golden import Golden, GoldenCheck
 from embedship.monitor.watch import Watch
@@ -26,7 +26,7 @@ from embedship.serve.metrics import Build, Counts, Metrics
 from embedship.serve.pipeline import Pipeline
 from embedship.serve.reranker import Reranker
 from embedship.serve.rounds import Rounds
-from embedship.serve.running import EMBED, RERANK, Door, Running, door
+from embedship.serve.running import Door, Running, door
 from embedship.serve.settings import Settings
 from embedship.serve.shelf import Shelf
 from embedship.serve.workers import Workers
@@ -72,8 +72,8 @@ class Service:
         Raises UsageError, UnsafeError, MismatchError, MissingExtra, EngineError, GateError.
         """
         with ExitStack() as stack:  # a failure half way closes what was opened; success keeps it
-            opened = Door(encoder, None) if encoder else door(settings.bundle, settings.variant, EMBED, settings)
-            running = Running.open(opened, EMBED, settings, admissions.embed, metrics.embedding, stack)
+            opened = Door(encoder, None) if encoder else door(settings.bundle, settings.variant, Task.EMBED, settings)
+            running = Running.open(opened, settings, admissions.embed, metrics.embedding, stack)
             reranker = _reranker(settings, admissions.rerank, metrics.reranking, stack)
             return cls._open(settings, running, reranker, metrics, before, stack)
 
@@ -234,8 +234,8 @@ def _reranker(settings: Settings, admission: Admission, counts: Counts | None, s
     if settings.reranker is None:
         return None
     assert counts is not None, "whoever has a re-ranker counts its pairs"
-    opened = door(settings.reranker, None, RERANK, settings)
-    return Reranker(Running.open(opened, RERANK, settings, admission, counts, stack), settings.max_body_bytes)
+    opened = door(settings.reranker, None, Task.RERANK, settings)
+    return Reranker(Running.open(opened, settings, admission, counts, stack), settings.max_body_bytes)
 
 
 def _golden(found: GoldenCheck) -> schemas.GoldenReport:

@@ -19,7 +19,7 @@ from embedship.ranking import Hits
 from embedship.serve import fusion
 from embedship.serve.documents import Document
 from embedship.serve.filters import Filter, FilterError, UnknownField
-from embedship.serve.found import Found, Hit, How, K, Place
+from embedship.serve.found import Found, Hit, How, K, Place, places
 from embedship.serve.fusion import Mode
 from embedship.serve.index import Size
 from embedship.serve.index.manifest import demand_model
@@ -253,7 +253,4 @@ class Collection:
 
 
 def _places(part: Hits | None, query: int) -> dict[int, Place]:
-    if part is None:
-        return {}
-    scored = zip(part.rows[query].tolist(), part.scores[query].tolist(), strict=True)
-    return {row: Place(rank, score) for rank, (row, score) in enumerate(scored, 1) if row >= 0}
+    return {} if part is None else places(part.rows[query], part.scores[query])

@@ -20,6 +20,7 @@ from embedship.serve.http import Call, Headers, Reply, Route
 from embedship.serve.lanes import Lane
 from embedship.serve.reranker import Scored, best_first
 from embedship.serve.routes import texts
+from embedship.serve.routes.cohere import CohereVersion
 from embedship.serve.schemas import Strict, Usage
 from embedship.serve.service import Service
 
@@ -91,10 +92,6 @@ class CohereRank(msgspec.Struct, frozen=True):
     document: Passage | UnsetType = UNSET
 
 
-class CohereRerankVersion(msgspec.Struct, frozen=True):
-    version: str
-
-
 class CohereRerankUnits(msgspec.Struct, frozen=True):
     search_units: int
 
@@ -102,7 +99,7 @@ class CohereRerankUnits(msgspec.Struct, frozen=True):
 class CohereRerankMeta(msgspec.Struct, frozen=True):
     """`warnings` name the documents that were cut."""
 
-    api_version: CohereRerankVersion
+    api_version: CohereVersion
     billed_units: CohereRerankUnits
     warnings: list[str]
 
@@ -178,11 +175,7 @@ class Rerank:
 
     async def _tei(self, request: RerankRequest, documents: list[str], call: Call) -> Reply:
         self._refuse(request, "texts", ("return_documents", "top_n"))
-        if request.truncation_direction in ("left", "Left"):
-            raise Invalid(
-                "truncation_direction: this server cuts on the right only, as the model was trained; leave it out.",
-                "truncation_direction",
-            )
+        texts.check_direction(request.truncation_direction)
         ask = _Ask(request.query, documents, "texts", request.truncate is not False, request.raw_scores)
         found = await self.ranked(ask, call.lane)
         said = [Rank(place, score, documents[place] if request.return_text else UNSET) for place, score in found.ranks]
@@ -246,5 +239,5 @@ class Cohere:
             if lost
         ]
         return CohereRerankMeta(
-            CohereRerankVersion(self._version), CohereRerankUnits(ceil(len(scored.logits) / 100)), warnings
+            CohereVersion(self._version), CohereRerankUnits(ceil(len(scored.logits) / 100)), warnings
         )

@@ -57,7 +57,7 @@ class Tei:
         inputs, options = request.inputs, request.parameters or schemas.SimilarityParameters()
         texts.checked(inputs.sentences, "inputs.sentences", self._service.settings)
         both = texts.checked([inputs.source_sentence, *inputs.sentences], "inputs", self._service.settings)
-        _check_direction(options.truncation_direction)
+        texts.check_direction(options.truncation_direction)
         encoded = await self._service.pipeline.embed(
             both, options.prompt_name, options.truncate is not False, call.lane
         )
@@ -81,7 +81,7 @@ class Tei:
 
     def _check(self, request: schemas.EmbedRequest) -> None:
         texts.check_dimensions(request.dimensions, self._model.dimensions)
-        _check_direction(request.truncation_direction)
+        texts.check_direction(request.truncation_direction)
         if request.normalize is False and self._model.normalised:
             raise Invalid(
                 "normalize: this model's own pipeline ends in a normalisation, there are no other vectors; leave it "
@@ -90,14 +90,6 @@ class Tei:
             )
         if request.parameters:
             raise Invalid("parameters: give the options beside `inputs`, not inside `parameters`.", "parameters")
-
-
-def _check_direction(direction: str | None) -> None:
-    if direction in ("left", "Left"):
-        raise Invalid(
-            "truncation_direction: this server cuts on the right only, as the model was trained; leave it out.",
-            "truncation_direction",
-        )
 
 
 def _tokens(encoding: Encoding) -> list[schemas.Token]:

@@ -65,6 +65,14 @@ def check_dimensions(dimensions: int | None, allowed: tuple[int, ...]) -> None:
         )
 
 
+def check_direction(direction: str | None) -> None:
+    if direction in ("left", "Left"):
+        raise Invalid(
+            "truncation_direction: this server cuts on the right only, as the model was trained; leave it out.",
+            "truncation_direction",
+        )
+
+
 def shortened(vectors: Vectors, dimensions: int | None) -> Vectors:
     return vectors if dimensions is None else cut(vectors, dimensions)
 

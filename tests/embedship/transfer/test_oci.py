@@ -94,19 +94,13 @@ def test_a_damaged_bundle_is_not_pushed(registry: Served, command: Command, smal
 def test_the_signature_travels_and_is_checked(
     registry: Served, command: Command, small: Bundle, tmp_path: Path
 ) -> None:
-    for name in (MANIFEST, *small.manifest.files):
-        (tmp_path / "signed" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "signed" / name).hardlink_to(small.path(name))
-    for line in (
-        "openssl ecparam -name prime256v1 -genkey -noout -out key.pem",
-        "openssl ec -in key.pem -pubout -out public.pem",
-    ):
-        subprocess.run(line.split(), cwd=tmp_path, check=True, capture_output=True)
-    address, key = f"oci://127.0.0.1:{registry.port}/signed/small:v1", tmp_path / "public.pem"
+    _copy(small, tmp_path / "signed")
+    private, key = _pair(tmp_path, "key")
+    address = f"oci://127.0.0.1:{registry.port}/signed/small:v1"
     assert command("push", tmp_path / "signed", address)["code"] == 0
     unsigned = command("pull", address, "--out", tmp_path / "a", "--key", key)
     assert (unsigned["code"], (tmp_path / "a").exists()) == (4, False)
-    Signer.open(tmp_path / "key.pem").sign(Bundle.open(tmp_path / "signed"))
+    Signer.open(private).sign(Bundle.open(tmp_path / "signed"))
     assert command("pull", address, "--out", tmp_path / "early")["code"] == 0
     assert command("push", tmp_path / "signed", address)["code"] == 0
     for folder in ("a", "early"):  # of both, all the rest was there
@@ -120,23 +114,37 @@ def test_the_signature_travels_and_is_checked(
 
 def test_a_wrong_signature_is_not_taken(registry: Served, command: Command, small: Bundle, tmp_path: Path) -> None:
     """Neither beside a good bundle nor in the place of another signature, and nothing is left to be tripped over."""
-    signed = tmp_path / "signed"
-    for name in (MANIFEST, *small.manifest.files):
-        (signed / name).parent.mkdir(parents=True, exist_ok=True)
-        (signed / name).hardlink_to(small.path(name))
-    for number in (1, 2):
-        make = f"openssl ecparam -name prime256v1 -genkey -noout -out {number}.pem"
-        subprocess.run(make.split(), cwd=tmp_path, check=True, capture_output=True)
-        public = f"openssl ec -in {number}.pem -pubout -out public-{number}.pem"
-        subprocess.run(public.split(), cwd=tmp_path, check=True, capture_output=True)
+    signed = _copy(small, tmp_path / "signed")
+    (private, ours), (_, theirs) = _pair(tmp_path, "ours"), _pair(tmp_path, "theirs")
     address = f"oci://127.0.0.1:{registry.port}/wrongly/small:v1"
     assert command("push", signed, address)["code"] == 0
     assert command("pull", address, "--out", tmp_path / "a")["code"] == 0
-    Signer.open(tmp_path / "1.pem").sign(Bundle.open(signed))
+    Signer.open(private).sign(Bundle.open(signed))
     assert command("push", signed, address)["code"] == 0
-    assert command("pull", address, "--out", tmp_path / "a", "--key", tmp_path / "public-2.pem")["code"] == 4
+    assert command("pull", address, "--out", tmp_path / "a", "--key", theirs)["code"] == 4
     assert not (tmp_path / "a" / "model.sig").exists()
-    assert command("pull", address, "--out", tmp_path / "a", "--key", tmp_path / "public-1.pem")["code"] == 0
+    assert command("pull", address, "--out", tmp_path / "a", "--key", ours)["code"] == 0
+    (tmp_path / "a" / "model.sig").write_text("before")
+    assert command("pull", address, "--out", tmp_path / "a", "--key", theirs)["code"] == 4
+    assert (tmp_path / "a" / "model.sig").read_text() == "before"
+
+
+def _copy(small: Bundle, folder: Path) -> Path:
+    for name in (MANIFEST, *small.manifest.files):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).hardlink_to(small.path(name))
+    return folder
+
+
+def _pair(folder: Path, name: str) -> tuple[Path, Path]:
+    """A private key and its public half."""
+    private, public = folder / f"{name}.pem", folder / f"{name}-public.pem"
+    for line in (
+        f"openssl ecparam -name prime256v1 -genkey -noout -out {private}",
+        f"openssl ec -in {private} -pubout -out {public}",
+    ):
+        subprocess.run(line.split(), check=True, capture_output=True)
+    return private, public
 
 
 def test_the_oras_client_takes_what_we_push(registry: Served, command: Command, small: Bundle, tmp_path: Path) -> None:
