@@ -22,8 +22,10 @@ from embedship.serve.index.manifest import VECTORS
 
 # A block of rows is widened, scored and forgotten: 4,096 x 384 in float32 are 6 MB, near enough to the caches.
 _BLOCK = 4096
-# Scores of one block: 256 x 4,096 x 4 bytes are 4 MB, however many queries there are.
-QUERIES = 256
+# Widening is a tenth of a product with 256 queries: many share it, and blocks are smaller for it.
+_QUERIES = 1024
+# Scores of one block: 4 MB, however many queries there are.
+_SCORES = 2**20
 # Numbers gathered at once to be ranked: 8 MB in float64.
 _GATHERED = 2**20
 
@@ -56,10 +58,10 @@ class Truth:
         """(n, m) rows -> (n, m, dim) float32."""
         return widened(np.take(self._vectors, rows, axis=0))
 
-    def blocks(self) -> Iterator[tuple[int, Vectors]]:
-        """Yield (first row, float32 rows) from beginning to end."""
-        for start in range(0, self.size, _BLOCK):
-            yield start, widened(self._vectors[start : start + _BLOCK])
+    def blocks(self, rows: int = _BLOCK) -> Iterator[tuple[int, Vectors]]:
+        """Yield (first row, so many float32 rows) from beginning to end."""
+        for start in range(0, self.size, rows):
+            yield start, widened(self._vectors[start : start + rows])
 
     def search(self, queries: Vectors, k: int, allowed: Allowed | None = None) -> Hits:
         """The k best of the allowed rows (None: all), by brute force.
@@ -70,8 +72,8 @@ class Truth:
         allowed = checked(allowed, self.size)
         rows = None if allowed is None else np.flatnonzero(allowed)
         best = np.empty((len(queries), min(k, self.size if rows is None else len(rows))), dtype=np.int64)
-        for start in range(0, len(queries), QUERIES):
-            some = slice(start, start + QUERIES)
+        for start in range(0, len(queries), _QUERIES):
+            some = slice(start, start + _QUERIES)
             best[some] = nearest(queries[some], k, self._scored(queries[some], rows), self.gathered)
         return ranking.hits(best, k)
 
@@ -80,15 +82,16 @@ class Truth:
         return _ranked(queries, rows, self.gathered)
 
     def _scored(self, queries: Vectors, rows: NDArray[np.int64] | None) -> Scored:
-        for numbers, block in self._numbered() if rows is None else self._chosen(rows):
+        step = min(_BLOCK, _SCORES // len(queries))
+        for numbers, block in self._numbered(step) if rows is None else self._chosen(rows, step):
             yield numbers, queries @ block.T
 
-    def _numbered(self) -> Iterator[tuple[NDArray[np.int64], Vectors]]:
-        return ((np.arange(start, start + len(block)), block) for start, block in self.blocks())
+    def _numbered(self, step: int) -> Iterator[tuple[NDArray[np.int64], Vectors]]:
+        return ((np.arange(start, start + len(block)), block) for start, block in self.blocks(step))
 
-    def _chosen(self, rows: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], Vectors]]:
-        for start in range(0, len(rows), _BLOCK):
-            some = rows[start : start + _BLOCK]
+    def _chosen(self, rows: NDArray[np.int64], step: int) -> Iterator[tuple[NDArray[np.int64], Vectors]]:
+        for start in range(0, len(rows), step):
+            some = rows[start : start + step]
             yield some, widened(self._vectors[some])
 
 
@@ -137,7 +140,10 @@ def margin(dimension: int) -> float:
 
 
 class _Best:
-    """For each query the rows whose score reaches the k-th best so far, less the margin."""
+    """For each query the rows whose score reaches the k-th best so far, less the margin.
+
+    The k-th best is looked for again when twice as many are held as are wanted.
+    """
 
     def __init__(self, queries: int, k: int, margin: float) -> None:
         self._k = k
@@ -157,6 +163,7 @@ class _Best:
             self._query = np.concatenate([self._query, query])
             self._row = np.concatenate([self._row, numbers[column]])
             self._score = np.concatenate([self._score, scores[query, column]])
+        if len(self._query) > 2 * self._k * len(self._floor):
             self._raise_floors()
 
     def _raise_floors(self) -> None:
@@ -178,6 +185,8 @@ class _Best:
         return np.cumsum(self._counts) - self._counts
 
     def rows(self) -> NDArray[np.int64]:
+        """(n, m) rows in no order, -1 for none."""
+        self._raise_floors()
         width = int(self._counts.max(initial=0))
         found = np.full((len(self._floor), width), -1, dtype=np.int64)
         found[self._query, np.arange(len(self._query)) - self._first[self._query]] = self._row

@@ -13,7 +13,7 @@ from embedship.codes import Vectors
 from embedship.ranking import Hits
 from embedship.serve.index import Allowed, Kind, checked
 from embedship.serve.index.effort import Effort
-from embedship.serve.index.truth import QUERIES, nearest
+from embedship.serve.index.truth import nearest
 from embedship.serve.live.snapshot import Snapshot
 
 # What is gone is found all the same, and dropped: so many more are asked for, and twice their share.
@@ -21,6 +21,9 @@ _SPARE = 4
 
 # Fresh rows that count no more are kept until they are this many, and more than half.
 _STALE = 1024
+
+# As many queries as are compared with all fresh rows at once.
+_QUERIES = 256
 
 _NOWHERE = 2**32 - 1  # no row has this number (changes.py)
 
@@ -104,13 +107,13 @@ class View:
         """(n, at most k) keys among the chosen fresh rows, each compared, and ranked in the order of Truth."""
         vectors, numbers = self.fresh.vectors, self.fresh.numbers
         best = np.empty((len(queries), min(k, len(chosen))), dtype=np.int64)
-        for start in range(0, len(queries), QUERIES):
-            some = queries[start : start + QUERIES]
+        for start in range(0, len(queries), _QUERIES):
+            some = queries[start : start + _QUERIES]
             scores = some @ vectors.T
             if len(chosen) < scores.shape[1]:
                 scores = scores[:, chosen]
             scored = iter([(chosen, scores)])
-            best[start : start + QUERIES] = nearest(some, k, scored, vectors.__getitem__, numbers)
+            best[start : start + _QUERIES] = nearest(some, k, scored, vectors.__getitem__, numbers)
         return best
 
 
