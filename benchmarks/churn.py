@@ -2,8 +2,8 @@
 
 Real sentences of MedQuAD's answers where they are (else Python's documentation), a fifth of them held back to come
 later; its questions as queries. In turn: 20 seconds of an index that nobody touches, and a minute of one that is
-written to and compacted as `embedship serve --writable` does it. Searches arrive at a steady pace and are timed from when they
-should have begun. Vectors are computed beforehand: this is about the index, and not the model.
+written to and compacted as `embedship serve --writable` does it. Searches arrive at a steady pace and are timed from
+when they should have begun. Vectors are computed beforehand: this is about the index, and not the model.
 """
 
 from __future__ import annotations
