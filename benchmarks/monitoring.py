@@ -1,7 +1,8 @@
-"""What watching costs those who search: latency of one server with monitoring on and of one with it off, in turns.
+"""What watching costs those who search: latency of a server with monitoring on and of one with it off, in turns.
 
 On: a drift reference, shadow searches, canaries, probes and a state folder, each looked at as often as by default, or
 `--often` times as often: then every round holds all of it. Off: nothing is sampled and nothing runs on a schedule.
+Both are started anew in each round, for two processes of the same server may differ by a sixth for as long as they run.
 While one answers, the other is stopped (SIGSTOP). `--quick`: one short round on few documents, to see that it runs.
 """
 
@@ -33,6 +34,7 @@ from embedship import stdlib_docs
 WORK = Path(__file__).parents[1] / ".bench" / "monitoring"
 CLIENTS = 2  # as many as the class of machine has cores: latency, not a queue
 GOAL = 1.05
+PARTS = 4  # of a round's seconds on each server, in turns
 QUICK = 240  # documents
 DEFAULTS = {"drift-interval": 60, "canary-interval": 30, "probe-interval": 600}  # seconds
 NEVER = {"drift-interval": 86_400, "canary-interval": 3_600, "probe-interval": 86_400}
@@ -42,8 +44,8 @@ console = Console(width=80)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=4, help="interleaved rounds")
-    parser.add_argument("--seconds", type=float, default=30.0, help="of load on each server in a round")
+    parser.add_argument("--rounds", type=int, default=8, help="pairs of servers")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of load on each server in a round")
     parser.add_argument("--often", type=float, default=1, help="how often things are looked at, 1 being the default")
     parser.add_argument("--quick", action="store_true", help="one short round: does it run?")
     options = parser.parse_args()
@@ -56,23 +58,22 @@ def main() -> None:
     on = [f"--state-dir={WORK / 'state'}", *_intervals(often)]
     off = ["--sample-rate=0", "--shadow-rate=0", "--keep-answers=0", *_intervals(NEVER)]
     took: dict[str, list[list[float]]] = {"off": [], "on": []}
-    with ExitStack() as stack:
-        servers = {
-            name: stack.enter_context(_served(name, index, *flags)) for name, flags in (("off", off), ("on", on))
-        }
-        for server in servers.values():
-            _load(server, questions, 3.0)  # warm-up
-            server.process.send_signal(signal.SIGSTOP)
-        for turn in range(options.rounds):
-            for name in ("off", "on") if turn % 2 else ("on", "off"):
-                servers[name].process.send_signal(signal.SIGCONT)
-                took[name].append(_load(servers[name], questions, options.seconds))
+    for turn in range(options.rounds):
+        names = ("off", "on") if turn % 2 else ("on", "off")
+        with ExitStack() as stack:
+            flags = {"off": off, "on": on}
+            servers = {name: stack.enter_context(_served(name, index, *flags[name])) for name in names}
+            for name in names:
+                _load(servers[name], questions, 3.0)  # warm-up
                 servers[name].process.send_signal(signal.SIGSTOP)
-            console.print(
-                f"round {turn + 1}: " + ", ".join(f"{n} p99 {_ms(t[-1], 99):.2f} ms" for n, t in took.items())
-            )
-        for server in servers.values():
-            server.process.send_signal(signal.SIGCONT)
+                took[name].append([])
+            for name in names * PARTS:
+                servers[name].process.send_signal(signal.SIGCONT)
+                took[name][-1] += _load(servers[name], questions, options.seconds / PARTS)
+                servers[name].process.send_signal(signal.SIGSTOP)
+            for name in names:
+                servers[name].process.send_signal(signal.SIGCONT)
+        console.print(f"round {turn + 1}: " + ", ".join(f"{n} p99 {_ms(t[-1], 99):.2f} ms" for n, t in took.items()))
     result = record.circumstances() | {
         "benchmark": "monitoring",
         "quick": options.quick,

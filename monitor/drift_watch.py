@@ -1,7 +1,9 @@
 """The live end of drift: the window of queries, the test on it, and what moved."""
 
+from collections.abc import Sequence
+from itertools import chain, compress
+
 import numpy as np
-from numpy.typing import NDArray
 
 from embedship.monitor.drift import DriftDetector, DriftReport
 from embedship.monitor.evidence import Evidence, Known
@@ -23,11 +25,11 @@ class DriftWatch:
         self._recent = Recent(window)
         self._named = max(NAMED, named)
 
-    def add(self, sampled: Sampled) -> None:
-        """Take the queries that were picked for drift. Raises InvalidVectors."""
-        rows = np.flatnonzero(sampled.drift)
-        if len(rows):
-            self.extend(_window(sampled, rows))
+    def add(self, sampled: Sequence[Sampled]) -> None:
+        """Take the queries that were picked for drift; all of them, or none. Raises InvalidVectors."""
+        window = _window(sampled)
+        if len(window):
+            self.extend(window)
 
     def extend(self, window: Window) -> None:
         self._detector.update(window.vectors, window.calls, window.times)
@@ -56,7 +58,14 @@ class DriftWatch:
         return self._recent.window()
 
 
-def _window(sampled: Sampled, rows: NDArray[np.intp]) -> Window:
-    n = len(rows)
-    texts = (None,) * n if sampled.texts is None else tuple(sampled.texts[row] for row in rows)
-    return Window(sampled.vectors[rows], np.full(n, sampled.at), np.full(n, sampled.call, dtype=np.int64), texts)
+def _window(sampled: Sequence[Sampled]) -> Window:
+    """What was picked for drift of one call or more."""
+    picked = np.concatenate([each.drift for each in sampled])
+    counts = [len(each.drift) for each in sampled]
+    texts = chain.from_iterable(each.texts or (None,) * len(each.drift) for each in sampled)
+    return Window(
+        np.concatenate([each.vectors for each in sampled])[picked],
+        np.repeat([each.at for each in sampled], counts)[picked],
+        np.repeat([each.call for each in sampled], counts)[picked],
+        tuple(compress(texts, picked)),
+    )

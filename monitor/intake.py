@@ -8,6 +8,10 @@ from threading import Condition, Event
 import numpy as np
 from numpy.typing import NDArray
 
+# What comes is looked at together. A thread that woke for each query would, on a busy machine, take turns with the one
+# that answers.
+GATHERED_SECONDS = 0.25
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sampled:
@@ -35,6 +39,7 @@ class Intake:
         self._changed = Condition()
         self._items: deque[Sampled | Event] = deque()
         self._queries = 0
+        self._marked = False
 
     def offer(self, sampled: Sampled) -> bool:
         """Return whether there was room."""
@@ -43,7 +48,8 @@ class Intake:
                 return False
             self._queries += len(sampled.vectors)
             self._items.append(sampled)
-            self._changed.notify()
+            if len(self._items) == 1 or self._pressing():
+                self._changed.notify()
             return True
 
     def mark(self) -> Event:
@@ -51,19 +57,23 @@ class Intake:
         event = Event()
         with self._changed:
             self._items.append(event)
+            self._marked = True
             self._changed.notify()
         return event
 
-    def take(self, timeout: float) -> Sampled | Event | None:
-        """Return the oldest item; None after timeout seconds, or at once when closed."""
+    def take(self, timeout: float) -> list[Sampled | Event]:
+        """Return what came, oldest first, and what came soon after; nothing after timeout seconds, or when closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._items or self.closed, timeout)
-            if self.closed or not self._items:
-                return None
-            item = self._items.popleft()
-            if isinstance(item, Sampled):
-                self._queries -= len(item.vectors)
-            return item
+            if self._items:
+                self._changed.wait_for(self._pressing, GATHERED_SECONDS)
+            taken = [*self._items]
+            self._items.clear()
+            self._queries, self._marked = 0, False
+            return taken
+
+    def _pressing(self) -> bool:
+        return self.closed or self._marked or self._queries > self.capacity // 2
 
     def close(self) -> int:
         """Refuse from now on, forget what is queued, and return how many queries that were."""

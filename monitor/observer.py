@@ -234,14 +234,14 @@ class Observer:
         if self.watches_drift:
             self._prepare()
         while not self._intake.closed:
-            item = self._intake.take(self._patience())
-            with self._work:
-                if isinstance(item, Sampled):
-                    self._measure(item)
-                if isinstance(item, Event) or self._patience() == 0:
+            taken = self._intake.take(self._patience())
+            self._measure([each for each in taken if isinstance(each, Sampled)])
+            marks = [each for each in taken if isinstance(each, Event)]
+            if marks or self._patience() == 0:
+                with self._work:
                     self._evaluate()
-            if isinstance(item, Event):
-                item.set()
+            for mark in marks:
+                mark.set()
 
     def _prepare(self) -> None:
         """What takes seconds, before the first query is looked at: those that come meanwhile wait in the queue."""
@@ -255,16 +255,26 @@ class Observer:
         elapsed = self._clock() - self._checked
         return self._interval - elapsed if 0 <= elapsed < self._interval else 0.0
 
-    def _measure(self, sampled: Sampled) -> None:
-        with self.faults.guard(Part.DRIFT):
-            self._drift.add(sampled)
-        if self._shadow and sampled.ids is not None and sampled.recall.any():
-            with self.faults.guard(Part.RECALL):
-                self._shadow.compare(
-                    sampled.vectors[sampled.recall], sampled.ids[sampled.recall], sampled.at, sampled.exact
-                )
-            with self._lock:
-                self._shadow_report = self._shadow.report()
+    def _measure(self, sampled: Sequence[Sampled]) -> None:
+        if not sampled:
+            return
+        with self._work:
+            try:
+                self._drift.add(sampled)
+            except Exception:  # what is wrong with one of them is no fault of the others
+                for each in sampled:
+                    with self.faults.guard(Part.DRIFT):
+                        self._drift.add([each])
+        for each in sampled:
+            if self._shadow and each.ids is not None and each.recall.any():
+                with self._work:
+                    self._compare(self._shadow, each, each.ids)
+
+    def _compare(self, shadow: Shadow, sampled: Sampled, ids: NDArray[np.int64]) -> None:
+        with self.faults.guard(Part.RECALL):
+            shadow.compare(sampled.vectors[sampled.recall], ids[sampled.recall], sampled.at, sampled.exact)
+        with self._lock:
+            self._shadow_report = shadow.report()
 
     def _evaluate(self) -> None:
         began = time.perf_counter()

@@ -38,6 +38,7 @@ class Build:
     runtime: str
     precision: str
     version: str
+    reranker: str  # the fingerprint; "" where there is none
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,7 +161,8 @@ class Service:
     @property
     def build(self) -> Build:
         variant, precision = self.encoder.variant, self.encoder.engine.precision
-        return Build(self.bundle.fingerprint, variant.name, variant.runtime, precision, __version__)
+        reranker = self.reranker.running.bundle.fingerprint if self.reranker else ""
+        return Build(self.bundle.fingerprint, variant.name, variant.runtime, precision, __version__, reranker)
 
     @property
     def golden(self) -> GoldenCheck:

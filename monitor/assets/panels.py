@@ -182,7 +182,19 @@ DRIFT = (
            Query(f"sum by (part) ({rate('monitor_failures_total')})", "failed: {{part}}"))),
 )  # fmt: skip
 
-ROWS = {"Service": SERVICE, "Devices": DEVICES, "Quality": QUALITY, "Drift": DRIFT}
+RERANKING = (
+    Panel("Pairs a second", "Query and passage, scored together. Empty where no server has a re-ranker.",
+          (Query(rate("rerank_pairs_total"), "{{instance}}"),)),
+    Panel("Where the time of re-ranking goes, 99th percentile", "Pairs to tokens, waiting for a device, and a batch.",
+          (Query(quantile(0.99, "rerank_tokenise_seconds"), "tokenise"),
+           Query(quantile(0.99, "rerank_queue_seconds"), "queue"),
+           Query(quantile(0.99, "rerank_inference_seconds"), "batch")), unit="s"),
+    Panel("Truncated pairs a second", "Longer than the re-ranker reads: the end of the longer half has no part in the "
+          "score.",
+          (Query(rate("rerank_truncated_pairs_total"), "{{instance}}"),)),
+)  # fmt: skip
+
+ROWS = {"Service": SERVICE, "Devices": DEVICES, "Quality": QUALITY, "Drift": DRIFT, "Re-ranking": RERANKING}
 COLOURS = {
     Cause.NONE: "green",
     Cause.UNKNOWN: "gray",

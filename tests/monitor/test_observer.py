@@ -269,6 +269,18 @@ def test_what_cannot_be_observed_never_raises():
         assert observer.faults.failures == Failures(observe=3, drift=1)
 
 
+def test_a_call_that_cannot_be_tested_costs_the_others_nothing():
+    """They are taken together."""
+    broken = queries(2)
+    broken[0, 0] = np.nan
+    with Observer(REFERENCE, None) as observer:
+        for call in (queries(3), broken, queries(4)):
+            observer.saw(call)
+        assert observer.flush(LONG)
+        assert observer.report().drift.samples == 7
+        assert observer.faults.failures == Failures(drift=1)
+
+
 def test_an_exact_search_with_too_few_answers_counts_as_a_failure():
     with Observer(None, lambda vectors, k: exact(vectors, k)[:-1], shadow_rate=1.0) as observer:
         observer.saw(queries(3), exact(queries(3), 10))

@@ -133,6 +133,7 @@ def until(condition: Callable[[], bool], seconds: float = SECONDS) -> bool:
 @pytest.fixture(scope="module")
 def watched(
     bundle: Path,
+    rerank_bundle: Path,
     index_folder: Path,
     labelled: Path,  # noqa: F811
     prometheus: Path,
@@ -140,7 +141,7 @@ def watched(
 ) -> Iterator[Watched]:
     folder = tmp_path_factory.mktemp("prometheus")
     options = {
-        "index": index_folder, "probes": labelled, "shadow-rate": 1, "shadow-share": 1, "drift-interval-seconds": 1,
+        "index": index_folder, "reranker": rerank_bundle, "probes": labelled, "shadow-rate": 1, "shadow-share": 1, "drift-interval-seconds": 1,
         "canary-interval-seconds": 1, "probe-interval-seconds": 2, "state-dir": folder / "state",
     }  # fmt: skip
     with launched(str(bundle), *(f"--{name}={value}" for name, value in options.items())) as server:
@@ -196,6 +197,8 @@ def busy(watched: Watched, usual: list[str], passages: list[dict[str, Any]]) -> 
         assert watched.post("/search", {"query": query}).status_code == 200
     assert watched.post("/embed", {"inputs": ["a text", "another"]}).status_code == 200
     assert watched.post("/v1/embeddings", {"input": "a text"}).status_code == 200
+    pairs = {"query": "open a file", "texts": ["open()", "os.open() " * 200]}
+    assert watched.post("/rerank", pairs).status_code == 200
     answer = watched.post("/search", {"query": "open a file"})
     judged = {"request_id": answer.headers["x-request-id"], "relevant": [passages[0]["id"]]}
     assert watched.post("/feedback", judged).status_code == 200

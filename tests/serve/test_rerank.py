@@ -241,6 +241,8 @@ def test_pairs_are_counted_apart(ranking: Settings) -> None:
         names = [f"rerank-cpu:{n}" for n in range(asked.service.reranker.running.fleet.streams)]
         assert sum(asked.metric("embedship_device_batches_total", device=name) for name in names) > 0
         assert [each.name for each in asked.service.info().devices][-len(names) :] == names
+        reranker = asked.service.reranker.bundle.fingerprint
+        assert f'reranker="{reranker}"' in asked.ask("GET", "/metrics").text
 
 
 def test_its_canaries_sing(ranking: Settings) -> None:

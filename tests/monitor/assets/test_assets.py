@@ -128,6 +128,7 @@ def test_the_dashboard_is_one_for_grafana() -> None:
         "Devices",
         "Quality",
         "Drift",
+        "Re-ranking",
     ]
     assert [each["name"] for each in board["templating"]["list"]] == ["datasource", "job", "instance"]
     for panel in panels():
