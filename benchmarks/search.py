@@ -55,7 +55,7 @@ PEERS: dict[str, tuple[tuple[int | None, ...], bool]] = {
     "semantic-search": ((None,), True),
     "semantic-search-faiss": ((-1, -20, 1, 20), True),
 }
-OURS = (Kind.FLAT, Kind.PQ, Kind.RABITQ, Kind.IVF_RABITQ, Kind.BINARY, Kind.HNSW_SQ8, Kind.HNSW_RABITQ)
+OURS = tuple(kind for kind in Kind if kind is not Kind.FACTORY)
 
 console = Console(width=130)
 

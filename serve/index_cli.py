@@ -114,7 +114,7 @@ def index(
         ),
     ] = None,
     nprobe: Annotated[
-        int | None, typer.Option(min=LIMITS["nprobe"][0], max=LIMITS["nprobe"][1], help="ivf-rabitq: lists to scan.")
+        int | None, typer.Option(min=LIMITS["nprobe"][0], max=LIMITS["nprobe"][1], help="ivf: lists to scan.")
     ] = None,
     ef_search: Annotated[
         int | None,

@@ -26,7 +26,8 @@ class Kind(StrEnum):
     BINARY = "binary"  # sign bits, all compared
     PQ = "pq"  # product quantisation, one bit a dimension, all compared, by FastScan
     RABITQ = "rabitq"  # RaBitQ codes of one bit a dimension, all compared, by FastScan
-    IVF_RABITQ = "ivf-rabitq"  # the same in the lists of an inverted file, of which some are scanned
+    IVF_PQ = "ivf-pq"  # the codes of pq in the lists of an inverted file, of which some are scanned
+    IVF_RABITQ = "ivf-rabitq"  # those of rabitq, likewise
     HNSW_SQ8 = "hnsw-sq8"  # a graph over vectors of one byte a dimension
     HNSW_RABITQ = "hnsw-rabitq"  # a graph over RaBitQ codes
     FACTORY = "factory"  # a FAISS factory string of the user's own

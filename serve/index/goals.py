@@ -37,6 +37,7 @@ _OVERSAMPLES = {
     Kind.BINARY: (10, 20, 40, 80),
     Kind.PQ: (2, 5, 10, 20, 40),
     Kind.RABITQ: (2, 5, 10, 20, 40),
+    Kind.IVF_PQ: (5, 10, 20),
     Kind.IVF_RABITQ: (5, 20),
     Kind.HNSW_SQ8: (1, 2),
     Kind.HNSW_RABITQ: (5, 20),
@@ -157,8 +158,8 @@ def efforts(planned: Recipe, size: int) -> list[Effort]:
         # Fewer than the candidates are as many as the candidates.
         pairs = ((each, ef) for each in found for ef in _EF_SEARCH if ef >= each.candidates(K))
         return [msgspec.structs.replace(each, ef_search=ef) for each, ef in pairs]
-    if planned.kind is Kind.IVF_RABITQ:
-        most = min(recipe.lists(size), LIMITS["nprobe"][1])
+    if lists := recipe.lists(planned.kind, size):
+        most = min(lists, LIMITS["nprobe"][1])
         probes = sorted({max(1, most // share) for share in _NPROBE_SHARES})
         return [msgspec.structs.replace(each, nprobe=nprobe) for each in found for nprobe in probes]
     return found

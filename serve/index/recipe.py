@@ -23,8 +23,10 @@ class Store(StrEnum):
 # Links of a node on each layer; on the lowest twice as many, of four bytes each.
 _LINKS = 14
 
-# Lists of an inverted file are 4 times the root of the rows, each with enough rows to place its centre.
-_LISTS_PER_ROOT, _ROWS_PER_LIST = 4, 40
+# Lists of an inverted file are so many times the root of the rows, each with enough rows to place its centre. FastScan
+# goes through the codes of pq so quickly that few lists are the faster.
+_LISTS_PER_ROOT: Mapping[Kind, int] = MappingProxyType({Kind.IVF_PQ: 1, Kind.IVF_RABITQ: 4})
+_ROWS_PER_LIST = 40
 
 # Dimensions of a part that product quantisation gives four bits: one bit a dimension.
 PART = 4
@@ -35,6 +37,7 @@ DEFAULTS: Mapping[Kind, Effort] = MappingProxyType(
         Kind.BINARY: Effort(oversample=40),
         Kind.PQ: Effort(oversample=10),
         Kind.RABITQ: Effort(oversample=10),
+        Kind.IVF_PQ: Effort(oversample=10, nprobe=128),
         Kind.IVF_RABITQ: Effort(oversample=20, nprobe=64),
         Kind.HNSW_SQ8: Effort(oversample=2, ef_search=128),
         Kind.HNSW_RABITQ: Effort(oversample=20, ef_search=256),
@@ -57,8 +60,8 @@ class Recipe(Record, frozen=True):
             raise UsageError(
                 f"a binary index needs a dimension divisible by 8, not {self.dimension}: take --kind flat or hnsw-sq8"
             )
-        if self.kind is Kind.PQ and self.dimension % PART:
-            raise UsageError(f"a pq index needs a dimension divisible by {PART}, not {self.dimension}: take another")
+        if self.kind in (Kind.PQ, Kind.IVF_PQ) and self.dimension % PART:
+            raise UsageError(f"{self.kind} needs a dimension divisible by {PART}, not {self.dimension}: take another kind")
 
     def __str__(self) -> str:
         return " ".join(filter(None, (self.kind, self.factory, f"{self.dimension}d", self.store)))
@@ -68,7 +71,7 @@ def of(kind: Kind, size: int, dimension: int, store: Store = Store.INT8) -> Reci
     """The recipe of a kind for so many rows."""
     return Recipe(
         kind=kind,
-        factory=_FACTORIES[kind].format(lists=lists(size), links=_LINKS, parts=dimension // PART),
+        factory=_FACTORIES[kind].format(lists=lists(kind, size), links=_LINKS, parts=dimension // PART),
         dimension=dimension,
         store=None if kind is Kind.FLAT else store,
     )
@@ -80,6 +83,7 @@ _FACTORIES: Mapping[Kind, str] = MappingProxyType(
         Kind.BINARY: "BFlat",
         Kind.PQ: "PQ{parts}x4fs",
         Kind.RABITQ: "RaBitQfs",
+        Kind.IVF_PQ: "IVF{lists},PQ{parts}x4fs",
         Kind.IVF_RABITQ: "IVF{lists},RaBitQfs",
         Kind.HNSW_SQ8: "HNSW{links},SQ8",
         Kind.HNSW_RABITQ: "HNSW{links},RaBitQ",
@@ -87,13 +91,17 @@ _FACTORIES: Mapping[Kind, str] = MappingProxyType(
 )
 
 
-def lists(size: int) -> int:
-    """A power of two near 4 x the root of `size`.
+def lists(kind: Kind, size: int) -> int:
+    """A power of two near the root of `size`, or four times it; 0 for a kind without lists.
 
-    >>> lists(100), lists(77_000), lists(1_000_000)
-    (2, 1024, 4096)
+    >>> [lists(Kind.IVF_RABITQ, size) for size in (100, 77_000, 1_000_000)]
+    [2, 1024, 4096]
+    >>> lists(Kind.IVF_PQ, 229_533), lists(Kind.PQ, 229_533)
+    (512, 0)
     """
-    wanted = min(_LISTS_PER_ROOT * math.sqrt(size), size / _ROWS_PER_LIST)
+    if kind not in _LISTS_PER_ROOT:
+        return 0
+    wanted = min(_LISTS_PER_ROOT[kind] * math.sqrt(size), size / _ROWS_PER_LIST)
     return int(2 ** round(math.log2(max(1.0, wanted))))
 
 

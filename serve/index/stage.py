@@ -150,7 +150,7 @@ def fill(index: Any, truth: Truth, dimension: int, gpu: Gpu | None = None) -> No
     core = factory.core(index)
     if factory.is_graph(index):
         core.hnsw.efConstruction = EF_CONSTRUCTION
-    if isinstance(core, faiss.IndexPQFastScan):
+    if isinstance(core, faiss.IndexPQFastScan | faiss.IndexIVFPQFastScan):
         core.pq.cp.niter = PQ_ROUNDS
     if not index.is_trained:
         most = max(_TRAINING_ROWS, _TRAINING_ROWS_PER_LIST * core.nlist if factory.is_lists(index) else 0)

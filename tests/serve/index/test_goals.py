@@ -111,7 +111,7 @@ def test_every_kind_is_a_candidate_and_matryoshka_stages_too(encoder: Encoder) -
     more = [each for each in goals.recipes(10_000, cuttable, Store.INT8) if each not in plain]
     assert [(each.kind, each.dimension) for each in more] == [(Kind.PQ, 128), (Kind.HNSW_SQ8, 128)]
     odd = msgspec.structs.replace(pipeline, dimension=30, dimensions=(30,))
-    assert {Kind.BINARY, Kind.PQ}.isdisjoint(each.kind for each in goals.recipes(10_000, odd, Store.INT8))
+    assert {Kind.BINARY, Kind.PQ, Kind.IVF_PQ}.isdisjoint(each.kind for each in goals.recipes(10_000, odd, Store.INT8))
 
 
 def candidate(recall: float, rate: float, hot: float) -> Candidate:

@@ -101,11 +101,11 @@ def test_flat_with_more_duplicates_than_it_fetches(make: Make, texts: Texts) -> 
     np.testing.assert_array_equal(index.search(texts.documents[1:2], 5).rows[0], [1, 4, 7, 10, 13])
 
 
-@pytest.mark.parametrize("kind", [Kind.IVF_RABITQ, Kind.HNSW_SQ8, Kind.HNSW_RABITQ], indirect=True)
+@pytest.mark.parametrize("kind", [Kind.IVF_PQ, Kind.IVF_RABITQ, Kind.HNSW_SQ8, Kind.HNSW_RABITQ], indirect=True)
 def test_more_effort_finds_more(make: Make, kind: Kind, clustered: Vectors) -> None:
     """The knob of a request turns; clustered vectors without a neighbourhood of their own are hard to find."""
     index, queries = make(clustered, store=Store.FLOAT16), clustered[::45] * -1
-    knob = "nprobe" if kind is Kind.IVF_RABITQ else "ef_search"
+    knob = "nprobe" if kind in (Kind.IVF_PQ, Kind.IVF_RABITQ) else "ef_search"
     exact = index.exact(queries, 10).rows
     found = [
         recall(index.search(queries, 10, effort=Effort(oversample=2, **{knob: value})).rows, exact)
