@@ -61,7 +61,9 @@ class Recipe(Record, frozen=True):
                 f"a binary index needs a dimension divisible by 8, not {self.dimension}: take --kind flat or hnsw-sq8"
             )
         if self.kind in (Kind.PQ, Kind.IVF_PQ) and self.dimension % PART:
-            raise UsageError(f"{self.kind} needs a dimension divisible by {PART}, not {self.dimension}: take another kind")
+            raise UsageError(
+                f"{self.kind} needs a dimension divisible by {PART}, not {self.dimension}: take another kind"
+            )
 
     def __str__(self) -> str:
         return " ".join(filter(None, (self.kind, self.factory, f"{self.dimension}d", self.store)))

@@ -141,8 +141,9 @@ def watched(
 ) -> Iterator[Watched]:
     folder = tmp_path_factory.mktemp("prometheus")
     options = {
-        "index": index_folder, "reranker": rerank_bundle, "probes": labelled, "shadow-rate": 1, "shadow-share": 1, "drift-interval-seconds": 1,
-        "canary-interval-seconds": 1, "probe-interval-seconds": 2, "state-dir": folder / "state",
+        "index": index_folder, "reranker": rerank_bundle, "probes": labelled, "shadow-rate": 1, "shadow-share": 1,
+        "drift-interval-seconds": 1, "canary-interval-seconds": 1, "probe-interval-seconds": 2,
+        "state-dir": folder / "state",
     }  # fmt: skip
     with launched(str(bundle), *(f"--{name}={value}" for name, value in options.items())) as server:
         _configure(folder, server)
