@@ -1,7 +1,7 @@
 """What re-ranking gains and costs: nDCG@10 and latency of searches over MedQuAD's 10,038 answers, with and without.
 
 Title and text are indexed and read by the re-ranker. The cross-encoder is made here (cross_training.py), from 1,500
-questions that are not among the 500 that ask, and exported through the gates. One server holds index and re-ranker;
+questions that are not among the 250 that ask, and exported through the gates. One server holds index and re-ranker;
 each question is searched plainly and re-ranked, in turn. Then pairs a second, beside sentence-transformers'
 CrossEncoder (torch) with the same weights, round by round. What was made is kept in .bench; `--quick` is a smoke test
 on little of everything.
@@ -47,7 +47,7 @@ WORK = ROOT / ".bench" / "rerank"
 NEGATIVES = 4
 AMONG = 30  # hits of MiniLM that negatives are drawn from
 ROUNDS = 5
-PAIRS = 512  # of a round of the measurement of speed
+PAIRS = 256  # of a round of the measurement of speed
 
 
 class Size(NamedTuple):
@@ -56,7 +56,7 @@ class Size(NamedTuple):
     tops: tuple[int, ...]
 
 
-FULL, QUICK = Size(1_500, 500, (10, 50)), Size(32, 10, (10,))
+FULL, QUICK = Size(1_500, 250, (10, 50)), Size(32, 10, (10,))
 
 
 class Data(NamedTuple):
