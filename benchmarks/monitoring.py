@@ -2,7 +2,7 @@
 
 On: a drift reference, shadow searches, canaries, probes and a state folder, each looked at as often as by default, or
 `--often` times as often: then every round holds all of it. Off: nothing is sampled and nothing runs on a schedule.
-Both are started anew in each round, for two processes of the same server may differ by a sixth for as long as they run.
+Both are started anew in each round: from one pair of processes to the next the ratio changes more than watching does.
 While one answers, the other is stopped (SIGSTOP). `--quick`: one short round on few documents, to see that it runs.
 """
 
