@@ -55,7 +55,8 @@ class Face:
             route.takes: msgspec.json.Decoder(route.takes) for route in found if route.takes is not None
         }
         self.counted = {route.path: route.part_of or route.path for route in found}
-        house.metrics.expect(dict.fromkeys(self.counted.values()))
+        apart = (route.apart for route in found if route.apart)
+        house.metrics.expect(dict.fromkeys((*self.counted.values(), *apart)))
         self.always: Headers = ((b"x-embedship-fingerprint", service.bundle.fingerprint.encode()),)
         self.closing: Headers = (*self.always, (b"connection", b"close"))
 
@@ -144,7 +145,7 @@ class App:
     def _seen(self, face: Face, visit: Visit, scope: Scope, path: str, status: int) -> None:
         """Its last byte has been sent."""
         route, seconds = face.counted.get(path, OTHER), time.perf_counter() - visit.began
-        self._metrics.answered(route, status, seconds)
+        self._metrics.answered(visit.apart or route, status, seconds)
         if self._accesses:
             journal.access(visit, scope["method"], route, status, seconds)
         if self._traces and scope["method"] == "POST":  # the others are probes

@@ -40,13 +40,14 @@ class Span(NamedTuple):
 class Visit:
     """Only the event loop writes to it. `id` is the client's own, where it sent one that is fit for it."""
 
-    __slots__ = ("began", "id", "lengths", "marks", "trace")
+    __slots__ = ("apart", "began", "id", "lengths", "marks", "trace")
 
     def __init__(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
         self.began = time.perf_counter()
         self.marks: list[tuple[Phase, float]] = []  # each phase, and when it ended
         self.lengths: Sequence[int] = ()  # tokens of each text
         self.trace: str | None = None  # the id of the client's trace, if it sends one
+        self.apart: str | None = None  # what it is counted as, if not as its route
         given = parent = b""
         for name, value in headers:
             if name == b"x-request-id":
@@ -96,6 +97,12 @@ class Visit:
 
 # Nobody's in the rounds of the monitor, and in the threads of streams.
 NOW: ContextVar[Visit | None] = ContextVar("visit", default=None)
+
+
+def count_as(name: str) -> None:
+    """Count the request that is answered here, if one is, and its seconds apart from the others of its route."""
+    if visit := NOW.get():
+        visit.apart = name
 
 
 def mark(phase: Phase, at: float | None = None) -> None:

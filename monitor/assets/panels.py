@@ -3,6 +3,7 @@
 from enum import StrEnum
 from typing import NamedTuple
 
+from embedship.monitor.assets.recording import QUIET, RERANKED
 from embedship.monitor.diagnosis import Cause
 
 # What the dashboard's variables choose, in every query.
@@ -32,9 +33,9 @@ class Panel(NamedTuple):
 
 
 def series(name: str, **labels: str) -> str:
-    """A series of the chosen instances; `route__re` stands for a pattern."""
+    """A series of the chosen instances; `route__not` stands for a pattern that must not fit."""
     pairs = [
-        f'{key.removesuffix("__re")}{"=~" if key.endswith("__re") else "="}"{value}"' for key, value in labels.items()
+        f'{key.removesuffix("__not")}{"!~" if key.endswith("__not") else "="}"{value}"' for key, value in labels.items()
     ]
     return f"embedship_{name}{{{', '.join([CHOSEN, *pairs])}}}"
 
@@ -59,7 +60,7 @@ def _quantiles(name: str, **labels: str) -> tuple[Query, ...]:
     return tuple(Query(quantile(q, name, **labels), f"p{q * 100:g}") for q in (0.5, 0.95, 0.99))
 
 
-_WORK = {"route__re": "/|/embed|/search|/v1/embeddings|/feedback"}
+_WORK = {"route__not": QUIET}
 _BY = "{{source}} {{instance}}"
 
 SERVICE = (
@@ -70,10 +71,10 @@ SERVICE = (
           kind=Kind.NUMBER, width=6),
     Panel("What runs", "Vectors of different fingerprints must not be compared.",
           (Query(series("info"), ""),), kind=Kind.TABLE, width=12),
-    Panel("Requests a second", "Requests that run the model, by route.",
+    Panel("Requests a second", "Requests that somebody waits for, by route.",
           (Query(f"sum by (route) ({rate('requests_total', **_WORK)})", "{{route}}"),), unit="reqps"),
-    Panel("Time of a search", "From the request line to the last byte of the answer.",
-          _quantiles("request_seconds", route="/search"), unit="s"),
+    Panel("Time of a search", "From the request line to the last byte of the answer; searches that are re-ranked have "
+          "a row of their own.", _quantiles("request_seconds", route="/search"), unit="s"),
     Panel("Refused and failed", "Refused: the client's fault, the queue was full (overloaded), or its deadline passed "
           "(expired). Failed: ours.",
           (Query(f"sum by (reason) ({rate('rejections_total')})", "refused: {{reason}}"),
@@ -184,14 +185,17 @@ DRIFT = (
 
 RERANKING = (
     Panel("Pairs a second", "Query and passage, scored together. Empty where no server has a re-ranker.",
-          (Query(rate("rerank_pairs_total"), "{{instance}}"),)),
+          (Query(rate("rerank_pairs_total"), "{{instance}}"),), width=6),
+    Panel("Time of a re-ranked search", "From the request line to the last byte of the answer. More passages a query, "
+          "more time: no alert knows how long yours may take.",
+          _quantiles("request_seconds", route=RERANKED), unit="s", width=6),
     Panel("Where the time of re-ranking goes, 99th percentile", "Pairs to tokens, waiting for a device, and a batch.",
           (Query(quantile(0.99, "rerank_tokenise_seconds"), "tokenise"),
            Query(quantile(0.99, "rerank_queue_seconds"), "queue"),
-           Query(quantile(0.99, "rerank_inference_seconds"), "batch")), unit="s"),
+           Query(quantile(0.99, "rerank_inference_seconds"), "batch")), unit="s", width=6),
     Panel("Truncated pairs a second", "Longer than the re-ranker reads: the end of the longer half has no part in the "
           "score.",
-          (Query(rate("rerank_truncated_pairs_total"), "{{instance}}"),)),
+          (Query(rate("rerank_truncated_pairs_total"), "{{instance}}"),), width=6),
 )  # fmt: skip
 
 ROWS = {"Service": SERVICE, "Devices": DEVICES, "Quality": QUALITY, "Drift": DRIFT, "Re-ranking": RERANKING}

@@ -5,8 +5,13 @@ Counters are divided here and never averaged. Without requests a ratio has no va
 
 from typing import NamedTuple
 
-# Requests that run the model. Health checks and scrapes would dilute every share.
-WORK = 'embedship_requests_total{route=~"/|/embed|/search|/v1/embeddings"}'
+# What is asked by machines that watch, and by those who administer: it would dilute every share. Named is what is left
+# out, and not what counts: a route that is forgotten here is watched, and not one that nobody watches.
+QUIET = "other|/admin/.*|/health|/info|/metrics|/models|/monitor.*|/openapi.json|/ready|/v1/models.*"
+WORK = f'embedship_requests_total{{route!~"{QUIET}"}}'
+RERANKED = (
+    "/search:rerank"  # as embedship.serve counts searches that are re-ranked: they take as long as is asked of them
+)
 SLOW_SECONDS = "0.25"
 BY = "by (namespace, job)"
 

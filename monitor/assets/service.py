@@ -1,7 +1,7 @@
 """Alerts about the service: is it there, does it answer, and in time? A page is for users who get no answer."""
 
 from embedship.monitor.assets.alert import INSTANCE, JOB, Alert, Case, Runbook, Severity, series
-from embedship.monitor.assets.recording import BY, SLOW_SECONDS
+from embedship.monitor.assets.recording import BY, RERANKED, SLOW_SECONDS
 
 KEY = "on (namespace, job, instance)"
 
@@ -178,6 +178,17 @@ SERVICE = (
                 value="5%",
             ),
             Case(
+                name="5% fail of what Cohere's clients send, beside many probes",
+                series={
+                    series("embedship_requests_total", route="/v2/embed", status="2xx"): "0+100x200",
+                    series("embedship_requests_total", route="/ready", status="2xx"): "0+9000x200",
+                    _FAILED: "0x60 0+5x140",
+                },
+                at="121m",
+                labels=JOB,
+                value="5%",
+            ),
+            Case(
                 name="1% fail, for hours",
                 series={_OK: "0+100x430", _FAILED: "0+1x430"},
                 at="3h",
@@ -245,11 +256,14 @@ embedship:overloaded:ratio_rate5m > 0.01
                 "cost more.",
                 "Is a bulk load running? Queries keep one place in eight of the queue, bulk gets the rest. "
                 "`embedship_queue_age_seconds` says which lane waits, and how long.",
+                "With a re-ranker: `rate(embedship_rerank_pairs_total[5m])`, and `embedship_rerank_queue_seconds`. A "
+                "search that re-ranks fifty is fifty pairs.",
             ),
             mitigation=(
                 "More instances, or more cores.",
                 "A bulk load belongs outside busy hours, or on instances of its own.",
                 "A faster variant of the bundle; `bundle.json` holds what each costs in quality.",
+                "Pairs: let clients ask for fewer (`rerank.top`).",
             ),
         ),
     ),
@@ -277,12 +291,23 @@ embedship:search_slow:ratio_rate1h > 0.05
         ),
         quiet=(
             Case(name="one in a hundred is slow", series={_SEARCHES: "0+100x200", _QUICK: "0+99x200"}, at="2h"),
+            Case(
+                name="those that are re-ranked take a second",
+                series={
+                    _SEARCHES: "0+100x200",
+                    _QUICK: "0+99x200",
+                    series("embedship_request_seconds_count", route=RERANKED): "0+100x200",
+                    series("embedship_request_seconds_bucket", route=RERANKED, le=SLOW_SECONDS): "0x200",
+                },
+                at="2h",
+            ),
             Case(name="one search an hour, slow", series={_SEARCHES: "0x60 1x60", _QUICK: "0x120"}, at="65m"),
             Case(name="it is over", series={_SEARCHES: "0+100x200", _QUICK: "0+80x80 6500+100x120"}, at="100m"),
         ),
         runbook=Runbook(
             meaning="Searches are slower than the objective, for an hour and still. Other routes may hold thousands "
-            "of texts, and say nothing about speed; they are not counted.",
+            "of texts, and say nothing about speed; they are not counted, and neither are searches that are re-ranked, "
+            "which take as long as is asked of them.",
             impact="Users wait.",
             diagnosis=(
                 "Where is the time? Compare `embedship_queue_seconds` (by lane), `embedship_inference_seconds` (by "

@@ -11,6 +11,10 @@ from embedship.serve.fusion import Mode
 from embedship.serve.http import Call, Reply, Route
 from embedship.serve.routes import texts
 from embedship.serve.service import Service
+from embedship.serve.visit import count_as
+
+# Re-ranking takes as long as is asked of it: its seconds must not hide, or be, those of plain searches.
+RERANKED = "/search:rerank"
 
 
 def routes(service: Service) -> tuple[Route, ...]:
@@ -18,6 +22,7 @@ def routes(service: Service) -> tuple[Route, ...]:
         Route(
             "POST", "/search", "The documents most similar to a query", Search(service).search,
             schemas.SearchRequest, schemas.SearchReply, Family.FLAT, (*texts.COMMON, NoIndex, NoReranker, IndexAway),
+            apart=RERANKED,
         ),
     )  # fmt: skip
 
@@ -27,9 +32,11 @@ class Search:
         self._service = service
 
     async def search(self, request: schemas.SearchRequest, call: Call) -> Reply:
+        top = request.rerank.top if request.rerank else None
+        if top is not None:
+            count_as(RERANKED)
         queries = texts.checked(request.query, "query", self._service.settings)
         self._check(len(queries), request.k)
-        top = request.rerank.top if request.rerank else None
         if top is not None:
             self._check_rerank(len(queries), request.k, top)
         if request.effort and request.mode is Mode.KEYWORD:

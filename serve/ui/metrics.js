@@ -2,9 +2,11 @@
 
 const LINE = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)/;
 const LABEL = /([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"/g;
-const WORK = new Set(["/", "/embed", "/search", "/v1/embeddings"]);
 
-export const work = (labels) => WORK.has(labels.route);
+// Routes that nobody waits for: as in the recording rules.
+const QUIET = /^(?:other|\/admin\/.*|\/health|\/info|\/metrics|\/models|\/monitor.*|\/openapi.json|\/ready|\/v1\/models.*)$/;
+
+export const work = (labels) => !QUIET.test(labels.route);
 
 export function parse(text) {
   const series = new Map();

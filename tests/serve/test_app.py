@@ -18,12 +18,14 @@ from embedship.bundle import REFERENCE, Bundle, fingerprint
 from embedship.encoder import Encoder
 from embedship.errors import GateError, MismatchError, UnsafeError, UsageError
 from embedship.golden import Golden
+from embedship.monitor.assets.recording import QUIET
 from embedship.monitor.reference import Reference
 from embedship.serve import schemas
 from embedship.serve.errors import FAILURES, REJECTIONS, FlatError, OpenAIError
 from embedship.serve.house import House
 from embedship.serve.lanes import Lane
 from embedship.serve.metrics import CLASSES, OTHER
+from embedship.serve.routes.search import RERANKED
 from embedship.serve.settings import Settings
 
 from .conftest import opened
@@ -260,6 +262,13 @@ def test_every_series_is_there_before_the_first_request(fresh: Callable[..., Any
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     assert f'embedship_info{{fingerprint="{api.service.bundle.fingerprint}"' in answer.text
     assert 'embedship_recall_state{source="shadow",state="unknown"} 1.0' in answer.text
+
+
+def test_every_route_that_somebody_waits_for_is_in_the_ratios(api: Any) -> None:
+    """One that is left out could fail and page nobody."""
+    counted = set(re.findall(r'embedship_requests_total{route="([^"]*)"', api.ask("GET", "/metrics").text))
+    asked = {path for method, path in ROUTES if method != "GET" and path != "/admin/reload"} | {RERANKED}
+    assert {route for route in counted if not re.fullmatch(QUIET, route)} == asked
 
 
 def test_counts_add_up(fresh: Callable[..., Any]) -> None:

@@ -13,6 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from embedship.encoder import Encoder
+from embedship.monitor.assets.recording import QUIET
 from embedship.serve.index.build import Wishes, build
 from embedship.serve.routes.page import PATH, routes
 
@@ -49,6 +50,10 @@ def test_nothing_from_elsewhere_is_let_in(api: Asked) -> None:
     assert "://" not in page.text.replace('xmlns="http://www.w3.org/2000/svg"', "")
     for name in ("default-src", "base-uri", "form-action", "frame-ancestors"):
         assert policy[name] == "'none'"
+
+
+def test_it_counts_the_requests_that_the_rules_count(api: Asked) -> None:
+    assert f"/^(?:{QUIET})$/" in api.ask("GET", f"{PATH}/metrics.js").text.replace(r"\/", "/")
 
 
 @pytest.mark.parametrize("route", routes(), ids=lambda route: route.path)

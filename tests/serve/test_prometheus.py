@@ -198,6 +198,7 @@ def busy(watched: Watched, usual: list[str], passages: list[dict[str, Any]]) -> 
         assert watched.post("/search", {"query": query}).status_code == 200
     assert watched.post("/embed", {"inputs": ["a text", "another"]}).status_code == 200
     assert watched.post("/v1/embeddings", {"input": "a text"}).status_code == 200
+    assert watched.post("/search", {"query": "open a file", "rerank": {"top": 20}}).status_code == 200
     pairs = {"query": "open a file", "texts": ["open()", "os.open() " * 200]}
     assert watched.post("/rerank", pairs).status_code == 200
     answer = watched.post("/search", {"query": "open a file"})

@@ -15,6 +15,7 @@ import pytest
 from embedship.errors import UsageError
 from embedship.monitor.state import State
 from embedship.serve.house import House
+from embedship.serve.routes.search import RERANKED
 from embedship.serve.settings import Settings
 
 from ..pages import check, examples
@@ -237,6 +238,10 @@ def test_pairs_are_counted_apart(ranking: Settings) -> None:
         assert asked.metric("embedship_texts_total") == 1
         assert asked.metric("embedship_rerank_pairs_total") == 7
         assert asked.metric("embedship_rerank_tokens_total") > 7 * 10
+        counted = {
+            route: asked.metric("embedship_request_seconds_count", route=route) for route in ("/search", RERANKED)
+        }
+        assert counted == {"/search": 0, RERANKED: 1}
         assert asked.metric("embedship_permits_in_use") == 0
         names = [f"rerank-cpu:{n}" for n in range(asked.service.reranker.running.fleet.streams)]
         assert sum(asked.metric("embedship_device_batches_total", device=name) for name in names) > 0
