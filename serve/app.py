@@ -18,6 +18,8 @@ from embedship.serve.errors import (
     Forbidden,
     Internal,
     RequestError,
+    SlowBody,
+    TimedOut,
     UnknownPath,
     WrongMethod,
     body,
@@ -35,6 +37,7 @@ from embedship.serve.visit import NOW, Phase, Visit
 logger = logging.getLogger(__name__)
 
 
+_SLOW = "The body did not come in time (--request-seconds): send it faster, or fewer texts a request."
 _ENDED = "The server had to end before this request was answered: send it again, to another one."
 
 Offer = Callable[[House, Service, Reload], tuple[Route, ...]]
@@ -174,8 +177,12 @@ class App:
         try:
             if route.admin:  # a reload takes as long as it takes
                 return await self._work(face, visit, route, call, scope, receive)
-            async with deadline.within(deadline.seconds_of(scope["headers"], self._seconds)):
+            async with deadline.within(deadline.limit_of(scope["headers"], self._seconds)):
                 return await self._work(face, visit, route, call, scope, receive)
+        except TimedOut:
+            if visit.marks:
+                raise
+            raise SlowBody(_SLOW) from None  # it has not even come: no failure of this server
         finally:
             self._drain.leave()
 

@@ -5,35 +5,43 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
-from embedship.serve.errors import Expired, Invalid
+from embedship.serve.errors import Expired, Invalid, TimedOut
 
 HEADER = b"x-request-timeout-ms"
 
 
-def seconds_of(headers: Iterable[tuple[bytes, bytes]], most: float) -> float:
+class Limit(NamedTuple):
+    seconds: float
+    chosen: bool  # by the client; otherwise it is the server's own, and who is late is the server
+
+
+def limit_of(headers: Iterable[tuple[bytes, bytes]], most: float) -> Limit:
     """Raises Invalid for a header that is no whole number above 0."""
     given = next((value for name, value in headers if name == HEADER), None)
     if given is None:
-        return most
+        return Limit(most, chosen=False)
     if not (given.isdigit() and len(given) < 10 and int(given)):
         raise Invalid("X-Request-Timeout-Ms: give whole milliseconds, 1 or more.")
-    return min(most, int(given) / 1000)
+    seconds = int(given) / 1000
+    return Limit(min(most, seconds), chosen=seconds <= most)
 
 
 @asynccontextmanager
-async def within(seconds: float) -> AsyncIterator[None]:
-    """Raise Expired, inside and at once, when the time is up.
+async def within(limit: Limit) -> AsyncIterator[None]:
+    """Raise Expired or TimedOut, inside and at once, when the time is up.
 
     The claim on texts that wait in the lanes ends with it: they are dropped before they cost anything.
     """
     try:
-        async with asyncio.timeout(seconds) as limit:
+        async with asyncio.timeout(limit.seconds) as timer:
             yield
     except TimeoutError:
-        if not limit.expired():
+        if not timer.expired():
             raise
-        raise Expired(
-            f"No answer within {seconds:g} s: send fewer texts a request, or allow more time (X-Request-Timeout-Ms, "
-            "--request-seconds)."
+        late = Expired if limit.chosen else TimedOut
+        raise late(
+            f"No answer within {limit.seconds:g} s: send fewer texts a request, or allow more time "
+            "(X-Request-Timeout-Ms, --request-seconds)."
         ) from None

@@ -21,7 +21,8 @@ RequestError                 (openai, flat)
 ├── HeadTooLarge     431 431  too many headers, or too long ones
 ├── ClientGone       499 499  nobody is there to read the answer
 ├── Crowded          503 503  too many connections; carries Retry-After
-├── Expired          504 504  its deadline passed before its answer
+├── Expired          504 504  the deadline that its client chose passed before its answer
+├── TimedOut         504 504  the server's own limit passed before its answer
 ├── EngineFailed     500 424  the device or its runtime failed, for this batch
 ├── DiskFull         507 507  a change that found no room on the disk
 ├── NotStored        503 503  a change that the disk refused
@@ -143,7 +144,11 @@ class Crowded(RequestError):
 
 
 class Expired(RequestError):
-    """The deadline of the request passed before its answer."""
+    """The deadline that the client chose passed before the answer."""
+
+
+class TimedOut(RequestError):
+    """The time that the server gives itself passed before the answer."""
 
 
 class EngineFailed(RequestError):
@@ -175,7 +180,7 @@ class Answer(NamedTuple):
 
     openai: int
     flat: int
-    reason: str  # label of embedship_rejections_total (below 500, 503 and 504) or of embedship_failures_total
+    reason: str  # label of embedship_rejections_total (below 500, and _CLIENTS) or of embedship_failures_total
     type: str  # OpenAI's "type"
     error_type: str  # text-embeddings-inference's "error_type"
 
@@ -210,6 +215,7 @@ ANSWERS: Mapping[type[RequestError], Answer] = MappingProxyType(
         ClientGone: Answer(499, 499, "client_gone", _INVALID, "Validation"),
         Crowded: Answer(503, 503, "crowded", "server_error", "Overloaded"),
         Expired: Answer(504, 504, "expired", "server_error", "Overloaded"),
+        TimedOut: Answer(504, 504, "timed_out", "server_error", "Overloaded"),
         EngineFailed: Answer(500, 424, "engine", "server_error", "Backend"),
         DiskFull: Answer(507, 507, "disk_full", "server_error", "Backend"),
         NotStored: Answer(503, 503, "not_stored", "server_error", "Backend"),
@@ -217,7 +223,7 @@ ANSWERS: Mapping[type[RequestError], Answer] = MappingProxyType(
         Internal: Answer(500, 500, "internal", "server_error", "Backend"),
     }
 )
-# A deadline is its client's to choose, and so is the number of connections: no failures of this server, and nothing to
+# A deadline may be its client's choice, and so is the number of connections: no failures of this server, and nothing to
 # wake anybody for.
 _CLIENTS = (Crowded, Expired)
 REJECTIONS = tuple(answer.reason for kind, answer in ANSWERS.items() if answer.openai < 500 or kind in _CLIENTS)

@@ -96,7 +96,7 @@ class Metrics:
         seconds = histograms("request_seconds", "From the request line to the last byte of the answer.", "route")
         rejections = counter(
             "rejections_total",
-            "Requests answered with a 4xx, 504, or 503 for too many connections, by reason.",
+            "Requests answered with a 4xx, a 504 of the client's own deadline, or a 503 for connections, by reason.",
             "reason",
         )
         failures = counter("failures_total", "Requests answered with another 5xx (or TEI's 424), by reason.", "reason")

@@ -75,8 +75,8 @@ SERVICE = (
           (Query(f"sum by (route) ({rate('requests_total', **_WORK)})", "{{route}}"),), unit="reqps"),
     Panel("Time of a search", "From the request line to the last byte of the answer; searches that are re-ranked have "
           "a row of their own.", _quantiles("request_seconds", route="/search"), unit="s"),
-    Panel("Refused and failed", "Refused: the client's fault, the queue was full (overloaded), or its deadline passed "
-          "(expired). Failed: ours.",
+    Panel("Refused and failed", "Refused: the client's fault, the queue was full (overloaded), or the deadline it "
+          "chose passed (expired). Failed: ours.",
           (Query(f"sum by (reason) ({rate('rejections_total')})", "refused: {{reason}}"),
            Query(f"sum by (reason) ({rate('failures_total')})", "failed: {{reason}}")), unit="reqps"),
     Panel("Texts in the queue", "Waiting for a device, and admitted but not yet answered.",

@@ -208,7 +208,9 @@ SERVICE = (
             impact="Users get errors instead of answers; clients that try again add load.",
             diagnosis=(
                 'Which reason? `sum by (reason) (increase(embedship_failures_total[1h]))`: `engine` is the device or '
-                "its runtime, `internal` is a bug of ours, with a stack trace in the log.",
+                "its runtime, `timed_out` took longer than `--request-seconds`, `index_away` is a Milvus that does not "
+                "answer, `disk_full` and `not_stored` are changes that could not be written, `internal` is a bug of "
+                "ours, with a stack trace in the log.",
                 "Which instance? `sum by (instance) (increase(embedship_failures_total[1h]))`: one is a machine, all "
                 "are a change.",
                 "`GET /monitor`, or the page /monitor/ui: does a canary fail as well?",
@@ -217,6 +219,9 @@ SERVICE = (
                 "One instance: take it out and start another.",
                 "All, after a change: roll back the bundle, index or image.",
                 "`engine`: serve another variant of the same bundle (`--variant`), on another runtime.",
+                "`timed_out`: more instances, or fewer texts a request; `embedship_queue_age_seconds` says whether "
+                "they wait, and `embedship_inference_seconds` whether they are slow.",
+                "`index_away`: mend Milvus, or reload an index folder. `disk_full`: make room.",
             ),
         ),
     ),

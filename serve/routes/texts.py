@@ -19,6 +19,7 @@ from embedship.serve.errors import (
     Invalid,
     Malformed,
     Overloaded,
+    TimedOut,
     TooLarge,
     Unauthorised,
 )
@@ -27,7 +28,7 @@ from embedship.serve.http import Headers
 from embedship.serve.settings import Settings
 
 # What can go wrong on every route that takes a body.
-COMMON = (Unauthorised, Malformed, Invalid, TooLarge, Overloaded, ClientGone, Expired, EngineFailed, Internal)
+COMMON = (Unauthorised, Malformed, Invalid, TooLarge, Overloaded, ClientGone, Expired, TimedOut, EngineFailed, Internal)
 
 # Longer answers are written in a thread: 2,048 vectors take 50 ms.
 _LONG_ROWS = 64

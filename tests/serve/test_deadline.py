@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
 from embedship.serve import deadline
+from embedship.serve.deadline import Limit
 from embedship.serve.errors import Expired, Invalid
 from embedship.serve.lanes import Lane, Lanes, Work
 from embedship.serve.workers import Ticket
@@ -18,15 +20,15 @@ LONG = {"inputs": ["a rather long text " * 60] * 60}
 
 
 def test_the_client_may_ask_for_less_but_not_for_more() -> None:
-    assert deadline.seconds_of([(b"host", b"x")], 60.0) == 60.0
-    assert deadline.seconds_of([(b"x-request-timeout-ms", b"250")], 60.0) == 0.25
-    assert deadline.seconds_of([(b"x-request-timeout-ms", b"250000")], 60.0) == 60.0
+    assert deadline.limit_of([(b"host", b"x")], 60.0) == (60.0, False)
+    assert deadline.limit_of([(b"x-request-timeout-ms", b"250")], 60.0) == (0.25, True)
+    assert deadline.limit_of([(b"x-request-timeout-ms", b"250000")], 60.0) == (60.0, False)
 
 
 @pytest.mark.parametrize("given", [b"", b"0", b"-1", b"1.5", b"soon", b"9" * 30])
 def test_what_is_no_time_is_refused(given: bytes) -> None:
     with pytest.raises(Invalid, match="whole milliseconds"):
-        deadline.seconds_of([(b"x-request-timeout-ms", given)], 60.0)
+        deadline.limit_of([(b"x-request-timeout-ms", given)], 60.0)
 
 
 @pytest.mark.parametrize(("path", "field"), [("/embed", "inputs"), ("/v1/embeddings", "input")])
@@ -39,13 +41,34 @@ def test_a_deadline_that_passes_is_504_in_the_shape_of_the_route(api: Any, path:
     assert api.metric("embedship_permits_in_use") == 0
 
 
+def test_a_server_that_is_late_by_its_own_limit_has_failed(fresh: Callable[..., Any]) -> None:
+    api = fresh(request_seconds=0.001)
+    answer = api.post("/embed", LONG)
+    assert (answer.status_code, answer.json()["error_type"]) == (504, "Overloaded")
+    assert api.metric("embedship_failures_total", reason="timed_out") == 1
+    assert api.metric("embedship_rejections_total", reason="expired") == 0
+
+
+def test_a_body_that_is_late_is_the_client_s_fault(fresh: Callable[..., Any]) -> None:
+    api = fresh(request_seconds=0.05)
+    answer = api.ask("POST", "/embed", content=_endless())
+    assert answer.status_code == 408
+    assert api.metric("embedship_failures_total", reason="timed_out") == 0
+    assert api.metric("embedship_rejections_total", reason="slow_body") == 1
+
+
+async def _endless() -> AsyncIterator[bytes]:
+    yield b"{"
+    await asyncio.Event().wait()
+
+
 def test_texts_whose_deadline_has_passed_are_never_taken() -> None:
     async def go() -> None:
         lanes: Lanes[Ticket] = Lanes(1_000)
         late, patient = (Ticket(1, 4, asyncio.get_running_loop().create_future()) for _ in range(2))
         lanes.put(Lane.BULK, [Work(late, 0, [1] * 10), Work(patient, 0, [1] * 10)])
         with pytest.raises(Expired):
-            async with deadline.within(0.001):
+            async with deadline.within(Limit(0.001, chosen=True)):
                 await late.future
         assert [work.owner for work in lanes.take()] == [patient]
         assert len(lanes) == 0
@@ -55,7 +78,7 @@ def test_texts_whose_deadline_has_passed_are_never_taken() -> None:
 
 def test_a_time_out_that_is_not_the_deadline_is_not_taken_for_it() -> None:
     async def go() -> None:
-        async with deadline.within(60.0):
+        async with deadline.within(Limit(60.0, chosen=True)):
             raise TimeoutError
 
     with pytest.raises(TimeoutError):

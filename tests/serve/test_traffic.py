@@ -13,6 +13,7 @@ import pytest
 from embedship.codes import Vectors
 from embedship.plan import Batch
 from embedship.serve import deadline
+from embedship.serve.deadline import Limit
 from embedship.serve.errors import Expired
 from embedship.serve.lanes import Lane
 
@@ -34,7 +35,7 @@ class Client:
 
     async def ask(self, made: Bench) -> None:
         """Ends with an answer, with CancelledError, or with Expired."""
-        async with deadline.within(self.seconds):
+        async with deadline.within(Limit(self.seconds, chosen=True)):
             self.answers.append(await made.encode(texts(self.first, self.lengths), self.lane))
 
     async def leave(self, asking: asyncio.Task[None]) -> None:
@@ -87,7 +88,7 @@ def test_what_is_late_before_its_turn_costs_nothing() -> None:
         assert proceed.wait(SECONDS)
 
     async def late(made: Bench) -> None:
-        async with deadline.within(0.01):
+        async with deadline.within(Limit(0.01, chosen=True)):
             await made.encode([[2] * 5, [3] * 5])
 
     async def go(made: Bench) -> None:
