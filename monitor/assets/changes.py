@@ -1,20 +1,20 @@
 """The alert about an index that takes changes: they are refused, or pile up because it cannot be compacted."""
 
 from embedship.monitor.assets.alert import INSTANCE, Alert, Case, Runbook, Severity, series
+from embedship.monitor.assets.recording import BY_INSTANCE
 
 _FULL = series("embedship_failures_total", reason="disk_full")
 _REFUSED = series("embedship_failures_total", reason="not_stored")
 _OTHER = series("embedship_failures_total", reason="engine")
 _COMPACTIONS = series("embedship_index_compactions_total", result="failed")
 _DONE = series("embedship_index_compactions_total", result="done")
-_BY = "by (namespace, job, instance)"
 
 CHANGES = (
     Alert(
         name="EmbedshipIndexNotWritten",
         severity=Severity.WARN,
-        expr=f'sum {_BY} (increase(embedship_failures_total{{reason=~"disk_full|not_stored"}}[15m])) > 0\n'
-        f'or\nsum {_BY} (increase(embedship_index_compactions_total{{result="failed"}}[15m])) > 1\n',
+        expr=f'sum {BY_INSTANCE} (increase(embedship_failures_total{{reason=~"disk_full|not_stored"}}[15m])) > 0\n'
+        f'or\nsum {BY_INSTANCE} (increase(embedship_index_compactions_total{{result="failed"}}[15m])) > 1\n',
         lasting="0m",
         summary="The index of {{ $labels.instance }} cannot be written",
         description="Within the last 15 minutes {{ $labels.instance }} ({{ $labels.job }}) refused changes to "

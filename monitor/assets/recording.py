@@ -14,6 +14,7 @@ RERANKED = (
 )
 SLOW_SECONDS = "0.25"
 BY = "by (namespace, job)"
+BY_INSTANCE = "by (namespace, job, instance)"
 
 
 class Ratio(NamedTuple):

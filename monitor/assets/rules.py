@@ -7,20 +7,22 @@ import yaml
 from embedship.monitor.assets import RUNBOOKS
 from embedship.monitor.assets.alert import Alert
 from embedship.monitor.assets.changes import CHANGES
+from embedship.monitor.assets.connections import CONNECTIONS
 from embedship.monitor.assets.devices import DEVICES
 from embedship.monitor.assets.pulse import PULSE
 from embedship.monitor.assets.quality import QUALITY
 from embedship.monitor.assets.recording import RATIOS, Ratio
 from embedship.monitor.assets.service import SERVICE
 
-ALERTS = (*SERVICE, *DEVICES, *CHANGES, *QUALITY, *PULSE)
+ALERTS = (*SERVICE, *CONNECTIONS, *DEVICES, *CHANGES, *QUALITY, *PULSE)
 HEAD = "# Written by embedship from monitor/assets: change it there, or its tests and runbooks will not match.\n"
 
 
 def rules() -> str:
     """Groups are evaluated side by side, rules of a group one after the other: an alert follows the ratio it reads."""
+    service = (*SERVICE, *CONNECTIONS, *DEVICES, *CHANGES)
     groups = [
-        {"name": "embedship-service", "rules": [*map(_record, RATIOS), *map(_alert, (*SERVICE, *DEVICES, *CHANGES))]},
+        {"name": "embedship-service", "rules": [*map(_record, RATIOS), *map(_alert, service)]},
         {"name": "embedship-quality", "rules": [*map(_alert, (*QUALITY, *PULSE))]},
     ]
     return dump({"groups": groups})
