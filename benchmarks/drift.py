@@ -100,8 +100,8 @@ def main() -> None:
     arguments = _arguments()
     sizes = QUICK if arguments.quick else FULL
     WORK.mkdir(exist_ok=True)
-    result = json.loads(arguments.merge.read_text()) if arguments.merge else {}
-    _refuse(arguments, result)
+    kept = json.loads(arguments.merge.read_text()) if arguments.merge else {}
+    _refuse(arguments, kept)
     documents = Documents.several(_bundle(), sizes.topics)
     wanted = arguments.detectors or NAMES
     peers = {name: Peer(*PEERS[name]) for name in wanted if name in PEERS and not arguments.no_peers}
@@ -110,10 +110,11 @@ def main() -> None:
         "the 10% rule": lambda scene: _ours(scene, Rule.TEN_PERCENT),
     }
     detectors = {name: detect for name, detect in ours.items() if name in wanted} | _asking(peers)
-    measured = record.circumstances()
-    result |= measured if not result else {}
+    now = record.circumstances()
+    result = kept | now
     if arguments.only != Part.COST:
-        result |= _detection(detectors, documents, sizes, arguments.threads, result) | {
+        result |= _detection(detectors, documents, sizes, arguments.threads, kept) | {
+            "circumstances": _circumstances(kept, now) | dict.fromkeys(detectors, now),
             "benchmark": "drift",
             "quick": arguments.quick,
             "threads": arguments.threads,
@@ -121,13 +122,13 @@ def main() -> None:
         }
     if arguments.only != Part.DETECTION:
         costs = _costs(documents[0], detectors)
-        result["cost"] = {"date": measured["date"], "commit": measured["commit"]} | costs
+        result["cost"] = now | costs
     for peer in peers.values():
         peer.close()
     _print(result)
     if "detectors" in result and not arguments.quick:
         _plot(result)
-    record.keep("drift", result | {"date": measured["date"]})
+    record.keep("drift", result)
 
 
 def _arguments() -> argparse.Namespace:
@@ -148,6 +149,18 @@ def _refuse(arguments: argparse.Namespace, kept: dict[str, Any]) -> None:
             f"the others are compared with {OURS}, which is not among --detectors: name it, too, or --merge a kept "
             "result that holds it"
         )
+    here = record.circumstances()
+    elsewhere = {name for name, each in _circumstances(kept, here).items() if each["machine"] != here["machine"]}
+    if arguments.only != Part.COST and elsewhere - {*(arguments.detectors or NAMES)}:
+        raise SystemExit(
+            "the kept result is of another machine, where the windows are others: measure every detector here"
+        )
+
+
+def _circumstances(kept: dict[str, Any], like: dict[str, Any]) -> dict[str, Any]:
+    """Of each detector of a kept result: where and when it was measured."""
+    known: dict[str, Any] = kept.get("circumstances", {})
+    return {name: known.get(name, {key: kept[key] for key in like}) for name in kept.get("detectors", {})}
 
 
 def _bundle() -> Path:

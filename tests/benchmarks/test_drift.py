@@ -19,3 +19,22 @@ def test_detectors_without_ours_to_compare_with_are_refused_before_any_work(tmp_
         assert ended.returncode == 1
         assert ended.stdout == ""
         assert ended.stderr.startswith("the others are compared with embedship, which is not among --detectors")
+
+
+def test_a_kept_result_of_another_machine_is_refused(tmp_path: Path) -> None:
+    kept = tmp_path / "kept.json"
+    about = {"date": "2026-11-24", "machine": {"cpu": "another"}, "commit": "1", "versions": {}}
+    kept.write_text(json.dumps({"detectors": {"evidently mmd": {}}, **about}))
+    command = [
+        sys.executable,
+        str(BENCHMARK),
+        "--quick",
+        "--no-peers",
+        "--detectors",
+        "embedship",
+        "--merge",
+        str(kept),
+    ]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith("the kept result is of another machine")
