@@ -5,18 +5,16 @@ BIN := $(VENV)/bin
 DEMO_ARGS ?=
 TEST_ARGS ?=
 
-.PHONY: demo test interop lint bench assets chart clean
+.PHONY: demo test lint bench assets chart clean
 
 demo: $(VENV)/.installed  ## the whole product on a real model and real text; DEMO_ARGS=--once stops after a self-check
 	$(BIN)/embedship demo $(DEMO_ARGS)
 
+# Two workers on two cores have a thread each: more would spin against one another. A module
+# stays with one worker, so that what its tests share is made once.
 test: lint  ## lint, types and tests; TEST_ARGS goes to pytest
-	$(BIN)/pytest -n 2 --ignore tests/embedship/test_demo.py --ignore tests/interop $(TEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadscope --ignore tests/embedship/test_demo.py $(TEST_ARGS)
 	$(BIN)/pytest tests/embedship/test_demo.py  # alone: it needs both cores, and checks what a newcomer sees
-	$(MAKE) interop
-
-interop: $(VENV)/.installed  ## bundles opened by sentence-transformers 5.7 and Optimum, in .venvs/, which is made once
-	$(BIN)/pytest tests/interop
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
