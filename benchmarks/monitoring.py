@@ -71,8 +71,6 @@ def main() -> None:
                 servers[name].process.send_signal(signal.SIGCONT)
                 took[name][-1] += _load(servers[name], questions, options.seconds / PARTS)
                 servers[name].process.send_signal(signal.SIGSTOP)
-            for name in names:
-                servers[name].process.send_signal(signal.SIGCONT)
         console.print(f"round {turn + 1}: " + ", ".join(f"{n} p99 {_ms(t[-1], 99):.2f} ms" for n, t in took.items()))
     result = record.circumstances() | {
         "benchmark": "monitoring",

@@ -10,15 +10,20 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from loadclient import Address
 from peer import python_of
 
+from embedship.staging import terminable
+
 _START_SECONDS = 180.0
+
+Process = subprocess.Popen[bytes]
 
 
 class Unavailable(Exception):
@@ -29,19 +34,15 @@ class Server(NamedTuple):
     """Where it answers, and its process, to be weighed or stopped."""
 
     address: Address
-    process: subprocess.Popen[bytes]
+    process: Process
 
 
 @contextmanager
 def embedship(bundle: Path, log: Path, *flags: str) -> Iterator[Server]:
     """`embedship serve` as anybody would start it. Raises RuntimeError with its log if it does not."""
     command = [sys.executable, "-P", "-m", "embedship", "serve", str(bundle), "--port", "0", *flags]
-    with log.open("w") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file)
-    try:
+    with _running(command, log) as process:
         yield Server(Address("127.0.0.1", _announced(process, log)), process)
-    finally:
-        _stop(process)
 
 
 @contextmanager
@@ -56,16 +57,23 @@ def infinity(checkpoint: Path, log: Path, threads: int) -> Iterator[Address]:
     command += ["--host", "127.0.0.1", "--device", "cpu", "--engine", "torch", "--no-trust-remote-code"]
     settings = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
     settings |= {"INFINITY_ANONYMOUS_USAGE_STATS": "0"}
-    with log.open("w") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file, env=os.environ | settings)
-    try:
+    with _running(command, log, settings) as process:
         _answers(process, f"http://127.0.0.1:{port}/health", log)
         yield Address("127.0.0.1", port)
-    finally:
-        _stop(process)
 
 
-def _announced(process: subprocess.Popen[bytes], log: Path) -> int:
+@contextmanager
+def _running(command: list[str], log: Path, settings: Mapping[str, str] = MappingProxyType({})) -> Iterator[Process]:
+    """Ended with the benchmark, also when that is ended by Ctrl-C or SIGTERM."""
+    with terminable(), log.open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file, env=os.environ | settings)
+        try:
+            yield process
+        finally:
+            _stop(process)
+
+
+def _announced(process: Process, log: Path) -> int:
     end = time.monotonic() + _START_SECONDS
     while time.monotonic() < end and process.poll() is None:
         if found := re.search(r"listening on http://[^ ]*:(\d+)", log.read_text()):
@@ -74,7 +82,7 @@ def _announced(process: subprocess.Popen[bytes], log: Path) -> int:
     raise RuntimeError(f"the server did not start:\n{log.read_text()[-2000:]}")
 
 
-def _answers(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+def _answers(process: Process, url: str, log: Path) -> None:
     end = time.monotonic() + _START_SECONDS
     while time.monotonic() < end and process.poll() is None:
         try:
@@ -86,7 +94,8 @@ def _answers(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
     raise Unavailable(f"its server did not start: {last[0][:200]}")
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def _stop(process: Process) -> None:
+    process.send_signal(signal.SIGCONT)  # it may be stopped, while another is measured
     process.send_signal(signal.SIGTERM)
     try:
         process.wait(30)
