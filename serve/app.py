@@ -18,8 +18,6 @@ from embedship.serve.errors import (
     Forbidden,
     Internal,
     RequestError,
-    SlowBody,
-    TimedOut,
     UnknownPath,
     WrongMethod,
     body,
@@ -37,7 +35,6 @@ from embedship.serve.visit import NOW, Phase, Visit
 logger = logging.getLogger(__name__)
 
 
-_SLOW = "The body did not come in time (--request-seconds): send it faster, or fewer texts a request."
 _ENDED = "The server had to end before this request was answered: send it again, to another one."
 
 Offer = Callable[[House, Service, Reload], tuple[Route, ...]]
@@ -58,8 +55,8 @@ class Face:
             route.takes: msgspec.json.Decoder(route.takes) for route in found if route.takes is not None
         }
         self.counted = {route.path: route.part_of or route.path for route in found}
-        apart = (route.apart for route in found if route.apart)
-        house.metrics.expect(dict.fromkeys((*self.counted.values(), *apart)))
+        self.apart = {route.path: route.apart for route in found if route.apart}
+        house.metrics.expect(dict.fromkeys((*self.counted.values(), *self.apart.values())))
         self.always: Headers = ((b"x-embedship-fingerprint", service.bundle.fingerprint.encode()),)
         self.closing: Headers = (*self.always, (b"connection", b"close"))
 
@@ -148,7 +145,7 @@ class App:
     def _seen(self, face: Face, visit: Visit, scope: Scope, path: str, status: int) -> None:
         """Its last byte has been sent."""
         route, seconds = face.counted.get(path, OTHER), time.perf_counter() - visit.began
-        self._metrics.answered(visit.apart or route, status, seconds)
+        self._metrics.answered(face.apart[path] if visit.apart else route, status, seconds)
         if self._accesses:
             journal.access(visit, scope["method"], route, status, seconds)
         if self._traces and scope["method"] == "POST":  # the others are probes
@@ -175,19 +172,16 @@ class App:
             return await route.handle(None, call)
         self._drain.enter()
         try:
+            # Before its time begins: how long a body takes is its client's doing, and the listener's to limit.
+            raw = await read(scope, receive, min(self._limit, route.body_bytes or self._limit))
             if route.admin:  # a reload takes as long as it takes
-                return await self._work(face, visit, route, call, scope, receive)
+                return await self._work(face, visit, route, call, raw, receive)
             async with deadline.within(deadline.limit_of(scope["headers"], self._seconds)):
-                return await self._work(face, visit, route, call, scope, receive)
-        except TimedOut:
-            if visit.marks:
-                raise
-            raise SlowBody(_SLOW) from None  # it has not even come: no failure of this server
+                return await self._work(face, visit, route, call, raw, receive)
         finally:
             self._drain.leave()
 
-    async def _work(self, face: Face, visit: Visit, route: Route, call: Call, scope: Scope, receive: Receive) -> Reply:
-        raw = await read(scope, receive, min(self._limit, route.body_bytes or self._limit))
+    async def _work(self, face: Face, visit: Visit, route: Route, call: Call, raw: bytes, receive: Receive) -> Reply:
         request = decode(face.decoders[route.takes], raw)
         visit.mark(Phase.READ)
         with Presence(receive):

@@ -1,4 +1,4 @@
-"""How long a request may take: what its client says, at most what the server allows."""
+"""How long a request may take once its body has come: what its client says, at most what the server allows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def limit_of(headers: Iterable[tuple[bytes, bytes]], most: float) -> Limit:
     if not (given.isdigit() and len(given) < 10 and int(given)):
         raise Invalid("X-Request-Timeout-Ms: give whole milliseconds, 1 or more.")
     seconds = int(given) / 1000
-    return Limit(min(most, seconds), chosen=seconds <= most)
+    return Limit(min(most, seconds), chosen=seconds < most)
 
 
 @asynccontextmanager
@@ -40,8 +40,7 @@ async def within(limit: Limit) -> AsyncIterator[None]:
     except TimeoutError:
         if not timer.expired():
             raise
-        late = Expired if limit.chosen else TimedOut
-        raise late(
-            f"No answer within {limit.seconds:g} s: send fewer texts a request, or allow more time "
-            "(X-Request-Timeout-Ms, --request-seconds)."
-        ) from None
+        less = f"No answer within {limit.seconds:g} s: send fewer texts a request, or allow more time"
+        if limit.chosen:
+            raise Expired(f"{less} (X-Request-Timeout-Ms).") from None
+        raise TimedOut(f"{less} (--request-seconds).") from None

@@ -223,8 +223,8 @@ ANSWERS: Mapping[type[RequestError], Answer] = MappingProxyType(
         Internal: Answer(500, 500, "internal", "server_error", "Backend"),
     }
 )
-# A deadline may be its client's choice, and so is the number of connections: no failures of this server, and nothing to
-# wake anybody for.
+# The deadline of what has expired is its client's choice, and so is the number of connections: no failures of this
+# server, and nothing to wake anybody for.
 _CLIENTS = (Crowded, Expired)
 REJECTIONS = tuple(answer.reason for kind, answer in ANSWERS.items() if answer.openai < 500 or kind in _CLIENTS)
 FAILURES = tuple(answer.reason for answer in ANSWERS.values() if answer.reason not in REJECTIONS)

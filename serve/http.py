@@ -81,7 +81,7 @@ class Route:
     unready: bool = False  # may answer 503 in the shape of `gives`
     body_bytes: int | None = None  # most bytes it takes, where that is less than the server does
     media: str = "text/plain"
-    apart: str | None = None  # what some of its requests are counted as, instead of its path
+    apart: str | None = None  # what those of its requests are counted as that call count_apart()
     part_of: str | None = None  # the path it is counted under; what is part of another is in no document
     open: bool = False  # to those without an API key: probes, scrapes, and what says nothing of anybody
     admin: bool = False  # asks for an admin key instead of an API key

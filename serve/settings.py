@@ -142,8 +142,8 @@ class Settings:
     )
     request_seconds: float = setting(
         60.0,
-        "Longest a request may take, its body included, before it is answered with 504; a client may ask for less with "
-        "X-Request-Timeout-Ms.",
+        "Longest a request may take, once its body has come, before it is answered with 504; a client may ask for less "
+        "with X-Request-Timeout-Ms.",
         0.001,
         86_400,
     )

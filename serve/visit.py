@@ -47,7 +47,7 @@ class Visit:
         self.marks: list[tuple[Phase, float]] = []  # each phase, and when it ended
         self.lengths: Sequence[int] = ()  # tokens of each text
         self.trace: str | None = None  # the id of the client's trace, if it sends one
-        self.apart: str | None = None  # what it is counted as, if not as its route
+        self.apart = False  # whether it is counted, and timed, apart from most of its route
         given = parent = b""
         for name, value in headers:
             if name == b"x-request-id":
@@ -99,10 +99,10 @@ class Visit:
 NOW: ContextVar[Visit | None] = ContextVar("visit", default=None)
 
 
-def count_as(name: str) -> None:
-    """Count the request that is answered here, if one is, and its seconds apart from the others of its route."""
+def count_apart() -> None:
+    """Count the request that is answered here as its route's `apart`."""
     if visit := NOW.get():
-        visit.apart = name
+        visit.apart = True
 
 
 def mark(phase: Phase, at: float | None = None) -> None:

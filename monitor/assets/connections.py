@@ -5,22 +5,22 @@ from embedship.monitor.assets.recording import BY_INSTANCE
 
 _CROWDED = series("embedship_rejections_total", reason="crowded")
 _OVERLOADED = series("embedship_rejections_total", reason="overloaded")
-_ENOUGH = 10  # refused in five minutes: fewer are one client that opened too many
+_ENOUGH = 10  # refused in five minutes: fewer are a client that opened one too many and gave up
 
 CONNECTIONS = (
     Alert(
         name="EmbedshipConnectionsFull",
         severity=Severity.WARN,
         expr=f'sum {BY_INSTANCE} (increase(embedship_rejections_total{{reason="crowded"}}[5m])) > {_ENOUGH}\n',
-        lasting="5m",
+        lasting="10m",  # twice the window: a burst counts for as long as it lies within it
         summary="{{ $labels.instance }} has no connection left for some clients",
-        description="All connections that {{ $labels.instance }} ({{ $labels.job }}) takes are held, and for 5 minutes "
-        "requests on further ones have been answered with 503. Who holds a connection is answered as ever.",
+        description="All connections that {{ $labels.instance }} ({{ $labels.job }}) takes are held, and for 10 "
+        "minutes requests on further ones have been answered with 503. Who holds a connection is answered as ever.",
         fires=(Case(name="some are refused each minute", series={_CROWDED: "0x10 0+6x60"}, at="30m", labels=INSTANCE),),
         quiet=(
             Case(name="nobody is refused", series={_CROWDED: "0x60"}, at="30m"),
-            Case(name="a burst of two minutes", series={_CROWDED: "0x10 0+50x2 100x60"}, at="19m"),
-            Case(name="a client that opened too many", series={_CROWDED: "0x10 0+1x60"}, at="30m"),
+            Case(name="a burst of two minutes", series={_CROWDED: "0x10 0+50x2 100x60"}, at="17m"),
+            Case(name="one each minute", series={_CROWDED: "0x10 0+1x60"}, at="30m"),
             Case(name="the queue is full, and connections are not", series={_OVERLOADED: "0x10 0+6x60"}, at="30m"),
         ),
         runbook=Runbook(

@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 # What is asked by machines that watch, and by those who administer: it would dilute every share. Named is what is left
 # out, and not what counts: a route that is forgotten here is watched, and not one that nobody watches.
-QUIET = "other|/admin/.*|/health|/info|/metrics|/models|/monitor.*|/openapi.json|/ready|/v1/models.*"
+QUIET = "other|/admin/.*|/health|/info|/metrics|/models|/monitor(/.*)?|/openapi[.]json|/ready|/v1/models(/.*)?"
 WORK = f'embedship_requests_total{{route!~"{QUIET}"}}'
-RERANKED = (
-    "/search:rerank"  # as embedship.serve counts searches that are re-ranked: they take as long as is asked of them
-)
+# As searches that are re-ranked are counted: they take as long as is asked of them.
+RERANKED = "/search:rerank"
 SLOW_SECONDS = "0.25"
 BY = "by (namespace, job)"
 BY_INSTANCE = "by (namespace, job, instance)"

@@ -232,7 +232,7 @@ SERVICE = (
 embedship:overloaded:ratio_rate5m > 0.01
   and on (namespace, job) sum {BY} (increase(embedship_rejections_total{{reason="overloaded"}}[5m])) > {VOLUME}
 """,
-        lasting="5m",
+        lasting="10m",  # twice the window: a burst counts for as long as it lies within it
         summary="{{ $labels.job }} refuses {{ $value | humanizePercentage }} of its requests",
         description="The queue of {{ $labels.job }} is full: {{ $value | humanizePercentage }} of the requests of the "
         "last 5 minutes were answered with 429 and told when to come back.",
@@ -248,7 +248,7 @@ embedship:overloaded:ratio_rate5m > 0.01
         ),
         quiet=(
             Case(name="nobody is refused", series={_OK: "0+100x60", _REFUSED: "0x60"}, at="20m"),
-            Case(name="a burst of two minutes", series={_OK: "0+100x60", _REFUSED: "0x10 0+50x2 100x60"}, at="14m"),
+            Case(name="a burst of two minutes", series={_OK: "0+100x60", _REFUSED: "0x10 0+50x2 100x60"}, at="17m"),
         ),
         runbook=Runbook(
             meaning="More texts arrive than the engines encode, and the queue is full. Requests are refused at once "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from embedship.monitor.assets.recording import RERANKED
 from embedship.serve import schemas
 from embedship.serve.errors import Family, IndexAway, Invalid, NoIndex, NoReranker, TooLarge
 from embedship.serve.found import Hit, How, Place
@@ -11,10 +12,7 @@ from embedship.serve.fusion import Mode
 from embedship.serve.http import Call, Reply, Route
 from embedship.serve.routes import texts
 from embedship.serve.service import Service
-from embedship.serve.visit import count_as
-
-# Re-ranking takes as long as is asked of it: its seconds must not hide, or be, those of plain searches.
-RERANKED = "/search:rerank"
+from embedship.serve.visit import count_apart
 
 
 def routes(service: Service) -> tuple[Route, ...]:
@@ -34,7 +32,7 @@ class Search:
     async def search(self, request: schemas.SearchRequest, call: Call) -> Reply:
         top = request.rerank.top if request.rerank else None
         if top is not None:
-            count_as(RERANKED)
+            count_apart()
         queries = texts.checked(request.query, "query", self._service.settings)
         self._check(len(queries), request.k)
         if top is not None:

@@ -4,7 +4,7 @@ const LINE = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)/;
 const LABEL = /([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"/g;
 
 // Routes that nobody waits for: as in the recording rules.
-const QUIET = /^(?:other|\/admin\/.*|\/health|\/info|\/metrics|\/models|\/monitor.*|\/openapi.json|\/ready|\/v1\/models.*)$/;
+const QUIET = /^(?:other|\/admin\/.*|\/health|\/info|\/metrics|\/models|\/monitor(\/.*)?|\/openapi[.]json|\/ready|\/v1\/models(\/.*)?)$/;
 
 export const work = (labels) => !QUIET.test(labels.route);
 

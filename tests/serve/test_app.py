@@ -18,14 +18,13 @@ from embedship.bundle import REFERENCE, Bundle, fingerprint
 from embedship.encoder import Encoder
 from embedship.errors import GateError, MismatchError, UnsafeError, UsageError
 from embedship.golden import Golden
-from embedship.monitor.assets.recording import QUIET
+from embedship.monitor.assets.recording import QUIET, RERANKED
 from embedship.monitor.reference import Reference
 from embedship.serve import schemas
 from embedship.serve.errors import FAILURES, REJECTIONS, FlatError, OpenAIError
 from embedship.serve.house import House
 from embedship.serve.lanes import Lane
 from embedship.serve.metrics import CLASSES, OTHER
-from embedship.serve.routes.search import RERANKED
 from embedship.serve.settings import Settings
 
 from .conftest import opened

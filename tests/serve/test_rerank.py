@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from embedship.errors import UsageError
+from embedship.monitor.assets.recording import RERANKED
 from embedship.monitor.state import State
 from embedship.serve.house import House
-from embedship.serve.routes.search import RERANKED
 from embedship.serve.settings import Settings
 
 from ..pages import check, examples
