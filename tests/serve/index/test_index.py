@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -19,6 +20,7 @@ from embedship.serve.index.recipe import Store
 from .conftest import Make, Texts
 
 INT8 = 1e-2
+SECONDS = 60
 # Measured on these texts, 1,500 documents: RECALLS
 RECALL_FLOOR = 0.985
 # One bit for each of 64 dimensions says less: of 9,000 clustered vectors, with a mask or without, CLUSTERED
@@ -107,11 +109,15 @@ def test_more_effort_finds_more(make: Make, kind: Kind, clustered: Vectors) -> N
     index, queries = make(clustered, store=Store.FLOAT16), clustered[::45] * -1
     knob = "nprobe" if kind in (Kind.IVF_PQ, Kind.IVF_RABITQ) else "ef_search"
     exact = index.exact(queries, 10).rows
-    found = [
-        recall(index.search(queries, 10, effort=Effort(oversample=2, **{knob: value})).rows, exact)
-        for value in (1, 256)
-    ]
-    assert found[0] + 0.02 < found[1]
+
+    def found(value: int) -> float:
+        return recall(index.search(queries, 10, effort=Effort(oversample=2, **{knob: value})).rows, exact)
+
+    # Asked again, for Milvus makes its graph in the background, and looks at every vector until it is there.
+    end = time.monotonic() + SECONDS
+    while not (turns := found(1) + 0.02 < found(256)) and time.monotonic() < end:
+        pass
+    assert turns
 
 
 def test_an_effort_outside_the_limits() -> None:
