@@ -101,7 +101,8 @@ def main() -> None:
     sizes = QUICK if arguments.quick else FULL
     WORK.mkdir(exist_ok=True)
     kept = json.loads(arguments.merge.read_text()) if arguments.merge else {}
-    _refuse(arguments, kept)
+    now = record.circumstances()
+    _refuse(arguments, kept, now)
     documents = Documents.several(_bundle(), sizes.topics)
     wanted = arguments.detectors or NAMES
     peers = {name: Peer(*PEERS[name]) for name in wanted if name in PEERS and not arguments.no_peers}
@@ -110,7 +111,6 @@ def main() -> None:
         "the 10% rule": lambda scene: _ours(scene, Rule.TEN_PERCENT),
     }
     detectors = {name: detect for name, detect in ours.items() if name in wanted} | _asking(peers)
-    now = record.circumstances()
     result = kept | now
     if arguments.only != Part.COST:
         result |= _detection(detectors, documents, sizes, arguments.threads, kept) | {
@@ -142,25 +142,24 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _refuse(arguments: argparse.Namespace, kept: dict[str, Any]) -> None:
+def _refuse(arguments: argparse.Namespace, kept: dict[str, Any], now: dict[str, Any]) -> None:
     measured = {*(arguments.detectors or NAMES), *kept.get("detectors", {})}
     if arguments.only != Part.COST and OURS not in measured:
         raise SystemExit(
             f"the others are compared with {OURS}, which is not among --detectors: name it, too, or --merge a kept "
             "result that holds it"
         )
-    here = record.circumstances()
-    elsewhere = {name for name, each in _circumstances(kept, here).items() if each["machine"] != here["machine"]}
+    elsewhere = {name for name, each in _circumstances(kept, now).items() if each["machine"] != now["machine"]}
     if arguments.only != Part.COST and elsewhere - {*(arguments.detectors or NAMES)}:
         raise SystemExit(
             "the kept result is of another machine, where the windows are others: measure every detector here"
         )
 
 
-def _circumstances(kept: dict[str, Any], like: dict[str, Any]) -> dict[str, Any]:
+def _circumstances(kept: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     """Of each detector of a kept result: where and when it was measured."""
     known: dict[str, Any] = kept.get("circumstances", {})
-    return {name: known.get(name, {key: kept[key] for key in like}) for name in kept.get("detectors", {})}
+    return {name: known.get(name, {key: kept[key] for key in now}) for name in kept.get("detectors", {})}
 
 
 def _bundle() -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -49,6 +49,15 @@ def test_a_server_that_is_late_by_its_own_limit_has_failed(fresh: Callable[..., 
     assert (answer.status_code, answer.json()["error_type"]) == (504, "Overloaded")
     assert api.metric("embedship_failures_total", reason="timed_out") == 1
     assert api.metric("embedship_rejections_total", reason="expired") == 0
+
+
+def test_the_time_of_a_request_begins_when_its_body_has_come(fresh: Callable[..., Any]) -> None:
+    async def slow() -> AsyncIterator[bytes]:
+        await asyncio.sleep(0.05)  # fifty times what the request may take
+        yield b"{"
+
+    api = fresh(request_seconds=0.001)
+    assert api.ask("POST", "/embed", content=slow()).status_code == 400, "no JSON, and in time"
 
 
 def test_texts_whose_deadline_has_passed_are_never_taken() -> None:
