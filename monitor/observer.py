@@ -234,14 +234,18 @@ class Observer:
         if self.watches_drift:
             self._prepare()
         while not self._intake.closed:
-            taken = self._intake.take(self._patience())
-            self._measure([each for each in taken if isinstance(each, Sampled)])
-            marks = [each for each in taken if isinstance(each, Event)]
-            if marks or self._patience() == 0:
-                with self._work:
-                    self._evaluate()
-            for mark in marks:
+            # What was taken is let go before its marks are set: nobody waits who still holds a batch.
+            for mark in self._look_at(self._intake.take(self._patience())):
                 mark.set()
+
+    def _look_at(self, taken: Sequence[Sampled | Event]) -> list[Event]:
+        """Measure what was taken, evaluate when that is due or asked for, and return the marks among it."""
+        self._measure([each for each in taken if isinstance(each, Sampled)])
+        marks = [each for each in taken if isinstance(each, Event)]
+        if marks or self._patience() == 0:
+            with self._work:
+                self._evaluate()
+        return marks
 
     def _prepare(self) -> None:
         """What takes seconds, before the first query is looked at: those that come meanwhile wait in the queue."""

@@ -35,7 +35,7 @@ class Recent:
         return self._size
 
     def extend(self, window: Window) -> None:
-        """Add queries; the oldest leave. The arrays are kept as they are, not copied."""
+        """Add queries; the oldest leave. The arrays of a window that fits are kept as they are, not copied."""
         if not len(window):
             return
         self._parts.append(_last(window, self._capacity))
@@ -62,4 +62,5 @@ class Recent:
 def _last(window: Window, n: int) -> Window:
     if len(window) <= n:
         return window
-    return Window(window.vectors[-n:], window.times[-n:], window.calls[-n:], window.texts[-n:])
+    # Copies: a view would hold what it leaves out in memory.
+    return Window(window.vectors[-n:].copy(), window.times[-n:].copy(), window.calls[-n:].copy(), window.texts[-n:])

@@ -28,3 +28,13 @@ def test_a_hundred_thousand_queries_take_the_memory_of_the_window():
         recent.extend(part(first, 7))
     assert len(recent) <= 1_000 + 7
     assert len(recent.window()) == 1_000
+
+
+def test_what_left_is_in_no_memory_any_more():
+    recent = Recent(1_000)
+    for _ in range(2):
+        recent.extend(part(0, 999))
+    window = recent.window()
+    for kept in (window.vectors, window.times, window.calls):
+        assert len(kept) == 1_000
+        assert kept.base is None  # a view would keep the rows that it leaves out
