@@ -308,14 +308,14 @@ class _Export:
             return retrieval.on_texts(encoders[ranked[0]], self.codes, _alone(self.searched), _alone(self.judged))
 
     def _reference(self, model: str, encoders: Mapping[str, Encoder]) -> None:
-        """Of float32 vectors, with how far each other variant moves them: a change of variant is no drift."""
+        """Of float32 vectors, with how far each variant moves them: a change of variant is no drift."""
         log = self.queries
         if log is None:
             return
         with self.steps.step("drift reference"):
             vectors = {name: queries.encode(encoder, log.texts) for name, encoder in encoders.items()}
             fitted = Reference.fit(
-                vectors.pop(variants.PLAIN),
+                vectors[variants.PLAIN],
                 model,
                 prompt=queries.prompt(encoders[variants.PLAIN]),
                 sessions=log.sessions,

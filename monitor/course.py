@@ -23,12 +23,20 @@ class Stretch(msgspec.Struct, frozen=True):
 
 
 class Course(msgspec.Struct, frozen=True):
-    """alarms: Unix times at which the cusum alarmed, `ninety_percent` those of the users' rule."""
+    """alarms: Unix times at which the cusum alarmed, `ninety_percent` those of the users' rule.
+
+    Where the log has no times they are numbers of queries, from 0.
+    """
 
     baseline: float
     stretches: tuple[Stretch, ...]
     alarms: tuple[float, ...]
     ninety_percent: tuple[float, ...]
+
+
+def needed(baseline: float | None) -> int:
+    """How many judged queries `course` wants."""
+    return (2 if baseline is not None else FIRST + 2) * WINDOW
 
 
 def course(recalls: Floats, times: Times, baseline: float | None = None) -> Course | None:
@@ -40,7 +48,7 @@ def course(recalls: Floats, times: Times, baseline: float | None = None) -> Cour
     judged = ~np.isnan(recalls)
     recalls, times = recalls[judged], times[judged]
     learned = 0 if baseline is not None else FIRST * WINDOW
-    if len(recalls) < learned + 2 * WINDOW:
+    if len(recalls) < needed(baseline):
         return None
     stretches = tuple(
         _stretch(recalls[end - WINDOW : end], float(times[end - 1])) for end in range(WINDOW, len(recalls) + 1, WINDOW)

@@ -5,7 +5,7 @@ from itertools import chain, compress
 
 import numpy as np
 
-from embedship.monitor.drift import DriftDetector, DriftReport
+from embedship.monitor.drift import UNKNOWN_SESSION, DriftDetector, DriftReport
 from embedship.monitor.evidence import Evidence, Known
 from embedship.monitor.intake import Sampled
 from embedship.monitor.recent import Recent, Window
@@ -32,7 +32,9 @@ class DriftWatch:
             self.extend(window)
 
     def extend(self, window: Window) -> None:
-        self._detector.update(window.vectors, window.calls, window.times)
+        # Whether a query that came alone is one of a session, nobody says.
+        sessions = np.where(window.calls < 0, UNKNOWN_SESSION, window.calls)
+        self._detector.update(window.vectors, sessions, window.times)
         if self._reference:
             self._recent.extend(window)
 

@@ -13,6 +13,8 @@ from embedship.monitor.ranking import K, Score, score
 from embedship.monitor.recall import RecallReport, RollingRecall
 from embedship.monitor.recent import CHARACTERS
 
+STALE_SECONDS = 86_400.0  # people judge by day: a night without a judgement is no news
+
 Rows = NDArray[np.int64]  # (n, k): for each query of a request the index rows it was answered, -1 for none
 
 
@@ -113,4 +115,5 @@ class Feedback:
         return judged
 
     def report(self) -> FeedbackReport:
-        return FeedbackReport(self.recall.report(), self.answers.queries, tuple(self.pairs))
+        recall = self.recall.report().aged(self._clock(), STALE_SECONDS)
+        return FeedbackReport(recall, self.answers.queries, tuple(self.pairs))

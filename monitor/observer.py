@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from embedship.monitor.allowance import Allowance
 from embedship.monitor.budget import DEFAULT, FalseAlarms
-from embedship.monitor.drift import MINIMUM, DriftDetector, DriftReport, Rule
+from embedship.monitor.drift import MINIMUM, STALE_SECONDS, DriftDetector, DriftReport, Rule
 from embedship.monitor.drift_watch import DriftWatch
 from embedship.monitor.errors import InvalidSetting
 from embedship.monitor.evidence import Evidence
 from embedship.monitor.faults import Faults, Part
 from embedship.monitor.intake import Intake, Sampled
-from embedship.monitor.recall import RecallMemory, RollingRecall
+from embedship.monitor.recall import Baseline, RecallMemory, RollingRecall
 from embedship.monitor.recent import CHARACTERS, Window
 from embedship.monitor.reference import Reference
 from embedship.monitor.shadow import Exact, Shadow, ShadowReport
@@ -69,7 +69,7 @@ class Observer:
         window: int = 1_000,
         minimum: int = MINIMUM,
         k: int = 10,
-        baseline: float | None = None,
+        baseline: Baseline | None = None,
         sample_rate: float = 1.0,
         shadow_rate: float = 0.01,
         shadow_share: float = 1.0,
@@ -122,7 +122,7 @@ class Observer:
         self._calls = count(int(clock() * 1_000))  # goes on above those of the server before, when that is remembered
         self._seen = self._dropped = self._evaluations = 0
         self._evaluation_seconds = self._evaluated_at = 0.0
-        self._checked = clock()
+        self._checked = -math.inf  # drift is due as soon as the thread runs: that there is nothing to test is said then
         self._drift_report = self._drift.untested()
         self._shadow_report = ShadowReport(self._recall.report())
         self._evidence = Evidence()
@@ -188,7 +188,9 @@ class Observer:
 
     def report(self) -> Report:
         """Return what is known now: cheap enough for every scrape, and callable from any thread."""
+        now = self._clock()
         with self._lock:
+            recall = self._shadow_report.recall.aged(now, STALE_SECONDS)
             return Report(
                 seen=self._seen,
                 dropped=self._dropped,
@@ -197,7 +199,7 @@ class Observer:
                 evaluated_at=self._evaluated_at,
                 interval_seconds=self._interval,
                 drift=self._drift_report,
-                shadow=self._shadow_report,
+                shadow=msgspec.structs.replace(self._shadow_report, recall=recall),
                 evidence=self._evidence,
             )
 
@@ -214,7 +216,6 @@ class Observer:
         if window is not None:
             self._drift.extend(window)
             self._drift_report = self._drift.untested()
-            self._checked = -math.inf  # due as soon as the thread runs: what a test needs is fitted there
 
     def _pick(self, n: int, ids: NDArray[np.int64] | None) -> tuple[NDArray[np.intp], Mask, Mask]:
         """Draw rows of a call of n queries; both draws are always made, so that a seed gives one sequence."""

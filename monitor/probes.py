@@ -10,7 +10,7 @@ from random import Random
 import msgspec
 
 from embedship.monitor.ranking import K, Score
-from embedship.monitor.recall import RecallMemory, RecallReport, RollingRecall
+from embedship.monitor.recall import Baseline, RecallMemory, RecallReport, RollingRecall
 from embedship.monitor.state import State
 
 # Labels that have not been tried for so many intervals prove nothing any more.
@@ -104,11 +104,12 @@ class Probes:
         self._replayed_at = now
 
     def _rolling(self, baseline: float | None) -> RollingRecall:
-        return RollingRecall(K, window=len(self.probes), windows=1, baseline=baseline)
+        given = Baseline.exact(baseline) if baseline else None
+        return RollingRecall(K, window=len(self.probes), windows=1, baseline=given)
 
     def remember(self, memory: RecallMemory, ndcg_baseline: float) -> None:
         """Go on where the server before ended: the baseline is that of its first replay, not of ours."""
-        if self.recall.baseline is None and memory.baseline is not None:
+        if self.recall.baseline is None:
             self.recall = self._rolling(memory.baseline)
         self.recall.remember(memory)
         self.ndcg_baseline = ndcg_baseline

@@ -3,6 +3,7 @@
 from collections import deque
 from enum import StrEnum
 from statistics import fmean  # exactly rounded: 0.9 ten times has mean 0.9, and is not below 0.9
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -14,7 +15,7 @@ from embedship.monitor.state import State
 from embedship.monitor.statistics import Interval, recall_interval
 
 FALL = 0.9  # warn below this share of the baseline
-LEAST_BASELINE = 0.01  # a search that found nothing from the start has no fall to find
+LEAST_BASELINE = 0.01  # what found nothing from the start, an index that is being filled, has no fall to find yet
 NO_HIT = -1
 
 Ids = NDArray[np.int64]
@@ -30,6 +31,24 @@ class RecallRule(StrEnum):
 
     NINETY_PERCENT = "ninety_percent"
     CUSUM = "cusum"
+
+
+class Baseline(NamedTuple):
+    """Recall as it was measured before it is watched, in (0, 1].
+
+    `normal` is what the cusum takes for normal: `recall` less what that measurement may be out by, for else a lucky one
+    raises false alarms. A `provisional` one was measured on other queries than will come. It holds until the first
+    windows of these are complete, and is replaced by them unless they warn.
+    """
+
+    recall: float
+    normal: float
+    provisional: bool = False
+
+    @classmethod
+    def exact(cls, recall: float) -> "Baseline":
+        """One that leaves nothing to chance."""
+        return cls(recall, recall)
 
 
 class RecallReport(msgspec.Struct, frozen=True):
@@ -51,6 +70,14 @@ class RecallReport(msgspec.Struct, frozen=True):
     evidence: float = 0.0  # that recall is below the baseline
     evidence_limit: float = 0.0  # the cusum alarms from here: the average number of queries between false alarms
     since: float = 0.0  # Unix time of the first query of this run of warnings; 0 while there is none
+    heard: float = 0.0  # Unix time of the last query counted
+
+    def aged(self, now: float, seconds: float) -> "RecallReport":
+        """What it still says at Unix time now: nothing, if the last query was counted so many seconds ago or more."""
+        if not self.queries or now - self.heard < seconds:
+            return self
+        reason = f"no query compared in the last {seconds:,.0f} s"
+        return msgspec.structs.replace(self, state=State.UNKNOWN, reason=reason, since=0.0)
 
 
 class RecallMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,6 +92,8 @@ class RecallMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     complete: tuple[float, ...]
     normal: float | None  # the recall that the cusum takes for normal
     evidences: tuple[float, ...]
+    learned: bool = False  # the baseline: from the queries themselves
+    heard: float = 0.0
 
 
 def overlap(approximate: Ids, exact: Ids) -> tuple[Ids, Ids]:
@@ -77,7 +106,7 @@ def overlap(approximate: Ids, exact: Ids) -> tuple[Ids, Ids]:
 class RollingRecall:
     """Recall@k over the last `windows` windows of `window` queries of one source, and two alarms on it.
 
-    The baseline is given (from the bundle or the index: preferred), or learned from the first `windows` complete
+    The baseline is given (from the index or a setting: preferred), or learned from the first `windows` complete
     windows. A learned one says `unknown` until a window beyond them is complete, for a mean compared with itself proves
     nothing, and the cusum then takes the lower end of its 95% interval, for a lucky start must not raise false alarms.
     Not safe for several threads at once.
@@ -88,7 +117,7 @@ class RollingRecall:
         k: int = 10,
         window: int = 100,
         windows: int = 5,
-        baseline: float | None = None,
+        baseline: Baseline | None = None,
         *,
         rule: RecallRule = RecallRule.CUSUM,
         run_length: float = RUN_LENGTH,
@@ -98,15 +127,18 @@ class RollingRecall:
                 raise InvalidSetting(name, value, "at least 1")
         self.k = k
         self.rule = rule
-        self.baseline = baseline
+        self.baseline = baseline.recall if baseline else None
         self.queries = self.found = self.expected = 0
-        self.since = 0.0
+        self.since = self.heard = 0.0
         self._window = window
         self._run_length = run_length
         self._recalls: deque[float] = deque(maxlen=window * windows)
         self._complete: deque[float] = deque(maxlen=windows)
-        self._needed = windows if baseline is not None else windows + 1
-        self._cusum = None if baseline is None else Cusum(baseline, run_length)
+        self._given = baseline is not None
+        self._learned = False
+        self._learns = baseline is None or baseline.provisional
+        self._needed = windows if self._given else windows + 1
+        self._cusum = Cusum(baseline.normal, run_length) if baseline else None
 
     def update(self, found: int, expected: int, now: float = 0.0) -> None:
         """Count one query at Unix time now: found of the expected exact hits; one that expects none says nothing."""
@@ -115,6 +147,7 @@ class RollingRecall:
         if not expected:
             return
         self.queries += 1
+        self.heard = now
         self.found += found
         self.expected += expected
         self._recalls.append(found / expected)
@@ -127,9 +160,12 @@ class RollingRecall:
     def _complete_window(self) -> None:
         self._complete.append(fmean(list(self._recalls)[-self._window :]))
         full = len(self._complete) == self._complete.maxlen
-        if full and self.baseline is None:
+        if full and self._learns and self.state is not State.WARN and self.rolling >= LEAST_BASELINE:
             self.baseline = fmean(self._complete)
             self._cusum = Cusum(max(self.interval.lower, LEAST_BASELINE), self._run_length)
+            self._learns, self._learned = False, True
+            if not self._given:
+                self._needed = self.queries // self._window + 1
 
     @property
     def rolling(self) -> float:
@@ -159,17 +195,18 @@ class RollingRecall:
     def state(self) -> State:
         if self.cusum if self.rule is RecallRule.CUSUM else self.ninety_percent:
             return State.WARN
-        return State.UNKNOWN if self.queries < self._enough else State.OK
+        return State.UNKNOWN if self.queries < self._enough or self.baseline is None else State.OK
 
     @property
     def _enough(self) -> int:
         """Queries that the rule needs before it may say `ok`; with a given baseline the cusum is content with few."""
-        given = self._needed == self._complete.maxlen
-        return self._window * (1 if given and self.rule is RecallRule.CUSUM else self._needed)
+        return self._window * (1 if self._given and self.rule is RecallRule.CUSUM else self._needed)
 
     def _reason(self) -> str:
         if self.queries < self._enough:
             return f"{self.queries} queries compared, {self._enough} needed"
+        if self.baseline is None:
+            return f"recall@{self.k} {self.rolling:.3f}: nothing was found yet that a fall could be measured from"
         if self.rule is RecallRule.NINETY_PERCENT:
             mean = fmean(self._complete)
             return f"recall@{self.k} {mean:.3f} over complete windows, limit {FALL} x {self.baseline:.3f}"
@@ -198,6 +235,7 @@ class RollingRecall:
             evidence=self._cusum.evidence if self._cusum else 0.0,
             evidence_limit=self._run_length,
             since=self.since,
+            heard=self.heard,
         )
 
     def memory(self) -> RecallMemory:
@@ -211,17 +249,22 @@ class RollingRecall:
             complete=tuple(self._complete),
             normal=self._cusum.baseline if self._cusum else None,
             evidences=tuple(self._cusum.evidences.tolist()) if self._cusum else (),
+            learned=self._learned,
+            heard=self.heard,
         )
 
     def remember(self, memory: RecallMemory) -> None:
-        """Go on where another one ended. A given baseline stays, and its cusum begins anew if it was another one."""
-        given = self.baseline
-        if given is None:
+        """Go on where another one ended. A given baseline stays, and its cusum begins anew if it was another one.
+
+        A provisional one gives way to what was learned.
+        """
+        if memory.baseline and memory.normal and self._learns and (memory.learned or not self._given):
             self.baseline = memory.baseline
-            self._cusum = None if memory.normal is None else Cusum(memory.normal, self._run_length)
+            self._cusum = Cusum(memory.normal, self._run_length)
+            self._learns, self._learned = False, True
         if self._cusum and self._cusum.baseline == memory.normal:
             self._cusum.evidences = np.array(memory.evidences)
         self.queries, self.found, self.expected = memory.queries, memory.found, memory.expected
-        self.since = memory.since
+        self.since, self.heard = memory.since, memory.heard
         self._recalls.extend(memory.recalls)
         self._complete.extend(memory.complete)

@@ -161,8 +161,8 @@ class Reference:
         """Keep at most maximum distinct rows of vectors (n, d), whole sessions drawn with seed, in order of appearance.
 
         Repeats are dropped: they would count as independent evidence in the test, and are not. variants holds the
-        vectors (n, d) of the same queries as other variants of the bundle encode them: the shift of their mean is kept,
-        so that a change of variant does not count as drift.
+        vectors (n, d) of the same queries as each variant of the bundle encodes them, the reference's own included: the
+        shift of their mean is kept, so that a change of variant does not count as drift.
         """
         if maximum < 2:
             raise InvalidSetting("maximum", maximum, "at least 2")

@@ -176,8 +176,9 @@ class Watch:
         self.observer.remember(found.shadow if found.index == self._index else None, window)
         if self.probes and found.probe and found.probes == self._probe_digest:
             self.probes.remember(found.probe, found.ndcg_baseline)
-        if self.feedback and found.feedback:
-            self.feedback.recall.remember(found.feedback)
+        if self.feedback:
+            if found.feedback and found.index == self._index:
+                self.feedback.recall.remember(found.feedback)
             self.feedback.pairs.extend(found.pairs)
         for name, began in found.began.items():
             if name in self._onsets:

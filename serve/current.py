@@ -35,6 +35,10 @@ class Log(NamedTuple):
     variant: str | None
     bound: bool
 
+    @property
+    def timed(self) -> bool:
+        return self.current.times is not None
+
 
 def encoded(path: Path, bundle: Bundle, variant: str | None, reference: Reference) -> Log:
     """Encode JSON Lines as the service does. Raises MismatchError, before anything is encoded, UsageError."""
@@ -69,7 +73,7 @@ def arrays(path: Path, reference: Reference) -> Log:
     fingerprint, variant = _text(found, "fingerprint"), _text(found, "variant")
     if fingerprint is not None:
         require(reference, fingerprint)
-    times, recalls = (_floats(_column(found, name, path)) for name in ("times", "recall"))
+    times, recalls = _times(found, path), _recalls(found, path)
     order = np.arange(len(vectors)) if times is None else np.argsort(times, kind="stable")
     sessions = _column(found, "sessions", path)
     current = Current(
@@ -101,7 +105,24 @@ def _text(found: Mapping[str, NDArray[np.generic]], name: str) -> str | None:
     return str(found[name]) if name in found else None
 
 
-def _floats(column: NDArray[np.generic] | None) -> NDArray[np.float64] | None:
+def _times(found: Mapping[str, NDArray[np.generic]], path: Path) -> NDArray[np.float64] | None:
+    from embedship.queries import SECONDS
+
+    times = _floats(found, "times", path)
+    if times is not None and not ((times >= SECONDS[0]) & (times <= SECONDS[1])).all():
+        raise UsageError(f"{path}: `times` are not all Unix times in seconds: are these milliseconds, or is one NaN?")
+    return times
+
+
+def _recalls(found: Mapping[str, NDArray[np.generic]], path: Path) -> NDArray[np.float64] | None:
+    recalls = _floats(found, "recall", path)
+    if recalls is not None and ((recalls < 0) | (recalls > 1)).any():
+        raise UsageError(f"{path}: `recall` is not everywhere {KEYS['recall']}: are these percent?")
+    return recalls
+
+
+def _floats(found: Mapping[str, NDArray[np.generic]], name: str, path: Path) -> NDArray[np.float64] | None:
+    column = _column(found, name, path)
     return None if column is None else column.astype(np.float64)
 
 

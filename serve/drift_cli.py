@@ -83,7 +83,8 @@ def drift(
         )
     except (InvalidVectors, InvalidSetting) as error:
         raise UsageError(f"{current}: {error}") from None
-    found = Report.of(comparison, _course(log, recall_baseline), then, log, Asked(reference, current, spent, seconds))
+    asked = Asked(reference, current, spent, seconds, recall_baseline)
+    found = Report.of(comparison, _course(log, recall_baseline), then, log, asked)
     if report:
         _write(report, found, then, log)
     if not log.bound:

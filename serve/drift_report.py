@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 
 from embedship.monitor.budget import DEFAULT, FalseAlarms
-from embedship.monitor.course import Course
+from embedship.monitor.course import Course, needed
 from embedship.monitor.drift import ALPHA, DIMENSIONS_LIMIT, Rule
 from embedship.monitor.offline import BLOCK_QUERIES, Comparison
 from embedship.monitor.reference import Reference
@@ -24,6 +25,7 @@ class Asked(NamedTuple):
     current: Path
     false_alarms: FalseAlarms | None
     every_seconds: float
+    recall_baseline: float | None = None
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,7 +49,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         promise = reference.promise.false_alarms if reference.promise else None
         return cls(
             state=state(comparison, recall),
-            verdict=verdict(comparison, recall),
+            verdict=[*verdict(comparison), *_recall(recall, log, asked.recall_baseline)],
             reference=str(asked.reference),
             current=str(asked.current),
             fingerprint=reference.fingerprint,
@@ -75,7 +77,7 @@ def state(comparison: Comparison, recall: Course | None) -> State:
     return State.WARN if recall and recall.alarms else comparison.state
 
 
-def verdict(comparison: Comparison, recall: Course | None) -> list[str]:
+def verdict(comparison: Comparison) -> list[str]:
     report = comparison.report
     match comparison.state:
         case State.UNKNOWN:
@@ -93,8 +95,6 @@ def verdict(comparison: Comparison, recall: Course | None) -> list[str]:
         found.append(
             f"{far.now:.1%} of the queries belong to no topic of the reference; without drift {far.then:.1%} do."
         )
-    if recall:
-        found.append(_recall(recall))
     return found
 
 
@@ -114,12 +114,18 @@ def _drifted(comparison: Comparison) -> str:
     )
 
 
-def _recall(recall: Course) -> str:
+def _recall(recall: Course | None, log: Log, baseline: float | None) -> list[str]:
+    if log.recalls is None:
+        return []
+    if recall is None:
+        judged = int(np.count_nonzero(~np.isnan(log.recalls)))
+        return [f"Recall was not followed: {judged} queries were judged, and {needed(baseline)} are needed."]
     last = recall.stretches[-1]
     now = f"recall@10 is {last.mean:.3f} ({last.lower:.3f} to {last.upper:.3f}), baseline {recall.baseline:.3f}"
     if recall.alarms:
-        return f"Recall has fallen, first seen {when(recall.alarms[0])}: {now} now."
-    return f"Recall has not fallen: {now}."
+        first = recall.alarms[0]
+        return [f"Recall has fallen, first seen {when(first) if log.timed else f'at query {first:,.0f}'}: {now} now."]
+    return [f"Recall has not fallen: {now}."]
 
 
 def tests(comparison: Comparison) -> list[Line]:

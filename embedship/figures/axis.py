@@ -42,7 +42,8 @@ def even(title: str, values: Iterable[float], from_zero: bool = False) -> Axis:
     """An axis of round steps around all values, with some room at the ends."""
     found = list(values)
     low, high = (0.0 if from_zero else min(found)), max(found)
-    room = (high - low or abs(high) or 1.0) * 0.12
+    # Values that differ by less than can be written beside an axis lie on one point of it.
+    room = max((high - low or abs(high) or 1.0) * 0.12, abs(high) * 1e-6, 1e-300)
     low, high = (low if from_zero else low - room), high + room
     step = _round_step((high - low) / _TICKS)
     digits = max(0, -math.floor(math.log10(step)))

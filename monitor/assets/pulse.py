@@ -107,7 +107,8 @@ max by (namespace, job, instance, signal) (
                 "`GET /monitor` gives each signal's `reason` in words: a reference of another model, too few distinct "
                 "queries, no whole replay, a device that does not answer.",
                 "`embedship_shadow_skipped_queries_total` rises: exact searches cost more than they are allowed.",
-                "`embedship_probe_failures_total` rises: the queue is too full to replay the probes.",
+                "`embedship_probe_replays_total` stands still: the queue is full, and the probes wait for a place. If "
+                "`embedship_probe_failures_total` rises, a probe was answered with an error; the log says which.",
             ),
             mitigation=(
                 "A reference of another model: fit one for this bundle (`embedship reference`).",

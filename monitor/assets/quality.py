@@ -10,6 +10,11 @@ from embedship.monitor.assets.service import KEY
 CANARY = 'embedship_canary_state{state="warn"} == 1'
 DRIFT = 'embedship_drift_state{state="warn"} == 1'
 _RECALL = 'embedship_recall_state{{source="{}", state="warn"}} == 1'
+CANARY_UNKNOWN = 'embedship_canary_state{state="unknown"} == 1'
+SHADOW_UNKNOWN = """(
+    embedship_recall_state{source="shadow", state="unknown"} == 1
+    and on (namespace, job, instance) embedship_signal_watched{signal="shadow"} == 1
+  )"""
 SHADOW, PROBE, FEEDBACK = map(_RECALL.format, ("shadow", "probe", "feedback"))
 
 
@@ -75,8 +80,8 @@ QUALITY = (
         lasting="2m",
         summary="The index of {{ $labels.instance }} finds less than it did",
         description="Live queries of {{ $labels.instance }} ({{ $labels.job }}) are searched once more exactly: the "
-        "index finds fewer of the true neighbours than its baseline, beyond what the false-alarm budget allows to "
-        "chance.",
+        "index finds fewer of the true neighbours than its baseline, by more than chance explains: one false alarm in "
+        "100,000 compared queries.",
         fires=(
             Case(name="the index is degraded", series={recall("shadow", "warn"): BEGINS}, at="13m",
                  labels={**INSTANCE, "source": "shadow", "state": "warn"}),
@@ -113,8 +118,8 @@ QUALITY = (
         lasting="2m",
         summary="Known questions no longer get their known answers at {{ $labels.instance }}",
         description="The labelled queries that {{ $labels.instance }} ({{ $labels.job }}) replays find fewer of their "
-        "right documents than before, while the model gives its vectors and the index finds what is there: the corpus "
-        "changed, or the labels are out of date.",
+        "right documents than before, and neither canaries nor exact searches say why: the corpus changed, or the "
+        "labels are out of date.",
         fires=(
             Case(name="labels are not found", series={recall("probe", "warn"): BEGINS}, at="13m",
                  labels={**INSTANCE, "source": "probe", "state": "warn"}),
@@ -207,7 +212,8 @@ QUALITY = (
     Alert(
         name="EmbedshipRetrainSuggested",
         severity=Severity.WARN,
-        expr=f"{DRIFT}\n  and {KEY} {PROBE}\n  unless {KEY} {CANARY}\n  unless {KEY} {SHADOW}\n",
+        expr=f"{DRIFT}\n  and {KEY} {PROBE}\n"
+        + "".join(f"  unless {KEY} {other}\n" for other in (CANARY, CANARY_UNKNOWN, SHADOW, SHADOW_UNKNOWN)),
         lasting="30m",
         summary="The model of {{ $labels.instance }} should be trained again",
         description="Two things hold at {{ $labels.instance }} ({{ $labels.job }}): the queries have drifted from the "
@@ -221,6 +227,11 @@ QUALITY = (
         ),
         quiet=(
             Case(name="drift alone, for less than it takes", series={drift("warn"): "0x26 1x200"}, at="30m"),
+            Case(name="nobody knows how the index is", series={drift("warn"): "0x10 1x65",
+                 recall("probe", "warn"): "0x10 1x65", recall("shadow", "unknown"): "1x75",
+                 series("embedship_signal_watched", signal="shadow"): "1x75"}, at="1h",
+                 beside={"EmbedshipDriftSuspected": {**INSTANCE, "state": "warn"},
+                         "EmbedshipProbeRecallFell": {**INSTANCE, "source": "probe", "state": "warn"}}),
             Case(name="the index explains it", series={drift("warn"): "0x59 1x9", recall("probe", "warn"): "1x60",
                  recall("shadow", "warn"): "0x59 1x9"}, at="1h"),
         ),

@@ -55,6 +55,7 @@ class Recall(Record, frozen=True):
     queries: int
     source: str  # SAMPLED: documents of the index, each blind to itself; else the name of a file of questions
     ratio: float
+    low: float | None = None  # the lower end of its 95% interval; None in an index of before it was kept
 
 
 class Truncated(Record, frozen=True):

@@ -59,4 +59,5 @@ def _recall(found: NDArray[np.int64], expected: NDArray[np.int64], source: str) 
     right, wanted = overlap(found, expected)
     if not wanted.sum():
         return None
-    return Recall(k=K, queries=len(found), source=source, ratio=float(right.sum() / wanted.sum()))
+    judged = interval(right[wanted > 0], wanted[wanted > 0])
+    return Recall(k=K, queries=len(found), source=source, ratio=judged.mean, low=judged.low)

@@ -93,7 +93,7 @@ class Collection:
         parts = [part for part in (dense, keyword) if part is not None]
         best = parts[0] if len(parts) == 1 else fusion.fuse(parts, max(k, K))
         hits = self._hits(best, k, *((dense, keyword) if len(parts) > 1 else (None, None)))
-        nearest = dense.rows[:, :K] if dense and expression is None else None
+        nearest = dense.rows[:, :K] if dense and expression is None and how.effort is None else None
         return Found(hits, best.rows, nearest, time.perf_counter() - began, self.exact)
 
     def exact(self, vectors: Vectors, k: int) -> npt.NDArray[np.int64]:

@@ -37,14 +37,15 @@ export function canary(place, { canary }) {
 }
 
 // The scale runs from well below the floor to 1, so that a healthy device is seen to be far from it.
-function cosine(device, { start_floor: start }) {
+// A device that has not been asked for long makes the whole unknown: then none is shown as ok.
+function cosine(device, { start_floor: start, state }) {
   const floor = device.golden_floor;
   const low = Math.max(-1, 1 - 2 * (1 - floor));
   const heard = device.checked_at > 0;
   const bad = heard && !(device.golden >= floor && device.start >= start);
   const report = heard ? { queries: 1, lower: device.golden, upper: device.golden, rolling: device.golden, baseline: floor } : { baseline: floor };
   return element(
-    "div", { class: "meter", "data-state": bad ? "warn" : heard ? "ok" : "unknown" },
+    "div", { class: "meter", "data-state": bad ? "warn" : heard && state !== "unknown" ? "ok" : "unknown" },
     element("span", { class: "name" }, device.device),
     element("b", { class: "figure" }, heard ? share(device.golden, 5) : "unknown"),
     interval(low, report),

@@ -12,6 +12,7 @@ from embedship.monitor.feedback import Feedback
 from embedship.monitor.observer import Observer
 from embedship.monitor.probes import Probe, Probes
 from embedship.monitor.ranking import Score
+from embedship.monitor.recall import Baseline
 from embedship.monitor.reference import Reference
 from embedship.monitor.series import TABLE, Kind
 from embedship.monitor.state import State
@@ -71,7 +72,7 @@ def test_the_same_series_carry_what_was_measured(registry):
     random = np.random.default_rng(0)
     reference = Reference.fit(random.normal(size=(300, 8)).astype(np.float32), "abc")
     probes = Probes([Probe("a", ("x",)), Probe("b", ("y",))], missing=1, clock=lambda: 77.0)
-    observer = Observer(reference, exact, shadow_rate=1.0, baseline=0.9, clock=lambda: 77.0)
+    observer = Observer(reference, exact, shadow_rate=1.0, baseline=Baseline.exact(0.9), clock=lambda: 77.0)
     with watched(observer, probes=probes, feedback=Feedback()) as watch:
         registry.register(MonitorCollector(watch.report))
         before = scrape(registry)
@@ -80,7 +81,7 @@ def test_the_same_series_carry_what_was_measured(registry):
         ids[:, 0] = -1
         observer.saw(vectors, ids)
         observer.saw(None)
-        assert observer.flush(30)
+        assert observer.flush(120)
         watch.canary.saw("cpu:0", GOLDEN)
         watch.canary.failed("cpu:1")
         probes.replayed({0: Score(1, 1, 1.0), 1: Score(0, 1, 0.0)})
@@ -166,7 +167,7 @@ def test_counters_only_rise(registry):
         for n in (40, 1, 60):
             watch.observer.saw(np.ones((n, 4), np.float32), np.tile(np.arange(10), (n, 1)))
             watch.canary.saw("cpu:0", GOLDEN)
-            assert watch.observer.flush(30)
+            assert watch.observer.flush(120)
             scrapes.append(scrape(registry))
     for name in scrapes[0]:
         values = [each[name] for each in scrapes]

@@ -51,9 +51,22 @@ def test_topics_gained_and_lost_are_named_with_their_shares():
 
 def test_without_drift_little_is_far_and_a_new_topic_is():
     same, _ = drawn([2, 1, 1, 1, 1, 0], 900, seed=2)
-    assert KNOWN.compare(window(same)).far.now < 0.05
+    far = KNOWN.compare(window(same)).far
+    assert far.now < 0.05
+    assert far.then == pytest.approx(far.now, abs=0.01)
     new, _ = drawn([2, 1, 1, 1, 1, 3], 900, seed=3)
     assert KNOWN.compare(window(new)).far.now == pytest.approx(1 / 3, abs=0.05)
+
+
+@pytest.mark.parametrize("n", [200, 400, 1_200])
+def test_what_is_usual_is_what_new_queries_show(n):
+    """A small reference knows its topics badly: a tenth of its own kind seems far to it, and that is no drift."""
+    random = np.random.default_rng(n)
+    far = Known.fit(random.normal(size=(n, 128)).astype(np.float32)).compare(
+        window(random.normal(size=(4_000, 128)).astype(np.float32))
+    ).far  # fmt: skip
+    assert far.now > 0.02
+    assert far.then == pytest.approx(far.now, rel=0.5)
 
 
 def test_the_dimensions_that_moved_with_their_direction_and_distance():

@@ -6,7 +6,7 @@ import pytest
 from embedship.monitor import intake
 from embedship.monitor.intake import Intake, Sampled
 
-LONG = 30.0  # seconds after which a test has failed
+LONG = 120.0  # seconds after which a test has failed
 
 
 def call(n):

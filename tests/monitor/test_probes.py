@@ -67,6 +67,18 @@ def test_probes_that_never_found_anything_have_no_baseline(clock):
     probes = Probes(PROBES, clock=clock)
     replay(probes, wrong=50)
     assert probes.report().recall.state is State.UNKNOWN
+    after = Probes(PROBES, clock=clock)
+    after.remember(probes.recall.memory(), probes.ndcg_baseline)
+    assert after.report().recall.state is State.UNKNOWN
+
+
+def test_an_index_that_was_filled_after_the_first_replays_has_a_baseline(clock):
+    probes = Probes(PROBES, clock=clock)
+    for wrong in (50, 50, 5):
+        replay(probes, wrong=wrong)
+    assert (probes.report().recall.baseline, probes.report().recall.state) == (0.9, State.OK)
+    replay(probes, wrong=40)
+    assert probes.report().recall.state is State.WARN
 
 
 def test_replays_that_stop_are_unknown_again(clock):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from embedship.monitor.errors import InvalidSetting
-from embedship.monitor.recall import RecallRule, RollingRecall, overlap
+from embedship.monitor.recall import Baseline, RecallRule, RollingRecall, overlap
 from embedship.monitor.state import State
 
 
@@ -38,7 +38,7 @@ def test_rolling_forgets_after_five_windows():
 
 
 def test_against_a_given_baseline():
-    recall = RollingRecall(window=10, windows=5, baseline=1.0, rule=RecallRule.NINETY_PERCENT)
+    recall = RollingRecall(window=10, windows=5, baseline=Baseline.exact(1.0), rule=RecallRule.NINETY_PERCENT)
     feed(recall, 9, 49)
     assert recall.state is State.UNKNOWN
     assert "49 queries compared, 50 needed" in recall.report().reason
@@ -64,7 +64,7 @@ def test_baseline_of_the_first_windows():
 
 def test_the_cusum_sees_what_the_users_rule_cannot():
     random = np.random.default_rng(0)
-    recall = RollingRecall(baseline=0.97)
+    recall = RollingRecall(baseline=Baseline.exact(0.97))
     for misses in random.binomial(10, 0.03, 99):
         recall.update(10 - int(misses), 10)
     assert recall.state is State.UNKNOWN
@@ -82,7 +82,7 @@ def test_the_cusum_sees_what_the_users_rule_cannot():
 
 
 def test_the_cusum_warns_of_a_collapse_before_a_window_is_complete():
-    recall = RollingRecall(baseline=1.0)
+    recall = RollingRecall(baseline=Baseline.exact(1.0))
     feed(recall, 2, 5)
     assert recall.state is State.WARN
 
@@ -101,10 +101,65 @@ def test_a_learned_baseline_allows_for_its_own_error():
     assert recall.state is State.OK
 
 
-def test_nothing_found_from_the_start_is_no_fall():
+def test_nothing_found_from_the_start_is_no_fall_and_no_baseline():
+    """An index that is being filled: what it finds afterwards is the baseline."""
     recall = RollingRecall(window=10, windows=5)
     feed(recall, 0, 70)
-    assert (recall.baseline, recall.cusum) == (0.0, False)
+    assert (recall.baseline, recall.cusum, recall.state) == (None, False, State.UNKNOWN)
+    assert "nothing was found yet" in recall.report().reason
+    feed(recall, 10, 60)
+    assert (recall.baseline, recall.state) == (0.2, State.OK)  # of the first windows that found something
+
+
+def test_a_lucky_measurement_gives_no_false_alarms():
+    """What comes lies below the baseline by no more than that measurement may be out."""
+    random = np.random.default_rng(2)
+    recall = RollingRecall(baseline=Baseline(0.98, 0.97))
+    for misses in random.binomial(10, 0.03, 20_000):
+        recall.update(10 - int(misses), 10)
+        assert not recall.cusum
+    assert recall.report().baseline == 0.98
+
+
+def test_a_provisional_baseline_gives_way_to_the_first_windows():
+    recall = RollingRecall(window=10, windows=5, baseline=Baseline(1.0, 0.9, provisional=True))
+    feed(recall, 10, 10)
+    assert recall.state is State.OK  # it need not wait for five windows
+    feed(recall, 9, 39)
+    assert recall.baseline == 1.0
+    feed(recall, 9, 1)
+    assert (recall.baseline, recall.state) == (pytest.approx(0.92), State.OK)
+    feed(recall, 6, 50)
+    assert recall.state is State.WARN
+
+
+def test_damage_from_the_start_is_not_learned_for_normal():
+    recall = RollingRecall(window=10, windows=5, baseline=Baseline(1.0, 0.9, provisional=True))
+    feed(recall, 5, 200)
+    assert (recall.baseline, recall.state) == (1.0, State.WARN)
+
+
+def test_what_was_learned_is_remembered_before_a_provisional_baseline():
+    provisional = Baseline(1.0, 0.9, provisional=True)
+    before = RollingRecall(window=10, windows=5, baseline=provisional)
+    feed(before, 9, 60)
+    after = RollingRecall(window=10, windows=5, baseline=provisional)
+    after.remember(before.memory())
+    for each in (before, after):
+        feed(each, 7, 5)
+    assert after.report() == before.report()
+    assert after.baseline == 0.9
+
+
+def test_a_report_grows_old():
+    recall = RollingRecall(window=10, windows=5, baseline=Baseline.exact(1.0))
+    assert recall.report().aged(1e9, 60) == recall.report()  # it says `unknown` already, and why
+    for _ in range(10):
+        recall.update(2, 10, now=1_000.0)
+    assert recall.report().aged(1_059, 60).state is State.WARN
+    aged = recall.report().aged(1_060, 60)
+    assert (aged.state, aged.since, aged.queries) == (State.UNKNOWN, 0.0, 10)
+    assert "no query compared in the last 60 s" in aged.reason
 
 
 def test_report_before_and_after_evidence():
@@ -126,7 +181,10 @@ def test_impossible_counts_are_refused(found, expected):
         RollingRecall().update(found, expected)
 
 
-@pytest.mark.parametrize("settings", [{"k": 0}, {"window": 0}, {"windows": 0}, {"baseline": 0.0}, {"baseline": 1.1}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"k": 0}, {"window": 0}, {"windows": 0}, {"baseline": Baseline.exact(0.0)}, {"baseline": Baseline.exact(1.1)}],
+)
 def test_settings_out_of_range(settings):
     with pytest.raises(InvalidSetting, match=next(iter(settings))):
         RollingRecall(**settings)

@@ -57,7 +57,7 @@ def test_ks_equals_scipy_with_ties(values, n, m):
 samples = st.lists(st.integers(-3, 3) | st.floats(-2, 2, width=32), min_size=1, max_size=25)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(samples, samples)
 def test_ks_equals_scipy_for_any_sample(reference, current):
     assert_equals_scipy(np.array(reference, float)[:, None], np.array(current, float)[:, None])

@@ -4,6 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from embedship.monitor.budget import DAY_SECONDS
 from embedship.monitor.canary import Canary
 from embedship.monitor.diagnosis import Cause
 from embedship.monitor.drift import Rule
@@ -12,12 +13,13 @@ from embedship.monitor.feedback import Feedback
 from embedship.monitor.observer import Observer
 from embedship.monitor.probes import Probe, Probes
 from embedship.monitor.ranking import Score
+from embedship.monitor.recall import Baseline
 from embedship.monitor.reference import Reference
 from embedship.monitor.snapshot import NAME
 from embedship.monitor.state import State
 from embedship.monitor.watch import Status, Watch
 
-D, LONG = 16, 30.0
+D, LONG = 16, 120.0
 RANDOM = np.random.default_rng(0)
 REFERENCE = Reference.fit(RANDOM.normal(size=(400, D)).astype(np.float32), "abc")
 DOCUMENTS = RANDOM.normal(size=(400, D)).astype(np.float32)
@@ -43,8 +45,8 @@ class Bench:
     def __init__(self, folder=None, index="i", probes="p"):
         self.clock = Clock()
         observer = Observer(
-            REFERENCE, exact, fingerprint="abc", rule=Rule.TEN_PERCENT, baseline=1.0, shadow_rate=1.0, window=500,
-            keep_texts=2, clock=self.clock,
+            REFERENCE, exact, fingerprint="abc", rule=Rule.TEN_PERCENT, baseline=Baseline.exact(1.0),
+            shadow_rate=1.0, window=500, keep_texts=2, clock=self.clock,
         )  # fmt: skip
         self.watch = Watch(
             "abc",
@@ -189,7 +191,22 @@ def test_recall_of_another_index_or_other_probes_is_not_taken_up(used, tmp_path)
     with after.watch:
         status = after.status()
         assert (status.queries.shadow.recall.queries, status.probe.recall.queries) == (0, 0)
-        assert status.feedback.recall.queries == used.feedback.recall.queries
+        assert status.feedback.recall.queries == 0
+        assert status.feedback.pairs == used.feedback.pairs  # what was right is so whatever was answered
+
+
+def test_what_nobody_compared_for_long_is_known_no_more(used, tmp_path):
+    """A page must not last for ever because no query comes any more, nor `ok` outlive a week without a server."""
+    after = Bench(tmp_path)
+    after.clock.now = 1_000.0 + DAY_SECONDS
+    after.watch.restore()
+    with after.watch:
+        status = after.status()
+        assert (used.queries.shadow.recall.state, status.queries.shadow.recall.state) == (State.WARN, State.UNKNOWN)
+        assert "no query compared in the last 3,600 s" in status.queries.shadow.recall.reason
+        assert "no query compared in the last 86,400 s" in status.feedback.recall.reason
+        after.search(missed=1)
+        assert after.status().queries.shadow.recall.state is State.WARN
 
 
 def test_a_damaged_memory_is_a_warning_and_a_new_beginning(used, tmp_path, caplog):

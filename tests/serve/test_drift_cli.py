@@ -114,7 +114,7 @@ def test_a_reference_lies_beside_the_bundle_and_is_the_one_taken(made: Made) -> 
     assert found.created
     assert (found.sessions is not None, found.times is not None) == (True, True)
     assert found.vectors.shape == (made.report["vectors"], 384)
-    assert set(found.offsets) == {v.name for v in opened.manifest.variants} - {"onnx"}
+    assert set(found.offsets) == {v.name for v in opened.manifest.variants}
     assert opened.verify() == len(opened.manifest.files), "nothing was written into the bundle"
 
 
@@ -201,9 +201,19 @@ def test_a_fall_of_recall_ends_with_3(
     page = tmp_path / "drift.html"
     path = log(usual, recall=recall)
     assert run(["drift", str(made.reference), str(path), "--recall-baseline", "0.95", "--report", str(page)]) == 3
-    assert "Recall has fallen" in " ".join(capsys.readouterr().out.split())
+    assert "Recall has fallen, first seen at query 2" in " ".join(capsys.readouterr().out.split())
     assert "Recall over time" in page.read_text()
     assert page.read_text().count('class="dot alarm"') == 1
+
+
+def test_a_recall_that_is_not_followed_is_not_passed_over(
+    made: Made, usual: np.ndarray, log: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing was found in these queries, and it says that nobody looked at it."""
+    assert run(["drift", str(made.reference), str(log(usual, recall=np.zeros(400)))]) == 0
+    assert "Recall was not followed: 400 queries were judged, and 700 are needed." in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def test_what_cannot_be_decided_ends_with_1(
@@ -232,6 +242,9 @@ def test_a_log_that_names_no_model_is_taken_with_a_warning(
         ({"vectors": np.ones((200, 8))}, 2, "the reference has 384 dimensions"),
         ({"vectors": np.full((200, 384), np.nan)}, 2, "NaN or infinity"),
         ({"times": np.ones(3)}, 2, "`times` is float64 of shape (3,), not (n,) Unix seconds"),
+        ({"times": 1.8e12 + np.arange(400)}, 2, "`times` are not all Unix times in seconds: are these milliseconds"),
+        ({"times": np.full(400, np.nan)}, 2, "or is one NaN?"),
+        ({"recall": np.full(400, 97.0)}, 2, "`recall` is not everywhere (n,) from 0 to 1"),
         ({"sesions": np.ones(200)}, 2, "holds 'sesions'; known are: vectors"),
         ({"sessions": np.array(["a"] * 400)}, 2, "not (n,) whole numbers"),
     ],

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from embedship.figures import axis
@@ -13,6 +13,8 @@ def test_an_even_axis_has_round_ticks() -> None:
     assert found.place(22103, 100, 300) < 300
 
 
+@example([5e-324], False)
+@example([1e6, 999_999.9999999999], False)
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=6), st.booleans())
 def test_every_value_and_tick_lies_on_an_even_axis(values: list[float], from_zero: bool) -> None:
     found = axis.even("x", values, from_zero)

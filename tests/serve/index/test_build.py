@@ -292,6 +292,7 @@ def test_recall_is_measured_with_the_questions_given(encoder: Encoder, corpus: C
     recall = run(encoder, corpus(24), tmp_path / "index", Wishes(queries=questions)).manifest.recall
     assert recall is not None
     assert (recall.k, recall.queries, recall.source, recall.ratio) == (10, 2, "questions.jsonl", 1.0)
+    assert recall.low == pytest.approx(0.025**0.5)  # all of two queries: Clopper and Pearson's limit
 
 
 def test_bad_questions_are_noticed_before_anything_is_embedded(
