@@ -25,6 +25,7 @@ SMALL = {"--json": "--json --variants onnx,openvino", "--dry-run": "--dry-run --
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT of one layer with mean pooling, as sentence-transformers saves it."""
+    import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -38,6 +39,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     PreTrainedTokenizerFast(tokenizer_object=rust, model_max_length=32, **names).save_pretrained(folder / "plain")
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
+    torch.manual_seed(0)
     model = BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=32, initializer_range=0.2, **sizes))
     model.eval().save_pretrained(folder / "plain")
     modules = [Transformer(str(folder / "plain")), Pooling(32)]

@@ -12,7 +12,7 @@ import pytest
 
 def demo(folder: Path) -> str:
     command = [sys.executable, "-P", "-m", "embedship", "demo", "--once", "--dir", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=3_600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return " ".join(done.stdout.split())
 

@@ -22,6 +22,8 @@ from embedship.engine import Engine, open_engine, require
 from embedship.engine.buckets import bucketed
 from embedship.engine.device import machine as machine_of
 from embedship.errors import EngineError, MismatchError, UsageError
+from embedship.export import targets
+from embedship.export.targets import EXACT, Target
 from embedship.golden import Golden
 from embedship.plan import Batch, pad
 
@@ -146,8 +148,11 @@ def test_a_runtime_is_refused_a_device_it_does_not_know(bundle: Path, variant: s
 
 
 def test_int8_that_was_made_for_a_cpu_is_refused_on_a_gpu(bundle: Path) -> None:
+    manifest, int8 = Bundle.open(bundle).manifest, Bundle.open(bundle).variant("onnx-int8")
+    assert int8.needs == targets.cpu(Target.AUTO, manifest.choice.machine).needs
+    exact = msgspec.structs.replace(int8, needs=EXACT)  # a CPU without such products exports what needs nothing
     with pytest.raises(MismatchError, match="is for avx512_vnni"):
-        open_engine(Bundle.open(bundle), "onnx-int8", device="cuda:0")
+        open_engine(Bundle(bundle, msgspec.structs.replace(manifest, variants=(exact,))), exact.name, device="cuda:0")
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "gpu:99"])

@@ -36,7 +36,7 @@ def cluster(helm: Path, home: Path, run: Run = lambda pod: True) -> Iterator[tup
 
         def call(*arguments: str) -> subprocess.CompletedProcess[str]:
             return subprocess.run(
-                [helm, *arguments], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+                [helm, *arguments], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False
             )
 
         yield found, call

@@ -137,10 +137,7 @@ def examples(count: int) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
 
     @seed(7)
-    @settings(
-        max_examples=count, database=None, deadline=None, phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
+    @settings(max_examples=count, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
     @given(drawn())
     def collect(values: dict[str, Any]) -> None:
         found.append(values)

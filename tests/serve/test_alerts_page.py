@@ -41,7 +41,7 @@ def test_the_commands_lead_from_nothing_to_tested_rules(live: Any, promtool: Pat
     (tmp_path / "bin" / "embedship").chmod(0o755)
     serve, init, check, test = BLOCKS[0].splitlines()
     assert serve.split()[:2] == ["embedship", "serve"]
-    assert "embedship_ready 1.0" in httpx.get(f"{live.url}/metrics").text, "as such a process answers"
+    assert "embedship_ready 1.0" in httpx.get(f"{live.url}/metrics", timeout=60).text, "as such a process answers"
     run(init, promtool, tmp_path)
     assert "SUCCESS" in run(check, promtool, tmp_path)
     assert test == "promtool test rules assets/rules.test.yaml", (

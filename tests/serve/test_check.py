@@ -47,11 +47,11 @@ def turned(live: Any) -> Iterator[dict[str, Any]]:
 
     class Between(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self._pass(httpx.get(live.url + self.path))
+            self._pass(httpx.get(live.url + self.path, timeout=60))
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
-            self._pass(httpx.post(live.url + self.path, content=body))
+            self._pass(httpx.post(live.url + self.path, content=body, timeout=60))
 
         def _pass(self, answer: httpx.Response) -> None:
             content = json.dumps(state["how"](self.path, answer.json())).encode()

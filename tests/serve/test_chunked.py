@@ -130,7 +130,7 @@ def test_recall_of_the_vectors_is_that_of_chunks(
 ) -> None:
     found = fresh(index=chunked, shadow_rate=1.0)
     hits(found, query=passages[2]["text"])
-    assert found.service.watch.observer.flush(30)
+    assert found.service.watch.observer.flush(120)
     right, expected = (found.metric(f"embedship_recall_{n}_total", source="shadow") for n in ("found", "expected"))
     assert right == expected == 10
 
@@ -206,7 +206,8 @@ def test_after_changes_it_finds_what_an_index_built_anew_does(changed: Changed, 
             for mode in ("dense", "keyword", "hybrid"):
                 request = {"query": row["text"][:150], "mode": mode, "k": 64, **more}
                 mine, its = hits(changed.asked, **request), hits(changed.anew, **request)
-                assert [hit.score for hit in mine] == pytest.approx([hit.score for hit in its], abs=2e-3)
+                # Of int8 vectors: encoded in other company, on some CPUs they lie some thousandths elsewhere.
+                assert [hit.score for hit in mine] == pytest.approx([hit.score for hit in its], abs=1e-2)
                 if more.get("per_document", True):
                     assert {(hit.id, hit.chunk) for hit in mine} == {(hit.id, hit.chunk) for hit in its}
                     assert len({hit.id for hit in mine}) == len(mine)
@@ -250,7 +251,7 @@ def test_after_changes_shadow_recall_is_that_of_what_is_there(
     asked = fresh(index=index, shadow_rate=1.0, writable=True, write_key_file=tmp_path / "write")
     assert put(asked, [{"id": "new", "text": " ".join([passages[2]["text"]] * 4)}], (LONG,)).status_code == 200
     assert "new" in {hit.id for hit in hits(asked, query=passages[2]["text"])}
-    assert asked.service.watch.observer.flush(30)
+    assert asked.service.watch.observer.flush(120)
     right, expected = (asked.metric(f"embedship_recall_{n}_total", source="shadow") for n in ("found", "expected"))
     assert right == expected == 10
 

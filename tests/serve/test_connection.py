@@ -21,7 +21,7 @@ from embedship.serve.server import Server, Side, listen
 from embedship.serve.settings import Settings
 
 SECONDS = 30
-SOON = 0.2
+SOON = 2.0  # a client in time, or the server, may pause for most of it
 GET = b"GET %s HTTP/1.1\r\nhost: x\r\n\r\n"
 POST = b"POST /embed HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n"
 BIG = 8 * 1024 * 1024  # more than the kernel holds for a socket

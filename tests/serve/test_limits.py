@@ -31,7 +31,7 @@ HEAD = f"POST %s HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\ncontent-l
 def limited(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     keys = tmp_path_factory.mktemp("keys") / "keys"
     keys.write_text(KEY)
-    limits = ("--connections", "4", "--body-seconds", "0.3", "--head-seconds", "0.3", "--max-head-bytes", "2048")
+    limits = ("--connections", "4", "--body-seconds", "2", "--head-seconds", "2", "--max-head-bytes", "2048")
     with launched(str(bundle), *limits, "--api-key-file", str(keys), "--metrics-port", "0") as server:
         yield server
 

@@ -149,9 +149,9 @@ async def under_fire(live: Any, clients: int, answers: int) -> tuple[Counter[str
     asking = [asyncio.create_task(Client(live.port, seen).run()) for _ in range(clients)]
     while seen.total() < answers:  # noqa: ASYNC110 - a Counter tells nobody
         await asyncio.sleep(0.001)
-    live.process.send_signal(signal.SIGTERM)
     async with httpx.AsyncClient(base_url=live.url, timeout=SECONDS) as client:
-        ready = 200
+        ready = (await client.get("/ready")).status_code  # a client and a connection take their time: before the end
+        live.process.send_signal(signal.SIGTERM)
         while ready == 200:
             ready = (await client.get("/ready")).status_code
     await asyncio.gather(*asking)
@@ -159,7 +159,7 @@ async def under_fire(live: Any, clients: int, answers: int) -> tuple[Counter[str
 
 
 def test_sigterm_under_load_loses_no_request(launch: Callable[..., Any]) -> None:
-    live = launch("--drain-seconds", "1")
+    live = launch("--drain-seconds", "5")
     seen, ready = asyncio.run(asyncio.wait_for(under_fire(live, clients=16, answers=100), SECONDS))
     assert live.end() == 0
     assert set(seen) == {"http/1.1 200 ok"}, seen

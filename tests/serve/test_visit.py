@@ -96,7 +96,8 @@ def test_every_embedding_route_tells_its_time(api: Any, path: str, body: Any) ->
     before = [api.metric(f"embedship_{name}_seconds_count") for name in ("tokenise", "serialise")]
     told = timing(api.post(path, body))
     assert list(told) == ["read", "tokenise", "queue", "inference", "serialise", "total"]
-    assert sum(told.values()) - told["total"] == pytest.approx(told["total"], abs=0.5)
+    total = told.pop("total")
+    assert sum(told.values()) <= total + 0.005, "but for what was rounded"
     assert told["inference"] > 0
     after = [api.metric(f"embedship_{name}_seconds_count") for name in ("tokenise", "serialise")]
     assert after == [each + 1 for each in before]

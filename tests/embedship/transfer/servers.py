@@ -16,7 +16,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-SECONDS = 20
+SECONDS = 180  # only how long a test waits before it fails
 
 
 class Served(NamedTuple):

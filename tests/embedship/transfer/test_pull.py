@@ -348,9 +348,10 @@ def test_where_nothing_can_be_written_is_a_sentence(fetch: Fetch, www: Any) -> N
 
 
 def test_without_a_network_it_ends_soon(command: Command, tmp_path: Path) -> None:
-    with servers.web(tmp_path) as gone:
-        port = gone.port
-    answer = command(f"http://127.0.0.1:{port}/", "--out", tmp_path / "bundle", "--retries", 2)
+    with socket.socket() as deaf:  # bound, so that nobody else gets the port, and not listening
+        deaf.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{deaf.getsockname()[1]}/"
+        answer = command(address, "--out", tmp_path / "bundle", "--retries", 2)
     assert answer.code == 1
     assert "cannot be reached" in answer.stderr
 

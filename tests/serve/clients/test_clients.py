@@ -103,7 +103,7 @@ def test_infinity(live: Any, ask: Callable[[str, str], Any], expected: np.ndarra
     assert same(found["documents"], expected)
     assert found["tokens"] == 14
     assert "the list is empty" in found["refused"]
-    name = httpx.get(f"{live.url}/info").json()["model_id"]
+    name = httpx.get(f"{live.url}/info", timeout=60).json()["model_id"]
     assert (found["models"], found["health"]) == ([[name, ["embed"]]], {"status": "ok"})
 
 
@@ -115,7 +115,7 @@ def ranking(bundle: Path, rerank_bundle: Path) -> Iterator[Any]:
 
 def test_rerank_clients(ranking: Any, ask: Callable[[str, str], Any]) -> None:
     documents = [*TEXTS, "open()"]
-    plain = httpx.post(f"{ranking.url}/rerank", json={"query": TEXTS[0], "texts": documents}).json()
+    plain = httpx.post(f"{ranking.url}/rerank", json={"query": TEXTS[0], "texts": documents}, timeout=60).json()
     expected = [(each["index"], pytest.approx(each["score"], abs=1e-3)) for each in plain[:2]]
     found = ask(ranking.url, "infinity_rerank")
     assert [tuple(each) for each in found["results"]] == expected

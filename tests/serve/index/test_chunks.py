@@ -96,7 +96,7 @@ TEXTS = st.lists(
 def test_whatever_the_text_chunks_hold_all_of_it(tokenizer: Tokenizer, prompt: str) -> None:
     fixed = count(tokenizer, "", prompt)
 
-    @settings(max_examples=40, deadline=None, derandomize=True)
+    @settings(max_examples=40)
     @given(TEXTS, st.integers(8, 40), st.integers(0, 20))
     @example("", 8, 4)
     @example("  \n " * 40, 8, 4)

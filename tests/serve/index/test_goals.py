@@ -56,7 +56,7 @@ def test_the_cheapest_that_meets_the_goals(encoder: Encoder, texts: Texts, tmp_p
     assert perfect.measured[perfect.chosen].recipe.kind is Kind.FLAT
     recalls = [each.recall.mean for each in rough.measured if each.recipe.kind is Kind.PQ]
     assert recalls == sorted(recalls)
-    assert recalls[0] + 0.05 < recalls[-1]
+    assert recalls[0] + 0.02 < recalls[-1], "effort finds more"
     assert rough.documents == len(texts.documents)
     assert [path.name for path in tmp_path.iterdir()] == ["vectors.f16.npy"]
 

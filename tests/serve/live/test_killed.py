@@ -62,7 +62,8 @@ class Writers:
                 pid = int(number)
             if word == "done":
                 done = int(number) + 1
-            if done == acknowledged and not step:
+            # Its parent may name it after the first of what it did; and to kill 0 is to kill all of us.
+            if pid and done >= acknowledged > 0 and not step:
                 timer = threading.Timer(delay, kill, (pid,))
                 timer.start()
                 acknowledged = -1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from ..test_keyword import FILTERS, ROWS, SYNTAX
 from .conftest import filled
 
 At = Callable[[str], Address]
+SECONDS = 60
 
 
 def made(line: Line, bundle: Bundle, at: Address, kind: Kind = Kind.FLAT, effort: Effort | None = None) -> Address:
@@ -267,9 +269,15 @@ def test_a_graph_is_not_asked_where_few_may_be_found(
         assert (got == expected).mean() > 0.99
         assert hits.nearest is None
         exact = collection.exact(texts.queries, 10)
-        recalls = []
-        for effort in (None, Effort(oversample=4, ef_search=256)):
-            nearest = collection.find(texts.queries, 10, How(effort=effort)).nearest
-            assert nearest is not None
-            recalls.append(np.mean([len(set(a) & set(b)) / 10 for a, b in zip(nearest, exact, strict=True)]))
-        assert recalls[0] < 0.97 < 0.99 < recalls[1]
+
+        def recall(effort: Effort | None) -> float:
+            rows = collection.find(texts.queries, 10, How(effort=effort)).rows
+            return float(np.mean([len(set(a) & set(b)) / 10 for a, b in zip(rows, exact, strict=True)]))
+
+        # Asked again, for Milvus makes its graph in the background, and looks at every vector until it is there.
+        end = time.monotonic() + SECONDS
+        while not (misses := recall(None) < 0.97) and time.monotonic() < end:
+            pass
+        assert misses
+        assert recall(Effort(oversample=4, ef_search=256)) > 0.99
+        assert collection.find(texts.queries, 10, How()).nearest is not None

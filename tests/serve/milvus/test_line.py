@@ -33,7 +33,7 @@ from embedship.serve.milvus.line import PAUSE_SECONDS, TOKEN, Line
 
 from ...embedship.transfer.wire import Wire
 
-SECONDS = 1.0
+SECONDS = 5.0
 
 
 @pytest.fixture
@@ -85,6 +85,7 @@ def test_of_a_server_that_hangs_one_call_waits_and_the_others_fail_at_once(line:
     probing = threading.Thread(target=seconds_of, args=(line,))
     probing.start()
     while not line._probing:
+        assert probing.is_alive(), "it was over before anybody saw it"
         threading.Event().wait(0.01)
     assert seconds_of(line) < 0.1 * SECONDS
     probing.join()

@@ -21,7 +21,7 @@ from embedship.serve.index.build import Wishes
 from embedship.serve.milvus import Lost
 from embedship.serve.milvus.address import Address
 from embedship.serve.milvus.collection import Collection
-from embedship.serve.milvus.line import Line
+from embedship.serve.milvus.line import QUICK_SECONDS, Line
 from embedship.serve.milvus.load import load
 from embedship.serve.settings import Settings
 
@@ -160,10 +160,10 @@ def test_milvus_goes_away_and_comes_back(behind: Asked, wire: Wire) -> None:
     before = search(behind, "read a file")
     wire.sever()
     asks = (ask, ask, lambda: put(behind, [GOUT]), lambda: behind.ask("GET", "/documents/gout"))
-    for each in asks:
+    for number, each in enumerate(asks):
         began = time.monotonic()
         answer = each()
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < (2 if number else 2 * QUICK_SECONDS), "the first connects anew, in vain"
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1"), answer.text
         assert "does not answer" in answer.json()["error"]
     assert behind.metric("embedship_failures_total", reason="index_away") == len(asks)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,12 +43,11 @@ def left(mark: str) -> list[str]:
 def addresses(process: subprocess.Popen[str]) -> set[str]:
     """Where the processes listen that have the mark of this one."""
     mark = psutil.Process(process.pid).environ()[MARK]
-    listening = [
-        each.laddr.ip
-        for found in _marked(mark)
-        for each in found.net_connections("inet")
-        if each.status == psutil.CONN_LISTEN
-    ]
+    listening = []
+    for found in _marked(mark):
+        with suppress(psutil.Error):  # it has just ended
+            connections = found.net_connections("inet")
+            listening += [each.laddr.ip for each in connections if each.status == psutil.CONN_LISTEN]
     assert len(listening) > 3
     return {address.removeprefix("::ffff:") for address in listening}
 

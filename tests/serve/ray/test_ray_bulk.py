@@ -25,7 +25,7 @@ from embedship.serve.ray_join import joined
 
 from .conftest import SECONDS, Nodes, Start, addresses
 
-TEXTS = 480
+TEXTS = 1440  # so that a run goes on for a while after its first shards
 SHARD = 12
 SMALL = ("--shard-texts", SHARD, "--format", "parquet", "--code", "float16", "--json")
 
@@ -126,7 +126,7 @@ def test_interrupted_it_ends_the_cluster_that_it_started(start: Start, source: P
     long = tmp_path / "long.jsonl"  # no machine is through with it before it is interrupted
     rows = [json.loads(line)["text"] for line in source.read_text().splitlines()]
     long.write_text(
-        "".join(json.dumps({"id": str(i), "text": rows[i % len(rows)]}) + "\n" for i in range(50 * len(rows)))
+        "".join(json.dumps({"id": str(i), "text": rows[i % len(rows)]}) + "\n" for i in range(17 * len(rows)))
     )
     process = start(long, "--out", out, "--ray", "local", *SMALL)
     once(process, out, 2)

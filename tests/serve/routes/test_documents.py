@@ -184,7 +184,7 @@ def test_what_changed_meanwhile_is_no_miss(asked: Any, passages: list[dict[str, 
             [{"id": f"copy-{n}", "text": passages[n]["text"]} for n in range(20)],
             [p["id"] for p in passages[20:40]],
         )
-    assert observer.flush(30)
+    assert observer.flush(120)
     right, expected = (asked.metric(f"embedship_recall_{n}_total", source="shadow") for n in ("found", "expected"))
     assert right == expected == 200
 
