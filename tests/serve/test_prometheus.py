@@ -255,7 +255,9 @@ def test_every_rule_works_and_every_alert_is_quiet_while_all_is_well(busy: Watch
     assert {rule["health"] for rule in known.values()} == {"ok"}
     assert set(known) - recorded == {alert.name for alert in ALERTS}
     assert busy.firing() == set()
-    assert until(lambda: not busy.query('ALERTS{alertname="EmbedshipDown"}')), "nor on its way to fire, at its real pace"
+    assert until(lambda: not busy.query('ALERTS{alertname="EmbedshipDown"}')), (
+        "nor on its way to fire, at its real pace"
+    )
 
 
 def test_every_series_that_a_rule_reads_is_scraped(busy: Watched) -> None:
