@@ -8,6 +8,7 @@ annotations   fingerprint, name of the model, when it was exported
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -57,7 +58,17 @@ class OciSource:
             self._layers = self._open()
         if name not in self._layers:
             raise Missing(f"{self.pinned} has no layer {name}")
-        yield from self._registry.blob(self._layers[name], offset)
+        digest = self._layers[name]
+        pieces = self._registry.blob(digest, offset)
+        if name not in (MANIFEST, SIGNATURE):  # the others are held against bundle.json
+            yield from pieces
+            return
+        hasher = hashlib.sha256()
+        for piece in pieces:
+            hasher.update(piece)
+            yield piece
+        if f"sha256:{hasher.hexdigest()}" != digest:
+            raise UnsafeError(f"the registry gave another {name} than {self.pinned} has, whose digest is {digest}")
 
     def _open(self) -> dict[str, str]:
         raw = self._registry.manifest(self._reference.digest or self._reference.tag or "")
