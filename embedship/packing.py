@@ -6,12 +6,15 @@ from typing import Any
 
 import numpy.typing as npt
 
-from embedship.bundle import Code, Codes
-from embedship.codes import Vectors, binary, half
+from embedship.bundle import Code, Codes, Pipeline, Similarity
+from embedship.codes import Vectors, binary, half, normalise
 
 
-def packed(vectors: Vectors, code: Code, frozen: Codes) -> npt.NDArray[Any]:
-    """(n, dim) float32 -> (n, dim) of the code's own dtype, or (n, dim / 8) uint8 for ubinary.
+def packed(vectors: Vectors, code: Code, pipeline: Pipeline, frozen: Codes) -> npt.NDArray[Any]:
+    """(n, dim) float32, as the model gives them or cut -> (n, dim) of the code's own dtype, or (n, dim / 8) uint8.
+
+    The int8 ranges were fitted on unit rows, but for a model of the inner product: rows that are longer, of a model
+    that does not normalise, would be clipped at both ends. So their codes are of their direction.
 
     Raises UsageError for int8 where no scale was frozen for the dimension, ValueError for ubinary where it is no
     multiple of 8.
@@ -22,6 +25,7 @@ def packed(vectors: Vectors, code: Code, frozen: Codes) -> npt.NDArray[Any]:
         case Code.FLOAT16:
             return half(vectors)
         case Code.INT8:
-            return frozen.scale(vectors.shape[1]).encode(vectors)
+            long = not pipeline.normalised and pipeline.similarity is not Similarity.DOT
+            return frozen.scale(vectors.shape[1]).encode(normalise(vectors) if long else vectors)
         case Code.UBINARY:
             return binary(vectors, frozen.binary_threshold)

@@ -101,7 +101,8 @@ def encoded(encoder: Encoder, plan: Plan, job: Job, tokens: Tokens, told: Callab
     lengths = tokens.lengths
     vectors = encoder.encode_tokens(tokens, lambda done: told(len(done), sum(lengths[row] for row in done)))
     require_finite(vectors, job.first)
-    array = packed(cut(vectors, plan.dimension), plan.code, encoder.bundle.manifest.codes)
+    manifest = encoder.bundle.manifest
+    array = packed(cut(vectors, plan.dimension), plan.code, manifest.pipeline, manifest.codes)
     return Encoded(
         number=job.number,
         content=WRITERS[plan.layout](array, job.ids),

@@ -130,8 +130,8 @@ class Cohere:
             return texts.base64_rows(vectors)
         if kind == "binary":
             # Signed bytes are the unsigned ones less 128, not the same bits read again.
-            return (packed(vectors, Code.UBINARY, self._codes).astype(np.int16) - 128).tolist()
-        return packed(vectors, Code(kind), self._codes).tolist()
+            return (packed(vectors, Code.UBINARY, self._model, self._codes).astype(np.int16) - 128).tolist()
+        return packed(vectors, Code(kind), self._model, self._codes).tolist()
 
 
 def _meta(encoded: Encoded) -> CohereMeta:

@@ -51,7 +51,7 @@ class Encode:
 
     def _rows(self, vectors: Vectors, dtype: Code) -> np.ndarray[Any, Any]:
         """Rows as they go out: little-endian, without gaps."""
-        rows = packed(vectors, dtype, self._codes)
+        rows = packed(vectors, dtype, self._model, self._codes)
         return rows.astype(rows.dtype.newbyteorder("<"), order="C", copy=False)
 
     def _json(self, encoded: Encoded, rows: np.ndarray[Any, Any], dtype: Code) -> bytes:

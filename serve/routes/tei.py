@@ -67,8 +67,15 @@ class Tei:
     async def tokenize(self, request: schemas.TokenizeRequest, call: Call) -> Reply:
         inputs = texts.checked(request.inputs, "inputs", self._service.settings)
         pieces = await self._service.forward.pieces(inputs, request.prompt_name, request.add_special_tokens, call.lane)
-        cut = sum(bool(each.overflowing) for each in pieces)
-        body = texts.encode([_tokens(each) for each in pieces])
+        cut = 0
+
+        def write() -> bytes:
+            nonlocal cut
+            cut = sum(bool(each.overflowing) for each in pieces)
+            # A text at a time: one call for a million tokens would hold the interpreter, and with it the event loop.
+            return b"[" + b",".join(texts.encode(_tokens(each)) for each in pieces) + b"]"
+
+        body = await texts.written(write, sum(len(each) for each in pieces))
         return Reply(body, headers=((b"x-embedship-truncated", b"%d" % cut),))
 
     async def decode(self, request: schemas.DecodeRequest, call: Call) -> Reply:
@@ -86,6 +93,12 @@ class Tei:
             raise Invalid(
                 "normalize: this model's own pipeline ends in a normalisation, there are no other vectors; leave it "
                 "out.",
+                "normalize",
+            )
+        if request.normalize is False and request.dimensions not in (None, self._model.dimension):
+            raise Invalid(
+                "normalize: vectors that are cut are normalised again, for else their products are no cosines; leave "
+                "`normalize` or `dimensions` out.",
                 "normalize",
             )
         if request.parameters:

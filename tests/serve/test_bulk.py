@@ -111,7 +111,8 @@ def test_codes_are_the_bundles_own(encoder: Encoder, source: Path, clean: Path, 
     manifest = go(encoder, source, tmp_path, Wishes(code=code, shard_texts=16))
     found = loaded(tmp_path, manifest)
     floats = loaded(clean, go(encoder, source, clean))
-    assert np.array_equal(found, packed(floats, code, encoder.bundle.manifest.codes))
+    known = encoder.bundle.manifest
+    assert np.array_equal(found, packed(floats, code, known.pipeline, known.codes))
     assert (found.shape[1], str(found.dtype)) == manifest.row
 
 
