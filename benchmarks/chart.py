@@ -20,7 +20,7 @@ from record import circumstances, keep
 
 ROOT = Path(__file__).parents[1]
 CHART = ROOT / "helm" / "embedship"
-VALUES = {"default": [], "gpu": ["gpu.enabled=true", "gpu.runtimeClassName=nvidia"]}
+VALUES = {"default": [], "gpu": ["gpu.enabled=true", "server.devices=cuda:0", "gpu.runtimeClassName=nvidia"]}
 FLOOR = 0.95
 SEVERE = ("HIGH", "CRITICAL")
 

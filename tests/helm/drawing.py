@@ -161,6 +161,11 @@ def consistent(values: dict[str, Any]) -> dict[str, Any]:
     compare["claimName"] = compare.get("claimName") or "queries"
     if not (part("httpRoute").get("enabled") or ingress.get("enabled")):
         canary["weight"] = 0
+    if canary.get("enabled"):
+        part("canary", "image")["tag"] = "another"  # the rest may well be drawn as the release's own
+        part("canary", "image")["digest"] = ""
+    if part("gpu").get("enabled"):
+        part("server")["devices"] = "cuda:0"
     backup["claimName"] = backup.get("claimName") or "copies"
     backup["claims"] = [claim for claim in backup.get("claims", []) if claim != backup["claimName"]] or ["index"]
     bulk = part("bulkRay")

@@ -43,6 +43,7 @@ EVERYTHING: dict[str, Any] = {
     "metrics": {"serviceMonitor": {"enabled": True}, "rules": {"enabled": True}, "dashboard": {"enabled": True}},
     "networkPolicy": {"offline": False, "egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}]},
     "reranker": {"enabled": True, "claimName": "reranker"},
+    "server": {"devices": "cuda:0"},
 }
 
 

@@ -14,7 +14,7 @@ import pytest
 from embedship import stdlib_docs
 
 from .local_pods import Pod
-from .manifests import CANARY, one, render, server
+from .manifests import CANARY, Refused, one, render, server
 
 NAME = "search-embedship"
 PLAIN = {"enabled": True, "bundle": {"claimName": "bundle-2"}, "compare": {"claimName": "queries", "minQueries": 40}}
@@ -72,6 +72,45 @@ def test_weights(helm: Path, weight: int) -> None:
 
 def test_without_a_canary_there_is_none(helm: Path) -> None:
     assert "canary" not in json.dumps([each for each in render(helm) if each["kind"] != "NetworkPolicy"])
+
+
+RELEASE: dict[str, Any] = {
+    "bundle": {"path": "v1", "pvc": {"claimName": "bundle-1"}},
+    "index": {"enabled": True, "claimName": "index-1", "path": "v1"},
+    "image": {"tag": "0.1.0"},
+}
+
+
+@pytest.mark.parametrize("own", [
+    {}, {"bundle": {"fingerprint": "2" * 64}}, {"bundle": {"claimName": "bundle-1"}}, {"bundle": {"path": "v1"}},
+    {"index": {"claimName": "index-1", "path": "v1"}}, {"image": {"tag": "0.1.0"}}, {"weight": 10, "replicas": 2},
+])  # fmt: skip
+def test_a_canary_that_is_the_servers_twin_is_refused(each_helm: Path, own: dict[str, Any]) -> None:
+    """Compared with itself a server passes, whatever the new bundle is worth."""
+    canary = {"enabled": True, "compare": {"claimName": "queries"}, **own}
+    with pytest.raises(Refused, match="name what is new in"):
+        render(each_helm, {**RELEASE, "ingress": {"enabled": True}, "canary": canary})
+
+
+@pytest.mark.parametrize("own", [
+    {"bundle": {"claimName": "bundle-2"}}, {"bundle": {"path": "v2"}}, {"index": {"claimName": "index-2"}},
+    {"index": {"path": "v2"}}, {"image": {"tag": "0.2.0"}}, {"image": {"digest": "sha256:" + "2" * 64}},
+])  # fmt: skip
+def test_one_new_thing_makes_a_canary(helm: Path, own: dict[str, Any]) -> None:
+    canary = {"enabled": True, "compare": {"claimName": "queries"}, **own}
+    objects = render(helm, {**RELEASE, "canary": canary})
+    old, new = (one(objects, "Deployment", suffix)["spec"]["template"]["spec"] for suffix in ("embedship", "-canary"))
+    assert old != new
+
+
+@pytest.mark.parametrize(("image", "own"), [
+    ({}, {"tag": "0.1.0"}), ({"digest": "sha256:" + "1" * 64}, {"tag": "0.2.0", "digest": "sha256:" + "1" * 64}),
+])  # fmt: skip
+def test_an_image_by_another_name_is_no_new_one(helm: Path, image: dict[str, str], own: dict[str, str]) -> None:
+    """The default's tag is the chart's version, and a digest wins over a tag."""
+    canary = {"enabled": True, "compare": {"claimName": "queries"}, "image": own}
+    with pytest.raises(Refused, match="its twin"):
+        render(helm, {"image": image, "canary": canary})
 
 
 def test_argo_runs_the_test_s_command(helm: Path) -> None:

@@ -16,7 +16,7 @@ import yaml
 from embedship.serve.settings import RANGES, Settings, variable
 
 from .conftest import ROOT
-from .manifests import CANARY, CHART, EVERYTHING, FETCHED, VERSIONS, Refused, faults, one, render, server, text
+from .manifests import CANARY, CHART, EVERYTHING, FETCHED, VERSIONS, Refused, faults, one, pods, render, server, text
 
 
 @pytest.mark.parametrize(
@@ -192,6 +192,8 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     ({"canary": {"enabled": True}}, "name the claim that holds real queries"),
     ({"canary": {"enabled": True, "index": {"path": "../x"}}}, "may not contain '..'"),
     ({"canary": {"enabled": True, "weight": 1, "compare": {"claimName": "q"}}}, "a Service has no weights"),
+    ({"canary": {"enabled": True, "compare": {"claimName": "q"}}}, "a server is always as good as its twin"),
+    ({"gpu": {"enabled": True}}, "with server.devices auto the server runs on the CPU: set server.devices: cuda:0"),
     ({"backup": {"enabled": True, "claims": ["a"]}}, "name the claim that takes the copies"),
     ({"backup": {"enabled": True, "claimName": "a"}}, "name the claims to copy"),
     ({"backup": {"enabled": True, "claimName": "a", "claims": ["a"]}}, "a claim is not copied into itself"),
@@ -236,8 +238,8 @@ def test_autoscaling_owns_replicas(helm: Path) -> None:
 
 
 def test_a_gpu_is_not_waited_for(helm: Path) -> None:
-    mig = {"gpu": {"enabled": True, "resource": "nvidia.com/mig-1g.10gb", "count": 2, "runtimeClassName": "nvidia"}}
-    spec = one(render(helm, mig), "Deployment")["spec"]
+    mig = {"enabled": True, "resource": "nvidia.com/mig-1g.10gb", "count": 2, "runtimeClassName": "nvidia"}
+    spec = one(render(helm, {"gpu": mig, "server": {"devices": "cuda:0,cuda:1"}}), "Deployment")["spec"]
     assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
     pod = spec["template"]["spec"]
     assert pod["containers"][0]["resources"]["limits"]["nvidia.com/mig-1g.10gb"] == 2
@@ -247,6 +249,38 @@ def test_a_gpu_is_not_waited_for(helm: Path) -> None:
     cpu = one(render(helm), "Deployment")["spec"]
     assert cpu["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
     assert "nvidia" not in json.dumps(cpu)
+
+
+@pytest.mark.parametrize("devices", ["auto", "cpu", "cpu:0,cpu:1", None, ""])
+def test_a_gpu_that_nothing_would_use_is_not_taken(helm: Path, devices: str | None) -> None:
+    for values in ({"server": {"devices": devices}}, {"bundles": {"legal": {"server": {"devices": devices}}}}):
+        with pytest.raises(Refused, match=r"set server\.devices: cuda:0"):
+            render(helm, {"gpu": {"enabled": True}, **values})
+        assert render(helm, values), "without a GPU it is a device as any other"
+
+
+@pytest.mark.parametrize("devices", ["cuda:0", "cuda:0,cuda:1", "tensorrt:0", "gpu:0"])
+def test_a_gpu_is_used(helm: Path, devices: str) -> None:
+    container = server(render(helm, {"gpu": {"enabled": True}, "server": {"devices": devices}}))
+    assert {"name": "EMBEDSHIP_DEVICES", "value": devices} in container["env"]
+
+
+@pytest.mark.parametrize("values", [EVERYTHING, CANARY, FETCHED], ids=["everything", "canary", "fetched"])
+def test_every_pod_may_run_where_it_has_to(helm: Path, values: dict[str, Any]) -> None:
+    """On a pool of its own, which is tainted: a pod that is sent there and tolerates nothing waits for ever."""
+    pool = {"key": "pool", "operator": "Equal", "value": "search", "effect": "NoSchedule"}
+    values = {**values, "nodeSelector": {"pool": "search"}, "tolerations": [pool]}
+    made = list(pods(render(helm, values)))
+    assert [name for name, pod in made if pod.get("nodeSelector") != {"pool": "search"}] == []
+    gpu = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+    for name, pod in made:
+        takes_gpu = name.startswith("StatefulSet") and "gpu" in values
+        assert pod.get("tolerations") == [pool, *([gpu] if takes_gpu else [])], name
+    assert text(helm, values).count(" tolerations:") == len(made), "once in each: YAML would take the last"
+
+
+def test_without_tolerations_there_are_none(helm: Path) -> None:
+    assert "tolerations" not in text(helm, CANARY)
 
 
 def test_selectors_do_not_change_with_the_release(helm: Path) -> None:

@@ -14,7 +14,13 @@ from .restricted import violations
 
 @pytest.mark.parametrize(
     ("values", "count"),
-    [({}, 2), ({"gpu": {"enabled": True}}, 2), (EVERYTHING, 7), (CANARY, 5), (FETCHED, 4)],
+    [
+        ({}, 2),
+        ({"gpu": {"enabled": True}, "server": {"devices": "cuda:0"}}, 2),
+        (EVERYTHING, 7),
+        (CANARY, 5),
+        (FETCHED, 4),
+    ],
     ids=["default", "gpu", "everything", "canary", "fetched"],
 )
 def test_every_pod_is_restricted(helm: Path, values: dict[str, Any], count: int) -> None:

@@ -81,6 +81,9 @@
 {{- if and $v.reranker.enabled (not $v.reranker.claimName) -}}
 {{- fail "reranker.enabled is true, but reranker.claimName is empty: name the claim that holds its bundle." -}}
 {{- end -}}
+{{- if and $v.gpu.enabled (not (regexMatch "cuda|tensorrt|gpu" (default "auto" $v.server.devices))) -}}
+{{- fail (printf "gpu.enabled takes a GPU, but with server.devices %s the server runs on the CPU: set server.devices: cuda:0, or one device for each of gpu.count." (default "auto" $v.server.devices)) -}}
+{{- end -}}
 {{- if and $v.auth.create $v.auth.existingSecret -}}
 {{- fail "auth.create and auth.existingSecret exclude one another: unset one." -}}
 {{- end -}}
@@ -119,6 +122,12 @@
 {{- end -}}
 {{- if and $v.canary.weight (not (or $v.httpRoute.enabled $v.ingress.enabled)) -}}
 {{- fail "canary.weight sends a share of the requests, but neither httpRoute nor ingress is enabled, and a Service has no weights: enable one, or leave the weight 0." -}}
+{{- end -}}
+{{- $new := dict "Chart" .Chart "Values" (deepCopy $v) -}}
+{{- include "embedship.renewed" (dict "values" $new.Values "given" $v.canary) -}}
+{{- $old := list $v.bundle $v.index (include "embedship.image" .) -}}
+{{- if eq (toJson $old) (list $new.Values.bundle $new.Values.index (include "embedship.image" $new) | toJson) -}}
+{{- fail "canary.enabled is true, but the canary's bundle, index and image are the release's own, and a server is always as good as its twin: name what is new in canary.bundle, canary.index or canary.image (the fingerprint alone is an annotation), or set canary.enabled to false." -}}
 {{- end -}}
 {{- end -}}
 {{- if $v.backup.enabled -}}

@@ -144,7 +144,7 @@ capabilities: {drop: [ALL]}
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
-{{- /* What every pod of the release shares. */ -}}
+{{- /* What every pod of the release shares; `ownTolerations` is for what one tolerates besides. */ -}}
 {{- define "embedship.pod" -}}
 serviceAccountName: {{ include "embedship.serviceAccount" . | quote }}
 automountServiceAccountToken: false
@@ -164,6 +164,9 @@ nodeSelector: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .Values.affinity }}
 affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with concat .Values.tolerations (default list .ownTolerations) }}
+tolerations: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
 

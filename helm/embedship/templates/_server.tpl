@@ -22,13 +22,12 @@ metadata:
     {{- toYaml . | nindent 4 }}
     {{- end }}
 spec:
-  {{- include "embedship.pod" . | nindent 2 }}
+  {{- /* No job takes a GPU: what keeps others off those nodes keeps jobs off, too. */}}
+  {{- $own := ternary .Values.gpu.tolerations list .Values.gpu.enabled }}
+  {{- include "embedship.pod" (dict "Values" .Values "Chart" .Chart "Release" .Release "ownTolerations" $own) | nindent 2 }}
   terminationGracePeriodSeconds: {{ add .Values.drain.seconds 20 }}
   {{- if and .Values.gpu.enabled .Values.gpu.runtimeClassName }}
   runtimeClassName: {{ .Values.gpu.runtimeClassName | quote }}
-  {{- end }}
-  {{- with concat .Values.tolerations (ternary .Values.gpu.tolerations list .Values.gpu.enabled) }}
-  tolerations: {{- toYaml . | nindent 4 }}
   {{- end }}
   {{- if .Values.topologySpread.enabled }}
   topologySpreadConstraints:
