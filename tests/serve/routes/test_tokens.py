@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
 import numpy as np
 import pytest
 
+from embedship.serve.errors import Invalid
+from embedship.serve.routes.tei import Tei
+from embedship.serve.schemas import EmbedRequest
 from embedship.serve.settings import Settings
 
 from ..conftest import opened
+
+if TYPE_CHECKING:
+    from embedship.serve.service import Service
 
 TEXT = "How do I open a file?"
 
@@ -104,3 +112,12 @@ def test_there_is_no_way_around_admission(api: Any, path: str, body: Any) -> Non
         asked = api.ask("POST", path, json=many, headers={"X-Embedship-Lane": "bulk"})
         assert asked.status_code == 429, "an eighth is for interactive work"
     assert admission.inside == 0
+
+
+def test_what_cutting_normalises_again_cannot_be_asked_for_raw(api: Any) -> None:
+    raw = msgspec.structs.replace(api.service.bundle.manifest.pipeline, normalised=False, dimensions=(384, 64))
+    manifest = SimpleNamespace(pipeline=raw)
+    tei = Tei(cast("Service", SimpleNamespace(bundle=SimpleNamespace(manifest=manifest))))
+    tei._check(EmbedRequest("a", normalize=False, dimensions=384))
+    with pytest.raises(Invalid, match="vectors that are cut are normalised again"):
+        tei._check(EmbedRequest("a", normalize=False, dimensions=64))
