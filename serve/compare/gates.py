@@ -108,6 +108,11 @@ def model(old: Side, new: Side, limits: Limits) -> Gate:
     )
 
 
+def unsearched() -> Gate:
+    """For servers of which only OLD has an index."""
+    return Gate("ranking", False, "OLD answers /search and NEW has no index: serve NEW with --index.")
+
+
 def queries(distinct: int, limits: Limits) -> Gate:
     enough = distinct >= limits.min_queries
     said = f"{distinct:,} distinct queries; {limits.min_queries:,} are demanded"

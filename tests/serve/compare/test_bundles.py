@@ -174,6 +174,12 @@ def test_few_labels_do_not_let_another_model_pass(
     assert any("2 labelled queries; 100 are demanded" in sentence for sentence in found["verdict"])
 
 
+def test_labels_are_not_dropped(bundle: Path, asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+    code, found = compared(capsys, bundle, bundle, asked.queries, "--rounds", "0")
+    assert code == 2
+    assert "queries are labelled" in found["error"]
+
+
 def test_labels_must_name_documents(bundle: Path, asked: Asked, tmp_path: Path) -> None:
     (tmp_path / "q.jsonl").write_text('{"text": "a", "relevant": ["nowhere"]}')
     arguments = ["compare", str(bundle), str(bundle), str(tmp_path / "q.jsonl"), "--corpus", str(asked.corpus)]
