@@ -35,15 +35,19 @@ def is_adapter(folder: Path) -> bool:
 
 
 def base_of(folder: Path) -> str:
-    """The folder that adapter_config.json names as its base, on disc or in the hub's cache.
+    """The folder that adapter_config.json names as its base, on disc or, at its revision, in the hub's cache.
 
     Raises UsageError if it is not on this machine.
     """
-    name = str(read(_transformer(folder) / CONFIG).get("base_model_name_or_path") or "")
+    config = read(_transformer(folder) / CONFIG)
+    name, revision = (str(config.get(key) or "") for key in ("base_model_name_or_path", "revision"))
     if name and Path(name).is_dir():
         return name
-    if name and (cached := hub.cached(name)):
+    if name and (cached := hub.cached(name, revision or "main")):
         return str(cached)
+    if name and revision:
+        raise UsageError(f"{folder} is an adapter over {name} at revision {revision}, which is not here: give "
+                         f"--base {name}@{revision} to fetch it, or --base PATH")  # fmt: skip
     raise UsageError(f"{folder} is an adapter over {name or 'a base it does not name'}, and the base is not here: "
                      "give --base PATH")  # fmt: skip
 

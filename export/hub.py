@@ -41,13 +41,13 @@ def fetch(text: str, pickles: bool = False) -> Path:
     return Path(answer["folder"])
 
 
-def cached(name: str) -> Path | None:
-    """The snapshot of a model that is in the hub's cache already; nothing is asked."""
+def cached(name: str, revision: str) -> Path | None:
+    """The snapshot of a model, by branch, tag or commit, that is in the hub's cache already; nothing is asked."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, local_files_only=True, allow_patterns=list(_WANTED)))
+        return Path(snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=list(_WANTED)))
     except (HFValidationError, LocalEntryNotFoundError):
         return None
 

@@ -60,4 +60,5 @@ def _width(folder: Path) -> int:
 
 def _write(path: Path, content: object) -> None:
     path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)  # a link to the checkpoint's own file, or to the hub's blob, would be written through
     path.write_text(json.dumps(content, indent=1), encoding="utf-8")

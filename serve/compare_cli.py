@@ -60,7 +60,7 @@ def compare(
     other_model: Annotated[
         bool, typer.Option("--other-model", help="NEW may be another model: rankings decide, not vectors.")
     ] = False,
-    min_queries: Annotated[int, typer.Option(min=2, help="Distinct queries that are enough to decide.")] = 100,
+    min_queries: Annotated[int, typer.Option(min=2, help="Distinct queries, and labelled ones, to decide by.")] = 100,
     min_recall: Annotated[
         float | None,
         typer.Option(

@@ -113,9 +113,13 @@ def _judged(questions: Questions, path: Path | None, documents: Pair | None) -> 
 
 
 def demand_a_decision(same_model: bool, documents: bool, questions: Questions, limits: Limits) -> None:
-    """Raise UsageError where nothing would say whether another model is any good."""
-    labelled = documents and questions.labelled
-    if not same_model and not (documents and limits.min_recall is not None) and not labelled:
+    """Raise UsageError where labels would be dropped, or nothing would say whether another model is any good."""
+    if questions.labelled and not documents:
+        raise UsageError(
+            "queries are labelled (`relevant`), and nothing is searched that they could judge: give --index INDEX or "
+            "--corpus CORPUS.jsonl, of two servers serve both with --index; or give queries without labels"
+        )
+    if not same_model and not (documents and (limits.min_recall is not None or questions.labelled)):
         raise UsageError(
             "NEW is another model, and nothing was given to judge it by: label the queries (`relevant`, or --qrels), "
             "or say with --min-recall how alike the rankings must be; and let both search, by --index and --new-index "

@@ -108,6 +108,11 @@ def model(old: Side, new: Side, limits: Limits) -> Gate:
     )
 
 
+def unsearched() -> Gate:
+    """For servers of which only OLD has an index."""
+    return Gate("ranking", False, "OLD answers /search and NEW has no index: serve NEW with --index.")
+
+
 def queries(distinct: int, limits: Limits) -> Gate:
     enough = distinct >= limits.min_queries
     said = f"{distinct:,} distinct queries; {limits.min_queries:,} are demanded"
@@ -167,10 +172,20 @@ def labels(found: Labels, limits: Limits) -> list[Gate]:
             f"Neither found a labelled document, {found.queries:,} queries: do labels and index name documents alike?"
         )
         return [Gate("labels", False, said)]
-    return [
+    qualities = [
         _quality("recall@10", found.recall, found.queries, limits.max_recall_drop),
         _quality("nDCG@10", found.ndcg, found.queries, limits.max_ndcg_drop),
     ]
+    if found.queries >= limits.min_queries:
+        return qualities
+    # Two queries that fare alike have an interval without width: it would show anything.
+    said = (
+        f"{found.queries:,} labelled {'query' if found.queries == 1 else 'queries'}; {limits.min_queries:,} are "
+        "demanded: too few to show that nothing was lost. Label more, lower --min-queries, or give queries without "
+        "labels."
+    )
+    shown = [msgspec.structs.replace(gate, passed=None) for gate in qualities]
+    return [Gate("labels", False, said, float(found.queries), float(limits.min_queries)), *shown]
 
 
 def _quality(name: str, found: Quality, queries: int, most: float) -> Gate:

@@ -66,18 +66,21 @@ class Server:
 
 
 def compare(old: Asker, new: Asker, questions: Questions, limits: Limits) -> Found:
-    """Raises EngineError when either does not say what it is, UsageError when it wants a key."""
+    """Raises EngineError when either does not say what it is, UsageError when it wants a key or labels an index."""
     both = [Server(ask, ask("/info", schemas.Info)) for ask in (old, new)]
     sides = [_side(server) for server in both]
-    search = all(server.info.index for server in both)
-    first = gates.model(sides[0], sides[1], limits)
-    if not first.passed:
-        return Found(report.of(sides[0], sides[1], questions, [first], Measured()), Evidence())
+    first = [gates.model(sides[0], sides[1], limits)]
+    searching = [server.info.index is not None for server in both]
+    if searching == [True, False]:
+        first.append(gates.unsearched())
+    if any(gate.passed is False for gate in first):
+        return Found(report.of(sides[0], sides[1], questions, first, Measured()), Evidence())
+    search = all(searching)
     same = sides[0].fingerprint == sides[1].fingerprint
     demand_a_decision(same, search, questions, limits)
     _asked(both[0], both[1], questions, search)
     measured, evidence = _measured(both[0], both[1], questions, same)
-    made = [first, *gates.judged(measured, _answered(both[0], both[1]), same, Floor(), limits)]
+    made = [*first, *gates.judged(measured, _answered(both[0], both[1]), same, Floor(), limits)]
     return Found(report.of(sides[0], sides[1], questions, made, measured), evidence)
 
 

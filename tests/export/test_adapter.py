@@ -37,11 +37,13 @@ def open_(folder: Path, **how: Any) -> Checkpoint:
         return Checkpoint.open(source)
 
 
-def retensored(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[Path], None]:
+def retensored(
+    change: Callable[[dict[str, Any]], dict[str, Any]], name: str = adapter.WEIGHTS
+) -> Callable[[Path], None]:
     def spoil(folder: Path) -> None:
         from safetensors.torch import load_file, save_file
 
-        path = folder / adapter.WEIGHTS
+        path = folder / name
         save_file(change(load_file(path)), path, metadata={"format": "pt"})
 
     return spoil
@@ -146,6 +148,31 @@ def test_a_base_of_another_revision_is_refused(copy: Path) -> None:
         open_(copy)
     settings(revision="b" * 40)(copy)
     open_(copy)
+
+
+def test_the_revision_that_was_trained_on_is_taken(
+    copy: Path, checkpoint: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache holds two commits of the base: `main`, and another with a tag and weights of its own."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))  # read from the environment at import
+    cache, main, tagged = tmp_path / "hub" / "models--some--base", "a" * 40, "b" * 40
+    for commit, name in ((main, "main"), (tagged, "v1.5")):
+        shutil.copytree(base_of(copy), cache / "snapshots" / commit)
+        (cache / "refs").mkdir(exist_ok=True)
+        (cache / "refs" / name).write_text(commit)
+    retensored(lambda t: {k: v * 0.9 for k, v in t.items()}, "model.safetensors")(cache / "snapshots" / tagged)
+    for revision, commit in ((None, main), ("main", main), (main, main), ("v1.5", tagged), (tagged, tagged)):
+        settings(base_model_name_or_path="some/base", revision=revision)(copy)
+        assert Path(adapter.base_of(copy)) == cache / "snapshots" / commit
+    merge = open_(copy).source.merge
+    assert merge
+    assert merge.base == {"model.safetensors": sha256_of(cache / "snapshots" / tagged / "model.safetensors")}
+    for revision in ("v2", "c" * 40):
+        settings(revision=revision)(copy)
+        with pytest.raises(UsageError, match=f"at revision {revision}, which is not here.*--base some/base@{revision}"):
+            open_(copy)
 
 
 def test_an_adapter_trained_through_the_causal_class_finds_its_place(checkpoint: Make, tmp_path: Path) -> None:

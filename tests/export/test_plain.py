@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from embedship import cli
 from embedship.errors import UsageError
 from embedship.export.checkpoint import Checkpoint
 from embedship.export.opening import Opening, opened
+from embedship.sealed import sha256_of
 
 from .conftest import edit, tail
 
@@ -28,6 +31,22 @@ def test_a_plain_folder_pools_as_it_is_told(checkpoint: Any, mode: str) -> None:
     np.testing.assert_allclose(ours.encode(TEXTS), Checkpoint.open(saved).encode(TEXTS), atol=1e-6)
     assert (ours.pipeline.pooling, ours.pipeline.normalised, ours.source.name) == (mode, True, "plain")
     assert sorted((saved.parent / "plain").iterdir()) == before, "the checkpoint itself is never written to"
+
+
+def test_a_pooling_left_behind_is_not_overwritten(tiny: Path, tmp_path: Path) -> None:
+    """The folder lost its modules.json, and is opened through links."""
+    folder = Path(shutil.copytree(tiny.parent / "plain", tmp_path / "plain"))
+    shutil.copytree(tiny / "1_Pooling", folder / "1_Pooling")
+    before = hashes(folder)
+    assert "1_Pooling/config.json" in before
+    assert open_(folder, pooling="cls").pipeline.pooling == "cls"
+    assert hashes(folder) == before
+    assert cli.run(["export", str(folder), "--pooling", "cls", "--out", str(tmp_path / "out"), "--dry-run"]) == 0
+    assert hashes(folder) == before
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {p.relative_to(folder).as_posix(): sha256_of(p) for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def test_without_normalize_rows_keep_their_length(tiny: Path) -> None:

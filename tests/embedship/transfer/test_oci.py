@@ -173,6 +173,24 @@ def test_another_manifest_than_asked_for_is_refused(
     assert (answer["code"], "gave another manifest" in answer["error"]) == (4, True)
 
 
+def test_another_bundle_json_than_its_layer_is_refused(command: Command, small: Bundle, tmp_path: Path) -> None:
+    """A digest pins all of the artifact: this registry's manifest is right, and its bundle.json another valid one."""
+    files = oci._files(small)
+    manifest = oci._manifest(small, files)
+    blobs = {f"sha256:{file.sha256}": small.path(name).read_bytes() for name, file in files.items()}
+    given = {**blobs, digest_of(manifest): manifest}
+    address = f"a/b@{digest_of(manifest)}"
+    with servers.web(tmp_path, lambda path, request: (200, {}, given[path.name])) as honest:
+        assert command("pull", f"oci://127.0.0.1:{honest.port}/{address}", "--out", tmp_path / "right")["code"] == 0
+    raw, created = small.path(MANIFEST).read_bytes(), small.manifest.created.encode()
+    given[digest_of(raw)] = raw.replace(created, b"2001-01-01T00:00:00Z")
+    assert given[digest_of(raw)] != raw
+    with servers.web(tmp_path, lambda path, request: (200, {}, given[path.name])) as liar:
+        answer = command("pull", f"oci://127.0.0.1:{liar.port}/{address}", "--out", tmp_path / "a")
+    assert (answer["code"], "gave another bundle.json" in answer["error"]) == (4, True), answer
+    assert not (tmp_path / "a").exists()
+
+
 @pytest.mark.parametrize(("manifest", "code"), [
     (b"[]", 2), (b'{"layers": 1}', 2), (b'{"manifests": []}', 2), (b"\xff", 2),
     (b'{"layers": [{"digest": "sha256:0", "size": 1}, {"digest": "sha256:0", "size": 1}]}', 4),

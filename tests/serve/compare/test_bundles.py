@@ -161,6 +161,25 @@ def test_what_is_for_bundles_is_not_for_servers(asked: Asked, option: str, capsy
     assert f"{option.partition('=')[0]} is for two bundles" in capsys.readouterr().err
 
 
+def test_few_labels_do_not_let_another_model_pass(
+    bundle: Path, stranger: Path, asked: Asked, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [json.loads(line) for line in asked.queries.read_text().splitlines()]
+    file = tmp_path / "queries.jsonl"
+    file.write_text("\n".join(json.dumps(line if n < 2 else {"text": line["text"]}) for n, line in enumerate(lines)))
+    options = ["--other-model", "--corpus", asked.corpus, "--rounds", "0"]
+    code, found = compared(capsys, bundle, stranger, file, "--variant", "onnx", *options)
+    assert code == 3
+    assert passed(found)["labels"] is False
+    assert any("2 labelled queries; 100 are demanded" in sentence for sentence in found["verdict"])
+
+
+def test_labels_are_not_dropped(bundle: Path, asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+    code, found = compared(capsys, bundle, bundle, asked.queries, "--rounds", "0")
+    assert code == 2
+    assert "queries are labelled" in found["error"]
+
+
 def test_labels_must_name_documents(bundle: Path, asked: Asked, tmp_path: Path) -> None:
     (tmp_path / "q.jsonl").write_text('{"text": "a", "relevant": ["nowhere"]}')
     arguments = ["compare", str(bundle), str(bundle), str(tmp_path / "q.jsonl"), "--corpus", str(asked.corpus)]

@@ -93,6 +93,18 @@ def test_labels_that_name_nothing_decide_nothing() -> None:
     assert "name documents alike" in gate.reason
 
 
+def test_few_labels_show_nothing() -> None:
+    """Two that fare alike have an interval of [0, 0]: among 100 queries they passed for another model, too."""
+    alike = Quality(0.8, 0.8, Estimate(0.0, 0.0, 0.0))
+    made = gates.judged(Measured(labels=Labels(2, alike, alike)), 100, True, Floor(), Limits())
+    assert [gate.name for gate in made if gate.passed is False] == ["labels"]
+    assert [gate.passed for gate in made if gate.name.endswith("by labels")] == [None, None], "shown"
+    assert "2 labelled queries; 100 are demanded" in gates.verdict(made)[1]
+    assert all(gate.passed for gate in gates.labels(Labels(100, alike, alike), Limits()))
+    assert gates.labels(Labels(99, alike, alike), Limits())[0].passed is False
+    assert all(gate.passed for gate in gates.labels(Labels(2, alike, alike), Limits(min_queries=2)))
+
+
 def test_failures_of_both_are_nobodys() -> None:
     assert gates.failures(Failures(100, 3, 3), Limits()).passed
     assert gates.failures(Failures(100, 3, 4, "why"), Limits()).passed is False

@@ -8,10 +8,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 import pytest
 
 from embedship.cli import run
-from embedship.errors import EngineError
+from embedship.errors import EngineError, UsageError
 from embedship.serve.check import Asker
 from embedship.serve.compare.gates import Limits
 from embedship.serve.compare.live import compare
@@ -127,13 +128,40 @@ def test_servers_that_answer_nothing_show_nothing(urls: dict[str, str], queries:
     assert {gate.name for gate in found.gates if gate.passed is False} == {"queries", "ranking"}
 
 
+class Bare(Asker):
+    """A server without an index."""
+
+    def __call__(self, path: str, kind: type[T], body: Any = None) -> T:
+        assert path != "/search"
+        found = super().__call__(path, kind, body)
+        return msgspec.structs.replace(found, index=None) if path == "/info" else found  # type: ignore[type-var]
+
+
+def test_a_canary_that_lost_its_index_is_refused(urls: dict[str, str], queries: Path) -> None:
+    questions, keys = Questions.read(queries), Path(urls["keys"])
+    old, new = Asker(urls["old"], keys, 30), Bare(urls["new"], keys, 30)
+    bare = Questions(questions.texts, [set()] * len(questions), questions.ids, questions.lines)
+    for each in (questions, bare):
+        found = compare(old, new, each, Limits(min_queries=2)).report
+        assert [gate.name for gate in found.gates if gate.passed is False] == ["ranking"]
+        assert "OLD answers /search and NEW has no index" in found.verdict[1]
+    found = compare(Bare(urls["old"], keys, 30), new, bare, Limits(min_queries=2)).report
+    assert found.passed, "neither searches"
+    assert found.verdict[-1] == "What it finds was not compared."
+
+
+def test_labels_are_not_dropped(urls: dict[str, str], queries: Path) -> None:
+    questions, keys = Questions.read(queries), Path(urls["keys"])
+    for new in (Asker(urls["new"], keys, 30), Bare(urls["new"], keys, 30)):
+        with pytest.raises(UsageError, match="queries are labelled"):
+            compare(Bare(urls["old"], keys, 30), new, questions, Limits(min_queries=2))
+
+
 def test_another_model_is_said_at_once(urls: dict[str, str], queries: Path) -> None:
     class Another(Asker):
         def __call__(self, path: str, kind: type[T], body: Any = None) -> T:
             found = super().__call__(path, kind, body)
             if path == "/info":
-                import msgspec
-
                 found = msgspec.structs.replace(found, fingerprint="f" * 64)  # type: ignore[type-var]
             return found
 

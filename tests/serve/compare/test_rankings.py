@@ -34,6 +34,16 @@ def test_the_change_is_paired() -> None:
     assert (paired(old[:1], new[:1]).lower, paired(old[:1], new[:1]).upper) == (-1, 1)
 
 
+def test_what_docs_say_of_few_queries() -> None:
+    """One of 50 that changed, for better or worse, leaves 0.02 open; where none did the interval has no width."""
+    for change in (-1, 1):
+        old = np.full(50, 0.5)
+        new = old + change * (np.arange(50) == 0)
+        assert paired(old, new).lower < -0.02
+    assert (paired(old, old).lower, paired(old, old).upper) == (0, 0)
+    assert [1 - 0.05 ** (1 / n) < most for n, most in ((100, 0.03), (149, 0.02), (148, 0.02))] == [True, True, False]
+
+
 def test_labels_judge_both() -> None:
     relevant = [{"a"}, set(), {"a", "b"}]
     found = labels([["a"], ["z"], ["a", "b"]], [["z", "a"], ["a"], ["b"]], relevant)
