@@ -169,9 +169,9 @@ class Seats(Generic[Claim]):
             self._wake_all()  # those that it kept waiting
 
     def _wake(self, streams: int) -> None:
-        """Wake so many streams of devices that are up, and no others: each costs the event loop time."""
+        """Wake so many streams that can begin something, and no others: each costs the event loop time."""
         for seat in self._seats.values():
-            if seat.device.up:
+            if seat.device.up and not seat.alone:  # beside a suspect it would wait again, and the wake be lost
                 streams -= seat.wake(streams)
 
     def _wake_all(self) -> None:
