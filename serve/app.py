@@ -182,7 +182,7 @@ class App:
             self._drain.leave()
 
     async def _work(self, face: Face, visit: Visit, route: Route, call: Call, raw: bytes, receive: Receive) -> Reply:
-        request = decode(face.decoders[route.takes], raw)
+        request = None if route.takes is None else decode(face.decoders[route.takes], raw)
         visit.mark(Phase.READ)
         with Presence(receive):
             reply = await route.handle(request, call)

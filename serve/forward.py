@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 Got = TypeVar("Got")
 
 # Requests up to this size are tokenised on the event loop, in less than a millisecond, and go first. A larger one is
-# bulk, and is tokenised in a thread: `tokenizers` gives up the GIL.
+# bulk, and is tokenised in a thread: `tokenizers` gives up the GIL. A text costs more than its characters: the prompt
+# before it, and its special tokens, for which 8 characters are counted.
 SMALL_CHARACTERS = 2_000
+_SPECIALS_CHARACTERS = 8
 SMALL_TOKENS = SMALL_CHARACTERS // 4  # where they are tokens already
 
 
@@ -75,7 +77,7 @@ class Forward:
         counted: bool = True,
     ) -> Encoded:
         """(n, dim) float32 rows in the order of texts, `prompt` put before each."""
-        small = sum(map(_characters, texts)) <= SMALL_CHARACTERS
+        small = _small(texts, prompt)
         lane = lane or (Lane.INTERACTIVE if small else Lane.BULK)
         with self.admission.enter(len(texts), lane) as permit:
             began = time.perf_counter()
@@ -105,8 +107,9 @@ class Forward:
         self, texts: Sequence[str], prompt_name: str | None, specials: bool, lane: Lane | None = None
     ) -> list[Encoding]:
         """The tokens of each text, with their places in it."""
-        work = partial(self.tokenizer.pieces, texts, self.prompt(prompt_name), specials)
-        return await self._aside(work, len(texts), sum(map(len, texts)) <= SMALL_CHARACTERS, lane)
+        prompt = self.prompt(prompt_name)
+        work = partial(self.tokenizer.pieces, texts, prompt, specials)
+        return await self._aside(work, len(texts), _small(texts, prompt), lane)
 
     async def decode(self, ids: list[list[int]], skip_specials: bool, lane: Lane | None = None) -> list[str]:
         self._check_known(ids, "ids")
@@ -169,6 +172,10 @@ class Forward:
                 self._field,
             )
         return truncated
+
+
+def _small(texts: Sequence[Text], prompt: str) -> bool:
+    return sum(map(_characters, texts)) + len(texts) * (len(prompt) + _SPECIALS_CHARACTERS) <= SMALL_CHARACTERS
 
 
 def _characters(text: Text) -> int:

@@ -86,6 +86,7 @@ class Route:
     open: bool = False  # to those without an API key: probes, scrapes, and what says nothing of anybody
     admin: bool = False  # asks for an admin key instead of an API key
     writes: bool = False  # asks for a write key, or an admin key
+    slow: bool = False  # takes no body, and may take long all the same
     binary: bool = False  # gives application/octet-stream to who accepts it, described by headers
 
     @property
@@ -96,8 +97,8 @@ class Route:
 
     @property
     def works(self) -> bool:
-        """Whether it runs the model: the others are probes, which do not keep a draining server alive."""
-        return self.takes is not None
+        """Whether it has a deadline and keeps a draining server alive. The others are probes, and answer at once."""
+        return self.takes is not None or self.slow
 
 
 Body = TypeVar("Body")

@@ -22,6 +22,10 @@ PATIENCE = 4
 RECENT_SECONDS = 1.0
 SHRINK = 4
 
+# A lane that holds more looks for texts that nobody waits for any more. Streams drop them, too, but take nothing while
+# all devices are down: then clients leave and come again, and only their permits are given back.
+CROWD = 1_000
+
 
 class Lane(StrEnum):
     INTERACTIVE = "interactive"
@@ -64,8 +68,8 @@ class Lanes(Generic[Claim]):
         self._last_interactive = float("-inf")
 
     def __len__(self) -> int:
-        """Texts that wait, those of departed clients included until their turn comes."""
-        return sum(len(queue) for queue in self._queues.values())
+        """Texts that somebody waits for. Each is looked at: for scrapes, and not for every batch."""
+        return sum(len(queue.present()) for queue in self._queues.values())
 
     def oldest(self) -> list[Claim]:
         """Whose text has waited longest, of each lane where one waits."""
@@ -74,8 +78,7 @@ class Lanes(Generic[Claim]):
     def put(self, lane: Lane, works: Iterable[Work[Claim]]) -> None:
         if lane is Lane.INTERACTIVE:
             self._last_interactive = self._clock()
-        for work in works:
-            self._queues[lane].put(work)
+        self._queues[lane].put(works)
 
     def take(self) -> list[Work[Claim]]:
         """The next batch, in no particular order, as `plan` shapes batches; empty if none waits."""
@@ -91,7 +94,7 @@ class Lanes(Generic[Claim]):
         return Lane.INTERACTIVE, Lane.BULK
 
     def _note(self, lane: Lane) -> None:
-        waits = lane is Lane.INTERACTIVE and len(self._queues[Lane.BULK]) > 0
+        waits = lane is Lane.INTERACTIVE and self._queues[Lane.BULK].held > 0
         self._passed_over = self._passed_over + 1 if waits else 0
 
     def _budget_of(self, lane: Lane) -> int:
@@ -106,25 +109,41 @@ class _Queue(Generic[Claim]):
         self._arrivals: deque[Work[Claim]] = deque()
         self._by_length: dict[int, deque[Work[Claim]]] = {}
         self._lengths: list[int] = []  # the keys of `_by_length`, ascending
-        self._waiting = 0
+        self.held = 0  # texts that wait, those of departed clients included until they are dropped
+        self._crowd = CROWD
 
-    def __len__(self) -> int:
-        return self._waiting
+    def present(self) -> list[Work[Claim]]:
+        """What somebody waits for, in order of arrival."""
+        return [work for work in self._arrivals if not work.taken and not work.owner.gone]
 
     def first(self) -> Claim | None:
         """The owner of the oldest work; nothing is dropped for the question."""
         return next((work.owner for work in self._arrivals if not work.taken and not work.owner.gone), None)
 
-    def put(self, work: Work[Claim]) -> None:
+    def put(self, works: Iterable[Work[Claim]]) -> None:
+        for work in works:
+            self._add(work)
+        if self.held > self._crowd:
+            self._drop_gone()
+
+    def _add(self, work: Work[Claim]) -> None:
         self._of_length(len(work.ids)).append(work)
         self._arrivals.append(work)
-        self._waiting += 1
+        self.held += 1
+
+    def _drop_gone(self) -> None:
+        """Not again before as many have come as stay now: no text costs more for the others that wait."""
+        staying = self.present()
+        self._arrivals, self._by_length, self._lengths, self.held = deque(), {}, [], 0
+        for work in staying:
+            self._add(work)
+        self._crowd = max(CROWD, 2 * self.held)
 
     def _put_back(self, work: Work[Claim]) -> None:
         """Work that has just been popped: its place among the arrivals it still has."""
         self._of_length(len(work.ids)).appendleft(work)
         work.taken = False
-        self._waiting += 1
+        self.held += 1
 
     def _of_length(self, length: int) -> deque[Work[Claim]]:
         if length not in self._by_length:
@@ -182,5 +201,5 @@ class _Queue(Generic[Claim]):
     def _pop(self, length: int) -> Work[Claim]:
         work = self._by_length[length].popleft()
         work.taken = True
-        self._waiting -= 1
+        self.held -= 1
         return work

@@ -40,11 +40,13 @@ _HEADERS: Schema = {
         "schema": {"type": "string"},
     },
 }
-_MODEL_HEADERS: Schema = _HEADERS | {
+_TIMED_HEADERS: Schema = _HEADERS | {
     "Server-Timing": {
         "description": "Milliseconds in each phase (read, tokenise, queue, inference, search, serialise), and in all.",
         "schema": {"type": "string"},
     },
+}
+_MODEL_HEADERS: Schema = _TIMED_HEADERS | {
     "X-Embedship-Truncated": {
         "description": "How many texts were longer than the model reads, and cut.",
         "schema": {"type": "integer"},
@@ -72,7 +74,7 @@ _REQUEST_ID: Schema = {
     "schema": {"type": "string"},
 }
 
-# What any request may be answered, on whichever path; and what one with a body may be.
+# What any request may be answered, on whichever path; and what one may be whose body is waited for.
 _ANY: tuple[type[RequestError], ...] = (WrongMethod, HeadTooLarge, Crowded)
 _WITH_BODY: tuple[type[RequestError], ...] = (SlowBody,)
 _RETRY_AFTER: Schema = {
@@ -150,7 +152,8 @@ def _operation(route: Route, known: dict[str, Any]) -> Schema:
 
 
 def _parameters(route: Route) -> list[Schema]:
-    found = [_LANE, _REQUEST_ID] if route.works else []
+    found = [] if route.takes is None else [_LANE]
+    found += [_REQUEST_ID] if route.works else []
     if route.tail:
         name = route.path[len(route.tail) + 1 : -1]
         found.append({"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}})
@@ -183,7 +186,9 @@ def _responses(route: Route, known: dict[str, Any]) -> Schema:
 def _headers(route: Route) -> Schema:
     if route.binary:
         return _BINARY_HEADERS
-    return _MODEL_HEADERS if route.works and not route.admin else _HEADERS
+    if not route.works or route.admin:
+        return _HEADERS
+    return _TIMED_HEADERS if route.takes is None else _MODEL_HEADERS
 
 
 def _by_status(route: Route) -> dict[int, list[type[RequestError]]]:

@@ -83,16 +83,18 @@ class Seats(Generic[Claim]):
             device.watch(self._changed)
 
     def __len__(self) -> int:
-        """Texts that wait."""
-        again = sum(len(piece.works) for piece in (*self._again, *self._suspects))
-        return len(self._lanes) + again
+        """Texts that wait, and somebody for them."""
+        with self._lock:
+            return len(self._lanes) + len(self._owners_again())
 
     def oldest(self) -> list[Claim]:
         """Who has waited longest in each lane, and all whose batch is to be tried again."""
         with self._lock:
-            pieces = (*self._again, *self._suspects)
-            again = [work.owner for piece in pieces for work in piece.works if not work.owner.gone]
-            return [*self._lanes.oldest(), *again]
+            return [*self._lanes.oldest(), *self._owners_again()]
+
+    def _owners_again(self) -> list[Claim]:
+        """One a text that is to be tried again."""
+        return [work.owner for piece in (*self._again, *self._suspects) for work in piece.present.works]
 
     @property
     def closed(self) -> bool:
@@ -169,9 +171,9 @@ class Seats(Generic[Claim]):
             self._wake_all()  # those that it kept waiting
 
     def _wake(self, streams: int) -> None:
-        """Wake so many streams of devices that are up, and no others: each costs the event loop time."""
+        """Wake so many streams that can begin something, and no others: each costs the event loop time."""
         for seat in self._seats.values():
-            if seat.device.up:
+            if seat.device.up and not seat.alone:  # beside a suspect it would wait again, and the wake be lost
                 streams -= seat.wake(streams)
 
     def _wake_all(self) -> None:

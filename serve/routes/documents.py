@@ -10,7 +10,10 @@ import msgspec
 from embedship.serve import schemas
 from embedship.serve.documents import Document
 from embedship.serve.errors import (
+    ClientGone,
     DiskFull,
+    EngineFailed,
+    Expired,
     Family,
     Forbidden,
     IndexAway,
@@ -20,6 +23,8 @@ from embedship.serve.errors import (
     NoIndex,
     NotStored,
     ReadOnly,
+    TimedOut,
+    TooLarge,
     Unauthorised,
 )
 from embedship.serve.http import Call, Reply, Route
@@ -28,6 +33,9 @@ from embedship.serve.service import Service
 from embedship.serve.writes import Changed
 
 _WRITING = (Unauthorised, Forbidden, ReadOnly, NoIndex, DiskFull, NotStored, IndexAway)
+
+# What can go wrong where no body is taken: one that comes is read all the same, and left.
+_BARE = (Unauthorised, Invalid, TooLarge, ClientGone, Expired, TimedOut, EngineFailed, Internal)
 
 # Deeper metadata is a mistake, and would take the stack of whatever walks through it.
 _DEPTH = 32
@@ -40,9 +48,9 @@ def routes(service: Service) -> tuple[Route, ...]:
               schemas.DocumentsRequest, schemas.DocumentsReply, Family.FLAT,
               tuple(dict.fromkeys((*_WRITING, *texts.COMMON))), writes=True),
         Route("GET", "/documents/{id}", "A document as it is now", documents.get, gives=schemas.DocumentReply,
-              errors=(Unauthorised, NoIndex, NoDocument, IndexAway, Internal)),
+              errors=(*_BARE, NoIndex, NoDocument, IndexAway), slow=True),
         Route("DELETE", "/documents/{id}", "Delete a document", documents.delete, gives=schemas.DeletedReply,
-              errors=(*_WRITING, Internal), writes=True),
+              errors=tuple(dict.fromkeys((*_WRITING, *_BARE))), slow=True, writes=True),
     )  # fmt: skip
 
 

@@ -206,6 +206,14 @@ def test_a_draining_server_answers_but_is_not_ready(fresh: Callable[..., Any]) -
     assert (answer.status_code, answer.headers["connection"]) == (200, "close")
 
 
+def test_only_requests_that_somebody_waits_for_work(api: Any) -> None:
+    """Probes come again and again: they would keep a draining server for ever."""
+    routes = [route for methods in api.app._now().paths.values() for route in methods.values()]
+    bare = {f"{route.method} {route.path}" for route in routes if route.works and route.takes is None}
+    assert bare == {"GET /documents/{id}", "DELETE /documents/{id}"}
+    assert all(route.works for route in routes if route.takes is not None)
+
+
 def test_dead_streams_are_unhealthy(fresh: Callable[..., Any]) -> None:
     api = fresh()
     api.service.workers.close()

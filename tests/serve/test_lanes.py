@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from weakref import ref
 
 import pytest
 from hypothesis import given
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from embedship import stdlib_docs
 from embedship.bundle import Bundle
 from embedship.plan import PADDING, SLACK, rounded
-from embedship.serve.lanes import PATIENCE, RECENT_SECONDS, SHRINK, Lane, Lanes, Work
+from embedship.serve.lanes import CROWD, PATIENCE, RECENT_SECONDS, SHRINK, Lane, Lanes, Work
 from embedship.tokens import Tokenizer
 
 BUDGET = 200
@@ -139,6 +140,21 @@ def test_departed_clients_cost_nothing(lane: Lane) -> None:
     assert [one.owner for one in lanes.take()] == [staying]
     assert lanes.take() == []
     assert len(lanes) == 0
+
+
+@pytest.mark.parametrize("lane", Lane)
+def test_departed_clients_are_forgotten_while_no_stream_takes(lane: Lane) -> None:
+    lanes: Lanes[Client] = Lanes(BUDGET)
+    left = []
+    for row in range(100):
+        client = Client()
+        left.append(ref(client))
+        lanes.put(lane, [work(50, row), *(work(length, client=client) for length in range(1, 101))])
+        assert len(lanes) == row + 101
+        client.gone = True
+        assert len(lanes) == row + 1
+    assert sum(client() is not None for client in left) <= CROWD / 100 + 1
+    assert [[one.row for one in batch] for batch in emptied(lanes)] == [list(range(n, n + 4)) for n in range(0, 100, 4)]
 
 
 @pytest.fixture(scope="module")

@@ -69,3 +69,13 @@ def test_what_is_refused_before_a_route_is_found_is_described_for_each(api: Any)
         for operation in item.values():
             wanted = {"431", "503"} | ({"408"} if "requestBody" in operation else set())
             assert wanted <= set(operation["responses"]), operation["operationId"]
+
+
+def test_what_takes_no_body_may_be_late_all_the_same(api: Any) -> None:
+    item = api.ask("GET", "/openapi.json").json()["paths"]["/documents/{id}"]
+    for operation in item.values():
+        assert {"408", "413", "422", "499", "504"} <= set(operation["responses"])
+        assert {each["name"] for each in operation["parameters"]} == {"X-Request-Id", "id"}, (
+            "no lane: it needs no model"
+        )
+        assert "Server-Timing" in operation["responses"]["200"]["headers"]

@@ -373,3 +373,30 @@ def test_a_pass_that_hangs_in_this_process_is_no_life() -> None:
             assert made.workers.alive
 
     asyncio.run(asyncio.wait_for(ask(), SECONDS))
+
+
+def test_who_leaves_while_all_devices_are_down_is_not_counted_as_waiting() -> None:
+    class Down(LocalDevice):
+        up = False
+
+    device = Down("cpu:0", Engine(), Pulse(SECONDS))
+    workers = Workers([device], DIMENSION, Layout(0, 512), Lanes(64), Counts(CollectorRegistry()))
+    admission = Admission(100)
+
+    async def ask(lane: Lane) -> Vectors:
+        with admission.enter(100, lane) as permit:
+            return await workers.encode(permit, Tokens([[1] * 9] * 100, [0] * 100), lane)
+
+    async def go() -> None:
+        for _ in range(20):
+            asked = asyncio.create_task(ask(Lane.INTERACTIVE))
+            await until(lambda: workers.waiting() > 0)
+            assert workers.waiting() == 100
+            asked.cancel()
+            await until(asked.done)
+            assert workers.waiting() == admission.inside == 0
+
+    try:
+        asyncio.run(asyncio.wait_for(go(), SECONDS))
+    finally:
+        workers.close()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -243,3 +245,77 @@ def test_a_disk_that_refuses_is_said_and_reading_goes_on(shared: Any, full: bool
     assert len(ids(shared, "gout")) == 10
     shared.service.writes._index = live
     assert put(shared, [asthma]).status_code == 200
+
+
+class Blocks:
+    """An index whose writes and reads wait until they may go on, and note how many requests the drain counts."""
+
+    def __init__(self, asked: Any) -> None:
+        self.manifest = asked.service.writes._index.manifest
+        self.begun, self.proceed = Event(), Event()
+        self.inside = 0
+        self._drain = asked.house.drain
+
+    def write(self, changes: Any) -> Any:
+        return self._wait()
+
+    def fetch(self, id: str) -> Any:
+        return self._wait()
+
+    def close(self) -> None: ...
+
+    def _wait(self) -> None:
+        self.inside = self._drain.inside
+        self.begun.set()
+        assert self.proceed.wait(30)
+
+
+@pytest.fixture
+def blocks(asked: Any) -> Iterator[Blocks]:
+    made, writes, shelf = Blocks(asked), asked.service.writes, asked.service.shelf
+    index, store = writes._index, shelf.store
+    writes._index = shelf.store = made
+    try:
+        yield made
+    finally:
+        made.proceed.set()
+        writes._index, shelf.store = index, store
+
+
+@pytest.mark.parametrize("method", ["DELETE", "GET"])
+def test_what_takes_no_body_has_a_deadline_and_keeps_a_draining_server(asked: Any, blocks: Blocks, method: str) -> None:
+    asked.house.drain.begin(quiet_seconds=0.0)
+    answer = asked.ask(method, "/documents/gout", headers={**KEY, "x-request-timeout-ms": "50"})
+    assert answer.status_code == 504
+    assert "No answer within 0.05 s" in answer.json()["error"]
+    assert asked.metric("embedship_rejections_total", reason="expired") == 1
+    assert blocks.begun.wait(30)
+    assert (blocks.inside, asked.house.drain.inside) == (1, 0)
+    assert asked.ask(method, "/documents/gout", headers={**KEY, "x-request-timeout-ms": "soon"}).status_code == 422
+
+
+@pytest.mark.parametrize("method", ["DELETE", "GET"])
+def test_who_asks_without_a_body_may_leave(asked: Any, blocks: Blocks, method: str) -> None:
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": "/documents/gout",
+        "headers": [(name.encode(), value.encode()) for name, value in KEY.items()],
+    }
+    sent: list[Any] = []
+
+    async def go() -> None:
+        received: asyncio.Queue[Any] = asyncio.Queue()
+        received.put_nowait({"type": "http.request"})
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        request = asyncio.create_task(asked.app(scope, received.get, send))
+        assert await asyncio.to_thread(blocks.begun.wait, 30)
+        received.put_nowait({"type": "http.disconnect"})
+        await asyncio.wait_for(request, 30)
+
+    asyncio.run(go())
+    assert sent[0]["status"] == 499
+    assert asked.house.drain.inside == 0
