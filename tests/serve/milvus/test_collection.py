@@ -28,7 +28,7 @@ from embedship.serve.milvus.collection import Collection
 from embedship.serve.milvus.entities import entity, row_of
 from embedship.serve.milvus.line import Line
 
-from ..test_keyword import FILTERS, ROWS, SYNTAX
+from ..test_keyword import FILTERS, LIMITS, NUMBERS, RANGES, ROWS, SYNTAX, WHOLE
 from .conftest import filled
 
 At = Callable[[str], Address]
@@ -146,6 +146,15 @@ def test_odd_documents(empty: Collection, encoder: Encoder) -> None:
         ids(empty, How(filter=msgspec.convert({"many": {"gt": 3}}, Filter)), query)
     with pytest.raises(FilterError, match="a range cannot be asked of"):
         ids(empty, How(filter=msgspec.convert({'k"ey\\': {"gt": "a"}}, Filter)), query)
+
+
+def test_ranges_of_whole_numbers_are_exact(empty: Collection, encoder: Encoder) -> None:
+    empty.write(puts(encoder, NUMBERS))
+    query = encoder.encode(["gout"])
+    for sign, compare in RANGES.items():
+        for limit in LIMITS:
+            found = ids(empty, How(filter=msgspec.convert({"n": {sign: limit}}, Filter)), query, len(WHOLE))
+            assert sorted(found) == sorted(f"n{n}" for n in WHOLE if compare(n, limit)), (sign, limit)
 
 
 def test_no_two_facts_are_written_alike() -> None:
