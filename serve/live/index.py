@@ -174,7 +174,7 @@ class LiveIndex:
         """Those that are not there already, word for word: the others need neither the model nor the disk."""
         with self.moment() as now:
             known = now.documents.uncut([document.id for document in wanted])
-        return [document for document in wanted if known.get(document.id) != document]
+        return [each for each in wanted if each.id not in known or not documents.same(known[each.id], each)]
 
     def compact(self, step: Callable[[Step], object] = lambda _: None) -> bool:
         """Write the next snapshot and let it count; False where no document is left to make one of.

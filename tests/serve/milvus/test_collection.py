@@ -190,6 +190,15 @@ def test_put_replace_and_delete(empty: Collection, encoder: Encoder) -> None:
     assert row == row_of("b")
 
 
+def test_numbers_that_python_takes_for_equal_are_other_metadata(empty: Collection, encoder: Encoder) -> None:
+    for value in (1, True, 1.0):
+        document = Document("a", "text", None, {"n": value})
+        assert empty.differing([document]) == [document]
+        empty.write(puts(encoder, [document]))
+        assert empty.differing([document]) == []
+        assert repr(empty.fetch("a")) == repr(document)
+
+
 def test_a_put_and_a_delete_of_one_document_is_what_came_last(empty: Collection, encoder: Encoder) -> None:
     (put,) = puts(encoder, [Document("a", "text")])
     assert empty.write([put, Delete("a")]) == Done()

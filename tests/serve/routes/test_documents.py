@@ -99,6 +99,15 @@ def test_the_same_again_changes_nothing(asked: Any) -> None:
     assert ids(asked, "x", filter={"kind": "drug"}) == ["gout"]
 
 
+def test_numbers_that_python_takes_for_equal_are_other_metadata(shared: Any) -> None:
+    for value in (1, True, 1.0, 1, [1], [True], {"deep": 0}, {"deep": -0.0}):
+        answer = put(shared, [{**GOUT, "id": "n", "metadata": {"n": value, "m": 2}}])
+        assert answer.json()["unchanged"] == 0, value
+        assert repr(shared.ask("GET", "/documents/n").json()["metadata"]["n"]) == repr(value)
+    same = put(shared, [{**GOUT, "id": "n", "metadata": {"m": 2, "n": {"deep": -0.0}}}])
+    assert same.json()["unchanged"] == 1, "names have no order"
+
+
 def test_deleting_twice_is_no_mistake(shared: Any, passages: list[dict[str, Any]]) -> None:
     path = f"/documents/{passages[0]['id']}"
     assert [shared.ask("DELETE", path, headers=KEY).json() for _ in range(2)] == [{"deleted": 1}, {"deleted": 0}]
