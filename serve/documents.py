@@ -55,6 +55,10 @@ _DISK = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sql
 _BATCH = 512
 
 
+# SQLite ends a text of its JSON there: such a document would be found by a search, and could not be asked for.
+NUL = "holds a NUL (\\u0000), and could not be looked up by it: take it out"
+
+
 class Chunk(msgspec.Struct, frozen=True):
     """Which one of a document's chunks, from 0, and the characters of the document's text that it is."""
 

@@ -277,6 +277,15 @@ def test_bad_lines_are_named_before_anything_is_written(encoder: Encoder, tmp_pa
     assert contents(tmp_path / "out") == {}
 
 
+def test_a_line_without_a_bottom_is_a_sentence(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"text": "fine"}\n{"text": "x", "deep": ' + "[" * 2000 + "]" * 2000 + "}\n")
+    assert run(["encode", str(bundle), str(bad), "--out", str(tmp_path / "out"), "--variant", "openvino-int8"]) == 2
+    assert "line 2: it is nested too deeply" in " ".join(capsys.readouterr().err.split())
+
+
 def test_rows_without_an_id_get_their_number(encoder: Encoder, tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text('{"text": "a"}\n\n{"text": "b", "id": 7}\n{"text": "c"}\n')
     go(encoder, tmp_path / "in.jsonl", tmp_path / "out")
