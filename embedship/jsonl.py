@@ -12,6 +12,8 @@ from embedship.errors import UsageError
 
 Row = TypeVar("Row")
 
+TOO_DEEP = "it is nested too deeply"
+
 
 class Text(msgspec.Struct, frozen=True):
     """A line of which only the text matters."""
@@ -50,3 +52,5 @@ def _parsed(parse: Callable[[bytes], Row], line: bytes, where: str) -> Row:
         raise UsageError(f"{where}: not UTF-8 ({error.reason} at byte {error.start})") from None
     except (msgspec.MsgspecError, ValueError) as error:
         raise UsageError(f"{where}: {error}") from None
+    except RecursionError:
+        raise UsageError(f"{where}: {TOO_DEEP}") from None

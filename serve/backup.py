@@ -86,7 +86,7 @@ def backup(
         files = {name: File.of(staging / name) for name in sealed.present(staging)}
         made = Manifest(format=FORMAT, created=sealed.created(), folders=tuple(names), files=files)
         sealed.write(staging / MANIFEST, made)
-    found = Kept(str(target), made.folders, len(files), _bytes(made), _pruned(to, keep))
+    found = Kept(str(target), made.folders, len(files), _bytes(made), _pruned(to, target, keep))
     if as_json:
         typer.echo(msgspec.json.encode(found).decode())
     else:
@@ -183,10 +183,14 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _pruned(to: Path, keep: int) -> list[str]:
-    """Remove the oldest copies; nothing that is no copy of ours is touched."""
+def _pruned(to: Path, made: Path, keep: int) -> list[str]:
+    """Remove the oldest copies but for `made`, which is older than the others by its name if the clock was ahead once.
+
+    Nothing that is no copy of ours is touched.
+    """
     copies = [path for path in to.iterdir() if _NAME.fullmatch(path.name) and (path / MANIFEST).is_file()]
-    old = sorted(copies, key=_age)[:-keep]
+    others = sorted((path for path in copies if path.name != made.name), key=_age, reverse=True)
+    old = others[keep - 1 :][::-1]
     for path in old:
         shutil.rmtree(path)
     return [path.name for path in old]

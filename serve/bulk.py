@@ -26,7 +26,7 @@ from embedship.errors import EmbedshipError, UsageError
 from embedship.sealed import File
 from embedship.serve.bulk_input import Row, Source
 from embedship.serve.bulk_output import Layout, arrow
-from embedship.serve.bulk_places import digest
+from embedship.serve.bulk_places import Stamp, digest
 from embedship.serve.bulk_records import FORMAT, Manifest, Plan, Shard, Wishes
 from embedship.serve.bulk_shards import Encoded, Encoders, Job, Watcher
 
@@ -62,10 +62,14 @@ def encode(
             return finished
         _begin(out, plan, source)
         _sweep(out)
-        shards = _shards(encoders, source, out, plan, watcher)
-        if source.place.stamp() != before:
-            raise UsageError(f"{source.place} changed while it was read: run again with --force, on a file that stays")
+        shards = _shards(encoders, source, before, out, plan, watcher)
+        _require_still(source, before)
         return _finish(out, plan, shards)
+
+
+def _require_still(source: Source, stamp: Stamp) -> None:
+    if source.place.stamp() != stamp:
+        raise UsageError(f"{source.place} changed while it was read: run again with --force, on a file that stays")
 
 
 def _forget(out: Path) -> None:
@@ -156,14 +160,18 @@ def _require_same(there: Plan, here: Plan, out: Path) -> None:
         )
 
 
-def _shards(encoders: Encoders, source: Source, out: Path, plan: Plan, watcher: Watcher) -> tuple[Shard, ...]:
+def _shards(
+    encoders: Encoders, source: Source, stamp: Stamp, out: Path, plan: Plan, watcher: Watcher
+) -> tuple[Shard, ...]:
     """Those that are done as their records say, the others encoded and written as they come."""
     numbers = range(-(-plan.texts // plan.shard_texts))
-    done = {number: shard for number in numbers if (shard := _record(out, number)) is not None}
+    done = {number: shard for number in numbers if (shard := _record(out, plan, number)) is not None}
     watcher.found(plan.texts, sum(shard.texts for shard in done.values()))
     jobs = _jobs(source, plan.shard_texts, [number for number in numbers if number not in done])
     with closing(encoders.shards(plan, jobs, watcher)) as shards:
         for encoded in shards:
+            # Else it may be of other texts than the plan's, and the next run would take it for done.
+            _require_still(source, stamp)
             done[encoded.number] = _written(out, plan, encoded)
     return tuple(done[number] for number in numbers)
 
@@ -210,13 +218,14 @@ def _sweep(out: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _record(out: Path, number: int) -> Shard | None:
+def _record(out: Path, plan: Plan, number: int) -> Shard | None:
     """The record of a shard that is done: its bytes are hashed again, for disks fail between two runs."""
     try:
         shard = msgspec.json.decode(_sidecar(out, number).read_bytes(), type=Shard)
     except (FileNotFoundError, msgspec.MsgspecError):
         return None
-    return None if sealed.problems(out, {shard.name: shard.file}, [shard.name]) else shard
+    texts = min(plan.shard_texts, plan.texts - number * plan.shard_texts)
+    return None if shard.texts != texts or sealed.problems(out, {shard.name: shard.file}, [shard.name]) else shard
 
 
 def _sidecar(out: Path, number: int) -> Path:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from embedship.errors import MissingExtra, UsageError
+from embedship.jsonl import TOO_DEEP
 from embedship.serve.bulk_places import Place, place
 
 _SHOWN = 10  # bad lines that are named; a file of another kind has nothing else
@@ -60,8 +61,8 @@ class JsonLines:
                     continue
                 try:
                     parsed = _picked(self._decode(line), self._columns)
-                except (msgspec.MsgspecError, ValueError) as error:
-                    bad.append(f"line {number}: {error}")
+                except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+                    bad.append(f"line {number}: {TOO_DEEP if isinstance(error, RecursionError) else error}")
                     if len(bad) == _SHOWN:
                         break
                     continue

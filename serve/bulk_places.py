@@ -11,6 +11,8 @@ from embedship.errors import UsageError
 
 _PIECE = 1 << 20
 
+Stamp = tuple[int, int | str]  # size, and what changes whenever the content does
+
 
 class Place(Protocol):
     """`str` of it is what the user named."""
@@ -22,8 +24,8 @@ class Place(Protocol):
     def open(self) -> BufferedReader:
         """From the beginning; it can seek."""
 
-    def stamp(self) -> tuple[int, int | str]:
-        """Size and what changes whenever the content does."""
+    def stamp(self) -> Stamp:
+        """Asked once a shard: in S3 a request. Raises UsageError where it is there no more."""
 
 
 class Local:
@@ -34,8 +36,11 @@ class Local:
     def open(self) -> BufferedReader:
         return self.path.open("rb")
 
-    def stamp(self) -> tuple[int, int | str]:
-        stat = self.path.stat()
+    def stamp(self) -> Stamp:
+        try:
+            stat = self.path.stat()
+        except FileNotFoundError:
+            raise UsageError(f"{self.path} is there no more") from None
         return stat.st_size, stat.st_mtime_ns
 
     def __str__(self) -> str:
@@ -55,7 +60,7 @@ class InS3:
     def open(self) -> BufferedReader:
         return BufferedReader(self._object.open(), _PIECE)
 
-    def stamp(self) -> tuple[int, int | str]:
+    def stamp(self) -> Stamp:
         return self._object.stamp()
 
     def __str__(self) -> str:

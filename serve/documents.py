@@ -55,6 +55,10 @@ _DISK = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sql
 _BATCH = 512
 
 
+# SQLite ends a text of its JSON there: such a document would be found by a search, and could not be asked for.
+NUL = "holds a NUL (\\u0000), and could not be looked up by it: take it out"
+
+
 class Chunk(msgspec.Struct, frozen=True):
     """Which one of a document's chunks, from 0, and the characters of the document's text that it is."""
 
@@ -69,6 +73,12 @@ class Document(msgspec.Struct, frozen=True):
     title: str | None = None
     metadata: dict[str, Any] = {}
     chunk: Chunk | None = None  # then `text` is that of the chunk
+
+
+def same(one: Document, other: Document) -> bool:
+    """Word for word, names in any order: to Python 1, 1.0 and true are equal, to who reads metadata they are not."""
+    metadata, others = (msgspec.json.encode(each.metadata, order="sorted") for each in (one, other))
+    return one == other and metadata == others
 
 
 Split = Callable[[Sequence[Document]], list[list[Document]]]  # documents -> the chunks of each

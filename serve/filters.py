@@ -7,6 +7,7 @@ never written into a statement. As in SQLite's own JSON, true and false are 1 an
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, NamedTuple
 
@@ -16,14 +17,16 @@ from msgspec import Meta
 from embedship.errors import UsageError
 
 Scalar = str | int | float | bool
+Limit = int | float | str
 
 FACTS = (
     "CREATE TABLE facts (name TEXT NOT NULL, value, row INTEGER NOT NULL, PRIMARY KEY (name, value, row)) WITHOUT ROWID"
 )
 INSERT = "INSERT OR IGNORE INTO facts VALUES (?, ?, ?)"
 
-# SQLite's INTEGER; what is larger is kept as its REAL.
+# SQLite's INTEGER; what is larger is kept as its REAL, and what is larger than that as the largest.
 _INTEGERS = range(-(2**63), 2**63)
+_LARGEST = int(sys.float_info.max)
 
 
 class FilterError(UsageError):
@@ -41,10 +44,11 @@ class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     """All that is given must hold; numbers are compared with numbers only, and texts with texts."""
 
     one_of: Annotated[list[Scalar], Meta(min_length=1, max_length=1000)] | None = None
-    gt: float | str | None = None
-    gte: float | str | None = None
-    lt: float | str | None = None
-    lte: float | str | None = None
+    # Whole numbers stay whole: as a float, 2**53 + 1 would be 2**53.
+    gt: Limit | None = None
+    gte: Limit | None = None
+    lt: Limit | None = None
+    lte: Limit | None = None
 
     def __post_init__(self) -> None:
         if all(getattr(self, field) is None for field in self.__struct_fields__):
@@ -78,7 +82,9 @@ def facts(metadata: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 def bound(value: Scalar) -> Scalar:
     """As SQLite takes it."""
-    return float(value) if isinstance(value, int) and value not in _INTEGERS else value
+    if not isinstance(value, int) or value in _INTEGERS:
+        return value
+    return float(min(max(value, -_LARGEST), _LARGEST))
 
 
 def query(wanted: Filter) -> Query:
@@ -99,12 +105,11 @@ def _parts(name: str, condition: Scalar | Condition) -> Iterator[Query]:
     if limits:
         # To SQLite every text is greater than every number, and '' is the least text.
         kinds = {"value >= ''" if isinstance(limit, str) else "value < ''" for _, limit in limits}
-        yield _rows(
-            name, " AND ".join([*(f"value {sign} ?" for sign, _ in limits), *sorted(kinds)]), *(v for _, v in limits)
-        )
+        tests = [*(f"value {sign} ?" for sign, _ in limits), *sorted(kinds)]
+        yield _rows(name, " AND ".join(tests), *(bound(limit) for _, limit in limits))
 
 
-def limits_of(condition: Condition) -> tuple[tuple[str, float | str | None], ...]:
+def limits_of(condition: Condition) -> tuple[tuple[str, Limit | None], ...]:
     return (">", condition.gt), (">=", condition.gte), ("<", condition.lt), ("<=", condition.lte)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from embedship import jsonl
-from embedship.serve.documents import Document
+from embedship.serve.documents import NUL, Document
 
 
 class _Line(msgspec.Struct, frozen=True):
@@ -35,6 +35,8 @@ def document(raw: bytes) -> Document:
     id = line.id if line.id is not None else line.beir_id
     if not id:
         raise ValueError("it needs a non-empty `id` (or `_id`)")
+    if "\0" in id:
+        raise ValueError(f"`id` {NUL}")
     if not line.text.strip():
         raise ValueError("`text` is empty")
     others = {name: value for name, value in fields.items() if name not in _KNOWN}

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedship.codes import Vectors, binary, cut
-from embedship.errors import UnsafeError
+from embedship.errors import EmbedshipError, UnsafeError
 from embedship.serve.index import Allowed, factory, library
 from embedship.serve.index.effort import Effort
 from embedship.serve.index.gpu import Gpu
@@ -23,7 +23,7 @@ Rows = NDArray[np.int64]  # (n, candidates), -1 where fewer were found
 # What FAISS is trained on, evenly spaced.
 _TRAINING_ROWS, _TRAINING_ROWS_PER_LIST = 65_536, 64
 # Fewer rows are repeated: product quantisation refuses to place 16 centres among fewer than 16 rows, and warns below 39
-# for each.
+# for each. So are those that are fewer than the lists, as after a compaction that left few: FAISS refuses them, too.
 _LEAST_TRAINING = 16 * 39
 
 # Nodes kept open while a row is linked: the graph is built once and searched for long. In one run on sentences of
@@ -85,12 +85,19 @@ class Vectored:
 
     @classmethod
     def write(cls, folder: Path, truth: Truth, recipe: Recipe, gpu: Gpu | None = None) -> Self:
+        """Raises UsageError, EmbedshipError where FAISS cannot be trained on so few rows, OSError."""
         index = factory.make(recipe.factory, recipe.dimension)
         library.on_all_threads()
         if gpu and factory.is_float_graph(index):
             index = gpu.graph(cut(truth.rows(np.arange(truth.size)), recipe.dimension), index)
         else:
-            fill(index, truth, recipe.dimension, gpu)
+            try:
+                fill(index, truth, recipe.dimension, gpu)
+            except RuntimeError as error:
+                raise EmbedshipError(
+                    f"FAISS cannot build {recipe.factory} of {truth.size:,} rows ({library.cause(error)}): "
+                    "take another kind or factory"
+                ) from None
         library.save(faiss.write_index, index, folder / STAGE)
         return cls(index, recipe.dimension)
 
@@ -153,9 +160,10 @@ def fill(index: Any, truth: Truth, dimension: int, gpu: Gpu | None = None) -> No
     if isinstance(core, faiss.IndexPQFastScan | faiss.IndexIVFPQFastScan):
         core.pq.cp.niter = PQ_ROUNDS
     if not index.is_trained:
-        most = max(_TRAINING_ROWS, _TRAINING_ROWS_PER_LIST * core.nlist if factory.is_lists(index) else 0)
+        lists = core.nlist if factory.is_lists(index) else 0
+        most = max(_TRAINING_ROWS, _TRAINING_ROWS_PER_LIST * lists)
         chosen = np.linspace(0, truth.size - 1, min(truth.size, most)).astype(np.int64)
-        rows = cut(truth.rows(np.resize(chosen, max(len(chosen), _LEAST_TRAINING))), dimension)
+        rows = cut(truth.rows(np.resize(chosen, max(len(chosen), _LEAST_TRAINING, lists))), dimension)
         gpu.train_lists(index, rows) if gpu and factory.is_lists(index) else index.train(rows)
     for _, block in truth.blocks():
         index.add(cut(block, dimension))

@@ -103,6 +103,9 @@ class Compaction:
                 self._told(Result.DONE, time.perf_counter() - began)
         except (EmbedshipError, OSError, sqlite3.Error) as error:
             logger.error("%s was not compacted: %s (again in %g s)", self._live.folder, error, self._retry_seconds)
-            self._told(Result.FAILED, time.perf_counter() - began)
-            return False
-        return True
+        except Exception:  # a thread that ended here would never compact again, and nobody would hear of it
+            logger.exception("%s was not compacted (again in %g s)", self._live.folder, self._retry_seconds)
+        else:
+            return True
+        self._told(Result.FAILED, time.perf_counter() - began)
+        return False

@@ -113,29 +113,67 @@ def readable(path: Path) -> Iterator[None]:
         raise UnsafeError(f"{path} is damaged: {error}: {_CURE}") from None
 
 
+class Still(NamedTuple):
+    """What a file of changes and its -wal were when it was opened as one that never changes: inode, size, time."""
+
+    file: tuple[int, ...] | None
+    wal: tuple[int, ...] | None
+
+    @classmethod
+    def of(cls, path: Path) -> Still:
+        return cls(_seen(path), _seen(_beside(path, "-wal")))
+
+
+class Opened(NamedTuple):
+    """`still` where SQLite was told that the file never changes: once it differs, what is read is no more true."""
+
+    connection: sqlite3.Connection
+    still: Still | None
+
+
 def connect(path: Path, writable: bool) -> sqlite3.Connection:
     """A connection for one thread at a time, outside any transaction; a writer's waits for the disk at each commit."""
+    return opened(path, writable).connection
+
+
+def opened(path: Path, writable: bool) -> Opened:
+    """As `connect`, for who keeps the connection."""
+    still = None if writable else Still.of(path)  # before it is opened: what happens meanwhile is seen later
+    if still and _recoverable(path, still):
+        still = None
     uri = f"{path.resolve().as_uri()}?mode={'rw' if writable else 'ro'}"
-    if not writable and not _recoverable(path):
+    if still:
         uri += "&immutable=1"
     connection = sqlite3.connect(
         uri, uri=True, check_same_thread=False, isolation_level=None, timeout=_BUSY_SECONDS, cached_statements=256
     )
     connection.execute("PRAGMA synchronous = FULL")
-    return connection
+    return Opened(connection, still)
 
 
-def _recoverable(path: Path) -> bool:
-    """Whether SQLite can read it as a file that changes: on a disk for reading only it cannot make its -shm.
+def _recoverable(path: Path, still: Still) -> bool:
+    """Whether SQLite can read it as a file that changes: on a disk for reading only it cannot make its -wal and -shm.
 
-    A file that was closed well has no -wal beside it, and then is whole by itself.
+    A file that was closed well has neither beside it, and then is whole by itself. Where both lie there somebody may be
+    writing, if only through another mount, though nothing was written yet.
     """
-    wal = path.with_name(path.name + "-wal")
     try:
         with path.open("r+b"):
             return True
     except OSError:
-        return wal.exists() and wal.stat().st_size > 0
+        return still.wal is not None and (still.wal[1] > 0 or _seen(_beside(path, "-shm")) is not None)
+
+
+def _beside(path: Path, ending: str) -> Path:
+    return path.with_name(path.name + ending)
+
+
+def _seen(path: Path) -> tuple[int, ...] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def state(connection: sqlite3.Connection) -> State:

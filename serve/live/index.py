@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -24,7 +24,7 @@ from embedship.serve.index import Index, Size, manifest
 from embedship.serve.keyword import Words
 from embedship.serve.live import beside, changes, database, snapshot
 from embedship.serve.live.changes import Change, Done
-from embedship.serve.live.database import State
+from embedship.serve.live.database import State, Still
 from embedship.serve.live.lock import Lock
 from embedship.serve.live.snapshot import Snapshot
 from embedship.serve.live.view import Fresh, Growing, View
@@ -63,6 +63,12 @@ class _Reader:
     connection: sqlite3.Connection
     documents: Documents
     words: Words
+    still: Still | None
+
+    @classmethod
+    def open(cls, path: Path, writable: bool) -> Self:
+        connection, still = database.opened(path, writable)
+        return cls(connection, Documents(connection), Words(connection, 0), still)
 
     def end(self) -> None:
         if self.connection.in_transaction:
@@ -141,13 +147,11 @@ class LiveIndex:
 
         Its `index` stays as it is after that, too.
         """
-        reader = self._borrow()
+        reader, view = self._begin()
         try:
-            view = self._begin(reader)
             yield Moment(view, reader.documents, reader.words, view.firsts)
         finally:
-            reader.end()
-            self._readers.append(reader)
+            self._give_back(reader)
 
     def view(self) -> View:
         with self.moment() as now:
@@ -174,7 +178,7 @@ class LiveIndex:
         """Those that are not there already, word for word: the others need neither the model nor the disk."""
         with self.moment() as now:
             known = now.documents.uncut([document.id for document in wanted])
-        return [document for document in wanted if known.get(document.id) != document]
+        return [each for each in wanted if each.id not in known or not documents.same(known[each.id], each)]
 
     def compact(self, step: Callable[[Step], object] = lambda _: None) -> bool:
         """Write the next snapshot and let it count; False where no document is left to make one of.
@@ -229,28 +233,48 @@ class LiveIndex:
         self.close()
 
     def _borrow(self) -> _Reader:
-        with suppress(IndexError):
-            return self._readers.pop()
-        connection = database.connect(self._database, self.writable)
-        return _Reader(connection, Documents(connection), Words(connection, 0))
+        try:
+            reader = self._readers.pop()
+        except IndexError:
+            return _Reader.open(self._database, self.writable)
+        if reader.still is None or reader.still == Still.of(self._database):
+            return reader
+        reader.connection.close()
+        return _Reader.open(self._database, self.writable)
 
-    def _begin(self, reader: _Reader) -> View:
-        """Begin a transaction and return the view of its version, which the first to ask makes."""
+    def _give_back(self, reader: _Reader) -> None:
+        reader.end()
+        self._readers.append(reader)
+
+    def _begin(self) -> tuple[_Reader, View]:
+        """A reader in a transaction, and the view of its version, which the first to ask makes."""
         failed = 0
         while True:
-            reader.connection.execute("BEGIN")
-            found = database.state(reader.connection)
+            reader = self._borrow()
             try:
-                view = self._at(reader.connection, found)
-            except (FileNotFoundError, EmbedshipError):
+                view = self._seen_by(reader)
+            except BaseException as error:
+                reader.connection.close()
                 failed += 1
-                if failed == _TRIES:
+                if failed == _TRIES or not isinstance(error, FileNotFoundError | EmbedshipError):
                     raise
-            else:
-                if view.version == found.version:
-                    reader.words.renew(found.version, found.next)
-                    return view
-            reader.end()  # another reader has seen a later version meanwhile: that one, then
+                continue
+            if view is not None:
+                return reader, view
+            self._give_back(reader)
+
+    def _seen_by(self, reader: _Reader) -> View | None:
+        """None where another reader has seen a later version meanwhile: that one, then."""
+        known = self._view
+        reader.connection.execute("BEGIN")
+        found = database.state(reader.connection)
+        if known is not None and found.version < known.version:
+            raise EmbedshipError(f"{self._database} is older than it was: if a copy took its place, start again")
+        view = self._at(reader.connection, found)
+        if view.version != found.version:
+            return None
+        reader.words.renew(found.version, found.next)
+        return view
 
     def _at(self, connection: sqlite3.Connection, found: State) -> View:
         view = self._view

@@ -17,7 +17,7 @@ from embedship.codes import Vectors, normalise
 from embedship.errors import MismatchError, UsageError
 from embedship.ranking import Hits
 from embedship.serve import fusion
-from embedship.serve.documents import Document
+from embedship.serve.documents import Document, same
 from embedship.serve.filters import Filter, FilterError, UnknownField
 from embedship.serve.found import Found, Hit, How, K, Place, places
 from embedship.serve.fusion import Mode
@@ -109,7 +109,7 @@ class Collection:
 
     def differing(self, wanted: Sequence[Document]) -> list[Document]:
         known = self._documents([row_of(each.id) for each in wanted], _STRONG)
-        return [each for each in wanted if known.get(row_of(each.id)) != each]
+        return [each for each in wanted if (found := known.get(row_of(each.id))) is None or not same(found, each)]
 
     def write(self, wanted: Sequence[Change]) -> Done:
         """Whole documents, each all or not at all; if it fails half way, some changes were made, and may be made again.

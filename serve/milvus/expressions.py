@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from embedship.serve.filters import Condition, Filter, FilterError, Scalar, bound, limits_of
+from embedship.serve.filters import Condition, Filter, FilterError, Limit, Scalar, bound, limits_of
 from embedship.serve.filters import facts as facts_of
 
 # Values of a name that a range looks at.
@@ -107,11 +107,15 @@ def _parts(name: str, condition: Scalar | Condition) -> Iterator[str]:
 
 
 def _limits(condition: Condition) -> list[str]:
-    return [
-        f"{sign} {quoted(limit) if isinstance(limit, str) else repr(float(limit))}"
-        for sign, limit in limits_of(condition)
-        if limit is not None
-    ]
+    return [f"{sign} {_limit(limit)}" for sign, limit in limits_of(condition) if limit is not None]
+
+
+def _limit(limit: Limit) -> str:
+    """Whole numbers stay whole, but for -(2**63): Milvus may read its sign apart, and then 2**63 is out of range."""
+    if isinstance(limit, str):
+        return quoted(limit)
+    found = bound(limit)
+    return str(found) if isinstance(found, int) and found != -(2**63) else repr(float(found))
 
 
 def _fact(name: str, value: Scalar) -> str:

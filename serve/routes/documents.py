@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from embedship.serve import schemas
-from embedship.serve.documents import Document
+from embedship.serve.documents import NUL, Document
 from embedship.serve.errors import (
     ClientGone,
     DiskFull,
@@ -88,6 +88,8 @@ class Documents:
             texts.checked([each.text for each in request.documents], "documents", limits)
         _check_ids([each.id for each in request.documents], request.delete)
         for place, each in enumerate(request.documents):
+            if "\0" in each.id:
+                raise Invalid(f"documents[{place}].id {NUL}.", "documents")
             if not each.text.strip():
                 raise Invalid(f"documents[{place}].text: it is empty, and nothing could find it.", "documents")
             if _depth(each.metadata) > _DEPTH:

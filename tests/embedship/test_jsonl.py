@@ -21,6 +21,7 @@ def test_blank_lines_are_skipped_and_other_keys_ignored(tmp_path: Path) -> None:
         (b'{"text": "a"}\n{"txt": "b"}\n', r"line 2: Object missing required field `text`"),
         (b'{"text": "a"}\n\n{"text": "b"\n', r"line 3: "),
         (b'{"text": "\xff"}\n', r"line 1: "),
+        (b'{"text": "a", "b": ' + b"[" * 2000 + b"]" * 2000 + b"}\n", r"line 1: it is nested too deeply"),
         (b"\n\n", "is empty"),
     ],
 )

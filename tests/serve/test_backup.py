@@ -118,6 +118,24 @@ def test_old_copies_go_and_nothing_else(state: Path, tmp_path: Path, capsys: pyt
     )
 
 
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_the_copy_just_made_is_never_removed(
+    state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], keep: int
+) -> None:
+    """The clock was ahead once, so it is the oldest by its name."""
+    copies, years = tmp_path / "copies", (2097, 2098, 2099)
+    for year in years:
+        _, made = told(capsys, "backup", state, "--to", copies)
+        Path(made["backup"]).rename(copies / f"{year}0101T000000Z")
+    code, made = told(capsys, "backup", state, "--to", copies, "--keep", keep)
+    assert code == 0
+    ahead = [f"{year}0101T000000Z" for year in years]
+    split = len(years) - (keep - 1)
+    assert made["removed"] == ahead[:split]
+    assert {path.name for path in copies.iterdir()} == {Path(made["backup"]).name, *ahead[split:]}
+    assert told(capsys, "restore", made["backup"], "--out", tmp_path / "back")[0] == 0
+
+
 def test_wrong_usage(state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = tmp_path / "other" / "state"
     other.mkdir(parents=True)

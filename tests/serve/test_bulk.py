@@ -8,10 +8,11 @@ import os
 import random
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ from embedship.serve import bulk
 from embedship.serve.bulk import encode
 from embedship.serve.bulk_input import Columns, open_source
 from embedship.serve.bulk_output import Layout
-from embedship.serve.bulk_records import Manifest, Wishes
-from embedship.serve.bulk_shards import Here
+from embedship.serve.bulk_records import Manifest, Plan, Wishes
+from embedship.serve.bulk_shards import Encoded, Here, Job, Watcher
 
 TEXTS = [entry.summary for entry in stdlib_docs.entries(50)]
 COLUMNS = Columns("text", "id")
@@ -216,6 +217,56 @@ def test_another_input_is_refused(encoder: Encoder, source: Path, tmp_path: Path
         go(encoder, other, tmp_path / "out")
 
 
+class Disturbed(Here):
+    """Its input is another one after the first shard, and it fails after the third."""
+
+    def __init__(self, encoder: Encoder, disturb: Callable[[], object]) -> None:
+        super().__init__(encoder)
+        self._disturb = disturb
+
+    def shards(self, plan: Plan, jobs: Iterator[Job], watcher: Watcher) -> Generator[Encoded, None, None]:
+        for number, shard in enumerate(super().shards(plan, jobs, watcher)):
+            if number == 3:
+                raise EngineError("worn out")
+            yield shard
+            if number == 0:
+                self._disturb()
+
+
+def test_texts_that_changed_meanwhile_are_never_taken_for_done(encoder: Encoder, tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    # Longer than what is read ahead, so that the other texts are met.
+    lines = [json.dumps({"text": text, "note": "x" * 4_000}) + "\n" for text in TEXTS]
+    path.write_text("".join(lines))
+    go(encoder, path, tmp_path / "clean")
+    disturbed = Disturbed(encoder, lambda: path.write_text("".join(reversed(lines))))
+    with pytest.raises(UsageError, match=r"in\.jsonl changed while it was read"):
+        encode(disturbed, open_source(path, COLUMNS), COLUMNS, tmp_path / "out", SMALL, Silent())
+    path.write_text("".join(lines))
+    watcher = Silent()
+    go(encoder, path, tmp_path / "out", watcher=watcher)
+    assert watcher.done == 16, "the shard before it"
+    assert contents(tmp_path / "out") == contents(tmp_path / "clean")
+
+
+def test_a_file_that_goes_away_meanwhile_is_a_sentence(encoder: Encoder, source: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copy(source, tmp_path / "in.jsonl"))
+    with pytest.raises(UsageError, match=r"in\.jsonl is there no more"):
+        encode(Disturbed(encoder, path.unlink), open_source(path, COLUMNS), COLUMNS, tmp_path / "out", SMALL, Silent())
+
+
+def test_a_shard_with_fewer_texts_than_planned_is_encoded_again(
+    encoder: Encoder, source: Path, clean: Path, tmp_path: Path
+) -> None:
+    unfinished(encoder, source, tmp_path)
+    sidecar = tmp_path / "vectors-00001.json"
+    sidecar.write_text(sidecar.read_text().replace('"texts":16', '"texts":15'))
+    watcher = Silent()
+    go(encoder, source, tmp_path, watcher=watcher)
+    assert watcher.done == 16
+    assert contents(tmp_path) == contents(clean)
+
+
 def test_bad_lines_are_named_before_anything_is_written(encoder: Encoder, tmp_path: Path) -> None:
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"text": "fine"}\n\n{"text": 3}\nnonsense\n{"id": 1}\n{"text": "x", "id": 1.5}\n')
@@ -225,6 +276,15 @@ def test_bad_lines_are_named_before_anything_is_written(encoder: Encoder, tmp_pa
     ):
         go(encoder, bad, tmp_path / "out")
     assert contents(tmp_path / "out") == {}
+
+
+def test_a_line_without_a_bottom_is_a_sentence(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"text": "fine"}\n{"text": "x", "deep": ' + "[" * 2000 + "]" * 2000 + "}\n")
+    assert run(["encode", str(bundle), str(bad), "--out", str(tmp_path / "out"), "--variant", "openvino-int8"]) == 2
+    assert "line 2: it is nested too deeply" in " ".join(capsys.readouterr().err.split())
 
 
 def test_rows_without_an_id_get_their_number(encoder: Encoder, tmp_path: Path) -> None:

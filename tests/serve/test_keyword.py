@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import operator
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -114,6 +115,30 @@ def test_filters(words: Words, given: dict[str, Any], rows: list[int]) -> None:
         assert np.flatnonzero(words.allowed(wanted)).tolist() == rows
     everything = "gout aspirin insulin nothing"
     assert sorted(found(words, everything, wanted)) == rows
+
+
+# Neighbours that are one number as floats, both ends of 64 bits, and what lies beyond.
+WHOLE = [2**53 - 1, 2**53, 2**53 + 1, 2**53 + 2, -(2**53) - 1, 2**63 - 1, -(2**63) + 1, 1_700_000_000_000_000_001]
+NUMBERS = [Document(f"n{n}", "gout", None, {"n": n}) for n in WHOLE]
+RANGES = {"gt": operator.gt, "gte": operator.ge, "lt": operator.lt, "lte": operator.le}
+LIMITS = [*WHOLE, 1.5, 2.0**53, -(2**63), 2**63, 2**80, -(2**80), 10**400]
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("sign", RANGES)
+def test_ranges_of_whole_numbers_are_exact(tmp_path: Path, sign: str, limit: float) -> None:
+    documents.write(tmp_path / "d.sqlite", enumerate(NUMBERS, 1))
+    with closing(Words.open(tmp_path / "d.sqlite", len(NUMBERS))) as words:
+        wanted = msgspec.json.decode(msgspec.json.encode({"n": {sign: limit}}), type=Filter)
+        expected = [row for row, n in enumerate(WHOLE) if RANGES[sign](n, limit)]
+        assert np.flatnonzero(words.allowed(wanted)).tolist() == expected
+
+
+def test_a_number_that_is_none_of_sqlites_is_kept_as_the_nearest(tmp_path: Path) -> None:
+    documents.write(tmp_path / "d.sqlite", enumerate([Document("a", "gout", None, {"n": 10**400, "m": -(10**400)})], 1))
+    with closing(Words.open(tmp_path / "d.sqlite", 1)) as words:
+        for wanted in ({"n": 10**400}, {"m": -(10**400)}, {"n": Condition(gt=2**80), "m": Condition(lt=-(2**80))}):
+            assert np.flatnonzero(words.allowed(wanted)).tolist() == [0]
 
 
 @pytest.mark.parametrize("name", ["colour", "none", "by", "x') --"])

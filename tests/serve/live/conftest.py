@@ -21,6 +21,7 @@ from embedship.serve.documents import Document, Split
 from embedship.serve.index import Kind, kinds, manifest
 from embedship.serve.index.build import Wishes, build
 from embedship.serve.index.chunks import Chunking
+from embedship.serve.index.manifest import IndexManifest
 from embedship.serve.index.truth import Truth
 from embedship.serve.live.changes import Delete, Put
 from embedship.serve.live.index import LiveIndex
@@ -64,11 +65,21 @@ def world(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
     return world
 
 
-def scratch(out: Path, wanted: list[Document], world: World, like: Path, split: Split | None = None) -> Path:
-    """An index built anew, of vectors that are known: those of a text differ a little from batch to batch."""
+def scratch(
+    out: Path,
+    wanted: list[Document],
+    world: World,
+    like: Path,
+    split: Split | None = None,
+    described: IndexManifest | None = None,
+) -> Path:
+    """An index built anew, of vectors that are known: those of a text differ a little from batch to batch.
+
+    It is built as `described`, else as the index `like`.
+    """
     chunks = [chunk for chunks in split(wanted) for chunk in chunks] if split else wanted
     out.mkdir()
-    before = manifest.read(like)
+    before = described or manifest.read(like)
     stored.write(out / stored.DOCUMENTS, enumerate(wanted, 1), split)
     rows = world.vectors[[writer.text(chunk) for chunk in chunks]]
     truth = Truth.write(out, [rows], rows.shape)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from threading import Condition
+from threading import Condition, Thread
 
 import pytest
 
 from embedship.errors import EmbedshipError
 from embedship.serve.index import Kind
-from embedship.serve.live import NotWritten
+from embedship.serve.live import NotWritten, beside
 from embedship.serve.live.changes import Delete
 from embedship.serve.live.compaction import Compaction, Result
 from embedship.serve.live.index import LiveIndex
@@ -127,6 +128,107 @@ def test_a_disk_for_reading_only(disk: Path, small: Path, world: World) -> None:
     assert mount("-o", "remount,rw", str(disk))
     with LiveIndex.open(small, world.bundle, writable=True) as live:
         assert live.write([Delete("d2")]).deleted == 1
+
+
+@pytest.fixture
+def elsewhere(disk: Path, tmp_path: Path) -> Iterator[Path]:
+    """The same disk, through a mount for reading only, as a server in a container has it."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    assert mount("--bind", str(disk), str(folder))
+    assert mount("-o", "remount,bind,ro", str(folder))
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def within(seconds: float, work: Callable[[], None]) -> None:
+    """Fail where it takes longer: a thread that never ends must not hold the tests."""
+    failed: list[BaseException] = []
+
+    def worked() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = Thread(target=worked, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    assert not thread.is_alive(), "it does not end"
+    if failed:
+        raise failed[0]
+
+
+def hits(live: LiveIndex, world: World) -> set[str]:
+    return set(nearest(live, world.vectors[:1], 100)[0])
+
+
+@pytest.mark.parametrize("writer_first", [True, False])
+def test_who_cannot_write_sees_what_another_writes(
+    small: Path, elsewhere: Path, world: World, writer_first: bool
+) -> None:
+    """The writer was there before and has written nothing yet, or comes later; it is closed, and comes back."""
+    LiveIndex.open(small, world.bundle, writable=True).close()
+
+    def work() -> None:
+        with ExitStack() as stack:
+            openings = [(small, True), (elsewhere / small.name, False)]
+            first, second = (
+                stack.enter_context(LiveIndex.open(index, world.bundle, writable))
+                for index, writable in (openings if writer_first else openings[::-1])
+            )
+            writer, reader = (first, second) if writer_first else (second, first)
+            for n in range(3):
+                assert f"d{n}" in hits(reader, world)
+                with reader.moment() as before:  # a reader more, opened while nothing is written
+                    assert reader.view().version == before.index.version  # type: ignore[attr-defined]
+                writer.write([Delete(f"d{n}")])
+                for _ in range(3):
+                    assert f"d{n}" not in hits(reader, world)
+                if n == 1:
+                    writer.compact()
+                    assert hits(reader, world) == hits(writer, world)
+                writer.close()
+                assert f"d{n}" not in hits(reader, world)
+                writer = stack.enter_context(LiveIndex.open(small, world.bundle, writable=True))
+
+    within(SECONDS, work)
+
+
+def test_what_a_killed_writer_left_on_a_disk_for_reading_only(
+    disk: Path, small: Path, world: World, tmp_path: Path
+) -> None:
+    """A copy of the folder while it was open: with its -wal and -shm, empty ones and full ones."""
+    with LiveIndex.open(small, world.bundle, writable=True) as live:
+        for n in range(2):
+            copy = disk / f"copy-{n}"
+            shutil.copytree(small, copy)
+            shutil.copytree(live.folder, beside(copy))
+            live.write([Delete("d1")])
+    assert mount("-o", "remount,ro", str(disk))
+    for n, there in enumerate((True, False)):
+        with LiveIndex.open(disk / f"copy-{n}", world.bundle, writable=False) as live:
+            assert ("d1" in hits(live, world)) is there
+
+
+def test_a_file_that_is_older_than_before_is_a_sentence(flat: Path, world: World, tmp_path: Path) -> None:
+    """Somebody put a copy in its place: it was asked again and again, without an end."""
+    with LiveIndex.open(flat, world.bundle, writable=True) as live:
+        live.write([Delete("d1")])
+    older = tmp_path / "older"
+    shutil.copytree(beside(flat), older)
+    with LiveIndex.open(flat, world.bundle, writable=True) as live:
+        live.write([Delete("d2")])
+    with LiveIndex.open(flat, world.bundle, writable=False) as reader:
+        reader._readers.pop().connection.close()  # as if it were lent
+        shutil.rmtree(beside(flat))
+        shutil.copytree(older, beside(flat))
+
+        def work() -> None:
+            with pytest.raises(EmbedshipError, match="is older than it was: if a copy took its place, start again"):
+                reader.view()
+
+        within(SECONDS, work)
 
 
 def test_a_folder_that_is_removed_takes_no_writes(flat: Path, world: World) -> None:

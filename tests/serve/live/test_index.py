@@ -6,7 +6,9 @@ import shutil
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import Queue
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -14,10 +16,14 @@ from embedship.errors import MismatchError, UnsafeError, UsageError
 from embedship.serve.documents import DOCUMENTS as FILE
 from embedship.serve.documents import Document
 from embedship.serve.filters import Condition
-from embedship.serve.index import Kind, manifest
+from embedship.serve.index import Kind, Size, manifest
+from embedship.serve.index.effort import Effort
 from embedship.serve.index.folder import IndexFolder
+from embedship.serve.index.manifest import Packing
+from embedship.serve.index.recipe import Recipe, Store
 from embedship.serve.live import beside
 from embedship.serve.live.changes import Delete, Done
+from embedship.serve.live.compaction import Compaction, Result
 from embedship.serve.live.index import LiveIndex, Step
 
 from .conftest import DOCUMENTS, KINDS, World, after, documents, nearest, scratch, seeded
@@ -299,6 +305,47 @@ def test_the_snapshot_of_another_index(index: Path, world: World, tmp_path: Path
     made[1].rename(made[0])
     with pytest.raises(UnsafeError, match=r"index\.json is that of another snapshot"):
         LiveIndex.open(tmp_path / "one", world.bundle, writable=False)
+
+
+def test_few_rows_are_left_in_many_lists(flat: Path, world: World, tmp_path: Path) -> None:
+    """A compaction keeps the recipe, and FAISS wants as many rows to train on as it has lists."""
+    recipe = Recipe(kind=Kind.FACTORY, factory="IVF800,SQ8", dimension=384, store=Store.FLOAT16)
+    described = msgspec.structs.replace(
+        manifest.read(flat), recipe=recipe, packing=Packing(None, None), effort=Effort(oversample=10, nprobe=800)
+    )
+    sparse = scratch(tmp_path / "lists", list(first(world).values()), world, flat, described=described)
+    with LiveIndex.open(sparse, world.bundle, writable=True) as live:
+        live.write([Delete(f"d{n}") for n in range(10, DOCUMENTS)])
+        assert live.compact() is True
+        queries = world.vectors[100:200]
+        with live.moment() as now:
+            np.testing.assert_array_equal(now.index.search(queries, 10).rows, now.index.exact(queries, 10).rows)
+
+
+def test_a_compaction_that_raises_once_is_made_afterwards(live: LiveIndex, world: World) -> None:
+    """Whatever it raises: FAISS has errors of its own."""
+    told: Queue[Result] = Queue()
+
+    class Once:
+        folder, failed = live.folder, False
+
+        @property
+        def size(self) -> Size:
+            return live.size
+
+        def compact(self) -> bool:
+            if not self.failed:
+                self.failed = True
+                raise RuntimeError("a page of C++")
+            return live.compact()
+
+    live.write([Delete("d1")])
+    compaction = Compaction(Once(), 0.0, lambda result, _: told.put(result), least=1, retry_seconds=0.01)  # type: ignore[arg-type]
+    try:
+        assert [told.get(timeout=60) for _ in range(2)] == [Result.FAILED, Result.DONE]
+    finally:
+        compaction.close()
+    assert live.size.changes == 0
 
 
 def test_a_stranger_in_a_snapshot(index: Path, world: World) -> None:

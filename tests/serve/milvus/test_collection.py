@@ -28,7 +28,7 @@ from embedship.serve.milvus.collection import Collection
 from embedship.serve.milvus.entities import entity, row_of
 from embedship.serve.milvus.line import Line
 
-from ..test_keyword import FILTERS, ROWS, SYNTAX
+from ..test_keyword import FILTERS, LIMITS, NUMBERS, RANGES, ROWS, SYNTAX, WHOLE
 from .conftest import filled
 
 At = Callable[[str], Address]
@@ -148,6 +148,15 @@ def test_odd_documents(empty: Collection, encoder: Encoder) -> None:
         ids(empty, How(filter=msgspec.convert({'k"ey\\': {"gt": "a"}}, Filter)), query)
 
 
+def test_ranges_of_whole_numbers_are_exact(empty: Collection, encoder: Encoder) -> None:
+    empty.write(puts(encoder, NUMBERS))
+    query = encoder.encode(["gout"])
+    for sign, compare in RANGES.items():
+        for limit in LIMITS:
+            found = ids(empty, How(filter=msgspec.convert({"n": {sign: limit}}, Filter)), query, len(WHOLE))
+            assert sorted(found) == sorted(f"n{n}" for n in WHOLE if compare(n, limit)), (sign, limit)
+
+
 def test_no_two_facts_are_written_alike() -> None:
     pairs: list[dict[str, Any]] = [
         {"a": "1=2"},
@@ -179,6 +188,15 @@ def test_put_replace_and_delete(empty: Collection, encoder: Encoder) -> None:
     assert ids(empty, How(filter={"kind": "animal"}), encoder.encode(["x"])) == ["b"]
     row = empty.find(encoder.encode(["Whales are mammals"]), 1, How()).rows[0, 0]
     assert row == row_of("b")
+
+
+def test_numbers_that_python_takes_for_equal_are_other_metadata(empty: Collection, encoder: Encoder) -> None:
+    for value in (1, True, 1.0):
+        document = Document("a", "text", None, {"n": value})
+        assert empty.differing([document]) == [document]
+        empty.write(puts(encoder, [document]))
+        assert empty.differing([document]) == []
+        assert repr(empty.fetch("a")) == repr(document)
 
 
 def test_a_put_and_a_delete_of_one_document_is_what_came_last(empty: Collection, encoder: Encoder) -> None:

@@ -101,6 +101,15 @@ def test_the_same_again_changes_nothing(asked: Any) -> None:
     assert ids(asked, "x", filter={"kind": "drug"}) == ["gout"]
 
 
+def test_numbers_that_python_takes_for_equal_are_other_metadata(shared: Any) -> None:
+    for value in (1, True, 1.0, 1, [1], [True], {"deep": 0}, {"deep": -0.0}):
+        answer = put(shared, [{**GOUT, "id": "n", "metadata": {"n": value, "m": 2}}])
+        assert answer.json()["unchanged"] == 0, value
+        assert repr(shared.ask("GET", "/documents/n").json()["metadata"]["n"]) == repr(value)
+    same = put(shared, [{**GOUT, "id": "n", "metadata": {"m": 2, "n": {"deep": -0.0}}}])
+    assert same.json()["unchanged"] == 1, "names have no order"
+
+
 def test_deleting_twice_is_no_mistake(shared: Any, passages: list[dict[str, Any]]) -> None:
     path = f"/documents/{passages[0]['id']}"
     assert [shared.ask("DELETE", path, headers=KEY).json() for _ in range(2)] == [{"deleted": 1}, {"deleted": 0}]
@@ -130,6 +139,7 @@ def test_an_id_with_a_slash_and_more(shared: Any) -> None:
         ({}, 422, "give at least one, or ids in `delete`"),
         ({"documents": [{"id": "a", "text": " "}]}, 422, r"documents[0].text: it is empty"),
         ({"documents": [{"id": "", "text": "x"}]}, 422, "length >= 1"),
+        ({"documents": [{"id": "a\0b", "text": "x"}]}, 422, "documents[0].id holds a NUL"),
         ({"documents": [GOUT, GOUT]}, 422, "documents[1]: the id 'gout' is that of documents[0] already"),
         ({"documents": [GOUT], "delete": ["gout"]}, 422, "delete[0]: the id 'gout' is that of documents[0] already"),
         ({"documents": [{**GOUT, "txet": "x"}]}, 422, "unknown field `txet`"),

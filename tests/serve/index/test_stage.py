@@ -1,0 +1,43 @@
+"""First stages of few rows: FAISS wants as many to train on as it has lists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from embedship.codes import normalise
+from embedship.errors import EmbedshipError
+from embedship.serve.index import Kind
+from embedship.serve.index.effort import Effort
+from embedship.serve.index.recipe import Recipe, Store
+from embedship.serve.index.stage import Vectored
+from embedship.serve.index.truth import Truth
+
+DIMENSION = 48
+
+
+def truth(folder: Path, size: int) -> Truth:
+    rows = normalise(np.random.default_rng(size).standard_normal((size, DIMENSION), dtype=np.float32))
+    return Truth.write(folder, [rows], rows.shape)
+
+
+def recipe(factory: str) -> Recipe:
+    return Recipe(kind=Kind.FACTORY, factory=factory, dimension=DIMENSION, store=Store.FLOAT16)
+
+
+@pytest.mark.parametrize("size", [1, 700])
+@pytest.mark.parametrize("factory", ["IVF1024,SQ8", "OPQ12,IVF1024,PQ12x4fs", "IVF1024,RaBitQ", "IVF700,Flat"])
+def test_fewer_rows_than_lists(tmp_path: Path, size: int, factory: str) -> None:
+    rows = truth(tmp_path, size)
+    Vectored.write(tmp_path, rows, recipe(factory))
+    stage = Vectored.open(tmp_path, size, recipe(factory))
+    found = stage.candidates(rows.rows(np.arange(size)), min(size, 20), Effort(nprobe=1024), None)
+    assert all(row in found[row] for row in range(size))
+
+
+def test_what_faiss_refuses_is_a_sentence(tmp_path: Path) -> None:
+    """4,096 centres among 700 rows."""
+    with pytest.raises(EmbedshipError, match=r"FAISS cannot build IVF4,PQ12x12 of 700 rows \(.*\): take another kind"):
+        Vectored.write(tmp_path, truth(tmp_path, 700), recipe("IVF4,PQ12x12"))
