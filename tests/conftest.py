@@ -83,14 +83,19 @@ def cross_encoder(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """A cross-encoder as transformers saves it: the first two layers of MiniLM, and the head with the widest scores.
 
     Nobody has trained it: what is tested is that its scores are kept, whatever they mean. The head is the first
-    principal component of what the layers say of some pairs, for a drawn one would give mostly noise.
+    principal component of what the layers say of some pairs, for a drawn one would give mostly noise. One for all
+    xdist workers: its last bits depend on how many threads torch has where it is made.
     """
+    target = _root(tmp_path_factory) / "tiny-cross-encoder"
+    return _once(target, lambda: _save_cross_encoder(minilm, tmp_path_factory.mktemp("cross")).rename(target))
+
+
+def _save_cross_encoder(minilm: Path, folder: Path) -> Path:
     import torch
     from transformers import AutoTokenizer, BertForSequenceClassification
 
     from embedship import stdlib_docs
 
-    folder = tmp_path_factory.mktemp("cross") / "tiny-cross-encoder"
     torch.manual_seed(7)
     tokenizer = AutoTokenizer.from_pretrained(str(minilm))
     model = BertForSequenceClassification.from_pretrained(str(minilm), num_labels=1, num_hidden_layers=2).eval()
