@@ -170,14 +170,20 @@ def test_an_effort_that_would_change_nothing_is_refused(found: Any, body: dict[s
     assert sentence in answer.json()["error"]
 
 
-def test_an_effort_is_that_of_one_search(
-    fresh: Callable[..., Any], bundle: Path, passages: list[dict[str, Any]], tmp_path: Path
-) -> None:
+@pytest.fixture
+def tunable(bundle: Path, passages: list[dict[str, Any]], tmp_path: Path) -> Path:
+    """An index with a knob."""
     lines = tmp_path / "corpus.jsonl"
     lines.write_bytes(b"\n".join(msgspec.json.encode(row) for row in passages))
     with Encoder.open(bundle) as encoder:
         build(encoder, encoder.variant.name, lines, tmp_path / "index", Wishes(Kind.BINARY), lambda *_: None)
-    asked = fresh(index=tmp_path / "index")
+    return tmp_path / "index"
+
+
+def test_an_effort_is_that_of_one_search(
+    fresh: Callable[..., Any], tunable: Path, passages: list[dict[str, Any]]
+) -> None:
+    asked = fresh(index=tunable)
     query = {"query": [passage["title"] for passage in passages], "k": 5}
     tuned, least = (reply(asked.post("/search", {**query, "effort": {"oversample": n}})).results for n in (200, 1))
     assert reply(asked.post("/search", query)).results == tuned, "60 documents are all candidates either way"
@@ -185,14 +191,10 @@ def test_an_effort_is_that_of_one_search(
 
 
 def test_what_an_effort_misses_is_no_fault_of_the_index(
-    fresh: Callable[..., Any], bundle: Path, passages: list[dict[str, Any]], tmp_path: Path
+    fresh: Callable[..., Any], tunable: Path, passages: list[dict[str, Any]]
 ) -> None:
     """A client that asks for little must not page: its searches are not held against the index's own recall."""
-    lines = tmp_path / "corpus.jsonl"
-    lines.write_bytes(b"\n".join(msgspec.json.encode(row) for row in passages))
-    with Encoder.open(bundle) as encoder:
-        build(encoder, encoder.variant.name, lines, tmp_path / "index", Wishes(Kind.BINARY), lambda *_: None)
-    asked = fresh(index=tmp_path / "index", shadow_rate=1.0)
+    asked = fresh(index=tunable, shadow_rate=1.0)
     query = {"query": [passage["title"] for passage in passages]}
     for effort in ({"effort": {"oversample": 1}}, {}):
         reply(asked.post("/search", {**query, **effort}))
