@@ -41,7 +41,7 @@ def update(index: Writable, encoder: Encoder, lines: Path, progress: Progress) -
     """Apply the changes in their order; of several of one document in a batch the last counts.
 
     Raises NotWritten if the disk refuses, Lost if a server is away, EngineError if the model fails, UsageError for a
-    title that leaves no room in a chunk: whole batches are kept.
+    title that leaves no room in a chunk, or what Milvus is too small for: whole batches are kept.
     """
     found = index.manifest
     embedding = Embedding(encoder, found.with_title, lambda *_: None)
