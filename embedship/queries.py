@@ -17,7 +17,7 @@ from embedship.encoder import Encoder
 from embedship.errors import UsageError
 
 ALONE = -1  # a query without a session is one by itself
-SECONDS = (-62_135_596_800.0, 253_402_300_799.0)  # the years 1 to 9999, which is what a date can be
+UNIX_SECONDS = (-62_135_596_800.0, 253_402_300_799.0)  # the years 1 to 9999, which is what a date can be
 
 
 class _Line(msgspec.Struct, frozen=True):
@@ -33,7 +33,7 @@ class _Line(msgspec.Struct, frozen=True):
             raise ValueError("`text` is empty")
         if self.recall is not None and not 0 <= self.recall <= 1:
             raise ValueError(f"`recall` is {self.recall:g}, it lies between 0 and 1")
-        if isinstance(self.timestamp, float) and not SECONDS[0] <= self.timestamp <= SECONDS[1]:
+        if isinstance(self.timestamp, float) and not UNIX_SECONDS[0] <= self.timestamp <= UNIX_SECONDS[1]:
             raise ValueError(f"`timestamp` is {self.timestamp:g}, no Unix time in seconds: are these milliseconds?")
 
 

@@ -81,12 +81,12 @@ class Known:
         """
         order = np.random.default_rng(0).permutation(len(vectors))
         folds = [np.sort(rows) for rows in np.array_split(order, FOLDS) if 0 < len(rows) < len(vectors)]
-        strange = [cls._settled(np.delete(vectors, rows, axis=0)).far(vectors[rows]) for rows in folds]
+        strange = [cls._clustered(np.delete(vectors, rows, axis=0)).far(vectors[rows]) for rows in folds]
         usual = float(np.concatenate(strange).mean()) if strange else 0.0
-        return replace(cls._settled(vectors), usual=usual)
+        return replace(cls._clustered(vectors), usual=usual)
 
     @classmethod
-    def _settled(cls, vectors: Rows) -> Self:
+    def _clustered(cls, vectors: Rows) -> Self:
         k = max(1, min(CLUSTERS, len(vectors) // ROWS_A_CLUSTER))
         centres = _settled(vectors, vectors[_spread(vectors, k)])
         labels, distances = _nearest(vectors, centres)

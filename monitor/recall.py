@@ -135,8 +135,8 @@ class RollingRecall:
         self._recalls: deque[float] = deque(maxlen=window * windows)
         self._complete: deque[float] = deque(maxlen=windows)
         self._given = baseline is not None
+        self._replaceable = baseline is None or baseline.provisional
         self._learned = False
-        self._learns = baseline is None or baseline.provisional
         self._needed = windows if self._given else windows + 1
         self._cusum = Cusum(baseline.normal, run_length) if baseline else None
 
@@ -163,9 +163,13 @@ class RollingRecall:
         if full and self._learns and self.state is not State.WARN and self.rolling >= LEAST_BASELINE:
             self.baseline = fmean(self._complete)
             self._cusum = Cusum(max(self.interval.lower, LEAST_BASELINE), self._run_length)
-            self._learns, self._learned = False, True
+            self._learned = True
             if not self._given:
                 self._needed = self.queries // self._window + 1
+
+    @property
+    def _learns(self) -> bool:
+        return self._replaceable and not self._learned
 
     @property
     def rolling(self) -> float:
@@ -261,7 +265,7 @@ class RollingRecall:
         if memory.baseline and memory.normal and self._learns and (memory.learned or not self._given):
             self.baseline = memory.baseline
             self._cusum = Cusum(memory.normal, self._run_length)
-            self._learns, self._learned = False, True
+            self._learned = True
         if self._cusum and self._cusum.baseline == memory.normal:
             self._cusum.evidences = np.array(memory.evidences)
         self.queries, self.found, self.expected = memory.queries, memory.found, memory.expected

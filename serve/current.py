@@ -106,10 +106,10 @@ def _text(found: Mapping[str, NDArray[np.generic]], name: str) -> str | None:
 
 
 def _times(found: Mapping[str, NDArray[np.generic]], path: Path) -> NDArray[np.float64] | None:
-    from embedship.queries import SECONDS
+    from embedship.queries import UNIX_SECONDS
 
     times = _floats(found, "times", path)
-    if times is not None and not ((times >= SECONDS[0]) & (times <= SECONDS[1])).all():
+    if times is not None and not ((times >= UNIX_SECONDS[0]) & (times <= UNIX_SECONDS[1])).all():
         raise UsageError(f"{path}: `times` are not all Unix times in seconds: are these milliseconds, or is one NaN?")
     return times
 

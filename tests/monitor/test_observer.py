@@ -189,6 +189,23 @@ def test_what_a_test_needs_is_fitted_on_the_thread_and_what_was_remembered_is_te
     assert (drift.state, drift.samples) == (State.OK, 200)
 
 
+def test_a_new_observer_evaluates_at_once_however_long_its_interval_is():
+    """After a reload nobody may take it for one that stands still; nothing was remembered, and nobody asks."""
+    evaluated = Event()
+
+    class Watching(Clock):
+        def __call__(self):
+            if observer is not None and observer._evaluations:
+                evaluated.set()
+            return self.now
+
+    observer = None
+    observer = Observer(REFERENCE, None, interval_seconds=1e9, clock=Watching())
+    with observer:
+        assert evaluated.wait(LONG)
+    assert observer.report().evaluated_at == 1_000.0
+
+
 def test_the_reference_is_fitted_before_the_first_query():
     with Observer(REFERENCE, None) as observer:
         assert observer.flush(LONG)

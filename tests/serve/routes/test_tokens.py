@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from embedship.serve.errors import Invalid
-from embedship.serve.routes.tei import Tei
+from embedship.serve.routes import tei
 from embedship.serve.schemas import EmbedRequest
 from embedship.serve.settings import Settings
 
@@ -114,10 +115,27 @@ def test_there_is_no_way_around_admission(api: Any, path: str, body: Any) -> Non
     assert admission.inside == 0
 
 
+@pytest.mark.parametrize(("text", "aside"), [("open a file", False), ("open a file " * 40, True)])
+def test_a_long_list_of_tokens_is_written_beside_the_event_loop(
+    api: Any, text: str, aside: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = []
+
+    def watched(encoding: Any) -> Any:
+        running.append(asyncio._get_running_loop() is not None)
+        return tokens(encoding)
+
+    tokens = tei._tokens
+    monkeypatch.setattr(tei, "_tokens", watched)
+    answer = api.post("/tokenize", {"inputs": [text, text]}).json()
+    assert answer[0] == answer[1]
+    assert running == [not aside] * 2
+
+
 def test_what_cutting_normalises_again_cannot_be_asked_for_raw(api: Any) -> None:
     raw = msgspec.structs.replace(api.service.bundle.manifest.pipeline, normalised=False, dimensions=(384, 64))
     manifest = SimpleNamespace(pipeline=raw)
-    tei = Tei(cast("Service", SimpleNamespace(bundle=SimpleNamespace(manifest=manifest))))
-    tei._check(EmbedRequest("a", normalize=False, dimensions=384))
+    door = tei.Tei(cast("Service", SimpleNamespace(bundle=SimpleNamespace(manifest=manifest))))
+    door._check(EmbedRequest("a", normalize=False, dimensions=384))
     with pytest.raises(Invalid, match="vectors that are cut are normalised again"):
-        tei._check(EmbedRequest("a", normalize=False, dimensions=64))
+        door._check(EmbedRequest("a", normalize=False, dimensions=64))
