@@ -16,13 +16,14 @@ import pytest
 from rich.console import Console
 
 from embedship import cli
-from embedship.bundle import Bundle, Floors, Precision
+from embedship.bundle import Bundle, Code, Floors, Precision
 from embedship.codes import cosine
 from embedship.encoder import Encoder
 from embedship.export import parity, trust
 from embedship.export.build import Wishes, build
 from embedship.export.quiet import ignoring
 from embedship.export.steps import Steps
+from embedship.packing import packed
 
 from .conftest import DEPRECATED, HIDDEN, INSTRUCTION, Make, adapted, base_of, edit, tail
 
@@ -261,6 +262,8 @@ def test_the_bundle_gives_the_vectors_of_the_checkpoint(
             assert cosine(vectors, expected).min() > floor
             lengths = (np.linalg.norm(rows, axis=1) for rows in (vectors, expected))
             np.testing.assert_allclose(*lengths, rtol=2e-2)
+            codes = packed(vectors, Code.INT8, made.manifest.pipeline, made.manifest.codes)
+            assert np.mean(np.abs(codes) == 127) < 0.1, "the int8 ranges hold the rows, whatever their length is"
             for dimensions in kind.dimensions:
                 short = encoder.encode(TEXTS, prompt_name=kind.prompt, dimensions=dimensions)
                 assert cosine(short, expected[:, :dimensions]).min() > floor

@@ -206,14 +206,21 @@ def test_a_fall_of_recall_ends_with_3(
     assert page.read_text().count('class="dot alarm"') == 1
 
 
+@pytest.mark.parametrize(("judged", "options", "needed"), [(400, [], 700), (199, ["--recall-baseline", "0.95"], 200)])
 def test_a_recall_that_is_not_followed_is_not_passed_over(
-    made: Made, usual: np.ndarray, log: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+    made: Made,
+    usual: np.ndarray,
+    log: Callable[..., Path],
+    judged: int,
+    options: list[str],
+    needed: int,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Nothing was found in these queries, and it says that nobody looked at it."""
-    assert run(["drift", str(made.reference), str(log(usual, recall=np.zeros(400)))]) == 0
-    assert "Recall was not followed: 400 queries were judged, and 700 are needed." in " ".join(
-        capsys.readouterr().out.split()
-    )
+    recall = np.where(np.arange(400) < judged, 0.0, np.nan)
+    assert run(["drift", str(made.reference), str(log(usual, recall=recall)), *options]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"Recall was not followed: {judged} queries were judged, and {needed} are needed." in said
 
 
 def test_what_cannot_be_decided_ends_with_1(

@@ -155,6 +155,21 @@ def test_it_shows_what_the_server_says(look: Callable[..., Page], server: Live) 
     )
 
 
+def test_a_device_that_was_silent_for_long_is_not_shown_as_ok(look: Callable[..., Page], server: Live) -> None:
+    page = look()
+    page.locator("#canary .meter[data-state=ok]").first.wait_for(timeout=SECONDS)
+
+    def silent(route: Any) -> None:
+        """What the server says of its canaries when none was asked for some intervals."""
+        known = httpx.get(f"{server.url}/monitor", timeout=60).json()
+        known["canary"]["state"] = "unknown"
+        route.fulfill(json=known)
+
+    page.route("**/monitor", silent)
+    page.locator("#canary .meter[data-state=unknown]").first.wait_for(timeout=SECONDS)
+    assert page.locator("#canary .meter[data-state=ok]").count() == 0
+
+
 def test_unknown_is_shown_as_unknown(look: Callable[..., Page]) -> None:
     page = look()
     assert page.text_content("#cause") == "Too early to tell"
