@@ -269,7 +269,7 @@ class Reference:
                 terms=terms,
             )
         except OSError as error:
-            raise ReferenceUnreadable(f"cannot open the drift reference {path}: {error}") from error
+            raise ReferenceUnreadable(f"cannot open the drift reference {path}: {error.strerror or error}") from error
         except (SafetensorError, KeyError, msgspec.MsgspecError, InvalidVectors) as error:
             raise ReferenceUnreadable(f"{path} is not a drift reference ({error}): fit it again") from error
 

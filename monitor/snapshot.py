@@ -72,7 +72,7 @@ def read(folder: Path, fingerprint: str) -> tuple[Remembered, Window | None] | N
             tensors = {name: file.get_tensor(name) for name in file.keys() if name != "none"}  # noqa: SIM118
         remembered, window = _opened(envelope, tensors)
     except OSError as error:
-        raise SnapshotUnreadable(f"{path} cannot be read: {error}") from error
+        raise SnapshotUnreadable(f"{path} cannot be read: {error.strerror or error}") from error
     except (SafetensorError, KeyError, ValueError) as error:
         raise SnapshotUnreadable(f"{path} is damaged: {error}") from error
     if remembered.fingerprint != fingerprint:

@@ -169,11 +169,9 @@ def _begin(out: Path, plan: Plan, source: Source) -> None:
 
 
 def _require_same(there: Plan, here: Plan, out: Path) -> None:
-    old, new = msgspec.to_builtins(there), msgspec.to_builtins(here)
-    differ = [f"{key} was {old[key]!r}, is {new[key]!r}" for key in old if key != "digest" and old[key] != new[key]]
-    if differ:
+    if differ := sealed.differences(there, here, {"digest"}):
         raise UsageError(
-            f"{out} holds a run with other input or options ({'; '.join(differ)}): repeat that one to go on with it, "
+            f"{out} holds a run with other input or options ({differ}): repeat that one to go on with it, "
             "give another --out, or begin anew with --force"
         )
 
