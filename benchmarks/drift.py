@@ -39,7 +39,8 @@ from embedship.monitor.cusum import RUN_LENGTH, Cusum
 from embedship.monitor.drift import DriftDetector, Rule
 from embedship.monitor.features import Features
 from embedship.monitor.reference import Reference
-from embedship.monitor.two_sample import Pool, mean_shift, mmd
+from embedship.monitor.sessions import totals
+from embedship.monitor.two_sample import PERMUTATIONS, Floats, Pool, TwoSample, mmd
 
 WORK = Path(__file__).parents[1] / ".bench"
 SESSIONS, SHARES = (1, 2, 5, 10), (0.05, 0.1, 0.2)
@@ -94,6 +95,22 @@ class Sizes(NamedTuple):
 
 
 QUICK, FULL = Sizes(1, 2, 10, 4, 3, 1, 20, 20_000), Sizes(3, 12, 200, 40, 16, 4, 200, 1_000_000)
+
+
+def mean_shift(pool: Pool, *, permutations: int = PERMUTATIONS, seed: int = 0) -> TwoSample:
+    """Test |mean of reference - mean of current|^2: 15 ms for 1,000 against 1,000 x 384 and 199 permutations.
+
+    Not standardised by dimension: embeddings share one scale. Map both samples by a Metric first to weigh directions.
+    """
+    sums, sizes = totals(pool.rows - pool.rows.mean(axis=0), pool.session)
+    all_sums, all_sizes = sums.sum(axis=0), sizes.sum()
+
+    def statistic(labels: Floats) -> Floats:
+        current, n = labels @ sums, (labels @ sizes)[:, None]
+        squares: Floats = ((current / n - (all_sums - current) / (all_sizes - n)) ** 2).sum(axis=1)
+        return squares
+
+    return pool.permute(statistic, permutations, seed)
 
 
 def main() -> None:

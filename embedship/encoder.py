@@ -90,7 +90,9 @@ class Encoder:
         done = (lambda rows: progress(len(rows))) if progress else None
         with self._running() as submit:
             for start, end in _chunks(len(texts)):
-                submit(vectors[start:end], self.tokenizer(texts[start:end], prompt), done)
+                tokens = self.tokenizer(texts[start:end], prompt)
+                require_tokens(tokens, start)
+                submit(vectors[start:end], tokens, done)
         require_finite(vectors)
         return vectors if dimensions is None else cut(vectors, dimensions)
 
@@ -147,6 +149,15 @@ class Encoder:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def require_tokens(tokens: Tokens, first: int = 0) -> None:
+    """Raise UsageError naming the first text, counted from `first`, that has no token.
+
+    A model without special tokens makes none of an empty text, and has no vector for it.
+    """
+    if [] in tokens.ids:
+        raise UsageError(f"text {first + tokens.ids.index([])} is empty for this model: leave it out")
 
 
 def require_finite(vectors: Vectors, first: int = 0) -> None:

@@ -21,6 +21,14 @@ class Text(msgspec.Struct, frozen=True):
     text: str
 
 
+class Query(Text, frozen=True):
+    """A line of which only the text matters, and it must hold one."""
+
+    def __post_init__(self) -> None:
+        if not self.text.strip():
+            raise ValueError("`text` is empty")
+
+
 def rows(path: Path, parse: Callable[[bytes], Row]) -> Iterator[tuple[int, Row]]:
     """Yield (line number, record) for each line that is not blank.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Set as AbstractSet
 from pathlib import Path
@@ -11,18 +10,23 @@ from embedship.errors import UsageError
 
 
 def read(path: Path, known: AbstractSet[str], where: str) -> dict[str, set[str]]:
-    """The ids of the relevant documents of each query: those with a score above 0. The file has a header line.
+    """The ids of the relevant documents of each query: those with a score above 0.
+
+    The file has a header line. Blank lines are skipped.
 
     `known` are the ids of all documents, `where` is what holds them. Raises UsageError naming file and line.
     """
     found: dict[str, set[str]] = {}
     try:
-        rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from None
-    if rows and _is_judgement(rows[0]):
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 ({error.reason} at byte {error.start})") from None
+    rows = [(number, line.split("\t")) for number, line in enumerate(lines, 1) if line.strip()]
+    if rows and _is_judgement(rows[0][1]):
         raise UsageError(f"{path} has no header line: begin it with query-id, corpus-id and score, separated by tabs")
-    for number, row in enumerate(rows[1:], 2):
+    for number, row in rows[1:]:
         query, document, score = _judgement(row, f"{path}, line {number}")
         if document not in known:
             raise UsageError(f"{path}, line {number}: document {document!r} is not in {where}")
@@ -43,4 +47,6 @@ def _judgement(row: list[str], where: str) -> tuple[str, str, float]:
         query, document, score = row
         return query, document, float(score)
     except ValueError:
-        raise UsageError(f"{where}: expected query-id, corpus-id and score, separated by tabs, not {row!r}") from None
+        raise UsageError(
+            f"{where}: expected query-id, corpus-id and score, separated by tabs, not: {'  '.join(row)}"
+        ) from None

@@ -34,7 +34,7 @@ class _Line(msgspec.Struct, frozen=True):
         if self.recall is not None and not 0 <= self.recall <= 1:
             raise ValueError(f"`recall` is {self.recall:g}, it lies between 0 and 1")
         if isinstance(self.timestamp, float) and not UNIX_SECONDS[0] <= self.timestamp <= UNIX_SECONDS[1]:
-            raise ValueError(f"`timestamp` is {self.timestamp:g}, no Unix time in seconds: are these milliseconds?")
+            raise ValueError(f"`timestamp` is {self.timestamp:,.0f}, no Unix time in seconds: are these milliseconds?")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -154,3 +155,15 @@ def _walk(folder: Path) -> Iterator[tuple[Path, bool]]:
 def strangers(folder: Path, known: Iterable[str]) -> list[str]:
     """What lies in the folder and is not known, by name."""
     return sorted(present(folder).keys() - set(known))
+
+
+def differences(there: msgspec.Struct, here: msgspec.Struct, ignored: AbstractSet[str]) -> str:
+    """The fields in which two records of one kind differ, as a user reads them: "code was 'float32', is 'int8'"."""
+    old, new = msgspec.to_builtins(there), msgspec.to_builtins(here)
+    differ = [key for key in old if key not in ignored and old[key] != new[key]]
+    return "; ".join(f"{key} was {_shown(old[key])}, is {_shown(new[key])}" for key in differ)
+
+
+def _shown(value: object) -> str:
+    """A text in quotes, anything else as JSON: Python's own None and dictionaries are for nobody but its authors."""
+    return repr(value) if isinstance(value, str) else msgspec.json.encode(value).decode()

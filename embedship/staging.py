@@ -18,6 +18,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple, NoReturn
 
+from safetensors import SafetensorError
+
 from embedship.errors import EmbedshipError, UsageError
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # <fcntl.h>, <linux/fs.h>
@@ -193,8 +195,9 @@ def _disk_errors(folder: Path, target: Path) -> Iterator[None]:
         if error.errno not in _DISK and not str(error.filename).startswith(str(folder)):
             raise
         raise EmbedshipError(f"{target} could not be written: {error.strerror}; {cure}") from error
-    except Exception as error:
-        # Native code has errors of its own: safetensors quotes the system's, OpenVINO 2026.4 says "iostream error".
+    except (RuntimeError, SafetensorError) as error:
+        # Native code has errors of its own, without the number of the system's: safetensors quotes its sentence,
+        # OpenVINO 2026.4 says "iostream error". Python's own errors are mistakes of ours, however full the disk is.
         quoted = (words for words in map(os.strerror, _DISK) if words in str(error))
         full = os.strerror(errno.ENOSPC) if shutil.disk_usage(target.parent).free < _ROOM else None
         if (why := next(quoted, full)) is None:

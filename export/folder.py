@@ -133,8 +133,8 @@ def modules(path: Path) -> tuple[Module, ...]:
     try:
         rows = json.loads(listing.read_text(encoding="utf-8"))
         found = tuple(_module(path, str(row["type"]), str(row["path"])) for row in rows)
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{listing} is damaged: {error!r}") from None
+    except (ValueError, KeyError, TypeError):
+        raise UsageError(f"{listing} is damaged: it is no JSON list of modules, each with `type` and `path`") from None
     if [m.kind for m in found[:2]] != ["Transformer", "Pooling"]:
         kinds = ", ".join(m.kind for m in found) or "nothing"
         raise UsageError(f"{listing} lists {kinds}; a Transformer followed by a Pooling is what can be exported")

@@ -26,7 +26,7 @@ class FalseAlarms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if not (self.alarms > 0 and self.seconds > 0):
-            raise InvalidSetting("false alarms", f"{self.alarms:g} per {self.seconds:g} seconds", "numbers above 0")
+            raise InvalidSetting("false alarms", f"{self.alarms:g} per {self.seconds:,.0f} seconds", "numbers above 0")
 
     @classmethod
     def parse(cls, text: str) -> Self:

@@ -10,9 +10,16 @@ from numpy.typing import NDArray
 
 from embedship.monitor.budget import DEFAULT, FalseAlarms
 from embedship.monitor.calibration import Calibration, Times
-from embedship.monitor.errors import InvalidSetting, InvalidVectors
+from embedship.monitor.errors import InvalidSetting
 from embedship.monitor.features import Features
-from embedship.monitor.reference import INTERVAL_SECONDS, WINDOW, Promise, Reference
+from embedship.monitor.reference import (
+    INTERVAL_SECONDS,
+    LOOSE_LENGTH_TOLERANCE,
+    WINDOW,
+    Promise,
+    Reference,
+    require_comparable,
+)
 from embedship.monitor.repeats import distinct
 from embedship.monitor.sessions import Ids, index_of, plain_variance, totals
 from embedship.monitor.state import State
@@ -160,6 +167,7 @@ class DriftDetector:
         known = variant is None or variant in reference.offsets
         self._offset = reference.offsets.get(variant or "", np.zeros(dimensions, dtype=np.float32))
         self._floor = EFFECT_FLOOR if known else UNKNOWN_VARIANT_FLOOR
+        self._unit = reference.is_unit
         self._ring = np.empty((window, dimensions), dtype=np.float32)
         self._sessions = np.empty(window, dtype=np.int64)
         self._times = np.empty(window)
@@ -186,10 +194,7 @@ class DriftDetector:
         if self._obstacle:
             return
         window, dimensions = self._ring.shape
-        if vectors.ndim != 2 or vectors.shape[1] != dimensions:
-            raise InvalidVectors(f"vectors of shape {vectors.shape} do not fit a reference of {dimensions} dimensions")
-        if not np.isfinite(vectors).all():
-            raise InvalidVectors("query vectors hold NaN or infinity: check the engine")
+        require_comparable(vectors, dimensions, self._unit, LOOSE_LENGTH_TOLERANCE)
         places = (np.arange(self._count, self._count + len(vectors)) % window)[-window:]
         n = len(places)
         self._ring[places] = vectors[-n:]

@@ -5,7 +5,8 @@ MonitorError
 ├── InvalidVectors        wrong shape, or not finite
 ├── ReferenceUnreadable   missing, corrupt, or not a drift reference
 ├── ReferenceMismatch     a reference of another model
-└── SnapshotUnreadable    a snapshot that is damaged or of another model
+└── SnapshotUnreadable    a snapshot that is damaged
+    └── SnapshotMismatch  or of another model
 """
 
 
@@ -34,3 +35,7 @@ class ReferenceMismatch(MonitorError):
 
 class SnapshotUnreadable(MonitorError):
     """The monitor's state cannot be taken up: it is damaged, or of another model."""
+
+
+class SnapshotMismatch(SnapshotUnreadable):
+    """The monitor's state belongs to another model."""

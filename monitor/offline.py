@@ -9,7 +9,7 @@ from embedship.monitor.calibration import Times
 from embedship.monitor.drift import MINIMUM, DriftDetector, DriftReport, Rule
 from embedship.monitor.evidence import Evidence, Known
 from embedship.monitor.recent import Window
-from embedship.monitor.reference import Reference
+from embedship.monitor.reference import Reference, require_comparable
 from embedship.monitor.sessions import Ids
 from embedship.monitor.state import State
 from embedship.monitor.statistics import ks_2samp
@@ -88,6 +88,7 @@ def compare(
     log as one window, half on its blocks together (Bonferroni); all on the log if it has no blocks. variant is the one
     that encoded it; named is how many of the furthest queries the evidence names. Raises InvalidVectors.
     """
+    require_comparable(current.vectors, reference.vectors.shape[1], reference.is_unit)
 
     def detector(window: int, seconds: float) -> DriftDetector:
         return DriftDetector(

@@ -25,6 +25,9 @@ MAXIMUM = 2_000
 WINDOW = 1_000
 MOST_WINDOW = 1_000_000_000  # queries; no ring of more fits into memory
 INTERVAL_SECONDS = 60.0
+# How far lengths may be from 1: float16 and int8 engines stay far below the first. The second is for vectors on their
+# way through a server, which come from the engine: only what is no vector of the model at all.
+LENGTH_TOLERANCE, LOOSE_LENGTH_TOLERANCE = 0.01, 0.5
 _VARIANT = "offset:"  # before a variant's name, in the names of tensors
 
 Vectors = NDArray[np.float32]
@@ -168,6 +171,8 @@ class Reference:
             raise InvalidSetting("maximum", maximum, "at least 2")
         if vectors.ndim != 2 or not vectors.size:
             raise InvalidVectors(f"cannot fit a reference on vectors of shape {vectors.shape}: give (n, d), n >= 1")
+        if vectors.dtype.kind != "f":
+            raise InvalidVectors(f"vectors are {vectors.dtype}, which are codes: give the floats they were made of")
         vectors = np.asarray(vectors, dtype=np.float32)
         cls(vectors=vectors, fingerprint=fingerprint, sessions=sessions, times=times)
         rows = _sample(vectors, sessions, maximum, seed)
@@ -211,6 +216,11 @@ class Reference:
     def _sessions(self) -> int:
         """How many there are; of rows that are all alike only one counts."""
         return len(np.unique(index_of(self.sessions, len(self.vectors))[distinct(self.vectors)]))
+
+    @property
+    def is_unit(self) -> bool:
+        """Whether all rows have length 1, as those of a model that normalises have."""
+        return not _off_unit(self.vectors, LENGTH_TOLERANCE).any()
 
     def require(self, fingerprint: str) -> None:
         """Raise ReferenceMismatch unless the reference belongs to the model with this fingerprint."""
@@ -259,7 +269,7 @@ class Reference:
                 terms=terms,
             )
         except OSError as error:
-            raise ReferenceUnreadable(f"cannot open the drift reference {path}: {error}") from error
+            raise ReferenceUnreadable(f"cannot open the drift reference {path}: {error.strerror or error}") from error
         except (SafetensorError, KeyError, msgspec.MsgspecError, InvalidVectors) as error:
             raise ReferenceUnreadable(f"{path} is not a drift reference ({error}): fit it again") from error
 
@@ -288,7 +298,37 @@ def _sample(vectors: Vectors, sessions: Ids | None, maximum: int, seed: int) -> 
     return np.sort(kept)
 
 
+def require_comparable(
+    vectors: NDArray[np.floating], dimensions: int, unit: bool, tolerance: float = LENGTH_TOLERANCE
+) -> None:
+    """Raise InvalidVectors unless vectors (n, d) are finite floats of so many dimensions, of length 1 where `unit`.
+
+    Codes and scaled vectors point where no vector of the model does: every test would call that drift.
+    """
+    if vectors.dtype.kind != "f":
+        raise InvalidVectors(f"vectors are {vectors.dtype}, which are codes: give the floats they were made of")
+    if vectors.ndim != 2 or vectors.shape[1] != dimensions:
+        raise InvalidVectors(f"vectors of shape {vectors.shape} do not fit a reference of {dimensions} dimensions")
+    if not np.isfinite(vectors).all():
+        row = int(np.argmin(np.isfinite(vectors).all(axis=1)))
+        raise InvalidVectors(f"query vectors hold NaN or infinity, first in row {row}: check the engine")
+    if unit and (off := _off_unit(vectors, tolerance)).any():
+        row = int(np.argmax(off))
+        raise InvalidVectors(
+            f"the vectors of the reference have length 1, and row {row} has length "
+            f"{float(np.linalg.norm(vectors[row])):.4g}: divide each row by its length"
+        )
+
+
+def _off_unit(vectors: NDArray[np.floating], tolerance: float) -> NDArray[np.bool_]:
+    """(n,) Whether the length of each row is not 1."""
+    lengths = np.linalg.norm(vectors.astype(np.float32, copy=False), axis=1)
+    return np.abs(lengths - 1) > tolerance
+
+
 def _offset(vectors: Vectors, moved: Vectors, name: str) -> Vectors:
     if moved.shape != vectors.shape:
         raise InvalidVectors(f"{name} has vectors of shape {moved.shape}, the reference {vectors.shape}")
+    if not np.isfinite(moved).all():
+        raise InvalidVectors(f"{name} has vectors that hold NaN or infinity: check the engine")
     return np.asarray((moved - vectors).mean(axis=0), dtype=np.float32)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from embedship.monitor.errors import SnapshotUnreadable
+from embedship.monitor.errors import SnapshotMismatch, SnapshotUnreadable
 from embedship.monitor.feedback import Pair
 from embedship.monitor.onset import Began
 from embedship.monitor.recall import RecallMemory
@@ -72,11 +72,11 @@ def read(folder: Path, fingerprint: str) -> tuple[Remembered, Window | None] | N
             tensors = {name: file.get_tensor(name) for name in file.keys() if name != "none"}  # noqa: SIM118
         remembered, window = _opened(envelope, tensors)
     except OSError as error:
-        raise SnapshotUnreadable(f"{path} cannot be read: {error}") from error
+        raise SnapshotUnreadable(f"{path} cannot be read: {error.strerror or error}") from error
     except (SafetensorError, KeyError, ValueError) as error:
         raise SnapshotUnreadable(f"{path} is damaged: {error}") from error
     if remembered.fingerprint != fingerprint:
-        raise SnapshotUnreadable(f"{path} belongs to model {remembered.fingerprint[:12]}, this is {fingerprint[:12]}")
+        raise SnapshotMismatch(f"{path} belongs to model {remembered.fingerprint[:12]}, this is {fingerprint[:12]}")
     return remembered, window
 
 

@@ -163,11 +163,6 @@ def _unequal_sizes(height: int, n: int, m: int) -> float:
     return float(stats.ks_2samp(np.arange(n) >= found[0], np.arange(m) >= j).pvalue)
 
 
-def bonferroni(pvalue: Floats, alpha: float) -> Mask:
-    """Reject where p < alpha / d: at most alpha for one false rejection among the d tests, however they depend."""
-    return pvalue < alpha / len(pvalue)
-
-
 def benjamini_hochberg(pvalue: Floats, alpha: float) -> Mask:
     """Reject the k smallest p-values (d,), k the largest with p_(k) <= k alpha / d: false discovery rate <= alpha.
 

@@ -10,7 +10,7 @@ from typing import Self
 
 from embedship.serve.errors import Overloaded, TooLarge
 from embedship.serve.lanes import Lane
-from embedship.serve.settings import RESERVE
+from embedship.serve.settings import BULK_RESERVED_FRACTION
 
 # How far back the pace is measured that Retry-After is computed from, and the longest wait it asks for.
 _PACE_SECONDS = 5.0
@@ -62,7 +62,7 @@ class Admission:
         return Permit(self, texts, paced)
 
     def limit(self, lane: Lane) -> int:
-        return self.capacity if lane is Lane.INTERACTIVE else self.capacity - self.capacity // RESERVE
+        return self.capacity if lane is Lane.INTERACTIVE else self.capacity - self.capacity // BULK_RESERVED_FRACTION
 
     def _leave(self, permit: Permit) -> None:
         self.inside -= permit.texts

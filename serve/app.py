@@ -18,6 +18,7 @@ from embedship.serve.errors import (
     Forbidden,
     Internal,
     RequestError,
+    Unauthorised,
     UnknownPath,
     WrongMethod,
     body,
@@ -27,7 +28,7 @@ from embedship.serve.http import Call, Headers, Presence, Receive, Reply, Route,
 from embedship.serve.keys import ADMIN, WRITE, Keys
 from embedship.serve.metrics import OTHER
 from embedship.serve.reload import Reload
-from embedship.serve.routes import routes
+from embedship.serve.routes import LOST, routes
 from embedship.serve.service import Service
 from embedship.serve.tracing import Traces
 from embedship.serve.visit import NOW, Phase, Visit
@@ -46,10 +47,8 @@ class Face:
     def __init__(self, house: House, service: Service, found: tuple[Route, ...]) -> None:
         self.service = service
         self.paths: dict[str, dict[str, Route]] = {}
-        self._homes: dict[str, Family] = {}
         for route in found:
             self.paths.setdefault(route.path, {})[route.method] = route
-            self._homes.setdefault(_home(route.path), route.family)
         self._tails = tuple({route.tail: route.path for route in found if route.tail}.items())
         self.decoders: dict[Any, msgspec.json.Decoder[Any]] = {
             route.takes: msgspec.json.Decoder(route.takes) for route in found if route.takes is not None
@@ -68,10 +67,10 @@ class Face:
         return path, ""
 
     def family(self, method: str, path: str) -> Family:
-        """Whose shape an error takes: the route's; where there is none, that of the path's neighbours."""
+        """Whose shape an error takes: the route's; where there is none, as LOST says."""
         methods = self.paths.get(path)
         if methods is None:
-            return self._homes.get(_home(path), Family.FLAT)
+            return LOST.get(_home(path), Family.FLAT)
         return (methods.get(method) or next(iter(methods.values()))).family
 
     def route(self, method: str, path: str) -> Route:
@@ -102,6 +101,8 @@ class App:
         self._seconds = house.settings.request_seconds
         self.reload = Reload(house)
         self._face = self._facing(house.service)
+        self._prepared: dict[Service, Face] = {}  # of services that are about to answer
+        house.prepared_by(self._prepare)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -116,8 +117,14 @@ class App:
     def _now(self) -> Face:
         """Of the service that answers now. A request keeps the one it got, whatever happens meanwhile."""
         if self._face.service is not self._house.service:
-            self._face = self._facing(self._house.service)
+            self._face = self._prepared.pop(self._house.service)
         return self._face
+
+    def _prepare(self, service: Service) -> None:
+        """Called before `service` answers, off the event loop: routes, decoders and OpenAPI take tens of ms."""
+        now = self._house.service
+        kept = {known: face for known, face in self._prepared.items() if known is now}
+        self._prepared = {**kept, service: self._facing(service)}
 
     def _facing(self, service: Service) -> Face:
         return Face(self._house, service, self._offer(self._house, service, self.reload))
@@ -167,7 +174,7 @@ class App:
     async def _reply(self, face: Face, visit: Visit, scope: Scope, receive: Receive, path: str, rest: str) -> Reply:
         route, call = face.route(scope["method"], path), Call(scope["headers"], rest)
         if not route.open:
-            self._keys(route).require(scope["headers"])
+            self._authorise(route, scope["headers"])
         if not route.works:
             return await route.handle(None, call)
         self._drain.enter()
@@ -191,6 +198,22 @@ class App:
             visit.mark(Phase.SERIALISE)
             self._metrics.serialise_seconds.observe(visit.marks[-1][1] - since)
         return reply
+
+    def _authorise(self, route: Route, headers: Headers) -> None:
+        """Raises Unauthorised for a request without a key of this server, Forbidden for a key without the right."""
+        keys, house = self._keys(route), self._house
+        if keys.carried_by(headers):
+            return
+        if (route.admin or route.writes) and (house.keys | house.writers).carried_by(headers):
+            wanted = "a write key or an admin key" if route.writes else "an admin key"
+            raise Forbidden(f"This key may not do that: {route.method} {route.path} asks for {wanted}.")
+        if len(keys) and house.writers.carried_by(headers):
+            raise Unauthorised(
+                f"This key may write or administer, and {route.method} {route.path} asks for an API key: send the "
+                "header Authorization: Bearer KEY with one.",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        keys.require(headers)
 
     def _keys(self, route: Route) -> Keys:
         if route.writes:

@@ -29,6 +29,9 @@ from embedship.serve.bulk_output import Layout, arrow
 from embedship.serve.bulk_places import Stamp, digest
 from embedship.serve.bulk_records import FORMAT, Manifest, Plan, Shard, Wishes
 from embedship.serve.bulk_shards import Encoded, Encoders, Job, Watcher
+from embedship.tokens import Tokenizer
+
+_BATCH = 512  # texts that are tokenised at once to find those without a token
 
 MANIFEST, PLAN, IDS = "encode.json", "plan.json", "ids.jsonl"
 
@@ -94,7 +97,8 @@ def _plan(encoders: Encoders, source: Source, columns: tuple[str, ...], wishes: 
     """Reads the whole input: a bad line is known before anything is written."""
     pipeline, traits = encoders.bundle.manifest.pipeline, encoders.traits
     name = wishes.prompt_name if wishes.prompt_name is not None else pipeline.document_prompt
-    texts = sum(1 for _ in source.rows())
+    prompt = pipeline.prompt(name)
+    texts = _count(source, Tokenizer.open(encoders.bundle), prompt)
     if not texts:
         raise UsageError(f"{source.place} is empty: it needs at least one text")
     return Plan(
@@ -107,13 +111,27 @@ def _plan(encoders: Encoders, source: Source, columns: tuple[str, ...], wishes: 
         code=wishes.code,
         layout=wishes.layout,
         dimension=wishes.dimensions or pipeline.dimension,
-        prompt=pipeline.prompt(name),
+        prompt=prompt,
         shard_texts=wishes.shard_texts,
         input=source.place.name,
         input_sha256=digest(source.place),
         columns=columns,
         texts=texts,
     )
+
+
+def _count(source: Source, tokenizer: Tokenizer, prompt: str) -> int:
+    """Raises UsageError naming a text that the model makes no token of, as `""` where it has no special tokens."""
+    if tokenizer([""], prompt).ids[0]:
+        return sum(1 for _ in source.rows())
+    texts, rows = 0, source.rows()
+    while batch := list(islice(rows, _BATCH)):
+        ids = tokenizer([row.text for row in batch], prompt).ids
+        if [] in ids:
+            where = batch[ids.index([])].where
+            raise UsageError(f"{source.place}, {where}: the text is empty for this model: leave it out")
+        texts += len(batch)
+    return texts
 
 
 def _require_ours(out: Path, force: bool) -> None:
@@ -151,11 +169,9 @@ def _begin(out: Path, plan: Plan, source: Source) -> None:
 
 
 def _require_same(there: Plan, here: Plan, out: Path) -> None:
-    old, new = msgspec.to_builtins(there), msgspec.to_builtins(here)
-    differ = [f"{key} was {old[key]!r}, is {new[key]!r}" for key in old if key != "digest" and old[key] != new[key]]
-    if differ:
+    if differ := sealed.differences(there, here, {"digest"}):
         raise UsageError(
-            f"{out} holds a run with other input or options ({'; '.join(differ)}): repeat that one to go on with it, "
+            f"{out} holds a run with other input or options ({differ}): repeat that one to go on with it, "
             "give another --out, or begin anew with --force"
         )
 

@@ -20,6 +20,7 @@ class Row(NamedTuple):
 
     id: str | int | None
     text: str
+    where: str  # for messages: "line 3"
 
 
 class Columns(NamedTuple):
@@ -60,7 +61,7 @@ class JsonLines:
                 if row <= start:
                     continue
                 try:
-                    parsed = _picked(self._decode(line), self._columns)
+                    parsed = _picked(self._decode(line), self._columns, f"line {number}")
                 except (msgspec.MsgspecError, ValueError, RecursionError) as error:
                     bad.append(f"line {number}: {TOO_DEEP if isinstance(error, RecursionError) else error}")
                     if len(bad) == _SHOWN:
@@ -108,16 +109,16 @@ class Parquet:
 
     def _row(self, number: int, values: dict[str, Any]) -> Row:
         try:
-            return _picked(values, self._columns)
+            return _picked(values, self._columns, f"row {number}")
         except ValueError as error:
             raise UsageError(f"{self.place}, row {number}: {error}") from None
 
 
-def _picked(values: dict[str, Any], columns: Columns) -> Row:
+def _picked(values: dict[str, Any], columns: Columns, where: str) -> Row:
     text, id = values.get(columns.text), values.get(columns.id)
     if not isinstance(text, str):
         found = "missing" if text is None else f"a {type(text).__name__}"
         raise ValueError(f"`{columns.text}` is {found}, it must be a string")
     if not isinstance(id, str | int | None) or isinstance(id, bool):
         raise ValueError(f"`{columns.id}` is a {type(id).__name__}, it must be a string or a whole number")
-    return Row(id, text)
+    return Row(id, text, where)

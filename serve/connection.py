@@ -16,7 +16,7 @@ from embedship.serve.gate import Cut, Gate, Limits
 from embedship.serve.http import LATE, Reply
 
 # Connections beyond the limit, for those who ask whether this server lives: a full one must not be taken for dead.
-RESERVE = 32
+PROBE_CONNECTIONS = 32
 PROBES = frozenset({b"/health", b"/ready", b"/metrics"})
 
 # A client that was refused gets so long to read why: closing while it still sends would reset the connection.
@@ -63,7 +63,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.url = b""
-        if self._over + self.gate.lingering > RESERVE:
+        if self._over + self.gate.lingering > PROBE_CONNECTIONS:
             self._turn_away()
         else:
             self._extra = self._over > 0

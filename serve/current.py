@@ -65,7 +65,13 @@ def arrays(path: Path, reference: Reference) -> Log:
         raise UsageError(f"{path} holds {sorted(strange)[0]!r}; known are: {known}")
     if "vectors" not in found:
         raise UsageError(f"{path} holds no `vectors`, {KEYS['vectors']}")
-    vectors = np.asarray(found["vectors"], dtype=np.float32)
+    given = found["vectors"]
+    if given.dtype.kind != "f":
+        raise UsageError(
+            f"{path}: `vectors` is {given.dtype}, not {KEYS['vectors']}: these are codes, give the "
+            "vectors that they were made of"
+        )
+    vectors = np.asarray(given, dtype=np.float32)
     if vectors.ndim != 2 or vectors.shape[1:] != reference.vectors.shape[1:] or not len(vectors):
         raise UsageError(
             f"{path} holds vectors of shape {vectors.shape}; the reference has {reference.vectors.shape[1]} dimensions"
@@ -76,6 +82,9 @@ def arrays(path: Path, reference: Reference) -> Log:
     times, recalls = _times(found, path), _recalls(found, path)
     order = np.arange(len(vectors)) if times is None else np.argsort(times, kind="stable")
     sessions = _column(found, "sessions", path)
+    if not np.isfinite(vectors).all():
+        row = int(np.argmin(np.isfinite(vectors).all(axis=1)))
+        raise UsageError(f"{path}: row {row} of `vectors` holds NaN or infinity: leave it out")
     current = Current(
         vectors[order],
         None if sessions is None else sessions[order].astype(np.int64),

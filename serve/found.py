@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from embedship.codes import Vectors
+from embedship.ranking import Hits
+from embedship.serve import fusion
 from embedship.serve.documents import Document
 from embedship.serve.filters import Filter
 from embedship.serve.fusion import Mode
@@ -61,6 +63,43 @@ class Hit:
     dense: Place | None = None  # of a hybrid search, where its vector was among the nearest
     keyword: Place | None = None  # and where its words were
     retrieved: Place | None = None  # where it was before it was re-ranked
+
+
+class Lists(NamedTuple):
+    """What the searches of one request gave: each list that was asked for, and the best of them together."""
+
+    best: Hits
+    dense: Hits | None
+    keyword: Hits | None
+
+    @property
+    def fused(self) -> tuple[Hits | None, Hits | None]:
+        """The two lists that a hybrid search was made of; of another search none."""
+        hybrid = self.dense is not None and self.keyword is not None
+        return (self.dense, self.keyword) if hybrid else (None, None)
+
+
+def searched(
+    how: How,
+    k: int,
+    near: Callable[[int], Hits],
+    worded: Callable[[int], Hits],
+    fuse: Callable[[Sequence[Hits], int], Hits],
+) -> Lists:
+    """Ask for as many hits as the mode needs, and fuse what comes: the policy of every store."""
+    depth = max(k, fusion.DEPTH if how.mode is Mode.HYBRID else K)
+    dense = None if how.mode is Mode.KEYWORD else near(depth)
+    keyword = None if how.mode is Mode.DENSE else worded(depth)
+    parts = [part for part in (dense, keyword) if part is not None]
+    return Lists(parts[0] if len(parts) == 1 else fuse(parts, max(k, K)), dense, keyword)
+
+
+def comparable(how: How, rows: Hits | None) -> npt.NDArray[np.int64] | None:
+    """The (n, K) rows whose recall may be held against the baseline: found by the index alone.
+
+    None for a keyword search, for one with a filter, and for one with an effort of the client's own.
+    """
+    return None if rows is None or how.filter or how.effort is not None else rows.rows[:, :K]
 
 
 Exact = Callable[[Vectors, int], npt.NDArray[np.int64]]

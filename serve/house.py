@@ -46,6 +46,7 @@ class House:
         self.admissions = Admissions(Admission(settings.queue_texts), Admission(settings.queue_texts))
         self.drain = Drain(settings.drain_seconds)
         self.service = Service.open(settings, self.admissions, self.metrics, encoder)
+        self._preparations: list[Callable[[Service], None]] = []
         self._swapped = asyncio.Event()
         self._show()
 
@@ -69,6 +70,15 @@ class House:
         if up < devices:
             return Readiness(self.service.workers.up > 0, f"{up} of {devices} devices")
         return Readiness(True, "the golden texts give the vectors of the checkpoint")
+
+    def prepared_by(self, prepare: Callable[[Service], None]) -> None:
+        """Register what must be made of a service before it answers."""
+        self._preparations.append(prepare)
+
+    def prepare(self, service: Service) -> None:
+        """Make all that a service needs to answer at once; may run in any thread. `swap` follows."""
+        for prepare in self._preparations:
+            prepare(service)
 
     def swap(self, service: Service) -> Service:
         """The next request is answered by `service`. Returns the one before, which may still be answering."""

@@ -19,6 +19,7 @@ from embedship.errors import UsageError
 from embedship.serve import index_goals as asked
 from embedship.serve.index import Kind
 from embedship.serve.index.chunks import Chunking
+from embedship.serve.index.corpus import Skipped
 from embedship.serve.index.effort import LIMITS, Effort
 from embedship.serve.index.manifest import SAMPLED, VECTORS, Choice, Recall, Truncated
 from embedship.serve.index.recipe import Store
@@ -41,6 +42,7 @@ class Report(msgspec.Struct, frozen=True):
     store: Store | None
     effort: Effort
     documents: int
+    skipped: Skipped  # documents of the corpus without text
     rows: int  # vectors: chunks, where documents were cut
     chunking: Chunking | None
     dimension: int
@@ -235,10 +237,14 @@ def _cluster(address: str, bundle: Bundle, variant: str, device: str) -> Abstrac
 
 def _requantised(bundle: Bundle, source: Path, out: Path, wishes: Wishes) -> Built:
     from embedship.encoder import Encoder
+    from embedship.serve.index import manifest
     from embedship.serve.index.requantise import requantise
 
+    found = manifest.read(source)
+    manifest.demand_model(source, found, bundle)
     with ExitStack() as stack:
-        encoder = None if wishes.queries is None else stack.enter_context(Encoder.open(bundle))
+        # Recall is that of this index: another variant gives other vectors of the questions.
+        encoder = None if wishes.queries is None else stack.enter_context(Encoder.open(bundle, found.variant))
         bar = stack.enter_context(Bar())
         return requantise(bundle, encoder, source, out, wishes, bar.show)
 
@@ -279,6 +285,7 @@ def report(out: Path, built: Built) -> Report:
         store=manifest.recipe.store,
         effort=manifest.effort,
         documents=manifest.documents,
+        skipped=built.skipped,
         rows=manifest.size,
         chunking=manifest.chunking,
         dimension=manifest.dimension,
@@ -306,6 +313,7 @@ def _table(report: Report) -> Table:
     table.add_column("value", justify="right")
     for row in (
         ("documents", f"{report.documents:,}"),
+        ("documents without text, skipped", str(report.skipped)),
         ("chunks", _chunks(report)),
         ("longer than the model reads, cut off", truncated(report.truncated, report.rows)),
         ("kind", f"{report.kind} ({report.factory}), {report.stage_dimension} dimensions"),
@@ -316,7 +324,7 @@ def _table(report: Report) -> Table:
         ("of these the exact vectors", f"{report.exact_bytes / 1e6:,.1f} MB in {report.exact}"),
         ("in memory", f"{report.hot_bytes_per_vector:,.1f} bytes a vector"),
         ("embedded at", f"{speed:,.0f} texts/s" if (speed := report.texts_per_second) else "not embedded again"),
-        ("recall@10 against exact search", _recall(report.recall)),
+        ("recall@10 against exact search", _recall(report)),
     ):
         table.add_row(*row)
     return table
@@ -337,8 +345,12 @@ def truncated(lost: Truncated, rows: int, cure: str = "; --chunk would keep them
     )
 
 
-def _recall(recall: Recall | None) -> str:
+def _recall(report: Report) -> str:
+    recall = report.recall
     if recall is None:
         return "nothing to compare"
-    queries = "documents as queries" if recall.source == SAMPLED else f"of {recall.source}"
+    if recall.source != SAMPLED:
+        queries = f"of {recall.source}"
+    else:
+        queries = f"{'documents' if report.chunking is None else 'chunks'} as queries"
     return f"{recall.ratio:.4f} ({recall.queries:,} {queries})"

@@ -68,8 +68,8 @@ def show(choice: Choice, plot: Path | None, as_json: bool, missed: str | None = 
 
 def _measured(choice: Choice) -> Table:
     """Those that no other beats in recall, speed and memory at once, and the chosen one."""
-    asked = "documents left out of it" if choice.source == SAMPLED else f"queries of {choice.source}"
-    table = Table(title=f"measured over {choice.documents:,} documents with {choice.queries:,} {asked}, one thread")
+    asked = "vectors left out of it" if choice.source == SAMPLED else f"queries of {choice.source}"
+    table = Table(title=f"measured over {choice.documents:,} vectors with {choice.queries:,} {asked}, one thread")
     for heading in ("", *WORDS, *NUMBERS):
         table.add_column(heading, justify="right" if heading in NUMBERS else "left")
     for at in frontier(choice):

@@ -71,20 +71,27 @@ class Keys:
         return len(self._digests)
 
     def require(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Raise Unauthorised unless one key is there and the request carries it, or there is none.
-
-        Every key is compared, in a time that does not depend on where they differ.
-        """
-        if not self._digests:
-            return
-        given = next((value for name, value in headers if name == b"authorization"), b"")
-        digest = _digest(given[len(_SCHEME) :].strip())
-        right = sum([hmac.compare_digest(digest, each) for each in self._digests])
-        if not (right and given[: len(_SCHEME)].lower() == _SCHEME):
+        """Raise Unauthorised unless one key is there and the request carries it, or there is none."""
+        given = _given(headers)
+        if self._digests and not self._hold(given):
             why = "The API key is not one of this server's" if given else "This server asks for an API key"
             raise Unauthorised(
                 f"{why}: send the header Authorization: Bearer KEY.", headers={"WWW-Authenticate": "Bearer"}
             )
+
+    def carried_by(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+        """Whether the request carries one of these keys."""
+        return self._hold(_given(headers))
+
+    def _hold(self, given: bytes) -> bool:
+        """Every key is compared, in a time that does not depend on where they differ."""
+        digest = _digest(given[len(_SCHEME) :].strip())
+        right = sum([hmac.compare_digest(digest, each) for each in self._digests])
+        return bool(right) and given[: len(_SCHEME)].lower() == _SCHEME
+
+
+def _given(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    return next((value for name, value in headers if name == b"authorization"), b"")
 
 
 def _read(file: Path, option: str) -> dict[str, str]:

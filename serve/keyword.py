@@ -45,6 +45,10 @@ def expression(text: str) -> str:
     return " OR ".join(f'"{word}"' for word in words_of(text))
 
 
+def _has_fts5(connection: sqlite3.Connection) -> bool:
+    return connection.execute("SELECT 1 FROM pragma_module_list WHERE name = 'fts5'").fetchone() is not None
+
+
 class Words:
     """Thread-safe: one connection behind a lock, and not that of the documents, which are fetched in microseconds."""
 
@@ -62,8 +66,9 @@ class Words:
         try:
             connection.execute("SELECT rowid FROM words LIMIT 1").fetchone()
         except sqlite3.Error as error:
+            searchable = _has_fts5(connection)
             connection.close()
-            if "no such module" in str(error):
+            if not searchable:
                 raise UsageError(f"Python's SQLite {sqlite3.sqlite_version} has no FTS5: take one that has") from None
             raise UnsafeError(f"{path} is damaged: {error}") from None
         return cls(connection, size)

@@ -171,7 +171,10 @@ class _Queue(Generic[Claim]):
     def _closer(self, shorter: list[int], longer: list[int], rectangle: Rectangle) -> list[int]:
         """The stack whose top adds the least padding; an empty one when nothing waits any more."""
         for stack in (shorter, longer):
-            while stack and not self._waits(stack[-1]):
+            while stack:
+                self._drop_gone_ahead(stack[-1])
+                if stack[-1] in self._by_length:
+                    break
                 stack.pop()
         if not shorter or not longer:
             return shorter or longer
@@ -180,23 +183,21 @@ class _Queue(Generic[Claim]):
     def _oldest(self) -> Work[Claim] | None:
         while self._arrivals:
             work = self._arrivals[0]
-            # The second question drops work whose client is gone from the other order, too.
-            if not work.taken and self._waits(len(work.ids)) and not work.taken:
+            if not work.taken:
+                self._drop_gone_ahead(len(work.ids))  # this one, too, where nobody waits for it
+            if not work.taken:
                 return work
             self._arrivals.popleft()
         return None
 
-    def _waits(self, length: int) -> bool:
-        """Whether work of this length waits, after dropping what nobody waits for."""
+    def _drop_gone_ahead(self, length: int) -> None:
+        """Drop what nobody waits for at the head of the work of this length, and the length where none is left."""
         works = self._by_length.get(length)
         while works and works[0].owner.gone:
             self._pop(length)
-        if works:
-            return True
-        if works is not None:
+        if works is not None and not works:
             del self._by_length[length]
             self._lengths.remove(length)
-        return False
 
     def _pop(self, length: int) -> Work[Claim]:
         work = self._by_length[length].popleft()

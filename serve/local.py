@@ -15,10 +15,9 @@ import numpy.typing as npt
 from embedship.bundle import Bundle
 from embedship.codes import Vectors, normalise
 from embedship.ranking import Hits
-from embedship.serve import fusion, live
+from embedship.serve import live
 from embedship.serve.documents import Document, Documents
-from embedship.serve.found import Found, Hit, How, K, Place, Store, places
-from embedship.serve.fusion import Mode
+from embedship.serve.found import Found, Hit, How, Place, Store, comparable, places, searched
 from embedship.serve.grouping import ROWS, Grouping
 from embedship.serve.index import Index, Size
 from embedship.serve.index.folder import IndexFolder
@@ -105,16 +104,18 @@ class Local:
 
 def _find(now: Moment, vectors: Vectors | None, k: int, how: How) -> Found:
     began = time.perf_counter()
-    depth = max(k, K if how.mode is not Mode.HYBRID else fusion.DEPTH)
     whole = Grouping(now.firsts)
     grouping = whole if how.per_document else ROWS
-    found, dense = (None, None) if how.mode is Mode.KEYWORD else _nearest(now, vectors, depth, how, grouping)
-    keyword = None if how.mode is Mode.DENSE else _worded(now, depth, how, grouping)
-    parts = [part for part in (dense, keyword) if part is not None]
-    best = parts[0] if len(parts) == 1 else grouping.fuse(parts, max(k, K))
-    # Only what the index finds by itself is comparable with the baseline: no filter, and no effort of the client's.
-    nearest = found.rows[:, :K] if found and how.filter is None and how.effort is None else None
-    hits = _hits(now, best, k, grouping, *((dense, keyword) if len(parts) > 1 else (None, None)))
+    rows: list[Hits] = []  # what the index found, before the best row of each document was taken
+
+    def near(depth: int) -> Hits:
+        found, best = _nearest(now, vectors, depth, how, grouping)
+        rows.append(found)
+        return best
+
+    lists = searched(how, k, near, lambda depth: _worded(now, depth, how, grouping), grouping.fuse)
+    best, nearest = lists.best, comparable(how, rows[0] if rows else None)
+    hits = _hits(now, best, k, grouping, *lists.fused)
     one = best if how.per_document else whole.best(best, best.rows.shape[1])
     documents = whole.keys(one.rows)
     return Found(hits, documents, nearest, time.perf_counter() - began, partial(_exact, now.index))

@@ -137,10 +137,15 @@ class Pipeline:
         best: list[int] = found.rows[0, :K].tolist()
         return best
 
-    @property
-    def shelf(self) -> Shelf:
+    def require_index(self) -> None:
+        """Raise NoIndex where nothing is searched."""
         if self._shelf is None:
             raise NoIndex("This server holds no index: start it with `embedship serve BUNDLE --index INDEX`.")
+
+    @property
+    def shelf(self) -> Shelf:
+        self.require_index()
+        assert self._shelf is not None, "required above"
         return self._shelf
 
     @property

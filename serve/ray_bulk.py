@@ -81,7 +81,13 @@ class Cluster:
 
     @property
     def traits(self) -> Traits:
-        """Of the encoder that was open first. Raises what it fails with if none of them can be opened."""
+        """Of the encoder that was open first. Raises what `open_first` raises."""
+        self.open_first()
+        assert self._traits is not None, "the first encoder has told them"
+        return self._traits
+
+    def open_first(self) -> None:
+        """Wait until an encoder is open. Raises what it fails with if none of them can be opened."""
         while self._traits is None:
             self.check()
             self._look()
@@ -89,11 +95,10 @@ class Cluster:
                 self._take(ref)
             if self._refused and not self._opening:
                 raise next(iter(self._refused.values()))
-        return self._traits
 
     def shards(self, plan: Plan, jobs: Iterator[Job], watcher: Watcher) -> Generator[Encoded, None, None]:
         """As `Encoders.shards`. What an encoder had under way when its node was lost is given to another one."""
-        assert self.traits
+        self.open_first()
         work, plans = Work(jobs), ray.put(plan)
         under_way: dict[Any, tuple[Seat, Job]] = {}
         while work or under_way:

@@ -72,7 +72,7 @@ def joined(address: str, bundle: Bundle, variant: str, device: str) -> Iterator[
             _join(address)
             with Interrupts() as interrupts:  # Ray sets handlers of its own when it is joined
                 cluster = ray_bulk.Cluster(bundle, order, interrupts.check)
-                assert cluster.traits
+                cluster.open_first()
                 yield cluster
         finally:
             _leave()

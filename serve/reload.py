@@ -133,16 +133,25 @@ class Reload:
         return taken
 
     async def _open(self, settings: Settings) -> Service:
-        house, now = self._house, self._house.service
+        now = self._house.service
         await now.rounds.snapshot()  # with a --state-dir the new monitor goes on where this one is
-        opening = asyncio.get_running_loop().run_in_executor(
-            None, Service.open, settings, house.admissions, house.metrics, None, now.shelf
-        )
+        opening = asyncio.get_running_loop().run_in_executor(None, self._opened, settings, now)
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
             opening.add_done_callback(_close)  # the server ends: what comes too late is closed again
             raise
+
+    def _opened(self, settings: Settings, now: Service) -> Service:
+        """A service that can answer at once."""
+        house = self._house
+        service = Service.open(settings, house.admissions, house.metrics, None, now.shelf)
+        try:
+            house.prepare(service)
+        except BaseException:
+            service.close()
+            raise
+        return service
 
     def _failed(self, why: str) -> NotReloaded:
         fingerprint = self._house.service.bundle.fingerprint

@@ -17,7 +17,7 @@ from embedship.bundle import Bundle, Task
 from embedship.encoder import Encoder
 from embedship.golden import Golden, GoldenCheck
 from embedship.monitor.watch import Watch
-from embedship.serve import schemas, watching
+from embedship.serve import watching
 from embedship.serve.admission import Admission
 from embedship.serve.candidate import Candidate
 from embedship.serve.forward import Forward
@@ -173,54 +173,6 @@ class Service:
     def bundle(self) -> Bundle:
         return self.encoder.bundle
 
-    def info(self) -> schemas.Info:
-        model, settings = self.bundle.manifest.pipeline, self.settings
-        return schemas.Info(
-            version=__version__,
-            fingerprint=self.bundle.fingerprint,
-            model_id=self.bundle.manifest.source.name,
-            variant=self.encoder.variant.name,
-            runtime=self.encoder.variant.runtime,
-            precision=self.encoder.engine.precision,
-            dimension=model.dimension,
-            dimensions=list(model.dimensions),
-            max_input_length=model.max_tokens,
-            max_client_batch_size=settings.max_texts,
-            max_concurrent_requests=settings.queue_texts,
-            max_batch_tokens=settings.batch_tokens,
-            model_sha=self.bundle.manifest.source.revision,
-            model_dtype=self.encoder.engine.precision,
-            model_type=schemas.TeiType(schemas.TeiPooling(model.pooling)),
-            auto_truncate=True,
-            prompts=sorted(model.prompts),
-            default_prompt=model.default_prompt,
-            streams=self.encoder.engine.streams,
-            devices=[
-                schemas.DeviceInfo(each.name, each.up, each.streams, each.restarts, each.pulse.batches)
-                for model in self.models
-                for each in model.fleet.devices
-            ],
-            limits=schemas.Limits(
-                max_texts=settings.max_texts,
-                max_characters=settings.max_characters,
-                max_body_bytes=settings.max_body_bytes,
-                max_hits=settings.max_hits,
-                queue_texts=settings.queue_texts,
-                batch_tokens=settings.batch_tokens,
-            ),
-            golden=_golden(self.golden),
-            reranker=_reranker_info(self.reranker.running) if self.reranker else None,
-            index=self._index_info(),
-        )
-
-    def _index_info(self) -> schemas.IndexInfo | None:
-        if self.shelf is None:
-            return None
-        found, size = self.shelf.store.manifest, self.shelf.store.size
-        return schemas.IndexInfo(
-            size.documents, str(found.kind), found.query_prompt, size.rows, found.chunking, found.exact
-        )
-
     def close(self) -> None:
         self._stack.close()
 
@@ -237,23 +189,6 @@ def _reranker(settings: Settings, admission: Admission, counts: Counts | None, s
     assert counts is not None, "whoever has a re-ranker counts its pairs"
     opened = door(settings.reranker, None, Task.RERANK, settings)
     return Reranker(Running.open(opened, settings, admission, counts, stack), settings.max_body_bytes)
-
-
-def _golden(found: GoldenCheck) -> schemas.GoldenReport:
-    return schemas.GoldenReport(found.texts, found.minimum, found.mean)
-
-
-def _reranker_info(running: Running) -> schemas.RerankerInfo:
-    encoder, manifest = running.encoder, running.bundle.manifest
-    return schemas.RerankerInfo(
-        manifest.fingerprint,
-        manifest.source.name,
-        encoder.variant.name,
-        encoder.variant.runtime,
-        encoder.engine.precision,
-        manifest.pipeline.max_tokens,
-        _golden(running.golden),
-    )
 
 
 def _shelf(settings: Settings, encoder: Encoder, before: Shelf | None) -> Shelf | None:

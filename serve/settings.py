@@ -23,7 +23,7 @@ from embedship.serve.milvus.address import Address
 _IN_PROCESS = ("auto", "cpu")
 
 # One permit in eight is for interactive work only: a bulk load must not lock out queries.
-RESERVE = 8
+BULK_RESERVED_FRACTION = 8
 
 
 class Range(NamedTuple):
@@ -31,7 +31,12 @@ class Range(NamedTuple):
     high: float
 
     def __str__(self) -> str:
-        return f"{self.low:g} to {self.high:g}"
+        return f"{_written(self.low)} to {_written(self.high)}"
+
+
+def _written(number: float) -> str:
+    """As people write it: 1,048,576 and 0.0001, never 1.04858e+06."""
+    return f"{int(number):,}" if float(number).is_integer() else f"{number:g}"
 
 
 def setting(default: Any, help: str, low: float | None = None, high: float | None = None) -> Any:
@@ -234,7 +239,7 @@ class Settings:
             raise UsageError(f"{flag('candidate_bundle')} needs its own index: give {flag('candidate_index')}, too")
         if self.candidate_index and not self.index:
             raise UsageError(f"{flag('candidate_index')} is compared with the index that answers: give {flag('index')}")
-        if self.max_texts > (most := self.queue_texts - self.queue_texts // RESERVE):
+        if self.max_texts > (most := self.queue_texts - self.queue_texts // BULK_RESERVED_FRACTION):
             raise UsageError(
                 f"{flag('max_texts')} is {self.max_texts}, but with {flag('queue_texts')} {self.queue_texts} a request "
                 f"of more than {most} texts could never enter: lower the first or raise the second"

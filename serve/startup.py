@@ -17,10 +17,11 @@ from embedship import hardware
 from embedship.errors import EmbedshipError, UsageError
 from embedship.serve import journal, tracing
 from embedship.serve.app import App
-from embedship.serve.connection import RESERVE
+from embedship.serve.connection import PROBE_CONNECTIONS
 from embedship.serve.gate import Gate, Limits
 from embedship.serve.house import House
 from embedship.serve.journal import LogFormat
+from embedship.serve.routes.info import info
 from embedship.serve.routes.probes import beside
 from embedship.serve.server import Server, Side, listen
 from embedship.serve.settings import Settings
@@ -32,6 +33,9 @@ LAST_SECONDS = 19.0
 
 # Files besides connections: the model, the index, worker processes, libraries.
 _FILES = 256
+
+# The exit status where work was given up at the end: 0 is a clean stop, 1 to 4 are those of errors.py.
+GIVEN_UP = 5
 
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
@@ -55,7 +59,7 @@ def _run(settings: Settings, began: float) -> None:
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # a client must not be able to fill the log
     # A second series for each counter, which no query here uses.
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
-    _allow_files(settings.connections + RESERVE + _FILES)
+    _allow_files(settings.connections + PROBE_CONNECTIONS + _FILES)
     listener = listen(settings.host, settings.port)
     aside = _metrics_listener(settings)
     for line in settings.lines():
@@ -116,7 +120,7 @@ def end_within(seconds: float) -> None:
 
     def end() -> None:
         logger.warning("stopped: what still ran was given up")
-        os._exit(0)
+        os._exit(GIVEN_UP)
 
     last = threading.Timer(seconds, end)
     last.daemon = True
@@ -125,15 +129,15 @@ def end_within(seconds: float) -> None:
 
 def _introduce(house: House) -> None:
     service = house.service
-    info, golden, machine = service.info(), service.golden, hardware.machine()
-    _say(f"model {info.model_id}, {info.dimension} dimensions, fingerprint {info.fingerprint}")
-    _say(f"variant {info.variant}: {info.runtime}, {info.precision}, {info.streams} streams")
-    _say(f"devices: {', '.join(each.name for each in info.devices)}")
+    told, golden, machine = info(service), service.golden, hardware.machine()
+    _say(f"model {told.model_id}, {told.dimension} dimensions, fingerprint {told.fingerprint}")
+    _say(f"variant {told.variant}: {told.runtime}, {told.precision}, {told.streams} streams")
+    _say(f"devices: {', '.join(each.name for each in told.devices)}")
     _say(f"golden texts: {golden.texts}, cosine to the checkpoint min {golden.minimum:.5f}, mean {golden.mean:.5f}")
-    if info.index:
-        _say(f"index: {info.index.size} documents in {info.index.rows} rows, {info.index.kind}")
-    if info.reranker:
-        ranks = info.reranker
+    if told.index:
+        _say(f"index: {told.index.size} documents in {told.index.rows} rows, {told.index.kind}")
+    if told.reranker:
+        ranks = told.reranker
         _say(f"re-ranker: {ranks.model_id}, fingerprint {ranks.fingerprint[:12]}, {ranks.variant}, {ranks.precision}")
         pairs = ranks.golden
         _say(f"golden pairs: {pairs.texts}, likeness to the checkpoint min {pairs.minimum:.5f}, mean {pairs.mean:.5f}")

@@ -15,7 +15,7 @@ from embedship import jsonl, whole
 from embedship.bundle import Bundle
 from embedship.errors import MismatchError, UnsafeError, UsageError
 from embedship.monitor import snapshot
-from embedship.monitor.errors import SnapshotUnreadable
+from embedship.monitor.errors import SnapshotMismatch, SnapshotUnreadable
 from embedship.monitor.feedback import Pair
 from embedship.monitor.probes import Probe
 from embedship.monitor.recent import Window
@@ -104,9 +104,10 @@ def _noticed(bundle: Bundle, state: Path | None, probes: Path | None) -> Noticed
         return Noticed((), None, asked)
     try:
         found = snapshot.read(state, bundle.fingerprint)
+    except SnapshotMismatch as error:
+        raise MismatchError(str(error)) from error
     except SnapshotUnreadable as error:
-        kind = MismatchError if "belongs to model" in str(error) else UnsafeError
-        raise kind(str(error)) from error
+        raise UnsafeError(str(error)) from error
     if found is None:
         raise UsageError(f"{state} holds no {snapshot.NAME}: give the folder that the server has as --state-dir")
     return Noticed(found[0].pairs, found[1], asked)

@@ -73,7 +73,7 @@ class Writes:
             self._compaction.close()
 
     def _writable(self) -> Writable:
-        assert self._pipeline.shelf is not None, "raises NoIndex"
+        self._pipeline.require_index()
         if self._index is None:
             raise ReadOnly("This server holds its index for reading only: start it with --writable.")
         return self._index

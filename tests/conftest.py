@@ -152,6 +152,25 @@ def stranger(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def frameless(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose tokenizer adds no special tokens: of an empty text it makes no token."""
+    import msgspec
+
+    from embedship.bundle import TOKENIZER, Bundle
+
+    folder = tmp_path_factory.mktemp("frameless") / "bundle"
+    manifest, plain = Bundle.open(bundle).manifest, Bundle.open(bundle).plain
+    (folder / plain.path).parent.mkdir(parents=True)
+    (folder / plain.path).symlink_to(bundle / plain.path)
+    tokenizer = json.loads((bundle / TOKENIZER).read_text())
+    (folder / TOKENIZER).write_text(json.dumps({**tokenizer, "post_processor": None}))
+    (folder / "golden.safetensors").write_bytes((bundle / "golden.safetensors").read_bytes())
+    choice = msgspec.structs.replace(manifest.choice, variant=plain.name)
+    Bundle.write(folder, msgspec.structs.replace(manifest, variants=(plain,), choice=choice))
+    return folder
+
+
 def _seal_coarse(bundle: Path, folder: Path, source: dict[str, str]) -> None:
     import msgspec
     import numpy as np

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from embedship.encoder import Encoder
 from embedship.errors import UsageError
 from embedship.serve.compare.rankings import K, Rankings
 from embedship.serve.grouping import Grouping
-from embedship.serve.index import corpus
+from embedship.serve.index.corpus import Corpus
 from embedship.serve.index.embedding import text_of
 from embedship.serve.index.folder import IndexFolder
 from embedship.serve.index.truth import Truth
@@ -84,22 +84,24 @@ class Stored:
 class Encoded:
     """A corpus in memory, as one encoder sees it; every search of it is exact."""
 
-    def __init__(self, ids: Sequence[str], vectors: Vectors) -> None:
+    def __init__(self, ids: Sequence[str], vectors: Vectors, skipped: Set[str]) -> None:
         self._ids = ids
+        self._skipped = skipped
         self._truth = Truth(vectors.astype(np.float16))
 
     @classmethod
-    def make(cls, encoder: Encoder, documents: Sequence[tuple[str, str]]) -> Self:
-        """Of (id, text)."""
+    def make(cls, encoder: Encoder, documents: Sequence[tuple[str, str]], skipped: Set[str]) -> Self:
+        """Of (id, text), and the ids of documents without text."""
         ids, texts = zip(*documents, strict=True)
         prompt = encoder.bundle.manifest.pipeline.document_prompt
         with bar("documents", len(texts)) as advance:
             vectors = encoder.encode(texts, prompt_name=prompt, progress=advance)
-        return cls(ids, comparable(encoder, vectors))
+        return cls(ids, comparable(encoder, vectors), skipped)
 
     @property
     def ids(self) -> frozenset[str]:
-        return frozenset(self._ids)
+        """Skipped ones included: a judgement may name one, which is then never found."""
+        return frozenset(self._ids) | self._skipped
 
     def ranked(self, queries: Vectors, exact: bool) -> Rankings:
         rows = self._truth.search(ranking.checked(queries, K, self._truth.dimension), K).rows
@@ -115,10 +117,14 @@ def comparable(encoder: Encoder, vectors: Vectors) -> Vectors:
 def opened(where: Where, old: Encoder, new: Encoder, stack: ExitStack) -> Pair | None:
     """None where the user named no documents. Raises UsageError, MismatchError, UnsafeError as an index does."""
     if where.corpus:
-        documents = [(each.id, text_of(each, where.with_title)) for _, each in corpus.read(where.corpus)]
+        corpus = Corpus(where.corpus, where.with_title)
+        documents = [(each.id, text_of(each, where.with_title)) for _, each in corpus.read()]
         _refuse_doubles(documents, where.corpus)
         what = f"both by exact search of {len(documents):,} documents, which each encoded"
-        return Pair(Encoded.make(old, documents), Encoded.make(new, documents), True, what)
+        if corpus.skipped.documents:
+            what += f"; documents without text were skipped: {corpus.skipped}"
+        old_side, new_side = (Encoded.make(encoder, documents, corpus.skipped_ids) for encoder in (old, new))
+        return Pair(old_side, new_side, True, what)
     if not where.index:
         return None
     for each in filter(None, (where.index, where.new_index)):

@@ -19,8 +19,9 @@ from embedship.errors import UsageError
 from embedship.serve import documents
 from embedship.serve.bulk_shards import Encoders
 from embedship.serve.documents import DOCUMENTS, Document, Documents
-from embedship.serve.index import Index, Kind, corpus, factory, goals, kinds, library, manifest, measure, recipe
+from embedship.serve.index import Index, Kind, factory, goals, kinds, library, manifest, measure, recipe
 from embedship.serve.index.chunks import Chunking, split_of
+from embedship.serve.index.corpus import NONE_SKIPPED, Corpus, Skipped
 from embedship.serve.index.effort import Effort
 from embedship.serve.index.embedding import Embedding
 from embedship.serve.index.gpu import Gpu
@@ -65,6 +66,7 @@ class Built:
     manifest: IndexManifest
     texts: int  # that were embedded by this run
     seconds: float  # that it took
+    skipped: Skipped = NONE_SKIPPED  # documents of the corpus without text
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +91,18 @@ def build(
 ) -> Built:
     """Build the index of a corpus at `out`, whole or not at all; `encoders` (None: this one) embed its documents.
 
-    Raises UsageError for a bad line, a repeated id or an `out` that is something else, EngineError if the model
-    fails, EmbedshipError if the disk does.
+    Documents without text are skipped. Raises UsageError for a bad line, a repeated id or an `out` that is something
+    else, EngineError if the model fails, EmbedshipError if the disk does.
     """
     bundle = encoder.bundle
     refuse_inner_product(bundle.manifest.pipeline)
     gpu = Gpu() if wishes.gpu else None
     texts = questions(wishes)
+    corpus = Corpus(lines, wishes.with_title)
     split = split_of(encoder.tokenizer, bundle.manifest.pipeline, wishes.chunking, wishes.with_title)
     with staged(out, manifest.require_replaceable) as folder:
         with disk_errors(folder / DOCUMENTS):
-            size = documents.write(folder / DOCUMENTS, _counted(corpus.read(lines), progress), split)
+            size = documents.write(folder / DOCUMENTS, _counted(corpus.read(), progress), split)
         progress(Step.READ, size, size)
         _planned(wishes, size, bundle)
         told = partial(progress, Step.EMBED)
@@ -109,7 +112,7 @@ def build(
         embedded = Embedded(variant, count, wishes.with_title, wishes.chunking, found.truncated)
         asked = embedding.queries(texts) if texts else None
         made = finish(folder, found.truth, bundle, embedded, wishes, asked, progress, gpu=gpu)
-        return Built(made, made.size, found.seconds)
+        return Built(made, made.size, found.seconds, corpus.skipped)
 
 
 def finish(
@@ -172,7 +175,7 @@ def _planned(wishes: Wishes, size: int, bundle: Bundle) -> tuple[Recipe, Effort,
 
 
 def questions(wishes: Wishes) -> list[str]:
-    return [] if wishes.queries is None else [row.text for row in jsonl.read(wishes.queries, jsonl.Text)]
+    return [] if wishes.queries is None else [row.text for row in jsonl.read(wishes.queries, jsonl.Query)]
 
 
 def count_of(folder: Path) -> int:

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from embedship.codes import Vectors, normalise
-from embedship.encoder import Encoder
-from embedship.errors import EngineError
+from embedship.encoder import Encoder, require_tokens
+from embedship.errors import EngineError, UsageError
 from embedship.serve.documents import DOCUMENTS, Document, Documents
 from embedship.serve.index.chunks import before
 from embedship.serve.index.manifest import Truncated
@@ -61,12 +61,17 @@ class Embedding:
     def documents(self, documents: Sequence[Document]) -> Vectors:
         """(n, dim) float32 unit rows; what is cut off is counted."""
         tokens = self._tokens([text_of(document, self._with_title) for document in documents], self.document_prompt)
+        if [] in tokens.ids:
+            id = documents[tokens.ids.index([])].id
+            raise UsageError(f"document {id!r} is empty for this model: leave it out")
         vectors = self._vectors(tokens)
         self.truncated = added(self.truncated, tokens, [document.id for document in documents])
         return vectors
 
     def queries(self, texts: Sequence[str]) -> Vectors:
-        return self._vectors(self._tokens(texts, self.query_prompt))
+        tokens = self._tokens(texts, self.query_prompt)
+        require_tokens(tokens)
+        return self._vectors(tokens)
 
     def _blocks(self, documents: Documents) -> Iterator[Vectors]:
         for start in range(0, documents.size, CHUNK):

@@ -120,7 +120,7 @@ def _held_out(scratch: Path, truth: Truth) -> tuple[Truth, Vectors]:
     """The truth without evenly spaced documents, and those."""
     count = min(_SAMPLE, truth.size // _SAMPLED_SHARE)
     if count < 1:
-        raise UsageError(f"{truth.size} documents are too few to measure goals on: take --kind flat, it is exact")
+        raise UsageError(f"{truth.size} vectors are too few to measure goals on: take --kind flat, it is exact")
     out = np.unique(np.linspace(0, truth.size - 1, count).astype(np.int64))
     stays = np.ones(truth.size, dtype=np.bool_)
     stays[out] = False

@@ -15,8 +15,6 @@ import os
 import shutil
 from pathlib import Path
 
-import msgspec
-
 from embedship import sealed, whole
 from embedship.bundle import Record
 from embedship.encoder import Encoder
@@ -169,12 +167,9 @@ def _begin(work: Path, plan: Plan, force: bool) -> Plan:
         whole.write(path, sealed.text(sealed.seal(plan)))
         return plan
     began = sealed.read(path, Plan, FORMAT, "unfinished migration")
-    there, here = (msgspec.to_builtins(each) for each in (began, plan))
-    keys = [key for key in there if key not in ("version", "created", "digest")]
-    differ = [f"{key} was {there[key]!r}, is {here[key]!r}" for key in keys if there[key] != here[key]]
-    if differ:
+    if differ := sealed.differences(began, plan, {"version", "created", "digest"}):
         raise UsageError(
-            f"{work} holds an unfinished migration of another index or with other options ({'; '.join(differ)}): "
+            f"{work} holds an unfinished migration of another index or with other options ({differ}): "
             "repeat that one to go on with it, give another --out, or begin anew with --force"
         )
     return began if (work / DOCUMENTS).exists() else _begin(work, plan, force=True)

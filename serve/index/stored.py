@@ -37,7 +37,7 @@ class Stored:
         with closing(Documents.open(self.place.path)) as opened:
             for first in range(start, opened.size, CHUNK):
                 for document in opened.fetch(range(first, min(first + CHUNK, opened.size))):
-                    yield Row(document.id, text_of(document, self._with_title))
+                    yield Row(document.id, text_of(document, self._with_title), f"document {document.id}")
 
 
 def gather(encoders: Encoders, folder: Path, with_title: bool, progress: Callable[[int, int], object]) -> Written:

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from embedship.bundle import Bundle
+from embedship.serve.index.corpus import Skipped
 from embedship.serve.milvus.address import Address, place
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Report(msgspec.Struct, frozen=True):
     unchanged: int
     deleted: int
     truncated: int
+    skipped: Skipped  # documents without text
     documents: int  # in the index now
     compacted: bool
 
@@ -78,6 +80,7 @@ def update(
             **msgspec.structs.asdict(updated.done),
             unchanged=updated.unchanged,
             truncated=updated.truncated,
+            skipped=updated.skipped,
             documents=taken.size.documents,
             compacted=compacted,
         )
@@ -96,6 +99,8 @@ def _opened(index: Path | Address, bundle: Bundle) -> LiveIndex | Collection:
 
 def _sentence(report: Report) -> str:
     cut = f"; {report.truncated:,} are longer than the model reads, and were cut" if report.truncated else ""
+    if report.skipped.documents:
+        cut += f"; without text, and skipped: {report.skipped}"
     return (
         f"{report.index}: {report.documents:,} documents, {report.new:,} of them new; {report.replaced:,} replaced, "
         f"{report.unchanged:,} unchanged, {report.deleted:,} deleted{cut}"

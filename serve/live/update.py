@@ -16,6 +16,7 @@ from embedship.serve.documents import Document, Split
 from embedship.serve.found import Writable
 from embedship.serve.index import corpus
 from embedship.serve.index.chunks import split_of
+from embedship.serve.index.corpus import Skipped, has_text
 from embedship.serve.index.embedding import Embedding
 from embedship.serve.live.changes import Change, Delete, Done, Pieces
 
@@ -30,6 +31,7 @@ class Updated(msgspec.Struct, frozen=True):
     done: Done = Done()
     unchanged: int = 0  # put as they were already
     truncated: int = 0  # embedded, and longer than the model reads
+    skipped: Skipped = Skipped()  # documents without text: what the index holds under their ids stays
 
 
 def count(lines: Path) -> int:
@@ -46,12 +48,17 @@ def update(index: Writable, encoder: Encoder, lines: Path, progress: Progress) -
     found = index.manifest
     embedding = Embedding(encoder, found.with_title, lambda *_: None)
     split = split_of(encoder.tokenizer, encoder.bundle.manifest.pipeline, found.chunking, found.with_title)
-    total = Updated()
+    total, skipped = Updated(), Skipped()
     for batch in _batches(jsonl.rows(lines, parsed)):
-        wanted = {change.id: change for change in batch}
+        wanted: dict[str, Document | Delete] = {}
+        for change in batch:
+            if isinstance(change, Delete) or has_text(change, found.with_title):
+                wanted[change.id] = change
+            else:
+                skipped = skipped.add(change.id)
         total = _added(total, _written(index, embedding, split, list(wanted.values())))
         progress(len(batch))
-    return msgspec.structs.replace(total, truncated=embedding.truncated.texts)
+    return msgspec.structs.replace(total, truncated=embedding.truncated.texts, skipped=skipped)
 
 
 def parsed(raw: bytes) -> Document | Delete:

@@ -38,5 +38,5 @@ def fill(
     typer.echo(
         f"{address}: {loaded.documents:,} documents, {loaded.kind}, bound to model {loaded.fingerprint[:12]}, "
         f"embedded at {loaded.texts_per_second:,.0f} texts/s; longer than the model reads, cut off: "
-        f"{truncated(loaded.truncated, loaded.documents, cure='')}"
+        f"{truncated(loaded.truncated, loaded.documents, cure='')}; without text, skipped: {loaded.skipped}"
     )

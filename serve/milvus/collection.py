@@ -19,8 +19,7 @@ from embedship.ranking import Hits
 from embedship.serve import fusion
 from embedship.serve.documents import Document, same
 from embedship.serve.filters import Filter, FilterError, UnknownField
-from embedship.serve.found import Found, Hit, How, K, Place, places
-from embedship.serve.fusion import Mode
+from embedship.serve.found import Found, Hit, How, Place, comparable, places, searched
 from embedship.serve.index import Size
 from embedship.serve.index.manifest import demand_model
 from embedship.serve.keyword import words_of
@@ -86,15 +85,16 @@ class Collection:
 
     def find(self, vectors: Vectors | None, k: int, how: How) -> Found:
         began = time.perf_counter()
-        depth = max(k, K if how.mode is not Mode.HYBRID else fusion.DEPTH)
         expression = self._expression(how.filter) if how.filter else None
-        dense = None if how.mode is Mode.KEYWORD else self._nearest(vectors, depth, expression, how)
-        keyword = None if how.mode is Mode.DENSE else self._worded(how.texts, depth, expression)
-        parts = [part for part in (dense, keyword) if part is not None]
-        best = parts[0] if len(parts) == 1 else fusion.fuse(parts, max(k, K))
-        hits = self._hits(best, k, *((dense, keyword) if len(parts) > 1 else (None, None)))
-        nearest = dense.rows[:, :K] if dense and expression is None and how.effort is None else None
-        return Found(hits, best.rows, nearest, time.perf_counter() - began, self.exact)
+        lists = searched(
+            how,
+            k,
+            lambda depth: self._nearest(vectors, depth, expression, how),
+            lambda depth: self._worded(how.texts, depth, expression),
+            fusion.fuse,
+        )
+        hits = self._hits(lists.best, k, *lists.fused)
+        return Found(hits, lists.best.rows, comparable(how, lists.dense), time.perf_counter() - began, self.exact)
 
     def exact(self, vectors: Vectors, k: int) -> npt.NDArray[np.int64]:
         return self.index.exact(normalise(vectors), k).rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from importlib.util import find_spec
 from threading import Lock
 from typing import Any, Self
 
@@ -42,7 +43,7 @@ class Line:
             client = MilvusClient(address.uri, token=token, timeout=min(seconds, QUICK_SECONDS), dedicated=True)
             return cls(client, address, seconds)
         except ConnectionConfigException as error:
-            if "milvus-lite is required" in str(error):
+            if address.local and find_spec("milvus_lite") is None:
                 raise MissingExtra("milvus-lite", "milvus") from None
             why = "its folder must be there, and a file of Milvus Lite has one owner at a time"
             raise Lost(f"{address} cannot be opened: {why}") from error

@@ -12,8 +12,9 @@ import msgspec
 from embedship.encoder import Encoder
 from embedship.errors import UsageError
 from embedship.serve.documents import Document
-from embedship.serve.index import Kind, corpus
+from embedship.serve.index import Kind
 from embedship.serve.index.build import FLAT_BELOW, Wishes, refuse_inner_product
+from embedship.serve.index.corpus import Corpus, Skipped
 from embedship.serve.index.effort import Effort
 from embedship.serve.index.embedding import Embedding
 from embedship.serve.index.manifest import Truncated
@@ -40,6 +41,7 @@ class Loaded(msgspec.Struct, frozen=True):
     kind: Kind
     effort: Effort
     documents: int
+    skipped: Skipped  # documents of the corpus without text
     dimension: int
     truncated: Truncated
     texts_per_second: float
@@ -52,7 +54,8 @@ def load(encoder: Encoder, variant: str, lines: Path, address: Address, wishes: 
     """
     bundle = encoder.bundle
     refuse_inner_product(bundle.manifest.pipeline)
-    count = _count(lines)
+    corpus = Corpus(lines, wishes.with_title)
+    count = _count(corpus)
     kind = wishes.kind or (Kind.FLAT if count < FLAT_BELOW else Kind.HNSW_SQ8)
     card = cards.card(bundle, variant, kind, wishes.with_title, wishes.effort)
     unfinished = Address(address.uri, address.collection + _LOADING)
@@ -62,7 +65,7 @@ def load(encoder: Encoder, variant: str, lines: Path, address: Address, wishes: 
         cards.make(line, unfinished.collection, card)
         with Collection.open(unfinished, bundle, writable=True, quick_seconds=SLOW_SECONDS) as collection:
             embedding = Embedding(encoder, wishes.with_title, lambda *_: None)
-            seconds = _fill(collection, embedding, lines, count, progress)
+            seconds = _fill(collection, embedding, corpus, count, progress)
             if (there := collection.index.count(None)) != count:
                 raise Lost(f"{address}: of {count:,} documents {there:,} are there, and it was not made: load it again")
         line.ask("flush", unfinished.collection)
@@ -70,15 +73,15 @@ def load(encoder: Encoder, variant: str, lines: Path, address: Address, wishes: 
     finally:
         line.close()
     return Loaded(
-        str(address), bundle.fingerprint, variant, kind, card.effort, count, card.dimension, embedding.truncated,
-        round(count / seconds, 1),
+        str(address), bundle.fingerprint, variant, kind, card.effort, count, corpus.skipped, card.dimension,
+        embedding.truncated, round(count / seconds, 1),
     )  # fmt: skip
 
 
-def _count(lines: Path) -> int:
+def _count(corpus: Corpus) -> int:
     """Read all of it before anything is made. Raises UsageError naming the first bad line or repeated id."""
     first: dict[str, int] = {}
-    for number, document in corpus.read(lines):
+    for number, document in corpus.read():
         if (before := first.setdefault(document.id, number)) != number:
             raise UsageError(f"line {number}: the id {document.id!r} was given to line {before} already")
     return len(first)
@@ -94,10 +97,10 @@ def _clear(line: Line, address: Address, unfinished: Address) -> None:
     line.ask("drop_collection", unfinished.collection)
 
 
-def _fill(collection: Collection, embedding: Embedding, lines: Path, count: int, progress: Progress) -> float:
+def _fill(collection: Collection, embedding: Embedding, corpus: Corpus, count: int, progress: Progress) -> float:
     """The seconds that the model took."""
     done, seconds = 0, 0.0
-    for batch in _batches(document for _, document in corpus.read(lines)):
+    for batch in _batches(document for _, document in corpus.read()):
         began = time.perf_counter()
         vectors = embedding.documents(batch)
         seconds += time.perf_counter() - began

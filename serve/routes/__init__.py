@@ -5,11 +5,14 @@ A new family is a module here with `routes(service)`, and a line below.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
 from embedship.serve import openapi
+from embedship.serve.errors import Family
 from embedship.serve.house import House
 from embedship.serve.http import Reply, Route
 from embedship.serve.reload import Reload
@@ -29,7 +32,16 @@ from embedship.serve.routes import (
 )
 from embedship.serve.service import Service
 
-# The first family that is at home under /v1, for example, also answers for the paths there that do not exist.
+# Whose shape an error takes at a path that does not exist, by the path's first part; elsewhere Family.FLAT.
+LOST: Mapping[str, Family] = MappingProxyType(
+    {
+        "/v1": Family.OPENAI,
+        "/v2": Family.COHERE,
+        "/embeddings": Family.INFINITY,
+        "/models": Family.INFINITY,
+    }
+)
+
 _FAMILIES = (openai, tei, infinity, cohere, rerank, encode, search, documents, feedback)
 
 

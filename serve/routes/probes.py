@@ -12,6 +12,7 @@ from embedship.serve.house import House
 from embedship.serve.http import Call, Reply, Route
 from embedship.serve.reload import Reload
 from embedship.serve.routes import texts
+from embedship.serve.routes.info import info
 from embedship.serve.service import Service
 
 
@@ -60,7 +61,7 @@ class Probes:
         return Reply(texts.encode(readiness), 200 if readiness.ready else 503)
 
     async def info(self, _: None, call: Call) -> Reply:
-        return Reply(texts.encode(self._service.info()))
+        return Reply(texts.encode(info(self._service)))
 
     async def monitor(self, _: None, call: Call) -> Reply:
         return Reply(texts.encode(self._service.watch.report()))

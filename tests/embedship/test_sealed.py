@@ -122,3 +122,17 @@ def test_strangers_of_every_kind(folder: Path) -> None:
 )
 def test_names_that_lead_outside(name: str, inside: bool) -> None:
     assert sealed.is_inside(name) is inside
+
+
+def test_what_differs_is_shown_without_python() -> None:
+    class Plan(msgspec.Struct, frozen=True):
+        code: str
+        chunk: int | None
+        options: dict[str, bool]
+        digest: str
+
+    there, here = Plan("float32", None, {"a": True}, "1"), Plan("int8", 3, {"a": False}, "2")
+    assert sealed.differences(there, here, {"digest"}) == (
+        "code was 'float32', is 'int8'; chunk was null, is 3; options was {\"a\":true}, is {\"a\":false}"
+    )
+    assert sealed.differences(there, there, set()) == ""

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -107,6 +108,7 @@ def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
 _UNTIL_KILLED = """
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from embedship.staging import resumed, staged
 with staged(Path(sys.argv[1]), lambda found: None) as folder:
     (folder / "half").touch()
@@ -172,6 +174,18 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
     with largest_file(10), pytest.raises(EmbedshipError, match=cause), staged(target, nothing) as folder:
         (folder / "file").write_bytes(bytes(20))
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("free", [0, 1 << 30])
+@pytest.mark.parametrize("error", [ValueError, KeyError, RuntimeError])
+def test_only_native_errors_are_laid_to_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception], free: int
+) -> None:
+    """A mistake of ours on a nearly full disk stays what it is."""
+    monkeypatch.setattr(staging.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    disk = error is RuntimeError and not free
+    with pytest.raises(EmbedshipError if disk else error), staged(tmp_path / "folder", nothing):
+        raise error("iostream error")
 
 
 def test_an_error_of_another_file_is_not_called_a_full_disk(tmp_path: Path) -> None:

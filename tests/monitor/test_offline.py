@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 
 from embedship.monitor.budget import DAY_SECONDS, FalseAlarms
+from embedship.monitor.drift import DriftDetector
+from embedship.monitor.errors import InvalidVectors
 from embedship.monitor.offline import BLOCK_QUERIES, BLOCKS, Current, compare
 from embedship.monitor.reference import Reference
 from embedship.monitor.state import State
@@ -110,3 +112,35 @@ def test_a_part_keeps_its_columns_together(column):
     part = current.part(2, 5)
     assert list(getattr(part, column)) == list(getattr(current, column))[2:5]
     assert len(part) == 3
+
+
+def unit(vectors):
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda rows: rows * 7, "row 0 has length 7"),
+        (lambda rows: (rows * 127).astype(np.int8), "int8, which are codes"),
+        (lambda rows: rows[:, :8], "do not fit a reference of 16 dimensions"),
+        (lambda rows: np.where(np.arange(len(rows))[:, None] == 5, np.nan, rows), "first in row 5"),
+    ],
+)
+def test_vectors_that_are_none_of_the_model_are_refused(change, reason):
+    """By every function that compares, and never called drift."""
+    reference = Reference.fit(unit(drawn(KNOWN, 1_000, 0)), "f00d")
+    changed = change(unit(drawn(KNOWN, 900, 1)))
+    with pytest.raises(InvalidVectors, match=reason):
+        compare(reference, Current(changed))
+    with pytest.raises(InvalidVectors, match=reason):
+        DriftDetector(reference, window=900).update(changed)
+
+
+def test_a_reference_of_codes_is_refused():
+    with pytest.raises(InvalidVectors, match="int8, which are codes"):
+        Reference.fit((drawn(KNOWN, 100, 0) * 20).astype(np.int8), "f00d")
+
+
+def test_a_model_that_does_not_normalise_is_compared_at_any_length():
+    assert compare(REFERENCE, Current(7 * drawn(KNOWN, 900, 1))).state is State.WARN

@@ -10,7 +10,6 @@ from embedship.monitor.errors import InvalidVectors
 from embedship.monitor.statistics import (
     Sorted,
     benjamini_hochberg,
-    bonferroni,
     discovered,
     ks_2samp,
     ks_pvalue,
@@ -124,10 +123,6 @@ def test_benjamini_hochberg_equals_scipy():
 def test_benjamini_hochberg_steps_up():
     assert benjamini_hochberg(np.array([0.04, 0.03]), 0.05).tolist() == [True, True]
     assert benjamini_hochberg(np.array([0.9, 0.03]), 0.05).tolist() == [False, False]
-
-
-def test_bonferroni_divides_by_the_number_of_tests():
-    assert bonferroni(np.array([0.01, 0.02, 0.024, 0.026]), 0.1).tolist() == [True, True, True, False]
 
 
 def test_recall_interval_covers_clustered_recall():

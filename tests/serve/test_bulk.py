@@ -431,3 +431,24 @@ def test_the_page_names_options_that_there_are(capsys: pytest.CaptureFixture[str
     named = set(re.findall(r"--[a-z][a-z-]+", page))
     assert run(["encode", "--help"]) == 0
     assert named <= set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))
+
+
+def test_a_text_without_tokens_is_named_by_its_line(frameless: Path, tmp_path: Path) -> None:
+    """As the server names it; a model without special tokens has no vector for it."""
+    lines = tmp_path / "in.jsonl"
+    lines.write_text('{"text": "one"}\n\n{"text": "two"}\n{"text": " "}\n')
+    with Encoder.open(frameless) as encoder:
+        with pytest.raises(UsageError, match=r"in\.jsonl, line 4: the text is empty for this model: leave it out"):
+            encode(Here(encoder), open_source(lines, COLUMNS), COLUMNS, tmp_path / "out", SMALL, Silent())
+        with pytest.raises(UsageError, match="text 300 is empty for this model: leave it out"):
+            encoder.encode(["some text"] * 300 + [""])
+        lines.write_text('{"text": "one"}\n\n{"text": "two"}\n')
+        encode(Here(encoder), open_source(lines, COLUMNS), COLUMNS, tmp_path / "out", SMALL, Silent())
+        assert np.load(tmp_path / "out" / "vectors-00000.npy").shape == (2, 384)
+
+
+def test_a_model_with_special_tokens_has_a_vector_of_an_empty_text(encoder: Encoder, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"text": ""}\n{"text": "two"}\n')
+    encode(Here(encoder), open_source(tmp_path / "in.jsonl", COLUMNS), COLUMNS, tmp_path / "out", SMALL, Silent())
+    made = np.load(tmp_path / "out" / "vectors-00000.npy")
+    assert cosine(made, encoder.encode(["", "two"])).min() > 0.99

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from embedship.serve.connection import RESERVE, Connection
+from embedship.serve.connection import PROBE_CONNECTIONS, Connection
 from embedship.serve.drain import Drain
 from embedship.serve.errors import ANSWERS, RequestError
 from embedship.serve.gate import Cut, Gate, Limits
@@ -247,7 +247,7 @@ def until_let_in(bed: Bed) -> None:
 
 def test_beyond_the_reserve_a_connection_is_closed_at_once() -> None:
     with serving(connections=1) as bed:
-        held = [bed.connect() for _ in range(1 + RESERVE)]
+        held = [bed.connect() for _ in range(1 + PROBE_CONNECTIONS)]
         last = bed.connect()
         told = received(last)  # without a byte from the client
         assert told.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
@@ -300,7 +300,7 @@ def test_the_other_port_gets_through_when_the_first_is_full() -> None:
         thread.start()
         try:
             assert listening.wait(SECONDS)
-            held = [bed.connect() for _ in range(1 + RESERVE)]
+            held = [bed.connect() for _ in range(1 + PROBE_CONNECTIONS)]
             assert received(bed.connect()).startswith(b"HTTP/1.1 503")
             assert b"200 OK" in answer(beside.connect(GET % b"/metrics"))
             assert beside.inside.get(timeout=SECONDS) == "/metrics"

@@ -247,7 +247,10 @@ def test_a_log_that_names_no_model_is_taken_with_a_warning(
     [
         ({"fingerprint": "0" * 64}, 4, "belongs to model"),
         ({"vectors": np.ones((200, 8))}, 2, "the reference has 384 dimensions"),
-        ({"vectors": np.full((200, 384), np.nan)}, 2, "NaN or infinity"),
+        ({"vectors": np.full((200, 384), np.nan)}, 2, "row 0 of `vectors` holds NaN or infinity"),
+        ({"vectors": np.ones((400, 384), dtype=np.int8)}, 2, "`vectors` is int8, not (n, d) float32"),
+        ({"vectors": np.ones((400, 48), dtype=np.uint8)}, 2, "`vectors` is uint8, not (n, d) float32"),
+        ({"vectors": np.array(["a"] * 400)}, 2, "not (n, d) float32"),
         ({"times": np.ones(3)}, 2, "`times` is float64 of shape (3,), not (n,) Unix seconds"),
         ({"times": 1.8e12 + np.arange(400)}, 2, "`times` are not all Unix times in seconds: are these milliseconds"),
         ({"times": np.full(400, np.nan)}, 2, "or is one NaN?"),
@@ -268,6 +271,21 @@ def test_a_wrong_log_is_one_sentence(
     vectors = columns.pop("vectors", usual)
     assert run(["drift", str(made.reference), str(log(vectors, **columns))]) == code
     assert reason in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("factor", [7, 0, 0.5])
+def test_rows_that_are_not_of_unit_length_are_not_called_drift(
+    made: Made, usual: np.ndarray, log: Callable[..., Path], factor: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usual = usual.copy()
+    usual[3:] *= factor
+    assert run(["drift", str(made.reference), str(log(usual))]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"row 3 has length {factor}: divide each row by its length" in said
+
+
+def test_half_floats_of_unit_rows_are_taken(made: Made, usual: np.ndarray, log: Callable[..., Path]) -> None:
+    assert run(["drift", str(made.reference), str(log(usual.astype(np.float16)))]) == 0
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 from embedship.ranking import Hits
-from embedship.serve.fusion import fuse
+from embedship.serve.filters import Filter
+from embedship.serve.found import How, comparable, searched
+from embedship.serve.fusion import DEPTH, Mode, fuse
+from embedship.serve.index.effort import Effort
 
 
 def ranked(*rows: int) -> Hits:
@@ -20,3 +25,40 @@ def test_sums_of_reciprocal_ranks() -> None:
 
 def test_of_equal_sums_the_lower_row_and_no_more_than_k() -> None:
     assert fuse([ranked(8, 2), ranked(2, 8)], 1).rows.tolist() == [[2]]
+
+
+@pytest.mark.parametrize(
+    ("mode", "k", "asked"),
+    [
+        (Mode.DENSE, 3, {"near": 10}),
+        (Mode.DENSE, 30, {"near": 30}),
+        (Mode.KEYWORD, 3, {"worded": 10}),
+        (Mode.HYBRID, 3, {"near": DEPTH, "worded": DEPTH}),
+        (Mode.HYBRID, 300, {"near": 300, "worded": 300}),
+    ],
+)
+def test_every_store_asks_as_deep_as_the_mode_needs(mode: Mode, k: int, asked: dict[str, int]) -> None:
+    depths: dict[str, int] = {}
+
+    def listed(name: str) -> Callable[[int], Hits]:
+        def hits(depth: int) -> Hits:
+            depths[name] = depth
+            return ranked(7, 3) if name == "near" else ranked(3, 9)
+
+        return hits
+
+    lists = searched(How(mode), k, listed("near"), listed("worded"), fuse)
+    assert depths == asked
+    assert lists.best.rows[0, 0] == (7 if mode is Mode.DENSE else 3)
+    assert lists.fused == ((lists.dense, lists.keyword) if mode is Mode.HYBRID else (None, None))
+
+
+@pytest.mark.parametrize("filter", [None, {}])
+def test_only_what_the_index_found_alone_is_comparable(filter: Filter | None) -> None:
+    rows = ranked(*range(30))
+    found = comparable(How(filter=filter), rows)
+    assert found is not None
+    assert found.tolist() == [list(range(10))]
+    assert comparable(How(filter={"kind": "drug"}), rows) is None
+    assert comparable(How(effort=Effort(nprobe=3)), rows) is None
+    assert comparable(How(Mode.KEYWORD), None) is None

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from embedship import stdlib_docs
 from embedship.cli import run
 from embedship.serve.index.manifest import read
 
@@ -114,7 +115,38 @@ def test_goals_that_cannot_be_met(bundle: Path, many: Path, tmp_path: Path, caps
     goals = ["--recall", "0.9", "--memory", "1KB"]
     assert run(["index", str(bundle), str(many), "--out", str(out), *goals]) == 3
     table, sentence = capsys.readouterr()
-    assert "measured over 270 documents with 30 documents left out of it" in " ".join(table.split())
+    assert "measured over 270 vectors with 30 vectors left out of it" in " ".join(table.split())
     assert "the goals cannot be met together: nearest comes" in sentence
     assert "and not 0.0 MB" in sentence
     assert not out.exists()
+
+
+@pytest.mark.parametrize("variant", ["onnx", "onnx-int8"])
+def test_recall_of_an_index_is_asked_with_the_variant_it_was_built_with(
+    bundle: Path, tmp_path: Path, variant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Built of the corpus or of an index, the same kind has the same recall for the same questions."""
+    entries = stdlib_docs.entries(600)
+    for name, rows in (("corpus", [{"id": e.id, "text": e.summary} for e in entries]),
+                       ("queries", [{"text": e.body[:80]} for e in entries[::3]])):  # fmt: skip
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = ["--kind", "pq", "--oversample", "1", "--queries", str(tmp_path / "queries"), "--json"]
+    given = [str(tmp_path / "corpus"), "--variant", variant, "--out", str(tmp_path / "first")]
+    assert run(["index", str(bundle), *given, *made]) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert run(["index", str(bundle), "--from", str(tmp_path / "first"), "--out", str(tmp_path / "again"), *made]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert (first["variant"], again["variant"]) == (variant, variant)
+    assert again["recall"] == first["recall"]
+    assert first["recall"]["ratio"] < 0.99, "else nothing would show a difference"
+
+
+def test_a_chunked_index_says_that_chunks_were_asked(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("".join(json.dumps({"id": str(n), "text": f"word{n} " * 300}) + "\n" for n in range(12)))
+    assert run(["index", str(bundle), str(corpus), "--out", str(tmp_path / "index"), "--chunk", "40"]) == 0
+    rows = read(tmp_path / "index").size
+    assert rows > 12
+    assert f"({min(rows, 200)} chunks as queries)" in " ".join(capsys.readouterr().out.split())

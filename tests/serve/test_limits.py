@@ -18,7 +18,7 @@ import pytest
 
 from embedship import golden
 from embedship.encoder import Encoder
-from embedship.serve.connection import RESERVE
+from embedship.serve.connection import PROBE_CONNECTIONS
 
 from .conftest import Live, launched
 
@@ -132,7 +132,10 @@ def started(bundle: Path, *arguments: str, files: int | None = None) -> subproce
 def test_more_connections_than_files_are_a_sentence(bundle: Path) -> None:
     ended = started(bundle, "--connections", "1000", files=512)
     assert ended.returncode == 2
-    assert f"--connections needs {1000 + RESERVE + 256} open files, and this process may have 512" in ended.stderr
+    assert (
+        f"--connections needs {1000 + PROBE_CONNECTIONS + 256} open files, and this process may have 512"
+        in ended.stderr
+    )
 
 
 def test_a_metrics_port_in_use_is_a_sentence(bundle: Path) -> None:

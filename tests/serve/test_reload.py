@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +24,12 @@ from embedship.bundle import GOLDEN, Bundle
 from embedship.codes import Vectors
 from embedship.encoder import Encoder
 from embedship.golden import Golden
+from embedship.serve.app import App
 from embedship.serve.house import House
+from embedship.serve.http import Route
+from embedship.serve.reload import Reload
+from embedship.serve.routes import routes
+from embedship.serve.service import Service
 from embedship.serve.settings import Settings
 
 from .conftest import Asked, launched
@@ -215,6 +221,33 @@ def test_an_index_is_taken_up_and_what_was_open_is_closed(settings: Settings, in
         assert not before.workers.alive
 
 
+def test_routes_of_the_new_service_are_made_before_it_answers(settings: Settings, keys: Path) -> None:
+    """And not on the event loop, inside the first request to it."""
+    made: list[tuple[Service, Service, bool]] = []
+
+    def offered(house: House, service: Service, reload: Reload) -> tuple[Route, ...]:
+        made.append((service, house.service, threading.current_thread() is threading.main_thread()))
+        return routes(house, service, reload)
+
+    with housed(replace(settings, admin_key_file=keys)) as asked:
+        before, app = asked.service, App(asked.house, offer=offered)
+
+        async def go(_: httpx.AsyncClient) -> None:
+            transport = httpx.ASGITransport(app=app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                for _ in range(2):  # the first is answered by none, the second swap must not be mixed up with it
+                    await asked.app.reload()
+                assert (await client.post("/embed", json={"inputs": TEXT})).status_code == 200
+
+        within(go, asked)
+        now = asked.service
+        assert [service for service, _, _ in made][::2] == [before, now]
+        assert made[0] == (before, before, True)
+        assert made[1][1:] == (before, False)
+        assert made[2][1:] == (made[1][0], False)
+        assert len(made) == 3, "a request makes none"
+
+
 def test_one_reload_at_a_time(settings: Settings, keys: Path) -> None:
     with housed(replace(settings, admin_key_file=keys)) as asked:
 
@@ -270,5 +303,11 @@ def test_an_api_key_is_no_admin_key(fresh: Callable[..., Any], keys: Path, tmp_p
     callers.write_text("a-key-of-some-caller")
     api = fresh(admin_key_file=keys, api_key_file=callers)
     answer = api.ask("POST", "/admin/reload", json={}, headers={"authorization": "Bearer a-key-of-some-caller"})
-    assert answer.status_code == 401
-    assert api.ask("POST", "/embed", json={"inputs": "a"}, headers=HEADERS).status_code == 401
+    assert answer.status_code == 403, "it is a key of this server, and may not do this"
+    assert answer.json()["error"] == "This key may not do that: POST /admin/reload asks for an admin key."
+    stranger = api.ask("POST", "/admin/reload", json={}, headers={"authorization": "Bearer a-key-of-nobody-here"})
+    assert (stranger.status_code, stranger.headers["www-authenticate"]) == (401, "Bearer")
+    assert "not one of this server's" in stranger.json()["error"]
+    search = api.ask("POST", "/embed", json={"inputs": "a"}, headers=HEADERS)
+    assert search.status_code == 401
+    assert "This key may write or administer, and POST /embed asks for an API key" in search.json()["error"]

@@ -16,6 +16,7 @@ from embedship.errors import UsageError
 from embedship.monitor.assets.recording import RERANKED
 from embedship.monitor.state import State
 from embedship.serve.house import House
+from embedship.serve.routes.info import info
 from embedship.serve.settings import Settings
 
 from ..pages import check, examples
@@ -98,7 +99,7 @@ def test_tei(ranks: Asked, texts: list[str], logits: Callable[..., np.ndarray]) 
     assert off(scores, logits(QUERY, texts)) < 0.7, "the floor of int8 is a likeness of 0.8: 0.63 of the spread"
     assert np.corrcoef(scores, logits(QUERY, texts))[0, 1] > 0.98
     assert all(set(each) == {"index", "score"} for each in raw.json())
-    assert raw.headers["x-embedship-reranker"] == ranks.service.info().reranker.fingerprint
+    assert raw.headers["x-embedship-reranker"] == info(ranks.service).reranker.fingerprint
     assert (raw.headers["x-embedship-truncated"], raw.headers["x-embedship-cut"].split("=")[0]) == ("1", "21")
     plain = ranks.post("/rerank", {"query": QUERY, "texts": texts, "return_text": True})
     np.testing.assert_allclose(by_place(plain.json()), sigmoid(scores), atol=1e-5)
@@ -182,7 +183,7 @@ def test_without_a_reranker_it_says_how_to_get_one(api: Asked) -> None:
     for path, body in (("/rerank", {"texts": ["b"]}), ("/v2/rerank", {"documents": ["b"]})):
         reply = api.post(path, {"query": "a", **body})
         assert (reply.status_code, "--reranker" in reply.text) == (409, True)
-    assert api.service.info().reranker is None
+    assert info(api.service).reranker is None
 
 
 def test_a_search_is_re_ranked(ranks: Asked, passages: list[dict[str, Any]]) -> None:
@@ -246,7 +247,7 @@ def test_pairs_are_counted_apart(ranking: Settings) -> None:
         assert asked.metric("embedship_permits_in_use") == 0
         names = [f"rerank-cpu:{n}" for n in range(asked.service.reranker.running.fleet.streams)]
         assert sum(asked.metric("embedship_device_batches_total", device=name) for name in names) > 0
-        assert [each.name for each in asked.service.info().devices][-len(names) :] == names
+        assert [each.name for each in info(asked.service).devices][-len(names) :] == names
         reranker = asked.service.reranker.bundle.fingerprint
         assert f'reranker="{reranker}"' in asked.ask("GET", "/metrics").text
 

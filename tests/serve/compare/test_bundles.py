@@ -104,6 +104,24 @@ def test_another_model_is_refused_until_it_is_meant(
     assert code == 0, found["verdict"]
 
 
+def test_an_empty_document_is_skipped_and_its_judgement_is_a_miss(
+    bundle: Path, asked: Asked, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As standard corpora have some: recall by labels is lower by what can never be found, for both."""
+    corpus, qrels = tmp_path / "corpus.jsonl", tmp_path / "qrels.tsv"
+    corpus.write_text(asked.corpus.read_text() + '\n{"id": "nothing", "text": " "}\n')
+    judged = asked.qrels.read_text()
+    qrels.write_text(judged + "".join(f"\nq{n}\tnothing\t1" for n in range(asked.count)) + "\n\n")
+    recall = []
+    for documents, judgements in ((asked.corpus, asked.qrels), (corpus, qrels)):
+        options = ["--corpus", documents, "--qrels", judgements, "--rounds", "0", "--variant", "onnx"]
+        code, found = compared(capsys, bundle, bundle, asked.plain, *options, "--new-variant", "onnx")
+        assert code == 0, found
+        recall.append(found["measured"]["labels"]["recall"]["new"])
+    assert recall[1] == pytest.approx(recall[0] / 2)
+    assert "documents without text were skipped: 1 (nothing)" in found["measured"]["agreement"]["what"]
+
+
 def test_indexes_are_searched(
     bundle: Path, index_folder: Path, stranger: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

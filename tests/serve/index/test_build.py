@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,7 +76,7 @@ BAD = [
     (b'{"id": "a\\u0000b", "text": "x"}', "line 2: `id` holds a NUL"),
     (b'{"_id": "a\\u0000b", "text": "x"}', "line 2: `id` holds a NUL"),
     (b'{"id": "b", "text": "x", "m": ' + b"[" * 2000 + b"]" * 2000 + b"}", "line 2: it is nested too deeply"),
-    (b'{"id": "b", "text": " "}', "line 2: `text` is empty"),
+    (b'{"id": "b", "text": null}', "line 2: Expected `str`, got `null`"),
     (b'{"id": "b", "text": "x", "metadata": []}', r"line 2: Expected `object \| null`, got `array`"),
     (b'["b", "x"]', "line 2: Expected `object`, got `array`"),
     (b'{"id": "b", "text": "x"', "line 2: Input data was truncated"),
@@ -95,8 +96,38 @@ def test_a_bad_line_is_named_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == [lines]
 
 
+def test_documents_without_text_are_skipped_counted_and_named(encoder: Encoder, corpus: Corpus, tmp_path: Path) -> None:
+    """As standard corpora have some. With --with-title a title is text, too."""
+    rows = [{"_id": "a", "text": "one"}, {"_id": "b", "text": ""}, {"_id": "c", "text": " \n", "title": "two"}]
+    many = [{"_id": f"e{n}", "text": "\t"} for n in range(20)]
+    lines = corpus(lines="\n\n".join(map(json.dumps, [*rows, *many])).encode())
+    built = run(encoder, lines, tmp_path / "bare")
+    assert built.manifest.documents == 1
+    assert built.skipped.documents == 22
+    assert str(built.skipped) == "22 (b, c, e0, e1, e2, e3, e4, e5, e6, e7, ...)"
+    built = run(encoder, lines, tmp_path / "titled", Wishes(with_title=True))
+    assert (built.manifest.documents, built.skipped.documents) == (2, 21)
+    with IndexFolder.open(tmp_path / "titled", encoder.bundle) as opened:
+        assert [each.id for each in opened.documents.fetch(range(2))] == ["a", "c"]
+        hits = opened.index.search(encoder.encode(["two"]), 1)
+    assert hits.rows.tolist() == [[1]]
+    assert hits.scores[0, 0] == pytest.approx(1, abs=0.02), "`two ` is what the title alone is embedded as"
+
+
+def test_a_question_without_text_is_named(encoder: Encoder, corpus: Corpus, tmp_path: Path) -> None:
+    (tmp_path / "queries").write_text('{"text": "x"}\n\n{"text": " "}\n')
+    with pytest.raises(UsageError, match="queries, line 3: `text` is empty"):
+        run(encoder, corpus(), tmp_path / "index", Wishes(queries=tmp_path / "queries"))
+
+
 @pytest.mark.parametrize(
-    ("content", "reason"), [(b"", "is empty"), (b"\n \n", "is empty"), (GOOD.decode().encode("utf-16"), "not UTF-8")]
+    ("content", "reason"),
+    [
+        (b"", "is empty"),
+        (b"\n \n", "is empty"),
+        (b'{"id": "a", "text": ""}', "holds no document with text: all 1 are empty"),
+        (GOOD.decode().encode("utf-16"), "not UTF-8"),
+    ],
 )
 def test_no_corpus(encoder: Encoder, corpus: Corpus, tmp_path: Path, content: bytes, reason: str) -> None:
     with pytest.raises(UsageError, match=rf"corpus\.jsonl.*{reason}"):
@@ -371,3 +402,11 @@ def test_what_turns_up_meanwhile_is_not_replaced(encoder: Encoder, corpus: Corpu
         build(encoder, "any", lines, out, Wishes(), meanwhile)
     assert {path.name for path in tmp_path.iterdir()} == {"corpus.jsonl", "index"}
     assert contents(out) == {"precious": b"precious"}
+
+
+def test_a_document_without_tokens_is_named(frameless: Path, corpus: Corpus, tmp_path: Path) -> None:
+    """A zero-width space is no white space, and no token either."""
+    lines = corpus(lines=GOOD + '{"id": "b", "text": "\u200b"}\n'.encode())
+    with Encoder.open(frameless) as encoder, pytest.raises(UsageError, match="document 'b' is empty for this model"):
+        run(encoder, lines, tmp_path / "index")
+    assert not (tmp_path / "index").exists()

@@ -99,7 +99,7 @@ def test_goals_that_contradict_each_other(encoder: Encoder, texts: Texts, tmp_pa
 
 def test_too_few_to_leave_any_out(encoder: Encoder, texts: Texts, tmp_path: Path) -> None:
     truth = Truth.write(tmp_path, [texts.documents[:9]], (9, 384))
-    with pytest.raises(UsageError, match="9 documents are too few"):
+    with pytest.raises(UsageError, match="9 vectors are too few"):
         goals.choose(tmp_path, truth, None, "", Goals(recall=0.5), plan(encoder, Kind.FLAT, size=9))
 
 

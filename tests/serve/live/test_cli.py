@@ -82,12 +82,29 @@ def test_documents_are_cut_as_the_index_was(
     assert json.loads(capsys.readouterr().out).items() >= again.items()
 
 
+def test_documents_without_text_are_skipped_and_named(
+    flat: Path, world: World, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the index holds under such an id stays."""
+    changes = written(
+        tmp_path / "changes.jsonl", {"id": "new", "text": "x"}, {"id": "d1", "text": " "}, {"id": "empty", "text": ""}
+    )
+    assert run(command(flat, changes, bundle)) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["lines"], report["new"], report["replaced"]) == (3, 1, 0)
+    assert report["skipped"] == {"documents": 2, "ids": ["d1", "empty"]}
+    with LiveIndex.open(flat, world.bundle, writable=False) as live:
+        assert live.size.documents == DOCUMENTS + 1
+    assert run(command(flat, changes, bundle)[:-1]) == 0
+    assert "without text, and skipped: 2 (d1, empty)" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize(
     ("row", "sentence"),
     [
         ({"id": "x", "delete": True, "text": "y"}, 'line 2: a line that deletes is {"id", "delete": true} and nothing'),
         ({"delete": True}, "line 2: a line that deletes is"),
-        ({"id": "x", "text": " "}, "line 2: `text` is empty"),
+        ({"id": "x", "text": None}, "line 2: Expected `str`, got `null`"),
     ],
 )
 def test_a_bad_line_changes_nothing(

@@ -295,6 +295,15 @@ def test_a_corpus_is_loaded_whole_or_not_at_all(
     assert not line.ask("has_collection", "torn")
 
 
+def test_documents_without_text_are_skipped_and_named(
+    bundle: Path, at: At, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "corpus.jsonl"
+    path.write_text('{"id": "a", "text": "x"}\n{"id": "b", "text": " "}\n')
+    assert run(["index", str(bundle), str(path), "--out", str(at("some"))]) == 0
+    assert "without text, skipped: 1 (b)" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_load_of_which_documents_are_missing_makes_nothing(
     filled: Callable[[str], Address], line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:

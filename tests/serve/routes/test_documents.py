@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import shutil
 import time
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from embedship.errors import UsageError
+from embedship.serve import writes
 from embedship.serve.live import NotWritten
 from embedship.serve.settings import Settings
 
@@ -172,13 +174,37 @@ def test_who_may_write(
     assert asked.ask("DELETE", "/documents/gout").status_code == 401
     assert put(asked, [GOUT], headers={"authorization": f"Bearer {ADMIN}"}).status_code == 200
     reload = asked.ask("POST", "/admin/reload", json={}, headers=KEY)
-    assert reload.status_code == 401, "who may write is no admin"
+    assert reload.status_code == 403, "who may write is no admin"
+    assert "POST /admin/reload asks for an admin key" in reload.text
     reading = fresh(index=index_folder, **keys)
     answer = put(reading, [GOUT])
     assert (answer.status_code, "start it with --writable" in answer.text) == (403, True)
     assert api.ask("GET", "/documents/gout").status_code == 409, "it has no index"
     keyless = put(api, [GOUT])
     assert (keyless.status_code, "asks for a write key, and this server has none" in keyless.text) == (403, True)
+
+
+def test_an_api_key_may_not_write(fresh: Callable[..., Any], keys: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "callers").write_text("a-key-of-some-caller")
+    reading = fresh(**keys, api_key_file=tmp_path / "callers")
+    answer = put(reading, [GOUT], headers={"authorization": "Bearer a-key-of-some-caller"})
+    assert answer.status_code == 403
+    assert answer.json()["error"] == "This key may not do that: PUT /documents asks for a write key or an admin key."
+    described = reading.ask("GET", "/openapi.json").json()["paths"]["/documents"]["put"]["responses"]["403"]
+    assert described["description"].startswith("The key has no right to this, or the server has no key that has it.")
+
+
+def test_without_an_index_a_change_is_refused_as_such_whatever_python_strips(
+    fresh: Callable[..., Any], keys: dict[str, Path]
+) -> None:
+    """What raises stands in no assert: `python -O` would answer 403, as a server that only reads."""
+    answer = put(fresh(**keys), [GOUT])
+    assert (answer.status_code, "holds no index" in answer.text) == (409, True)
+    source = Path(writes.__file__).read_text()
+    writable = next(
+        node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef) and node.name == "_writable"
+    )
+    assert not any(isinstance(node, ast.Assert) for node in ast.walk(writable))
 
 
 def test_writable_without_an_index_is_refused(bundle: Path) -> None:

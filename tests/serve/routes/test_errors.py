@@ -9,8 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from embedship.serve.app import App
 from embedship.serve.errors import SHAPES, Family
+from embedship.serve.http import Route
 from embedship.serve.lanes import Lane
+from embedship.serve.routes import routes
 
 KEY = "k" * 32
 FAMILIES = [
@@ -83,6 +86,24 @@ def test_a_lost_request_is_told_so_by_its_neighbours(api: Any, path: str, family
     answer = api.ask("GET", path)
     assert answer.status_code in (404, 405)
     assert sentence(family, answer.content)
+
+
+def test_the_shape_of_an_error_does_not_depend_on_the_order_of_the_routes(fresh: Callable[..., Any]) -> None:
+    house = fresh().house
+
+    def reversed_routes(*given: Any) -> tuple[Route, ...]:
+        return routes(*given)[::-1]
+
+    face = App(house, offer=reversed_routes)._now()
+    for path, family in (
+        ("/v1/x", Family.OPENAI),
+        ("/v2/x", Family.COHERE),
+        ("/models/x", Family.INFINITY),
+        ("/embeddings/x", Family.INFINITY),
+        ("/admin/x", Family.FLAT),
+        ("/x", Family.FLAT),
+    ):
+        assert face.family("GET", path) is family
 
 
 def test_a_lane_that_is_none(api: Any) -> None:
