@@ -165,11 +165,13 @@ class Source(Record, frozen=True):
     left_out: tuple[str, ...] = ()  # files of the checkpoint that answer something else than a vector
 
 
-class Parity(Record, frozen=True):
+class Parity(Record, frozen=True, omit_defaults=True):
     """Cosine of the exported vectors to the checkpoint's, over `texts` texts of at most `longest` tokens.
 
     `overlap` is the mean share of a text's 10 nearest other probes that are its 10 nearest by the checkpoint too.
     `length` is the worst ratio of a vector's length to the checkpoint's, smaller over larger: no cosine sees that.
+
+    Texts of a few tokens are apart, in the `short_` figures: there int8 errs more than on longer ones.
 
     Of a re-ranker: how alike the scores of `texts` pairs are (see likeness.py), the share of pairs of passages that
     stand in the checkpoint's order for their query, and the ratio of the spreads of the scores.
@@ -182,6 +184,10 @@ class Parity(Record, frozen=True):
     overlap: float
     length: float
     worst_text: str
+    short_texts: int = 0
+    short_minimum: float | None = None  # None where no short texts were compared
+    short_mean: float | None = None
+    short_worst_text: str = ""
 
 
 class Invariance(Record, frozen=True):
@@ -206,13 +212,14 @@ class Invariance(Record, frozen=True):
         return min(figures) if all(figure == figure for figure in figures) else float("nan")
 
 
-class Floors(Record, frozen=True):
+class Floors(Record, frozen=True, omit_defaults=True):
     """What the gate demands of a precision: the least that `Parity` may say."""
 
     minimum: float
     mean: float
     overlap: float
     length: float
+    short: float | None = None  # of the `short_minimum`; None: as `minimum`
 
 
 class Variant(Record, frozen=True):
@@ -229,6 +236,28 @@ class Variant(Record, frozen=True):
     fused: dict[str, int]
     parity: Parity
     invariance: Invariance
+
+
+class Stage(StrEnum):
+    """The step of an export at which a variant failed."""
+
+    MAKE = "make"
+    LOAD = "load"
+    PARITY = "parity"
+    INVARIANCE = "batch invariance"
+    SHAPES = "shapes"
+    GOLDEN = "golden texts"
+    SPEED = "speed"
+    RETRIEVAL = "retrieval"
+    REFERENCE = "drift reference"
+
+
+class LeftOut(Record, frozen=True):
+    """A variant that the export tried and left out of the bundle, because it failed."""
+
+    name: str
+    stage: Stage
+    reason: str
 
 
 class Machine(Record, frozen=True):
@@ -249,14 +278,22 @@ class Machine(Record, frozen=True):
         return set(self.isa) == set(other.isa)
 
 
-class Choice(Record, frozen=True):
-    """The variant `serve` takes, and the measurements that chose it."""
+class Choice(Record, frozen=True, omit_defaults=True):
+    """The variant `serve` takes, and the measurements that chose it.
+
+    The fields with defaults are younger than the first bundles, and left out where they say nothing.
+    """
 
     objective: Objective
     variant: str
     machine: Machine
     tokens_per_second: dict[str, float]  # variant -> throughput on real texts
-    latency_seconds: dict[str, float]  # variant -> median time of one short text alone
+    latency_seconds: dict[str, float]  # variant -> median time of short texts, each alone
+    tokens_per_cpu_second: dict[str, float] = {}  # variant -> tokens in a second of CPU time of this process
+    # variant -> how far the rounds of throughput lie apart, slowest minus fastest as a share of the median
+    spread: dict[str, float] = {}
+    alike: tuple[str, ...] = ()  # variants that the rounds could not tell apart from the chosen one
+    busy: bool = False  # other programs held this one up, so CPU time decided
 
 
 class Codes(Record, frozen=True):
@@ -339,6 +376,13 @@ class Manifest(Record, frozen=True):
     provenance: Provenance
     files: dict[str, File]
     digest: str = ""
+    # Absent where nothing was left out: digests of older bundles were taken without it.
+    left_out: tuple[LeftOut, ...] | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def failed(self) -> tuple[LeftOut, ...]:
+        """The variants that were tried and left out, none if nothing failed."""
+        return self.left_out or ()
 
 
 NO_CODES = Codes(

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import logging
 import os
+import statistics
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from embedship import hardware, sealed
-from embedship.bundle import Bundle, Choice, Objective, Quality, Quantisation, Record, Variant
+from embedship import hardware, sealed, timing
+from embedship.bundle import Bundle, Choice, Objective, Precision, Quality, Quantisation, Record, Variant
 from embedship.errors import EmbedshipError
 
 # Less than this over plain ONNX is within the noise of two cores that others share: it is not worth another file.
@@ -40,24 +41,86 @@ class Speeds(NamedTuple):
     """What was measured of each variant, by name."""
 
     tokens_per_second: Mapping[str, float]
-    latency_seconds: Mapping[str, float]  # median of one short text alone
+    latency_seconds: Mapping[str, float]  # median of short texts, each alone
+    # What each round took, in seconds of the same work: wall time, or CPU time where the machine was busy.
+    throughput_rounds: Mapping[str, Sequence[float]] = {}
+    latency_rounds: Mapping[str, Sequence[float]] = {}
+    tokens_per_cpu_second: Mapping[str, float] = {}
+    spread: Mapping[str, float] = {}  # of the throughput by wall time, as timing.spread says it
+    busy: bool = False
+
+    @classmethod
+    def from_choice(cls, choice: Choice) -> Speeds:
+        """What a stored choice says; of a busy machine the CPU time counts."""
+        by_cpu = choice.tokens_per_cpu_second if choice.busy else {}
+        return cls(by_cpu or choice.tokens_per_second, choice.latency_seconds, busy=choice.busy)
+
+
+# The more exact first: what is taken of those that noise does not tell apart.
+_EXACTNESS = (Precision.FLOAT32, Precision.FLOAT16, Precision.BFLOAT16, Precision.INT8)
 
 
 def rank(variants: Sequence[Variant], objective: Objective, speeds: Speeds) -> list[Variant]:
     """What may be chosen, best first; `variants` begin with the plain one, which is always among them.
 
-    Left out are variants that were not measured, as this machine does not run them, those that gain less than GAIN over
-    the plain one, and dynamic int8, whose vectors depend on their neighbours: who wants that must name it.
+    Of those that cannot be told apart from the best, the more exact comes first. Left out are variants that were not
+    measured, as this machine does not run them, those that do not gain GAIN over the plain one beyond the noise, and
+    dynamic int8, whose vectors depend on their neighbours: who wants that must name it.
     """
     plain = variants[0]
-    measured = [v for v in variants if v.name in speeds.tokens_per_second]
-    gains = {v.name: gain(v, plain, objective, speeds) for v in measured}
-    able = [v for v in measured if v is plain or (gains[v.name] >= GAIN and v.quantisation is not Quantisation.DYNAMIC)]
-    return sorted(able, key=lambda v: -gains[v.name])
+    rest = [v for v in variants if v is plain or _may_be_chosen(v, plain, objective, speeds)]
+    ranked: list[Variant] = []
+    while rest:
+        best = max(rest, key=lambda v: gain(v, plain, objective, speeds))
+        level = [v for v in rest if v is best or not better(best, v, objective, speeds)]
+        taken = min(level, key=lambda v: (_EXACTNESS.index(v.precision), -gain(v, plain, objective, speeds)))
+        ranked.append(taken)
+        rest.remove(taken)
+    return ranked
+
+
+def _may_be_chosen(variant: Variant, plain: Variant, objective: Objective, speeds: Speeds) -> bool:
+    if variant.name not in speeds.tokens_per_second or variant.quantisation is Quantisation.DYNAMIC:
+        return False
+    return better(variant, plain, objective, speeds)
+
+
+def better(one: Variant, other: Variant, objective: Objective, speeds: Speeds) -> bool:
+    """Whether `one` is better than `other` by GAIN or more, in so many rounds that it is no noise."""
+    rounds = _rounds(objective, speeds)
+    if one.name in rounds and other.name in rounds:
+        return timing.faster(rounds[one.name], rounds[other.name], GAIN)
+    return gain(one, other, objective, speeds) >= GAIN
+
+
+def alike(variants: Sequence[Variant], chosen: str, objective: Objective, speeds: Speeds) -> tuple[str, ...]:
+    """Names of the measured variants that cannot be told apart from the chosen one."""
+    measured = {v.name: v for v in variants if v.name in speeds.tokens_per_second}
+    mine = measured.pop(chosen, None)
+    if mine is None:
+        return ()
+    return tuple(
+        name
+        for name, v in measured.items()
+        if not better(mine, v, objective, speeds) and not better(v, mine, objective, speeds)
+    )
+
+
+def _rounds(objective: Objective, speeds: Speeds) -> Mapping[str, Sequence[float]]:
+    match objective:
+        case Objective.THROUGHPUT:
+            return speeds.throughput_rounds
+        case Objective.LATENCY:
+            return speeds.latency_rounds
+        case Objective.SIZE:
+            return {}
 
 
 def gain(variant: Variant, plain: Variant, objective: Objective, speeds: Speeds) -> float:
     """How many times better than the plain variant: 2 is twice the throughput, half the latency, half the size."""
+    rounds = _rounds(objective, speeds)
+    if variant.name in rounds and plain.name in rounds:
+        return statistics.median(rounds[plain.name]) / statistics.median(rounds[variant.name])
     match objective:
         case Objective.THROUGHPUT:
             return speeds.tokens_per_second[variant.name] / speeds.tokens_per_second[plain.name]

@@ -52,6 +52,11 @@ class Queries:
     def __len__(self) -> int:
         return len(self.texts)
 
+    def only(self, rows: NDArray[np.int64]) -> Queries:
+        """These rows, in this order."""
+        columns = (column if column is None else column[rows] for column in (self.sessions, self.times, self.recalls))
+        return Queries([self.texts[row] for row in rows], *columns)
+
 
 def read(path: Path) -> Queries:
     """Read JSON Lines, {"text"} and if known "session", "timestamp", "recall". Raises UsageError as jsonl.read does."""

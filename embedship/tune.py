@@ -6,6 +6,8 @@ import logging
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +17,7 @@ from embedship.choice import Speeds
 from embedship.encoder import Encoder
 from embedship.errors import EngineError, GateError, MismatchError, MissingExtra
 from embedship.golden import Golden
+from embedship.timing import Clock, Rounds, Stopwatch, Timing, faster, spread
 from embedship.tokens import Text, Tokenizer
 
 # A round takes the slowest variant about this long: some six batches on two cores. With three, one core idles at the
@@ -23,30 +26,108 @@ ROUND_SECONDS = 1.2
 # At the start of a server: less exact, and soon over.
 _QUICK_SECONDS = 0.4
 _AT_START_SECONDS = 10.0
-_ROUNDS = 2
+# Rounds are added until each variant is told apart from the best, or this many are done.
+_ROUNDS, _MOST_ROUNDS = 3, 7
 _PILOT_TOKENS = 1_500  # one batch, so one stream
-# One short query: as long as questions are, special tokens included.
-_SHORT_TOKENS = 12
-_TRIES, _TRY_SECONDS = 21, 0.4
+# Short queries, as long as questions are, special tokens included. Their lengths differ from call to call, as in
+# service: OpenVINO prepares its graph anew when the shape changes.
+_SHORT_TOKENS = (4, 6, 8, 10, 12, 15, 19, 24)
+_LATENCY_ROUNDS = 5
+# Variants are open at the same time, so that their rounds take turns, where their files are smaller than this together;
+# else plain and one other at a time.
+_TOGETHER_BYTES = 2**30
 
 _LOGGER = logging.getLogger(__name__)
 
 
-def measure(encoders: Mapping[str, Encoder], texts: Sequence[Text], round_seconds: float = ROUND_SECONDS) -> Speeds:
-    """Tokens a second (special tokens counted, padding not) on `texts`, and seconds for a short one of them alone.
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """Rounds of each variant, in seconds a token (throughput) and a short text (latency), and what failed meanwhile."""
 
-    Rounds are interleaved, and the faster one counts: the first also warms up, and what slows a round down on a shared
-    machine is never the variant.
+    throughput: dict[str, list[Timing]]
+    latency: dict[str, list[Timing]]
+    busy: bool
+    failed: dict[str, Exception]
+
+    @property
+    def speeds(self) -> Speeds:
+        def seconds(rounds: Rounds) -> dict[str, list[float]]:
+            return {name: [each.cpu if self.busy else each.wall for each in all] for name, all in rounds.items()}
+
+        def median(rounds: Sequence[Timing], kind: str) -> float:
+            return statistics.median(getattr(each, kind) for each in rounds)
+
+        return Speeds(
+            tokens_per_second={name: round(1 / median(all, "wall"), 1) for name, all in self.throughput.items()},
+            latency_seconds={name: round(median(all, "wall"), 6) for name, all in self.latency.items()},
+            throughput_rounds=seconds(self.throughput),
+            latency_rounds=seconds(self.latency),
+            tokens_per_cpu_second={
+                name: round(1 / max(median(all, "cpu"), 1e-9), 1) for name, all in self.throughput.items()
+            },
+            spread={name: round(spread([each.wall for each in all]), 4) for name, all in self.throughput.items()},
+            busy=self.busy,
+        )
+
+
+def measure(
+    encoders: Mapping[str, Encoder],
+    texts: Sequence[Text],
+    round_seconds: float = ROUND_SECONDS,
+    clock: Clock | None = None,
+) -> Timed:
+    """Time all `texts` together (special tokens counted, padding not), and short ones of them alone, in rounds in turn.
+
+    A first round warms up and does not count. The first of `encoders` must not fail; others that do are in `failed`.
     """
-    first = next(iter(encoders.values()))
+    name, first = next(iter(encoders.items()))
+    watch = Stopwatch(list(encoders), name, first.engine.streams, clock or Clock())
     pilot, tokens = _slice(first.tokenizer, texts, _PILOT_TOKENS)
-    slowest = tokens / max(_seconds(encoder, pilot) for encoder in encoders.values())
+    watch.round(lambda name: encoders[name].encode(pilot))
+    slowest = tokens / max(each.wall for each in watch.round(lambda name: encoders[name].encode(pilot)).values())
     lot, tokens = _slice(first.tokenizer, texts, int(slowest * first.engine.streams * round_seconds))
-    rounds = [{name: tokens / _seconds(encoder, lot) for name, encoder in encoders.items()} for _ in range(_ROUNDS)]
+    watch.round(lambda name: encoders[name].encode(lot))
+    watch.forget()
+    rounds = [watch.round(lambda name: encoders[name].encode(lot), tokens) for _ in range(_ROUNDS)]
+    while len(rounds) < _MOST_ROUNDS and not _told_apart(watch.together(rounds)):
+        rounds.append(watch.round(lambda name: encoders[name].encode(lot), tokens))
+    busy = watch.busy
     short = _short(first.tokenizer, texts)
-    return Speeds(
-        {name: round(max(speeds[name] for speeds in rounds), 1) for name in encoders},
-        {name: round(_latency(encoder, short), 6) for name, encoder in encoders.items()},
+
+    def alone(name: str) -> None:
+        for text in short:
+            encoders[name].encode([text])
+
+    watch.round(alone)
+    latency = [watch.round(alone, len(short)) for _ in range(_LATENCY_ROUNDS)]
+    return Timed(watch.together(rounds), watch.together(latency), busy, watch.failed)
+
+
+def _told_apart(rounds: Rounds) -> bool:
+    """Whether the best is faster than every other beyond the noise."""
+    seconds = {name: [each.wall for each in all] for name, all in rounds.items()}
+    best = min(seconds, key=lambda name: statistics.median(seconds[name]))
+    return all(faster(seconds[best], all, choice.GAIN) for name, all in seconds.items() if name != best)
+
+
+def decided(variants: Sequence[Variant], objective: Objective, variant: str, speeds: Speeds) -> Choice:
+    """The choice of `variant`, with what was measured of `variants` here."""
+    names = [v.name for v in variants if v.name in speeds.tokens_per_second]
+    if speeds.busy:
+        _LOGGER.warning(
+            "other programs used this machine while variants were timed: the speeds are too low, and CPU time decided; "
+            "`embedship tune` measures again"
+        )
+    return Choice(
+        objective=objective,
+        variant=variant,
+        machine=hardware.machine(),
+        tokens_per_second={name: speeds.tokens_per_second[name] for name in names},
+        latency_seconds={name: speeds.latency_seconds[name] for name in names},
+        tokens_per_cpu_second={name: speeds.tokens_per_cpu_second[name] for name in names},
+        spread={name: speeds.spread[name] for name in names},
+        alike=choice.alike(variants, variant, objective, speeds),
+        busy=speeds.busy,
     )
 
 
@@ -58,33 +139,69 @@ def remeasure(
     round_seconds: float = ROUND_SECONDS,
     limit_seconds: float = float("inf"),
     progress: Callable[[str], object] = lambda name: None,
+    clock: Clock | None = None,
 ) -> Choice:
-    """Measure the variants that run here, one after another so that one at a time takes memory, and choose.
+    """Measure the variants that run here, in turn, and choose.
 
-    `texts` are by default the bundle's golden ones. After `limit_seconds` no further variant is begun; the bundle's own
-    choice is among the first two. What the bundle's quality budget left out stays out.
+    All are open at once where they are small; of a large model plain and one other at a time take memory. `texts` are
+    by default the bundle's golden ones. After `limit_seconds` no further variant is begun; the bundle's own choice is
+    among the first two. What the bundle's quality budget left out stays out.
     """
     texts = list(texts) or Golden.load(bundle).real
-    tokens: dict[str, float] = {}
-    latency: dict[str, float] = {}
     began = time.perf_counter()
-    for name in _order(bundle):
-        if tokens and time.perf_counter() - began > limit_seconds:
-            _LOGGER.warning("%s was not measured: %.0f s are over", name, limit_seconds)
-            continue
-        progress(name)
-        if speeds := _one(bundle, name, texts, round_seconds):
-            tokens |= speeds.tokens_per_second
-            latency |= speeds.latency_seconds
-    measured = [v for v in bundle.manifest.variants if v.name in tokens]
-    best = choice.rank(measured, objective, Speeds(tokens, latency))
-    return Choice(
-        objective=objective,
-        variant=_affordable(bundle, best),
-        machine=hardware.machine(),
-        tokens_per_second=tokens,
-        latency_seconds=latency,
-    )
+    plain, *others = _order(bundle)
+    small = sum(v.size for v in bundle.manifest.variants) <= _TOGETHER_BYTES
+
+    def opened(names: Sequence[str], encoders: dict[str, Encoder], stack: ExitStack) -> dict[str, Encoder]:
+        found = dict(encoders)
+        for name in names:
+            if time.perf_counter() - began > limit_seconds:
+                _LOGGER.warning("%s was not measured: %.0f s are over", name, limit_seconds)
+                continue
+            progress(name)
+            if encoder := _open(bundle, name, stack):
+                found[name] = encoder
+        return found
+
+    found: list[Timed] = []
+    with ExitStack() as stack:
+        progress(plain)
+        alone = {plain: _checked(bundle, plain, stack)}
+        for names in [others] if small or not others else [[name] for name in others]:
+            with ExitStack() as own:
+                encoders = opened(names, alone, own)
+                if len(encoders) > 1 or not found:
+                    found.append(measure(encoders, texts, round_seconds, clock))
+    for name, error in [pair for timed in found for pair in timed.failed.items()]:
+        _LOGGER.warning("%s does not run here and is left out: %s", name, error)
+    speeds = _joined(plain, found).speeds
+    measured = [v for v in bundle.manifest.variants if v.name in speeds.tokens_per_second]
+    best = _affordable(bundle, choice.rank(measured, objective, speeds))
+    return decided(measured, objective, best, speeds)
+
+
+def _joined(plain: str, parts: Sequence[Timed]) -> Timed:
+    """One Timed of several that each timed the plain variant: seconds are scaled so that plain took the same in all."""
+    first, *others = parts
+    throughput, latency = dict(first.throughput), dict(first.latency)
+    for part in others:
+        throughput |= _scaled(part.throughput, plain, first.throughput[plain])
+        latency |= _scaled(part.latency, plain, first.latency[plain])
+    return Timed(throughput, latency, any(part.busy for part in parts), {})
+
+
+def _scaled(rounds: Rounds, plain: str, expected: Sequence[Timing]) -> dict[str, list[Timing]]:
+    def factor(kind: str) -> float:
+        medians = (statistics.median(getattr(each, kind) for each in all) for all in (expected, rounds[plain]))
+        wanted, found = medians
+        return wanted / found if found else 1.0
+
+    wall, cpu = factor("wall"), factor("cpu")
+    return {
+        name: [Timing(each.wall * wall, each.cpu * cpu) for each in all]
+        for name, all in rounds.items()
+        if name != plain
+    }
 
 
 def _affordable(bundle: Bundle, ranked: Sequence[Variant]) -> str:
@@ -134,17 +251,21 @@ def _order(bundle: Bundle) -> list[str]:
     return list(dict.fromkeys([bundle.plain.name, bundle.manifest.choice.variant, *others]))
 
 
-def _one(bundle: Bundle, name: str, texts: Sequence[Text], round_seconds: float) -> Speeds | None:
+def _open(bundle: Bundle, name: str, stack: ExitStack) -> Encoder | None:
     """None, with a warning, for a variant that this machine cannot run."""
     try:
-        with Encoder.open(bundle, name, task=None) as encoder:
-            golden.check(encoder)  # the fastest wrong vectors must not be what is chosen
-            return measure({name: encoder}, texts, round_seconds)
+        return _checked(bundle, name, stack)
     except (MismatchError, MissingExtra, EngineError, GateError) as error:
-        if name == bundle.plain.name:
-            raise
         _LOGGER.warning("%s does not run here and is left out: %s", name, error)
         return None
+
+
+def _checked(bundle: Bundle, name: str, stack: ExitStack) -> Encoder:
+    with ExitStack() as own:
+        encoder = own.enter_context(Encoder.open(bundle, name, task=None))
+        golden.check(encoder)  # the fastest wrong vectors must not be what is chosen
+        stack.enter_context(own.pop_all())
+    return encoder
 
 
 def _slice(tokenizer: Tokenizer, texts: Sequence[Text], wanted: int) -> tuple[list[Text], int]:
@@ -154,6 +275,8 @@ def _slice(tokenizer: Tokenizer, texts: Sequence[Text], wanted: int) -> tuple[li
     total = 0
     while total < wanted and any(lengths):
         for text, length in zip(texts, lengths, strict=True):
+            if not length:  # no tokens, no vector
+                continue
             lot.append(text)
             total += length
             if total >= wanted:
@@ -161,21 +284,9 @@ def _slice(tokenizer: Tokenizer, texts: Sequence[Text], wanted: int) -> tuple[li
     return lot, total
 
 
-def _short(tokenizer: Tokenizer, texts: Sequence[Text]) -> Text:
+def _short(tokenizer: Tokenizer, texts: Sequence[Text]) -> list[Text]:
+    """Texts nearest to _SHORT_TOKENS in length, each once, in an order in which neighbours differ."""
     lengths = tokenizer(texts).lengths
-    return min(zip(texts, lengths, strict=True), key=lambda pair: abs(pair[1] - _SHORT_TOKENS))[0]
-
-
-def _latency(encoder: Encoder, text: Text) -> float:
-    """Median seconds of one text alone, at most _TRIES times; the first try only warms up."""
-    _seconds(encoder, [text])
-    took: list[float] = []
-    while len(took) < 3 or (len(took) < _TRIES and sum(took) < _TRY_SECONDS):
-        took.append(_seconds(encoder, [text]))
-    return statistics.median(took)
-
-
-def _seconds(encoder: Encoder, texts: list[Text]) -> float:
-    started = time.perf_counter()
-    encoder.encode(texts)
-    return time.perf_counter() - started
+    rows = [row for row, length in enumerate(lengths) if length]
+    near = (min(rows, key=lambda row: abs(lengths[row] - wanted)) for wanted in _SHORT_TOKENS)
+    return [texts[row] for row in dict.fromkeys(near)]

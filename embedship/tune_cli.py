@@ -56,14 +56,27 @@ def tune(
         return
     out = Console(highlight=False)
     out.print(table(made))
+    for line in notes(made):
+        out.print(line, soft_wrap=True)
     out.print(f"{made.variant} is what serve takes here, for {made.objective}; noted in {path}", soft_wrap=True)
 
 
 def table(made: Choice) -> Table:
     shown = Table(box=SIMPLE, caption=f"measured on {made.machine.cpu}, {made.machine.cores:g} cores")
-    for heading in ("", "variant", "tokens/s", "ms for one short text"):
+    for heading in ("", "variant", "tokens/s", "spread", "tokens/CPU s", "ms for one short text"):
         shown.add_column(heading, justify="left" if heading in ("", "variant") else "right")
     for name, speed in made.tokens_per_second.items():
         mark = "*" if name == made.variant else ""
-        shown.add_row(mark, name, f"{speed:,.0f}", f"{made.latency_seconds[name] * 1000:.2f}")
+        cpu, latency = f"{made.tokens_per_cpu_second[name]:,.0f}", f"{made.latency_seconds[name] * 1000:.2f}"
+        shown.add_row(mark, name, f"{speed:,.0f}", f"{made.spread[name]:.0%}", cpu, latency)
     return shown
+
+
+def notes(made: Choice) -> list[str]:
+    """What keeps the figures from being a verdict."""
+    lines = []
+    if made.alike:
+        lines.append(f"{', '.join(made.alike)} cannot be told apart from {made.variant}: the more exact one is taken")
+    if made.busy:
+        lines.append("Other programs used this machine meanwhile: the speeds are too low, and CPU time decided.")
+    return lines

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -26,10 +27,12 @@ from embedship.bundle import (
     Parity,
     Precision,
     Quality,
+    Stage,
     Task,
     Variant,
     fingerprint,
 )  # fmt: skip
+from embedship.choice import Speeds
 from embedship.encoder import Encoder
 from embedship.errors import UsageError
 from embedship.export import calibrate, layout, pairs, parity, probes, provenance, retrieval, sbom, targets, variants
@@ -37,6 +40,7 @@ from embedship.export.checkpoint import Checkpoint, embedding
 from embedship.export.converter import Converter
 from embedship.export.cross import Cross
 from embedship.export.dataset import Dataset
+from embedship.export.failures import Failures, failing
 from embedship.export.folder import Folder
 from embedship.export.opening import Opening, opened
 from embedship.export.original import Original
@@ -82,6 +86,7 @@ class Wishes:
     target: Target = Target.AUTO
     converter: Converter = Converter.EMBEDSHIP
     sign: Path | None = None
+    skip_failed: bool = False  # a named variant may be left out, too
 
 
 if TYPE_CHECKING:
@@ -118,8 +123,9 @@ class Ready(NamedTuple):
 def build(checkpoint: Path | str, out: Path, wishes: Wishes | None = None, steps: Steps | None = None) -> Bundle:
     """Export a checkpoint, a folder or a hub id, to a new bundle at `out` and return it.
 
-    Raises UsageError or UnsafeError for what cannot be exported and GateError when a variant's vectors are not the
-    checkpoint's; whatever goes wrong, nothing is left at `out` or beside it.
+    A variant that nobody named and that fails is left out, and noted in the manifest. Raises UsageError or UnsafeError
+    for what cannot be exported and GateError when the plain variant or a named one fails; whatever goes wrong, nothing
+    is left at `out` or beside it.
     """
     wishes, steps = wishes or Wishes(), steps or Steps()
     with workshop(out, wishes.force) as folder, prepared(checkpoint, wishes, steps) as ready:
@@ -208,14 +214,16 @@ class _Export:
         checkpoint, texts = ready.checkpoint, ready.texts
         layout.copy(checkpoint.folder, folder, checkpoint.tokenizer_json)
         self.checkpoint, self.folder, self.wishes, self.steps = checkpoint, folder, wishes, steps
-        self.texts = texts._replace(real=_sample(texts.real, wishes))
+        self.tokenizer = Tokenizer(folder / TOKENIZER, checkpoint.pipeline)
+        self.texts = _encodable(texts._replace(real=_sample(texts.real, wishes)), self.tokenizer, checkpoint, steps)
         # Few texts are shared out: what int8 was calibrated on must not be what it is judged by.
         calibrated = min(_CALIBRATED, (len(self.texts.real) + 1) // 2)
         self.calibrated, rest = self.texts.real[:calibrated], self.texts.real[calibrated:]
         self.judged, self.searched = rest[:_JUDGED] or self.calibrated, rest[_JUDGED:] or self.texts.real
-        self.queries, self.evaluation = texts.queries, texts.evaluation
+        self.queries, self.evaluation = self.texts.queries, self.texts.evaluation
         self.recipes, self.isa = ready.recipes, ready.isa
-        self.tokenizer = Tokenizer(folder / TOKENIZER, checkpoint.pipeline)
+        named = bool(wishes.variants) and not wishes.skip_failed
+        self.failures = Failures(folder, list(self.recipes), named, steps)
         self.cosines: dict[str, npt.NDArray[np.float64]] = {}  # variant -> of every probe to the checkpoint
         self.provenance = provenance.of(checkpoint.folder, wishes)
 
@@ -224,26 +232,45 @@ class _Export:
         made = self._make()
         provisional = self._write([self._variant(one) for one in made])
         with ExitStack() as stack:
-            encoders = {one.name: stack.enter_context(Encoder.open(provisional, one.name, task=None)) for one in made}
-            finished = [self._gated(one, encoders[one.name], judged) for one in made]
-            with self.steps.step("speed"):
-                speeds = tune.measure(_fit(encoders, made), self.texts.real[:_TIMED])
-            ranked = choice.rank(finished, self.wishes.objective, speeds)
-            found = self._retrieval([v.name for v in ranked], encoders)
+            finished, encoders = self._gate(made, provisional, judged, stack)
             self._reference(provisional.fingerprint, encoders)
+            speeds = self._speeds(self.failures.kept(finished), encoders)
+            ranked = choice.rank(self.failures.kept(finished), self.wishes.objective, speeds)
+            found = self._retrieval([v.name for v in ranked], encoders)
         self.codes = found.codes
-        decided = Choice(
-            objective=self.wishes.objective,
-            variant=found.chosen,
-            machine=hardware.machine(),
-            tokens_per_second=dict(speeds.tokens_per_second),
-            latency_seconds=dict(speeds.latency_seconds),
-        )
-        return self._write(finished, decided, found.quality)
+        kept = self.failures.kept(finished)
+        self._remove(made, kept)
+        return self._write(kept, tune.decided(kept, self.wishes.objective, found.chosen, speeds), found.quality)
+
+    def _gate(
+        self, made: Sequence[variants.Made], provisional: Bundle, judged: parity.Probes, stack: ExitStack
+    ) -> tuple[list[Variant], dict[str, Encoder]]:
+        """Those that passed, with their encoders, which stay open until `stack` ends."""
+        finished, encoders = [], {}
+        for one in made:
+            with self.failures.optional(one.name), ExitStack() as own:
+                with failing(one.name, Stage.LOAD):
+                    encoder = own.enter_context(Encoder.open(provisional, one.name, task=None))
+                finished.append(self._gated(one, encoder, judged))
+                encoders[one.name] = encoder
+                stack.enter_context(own.pop_all())
+        return finished, encoders
+
+    def _speeds(self, finished: Sequence[Variant], encoders: dict[str, Encoder]) -> Speeds:
+        here = hardware.machine()
+        # The speed of float16 on a CPU says nothing: only what this machine may serve is measured.
+        fit = {v.name: encoders[v.name] for v in finished if here.meets(self.recipes[v.name].needs)}
+        with self.steps.step("speed"):
+            timed = tune.measure(fit, self.texts.real[:_TIMED])
+        for name, error in timed.failed.items():
+            with self.failures.optional(name), failing(name, Stage.SPEED):
+                encoders.pop(name)
+                raise error
+        return timed.speeds
 
     def _probes(self) -> parity.Probes:
         with self.steps.step("vectors of the checkpoint itself"):
-            judged = parity.Probes.make(self.checkpoint, self.tokenizer, self.judged)
+            judged = parity.Probes.make(self.checkpoint, self.tokenizer, self.judged, self._short(calibrated=False))
             judged.golden(self.tokenizer).save(self.folder / GOLDEN)
         if self.wishes.task is Task.RERANK:
             self.codes = NO_CODES
@@ -253,13 +280,22 @@ class _Export:
             self.codes = calibrate.fit(embedding(self.checkpoint), self.calibrated, held_out)
         return judged
 
+    def _short(self, calibrated: bool) -> list[Text]:
+        """Texts of a few tokens, which int8 is calibrated on or judged by; none for a re-ranker: its pairs are long."""
+        if self.wishes.task is Task.RERANK:
+            return []
+        texts = _alone(self.calibrated if calibrated else self.judged)
+        return [*probes.short(texts, calibrated)]
+
     def _make(self) -> list[variants.Made]:
-        feeds = variants.calibration(self.tokenizer, self.checkpoint, self.calibrated)
+        feeds = variants.calibration(self.tokenizer, self.checkpoint, [*self.calibrated, *self._short(calibrated=True)])
         floors = self.wishes.floors[Precision.INT8]
         bench = variants.Workbench(self.folder, self.checkpoint, feeds, self.isa, floors, self.wishes.converter)
         made = []
         for name, recipe in self.recipes.items():
-            with self.steps.step(f"make {name}"):
+            failures = self.failures
+            step = self.steps.step(f"make {name}")
+            with failures.optional(name), failures.cleaning(), failing(name, Stage.MAKE), step:
                 made.append(variants.make(name, recipe, bench))
         return made
 
@@ -277,8 +313,6 @@ class _Export:
         certificate: Invariance | None = None,
     ) -> Variant:
         """What is known of a variant: before the gate that is the file, and figures that no gate lets through."""
-        path = self.folder / made.recipe.path
-        own = [p for p in path.parent.iterdir() if p.name.split(".", 1)[0] == path.name.split(".", 1)[0]]
         return Variant(
             name=made.name,
             runtime=made.recipe.runtime,
@@ -289,11 +323,27 @@ class _Export:
             # this machine would compute otherwise, and float16 runs through casts, with more digits than on a GPU.
             needs=made.recipe.needs if measured else (),
             precision=precision or made.recipe.weights,
-            size=sum(p.stat().st_size for p in own),
+            size=sum(path.stat().st_size for path in self._files(made)),
             fused=made.fused,
             parity=measured or _UNMEASURED[0],
             invariance=certificate or _UNMEASURED[1],
         )
+
+    def _files(self, made: variants.Made) -> list[Path]:
+        """The graph of a variant, and its weights beside it under the same stem."""
+        graph = self.folder / made.recipe.path
+        return [p for p in graph.parent.iterdir() if p.name.split(".", 1)[0] == graph.name.split(".", 1)[0]]
+
+    def _remove(self, made: Sequence[variants.Made], kept: Sequence[Variant]) -> None:
+        """The files of variants that failed, and folders that are empty then."""
+        names = {variant.name for variant in kept}
+        for one in made:
+            if one.name not in names:
+                for path in self._files(one):
+                    path.unlink()
+        for folder in {(self.folder / recipe.path).parent for recipe in self.recipes.values()}:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
     def _retrieval(self, ranked: list[str], encoders: dict[str, Encoder]) -> Retrieval:
         """What is chosen of `ranked`, best first: with --eval by its recall too."""
@@ -302,18 +352,33 @@ class _Export:
         if self.evaluation is not None:
             budget = self.wishes.max_recall_drop
             return retrieval.on_questions(
-                self.evaluation, embedding(self.checkpoint), encoders, ranked, budget, self.codes, self.steps
+                self.evaluation,
+                embedding(self.checkpoint),
+                encoders,
+                ranked,
+                budget,
+                self.codes,
+                self.steps,
+                self.failures,
             )
-        with self.steps.step("candidates for sign bits"):
-            return retrieval.on_texts(encoders[ranked[0]], self.codes, _alone(self.searched), _alone(self.judged))
+        for name in ranked:
+            step = self.steps.step("candidates for sign bits")
+            with self.failures.optional(name), failing(name, Stage.RETRIEVAL), step:
+                return retrieval.on_texts(encoders[name], self.codes, _alone(self.searched), _alone(self.judged))
+        raise AssertionError("the plain variant is always among them, and stops the export when it fails")
 
-    def _reference(self, model: str, encoders: Mapping[str, Encoder]) -> None:
+    def _reference(self, model: str, encoders: dict[str, Encoder]) -> None:
         """Of float32 vectors, with how far each variant moves them: a change of variant is no drift."""
         log = self.queries
         if log is None:
             return
         with self.steps.step("drift reference"):
-            vectors = {name: queries.encode(encoder, log.texts) for name, encoder in encoders.items()}
+            vectors = {}
+            for name, encoder in list(encoders.items()):
+                with self.failures.optional(name), failing(name, Stage.REFERENCE):
+                    encoders.pop(name)
+                    vectors[name] = queries.encode(encoder, log.texts)
+                    encoders[name] = encoder
             fitted = Reference.fit(
                 vectors[variants.PLAIN],
                 model,
@@ -351,11 +416,13 @@ class _Export:
             quality=measured,
             provenance=self.provenance,
             files={},
+            left_out=tuple(self.failures.left_out) if decided and self.failures.left_out else msgspec.UNSET,
         )
         if decided:
             # The page is about vectors and their codes; a re-ranker's figures lie in the manifest.
             if self.wishes.task is Task.EMBED:
-                write_report(self.folder, manifest, self.cosines)
+                names = [variant.name for variant in described]
+                write_report(self.folder, manifest, {name: self.cosines[name] for name in names})
             sbom.write(self.folder, manifest)
         return Bundle.write(self.folder, manifest)
 
@@ -366,12 +433,27 @@ def _sample(texts: Sequence[Text], wishes: Wishes) -> list[Text]:
     return [*probes.sample(_alone(texts), _SEARCHED, wishes.seed)]
 
 
+def _encodable(texts: _Texts, tokenizer: Tokenizer, checkpoint: Original, steps: Steps) -> _Texts:
+    """Without what has no token, and so no vector: an empty text, where the tokenizer adds no special tokens.
+
+    Raises UsageError when nothing is left.
+    """
+    pipeline = checkpoint.pipeline
+    real = [text for text, length in zip(texts.real, tokenizer(texts.real).lengths, strict=True) if length]
+    if not real:
+        raise UsageError("--texts holds no text with a token: give texts like those you will embed")
+    log = texts.queries
+    if log is not None:
+        lengths = np.array(tokenizer(log.texts, pipeline.prompt(pipeline.query_prompt)).lengths, dtype=np.int64)
+        if not lengths.any():
+            raise UsageError("--queries holds no query with a token: give queries like those you will be asked")
+        if not lengths.all():
+            steps.note(f"--queries: {(lengths == 0).sum():,} of {len(log):,} queries have no tokens and are left out")
+            log = log.only(np.flatnonzero(lengths))
+    evaluation = texts.evaluation and texts.evaluation.encodable(tokenizer, pipeline, steps.note)
+    return _Texts(real, log, evaluation)
+
+
 def _alone(texts: Sequence[Text]) -> list[str]:
     """Of a model that embeds: none of its texts is a pair."""
     return [text for text in texts if isinstance(text, str)]
-
-
-def _fit(encoders: dict[str, Encoder], made: Sequence[variants.Made]) -> dict[str, Encoder]:
-    """Those that this machine may serve from: the speed of float16 on a CPU says nothing."""
-    here = hardware.machine()
-    return {one.name: encoders[one.name] for one in made if here.meets(one.recipe.needs)}

@@ -65,9 +65,13 @@ def export(
         typer.Option(
             "--variants",
             help=f"Which to make, comma-separated, or `all`: {_VARIANTS}. `onnx` is always made. Default: onnx, "
-            "openvino, and int8 for both: static for encoders, weight-only for decoders.",
+            "openvino, and int8 for both: static for encoders, weight-only for decoders. A variant of the default that "
+            "fails is left out and named; a variant named here stops the export.",
         ),
     ] = "",
+    skip_failed: Annotated[
+        bool, typer.Option("--skip-failed", help="Leave out a variant of --variants that fails, and keep the others.")
+    ] = False,
     target: Annotated[
         Target,
         typer.Option(help="The CPUs that will run its int8 files, or cuda for float16 too. auto: those like this one."),
@@ -82,7 +86,8 @@ def export(
             "--floor",
             metavar="PRECISION-FIGURE=VALUE",
             help="What the gate demands, e.g. int8-minimum=0.96. PRECISION is float32, float16, bfloat16 or int8. "
-            "FIGURE is minimum or mean (cosine to the checkpoint), overlap (of the ten nearest) or length (ratio). "
+            "FIGURE is minimum or mean (cosine to the checkpoint), short (the minimum of texts of 1 to 8 tokens), "
+            "overlap (of the ten nearest) or length (ratio). "
             "May be repeated.",
         ),
     ] = None,
@@ -131,8 +136,9 @@ def export(
 ) -> None:
     """Turn a checkpoint into a verified bundle.
 
-    Every variant must give the checkpoint's own vectors. Exits 3 and writes nothing if one does not, 2 for what cannot
-    be exported, 4 for a checkpoint that is unsafe to open.
+    Every variant must give the checkpoint's own vectors. One that does not is left out of the bundle, and named. Exits
+    3 and writes nothing if that is the plain float32 graph or a variant of --variants, 2 for what cannot be exported, 4
+    for a checkpoint that is unsafe to open.
     """
     from embedship.export.quiet import stay_offline
 
@@ -160,6 +166,7 @@ def export(
         allow_pickle=tuple(allow_pickle or ()),
         trust_remote_code=trust_remote_code,
         sign=sign,
+        skip_failed=skip_failed,
         target=target,
         converter=converter,
     )
@@ -196,7 +203,12 @@ def _report(bundle: Bundle, seconds: dict[str, float], as_json: bool) -> None:
         return
     console = Console(highlight=False)
     console.print(report.table(bundle))
-    for line in (*report.fused(bundle), *report.source(bundle.manifest.source), *report.notes(bundle)):
+    for line in (
+        *report.left_out(bundle),
+        *report.fused(bundle),
+        *report.source(bundle.manifest.source),
+        *report.notes(bundle),
+    ):
         console.print(line, soft_wrap=True)
     if bundle.manifest.quality:
         console.print(report.quality_table(bundle.manifest.quality))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedship import jsonl, qrels
+from embedship.bundle import Pipeline
 from embedship.errors import UsageError
+from embedship.tokens import Tokenizer
 
 
 class _Document(msgspec.Struct, frozen=True):
@@ -35,6 +38,8 @@ class Dataset:
     documents: list[str]
     queries: list[str]
     relevant: list[NDArray[np.int64]]
+    ids: Sequence[str] = ()  # of the documents
+    query_ids: Sequence[str] = ()
 
     @classmethod
     def read(cls, folder: Path, title: bool = False) -> Dataset:
@@ -52,4 +57,42 @@ class Dataset:
         if len(rows) < len(documents):
             raise UsageError(f"{folder}/corpus.jsonl gives an _id to two documents: each needs its own")
         relevant = [np.array(sorted(rows[id] for id in judged[q.id]), dtype=np.int64) for q in queries]
-        return cls(folder.resolve().name, texts, [q.text for q in queries], relevant)
+        ids = ([document.id for document in documents], [query.id for query in queries])
+        return cls(folder.resolve().name, texts, [q.text for q in queries], relevant, *ids)
+
+    def encodable(self, tokenizer: Tokenizer, pipeline: Pipeline, say: Callable[[str], object]) -> Dataset:
+        """Without documents and queries that have no token, prompt included, and so no vector; `say` is told their ids.
+
+        That is an empty text where the tokenizer adds no special tokens. A judgement of such a document goes with it,
+        and so does a query that has no other. Raises UsageError when no query is left.
+        """
+        prompts = (pipeline.prompt(name) for name in (pipeline.document_prompt, pipeline.query_prompt))
+        documents, queries = (
+            np.array(tokenizer(texts, prompt).lengths, dtype=np.int64) > 0
+            for texts, prompt in zip((self.documents, self.queries), prompts, strict=True)
+        )
+        if documents.all() and queries.all():
+            return self
+        rows = np.cumsum(documents) - 1
+        relevant = [rows[wanted[documents[wanted]]] for wanted in self.relevant]
+        kept = [row for row in np.flatnonzero(queries) if len(relevant[row])]
+        for what, names, good in (("document", self.ids, documents), ("query", self.query_ids, queries)):
+            if not good.all():
+                say(f"{self.name}: {_without_tokens(what, [names[row] for row in np.flatnonzero(~good)])}")
+        if not kept:
+            raise UsageError(f"{self.name}: no query is left that has a token and a relevant document with a token")
+        return Dataset(
+            self.name,
+            [self.documents[row] for row in np.flatnonzero(documents)],
+            [self.queries[row] for row in kept],
+            [relevant[row] for row in kept],
+            [self.ids[row] for row in np.flatnonzero(documents)],
+            [self.query_ids[row] for row in kept],
+        )
+
+
+def _without_tokens(what: str, names: Sequence[str]) -> str:
+    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    plural = {"document": "documents", "query": "queries"}[what]
+    count = f"1 {what} has" if len(names) == 1 else f"{len(names):,} {plural} have"
+    return f"{count} no tokens, so no vector, and {'is' if len(names) == 1 else 'are'} left out ({shown})"

@@ -19,6 +19,7 @@ from embedship.errors import GateError, UsageError
 from embedship.export import quality
 from embedship.export.dataset import Dataset
 from embedship.export.quality import PLAIN, STORAGES, Encoded, Storage
+from embedship.tokens import Tokenizer
 
 _STORAGES = {str(storage): storage for storage in STORAGES}
 
@@ -59,7 +60,9 @@ def evaluate(
     names = _names(opened, variants)
     wanted_dimensions = _dimensions(opened, dimensions)
     storages = _storages(codes)
-    data = Dataset.read(folder, title)
+    console = Console(stderr=True, highlight=False)
+    pipeline = opened.manifest.pipeline
+    data = Dataset.read(folder, title).encodable(Tokenizer.open(opened), pipeline, console.print)
     plain = [opened.plain.name] if max_recall_drop is not None and opened.plain.name not in names else []
     rows: list[Measured] = []
     for name in [*plain, *names]:

@@ -68,7 +68,7 @@ def certify(encoder: Encoder, texts: Sequence[Text], left: bool, seed: int = 0) 
 
 
 def judge(variant: Variant, invariance: Invariance, floors: Floors) -> None:
-    """Raise GateError with the worst text, the figures and the cure, unless every company leaves the vectors alone."""
+    """Raise GateError with the worst text and the figures, unless every company leaves the vectors alone."""
     floor = company_floor(variant, floors)
     if invariance.worst >= floor:  # a NaN is not
         return
@@ -76,8 +76,7 @@ def judge(variant: Variant, invariance: Invariance, floors: Floors) -> None:
     raise GateError(
         f"variant {variant.name} gives a text another vector in other company: worst cosine among other texts "
         f"{invariance.shuffled:.6f}, over-padded {invariance.over_padded:.6f}, padded on the left {side}; {floor} is "
-        f"demanded. Worst of {invariance.texts} texts: {invariance.worst_text}. No bundle was written. "
-        f"Leave the variant out (--variants without {variant.name})."
+        f"demanded. Worst of {invariance.texts} texts: {invariance.worst_text}"
     )
 
 

@@ -37,6 +37,32 @@ def hostile(tokenizer: Tokenizer, max_tokens: int) -> list[str]:
     ]
 
 
+# Short texts as people type them into a search box or a chat, 1 to 8 tokens each. int8 is calibrated on every other one
+# and judged by the rest.
+_SHORT = (
+    "hello", "thank you", "ok", "how do you do that ?", "yes", "thanks", "refund", "no", "good morning", "sorry",
+    "what is this", "what?", "how much is it", "how are you", "price list", "bye", "reset my password", "yes please",
+    "is it open today", "what time is it", "cheap flights to rome", "can you help me", "side effects of aspirin",
+    "symptoms of flu", "when does it start?", "opening hours", "contact us", "delete account", "python sort dict",
+    "how to boil eggs", "tell me more about it", "what do you mean", "42", "7", "2024-05-01", "100%", "C++", "java",
+    "hi there!", "see you later", "how to cook rice", "capital of france", "weather tomorrow", "next train to london",
+    "who wrote hamlet", "why is the sky blue", "best laptop under 500", "iphone 15 pro", "i need help", "sure",
+    "cancel my order please", "change my email address", "why?", "not bad", "where are you from", "who are you",
+)  # fmt: skip
+_SHORT_WORDS, _BEGINNINGS = 6, 16
+
+
+def short(texts: Sequence[str], calibrated: bool) -> list[str]:
+    """Half of the short texts we bring, those that int8 is calibrated on or the others, and beginnings of `texts`.
+
+    The beginnings have 1 to 6 words: they are in the language, and of the kind, that the model will read.
+    """
+    ours = _SHORT[0 if calibrated else 1 :: 2]
+    words = [text.split() for text in texts[:_BEGINNINGS]]
+    beginnings = [" ".join(each[: 1 + place % _SHORT_WORDS]) for place, each in enumerate(words)]
+    return list(dict.fromkeys([*ours, *(text for text in beginnings if text)]))
+
+
 def exactly(tokenizer: Tokenizer, tokens: int) -> str:
     """The longest run of one word that still fits into `tokens`: nothing is cut off, and one more word would be."""
     words = bisect.bisect_left(range(1, tokens + 2), 1, key=lambda n: tokenizer(["word " * n]).cut[0])

@@ -11,7 +11,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from embedship import choice
-from embedship.bundle import Bundle, Measured, Quality, Quantisation, Runtime, Source, Task, Variant
+from embedship.bundle import Bundle, Choice, Measured, Quality, Quantisation, Runtime, Source, Task, Variant
 from embedship.export.probes import LONGEST
 from embedship.likeness import measure
 
@@ -37,16 +37,54 @@ def table(bundle: Bundle) -> Table:
         padding=(0, 1, 0, 0),  # 80 columns hold it
         caption=f"* is what serve takes on: {chosen.machine.cpu}, {chosen.machine.cores:g} cores",
     )
-    for heading in ("", "variant", "runs as", "MB", "fused", *_ALIKE[bundle.task], "tokens/s", "ratio"):
+    for heading in ("", "variant", "runs as", "MB", "fused", *_ALIKE[bundle.task], "tokens/s", "ratio", "spread"):
         shown.add_column(heading, justify="left" if heading in ("", "variant", "runs as") else "right", no_wrap=True)
     for v in bundle.manifest.variants:
         speed = chosen.tokens_per_second.get(v.name)  # none where this machine may not serve it
-        measured = (f"{speed:,.0f}", f"{speed / plain:.2f}x") if speed else ("-", "-")
+        measured = (f"{speed:,.0f}", f"{speed / plain:.2f}x", _spread(chosen, v.name)) if speed else ("-", "-", "-")
         cosines = (f"{v.parity.minimum:.5f}", f"{v.parity.mean:.5f}")
         mark = "*" if v.name == chosen.variant else ""
         size, fused = f"{v.size / 1e6:.1f}", str(sum(v.fused.values()))
         shown.add_row(mark, v.name, v.precision, size, fused, *cosines, *measured)
+    for one in bundle.manifest.failed:
+        shown.add_row("", one.name, "left out")
     return shown
+
+
+def _spread(chosen: Choice, name: str) -> str:
+    """How far its rounds lie apart; bundles of an earlier version do not say."""
+    return f"{chosen.spread[name]:.0%}" if name in chosen.spread else "-"
+
+
+def left_out(bundle: Bundle) -> list[str]:
+    """A line a variant that failed, with the stage and the reason."""
+    return [f"{one.name} is left out, it failed ({one.stage}): {one.reason}" for one in bundle.manifest.failed]
+
+
+def _short(v: Variant) -> list[str]:
+    parity = v.parity
+    if parity.short_minimum is None:
+        return []
+    return [
+        f"{v.name}: cosine of {parity.short_texts} short texts (1 to 8 tokens) {parity.short_minimum:.5f} at worst, "
+        f"{parity.short_mean:.5f} on average"
+    ]
+
+
+def _noise(chosen: Choice) -> list[str]:
+    """What keeps the speeds from being a verdict."""
+    lines = []
+    if chosen.alike:
+        lines.append(
+            f"{', '.join(chosen.alike)} cannot be told apart from {chosen.variant} in {chosen.objective}: the more "
+            "exact one is chosen"
+        )
+    if chosen.busy:
+        lines.append(
+            "other programs used this machine meanwhile: the speeds are too low, and CPU time decided. Measure again "
+            "with `embedship tune`"
+        )
+    return lines
 
 
 def fused(bundle: Bundle) -> list[str]:
@@ -74,7 +112,9 @@ def notes(bundle: Bundle) -> list[str]:
     lines = [_company(v, bundle.task) for v in manifest.variants]
     if bundle.task is Task.RERANK:
         lines += [f"{v.name}: {v.parity.overlap:.4f} of passages in the checkpoint's order" for v in manifest.variants]
+    lines += [line for v in manifest.variants[1:] for line in _short(v)]
     lines += [note for v in manifest.variants[1:] for note in _passed_over(bundle, v)]
+    lines += _noise(manifest.choice)
     if pipeline.max_tokens > LONGEST:
         longest = bundle.plain.parity.longest
         lines.append(f"the model reads {pipeline.max_tokens:,} tokens; texts up to {longest:,} were compared")
@@ -91,7 +131,7 @@ def _passed_over(bundle: Bundle, v: Variant) -> list[str]:
     chosen, quality, plain = bundle.manifest.choice, bundle.manifest.quality, bundle.plain.name
     if v.name not in chosen.tokens_per_second:
         return [f"{v.name} is for {' or '.join(v.needs)}: its speed was not measured here, and it is not chosen"]
-    speeds = choice.Speeds(chosen.tokens_per_second, chosen.latency_seconds)
+    speeds = choice.Speeds.from_choice(chosen)
     ratio = choice.gain(v, bundle.plain, chosen.objective, speeds)
     did = f"fuses {sum(v.fused.values())} operators and" if v.fused else "fuses nothing and"
     did = f"{did} gains" if v.quantisation is Quantisation.NONE and v.runtime is Runtime.ONNXRUNTIME else "gains"

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from embedship.bundle import Codes, Measured, Quality
+from embedship.bundle import Codes, Measured, Quality, Stage
 from embedship.encoder import Encoder
 from embedship.errors import GateError
 from embedship.export import calibrate, quality
 from embedship.export.checkpoint import Checkpoint
 from embedship.export.dataset import Dataset
+from embedship.export.failures import Failures, failing
 from embedship.export.quality import PLAIN, STORAGES, Encode, Encoded
 from embedship.export.steps import Steps
 
@@ -39,11 +40,13 @@ def on_questions(
     budget: float | None,
     codes: Codes,
     steps: Steps,
+    failures: Failures,
 ) -> Retrieval:
     """Every variant at full dimension in float32, and the chosen one in every dimension and code.
 
     `ranked` names what may be chosen, best first; the first whose recall@10 lies at most `budget` below the
-    checkpoint's is. Each corpus is encoded once a variant, and one variant's vectors are held at a time.
+    checkpoint's is. Each corpus is encoded once a variant, and one variant's vectors are held at a time. An optional
+    variant that fails is noted in `failures` and not chosen.
 
     Raises GateError when all lose more.
     """
@@ -53,7 +56,8 @@ def on_questions(
         rows = [quality.measure(data, encoded, PLAIN)]
     chosen = None
     for name in dict.fromkeys([*ranked, *encoders]):
-        with steps.step(f"retrieval of {name}"):
+        step = steps.step(f"retrieval of {name}")
+        with failures.optional(name), failing(name, Stage.RETRIEVAL), step:
             encoded = Encoded.make(name, data, *quality.doors(encoders[name]), pipeline)
             row = quality.measure(data, encoded, PLAIN)
             rows.append(row)

@@ -24,3 +24,7 @@ class Steps:
             yield
         self.seconds[what] = time.perf_counter() - started
         self._console.print(f"{what} [dim]{self.seconds[what]:.1f} s[/]")
+
+    def note(self, sentence: str) -> None:
+        """A line between the steps."""
+        self._console.print(sentence, soft_wrap=True, markup=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from embedship.bundle import Code, Manifest, Measured, Objective, Quality, Quantisation, Runtime, Variant
+from embedship.bundle import Code, LeftOut, Manifest, Measured, Objective, Quality, Quantisation, Runtime, Variant
 from embedship.export.variants import PLAIN
 from embedship.golden import ALONE_FLOOR
 
@@ -65,7 +65,8 @@ def plain_rows(quality: Quality) -> dict[str, Measured]:
 def verdict(manifest: Manifest) -> list[str]:
     """What was exported, which variant serve takes and why, and what that costs: a sentence each."""
     variant = chosen(manifest)
-    return [_made(manifest), _taken(manifest, variant), _cosine_cost(variant), recall(manifest), _company(variant)]
+    sentences = [_made(manifest), _taken(manifest, variant), _cosine_cost(variant), recall(manifest), _company(variant)]
+    return sentences + [_left_out(one) for one in manifest.failed]
 
 
 def tiles(manifest: Manifest) -> list[Tile]:
@@ -109,11 +110,17 @@ def _made(manifest: Manifest) -> str:
     return f"{manifest.source.name} was exported in {len(variants)} variants, and each passed its gate."
 
 
+def _left_out(one: LeftOut) -> str:
+    return f"{one.name} was left out of the bundle, because it failed ({one.stage}): {one.reason}."
+
+
 def _taken(manifest: Manifest, variant: Variant) -> str:
     """The reason is checked, not assumed: a budget may have ruled a better one out."""
     ranked, objective = _ranked(manifest), manifest.choice.objective
     if len(manifest.variants) == 1:
         why = "the only one"
+    elif alike := manifest.choice.alike:
+        why = f"the most exact of those that the measurement does not tell apart ({', '.join(alike)})"
     elif ranked and min(ranked, key=lambda name: ranked[name]) == variant.name:
         why = f"{_BEST[objective]} of the {len(ranked)} on this machine"
     else:

@@ -50,7 +50,7 @@ def test_one_bad_vector_of_many_fails_and_is_named(last: list[float]) -> None:
     message = str(raised.value)
     assert r"bad\x1b[31m!!!" in message
     assert "(208 characters)" in message
-    assert "--variants without onnx-O3" in message
+    assert "variant onnx-O3 (float32)" in message
 
 
 @pytest.mark.parametrize("last", [[0, 0, math.nan], [0, math.inf, 1]])
