@@ -6,6 +6,7 @@ import logging
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,6 +77,8 @@ def remeasure(
         if speeds := _one(bundle, name, texts, round_seconds):
             tokens |= speeds.tokens_per_second
             latency |= speeds.latency_seconds
+    if not tokens:
+        raise MissingExtra("a runtime that the bundle was exported for", "cpu")
     measured = [v for v in bundle.manifest.variants if v.name in tokens]
     best = choice.rank(measured, objective, Speeds(tokens, latency))
     return Choice(
@@ -106,9 +109,10 @@ class Settled(NamedTuple):
 
 def settle(bundle: Bundle, cache: Path | None = None) -> Settled:
     """The choice of a machine like this one, or, where there is none, a quick measurement, kept for the next start."""
-    if found := choice.known(bundle, cache):
+    found = choice.known(bundle, cache)
+    if found and find_spec(runtime := bundle.variant(found.variant).runtime):
         return Settled(found.variant, None)
-    why = choice.foreign(bundle)
+    why = f"{found.variant} needs {runtime}, which is not installed here" if found else choice.foreign(bundle)
     _LOGGER.warning("%s: measuring again, at most some %.0f s", why, _AT_START_SECONDS)
     objective = bundle.manifest.choice.objective
     made = remeasure(bundle, objective, round_seconds=_QUICK_SECONDS, limit_seconds=_AT_START_SECONDS)
@@ -141,7 +145,7 @@ def _one(bundle: Bundle, name: str, texts: Sequence[Text], round_seconds: float)
             golden.check(encoder)  # the fastest wrong vectors must not be what is chosen
             return measure({name: encoder}, texts, round_seconds)
     except (MismatchError, MissingExtra, EngineError, GateError) as error:
-        if name == bundle.plain.name:
+        if name == bundle.plain.name and not isinstance(error, MissingExtra):
             raise
         _LOGGER.warning("%s does not run here and is left out: %s", name, error)
         return None
