@@ -2,8 +2,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 DEMO_ARGS ?=
 TEST_ARGS ?=
+# On Linux, PyPI's torch brings CUDA (2.7 GB); this index of PyTorch has torch for CPUs. Torch alone is asked for there:
+# where the index cannot be reached, one package is soon given up, and pip takes torch from its usual indexes.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+export TORCH_INDEX
 
 .PHONY: demo test lint bench assets chart clean
 
@@ -41,8 +46,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(shell find embedship export
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "embedship needs Python 3.11 or newer; set PYTHON=python3.x")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@rm -rf build  # setuptools would pack what an earlier build left there, deleted modules too
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt '.[test]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps .
+	$(PIP) install --no-deps --retries 1 --constraint constraints.txt --extra-index-url $(TORCH_INDEX) torch
+	$(PIP) install --constraint constraints.txt '.[test]'
+	$(PIP) install --force-reinstall --no-deps .
 	@rm -rf build
 	@touch $@
 

@@ -3,8 +3,8 @@
     python benchmarks/gpu.py                     # all-MiniLM-L6-v2, cuda:0
     python benchmarks/gpu.py --checkpoint DIR --device tensorrt:0
 
-Needs onnxruntime-gpu in this environment (pip install 'embedship[gpu,export]') and PyPI for the peer's. Written without
-a GPU at hand, and not yet run on one.
+Needs onnxruntime-gpu in this environment (pip install -c constraints.txt '.[gpu,export]' openvino) and PyPI for the
+peer's. Written without a GPU at hand, and not yet run on one.
 """
 
 from __future__ import annotations

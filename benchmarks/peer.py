@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -21,8 +22,11 @@ def python_of(name: str) -> Path:
     if not stamp.is_file() or stamp.read_text() != wanted:
         print(f"installing {name} into {venv.name} (first time: a few minutes)", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(venv)], check=True)
-        requirements = str(HERE / "peers" / f"{name}.txt")
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", "--requirement", requirements], check=True)
+        requirements, pip = HERE / "peers" / f"{name}.txt", [str(python), "-m", "pip", "install", "--quiet"]
+        for torch in [line for line in wanted.splitlines() if line.startswith("torch==") and "cuda" not in name]:
+            index = os.environ.get("TORCH_INDEX", "https://download.pytorch.org/whl/cpu")
+            subprocess.run([*pip, "--no-deps", "--retries", "1", "--extra-index-url", index, torch], check=True)
+        subprocess.run([*pip, "--requirement", str(requirements)], check=True)
         stamp.write_text(wanted)
     return python
 

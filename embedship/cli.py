@@ -11,6 +11,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 from rich.console import Console
 
+from embedship.distributions import conflicts
 from embedship.errors import EmbedshipError, MissingExtra
 from embedship.sealed import created
 
@@ -56,10 +57,17 @@ def run(arguments: list[str]) -> int:
     {"error": sentence, "exit_code": code}.
     """
     try:
+        if arguments[:1] and arguments[0] in VERBS and arguments[0] != "serve":  # serve says it in its log
+            for sentence in conflicts():
+                _complain(sentence, "[bold yellow]warning:[/]")
         created()  # refuses a SOURCE_DATE_EPOCH that is no number; numpy, which reads it too, would end in a trace
         _app(arguments)(args=arguments, prog_name="embedship")
     except EmbedshipError as error:
         sentence, code = str(error), error.exit_code
+        _complain(sentence)
+    except ModuleNotFoundError as error:  # a library that the verb loads only when it needs it
+        missing = _missing_extra(error, VERBS.get(arguments[0]) if arguments else None)
+        sentence, code = str(missing), missing.exit_code
         _complain(sentence)
     except OSError as error:
         sentence, code = f"{error.strerror or error}: {error.filename}" if error.filename else str(error), 1
@@ -79,8 +87,8 @@ def run(arguments: list[str]) -> int:
 _STOPPED = {2: "the command line is wrong; stderr says where", 130: "interrupted"}
 
 
-def _complain(sentence: str) -> None:
-    Console(stderr=True, highlight=False).print("[bold red]error:[/]", end=" ")
+def _complain(sentence: str, label: str = "[bold red]error:[/]") -> None:
+    Console(stderr=True, highlight=False).print(label, end=" ")
     Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(sentence)
 
 
@@ -118,7 +126,12 @@ def _asleep() -> None:
 
 
 def _load(name: str, verb: Verb) -> Callable[..., Any] | typer.Typer:
-    try:
-        return getattr(importlib.import_module(verb.module), name.split()[-1])  # type: ignore[no-any-return]
-    except ModuleNotFoundError as missing:
-        raise MissingExtra(missing.name or name, verb.extra) from None
+    return getattr(importlib.import_module(verb.module), name.split()[-1])  # type: ignore[no-any-return]
+
+
+def _missing_extra(error: ModuleNotFoundError, verb: Verb | None) -> MissingExtra:
+    """The sentence for a library that is not installed. Raises the error where it is a fault of our own."""
+    library = (error.name or "").partition(".")[0]
+    if verb is None or library in {"", "embedship"}:
+        raise error
+    return MissingExtra(library, verb.extra)

@@ -13,6 +13,8 @@ Every message names the cause and the cure in one or two sentences.
 
 from __future__ import annotations
 
+from embedship import __version__
+
 
 class EmbedshipError(Exception):
     exit_code = 1
@@ -23,8 +25,18 @@ class UsageError(EmbedshipError):
 
 
 class MissingExtra(UsageError):
+    """Names both commands that work: embedship is installed from a checkout or from a wheel, not by its name."""
+
     def __init__(self, module: str, extra: str) -> None:
-        super().__init__(f"{module} is not installed: pip install 'embedship[{extra}]'")
+        super().__init__(f"{module} is not installed. It comes with the extra [{extra}]: {install(extra)}")
+
+
+def install(extra: str) -> str:
+    """How to install an extra, for the end of a sentence."""
+    return (
+        f"pip install -c constraints.txt '.[{extra}]' in a checkout of embedship, or "
+        f"pip install './embedship-{__version__}-py3-none-any.whl[{extra}]' with its wheel"
+    )
 
 
 class GateError(EmbedshipError):

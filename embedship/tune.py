@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -149,7 +150,10 @@ def remeasure(
     """
     texts = list(texts) or Golden.load(bundle).real
     began = time.perf_counter()
-    plain, *others = _order(bundle)
+    runnable = [name for name in _order(bundle) if find_spec(bundle.variant(name).runtime)]
+    if not runnable:
+        raise MissingExtra("a runtime that the bundle was exported for", "cpu")
+    plain, *others = runnable  # without the runtime of the plain variant, the first other one takes its place
     small = sum(v.size for v in bundle.manifest.variants) <= _TOGETHER_BYTES
 
     def opened(names: Sequence[str], encoders: dict[str, Encoder], stack: ExitStack) -> dict[str, Encoder]:
@@ -223,9 +227,10 @@ class Settled(NamedTuple):
 
 def settle(bundle: Bundle, cache: Path | None = None) -> Settled:
     """The choice of a machine like this one, or, where there is none, a quick measurement, kept for the next start."""
-    if found := choice.known(bundle, cache):
+    found = choice.known(bundle, cache)
+    if found and find_spec(runtime := bundle.variant(found.variant).runtime):
         return Settled(found.variant, None)
-    why = choice.foreign(bundle)
+    why = f"{found.variant} needs {runtime}, which is not installed here" if found else choice.foreign(bundle)
     _LOGGER.warning("%s: measuring again, at most some %.0f s", why, _AT_START_SECONDS)
     objective = bundle.manifest.choice.objective
     made = remeasure(bundle, objective, round_seconds=_QUICK_SECONDS, limit_seconds=_AT_START_SECONDS)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,6 +16,7 @@ from safetensors import SafetensorError
 
 from embedship.bundle import Pipeline, Similarity, Source
 from embedship.codes import Vectors
+from embedship.distributions import installed_version
 from embedship.errors import UsageError
 from embedship.export import frozen
 from embedship.export.folder import Folder
@@ -66,11 +68,10 @@ class Checkpoint:
         pipeline = _pipeline(folder, model, tokenizer_json)
         frozen.require_same_tokens(model, pipeline, tokenizer_json)
         merged = ("peft",) if folder.origin.merge else ()
-        versions = {package: version(package) for package in ("embedship", *PACKAGES, *merged, *also)}
         described = Source(
             name=name or folder.origin.name,
             weights_sha256=_weights_sha256(folder, model),
-            versions=versions,
+            versions=versions_of((*PACKAGES, *merged, *also)),
             revision=folder.origin.revision,
             merge=folder.origin.merge,
             code_sha256=folder.code,
@@ -95,6 +96,15 @@ class Checkpoint:
     @property
     def pooling_modes(self) -> tuple[str, ...]:
         return _pooling_modes(self.model[1])
+
+
+def versions_of(packages: Sequence[str]) -> dict[str, str]:
+    """The versions of embedship and of those packages that are installed: a GPU machine need not have OpenVINO."""
+    found = {}
+    for package in ("embedship", *packages):
+        with suppress(PackageNotFoundError):
+            found[package] = installed_version(package)
+    return found
 
 
 def embedding(original: Original) -> Checkpoint:

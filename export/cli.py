@@ -77,7 +77,7 @@ def export(
         typer.Option(help="The CPUs that will run its int8 files, or cuda for float16 too. auto: those like this one."),
     ] = Target.AUTO,
     converter: Annotated[
-        Converter, typer.Option(help="Who makes the float32 graph; optimum needs `pip install 'embedship[optimum]'`.")
+        Converter, typer.Option(help="Who makes the float32 graph. optimum: see docs/variants.md for its environment.")
     ] = Converter.EMBEDSHIP,
     name: Annotated[str | None, typer.Option(help="What the model is called (default: its folder's name).")] = None,
     floor: Annotated[

@@ -11,7 +11,6 @@ import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,7 +20,7 @@ from embedship.bundle import Pipeline, Similarity, Source, Task
 from embedship.codes import Vectors
 from embedship.errors import UnsafeError, UsageError
 from embedship.export import frozen, pairs, trust
-from embedship.export.checkpoint import INPUTS, LOADING, PACKAGES, VOLATILE
+from embedship.export.checkpoint import INPUTS, LOADING, PACKAGES, VOLATILE, versions_of
 from embedship.export.folder import Folder, Module, Origin, read, refuse_newer
 from embedship.export.quiet import no_progress_bars, silence
 from embedship.tokens import Text
@@ -58,7 +57,7 @@ class Cross:
         described = Source(
             name=name or folder.origin.name,
             weights_sha256=_weights_sha256(folder.path, model),
-            versions={package: version(package) for package in ("embedship", *PACKAGES)},
+            versions=versions_of(PACKAGES),
             revision=folder.origin.revision,
         )
         return cls(folder, model, tokenizer, pipeline, described, tokenizer_json)

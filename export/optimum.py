@@ -19,7 +19,7 @@ import onnx
 import torch
 from torch import Tensor
 
-from embedship.errors import MissingExtra, UsageError
+from embedship.errors import UsageError
 from embedship.export import graph
 from embedship.export.checkpoint import Checkpoint
 from embedship.export.quiet import ignoring, no_progress_bars, silence
@@ -33,13 +33,17 @@ def require() -> None:
     installed = version("transformers")
     if int(installed.split(".")[0]) >= 5:
         raise UsageError(
-            f"--converter optimum works with transformers 4.57, and {installed} is installed: make a virtual "
-            "environment of its own and pip install 'embedship[cpu,export,optimum]' there, or leave --converter out"
+            f"--converter optimum works with transformers 4.57, and {installed} is installed: leave --converter out, "
+            "or make another virtual environment and, in a checkout of embedship, run there: "
+            "pip install -c constraints-optimum.txt '.[cpu,export,optimum]'"
         )
     try:
         importlib.import_module("optimum.exporters.onnx")
     except ImportError:
-        raise MissingExtra("optimum-onnx", "cpu,export,optimum") from None
+        raise UsageError(
+            "optimum-onnx is not installed: make another virtual environment and, in a checkout of embedship, run "
+            "there: pip install -c constraints-optimum.txt '.[cpu,export,optimum]'"
+        ) from None
 
 
 def write(checkpoint: Checkpoint, path: Path) -> None:

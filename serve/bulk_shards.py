@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from typing import NamedTuple, Protocol
 
 from embedship import hardware
 from embedship.bundle import Bundle
 from embedship.codes import cut
+from embedship.distributions import installed_version
 from embedship.encoder import Encoder, require_finite
 from embedship.packing import packed
 from embedship.serve.bulk_output import WRITERS
@@ -28,7 +28,7 @@ class Traits(NamedTuple):
     @classmethod
     def of(cls, encoder: Encoder) -> Traits:
         packages = ("numpy", "tokenizers", encoder.variant.runtime)
-        versions = {name: version(name) for name in packages}
+        versions = {name: installed_version(name) for name in packages}
         return cls(encoder.variant.name, encoder.engine.precision, hardware.machine().isa, versions)
 
 

@@ -14,6 +14,7 @@ import time
 import prometheus_client
 
 from embedship import hardware
+from embedship.distributions import conflicts
 from embedship.errors import EmbedshipError, UsageError
 from embedship.serve import journal, tracing
 from embedship.serve.app import App
@@ -62,6 +63,8 @@ def _run(settings: Settings, began: float) -> None:
     _allow_files(settings.connections + PROBE_CONNECTIONS + _FILES)
     listener = listen(settings.host, settings.port)
     aside = _metrics_listener(settings)
+    for sentence in conflicts():
+        logger.warning("%s", sentence)
     for line in settings.lines():
         _say(line)
     with House.open(settings) as house:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from embedship.errors import MissingExtra
 from embedship.serve.visit import Visit
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ def opened(environment: Mapping[str, str]) -> Traces | None:
     try:
         from embedship.serve.spans import Spans
     except ModuleNotFoundError as missing:
-        logger.warning("no traces: %s is not installed; pip install 'embedship[otel]'", missing.name)
+        logger.warning("no traces: %s", MissingExtra(missing.name or "opentelemetry", "otel"))
         return None
     logger.info("traces are sent over OTLP, as the variables OTEL_* say")
     return Spans.open()

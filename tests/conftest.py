@@ -19,6 +19,9 @@ from embedship.export.quiet import stay_offline
 
 stay_offline()
 
+# Where torch comes without CUDA; the Makefile says more.
+TORCH_INDEX = os.environ.get("TORCH_INDEX", "https://download.pytorch.org/whl/cpu")
+
 # That a shared machine stalls is no failure: no deadline, none for drawing either. And CI says the same twice.
 settings.register_profile(
     "embedship", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
@@ -220,6 +223,8 @@ def environment() -> Callable[[str, Path], Path]:
             if not done.exists():
                 venv.create(folder, clear=True, with_pip=True)
                 pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+                for torch in [line for line in requirements.read_text().splitlines() if line.startswith("torch==")]:
+                    subprocess.run([*pip, "--retries", "1", "--extra-index-url", TORCH_INDEX, torch], check=True)
                 subprocess.run([*pip, "--requirement", str(requirements)], check=True)
                 done.touch()
         return python

@@ -16,7 +16,7 @@ try:
     import onnxruntime as ort
     from onnxruntime.capi import onnxruntime_pybind11_state as errors
 except ImportError:
-    raise MissingExtra("onnxruntime", "cpu") from None
+    raise MissingExtra("onnxruntime", "onnxruntime") from None
 
 # The errors of the runtime share no base class but Exception.
 FAILURES = (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.InvalidProtobuf, errors.NoSuchFile,

@@ -18,7 +18,7 @@ from embedship.device import Device, Kind
 from embedship.engine import feed
 from embedship.engine.buckets import bucketed
 from embedship.engine.onnxruntime import FAILURES
-from embedship.errors import EngineError, MissingExtra
+from embedship.errors import EngineError, MissingExtra, install
 from embedship.plan import Batch
 
 try:
@@ -41,8 +41,9 @@ class OnnxRuntimeGpuEngine:
         if provider not in ort.get_available_providers():
             raise EngineError(
                 f"{device}: this ONNX Runtime ({ort.__version__}) has no {provider}: install onnxruntime-gpu, not "
-                "onnxruntime (pip install 'embedship[gpu]')"
+                f"onnxruntime: in an environment of its own, {install('gpu')}"
             )
+        ort.preload_dlls()  # CUDA and cuDNN of NVIDIA's wheels, which [gpu] brings and the loader would not find
         options = ort.SessionOptions()
         options.log_severity_level = 3
         try:

@@ -25,7 +25,7 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 try:
     import openvino as ov
 except ImportError:
-    raise MissingExtra("openvino", "cpu") from None
+    raise MissingExtra("openvino", "openvino") from None
 
 # Its binding looks numpy up at the first array it is given. Two streams that do so at once can wait for each other for
 # ever, one with the lock of the look-up and one with the interpreter's (seen with 2026.4.1): so it is done here, alone.

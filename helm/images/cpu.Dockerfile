@@ -9,8 +9,11 @@ COPY embedship embedship
 COPY export export
 COPY serve serve
 COPY monitor monitor
+# Of OpenVINO stay the CPU's plugin and the reader of its own format: no server reads another, or finds an Intel GPU here.
 RUN python -m venv /opt/embedship \
     && /opt/embedship/bin/python -m pip install --no-cache-dir --no-compile --constraint constraints.txt '.[cpu,pull,sign,otel]' \
+    && find /opt/embedship/lib -path '*/openvino/libs/*' \( -name '*_intel_[gn]pu_plugin.so' -o -name cache.json \
+       -o -name '*_frontend.so*' ! -name '*_ir_frontend.so*' \) -delete \
     && /opt/embedship/bin/python -m compileall -q /opt/embedship/lib \
     && /opt/embedship/bin/python -m pip uninstall --yes pip setuptools
 

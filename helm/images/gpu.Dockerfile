@@ -10,7 +10,7 @@ COPY export export
 COPY serve serve
 COPY monitor monitor
 RUN python -m venv /opt/embedship \
-    && /opt/embedship/bin/python -m pip install --no-cache-dir --no-compile --constraint constraints.txt '.[gpu,pull,sign,otel]' 'onnxruntime-gpu[cuda,cudnn]' \
+    && /opt/embedship/bin/python -m pip install --no-cache-dir --no-compile --constraint constraints.txt '.[gpu,pull,sign,otel]' \
     && /opt/embedship/bin/python -m compileall -q /opt/embedship/lib \
     && /opt/embedship/bin/python -m pip uninstall --yes pip setuptools
 

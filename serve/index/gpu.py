@@ -10,7 +10,7 @@ import threading
 from typing import Any
 
 from embedship.codes import Vectors
-from embedship.errors import UsageError
+from embedship.errors import UsageError, install
 from embedship.serve.index.library import faiss
 
 # FAISS takes 1.5 GB of scratch a StandardGpuResources unless it is told: too much beside a model, for each thread.
@@ -23,7 +23,7 @@ class Gpu:
     def __init__(self, library: Any = faiss, device: int = 0) -> None:
         """Raises UsageError where this FAISS knows no GPU, or the machine has none of that number."""
         if not hasattr(library, "StandardGpuResources"):
-            raise UsageError("this FAISS was built without GPUs: pip install 'embedship[gpu]' in place of [cpu]")
+            raise UsageError(f"this FAISS was built without GPUs: in place of [cpu], {install('gpu')}")
         if device >= (count := library.get_num_gpus()):
             raise UsageError(f"there is no GPU {device}: FAISS sees {count}")
         self._faiss = library

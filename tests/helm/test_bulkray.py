@@ -18,7 +18,7 @@ BULK: dict[str, Any] = {"enabled": True, "image": "embedship-ray:1", "claimName"
 
 def test_its_command_encodes_a_corpus(helm: Path, bundle: Path, tmp_path: Path) -> None:
     """As the head runs it, on a cluster of this machine."""
-    pytest.importorskip("ray", reason="pip install 'embedship[ray]'")
+    pytest.importorskip("ray", reason="needs the extra [ray]")
     claim = tmp_path / "claim"
     (claim / "deep").mkdir(parents=True)
     (claim / "deep" / "in.jsonl").write_text("".join(f'{{"text": "number {n}"}}\n' for n in range(20)))

@@ -22,7 +22,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 @pytest.fixture(scope="session")
 def peer(environment: Callable[[str, Path], Path]) -> Path:
     """Built in two to three minutes."""
-    return environment("interop", HERE / "requirements.txt")
+    return environment("interop", ROOT / "constraints-optimum.txt")
 
 
 @pytest.fixture(scope="session")

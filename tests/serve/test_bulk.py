@@ -376,7 +376,7 @@ def test_force_begins_anew(bundle: Path, source: Path, tmp_path: Path, capsys: p
 
 def arrow() -> tuple[Any, Any]:
     return tuple(  # type: ignore[return-value]
-        pytest.importorskip(name, reason="pip install 'embedship[parquet]'") for name in ("pyarrow", "pyarrow.parquet")
+        pytest.importorskip(name, reason="needs the extra [parquet]") for name in ("pyarrow", "pyarrow.parquet")
     )
 
 
@@ -404,7 +404,7 @@ def test_a_null_in_parquet_is_named_by_its_row(encoder: Encoder, tmp_path: Path)
 def test_parquet_without_its_library_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "in.parquet").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(MissingExtra, match=r"embedship\[parquet\]"):
+    with pytest.raises(MissingExtra, match=r"\.\[parquet\]"):
         open_source(tmp_path / "in.parquet", COLUMNS)
 
 

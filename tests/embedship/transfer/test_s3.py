@@ -76,7 +76,7 @@ def test_texts_are_encoded_from_there_as_from_a_file(
     if kind == "jsonl":
         local.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     else:
-        pyarrow = pytest.importorskip("pyarrow", reason="pip install 'embedship[parquet]'")
+        pyarrow = pytest.importorskip("pyarrow", reason="needs the extra [parquet]")
         pytest.importorskip("pyarrow.parquet").write_table(pyarrow.table({"text": TEXTS}), local)
     servers.put(moto, f"{bucket}/deep/in.{kind}", local.read_bytes())
     for source, out in ((str(local), "local"), (f"s3://{bucket}/deep/in.{kind}", "s3")):

@@ -72,7 +72,7 @@ def test_a_graph_is_built_on_the_gpu_and_exported(library: Any, clustered: Vecto
 
 
 def test_without_a_gpu() -> None:
-    with pytest.raises(UsageError, match=r"built without GPUs: pip install 'embedship\[gpu\]'"):
+    with pytest.raises(UsageError, match=r"built without GPUs: in place of \[cpu\], pip install .* '\.\[gpu\]'"):
         Gpu()
 
 

@@ -65,7 +65,7 @@ def _marked(mark: str) -> list[psutil.Process]:
 
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
-    pytest.importorskip("ray", reason="pip install 'embedship[ray]'")
+    pytest.importorskip("ray", reason="needs the extra [ray]")
     mark = f"nodes-{os.getpid()}"
     process = subprocess.Popen(
         [sys.executable, "-P", str(HERE / "nodes.py")],

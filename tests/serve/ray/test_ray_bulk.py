@@ -41,7 +41,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def plain(bundle: Path, source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What a run without Ray leaves."""
-    pytest.importorskip("pyarrow", reason="pip install 'embedship[parquet]'")
+    pytest.importorskip("pyarrow", reason="needs the extra [parquet]")
     out, columns = tmp_path_factory.mktemp("plain") / "out", Columns("text", "id")
     wishes = Wishes(layout=Layout.PARQUET, code="float16", shard_texts=SHARD)
     with Encoder.open(bundle, "openvino-int8") as encoder:
@@ -121,7 +121,7 @@ def test_a_cluster_without_the_device_is_a_sentence(nodes: Nodes, start: Start, 
 
 def test_interrupted_it_ends_the_cluster_that_it_started(start: Start, source: Path, tmp_path: Path) -> None:
     """It listens on the loopback interface alone; `start` sees that no process is left."""
-    pytest.importorskip("ray", reason="pip install 'embedship[ray]'")
+    pytest.importorskip("ray", reason="needs the extra [ray]")
     out = tmp_path / "out"
     long = tmp_path / "long.jsonl"  # no machine is through with it before it is interrupted
     rows = [json.loads(line)["text"] for line in source.read_text().splitlines()]
@@ -149,7 +149,7 @@ def test_interrupted_it_ends_the_cluster_that_it_started(start: Start, source: P
 def test_a_wrong_address_is_a_sentence(
     bundle: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], address: str, sentence: str
 ) -> None:
-    pytest.importorskip("ray", reason="pip install 'embedship[ray]'")
+    pytest.importorskip("ray", reason="needs the extra [ray]")
     assert run(["encode", str(bundle), str(source), "--out", str(tmp_path / "out"), "--ray", address]) == 2
     assert sentence in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
@@ -170,4 +170,4 @@ def test_without_ray_the_extra_is_named(
     monkeypatch.delattr("embedship.serve.ray_bulk", raising=False)
     monkeypatch.setitem(sys.modules, "ray", None)
     assert run(["encode", str(bundle), str(source), "--out", str(tmp_path / "out"), "--ray", "auto"]) == 2
-    assert "pip install 'embedship[ray]'" in " ".join(capsys.readouterr().err.split())
+    assert "pip install -c constraints.txt '.[ray]'" in " ".join(capsys.readouterr().err.split())

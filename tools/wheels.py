@@ -1,0 +1,58 @@
+"""Check that the pinned versions have wheels: for each Python and platform that the project names.
+
+`python tools/wheels.py` resolves the extras of pyproject.toml with constraints.txt for every target and builds nothing:
+a package without a fitting wheel fails. Exit code 1 if a target fails. Needs `uv` (`pip install uv`) and an index.
+docs/install.md shows the result.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+# OpenVINO's wheel for ARM64 needs glibc 2.35 (Ubuntu 22.04, Debian 12); every other wheel is content with 2.28.
+PLATFORMS = {
+    "Linux x86-64": "x86_64-manylinux_2_28",
+    "Linux ARM64": "aarch64-manylinux_2_35",
+    "macOS ARM64": "aarch64-apple-darwin",
+}
+MACOS = "14.0"  # the oldest that the wheels of ONNX Runtime and torch take
+EXTRAS = ("cpu", "export")
+
+
+def resolve(extra: str, python: str, platform: str) -> str | None:
+    """The reason why one extra cannot be installed from wheels there; None if it can."""
+    uv = shutil.which("uv") or str(Path(sys.executable).parent / "uv")
+    command = [uv, "pip", "compile", "--quiet", "pyproject.toml", "--extra", extra, "--constraints", "constraints.txt"]
+    target = ["--only-binary", ":all:", "--python-version", python, "--python-platform", platform]
+    environment = {**os.environ, "UV_PYTHON_DOWNLOADS": "never", "MACOSX_DEPLOYMENT_TARGET": MACOS}
+    answer = subprocess.run(
+        [*command, *target], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    return " ".join(answer.stderr.split()) if answer.returncode else None
+
+
+def main() -> int:
+    failed = 0
+    print("| platform | " + " | ".join(PYTHONS) + " |")
+    print("|---" * (len(PYTHONS) + 1) + "|")
+    for name, platform in PLATFORMS.items():
+        cells = []
+        for python in PYTHONS:
+            reasons = {extra: resolve(extra, python, platform) for extra in EXTRAS}
+            cells.append(" ".join(f"`[{extra}]`" for extra, reason in reasons.items() if reason is None) or "none")
+            for extra, reason in reasons.items():
+                if reason is not None:
+                    failed += 1
+                    print(f"[{extra}] on {name}, Python {python}: {reason}", file=sys.stderr)
+        print(f"| {name} | " + " | ".join(cells) + " |")
+    return min(failed, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
