@@ -382,7 +382,7 @@ class Manifest(Record, frozen=True):
     @property
     def failed(self) -> tuple[LeftOut, ...]:
         """The variants that were tried and left out, none if nothing failed."""
-        return self.left_out or ()
+        return () if self.left_out is msgspec.UNSET else self.left_out
 
 
 NO_CODES = Codes(

@@ -54,8 +54,12 @@ class Queries:
 
     def only(self, rows: NDArray[np.int64]) -> Queries:
         """These rows, in this order."""
-        columns = (column if column is None else column[rows] for column in (self.sessions, self.times, self.recalls))
-        return Queries([self.texts[row] for row in rows], *columns)
+        return Queries(
+            [self.texts[row] for row in rows],
+            None if self.sessions is None else self.sessions[rows],
+            None if self.times is None else self.times[rows],
+            None if self.recalls is None else self.recalls[rows],
+        )
 
 
 def read(path: Path) -> Queries:

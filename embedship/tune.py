@@ -55,17 +55,12 @@ class Timed:
         def seconds(rounds: Rounds) -> dict[str, list[float]]:
             return {name: [each.cpu if self.busy else each.wall for each in all] for name, all in rounds.items()}
 
-        def median(rounds: Sequence[Timing], kind: str) -> float:
-            return statistics.median(getattr(each, kind) for each in rounds)
-
         return Speeds(
-            tokens_per_second={name: round(1 / median(all, "wall"), 1) for name, all in self.throughput.items()},
-            latency_seconds={name: round(median(all, "wall"), 6) for name, all in self.latency.items()},
+            tokens_per_second={name: round(1 / _wall(all), 1) for name, all in self.throughput.items()},
+            latency_seconds={name: round(_wall(all), 6) for name, all in self.latency.items()},
             throughput_rounds=seconds(self.throughput),
             latency_rounds=seconds(self.latency),
-            tokens_per_cpu_second={
-                name: round(1 / max(median(all, "cpu"), 1e-9), 1) for name, all in self.throughput.items()
-            },
+            tokens_per_cpu_second={name: round(1 / max(_cpu(all), 1e-9), 1) for name, all in self.throughput.items()},
             spread={name: round(spread([each.wall for each in all]), 4) for name, all in self.throughput.items()},
             busy=self.busy,
         )
@@ -195,17 +190,22 @@ def _joined(plain: str, parts: Sequence[Timed]) -> Timed:
 
 
 def _scaled(rounds: Rounds, plain: str, expected: Sequence[Timing]) -> dict[str, list[Timing]]:
-    def factor(kind: str) -> float:
-        medians = (statistics.median(getattr(each, kind) for each in all) for all in (expected, rounds[plain]))
-        wanted, found = medians
-        return wanted / found if found else 1.0
-
-    wall, cpu = factor("wall"), factor("cpu")
+    found = rounds[plain]
+    wall = _wall(expected) / _wall(found)
+    cpu = _cpu(expected) / _cpu(found) if _cpu(found) else 1.0
     return {
         name: [Timing(each.wall * wall, each.cpu * cpu) for each in all]
         for name, all in rounds.items()
         if name != plain
     }
+
+
+def _wall(rounds: Sequence[Timing]) -> float:
+    return statistics.median([each.wall for each in rounds])
+
+
+def _cpu(rounds: Sequence[Timing]) -> float:
+    return statistics.median([each.cpu for each in rounds])
 
 
 def _affordable(bundle: Bundle, ranked: Sequence[Variant]) -> str:

@@ -33,6 +33,7 @@ from embedship.bundle import (
     fingerprint,
 )  # fmt: skip
 from embedship.choice import Speeds
+from embedship.codes import Vectors
 from embedship.encoder import Encoder
 from embedship.errors import UsageError
 from embedship.export import calibrate, layout, pairs, parity, probes, provenance, retrieval, sbom, targets, variants
@@ -246,7 +247,8 @@ class _Export:
         self, made: Sequence[variants.Made], provisional: Bundle, judged: parity.Probes, stack: ExitStack
     ) -> tuple[list[Variant], dict[str, Encoder]]:
         """Those that passed, with their encoders, which stay open until `stack` ends."""
-        finished, encoders = [], {}
+        finished: list[Variant] = []
+        encoders: dict[str, Encoder] = {}
         for one in made:
             with self.failures.optional(one.name), ExitStack() as own:
                 with failing(one.name, Stage.LOAD):
@@ -373,7 +375,7 @@ class _Export:
         if log is None:
             return
         with self.steps.step("drift reference"):
-            vectors = {}
+            vectors: dict[str, Vectors] = {}
             for name, encoder in list(encoders.items()):
                 with self.failures.optional(name), failing(name, Stage.REFERENCE):
                     encoders.pop(name)

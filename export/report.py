@@ -173,5 +173,6 @@ def as_json(bundle: Bundle, seconds: dict[str, float]) -> str:
     """The result as one line: the manifest without its list of files, the folder, and what each step took."""
     manifest: dict[str, Any] = msgspec.to_builtins(bundle.manifest)
     del manifest["files"]
+    manifest["left_out"] = msgspec.to_builtins(bundle.manifest.failed)
     result = {"bundle": str(Path(bundle.folder)), **manifest, "seconds": {k: round(v, 3) for k, v in seconds.items()}}
     return msgspec.json.encode(result).decode()

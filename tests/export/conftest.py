@@ -124,10 +124,17 @@ def base_of(folder: Path) -> str:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """Make a checkpoint folder: checkpoint(backbone="bert", pooling="mean", tail=(), **settings of the model)."""
+    """Make a checkpoint folder: checkpoint(backbone="bert", pooling="mean", tail=(), special=True, **model settings).
+
+    Without `special` tokens an empty text has no token at all.
+    """
 
     def make(
-        backbone: str = "bert", pooling: str | tuple[str, ...] = "mean", tail: Sequence[Any] = (), **settings: Any
+        backbone: str = "bert",
+        pooling: str | tuple[str, ...] = "mean",
+        tail: Sequence[Any] = (),
+        special: bool = True,
+        **settings: Any,
     ) -> Path:
         import torch
         from sentence_transformers import SentenceTransformer
@@ -135,7 +142,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Make:
 
         folder = tmp_path_factory.mktemp("checkpoint")
         torch.manual_seed(0)
-        tokenizer = _wordpiece()
+        tokenizer = _wordpiece(special)
         BACKBONES[backbone](tokenizer).eval().save_pretrained(folder / "plain")
         tokenizer.save_pretrained(folder / "plain")
         pooled = Pooling(HIDDEN, pooling_mode=pooling)

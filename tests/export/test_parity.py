@@ -3,12 +3,13 @@ from __future__ import annotations
 import math
 from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import pytest
 
 from embedship.bundle import Floors, Parity, Precision, Task
 from embedship.errors import GateError, UsageError
-from embedship.export.parity import FLOORS, Probes, floors, judge, measure, overlap
+from embedship.export.parity import FLOORS, SCORE_FLOORS, Probes, floors, judge, measure, overlap
 from embedship.tokens import Tokens
 
 TEXTS = ["good", "also good", "bad\x1b[31m" + "!" * 200]
@@ -114,3 +115,34 @@ def test_the_mean_has_a_floor_of_its_own() -> None:
     with pytest.raises(GateError, match=r"mean cosine 0.985000 is under the floor 0.99 \(--floor int8-mean\)"):
         judge("onnx-int8", Precision.INT8, parity, FLOORS[Precision.INT8])
     judge("onnx-int8", Precision.INT8, parity, Floors(minimum=0.97, mean=0.98, overlap=0.85, length=0.9))
+
+
+@pytest.mark.parametrize("demanded", [FLOORS, SCORE_FLOORS])
+def test_coarser_arithmetic_never_has_a_higher_floor(demanded: dict[Precision, Floors]) -> None:
+    ordered = [demanded[each] for each in (Precision.FLOAT32, Precision.FLOAT16, Precision.BFLOAT16, Precision.INT8)]
+    for figure in ("minimum", "mean", "overlap", "length"):
+        values = [getattr(each, figure) for each in ordered]
+        assert values == sorted(values, reverse=True), figure
+
+
+def test_a_re_ranker_in_bfloat16_passes_with_the_likeness_seen_on_a_real_cpu() -> None:
+    parity = msgspec.structs.replace(measured([0, 0, 1]), minimum=0.99883, mean=0.9999)
+    judge("openvino", Precision.BFLOAT16, parity, SCORE_FLOORS[Precision.BFLOAT16], Task.RERANK)
+    with pytest.raises(GateError, match="--floor float16-minimum"):
+        judge("onnx-O4", Precision.FLOAT16, parity, SCORE_FLOORS[Precision.FLOAT16], Task.RERANK)
+
+
+def test_short_texts_have_a_floor_of_their_own() -> None:
+    short = np.asarray([[0.96, 0.28, 0]], np.float32)
+    asked = Probes(TEXTS, VECTORS, 0, 9, False, ["thank you"], np.asarray([[1, 0, 0]], np.float32))
+
+    class Both(Encoding):
+        def encode_tokens(self, tokens: object) -> np.ndarray:
+            return short if len(tokens) == 1 else self.vectors  # type: ignore[arg-type]
+
+    parity = measure(Both(VECTORS), "onnx-int8", asked)[0]  # type: ignore[arg-type]
+    assert (parity.minimum, parity.short_texts, parity.short_worst_text) == (1, 1, "'thank you'")
+    assert parity.short_minimum == pytest.approx(0.96)
+    judge("onnx-int8", Precision.INT8, parity, FLOORS[Precision.INT8])
+    with pytest.raises(GateError, match=r"1 short texts 0.96.* under the floor 0.99.*--floor float32-short.*thank you"):
+        judge("onnx", Precision.FLOAT32, parity, FLOORS[Precision.FLOAT32])
