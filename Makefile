@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 DEMO_ARGS ?=
 TEST_ARGS ?=
-# On Linux, PyPI's torch brings CUDA (2.7 GB); this index of PyTorch has torch for CPUs. Torch alone is asked for there:
+# On Linux, PyPI's torch brings CUDA (2.2 GB); this index of PyTorch has torch for CPUs. Torch alone is asked for there:
 # where the index cannot be reached, one package is soon given up, and pip takes torch from its usual indexes.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 export TORCH_INDEX
