@@ -4,13 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 DEMO_ARGS ?=
+# Rooms whose tests start no server, export nothing of their own and need no program of .tools.
+FAST := tests/embedship tests/monitor tests/test_structure.py tests/test_installs.py tests/test_sizing.py
 TEST_ARGS ?=
-# On Linux, PyPI's torch brings CUDA (2.7 GB); this index of PyTorch has torch for CPUs. Torch alone is asked for there:
+# On Linux, PyPI's torch brings CUDA (2.2 GB); this index of PyTorch has torch for CPUs. Torch alone is asked for there:
 # where the index cannot be reached, one package is soon given up, and pip takes torch from its usual indexes.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 export TORCH_INDEX
 
-.PHONY: demo test lint bench assets chart clean
+.PHONY: demo test check lint bench assets chart clean
 
 demo: $(VENV)/.installed  ## the whole product on a real model and real text; DEMO_ARGS=--once stops after a self-check
 	$(BIN)/embedship demo $(DEMO_ARGS)
@@ -20,6 +22,9 @@ demo: $(VENV)/.installed  ## the whole product on a real model and real text; DE
 test: lint  ## lint, types and tests; TEST_ARGS goes to pytest
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadscope --ignore tests/embedship/test_demo.py $(TEST_ARGS)
 	$(BIN)/pytest tests/embedship/test_demo.py  # alone: it needs both cores, and checks what a newcomer sees
+
+check: lint  ## lint, types and the fast tests: under three minutes on two cores once a bundle is in .cache
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadscope -m "not slow" $(FAST) $(TEST_ARGS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

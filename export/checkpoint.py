@@ -55,7 +55,7 @@ class Checkpoint:
 
     @classmethod
     def open(cls, source: Folder | Path | str, name: str | None = None, also: Sequence[str] = ()) -> Self:
-        """Load a sentence-transformers folder, offline; `name` is what it is called (default: the folder's name).
+        """Load a sentence-transformers folder, offline; `name` is what it is called (default: `folder.model_name`).
 
         `also` names packages that will have a hand in the export, besides those that always have.
 

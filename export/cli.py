@@ -79,7 +79,9 @@ def export(
     converter: Annotated[
         Converter, typer.Option(help="Who makes the float32 graph. optimum: see docs/variants.md for its environment.")
     ] = Converter.EMBEDSHIP,
-    name: Annotated[str | None, typer.Option(help="What the model is called (default: its folder's name).")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="What the model is called (default: its folder's name, or its model card's).")
+    ] = None,
     floor: Annotated[
         list[str] | None,
         typer.Option(

@@ -42,6 +42,29 @@ class Origin:
     merge: Merge | None = None
 
 
+# Folder names that say nothing about the model inside.
+_GENERIC = re.compile(r"(model|checkpoint|output|final|best|latest)s?([-_]?\d+)?", re.IGNORECASE)
+# A model's name, with its organisation or without; a title of several words is a sentence.
+_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_CARD = re.compile(r"\A\s*---\n(.*?)\n---\n(.*)", re.DOTALL)  # YAML, and the page below it
+
+
+def model_name(path: Path) -> str:
+    """The folder's name, or, where it is one like `model`, the name in the model card.
+
+    That is `model_name:` in the YAML of README.md, or the first title, if it is a name and not a sentence.
+    """
+    folder, card = path.resolve().name, path / "README.md"
+    if not _GENERIC.fullmatch(folder) or not card.is_file():
+        return folder
+    text = card.read_text(encoding="utf-8", errors="replace")
+    head, page = match.groups() if (match := _CARD.match(text)) else ("", text)
+    stated = re.search(r"^model_name:(.*)$", head, re.MULTILINE)
+    title = re.search(r"^# (.*)$", page, re.MULTILINE)
+    names = [found[1].strip(" \t\r\"'") for found in (stated, title) if found]
+    return next((name for name in names if _NAME.fullmatch(name) and not _GENERIC.fullmatch(name)), folder)
+
+
 @dataclass(frozen=True, slots=True)
 class Folder:
     """The modules of a checkpoint, in the order they run; the first is the transformer.
@@ -63,7 +86,7 @@ class Folder:
         path = Path(path)
         if not path.is_dir():
             raise UsageError(f"{path} is not a folder: give the folder that SentenceTransformer.save_pretrained wrote")
-        origin = origin or Origin(name=path.resolve().name)
+        origin = origin or Origin(name=model_name(path))
         folder = cls(path, modules(path), origin, _vouched(path, code))
         _refuse_adapters(folder)
         if not (folder.transformer / "config.json").is_file():

@@ -20,7 +20,7 @@ from embedship import staging
 from embedship.bundle import Merge, Task
 from embedship.errors import EmbedshipError, UsageError
 from embedship.export import adapter, cross, hub, plain, trust
-from embedship.export.folder import Folder, Origin
+from embedship.export.folder import Folder, Origin, model_name
 from embedship.export.steps import Steps
 
 
@@ -62,7 +62,7 @@ def opened(checkpoint: Path | str, how: Opening, steps: Steps | None = None) -> 
 def _local(text: str, how: Opening) -> tuple[Path, Origin]:
     path = Path(text)
     if path.is_dir() or not hub.is_id(text):
-        return path, Origin(name=path.resolve().name)
+        return path, Origin(name=model_name(path))
     snapshot = hub.fetch(text, pickles=bool(how.allow_pickle))
     return snapshot, Origin(name=text.partition("@")[0], revision=snapshot.name)
 

@@ -6,8 +6,10 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
 import venv
 from collections.abc import Callable
 from pathlib import Path
@@ -45,12 +47,38 @@ def minilm() -> Path:
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An exported all-MiniLM-L6-v2 with every variant and a drift reference; read it, never change it.
 
-    All xdist workers share one: the first takes the lock and exports (a minute), the others wait for it. While you
-    work on something else, EMBEDSHIP_TEST_BUNDLE=FOLDER keeps it there for the next run.
+    All xdist workers share one: the first takes the lock and exports (a minute), the others wait for it. It is kept in
+    `.cache`, under a hash of what makes it, for the next run; EMBEDSHIP_TEST_BUNDLE=FOLDER names another place.
     """
     root = _root(tmp_path_factory)
-    target = Path(os.environ.get("EMBEDSHIP_TEST_BUNDLE", root / "minilm-bundle"))
+    if place := os.environ.get("EMBEDSHIP_TEST_BUNDLE"):
+        target = Path(place)
+    else:
+        cache = Path(__file__).parents[1] / ".cache"
+        cache.mkdir(exist_ok=True)
+        target = cache / f"minilm-bundle-{_sources()}"
+        _forget(cache, target)
     return _once(target, lambda: _export(target, root))
+
+
+def _sources() -> str:
+    """A hash of what decides which bundle comes out: our code, the pins, this file and the CPU."""
+    from embedship import hardware
+
+    root = Path(__file__).parents[1]
+    files = [path for folder in ("embedship", "export", "monitor") for path in sorted((root / folder).rglob("*.py"))]
+    digest = hashlib.sha256(repr(hardware.machine()).encode())
+    for path in [*files, root / "constraints.txt", Path(__file__)]:
+        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _forget(cache: Path, kept: Path) -> None:
+    """Remove bundles of other sources that were made more than a day ago: another run may still read a newer one."""
+    for each in cache.glob("minilm-bundle-*"):
+        if each != kept and each.is_dir() and time.time() - each.stat().st_mtime > 86_400:
+            shutil.rmtree(each, ignore_errors=True)
+            each.with_suffix(".lock").unlink(missing_ok=True)
 
 
 def _root(factory: pytest.TempPathFactory) -> Path:

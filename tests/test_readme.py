@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import subprocess
 import sys
@@ -11,11 +12,16 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(r"^\$ (curl .+)\n((?:[^`\n].*\n)+)", README, re.MULTILINE)
 NUMBER = re.compile(r"-?\d+\.\d+(?:e-?\d+)?")
 COMMAND = [sys.executable, "-P", "-m", "embedship"]
+
+
+EXPORT = re.search(r"^    CHECKPOINT=.*\n    embedship export .*\n", README, re.MULTILINE)
 
 
 def step(line: str) -> list[str]:
@@ -25,11 +31,13 @@ def step(line: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def url(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The service that the README starts, with an index over its example corpus."""
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The service that the README starts, with the bundle that it exports and an index over its example corpus."""
     work = tmp_path_factory.mktemp("readme")
-    (work / "bundle").symlink_to(bundle)
     (work / "docs").symlink_to(ROOT / "docs")
+    assert EXPORT, "README shows how to export"
+    here = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    subprocess.run(["bash", "-ec", EXPORT[0]], cwd=work, env=here, check=True, capture_output=True)
     subprocess.run(step("verify bundle"), cwd=work, check=True, capture_output=True)
     index = "index bundle docs/example/corpus.jsonl --out index"
     subprocess.run(step(index), cwd=work, check=True, capture_output=True)

@@ -79,6 +79,7 @@ def test_each_verb_is_tried() -> None:
     assert {verb.split()[0] for verb in cli.VERBS} == {line.split()[0] for line in LINES.values()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("allowed", [CORE, CPU], ids=["core", "cpu"])
 @pytest.mark.parametrize("name", LINES)
 def test_a_verb_without_its_extra_ends_with_a_sentence(

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
-from embedship import choice, cli, tune
+from embedship import choice, cli, hardware, tune
 from embedship.bundle import Bundle, Code, Machine, Measured, Objective, Quality
 from embedship.encoder import Encoder
-from embedship.errors import GateError
+from embedship.errors import GateError, MissingExtra
 from embedship.golden import Golden
 
 FOREIGN = Machine(cpu="another cpu", isa=("asimd",), cores=64.0)
@@ -109,3 +110,26 @@ def test_the_verb(foreign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert Path(answer["file"]).parent == tmp_path / "cache"
     assert cli.run(["tune", str(tmp_path)]) == 2
     assert "is no bundle" in capsys.readouterr().err
+
+
+def test_a_choice_whose_runtime_is_not_installed_here_is_made_again(
+    foreign: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Bundle.open(foreign)
+    here = msgspec.structs.replace(opened.manifest.choice, machine=hardware.machine(), variant="openvino-int8")
+    bundle = Bundle.write(foreign, msgspec.structs.replace(opened.manifest, choice=here))
+    assert tune.settle(bundle, tmp_path / "a").variant == "openvino-int8"
+    real = Encoder.open
+
+    def without_openvino(bundle: Bundle, variant: str, **rest: Any) -> Encoder:
+        if variant.startswith("openvino"):
+            raise MissingExtra("openvino", "openvino")
+        return real(bundle, variant, **rest)
+
+    monkeypatch.setattr(tune, "find_spec", lambda name: None if name == "openvino" else object())
+    monkeypatch.setattr(tune.Encoder, "open", without_openvino)
+    settled = tune.settle(bundle, tmp_path / "b")
+    assert settled.variant == "onnx"
+    assert settled.remark is not None
+    assert "openvino-int8 needs openvino, which is not installed here" in settled.remark
+    assert tune.settle(bundle, tmp_path / "b").remark is None, "kept for the next start"

@@ -70,6 +70,17 @@ def test_it_holds_no_torch_and_no_pip(made: Path) -> None:
     assert list((made / "lib").rglob("embedship/serve/__pycache__/*.pyc")), "compiled: a read-only root cannot be"
 
 
+def test_it_holds_no_plugin_that_it_cannot_use(made: Path) -> None:
+    (libraries,) = (made / "lib").glob("python*/site-packages/openvino/libs")
+    there = {path.name.split(".")[0] for path in libraries.iterdir()}
+    assert {"libopenvino_intel_cpu_plugin", "libopenvino_ir_frontend"} <= there
+    assert [name for name in there if "gpu" in name or "npu" in name or name.endswith(("onnx_frontend", "cache"))] == []
+    total = sum(path.stat().st_size for path in made.rglob("*") if path.is_file() and not path.is_symlink()) / 1e6
+    openvino = sum(path.stat().st_size for path in libraries.parent.rglob("*") if path.is_file()) / 1e6
+    print(f"the CPU image's {PREFIX}: {total:.0f} MB, of which OpenVINO {openvino:.0f}")
+    assert openvino < 120
+
+
 def test_its_versions_are_the_tested_ones(made: Path) -> None:
     pinned = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
     pinned = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in pinned.items()}
