@@ -323,7 +323,8 @@ def require_comparable(
 def _off_unit(vectors: NDArray[np.floating[Any]], tolerance: float) -> NDArray[np.bool_]:
     """(n,) Whether the length of each row is not 1."""
     lengths = np.linalg.norm(vectors.astype(np.float32, copy=False), axis=1)
-    return np.abs(lengths - 1) > tolerance
+    off: NDArray[np.bool_] = np.abs(lengths - 1) > tolerance
+    return off
 
 
 def _offset(vectors: Vectors, moved: Vectors, name: str) -> Vectors:
