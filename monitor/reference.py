@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -299,7 +299,7 @@ def _sample(vectors: Vectors, sessions: Ids | None, maximum: int, seed: int) -> 
 
 
 def require_comparable(
-    vectors: NDArray[np.floating], dimensions: int, unit: bool, tolerance: float = LENGTH_TOLERANCE
+    vectors: NDArray[np.floating[Any]], dimensions: int, unit: bool, tolerance: float = LENGTH_TOLERANCE
 ) -> None:
     """Raise InvalidVectors unless vectors (n, d) are finite floats of so many dimensions, of length 1 where `unit`.
 
@@ -320,10 +320,11 @@ def require_comparable(
         )
 
 
-def _off_unit(vectors: NDArray[np.floating], tolerance: float) -> NDArray[np.bool_]:
+def _off_unit(vectors: NDArray[np.floating[Any]], tolerance: float) -> NDArray[np.bool_]:
     """(n,) Whether the length of each row is not 1."""
     lengths = np.linalg.norm(vectors.astype(np.float32, copy=False), axis=1)
-    return np.abs(lengths - 1) > tolerance
+    off: NDArray[np.bool_] = np.abs(lengths - 1) > tolerance
+    return off
 
 
 def _offset(vectors: Vectors, moved: Vectors, name: str) -> Vectors:

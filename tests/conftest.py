@@ -188,17 +188,25 @@ def frameless(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model whose tokenizer adds no special tokens: of an empty text it makes no token."""
     import msgspec
 
-    from embedship.bundle import TOKENIZER, Bundle
+    from embedship.bundle import TOKENIZER, Bundle, fingerprint
+    from embedship.sealed import sha256_of
 
     folder = tmp_path_factory.mktemp("frameless") / "bundle"
     manifest, plain = Bundle.open(bundle).manifest, Bundle.open(bundle).plain
     (folder / plain.path).parent.mkdir(parents=True)
-    (folder / plain.path).symlink_to(bundle / plain.path)
+    (folder / plain.path).write_bytes((bundle / plain.path).read_bytes())
     tokenizer = json.loads((bundle / TOKENIZER).read_text())
     (folder / TOKENIZER).write_text(json.dumps({**tokenizer, "post_processor": None}))
     (folder / "golden.safetensors").write_bytes((bundle / "golden.safetensors").read_bytes())
-    choice = msgspec.structs.replace(manifest.choice, variant=plain.name)
-    Bundle.write(folder, msgspec.structs.replace(manifest, variants=(plain,), choice=choice))
+    digest = sha256_of(folder / TOKENIZER)
+    sealed = msgspec.structs.replace(
+        manifest,
+        tokenizer_sha256=digest,
+        fingerprint=fingerprint(manifest.source, manifest.pipeline, digest),
+        variants=(plain,),
+        choice=msgspec.structs.replace(manifest.choice, variant=plain.name),
+    )
+    Bundle.write(folder, sealed)
     return folder
 
 
