@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from embedship.serve import deadline, journal
+from embedship.serve.browsers import BrowserGuard
 from embedship.serve.errors import (
     ANSWERS,
     EngineFailed,
@@ -98,6 +99,7 @@ class App:
         self._accesses = house.settings.access_log
         self._traces = traces
         self._drain = house.drain
+        self._browsers = BrowserGuard.parse(house.settings.allowed_hosts)
         self._limit = house.settings.max_body_bytes
         self._seconds = house.settings.request_seconds
         self.reload = Reload(house)
@@ -167,7 +169,10 @@ class App:
     async def _reply(self, face: Face, visit: Visit, scope: Scope, receive: Receive, path: str, rest: str) -> Reply:
         route, call = face.route(scope["method"], path), Call(scope["headers"], rest)
         if not route.open:
-            self._keys(route).require(scope["headers"])
+            keys = self._keys(route)
+            if not keys:
+                self._browsers.check(scope)
+            keys.require(scope["headers"])
         if not route.works:
             return await route.handle(None, call)
         self._drain.enter()

@@ -4,7 +4,7 @@ RequestError                 (openai, flat)
 ├── Malformed        400 400  the body is no JSON
 ├── Invalid          400 422  JSON, but not what the route takes
 ├── Unauthorised     401 401  no API key, or a wrong one
-├── Forbidden        403 403  an admin route of a server that has no admin key
+├── Forbidden        403 403  an admin route without an admin key here; a web page of another site
 ├── UnknownPath      404 404
 ├── WrongMethod      405 405
 ├── UnknownAnswer    404 404  /feedback on an answer that is not kept, or was judged before
@@ -76,7 +76,7 @@ class Unauthorised(RequestError):
 
 
 class Forbidden(RequestError):
-    """The server has no admin key, so nobody may administer it."""
+    """The server has no admin key, so nobody may administer it; or no API key, and a web page of another site asks."""
 
 
 class UnknownPath(RequestError):

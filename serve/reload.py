@@ -18,6 +18,7 @@ import msgspec
 
 from embedship.errors import EmbedshipError
 from embedship.monitor.errors import MonitorError
+from embedship.serve import trial
 from embedship.serve.errors import NotReloaded, Reloading
 from embedship.serve.house import House
 from embedship.serve.milvus.address import Address
@@ -55,6 +56,15 @@ class Reload:
         self._tasks: set[asyncio.Task[object]] = set()  # a task that nobody holds may be collected
         for result in Result:
             house.metrics.reloads.labels(result)
+
+    @property
+    def milvus(self) -> frozenset[str]:
+        """The servers and files of Milvus that were named at start: a caller may choose among their collections.
+
+        Milvus' token goes to whichever server is asked, and a holder of an admin key need not know it.
+        """
+        settings = self._house.settings
+        return frozenset(each.uri for each in (settings.index, settings.candidate_index) if isinstance(each, Address))
 
     async def __call__(
         self, bundle: Path | None = None, index: Path | Address | None = None, *, candidate: bool = False
@@ -135,9 +145,13 @@ class Reload:
     async def _open(self, settings: Settings) -> Service:
         house, now = self._house, self._house.service
         await now.rounds.snapshot()  # with a --state-dir the new monitor goes on where this one is
-        opening = asyncio.get_running_loop().run_in_executor(
-            None, Service.open, settings, house.admissions, house.metrics, None, now.shelf
-        )
+
+        def tried_and_opened() -> Service:
+            if isinstance(settings.index, Path):
+                trial.demand_readable(settings.bundle, settings.index)
+            return Service.open(settings, house.admissions, house.metrics, None, now.shelf)
+
+        opening = asyncio.get_running_loop().run_in_executor(None, tried_and_opened)
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
