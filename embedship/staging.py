@@ -93,9 +93,9 @@ def _kept(work: Path) -> Iterator[Incoming]:
 
 def _wait_for(work: Path) -> int:
     while True:
-        work.mkdir(exist_ok=True)
+        work.mkdir(mode=0o700, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):  # whoever had it has placed it and gone: make it again
-            descriptor = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            descriptor = _opened_as_ours(work)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             except OSError as error:
@@ -106,6 +106,24 @@ def _wait_for(work: Path) -> int:
             if work.exists() and os.path.samestat(os.fstat(descriptor), work.stat()):
                 return descriptor
             os.close(descriptor)
+
+
+def _opened_as_ours(work: Path) -> int:
+    """A descriptor of the folder. Raises UsageError for one that somebody else made or may write to.
+
+    Its name can be foreseen, so in a shared folder another user may make it first, and change what was checked.
+    """
+    try:
+        descriptor = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UsageError(f"{work} cannot be used ({error.strerror}): remove it, or give another --out") from None
+    found = os.fstat(descriptor)
+    if found.st_uid != os.geteuid() or found.st_mode & 0o002:
+        os.close(descriptor)
+        raise UsageError(f"{work} belongs to another user, or others may write to it: give another --out")
+    return descriptor
 
 
 def refuse_occupied(target: Path, require_replaceable: Callable[[Path], None]) -> None:
