@@ -490,6 +490,10 @@ def _stem(name: str | PurePosixPath) -> str:
     return PurePosixPath(name).name.split(".", 1)[0]
 
 
+# OpenVINO takes whatever an ending stands for: graphs of TensorFlow and Paddle, too, which no export writes.
+_GRAPHS = {Runtime.ONNXRUNTIME: (".onnx",), Runtime.OPENVINO: (".xml", ".onnx")}
+
+
 def _require_consistent(manifest: Manifest, path: Path) -> None:
     if manifest.format != manifest.pipeline.task.written:
         raise UnsafeError(f"{path} contradicts itself: {manifest.pipeline.task} is no task of format {manifest.format}")
@@ -501,5 +505,5 @@ def _require_consistent(manifest: Manifest, path: Path) -> None:
         raise UnsafeError(f"{path} contradicts itself: it lists no file {', '.join(unlisted)}")
     if not manifest.variants:
         raise UnsafeError(f"{path} contradicts itself: it has no variant")
-    if outside := [name for name in manifest.files if not sealed.is_inside(name)]:
-        raise UnsafeError(f"{path} names files outside the bundle: {', '.join(outside)}")
+    if strange := [v.path for v in manifest.variants if PurePosixPath(v.path).suffix not in _GRAPHS[v.runtime]]:
+        raise UnsafeError(f"{path} contradicts itself: {', '.join(strange)} is no graph that its runtime reads")

@@ -70,12 +70,15 @@ def text(sealed: msgspec.Struct) -> bytes:
 def read(path: Path, kind: type[Manifest], version: int | tuple[int, ...], what: str) -> Manifest:
     """Read a manifest that `write` wrote, of one of these versions; `what` says in words what its folder should be.
 
-    Raises UsageError when there is none or it has another format, UnsafeError when it is not what was written.
+    Raises UsageError when there is none or it has another format, UnsafeError when it is not what was written, and when
+    its `files` name anything outside the folder: the digest is no proof, because whoever made the folder computes it.
     """
     versions = (version,) if isinstance(version, int) else version
     manifest = _parsed(_raw(path, what), path, kind, versions)
     if seal(manifest) != manifest:
         raise UnsafeError(f"{path} has been changed since it was written: its digest does not match")
+    if outside := [name for name in getattr(manifest, "files", ()) if not is_inside(name)]:
+        raise UnsafeError(f"{path} names files outside the {what}: {', '.join(map(repr, outside[:3]))}")
     return manifest
 
 
@@ -100,9 +103,13 @@ def _parsed(raw: bytes, path: Path, kind: type[Manifest], versions: tuple[int, .
 
 
 def is_inside(name: str) -> bool:
-    """Whether a listed name stays in the folder."""
+    """Whether a listed name stays in the folder, and in every folder that its parts are taken from.
+
+    It must be written as pathlib writes it: of `index//etc/passwd` the part after `index/` is an absolute path.
+    """
     path = PurePosixPath(name)
-    return bool(path.parts) and "\0" not in name and not path.is_absolute() and ".." not in path.parts
+    plain = str(path) == name and "\0" not in name
+    return plain and bool(path.parts) and not path.is_absolute() and ".." not in path.parts
 
 
 def problems(folder: Path, listed: Mapping[str, File], names: Iterable[str]) -> list[str]:
@@ -111,6 +118,8 @@ def problems(folder: Path, listed: Mapping[str, File], names: Iterable[str]) -> 
 
 
 def _problem(folder: Path, name: str, listed: File | None) -> str | None:
+    if not is_inside(name):
+        return f"{name!r} is not the name of a file inside the folder"
     if listed is None:
         return f"{name} is not listed in the manifest"
     path = folder / name

@@ -29,18 +29,22 @@ _ROOM = 1 << 20  # bytes: a disk with less is full, whatever the error says
 
 
 @contextmanager
-def staged(target: Path, require_replaceable: Callable[[Path], None]) -> Iterator[Path]:
+def staged(
+    target: Path, require_replaceable: Callable[[Path], None], *, open_to_readers: bool = True
+) -> Iterator[Path]:
     """Yield an empty folder beside `target`; it takes that name when the block ends well, else it is deleted.
 
     What lies at `target` already goes through `require_replaceable`, which raises UsageError for all that must stay;
     it is swapped out in one step and deleted afterwards. An empty folder may always be taken. SIGTERM is treated as
     Ctrl-C meanwhile. What a run killed with SIGKILL left behind (`.<name>.building-*`) is removed by the next one.
+    With `open_to_readers`, every file gets the mode that the umask allows; else files keep the modes of the block.
     """
     target = target.resolve()
     refuse_occupied(target, require_replaceable)
     with terminable(), _parents(target), _locked_folder(target) as folder, _disk_errors(folder, target):
         yield folder
-        _open_to_readers(folder)
+        if open_to_readers:
+            _open_to_readers(folder)
         _sync(folder)
         refuse_occupied(target, require_replaceable)  # hours may have passed
         _place(folder, target)
@@ -91,9 +95,9 @@ def _kept(work: Path) -> Iterator[Incoming]:
 
 def _wait_for(work: Path) -> int:
     while True:
-        work.mkdir(exist_ok=True)
+        work.mkdir(mode=0o700, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):  # whoever had it has placed it and gone: make it again
-            descriptor = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            descriptor = _opened_as_ours(work)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             except OSError as error:
@@ -104,6 +108,24 @@ def _wait_for(work: Path) -> int:
             if work.exists() and os.path.samestat(os.fstat(descriptor), work.stat()):
                 return descriptor
             os.close(descriptor)
+
+
+def _opened_as_ours(work: Path) -> int:
+    """A descriptor of the folder. Raises UsageError for one that somebody else made or may write to.
+
+    Its name can be foreseen, so in a shared folder another user may make it first, and change what was checked.
+    """
+    try:
+        descriptor = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UsageError(f"{work} cannot be used ({error.strerror}): remove it, or give another --out") from None
+    found = os.fstat(descriptor)
+    if found.st_uid != os.geteuid() or found.st_mode & 0o002:
+        os.close(descriptor)
+        raise UsageError(f"{work} belongs to another user, or others may write to it: give another --out")
+    return descriptor
 
 
 def refuse_occupied(target: Path, require_replaceable: Callable[[Path], None]) -> None:
@@ -226,10 +248,16 @@ def terminable() -> Iterator[None]:
 
 def _open_to_readers(folder: Path) -> None:
     """What the umask allows: safetensors makes files for their owner only, and a server is another user."""
-    mask = os.umask(0o022)
-    os.umask(mask)
+    mask = umask()
     for path in (folder, *folder.rglob("*")):
         path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
+
+
+def umask() -> int:
+    """The process' umask, which can only be read by setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
 
 
 def _sync(folder: Path) -> None:

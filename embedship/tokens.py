@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -10,6 +11,7 @@ from typing import Self
 import tokenizers
 
 from embedship.bundle import TOKENIZER, Bundle, Pipeline, Task
+from embedship.errors import UnsafeError
 
 # What a model reads at once: a text, or for a re-ranker a query and a passage.
 Text = str | tuple[str, str]
@@ -35,6 +37,20 @@ class Tokens:
         return Tokens([self.ids[place]], [self.cut[place]], self.turns[place : place + 1])
 
 
+@contextmanager
+def _panics() -> Iterator[None]:
+    """Raise UnsafeError where the Rust code of `tokenizers` panics: its exception is no Exception, and passes handlers.
+
+    A regular expression of the tokenizer that reaches its limit does that, for example.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # pyo3 exports no class of it
+            raise
+        raise UnsafeError(f"{TOKENIZER} fails on this text: {str(error)[:200]}") from None
+
+
 class Tokenizer:
     """Thread-safe: truncation is set once, here, and never again (changing it under load panics in Rust)."""
 
@@ -53,7 +69,8 @@ class Tokenizer:
 
     @classmethod
     def open(cls, bundle: Bundle) -> Self:
-        return cls(bundle.path(TOKENIZER), bundle.manifest.pipeline)
+        with _panics():
+            return cls(bundle.path(TOKENIZER), bundle.manifest.pipeline)
 
     def prompt(self, name: str | None) -> str:
         """As `Pipeline.prompt`."""
@@ -61,9 +78,10 @@ class Tokenizer:
 
     def __call__(self, texts: Sequence[Text], prompt: str = "") -> Tokens:
         """Tokenise texts with `prompt` put before each, or pairs; none is too long, what is cut off is counted."""
-        if self._whole:
-            return self._pairs(texts)
-        return self._texts(texts, prompt)  # type: ignore[arg-type]  # whoever has pairs has opened a re-ranker
+        with _panics():
+            if self._whole:
+                return self._pairs(texts)
+            return self._texts(texts, prompt)  # type: ignore[arg-type]  # whoever has pairs has opened a re-ranker
 
     def _pairs(self, pairs: Sequence[Text]) -> Tokens:
         encoded = self._rust.encode_batch_fast(list(pairs))
@@ -101,7 +119,8 @@ class Tokenizer:
         prepared = [prompt + text for text in texts]
         if self._pipeline.lowercase:
             prepared = [text.lower() for text in prepared]
-        return list(self._rust.encode_batch(prepared, add_special_tokens=specials))
+        with _panics():
+            return list(self._rust.encode_batch(prepared, add_special_tokens=specials))
 
     def offsets(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
         """The characters (start, end) of every token of each text, however long it is; no prompt, no special tokens."""
@@ -118,7 +137,8 @@ class Tokenizer:
         return [(origin[start], origin[end - 1] + 1 if end > start else origin[end]) for start, end in found]
 
     def decode(self, ids: Sequence[Sequence[int]], skip_specials: bool) -> list[str]:
-        return list(self._rust.decode_batch([list(row) for row in ids], skip_special_tokens=skip_specials))
+        with _panics():
+            return list(self._rust.decode_batch([list(row) for row in ids], skip_special_tokens=skip_specials))
 
     def _frame(self) -> tuple[list[int], list[int]]:
         bare = self._rust.encode("a", add_special_tokens=False).ids

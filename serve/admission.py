@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from embedship.serve.errors import Overloaded, TooLarge
 from embedship.serve.lanes import Lane
@@ -18,18 +19,32 @@ _LONGEST_WAIT = 60
 
 
 class Permit:
-    """The right to have `texts` texts in the queue, until the `with` block ends. Only Admission makes them."""
+    """The right to have `texts` texts in the queue, until the `with` block ends and what it began on other threads.
+
+    Only Admission makes them.
+    """
 
     def __init__(self, admission: Admission, texts: int, paced: bool) -> None:
         self.texts = texts
         self.paced = paced
         self._admission = admission
+        self._holders = 1
+
+    def hold_until(self, done: asyncio.Future[Any]) -> None:
+        """Keep the permit until this future is done, although the block may have been left by then."""
+        self._holders += 1
+        done.add_done_callback(lambda _: self._release())
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._admission._leave(self)
+        self._release()
+
+    def _release(self) -> None:
+        self._holders -= 1
+        if not self._holders:
+            self._admission._leave(self)
 
 
 class Admission:

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from embedship.serve import deadline, journal
+from embedship.serve.browsers import BrowserGuard
 from embedship.serve.errors import (
     ANSWERS,
     EngineFailed,
@@ -97,6 +98,7 @@ class App:
         self._accesses = house.settings.access_log
         self._traces = traces
         self._drain = house.drain
+        self._browsers = BrowserGuard.parse(house.settings.allowed_hosts)
         self._limit = house.settings.max_body_bytes
         self._seconds = house.settings.request_seconds
         self.reload = Reload(house)
@@ -174,7 +176,7 @@ class App:
     async def _reply(self, face: Face, visit: Visit, scope: Scope, receive: Receive, path: str, rest: str) -> Reply:
         route, call = face.route(scope["method"], path), Call(scope["headers"], rest)
         if not route.open:
-            self._authorise(route, scope["headers"])
+            self._authorise(route, scope)
         if not route.works:
             return await route.handle(None, call)
         self._drain.enter()
@@ -199,9 +201,11 @@ class App:
             self._metrics.serialise_seconds.observe(visit.marks[-1][1] - since)
         return reply
 
-    def _authorise(self, route: Route, headers: Headers) -> None:
+    def _authorise(self, route: Route, scope: Scope) -> None:
         """Raises Unauthorised for a request without a key of this server, Forbidden for a key without the right."""
-        keys, house = self._keys(route), self._house
+        keys, house, headers = self._keys(route), self._house, scope["headers"]
+        if not keys:
+            self._browsers.check(scope)
         if keys.carried_by(headers):
             return
         if (route.admin or route.writes) and (house.keys | house.writers).carried_by(headers):

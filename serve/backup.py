@@ -22,7 +22,7 @@ from embedship import sealed
 from embedship.bundle import Record
 from embedship.errors import EmbedshipError, UnsafeError, UsageError
 from embedship.sealed import File
-from embedship.staging import staged
+from embedship.staging import staged, umask
 
 MANIFEST = "backup.json"
 FORMAT = 1
@@ -80,7 +80,7 @@ def backup(
     names = _names(folders, to)
     to.mkdir(parents=True, exist_ok=True)
     target = _free(to)
-    with staged(target, _refuse) as staging:
+    with staged(target, _refuse, open_to_readers=False) as staging:
         for name, folder in names.items():
             _copied(folder, staging / name)
         files = {name: File.of(staging / name) for name in sealed.present(staging)}
@@ -105,11 +105,14 @@ def restore(
     files = [path for path in found.files if path.startswith(f"{name}/")]
     if problems := sealed.problems(copy, found.files, files):
         raise UnsafeError(f"{copy} is not what was copied: {'; '.join(problems)}: take another copy")
-    with staged(out, _refuse) as staging:
+    with staged(out, _refuse, open_to_readers=False) as staging:
         for path in files:
             target = staging / path.removeprefix(f"{name}/")
+            if not target.resolve().is_relative_to(staging.resolve()):  # `sealed` refuses such names already
+                raise UnsafeError(f"{copy / MANIFEST} names {path!r}, which leads out of {out}: take another copy")
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(copy / path, target)
+        _keep_modes(copy / name, staging)
     report = Restored(str(out), found.created, len(files), sum(found.files[path].size for path in files))
     if as_json:
         typer.echo(msgspec.json.encode(report).decode())
@@ -162,7 +165,19 @@ def _copied_still(folder: Path, target: Path) -> bool:
     for name in before:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / name, target / name)
+    _keep_modes(folder, target)
     return _seen(folder) == before
+
+
+def _keep_modes(source: Path, target: Path) -> None:
+    """Give each copied file and folder at most its source's mode: a state folder is for the eyes of its owner.
+
+    Read, write and execute bits only, less what the umask takes away; the owner can always read and write them.
+    """
+    mask = umask()
+    for path in (*target.rglob("*"), target):
+        mode = (source / path.relative_to(target)).stat().st_mode & 0o777 & ~mask
+        path.chmod(mode | (0o700 if path.is_dir() else 0o600))
 
 
 def _seen(folder: Path) -> dict[str, _Seen]:
@@ -204,6 +219,8 @@ def _age(copy: Path) -> tuple[str, int]:
 
 def _chosen(found: Manifest, folder: str | None, copy: Path) -> str:
     known = ", ".join(found.folders)
+    if not found.folders:
+        raise UnsafeError(f"{copy / MANIFEST} lists no folder: take another copy")
     if folder is None and len(found.folders) > 1:
         raise UsageError(f"{copy} holds {known}: say which one with --folder")
     name = folder or found.folders[0]

@@ -13,7 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from embedship.serve.errors import Crowded, HeadTooLarge, Malformed, RequestError
 from embedship.serve.gate import Cut, Gate, Limits
-from embedship.serve.http import LATE, Reply
+from embedship.serve.http import LATE, NOSNIFF, Reply
 
 # Connections beyond the limit, for those who ask whether this server lives: a full one must not be taken for dead.
 PROBE_CONNECTIONS = 32
@@ -232,7 +232,8 @@ def _crowded(limits: Limits) -> Crowded:
 
 
 def _written(reply: Reply) -> bytes:
-    headers = [(b"content-type", reply.content_type), (b"content-length", b"%d" % len(reply.body)), *reply.headers]
+    headers = [(b"content-type", reply.content_type), (b"content-length", b"%d" % len(reply.body)), NOSNIFF]
+    headers += reply.headers
     lines = [f"HTTP/1.1 {reply.status} {http.HTTPStatus(reply.status).phrase}".encode()]
     lines += [name + b": " + value for name, value in headers]
     return b"\r\n".join([*lines, b"", reply.body])

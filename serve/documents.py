@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import islice
 from pathlib import Path
 from threading import Lock
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedship.errors import UnsafeError, UsageError
-from embedship.serve import filters
+from embedship.serve import filters, interruption
 
 DOCUMENTS = "documents.sqlite"
 
@@ -37,6 +37,7 @@ _WHOLES = "CREATE TABLE wholes (row INTEGER PRIMARY KEY, text TEXT NOT NULL)"
 # Words are looked up without accents and English endings; the texts themselves are not stored a second time.
 _WORDS = """CREATE VIRTUAL TABLE words USING fts5(
     title, text, content='documents', content_rowid='row', tokenize='porter unicode61 remove_diacritics 2')"""
+SCHEMA = (_TABLE, _WHOLES, _WORDS, filters.FACTS)
 _FILL_WORDS = ("INSERT INTO words(words) VALUES('rebuild')", "INSERT INTO words(words) VALUES('optimize')")
 # One statement for any number of rows, in the order they were asked for.
 _ROWS = """SELECT d.id, d.row FROM json_each(?) AS wanted
@@ -171,9 +172,52 @@ def firsts(connection: sqlite3.Connection, start: int, stop: int) -> NDArray[np.
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open for reading. `immutable` spares SQLite its locks: the file never changes, it is only ever replaced."""
+    """Open for reading. `immutable` spares SQLite its locks: the file never changes, it is only ever replaced.
+
+    Raises UnsafeError for a file that holds anything but our tables, sqlite3.Error for one that cannot be read.
+    """
     uri = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
-    return sqlite3.connect(uri, uri=True, check_same_thread=False)
+    connection = interruption.interruptible(sqlite3.connect(uri, uri=True, check_same_thread=False))
+    try:
+        distrust(connection)
+        connection.execute("PRAGMA query_only = ON")
+        demand_schema(connection, path, SCHEMA)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def distrust(connection: sqlite3.Connection) -> None:
+    """Take the file as one that somebody else wrote: nothing in its schema may call functions, cells are checked."""
+    connection.execute("PRAGMA trusted_schema = OFF")
+    connection.execute("PRAGMA cell_size_check = ON")
+
+
+def demand_schema(connection: sqlite3.Connection, path: Path, statements: Sequence[str]) -> None:
+    """Raise UnsafeError unless the file holds just what these statements create.
+
+    A view in the place of a table may never end, and a trigger runs with every write.
+    """
+    found, expected = _schema(connection), _created(tuple(statements))
+    if strange := sorted(f"{kind} {name}" for kind, name, _ in found ^ expected):
+        raise UnsafeError(
+            f"{path} is damaged, or embedship did not write it: its schema differs in {', '.join(strange[:3])}"
+        )
+
+
+@cache
+def _created(statements: tuple[str, ...]) -> frozenset[tuple[str, str, str]]:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        for statement in statements:
+            connection.execute(statement)
+        return _schema(connection)
+
+
+def _schema(connection: sqlite3.Connection) -> frozenset[tuple[str, str, str]]:
+    """(type, name, statement) of every table, index, view and trigger, spaces aside."""
+    rows = connection.execute("SELECT type, name, coalesce(sql, '') FROM sqlite_schema")
+    return frozenset((kind, name, " ".join(sql.split())) for kind, name, sql in rows)
 
 
 def disk_refuses(error: sqlite3.Error) -> bool:
@@ -192,10 +236,7 @@ def write(path: Path, lines: Iterable[tuple[int, Document]], split: Split | None
         for statement in (
             "PRAGMA journal_mode = OFF",
             "PRAGMA synchronous = OFF",
-            _TABLE,
-            _WHOLES,
-            _WORDS,
-            filters.FACTS,
+            *SCHEMA,
             "BEGIN",
         ):
             connection.execute(statement)

@@ -57,6 +57,9 @@ class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
 
 Filter = dict[str, Scalar | Condition]
 
+# SQLite takes 500 parts of a compound statement and 32,766 values; a part costs a walk through the index of facts.
+MOST_CONDITIONS, MOST_VALUES = 64, 4_096
+
 
 class Query(NamedTuple):
     """A statement that yields rows, and what is bound to its question marks."""
@@ -87,8 +90,18 @@ def bound(value: Scalar) -> Scalar:
     return float(min(max(value, -_LARGEST), _LARGEST))
 
 
+def demand(wanted: Filter) -> None:
+    """Raise FilterError for more conditions or more values in lists than one search may have."""
+    if len(wanted) > MOST_CONDITIONS:
+        raise FilterError(f"filter: {len(wanted)} fields; {MOST_CONDITIONS} are the most")
+    values = sum(len(each.one_of or ()) for each in wanted.values() if isinstance(each, Condition))
+    if values > MOST_VALUES:
+        raise FilterError(f"filter: {values:,} values in lists (`in`); {MOST_VALUES:,} are the most")
+
+
 def query(wanted: Filter) -> Query:
-    """The rows that meet every condition."""
+    """The rows that meet every condition. Raises FilterError for too many."""
+    demand(wanted)
     parts = [part for name, condition in wanted.items() for part in _parts(name, condition)]
     return Query(" INTERSECT ".join(part.statement for part in parts), tuple(v for part in parts for v in part.values))
 
@@ -114,4 +127,4 @@ def limits_of(condition: Condition) -> tuple[tuple[str, Limit | None], ...]:
 
 
 def _rows(name: str, test: str, *values: Scalar) -> Query:
-    return Query(f"SELECT row FROM facts WHERE name = ? AND {test}", (name, *values))
+    return Query(f"SELECT row FROM facts WHERE name = ? AND {test}", (name, *values))  # noqa: S608 - `test` is ours, values are bound

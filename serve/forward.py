@@ -5,10 +5,10 @@ Here tokeniser, permits and queue meet; what is done with the rows is for others
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, TypeVar
 from embedship.bundle import Pipeline as Model
 from embedship.bundle import Task
 from embedship.codes import Vectors
-from embedship.serve.admission import Admission
+from embedship.serve import interruption
+from embedship.serve.admission import Admission, Permit
 from embedship.serve.errors import Invalid, TooLong
 from embedship.serve.lanes import Lane
 from embedship.serve.metrics import Counts
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
 
 Got = TypeVar("Got")
+Item = TypeVar("Item")
 
 # Requests up to this size are tokenised on the event loop, in less than a millisecond, and go first. A larger one is
 # bulk, and is tokenised in a thread: `tokenizers` gives up the GIL. A text costs more than its characters: the prompt
@@ -35,6 +37,9 @@ Got = TypeVar("Got")
 SMALL_CHARACTERS = 2_000
 _SPECIALS_CHARACTERS = 8
 SMALL_TOKENS = SMALL_CHARACTERS // 4  # where they are tokens already
+
+# Texts that are tokenised in one call: a call cannot be interrupted, so that a request with many texts makes several.
+_SLICE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +80,17 @@ class Forward:
         truncate: bool = True,
         lane: Lane | None = None,
         counted: bool = True,
+        permit: Permit | None = None,
     ) -> Encoded:
-        """(n, dim) float32 rows in the order of texts, `prompt` put before each."""
+        """(n, dim) float32 rows in the order of texts, `prompt` put before each.
+
+        With a `permit` from `enter`, no other is taken, and it is the caller's to give back.
+        """
         small = _small(texts, prompt)
         lane = lane or (Lane.INTERACTIVE if small else Lane.BULK)
-        with self.admission.enter(len(texts), lane) as permit:
+        with nullcontext(permit) if permit else self.admission.enter(len(texts), lane) as permit:
             began = time.perf_counter()
-            tokens = self.tokenizer(texts, prompt) if small else await self._tokens(texts, prompt)
+            tokens = self.tokenizer(texts, prompt) if small else await self._tokens(texts, prompt, permit)
             ended = time.perf_counter()
             _tokenised(tokens, ended)
             if counted:
@@ -92,6 +101,11 @@ class Forward:
         if counted:
             self._counts.truncated.inc(truncated)
         return Encoded(vectors, tokens.lengths, tokens.cut)
+
+    def enter(self, texts: Sequence[str], prompt: str = "", lane: Lane | None = None) -> Permit:
+        """The permit that `rows` would take for these texts, for a caller who has more to do with them."""
+        lane = lane or (Lane.INTERACTIVE if _small(texts, prompt) else Lane.BULK)
+        return self.admission.enter(len(texts), lane)
 
     async def of_ids(self, ids: list[list[int]], lane: Lane | None = None) -> Encoded:
         """Of texts that are this tokenizer's ids already, special tokens included. No prompt is put before them."""
@@ -108,12 +122,12 @@ class Forward:
     ) -> list[Encoding]:
         """The tokens of each text, with their places in it."""
         prompt = self.prompt(prompt_name)
-        work = partial(self.tokenizer.pieces, texts, prompt, specials)
+        work = partial(_sliced, lambda some: self.tokenizer.pieces(some, prompt, specials), texts)
         return await self._aside(work, len(texts), _small(texts, prompt), lane)
 
     async def decode(self, ids: list[list[int]], skip_specials: bool, lane: Lane | None = None) -> list[str]:
         self._check_known(ids, "ids")
-        work = partial(self.tokenizer.decode, ids, skip_specials)
+        work = partial(_sliced, lambda some: self.tokenizer.decode(some, skip_specials), ids)
         return await self._aside(work, len(ids), sum(map(len, ids)) <= SMALL_TOKENS, lane)
 
     def prompt(self, name: str | None) -> str:
@@ -128,8 +142,8 @@ class Forward:
 
     async def _aside(self, work: Callable[[], Got], texts: int, small: bool, lane: Lane | None) -> Got:
         """Work for the tokeniser alone, in its threads, by the same permits as all other work: they are its queue."""
-        with self.admission.enter(texts, lane or (Lane.INTERACTIVE if small else Lane.BULK), paced=False):
-            done = await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        with self.admission.enter(texts, lane or (Lane.INTERACTIVE if small else Lane.BULK), paced=False) as permit:
+            done = await interruption.on_thread(self._threads, work, permit)
         mark(Phase.TOKENISE)
         return done
 
@@ -152,8 +166,16 @@ class Forward:
             if row and not 0 <= min(row) <= max(row) < size:
                 raise Invalid(f"Text {place}: this model's ids are 0 to {size - 1}.", field)
 
-    async def _tokens(self, texts: Sequence[Text], prompt: str) -> Tokens:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self.tokenizer, texts, prompt)
+    async def _tokens(self, texts: Sequence[Text], prompt: str, permit: Permit) -> Tokens:
+        def work() -> Tokens:
+            parts = _sliced(lambda some: [self.tokenizer(some, prompt)], texts)
+            return Tokens(
+                [row for part in parts for row in part.ids],
+                [lost for part in parts for lost in part.cut],
+                [turn for part in parts for turn in part.turns],
+            )
+
+        return await interruption.on_thread(self._threads, work, permit)
 
     def _refuse_nothing(self, tokens: Tokens) -> None:
         """A model without special tokens makes none of an empty text, and has no vector for it."""
@@ -176,6 +198,15 @@ class Forward:
 
 def _small(texts: Sequence[Text], prompt: str) -> bool:
     return sum(map(_characters, texts)) + len(texts) * (len(prompt) + _SPECIALS_CHARACTERS) <= SMALL_CHARACTERS
+
+
+def _sliced(work: Callable[[Sequence[Item]], Sequence[Got]], items: Sequence[Item]) -> list[Got]:
+    """The results for all items, worked on a slice at a time, for work that may be interrupted in between."""
+    found: list[Got] = []
+    for start in range(0, len(items), _SLICE):
+        interruption.check()
+        found += work(items[start : start + _SLICE])
+    return found
 
 
 def _characters(text: Text) -> int:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from embedship import ranking
 from embedship.codes import Vectors
 from embedship.ranking import Hits
-from embedship.serve import fusion
+from embedship.serve import fusion, interruption
 from embedship.serve.index import Allowed
 
 # Rows asked for at first, for each document that is wanted: neighbouring chunks of one document often lie together.
@@ -45,6 +45,7 @@ class Grouping:
             return Hits(hits.rows[:, :k], hits.scores[:, :k])
         best = _nothing(len(hits.rows), k)
         for query, keys in enumerate(self.keys(hits.rows)):
+            interruption.check()
             _, places = np.unique(keys, return_index=True)
             places = np.sort(places[hits.rows[query, places] >= 0])[:k]
             best.rows[query, : len(places)] = hits.rows[query, places]
@@ -73,6 +74,7 @@ class Grouping:
         rows, scores = (each[place : place + 1] for each in (best.rows, best.scores))
         left = np.ones(len(self._firsts), dtype=np.bool_) if allowed is None else allowed.copy()
         while rows[0, -1] < 0:
+            interruption.check()
             left &= ~np.isin(self._firsts, self.keys(rows[0]))
             if not left.any():
                 return

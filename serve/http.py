@@ -23,6 +23,9 @@ Headers = tuple[tuple[bytes, bytes], ...]
 
 JSON = b"application/json"
 
+# Documents are text that anybody may have written: no browser shall take an answer for a page.
+NOSNIFF = (b"x-content-type-options", b"nosniff")
+
 # In the scope of a request whose body has not come in time; whoever reads it is told so by an empty message.
 LATE = "embedship.late"
 
@@ -162,7 +165,7 @@ def _invalid(message: str, struct: Any) -> Invalid:
 
 async def answer(send: Send, reply: Reply, always: Headers) -> None:
     size = b"%d" % len(reply.body)
-    headers = [(b"content-type", reply.content_type), (b"content-length", size), *always, *reply.headers]
+    headers = [(b"content-type", reply.content_type), (b"content-length", size), NOSNIFF, *always, *reply.headers]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body})
 

@@ -15,6 +15,9 @@ from typing import NamedTuple, Self
 from embedship.errors import UsageError
 from embedship.serve.errors import Unauthorised
 
+# What else lies in variables of ours and is a secret.
+_SECRETS = frozenset({"EMBEDSHIP_MILVUS_TOKEN"})
+
 
 class Purpose(NamedTuple):
     """Where the keys are found: a variable, and a file that an option names."""
@@ -92,6 +95,16 @@ class Keys:
 
 def _given(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     return next((value for name, value in headers if name == b"authorization"), b"")
+
+
+def without(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a process of ours that needs no key: without those of this server, and Milvus' token.
+
+    >>> without({"EMBEDSHIP_API_KEYS": "secret", "EMBEDSHIP_PORT": "80", "HOME": "/"})
+    {'EMBEDSHIP_PORT': '80', 'HOME': '/'}
+    """
+    secrets = {*_SECRETS, *(purpose.variable for purpose in (API, ADMIN, WRITE))}
+    return {name: value for name, value in environment.items() if name not in secrets}
 
 
 def _read(file: Path, option: str) -> dict[str, str]:

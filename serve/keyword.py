@@ -16,13 +16,20 @@ import numpy as np
 
 from embedship.errors import UnsafeError, UsageError
 from embedship.ranking import Hits
-from embedship.serve import filters
+from embedship.serve import filters, interruption
 from embedship.serve.documents import connect
 from embedship.serve.filters import Filter, UnknownField
 from embedship.serve.index import Allowed
 
 # A question has some ten words, a pasted page thousands: each costs a walk through its postings.
 MOST_WORDS = 64
+
+# Words of all texts of one request together: as many as 64 texts of 64 words. 0.28 CPU seconds were measured for a text
+# of the 64 commonest words of 20,000 documents.
+MOST_SEARCHED = 4_096
+
+# A longer text is taken to have MOST_WORDS words, and is not read to be refused.
+_COUNTED_CHARACTERS = 2_000
 
 # Masks kept, a byte a row each.
 _MASKS = 32
@@ -34,6 +41,20 @@ _SEARCH = "SELECT rowid, -rank FROM words WHERE words MATCH ? {among} ORDER BY r
 def words_of(text: str) -> list[str]:
     """Each once, in the order in which they come, and no more than count."""
     return list(dict.fromkeys(_WORD.findall(text)))[:MOST_WORDS]
+
+
+def too_many(texts: Sequence[str]) -> bool:
+    """Whether these texts have more words together than one request may search for.
+
+    >>> too_many(["gout"] * 4_096), too_many(["gout"] * 4_097)
+    (False, True)
+    """
+    found = 0
+    for text in texts:
+        found += MOST_WORDS if len(text) > _COUNTED_CHARACTERS else len(words_of(text))
+        if found > MOST_SEARCHED:
+            return True
+    return False
 
 
 def expression(text: str) -> str:
@@ -91,6 +112,7 @@ class Words:
         statement = _SEARCH.format(among=f"AND rowid IN ({among.statement})" if among else "")
         found = Hits(np.full((len(texts), k), -1, dtype=np.int64), np.full((len(texts), k), -np.inf, dtype=np.float32))
         for place, text in enumerate(texts):
+            interruption.check()
             if asked := expression(text):
                 with self._lock:
                     best = self._connection.execute(statement, (asked, *(among.values if among else ()), k)).fetchall()

@@ -12,6 +12,7 @@ import numpy as np
 from embedship.codes import normalise
 from embedship.errors import UsageError
 from embedship.monitor.watch import Watch
+from embedship.serve.admission import Permit
 from embedship.serve.errors import Invalid, NoIndex, NoReranker
 from embedship.serve.filters import FilterError
 from embedship.serve.forward import Encoded, Forward
@@ -98,11 +99,12 @@ class Pipeline:
         depth = max(k, rerank or 0)
         if how.mode is Mode.KEYWORD:
             encoded = Encoded(np.empty((0, self._forward.model.dimension), dtype=np.float32), [], [])
-            with self._forward.admission.enter(len(queries), lane or Lane.INTERACTIVE, paced=False):
-                found = await self._found(None, depth, how)
+            with self._forward.admission.enter(len(queries), lane or Lane.INTERACTIVE, paced=False) as permit:
+                found = await self._found(None, depth, how, permit)
         else:
-            encoded = await self._forward.rows(queries, shelf.prompt, lane=lane)
-            found = await self._found(encoded.vectors, depth, how)
+            with self._forward.enter(queries, shelf.prompt, lane) as permit:
+                encoded = await self._forward.rows(queries, shelf.prompt, lane=lane, permit=permit)
+                found = await self._found(encoded.vectors, depth, how, permit)
         self._metrics.search_seconds.observe(found.seconds)
         seconds = time.perf_counter() - began
         answered, scored = found, 0
@@ -118,9 +120,9 @@ class Pipeline:
             feedback.answers.keep(visit.id, answered.rows[:, :K], queries if feedback.keeps_texts else None)
         return Answered(answered, encoded, scored)
 
-    async def _found(self, vectors: Vectors | None, k: int, how: How) -> Found:
+    async def _found(self, vectors: Vectors | None, k: int, how: How, permit: Permit) -> Found:
         try:
-            found = await self.shelf.search(vectors, k, how)
+            found = await self.shelf.search(vectors, k, how, permit)
             mark(Phase.SEARCH)
             return found
         except FilterError as error:

@@ -18,6 +18,7 @@ import msgspec
 
 from embedship.errors import EmbedshipError
 from embedship.monitor.errors import MonitorError
+from embedship.serve import trial
 from embedship.serve.errors import NotReloaded, Reloading
 from embedship.serve.house import House
 from embedship.serve.milvus.address import Address
@@ -55,6 +56,15 @@ class Reload:
         self._tasks: set[asyncio.Task[object]] = set()  # a task that nobody holds may be collected
         for result in Result:
             house.metrics.reloads.labels(result)
+
+    @property
+    def milvus(self) -> frozenset[str]:
+        """The servers and files of Milvus that were named at start: a caller may choose among their collections.
+
+        Milvus' token goes to whichever server is asked, and a holder of an admin key need not know it.
+        """
+        settings = self._house.settings
+        return frozenset(each.uri for each in (settings.index, settings.candidate_index) if isinstance(each, Address))
 
     async def __call__(
         self, bundle: Path | None = None, index: Path | Address | None = None, *, candidate: bool = False
@@ -143,7 +153,9 @@ class Reload:
             raise
 
     def _opened(self, settings: Settings, now: Service) -> Service:
-        """A service that can answer at once."""
+        """A service that can answer at once. Its index is first read in a child process."""
+        if isinstance(settings.index, Path):
+            trial.demand_readable(settings.bundle, settings.index)
         house = self._house
         service = Service.open(settings, house.admissions, house.metrics, None, now.shelf)
         try:

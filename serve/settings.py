@@ -17,6 +17,7 @@ from embedship import device
 from embedship.errors import UsageError
 from embedship.monitor.budget import FalseAlarms
 from embedship.monitor.errors import InvalidSetting
+from embedship.serve.browsers import BrowserGuard
 from embedship.serve.journal import LogFormat
 from embedship.serve.milvus.address import Address
 
@@ -113,6 +114,12 @@ class Settings:
         None,
         "Write keys, one a line, for changes to /documents; they may also be in EMBEDSHIP_WRITE_KEYS. Default: only "
         "admin keys may write.",
+    )
+    allowed_hosts: str | None = setting(
+        None,
+        "Names that this server is known by, with commas between them: without API keys, requests of web pages of "
+        "other sites are refused, and on loopback such as name another host than localhost or an address. With names, "
+        "everywhere; * allows all. Default: none.",
     )
     streams: int | None = setting(None, "Engine threads; default: one a core of the cgroup quota.", 1, 1_024)
     devices: str = setting(
@@ -231,6 +238,10 @@ class Settings:
             raise UsageError(
                 f"{flag('writable')} ({variable('writable')}) needs an index to write to: give --index INDEX"
             )
+        try:
+            BrowserGuard.parse(self.allowed_hosts)
+        except UsageError as error:
+            raise UsageError(f"{flag('allowed_hosts')} ({variable('allowed_hosts')}): {error}") from None
         try:
             self.workers  # noqa: B018 - read for its error
         except UsageError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +13,8 @@ import numpy.typing as npt
 from embedship.bundle import Bundle
 from embedship.codes import Vectors
 from embedship.monitor.recall import FALL, LEAST_BASELINE, Baseline
+from embedship.serve import interruption
+from embedship.serve.admission import Permit
 from embedship.serve.documents import Document
 from embedship.serve.errors import IndexAway
 from embedship.serve.found import NEAREST, Found, How, K, Store
@@ -67,11 +68,14 @@ class Shelf:
         """The document that has this id now, uncut."""
         return await self._beside(lambda: self.store.fetch(id))
 
-    async def search(self, vectors: Vectors | None, k: int, how: How = NEAREST) -> Found:
-        """Raises FilterError, and UsageError for an effort the index does not have. Keywords need no vectors."""
+    async def search(self, vectors: Vectors | None, k: int, how: How = NEAREST, permit: Permit | None = None) -> Found:
+        """Raises FilterError, and UsageError for an effort the index does not have. Keywords need no vectors.
+
+        When it is cancelled, the search is interrupted; the permit is given back when that has ended.
+        """
         if self._quick and vectors is not None and len(vectors) == 1 and k <= K and how.plain:
             return self.find(vectors, k)
-        return await self._beside(lambda: self.find(vectors, k, how))
+        return await self._beside(lambda: self.find(vectors, k, how), permit)
 
     def find(self, vectors: Vectors | None, k: int, how: How = NEAREST) -> Found:
         """Thread-safe, and all of it of one moment."""
@@ -99,9 +103,9 @@ class Shelf:
         self._threads.shutdown()
         self.store.close()
 
-    async def _beside(self, work: Callable[[], Got]) -> Got:
+    async def _beside(self, work: Callable[[], Got], permit: Permit | None = None) -> Got:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            return await interruption.on_thread(self._threads, work, permit)
         except Lost as error:
             raise IndexAway.of(error) from error
 

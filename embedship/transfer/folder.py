@@ -12,7 +12,7 @@ import requests
 
 from embedship.errors import UsageError
 from embedship.transfer.errors import TransferError
-from embedship.transfer.web import Bearer, Call, answered, body, is_loopback, ranged
+from embedship.transfer.web import Bearer, Call, Session, answered, body, is_loopback, ranged
 
 
 class WebFolder:
@@ -25,7 +25,7 @@ class WebFolder:
             raise UsageError(f"{said}: give the plain address of a folder; credentials belong into ~/.netrc")
         self.pinned = url.rstrip("/") + "/"
         self.proves_itself = parts.scheme == "https" or is_loopback(parts.hostname)
-        self._session = requests.Session()
+        self._session = Session()
 
     def read(self, name: str, offset: int) -> Iterator[bytes]:
         with answered(self._session, ranged(Call("GET", self.pinned + quote(name)), offset)) as answer:
@@ -49,7 +49,7 @@ class Hub:
         self.proves_itself = where.scheme == "https" or is_loopback(where.hostname)
         token = _token()
         self._auth = Bearer(token) if token and self.proves_itself else None
-        self._session = requests.Session()
+        self._session = Session()
 
     @property
     def pinned(self) -> str:

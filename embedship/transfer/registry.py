@@ -20,7 +20,7 @@ from requests.auth import AuthBase, HTTPBasicAuth
 from embedship.errors import UnsafeError, UsageError
 from embedship.transfer.credentials import Login, login
 from embedship.transfer.errors import TransferError
-from embedship.transfer.web import Bearer, Call, answered, body, capped, is_loopback, ranged
+from embedship.transfer.web import Bearer, Call, Session, answered, body, capped, is_loopback, ranged
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 _LARGEST_MANIFEST = 4 << 20  # bytes: what registries allow
@@ -29,6 +29,8 @@ _REFERENCE = re.compile(
     rf"(?P<host>[A-Za-z0-9.-]+(?::\d+)?|\[::1\]:\d+)/(?P<repository>{_NAME}(?:/{_NAME})*)"
     r"(?::(?P<tag>\w[\w.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?"
 )
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 class Reference(NamedTuple):
@@ -57,7 +59,7 @@ class Registry:
         plain = plain_http or is_loopback(host.strip("[]"))
         self._base = f"{'http' if plain else 'https'}://{reference.host}/v2/{reference.repository}/"
         self._login = login(reference.host)
-        self._session = requests.Session()
+        self._session = Session()
         self._auth: AuthBase = _Nobody()
 
     def manifest(self, reference: str) -> bytes:
@@ -74,7 +76,9 @@ class Registry:
         return raw
 
     def blob(self, digest: str, offset: int) -> Iterator[bytes]:
-        """Whoever takes the bytes holds them against the digest."""
+        """Whoever takes the bytes holds them against the digest. Raises UnsafeError for what cannot be one."""
+        if not _DIGEST.fullmatch(digest):  # it becomes a part of an address that credentials are sent to
+            raise UnsafeError(f"the registry's manifest names a layer {digest!r}, which is no sha256 digest")
         with self._answered(ranged(Call("GET", self._base + f"blobs/{digest}"), offset)) as answer:
             yield from body(answer, offset)
 

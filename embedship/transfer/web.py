@@ -39,6 +39,32 @@ class Bearer(AuthBase):
         return request
 
 
+class Session(requests.Session):
+    """Follows redirects, but none to where nothing proves who answers, if something proved it before.
+
+    `requests` alone follows https to http, and looks ~/.netrc up again for each address on the way.
+    """
+
+    def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
+        """Called by `requests` before each redirected request is sent. Raises TransferError."""
+        before, after = str(response.request.url), str(prepared_request.url)
+        if _downgrades(before, after):
+            raise TransferError(
+                f"{urlsplit(before).netloc} redirects away from TLS, to http://{urlsplit(after).netloc}, where nothing "
+                "proves who answers: nothing was sent there. Give the address that it should redirect to"
+            )
+        super().rebuild_auth(prepared_request, response)
+
+
+def _downgrades(before: str, after: str) -> bool:
+    source, target = urlsplit(before), urlsplit(after)
+    if target.scheme == "https":
+        return False
+    if is_loopback(source.hostname):
+        return not is_loopback(target.hostname)
+    return source.scheme == "https"
+
+
 class Call(NamedTuple):
     """One request. Credentials are not sent on when another host is redirected to."""
 
@@ -54,9 +80,7 @@ def is_loopback(host: str | None) -> bool:
 
 
 @contextmanager
-def answered(
-    session: requests.Session, call: Call, accept: frozenset[int] = frozenset()
-) -> Iterator[requests.Response]:
+def answered(session: Session, call: Call, accept: frozenset[int] = frozenset()) -> Iterator[requests.Response]:
     """The answer, its body not read yet. Raises the errors of this folder unless it is a success or in `accept`."""
     where = urlsplit(call.url).netloc
     try:

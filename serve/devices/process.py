@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -17,6 +18,7 @@ from embedship.bundle import Precision
 from embedship.codes import Vectors
 from embedship.errors import EmbedshipError, EngineError, GateError, UnsafeError, UsageError
 from embedship.plan import Batch
+from embedship.serve import keys
 from embedship.serve.devices import DeviceDown, DeviceLost, wire
 from embedship.serve.devices.child import Opened, Order, Refused
 
@@ -130,4 +132,4 @@ def _pair(ours: ExitStack, theirs: ExitStack) -> tuple[socket, socket]:
 
 def _started(name: str, descriptors: list[int]) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-P", "-m", "embedship.serve.devices.child", name, *map(str, descriptors)]
-    return subprocess.Popen(command, pass_fds=descriptors, stdin=subprocess.DEVNULL)
+    return subprocess.Popen(command, pass_fds=descriptors, stdin=subprocess.DEVNULL, env=keys.without(os.environ))

@@ -59,16 +59,41 @@ def save(write: Callable[[Any, str], None], index: Any, path: Path) -> None:
         raise OSError(None, f"FAISS could not write it ({cause(error)})", str(path)) from None
 
 
-def load(read: Callable[[str], Any], path: Path, kinds: tuple[type, ...], shape: tuple[int, int]) -> Any:
-    """Read an index whose file has been hashed already. Raises UnsafeError if it is of no such kind or shape."""
+def load(read: Callable[[str, int], Any], path: Path, kinds: tuple[type, ...], shape: tuple[int, int]) -> Any:
+    """Read an index whose file has been hashed already, for reading only.
+
+    Raises UnsafeError if it is of no such kind or shape, and if its inverted lists lie in another file.
+    """
     try:
-        index = read(str(path))
+        index = read(str(path), faiss.IO_FLAG_READ_ONLY)
     except RuntimeError as error:
         raise UnsafeError(f"{path} is damaged: FAISS {faiss.__version__} cannot read it ({cause(error)})") from None
     found = type(index).__name__, index.ntotal, index.d
     if type(index) not in kinds or found[1:] != shape:
         raise UnsafeError(f"{path} holds {found}; {(kinds[0].__name__, *shape)} was expected")
+    if elsewhere := _lists_elsewhere(index):
+        raise UnsafeError(
+            f"{path} holds {elsewhere}: its vectors may lie in a file that was never hashed. Build it again"
+        )
     return index
+
+
+# Lists that lie in the index file itself. OnDiskInvertedLists name any file of the system, and FAISS maps it writable.
+_OWN_LISTS = ("ArrayInvertedLists", "BlockInvertedLists")
+
+
+def _lists_elsewhere(index: Any) -> str | None:
+    """The type of inverted lists that do not lie in the index file; None where there are none such.
+
+    Transforms before the lists are looked through, and so is the quantizer, which may be an index with lists, too.
+    """
+    index = faiss.downcast_index(index) if isinstance(index, faiss.Index) else index
+    if isinstance(index, faiss.IndexPreTransform):
+        return _lists_elsewhere(index.index)
+    if not isinstance(index, faiss.IndexIVF):
+        return None
+    kind = type(faiss.downcast_InvertedLists(index.invlists)).__name__ if index.invlists else "no inverted lists"
+    return _lists_elsewhere(index.quantizer) if kind in _OWN_LISTS else kind
 
 
 def version() -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from embedship import ranking
 from embedship.codes import Vectors
 from embedship.ranking import Hits
+from embedship.serve import interruption
 from embedship.serve.index import Allowed, Kind, checked, few, library
 from embedship.serve.index.effort import Effort
 from embedship.serve.index.stage import Stage
@@ -26,6 +27,10 @@ _GATHERED_BYTES = 32 * 2**20
 
 # What is gathered for one product: it stays in the caches, and no page is asked of the system anew.
 _RANKED_BYTES = 2 * 2**20
+
+# Rows that one call of the first stage compares with its queries at most, and queries it is given at least: a scan
+# cannot be interrupted, and 16 queries at once cost FAISS no more a query than hundreds do.
+_COMPARED_ROWS, _LEAST_QUERIES = 2**25, 16
 
 # A graph that may visit so few rows is left alone: comparing them all costs about as much as walking around the others.
 _WALK = 10
@@ -53,6 +58,7 @@ class StagedIndex:
         width = min(k, candidates)
         best = np.empty((len(queries), width), dtype=np.int64)
         for group in self._groups(len(queries), candidates):
+            interruption.check()
             rows = self._stage.candidates(queries[group], candidates, turned, allowed)
             best[group] = ranking.largest(self.ranked(queries[group], rows), width)
         return self._completed(ranking.hits(best, k), queries, k, min(k, most), allowed)
@@ -75,7 +81,8 @@ class StagedIndex:
         return hits
 
     def _groups(self, queries: int, candidates: int) -> Iterator[slice]:
-        step = max(1, _GATHERED_BYTES // (4 * self._truth.dimension * candidates))
+        gathered = max(1, _GATHERED_BYTES // (4 * self._truth.dimension * candidates))
+        step = min(gathered, max(_LEAST_QUERIES, _COMPARED_ROWS // self.size))
         return (slice(start, start + step) for start in range(0, queries, step))
 
     def ranked(self, queries: Vectors, rows: NDArray[np.int64]) -> ranking.Keys:

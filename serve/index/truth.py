@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from embedship import ranking
 from embedship.codes import Vectors
 from embedship.ranking import Hits
+from embedship.serve import interruption
 from embedship.serve.index import Allowed, checked
 from embedship.serve.index.arrays import mapped, write_rows
 from embedship.serve.index.manifest import VECTORS
@@ -109,6 +110,7 @@ def nearest(
     """
     best = _Best(len(queries), k, margin(queries.shape[1]))
     for rows, scores in scored:
+        interruption.check()
         best.take(scores, rows)
     return ranking.largest(_ranked(queries, best.rows(), gathered, named), k)
 
@@ -127,6 +129,7 @@ def _ranked(
     names = rows if named is None else np.where(rows < 0, -1, named[rows])
     step = max(1, _GATHERED // max(1, rows.shape[1] * queries.shape[1]))
     for start in range(0, len(rows), step):
+        interruption.check()
         some = slice(start, start + step)
         vectors = gathered(rows[some]).astype(np.float64)  # (n, m, dim)
         scores = np.vecdot(vectors, queries[some, None, :].astype(np.float64))

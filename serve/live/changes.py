@@ -138,7 +138,7 @@ class _Writing:
             facts = filters.facts(msgspec.json.decode(each.metadata)) if each.metadata else ()
             self._connection.executemany(_FORGET_FACT, [(*fact, each.row) for fact in facts])
         for table in ("documents", "wholes", "fresh"):
-            self._connection.executemany(f"DELETE FROM {table} WHERE row = ?", [(each.row,) for each in known])
+            self._connection.executemany(f"DELETE FROM {table} WHERE row = ?", [(each.row,) for each in known])  # noqa: S608 - names of ours
 
     def _bury(self, rows: Sequence[int]) -> None:
         """Tell the snapshot; no other document gets these numbers."""

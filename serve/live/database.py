@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from embedship.errors import EmbedshipError, MismatchError, UnsafeError, UsageError
-from embedship.serve.documents import DOCUMENTS, disk_refuses
+from embedship.serve import interruption
+from embedship.serve.documents import DOCUMENTS, SCHEMA, demand_schema, disk_refuses, distrust
 from embedship.serve.index.manifest import IndexManifest
 from embedship.serve.live import NotWritten
 from embedship.staging import staged
@@ -54,6 +55,8 @@ def make(folder: Path, index: Path, found: IndexManifest) -> None:
         shutil.copyfile(index / DOCUMENTS, new / DOCUMENTS)
         (new / LOCK).touch()
         with closing(sqlite3.connect(new / DOCUMENTS, isolation_level=None)) as connection:
+            distrust(connection)
+            demand_schema(connection, index / DOCUMENTS, SCHEMA)
             connection.execute("BEGIN")
             for statement in _SCHEMA:
                 connection.execute(statement)
@@ -74,8 +77,6 @@ def demand(folder: Path, index: Path, found: IndexManifest) -> None:
     """
     path = folder / DOCUMENTS
     with readable(path), closing(connect(path, writable=False)) as connection:
-        if "about" not in {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}:
-            raise UnsafeError(f"{path} is no file of changes: {_CURE}")
         (wrong,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if wrong != "ok":
             raise UnsafeError(f"{path} is damaged: {wrong}: {_CURE}")
@@ -147,8 +148,16 @@ def opened(path: Path, writable: bool) -> Opened:
     connection = sqlite3.connect(
         uri, uri=True, check_same_thread=False, isolation_level=None, timeout=_BUSY_SECONDS, cached_statements=256
     )
-    connection.execute("PRAGMA synchronous = FULL")
-    return Opened(connection, still)
+    try:
+        distrust(connection)
+        demand_schema(connection, path, (*SCHEMA, *_SCHEMA))
+        connection.execute("PRAGMA synchronous = FULL")
+        if not writable:
+            connection.execute("PRAGMA query_only = ON")
+    except BaseException:
+        connection.close()
+        raise
+    return Opened(interruption.interruptible(connection), still)
 
 
 def _recoverable(path: Path, still: Still) -> bool:

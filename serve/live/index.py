@@ -321,6 +321,7 @@ class LiveIndex:
             return self._prepared
         if not found.snapshot:
             return Snapshot.origin(self.path, self._bundle)
+        snapshot.demand_name(found.snapshot, self._database)
         (packed,) = connection.execute("SELECT numbers FROM numbers").fetchone()
         numbers = np.frombuffer(packed, dtype="<u4").astype(np.int64)
         return Snapshot.open(self.folder / found.snapshot, found.digest, numbers, self._bundle)

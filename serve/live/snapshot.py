@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import weakref
 from collections.abc import Iterable
@@ -106,6 +107,12 @@ def name_after(name: str) -> str:
     ('gen-000001', 'gen-000042')
     """
     return f"{_PREFIX}{int(name.removeprefix(_PREFIX) or 0) + 1:06}"
+
+
+def demand_name(name: str, database: Path) -> None:
+    """Raise UnsafeError unless it is one that `name_after` gives: the file that names it may come from elsewhere."""
+    if not re.fullmatch(rf"{_PREFIX}[0-9]{{6,}}", name):
+        raise UnsafeError(f"{database} names the snapshot {name!r}, which no compaction made: put a copy back")
 
 
 def sweep(folder: Path, keep: str) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from embedship import ranking
 from embedship.codes import Vectors
 from embedship.ranking import Hits
+from embedship.serve import interruption
 from embedship.serve.index import Allowed, Kind, checked
 from embedship.serve.index.effort import Effort
 from embedship.serve.index.truth import nearest
@@ -108,6 +109,7 @@ class View:
         vectors, numbers = self.fresh.vectors, self.fresh.numbers
         best = np.empty((len(queries), min(k, len(chosen))), dtype=np.int64)
         for start in range(0, len(queries), _QUERIES):
+            interruption.check()
             some = queries[start : start + _QUERIES]
             scores = some @ vectors.T
             if len(chosen) < scores.shape[1]:

@@ -21,7 +21,7 @@ from embedship.serve.errors import (
     Unauthorised,
 )
 from embedship.serve.http import Call, Reply, Route
-from embedship.serve.milvus.address import place
+from embedship.serve.milvus.address import Address, place
 from embedship.serve.reload import Reload, Reloaded
 
 _BODY_BYTES = 64 * 1024
@@ -54,4 +54,11 @@ class Admin:
             index = place(request.index) if request.index else None
         except UsageError as error:
             raise Invalid(f"index: {error}.", "index") from None
+        if isinstance(index, Address) and index.uri not in self._reload.milvus:
+            known = ", ".join(sorted(self._reload.milvus)) or "none"
+            raise Invalid(
+                f"index: {index} is not on a Milvus server that this server was started with ({known}): its token is "
+                "sent to no other. Start it with --index, to take up another one.",
+                "index",
+            )
         return Reply(msgspec.json.encode(await self._reload(bundle, index, candidate=request.candidate)))

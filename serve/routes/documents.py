@@ -35,7 +35,7 @@ from embedship.serve.writes import Changed
 _WRITING = (Unauthorised, Forbidden, ReadOnly, NoIndex, DiskFull, NotStored, IndexAway)
 
 # What can go wrong where no body is taken: one that comes is read all the same, and left.
-_BARE = (Unauthorised, Invalid, TooLarge, ClientGone, Expired, TimedOut, EngineFailed, Internal)
+_BARE = (Unauthorised, Forbidden, Invalid, TooLarge, ClientGone, Expired, TimedOut, EngineFailed, Internal)
 
 # Deeper metadata is a mistake, and would take the stack of whatever walks through it.
 _DEPTH = 32

@@ -7,7 +7,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from embedship.monitor.watch import Status
 from embedship.serve import schemas
-from embedship.serve.errors import Unauthorised
+from embedship.serve.errors import Forbidden, Unauthorised
 from embedship.serve.house import House
 from embedship.serve.http import Call, Reply, Route
 from embedship.serve.reload import Reload
@@ -21,9 +21,9 @@ def routes(house: House, service: Service) -> tuple[Route, ...]:
     probes = Probes(house, service)
     found = (
         *_asked_by_orchestrators(probes),
-        Route("GET", "/info", "What runs here", probes.info, gives=schemas.Info, errors=(Unauthorised,)),
+        Route("GET", "/info", "What runs here", probes.info, gives=schemas.Info, errors=(Unauthorised, Forbidden)),
         Route("GET", "/monitor", "What the monitor knows: diagnosis, reports, evidence", probes.monitor,
-              gives=Status, errors=(Unauthorised,)),
+              gives=Status, errors=(Unauthorised, Forbidden)),
     )  # fmt: skip
     return found if house.settings.metrics_port is not None else (*found, _metrics(probes))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from embedship.monitor.assets.recording import RERANKED
-from embedship.serve import schemas
+from embedship.serve import filters, keyword, schemas
 from embedship.serve.errors import Family, IndexAway, Invalid, NoIndex, NoReranker, TooLarge
 from embedship.serve.found import Hit, How, Place
 from embedship.serve.fusion import Mode
@@ -39,6 +39,17 @@ class Search:
             self._check_rerank(len(queries), request.k, top)
         if request.effort and request.mode is Mode.KEYWORD:
             raise Invalid("effort: a keyword search has nothing to turn; leave it out.", "effort")
+        if request.mode is not Mode.DENSE and keyword.too_many(queries):
+            raise TooLarge(
+                f"query: these {len(queries)} queries have more than {keyword.MOST_SEARCHED:,} words together, the "
+                f"most that one request of mode {request.mode} may search for: send fewer queries a request.",
+                "query",
+            )
+        if request.filter:
+            try:
+                filters.demand(request.filter)
+            except filters.FilterError as error:
+                raise Invalid(f"{error}.", "filter") from None
         how = How(request.mode, filter=request.filter or None, effort=request.effort, per_document=request.per_document)
         pipeline = self._service.pipeline
         answered = await pipeline.search(queries, request.k, call.lane, how, top)

@@ -15,6 +15,7 @@ from embedship.serve.errors import (
     ClientGone,
     EngineFailed,
     Expired,
+    Forbidden,
     Internal,
     Invalid,
     Malformed,
@@ -28,7 +29,19 @@ from embedship.serve.http import Headers
 from embedship.serve.settings import Settings
 
 # What can go wrong on every route that takes a body.
-COMMON = (Unauthorised, Malformed, Invalid, TooLarge, Overloaded, ClientGone, Expired, TimedOut, EngineFailed, Internal)
+COMMON = (
+    Unauthorised,
+    Forbidden,
+    Malformed,
+    Invalid,
+    TooLarge,
+    Overloaded,
+    ClientGone,
+    Expired,
+    TimedOut,
+    EngineFailed,
+    Internal,
+)
 
 # Longer answers are written in a thread: 2,048 vectors take 50 ms.
 _LONG_ROWS = 64

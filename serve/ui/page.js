@@ -1,7 +1,7 @@
 // Ask every two seconds, show the answer, and say so when there is none.
 
 import { fill, say } from "./draw.js";
-import { ASKED, key } from "./key.js";
+import { ASKED, key, remember } from "./key.js";
 import { parse } from "./metrics.js";
 import * as quality from "./quality.js";
 import { connect } from "./search.js";
@@ -76,13 +76,14 @@ function lost(error) {
   const asked = error.message === ASKED;
   say(at("lost"), asked ? ASKED : `The server does not answer.${old} Trying again every two seconds.`);
   at("lost").hidden = false;
+  at("ask").hidden = !asked;
   document.body.classList.add("stale");
   alive("warn", asked ? "no key" : "connection lost");
   console.info(error.message);
 }
 
 function found() {
-  at("lost").hidden = true;
+  at("lost").hidden = at("ask").hidden = true;
   document.body.classList.remove("stale");
   alive("ok", "live");
 }
@@ -92,5 +93,10 @@ async function round() {
   setTimeout(round, EVERY);
 }
 
+at("ask").addEventListener("submit", (event) => {
+  event.preventDefault();
+  remember(at("key").value);
+  at("key").value = "";
+});
 connect({ form: at("form"), input: at("search"), answer: at("answer"), hits: at("hits"), api: API });
 round();

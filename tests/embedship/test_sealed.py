@@ -118,8 +118,12 @@ def test_strangers_of_every_kind(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "inside"),
-    [("a/b", True), ("../a", False), ("a/../../b", False), ("/etc", False), (".", False), ("", False), ("a\0b", False)],
-)
+    [
+        ("a/b", True), ("../a", False), ("a/../../b", False), ("/etc", False), (".", False), ("", False),
+        ("a\0b", False),
+        ("a//b", False), ("a//etc/passwd", False), ("./a", False), ("a/./b", False), ("a/", False), ("//a", False),
+    ],
+)  # fmt: skip
 def test_names_that_lead_outside(name: str, inside: bool) -> None:
     assert sealed.is_inside(name) is inside
 
@@ -136,3 +140,24 @@ def test_what_differs_is_shown_without_python() -> None:
         "code was 'float32', is 'int8'; chunk was null, is 3; options was {\"a\":true}, is {\"a\":false}"
     )
     assert sealed.differences(there, there, set()) == ""
+
+
+def test_a_sealed_manifest_that_names_a_file_outside_is_refused(tmp_path: Path) -> None:
+    """Whichever command reads it: whoever wrote the folder sealed it, too."""
+
+    class Listing(msgspec.Struct, frozen=True):
+        format: int
+        files: dict[str, File]
+        digest: str = ""
+
+    sealed.write(tmp_path / "listing.json", Listing(1, {"../a": File(sha256="0" * 64, size=1)}))
+    with pytest.raises(UnsafeError, match="outside the note"):
+        sealed.read(tmp_path / "listing.json", Listing, 1, "note")
+
+
+def test_a_file_outside_is_a_problem_and_not_opened(folder: Path) -> None:
+    outside = folder.parent / "outside"
+    outside.write_bytes(b"x")
+    assert sealed.problems(folder, {"../outside": File.of(outside)}, ["../outside"]) == [
+        "'../outside' is not the name of a file inside the folder"
+    ]

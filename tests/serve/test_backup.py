@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from embedship import sealed
 from embedship.bundle import Bundle
 from embedship.cli import run
+from embedship.sealed import File
 from embedship.serve import backup
 from embedship.serve.index import manifest
 from embedship.serve.index.folder import IndexFolder
@@ -150,3 +152,46 @@ def test_a_folder_that_cannot_be_listed_is_no_empty_one(state: Path) -> None:
     assert set(backup._seen(state)) == {"monitor.json", "deep/more"}
     with pytest.raises(FileNotFoundError):
         backup._seen(state / "none")
+
+
+@pytest.mark.parametrize("outside", ["index/{target}", "index/../profile", "../profile", "{target}", "index/./a"])
+def test_a_copy_that_names_files_outside_writes_none_of_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], outside: str
+) -> None:
+    """Sealed by the attacker: the digest is no secret. `index//home/x` is an absolute path once `index/` is cut off."""
+    target = tmp_path / "home" / "bashrc"
+    target.parent.mkdir()
+    target.write_text("mine")
+    copy = tmp_path / "copy"
+    (copy / "index").mkdir(parents=True)
+    name = outside.format(target=target)
+    source = Path(f"{copy}/{name}")  # where the name leads before `index/` is cut off
+    source.parent.mkdir(parents=True, exist_ok=True)
+    source.write_text("evil")
+    sealed.write(copy / "backup.json", backup.Manifest(1, "2026-01-01", ("index",), {name: File.of(source)}))
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    code, found = told(capsys, "restore", copy, "--out", tmp_path / "out" / "index")
+    assert code == 4
+    assert "outside" in found["error"]
+    assert target.read_text() == "mine"
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_copy_of_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "copy").mkdir()
+    sealed.write(tmp_path / "copy" / "backup.json", backup.Manifest(1, "2026-01-01", (), {}))
+    code, found = told(capsys, "restore", tmp_path / "copy", "--out", tmp_path / "out")
+    assert code == 4
+    assert "lists no folder" in found["error"]
+
+
+def test_a_private_state_stays_private(state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The monitor writes it for its owner's eyes: it may hold the texts of queries."""
+    (state / "monitor.json").chmod(0o600)
+    (state / "deep").chmod(0o750)
+    state.chmod(0o700)
+    _, made = told(capsys, "backup", state, "--to", tmp_path / "copies")
+    assert told(capsys, "restore", made["backup"], "--out", tmp_path / "back")[0] == 0
+    for place in (Path(made["backup"]) / "state", tmp_path / "back"):
+        modes = [path.stat().st_mode & 0o777 for path in (place, place / "monitor.json", place / "deep")]
+        assert modes == [0o700, 0o600, 0o750]

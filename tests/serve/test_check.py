@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -15,8 +16,9 @@ import pytest
 
 from embedship.bundle import Bundle, Pipeline
 from embedship.cli import run
-from embedship.errors import UsageError
-from embedship.serve.check import _plain
+from embedship.errors import EngineError, UsageError
+from embedship.serve import check
+from embedship.serve.check import Asker, _plain
 
 KEY = "k" * 32
 
@@ -104,3 +106,54 @@ def test_bare_texts_are_asked_for(bundle: Path) -> None:
     assert _plain(having("query", query="q: ", document="")) == {"prompt_name": "document"}
     with pytest.raises(UsageError, match="embedship verify"):
         _plain(having("query", query="q: "))
+
+
+class _Elsewhere(BaseHTTPRequestHandler):
+    """Redirects to the port in its path, or notes that it was asked, and with which key."""
+
+    asked: list[str | None] = []  # noqa: RUF012 - of the one server of the test
+
+    def do_GET(self) -> None:
+        if self.path.startswith("/to/"):
+            self.send_response(302)
+            self.send_header("location", f"http://localhost:{self.path.split('/')[2]}/info")
+        else:
+            self.asked.append(self.headers["authorization"])
+            self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_key_is_not_sent_on_to_where_the_server_redirects() -> None:
+    """The server is not proven yet: it may be anybody's."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Elsewhere) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        ask = Asker(f"http://127.0.0.1:{server.server_port}/to/{server.server_port}", None, 10)
+        ask._headers = {"Authorization": f"Bearer {KEY}"}
+        with pytest.raises(EngineError, match=r"redirects \(302\).*the API key was not sent on"):
+            ask("/info", dict)
+        server.shutdown()
+    assert _Elsewhere.asked == []
+
+
+def test_an_answer_without_an_end_is_not_read_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Long(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with suppress(OSError):
+                for _ in range(1_000):
+                    self.wfile.write(bytes(65_536))
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(check, "_LARGEST_ANSWER", 1 << 20)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Long) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(EngineError, match="more than 1 MiB"):
+            Asker(f"http://127.0.0.1:{server.server_port}", None, 10)("/info", dict)
+        server.shutdown()

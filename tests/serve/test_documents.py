@@ -10,6 +10,7 @@ import pytest
 from embedship.errors import UnsafeError, UsageError
 from embedship.serve import documents
 from embedship.serve.documents import Document, Documents
+from embedship.serve.keyword import Words
 
 FIVE = [
     Document("a", "first"),
@@ -68,3 +69,43 @@ def test_no_documents(tmp_path: Path, content: bytes | None) -> None:
         path.write_bytes(content)
     with pytest.raises(UnsafeError, match=r"documents.sqlite is damaged"):
         Documents.open(path)
+
+
+HOSTILE = {
+    "a view that never ends": "CREATE VIEW more AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i FROM n) "
+    "SELECT i FROM n",
+    "a trigger": "CREATE TRIGGER t AFTER INSERT ON documents BEGIN UPDATE documents SET text = 'evil'; END",
+    "an index of an expression": "CREATE INDEX i ON documents (upper(text))",
+    "another table": "CREATE TABLE more (a)",
+}
+
+
+@pytest.mark.parametrize("statement", HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_file_with_a_schema_of_its_own_is_refused(path: Path, statement: str) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(statement)
+        connection.commit()
+    with pytest.raises(UnsafeError, match="its schema differs in"):
+        Documents.open(path)
+    with pytest.raises(UnsafeError, match="its schema differs in"):
+        Words.open(path, 5)
+
+
+def test_a_view_in_the_place_of_the_table_is_refused_and_not_asked(path: Path) -> None:
+    """Asked, it would never answer."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute("DROP TABLE documents")
+        connection.execute(
+            "CREATE VIEW documents AS WITH RECURSIVE n(row) AS (SELECT 1 UNION ALL SELECT row + 1 FROM n) "
+            "SELECT row, 0 AS number FROM n"
+        )
+        connection.commit()
+    with pytest.raises(UnsafeError, match="view documents"):
+        Documents.open(path)
+
+
+def test_nothing_of_the_schema_is_trusted(path: Path) -> None:
+    with closing(documents.connect(path)) as connection:
+        found = [connection.execute(f"PRAGMA {name}").fetchone() for name in ("trusted_schema", "query_only")]
+    assert found == [(0,), (1,)]

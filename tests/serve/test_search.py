@@ -202,3 +202,26 @@ def test_what_an_effort_misses_is_no_fault_of_the_index(
     right, expected = (asked.metric(f"embedship_recall_{n}_total", source="shadow") for n in ("found", "expected"))
     assert expected == 10 * len(passages), "the second alone was compared"
     assert right >= 0.98 * expected
+
+
+@pytest.mark.parametrize("mode", ["dense", "keyword", "hybrid"])
+@pytest.mark.parametrize(
+    ("wanted", "sentence"),
+    [
+        ({f"f{n}": 1 for n in range(501)}, "501 fields; 64 are the most"),
+        ({f"f{n}": {"in": list(range(1000))} for n in range(5)}, "5,000 values in lists"),
+    ],
+)
+def test_a_filter_has_a_bound(found: Any, wanted: dict[str, Any], sentence: str, mode: str) -> None:
+    """SQLite takes 500 parts of a statement: more were answered with 500."""
+    answer = found.post("/search", {"query": "a", "mode": mode, "filter": wanted})
+    assert answer.status_code == 422
+    assert sentence in answer.json()["error"]
+
+
+def test_the_largest_filter_is_answered(found: Any) -> None:
+    """Of the field that there is: the others would be refused as unknown."""
+    values = [f"v{n}" for n in range(1000)]
+    assert found.post("/search", {"query": "a", "filter": {"kind": {"in": values}}}).status_code == 200
+    limits = {"in": ["first"], "gte": "a", "lte": "z"}
+    assert found.post("/search", {"query": "a", "mode": "keyword", "filter": {"kind": limits}}).status_code == 200

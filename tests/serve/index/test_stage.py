@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from embedship.codes import normalise
-from embedship.errors import EmbedshipError
+from embedship.errors import EmbedshipError, UnsafeError
 from embedship.serve.index import Kind
 from embedship.serve.index.effort import Effort
+from embedship.serve.index.library import faiss
+from embedship.serve.index.manifest import STAGE
 from embedship.serve.index.recipe import Recipe, Store
 from embedship.serve.index.stage import Vectored
 from embedship.serve.index.truth import Truth
@@ -41,3 +43,23 @@ def test_what_faiss_refuses_is_a_sentence(tmp_path: Path) -> None:
     """4,096 centres among 700 rows."""
     with pytest.raises(EmbedshipError, match=r"FAISS cannot build IVF4,PQ12x12 of 700 rows \(.*\): take another kind"):
         Vectored.write(tmp_path, truth(tmp_path, 700), recipe("IVF4,PQ12x12"))
+
+
+@pytest.mark.parametrize("factory", ["IVF4,Flat", "OPQ12,IVF4,RaBitQ"])
+def test_inverted_lists_in_another_file_are_refused(tmp_path: Path, factory: str) -> None:
+    """They name any file of the system, which nobody hashed and FAISS would map writable."""
+    rows, outside = truth(tmp_path, 700), tmp_path / "outside"
+    Vectored.write(tmp_path, rows, recipe(factory))
+    index = faiss.read_index(str(tmp_path / STAGE))
+    ivf = faiss.extract_index_ivf(index)
+    lists = faiss.OnDiskInvertedLists(ivf.nlist, ivf.code_size, str(outside))
+    pointers = faiss.InvertedListsPtrVector()
+    pointers.push_back(ivf.invlists)
+    lists.merge_from_multiple(pointers.data(), pointers.size())
+    ivf.replace_invlists(lists)
+    lists.this.disown()
+    faiss.write_index(index, str(tmp_path / STAGE))
+    before = outside.read_bytes()
+    with pytest.raises(UnsafeError, match=r"OnDiskInvertedLists.*never hashed"):
+        Vectored.open(tmp_path, 700, recipe(factory))
+    assert outside.read_bytes() == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from queue import Queue
 
@@ -375,3 +376,26 @@ def test_a_compaction_goes_through_its_steps_while_others_write(live: LiveIndex,
     assert live.size[:5] == (DOCUMENTS - 1, DOCUMENTS - 1, 10, 10, 10), (
         "what was changed meanwhile is not in the snapshot"
     )
+
+
+def test_a_trigger_of_the_index_is_not_taken_over(flat: Path, world: World) -> None:
+    """It would run at every write. The attacker sealed the index anew."""
+    with closing(sqlite3.connect(flat / FILE)) as connection:
+        connection.execute("CREATE TRIGGER t AFTER INSERT ON documents BEGIN UPDATE documents SET text = 'evil'; END")
+        connection.commit()
+    manifest.write(flat, manifest.read(flat))
+    with pytest.raises(UnsafeError, match="trigger t"):
+        LiveIndex.open(flat, world.bundle, writable=True)
+    assert not beside(flat).exists()
+
+
+@pytest.mark.parametrize("name", ["../index", "/etc", "gen-1", "gen-000001/../../x"])
+def test_a_snapshot_elsewhere_is_not_opened(index: Path, world: World, name: str) -> None:
+    with LiveIndex.open(index, world.bundle, writable=True) as live:
+        live.write([world.put("new", 100)])
+        live.compact()
+    with closing(sqlite3.connect(beside(index) / FILE)) as connection:
+        connection.execute("UPDATE state SET snapshot = ?", [name])
+        connection.commit()
+    with pytest.raises(UnsafeError, match="names the snapshot"):
+        LiveIndex.open(index, world.bundle, writable=False)
