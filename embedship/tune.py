@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from embedship import choice, golden, hardware
+from embedship import choice, golden, hardware, shapes
 from embedship.bundle import Bundle, Choice, Objective, Variant
 from embedship.choice import Speeds
 from embedship.encoder import Encoder
@@ -57,12 +57,15 @@ def remeasure(
     *,
     round_seconds: float = ROUND_SECONDS,
     limit_seconds: float = float("inf"),
+    certified: bool = True,
+    cache: Path | None = None,
     progress: Callable[[str], object] = lambda name: None,
 ) -> Choice:
     """Measure the variants that run here, one after another so that one at a time takes memory, and choose.
 
     `texts` are by default the bundle's golden ones. After `limit_seconds` no further variant is begun; the bundle's own
-    choice is among the first two. What the bundle's quality budget left out stays out.
+    choice is among the first two. A shape certificate that is not known is made and kept in `cache`, unless `certified`
+    says that it is not wanted now. What the bundle's quality budget left out stays out.
     """
     texts = list(texts) or Golden.load(bundle).real
     tokens: dict[str, float] = {}
@@ -73,7 +76,7 @@ def remeasure(
             _LOGGER.warning("%s was not measured: %.0f s are over", name, limit_seconds)
             continue
         progress(name)
-        if speeds := _one(bundle, name, texts, round_seconds):
+        if speeds := _one(bundle, name, texts, round_seconds, certified, cache):
             tokens |= speeds.tokens_per_second
             latency |= speeds.latency_seconds
     measured = [v for v in bundle.manifest.variants if v.name in tokens]
@@ -111,7 +114,7 @@ def settle(bundle: Bundle, cache: Path | None = None) -> Settled:
     why = choice.foreign(bundle)
     _LOGGER.warning("%s: measuring again, at most some %.0f s", why, _AT_START_SECONDS)
     objective = bundle.manifest.choice.objective
-    made = remeasure(bundle, objective, round_seconds=_QUICK_SECONDS, limit_seconds=_AT_START_SECONDS)
+    made = remeasure(bundle, objective, round_seconds=_QUICK_SECONDS, limit_seconds=_AT_START_SECONDS, certified=False)
     return Settled(
         made.variant, f"{why}: measured again for {objective}, {made.variant} it is; {_kept(bundle, made, cache)}"
     )
@@ -134,11 +137,15 @@ def _order(bundle: Bundle) -> list[str]:
     return list(dict.fromkeys([bundle.plain.name, bundle.manifest.choice.variant, *others]))
 
 
-def _one(bundle: Bundle, name: str, texts: Sequence[Text], round_seconds: float) -> Speeds | None:
+def _one(
+    bundle: Bundle, name: str, texts: Sequence[Text], round_seconds: float, certified: bool, cache: Path | None
+) -> Speeds | None:
     """None, with a warning, for a variant that this machine cannot run."""
     try:
         with Encoder.open(bundle, name, task=None) as encoder:
             golden.check(encoder)  # the fastest wrong vectors must not be what is chosen
+            if certified:
+                shapes.ensure(encoder, cache)
             return measure({name: encoder}, texts, round_seconds)
     except (MismatchError, MissingExtra, EngineError, GateError) as error:
         if name == bundle.plain.name:

@@ -32,7 +32,19 @@ from embedship.bundle import (
 )  # fmt: skip
 from embedship.encoder import Encoder
 from embedship.errors import UsageError
-from embedship.export import calibrate, layout, pairs, parity, probes, provenance, retrieval, sbom, targets, variants
+from embedship.export import (
+    calibrate,
+    certificates,
+    layout,
+    pairs,
+    parity,
+    probes,
+    provenance,
+    retrieval,
+    sbom,
+    targets,
+    variants,
+)
 from embedship.export.checkpoint import Checkpoint, embedding
 from embedship.export.converter import Converter
 from embedship.export.cross import Cross
@@ -229,7 +241,9 @@ class _Export:
             with self.steps.step("speed"):
                 speeds = tune.measure(_fit(encoders, made), self.texts.real[:_TIMED])
             ranked = choice.rank(finished, self.wishes.objective, speeds)
+            finished, ranked = certificates.first(finished, ranked, encoders, self.steps)
             found = self._retrieval([v.name for v in ranked], encoders)
+            finished = certificates.of(finished, found.chosen, encoders, self.steps)
             self._reference(provisional.fingerprint, encoders)
         self.codes = found.codes
         decided = Choice(

@@ -36,7 +36,7 @@ def migrate(
 
     Killed at any point, the same command goes on and ends with the same bytes.
     """
-    from embedship import golden
+    from embedship import golden, shapes
     from embedship.encoder import Encoder
     from embedship.serve.index import manifest
     from embedship.serve.index import migrate as migration
@@ -47,6 +47,7 @@ def migrate(
     wishes = migration.as_before(old, kind, cut, queries)
     with Encoder.open(opened, choice.variant(opened, variant).name) as encoder:
         golden.check(encoder)
+        shapes.ensure(encoder)
         with Bar() as bar:
             watcher = Watcher(bar)
             made = migration.migrate(encoder, index, out, wishes, watcher, shard_texts, bar.show, force=force)

@@ -24,6 +24,7 @@ from embedship.serve.journal import LogFormat
 from embedship.serve.routes.probes import beside
 from embedship.serve.server import Server, Side, listen
 from embedship.serve.settings import Settings
+from embedship.shapes import remark
 
 logger = logging.getLogger(__name__)
 
@@ -130,6 +131,10 @@ def _introduce(house: House) -> None:
     _say(f"variant {info.variant}: {info.runtime}, {info.precision}, {info.streams} streams")
     _say(f"devices: {', '.join(each.name for each in info.devices)}")
     _say(f"golden texts: {golden.texts}, cosine to the checkpoint min {golden.minimum:.5f}, mean {golden.mean:.5f}")
+    for model in service.models:
+        if certified := model.encoder.shapes:
+            say = logger.warning if certified.wrong else logger.info
+            say("shapes of batches: %s (%s)", remark(certified), certified.runtime)
     if info.index:
         _say(f"index: {info.index.size} documents in {info.index.rows} rows, {info.index.kind}")
     if info.reranker:

@@ -90,7 +90,7 @@ def processes(
             stack.callback(supervised[-1].close)
         fleet = Fleet(supervised, _worst([device.opened() for device in supervised]))
         stack.pop_all()
-    return Encoder(bundle, chosen, tokenizer, fleet)
+    return Encoder(bundle, chosen, tokenizer, fleet, devices[0].kind)
 
 
 def _streams(devices: Sequence[Where], wished: int | None) -> int:
