@@ -240,7 +240,7 @@ def warm(subject: Subject, most_tokens: int = WARM_TOKENS) -> int:
     """Compute the shapes of one short text on every stream, so that no query waits for a compiler. Returns how many."""
     texts = Texts.of(subject)
     widths = [width for width in subject.layout.widths() if width <= most_tokens]
-    shapes = [Shape(1, width) for width in widths if Shape(1, width) not in subject.layout.wrong]
+    shapes = [Shape(1, width) for width in widths if Shape(1, width) not in subject.encoder.layout.wrong]
 
     def run(encode: Encode) -> None:
         for shape in shapes:

@@ -100,10 +100,11 @@ def _signed(bundle: Bundle, key: Path | None) -> Signed:
 
 def _run(bundle: Bundle, variant: str) -> Verified:
     with Encoder.open(bundle, variant, task=None) as encoder:
-        result = golden.check(encoder)
-        certified = shapes.certify(shapes.Subject.of(encoder))
-        shapes.require(certified, shapes.Subject.of(encoder).layout, variant)
+        subject = shapes.Subject.of(encoder)
+        certified = shapes.certify(subject)
         shapes.keep(encoder, certified)
+        encoder.restrict(shapes.require(certified, subject.layout, variant), certified)
+        result = golden.check(encoder)
         return Verified(
             variant=variant,
             precision=encoder.engine.precision,

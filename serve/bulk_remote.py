@@ -53,8 +53,8 @@ def _opened(order: Order, streams: int | None) -> Encoder:
     if bundle.manifest.digest != order.digest:
         raise MismatchError(f"{order.bundle} is another bundle than where the run was started")
     encoder = Encoder.open(bundle, order.variant, streams=streams, device=str(order.device))
-    golden.check(encoder)
     shapes.ensure(encoder)
+    golden.check(encoder)
     return encoder
 
 

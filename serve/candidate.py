@@ -69,8 +69,8 @@ class Candidate:
         with ExitStack() as on_error:
             variant = tune.settle(bundle, settings.cache).variant
             encoder = on_error.enter_context(Encoder.open(bundle, variant, streams=1))
-            golden.check(encoder)
             shapes.ensure(encoder, settings.cache)
+            golden.check(encoder)
             probe = Golden.load(bundle).vectors[:1]
             shelf = Shelf.open(settings.candidate_index, bundle, encoder.tokenizer.prompt, probe)
             on_error.pop_all()

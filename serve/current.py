@@ -50,8 +50,8 @@ def encoded(path: Path, bundle: Bundle, variant: str | None, reference: Referenc
     require(reference, bundle.fingerprint)
     log = read(path)
     with Encoder.open(bundle, variant) as encoder, bar("encoding", len(log)) as advance:
-        golden.check(encoder)
         shapes.ensure(encoder)
+        golden.check(encoder)
         vectors = encode(encoder, log.texts, advance)
     return Log(
         Current(vectors, log.sessions, log.times, tuple(log.texts)), log.recalls, encoder.variant.name, bound=True

@@ -103,8 +103,8 @@ def _encoders(bundle: Bundle, variant: str, device: str, ray: str | None) -> Ite
     from embedship.encoder import Encoder
 
     with Encoder.open(bundle, variant, device=device) as encoder:
-        golden.check(encoder)
         shapes.ensure(encoder)
+        golden.check(encoder)
         yield Here(encoder)
 
 

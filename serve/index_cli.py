@@ -221,8 +221,8 @@ def _embedded(
     chosen = choices.variant(bundle, variant).name
     with ExitStack() as stack:
         encoder = stack.enter_context(Encoder.open(bundle, chosen))
-        golden.check(encoder)  # a machine that computes wrongly must not fill an index that others then trust
         shapes.ensure(encoder)
+        golden.check(encoder)  # a machine that computes wrongly must not fill an index that others then trust
         cluster = None if ray is None else stack.enter_context(_cluster(ray, bundle, chosen, device))
         bar = stack.enter_context(Bar())
         return build(encoder, chosen, corpus, out, wishes, bar.show, cluster)

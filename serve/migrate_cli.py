@@ -46,8 +46,8 @@ def migrate(
     cut = old.chunking if chunk is None and overlap is None else chunking(chunk or None, overlap)
     wishes = migration.as_before(old, kind, cut, queries)
     with Encoder.open(opened, choice.variant(opened, variant).name) as encoder:
-        golden.check(encoder)
         shapes.ensure(encoder)
+        golden.check(encoder)
         with Bar() as bar:
             watcher = Watcher(bar)
             made = migration.migrate(encoder, index, out, wishes, watcher, shard_texts, bar.show, force=force)

@@ -91,8 +91,8 @@ def _fit(bundle: Bundle, log: Queries, accepted: FalseAlarms, seconds: float) ->
     plain = nearest(bundle)
     for variant in runnable(bundle):
         with Encoder.open(bundle, variant.name) as encoder, bar(variant.name, len(log)) as advance:
-            golden.check(encoder)
             shapes.ensure(encoder)
+            golden.check(encoder)
             vectors[variant.name] = encode(encoder, log.texts, advance)
             asked = prompt(encoder)
     return Reference.fit(

@@ -50,9 +50,12 @@ class Running:
         encoder = stack.enter_context(door.encoder)
         # An encoder over worker processes is a fleet already; the streams of any other become one.
         engine = encoder.engine
+        if not isinstance(engine, Fleet):
+            shapes.ensure(encoder, settings.cache, batch_tokens=settings.batch_tokens)
         fleet = engine if isinstance(engine, Fleet) else local(encoder, settings.stall_seconds, _prefix(encoder.bundle))
         each = [device.encode for device in fleet.devices for _ in range(device.streams)]
-        shapes.ensure(encoder, settings.cache, streams=each, batch_tokens=settings.batch_tokens)
+        if isinstance(engine, Fleet):
+            shapes.ensure(encoder, settings.cache, streams=each, batch_tokens=settings.batch_tokens)
         shapes.warm(shapes.Subject.of(encoder, each))
         model = encoder.bundle.manifest.pipeline
         lanes: Lanes[Ticket] = Lanes(settings.batch_tokens)

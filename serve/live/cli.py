@@ -66,8 +66,8 @@ def update(
     opened = Bundle.open(bundle)
     lines = updating.count(changes)  # a bad line is known before anything is changed
     with _opened(index, opened) as taken, Encoder.open(opened, taken.manifest.variant) as encoder:
-        golden.check(encoder)  # a machine that computes wrongly must not fill an index that others then trust
         shapes.ensure(encoder)
+        golden.check(encoder)  # a machine that computes wrongly must not fill an index that others then trust
         with bar("updating", lines) as progress:
             updated = updating.update(taken, encoder, changes, progress)
         share = Settings(bundle=bundle).compact_share

@@ -29,8 +29,8 @@ def fill(
         )
     chosen = choice.variant(bundle, variant).name
     with Encoder.open(bundle, chosen) as encoder:
-        golden.check(encoder)  # a machine that computes wrongly must not fill an index that others then trust
         shapes.ensure(encoder)
+        golden.check(encoder)  # a machine that computes wrongly must not fill an index that others then trust
         with Bar() as bar:
             loaded = load(encoder, chosen, corpus, address, wishes, partial(bar.show, Step.EMBED))
     if as_json:
