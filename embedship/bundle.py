@@ -212,6 +212,32 @@ class Invariance(Record, frozen=True):
         return min(figures) if all(figure == figure for figure in figures) else float("nan")
 
 
+class WrongShape(Record, frozen=True):
+    """A shape of batch in which vectors are not what they are in others: rows, width, and how alike at worst."""
+
+    rows: int
+    width: int
+    likeness: float
+
+
+class Shapes(Record, frozen=True):
+    """The shape certificate of a variant: of `checked` shapes of batches, all that the planner makes, which are wrong.
+
+    It holds for one plan, runtime, instruction set, kind of device and number of streams (see shapes.py). `worst` is
+    the lowest likeness between right shapes.
+    """
+
+    runtime: str  # name and version
+    isa: tuple[str, ...]
+    device: str
+    streams: int
+    plan: str
+    checked: int
+    wrong: tuple[WrongShape, ...]
+    worst: float
+    seconds: float
+
+
 class Floors(Record, frozen=True, omit_defaults=True):
     """What the gate demands of a precision: the least that `Parity` may say."""
 
@@ -222,7 +248,7 @@ class Floors(Record, frozen=True, omit_defaults=True):
     short: float | None = None  # of the `short_minimum`; None: as `minimum`
 
 
-class Variant(Record, frozen=True):
+class Variant(Record, frozen=True, omit_defaults=True):
     """One way to run the model: a file, a runtime, and what was measured of it when it was exported."""
 
     name: str
@@ -236,6 +262,7 @@ class Variant(Record, frozen=True):
     fused: dict[str, int]
     parity: Parity
     invariance: Invariance
+    shapes: Shapes | None = None  # None: the bundle is older than this certificate
 
 
 class Stage(StrEnum):

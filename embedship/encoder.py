@@ -17,8 +17,9 @@ from typing import Self
 import numpy as np
 
 from embedship import choice
-from embedship.bundle import Bundle, Task, Variant
+from embedship.bundle import Bundle, Shapes, Task, Variant
 from embedship.codes import Vectors, cut
+from embedship.device import Device, Kind
 from embedship.engine import Engine, open_engine
 from embedship.errors import EngineError, UsageError
 from embedship.plan import BUDGET, Layout, plan
@@ -37,12 +38,17 @@ class Encoder:
     (2, 384)
     """
 
-    def __init__(self, bundle: Bundle, variant: Variant, tokenizer: Tokenizer, engine: Engine) -> None:
+    def __init__(
+        self, bundle: Bundle, variant: Variant, tokenizer: Tokenizer, engine: Engine, device: str = Kind.CPU
+    ) -> None:
+        """`device` is the kind of what the engine computes on."""
         self.bundle = bundle
         self.variant = variant
         self.tokenizer = tokenizer
         self.engine = engine
         self.layout = Layout(bundle.manifest.pipeline.pad_id, bundle.manifest.pipeline.max_tokens)
+        self.device = str(device)
+        self.shapes: Shapes | None = None  # the certificate that the layout keeps to; None: none is known here
         self._closed = False
         self._threads = ThreadPoolExecutor(engine.streams, thread_name_prefix="encoder")
 
@@ -59,15 +65,28 @@ class Encoder:
         """Open a bundle and load one variant of it (default: the one `choice.variant` picks for this machine).
 
         `device` and `streams` are those of `open_engine`; a bundle of another `task` is refused, unless
-        any will do (None). The variant's files are hashed first. Raises UsageError, UnsafeError, MissingExtra or
-        EngineError.
+        any will do (None). The variant's files are hashed first. Shapes of batches that are known to be wrong here are
+        not used (shapes.py). Raises UsageError, UnsafeError, MissingExtra, EngineError, or GateError if too many are.
         """
+        from embedship import shapes
+
         bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         if task:
             bundle.require(task)
         chosen = choice.variant(bundle, variant)
         bundle.verify(bundle.files_of(chosen))
-        return cls(bundle, chosen, Tokenizer.open(bundle), open_engine(bundle, chosen.name, streams, device))
+        engine = open_engine(bundle, chosen.name, streams, device)
+        encoder = cls(bundle, chosen, Tokenizer.open(bundle), engine, Device.parse(device).kind)
+        try:
+            shapes.recall(encoder)
+        except BaseException:
+            encoder.close()
+            raise
+        return encoder
+
+    def restrict(self, layout: Layout, certificate: Shapes) -> None:
+        """From now on use no shapes but those of `layout`, which keeps to `certificate`."""
+        self.layout, self.shapes = layout, certificate
 
     def encode(
         self,
@@ -132,8 +151,8 @@ class Encoder:
     def _batch(
         self, out: Vectors, tokens: Tokens, done: Callable[[Sequence[int]], object] | None, rows: list[int]
     ) -> None:
-        batch = self.layout.batch([tokens.ids[row] for row in rows])
-        out[rows] = self.engine.encode(batch.turned([tokens.turns[row] for row in rows] if tokens.turns else ()))
+        turns = [tokens.turns[row] for row in rows] if tokens.turns else ()
+        out[rows] = self.layout.encode(self.engine.encode, [tokens.ids[row] for row in rows], turns)
         if done:
             done(rows)
 

@@ -1,17 +1,21 @@
 """Tokens -> batches: grouped by length within a token budget, in few shapes, so that padding and compiling stay small.
 
 OpenVINO compiles for each shape of batch it meets (MiniLM on two cores: some 10 ms, where a query takes 3, and 4 MB a
-stream that it keeps), and GPUs plan and allocate by shape. So rows are a power of two, and widths above 32 are rounded
-up to 16 steps an octave, which pads 2% on average and 6% at worst. Pure.
+stream that it keeps), GPUs plan and allocate by shape, and every shape is certified (shapes.py). So rows are a power of
+two, and widths above 16 are rounded up to 8 steps an octave. Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from embedship.errors import EngineError
 
 # Throughput is flat between 1,024 and 2,048 padded tokens a batch on two cores with MiniLM, and a small batch keeps
 # the wait of the next query short.
@@ -22,7 +26,18 @@ BUDGET = 1536
 PADDING = 0.05
 SLACK = 16
 
-_STEPS = 16  # widths an octave
+# More texts at once gain nothing where the budget is a CPU's, and would be shapes more to certify.
+ROWS = 32
+_ROW_TOKENS = 48
+
+_STEPS = 8  # widths an octave
+
+
+class Shape(NamedTuple):
+    """Of a batch: rows, and tokens a row, padding included."""
+
+    rows: int
+    width: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +75,7 @@ class Rectangle:
     def __init__(self, budget: int) -> None:
         self.rows = 0
         self._budget = budget
+        self._most = most_rows(budget)
         self._width = self._tokens = 0
 
     def add(self, length: int) -> None:
@@ -74,8 +90,11 @@ class Rectangle:
     def fits(self, length: int) -> bool:
         if not self.rows:
             return True
+        if self.rows >= self._most or self._area(length) > self._budget:
+            return False
+        # A text of the batch's own width is padded as much in any other batch.
         allowed = max(SLACK, PADDING * (self._tokens + length))
-        return self._area(length) <= self._budget and self.padding(length) <= allowed
+        return rounded(length) == self._width or self.padding(length) <= allowed
 
     def _area(self, length: int) -> int:
         return (self.rows + 1) * max(self._width, rounded(length))
@@ -97,16 +116,70 @@ def pad(ids: Sequence[Sequence[int]], pad_id: int, width: int = 1) -> Batch:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a model's batches are laid out: in few widths, none beyond its positions."""
+    """How a model's batches are laid out: in few shapes, none beyond its positions, and in none that is wrong."""
 
     pad_id: int
     positions: int
+    budget: int = BUDGET
+    wrong: frozenset[Shape] = frozenset()
 
-    def width(self, longest: int) -> int:
-        return min(rounded(longest), self.positions)
+    def without(self, shapes: Sequence[Shape]) -> Layout:
+        """The same layout, which does not use these shapes either."""
+        return replace(self, wrong=self.wrong.union(shapes))
 
-    def batch(self, ids: Sequence[Sequence[int]]) -> Batch:
-        return pad(ids, self.pad_id, self.width(max(map(len, ids))))
+    def widths(self) -> list[int]:
+        """All widths a batch may have, ascending."""
+        return list(_widths(self.positions))
+
+    def shapes(self) -> list[Shape]:
+        """Every shape that a batch may have, the wrong ones included: by rows, then by width."""
+        counts = [1 << power for power in range(most_rows(self.budget).bit_length())]
+        return [Shape(rows, width) for rows in counts for width in self.widths() if self._affords(rows, width)]
+
+    def shape(self, rows: int, longest: int) -> Shape | None:
+        """The smallest right shape that holds so many texts of at most `longest` tokens; None: only fewer texts."""
+        least = round_rows(2 * rows - 1)
+        counts = [least << power for power in range(most_rows(self.budget).bit_length()) if rows]
+        width = self._rounded(longest)
+        if (exact := Shape(least, width)) not in self.wrong and self._affords(*exact):
+            return exact
+        wider = [each for each in self.widths() if each >= width]
+        fitting = (Shape(r, w) for r in counts for w in wider if self._affords(r, w) and (r, w) not in self.wrong)
+        return min(fitting, key=lambda shape: shape.rows * shape.width, default=None)
+
+    def encode(
+        self,
+        encode: Callable[[Batch], npt.NDArray[np.float32]],
+        ids: Sequence[Sequence[int]],
+        turns: Sequence[int] = (),
+    ) -> npt.NDArray[np.float32]:
+        """Return what `encode` gives for these texts, (n, dim) in their order: as one batch of a right shape, or, where
+        there is none for so many, as several.
+
+        Raises EngineError where a text alone has no right shape; whatever `encode` raises is passed on.
+        """
+        shape = self.shape(len(ids), max(map(len, ids)))
+        if shape is not None:
+            found = encode(self.batch(ids, turns, shape))
+            return found if shape.rows == len(ids) else found[: len(ids)]
+        middle = len(ids) // 2
+        if not middle:
+            raise EngineError(f"a text of {len(ids[0])} tokens fits no shape that this engine computes rightly")
+        halves = [self.encode(encode, ids[half], turns[half]) for half in (slice(middle), slice(middle, None))]
+        return np.concatenate(halves)
+
+    def batch(self, ids: Sequence[Sequence[int]], turns: Sequence[int] = (), shape: Shape | None = None) -> Batch:
+        """These texts in `shape` (default: that of `shape()`, where there is one). Rows too many repeat the first."""
+        shape = shape or self.shape(len(ids), max(map(len, ids))) or Shape(len(ids), self._rounded(max(map(len, ids))))
+        more = shape.rows - len(ids)
+        repeated = [turns[0]] * more if turns else []
+        return pad([*ids, *[ids[0]] * more], self.pad_id, shape.width).turned([*turns, *repeated])
+
+    def _rounded(self, longest: int) -> int:
+        return _rounded(longest, self.positions)
+
+    def _affords(self, rows: int, width: int) -> bool:
+        return rows == 1 or (rows <= most_rows(self.budget) and rows * width <= self.budget)
 
 
 def plan(lengths: Sequence[int], budget: int = BUDGET) -> Iterator[list[int]]:
@@ -125,6 +198,20 @@ def plan(lengths: Sequence[int], budget: int = BUDGET) -> Iterator[list[int]]:
         end = start + round_rows(rectangle.rows)
         yield order[start:end]
         start = end
+
+
+def _rounded(longest: int, positions: int) -> int:
+    return max(1, min(rounded(longest), positions))
+
+
+@cache
+def _widths(positions: int) -> tuple[int, ...]:
+    return tuple(sorted({_rounded(length, positions) for length in range(1, positions + 1)}))
+
+
+def most_rows(budget: int) -> int:
+    """How many texts a batch may hold at most: a power of two."""
+    return round_rows(max(ROWS, budget // _ROW_TOKENS))
 
 
 def rounded(length: int) -> int:

@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from embedship import choice, golden, hardware
+from embedship import choice, golden, hardware, shapes
 from embedship.bundle import Bundle, Choice, Objective, Variant
 from embedship.choice import Speeds
 from embedship.encoder import Encoder
@@ -134,6 +135,8 @@ def remeasure(
     *,
     round_seconds: float = ROUND_SECONDS,
     limit_seconds: float = float("inf"),
+    certified: bool = True,
+    cache: Path | None = None,
     progress: Callable[[str], object] = lambda name: None,
     clock: Clock | None = None,
 ) -> Choice:
@@ -141,7 +144,8 @@ def remeasure(
 
     All are open at once where they are small; of a large model plain and one other at a time take memory. `texts` are
     by default the bundle's golden ones. After `limit_seconds` no further variant is begun; the bundle's own choice is
-    among the first two. What the bundle's quality budget left out stays out.
+    among the first two. A shape certificate that is not known is made and kept in `cache`, unless `certified` says that
+    it is not wanted now. What the bundle's quality budget left out stays out.
     """
     texts = list(texts) or Golden.load(bundle).real
     began = time.perf_counter()
@@ -150,6 +154,7 @@ def remeasure(
         raise MissingExtra("a runtime that the bundle was exported for", "cpu")
     plain, *others = runnable  # without the runtime of the plain variant, the first other one takes its place
     small = sum(v.size for v in bundle.manifest.variants) <= _TOGETHER_BYTES
+    check = partial(_checked, bundle, certified=certified, cache=cache)
 
     def opened(names: Sequence[str], encoders: dict[str, Encoder], stack: ExitStack) -> dict[str, Encoder]:
         found = dict(encoders)
@@ -158,14 +163,14 @@ def remeasure(
                 _LOGGER.warning("%s was not measured: %.0f s are over", name, limit_seconds)
                 continue
             progress(name)
-            if encoder := _open(bundle, name, stack):
+            if encoder := _open(check, name, stack):
                 found[name] = encoder
         return found
 
     found: list[Timed] = []
     with ExitStack() as stack:
         progress(plain)
-        alone = {plain: _checked(bundle, plain, stack)}
+        alone = {plain: check(plain, stack)}
         for names in [others] if small or not others else [[name] for name in others]:
             with ExitStack() as own:
                 encoders = opened(names, alone, own)
@@ -233,7 +238,7 @@ def settle(bundle: Bundle, cache: Path | None = None) -> Settled:
     why = f"{found.variant} needs {runtime}, which is not installed here" if found else choice.foreign(bundle)
     _LOGGER.warning("%s: measuring again, at most some %.0f s", why, _AT_START_SECONDS)
     objective = bundle.manifest.choice.objective
-    made = remeasure(bundle, objective, round_seconds=_QUICK_SECONDS, limit_seconds=_AT_START_SECONDS)
+    made = remeasure(bundle, objective, round_seconds=_QUICK_SECONDS, limit_seconds=_AT_START_SECONDS, certified=False)
     return Settled(
         made.variant, f"{why}: measured again for {objective}, {made.variant} it is; {_kept(bundle, made, cache)}"
     )
@@ -256,18 +261,21 @@ def _order(bundle: Bundle) -> list[str]:
     return list(dict.fromkeys([bundle.plain.name, bundle.manifest.choice.variant, *others]))
 
 
-def _open(bundle: Bundle, name: str, stack: ExitStack) -> Encoder | None:
+def _open(check: Callable[[str, ExitStack], Encoder], name: str, stack: ExitStack) -> Encoder | None:
     """None, with a warning, for a variant that this machine cannot run."""
     try:
-        return _checked(bundle, name, stack)
+        return check(name, stack)
     except (MismatchError, MissingExtra, EngineError, GateError) as error:
         _LOGGER.warning("%s does not run here and is left out: %s", name, error)
         return None
 
 
-def _checked(bundle: Bundle, name: str, stack: ExitStack) -> Encoder:
+def _checked(bundle: Bundle, name: str, stack: ExitStack, *, certified: bool, cache: Path | None) -> Encoder:
+    """Open a variant until `stack` ends. Raises GateError if its golden texts or its shapes are wrong here."""
     with ExitStack() as own:
         encoder = own.enter_context(Encoder.open(bundle, name, task=None))
+        if certified:
+            shapes.ensure(encoder, cache)
         golden.check(encoder)  # the fastest wrong vectors must not be what is chosen
         stack.enter_context(own.pop_all())
     return encoder

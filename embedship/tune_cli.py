@@ -47,6 +47,7 @@ def tune(
             opened,
             objective or opened.manifest.choice.objective,
             given,
+            cache=cache,
             progress=lambda name: status.update(f"measuring {name}"),
         )
     path = choice.save(opened, made, cache)

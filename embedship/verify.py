@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from embedship import choice, golden, hardware
-from embedship.bundle import SIGNATURE, Bundle, Precision
+from embedship import choice, golden, hardware, shapes
+from embedship.bundle import SIGNATURE, Bundle, Precision, Shapes
 from embedship.encoder import Encoder
 
 
@@ -25,7 +25,7 @@ class Signed(StrEnum):
 
 
 class Verified(msgspec.Struct, frozen=True):
-    """What one variant did with the golden texts on this machine."""
+    """What one variant did on this machine with the golden texts, and in every shape of batch."""
 
     variant: str
     precision: Precision
@@ -33,6 +33,7 @@ class Verified(msgspec.Struct, frozen=True):
     cosine_minimum: float
     cosine_mean: float
     cosine_alone: float
+    shapes: Shapes
 
 
 def verify(
@@ -47,7 +48,9 @@ def verify(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Re-hash every file of a bundle, check its signature, and re-run its golden texts.
+    """Re-hash every file of a bundle, check its signature, re-run its golden texts, and run every shape of batch.
+
+    Shapes that are wrong here are named, stored beside the bundle (or in EMBEDSHIP_CACHE), and used no more.
 
     Exits 4 when a file is missing, changed or added, or the signature is missing or wrong, and 3 when the vectors are
     no longer those of the checkpoint.
@@ -67,6 +70,8 @@ def verify(
     console.print(f"{bundle}: {files} files are as exported, fingerprint {opened.fingerprint[:12]}")
     console.print(_SIGNED[signed])
     console.print(_table(results))
+    for r in results:
+        console.print(f"{r.variant}: {shapes.remark(r.shapes)} ({r.shapes.runtime}, {r.shapes.seconds:.1f} s)")
     for name, needs in skipped.items():
         console.print(f"{name} was not run: it is for {needs}, which this machine has not", soft_wrap=True)
 
@@ -95,6 +100,10 @@ def _signed(bundle: Bundle, key: Path | None) -> Signed:
 
 def _run(bundle: Bundle, variant: str) -> Verified:
     with Encoder.open(bundle, variant, task=None) as encoder:
+        subject = shapes.Subject.of(encoder)
+        certified = shapes.certify(subject)
+        shapes.keep(encoder, certified)
+        encoder.restrict(shapes.require(certified, subject.layout, variant), certified)
         result = golden.check(encoder)
         return Verified(
             variant=variant,
@@ -103,6 +112,7 @@ def _run(bundle: Bundle, variant: str) -> Verified:
             cosine_minimum=result.minimum,
             cosine_mean=result.mean,
             cosine_alone=result.alone,
+            shapes=certified,
         )
 
 

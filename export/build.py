@@ -36,7 +36,19 @@ from embedship.choice import Speeds
 from embedship.codes import Vectors
 from embedship.encoder import Encoder
 from embedship.errors import UsageError
-from embedship.export import calibrate, layout, pairs, parity, probes, provenance, retrieval, sbom, targets, variants
+from embedship.export import (
+    calibrate,
+    certificates,
+    layout,
+    pairs,
+    parity,
+    probes,
+    provenance,
+    retrieval,
+    sbom,
+    targets,
+    variants,
+)
 from embedship.export.checkpoint import Checkpoint, embedding
 from embedship.export.converter import Converter
 from embedship.export.cross import Cross
@@ -237,7 +249,10 @@ class _Export:
             self._reference(provisional.fingerprint, encoders)
             speeds = self._speeds(self.failures.kept(finished), encoders)
             ranked = choice.rank(self.failures.kept(finished), self.wishes.objective, speeds)
-            found = self._retrieval([v.name for v in ranked], encoders)
+            finished, names = self._certify(finished, [v.name for v in ranked], encoders)
+            found = self._retrieval(names, encoders)
+            with failing(found.chosen, Stage.SHAPES):
+                finished = certificates.of(finished, found.chosen, encoders, self.steps)
         self.codes = found.codes
         kept = self.failures.kept(finished)
         self._remove(made, kept)
@@ -257,6 +272,15 @@ class _Export:
                 encoders[one.name] = encoder
                 stack.enter_context(own.pop_all())
         return finished, encoders
+
+    def _certify(
+        self, finished: list[Variant], ranked: Sequence[str], encoders: Mapping[str, Encoder]
+    ) -> tuple[list[Variant], Sequence[str]]:
+        """Certify the shapes of the best variants in turn until one passes: all variants, and those still ranked."""
+        for place, name in enumerate(ranked):
+            with self.failures.optional(name), failing(name, Stage.SHAPES):
+                return certificates.of(finished, name, encoders, self.steps), ranked[place:]
+        raise AssertionError("the plain variant is always among them, and stops the export when it fails")
 
     def _speeds(self, finished: Sequence[Variant], encoders: dict[str, Encoder]) -> Speeds:
         here = hardware.machine()

@@ -10,7 +10,7 @@ import msgspec
 from rich.box import SIMPLE
 from rich.table import Table
 
-from embedship import choice
+from embedship import choice, shapes
 from embedship.bundle import Bundle, Choice, Measured, Quality, Quantisation, Runtime, Source, Task, Variant
 from embedship.export.probes import LONGEST
 from embedship.likeness import measure
@@ -110,6 +110,7 @@ def notes(bundle: Bundle) -> list[str]:
     manifest = bundle.manifest
     pipeline, codes = manifest.pipeline, manifest.codes
     lines = [_company(v, bundle.task) for v in manifest.variants]
+    lines += [f"{v.name}: {shapes.remark(v.shapes)}, {v.shapes.seconds:.1f} s" for v in manifest.variants if v.shapes]
     if bundle.task is Task.RERANK:
         lines += [f"{v.name}: {v.parity.overlap:.4f} of passages in the checkpoint's order" for v in manifest.variants]
     lines += [line for v in manifest.variants[1:] for line in _short(v)]

@@ -16,6 +16,9 @@ class Steps:
         self._console = console or Console(stderr=True, highlight=False)
         self.seconds: dict[str, float] = {}
 
+    def say(self, line: str) -> None:
+        self._console.print(line, soft_wrap=True)
+
     @contextmanager
     def step(self, what: str) -> Iterator[None]:
         """Show `what` while it runs; a line stays behind when it has succeeded."""

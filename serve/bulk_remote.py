@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-from embedship import golden
+from embedship import golden, shapes
 from embedship.bundle import Bundle
 from embedship.device import Device
 from embedship.encoder import Encoder
@@ -53,6 +53,7 @@ def _opened(order: Order, streams: int | None) -> Encoder:
     if bundle.manifest.digest != order.digest:
         raise MismatchError(f"{order.bundle} is another bundle than where the run was started")
     encoder = Encoder.open(bundle, order.variant, streams=streams, device=str(order.device))
+    shapes.ensure(encoder)
     golden.check(encoder)
     return encoder
 

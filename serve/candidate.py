@@ -17,7 +17,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from embedship import golden, tune
+from embedship import golden, shapes, tune
 from embedship.bundle import Bundle
 from embedship.encoder import Encoder
 from embedship.golden import Golden
@@ -69,6 +69,7 @@ class Candidate:
         with ExitStack() as on_error:
             variant = tune.settle(bundle, settings.cache).variant
             encoder = on_error.enter_context(Encoder.open(bundle, variant, streams=1))
+            shapes.ensure(encoder, settings.cache)
             golden.check(encoder)
             probe = Golden.load(bundle).vectors[:1]
             shelf = Shelf.open(settings.candidate_index, bundle, encoder.tokenizer.prompt, probe)

@@ -42,7 +42,7 @@ class Log(NamedTuple):
 
 def encoded(path: Path, bundle: Bundle, variant: str | None, reference: Reference) -> Log:
     """Encode JSON Lines as the service does. Raises MismatchError, before anything is encoded, UsageError."""
-    from embedship import golden
+    from embedship import golden, shapes
     from embedship.encoder import Encoder
     from embedship.queries import encode, read
     from embedship.serve.progress import bar
@@ -50,6 +50,7 @@ def encoded(path: Path, bundle: Bundle, variant: str | None, reference: Referenc
     require(reference, bundle.fingerprint)
     log = read(path)
     with Encoder.open(bundle, variant) as encoder, bar("encoding", len(log)) as advance:
+        shapes.ensure(encoder)
         golden.check(encoder)
         vectors = encode(encoder, log.texts, advance)
     return Log(

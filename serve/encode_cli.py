@@ -99,10 +99,11 @@ def _encoders(bundle: Bundle, variant: str, device: str, ray: str | None) -> Ite
             Console(stderr=True, highlight=False).print(f"encoding on {cluster}")
             yield cluster
         return
-    from embedship import golden
+    from embedship import golden, shapes
     from embedship.encoder import Encoder
 
     with Encoder.open(bundle, variant, device=device) as encoder:
+        shapes.ensure(encoder)
         golden.check(encoder)
         yield Here(encoder)
 

@@ -216,13 +216,14 @@ def chunking(chunk: int | None, overlap: int | None) -> Chunking | None:
 def _embedded(
     bundle: Bundle, variant: str | None, corpus: Path, out: Path, wishes: Wishes, ray: str | None, device: str
 ) -> Built:
-    from embedship import golden
+    from embedship import golden, shapes
     from embedship.encoder import Encoder
     from embedship.serve.index.build import build
 
     chosen = choices.variant(bundle, variant).name
     with ExitStack() as stack:
         encoder = stack.enter_context(Encoder.open(bundle, chosen))
+        shapes.ensure(encoder)
         golden.check(encoder)  # a machine that computes wrongly must not fill an index that others then trust
         cluster = None if ray is None else stack.enter_context(_cluster(ray, bundle, chosen, device))
         bar = stack.enter_context(Bar())

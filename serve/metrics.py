@@ -75,6 +75,7 @@ class Counts:
         )
         self.batches = make.histogram(f"batch_{units}", f"{units.capitalize()} in a batch.", bounds=_TEXTS)
         self.batch_tokens = make.histogram("batch_tokens", "Tokens in a batch, padding included.", bounds=_TOKENS)
+        self.wrong_shapes = make.gauge("wrong_shapes", "Shapes of batches that are wrong here and not used.")
         self.padding = make.histogram("batch_padding_ratio", "Share of a batch that is padding.", bounds=_SHARE)
         queue = make.histograms("queue_seconds", "From a request's tokens to the start of its first batch.", "lane")
         self.queue_seconds = {lane: queue.labels(lane) for lane in Lane}

@@ -36,7 +36,7 @@ def migrate(
 
     Killed at any point, the same command goes on and ends with the same bytes.
     """
-    from embedship import golden
+    from embedship import golden, shapes
     from embedship.encoder import Encoder
     from embedship.serve.index import manifest
     from embedship.serve.index import migrate as migration
@@ -46,6 +46,7 @@ def migrate(
     cut = old.chunking if chunk is None and overlap is None else chunking(chunk or None, overlap)
     wishes = migration.as_before(old, kind, cut, queries)
     with Encoder.open(opened, choice.variant(opened, variant).name) as encoder:
+        shapes.ensure(encoder)
         golden.check(encoder)
         with Bar() as bar:
             watcher = Watcher(bar)

@@ -84,13 +84,14 @@ def reference(
 
 def _fit(bundle: Bundle, log: Queries, accepted: FalseAlarms, seconds: float) -> Reference:
     """On the variant nearest to the checkpoint; of the others it is kept how far they move the mean."""
-    from embedship import golden
+    from embedship import golden, shapes
     from embedship.encoder import Encoder
 
     vectors: dict[str, Vectors] = {}
     plain = nearest(bundle)
     for variant in runnable(bundle):
         with Encoder.open(bundle, variant.name) as encoder, bar(variant.name, len(log)) as advance:
+            shapes.ensure(encoder)
             golden.check(encoder)
             vectors[variant.name] = encode(encoder, log.texts, advance)
             asked = prompt(encoder)

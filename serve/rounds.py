@@ -56,14 +56,17 @@ class Rounds:
 
     async def canary(self) -> None:
         """Every canary text on every device, one after the other."""
-        for workers, songs in self._choirs:
+        for workers, songs, walk in self._choirs:
             for device in workers.devices:
                 try:
                     rows = [await workers.encode_on(device, tokens) for tokens in songs.tokens]
+                    right = walk is None or await walk.on(workers, device)
                 except EngineFailed:
                     self._watch.canary.failed(device)
                     continue
                 self._watch.canary.saw(device, np.concatenate(rows))
+                if not right:
+                    self._watch.canary.failed(device)
         self._watch.report()  # so that a beginning is noted, whether or not anybody scrapes
 
     async def replay(self) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from embedship import tune
+from embedship import shapes, tune
 from embedship.bundle import Bundle, Task
 from embedship.encoder import Encoder
 from embedship.golden import GoldenCheck
@@ -19,6 +19,7 @@ from embedship.serve.metrics import Counts
 from embedship.serve.settings import Settings
 from embedship.serve.songs import Choir, Songs
 from embedship.serve.tickets import Ticket
+from embedship.serve.walk import Walk
 from embedship.serve.workers import Workers
 from embedship.tune import Settled
 
@@ -40,21 +41,29 @@ class Running:
 
     @classmethod
     def open(cls, door: Door, settings: Settings, admission: Admission, counts: Counts, stack: ExitStack) -> Self:
-        """Prove every device with the golden texts. What was opened, the encoder too, is closed with `stack`.
+        """Prove every device with the golden texts, and the shapes of batches, if they are not certified here.
+
+        What was opened, the encoder too, is closed with `stack`.
 
         Raises EngineError, GateError.
         """
         encoder = stack.enter_context(door.encoder)
         # An encoder over worker processes is a fleet already; the streams of any other become one.
         engine = encoder.engine
+        if not isinstance(engine, Fleet):
+            shapes.ensure(encoder, settings.cache, batch_tokens=settings.batch_tokens)
         fleet = engine if isinstance(engine, Fleet) else local(encoder, settings.stall_seconds, _prefix(encoder.bundle))
+        each = [device.encode for device in fleet.devices for _ in range(device.streams)]
+        if isinstance(engine, Fleet):
+            shapes.ensure(encoder, settings.cache, streams=each, batch_tokens=settings.batch_tokens)
+        shapes.warm(shapes.Subject.of(encoder, each))
         model = encoder.bundle.manifest.pipeline
         lanes: Lanes[Ticket] = Lanes(settings.batch_tokens)
         workers = Workers(fleet.devices, model.dimension, encoder.layout, lanes, counts)
         stack.callback(workers.close)
         forward = Forward(model, encoder.tokenizer, admission, workers, counts)
         stack.callback(forward.close)
-        return cls(encoder, door.remark, fleet, forward, Choir(workers, Songs.of(encoder)))
+        return cls(encoder, door.remark, fleet, forward, Choir(workers, Songs.of(encoder), Walk.of(encoder)))
 
     @property
     def bundle(self) -> Bundle:

@@ -39,21 +39,21 @@ class Seat(Generic[Claim]):
 
 
 class Errands(Generic[Claim]):
-    """Single texts for one device and no other.
+    """Batches of their own, mostly of one text, for one device and no other.
 
     They wait until no request does, but for at most PATIENCE batches: a canary must sing under load, too.
     """
 
     def __init__(self, device: str) -> None:
         self._device = device
-        self._waiting: deque[Work[Claim]] = deque()
+        self._waiting: deque[Sequence[Work[Claim]]] = deque()
         self._passed_over = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def put(self, work: Work[Claim]) -> None:
-        self._waiting.append(work)
+    def put(self, works: Sequence[Work[Claim]]) -> None:
+        self._waiting.append(list(works))
 
     def take(self, lanes: Lanes[Claim]) -> Piece[Claim] | None:
         """The device's next batch: work from the lanes, or an errand; None if there is neither."""
@@ -66,7 +66,7 @@ class Errands(Generic[Claim]):
 
     def next(self) -> Piece[Claim]:
         self._passed_over = 0
-        return Piece([self._waiting.popleft()], errand=self._device)
+        return Piece(self._waiting.popleft(), errand=self._device)
 
 
 class Seats(Generic[Claim]):
@@ -108,13 +108,13 @@ class Seats(Generic[Claim]):
                 self._wake(len(works))
             return not self._closed
 
-    def errand(self, device: str, work: Work[Claim]) -> bool:
-        """False, and nothing is put, once it is closed or while the device is down."""
+    def errand(self, device: str, *works: Work[Claim]) -> bool:
+        """One batch of these. False, and nothing is put, once it is closed or while the device is down."""
         seat = self._seats[device]
         with self._lock:
             accepted = not self._closed and seat.device.up
             if accepted:
-                seat.errands.put(work)
+                seat.errands.put(works)
                 seat.wake(1)
             return accepted
 

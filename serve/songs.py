@@ -10,6 +10,7 @@ import numpy as np
 from embedship.codes import Vectors
 from embedship.encoder import Encoder
 from embedship.golden import Golden
+from embedship.serve.walk import Walk
 from embedship.serve.workers import Workers
 from embedship.tokens import Tokens
 
@@ -43,7 +44,8 @@ class Songs:
 
 
 class Choir(NamedTuple):
-    """The devices of one model, and what they sing."""
+    """The devices of one model, what they sing, and the shapes they walk through meanwhile."""
 
     workers: Workers
     songs: Songs
+    walk: Walk | None = None

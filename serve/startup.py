@@ -26,6 +26,7 @@ from embedship.serve.routes.info import info
 from embedship.serve.routes.probes import beside
 from embedship.serve.server import Server, Side, listen
 from embedship.serve.settings import Settings
+from embedship.shapes import remark
 
 logger = logging.getLogger(__name__)
 
@@ -137,6 +138,10 @@ def _introduce(house: House) -> None:
     _say(f"variant {told.variant}: {told.runtime}, {told.precision}, {told.streams} streams")
     _say(f"devices: {', '.join(each.name for each in told.devices)}")
     _say(f"golden texts: {golden.texts}, cosine to the checkpoint min {golden.minimum:.5f}, mean {golden.mean:.5f}")
+    for model in service.models:
+        if certified := model.encoder.shapes:
+            say = logger.warning if certified.wrong else logger.info
+            say("shapes of batches: %s (%s)", remark(certified), certified.runtime)
     if told.index:
         _say(f"index: {told.index.size} documents in {told.index.rows} rows, {told.index.kind}")
     if told.reranker:

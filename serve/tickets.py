@@ -74,7 +74,7 @@ class Delivery:
 
     def __init__(self, counts: Counts, devices: Iterable[str], layout: Layout) -> None:
         self._counts = counts
-        self._layout = layout
+        self.layout = layout
         self._inference = {device: counts.inference.labels(device) for device in devices}
 
     def deliver(self, outcome: Outcome) -> None:
@@ -92,8 +92,11 @@ class Delivery:
         if not works:
             return
         lengths = [len(work.ids) for work in works]
-        width = self._layout.width(max(len(work.ids) for work in outcome.piece.works))
-        tokens, padded = sum(lengths), len(lengths) * width
+        every = outcome.piece.works
+        shape = self.layout.shape(len(every), max(len(work.ids) for work in every))
+        tokens = sum(lengths)
+        # Without a shape the batch was computed in parts, each of them padded less.
+        padded = shape.rows * shape.width * len(lengths) // len(every) if shape else tokens
         self._counts.batches.observe(len(lengths))
         self._counts.batch_tokens.observe(padded)
         self._counts.padding.observe(1 - tokens / padded)

@@ -13,7 +13,7 @@ import numpy as np
 
 from embedship.codes import Vectors
 from embedship.errors import EngineError
-from embedship.plan import Layout
+from embedship.plan import Layout, Shape
 from embedship.serve.admission import Permit
 from embedship.serve.devices import Device, DeviceDown, DeviceLost
 from embedship.serve.errors import EngineFailed
@@ -48,6 +48,8 @@ class Workers:
         self._layout = layout
         self._counting = Lock()
         self._delivery = Delivery(counts, self.devices, layout)
+        self._wrong = counts.wrong_shapes
+        self._wrong.set(len(layout.wrong))
         self._seats: Seats[Ticket] = Seats(devices, lanes)
         self._threads = [
             Thread(target=self._run, args=(device,), name=device.name, daemon=True)
@@ -95,14 +97,25 @@ class Workers:
             if ticket.began is not None:
                 mark(Phase.INFERENCE)
 
-    async def encode_on(self, device: str, tokens: Tokens) -> Vectors:
-        """Return (1, dim) float32 of the tokens of one text, alone, on one of `devices`. Raises EngineFailed.
+    @property
+    def layout(self) -> Layout:
+        return self._layout
 
-        Without a permit, for a queue full of requests says nothing about the device; one text a device at a time.
+    def exclude(self, shapes: Sequence[Shape]) -> None:
+        """Use these shapes of batches no more. Called on the event loop."""
+        self._layout = self._layout.without(shapes)
+        self._delivery.layout = self._layout
+        self._wrong.set(len(self._layout.wrong))
+
+    async def encode_on(self, device: str, tokens: Tokens) -> Vectors:
+        """Return (n, dim) float32 of these texts, which make one batch alone, on one of `devices`. Raises EngineFailed.
+
+        Without a permit, for a queue full of requests says nothing about the device; one batch a device at a time.
         """
-        ticket = Ticket(1, self._dimension, asyncio.get_running_loop().create_future(), counted=False)
-        turn = tokens.turns[0] if tokens.turns else 0
-        if not self._seats.errand(device, Work(ticket, 0, tokens.ids[0], turn)):
+        ticket = Ticket(len(tokens), self._dimension, asyncio.get_running_loop().create_future(), counted=False)
+        turns = tokens.turns or [0] * len(tokens)
+        works = [Work(ticket, row, *each) for row, each in enumerate(zip(tokens.ids, turns, strict=True))]
+        if not self._seats.errand(device, *works):
             raise EngineFailed("The server is stopping." if self._seats.closed else f"Device {device} is down.")
         return await ticket.future
 
@@ -122,8 +135,8 @@ class Workers:
     def _try(self, device: Device, piece: Piece[Ticket]) -> None:
         began = time.perf_counter()
         try:
-            batch = self._layout.batch([work.ids for work in piece.works])
-            vectors = device.encode(batch.turned([work.turn for work in piece.works]))
+            turns = [work.turn for work in piece.works]
+            vectors = self._layout.encode(device.encode, [work.ids for work in piece.works], turns)
             self._hand_over(device, piece, self._checked(vectors, len(piece.works)), began)
         except DeviceDown as down:
             # It never saw the batch: nothing is held against it.

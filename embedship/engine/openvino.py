@@ -1,5 +1,8 @@
 """OpenVINO on CPUs (bfloat16 where they multiply it natively, float32 elsewhere) and on Intel GPUs (float16).
 
+On CPUs int8 files compute in float32 what is not quantised: beside bfloat16 their vectors were wrong on CPUs with AMX
+(docs/openvino-shapes.md).
+
 The GPU path has not been run on a GPU yet: see docs/performance.md.
 """
 
@@ -46,7 +49,7 @@ class OpenVinoEngine:
     ) -> None:
         core = ov.Core()
         name = _name(core, device)
-        arithmetic = _arithmetic(core.get_property(name, "OPTIMIZATION_CAPABILITIES"), device)
+        arithmetic = _arithmetic(core.get_property(name, "OPTIMIZATION_CAPABILITIES"), device, weights)
         try:
             model = core.read_model(path)
             self._compile = partial(
@@ -137,7 +140,10 @@ def _name(core: ov.Core, device: Device) -> str:
     return str(known[device.ordinal])
 
 
-def _arithmetic(capabilities: list[str], device: Device) -> str:
+def _arithmetic(capabilities: list[str], device: Device, weights: Precision) -> str:
+    """The precision hint: of the products that are not int8."""
+    if device.kind is Kind.CPU and weights is Precision.INT8:
+        return "f32"
     fast = "BF16" if device.kind is Kind.CPU else "FP16"
     return {"BF16": "bf16", "FP16": "f16"}[fast] if fast in capabilities else "f32"
 

@@ -16,7 +16,7 @@ from embedship.encoder import Encoder
 from embedship.engine import Engine
 from embedship.engine.device import streams as useful_streams
 from embedship.golden import GoldenCheck
-from embedship.plan import Batch
+from embedship.plan import Batch, Layout
 from embedship.serve.devices import Device, DeviceDown
 from embedship.serve.devices.child import Order
 from embedship.serve.devices.local import LocalDevice
@@ -60,7 +60,7 @@ def local(encoder: Encoder, stall_seconds: float, prefix: str = "") -> Fleet:
     """
     engine = encoder.engine
     devices = [LocalDevice(f"{prefix}cpu:{i}", engine, Pulse(stall_seconds)) for i in range(engine.streams)]
-    prove = _proof(encoder.bundle, encoder.variant, encoder.tokenizer)
+    prove = _proof(encoder.bundle, encoder.variant, encoder.tokenizer, encoder.layout)
     with ThreadPoolExecutor(len(devices)) as pool:
         return Fleet(devices, _worst(list(pool.map(prove, devices))))
 
@@ -90,7 +90,7 @@ def processes(
             stack.callback(supervised[-1].close)
         fleet = Fleet(supervised, _worst([device.opened() for device in supervised]))
         stack.pop_all()
-    return Encoder(bundle, chosen, tokenizer, fleet)
+    return Encoder(bundle, chosen, tokenizer, fleet, devices[0].kind)
 
 
 def _streams(devices: Sequence[Where], wished: int | None) -> int:
@@ -104,11 +104,14 @@ def _launch(name: str, order: Order) -> Callable[[], Worker]:
     return lambda: Process(name, order)
 
 
-def _proof(bundle: Bundle, variant: Variant, tokenizer: Tokenizer) -> Callable[[Engine], GoldenCheck]:
+def _proof(
+    bundle: Bundle, variant: Variant, tokenizer: Tokenizer, layout: Layout | None = None
+) -> Callable[[Engine], GoldenCheck]:
     """Golden texts, alone and coalesced, from tokens to vectors on the way that requests go."""
 
     def prove(engine: Engine) -> GoldenCheck:
         with Encoder(bundle, variant, tokenizer, _Lent(engine)) as encoder:
+            encoder.layout = layout or encoder.layout
             return golden.check(encoder)
 
     return prove

@@ -57,7 +57,7 @@ def update(
     Killed at any point, the same command goes on where it was: what is there already is neither embedded nor written
     again. A server that holds the index with --writable takes changes itself: PUT /documents.
     """
-    from embedship import golden
+    from embedship import golden, shapes
     from embedship.encoder import Encoder
     from embedship.serve.live import update as updating
     from embedship.serve.live.compaction import due
@@ -68,6 +68,7 @@ def update(
     opened = Bundle.open(bundle)
     lines = updating.count(changes)  # a bad line is known before anything is changed
     with _opened(index, opened) as taken, Encoder.open(opened, taken.manifest.variant) as encoder:
+        shapes.ensure(encoder)
         golden.check(encoder)  # a machine that computes wrongly must not fill an index that others then trust
         with bar("updating", lines) as progress:
             updated = updating.update(taken, encoder, changes, progress)

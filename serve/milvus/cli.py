@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import typer
 
-from embedship import choice, golden
+from embedship import choice, golden, shapes
 from embedship.bundle import Bundle
 from embedship.encoder import Encoder
 from embedship.errors import UsageError
@@ -29,6 +29,7 @@ def fill(
         )
     chosen = choice.variant(bundle, variant).name
     with Encoder.open(bundle, chosen) as encoder:
+        shapes.ensure(encoder)
         golden.check(encoder)  # a machine that computes wrongly must not fill an index that others then trust
         with Bar() as bar:
             loaded = load(encoder, chosen, corpus, address, wishes, partial(bar.show, Step.EMBED))

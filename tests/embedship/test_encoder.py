@@ -77,7 +77,7 @@ def test_batches_come_in_few_widths_and_none_beyond_the_positions(encoder: Encod
         longest = encoder.bundle.manifest.pipeline.max_tokens
         return {encoder.layout.batch([[7] * n, [7]]).input_ids.shape[1] for n in range(1, longest + 1)}
 
-    assert len(widths(encoder)) == 32 + 3 * 16
+    assert len(widths(encoder)) == 16 + 4 * 8
     pipeline = msgspec.structs.replace(encoder.bundle.manifest.pipeline, max_tokens=250)
     manifest = msgspec.structs.replace(encoder.bundle.manifest, pipeline=pipeline)
     odd = Encoder(Bundle(encoder.bundle.folder, manifest), encoder.variant, encoder.tokenizer, encoder.engine)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedship import golden
-from embedship.bundle import Bundle, Machine, Variant
+from embedship.bundle import Bundle, Machine, Precision, Variant
 from embedship.codes import cosine
 from embedship.device import Device
 from embedship.engine import Engine, open_engine, require
@@ -203,3 +203,35 @@ def test_float16_is_for_cuda(bundle: Path) -> None:
     require(needing(bundle, "cuda"), machine_of(Device.parse("tensorrt:0")))
     with pytest.raises(MismatchError):
         require(needing(bundle, "cuda"), machine_of(Device.parse("gpu:0")))
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "device", "weights", "hint"),
+    [
+        (["FP32", "INT8", "BF16"], "cpu", Precision.FLOAT32, "bf16"),
+        (["FP32", "INT8"], "cpu", Precision.FLOAT32, "f32"),
+        (["FP32", "INT8", "BF16"], "cpu", Precision.INT8, "f32"),
+        (["FP32", "INT8", "FP16"], "gpu:0", Precision.FLOAT32, "f16"),
+        (["FP32", "INT8", "FP16"], "gpu:0", Precision.INT8, "f16"),
+    ],
+)
+def test_int8_files_compute_nothing_in_bfloat16(
+    capabilities: list[str], device: str, weights: Precision, hint: str
+) -> None:
+    from embedship.engine.openvino import _arithmetic
+
+    assert _arithmetic(capabilities, Device.parse(device), weights) == hint
+
+
+@pytest.mark.parametrize("variant", ["openvino-int8"])
+def test_openvino_is_told_to_compute_int8_files_in_float32(bundle: Path, variant: str) -> None:
+    """The hint reaches the compiled model. On a CPU without bfloat16 it is float32 anyway."""
+    from embedship.engine.openvino import OpenVinoEngine
+
+    engine = open_engine(Bundle.open(bundle), variant, 2)
+    assert isinstance(engine, OpenVinoEngine)
+    try:
+        assert engine._compile().get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
+        assert engine.precision is Precision.INT8
+    finally:
+        engine.close()

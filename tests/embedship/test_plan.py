@@ -16,7 +16,8 @@ def test_every_row_once_and_within_the_budget(lengths: list[int], budget: int) -
     for group in groups:
         sizes = [lengths[row] for row in group]
         area = len(group) * rounded(max(sizes))
-        assert len(group) == 1 or (area <= budget and area - sum(sizes) <= max(SLACK, PADDING * sum(sizes)))
+        beyond = area - sum(map(rounded, sizes))  # more than each text alone is padded
+        assert len(group) == 1 or (area <= budget and beyond <= max(SLACK, PADDING * sum(sizes)))
         assert len(group).bit_count() == 1
 
 
@@ -40,12 +41,12 @@ def test_texts_of_a_small_call_are_not_padded_to_its_longest() -> None:
 
 @given(st.integers(1, 4096))
 def test_widths_are_few_and_pad_little(length: int) -> None:
-    assert length <= rounded(length) <= length * (1 + 1 / 16)
+    assert length <= rounded(length) <= length * (1 + 1 / 8)
     assert rounded(rounded(length)) == rounded(length)
 
 
-def test_sixteen_widths_an_octave() -> None:
-    assert len({rounded(length) for length in range(1, 513)}) == 32 + 4 * 16
+def test_eight_widths_an_octave() -> None:
+    assert len({rounded(length) for length in range(1, 513)}) == 16 + 5 * 8
 
 
 def test_pad_lays_rows_left_aligned_and_masks_the_rest() -> None:
