@@ -64,9 +64,9 @@ def test_kubernetes_takes_all_of_it(helm: Path, version: str) -> None:
             kinds.add(each["kind"])
             assert faults(each, version) == [], each["metadata"]["name"]
     assert kinds == {
-        "AnalysisTemplate", "ConfigMap", "CronJob", "Deployment", "HTTPRoute", "HorizontalPodAutoscaler", "Ingress", "Job",
-        "NetworkPolicy", "PersistentVolumeClaim", "Pod", "PodDisruptionBudget",
-        "PrometheusRule", "RayJob", "ScaledObject", "Secret", "Service", "ServiceAccount", "ServiceMonitor", "StatefulSet",
+        "AnalysisTemplate", "ConfigMap", "CronJob", "Deployment", "HTTPRoute", "HorizontalPodAutoscaler", "Ingress",
+        "Job", "NetworkPolicy", "PersistentVolumeClaim", "Pod", "PodDisruptionBudget", "PrometheusRule", "RayJob",
+        "ScaledObject", "Secret", "Service", "ServiceAccount", "ServiceMonitor", "StatefulSet",
     }  # fmt: skip
 
 
