@@ -20,7 +20,8 @@ from record import circumstances, keep
 
 ROOT = Path(__file__).parents[1]
 CHART = ROOT / "helm" / "embedship"
-VALUES = {"default": [], "gpu": ["gpu.enabled=true", "server.devices=cuda:0", "gpu.runtimeClassName=nvidia"]}
+IMAGE = ["image.repository=registry.example/embedship", f"image.digest=sha256:{0:064d}"]
+VALUES = {"default": IMAGE, "gpu": [*IMAGE, "gpu.enabled=true", "server.devices=cuda:0", "gpu.runtimeClassName=nvidia"]}
 FLOOR = 0.95
 SEVERE = ("HIGH", "CRITICAL")
 

@@ -4,7 +4,7 @@ RequestError                 (openai, flat)
 ├── Malformed        400 400  the body is no JSON
 ├── Invalid          400 422  JSON, but not what the route takes
 ├── Unauthorised     401 401  no API key, or a wrong one
-├── Forbidden        403 403  a key without the right to this, or a server without a key that has it; a page of another site
+├── Forbidden        403 403  a key without the right to this, no key here that has it, or a page of another site
 ├── UnknownPath      404 404
 ├── WrongMethod      405 405
 ├── UnknownAnswer    404 404  /feedback on an answer that is not kept, or was judged before

@@ -28,7 +28,7 @@ SCHEMA = "values.schema.json"
 README = "README.md"
 
 # The chart sets these itself, from values that also give volumes, ports and probes.
-_SERVING = ("bundle", "index", "reranker", "cache", "state_dir", "api_key_file", "admin_key_file")
+_SERVING = ("bundle", "index", "reranker", "cache", "state_dir", "api_key_file", "admin_key_file", "write_key_file")
 OWNED = (*_SERVING, "host", "port", "metrics_port", "metrics_host", "drain_seconds")
 
 _JSON = {bool: "boolean", int: "integer", float: "number"}
@@ -98,10 +98,21 @@ def table(chart: Path = CHART) -> str:
     return "\n".join(["| value | default | meaning |", "|---|---|---|", *rows])
 
 
+def describe(schema: dict[str, Any], values: list[Value]) -> None:
+    """Give each property of the schema the text that explains it in values.yaml, if there is one."""
+    for value in values:
+        place = schema
+        for part in value.key.split("."):
+            place = place.get("properties", {}).get(part, {})
+        if place and value.help:
+            place["description"] = value.help
+
+
 def files(chart: Path = CHART) -> dict[str, str]:
     """Every file that is written, whole or in part, by its path in the chart."""
     assets = shipped()
     schema = json.loads((chart / SCHEMA).read_text())
+    describe(schema, values(chart))
     schema["properties"]["server"]["properties"] = settings_schema()
     readme = (chart / README).read_text()
     before, rest = readme.split(_BEGIN)

@@ -30,6 +30,7 @@ _RESOURCES = {
     ("poddisruptionbudgets", "PodDisruptionBudget", "policy/v1"), ("cronjobs", "CronJob", "batch/v1"),
     ("networkpolicies", "NetworkPolicy", "networking.k8s.io/v1"), ("ingresses", "Ingress", "networking.k8s.io/v1"),
     ("horizontalpodautoscalers", "HorizontalPodAutoscaler", "autoscaling/v2"),
+    ("httproutes", "HTTPRoute", "gateway.networking.k8s.io/v1"),
     ("servicemonitors", "ServiceMonitor", "monitoring.coreos.com/v1"),
     ("prometheusrules", "PrometheusRule", "monitoring.coreos.com/v1"),
 }  # fmt: skip

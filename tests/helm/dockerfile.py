@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 FOLDER = Path(__file__).parents[2] / "helm" / "images"
 IMAGES = [FOLDER / "cpu.Dockerfile", FOLDER / "gpu.Dockerfile"]
+RAY = FOLDER / "ray.Dockerfile"
 
 
 class Instruction(NamedTuple):

@@ -15,7 +15,17 @@ _OPEN = {
     "global",
     "bundles",
     "affinity",
+    "constraints",
+    "extraContainers",
+    "extraEnvFrom",
+    "extraEnvVars",
+    "extraInitContainers",
+    "extraObjects",
     "extraVolumes",
+    "filters",
+    "metricRelabelings",
+    "relabelings",
+    "strategy",
     "extraVolumeMounts",
     "nodeAffinity",
     "podAffinity",
@@ -101,6 +111,7 @@ def nested(values: dict[str, Any]) -> dict[str, Any]:
     """The same for one of `bundles`, as far as one has values of its own; the rest is the release's."""
     ((_, own),) = SCHEMA["properties"]["bundles"]["patternProperties"].items()
     inner = {name: value for name, value in values.items() if name in own["properties"]}
+    values = {name: value for name, value in values.items() if name != "fetch"}  # fills one claim of one release
     rest = {name: value for name, value in values.items() if name not in inner and name not in ("canary", "bulkRay")}
     return {**rest, "bundles": {"legal": inner}}
 
@@ -143,6 +154,34 @@ def consistent(values: dict[str, Any]) -> dict[str, Any]:
         part("canary", "index").update(claimName="", path="")
     if part("auth").get("create"):
         values["auth"]["existingSecret"] = ""
+    values["auth"]["allowAnonymous"] = True
+    service = part("service")
+    if service.get("type", "ClusterIP") == "ClusterIP":
+        service |= {"nodePort": 0, "externalTrafficPolicy": ""}
+    if service.get("type") != "LoadBalancer":
+        service |= {"loadBalancerClass": "", "loadBalancerSourceRanges": []}
+    service["trafficDistribution"] = ""  # not on every version
+    policy = part("networkPolicy")
+    policy["serviceFrom"] = policy.get("serviceFrom") or [{"podSelector": {}}]
+    if part("server").get("writable"):
+        values["server"]["writable"] = False
+    drain = part("drain")
+    drain["preStopSeconds"] = min(drain.get("preStopSeconds", 5), drain.get("seconds", 30) - 1)
+    part("canary")["nginx"] = True
+    if part("auth", "write").get("create"):
+        values["auth"]["write"]["existingSecret"] = ""
+    part("bulkRay")["token"] = True
+    ca = part("bundle", "pull", "ca")
+    if bundle.get("source") == "s3":
+        ca |= {"configMap": "", "secret": ""}
+    if ca.get("secret"):
+        ca["configMap"] = ""
+    fetch = part("fetch")
+    oci = {"url": "oci://registry.example/m:1", "digest": "sha256:" + "2" * 64, "folder": "m"}
+    fetch["bundles"] = [{**each, "url": oci["url"]} for each in fetch.get("bundles", [])] or [oci]
+    fetch["egress"] = fetch.get("egress") or [{"ports": [{"port": 443}]}]
+    claimed = part("fetch", "claim")
+    claimed["name"] = claimed.get("name") or "models"
     scaling = part("autoscaling")
     low = scaling.get("minReplicas", 2)
     scaling |= {"minReplicas": low, "maxReplicas": max(low, scaling.get("maxReplicas", 8))}

@@ -21,6 +21,9 @@ CHART = Path(__file__).parents[2] / "helm" / "embedship"
 VERSIONS = ("1.30", "1.33", "1.37")
 NAMESPACE = "embeddings"
 
+IMAGE = {"repository": "registry.example/embedship"}  # the chart has no default: none is published
+ANYBODY = {"allowAnonymous": True}  # what is reached from outside needs keys, or this
+
 # All that the chart can make, at once.
 EVERYTHING: dict[str, Any] = {
     "auth": {"create": True, "admin": {"create": True}},
@@ -35,6 +38,13 @@ EVERYTHING: dict[str, Any] = {
     "bundle": {"fingerprint": "0" * 64},
     "check": {"schedule": "*/10 * * * *"},
     "driftReport": {"enabled": True, "claimName": "logs"},
+    "extraObjects": [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "ours"}}],
+    "fetch": {
+        "enabled": True,
+        "bundles": [{"url": "oci://registry.example/m:1", "digest": "sha256:" + "f" * 64, "folder": "minilm-1"}],
+        "claim": {"create": True, "name": "models"},
+        "egress": [{"ports": [{"port": 443}]}],
+    },
     "gpu": {"enabled": True, "runtimeClassName": "nvidia"},
     "httpRoute": {"enabled": True, "parentRefs": [{"name": "gateway"}], "hostnames": ["search.example"]},
     "index": {"enabled": True, "claimName": "index"},
@@ -60,7 +70,12 @@ CANARY: dict[str, Any] = {
     },
     "httpRoute": {"enabled": True, "parentRefs": [{"name": "gateway"}]},
     "index": {"enabled": True, "claimName": "index"},
-    "ingress": {"enabled": True, "host": "search.example", "annotations": {"nginx.ingress.kubernetes.io/canary": "no"}},
+    "ingress": {
+        "className": "nginx",
+        "enabled": True,
+        "host": "search.example",
+        "annotations": {"nginx.ingress.kubernetes.io/canary": "no"},
+    },
     "metrics": {"serviceMonitor": {"enabled": True}},
 }
 
@@ -93,9 +108,10 @@ def render(
 
 
 def text(helm: Path, values: Mapping[str, Any] | None = None, version: str = "1.33", release: str = "search") -> str:
-    """Helm's answer; JSON is YAML, and `-` is stdin."""
+    """Helm's answer, with an image where `values` give none; JSON is YAML, and `-` is stdin."""
     command = [helm, "template", release, CHART, "--namespace", NAMESPACE, "--kube-version", version, "--values", "-"]
-    given = json.dumps(values or {})
+    values = values or {}
+    given = json.dumps({**values, "image": {**IMAGE, **values.get("image", {})}})
     answer = subprocess.run(command, input=given, capture_output=True, text=True, timeout=60, check=False)
     if answer.returncode:
         raise Refused(answer.stderr)
@@ -122,7 +138,7 @@ def pods(objects: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
         match each["kind"]:
             case "Pod":
                 yield name, each["spec"]
-            case "Deployment" | "StatefulSet":
+            case "Deployment" | "StatefulSet" | "Job":
                 yield name, each["spec"]["template"]["spec"]
             case "CronJob":
                 yield name, each["spec"]["jobTemplate"]["spec"]["template"]["spec"]
@@ -195,6 +211,10 @@ _MODELS: dict[str, type[pydantic.BaseModel]] = {
 }
 
 
+# Newer than the models: https://keda.sh/docs/latest/reference/scaledobject-spec (2.17 and newer).
+_NEWER = {"$.spec.fallback.behavior"}
+
+
 def _unknown(each: dict[str, Any]) -> list[str]:
     """Keys that the operator's model does not give back: it would ignore them."""
     try:
@@ -202,14 +222,14 @@ def _unknown(each: dict[str, Any]) -> list[str]:
     except pydantic.ValidationError as error:
         return [str(error)]
     back = model.model_dump(mode="json", by_alias=True, exclude_none=True)
-    return list(_lost(each, back, "$"))
+    return [f"{path} is unknown" for path in _lost(each, back, "$") if path not in _NEWER]
 
 
 def _lost(given: Any, back: Any, path: str) -> Iterator[str]:
     if isinstance(given, dict):
         for key, value in given.items():
             if key not in back:
-                yield f"{path}.{key} is unknown"
+                yield f"{path}.{key}"
             else:
                 yield from _lost(value, back[key], f"{path}.{key}")
     elif isinstance(given, list):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from .drawing import nested
-from .manifests import EVERYTHING, FETCHED, VERSIONS, Refused, faults, render
+from .manifests import ANYBODY, EVERYTHING, FETCHED, VERSIONS, Refused, faults, render
 from .restricted import violations
 
 TWO: dict[str, Any] = {
@@ -97,7 +97,7 @@ def test_kubernetes_takes_them(helm: Path, values: dict[str, Any]) -> None:
 
 def test_one_of_them_is_what_it_would_be_alone(helm: Path) -> None:
     """But for its name and its label; backups and bulk encoding are the release's."""
-    everything = {**EVERYTHING, "auth": {}, "backup": {}, "bulkRay": {}}
+    everything = {**EVERYTHING, "auth": ANYBODY, "backup": {}, "bulkRay": {}, "extraObjects": [], "fetch": {}}
     alone = render(helm, everything)
     inside = json.loads(
         json.dumps(render(helm, nested(everything)))

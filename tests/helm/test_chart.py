@@ -16,7 +16,21 @@ import yaml
 from embedship.serve.settings import RANGES, Settings, variable
 
 from .conftest import ROOT
-from .manifests import CANARY, CHART, EVERYTHING, FETCHED, VERSIONS, Refused, faults, one, pods, render, server, text
+from .manifests import (
+    ANYBODY,
+    CANARY,
+    CHART,
+    EVERYTHING,
+    FETCHED,
+    VERSIONS,
+    Refused,
+    faults,
+    one,
+    pods,
+    render,
+    server,
+    text,
+)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +46,7 @@ def test_both_helms_lint_it(each_helm: Path, values: dict[str, Any], tmp_path: P
 
 @pytest.mark.parametrize(
     "values",
-    [{}, {**EVERYTHING, "auth": {}}, {**CANARY, "auth": {}}, FETCHED],
+    [{}, {**EVERYTHING, "auth": ANYBODY}, {**CANARY, "auth": ANYBODY}, FETCHED],
     ids=["default", "everything", "canary", "fetched"],
 )
 def test_both_helms_render_the_same(values: dict[str, Any], tool: Callable[[str], Path]) -> None:
@@ -51,8 +65,8 @@ def test_kubernetes_takes_all_of_it(helm: Path, version: str) -> None:
             assert faults(each, version) == [], each["metadata"]["name"]
     assert kinds == {
         "AnalysisTemplate", "ConfigMap", "CronJob", "Deployment", "HTTPRoute", "HorizontalPodAutoscaler", "Ingress",
-        "NetworkPolicy", "Pod", "PodDisruptionBudget", "PrometheusRule", "RayJob", "ScaledObject", "Secret", "Service",
-        "ServiceAccount", "ServiceMonitor", "StatefulSet",
+        "Job", "NetworkPolicy", "PersistentVolumeClaim", "Pod", "PodDisruptionBudget", "PrometheusRule", "RayJob",
+        "ScaledObject", "Secret", "Service", "ServiceAccount", "ServiceMonitor", "StatefulSet",
     }  # fmt: skip
 
 
@@ -102,7 +116,7 @@ def test_every_value_is_used() -> None:
     used = templates()
     for value in generator().values():
         name = re.escape(value.key.rsplit(".", 1)[-1])
-        assert re.search(rf"\.{name}\b", used), f"{value.key} changes nothing"
+        assert re.search(rf'[."]{name}\b', used), f"{value.key} changes nothing"
 
 
 def test_every_setting_is_the_servers() -> None:
@@ -165,7 +179,7 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     ({"canary": {"enabled": True, "bundle": {"digest": "sha256:" + "0" * 64}}}, "for a bundle that is fetched"),
     ({"canary": {"enabled": True, "index": {"claimName": "a"}}}, "but index.enabled is false"),
     ({"bundles": {"a": {}}, "canary": {"enabled": True}}, "a release of one bundle"),
-    ({"bundles": {"a": {}, "b": {}}, "ingress": {"enabled": True}}, "answer at one address"),
+    ({"auth": ANYBODY, "bundles": {"a": {}, "b": {}}, "ingress": {"enabled": True}}, "answer at one address"),
     ({"bundles": {"a": {"bundle": {"path": "../keys"}}}}, "may not contain '..'"),
     ({"bundle": {"path": "../keys"}}, "may not contain '..'"),
     ({"index": {"enabled": True}}, "name the claim that holds the index"),
@@ -184,8 +198,8 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     ({"auth": {"create": True, "existingSecret": "mine"}}, "exclude one another"),
     ({"autoscaling": {"enabled": True, "minReplicas": 9}}, "lower one or raise the other"),
     ({"autoscaling": {"enabled": True, "kind": "keda"}}, "give the address of Prometheus"),
-    ({"httpRoute": {"enabled": True}}, "name the Gateway"),
-    ({"ingress": {"enabled": True, "tlsSecret": "x"}}, "a certificate is for a host"),
+    ({"auth": ANYBODY, "httpRoute": {"enabled": True}}, "name the Gateway"),
+    ({"auth": ANYBODY, "ingress": {"enabled": True, "tlsSecret": "x"}}, "a certificate is for a host"),
     ({"driftReport": {"enabled": True}}, "name the claim that holds the log"),
     ({"metrics": {"ownPort": True}, "service": {"port": 9090}}, "give the latter another one"),
     ({"auth": {"admin": {"create": True, "existingSecret": "mine"}}}, "exclude one another"),
@@ -204,6 +218,54 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+WRITABLE: dict[str, Any] = {
+    "index": {"enabled": True, "claimName": "i", "path": "v1"}, "replicas": 1, "server": {"writable": True},
+}  # fmt: skip
+FETCH = EVERYTHING["fetch"]
+CONTRADICTIONS += [
+    ({"image": {"repository": ""}}, "image.repository is empty, and no image is published"),
+    ({"ingress": {"enabled": True}}, "no API key is asked for: set auth.create"),
+    ({"service": {"type": "NodePort"}, "auth": {"create": True}}, "the NetworkPolicy lets nobody in from outside"),
+    ({"service": {"nodePort": 30000}}, "service.nodePort is for"),
+    ({"service": {"externalTrafficPolicy": "Local"}}, "service.externalTrafficPolicy is for"),
+    ({"service": {"loadBalancerClass": "x"}}, "are for a Service of type LoadBalancer"),
+    ({**WRITABLE, "replicas": 2}, "one process writes an index: set replicas to 1"),
+    (
+        {**WRITABLE, "canary": {"enabled": True, "compare": {"claimName": "q"}, "image": {"tag": "2"}}},
+        "give it one of its own in canary.index.claimName",
+    ),
+    ({**WRITABLE, "index": {"enabled": True, "claimName": "i"}}, "index.path is empty: name a folder"),
+    ({**WRITABLE, "strategy": {"type": "RollingUpdate"}}, "Leave strategy empty"),
+    ({"server": {"writable": True}}, "there is no index to write to"),
+    ({"drain": {"seconds": 10, "preStopSeconds": 10}}, "leave time for answers"),
+    (
+        {**CANARY, "ingress": {"enabled": True, "className": "traefik"}},
+        'ingress.className is "traefik": use httpRoute',
+    ),
+    ({"auth": {"write": {"create": True, "existingSecret": "s"}}}, "auth.write.create and auth.write.existingSecret"),
+    (
+        {**{key: EVERYTHING[key] for key in ("bulkRay",)}, "networkPolicy": {"enabled": False}}
+        | {"bulkRay": {**EVERYTHING["bulkRay"], "token": False}},
+        "whoever reaches the head of a Ray cluster runs code in it",
+    ),
+    (
+        {**FETCHED, "bundle": {"source": "s3", "pull": {"url": "s3://b/m", "digest": "sha256:" + "0" * 64,
+                                                        "ca": {"configMap": "ca"}}}},
+        "the client of S3 trusts public authorities only",
+    ),
+    ({"bundle": {"pull": {"ca": {"configMap": "a", "secret": "b"}}}}, "bundle.pull.ca.configMap and"),
+    ({"fetch": {**FETCH, "claim": {}}}, "fetch.claim.name is empty"),
+    ({"fetch": {**FETCH, "bundles": []}}, "fetch.bundles is empty"),
+    (
+        {"fetch": {**FETCH, "bundles": [*FETCH["bundles"], {**FETCH["bundles"][0], "url": "s3://b/m"}]},
+         "bundle": {"pull": {"secret": "s"}}},
+        "come from sources of several kinds (oci, s3)",
+    ),
+    ({"fetch": {**FETCH, "egress": []}}, "lets the Job reach nothing"),
+    ({"fetch": FETCH, "bundles": {"a": {}}}, "fetch fills one claim for one release"),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(("values", "sentence"), CONTRADICTIONS)
 def test_a_contradiction_is_a_sentence(helm: Path, values: dict[str, Any], sentence: str) -> None:
     with pytest.raises(Refused, match=re.escape(sentence)):
@@ -212,7 +274,9 @@ def test_a_contradiction_is_a_sentence(helm: Path, values: dict[str, Any], sente
 
 def test_every_contradiction_is_tried(helm: Path) -> None:
     said = re.findall(r'fail (?:\(printf )?"', (CHART / "templates" / "_contradictions.tpl").read_text())
-    assert len(said) == len(CONTRADICTIONS) - 1, "two of them twice, and that of the Kubernetes below"
+    assert len(said) == len(CONTRADICTIONS), "two of them twice, and those of the Kubernetes below"
+    with pytest.raises(Refused, match=r"1\.31 has"):
+        render(helm, {"service": {"trafficDistribution": "PreferClose"}}, "1.30")
     image = {"bundle": {"source": "image", "image": {"reference": "registry/bundle@sha256:" + "0" * 64}}}
     with pytest.raises(Refused, match="has no image volumes"):
         render(helm, image, "1.30")
@@ -305,11 +369,22 @@ def test_selectors_do_not_change_with_the_release(helm: Path) -> None:
             assert pod["metadata"]["labels"]["app.kubernetes.io/component"] == component
 
 
+OWN_JOBS = {
+    "podSelector": {
+        "matchLabels": {
+            "app.kubernetes.io/name": "embedship",
+            "app.kubernetes.io/instance": "search",
+            "app.kubernetes.io/component": "job",
+        }
+    }
+}
+
+
 def test_the_network_is_closed(helm: Path) -> None:
     policy = one(render(helm), "NetworkPolicy", "-server")["spec"]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     assert policy["egress"] == []
-    assert policy["ingress"][0]["from"] == [{"podSelector": {}}]
+    assert [rule["from"] for rule in policy["ingress"]] == [[{"podSelector": {}}], [OWN_JOBS]]
     watched = {"metrics": {"serviceMonitor": {"enabled": True}}, "networkPolicy": {"offline": False}}
     policy = one(render(helm, watched), "NetworkPolicy", "-server")["spec"]
     assert len(policy["ingress"][0]["from"]) == 2, "else the monitor is installed and reaches nobody"
@@ -328,7 +403,9 @@ def test_several_bundles_are_several_aliases(helm: Path, tmp_path: Path) -> None
     }
     (tmp_path / "Chart.yaml").write_text(yaml.safe_dump(parent))
     (tmp_path / "values.yaml").write_text(
-        "global: {team: search}\nlegal: {bundle: {pvc: {claimName: a}}}\nmedical: {bundle: {pvc: {claimName: b}}}\n"
+        "global: {team: search, imageRegistry: registry.example}\n"
+        "legal: {image: {repository: e}, bundle: {pvc: {claimName: a}}}\n"
+        "medical: {image: {repository: e}, bundle: {pvc: {claimName: b}}}\n"
     )
     home = {"HELM_CACHE_HOME": str(tmp_path / "c"), "HELM_CONFIG_HOME": str(tmp_path / "d"), "PATH": "/usr/bin:/bin"}
     subprocess.run([helm, "dependency", "build", tmp_path], check=True, capture_output=True, env=home)
@@ -369,5 +446,5 @@ def test_with_a_port_of_its_own_only_monitoring_reads_metrics_and_it_reads_nothi
     values = {"metrics": {"ownPort": True, "serviceMonitor": {"enabled": True}}}
     rules = one(render(helm, values), "NetworkPolicy", "-server")["spec"]["ingress"]
     monitoring = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
-    by = {rule["ports"][0]["port"]: rule["from"] for rule in rules}
-    assert by == {"http": [{"podSelector": {}}], "metrics": [monitoring]}
+    by = [(rule["ports"][0]["port"], rule["from"]) for rule in rules]
+    assert by == [("http", [{"podSelector": {}}]), ("http", [OWN_JOBS]), ("metrics", [monitoring])]

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from .conftest import ROOT
-from .dockerfile import IMAGES, Instruction, instructions, stages
+from .dockerfile import IMAGES, RAY, Instruction, instructions, stages
 from .manifests import one, render, server
 
 CPU, GPU = IMAGES
 
 
-@pytest.mark.parametrize("image", IMAGES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("image", [*IMAGES, RAY], ids=lambda path: path.stem)
 def test_hadolint_finds_nothing(image: Path, tool: Callable[[str], Path]) -> None:
     answer = subprocess.run([tool("hadolint"), image], capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stdout
@@ -42,6 +42,15 @@ def test_the_two_images_differ_in_their_libraries_only() -> None:
 
     assert common(CPU) == common(GPU)
     assert "[gpu,pull,sign,otel]" in GPU.read_text()
+
+
+def test_the_ray_image_is_built_as_the_others_and_starts_nothing() -> None:
+    """KubeRay gives the command; only what is installed differs, which EXTRAS says."""
+    build, final = stages(RAY)
+    assert [each for each in build if each.name == "COPY"] == [each for each in stages(CPU)[0] if each.name == "COPY"]
+    assert {each.text for each in build if each.name == "ARG"} == {"EXTRAS=cpu,ray,parquet,pull,sign"}
+    assert [each.text for each in final if each.name == "USER"] == ["65532:65532"]
+    assert {"ENTRYPOINT", "CMD", "HEALTHCHECK"} & {each.name for each in final} == set()
 
 
 def test_the_build_gets_what_it_copies_and_no_more() -> None:

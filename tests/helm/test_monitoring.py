@@ -48,7 +48,10 @@ def scraped(bundle: Path, rerank_bundle: Path) -> dict[str, set[str]]:
 def test_the_rules_are_the_shipped_ones(objects: list[dict[str, Any]], promtool: Path, tmp_path: Path) -> None:
     spec = one(objects, "PrometheusRule")["spec"]
     # Which fire and do not fire where they should: tests/monitor/assets.
-    assert spec == yaml.safe_load(shipped()["rules.yaml"])
+    wanted = yaml.safe_load(shipped()["rules.yaml"])
+    for rule in (rule for group in wanted["groups"] for rule in group["rules"]):
+        rule.get("annotations", {}).pop("runbook_url", None)  # a path, until metrics.rules.runbooks says where they lie
+    assert spec == wanted
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump(spec))
     command = [promtool, "check", "rules", "rules.yaml"]
     answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -65,7 +68,10 @@ def test_alerts_link_to_the_runbooks(helm: Path) -> None:
 
 def test_the_dashboard_is_the_shipped_one(objects: list[dict[str, Any]]) -> None:
     data = one(objects, "ConfigMap", "-dashboard")["data"]["embedship.json"]
-    assert json.loads(data) == json.loads(shipped()["dashboard.json"])
+    own = {"uid": "embeddings-search-embedship", "title": "embedship embeddings/search-embedship"}
+    wanted = json.loads(shipped()["dashboard.json"])
+    assert own["title"].startswith(wanted["title"])
+    assert json.loads(data) == wanted | own
 
 
 def test_the_monitor_finds_the_service(objects: list[dict[str, Any]]) -> None:

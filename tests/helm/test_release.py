@@ -22,7 +22,7 @@ from .manifests import CHART
 PAGE = (ROOT / "docs" / "deploy.md").read_text()
 README = (CHART / "README.md").read_text()
 NAME = "search-embedship"
-WEIGHT = "nginx.ingress.kubernetes.io/canary-weight"
+IMAGE = ("--set", "image.repository=registry.example/embedship")
 
 Helm = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -72,9 +72,10 @@ def test_the_page_from_install_to_uninstall(each_helm: Path, tmp_path: Path) -> 
             if "canary.enabled=false" in command:
                 assert f"{NAME}-canary" not in here.of("Deployment")
             if "canary.weight=50" in command:
-                assert here.of("Ingress")[f"{NAME}-canary"]["metadata"]["annotations"][WEIGHT] == "50"
+                backends = here.of("HTTPRoute")[NAME]["spec"]["rules"][0]["backendRefs"]
+                assert [(each["name"], each["weight"]) for each in backends] == [(NAME, 50), (f"{NAME}-canary", 50)]
     assert seen == [
-        "template", "template",
+        "template", "template", "template",
         "install", "test", "upgrade", "upgrade", "history", "rollback", "upgrade", "upgrade", "test", "upgrade",
         "upgrade", "upgrade", "upgrade", "upgrade", "upgrade", "upgrade", "template", "uninstall",
     ]  # fmt: skip
@@ -96,7 +97,7 @@ def test_the_charts_readme(each_helm: Path, tmp_path: Path) -> None:
 
 
 def test_a_new_install_finds_the_kept_key(each_helm: Path, tmp_path: Path) -> None:
-    install = ["install", "search", str(CHART), "--namespace", "e", "--set", "auth.create=true"]
+    install = ["install", "search", str(CHART), "--namespace", "e", *IMAGE, "--set", "auth.create=true"]
     with cluster(each_helm, tmp_path) as (here, helm):
         done(helm(*install))
         first = here.of("Secret")[f"{NAME}-keys"]["data"]
@@ -105,6 +106,49 @@ def test_a_new_install_finds_the_kept_key(each_helm: Path, tmp_path: Path) -> No
         done(helm(*install))
         assert here.of("Secret")[f"{NAME}-keys"]["data"] == first
         assert pod_annotations(here) == annotations, "the checksum is that of the key: no pod rolls for nothing"
+
+
+def test_turning_autoscaling_on_keeps_what_runs(each_helm: Path, tmp_path: Path) -> None:
+    """Without `replicas` the patch would take it away, and Kubernetes's default is 1."""
+    with cluster(each_helm, tmp_path) as (here, helm):
+        done(helm("install", "search", str(CHART), "--namespace", "e", *IMAGE, "--set", "replicas=5"))
+        done(
+            helm(
+                "upgrade",
+                "search",
+                str(CHART),
+                "--namespace",
+                "e",
+                "--reuse-values",
+                "--set",
+                "autoscaling.enabled=true",
+            )
+        )
+        assert here.of("Deployment")[NAME]["spec"]["replicas"] == 5
+        assert NAME in here.of("HorizontalPodAutoscaler")
+        path = next(path for path, each in here.objects.items() if each.get("kind") == "Deployment")
+        scaled = {**here.objects[path], "spec": {**here.objects[path]["spec"], "replicas": 7}}
+        here.put(path, scaled)  # as the autoscaler does
+        done(helm("upgrade", "search", str(CHART), "--namespace", "e", "--reuse-values", "--set", "drain.seconds=40"))
+        assert here.of("Deployment")[NAME]["spec"]["replicas"] == 7
+
+
+def test_other_keys_in_a_secret_of_ones_own_roll_the_pods(each_helm: Path, tmp_path: Path) -> None:
+    given = ("--namespace", "e", *IMAGE, "--set", "auth.existingSecret=ours")
+    with cluster(each_helm, tmp_path) as (here, helm):
+        here.put("/api/v1/namespaces/e/secrets/ours", secret("b2xkCg=="))
+        done(helm("install", "search", str(CHART), *given))
+        before = pod_annotations(here)
+        done(helm("upgrade", "search", str(CHART), *given))
+        assert pod_annotations(here) == before, "the same keys roll nothing"
+        here.put("/api/v1/namespaces/e/secrets/ours", secret("bmV3Cg=="))
+        done(helm("upgrade", "search", str(CHART), *given))
+        assert pod_annotations(here) != before
+
+
+def secret(keys: str) -> dict[str, Any]:
+    meta = {"name": "ours", "namespace": "e"}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "type": "Opaque", "data": {"api-keys": keys}}
 
 
 def pod_annotations(here: Cluster) -> dict[str, str]:
@@ -122,7 +166,7 @@ def test_autoscaled_replicas_are_left_alone(each_helm: Path, tmp_path: Path) -> 
 
 def test_an_upgrade_with_a_typo_changes_nothing(each_helm: Path, tmp_path: Path) -> None:
     with cluster(each_helm, tmp_path) as (here, helm):
-        done(helm("install", "search", str(CHART), "--namespace", "e"))
+        done(helm("install", "search", str(CHART), "--namespace", "e", *IMAGE))
         before = len(here.changes)
         refused = helm("upgrade", "search", str(CHART), "--namespace", "e", "--set", "replicaCount=3")
         assert refused.returncode == 1
@@ -146,7 +190,7 @@ def test_helm_test_asks_the_deployed_server(helm: Path, bundle: Path, tmp_path: 
         return codes[-1] == 0
 
     with cluster(helm, tmp_path, run) as (here, call):
-        done(call("install", "search", str(CHART), "--namespace", "e", "--set", "auth.create=true"))
+        done(call("install", "search", str(CHART), "--namespace", "e", *IMAGE, "--set", "auth.create=true"))
         assert "Succeeded" in done(call("test", "search", "--namespace", "e"))
         assert call("test", "search", "--namespace", "e").returncode == 1, "it had no key, and failed"
     assert codes == [0, 2]

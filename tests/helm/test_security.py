@@ -17,7 +17,7 @@ from .restricted import violations
     [
         ({}, 2),
         ({"gpu": {"enabled": True}, "server": {"devices": "cuda:0"}}, 2),
-        (EVERYTHING, 7),
+        (EVERYTHING, 8),
         (CANARY, 5),
         (FETCHED, 4),
     ],

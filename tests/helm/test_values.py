@@ -16,7 +16,7 @@ from jsonschema import Draft7Validator
 
 from .drawing import SCHEMA, drawn, resolved
 from .drawing import nested as in_a_bundle
-from .manifests import CHART, EVERYTHING, VERSIONS, Refused, faults, render, text
+from .manifests import ANYBODY, CHART, EVERYTHING, VERSIONS, Refused, faults, render, text
 from .restricted import violations
 
 TYPO = "typpo"
@@ -33,7 +33,25 @@ FREE = {
     "extraEnv",
     "env",
     "bundles",
+    "alertLabels",
+    "commonAnnotations",
+    "commonLabels",
+    "severities",
+    "workloadAnnotations",
 }
+# Items that Kubernetes, Gateway API or Prometheus's operator check.
+OPEN |= {
+    f"{name}.0"
+    for name in (
+        "extraObjects",
+        "extraInitContainers",
+        "extraContainers",
+        "topologySpread.constraints",
+        "httpRoute.filters",
+        "metrics.serviceMonitor.relabelings",
+        "metrics.serviceMonitor.metricRelabelings",
+    )
+} | {"extraEnvVars.0.valueFrom", *(f"canary.{name}" for name in OPEN if name.startswith("affinity."))}
 
 
 def misspelt(schema: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -113,7 +131,7 @@ def test_every_value_is_in_the_schema_and_back() -> None:
         schema = resolved(schema)
         for key, each in schema.get("properties", {}).items():
             yield f"{path}{key}"
-            if isinstance(value, dict) and isinstance(value.get(key), dict) and key not in ("server", "affinity"):
+            if isinstance(value, dict) and value.get(key) and isinstance(value[key], dict):
                 yield from keys(value[key], each, f"{path}{key}.")
 
     def held(value: dict[str, Any], path: str = "") -> Iterator[str]:
@@ -166,5 +184,5 @@ def test_whatever_the_schema_allows_renders_and_is_valid(helm: Path) -> None:
 
 
 def test_three_kubernetes_get_the_same(helm: Path) -> None:
-    everything = {**EVERYTHING, "auth": {}}
+    everything = {**EVERYTHING, "auth": ANYBODY}
     assert len({text(helm, everything, version) for version in VERSIONS}) == 1

@@ -1,6 +1,83 @@
 {{- /* What the schema cannot see: each is one sentence with the cure. */ -}}
 {{- define "embedship.contradictions" -}}
 {{- $v := .Values -}}
+{{- if not $v.image.repository -}}
+{{- fail "image.repository is empty, and no image is published: build one from helm/images/, push it, and name it (registry.example/team/embedship)." -}}
+{{- end -}}
+{{- if and (include "embedship.exposed" .) (not (include "embedship.secret" .)) (not $v.auth.allowAnonymous) -}}
+{{- fail "ingress, httpRoute or service.type lets requests in from outside the cluster, and no API key is asked for: set auth.create or auth.existingSecret, or auth.allowAnonymous where that is meant." -}}
+{{- end -}}
+{{- if and (ne $v.service.type "ClusterIP") $v.networkPolicy.enabled (not $v.networkPolicy.serviceFrom) -}}
+{{- fail (printf "service.type is %s, but the NetworkPolicy lets nobody in from outside: name who may ask in networkPolicy.serviceFrom, for example {ipBlock: {cidr: 10.0.0.0/8}}. Pods see clients' own addresses with service.externalTrafficPolicy Local, else those of nodes." $v.service.type) -}}
+{{- end -}}
+{{- if and $v.service.nodePort (eq $v.service.type "ClusterIP") -}}
+{{- fail "service.nodePort is for a Service of type NodePort or LoadBalancer, and service.type is ClusterIP: set the type, or leave the port 0." -}}
+{{- end -}}
+{{- if and $v.service.externalTrafficPolicy (eq $v.service.type "ClusterIP") -}}
+{{- fail "service.externalTrafficPolicy is for a Service of type NodePort or LoadBalancer, and service.type is ClusterIP: set the type, or leave it empty." -}}
+{{- end -}}
+{{- if and (or $v.service.loadBalancerClass $v.service.loadBalancerSourceRanges) (ne $v.service.type "LoadBalancer") -}}
+{{- fail (printf "service.loadBalancerClass and service.loadBalancerSourceRanges are for a Service of type LoadBalancer, and service.type is %s: set the type, or leave them empty." $v.service.type) -}}
+{{- end -}}
+{{- if and $v.service.trafficDistribution (not (semverCompare ">=1.31.0-0" .Capabilities.KubeVersion.Version)) -}}
+{{- fail (printf "service.trafficDistribution is set, but Kubernetes %s has no such field (1.31 has): leave it empty." .Capabilities.KubeVersion.Version) -}}
+{{- end -}}
+{{- if include "embedship.writable" . -}}
+{{- if or (gt ($v.replicas | int) 1) $v.autoscaling.enabled -}}
+{{- fail "server.writable is true, and one process writes an index: set replicas to 1 and autoscaling.enabled to false." -}}
+{{- end -}}
+{{- if and $v.canary.enabled (not $v.canary.index.claimName) -}}
+{{- fail "server.writable is true, and the canary would write the same index: give it one of its own in canary.index.claimName." -}}
+{{- end -}}
+{{- if not $v.index.path -}}
+{{- fail "server.writable is true, but index.path is empty: name a folder inside the claim, for INDEX.live is made beside it." -}}
+{{- end -}}
+{{- if and $v.strategy (ne (default "" $v.strategy.type) "Recreate") -}}
+{{- fail "server.writable is true, and one process writes an index: a pod that is started before the old one ended could not open it. Leave strategy empty, or set its type to Recreate." -}}
+{{- end -}}
+{{- end -}}
+{{- if and $v.server.writable (not $v.index.enabled) -}}
+{{- fail "server.writable is true, but index.enabled is false: there is no index to write to." -}}
+{{- end -}}
+{{- if ge ($v.drain.preStopSeconds | int) ($v.drain.seconds | int) -}}
+{{- fail (printf "drain.preStopSeconds is %v, and the whole drain is %v: leave time for answers." $v.drain.preStopSeconds $v.drain.seconds) -}}
+{{- end -}}
+{{- if and $v.canary.enabled $v.canary.weight $v.ingress.enabled (not (include "embedship.nginx" .)) -}}
+{{- fail (printf "canary.weight through an Ingress is an annotation that ingress-nginx alone reads, and ingress.className is %q: use httpRoute, or say with canary.nginx that the controller is ingress-nginx." $v.ingress.className) -}}
+{{- end -}}
+{{- if and $v.auth.write.create $v.auth.write.existingSecret -}}
+{{- fail "auth.write.create and auth.write.existingSecret exclude one another: unset one." -}}
+{{- end -}}
+{{- if and $v.bulkRay.enabled (not $v.networkPolicy.enabled) (not $v.bulkRay.token) -}}
+{{- fail "bulkRay without networkPolicy.enabled and without bulkRay.token: whoever reaches the head of a Ray cluster runs code in it. Enable one of them." -}}
+{{- end -}}
+{{- $s3 := and (eq $v.bundle.source "s3") (include "embedship.pulled" .) -}}
+{{- if $v.fetch.enabled -}}{{- range $v.fetch.bundles -}}{{- if hasPrefix "s3://" .url -}}{{- $s3 = true -}}{{- end -}}{{- end -}}{{- end -}}
+{{- if and $s3 (or $v.bundle.pull.ca.configMap $v.bundle.pull.ca.secret) -}}
+{{- fail "bundle.pull.ca is for oci, http and hf: the client of S3 trusts public authorities only. Leave it empty, or fetch from one of those." -}}
+{{- end -}}
+{{- if and $v.bundle.pull.ca.configMap $v.bundle.pull.ca.secret -}}
+{{- fail "bundle.pull.ca.configMap and bundle.pull.ca.secret exclude one another: unset one." -}}
+{{- end -}}
+{{- if $v.fetch.enabled -}}
+{{- if not $v.fetch.claim.name -}}
+{{- fail "fetch.enabled is true, but fetch.claim.name is empty: name the claim that takes the bundles." -}}
+{{- end -}}
+{{- if not $v.fetch.bundles -}}
+{{- fail "fetch.enabled is true, but fetch.bundles is empty: name what to fetch by url, digest and folder." -}}
+{{- end -}}
+{{- $schemes := dict -}}
+{{- range $v.fetch.bundles -}}{{- $_ := set $schemes (splitList "://" .url | first | replace "https" "http") true -}}{{- end -}}
+{{- if and $v.bundle.pull.secret (gt (len $schemes) 1) -}}
+{{- fail (printf "fetch.bundles come from sources of several kinds (%s), and bundle.pull.secret is for one: fetch them from one kind." (keys $schemes | sortAlpha | join ", ")) -}}
+{{- end -}}
+{{- if and $v.networkPolicy.enabled (not $v.fetch.egress) -}}
+{{- fail "fetch.enabled is true, but its NetworkPolicy lets the Job reach nothing: name where the bundles lie in fetch.egress." -}}
+{{- end -}}
+{{- if $v.bundles -}}
+{{- fail "fetch fills one claim for one release: with bundles, fetch in a release of its own." -}}
+{{- end -}}
+{{- end -}}
 {{- if and (eq $v.bundle.source "pvc") (not $v.bundle.pvc.claimName) -}}
 {{- fail "bundle.source is pvc, but bundle.pvc.claimName is empty: name the claim that holds the bundle." -}}
 {{- end -}}
@@ -104,8 +181,8 @@
 {{- if and $v.driftReport.enabled (not $v.driftReport.claimName) -}}
 {{- fail "driftReport.enabled is true, but driftReport.claimName is empty: name the claim that holds the log." -}}
 {{- end -}}
-{{- if and $v.metrics.ownPort (eq ($v.service.port | int) (include "embedship.metricsPort" . | int)) -}}
-{{- fail (printf "metrics.ownPort takes port %s of the Service, and so does service.port: give the latter another one." (include "embedship.metricsPort" .)) -}}
+{{- if and (include "embedship.ownPort" .) (eq ($v.service.port | int) (include "embedship.metricsPort" . | int)) -}}
+{{- fail (printf "/metrics takes port %s of the Service (metrics.ownPort), and so does service.port: give the latter another one." (include "embedship.metricsPort" .)) -}}
 {{- end -}}
 {{- if and $v.auth.admin.create $v.auth.admin.existingSecret -}}
 {{- fail "auth.admin.create and auth.admin.existingSecret exclude one another: unset one." -}}

@@ -41,15 +41,34 @@ matchExpressions:
   - {key: app.kubernetes.io/component, operator: In, values: [server, canary]}
 {{- end -}}
 
+{{- /* A version may hold a '+', which a label may not. */ -}}
 {{- define "embedship.labels" -}}
-app.kubernetes.io/name: {{ include "embedship.name" . | quote }}
-app.kubernetes.io/instance: {{ .Release.Name | quote }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
-{{- with .bundle }}
-embedship/bundle: {{ . | quote }}
+{{- $own := dict "app.kubernetes.io/name" (include "embedship.name" .) "app.kubernetes.io/instance" .Release.Name -}}
+{{- $_ := set $own "app.kubernetes.io/version" (.Chart.AppVersion | replace "+" "_" | trunc 63 | trimSuffix "_") -}}
+{{- $_ := set $own "app.kubernetes.io/managed-by" .Release.Service -}}
+{{- $_ := set $own "helm.sh/chart" (printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "_") -}}
+{{- with .bundle }}{{ $_ := set $own "embedship/bundle" . }}{{ end -}}
+{{- mergeOverwrite (deepCopy .Values.commonLabels) $own | toYaml -}}
+{{- end -}}
+
+{{- /* `given` is what the pods of this component carry besides; what selectors need cannot be replaced by it. */ -}}
+{{- define "embedship.podLabels" -}}
+{{- $own := mergeOverwrite (include "embedship.labels" .root | fromYaml) (dict "app.kubernetes.io/component" .component) -}}
+{{- mergeOverwrite (deepCopy .given) $own | toYaml -}}
+{{- end -}}
+
+{{- define "embedship.jobMetadata" -}}
+labels: {{- include "embedship.podLabels" (dict "root" .root "component" (default "job" .component) "given" .root.Values.jobs.podLabels) | nindent 2 }}
+{{- with .root.Values.jobs.podAnnotations }}
+annotations: {{- toYaml . | nindent 2 }}
 {{- end }}
+{{- end -}}
+
+{{- /* Of an object: the common ones, under `given`, its own. */ -}}
+{{- define "embedship.annotations" -}}
+{{- with mergeOverwrite (deepCopy .root.Values.commonAnnotations) (default dict .given) -}}
+annotations: {{- toYaml . | nindent 2 }}
+{{- end -}}
 {{- end -}}
 
 {{- define "embedship.serviceAccount" -}}
@@ -62,19 +81,35 @@ embedship/bundle: {{ . | quote }}
 
 {{- define "embedship.image" -}}
 {{- $tag := default (ternary (printf "%s-gpu" .Chart.AppVersion) .Chart.AppVersion .Values.gpu.enabled) .Values.image.tag -}}
+{{- $registry := default .Values.image.registry (.Values.global).imageRegistry -}}
+{{- $repository := ternary (printf "%s/%s" $registry .Values.image.repository) .Values.image.repository (ne "" $registry) -}}
 {{- with .Values.image.digest -}}
-{{ printf "%s@%s" $.Values.image.repository . }}
+{{ printf "%s@%s" $repository . }}
 {{- else -}}
-{{ printf "%s:%s" .Values.image.repository $tag }}
+{{ printf "%s:%s" $repository $tag }}
 {{- end -}}
 {{- end -}}
 
 {{- define "embedship.port" -}}8080{{- end -}}
 {{- define "embedship.metricsPort" -}}9090{{- end -}}
 
+{{- /* Something where requests come from outside the cluster. */ -}}
+{{- define "embedship.exposed" -}}
+{{- if or .Values.ingress.enabled .Values.httpRoute.enabled (ne .Values.service.type "ClusterIP") -}}yes{{- end -}}
+{{- end -}}
+
+{{- /* Something where /metrics has a port of its own: /metrics asks for no key, so not on the port that is reached from outside. */ -}}
+{{- define "embedship.ownPort" -}}
+{{- if kindIs "invalid" .Values.metrics.ownPort -}}
+{{ include "embedship.exposed" . }}
+{{- else if .Values.metrics.ownPort -}}
+yes
+{{- end -}}
+{{- end -}}
+
 {{- /* By its name: where probes and scrapes go. */ -}}
 {{- define "embedship.watchedPort" -}}
-{{- ternary "metrics" "http" .Values.metrics.ownPort -}}
+{{- ternary "metrics" "http" (eq (include "embedship.ownPort" .) "yes") -}}
 {{- end -}}
 
 {{- /* A path inside a mount; an empty one is the mount. */ -}}
@@ -122,26 +157,51 @@ embedship/bundle: {{ . | quote }}
 {{ .auth.made }}
 {{- end -}}
 
+{{- define "embedship.writeSecret" -}}
+{{- if .Values.auth.write.existingSecret -}}
+{{ .Values.auth.write.existingSecret }}
+{{- else if .Values.auth.write.create -}}
+{{ include "embedship.base" . }}-write
+{{- end -}}
+{{- end -}}
+
+{{- define "embedship.writeKeys" -}}
+{{ include "embedship.keptKey" (dict "root" . "secret" (include "embedship.writeSecret" .) "auth" .Values.auth.write) }}
+{{- end -}}
+
+{{- /* The server reads keys when it starts: other keys are another pod template, as far as Helm may look at the Secret. */ -}}
+{{- define "embedship.checksum" -}}
+{{- if .auth.existingSecret -}}
+{{- with (default dict (lookup "v1" "Secret" .root.Release.Namespace .auth.existingSecret)).data -}}
+{{- toJson . | sha256sum -}}
+{{- end -}}
+{{- else if .auth.create -}}
+{{- include "embedship.keptKey" . | sha256sum -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Something where the one writer of the index runs: a second one, or a surge pod, could not start. */ -}}
+{{- define "embedship.writable" -}}
+{{- if and .Values.index.enabled .Values.server.writable (not .Values.index.milvus.address) -}}yes{{- end -}}
+{{- end -}}
+
 {{- /* Kubernetes sleeps for us from 1.30 on; before, the server's own drain is all there is. */ -}}
 {{- define "embedship.preStop" -}}
-{{- ternary (div .Values.drain.seconds 6) 0 (semverCompare ">=1.30.0-0" .Capabilities.KubeVersion.Version) -}}
+{{- ternary (.Values.drain.preStopSeconds | int) 0 (semverCompare ">=1.30.0-0" .Capabilities.KubeVersion.Version) -}}
 {{- end -}}
 
 {{- define "embedship.podSecurity" -}}
-runAsNonRoot: true
-runAsUser: {{ .Values.user | int64 }}
-runAsGroup: {{ .Values.user | int64 }}
-fsGroup: {{ .Values.user | int64 }}
-fsGroupChangePolicy: OnRootMismatch
-seccompProfile: {type: RuntimeDefault}
+{{- $own := dict "runAsNonRoot" true "fsGroupChangePolicy" "OnRootMismatch" "seccompProfile" (dict "type" "RuntimeDefault") -}}
+{{- if not (kindIs "invalid" .Values.user) -}}
+{{- range list "runAsUser" "runAsGroup" "fsGroup" }}{{ $_ := set $own . ($.Values.user | int64) }}{{ end -}}
+{{- end -}}
+{{- mergeOverwrite $own (deepCopy .Values.podSecurityContext) | toYaml -}}
 {{- end -}}
 
 {{- define "embedship.security" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-runAsNonRoot: true
-capabilities: {drop: [ALL]}
-seccompProfile: {type: RuntimeDefault}
+{{- $own := dict "allowPrivilegeEscalation" false "readOnlyRootFilesystem" true "runAsNonRoot" true -}}
+{{- $own := merge $own (dict "capabilities" (dict "drop" (list "ALL")) "seccompProfile" (dict "type" "RuntimeDefault")) -}}
+{{- mergeOverwrite $own (deepCopy .Values.containerSecurityContext) | toYaml -}}
 {{- end -}}
 
 {{- /* What every pod of the release shares; `ownTolerations` is for what one tolerates besides. */ -}}
@@ -150,11 +210,21 @@ serviceAccountName: {{ include "embedship.serviceAccount" . | quote }}
 automountServiceAccountToken: false
 enableServiceLinks: false
 securityContext: {{- include "embedship.podSecurity" . | nindent 2 }}
-{{- with .Values.image.pullSecrets }}
+{{- with concat .Values.image.pullSecrets (default list (.Values.global).imagePullSecrets) }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . | quote }}
+  - name: {{ ternary . (get (ternary dict . (kindIs "string" .)) "name") (kindIs "string" .) | quote }}
   {{- end }}
+{{- end }}
+{{- range $key := list "schedulerName" "dnsPolicy" }}
+{{- with get $.Values $key }}
+{{ $key }}: {{ . | quote }}
+{{- end }}
+{{- end }}
+{{- range $key := list "hostAliases" "dnsConfig" }}
+{{- with get $.Values $key }}
+{{ $key }}: {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end }}
 {{- with .Values.priorityClassName }}
 priorityClassName: {{ . | quote }}
@@ -172,7 +242,9 @@ tolerations: {{- toYaml . | nindent 2 }}
 
 {{- define "embedship.container" -}}
 image: {{ include "embedship.image" . | quote }}
-imagePullPolicy: {{ .Values.image.pullPolicy }}
+{{- with .Values.image.pullPolicy }}
+imagePullPolicy: {{ . }}
+{{- end }}
 securityContext: {{- include "embedship.security" . | nindent 2 }}
 {{- end -}}
 
@@ -279,4 +351,22 @@ volumes:
 {{- define "embedship.number" -}}
 {{- /* JSON writes 16777216 where a template writes 1.6777216e+07. */ -}}
 {{- ternary (toString .) (toJson .) (kindIs "string" .) | quote -}}
+{{- end -}}
+
+{{- define "embedship.cron" -}}
+{{- $jobs := .Values.jobs -}}
+concurrencyPolicy: Forbid
+suspend: {{ $jobs.suspend }}
+successfulJobsHistoryLimit: {{ $jobs.successfulJobsHistoryLimit }}
+failedJobsHistoryLimit: {{ $jobs.failedJobsHistoryLimit }}
+startingDeadlineSeconds: {{ $jobs.startingDeadlineSeconds | int64 }}
+{{- with $jobs.timeZone }}
+timeZone: {{ . | quote }}
+{{- end }}
+{{- end -}}
+
+{{- define "embedship.jobLimits" -}}
+{{- if not (kindIs "invalid" .Values.jobs.ttlSecondsAfterFinished) -}}
+ttlSecondsAfterFinished: {{ .Values.jobs.ttlSecondsAfterFinished | int64 }}
+{{- end -}}
 {{- end -}}

@@ -1,22 +1,48 @@
+{{- define "embedship.strategy" -}}
+{{- if .Values.strategy -}}
+{{- toYaml .Values.strategy -}}
+{{- else if include "embedship.writable" . -}}
+type: Recreate
+{{- else -}}
+type: RollingUpdate
+{{- /* A surge pod of a GPU would wait for a GPU that the old pod holds. */}}
+rollingUpdate:
+  maxSurge: {{ ternary 0 1 .Values.gpu.enabled }}
+  maxUnavailable: {{ ternary 1 0 .Values.gpu.enabled }}
+{{- end -}}
+{{- end -}}
+
+{{- /* Over zones and nodes, or as the values say: without a selector of its own, a constraint counts these pods. */ -}}
+{{- define "embedship.spread" -}}
+{{- $made := list -}}
+{{- range list "topology.kubernetes.io/zone" "kubernetes.io/hostname" -}}
+{{- $made = append $made (dict "topologyKey" . "maxSkew" 1 "whenUnsatisfiable" "ScheduleAnyway") -}}
+{{- end -}}
+{{- $own := dict "labelSelector" (dict "matchLabels" (include "embedship.selector" . | fromYaml)) -}}
+{{- $all := list -}}
+{{- range default $made .Values.topologySpread.constraints -}}
+{{- $all = append $all (merge (deepCopy .) $own) -}}
+{{- end -}}
+{{- toYaml $all -}}
+{{- end -}}
+
 {{- /* The pod template of Deployment and StatefulSet. */ -}}
 {{- define "embedship.server" -}}
 metadata:
-  labels:
-    {{- include "embedship.labels" . | nindent 4 }}
-    app.kubernetes.io/component: {{ default "server" .component }}
-    {{- with .Values.podLabels }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
+  labels: {{- include "embedship.podLabels" (dict "root" . "component" (default "server" .component) "given" .Values.podLabels) | nindent 4 }}
   annotations:
     kubectl.kubernetes.io/default-container: server
     {{- with .Values.bundle.fingerprint }}
     embedship/fingerprint: {{ . | quote }}
     {{- end }}
-    {{- if and .Values.auth.create (not .Values.auth.existingSecret) }}
-    checksum/keys: {{ include "embedship.keys" . | sha256sum }}
+    {{- with include "embedship.checksum" (dict "root" . "auth" .Values.auth "secret" (include "embedship.secret" .)) }}
+    checksum/keys: {{ . }}
     {{- end }}
-    {{- if and .Values.auth.admin.create (not .Values.auth.admin.existingSecret) }}
-    checksum/admin-keys: {{ include "embedship.adminKeys" . | sha256sum }}
+    {{- with include "embedship.checksum" (dict "root" . "auth" .Values.auth.admin "secret" (include "embedship.adminSecret" .)) }}
+    checksum/admin-keys: {{ . }}
+    {{- end }}
+    {{- with include "embedship.checksum" (dict "root" . "auth" .Values.auth.write "secret" (include "embedship.writeSecret" .)) }}
+    checksum/write-keys: {{ . }}
     {{- end }}
     {{- with .Values.podAnnotations }}
     {{- toYaml . | nindent 4 }}
@@ -26,21 +52,20 @@ spec:
   {{- $own := ternary .Values.gpu.tolerations list .Values.gpu.enabled }}
   {{- include "embedship.pod" (dict "Values" .Values "Chart" .Chart "Release" .Release "ownTolerations" $own) | nindent 2 }}
   terminationGracePeriodSeconds: {{ add .Values.drain.seconds 20 }}
-  {{- if and .Values.gpu.enabled .Values.gpu.runtimeClassName }}
-  runtimeClassName: {{ .Values.gpu.runtimeClassName | quote }}
+  {{- with default .Values.runtimeClassName (ternary .Values.gpu.runtimeClassName "" .Values.gpu.enabled) }}
+  runtimeClassName: {{ . | quote }}
   {{- end }}
   {{- if .Values.topologySpread.enabled }}
-  topologySpreadConstraints:
-    {{- range list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
-    - topologyKey: {{ . | quote }}
-      maxSkew: 1
-      whenUnsatisfiable: ScheduleAnyway
-      labelSelector:
-        matchLabels: {{- include "embedship.selector" $ | nindent 10 }}
-    {{- end }}
+  topologySpreadConstraints: {{- include "embedship.spread" . | nindent 4 }}
   {{- end }}
   {{- with include "embedship.pull" . }}
   {{- . | nindent 2 }}
+  {{- end }}
+  {{- with .Values.extraInitContainers }}
+  {{- if not (include "embedship.pulled" $) }}
+  initContainers:
+  {{- end }}
+    {{- toYaml . | nindent 4 }}
   {{- end }}
   containers:
     - name: server
@@ -49,13 +74,13 @@ spec:
       args: [serve, {{ include "embedship.bundle" . | quote }}]
       ports:
         - {name: http, containerPort: {{ include "embedship.port" . }}, protocol: TCP}
-        {{- if .Values.metrics.ownPort }}
+        {{- if include "embedship.ownPort" . }}
         - {name: metrics, containerPort: {{ include "embedship.metricsPort" . }}, protocol: TCP}
         {{- end }}
       env:
         - {name: EMBEDSHIP_HOST, value: "0.0.0.0"}
         - {name: EMBEDSHIP_PORT, value: {{ include "embedship.port" . | quote }}}
-        {{- if .Values.metrics.ownPort }}
+        {{- if include "embedship.ownPort" . }}
         - {name: EMBEDSHIP_METRICS_PORT, value: {{ include "embedship.metricsPort" . | quote }}}
         {{- end }}
         - {name: EMBEDSHIP_DRAIN_SECONDS, value: {{ sub .Values.drain.seconds (include "embedship.preStop" .) | quote }}}
@@ -79,6 +104,9 @@ spec:
         {{- if include "embedship.adminSecret" . }}
         - {name: EMBEDSHIP_ADMIN_KEY_FILE, value: /admin/admin-keys}
         {{- end }}
+        {{- if include "embedship.writeSecret" . }}
+        - {name: EMBEDSHIP_WRITE_KEY_FILE, value: /write/write-keys}
+        {{- end }}
         {{- range $name, $value := .Values.server }}
         {{- if not (kindIs "invalid" $value) }}
         - {name: {{ printf "EMBEDSHIP_%s" (upper $name) | quote }}, value: {{ include "embedship.number" $value }}}
@@ -87,6 +115,12 @@ spec:
         {{- range $name, $value := .Values.extraEnv }}
         - {name: {{ $name | quote }}, value: {{ $value | quote }}}
         {{- end }}
+        {{- with .Values.extraEnvVars }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+      {{- with .Values.extraEnvFrom }}
+      envFrom: {{- toYaml . | nindent 8 }}
+      {{- end }}
       {{- if gt (include "embedship.preStop" . | int) 0 }}
       lifecycle:
         preStop:
@@ -94,19 +128,15 @@ spec:
       {{- end }}
       startupProbe:
         httpGet: {path: /health, port: {{ include "embedship.watchedPort" . }}}
-        periodSeconds: 2
-        failureThreshold: {{ div (add .Values.startup.maxSeconds 1) 2 }}
-        timeoutSeconds: 2
+        {{- $period := .Values.probes.startup.periodSeconds | int }}
+        failureThreshold: {{ div (add .Values.startup.maxSeconds (sub $period 1)) $period }}
+        {{- toYaml .Values.probes.startup | nindent 8 }}
       livenessProbe:
         httpGet: {path: /health, port: {{ include "embedship.watchedPort" . }}}
-        periodSeconds: 10
-        failureThreshold: 3
-        timeoutSeconds: 5
+        {{- toYaml .Values.probes.liveness | nindent 8 }}
       readinessProbe:
         httpGet: {path: /ready, port: {{ include "embedship.watchedPort" . }}}
-        periodSeconds: 2
-        failureThreshold: 2
-        timeoutSeconds: 2
+        {{- toYaml .Values.probes.readiness | nindent 8 }}
       resources:
         {{- $gpu := ternary (dict .Values.gpu.resource (.Values.gpu.count | int)) dict .Values.gpu.enabled }}
         {{- with .Values.resources.requests }}
@@ -122,8 +152,11 @@ spec:
         {{- if include "embedship.adminSecret" . }}
         - {name: admin, mountPath: /admin, readOnly: true}
         {{- end }}
+        {{- if include "embedship.writeSecret" . }}
+        - {name: write, mountPath: /write, readOnly: true}
+        {{- end }}
         {{- if and .Values.index.enabled (not .Values.index.milvus.address) }}
-        - {name: index, mountPath: /index, readOnly: true}
+        - {name: index, mountPath: /index, readOnly: {{ ne (include "embedship.writable" .) "yes" }}}
         {{- end }}
         {{- if .Values.reranker.enabled }}
         - {name: reranker, mountPath: /reranker, readOnly: true}
@@ -131,11 +164,18 @@ spec:
         {{- with .Values.extraVolumeMounts }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
+    {{- with .Values.extraContainers }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
   volumes:
     {{- include "embedship.bundleVolume" . | nindent 4 }}
     {{- with include "embedship.adminSecret" . }}
     - name: admin
       secret: {secretName: {{ . | quote }}, defaultMode: 0440, items: [{key: {{ $.Values.auth.admin.key | quote }}, path: admin-keys}]}
+    {{- end }}
+    {{- with include "embedship.writeSecret" . }}
+    - name: write
+      secret: {secretName: {{ . | quote }}, defaultMode: 0440, items: [{key: {{ $.Values.auth.write.key | quote }}, path: write-keys}]}
     {{- end }}
     - name: cache
       emptyDir: {sizeLimit: {{ .Values.cache.size | quote }}}
@@ -145,7 +185,7 @@ spec:
     {{- end }}
     {{- if and .Values.index.enabled (not .Values.index.milvus.address) }}
     - name: index
-      persistentVolumeClaim: {claimName: {{ .Values.index.claimName | quote }}, readOnly: true}
+      persistentVolumeClaim: {claimName: {{ .Values.index.claimName | quote }}, readOnly: {{ ne (include "embedship.writable" .) "yes" }}}
     {{- end }}
     {{- if .Values.reranker.enabled }}
     - name: reranker
