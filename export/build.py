@@ -275,11 +275,11 @@ class _Export:
 
     def _certify(
         self, finished: list[Variant], ranked: Sequence[str], encoders: Mapping[str, Encoder]
-    ) -> tuple[list[Variant], Sequence[str]]:
+    ) -> tuple[list[Variant], list[str]]:
         """Certify the shapes of the best variants in turn until one passes: all variants, and those still ranked."""
         for place, name in enumerate(ranked):
             with self.failures.optional(name), failing(name, Stage.SHAPES):
-                return certificates.of(finished, name, encoders, self.steps), ranked[place:]
+                return certificates.of(finished, name, encoders, self.steps), list(ranked[place:])
         raise AssertionError("the plain variant is always among them, and stops the export when it fails")
 
     def _speeds(self, finished: Sequence[Variant], encoders: dict[str, Encoder]) -> Speeds:
