@@ -75,18 +75,18 @@ class Dataset:
             return self
         rows = np.cumsum(documents) - 1
         relevant = [rows[wanted[documents[wanted]]] for wanted in self.relevant]
-        kept = [row for row in np.flatnonzero(queries) if len(relevant[row])]
+        kept = [row for row in np.flatnonzero(queries).tolist() if len(relevant[row])]
         for what, names, good in (("document", self.ids, documents), ("query", self.query_ids, queries)):
             if not good.all():
-                say(f"{self.name}: {_without_tokens(what, [names[row] for row in np.flatnonzero(~good)])}")
+                say(f"{self.name}: {_without_tokens(what, [names[row] for row in np.flatnonzero(~good).tolist()])}")
         if not kept:
             raise UsageError(f"{self.name}: no query is left that has a token and a relevant document with a token")
         return Dataset(
             self.name,
-            [self.documents[row] for row in np.flatnonzero(documents)],
+            [self.documents[row] for row in np.flatnonzero(documents).tolist()],
             [self.queries[row] for row in kept],
             [relevant[row] for row in kept],
-            [self.ids[row] for row in np.flatnonzero(documents)],
+            [self.ids[row] for row in np.flatnonzero(documents).tolist()],
             [self.query_ids[row] for row in kept],
         )
 
