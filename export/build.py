@@ -310,8 +310,10 @@ class _Export:
         """Texts of a few tokens, which int8 is calibrated on or judged by; none for a re-ranker: its pairs are long."""
         if self.wishes.task is Task.RERANK:
             return []
-        texts = _alone(self.calibrated if calibrated else self.judged)
-        return [*probes.short(texts, calibrated)]
+        texts = probes.short(_alone(self.calibrated if calibrated else self.judged), calibrated)
+        special = sum(map(len, self.tokenizer.frame))
+        lengths = self.tokenizer(texts).lengths
+        return [text for text, n in zip(texts, lengths, strict=True) if 0 < n - special <= probes.SHORT_TOKENS]
 
     def _make(self) -> list[variants.Made]:
         feeds = variants.calibration(self.tokenizer, self.checkpoint, [*self.calibrated, *self._short(calibrated=True)])

@@ -75,11 +75,13 @@ class Failures:
         return [variant for variant in variants if variant.name not in failed]
 
     def _cure(self, failure: VariantError) -> str:
-        floor = ", or lower the floor if you accept the loss" if failure.stage is Stage.PARITY else ""
+        lower = "lower the floor if you accept the loss" if failure.stage is Stage.PARITY else ""
         if failure.name == PLAIN:
-            return f"Every other variant is made from {PLAIN}, so it cannot be left out{floor}."
+            cure = f": {lower}" if lower else ""
+            return f"Every other variant is made from {PLAIN}, so it cannot be left out{cure}."
         others = ",".join(name for name in self._wanted if name != failure.name)
-        return f"Leave {failure.name} out (--variants {others}), keep what passes (--skip-failed){floor}."
+        leave, keep = f"Leave {failure.name} out (--variants {others})", "keep what passes (--skip-failed)"
+        return f"{leave}, {keep}, or {lower}." if lower else f"{leave}, or {keep}."
 
 
 def _reason(error: Exception) -> str:

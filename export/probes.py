@@ -50,6 +50,7 @@ _SHORT = (
     "cancel my order please", "change my email address", "why?", "not bad", "where are you from", "who are you",
 )  # fmt: skip
 _SHORT_WORDS, _BEGINNINGS = 6, 16
+SHORT_TOKENS = 8  # special tokens not counted; what has more is no short text
 
 
 def short(texts: Sequence[str], calibrated: bool) -> list[str]:

@@ -85,3 +85,12 @@ def test_what_is_too_long_to_compare_is_cut_not_left_out(tokenizer: Tokenizer) -
     assert tokenizer([short]).lengths[0] <= 40
     assert tokenizer([text[: len(short) + 2]]).lengths[0] > 40
     assert probes.within(tokenizer, "short", 40) == "short"
+
+
+def test_int8_is_not_judged_by_the_short_texts_it_was_calibrated_on() -> None:
+    calibrated, judged = (set(probes.short(["one two three", "four five six"], each)) for each in (True, False))
+    ours = [each - {"one", "four five"} for each in (calibrated, judged)]
+    assert {"one", "four five"} <= calibrated & judged, "beginnings of the texts that are given"
+    assert not ours[0] & ours[1]
+    assert {"thank you", "how do you do that ?"} <= ours[1], "the worst of MiniLM, at cosine 0.958 and 0.960"
+    assert min(map(len, ours)) >= 25
