@@ -71,7 +71,7 @@ def check(
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     """urllib sends every header on to wherever it is redirected, the API key too, and the server is not proven yet."""
 
-    def redirect_request(self, *_: Any) -> None:
+    def redirect_request(self, *_: Any, **__: Any) -> None:
         return None  # then the redirect is raised as an HTTPError
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -88,16 +88,19 @@ class Forward:
         """
         small = _small(texts, prompt)
         lane = lane or (Lane.INTERACTIVE if small else Lane.BULK)
-        with nullcontext(permit) if permit else self.admission.enter(len(texts), lane) as permit:
+        taken: AbstractContextManager[Permit] = (
+            nullcontext(permit) if permit else self.admission.enter(len(texts), lane)
+        )
+        with taken as held:
             began = time.perf_counter()
-            tokens = self.tokenizer(texts, prompt) if small else await self._tokens(texts, prompt, permit)
+            tokens = self.tokenizer(texts, prompt) if small else await self._tokens(texts, prompt, held)
             ended = time.perf_counter()
             _tokenised(tokens, ended)
             if counted:
                 self._counts.tokenise_seconds.observe(ended - began)
             self._refuse_nothing(tokens)
             truncated = self._truncated(tokens, truncate)
-            vectors = await self.workers.encode(permit, tokens, lane, counted=counted)
+            vectors = await self.workers.encode(held, tokens, lane, counted=counted)
         if counted:
             self._counts.truncated.inc(truncated)
         return Encoded(vectors, tokens.lengths, tokens.cut)
@@ -122,12 +125,12 @@ class Forward:
     ) -> list[Encoding]:
         """The tokens of each text, with their places in it."""
         prompt = self.prompt(prompt_name)
-        work = partial(_sliced, lambda some: self.tokenizer.pieces(some, prompt, specials), texts)
+        work = partial(_sliced, partial(self.tokenizer.pieces, prompt=prompt, specials=specials), texts)
         return await self._aside(work, len(texts), _small(texts, prompt), lane)
 
     async def decode(self, ids: list[list[int]], skip_specials: bool, lane: Lane | None = None) -> list[str]:
         self._check_known(ids, "ids")
-        work = partial(_sliced, lambda some: self.tokenizer.decode(some, skip_specials), ids)
+        work = partial(_sliced, partial(self.tokenizer.decode, skip_specials=skip_specials), ids)
         return await self._aside(work, len(ids), sum(map(len, ids)) <= SMALL_TOKENS, lane)
 
     def prompt(self, name: str | None) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import secrets
 import signal
 import socket
 import threading
@@ -84,9 +83,6 @@ def _quieten(address: str) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of what it will do one day
     if address == LOCAL:
-        # Else everybody on this machine may join, and run code as this user.
-        os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         os.environ[_LOOPBACK] = "0"  # else it takes 127.0.0.1 for this machine's other address, and listens on all
 
 

@@ -65,7 +65,7 @@ def load(read: Callable[[str, int], Any], path: Path, kinds: tuple[type, ...], s
     Raises UnsafeError if it is of no such kind or shape, and if its inverted lists lie in another file.
     """
     try:
-        index = read(str(path), faiss.IO_FLAG_READ_ONLY)
+        index = read(str(path), untyped.IO_FLAG_READ_ONLY)
     except RuntimeError as error:
         raise UnsafeError(f"{path} is damaged: FAISS {faiss.__version__} cannot read it ({cause(error)})") from None
     found = type(index).__name__, index.ntotal, index.d
@@ -87,12 +87,12 @@ def _lists_elsewhere(index: Any) -> str | None:
 
     Transforms before the lists are looked through, and so is the quantizer, which may be an index with lists, too.
     """
-    index = faiss.downcast_index(index) if isinstance(index, faiss.Index) else index
-    if isinstance(index, faiss.IndexPreTransform):
+    index = untyped.downcast_index(index) if isinstance(index, untyped.Index) else index
+    if isinstance(index, untyped.IndexPreTransform):
         return _lists_elsewhere(index.index)
-    if not isinstance(index, faiss.IndexIVF):
+    if not isinstance(index, untyped.IndexIVF):
         return None
-    kind = type(faiss.downcast_InvertedLists(index.invlists)).__name__ if index.invlists else "no inverted lists"
+    kind = type(untyped.downcast_InvertedLists(index.invlists)).__name__ if index.invlists else "no inverted lists"
     return _lists_elsewhere(index.quantizer) if kind in _OWN_LISTS else kind
 
 
