@@ -78,6 +78,7 @@ RELEASE: dict[str, Any] = {
     "bundle": {"path": "v1", "pvc": {"claimName": "bundle-1"}},
     "index": {"enabled": True, "claimName": "index-1", "path": "v1"},
     "image": {"tag": "0.1.0"},
+    "auth": {"create": True},
 }
 
 
@@ -89,7 +90,7 @@ def test_a_canary_that_is_the_servers_twin_is_refused(each_helm: Path, own: dict
     """Compared with itself a server passes, whatever the new bundle is worth."""
     canary = {"enabled": True, "compare": {"claimName": "queries"}, **own}
     with pytest.raises(Refused, match="name what is new in"):
-        render(each_helm, {**RELEASE, "ingress": {"enabled": True}, "canary": canary})
+        render(each_helm, {**RELEASE, "ingress": {"enabled": True, "className": "nginx"}, "canary": canary})
 
 
 @pytest.mark.parametrize("own", [

@@ -146,6 +146,20 @@ def test_other_keys_in_a_secret_of_ones_own_roll_the_pods(each_helm: Path, tmp_p
         assert pod_annotations(here) != before
 
 
+def test_the_notes_say_where_it_answers(helm: Path, tmp_path: Path) -> None:
+    """For each way in from outside: the address, or the command that prints it."""
+    ways = {
+        "https://s.example/": "ingress.enabled=true,ingress.host=s.example,ingress.tlsSecret=t",
+        "://r.example/": "httpRoute.enabled=true,httpRoute.parentRefs[0].name=g,httpRoute.hostnames[0]=r.example",
+        "loadBalancer.ingress[0].ip": "service.type=LoadBalancer,networkPolicy.enabled=false",
+        "ADDRESS-OF-A-NODE:{.spec.ports[0].nodePort}": "service.type=NodePort,networkPolicy.enabled=false",
+    }
+    with cluster(helm, tmp_path) as (_, call):
+        for number, (wanted, way) in enumerate(ways.items()):
+            given = ("--namespace", "e", *IMAGE, "--set", "auth.create=true", "--set", way)
+            assert wanted in done(call("install", f"s{number}", str(CHART), *given))
+
+
 def secret(keys: str) -> dict[str, Any]:
     meta = {"name": "ours", "namespace": "e"}
     return {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "type": "Opaque", "data": {"api-keys": keys}}
