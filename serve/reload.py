@@ -136,7 +136,7 @@ class Reload:
         house, now = self._house, self._house.service
         await now.rounds.snapshot()  # with a --state-dir the new monitor goes on where this one is
         opening = asyncio.get_running_loop().run_in_executor(
-            None, Service.open, settings, house.admissions, house.metrics, None, now.shelf
+            None, Service.open, settings, house.admissions, house.metrics, None, now.shelf, now.watch
         )
         try:
             return await asyncio.shield(opening)
