@@ -14,10 +14,20 @@ from embedship.monitor.state import State
 class Cause(StrEnum):
     NONE = "none"
     MODEL_CHANGED = "model_changed"
+    MODEL_WORSE = "model_worse"
     USERS_CHANGED = "users_changed"
     INDEX_DEGRADED = "index_degraded"
     LABELS_STALE = "labels_stale"
     UNKNOWN = "unknown"
+
+
+class Change(StrEnum):
+    """What differs from when the baselines of recall were measured; what explains most comes first."""
+
+    NOTHING = "nothing"
+    DOCUMENTS = "documents"  # labelled documents left the index, enough of them to explain what the probes lost
+    MODEL = "model"  # and with it every index
+    INDEX = "index"
 
 
 class Signals(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +47,7 @@ class Diagnosis(msgspec.Struct, frozen=True):
     reason: str
     signals: Signals
     since: float = 0.0
+    changed: Change = Change.NOTHING
 
 
 class Row(NamedTuple):
@@ -47,6 +58,7 @@ class Row(NamedTuple):
     shadow: frozenset[State | None]
     probe: frozenset[State | None]
     feedback: frozenset[State | None]
+    changed: frozenset[Change]
     cause: Cause
     reason: str
 
@@ -56,26 +68,36 @@ _ok = frozenset[State | None]({State.OK})
 _warn = frozenset[State | None]({State.WARN})
 _calm = frozenset[State | None]({State.OK, None})  # ok, or not watched
 
+_whatever: frozenset[Change] = frozenset()
+_nothing, _documents = frozenset({Change.NOTHING}), frozenset({Change.DOCUMENTS})
+_model, _index = frozenset({Change.MODEL}), frozenset({Change.INDEX})
+
 TABLE = (
-    #   canary  drift  shadow  probe  feedback
-    Row(_warn, _any, _any, _any, _any, Cause.MODEL_CHANGED,
+    #   canary  drift  shadow  probe  feedback  changed
+    Row(_warn, _any, _any, _any, _any, _whatever, Cause.MODEL_CHANGED,
         "the golden texts no longer get their vectors: a file, a device or a runtime changed; all else follows"),
-    Row(_any, _warn, _warn, _ok, _any, Cause.USERS_CHANGED,
-        "the index still answers the probes and fails on the new queries: it was not built for these"),
-    Row(_any, _any, _warn, _any, _any, Cause.INDEX_DEGRADED,
+    Row(_any, _warn, _warn, _calm, _any, _nothing, Cause.USERS_CHANGED,
+        "the index is the same as before, and finds less on the new queries: it was not built for these"),
+    Row(_any, _any, _warn, _any, _any, _whatever, Cause.INDEX_DEGRADED,
         "the index no longer finds what an exact search over the same vectors finds"),
-    Row(_ok, _any, _calm, _warn, _any, Cause.LABELS_STALE,
+    Row(_ok, _any, _any, _warn, _any, _model, Cause.MODEL_WORSE,
+        "the model was replaced, and fixed questions find fewer of their labelled answers than with the model before"),
+    Row(_ok, _any, _any, _warn, _any, _index, Cause.INDEX_DEGRADED,
+        "the index was replaced, and fixed questions find fewer of their labelled answers than with the index before"),
+    Row(_ok, _any, _calm, _warn, _any, _documents, Cause.LABELS_STALE,
+        "fixed questions no longer get their labelled answers, because labelled documents are no longer in the index"),
+    Row(_ok, _any, _calm, _warn, _any, _nothing, Cause.LABELS_STALE,
         "model and index are as they were, but fixed questions no longer get their labelled answers: the corpus "
         "changed, or the labels are out of date"),
-    Row(_ok, _warn, _calm, _calm, _any, Cause.USERS_CHANGED,
+    Row(_ok, _warn, _calm, _calm, _any, _whatever, Cause.USERS_CHANGED,
         "the model gives its vectors and the index finds what is there, but the queries are others than before"),
-    Row(_ok, _calm, _calm, _calm, _calm, Cause.NONE, "every signal that is watched is ok"),
+    Row(_ok, _calm, _calm, _calm, _calm, _whatever, Cause.NONE, "every signal that is watched is ok"),
 )  # fmt: skip
 UNEXPLAINED = "something warns that the other signals, unknown or ok, do not explain"
 TOO_EARLY = "nothing warns, but not every signal has enough evidence yet"
 
 
-def diagnose(signals: Signals, since: float = 0.0) -> Diagnosis:
+def diagnose(signals: Signals, changed: Change = Change.NOTHING) -> Diagnosis:
     """Return the first row of the table that fits; `unknown` if none does.
 
     >>> diagnose(Signals(canary=State.OK, drift=State.WARN, shadow=State.OK)).cause
@@ -83,6 +105,7 @@ def diagnose(signals: Signals, since: float = 0.0) -> Diagnosis:
     """
     seen = msgspec.structs.astuple(signals)
     for row in TABLE:
-        if all(not cell or state in cell for cell, state in zip(row[: len(seen)], seen, strict=True)):
-            return Diagnosis(row.cause, row.reason, signals, since)
-    return Diagnosis(Cause.UNKNOWN, UNEXPLAINED if State.WARN in seen else TOO_EARLY, signals, since)
+        fits = all(not cell or state in cell for cell, state in zip(row[: len(seen)], seen, strict=True))
+        if fits and (not row.changed or changed in row.changed):
+            return Diagnosis(row.cause, row.reason, signals, changed=changed)
+    return Diagnosis(Cause.UNKNOWN, UNEXPLAINED if State.WARN in seen else TOO_EARLY, signals, changed=changed)

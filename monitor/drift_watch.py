@@ -3,15 +3,18 @@
 from collections.abc import Sequence
 from itertools import chain, compress
 
+import msgspec
 import numpy as np
 
 from embedship.monitor.drift import UNKNOWN_SESSION, DriftDetector, DriftReport
 from embedship.monitor.evidence import Evidence, Known
 from embedship.monitor.intake import Sampled
+from embedship.monitor.latch import Latch
 from embedship.monitor.recent import Recent, Window
 from embedship.monitor.reference import Reference
 from embedship.monitor.state import State
 
+CALM_TESTS = 3  # in a row without drift, before a warning ends: at the limit, chance alone moves a score across it
 NAMED = 10  # drifted queries named in the evidence, without their texts unless these are kept
 
 
@@ -24,6 +27,8 @@ class DriftWatch:
         self._known: Known | None = None  # fitted on the observer's thread: a server need not wait for it
         self._recent = Recent(window)
         self._named = max(NAMED, named)
+        self._latch = Latch(CALM_TESTS)
+        self._since = 0.0
 
     def add(self, sampled: Sequence[Sampled]) -> None:
         """Take the queries that were picked for drift; all of them, or none. Raises InvalidVectors."""
@@ -45,7 +50,18 @@ class DriftWatch:
         return self._detector.untested()
 
     def evaluate(self, now: float) -> DriftReport:
-        return self._detector.evaluate(now)
+        """Test the window at Unix time now. A warning ends only after several tests in a row without drift."""
+        report = self._detector.evaluate(now)
+        if report.state is State.UNKNOWN:
+            self._latch.reset()
+            return report
+        self._since = self._since if self._latch.held else report.since
+        if not self._latch.update(report.state is State.WARN, report.state is State.OK):
+            return report
+        if report.state is State.WARN:
+            return msgspec.structs.replace(report, since=self._since)
+        reason = f"{report.reason}; the warning ends after {CALM_TESTS} tests in a row below the limit"
+        return msgspec.structs.replace(report, state=State.WARN, reason=reason, since=self._since)
 
     def evidence(self, state: State) -> Evidence:
         """Queries are named only while they drift: to find the furthest costs as much as the test."""

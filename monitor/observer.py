@@ -217,6 +217,11 @@ class Observer:
             self._drift.extend(window)
             self._drift_report = self._drift.untested()
 
+    def inherit(self, baseline: Baseline) -> None:
+        """Compare recall with that of an earlier index of the same model, if it was better; before `start`."""
+        self._recall.inherit(baseline)
+        self._shadow_report = msgspec.structs.replace(self._shadow_report, recall=self._recall.report())
+
     def _pick(self, n: int, ids: NDArray[np.int64] | None) -> tuple[NDArray[np.intp], Mask, Mask]:
         """Draw rows of a call of n queries; both draws are always made, so that a seed gives one sequence."""
         with self._lock:

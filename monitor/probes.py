@@ -88,6 +88,17 @@ class Probes:
         """The numbers of all probes, in the order of the next replay."""
         return self._random.sample(range(len(self.probes)), len(self.probes))
 
+    @property
+    def labels(self) -> list[str]:
+        """The ids of all documents that the probes name, each once."""
+        return sorted({label for probe in self.probes for label in probe.relevant})
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether the last replay found at least as much as the baseline."""
+        baseline = self.recall.baseline
+        return bool(self._replays and baseline and self.recall.rolling >= baseline)
+
     def replayed(self, scores: dict[int, Score]) -> None:
         """Take the scores of a whole replay, by probe number, in the order they were asked."""
         assert len(scores) == len(self.probes), "a replay is whole"
@@ -106,6 +117,12 @@ class Probes:
     def _rolling(self, baseline: float | None) -> RollingRecall:
         given = Baseline.exact(baseline) if baseline else None
         return RollingRecall(K, window=len(self.probes), windows=1, baseline=given)
+
+    def inherit(self, baseline: float, ndcg_baseline: float) -> None:
+        """Compare with what another model found on the same probes, unless a measured baseline was given."""
+        if self.recall.baseline is None:
+            self.recall = self._rolling(baseline)
+            self.ndcg_baseline = ndcg_baseline
 
     def remember(self, memory: RecallMemory, ndcg_baseline: float) -> None:
         """Go on where the server before ended: the baseline is that of its first replay, not of ours."""

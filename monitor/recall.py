@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from embedship.monitor.cusum import RUN_LENGTH, Cusum
 from embedship.monitor.errors import InvalidSetting
+from embedship.monitor.latch import Latch
 from embedship.monitor.state import State
 from embedship.monitor.statistics import Interval, recall_interval
 
@@ -71,6 +72,7 @@ class RecallReport(msgspec.Struct, frozen=True):
     evidence_limit: float = 0.0  # the cusum alarms from here: the average number of queries between false alarms
     since: float = 0.0  # Unix time of the first query of this run of warnings; 0 while there is none
     heard: float = 0.0  # Unix time of the last query counted
+    inherited: bool = False  # the baseline is that of an earlier index of the same model, which was better
 
     def aged(self, now: float, seconds: float) -> "RecallReport":
         """What it still says at Unix time now: nothing, if the last query was counted so many seconds ago or more."""
@@ -94,6 +96,22 @@ class RecallMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     evidences: tuple[float, ...]
     learned: bool = False  # the baseline: from the queries themselves
     heard: float = 0.0
+    inherited: bool = False  # the baseline: from an earlier index of the same model
+    provisional: bool = False  # the baseline: measured on other queries than will come
+
+
+def baseline_of(memory: RecallMemory) -> Baseline | None:
+    """The baseline that was remembered; None if there was none yet."""
+    if not memory.baseline or not memory.normal:
+        return None
+    return Baseline(memory.baseline, memory.normal, provisional=memory.provisional)
+
+
+def _measured_below(own: Baseline, before: Baseline) -> bool:
+    """Whether what was measured when an index was built lies below the baseline before, beyond chance."""
+    if own.provisional:  # measured on other queries than will come
+        return own.recall < FALL * before.recall
+    return own.recall + (own.recall - own.normal) < before.normal
 
 
 def overlap(approximate: Ids, exact: Ids) -> tuple[Ids, Ids]:
@@ -134,11 +152,26 @@ class RollingRecall:
         self._run_length = run_length
         self._recalls: deque[float] = deque(maxlen=window * windows)
         self._complete: deque[float] = deque(maxlen=windows)
+        self._own = baseline
         self._given = baseline is not None
         self._replaceable = baseline is None or baseline.provisional
         self._learned = False
         self._needed = windows if self._given else windows + 1
         self._cusum = Cusum(baseline.normal, run_length) if baseline else None
+        self._latch = Latch()
+        self._inherited = self._below = False
+
+    def inherit(self, before: Baseline) -> None:
+        """Compare with the baseline of an earlier index of the same model, if that is the better one.
+
+        Before the first query. A new index whose own measurement lies below it warns until its queries prove otherwise.
+        """
+        if self._inherited or (self.baseline is not None and self.baseline >= before.recall):
+            return
+        self._below = self._own is not None and _measured_below(self._own, before)
+        self.baseline, self._inherited, self._learned = before.recall, True, False
+        self._given, self._replaceable, self._needed = True, before.provisional, self._complete.maxlen or 1
+        self._cusum = Cusum(before.normal, self._run_length)
 
     def update(self, found: int, expected: int, now: float = 0.0) -> None:
         """Count one query at Unix time now: found of the expected exact hits; one that expects none says nothing."""
@@ -153,6 +186,7 @@ class RollingRecall:
         self._recalls.append(found / expected)
         if self._cusum:
             self._cusum.update(found / expected)
+        self._latch.update(self._alarm, not self._latch.held or self._recovered)
         if self.queries % self._window == 0:
             self._complete_window()
         self.since = (self.since or now) if self.state is State.WARN else 0.0
@@ -163,7 +197,7 @@ class RollingRecall:
         if full and self._learns and self.state is not State.WARN and self.rolling >= LEAST_BASELINE:
             self.baseline = fmean(self._complete)
             self._cusum = Cusum(max(self.interval.lower, LEAST_BASELINE), self._run_length)
-            self._learned = True
+            self._learned, self._inherited = True, False
             if not self._given:
                 self._needed = self.queries // self._window + 1
 
@@ -197,9 +231,20 @@ class RollingRecall:
 
     @property
     def state(self) -> State:
-        if self.cusum if self.rule is RecallRule.CUSUM else self.ninety_percent:
+        if self._latch.held or self._alarm:
             return State.WARN
-        return State.UNKNOWN if self.queries < self._enough or self.baseline is None else State.OK
+        if self.queries < self._enough or self.baseline is None:
+            return State.WARN if self._below else State.UNKNOWN
+        return State.OK
+
+    @property
+    def _alarm(self) -> bool:
+        return self.cusum if self.rule is RecallRule.CUSUM else self.ninety_percent
+
+    @property
+    def _recovered(self) -> bool:
+        """Whether the interval reaches what is normal again; while it lies below, no alarm has ended."""
+        return self._cusum is None or self.interval.upper >= self._cusum.baseline
 
     @property
     def _enough(self) -> int:
@@ -207,6 +252,11 @@ class RollingRecall:
         return self._window * (1 if self._given and self.rule is RecallRule.CUSUM else self._needed)
 
     def _reason(self) -> str:
+        if self._below and self._own and self.queries < self._enough:
+            return (
+                f"recall@{self.k} was {self._own.recall:.3f} when this index was built, and {self.baseline:.3f} with "
+                f"the index before it; {self.queries} queries compared, {self._enough} needed"
+            )
         if self.queries < self._enough:
             return f"{self.queries} queries compared, {self._enough} needed"
         if self.baseline is None:
@@ -215,8 +265,9 @@ class RollingRecall:
             mean = fmean(self._complete)
             return f"recall@{self.k} {mean:.3f} over complete windows, limit {FALL} x {self.baseline:.3f}"
         evidence = self._cusum.evidence if self._cusum else 0.0
+        origin = " (of the index before)" if self._inherited else ""
         return (
-            f"recall@{self.k} {self.rolling:.3f}, baseline {self.baseline:.3f}; "
+            f"recall@{self.k} {self.rolling:.3f}, baseline {self.baseline:.3f}{origin}; "
             f"evidence of a fall {evidence:,.0f}, limit {self._run_length:,.0f}"
         )
 
@@ -240,6 +291,7 @@ class RollingRecall:
             evidence_limit=self._run_length,
             since=self.since,
             heard=self.heard,
+            inherited=self._inherited,
         )
 
     def memory(self) -> RecallMemory:
@@ -255,13 +307,17 @@ class RollingRecall:
             evidences=tuple(self._cusum.evidences.tolist()) if self._cusum else (),
             learned=self._learned,
             heard=self.heard,
+            inherited=self._inherited,
+            provisional=self._replaceable and not self._learned,
         )
 
     def remember(self, memory: RecallMemory) -> None:
         """Go on where another one ended. A given baseline stays, and its cusum begins anew if it was another one.
 
-        A provisional one gives way to what was learned.
+        A provisional one gives way to what was learned, and one that is worse to that of an earlier index.
         """
+        if memory.inherited and (before := baseline_of(memory)):
+            self.inherit(before)
         if memory.baseline and memory.normal and self._learns and (memory.learned or not self._given):
             self.baseline = memory.baseline
             self._cusum = Cusum(memory.normal, self._run_length)
@@ -270,5 +326,6 @@ class RollingRecall:
             self._cusum.evidences = np.array(memory.evidences)
         self.queries, self.found, self.expected = memory.queries, memory.found, memory.expected
         self.since, self.heard = memory.since, memory.heard
+        self._latch = Latch(held=memory.since > 0)
         self._recalls.extend(memory.recalls)
         self._complete.extend(memory.complete)

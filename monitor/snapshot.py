@@ -1,6 +1,7 @@
 """What the monitor must not forget when the server is restarted: one small file, written whole or not at all.
 
-Bound to the model by its fingerprint, and checked by a digest. A file that is foreign or damaged is worth a warning,
+Bound to the model by its fingerprint, and checked by a digest. The file of another model is moved aside, so that a
+rollback finds its memory. A file that is foreign or damaged is worth a warning,
 not a crash: the monitor then begins anew.
 """
 
@@ -23,8 +24,18 @@ from embedship.monitor.recall import RecallMemory
 from embedship.monitor.recent import Window
 
 NAME = "monitor.safetensors"
+ASIDE = "monitor.{}.safetensors"  # of another model: the first 16 digits of its fingerprint
 FORMAT = 1
+MODELS = 8  # whose files are kept aside: the oldest go
 KEY = "embedship.monitor"
+
+
+class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the baseline of the probes was measured on."""
+
+    model: str  # fingerprint
+    index: str  # digest
+    missing: int = 0  # labels of documents that the index did not hold then
 
 
 class Remembered(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -37,6 +48,7 @@ class Remembered(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     probes: str = ""  # digest of the probes
     probe: RecallMemory | None = None
     ndcg_baseline: float = 0.0
+    origin: Origin | None = None  # of the baseline of the probes
     feedback: RecallMemory | None = None
     pairs: tuple[Pair, ...] = ()
     began: dict[str, Began] = {}
@@ -57,15 +69,62 @@ def write(folder: Path, remembered: Remembered, window: Window | None) -> int:
     envelope = _Envelope(FORMAT, _digest(raw, texts, tensors), texts, msgspec.Raw(raw))
     # safetensors refuses a file without tensors.
     content = save(tensors or {"none": np.zeros(1, np.float32)}, {KEY: msgspec.json.encode(envelope).decode()})
+    _move_aside(folder, remembered.fingerprint)
     _replace(folder / NAME, content)
     return len(content)
 
 
 def read(folder: Path, fingerprint: str) -> tuple[Remembered, Window | None] | None:
-    """Read what write wrote; None if there is none. Raises SnapshotUnreadable if it is damaged or of another model."""
+    """Read what write wrote for this model; None if there is none.
+
+    Raises SnapshotUnreadable if it is damaged, or if there are only files of other models.
+    """
+    if _aside(folder, fingerprint).exists() and _owner(folder / NAME) != fingerprint:
+        return _read(_aside(folder, fingerprint))
     path = folder / NAME
     if not path.exists():
         return None
+    remembered, window = _read(path)
+    if remembered.fingerprint != fingerprint:
+        raise SnapshotMismatch(f"{path} belongs to model {remembered.fingerprint[:12]}, this is {fingerprint[:12]}")
+    return remembered, window
+
+
+def others(folder: Path, fingerprint: str) -> list[Remembered]:
+    """What is remembered of other models, newest first; a damaged file is left out."""
+    found = []
+    for path in [folder / NAME, *folder.glob(ASIDE.format("*"))]:
+        with suppress(SnapshotUnreadable, OSError):
+            remembered, _ = _read(path)
+            if remembered.fingerprint != fingerprint:
+                found.append(remembered)
+    return sorted(found, key=lambda each: each.created, reverse=True)
+
+
+def _aside(folder: Path, fingerprint: str) -> Path:
+    return folder / ASIDE.format(fingerprint[:16])
+
+
+def _owner(path: Path) -> str | None:
+    """The model that a file belongs to; None if there is no file, or nobody can tell."""
+    try:
+        return _read(path)[0].fingerprint
+    except SnapshotUnreadable:
+        return None
+
+
+def _move_aside(folder: Path, fingerprint: str) -> None:
+    """Keep the file of another model, where this model's is about to be written."""
+    owner = _owner(folder / NAME)
+    if owner is None or owner == fingerprint:
+        return
+    (folder / NAME).replace(_aside(folder, owner))
+    kept = sorted(folder.glob(ASIDE.format("*")), key=lambda path: path.stat().st_mtime)
+    for path in kept[:-MODELS]:
+        path.unlink()
+
+
+def _read(path: Path) -> tuple[Remembered, Window | None]:
     try:
         with safe_open(path, framework="numpy") as file:
             envelope = msgspec.json.decode((file.metadata() or {})[KEY], type=_Envelope)
@@ -75,8 +134,6 @@ def read(folder: Path, fingerprint: str) -> tuple[Remembered, Window | None] | N
         raise SnapshotUnreadable(f"{path} cannot be read: {error.strerror or error}") from error
     except (SafetensorError, KeyError, ValueError) as error:
         raise SnapshotUnreadable(f"{path} is damaged: {error}") from error
-    if remembered.fingerprint != fingerprint:
-        raise SnapshotMismatch(f"{path} belongs to model {remembered.fingerprint[:12]}, this is {fingerprint[:12]}")
     return remembered, window
 
 

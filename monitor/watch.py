@@ -13,15 +13,16 @@ import msgspec
 from embedship.monitor import snapshot
 from embedship.monitor.canary import Canary, CanaryReport
 from embedship.monitor.candidate import CandidateReport, Comparison
-from embedship.monitor.diagnosis import Cause, Diagnosis, Signals, diagnose
+from embedship.monitor.diagnosis import Cause, Change, Diagnosis, Signals, diagnose
 from embedship.monitor.errors import MonitorError
 from embedship.monitor.faults import Failures, Faults, Part
 from embedship.monitor.feedback import Feedback, FeedbackReport
 from embedship.monitor.observer import Observer, Report
 from embedship.monitor.onset import Onset
 from embedship.monitor.probes import ProbeReport, Probes
+from embedship.monitor.recall import baseline_of
 from embedship.monitor.recent import Window
-from embedship.monitor.snapshot import Remembered
+from embedship.monitor.snapshot import Origin, Remembered
 from embedship.monitor.state import State
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,9 @@ CAUSE = "cause"
 
 # At the end of a server: a full queue takes less than a second, an exact search over millions a few.
 FLUSH_SECONDS = 5.0
+
+# Missing labels are what the probes lost if they are at least this share of the fall: a question has several.
+EXPLAINED = 0.5
 
 
 class SnapshotReport(msgspec.Struct, frozen=True):
@@ -58,7 +62,8 @@ class Status(msgspec.Struct, frozen=True):
 class Watch:
     """Canary, probes and feedback are fed on one thread, the event loop's; `report` and `remembered` belong there, too.
 
-    `index` and `probe_digest` say what recall is bound to: what was measured on another index is not taken up again.
+    `index` and `probe_digest` say what recall is bound to. A baseline outlives what it was measured on: that of shadow
+    recall another index of the same model, that of the probes another model, so that a worse one is seen to be worse.
     """
 
     def __init__(
@@ -79,6 +84,7 @@ class Watch:
         self.observer, self.canary, self.probes, self.feedback = observer, canary, probes, feedback
         self._comparison = comparison
         self._index, self._probe_digest = index, probe_digest
+        self._origin: Origin | None = None  # of the baseline of the probes; None: what is here now
         self._folder = folder
         self._clock = clock
         self._onsets = {name: Onset(State.UNKNOWN) for name in Signals.__struct_fields__}
@@ -104,7 +110,7 @@ class Watch:
             feedback=feedback.recall.state if feedback and judged else None,
         )
         now = self._clock()
-        diagnosis = diagnose(signals)
+        diagnosis = diagnose(signals, self._changed(queries, probe))
         return Status(
             diagnosis=msgspec.structs.replace(diagnosis, since=self._onsets[CAUSE].since(diagnosis.cause, now)),
             began=self._began(signals, now),
@@ -116,6 +122,21 @@ class Watch:
             failures=self.faults.failures,
             candidate=self._comparison.report() if self._comparison else None,
         )
+
+    def _changed(self, queries: Report, probe: ProbeReport | None) -> Change:
+        """What is no longer what a baseline was measured on, if recall may have fallen for it."""
+        if self.probes and (self._origin is None or self.probes.confirmed):
+            self._origin = Origin(self._fingerprint, self._index, self.probes.missing)
+        if self.probes and probe and self._origin:
+            lost = (probe.missing - self._origin.missing) / len(self.probes.labels)
+            fallen = probe.recall.baseline - probe.recall.rolling
+            if lost > 0 and lost >= EXPLAINED * fallen:
+                return Change.DOCUMENTS
+            if self._origin.model != self._fingerprint:
+                return Change.MODEL
+            if self._origin.index != self._index:
+                return Change.INDEX
+        return Change.INDEX if queries.shadow.recall.inherited else Change.NOTHING
 
     def _began(self, signals: Signals, now: float) -> dict[str, float]:
         states = msgspec.structs.asdict(signals).items()
@@ -135,16 +156,42 @@ class Watch:
         """Another one has taken up what was remembered: write nothing over it."""
         self._folder = None
 
-    def restore(self) -> None:
-        """Go on where the last server of this model ended; before the observer starts. Never raises."""
-        if self._folder is None:
-            return
+    def restore(self, before: "Watch | None" = None) -> None:
+        """Go on where the last server of this model ended; before the observer starts. Never raises.
+
+        `before` is the one that this one replaces in a running server: without a folder, its memory is taken up.
+        """
         try:
-            found = snapshot.read(self._folder, self._fingerprint)
+            found, others = self._found(before)
             if found:
                 self._take_up(*found)
         except (MonitorError, ValueError) as error:
             logger.warning("the monitor begins anew: %s", error)
+            others = snapshot.others(self._folder, self._fingerprint) if self._folder else []
+        for other in others:
+            self._inherit(other)
+
+    def _found(self, before: "Watch | None") -> tuple[tuple[Remembered, Window | None] | None, list[Remembered]]:
+        """What is remembered of this model, and of others, newest first. Raises SnapshotUnreadable."""
+        if self._folder:
+            found = snapshot.read(self._folder, self._fingerprint)
+            return found, snapshot.others(self._folder, self._fingerprint)
+        if before is None:
+            return None, []
+        shadow, window = before.observer.memory()
+        remembered = msgspec.structs.replace(before.remembered(), shadow=shadow)
+        if remembered.fingerprint == self._fingerprint:
+            return (remembered, window), []
+        return None, [remembered]
+
+    def _inherit(self, other: Remembered) -> None:
+        """The same probes, with another model: what it found is what this one has to find."""
+        probe = other.probe
+        if not self.probes or self.probes.recall.baseline or not probe or not probe.baseline:
+            return
+        if other.probes == self._probe_digest:
+            self.probes.inherit(probe.baseline, other.ndcg_baseline)
+            self._origin = other.origin or Origin(other.fingerprint, other.index)
 
     def remembered(self) -> Remembered:
         """What must not be forgotten, but for what the observer knows."""
@@ -155,6 +202,7 @@ class Watch:
             probes=self._probe_digest,
             probe=self.probes.recall.memory() if self.probes and self.probes.recall.queries else None,
             ndcg_baseline=self.probes.ndcg_baseline if self.probes else 0.0,
+            origin=self._origin,
             feedback=self.feedback.recall.memory() if self.feedback else None,
             pairs=tuple(self.feedback.pairs) if self.feedback else (),
             began={name: onset.began for name, onset in self._onsets.items() if onset.began},
@@ -173,9 +221,13 @@ class Watch:
             )
 
     def _take_up(self, found: Remembered, window: Window | None) -> None:
-        self.observer.remember(found.shadow if found.index == self._index else None, window)
+        same = found.index == self._index
+        if found.shadow and not same and (baseline := baseline_of(found.shadow)):
+            self.observer.inherit(baseline)
+        self.observer.remember(found.shadow if same else None, window)
         if self.probes and found.probe and found.probes == self._probe_digest:
             self.probes.remember(found.probe, found.ndcg_baseline)
+            self._origin = found.origin or Origin(found.fingerprint, found.index)
         if self.feedback:
             if found.feedback and found.index == self._index:
                 self.feedback.recall.remember(found.feedback)

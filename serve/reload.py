@@ -157,7 +157,7 @@ class Reload:
         if isinstance(settings.index, Path):
             trial.demand_readable(settings.bundle, settings.index)
         house = self._house
-        service = Service.open(settings, house.admissions, house.metrics, None, now.shelf)
+        service = Service.open(settings, house.admissions, house.metrics, None, now.shelf, now.watch)
         try:
             house.prepare(service)
         except BaseException:

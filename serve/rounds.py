@@ -17,6 +17,7 @@ from embedship.monitor.probes import Probes
 from embedship.monitor.ranking import Score, score
 from embedship.monitor.watch import Watch
 from embedship.serve.errors import EngineFailed, Overloaded, RequestError
+from embedship.serve.index import Size
 from embedship.serve.pipeline import Pipeline
 from embedship.serve.songs import Choir
 
@@ -26,6 +27,9 @@ SNAPSHOT_SECONDS = 60.0
 
 # A probe that finds the queue full comes back after this long.
 RETRY_SECONDS = 1.0
+
+# Between two looks at whether labelled documents came or went. A look is made only where the index has changed.
+LABEL_SECONDS = 10.0
 
 
 class Rounds:
@@ -47,11 +51,13 @@ class Rounds:
         self._canary_seconds = canary_seconds
         self._probe_seconds = probe_seconds
         self._retry_seconds = retry_seconds
+        self._counted: Size | None = None  # of the index, when labels were counted
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._every(self._canary_seconds, Part.CANARY, self.canary))
             group.create_task(self._every(self._probe_seconds, Part.PROBE, self.replay))
+            group.create_task(self._every(LABEL_SECONDS, Part.PROBE, self.labels))
             group.create_task(self._every(SNAPSHOT_SECONDS, Part.SNAPSHOT, self.snapshot))
 
     async def canary(self) -> None:
@@ -76,11 +82,31 @@ class Rounds:
             return
         try:
             scores = {number: await self._ask(probes, number) for number in probes.order()}
+            await self._count_missing(probes)
         except RequestError as error:
             logger.warning("a replay of the probes was given up: %s", error)
             probes.given_up()
             return
         probes.replayed(scores)
+
+    async def labels(self) -> None:
+        """Count the labels without a document again, if documents came or went since."""
+        probes = self._watch.probes
+        if probes is None or self._pipeline.shelf.store.writable is None:
+            return
+        size = self._pipeline.shelf.store.size
+        if size == self._counted:
+            return
+        try:
+            await self._count_missing(probes)
+        except RequestError as error:
+            logger.warning("labels without a document were not counted: %s", error)
+            return
+        self._counted = size
+
+    async def _count_missing(self, probes: Probes) -> None:
+        known = await self._pipeline.shelf.rows(probes.labels)
+        probes.missing = len(probes.labels) - len(known)
 
     async def snapshot(self) -> None:
         remembered = self._watch.remembered()

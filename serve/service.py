@@ -64,18 +64,20 @@ class Service:
         metrics: Metrics,
         encoder: Encoder | None = None,
         before: Shelf | None = None,
+        watched: Watch | None = None,
     ) -> Self:
         """Choose and load the variant, prove it with the golden texts, open the index and the monitor.
 
         An encoder that is given is taken instead of one of the settings' bundle, and closed with the service. `before`
-        is what the service that answers now searches: one index that takes writes is shared by both.
+        is what the service that answers now searches: one index that takes writes is shared by both. `watched` is its
+        monitor, whose memory is taken up.
         Raises UsageError, UnsafeError, MismatchError, MissingExtra, EngineError, GateError.
         """
         with ExitStack() as stack:  # a failure half way closes what was opened; success keeps it
             opened = Door(encoder, None) if encoder else door(settings.bundle, settings.variant, Task.EMBED, settings)
             running = Running.open(opened, settings, admissions.embed, metrics.embedding, stack)
             reranker = _reranker(settings, admissions.rerank, metrics.reranking, stack)
-            return cls._open(settings, running, reranker, metrics, before, stack)
+            return cls._open(settings, running, reranker, metrics, before, watched, stack)
 
     @classmethod
     def _open(
@@ -85,6 +87,7 @@ class Service:
         reranker: Reranker | None,
         metrics: Metrics,
         before: Shelf | None,
+        watched: Watch | None,
         stack: ExitStack,
     ) -> Self:
         encoder = running.encoder
@@ -95,7 +98,7 @@ class Service:
         if candidate:
             stack.callback(candidate.close)
         comparison = candidate.comparison if candidate else None
-        watch = watching.watch(settings, encoder, shelf, running.choir, comparison, reranker)
+        watch = watching.watch(settings, encoder, shelf, running.choir, comparison, reranker, watched)
         stack.enter_context(watch)
         if candidate:
             candidate.start(watch.probes.probes if watch.probes else ())

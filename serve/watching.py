@@ -35,8 +35,11 @@ def watch(
     choir: Choir,
     comparison: Comparison | None = None,
     reranker: Reranker | None = None,
+    before: Watch | None = None,
 ) -> Watch:
-    """Raises UsageError, UnsafeError, MismatchError; a snapshot that cannot be taken up is only a warning."""
+    """`before` is the monitor that this one replaces in a running server.
+
+    Raises UsageError, UnsafeError, MismatchError; a snapshot that cannot be taken up is only a warning."""
     path = _probe_file(settings)
     watched = Watch(
         encoder.bundle.fingerprint,
@@ -49,7 +52,7 @@ def watch(
         probe_digest=sha256_of(path) if path else "",
         folder=_folder(settings.state_dir),
     )
-    watched.restore()
+    watched.restore(before)
     return watched
 
 
@@ -96,14 +99,9 @@ def _probes(settings: Settings, path: Path, shelf: Shelf) -> Probes:
     found = list(jsonl.read(path, Probe))
     if len(found) > MOST_PROBES:
         raise UsageError(f"{path} holds {len(found)} probes, at most {MOST_PROBES} can be replayed: take a sample")
-    labels = sorted({label for probe in found for label in probe.relevant})
-    missing = len(labels) - len(shelf.known(labels))
-    return Probes(
-        found,
-        baseline=settings.probe_baseline,
-        missing=missing,
-        interval_seconds=settings.probe_interval_seconds,
-    )
+    probes = Probes(found, baseline=settings.probe_baseline, interval_seconds=settings.probe_interval_seconds)
+    probes.missing = len(probes.labels) - len(shelf.known(probes.labels))
+    return probes
 
 
 def _folder(path: Path | None) -> Path | None:

@@ -1,9 +1,10 @@
 """What Prometheus, Alertmanager and Grafana need to watch an embedship: generated, tested, shipped.
 
     alert.py       what an alert is: expression, words, runbook, and series where it fires and where it does not
-    service.py connections.py devices.py changes.py quality.py pulse.py   the alerts
+    service.py connections.py devices.py changes.py jobs.py quality.py pulse.py   the alerts
     recording.py   the ratios they are built on
     rules.py cases.py runbooks.py dashboard.py   the same data as rules, promtool tests, Markdown, Grafana JSON
+    options.py     what an operator may change in the rules
     write.py       all of it as files; what it wrote lies in files/, and a test holds them in step
 
 Change the data, then `make assets`.

@@ -206,5 +206,6 @@ COLOURS = {
     Cause.USERS_CHANGED: "yellow",
     Cause.LABELS_STALE: "orange",
     Cause.INDEX_DEGRADED: "red",
+    Cause.MODEL_WORSE: "red",
     Cause.MODEL_CHANGED: "dark-red",
 }

@@ -12,6 +12,7 @@ WORK = f'embedship_requests_total{{route!~"{QUIET}"}}'
 # As searches that are re-ranked are counted: they take as long as is asked of them.
 RERANKED = "/search:rerank"
 SLOW_SECONDS = "0.25"
+REQUEST_SLOW_SECONDS = "2.5"  # of every other route: embeddings, re-ranking
 BY = "by (namespace, job)"
 BY_INSTANCE = "by (namespace, job, instance)"
 
@@ -36,9 +37,19 @@ def _slow(window: str) -> Ratio:
     )
 
 
+def _requests_slow(window: str) -> Ratio:
+    by, work = "by (namespace, job, route)", f'route!~"/search|{QUIET}"'
+    return Ratio(
+        f"embedship:request_slow:ratio_rate{window}",
+        f'1 - sum {by} (rate(embedship_request_seconds_bucket{{{work}, le="{REQUEST_SLOW_SECONDS}"}}[{window}]))\n'
+        f"  / (sum {by} (rate(embedship_request_seconds_count{{{work}}}[{window}])) > 0)\n",
+    )
+
+
 RATIOS = (
     *(_failures(window) for window in ("5m", "30m", "1h", "6h")),
-    *(_slow(window) for window in ("5m", "1h")),
+    *(_slow(window) for window in ("5m", "30m", "1h", "6h")),
+    *(_requests_slow(window) for window in ("5m", "1h")),
     Ratio(
         "embedship:overloaded:ratio_rate5m",
         f'sum {BY} (rate(embedship_rejections_total{{reason="overloaded"}}[5m]))\n'

@@ -9,12 +9,13 @@ from embedship.monitor.assets.alert import Alert
 from embedship.monitor.assets.changes import CHANGES
 from embedship.monitor.assets.connections import CONNECTIONS
 from embedship.monitor.assets.devices import DEVICES
+from embedship.monitor.assets.jobs import JOBS
 from embedship.monitor.assets.pulse import PULSE
 from embedship.monitor.assets.quality import QUALITY
 from embedship.monitor.assets.recording import RATIOS, Ratio
 from embedship.monitor.assets.service import SERVICE
 
-_SERVING = (*SERVICE, *CONNECTIONS, *DEVICES, *CHANGES)
+_SERVING = (*SERVICE, *CONNECTIONS, *DEVICES, *CHANGES, *JOBS)
 _QUALITY = (*QUALITY, *PULSE)
 ALERTS = (*_SERVING, *_QUALITY)
 HEAD = "# Written by embedship from monitor/assets: change it there, or its tests and runbooks will not match.\n"

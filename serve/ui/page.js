@@ -7,7 +7,7 @@ import * as quality from "./quality.js";
 import { connect } from "./search.js";
 import { Service } from "./service.js";
 import * as signals from "./signals.js";
-import { CAUSES, ago } from "./words.js";
+import { ago, headline } from "./words.js";
 
 const EVERY = 2000; // ms
 const PATIENCE = 8000; // ms: a server that takes longer is not answering
@@ -50,7 +50,7 @@ function introduce(info) {
 function show(status) {
   const { cause, reason, since } = status.diagnosis;
   document.body.dataset.cause = cause;
-  say(at("cause"), CAUSES[cause] ?? cause);
+  say(at("cause"), headline(status.diagnosis));
   say(at("reason"), reason[0].toUpperCase() + reason.slice(1) + ".");
   say(at("since"), since ? `for ${ago(since)}` : "");
   signals.show(at("signals"), status);

@@ -1,13 +1,28 @@
 // Figures and states in words.
 
-export const CAUSES = {
+const CAUSES = {
   none: "All is well",
   unknown: "Too early to tell",
   model_changed: "The model gives wrong vectors",
+  model_worse: "The new model finds less than the one before",
   users_changed: "The questions have changed",
   index_degraded: "The index finds less than it did",
   labels_stale: "Known questions lost their answers",
 };
+
+// Where no cause is known, the signal that warns is the headline: nobody may read that it is too early to tell.
+const WARNINGS = {
+  canary: "The model gives other vectors than it should",
+  shadow: "The index finds less than it did",
+  probe: "Known questions lost their answers",
+  drift: "The questions have changed",
+  feedback: "Users say that answers are wrong",
+};
+
+export function headline({ cause, signals }) {
+  const warning = Object.keys(WARNINGS).find((signal) => signals[signal] === "warn");
+  return cause === "unknown" && warning ? WARNINGS[warning] : CAUSES[cause] ?? cause;
+}
 
 export const STATES = { ok: "✓ ok", warn: "! warn", unknown: "? unknown", off: "not watched" };
 

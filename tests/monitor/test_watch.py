@@ -6,7 +6,7 @@ import pytest
 
 from embedship.monitor.budget import DAY_SECONDS
 from embedship.monitor.canary import Canary
-from embedship.monitor.diagnosis import Cause
+from embedship.monitor.diagnosis import Cause, Change
 from embedship.monitor.drift import Rule
 from embedship.monitor.faults import Failures
 from embedship.monitor.feedback import Feedback
@@ -25,6 +25,7 @@ REFERENCE = Reference.fit(RANDOM.normal(size=(400, D)).astype(np.float32), "abc"
 DOCUMENTS = RANDOM.normal(size=(400, D)).astype(np.float32)
 GOLDEN = RANDOM.normal(size=(4, D)).astype(np.float32)
 PROBES = [Probe(f"question {i}", (f"d{i}",)) for i in range(20)]
+BEST = Baseline.exact(1.0)
 RIGHT, WRONG = Score(1, 1, 1.0), Score(0, 1, 0.0)
 
 
@@ -42,14 +43,14 @@ def exact(vectors, k):
 class Bench:
     """A monitor whose server is played by the test."""
 
-    def __init__(self, folder=None, index="i", probes="p"):
+    def __init__(self, folder=None, index="i", probes="p", model="abc", baseline=BEST):
         self.clock = Clock()
         observer = Observer(
-            REFERENCE, exact, fingerprint="abc", rule=Rule.TEN_PERCENT, baseline=Baseline.exact(1.0),
+            REFERENCE, exact, fingerprint="abc", rule=Rule.TEN_PERCENT, baseline=baseline,
             shadow_rate=1.0, window=500, keep_texts=2, clock=self.clock,
         )  # fmt: skip
         self.watch = Watch(
-            "abc",
+            model,
             observer,
             Canary(GOLDEN, ["cpu:0"], golden_floor=0.99, clock=self.clock),
             probes=Probes(PROBES, clock=self.clock),
@@ -207,6 +208,148 @@ def test_what_nobody_compared_for_long_is_known_no_more(used, tmp_path):
         assert "no query compared in the last 86,400 s" in status.feedback.recall.reason
         after.search(missed=1)
         assert after.status().queries.shadow.recall.state is State.WARN
+
+
+def after(before, tmp_path, **settings):
+    """Another server over the same folder, an hour later."""
+    made = Bench(tmp_path, **settings)
+    made.clock.now = before.clock.now + 3_000
+    made.watch.restore()
+    return made
+
+
+@pytest.fixture
+def calm(tmp_path):
+    """A server that was well, and has ended."""
+    bench = Bench(tmp_path)
+    with bench.watch:
+        bench.sing()
+        bench.replay()
+        bench.search()
+        assert bench.status().diagnosis.cause is Cause.NONE
+    return bench
+
+
+def test_an_index_that_was_built_worse_is_degraded_before_the_first_search(calm, tmp_path):
+    made = after(calm, tmp_path, index="worse", baseline=Baseline(0.542, 0.51))
+    with made.watch:
+        made.sing()
+        diagnosis = made.status().diagnosis
+        assert (diagnosis.cause, diagnosis.changed) == (Cause.INDEX_DEGRADED, Change.INDEX)
+        recall = made.status().queries.shadow.recall
+        assert (recall.baseline, recall.inherited, recall.queries) == (1.0, True, 0)
+        assert "was 0.542 when this index was built, and 1.000 with the index before it" in recall.reason
+        made.replay(wrong=9)
+        made.search(20, missed=5)
+        assert made.status().diagnosis.cause is Cause.INDEX_DEGRADED
+    again = after(made, tmp_path, index="worse", baseline=Baseline(0.542, 0.51))
+    with again.watch:
+        again.sing()
+        assert again.status().queries.shadow.recall.baseline == 1.0, "it outlives restarts, too"
+        assert again.status().diagnosis.cause is Cause.INDEX_DEGRADED
+
+
+def test_an_index_that_serves_worse_than_it_was_measured_is_degraded(calm, tmp_path):
+    made = after(calm, tmp_path, index="other", baseline=Baseline.exact(1.0))
+    with made.watch:
+        made.sing()
+        made.search(30, missed=4)
+        assert made.status().diagnosis.cause is Cause.INDEX_DEGRADED
+
+
+def test_an_index_that_was_measured_low_and_serves_well_is_well(calm, tmp_path):
+    made = after(calm, tmp_path, index="other", baseline=Baseline(0.542, 0.51))
+    with made.watch:
+        made.sing()
+        made.replay()
+        made.search(150)
+        assert made.status().diagnosis.cause is Cause.NONE
+
+
+def test_an_index_that_loses_the_answers_of_probes_is_degraded_and_labels_are_not_stale(calm, tmp_path):
+    made = after(calm, tmp_path, index="other")
+    with made.watch:
+        made.sing()
+        made.search()
+        made.replay(wrong=9)
+        assert made.status().diagnosis.cause is Cause.INDEX_DEGRADED
+        made.watch.probes.missing = 9  # the documents that these probes want
+        assert made.status().diagnosis.cause is Cause.LABELS_STALE
+
+
+def test_a_worse_model_is_named_and_a_rollback_finds_its_memory(calm, tmp_path):
+    """The probes are the same file, so what they find is comparable."""
+    made = after(calm, tmp_path, model="new", index="new")
+    with made.watch:
+        made.sing()
+        made.search()
+        assert made.status().probe.recall.baseline == 1.0
+        made.replay(wrong=9)
+        diagnosis = made.status().diagnosis
+        assert (diagnosis.cause, diagnosis.changed) == (Cause.MODEL_WORSE, Change.MODEL)
+    restarted = after(made, tmp_path, model="new", index="new")
+    with restarted.watch:
+        restarted.sing()
+        restarted.replay(wrong=9)
+        assert restarted.status().diagnosis.cause is Cause.MODEL_WORSE, "a restart changes nothing"
+    back = after(restarted, tmp_path)
+    with back.watch:
+        back.sing()
+        status = back.status()
+        assert status.snapshot.restored
+        assert (status.queries.drift.samples, status.queries.shadow.recall.queries) == (300, 300)
+        back.replay()
+        assert back.status().diagnosis.changed is Change.NOTHING
+
+
+def test_a_model_that_is_as_good_is_the_normal_from_then_on(calm, tmp_path):
+    made = after(calm, tmp_path, model="new", index="new")
+    with made.watch:
+        made.sing()
+        made.search()
+        made.replay()
+        assert made.status().diagnosis.cause is Cause.NONE
+        made.replay(wrong=9)
+        assert made.status().diagnosis.cause is Cause.LABELS_STALE
+
+
+def test_other_probes_say_nothing_about_another_model(calm, tmp_path):
+    made = after(calm, tmp_path, model="new", index="new", probes="others")
+    assert made.watch.probes.recall.baseline is None
+
+
+def test_a_reload_without_a_folder_keeps_what_the_server_knew(tmp_path):
+    before = Bench()
+    with before.watch:
+        before.sing()
+        before.replay()
+        before.search()
+        worse = Bench(index="worse", baseline=Baseline(0.542, 0.51))
+        worse.watch.restore(before.watch)
+        other = Bench(model="new", index="new")
+        other.watch.restore(before.watch)
+    with worse.watch:
+        worse.sing()
+        assert worse.status().diagnosis.cause is Cause.INDEX_DEGRADED
+    with other.watch:
+        other.sing()
+        other.replay(wrong=9)
+        assert other.status().diagnosis.cause is Cause.MODEL_WORSE
+
+
+def test_the_diagnosis_does_not_flap_at_steady_traffic(bench):
+    """Recorded: 400 queries at recall 0.972 with baseline 0.993, then 41 better ones, whose interval still lies below.
+
+    The evidence of the cusum falls below its limit, and nothing was mended.
+    """
+    found = []
+    for number in range(12):
+        bench.search(40, missed=1 if number < 8 else 0, seed=number + 2)
+        found.append(bench.status().diagnosis.cause)
+    first = found.index(Cause.INDEX_DEGRADED)
+    assert set(found[first:]) == {Cause.INDEX_DEGRADED}
+    recall = bench.status().queries.shadow.recall
+    assert recall.upper < recall.baseline
 
 
 def test_a_damaged_memory_is_a_warning_and_a_new_beginning(used, tmp_path, caplog):
