@@ -23,20 +23,20 @@ import numpy as np
 import record
 from hybrid import DATA, WORK
 
-from embedship import choice, stdlib_docs
+from embedship import stdlib_docs, variant_choice
 from embedship.bundle import Bundle
 from embedship.codes import Vectors, normalise
 from embedship.encoder import Encoder
-from embedship.monitor.recall import overlap
-from embedship.serve.documents import Document
-from embedship.serve.index.build import Wishes, build
+from embedship.monitor.recall.rolling import overlap
+from embedship.serve.documents.changes import Change, Delete, Pieces
+from embedship.serve.documents.store import Document
 from embedship.serve.index.folder import IndexFolder
-from embedship.serve.live.changes import Change, Delete, Pieces
+from embedship.serve.indexing.build import Wishes, build
+from embedship.serve.live.backend import Local
 from embedship.serve.live.compaction import Compaction, Result
 from embedship.serve.live.index import LiveIndex
-from embedship.serve.local import Local
+from embedship.serve.service.collection import Shelf
 from embedship.serve.settings import Settings
-from embedship.serve.shelf import Shelf
 
 K = 10
 STATIC = 1 / 3  # of a churned phase: 1,000 searches are enough for a p99
@@ -205,7 +205,7 @@ def _index(encoder: Encoder, world: World) -> Path:
         lines = WORK / "churn.jsonl"
         rows = ({"id": str(n), "text": text} for n, text in enumerate(world.texts[: world.size]))
         lines.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        build(encoder, choice.variant(encoder.bundle).name, lines, out, Wishes(), lambda *_: None)
+        build(encoder, variant_choice.variant(encoder.bundle).name, lines, out, Wishes(), lambda *_: None)
     return out
 
 

@@ -34,13 +34,13 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from embedship.monitor.budget import FalseAlarms
-from embedship.monitor.cusum import RUN_LENGTH, Cusum
-from embedship.monitor.drift import DriftDetector, Rule
-from embedship.monitor.features import Features
-from embedship.monitor.reference import Reference
-from embedship.monitor.sessions import totals
-from embedship.monitor.two_sample import PERMUTATIONS, Floats, Pool, TwoSample, mmd
+from embedship.monitor.drift.detector import DriftDetector, Rule
+from embedship.monitor.drift.false_alarms import FalseAlarms
+from embedship.monitor.drift.features import Features
+from embedship.monitor.drift.reference import Reference
+from embedship.monitor.drift.sessions import totals
+from embedship.monitor.drift.two_sample import PERMUTATIONS, Floats, Pool, TwoSample, mmd
+from embedship.monitor.recall.cusum import RUN_LENGTH, Cusum
 
 WORK = Path(__file__).parents[1] / ".bench"
 SESSIONS, SHARES = (1, 2, 5, 10), (0.05, 0.1, 0.2)

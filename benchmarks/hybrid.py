@@ -18,15 +18,15 @@ from typing import Any
 import numpy as np
 import record
 
-from embedship import choice
+from embedship import variant_choice
 from embedship.bundle import Bundle
 from embedship.codes import Vectors
 from embedship.encoder import Encoder
-from embedship.monitor.ranking import score
-from embedship.serve.found import How
-from embedship.serve.fusion import Mode
-from embedship.serve.index.build import Wishes, build
-from embedship.serve.shelf import Shelf
+from embedship.monitor.recall.score import score
+from embedship.serve.indexing.build import Wishes, build
+from embedship.serve.search.backend import How
+from embedship.serve.search.fusion import Mode
+from embedship.serve.service.collection import Shelf
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data" / "medquad"
@@ -76,7 +76,7 @@ def _index(encoder: Encoder, corpus: Path, questions: list[Any], relevant: dict[
         lines.write_text("".join(json.dumps(row) + "\n" for row in _lines(corpus) if row["_id"] in wanted))
     out = WORK / f"hybrid-{'quick' if quick else 'full'}-{encoder.bundle.fingerprint[:12]}"
     if not out.exists():
-        build(encoder, choice.variant(encoder.bundle).name, lines, out, Wishes(), lambda *_: None)
+        build(encoder, variant_choice.variant(encoder.bundle).name, lines, out, Wishes(), lambda *_: None)
     return out
 
 

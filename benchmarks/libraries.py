@@ -36,11 +36,11 @@ from embedship import stdlib_docs
 from embedship.bundle import Bundle
 from embedship.encoder import Encoder
 from embedship.serve import schemas
-from embedship.serve.app import App
-from embedship.serve.histogram import Histogram
-from embedship.serve.house import House
-from embedship.serve.http import Call
+from embedship.serve.http.app import App
+from embedship.serve.http.messages import Call
+from embedship.serve.service.state import House
 from embedship.serve.settings import Settings
+from embedship.serve.telemetry.histogram import Histogram
 
 WORK = Path(__file__).parents[1] / ".bench" / "libraries"
 PEER = Path(__file__).parent / "peers" / "peer_store.py"

@@ -31,15 +31,15 @@ from cross_training import Lesson
 from loadclient import Address
 from scipy import stats
 
-from embedship import choice
+from embedship import variant_choice
 from embedship.bundle import Bundle
 from embedship.encoder import Encoder
-from embedship.monitor.ranking import score
+from embedship.monitor.recall.score import score
 from embedship.serve.compare.rankings import paired
-from embedship.serve.documents import Document
-from embedship.serve.index.build import Wishes, build
-from embedship.serve.index.embedding import text_of
-from embedship.serve.shelf import Shelf
+from embedship.serve.documents.store import Document
+from embedship.serve.indexing.build import Wishes, build
+from embedship.serve.indexing.embedding import text_of
+from embedship.serve.service.collection import Shelf
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data" / "medquad"
@@ -182,7 +182,7 @@ def _pairs(made: Made, data: Data, quick: bool) -> dict[str, Any]:
     return {
         **{name: record.spread(values) for name, values in rates.items()},
         "ratio": record.spread(ratios),
-        "variant": choice.variant(Bundle.open(made.bundle)).name,
+        "variant": variant_choice.variant(Bundle.open(made.bundle)).name,
         "rank_correlation": float(stats.spearmanr(ours, theirs).statistic),
     }
 
@@ -200,7 +200,7 @@ def _index(bundle: Bundle, corpus: Path) -> Path:
     out = WORK / f"index-{bundle.fingerprint[:12]}"
     if not out.exists():
         with Encoder.open(bundle) as encoder:
-            build(encoder, choice.variant(bundle).name, corpus, out, Wishes(with_title=True), lambda *_: None)
+            build(encoder, variant_choice.variant(bundle).name, corpus, out, Wishes(with_title=True), lambda *_: None)
     return out
 
 

@@ -35,11 +35,12 @@ from search_texts import Embedded  # noqa: E402
 
 from embedship.bundle import Bundle  # noqa: E402
 from embedship.encoder import Encoder  # noqa: E402
-from embedship.serve.index import Kind, goals, kinds, recipe  # noqa: E402
+from embedship.serve.index import Kind, kinds, recipe  # noqa: E402
 from embedship.serve.index.effort import Effort  # noqa: E402
+from embedship.serve.index.exact_vectors import Truth  # noqa: E402
 from embedship.serve.index.manifest import STAGE, Packing  # noqa: E402
 from embedship.serve.index.recipe import Store  # noqa: E402
-from embedship.serve.index.truth import Truth  # noqa: E402
+from embedship.serve.indexing import goals  # noqa: E402
 
 WORK = Path(__file__).parents[1] / ".bench"
 K = 10

@@ -1,6 +1,7 @@
 """One replica in virtual time: the server's own lanes, its event loop, and its streams on the cores they share.
 
-Which texts make a batch is decided by `embedship.serve.lanes` itself, with a clock that is turned by hand. Time is
+Which texts make a batch is decided by `embedship.serve.batching.priority_queue` itself, with a clock that is turned by
+hand. Time is
 core-seconds: whoever works at a moment shares the cores evenly, as threads do.
 """
 
@@ -18,8 +19,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from embedship.plan import BUDGET, rounded
-from embedship.serve.lanes import Lane, Lanes, Work
+from embedship.batches import BUDGET, rounded
+from embedship.serve.batching.priority_queue import Lanes, Work
+from embedship.serve.telemetry.request_context import Lane
 
 _DONE = 1e-12  # core-seconds that are rounding
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from importlib.metadata import version
 from typing import TYPE_CHECKING
+
+from embedship.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from embedship.bundle import Bundle as Bundle
     from embedship.encoder import Encoder as Encoder
 
 __all__ = ["Bundle", "Encoder"]
-__version__ = version("embedship")
 
 # From 1.29 on, ONNX Runtime reports models, devices and inferences to Microsoft, unless this is set before it is loaded
 # (microsoft/onnxruntime #27379). Whoever sets it otherwise is heard.

@@ -16,13 +16,14 @@ from typing import Self
 
 import numpy as np
 
-from embedship import choice
+from embedship import variant_choice
+from embedship.batches import BUDGET, Layout, plan
 from embedship.bundle import Bundle, Shapes, Task, Variant
 from embedship.codes import Vectors, cut
 from embedship.device import Device, Kind
-from embedship.engine import Engine, open_engine
+from embedship.engine import open_engine
+from embedship.engine.protocol import Engine
 from embedship.errors import EngineError, UsageError
-from embedship.plan import BUDGET, Layout, plan
 from embedship.tokens import Text, Tokenizer, Tokens
 
 # Texts tokenised at once. The first chunk is small, for the streams wait for it alone; the last is enough to group by
@@ -73,7 +74,7 @@ class Encoder:
         bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         if task:
             bundle.require(task)
-        chosen = choice.variant(bundle, variant)
+        chosen = variant_choice.variant(bundle, variant)
         bundle.verify(bundle.files_of(chosen))
         engine = open_engine(bundle, chosen.name, streams, device)
         encoder = cls(bundle, chosen, Tokenizer.open(bundle), engine, Device.parse(device).kind)

@@ -6,71 +6,16 @@ A running variant must still produce them, alone and in company, before it may a
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
-import safetensors.numpy
-from safetensors import SafetensorError, safe_open
 
-from embedship.bundle import GOLDEN, Bundle, Floors, Quantisation, Task, Variant
-from embedship.codes import Vectors
+from embedship.bundle import Task
 from embedship.encoder import Encoder
-from embedship.errors import GateError, UnsafeError
+from embedship.errors import GateError
+from embedship.golden_texts import Golden, company_floor
 from embedship.likeness import likeness, measure
 from embedship.tokens import Text
-
-# Where a batch of one and a batch of many are computed by different kernels the last bits differ; more than this
-# means that a text's vector depends on its neighbours.
-ALONE_FLOOR = 0.999
-REAL = 14
-
-
-def company_floor(variant: Variant, floors: Floors) -> float:
-    """How much company may change a text's vector. Dynamic int8 depends on it, and is said to: but no more than int8
-    may differ from the checkpoint."""
-    return floors.minimum if variant.quantisation is Quantisation.DYNAMIC else ALONE_FLOOR
-
-
-@dataclass(frozen=True, slots=True)
-class Golden:
-    """Probe texts, their token ids, and the checkpoint's own (n, dim) float32 vectors: hostile ones, then REAL real."""
-
-    texts: list[Text]
-    ids: list[list[int]]
-    vectors: Vectors
-
-    @property
-    def real(self) -> list[Text]:
-        return self.texts[-REAL:]
-
-    def save(self, path: Path) -> None:
-        tensors: dict[str, npt.NDArray[Any]] = {
-            "ids": np.concatenate([np.asarray(row, dtype=np.int64) for row in self.ids]),
-            "lengths": np.asarray([len(row) for row in self.ids], dtype=np.int64),
-            "vectors": np.ascontiguousarray(self.vectors),
-        }
-        safetensors.numpy.save_file(tensors, path, metadata={"texts": json.dumps(self.texts)})
-
-    @classmethod
-    def load(cls, bundle: Bundle) -> Self:
-        path = bundle.path(GOLDEN)
-        try:
-            with safe_open(path, framework="numpy") as file:
-                texts = [_text(value) for value in json.loads((file.metadata() or {})["texts"])]
-                ids, lengths, vectors = (file.get_tensor(key) for key in ("ids", "lengths", "vectors"))
-        except (SafetensorError, KeyError, ValueError, OSError) as error:
-            raise UnsafeError(f"{path} is damaged: {error}; export the bundle again") from None
-        rows = np.split(ids, np.cumsum(lengths)[:-1])
-        return cls(texts, [row.tolist() for row in rows], vectors)
-
-
-def _text(value: Any) -> Text:
-    """JSON has no tuples."""
-    return value if isinstance(value, str) else (str(value[0]), str(value[1]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from embedship import jsonl
 from embedship.codes import Vectors
 from embedship.encoder import Encoder
 from embedship.errors import UsageError
+from embedship.files import jsonl
 
 ALONE = -1  # a query without a session is one by itself
 UNIX_SECONDS = (-62_135_596_800.0, 253_402_300_799.0)  # the years 1 to 9999, which is what a date can be

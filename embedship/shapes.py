@@ -20,19 +20,21 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple, Protocol, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
-from embedship import choice, hardware, sealed
-from embedship.bundle import Bundle, Record, Runtime, Shapes, Task, WrongShape
+from embedship import hardware, variant_choice
+from embedship.batches import Batch, Layout, Shape
+from embedship.bundle import Bundle, Record, Runtime, Shapes, Task, Variant, WrongShape
 from embedship.codes import Vectors
-from embedship.encoder import Encoder
+from embedship.engine.protocol import Engine
 from embedship.errors import EmbedshipError, EngineError, GateError
-from embedship.golden import Golden, company_floor
+from embedship.files import sealed
+from embedship.golden_texts import Golden, company_floor
 from embedship.likeness import spread
-from embedship.plan import Batch, Layout, Shape
+from embedship.tokens import Tokenizer
 
 # More wrong shapes than this, and nobody should trust the others.
 MOST_WRONG = 0.05
@@ -50,15 +52,29 @@ _LOGGER = logging.getLogger(__name__)
 Encode = Callable[[Batch], Vectors]
 
 
+class CertifiedEncoder(Protocol):
+    """What is read and restricted of an `embedship.encoder.Encoder`, which imports this module."""
+
+    bundle: Bundle
+    variant: Variant
+    tokenizer: Tokenizer
+    engine: Engine
+    layout: Layout
+    device: str
+
+    def restrict(self, layout: Layout, certificate: Shapes) -> None:
+        """From now on use no shapes but those of `layout`, which keeps to `certificate`."""
+
+
 class Subject(NamedTuple):
     """What is certified: the variant of an encoder, as `streams` compute it in the shapes of `layout`."""
 
-    encoder: Encoder
+    encoder: CertifiedEncoder
     streams: tuple[Encode, ...]
     layout: Layout
 
     @classmethod
-    def of(cls, encoder: Encoder, streams: Sequence[Encode] = (), batch_tokens: int = 0) -> Subject:
+    def of(cls, encoder: CertifiedEncoder, streams: Sequence[Encode] = (), batch_tokens: int = 0) -> Subject:
         """`streams` are by default those of the engine; batches of more tokens than usual make more shapes."""
         layout = replace(encoder.layout, wrong=frozenset(), budget=max(encoder.layout.budget, batch_tokens))
         return cls(encoder, tuple(streams) or (encoder.engine.encode,) * encoder.engine.streams, layout)
@@ -91,7 +107,7 @@ class Stored(Record, frozen=True):
 
 
 def ensure(
-    encoder: Encoder, cache: Path | None = None, *, streams: Sequence[Encode] = (), batch_tokens: int = 0
+    encoder: CertifiedEncoder, cache: Path | None = None, *, streams: Sequence[Encode] = (), batch_tokens: int = 0
 ) -> Shapes:
     """Certify the encoder, unless the bundle or this machine's file knows it already, and keep it from wrong shapes.
 
@@ -109,7 +125,7 @@ def ensure(
     return found
 
 
-def recall(encoder: Encoder) -> None:
+def recall(encoder: CertifiedEncoder) -> None:
     """Keep the encoder from the shapes that are known to be wrong here; nothing is computed. Raises GateError."""
     subject = Subject.of(encoder)
     if found := known(subject):
@@ -127,7 +143,7 @@ def known(subject: Subject, cache: Path | None = None) -> Shapes | None:
 
 def place(bundle: Bundle, cache: Path | None = None) -> Path:
     """The file of this machine, beside the stored choice."""
-    beside = choice.place(bundle, cache)
+    beside = variant_choice.place(bundle, cache)
     return beside.with_name(beside.name.removesuffix(".choice.json") + ".shapes.json")
 
 
@@ -143,7 +159,7 @@ def _load(bundle: Bundle, cache: Path | None) -> Stored | None:
     return stored if stored.bundle == bundle.manifest.digest else None
 
 
-def keep(encoder: Encoder, found: Shapes, cache: Path | None = None) -> None:
+def keep(encoder: CertifiedEncoder, found: Shapes, cache: Path | None = None) -> None:
     """Store a certificate for the next starts on this machine; a warning, if that is not possible."""
     bundle, variant = encoder.bundle, encoder.variant.name
     before = _load(bundle, cache)
@@ -159,7 +175,7 @@ def keep(encoder: Encoder, found: Shapes, cache: Path | None = None) -> None:
     except OSError as error:
         _LOGGER.warning(
             "%s cannot be written (%s): the next start certifies again, unless --cache (%s) names a folder that can",
-            path, error.strerror, choice.CACHE,
+            path, error.strerror, variant_choice.CACHE,
         )  # fmt: skip
 
 

@@ -13,14 +13,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from embedship import choice, golden, hardware, shapes
+from embedship import golden, hardware, shapes, variant_choice
 from embedship.bundle import Bundle, Choice, Objective, Variant
-from embedship.choice import Speeds
 from embedship.encoder import Encoder
 from embedship.errors import EngineError, GateError, MismatchError, MissingExtra
-from embedship.golden import Golden
+from embedship.golden_texts import Golden
 from embedship.timing import Clock, Rounds, Stopwatch, Timing, faster, spread
 from embedship.tokens import Text, Tokenizer
+from embedship.variant_choice import Speeds
 
 # A round takes the slowest variant about this long: some six batches on two cores. With three, one core idles at the
 # end of every round and all figures are a fifth too low.
@@ -104,7 +104,7 @@ def _told_apart(rounds: Rounds) -> bool:
     """Whether the best is faster than every other beyond the noise."""
     seconds = {name: [each.wall for each in all] for name, all in rounds.items()}
     best = min(seconds, key=lambda name: statistics.median(seconds[name]))
-    return all(faster(seconds[best], all, choice.GAIN) for name, all in seconds.items() if name != best)
+    return all(faster(seconds[best], all, variant_choice.GAIN) for name, all in seconds.items() if name != best)
 
 
 def decided(variants: Sequence[Variant], objective: Objective, variant: str, speeds: Speeds) -> Choice:
@@ -123,7 +123,7 @@ def decided(variants: Sequence[Variant], objective: Objective, variant: str, spe
         latency_seconds={name: speeds.latency_seconds[name] for name in names},
         tokens_per_cpu_second={name: speeds.tokens_per_cpu_second[name] for name in names},
         spread={name: speeds.spread[name] for name in names},
-        alike=choice.alike(variants, variant, objective, speeds),
+        alike=variant_choice.alike(variants, variant, objective, speeds),
         busy=speeds.busy,
     )
 
@@ -180,7 +180,7 @@ def remeasure(
         _LOGGER.warning("%s does not run here and is left out: %s", name, error)
     speeds = _joined(plain, found).speeds
     measured = [v for v in bundle.manifest.variants if v.name in speeds.tokens_per_second]
-    best = _affordable(bundle, choice.rank(measured, objective, speeds))
+    best = _affordable(bundle, variant_choice.rank(measured, objective, speeds))
     return decided(measured, objective, best, speeds)
 
 
@@ -215,7 +215,7 @@ def _cpu(rounds: Sequence[Timing]) -> float:
 
 def _affordable(bundle: Bundle, ranked: Sequence[Variant]) -> str:
     for variant in ranked:
-        if choice.affordable(bundle.manifest.quality, variant.name):
+        if variant_choice.affordable(bundle.manifest.quality, variant.name):
             return variant.name
     raise GateError(
         "no variant that runs on this machine stays within the --max-recall-drop the bundle was exported with: "
@@ -232,10 +232,10 @@ class Settled(NamedTuple):
 
 def settle(bundle: Bundle, cache: Path | None = None) -> Settled:
     """The choice of a machine like this one, or, where there is none, a quick measurement, kept for the next start."""
-    found = choice.known(bundle, cache)
+    found = variant_choice.known(bundle, cache)
     if found and find_spec(runtime := bundle.variant(found.variant).runtime):
         return Settled(found.variant, None)
-    why = f"{found.variant} needs {runtime}, which is not installed here" if found else choice.foreign(bundle)
+    why = f"{found.variant} needs {runtime}, which is not installed here" if found else variant_choice.foreign(bundle)
     _LOGGER.warning("%s: measuring again, at most some %.0f s", why, _AT_START_SECONDS)
     objective = bundle.manifest.choice.objective
     made = remeasure(bundle, objective, round_seconds=_QUICK_SECONDS, limit_seconds=_AT_START_SECONDS, certified=False)
@@ -246,11 +246,11 @@ def settle(bundle: Bundle, cache: Path | None = None) -> Settled:
 
 def _kept(bundle: Bundle, made: Choice, cache: Path | None) -> str:
     try:
-        return f"kept in {choice.save(bundle, made, cache)}"
+        return f"kept in {variant_choice.save(bundle, made, cache)}"
     except OSError as error:
         return (
             f"not kept, {error.filename} cannot be written ({error.strerror}): the next start measures again, unless "
-            f"--cache ({choice.CACHE}) names a folder that can"
+            f"--cache ({variant_choice.CACHE}) names a folder that can"
         )
 
 

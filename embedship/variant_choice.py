@@ -15,9 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from embedship import hardware, sealed, timing
+from embedship import hardware, timing
 from embedship.bundle import Bundle, Choice, Objective, Precision, Quality, Quantisation, Record, Variant
 from embedship.errors import EmbedshipError
+from embedship.files import sealed
 
 # Less than this over plain ONNX is within the noise of two cores that others share: it is not worth another file.
 GAIN = 1.03

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,7 +11,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from embedship import choice, hardware, queries, sealed, tune
+from embedship import hardware, queries, tune, variant_choice
 from embedship.bundle import (
     GOLDEN,
     NO_CODES,
@@ -20,7 +19,6 @@ from embedship.bundle import (
     TOKENIZER,
     Bundle,
     Choice,
-    Floors,
     Invariance,
     Manifest,
     Objective,
@@ -32,41 +30,36 @@ from embedship.bundle import (
     Variant,
     fingerprint,
 )  # fmt: skip
-from embedship.choice import Speeds
 from embedship.codes import Vectors
 from embedship.encoder import Encoder
 from embedship.errors import UsageError
-from embedship.export import (
-    calibrate,
-    certificates,
-    layout,
-    pairs,
-    parity,
-    probes,
-    provenance,
-    retrieval,
-    sbom,
-    targets,
-    variants,
-)
-from embedship.export.checkpoint import Checkpoint, embedding
-from embedship.export.converter import Converter
-from embedship.export.cross import Cross
-from embedship.export.dataset import Dataset
-from embedship.export.failures import Failures, failing
-from embedship.export.folder import Folder
-from embedship.export.opening import Opening, opened
-from embedship.export.original import Original
-from embedship.export.page.render import write as write_report
-from embedship.export.quiet import stay_offline
-from embedship.export.retrieval import Retrieval
+from embedship.export import probe_pairs, probe_texts
+from embedship.export.checkpoint import layout
+from embedship.export.checkpoint.cross_encoder import Cross
+from embedship.export.checkpoint.embedder import Checkpoint, embedding
+from embedship.export.checkpoint.folder import Folder
+from embedship.export.checkpoint.open import Opening, opened
+from embedship.export.checkpoint.protocol import Original
+from embedship.export.gates import parity, retrieval, shape_certificates, vector_codes
+from embedship.export.gates.dataset import Dataset
+from embedship.export.gates.retrieval import Retrieval
+from embedship.export.options import Wishes
+from embedship.export.output_folder import workshop
+from embedship.export.report import provenance, sbom
+from embedship.export.report.page import write as write_report
+from embedship.export.silence import stay_offline
 from embedship.export.steps import Steps
-from embedship.export.targets import Target
-from embedship.export.workshop import workshop
-from embedship.monitor.reference import Reference
+from embedship.export.variant_failures import Failures, failing
+from embedship.export.variants import recipes as variants_recipes
+from embedship.export.variants import targets
+from embedship.export.variants.converter import Converter
+from embedship.export.variants.targets import Target
+from embedship.files import sealed
+from embedship.files.sealed import sha256_of
+from embedship.monitor.drift.reference import Reference
 from embedship.queries import Queries
-from embedship.sealed import sha256_of
 from embedship.tokens import Text, Tokenizer
+from embedship.variant_choice import Speeds
 
 # 100 texts calibrate int8 as well as 300 do (MiniLM: mean cosine 0.9978 and 0.9977), once the hostile ones are among
 # them. With 64 an export is 1 s shorter, and keeps 99.8% of recall@10 on MedQuAD instead of 100.1%.
@@ -75,35 +68,8 @@ _CALIBRATED, _JUDGED, _TIMED = 100, 200, 300
 _SEARCHED = 1000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
-    """What an export may be told; the defaults are those of the command."""
-
-    task: Task = Task.EMBED
-    texts: Path | None = None
-    queries: Path | None = None
-    evaluation: Path | None = None
-    evaluation_title: bool = False
-    max_recall_drop: float | None = None
-    objective: Objective = Objective.THROUGHPUT
-    variants: tuple[str, ...] = ()
-    floors: dict[Precision, Floors] = field(default_factory=lambda: dict(parity.FLOORS))
-    name: str | None = None
-    seed: int = 0
-    force: bool = False
-    base: str | None = None
-    pooling: str | None = None
-    normalize: bool = False
-    allow_pickle: tuple[str, ...] = ()
-    trust_remote_code: str | None = None
-    target: Target = Target.AUTO
-    converter: Converter = Converter.EMBEDSHIP
-    sign: Path | None = None
-    skip_failed: bool = False  # a named variant may be left out, too
-
-
 if TYPE_CHECKING:
-    from embedship.signing import Signer
+    from embedship.bundle.signing import Signer
 
 
 _NAN = float("nan")
@@ -126,7 +92,7 @@ class _Texts(NamedTuple):
 class Ready(NamedTuple):
     """Everything an export begins with."""
 
-    recipes: dict[str, variants.Recipe]
+    recipes: dict[str, variants_recipes.Recipe]
     isa: Target  # that int8 files are made for
     texts: _Texts
     checkpoint: Original
@@ -153,7 +119,7 @@ def prepared(checkpoint: Path | str, wishes: Wishes, steps: Steps) -> Iterator[R
     """Open and read all that an export needs; whatever can be refused before the slow part is refused here."""
     stay_offline()
     isa = targets.cpu(wishes.target, hardware.machine())
-    variants.require_known(wishes.variants, wishes.target, isa)
+    variants_recipes.require_known(wishes.variants, wishes.target, isa)
     wishes.converter.require()
     _refuse_foreign(wishes)
     if wishes.max_recall_drop is not None and wishes.evaluation is None:
@@ -165,7 +131,7 @@ def prepared(checkpoint: Path | str, wishes: Wishes, steps: Steps) -> Iterator[R
             texts = _read(wishes)
         with steps.step("checkpoint"):
             loaded = _loaded(source, wishes)
-        recipes = variants.wanted(wishes.variants, wishes.target, isa, loaded.transformer.config)
+        recipes = variants_recipes.wanted(wishes.variants, wishes.target, isa, loaded.transformer.config)
         yield Ready(recipes, isa, texts, loaded, signer)
 
 
@@ -186,7 +152,7 @@ def _refuse_foreign(wishes: Wishes) -> None:
         "--pooling": wishes.pooling,
         "--trust-remote-code": wishes.trust_remote_code,
         "--converter optimum": wishes.converter is not Converter.EMBEDSHIP,
-        f"--variants {_ACCURATE}": {_ACCURATE, variants.ALL} & set(wishes.variants),
+        f"--variants {_ACCURATE}": {_ACCURATE, variants_recipes.ALL} & set(wishes.variants),
     }
     for name, value in given.items():
         if value:
@@ -197,7 +163,7 @@ def _signer(key: Path | None) -> Signer | None:
     """Known to be a key before anything slow begins; the library is asked for only by those who sign."""
     if key is None:
         return None
-    from embedship.signing import Signer
+    from embedship.bundle.signing import Signer
 
     return Signer.open(key)
 
@@ -216,7 +182,9 @@ def _opening(wishes: Wishes) -> Opening:
 def _read(wishes: Wishes) -> _Texts:
     evaluation = wishes.evaluation and Dataset.read(wishes.evaluation, wishes.evaluation_title)
     log = queries.read(wishes.queries) if wishes.queries else None
-    real: list[Text] = pairs.real(wishes.texts) if wishes.task is Task.RERANK else [*probes.real(wishes.texts)]
+    real: list[Text] = (
+        probe_pairs.real(wishes.texts) if wishes.task is Task.RERANK else [*probe_texts.real(wishes.texts)]
+    )
     return _Texts(real, log, evaluation or None)
 
 
@@ -248,18 +216,18 @@ class _Export:
             finished, encoders = self._gate(made, provisional, judged, stack)
             self._reference(provisional.fingerprint, encoders)
             speeds = self._speeds(self.failures.kept(finished), encoders)
-            ranked = choice.rank(self.failures.kept(finished), self.wishes.objective, speeds)
+            ranked = variant_choice.rank(self.failures.kept(finished), self.wishes.objective, speeds)
             finished, names = self._certify(finished, [v.name for v in ranked], encoders)
             found = self._retrieval(names, encoders)
             with failing(found.chosen, Stage.SHAPES):
-                finished = certificates.of(finished, found.chosen, encoders, self.steps)
+                finished = shape_certificates.of(finished, found.chosen, encoders, self.steps)
         self.codes = found.codes
         kept = self.failures.kept(finished)
         self._remove(made, kept)
         return self._write(kept, tune.decided(kept, self.wishes.objective, found.chosen, speeds), found.quality)
 
     def _gate(
-        self, made: Sequence[variants.Made], provisional: Bundle, judged: parity.Probes, stack: ExitStack
+        self, made: Sequence[variants_recipes.Made], provisional: Bundle, judged: parity.Probes, stack: ExitStack
     ) -> tuple[list[Variant], dict[str, Encoder]]:
         """Those that passed, with their encoders, which stay open until `stack` ends."""
         finished: list[Variant] = []
@@ -279,7 +247,7 @@ class _Export:
         """Certify the shapes of the best variants in turn until one passes: all variants, and those still ranked."""
         for place, name in enumerate(ranked):
             with self.failures.optional(name), failing(name, Stage.SHAPES):
-                return certificates.of(finished, name, encoders, self.steps), list(ranked[place:])
+                return shape_certificates.of(finished, name, encoders, self.steps), list(ranked[place:])
         raise AssertionError("the plain variant is always among them, and stops the export when it fails")
 
     def _speeds(self, finished: Sequence[Variant], encoders: dict[str, Encoder]) -> Speeds:
@@ -303,31 +271,33 @@ class _Export:
             return judged
         with self.steps.step("ranges of int8 codes"):
             held_out = judged.vectors[judged.hostile :]
-            self.codes = calibrate.fit(embedding(self.checkpoint), self.calibrated, held_out)
+            self.codes = vector_codes.fit(embedding(self.checkpoint), self.calibrated, held_out)
         return judged
 
     def _short(self, calibrated: bool) -> list[Text]:
         """Texts of a few tokens, which int8 is calibrated on or judged by; none for a re-ranker: its pairs are long."""
         if self.wishes.task is Task.RERANK:
             return []
-        texts = probes.short(_alone(self.calibrated if calibrated else self.judged), calibrated)
+        texts = probe_texts.short(_alone(self.calibrated if calibrated else self.judged), calibrated)
         special = sum(map(len, self.tokenizer.frame))
         lengths = self.tokenizer(texts).lengths
-        return [text for text, n in zip(texts, lengths, strict=True) if 0 < n - special <= probes.SHORT_TOKENS]
+        return [text for text, n in zip(texts, lengths, strict=True) if 0 < n - special <= probe_texts.SHORT_TOKENS]
 
-    def _make(self) -> list[variants.Made]:
-        feeds = variants.calibration(self.tokenizer, self.checkpoint, [*self.calibrated, *self._short(calibrated=True)])
+    def _make(self) -> list[variants_recipes.Made]:
+        feeds = variants_recipes.calibration(
+            self.tokenizer, self.checkpoint, [*self.calibrated, *self._short(calibrated=True)]
+        )
         floors = self.wishes.floors[Precision.INT8]
-        bench = variants.Workbench(self.folder, self.checkpoint, feeds, self.isa, floors, self.wishes.converter)
+        bench = variants_recipes.Workbench(self.folder, self.checkpoint, feeds, self.isa, floors, self.wishes.converter)
         made = []
         for name, recipe in self.recipes.items():
             failures = self.failures
             step = self.steps.step(f"make {name}")
             with failures.optional(name), failures.cleaning(), failing(name, Stage.MAKE), step:
-                made.append(variants.make(name, recipe, bench))
+                made.append(variants_recipes.make(name, recipe, bench))
         return made
 
-    def _gated(self, made: variants.Made, encoder: Encoder, judged: parity.Probes) -> Variant:
+    def _gated(self, made: variants_recipes.Made, encoder: Encoder, judged: parity.Probes) -> Variant:
         with self.steps.step(f"gate {made.name}"):
             agreement = parity.require(encoder, judged, self.wishes.floors)
             self.cosines[made.name] = agreement.cosines
@@ -335,7 +305,7 @@ class _Export:
 
     def _variant(
         self,
-        made: variants.Made,
+        made: variants_recipes.Made,
         precision: Precision | None = None,
         measured: Parity | None = None,
         certificate: Invariance | None = None,
@@ -357,12 +327,12 @@ class _Export:
             invariance=certificate or _UNMEASURED[1],
         )
 
-    def _files(self, made: variants.Made) -> list[Path]:
+    def _files(self, made: variants_recipes.Made) -> list[Path]:
         """The graph of a variant, and its weights beside it under the same stem."""
         graph = self.folder / made.recipe.path
         return [p for p in graph.parent.iterdir() if p.name.split(".", 1)[0] == graph.name.split(".", 1)[0]]
 
-    def _remove(self, made: Sequence[variants.Made], kept: Sequence[Variant]) -> None:
+    def _remove(self, made: Sequence[variants_recipes.Made], kept: Sequence[Variant]) -> None:
         """The files of variants that failed, and folders that are empty then."""
         names = {variant.name for variant in kept}
         for one in made:
@@ -408,9 +378,9 @@ class _Export:
                     vectors[name] = queries.encode(encoder, log.texts)
                     encoders[name] = encoder
             fitted = Reference.fit(
-                vectors[variants.PLAIN],
+                vectors[variants_recipes.PLAIN],
                 model,
-                prompt=queries.prompt(encoders[variants.PLAIN]),
+                prompt=queries.prompt(encoders[variants_recipes.PLAIN]),
                 sessions=log.sessions,
                 times=log.times,
                 variants=vectors,
@@ -457,8 +427,8 @@ class _Export:
 
 def _sample(texts: Sequence[Text], wishes: Wishes) -> list[Text]:
     if wishes.task is Task.RERANK:
-        return pairs.sample(texts, _SEARCHED, wishes.seed)
-    return [*probes.sample(_alone(texts), _SEARCHED, wishes.seed)]
+        return probe_pairs.sample(texts, _SEARCHED, wishes.seed)
+    return [*probe_texts.sample(_alone(texts), _SEARCHED, wishes.seed)]
 
 
 def _encodable(texts: _Texts, tokenizer: Tokenizer, checkpoint: Original, steps: Steps) -> _Texts:

@@ -10,7 +10,6 @@ import msgspec
 from rich.box import SIMPLE
 from rich.table import Table
 
-from embedship import sealed
 from embedship.bundle import (
     GOLDEN,
     MANIFEST,
@@ -25,13 +24,16 @@ from embedship.bundle import (
     fingerprint,
 )  # fmt: skip
 from embedship.errors import EmbedshipError
-from embedship.export import layout, workshop
-from embedship.export.build import Ready, Wishes, prepared
-from embedship.export.original import Original
-from embedship.export.sbom import SBOM
+from embedship.export import output_folder
+from embedship.export.build import Ready, prepared
+from embedship.export.checkpoint import layout
+from embedship.export.checkpoint.protocol import Original
+from embedship.export.options import Wishes
+from embedship.export.report.sbom import SBOM
 from embedship.export.steps import Steps
-from embedship.export.variants import Recipe
-from embedship.sealed import sha256_of
+from embedship.export.variants.recipes import Recipe
+from embedship.files import sealed
+from embedship.files.sealed import sha256_of
 
 _BYTES = {Precision.FLOAT32: 4, Precision.FLOAT16: 2, Precision.BFLOAT16: 2, Precision.INT8: 1}
 
@@ -62,7 +64,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 def plan(checkpoint: Path | str, out: Path, wishes: Wishes, steps: Steps) -> Plan:
     """Refuse what an export would refuse before its slow part, with the same errors; else say what it would do."""
-    workshop.refuse_occupied(out, wishes.force)
+    output_folder.refuse_occupied(out, wishes.force)
     with prepared(checkpoint, wishes, steps) as ready:
         return _plan(ready, out)
 

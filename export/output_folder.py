@@ -6,9 +6,9 @@ import json
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from embedship import staging
 from embedship.bundle import MANIFEST, strangers
 from embedship.errors import UsageError
+from embedship.files import atomic_folder
 
 
 def workshop(target: Path, force: bool) -> AbstractContextManager[Path]:
@@ -17,12 +17,12 @@ def workshop(target: Path, force: bool) -> AbstractContextManager[Path]:
     An existing `target` is refused, unless it is an empty folder, or a bundle and `force` is given: nothing but a
     bundle is ever replaced.
     """
-    return staging.staged(target, lambda found: _require_replaceable(found, force))
+    return atomic_folder.staged(target, lambda found: _require_replaceable(found, force))
 
 
 def refuse_occupied(target: Path, force: bool) -> None:
     """Raise UsageError for a `target` that `workshop` would refuse."""
-    staging.refuse_occupied(target, lambda found: _require_replaceable(found, force))
+    atomic_folder.refuse_occupied(target, lambda found: _require_replaceable(found, force))
 
 
 def _require_replaceable(target: Path, force: bool) -> None:

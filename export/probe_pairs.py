@@ -10,11 +10,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from embedship import jsonl, stdlib_docs
+from embedship import stdlib_docs
 from embedship.bundle import TOKENIZER, Pipeline, Task
 from embedship.codes import Vectors
 from embedship.errors import UsageError
-from embedship.export import probes
+from embedship.export import probe_texts
+from embedship.files import jsonl
 from embedship.likeness import spread
 from embedship.tokens import Text, Tokenizer
 
@@ -34,7 +35,7 @@ class Pair(msgspec.Struct, frozen=True):
 
 def hostile(tokenizer: Tokenizer, pipeline: Pipeline) -> list[Text]:
     """The hostile texts; for a re-ranker each as the passage of a query, as the query, and beside another."""
-    texts = probes.hostile(tokenizer, min(pipeline.max_tokens, probes.LONGEST))
+    texts = probe_texts.hostile(tokenizer, min(pipeline.max_tokens, probe_texts.LONGEST))
     if pipeline.task is Task.EMBED:
         return list(texts)
     beside = [(texts[i], texts[-1 - i]) for i in range(len(texts))]
@@ -104,9 +105,9 @@ def require_same_tokens(loaded: Any, pipeline: Pipeline, tokenizer_json: str) ->
         given = {name: rows[0] for name, rows in batch.items()}
         if given["input_ids"] != ids:
             raise UsageError(
-                f"the frozen tokenizer and the checkpoint disagree on {probes.shown(pair)}: {len(ids)} and "
+                f"the frozen tokenizer and the checkpoint disagree on {probe_texts.shown(pair)}: {len(ids)} and "
                 f"{len(given['input_ids'])} tokens. Is its truncation_side left?"
             )
         types = [0] * turn + [1] * (len(ids) - turn) if turn else [0] * len(ids)
         if given.get("token_type_ids", types) != types:
-            raise UsageError(f"this tokenizer gives {probes.shown(pair)} other token types than 0 and then 1")
+            raise UsageError(f"this tokenizer gives {probe_texts.shown(pair)} other token types than 0 and then 1")

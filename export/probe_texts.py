@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from embedship import jsonl, stdlib_docs
+from embedship import stdlib_docs
+from embedship.files import jsonl
 from embedship.tokens import Text, Tokenizer
 
 # Attention takes memory with the square of the length; a probe of 32,768 tokens would need more than the machine has.

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from embedship import sealed
 from embedship.bundle import LeftOut, Stage, Variant
 from embedship.errors import GateError, MissingExtra, UsageError
 from embedship.export.steps import Steps
-from embedship.export.variants import PLAIN
+from embedship.export.variants.recipes import PLAIN
+from embedship.files import sealed
 
 
 class VariantError(GateError):

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from embedship.monitor.monitor import Status
 from embedship.monitor.series import TABLE, Kind, Series
-from embedship.monitor.watch import Status
 
 PREFIX = "embedship_"
 

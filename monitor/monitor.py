@@ -12,16 +12,16 @@ import msgspec
 
 from embedship.monitor import snapshot
 from embedship.monitor.canary import Canary, CanaryReport
-from embedship.monitor.candidate import CandidateReport, Comparison
 from embedship.monitor.diagnosis import Cause, Change, Diagnosis, Signals, diagnose
+from embedship.monitor.drift.window import Window
 from embedship.monitor.errors import MonitorError
-from embedship.monitor.faults import Failures, Faults, Part
-from embedship.monitor.feedback import Feedback, FeedbackReport
+from embedship.monitor.failures import Failures, Faults, Part
 from embedship.monitor.observer import Observer, Report
 from embedship.monitor.onset import Onset
-from embedship.monitor.probes import ProbeReport, Probes
-from embedship.monitor.recall import baseline_of
-from embedship.monitor.recent import Window
+from embedship.monitor.recall.candidate import CandidateReport, Comparison
+from embedship.monitor.recall.feedback import Feedback, FeedbackReport
+from embedship.monitor.recall.probes import ProbeReport, Probes
+from embedship.monitor.recall.rolling import baseline_of
 from embedship.monitor.snapshot import Origin, Remembered
 from embedship.monitor.state import State
 

@@ -13,18 +13,18 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from embedship.monitor.allowance import Allowance
-from embedship.monitor.budget import DEFAULT, FalseAlarms
-from embedship.monitor.drift import MINIMUM, STALE_SECONDS, DriftDetector, DriftReport, Rule
-from embedship.monitor.drift_watch import DriftWatch
+from embedship.monitor.cpu_budget import Allowance
+from embedship.monitor.drift.detector import MINIMUM, STALE_SECONDS, DriftDetector, DriftReport, Rule
+from embedship.monitor.drift.evidence import Evidence
+from embedship.monitor.drift.false_alarms import DEFAULT, FalseAlarms
+from embedship.monitor.drift.live import DriftWatch
+from embedship.monitor.drift.reference import Reference
+from embedship.monitor.drift.window import CHARACTERS, Window
 from embedship.monitor.errors import InvalidSetting
-from embedship.monitor.evidence import Evidence
-from embedship.monitor.faults import Faults, Part
-from embedship.monitor.intake import Intake, Sampled
-from embedship.monitor.recall import Baseline, RecallMemory, RollingRecall
-from embedship.monitor.recent import CHARACTERS, Window
-from embedship.monitor.reference import Reference
-from embedship.monitor.shadow import Exact, Shadow, ShadowReport
+from embedship.monitor.failures import Faults, Part
+from embedship.monitor.recall.rolling import Baseline, RecallMemory, RollingRecall
+from embedship.monitor.recall.shadow import Exact, Shadow, ShadowReport
+from embedship.monitor.sample_queue import Intake, Sampled
 from embedship.monitor.statistics import Mask
 
 # What an evaluation needs of scipy takes half a second to load: a server is ready without it, and no query waits.

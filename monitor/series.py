@@ -9,14 +9,14 @@ from typing import NamedTuple
 import msgspec
 
 from embedship.monitor.canary import DeviceCanary
-from embedship.monitor.candidate import CandidateReport, Side
 from embedship.monitor.diagnosis import Cause, Signals
-from embedship.monitor.drift import DriftReport, Rule
-from embedship.monitor.probes import ProbeReport
-from embedship.monitor.recall import RecallReport, RecallRule
-from embedship.monitor.source import Source
+from embedship.monitor.drift.detector import DriftReport, Rule
+from embedship.monitor.monitor import Status
+from embedship.monitor.recall.candidate import CandidateReport, Side
+from embedship.monitor.recall.probes import ProbeReport
+from embedship.monitor.recall.rolling import RecallReport, RecallRule
+from embedship.monitor.recall.source import Source
 from embedship.monitor.state import State
-from embedship.monitor.watch import Status
 
 Value = tuple[tuple[str, ...], float]  # of the labels, and of the series
 Read = Callable[[Status], Iterable[Value]]

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from embedship.monitor.drift.window import Window
 from embedship.monitor.errors import SnapshotMismatch, SnapshotUnreadable
-from embedship.monitor.feedback import Pair
 from embedship.monitor.onset import Began
-from embedship.monitor.recall import RecallMemory
-from embedship.monitor.recent import Window
+from embedship.monitor.recall.feedback import Pair
+from embedship.monitor.recall.rolling import RecallMemory
 
 NAME = "monitor.safetensors"
 ASIDE = "monitor.{}.safetensors"  # of another model: the first 16 digits of its fingerprint

@@ -11,14 +11,19 @@ import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
-from typing import TypeVar
-
-from embedship.serve.admission import Permit
+from typing import Any, Protocol, TypeVar
 
 Got = TypeVar("Got")
 
 # Instructions of SQLite's virtual machine between two questions: some 100 us.
 _INSTRUCTIONS = 5_000
+
+
+class Holder(Protocol):
+    """Something that is held until work has ended: a permit of the queue."""
+
+    def hold_until(self, done: asyncio.Future[Any]) -> None:
+        """Give it back when `done` is done."""
 
 
 class Stopped(Exception):
@@ -66,7 +71,7 @@ def interruptible(connection: sqlite3.Connection) -> sqlite3.Connection:
     return connection
 
 
-async def on_thread(threads: ThreadPoolExecutor, work: Callable[[], Got], permit: Permit | None = None) -> Got:
+async def on_thread(threads: ThreadPoolExecutor, work: Callable[[], Got], permit: Holder | None = None) -> Got:
     """Do the work on one of the threads. When the caller is cancelled, the work is asked to stop.
 
     `permit` is given back only when the work has ended: what still costs time counts as being in the queue.

@@ -16,16 +16,15 @@ import prometheus_client
 from embedship import hardware
 from embedship.distributions import conflicts
 from embedship.errors import EmbedshipError, UsageError
-from embedship.serve import journal, tracing
-from embedship.serve.app import App
-from embedship.serve.connection import PROBE_CONNECTIONS
-from embedship.serve.gate import Gate, Limits
-from embedship.serve.house import House
-from embedship.serve.journal import LogFormat
-from embedship.serve.routes.info import info
-from embedship.serve.routes.probes import beside
-from embedship.serve.server import Server, Side, listen
+from embedship.serve.http.app import App
+from embedship.serve.http.connection import PROBE_CONNECTIONS, Gate, Limits
+from embedship.serve.http.routes.health import beside
+from embedship.serve.http.routes.info import info
+from embedship.serve.http.server import Server, Side, listen
+from embedship.serve.service.state import House
 from embedship.serve.settings import Settings
+from embedship.serve.telemetry import logs, tracing
+from embedship.serve.telemetry.logs import LogFormat
 from embedship.shapes import remark
 
 logger = logging.getLogger(__name__)
@@ -45,8 +44,8 @@ _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 def run(settings: Settings) -> None:
     """Serve until a signal says stop. Raises EmbedshipErrors before it listens, none after."""
     began = time.perf_counter()
-    os.environ[journal.VARIABLE] = settings.log_format
-    journal.begin(settings.log_format)
+    os.environ[logs.VARIABLE] = settings.log_format
+    logs.begin(settings.log_format)
     try:
         _run(settings, began)
     except EmbedshipError as error:

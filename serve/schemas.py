@@ -14,11 +14,11 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from embedship.bundle import Code
-from embedship.serve.documents import Chunk
-from embedship.serve.filters import Filter
-from embedship.serve.fusion import Mode
-from embedship.serve.index.chunks import Chunking
+from embedship.serve.documents.chunking import Chunking
+from embedship.serve.documents.filters import Filter
+from embedship.serve.documents.store import Chunk
 from embedship.serve.index.effort import Effort
+from embedship.serve.search.fusion import Mode
 
 Dimensions = Annotated[int, Meta(ge=1, description="Keep the first so many components and renormalise.")]
 

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 from embedship import device
 from embedship.errors import UsageError
-from embedship.monitor.budget import FalseAlarms
+from embedship.monitor.drift.false_alarms import FalseAlarms
 from embedship.monitor.errors import InvalidSetting
-from embedship.serve.browsers import BrowserGuard
-from embedship.serve.journal import LogFormat
-from embedship.serve.milvus.address import Address
+from embedship.serve.browser_guard import BrowserGuard
+from embedship.serve.search.address import Address
+from embedship.serve.telemetry.logs import LogFormat
 
 _IN_PROCESS = ("auto", "cpu")
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from embedship.export.quiet import stay_offline
+from embedship.export.silence import stay_offline
 
 stay_offline()
 
@@ -99,7 +99,8 @@ def _export(target: Path, root: Path) -> None:
     from rich.console import Console
 
     from embedship import stdlib_docs
-    from embedship.export.build import Wishes, build
+    from embedship.export.build import build
+    from embedship.export.options import Wishes
     from embedship.export.steps import Steps
 
     queries = root / "minilm-queries.jsonl"
@@ -155,8 +156,9 @@ def rerank_bundle(cross_encoder: Path, tmp_path_factory: pytest.TempPathFactory)
     from rich.console import Console
 
     from embedship.bundle import Task
-    from embedship.export import parity
-    from embedship.export.build import Wishes, build
+    from embedship.export.build import build
+    from embedship.export.gates import parity
+    from embedship.export.options import Wishes
     from embedship.export.steps import Steps
 
     target = _root(tmp_path_factory) / "rerank-bundle"
@@ -189,7 +191,7 @@ def frameless(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     import msgspec
 
     from embedship.bundle import TOKENIZER, Bundle, fingerprint
-    from embedship.sealed import sha256_of
+    from embedship.files.sealed import sha256_of
 
     folder = tmp_path_factory.mktemp("frameless") / "bundle"
     manifest, plain = Bundle.open(bundle).manifest, Bundle.open(bundle).plain
@@ -218,7 +220,7 @@ def _seal_coarse(bundle: Path, folder: Path, source: dict[str, str]) -> None:
 
     from embedship.bundle import GOLDEN, TOKENIZER, Bundle, fingerprint
     from embedship.encoder import Encoder
-    from embedship.golden import Golden
+    from embedship.golden_texts import Golden
 
     whole = Bundle.open(bundle)
     manifest, plain = whole.manifest, whole.plain

@@ -15,17 +15,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from embedship import sealed
 from embedship.bundle import Bundle
-from embedship.cli import run
+from embedship.commands.main import run
 from embedship.errors import EmbedshipError
-from embedship.sealed import File
-from embedship.serve import backup, documents
-from embedship.serve.documents import Document
-from embedship.serve.filters import Filter
+from embedship.files import sealed
+from embedship.files.sealed import File
+from embedship.serve.commands import backup
+from embedship.serve.documents import store
+from embedship.serve.documents.filters import Filter
+from embedship.serve.documents.fulltext import Words
+from embedship.serve.documents.store import Document
 from embedship.serve.index import manifest
-from embedship.serve.keyword import Words
-from embedship.serve.milvus.address import Address, place
+from embedship.serve.search.address import Address, place
 from embedship.transfer.address import Proof, open_source
 from embedship.transfer.oci import OciSource
 from embedship.transfer.registry import Reference
@@ -83,7 +84,7 @@ def test_a_bundle_s_manifest_with_fields_changed(folder: Path, bundle: Path, cha
 def test_filters(folder: Path, wanted: dict[str, Any]) -> None:
     path = folder / "documents.sqlite"
     if not path.exists():
-        documents.write(path, [(1, Document("a", "text", None, {"a": 1, "": "x"}))])
+        store.write(path, [(1, Document("a", "text", None, {"a": 1, "": "x"}))])
     try:
         known = msgspec.json.decode(msgspec.json.encode(wanted), type=Filter)
     except msgspec.MsgspecError:

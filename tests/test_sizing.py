@@ -16,9 +16,9 @@ import yaml
 
 from embedship.codes import normalise
 from embedship.serve.index import Kind, kinds, recipe
+from embedship.serve.index.exact_vectors import Truth
 from embedship.serve.index.manifest import STAGE, Packing
 from embedship.serve.index.recipe import Store
-from embedship.serve.index.truth import Truth
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("sizing", "scale")

@@ -66,7 +66,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_server_starts_where_torch_is_missing() -> None:
-    doors = "embedship.serve.app, embedship.serve.cli, embedship.encoder, embedship.serve.devices.child"
+    doors = "embedship.serve.http.app, embedship.serve.commands.serve, embedship.encoder, embedship.serve.devices.worker_main"  # noqa: E501
     answer = run(f"{MISSING}import {doors}\nprint('fine')")
     assert answer.stdout == "fine\n", answer.stderr
 
@@ -77,7 +77,7 @@ def test_the_block_is_a_block() -> None:
 
 def test_no_stray_copy_of_a_room() -> None:
     code = (
-        "import sys, embedship.export.cli, embedship.serve.app, embedship.monitor.observer\n"
+        "import sys, embedship.export.commands.export, embedship.serve.http.app, embedship.monitor.observer\n"
         f"print([room for room in {ROOMS} if room in sys.modules])"
     )
     answer = run(code)
@@ -87,14 +87,14 @@ def test_no_stray_copy_of_a_room() -> None:
 def test_a_server_is_ready_without_what_can_wait() -> None:
     """Each of these takes 0.1 s or more of a cold start; the monitor's thread loads its own share of scipy."""
     later = ("scipy.stats", "scipy.spatial", "scipy.sparse", "pyarrow", "faiss", "httpx", "onnx")
-    code = f"import sys, embedship.serve.startup\nprint([name for name in {later} if name in sys.modules])"
+    code = f"import sys, embedship.serve.main\nprint([name for name in {later} if name in sys.modules])"
     answer = run(code)
     assert answer.stdout == "[]\n", answer.stderr
 
 
 def test_asking_for_help_loads_no_room() -> None:
     code = (
-        "import sys\nfrom embedship.cli import run\nassert run(['--help']) == 0\n"
+        "import sys\nfrom embedship.commands.main import run\nassert run(['--help']) == 0\n"
         "heavy = [m for m in sys.modules if m.startswith('embedship.') and m.split('.')[1] in "
         f"{ROOMS} or m in ('torch', 'numpy', 'faiss', 'openvino')]\nprint('loaded', heavy)"
     )

@@ -132,15 +132,15 @@ class LanceDb:
 
 class Ours:
     def __init__(self, folder, bundle, texts, vectors, fresh):
-        from embedship import choice
+        from embedship import variant_choice
         from embedship.bundle import Bundle
         from embedship.encoder import Encoder
-        from embedship.serve.documents import Document
-        from embedship.serve.index.build import Wishes, build
-        from embedship.serve.live.changes import Pieces
+        from embedship.serve.documents.changes import Pieces
+        from embedship.serve.documents.store import Document
+        from embedship.serve.indexing.build import Wishes, build
+        from embedship.serve.live.backend import Local
         from embedship.serve.live.index import LiveIndex
-        from embedship.serve.local import Local
-        from embedship.serve.shelf import Shelf
+        from embedship.serve.service.collection import Shelf
 
         self._document, self._pieces = Document, Pieces
         opened = Bundle.open(bundle)
@@ -149,7 +149,7 @@ class Ours:
             rows = ({"id": str(row), "text": text} for row, text in enumerate(texts))
             lines.write_text("".join(json.dumps(row) + "\n" for row in rows))
             with Encoder.open(opened) as encoder:
-                variant = choice.variant(opened).name
+                variant = variant_choice.variant(opened).name
                 build(encoder, variant, lines, folder, Wishes(), lambda *_: None)
         self._live = LiveIndex.open(folder, opened, writable=True)
         self._shelf = Shelf(Local(self._live.share()), "", vectors[:1])

@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any, Self
 
-from embedship.bundle import SIGNATURE, Bundle
+from embedship.bundle.bundle import Bundle
+from embedship.bundle.manifest import SIGNATURE
 from embedship.errors import MissingExtra, UnsafeError, UsageError
 
 PASSWORD = "EMBEDSHIP_KEY_PASSWORD"

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from embedship.figures.axis import Axis
-from embedship.figures.labels import Box, Label, place
+from embedship.charts.axis import Axis
+from embedship.charts.labels import Box, Label, place
 
 WIDTH, HEIGHT = 400, 280
 FRAME = Box(70, 30, WIDTH - 14, HEIGHT - 44)

@@ -30,7 +30,7 @@ from rich.table import Table
 from embedship import stdlib_docs
 from embedship.bundle import Bundle
 from embedship.errors import EmbedshipError, MissingExtra, UsageError
-from embedship.sealed import sha256_of
+from embedship.files.sealed import sha256_of
 
 QUESTIONS = (
     "how do I read a csv file with a header line",

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from embedship.distributions import conflicts
 from embedship.errors import EmbedshipError, MissingExtra
-from embedship.sealed import created
+from embedship.files.sealed import created
 
 
 class Verb(NamedTuple):
@@ -23,26 +23,34 @@ class Verb(NamedTuple):
 
 
 VERBS = {
-    "export": Verb("embedship.export.cli", "Turn a checkpoint into a verified bundle.", "cpu,export"),
-    "verify": Verb("embedship.verify", "Re-hash a bundle and re-run its golden texts.", "cpu"),
-    "tune": Verb("embedship.tune_cli", "Find the best variant of a bundle on this machine.", "cpu"),
-    "evaluate": Verb("embedship.export.evaluate_cli", "Measure a bundle's retrieval on your own questions.", "cpu"),
-    "sign": Verb("embedship.sign", "Sign a bundle with a private key, offline.", "sign"),
-    "push": Verb("embedship.transfer.cli", "Send a bundle to an OCI registry.", "pull"),
-    "pull": Verb("embedship.transfer.cli", "Fetch a bundle: from a registry, S3, the web, a hub.", "pull"),
-    "encode": Verb("embedship.serve.encode_cli", "Encode a file of texts into shards of vectors.", "cpu"),
-    "index": Verb("embedship.serve.index_cli", "Build a search index over a JSON Lines corpus.", "cpu"),
-    "index update": Verb("embedship.serve.live.cli", "Put and delete documents of an index.", "cpu"),
-    "index migrate": Verb("embedship.serve.migrate_cli", "Embed an index's documents with another bundle.", "cpu"),
-    "serve": Verb("embedship.serve.cli", "Serve embeddings and search over HTTP.", "cpu"),
-    "check": Verb("embedship.serve.check", "Ask a running server for the golden texts' vectors.", "cpu"),
-    "compare": Verb("embedship.serve.compare_cli", "May a new bundle, or server, take the old one's place?", "cpu"),
-    "reference": Verb("embedship.serve.reference_cli", "Fit a drift reference on real queries.", "cpu"),
-    "drift": Verb("embedship.serve.drift_cli", "Compare a log of queries with a reference.", "cpu"),
-    "monitor": Verb("embedship.serve.monitor_cli", "Alert rules, dashboards, runbooks; data for re-training.", "cpu"),
-    "backup": Verb("embedship.serve.backup", "Copy indexes and state, whole and as at one moment.", "cpu"),
-    "restore": Verb("embedship.serve.backup", "Bring a folder of a backup back.", "cpu"),
-    "demo": Verb("embedship.demo", "See all of it work on a real model and real text.", "demo"),
+    "export": Verb("embedship.export.commands.export", "Turn a checkpoint into a verified bundle.", "cpu,export"),
+    "verify": Verb("embedship.commands.verify", "Re-hash a bundle and re-run its golden texts.", "cpu"),
+    "tune": Verb("embedship.commands.tune", "Find the best variant of a bundle on this machine.", "cpu"),
+    "evaluate": Verb(
+        "embedship.export.commands.evaluate", "Measure a bundle's retrieval on your own questions.", "cpu"
+    ),
+    "sign": Verb("embedship.commands.sign", "Sign a bundle with a private key, offline.", "sign"),
+    "push": Verb("embedship.commands.transfer", "Send a bundle to an OCI registry.", "pull"),
+    "pull": Verb("embedship.commands.transfer", "Fetch a bundle: from a registry, S3, the web, a hub.", "pull"),
+    "encode": Verb("embedship.serve.commands.encode", "Encode a file of texts into shards of vectors.", "cpu"),
+    "index": Verb("embedship.serve.commands.index", "Build a search index over a JSON Lines corpus.", "cpu"),
+    "index update": Verb("embedship.serve.commands.index_update", "Put and delete documents of an index.", "cpu"),
+    "index migrate": Verb(
+        "embedship.serve.commands.index_migrate", "Embed an index's documents with another bundle.", "cpu"
+    ),
+    "serve": Verb("embedship.serve.commands.serve", "Serve embeddings and search over HTTP.", "cpu"),
+    "check": Verb("embedship.serve.commands.check", "Ask a running server for the golden texts' vectors.", "cpu"),
+    "compare": Verb(
+        "embedship.serve.commands.compare", "May a new bundle, or server, take the old one's place?", "cpu"
+    ),
+    "reference": Verb("embedship.serve.commands.reference", "Fit a drift reference on real queries.", "cpu"),
+    "drift": Verb("embedship.serve.commands.drift", "Compare a log of queries with a reference.", "cpu"),
+    "monitor": Verb(
+        "embedship.serve.commands.monitor", "Alert rules, dashboards, runbooks; data for re-training.", "cpu"
+    ),
+    "backup": Verb("embedship.serve.commands.backup", "Copy indexes and state, whole and as at one moment.", "cpu"),
+    "restore": Verb("embedship.serve.commands.backup", "Bring a folder of a backup back.", "cpu"),
+    "demo": Verb("embedship.commands.demo", "See all of it work on a real model and real text.", "demo"),
 }
 
 
@@ -115,7 +123,7 @@ def _version(
     foreign or unsafe, 130 interrupted.
     """
     if version:
-        from embedship import __version__
+        from embedship.version import __version__
 
         typer.echo(__version__)
         raise typer.Exit

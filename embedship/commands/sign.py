@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from embedship.bundle import SIGNATURE, Bundle
-from embedship.signing import Signer
+from embedship.bundle.signing import Signer
 
 
 def sign(

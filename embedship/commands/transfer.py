@@ -13,11 +13,11 @@ from embedship.bundle import MANIFEST, Bundle
 from embedship.errors import UsageError
 from embedship.transfer import oci
 from embedship.transfer.address import Proof, open_source
-from embedship.transfer.meter import Bar
-from embedship.transfer.patience import Patience
+from embedship.transfer.progress import Bar
 from embedship.transfer.pull import Wishes, require_digest
 from embedship.transfer.pull import pull as fetch
 from embedship.transfer.registry import digest_of
+from embedship.transfer.retry import Patience
 
 _RETRIES = typer.Option(
     help="Failures in a row that end it: lost connections, 5xx. Waits double between.", min=1, max=100

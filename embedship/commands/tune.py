@@ -11,9 +11,10 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from embedship import choice, jsonl
 from embedship import tune as tuning
+from embedship import variant_choice
 from embedship.bundle import Bundle, Choice, Objective
+from embedship.files import jsonl
 
 
 def tune(
@@ -30,7 +31,7 @@ def tune(
     cache: Annotated[
         Path | None,
         typer.Option(
-            envvar=choice.CACHE, help="Folder for the result (default: BUNDLE.choice.json beside the bundle)."
+            envvar=variant_choice.CACHE, help="Folder for the result (default: BUNDLE.choice.json beside the bundle)."
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -50,7 +51,7 @@ def tune(
             cache=cache,
             progress=lambda name: status.update(f"measuring {name}"),
         )
-    path = choice.save(opened, made, cache)
+    path = variant_choice.save(opened, made, cache)
     if as_json:
         answer: dict[str, Any] = {"bundle": str(bundle), "fingerprint": opened.fingerprint, "file": str(path)}
         typer.echo(msgspec.json.encode({**answer, **msgspec.to_builtins(made)}).decode())

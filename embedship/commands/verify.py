@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from embedship import choice, golden, hardware, shapes
+from embedship import golden, hardware, shapes, variant_choice
 from embedship.bundle import SIGNATURE, Bundle, Precision, Shapes
 from embedship.encoder import Encoder
 
@@ -58,7 +58,7 @@ def verify(
     opened = Bundle.open(bundle)
     files = opened.verify()
     signed = _signed(opened, key)
-    names = [v.name for v in opened.manifest.variants] if every else [choice.variant(opened, variant).name]
+    names = [v.name for v in opened.manifest.variants] if every else [variant_choice.variant(opened, variant).name]
     skipped = _skipped(opened) if every else {}
     results = [_run(opened, name) for name in names if name not in skipped]
     if as_json:
@@ -92,7 +92,7 @@ _SIGNED = {
 def _signed(bundle: Bundle, key: Path | None) -> Signed:
     if key is None:
         return Signed.UNCHECKED if bundle.path(SIGNATURE).exists() else Signed.NO
-    from embedship import signing
+    from embedship.bundle import signing
 
     signing.check(bundle, key)
     return Signed.VALID

@@ -2,33 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
-from embedship.bundle import Bundle, Machine, Precision, Runtime, Variant
-from embedship.codes import Vectors
+from embedship.bundle import Bundle, Machine, Runtime, Variant
 from embedship.device import Device, Kind
-from embedship.errors import EngineError, MismatchError
-from embedship.plan import Batch
-
-
-class Engine(Protocol):
-    @property
-    def streams(self) -> int:
-        """How many threads may call `encode` at once and each get a core."""
-
-    @property
-    def precision(self) -> Precision:
-        """The arithmetic this machine really runs."""
-
-    def encode(self, batch: Batch) -> Vectors:
-        """Return (n, dim) float32 rows in the order of the batch; unit rows if the pipeline normalises.
-
-        A re-ranker's have one column, the score.
-
-        Thread-safe. Raises EngineError if the runtime fails; nothing is retried here.
-        """
-
-    def close(self) -> None: ...
+from embedship.engine.protocol import Engine
+from embedship.errors import MismatchError
 
 
 def open_engine(bundle: Bundle, variant: str, streams: int | None = None, device: str = "cpu") -> Engine:
@@ -67,13 +44,3 @@ def require(variant: Variant, machine: Machine) -> None:
             f"({machine.cpu}) has {', '.join(machine.isa) or 'none of these'}: its vectors would be wrong here, or far "
             "too slow. Take another variant (--variant), or export again with a --target that this machine meets"
         )
-
-
-def feed(batch: Batch, inputs: tuple[str, ...]) -> dict[str, object]:
-    """The named graph inputs of a batch; token types are all zero but for the second texts of pairs."""
-    if batch.input_ids.shape != batch.attention_mask.shape:
-        # OpenVINO mostly returns no rows then, and at times rows of something.
-        shapes = f"ids of {batch.input_ids.shape}, a mask of {batch.attention_mask.shape}"
-        raise EngineError(f"failed on a batch of {len(batch)}: {shapes}")
-    known = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-    return {name: known.get(name, batch.token_types) for name in inputs}

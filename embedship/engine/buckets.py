@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from embedship.plan import Batch
+from embedship.batches import Batch
 
 # Tensor cores take multiples of 8; at 16 a batch of 128 tokens is padded by 6% at most, and 512 tokens make 32 widths.
 _WIDTH = 16

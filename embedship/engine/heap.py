@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 
-from embedship.plan import BUDGET
+from embedship.batches import BUDGET
 
 # More padded tokens than this are no everyday batch: the memory they took is given back, which costs some 50 ms.
 LARGE = 4 * BUDGET

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from embedship.batches import Batch
 from embedship.bundle import Precision
 from embedship.codes import Vectors
-from embedship.engine import feed, heap
+from embedship.engine import heap
+from embedship.engine.inputs import feed
 from embedship.errors import EngineError, MissingExtra
-from embedship.plan import Batch
 
 try:
     import onnxruntime as ort

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from embedship.batches import Batch
 from embedship.bundle import Pipeline, Precision
 from embedship.codes import Vectors
 from embedship.device import Device, Kind
-from embedship.engine import feed
 from embedship.engine.buckets import bucketed
+from embedship.engine.inputs import feed
 from embedship.engine.onnxruntime import FAILURES
 from embedship.errors import EngineError, MissingExtra, install
-from embedship.plan import Batch
 
 try:
     import onnxruntime as ort

@@ -16,12 +16,13 @@ from threading import Lock
 
 import numpy as np
 
+from embedship.batches import Batch
 from embedship.bundle import Precision
 from embedship.codes import Vectors
 from embedship.device import Device, Kind
-from embedship.engine import feed, heap
+from embedship.engine import heap
+from embedship.engine.inputs import feed
 from embedship.errors import EngineError, MissingExtra
-from embedship.plan import Batch
 
 # Importing openvino reports itself to Google Analytics, unless the package that does so cannot be imported.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import IO, NamedTuple, Protocol
 
 from embedship.errors import UnsafeError
-from embedship.sealed import File
+from embedship.files.sealed import File
 from embedship.transfer import Source
 from embedship.transfer.errors import Interrupted, Missing, Refused
-from embedship.transfer.patience import Patience
+from embedship.transfer.retry import Patience
 
 
 class Hash(Protocol):

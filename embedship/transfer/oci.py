@@ -17,13 +17,13 @@ from typing import Any
 
 import msgspec
 
-from embedship import sealed
 from embedship.bundle import MANIFEST, SIGNATURE, Bundle
 from embedship.errors import UnsafeError, UsageError
-from embedship.sealed import File
+from embedship.files import sealed
+from embedship.files.sealed import File
 from embedship.transfer.errors import Missing
-from embedship.transfer.patience import Patience
 from embedship.transfer.registry import MANIFEST_TYPE, Reference, Registry, digest_of
+from embedship.transfer.retry import Patience
 
 ARTIFACT = "application/vnd.embedship.bundle.v1"
 _TITLE = "org.opencontainers.image.title"

@@ -11,15 +11,15 @@ from typing import Protocol
 
 import msgspec
 
-from embedship import sealed, whole
 from embedship.bundle import MANIFEST, SIGNATURE, Bundle, Manifest
 from embedship.errors import EmbedshipError, MismatchError, UnsafeError, UsageError
-from embedship.sealed import File
-from embedship.staging import Incoming, resumed
+from embedship.files import atomic_file, sealed
+from embedship.files.atomic_folder import Incoming, resumed
+from embedship.files.sealed import File
 from embedship.transfer import Source, download
 from embedship.transfer.download import Downloader
-from embedship.transfer.patience import Patience
 from embedship.transfer.registry import digest_of
+from embedship.transfer.retry import Patience
 
 _LARGEST_MANIFEST = 16 << 20  # bytes
 _LARGEST_SIGNATURE = 16 << 20
@@ -187,7 +187,7 @@ def _add_signature(source: Source, bundle: Bundle, wishes: Wishes) -> None:
     """Nothing is written where the source has none."""
     signature = download.optional(source, SIGNATURE, _LARGEST_SIGNATURE, wishes.patience)
     if signature is not None:
-        whole.write(bundle.path(SIGNATURE), signature)
+        atomic_file.write(bundle.path(SIGNATURE), signature)
 
 
 def _require_signed(source: Source, bundle: Bundle, wishes: Wishes) -> None:
@@ -204,13 +204,13 @@ def _require_signed(source: Source, bundle: Bundle, wishes: Wishes) -> None:
         try:
             _verify_signature(bundle, wishes)
         except UnsafeError:
-            path.unlink(missing_ok=True) if before is None else whole.write(path, before)
+            path.unlink(missing_ok=True) if before is None else atomic_file.write(path, before)
             raise
 
 
 def _verify_signature(bundle: Bundle, wishes: Wishes) -> None:
     if wishes.key:
-        from embedship import signing
+        from embedship.bundle import signing
 
         signing.check(bundle, wishes.key)
 

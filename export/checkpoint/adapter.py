@@ -11,11 +11,12 @@ import numpy as np
 from embedship.bundle import Merge
 from embedship.codes import cosine
 from embedship.errors import GateError, MismatchError, UsageError
-from embedship.export import hub, plain, probes, trust
-from embedship.export.checkpoint import load
-from embedship.export.folder import Folder, modules, read
-from embedship.export.quiet import ignoring, no_progress_bars, silence
-from embedship.sealed import sha256_of
+from embedship.export import probe_texts
+from embedship.export.checkpoint import hub, plain_transformers, trust
+from embedship.export.checkpoint.embedder import load
+from embedship.export.checkpoint.folder import Folder, modules, read
+from embedship.export.silence import ignoring, no_progress_bars, silence
+from embedship.files.sealed import sha256_of
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Merging is one addition a weight: in float32 it measures 0.9999999 here.
@@ -121,9 +122,9 @@ def _lay_out(folder: Path, base: Path, target: Path) -> None:
                          "pooled: give --pooling mean|cls|max|lasttoken")  # fmt: skip
     if not own:
         _refuse_other_tokenizer(folder, _transformer(base))
-        plain.link(base, target)
+        plain_transformers.link(base, target)
         return
-    plain.link(folder, target)
+    plain_transformers.link(folder, target)
     inner = _transformer(target)
     _unlink(inner, (CONFIG, "adapter_model.*", *_BASE_FILES))
     missing = () if (inner / "tokenizer_config.json").exists() else _TOKENIZER
@@ -152,7 +153,7 @@ def _unlink(folder: Path, patterns: Sequence[str]) -> None:
 
 def _merge(model: Any, source: Path, config: dict[str, Any]) -> float:
     """Merge into the transformer of `model`, in place; return the lowest cosine of merged to unmerged vectors."""
-    texts = probes.sample(probes.real(None), _PROBES, seed=0)
+    texts = probe_texts.sample(probe_texts.real(None), _PROBES, seed=0)
     adapted = _adapt(model[0].model, source, config)
     model.eval()
     before = model.encode(texts, prompt="", show_progress_bar=False)

@@ -19,10 +19,12 @@ import numpy as np
 from embedship.bundle import Pipeline, Similarity, Source, Task
 from embedship.codes import Vectors
 from embedship.errors import UnsafeError, UsageError
-from embedship.export import frozen, pairs, trust
-from embedship.export.checkpoint import INPUTS, LOADING, PACKAGES, VOLATILE, versions_of
-from embedship.export.folder import Folder, Module, Origin, read, refuse_newer
-from embedship.export.quiet import no_progress_bars, silence
+from embedship.export import probe_pairs
+from embedship.export.checkpoint import tokenizer as checkpoint_tokenizer
+from embedship.export.checkpoint import trust
+from embedship.export.checkpoint.embedder import INPUTS, LOADING, PACKAGES, VOLATILE, versions_of
+from embedship.export.checkpoint.folder import Folder, Module, Origin, read, refuse_newer
+from embedship.export.silence import no_progress_bars, silence
 from embedship.tokens import Text
 
 _ARCHITECTURE = "ForSequenceClassification"
@@ -51,9 +53,9 @@ class Cross:
         Raises UsageError, with cause and cure, for all that cannot be exported faithfully.
         """
         model, tokenizer = _load(folder.path)
-        tokenizer_json = frozen.tokenizer(folder.path, tokenizer)
+        tokenizer_json = checkpoint_tokenizer.tokenizer(folder.path, tokenizer)
         pipeline = _pipeline(folder.path, model, tokenizer)
-        pairs.require_same_tokens(tokenizer, pipeline, tokenizer_json)
+        probe_pairs.require_same_tokens(tokenizer, pipeline, tokenizer_json)
         described = Source(
             name=name or folder.origin.name,
             weights_sha256=_weights_sha256(folder.path, model),

@@ -18,10 +18,10 @@ from embedship.bundle import Pipeline, Similarity, Source
 from embedship.codes import Vectors
 from embedship.distributions import installed_version
 from embedship.errors import UsageError
-from embedship.export import frozen
-from embedship.export.folder import Folder
-from embedship.export.original import Original
-from embedship.export.quiet import no_progress_bars, silence
+from embedship.export.checkpoint import tokenizer
+from embedship.export.checkpoint.folder import Folder
+from embedship.export.checkpoint.protocol import Original
+from embedship.export.silence import no_progress_bars, silence
 from embedship.tokens import Text
 
 PACKAGES = (
@@ -64,9 +64,9 @@ class Checkpoint:
         folder = source if isinstance(source, Folder) else Folder.open(source)
         model = load(folder)
         _refuse_unsupported(folder, model)
-        tokenizer_json = frozen.tokenizer(folder.path, model.tokenizer)
+        tokenizer_json = tokenizer.tokenizer(folder.path, model.tokenizer)
         pipeline = _pipeline(folder, model, tokenizer_json)
-        frozen.require_same_tokens(model, pipeline, tokenizer_json)
+        tokenizer.require_same_tokens(model, pipeline, tokenizer_json)
         merged = ("peft",) if folder.origin.merge else ()
         described = Source(
             name=name or folder.origin.name,
@@ -191,7 +191,7 @@ def _pipeline(folder: Folder, model: Any, tokenizer_json: str) -> Pipeline:
         dimension=dimension,
         dimensions=folder.matryoshka(dimension),
         max_tokens=_max_tokens(folder, model),
-        lowercase=folder.lowercase and not frozen.lowers(tokenizer_json),
+        lowercase=folder.lowercase and not tokenizer.lowers(tokenizer_json),
         normalised=kinds[-1] == "Normalize" and not cuts(model),
         similarity=_similarity(folder, model),
         prompts={name: text or "" for name, text in model.prompts.items()},

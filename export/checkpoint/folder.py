@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from embedship.bundle import Merge
 from embedship.errors import UnsafeError, UsageError
-from embedship.export import trust
+from embedship.export.checkpoint import trust
 
 # Dropout does nothing at inference.
 KNOWN = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from embedship.errors import UsageError
-from embedship.export import quiet
+from embedship.export import silence
 
 _ID = re.compile(r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
 _WANTED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.py", "README.md")
@@ -34,7 +34,7 @@ def fetch(text: str, pickles: bool = False) -> Path:
     assert found, text
     patterns = (*_WANTED, "*.bin") if pickles else _WANTED
     command = [sys.executable, "-P", "-m", __name__, found["id"], found["revision"] or "main", *patterns]
-    done = subprocess.run(command, env=quiet.as_given(), stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(command, env=silence.as_given(), stdout=subprocess.PIPE, text=True, check=False)
     answer = json.loads(done.stdout or '{"error": "the download ended without an answer"}')
     if "error" in answer:
         raise UsageError(f"{text} is no folder here, and could not be fetched from the hub: {answer['error']}")

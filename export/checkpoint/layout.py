@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from embedship.bundle import TOKENIZER
-from embedship.export.folder import Folder
+from embedship.export.checkpoint.folder import Folder
 
 _ROOT = ("modules.json", "config_sentence_transformers.json")
 _TRANSFORMER = (

@@ -16,12 +16,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from embedship import staging
 from embedship.bundle import Merge, Task
 from embedship.errors import EmbedshipError, UsageError
-from embedship.export import adapter, cross, hub, plain, trust
-from embedship.export.folder import Folder, Origin, model_name
+from embedship.export.checkpoint import adapter, cross_encoder, hub, plain_transformers, trust
+from embedship.export.checkpoint.folder import Folder, Origin, model_name
 from embedship.export.steps import Steps
+from embedship.files import atomic_folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ def opened(checkpoint: Path | str, how: Opening, steps: Steps | None = None) -> 
     Raises UsageError or UnsafeError for what cannot be opened, GateError for an adapter that does not merge exactly.
     """
     given, origin = _local(str(checkpoint), how)
-    with staging.terminable(), tempfile.TemporaryDirectory(prefix="embedship-") as name:
+    with atomic_folder.terminable(), tempfile.TemporaryDirectory(prefix="embedship-") as name:
         room = Path(name).resolve()
         code = trust.private_modules(room / "modules") if how.trust_remote_code else nullcontext()
         try:
@@ -69,7 +69,7 @@ def _local(text: str, how: Opening) -> tuple[Path, Origin]:
 
 def _folder(given: Path, origin: Origin, room: Path, how: Opening, steps: Steps) -> Folder:
     if how.task is Task.RERANK:
-        return cross.folder_of(_ready(given, room / "whole", how), origin)
+        return cross_encoder.folder_of(_ready(given, room / "whole", how), origin)
     if adapter.is_adapter(given):
         with steps.step("merge the adapter"):
             folder, merge = _merged(given, room, how)
@@ -83,7 +83,7 @@ def _merged(given: Path, room: Path, how: Opening) -> tuple[Path, Merge]:
     if how.trust_remote_code:
         raise UsageError(f"{given} is an adapter, and none is merged into a base with code of its own: merge it first")
     if (given / "modules.json").is_file():
-        plain.refuse_unused(given, how.pooling, how.normalize)
+        plain_transformers.refuse_unused(given, how.pooling, how.normalize)
     base = _local(how.base or adapter.base_of(given), how)[0]
     return adapter.merge(_ready(given, room / "adapter", how), _whole(base, room / "base", how), room)
 
@@ -92,11 +92,11 @@ def _whole(given: Path, target: Path, how: Opening) -> Path:
     """A folder with a pooling: the given one's own, or the one that was asked for."""
     ready = _ready(given, target, how)
     if not how.pooling or (ready / "modules.json").is_file():
-        plain.refuse_unused(ready, how.pooling, how.normalize)
+        plain_transformers.refuse_unused(ready, how.pooling, how.normalize)
         return ready
     if ready == given:
-        plain.link(given, target)
-    plain.pool(target, how.pooling, how.normalize)
+        plain_transformers.link(given, target)
+    plain_transformers.pool(target, how.pooling, how.normalize)
     return target
 
 
@@ -104,7 +104,7 @@ def _ready(given: Path, target: Path, how: Opening) -> Path:
     """A folder in which what is vouched for is safe to open: our own copy of its bytes, made before they are hashed."""
     if not how.vouches or not given.is_dir():
         return given
-    plain.link(given, target)
+    plain_transformers.link(given, target)
     for path in target.rglob("*.py"):
         source = path.resolve()
         path.unlink()

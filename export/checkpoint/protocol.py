@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from embedship.bundle import Pipeline, Source
 from embedship.codes import Vectors
-from embedship.export.folder import Folder
+from embedship.export.checkpoint.folder import Folder
 from embedship.tokens import Text
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from embedship.bundle import TOKENIZER, Pipeline
 from embedship.errors import UsageError
-from embedship.export.probes import hostile
+from embedship.export.probe_texts import hostile
 from embedship.tokens import Tokenizer
 
 

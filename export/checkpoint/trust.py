@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from embedship.errors import UnsafeError
-from embedship.sealed import sha256_of
+from embedship.files.sealed import sha256_of
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _WEIGHTS = ("pytorch_model*.bin", "adapter_model*.bin")

@@ -12,13 +12,13 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from embedship import choice, engine, hardware
+from embedship import engine, hardware, variant_choice
 from embedship.bundle import Bundle, Measured
 from embedship.encoder import Encoder
 from embedship.errors import GateError, UsageError
-from embedship.export import quality
-from embedship.export.dataset import Dataset
-from embedship.export.quality import PLAIN, STORAGES, Encoded, Storage
+from embedship.export.gates import retrieval_metrics
+from embedship.export.gates.dataset import Dataset
+from embedship.export.gates.retrieval_metrics import PLAIN, STORAGES, Encoded, Storage
 from embedship.tokens import Tokenizer
 
 _STORAGES = {str(storage): storage for storage in STORAGES}
@@ -54,7 +54,7 @@ def evaluate(
 
     The figures are those of sentence-transformers' InformationRetrievalEvaluator. accuracy@k is the hit rate.
     """
-    from embedship.export.report import rows_table
+    from embedship.export.report.console import rows_table
 
     opened = Bundle.open(bundle)
     names = _names(opened, variants)
@@ -68,9 +68,9 @@ def evaluate(
     for name in [*plain, *names]:
         encoded = _encoded(opened, name, data)
         if name in names:
-            rows += quality.grid(data, encoded, wanted_dimensions, storages, opened.manifest.codes)
+            rows += retrieval_metrics.grid(data, encoded, wanted_dimensions, storages, opened.manifest.codes)
         if name == opened.plain.name:
-            baseline = quality.measure(data, encoded, PLAIN)
+            baseline = retrieval_metrics.measure(data, encoded, PLAIN)
     if not rows:
         raise UsageError(
             "nothing to measure: sign bits need a dimension divisible by 8; name other --codes or --dimensions"
@@ -83,7 +83,9 @@ def evaluate(
     if max_recall_drop is not None:
         narrowed = bool(dimensions or codes)
         full = opened.manifest.pipeline.dimension
-        judged = [row for row in rows if narrowed or (row.dimension == full and quality.storage(row) == PLAIN)]
+        judged = [
+            row for row in rows if narrowed or (row.dimension == full and retrieval_metrics.storage(row) == PLAIN)
+        ]
         _judge(judged, baseline, max_recall_drop)
 
 
@@ -95,7 +97,7 @@ def _names(bundle: Bundle, wanted: str) -> list[str]:
             if not here.meets(variant.needs):
                 Console(stderr=True).print(f"{variant.name} is left out: it is for {' or '.join(variant.needs)}")
         return [v.name for v in bundle.manifest.variants if here.meets(v.needs)]
-    named = [bundle.variant(name) for name in _parts(wanted)] or [choice.variant(bundle)]
+    named = [bundle.variant(name) for name in _parts(wanted)] or [variant_choice.variant(bundle)]
     for variant in named:
         engine.require(variant, here)
     return [variant.name for variant in named]
@@ -124,12 +126,12 @@ def _encoded(bundle: Bundle, name: str, data: Dataset) -> Encoded:
     """Each corpus is encoded once a variant; dimensions and codes are cut from that."""
     total = len(data.documents) + len(data.queries)
     with Encoder.open(bundle, name) as encoder, _bar(name, total) as advance:
-        doors = quality.doors(encoder, advance)
+        doors = retrieval_metrics.doors(encoder, advance)
         return Encoded.make(name, data, *doors, bundle.manifest.pipeline)
 
 
 @contextmanager
-def _bar(name: str, total: int) -> Iterator[quality.Advance]:
+def _bar(name: str, total: int) -> Iterator[retrieval_metrics.Advance]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(name, total=total)
@@ -140,9 +142,9 @@ def _judge(rows: Sequence[Measured], baseline: Measured, budget: float) -> None:
     """Raise GateError naming every row that lost too much."""
     before = baseline.metrics["recall@10"]
     lost = [
-        f"{row.variant} {row.dimension} {quality.storage(row)} {row.metrics['recall@10']:.4f}"
+        f"{row.variant} {row.dimension} {retrieval_metrics.storage(row)} {row.metrics['recall@10']:.4f}"
         for row in rows
-        if not quality.drop(baseline, row) <= budget
+        if not retrieval_metrics.drop(baseline, row) <= budget
     ]
     if lost:
         raise GateError(

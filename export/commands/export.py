@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from embedship.bundle import Bundle, Objective, Task
-from embedship.export.converter import Converter
-from embedship.export.targets import Target
+from embedship.export.variants.converter import Converter
+from embedship.export.variants.targets import Target
 
 if TYPE_CHECKING:
-    from embedship.export.build import Wishes
+    from embedship.export.options import Wishes
     from embedship.export.steps import Steps
 
 _VARIANTS = (
@@ -142,11 +142,12 @@ def export(
     3 and writes nothing if that is the plain float32 graph or a variant of --variants, 2 for what cannot be exported, 4
     for a checkpoint that is unsafe to open.
     """
-    from embedship.export.quiet import stay_offline
+    from embedship.export.silence import stay_offline
 
     stay_offline()
-    from embedship.export import parity
-    from embedship.export.build import Wishes, build
+    from embedship.export.build import build
+    from embedship.export.gates import parity
+    from embedship.export.options import Wishes
     from embedship.export.steps import Steps
 
     wishes = Wishes(
@@ -183,14 +184,14 @@ def _plan(checkpoint: str, out: Path, wishes: Wishes, steps: Steps, as_json: boo
     import msgspec
     from rich.console import Console
 
-    from embedship.export import plan
+    from embedship.export import dry_run as export_dry_run
 
-    planned = plan.plan(checkpoint, out, wishes, steps)
+    planned = export_dry_run.plan(checkpoint, out, wishes, steps)
     if as_json:
         typer.echo(msgspec.json.encode(planned).decode())
         return
     console = Console(highlight=False)
-    console.print(plan.table(planned))
+    console.print(export_dry_run.table(planned))
     count, size = len(planned.files), planned.bytes / 1e6
     console.print(f"{out} would hold {count} files, about {size:,.0f} MB, checked on {planned.texts} texts")
 
@@ -198,20 +199,20 @@ def _plan(checkpoint: str, out: Path, wishes: Wishes, steps: Steps, as_json: boo
 def _report(bundle: Bundle, seconds: dict[str, float], as_json: bool) -> None:
     from rich.console import Console
 
-    from embedship.export import report
+    from embedship.export.report import console as report_console
 
     if as_json:
-        typer.echo(report.as_json(bundle, seconds))
+        typer.echo(report_console.as_json(bundle, seconds))
         return
     console = Console(highlight=False)
-    console.print(report.table(bundle))
+    console.print(report_console.table(bundle))
     for line in (
-        *report.left_out(bundle),
-        *report.fused(bundle),
-        *report.source(bundle.manifest.source),
-        *report.notes(bundle),
+        *report_console.left_out(bundle),
+        *report_console.fused(bundle),
+        *report_console.source(bundle.manifest.source),
+        *report_console.notes(bundle),
     ):
         console.print(line, soft_wrap=True)
     if bundle.manifest.quality:
-        console.print(report.quality_table(bundle.manifest.quality))
+        console.print(report_console.quality_table(bundle.manifest.quality))
     console.print(f"{bundle.folder} is ready, fingerprint {bundle.fingerprint[:12]}", soft_wrap=True)

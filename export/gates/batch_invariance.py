@@ -12,15 +12,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from embedship.batches import Batch
 from embedship.bundle import Floors, Invariance, Variant
 from embedship.codes import Vectors, cosine
 from embedship.encoder import Encoder
 from embedship.errors import GateError
-from embedship.export.checkpoint import Checkpoint
-from embedship.export.probes import shown
-from embedship.golden import ALONE_FLOOR, company_floor
+from embedship.export.checkpoint.embedder import Checkpoint
+from embedship.export.probe_texts import shown
+from embedship.golden_texts import ALONE_FLOOR, company_floor
 from embedship.likeness import likeness
-from embedship.plan import Batch
 from embedship.tokens import Text, Tokens
 
 # Long texts make the company expensive, and invariance breaks for short ones first: they are padded most.

@@ -10,9 +10,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from embedship import jsonl, qrels
 from embedship.bundle import Pipeline
 from embedship.errors import UsageError
+from embedship.files import jsonl, qrels
 from embedship.tokens import Tokenizer
 
 

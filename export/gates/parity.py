@@ -15,12 +15,13 @@ from embedship.bundle import Floors, Invariance, Parity, Precision, Stage, Task
 from embedship.codes import Vectors, normalise
 from embedship.encoder import Encoder
 from embedship.errors import GateError, UsageError
-from embedship.export import invariance, pairs, probes
-from embedship.export.checkpoint import Checkpoint
-from embedship.export.failures import failing
-from embedship.export.original import Original
-from embedship.export.probes import shown
-from embedship.golden import Golden
+from embedship.export import probe_pairs, probe_texts
+from embedship.export.checkpoint.embedder import Checkpoint
+from embedship.export.checkpoint.protocol import Original
+from embedship.export.gates import batch_invariance
+from embedship.export.probe_texts import shown
+from embedship.export.variant_failures import failing
+from embedship.golden_texts import REAL, Golden
 from embedship.likeness import likeness, spread
 from embedship.likeness import measure as called
 from embedship.tokens import Text, Tokenizer
@@ -76,7 +77,7 @@ class Probes:
 
         Raises GateError if the checkpoint itself gives NaN or infinity.
         """
-        nasty = pairs.hostile(tokenizer, checkpoint.pipeline)
+        nasty = probe_pairs.hostile(tokenizer, checkpoint.pipeline)
         prompts = ["", *(prompt for prompt in checkpoint.pipeline.prompts.values() if prompt)]
         prompted = [prompts[i % len(prompts)] + text if isinstance(text, str) else text for i, text in enumerate(real)]
         kept = [_fits(tokenizer, texts) for texts in (nasty, prompted)]
@@ -87,7 +88,7 @@ class Probes:
             raise GateError(f"the checkpoint itself gives NaN or infinity, for {shown(texts[row])}: nothing to export")
         company = len(kept[0]) + _COMPANY_REAL
         # A cross-encoder answers at one place; no server pads it on the left, and nobody asks it to be right then.
-        either_side = isinstance(checkpoint, Checkpoint) and invariance.either_side(
+        either_side = isinstance(checkpoint, Checkpoint) and batch_invariance.either_side(
             checkpoint, texts[:company], vectors[:company]
         )
         brief = _fits(tokenizer, short)
@@ -101,7 +102,7 @@ class Probes:
 
     def golden(self, tokenizer: Tokenizer) -> Golden:
         """The hostile ones and the first of the real ones, with their token ids."""
-        count = self.hostile + golden.REAL
+        count = self.hostile + REAL
         texts = self.texts[:count]
         return Golden(texts, tokenizer(texts).ids, self.vectors[:count])
 
@@ -111,8 +112,10 @@ def _fits(tokenizer: Tokenizer, texts: Sequence[Text]) -> list[Text]:
 
     Of pairs it is left out.
     """
-    cut = [probes.within(tokenizer, text, probes.LONGEST) if isinstance(text, str) else text for text in texts]
-    return [text for text, n in zip(cut, tokenizer(cut).lengths, strict=True) if 0 < n <= probes.LONGEST]
+    cut = [
+        probe_texts.within(tokenizer, text, probe_texts.LONGEST) if isinstance(text, str) else text for text in texts
+    ]
+    return [text for text, n in zip(cut, tokenizer(cut).lengths, strict=True) if 0 < n <= probe_texts.LONGEST]
 
 
 class Agreement(NamedTuple):
@@ -191,7 +194,7 @@ def _order(task: Task, probes: Probes, vectors: Vectors) -> float:
     """How far the order of what is found stays the checkpoint's."""
     if task is Task.EMBED:
         return overlap(vectors, probes.vectors)
-    return pairs.concordance(probes.texts, vectors, probes.vectors)
+    return probe_pairs.concordance(probes.texts, vectors, probes.vectors)
 
 
 def _spreads(scores: Vectors, expected: Vectors) -> float:
@@ -269,8 +272,8 @@ def require(encoder: Encoder, probes: Probes, floors: dict[Precision, Floors]) -
         parity, cosines = measure(encoder, name, probes)
         judge(name, encoder.engine.precision, parity, demanded, encoder.bundle.task)
     with failing(name, Stage.INVARIANCE):
-        certificate = invariance.certify(encoder, probes.company, probes.either_side)
-        invariance.judge(encoder.variant, certificate, demanded)
+        certificate = batch_invariance.certify(encoder, probes.company, probes.either_side)
+        batch_invariance.judge(encoder.variant, certificate, demanded)
     with failing(name, Stage.GOLDEN):
         golden.check(encoder)
     return Agreement(parity, certificate, cosines)

@@ -9,12 +9,12 @@ from typing import NamedTuple
 from embedship.bundle import Codes, Measured, Quality, Stage
 from embedship.encoder import Encoder
 from embedship.errors import GateError
-from embedship.export import calibrate, quality
-from embedship.export.checkpoint import Checkpoint
-from embedship.export.dataset import Dataset
-from embedship.export.failures import Failures, failing
-from embedship.export.quality import PLAIN, STORAGES, Encode, Encoded
+from embedship.export.checkpoint.embedder import Checkpoint
+from embedship.export.gates import retrieval_metrics, vector_codes
+from embedship.export.gates.dataset import Dataset
+from embedship.export.gates.retrieval_metrics import PLAIN, STORAGES, Encode, Encoded
 from embedship.export.steps import Steps
+from embedship.export.variant_failures import Failures, failing
 
 
 class Retrieval(NamedTuple):
@@ -28,8 +28,10 @@ class Retrieval(NamedTuple):
 def on_texts(encoder: Encoder, codes: Codes, documents: list[str], queries: list[str]) -> Retrieval:
     """Without questions and answers: the multiplier alone, over texts among texts."""
     sample = Dataset("texts", documents, queries, [])
-    encoded = Encoded.make(encoder.variant.name, sample, *quality.doors(encoder), encoder.bundle.manifest.pipeline)
-    return Retrieval(encoder.variant.name, calibrate.rescoring(codes, encoded), None)
+    encoded = Encoded.make(
+        encoder.variant.name, sample, *retrieval_metrics.doors(encoder), encoder.bundle.manifest.pipeline
+    )
+    return Retrieval(encoder.variant.name, vector_codes.rescoring(codes, encoded), None)
 
 
 def on_questions(
@@ -53,17 +55,19 @@ def on_questions(
     pipeline = checkpoint.pipeline
     with steps.step("retrieval of the checkpoint"):
         encoded = Encoded.make("checkpoint", data, *_doors(checkpoint), pipeline)
-        rows = [quality.measure(data, encoded, PLAIN)]
+        rows = [retrieval_metrics.measure(data, encoded, PLAIN)]
     chosen = None
     for name in dict.fromkeys([*ranked, *encoders]):
         step = steps.step(f"retrieval of {name}")
         with failures.optional(name), failing(name, Stage.RETRIEVAL), step:
-            encoded = Encoded.make(name, data, *quality.doors(encoders[name]), pipeline)
-            row = quality.measure(data, encoded, PLAIN)
+            encoded = Encoded.make(name, data, *retrieval_metrics.doors(encoders[name]), pipeline)
+            row = retrieval_metrics.measure(data, encoded, PLAIN)
             rows.append(row)
-            if chosen is None and name in ranked and (budget is None or quality.drop(rows[0], row) <= budget):
-                chosen, codes = name, calibrate.rescoring(codes, encoded)
-                rows += [r for r in quality.grid(data, encoded, pipeline.dimensions, STORAGES, codes) if r != row]
+            if chosen is None and name in ranked and (budget is None or retrieval_metrics.drop(rows[0], row) <= budget):
+                chosen, codes = name, vector_codes.rescoring(codes, encoded)
+                rows += [
+                    r for r in retrieval_metrics.grid(data, encoded, pipeline.dimensions, STORAGES, codes) if r != row
+                ]
     if chosen is None:
         raise GateError(_over_budget(data.name, budget, rows))
     found = Quality(

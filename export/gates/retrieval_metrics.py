@@ -20,7 +20,7 @@ from embedship.bundle import Code, Codes, Measured, Pipeline, Similarity
 from embedship.codes import Vectors, cut, normalise
 from embedship.encoder import Encoder
 from embedship.errors import EngineError
-from embedship.export.dataset import Dataset
+from embedship.export.gates.dataset import Dataset
 
 KS = (1, 3, 5, 10)
 DEPTH = 100

@@ -8,9 +8,9 @@ import msgspec
 
 from embedship.bundle import Code, Codes, Similarity
 from embedship.codes import Int8Scale, Vectors, cut, normalise
-from embedship.export.checkpoint import Checkpoint
-from embedship.export.quality import Encoded, Rows, again, nearest, stored
-from embedship.monitor.recall import overlap
+from embedship.export.checkpoint.embedder import Checkpoint
+from embedship.export.gates.retrieval_metrics import Encoded, Rows, again, nearest, stored
+from embedship.monitor.recall.rolling import overlap
 from embedship.tokens import Text
 
 # Sign bits split a unit vector where sentence-transformers and FAISS split it.

@@ -10,9 +10,9 @@ import msgspec
 from rich.box import SIMPLE
 from rich.table import Table
 
-from embedship import choice, shapes
+from embedship import shapes, variant_choice
 from embedship.bundle import Bundle, Choice, Measured, Quality, Quantisation, Runtime, Source, Task, Variant
-from embedship.export.probes import LONGEST
+from embedship.export.probe_texts import LONGEST
 from embedship.likeness import measure
 
 _METRICS = {
@@ -132,13 +132,15 @@ def _passed_over(bundle: Bundle, v: Variant) -> list[str]:
     chosen, quality, plain = bundle.manifest.choice, bundle.manifest.quality, bundle.plain.name
     if v.name not in chosen.tokens_per_second:
         return [f"{v.name} is for {' or '.join(v.needs)}: its speed was not measured here, and it is not chosen"]
-    speeds = choice.Speeds.from_choice(chosen)
-    ratio = choice.gain(v, bundle.plain, chosen.objective, speeds)
+    speeds = variant_choice.Speeds.from_choice(chosen)
+    ratio = variant_choice.gain(v, bundle.plain, chosen.objective, speeds)
     did = f"fuses {sum(v.fused.values())} operators and" if v.fused else "fuses nothing and"
     did = f"{did} gains" if v.quantisation is Quantisation.NONE and v.runtime is Runtime.ONNXRUNTIME else "gains"
     reasons = {
-        f"{v.name} {did} nothing in {chosen.objective} ({ratio:.2f}x {plain}): not chosen": ratio < choice.GAIN,
-        f"{v.name} loses more recall@10 than --max-recall-drop: not chosen": not choice.affordable(quality, v.name),
+        f"{v.name} {did} nothing in {chosen.objective} ({ratio:.2f}x {plain}): not chosen": ratio < variant_choice.GAIN,
+        f"{v.name} loses more recall@10 than --max-recall-drop: not chosen": not variant_choice.affordable(
+            quality, v.name
+        ),
         f"{v.name} is never chosen, only named (--variant)": v.quantisation is Quantisation.DYNAMIC,
     }
     return [reason for reason, applies in reasons.items() if applies]

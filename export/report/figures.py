@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from embedship.bundle import Manifest, Measured, Quality, Variant
-from embedship.export.page import words
-from embedship.export.page.histogram import Histogram, cosine_axis, nines
-from embedship.figures import axis
-from embedship.figures.axis import Axis
-from embedship.figures.plot import (
+from embedship.charts import axis
+from embedship.charts.axis import Axis
+from embedship.charts.plot import (
     SMALL_FRAME,
     SMALL_HEIGHT,
     SMALL_WIDTH,
@@ -25,6 +23,8 @@ from embedship.figures.plot import (
     scatter,
     thinned,
 )
+from embedship.export.report import wording
+from embedship.export.report.histogram import Histogram, cosine_axis, nines
 
 
 def speed_against_cosine(manifest: Manifest) -> Plot:
@@ -37,8 +37,8 @@ def speed_against_cosine(manifest: Manifest) -> Plot:
             place_x(x, speed),
             place_y(y, variant.parity.mean),
             _kind(manifest, variant),
-            f"{variant.name}: {words.count(speed)} tokens/s, mean cosine {words.cosine(variant.parity.mean)}, "
-            f"worst {words.cosine(variant.parity.minimum)} of {variant.parity.texts} texts",
+            f"{variant.name}: {wording.count(speed)} tokens/s, mean cosine {wording.cosine(variant.parity.mean)}, "
+            f"worst {wording.cosine(variant.parity.minimum)} of {variant.parity.texts} texts",
             place_y(y, variant.parity.minimum),
         )
         for variant, speed in timed
@@ -48,7 +48,7 @@ def speed_against_cosine(manifest: Manifest) -> Plot:
 
 def speed_against_recall(manifest: Manifest, quality: Quality) -> Plot | None:
     """The same with recall@10 on the user's questions; none where no variant was searched with."""
-    plain = words.plain_rows(quality)
+    plain = wording.plain_rows(quality)
     found = [(v, speed, plain[v.name].metrics["recall@10"]) for v, speed in _timed(manifest) if v.name in plain]
     if not found:
         return None
@@ -60,7 +60,7 @@ def speed_against_recall(manifest: Manifest, quality: Quality) -> Plot | None:
             place_x(x, speed),
             place_y(y, recall),
             _kind(manifest, variant),
-            f"{variant.name}: {words.count(speed)} tokens/s, recall@10 {recall:.4f}, {quality.queries:,} queries",
+            f"{variant.name}: {wording.count(speed)} tokens/s, recall@10 {recall:.4f}, {quality.queries:,} queries",
         )
         for variant, speed, recall in found
     ]
@@ -81,7 +81,7 @@ def recall_against_bytes(quality: Quality, variant: str) -> Plot | None:
             place_x(x, row.bytes_per_vector),
             place_y(y, row.metrics["recall@10"]),
             code_class(row),
-            f"{row.dimension} dimensions, {words.code(row)}: recall@10 {row.metrics['recall@10']:.4f}, "
+            f"{row.dimension} dimensions, {wording.code(row)}: recall@10 {row.metrics['recall@10']:.4f}, "
             f"{row.bytes_per_vector:,} bytes a vector",
         )
         for row in rows
@@ -100,7 +100,9 @@ def histogram(variant: Variant, found: Histogram, worst: float, floor: float | N
         if count:
             start, end = (x.place(max(edge, x.ticks[0].value), frame.left, frame.right) for edge in (left, right))
             height = round((frame.bottom - frame.top) * count / tallest, 1)
-            hover = f"{variant.name}: {count} of {found.texts} texts from {words.cosine(left)} to {words.cosine(right)}"
+            hover = (
+                f"{variant.name}: {count} of {found.texts} texts from {wording.cosine(left)} to {wording.cosine(right)}"
+            )
             bars.append(Bar(start, round(frame.bottom - height, 1), max(round(end - start - 1, 1), 1), height, hover))
     return Plot(
         name=f"Cosines of {variant.name}",

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedship.bundle import Record
-from embedship.figures.axis import Axis, Tick
+from embedship.charts.axis import Axis, Tick
 
 # The same for every bundle, so that two reports can be laid side by side: float32 lies around 1 - 1e-12, bfloat16
 # around 1 - 1e-5, int8 around 1 - 1e-3. On an even axis all but the last would be one bar.

@@ -14,10 +14,10 @@ import msgspec
 import numpy.typing as npt
 
 from embedship.bundle import REPORT_HTML, REPORT_JSON, Manifest, Variant
-from embedship.export.page import figures, tables, words
-from embedship.export.page.histogram import Histogram
-from embedship.figures import page
-from embedship.figures.plot import Plot
+from embedship.charts import page
+from embedship.charts.plot import Plot
+from embedship.export.report import figures, tables, wording
+from embedship.export.report.histogram import Histogram
 
 _HERE = Path(__file__).parent
 
@@ -36,7 +36,7 @@ def as_json(manifest: Manifest, histograms: Mapping[str, Histogram]) -> bytes:
     """The verdict, the histograms, and the manifest without its list of files, which holds this report's own hash."""
     facts: dict[str, Any] = msgspec.to_builtins(manifest)
     del facts["files"], facts["digest"]
-    report = {"verdict": words.verdict(manifest), "cosines": histograms, **facts}
+    report = {"verdict": wording.verdict(manifest), "cosines": histograms, **facts}
     return msgspec.json.format(msgspec.json.encode(report, order="deterministic"), indent=1) + b"\n"
 
 
@@ -47,8 +47,8 @@ def html(manifest: Manifest, histograms: Mapping[str, Histogram]) -> str:
     template = page.template(_HERE / "report.html.j2")
     return template.render(
         manifest=manifest,
-        verdict=words.verdict(manifest),
-        tiles=words.tiles(manifest),
+        verdict=wording.verdict(manifest),
+        tiles=wording.tiles(manifest),
         speed=figures.speed_against_cosine(manifest) if timed else None,
         recall=figures.speed_against_recall(manifest, quality) if quality and timed else None,
         sizes=figures.recall_against_bytes(quality, choice.variant) if quality else None,

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from embedship.bundle import Provenance
-from embedship.export.folder import Folder
-from embedship.sealed import sha256_of
+from embedship.export.checkpoint.folder import Folder
+from embedship.files.sealed import sha256_of
 
 if TYPE_CHECKING:
-    from embedship.export.build import Wishes
+    from embedship.export.options import Wishes
 
 # They change nothing in the bundle; the seed has a field of its own.
 _LEFT_OUT = {"force", "sign", "seed"}

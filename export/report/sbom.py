@@ -15,9 +15,9 @@ from cyclonedx.model.license import License
 from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
-from embedship import sealed
 from embedship.bundle import Manifest
-from embedship.sealed import File
+from embedship.files import sealed
+from embedship.files.sealed import File
 
 SBOM = "sbom.cdx.json"
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from embedship.bundle import Codes, Manifest, Quality, Quantisation, Variant
-from embedship.export.page.figures import frontier
-from embedship.export.page.words import (
+from embedship.charts.table import Column, Kind, Row, Table, facts, text
+from embedship.export.report.figures import frontier
+from embedship.export.report.wording import (
     UNMEASURED,
     code,
     cosine,
@@ -14,8 +15,7 @@ from embedship.export.page.words import (
     plain_rows,
     runtime,
 )
-from embedship.export.variants import PLAIN
-from embedship.figures.table import Column, Kind, Row, Table, facts, text
+from embedship.export.variants.recipes import PLAIN
 
 _METRICS = ("recall@10", "ndcg@10", "mrr@10", "map@100", "accuracy@1")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from embedship.bundle import Code, LeftOut, Manifest, Measured, Objective, Quality, Quantisation, Runtime, Variant
-from embedship.export.variants import PLAIN
-from embedship.golden import ALONE_FLOOR
+from embedship.export.variants.recipes import PLAIN
+from embedship.golden_texts import ALONE_FLOOR
 
 UNMEASURED = "not measured"
 _BEST = {

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the command shows its help without loading it
-    from embedship.export.original import Original
+    from embedship.export.checkpoint.protocol import Original
 
 
 class Converter(StrEnum):
@@ -22,18 +22,18 @@ class Converter(StrEnum):
     def require(self) -> None:
         """Raise MissingExtra or UsageError, before anything slow begins, where it cannot run."""
         if self is Converter.OPTIMUM:
-            from embedship.export import optimum
+            from embedship.export.variants import optimum
 
             optimum.require()
 
     def write(self, checkpoint: Original, path: Path) -> None:
         """Write the whole pipeline in float32, with the outputs that its task has."""
         if self is Converter.OPTIMUM:
-            from embedship.export import optimum
-            from embedship.export.checkpoint import embedding
+            from embedship.export.checkpoint.embedder import embedding
+            from embedship.export.variants import optimum
 
             optimum.write(embedding(checkpoint), path)
         else:
-            from embedship.export import graph
+            from embedship.export.variants import torch_graph
 
-            graph.write(checkpoint, path)
+            torch_graph.write(checkpoint, path)

@@ -27,9 +27,9 @@ from onnxruntime.transformers import optimizer
 from onnxruntime.transformers.fusion_options import FusionOptions
 from onnxruntime.transformers.onnx_model import OnnxModel
 
-from embedship.export import graph, smooth
-from embedship.export.quiet import silence
-from embedship.export.targets import Target
+from embedship.export.silence import silence
+from embedship.export.variants import smoothquant, torch_graph
+from embedship.export.variants.targets import Target
 
 Feed = dict[str, npt.NDArray[np.int64]]
 FP32 = "onnx/model.onnx"
@@ -44,7 +44,7 @@ def basic(source: Path, target: Path, config: Any) -> dict[str, int]:
     """O1: constants folded and dead nodes removed by the session, which does the same to every graph it loads."""
     with silence():
         model = optimizer.optimize_model(str(source), _known(config), opt_level=1, only_onnxruntime=True).model
-    graph.save(model, target)
+    torch_graph.save(model, target)
     return {}
 
 
@@ -55,7 +55,7 @@ def optimise(source: Path, target: Path, config: Any, gelu_approximation: bool) 
     the fusions do not know the architecture, which is no error but worth saying (onnxruntime #23864).
     """
     fused = _fuse(source, config, gelu_approximation=gelu_approximation)
-    graph.save(fused.model, target)
+    torch_graph.save(fused.model, target)
     return _counts(fused)
 
 
@@ -65,7 +65,7 @@ def halve(source: Path, target: Path, config: Any) -> dict[str, int]:
     counts = _counts(fused)
     with silence():
         fused.convert_float_to_float16(keep_io_types=True)
-    graph.save(fused.model, target)
+    torch_graph.save(fused.model, target)
     return counts
 
 
@@ -79,8 +79,8 @@ def quantise(source: Path, target: Path, config: Any, feeds: Sequence[Feed], isa
     model = fused.model
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder, "prepared.onnx")
-        graph.save(model, prepared)
-        smooth.smooth(model, smooth.largest(prepared, feeds))
+        torch_graph.save(model, prepared)
+        smoothquant.smooth(model, smoothquant.largest(prepared, feeds))
     names = _declare(model)
     with _files(model) as (prepared, quantised), silence():
         quantize_static(
@@ -93,12 +93,12 @@ def quantise(source: Path, target: Path, config: Any, feeds: Sequence[Feed], isa
             activation_type=QuantType.QInt8 if isa is Target.ARM64 else QuantType.QUInt8,
             # Percentiles are no way out: the outliers carry the meaning, and cut at 99.99% the mean cosine is 0.889.
             calibrate_method=CalibrationMethod.MinMax,
-            use_external_data_format=graph.is_large(model),
+            use_external_data_format=torch_graph.is_large(model),
             # Ranges averaged over texts, not the extremes of all.
             extra_options={"CalibMovingAverage": True, "OpTypesToExcludeOutputQuantization": ["MatMul"]},
             **_weights(isa),
         )
-        graph.save(onnx.load(str(quantised)), target)
+        torch_graph.save(onnx.load(str(quantised)), target)
     return _counts(fused) | {"QuantizedMatMul": len(names)}
 
 
@@ -112,11 +112,11 @@ def quantise_dynamically(source: Path, target: Path, config: Any, isa: Target) -
             quantised,
             nodes_to_quantize=names,
             op_types_to_quantize=["MatMul"],
-            use_external_data_format=graph.is_large(fused.model),
+            use_external_data_format=torch_graph.is_large(fused.model),
             extra_options={"MatMulConstBOnly": True, "DefaultTensorType": onnx.TensorProto.FLOAT},
             **_weights(isa),
         )
-        graph.save(onnx.load(str(quantised)), target)
+        torch_graph.save(onnx.load(str(quantised)), target)
     return _counts(fused) | {"MatMulInteger": len(names)}
 
 
@@ -136,7 +136,7 @@ def quantise_weights(source: Path, target: Path, config: Any, isa: Target) -> di
         quantiser = nbits.MatMulNBitsQuantizer(fused.model, algo_config=settings)
         quantiser.process()
     model = quantiser.model.model
-    graph.save(model, target)
+    torch_graph.save(model, target)
     return _counts(fused) | {"MatMulNBits": sum(node.op_type == "MatMulNBits" for node in model.graph.node)}
 
 
@@ -149,7 +149,7 @@ def _weights(isa: Target) -> dict[str, Any]:
 def _files(model: onnx.ModelProto) -> Iterator[tuple[Path, Path]]:
     """The model as a file, and the place for another: the quantisers take paths."""
     with tempfile.TemporaryDirectory() as folder:
-        graph.save(model, Path(folder, "prepared.onnx"))
+        torch_graph.save(model, Path(folder, "prepared.onnx"))
         yield Path(folder, "prepared.onnx"), Path(folder, "quantised.onnx")
 
 
@@ -187,7 +187,7 @@ def _declare(model: onnx.ModelProto) -> list[str]:
     The outputs of fused operators have no declared type, and the quantiser silently leaves those activations in
     float32: ONNX Runtime then runs MatMulNBits, slower than float32. The mark keeps it from advising preprocessing.
     """
-    weighted = smooth.products(model)
+    weighted = smoothquant.products(model)
     declared = {value.name for value in model.graph.value_info}
     for name in weighted:
         if name not in declared:

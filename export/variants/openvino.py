@@ -17,10 +17,10 @@ import openvino as ov
 from embedship.bundle import Floors
 from embedship.codes import Vectors, cosine
 from embedship.errors import UsageError
-from embedship.export.onnx import Feed
-from embedship.export.quiet import silence
-from embedship.export.smooth import STRENGTH
-from embedship.export.targets import Target
+from embedship.export.silence import silence
+from embedship.export.variants.onnx import Feed
+from embedship.export.variants.smoothquant import STRENGTH
+from embedship.export.variants.targets import Target
 
 _Pair = tuple[Feed, Vectors]
 # Not bfloat16, which OpenVINO takes unasked where the CPU has it.

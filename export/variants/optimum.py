@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from embedship.errors import UsageError
-from embedship.export import graph
-from embedship.export.checkpoint import Checkpoint
-from embedship.export.quiet import ignoring, no_progress_bars, silence
+from embedship.export.checkpoint.embedder import Checkpoint
+from embedship.export.silence import ignoring, no_progress_bars, silence
+from embedship.export.variants import torch_graph
 
-_HIDDEN, _VECTORS = graph.OUTPUTS
+_HIDDEN, _VECTORS = torch_graph.OUTPUTS
 _GIVEN, _MASK = "given", "attention_mask"  # what the tail takes: token vectors under another name than it returns them
 
 
@@ -58,23 +58,28 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
             f"Optimum exports {checkpoint.pipeline.architecture} with the inputs {', '.join(given)}, and its tokenizer "
             f"gives {', '.join(checkpoint.pipeline.inputs)}: leave --converter out"
         )
-    graph.save(_joined(body, _tail(checkpoint)), path)
+    torch_graph.save(_joined(body, _tail(checkpoint)), path)
 
 
 def _transformer(checkpoint: Checkpoint) -> onnx.ModelProto:
     from optimum.exporters.onnx import onnx_export_from_model
 
     transformer = checkpoint.model[0].model
-    with tempfile.TemporaryDirectory() as folder, graph.eager(transformer), _quiet():
+    with tempfile.TemporaryDirectory() as folder, torch_graph.eager(transformer), _quiet():
         try:
             onnx_export_from_model(
-                transformer, folder, task="feature-extraction", opset=graph.OPSET, do_validation=False, device="cpu"
+                transformer,
+                folder,
+                task="feature-extraction",
+                opset=torch_graph.OPSET,
+                do_validation=False,
+                device="cpu",
             )
         except (ValueError, KeyError, RuntimeError, NotImplementedError) as error:
             raise UsageError(
                 f"Optimum cannot export {checkpoint.pipeline.architecture}: {error}; leave --converter out"
             ) from error
-        return graph.bare(onnx.load(str(Path(folder, "model.onnx"))))
+        return torch_graph.bare(onnx.load(str(Path(folder, "model.onnx"))))
 
 
 @contextmanager
@@ -84,7 +89,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-class _Tail(graph.Graph):
+class _Tail(torch_graph.Graph):
     """The pipeline behind the transformer: token vectors and mask -> the same token vectors, and pooled ones."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -101,7 +106,7 @@ class _Given(torch.nn.Module):
 def _tail(checkpoint: Checkpoint) -> onnx.ModelProto:
     width = checkpoint.model[0].model.config.hidden_size
     mask = torch.tensor([[1, 1, 1], [1, 1, 0]])  # of ones only, it would be traced as no mask at all
-    return graph.trace(_Tail(checkpoint), (torch.rand(2, 3, width), mask))
+    return torch_graph.trace(_Tail(checkpoint), (torch.rand(2, 3, width), mask))
 
 
 def _joined(body: onnx.ModelProto, tail: onnx.ModelProto) -> onnx.ModelProto:

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from embedship.batches import pad
 from embedship.bundle import Floors, Precision, Quantisation, Runtime
-from embedship.engine import feed
+from embedship.engine.inputs import feed
 from embedship.errors import UsageError
-from embedship.export import onnx, pairs, probes, targets
-from embedship.export.converter import Converter
-from embedship.export.original import Original
-from embedship.export.targets import Target
-from embedship.plan import pad
+from embedship.export import probe_pairs, probe_texts
+from embedship.export.checkpoint.protocol import Original
+from embedship.export.variants import onnx, targets
+from embedship.export.variants.converter import Converter
+from embedship.export.variants.targets import Target
 from embedship.tokens import Text, Tokenizer
 
 PLAIN, ALL, GPU = "onnx", "all", "onnx-O4"
@@ -151,7 +152,7 @@ def _make_onnx(name: str, source: Path, target: Path, bench: Workbench) -> dict[
 
 
 def _make_openvino(name: str, source: Path, target: Path, bench: Workbench) -> dict[str, int]:
-    from embedship.export import openvino
+    from embedship.export.variants import openvino
 
     match name:
         case "openvino":
@@ -172,7 +173,7 @@ def calibration(tokenizer: Tokenizer, checkpoint: Original, texts: Sequence[Text
     NNCF (0.98 with them), and 254 times one word to 0.965 by ONNX Runtime (0.997).
     """
     pipeline = checkpoint.pipeline
-    tokens = tokenizer([*pairs.hostile(tokenizer, pipeline), *texts])
-    rows = [row for row in map(tokens.row, range(len(tokens))) if 0 < row.lengths[0] <= probes.LONGEST]
+    tokens = tokenizer([*probe_pairs.hostile(tokenizer, pipeline), *texts])
+    rows = [row for row in map(tokens.row, range(len(tokens))) if 0 < row.lengths[0] <= probe_texts.LONGEST]
     batches = [pad(row.ids, pipeline.pad_id).turned(row.turns) for row in rows]
     return [feed(batch, pipeline.inputs) for batch in batches]  # type: ignore[misc]

@@ -17,7 +17,7 @@ import onnx
 import onnxruntime as ort
 from onnx import helper, numpy_helper
 
-from embedship.export import graph
+from embedship.export.variants import torch_graph
 
 # Cosine of MiniLM over 213 texts, minimum and mean: unsmoothed 0.961 0.991; 0.5 0.965 0.988; 0.6 0.990 0.996;
 # 0.8 0.994 0.998; 0.9 0.978 0.998. It costs 2% of speed: one multiplication an activation.
@@ -46,7 +46,7 @@ def largest(path: Path, feeds: Iterable[Mapping[str, object]]) -> dict[str, Row]
     names = list(products(model))
     model.graph.output.extend(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
     watched = path.with_name("watched.onnx")
-    graph.save(model, watched)
+    torch_graph.save(model, watched)
     options = ort.SessionOptions()
     options.log_severity_level = 3
     session = ort.InferenceSession(str(watched), options, providers=["CPUExecutionProvider"])

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from embedship.bundle import Task
-from embedship.export.checkpoint import Checkpoint, cuts
-from embedship.export.original import Original
-from embedship.export.quiet import ignoring, silence
+from embedship.export.checkpoint.embedder import Checkpoint, cuts
+from embedship.export.checkpoint.protocol import Original
+from embedship.export.silence import ignoring, silence
 
 # The newest that OpenVINO 2026.4 and ONNX Runtime 1.22 both read, and whose operators the fusions know.
 OPSET = 17

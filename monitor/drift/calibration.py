@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from embedship.monitor.features import Features, crossfit
-from embedship.monitor.sessions import Ids, Index, Totals, effective_size, index_of, plain_variance, totals
+from embedship.monitor.drift.features import Features, crossfit
+from embedship.monitor.drift.sessions import Ids, Index, Totals, effective_size, index_of, plain_variance, totals
 from embedship.monitor.statistics import Floats, Mask, Sample
 
 Times = NDArray[np.float64]

@@ -8,11 +8,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from embedship.monitor.budget import DEFAULT, FalseAlarms
-from embedship.monitor.calibration import Calibration, Times
-from embedship.monitor.errors import InvalidSetting
-from embedship.monitor.features import Features
-from embedship.monitor.reference import (
+from embedship.monitor.drift.calibration import Calibration, Times
+from embedship.monitor.drift.false_alarms import DEFAULT, FalseAlarms
+from embedship.monitor.drift.features import Features
+from embedship.monitor.drift.reference import (
     INTERVAL_SECONDS,
     LOOSE_LENGTH_TOLERANCE,
     WINDOW,
@@ -20,8 +19,9 @@ from embedship.monitor.reference import (
     Reference,
     require_comparable,
 )
-from embedship.monitor.repeats import distinct
-from embedship.monitor.sessions import Ids, index_of, plain_variance, totals
+from embedship.monitor.drift.repeats import distinct
+from embedship.monitor.drift.sessions import Ids, index_of, plain_variance, totals
+from embedship.monitor.errors import InvalidSetting
 from embedship.monitor.state import State
 from embedship.monitor.statistics import (
     Sample,

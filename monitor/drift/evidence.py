@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from embedship.monitor.recent import Window
+from embedship.monitor.drift.window import Window
 from embedship.monitor.statistics import Floats, Mask, ks_statistic
 
 CLUSTERS = 16

@@ -6,8 +6,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from embedship.monitor.metric import Metric
-from embedship.monitor.novelty import TINY, Groups, Novelty
+from embedship.monitor.drift.metric import Metric
+from embedship.monitor.drift.novelty import TINY, Groups, Novelty
 from embedship.monitor.statistics import Sample
 
 # Of the variance that |mean|^2 has without drift, from the plain shift: what sees a known topic come and go.

@@ -6,12 +6,12 @@ from itertools import chain, compress
 import msgspec
 import numpy as np
 
-from embedship.monitor.drift import UNKNOWN_SESSION, DriftDetector, DriftReport
-from embedship.monitor.evidence import Evidence, Known
-from embedship.monitor.intake import Sampled
+from embedship.monitor.drift.detector import UNKNOWN_SESSION, DriftDetector, DriftReport
+from embedship.monitor.drift.evidence import Evidence, Known
+from embedship.monitor.drift.reference import Reference
+from embedship.monitor.drift.window import Recent, Window
 from embedship.monitor.latch import Latch
-from embedship.monitor.recent import Recent, Window
-from embedship.monitor.reference import Reference
+from embedship.monitor.sample_queue import Sampled
 from embedship.monitor.state import State
 
 CALM_TESTS = 3  # in a row without drift, before a warning ends: at the limit, chance alone moves a score across it

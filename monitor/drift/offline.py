@@ -4,16 +4,16 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from embedship.monitor.budget import DAY_SECONDS, FalseAlarms
-from embedship.monitor.calibration import Times
-from embedship.monitor.drift import MINIMUM, DriftDetector, DriftReport, Rule
-from embedship.monitor.evidence import Evidence, Known
-from embedship.monitor.recent import Window
-from embedship.monitor.reference import Reference, require_comparable
-from embedship.monitor.sessions import Ids
+from embedship.monitor.drift.calibration import Times
+from embedship.monitor.drift.detector import MINIMUM, DriftDetector, DriftReport, Rule
+from embedship.monitor.drift.evidence import Evidence, Known
+from embedship.monitor.drift.false_alarms import DAY_SECONDS, FalseAlarms
+from embedship.monitor.drift.reference import Reference, require_comparable
+from embedship.monitor.drift.sessions import Ids
+from embedship.monitor.drift.two_sample import Pool, TwoSample, mmd
+from embedship.monitor.drift.window import Window
 from embedship.monitor.state import State
 from embedship.monitor.statistics import ks_2samp
-from embedship.monitor.two_sample import Pool, TwoSample, mmd
 
 BLOCKS = 24
 BLOCK_QUERIES = 150  # enough for MINIMUM distinct ones in most logs

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from embedship.monitor.budget import DEFAULT, FalseAlarms
-from embedship.monitor.calibration import LEAST_SESSIONS, Calibration, Times, calibrate, features
+from embedship.monitor.drift.calibration import LEAST_SESSIONS, Calibration, Times, calibrate, features
+from embedship.monitor.drift.false_alarms import DEFAULT, FalseAlarms
+from embedship.monitor.drift.features import Features
+from embedship.monitor.drift.repeats import distinct
+from embedship.monitor.drift.sessions import Ids, index_of
 from embedship.monitor.errors import InvalidSetting, InvalidVectors, ReferenceMismatch, ReferenceUnreadable
-from embedship.monitor.features import Features
-from embedship.monitor.repeats import distinct
-from embedship.monitor.sessions import Ids, index_of
 
 FORMAT = 3
 SCORE_BEFORE = 2  # the format whose vectors hold, and whose thresholds are of another score

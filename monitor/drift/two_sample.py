@@ -11,8 +11,8 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.spatial.distance import pdist
 
+from embedship.monitor.drift.sessions import Ids, Index, index_of
 from embedship.monitor.errors import InvalidVectors
-from embedship.monitor.sessions import Ids, Index, index_of
 from embedship.monitor.statistics import Floats, Sample
 
 PERMUTATIONS = 199

@@ -13,7 +13,7 @@ from threading import Lock
 import msgspec
 import numpy as np
 
-from embedship.monitor.ranking import K, Score
+from embedship.monitor.recall.score import K, Score
 from embedship.monitor.statistics import recall_interval
 
 WINDOW = 500

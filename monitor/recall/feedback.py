@@ -9,9 +9,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from embedship.monitor.ranking import K, Score, score
-from embedship.monitor.recall import RecallReport, RollingRecall
-from embedship.monitor.recent import CHARACTERS
+from embedship.monitor.drift.window import CHARACTERS
+from embedship.monitor.recall.rolling import RecallReport, RollingRecall
+from embedship.monitor.recall.score import K, Score, score
 
 STALE_SECONDS = 86_400.0  # people judge by day: a night without a judgement is no news
 

@@ -3,10 +3,10 @@
 import msgspec
 import numpy as np
 
-from embedship.monitor.calibration import Times
-from embedship.monitor.cusum import Cusum
-from embedship.monitor.ranking import K
-from embedship.monitor.recall import FALL, LEAST_BASELINE
+from embedship.monitor.drift.calibration import Times
+from embedship.monitor.recall.cusum import Cusum
+from embedship.monitor.recall.rolling import FALL, LEAST_BASELINE
+from embedship.monitor.recall.score import K
 from embedship.monitor.statistics import Floats, recall_interval
 
 WINDOW = 100

@@ -9,8 +9,8 @@ from random import Random
 
 import msgspec
 
-from embedship.monitor.ranking import K, Score
-from embedship.monitor.recall import Baseline, RecallMemory, RecallReport, RollingRecall
+from embedship.monitor.recall.rolling import Baseline, RecallMemory, RecallReport, RollingRecall
+from embedship.monitor.recall.score import K, Score
 from embedship.monitor.state import State
 
 # Labels that have not been tried for so many intervals prove nothing any more.

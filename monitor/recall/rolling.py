@@ -9,9 +9,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from embedship.monitor.cusum import RUN_LENGTH, Cusum
 from embedship.monitor.errors import InvalidSetting
 from embedship.monitor.latch import Latch
+from embedship.monitor.recall.cusum import RUN_LENGTH, Cusum
 from embedship.monitor.state import State
 from embedship.monitor.statistics import Interval, recall_interval
 

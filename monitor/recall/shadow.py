@@ -7,8 +7,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from embedship.monitor.allowance import Allowance
-from embedship.monitor.recall import Ids, RecallReport, RollingRecall, overlap
+from embedship.monitor.cpu_budget import Allowance
+from embedship.monitor.recall.rolling import Ids, RecallReport, RollingRecall, overlap
 
 Exact = Callable[[NDArray[np.float32], int], Ids]  # (n, d), k -> (n, k), -1 for no hit
 

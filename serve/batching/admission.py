@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from embedship.serve.errors import Overloaded, TooLarge
-from embedship.serve.lanes import Lane
 from embedship.serve.settings import BULK_RESERVED_FRACTION
+from embedship.serve.telemetry.request_context import Lane
 
 # How far back the pace is measured that Retry-After is computed from, and the longest wait it asks for.
 _PACE_SECONDS = 5.0

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from embedship.serve.batching.executor import Workers
 from embedship.serve.devices import Device
-from embedship.serve.workers import Workers
 
 Read = Callable[[Device], float]
 

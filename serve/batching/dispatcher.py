@@ -10,9 +10,10 @@ from collections.abc import Iterable, Sequence
 from threading import Condition, Lock
 from typing import Generic
 
+from embedship.serve.batching.priority_queue import PATIENCE, Claim, Lanes, Work
+from embedship.serve.batching.retry import Piece
 from embedship.serve.devices import Device
-from embedship.serve.isolation import Piece
-from embedship.serve.lanes import PATIENCE, Claim, Lane, Lanes, Work
+from embedship.serve.telemetry.request_context import Lane
 
 
 class Seat(Generic[Claim]):

@@ -11,19 +11,19 @@ from threading import Lock, Thread
 
 import numpy as np
 
+from embedship.batches import Layout, Shape
 from embedship.codes import Vectors
 from embedship.errors import EngineError
-from embedship.plan import Layout, Shape
-from embedship.serve.admission import Permit
+from embedship.serve.batching.admission import Permit
+from embedship.serve.batching.dispatcher import Seats
+from embedship.serve.batching.pending import Delivery, Outcome, Ticket
+from embedship.serve.batching.priority_queue import Lanes, Work
+from embedship.serve.batching.retry import Piece, after_death, after_failure
 from embedship.serve.devices import Device, DeviceDown, DeviceLost
 from embedship.serve.errors import EngineFailed
-from embedship.serve.isolation import Piece, after_death, after_failure
-from embedship.serve.journal import REQUESTS
-from embedship.serve.lanes import Lane, Lanes, Work
-from embedship.serve.metrics import Counts
-from embedship.serve.seats import Seats
-from embedship.serve.tickets import Delivery, Outcome, Ticket
-from embedship.serve.visit import NOW, Phase, mark
+from embedship.serve.telemetry.logs import REQUESTS
+from embedship.serve.telemetry.metrics import Counts
+from embedship.serve.telemetry.request_context import NOW, Lane, Phase, mark
 from embedship.tokens import Tokens
 
 logger = logging.getLogger(__name__)

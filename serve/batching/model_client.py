@@ -17,12 +17,11 @@ from embedship.bundle import Pipeline as Model
 from embedship.bundle import Task
 from embedship.codes import Vectors
 from embedship.serve import interruption
-from embedship.serve.admission import Admission, Permit
+from embedship.serve.batching.admission import Admission, Permit
+from embedship.serve.batching.executor import Workers
 from embedship.serve.errors import Invalid, TooLong
-from embedship.serve.lanes import Lane
-from embedship.serve.metrics import Counts
-from embedship.serve.visit import NOW, Phase, mark
-from embedship.serve.workers import Workers
+from embedship.serve.telemetry.metrics import Counts
+from embedship.serve.telemetry.request_context import NOW, Lane, Phase, mark
 from embedship.tokens import Text, Tokenizer, Tokens
 
 if TYPE_CHECKING:

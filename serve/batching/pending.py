@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from embedship.batches import Layout
 from embedship.codes import Vectors
-from embedship.plan import Layout
+from embedship.serve.batching.retry import Piece
 from embedship.serve.errors import EngineFailed
-from embedship.serve.isolation import Piece
-from embedship.serve.lanes import Lane
-from embedship.serve.metrics import Counts
+from embedship.serve.telemetry.metrics import Counts
+from embedship.serve.telemetry.request_context import Lane
 
 
 class Ticket:

@@ -10,10 +10,10 @@ from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
-from embedship.plan import Rectangle, round_rows
+from embedship.batches import Rectangle, round_rows
+from embedship.serve.telemetry.request_context import Lane
 
 # Bulk is served after this many interactive batches at the latest.
 PATIENCE = 4
@@ -25,11 +25,6 @@ SHRINK = 4
 # A lane that holds more looks for texts that nobody waits for any more. Streams drop them, too, but take nothing while
 # all devices are down: then clients leave and come again, and only their permits are given back.
 CROWD = 1_000
-
-
-class Lane(StrEnum):
-    INTERACTIVE = "interactive"
-    BULK = "bulk"
 
 
 class Owner(Protocol):

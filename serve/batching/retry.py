@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic
 
-from embedship.serve.lanes import Claim, Work
+from embedship.serve.batching.priority_queue import Claim, Work
 
 DEATHS = 2
 

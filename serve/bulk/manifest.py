@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from embedship.bundle import Code, Record
-from embedship.sealed import File
-from embedship.serve.bulk_output import Layout
+from embedship.files.sealed import File
+from embedship.serve.bulk.formats import Layout
 
 FORMAT = 1
 

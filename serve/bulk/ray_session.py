@@ -18,8 +18,8 @@ from embedship import hardware
 from embedship.bundle import Bundle
 from embedship.device import Device
 from embedship.errors import EmbedshipError, UsageError
-from embedship.serve.bulk_remote import Order
-from embedship.serve.bulk_shards import Encoders
+from embedship.serve.bulk.ray_worker import Order
+from embedship.serve.bulk.shards import Encoders
 
 LOCAL, AUTO = "local", "auto"
 _HERE = "127.0.0.1"
@@ -64,14 +64,14 @@ def joined(address: str, bundle: Bundle, variant: str, device: str) -> Iterator[
         raise UsageError(f"--device {device}: with --ray every device of the kind is used, so leave the number out")
     order = Order(bundle.folder.resolve(), bundle.manifest.digest, version("embedship"), variant, where)
     _quieten(address)
-    from embedship.serve import ray_bulk
+    from embedship.serve.bulk import ray_cluster
 
     # Ray prints the last lines of a lost node's log there, and stdout is for the result; its own logs have them, too.
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         try:
             _join(address)
             with Interrupts() as interrupts:  # Ray sets handlers of its own when it is joined
-                cluster = ray_bulk.Cluster(bundle, order, interrupts.check)
+                cluster = ray_cluster.Cluster(bundle, order, interrupts.check)
                 cluster.open_first()
                 yield cluster
         finally:
@@ -90,7 +90,7 @@ def _join(address: str) -> None:
     import ray
     from ray.exceptions import RayError
 
-    from embedship.serve.ray_bulk import short
+    from embedship.serve.bulk.ray_cluster import short
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == LOCAL:

@@ -14,8 +14,8 @@ from embedship.bundle import Bundle
 from embedship.device import Device
 from embedship.encoder import Encoder
 from embedship.errors import EmbedshipError, MismatchError, MissingExtra, UsageError
-from embedship.serve.bulk_records import Plan
-from embedship.serve.bulk_shards import Encoded, Job, Traits, encoded
+from embedship.serve.bulk.manifest import Plan
+from embedship.serve.bulk.shards import Encoded, Job, Traits, encoded
 
 
 class Order(NamedTuple):

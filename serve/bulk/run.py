@@ -20,15 +20,15 @@ from pathlib import Path
 
 import msgspec
 
-from embedship import sealed, whole
 from embedship.bundle import Bundle, Code
 from embedship.errors import EmbedshipError, UsageError
-from embedship.sealed import File
-from embedship.serve.bulk_input import Row, Source
-from embedship.serve.bulk_output import Layout, arrow
-from embedship.serve.bulk_places import Stamp, digest
-from embedship.serve.bulk_records import FORMAT, Manifest, Plan, Shard, Wishes
-from embedship.serve.bulk_shards import Encoded, Encoders, Job, Watcher
+from embedship.files import atomic_file, sealed
+from embedship.files.sealed import File
+from embedship.serve.bulk.formats import Layout, arrow
+from embedship.serve.bulk.manifest import FORMAT, Manifest, Plan, Shard, Wishes
+from embedship.serve.bulk.shards import Encoded, Encoders, Job, Watcher
+from embedship.serve.bulk.source import Row, Source
+from embedship.serve.bulk.storage import Stamp, digest
 from embedship.tokens import Tokenizer
 
 _BATCH = 512  # texts that are tokenised at once to find those without a token
@@ -164,8 +164,8 @@ def _begin(out: Path, plan: Plan, source: Source) -> None:
         _require_same(sealed.read(out / PLAN, Plan, FORMAT, "unfinished run"), plan, out)
         return
     ids = (msgspec.json.encode(number if row.id is None else row.id) for number, row in enumerate(source.rows()))
-    whole.write(out / IDS, b"".join(line + b"\n" for line in ids))
-    whole.write(out / PLAN, sealed.text(plan))
+    atomic_file.write(out / IDS, b"".join(line + b"\n" for line in ids))
+    atomic_file.write(out / PLAN, sealed.text(plan))
 
 
 def _require_same(there: Plan, here: Plan, out: Path) -> None:
@@ -208,16 +208,16 @@ def _jobs(source: Source, size: int, numbers: list[int]) -> Iterator[Job]:
 
 def _written(out: Path, plan: Plan, encoded: Encoded) -> Shard:
     path = out / f"vectors-{encoded.number:05d}.{plan.layout}"
-    whole.write(path, encoded.content)
+    atomic_file.write(path, encoded.content)
     shard = Shard(name=path.name, texts=encoded.texts, tokens=encoded.tokens, cut=encoded.cut, file=File.of(path))
-    whole.write(_sidecar(out, encoded.number), msgspec.json.encode(shard))
+    atomic_file.write(_sidecar(out, encoded.number), msgspec.json.encode(shard))
     return shard
 
 
 def _finish(out: Path, plan: Plan, shards: tuple[Shard, ...]) -> Manifest:
     row = (plan.dimension // 8, "uint8") if plan.code is Code.UBINARY else (plan.dimension, str(plan.code))
     manifest = sealed.seal(Manifest(format=FORMAT, plan=plan, shards=shards, ids=File.of(out / IDS), row=row))
-    whole.write(out / MANIFEST, sealed.text(manifest))
+    atomic_file.write(out / MANIFEST, sealed.text(manifest))
     _tidy(out)
     return manifest
 

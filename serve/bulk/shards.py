@@ -12,8 +12,8 @@ from embedship.codes import cut
 from embedship.distributions import installed_version
 from embedship.encoder import Encoder, require_finite
 from embedship.packing import packed
-from embedship.serve.bulk_output import WRITERS
-from embedship.serve.bulk_records import Plan
+from embedship.serve.bulk.formats import WRITERS
+from embedship.serve.bulk.manifest import Plan
 from embedship.tokens import Tokens
 
 

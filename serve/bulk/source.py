@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from embedship.errors import MissingExtra, UsageError
-from embedship.jsonl import TOO_DEEP
-from embedship.serve.bulk_places import Place, place
+from embedship.files.jsonl import TOO_DEEP
+from embedship.serve.bulk.storage import Place, place
 
 _SHOWN = 10  # bad lines that are named; a file of another kind has nothing else
 

@@ -18,11 +18,11 @@ import msgspec
 import typer
 from rich.console import Console
 
-from embedship import sealed
 from embedship.bundle import Record
 from embedship.errors import EmbedshipError, UnsafeError, UsageError
-from embedship.sealed import File
-from embedship.staging import staged, umask
+from embedship.files import sealed
+from embedship.files.atomic_folder import staged, umask
+from embedship.files.sealed import File
 
 MANIFEST = "backup.json"
 FORMAT = 1

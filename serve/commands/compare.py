@@ -11,9 +11,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from embedship import whole
 from embedship.errors import UsageError
-from embedship.serve.check import Asker
+from embedship.files import atomic_file
+from embedship.serve.client import Asker
 from embedship.serve.compare.gates import RECALL, Limits
 from embedship.serve.compare.questions import Questions
 
@@ -110,7 +110,7 @@ def compare(
     index is another model's.
     """
     if report:
-        whole.refuse(report, force=True)
+        atomic_file.refuse(report, force=True)
     limits = Limits(
         other_model=other_model,
         min_queries=min_queries,
@@ -134,7 +134,7 @@ def compare(
         _refuse(context, _OF_SERVERS, "two servers, and these are bundles")
         from embedship.serve.compare.bundles import Wishes
         from embedship.serve.compare.bundles import compare as bundles
-        from embedship.serve.compare.shelves import Where
+        from embedship.serve.compare.sources import Where
 
         where = Where(index, new_index, corpus, with_title)
         wishes = Wishes(where=where, qrels=qrels, variant=variant, new_variant=new_variant, rounds=rounds)
@@ -161,9 +161,9 @@ def _live(old: str, new: str, questions: Questions, limits: Limits, keys: Path |
 
 
 def _write(path: Path, found: Found) -> None:
-    from embedship.serve.compare.page import html
+    from embedship.serve.compare.report_page import html
 
-    whole.write(path, html(found).encode())
+    atomic_file.write(path, html(found).encode())
 
 
 def _tell(report: Report) -> None:

@@ -11,19 +11,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from embedship import whole
 from embedship.bundle import Bundle
 from embedship.errors import UsageError
-from embedship.monitor.course import Course, course
-from embedship.monitor.drift import Rule
+from embedship.files import atomic_file
+from embedship.monitor.drift.detector import Rule
+from embedship.monitor.drift.offline import Comparison, compare
+from embedship.monitor.drift.reference import Reference
 from embedship.monitor.errors import InvalidSetting, InvalidVectors
-from embedship.monitor.offline import Comparison, compare
-from embedship.monitor.reference import Reference
+from embedship.monitor.recall.history import Course, course
 from embedship.monitor.state import State
-from embedship.serve import references
-from embedship.serve.current import Log, arrays, encoded
-from embedship.serve.drift_report import Asked, Report, tests
-from embedship.serve.options import budget, cadence
+from embedship.serve.commands.options import budget, cadence
+from embedship.serve.offline import references
+from embedship.serve.offline.drift_report import Asked, Report, tests
+from embedship.serve.offline.query_log import Log, arrays, encoded
 
 EXITS = {State.OK: 0, State.UNKNOWN: 1, State.WARN: 3}
 
@@ -68,7 +68,7 @@ def drift(
     """
     spent, seconds = None if false_alarms is None else budget(false_alarms), cadence(every)
     if report:
-        whole.refuse(report, force=True)
+        atomic_file.refuse(report, force=True)
     then = references.read(reference).calibrated()
     log = _log(current, bundle, variant, then)
     try:
@@ -112,11 +112,11 @@ def _course(log: Log, baseline: float | None) -> Course | None:
 
 
 def _write(path: Path, found: Report, reference: Reference, log: Log) -> None:
-    from embedship.serve.drift_page.render import html
+    from embedship.serve.offline.drift_page.render import html
 
     page = html(found, reference, log.current)
     # With the texts of users, if they were asked for.
-    whole.write(path, page.encode(), private=any(each.text for each in found.comparison.evidence.queries))
+    atomic_file.write(path, page.encode(), private=any(each.text for each in found.comparison.evidence.queries))
 
 
 def _warn(sentence: str) -> None:

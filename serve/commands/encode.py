@@ -12,13 +12,13 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from embedship import choice
+from embedship import variant_choice
 from embedship.bundle import Bundle, Code
-from embedship.serve import bulk
-from embedship.serve.bulk_input import Columns, open_source
-from embedship.serve.bulk_output import Layout
-from embedship.serve.bulk_records import Manifest, Wishes
-from embedship.serve.bulk_shards import Encoders, Here
+from embedship.serve.bulk import run
+from embedship.serve.bulk.formats import Layout
+from embedship.serve.bulk.manifest import Manifest, Wishes
+from embedship.serve.bulk.shards import Encoders, Here
+from embedship.serve.bulk.source import Columns, open_source
 from embedship.serve.progress import Tally
 
 
@@ -80,8 +80,8 @@ def encode(
     columns = Columns(text_column, id_column)
     texts = open_source(source, columns)
     wishes = Wishes(code=code, layout=layout, dimensions=dimensions, prompt_name=prompt_name, shard_texts=shard_texts)
-    with _encoders(opened, choice.variant(opened, variant).name, device, ray) as encoders, Meter() as meter:
-        manifest = bulk.encode(encoders, texts, tuple(columns), out, wishes, meter, force=force)
+    with _encoders(opened, variant_choice.variant(opened, variant).name, device, ray) as encoders, Meter() as meter:
+        manifest = run.encode(encoders, texts, tuple(columns), out, wishes, meter, force=force)
     report = _report(out, manifest, meter)
     if as_json:
         typer.echo(msgspec.json.encode(report).decode())
@@ -93,7 +93,7 @@ def encode(
 def _encoders(bundle: Bundle, variant: str, device: str, ray: str | None) -> Iterator[Encoders]:
     """They have passed the golden texts: hours of wrong vectors would be found by nobody."""
     if ray is not None:
-        from embedship.serve.ray_join import joined
+        from embedship.serve.bulk.ray_session import joined
 
         with joined(ray, bundle, variant, device) as cluster:
             Console(stderr=True, highlight=False).print(f"encoding on {cluster}")

@@ -6,54 +6,24 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import msgspec
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from embedship import choice as choices
-from embedship import whole
-from embedship.bundle import Bundle, Code
+from embedship import variant_choice as choices
+from embedship.bundle import Bundle
 from embedship.errors import UsageError
-from embedship.serve import index_goals as asked
+from embedship.files import atomic_file
+from embedship.serve.commands import index_goals as asked
+from embedship.serve.commands.index_progress import Bar
+from embedship.serve.commands.index_report import report, show
+from embedship.serve.documents.chunking import Chunking
 from embedship.serve.index import Kind
-from embedship.serve.index.chunks import Chunking
-from embedship.serve.index.corpus import Skipped
 from embedship.serve.index.effort import LIMITS, Effort
-from embedship.serve.index.manifest import SAMPLED, VECTORS, Choice, Recall, Truncated
 from embedship.serve.index.recipe import Store
-from embedship.serve.milvus.address import Address, place
+from embedship.serve.search.address import Address, place
 
 if TYPE_CHECKING:
-    from embedship.serve.bulk_shards import Encoders
-    from embedship.serve.index.build import Built, Step, Wishes
-
-
-class Report(msgspec.Struct, frozen=True):
-    """What `--json` prints."""
-
-    index: str
-    fingerprint: str
-    variant: str
-    kind: Kind
-    factory: str
-    stage_dimension: int
-    store: Store | None
-    effort: Effort
-    documents: int
-    skipped: Skipped  # documents of the corpus without text
-    rows: int  # vectors: chunks, where documents were cut
-    chunking: Chunking | None
-    dimension: int
-    truncated: Truncated
-    exact: Code  # of the exact vectors, on disk
-    exact_bytes: int
-    disk_bytes: int
-    hot_bytes_per_vector: float
-    texts_per_second: float | None  # None where nothing was embedded
-    recall: Recall | None
-    choice: Choice | None
+    from embedship.serve.bulk.shards import Encoders
+    from embedship.serve.indexing.build import Built, Wishes
 
 
 def index(
@@ -165,14 +135,14 @@ def index(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Embed a corpus and write a search index that is bound to the bundle's fingerprint."""
-    from embedship.serve.index.build import Wishes
-    from embedship.serve.index.goals import GoalsMissed
+    from embedship.serve.indexing.build import Wishes
+    from embedship.serve.indexing.goals import GoalsMissed
 
     if sum(each is not None for each in (factory, kind, recall)) > 1:
         raise UsageError("--kind, --factory and --recall each decide what is built: give one of them")
     wanted = asked.goals(recall, memory, latency)
     if plot:
-        whole.refuse(plot, force=True)
+        atomic_file.refuse(plot, force=True)
     effort = Effort(oversample=oversample, nprobe=nprobe, ef_search=ef_search)
     if wanted and (effort.named or stage_dimension):
         raise UsageError("--recall chooses the effort and the dimension: leave --oversample and its like out")
@@ -182,7 +152,7 @@ def index(
     wishes = Wishes(kind, with_title, effort, store, stage_dimension, factory, gpu, wanted, queries, cut)
     opened = Bundle.open(bundle)
     if isinstance(out, Address):
-        from embedship.serve.milvus.cli import fill
+        from embedship.serve.commands.index_milvus import fill
 
         others = (source, cut, queries, stage_dimension, factory, gpu, wanted, ray, store is not Store.INT8)
         fill(opened, variant, None if any(others) else corpus, out, wishes, as_json)
@@ -218,7 +188,7 @@ def _embedded(
 ) -> Built:
     from embedship import golden, shapes
     from embedship.encoder import Encoder
-    from embedship.serve.index.build import build
+    from embedship.serve.indexing.build import build
 
     chosen = choices.variant(bundle, variant).name
     with ExitStack() as stack:
@@ -231,7 +201,7 @@ def _embedded(
 
 
 def _cluster(address: str, bundle: Bundle, variant: str, device: str) -> AbstractContextManager[Encoders]:
-    from embedship.serve.ray_join import joined
+    from embedship.serve.bulk.ray_session import joined
 
     return joined(address, bundle, variant, device)
 
@@ -239,7 +209,7 @@ def _cluster(address: str, bundle: Bundle, variant: str, device: str) -> Abstrac
 def _requantised(bundle: Bundle, source: Path, out: Path, wishes: Wishes) -> Built:
     from embedship.encoder import Encoder
     from embedship.serve.index import manifest
-    from embedship.serve.index.requantise import requantise
+    from embedship.serve.indexing.requantise import requantise
 
     found = manifest.read(source)
     manifest.demand_model(source, found, bundle)
@@ -248,110 +218,3 @@ def _requantised(bundle: Bundle, source: Path, out: Path, wishes: Wishes) -> Bui
         encoder = None if wishes.queries is None else stack.enter_context(Encoder.open(bundle, found.variant))
         bar = stack.enter_context(Bar())
         return requantise(bundle, encoder, source, out, wishes, bar.show)
-
-
-class Bar:
-    """Progress on stderr: one line a step, with texts a second."""
-
-    def __init__(self) -> None:
-        columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn())
-        rate = TextColumn("{task.fields[rate]}")
-        self._progress = Progress(*columns, rate, TimeRemainingColumn(), console=Console(stderr=True))
-        self._tasks: dict[Step, TaskID] = {}
-
-    def show(self, step: Step, done: int, total: int) -> None:
-        if step not in self._tasks:
-            self._tasks[step] = self._progress.add_task(step, total=None, rate="")
-        task = self._progress.tasks[self._tasks[step]]
-        rate = f"{done / task.elapsed:,.0f} texts/s" if 0 < done < total and task.elapsed else task.fields["rate"]
-        self._progress.update(task.id, completed=done, total=total or None, rate=rate)
-
-    def __enter__(self) -> Bar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-
-def report(out: Path, built: Built) -> Report:
-    manifest = built.manifest
-    return Report(
-        index=str(out),
-        fingerprint=manifest.fingerprint,
-        variant=manifest.variant,
-        kind=manifest.kind,
-        factory=manifest.recipe.factory,
-        stage_dimension=manifest.recipe.dimension,
-        store=manifest.recipe.store,
-        effort=manifest.effort,
-        documents=manifest.documents,
-        skipped=built.skipped,
-        rows=manifest.size,
-        chunking=manifest.chunking,
-        dimension=manifest.dimension,
-        truncated=manifest.truncated,
-        exact=manifest.exact,
-        exact_bytes=manifest.files[VECTORS].size,
-        disk_bytes=sum(file.size for file in manifest.files.values()),
-        hot_bytes_per_vector=manifest.hot_bytes,
-        texts_per_second=round(built.texts / built.seconds, 1) if built.texts else None,
-        recall=manifest.recall,
-        choice=manifest.choice,
-    )
-
-
-def show(report: Report, as_json: bool) -> None:
-    if as_json:
-        typer.echo(msgspec.json.encode(report).decode())
-    else:
-        Console(highlight=False).print(_table(report))
-
-
-def _table(report: Report) -> Table:
-    table = Table(title=f"{report.index}, bound to model {report.fingerprint[:12]}", show_header=False)
-    table.add_column("what")
-    table.add_column("value", justify="right")
-    for row in (
-        ("documents", f"{report.documents:,}"),
-        ("documents without text, skipped", str(report.skipped)),
-        ("chunks", _chunks(report)),
-        ("longer than the model reads, cut off", truncated(report.truncated, report.rows)),
-        ("kind", f"{report.kind} ({report.factory}), {report.stage_dimension} dimensions"),
-        ("ranked again by", report.store or "nothing, it is exact"),
-        ("effort", str(report.effort)),
-        ("variant", report.variant),
-        ("on disk", f"{report.disk_bytes / 1e6:,.1f} MB"),
-        ("of these the exact vectors", f"{report.exact_bytes / 1e6:,.1f} MB in {report.exact}"),
-        ("in memory", f"{report.hot_bytes_per_vector:,.1f} bytes a vector"),
-        ("embedded at", f"{speed:,.0f} texts/s" if (speed := report.texts_per_second) else "not embedded again"),
-        ("recall@10 against exact search", _recall(report)),
-    ):
-        table.add_row(*row)
-    return table
-
-
-def _chunks(report: Report) -> str:
-    if report.chunking is None:
-        return "none, a vector a document"
-    return f"{report.rows:,} of at most {report.chunking.tokens} tokens, {report.chunking.overlap} shared"
-
-
-def truncated(lost: Truncated, rows: int, cure: str = "; --chunk would keep them") -> str:
-    if not lost.texts:
-        return "none"
-    return (
-        f"{lost.texts:,} ({lost.texts / rows:.1%}), which lost {lost.tokens:,} tokens ({lost.tokens / lost.of:.1%} of "
-        f"all), {lost.worst:,} at most ({lost.worst_id}){cure}"
-    )
-
-
-def _recall(report: Report) -> str:
-    recall = report.recall
-    if recall is None:
-        return "nothing to compare"
-    if recall.source != SAMPLED:
-        queries = f"of {recall.source}"
-    else:
-        queries = f"{'documents' if report.chunking is None else 'chunks'} as queries"
-    return f"{recall.ratio:.4f} ({recall.queries:,} {queries})"

@@ -10,13 +10,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from embedship import whole
 from embedship.errors import GateError, UsageError
-from embedship.serve.index.manifest import SAMPLED, Candidate, Choice, Goals, frontier
-
-# What a table of candidates shows.
-WORDS = ("index", "effort")
-NUMBERS = ("recall@10", "95%", "queries/s", "p99 ms", "bytes/vector", "build s")
+from embedship.files import atomic_file
+from embedship.serve.index.manifest import SAMPLED, Choice, Goals, frontier
+from embedship.serve.indexing.goals_page.render import NUMBERS, WORDS, cells
 
 
 class Missed(msgspec.Struct, frozen=True):
@@ -54,9 +51,9 @@ def _amount(text: str, units: dict[str, float], option: str, example: str) -> fl
 def show(choice: Choice, plot: Path | None, as_json: bool, missed: str | None = None) -> None:
     """The table of what was measured, unless machines read; the page, if it was asked for; and what was missed."""
     if plot:
-        from embedship.serve.index_page.render import html
+        from embedship.serve.indexing.goals_page.render import html
 
-        whole.write(plot, html(choice, missed).encode())
+        atomic_file.write(plot, html(choice, missed).encode())
     if as_json and missed:
         typer.echo(msgspec.json.encode(Missed(missed, GateError.exit_code, choice)).decode())
     if not as_json:
@@ -75,17 +72,3 @@ def _measured(choice: Choice) -> Table:
     for at in frontier(choice):
         table.add_row(">" if at == choice.chosen else "", *cells(choice.measured[at]))
     return table
-
-
-def cells(each: Candidate) -> list[str]:
-    """What was measured of one, under WORDS and NUMBERS."""
-    return [
-        str(each.recipe),
-        str(each.effort),
-        f"{each.recall.mean:.4f}",
-        f"{each.recall.low:.4f} to {each.recall.high:.4f}",
-        f"{each.queries_per_second:,.0f}",
-        f"{each.p99_seconds * 1e3:.2f}",
-        f"{each.hot_bytes:,.1f}",
-        f"{each.build_seconds:.1f}",
-    ]

@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
-from embedship import choice
+from embedship import variant_choice
 from embedship.bundle import Bundle
+from embedship.serve.commands.index import chunking
+from embedship.serve.commands.index_progress import Bar
+from embedship.serve.commands.index_report import report, show
 from embedship.serve.index import Kind
-from embedship.serve.index_cli import Bar, chunking, report, show
 from embedship.serve.progress import Tally
 
 
@@ -39,13 +41,13 @@ def migrate(
     from embedship import golden, shapes
     from embedship.encoder import Encoder
     from embedship.serve.index import manifest
-    from embedship.serve.index import migrate as migration
-    from embedship.serve.index.build import Built
+    from embedship.serve.indexing import migrate as migration
+    from embedship.serve.indexing.build import Built
 
     opened, old = Bundle.open(bundle), manifest.read(index)
     cut = old.chunking if chunk is None and overlap is None else chunking(chunk or None, overlap)
     wishes = migration.as_before(old, kind, cut, queries)
-    with Encoder.open(opened, choice.variant(opened, variant).name) as encoder:
+    with Encoder.open(opened, variant_choice.variant(opened, variant).name) as encoder:
         shapes.ensure(encoder)
         golden.check(encoder)
         with Bar() as bar:
@@ -62,6 +64,6 @@ class Watcher(Tally):
         self._bar = bar
 
     def show(self) -> None:
-        from embedship.serve.index.build import Step
+        from embedship.serve.indexing.build import Step
 
         self._bar.show(Step.EMBED, self.resumed + self.texts, self.total)

@@ -8,14 +8,15 @@ from pathlib import Path
 import msgspec
 import typer
 
-from embedship import choice, golden, shapes
+from embedship import golden, shapes, variant_choice
 from embedship.bundle import Bundle
 from embedship.encoder import Encoder
 from embedship.errors import UsageError
-from embedship.serve.index.build import Step, Wishes
-from embedship.serve.index_cli import Bar, truncated
-from embedship.serve.milvus.address import Address
-from embedship.serve.milvus.load import load
+from embedship.serve.commands.index_progress import Bar
+from embedship.serve.commands.index_report import truncated
+from embedship.serve.indexing.build import Step, Wishes
+from embedship.serve.indexing.milvus import load
+from embedship.serve.search.address import Address
 
 
 def fill(
@@ -27,7 +28,7 @@ def fill(
             f"{address} takes CORPUS.jsonl, --variant, --with-title, --kind flat or hnsw-sq8, --oversample and "
             "--ef-search, and nothing else"
         )
-    chosen = choice.variant(bundle, variant).name
+    chosen = variant_choice.variant(bundle, variant).name
     with Encoder.open(bundle, chosen) as encoder:
         shapes.ensure(encoder)
         golden.check(encoder)  # a machine that computes wrongly must not fill an index that others then trust

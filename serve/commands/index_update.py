@@ -10,12 +10,12 @@ import typer
 from rich.console import Console
 
 from embedship.bundle import Bundle
-from embedship.serve.index.corpus import Skipped
-from embedship.serve.milvus.address import Address, place
+from embedship.serve.documents.corpus import Skipped
+from embedship.serve.search.address import Address, place
 
 if TYPE_CHECKING:
     from embedship.serve.live.index import LiveIndex
-    from embedship.serve.milvus.collection import Collection
+    from embedship.serve.milvus.backend import Collection
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -59,7 +59,7 @@ def update(
     """
     from embedship import golden, shapes
     from embedship.encoder import Encoder
-    from embedship.serve.live import update as updating
+    from embedship.serve.indexing import update as updating
     from embedship.serve.live.compaction import due
     from embedship.serve.live.index import LiveIndex
     from embedship.serve.progress import bar
@@ -93,7 +93,7 @@ def _opened(index: Path | Address, bundle: Bundle) -> LiveIndex | Collection:
         from embedship.serve.live.index import LiveIndex
 
         return LiveIndex.open(index, bundle, writable=True)
-    from embedship.serve.milvus.collection import Collection
+    from embedship.serve.milvus.backend import Collection
 
     return Collection.open(index, bundle, writable=True)
 

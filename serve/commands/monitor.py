@@ -14,7 +14,7 @@ from embedship.errors import UsageError
 from embedship.monitor import assets
 from embedship.monitor.assets.options import CASES, THRESHOLDS, Options, customised
 from embedship.monitor.errors import InvalidSetting
-from embedship.serve.training_cli import export
+from embedship.serve.commands.monitor_export import export
 
 monitor = typer.Typer(no_args_is_help=True, help="Rules, dashboards, runbooks, and what a re-training needs.")
 monitor.command()(export)

@@ -11,19 +11,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from embedship import jsonl, whole
 from embedship.bundle import Bundle
 from embedship.errors import MismatchError, UnsafeError, UsageError
+from embedship.files import atomic_file, jsonl
 from embedship.monitor import snapshot
+from embedship.monitor.drift.window import Window
 from embedship.monitor.errors import SnapshotMismatch, SnapshotUnreadable
-from embedship.monitor.feedback import Pair
-from embedship.monitor.probes import Probe
-from embedship.monitor.recent import Window
-from embedship.serve import references
-from embedship.serve.watching import PROBES
+from embedship.monitor.recall.feedback import Pair
+from embedship.monitor.recall.probes import Probe
+from embedship.serve.offline import references
+from embedship.serve.service.monitor_setup import PROBES
 
 if TYPE_CHECKING:
-    from embedship.serve.training import School, Sources, Triplet, Unlabelled
+    from embedship.serve.offline.training_data import School, Sources, Triplet, Unlabelled
 
 
 class Handover(msgspec.Struct, frozen=True):
@@ -81,7 +81,7 @@ def export(
     """
     paths = Paths.of(out)
     for path in paths:
-        whole.refuse(path, force)
+        atomic_file.refuse(path, force)
     opened = Bundle.open(bundle)
     noticed = _noticed(opened, state, probes or _beside(index))
     done = _handover(opened, index, noticed, reference, negatives, paths)
@@ -119,7 +119,7 @@ def _handover(
     from embedship.encoder import Encoder
     from embedship.serve.index.folder import IndexFolder
     from embedship.serve.live import origin
-    from embedship.serve.training import School
+    from embedship.serve.offline.training_data import School
 
     origin.refuse(index)
     with (
@@ -144,14 +144,14 @@ def _handover(
         sources=msgspec.structs.replace(sources, drifted=len(unlabelled)),
     )
     # Texts of users: for the owner's eyes only, as the server's state is.
-    whole.write(paths.triplets, _lines(triplets), private=True)
-    whole.write(paths.unlabelled, _lines(unlabelled), private=True)
-    whole.write(paths.about, msgspec.json.format(msgspec.json.encode(done), indent=1) + b"\n")
+    atomic_file.write(paths.triplets, _lines(triplets), private=True)
+    atomic_file.write(paths.unlabelled, _lines(unlabelled), private=True)
+    atomic_file.write(paths.about, msgspec.json.format(msgspec.json.encode(done), indent=1) + b"\n")
     return done
 
 
 def _triplets(school: School, noticed: Noticed, negatives: int) -> tuple[list[Triplet], Sources]:
-    from embedship.serve.training import Sources
+    from embedship.serve.offline.training_data import Sources
 
     judged, unknown = school.judged(noticed.pairs)
     failed, missing = school.failed(noticed.probes)
@@ -166,8 +166,8 @@ def _triplets(school: School, noticed: Noticed, negatives: int) -> tuple[list[Tr
 
 
 def _unlabelled(school: School, bundle: Bundle, window: Window | None, given: Path | None) -> list[Unlabelled]:
-    from embedship.monitor.evidence import Known
-    from embedship.serve.training import drifted
+    from embedship.monitor.drift.evidence import Known
+    from embedship.serve.offline.training_data import drifted
 
     reference = references.find(bundle, given)
     if reference is None or window is None:

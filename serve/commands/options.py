@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from embedship.errors import UsageError
-from embedship.monitor.budget import FalseAlarms, interval
+from embedship.monitor.drift.false_alarms import FalseAlarms, interval
 from embedship.monitor.errors import InvalidSetting
 
 

@@ -12,15 +12,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from embedship import hardware, whole
+from embedship import hardware
 from embedship.bundle import Bundle, Variant
 from embedship.codes import Vectors
-from embedship.monitor.budget import DAY_SECONDS, FalseAlarms
-from embedship.monitor.drift import LEAST_EFFECTIVE, MINIMUM
-from embedship.monitor.reference import Reference
+from embedship.files import atomic_file
+from embedship.monitor.drift.detector import LEAST_EFFECTIVE, MINIMUM
+from embedship.monitor.drift.false_alarms import DAY_SECONDS, FalseAlarms
+from embedship.monitor.drift.reference import Reference
 from embedship.queries import Queries, encode, prompt, read
-from embedship.serve import references
-from embedship.serve.options import budget, cadence
+from embedship.serve.commands.options import budget, cadence
+from embedship.serve.offline import references
 from embedship.serve.progress import bar
 
 
@@ -71,10 +72,10 @@ def reference(
     accepted, seconds = budget(false_alarms), cadence(every)
     opened = Bundle.open(bundle)
     path = out or references.beside(opened)
-    whole.refuse(path, force=True)
+    atomic_file.refuse(path, force=True)
     log = read(queries)
     fitted = _fit(opened, log, accepted, seconds)
-    whole.write(path, fitted.content())
+    atomic_file.write(path, fitted.content())
     report = _report(path, opened, fitted, log, accepted, seconds)
     if as_json:
         typer.echo(msgspec.json.encode(report).decode())

@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from embedship.serve.milvus.address import Address, place
+from embedship.serve.search.address import Address, place
 from embedship.serve.settings import Settings, flag, variable
 
 
@@ -21,7 +21,7 @@ def serve(**options: Any) -> None:
     """
     # Before numpy loads: the exact search of the monitor must not wake a pool of BLAS threads beside the streams.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from embedship.serve.startup import run
+    from embedship.serve.main import run
 
     run(Settings(**options))
 

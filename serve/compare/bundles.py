@@ -9,17 +9,18 @@ from typing import NamedTuple
 
 import msgspec
 
-from embedship import choice, golden, qrels
+from embedship import golden, variant_choice
 from embedship import queries as asking
 from embedship.bundle import Bundle
 from embedship.codes import Vectors, cosine
 from embedship.encoder import Encoder
 from embedship.errors import GateError, UsageError
-from embedship.serve.compare import footprint, gates, pace, parity, rankings, report, shelves
-from embedship.serve.compare.gates import Gate, Limits
+from embedship.files import qrels
+from embedship.serve.compare import footprint, gates, pace, parity, rankings, sources
+from embedship.serve.compare.gates import Limits, of
 from embedship.serve.compare.questions import Questions
-from embedship.serve.compare.report import Evidence, Found, Measured, Side
-from embedship.serve.compare.shelves import Pair, Where
+from embedship.serve.compare.report import Evidence, Found, Gate, Measured, Side
+from embedship.serve.compare.sources import Pair, Where
 from embedship.serve.progress import bar
 
 _FOOTPRINT_TEXTS = 512
@@ -48,14 +49,16 @@ class Both(NamedTuple):
 def compare(old: Path, new: Path, questions: Questions, limits: Limits, wishes: Wishes) -> Found:
     """Raises UsageError, UnsafeError, EngineError; what is merely worse is in the report."""
     opened = [Bundle.open(folder) for folder in (old, new)]
-    variants = [choice.variant(b, v).name for b, v in zip(opened, (wishes.variant, wishes.new_variant), strict=True)]
+    variants = [
+        variant_choice.variant(b, v).name for b, v in zip(opened, (wishes.variant, wishes.new_variant), strict=True)
+    ]
     with ExitStack() as stack:
         both = Both(*(stack.enter_context(Encoder.open(b, v)) for b, v in zip(opened, variants, strict=True)))
         sides = [_side(encoder) for encoder in both]
         first = [gates.model(sides[0], sides[1], limits), _golden("OLD", both.old), _golden("NEW", both.new)]
         if any(gate.passed is False for gate in first):  # of wrong vectors nothing else is worth knowing
-            return Found(report.of(sides[0], sides[1], questions, first, Measured()), Evidence())
-        documents = shelves.opened(wishes.where, both.old, both.new, stack)
+            return Found(of(sides[0], sides[1], questions, first, Measured()), Evidence())
+        documents = sources.opened(wishes.where, both.old, both.new, stack)
         questions = _judged(questions, wishes.qrels, documents)
         demand_a_decision(both.same_model, documents is not None, questions, limits)
         if wishes.rounds:  # a process each: after all that may be refused
@@ -64,7 +67,7 @@ def compare(old: Path, new: Path, questions: Questions, limits: Limits, wishes: 
         floor = parity.floor(both.old, both.new)
         made = [*first, *gates.judged(measured, len(questions), both.same_model, floor, limits)]
         made += gates.sizes(sides[0], sides[1], limits)
-        return Found(report.of(sides[0], sides[1], questions, made, measured), evidence)
+        return Found(of(sides[0], sides[1], questions, made, measured), evidence)
 
 
 def _side(encoder: Encoder) -> Side:
@@ -145,5 +148,5 @@ def _measured(both: Both, questions: Questions, documents: Pair | None, rounds: 
 def _encoded(both: Both, questions: Questions) -> tuple[Vectors, Vectors]:
     """(n, dim) of the queries, OLD's and NEW's, ready to compare."""
     with bar("queries", 2 * len(questions)) as advance:
-        old, new = (shelves.comparable(e, asking.encode(e, questions.texts, advance)) for e in both)
+        old, new = (sources.comparable(e, asking.encode(e, questions.texts, advance)) for e in both)
     return old, new

@@ -9,24 +9,33 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from embedship.monitor.state import State
+from embedship.serve.compare import gates
+from embedship.serve.compare.questions import Questions
+from embedship.serve.compare.report import Gate, Measured, Report, Side
 
 if TYPE_CHECKING:
     from embedship.serve.compare.rankings import Agreement, Labels, Quality
     from embedship.serve.compare.report import Drift, Failures, Latency, Measured, Parity, Side, Speed
 
+
+def of(old: Side, new: Side, questions: Questions, made: Sequence[Gate], measured: Measured) -> Report:
+    """The report of gates that were made and of what they judged."""
+    return Report(
+        passed=all(gate.passed is not False for gate in made),
+        verdict=gates.verdict(made),
+        old=old,
+        new=new,
+        same_model=old.fingerprint == new.fingerprint,
+        lines=questions.lines,
+        queries=len(questions),
+        gates=made,
+        measured=measured,
+    )
+
+
 # The least that int8 must hold to its checkpoint at export (Floors), for servers, which tell no floors of their own.
 COSINE, COSINE_MEAN = 0.97, 0.99
 RECALL = 0.9
-
-
-class Gate(msgspec.Struct, frozen=True):
-    """passed None: shown, and decides nothing. `value` and `limit` where it is a number that decides."""
-
-    name: str
-    passed: bool | None
-    reason: str
-    value: float | None = None
-    limit: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

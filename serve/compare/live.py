@@ -12,10 +12,10 @@ import numpy as np
 from embedship.codes import cosine
 from embedship.errors import EngineError
 from embedship.serve import schemas
-from embedship.serve.check import Asker
-from embedship.serve.compare import gates, parity, rankings, report
+from embedship.serve.client import Asker
+from embedship.serve.compare import gates, parity, rankings
 from embedship.serve.compare.bundles import demand_a_decision
-from embedship.serve.compare.gates import Floor, Limits
+from embedship.serve.compare.gates import Floor, Limits, of
 from embedship.serve.compare.questions import Questions
 from embedship.serve.compare.rankings import Floats, K
 from embedship.serve.compare.report import Evidence, Failures, Found, Latency, Measured, Side
@@ -74,14 +74,14 @@ def compare(old: Asker, new: Asker, questions: Questions, limits: Limits) -> Fou
     if searching == [True, False]:
         first.append(gates.unsearched())
     if any(gate.passed is False for gate in first):
-        return Found(report.of(sides[0], sides[1], questions, first, Measured()), Evidence())
+        return Found(of(sides[0], sides[1], questions, first, Measured()), Evidence())
     search = all(searching)
     same = sides[0].fingerprint == sides[1].fingerprint
     demand_a_decision(same, search, questions, limits)
     _asked(both[0], both[1], questions, search)
     measured, evidence = _measured(both[0], both[1], questions, same)
     made = [*first, *gates.judged(measured, _answered(both[0], both[1]), same, Floor(), limits)]
-    return Found(report.of(sides[0], sides[1], questions, made, measured), evidence)
+    return Found(of(sides[0], sides[1], questions, made, measured), evidence)
 
 
 def _side(server: Server) -> Side:

@@ -7,16 +7,16 @@ import numpy as np
 from embedship.bundle import Bundle
 from embedship.codes import Vectors, cosine
 from embedship.encoder import Encoder
-from embedship.golden import Golden
-from embedship.monitor.budget import DAY_SECONDS
-from embedship.monitor.drift import DriftDetector, DriftReport
-from embedship.monitor.reference import Reference
+from embedship.golden_texts import Golden
+from embedship.monitor.drift.detector import DriftDetector, DriftReport
+from embedship.monitor.drift.false_alarms import DAY_SECONDS
+from embedship.monitor.drift.reference import Reference
 from embedship.monitor.state import State
 from embedship.monitor.statistics import ks_statistic
-from embedship.serve import references
 from embedship.serve.compare.gates import Floor
 from embedship.serve.compare.rankings import Floats
 from embedship.serve.compare.report import Drift, Parity
+from embedship.serve.offline import references
 
 
 def of(cosines: Floats) -> Parity:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from embedship import jsonl
 from embedship.errors import UsageError
+from embedship.files import jsonl
 
 
 class _Line(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from embedship.monitor.ranking import score
+from embedship.monitor.recall.score import score
 from embedship.monitor.statistics import recall_interval
 
 K = 10

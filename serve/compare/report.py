@@ -8,10 +8,17 @@ from typing import NamedTuple
 import msgspec
 
 from embedship.monitor.state import State
-from embedship.serve.compare import gates
-from embedship.serve.compare.gates import Gate
-from embedship.serve.compare.questions import Questions
 from embedship.serve.compare.rankings import Agreement, Floats, Labels
+
+
+class Gate(msgspec.Struct, frozen=True):
+    """passed None: shown, and decides nothing. `value` and `limit` where it is a number that decides."""
+
+    name: str
+    passed: bool | None
+    reason: str
+    value: float | None = None
+    limit: float | None = None
 
 
 class Side(msgspec.Struct, frozen=True):
@@ -115,18 +122,3 @@ class Evidence(NamedTuple):
 class Found(NamedTuple):
     report: Report
     evidence: Evidence
-
-
-def of(old: Side, new: Side, questions: Questions, made: Sequence[Gate], measured: Measured) -> Report:
-    """The report of gates that were made and of what they judged."""
-    return Report(
-        passed=all(gate.passed is not False for gate in made),
-        verdict=gates.verdict(made),
-        old=old,
-        new=new,
-        same_model=old.fingerprint == new.fingerprint,
-        lines=questions.lines,
-        queries=len(questions),
-        gates=made,
-        measured=measured,
-    )

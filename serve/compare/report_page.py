@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from embedship.figures import axis, page
-from embedship.figures.plot import Line, Plot, Rule, place_x, place_y, scatter
-from embedship.figures.table import Column, Kind, Row, Table, text
+from embedship.charts import axis, page
+from embedship.charts.plot import Line, Plot, Rule, place_x, place_y, scatter
+from embedship.charts.table import Column, Kind, Row, Table, text
 from embedship.serve.compare.rankings import Floats
 from embedship.serve.compare.report import Found, Report, Side
 

@@ -16,13 +16,13 @@ from embedship.codes import Vectors, normalise
 from embedship.encoder import Encoder
 from embedship.errors import UsageError
 from embedship.serve.compare.rankings import K, Rankings
-from embedship.serve.grouping import Grouping
-from embedship.serve.index.corpus import Corpus
-from embedship.serve.index.embedding import text_of
+from embedship.serve.documents.corpus import Corpus
+from embedship.serve.index.exact_vectors import Truth
 from embedship.serve.index.folder import IndexFolder
-from embedship.serve.index.truth import Truth
+from embedship.serve.indexing.embedding import text_of
 from embedship.serve.live import origin
 from embedship.serve.progress import bar
+from embedship.serve.search.grouping import Grouping
 
 
 class Shelf(Protocol):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from embedship.batches import Batch
 from embedship.bundle import Precision
 from embedship.codes import Vectors
 from embedship.errors import EngineError
-from embedship.plan import Batch
-from embedship.serve.devices.pulse import Pulse
+from embedship.serve.devices.hang_detector import Pulse
 
 
 class DeviceLost(EngineError):

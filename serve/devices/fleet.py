@@ -7,22 +7,22 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
-from embedship import choice, golden
+from embedship import golden, variant_choice
+from embedship.batches import Batch, Layout
 from embedship.bundle import Bundle, Precision, Variant
 from embedship.codes import Vectors
 from embedship.device import Device as Where
 from embedship.device import Kind
 from embedship.encoder import Encoder
-from embedship.engine import Engine
 from embedship.engine.device import streams as useful_streams
+from embedship.engine.protocol import Engine
 from embedship.golden import GoldenCheck
-from embedship.plan import Batch, Layout
 from embedship.serve.devices import Device, DeviceDown
-from embedship.serve.devices.child import Order
+from embedship.serve.devices.hang_detector import Pulse
 from embedship.serve.devices.local import LocalDevice
 from embedship.serve.devices.process import Process
-from embedship.serve.devices.pulse import Pulse
 from embedship.serve.devices.supervision import Supervised, Worker
+from embedship.serve.devices.worker_main import Order
 from embedship.tokens import Tokenizer
 
 
@@ -77,7 +77,7 @@ def processes(
 
     Without a number of streams, workers on CPUs share the cores, and each GPU has as many as it can use.
     """
-    chosen = choice.variant(bundle, variant)
+    chosen = variant_choice.variant(bundle, variant)
     bundle.verify(bundle.files_of(chosen))
     tokenizer = Tokenizer.open(bundle)
     each = _streams(devices, streams)

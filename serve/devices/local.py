@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from embedship.batches import Batch
 from embedship.bundle import Precision
 from embedship.codes import Vectors
-from embedship.engine import Engine
-from embedship.plan import Batch
-from embedship.serve.devices.pulse import Pulse
+from embedship.engine.protocol import Engine
+from embedship.serve.devices.hang_detector import Pulse
 
 
 class LocalDevice:

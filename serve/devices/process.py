@@ -14,13 +14,13 @@ from socket import socket, socketpair
 
 import msgspec
 
+from embedship.batches import Batch
 from embedship.bundle import Precision
 from embedship.codes import Vectors
 from embedship.errors import EmbedshipError, EngineError, GateError, UnsafeError, UsageError
-from embedship.plan import Batch
-from embedship.serve import keys
-from embedship.serve.devices import DeviceDown, DeviceLost, wire
-from embedship.serve.devices.child import Opened, Order, Refused
+from embedship.serve import api_keys
+from embedship.serve.devices import DeviceDown, DeviceLost, worker_protocol
+from embedship.serve.devices.worker_main import Opened, Order, Refused
 
 logger = logging.getLogger(__name__)
 
@@ -81,8 +81,8 @@ class Process:
         number = next(self._numbers)
         channel = self._idle.get()
         try:
-            self._send(channel, wire.batch_bytes(number, batch))
-            return wire.read_answer(self._receive(channel), number)
+            self._send(channel, worker_protocol.batch_bytes(number, batch))
+            return worker_protocol.read_answer(self._receive(channel), number)
         finally:
             self._idle.put(channel)
 
@@ -131,5 +131,5 @@ def _pair(ours: ExitStack, theirs: ExitStack) -> tuple[socket, socket]:
 
 
 def _started(name: str, descriptors: list[int]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-P", "-m", "embedship.serve.devices.child", name, *map(str, descriptors)]
-    return subprocess.Popen(command, pass_fds=descriptors, stdin=subprocess.DEVNULL, env=keys.without(os.environ))
+    command = [sys.executable, "-P", "-m", "embedship.serve.devices.worker_main", name, *map(str, descriptors)]
+    return subprocess.Popen(command, pass_fds=descriptors, stdin=subprocess.DEVNULL, env=api_keys.without(os.environ))

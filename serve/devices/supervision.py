@@ -8,14 +8,14 @@ from collections.abc import Callable
 from threading import Event, Lock, Thread, Timer
 from typing import Protocol
 
+from embedship.batches import Batch
 from embedship.bundle import Precision
 from embedship.codes import Vectors
-from embedship.engine import Engine
+from embedship.engine.protocol import Engine
 from embedship.errors import EmbedshipError
 from embedship.golden import GoldenCheck
-from embedship.plan import Batch
 from embedship.serve.devices import DeviceDown, DeviceLost
-from embedship.serve.devices.pulse import Pulse
+from embedship.serve.devices.hang_detector import Pulse
 
 logger = logging.getLogger(__name__)
 

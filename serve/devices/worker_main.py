@@ -1,6 +1,6 @@
 """The worker process of a device: opens its engine, and answers batches until its parent closes the pipe or dies.
 
-    python -m embedship.serve.devices.child NAME CONTROL CHANNEL...
+    python -m embedship.serve.devices.worker_main NAME CONTROL CHANNEL...
 
 CONTROL and the CHANNELs, one a stream, are file descriptors of socket pairs whose other ends the parent holds.
 """
@@ -18,14 +18,15 @@ from threading import Thread
 
 import msgspec
 
+from embedship.batches import Batch, pad
 from embedship.bundle import Bundle, Precision
-from embedship.engine import Engine, open_engine
+from embedship.engine import open_engine
+from embedship.engine.protocol import Engine
 from embedship.errors import EmbedshipError, EngineError
-from embedship.golden import Golden
-from embedship.plan import Batch, pad
-from embedship.serve import journal
-from embedship.serve.devices import wire
-from embedship.serve.journal import LogFormat
+from embedship.golden_texts import Golden
+from embedship.serve.devices import worker_protocol
+from embedship.serve.telemetry import logs
+from embedship.serve.telemetry.logs import LogFormat
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ def main(arguments: list[str]) -> None:
     # Ctrl-C and a stop of the whole group reach this process, too: it is the parent that drains, and ends it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    journal.begin(LogFormat(os.environ.get(journal.VARIABLE, LogFormat.TEXT)), name)
+    logs.begin(LogFormat(os.environ.get(logs.VARIABLE, LogFormat.TEXT)), name)
     order = msgspec.json.decode(control.recv_bytes(), type=Order)
     _die_with(order.parent)
     try:
@@ -99,15 +100,15 @@ def _serve(channel: Connection, engine: Engine, probe: Batch) -> None:
 
 def _answer(raw: bytes, engine: Engine, probe: Batch) -> bytes:
     """Raises EngineError only if the engine fails on `probe`, too."""
-    number, batch = wire.read_batch(raw)
+    number, batch = worker_protocol.read_batch(raw)
     try:
-        return wire.vectors_bytes(number, engine.encode(batch))
+        return worker_protocol.vectors_bytes(number, engine.encode(batch))
     except EngineError as error:
         engine.encode(probe)
-        return wire.failure_bytes(number, str(error))
+        return worker_protocol.failure_bytes(number, str(error))
     except Exception as error:
         logger.exception("a batch of %d texts failed", len(batch))  # and the parent waits for an answer all the same
-        return wire.failure_bytes(number, f"{type(error).__name__}: {error}")
+        return worker_protocol.failure_bytes(number, f"{type(error).__name__}: {error}")
 
 
 def _wait_for_the_end(control: Connection) -> None:

@@ -13,9 +13,9 @@ from struct import error as StructError
 
 import numpy as np
 
+from embedship.batches import Batch
 from embedship.codes import Vectors
 from embedship.errors import EngineError
-from embedship.plan import Batch
 
 _BATCH = Struct("=QII")
 _ANSWER = Struct("=QBII")

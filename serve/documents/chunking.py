@@ -15,7 +15,7 @@ import msgspec
 
 from embedship.bundle import Pipeline, Record
 from embedship.errors import UsageError
-from embedship.serve.documents import Chunk, Document, Split
+from embedship.serve.documents.store import Chunk, Document, Split
 from embedship.tokens import Tokenizer
 
 # Tokens of its own that a chunk has at least, beside prompt, title and special tokens.

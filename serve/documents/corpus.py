@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from embedship import jsonl
 from embedship.errors import UsageError
-from embedship.serve.documents import NUL, Document
+from embedship.files import jsonl
+from embedship.serve.documents.store import NUL, Document
 
 _NAMED = 10  # skipped documents that are named; the others are counted
 

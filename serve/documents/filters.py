@@ -12,9 +12,14 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
+import numpy as np
 from msgspec import Meta
+from numpy.typing import NDArray
 
 from embedship.errors import UsageError
+
+Allowed = NDArray[np.bool_]  # (size,) True for each row that may be found
+
 
 Scalar = str | int | float | bool
 Limit = int | float | str

@@ -16,10 +16,10 @@ import numpy as np
 
 from embedship.errors import UnsafeError, UsageError
 from embedship.ranking import Hits
-from embedship.serve import filters, interruption
-from embedship.serve.documents import connect
-from embedship.serve.filters import Filter, UnknownField
-from embedship.serve.index import Allowed
+from embedship.serve import interruption
+from embedship.serve.documents import filters
+from embedship.serve.documents.filters import Allowed, Filter, UnknownField
+from embedship.serve.documents.store import connect
 
 # A question has some ten words, a pasted page thousands: each costs a walk through its postings.
 MOST_WORDS = 64

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedship.errors import UnsafeError, UsageError
-from embedship.serve import filters, interruption
+from embedship.serve import interruption
+from embedship.serve.documents import filters
 
 DOCUMENTS = "documents.sqlite"
 

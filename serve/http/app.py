@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from embedship.serve import deadline, journal
-from embedship.serve.browsers import BrowserGuard
+from embedship.serve.api_keys import ADMIN, WRITE, Keys
+from embedship.serve.browser_guard import BrowserGuard
 from embedship.serve.errors import (
     ANSWERS,
     EngineFailed,
@@ -24,15 +24,28 @@ from embedship.serve.errors import (
     WrongMethod,
     body,
 )
-from embedship.serve.house import House
-from embedship.serve.http import Call, Headers, Presence, Receive, Reply, Route, Scope, Send, answer, decode, read
-from embedship.serve.keys import ADMIN, WRITE, Keys
-from embedship.serve.metrics import OTHER
-from embedship.serve.reload import Reload
-from embedship.serve.routes import LOST, routes
-from embedship.serve.service import Service
-from embedship.serve.tracing import Traces
-from embedship.serve.visit import NOW, Phase, Visit
+from embedship.serve.http import deadline
+from embedship.serve.http.messages import (
+    Call,
+    Headers,
+    Presence,
+    Receive,
+    Reply,
+    Route,
+    Scope,
+    Send,
+    answer,
+    decode,
+    read,
+)
+from embedship.serve.http.routes import LOST, routes
+from embedship.serve.service.reload import Reload
+from embedship.serve.service.service import Service
+from embedship.serve.service.state import House
+from embedship.serve.telemetry import logs
+from embedship.serve.telemetry.metrics import OTHER
+from embedship.serve.telemetry.request_context import NOW, Phase, Visit
+from embedship.serve.telemetry.tracing import Traces
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +169,7 @@ class App:
         route, seconds = face.counted.get(path, OTHER), time.perf_counter() - visit.began
         self._metrics.answered(face.apart[path] if visit.apart else route, status, seconds)
         if self._accesses:
-            journal.access(visit, scope["method"], route, status, seconds)
+            logs.access(visit, scope["method"], route, status, seconds)
         if self._traces and scope["method"] == "POST":  # the others are probes
             self._traces.saw(visit, scope, route, status, seconds)
 

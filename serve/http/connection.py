@@ -8,12 +8,56 @@ from __future__ import annotations
 
 import asyncio
 import http
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from embedship.serve.errors import Crowded, HeadTooLarge, Malformed, RequestError
-from embedship.serve.gate import Cut, Gate, Limits
-from embedship.serve.http import LATE, NOSNIFF, Reply
+from embedship.serve.http.messages import LATE, NOSNIFF, Reply
+from embedship.serve.telemetry.metrics import Cut
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of every connection, and of all together; the settings of the same names say what each is for."""
+
+    connections: int = 1_024
+    head_seconds: float = 15.0
+    max_head_bytes: int = 32_768
+    max_head_fields: int = 100
+    body_seconds: float = 30.0
+    max_body_bytes: int = 16 * 1024 * 1024
+    idle_seconds: float = 75.0
+    answer_seconds: float = 60.0
+    max_unread_bytes: int = 256 * 1024 * 1024
+
+
+class Gate:
+    """What the connections of one listener share. `refuse` gives the answer to a path that the app is not asked for."""
+
+    def __init__(
+        self, limits: Limits, refuse: Callable[[RequestError, str], Reply], cut: Callable[[Cut], object]
+    ) -> None:
+        self.limits = limits
+        self.refuse = refuse
+        self.cut = cut
+        self.lingering = 0  # connections that were refused, and whose clients have not left yet
+        self._unread: dict[Connection, None] = {}  # in the order in which they stopped to read
+
+    def stuck(self, connection: Connection) -> None:
+        """Its client does not read as fast as it is answered. Who has not read for longest makes room for others."""
+        self._unread[connection] = None
+        while len(self._unread) > 1 and sum(each.unread for each in self._unread) > self.limits.max_unread_bytes:
+            next(iter(self._unread)).cut(Cut.UNREAD)
+
+    def flows(self, connection: Connection) -> None:
+        self._unread.pop(connection, None)
+
 
 # Connections beyond the limit, for those who ask whether this server lives: a full one must not be taken for dead.
 PROBE_CONNECTIONS = 32

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 import msgspec
 
 from embedship.serve.errors import ClientGone, Family, Invalid, Malformed, RequestError, SlowBody, TooLarge
-from embedship.serve.lanes import Lane
+from embedship.serve.telemetry.request_context import Lane
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 
-from embedship import __version__
 from embedship.serve.errors import (
     ANSWERS,
     SHAPES,
@@ -23,8 +22,9 @@ from embedship.serve.errors import (
     Unauthorised,
     WrongMethod,
 )
-from embedship.serve.http import Route
-from embedship.serve.lanes import Lane
+from embedship.serve.http.messages import Route
+from embedship.serve.telemetry.request_context import Lane
+from embedship.version import __version__
 
 Schema = dict[str, Any]
 _KEY, _ADMIN, _WRITE = "api_key", "admin_key", "write_key"

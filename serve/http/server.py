@@ -21,9 +21,8 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from embedship.errors import UsageError
-from embedship.serve.connection import Connection
-from embedship.serve.drain import Drain
-from embedship.serve.gate import Gate
+from embedship.serve.http.connection import Connection, Gate
+from embedship.serve.service.drain import Drain
 
 # After SIGTERM the listener stays open until no request has come for this long. Ctrl-C has no load balancer behind it.
 QUIET_SECONDS = 2.0

@@ -6,14 +6,11 @@ from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from embedship.codes import Vectors
 from embedship.ranking import Hits
+from embedship.serve.documents.filters import Allowed
 from embedship.serve.index.effort import Effort
-
-Allowed = NDArray[np.bool_]  # (size,) True for each row that may be found
-
 
 # Up to here comparing the allowed rows one by one costs less than a scan that skips the others, and misses none.
 FEW = 4096

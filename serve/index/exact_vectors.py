@@ -17,7 +17,8 @@ from embedship import ranking
 from embedship.codes import Vectors
 from embedship.ranking import Hits
 from embedship.serve import interruption
-from embedship.serve.index import Allowed, checked
+from embedship.serve.documents.filters import Allowed
+from embedship.serve.index import checked
 from embedship.serve.index.arrays import mapped, write_rows
 from embedship.serve.index.manifest import VECTORS
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from embedship import hardware
 from embedship.errors import MissingExtra, UnsafeError
-from embedship.serve.index import Allowed
+from embedship.serve.documents.filters import Allowed
 
 # Threads of a build that wait for each other sleep: spinning, they take the cores from whoever shares the machine, and
 # on a busy one from each other. Read when FAISS loads its OpenMP.

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedship.bundle import Bundle
-from embedship.serve.documents import DOCUMENTS, Documents
+from embedship.serve.documents.fulltext import Words
+from embedship.serve.documents.store import DOCUMENTS, Documents
 from embedship.serve.index import Index, Size, manifest
+from embedship.serve.index.exact_vectors import Truth
 from embedship.serve.index.manifest import IndexManifest
-from embedship.serve.index.truth import Truth
-from embedship.serve.keyword import Words
 
 
 class IndexFolder:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from embedship.serve.index import Index, Kind, factory
 from embedship.serve.index.effort import Effort
+from embedship.serve.index.exact_vectors import Truth
 from embedship.serve.index.flat import FlatIndex
 from embedship.serve.index.gpu import Gpu
 from embedship.serve.index.manifest import Packing
@@ -13,7 +14,6 @@ from embedship.serve.index.recipe import DEFAULTS, Recipe
 from embedship.serve.index.stage import Bits, Stage, Vectored
 from embedship.serve.index.staged import StagedIndex
 from embedship.serve.index.store import Codes, Float16Store, Int8Store
-from embedship.serve.index.truth import Truth
 
 
 def write(

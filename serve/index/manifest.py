@@ -7,14 +7,14 @@ from typing import Protocol
 
 import msgspec
 
-from embedship import sealed
 from embedship.bundle import Bundle, Code, Codes, Machine, Pipeline, Record
 from embedship.codes import Int8Scale
 from embedship.errors import EmbedshipError, MismatchError, UnsafeError, UsageError
-from embedship.sealed import File
-from embedship.serve.documents import DOCUMENTS
+from embedship.files import sealed
+from embedship.files.sealed import File
+from embedship.serve.documents.chunking import Chunking
+from embedship.serve.documents.store import DOCUMENTS
 from embedship.serve.index import Kind
-from embedship.serve.index.chunks import Chunking
 from embedship.serve.index.effort import Effort
 from embedship.serve.index.recipe import Recipe, Store
 

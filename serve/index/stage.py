@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from embedship.codes import Vectors, binary, cut
 from embedship.errors import EmbedshipError, UnsafeError
-from embedship.serve.index import Allowed, factory, library
+from embedship.serve.documents.filters import Allowed
+from embedship.serve.index import factory, faiss_library
 from embedship.serve.index.effort import Effort
+from embedship.serve.index.exact_vectors import Truth
+from embedship.serve.index.faiss_library import faiss, untyped
 from embedship.serve.index.gpu import Gpu
-from embedship.serve.index.library import faiss, untyped
 from embedship.serve.index.manifest import STAGE
 from embedship.serve.index.recipe import Recipe
-from embedship.serve.index.truth import Truth
 
 Rows = NDArray[np.int64]  # (n, candidates), -1 where fewer were found
 
@@ -58,18 +59,18 @@ class Bits:
         bits = faiss.IndexBinaryFlat(recipe.dimension)
         for _, block in truth.blocks():
             bits.add(binary(cut(block, recipe.dimension), threshold))
-        library.save(faiss.write_index_binary, bits, folder / STAGE)
+        faiss_library.save(faiss.write_index_binary, bits, folder / STAGE)
         return cls(bits, recipe.dimension, threshold)
 
     @classmethod
     def open(cls, folder: Path, size: int, recipe: Recipe, threshold: float) -> Self:
         shape = (size, recipe.dimension)
-        bits = library.load(faiss.read_index_binary, folder / STAGE, (faiss.IndexBinaryFlat,), shape)
+        bits = faiss_library.load(faiss.read_index_binary, folder / STAGE, (faiss.IndexBinaryFlat,), shape)
         return cls(bits, recipe.dimension, threshold)
 
     def candidates(self, queries: Vectors, wanted: int, effort: Effort, allowed: Allowed | None) -> Rows:
         coded = binary(cut(queries, self._dimension), self._threshold)
-        return np.asarray(self._bits.search(coded, wanted, params=library.selected(allowed))[1])
+        return np.asarray(self._bits.search(coded, wanted, params=faiss_library.selected(allowed))[1])
 
 
 class Vectored:
@@ -87,7 +88,7 @@ class Vectored:
     def write(cls, folder: Path, truth: Truth, recipe: Recipe, gpu: Gpu | None = None) -> Self:
         """Raises UsageError, EmbedshipError where FAISS cannot be trained on so few rows, OSError."""
         index = factory.make(recipe.factory, recipe.dimension)
-        library.on_all_threads()
+        faiss_library.on_all_threads()
         if gpu and factory.is_float_graph(index):
             index = gpu.graph(cut(truth.rows(np.arange(truth.size)), recipe.dimension), index)
         else:
@@ -95,16 +96,16 @@ class Vectored:
                 fill(index, truth, recipe.dimension, gpu)
             except RuntimeError as error:
                 raise EmbedshipError(
-                    f"FAISS cannot build {recipe.factory} of {truth.size:,} rows ({library.cause(error)}): "
+                    f"FAISS cannot build {recipe.factory} of {truth.size:,} rows ({faiss_library.cause(error)}): "
                     "take another kind or factory"
                 ) from None
-        library.save(faiss.write_index, index, folder / STAGE)
+        faiss_library.save(faiss.write_index, index, folder / STAGE)
         return cls(index, recipe.dimension)
 
     @classmethod
     def open(cls, folder: Path, size: int, recipe: Recipe) -> Self:
         expected = factory.make(recipe.factory, recipe.dimension)
-        index = library.load(faiss.read_index, folder / STAGE, factory.kinds(expected), (size, recipe.dimension))
+        index = faiss_library.load(faiss.read_index, folder / STAGE, factory.kinds(expected), (size, recipe.dimension))
         if type(factory.core(index)) not in factory.kinds(factory.core(expected)):
             raise UnsafeError(f"{folder / STAGE} holds another index than {recipe.factory}")
         return cls(index, recipe.dimension)
@@ -131,7 +132,7 @@ class Vectored:
 
     def _parameters(self, wanted: int, effort: Effort, allowed: Allowed | None) -> Any:
         """Of a mask that allows one row in ten, ten times as much must be looked at to find as many."""
-        selector = None if allowed is None else library.selector(allowed)
+        selector = None if allowed is None else faiss_library.selector(allowed)
         times = 1.0 if allowed is None else 1 / max(float(allowed.mean()), 1 / len(allowed))
         given: Any
         if self._lists:

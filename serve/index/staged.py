@@ -15,11 +15,12 @@ from embedship import ranking
 from embedship.codes import Vectors
 from embedship.ranking import Hits
 from embedship.serve import interruption
-from embedship.serve.index import Allowed, Kind, checked, few, library
+from embedship.serve.documents.filters import Allowed
+from embedship.serve.index import Kind, checked, faiss_library, few
 from embedship.serve.index.effort import Effort
+from embedship.serve.index.exact_vectors import Truth
 from embedship.serve.index.stage import Stage
 from embedship.serve.index.store import Codes
-from embedship.serve.index.truth import Truth
 
 # What the candidates of one group of queries may take once they are gathered, so that a large batch or a large k
 # cannot exhaust memory.
@@ -52,7 +53,7 @@ class StagedIndex:
         if few(checked(allowed, self.size)) or self._better_compared(allowed, turned):
             return self._truth.search(queries, k, allowed)
         queries = ranking.checked(queries, k, self._truth.dimension)
-        library.on_this_thread()
+        faiss_library.on_this_thread()
         most = self.size if allowed is None else int(np.count_nonzero(allowed))
         candidates = min(turned.candidates(k), most)
         width = min(k, candidates)

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from embedship.codes import Int8Codes, Int8Scale, Vectors
 from embedship.serve.index.arrays import mapped, write_rows
+from embedship.serve.index.exact_vectors import Truth
 from embedship.serve.index.manifest import CODES
-from embedship.serve.index.truth import Truth
 
 
 class Codes(Protocol):

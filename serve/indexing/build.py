@@ -11,25 +11,26 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from embedship import jsonl, sealed
 from embedship.bundle import Bundle, Code, Pipeline, Similarity
 from embedship.codes import Vectors
 from embedship.encoder import Encoder
 from embedship.errors import UsageError
-from embedship.serve import documents
-from embedship.serve.bulk_shards import Encoders
-from embedship.serve.documents import DOCUMENTS, Document, Documents
-from embedship.serve.index import Index, Kind, factory, goals, kinds, library, manifest, measure, recipe
-from embedship.serve.index.chunks import Chunking, split_of
-from embedship.serve.index.corpus import NONE_SKIPPED, Corpus, Skipped
+from embedship.files import jsonl, sealed
+from embedship.files.atomic_folder import staged
+from embedship.serve.bulk.shards import Encoders
+from embedship.serve.documents import store as documents_store
+from embedship.serve.documents.chunking import Chunking, split_of
+from embedship.serve.documents.corpus import NONE_SKIPPED, Corpus, Skipped
+from embedship.serve.documents.store import DOCUMENTS, Document, Documents
+from embedship.serve.index import Index, Kind, factory, faiss_library, kinds, manifest, recipe
 from embedship.serve.index.effort import Effort
-from embedship.serve.index.embedding import Embedding
+from embedship.serve.index.exact_vectors import Truth
 from embedship.serve.index.gpu import Gpu
 from embedship.serve.index.manifest import Choice, Goals, IndexManifest, Packing, Recall, Truncated
 from embedship.serve.index.recipe import Recipe, Store
-from embedship.serve.index.stored import gather
-from embedship.serve.index.truth import Truth
-from embedship.staging import staged
+from embedship.serve.indexing import goals, measure
+from embedship.serve.indexing.bulk_embedding import gather
+from embedship.serve.indexing.embedding import Embedding
 
 # From here on the memory and the time that a small code saves outweigh the recall it costs.
 FLAT_BELOW = 50_000
@@ -102,7 +103,7 @@ def build(
     split = split_of(encoder.tokenizer, bundle.manifest.pipeline, wishes.chunking, wishes.with_title)
     with staged(out, manifest.require_replaceable) as folder:
         with disk_errors(folder / DOCUMENTS):
-            size = documents.write(folder / DOCUMENTS, _counted(corpus.read(), progress), split)
+            size = documents_store.write(folder / DOCUMENTS, _counted(corpus.read(), progress), split)
         progress(Step.READ, size, size)
         _planned(wishes, size, bundle)
         told = partial(progress, Step.EMBED)
@@ -159,7 +160,7 @@ def finish(
         recall=_recall(index, truth, queries, wishes.queries),
         choice=choice,
         truncated=embedded.truncated,
-        versions={"embedship": version("embedship"), "faiss": library.version()},
+        versions={"embedship": version("embedship"), "faiss": faiss_library.version()},
         created=created or sealed.created(),
         files={},
     )
@@ -242,6 +243,6 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        if not documents.disk_refuses(error):
+        if not documents_store.disk_refuses(error):
             raise
         raise OSError(None, str(error), str(path)) from error

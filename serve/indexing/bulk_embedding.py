@@ -12,15 +12,15 @@ import numpy as np
 
 from embedship.bundle import Bundle, Code
 from embedship.codes import Vectors, normalise
-from embedship.serve import bulk
-from embedship.serve.bulk_input import Row
-from embedship.serve.bulk_places import Local
-from embedship.serve.bulk_records import Manifest, Wishes
-from embedship.serve.bulk_shards import Encoders, Watcher
-from embedship.serve.documents import DOCUMENTS, Documents
-from embedship.serve.index.embedding import CHUNK, Written, added, text_of
+from embedship.serve.bulk import run
+from embedship.serve.bulk.manifest import Manifest, Wishes
+from embedship.serve.bulk.shards import Encoders, Watcher
+from embedship.serve.bulk.source import Row
+from embedship.serve.bulk.storage import Local
+from embedship.serve.documents.store import DOCUMENTS, Documents
+from embedship.serve.index.exact_vectors import Truth
 from embedship.serve.index.manifest import Truncated
-from embedship.serve.index.truth import Truth
+from embedship.serve.indexing.embedding import CHUNK, Written, added, text_of
 from embedship.tokens import Tokenizer
 
 _SHARDS = "shards"
@@ -74,7 +74,7 @@ def embed(encoders: Encoders, stored: Stored, out: Path, shard_texts: int, watch
     # float16 shards would be rounded before they are normalised.
     code = Code.FLOAT16 if pipeline.normalised else Code.FLOAT32
     wishes = Wishes(code=code, prompt_name=pipeline.document_prompt, shard_texts=shard_texts)
-    return bulk.encode(encoders, stored, (), out, wishes, watcher)
+    return run.encode(encoders, stored, (), out, wishes, watcher)
 
 
 def vectors(folder: Path, encoded: Manifest) -> Iterator[Vectors]:

@@ -13,10 +13,10 @@ import numpy as np
 from embedship.codes import Vectors, normalise
 from embedship.encoder import Encoder, require_tokens
 from embedship.errors import EngineError, UsageError
-from embedship.serve.documents import DOCUMENTS, Document, Documents
-from embedship.serve.index.chunks import before
+from embedship.serve.documents.chunking import before
+from embedship.serve.documents.store import DOCUMENTS, Document, Documents
+from embedship.serve.index.exact_vectors import Truth
 from embedship.serve.index.manifest import Truncated
-from embedship.serve.index.truth import Truth
 from embedship.tokens import Tokens
 
 # Texts tokenised and batched at once: enough to group by length, few enough to bound memory and to show progress.

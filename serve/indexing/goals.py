@@ -19,13 +19,14 @@ from embedship import hardware
 from embedship.bundle import Codes, Pipeline
 from embedship.codes import Vectors
 from embedship.errors import GateError, UsageError
-from embedship.monitor.recall import overlap
-from embedship.serve.index import Index, Kind, kinds, measure, recipe
+from embedship.monitor.recall.rolling import overlap
+from embedship.serve.index import Index, Kind, kinds, recipe
 from embedship.serve.index.effort import LIMITS, Effort
+from embedship.serve.index.exact_vectors import Truth
 from embedship.serve.index.manifest import SAMPLED, STAGE, Candidate, Choice, Goals, Interval, Packing
-from embedship.serve.index.measure import K
 from embedship.serve.index.recipe import Recipe, Store
-from embedship.serve.index.truth import Truth
+from embedship.serve.indexing import measure
+from embedship.serve.indexing.measure import K
 
 # Enough that 0.99 can be told from 0.985; of a small corpus a tenth.
 _SAMPLE, _SAMPLED_SHARE = 1000, 10

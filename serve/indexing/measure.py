@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from embedship.codes import Vectors
-from embedship.monitor.recall import overlap
+from embedship.monitor.recall.rolling import overlap
 from embedship.serve.index import Index
+from embedship.serve.index.exact_vectors import Truth
 from embedship.serve.index.manifest import SAMPLED, Interval, Recall
-from embedship.serve.index.truth import Truth
 
 K = 10
 _SAMPLE = 200

@@ -15,15 +15,22 @@ import os
 import shutil
 from pathlib import Path
 
-from embedship import sealed, whole
 from embedship.bundle import Record
 from embedship.encoder import Encoder
 from embedship.errors import EmbedshipError, UsageError
-from embedship.serve import bulk, documents
-from embedship.serve.bulk_shards import Here, Watcher
-from embedship.serve.documents import DOCUMENTS, Documents
+from embedship.files import atomic_file, sealed
+from embedship.files.atomic_folder import refuse_occupied, staged
+from embedship.serve.bulk import run
+from embedship.serve.bulk.shards import Here, Watcher
+from embedship.serve.documents import store as documents_store
+from embedship.serve.documents.chunking import Chunking, split_of
+from embedship.serve.documents.store import DOCUMENTS, Documents
 from embedship.serve.index import Kind, manifest
-from embedship.serve.index.build import (
+from embedship.serve.index.effort import Effort
+from embedship.serve.index.exact_vectors import Truth
+from embedship.serve.index.manifest import IndexManifest
+from embedship.serve.index.recipe import Store
+from embedship.serve.indexing.build import (
     Embedded,
     Progress,
     Wishes,
@@ -33,15 +40,9 @@ from embedship.serve.index.build import (
     questions,
     refuse_inner_product,
 )
-from embedship.serve.index.chunks import Chunking, split_of
-from embedship.serve.index.effort import Effort
-from embedship.serve.index.embedding import Embedding
-from embedship.serve.index.manifest import IndexManifest
-from embedship.serve.index.recipe import Store
-from embedship.serve.index.stored import Stored, embed, truncated, vectors
-from embedship.serve.index.truth import Truth
+from embedship.serve.indexing.bulk_embedding import Stored, embed, truncated, vectors
+from embedship.serve.indexing.embedding import Embedding
 from embedship.serve.live import origin
-from embedship.staging import refuse_occupied, staged
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ def migrate(
     manifest.verify(old, found)
     refuse_occupied(out.resolve(), manifest.require_replaceable)
     work = folder_beside(out)
-    with bulk.locked(work):
+    with run.locked(work):
         with origin.documents(old, found) as now:
             plan = _begin(work, _plan(encoder, found, wishes, now.version), force)
             if not (work / DOCUMENTS).exists():
@@ -164,7 +165,7 @@ def _begin(work: Path, plan: Plan, force: bool) -> Plan:
     path = work / PLAN
     if force or not path.exists():
         _empty(work)
-        whole.write(path, sealed.text(sealed.seal(plan)))
+        atomic_file.write(path, sealed.text(sealed.seal(plan)))
         return plan
     began = sealed.read(path, Plan, FORMAT, "unfinished migration")
     if differ := sealed.differences(began, plan, {"version", "created", "digest"}):
@@ -180,12 +181,12 @@ def _empty(folder: Path) -> None:
         shutil.rmtree(each) if each.is_dir() else each.unlink()
 
 
-def _write_documents(opened: Documents, work: Path, split: documents.Split | None) -> None:
+def _write_documents(opened: Documents, work: Path, split: documents_store.Split | None) -> None:
     partial = work / f".{DOCUMENTS}.partial"
     partial.unlink(missing_ok=True)
     try:
         with disk_errors(partial):
-            documents.write(partial, opened.whole(), split)
+            documents_store.write(partial, opened.whole(), split)
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(work / DOCUMENTS)

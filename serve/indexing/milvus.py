@@ -11,19 +11,19 @@ import msgspec
 
 from embedship.encoder import Encoder
 from embedship.errors import UsageError
-from embedship.serve.documents import Document
+from embedship.serve.documents.changes import Put
+from embedship.serve.documents.corpus import Corpus, Skipped
+from embedship.serve.documents.store import Document
 from embedship.serve.index import Kind
-from embedship.serve.index.build import FLAT_BELOW, Wishes, refuse_inner_product
-from embedship.serve.index.corpus import Corpus, Skipped
 from embedship.serve.index.effort import Effort
-from embedship.serve.index.embedding import Embedding
 from embedship.serve.index.manifest import Truncated
-from embedship.serve.live.changes import Put
-from embedship.serve.milvus import Lost
-from embedship.serve.milvus import card as cards
-from embedship.serve.milvus.address import Address
-from embedship.serve.milvus.collection import Collection
-from embedship.serve.milvus.line import SLOW_SECONDS, Line
+from embedship.serve.indexing.build import FLAT_BELOW, Wishes, refuse_inner_product
+from embedship.serve.indexing.embedding import Embedding
+from embedship.serve.milvus import collection_metadata as cards
+from embedship.serve.milvus.backend import Collection
+from embedship.serve.milvus.connection import SLOW_SECONDS, Line
+from embedship.serve.search.address import Address
+from embedship.serve.search.backend import Lost
 
 BATCH = 512
 

@@ -7,15 +7,15 @@ from pathlib import Path
 
 from embedship.bundle import Bundle
 from embedship.encoder import Encoder
-from embedship.serve.documents import DOCUMENTS
+from embedship.files.atomic_folder import staged
+from embedship.serve.documents.store import DOCUMENTS
 from embedship.serve.index import manifest
-from embedship.serve.index.build import Built, Embedded, Progress, Step, Wishes, finish, questions
-from embedship.serve.index.embedding import Embedding
+from embedship.serve.index.exact_vectors import Truth
 from embedship.serve.index.gpu import Gpu
 from embedship.serve.index.manifest import VECTORS
-from embedship.serve.index.truth import Truth
+from embedship.serve.indexing.build import Built, Embedded, Progress, Step, Wishes, finish, questions
+from embedship.serve.indexing.embedding import Embedding
 from embedship.serve.live import origin
-from embedship.staging import staged
 
 
 def requantise(

@@ -10,15 +10,15 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from embedship import jsonl
 from embedship.encoder import Encoder
-from embedship.serve.documents import Document, Split
-from embedship.serve.found import Writable
-from embedship.serve.index import corpus
-from embedship.serve.index.chunks import split_of
-from embedship.serve.index.corpus import Skipped, has_text
-from embedship.serve.index.embedding import Embedding
-from embedship.serve.live.changes import Change, Delete, Done, Pieces
+from embedship.files import jsonl
+from embedship.serve.documents import corpus
+from embedship.serve.documents.changes import Change, Delete, Done, Pieces
+from embedship.serve.documents.chunking import split_of
+from embedship.serve.documents.corpus import Skipped, has_text
+from embedship.serve.documents.store import Document, Split
+from embedship.serve.indexing.embedding import Embedding
+from embedship.serve.search.backend import Writable
 
 BATCH = 512  # lines a transaction
 

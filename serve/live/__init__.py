@@ -24,17 +24,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from embedship.errors import EmbedshipError
-
 SUFFIX = ".live"
-
-
-class NotWritten(EmbedshipError):
-    """Nothing of a change was written, and reading goes on; `full` where the disk has no room left."""
-
-    def __init__(self, message: str, full: bool) -> None:
-        super().__init__(message)
-        self.full = full
 
 
 def beside(index: Path) -> Path:

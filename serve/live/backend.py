@@ -16,15 +16,15 @@ from embedship.bundle import Bundle
 from embedship.codes import Vectors, normalise
 from embedship.ranking import Hits
 from embedship.serve import live
-from embedship.serve.documents import Document, Documents
-from embedship.serve.found import Found, Hit, How, Place, Store, comparable, places, searched
-from embedship.serve.grouping import ROWS, Grouping
+from embedship.serve.documents.fulltext import Words
+from embedship.serve.documents.store import Document, Documents
 from embedship.serve.index import Index, Size
 from embedship.serve.index.folder import IndexFolder
 from embedship.serve.index.manifest import IndexManifest
-from embedship.serve.keyword import Words
 from embedship.serve.live import database
 from embedship.serve.live.index import LiveIndex
+from embedship.serve.search.backend import Found, Hit, How, Place, Store, comparable, places, searched
+from embedship.serve.search.grouping import ROWS, Grouping
 
 
 class Moment(Protocol):

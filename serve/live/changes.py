@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from embedship.codes import Vectors
 from embedship.errors import UsageError
-from embedship.serve import documents, filters
-from embedship.serve.documents import Document, Split
+from embedship.serve.documents import filters, store
+from embedship.serve.documents.changes import Change, Done, Put
+from embedship.serve.documents.store import Document
 from embedship.serve.live.database import State
 
 _KNOWN = "SELECT row, title, text, metadata FROM documents WHERE id = ? ORDER BY number"
@@ -24,55 +25,6 @@ _FORGET_FACT = "DELETE FROM facts WHERE name = ? AND value IS ? AND row = ?"
 
 # Rows share 64 bits with their scores (ranking.py).
 _MOST_NUMBERS = 2**32 - 1
-
-
-class Put(NamedTuple):
-    """A document, its chunks, and their unit vectors, (chunks, dim) float32; one that stays whole is its only chunk."""
-
-    document: Document
-    chunks: Sequence[Document]
-    vectors: Vectors
-
-
-class Delete(NamedTuple):
-    id: str
-
-
-Change = Put | Delete
-
-
-class Pieces(NamedTuple):
-    """Documents on their way to their vectors, and the chunks of each."""
-
-    documents: Sequence[Document]
-    chunks: Sequence[Sequence[Document]]
-
-    @classmethod
-    def of(cls, documents: Sequence[Document], split: Split | None) -> Self:
-        """`split` is that of the index. Raises UsageError for a title that leaves no room for text."""
-        return cls(documents, split(documents) if split else [[document] for document in documents])
-
-    @property
-    def rows(self) -> list[Document]:
-        """What is embedded, in order."""
-        return [chunk for chunks in self.chunks for chunk in chunks]
-
-    def puts(self, vectors: Vectors) -> list[Put]:
-        """Of the unit vectors of `rows`."""
-        ends = np.cumsum([len(chunks) for chunks in self.chunks])
-        parts = np.split(vectors, ends[:-1])
-        return [Put(*each) for each in zip(self.documents, self.chunks, parts, strict=True)]
-
-
-class Done(msgspec.Struct, frozen=True):
-    """What came of changes: documents of which there were none before, that were others before, that are gone."""
-
-    new: int = 0
-    replaced: int = 0
-    deleted: int = 0
-
-    def __add__(self, other: Done) -> Done:
-        return Done(self.new + other.new, self.replaced + other.replaced, self.deleted + other.deleted)
 
 
 class _Row(NamedTuple):
@@ -111,7 +63,7 @@ class _Writing:
         taken = range(first, first + len(change.chunks))
         self._remove(known)
         self._bury([each.row for each in known if each.row not in taken])
-        documents.whole_of(self._connection, first, change.document, change.chunks)
+        store.whole_of(self._connection, first, change.document, change.chunks)
         for row, chunk, vector in zip(taken, change.chunks, change.vectors, strict=True):
             self._insert(row, first, chunk, vector)
         return Done(replaced=1) if known else Done(new=1)
@@ -127,7 +79,7 @@ class _Writing:
         return [_Row(*found) for found in self._connection.execute(_KNOWN, [id])]
 
     def _insert(self, row: int, line: int, chunk: Document, vector: Vectors) -> None:
-        documents.insert(self._connection, row, line, chunk)
+        store.insert(self._connection, row, line, chunk)
         self._connection.execute(_LEARN_WORDS, (row, chunk.title, chunk.text))
         self._connection.execute("INSERT INTO fresh VALUES (?, ?, ?)", (row, self.version, halves(vector).tobytes()))
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from embedship.errors import EmbedshipError, MismatchError, UnsafeError, UsageError
+from embedship.files.atomic_folder import staged
 from embedship.serve import interruption
-from embedship.serve.documents import DOCUMENTS, SCHEMA, demand_schema, disk_refuses, distrust
+from embedship.serve.documents.store import DOCUMENTS, SCHEMA, demand_schema, disk_refuses, distrust
 from embedship.serve.index.manifest import IndexManifest
-from embedship.serve.live import NotWritten
-from embedship.staging import staged
+from embedship.serve.search.backend import NotWritten
 
 FORMAT = 1
 LOCK = "lock"

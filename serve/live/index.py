@@ -18,17 +18,17 @@ from numpy.typing import NDArray
 from embedship.bundle import Bundle
 from embedship.codes import Vectors
 from embedship.errors import EmbedshipError
-from embedship.serve import documents
-from embedship.serve.documents import DOCUMENTS, Document, Documents
+from embedship.files.atomic_folder import staged
+from embedship.serve.documents import store
+from embedship.serve.documents.changes import Change, Done
+from embedship.serve.documents.fulltext import Words
+from embedship.serve.documents.store import DOCUMENTS, Document, Documents
 from embedship.serve.index import Index, Size, manifest
-from embedship.serve.keyword import Words
 from embedship.serve.live import beside, changes, database, snapshot
-from embedship.serve.live.changes import Change, Done
 from embedship.serve.live.database import State, Still
 from embedship.serve.live.lock import Lock
 from embedship.serve.live.snapshot import Snapshot
 from embedship.serve.live.view import Fresh, Growing, View
-from embedship.staging import staged
 
 # A reader may find that the snapshot it was about to open was replaced and swept meanwhile.
 _TRIES = 3
@@ -178,7 +178,7 @@ class LiveIndex:
         """Those that are not there already, word for word: the others need neither the model nor the disk."""
         with self.moment() as now:
             known = now.documents.uncut([document.id for document in wanted])
-        return [each for each in wanted if each.id not in known or not documents.same(known[each.id], each)]
+        return [each for each in wanted if each.id not in known or not store.same(known[each.id], each)]
 
     def compact(self, step: Callable[[Step], object] = lambda _: None) -> bool:
         """Write the next snapshot and let it count; False where no document is left to make one of.
@@ -309,7 +309,7 @@ class LiveIndex:
         known = np.empty(0, dtype=np.uint32) if view is None or view.firsts is None else view.firsts
         if len(known) == stop:
             return known
-        return np.concatenate([known, documents.firsts(connection, len(known), stop)])
+        return np.concatenate([known, store.firsts(connection, len(known), stop)])
 
     def _put(self, connection: sqlite3.Connection, since: int) -> tuple[NDArray[np.int64], Vectors]:
         rows = connection.execute("SELECT row, vector FROM fresh WHERE version > ? ORDER BY row", [since]).fetchall()

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Self
 
 from embedship.errors import UsageError
-from embedship.serve.live import NotWritten
 from embedship.serve.live.database import LOCK
+from embedship.serve.search.backend import NotWritten
 
 
 class Lock:

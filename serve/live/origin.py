@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from embedship.errors import UsageError
-from embedship.serve.documents import DOCUMENTS, Documents
+from embedship.serve.documents.store import DOCUMENTS, Documents
 from embedship.serve.index import manifest
 from embedship.serve.index.manifest import IndexManifest
 from embedship.serve.live import beside, database

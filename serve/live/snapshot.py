@@ -15,16 +15,16 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from embedship import sealed
 from embedship.bundle import Bundle
 from embedship.codes import Vectors
 from embedship.errors import UnsafeError
-from embedship.sealed import File
-from embedship.serve.documents import DOCUMENTS
+from embedship.files import sealed
+from embedship.files.sealed import File
+from embedship.serve.documents.store import DOCUMENTS
 from embedship.serve.index import Index, manifest
+from embedship.serve.index.exact_vectors import Truth
 from embedship.serve.index.folder import load
 from embedship.serve.index.manifest import FORMAT, MANIFEST, IndexManifest
-from embedship.serve.index.truth import Truth
 from embedship.serve.live.database import State
 
 Numbers = NDArray[np.int64]  # (size,) rising: the number of each row, by which the database knows it
@@ -91,9 +91,9 @@ def write(folder: Path, blocks: Iterable[Vectors], size: int, documents: int, be
 
     Kind and tuning are those of the one before. It has no documents: those lie in the database, of which there is one.
     """
-    from embedship.serve.index import kinds, library
+    from embedship.serve.index import faiss_library, kinds
 
-    library.on_this_thread()  # searches need the other cores
+    faiss_library.on_this_thread()  # searches need the other cores
     truth = Truth.write(folder, blocks, (size, before.dimension))
     kinds.write(folder, truth, before.recipe, before.packing, before.effort)
     files = {name: File.of(folder / name) for name in sorted(_files(before))}

@@ -12,9 +12,10 @@ from embedship import ranking
 from embedship.codes import Vectors
 from embedship.ranking import Hits
 from embedship.serve import interruption
-from embedship.serve.index import Allowed, Kind, checked
+from embedship.serve.documents.filters import Allowed
+from embedship.serve.index import Kind, checked
 from embedship.serve.index.effort import Effort
-from embedship.serve.index.truth import nearest
+from embedship.serve.index.exact_vectors import nearest
 from embedship.serve.live.snapshot import Snapshot
 
 # What is gone is found all the same, and dropped: so many more are asked for, and twice their share.

@@ -20,13 +20,3 @@ Nothing imports pymilvus before a collection is asked for.
 """
 
 from __future__ import annotations
-
-from embedship.errors import EmbedshipError
-
-
-class Lost(EmbedshipError):
-    """The server cannot be reached, or does not answer in time. A write that was under way may have been done."""
-
-
-class Refused(Lost):
-    """The server answered that it cannot: the collection is gone, is being loaded, is another one by now."""

@@ -16,22 +16,22 @@ from embedship.bundle import Bundle
 from embedship.codes import Vectors, normalise
 from embedship.errors import MismatchError, UsageError
 from embedship.ranking import Hits
-from embedship.serve import fusion
-from embedship.serve.documents import Document, same
-from embedship.serve.filters import Filter, FilterError, UnknownField
-from embedship.serve.found import Found, Hit, How, Place, comparable, places, searched
+from embedship.serve.documents.changes import Change, Done, Put
+from embedship.serve.documents.filters import Filter, FilterError, UnknownField
+from embedship.serve.documents.fulltext import words_of
+from embedship.serve.documents.store import Document, same
 from embedship.serve.index import Size
 from embedship.serve.index.manifest import demand_model
-from embedship.serve.keyword import words_of
-from embedship.serve.live.changes import Change, Done, Put
-from embedship.serve.milvus import Lost, Refused, expressions
-from embedship.serve.milvus import card as cards
-from embedship.serve.milvus.address import Address
-from embedship.serve.milvus.card import Card
+from embedship.serve.milvus import collection_metadata as cards
+from embedship.serve.milvus import expressions
+from embedship.serve.milvus.collection_metadata import Card
+from embedship.serve.milvus.connection import QUICK_SECONDS, SLOW_SECONDS, Line
+from embedship.serve.milvus.document_count import Tally
 from embedship.serve.milvus.entities import SHOWN, document, entity, row_of
 from embedship.serve.milvus.index import CONSISTENCY, MilvusIndex
-from embedship.serve.milvus.line import QUICK_SECONDS, SLOW_SECONDS, Line
-from embedship.serve.milvus.tally import Tally
+from embedship.serve.search import fusion
+from embedship.serve.search.address import Address
+from embedship.serve.search.backend import Found, Hit, How, Lost, Place, Refused, comparable, places, searched
 
 # Entities put in one call: of 65 kB of text each, half of the 64 MB that Milvus takes.
 _BATCH = 256

@@ -11,17 +11,17 @@ from typing import Any
 
 import msgspec
 
-from embedship import sealed
 from embedship.bundle import Bundle, Code, Record
 from embedship.errors import UnsafeError, UsageError
+from embedship.files import sealed
 from embedship.serve.index import Kind, manifest
 from embedship.serve.index.effort import Effort
 from embedship.serve.index.manifest import Prompts
 from embedship.serve.index.recipe import DEFAULTS
 from embedship.serve.milvus import expressions
-from embedship.serve.milvus.address import Address
-from embedship.serve.milvus.library import DataType, Function, FunctionType, MilvusClient
-from embedship.serve.milvus.line import Line
+from embedship.serve.milvus.connection import Line
+from embedship.serve.milvus.pymilvus_library import DataType, Function, FunctionType, MilvusClient
+from embedship.serve.search.address import Address
 
 FORMAT = 1
 PROPERTY = "embedship.card"

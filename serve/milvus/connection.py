@@ -9,9 +9,15 @@ from threading import Lock
 from typing import Any, Self
 
 from embedship.errors import MissingExtra, UsageError
-from embedship.serve.milvus import Lost, Refused
-from embedship.serve.milvus.address import Address
-from embedship.serve.milvus.library import ConnectionConfigException, MilvusClient, MilvusException, Status, grpc
+from embedship.serve.milvus.pymilvus_library import (
+    ConnectionConfigException,
+    MilvusClient,
+    MilvusException,
+    Status,
+    grpc,
+)
+from embedship.serve.search.address import Address
+from embedship.serve.search.backend import Lost, Refused
 
 # What a search may wait for, and what may take its time: an exact search, loading a collection.
 QUICK_SECONDS = 5.0

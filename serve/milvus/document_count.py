@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from threading import Lock
 
-from embedship.serve.milvus import Lost
+from embedship.serve.search.backend import Lost
 
 FRESH_SECONDS = 10.0
 

@@ -10,10 +10,10 @@ import msgspec
 
 from embedship.codes import Vectors
 from embedship.errors import UsageError
-from embedship.serve.documents import Document
+from embedship.serve.documents.store import Document
 from embedship.serve.live.changes import halves
 from embedship.serve.milvus import expressions
-from embedship.serve.milvus.card import LONGEST, LONGEST_ID, MOST_FACTS, Card
+from embedship.serve.milvus.collection_metadata import LONGEST, LONGEST_ID, MOST_FACTS, Card
 
 SHOWN = ("id", "content", "title_length", "metadata")
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import msgspec
 
-from embedship.serve.filters import Condition, Filter, FilterError, Limit, Scalar, bound, limits_of
-from embedship.serve.filters import facts as facts_of
+from embedship.serve.documents.filters import Condition, Filter, FilterError, Limit, Scalar, bound, limits_of
+from embedship.serve.documents.filters import facts as facts_of
 
 # Values of a name that a range looks at.
 MOST = 8

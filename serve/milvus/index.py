@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from embedship import ranking
 from embedship.codes import Vectors
 from embedship.ranking import Hits
-from embedship.serve.index import FEW, Allowed, Kind, checked, few
+from embedship.serve.documents.filters import Allowed
+from embedship.serve.index import FEW, Kind, checked, few
 from embedship.serve.index.effort import Effort
-from embedship.serve.index.truth import margin
+from embedship.serve.index.exact_vectors import margin
 from embedship.serve.milvus import expressions
-from embedship.serve.milvus.card import Card
+from embedship.serve.milvus.collection_metadata import Card
 
 # Rounding may swap rows at the edge of the k best: a few more are fetched, and ranked.
 _SPARE = 16

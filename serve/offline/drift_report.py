@@ -9,13 +9,13 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from embedship.monitor.budget import DEFAULT, FalseAlarms
-from embedship.monitor.course import Course, needed
-from embedship.monitor.drift import ALPHA, DIMENSIONS_LIMIT, Rule
-from embedship.monitor.offline import BLOCK_QUERIES, Comparison
-from embedship.monitor.reference import Reference
+from embedship.monitor.drift.detector import ALPHA, DIMENSIONS_LIMIT, Rule
+from embedship.monitor.drift.false_alarms import DEFAULT, FalseAlarms
+from embedship.monitor.drift.offline import BLOCK_QUERIES, Comparison
+from embedship.monitor.drift.reference import Reference
+from embedship.monitor.recall.history import Course, needed
 from embedship.monitor.state import State
-from embedship.serve.current import Log
+from embedship.serve.offline.query_log import Log
 
 
 class Asked(NamedTuple):

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from embedship.bundle import Bundle
 from embedship.errors import MismatchError, UsageError
+from embedship.monitor.drift.offline import Current
+from embedship.monitor.drift.reference import Reference
 from embedship.monitor.errors import ReferenceMismatch
-from embedship.monitor.offline import Current
-from embedship.monitor.reference import Reference
 
 KEYS = {
     "vectors": "(n, d) float32",

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from embedship.bundle import REFERENCE, Bundle
 from embedship.errors import MismatchError, UnsafeError, UsageError
+from embedship.monitor.drift.reference import Reference
 from embedship.monitor.errors import MonitorError, ReferenceMismatch
-from embedship.monitor.reference import Reference
 
 
 def beside(bundle: Bundle) -> Path:

@@ -13,16 +13,16 @@ import numpy.typing as npt
 
 from embedship.codes import Vectors, normalise
 from embedship.encoder import Encoder
-from embedship.monitor.evidence import Drifted, Known
-from embedship.monitor.feedback import Pair
-from embedship.monitor.mining import hard_negatives
-from embedship.monitor.probes import Probe
-from embedship.monitor.ranking import K, score
-from embedship.monitor.recent import Window
-from embedship.serve.grouping import Grouping
-from embedship.serve.index.embedding import text_of
+from embedship.monitor.drift.evidence import Drifted, Known
+from embedship.monitor.drift.window import Window
+from embedship.monitor.recall.feedback import Pair
+from embedship.monitor.recall.hard_negatives import hard_negatives
+from embedship.monitor.recall.probes import Probe
+from embedship.monitor.recall.score import K, score
+from embedship.serve.index.exact_vectors import Truth
 from embedship.serve.index.folder import IndexFolder
-from embedship.serve.index.truth import Truth
+from embedship.serve.indexing.embedding import text_of
+from embedship.serve.search.grouping import Grouping
 
 CANDIDATES = 100  # searched for each query: enough to find negatives among, and near enough to be hard
 SHOWN = 5  # candidates beside a query that needs a label

@@ -10,15 +10,33 @@ import numpy as np
 import numpy.typing as npt
 
 from embedship.codes import Vectors
+from embedship.errors import EmbedshipError
 from embedship.ranking import Hits
-from embedship.serve import fusion
-from embedship.serve.documents import Document
-from embedship.serve.filters import Filter
-from embedship.serve.fusion import Mode
+from embedship.serve.documents.changes import Change, Done
+from embedship.serve.documents.filters import Filter
+from embedship.serve.documents.store import Document
 from embedship.serve.index import Size
 from embedship.serve.index.effort import Effort
 from embedship.serve.index.manifest import Described
-from embedship.serve.live.changes import Change, Done
+from embedship.serve.search import fusion
+from embedship.serve.search.fusion import Mode
+
+
+class Lost(EmbedshipError):
+    """The server cannot be reached, or does not answer in time. A write that was under way may have been done."""
+
+
+class Refused(Lost):
+    """The server answered that it cannot: the collection is gone, is being loaded, is another one by now."""
+
+
+class NotWritten(EmbedshipError):
+    """Nothing of a change was written, and reading goes on; `full` where the disk has no room left."""
+
+    def __init__(self, message: str, full: bool) -> None:
+        super().__init__(message)
+        self.full = full
+
 
 # What recall is measured at. A client that asks for three hits is searched ten, or nothing could be said of its recall.
 K = 10

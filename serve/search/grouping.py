@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from embedship import ranking
 from embedship.codes import Vectors
 from embedship.ranking import Hits
-from embedship.serve import fusion, interruption
-from embedship.serve.index import Allowed
+from embedship.serve import interruption
+from embedship.serve.documents.filters import Allowed
+from embedship.serve.search import fusion
 
 # Rows asked for at first, for each document that is wanted: neighbouring chunks of one document often lie together.
 SPREAD = 3

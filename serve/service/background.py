@@ -12,14 +12,14 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 
-from embedship.monitor.faults import Part
-from embedship.monitor.probes import Probes
-from embedship.monitor.ranking import Score, score
-from embedship.monitor.watch import Watch
+from embedship.monitor.failures import Part
+from embedship.monitor.monitor import Watch
+from embedship.monitor.recall.probes import Probes
+from embedship.monitor.recall.score import Score, score
 from embedship.serve.errors import EngineFailed, Overloaded, RequestError
 from embedship.serve.index import Size
-from embedship.serve.pipeline import Pipeline
-from embedship.serve.songs import Choir
+from embedship.serve.service.canaries import Choir
+from embedship.serve.service.query_pipeline import Pipeline
 
 logger = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from embedship.codes import Vectors
 from embedship.encoder import Encoder
-from embedship.golden import Golden
-from embedship.serve.walk import Walk
-from embedship.serve.workers import Workers
+from embedship.golden_texts import Golden
+from embedship.serve.batching.executor import Workers
+from embedship.serve.service.shape_walk import Walk
 from embedship.tokens import Tokens
 
 # Texts of a round on each device: with MiniLM 16 texts of at most 64 tokens cost 40 ms every 30 s, 0.13% of a stream.

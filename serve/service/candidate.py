@@ -20,15 +20,15 @@ import numpy as np
 from embedship import golden, shapes, tune
 from embedship.bundle import Bundle
 from embedship.encoder import Encoder
-from embedship.golden import Golden
-from embedship.monitor.allowance import Allowance
-from embedship.monitor.candidate import Comparison
-from embedship.monitor.probes import Probe
-from embedship.monitor.ranking import K, score
-from embedship.serve.found import Found, How
-from embedship.serve.fusion import Mode
+from embedship.golden_texts import Golden
+from embedship.monitor.cpu_budget import Allowance
+from embedship.monitor.recall.candidate import Comparison
+from embedship.monitor.recall.probes import Probe
+from embedship.monitor.recall.score import K, score
+from embedship.serve.search.backend import Found, How
+from embedship.serve.search.fusion import Mode
+from embedship.serve.service.collection import Shelf
 from embedship.serve.settings import Settings
-from embedship.serve.shelf import Shelf
 
 logger = logging.getLogger(__name__)
 

@@ -12,16 +12,15 @@ import numpy.typing as npt
 
 from embedship.bundle import Bundle
 from embedship.codes import Vectors
-from embedship.monitor.recall import FALL, LEAST_BASELINE, Baseline
+from embedship.monitor.recall.rolling import FALL, LEAST_BASELINE, Baseline
 from embedship.serve import interruption
-from embedship.serve.admission import Permit
-from embedship.serve.documents import Document
+from embedship.serve.batching.admission import Permit
+from embedship.serve.documents.store import Document
 from embedship.serve.errors import IndexAway
-from embedship.serve.found import NEAREST, Found, How, K, Store
 from embedship.serve.index.manifest import SAMPLED
-from embedship.serve.local import Local
-from embedship.serve.milvus import Lost
-from embedship.serve.milvus.address import Address
+from embedship.serve.live.backend import Local
+from embedship.serve.search.address import Address
+from embedship.serve.search.backend import NEAREST, Found, How, K, Lost, Store
 
 # Handing a search to a thread and back costs 0.1 to 0.4 ms: one that is quicker is done on the event loop.
 INLINE_SECONDS = 0.0005
@@ -113,6 +112,6 @@ class Shelf:
 def _opened(index: Path | Address, bundle: Bundle, writable: bool, before: Shelf | None) -> Store:
     if isinstance(index, Path):
         return Local.open(index, bundle, writable, before.store if before else None)
-    from embedship.serve.milvus.collection import Collection  # the extra [milvus]
+    from embedship.serve.milvus.backend import Collection  # the extra [milvus]
 
     return Collection.open(index, bundle, writable)

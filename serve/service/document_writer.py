@@ -13,19 +13,17 @@ import msgspec
 import numpy as np
 
 from embedship.errors import UsageError
-from embedship.serve.documents import Document
+from embedship.serve.batching.model_client import Encoded
+from embedship.serve.documents.changes import Change, Delete, Done, Pieces
+from embedship.serve.documents.store import Document
 from embedship.serve.errors import DiskFull, IndexAway, Invalid, NotStored, ReadOnly
-from embedship.serve.forward import Encoded
-from embedship.serve.found import Writable
-from embedship.serve.index.embedding import text_of
-from embedship.serve.live import NotWritten
-from embedship.serve.live.changes import Change, Delete, Done, Pieces
+from embedship.serve.indexing.embedding import text_of
 from embedship.serve.live.compaction import Compaction, Result
 from embedship.serve.live.index import LiveIndex
-from embedship.serve.metrics import Metrics
-from embedship.serve.milvus import Lost
-from embedship.serve.pipeline import Pipeline
+from embedship.serve.search.backend import Lost, NotWritten, Writable
+from embedship.serve.service.query_pipeline import Pipeline
 from embedship.serve.settings import Settings
+from embedship.serve.telemetry.metrics import Metrics
 
 Got = TypeVar("Got")
 

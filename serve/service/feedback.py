@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from embedship.monitor.feedback import Answer, Feedback
-from embedship.monitor.ranking import Score
+from embedship.monitor.recall.feedback import Answer, Feedback
+from embedship.monitor.recall.score import Score
 from embedship.serve.errors import Invalid, UnknownAnswer
-from embedship.serve.pipeline import Pipeline
 from embedship.serve.schemas import FeedbackRequest
-from embedship.serve.visit import Phase, mark
+from embedship.serve.service.query_pipeline import Pipeline
+from embedship.serve.telemetry.request_context import Phase, mark
 
 
 class Judge:

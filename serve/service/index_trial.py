@@ -2,7 +2,7 @@
 
 FAISS and SQLite parse its files, in C and C++: what makes them crash must not end the server that answers.
 
-    python -m embedship.serve.trial BUNDLE INDEX
+    python -m embedship.serve.service.index_trial BUNDLE INDEX
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import numpy as np
 
 from embedship.bundle import Bundle
 from embedship.errors import EmbedshipError, UnsafeError
-from embedship.serve import keys
-from embedship.serve.found import NEAREST, K
-from embedship.serve.local import Local
+from embedship.serve import api_keys
+from embedship.serve.live.backend import Local
+from embedship.serve.search.backend import NEAREST, K
 
 # Hashing and reading 100 GB at 200 MB a second take less.
 _SECONDS = 900.0
@@ -30,11 +30,11 @@ def demand_readable(bundle: Path, index: Path, seconds: float = _SECONDS) -> Non
 
     An index that it refuses is no matter here: whoever opens it next says why.
     """
-    command = [sys.executable, "-P", "-m", "embedship.serve.trial", str(bundle), str(index)]
+    command = [sys.executable, "-P", "-m", "embedship.serve.service.index_trial", str(bundle), str(index)]
     try:
         done = subprocess.run(
             command,
-            env=keys.without(os.environ),
+            env=api_keys.without(os.environ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

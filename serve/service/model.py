@@ -11,16 +11,16 @@ from embedship import shapes, tune
 from embedship.bundle import Bundle, Task
 from embedship.encoder import Encoder
 from embedship.golden import GoldenCheck
-from embedship.serve.admission import Admission
+from embedship.serve.batching.admission import Admission
+from embedship.serve.batching.executor import Workers
+from embedship.serve.batching.model_client import Forward
+from embedship.serve.batching.pending import Ticket
+from embedship.serve.batching.priority_queue import Lanes
 from embedship.serve.devices.fleet import Fleet, local, processes
-from embedship.serve.forward import Forward
-from embedship.serve.lanes import Lanes
-from embedship.serve.metrics import Counts
+from embedship.serve.service.canaries import Choir, Songs
+from embedship.serve.service.shape_walk import Walk
 from embedship.serve.settings import Settings
-from embedship.serve.songs import Choir, Songs
-from embedship.serve.tickets import Ticket
-from embedship.serve.walk import Walk
-from embedship.serve.workers import Workers
+from embedship.serve.telemetry.metrics import Counts
 from embedship.tune import Settled
 
 

@@ -5,24 +5,24 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from embedship import jsonl
 from embedship.bundle import Bundle, Task
 from embedship.encoder import Encoder
 from embedship.errors import UsageError
+from embedship.files import jsonl
+from embedship.files.sealed import sha256_of
 from embedship.likeness import likeness
-from embedship.monitor.budget import FalseAlarms
 from embedship.monitor.canary import Canary
-from embedship.monitor.candidate import Comparison
-from embedship.monitor.feedback import Feedback
+from embedship.monitor.drift.false_alarms import FalseAlarms
+from embedship.monitor.monitor import Watch
 from embedship.monitor.observer import Observer
-from embedship.monitor.probes import Probe, Probes
-from embedship.monitor.watch import Watch
-from embedship.sealed import sha256_of
-from embedship.serve import references
-from embedship.serve.reranker import Reranker
+from embedship.monitor.recall.candidate import Comparison
+from embedship.monitor.recall.feedback import Feedback
+from embedship.monitor.recall.probes import Probe, Probes
+from embedship.serve.offline import references
+from embedship.serve.service.canaries import Choir
+from embedship.serve.service.collection import Shelf
+from embedship.serve.service.reranker import Reranker
 from embedship.serve.settings import Settings
-from embedship.serve.shelf import Shelf
-from embedship.serve.songs import Choir
 
 PROBES = "probes.jsonl"  # beside the index folder, where --probes names no other file
 MOST_PROBES = 10_000

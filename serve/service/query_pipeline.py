@@ -11,25 +11,24 @@ import numpy as np
 
 from embedship.codes import normalise
 from embedship.errors import UsageError
-from embedship.monitor.watch import Watch
-from embedship.serve.admission import Permit
+from embedship.monitor.monitor import Watch
+from embedship.serve.batching.admission import Permit
+from embedship.serve.batching.model_client import Encoded, Forward
+from embedship.serve.documents.chunking import split_of
+from embedship.serve.documents.filters import FilterError
 from embedship.serve.errors import Invalid, NoIndex, NoReranker
-from embedship.serve.filters import FilterError
-from embedship.serve.forward import Encoded, Forward
-from embedship.serve.found import NEAREST, Found, How, K
-from embedship.serve.fusion import Mode
-from embedship.serve.index.chunks import split_of
-from embedship.serve.lanes import Lane
-from embedship.serve.metrics import Metrics
-from embedship.serve.reranker import Reranker
-from embedship.serve.visit import NOW, Phase, mark
+from embedship.serve.search.backend import NEAREST, Found, How, K
+from embedship.serve.search.fusion import Mode
+from embedship.serve.service.reranker import Reranker
+from embedship.serve.telemetry.metrics import Metrics
+from embedship.serve.telemetry.request_context import NOW, Lane, Phase, mark
 
 if TYPE_CHECKING:
     from embedship.codes import Vectors
-    from embedship.serve.candidate import Candidate
-    from embedship.serve.documents import Split
+    from embedship.serve.documents.store import Split
     from embedship.serve.index.manifest import Described
-    from embedship.serve.shelf import Shelf
+    from embedship.serve.service.candidate import Candidate
+    from embedship.serve.service.collection import Shelf
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,11 @@ import msgspec
 
 from embedship.errors import EmbedshipError
 from embedship.monitor.errors import MonitorError
-from embedship.serve import trial
 from embedship.serve.errors import NotReloaded, Reloading
-from embedship.serve.house import House
-from embedship.serve.milvus.address import Address
-from embedship.serve.service import Service
+from embedship.serve.search.address import Address
+from embedship.serve.service import index_trial
+from embedship.serve.service.service import Service
+from embedship.serve.service.state import House
 from embedship.serve.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -155,7 +155,7 @@ class Reload:
     def _opened(self, settings: Settings, now: Service) -> Service:
         """A service that can answer at once. Its index is first read in a child process."""
         if isinstance(settings.index, Path):
-            trial.demand_readable(settings.bundle, settings.index)
+            index_trial.demand_readable(settings.bundle, settings.index)
         house = self._house
         service = Service.open(settings, house.admissions, house.metrics, None, now.shelf, now.watch)
         try:

@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from embedship.bundle import Bundle
+from embedship.serve.batching.model_client import Encoded
 from embedship.serve.errors import TooLarge
-from embedship.serve.forward import Encoded
-from embedship.serve.found import Found, Hit, K, Place
-from embedship.serve.index.embedding import text_of
-from embedship.serve.lanes import Lane
-from embedship.serve.running import Running
+from embedship.serve.indexing.embedding import text_of
+from embedship.serve.search.backend import Found, Hit, K, Place
+from embedship.serve.service.model import Running
+from embedship.serve.telemetry.request_context import Lane
 
 Scores = npt.NDArray[np.float32]
 

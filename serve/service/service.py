@@ -12,25 +12,26 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from embedship import __version__
 from embedship.bundle import Bundle, Task
 from embedship.encoder import Encoder
-from embedship.golden import Golden, GoldenCheck
-from embedship.monitor.watch import Watch
-from embedship.serve import watching
-from embedship.serve.admission import Admission
-from embedship.serve.candidate import Candidate
-from embedship.serve.forward import Forward
-from embedship.serve.judge import Judge
-from embedship.serve.metrics import Build, Counts, Metrics
-from embedship.serve.pipeline import Pipeline
-from embedship.serve.reranker import Reranker
-from embedship.serve.rounds import Rounds
-from embedship.serve.running import Door, Running, door
+from embedship.golden import GoldenCheck
+from embedship.golden_texts import Golden
+from embedship.monitor.monitor import Watch
+from embedship.serve.batching.admission import Admission
+from embedship.serve.batching.executor import Workers
+from embedship.serve.batching.model_client import Forward
+from embedship.serve.service import monitor_setup
+from embedship.serve.service.background import Rounds
+from embedship.serve.service.candidate import Candidate
+from embedship.serve.service.collection import Shelf
+from embedship.serve.service.document_writer import Writes
+from embedship.serve.service.feedback import Judge
+from embedship.serve.service.model import Door, Running, door
+from embedship.serve.service.query_pipeline import Pipeline
+from embedship.serve.service.reranker import Reranker
 from embedship.serve.settings import Settings
-from embedship.serve.shelf import Shelf
-from embedship.serve.workers import Workers
-from embedship.serve.writes import Writes
+from embedship.serve.telemetry.metrics import Build, Counts, Metrics
+from embedship.version import __version__
 
 
 class Admissions(NamedTuple):
@@ -98,7 +99,7 @@ class Service:
         if candidate:
             stack.callback(candidate.close)
         comparison = candidate.comparison if candidate else None
-        watch = watching.watch(settings, encoder, shelf, running.choir, comparison, reranker, watched)
+        watch = monitor_setup.watch(settings, encoder, shelf, running.choir, comparison, reranker, watched)
         stack.enter_context(watch)
         if candidate:
             candidate.start(watch.probes.probes if watch.probes else ())

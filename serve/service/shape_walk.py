@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from embedship.batches import Layout, Shape
 from embedship.encoder import Encoder
-from embedship.plan import Layout, Shape
-from embedship.serve.workers import Workers
+from embedship.serve.batching.executor import Workers
 from embedship.shapes import Key, Subject, Texts
 from embedship.tokens import Tokens
 

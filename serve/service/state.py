@@ -12,17 +12,17 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 from embedship.encoder import Encoder
 from embedship.monitor.collector import MonitorCollector
-from embedship.monitor.watch import Status
-from embedship.serve.admission import Admission
-from embedship.serve.devices.collector import DevicesCollector
-from embedship.serve.drain import Drain
+from embedship.monitor.monitor import Status
+from embedship.serve.api_keys import ADMIN, WRITE, Keys
+from embedship.serve.batching.admission import Admission
+from embedship.serve.batching.device_metrics import DevicesCollector
 from embedship.serve.index import Size
-from embedship.serve.keys import ADMIN, WRITE, Keys
-from embedship.serve.lanes import Lane
-from embedship.serve.metrics import Metrics
 from embedship.serve.schemas import Readiness
-from embedship.serve.service import Admissions, Service
+from embedship.serve.service.drain import Drain
+from embedship.serve.service.service import Admissions, Service
 from embedship.serve.settings import Settings
+from embedship.serve.telemetry.metrics import Metrics
+from embedship.serve.telemetry.request_context import Lane
 
 
 class House:

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from embedship.serve.visit import NOW, Visit
+from embedship.serve.telemetry.request_context import NOW, Visit
 
 logger = logging.getLogger("embedship.access")
 

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from embedship.serve.documents.changes import Done
 from embedship.serve.errors import ANSWERS, FAILURES, REJECTIONS, RequestError
-from embedship.serve.gate import Cut
-from embedship.serve.histogram import Histogram, Tally
 from embedship.serve.index import Size
-from embedship.serve.lanes import Lane
-from embedship.serve.live.changes import Done
 from embedship.serve.live.compaction import Result
+from embedship.serve.telemetry.histogram import Histogram, Tally
+from embedship.serve.telemetry.request_context import Lane
+
+
+class Cut(StrEnum):
+    """Why a connection was cut without an answer: label of embedship_connections_cut_total."""
+
+    HEAD = "head"
+    BODY = "body"
+    UNREAD = "unread"
+
 
 OTHER = "other"  # the route label of every path that is not a route
 CLASSES = ("2xx", "4xx", "5xx")

@@ -13,6 +13,12 @@ from contextvars import ContextVar
 from enum import StrEnum
 from typing import NamedTuple
 
+
+class Lane(StrEnum):
+    INTERACTIVE = "interactive"
+    BULK = "bulk"
+
+
 # An id goes into headers and logs as it came: nothing is let in that any of them would have to escape.
 _ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._~:/+=@-]{0,127}")
 

@@ -20,9 +20,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
-from embedship import __version__
-from embedship.serve.metrics import OTHER
-from embedship.serve.visit import Visit
+from embedship.serve.telemetry.metrics import OTHER
+from embedship.serve.telemetry.request_context import Visit
+from embedship.version import __version__
 
 # How long the end of the server waits for a collector that does not answer.
 CLOSE_SECONDS = 2.0

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from embedship.errors import MissingExtra
-from embedship.serve.visit import Visit
+from embedship.serve.telemetry.request_context import Visit
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def opened(environment: Mapping[str, str]) -> Traces | None:
         logger.warning("no traces: %s is %s, and %s is spoken here", _PROTOCOLS[1], protocol, _SPOKEN)
         return None
     try:
-        from embedship.serve.spans import Spans
+        from embedship.serve.telemetry.spans import Spans
     except ModuleNotFoundError as missing:
         logger.warning("no traces: %s", MissingExtra(missing.name or "opentelemetry", "otel"))
         return None

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedship.plan import BUDGET, PADDING, SLACK, pad, plan, rounded
+from embedship.batches import BUDGET, PADDING, SLACK, pad, plan, rounded
 
 LENGTHS = st.lists(st.integers(1, 300), max_size=60)
 

@@ -17,14 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedship import Bundle, Encoder, golden, stdlib_docs
+from embedship.batches import Batch, pad
 from embedship.bundle import Precision, Runtime
 from embedship.codes import Vectors, cosine
 from embedship.encoder import _chunks
 from embedship.engine import open_engine
 from embedship.engine.openvino import OpenVinoEngine
 from embedship.errors import EngineError, GateError, UnsafeError, UsageError
-from embedship.golden import Golden
-from embedship.plan import Batch, pad
+from embedship.golden_texts import ALONE_FLOOR, Golden
 from embedship.tokens import Tokenizer
 
 TEXTS = ["", "a", "hello world", "żółw 🐢 שלום", "word " * 600, *(e.body for e in stdlib_docs.entries(40))]
@@ -69,7 +69,7 @@ def test_padding_and_neighbours_do_not_change_a_vector(bundle: Path, variant: st
     alone = engine.encode(pad(ids[:1], 0))
     beside_long = engine.encode(pad([ids[0], [101] + [2000] * 200 + [102]], 0))[:1]
     engine.close()
-    assert cosine(alone, beside_long)[0] >= golden.ALONE_FLOOR
+    assert cosine(alone, beside_long)[0] >= ALONE_FLOOR
 
 
 def test_batches_come_in_few_widths_and_none_beyond_the_positions(encoder: Encoder) -> None:
@@ -88,7 +88,7 @@ def test_order_is_kept_from_many_threads(encoder: Encoder) -> None:
     expected = encoder.encode(TEXTS)
     with ThreadPoolExecutor(8) as threads:
         for vectors in threads.map(lambda _: encoder.encode(TEXTS), range(8)):
-            assert cosine(vectors, expected).min() >= golden.ALONE_FLOOR
+            assert cosine(vectors, expected).min() >= ALONE_FLOOR
 
 
 def test_no_texts_give_no_rows(encoder: Encoder) -> None:

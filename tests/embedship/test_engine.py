@@ -14,18 +14,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedship import golden
+from embedship.batches import Batch, pad
 from embedship.bundle import Bundle, Machine, Precision, Variant
 from embedship.codes import cosine
 from embedship.device import Device
-from embedship.engine import Engine, open_engine, require
+from embedship.engine import open_engine, require
 from embedship.engine.buckets import bucketed
 from embedship.engine.device import machine as machine_of
+from embedship.engine.protocol import Engine
 from embedship.errors import EngineError, MismatchError, UsageError
-from embedship.export import targets
-from embedship.export.targets import EXACT, Target
-from embedship.golden import Golden
-from embedship.plan import Batch, pad
+from embedship.export.variants import targets
+from embedship.export.variants.targets import EXACT, Target
+from embedship.golden_texts import ALONE_FLOOR, Golden
 
 CASES = [
     ("onnx", "cpu"),
@@ -71,15 +71,15 @@ def test_neighbours_and_order_do_not_change_a_vector(engine: Engine, texts: Gold
     together = engine.encode(pad(texts.ids, 0))
     backwards = engine.encode(pad(texts.ids[::-1], 0))[::-1]
     alone = np.concatenate([engine.encode(pad([ids], 0)) for ids in texts.ids])
-    assert cosine(backwards, together).min() >= golden.ALONE_FLOOR
-    assert cosine(alone, together).min() >= golden.ALONE_FLOOR
+    assert cosine(backwards, together).min() >= ALONE_FLOOR
+    assert cosine(alone, together).min() >= ALONE_FLOOR
 
 
 def test_more_threads_than_streams_get_their_own_vectors(engine: Engine, texts: Golden) -> None:
     expected = [engine.encode(pad([ids], 0)) for ids in texts.ids]
     with ThreadPoolExecutor(8) as threads:
         found = threads.map(lambda ids: engine.encode(pad([ids], 0)), texts.ids)
-        assert all(cosine(a, b)[0] >= golden.ALONE_FLOOR for a, b in zip(found, expected, strict=True))
+        assert all(cosine(a, b)[0] >= ALONE_FLOOR for a, b in zip(found, expected, strict=True))
 
 
 def test_memory_returns_after_a_large_batch(engine: Engine) -> None:
@@ -113,7 +113,7 @@ def test_failed_batches_leave_the_engine_right_on_every_stream(engine: Engine) -
         with pytest.raises(EngineError, match="failed on a batch of 1"):
             engine.encode(too_wide)
         for _ in range(4):
-            assert cosine(engine.encode(good), expected)[0] >= golden.ALONE_FLOOR
+            assert cosine(engine.encode(good), expected)[0] >= ALONE_FLOOR
 
 
 def test_a_mask_of_another_shape_is_refused(engine: Engine) -> None:
@@ -137,7 +137,7 @@ def test_buckets_add_only_what_is_masked_and_their_shapes_are_few(lengths: list[
 def test_a_bucketed_batch_has_the_same_vectors(bundle: Path, texts: Golden) -> None:
     engine = open_engine(Bundle.open(bundle), "onnx", streams=1)
     batch = pad(texts.ids[:5], 0)
-    assert cosine(engine.encode(bucketed(batch, 0))[:5], engine.encode(batch)).min() >= golden.ALONE_FLOOR
+    assert cosine(engine.encode(bucketed(batch, 0))[:5], engine.encode(batch)).min() >= ALONE_FLOOR
     engine.close()
 
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from embedship import shapes
+from embedship.batches import Batch, Layout, Shape
 from embedship.bundle import Bundle, Precision, Task
 from embedship.codes import Vectors, cosine
 from embedship.encoder import Encoder
 from embedship.errors import GateError
-from embedship.plan import Batch, Layout, Shape
 from embedship.shapes import Subject
 from embedship.tokens import Tokenizer, Tokens
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from embedship import choice, timing, tune
+from embedship import timing, tune, variant_choice
 from embedship.bundle import Bundle, Objective, Precision, Variant
 from embedship.timing import Clock, Timing
 from embedship.tokens import Tokens
@@ -71,7 +71,7 @@ def variants(bundle: Any) -> list[Variant]:
 
 
 def best(variants: list[Variant], timed: tune.Timed, objective: Objective = Objective.THROUGHPUT) -> str:
-    return choice.rank(variants, objective, timed.speeds)[0].name
+    return variant_choice.rank(variants, objective, timed.speeds)[0].name
 
 
 COSTS = {"onnx": 10e-6, "openvino": 7e-6, "openvino-int8": 5e-6}

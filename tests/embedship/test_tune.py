@@ -10,11 +10,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from embedship import choice, cli, hardware, tune
+from embedship import hardware, tune, variant_choice
 from embedship.bundle import Bundle, Code, Machine, Measured, Objective, Quality
+from embedship.commands import main
 from embedship.encoder import Encoder
 from embedship.errors import GateError, MissingExtra
-from embedship.golden import Golden
+from embedship.golden_texts import Golden
 
 FOREIGN = Machine(cpu="another cpu", isa=("asimd",), cores=64.0)
 NAMES = ("onnx", "openvino-int8")
@@ -47,7 +48,7 @@ def test_a_foreign_choice_is_measured_again_and_kept(foreign: Path, monkeypatch:
     opened = Bundle.open(foreign)
     before = (foreign / "bundle.json").read_bytes()
     settled = tune.settle(opened)
-    stored = choice.load(opened)
+    stored = variant_choice.load(opened)
     assert stored is not None
     assert stored.variant == settled.variant
     assert set(stored.tokens_per_second) == set(stored.latency_seconds) == set(NAMES)
@@ -104,11 +105,11 @@ def test_the_verb(foreign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     texts = tmp_path / "texts.jsonl"
     texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in Golden.load(Bundle.open(foreign)).real))
     options = ["--objective", "size", "--texts", str(texts), "--cache", str(tmp_path / "cache")]
-    assert cli.run(["tune", str(foreign), *options, "--json"]) == 0
+    assert main.run(["tune", str(foreign), *options, "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert (answer["variant"], answer["objective"]) == ("openvino-int8", "size")
     assert Path(answer["file"]).parent == tmp_path / "cache"
-    assert cli.run(["tune", str(tmp_path)]) == 2
+    assert main.run(["tune", str(tmp_path)]) == 2
     assert "is no bundle" in capsys.readouterr().err
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from embedship import choice, hardware
+from embedship import hardware, variant_choice
 from embedship.bundle import (
     Bundle,
     Choice,
@@ -19,7 +19,7 @@ from embedship.bundle import (
     Quantisation,
     Variant,
 )
-from embedship.choice import Speeds
+from embedship.variant_choice import Speeds
 
 FOREIGN = Machine(cpu="another cpu", isa=("asimd", "i8mm"), cores=64.0)
 SPEEDS = Speeds(
@@ -61,7 +61,7 @@ def here(bundle: Bundle, variant: str) -> Choice:
     ],
 )
 def test_rank(variants: list[Variant], objective: Objective, expected: list[str]) -> None:
-    assert [v.name for v in choice.rank(variants, objective, SPEEDS)] == expected
+    assert [v.name for v in variant_choice.rank(variants, objective, SPEEDS)] == expected
 
 
 def measured(variant: str, recall: float) -> Measured:
@@ -78,48 +78,48 @@ def measured(variant: str, recall: float) -> Measured:
 def test_the_budget_is_kept_and_what_was_not_measured_is_not_affordable() -> None:
     rows = (measured("checkpoint", 0.8), measured("near", 0.796), measured("far", 0.79), measured("lost", math.nan))
     quality = Quality(dataset="d", queries=1, documents=1, max_recall_drop=0.005, measured=rows)
-    affordable = [v for v in ("near", "far", "lost", "unknown") if choice.affordable(quality, v)]
+    affordable = [v for v in ("near", "far", "lost", "unknown") if variant_choice.affordable(quality, v)]
     assert affordable == ["near"]
-    assert choice.affordable(msgspec.structs.replace(quality, max_recall_drop=None), "far")
-    assert choice.affordable(None, "far")
+    assert variant_choice.affordable(msgspec.structs.replace(quality, max_recall_drop=None), "far")
+    assert variant_choice.affordable(None, "far")
 
 
 def test_the_bundles_own_choice_is_taken_on_a_machine_like_the_exporters(bundle: Path, tmp_path: Path) -> None:
     opened = Bundle.open(bundle)
-    assert choice.variant(opened).name == opened.manifest.choice.variant
-    assert choice.variant(opened, "onnx").name == "onnx"
+    assert variant_choice.variant(opened).name == opened.manifest.choice.variant
+    assert variant_choice.variant(opened, "onnx").name == "onnx"
 
 
 def test_a_foreign_choice_is_never_kept_in_silence(foreign: Bundle, caplog: pytest.LogCaptureFixture) -> None:
-    assert choice.known(foreign) is None
-    assert choice.variant(foreign).name == foreign.manifest.choice.variant
+    assert variant_choice.known(foreign) is None
+    assert variant_choice.variant(foreign).name == foreign.manifest.choice.variant
     (message,) = caplog.messages
     assert "was chosen on another cpu (asimd i8mm), but this machine has" in message
     assert "embedship tune" in message
-    choice.variant(foreign, "onnx")
+    variant_choice.variant(foreign, "onnx")
     assert len(caplog.messages) == 1, "an explicit name is obeyed"
 
 
 def test_what_was_measured_here_is_kept_beside_the_bundle_and_taken(foreign: Bundle) -> None:
     made = here(foreign, "onnx-int8")
-    assert choice.save(foreign, made) == foreign.folder.with_name("bundle.choice.json")
-    assert choice.load(foreign) == choice.known(foreign) == made
-    assert choice.variant(foreign).name == "onnx-int8"
+    assert variant_choice.save(foreign, made) == foreign.folder.with_name("bundle.choice.json")
+    assert variant_choice.load(foreign) == variant_choice.known(foreign) == made
+    assert variant_choice.variant(foreign).name == "onnx-int8"
 
 
 def test_a_cache_folder_serves_where_the_bundle_is_read_only(
     foreign: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = choice.save(foreign, here(foreign, "onnx"), tmp_path / "cache" / "deep")
+    path = variant_choice.save(foreign, here(foreign, "onnx"), tmp_path / "cache" / "deep")
     assert path.parent == tmp_path / "cache" / "deep"
-    assert choice.load(foreign) is None
-    monkeypatch.setenv(choice.CACHE, str(path.parent))
-    assert choice.load(foreign) == here(foreign, "onnx")
+    assert variant_choice.load(foreign) is None
+    monkeypatch.setenv(variant_choice.CACHE, str(path.parent))
+    assert variant_choice.load(foreign) == here(foreign, "onnx")
 
 
 def test_a_stored_choice_of_yet_another_machine_is_not_taken(foreign: Bundle) -> None:
-    choice.save(foreign, msgspec.structs.replace(here(foreign, "onnx"), machine=FOREIGN))
-    assert choice.known(foreign) is None
+    variant_choice.save(foreign, msgspec.structs.replace(here(foreign, "onnx"), machine=FOREIGN))
+    assert variant_choice.known(foreign) is None
 
 
 @pytest.mark.parametrize(
@@ -135,14 +135,14 @@ def test_a_damaged_stored_choice_is_named_and_not_used(
     reason: str,
     caplog: pytest.LogCaptureFixture,  # type: ignore[no-untyped-def]
 ) -> None:
-    spoil(choice.save(foreign, here(foreign, "onnx")))
-    assert choice.load(foreign) is None
+    spoil(variant_choice.save(foreign, here(foreign, "onnx")))
+    assert variant_choice.load(foreign) is None
     assert reason in caplog.text
 
 
 def test_a_choice_for_a_bundle_that_was_replaced_is_not_used(foreign: Bundle, caplog: pytest.LogCaptureFixture) -> None:
-    choice.save(foreign, here(foreign, "onnx"))
+    variant_choice.save(foreign, here(foreign, "onnx"))
     replaced = Bundle(foreign.folder, msgspec.structs.replace(foreign.manifest, digest="0" * 64))
     with caplog.at_level(logging.WARNING):
-        assert choice.load(replaced) is None
+        assert variant_choice.load(replaced) is None
     assert "belongs to another bundle" in caplog.text

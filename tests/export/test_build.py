@@ -16,15 +16,18 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from embedship import choice, cli, golden
+from embedship import variant_choice
 from embedship.bundle import REPORT_HTML, REPORT_JSON, Bundle, Floors, Objective, Precision
+from embedship.commands import main
 from embedship.encoder import Encoder
 from embedship.errors import GateError, UsageError
-from embedship.export import parity
-from embedship.export.build import Wishes, build
-from embedship.export.sbom import SBOM
+from embedship.export.build import build
+from embedship.export.gates import parity
+from embedship.export.options import Wishes
+from embedship.export.report.sbom import SBOM
 from embedship.export.steps import Steps
-from embedship.monitor.reference import Reference
+from embedship.golden_texts import ALONE_FLOOR
+from embedship.monitor.drift.reference import Reference
 
 LINES = [f"read the file number {i} of the date {i * i}" for i in range(60)]
 # Two random layers of 32 dimensions hold far less redundancy than a trained model: int8 costs them more.
@@ -76,7 +79,7 @@ def test_every_variant_is_there_measured_and_runs(exported: Path, tiny: Path) ->
         assert 0 < variant.parity.longest <= 64
         assert variant.parity.overlap > 0.2
         assert variant.invariance.texts >= 25
-        assert variant.invariance.worst >= golden.ALONE_FLOOR
+        assert variant.invariance.worst >= ALONE_FLOOR
         with Encoder.open(bundle, variant.name) as encoder:
             assert encoder.engine.precision is variant.precision
             np.testing.assert_allclose(np.linalg.norm(encoder.encode(LINES[:3]), axis=1), 1, rtol=1e-2)
@@ -116,9 +119,9 @@ def test_a_graph_that_computes_something_else_does_not_pass(
     tiny: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The pooling forgets the mask: right for every text alone, wrong in company."""
-    from embedship.export import graph
+    from embedship.export.variants import torch_graph
 
-    monkeypatch.setitem(graph._POOLS, "mean", lambda hidden, mask: hidden.mean(dim=1))
+    monkeypatch.setitem(torch_graph._POOLS, "mean", lambda hidden, mask: hidden.mean(dim=1))
     with pytest.raises(GateError, match="does not give the checkpoint's vectors"):
         build(tiny, tmp_path / "bundle", Wishes(texts=texts, variants=("onnx",)), quiet())
     assert list(tmp_path.iterdir()) == []
@@ -129,7 +132,7 @@ def test_the_command_prints_one_line_of_json(
 ) -> None:
     out = tmp_path / "bundle"
     options = ["--variants", "onnx-O3", "--texts", texts, "--queries", texts, "--eval", evaluation, "--json"]
-    assert cli.run(["export", str(tiny), "--out", str(out), *map(str, options)]) == 0
+    assert main.run(["export", str(tiny), "--out", str(out), *map(str, options)]) == 0
     printed = capsys.readouterr()
     (line,) = printed.out.splitlines()
     result = json.loads(line)
@@ -148,10 +151,10 @@ def test_the_command_prints_one_line_of_json(
 def test_a_budget_that_nothing_keeps_leaves_no_bundle(
     tiny: Path, texts: Path, evaluation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from embedship.export import quality
+    from embedship.export.gates import retrieval_metrics
 
     wishes = Wishes(texts=texts, variants=("onnx",), evaluation=evaluation, max_recall_drop=0.005)
-    monkeypatch.setattr(quality, "drop", lambda before, after: 0.006)
+    monkeypatch.setattr(retrieval_metrics, "drop", lambda before, after: 0.006)
     with pytest.raises(GateError, match=r"loses more than 0.005 .* checkpoint 1.0000, onnx 1.0000.*--max-recall-drop"):
         build(tiny, tmp_path / "bundle", wishes, quiet())
     assert list(tmp_path.iterdir()) == []
@@ -165,8 +168,8 @@ def test_a_budget_needs_questions(tiny: Path, tmp_path: Path) -> None:
 def test_the_smallest_is_chosen_when_size_is_what_counts(exported: Path) -> None:
     bundle = Bundle.open(exported)
     sizes = {v.name: v.size for v in bundle.manifest.variants}
-    speeds = choice.Speeds(bundle.manifest.choice.tokens_per_second, bundle.manifest.choice.latency_seconds)
-    ranked = choice.rank(bundle.manifest.variants, Objective.SIZE, speeds)
+    speeds = variant_choice.Speeds(bundle.manifest.choice.tokens_per_second, bundle.manifest.choice.latency_seconds)
+    ranked = variant_choice.rank(bundle.manifest.variants, Objective.SIZE, speeds)
     assert ranked[0].size == min(sizes.values())
     assert set(bundle.manifest.choice.latency_seconds) == set(sizes)
     assert all(0 < seconds < 10 for seconds in bundle.manifest.choice.latency_seconds.values())
@@ -174,11 +177,11 @@ def test_the_smallest_is_chosen_when_size_is_what_counts(exported: Path) -> None
 
 def test_the_command_shows_a_table(tiny: Path, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--out", str(tmp_path / "bundle"), "--variants", "onnx", "--texts", str(texts)]
-    assert cli.run(["export", str(tiny), *arguments]) == 0
+    assert main.run(["export", str(tiny), *arguments]) == 0
     printed = capsys.readouterr().out
     assert "1.00000" in printed
     assert "serve takes on" in printed
-    assert cli.run(["export", str(tiny), *arguments]) == 2, "a bundle is there already"
+    assert main.run(["export", str(tiny), *arguments]) == 2, "a bundle is there already"
     assert "--force" in capsys.readouterr().err
 
 
@@ -214,7 +217,7 @@ def test_verify_names_what_was_tampered_with(
     copy: Path, spoil: Any, named: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spoil(copy)
-    assert cli.run(["verify", str(copy)]) == 4
+    assert main.run(["verify", str(copy)]) == 4
     assert named in capsys.readouterr().err
 
 
@@ -225,7 +228,7 @@ def _flip(path: Path) -> None:
 
 
 def test_verify_runs_every_variant(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["verify", str(copy), "--all", "--json"]) == 0
+    assert main.run(["verify", str(copy), "--all", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["variants"]) == 4
 
 
@@ -260,6 +263,6 @@ def test_the_real_bundle_holds_what_was_promised(bundle: Path) -> None:
 
 
 def test_export_needs_no_torch_to_show_its_help(capsys: pytest.CaptureFixture[str]) -> None:
-    code = "import embedship.export.cli, sys; print([m for m in ('torch', 'onnx', 'transformers') if m in sys.modules])"
+    code = "import embedship.export.commands.export, sys; print([m for m in ('torch', 'onnx', 'transformers') if m in sys.modules])"  # noqa: E501
     answer = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout == "[]\n"

@@ -15,13 +15,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from embedship import cli
 from embedship.bundle import Bundle, Code, Floors, Precision
 from embedship.codes import cosine
+from embedship.commands import main
 from embedship.encoder import Encoder
-from embedship.export import parity, trust
-from embedship.export.build import Wishes, build
-from embedship.export.quiet import ignoring
+from embedship.export.build import build
+from embedship.export.checkpoint import trust
+from embedship.export.gates import parity
+from embedship.export.options import Wishes
+from embedship.export.silence import ignoring
 from embedship.export.steps import Steps
 from embedship.packing import packed
 
@@ -275,7 +277,7 @@ def test_a_classifier_head_is_left_out_and_said_so(
     checkpoint: Make, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--out", str(tmp_path / "bundle"), "--texts", str(texts), "--variants", "onnx"]
-    assert cli.run(["export", str(setfit(checkpoint, tmp_path)), *options]) == 0
+    assert main.run(["export", str(setfit(checkpoint, tmp_path)), *options]) == 0
     assert "left out, it gives no vectors: model_head.pkl" in capsys.readouterr().out
     assert Bundle.open(tmp_path / "bundle").manifest.source.left_out == ("model_head.pkl",)
 

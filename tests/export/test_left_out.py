@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from embedship import cli
 from embedship.bundle import Bundle, Floors, Precision, Stage, Task
+from embedship.commands import main
 from embedship.encoder import Encoder
 from embedship.errors import GateError
-from embedship.export import openvino, parity
-from embedship.export.build import Wishes, build
+from embedship.export.build import build
+from embedship.export.gates import parity
+from embedship.export.options import Wishes
 from embedship.export.steps import Steps
+from embedship.export.variants import openvino
 
 LINES = [f"read the file number {i} of the date {i * i}" for i in range(40)]
 # A random model of 32 dimensions has little redundancy: int8 costs it more than a trained one.
@@ -89,7 +91,7 @@ def test_a_default_export_keeps_what_passes_and_names_what_failed(
     out = tmp_path / "bundle"
     strict = [option for option in LOOSE_OPTIONS if "minimum" not in option] + ["--floor=int8-minimum=0.5"]
     arguments = ["export", str(tiny), "--out", str(out), "--texts", str(texts), *strict]
-    assert cli.run([*arguments, "--json"]) == 0
+    assert main.run([*arguments, "--json"]) == 0
     printed = capsys.readouterr()
     result = json.loads(printed.out)
     (failed,) = result["left_out"]
@@ -113,7 +115,7 @@ def test_the_table_names_what_is_left_out(
 ) -> None:
     cannot_be_made(monkeypatch)
     options = ["--variants", "openvino-int8", "--skip-failed", "--texts", str(texts)]
-    assert cli.run(["export", str(tiny), "--out", str(tmp_path / "bundle"), *options]) == 0
+    assert main.run(["export", str(tiny), "--out", str(tmp_path / "bundle"), *options]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "openvino-int8 left out" in printed
     assert "openvino-int8 is left out, it failed (make): RuntimeError: no such operator" in printed
@@ -128,7 +130,7 @@ def test_a_named_variant_fails_closed_with_advice_that_exists(
     spoil(monkeypatch)
     out = tmp_path / "bundle"
     arguments = ["export", str(tiny), "--out", str(out), "--texts", str(texts)]
-    assert cli.run([*arguments, "--variants", "openvino,openvino-int8", "--json"]) == 3
+    assert main.run([*arguments, "--variants", "openvino,openvino-int8", "--json"]) == 3
     sentence = json.loads(capsys.readouterr().out)["error"]
     assert reason in sentence
     assert f"openvino-int8 failed ({stage})" in sentence
@@ -136,7 +138,7 @@ def test_a_named_variant_fails_closed_with_advice_that_exists(
     assert list(tmp_path.iterdir()) == []
     advice = "onnx,openvino"
     assert f"--variants {advice}" in sentence
-    assert cli.run([*arguments, "--variants", advice]) == 0, "what is advised works"
+    assert main.run([*arguments, "--variants", advice]) == 0, "what is advised works"
 
 
 def test_the_plain_variant_cannot_be_left_out(tiny: Path, texts: Path, tmp_path: Path) -> None:
@@ -161,17 +163,19 @@ def test_a_variant_that_fails_on_the_corpus_is_left_out_and_never_chosen(
     tiny: Path, texts: Path, evaluation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It passed its gates, was timed, and gives NaN for a text of the corpus."""
-    from embedship.export import quality
+    from embedship.export.gates import retrieval_metrics
 
-    doors = quality.doors
+    doors = retrieval_metrics.doors
 
-    def broken(encoder: Encoder, progress: quality.Advance | None = None) -> tuple[quality.Encode, quality.Encode]:
+    def broken(
+        encoder: Encoder, progress: retrieval_metrics.Advance | None = None
+    ) -> tuple[retrieval_metrics.Encode, retrieval_metrics.Encode]:
         documents, queries = doors(encoder, progress)
         if encoder.variant.name == "openvino":
             return (lambda texts: np.full((len(texts), 32), np.nan, np.float32)), queries
         return documents, queries
 
-    monkeypatch.setattr(quality, "doors", broken)
+    monkeypatch.setattr(retrieval_metrics, "doors", broken)
     wishes = Wishes(
         texts=texts, evaluation=evaluation, max_recall_drop=0.5, variants=("openvino",), skip_failed=True, floors=LOOSE
     )

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from embedship.export.checkpoint import Checkpoint
-from embedship.export.folder import model_name
+from embedship.export.checkpoint.embedder import Checkpoint
+from embedship.export.checkpoint.folder import model_name
 
 
 @pytest.mark.parametrize(

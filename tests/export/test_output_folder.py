@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from embedship.errors import UsageError
-from embedship.export.workshop import workshop
+from embedship.export.output_folder import workshop
 
 
 def bundle_like(folder: Path, content: str = "{}") -> Path:

@@ -13,8 +13,8 @@ import pytest
 from embedship.bundle import Bundle, Precision
 from embedship.codes import Vectors
 from embedship.errors import GateError
-from embedship.export import probes
-from embedship.export.parity import FLOORS, Probes, judge, measure
+from embedship.export import probe_texts
+from embedship.export.gates.parity import FLOORS, Probes, judge, measure
 from embedship.tokens import Tokenizer, Tokens
 
 MAX = 256
@@ -58,7 +58,7 @@ class Given:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_variant_that_breaks_on_one_kind_is_refused(bundle: Path, tokenizer: Tokenizer, kind: str) -> None:
     opened = Bundle.open(bundle)
-    texts = probes.hostile(tokenizer, MAX)
+    texts = probe_texts.hostile(tokenizer, MAX)
     (row,) = (i for i, text in enumerate(texts) if KINDS[kind](text, tokenizer([text])))
     expected = np.random.default_rng(0).normal(size=(len(texts), 64)).astype(np.float32)
     asked = Probes(texts, expected, len(texts), MAX, False)
@@ -67,28 +67,28 @@ def test_a_variant_that_breaks_on_one_kind_is_refused(bundle: Path, tokenizer: T
     broken[row, 0] = math.inf
     with pytest.raises(GateError) as raised:
         judge("onnx", Precision.INT8, measure(Given(opened, turned), "onnx", asked)[0], FLOORS[Precision.INT8])  # type: ignore[arg-type]
-    assert probes.shown(texts[row]) in str(raised.value)
+    assert probe_texts.shown(texts[row]) in str(raised.value)
     with pytest.raises(GateError, match="NaN or infinity for 1 of 14 texts") as raised:
         measure(Given(opened, broken), "onnx", asked)  # type: ignore[arg-type]
-    assert probes.shown(texts[row]) in str(raised.value)
+    assert probe_texts.shown(texts[row]) in str(raised.value)
 
 
 def test_a_shown_text_is_one_printable_line() -> None:
-    assert probes.shown("a\nb\u202e") == r"'a\nb\u202e'"
+    assert probe_texts.shown("a\nb\u202e") == r"'a\nb\u202e'"
 
 
 def test_what_is_too_long_to_compare_is_cut_not_left_out(tokenizer: Tokenizer) -> None:
     text = " ".join(map(str, range(300)))
-    short = probes.within(tokenizer, text, 40)
+    short = probe_texts.within(tokenizer, text, 40)
     assert text.startswith(short)
     assert len(short) > 40
     assert tokenizer([short]).lengths[0] <= 40
     assert tokenizer([text[: len(short) + 2]]).lengths[0] > 40
-    assert probes.within(tokenizer, "short", 40) == "short"
+    assert probe_texts.within(tokenizer, "short", 40) == "short"
 
 
 def test_int8_is_not_judged_by_the_short_texts_it_was_calibrated_on() -> None:
-    calibrated, judged = (set(probes.short(["one two three", "four five six"], each)) for each in (True, False))
+    calibrated, judged = (set(probe_texts.short(["one two three", "four five six"], each)) for each in (True, False))
     ours = [each - {"one", "four five"} for each in (calibrated, judged)]
     assert {"one", "four five"} <= calibrated & judged, "beginnings of the texts that are given"
     assert not ours[0] & ours[1]

@@ -14,17 +14,19 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from embedship import golden
 from embedship.bundle import FORMAT, TASK_FORMAT, Bundle, Task
-from embedship.cli import run
 from embedship.codes import Vectors
+from embedship.commands.main import run
 from embedship.encoder import Encoder
 from embedship.errors import GateError, UnsafeError, UsageError
-from embedship.export import pairs, parity
-from embedship.export.build import Wishes, build
-from embedship.export.cross import folder_of
-from embedship.export.folder import Origin
+from embedship.export import probe_pairs
+from embedship.export.build import build
+from embedship.export.checkpoint.cross_encoder import folder_of
+from embedship.export.checkpoint.folder import Origin
+from embedship.export.gates import parity
+from embedship.export.options import Wishes
 from embedship.export.steps import Steps
+from embedship.golden_texts import ALONE_FLOOR
 from embedship.likeness import likeness
 from embedship.tokens import Text
 
@@ -69,7 +71,7 @@ def test_the_manifest_says_the_task_and_what_was_measured(rerank_bundle: Path) -
         floors = manifest.floors[variant.precision]
         assert variant.parity.minimum >= floors.minimum
         assert variant.parity.overlap >= floors.overlap
-        assert variant.invariance.worst >= golden.ALONE_FLOOR
+        assert variant.invariance.worst >= ALONE_FLOOR
         assert variant.invariance.other_side is None
     assert Bundle.open(rerank_bundle).verify() > 8
 
@@ -117,15 +119,15 @@ def test_what_a_pair_lost_is_counted(cross_encoder: Path, rerank_bundle: Path) -
 def test_another_head_does_not_pass_the_gate(cross_encoder: Path, rerank_bundle: Path) -> None:
     """The gate compares with the checkpoint, and sees a score that is off by a constant, or upside down."""
     with Encoder.open(rerank_bundle, "onnx", task=Task.RERANK) as encoder:
-        real = pairs.sample(pairs.real(None), 40, 0)
+        real = probe_pairs.sample(probe_pairs.real(None), 40, 0)
         right = encoder.encode(real)
         for wrong in (right + 0.5 * right.std(), -right):
             probes = parity.Probes(real, wrong, 0, 128, either_side=False)
             with pytest.raises(GateError, match="does not give the checkpoint's scores: minimum likeness"):
                 parity.require(encoder, probes, parity.floors((), Task.RERANK))
         order = np.argsort(np.argsort(-right[:, 0])).astype(np.float32)[:, None]
-        assert pairs.concordance(real, right, right) == 1
-        assert pairs.concordance(real, order, right) == 0
+        assert probe_pairs.concordance(real, right, right) == 1
+        assert probe_pairs.concordance(real, order, right) == 0
 
 
 @pytest.mark.parametrize(
@@ -186,5 +188,5 @@ def test_pairs_of_a_file_stay_together_by_query(tmp_path: Path) -> None:
     file = tmp_path / "pairs.jsonl"
     rows = [("a", "1"), ("b", "2"), ("a", "3"), ("a", "1")]
     file.write_text("".join(json.dumps({"query": q, "text": t}) + "\n" for q, t in rows))
-    assert pairs.real(file) == [("a", "1"), ("a", "3"), ("b", "2")]
-    assert {query for query, _ in pairs.sample(pairs.real(file), 2, 0)} in ({"a"}, {"a", "b"})
+    assert probe_pairs.real(file) == [("a", "1"), ("a", "3"), ("b", "2")]
+    assert {query for query, _ in probe_pairs.sample(probe_pairs.real(file), 2, 0)} in ({"a"}, {"a", "b"})

@@ -19,7 +19,7 @@ print(sorted(m for m in sys.modules if m.startswith("openvino_telemetry") and sy
     ("first", "module"),
     [
         ("", "embedship.engine.openvino"),
-        ("from embedship.export.quiet import stay_offline; stay_offline()", "embedship.export.openvino"),
+        ("from embedship.export.silence import stay_offline; stay_offline()", "embedship.export.variants.openvino"),
     ],
 )
 def test_no_library_can_send_telemetry(first: str, module: str) -> None:
@@ -29,7 +29,10 @@ def test_no_library_can_send_telemetry(first: str, module: str) -> None:
     assert answer.stdout == "[]\n"
 
 
-@pytest.mark.parametrize("module", ["embedship.engine.onnxruntime", "embedship.export.onnx", "embedship.export.smooth"])
+@pytest.mark.parametrize(
+    "module",
+    ["embedship.engine.onnxruntime", "embedship.export.variants.onnx", "embedship.export.variants.smoothquant"],
+)
 def test_onnx_runtime_does_not_get_ready_to_report(tmp_path: Path, module: str) -> None:
     """Its uploader opens a session file among the temporary files, and a device id at home, as soon as it is loaded."""
     environment = {**os.environ, "TMPDIR": str(tmp_path), "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}

@@ -10,17 +10,18 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from embedship import cli
 from embedship.bundle import Bundle
+from embedship.commands import main
 from embedship.encoder import Encoder
 from embedship.errors import UsageError
-from embedship.export.build import Wishes, build
-from embedship.export.dataset import Dataset
+from embedship.export.build import build
+from embedship.export.gates.dataset import Dataset
+from embedship.export.options import Wishes
 from embedship.export.steps import Steps
 from embedship.tokens import Tokenizer
 
 from .conftest import tail
-from .test_dataset import write
+from .gates.test_dataset import write
 
 LINES = [f"read the file number {i} of the date {i * i}" for i in range(30)]
 ZERO = "\x07\x07"  # not empty, but nothing that the tokenizer keeps
@@ -65,7 +66,7 @@ def test_export_and_evaluate_leave_them_out_and_name_them(
     assert printed.index("hollow") < printed.index("make onnx")
     with Encoder.open(made) as encoder:
         assert encoder.tokenizer(["", ZERO]).lengths == [0, 0]
-    assert cli.run(["evaluate", str(tmp_path / "bundle"), str(evaluation), "--codes", "float32", "--json"]) == 0
+    assert main.run(["evaluate", str(tmp_path / "bundle"), str(evaluation), "--codes", "float32", "--json"]) == 0
     answer = capsys.readouterr()
     assert json.loads(answer.out)["documents"] == 30
     assert "(hollow)" in " ".join(answer.err.split())

@@ -10,8 +10,8 @@ from typing import Any
 
 from embedship.bundle import Bundle
 from embedship.encoder import Encoder
-from embedship.serve.index.build import Wishes, build
 from embedship.serve.index.folder import IndexFolder
+from embedship.serve.indexing.build import Wishes, build
 
 from .conftest import ROOT
 from .manifests import one, render

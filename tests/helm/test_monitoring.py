@@ -15,8 +15,8 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from embedship.monitor.assets import shipped
-from embedship.serve.app import App
-from embedship.serve.house import House
+from embedship.serve.http.app import App
+from embedship.serve.service.state import House
 from embedship.serve.settings import Settings
 
 from .manifests import EVERYTHING, NAMESPACE, one, render

@@ -14,9 +14,11 @@ from rich.console import Console
 from embedship import Bundle, Encoder
 from embedship.bundle import Floors, Precision, Runtime
 from embedship.codes import cosine
-from embedship.export import graph, parity
-from embedship.export.build import Wishes, build
+from embedship.export.build import build
+from embedship.export.gates import parity
+from embedship.export.options import Wishes
 from embedship.export.steps import Steps
+from embedship.export.variants import torch_graph
 
 SCRIPT = Path(__file__).parent / "open_bundle.py"
 TEXTS = ["", "a", "heart attack", "the quick brown fox " * 30, "żółw 🐢 שלום", *(f"text number {i}" for i in range(5))]
@@ -57,7 +59,7 @@ def test_every_graph_opens_elsewhere_with_our_vectors(tiny: Path, run: Run, tmp_
 
 
 def test_a_large_model_opens_elsewhere(tiny: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graph, "LARGEST", 10_000)
+    monkeypatch.setattr(torch_graph, "LARGEST", 10_000)
     bundle = export(tiny, tmp_path / "bundle", "onnx-O3", "onnx-int8-weight")
     assert all(f"{variant.path}_data" in bundle.manifest.files for variant in bundle.manifest.variants)
     require_equal(bundle, run, tmp_path)

@@ -8,15 +8,15 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from embedship.monitor.canary import Canary
 from embedship.monitor.collector import MonitorCollector
-from embedship.monitor.feedback import Feedback
+from embedship.monitor.drift.reference import Reference
+from embedship.monitor.monitor import Watch
 from embedship.monitor.observer import Observer
-from embedship.monitor.probes import Probe, Probes
-from embedship.monitor.ranking import Score
-from embedship.monitor.recall import Baseline
-from embedship.monitor.reference import Reference
+from embedship.monitor.recall.feedback import Feedback
+from embedship.monitor.recall.probes import Probe, Probes
+from embedship.monitor.recall.rolling import Baseline
+from embedship.monitor.recall.score import Score
 from embedship.monitor.series import TABLE, Kind
 from embedship.monitor.state import State
-from embedship.monitor.watch import Watch
 
 GOLDEN = np.eye(4, dtype=np.float32)
 SOURCES = ("shadow", "probe", "feedback")

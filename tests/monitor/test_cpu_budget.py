@@ -1,6 +1,6 @@
 import pytest
 
-from embedship.monitor.allowance import BURST_SECONDS, Allowance
+from embedship.monitor.cpu_budget import BURST_SECONDS, Allowance
 
 
 class Clock:

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from embedship.monitor.drift import DriftReport, Rule
-from embedship.monitor.drift_watch import CALM_TESTS, DriftWatch
+from embedship.monitor.drift.detector import DriftReport, Rule
+from embedship.monitor.drift.live import CALM_TESTS, DriftWatch
 from embedship.monitor.latch import Latch
-from embedship.monitor.recall import Baseline, RollingRecall
+from embedship.monitor.recall.rolling import Baseline, RollingRecall
 from embedship.monitor.state import State
 
 # Scores of a minute each, of which 1.6 is the limit: a topic that comes to 5% of the queries, leaves, and is unknown.

@@ -4,20 +4,20 @@ import msgspec
 import numpy as np
 import pytest
 
-from embedship.monitor.budget import DAY_SECONDS
 from embedship.monitor.canary import Canary
 from embedship.monitor.diagnosis import Cause, Change
-from embedship.monitor.drift import Rule
-from embedship.monitor.faults import Failures
-from embedship.monitor.feedback import Feedback
+from embedship.monitor.drift.detector import Rule
+from embedship.monitor.drift.false_alarms import DAY_SECONDS
+from embedship.monitor.drift.reference import Reference
+from embedship.monitor.failures import Failures
+from embedship.monitor.monitor import Status, Watch
 from embedship.monitor.observer import Observer
-from embedship.monitor.probes import Probe, Probes
-from embedship.monitor.ranking import Score
-from embedship.monitor.recall import Baseline
-from embedship.monitor.reference import Reference
+from embedship.monitor.recall.feedback import Feedback
+from embedship.monitor.recall.probes import Probe, Probes
+from embedship.monitor.recall.rolling import Baseline
+from embedship.monitor.recall.score import Score
 from embedship.monitor.snapshot import NAME
 from embedship.monitor.state import State
-from embedship.monitor.watch import Status, Watch
 
 D, LONG = 16, 120.0
 RANDOM = np.random.default_rng(0)

@@ -7,12 +7,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from embedship.monitor.drift import DriftDetector, Rule
+from embedship.monitor.drift.detector import DriftDetector, Rule
+from embedship.monitor.drift.reference import Reference
+from embedship.monitor.drift.window import Window
 from embedship.monitor.errors import InvalidSetting
-from embedship.monitor.faults import Failures
+from embedship.monitor.failures import Failures
 from embedship.monitor.observer import Observer, Report
-from embedship.monitor.recent import Window
-from embedship.monitor.reference import Reference
 from embedship.monitor.state import State
 
 D, LONG = 16, 120.0  # LONG: seconds after which a test has failed; nothing waits that long when all is well

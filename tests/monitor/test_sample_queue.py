@@ -3,8 +3,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from embedship.monitor import intake
-from embedship.monitor.intake import Intake, Sampled
+from embedship.monitor import sample_queue
+from embedship.monitor.sample_queue import Intake, Sampled
 
 LONG = 120.0  # seconds after which a test has failed
 
@@ -17,7 +17,7 @@ def call(n):
 @pytest.fixture
 def patient(monkeypatch):
     """A queue of ten that goes on gathering for longer than a test may take, unless something presses."""
-    monkeypatch.setattr(intake, "GATHERED_SECONDS", 2 * LONG)
+    monkeypatch.setattr(sample_queue, "GATHERED_SECONDS", 2 * LONG)
     return Intake(10)
 
 
@@ -61,7 +61,7 @@ def test_who_gathers_is_woken_by_the_end(patient):
 
 
 def test_what_comes_in_a_moment_is_taken_together(monkeypatch):
-    monkeypatch.setattr(intake, "GATHERED_SECONDS", 0.0)
+    monkeypatch.setattr(sample_queue, "GATHERED_SECONDS", 0.0)
     queue = Intake(10)
     offered = [call(1), call(1)]
     for each in offered:

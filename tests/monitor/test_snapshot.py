@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from embedship.monitor import snapshot
+from embedship.monitor.drift.window import Window
 from embedship.monitor.errors import SnapshotUnreadable
 from embedship.monitor.onset import Began
-from embedship.monitor.recall import RollingRecall
-from embedship.monitor.recent import Window
+from embedship.monitor.recall.rolling import RollingRecall
 from embedship.monitor.snapshot import NAME, Remembered
 
 

@@ -18,15 +18,15 @@ import httpx
 import msgspec
 import pytest
 
-from embedship import choice
+from embedship import variant_choice
 from embedship.bundle import Bundle
 from embedship.encoder import Encoder
-from embedship.serve.app import App
-from embedship.serve.house import House
-from embedship.serve.index.build import Wishes, build
-from embedship.serve.service import Service
+from embedship.serve.http.app import App
+from embedship.serve.indexing.build import Wishes, build
+from embedship.serve.service.service import Service
+from embedship.serve.service.state import House
 from embedship.serve.settings import Settings
-from embedship.serve.tracing import Traces
+from embedship.serve.telemetry.tracing import Traces
 from embedship.stdlib_docs import entries
 
 START_SECONDS = 60
@@ -172,7 +172,7 @@ def live(bundle: Path) -> Iterator[Live]:
 def altered(bundle: Path, tmp_path: Path) -> Path:
     """A copy of the bundle that a test may damage: hard links, so that it costs no disk."""
     opened = Bundle.open(bundle)
-    chosen = choice.variant(opened)
+    chosen = variant_choice.variant(opened)
     for name in opened.files_of(chosen):
         target = tmp_path / "altered" / name
         target.parent.mkdir(parents=True, exist_ok=True)

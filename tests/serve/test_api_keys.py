@@ -10,8 +10,8 @@ import openapi_spec_validator
 import pytest
 
 from embedship.errors import UsageError
+from embedship.serve.api_keys import API, Keys
 from embedship.serve.errors import Unauthorised
-from embedship.serve.keys import API, Keys
 
 VARIABLE = API.variable
 KEY, OTHER = "correct-horse-battery", "staple-0123456789"

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from embedship.errors import UsageError
-from embedship.serve.browsers import BrowserGuard
+from embedship.serve.browser_guard import BrowserGuard
 from embedship.serve.errors import Forbidden
 from embedship.serve.settings import Settings
 

@@ -13,8 +13,8 @@ import pytest
 
 from embedship.encoder import Encoder
 from embedship.serve import schemas
-from embedship.serve.index.build import Wishes, build
-from embedship.serve.index.chunks import Chunking
+from embedship.serve.documents.chunking import Chunking
+from embedship.serve.indexing.build import Wishes, build
 from embedship.serve.settings import Settings
 from embedship.stdlib_docs import entries
 

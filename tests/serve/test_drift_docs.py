@@ -10,12 +10,12 @@ import pytest
 
 from embedship import stdlib_docs
 from embedship.bundle import Bundle
-from embedship.cli import run
+from embedship.commands.main import run
 from embedship.monitor import snapshot
-from embedship.monitor.feedback import Pair
+from embedship.monitor.recall.feedback import Pair
 from embedship.monitor.snapshot import Remembered
 
-from .test_drift_cli import COOKING, copied, write
+from .commands.test_drift import COOKING, copied, write
 
 PAGE = (Path(__file__).parents[2] / "docs" / "drift.md").read_text()
 COMMANDS = re.findall(r"^    embedship (.+)$", PAGE, re.MULTILINE)

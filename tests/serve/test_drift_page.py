@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from embedship.monitor.course import course
-from embedship.monitor.offline import Current, compare
-from embedship.monitor.reference import Reference
-from embedship.serve.current import Log
-from embedship.serve.drift_page.render import html
-from embedship.serve.drift_report import Asked, Report
+from embedship.monitor.drift.offline import Current, compare
+from embedship.monitor.drift.reference import Reference
+from embedship.monitor.recall.history import course
+from embedship.serve.offline.drift_page.render import html
+from embedship.serve.offline.drift_report import Asked, Report
+from embedship.serve.offline.query_log import Log
 
 HOSTILE = "</title></style><script>alert(1)</script>{{ 7 * 7 }}<img src='http://127.0.0.1:9/x'>" + "W" * 200
 D, N = 12, 900

@@ -16,15 +16,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embedship.serve import documents, interruption, keyword
-from embedship.serve.admission import Admission
-from embedship.serve.deadline import Limit, within
-from embedship.serve.documents import Document
+from embedship.serve import interruption
+from embedship.serve.batching.admission import Admission
+from embedship.serve.documents import fulltext, store
+from embedship.serve.documents.fulltext import Words
+from embedship.serve.documents.store import Document
 from embedship.serve.errors import Expired
-from embedship.serve.index.truth import Truth
+from embedship.serve.http.deadline import Limit, within
+from embedship.serve.index.exact_vectors import Truth
 from embedship.serve.interruption import Stopped, StopSignal
-from embedship.serve.keyword import Words
-from embedship.serve.lanes import Lane
+from embedship.serve.telemetry.request_context import Lane
 
 SECONDS = 60
 
@@ -41,7 +42,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("words") / "documents.sqlite"
     draw = random.Random(0)
     texts = (" ".join(f"w{int(70 * draw.random() ** 2)}" for _ in range(60)) for _ in range(4_000))
-    documents.write(path, ((line, Document(str(line), text)) for line, text in enumerate(texts)))
+    store.write(path, ((line, Document(str(line), text)) for line, text in enumerate(texts)))
     return path
 
 
@@ -70,9 +71,9 @@ def test_a_keyword_search_stops_soon_after_its_deadline_and_others_go_on(
 
 def test_one_statement_is_interrupted_in_its_middle(tmp_path: Path, threads: ThreadPoolExecutor) -> None:
     """A filter over many facts is one statement: this one would never end."""
-    documents.write(tmp_path / "d.sqlite", [(1, Document("a", "text"))])
+    store.write(tmp_path / "d.sqlite", [(1, Document("a", "text"))])
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
-    with closing(documents.connect(tmp_path / "d.sqlite")) as connection:
+    with closing(store.connect(tmp_path / "d.sqlite")) as connection:
 
         async def go() -> None:
             with pytest.raises(Expired):
@@ -150,7 +151,7 @@ def test_the_words_of_one_request_are_capped(fresh: Any, index_folder: Path, mod
     many = " ".join(f"w{n}" for n in range(64))
     answer = found.post("/search", {"query": [many] * 65, "k": 1, "mode": mode})
     assert answer.status_code == 413
-    assert f"{keyword.MOST_SEARCHED:,} words" in answer.json()["error"]
+    assert f"{fulltext.MOST_SEARCHED:,} words" in answer.json()["error"]
     assert found.post("/search", {"query": [many] * 2, "k": 1, "mode": mode}).status_code == 200
     assert found.metric("embedship_permits_in_use") == 0
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from embedship.errors import UsageError
-from embedship.serve.drain import Drain
-from embedship.serve.gate import Gate, Limits
-from embedship.serve.http import Reply
-from embedship.serve.server import Server, _refuse_syn, listen
+from embedship.serve.http.connection import Gate, Limits
+from embedship.serve.http.messages import Reply
+from embedship.serve.http.server import Server, _refuse_syn, listen
+from embedship.serve.service.drain import Drain
 
 SECONDS = 30
 GET = b"GET %s HTTP/1.1\r\nhost: x\r\n\r\n"

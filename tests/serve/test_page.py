@@ -15,8 +15,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from embedship.encoder import Encoder
 from embedship.monitor.assets.recording import QUIET
-from embedship.serve.index.build import Wishes, build
-from embedship.serve.routes.page import PATH, routes
+from embedship.serve.http.routes.dashboard import PATH, routes
+from embedship.serve.indexing.build import Wishes, build
 
 from .conftest import Asked, Live, launched
 

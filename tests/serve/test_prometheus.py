@@ -25,7 +25,7 @@ from embedship.monitor.assets.cases import written
 from embedship.monitor.assets.rules import ALERTS
 
 from .conftest import Live, launched
-from .test_rounds import Degraded, labelled, opened, rounds, search, usual, watching  # noqa: F401 - fixtures
+from .service.test_background import Degraded, labelled, opened, rounds, search, usual, watching  # noqa: F401 - fixtures
 
 SECONDS = 60
 

@@ -15,8 +15,8 @@ import pytest
 from embedship.errors import UsageError
 from embedship.monitor.assets.recording import RERANKED
 from embedship.monitor.state import State
-from embedship.serve.house import House
-from embedship.serve.routes.info import info
+from embedship.serve.http.routes.info import info
+from embedship.serve.service.state import House
 from embedship.serve.settings import Settings
 
 from ..pages import check, examples

@@ -12,9 +12,9 @@ import pytest
 from embedship.encoder import Encoder
 from embedship.errors import UnsafeError
 from embedship.serve import schemas
-from embedship.serve.house import House
 from embedship.serve.index import Kind
-from embedship.serve.index.build import Wishes, build
+from embedship.serve.indexing.build import Wishes, build
+from embedship.serve.service.state import House
 from embedship.serve.settings import Settings
 
 

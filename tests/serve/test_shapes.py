@@ -11,12 +11,13 @@ import msgspec
 import numpy as np
 import pytest
 
+from embedship.batches import Batch, Shape
 from embedship.bundle import Bundle, Precision
 from embedship.codes import Vectors, cosine
 from embedship.encoder import Encoder
-from embedship.engine import Engine, open_engine
-from embedship.plan import Batch, Shape
-from embedship.serve.house import House
+from embedship.engine import open_engine
+from embedship.engine.protocol import Engine
+from embedship.serve.service.state import House
 from embedship.serve.settings import Settings
 from embedship.tokens import Tokenizer
 

@@ -10,14 +10,14 @@ from threading import Event
 import numpy as np
 import pytest
 
+from embedship.batches import Batch
 from embedship.codes import Vectors
-from embedship.plan import Batch
-from embedship.serve import deadline
-from embedship.serve.deadline import Limit
 from embedship.serve.errors import Expired
-from embedship.serve.lanes import Lane
+from embedship.serve.http import deadline
+from embedship.serve.http.deadline import Limit
+from embedship.serve.telemetry.request_context import Lane
 
-from .test_workers import SECONDS, Bench, Engine, bench, texts, until
+from .batching.test_executor import SECONDS, Bench, Engine, bench, texts, until
 
 REQUESTS = 150
 

@@ -11,26 +11,26 @@ from typing import Any
 
 import msgspec
 
-from embedship.serve import openapi
 from embedship.serve.errors import Family
-from embedship.serve.house import House
-from embedship.serve.http import Reply, Route
-from embedship.serve.reload import Reload
-from embedship.serve.routes import (
+from embedship.serve.http import openapi
+from embedship.serve.http.messages import Reply, Route
+from embedship.serve.http.routes import (
     admin,
     cohere,
+    dashboard,
     documents,
     encode,
     feedback,
+    health,
     infinity,
     openai,
-    page,
-    probes,
     rerank,
     search,
     tei,
 )
-from embedship.serve.service import Service
+from embedship.serve.service.reload import Reload
+from embedship.serve.service.service import Service
+from embedship.serve.service.state import House
 
 # Whose shape an error takes at a path that does not exist, by the path's first part; elsewhere Family.FLAT.
 LOST: Mapping[str, Family] = MappingProxyType(
@@ -49,9 +49,9 @@ def routes(house: House, service: Service, reload: Reload) -> tuple[Route, ...]:
     """Every route, and the document that describes them."""
     found = [
         *(route for family in _FAMILIES for route in family.routes(service)),
-        *probes.routes(house, service),
+        *health.routes(house, service),
         *admin.routes(reload),
-        *page.routes(),
+        *dashboard.routes(),
     ]
     about = Route("GET", "/openapi.json", "This document", lambda *_: answer(), gives=dict[str, Any], open=True)
     document = msgspec.json.encode(openapi.document([*found, about], locked=len(house.keys) > 0))

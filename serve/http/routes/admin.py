@@ -20,9 +20,9 @@ from embedship.serve.errors import (
     TooLarge,
     Unauthorised,
 )
-from embedship.serve.http import Call, Reply, Route
-from embedship.serve.milvus.address import Address, place
-from embedship.serve.reload import Reload, Reloaded
+from embedship.serve.http.messages import Call, Reply, Route
+from embedship.serve.search.address import Address, place
+from embedship.serve.service.reload import Reload, Reloaded
 
 _BODY_BYTES = 64 * 1024
 

@@ -13,14 +13,14 @@ from msgspec import UNSET, Meta, UnsetType
 from embedship.bundle import Code
 from embedship.codes import Vectors
 from embedship.packing import packed
-from embedship.serve import digits
+from embedship.serve.batching.model_client import Encoded
 from embedship.serve.errors import Family, Invalid, TooLong
-from embedship.serve.forward import Encoded
-from embedship.serve.http import Call, Reply, Route
-from embedship.serve.lanes import Lane
-from embedship.serve.routes import texts
+from embedship.serve.http import float_json
+from embedship.serve.http.messages import Call, Reply, Route
+from embedship.serve.http.routes import common
 from embedship.serve.schemas import Dimensions, Strict
-from embedship.serve.service import Service
+from embedship.serve.service.service import Service
+from embedship.serve.telemetry.request_context import Lane
 
 # The model's own names for what Cohere calls an input type, the first that it has; without one, its default prompt.
 _PROMPTS = {
@@ -80,7 +80,7 @@ class CohereReply(msgspec.Struct, frozen=True):
 def routes(service: Service) -> tuple[Route, ...]:
     return (
         Route("POST", "/v2/embed", "Vectors, as Cohere gives them", Cohere(service).embed, CohereRequest,
-              CohereReply, Family.COHERE, (*texts.COMMON, TooLong)),
+              CohereReply, Family.COHERE, (*common.COMMON, TooLong)),
     )  # fmt: skip
 
 
@@ -91,21 +91,21 @@ class Cohere:
         self._codes = service.bundle.manifest.codes
 
     async def embed(self, request: CohereRequest, call: Call) -> Reply:
-        inputs = texts.checked(request.texts, "texts", self._service.settings)
+        inputs = common.checked(request.texts, "texts", self._service.settings)
         kinds = ["float"] if request.embedding_types is None else request.embedding_types
         self._check(request, kinds)
         lane = call.lane or (Lane.BULK if request.priority else None)
         prompt = next((name for name in _PROMPTS[request.input_type] if name in self._model.prompts), None)
         encoded = await self._service.pipeline.embed(inputs, prompt, request.truncate != "NONE", lane)
-        vectors = texts.shortened(encoded.vectors, request.output_dimension)
+        vectors = common.shortened(encoded.vectors, request.output_dimension)
 
         def body() -> bytes:
             written: dict[str, Any] = {kind: self._written(kind, vectors) for kind in kinds}
             embeddings = CohereEmbeddings(float_=written.pop("float", UNSET), **written)
             name = str(uuid.uuid4())
-            return texts.encode(CohereReply(name, embeddings, inputs, _meta(encoded), "embeddings_by_type"))
+            return common.encode(CohereReply(name, embeddings, inputs, _meta(encoded), "embeddings_by_type"))
 
-        return Reply(await texts.written(body, len(vectors)), headers=texts.truncated(encoded))
+        return Reply(await common.written(body, len(vectors)), headers=common.truncated(encoded))
 
     def _check(self, request: CohereRequest, kinds: Sequence[str]) -> None:
         if not kinds:
@@ -125,9 +125,9 @@ class Cohere:
 
     def _written(self, kind: str, vectors: Vectors) -> Any:
         if kind == "float":
-            return digits.rows(vectors)
+            return float_json.rows(vectors)
         if kind == "base64":
-            return texts.base64_rows(vectors)
+            return common.base64_rows(vectors)
         if kind == "binary":
             # Signed bytes are the unsigned ones less 128, not the same bits read again.
             return (packed(vectors, Code.UBINARY, self._model, self._codes).astype(np.int16) - 128).tolist()

@@ -11,6 +11,7 @@ import numpy as np
 
 from embedship.codes import Vectors, cut
 from embedship.serve import schemas
+from embedship.serve.batching.model_client import Encoded
 from embedship.serve.errors import (
     ClientGone,
     EngineFailed,
@@ -24,8 +25,7 @@ from embedship.serve.errors import (
     TooLarge,
     Unauthorised,
 )
-from embedship.serve.forward import Encoded
-from embedship.serve.http import Headers
+from embedship.serve.http.messages import Headers
 from embedship.serve.settings import Settings
 
 # What can go wrong on every route that takes a body.

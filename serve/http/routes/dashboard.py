@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
 
-from embedship.serve.http import Call, Headers, Reply, Route
+from embedship.serve.http.messages import Call, Headers, Reply, Route
 
 PATH = "/monitor/ui"
 
@@ -28,7 +28,7 @@ _TYPES = {
 
 def routes() -> tuple[Route, ...]:
     """The page, and its parts: they are counted with it, and in no document."""
-    folder = files("embedship.serve") / "ui"
+    folder = files("embedship.serve.http") / "ui"
     found = {each.name: each.read_bytes() for each in folder.iterdir() if each.name.rpartition(".")[2] in _TYPES}
     page = _route(PATH, "page.html", found.pop("page.html"))
     return (page, *(_route(f"{PATH}/{name}", name, found[name], part_of=PATH) for name in sorted(found)))

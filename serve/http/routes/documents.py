@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from embedship.serve import schemas
-from embedship.serve.documents import NUL, Document
+from embedship.serve.documents.store import NUL, Document
 from embedship.serve.errors import (
     ClientGone,
     DiskFull,
@@ -27,10 +27,10 @@ from embedship.serve.errors import (
     TooLarge,
     Unauthorised,
 )
-from embedship.serve.http import Call, Reply, Route
-from embedship.serve.routes import texts
-from embedship.serve.service import Service
-from embedship.serve.writes import Changed
+from embedship.serve.http.messages import Call, Reply, Route
+from embedship.serve.http.routes import common
+from embedship.serve.service.document_writer import Changed
+from embedship.serve.service.service import Service
 
 _WRITING = (Unauthorised, Forbidden, ReadOnly, NoIndex, DiskFull, NotStored, IndexAway)
 
@@ -46,7 +46,7 @@ def routes(service: Service) -> tuple[Route, ...]:
     return (
         Route("PUT", "/documents", "Put documents, and delete others, at once", documents.put,
               schemas.DocumentsRequest, schemas.DocumentsReply, Family.FLAT,
-              tuple(dict.fromkeys((*_WRITING, *texts.COMMON))), writes=True),
+              tuple(dict.fromkeys((*_WRITING, *common.COMMON))), writes=True),
         Route("GET", "/documents/{id}", "A document as it is now", documents.get, gives=schemas.DocumentReply,
               errors=(*_BARE, NoIndex, NoDocument, IndexAway), slow=True),
         Route("DELETE", "/documents/{id}", "Delete a document", documents.delete, gives=schemas.DeletedReply,
@@ -64,8 +64,8 @@ class Documents:
         changed = await self._service.writes.change(documents, request.delete)
         done = changed.done
         reply = schemas.DocumentsReply(done.new, done.replaced, changed.unchanged, done.deleted, _truncated(changed))
-        headers = texts.truncated(changed.encoded) if changed.encoded else ()
-        return Reply(texts.encode(reply), headers=headers)
+        headers = common.truncated(changed.encoded) if changed.encoded else ()
+        return Reply(common.encode(reply), headers=headers)
 
     async def get(self, _: None, call: Call) -> Reply:
         document = await self._service.pipeline.shelf.fetch(call.rest)
@@ -73,19 +73,19 @@ class Documents:
             raise NoDocument(f"The index holds no document {call.rest!r}.")
         title = msgspec.UNSET if document.title is None else document.title
         reply = schemas.DocumentReply(document.id, document.text, title, document.metadata or msgspec.UNSET)
-        return Reply(texts.encode(reply))
+        return Reply(common.encode(reply))
 
     async def delete(self, _: None, call: Call) -> Reply:
         changed = await self._service.writes.change([], [call.rest])
-        return Reply(texts.encode(schemas.DeletedReply(changed.done.deleted)))
+        return Reply(common.encode(schemas.DeletedReply(changed.done.deleted)))
 
     def _check(self, request: schemas.DocumentsRequest) -> None:
         limits = self._service.settings
         if not request.documents and not request.delete:
             raise Invalid("documents: give at least one, or ids in `delete`.", "documents")
-        texts.check_count(len(request.delete), "delete", limits)
+        common.check_count(len(request.delete), "delete", limits)
         if request.documents:
-            texts.checked([each.text for each in request.documents], "documents", limits)
+            common.checked([each.text for each in request.documents], "documents", limits)
         _check_ids([each.id for each in request.documents], request.delete)
         for place, each in enumerate(request.documents):
             if "\0" in each.id:

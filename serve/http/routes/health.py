@@ -5,15 +5,15 @@ from __future__ import annotations
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from embedship.monitor.watch import Status
+from embedship.monitor.monitor import Status
 from embedship.serve import schemas
 from embedship.serve.errors import Forbidden, Unauthorised
-from embedship.serve.house import House
-from embedship.serve.http import Call, Reply, Route
-from embedship.serve.reload import Reload
-from embedship.serve.routes import texts
-from embedship.serve.routes.info import info
-from embedship.serve.service import Service
+from embedship.serve.http.messages import Call, Reply, Route
+from embedship.serve.http.routes import common
+from embedship.serve.http.routes.info import info
+from embedship.serve.service.reload import Reload
+from embedship.serve.service.service import Service
+from embedship.serve.service.state import House
 
 
 def routes(house: House, service: Service) -> tuple[Route, ...]:
@@ -54,17 +54,17 @@ class Probes:
 
     async def health(self, _: None, call: Call) -> Reply:
         alive = all(model.workers.alive for model in self._service.models)
-        return Reply(texts.encode(schemas.Health("ok" if alive else "failed")), 200 if alive else 503)
+        return Reply(common.encode(schemas.Health("ok" if alive else "failed")), 200 if alive else 503)
 
     async def ready(self, _: None, call: Call) -> Reply:
         readiness = self._house.readiness
-        return Reply(texts.encode(readiness), 200 if readiness.ready else 503)
+        return Reply(common.encode(readiness), 200 if readiness.ready else 503)
 
     async def info(self, _: None, call: Call) -> Reply:
-        return Reply(texts.encode(info(self._service)))
+        return Reply(common.encode(info(self._service)))
 
     async def monitor(self, _: None, call: Call) -> Reply:
-        return Reply(texts.encode(self._service.watch.report()))
+        return Reply(common.encode(self._service.watch.report()))
 
     async def metrics(self, _: None, call: Call) -> Reply:
         return Reply(generate_latest(self._house.registry), content_type=CONTENT_TYPE_PLAIN_0_0_4.encode())

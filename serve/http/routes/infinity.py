@@ -9,10 +9,10 @@ from msgspec import Meta
 
 from embedship.serve import schemas
 from embedship.serve.errors import Family, Unauthorised
-from embedship.serve.http import Call, Reply, Route
-from embedship.serve.routes import openai, texts
-from embedship.serve.running import Running
-from embedship.serve.service import Service
+from embedship.serve.http.messages import Call, Reply, Route
+from embedship.serve.http.routes import common, openai
+from embedship.serve.service.model import Running
+from embedship.serve.service.service import Service
 from embedship.serve.settings import Settings
 
 
@@ -52,7 +52,7 @@ def routes(service: Service) -> tuple[Route, ...]:
     infinity = Infinity(service)
     return (
         Route("POST", "/embeddings", "Vectors, as Infinity gives them", infinity.embeddings, InfinityRequest,
-              schemas.Embeddings, Family.INFINITY, texts.COMMON),
+              schemas.Embeddings, Family.INFINITY, common.COMMON),
         Route("GET", "/models", "The models that run here, as Infinity says it", infinity.models,
               gives=InfinityModels, family=Family.INFINITY, errors=(Unauthorised,)),
     )  # fmt: skip
@@ -65,15 +65,15 @@ class Infinity:
         self._name = service.bundle.manifest.source.name
 
     async def embeddings(self, request: InfinityRequest, call: Call) -> Reply:
-        inputs = texts.checked(request.input, "input", self._service.settings)
+        inputs = common.checked(request.input, "input", self._service.settings)
         dimensions = request.dimensions or None
-        texts.check_dimensions(dimensions, self._model.dimensions)
+        common.check_dimensions(dimensions, self._model.dimensions)
         encoded = await self._service.pipeline.embed(inputs, None, lane=call.lane)
         return await openai.reply(encoded, dimensions, request.encoding_format == "base64", self._name)
 
     async def models(self, _: None, call: Call) -> Reply:
         cards = [_card(model, self._service.settings) for model in self._service.models]
-        return Reply(texts.encode(InfinityModels(cards, "list")))
+        return Reply(common.encode(InfinityModels(cards, "list")))
 
 
 def _card(model: Running, settings: Settings) -> InfinityModel:

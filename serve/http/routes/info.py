@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from embedship import __version__
 from embedship.golden import GoldenCheck
 from embedship.serve import schemas
-from embedship.serve.running import Running
-from embedship.serve.service import Service
-from embedship.serve.shelf import Shelf
+from embedship.serve.service.collection import Shelf
+from embedship.serve.service.model import Running
+from embedship.serve.service.service import Service
+from embedship.version import __version__
 
 
 def info(service: Service) -> schemas.Info:

@@ -8,12 +8,13 @@ from typing import cast
 
 from embedship.bundle import Bundle
 from embedship.codes import Vectors
-from embedship.serve import digits, schemas
+from embedship.serve import schemas
+from embedship.serve.batching.model_client import Encoded
 from embedship.serve.errors import Family, Invalid, TooLong, Unauthorised, UnknownPath
-from embedship.serve.forward import Encoded
-from embedship.serve.http import Call, Reply, Route
-from embedship.serve.routes import texts
-from embedship.serve.service import Service
+from embedship.serve.http import float_json
+from embedship.serve.http.messages import Call, Reply, Route
+from embedship.serve.http.routes import common
+from embedship.serve.service.service import Service
 
 _Write = Callable[[Vectors], Sequence[list[float] | str]]
 
@@ -21,7 +22,7 @@ _Write = Callable[[Vectors], Sequence[list[float] | str]]
 def routes(service: Service) -> tuple[Route, ...]:
     openai = OpenAI(service)
     ids = service.settings.accept_token_ids
-    errors = (*texts.COMMON, TooLong) if ids else texts.COMMON
+    errors = (*common.COMMON, TooLong) if ids else common.COMMON
     return (
         Route(
             "POST", "/v1/embeddings", "Vectors, as OpenAI gives them", openai.tokens if ids else openai.embeddings,
@@ -41,14 +42,14 @@ def created(bundle: Bundle) -> int:
 
 async def reply(encoded: Encoded, dimensions: int | None, packed: bool, name: str) -> Reply:
     """Vectors in OpenAI's shape, cut to `dimensions`; `packed`: as base64."""
-    vectors = texts.shortened(encoded.vectors, dimensions)
-    write: _Write = texts.base64_rows if packed else digits.rows
+    vectors = common.shortened(encoded.vectors, dimensions)
+    write: _Write = common.base64_rows if packed else float_json.rows
 
     def body() -> bytes:
         data = [schemas.Embedding("embedding", i, row) for i, row in enumerate(write(vectors))]
-        return texts.encode(schemas.Embeddings("list", data, name, texts.usage(encoded)))
+        return common.encode(schemas.Embeddings("list", data, name, common.usage(encoded)))
 
-    return Reply(await texts.written(body, len(vectors)), headers=texts.truncated(encoded))
+    return Reply(await common.written(body, len(vectors)), headers=common.truncated(encoded))
 
 
 class OpenAI:
@@ -59,30 +60,30 @@ class OpenAI:
         self._card = schemas.ModelCard(self._name, "model", created(service.bundle), "embedship")
 
     async def embeddings(self, request: schemas.EmbeddingsRequest, call: Call) -> Reply:
-        inputs = texts.checked(request.input, "input", self._service.settings)
-        texts.check_dimensions(request.dimensions, self._model.dimensions)
+        inputs = common.checked(request.input, "input", self._service.settings)
+        common.check_dimensions(request.dimensions, self._model.dimensions)
         encoded = await self._service.pipeline.embed(inputs, None, lane=call.lane)
         return await reply(encoded, request.dimensions, request.encoding_format == "base64", self._name)
 
     async def tokens(self, request: schemas.TokensRequest, call: Call) -> Reply:
         """The same, where token ids may stand for texts."""
-        texts.check_dimensions(request.dimensions, self._model.dimensions)
+        common.check_dimensions(request.dimensions, self._model.dimensions)
         if (ids := _ids(request.input)) is not None:
-            texts.check_count(len(ids), "input", self._service.settings)
+            common.check_count(len(ids), "input", self._service.settings)
             encoded = await self._service.forward.of_ids(ids, call.lane)
         else:
             value = cast("str | list[str]", request.input)
-            inputs = texts.checked(value, "input", self._service.settings)
+            inputs = common.checked(value, "input", self._service.settings)
             encoded = await self._service.pipeline.embed(inputs, None, lane=call.lane)
         return await reply(encoded, request.dimensions, request.encoding_format == "base64", self._name)
 
     async def models(self, _: None, call: Call) -> Reply:
-        return Reply(texts.encode(schemas.Models("list", [self._card])))
+        return Reply(common.encode(schemas.Models("list", [self._card])))
 
     async def model(self, _: None, call: Call) -> Reply:
         if call.rest != self._name:
             raise UnknownPath(f"There is no model {call.rest!r} here. The model is: {self._name}.", "model")
-        return Reply(texts.encode(self._card))
+        return Reply(common.encode(self._card))
 
 
 def _ids(value: str | list[str | int | list[int]]) -> list[list[int]] | None:

@@ -16,13 +16,13 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from embedship.serve.errors import Family, Invalid, NoReranker, TooLong
-from embedship.serve.http import Call, Headers, Reply, Route
-from embedship.serve.lanes import Lane
-from embedship.serve.reranker import Scored, best_first
-from embedship.serve.routes import texts
-from embedship.serve.routes.cohere import CohereVersion
+from embedship.serve.http.messages import Call, Headers, Reply, Route
+from embedship.serve.http.routes import common
+from embedship.serve.http.routes.cohere import CohereVersion
 from embedship.serve.schemas import Strict, Usage
-from embedship.serve.service import Service
+from embedship.serve.service.reranker import Scored, best_first
+from embedship.serve.service.service import Service
+from embedship.serve.telemetry.request_context import Lane
 
 Top = Annotated[int, Meta(ge=1, description="Give the best so many; default: all.")]
 
@@ -116,7 +116,7 @@ class CohereRanks(msgspec.Struct, frozen=True):
 
 def routes(service: Service) -> tuple[Route, ...]:
     rerank = Rerank(service)
-    errors = (*texts.COMMON, TooLong, NoReranker)
+    errors = (*common.COMMON, TooLong, NoReranker)
     return (
         Route(
             "POST", "/rerank", "Texts by how well they answer, as text-embeddings-inference and Infinity give them",
@@ -149,7 +149,7 @@ class Ranked:
 
     @property
     def usage(self) -> Usage:
-        return texts.usage(self.scored.encoded)
+        return common.usage(self.scored.encoded)
 
 
 class Rerank:
@@ -165,17 +165,17 @@ class Rerank:
 
     async def ranked(self, ask: _Ask, lane: Lane | None) -> Ranked:
         limits, reranker = self._service.settings, self._service.pipeline.reranker
-        texts.checked(ask.query, "query", limits)
-        documents = texts.checked(ask.documents, ask.field, limits)
+        common.checked(ask.query, "query", limits)
+        documents = common.checked(ask.documents, ask.field, limits)
         scored = await reranker.score([(ask.query, each) for each in documents], ask.truncate, lane)
         scores = (scored.logits if ask.raw else scored.probabilities).tolist()
         best = best_first(scored.logits)[: ask.top]
-        headers = (*texts.truncated(scored.encoded), reranker.header)
+        headers = (*common.truncated(scored.encoded), reranker.header)
         return Ranked([(place, scores[place]) for place in best], scored, headers)
 
     async def _tei(self, request: RerankRequest, documents: list[str], call: Call) -> Reply:
         self._refuse(request, "texts", ("return_documents", "top_n"))
-        texts.check_direction(request.truncation_direction)
+        common.check_direction(request.truncation_direction)
         ask = _Ask(request.query, documents, "texts", request.truncate is not False, request.raw_scores)
         found = await self.ranked(ask, call.lane)
         said = [Rank(place, score, documents[place] if request.return_text else UNSET) for place, score in found.ranks]
@@ -207,7 +207,7 @@ class Rerank:
                 raise Invalid(f"{field}: it goes with the other dialect, and not with `{with_what}`.", field)
 
     async def reply(self, answer: Any, found: Ranked) -> Reply:
-        return Reply(await texts.written(lambda: texts.encode(answer), len(found.ranks)), headers=found.headers)
+        return Reply(await common.written(lambda: common.encode(answer), len(found.ranks)), headers=found.headers)
 
 
 class Cohere:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import msgspec
 
 from embedship.monitor.assets.recording import RERANKED
-from embedship.serve import filters, keyword, schemas
+from embedship.serve import schemas
+from embedship.serve.documents import filters, fulltext
 from embedship.serve.errors import Family, IndexAway, Invalid, NoIndex, NoReranker, TooLarge
-from embedship.serve.found import Hit, How, Place
-from embedship.serve.fusion import Mode
-from embedship.serve.http import Call, Reply, Route
-from embedship.serve.routes import texts
-from embedship.serve.service import Service
-from embedship.serve.visit import count_apart
+from embedship.serve.http.messages import Call, Reply, Route
+from embedship.serve.http.routes import common
+from embedship.serve.search.backend import Hit, How, Place
+from embedship.serve.search.fusion import Mode
+from embedship.serve.service.service import Service
+from embedship.serve.telemetry.request_context import count_apart
 
 
 def routes(service: Service) -> tuple[Route, ...]:
     return (
         Route(
             "POST", "/search", "The documents most similar to a query", Search(service).search,
-            schemas.SearchRequest, schemas.SearchReply, Family.FLAT, (*texts.COMMON, NoIndex, NoReranker, IndexAway),
+            schemas.SearchRequest, schemas.SearchReply, Family.FLAT, (*common.COMMON, NoIndex, NoReranker, IndexAway),
             apart=RERANKED,
         ),
     )  # fmt: skip
@@ -33,15 +34,15 @@ class Search:
         top = request.rerank.top if request.rerank else None
         if top is not None:
             count_apart()
-        queries = texts.checked(request.query, "query", self._service.settings)
+        queries = common.checked(request.query, "query", self._service.settings)
         self._check(len(queries), request.k)
         if top is not None:
             self._check_rerank(len(queries), request.k, top)
         if request.effort and request.mode is Mode.KEYWORD:
             raise Invalid("effort: a keyword search has nothing to turn; leave it out.", "effort")
-        if request.mode is not Mode.DENSE and keyword.too_many(queries):
+        if request.mode is not Mode.DENSE and fulltext.too_many(queries):
             raise TooLarge(
-                f"query: these {len(queries)} queries have more than {keyword.MOST_SEARCHED:,} words together, the "
+                f"query: these {len(queries)} queries have more than {fulltext.MOST_SEARCHED:,} words together, the "
                 f"most that one request of mode {request.mode} may search for: send fewer queries a request.",
                 "query",
             )
@@ -57,12 +58,12 @@ class Search:
         def reply() -> bytes:
             results = [schemas.SearchResult([_hit(hit) for hit in hits]) for hits in answered.found.hits]
             tokens = answered.encoded.tokens + answered.scored
-            return texts.encode(schemas.SearchReply(results, schemas.Usage(tokens, tokens)))
+            return common.encode(schemas.SearchReply(results, schemas.Usage(tokens, tokens)))
 
-        headers = texts.truncated(answered.encoded)
+        headers = common.truncated(answered.encoded)
         if top is not None:
             headers = (*headers, pipeline.reranker.header)
-        return Reply(await texts.written(reply, len(queries)), headers=headers)
+        return Reply(await common.written(reply, len(queries)), headers=headers)
 
     def _check(self, queries: int, k: int) -> None:
         if k > (most := self._service.settings.max_hits):

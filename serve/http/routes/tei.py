@@ -6,11 +6,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from embedship.codes import normalise
-from embedship.serve import digits, schemas
+from embedship.serve import schemas
 from embedship.serve.errors import Family, Invalid, TooLong
-from embedship.serve.http import Call, Reply, Route
-from embedship.serve.routes import texts
-from embedship.serve.service import Service
+from embedship.serve.http import float_json
+from embedship.serve.http.messages import Call, Reply, Route
+from embedship.serve.http.routes import common
+from embedship.serve.service.service import Service
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def routes(service: Service) -> tuple[Route, ...]:
     tei = Tei(service)
-    errors = (*texts.COMMON, TooLong)
+    errors = (*common.COMMON, TooLong)
     embed = Route(
         "POST", "/embed", "Vectors, as text-embeddings-inference gives them", tei.embed,
         schemas.EmbedRequest, list[list[float]], Family.FLAT, errors,
@@ -30,9 +31,9 @@ def routes(service: Service) -> tuple[Route, ...]:
         Route("POST", "/similarity", "Cosines of one sentence to others", tei.similarity, schemas.SimilarityRequest,
               list[float], Family.FLAT, errors),
         Route("POST", "/tokenize", "The tokens that the model reads", tei.tokenize, schemas.TokenizeRequest,
-              list[list[schemas.Token]], Family.FLAT, texts.COMMON),
+              list[list[schemas.Token]], Family.FLAT, common.COMMON),
         Route("POST", "/decode", "The texts of token ids", tei.decode, schemas.DecodeRequest,
-              list[str], Family.FLAT, texts.COMMON),
+              list[str], Family.FLAT, common.COMMON),
     )  # fmt: skip
 
 
@@ -42,30 +43,30 @@ class Tei:
         self._model = service.bundle.manifest.pipeline
 
     async def embed(self, request: schemas.EmbedRequest, call: Call) -> Reply:
-        inputs = texts.checked(request.inputs, "inputs", self._service.settings)
+        inputs = common.checked(request.inputs, "inputs", self._service.settings)
         self._check(request)
         encoded = await self._service.pipeline.embed(
             inputs, request.prompt_name, request.truncate is not False, call.lane
         )
-        vectors = texts.shortened(encoded.vectors, request.dimensions)
+        vectors = common.shortened(encoded.vectors, request.dimensions)
         if request.normalize is not False and not self._model.normalised:
             vectors = normalise(vectors)
-        body = await texts.written(lambda: texts.encode(digits.rows(vectors)), len(vectors))
-        return Reply(body, headers=texts.truncated(encoded))
+        body = await common.written(lambda: common.encode(float_json.rows(vectors)), len(vectors))
+        return Reply(body, headers=common.truncated(encoded))
 
     async def similarity(self, request: schemas.SimilarityRequest, call: Call) -> Reply:
         inputs, options = request.inputs, request.parameters or schemas.SimilarityParameters()
-        texts.checked(inputs.sentences, "inputs.sentences", self._service.settings)
-        both = texts.checked([inputs.source_sentence, *inputs.sentences], "inputs", self._service.settings)
-        texts.check_direction(options.truncation_direction)
+        common.checked(inputs.sentences, "inputs.sentences", self._service.settings)
+        both = common.checked([inputs.source_sentence, *inputs.sentences], "inputs", self._service.settings)
+        common.check_direction(options.truncation_direction)
         encoded = await self._service.pipeline.embed(
             both, options.prompt_name, options.truncate is not False, call.lane
         )
         unit = encoded.vectors if self._model.normalised else normalise(encoded.vectors)
-        return Reply(texts.encode((unit[1:] @ unit[0]).tolist()), headers=texts.truncated(encoded))
+        return Reply(common.encode((unit[1:] @ unit[0]).tolist()), headers=common.truncated(encoded))
 
     async def tokenize(self, request: schemas.TokenizeRequest, call: Call) -> Reply:
-        inputs = texts.checked(request.inputs, "inputs", self._service.settings)
+        inputs = common.checked(request.inputs, "inputs", self._service.settings)
         pieces = await self._service.forward.pieces(inputs, request.prompt_name, request.add_special_tokens, call.lane)
         cut = 0
 
@@ -73,9 +74,9 @@ class Tei:
             nonlocal cut
             cut = sum(bool(each.overflowing) for each in pieces)
             # A text at a time: one call for a million tokens would hold the interpreter, and with it the event loop.
-            return b"[" + b",".join(texts.encode(_tokens(each)) for each in pieces) + b"]"
+            return b"[" + b",".join(common.encode(_tokens(each)) for each in pieces) + b"]"
 
-        body = await texts.written(write, sum(len(each) for each in pieces))
+        body = await common.written(write, sum(len(each) for each in pieces))
         return Reply(body, headers=((b"x-embedship-truncated", b"%d" % cut),))
 
     async def decode(self, request: schemas.DecodeRequest, call: Call) -> Reply:
@@ -83,12 +84,12 @@ class Tei:
         if not several and any(isinstance(each, list) for each in request.ids):
             raise Invalid("ids: send the ids of one text, or lists of ids; not a mixture.", "ids")
         ids = cast("list[list[int]]", request.ids if several else [request.ids])
-        texts.check_count(len(ids), "ids", self._service.settings)
-        return Reply(texts.encode(await self._service.forward.decode(ids, request.skip_special_tokens, call.lane)))
+        common.check_count(len(ids), "ids", self._service.settings)
+        return Reply(common.encode(await self._service.forward.decode(ids, request.skip_special_tokens, call.lane)))
 
     def _check(self, request: schemas.EmbedRequest) -> None:
-        texts.check_dimensions(request.dimensions, self._model.dimensions)
-        texts.check_direction(request.truncation_direction)
+        common.check_dimensions(request.dimensions, self._model.dimensions)
+        common.check_direction(request.truncation_direction)
         if request.normalize is False and self._model.normalised:
             raise Invalid(
                 "normalize: this model's own pipeline ends in a normalisation, there are no other vectors; leave it "

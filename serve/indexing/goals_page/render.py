@@ -5,12 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from embedship.figures import axis, page
-from embedship.figures.axis import Axis
-from embedship.figures.plot import Dot, Plot, Rule, place_x, place_y, scatter
-from embedship.figures.table import Column, Row, Table, text
+from embedship.charts import axis, page
+from embedship.charts.axis import Axis
+from embedship.charts.plot import Dot, Plot, Rule, place_x, place_y, scatter
+from embedship.charts.table import Column, Row, Table, text
 from embedship.serve.index.manifest import Candidate, Choice, frontier
-from embedship.serve.index_goals import NUMBERS, WORDS, cells
+
+# What a table of candidates shows.
+WORDS = ("index", "effort")
+
+
+NUMBERS = ("recall@10", "95%", "queries/s", "p99 ms", "bytes/vector", "build s")
+
+
+def cells(each: Candidate) -> list[str]:
+    """What was measured of one, under WORDS and NUMBERS."""
+    return [
+        str(each.recipe),
+        str(each.effort),
+        f"{each.recall.mean:.4f}",
+        f"{each.recall.low:.4f} to {each.recall.high:.4f}",
+        f"{each.queries_per_second:,.0f}",
+        f"{each.p99_seconds * 1e3:.2f}",
+        f"{each.hot_bytes:,.1f}",
+        f"{each.build_seconds:.1f}",
+    ]
+
 
 _HERE = Path(__file__).parent
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from embedship.figures import axis
-from embedship.figures.axis import Axis
-from embedship.figures.plot import Dot, Line, Plot, Rule, place_x, place_y, scatter
-from embedship.monitor.course import Course
-from embedship.monitor.drift import ALPHA
-from embedship.monitor.offline import Comparison, Vectors
-from embedship.monitor.projection import Projection
+from embedship.charts import axis
+from embedship.charts.axis import Axis
+from embedship.charts.plot import Dot, Line, Plot, Rule, place_x, place_y, scatter
+from embedship.monitor.drift.detector import ALPHA
+from embedship.monitor.drift.offline import Comparison, Vectors
+from embedship.monitor.drift.projection import Projection
+from embedship.monitor.recall.history import Course
 from embedship.monitor.state import State
-from embedship.serve.drift_report import when
+from embedship.serve.offline.drift_report import when
 
 POINTS = 600  # of each kind: more would only cover each other
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from embedship.figures import page
-from embedship.figures.table import Column, Kind, Row, Table, facts, text
-from embedship.monitor.offline import Current
-from embedship.monitor.reference import Reference
+from embedship.charts import page
+from embedship.charts.table import Column, Kind, Row, Table, facts, text
+from embedship.monitor.drift.offline import Current
+from embedship.monitor.drift.reference import Reference
 from embedship.monitor.state import State
-from embedship.serve.drift_page import figures
-from embedship.serve.drift_report import Report, blocks_missing, tests, when
+from embedship.serve.offline.drift_page import figures
+from embedship.serve.offline.drift_report import Report, blocks_missing, tests, when
 
 _HERE = Path(__file__).parent
 _NAMES = {State.OK: "no drift", State.WARN: "drift", State.UNKNOWN: "unknown"}

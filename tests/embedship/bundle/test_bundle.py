@@ -6,7 +6,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from embedship import sealed
 from embedship.bundle import (
     MANIFEST,
     Bundle,
@@ -31,6 +30,7 @@ from embedship.bundle import (
 )
 from embedship.codes import Int8Scale
 from embedship.errors import UnsafeError, UsageError
+from embedship.files import sealed
 
 PIPELINE = Pipeline(
     architecture="BertModel",

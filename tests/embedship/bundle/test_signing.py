@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from embedship import cli, signing
-from embedship.bundle import SIGNATURE, Bundle
+from embedship.bundle import SIGNATURE, Bundle, signing
+from embedship.bundle.signing import Signer
+from embedship.commands import main
 from embedship.errors import UnsafeError, UsageError
-from embedship.signing import Signer
 
 from .test_bundle import manifest
 
@@ -176,18 +176,18 @@ def test_an_encrypted_key(
 
 
 def test_the_verb_signs(bundle: Bundle, keys: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["sign", str(bundle.folder), "--key", str(keys[0]), "--json"]) == 0
+    assert main.run(["sign", str(bundle.folder), "--key", str(keys[0]), "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["fingerprint"] == bundle.fingerprint
     signing.check(bundle, keys[1])
-    assert cli.run(["sign", str(bundle.folder), "--key", str(keys[0])]) == 0, "again, with another signature"
+    assert main.run(["sign", str(bundle.folder), "--key", str(keys[0])]) == 0, "again, with another signature"
     assert "signs 4 files" in capsys.readouterr().out
 
 
 def test_verify_asked_for_a_signature_that_is_not_there(
     bundle: Bundle, keys: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.run(["verify", str(bundle.folder), "--key", str(keys[1]), "--json"]) == 4
+    assert main.run(["verify", str(bundle.folder), "--key", str(keys[1]), "--json"]) == 4
     answer = json.loads(capsys.readouterr().out)
     assert answer["exit_code"] == 4
     assert "has no signature" in answer["error"]

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from embedship.figures import axis
+from embedship.charts import axis
 
 
 def test_an_even_axis_has_round_ticks() -> None:

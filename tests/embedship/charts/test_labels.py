@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from embedship.figures.labels import Box, Label, box_of, place
+from embedship.charts.labels import Box, Label, box_of, place
 
 FRAME = Box(70, 30, 386, 236)
 

@@ -41,8 +41,8 @@ def test_the_demo_checks_itself_and_a_second_start_reuses_what_is_valid(started:
 def test_what_is_damaged_is_not_reused(
     started: tuple[Path, str], damaged: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from embedship import demo as module
     from embedship import stdlib_docs
+    from embedship.commands import demo as module
 
     folder, _ = started
     made: list[str] = []

@@ -5,9 +5,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from embedship import __version__
-from embedship.cli import VERBS, run
-from embedship.verify import Verified
+from embedship.commands.main import VERBS, run
+from embedship.commands.verify import Verified
+from embedship.version import __version__
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from embedship import whole
 from embedship.errors import EmbedshipError, UsageError
+from embedship.files import atomic_file
 
 
 def mode(path: Path) -> int:
@@ -17,7 +17,7 @@ def mode(path: Path) -> int:
 def test_it_takes_the_place_of_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     path.write_text("old")
-    whole.write(path, b"new")
+    atomic_file.write(path, b"new")
     assert path.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -25,8 +25,8 @@ def test_it_takes_the_place_of_what_was_there(tmp_path: Path) -> None:
 def test_others_may_read_it_unless_it_is_private(tmp_path: Path) -> None:
     mask = os.umask(0o022)
     try:
-        whole.write(tmp_path / "page", b"")
-        whole.write(tmp_path / "texts", b"", private=True)
+        atomic_file.write(tmp_path / "page", b"")
+        atomic_file.write(tmp_path / "texts", b"", private=True)
     finally:
         os.umask(mask)
     assert (mode(tmp_path / "page"), mode(tmp_path / "texts")) == (0o644, 0o600)
@@ -41,19 +41,19 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(EmbedshipError, match="No space left on device; make room"):
-        whole.write(path, b"new")
+        atomic_file.write(path, b"new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_what_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
-    whole.refuse(path, force=False)
+    atomic_file.refuse(path, force=False)
     path.write_text("old")
-    whole.refuse(path, force=True)
+    atomic_file.refuse(path, force=True)
     with pytest.raises(UsageError, match="exists: give --force"):
-        whole.refuse(path, force=False)
+        atomic_file.refuse(path, force=False)
     with pytest.raises(UsageError, match="is a folder"):
-        whole.refuse(tmp_path, force=True)
+        atomic_file.refuse(tmp_path, force=True)
     with pytest.raises(UsageError, match="is no folder"):
-        whole.refuse(tmp_path / "none" / "report.html", force=False)
+        atomic_file.refuse(tmp_path / "none" / "report.html", force=False)

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from embedship import staging
 from embedship.errors import EmbedshipError, UsageError
-from embedship.staging import resumed, staged
+from embedship.files import atomic_folder
+from embedship.files.atomic_folder import resumed, staged
 
 
 def anything(target: Path) -> None:
@@ -53,7 +53,7 @@ def test_what_fails_leaves_nothing(tmp_path: Path, error: type[BaseException]) -
 def test_sigterm_leaves_nothing_either(tmp_path: Path) -> None:
     """In a process of its own: should it die of the signal, then no other test with it."""
     code = (
-        "import os, signal, sys; from pathlib import Path; from embedship.staging import staged\n"
+        "import os, signal, sys; from pathlib import Path; from embedship.files.atomic_folder import staged\n"
         "before = signal.getsignal(signal.SIGTERM)\n"
         "try:\n"
         "    with staged(Path(sys.argv[1]), lambda target: None): os.kill(os.getpid(), signal.SIGTERM)\n"
@@ -109,7 +109,7 @@ _UNTIL_KILLED = """
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from embedship.staging import resumed, staged
+from embedship.files.atomic_folder import resumed, staged
 with staged(Path(sys.argv[1]), lambda found: None) as folder:
     (folder / "half").touch()
     print("ready", flush=True)
@@ -182,7 +182,7 @@ def test_only_native_errors_are_laid_to_a_full_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception], free: int
 ) -> None:
     """A mistake of ours on a nearly full disk stays what it is."""
-    monkeypatch.setattr(staging.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    monkeypatch.setattr(atomic_folder.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     disk = error is RuntimeError and not free
     with pytest.raises(EmbedshipError if disk else error), staged(tmp_path / "folder", nothing):
         raise error("iostream error")
@@ -194,7 +194,7 @@ def test_an_error_of_another_file_is_not_called_a_full_disk(tmp_path: Path) -> N
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize("swap", [staging._exchanged, staging._swapped])
+@pytest.mark.parametrize("swap", [atomic_folder._exchanged, atomic_folder._swapped])
 def test_both_ways_to_swap(tmp_path: Path, swap: object) -> None:
     for name in ("new", "out"):
         (tmp_path / name).mkdir()
@@ -210,7 +210,7 @@ def test_a_swap_that_fails_halfway_brings_the_old_one_back(tmp_path: Path) -> No
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "was").write_text("out")
     with pytest.raises(OSError, match="No such file"):
-        staging._swapped(tmp_path / "missing", tmp_path / "out")
+        atomic_folder._swapped(tmp_path / "missing", tmp_path / "out")
     assert (tmp_path / "out" / "was").read_text() == "out"
 
 

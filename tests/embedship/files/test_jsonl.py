@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from embedship.errors import UsageError
-from embedship.jsonl import Text, read
+from embedship.files.jsonl import Text, read
 
 
 def test_blank_lines_are_skipped_and_other_keys_ignored(tmp_path: Path) -> None:

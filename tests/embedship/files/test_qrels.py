@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from embedship import qrels
 from embedship.errors import UsageError
+from embedship.files import qrels
 
 HEADER = "query-id\tcorpus-id\tscore\n"
 

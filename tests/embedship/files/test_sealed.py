@@ -7,9 +7,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from embedship import sealed
 from embedship.errors import UnsafeError, UsageError
-from embedship.sealed import File
+from embedship.files import sealed
+from embedship.files.sealed import File
 
 
 class Note(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

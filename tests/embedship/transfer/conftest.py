@@ -13,7 +13,7 @@ import pytest
 
 from embedship.bundle import Bundle
 from embedship.transfer import oci
-from embedship.transfer.patience import Patience
+from embedship.transfer.retry import Patience
 
 from . import servers
 from .wire import Wire

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from embedship.errors import UnsafeError
-from embedship.sealed import File
+from embedship.files.sealed import File
 from embedship.transfer.download import Downloader, small
 from embedship.transfer.errors import Interrupted, TransferError
-from embedship.transfer.patience import Patience
+from embedship.transfer.retry import Patience
 
 RIGHT = bytes(range(200))
 LISTED = File(sha256=hashlib.sha256(RIGHT).hexdigest(), size=len(RIGHT))

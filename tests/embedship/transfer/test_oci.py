@@ -18,13 +18,13 @@ from typing import Any
 import pytest
 import requests
 
-from embedship import cli
 from embedship.bundle import MANIFEST, Bundle
-from embedship.signing import Signer
+from embedship.bundle.signing import Signer
+from embedship.commands import main
 from embedship.transfer import oci
 from embedship.transfer.errors import TransferError
-from embedship.transfer.patience import Patience
 from embedship.transfer.registry import Reference, Registry, digest_of
+from embedship.transfer.retry import Patience
 
 from . import servers
 from .servers import Served, docker_login
@@ -47,7 +47,7 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "config"))
 
     def call(*arguments: object) -> dict[str, Any]:
-        code = cli.run([*map(str, arguments), "--json", "--retries", "2"])
+        code = main.run([*map(str, arguments), "--json", "--retries", "2"])
         said = capsys.readouterr()
         assert "hidden" not in said.out + said.err
         return {**json.loads(said.out), "code": code}

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
-from embedship import cli, sealed
 from embedship.bundle import MANIFEST, Bundle
+from embedship.commands import main
 from embedship.errors import UnsafeError
-from embedship.sealed import File
+from embedship.files import sealed
+from embedship.files.sealed import File
 from embedship.transfer.pull import require_modest
 from embedship.transfer.registry import digest_of
 from embedship.transfer.web import PIECE
@@ -46,7 +47,7 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("COLUMNS", "1000")
 
     def call(*arguments: object) -> Answer:
-        code = cli.run(["pull", *map(str, arguments)])
+        code = main.run(["pull", *map(str, arguments)])
         said = capsys.readouterr()
         return Answer(code, said.out, said.err)
 

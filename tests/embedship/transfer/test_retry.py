@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from embedship.transfer.errors import Interrupted
-from embedship.transfer.patience import Patience
+from embedship.transfer.retry import Patience
 
 
 def test_waits_double_with_jitter_and_end() -> None:

@@ -11,12 +11,12 @@ import pytest
 
 from embedship.codes import cosine
 from embedship.errors import GateError, MismatchError, UnsafeError, UsageError
-from embedship.export import adapter
-from embedship.export.checkpoint import Checkpoint
-from embedship.export.opening import Opening, opened
-from embedship.sealed import sha256_of
+from embedship.export.checkpoint import adapter
+from embedship.export.checkpoint.embedder import Checkpoint
+from embedship.export.checkpoint.open import Opening, opened
+from embedship.files.sealed import sha256_of
 
-from .conftest import Make, adapted, base_of, edit
+from ..conftest import Make, adapted, base_of, edit
 
 TEXTS = ["read the file", "a", "parse a date of the text"]
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from embedship.errors import EmbedshipError, UnsafeError, UsageError
-from embedship.export import frozen
-from embedship.export.checkpoint import Checkpoint
-from embedship.export.folder import Folder
+from embedship.export.checkpoint import tokenizer as checkpoint_tokenizer
+from embedship.export.checkpoint.embedder import Checkpoint
+from embedship.export.checkpoint.folder import Folder
 
-from .conftest import edit
+from ..conftest import edit
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_the_weights_hash_follows_weights_and_settings(tiny: Path, copy: Path) -
 def test_lowercasing_is_frozen_into_the_tokenizer_or_the_pipeline(tiny: Path, copy: Path) -> None:
     edit(copy / "sentence_bert_config.json", do_lower_case=True)
     opened = Checkpoint.open(copy)
-    assert opened.pipeline.lowercase != frozen.lowers(opened.tokenizer_json)
+    assert opened.pipeline.lowercase != checkpoint_tokenizer.lowers(opened.tokenizer_json)
 
 
 @pytest.mark.parametrize("spoiled", ["max_tokens", "tokenizer"])
@@ -138,7 +138,7 @@ def test_a_tokenizer_that_disagrees_is_refused(tiny: Path, spoiled: str) -> None
     else:
         tokenizer["normalizer"]["lowercase"] = False
     with pytest.raises(UsageError, match="disagree on"):
-        frozen.require_same_tokens(opened.model, pipeline, json.dumps(tokenizer))
+        checkpoint_tokenizer.require_same_tokens(opened.model, pipeline, json.dumps(tokenizer))
 
 
 def test_truncation_on_the_left_is_refused(copy: Path) -> None:

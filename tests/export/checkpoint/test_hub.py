@@ -12,13 +12,14 @@ from urllib.parse import unquote, urlparse
 
 import pytest
 
-from embedship import cli
+from embedship.commands import main
 from embedship.errors import UsageError
-from embedship.export import hub, quiet
-from embedship.export.checkpoint import Checkpoint
-from embedship.export.opening import Opening, opened
+from embedship.export import silence
+from embedship.export.checkpoint import hub
+from embedship.export.checkpoint.embedder import Checkpoint
+from embedship.export.checkpoint.open import Opening, opened
 
-from .conftest import Make, adapted, edit
+from ..conftest import Make, adapted, edit
 
 NAME, COMMIT = "somebody/tiny", "c0ffee" + "0" * 34
 
@@ -83,7 +84,7 @@ def served(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         thread.start()
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
         monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-        monkeypatch.setattr(quiet, "_OFFLINE", None)
+        monkeypatch.setattr(silence, "_OFFLINE", None)
         yield server
         server.shutdown()
         thread.join()
@@ -106,7 +107,7 @@ def test_pickles_are_fetched_only_if_one_is_allowed(served: Hub) -> None:
 def test_what_was_fetched_needs_no_network_again(served: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     first = hub.fetch(f"{NAME}@main")
     served.asked.clear()
-    monkeypatch.setattr(quiet, "_OFFLINE", "1")
+    monkeypatch.setattr(silence, "_OFFLINE", "1")
     assert hub.fetch(NAME) == first
     assert served.asked == []
 
@@ -128,10 +129,10 @@ def test_without_a_network_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], offline: str
 ) -> None:
     """ "1": whoever started us forbade it. "0": nobody listens at the address."""
-    monkeypatch.setattr(quiet, "_OFFLINE", offline)
+    monkeypatch.setattr(silence, "_OFFLINE", offline)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    assert cli.run(["export", NAME, "--out", str(tmp_path / "bundle")]) == 2
+    assert main.run(["export", NAME, "--out", str(tmp_path / "bundle")]) == 2
     told = capfd.readouterr().err
     assert told.strip() == (
         f"error: {NAME} is no folder here, and could not be fetched from the hub: there is no network, or the hub does "

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embedship import cli
+from embedship.commands import main
 from embedship.errors import UsageError
-from embedship.export.checkpoint import Checkpoint
-from embedship.export.opening import Opening, opened
-from embedship.sealed import sha256_of
+from embedship.export.checkpoint.embedder import Checkpoint
+from embedship.export.checkpoint.open import Opening, opened
+from embedship.files.sealed import sha256_of
 
-from .conftest import edit, tail
+from ..conftest import edit, tail
 
 TEXTS = ["read the file", "a date"]
 
@@ -41,7 +41,7 @@ def test_a_pooling_left_behind_is_not_overwritten(tiny: Path, tmp_path: Path) ->
     assert "1_Pooling/config.json" in before
     assert open_(folder, pooling="cls").pipeline.pooling == "cls"
     assert hashes(folder) == before
-    assert cli.run(["export", str(folder), "--pooling", "cls", "--out", str(tmp_path / "out"), "--dry-run"]) == 0
+    assert main.run(["export", str(folder), "--pooling", "cls", "--out", str(tmp_path / "out"), "--dry-run"]) == 0
     assert hashes(folder) == before
 
 

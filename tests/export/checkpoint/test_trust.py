@@ -14,14 +14,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from embedship import cli
+from embedship.commands import main
 from embedship.errors import UnsafeError, UsageError
-from embedship.export import trust
-from embedship.export.checkpoint import Checkpoint
-from embedship.export.folder import Folder
-from embedship.export.opening import Opening, opened
+from embedship.export.checkpoint import trust
+from embedship.export.checkpoint.embedder import Checkpoint
+from embedship.export.checkpoint.folder import Folder
+from embedship.export.checkpoint.open import Opening, opened
 
-from .conftest import edit
+from ..conftest import edit
 
 TEXTS = ["read the file", "a date"]
 RAN = "embedship_test_code_that_ran"
@@ -72,7 +72,7 @@ def test_a_wrong_hash_exits_4_and_names_the_file(
     first = next(iter(sorted(pickled.glob("*.bin"))))
     second = sha256(sorted(pickled.glob("*.bin"))[1])
     options = ["--out", str(tmp_path / "bundle"), "--allow-pickle", "0" * 64, "--allow-pickle", second]
-    assert cli.run(["export", str(pickled), *options]) == 4
+    assert main.run(["export", str(pickled), *options]) == 4
     told = capsys.readouterr().err
     assert first.name in told
     assert str(pickled) in told
@@ -127,7 +127,7 @@ def test_changed_code_exits_4_and_does_not_run(
     with (coded / name).open("a") as file:
         file.write("# another line\n")
     options = ["--out", str(tmp_path / "bundle"), "--trust-remote-code", read]
-    assert cli.run(["export", str(coded), *options]) == 4
+    assert main.run(["export", str(coded), *options]) == 4
     told = capsys.readouterr().err
     assert name in told
     assert trust.code_sha256(coded) in told

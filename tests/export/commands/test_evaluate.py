@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from embedship import cli
-from embedship.export.build import Wishes, build
+from embedship.commands import main
+from embedship.export.build import build
+from embedship.export.options import Wishes
 
-from ..test_structure import MISSING
-from .test_build import quiet
-from .test_dataset import write
+from ...test_structure import MISSING
+from ..gates.test_dataset import write
+from ..test_build import quiet
 
 LINES = [f"read the file number {i} of the date {i * i}" for i in range(60)]
 
@@ -40,7 +41,7 @@ def texts(folder: Path) -> Path:
 
 
 def test_one_line_of_json_with_every_row(tuned: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["evaluate", str(tuned), str(folder), "--variants", "all", "--json"]) == 0
+    assert main.run(["evaluate", str(tuned), str(folder), "--variants", "all", "--json"]) == 0
     printed = capsys.readouterr()
     (line,) = printed.out.splitlines()
     answer = json.loads(line)
@@ -53,7 +54,7 @@ def test_one_line_of_json_with_every_row(tuned: Path, folder: Path, capsys: pyte
 
 
 def test_a_table_of_eighty_columns(tuned: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["evaluate", str(tuned), str(folder), "--variants", "onnx", "--codes", "float32,ubinary+int8"]) == 0
+    assert main.run(["evaluate", str(tuned), str(folder), "--variants", "onnx", "--codes", "float32,ubinary+int8"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any("ubinary+int8" in line for line in lines)
     assert max(map(len, lines)) <= 80
@@ -61,8 +62,8 @@ def test_a_table_of_eighty_columns(tuned: Path, folder: Path, capsys: pytest.Cap
 
 def test_the_gate_judges_what_was_asked_for(tuned: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ask = ["evaluate", str(tuned), str(folder), "--variants", "onnx-O3", "--max-recall-drop", "0.005"]
-    assert cli.run(ask) == 0, "sign bits lose more, but float32 is what is judged unless codes are named"
-    assert cli.run([*ask, "--codes", "float32,ubinary"]) == 3
+    assert main.run(ask) == 0, "sign bits lose more, but float32 is what is judged unless codes are named"
+    assert main.run([*ask, "--codes", "float32,ubinary"]) == 3
     error = " ".join(capsys.readouterr().err.split())
     assert "recall@10 falls by more than 0.005 from onnx's 1.0000: onnx-O3 32 ubinary" in error
 
@@ -78,11 +79,13 @@ def test_the_gate_judges_what_was_asked_for(tuned: Path, folder: Path, capsys: p
 def test_what_there_is_none_of(
     tuned: Path, folder: Path, options: list[str], reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.run(["evaluate", str(tuned), str(folder), *options]) == 2
+    assert main.run(["evaluate", str(tuned), str(folder), *options]) == 2
     assert reason in " ".join(capsys.readouterr().err.split())
 
 
-@pytest.mark.parametrize("module", ["embedship.export.evaluate_cli", "embedship.export.report", "embedship.tune_cli"])
+@pytest.mark.parametrize(
+    "module", ["embedship.export.commands.evaluate", "embedship.export.report.console", "embedship.commands.tune"]
+)
 def test_a_serving_image_without_torch_can_evaluate_and_tune(module: str) -> None:
     code = MISSING + f"import {module}\nprint('fine')"
     answer = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)

@@ -9,14 +9,14 @@ import msgspec
 import numpy as np
 import pytest
 
+from embedship.batches import Batch
 from embedship.bundle import Bundle, Floors, Quantisation
 from embedship.codes import Vectors
 from embedship.encoder import Encoder
 from embedship.errors import GateError
-from embedship.export import invariance
-from embedship.export.checkpoint import Checkpoint
-from embedship.golden import ALONE_FLOOR
-from embedship.plan import Batch
+from embedship.export.checkpoint.embedder import Checkpoint
+from embedship.export.gates import batch_invariance
+from embedship.golden_texts import ALONE_FLOOR
 from embedship.tokens import Tokenizer
 
 TEXTS = ["a", "hello world", "...", "one two three four five six", "word " * 60, "czech", "seven eight", "nine ten"]
@@ -71,7 +71,7 @@ def left(batch: Batch) -> float:
 )
 def test_each_company_is_kept(opened: Bundle, noticed: Callable[[Batch], float], caught: set[str]) -> None:
     with spoilt(opened, noticed) as encoder:
-        found = invariance.certify(encoder, TEXTS, left=True)
+        found = batch_invariance.certify(encoder, TEXTS, left=True)
     assert found.texts == len(TEXTS)
     figures = {name: getattr(found, name) for name in ("shuffled", "over_padded", "other_side")}
     assert {name for name, figure in figures.items() if figure < ALONE_FLOOR} == caught
@@ -80,34 +80,34 @@ def test_each_company_is_kept(opened: Bundle, noticed: Callable[[Batch], float],
 
 def test_the_side_is_not_asked_of_a_model_that_depends_on_it(opened: Bundle) -> None:
     with spoilt(opened, left) as encoder:
-        found = invariance.certify(encoder, TEXTS, left=False)
+        found = batch_invariance.certify(encoder, TEXTS, left=False)
     assert found.other_side is None
     assert found.worst >= ALONE_FLOOR
 
 
 def test_the_worst_text_is_named_with_figures(opened: Bundle) -> None:
     with spoilt(opened, lambda batch: 0.1 * (len(batch) > 1 and batch.input_ids[0, 0] > 0)) as encoder:
-        found = invariance.certify(encoder, TEXTS, left=False)
+        found = batch_invariance.certify(encoder, TEXTS, left=False)
         with pytest.raises(GateError, match=r"in other company: worst cosine .* 0\.99.*Worst of"):
-            invariance.judge(opened.plain, found, INT8)
+            batch_invariance.judge(opened.plain, found, INT8)
     assert found.worst_text.startswith("'")
 
 
 def test_nan_passes_no_floor(opened: Bundle) -> None:
     with spoilt(opened, lambda batch: math.nan * (len(batch) > 1) if len(batch) > 1 else 0.0) as encoder:
-        found = invariance.certify(encoder, TEXTS, left=False)
+        found = batch_invariance.certify(encoder, TEXTS, left=False)
     assert math.isnan(found.worst)
     with pytest.raises(GateError, match="nan"):
-        invariance.judge(opened.plain, found, INT8)
+        batch_invariance.judge(opened.plain, found, INT8)
 
 
 def test_dynamic_int8_may_vary_as_much_as_int8_may_differ(opened: Bundle) -> None:
     dynamic = msgspec.structs.replace(opened.plain, quantisation=Quantisation.DYNAMIC)
     found = msgspec.structs.replace(opened.plain.invariance, shuffled=0.98)
-    invariance.judge(dynamic, found, INT8)
+    batch_invariance.judge(dynamic, found, INT8)
     for variant, worse in ((opened.plain, found), (dynamic, msgspec.structs.replace(found, shuffled=0.96))):
         with pytest.raises(GateError, match="in other company"):
-            invariance.judge(variant, worse, INT8)
+            batch_invariance.judge(variant, worse, INT8)
 
 
 def test_real_variants_are_certified(opened: Bundle) -> None:
@@ -124,5 +124,5 @@ def test_the_checkpoint_itself_says_whether_the_side_matters(
     opened = Checkpoint.open(checkpoint(backbone=backbone, pooling=pooling))
     texts = ["read", "read the file of the date", "parse word text"]
     side = opened.model.tokenizer.padding_side
-    assert invariance.either_side(opened, texts, opened.encode(texts)) is expected
+    assert batch_invariance.either_side(opened, texts, opened.encode(texts)) is expected
     assert opened.model.tokenizer.padding_side == side

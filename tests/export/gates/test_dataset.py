@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from embedship.errors import UsageError
-from embedship.export.dataset import Dataset
+from embedship.export.gates.dataset import Dataset
 
 
 def write(folder: Path, corpus: dict[str, str], queries: dict[str, str], qrels: list[str]) -> Path:

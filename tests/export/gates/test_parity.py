@@ -9,7 +9,7 @@ import pytest
 
 from embedship.bundle import Floors, Parity, Precision, Task
 from embedship.errors import GateError, UsageError
-from embedship.export.parity import FLOORS, SCORE_FLOORS, Probes, floors, judge, measure, overlap
+from embedship.export.gates.parity import FLOORS, SCORE_FLOORS, Probes, floors, judge, measure, overlap
 from embedship.tokens import Tokens
 
 TEXTS = ["good", "also good", "bad\x1b[31m" + "!" * 200]

@@ -12,9 +12,20 @@ import pytest
 from embedship.bundle import Code, Codes, Similarity
 from embedship.codes import Int8Scale, Vectors, binary, cut, half, normalise, signs
 from embedship.errors import EngineError
-from embedship.export import quality
-from embedship.export.dataset import Dataset
-from embedship.export.quality import PLAIN, STORAGES, Encoded, Storage, again, grid, measure, metrics, nearest, stored
+from embedship.export.gates import retrieval_metrics
+from embedship.export.gates.dataset import Dataset
+from embedship.export.gates.retrieval_metrics import (
+    PLAIN,
+    STORAGES,
+    Encoded,
+    Storage,
+    again,
+    grid,
+    measure,
+    metrics,
+    nearest,
+    stored,
+)
 
 from .test_dataset import write
 
@@ -23,7 +34,7 @@ DIMENSIONS = (32, 16, 8)
 
 def single(hits: list[int], relevant: int) -> dict[str, float]:
     row = np.array([hits], dtype=bool)
-    return quality.mean(metrics(row, row, np.array([relevant])))
+    return retrieval_metrics.mean(metrics(row, row, np.array([relevant])))
 
 
 def test_metrics_by_hand() -> None:
@@ -193,8 +204,8 @@ def test_rescoring_ranks_the_candidates_of_the_bits_by_int8(data: Dataset, encod
 
 
 def test_search_is_exact_over_several_blocks_and_ties_go_to_the_lower_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quality, "_DOCUMENTS", 16)
-    monkeypatch.setattr(quality, "_QUERIES", 2)
+    monkeypatch.setattr(retrieval_metrics, "_DOCUMENTS", 16)
+    monkeypatch.setattr(retrieval_metrics, "_QUERIES", 2)
     rng = np.random.default_rng(1)
     documents, queries = (rng.normal(size=(n, 8)).astype(np.float32) for n in (40, 3))
     documents[37] = documents[3]

@@ -11,7 +11,7 @@ from embedship import shapes
 from embedship.bundle import Bundle, Shapes, WrongShape
 from embedship.encoder import Encoder
 from embedship.errors import GateError
-from embedship.export import certificates
+from embedship.export.gates import shape_certificates
 from embedship.export.steps import Steps
 from embedship.shapes import Subject
 
@@ -30,13 +30,13 @@ def test_the_best_variant_that_is_not_refused_stays_first(bundle: Path, monkeypa
     with Encoder.open(opened, "onnx-int8") as int8, Encoder.open(opened, "onnx") as plain:
         encoders = {"onnx-int8": int8, "onnx": plain}
         monkeypatch.setattr(shapes, "certify", lambda subject: found(subject, {"onnx-int8"}))
-        variants, left = certificates.first(opened.manifest.variants, ranked, encoders, steps)
+        variants, left = shape_certificates.first(opened.manifest.variants, ranked, encoders, steps)
         assert [each.name for each in left] == ["onnx"]
         recorded = {each.name: each.shapes for each in variants}
         assert recorded["onnx-int8"] is not None
         assert recorded["onnx-int8"].wrong
         assert recorded["onnx"] is not None
-        assert certificates.of(variants, "onnx", encoders, steps) == variants
+        assert shape_certificates.of(variants, "onnx", encoders, steps) == variants
         monkeypatch.setattr(shapes, "certify", lambda subject: found(subject, {"onnx-int8", "onnx"}))
         with pytest.raises(GateError, match="variant onnx gives wrong vectors"):
-            certificates.first(opened.manifest.variants, ranked, encoders, steps)
+            shape_certificates.first(opened.manifest.variants, ranked, encoders, steps)

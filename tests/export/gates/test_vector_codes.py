@@ -9,9 +9,9 @@ from embedship import stdlib_docs
 from embedship.bundle import Bundle, Codes
 from embedship.codes import Int8Scale, cut, normalise
 from embedship.errors import UsageError
-from embedship.export import calibrate
-from embedship.export.checkpoint import Checkpoint
-from embedship.export.quality import Encoded
+from embedship.export.checkpoint.embedder import Checkpoint
+from embedship.export.gates import vector_codes
+from embedship.export.gates.retrieval_metrics import Encoded
 
 
 def unit(n: int, dimension: int = 64, seed: int = 0) -> np.ndarray:
@@ -35,7 +35,7 @@ def test_a_scale_for_every_dimension_fits_vectors_cut_to_it(tiny: Path, monkeypa
     (tiny / "README.md").unlink()
     texts = [entry.summary for entry in stdlib_docs.entries(150)]
     vectors = opened.encode(texts)
-    codes = calibrate.fit(opened, texts[:100], vectors[100:])
+    codes = vector_codes.fit(opened, texts[:100], vectors[100:])
     assert [scale.dimension for scale in codes.int8] == [32, 16, 8]
     assert codes.clipped <= 0.002
     for scale in codes.int8:
@@ -51,7 +51,7 @@ def test_a_scale_for_every_dimension_fits_vectors_cut_to_it(tiny: Path, monkeypa
 
 def test_the_multiplier_is_the_smallest_that_finds_99_percent() -> None:
     documents, queries = unit(600, seed=1), unit(80, seed=2)
-    codes = calibrate.rescoring(frozen(), Encoded("x", documents, queries))
+    codes = vector_codes.rescoring(frozen(), Encoded("x", documents, queries))
     assert codes.documents == 600
     assert codes.rescored_recall is not None
 
@@ -71,7 +71,7 @@ def test_the_multiplier_is_the_smallest_that_finds_99_percent() -> None:
 
 
 def test_where_bits_fill_no_bytes_nothing_is_rescored() -> None:
-    codes = calibrate.rescoring(frozen(12), Encoded("x", unit(20, 12), unit(5, 12)))
+    codes = vector_codes.rescoring(frozen(12), Encoded("x", unit(20, 12), unit(5, 12)))
     assert codes == frozen(12)
 
 

@@ -30,7 +30,7 @@ from embedship.bundle import (
     Variant,
 )
 from embedship.codes import Int8Scale
-from embedship.export.parity import FLOORS
+from embedship.export.gates.parity import FLOORS
 
 TEXTS = 213
 ORT, OV = Runtime.ONNXRUNTIME, Runtime.OPENVINO

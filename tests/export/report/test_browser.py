@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from embedship.bundle import REPORT_HTML, Manifest
-from embedship.export.page import render
+from embedship.export.report import page as report_page
 
 Make = Callable[..., Manifest]
 replace = msgspec.structs.replace
@@ -65,7 +65,7 @@ def report(
             variants = tuple(replace(v, parity=replace(v.parity, worst_text=HOSTILE)) for v in made.variants)
             made = manifest(source=replace(made.source, name=HOSTILE), variants=variants)
     folder = Path(tmp_path_factory.mktemp(request.param))
-    render.write(folder, made, spreads)
+    report_page.write(folder, made, spreads)
     return folder / REPORT_HTML
 
 

@@ -6,9 +6,9 @@ import msgspec
 import numpy as np
 
 from embedship.bundle import Code, Manifest
-from embedship.export.page import figures
-from embedship.export.page.histogram import Histogram
-from embedship.figures.labels import Box, box_of
+from embedship.charts.labels import Box, box_of
+from embedship.export.report import figures
+from embedship.export.report.histogram import Histogram
 
 Make = Callable[..., Manifest]
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from embedship.export.page.histogram import BINS, MOST_NINES, Histogram, cosine_axis, nines
+from embedship.export.report.histogram import BINS, MOST_NINES, Histogram, cosine_axis, nines
 
 
 @pytest.mark.parametrize(

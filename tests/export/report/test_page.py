@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from embedship.bundle import REPORT_HTML, REPORT_JSON, Bundle, Manifest
-from embedship.export.page import render
-from embedship.export.page.histogram import Histogram
+from embedship.export.report import page as report_page
+from embedship.export.report.histogram import Histogram
 
 Make = Callable[..., Manifest]
 Spreads = dict[str, np.ndarray]
@@ -48,7 +48,7 @@ class Page(HTMLParser):
 
 
 def page(manifest: Manifest, spreads: Spreads) -> str:
-    return render.html(manifest, {name: Histogram.of(values) for name, values in spreads.items()})
+    return report_page.html(manifest, {name: Histogram.of(values) for name, values in spreads.items()})
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_one_dimension_and_code_are_said_to_be_all(manifest: Make, spreads: Spre
 
 def test_the_same_for_machines(manifest: Make, spreads: Spreads, tmp_path: Path) -> None:
     made = manifest()
-    render.write(tmp_path, made, spreads)
+    report_page.write(tmp_path, made, spreads)
     report = json.loads((tmp_path / REPORT_JSON).read_bytes())
     assert "files" not in report
     assert report["verdict"][0].startswith("legal-matryoshka was exported")
@@ -128,7 +128,7 @@ def test_the_same_for_machines(manifest: Make, spreads: Spreads, tmp_path: Path)
 def test_the_same_measurements_give_the_same_bytes(manifest: Make, spreads: Spreads, tmp_path: Path) -> None:
     for folder in (tmp_path / "a", tmp_path / "b"):
         folder.mkdir()
-        render.write(folder, manifest(), spreads)
+        report_page.write(folder, manifest(), spreads)
     for name in (REPORT_HTML, REPORT_JSON):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 

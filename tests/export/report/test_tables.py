@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from embedship.bundle import Manifest, Quantisation
-from embedship.export.page import tables
-from embedship.figures.table import Table
+from embedship.charts.table import Table
+from embedship.export.report import tables
 
 Make = Callable[..., Manifest]
 replace = msgspec.structs.replace

@@ -7,14 +7,14 @@ import msgspec
 import pytest
 
 from embedship.bundle import Manifest, Objective, Quantisation
-from embedship.export.page import words
+from embedship.export.report import wording
 
 Make = Callable[..., Manifest]
 replace = msgspec.structs.replace
 
 
 def test_the_verdict_of_a_full_export(manifest: Make) -> None:
-    assert words.verdict(manifest()) == [
+    assert wording.verdict(manifest()) == [
         "legal-matryoshka was exported in 5 variants, and each passed its gate.",
         "Serve takes openvino-int8 (OpenVINO, int8): the fastest of the 5 on this machine, 22,103 tokens/s, "
         "4.90 times plain ONNX.",
@@ -51,13 +51,13 @@ def test_the_verdict_of_a_full_export(manifest: Make) -> None:
 )
 def test_a_reason_is_only_given_where_it_is_true(manifest: Make, objective: Objective, variant: str, said: str) -> None:
     choice = replace(manifest().choice, objective=objective, variant=variant)
-    assert said in words.verdict(manifest(choice=choice))[1]
+    assert said in wording.verdict(manifest(choice=choice))[1]
 
 
 def test_the_only_variant(manifest: Make) -> None:
     made = manifest()
     choice = replace(made.choice, variant="onnx", tokens_per_second={"onnx": 4512.3})
-    first, second, third, *_ = words.verdict(manifest(variants=made.variants[:1], choice=choice))
+    first, second, third, *_ = wording.verdict(manifest(variants=made.variants[:1], choice=choice))
     assert first == "legal-matryoshka was exported as onnx, which passed its gate."
     assert "the only one, 4,512 tokens/s, 1.00 times plain ONNX" in second
     assert "costs nothing that five digits show" in third
@@ -68,14 +68,14 @@ def test_what_was_not_measured_is_said(manifest: Make) -> None:
     variants = tuple(replace(v, invariance=replace(v.invariance, texts=0)) for v in made.variants)
     choice = replace(made.choice, tokens_per_second={}, latency_seconds={})
     bare = manifest(quality=None, variants=variants, choice=choice)
-    *_, recall, company = words.verdict(bare)
+    *_, recall, company = wording.verdict(bare)
     assert recall == "Retrieval quality was not measured, because no questions were given (--eval DIR)."
     assert company.endswith("was not measured.")
-    assert [tile.value for tile in words.tiles(bare)] == ["openvino-int8", "not measured", "0.99790", "not measured"]
+    assert [tile.value for tile in wording.tiles(bare)] == ["openvino-int8", "not measured", "0.99790", "not measured"]
     quality = made.quality
     assert quality is not None
     other = manifest(quality=replace(quality, measured=quality.measured[:3]))
-    assert "openvino-int8 was not compared with the checkpoint" in words.recall(other)
+    assert "openvino-int8 was not compared with the checkpoint" in wording.recall(other)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_whether_a_vector_depends_on_its_batch(
     *others, last = manifest().variants
     invariance = replace(last.invariance, shuffled=shuffled)
     made = manifest(variants=(*others, replace(last, quantisation=quantisation, invariance=invariance)))
-    assert ("vector depends on" in words.verdict(made)[-1]) is depends
+    assert ("vector depends on" in wording.verdict(made)[-1]) is depends
 
 
 def test_a_checkpoint_that_finds_nothing_has_no_ratio(manifest: Make) -> None:
@@ -101,5 +101,5 @@ def test_a_checkpoint_that_finds_nothing_has_no_ratio(manifest: Make) -> None:
     assert quality is not None
     nothing = [replace(row, metrics={**row.metrics, "recall@10": 0.0}) for row in quality.measured]
     made = manifest(quality=replace(quality, measured=tuple(nothing)))
-    assert "recall@10 is 0.0000, beside the checkpoint's 0.0000" in words.recall(made)
-    assert words.tiles(made)[-1].value == "not measured"
+    assert "recall@10 is 0.0000, beside the checkpoint's 0.0000" in wording.recall(made)
+    assert wording.tiles(made)[-1].value == "not measured"

@@ -13,29 +13,32 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from embedship import cli
+from embedship.batches import pad
 from embedship.bundle import Bundle, Floors, Manifest, Precision, Quantisation, Variant
+from embedship.commands import main
 from embedship.device import Device, Kind
 from embedship.encoder import Encoder
 from embedship.engine.onnxruntime import OnnxRuntimeEngine
 from embedship.engine.openvino import OpenVinoEngine
 from embedship.errors import UsageError
-from embedship.export import graph, parity, variants
-from embedship.export.build import Wishes, build
-from embedship.export.checkpoint import Checkpoint
-from embedship.export.converter import Converter
+from embedship.export.build import build
+from embedship.export.checkpoint.embedder import Checkpoint
+from embedship.export.gates import parity
+from embedship.export.options import Wishes
 from embedship.export.steps import Steps
-from embedship.export.targets import EXACT, Target
-from embedship.export.variants import CUDA, DECODER, ENCODER, Made, Workbench
-from embedship.plan import pad
-from embedship.sealed import File
+from embedship.export.variants import recipes as variants_recipes
+from embedship.export.variants import torch_graph
+from embedship.export.variants.converter import Converter
+from embedship.export.variants.recipes import CUDA, DECODER, ENCODER, Made, Workbench
+from embedship.export.variants.targets import EXACT, Target
+from embedship.files.sealed import File
 from embedship.tokens import Tokenizer
 
 BERT, QWEN = SimpleNamespace(model_type="bert"), SimpleNamespace(model_type="qwen3")
 LINES = [f"read the file number {i} of the date {i * i}" for i in range(12)]
 # Two random layers of 32 dimensions hold far less redundancy than a trained model: int8 costs them more.
 LOOSE = {**parity.FLOORS, Precision.INT8: Floors(minimum=0.5, mean=0.5, overlap=0.0, length=0.5)}
-EVERY = list(variants.recipes(Target.AVX2))
+EVERY = list(variants_recipes.recipes(Target.AVX2))
 
 
 def floors(cosine: float) -> Floors:
@@ -53,10 +56,10 @@ def opened(folder: Path, work: Path) -> Opened:
 
 def make(checkpoint: Opened, work: Path, *names: str, isa: Target = Target.AVX512_VNNI) -> list[Made]:
     """The named variants, with `onnx` first."""
-    feeds = variants.calibration(checkpoint[1], checkpoint[0], LINES)
+    feeds = variants_recipes.calibration(checkpoint[1], checkpoint[0], LINES)
     bench = Workbench(work, checkpoint[0], feeds, isa, floors(0.5))
-    recipes = variants.recipes(isa)
-    return [variants.make(name, recipes[name], bench) for name in ("onnx", *names)]
+    recipes = variants_recipes.recipes(isa)
+    return [variants_recipes.make(name, recipes[name], bench) for name in ("onnx", *names)]
 
 
 def vectors(work: Path, made: Made, checkpoint: Opened) -> Any:
@@ -95,14 +98,14 @@ def weights(path: Path) -> list[TensorProto]:
         ((), Target.CUDA, QWEN, CUDA),
         (("openvino",), Target.AUTO, BERT, ("onnx", "openvino")),
         (("onnx-O4", "onnx-int8"), Target.CUDA, BERT, ("onnx", "onnx-O4", "onnx-int8")),
-        (("all",), Target.CUDA, BERT, tuple(variants.recipes(Target.AVX2))),
-        (("all",), Target.AVX2, BERT, tuple(n for n in variants.recipes(Target.AVX2) if n != "onnx-O4")),
+        (("all",), Target.CUDA, BERT, tuple(variants_recipes.recipes(Target.AVX2))),
+        (("all",), Target.AVX2, BERT, tuple(n for n in variants_recipes.recipes(Target.AVX2) if n != "onnx-O4")),
     ],
 )
 def test_which_variants_are_made(
     names: tuple[str, ...], target: Target, config: Any, expected: tuple[str, ...]
 ) -> None:
-    assert tuple(variants.wanted(names, target, Target.AVX2, config)) == expected
+    assert tuple(variants_recipes.wanted(names, target, Target.AVX2, config)) == expected
 
 
 def test_nothing_dynamic_slow_or_for_gpus_is_made_unasked() -> None:
@@ -118,12 +121,12 @@ def test_nothing_dynamic_slow_or_for_gpus_is_made_unasked() -> None:
 )
 def test_what_cannot_be_made_is_refused(name: str, target: Target, sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
-        variants.require_known((name,), target, Target.AVX2)
+        variants_recipes.require_known((name,), target, Target.AVX2)
 
 
 @pytest.mark.parametrize("isa", [Target.AVX2, Target.AVX512, Target.AVX512_VNNI, Target.ARM64])
 def test_what_multiplies_in_full_int8_says_what_it_needs(isa: Target) -> None:
-    recipes = variants.recipes(isa)
+    recipes = variants_recipes.recipes(isa)
     full = {name for name, recipe in recipes.items() if recipe.needs == EXACT}
     multiplying = {n for n, r in recipes.items() if r.weights is Precision.INT8 and n != "openvino-int8-weight"}
     assert full == (multiplying if isa.exact else set())
@@ -210,7 +213,7 @@ def test_weight_only_keeps_a_decoder_close(qwen: Opened, tmp_path: Path) -> None
 
 def test_accuracy_control_gives_products_back_until_the_floors_hold(tmp_path: Path) -> None:
     """On two products alone: each more costs NNCF a compilation, and a BERT of two layers two minutes."""
-    from embedship.export import openvino
+    from embedship.export.variants import openvino
 
     generator = np.random.default_rng(0)
     source = tmp_path / "source.onnx"
@@ -262,7 +265,7 @@ def of(manifest: Manifest, name: str) -> Variant:
 def test_large_models_every_variant_twice_the_same_bytes(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(graph, "LARGEST", 10_000)
+    monkeypatch.setattr(torch_graph, "LARGEST", 10_000)
     names = [name for name in EVERY if name != "openvino-int8-accuracy"]
     bundle, again = (export(tiny, tmp_path / out, *names, target=Target.CUDA) for out in ("one", "two"))
     assert graphs(bundle) == graphs(again)
@@ -274,13 +277,13 @@ def test_large_models_every_variant_twice_the_same_bytes(
     assert of(bundle.manifest, "onnx-O4").needs == ("cuda",)
     assert of(bundle.manifest, "onnx-O4").parity.minimum > 0.9995
     assert "onnx-O4" not in bundle.manifest.choice.tokens_per_second
-    assert cli.run(["verify", str(bundle.folder), "--all", "--json"]) == 0
+    assert main.run(["verify", str(bundle.folder), "--all", "--json"]) == 0
     printed = capsys.readouterr().out
     assert '"skipped":{"onnx-O4":"cuda"}' in printed
-    assert cli.run(["verify", str(bundle.folder), "--variant", "onnx-O4"]) == 4
+    assert main.run(["verify", str(bundle.folder), "--variant", "onnx-O4"]) == 4
     assert "is for cuda" in capsys.readouterr().err
     (bundle.folder / "onnx/model_O3.onnx_data").write_bytes(b"")
-    assert cli.run(["verify", str(bundle.folder)]) == 4
+    assert main.run(["verify", str(bundle.folder)]) == 4
     assert "onnx/model_O3.onnx_data has 0 bytes" in capsys.readouterr().err
 
 
@@ -298,7 +301,7 @@ def test_a_decoder_gets_weight_only_int8(checkpoint: Callable[..., Path], tmp_pa
 
 
 def test_the_other_converter_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    from embedship.export import optimum
+    from embedship.export.variants import optimum
 
     with pytest.raises(UsageError, match=r"transformers 4.57, and 5\.\S+ is installed"):
         Converter.OPTIMUM.require()

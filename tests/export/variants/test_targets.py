@@ -6,8 +6,8 @@ import pytest
 
 from embedship.bundle import Machine
 from embedship.errors import UsageError
-from embedship.export import targets
-from embedship.export.targets import EXACT, Target
+from embedship.export.variants import targets
+from embedship.export.variants.targets import EXACT, Target
 
 ROME = ("avx2",)
 SKYLAKE = ("avx2", "avx512f")

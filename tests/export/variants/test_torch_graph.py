@@ -9,14 +9,14 @@ import onnxruntime as ort
 import pytest
 import torch
 
+from embedship.batches import Batch
 from embedship.bundle import Precision
 from embedship.codes import cosine
 from embedship.device import Device, Kind
 from embedship.engine.openvino import OpenVinoEngine
-from embedship.export import graph
-from embedship.export.checkpoint import Checkpoint
-from embedship.export.onnx import optimise
-from embedship.plan import Batch
+from embedship.export.checkpoint.embedder import Checkpoint
+from embedship.export.variants import torch_graph
+from embedship.export.variants.onnx import optimise
 
 MODES = ["mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
 TEXTS = ["read the file", "a", "parse a date of the text word by word by word", "of the"]
@@ -56,7 +56,7 @@ def test_pooling_equals_that_of_sentence_transformers(modes: Any, side: str) -> 
     for row, length in enumerate((9, 1, 4, 2, 7)):
         mask[row, slice(0, length) if side == "right" else slice(9 - length, 9)] = 1
     theirs = Pooling(4, pooling_mode=modes)({"token_embeddings": hidden, "attention_mask": mask})["sentence_embedding"]
-    ours = graph.Pool((modes,) if isinstance(modes, str) else modes)(hidden, mask)
+    ours = torch_graph.Pool((modes,) if isinstance(modes, str) else modes)(hidden, mask)
     torch.testing.assert_close(ours, theirs)
 
 
@@ -68,7 +68,7 @@ def test_the_graph_gives_the_vectors_of_the_checkpoint(checkpoint: Any, pooling:
     tail = [Dense(width, 16, activation_function=torch.nn.Tanh()), LayerNorm(16), Normalize()]
     opened = Checkpoint.open(checkpoint(pooling=pooling, tail=tail))
     path = tmp_path / "model.onnx"
-    graph.write(opened, path)
+    torch_graph.write(opened, path)
     batch = padded(tokenised(opened, TEXTS), "right")
     expected = opened.encode(TEXTS)
     assert opened.pipeline.normalised
@@ -84,7 +84,7 @@ def test_other_architectures_and_both_padding_sides(
 ) -> None:
     opened = Checkpoint.open(checkpoint(backbone, pooling))
     path = tmp_path / "model.onnx"
-    graph.write(opened, path)
+    torch_graph.write(opened, path)
     assert "token_type_ids" not in opened.pipeline.inputs
     vectors = run(path, padded(tokenised(opened, TEXTS), side), opened.pipeline.inputs)
     assert cosine(vectors, opened.encode(TEXTS)).min() > 0.99999
@@ -92,13 +92,13 @@ def test_other_architectures_and_both_padding_sides(
 
 def test_exporting_twice_gives_the_same_bytes(tiny: Path, tmp_path: Path) -> None:
     for name in ("a.onnx", "b.onnx"):
-        graph.write(Checkpoint.open(tiny), tmp_path / name)
+        torch_graph.write(Checkpoint.open(tiny), tmp_path / name)
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
 def test_attention_and_gelu_are_fused(tiny: Path, tmp_path: Path) -> None:
     opened = Checkpoint.open(tiny)
-    graph.write(opened, tmp_path / "model.onnx")
+    torch_graph.write(opened, tmp_path / "model.onnx")
     fused = optimise(tmp_path / "model.onnx", tmp_path / "o3.onnx", opened.model[0].model.config, True)
     assert (fused["Attention"], fused["FastGelu"], fused["SkipLayerNormalization"]) == (2, 2, 4)
 
@@ -107,11 +107,11 @@ def test_a_large_model_has_one_sidecar_of_the_usual_name(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = Checkpoint.open(tiny)
-    graph.write(opened, tmp_path / "whole.onnx")
+    torch_graph.write(opened, tmp_path / "whole.onnx")
     model = onnx.load(str(tmp_path / "whole.onnx"))
-    monkeypatch.setattr(graph, "LARGEST", 1000)
+    monkeypatch.setattr(torch_graph, "LARGEST", 1000)
     for _ in range(2):  # the second replaces the first
-        graph.save(model, tmp_path / "model.onnx")
+        torch_graph.save(model, tmp_path / "model.onnx")
     whole = onnx.load(str(tmp_path / "whole.onnx")).graph.initializer
     assert [t.raw_data for t in model.graph.initializer] == [t.raw_data for t in whole], "saving takes nothing away"
     weights = sum(t.ByteSize() for t in model.graph.initializer)

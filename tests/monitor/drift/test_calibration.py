@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from embedship.monitor.calibration import (
+from embedship.monitor.drift.calibration import (
     FOLDS,
     LEAST_SKEWNESS,
     Calibration,
@@ -11,7 +11,7 @@ from embedship.monitor.calibration import (
     _parts,
     calibrate,
 )
-from embedship.monitor.sessions import index_of
+from embedship.monitor.drift.sessions import index_of
 
 D = 24
 MIXING = np.random.default_rng(99).normal(size=(6, D))

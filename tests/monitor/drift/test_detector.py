@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from embedship import Bundle, Encoder, stdlib_docs
-from embedship.monitor.budget import FalseAlarms
-from embedship.monitor.drift import DriftDetector, Rule, _noise
+from embedship.monitor.drift.detector import DriftDetector, Rule, _noise
+from embedship.monitor.drift.false_alarms import FalseAlarms
+from embedship.monitor.drift.reference import Reference, Terms
 from embedship.monitor.errors import InvalidSetting, InvalidVectors
-from embedship.monitor.reference import Reference, Terms
 from embedship.monitor.state import State
 from embedship.monitor.statistics import ks_2samp
 

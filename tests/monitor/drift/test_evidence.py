@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from embedship.monitor.evidence import DIMENSIONS, Evidence, Known
-from embedship.monitor.recent import Window
+from embedship.monitor.drift.evidence import DIMENSIONS, Evidence, Known
+from embedship.monitor.drift.window import Window
 
 D = 24
 RANDOM = np.random.default_rng(5)

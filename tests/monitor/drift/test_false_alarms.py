@@ -1,7 +1,7 @@
 import msgspec
 import pytest
 
-from embedship.monitor.budget import DEFAULT, FalseAlarms
+from embedship.monitor.drift.false_alarms import DEFAULT, FalseAlarms
 from embedship.monitor.errors import InvalidSetting
 
 

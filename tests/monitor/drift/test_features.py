@@ -3,9 +3,9 @@ import pytest
 from scipy.linalg import inv, sqrtm
 from scipy.spatial import cKDTree
 
-from embedship.monitor.features import PLAIN, Features, crossfit
-from embedship.monitor.metric import RIDGE
-from embedship.monitor.novelty import MOST, NEIGHBOURS
+from embedship.monitor.drift.features import PLAIN, Features, crossfit
+from embedship.monitor.drift.metric import RIDGE
+from embedship.monitor.drift.novelty import MOST, NEIGHBOURS
 
 D = 12
 MIXING = np.random.default_rng(9).normal(size=(D, D)) * np.linspace(0.2, 2, D)

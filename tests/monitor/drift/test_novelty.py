@@ -3,7 +3,7 @@ import pytest
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
-from embedship.monitor.novelty import LANDMARKS, MOST, NEIGHBOURS, Novelty, distances
+from embedship.monitor.drift.novelty import LANDMARKS, MOST, NEIGHBOURS, Novelty, distances
 
 RANDOM = np.random.default_rng(0)
 ROWS = RANDOM.normal(size=(200, 8)).astype(np.float32)

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from embedship.monitor.budget import DAY_SECONDS, FalseAlarms
-from embedship.monitor.drift import DriftDetector
+from embedship.monitor.drift.detector import DriftDetector
+from embedship.monitor.drift.false_alarms import DAY_SECONDS, FalseAlarms
+from embedship.monitor.drift.offline import BLOCK_QUERIES, BLOCKS, Current, compare
+from embedship.monitor.drift.reference import Reference
 from embedship.monitor.errors import InvalidVectors
-from embedship.monitor.offline import BLOCK_QUERIES, BLOCKS, Current, compare
-from embedship.monitor.reference import Reference
 from embedship.monitor.state import State
 from embedship.monitor.statistics import ks_2samp
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from embedship.monitor.projection import Projection
+from embedship.monitor.drift.projection import Projection
 
 RANDOM = np.random.default_rng(4)
 SPREAD = (RANDOM.normal(size=(500, 6)) * [9, 5, 1, 1, 1, 1] + 3).astype(np.float32)

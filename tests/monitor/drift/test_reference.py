@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from embedship.monitor.budget import FalseAlarms
+from embedship.monitor.drift.false_alarms import FalseAlarms
+from embedship.monitor.drift.reference import KEY, Reference
 from embedship.monitor.errors import InvalidSetting, InvalidVectors, ReferenceMismatch, ReferenceUnreadable
-from embedship.monitor.reference import KEY, Reference
 
 ROWS = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
 

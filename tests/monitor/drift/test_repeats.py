@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from embedship.monitor.repeats import NEAR, distinct
+from embedship.monitor.drift.repeats import NEAR, distinct
 
 
 def unit(random, n, d=64):

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from embedship.monitor.drift.sessions import effective_size, index_of, plain_variance, totals
 from embedship.monitor.errors import InvalidVectors
-from embedship.monitor.sessions import effective_size, index_of, plain_variance, totals
 
 
 def clustered(random, sessions, size, correlation, d=200):

@@ -3,8 +3,8 @@ import pytest
 from scipy import stats
 from scipy.spatial.distance import cdist
 
+from embedship.monitor.drift.two_sample import Pool, energy, mmd
 from embedship.monitor.errors import InvalidVectors
-from embedship.monitor.two_sample import Pool, energy, mmd
 
 TESTS = [mmd, energy]
 

@@ -1,6 +1,6 @@
 import numpy as np
 
-from embedship.monitor.recent import Recent, Window
+from embedship.monitor.drift.window import Recent, Window
 
 
 def part(first, n):

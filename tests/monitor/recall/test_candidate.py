@@ -2,8 +2,8 @@ from threading import Thread
 
 import pytest
 
-from embedship.monitor.candidate import Comparison
-from embedship.monitor.ranking import Score
+from embedship.monitor.recall.candidate import Comparison
+from embedship.monitor.recall.score import Score
 
 TEN = [f"d{n}" for n in range(10)]
 

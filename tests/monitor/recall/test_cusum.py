@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from embedship.monitor.cusum import Cusum
 from embedship.monitor.errors import InvalidSetting
+from embedship.monitor.recall.cusum import Cusum
 
 
 def recalls(random, mean, n, together=10.0):

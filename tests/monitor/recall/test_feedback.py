@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from embedship.monitor.feedback import Answers, Feedback, Pair
+from embedship.monitor.recall.feedback import Answers, Feedback, Pair
 
 
 def rows(*lists):

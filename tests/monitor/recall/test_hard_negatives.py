@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from embedship.monitor.mining import SAME, hard_negatives
+from embedship.monitor.recall.hard_negatives import SAME, hard_negatives
 
 RANDOM = np.random.default_rng(3)
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from embedship.monitor.course import FIRST, WINDOW, course
+from embedship.monitor.recall.history import FIRST, WINDOW, course
 
 RANDOM = np.random.default_rng(2)
 STEADY = RANDOM.binomial(10, 0.95, 2_000) / 10

@@ -1,8 +1,8 @@
 import msgspec
 import pytest
 
-from embedship.monitor.probes import STALE, WORST, Probe, Probes
-from embedship.monitor.ranking import Score
+from embedship.monitor.recall.probes import STALE, WORST, Probe, Probes
+from embedship.monitor.recall.score import Score
 from embedship.monitor.state import State
 
 PROBES = [Probe(f"question {i}", (f"d{i}",), id=f"q{i}" if i % 2 else None) for i in range(50)]

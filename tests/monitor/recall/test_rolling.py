@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from embedship.monitor.errors import InvalidSetting
-from embedship.monitor.recall import Baseline, RecallRule, RollingRecall, overlap
+from embedship.monitor.recall.rolling import Baseline, RecallRule, RollingRecall, overlap
 from embedship.monitor.state import State
 
 

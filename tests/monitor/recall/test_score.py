@@ -3,7 +3,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from embedship.monitor.ranking import score
+from embedship.monitor.recall.score import score
 
 
 def reference(answered, relevant, k):

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from embedship.monitor.allowance import Allowance
-from embedship.monitor.recall import RollingRecall
-from embedship.monitor.shadow import Shadow
+from embedship.monitor.cpu_budget import Allowance
+from embedship.monitor.recall.rolling import RollingRecall
+from embedship.monitor.recall.shadow import Shadow
 
 VECTORS = np.ones((4, 8), dtype=np.float32)
 IDS = np.tile(np.arange(10), (4, 1))

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from embedship.serve.admission import Admission
+from embedship.serve.batching.admission import Admission
 from embedship.serve.errors import Overloaded, TooLarge
-from embedship.serve.lanes import Lane
+from embedship.serve.telemetry.request_context import Lane
 
 
 class Clock:

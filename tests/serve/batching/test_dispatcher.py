@@ -8,10 +8,11 @@ from queue import SimpleQueue
 from threading import Semaphore, Thread
 from typing import cast
 
+from embedship.serve.batching.dispatcher import Seats
+from embedship.serve.batching.priority_queue import Lanes, Work
+from embedship.serve.batching.retry import Piece
 from embedship.serve.devices import Device
-from embedship.serve.isolation import Piece
-from embedship.serve.lanes import Lane, Lanes, Work
-from embedship.serve.seats import Seats
+from embedship.serve.telemetry.request_context import Lane
 
 SECONDS = 20
 

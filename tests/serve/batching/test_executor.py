@@ -11,18 +11,19 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
+from embedship.batches import Batch, Layout
 from embedship.bundle import Precision
 from embedship.codes import Vectors
 from embedship.errors import EngineError
-from embedship.plan import Batch, Layout
-from embedship.serve.admission import Admission
+from embedship.serve.batching.admission import Admission
+from embedship.serve.batching.executor import Workers
+from embedship.serve.batching.pending import Ticket
+from embedship.serve.batching.priority_queue import PATIENCE, Lanes
+from embedship.serve.devices.hang_detector import Pulse
 from embedship.serve.devices.local import LocalDevice
-from embedship.serve.devices.pulse import Pulse
 from embedship.serve.errors import EngineFailed
-from embedship.serve.lanes import PATIENCE, Lane, Lanes
-from embedship.serve.metrics import Counts
-from embedship.serve.tickets import Ticket
-from embedship.serve.workers import Workers
+from embedship.serve.telemetry.metrics import Counts
+from embedship.serve.telemetry.request_context import Lane
 from embedship.tokens import Tokens
 
 DIMENSION = 4

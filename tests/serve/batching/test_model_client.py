@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from embedship.serve.forward import SMALL_CHARACTERS
-from embedship.serve.lanes import Lane
+from embedship.serve.batching.model_client import SMALL_CHARACTERS
+from embedship.serve.telemetry.request_context import Lane
 from embedship.tokens import Text, Tokens
 
 PROMPT = "Given a question of a user, retrieve the passages that answer it best of all there are: "

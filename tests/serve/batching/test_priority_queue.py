@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedship import stdlib_docs
+from embedship.batches import PADDING, SLACK, rounded
 from embedship.bundle import Bundle
-from embedship.plan import PADDING, SLACK, rounded
-from embedship.serve.lanes import CROWD, PATIENCE, RECENT_SECONDS, SHRINK, Lane, Lanes, Work
+from embedship.serve.batching.priority_queue import CROWD, PATIENCE, RECENT_SECONDS, SHRINK, Lanes, Work
+from embedship.serve.telemetry.request_context import Lane
 from embedship.tokens import Tokenizer
 
 BUDGET = 200

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from embedship.serve.isolation import DEATHS, Piece, after_death, after_failure
-from embedship.serve.lanes import Work
+from embedship.serve.batching.priority_queue import Work
+from embedship.serve.batching.retry import DEATHS, Piece, after_death, after_failure
 
 
 @dataclass

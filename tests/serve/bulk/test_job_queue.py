@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from embedship.errors import EngineError
-from embedship.serve.bulk_shards import Job
-from embedship.serve.bulk_work import Work
+from embedship.serve.bulk.ray_cluster import Work
+from embedship.serve.bulk.shards import Job
 
 
 def jobs(count: int) -> Iterator[Job]:

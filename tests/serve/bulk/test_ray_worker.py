@@ -8,7 +8,7 @@ import pytest
 from embedship.bundle import Bundle
 from embedship.device import Device
 from embedship.errors import MismatchError
-from embedship.serve.bulk_remote import Order, Remote
+from embedship.serve.bulk.ray_worker import Order, Remote
 
 
 def test_another_bundle_or_release_on_a_node_is_refused(bundle: Path) -> None:

@@ -21,16 +21,16 @@ import pytest
 
 from embedship import Bundle, Encoder, stdlib_docs
 from embedship.bundle import Code
-from embedship.cli import run
 from embedship.codes import cosine, cut
+from embedship.commands.main import run
 from embedship.errors import EmbedshipError, EngineError, MissingExtra, UsageError
 from embedship.packing import packed
-from embedship.serve import bulk
-from embedship.serve.bulk import encode
-from embedship.serve.bulk_input import Columns, open_source
-from embedship.serve.bulk_output import Layout
-from embedship.serve.bulk_records import Manifest, Plan, Wishes
-from embedship.serve.bulk_shards import Encoded, Here, Job, Watcher
+from embedship.serve.bulk import run as bulk_run
+from embedship.serve.bulk.formats import Layout
+from embedship.serve.bulk.manifest import Manifest, Plan, Wishes
+from embedship.serve.bulk.run import encode
+from embedship.serve.bulk.shards import Encoded, Here, Job, Watcher
+from embedship.serve.bulk.source import Columns, open_source
 
 TEXTS = [entry.summary for entry in stdlib_docs.entries(50)]
 COLUMNS = Columns("text", "id")
@@ -136,10 +136,10 @@ def hook(event, arguments):
             os.kill(os.getpid(), signal.SIGKILL)
 
 from embedship import Encoder
-from embedship.serve.bulk import encode
-from embedship.serve.bulk_records import Wishes
-from embedship.serve.bulk_shards import Here
-from embedship.serve.bulk_input import Columns, open_source
+from embedship.serve.bulk.run import encode
+from embedship.serve.bulk.manifest import Wishes
+from embedship.serve.bulk.shards import Here
+from embedship.serve.bulk.source import Columns, open_source
 class Silent:
     def found(self, texts, done): pass
     def encoded(self, texts, tokens): pass
@@ -308,7 +308,7 @@ def test_force_deletes_nothing_before_all_is_checked(encoder: Encoder, source: P
     out, bad = tmp_path / "out", tmp_path / "bad.jsonl"
     go(encoder, source, out)
     before = contents(out)
-    with bulk.locked(out), pytest.raises(UsageError, match="another run writes to"):
+    with bulk_run.locked(out), pytest.raises(UsageError, match="another run writes to"):
         go(encoder, source, out, force=True)
     bad.write_text('{"text": 3}\n')
     with pytest.raises(UsageError, match="line 1"):
@@ -427,7 +427,7 @@ def test_nan_is_written_nowhere(bundle: Path, encoder: Encoder, source: Path, tm
 
 
 def test_the_page_names_options_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "bulk.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "bulk.md").read_text()
     named = set(re.findall(r"--[a-z][a-z-]+", page))
     assert run(["encode", "--help"]) == 0
     assert named <= set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))

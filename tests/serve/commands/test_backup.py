@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from embedship import sealed
 from embedship.bundle import Bundle
-from embedship.cli import run
-from embedship.sealed import File
-from embedship.serve import backup
+from embedship.commands.main import run
+from embedship.files import sealed
+from embedship.files.sealed import File
+from embedship.serve.commands import backup
 from embedship.serve.index import manifest
 from embedship.serve.index.folder import IndexFolder
 

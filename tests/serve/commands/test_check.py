@@ -15,10 +15,11 @@ import msgspec
 import pytest
 
 from embedship.bundle import Bundle, Pipeline
-from embedship.cli import run
+from embedship.commands.main import run
 from embedship.errors import EngineError, UsageError
-from embedship.serve import check
-from embedship.serve.check import Asker, _plain
+from embedship.serve import client
+from embedship.serve.client import Asker
+from embedship.serve.commands.check import _plain
 
 KEY = "k" * 32
 
@@ -151,7 +152,7 @@ def test_an_answer_without_an_end_is_not_read_to_it(monkeypatch: pytest.MonkeyPa
         def log_message(self, *_: object) -> None:
             pass
 
-    monkeypatch.setattr(check, "_LARGEST_ANSWER", 1 << 20)
+    monkeypatch.setattr(client, "_LARGEST_ANSWER", 1 << 20)
     with ThreadingHTTPServer(("127.0.0.1", 0), Long) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         with pytest.raises(EngineError, match="more than 1 MiB"):

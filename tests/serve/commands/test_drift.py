@@ -15,13 +15,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from embedship import choice, stdlib_docs
+from embedship import stdlib_docs, variant_choice
 from embedship.bundle import MANIFEST, REFERENCE, Bundle
-from embedship.cli import run
+from embedship.commands.main import run
 from embedship.encoder import Encoder
-from embedship.monitor.drift import MINIMUM
-from embedship.monitor.reference import Reference
-from embedship.serve import references
+from embedship.monitor.drift.detector import MINIMUM
+from embedship.monitor.drift.reference import Reference
+from embedship.serve.offline import references
 
 START = 1_790_000_000
 WEEK = 7 * 86_400
@@ -55,7 +55,7 @@ def copied(bundle: Path, target: Path) -> None:
 
     shutil.copytree(bundle, target, copy_function=link)
     opened = Bundle.open(target)
-    kept = {"onnx", "onnx-int8", choice.variant(opened).name}  # a reference runs them all
+    kept = {"onnx", "onnx-int8", variant_choice.variant(opened).name}  # a reference runs them all
     few = tuple(variant for variant in opened.manifest.variants if variant.name in kept)
     (target / MANIFEST).unlink()
     Bundle.write(target, msgspec.structs.replace(opened.manifest, variants=few))
@@ -98,7 +98,7 @@ def cooking(made: Made) -> np.ndarray:
 def log(tmp_path: Path, made: Made) -> Callable[..., Path]:
     """Write an .npz of this model and variant; keywords are its other arrays."""
     opened = Bundle.open(made.bundle)
-    bound = {"fingerprint": opened.fingerprint, "variant": choice.variant(opened).name}
+    bound = {"fingerprint": opened.fingerprint, "variant": variant_choice.variant(opened).name}
 
     def log(vectors: np.ndarray, **columns: Any) -> Path:
         np.savez(tmp_path / "log.npz", vectors=vectors, **{**bound, **columns})

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from embedship import stdlib_docs
-from embedship.cli import run
+from embedship.commands.main import run
 from embedship.serve.index.manifest import read
 
 

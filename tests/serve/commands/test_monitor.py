@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from embedship.cli import run
+from embedship.commands.main import run
 from embedship.monitor.assets import shipped
 from embedship.monitor.assets.options import THRESHOLDS
 

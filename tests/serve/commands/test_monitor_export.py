@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 from embedship.bundle import Bundle
-from embedship.cli import run
+from embedship.commands.main import run
 from embedship.encoder import Encoder
 from embedship.monitor import snapshot
-from embedship.monitor.reference import Reference
+from embedship.monitor.drift.reference import Reference
 from embedship.monitor.snapshot import Remembered
 from embedship.serve.settings import Settings
 from embedship.stdlib_docs import entries
 
-from .conftest import opened
+from ..conftest import opened
 
 ODD = [f"recipe number {n}: braise the leeks in butter with {n} cloves of garlic" for n in range(8)]
 

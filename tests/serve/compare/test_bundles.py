@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embedship import jsonl
 from embedship.bundle import Bundle
-from embedship.cli import run
+from embedship.commands.main import run
 from embedship.encoder import Encoder
 from embedship.errors import UsageError
+from embedship.files import jsonl
 from embedship.serve.compare.questions import Questions
-from embedship.serve.compare.shelves import Where
+from embedship.serve.compare.sources import Where
 
 from .conftest import Asked
 

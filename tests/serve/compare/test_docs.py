@@ -6,9 +6,9 @@ import inspect
 import re
 from pathlib import Path
 
+from embedship.serve.commands.compare import compare
 from embedship.serve.compare import gates
 from embedship.serve.compare.gates import Limits
-from embedship.serve.compare_cli import compare
 
 PAGE = (Path(__file__).parents[3] / "docs" / "compare.md").read_text()
 

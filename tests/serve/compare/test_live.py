@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 import msgspec
 import pytest
 
-from embedship.cli import run
+from embedship.commands.main import run
 from embedship.errors import EngineError, UsageError
-from embedship.serve.check import Asker
+from embedship.serve.client import Asker
 from embedship.serve.compare.gates import Limits
 from embedship.serve.compare.live import compare
 from embedship.serve.compare.questions import Questions

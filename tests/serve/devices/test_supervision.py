@@ -12,20 +12,21 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
+from embedship.batches import Batch, Layout, pad
 from embedship.bundle import Precision
 from embedship.codes import Vectors
 from embedship.errors import EngineError, GateError
 from embedship.golden import GoldenCheck
-from embedship.plan import Batch, Layout, pad
-from embedship.serve.admission import Admission
+from embedship.serve.batching.admission import Admission
+from embedship.serve.batching.executor import Workers
+from embedship.serve.batching.pending import Ticket
+from embedship.serve.batching.priority_queue import Lanes
 from embedship.serve.devices import DeviceDown, DeviceLost
-from embedship.serve.devices.pulse import SLACK, Pulse
+from embedship.serve.devices.hang_detector import SLACK, Pulse
 from embedship.serve.devices.supervision import Backoff, Supervised, Worker
 from embedship.serve.errors import EngineFailed
-from embedship.serve.lanes import Lane, Lanes
-from embedship.serve.metrics import Counts
-from embedship.serve.tickets import Ticket
-from embedship.serve.workers import Workers
+from embedship.serve.telemetry.metrics import Counts
+from embedship.serve.telemetry.request_context import Lane
 from embedship.tokens import Tokens
 
 SECONDS = 20.0

@@ -15,8 +15,8 @@ from tokenizers import decoders, models, pre_tokenizers, processors
 from embedship import stdlib_docs
 from embedship.bundle import Bundle
 from embedship.errors import UsageError
-from embedship.serve.documents import Chunk, Document
-from embedship.serve.index.chunks import Chunking, Span, cut, splitter
+from embedship.serve.documents.chunking import Chunking, Span, cut, splitter
+from embedship.serve.documents.store import Chunk, Document
 from embedship.tokens import Tokenizer
 
 EMOJI = "👩‍👩‍👧‍👦 👍🏽 🏳️‍🌈 e\u0301le\u0300ve Å ﷽ "

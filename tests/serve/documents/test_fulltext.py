@@ -11,10 +11,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from embedship.serve import documents
-from embedship.serve.documents import Document
-from embedship.serve.filters import Condition, Filter, UnknownField
-from embedship.serve.keyword import MOST_WORDS, Words, expression
+from embedship.serve.documents import store
+from embedship.serve.documents.filters import Condition, Filter, UnknownField
+from embedship.serve.documents.fulltext import MOST_WORDS, Words, expression
+from embedship.serve.documents.store import Document
 
 ROWS = [
     Document("a", "Gout is a kind of arthritis", None, {"year": 1999, "kind": "disease", "tag": ["joint", "pain"]}),
@@ -28,7 +28,7 @@ ROWS = [
 
 @pytest.fixture
 def words(tmp_path: Path) -> Iterator[Words]:
-    documents.write(tmp_path / "documents.sqlite", enumerate(ROWS, 1))
+    store.write(tmp_path / "documents.sqlite", enumerate(ROWS, 1))
     with closing(Words.open(tmp_path / "documents.sqlite", len(ROWS))) as opened:
         yield opened
 
@@ -47,7 +47,7 @@ def test_words_are_found_by_stem_without_accents_and_in_titles(words: Words) -> 
 def test_scores_are_bm25(tmp_path: Path) -> None:
     """Against the formula: k1 1.2, b 0.75, and the idf of FTS5."""
     texts = ["walrus ice", "walrus walrus sea", "sea ice fog wind", "fog", "rain"]
-    documents.write(tmp_path / "d.sqlite", ((n, Document(str(n), text)) for n, text in enumerate(texts)))
+    store.write(tmp_path / "d.sqlite", ((n, Document(str(n), text)) for n, text in enumerate(texts)))
     with closing(Words.open(tmp_path / "d.sqlite", len(texts))) as opened:
         hits = opened.search(["walrus"], 5)
     split = [text.split() for text in texts]
@@ -127,7 +127,7 @@ LIMITS = [*WHOLE, 1.5, 2.0**53, -(2**63), 2**63, 2**80, -(2**80), 10**400]
 @pytest.mark.parametrize("limit", LIMITS)
 @pytest.mark.parametrize("sign", RANGES)
 def test_ranges_of_whole_numbers_are_exact(tmp_path: Path, sign: str, limit: float) -> None:
-    documents.write(tmp_path / "d.sqlite", enumerate(NUMBERS, 1))
+    store.write(tmp_path / "d.sqlite", enumerate(NUMBERS, 1))
     with closing(Words.open(tmp_path / "d.sqlite", len(NUMBERS))) as words:
         wanted = msgspec.json.decode(msgspec.json.encode({"n": {sign: limit}}), type=Filter)
         expected = [row for row, n in enumerate(WHOLE) if RANGES[sign](n, limit)]
@@ -135,7 +135,7 @@ def test_ranges_of_whole_numbers_are_exact(tmp_path: Path, sign: str, limit: flo
 
 
 def test_a_number_that_is_none_of_sqlites_is_kept_as_the_nearest(tmp_path: Path) -> None:
-    documents.write(tmp_path / "d.sqlite", enumerate([Document("a", "gout", None, {"n": 10**400, "m": -(10**400)})], 1))
+    store.write(tmp_path / "d.sqlite", enumerate([Document("a", "gout", None, {"n": 10**400, "m": -(10**400)})], 1))
     with closing(Words.open(tmp_path / "d.sqlite", 1)) as words:
         for wanted in ({"n": 10**400}, {"m": -(10**400)}, {"n": Condition(gt=2**80), "m": Condition(lt=-(2**80))}):
             assert np.flatnonzero(words.allowed(wanted)).tolist() == [0]
@@ -155,7 +155,7 @@ def test_what_is_no_condition(given: dict[str, Any]) -> None:
 
 
 def test_filters_walk_an_index(tmp_path: Path) -> None:
-    documents.write(tmp_path / "d.sqlite", enumerate(ROWS, 1))
+    store.write(tmp_path / "d.sqlite", enumerate(ROWS, 1))
     with closing(sqlite3.connect(tmp_path / "d.sqlite")) as connection:
         plan = connection.execute(
             "EXPLAIN QUERY PLAN SELECT row FROM facts WHERE name = ? AND value >= ? AND value < ''", ("year", 2000)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from embedship.errors import UnsafeError, UsageError
-from embedship.serve import documents
-from embedship.serve.documents import Document, Documents
-from embedship.serve.keyword import Words
+from embedship.serve.documents import store
+from embedship.serve.documents.fulltext import Words
+from embedship.serve.documents.store import Document, Documents
 
 FIVE = [
     Document("a", "first"),
@@ -25,7 +25,7 @@ FIVE = [
 def path(tmp_path: Path) -> Path:
     path = tmp_path / "a #strange? folder%20" / "documents.sqlite"
     path.parent.mkdir()
-    assert documents.write(path, enumerate(FIVE, 1)) == 5
+    assert store.write(path, enumerate(FIVE, 1)) == 5
     return path
 
 
@@ -59,7 +59,7 @@ def test_opened_for_reading_only(path: Path) -> None:
 def test_an_id_twice_names_both_lines(tmp_path: Path) -> None:
     lines = [(2, FIVE[0]), (3, FIVE[1]), (9, Document("a", "again"))]
     with pytest.raises(UsageError, match="line 9: the id 'a' was given to line 2 already"):
-        documents.write(tmp_path / "documents.sqlite", lines)
+        store.write(tmp_path / "documents.sqlite", lines)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no database at all, but long enough to look like one" * 30])
@@ -106,6 +106,6 @@ def test_a_view_in_the_place_of_the_table_is_refused_and_not_asked(path: Path) -
 
 
 def test_nothing_of_the_schema_is_trusted(path: Path) -> None:
-    with closing(documents.connect(path)) as connection:
+    with closing(store.connect(path)) as connection:
         found = [connection.execute(f"PRAGMA {name}").fetchone() for name in ("trusted_schema", "query_only")]
     assert found == [(0,), (1,)]

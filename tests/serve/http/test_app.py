@@ -13,21 +13,20 @@ import numpy as np
 import openapi_spec_validator
 import pytest
 
-from embedship import golden
 from embedship.bundle import REFERENCE, Bundle, fingerprint
 from embedship.encoder import Encoder
 from embedship.errors import GateError, MismatchError, UnsafeError, UsageError
-from embedship.golden import Golden
+from embedship.golden_texts import ALONE_FLOOR, Golden
 from embedship.monitor.assets.recording import QUIET, RERANKED
-from embedship.monitor.reference import Reference
+from embedship.monitor.drift.reference import Reference
 from embedship.serve import schemas
 from embedship.serve.errors import FAILURES, REJECTIONS, FlatError, OpenAIError
-from embedship.serve.house import House
-from embedship.serve.lanes import Lane
-from embedship.serve.metrics import CLASSES, OTHER
+from embedship.serve.service.state import House
 from embedship.serve.settings import Settings
+from embedship.serve.telemetry.metrics import CLASSES, OTHER
+from embedship.serve.telemetry.request_context import Lane
 
-from .conftest import opened
+from ..conftest import opened
 
 TEXTS = ["How do I open a file?", "Read a CSV with a header row.", "zip two lists"]
 ROUTES = {
@@ -51,7 +50,7 @@ def expected(bundle: Path) -> np.ndarray:
 def close(left: Any, right: np.ndarray) -> bool:
     """The same vectors, but for the kernel a batch of another size takes."""
     found = np.asarray(left, dtype=np.float32)
-    return found.shape == right.shape and bool((np.sum(found * right, axis=1) > golden.ALONE_FLOOR).all())
+    return found.shape == right.shape and bool((np.sum(found * right, axis=1) > ALONE_FLOOR).all())
 
 
 def test_openai_shape(api: Any, expected: np.ndarray) -> None:

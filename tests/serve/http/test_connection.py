@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from embedship.serve.connection import PROBE_CONNECTIONS, Connection
-from embedship.serve.drain import Drain
 from embedship.serve.errors import ANSWERS, RequestError
-from embedship.serve.gate import Cut, Gate, Limits
-from embedship.serve.http import Reply, read
-from embedship.serve.server import Server, Side, listen
+from embedship.serve.http.connection import PROBE_CONNECTIONS, Connection, Gate, Limits
+from embedship.serve.http.messages import Reply, read
+from embedship.serve.http.server import Server, Side, listen
+from embedship.serve.service.drain import Drain
 from embedship.serve.settings import Settings
+from embedship.serve.telemetry.metrics import Cut
 
 SECONDS = 30
 SOON = 2.0  # a client in time, or the server, may pause for most of it

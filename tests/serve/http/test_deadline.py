@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from embedship.serve import deadline
-from embedship.serve.deadline import Limit
+from embedship.serve.batching.executor import Ticket
+from embedship.serve.batching.priority_queue import Lanes, Work
 from embedship.serve.errors import Expired, Invalid
-from embedship.serve.lanes import Lane, Lanes, Work
-from embedship.serve.workers import Ticket
+from embedship.serve.http import deadline
+from embedship.serve.http.deadline import Limit
+from embedship.serve.telemetry.request_context import Lane
 
 LONG = {"inputs": ["a rather long text " * 60] * 60}
 
@@ -84,7 +85,7 @@ def test_a_time_out_that_is_not_the_deadline_is_not_taken_for_it() -> None:
 
 
 def test_a_server_that_hangs_at_its_end_is_ended() -> None:
-    code = "import threading\nfrom embedship.serve.startup import end_within\nend_within(0.1)\nthreading.Event().wait()"
+    code = "import threading\nfrom embedship.serve.main import end_within\nend_within(0.1)\nthreading.Event().wait()"
     ended = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 5, "work was given up: no clean stop, and none of the errors of a command"
     assert "given up" in ended.stderr

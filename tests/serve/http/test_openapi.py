@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from .conftest import launched
+from ..conftest import launched
 
 KEY = "a-write-key-of-the-tests"
 CHECKS = (

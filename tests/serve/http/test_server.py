@@ -20,8 +20,8 @@ import openai
 import pytest
 from huggingface_hub import InferenceClient
 
-from embedship import golden
 from embedship.encoder import Encoder
+from embedship.golden_texts import ALONE_FLOOR
 
 SECONDS = 60
 
@@ -44,8 +44,8 @@ def test_the_openai_client(live: Any, encoder: Encoder) -> None:
         with pytest.raises(openai.BadRequestError, match="check_embedding_ctx_length=False"):
             client.embeddings.create(model="any", input=[[101, 102]])
     expected = encoder.encode(texts)
-    assert cosines([item.embedding for item in reply.data], expected).min() > golden.ALONE_FLOOR
-    assert cosines([plain.data[0].embedding], expected[:1]).min() > golden.ALONE_FLOOR
+    assert cosines([item.embedding for item in reply.data], expected).min() > ALONE_FLOOR
+    assert cosines([plain.data[0].embedding], expected[:1]).min() > ALONE_FLOOR
     assert reply.usage.prompt_tokens == sum(encoder.tokenizer(texts).lengths)
 
 
@@ -59,7 +59,7 @@ def test_the_huggingface_client(live: Any, encoder: Encoder, path: str, monkeypa
     found = client.feature_extraction(
         texts, normalize=True, prompt_name="query", truncate=True, truncation_direction="right"
     )
-    assert cosines(found, expected).min() > golden.ALONE_FLOOR
+    assert cosines(found, expected).min() > ALONE_FLOOR
 
 
 def test_every_client_gets_its_own_vectors_under_concurrency(live: Any, encoder: Encoder) -> None:
@@ -73,9 +73,9 @@ def test_every_client_gets_its_own_vectors_under_concurrency(live: Any, encoder:
 
     with ThreadPoolExecutor(32) as threads:
         own = [value for values in threads.map(ask, range(32)) for value in values]
-    assert min(own) > golden.ALONE_FLOOR
+    assert min(own) > ALONE_FLOOR
     others = alone @ alone.T - 2 * np.eye(32)
-    assert others.max() < golden.ALONE_FLOOR, "the texts must differ for this test to be able to fail"
+    assert others.max() < ALONE_FLOOR, "the texts must differ for this test to be able to fail"
 
 
 def test_a_bulk_request_is_answered_in_its_order_while_queries_pass(live: Any, encoder: Encoder) -> None:
@@ -85,7 +85,7 @@ def test_a_bulk_request_is_answered_in_its_order_while_queries_pass(live: Any, e
         queries = [client.post("/embed", json={"inputs": "a short query"}).status_code for _ in range(10)]
         rows = bulk.result().json()
     assert queries == [200] * 10
-    assert cosines(rows, encoder.encode(texts)).min() > golden.ALONE_FLOOR
+    assert cosines(rows, encoder.encode(texts)).min() > ALONE_FLOOR
 
 
 def test_a_client_that_leaves_is_counted_and_its_permits_return(live: Any) -> None:
@@ -241,8 +241,8 @@ class Missing:
 
 sys.meta_path.insert(0, Missing())
 from pathlib import Path
-from embedship.serve.app import App
-from embedship.serve.house import House
+from embedship.serve.http.app import App
+from embedship.serve.service.state import House
 from embedship.serve.settings import Settings
 with House.open(Settings(bundle=Path({str(bundle)!r}))) as house:
     App(house)

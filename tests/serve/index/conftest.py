@@ -13,11 +13,11 @@ from embedship import stdlib_docs
 from embedship.codes import Int8Scale, Vectors, normalise
 from embedship.encoder import Encoder
 from embedship.serve.index import Index, Kind, kinds, recipe
-from embedship.serve.index.build import Wishes
 from embedship.serve.index.effort import Effort
+from embedship.serve.index.exact_vectors import Truth
 from embedship.serve.index.manifest import Packing
 from embedship.serve.index.recipe import Recipe, Store
-from embedship.serve.index.truth import Truth
+from embedship.serve.indexing.build import Wishes
 
 
 class Texts(NamedTuple):

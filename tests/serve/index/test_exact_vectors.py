@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from embedship.serve.index.truth import widened
+from embedship.serve.index.exact_vectors import widened
 
 
 def test_widening_is_exact_for_every_finite_float16() -> None:

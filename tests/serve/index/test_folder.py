@@ -10,13 +10,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from embedship import sealed
 from embedship.bundle import Bundle
 from embedship.codes import Int8Scale
 from embedship.encoder import Encoder
 from embedship.errors import MismatchError, MissingExtra, UnsafeError, UsageError
-from embedship.serve.index import Kind, build, manifest, recipe
+from embedship.files import sealed
+from embedship.serve.index import Kind, manifest, recipe
 from embedship.serve.index.folder import IndexFolder
+from embedship.serve.indexing import build
 
 from .conftest import Texts, wishes_for
 
@@ -206,7 +207,7 @@ def test_without_faiss(index: Path, encoder: Encoder, monkeypatch: pytest.Monkey
 
 
 def test_nothing_loads_faiss_before_an_index_is_opened() -> None:
-    code = "import sys, embedship.serve.index.folder, embedship.serve.index_cli; sys.exit('faiss' in sys.modules)"
+    code = "import sys, embedship.serve.index.folder, embedship.serve.commands.index; sys.exit('faiss' in sys.modules)"
     assert subprocess.run([sys.executable, "-P", "-c", code], check=False).returncode == 0
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from embedship.codes import Vectors
 from embedship.errors import UsageError
+from embedship.serve.index.faiss_library import faiss
 from embedship.serve.index.gpu import SCRATCH_BYTES, Gpu
-from embedship.serve.index.library import faiss
 
 
 class Resources:

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from embedship.codes import Vectors
 from embedship.errors import UsageError
 from embedship.ranking import Hits
-from embedship.serve.index import Allowed, Kind, few
+from embedship.serve.documents.filters import Allowed
+from embedship.serve.index import Kind, few
 from embedship.serve.index.effort import LIMITS, Effort
-from embedship.serve.index.library import faiss
+from embedship.serve.index.faiss_library import faiss
 from embedship.serve.index.recipe import Store
 
 from .conftest import Make, Texts

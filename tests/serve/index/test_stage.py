@@ -11,11 +11,11 @@ from embedship.codes import normalise
 from embedship.errors import EmbedshipError, UnsafeError
 from embedship.serve.index import Kind
 from embedship.serve.index.effort import Effort
-from embedship.serve.index.library import faiss
+from embedship.serve.index.exact_vectors import Truth
+from embedship.serve.index.faiss_library import faiss
 from embedship.serve.index.manifest import STAGE
 from embedship.serve.index.recipe import Recipe, Store
 from embedship.serve.index.stage import Vectored
-from embedship.serve.index.truth import Truth
 
 DIMENSION = 48
 

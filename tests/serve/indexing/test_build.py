@@ -10,19 +10,20 @@ import msgspec
 import numpy as np
 import pytest
 
+from embedship.batches import Batch
 from embedship.bundle import Bundle, Precision
 from embedship.codes import Vectors
 from embedship.encoder import Encoder
 from embedship.errors import EmbedshipError, EngineError, UsageError
-from embedship.plan import Batch
-from embedship.serve.index import Kind, measure
-from embedship.serve.index.build import FLAT_BELOW, Built, Step, Wishes, build, default_kind
+from embedship.serve.index import Kind
 from embedship.serve.index.effort import Effort
 from embedship.serve.index.folder import IndexFolder
 from embedship.serve.index.manifest import MANIFEST, STAGE, Goals, Prompts, Truncated, files, read
 from embedship.serve.index.recipe import Store
+from embedship.serve.indexing import measure
+from embedship.serve.indexing.build import FLAT_BELOW, Built, Step, Wishes, build, default_kind
 
-from .conftest import Corpus, wishes_for
+from ..index.conftest import Corpus, wishes_for
 
 
 def quiet(*_: object) -> None:

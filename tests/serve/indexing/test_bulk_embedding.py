@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from embedship.encoder import Encoder
-from embedship.serve.bulk_shards import Encoders, Here
-from embedship.serve.index.build import Built, Step, Wishes, build
-from embedship.serve.index.chunks import Chunking
+from embedship.serve.bulk.shards import Encoders, Here
+from embedship.serve.documents.chunking import Chunking
+from embedship.serve.indexing.build import Built, Step, Wishes, build
 
-from .conftest import Corpus
+from ..index.conftest import Corpus
 
 
 @pytest.mark.parametrize("wishes", [Wishes(with_title=True), Wishes(chunking=Chunking(tokens=20, overlap=0))])

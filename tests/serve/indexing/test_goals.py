@@ -10,15 +10,16 @@ from embedship.bundle import Machine
 from embedship.codes import Vectors
 from embedship.encoder import Encoder
 from embedship.errors import UsageError
-from embedship.serve.index import Kind, goals, recipe
+from embedship.serve.index import Kind, recipe
 from embedship.serve.index.effort import Effort
-from embedship.serve.index.goals import GoalsMissed, Plan
+from embedship.serve.index.exact_vectors import Truth
 from embedship.serve.index.manifest import Candidate, Choice, Goals, Interval, frontier, grouping
-from embedship.serve.index.measure import interval
 from embedship.serve.index.recipe import Recipe, Store
-from embedship.serve.index.truth import Truth
+from embedship.serve.indexing import goals
+from embedship.serve.indexing.goals import GoalsMissed, Plan
+from embedship.serve.indexing.measure import interval
 
-from .conftest import Texts
+from ..index.conftest import Texts
 
 
 def test_an_interval_counts_queries_and_not_hits() -> None:

@@ -17,24 +17,25 @@ import pytest
 
 from embedship import bundle as bundles
 from embedship.bundle import Bundle
-from embedship.cli import run
+from embedship.commands.main import run
 from embedship.encoder import Encoder
 from embedship.errors import EmbedshipError, EngineError, MismatchError, UnsafeError, UsageError
-from embedship.serve import bulk
-from embedship.serve.documents import DOCUMENTS
+from embedship.serve.bulk import run as bulk_run
+from embedship.serve.commands.index_migrate import Watcher
+from embedship.serve.commands.index_progress import Bar
+from embedship.serve.commands.index_report import report
+from embedship.serve.documents.chunking import Chunking
+from embedship.serve.documents.store import DOCUMENTS
 from embedship.serve.index import Kind
-from embedship.serve.index.build import Built, Wishes, build
-from embedship.serve.index.chunks import Chunking
 from embedship.serve.index.effort import Effort
 from embedship.serve.index.folder import IndexFolder
 from embedship.serve.index.manifest import read
-from embedship.serve.index.migrate import as_before, folder_beside, migrate
-from embedship.serve.index_cli import Bar, report
-from embedship.serve.migrate_cli import Watcher
+from embedship.serve.indexing.build import Built, Wishes, build
+from embedship.serve.indexing.migrate import as_before, folder_beside, migrate
 from embedship.stdlib_docs import Entry
 
+from ..index.test_folder import flip
 from .test_build import contents, largest_file
-from .test_folder import flip
 
 CHUNKING = Chunking(tokens=48, overlap=6)
 
@@ -151,7 +152,7 @@ def test_force_deletes_nothing_before_all_is_checked(other: Encoder, old: Path, 
     """Neither of a run that goes on at this moment, nor for a source that is refused."""
     unfinished(other, old, tmp_path / "new")
     there = contents(folder_beside(tmp_path / "new"))
-    with bulk.locked(folder_beside(tmp_path / "new")), pytest.raises(UsageError, match="another run writes"):
+    with bulk_run.locked(folder_beside(tmp_path / "new")), pytest.raises(UsageError, match="another run writes"):
         migrate(other, old, tmp_path / "new", wishes(old), Silent(), force=True)
     shutil.copytree(old, tmp_path / "old")
     flip(tmp_path / "old" / DOCUMENTS)
@@ -211,7 +212,7 @@ def hook(event, arguments):
 
 from embedship import Encoder
 from embedship.serve.index.manifest import read
-from embedship.serve.index.migrate import as_before, migrate
+from embedship.serve.indexing.migrate import as_before, migrate
 class Silent:
     def found(self, texts, done): pass
     def encoded(self, texts, tokens): pass

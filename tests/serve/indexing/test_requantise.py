@@ -10,16 +10,16 @@ import pytest
 from embedship.bundle import Bundle
 from embedship.encoder import Encoder
 from embedship.errors import MismatchError, UnsafeError
-from embedship.serve.documents import DOCUMENTS
+from embedship.serve.documents.chunking import Chunking
+from embedship.serve.documents.store import DOCUMENTS
 from embedship.serve.index import Kind
-from embedship.serve.index.build import Wishes, build
-from embedship.serve.index.chunks import Chunking
 from embedship.serve.index.folder import IndexFolder
 from embedship.serve.index.manifest import VECTORS, read
-from embedship.serve.index.requantise import requantise
+from embedship.serve.indexing.build import Wishes, build
+from embedship.serve.indexing.requantise import requantise
 
-from .conftest import Corpus
-from .test_folder import flip
+from ..index.conftest import Corpus
+from ..index.test_folder import flip
 
 
 def quiet(*_: object) -> None:

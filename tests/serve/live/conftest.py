@@ -16,14 +16,14 @@ from embedship import stdlib_docs
 from embedship.bundle import Bundle
 from embedship.codes import Vectors
 from embedship.encoder import Encoder
-from embedship.serve import documents as stored
-from embedship.serve.documents import Document, Split
+from embedship.serve.documents import store as stored
+from embedship.serve.documents.changes import Delete, Put
+from embedship.serve.documents.chunking import Chunking
+from embedship.serve.documents.store import Document, Split
 from embedship.serve.index import Kind, kinds, manifest
-from embedship.serve.index.build import Wishes, build
-from embedship.serve.index.chunks import Chunking
+from embedship.serve.index.exact_vectors import Truth
 from embedship.serve.index.manifest import IndexManifest
-from embedship.serve.index.truth import Truth
-from embedship.serve.live.changes import Delete, Put
+from embedship.serve.indexing.build import Wishes, build
 from embedship.serve.live.index import LiveIndex
 
 from . import writer

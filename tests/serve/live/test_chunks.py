@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from embedship.serve.documents.changes import Change, Delete, Done, Pieces
 from embedship.serve.index import manifest
 from embedship.serve.index.folder import IndexFolder
-from embedship.serve.live.changes import Change, Delete, Done, Pieces
 from embedship.serve.live.index import LiveIndex
 
 from . import writer

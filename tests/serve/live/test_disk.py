@@ -12,11 +12,12 @@ from threading import Condition, Thread
 import pytest
 
 from embedship.errors import EmbedshipError
+from embedship.serve.documents.changes import Delete
 from embedship.serve.index import Kind
-from embedship.serve.live import NotWritten, beside
-from embedship.serve.live.changes import Delete
+from embedship.serve.live import beside
 from embedship.serve.live.compaction import Compaction, Result
 from embedship.serve.live.index import LiveIndex
+from embedship.serve.search.backend import NotWritten
 
 from .conftest import DOCUMENTS, World, nearest
 

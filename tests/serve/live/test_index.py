@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 
 from embedship.errors import MismatchError, UnsafeError, UsageError
-from embedship.serve.documents import DOCUMENTS as FILE
-from embedship.serve.documents import Document
-from embedship.serve.filters import Condition
+from embedship.serve.documents.changes import Delete, Done
+from embedship.serve.documents.filters import Condition
+from embedship.serve.documents.store import DOCUMENTS as FILE
+from embedship.serve.documents.store import Document
 from embedship.serve.index import Kind, Size, manifest
 from embedship.serve.index.effort import Effort
 from embedship.serve.index.folder import IndexFolder
 from embedship.serve.index.manifest import Packing
 from embedship.serve.index.recipe import Recipe, Store
 from embedship.serve.live import beside
-from embedship.serve.live.changes import Delete, Done
 from embedship.serve.live.compaction import Compaction, Result
 from embedship.serve.live.index import LiveIndex, Step
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedship.serve.documents import Document, Split
+from embedship.serve.documents.changes import Change, Delete
+from embedship.serve.documents.store import Document, Split
 from embedship.serve.index import Kind
-from embedship.serve.live.changes import Change, Delete
 from embedship.serve.live.index import LiveIndex, Step
 
 from . import writer

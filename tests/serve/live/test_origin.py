@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from embedship.bundle import Bundle
-from embedship.cli import run
+from embedship.commands.main import run
 from embedship.encoder import Encoder
 from embedship.errors import EngineError
-from embedship.serve.documents import Document
+from embedship.serve.documents.changes import Delete
+from embedship.serve.documents.store import Document
 from embedship.serve.index.folder import IndexFolder
 from embedship.serve.index.manifest import read
-from embedship.serve.index.migrate import as_before, migrate
-from embedship.serve.live.changes import Delete
+from embedship.serve.indexing.migrate import as_before, migrate
 from embedship.serve.live.index import LiveIndex
 
 from .conftest import DOCUMENTS, World

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from embedship.cli import run
-from embedship.serve.live import update as updating
+from embedship.commands.main import run
+from embedship.serve.indexing import update as updating
 from embedship.serve.live.index import LiveIndex
 
 from .conftest import DOCUMENTS, World, documents, nearest

@@ -18,8 +18,8 @@ import numpy as np
 
 from embedship.bundle import Bundle
 from embedship.codes import Vectors
-from embedship.serve.documents import Chunk, Document
-from embedship.serve.live.changes import Change, Delete, Put
+from embedship.serve.documents.changes import Change, Delete, Put
+from embedship.serve.documents.store import Chunk, Document
 from embedship.serve.live.index import LiveIndex, Step
 
 TRANSACTIONS = 400

@@ -19,10 +19,10 @@ from embedship.serve.index import Index, Kind
 from embedship.serve.index.effort import Effort
 from embedship.serve.index.recipe import Store
 from embedship.serve.live.changes import halves
-from embedship.serve.milvus import card as cards
-from embedship.serve.milvus.address import Address
+from embedship.serve.milvus import collection_metadata as cards
+from embedship.serve.milvus.connection import SLOW_SECONDS, Line
 from embedship.serve.milvus.index import MilvusIndex
-from embedship.serve.milvus.line import SLOW_SECONDS, Line
+from embedship.serve.search.address import Address
 
 from ..index.conftest import Make, Texts, clustered, encoder, entries, texts  # noqa: F401 - fixtures
 

@@ -14,21 +14,21 @@ import pytest
 from embedship.bundle import Bundle
 from embedship.encoder import Encoder
 from embedship.errors import MismatchError, UnsafeError, UsageError
-from embedship.serve.documents import Document
-from embedship.serve.filters import Filter, FilterError, UnknownField
-from embedship.serve.found import How
-from embedship.serve.fusion import Mode
+from embedship.serve.documents.changes import Delete, Done, Put
+from embedship.serve.documents.filters import Filter, FilterError, UnknownField
+from embedship.serve.documents.store import Document
 from embedship.serve.index import Kind
 from embedship.serve.index.effort import Effort
-from embedship.serve.live.changes import Delete, Done, Put
-from embedship.serve.milvus import card as cards
+from embedship.serve.milvus import collection_metadata as cards
 from embedship.serve.milvus import expressions
-from embedship.serve.milvus.address import Address
-from embedship.serve.milvus.collection import Collection
+from embedship.serve.milvus.backend import Collection
+from embedship.serve.milvus.connection import Line
 from embedship.serve.milvus.entities import entity, row_of
-from embedship.serve.milvus.line import Line
+from embedship.serve.search.address import Address
+from embedship.serve.search.backend import How
+from embedship.serve.search.fusion import Mode
 
-from ..test_keyword import FILTERS, LIMITS, NUMBERS, RANGES, ROWS, SYNTAX, WHOLE
+from ..documents.test_fulltext import FILTERS, LIMITS, NUMBERS, RANGES, ROWS, SYNTAX, WHOLE
 from .conftest import filled
 
 At = Callable[[str], Address]

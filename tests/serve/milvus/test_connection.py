@@ -27,9 +27,9 @@ from milvus_lite.db import MilvusLite
 from pymilvus.grpc_gen import milvus_pb2_grpc
 
 from embedship.errors import MissingExtra, UsageError
-from embedship.serve.milvus import Lost, Refused
-from embedship.serve.milvus.address import Address
-from embedship.serve.milvus.line import PAUSE_SECONDS, TOKEN, Line
+from embedship.serve.milvus.connection import PAUSE_SECONDS, TOKEN, Line
+from embedship.serve.search.address import Address
+from embedship.serve.search.backend import Lost, Refused
 
 from ...embedship.transfer.wire import Wire
 
@@ -189,7 +189,9 @@ def updated(address: str, bundle: Path, folder: Path, **environment: str) -> sub
 def test_without_the_extra(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "changes.jsonl").write_text('{"id": "a", "text": "b"}')
     command = ["index", "update", "milvus://127.0.0.1:1/a", str(tmp_path / "changes.jsonl"), "--bundle", str(bundle)]
-    code = f"import sys; sys.modules['pymilvus'] = None\nfrom embedship.cli import run; sys.exit(run({command}))"
+    code = (
+        f"import sys; sys.modules['pymilvus'] = None\nfrom embedship.commands.main import run; sys.exit(run({command}))"
+    )
     environment = {**os.environ, "COLUMNS": "1000"}
     ended = subprocess.run(
         [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False, env=environment

@@ -5,8 +5,9 @@ from contextlib import closing
 
 import pytest
 
-from embedship.serve.milvus import Lost, tally
-from embedship.serve.milvus.tally import Tally
+from embedship.serve.milvus import document_count
+from embedship.serve.milvus.document_count import Tally
+from embedship.serve.search.backend import Lost
 
 
 def test_it_is_counted_beside_who_asks_and_told_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,7 +28,7 @@ def test_it_is_counted_beside_who_asks_and_told_the_next_time(monkeypatch: pytes
         assert held.count == 5, "what this process writes, it knows"
         assert not counted.acquire(blocking=False), "and it is fresh"
         held.changed(-1)
-        monkeypatch.setattr(tally, "FRESH_SECONDS", -1)
+        monkeypatch.setattr(document_count, "FRESH_SECONDS", -1)
         assert held.count == 4, "who asks does not wait"
         assert counted.acquire(timeout=10)
         for _ in range(2):  # the second count fails, and the last one stands

@@ -15,14 +15,14 @@ import msgspec
 import pytest
 
 from embedship.bundle import Bundle
-from embedship.cli import run
+from embedship.commands.main import run
 from embedship.encoder import Encoder
-from embedship.serve.index.build import Wishes
-from embedship.serve.milvus import Lost
-from embedship.serve.milvus.address import Address
-from embedship.serve.milvus.collection import Collection
-from embedship.serve.milvus.line import QUICK_SECONDS, Line
-from embedship.serve.milvus.load import load
+from embedship.serve.indexing.build import Wishes
+from embedship.serve.indexing.milvus import load
+from embedship.serve.milvus.backend import Collection
+from embedship.serve.milvus.connection import QUICK_SECONDS, Line
+from embedship.serve.search.address import Address
+from embedship.serve.search.backend import Lost
 from embedship.serve.settings import Settings
 
 from ...embedship.transfer.wire import Wire

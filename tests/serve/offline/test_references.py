@@ -9,8 +9,8 @@ import pytest
 
 from embedship.bundle import REFERENCE, Bundle
 from embedship.errors import MismatchError, UnsafeError, UsageError
-from embedship.monitor.reference import Reference
-from embedship.serve import references
+from embedship.monitor.drift.reference import Reference
+from embedship.serve.offline import references
 
 
 def fitted(path: Path, fingerprint: str, rows: int) -> Path:

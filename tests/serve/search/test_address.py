@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from embedship.errors import UsageError
-from embedship.serve.milvus.address import Address, place
+from embedship.serve.search.address import Address, place
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from embedship.ranking import Hits
-from embedship.serve.filters import Filter
-from embedship.serve.found import How, comparable, searched
-from embedship.serve.fusion import DEPTH, Mode, fuse
+from embedship.serve.documents.filters import Filter
 from embedship.serve.index.effort import Effort
+from embedship.serve.search.backend import How, comparable, searched
+from embedship.serve.search.fusion import DEPTH, Mode, fuse
 
 
 def ranked(*rows: int) -> Hits:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from embedship import ranking
 from embedship.codes import Vectors, normalise
 from embedship.ranking import Hits
-from embedship.serve.grouping import ROWS, SPREAD, Grouping
-from embedship.serve.index import Allowed
+from embedship.serve.documents.filters import Allowed
+from embedship.serve.search.grouping import ROWS, SPREAD, Grouping
 
 
 class Exact:

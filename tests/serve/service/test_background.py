@@ -15,25 +15,26 @@ import msgspec
 import numpy as np
 import pytest
 
+from embedship.batches import Batch
 from embedship.bundle import Precision
 from embedship.codes import Vectors, normalise
 from embedship.encoder import Encoder
-from embedship.engine import Engine
+from embedship.engine.protocol import Engine
 from embedship.errors import EngineError, UsageError
-from embedship.golden import Golden
+from embedship.golden_texts import Golden
 from embedship.monitor.diagnosis import Cause
-from embedship.monitor.faults import Failures
+from embedship.monitor.failures import Failures
 from embedship.monitor.state import State
-from embedship.plan import Batch
-from embedship.serve.house import House
-from embedship.serve.index import Allowed, Effort, Hits, Index
-from embedship.serve.index.build import Wishes, build
-from embedship.serve.lanes import Lane
+from embedship.serve.documents.filters import Allowed
+from embedship.serve.index import Effort, Hits, Index
+from embedship.serve.indexing.build import Wishes, build
+from embedship.serve.service.canaries import CANARIES, CANARY_TOKENS, Songs
+from embedship.serve.service.state import House
 from embedship.serve.settings import Settings
-from embedship.serve.songs import CANARIES, CANARY_TOKENS, Songs
+from embedship.serve.telemetry.request_context import Lane
 from embedship.stdlib_docs import entries
 
-from .conftest import Asked
+from ..conftest import Asked
 
 SECONDS = 60
 

@@ -17,16 +17,16 @@ from embedship import bundle as bundles
 from embedship.bundle import Bundle
 from embedship.encoder import Encoder
 from embedship.errors import MismatchError, UsageError
-from embedship.monitor.probes import Probe
-from embedship.serve.candidate import CAPACITY, Candidate
-from embedship.serve.found import NEAREST, Found, How
-from embedship.serve.house import House
+from embedship.monitor.recall.probes import Probe
 from embedship.serve.index.manifest import read
-from embedship.serve.index.migrate import as_before, migrate
+from embedship.serve.indexing.migrate import as_before, migrate
+from embedship.serve.search.backend import NEAREST, Found, How
+from embedship.serve.service.candidate import CAPACITY, Candidate
+from embedship.serve.service.collection import Shelf
+from embedship.serve.service.state import House
 from embedship.serve.settings import Settings
-from embedship.serve.shelf import Shelf
 
-from .conftest import Asked, launched, opened
+from ..conftest import Asked, launched, opened
 
 SECONDS = 30
 ADMIN = "an-admin-key-of-the-tests"

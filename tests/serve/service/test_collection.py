@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from embedship.monitor.recall import Baseline
+from embedship.monitor.recall.rolling import Baseline
 from embedship.serve.index.manifest import SAMPLED, Recall
-from embedship.serve.shelf import Shelf
+from embedship.serve.service.collection import Shelf
 
 
 @pytest.mark.parametrize(

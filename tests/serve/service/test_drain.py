@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from embedship.serve.drain import Drain
+from embedship.serve.service.drain import Drain
 
 
 class Clock:

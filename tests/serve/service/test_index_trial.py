@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 
 from embedship.errors import UnsafeError
-from embedship.serve import trial
 from embedship.serve.devices import process
+from embedship.serve.service import index_trial
 
 
 def test_an_index_that_can_be_read_is_let_through(bundle: Path, index_folder: Path) -> None:
-    trial.demand_readable(bundle, index_folder)
+    index_trial.demand_readable(bundle, index_folder)
 
 
 def test_what_it_only_refuses_is_the_server_s_to_explain(bundle: Path, tmp_path: Path) -> None:
-    trial.demand_readable(bundle, tmp_path)
+    index_trial.demand_readable(bundle, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -32,11 +32,11 @@ def test_what_kills_or_holds_the_process_is_refused(
     code: str, sentence: str, bundle: Path, index_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In FAISS's place a module that does what a broken file makes a parser do."""
-    (tmp_path / "python").write_text(f"#!/bin/sh\nexec {trial.sys.executable} -c '{code}'\n")
+    (tmp_path / "python").write_text(f"#!/bin/sh\nexec {index_trial.sys.executable} -c '{code}'\n")
     (tmp_path / "python").chmod(0o755)
-    monkeypatch.setattr(trial.sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setattr(index_trial.sys, "executable", str(tmp_path / "python"))
     with pytest.raises(UnsafeError, match=sentence):
-        trial.demand_readable(bundle, index_folder, seconds=2 if "time" in code else 60)
+        index_trial.demand_readable(bundle, index_folder, seconds=2 if "time" in code else 60)
 
 
 def test_processes_of_ours_get_no_keys(monkeypatch: pytest.MonkeyPatch) -> None:

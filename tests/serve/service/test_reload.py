@@ -19,20 +19,19 @@ import numpy as np
 import pytest
 
 from embedship import bundle as bundles
-from embedship import golden
 from embedship.bundle import GOLDEN, Bundle
 from embedship.codes import Vectors
 from embedship.encoder import Encoder
-from embedship.golden import Golden
-from embedship.serve.app import App
-from embedship.serve.house import House
-from embedship.serve.http import Route
-from embedship.serve.reload import Reload
-from embedship.serve.routes import routes
-from embedship.serve.service import Service
+from embedship.golden_texts import ALONE_FLOOR, Golden
+from embedship.serve.http.app import App
+from embedship.serve.http.messages import Route
+from embedship.serve.http.routes import routes
+from embedship.serve.service.reload import Reload
+from embedship.serve.service.service import Service
+from embedship.serve.service.state import House
 from embedship.serve.settings import Settings
 
-from .conftest import Asked, launched
+from ..conftest import Asked, launched
 
 SECONDS = 60
 ADMIN = "an-admin-key-of-the-tests"
@@ -90,7 +89,7 @@ class Load:
         self.seen[name] += 1
         if answer.status_code != 200:
             self.wrong.append(answer.text)
-        elif float(np.dot(answer.json()[0], self._right[name])) < golden.ALONE_FLOOR:
+        elif float(np.dot(answer.json()[0], self._right[name])) < ALONE_FLOOR:
             self.wrong.append(f"a vector that is not of {name}")
 
     async def until(self, fingerprint: str, more: int = 50) -> None:

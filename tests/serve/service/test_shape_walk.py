@@ -7,15 +7,15 @@ import asyncio
 import numpy as np
 from prometheus_client import CollectorRegistry
 
+from embedship.batches import Batch, Layout, Shape
 from embedship.bundle import Precision
 from embedship.codes import Vectors
-from embedship.plan import Batch, Layout, Shape
+from embedship.serve.batching.executor import Workers
+from embedship.serve.batching.priority_queue import Lanes
+from embedship.serve.devices.hang_detector import Pulse
 from embedship.serve.devices.local import LocalDevice
-from embedship.serve.devices.pulse import Pulse
-from embedship.serve.lanes import Lanes
-from embedship.serve.metrics import Counts
-from embedship.serve.walk import Walk
-from embedship.serve.workers import Workers
+from embedship.serve.service.shape_walk import Walk
+from embedship.serve.telemetry.metrics import Counts
 from embedship.shapes import Texts
 
 LAYOUT = Layout(0, 8)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import HistogramMetricFamily
 
-from embedship.serve.histogram import Histogram
+from embedship.serve.telemetry.histogram import Histogram
 
 BOUNDS = (0.0, 0.00005, 0.25, 1, 1024.0)
 values = st.lists(st.one_of(st.sampled_from(BOUNDS), st.floats(0, 2_000)), max_size=20)

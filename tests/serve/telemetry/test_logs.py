@@ -16,13 +16,13 @@ from typing import Any
 import httpx
 import pytest
 
-from embedship.serve.journal import FIELDS, REQUESTS, Json, Text
-from embedship.serve.visit import NOW, Visit
+from embedship.serve.telemetry.logs import FIELDS, REQUESTS, Json, Text
+from embedship.serve.telemetry.request_context import NOW, Visit
 
-from .conftest import Live, launched
+from ..conftest import Live, launched
 
 SECONDS = 60
-PAGE = Path(__file__).parents[2] / "docs" / "serving.md"
+PAGE = Path(__file__).parents[3] / "docs" / "serving.md"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 NASTY = 'a\nb\r\tc\x00\x1b[2J\x7f\x85\u2028\u2029"\\\xff ü'
 
@@ -79,7 +79,7 @@ def test_a_line_names_the_request_that_is_answered_or_those_it_is_about() -> Non
 def test_what_nobody_catches_and_warnings_are_lines_too() -> None:
     code = """
 import logging, threading, warnings
-from embedship.serve.journal import LogFormat, begin
+from embedship.serve.telemetry.logs import LogFormat, begin
 begin(LogFormat.JSON, "cpu:0")
 warnings.warn("old\\nways")
 thread = threading.Thread(target=lambda: 1 / 0)
@@ -137,7 +137,7 @@ def test_the_log_of_a_server_is_json_whatever_is_sent(told: Live) -> None:
     for secret in ("secret text", "secret-key-of-users", "secret-key-of-admins"):
         assert secret not in said
 
-    lifecycle = [line["message"] for line in lines if line["logger"] == "embedship.serve.startup"]
+    lifecycle = [line["message"] for line in lines if line["logger"] == "embedship.serve.main"]
     assert any(message.startswith("ready in ") for message in lifecycle)
     assert lifecycle[-1] == "stopped"
 

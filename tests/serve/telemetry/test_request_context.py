@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from embedship.serve.visit import Phase, Visit
+from embedship.serve.telemetry.request_context import Phase, Visit
 
-PAGE = Path(__file__).parents[2] / "docs" / "serving.md"
+PAGE = Path(__file__).parents[3] / "docs" / "serving.md"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
 LONG = {"inputs": ["a rather long text " * 60] * 60}
@@ -107,7 +107,7 @@ def test_every_embedding_route_tells_its_time(api: Any, path: str, body: Any) ->
 def found(settings: Any, index_folder: Any) -> Any:
     from dataclasses import replace
 
-    from .conftest import opened
+    from ..conftest import opened
 
     with opened(replace(settings, index=index_folder)) as asked:
         yield asked

@@ -25,10 +25,10 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from embedship.serve import tracing
-from embedship.serve.spans import Spans
+from embedship.serve.telemetry import tracing
+from embedship.serve.telemetry.spans import Spans
 
-from .conftest import Asked, launched
+from ..conftest import Asked, launched
 
 SECONDS = 60
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -151,7 +151,7 @@ def test_it_is_on_where_asked_for(environment: dict[str, str], monkeypatch: pyte
 def test_it_costs_no_import_without_the_variables_and_no_request_without_the_extra() -> None:
     code = """
 import sys
-import embedship.serve.startup
+import embedship.serve.main
 from embedship.serve import tracing
 assert tracing.opened({}) is None
 print([name for name in sys.modules if name.startswith("opentelemetry")])

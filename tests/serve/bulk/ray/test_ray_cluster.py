@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 from embedship import Bundle, Encoder, stdlib_docs
-from embedship.cli import run
+from embedship.commands.main import run
 from embedship.errors import UsageError
-from embedship.serve import bulk
-from embedship.serve.bulk_input import Columns, open_source
-from embedship.serve.bulk_output import Layout
-from embedship.serve.bulk_records import Wishes
-from embedship.serve.bulk_shards import Here
+from embedship.serve.bulk import run as bulk_run
+from embedship.serve.bulk.formats import Layout
+from embedship.serve.bulk.manifest import Wishes
+from embedship.serve.bulk.ray_session import joined
+from embedship.serve.bulk.shards import Here
+from embedship.serve.bulk.source import Columns, open_source
 from embedship.serve.progress import Tally
-from embedship.serve.ray_join import joined
 
 from .conftest import SECONDS, Nodes, Start, addresses
 
@@ -45,7 +45,7 @@ def plain(bundle: Path, source: Path, tmp_path_factory: pytest.TempPathFactory) 
     out, columns = tmp_path_factory.mktemp("plain") / "out", Columns("text", "id")
     wishes = Wishes(layout=Layout.PARQUET, code="float16", shard_texts=SHARD)
     with Encoder.open(bundle, "openvino-int8") as encoder:
-        bulk.encode(Here(encoder), open_source(source, columns), columns, out, wishes, Tally())
+        bulk_run.encode(Here(encoder), open_source(source, columns), columns, out, wishes, Tally())
     return contents(out)
 
 
@@ -166,8 +166,8 @@ def test_one_of_several_devices_cannot_be_asked_for(bundle: Path) -> None:
 def test_without_ray_the_extra_is_named(
     bundle: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "embedship.serve.ray_bulk", raising=False)
-    monkeypatch.delattr("embedship.serve.ray_bulk", raising=False)
+    monkeypatch.delitem(sys.modules, "embedship.serve.bulk.ray_cluster", raising=False)
+    monkeypatch.delattr("embedship.serve.bulk.ray_cluster", raising=False)
     monkeypatch.setitem(sys.modules, "ray", None)
     assert run(["encode", str(bundle), str(source), "--out", str(tmp_path / "out"), "--ray", "auto"]) == 2
     assert "pip install -c constraints.txt '.[ray]'" in " ".join(capsys.readouterr().err.split())

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from embedship.errors import UsageError
-from embedship.serve import writes
-from embedship.serve.live import NotWritten
+from embedship.serve.search.backend import NotWritten
+from embedship.serve.service import document_writer
 from embedship.serve.settings import Settings
 
-from ..conftest import opened
+from ...conftest import opened
 
 WRITE, ADMIN = "a-write-key-of-the-tests", "an-admin-key-of-the-tests"
 KEY = {"authorization": f"Bearer {WRITE}"}
@@ -200,7 +200,7 @@ def test_without_an_index_a_change_is_refused_as_such_whatever_python_strips(
     """What raises stands in no assert: `python -O` would answer 403, as a server that only reads."""
     answer = put(fresh(**keys), [GOUT])
     assert (answer.status_code, "holds no index" in answer.text) == (409, True)
-    source = Path(writes.__file__).read_text()
+    source = Path(document_writer.__file__).read_text()
     writable = next(
         node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef) and node.name == "_writable"
     )

@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from embedship.serve.app import App
 from embedship.serve.errors import SHAPES, Family
-from embedship.serve.http import Route
-from embedship.serve.lanes import Lane
-from embedship.serve.routes import routes
+from embedship.serve.http.app import App
+from embedship.serve.http.messages import Route
+from embedship.serve.http.routes import routes
+from embedship.serve.telemetry.request_context import Lane
 
 KEY = "k" * 32
 FAMILIES = [

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from embedship.serve.errors import Invalid
-from embedship.serve.routes import tei
+from embedship.serve.http.routes import tei
 from embedship.serve.schemas import EmbedRequest
 from embedship.serve.settings import Settings
 
-from ..conftest import opened
+from ...conftest import opened
 
 if TYPE_CHECKING:
-    from embedship.serve.service import Service
+    from embedship.serve.service.service import Service
 
 TEXT = "How do I open a file?"
 
@@ -87,7 +87,7 @@ def test_similarity_is_the_cosine(api: Any) -> None:
 
 def test_a_lane_is_taken_from_the_header(api: Any) -> None:
     """Of the queue, an eighth is kept for interactive requests: there a bulk one finds no permit."""
-    from embedship.serve.lanes import Lane
+    from embedship.serve.telemetry.request_context import Lane
 
     with api.service.forward.admission.enter(225, Lane.INTERACTIVE):
         body = {"inputs": "a"}
@@ -99,7 +99,7 @@ def test_a_lane_is_taken_from_the_header(api: Any) -> None:
 @pytest.mark.parametrize(("path", "body"), [("/tokenize", {"inputs": TEXT}), ("/decode", {"ids": [[101, 102]]})])
 def test_there_is_no_way_around_admission(api: Any, path: str, body: Any) -> None:
     """What only the tokeniser does takes a permit a text, too, and gives it back; what is large waits as bulk does."""
-    from embedship.serve.lanes import Lane
+    from embedship.serve.telemetry.request_context import Lane
 
     admission = api.service.forward.admission
     field, one = next(iter(body.items()))
