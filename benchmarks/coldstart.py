@@ -33,7 +33,7 @@ from served import free_port
 
 from embedship.bundle import Bundle
 from embedship.codes import Vectors
-from embedship.golden_texts import Golden
+from embedship.golden_texts import GoldenTexts
 from embedship.serve.offline import references
 
 WORK = Path(__file__).parents[1] / ".bench" / "coldstart"
@@ -126,7 +126,7 @@ def _measure(served: Served, runs: int) -> dict[str, Any]:
 
 
 def _question(bundle: Bundle) -> Question:
-    golden = Golden.load(bundle)
+    golden = GoldenTexts.load(bundle)
     text = golden.real[0]
     floor = min(each.minimum for each in bundle.manifest.floors.values())
     return Question(text, golden.vectors[golden.texts.index(text)], floor)

@@ -27,7 +27,7 @@ from rich.console import Console
 from embedship import stdlib_docs
 from embedship.codes import Vectors, cosine
 from embedship.encoder import Encoder
-from embedship.golden_texts import company_floor
+from embedship.golden_texts import batch_invariance_floor
 
 WORK = Path(__file__).parents[1] / ".bench" / "soak"
 SHARE = 0.7  # of capacity
@@ -256,7 +256,7 @@ def _truth(bundle: Path) -> Truth:
     with Encoder.open(bundle) as encoder:
         floors = encoder.bundle.manifest.floors[encoder.engine.precision]
         alone = np.concatenate([encoder.encode([text]) for text in texts])
-        return Truth(texts, alone, company_floor(encoder.variant, floors))
+        return Truth(texts, alone, batch_invariance_floor(encoder.variant, floors))
 
 
 def _print(result: dict[str, Any]) -> None:

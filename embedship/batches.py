@@ -33,7 +33,7 @@ _ROW_TOKENS = 48
 _STEPS = 8  # widths an octave
 
 
-class Shape(NamedTuple):
+class PaddedShape(NamedTuple):
     """Of a batch: rows, and tokens a row, padding included."""
 
     rows: int
@@ -69,7 +69,7 @@ class Batch:
         return replace(self, turns=np.asarray(turns, dtype=np.int64)) if any(turns) else self
 
 
-class Rectangle:
+class BatchShape:
     """A batch on its way: how much it holds, and whether one more text would be worth its padding."""
 
     def __init__(self, budget: int) -> None:
@@ -80,7 +80,7 @@ class Rectangle:
 
     def add(self, length: int) -> None:
         self.rows += 1
-        self._width = max(self._width, rounded(length))
+        self._width = max(self._width, padded_width(length))
         self._tokens += length
 
     def padding(self, length: int) -> int:
@@ -94,10 +94,10 @@ class Rectangle:
             return False
         # A text of the batch's own width is padded as much in any other batch.
         allowed = max(SLACK, PADDING * (self._tokens + length))
-        return rounded(length) == self._width or self.padding(length) <= allowed
+        return padded_width(length) == self._width or self.padding(length) <= allowed
 
     def _area(self, length: int) -> int:
-        return (self.rows + 1) * max(self._width, rounded(length))
+        return (self.rows + 1) * max(self._width, padded_width(length))
 
 
 def pad(ids: Sequence[Sequence[int]], pad_id: int, width: int = 1) -> Batch:
@@ -115,15 +115,15 @@ def pad(ids: Sequence[Sequence[int]], pad_id: int, width: int = 1) -> Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class BatchLayout:
     """How a model's batches are laid out: in few shapes, none beyond its positions, and in none that is wrong."""
 
     pad_id: int
     positions: int
     budget: int = BUDGET
-    wrong: frozenset[Shape] = frozenset()
+    wrong: frozenset[PaddedShape] = frozenset()
 
-    def without(self, shapes: Sequence[Shape]) -> Layout:
+    def without(self, shapes: Sequence[PaddedShape]) -> BatchLayout:
         """The same layout, which does not use these shapes either."""
         return replace(self, wrong=self.wrong.union(shapes))
 
@@ -131,20 +131,20 @@ class Layout:
         """All widths a batch may have, ascending."""
         return list(_widths(self.positions))
 
-    def shapes(self) -> list[Shape]:
+    def shapes(self) -> list[PaddedShape]:
         """Every shape that a batch may have, the wrong ones included: by rows, then by width."""
         counts = [1 << power for power in range(most_rows(self.budget).bit_length())]
-        return [Shape(rows, width) for rows in counts for width in self.widths() if self._affords(rows, width)]
+        return [PaddedShape(rows, width) for rows in counts for width in self.widths() if self._affords(rows, width)]
 
-    def shape(self, rows: int, longest: int) -> Shape | None:
+    def shape(self, rows: int, longest: int) -> PaddedShape | None:
         """The smallest right shape that holds so many texts of at most `longest` tokens; None: only fewer texts."""
         least = round_rows(2 * rows - 1)
         counts = [least << power for power in range(most_rows(self.budget).bit_length()) if rows]
         width = self._rounded(longest)
-        if (exact := Shape(least, width)) not in self.wrong and self._affords(*exact):
+        if (exact := PaddedShape(least, width)) not in self.wrong and self._affords(*exact):
             return exact
         wider = [each for each in self.widths() if each >= width]
-        fitting = (Shape(r, w) for r in counts for w in wider if self._affords(r, w) and (r, w) not in self.wrong)
+        fitting = (PaddedShape(r, w) for r in counts for w in wider if self._affords(r, w) and (r, w) not in self.wrong)
         return min(fitting, key=lambda shape: shape.rows * shape.width, default=None)
 
     def encode(
@@ -168,9 +168,13 @@ class Layout:
         halves = [self.encode(encode, ids[half], turns[half]) for half in (slice(middle), slice(middle, None))]
         return np.concatenate(halves)
 
-    def batch(self, ids: Sequence[Sequence[int]], turns: Sequence[int] = (), shape: Shape | None = None) -> Batch:
+    def batch(self, ids: Sequence[Sequence[int]], turns: Sequence[int] = (), shape: PaddedShape | None = None) -> Batch:
         """These texts in `shape` (default: that of `shape()`, where there is one). Rows too many repeat the first."""
-        shape = shape or self.shape(len(ids), max(map(len, ids))) or Shape(len(ids), self._rounded(max(map(len, ids))))
+        shape = (
+            shape
+            or self.shape(len(ids), max(map(len, ids)))
+            or PaddedShape(len(ids), self._rounded(max(map(len, ids))))
+        )
         more = shape.rows - len(ids)
         repeated = [turns[0]] * more if turns else []
         return pad([*ids, *[ids[0]] * more], self.pad_id, shape.width).turned([*turns, *repeated])
@@ -183,14 +187,14 @@ class Layout:
 
 
 def plan(lengths: Sequence[int], budget: int = BUDGET) -> Iterator[list[int]]:
-    """Yield groups of row numbers, longest first, each of them a batch that a `Rectangle` takes.
+    """Yield groups of row numbers, longest first, each of them a batch that a `BatchShape` takes.
 
     Longest first, so that the last batches to finish are the cheap ones and no stream idles long.
     """
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     start = 0
     while start < len(order):
-        rectangle = Rectangle(budget)
+        rectangle = BatchShape(budget)
         for row in order[start:]:
             if not rectangle.fits(lengths[row]):
                 break
@@ -201,7 +205,7 @@ def plan(lengths: Sequence[int], budget: int = BUDGET) -> Iterator[list[int]]:
 
 
 def _rounded(longest: int, positions: int) -> int:
-    return max(1, min(rounded(longest), positions))
+    return max(1, min(padded_width(longest), positions))
 
 
 @cache
@@ -214,7 +218,7 @@ def most_rows(budget: int) -> int:
     return round_rows(max(ROWS, budget // _ROW_TOKENS))
 
 
-def rounded(length: int) -> int:
+def padded_width(length: int) -> int:
     """The width of a batch whose longest text has so many tokens."""
     step = max(1, (1 << (length - 1).bit_length()) // (2 * _STEPS))
     return -(-length // step) * step

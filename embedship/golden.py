@@ -13,8 +13,8 @@ import numpy as np
 from embedship.bundle import Task
 from embedship.encoder import Encoder
 from embedship.errors import GateError
-from embedship.golden_texts import Golden, company_floor
-from embedship.likeness import likeness, measure
+from embedship.golden_texts import GoldenTexts, batch_invariance_floor
+from embedship.likeness import measure, similarity
 from embedship.tokens import Text
 
 
@@ -35,7 +35,7 @@ def check(encoder: Encoder) -> GoldenCheck:
     Raises GateError if a token id, the cosine to the checkpoint, or the agreement of alone and coalesced is off:
     the floor is the one the bundle was exported with, for the precision that really runs here.
     """
-    golden = Golden.load(encoder.bundle)
+    golden = GoldenTexts.load(encoder.bundle)
     tokens = encoder.tokenizer(golden.texts)
     for text, ours, theirs in zip(golden.texts, tokens.ids, golden.ids, strict=True):
         if ours != theirs:
@@ -45,7 +45,7 @@ def check(encoder: Encoder) -> GoldenCheck:
     together = encoder.encode_tokens(tokens)
     alone = np.concatenate([encoder.encode_tokens(tokens.row(place)) for place in range(len(tokens))])
     task = encoder.bundle.task
-    parity, company = likeness(task, golden.vectors, together), likeness(task, alone, together)
+    parity, company = similarity(task, golden.vectors, together), similarity(task, alone, together)
     result = GoldenCheck(len(golden.texts), float(parity.min()), float(parity.mean()), float(company.min()))
     _judge(encoder, result, golden.texts[int(parity.argmin())])
     return result
@@ -62,7 +62,7 @@ def _judge(encoder: Encoder, result: GoldenCheck, worst: Text) -> None:
             f"{result.mean:.5f}; the bundle demands {floors.minimum} and {floors.mean}. Worst text: "
             f"{str(worst)[:80]!r}. Take another variant, or export again on a machine like this one."
         )
-    if not result.alone >= (floor := company_floor(encoder.variant, floors)):
+    if not result.alone >= (floor := batch_invariance_floor(encoder.variant, floors)):
         raise GateError(
             f"golden check failed: a text's {answer} changes with its neighbours ({measure(task)} {result.alone:.5f} "
             f"between alone and in a batch; {floor} is demanded). Take a variant that is not quantised dynamically."

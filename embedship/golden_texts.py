@@ -12,7 +12,7 @@ import numpy.typing as npt
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
-from embedship.bundle import GOLDEN, Bundle, Floors, Quantisation, Variant
+from embedship.bundle import GOLDEN, Bundle, ParityFloors, Quantisation, Variant
 from embedship.codes import Vectors
 from embedship.errors import UnsafeError
 from embedship.tokens import Text
@@ -25,14 +25,14 @@ ALONE_FLOOR = 0.999
 REAL = 14
 
 
-def company_floor(variant: Variant, floors: Floors) -> float:
+def batch_invariance_floor(variant: Variant, floors: ParityFloors) -> float:
     """How much company may change a text's vector. Dynamic int8 depends on it, and is said to: but no more than int8
     may differ from the checkpoint."""
     return floors.minimum if variant.quantisation is Quantisation.DYNAMIC else ALONE_FLOOR
 
 
 @dataclass(frozen=True, slots=True)
-class Golden:
+class GoldenTexts:
     """Probe texts, their token ids, and the checkpoint's own (n, dim) float32 vectors: hostile ones, then REAL real."""
 
     texts: list[Text]

@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from embedship import hardware, timing
-from embedship.bundle import Bundle, Choice, Objective, Precision, Quality, Quantisation, Record, Variant
+from embedship.bundle import (
+    Bundle,
+    ManifestRecord,
+    Objective,
+    Precision,
+    Quantisation,
+    RetrievalReport,
+    Variant,
+    VariantChoice,
+)
 from embedship.errors import EmbedshipError
 from embedship.files import sealed
 
@@ -27,18 +36,18 @@ _FORMAT = 1
 _LOGGER = logging.getLogger(__name__)
 
 
-class Stored(Record, frozen=True):
+class StoredChoice(ManifestRecord, frozen=True):
     """A choice outside its bundle."""
 
     format: int
     fingerprint: str
     bundle: str  # digest of the manifest it was measured with
     created: str
-    choice: Choice
+    choice: VariantChoice
     digest: str = ""
 
 
-class Speeds(NamedTuple):
+class VariantSpeeds(NamedTuple):
     """What was measured of each variant, by name."""
 
     tokens_per_second: Mapping[str, float]
@@ -51,7 +60,7 @@ class Speeds(NamedTuple):
     busy: bool = False
 
     @classmethod
-    def from_choice(cls, choice: Choice) -> Speeds:
+    def from_choice(cls, choice: VariantChoice) -> VariantSpeeds:
         """What a stored choice says; of a busy machine the CPU time counts."""
         by_cpu = choice.tokens_per_cpu_second if choice.busy else {}
         return cls(by_cpu or choice.tokens_per_second, choice.latency_seconds, busy=choice.busy)
@@ -61,7 +70,7 @@ class Speeds(NamedTuple):
 _EXACTNESS = (Precision.FLOAT32, Precision.FLOAT16, Precision.BFLOAT16, Precision.INT8)
 
 
-def rank(variants: Sequence[Variant], objective: Objective, speeds: Speeds) -> list[Variant]:
+def rank(variants: Sequence[Variant], objective: Objective, speeds: VariantSpeeds) -> list[Variant]:
     """What may be chosen, best first; `variants` begin with the plain one, which is always among them.
 
     Of those that cannot be told apart from the best, the more exact comes first. Left out are variants that were not
@@ -80,13 +89,13 @@ def rank(variants: Sequence[Variant], objective: Objective, speeds: Speeds) -> l
     return ranked
 
 
-def _may_be_chosen(variant: Variant, plain: Variant, objective: Objective, speeds: Speeds) -> bool:
+def _may_be_chosen(variant: Variant, plain: Variant, objective: Objective, speeds: VariantSpeeds) -> bool:
     if variant.name not in speeds.tokens_per_second or variant.quantisation is Quantisation.DYNAMIC:
         return False
     return better(variant, plain, objective, speeds)
 
 
-def better(one: Variant, other: Variant, objective: Objective, speeds: Speeds) -> bool:
+def better(one: Variant, other: Variant, objective: Objective, speeds: VariantSpeeds) -> bool:
     """Whether `one` is better than `other` by GAIN or more, in so many rounds that it is no noise."""
     rounds = _rounds(objective, speeds)
     if one.name in rounds and other.name in rounds:
@@ -94,7 +103,7 @@ def better(one: Variant, other: Variant, objective: Objective, speeds: Speeds) -
     return gain(one, other, objective, speeds) >= GAIN
 
 
-def alike(variants: Sequence[Variant], chosen: str, objective: Objective, speeds: Speeds) -> tuple[str, ...]:
+def alike(variants: Sequence[Variant], chosen: str, objective: Objective, speeds: VariantSpeeds) -> tuple[str, ...]:
     """Names of the measured variants that cannot be told apart from the chosen one."""
     measured = {v.name: v for v in variants if v.name in speeds.tokens_per_second}
     mine = measured.pop(chosen, None)
@@ -107,7 +116,7 @@ def alike(variants: Sequence[Variant], chosen: str, objective: Objective, speeds
     )
 
 
-def _rounds(objective: Objective, speeds: Speeds) -> Mapping[str, Sequence[float]]:
+def _rounds(objective: Objective, speeds: VariantSpeeds) -> Mapping[str, Sequence[float]]:
     match objective:
         case Objective.THROUGHPUT:
             return speeds.throughput_rounds
@@ -117,7 +126,7 @@ def _rounds(objective: Objective, speeds: Speeds) -> Mapping[str, Sequence[float
             return {}
 
 
-def gain(variant: Variant, plain: Variant, objective: Objective, speeds: Speeds) -> float:
+def gain(variant: Variant, plain: Variant, objective: Objective, speeds: VariantSpeeds) -> float:
     """How many times better than the plain variant: 2 is twice the throughput, half the latency, half the size."""
     rounds = _rounds(objective, speeds)
     if variant.name in rounds and plain.name in rounds:
@@ -131,7 +140,7 @@ def gain(variant: Variant, plain: Variant, objective: Objective, speeds: Speeds)
             return plain.size / variant.size
 
 
-def affordable(quality: Quality | None, variant: str) -> bool:
+def within_recall_budget(quality: RetrievalReport | None, variant: str) -> bool:
     """Whether recall@10 stays within the budget that the bundle was exported with; where none was set it does."""
     if quality is None or quality.max_recall_drop is None:
         return True
@@ -147,18 +156,18 @@ def variant(bundle: Bundle, name: str | None = None) -> Variant:
         return bundle.variant(name)
     if found := known(bundle):
         return bundle.variant(found.variant)
-    _LOGGER.warning("%s. Measure here with `embedship tune %s`", foreign(bundle), bundle.folder)
+    _LOGGER.warning("%s. Measure here with `embedship tune %s`", other_machine_warning(bundle), bundle.folder)
     return bundle.variant(bundle.manifest.choice.variant)
 
 
-def known(bundle: Bundle, cache: Path | None = None) -> Choice | None:
+def known(bundle: Bundle, cache: Path | None = None) -> VariantChoice | None:
     """The choice measured on a machine with these instructions: what is stored, else the bundle's own, else None."""
     stored, own = load(bundle, cache), bundle.manifest.choice
     here = hardware.machine()
     return next((c for c in (stored, own) if c is not None and c.machine.same_instructions(here)), None)
 
 
-def foreign(bundle: Bundle) -> str:
+def other_machine_warning(bundle: Bundle) -> str:
     """One sentence about a bundle whose choice is of another machine."""
     there, here = bundle.manifest.choice.machine, hardware.machine()
     return (
@@ -167,7 +176,7 @@ def foreign(bundle: Bundle) -> str:
     )
 
 
-def place(bundle: Bundle, cache: Path | None = None) -> Path:
+def choice_path(bundle: Bundle, cache: Path | None = None) -> Path:
     """Where a choice is stored: `cache` (default: EMBEDSHIP_CACHE) by the bundle's digest, else beside the bundle."""
     cache = cache or (Path(os.environ[CACHE]) if os.environ.get(CACHE) else None)
     folder = bundle.folder.resolve()
@@ -176,10 +185,10 @@ def place(bundle: Bundle, cache: Path | None = None) -> Path:
     )
 
 
-def save(bundle: Bundle, choice: Choice, cache: Path | None = None) -> Path:
+def save(bundle: Bundle, choice: VariantChoice, cache: Path | None = None) -> Path:
     """Write the choice where `load` finds it, whole or not at all. Raises OSError."""
-    path = place(bundle, cache)
-    record = Stored(
+    path = choice_path(bundle, cache)
+    record = StoredChoice(
         format=_FORMAT,
         fingerprint=bundle.fingerprint,
         bundle=bundle.manifest.digest,
@@ -193,13 +202,13 @@ def save(bundle: Bundle, choice: Choice, cache: Path | None = None) -> Path:
     return path
 
 
-def load(bundle: Bundle, cache: Path | None = None) -> Choice | None:
+def load(bundle: Bundle, cache: Path | None = None) -> VariantChoice | None:
     """The stored choice of this very bundle, or None; one that cannot be used is named in a warning and not used."""
-    path = place(bundle, cache)
+    path = choice_path(bundle, cache)
     if not path.exists():
         return None
     try:
-        stored = sealed.read(path, Stored, _FORMAT, "stored choice")
+        stored = sealed.read(path, StoredChoice, _FORMAT, "stored choice")
     except EmbedshipError as error:
         return _unused(f"{error}")
     if (stored.fingerprint, stored.bundle) != (bundle.fingerprint, bundle.manifest.digest):
@@ -207,6 +216,6 @@ def load(bundle: Bundle, cache: Path | None = None) -> Choice | None:
     return stored.choice
 
 
-def _unused(reason: str) -> Choice | None:
+def _unused(reason: str) -> VariantChoice | None:
     _LOGGER.warning("what was measured on this machine is not used: %s. `embedship tune` writes it anew", reason)
     return None

@@ -25,20 +25,20 @@ from embedship.bundle import (
 )  # fmt: skip
 from embedship.errors import EmbedshipError
 from embedship.export import output_folder
-from embedship.export.build import Ready, prepared
+from embedship.export.build import ExportInputs, prepare_export
 from embedship.export.checkpoint import layout
-from embedship.export.checkpoint.protocol import Original
-from embedship.export.options import Wishes
+from embedship.export.checkpoint.protocol import SourceModel
+from embedship.export.options import ExportOptions
 from embedship.export.report.sbom import SBOM
-from embedship.export.steps import Steps
-from embedship.export.variants.recipes import Recipe
+from embedship.export.steps import StepTimer
+from embedship.export.variants.recipes import VariantRecipe
 from embedship.files import sealed
 from embedship.files.sealed import sha256_of
 
 _BYTES = {Precision.FLOAT32: 4, Precision.FLOAT16: 2, Precision.BFLOAT16: 2, Precision.INT8: 1}
 
 
-class Planned(msgspec.Struct, frozen=True):
+class PlannedVariant(msgspec.Struct, frozen=True):
     """A variant that would be made; `bytes` is about what its weights take."""
 
     name: str
@@ -47,13 +47,13 @@ class Planned(msgspec.Struct, frozen=True):
     bytes: int
 
 
-class Plan(msgspec.Struct, frozen=True):
+class DryRun(msgspec.Struct, frozen=True):
     """The fingerprint is the one that the bundle will have."""
 
     bundle: str
     name: str
     fingerprint: str
-    variants: tuple[Planned, ...]
+    variants: tuple[PlannedVariant, ...]
     files: tuple[str, ...]  # that the bundle will hold; a graph over 2 GB gets one more beside it
     bytes: int
     texts: int
@@ -62,14 +62,14 @@ class Plan(msgspec.Struct, frozen=True):
     signed: bool
 
 
-def plan(checkpoint: Path | str, out: Path, wishes: Wishes, steps: Steps) -> Plan:
+def plan(checkpoint: Path | str, out: Path, wishes: ExportOptions, steps: StepTimer) -> DryRun:
     """Refuse what an export would refuse before its slow part, with the same errors; else say what it would do."""
     output_folder.refuse_occupied(out, wishes.force)
-    with prepared(checkpoint, wishes, steps) as ready:
+    with prepare_export(checkpoint, wishes, steps) as ready:
         return _plan(ready, out)
 
 
-def _plan(ready: Ready, out: Path) -> Plan:
+def _plan(ready: ExportInputs, out: Path) -> DryRun:
     made = tuple(_planned(name, recipe, ready.checkpoint) for name, recipe in ready.recipes.items())
     size = sum(one.bytes for one in made)
     _require_room(out, size)
@@ -80,7 +80,7 @@ def _plan(ready: Ready, out: Path) -> Plan:
     files |= {REFERENCE} if ready.texts.queries else set()
     files |= {SIGNATURE} if ready.signer else set()
     evaluation = ready.texts.evaluation
-    return Plan(
+    return DryRun(
         bundle=str(out),
         name=ready.checkpoint.source.name,
         fingerprint=model,
@@ -94,12 +94,12 @@ def _plan(ready: Ready, out: Path) -> Plan:
     )
 
 
-def _planned(name: str, recipe: Recipe, checkpoint: Original) -> Planned:
+def _planned(name: str, recipe: VariantRecipe, checkpoint: SourceModel) -> PlannedVariant:
     """ONNX Runtime leaves the embedding table of an int8 graph in float32; OpenVINO does not."""
     total = sum(weight.numel() for weight in checkpoint.model.parameters())
     table = checkpoint.transformer.get_input_embeddings().weight.numel()
     wide = table if recipe.weights is Precision.INT8 and recipe.runtime is Runtime.ONNXRUNTIME else 0
-    return Planned(name, recipe.path, recipe.weights, 4 * wide + _BYTES[recipe.weights] * (total - wide))
+    return PlannedVariant(name, recipe.path, recipe.weights, 4 * wide + _BYTES[recipe.weights] * (total - wide))
 
 
 def _paths(graph: str) -> set[str]:
@@ -107,13 +107,13 @@ def _paths(graph: str) -> set[str]:
     return {graph, path.with_suffix(".bin").as_posix()} if path.suffix == ".xml" else {graph}
 
 
-def _written(ready: Ready) -> tuple[set[str], str]:
+def _written(ready: ExportInputs) -> tuple[set[str], str]:
     """What would be copied, and the fingerprint: the small files are written for real, elsewhere."""
     with tempfile.TemporaryDirectory() as name:
         folder, checkpoint = Path(name), ready.checkpoint
         layout.copy(checkpoint.folder, folder, checkpoint.tokenizer_json)
         model = fingerprint(checkpoint.source, checkpoint.pipeline, sha256_of(folder / TOKENIZER))
-        return set(sealed.present(folder)), model
+        return set(sealed.list_files(folder)), model
 
 
 def _require_room(out: Path, size: int) -> None:
@@ -125,7 +125,7 @@ def _require_room(out: Path, size: int) -> None:
         )
 
 
-def table(planned: Plan) -> Table:
+def table(planned: DryRun) -> Table:
     """The plan, to read."""
     shown = Table(
         box=SIMPLE,

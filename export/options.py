@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from embedship.bundle import Floors, Objective, Precision, Task
+from embedship.bundle import Objective, ParityFloors, Precision, Task
 from embedship.export.gates import parity
-from embedship.export.variants.converter import Converter
-from embedship.export.variants.targets import Target
+from embedship.export.variants.converter import GraphConverter
+from embedship.export.variants.targets import HardwareTarget
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
+class ExportOptions:
     """What an export may be told; the defaults are those of the command."""
 
     task: Task = Task.EMBED
@@ -23,7 +23,7 @@ class Wishes:
     max_recall_drop: float | None = None
     objective: Objective = Objective.THROUGHPUT
     variants: tuple[str, ...] = ()
-    floors: dict[Precision, Floors] = field(default_factory=lambda: dict(parity.FLOORS))
+    floors: dict[Precision, ParityFloors] = field(default_factory=lambda: dict(parity.FLOORS))
     name: str | None = None
     seed: int = 0
     force: bool = False
@@ -32,7 +32,7 @@ class Wishes:
     normalize: bool = False
     allow_pickle: tuple[str, ...] = ()
     trust_remote_code: str | None = None
-    target: Target = Target.AUTO
-    converter: Converter = Converter.EMBEDSHIP
+    target: HardwareTarget = HardwareTarget.AUTO
+    converter: GraphConverter = GraphConverter.EMBEDSHIP
     sign: Path | None = None
     skip_failed: bool = False  # a named variant may be left out, too

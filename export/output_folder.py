@@ -11,17 +11,17 @@ from embedship.errors import UsageError
 from embedship.files import atomic_folder
 
 
-def workshop(target: Path, force: bool) -> AbstractContextManager[Path]:
+def output_folder(target: Path, force: bool) -> AbstractContextManager[Path]:
     """Yield an empty folder that becomes `target` if the block ends well, and is removed if it does not.
 
     An existing `target` is refused, unless it is an empty folder, or a bundle and `force` is given: nothing but a
     bundle is ever replaced.
     """
-    return atomic_folder.staged(target, lambda found: _require_replaceable(found, force))
+    return atomic_folder.write_folder_atomically(target, lambda found: _require_replaceable(found, force))
 
 
 def refuse_occupied(target: Path, force: bool) -> None:
-    """Raise UsageError for a `target` that `workshop` would refuse."""
+    """Raise UsageError for a `target` that `output_folder` would refuse."""
     atomic_folder.refuse_occupied(target, lambda found: _require_replaceable(found, force))
 
 

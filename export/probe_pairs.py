@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from embedship import stdlib_docs
-from embedship.bundle import TOKENIZER, Pipeline, Task
+from embedship.bundle import TOKENIZER, ModelSpec, Task
 from embedship.codes import Vectors
 from embedship.errors import UsageError
 from embedship.export import probe_texts
@@ -26,14 +26,14 @@ _PASSAGES = (0, 1, 2, 50, 500)
 _TIE = 1e-4
 
 
-class Pair(msgspec.Struct, frozen=True):
+class ProbePair(msgspec.Struct, frozen=True):
     """A line of --texts of a re-ranker."""
 
     query: str
     text: str
 
 
-def hostile(tokenizer: Tokenizer, pipeline: Pipeline) -> list[Text]:
+def hostile(tokenizer: Tokenizer, pipeline: ModelSpec) -> list[Text]:
     """The hostile texts; for a re-ranker each as the passage of a query, as the query, and beside another."""
     texts = probe_texts.hostile(tokenizer, min(pipeline.max_tokens, probe_texts.LONGEST))
     if pipeline.task is Task.EMBED:
@@ -45,7 +45,7 @@ def hostile(tokenizer: Tokenizer, pipeline: Pipeline) -> list[Text]:
 def real(file: Path | None) -> list[Text]:
     """The pairs of a JSON Lines file, those of a query together; without one, questions of Python's documentation."""
     if file is not None:
-        found = dict.fromkeys((row.query, row.text) for row in jsonl.read(file, Pair) if row.text.strip())
+        found = dict.fromkeys((row.query, row.text) for row in jsonl.read(file, ProbePair) if row.text.strip())
         groups: dict[str, list[Text]] = {}
         for pair in found:
             groups.setdefault(pair[0], []).append(pair)
@@ -88,7 +88,7 @@ def concordance(pairs: Sequence[Text], found: Vectors, expected: Vectors) -> flo
     return right / seen if seen else 1.0
 
 
-def require_same_tokens(loaded: Any, pipeline: Pipeline, tokenizer_json: str) -> None:
+def require_same_tokens(loaded: Any, pipeline: ModelSpec, tokenizer_json: str) -> None:
     """Compare the frozen tokenizer with the checkpoint's own on hostile pairs: ids, and token types where it has them.
 
     Raises UsageError on the first difference, and where types are not 0 and then 1, which is all our graphs are given.

@@ -84,7 +84,7 @@ def real(file: Path | None) -> list[str]:
     Raises UsageError naming the first bad line.
     """
     if file is not None:
-        return list(dict.fromkeys(row.text for row in jsonl.read(file, jsonl.Text) if row.text.strip()))
+        return list(dict.fromkeys(row.text for row in jsonl.read(file, jsonl.TextLine) if row.text.strip()))
     return [text for entry in stdlib_docs.entries() for text in (entry.summary, entry.body)]
 
 

@@ -28,7 +28,7 @@ def stay_offline() -> None:
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
-def as_given() -> dict[str, str]:
+def original_environment() -> dict[str, str]:
     """The environment without stay_offline(), for the process that fetches a checkpoint by its id."""
     kept = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
     return kept if _OFFLINE is None else {**kept, "HF_HUB_OFFLINE": _OFFLINE}

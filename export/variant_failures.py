@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from embedship.bundle import LeftOut, Stage, Variant
+from embedship.bundle import ExportStage, LeftOut, Variant
 from embedship.errors import GateError, MissingExtra, UsageError
-from embedship.export.steps import Steps
+from embedship.export.steps import StepTimer
 from embedship.export.variants.recipes import PLAIN
 from embedship.files import sealed
 
@@ -16,13 +16,13 @@ from embedship.files import sealed
 class VariantError(GateError):
     """A variant could not be made, or failed a check. `reason` has no full stop at its end."""
 
-    def __init__(self, name: str, stage: Stage, reason: str) -> None:
+    def __init__(self, name: str, stage: ExportStage, reason: str) -> None:
         super().__init__(f"{name} failed ({stage}): {reason}")
         self.name, self.stage, self.reason = name, stage, reason
 
 
 @contextmanager
-def failing(name: str, stage: Stage) -> Iterator[None]:
+def failing(name: str, stage: ExportStage) -> Iterator[None]:
     """Turn every exception of the block into a VariantError of this variant and stage; a VariantError stays."""
     try:
         yield
@@ -32,10 +32,10 @@ def failing(name: str, stage: Stage) -> Iterator[None]:
         raise VariantError(name, stage, _reason(error)) from error
 
 
-class Failures:
+class VariantFailures:
     """What failed in one export. `left_out` lists the variants that it goes on without."""
 
-    def __init__(self, folder: Path, wanted: Sequence[str], named: bool, steps: Steps) -> None:
+    def __init__(self, folder: Path, wanted: Sequence[str], named: bool, steps: StepTimer) -> None:
         """`wanted` are all variants to be made; `named` says that none of them may be left out."""
         self._folder, self._wanted, self._named, self._steps = folder, wanted, named, steps
         self.left_out: list[LeftOut] = []
@@ -61,11 +61,11 @@ class Failures:
     @contextmanager
     def cleaning(self) -> Iterator[None]:
         """Remove the files that the block has added below the folder, if it fails."""
-        before = sealed.present(self._folder)
+        before = sealed.list_files(self._folder)
         try:
             yield
         except VariantError:
-            for path in sealed.present(self._folder).keys() - before.keys():
+            for path in sealed.list_files(self._folder).keys() - before.keys():
                 (self._folder / path).unlink()
             raise
 
@@ -75,7 +75,7 @@ class Failures:
         return [variant for variant in variants if variant.name not in failed]
 
     def _cure(self, failure: VariantError) -> str:
-        lower = "lower the floor if you accept the loss" if failure.stage is Stage.PARITY else ""
+        lower = "lower the floor if you accept the loss" if failure.stage is ExportStage.PARITY else ""
         if failure.name == PLAIN:
             cure = f": {lower}" if lower else ""
             return f"Every other variant is made from {PLAIN}, so it cannot be left out{cure}."

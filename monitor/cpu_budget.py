@@ -6,7 +6,7 @@ from collections.abc import Callable
 BURST_SECONDS = 10.0  # what was not spent is kept this long
 
 
-class Allowance:
+class CpuBudget:
     """Spend first, earn it back later: the cost of an exact search is known only when it is done.
 
     >>> allowance = Allowance(0.5, clock=lambda: 100.0)

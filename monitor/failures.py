@@ -11,7 +11,7 @@ import msgspec
 logger = logging.getLogger(__name__)
 
 
-class Part(StrEnum):
+class MonitorPart(StrEnum):
     """Where a failure happened."""
 
     OBSERVE = "observe"
@@ -23,7 +23,7 @@ class Part(StrEnum):
     SNAPSHOT = "snapshot"
 
 
-class Failures(msgspec.Struct, frozen=True):
+class FailureCounts(msgspec.Struct, frozen=True):
     """Exceptions, by part."""
 
     observe: int = 0
@@ -35,7 +35,7 @@ class Failures(msgspec.Struct, frozen=True):
     snapshot: int = 0
 
 
-class Faults:
+class FailureCounter:
     """Thread-safe.
 
     >>> faults = Faults()
@@ -46,11 +46,11 @@ class Faults:
     """
 
     def __init__(self) -> None:
-        self.failures = Failures()
+        self.failures = FailureCounts()
         self._lock = Lock()
 
     @contextmanager
-    def guard(self, part: Part) -> Iterator[None]:
+    def guard(self, part: MonitorPart) -> Iterator[None]:
         """Count and log what is raised inside."""
         try:
             yield

@@ -11,19 +11,19 @@ from typing import Self
 import msgspec
 
 from embedship.monitor import snapshot
-from embedship.monitor.canary import Canary, CanaryReport
-from embedship.monitor.diagnosis import Cause, Change, Diagnosis, Signals, diagnose
-from embedship.monitor.drift.window import Window
+from embedship.monitor.canary import CanaryMonitor, CanaryReport
+from embedship.monitor.diagnosis import BaselineChange, Diagnosis, DiagnosisCause, MonitorSignals, diagnose
+from embedship.monitor.drift.window import QueryWindow
 from embedship.monitor.errors import MonitorError
-from embedship.monitor.failures import Failures, Faults, Part
-from embedship.monitor.observer import Observer, Report
-from embedship.monitor.onset import Onset
-from embedship.monitor.recall.candidate import CandidateReport, Comparison
-from embedship.monitor.recall.feedback import Feedback, FeedbackReport
-from embedship.monitor.recall.probes import ProbeReport, Probes
+from embedship.monitor.failures import FailureCounter, FailureCounts, MonitorPart
+from embedship.monitor.observer import ObserverReport, QueryObserver
+from embedship.monitor.onset import StateTimer
+from embedship.monitor.recall.candidate import CandidateComparison, CandidateReport
+from embedship.monitor.recall.feedback import FeedbackRecall, FeedbackReport
+from embedship.monitor.recall.probes import ProbeRecall, ProbeReport
 from embedship.monitor.recall.rolling import baseline_of
-from embedship.monitor.snapshot import Origin, Remembered
-from embedship.monitor.state import State
+from embedship.monitor.snapshot import BaselineOrigin, MonitorState
+from embedship.monitor.state import SignalState
 
 logger = logging.getLogger(__name__)
 
@@ -45,22 +45,23 @@ class SnapshotReport(msgspec.Struct, frozen=True):
     restored: bool = False
 
 
-class Status(msgspec.Struct, frozen=True):
+class MonitorStatus(msgspec.Struct, frozen=True):
     """Everything the monitor knows, at one moment. `began` holds, by signal, since when its state is what it is."""
 
     diagnosis: Diagnosis
     began: dict[str, float]
     canary: CanaryReport
-    queries: Report
+    queries: ObserverReport
     probe: ProbeReport | None
     feedback: FeedbackReport | None
     snapshot: SnapshotReport
-    failures: Failures
+    failures: FailureCounts
     candidate: CandidateReport | None = None  # None: none is compared
 
 
-class Watch:
-    """Canary, probes and feedback are fed on one thread, the event loop's; `report` and `remembered` belong there, too.
+class QualityMonitor:
+    """Canary, probes and feedback are fed on one thread, the event loop's; `report` and `state_to_save` belong there,
+    too.
 
     `index` and `probe_digest` say what recall is bound to. A baseline outlives what it was measured on: that of shadow
     recall another index of the same model, that of the probes another model, so that a worse one is seen to be worse.
@@ -69,12 +70,12 @@ class Watch:
     def __init__(
         self,
         fingerprint: str,
-        observer: Observer,
-        canary: Canary,
+        observer: QueryObserver,
+        canary: CanaryMonitor,
         *,
-        probes: Probes | None = None,
-        feedback: Feedback | None = None,
-        comparison: Comparison | None = None,
+        probes: ProbeRecall | None = None,
+        feedback: FeedbackRecall | None = None,
+        comparison: CandidateComparison | None = None,
         index: str = "",
         probe_digest: str = "",
         folder: Path | None = None,
@@ -84,24 +85,24 @@ class Watch:
         self.observer, self.canary, self.probes, self.feedback = observer, canary, probes, feedback
         self._comparison = comparison
         self._index, self._probe_digest = index, probe_digest
-        self._origin: Origin | None = None  # of the baseline of the probes; None: what is here now
+        self._origin: BaselineOrigin | None = None  # of the baseline of the probes; None: what is here now
         self._folder = folder
         self._clock = clock
-        self._onsets = {name: Onset(State.UNKNOWN) for name in Signals.__struct_fields__}
-        self._onsets[CAUSE] = Onset(Cause.UNKNOWN)
+        self._onsets = {name: StateTimer(SignalState.UNKNOWN) for name in MonitorSignals.__struct_fields__}
+        self._onsets[CAUSE] = StateTimer(DiagnosisCause.UNKNOWN)
         self._snapshot = SnapshotReport()
         self._writing = Lock()  # the last snapshot of a server must not be overtaken by the one before
 
     @property
-    def faults(self) -> Faults:
+    def faults(self) -> FailureCounter:
         return self.observer.faults
 
-    def report(self) -> Status:
+    def report(self) -> MonitorStatus:
         queries, canary = self.observer.report(), self.canary.report()
         probe = self.probes.report() if self.probes else None
         feedback = self.feedback.report() if self.feedback else None
-        judged = feedback is not None and feedback.recall.state is not State.UNKNOWN
-        signals = Signals(
+        judged = feedback is not None and feedback.recall.state is not SignalState.UNKNOWN
+        signals = MonitorSignals(
             canary=canary.state,
             drift=queries.drift.state if self.observer.watches_drift else None,
             shadow=queries.shadow.recall.state if self.observer.watches_recall else None,
@@ -111,7 +112,7 @@ class Watch:
         )
         now = self._clock()
         diagnosis = diagnose(signals, self._changed(queries, probe))
-        return Status(
+        return MonitorStatus(
             diagnosis=msgspec.structs.replace(diagnosis, since=self._onsets[CAUSE].since(diagnosis.cause, now)),
             began=self._began(signals, now),
             canary=canary,
@@ -123,22 +124,22 @@ class Watch:
             candidate=self._comparison.report() if self._comparison else None,
         )
 
-    def _changed(self, queries: Report, probe: ProbeReport | None) -> Change:
+    def _changed(self, queries: ObserverReport, probe: ProbeReport | None) -> BaselineChange:
         """What is no longer what a baseline was measured on, if recall may have fallen for it."""
         if self.probes and (self._origin is None or self.probes.confirmed):
-            self._origin = Origin(self._fingerprint, self._index, self.probes.missing)
+            self._origin = BaselineOrigin(self._fingerprint, self._index, self.probes.missing)
         if self.probes and probe and self._origin:
             lost = (probe.missing - self._origin.missing) / len(self.probes.labels)
             fallen = probe.recall.baseline - probe.recall.rolling
             if lost > 0 and lost >= EXPLAINED * fallen:
-                return Change.DOCUMENTS
+                return BaselineChange.DOCUMENTS
             if self._origin.model != self._fingerprint:
-                return Change.MODEL
+                return BaselineChange.MODEL
             if self._origin.index != self._index:
-                return Change.INDEX
-        return Change.INDEX if queries.shadow.recall.inherited else Change.NOTHING
+                return BaselineChange.INDEX
+        return BaselineChange.INDEX if queries.shadow.recall.inherited else BaselineChange.NOTHING
 
-    def _began(self, signals: Signals, now: float) -> dict[str, float]:
+    def _began(self, signals: MonitorSignals, now: float) -> dict[str, float]:
         states = msgspec.structs.asdict(signals).items()
         return {name: self._onsets[name].since(state, now) for name, state in states if state is not None}
 
@@ -149,14 +150,14 @@ class Watch:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """What still waits is looked at, the snapshot is written, the thread is joined."""
         self.observer.flush(FLUSH_SECONDS)
-        self.save(self.remembered())
+        self.save(self.state_to_save())
         self.observer.close()
 
-    def retire(self) -> None:
+    def stop_saving(self) -> None:
         """Another one has taken up what was remembered: write nothing over it."""
         self._folder = None
 
-    def restore(self, before: "Watch | None" = None) -> None:
+    def restore(self, before: "QualityMonitor | None" = None) -> None:
         """Go on where the last server of this model ended; before the observer starts. Never raises.
 
         `before` is the one that this one replaces in a running server: without a folder, its memory is taken up.
@@ -164,14 +165,16 @@ class Watch:
         try:
             found, others = self._found(before)
             if found:
-                self._take_up(*found)
+                self._restore_from(*found)
         except (MonitorError, ValueError) as error:
             logger.warning("the monitor begins anew: %s", error)
             others = snapshot.others(self._folder, self._fingerprint) if self._folder else []
         for other in others:
             self._inherit(other)
 
-    def _found(self, before: "Watch | None") -> tuple[tuple[Remembered, Window | None] | None, list[Remembered]]:
+    def _found(
+        self, before: "QualityMonitor | None"
+    ) -> tuple[tuple[MonitorState, QueryWindow | None] | None, list[MonitorState]]:
         """What is remembered of this model, and of others, newest first. Raises SnapshotUnreadable."""
         if self._folder:
             found = snapshot.read(self._folder, self._fingerprint)
@@ -179,23 +182,23 @@ class Watch:
         if before is None:
             return None, []
         shadow, window = before.observer.memory()
-        remembered = msgspec.structs.replace(before.remembered(), shadow=shadow)
+        remembered = msgspec.structs.replace(before.state_to_save(), shadow=shadow)
         if remembered.fingerprint == self._fingerprint:
             return (remembered, window), []
         return None, [remembered]
 
-    def _inherit(self, other: Remembered) -> None:
+    def _inherit(self, other: MonitorState) -> None:
         """The same probes, with another model: what it found is what this one has to find."""
         probe = other.probe
         if not self.probes or self.probes.recall.baseline or not probe or not probe.baseline:
             return
         if other.probes == self._probe_digest:
             self.probes.inherit(probe.baseline, other.ndcg_baseline)
-            self._origin = other.origin or Origin(other.fingerprint, other.index)
+            self._origin = other.origin or BaselineOrigin(other.fingerprint, other.index)
 
-    def remembered(self) -> Remembered:
+    def state_to_save(self) -> MonitorState:
         """What must not be forgotten, but for what the observer knows."""
-        return Remembered(
+        return MonitorState(
             fingerprint=self._fingerprint,
             created=self._clock(),
             index=self._index,
@@ -208,11 +211,11 @@ class Watch:
             began={name: onset.began for name, onset in self._onsets.items() if onset.began},
         )
 
-    def save(self, remembered: Remembered) -> None:
+    def save(self, remembered: MonitorState) -> None:
         """Write the snapshot; from any thread that may wait for a disk. A full disk is counted, and tried again."""
         if self._folder is None:
             return
-        with self._writing, self.faults.guard(Part.SNAPSHOT):
+        with self._writing, self.faults.guard(MonitorPart.SNAPSHOT):
             shadow, window = self.observer.memory()
             size = snapshot.write(self._folder, msgspec.structs.replace(remembered, shadow=shadow), window)
             written = self._snapshot.written + 1
@@ -220,14 +223,14 @@ class Watch:
                 self._snapshot, written=written, bytes=size, written_at=self._clock()
             )
 
-    def _take_up(self, found: Remembered, window: Window | None) -> None:
+    def _restore_from(self, found: MonitorState, window: QueryWindow | None) -> None:
         same = found.index == self._index
         if found.shadow and not same and (baseline := baseline_of(found.shadow)):
             self.observer.inherit(baseline)
         self.observer.remember(found.shadow if same else None, window)
         if self.probes and found.probe and found.probes == self._probe_digest:
             self.probes.remember(found.probe, found.ndcg_baseline)
-            self._origin = found.origin or Origin(found.fingerprint, found.index)
+            self._origin = found.origin or BaselineOrigin(found.fingerprint, found.index)
         if self.feedback:
             if found.feedback and found.index == self._index:
                 self.feedback.recall.remember(found.feedback)

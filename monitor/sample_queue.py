@@ -14,7 +14,7 @@ GATHERED_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sampled:
+class QuerySample:
     """Queries of one call that were picked: n rows, each for drift, for recall, or for both."""
 
     vectors: NDArray[np.float32]  # (n, d), a copy: the caller may reuse its memory
@@ -27,7 +27,7 @@ class Sampled:
     exact: Callable[[NDArray[np.float32], int], NDArray[np.int64]] | None = None  # of the index that answered
 
 
-class Intake:
+class SampleQueue:
     """First in, first out, at most `capacity` queries: what does not fit is refused, never waited for.
 
     An Event in the queue marks a place: whoever takes it out knows that everything before has been taken.
@@ -37,11 +37,11 @@ class Intake:
         self.capacity = capacity
         self.closed = False
         self._changed = Condition()
-        self._items: deque[Sampled | Event] = deque()
+        self._items: deque[QuerySample | Event] = deque()
         self._queries = 0
         self._marked = False
 
-    def offer(self, sampled: Sampled) -> bool:
+    def offer(self, sampled: QuerySample) -> bool:
         """Return whether there was room."""
         with self._changed:
             if self.closed or self._queries + len(sampled.vectors) > self.capacity:
@@ -61,7 +61,7 @@ class Intake:
             self._changed.notify()
         return event
 
-    def take(self, timeout: float) -> list[Sampled | Event]:
+    def take(self, timeout: float) -> list[QuerySample | Event]:
         """Return what came, oldest first, and what came soon after; nothing after timeout seconds, or when closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._items or self.closed, timeout)

@@ -19,28 +19,28 @@ from embedship.serve.errors import Unauthorised
 _SECRETS = frozenset({"EMBEDSHIP_MILVUS_TOKEN"})
 
 
-class Purpose(NamedTuple):
+class KeyScope(NamedTuple):
     """Where the keys are found: a variable, and a file that an option names."""
 
     variable: str
     option: str
 
 
-API = Purpose("EMBEDSHIP_API_KEYS", "--api-key-file")
-ADMIN = Purpose("EMBEDSHIP_ADMIN_KEYS", "--admin-key-file")
-WRITE = Purpose("EMBEDSHIP_WRITE_KEYS", "--write-key-file")
+API = KeyScope("EMBEDSHIP_API_KEYS", "--api-key-file")
+ADMIN = KeyScope("EMBEDSHIP_ADMIN_KEYS", "--admin-key-file")
+WRITE = KeyScope("EMBEDSHIP_WRITE_KEYS", "--write-key-file")
 SHORTEST = 16  # characters; a key is made by a program, for example `openssl rand -hex 32`
 _SCHEME = b"bearer "
 
 
-class Keys:
+class ApiKeys:
     """Only digests are held, and no key is ever printed."""
 
     def __init__(self, keys: Iterable[str] = ()) -> None:
         self._digests = tuple(dict.fromkeys(_digest(key.encode()) for key in keys))
 
     @classmethod
-    def open(cls, file: Path | None, environment: Mapping[str, str] = os.environ, purpose: Purpose = API) -> Self:
+    def open(cls, file: Path | None, environment: Mapping[str, str] = os.environ, purpose: KeyScope = API) -> Self:
         """The keys of a file, one a line, and those of the variable, with white space between them.
 
         In a file, empty lines and lines that begin with # mean nothing. Raises UsageError for a file that holds no
@@ -64,9 +64,9 @@ class Keys:
         """The keys of a file, for a client. Raises UsageError for a file that holds none."""
         return list(_read(file, API.option).values())
 
-    def __or__(self, others: Keys) -> Keys:
+    def __or__(self, others: ApiKeys) -> ApiKeys:
         """Whoever has one of either."""
-        both = Keys()
+        both = ApiKeys()
         both._digests = tuple(dict.fromkeys((*self._digests, *others._digests)))
         return both
 

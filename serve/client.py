@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from embedship.errors import EngineError, UsageError
-from embedship.serve.api_keys import API, Keys
+from embedship.serve.api_keys import API, ApiKeys
 
 T = TypeVar("T")
 
@@ -26,14 +26,14 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         return None  # then the redirect is raised as an HTTPError
 
 
-class Asker:
+class ServerClient:
     """A client of one server. Raises EngineError when it does not answer as it should, UsageError when it refuses."""
 
     def __init__(self, url: str, api_key_file: Path | None, timeout: float) -> None:
         if not url.startswith(("http://", "https://")):
             raise UsageError(f"{url} is no address: give http://HOST:PORT")
         self.url = url.rstrip("/")
-        found = Keys.read(api_key_file) if api_key_file else os.environ.get(API.variable, "").split()
+        found = ApiKeys.read(api_key_file) if api_key_file else os.environ.get(API.variable, "").split()
         key = found[0] if found else None
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._timeout = timeout

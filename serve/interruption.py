@@ -26,7 +26,7 @@ class Holder(Protocol):
         """Give it back when `done` is done."""
 
 
-class Stopped(Exception):
+class WorkStopped(Exception):
     """The work was given up; nobody waits for it."""
 
 
@@ -44,7 +44,7 @@ class StopSignal:
             return work()
         except sqlite3.OperationalError as error:
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
-                raise Stopped from None
+                raise WorkStopped from None
             raise
         finally:
             _CURRENT.reset(token)
@@ -62,7 +62,7 @@ def requested() -> bool:
 def check() -> None:
     """Raise Stopped where it is."""
     if requested():
-        raise Stopped
+        raise WorkStopped
 
 
 def interruptible(connection: sqlite3.Connection) -> sqlite3.Connection:

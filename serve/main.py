@@ -17,11 +17,11 @@ from embedship import hardware
 from embedship.distributions import conflicts
 from embedship.errors import EmbedshipError, UsageError
 from embedship.serve.http.app import App
-from embedship.serve.http.connection import PROBE_CONNECTIONS, Gate, Limits
+from embedship.serve.http.connection import PROBE_CONNECTIONS, ConnectionLimiter, ConnectionLimits
 from embedship.serve.http.routes.health import beside
 from embedship.serve.http.routes.info import info
-from embedship.serve.http.server import Server, Side, listen
-from embedship.serve.service.state import House
+from embedship.serve.http.server import GracefulServer, MetricsListener, bind_socket
+from embedship.serve.service.state import ServerState
 from embedship.serve.settings import Settings
 from embedship.serve.telemetry import logs, tracing
 from embedship.serve.telemetry.logs import LogFormat
@@ -45,7 +45,7 @@ def run(settings: Settings) -> None:
     """Serve until a signal says stop. Raises EmbedshipErrors before it listens, none after."""
     began = time.perf_counter()
     os.environ[logs.VARIABLE] = settings.log_format
-    logs.begin(settings.log_format)
+    logs.configure_logging(settings.log_format)
     try:
         _run(settings, began)
     except EmbedshipError as error:
@@ -61,49 +61,51 @@ def _run(settings: Settings, began: float) -> None:
     # A second series for each counter, which no query here uses.
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     _allow_files(settings.connections + PROBE_CONNECTIONS + _FILES)
-    listener = listen(settings.host, settings.port)
+    listener = bind_socket(settings.host, settings.port)
     aside = _metrics_listener(settings)
     for sentence in conflicts():
         logger.warning("%s", sentence)
     for line in settings.lines():
-        _say(line)
-    with House.open(settings) as house:
-        _introduce(house)
-        traces = tracing.opened(os.environ)
+        _log(line)
+    with ServerState.open(settings) as house:
+        _log_summary(house)
+        traces = tracing.tracer_from_environment(os.environ)
         app = App(house, traces)
-        gate = Gate(_limits(settings), app.refuse, house.metrics.cut)
+        gate = ConnectionLimiter(_limits(settings), app.refuse, house.metrics.cut)
         side = None
         if aside:
             watched = App(house, offer=beside)
-            side = Side(watched, aside, Gate(gate.limits, watched.refuse, house.metrics.cut))
-            _say(f"metrics at {_url(aside)}/metrics, for everybody who reaches that address")
+            side = MetricsListener(watched, aside, ConnectionLimiter(gate.limits, watched.refuse, house.metrics.cut))
+            _log(f"metrics at {_url(aside)}/metrics, for everybody who reaches that address")
 
         async def rounds() -> None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app.reload.signalled)
             try:
-                await house.rounds()
+                await house.run_background_tasks()
             finally:
-                end_within(LAST_SECONDS)
+                force_exit_after(LAST_SECONDS)
 
         def listening() -> None:
-            _say(f"ready in {time.perf_counter() - began:.1f} s, listening on {_url(listener)}")
+            _log(f"ready in {time.perf_counter() - began:.1f} s, listening on {_url(listener)}")
 
-        server = Server(app, listener, gate, house.drain, listening, rounds, side)
+        server = GracefulServer(app, listener, gate, house.drain, listening, rounds, side)
         house.metrics.connections.set_function(lambda: len(server.server_state.connections))
         server.run()
         if traces:
             traces.close()
-    _say("stopped")
+    _log("stopped")
 
 
-def _limits(settings: Settings) -> Limits:
-    return Limits(**{name: getattr(settings, name) for name in Limits.__slots__})
+def _limits(settings: Settings) -> ConnectionLimits:
+    return ConnectionLimits(**{name: getattr(settings, name) for name in ConnectionLimits.__slots__})
 
 
 def _metrics_listener(settings: Settings) -> socket.socket | None:
     if settings.metrics_port is None:
         return None
-    return listen(settings.metrics_host or settings.host, settings.metrics_port, "--metrics-host or --metrics-port")
+    return bind_socket(
+        settings.metrics_host or settings.host, settings.metrics_port, "--metrics-host or --metrics-port"
+    )
 
 
 def _allow_files(count: int) -> None:
@@ -118,7 +120,7 @@ def _allow_files(count: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
 
 
-def end_within(seconds: float) -> None:
+def force_exit_after(seconds: float) -> None:
     """End the process then, whatever still hangs in a device or a disk: who drains a server waits for its exit."""
 
     def end() -> None:
@@ -130,38 +132,38 @@ def end_within(seconds: float) -> None:
     last.start()
 
 
-def _introduce(house: House) -> None:
+def _log_summary(house: ServerState) -> None:
     service = house.service
     told, golden, machine = info(service), service.golden, hardware.machine()
-    _say(f"model {told.model_id}, {told.dimension} dimensions, fingerprint {told.fingerprint}")
-    _say(f"variant {told.variant}: {told.runtime}, {told.precision}, {told.streams} streams")
-    _say(f"devices: {', '.join(each.name for each in told.devices)}")
-    _say(f"golden texts: {golden.texts}, cosine to the checkpoint min {golden.minimum:.5f}, mean {golden.mean:.5f}")
+    _log(f"model {told.model_id}, {told.dimension} dimensions, fingerprint {told.fingerprint}")
+    _log(f"variant {told.variant}: {told.runtime}, {told.precision}, {told.streams} streams")
+    _log(f"devices: {', '.join(each.name for each in told.devices)}")
+    _log(f"golden texts: {golden.texts}, cosine to the checkpoint min {golden.minimum:.5f}, mean {golden.mean:.5f}")
     for model in service.models:
         if certified := model.encoder.shapes:
             say = logger.warning if certified.wrong else logger.info
             say("shapes of batches: %s (%s)", remark(certified), certified.runtime)
     if told.index:
-        _say(f"index: {told.index.size} documents in {told.index.rows} rows, {told.index.kind}")
+        _log(f"index: {told.index.size} documents in {told.index.rows} rows, {told.index.kind}")
     if told.reranker:
         ranks = told.reranker
-        _say(f"re-ranker: {ranks.model_id}, fingerprint {ranks.fingerprint[:12]}, {ranks.variant}, {ranks.precision}")
+        _log(f"re-ranker: {ranks.model_id}, fingerprint {ranks.fingerprint[:12]}, {ranks.variant}, {ranks.precision}")
         pairs = ranks.golden
-        _say(f"golden pairs: {pairs.texts}, likeness to the checkpoint min {pairs.minimum:.5f}, mean {pairs.mean:.5f}")
+        _log(f"golden pairs: {pairs.texts}, likeness to the checkpoint min {pairs.minimum:.5f}, mean {pairs.mean:.5f}")
     if service.candidate:
         compared = service.candidate.comparison.report()
-        _say(f"candidate: fingerprint {compared.fingerprint[:12]}, index {compared.index[:12]}")
+        _log(f"candidate: fingerprint {compared.fingerprint[:12]}, index {compared.index[:12]}")
     if probes := service.watch.probes:
-        _say(f"probes: {len(probes.probes)}, {probes.missing} labels name documents that the index does not hold")
-    _say(f"machine: {machine.cpu}, {machine.cores:g} cores, {' '.join(machine.isa)}")
-    level, guard = _guard(house)
+        _log(f"probes: {len(probes.probes)}, {probes.missing} labels name documents that the index does not hold")
+    _log(f"machine: {machine.cpu}, {machine.cores:g} cores, {' '.join(machine.isa)}")
+    level, guard = _auth_summary(house)
     logger.log(level, "%s", guard)
     for model in service.models:
         if model.remark:
             logger.warning("%s", model.remark)
 
 
-def _guard(house: House) -> tuple[int, str]:
+def _auth_summary(house: ServerState) -> tuple[int, str]:
     """How it is guarded, and at which level to say so."""
     admin = f", admin keys: {len(house.admin) or 'none'}"
     if keys := len(house.keys):
@@ -176,5 +178,5 @@ def _url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _say(line: str) -> None:
+def _log(line: str) -> None:
     logger.info("%s", line)

@@ -135,14 +135,14 @@ class Ours:
         from embedship import variant_choice
         from embedship.bundle import Bundle
         from embedship.encoder import Encoder
-        from embedship.serve.documents.changes import Pieces
+        from embedship.serve.documents.changes import ChunkedDocuments
         from embedship.serve.documents.store import Document
-        from embedship.serve.indexing.build import Wishes, build
-        from embedship.serve.live.backend import Local
-        from embedship.serve.live.index import LiveIndex
-        from embedship.serve.service.collection import Shelf
+        from embedship.serve.indexing.build import IndexOptions, build
+        from embedship.serve.live.backend import FolderBackend
+        from embedship.serve.live.index import MutableIndex
+        from embedship.serve.service.collection import Collection
 
-        self._document, self._pieces = Document, Pieces
+        self._document, self._pieces = Document, ChunkedDocuments
         opened = Bundle.open(bundle)
         if fresh:
             lines = folder.with_suffix(".jsonl")
@@ -150,16 +150,16 @@ class Ours:
             lines.write_text("".join(json.dumps(row) + "\n" for row in rows))
             with Encoder.open(opened) as encoder:
                 variant = variant_choice.variant(opened).name
-                build(encoder, variant, lines, folder, Wishes(), lambda *_: None)
-        self._live = LiveIndex.open(folder, opened, writable=True)
-        self._shelf = Shelf(Local(self._live.share()), "", vectors[:1])
+                build(encoder, variant, lines, folder, IndexOptions(), lambda *_: None)
+        self._live = MutableIndex.open(folder, opened, writable=True)
+        self._shelf = Collection(FolderBackend(self._live.share()), "", vectors[:1])
 
     def write(self, ids, texts, vectors):
         documents = [self._document(id, text) for id, text in zip(ids, texts, strict=True)]
         self._live.write([*self._pieces.of(documents, None).puts(vectors)])
 
     def search(self, query):
-        found = self._shelf.find(query[None], K)
+        found = self._shelf.search_sync(query[None], K)
         return [hit.document.id for hit in found.hits[0]]
 
     def holds(self, id):

@@ -20,7 +20,7 @@ from embedship.bundle.manifest import (
     SIGNATURE,
     TASK_FORMAT,
     TOKENIZER,
-    Manifest,
+    BundleManifest,
     Runtime,
     Task,
     Variant,
@@ -28,14 +28,14 @@ from embedship.bundle.manifest import (
 )
 from embedship.errors import UnsafeError, UsageError
 from embedship.files import sealed
-from embedship.files.sealed import File
+from embedship.files.sealed import SealedFile
 
 
 class Bundle(msgspec.Struct, frozen=True):
     """An opened bundle: its folder and its manifest."""
 
     folder: Path
-    manifest: Manifest
+    manifest: BundleManifest
 
     @classmethod
     def open(cls, folder: Path | str) -> Self:
@@ -44,14 +44,18 @@ class Bundle(msgspec.Struct, frozen=True):
         Raises UsageError when the folder holds no bundle, UnsafeError when the manifest contradicts itself.
         """
         path = Path(folder) / MANIFEST
-        manifest = sealed.read(path, Manifest, (FORMAT, TASK_FORMAT), "bundle")
+        manifest = sealed.read(path, BundleManifest, (FORMAT, TASK_FORMAT), "bundle")
         _require_consistent(manifest, path)
         return cls(path.parent, manifest)
 
     @classmethod
-    def write(cls, folder: Path, manifest: Manifest) -> Self:
+    def write(cls, folder: Path, manifest: BundleManifest) -> Self:
         """Hash every file that lies in `folder`, then write the manifest last."""
-        files = {name: File.of(folder / name) for name in sealed.present(folder) if name not in {MANIFEST, SIGNATURE}}
+        files = {
+            name: SealedFile.of(folder / name)
+            for name in sealed.list_files(folder)
+            if name not in {MANIFEST, SIGNATURE}
+        }
         return cls(folder, sealed.write(folder / MANIFEST, msgspec.structs.replace(manifest, files=files)))
 
     @property
@@ -109,8 +113,8 @@ class Bundle(msgspec.Struct, frozen=True):
 
 def strangers(folder: Path, listed: Iterable[str]) -> list[str]:
     """What lies in the folder and is neither listed, nor the manifest, nor a signature, links and pipes included."""
-    signature = {SIGNATURE} if sealed.present(folder).get(SIGNATURE) else set()
-    return sealed.strangers(folder, {MANIFEST, *signature, *listed})
+    signature = {SIGNATURE} if sealed.list_files(folder).get(SIGNATURE) else set()
+    return sealed.unlisted_files(folder, {MANIFEST, *signature, *listed})
 
 
 _TASKS = {Task.EMBED: "embeds texts", Task.RERANK: "re-ranks passages"}
@@ -129,8 +133,8 @@ def _stem(name: str | PurePosixPath) -> str:
 _GRAPHS = {Runtime.ONNXRUNTIME: (".onnx",), Runtime.OPENVINO: (".xml", ".onnx")}
 
 
-def _require_consistent(manifest: Manifest, path: Path) -> None:
-    if manifest.format != manifest.pipeline.task.written:
+def _require_consistent(manifest: BundleManifest, path: Path) -> None:
+    if manifest.format != manifest.pipeline.task.manifest_format:
         raise UnsafeError(f"{path} contradicts itself: {manifest.pipeline.task} is no task of format {manifest.format}")
     if fingerprint(manifest.source, manifest.pipeline, manifest.tokenizer_sha256) != manifest.fingerprint:
         raise UnsafeError(f"{path} contradicts itself: its fingerprint is not that of its pipeline and weights")

@@ -9,7 +9,7 @@ import msgspec
 
 from embedship.codes import Int8Scale
 from embedship.errors import UsageError
-from embedship.files.sealed import File
+from embedship.files.sealed import SealedFile
 
 MANIFEST = "bundle.json"
 
@@ -48,7 +48,7 @@ class Task(StrEnum):
         return "sentence_embedding" if self is Task.EMBED else "logits"
 
     @property
-    def written(self) -> int:
+    def manifest_format(self) -> int:
         """The format of its bundles."""
         return FORMAT if self is Task.EMBED else TASK_FORMAT
 
@@ -84,7 +84,7 @@ class Objective(StrEnum):
     SIZE = "size"
 
 
-class Code(StrEnum):
+class VectorCode(StrEnum):
     """How a vector is stored."""
 
     FLOAT32 = "float32"
@@ -100,11 +100,11 @@ class Similarity(StrEnum):
     DOT = "dot"
 
 
-class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ManifestRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Base of everything in the manifest: unknown keys are errors."""
 
 
-class Pipeline(Record, frozen=True, omit_defaults=True):
+class ModelSpec(ManifestRecord, frozen=True, omit_defaults=True):
     """All that decides, besides the weights, which vector a text gets, or which score a pair of them.
 
     The task is left out where it is EMBED: fingerprints are older than tasks.
@@ -149,7 +149,7 @@ class Pipeline(Record, frozen=True, omit_defaults=True):
         return self.prompts[name]
 
 
-class Merge(Record, frozen=True):
+class AdapterMerge(ManifestRecord, frozen=True):
     """A PEFT adapter merged into its base: lowest cosine of merged to unmerged vectors, over `texts` texts."""
 
     adapter_sha256: str
@@ -158,19 +158,19 @@ class Merge(Record, frozen=True):
     minimum: float
 
 
-class Source(Record, frozen=True):
+class ModelSource(ManifestRecord, frozen=True):
     """Where the model came from."""
 
     name: str
     weights_sha256: str
     versions: dict[str, str]
     revision: str | None = None  # commit, if it came from a hub
-    merge: Merge | None = None
+    merge: AdapterMerge | None = None
     code_sha256: str | None = None  # of code that came with the checkpoint and ran for its own vectors
     left_out: tuple[str, ...] = ()  # files of the checkpoint that answer something else than a vector
 
 
-class Parity(Record, frozen=True, omit_defaults=True):
+class ParityReport(ManifestRecord, frozen=True, omit_defaults=True):
     """Cosine of the exported vectors to the checkpoint's, over `texts` texts of at most `longest` tokens.
 
     `overlap` is the mean share of a text's 10 nearest other probes that are its 10 nearest by the checkpoint too.
@@ -195,7 +195,7 @@ class Parity(Record, frozen=True, omit_defaults=True):
     short_worst_text: str = ""
 
 
-class Invariance(Record, frozen=True):
+class InvarianceReport(ManifestRecord, frozen=True):
     """The batch-invariance certificate: worst cosine of a text alone to the same text in other company.
 
     shuffled      among texts drawn at random, of other lengths
@@ -217,7 +217,7 @@ class Invariance(Record, frozen=True):
         return min(figures) if all(figure == figure for figure in figures) else float("nan")
 
 
-class WrongShape(Record, frozen=True):
+class WrongShape(ManifestRecord, frozen=True):
     """A shape of batch in which vectors are not what they are in others: rows, width, and how alike at worst."""
 
     rows: int
@@ -225,7 +225,7 @@ class WrongShape(Record, frozen=True):
     likeness: float
 
 
-class Shapes(Record, frozen=True):
+class ShapeCertificate(ManifestRecord, frozen=True):
     """The shape certificate of a variant: of `checked` shapes of batches, all that the planner makes, which are wrong.
 
     It holds for one plan, runtime, instruction set, kind of device and number of streams (see shapes.py). `worst` is
@@ -243,8 +243,8 @@ class Shapes(Record, frozen=True):
     seconds: float
 
 
-class Floors(Record, frozen=True, omit_defaults=True):
-    """What the gate demands of a precision: the least that `Parity` may say."""
+class ParityFloors(ManifestRecord, frozen=True, omit_defaults=True):
+    """What the gate demands of a precision: the least that `ParityReport` may say."""
 
     minimum: float
     mean: float
@@ -253,7 +253,7 @@ class Floors(Record, frozen=True, omit_defaults=True):
     short: float | None = None  # of the `short_minimum`; None: as `minimum`
 
 
-class Variant(Record, frozen=True, omit_defaults=True):
+class Variant(ManifestRecord, frozen=True, omit_defaults=True):
     """One way to run the model: a file, a runtime, and what was measured of it when it was exported."""
 
     name: str
@@ -265,12 +265,12 @@ class Variant(Record, frozen=True, omit_defaults=True):
     precision: Precision  # as it ran on the exporting machine
     size: int
     fused: dict[str, int]
-    parity: Parity
-    invariance: Invariance
-    shapes: Shapes | None = None  # None: the bundle is older than this certificate
+    parity: ParityReport
+    invariance: InvarianceReport
+    shapes: ShapeCertificate | None = None  # None: the bundle is older than this certificate
 
 
-class Stage(StrEnum):
+class ExportStage(StrEnum):
     """The step of an export at which a variant failed."""
 
     MAKE = "make"
@@ -284,15 +284,15 @@ class Stage(StrEnum):
     REFERENCE = "drift reference"
 
 
-class LeftOut(Record, frozen=True):
+class LeftOut(ManifestRecord, frozen=True):
     """A variant that the export tried and left out of the bundle, because it failed."""
 
     name: str
-    stage: Stage
+    stage: ExportStage
     reason: str
 
 
-class Machine(Record, frozen=True):
+class MachineInfo(ManifestRecord, frozen=True):
     """What a measurement was taken on."""
 
     cpu: str
@@ -306,11 +306,11 @@ class Machine(Record, frozen=True):
         """
         return not needs or not set(needs).isdisjoint(self.isa)
 
-    def same_instructions(self, other: Machine) -> bool:
+    def same_instructions(self, other: MachineInfo) -> bool:
         return set(self.isa) == set(other.isa)
 
 
-class Choice(Record, frozen=True, omit_defaults=True):
+class VariantChoice(ManifestRecord, frozen=True, omit_defaults=True):
     """The variant `serve` takes, and the measurements that chose it.
 
     The fields with defaults are younger than the first bundles, and left out where they say nothing.
@@ -318,7 +318,7 @@ class Choice(Record, frozen=True, omit_defaults=True):
 
     objective: Objective
     variant: str
-    machine: Machine
+    machine: MachineInfo
     tokens_per_second: dict[str, float]  # variant -> throughput on real texts
     latency_seconds: dict[str, float]  # variant -> median time of short texts, each alone
     tokens_per_cpu_second: dict[str, float] = {}  # variant -> tokens in a second of CPU time of this process
@@ -328,7 +328,7 @@ class Choice(Record, frozen=True, omit_defaults=True):
     busy: bool = False  # other programs held this one up, so CPU time decided
 
 
-class Codes(Record, frozen=True):
+class VectorCodes(ManifestRecord, frozen=True):
     """How indexes and clients pack this model's vectors: fitted once, on the calibration texts, and then frozen.
 
     A code is of the vector after it was cut and renormalised, so each Matryoshka dimension has an int8 scale of its
@@ -351,18 +351,18 @@ class Codes(Record, frozen=True):
         return scales[dimension]
 
 
-class Measured(Record, frozen=True):
+class RetrievalResult(ManifestRecord, frozen=True):
     """Retrieval metrics of one way to make and store vectors."""
 
     variant: str  # or "checkpoint"
     dimension: int
-    code: Code
+    code: VectorCode
     rescored: bool
     bytes_per_vector: int  # of the code that is searched
     metrics: dict[str, float]
 
 
-class Quality(Record, frozen=True):
+class RetrievalReport(ManifestRecord, frozen=True):
     """Retrieval on the user's own questions by exact search: the checkpoint and the variants at full dimension in
     float32, and the chosen one at every Matryoshka dimension in every code (`embedship evaluate` measures the others).
     """
@@ -371,11 +371,11 @@ class Quality(Record, frozen=True):
     queries: int
     documents: int
     max_recall_drop: float | None  # how far recall@10 may lie below the checkpoint's; what loses more is never chosen
-    measured: tuple[Measured, ...]
+    measured: tuple[RetrievalResult, ...]
 
-    def of(self, variant: str) -> Measured:
+    def of(self, variant: str) -> RetrievalResult:
         """The row of a variant, or of "checkpoint", at full dimension in float32: the plainest there is."""
-        return next(row for row in self.measured if row.variant == variant and row.code is Code.FLOAT32)
+        return next(row for row in self.measured if row.variant == variant and row.code is VectorCode.FLOAT32)
 
     def drop(self, variant: str) -> float:
         """How far recall@10 of a variant lies below the checkpoint's; NaN, which no budget lets through, if unknown."""
@@ -385,7 +385,7 @@ class Quality(Record, frozen=True):
         return self.of("checkpoint").metrics["recall@10"] - self.of(variant).metrics["recall@10"]
 
 
-class Provenance(Record, frozen=True):
+class Provenance(ManifestRecord, frozen=True):
     """How this bundle came to be: enough to make it again."""
 
     files: dict[str, str]  # of the checkpoint: path -> sha256
@@ -393,20 +393,20 @@ class Provenance(Record, frozen=True):
     seed: int
 
 
-class Manifest(Record, frozen=True):
+class BundleManifest(ManifestRecord, frozen=True):
     format: int
     fingerprint: str
     created: str
-    source: Source
-    pipeline: Pipeline
+    source: ModelSource
+    pipeline: ModelSpec
     tokenizer_sha256: str
-    floors: dict[Precision, Floors]
+    floors: dict[Precision, ParityFloors]
     variants: tuple[Variant, ...]  # first the plain float32 graph, from which the others are made
-    choice: Choice
-    codes: Codes
-    quality: Quality | None
+    choice: VariantChoice
+    codes: VectorCodes
+    quality: RetrievalReport | None
     provenance: Provenance
-    files: dict[str, File]
+    files: dict[str, SealedFile]
     digest: str = ""
     # Absent where nothing was left out: digests of older bundles were taken without it.
     left_out: tuple[LeftOut, ...] | msgspec.UnsetType = msgspec.UNSET
@@ -417,12 +417,12 @@ class Manifest(Record, frozen=True):
         return () if self.left_out is msgspec.UNSET else self.left_out
 
 
-NO_CODES = Codes(
+NO_CODES = VectorCodes(
     int8=(), clipped=0.0, binary_threshold=0.0, rescore=1, rescored_recall=None, documents=0
 )  # of a re-ranker: nobody stores scores
 
 
-def fingerprint(source: Source, pipeline: Pipeline, tokenizer_sha256: str) -> str:
+def fingerprint(source: ModelSource, pipeline: ModelSpec, tokenizer_sha256: str) -> str:
     """sha256 over everything that changes a vector: weights, tokenizer, and the whole pipeline record."""
     facts = {"weights": source.weights_sha256, "tokenizer": tokenizer_sha256, "pipeline": pipeline}
     return hashlib.sha256(msgspec.json.encode(facts, order="deterministic")).hexdigest()

@@ -32,7 +32,7 @@ _CURVES = {"secp256r1", "secp384r1", "secp521r1"}
 _CURE = "make a pair with `openssl ecparam -name prime256v1 -genkey -noout` and `openssl ec -pubout`"
 
 
-class Signer:
+class BundleSigner:
     """Holds a private key that has been opened already, so that a wrong one is known before hours of work."""
 
     def __init__(self, key: Path, password: bytes | None) -> None:
@@ -59,7 +59,7 @@ class Signer:
         half.unlink(missing_ok=True)  # of a run that was killed
         bundle.verify()
         config = model_signing.signing.Config()  # type: ignore[no-untyped-call]
-        config.set_hashing_config(_Hashing(bundle.manifest.source.name))
+        config.set_hashing_config(_BundleHashing(bundle.manifest.source.name))
         # The library hands the password on as it comes, and what opens the key wants bytes.
         config.use_elliptic_key_signer(private_key=self._key, password=self._password)  # type: ignore[arg-type]
         try:
@@ -82,7 +82,7 @@ def check(bundle: Bundle, key: Path) -> None:
             "`embedship sign`, or verify without --key what you trust anyway"
         )
     config = model_signing.verifying.Config()  # type: ignore[no-untyped-call]
-    config.set_hashing_config(_Hashing())
+    config.set_hashing_config(_BundleHashing())
     try:
         with contextlib.redirect_stdout(sys.stderr):  # the library prints to stdout, which is ours
             config.use_elliptic_key_verifier(public_key=key).verify(bundle.folder, path)
@@ -95,7 +95,7 @@ def check(bundle: Bundle, key: Path) -> None:
         raise UnsafeError(f"{path} does not sign these files with the private half of {key}: {why}") from None
 
 
-class _Hashing(model_signing.hashing.Config):
+class _BundleHashing(model_signing.hashing.Config):
     """Every file but the signature itself; the default would leave out what looks like git's."""
 
     def __init__(self, name: str = "") -> None:

@@ -17,7 +17,7 @@ _STEPS = tuple(
 )
 
 
-class Tick(NamedTuple):
+class AxisTick(NamedTuple):
     value: float
     text: str
 
@@ -29,7 +29,7 @@ class Axis:
     title: str
     low: float
     high: float
-    ticks: tuple[Tick, ...]
+    ticks: tuple[AxisTick, ...]
     scale: Callable[[float], float] = float
 
     def place(self, value: float, start: float, end: float) -> float:
@@ -49,7 +49,7 @@ def even(title: str, values: Iterable[float], from_zero: bool = False) -> Axis:
     digits = max(0, -math.floor(math.log10(step)))
     first = math.ceil(low / step)
     values = (round(i * step, digits + 1) for i in range(first, math.floor(high / step) + 1))
-    return Axis(title, low, high, tuple(Tick(value, f"{value:,.{digits}f}") for value in values))
+    return Axis(title, low, high, tuple(AxisTick(value, f"{value:,.{digits}f}") for value in values))
 
 
 def _round_step(rough: float) -> float:
@@ -64,7 +64,7 @@ def doublings(title: str, values: Iterable[float]) -> Axis:
     low, high = min(found) - 0.4, max(found) + 0.4
     powers = range(math.ceil(low), math.floor(high) + 1)
     step = 1 + len(powers) // 8
-    return Axis(title, low, high, tuple(Tick(2**p, f"{2**p:,}") for p in powers[::step]), math.log2)
+    return Axis(title, low, high, tuple(AxisTick(2**p, f"{2**p:,}") for p in powers[::step]), math.log2)
 
 
 def moments(title: str, values: Iterable[float]) -> Axis:
@@ -76,4 +76,4 @@ def moments(title: str, values: Iterable[float]) -> Axis:
     step = next(step for step in _STEPS if (high - low) / step <= _TICKS)
     form = "%b %d" if step >= _DAY else "%H:%M"
     ticks = range(math.ceil(low / step) * step, math.floor(high) + 1, step)
-    return Axis(title, low, high, tuple(Tick(at, datetime.fromtimestamp(at, UTC).strftime(form)) for at in ticks))
+    return Axis(title, low, high, tuple(AxisTick(at, datetime.fromtimestamp(at, UTC).strftime(form)) for at in ticks))

@@ -9,7 +9,7 @@ _CHARACTER, _LINE = 6.6, 13  # of text at 12 pixels
 _GAP = 9
 
 
-class Label(NamedTuple):
+class PlacedLabel(NamedTuple):
     x: float
     y: float  # of the base line
     anchor: str  # start, middle or end: as SVG's text-anchor
@@ -17,28 +17,28 @@ class Label(NamedTuple):
     leader: tuple[float, float] | None = None  # the point, where the name lies too far from it to be read as its own
 
 
-class Box(NamedTuple):
+class LabelBox(NamedTuple):
     left: float
     top: float
     right: float
     bottom: float
 
-    def overlap(self, other: Box) -> float:
+    def overlap(self, other: LabelBox) -> float:
         """The area that both cover."""
         width = min(self.right, other.right) - max(self.left, other.left)
         height = min(self.bottom, other.bottom) - max(self.top, other.top)
         return max(width, 0.0) * max(height, 0.0)
 
-    def outside(self, frame: Box) -> float:
+    def outside(self, frame: LabelBox) -> float:
         """The area that juts out of the frame."""
         return (self.right - self.left) * (self.bottom - self.top) - self.overlap(frame)
 
 
 def place(
-    points: Sequence[tuple[float, float]], names: Sequence[str], frame: Box, taken: Sequence[Box] = ()
-) -> list[Label]:
+    points: Sequence[tuple[float, float]], names: Sequence[str], frame: LabelBox, taken: Sequence[LabelBox] = ()
+) -> list[PlacedLabel]:
     """A label for each point that has a name, in order: beside it where there is room, else further away on a line."""
-    taken = [*taken, *(Box(x - 6, y - 6, x + 6, y + 6) for x, y in points)]
+    taken = [*taken, *(LabelBox(x - 6, y - 6, x + 6, y + 6) for x, y in points)]
     found = []
     for (x, y), name in zip(points, names, strict=True):
         if name:
@@ -48,16 +48,16 @@ def place(
     return found
 
 
-def _candidates(x: float, y: float, name: str) -> list[Label]:
+def _candidates(x: float, y: float, name: str) -> list[PlacedLabel]:
     """Nearest first: `min` keeps the first of equals."""
     beside = [
-        Label(x + _GAP, y + 4, "start", name),
-        Label(x - _GAP, y + 4, "end", name),
-        Label(x, y - _GAP, "middle", name),
-        Label(x, y + _GAP + 10, "middle", name),
+        PlacedLabel(x + _GAP, y + 4, "start", name),
+        PlacedLabel(x - _GAP, y + 4, "end", name),
+        PlacedLabel(x, y - _GAP, "middle", name),
+        PlacedLabel(x, y + _GAP + 10, "middle", name),
     ]
     away = [
-        Label(round(x + side * 16, 1), round(y + 4 + rows * (_LINE + 3), 1), anchor, name, (x, y))
+        PlacedLabel(round(x + side * 16, 1), round(y + 4 + rows * (_LINE + 3), 1), anchor, name, (x, y))
         for distance in range(1, 7)
         for rows in (distance, -distance)
         for side, anchor in ((1, "start"), (-1, "end"))
@@ -65,13 +65,13 @@ def _candidates(x: float, y: float, name: str) -> list[Label]:
     return beside + away
 
 
-def _cost(label: Label, taken: Sequence[Box], frame: Box) -> float:
+def _cost(label: PlacedLabel, taken: Sequence[LabelBox], frame: LabelBox) -> float:
     box = box_of(label)
     return sum(box.overlap(other) for other in taken) + 10 * box.outside(frame)
 
 
-def box_of(label: Label) -> Box:
+def box_of(label: PlacedLabel) -> LabelBox:
     """About what the text covers."""
     width = len(label.text) * _CHARACTER
     left = label.x - {"start": 0.0, "middle": width / 2, "end": width}[label.anchor]
-    return Box(left, label.y - _LINE + 3, left + width, label.y + 3)
+    return LabelBox(left, label.y - _LINE + 3, left + width, label.y + 3)

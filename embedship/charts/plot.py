@@ -7,23 +7,23 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from embedship.charts.axis import Axis
-from embedship.charts.labels import Box, Label, place
+from embedship.charts.labels import LabelBox, PlacedLabel, place
 
 WIDTH, HEIGHT = 400, 280
-FRAME = Box(70, 30, WIDTH - 14, HEIGHT - 44)
+FRAME = LabelBox(70, 30, WIDTH - 14, HEIGHT - 44)
 SMALL_WIDTH, SMALL_HEIGHT = 300, 140
-SMALL_FRAME = Box(34, 18, SMALL_WIDTH - 14, SMALL_HEIGHT - 38)
+SMALL_FRAME = LabelBox(34, 18, SMALL_WIDTH - 14, SMALL_HEIGHT - 38)
 _CHARACTER = 6.2  # width of the small text of ticks
 
 
-class Mark(NamedTuple):
+class AxisMark(NamedTuple):
     """A tick at pixel `at`; its text is empty where there is no room for it."""
 
     at: float
     text: str
 
 
-class Dot(NamedTuple):
+class PlotDot(NamedTuple):
     x: float
     y: float
     kind: str  # the CSS class: chosen, other, or a code
@@ -31,7 +31,7 @@ class Dot(NamedTuple):
     tail: float | None = None  # pixel of the lower end of the line that hangs from it
 
 
-class Bar(NamedTuple):
+class PlotBar(NamedTuple):
     x: float
     y: float
     width: float
@@ -39,12 +39,12 @@ class Bar(NamedTuple):
     hover: str
 
 
-class Line(NamedTuple):
+class PlotLine(NamedTuple):
     kind: str  # the CSS class
     points: Sequence[tuple[float, float]]
 
 
-class Rule(NamedTuple):
+class ReferenceLine(NamedTuple):
     """A straight line through the frame, and what it means."""
 
     at: float
@@ -58,17 +58,17 @@ class Plot:
     name: str
     width: int = WIDTH
     height: int = HEIGHT
-    frame: Box = FRAME
+    frame: LabelBox = FRAME
     x_title: str
     y_title: str = ""
-    x_marks: Sequence[Mark]
-    y_marks: Sequence[Mark]
-    dots: Sequence[Dot] = ()
-    labels: Sequence[Label] = ()
-    bars: Sequence[Bar] = ()
-    lines: Sequence[Line] = ()
-    across: Rule | None = None
-    upright: Rule | None = None
+    x_marks: Sequence[AxisMark]
+    y_marks: Sequence[AxisMark]
+    dots: Sequence[PlotDot] = ()
+    labels: Sequence[PlacedLabel] = ()
+    bars: Sequence[PlotBar] = ()
+    lines: Sequence[PlotLine] = ()
+    across: ReferenceLine | None = None
+    upright: ReferenceLine | None = None
 
 
 def place_x(x: Axis, value: float) -> float:
@@ -83,10 +83,10 @@ def scatter(
     name: str,
     x: Axis,
     y: Axis,
-    dots: Sequence[Dot] = (),
+    dots: Sequence[PlotDot] = (),
     names: Sequence[str] | None = None,
-    across: Rule | None = None,
-    lines: Sequence[Line] = (),
+    across: ReferenceLine | None = None,
+    lines: Sequence[PlotLine] = (),
 ) -> Plot:
     """A plot in the usual frame; `dots`, `across` and `lines` are in its pixels already. Empty names are not drawn."""
     named = () if names is None else place([(dot.x, dot.y) for dot in dots], names, FRAME, _taken(dots, across))
@@ -94,8 +94,8 @@ def scatter(
         name=name,
         x_title=x.title,
         y_title=y.title,
-        x_marks=thinned([Mark(place_x(x, tick.value), tick.text) for tick in x.ticks], FRAME.right),
-        y_marks=[Mark(place_y(y, tick.value), tick.text) for tick in y.ticks],
+        x_marks=thinned([AxisMark(place_x(x, tick.value), tick.text) for tick in x.ticks], FRAME.right),
+        y_marks=[AxisMark(place_y(y, tick.value), tick.text) for tick in y.ticks],
         dots=dots,
         labels=named,
         across=across,
@@ -103,21 +103,21 @@ def scatter(
     )
 
 
-def _taken(dots: Sequence[Dot], across: Rule | None) -> list[Box]:
+def _taken(dots: Sequence[PlotDot], across: ReferenceLine | None) -> list[LabelBox]:
     """What tails cover, and the words above the right end of a line across."""
-    tails = [Box(dot.x - 4, dot.y, dot.x + 4, dot.tail + 2) for dot in dots if dot.tail is not None]
+    tails = [LabelBox(dot.x - 4, dot.y, dot.x + 4, dot.tail + 2) for dot in dots if dot.tail is not None]
     if across is None:
         return tails
-    return [*tails, Box(FRAME.right - len(across.text) * _CHARACTER, across.at - 16, FRAME.right, across.at + 2)]
+    return [*tails, LabelBox(FRAME.right - len(across.text) * _CHARACTER, across.at - 16, FRAME.right, across.at + 2)]
 
 
-def thinned(marks: Sequence[Mark], right: float) -> list[Mark]:
+def thinned(marks: Sequence[AxisMark], right: float) -> list[AxisMark]:
     """From the right, without the words that would touch their neighbour's."""
-    found: list[Mark] = []
+    found: list[AxisMark] = []
     free = right + 40
     for mark in reversed(marks):
         half = len(mark.text) * _CHARACTER / 2
         fits = mark.at + half < free
-        found.append(mark if fits else Mark(mark.at, ""))
+        found.append(mark if fits else AxisMark(mark.at, ""))
         free = mark.at - half - 12 if fits else free
     return found

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 
-class Kind(StrEnum):
+class ColumnKind(StrEnum):
     """How a column is set."""
 
     TEXT = "text"
@@ -15,26 +15,26 @@ class Kind(StrEnum):
     CODE = "code"  # a hash, an option: may break anywhere
 
 
-class Column(NamedTuple):
+class TableColumn(NamedTuple):
     heading: str
-    kind: Kind = Kind.NUMBER
+    kind: ColumnKind = ColumnKind.NUMBER
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     cells: Sequence[str]
     marked: bool = False
 
 
-class Table(NamedTuple):
+class ChartTable(NamedTuple):
     caption: str
-    columns: Sequence[Column]
-    rows: Sequence[Row]
+    columns: Sequence[TableColumn]
+    rows: Sequence[TableRow]
 
 
-def text(heading: str) -> Column:
-    return Column(heading, Kind.TEXT)
+def text(heading: str) -> TableColumn:
+    return TableColumn(heading, ColumnKind.TEXT)
 
 
-def facts(pairs: Iterable[tuple[str, str]], left: str, right: str) -> Table:
+def facts(pairs: Iterable[tuple[str, str]], left: str, right: str) -> ChartTable:
     """Names and values."""
-    return Table("", (text(left), Column(right, Kind.CODE)), [Row(pair) for pair in pairs])
+    return ChartTable("", (text(left), TableColumn(right, ColumnKind.CODE)), [TableRow(pair) for pair in pairs])

@@ -66,9 +66,9 @@ def demo(
     model = _model()
     if not once:
         _require_free(port)
-    corpus = Corpus(directory, stdlib_docs.entries())
+    corpus = DemoCorpus(directory, stdlib_docs.entries())
     prepare(corpus, model)
-    with Service(directory, 0 if once else port) as service:
+    with DemoServer(directory, 0 if once else port) as service:
         show_answers(service)
         healthy = self_check(service, corpus)
         if once:
@@ -85,10 +85,10 @@ def _model() -> Path:
     return Path(get_model_path())
 
 
-class Corpus:
+class DemoCorpus:
     """Docstrings on disk in the shapes the commands read: summary line = query, body = document."""
 
-    def __init__(self, folder: Path, entries: list[stdlib_docs.Entry]) -> None:
+    def __init__(self, folder: Path, entries: list[stdlib_docs.DocEntry]) -> None:
         if not entries:
             raise UsageError("the demo reads the sources of Python's standard library, and this Python has none")
         self.folder, self.entries = folder, entries
@@ -115,7 +115,7 @@ def _write(path: Path, rows: Any) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
-def prepare(corpus: Corpus, model: Path) -> None:
+def prepare(corpus: DemoCorpus, model: Path) -> None:
     """Export and index, unless what lies there was made from the same model, texts and versions and is still whole."""
     stamp, bundle, index = corpus.folder / "demo.json", corpus.folder / "bundle", corpus.folder / "index"
     if stamp.is_file() and stamp.read_text() == _stamp(corpus, index) and _is_whole(bundle):
@@ -133,7 +133,7 @@ def prepare(corpus: Corpus, model: Path) -> None:
     stamp.write_text(_stamp(corpus, index))
 
 
-def _stamp(corpus: Corpus, index: Path) -> str:
+def _stamp(corpus: DemoCorpus, index: Path) -> str:
     """What the bundle and the index were made from, and the index itself; the bundle knows its own hashes."""
     files = {path.name: sha256_of(path) for path in sorted(index.glob("*")) if path.is_file()}
     return json.dumps({"corpus": corpus.digest, "versions": _versions(), "index": files})
@@ -180,7 +180,7 @@ def _embedship(*arguments: object) -> None:
         raise typer.Exit(code)
 
 
-class Service:
+class DemoServer:
     """`embedship serve` in a process of its own, stopped on the way out."""
 
     def __init__(self, folder: Path, port: int) -> None:
@@ -229,7 +229,7 @@ class Service:
             self._process.send_signal(signal.SIGTERM)
         return self._process.wait()
 
-    def __enter__(self) -> Service:
+    def __enter__(self) -> DemoServer:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -245,7 +245,7 @@ def _relay(log: IO[str], found: queue.SimpleQueue[str | None]) -> None:
     found.put(None)
 
 
-def show_answers(service: Service) -> None:
+def show_answers(service: DemoServer) -> None:
     for question in QUESTIONS:
         (hits,) = [r["hits"] for r in service.post("/search", {"query": question, "k": 3})["results"]]
         console.print(f"\n[bold]{question}?[/]")
@@ -254,7 +254,7 @@ def show_answers(service: Service) -> None:
             console.print(f"  {hit['score']:.3f}  [cyan]{hit['id']}[/]  {first[:90]}", markup=True)
 
 
-def self_check(service: Service, corpus: Corpus) -> bool:
+def self_check(service: DemoServer, corpus: DemoCorpus) -> bool:
     """Ask every summary line for its own body, and hold recall@10 against the checkpoint's own."""
     found, seconds = [], []
     # In a drawn order: one module after the other would be a change of topic, and drift says so.

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from embedship.bundle import SIGNATURE, Bundle
-from embedship.bundle.signing import Signer
+from embedship.bundle.signing import BundleSigner
 
 
 def sign(
@@ -25,7 +25,7 @@ def sign(
 
     The files are hashed first: exits 4, and signs nothing, when one of them is not what was exported.
     """
-    signer, opened = Signer.open(key), Bundle.open(bundle)
+    signer, opened = BundleSigner.open(key), Bundle.open(bundle)
     signer.sign(opened)
     if as_json:
         answer = {"bundle": str(bundle), "fingerprint": opened.fingerprint, "signature": str(bundle / SIGNATURE)}

@@ -12,12 +12,12 @@ from rich.console import Console
 from embedship.bundle import MANIFEST, Bundle
 from embedship.errors import UsageError
 from embedship.transfer import oci
-from embedship.transfer.address import Proof, open_source
-from embedship.transfer.progress import Bar
-from embedship.transfer.pull import Wishes, require_digest
+from embedship.transfer.address import TrustOptions, open_source
+from embedship.transfer.progress import TransferProgress
+from embedship.transfer.pull import PullOptions, require_digest
 from embedship.transfer.pull import pull as fetch
 from embedship.transfer.registry import digest_of
-from embedship.transfer.retry import Patience
+from embedship.transfer.retry import RetryPolicy
 
 _RETRIES = typer.Option(
     help="Failures in a row that end it: lost connections, 5xx. Waits double between.", min=1, max=100
@@ -26,7 +26,7 @@ _PLAIN = typer.Option("--plain-http", help="Speak to the registry without TLS; l
 _JSON = typer.Option("--json", help="Print the result as JSON.")
 
 
-class Pushed(msgspec.Struct, frozen=True):
+class PushReport(msgspec.Struct, frozen=True):
     """What `--json` prints. `source` is for `pull`, by the digest of the OCI manifest; `digest` is bundle.json's."""
 
     bundle: str
@@ -56,11 +56,11 @@ def push(
     opened = Bundle.open(bundle)
     opened.verify()
     files = opened.manifest.files
-    with Bar("pushing") as bar:
+    with TransferProgress("pushing") as bar:
         bar.begin(sum(file.size for file in files.values()))
-        source = oci.push(opened, address, plain_http, Patience(retries), lambda _, size: bar.saw(size, True))
+        source = oci.push(opened, address, plain_http, RetryPolicy(retries), lambda _, size: bar.saw(size, True))
     digest = digest_of(opened.path(MANIFEST).read_bytes())
-    done = Pushed(str(bundle), source, digest, opened.fingerprint, len(files), sum(f.size for f in files.values()))
+    done = PushReport(str(bundle), source, digest, opened.fingerprint, len(files), sum(f.size for f in files.values()))
     if as_json:
         typer.echo(msgspec.json.encode(done).decode())
         return
@@ -99,15 +99,15 @@ def pull(
     Exits 4 when a file or the digest is not what was asked for. Credentials: those of `docker login` (oci), AWS_*
     variables (s3), ~/.netrc (https), HF_TOKEN (hf).
     """
-    wishes = Wishes(
+    wishes = PullOptions(
         digest=require_digest(digest) if digest else None,
         force=force,
         key=key,
         most_bytes=max_bytes,
-        patience=Patience(retries),
+        patience=RetryPolicy(retries),
     )
-    with Bar("pulling") as bar:
-        done = fetch(open_source(source, Proof(wishes.digest, plain_http)), out, wishes, bar)
+    with TransferProgress("pulling") as bar:
+        done = fetch(open_source(source, TrustOptions(wishes.digest, plain_http)), out, wishes, bar)
     if as_json:
         typer.echo(msgspec.json.encode(done).decode())
         return

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from embedship import tune as tuning
 from embedship import variant_choice
-from embedship.bundle import Bundle, Choice, Objective
+from embedship.bundle import Bundle, Objective, VariantChoice
 from embedship.files import jsonl
 
 
@@ -41,7 +41,7 @@ def tune(
     The bundle itself is not changed. A variant over the bundle's --max-recall-drop stays out, and so does dynamic int8.
     """
     opened = Bundle.open(bundle)
-    given = [row.text for row in jsonl.read(texts, jsonl.Text)] if texts else []
+    given = [row.text for row in jsonl.read(texts, jsonl.TextLine)] if texts else []
     console = Console(stderr=True, highlight=False)
     with console.status("") as status:
         made = tuning.remeasure(
@@ -63,7 +63,7 @@ def tune(
     out.print(f"{made.variant} is what serve takes here, for {made.objective}; noted in {path}", soft_wrap=True)
 
 
-def table(made: Choice) -> Table:
+def table(made: VariantChoice) -> Table:
     shown = Table(box=SIMPLE, caption=f"measured on {made.machine.cpu}, {made.machine.cores:g} cores")
     for heading in ("", "variant", "tokens/s", "spread", "tokens/CPU s", "ms for one short text"):
         shown.add_column(heading, justify="left" if heading in ("", "variant") else "right")
@@ -74,7 +74,7 @@ def table(made: Choice) -> Table:
     return shown
 
 
-def notes(made: Choice) -> list[str]:
+def notes(made: VariantChoice) -> list[str]:
     """What keeps the figures from being a verdict."""
     lines = []
     if made.alike:

@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from embedship import golden, hardware, shapes, variant_choice
-from embedship.bundle import SIGNATURE, Bundle, Precision, Shapes
+from embedship.bundle import SIGNATURE, Bundle, Precision, ShapeCertificate
 from embedship.encoder import Encoder
 
 
-class Signed(StrEnum):
+class SignatureState(StrEnum):
     """What is known of a bundle's signature."""
 
     NO = "none"
@@ -24,7 +24,7 @@ class Signed(StrEnum):
     VALID = "valid"
 
 
-class Verified(msgspec.Struct, frozen=True):
+class VariantCheck(msgspec.Struct, frozen=True):
     """What one variant did on this machine with the golden texts, and in every shape of batch."""
 
     variant: str
@@ -33,7 +33,7 @@ class Verified(msgspec.Struct, frozen=True):
     cosine_minimum: float
     cosine_mean: float
     cosine_alone: float
-    shapes: Shapes
+    shapes: ShapeCertificate
 
 
 def verify(
@@ -83,29 +83,29 @@ def _skipped(bundle: Bundle) -> dict[str, str]:
 
 
 _SIGNED = {
-    Signed.NO: "It is not signed.",
-    Signed.UNCHECKED: f"It carries a signature ({SIGNATURE}), which was not checked: give the public key with --key.",
-    Signed.VALID: "Its signature is valid for the key given.",
+    SignatureState.NO: "It is not signed.",
+    SignatureState.UNCHECKED: f"It carries a signature ({SIGNATURE}), which was not checked: give the public key with --key.",  # noqa: E501
+    SignatureState.VALID: "Its signature is valid for the key given.",
 }
 
 
-def _signed(bundle: Bundle, key: Path | None) -> Signed:
+def _signed(bundle: Bundle, key: Path | None) -> SignatureState:
     if key is None:
-        return Signed.UNCHECKED if bundle.path(SIGNATURE).exists() else Signed.NO
+        return SignatureState.UNCHECKED if bundle.path(SIGNATURE).exists() else SignatureState.NO
     from embedship.bundle import signing
 
     signing.check(bundle, key)
-    return Signed.VALID
+    return SignatureState.VALID
 
 
-def _run(bundle: Bundle, variant: str) -> Verified:
+def _run(bundle: Bundle, variant: str) -> VariantCheck:
     with Encoder.open(bundle, variant, task=None) as encoder:
-        subject = shapes.Subject.of(encoder)
+        subject = shapes.CertificateSubject.of(encoder)
         certified = shapes.certify(subject)
         shapes.keep(encoder, certified)
         encoder.restrict(shapes.require(certified, subject.layout, variant), certified)
         result = golden.check(encoder)
-        return Verified(
+        return VariantCheck(
             variant=variant,
             precision=encoder.engine.precision,
             texts=result.texts,
@@ -116,7 +116,7 @@ def _run(bundle: Bundle, variant: str) -> Verified:
         )
 
 
-def _table(results: list[Verified]) -> Table:
+def _table(results: list[VariantCheck]) -> Table:
     table = Table(caption="cosine of the golden texts: to the checkpoint, and alone against in a batch")
     for heading in ("variant", "runs as", "texts", "min", "mean", "alone"):
         table.add_column(heading, justify="left" if heading in ("variant", "runs as") else "right")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from embedship.bundle import Bundle, Machine, Runtime, Variant
-from embedship.device import Device, Kind
+from embedship.bundle import Bundle, MachineInfo, Runtime, Variant
+from embedship.device import DeviceAddress, DeviceKind
 from embedship.engine.protocol import Engine
 from embedship.errors import MismatchError
 
@@ -18,7 +18,7 @@ def open_engine(bundle: Bundle, variant: str, streams: int | None = None, device
     from embedship.engine.device import machine, require_runtime
     from embedship.engine.device import streams as useful
 
-    where, chosen = Device.parse(device), bundle.variant(variant)
+    where, chosen = DeviceAddress.parse(device), bundle.variant(variant)
     require_runtime(where, chosen.name, chosen.runtime)
     require(chosen, machine(where))
     streams = streams or useful(where)
@@ -27,7 +27,7 @@ def open_engine(bundle: Bundle, variant: str, streams: int | None = None, device
         from embedship.engine.openvino import OpenVinoEngine
 
         return OpenVinoEngine(path, pipeline.inputs, chosen.weights, streams, where, pipeline.task.output)
-    if where.kind is Kind.CPU:
+    if where.kind is DeviceKind.CPU:
         from embedship.engine.onnxruntime import OnnxRuntimeEngine
 
         return OnnxRuntimeEngine(path, pipeline.inputs, chosen.weights, streams, pipeline.task.output)
@@ -36,7 +36,7 @@ def open_engine(bundle: Bundle, variant: str, streams: int | None = None, device
     return OnnxRuntimeGpuEngine(path, pipeline, chosen.weights, streams, where)
 
 
-def require(variant: Variant, machine: Machine) -> None:
+def require(variant: Variant, machine: MachineInfo) -> None:
     """Raise MismatchError unless `machine` computes of this variant what the export verified."""
     if not machine.meets(variant.needs):
         raise MismatchError(

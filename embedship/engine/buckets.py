@@ -10,7 +10,7 @@ from embedship.batches import Batch
 _WIDTH = 16
 
 
-def bucketed(batch: Batch, pad_id: int) -> Batch:
+def pad_to_bucket(batch: Batch, pad_id: int) -> Batch:
     """The batch in a larger rectangle: width a multiple of 16, rows the next power of two.
 
     Rows that are added hold one token, so that a mean over the mask divides by 1 and not by 0; they are the last ones.

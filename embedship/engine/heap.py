@@ -10,7 +10,7 @@ from embedship.batches import BUDGET
 LARGE = 4 * BUDGET
 
 
-def trim() -> None:
+def trim_heap() -> None:
     """Hand free memory back to the system. Only glibc keeps it, and only glibc has the call."""
     if (call := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
         call(0)

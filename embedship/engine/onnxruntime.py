@@ -50,7 +50,7 @@ class OnnxRuntimeEngine:
             raise EngineError(f"ONNX Runtime failed on a batch of {len(batch)}: {error}") from error
         finally:
             if batch.input_ids.size > heap.LARGE:
-                heap.trim()
+                heap.trim_heap()
         return np.asarray(vectors, dtype=np.float32)
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from embedship.errors import EmbedshipError, UsageError
 
 
-def refuse(path: Path, force: bool) -> None:
+def check_writable(path: Path, force: bool) -> None:
     """Before the work begins: raise UsageError if `path` cannot be written, or is there and may not be replaced."""
     if path.is_dir():
         raise UsageError(f"{path} is a folder: name a file")

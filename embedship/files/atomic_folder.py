@@ -29,7 +29,7 @@ _ROOM = 1 << 20  # bytes: a disk with less is full, whatever the error says
 
 
 @contextmanager
-def staged(
+def write_folder_atomically(
     target: Path, require_replaceable: Callable[[Path], None], *, open_to_readers: bool = True
 ) -> Iterator[Path]:
     """Yield an empty folder beside `target`; it takes that name when the block ends well, else it is deleted.
@@ -50,7 +50,7 @@ def staged(
         _place(folder, target)
 
 
-class Incoming(NamedTuple):
+class PartialDownload(NamedTuple):
     """What is on its way to a target: `files` takes its name in the end; `parts` are not whole yet."""
 
     files: Path
@@ -58,8 +58,9 @@ class Incoming(NamedTuple):
 
 
 @contextmanager
-def resumed(target: Path, require_replaceable: Callable[[Path], None]) -> Iterator[Incoming]:
-    """As `staged`, but what was written stays when the block fails or the process is killed, for the next call.
+def resumable_folder(target: Path, require_replaceable: Callable[[Path], None]) -> Iterator[PartialDownload]:
+    """As `write_folder_atomically`, but what was written stays when the block fails or the process is killed, for the
+    next call.
 
     It lies in `.<name>.incoming`, locked: a second process waits for the first, and then finds what that one made at
     `target`, which goes through `require_replaceable` after the wait. Raises UsageError where nothing can be locked.
@@ -78,10 +79,10 @@ def resumed(target: Path, require_replaceable: Callable[[Path], None]) -> Iterat
 
 
 @contextmanager
-def _kept(work: Path) -> Iterator[Incoming]:
+def _kept(work: Path) -> Iterator[PartialDownload]:
     """The folder, its own for as long as this process lives. One without a single byte does not stay."""
     lock = _wait_for(work)
-    incoming = Incoming(work / "files", work / "parts")
+    incoming = PartialDownload(work / "files", work / "parts")
     try:
         for folder in incoming:
             folder.mkdir(exist_ok=True)
@@ -129,7 +130,7 @@ def _opened_as_ours(work: Path) -> int:
 
 
 def refuse_occupied(target: Path, require_replaceable: Callable[[Path], None]) -> None:
-    """Raise UsageError unless `staged` may write to `target`."""
+    """Raise UsageError unless `write_folder_atomically` may write to `target`."""
     if not target.exists():
         return
     if target.is_mount():

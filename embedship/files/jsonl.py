@@ -15,13 +15,13 @@ Row = TypeVar("Row")
 TOO_DEEP = "it is nested too deeply"
 
 
-class Text(msgspec.Struct, frozen=True):
+class TextLine(msgspec.Struct, frozen=True):
     """A line of which only the text matters."""
 
     text: str
 
 
-class Query(Text, frozen=True):
+class QueryLine(TextLine, frozen=True):
     """A line of which only the text matters, and it must hold one."""
 
     def __post_init__(self) -> None:

@@ -23,12 +23,12 @@ from embedship.errors import UnsafeError, UsageError
 Manifest = TypeVar("Manifest", bound=msgspec.Struct)
 
 
-class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class SealedFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     sha256: str
     size: int
 
     @classmethod
-    def of(cls, path: Path) -> File:
+    def of(cls, path: Path) -> SealedFile:
         return cls(sha256=sha256_of(path), size=path.stat().st_size)
 
 
@@ -37,7 +37,7 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def created() -> str:
+def creation_time() -> str:
     """When a manifest is written, in UTC. SOURCE_DATE_EPOCH, seconds since 1970, stands in for the clock where a build
     is to be the same byte for byte (reproducible-builds.org). Raises UsageError for what is no such number."""
     given = os.environ.get("SOURCE_DATE_EPOCH")
@@ -112,12 +112,12 @@ def is_inside(name: str) -> bool:
     return plain and bool(path.parts) and not path.is_absolute() and ".." not in path.parts
 
 
-def problems(folder: Path, listed: Mapping[str, File], names: Iterable[str]) -> list[str]:
+def problems(folder: Path, listed: Mapping[str, SealedFile], names: Iterable[str]) -> list[str]:
     """A sentence for each of the named files that is missing, changed, or no regular file of this folder."""
     return [problem for name in names if (problem := _problem(folder, name, listed.get(name)))]
 
 
-def _problem(folder: Path, name: str, listed: File | None) -> str | None:
+def _problem(folder: Path, name: str, listed: SealedFile | None) -> str | None:
     if not is_inside(name):
         return f"{name!r} is not the name of a file inside the folder"
     if listed is None:
@@ -147,7 +147,7 @@ def _irregular(folder: Path, name: str) -> str | None:
     return None if stat.S_ISREG(mode) else f"{name} is no regular file"
 
 
-def present(folder: Path) -> dict[str, bool]:
+def list_files(folder: Path) -> dict[str, bool]:
     """Everything in the folder that is no folder, links unfollowed: name -> whether it is a regular file."""
     return dict(sorted((path.relative_to(folder).as_posix(), regular) for path, regular in _walk(folder)))
 
@@ -161,9 +161,9 @@ def _walk(folder: Path) -> Iterator[tuple[Path, bool]]:
                 yield Path(entry.path), entry.is_file(follow_symlinks=False)
 
 
-def strangers(folder: Path, known: Iterable[str]) -> list[str]:
+def unlisted_files(folder: Path, known: Iterable[str]) -> list[str]:
     """What lies in the folder and is not known, by name."""
-    return sorted(present(folder).keys() - set(known))
+    return sorted(list_files(folder).keys() - set(known))
 
 
 def differences(there: msgspec.Struct, here: msgspec.Struct, ignored: AbstractSet[str]) -> str:

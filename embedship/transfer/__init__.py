@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 
-class Source(Protocol):
+class BundleSource(Protocol):
     """A place that holds a bundle's files under their own names."""
 
     @property

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 _PAUSE = 10.0  # seconds between two lines of a log
 
 
-class Bar:
+class TransferProgress:
     """A context: the bar is gone when it ends."""
 
     def __init__(self, what: str, console: Console | None = None) -> None:

@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from embedship.transfer.errors import Interrupted
+from embedship.transfer.errors import TransferInterrupted
 
 _LONGEST_ASKED = 120.0  # seconds that a server's Retry-After is followed
 
 
-class Patience(NamedTuple):
+class RetryPolicy(NamedTuple):
     """So many failures in a row end it. Waits double, with full jitter: a thousand pods do not come back at once.
 
     Source: Exponential Backoff And Jitter, AWS Architecture Blog, 2015.
@@ -23,7 +23,7 @@ class Patience(NamedTuple):
     longest: float = 30.0
     sleep: Callable[[float], None] = time.sleep
 
-    def wait(self, failed: int, error: Interrupted) -> None:
+    def wait(self, failed: int, error: TransferInterrupted) -> None:
         """Sleep after the `failed`-th failure in a row; raise `error` if that was the last."""
         if failed >= self.failures:
             raise error
@@ -36,6 +36,6 @@ class Patience(NamedTuple):
         while True:
             try:
                 return work()
-            except Interrupted as error:
+            except TransferInterrupted as error:
                 failed += 1
                 self.wait(failed, error)

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from embedship.bundle import Merge
+from embedship.bundle import AdapterMerge
 from embedship.codes import cosine
 from embedship.errors import GateError, MismatchError, UsageError
 from embedship.export import probe_texts
 from embedship.export.checkpoint import hub, plain_transformers, trust
 from embedship.export.checkpoint.embedder import load
-from embedship.export.checkpoint.folder import Folder, modules, read
+from embedship.export.checkpoint.folder import SentenceTransformersFolder, modules, read
 from embedship.export.silence import ignoring, no_progress_bars, silence
 from embedship.files.sealed import sha256_of
 
@@ -53,7 +53,7 @@ def base_of(folder: Path) -> str:
                      "give --base PATH")  # fmt: skip
 
 
-def merge(folder: Path, base: Path, room: Path) -> tuple[Path, Merge]:
+def merge(folder: Path, base: Path, room: Path) -> tuple[Path, AdapterMerge]:
     """Merge the adapter in `folder` into `base`; return a whole sentence-transformers folder below `room`.
 
     Prompts, pooling and tokenizer are the adapter's if it has a modules.json, else the base's. Raises UsageError for
@@ -65,14 +65,14 @@ def merge(folder: Path, base: Path, room: Path) -> tuple[Path, Merge]:
     _refuse_base(source, config, beneath)
     target = room / "merged"
     _lay_out(folder, base, target)
-    model = load(Folder.open(target))
+    model = load(SentenceTransformersFolder.open(target))
     minimum = _merge(model, source, config)
     inner = _transformer(target)
     _unlink(inner, _BASE_FILES)
     with silence(), no_progress_bars():
         model[0].model.save_pretrained(inner)
     files = {path.name: sha256_of(path) for path in sorted(beneath.glob("*.safetensors"))}
-    return target, Merge(adapter_sha256=sha256_of(source / WEIGHTS), base=files, texts=_PROBES, minimum=minimum)
+    return target, AdapterMerge(adapter_sha256=sha256_of(source / WEIGHTS), base=files, texts=_PROBES, minimum=minimum)
 
 
 def _transformer(folder: Path) -> Path:
@@ -122,9 +122,9 @@ def _lay_out(folder: Path, base: Path, target: Path) -> None:
                          "pooled: give --pooling mean|cls|max|lasttoken")  # fmt: skip
     if not own:
         _refuse_other_tokenizer(folder, _transformer(base))
-        plain_transformers.link(base, target)
+        plain_transformers.symlink_tree(base, target)
         return
-    plain_transformers.link(folder, target)
+    plain_transformers.symlink_tree(folder, target)
     inner = _transformer(target)
     _unlink(inner, (CONFIG, "adapter_model.*", *_BASE_FILES))
     missing = () if (inner / "tokenizer_config.json").exists() else _TOKENIZER

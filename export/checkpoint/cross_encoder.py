@@ -16,14 +16,20 @@ from typing import Any, Self
 
 import numpy as np
 
-from embedship.bundle import Pipeline, Similarity, Source, Task
+from embedship.bundle import ModelSource, ModelSpec, Similarity, Task
 from embedship.codes import Vectors
 from embedship.errors import UnsafeError, UsageError
 from embedship.export import probe_pairs
 from embedship.export.checkpoint import tokenizer as checkpoint_tokenizer
 from embedship.export.checkpoint import trust
 from embedship.export.checkpoint.embedder import INPUTS, LOADING, PACKAGES, VOLATILE, versions_of
-from embedship.export.checkpoint.folder import Folder, Module, Origin, read, refuse_newer
+from embedship.export.checkpoint.folder import (
+    CheckpointOrigin,
+    PipelineModule,
+    SentenceTransformersFolder,
+    read,
+    refuse_newer,
+)
 from embedship.export.silence import no_progress_bars, silence
 from embedship.tokens import Text
 
@@ -36,27 +42,27 @@ _BATCH = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Cross:
+class CrossEncoderCheckpoint:
     """`model` is the transformers model in float32 on the CPU; `tokenizer_json` has no truncation and no padding."""
 
-    folder: Folder
+    folder: SentenceTransformersFolder
     model: Any
     tokenizer: Any
-    pipeline: Pipeline
-    source: Source
+    pipeline: ModelSpec
+    source: ModelSource
     tokenizer_json: str
 
     @classmethod
-    def open(cls, folder: Folder, name: str | None = None) -> Self:
+    def open(cls, folder: SentenceTransformersFolder, name: str | None = None) -> Self:
         """Load a folder that `folder_of` has looked at, offline.
 
         Raises UsageError, with cause and cure, for all that cannot be exported faithfully.
         """
         model, tokenizer = _load(folder.path)
-        tokenizer_json = checkpoint_tokenizer.tokenizer(folder.path, tokenizer)
+        tokenizer_json = checkpoint_tokenizer.freeze_tokenizer(folder.path, tokenizer)
         pipeline = _pipeline(folder.path, model, tokenizer)
         probe_pairs.require_same_tokens(tokenizer, pipeline, tokenizer_json)
-        described = Source(
+        described = ModelSource(
             name=name or folder.origin.name,
             weights_sha256=_weights_sha256(folder.path, model),
             versions=versions_of(PACKAGES),
@@ -89,7 +95,7 @@ class Cross:
         return scores
 
 
-def folder_of(path: Path, origin: Origin) -> Folder:
+def folder_of(path: Path, origin: CheckpointOrigin) -> SentenceTransformersFolder:
     """The folder of a cross-encoder, looked at and not opened. Raises UsageError and UnsafeError."""
     if not (path / "config.json").is_file():
         raise UsageError(f"{path} has no config.json: give the folder that CrossEncoder.save_pretrained wrote")
@@ -102,7 +108,7 @@ def folder_of(path: Path, origin: Origin) -> Folder:
         )
     _refuse_code(path)
     _refuse_settings(path, config)
-    folder = Folder(path, (Module("Transformer", path),), origin)
+    folder = SentenceTransformersFolder(path, (PipelineModule("Transformer", path),), origin)
     refuse_newer(folder)
     trust.refuse_pickles(path)
     if not any(path.glob("*.safetensors")):
@@ -155,13 +161,13 @@ def _load(path: Path) -> tuple[Any, Any]:
     return model.eval(), tokenizer
 
 
-def _pipeline(path: Path, model: Any, tokenizer: Any) -> Pipeline:
+def _pipeline(path: Path, model: Any, tokenizer: Any) -> ModelSpec:
     given = tokenizer("a", "b")
     taken = inspect.signature(model.forward).parameters
     inputs = tuple(name for name in INPUTS if name in given and name in taken)
     if inputs[:2] != INPUTS[:2]:
         raise UsageError(f"{type(model).__name__}.forward takes no {' and '.join(INPUTS[:2])}")
-    return Pipeline(
+    return ModelSpec(
         architecture=type(model).__name__,
         pooling="none",
         dimension=1,

@@ -14,13 +14,13 @@ from typing import Any, Self
 import numpy as np
 from safetensors import SafetensorError
 
-from embedship.bundle import Pipeline, Similarity, Source
+from embedship.bundle import ModelSource, ModelSpec, Similarity
 from embedship.codes import Vectors
 from embedship.distributions import installed_version
 from embedship.errors import UsageError
 from embedship.export.checkpoint import tokenizer
-from embedship.export.checkpoint.folder import Folder
-from embedship.export.checkpoint.protocol import Original
+from embedship.export.checkpoint.folder import SentenceTransformersFolder
+from embedship.export.checkpoint.protocol import SourceModel
 from embedship.export.silence import no_progress_bars, silence
 from embedship.tokens import Text
 
@@ -44,31 +44,33 @@ LOADING = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Checkpoint:
+class EmbedderCheckpoint:
     """`model` is the SentenceTransformer in float32 on the CPU; `tokenizer_json` has no truncation and no padding."""
 
-    folder: Folder
+    folder: SentenceTransformersFolder
     model: Any
-    pipeline: Pipeline
-    source: Source
+    pipeline: ModelSpec
+    source: ModelSource
     tokenizer_json: str
 
     @classmethod
-    def open(cls, source: Folder | Path | str, name: str | None = None, also: Sequence[str] = ()) -> Self:
+    def open(
+        cls, source: SentenceTransformersFolder | Path | str, name: str | None = None, also: Sequence[str] = ()
+    ) -> Self:
         """Load a sentence-transformers folder, offline; `name` is what it is called (default: `folder.model_name`).
 
         `also` names packages that will have a hand in the export, besides those that always have.
 
         Raises UsageError or UnsafeError, with cause and cure, for all that cannot be exported faithfully.
         """
-        folder = source if isinstance(source, Folder) else Folder.open(source)
+        folder = source if isinstance(source, SentenceTransformersFolder) else SentenceTransformersFolder.open(source)
         model = load(folder)
         _refuse_unsupported(folder, model)
-        tokenizer_json = tokenizer.tokenizer(folder.path, model.tokenizer)
+        tokenizer_json = tokenizer.freeze_tokenizer(folder.path, model.tokenizer)
         pipeline = _pipeline(folder, model, tokenizer_json)
         tokenizer.require_same_tokens(model, pipeline, tokenizer_json)
         merged = ("peft",) if folder.origin.merge else ()
-        described = Source(
+        described = ModelSource(
             name=name or folder.origin.name,
             weights_sha256=_weights_sha256(folder, model),
             versions=versions_of((*PACKAGES, *merged, *also)),
@@ -107,13 +109,13 @@ def versions_of(packages: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def embedding(original: Original) -> Checkpoint:
+def embedding(original: SourceModel) -> EmbedderCheckpoint:
     """Where only a model that embeds will do: what the command lets through is one."""
-    assert isinstance(original, Checkpoint), "of a re-ranker nobody asks for vectors"
+    assert isinstance(original, EmbedderCheckpoint), "of a re-ranker nobody asks for vectors"
     return original
 
 
-def load(folder: Folder) -> Any:
+def load(folder: SentenceTransformersFolder) -> Any:
     """The SentenceTransformer of a folder, in float32 on the CPU, with every weight found.
 
     Raises UsageError if it cannot be opened or is incomplete.
@@ -138,7 +140,7 @@ def load(folder: Folder) -> Any:
     return model.eval()
 
 
-def _require_all_weights(folder: Folder, transformer: Any) -> None:
+def _require_all_weights(folder: SentenceTransformersFolder, transformer: Any) -> None:
     """transformers fills what it does not find with random numbers; both sides of the gate would share them."""
     _, loading = type(_backbone(transformer)).from_pretrained(
         str(folder.transformer), local_files_only=True, use_safetensors=True, output_loading_info=True
@@ -159,7 +161,7 @@ def _is_unused(key: str) -> bool:
     return key.startswith("pooler.")
 
 
-def _refuse_unsupported(folder: Folder, model: Any) -> None:
+def _refuse_unsupported(folder: SentenceTransformersFolder, model: Any) -> None:
     modalities = getattr(model[0], "modality_config", {"text": {"method_output_name": "last_hidden_state"}})
     output = modalities.get("text", {}).get("method_output_name")
     pooling, tail = model[1], list(model)[2:]
@@ -182,16 +184,16 @@ def _refuse_unsupported(folder: Folder, model: Any) -> None:
             raise UsageError(f"{folder.path} cannot be exported yet: it {what}")
 
 
-def _pipeline(folder: Folder, model: Any, tokenizer_json: str) -> Pipeline:
+def _pipeline(folder: SentenceTransformersFolder, model: Any, tokenizer_json: str) -> ModelSpec:
     dimension = _width(model)
     kinds = [type(module).__name__ for module in model if type(module).__name__ != "Dropout"]
-    return Pipeline(
+    return ModelSpec(
         architecture=type(_backbone(model[0])).__name__,
         pooling="+".join(_pooling_modes(model[1])),
         dimension=dimension,
         dimensions=folder.matryoshka(dimension),
         max_tokens=_max_tokens(folder, model),
-        lowercase=folder.lowercase and not tokenizer.lowers(tokenizer_json),
+        lowercase=folder.lowercase and not tokenizer.lowercases(tokenizer_json),
         normalised=kinds[-1] == "Normalize" and not cuts(model),
         similarity=_similarity(folder, model),
         prompts={name: text or "" for name, text in model.prompts.items()},
@@ -210,7 +212,7 @@ def _width(model: Any, **how: Any) -> int:
     return int(model.encode(["dimension"], prompt="", show_progress_bar=False, **how).shape[1])
 
 
-def _similarity(folder: Folder, model: Any) -> Similarity:
+def _similarity(folder: SentenceTransformersFolder, model: Any) -> Similarity:
     try:
         return Similarity(model.similarity_fn_name or Similarity.COSINE)
     except ValueError:
@@ -224,7 +226,7 @@ def _pooling_modes(pooling: Any) -> tuple[str, ...]:
     return (modes,) if isinstance(modes, str) else tuple(modes)
 
 
-def _max_tokens(folder: Folder, model: Any) -> int:
+def _max_tokens(folder: SentenceTransformersFolder, model: Any) -> int:
     """transformers says 1e30 where nobody set a limit."""
     positions = getattr(_backbone(model[0]).config, "max_position_embeddings", None)
     known = [int(n) for n in (model.max_seq_length, positions) if n and 0 < n < 10**7]
@@ -247,7 +249,7 @@ def _inputs(model: Any) -> tuple[str, ...]:
     return names
 
 
-def _weights_sha256(folder: Folder, model: Any) -> str:
+def _weights_sha256(folder: SentenceTransformersFolder, model: Any) -> str:
     """Over name, type, shape and bytes of every float32 weight in use, and over the settings of each module.
 
     The settings too: an activation, an epsilon or a rope_theta changes vectors and lies in no weight.

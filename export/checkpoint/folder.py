@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
-from embedship.bundle import Merge
+from embedship.bundle import AdapterMerge
 from embedship.errors import UnsafeError, UsageError
 from embedship.export.checkpoint import trust
 
@@ -23,7 +23,7 @@ _TRANSFORMER_CONFIGS = ("sentence_bert_config.json", "sentence_*_config.json")
 
 
 @dataclass(frozen=True, slots=True)
-class Module:
+class PipelineModule:
     kind: str
     folder: Path
 
@@ -34,12 +34,12 @@ class Module:
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class CheckpointOrigin:
     """Where a folder came from, where it does not show by itself."""
 
     name: str
     revision: str | None = None  # commit of a hub
-    merge: Merge | None = None
+    merge: AdapterMerge | None = None
 
 
 # Folder names that say nothing about the model inside.
@@ -66,19 +66,19 @@ def model_name(path: Path) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Folder:
+class SentenceTransformersFolder:
     """The modules of a checkpoint, in the order they run; the first is the transformer.
 
     `code` is the sha256 of the code that comes with it and may run, None for the usual case of no such code.
     """
 
     path: Path
-    modules: tuple[Module, ...]
-    origin: Origin
+    modules: tuple[PipelineModule, ...]
+    origin: CheckpointOrigin
     code: str | None = None
 
     @classmethod
-    def open(cls, path: Path | str, origin: Origin | None = None, code: str | None = None) -> Self:
+    def open(cls, path: Path | str, origin: CheckpointOrigin | None = None, code: str | None = None) -> Self:
         """Read a folder; `code` is the hash of the code that somebody vouches for.
 
         Raises UsageError for what is no checkpoint or not supported, UnsafeError for pickles and foreign code.
@@ -86,8 +86,8 @@ class Folder:
         path = Path(path)
         if not path.is_dir():
             raise UsageError(f"{path} is not a folder: give the folder that SentenceTransformer.save_pretrained wrote")
-        origin = origin or Origin(name=model_name(path))
-        folder = cls(path, modules(path), origin, _vouched(path, code))
+        origin = origin or CheckpointOrigin(name=model_name(path))
+        folder = cls(path, modules(path), origin, _verify_code_hash(path, code))
         _refuse_adapters(folder)
         if not (folder.transformer / "config.json").is_file():
             raise UsageError(f"{folder.transformer} has no config.json: this is not a complete checkpoint")
@@ -142,7 +142,7 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
-def modules(path: Path) -> tuple[Module, ...]:
+def modules(path: Path) -> tuple[PipelineModule, ...]:
     """What modules.json lists.
 
     Raises UsageError for what cannot be exported, UnsafeError for code and paths outside.
@@ -164,7 +164,7 @@ def modules(path: Path) -> tuple[Module, ...]:
     return found
 
 
-def _module(root: Path, kind: str, path: str) -> Module:
+def _module(root: Path, kind: str, path: str) -> PipelineModule:
     if not kind.startswith("sentence_transformers."):
         raise UnsafeError(f"{root} runs code of its own ({kind}): only sentence-transformers' own modules are exported")
     name = kind.rpartition(".")[2]
@@ -173,22 +173,22 @@ def _module(root: Path, kind: str, path: str) -> Module:
     folder = root / path
     if not folder.resolve().is_relative_to(root.resolve()):
         raise UnsafeError(f"{root}/modules.json leads outside the folder: {path}")
-    return Module(name, folder)
+    return PipelineModule(name, folder)
 
 
-def _refuse_adapters(folder: Folder) -> None:
+def _refuse_adapters(folder: SentenceTransformersFolder) -> None:
     if (folder.transformer / "adapter_config.json").is_file():
         raise UsageError(f"{folder.path} holds a PEFT adapter, not a whole model: it has to be merged into its base")
 
 
-def _refuse_other_models(folder: Folder) -> None:
+def _refuse_other_models(folder: SentenceTransformersFolder) -> None:
     """sentence-transformers would replace the modules of these by mean pooling, and go on."""
     kind = folder.settings.get("model_type", "SentenceTransformer")
     if kind != "SentenceTransformer":
         raise UsageError(f"{folder.path} is a {kind}: only a SentenceTransformer gives one vector a text")
 
 
-def _vouched(path: Path, code: str | None) -> str | None:
+def _verify_code_hash(path: Path, code: str | None) -> str | None:
     """The hash of the code that comes with the model, if it asks for it to run and `code` is that hash.
 
     Raises UnsafeError with the hash to give, or for code that lies elsewhere.
@@ -211,14 +211,14 @@ def _vouched(path: Path, code: str | None) -> str | None:
     return here
 
 
-def _refuse_foreign_activation(module: Module) -> None:
+def _refuse_foreign_activation(module: PipelineModule) -> None:
     """sentence-transformers puts Tanh in its place and goes on."""
     activation = str(module.config.get("activation_function", "torch."))
     if module.kind == "Dense" and not activation.startswith("torch."):
         raise UnsafeError(f"{module.folder} uses code of its own ({activation}): only activations of torch are run")
 
 
-def refuse_newer(folder: Folder) -> None:
+def refuse_newer(folder: SentenceTransformersFolder) -> None:
     """Raises UsageError for what a later major version of its library has saved."""
     saved = {
         "transformers": folder.modules[0].config.get("transformers_version"),
@@ -239,7 +239,7 @@ def _major(text: str) -> int:
     return int(digits[0]) if digits else 0
 
 
-def _refuse_weightless(module: Module) -> None:
+def _refuse_weightless(module: PipelineModule) -> None:
     # Beside a safetensors file of another name, sentence-transformers opens the pickle of a Dense or LayerNorm.
     pattern = "*.safetensors" if module.kind == "Transformer" else "model.safetensors"
     if module.kind not in _WEIGHED or any(module.folder.glob(pattern)):

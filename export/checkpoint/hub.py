@@ -34,7 +34,7 @@ def fetch(text: str, pickles: bool = False) -> Path:
     assert found, text
     patterns = (*_WANTED, "*.bin") if pickles else _WANTED
     command = [sys.executable, "-P", "-m", __name__, found["id"], found["revision"] or "main", *patterns]
-    done = subprocess.run(command, env=silence.as_given(), stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(command, env=silence.original_environment(), stdout=subprocess.PIPE, text=True, check=False)
     answer = json.loads(done.stdout or '{"error": "the download ended without an answer"}')
     if "error" in answer:
         raise UsageError(f"{text} is no folder here, and could not be fetched from the hub: {answer['error']}")

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from embedship.bundle import TOKENIZER
-from embedship.export.checkpoint.folder import Folder
+from embedship.export.checkpoint.folder import SentenceTransformersFolder
 
 _ROOT = ("modules.json", "config_sentence_transformers.json")
 _TRANSFORMER = (
@@ -25,7 +25,7 @@ _TRANSFORMER = (
 _MODULE = ("config.json", "*.safetensors")
 
 
-def copy(source: Folder, target: Path, tokenizer_json: str) -> None:
+def copy(source: SentenceTransformersFolder, target: Path, tokenizer_json: str) -> None:
     """Copy what describes the model, and write the frozen tokenizer in place of the original."""
     _copy(source, source.path, target, _ROOT)
     if (target / "modules.json").is_file():  # a cross-encoder may have none
@@ -49,7 +49,7 @@ def _name_modules(listing: Path) -> None:
     listing.write_text(json.dumps(named, indent=2), encoding="utf-8")
 
 
-def _copy(source: Folder, folder: Path, target: Path, patterns: tuple[str, ...]) -> None:
+def _copy(source: SentenceTransformersFolder, folder: Path, target: Path, patterns: tuple[str, ...]) -> None:
     for path in (p for pattern in patterns for p in sorted(folder.glob(pattern)) if p.is_file()):
         copied = target / path.relative_to(source.path)
         copied.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ _MODES = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token", "
 _WIDTHS = ("hidden_size", "d_model", "dim", "n_embd")
 
 
-def link(source: Path, target: Path) -> None:
+def symlink_tree(source: Path, target: Path) -> None:
     """Recreate the folders of `source` below `target`, with a link for each file; hidden ones are left out."""
     for path in sorted(source.rglob("*")):
         name = path.relative_to(source)

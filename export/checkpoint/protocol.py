@@ -5,27 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from embedship.bundle import Pipeline, Source
+from embedship.bundle import ModelSource, ModelSpec
 from embedship.codes import Vectors
-from embedship.export.checkpoint.folder import Folder
+from embedship.export.checkpoint.folder import SentenceTransformersFolder
 from embedship.tokens import Text
 
 
-class Original(Protocol):
+class SourceModel(Protocol):
     """The model is in float32 on the CPU; `tokenizer_json` has no truncation and no padding."""
 
     @property
-    def folder(self) -> Folder: ...
+    def folder(self) -> SentenceTransformersFolder: ...
 
     @property
     def model(self) -> Any:
         """The torch module that `transformer` is all of, or a part."""
 
     @property
-    def pipeline(self) -> Pipeline: ...
+    def pipeline(self) -> ModelSpec: ...
 
     @property
-    def source(self) -> Source: ...
+    def source(self) -> ModelSource: ...
 
     @property
     def tokenizer_json(self) -> str: ...

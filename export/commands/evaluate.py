@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from embedship import engine, hardware, variant_choice
-from embedship.bundle import Bundle, Measured
+from embedship.bundle import Bundle, RetrievalResult
 from embedship.encoder import Encoder
 from embedship.errors import GateError, UsageError
 from embedship.export.gates import retrieval_metrics
-from embedship.export.gates.dataset import Dataset
-from embedship.export.gates.retrieval_metrics import PLAIN, STORAGES, Encoded, Storage
+from embedship.export.gates.dataset import RetrievalDataset
+from embedship.export.gates.retrieval_metrics import PLAIN, STORAGES, EncodedDataset, VectorStorage
 from embedship.tokens import Tokenizer
 
 _STORAGES = {str(storage): storage for storage in STORAGES}
@@ -62,9 +62,9 @@ def evaluate(
     storages = _storages(codes)
     console = Console(stderr=True, highlight=False)
     pipeline = opened.manifest.pipeline
-    data = Dataset.read(folder, title).encodable(Tokenizer.open(opened), pipeline, console.print)
+    data = RetrievalDataset.read(folder, title).encodable(Tokenizer.open(opened), pipeline, console.print)
     plain = [opened.plain.name] if max_recall_drop is not None and opened.plain.name not in names else []
-    rows: list[Measured] = []
+    rows: list[RetrievalResult] = []
     for name in [*plain, *names]:
         encoded = _encoded(opened, name, data)
         if name in names:
@@ -111,7 +111,7 @@ def _dimensions(bundle: Bundle, wanted: str) -> Sequence[int]:
     return [int(part) for part in _parts(wanted)] or known
 
 
-def _storages(wanted: str) -> Sequence[Storage]:
+def _storages(wanted: str) -> Sequence[VectorStorage]:
     for part in _parts(wanted):
         if part not in _STORAGES:
             raise UsageError(f"--codes {part}: there are {', '.join(_STORAGES)}")
@@ -122,12 +122,12 @@ def _parts(text: str) -> list[str]:
     return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
 
 
-def _encoded(bundle: Bundle, name: str, data: Dataset) -> Encoded:
+def _encoded(bundle: Bundle, name: str, data: RetrievalDataset) -> EncodedDataset:
     """Each corpus is encoded once a variant; dimensions and codes are cut from that."""
     total = len(data.documents) + len(data.queries)
     with Encoder.open(bundle, name) as encoder, _bar(name, total) as advance:
-        doors = retrieval_metrics.doors(encoder, advance)
-        return Encoded.make(name, data, *doors, bundle.manifest.pipeline)
+        doors = retrieval_metrics.encode_functions(encoder, advance)
+        return EncodedDataset.make(name, data, *doors, bundle.manifest.pipeline)
 
 
 @contextmanager
@@ -138,7 +138,7 @@ def _bar(name: str, total: int) -> Iterator[retrieval_metrics.Advance]:
         yield lambda count: progress.advance(task, count)
 
 
-def _judge(rows: Sequence[Measured], baseline: Measured, budget: float) -> None:
+def _judge(rows: Sequence[RetrievalResult], baseline: RetrievalResult, budget: float) -> None:
     """Raise GateError naming every row that lost too much."""
     before = baseline.metrics["recall@10"]
     lost = [
@@ -153,7 +153,7 @@ def _judge(rows: Sequence[Measured], baseline: Measured, budget: float) -> None:
         )
 
 
-def _json(bundle: Bundle, data: Dataset, rows: list[Measured]) -> str:
+def _json(bundle: Bundle, data: RetrievalDataset, rows: list[RetrievalResult]) -> str:
     answer: dict[str, Any] = {
         "bundle": str(bundle.folder),
         "fingerprint": bundle.fingerprint,

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from embedship.bundle import Bundle, Objective, Task
-from embedship.export.variants.converter import Converter
-from embedship.export.variants.targets import Target
+from embedship.export.variants.converter import GraphConverter
+from embedship.export.variants.targets import HardwareTarget
 
 if TYPE_CHECKING:
-    from embedship.export.options import Wishes
-    from embedship.export.steps import Steps
+    from embedship.export.options import ExportOptions
+    from embedship.export.steps import StepTimer
 
 _VARIANTS = (
     "onnx, onnx-O1, onnx-O2, onnx-O3, onnx-O4 (--target cuda), onnx-int8, onnx-int8-weight, onnx-int8-dynamic, "
@@ -73,12 +73,13 @@ def export(
         bool, typer.Option("--skip-failed", help="Leave out a variant of --variants that fails, and keep the others.")
     ] = False,
     target: Annotated[
-        Target,
+        HardwareTarget,
         typer.Option(help="The CPUs that will run its int8 files, or cuda for float16 too. auto: those like this one."),
-    ] = Target.AUTO,
+    ] = HardwareTarget.AUTO,
     converter: Annotated[
-        Converter, typer.Option(help="Who makes the float32 graph. optimum: see docs/variants.md for its environment.")
-    ] = Converter.EMBEDSHIP,
+        GraphConverter,
+        typer.Option(help="Who makes the float32 graph. optimum: see docs/variants.md for its environment."),
+    ] = GraphConverter.EMBEDSHIP,
     name: Annotated[
         str | None, typer.Option(help="What the model is called (default: its folder's name, or its model card's).")
     ] = None,
@@ -147,10 +148,10 @@ def export(
     stay_offline()
     from embedship.export.build import build
     from embedship.export.gates import parity
-    from embedship.export.options import Wishes
-    from embedship.export.steps import Steps
+    from embedship.export.options import ExportOptions
+    from embedship.export.steps import StepTimer
 
-    wishes = Wishes(
+    wishes = ExportOptions(
         task=task,
         texts=texts,
         queries=queries,
@@ -173,14 +174,14 @@ def export(
         target=target,
         converter=converter,
     )
-    steps = Steps()
+    steps = StepTimer()
     if dry_run:
         _plan(checkpoint, out, wishes, steps, as_json)
         return
     _report(build(checkpoint, out, wishes, steps), steps.seconds, as_json)
 
 
-def _plan(checkpoint: str, out: Path, wishes: Wishes, steps: Steps, as_json: bool) -> None:
+def _plan(checkpoint: str, out: Path, wishes: ExportOptions, steps: StepTimer, as_json: bool) -> None:
     import msgspec
     from rich.console import Console
 

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from embedship.batches import Batch
-from embedship.bundle import Floors, Invariance, Variant
+from embedship.bundle import InvarianceReport, ParityFloors, Variant
 from embedship.codes import Vectors, cosine
 from embedship.encoder import Encoder
 from embedship.errors import GateError
-from embedship.export.checkpoint.embedder import Checkpoint
+from embedship.export.checkpoint.embedder import EmbedderCheckpoint
 from embedship.export.probe_texts import shown
-from embedship.golden_texts import ALONE_FLOOR, company_floor
-from embedship.likeness import likeness
-from embedship.tokens import Text, Tokens
+from embedship.golden_texts import ALONE_FLOOR, batch_invariance_floor
+from embedship.likeness import similarity
+from embedship.tokens import Text, TokenBatch
 
 # Long texts make the company expensive, and invariance breaks for short ones first: they are padded most.
 LONGEST = 512
@@ -30,7 +30,7 @@ _FEW = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Company:
+class BatchContext:
     """One way to lay texts into batches: groups of rows, each padded to `stretch` times its longest."""
 
     groups: tuple[tuple[int, ...], ...]
@@ -38,7 +38,7 @@ class Company:
     left: bool = False
 
 
-def certify(encoder: Encoder, texts: Sequence[Text], left: bool, seed: int = 0) -> Invariance:
+def certify(encoder: Encoder, texts: Sequence[Text], left: bool, seed: int = 0) -> InvarianceReport:
     """Worst cosine of each text alone to itself shuffled among others, over-padded, and (if `left`) padded on the left.
 
     `texts` with more than LONGEST tokens are left out. NaN and infinity give NaN, which no floor lets through.
@@ -46,19 +46,19 @@ def certify(encoder: Encoder, texts: Sequence[Text], left: bool, seed: int = 0) 
     whole = encoder.tokenizer(texts)
     kept = [row for row, length in enumerate(whole.lengths) if length <= LONGEST]
     tokens = [whole.row(row) for row in kept]
-    alone = _encode(encoder, tokens, Company(tuple((row,) for row in range(len(tokens)))))
+    alone = _encode(encoder, tokens, BatchContext(tuple((row,) for row in range(len(tokens)))))
     shuffled = tuple(_groups(np.random.default_rng(seed).permutation(len(tokens)).tolist()))
     by_length = sorted(range(len(tokens)), key=lambda row: tokens[row].lengths[0])
     companies = {
-        "shuffled": Company(shuffled),
-        "over_padded": Company(tuple(_groups(by_length)), stretch=2),
+        "shuffled": BatchContext(shuffled),
+        "over_padded": BatchContext(tuple(_groups(by_length)), stretch=2),
     }
     if left:
-        companies["other_side"] = Company(shuffled, left=True)
+        companies["other_side"] = BatchContext(shuffled, left=True)
     task = encoder.bundle.task
-    found = {name: likeness(task, alone, _encode(encoder, tokens, company)) for name, company in companies.items()}
+    found = {name: similarity(task, alone, _encode(encoder, tokens, company)) for name, company in companies.items()}
     worst = int(np.argmin(np.min(list(found.values()), axis=0)))  # a NaN counts as the smallest
-    return Invariance(
+    return InvarianceReport(
         texts=len(tokens),
         shuffled=float(found["shuffled"].min()),
         over_padded=float(found["over_padded"].min()),
@@ -67,9 +67,9 @@ def certify(encoder: Encoder, texts: Sequence[Text], left: bool, seed: int = 0) 
     )
 
 
-def judge(variant: Variant, invariance: Invariance, floors: Floors) -> None:
+def judge(variant: Variant, invariance: InvarianceReport, floors: ParityFloors) -> None:
     """Raise GateError with the worst text and the figures, unless every company leaves the vectors alone."""
-    floor = company_floor(variant, floors)
+    floor = batch_invariance_floor(variant, floors)
     if invariance.worst >= floor:  # a NaN is not
         return
     side = "not asked" if invariance.other_side is None else f"{invariance.other_side:.6f}"
@@ -80,7 +80,7 @@ def judge(variant: Variant, invariance: Invariance, floors: Floors) -> None:
     )
 
 
-def either_side(checkpoint: Checkpoint, texts: Sequence[Text], vectors: Vectors) -> bool:
+def padding_side_independent(checkpoint: EmbedderCheckpoint, texts: Sequence[Text], vectors: Vectors) -> bool:
     """Whether the checkpoint itself gives these (n, dim) vectors with its padding on the other side too.
 
     BERT does not: its positions count from the left edge, padding included. Nobody may then ask it of an export.
@@ -103,7 +103,7 @@ def _groups(rows: Sequence[int]) -> Iterator[tuple[int, ...]]:
     return (tuple(rows[at : at + _TOGETHER]) for at in range(0, len(rows), _TOGETHER))
 
 
-def _encode(encoder: Encoder, tokens: Sequence[Tokens], company: Company) -> Vectors:
+def _encode(encoder: Encoder, tokens: Sequence[TokenBatch], company: BatchContext) -> Vectors:
     """(n, dim) rows in the order of `tokens`, a text each, computed on every stream."""
     pipeline = encoder.bundle.manifest.pipeline
     vectors = np.empty((len(tokens), pipeline.dimension), dtype=np.float32)

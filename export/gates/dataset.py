@@ -10,25 +10,25 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from embedship.bundle import Pipeline
+from embedship.bundle import ModelSpec
 from embedship.errors import UsageError
 from embedship.files import jsonl, qrels
 from embedship.tokens import Tokenizer
 
 
-class _Document(msgspec.Struct, frozen=True):
+class _DatasetDocument(msgspec.Struct, frozen=True):
     id: str = msgspec.field(name="_id")
     text: str
     title: str | None = None
 
 
-class _Query(msgspec.Struct, frozen=True):
+class _DatasetQuery(msgspec.Struct, frozen=True):
     id: str = msgspec.field(name="_id")
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class Dataset:
+class RetrievalDataset:
     """`relevant` holds, for each query in order, the rows of its relevant documents; every query has at least one.
 
     The documents are in the order of their ids, so that a tie goes to the lower row as it does to the lower id.
@@ -42,15 +42,15 @@ class Dataset:
     query_ids: Sequence[str] = ()
 
     @classmethod
-    def read(cls, folder: Path, title: bool = False) -> Dataset:
+    def read(cls, folder: Path, title: bool = False) -> RetrievalDataset:
         """Read a folder in BEIR's layout: corpus.jsonl, queries.jsonl, qrels.tsv (with a header line).
 
         `title` puts "title " before each text, as BEIR does. Raises UsageError naming file and line.
         """
-        documents = sorted(jsonl.read(folder / "corpus.jsonl", _Document), key=lambda document: document.id)
+        documents = sorted(jsonl.read(folder / "corpus.jsonl", _DatasetDocument), key=lambda document: document.id)
         texts = [f"{d.title} {d.text}" if title and d.title else d.text for d in documents]
         judged = qrels.read(folder / "qrels.tsv", {d.id for d in documents}, "corpus.jsonl")
-        queries = [q for q in jsonl.read(folder / "queries.jsonl", _Query) if judged.get(q.id)]
+        queries = [q for q in jsonl.read(folder / "queries.jsonl", _DatasetQuery) if judged.get(q.id)]
         if not queries:
             raise UsageError(f"{folder}: no query in queries.jsonl has a relevant document in qrels.tsv")
         rows = {document.id: row for row, document in enumerate(documents)}
@@ -60,7 +60,7 @@ class Dataset:
         ids = ([document.id for document in documents], [query.id for query in queries])
         return cls(folder.resolve().name, texts, [q.text for q in queries], relevant, *ids)
 
-    def encodable(self, tokenizer: Tokenizer, pipeline: Pipeline, say: Callable[[str], object]) -> Dataset:
+    def encodable(self, tokenizer: Tokenizer, pipeline: ModelSpec, say: Callable[[str], object]) -> RetrievalDataset:
         """Without documents and queries that have no token, prompt included, and so no vector; `say` is told their ids.
 
         That is an empty text where the tokenizer adds no special tokens. A judgement of such a document goes with it,
@@ -81,7 +81,7 @@ class Dataset:
                 say(f"{self.name}: {_without_tokens(what, [names[row] for row in np.flatnonzero(~good).tolist()])}")
         if not kept:
             raise UsageError(f"{self.name}: no query is left that has a token and a relevant document with a token")
-        return Dataset(
+        return RetrievalDataset(
             self.name,
             [self.documents[row] for row in np.flatnonzero(documents).tolist()],
             [self.queries[row] for row in kept],

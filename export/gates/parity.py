@@ -11,38 +11,38 @@ import numpy as np
 import numpy.typing as npt
 
 from embedship import golden
-from embedship.bundle import Floors, Invariance, Parity, Precision, Stage, Task
+from embedship.bundle import ExportStage, InvarianceReport, ParityFloors, ParityReport, Precision, Task
 from embedship.codes import Vectors, normalise
 from embedship.encoder import Encoder
 from embedship.errors import GateError, UsageError
 from embedship.export import probe_pairs, probe_texts
-from embedship.export.checkpoint.embedder import Checkpoint
-from embedship.export.checkpoint.protocol import Original
+from embedship.export.checkpoint.embedder import EmbedderCheckpoint
+from embedship.export.checkpoint.protocol import SourceModel
 from embedship.export.gates import batch_invariance
 from embedship.export.probe_texts import shown
 from embedship.export.variant_failures import failing
-from embedship.golden_texts import REAL, Golden
-from embedship.likeness import likeness, spread
+from embedship.golden_texts import REAL, GoldenTexts
 from embedship.likeness import measure as called
+from embedship.likeness import similarity, spread
 from embedship.tokens import Text, Tokenizer
 
 # What MiniLM measures over 214 texts (minimum, mean, overlap): float32 0.99999, 1.00000, 0.999 (O3); bfloat16 0.99996,
 # 0.99999, 0.993; int8 0.9863, 0.9978, 0.945. The floors leave room for other models, none for a broken graph. Lengths
 # differ by less than 1e-6 where the model normalises. float16 keeps 11 bits (0.999996), bfloat16 8.
 FLOORS = {
-    Precision.FLOAT32: Floors(minimum=0.9999, mean=0.9999, overlap=0.99, length=0.999),
-    Precision.FLOAT16: Floors(minimum=0.9995, mean=0.9995, overlap=0.95, length=0.99),
-    Precision.BFLOAT16: Floors(minimum=0.999, mean=0.999, overlap=0.95, length=0.98),
+    Precision.FLOAT32: ParityFloors(minimum=0.9999, mean=0.9999, overlap=0.99, length=0.999),
+    Precision.FLOAT16: ParityFloors(minimum=0.9995, mean=0.9995, overlap=0.95, length=0.99),
+    Precision.BFLOAT16: ParityFloors(minimum=0.999, mean=0.999, overlap=0.95, length=0.98),
     # Of 1 to 8 tokens there are few to average errors over: MiniLM's worst, "thank you", has 0.971 calibrated on short
     # texts too, and 0.958 without.
-    Precision.INT8: Floors(minimum=0.97, mean=0.99, overlap=0.85, length=0.9, short=0.95),
+    Precision.INT8: ParityFloors(minimum=0.97, mean=0.99, overlap=0.85, length=0.9, short=0.95),
 }
 # A score has no 384 components over which errors average out, so single hostile pairs move further. A cross-encoder of
 # two layers measures over 242 pairs 0.885 at worst in int8 and 0.992 on average, with 0.966 of the passages in order.
 # bfloat16 was seen at 0.99883 on a CPU that has it; its floors lie between those of float16 and int8.
 SCORE_FLOORS = FLOORS | {
-    Precision.BFLOAT16: Floors(minimum=0.99, mean=0.998, overlap=0.95, length=0.97),
-    Precision.INT8: Floors(minimum=0.8, mean=0.98, overlap=0.9, length=0.9),
+    Precision.BFLOAT16: ParityFloors(minimum=0.99, mean=0.998, overlap=0.95, length=0.97),
+    Precision.INT8: ParityFloors(minimum=0.8, mean=0.98, overlap=0.9, length=0.9),
 }
 Cosines = npt.NDArray[np.float64]
 NEIGHBOURS = 10
@@ -53,11 +53,12 @@ _COMPANY_REAL = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Probes:
+class ProbeSet:
     """Texts without prompt, or pairs, and the checkpoint's own (n, dim) float32 rows of them; the hostile come first.
 
     `short` texts of a few tokens, with (m, dim) `short_vectors`, are judged apart from all others.
-    `longest` is the length in tokens of the longest; `either_side` says whether the checkpoint itself gives the same
+    `longest` is the length in tokens of the longest; `padding_side_independent` says whether the checkpoint itself
+    gives the same
     vectors padded on the other side.
     """
 
@@ -71,8 +72,8 @@ class Probes:
 
     @classmethod
     def make(
-        cls, checkpoint: Original, tokenizer: Tokenizer, real: Sequence[Text], short: Sequence[Text] = ()
-    ) -> Probes:
+        cls, checkpoint: SourceModel, tokenizer: Tokenizer, real: Sequence[Text], short: Sequence[Text] = ()
+    ) -> ProbeSet:
         """Hostile texts and the given real ones, each with every prompt of the model taken in turn; short ones bare.
 
         Raises GateError if the checkpoint itself gives NaN or infinity.
@@ -88,7 +89,7 @@ class Probes:
             raise GateError(f"the checkpoint itself gives NaN or infinity, for {shown(texts[row])}: nothing to export")
         company = len(kept[0]) + _COMPANY_REAL
         # A cross-encoder answers at one place; no server pads it on the left, and nobody asks it to be right then.
-        either_side = isinstance(checkpoint, Checkpoint) and batch_invariance.either_side(
+        either_side = isinstance(checkpoint, EmbedderCheckpoint) and batch_invariance.padding_side_independent(
             checkpoint, texts[:company], vectors[:company]
         )
         brief = _fits(tokenizer, short)
@@ -100,11 +101,11 @@ class Probes:
         """The hostile ones and some real ones, for the batch-invariance certificate."""
         return self.texts[: self.hostile + _COMPANY_REAL]
 
-    def golden(self, tokenizer: Tokenizer) -> Golden:
+    def golden(self, tokenizer: Tokenizer) -> GoldenTexts:
         """The hostile ones and the first of the real ones, with their token ids."""
         count = self.hostile + REAL
         texts = self.texts[:count]
-        return Golden(texts, tokenizer(texts).ids, self.vectors[:count])
+        return GoldenTexts(texts, tokenizer(texts).ids, self.vectors[:count])
 
 
 def _fits(tokenizer: Tokenizer, texts: Sequence[Text]) -> list[Text]:
@@ -118,15 +119,15 @@ def _fits(tokenizer: Tokenizer, texts: Sequence[Text]) -> list[Text]:
     return [text for text, n in zip(cut, tokenizer(cut).lengths, strict=True) if 0 < n <= probe_texts.LONGEST]
 
 
-class Agreement(NamedTuple):
+class GateMeasurement(NamedTuple):
     """What the manifest keeps of it, and the cosine of each probe, (n,), for the report's histogram."""
 
-    parity: Parity
-    invariance: Invariance
+    parity: ParityReport
+    invariance: InvarianceReport
     cosines: Cosines
 
 
-def floors(wanted: Sequence[str], task: Task = Task.EMBED) -> dict[Precision, Floors]:
+def floors(wanted: Sequence[str], task: Task = Task.EMBED) -> dict[Precision, ParityFloors]:
     """FLOORS (of a re-ranker SCORE_FLOORS), changed by settings like `int8-minimum=0.96`.
 
     Raises UsageError naming what is allowed.
@@ -142,17 +143,17 @@ def _setting(setting: str) -> tuple[Precision, str, float]:
     name, _, value = setting.partition("=")
     precision, _, figure = name.partition("-")
     try:
-        if figure in Floors.__struct_fields__ and -1 <= float(value) <= 1:
+        if figure in ParityFloors.__struct_fields__ and -1 <= float(value) <= 1:
             return Precision(precision), figure, float(value)
     except ValueError:
         pass
     raise UsageError(
         f"--floor {setting}: it is PRECISION-FIGURE=VALUE, with a precision of {', '.join(Precision)}, a figure of "
-        f"{', '.join(Floors.__struct_fields__)}, and a value from -1 to 1"
+        f"{', '.join(ParityFloors.__struct_fields__)}, and a value from -1 to 1"
     )
 
 
-def measure(encoder: Encoder, name: str, probes: Probes) -> tuple[Parity, Cosines]:
+def measure(encoder: Encoder, name: str, probes: ProbeSet) -> tuple[ParityReport, Cosines]:
     """Hold the encoder's vectors against the checkpoint's: what is recorded, and the cosine of each probe, (n,).
 
     Raises GateError if any row holds NaN or infinity.
@@ -160,9 +161,9 @@ def measure(encoder: Encoder, name: str, probes: Probes) -> tuple[Parity, Cosine
     vectors = encoder.encode_tokens(encoder.tokenizer(probes.texts))
     _require_finite(name, vectors, probes.texts)
     task = encoder.bundle.task
-    cosines = likeness(task, probes.vectors, vectors)
+    cosines = similarity(task, probes.vectors, vectors)
     worst = int(np.argmin(cosines))  # a NaN, of a zero row, counts as the smallest
-    parity = Parity(
+    parity = ParityReport(
         texts=len(probes.texts),
         longest=probes.longest,
         minimum=float(cosines[worst]),
@@ -174,12 +175,12 @@ def measure(encoder: Encoder, name: str, probes: Probes) -> tuple[Parity, Cosine
     return _with_short(parity, encoder, name, probes), cosines
 
 
-def _with_short(parity: Parity, encoder: Encoder, name: str, probes: Probes) -> Parity:
+def _with_short(parity: ParityReport, encoder: Encoder, name: str, probes: ProbeSet) -> ParityReport:
     if probes.short_vectors is None:
         return parity
     vectors = encoder.encode_tokens(encoder.tokenizer(probes.short))
     _require_finite(name, vectors, probes.short)
-    cosines = likeness(encoder.bundle.task, probes.short_vectors, vectors)
+    cosines = similarity(encoder.bundle.task, probes.short_vectors, vectors)
     worst = int(np.argmin(cosines))
     return msgspec.structs.replace(
         parity,
@@ -190,7 +191,7 @@ def _with_short(parity: Parity, encoder: Encoder, name: str, probes: Probes) -> 
     )
 
 
-def _order(task: Task, probes: Probes, vectors: Vectors) -> float:
+def _order(task: Task, probes: ProbeSet, vectors: Vectors) -> float:
     """How far the order of what is found stays the checkpoint's."""
     if task is Task.EMBED:
         return overlap(vectors, probes.vectors)
@@ -232,7 +233,7 @@ def length(vectors: Vectors, expected: Vectors) -> float:
     return float((lengths.min(axis=0) / np.maximum(lengths.max(axis=0), np.finfo(np.float32).tiny)).min())
 
 
-def judge(name: str, precision: Precision, parity: Parity, floors: Floors, task: Task = Task.EMBED) -> None:
+def judge(name: str, precision: Precision, parity: ParityReport, floors: ParityFloors, task: Task = Task.EMBED) -> None:
     """Raise GateError with the worst text, the figures and the options that change the floors, unless all are held."""
     # `not >=` and never `<`: a NaN must fail.
     failures = [
@@ -262,18 +263,18 @@ _ORDERS = {Task.EMBED: f"top-{NEIGHBOURS} overlap", Task.RERANK: "share of passa
 _ANSWERS = {Task.EMBED: "vectors", Task.RERANK: "scores"}
 
 
-def require(encoder: Encoder, probes: Probes, floors: dict[Precision, Floors]) -> Agreement:
+def require(encoder: Encoder, probes: ProbeSet, floors: dict[Precision, ParityFloors]) -> GateMeasurement:
     """Measure and judge one variant, alone and in company; then the golden check that every server will run.
 
     Raises VariantError with the stage that failed.
     """
     name, demanded = encoder.variant.name, floors[encoder.engine.precision]
-    with failing(name, Stage.PARITY):
+    with failing(name, ExportStage.PARITY):
         parity, cosines = measure(encoder, name, probes)
         judge(name, encoder.engine.precision, parity, demanded, encoder.bundle.task)
-    with failing(name, Stage.INVARIANCE):
+    with failing(name, ExportStage.INVARIANCE):
         certificate = batch_invariance.certify(encoder, probes.company, probes.either_side)
         batch_invariance.judge(encoder.variant, certificate, demanded)
-    with failing(name, Stage.GOLDEN):
+    with failing(name, ExportStage.GOLDEN):
         golden.check(encoder)
-    return Agreement(parity, certificate, cosines)
+    return GateMeasurement(parity, certificate, cosines)

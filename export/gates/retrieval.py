@@ -6,44 +6,44 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from embedship.bundle import Codes, Measured, Quality, Stage
+from embedship.bundle import ExportStage, RetrievalReport, RetrievalResult, VectorCodes
 from embedship.encoder import Encoder
 from embedship.errors import GateError
-from embedship.export.checkpoint.embedder import Checkpoint
+from embedship.export.checkpoint.embedder import EmbedderCheckpoint
 from embedship.export.gates import retrieval_metrics, vector_codes
-from embedship.export.gates.dataset import Dataset
-from embedship.export.gates.retrieval_metrics import PLAIN, STORAGES, Encode, Encoded
-from embedship.export.steps import Steps
-from embedship.export.variant_failures import Failures, failing
+from embedship.export.gates.dataset import RetrievalDataset
+from embedship.export.gates.retrieval_metrics import PLAIN, STORAGES, Encode, EncodedDataset
+from embedship.export.steps import StepTimer
+from embedship.export.variant_failures import VariantFailures, failing
 
 
-class Retrieval(NamedTuple):
+class VariantDecision(NamedTuple):
     """The variant to take, the codes with their rescoring multiplier measured, and what was found with what."""
 
     chosen: str
-    codes: Codes
-    quality: Quality | None
+    codes: VectorCodes
+    quality: RetrievalReport | None
 
 
-def on_texts(encoder: Encoder, codes: Codes, documents: list[str], queries: list[str]) -> Retrieval:
+def on_texts(encoder: Encoder, codes: VectorCodes, documents: list[str], queries: list[str]) -> VariantDecision:
     """Without questions and answers: the multiplier alone, over texts among texts."""
-    sample = Dataset("texts", documents, queries, [])
-    encoded = Encoded.make(
-        encoder.variant.name, sample, *retrieval_metrics.doors(encoder), encoder.bundle.manifest.pipeline
+    sample = RetrievalDataset("texts", documents, queries, [])
+    encoded = EncodedDataset.make(
+        encoder.variant.name, sample, *retrieval_metrics.encode_functions(encoder), encoder.bundle.manifest.pipeline
     )
-    return Retrieval(encoder.variant.name, vector_codes.rescoring(codes, encoded), None)
+    return VariantDecision(encoder.variant.name, vector_codes.rescoring(codes, encoded), None)
 
 
 def on_questions(
-    data: Dataset,
-    checkpoint: Checkpoint,
+    data: RetrievalDataset,
+    checkpoint: EmbedderCheckpoint,
     encoders: Mapping[str, Encoder],
     ranked: Sequence[str],
     budget: float | None,
-    codes: Codes,
-    steps: Steps,
-    failures: Failures,
-) -> Retrieval:
+    codes: VectorCodes,
+    steps: StepTimer,
+    failures: VariantFailures,
+) -> VariantDecision:
     """Every variant at full dimension in float32, and the chosen one in every dimension and code.
 
     `ranked` names what may be chosen, best first; the first whose recall@10 lies at most `budget` below the
@@ -54,13 +54,13 @@ def on_questions(
     """
     pipeline = checkpoint.pipeline
     with steps.step("retrieval of the checkpoint"):
-        encoded = Encoded.make("checkpoint", data, *_doors(checkpoint), pipeline)
+        encoded = EncodedDataset.make("checkpoint", data, *_doors(checkpoint), pipeline)
         rows = [retrieval_metrics.measure(data, encoded, PLAIN)]
     chosen = None
     for name in dict.fromkeys([*ranked, *encoders]):
         step = steps.step(f"retrieval of {name}")
-        with failures.optional(name), failing(name, Stage.RETRIEVAL), step:
-            encoded = Encoded.make(name, data, *retrieval_metrics.doors(encoders[name]), pipeline)
+        with failures.optional(name), failing(name, ExportStage.RETRIEVAL), step:
+            encoded = EncodedDataset.make(name, data, *retrieval_metrics.encode_functions(encoders[name]), pipeline)
             row = retrieval_metrics.measure(data, encoded, PLAIN)
             rows.append(row)
             if chosen is None and name in ranked and (budget is None or retrieval_metrics.drop(rows[0], row) <= budget):
@@ -70,24 +70,24 @@ def on_questions(
                 ]
     if chosen is None:
         raise GateError(_over_budget(data.name, budget, rows))
-    found = Quality(
+    found = RetrievalReport(
         dataset=data.name,
         queries=len(data.queries),
         documents=len(data.documents),
         max_recall_drop=budget,
         measured=tuple(rows),
     )
-    return Retrieval(chosen, codes, found)
+    return VariantDecision(chosen, codes, found)
 
 
-def _doors(checkpoint: Checkpoint) -> tuple[Encode, Encode]:
+def _doors(checkpoint: EmbedderCheckpoint) -> tuple[Encode, Encode]:
     pipeline = checkpoint.pipeline
     prompts = (pipeline.prompts.get(name or "", "") for name in (pipeline.document_prompt, pipeline.query_prompt))
     documents, queries = (partial(checkpoint.encode, prompt=prompt) for prompt in prompts)
     return documents, queries
 
 
-def _over_budget(dataset: str, budget: float | None, rows: Sequence[Measured]) -> str:
+def _over_budget(dataset: str, budget: float | None, rows: Sequence[RetrievalResult]) -> str:
     recalls = ", ".join(f"{row.variant} {row.metrics['recall@10']:.4f}" for row in rows)
     return (
         f"every variant loses more than {budget} of the checkpoint's recall@10 on {dataset}: {recalls}. "

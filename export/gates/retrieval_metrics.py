@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from embedship import codes as packing
 from embedship import ranking
-from embedship.bundle import Code, Codes, Measured, Pipeline, Similarity
-from embedship.codes import Vectors, cut, normalise
+from embedship.bundle import ModelSpec, RetrievalResult, Similarity, VectorCode, VectorCodes
+from embedship.codes import Vectors, normalise, truncate_dimensions
 from embedship.encoder import Encoder
 from embedship.errors import EngineError
-from embedship.export.gates.dataset import Dataset
+from embedship.export.gates.dataset import RetrievalDataset
 
 KS = (1, 3, 5, 10)
 DEPTH = 100
@@ -34,7 +34,7 @@ Rows = NDArray[np.int64]  # (n, k) document rows, best first
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Encoded:
+class EncodedDataset:
     """A dataset as one variant (or "checkpoint") sees it: (n, dim) float32 at full dimension, ready to compare."""
 
     variant: str
@@ -42,7 +42,9 @@ class Encoded:
     queries: Vectors
 
     @classmethod
-    def make(cls, variant: str, data: Dataset, documents: Encode, queries: Encode, pipeline: Pipeline) -> Encoded:
+    def make(
+        cls, variant: str, data: RetrievalDataset, documents: Encode, queries: Encode, pipeline: ModelSpec
+    ) -> EncodedDataset:
         """Unit rows, except where the model was trained for the inner product. Raises EngineError for NaN."""
         dot = pipeline.similarity is Similarity.DOT
         made = (documents(data.documents), queries(data.queries))
@@ -50,8 +52,10 @@ class Encoded:
             raise EngineError(f"{variant} gives NaN or infinity for a text of {data.name}")
         return cls(variant, *(vectors if dot else normalise(vectors) for vectors in made))
 
-    def cut(self, dimension: int) -> Encoded:
-        return Encoded(self.variant, cut(self.documents, dimension), cut(self.queries, dimension))
+    def cut(self, dimension: int) -> EncodedDataset:
+        return EncodedDataset(
+            self.variant, truncate_dimensions(self.documents, dimension), truncate_dimensions(self.queries, dimension)
+        )
 
     @property
     def dimension(self) -> int:
@@ -59,27 +63,31 @@ class Encoded:
 
 
 @dataclass(frozen=True, slots=True)
-class Storage:
+class VectorStorage:
     """A vector code, and whether int8 codes rank again what it found."""
 
-    code: Code
+    code: VectorCode
     rescored: bool = False
 
     def __str__(self) -> str:
         return f"{self.code}+int8" if self.rescored else str(self.code)
 
 
-PLAIN = Storage(Code.FLOAT32)
+PLAIN = VectorStorage(VectorCode.FLOAT32)
 
 
-def storage(row: Measured) -> Storage:
-    return Storage(row.code, row.rescored)
+def storage(row: RetrievalResult) -> VectorStorage:
+    return VectorStorage(row.code, row.rescored)
 
 
-STORAGES = (PLAIN, *map(Storage, (Code.FLOAT16, Code.INT8, Code.UBINARY)), Storage(Code.UBINARY, rescored=True))
+STORAGES = (
+    PLAIN,
+    *map(VectorStorage, (VectorCode.FLOAT16, VectorCode.INT8, VectorCode.UBINARY)),
+    VectorStorage(VectorCode.UBINARY, rescored=True),
+)
 
 
-def doors(encoder: Encoder, progress: Advance | None = None) -> tuple[Encode, Encode]:
+def encode_functions(encoder: Encoder, progress: Advance | None = None) -> tuple[Encode, Encode]:
     """How documents and how queries are encoded, each with the prompt sentence-transformers would pick."""
     pipeline = encoder.bundle.manifest.pipeline
     documents, queries = (
@@ -89,23 +97,29 @@ def doors(encoder: Encoder, progress: Advance | None = None) -> tuple[Encode, En
     return documents, queries
 
 
-def drop(before: Measured, after: Measured) -> float:
+def drop(before: RetrievalResult, after: RetrievalResult) -> float:
     """How far recall@10 fell."""
     return before.metrics["recall@10"] - after.metrics["recall@10"]
 
 
 def grid(
-    data: Dataset, encoded: Encoded, dimensions: Sequence[int], storages: Sequence[Storage], codes: Codes
-) -> Iterator[Measured]:
+    data: RetrievalDataset,
+    encoded: EncodedDataset,
+    dimensions: Sequence[int],
+    storages: Sequence[VectorStorage],
+    codes: VectorCodes,
+) -> Iterator[RetrievalResult]:
     """Metrics of every dimension x storage, largest dimension first; sign bits only where they fill whole bytes."""
     for dimension in sorted(dimensions, reverse=True):
         shorter = encoded.cut(dimension)
         for storage in storages:
-            if storage.code is not Code.UBINARY or dimension % 8 == 0:
+            if storage.code is not VectorCode.UBINARY or dimension % 8 == 0:
                 yield measure(data, shorter, storage, codes)
 
 
-def measure(data: Dataset, encoded: Encoded, storage: Storage, codes: Codes | None = None) -> Measured:
+def measure(
+    data: RetrievalDataset, encoded: EncodedDataset, storage: VectorStorage, codes: VectorCodes | None = None
+) -> RetrievalResult:
     """Search every question and average every metric; `codes` are needed for all but float32 and float16.
 
     A rescored figure at k is that of a search for k: `codes.rescore` candidates for each of the k.
@@ -114,7 +128,7 @@ def measure(data: Dataset, encoded: Encoded, storage: Storage, codes: Codes | No
         shallow, deep = (rescored(encoded, codes, k) for k in (max(KS), DEPTH))
     else:
         shallow = deep = nearest(*stored(encoded, storage.code, codes), DEPTH)
-    return Measured(
+    return RetrievalResult(
         variant=encoded.variant,
         dimension=encoded.dimension,
         code=storage.code,
@@ -124,18 +138,18 @@ def measure(data: Dataset, encoded: Encoded, storage: Storage, codes: Codes | No
     )
 
 
-_BITS = {Code.FLOAT32: 32, Code.FLOAT16: 16, Code.INT8: 8, Code.UBINARY: 1}
+_BITS = {VectorCode.FLOAT32: 32, VectorCode.FLOAT16: 16, VectorCode.INT8: 8, VectorCode.UBINARY: 1}
 
 
-def stored(encoded: Encoded, code: Code, codes: Codes | None) -> tuple[Vectors, NDArray[np.generic]]:
+def stored(encoded: EncodedDataset, code: VectorCode, codes: VectorCodes | None) -> tuple[Vectors, NDArray[np.generic]]:
     """Queries and stored documents, so that the inner product of `widened` documents is the score of the code."""
     documents, queries = encoded.documents, encoded.queries
-    if code is Code.FLOAT32:
+    if code is VectorCode.FLOAT32:
         return queries, documents
-    if code is Code.FLOAT16:
-        return queries, packing.half(documents)
+    if code is VectorCode.FLOAT16:
+        return queries, packing.to_float16(documents)
     assert codes is not None, "int8 and binary codes are defined by the bundle"
-    if code is Code.INT8:
+    if code is VectorCode.INT8:
         scale = codes.scale(encoded.dimension)
         return scale.weigh(queries), scale.encode(documents)
     bits = (packing.binary(vectors, codes.binary_threshold) for vectors in (queries, documents))
@@ -164,15 +178,17 @@ def _nearest(queries: Vectors, documents: NDArray[np.generic], k: int) -> Rows:
     return ranking.hits(best, min(k, len(documents))).rows
 
 
-def rescored(encoded: Encoded, codes: Codes | None, k: int) -> Rows:
+def rescored(encoded: EncodedDataset, codes: VectorCodes | None, k: int) -> Rows:
     """Sign bits find `codes.rescore` x k candidates, int8 codes rank them: how a binary index searches."""
     assert codes is not None
-    return again(encoded, codes, nearest(*stored(encoded, Code.UBINARY, codes), codes.rescore * k), k)
+    return rescore_candidates(
+        encoded, codes, nearest(*stored(encoded, VectorCode.UBINARY, codes), codes.rescore * k), k
+    )
 
 
-def again(encoded: Encoded, codes: Codes, candidates: Rows, k: int) -> Rows:
+def rescore_candidates(encoded: EncodedDataset, codes: VectorCodes, candidates: Rows, k: int) -> Rows:
     """The k best of each query's candidates by their int8 codes."""
-    queries, documents = stored(encoded, Code.INT8, codes)
+    queries, documents = stored(encoded, VectorCode.INT8, codes)
     step = max(1, _GATHERED_BYTES // (4 * encoded.dimension * candidates.shape[1]))
     found = []
     for at in range(0, len(queries), step):
@@ -187,7 +203,7 @@ def hits(ranked: Rows, relevant: Sequence[NDArray[np.int64]]) -> NDArray[np.bool
     return np.stack([np.isin(rows, wanted) for rows, wanted in zip(ranked, relevant, strict=True)])
 
 
-def _counts(data: Dataset) -> NDArray[np.int64]:
+def _counts(data: RetrievalDataset) -> NDArray[np.int64]:
     return np.array([len(rows) for rows in data.relevant])
 
 

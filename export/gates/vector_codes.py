@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from embedship.bundle import Code, Codes, Similarity
-from embedship.codes import Int8Scale, Vectors, cut, normalise
-from embedship.export.checkpoint.embedder import Checkpoint
-from embedship.export.gates.retrieval_metrics import Encoded, Rows, again, nearest, stored
+from embedship.bundle import Similarity, VectorCode, VectorCodes
+from embedship.codes import Int8Scale, Vectors, normalise, truncate_dimensions
+from embedship.export.checkpoint.embedder import EmbedderCheckpoint
+from embedship.export.gates.retrieval_metrics import EncodedDataset, Rows, nearest, rescore_candidates, stored
 from embedship.monitor.recall.rolling import overlap
 from embedship.tokens import Text
 
@@ -21,7 +21,7 @@ _MULTIPLIERS = (1, 2, 4, 8, 16, 32, 64)
 _K = 10
 
 
-def fit(checkpoint: Checkpoint, texts: Sequence[Text], held_out: Vectors) -> Codes:
+def fit(checkpoint: EmbedderCheckpoint, texts: Sequence[Text], held_out: Vectors) -> VectorCodes:
     """Freeze the int8 ranges over `texts`; `held_out` are (n, dim) vectors of others, in which clipping is counted.
 
     The rescoring multiplier is still to be measured, with `rescoring`.
@@ -29,8 +29,8 @@ def fit(checkpoint: Checkpoint, texts: Sequence[Text], held_out: Vectors) -> Cod
     pipeline = checkpoint.pipeline
     raw = pipeline.similarity is Similarity.DOT
     vectors, others = (v if raw else normalise(v) for v in (checkpoint.encode(texts), held_out))
-    scales = tuple(Int8Scale.fit(cut(vectors, dimension)) for dimension in pipeline.dimensions)
-    return Codes(
+    scales = tuple(Int8Scale.fit(truncate_dimensions(vectors, dimension)) for dimension in pipeline.dimensions)
+    return VectorCodes(
         int8=scales,
         clipped=round(scales[0].clipped(others), 6),
         binary_threshold=THRESHOLD,
@@ -40,15 +40,15 @@ def fit(checkpoint: Checkpoint, texts: Sequence[Text], held_out: Vectors) -> Cod
     )
 
 
-def rescoring(codes: Codes, encoded: Encoded) -> Codes:
+def rescoring(codes: VectorCodes, encoded: EncodedDataset) -> VectorCodes:
     """The codes, with the fewest candidates a hit that find 99% of the 10 exact nearest, or all that int8 finds."""
     if encoded.dimension % 8:
         return codes
-    exact = nearest(*stored(encoded, Code.FLOAT32, codes), _K)
-    alone = _recall(nearest(*stored(encoded, Code.INT8, codes), _K), exact)
-    candidates = nearest(*stored(encoded, Code.UBINARY, codes), _K * max(_MULTIPLIERS))
+    exact = nearest(*stored(encoded, VectorCode.FLOAT32, codes), _K)
+    alone = _recall(nearest(*stored(encoded, VectorCode.INT8, codes), _K), exact)
+    candidates = nearest(*stored(encoded, VectorCode.UBINARY, codes), _K * max(_MULTIPLIERS))
     for multiplier in _MULTIPLIERS:
-        recall = _recall(again(encoded, codes, candidates[:, : _K * multiplier], _K), exact)
+        recall = _recall(rescore_candidates(encoded, codes, candidates[:, : _K * multiplier], _K), exact)
         if recall >= min(_WANTED, alone):
             break
     return msgspec.structs.replace(

@@ -11,7 +11,17 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from embedship import shapes, variant_choice
-from embedship.bundle import Bundle, Choice, Measured, Quality, Quantisation, Runtime, Source, Task, Variant
+from embedship.bundle import (
+    Bundle,
+    ModelSource,
+    Quantisation,
+    RetrievalReport,
+    RetrievalResult,
+    Runtime,
+    Task,
+    Variant,
+    VariantChoice,
+)
 from embedship.export.probe_texts import LONGEST
 from embedship.likeness import measure
 
@@ -51,7 +61,7 @@ def table(bundle: Bundle) -> Table:
     return shown
 
 
-def _spread(chosen: Choice, name: str) -> str:
+def _spread(chosen: VariantChoice, name: str) -> str:
     """How far its rounds lie apart; bundles of an earlier version do not say."""
     return f"{chosen.spread[name]:.0%}" if name in chosen.spread else "-"
 
@@ -71,7 +81,7 @@ def _short(v: Variant) -> list[str]:
     ]
 
 
-def _noise(chosen: Choice) -> list[str]:
+def _noise(chosen: VariantChoice) -> list[str]:
     """What keeps the speeds from being a verdict."""
     lines = []
     if chosen.alike:
@@ -93,7 +103,7 @@ def fused(bundle: Bundle) -> list[str]:
     return [f"{name} has: {counts}" for name, counts in counted.items() if counts]
 
 
-def source(source: Source) -> list[str]:
+def source(source: ModelSource) -> list[str]:
     """What was done to the checkpoint on the way: an adapter merged, code run, something left out."""
     lines = []
     if source.merge:
@@ -132,13 +142,13 @@ def _passed_over(bundle: Bundle, v: Variant) -> list[str]:
     chosen, quality, plain = bundle.manifest.choice, bundle.manifest.quality, bundle.plain.name
     if v.name not in chosen.tokens_per_second:
         return [f"{v.name} is for {' or '.join(v.needs)}: its speed was not measured here, and it is not chosen"]
-    speeds = variant_choice.Speeds.from_choice(chosen)
+    speeds = variant_choice.VariantSpeeds.from_choice(chosen)
     ratio = variant_choice.gain(v, bundle.plain, chosen.objective, speeds)
     did = f"fuses {sum(v.fused.values())} operators and" if v.fused else "fuses nothing and"
     did = f"{did} gains" if v.quantisation is Quantisation.NONE and v.runtime is Runtime.ONNXRUNTIME else "gains"
     reasons = {
         f"{v.name} {did} nothing in {chosen.objective} ({ratio:.2f}x {plain}): not chosen": ratio < variant_choice.GAIN,
-        f"{v.name} loses more recall@10 than --max-recall-drop: not chosen": not variant_choice.affordable(
+        f"{v.name} loses more recall@10 than --max-recall-drop: not chosen": not variant_choice.within_recall_budget(
             quality, v.name
         ),
         f"{v.name} is never chosen, only named (--variant)": v.quantisation is Quantisation.DYNAMIC,
@@ -152,13 +162,13 @@ def _company(v: Variant, task: Task) -> str:
     return f"{v.name}: {what} {label}, worst {measure(task)} {v.invariance.worst:.6f} over {v.invariance.texts} texts"
 
 
-def quality_table(quality: Quality) -> Table:
+def quality_table(quality: RetrievalReport) -> Table:
     """The checkpoint and the exported variants, side by side, then dimensions and codes."""
     data = f"{quality.dataset}: {quality.queries:,} queries, {quality.documents:,} documents, exact search"
     return rows_table(quality.measured, data)
 
 
-def rows_table(measured: Sequence[Measured], caption: str) -> Table:
+def rows_table(measured: Sequence[RetrievalResult], caption: str) -> Table:
     """A row each; accuracy@k is the hit rate."""
     shown = Table(box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0), caption=f"{caption}; accuracy is the hit rate")
     for heading in ("variant", "code"):

@@ -5,35 +5,35 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from embedship.bundle import Manifest, Measured, Quality, Variant
+from embedship.bundle import BundleManifest, RetrievalReport, RetrievalResult, Variant
 from embedship.charts import axis
 from embedship.charts.axis import Axis
 from embedship.charts.plot import (
     SMALL_FRAME,
     SMALL_HEIGHT,
     SMALL_WIDTH,
-    Bar,
-    Dot,
-    Line,
-    Mark,
+    AxisMark,
     Plot,
-    Rule,
+    PlotBar,
+    PlotDot,
+    PlotLine,
+    ReferenceLine,
     place_x,
     place_y,
     scatter,
     thinned,
 )
 from embedship.export.report import wording
-from embedship.export.report.histogram import Histogram, cosine_axis, nines
+from embedship.export.report.histogram import CosineHistogram, cosine_axis, nines
 
 
-def speed_against_cosine(manifest: Manifest) -> Plot:
+def speed_against_cosine(manifest: BundleManifest) -> Plot:
     """Up is nearer to the checkpoint, right is faster; a line hangs down to the worst text."""
     timed = _timed(manifest)
     x = _speed_axis([speed for _, speed in timed])
     y = cosine_axis("mean cosine to the checkpoint", min(v.parity.minimum for v, _ in timed))
     dots = [
-        Dot(
+        PlotDot(
             place_x(x, speed),
             place_y(y, variant.parity.mean),
             _kind(manifest, variant),
@@ -46,7 +46,7 @@ def speed_against_cosine(manifest: Manifest) -> Plot:
     return scatter("Speed against cosine", x, y, dots, [variant.name for variant, _ in timed])
 
 
-def speed_against_recall(manifest: Manifest, quality: Quality) -> Plot | None:
+def speed_against_recall(manifest: BundleManifest, quality: RetrievalReport) -> Plot | None:
     """The same with recall@10 on the user's questions; none where no variant was searched with."""
     plain = wording.plain_rows(quality)
     found = [(v, speed, plain[v.name].metrics["recall@10"]) for v, speed in _timed(manifest) if v.name in plain]
@@ -56,7 +56,7 @@ def speed_against_recall(manifest: Manifest, quality: Quality) -> Plot | None:
     x = _speed_axis([speed for _, speed in _timed(manifest)])
     y = axis.even("recall@10", [recall for *_, recall in found] + ([] if checkpoint is None else [checkpoint]))
     dots = [
-        Dot(
+        PlotDot(
             place_x(x, speed),
             place_y(y, recall),
             _kind(manifest, variant),
@@ -64,11 +64,11 @@ def speed_against_recall(manifest: Manifest, quality: Quality) -> Plot | None:
         )
         for variant, speed, recall in found
     ]
-    across = None if checkpoint is None else Rule(place_y(y, checkpoint), f"checkpoint {checkpoint:.4f}")
+    across = None if checkpoint is None else ReferenceLine(place_y(y, checkpoint), f"checkpoint {checkpoint:.4f}")
     return scatter("Speed against recall", x, y, dots, [variant.name for variant, *_ in found], across)
 
 
-def recall_against_bytes(quality: Quality, variant: str) -> Plot | None:
+def recall_against_bytes(quality: RetrievalReport, variant: str) -> Plot | None:
     """A point for each dimension and code of one variant; none where fewer than two were measured."""
     rows = [row for row in quality.measured if row.variant == variant]
     if len(rows) < 2:
@@ -77,7 +77,7 @@ def recall_against_bytes(quality: Quality, variant: str) -> Plot | None:
     x = axis.doublings("bytes per vector (log scale)", [row.bytes_per_vector for row in rows])
     y = axis.even("recall@10", [row.metrics["recall@10"] for row in rows])
     dots = [
-        Dot(
+        PlotDot(
             place_x(x, row.bytes_per_vector),
             place_y(y, row.metrics["recall@10"]),
             code_class(row),
@@ -88,10 +88,10 @@ def recall_against_bytes(quality: Quality, variant: str) -> Plot | None:
     ]
     names = [str(row.dimension) if row in best else "" for row in rows]
     line = [(dot.x, dot.y) for dot, row in zip(dots, rows, strict=True) if row in best]
-    return scatter("Recall against bytes per vector", x, y, dots, names, lines=[Line("front", sorted(line))])
+    return scatter("Recall against bytes per vector", x, y, dots, names, lines=[PlotLine("front", sorted(line))])
 
 
-def histogram(variant: Variant, found: Histogram, worst: float, floor: float | None) -> Plot:
+def histogram(variant: Variant, found: CosineHistogram, worst: float, floor: float | None) -> Plot:
     """How the texts' cosines to the checkpoint are spread; `worst` is the worst of all variants, for a common axis."""
     frame, x = SMALL_FRAME, cosine_axis("cosine to the checkpoint", worst)
     tallest = max(found.counts)
@@ -103,45 +103,47 @@ def histogram(variant: Variant, found: Histogram, worst: float, floor: float | N
             hover = (
                 f"{variant.name}: {count} of {found.texts} texts from {wording.cosine(left)} to {wording.cosine(right)}"
             )
-            bars.append(Bar(start, round(frame.bottom - height, 1), max(round(end - start - 1, 1), 1), height, hover))
+            bars.append(
+                PlotBar(start, round(frame.bottom - height, 1), max(round(end - start - 1, 1), 1), height, hover)
+            )
     return Plot(
         name=f"Cosines of {variant.name}",
         width=SMALL_WIDTH,
         height=SMALL_HEIGHT,
         frame=frame,
         x_title=x.title,
-        x_marks=thinned([Mark(x.place(t.value, frame.left, frame.right), t.text) for t in x.ticks], frame.right),
-        y_marks=[Mark(frame.bottom, "0"), Mark(frame.top, f"{tallest:,}")],
+        x_marks=thinned([AxisMark(x.place(t.value, frame.left, frame.right), t.text) for t in x.ticks], frame.right),
+        y_marks=[AxisMark(frame.bottom, "0"), AxisMark(frame.top, f"{tallest:,}")],
         bars=bars,
         upright=None if floor is None or nines(floor) < x.low else _upright(x, floor),
     )
 
 
-def _upright(x: Axis, floor: float) -> Rule:
-    return Rule(x.place(floor, SMALL_FRAME.left, SMALL_FRAME.right), f"floor {floor:g}")
+def _upright(x: Axis, floor: float) -> ReferenceLine:
+    return ReferenceLine(x.place(floor, SMALL_FRAME.left, SMALL_FRAME.right), f"floor {floor:g}")
 
 
-def frontier(rows: Sequence[Measured]) -> list[Measured]:
+def frontier(rows: Sequence[RetrievalResult]) -> list[RetrievalResult]:
     """The rows that no other beats in recall@10 at as few bytes (the Pareto front), by rising bytes."""
-    found: list[Measured] = []
+    found: list[RetrievalResult] = []
     for row in sorted(rows, key=lambda row: (row.bytes_per_vector, -row.metrics["recall@10"])):
         if not found or row.metrics["recall@10"] > found[-1].metrics["recall@10"]:
             found.append(row)
     return found
 
 
-def code_class(row: Measured) -> str:
+def code_class(row: RetrievalResult) -> str:
     return f"{row.code}-rescored" if row.rescored else str(row.code)
 
 
-def _timed(manifest: Manifest) -> list[tuple[Variant, float]]:
+def _timed(manifest: BundleManifest) -> list[tuple[Variant, float]]:
     """The chosen one first: it is the first to get a place for its name, and the last to be covered."""
     speeds, chosen = manifest.choice.tokens_per_second, manifest.choice.variant
     found = [(v, speeds[v.name]) for v in manifest.variants if v.name in speeds]
     return sorted(found, key=lambda pair: pair[0].name != chosen)
 
 
-def _kind(manifest: Manifest, variant: Variant) -> str:
+def _kind(manifest: BundleManifest, variant: Variant) -> str:
     return "chosen" if variant.name == manifest.choice.variant else "other"
 
 

@@ -13,26 +13,26 @@ from typing import Any
 import msgspec
 import numpy.typing as npt
 
-from embedship.bundle import REPORT_HTML, REPORT_JSON, Manifest, Variant
+from embedship.bundle import REPORT_HTML, REPORT_JSON, BundleManifest, Variant
 from embedship.charts import page
 from embedship.charts.plot import Plot
 from embedship.export.report import figures, tables, wording
-from embedship.export.report.histogram import Histogram
+from embedship.export.report.histogram import CosineHistogram
 
 _HERE = Path(__file__).parent
 
 
-def write(folder: Path, manifest: Manifest, cosines: Mapping[str, npt.ArrayLike]) -> None:
+def write(folder: Path, manifest: BundleManifest, cosines: Mapping[str, npt.ArrayLike]) -> None:
     """Write both reports into a bundle's folder, before it is sealed.
 
     `cosines` holds, for each variant, the cosine of every probe text to the checkpoint, (n,).
     """
-    histograms = {name: Histogram.of(values) for name, values in cosines.items()}
+    histograms = {name: CosineHistogram.of(values) for name, values in cosines.items()}
     (folder / REPORT_HTML).write_text(html(manifest, histograms), encoding="utf-8")
     (folder / REPORT_JSON).write_bytes(as_json(manifest, histograms))
 
 
-def as_json(manifest: Manifest, histograms: Mapping[str, Histogram]) -> bytes:
+def as_json(manifest: BundleManifest, histograms: Mapping[str, CosineHistogram]) -> bytes:
     """The verdict, the histograms, and the manifest without its list of files, which holds this report's own hash."""
     facts: dict[str, Any] = msgspec.to_builtins(manifest)
     del facts["files"], facts["digest"]
@@ -40,7 +40,7 @@ def as_json(manifest: Manifest, histograms: Mapping[str, Histogram]) -> bytes:
     return msgspec.json.format(msgspec.json.encode(report, order="deterministic"), indent=1) + b"\n"
 
 
-def html(manifest: Manifest, histograms: Mapping[str, Histogram]) -> str:
+def html(manifest: BundleManifest, histograms: Mapping[str, CosineHistogram]) -> str:
     """The page."""
     quality, choice = manifest.quality, manifest.choice
     timed = bool(choice.tokens_per_second)
@@ -48,7 +48,7 @@ def html(manifest: Manifest, histograms: Mapping[str, Histogram]) -> str:
     return template.render(
         manifest=manifest,
         verdict=wording.verdict(manifest),
-        tiles=wording.tiles(manifest),
+        tiles=wording.summary_tiles(manifest),
         speed=figures.speed_against_cosine(manifest) if timed else None,
         recall=figures.speed_against_recall(manifest, quality) if quality and timed else None,
         sizes=figures.recall_against_bytes(quality, choice.variant) if quality else None,
@@ -58,7 +58,7 @@ def html(manifest: Manifest, histograms: Mapping[str, Histogram]) -> str:
     )
 
 
-def _spreads(manifest: Manifest, histograms: Mapping[str, Histogram]) -> list[tuple[Variant, Plot]]:
+def _spreads(manifest: BundleManifest, histograms: Mapping[str, CosineHistogram]) -> list[tuple[Variant, Plot]]:
     """A plot for each variant whose cosines were kept, all on the axis that the worst of them needs."""
     worst = min(v.parity.minimum for v in manifest.variants)
     found = []

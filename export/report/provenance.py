@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from embedship.bundle import Provenance
-from embedship.export.checkpoint.folder import Folder
+from embedship.export.checkpoint.folder import SentenceTransformersFolder
 from embedship.files.sealed import sha256_of
 
 if TYPE_CHECKING:
-    from embedship.export.options import Wishes
+    from embedship.export.options import ExportOptions
 
 # They change nothing in the bundle; the seed has a field of its own.
 _LEFT_OUT = {"force", "sign", "seed"}
 
 
-def of(source: Folder, wishes: Wishes) -> Provenance:
+def of(source: SentenceTransformersFolder, wishes: ExportOptions) -> Provenance:
     """Hash what the checkpoint is made of, and put down every option, files by their name and sha256."""
     options: dict[str, str] = {}
     for field in fields(wishes):
@@ -31,7 +31,7 @@ def of(source: Folder, wishes: Wishes) -> Provenance:
     return Provenance(files=_files(source), options=options, seed=wishes.seed)
 
 
-def _files(source: Folder) -> dict[str, str]:
+def _files(source: SentenceTransformersFolder) -> dict[str, str]:
     """Of the checkpoint's own folder and those of its modules; what lies deeper, other exports for one, is not read."""
     modules = (module.folder for module in source.modules if module.folder.is_dir())  # Normalize may have none
     folders = {source.path, *modules}

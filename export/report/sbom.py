@@ -15,14 +15,14 @@ from cyclonedx.model.license import License
 from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
-from embedship.bundle import Manifest
+from embedship.bundle import BundleManifest
 from embedship.files import sealed
-from embedship.files.sealed import File
+from embedship.files.sealed import SealedFile
 
 SBOM = "sbom.cdx.json"
 
 
-def write(folder: Path, manifest: Manifest) -> None:
+def write(folder: Path, manifest: BundleManifest) -> None:
     """Describe the bundle that lies in `folder`; the same bundle gives the same bytes.
 
     CycloneDX wants a serial number that is never given twice. It is derived from what it describes, not drawn.
@@ -38,7 +38,7 @@ def write(folder: Path, manifest: Manifest) -> None:
     (folder / SBOM).write_text(JsonV1Dot6(bom).output_as_string(indent=1) + "\n", encoding="utf-8")
 
 
-def _model(manifest: Manifest, folder: Path) -> Component:
+def _model(manifest: BundleManifest, folder: Path) -> Component:
     pipeline, source = manifest.pipeline, manifest.source
     facts = {
         "fingerprint": manifest.fingerprint,
@@ -54,18 +54,18 @@ def _model(manifest: Manifest, folder: Path) -> Component:
         version=manifest.fingerprint[:12],
         bom_ref=f"model:{manifest.fingerprint}",
         hashes=[_hash(source.weights_sha256)],  # of the float32 weights, whatever file they lie in
-        components=[_file(name, File.of(folder / name)) for name in _weights(manifest, folder)],
+        components=[_file(name, SealedFile.of(folder / name)) for name in _weights(manifest, folder)],
         properties=[Property(name=f"embedship:{name}", value=value) for name, value in facts.items()],
     )
 
 
-def _weights(manifest: Manifest, folder: Path) -> list[str]:
+def _weights(manifest: BundleManifest, folder: Path) -> list[str]:
     """The graphs, and what lies beside them: weights of their own, the shapes of a network."""
     graphs = {Path(variant.path).parent.as_posix() for variant in manifest.variants}
-    return [name for name in sealed.present(folder) if Path(name).parent.as_posix() in graphs]
+    return [name for name in sealed.list_files(folder) if Path(name).parent.as_posix() in graphs]
 
 
-def _file(name: str, file: File) -> Component:
+def _file(name: str, file: SealedFile) -> Component:
     return Component(type=ComponentType.FILE, name=name, bom_ref=f"file:{name}", hashes=[_hash(file.sha256)])
 
 
@@ -100,6 +100,6 @@ def _stated(name: str) -> str | None:
     return next((word for word in words if word and "\n" not in word), None)  # some put the whole text there
 
 
-def _serial(manifest: Manifest, model: Component) -> uuid.UUID:
+def _serial(manifest: BundleManifest, model: Component) -> uuid.UUID:
     files = " ".join(f"{c.name} {h.content}" for c in sorted(model.components) for h in c.hashes)
     return uuid.uuid5(uuid.NAMESPACE_URL, f"{manifest.fingerprint} {manifest.created} {files}")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from embedship.bundle import Codes, Manifest, Quality, Quantisation, Variant
-from embedship.charts.table import Column, Kind, Row, Table, facts, text
+from embedship.bundle import BundleManifest, Quantisation, RetrievalReport, Variant, VectorCodes
+from embedship.charts.table import ChartTable, ColumnKind, TableColumn, TableRow, facts, text
 from embedship.export.report.figures import frontier
 from embedship.export.report.wording import (
     UNMEASURED,
@@ -20,12 +20,12 @@ from embedship.export.variants.recipes import PLAIN
 _METRICS = ("recall@10", "ndcg@10", "mrr@10", "map@100", "accuracy@1")
 
 
-def variants(manifest: Manifest) -> Table:
+def variants(manifest: BundleManifest) -> ChartTable:
     """What each variant is, and what it costs and brings."""
     choice, rows = manifest.choice, plain_rows(manifest.quality) if manifest.quality else {}
     plain = choice.tokens_per_second.get(PLAIN)
 
-    def row(v: Variant) -> Row:
+    def row(v: Variant) -> TableRow:
         speed, latency = choice.tokens_per_second.get(v.name), choice.latency_seconds.get(v.name)
         cells = (
             v.name,
@@ -38,20 +38,20 @@ def variants(manifest: Manifest) -> Table:
             UNMEASURED if latency is None else milliseconds(latency),
             f"{rows[v.name].metrics['recall@10']:.4f}" if v.name in rows else UNMEASURED,
         )
-        return Row(cells, v.name == choice.variant)
+        return TableRow(cells, v.name == choice.variant)
 
     columns = (
         *map(text, ("variant", "runtime", "runs as", "quantised")),
-        *map(Column, ("size", "tokens/s", "to plain ONNX", "one short text", "recall@10")),
+        *map(TableColumn, ("size", "tokens/s", "to plain ONNX", "one short text", "recall@10")),
     )
     caption = f"The marked row is what serve takes, chosen for {choice.objective}."
-    return Table(caption, columns, [row(v) for v in manifest.variants])
+    return ChartTable(caption, columns, [row(v) for v in manifest.variants])
 
 
-def gate(manifest: Manifest) -> Table:
+def gate(manifest: BundleManifest) -> ChartTable:
     """Every variant's cosine to the checkpoint beside the floor it had to hold."""
 
-    def row(v: Variant) -> Row:
+    def row(v: Variant) -> TableRow:
         parity, floors = v.parity, manifest.floors.get(v.precision)
         cells = (
             v.name,
@@ -63,62 +63,64 @@ def gate(manifest: Manifest) -> Table:
             _floor(floors.mean if floors else None),
             f"{parity.overlap:.3f}" if parity.overlap else UNMEASURED,
         )
-        return Row(cells, v.name == manifest.choice.variant)
+        return TableRow(cells, v.name == manifest.choice.variant)
 
     headings = ("texts", "worst cosine", "floor", "mean cosine", "floor", "top-10 overlap")
     longest = max(v.parity.longest for v in manifest.variants)
     caption = "A variant under any of its floors would have left no bundle (exit code 3)." + (
         f" The longest text has {longest:,} tokens." if longest else ""
     )
-    columns = (text("variant"), text("runs as"), *map(Column, headings))
-    return Table(caption, columns, [row(v) for v in manifest.variants])
+    columns = (text("variant"), text("runs as"), *map(TableColumn, headings))
+    return ChartTable(caption, columns, [row(v) for v in manifest.variants])
 
 
 def _floor(value: float | None) -> str:
     return "none" if value is None else f"{value:g}"
 
 
-def invariance(manifest: Manifest) -> Table:
+def invariance(manifest: BundleManifest) -> ChartTable:
     """The batch-invariance certificate."""
 
-    def row(v: Variant) -> Row:
+    def row(v: Variant) -> TableRow:
         found = v.invariance
         figures = (found.shuffled, found.over_padded, found.other_side, found.worst)
         cells = [cosine(figure) if found.texts and figure is not None else UNMEASURED for figure in figures]
         scale = "from its batch" if v.quantisation is Quantisation.DYNAMIC else "fixed"
-        return Row((v.name, f"{found.texts:,}", *cells, scale), v.name == manifest.choice.variant)
+        return TableRow((v.name, f"{found.texts:,}", *cells, scale), v.name == manifest.choice.variant)
 
     headings = ("texts", "shuffled", "over-padded", "other side", "worst")
-    columns = (text("variant"), *map(Column, headings), text("scale"))
+    columns = (text("variant"), *map(TableColumn, headings), text("scale"))
     caption = (
         "Cosine of a text's vector alone to its vector in other company: among texts drawn at random, padded far "
         "beyond the longest, padded on the left (not measured where the checkpoint itself depends on the side)."
     )
-    return Table(caption, columns, [row(v) for v in manifest.variants])
+    return ChartTable(caption, columns, [row(v) for v in manifest.variants])
 
 
-def operators(manifest: Manifest) -> Table:
-    def row(v: Variant) -> Row:
+def operators(manifest: BundleManifest) -> ChartTable:
+    def row(v: Variant) -> TableRow:
         counts = ", ".join(f"{name} {number}" for name, number in v.fused.items())
-        return Row((v.name, counts or "none"), v.name == manifest.choice.variant)
+        return TableRow((v.name, counts or "none"), v.name == manifest.choice.variant)
 
     columns = (text("variant"), text("fused or quantised operators"))
-    return Table("", columns, [row(v) for v in manifest.variants])
+    return ChartTable("", columns, [row(v) for v in manifest.variants])
 
 
-def worst_texts(manifest: Manifest) -> Table:
-    columns = (text("variant"), Column("cosine"), Column("the text", Kind.CODE))
-    rows = [Row((v.name, cosine(v.parity.minimum), v.parity.worst_text)) for v in manifest.variants if v.parity.texts]
-    return Table("", columns, rows)
+def worst_texts(manifest: BundleManifest) -> ChartTable:
+    columns = (text("variant"), TableColumn("cosine"), TableColumn("the text", ColumnKind.CODE))
+    rows = [
+        TableRow((v.name, cosine(v.parity.minimum), v.parity.worst_text)) for v in manifest.variants if v.parity.texts
+    ]
+    return ChartTable("", columns, rows)
 
 
-def quality(measured: Quality, variant: str) -> Table:
+def quality(measured: RetrievalReport, variant: str) -> ChartTable:
     """Every way to make and store vectors that was searched with; the marked ones are the Pareto front."""
     best = frontier([row for row in measured.measured if row.variant == variant])
     reference = plain_rows(measured).get("checkpoint")
     whole = reference.metrics["recall@10"] if reference else 0.0
     rows = [
-        Row(
+        TableRow(
             (
                 row.variant,
                 f"{row.dimension:,}",
@@ -133,18 +135,18 @@ def quality(measured: Quality, variant: str) -> Table:
     ]
     columns = (
         text("vectors of"),
-        Column("dimensions"),
+        TableColumn("dimensions"),
         text("code"),
-        Column("bytes"),
-        *map(Column, _METRICS),
-        Column("of its recall@10"),
+        TableColumn("bytes"),
+        *map(TableColumn, _METRICS),
+        TableColumn("of its recall@10"),
     )
     marked = " Marked: no other row has more recall@10 in as few bytes." if any(row.marked for row in rows) else ""
     caption = f"{measured.queries:,} queries, {measured.documents:,} documents, exact search; the last column is the "
-    return Table(f"{caption}share of the checkpoint's recall@10.{marked}", columns, rows)
+    return ChartTable(f"{caption}share of the checkpoint's recall@10.{marked}", columns, rows)
 
 
-def model(manifest: Manifest) -> Table:
+def model(manifest: BundleManifest) -> ChartTable:
     pipeline, codes = manifest.pipeline, manifest.codes
     prompts = "; ".join(f"{name}: {prompt!r}" for name, prompt in pipeline.prompts.items())
     pairs = (
@@ -164,14 +166,14 @@ def model(manifest: Manifest) -> Table:
     return facts(pairs, "property", "value")
 
 
-def _rescoring(codes: Codes) -> str:
+def _rescoring(codes: VectorCodes) -> str:
     if codes.rescored_recall is None:
         return UNMEASURED
     found = f"{codes.rescored_recall:.4f} of the 10 exact nearest among {codes.documents:,} texts"
     return f"{codes.rescore} candidates for each hit find {found}"
 
 
-def machine(manifest: Manifest) -> Table:
+def machine(manifest: BundleManifest) -> ChartTable:
     found = manifest.choice.machine
     pairs = (
         ("processor", found.cpu),
@@ -182,7 +184,7 @@ def machine(manifest: Manifest) -> Table:
     return facts(pairs, "what", "value")
 
 
-def provenance(manifest: Manifest) -> Table:
+def provenance(manifest: BundleManifest) -> ChartTable:
     found = manifest.provenance
     pairs = [
         ("fingerprint", manifest.fingerprint),

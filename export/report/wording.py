@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from embedship.bundle import Code, LeftOut, Manifest, Measured, Objective, Quality, Quantisation, Runtime, Variant
+from embedship.bundle import (
+    BundleManifest,
+    LeftOut,
+    Objective,
+    Quantisation,
+    RetrievalReport,
+    RetrievalResult,
+    Runtime,
+    Variant,
+    VectorCode,
+)
 from embedship.export.variants.recipes import PLAIN
 from embedship.golden_texts import ALONE_FLOOR
 
@@ -17,7 +27,7 @@ _BEST = {
 _RUNTIMES = {Runtime.ONNXRUNTIME: "ONNX Runtime", Runtime.OPENVINO: "OpenVINO"}
 
 
-class Tile(NamedTuple):
+class SummaryTile(NamedTuple):
     """One figure to see first, with what it was measured on."""
 
     title: str
@@ -44,7 +54,7 @@ def milliseconds(seconds: float) -> str:
     return f"{seconds * 1000:.2f} ms"
 
 
-def code(row: Measured) -> str:
+def code(row: RetrievalResult) -> str:
     return f"{row.code}, rescored" if row.rescored else str(row.code)
 
 
@@ -52,35 +62,35 @@ def runtime(variant: Variant) -> str:
     return _RUNTIMES[variant.runtime]
 
 
-def chosen(manifest: Manifest) -> Variant:
+def chosen(manifest: BundleManifest) -> Variant:
     return next(v for v in manifest.variants if v.name == manifest.choice.variant)
 
 
-def plain_rows(quality: Quality) -> dict[str, Measured]:
+def plain_rows(quality: RetrievalReport) -> dict[str, RetrievalResult]:
     """The row of each variant, and of "checkpoint", in float32 at its largest dimension."""
-    rows = sorted((row for row in quality.measured if row.code is Code.FLOAT32), key=lambda row: row.dimension)
+    rows = sorted((row for row in quality.measured if row.code is VectorCode.FLOAT32), key=lambda row: row.dimension)
     return {row.variant: row for row in rows}
 
 
-def verdict(manifest: Manifest) -> list[str]:
+def verdict(manifest: BundleManifest) -> list[str]:
     """What was exported, which variant serve takes and why, and what that costs: a sentence each."""
     variant = chosen(manifest)
     sentences = [_made(manifest), _taken(manifest, variant), _cosine_cost(variant), recall(manifest), _company(variant)]
     return sentences + [_left_out(one) for one in manifest.failed]
 
 
-def tiles(manifest: Manifest) -> list[Tile]:
+def summary_tiles(manifest: BundleManifest) -> list[SummaryTile]:
     variant, choice = chosen(manifest), manifest.choice
     speed = choice.tokens_per_second.get(variant.name)
     parity = variant.parity
     return [
-        Tile("serve takes", variant.name, f"{runtime(variant)}, {variant.precision}, {megabytes(variant.size)}"),
-        Tile(
+        SummaryTile("serve takes", variant.name, f"{runtime(variant)}, {variant.precision}, {megabytes(variant.size)}"),
+        SummaryTile(
             "throughput",
             UNMEASURED if speed is None else f"{count(speed)} tokens/s",
             f"{_ratio(manifest, variant)} on {choice.machine.cores:g} cores",
         ),
-        Tile(
+        SummaryTile(
             "mean cosine to the checkpoint",
             cosine(parity.mean),
             f"worst {cosine(parity.minimum)}, n = {parity.texts} texts",
@@ -89,7 +99,7 @@ def tiles(manifest: Manifest) -> list[Tile]:
     ]
 
 
-def recall(manifest: Manifest) -> str:
+def recall(manifest: BundleManifest) -> str:
     """What the chosen variant keeps of the checkpoint's recall@10."""
     quality, name = manifest.quality, manifest.choice.variant
     if quality is None:
@@ -103,7 +113,7 @@ def recall(manifest: Manifest) -> str:
     return f"{where} recall@10 is {mine:.4f}, {kept}the checkpoint's {theirs:.4f}."
 
 
-def _made(manifest: Manifest) -> str:
+def _made(manifest: BundleManifest) -> str:
     variants = manifest.variants
     if len(variants) == 1:
         return f"{manifest.source.name} was exported as {variants[0].name}, which passed its gate."
@@ -114,7 +124,7 @@ def _left_out(one: LeftOut) -> str:
     return f"{one.name} was left out of the bundle, because it failed ({one.stage}): {one.reason}."
 
 
-def _taken(manifest: Manifest, variant: Variant) -> str:
+def _taken(manifest: BundleManifest, variant: Variant) -> str:
     """The reason is checked, not assumed: a budget may have ruled a better one out."""
     ranked, objective = _ranked(manifest), manifest.choice.objective
     if len(manifest.variants) == 1:
@@ -130,7 +140,7 @@ def _taken(manifest: Manifest, variant: Variant) -> str:
     )
 
 
-def _ranked(manifest: Manifest) -> dict[str, float]:
+def _ranked(manifest: BundleManifest) -> dict[str, float]:
     """What the objective looks at, by variant; less is better."""
     choice = manifest.choice
     match choice.objective:
@@ -142,7 +152,7 @@ def _ranked(manifest: Manifest) -> dict[str, float]:
             return {v.name: v.size for v in manifest.variants}
 
 
-def _reached(manifest: Manifest, variant: Variant) -> str:
+def _reached(manifest: BundleManifest, variant: Variant) -> str:
     choice = manifest.choice
     if choice.objective is Objective.SIZE:
         return megabytes(variant.size)
@@ -153,7 +163,7 @@ def _reached(manifest: Manifest, variant: Variant) -> str:
     return UNMEASURED if speed is None else f"{count(speed)} tokens/s, {_ratio(manifest, variant)}"
 
 
-def _ratio(manifest: Manifest, variant: Variant) -> str:
+def _ratio(manifest: BundleManifest, variant: Variant) -> str:
     speeds = manifest.choice.tokens_per_second
     if variant.name not in speeds or not speeds.get(PLAIN):
         return f"ratio to plain ONNX {UNMEASURED}"
@@ -178,12 +188,12 @@ def _company(variant: Variant) -> str:
     return f"A text's vector does not depend on the texts it is batched with: {figures}."
 
 
-def _recall_tile(manifest: Manifest, variant: Variant) -> Tile:
+def _recall_tile(manifest: BundleManifest, variant: Variant) -> SummaryTile:
     title = "recall@10 kept"
     quality = manifest.quality
     rows = plain_rows(quality) if quality else {}
     if quality is None or variant.name not in rows or "checkpoint" not in rows:
-        return Tile(title, UNMEASURED, "needs --eval DIR")
+        return SummaryTile(title, UNMEASURED, "needs --eval DIR")
     mine, theirs = (rows[who].metrics["recall@10"] for who in (variant.name, "checkpoint"))
     kept = f"{mine / theirs:.1%}" if theirs else UNMEASURED
-    return Tile(title, kept, f"{mine:.4f} of {theirs:.4f}, n = {quality.queries:,} queries")
+    return SummaryTile(title, kept, f"{mine:.4f} of {theirs:.4f}, n = {quality.queries:,} queries")

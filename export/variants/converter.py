@@ -7,28 +7,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the command shows its help without loading it
-    from embedship.export.checkpoint.protocol import Original
+    from embedship.export.checkpoint.protocol import SourceModel
 
 
-class Converter(StrEnum):
+class GraphConverter(StrEnum):
     EMBEDSHIP = "embedship"
     OPTIMUM = "optimum"
 
     @property
     def packages(self) -> tuple[str, ...]:
         """What it needs besides what every export needs."""
-        return ("optimum-onnx",) if self is Converter.OPTIMUM else ()
+        return ("optimum-onnx",) if self is GraphConverter.OPTIMUM else ()
 
     def require(self) -> None:
         """Raise MissingExtra or UsageError, before anything slow begins, where it cannot run."""
-        if self is Converter.OPTIMUM:
+        if self is GraphConverter.OPTIMUM:
             from embedship.export.variants import optimum
 
             optimum.require()
 
-    def write(self, checkpoint: Original, path: Path) -> None:
+    def write(self, checkpoint: SourceModel, path: Path) -> None:
         """Write the whole pipeline in float32, with the outputs that its task has."""
-        if self is Converter.OPTIMUM:
+        if self is GraphConverter.OPTIMUM:
             from embedship.export.checkpoint.embedder import embedding
             from embedship.export.variants import optimum
 

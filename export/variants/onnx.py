@@ -29,7 +29,7 @@ from onnxruntime.transformers.onnx_model import OnnxModel
 
 from embedship.export.silence import silence
 from embedship.export.variants import smoothquant, torch_graph
-from embedship.export.variants.targets import Target
+from embedship.export.variants.targets import HardwareTarget
 
 Feed = dict[str, npt.NDArray[np.int64]]
 FP32 = "onnx/model.onnx"
@@ -59,7 +59,7 @@ def optimise(source: Path, target: Path, config: Any, gelu_approximation: bool) 
     return _counts(fused)
 
 
-def halve(source: Path, target: Path, config: Any) -> dict[str, int]:
+def convert_to_float16(source: Path, target: Path, config: Any) -> dict[str, int]:
     """O4: O3 with weights and arithmetic in float16, the outputs in float32. A CPU runs it through casts, slowly."""
     fused = _fuse(source, config)
     counts = _counts(fused)
@@ -69,7 +69,7 @@ def halve(source: Path, target: Path, config: Any) -> dict[str, int]:
     return counts
 
 
-def quantise(source: Path, target: Path, config: Any, feeds: Sequence[Feed], isa: Target) -> dict[str, int]:
+def quantise(source: Path, target: Path, config: Any, feeds: Sequence[Feed], isa: HardwareTarget) -> dict[str, int]:
     """Static int8, starting from the plain graph: a scale a channel for weights, calibrated ones for activations.
 
     Only products with a weight matrix are quantised, after smoothing. Attention is fused as MultiHeadAttention and not
@@ -80,17 +80,17 @@ def quantise(source: Path, target: Path, config: Any, feeds: Sequence[Feed], isa
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder, "prepared.onnx")
         torch_graph.save(model, prepared)
-        smoothquant.smooth(model, smoothquant.largest(prepared, feeds))
+        smoothquant.smooth(model, smoothquant.activation_maxima(prepared, feeds))
     names = _declare(model)
     with _files(model) as (prepared, quantised), silence():
         quantize_static(
             prepared,
             quantised,
-            _Feeds(feeds),
+            _CalibrationFeeds(feeds),
             nodes_to_quantize=names,
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["MatMul"],
-            activation_type=QuantType.QInt8 if isa is Target.ARM64 else QuantType.QUInt8,
+            activation_type=QuantType.QInt8 if isa is HardwareTarget.ARM64 else QuantType.QUInt8,
             # Percentiles are no way out: the outliers carry the meaning, and cut at 99.99% the mean cosine is 0.889.
             calibrate_method=CalibrationMethod.MinMax,
             use_external_data_format=torch_graph.is_large(model),
@@ -102,7 +102,7 @@ def quantise(source: Path, target: Path, config: Any, feeds: Sequence[Feed], isa
     return _counts(fused) | {"QuantizedMatMul": len(names)}
 
 
-def quantise_dynamically(source: Path, target: Path, config: Any, isa: Target) -> dict[str, int]:
+def quantise_dynamically(source: Path, target: Path, config: Any, isa: HardwareTarget) -> dict[str, int]:
     """Dynamic int8: the scale of an activation is that of its whole batch, padding included (onnxruntime #10111)."""
     fused = _fuse(source, config, multi_head=True)
     names = _declare(fused.model)
@@ -120,7 +120,7 @@ def quantise_dynamically(source: Path, target: Path, config: Any, isa: Target) -
     return _counts(fused) | {"MatMulInteger": len(names)}
 
 
-def quantise_weights(source: Path, target: Path, config: Any, isa: Target) -> dict[str, int]:
+def quantise_weights(source: Path, target: Path, config: Any, isa: HardwareTarget) -> dict[str, int]:
     """Weight-only int8 in blocks: activations stay float32, or become int8 row by row where that is exact.
 
     A row's scale is its own, so no text changes another. In 8 bits, MatMulNBits overflows 16 bits without VNNI just as
@@ -140,7 +140,7 @@ def quantise_weights(source: Path, target: Path, config: Any, isa: Target) -> di
     return _counts(fused) | {"MatMulNBits": sum(node.op_type == "MatMulNBits" for node in model.graph.node)}
 
 
-def _weights(isa: Target) -> dict[str, Any]:
+def _weights(isa: HardwareTarget) -> dict[str, Any]:
     # Pairs of u8 x s8 products overflow 16 bits where the CPU has no VNNI; with 7-bit weights they cannot.
     return {"weight_type": QuantType.QInt8, "per_channel": True, "reduce_range": not isa.exact}
 
@@ -196,7 +196,7 @@ def _declare(model: onnx.ModelProto) -> list[str]:
     return [node.name for nodes in weighted.values() for node in nodes]
 
 
-class _Feeds(CalibrationDataReader):  # type: ignore[misc]
+class _CalibrationFeeds(CalibrationDataReader):  # type: ignore[misc]
     def __init__(self, feeds: Iterable[Feed]) -> None:
         self._feeds: Iterator[Feed] = iter(feeds)
 

@@ -14,13 +14,13 @@ import nncf
 import numpy as np
 import openvino as ov
 
-from embedship.bundle import Floors
+from embedship.bundle import ParityFloors
 from embedship.codes import Vectors, cosine
 from embedship.errors import UsageError
 from embedship.export.silence import silence
 from embedship.export.variants.onnx import Feed
 from embedship.export.variants.smoothquant import STRENGTH
-from embedship.export.variants.targets import Target
+from embedship.export.variants.targets import HardwareTarget
 
 _Pair = tuple[Feed, Vectors]
 # Not bfloat16, which OpenVINO takes unasked where the CPU has it.
@@ -32,7 +32,7 @@ def convert(source: Path, target: Path) -> None:
     _save(ov.Core().read_model(source), target)
 
 
-def quantise(source: Path, target: Path, feeds: Sequence[Feed], isa: Target) -> dict[str, int]:
+def quantise(source: Path, target: Path, feeds: Sequence[Feed], isa: HardwareTarget) -> dict[str, int]:
     """int8 weights and activations (NNCF), calibrated on every one of `feeds`. Returns the count of FakeQuantize."""
     with silence():
         model = nncf.quantize(
@@ -43,7 +43,7 @@ def quantise(source: Path, target: Path, feeds: Sequence[Feed], isa: Target) -> 
 
 
 def quantise_accurately(
-    source: Path, target: Path, feeds: Sequence[Feed], isa: Target, floors: Floors
+    source: Path, target: Path, feeds: Sequence[Feed], isa: HardwareTarget, floors: ParityFloors
 ) -> dict[str, int]:
     """As `quantise`, but products are given back to float32, the most harmful first, until `floors` hold over `feeds`.
 
@@ -88,7 +88,7 @@ def _vectors(model: Any, feed: Feed) -> Vectors:
     return np.array(model(feed)["sentence_embedding"], dtype=np.float32)
 
 
-def _room(floors: Floors) -> Callable[[Any, Iterable[_Pair]], tuple[float, list[float]]]:
+def _room(floors: ParityFloors) -> Callable[[Any, Iterable[_Pair]], tuple[float, list[float]]]:
     """What NNCF asks of a model: what is left of the room above the floors (1 is all of it, 0 is none), and cosines."""
 
     def measure(model: Any, pairs: Iterable[_Pair]) -> tuple[float, list[float]]:
@@ -108,7 +108,7 @@ def _settings(feeds: Sequence[Feed]) -> dict[str, Any]:
     }
 
 
-def _advanced(isa: Target) -> Any:
+def _advanced(isa: HardwareTarget) -> Any:
     overflow = nncf.quantization.advanced_parameters.OverflowFix
     return nncf.AdvancedQuantizationParameters(
         # 7 bits for the weights where pairs of products would overflow 16 bits.

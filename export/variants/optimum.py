@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from embedship.errors import UsageError
-from embedship.export.checkpoint.embedder import Checkpoint
+from embedship.export.checkpoint.embedder import EmbedderCheckpoint
 from embedship.export.silence import ignoring, no_progress_bars, silence
 from embedship.export.variants import torch_graph
 
@@ -46,7 +46,7 @@ def require() -> None:
         ) from None
 
 
-def write(checkpoint: Checkpoint, path: Path) -> None:
+def write(checkpoint: EmbedderCheckpoint, path: Path) -> None:
     """Export in float32, as graph.write does.
 
     Raises UsageError for an architecture that Optimum does not know, or gives other inputs than the tokenizer has.
@@ -61,7 +61,7 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
     torch_graph.save(_joined(body, _tail(checkpoint)), path)
 
 
-def _transformer(checkpoint: Checkpoint) -> onnx.ModelProto:
+def _transformer(checkpoint: EmbedderCheckpoint) -> onnx.ModelProto:
     from optimum.exporters.onnx import onnx_export_from_model
 
     transformer = checkpoint.model[0].model
@@ -79,7 +79,7 @@ def _transformer(checkpoint: Checkpoint) -> onnx.ModelProto:
             raise UsageError(
                 f"Optimum cannot export {checkpoint.pipeline.architecture}: {error}; leave --converter out"
             ) from error
-        return torch_graph.bare(onnx.load(str(Path(folder, "model.onnx"))))
+        return torch_graph.strip_metadata(onnx.load(str(Path(folder, "model.onnx"))))
 
 
 @contextmanager
@@ -89,24 +89,24 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-class _Tail(torch_graph.Graph):
+class _PipelineTail(torch_graph.EmbeddingModule):
     """The pipeline behind the transformer: token vectors and mask -> the same token vectors, and pooled ones."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: EmbedderCheckpoint) -> None:
         super().__init__(checkpoint)
         self.names = (_GIVEN, _MASK)
-        self.transformer = _Given()
+        self.transformer = _GivenTokens()
 
 
-class _Given(torch.nn.Module):
+class _GivenTokens(torch.nn.Module):
     def forward(self, given: Tensor, attention_mask: Tensor, return_dict: bool) -> Any:
         return SimpleNamespace(last_hidden_state=given)
 
 
-def _tail(checkpoint: Checkpoint) -> onnx.ModelProto:
+def _tail(checkpoint: EmbedderCheckpoint) -> onnx.ModelProto:
     width = checkpoint.model[0].model.config.hidden_size
     mask = torch.tensor([[1, 1, 1], [1, 1, 0]])  # of ones only, it would be traced as no mask at all
-    return torch_graph.trace(_Tail(checkpoint), (torch.rand(2, 3, width), mask))
+    return torch_graph.trace(_PipelineTail(checkpoint), (torch.rand(2, 3, width), mask))
 
 
 def _joined(body: onnx.ModelProto, tail: onnx.ModelProto) -> onnx.ModelProto:

@@ -37,7 +37,7 @@ def products(model: onnx.ModelProto) -> dict[str, list[Any]]:
     return found
 
 
-def largest(path: Path, feeds: Iterable[Mapping[str, object]]) -> dict[str, Row]:
+def activation_maxima(path: Path, feeds: Iterable[Mapping[str, object]]) -> dict[str, Row]:
     """max|X_j| over all feeds, for the left side X of every product: (channels,) float32 by name.
 
     Writes a copy of the model beside `path`, which is a temporary one.

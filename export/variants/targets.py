@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from embedship.bundle import Machine
+from embedship.bundle import MachineInfo
 from embedship.errors import UsageError
 
 # CPUs that add u8 x s8 products in 32 bits. Others add pairs of them in 16 bits, which overflow from 2 x 255 x 65 on.
@@ -12,7 +12,7 @@ EXACT = ("avx512_vnni", "avx_vnni", "asimd")
 GPU = ("cuda",)
 
 
-class Target(StrEnum):
+class HardwareTarget(StrEnum):
     """`auto` is the machine that exports."""
 
     AUTO = "auto"
@@ -25,7 +25,7 @@ class Target(StrEnum):
     @property
     def exact(self) -> bool:
         """Whether int8 may use all of its range there; 7 bits of it are right everywhere."""
-        return self in (Target.AVX512_VNNI, Target.ARM64)
+        return self in (HardwareTarget.AVX512_VNNI, HardwareTarget.ARM64)
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -33,14 +33,14 @@ class Target(StrEnum):
         return EXACT if self.exact else ()
 
 
-def cpu(target: Target, machine: Machine) -> Target:
+def cpu(target: HardwareTarget, machine: MachineInfo) -> HardwareTarget:
     """The instruction set that int8 files are made for: the named one, or that of `machine` for `auto` and `cuda`.
 
     Raises UsageError where `machine` would compute something else than the CPUs the files are for: what cannot be
     compared with the checkpoint here must not be shipped from here.
     """
     here = _of(machine)
-    wanted = here if target in (Target.AUTO, Target.CUDA) else target
+    wanted = here if target in (HardwareTarget.AUTO, HardwareTarget.CUDA) else target
     if not machine.meets(wanted.needs):
         raise UsageError(
             f"{machine.cpu} cannot verify int8 for {wanted}: its 8-bit products overflow where those of {wanted} do "
@@ -50,10 +50,10 @@ def cpu(target: Target, machine: Machine) -> Target:
     return wanted
 
 
-def _of(machine: Machine) -> Target:
+def _of(machine: MachineInfo) -> HardwareTarget:
     """AVX-VNNI without AVX-512 computes the same as AVX512-VNNI, from the same file."""
     if "asimd" in machine.isa:
-        return Target.ARM64
+        return HardwareTarget.ARM64
     if {"avx512_vnni", "avx_vnni"} & set(machine.isa):
-        return Target.AVX512_VNNI
-    return Target.AVX512 if "avx512f" in machine.isa else Target.AVX2
+        return HardwareTarget.AVX512_VNNI
+    return HardwareTarget.AVX512 if "avx512f" in machine.isa else HardwareTarget.AVX2

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from embedship.bundle import Task
-from embedship.export.checkpoint.embedder import Checkpoint, cuts
-from embedship.export.checkpoint.protocol import Original
+from embedship.export.checkpoint.embedder import EmbedderCheckpoint, cuts
+from embedship.export.checkpoint.protocol import SourceModel
 from embedship.export.silence import ignoring, silence
 
 # The newest that OpenVINO 2026.4 and ONNX Runtime 1.22 both read, and whose operators the fusions know.
@@ -31,7 +31,7 @@ _LEGACY = (
 LARGEST = 2**31 - 2**26
 
 
-class Pool(torch.nn.Module):
+class TokenPooling(torch.nn.Module):
     """Token vectors to one vector a text, all positions taken from the mask, so that padding may lie on either side.
 
     The modes and their order are those of sentence-transformers; several are concatenated.
@@ -100,17 +100,17 @@ _POOLS = {
 }
 
 
-class Graph(torch.nn.Module):
+class EmbeddingModule(torch.nn.Module):
     """Positional inputs in the order of `pipeline.inputs` -> last_hidden_state, sentence_embedding."""
 
     outputs: tuple[str, ...] = OUTPUTS
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: EmbedderCheckpoint) -> None:
         super().__init__()
         transformer, _, *tail = checkpoint.model
         self.names = checkpoint.pipeline.inputs
         self.transformer = transformer.model
-        self.pool = Pool(checkpoint.pooling_modes)
+        self.pool = TokenPooling(checkpoint.pooling_modes)
         self.tail = torch.nn.ModuleList(tail)  # Dense, LayerNorm, Normalize: sentence-transformers' own
         self.cut = checkpoint.pipeline.dimension if cuts(checkpoint.model) else None
 
@@ -124,12 +124,12 @@ class Graph(torch.nn.Module):
         return hidden, vectors if self.cut is None else vectors[:, : self.cut]
 
 
-class Scores(torch.nn.Module):
+class RerankModule(torch.nn.Module):
     """Positional inputs in the order of `pipeline.inputs` -> logits, (n, 1)."""
 
     outputs: tuple[str, ...] = (Task.RERANK.output,)
 
-    def __init__(self, checkpoint: Original) -> None:
+    def __init__(self, checkpoint: SourceModel) -> None:
         super().__init__()
         self.names = checkpoint.pipeline.inputs
         self.transformer = checkpoint.transformer
@@ -140,18 +140,18 @@ class Scores(torch.nn.Module):
         return logits
 
 
-def write(checkpoint: Original, path: Path) -> None:
+def write(checkpoint: SourceModel, path: Path) -> None:
     """Export the pipeline in float32 with dynamic batch and length; the same checkpoint gives the same bytes.
 
     TorchScript exporter and eager attention: with dynamo or sdpa, ONNX Runtime recognises no Attention to fuse
     (torch 2.13, transformers 5.23), and OpenVINO gives NaN under padding.
     """
-    graph = Graph(checkpoint) if isinstance(checkpoint, Checkpoint) else Scores(checkpoint)
+    graph = EmbeddingModule(checkpoint) if isinstance(checkpoint, EmbedderCheckpoint) else RerankModule(checkpoint)
     with eager(graph.transformer):
         save(trace(graph, _example(checkpoint)), path)
 
 
-def trace(graph: Graph | Scores, example: tuple[Tensor, ...]) -> onnx.ModelProto:
+def trace(graph: EmbeddingModule | RerankModule, example: tuple[Tensor, ...]) -> onnx.ModelProto:
     """The module as an ONNX graph of dynamic batch and length, without what differs between two exports."""
     axes: dict[str, dict[int, str]] = {name: {0: "batch", 1: "sequence"} for name in graph.names}
     axes |= {name: {0: "batch", 1: "sequence"} if name == OUTPUTS[0] else {0: "batch"} for name in graph.outputs}
@@ -166,7 +166,7 @@ def trace(graph: Graph | Scores, example: tuple[Tensor, ...]) -> onnx.ModelProto
             opset_version=OPSET,
             dynamo=False,
         )
-        return bare(onnx.load(str(Path(folder, "graph.onnx"))))
+        return strip_metadata(onnx.load(str(Path(folder, "graph.onnx"))))
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:
@@ -191,7 +191,7 @@ def _bytes(tensor: onnx.TensorProto) -> int:
     return int(kind.itemsize * math.prod(tensor.dims))
 
 
-def _example(checkpoint: Original) -> tuple[Tensor, ...]:
+def _example(checkpoint: SourceModel) -> tuple[Tensor, ...]:
     """Two texts of different length: a mask of ones only would be traced as no mask at all."""
     texts = ["a text to trace the graph with", "short"]
     alone = checkpoint.pipeline.task is Task.EMBED
@@ -199,7 +199,7 @@ def _example(checkpoint: Original) -> tuple[Tensor, ...]:
     return tuple(features[name] for name in checkpoint.pipeline.inputs)
 
 
-def bare(model: onnx.ModelProto) -> onnx.ModelProto:
+def strip_metadata(model: onnx.ModelProto) -> onnx.ModelProto:
     """Without what differs between two exports of the same thing: source paths in doc strings, and metadata."""
     del model.metadata_props[:]
     model.doc_string = model.graph.doc_string = ""

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from embedship.monitor.drift.features import Features, crossfit
-from embedship.monitor.drift.sessions import Ids, Index, Totals, effective_size, index_of, plain_variance, totals
+from embedship.monitor.drift.features import ShiftFeatures, crossfit
+from embedship.monitor.drift.sessions import Ids, Index, SessionTotals, effective_size, index_of, plain_variance, totals
 from embedship.monitor.statistics import Floats, Mask, Sample
 
 Times = NDArray[np.float64]
@@ -25,7 +25,7 @@ CONFIDENCE = 0.95
 LEAST_SKEWNESS = 0.02
 
 
-class Tail(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class GammaTail(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A gamma distribution moved by loc. A sum of weighted chi-squares with its first three moments has tails that are
     close to its own (Buckley and Eagleson, Australian J. Stat. 30, 1988), far beyond what can be simulated."""
 
@@ -41,7 +41,7 @@ class Tail(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return cls(shape, mean - shape * scale, scale)
 
 
-class Achieved(NamedTuple):
+class MeasuredAlarmRate(NamedTuple):
     """A chance of a false alarm, as held-out blocks show it, and its confidence interval."""
 
     chance: float
@@ -49,7 +49,7 @@ class Achieved(NamedTuple):
     upper: float
 
 
-class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ScoreCalibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The drift score without drift.
 
     score = |mean of the window's features|^2 / (its variance by sampling, with that of the reference): about 1,
@@ -57,7 +57,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     window: int  # queries of the windows it holds for
-    tails: tuple[Tail, ...]
+    tails: tuple[GammaTail, ...]
     variance: float  # of the reference's mean, sessions respected
     design: float  # variance of a mean with sessions / without: a window whose sessions are unknown takes it over
     effective: float  # independent rows that the reference is worth
@@ -79,7 +79,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             low, high = (middle, high) if self.log_chance(middle) > goal else (low, middle)
         return high
 
-    def achieved(self, chance: float) -> Achieved:
+    def achieved(self, chance: float) -> MeasuredAlarmRate:
         """Return the chance in one window that held-out blocks of the reference show, where `chance` is promised.
 
         Each block is one observation, however many queries it has, so that the interval is clustered by block. It is
@@ -91,10 +91,10 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         root = math.sqrt(self.held_out_blocks)
         ends = (1 + np.array([CONFIDENCE, -CONFIDENCE])) / 2  # the largest distance is the smallest chance
         limits = special.nctdtrinc(self.held_out_blocks - 1, 1 - ends, distance * root) / root
-        return Achieved(float(special.ndtr(-distance)), *(float(special.ndtr(-limit)) for limit in limits))
+        return MeasuredAlarmRate(float(special.ndtr(-distance)), *(float(special.ndtr(-limit)) for limit in limits))
 
 
-class _Null(NamedTuple):
+class _NullWindows(NamedTuple):
     """Simulated windows without drift: shifts (L, d) of the mean and their variances by sampling (L,)."""
 
     shifts: Floats
@@ -103,7 +103,7 @@ class _Null(NamedTuple):
 
 def calibrate(
     vectors: Sample, sessions: Ids | None, times: Times | None, *, window: int, queries: int, seed: int = 0
-) -> Calibration:
+) -> ScoreCalibration:
     """Learn the distribution of the score from reference vectors (n, d), a sample of so many queries.
 
     A window and a reference are drawn again and again, session by session with replacement, from features made by
@@ -119,7 +119,7 @@ def calibrate(
     rows = crossfit(vectors, folds, _groups(index, blocks))
     held_out = np.concatenate([_held_out(rows, index, blocks, parts, folds == fold, random) for fold in range(FOLDS)])
     variance = totals(rows, index).variance
-    return Calibration(
+    return ScoreCalibration(
         window=window,
         tails=_tails(rows, index, blocks, window, SIMULATIONS, random),
         variance=variance,
@@ -131,25 +131,25 @@ def calibrate(
     )
 
 
-def features(vectors: Sample, sessions: Ids | None, times: Times | None, *, window: int, queries: int) -> Features:
+def features(vectors: Sample, sessions: Ids | None, times: Times | None, *, window: int, queries: int) -> ShiftFeatures:
     """Fit what a window is mapped by, on all of the reference that `calibrate` is given."""
     index = index_of(sessions, len(vectors))
-    return Features.fit(vectors, _groups(index, _blocks(times, index, window, queries)))
+    return ShiftFeatures.fit(vectors, _groups(index, _blocks(times, index, window, queries)))
 
 
 def _tails(
     rows: Sample, index: Index, blocks: Index, window: int, count: int, random: np.random.Generator
-) -> tuple[Tail, ...]:
+) -> tuple[GammaTail, ...]:
     centred = rows - rows.mean(axis=0)
     null = _simulate(totals(centred, index), window, count, random)
     offsets = _offsets(centred, index, blocks)
     squares = (null.shifts**2).sum(axis=1)
     crossed = 2 * null.shifts @ offsets.T
     scores = (squares[:, None] + crossed + (offsets**2).sum(axis=1)) / null.variances[:, None]
-    return tuple(Tail.fit(column) for column in scores.T)
+    return tuple(GammaTail.fit(column) for column in scores.T)
 
 
-def _simulate(summed: Totals, window: int, count: int, random: np.random.Generator) -> _Null:
+def _simulate(summed: SessionTotals, window: int, count: int, random: np.random.Generator) -> _NullWindows:
     """Draw windows and references from sessions: a Poisson bootstrap, so that a draw is a product of matrices."""
     sessions = len(summed.sizes)
     share = window / summed.sizes.sum()
@@ -160,10 +160,10 @@ def _simulate(summed: Totals, window: int, count: int, random: np.random.Generat
         sizes = draws @ summed.sizes
         shifts += sign * (draws @ summed.sums.astype(np.float32)) / sizes[:, None]
         variances += draws @ summed.spreads / sizes**2
-    return _Null(shifts, variances)
+    return _NullWindows(shifts, variances)
 
 
-def _log_chance(tails: tuple[Tail, ...], scores: Floats) -> Floats:
+def _log_chance(tails: tuple[GammaTail, ...], scores: Floats) -> Floats:
     """Logarithm of the mean over tails of the chance to reach each score (m,), and below 0: a deviate is finite."""
     shape, loc, scale = np.array([(tail.shape, tail.loc, tail.scale) for tail in tails]).T[:, :, None]
     logs: Floats = special.logsumexp(_log_gamma_tail((scores - loc) / scale, shape), axis=0) - np.log(len(tails))

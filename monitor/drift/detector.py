@@ -8,24 +8,24 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from embedship.monitor.drift.calibration import Calibration, Times
+from embedship.monitor.drift.calibration import ScoreCalibration, Times
 from embedship.monitor.drift.false_alarms import DEFAULT, FalseAlarms
-from embedship.monitor.drift.features import Features
+from embedship.monitor.drift.features import ShiftFeatures
 from embedship.monitor.drift.reference import (
     INTERVAL_SECONDS,
     LOOSE_LENGTH_TOLERANCE,
     WINDOW,
-    Promise,
-    Reference,
+    DriftReference,
+    FalseAlarmGuarantee,
     require_comparable,
 )
-from embedship.monitor.drift.repeats import distinct
+from embedship.monitor.drift.repeats import distinct_rows
 from embedship.monitor.drift.sessions import Ids, index_of, plain_variance, totals
 from embedship.monitor.errors import InvalidSetting
-from embedship.monitor.state import State
+from embedship.monitor.state import SignalState
 from embedship.monitor.statistics import (
     Sample,
-    Sorted,
+    SortedSample,
     discovered,
     ks_statistic,
     significant,
@@ -44,7 +44,7 @@ STALE_SECONDS = 3_600.0
 UNKNOWN_SESSION = -2
 
 
-class Rule(StrEnum):
+class DriftRule(StrEnum):
     """Which result decides the state; both are always computed.
 
     ten_percent  more than 10% of dimensions have p < 0.05: the users' rule. Fires without drift in 11-15% of checks
@@ -61,8 +61,8 @@ class Rule(StrEnum):
 class DriftReport(msgspec.Struct, frozen=True):
     """One evaluation. While state is `unknown`, the ratios and statistics are 0 and mean nothing."""
 
-    state: State
-    rule: Rule
+    state: SignalState
+    rule: DriftRule
     reason: str
     samples: int = 0  # queries in the window
     distinct: int = 0  # of them different from each other: the number tested
@@ -87,7 +87,7 @@ class DriftReport(msgspec.Struct, frozen=True):
     calibrated: bool = False
 
 
-class _Shift(NamedTuple):
+class _MeanShift(NamedTuple):
     """How far the mean of the window lies from that of the reference."""
 
     score: float
@@ -95,25 +95,27 @@ class _Shift(NamedTuple):
     effective: float
 
 
-class _Fitted(NamedTuple):
+class _FittedTest(NamedTuple):
     """What a test needs of the reference beside its vectors: half a second of work for 2,000 of 384 dimensions."""
 
-    ordered: Sorted
-    features: Features
-    calibration: Calibration
-    promise: Promise
+    ordered: SortedSample
+    features: ShiftFeatures
+    calibration: ScoreCalibration
+    promise: FalseAlarmGuarantee
     noise: float
 
     @classmethod
-    def of(cls, reference: Reference, window: int, false_alarms: FalseAlarms | None, seconds: float) -> "_Fitted":
+    def of(
+        cls, reference: DriftReference, window: int, false_alarms: FalseAlarms | None, seconds: float
+    ) -> "_FittedTest":
         """For windows of so many queries, tested each so many seconds."""
         calibration = reference.calibration_for(window)
         budget = false_alarms or (reference.promise.false_alarms if reference.promise else DEFAULT)
         return cls(
-            Sorted.of(reference.vectors),
+            SortedSample.of(reference.vectors),
             reference.features_for(window),
             calibration,
-            Promise.of(calibration, budget, seconds),
+            FalseAlarmGuarantee.of(calibration, budget, seconds),
             _noise(reference.vectors),
         )
 
@@ -132,13 +134,13 @@ class DriftDetector:
 
     def __init__(
         self,
-        reference: Reference | None,
+        reference: DriftReference | None,
         *,
         fingerprint: str | None = None,
         variant: str | None = None,
         window: int = WINDOW,
         minimum: int = MINIMUM,
-        rule: Rule = Rule.CALIBRATED,
+        rule: DriftRule = DriftRule.CALIBRATED,
         false_alarms: FalseAlarms | None = None,
         interval_seconds: float = INTERVAL_SECONDS,
         stale_seconds: float = STALE_SECONDS,
@@ -157,7 +159,7 @@ class DriftDetector:
         self._minimum = minimum
         self._stale = stale_seconds
         self._reference, self._budget, self._interval = reference, false_alarms, interval_seconds
-        self._fitted: _Fitted | None = None
+        self._fitted: _FittedTest | None = None
         self._obstacle = _obstacle(reference, fingerprint, minimum)
         self._count = 0
         self._since = 0.0
@@ -183,7 +185,7 @@ class DriftDetector:
         reference = self._reference.calibrated()
         self._obstacle = _worth(reference)
         if not self._obstacle:
-            self._fitted = _Fitted.of(reference, len(self._ring), self._budget, self._interval)
+            self._fitted = _FittedTest.of(reference, len(self._ring), self._budget, self._interval)
 
     def update(self, vectors: NDArray[np.float32], sessions: Ids | None = None, times: Times | None = None) -> None:
         """Add query vectors (n, d); the oldest leave. Raises InvalidVectors.
@@ -205,7 +207,7 @@ class DriftDetector:
     def evaluate(self, now: float = 0.0) -> DriftReport:
         """Test the window against the reference at Unix time now."""
         report = self._evaluate(now)
-        self._since = (self._since or now) if report.state is State.WARN else 0.0
+        self._since = (self._since or now) if report.state is SignalState.WARN else 0.0
         return msgspec.structs.replace(report, since=self._since)
 
     def untested(self) -> DriftReport:
@@ -222,7 +224,7 @@ class DriftDetector:
         oldest_first = np.arange(self._count - filled, self._count) % len(self._ring)
         if age := self._age(now, filled):
             return self._unknown(f"the last query is {age:,.0f} seconds old", filled, 0)
-        rows = distinct(self._ring[oldest_first]) if filled else np.empty(0, dtype=np.intp)
+        rows = distinct_rows(self._ring[oldest_first]) if filled else np.empty(0, dtype=np.intp)
         if len(rows) < self._minimum:
             return self._unknown(f"{len(rows)} distinct queries, {self._minimum} needed", filled, len(rows))
         self.prepare()
@@ -239,9 +241,9 @@ class DriftDetector:
 
     def _unknown(self, reason: str, samples: int, distinct: int) -> DriftReport:
         size = 0 if self._reference is None else len(self._reference.vectors)
-        return DriftReport(State.UNKNOWN, self.rule, reason, samples, distinct, reference=size)
+        return DriftReport(SignalState.UNKNOWN, self.rule, reason, samples, distinct, reference=size)
 
-    def _shift(self, fitted: _Fitted, vectors: Sample, sessions: Ids) -> _Shift:
+    def _shift(self, fitted: _FittedTest, vectors: Sample, sessions: Ids) -> _MeanShift:
         """Measure how far the mean of the queries' features lies from 0, where it lies without drift."""
         rows, calibration = fitted.features.apply(vectors), fitted.calibration
         window, plain = totals(rows, index_of(sessions, len(rows))), plain_variance(rows)
@@ -251,20 +253,20 @@ class DriftDetector:
         variance = plain * design + calibration.variance
         square = float((window.mean**2).sum())
         spread = calibration.variance * calibration.effective
-        return _Shift(square / variance, math.sqrt(max(0.0, square - variance) / spread), len(rows) / design)
+        return _MeanShift(square / variance, math.sqrt(max(0.0, square - variance) / spread), len(rows) / design)
 
-    def _test(self, fitted: _Fitted, chosen: NDArray[np.intp], samples: int) -> DriftReport:
+    def _test(self, fitted: _FittedTest, chosen: NDArray[np.intp], samples: int) -> DriftReport:
         rows = self._ring[chosen] - self._offset
         n, m, promise = fitted.ordered.size, len(rows), fitted.promise
         shift = self._shift(fitted, rows, self._sessions[chosen])
         statistic = ks_statistic(fitted.ordered, rows)
         dimensions = float(significant(statistic, n, m, ALPHA).mean())
         fired = {
-            Rule.TEN_PERCENT: dimensions > DIMENSIONS_LIMIT,
-            Rule.CALIBRATED: shift.score > promise.threshold and shift.effect > self._floor,
+            DriftRule.TEN_PERCENT: dimensions > DIMENSIONS_LIMIT,
+            DriftRule.CALIBRATED: shift.score > promise.threshold and shift.effect > self._floor,
         }
         return DriftReport(
-            state=State.WARN if fired[self.rule] else State.OK,
+            state=SignalState.WARN if fired[self.rule] else SignalState.OK,
             rule=self.rule,
             reason=f"mean shift {shift.score:.2f} times that of no drift, limit {promise.threshold:.2f}; "
             f"effect {shift.effect:.3f}, limit {self._floor}; {dimensions:.1%} of dimensions at p < {ALPHA}",
@@ -286,12 +288,12 @@ class DriftDetector:
             discovery_ratio=float(discovered(statistic, n, m, ALPHA).mean()),
             statistic_median=float(np.median(statistic)),
             statistic_noise=fitted.noise * math.sqrt((1 / n + 1 / m) / (2 / (n // 2))),
-            ten_percent=fired[Rule.TEN_PERCENT],
-            calibrated=fired[Rule.CALIBRATED],
+            ten_percent=fired[DriftRule.TEN_PERCENT],
+            calibrated=fired[DriftRule.CALIBRATED],
         )
 
 
-def _obstacle(reference: Reference | None, fingerprint: str | None, minimum: int) -> str:
+def _obstacle(reference: DriftReference | None, fingerprint: str | None, minimum: int) -> str:
     """Why no test is possible at all; empty if one is, as far as can be said before thresholds are fitted."""
     if reference is None:
         return "no drift reference"
@@ -302,7 +304,7 @@ def _obstacle(reference: Reference | None, fingerprint: str | None, minimum: int
     return "" if reference.terms else _worth(reference)
 
 
-def _worth(reference: Reference) -> str:
+def _worth(reference: DriftReference) -> str:
     """Why its thresholds promise nothing; empty if they do."""
     worth = reference.calibration.effective if reference.calibration else 0.0
     if worth < LEAST_EFFECTIVE:

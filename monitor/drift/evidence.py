@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from embedship.monitor.drift.window import Window
+from embedship.monitor.drift.window import QueryWindow
 from embedship.monitor.statistics import Floats, Mask, ks_statistic
 
 CLUSTERS = 16
@@ -25,7 +25,7 @@ FOLDS = 4  # of the reference, each held against what is known of the others: wh
 Rows = NDArray[np.float32]
 
 
-class Topic(msgspec.Struct, frozen=True):
+class QueryTopic(msgspec.Struct, frozen=True):
     """A cluster of the reference's queries: its share of them, and of the queries of now."""
 
     cluster: int
@@ -33,7 +33,7 @@ class Topic(msgspec.Struct, frozen=True):
     now: float
 
 
-class Dimension(msgspec.Struct, frozen=True):
+class DimensionShift(msgspec.Struct, frozen=True):
     """A dimension of the embedding: KS distance D, and shift of the mean in standard deviations, with its sign."""
 
     dimension: int
@@ -41,7 +41,7 @@ class Dimension(msgspec.Struct, frozen=True):
     shift: float
 
 
-class Drifted(msgspec.Struct, frozen=True):
+class DriftedQuery(msgspec.Struct, frozen=True):
     """A query far from the reference. `id` is a hash of its vector: the same query has the same id."""
 
     id: str
@@ -50,18 +50,18 @@ class Drifted(msgspec.Struct, frozen=True):
     text: str | None = None  # only where the operator asked for texts to be kept
 
 
-class Evidence(msgspec.Struct, frozen=True):
+class DriftEvidence(msgspec.Struct, frozen=True):
     """`gained` and `lost` are the topics that moved most, `far` the share of queries that belong to none."""
 
-    gained: tuple[Topic, ...] = ()
-    lost: tuple[Topic, ...] = ()
-    far: Topic | None = None
-    dimensions: tuple[Dimension, ...] = ()
-    queries: tuple[Drifted, ...] = ()
+    gained: tuple[QueryTopic, ...] = ()
+    lost: tuple[QueryTopic, ...] = ()
+    far: QueryTopic | None = None
+    dimensions: tuple[DimensionShift, ...] = ()
+    queries: tuple[DriftedQuery, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Known:
+class ReferenceClusters:
     """The reference, prepared: fit once (0.2 s for 2,000 x 384), then each comparison costs 3 ms for 1,000 queries."""
 
     vectors: Rows
@@ -100,17 +100,17 @@ class Known:
             deviation=np.maximum(vectors.std(axis=0, dtype=np.float64), 1e-12),
         )
 
-    def compare(self, window: Window, queries: int = 0) -> Evidence:
+    def compare(self, window: QueryWindow, queries: int = 0) -> DriftEvidence:
         """What moved from the reference to the window; the `queries` furthest are named (30 ms for 1,000 of 2,000)."""
         labels, distances = _nearest(window.vectors, self.centres)
         now = np.bincount(labels, minlength=len(self.centres)) / len(window)
         moved = now - self.shares
-        topics = [Topic(i, float(self.shares[i]), float(now[i])) for i in range(len(now))]
+        topics = [QueryTopic(i, float(self.shares[i]), float(now[i])) for i in range(len(now))]
         order = np.argsort(-moved)
-        return Evidence(
+        return DriftEvidence(
             gained=tuple(topics[i] for i in order[:3] if moved[i] > 0),
             lost=tuple(topics[i] for i in order[::-1][:3] if moved[i] < 0),
-            far=Topic(-1, self.usual, float((distances > self.radii[labels]).mean())),
+            far=QueryTopic(-1, self.usual, float((distances > self.radii[labels]).mean())),
             dimensions=self._dimensions(window.vectors),
             queries=self._furthest(window, queries),
         )
@@ -120,19 +120,21 @@ class Known:
         labels, distances = _nearest(vectors, self.centres)
         return distances > self.radii[labels]
 
-    def _dimensions(self, current: Rows) -> tuple[Dimension, ...]:
+    def _dimensions(self, current: Rows) -> tuple[DimensionShift, ...]:
         shift = (current.mean(axis=0, dtype=np.float64) - self.mean) / self.deviation
         most = np.argsort(-np.abs(shift))[:DIMENSIONS]
         statistic = ks_statistic(self.vectors[:, most], current[:, most])
-        return tuple(Dimension(int(i), float(d), float(shift[i])) for i, d in zip(most, statistic, strict=True))
+        return tuple(DimensionShift(int(i), float(d), float(shift[i])) for i, d in zip(most, statistic, strict=True))
 
-    def _furthest(self, window: Window, count: int) -> tuple[Drifted, ...]:
+    def _furthest(self, window: QueryWindow, count: int) -> tuple[DriftedQuery, ...]:
         if not count:
             return ()
         similarity = (_unit(window.vectors) @ _unit(self.vectors).T).max(axis=1)
-        found: dict[str, Drifted] = {}
+        found: dict[str, DriftedQuery] = {}
         for i in np.argsort(similarity, kind="stable"):
-            each = Drifted(_id(window.vectors[i]), float(1 - similarity[i]), _when(window.times[i]), window.texts[i])
+            each = DriftedQuery(
+                _id(window.vectors[i]), float(1 - similarity[i]), _when(window.times[i]), window.texts[i]
+            )
             found.setdefault(each.id, each)
             if len(found) == count:
                 break

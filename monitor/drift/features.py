@@ -6,8 +6,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from embedship.monitor.drift.metric import Metric
-from embedship.monitor.drift.novelty import TINY, Groups, Novelty
+from embedship.monitor.drift.metric import WhiteningMetric
+from embedship.monitor.drift.novelty import TINY, Groups, NoveltyWeights
 from embedship.monitor.statistics import Sample
 
 # Of the variance that |mean|^2 has without drift, from the plain shift: what sees a known topic come and go.
@@ -15,7 +15,7 @@ PLAIN = 0.5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Features:
+class ShiftFeatures:
     """phi(x) = (a root (w(x) (x - centre) - level), b (x - centre)): (2 d,), of mean 0 without drift.
 
     The second half is the plain mean shift. In the first a query counts by how new it is: those far from all that was
@@ -27,19 +27,19 @@ class Features:
     little more, and the mean of x - centre times a constant stays 0: that alone is no drift.
     """
 
-    novelty: Novelty
+    novelty: NoveltyWeights
     centre: NDArray[np.float32]
-    metric: Metric
+    metric: WhiteningMetric
     scales: tuple[float, float]
 
     @classmethod
     def fit(cls, vectors: Sample, groups: Groups) -> Self:
         """Fit on vectors (n, d) of a reference; groups (n,) as Novelty.fit takes them."""
         centre = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
-        novelty, weights = Novelty.fit(vectors, groups)
+        novelty, weights = NoveltyWeights.fit(vectors, groups)
         plain = vectors - centre
         weighted = plain * weights[:, None]
-        metric = Metric.fit(weighted)
+        metric = WhiteningMetric.fit(weighted)
         return cls(novelty, centre, metric, (_scale(metric.apply(weighted)), PLAIN**0.5 * _scale(plain)))
 
     def apply(self, vectors: Sample) -> Sample:
@@ -60,7 +60,7 @@ def crossfit(vectors: Sample, folds: NDArray[np.intp], groups: Groups) -> Sample
     mapped = np.empty((len(vectors), 2 * vectors.shape[1]), dtype=np.float32)
     for fold in np.unique(folds):
         inside = folds == fold
-        mapped[inside] = Features.fit(vectors[~inside], groups[~inside]).apply(vectors[inside])
+        mapped[inside] = ShiftFeatures.fit(vectors[~inside], groups[~inside]).apply(vectors[inside])
     return mapped
 
 

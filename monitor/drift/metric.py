@@ -17,7 +17,7 @@ TINY = 1e-30
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Metric:
+class WhiteningMetric:
     """y = root (x - centre), where root' root = (covariance + ridge x mean variance x identity)^-1: (d, d) float32.
 
     |mean of y|^2 is then the regularised Hotelling statistic (Chen, Paul, Prentice and Wang, JASA 106, 2011). A new

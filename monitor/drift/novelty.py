@@ -17,7 +17,7 @@ Groups = NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Novelty:
+class NoveltyWeights:
     """w(x) = 1 + (h(x) - mean) / deviation, between 0 and MOST; h(x) is the mean distance to the nearest NEIGHBOURS.
 
     The distance to near neighbours is a density turned over (Loftsgaarden and Quesenberry, Ann. Math. Stat. 36, 1965):

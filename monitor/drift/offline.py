@@ -5,14 +5,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedship.monitor.drift.calibration import Times
-from embedship.monitor.drift.detector import MINIMUM, DriftDetector, DriftReport, Rule
-from embedship.monitor.drift.evidence import Evidence, Known
+from embedship.monitor.drift.detector import MINIMUM, DriftDetector, DriftReport, DriftRule
+from embedship.monitor.drift.evidence import DriftEvidence, ReferenceClusters
 from embedship.monitor.drift.false_alarms import DAY_SECONDS, FalseAlarms
-from embedship.monitor.drift.reference import Reference, require_comparable
+from embedship.monitor.drift.reference import DriftReference, require_comparable
 from embedship.monitor.drift.sessions import Ids
-from embedship.monitor.drift.two_sample import Pool, TwoSample, mmd
-from embedship.monitor.drift.window import Window
-from embedship.monitor.state import State
+from embedship.monitor.drift.two_sample import PooledSample, TwoSample, mmd
+from embedship.monitor.drift.window import QueryWindow
+from embedship.monitor.state import SignalState
 from embedship.monitor.statistics import ks_2samp
 
 BLOCKS = 24
@@ -22,7 +22,7 @@ MMD_ROWS = 1_000  # of each sample: the test costs their product, 0.3 s here
 Vectors = NDArray[np.float32]
 
 
-class Current(msgspec.Struct, frozen=True):
+class LoggedQueries(msgspec.Struct, frozen=True):
     """The log: vectors (n, d) float32; where known sessions (n,) and Unix times (n,), ascending; texts (n,)."""
 
     vectors: Vectors
@@ -33,8 +33,8 @@ class Current(msgspec.Struct, frozen=True):
     def __len__(self) -> int:
         return len(self.vectors)
 
-    def part(self, start: int, stop: int) -> "Current":
-        return Current(
+    def part(self, start: int, stop: int) -> "LoggedQueries":
+        return LoggedQueries(
             self.vectors[start:stop],
             None if self.sessions is None else self.sessions[start:stop],
             None if self.times is None else self.times[start:stop],
@@ -42,19 +42,19 @@ class Current(msgspec.Struct, frozen=True):
         )
 
 
-class Block(msgspec.Struct, frozen=True):
+class LogBlock(msgspec.Struct, frozen=True):
     """A stretch of the log between two Unix times, tested by itself."""
 
     start: float
     end: float
     queries: int
-    state: State
+    state: SignalState
     score: float
     threshold: float
     effect: float
 
 
-class Comparison(msgspec.Struct, frozen=True):
+class DriftComparison(msgspec.Struct, frozen=True):
     """`state` is that of the whole log, or `warn` if a block warns: what began late is diluted in the whole.
 
     mmd looks at more than the mean, and is there to be compared; its p-value is at least 0.005. statistics and pvalues
@@ -62,26 +62,26 @@ class Comparison(msgspec.Struct, frozen=True):
     two blocks' worth of queries; since is the start of the first one that warns, 0 if none.
     """
 
-    state: State
+    state: SignalState
     report: DriftReport
     mmd: TwoSample | None = None
     statistics: tuple[float, ...] = ()
     pvalues: tuple[float, ...] = ()
-    blocks: tuple[Block, ...] = ()
+    blocks: tuple[LogBlock, ...] = ()
     since: float = 0.0
-    evidence: Evidence = Evidence()
+    evidence: DriftEvidence = DriftEvidence()
 
 
 def compare(
-    reference: Reference,
-    current: Current,
+    reference: DriftReference,
+    current: LoggedQueries,
     *,
     variant: str | None = None,
-    rule: Rule = Rule.CALIBRATED,
+    rule: DriftRule = DriftRule.CALIBRATED,
     false_alarms: FalseAlarms | None = None,
     interval_seconds: float = DAY_SECONDS,
     named: int = 0,
-) -> Comparison:
+) -> DriftComparison:
     """Test the log as one window, and each stretch of time in it.
 
     The budget of false alarms (None: the reference's own) is spent on one call each interval_seconds: half of it on the
@@ -102,47 +102,47 @@ def compare(
 
     count = _count(current)
     report = _tested(detector(len(current), interval_seconds / (2 if count else 1)), current)
-    if report.state is State.UNKNOWN:
-        return Comparison(report.state, report)
+    if report.state is SignalState.UNKNOWN:
+        return DriftComparison(report.state, report)
     moved = _at_checkpoint(current, reference, variant)
     tests = ks_2samp(reference.vectors, moved.vectors)
-    blocks: tuple[Block, ...] = ()
+    blocks: tuple[LogBlock, ...] = ()
     if count:
         blocks = _blocks(detector(len(current) // count, interval_seconds / (2 * count)), current, count)
-    return Comparison(
-        state=State.WARN if any(block.state is State.WARN for block in blocks) else report.state,
+    return DriftComparison(
+        state=SignalState.WARN if any(block.state is SignalState.WARN for block in blocks) else report.state,
         report=report,
         mmd=_mmd(reference, moved),
         statistics=tuple(tests.statistic.tolist()),
         pvalues=tuple(tests.pvalue.tolist()),
         blocks=blocks,
-        since=next((block.start for block in blocks if block.state is State.WARN), 0.0),
-        evidence=Known.fit(reference.vectors).compare(_window(moved), named),
+        since=next((block.start for block in blocks if block.state is SignalState.WARN), 0.0),
+        evidence=ReferenceClusters.fit(reference.vectors).compare(_window(moved), named),
     )
 
 
-def _count(current: Current) -> int:
+def _count(current: LoggedQueries) -> int:
     """How many blocks: none without times, or with too few queries for two."""
     count = 0 if current.times is None else min(BLOCKS, len(current) // BLOCK_QUERIES)
     return count if count > 1 else 0
 
 
-def _tested(detector: DriftDetector, part: Current) -> DriftReport:
+def _tested(detector: DriftDetector, part: LoggedQueries) -> DriftReport:
     detector.update(part.vectors, part.sessions, part.times)
     return detector.evaluate()
 
 
-def _blocks(detector: DriftDetector, current: Current, count: int) -> tuple[Block, ...]:
+def _blocks(detector: DriftDetector, current: LoggedQueries, count: int) -> tuple[LogBlock, ...]:
     """Cut into blocks of equally many queries; the few that are over are left out at the beginning."""
     size = len(current) // count
     starts = range(len(current) - count * size, len(current), size)
     return tuple(_block(detector, current.part(start, start + size)) for start in starts)
 
 
-def _block(detector: DriftDetector, part: Current) -> Block:
+def _block(detector: DriftDetector, part: LoggedQueries) -> LogBlock:
     assert part.times is not None, "blocks are of time"
     report = _tested(detector, part)
-    return Block(
+    return LogBlock(
         start=float(part.times[0]),
         end=float(part.times[-1]),
         queries=len(part),
@@ -153,15 +153,15 @@ def _block(detector: DriftDetector, part: Current) -> Block:
     )
 
 
-def _at_checkpoint(current: Current, reference: Reference, variant: str | None) -> Current:
+def _at_checkpoint(current: LoggedQueries, reference: DriftReference, variant: str | None) -> LoggedQueries:
     """Undo what is known of how the variant moves every vector."""
     offset = reference.offsets.get(variant or "")
     return current if offset is None else msgspec.structs.replace(current, vectors=current.vectors - offset)
 
 
-def _mmd(reference: Reference, current: Current) -> TwoSample:
+def _mmd(reference: DriftReference, current: LoggedQueries) -> TwoSample:
     first, second = _sample(reference.vectors, reference.sessions), _sample(current.vectors, current.sessions)
-    return mmd(Pool.of(first[0], second[0], first[1], second[1]))
+    return mmd(PooledSample.of(first[0], second[0], first[1], second[1]))
 
 
 def _sample(vectors: Vectors, sessions: Ids | None) -> tuple[Vectors, Ids | None]:
@@ -171,9 +171,9 @@ def _sample(vectors: Vectors, sessions: Ids | None) -> tuple[Vectors, Ids | None
     return vectors[rows], None if sessions is None else sessions[rows]
 
 
-def _window(current: Current) -> Window:
+def _window(current: LoggedQueries) -> QueryWindow:
     n = len(current)
-    return Window(
+    return QueryWindow(
         vectors=current.vectors,
         times=np.zeros(n) if current.times is None else current.times,
         calls=np.full(n, -1, dtype=np.int64),

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 Vectors = NDArray[np.float32]
 
 
-class Projection(NamedTuple):
+class PlaneProjection(NamedTuple):
     """The two directions along which vectors vary most (principal components), and the variance they explain."""
 
     centre: Vectors

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from embedship.monitor.drift.calibration import LEAST_SESSIONS, Calibration, Times, calibrate, features
+from embedship.monitor.drift.calibration import LEAST_SESSIONS, ScoreCalibration, Times, calibrate, features
 from embedship.monitor.drift.false_alarms import DEFAULT, FalseAlarms
-from embedship.monitor.drift.features import Features
-from embedship.monitor.drift.repeats import distinct
+from embedship.monitor.drift.features import ShiftFeatures
+from embedship.monitor.drift.repeats import distinct_rows
 from embedship.monitor.drift.sessions import Ids, index_of
 from embedship.monitor.errors import InvalidSetting, InvalidVectors, ReferenceMismatch, ReferenceUnreadable
 
@@ -33,7 +33,7 @@ _VARIANT = "offset:"  # before a variant's name, in the names of tensors
 Vectors = NDArray[np.float32]
 
 
-class Promise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class FalseAlarmGuarantee(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The false alarms that thresholds were fitted for, and what held-out blocks of the reference then showed."""
 
     false_alarms: FalseAlarms
@@ -44,7 +44,9 @@ class Promise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     measured_upper_per_day: float
 
     @classmethod
-    def of(cls, calibration: Calibration, false_alarms: FalseAlarms, interval_seconds: float) -> "Promise":
+    def of(
+        cls, calibration: ScoreCalibration, false_alarms: FalseAlarms, interval_seconds: float
+    ) -> "FalseAlarmGuarantee":
         chance = min(false_alarms.within(interval_seconds), 0.5)
         evaluations = 86_400 / interval_seconds
         achieved = calibration.achieved(chance)
@@ -58,7 +60,7 @@ class Promise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
 
 
-class Terms(msgspec.Struct, frozen=True):
+class ThresholdSettings(msgspec.Struct, frozen=True):
     """What thresholds are to be fitted for."""
 
     window: int
@@ -66,21 +68,21 @@ class Terms(msgspec.Struct, frozen=True):
     interval_seconds: float
 
 
-class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _ReferenceHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: int
     fingerprint: str
     prompt: str
     created: str
     queries: int
-    calibration: Calibration | None = None
-    promise: Promise | None = None
+    calibration: ScoreCalibration | None = None
+    promise: FalseAlarmGuarantee | None = None
 
 
-class _Version(msgspec.Struct, frozen=True):
+class _FormatVersion(msgspec.Struct, frozen=True):
     format: int
 
 
-class _Before(_Version, frozen=True):
+class _FormatTwoHeader(_FormatVersion, frozen=True):
     """What of format 2 still holds: its calibration is of another score, and only says that there was one."""
 
     class Fitted(msgspec.Struct, frozen=True):
@@ -98,14 +100,14 @@ class _Before(_Version, frozen=True):
     promise: Promised | None
 
     @property
-    def terms(self) -> Terms | None:
+    def terms(self) -> ThresholdSettings | None:
         if self.calibration is None or self.promise is None:
             return None
-        return Terms(self.calibration.window, self.promise.false_alarms, self.promise.interval_seconds)
+        return ThresholdSettings(self.calibration.window, self.promise.false_alarms, self.promise.interval_seconds)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Reference:
+class DriftReference:
     """Query vectors as they were when the model was judged good.
 
     vectors (n, d) float32, finite, of the checkpoint's own precision; fingerprint of the bundle that encoded them;
@@ -123,9 +125,9 @@ class Reference:
     times: Times | None = None
     queries: int = 0
     offsets: Mapping[str, Vectors] = field(default_factory=dict)
-    calibration: Calibration | None = None
-    promise: Promise | None = None
-    terms: Terms | None = None
+    calibration: ScoreCalibration | None = None
+    promise: FalseAlarmGuarantee | None = None
+    terms: ThresholdSettings | None = None
 
     def __post_init__(self) -> None:
         vectors = self.vectors
@@ -160,7 +162,7 @@ class Reference:
         interval_seconds: float = INTERVAL_SECONDS,
         maximum: int = MAXIMUM,
         seed: int = 0,
-    ) -> "Reference":
+    ) -> "DriftReference":
         """Keep at most maximum distinct rows of vectors (n, d), whole sessions drawn with seed, in order of appearance.
 
         Repeats are dropped: they would count as independent evidence in the test, and are not. variants holds the
@@ -185,28 +187,28 @@ class Reference:
             times=None if times is None else times[rows],
             queries=len(vectors),
             offsets={name: _offset(vectors, moved, name) for name, moved in (variants or {}).items()},
-            terms=Terms(window, false_alarms, interval_seconds),
+            terms=ThresholdSettings(window, false_alarms, interval_seconds),
         )
         return reference.calibrated(seed)
 
-    def calibrated(self, seed: int = 0) -> "Reference":
+    def calibrated(self, seed: int = 0) -> "DriftReference":
         """Fit the thresholds that terms ask for: seconds of work. There are none where too few sessions tell enough."""
         if self.terms is None:
             return self
         calibration = promise = None
         if self._sessions() >= LEAST_SESSIONS:
             calibration = self.calibration_for(self.terms.window, seed)
-            promise = Promise.of(calibration, self.terms.false_alarms, self.terms.interval_seconds)
+            promise = FalseAlarmGuarantee.of(calibration, self.terms.false_alarms, self.terms.interval_seconds)
         return replace(self, calibration=calibration, promise=promise, terms=None)
 
-    def calibration_for(self, window: int, seed: int = 0) -> Calibration:
+    def calibration_for(self, window: int, seed: int = 0) -> ScoreCalibration:
         """Its own if it holds for windows of so many queries, or a new one."""
         known = self.calibration
         if known is not None and known.window == window:
             return known
         return calibrate(self.vectors, self.sessions, self.times, window=window, queries=self._drawn(), seed=seed)
 
-    def features_for(self, window: int) -> Features:
+    def features_for(self, window: int) -> ShiftFeatures:
         """Fit what such a window is mapped by."""
         return features(self.vectors, self.sessions, self.times, window=window, queries=self._drawn())
 
@@ -215,7 +217,7 @@ class Reference:
 
     def _sessions(self) -> int:
         """How many there are; of rows that are all alike only one counts."""
-        return len(np.unique(index_of(self.sessions, len(self.vectors))[distinct(self.vectors)]))
+        return len(np.unique(index_of(self.sessions, len(self.vectors))[distinct_rows(self.vectors)]))
 
     @property
     def is_unit(self) -> bool:
@@ -237,7 +239,7 @@ class Reference:
     def content(self) -> bytes:
         """As safetensors. All metadata is one JSON value: safetensors writes several keys in random order."""
         fitted = self.calibrated()
-        header = _Header(
+        header = _ReferenceHeader(
             FORMAT, self.fingerprint, self.prompt, self.created, self.queries, fitted.calibration, fitted.promise
         )
         columns = {"vectors": self.vectors, "sessions": self.sessions, "times": self.times}
@@ -246,7 +248,7 @@ class Reference:
         return bytes(save(tensors, {KEY: msgspec.json.encode(header).decode()}))
 
     @classmethod
-    def load(cls, path: Path) -> "Reference":
+    def load(cls, path: Path) -> "DriftReference":
         """Read what save wrote. Raises ReferenceUnreadable for anything else.
 
         A reference of format 2 holds all that is needed to fit its thresholds anew, which `calibrated` does.
@@ -274,16 +276,16 @@ class Reference:
             raise ReferenceUnreadable(f"{path} is not a drift reference ({error}): fit it again") from error
 
 
-def _header(text: str, path: Path) -> tuple[_Header, Terms | None]:
-    found = msgspec.json.decode(text, type=_Version).format
+def _header(text: str, path: Path) -> tuple[_ReferenceHeader, ThresholdSettings | None]:
+    found = msgspec.json.decode(text, type=_FormatVersion).format
     if found == SCORE_BEFORE:
-        before = msgspec.json.decode(text, type=_Before)
-        return _Header(FORMAT, before.fingerprint, before.prompt, before.created, before.queries), before.terms
+        before = msgspec.json.decode(text, type=_FormatTwoHeader)
+        return _ReferenceHeader(FORMAT, before.fingerprint, before.prompt, before.created, before.queries), before.terms
     if found != FORMAT:
         raise ReferenceUnreadable(
             f"{path} has format {found}, this version reads {FORMAT}: fit it again, with `embedship reference`"
         )
-    return msgspec.json.decode(text, type=_Header), None
+    return msgspec.json.decode(text, type=_ReferenceHeader), None
 
 
 def _sample(vectors: Vectors, sessions: Ids | None, maximum: int, seed: int) -> NDArray[np.intp]:
@@ -293,7 +295,7 @@ def _sample(vectors: Vectors, sessions: Ids | None, maximum: int, seed: int) -> 
     place = random.permutation(int(index.max()) + 1)[index]
     order = np.argsort(place, kind="stable")[: 4 * maximum]  # repeats are searched among these only
     candidates = np.sort(order)
-    rows = candidates[distinct(vectors[candidates])]
+    rows = candidates[distinct_rows(vectors[candidates])]
     kept = rows[np.argsort(place[rows], kind="stable")[:maximum]]
     return np.sort(kept)
 

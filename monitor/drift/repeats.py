@@ -12,7 +12,7 @@ RADIUS = np.sqrt(2 * NEAR)  # the same as a distance between unit vectors
 PROJECTIONS = 6
 
 
-def distinct(vectors: Sample) -> NDArray[np.intp]:
+def distinct_rows(vectors: Sample) -> NDArray[np.intp]:
     """Return which rows of vectors (n, d) repeat no earlier one, exactly or nearly; ascending.
 
     Rows that are near are near in any projection, and in 6 dimensions a k-d tree finds the few pairs worth comparing in

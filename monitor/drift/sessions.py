@@ -12,7 +12,7 @@ Ids = NDArray[np.int64]
 Index = NDArray[np.intp]
 
 
-class Totals(NamedTuple):
+class SessionTotals(NamedTuple):
     """Sum (J, d) and size (J,) of each of J sessions."""
 
     sums: Floats
@@ -52,14 +52,14 @@ def index_of(sessions: Ids | None, n: int) -> Index:
     return np.unique(unique, return_inverse=True)[1].ravel()
 
 
-def totals(vectors: Sample, index: Index) -> Totals:
+def totals(vectors: Sample, index: Index) -> SessionTotals:
     """Add up vectors (n, d) by session; index (n,) as index_of gives it."""
     order = np.argsort(index, kind="stable")
     starts = np.flatnonzero(np.diff(index[order], prepend=-1))
     sizes = np.diff(starts, append=len(index)).astype(np.float64)
     if len(sizes) == len(vectors):
-        return Totals(vectors.astype(np.float64), sizes)
-    return Totals(np.add.reduceat(vectors[order], starts, axis=0, dtype=np.float64), sizes)
+        return SessionTotals(vectors.astype(np.float64), sizes)
+    return SessionTotals(np.add.reduceat(vectors[order], starts, axis=0, dtype=np.float64), sizes)
 
 
 def plain_variance(vectors: Sample) -> float:

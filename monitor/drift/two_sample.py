@@ -30,7 +30,7 @@ class TwoSample(NamedTuple):
     pvalue: float
 
 
-class Pool(NamedTuple):
+class PooledSample(NamedTuple):
     """Both samples: rows (n + m, d) and the number of each row's session, the first `reference` of which are n's."""
 
     rows: Floats
@@ -65,7 +65,7 @@ class Pool(NamedTuple):
         return TwoSample(float(values[0]), float((1 + reached.sum()) / (permutations + 1)))
 
 
-def mmd(pool: Pool, *, permutations: int = PERMUTATIONS, seed: int = 0) -> TwoSample:
+def mmd(pool: PooledSample, *, permutations: int = PERMUTATIONS, seed: int = 0) -> TwoSample:
     """Test the squared maximum mean discrepancy, biased (V-statistic), RBF kernel, median heuristic.
 
     Gretton, Borgwardt, Rasch, Schoelkopf and Smola, JMLR 13, 2012: exp(-|x - y|^2 / (2 s^2)), s the median distance.
@@ -76,7 +76,7 @@ def mmd(pool: Pool, *, permutations: int = PERMUTATIONS, seed: int = 0) -> TwoSa
     return _between(pool, kernel, permutations, seed)
 
 
-def energy(pool: Pool, *, permutations: int = PERMUTATIONS, seed: int = 0) -> TwoSample:
+def energy(pool: PooledSample, *, permutations: int = PERMUTATIONS, seed: int = 0) -> TwoSample:
     """Test 2 E|x - y| - E|x - x'| - E|y - y'|, the energy distance. Szekely and Rizzo, J. Stat. Plan. Inf. 143."""
     return _between(pool, -np.sqrt(_squares(pool.rows)), permutations, seed)
 
@@ -88,7 +88,7 @@ def _squares(rows: Floats) -> Floats:
     return squares
 
 
-def _between(pool: Pool, kernel: Floats, permutations: int, seed: int) -> TwoSample:
+def _between(pool: PooledSample, kernel: Floats, permutations: int, seed: int) -> TwoSample:
     """Test mean k(x, x') + mean k(y, y') - 2 mean k(x, y) for the kernel's matrix (n + m, n + m)."""
     member = csr_array((np.ones(len(pool.session)), (pool.session, np.arange(len(pool.session)))))
     by_session = np.asarray(member @ np.asarray(member @ kernel).T)

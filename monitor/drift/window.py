@@ -11,7 +11,7 @@ CHARACTERS = 1_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Window:
+class QueryWindow:
     """n queries, oldest first: vectors (n, d), Unix times (n,), call numbers (n,), texts (n,), None where not kept."""
 
     vectors: NDArray[np.float32]
@@ -23,18 +23,18 @@ class Window:
         return len(self.vectors)
 
 
-class Recent:
+class QueryRing:
     """A ring of `capacity` queries: memory is capacity x d x 4 bytes, and the texts. Not safe for several threads."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._parts: deque[Window] = deque()
+        self._parts: deque[QueryWindow] = deque()
         self._size = 0
 
     def __len__(self) -> int:
         return self._size
 
-    def extend(self, window: Window) -> None:
+    def extend(self, window: QueryWindow) -> None:
         """Add queries; the oldest leave. The arrays of a window that fits are kept as they are, not copied."""
         if not len(window):
             return
@@ -43,11 +43,11 @@ class Recent:
         while self._size - len(self._parts[0]) >= self._capacity:
             self._size -= len(self._parts.popleft())
 
-    def window(self) -> Window | None:
+    def window(self) -> QueryWindow | None:
         """The last `capacity` queries; None before the first."""
         if not self._parts:
             return None
-        joined = Window(
+        joined = QueryWindow(
             np.concatenate([part.vectors for part in self._parts]),
             np.concatenate([part.times for part in self._parts]),
             np.concatenate([part.calls for part in self._parts]),
@@ -59,8 +59,10 @@ class Recent:
         return self._parts[0]
 
 
-def _last(window: Window, n: int) -> Window:
+def _last(window: QueryWindow, n: int) -> QueryWindow:
     if len(window) <= n:
         return window
     # Copies: a view would hold what it leaves out in memory.
-    return Window(window.vectors[-n:].copy(), window.times[-n:].copy(), window.calls[-n:].copy(), window.texts[-n:])
+    return QueryWindow(
+        window.vectors[-n:].copy(), window.times[-n:].copy(), window.calls[-n:].copy(), window.texts[-n:]
+    )

@@ -13,20 +13,20 @@ from threading import Lock
 import msgspec
 import numpy as np
 
-from embedship.monitor.recall.score import K, Score
+from embedship.monitor.recall.score import K, RecallScore
 from embedship.monitor.statistics import recall_interval
 
 WINDOW = 500
 
 
-class Side(StrEnum):
+class CandidateSide(StrEnum):
     """Label of what is measured on both."""
 
     SERVING = "serving"
     CANDIDATE = "candidate"
 
 
-class Latency(msgspec.Struct, frozen=True):
+class SearchLatency(msgspec.Struct, frozen=True):
     """Seconds from text to hits over the last WINDOW searches of one query; 0 while there is none."""
 
     median: float = 0.0
@@ -48,14 +48,14 @@ class CandidateReport(msgspec.Struct, frozen=True, kw_only=True):
     lower: float  # ends of its 95% interval, by query
     upper: float
     seconds: float  # that the candidate took in all
-    serving: Latency
-    candidate: Latency
+    serving: SearchLatency
+    candidate: SearchLatency
     probes: int  # labelled queries that the candidate was asked
     probe_recall: float  # recall@10 of these
     probe_ndcg: float
 
 
-class Comparison:
+class CandidateComparison:
     """Thread-safe: fed by the candidate's thread and the request path, read by scrapes."""
 
     def __init__(self, fingerprint: str, index: str) -> None:
@@ -66,7 +66,7 @@ class Comparison:
         self._serving: deque[float] = deque(maxlen=WINDOW)
         self._candidate: deque[float] = deque(maxlen=WINDOW)
         self._seconds = 0.0
-        self._probes: list[Score] = []
+        self._probes: list[RecallScore] = []
 
     def compared(self, served: Sequence[str], found: Sequence[str], before: float | None, seconds: float) -> None:
         """Ids of the documents that both answered, best first, and the seconds each took; `before` is that of serving,
@@ -97,7 +97,7 @@ class Comparison:
         with self._lock:
             self._failures += 1
 
-    def probed(self, score: Score) -> None:
+    def probed(self, score: RecallScore) -> None:
         with self._lock:
             self._probes.append(score)
 
@@ -126,8 +126,8 @@ class Comparison:
             )
 
 
-def _latency(seconds: Sequence[float]) -> Latency:
+def _latency(seconds: Sequence[float]) -> SearchLatency:
     if not seconds:
-        return Latency()
+        return SearchLatency()
     median, p99 = np.quantile(np.asarray(seconds), (0.5, 0.99))
-    return Latency(float(median), float(p99))
+    return SearchLatency(float(median), float(p99))

@@ -13,7 +13,7 @@ WINDOW = 100
 FIRST = 5  # windows that the baseline is learned from, if none is given
 
 
-class Stretch(msgspec.Struct, frozen=True):
+class RecallWindow(msgspec.Struct, frozen=True):
     """Mean recall of one window of queries, with its 95% interval; `at` is the Unix time of its last query."""
 
     at: float
@@ -22,14 +22,14 @@ class Stretch(msgspec.Struct, frozen=True):
     upper: float
 
 
-class Course(msgspec.Struct, frozen=True):
+class RecallHistory(msgspec.Struct, frozen=True):
     """alarms: Unix times at which the cusum alarmed, `ninety_percent` those of the users' rule.
 
     Where the log has no times they are numbers of queries, from 0.
     """
 
     baseline: float
-    stretches: tuple[Stretch, ...]
+    stretches: tuple[RecallWindow, ...]
     alarms: tuple[float, ...]
     ninety_percent: tuple[float, ...]
 
@@ -39,7 +39,7 @@ def needed(baseline: float | None) -> int:
     return (2 if baseline is not None else FIRST + 2) * WINDOW
 
 
-def course(recalls: Floats, times: Times, baseline: float | None = None) -> Course | None:
+def course(recalls: Floats, times: Times, baseline: float | None = None) -> RecallHistory | None:
     """Follow per-query recalls (n,) in [0, 1] at Unix times (n,), ascending; a NaN was not judged.
 
     Without a baseline the first five windows are taken for normal, and their lower bound by the cusum, as the server
@@ -57,7 +57,7 @@ def course(recalls: Floats, times: Times, baseline: float | None = None) -> Cour
     if baseline is None:
         baseline = float(recalls[:learned].mean())
         normal = max(recall_interval(recalls[:learned], K).lower, LEAST_BASELINE)
-    return Course(
+    return RecallHistory(
         baseline=baseline,
         stretches=stretches,
         alarms=_alarms(recalls[learned:], times[learned:], normal or baseline),
@@ -65,9 +65,9 @@ def course(recalls: Floats, times: Times, baseline: float | None = None) -> Cour
     )
 
 
-def _stretch(recalls: Floats, at: float) -> Stretch:
+def _stretch(recalls: Floats, at: float) -> RecallWindow:
     interval = recall_interval(recalls, K)
-    return Stretch(at, float(recalls.mean()), interval.lower, interval.upper)
+    return RecallWindow(at, float(recalls.mean()), interval.lower, interval.upper)
 
 
 def _alarms(recalls: Floats, times: Times, normal: float) -> tuple[float, ...]:
@@ -81,7 +81,7 @@ def _alarms(recalls: Floats, times: Times, normal: float) -> tuple[float, ...]:
     return tuple(found)
 
 
-def _below(stretches: tuple[Stretch, ...], limit: float, learned: int) -> tuple[float, ...]:
+def _below(stretches: tuple[RecallWindow, ...], limit: float, learned: int) -> tuple[float, ...]:
     """Where a run begins of five windows whose mean is below the limit."""
     means = np.array([each.mean for each in stretches])
     ends = range(max(FIRST, learned + 1), len(means) + 1)

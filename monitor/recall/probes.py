@@ -9,16 +9,16 @@ from random import Random
 
 import msgspec
 
-from embedship.monitor.recall.rolling import Baseline, RecallMemory, RecallReport, RollingRecall
-from embedship.monitor.recall.score import K, Score
-from embedship.monitor.state import State
+from embedship.monitor.recall.rolling import RecallBaseline, RecallMemory, RecallReport, RollingRecall
+from embedship.monitor.recall.score import K, RecallScore
+from embedship.monitor.state import SignalState
 
 # Labels that have not been tried for so many intervals prove nothing any more.
 STALE = 3
 WORST = 10
 
 
-class Probe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class LabelledProbe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A query and the ids of the documents that answer it."""
 
     text: str
@@ -32,7 +32,7 @@ class Probe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("`relevant` is empty: a query without a right answer measures nothing")
 
 
-class Failed(msgspec.Struct, frozen=True):
+class FailedProbe(msgspec.Struct, frozen=True):
     """A probe that did not get all it should: its place in the file, from 0, and its id if it has one; no text."""
 
     probe: int
@@ -52,10 +52,10 @@ class ProbeReport(msgspec.Struct, frozen=True):
     failures: int = 0  # replays given up: a replay with a hole is not comparable with a whole one
     missing: int = 0  # labels that name a document which the index does not hold
     replayed_at: float = 0.0  # Unix time
-    worst: tuple[Failed, ...] = ()
+    worst: tuple[FailedProbe, ...] = ()
 
 
-class Probes:
+class ProbeRecall:
     """The questions, and what their replays gave. `replayed` once a replay; not safe for several threads at once.
 
     A replay is one window: the rolling recall is that of the last replay, and the baseline that of the first whole one
@@ -66,7 +66,7 @@ class Probes:
 
     def __init__(
         self,
-        probes: Sequence[Probe],
+        probes: Sequence[LabelledProbe],
         *,
         baseline: float | None = None,
         missing: int = 0,
@@ -82,7 +82,7 @@ class Probes:
         self._random = Random(0)
         self._ndcg = self._replayed_at = 0.0
         self._replays = self._failures = 0
-        self._worst: tuple[Failed, ...] = ()
+        self._worst: tuple[FailedProbe, ...] = ()
 
     def order(self) -> list[int]:
         """The numbers of all probes, in the order of the next replay."""
@@ -99,7 +99,7 @@ class Probes:
         baseline = self.recall.baseline
         return bool(self._replays and baseline and self.recall.rolling >= baseline)
 
-    def replayed(self, scores: dict[int, Score]) -> None:
+    def replayed(self, scores: dict[int, RecallScore]) -> None:
         """Take the scores of a whole replay, by probe number, in the order they were asked."""
         assert len(scores) == len(self.probes), "a replay is whole"
         now = self._clock()
@@ -115,7 +115,7 @@ class Probes:
         self._replayed_at = now
 
     def _rolling(self, baseline: float | None) -> RollingRecall:
-        given = Baseline.exact(baseline) if baseline else None
+        given = RecallBaseline.exact(baseline) if baseline else None
         return RollingRecall(K, window=len(self.probes), windows=1, baseline=given)
 
     def inherit(self, baseline: float, ndcg_baseline: float) -> None:
@@ -138,7 +138,7 @@ class Probes:
         recall = self.recall.report()
         if self._replayed_at < self._clock() - self._stale_seconds:
             reason = f"no whole replay in the last {self._stale_seconds:.0f} s"
-            recall = msgspec.structs.replace(recall, state=State.UNKNOWN, reason=reason)
+            recall = msgspec.structs.replace(recall, state=SignalState.UNKNOWN, reason=reason)
         return ProbeReport(
             recall=recall,
             ndcg=self._ndcg,
@@ -151,10 +151,10 @@ class Probes:
             worst=self._worst,
         )
 
-    def _failed(self, scores: dict[int, Score]) -> list[Failed]:
+    def _failed(self, scores: dict[int, RecallScore]) -> list[FailedProbe]:
         incomplete = sorted((number for number, each in scores.items() if each.found < each.expected),
                             key=lambda number: (scores[number].ndcg, number))  # fmt: skip
         return [
-            Failed(n, self.probes[n].id, scores[n].found / scores[n].expected, scores[n].ndcg)
+            FailedProbe(n, self.probes[n].id, scores[n].found / scores[n].expected, scores[n].ndcg)
             for n in incomplete[:WORST]
         ]

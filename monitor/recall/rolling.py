@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedship.monitor.errors import InvalidSetting
-from embedship.monitor.latch import Latch
+from embedship.monitor.latch import WarningLatch
 from embedship.monitor.recall.cusum import RUN_LENGTH, Cusum
-from embedship.monitor.state import State
-from embedship.monitor.statistics import Interval, recall_interval
+from embedship.monitor.state import SignalState
+from embedship.monitor.statistics import ConfidenceInterval, recall_interval
 
 FALL = 0.9  # warn below this share of the baseline
 LEAST_BASELINE = 0.01  # what found nothing from the start, an index that is being filled, has no fall to find yet
@@ -34,7 +34,7 @@ class RecallRule(StrEnum):
     CUSUM = "cusum"
 
 
-class Baseline(NamedTuple):
+class RecallBaseline(NamedTuple):
     """Recall as it was measured before it is watched, in (0, 1].
 
     `normal` is what the cusum takes for normal: `recall` less what that measurement may be out by, for else a lucky one
@@ -47,7 +47,7 @@ class Baseline(NamedTuple):
     provisional: bool = False
 
     @classmethod
-    def exact(cls, recall: float) -> "Baseline":
+    def exact(cls, recall: float) -> "RecallBaseline":
         """One that leaves nothing to chance."""
         return cls(recall, recall)
 
@@ -55,7 +55,7 @@ class Baseline(NamedTuple):
 class RecallReport(msgspec.Struct, frozen=True):
     """Recall so far. With queries 0 the ratios are 0 and mean nothing; baseline 0 means not known yet."""
 
-    state: State
+    state: SignalState
     rule: RecallRule
     reason: str
     k: int
@@ -79,7 +79,7 @@ class RecallReport(msgspec.Struct, frozen=True):
         if not self.queries or now - self.heard < seconds:
             return self
         reason = f"no query compared in the last {seconds:,.0f} s"
-        return msgspec.structs.replace(self, state=State.UNKNOWN, reason=reason, since=0.0)
+        return msgspec.structs.replace(self, state=SignalState.UNKNOWN, reason=reason, since=0.0)
 
 
 class RecallMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -100,14 +100,14 @@ class RecallMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     provisional: bool = False  # the baseline: measured on other queries than will come
 
 
-def baseline_of(memory: RecallMemory) -> Baseline | None:
+def baseline_of(memory: RecallMemory) -> RecallBaseline | None:
     """The baseline that was remembered; None if there was none yet."""
     if not memory.baseline or not memory.normal:
         return None
-    return Baseline(memory.baseline, memory.normal, provisional=memory.provisional)
+    return RecallBaseline(memory.baseline, memory.normal, provisional=memory.provisional)
 
 
-def _measured_below(own: Baseline, before: Baseline) -> bool:
+def _measured_below(own: RecallBaseline, before: RecallBaseline) -> bool:
     """Whether what was measured when an index was built lies below the baseline before, beyond chance."""
     if own.provisional:  # measured on other queries than will come
         return own.recall < FALL * before.recall
@@ -135,7 +135,7 @@ class RollingRecall:
         k: int = 10,
         window: int = 100,
         windows: int = 5,
-        baseline: Baseline | None = None,
+        baseline: RecallBaseline | None = None,
         *,
         rule: RecallRule = RecallRule.CUSUM,
         run_length: float = RUN_LENGTH,
@@ -158,10 +158,10 @@ class RollingRecall:
         self._learned = False
         self._needed = windows if self._given else windows + 1
         self._cusum = Cusum(baseline.normal, run_length) if baseline else None
-        self._latch = Latch()
+        self._latch = WarningLatch()
         self._inherited = self._below = False
 
-    def inherit(self, before: Baseline) -> None:
+    def inherit(self, before: RecallBaseline) -> None:
         """Compare with the baseline of an earlier index of the same model, if that is the better one.
 
         Before the first query. A new index whose own measurement lies below it warns until its queries prove otherwise.
@@ -189,12 +189,12 @@ class RollingRecall:
         self._latch.update(self._alarm, not self._latch.held or self._recovered)
         if self.queries % self._window == 0:
             self._complete_window()
-        self.since = (self.since or now) if self.state is State.WARN else 0.0
+        self.since = (self.since or now) if self.state is SignalState.WARN else 0.0
 
     def _complete_window(self) -> None:
         self._complete.append(fmean(list(self._recalls)[-self._window :]))
         full = len(self._complete) == self._complete.maxlen
-        if full and self._learns and self.state is not State.WARN and self.rolling >= LEAST_BASELINE:
+        if full and self._learns and self.state is not SignalState.WARN and self.rolling >= LEAST_BASELINE:
             self.baseline = fmean(self._complete)
             self._cusum = Cusum(max(self.interval.lower, LEAST_BASELINE), self._run_length)
             self._learned, self._inherited = True, False
@@ -211,10 +211,10 @@ class RollingRecall:
         return fmean(self._recalls) if self._recalls else 0.0
 
     @property
-    def interval(self) -> Interval:
+    def interval(self) -> ConfidenceInterval:
         """95% interval of `rolling`, the query being the unit; (0, 0) before the first query."""
         if not self._recalls:
-            return Interval(0.0, 0.0)
+            return ConfidenceInterval(0.0, 0.0)
         return recall_interval(np.array(self._recalls), self.k)
 
     @property
@@ -230,12 +230,12 @@ class RollingRecall:
         return self._cusum is not None and self._cusum.alarm
 
     @property
-    def state(self) -> State:
+    def state(self) -> SignalState:
         if self._latch.held or self._alarm:
-            return State.WARN
+            return SignalState.WARN
         if self.queries < self._enough or self.baseline is None:
-            return State.WARN if self._below else State.UNKNOWN
-        return State.OK
+            return SignalState.WARN if self._below else SignalState.UNKNOWN
+        return SignalState.OK
 
     @property
     def _alarm(self) -> bool:
@@ -326,6 +326,6 @@ class RollingRecall:
             self._cusum.evidences = np.array(memory.evidences)
         self.queries, self.found, self.expected = memory.queries, memory.found, memory.expected
         self.since, self.heard = memory.since, memory.heard
-        self._latch = Latch(held=memory.since > 0)
+        self._latch = WarningLatch(held=memory.since > 0)
         self._recalls.extend(memory.recalls)
         self._complete.extend(memory.complete)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 K = 10
 
 
-class Score(NamedTuple):
+class RecallScore(NamedTuple):
     """`found` of the `expected` relevant documents, at most k, are among the first k; nDCG@k of the same ranking."""
 
     found: int
@@ -15,7 +15,7 @@ class Score(NamedTuple):
     ndcg: float
 
 
-def score(answered: Sequence[Hashable], relevant: Collection[Hashable], k: int = K) -> Score:
+def score(answered: Sequence[Hashable], relevant: Collection[Hashable], k: int = K) -> RecallScore:
     """Judge a ranking, best first. Relevance is yes or no, so the gain is 1 and the ideal has all of it first.
 
     What is answered more than once, a document by several of its chunks, counts at its first place.
@@ -30,4 +30,4 @@ def score(answered: Sequence[Hashable], relevant: Collection[Hashable], k: int =
     ranks = [rank for rank, each in enumerate([*dict.fromkeys(answered)][:k], 1) if each in wanted]
     expected = min(len(wanted), k)
     ideal = sum(1 / log2(rank + 1) for rank in range(1, expected + 1))
-    return Score(len(ranks), expected, sum(1 / log2(rank + 1) for rank in ranks) / ideal if ideal else 0.0)
+    return RecallScore(len(ranks), expected, sum(1 / log2(rank + 1) for rank in ranks) / ideal if ideal else 0.0)

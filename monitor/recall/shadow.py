@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from embedship.monitor.cpu_budget import Allowance
+from embedship.monitor.cpu_budget import CpuBudget
 from embedship.monitor.recall.rolling import Ids, RecallReport, RollingRecall, overlap
 
 Exact = Callable[[NDArray[np.float32], int], Ids]  # (n, d), k -> (n, k), -1 for no hit
@@ -19,14 +19,14 @@ class ShadowReport(msgspec.Struct, frozen=True):
     seconds: float = 0.0  # spent in exact searches
 
 
-class Shadow:
+class ShadowRecall:
     """Not safe for several threads at once: the observer's thread owns it.
 
     `exact` is slow, and grows with the index: what it may cost is bounded by the allowance. While that is spent,
     queries are skipped and counted; which ones are skipped depends on when they come and on nothing else.
     """
 
-    def __init__(self, exact: Exact, recall: RollingRecall, allowance: Allowance) -> None:
+    def __init__(self, exact: Exact, recall: RollingRecall, allowance: CpuBudget) -> None:
         self._exact = exact
         self.recall = recall
         self._allowance = allowance

@@ -3,7 +3,7 @@
 from enum import StrEnum
 
 
-class Source(StrEnum):
+class RecallSource(StrEnum):
     SHADOW = "shadow"  # live queries searched exactly as well: does the index find what is there?
     PROBE = "probe"  # labelled queries replayed on a schedule: do model, index and corpus answer what they should?
     FEEDBACK = "feedback"  # what users said was right: did they get it?

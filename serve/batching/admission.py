@@ -11,20 +11,20 @@ from typing import Any, Self
 
 from embedship.serve.errors import Overloaded, TooLarge
 from embedship.serve.settings import BULK_RESERVED_FRACTION
-from embedship.serve.telemetry.request_context import Lane
+from embedship.serve.telemetry.request_context import Priority
 
 # How far back the pace is measured that Retry-After is computed from, and the longest wait it asks for.
 _PACE_SECONDS = 5.0
 _LONGEST_WAIT = 60
 
 
-class Permit:
+class QueuePermit:
     """The right to have `texts` texts in the queue, until the `with` block ends and what it began on other threads.
 
     Only Admission makes them.
     """
 
-    def __init__(self, admission: Admission, texts: int, paced: bool) -> None:
+    def __init__(self, admission: AdmissionController, texts: int, paced: bool) -> None:
         self.texts = texts
         self.paced = paced
         self._admission = admission
@@ -47,7 +47,7 @@ class Permit:
             self._admission._leave(self)
 
 
-class Admission:
+class AdmissionController:
     """Counts permits; used from the event loop only.
 
     >>> with admission.enter(len(texts), Lane.BULK) as permit:      # doctest: +SKIP
@@ -57,9 +57,9 @@ class Admission:
     def __init__(self, capacity: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.capacity = capacity
         self.inside = 0
-        self._pace = _Pace(clock)
+        self._pace = _ThroughputMeter(clock)
 
-    def enter(self, texts: int, lane: Lane, *, paced: bool = True) -> Permit:
+    def acquire(self, texts: int, lane: Priority, *, paced: bool = True) -> QueuePermit:
         """Take a permit for `texts` texts, or raise Overloaded (TooLarge if no waiting would ever help).
 
         `paced`: these texts go through the model, and so tell how long others will have to wait for it.
@@ -74,18 +74,20 @@ class Admission:
                 headers={"Retry-After": str(wait)},
             )
         self.inside += texts
-        return Permit(self, texts, paced)
+        return QueuePermit(self, texts, paced)
 
-    def limit(self, lane: Lane) -> int:
-        return self.capacity if lane is Lane.INTERACTIVE else self.capacity - self.capacity // BULK_RESERVED_FRACTION
+    def limit(self, lane: Priority) -> int:
+        return (
+            self.capacity if lane is Priority.INTERACTIVE else self.capacity - self.capacity // BULK_RESERVED_FRACTION
+        )
 
-    def _leave(self, permit: Permit) -> None:
+    def _leave(self, permit: QueuePermit) -> None:
         self.inside -= permit.texts
         if permit.paced:
             self._pace.note(permit.texts)
 
 
-class _Pace:
+class _ThroughputMeter:
     """Texts a second that left lately: two counters, of the running interval and of the one before."""
 
     def __init__(self, clock: Callable[[], float]) -> None:

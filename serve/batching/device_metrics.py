@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from embedship.serve.batching.executor import Workers
-from embedship.serve.devices import Device
+from embedship.serve.batching.executor import BatchExecutor
+from embedship.serve.devices import ServingDevice
 
-Read = Callable[[Device], float]
+Read = Callable[[ServingDevice], float]
 
 _LABELS = ("device",)
 
@@ -18,7 +18,7 @@ _LABELS = ("device",)
 class DevicesCollector(Collector):
     """Export the devices of the workers that work now: after a reload, other ones with the same names."""
 
-    def __init__(self, workers: Callable[[], Sequence[Workers]]) -> None:
+    def __init__(self, workers: Callable[[], Sequence[BatchExecutor]]) -> None:
         self._workers = workers
 
     def collect(self) -> Iterable[Metric]:
@@ -48,11 +48,11 @@ class DevicesCollector(Collector):
         return self.collect()
 
 
-def _counter(name: str, meaning: str, devices: Iterable[Device], read: Read) -> Metric:
+def _counter(name: str, meaning: str, devices: Iterable[ServingDevice], read: Read) -> Metric:
     return _filled(CounterMetricFamily(f"embedship_device_{name}", meaning, labels=_LABELS), devices, read)
 
 
-def _filled(family: CounterMetricFamily | GaugeMetricFamily, devices: Iterable[Device], read: Read) -> Metric:
+def _filled(family: CounterMetricFamily | GaugeMetricFamily, devices: Iterable[ServingDevice], read: Read) -> Metric:
     for device in devices:
         family.add_metric((device.name,), float(read(device)))
     return family

@@ -11,34 +11,34 @@ from threading import Lock, Thread
 
 import numpy as np
 
-from embedship.batches import Layout, Shape
+from embedship.batches import BatchLayout, PaddedShape
 from embedship.codes import Vectors
 from embedship.errors import EngineError
-from embedship.serve.batching.admission import Permit
-from embedship.serve.batching.dispatcher import Seats
-from embedship.serve.batching.pending import Delivery, Outcome, Ticket
-from embedship.serve.batching.priority_queue import Lanes, Work
-from embedship.serve.batching.retry import Piece, after_death, after_failure
-from embedship.serve.devices import Device, DeviceDown, DeviceLost
+from embedship.serve.batching.admission import QueuePermit
+from embedship.serve.batching.dispatcher import BatchDispatcher
+from embedship.serve.batching.pending import BatchResult, PendingRequest, ResultRouter
+from embedship.serve.batching.priority_queue import PriorityQueue, QueuedText
+from embedship.serve.batching.retry import BatchJob, jobs_after_device_loss, jobs_after_error
+from embedship.serve.devices import DeviceDown, DeviceLost, ServingDevice
 from embedship.serve.errors import EngineFailed
 from embedship.serve.telemetry.logs import REQUESTS
-from embedship.serve.telemetry.metrics import Counts
-from embedship.serve.telemetry.request_context import NOW, Lane, Phase, mark
-from embedship.tokens import Tokens
+from embedship.serve.telemetry.metrics import ModelMetrics
+from embedship.serve.telemetry.request_context import Priority, RequestPhase, current_request, end_phase
+from embedship.tokens import TokenBatch
 
 logger = logging.getLogger(__name__)
 
 
-class Workers:
+class BatchExecutor:
     """`encode` is called on the event loop; the threads touch nothing but the seats, their device and the outcome."""
 
     def __init__(
         self,
-        devices: Sequence[Device],
+        devices: Sequence[ServingDevice],
         dimension: int,
-        layout: Layout,
-        lanes: Lanes[Ticket],
-        counts: Counts,
+        layout: BatchLayout,
+        lanes: PriorityQueue[PendingRequest],
+        counts: ModelMetrics,
     ) -> None:
         self.devices = tuple(device.name for device in devices)
         self.retried = 0  # batches whose device died, tried again
@@ -47,10 +47,10 @@ class Workers:
         self._dimension = dimension
         self._layout = layout
         self._counting = Lock()
-        self._delivery = Delivery(counts, self.devices, layout)
+        self._delivery = ResultRouter(counts, self.devices, layout)
         self._wrong = counts.wrong_shapes
         self._wrong.set(len(layout.wrong))
-        self._seats: Seats[Ticket] = Seats(devices, lanes)
+        self._seats: BatchDispatcher[PendingRequest] = BatchDispatcher(devices, lanes)
         self._threads = [
             Thread(target=self._run, args=(device,), name=device.name, daemon=True)
             for device in devices
@@ -72,50 +72,52 @@ class Workers:
     def waiting(self) -> int:
         return len(self._seats)
 
-    def age(self, lane: Lane) -> float:
+    def oldest_wait_seconds(self, lane: Priority) -> float:
         """Seconds that the oldest text of this lane has waited; 0 if none does."""
         now = time.perf_counter()
         return max((now - ticket.born for ticket in self._seats.oldest() if ticket.lane is lane), default=0.0)
 
-    async def encode(self, permit: Permit, tokens: Tokens, lane: Lane, *, counted: bool = True) -> Vectors:
+    async def encode(self, permit: QueuePermit, tokens: TokenBatch, lane: Priority, *, counted: bool = True) -> Vectors:
         """Return (n, dim) float32 rows in the order of tokens. Raises EngineFailed.
 
         When the caller is cancelled, its texts that are not yet in a batch are dropped before they cost anything.
         """
         assert permit.texts == len(tokens), "a permit admits exactly its own texts"
         future: asyncio.Future[Vectors] = asyncio.get_running_loop().create_future()
-        visit = NOW.get()
-        ticket = Ticket(len(tokens), self._dimension, future, counted, lane, visit.id if visit else None)
+        visit = current_request.get()
+        ticket = PendingRequest(len(tokens), self._dimension, future, counted, lane, visit.id if visit else None)
         turns = tokens.turns or repeat(0)
-        works = [Work(ticket, row, ids, turn) for row, (ids, turn) in enumerate(zip(tokens.ids, turns, strict=False))]
+        works = [
+            QueuedText(ticket, row, ids, turn) for row, (ids, turn) in enumerate(zip(tokens.ids, turns, strict=False))
+        ]
         if not self._seats.put(lane, works):
             raise EngineFailed("The server is stopping.")
         try:
             return await future
         finally:
-            mark(Phase.QUEUE, ticket.began)
+            end_phase(RequestPhase.QUEUE, ticket.began)
             if ticket.began is not None:
-                mark(Phase.INFERENCE)
+                end_phase(RequestPhase.INFERENCE)
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> BatchLayout:
         return self._layout
 
-    def exclude(self, shapes: Sequence[Shape]) -> None:
+    def exclude(self, shapes: Sequence[PaddedShape]) -> None:
         """Use these shapes of batches no more. Called on the event loop."""
         self._layout = self._layout.without(shapes)
         self._delivery.layout = self._layout
         self._wrong.set(len(self._layout.wrong))
 
-    async def encode_on(self, device: str, tokens: Tokens) -> Vectors:
+    async def encode_on(self, device: str, tokens: TokenBatch) -> Vectors:
         """Return (n, dim) float32 of these texts, which make one batch alone, on one of `devices`. Raises EngineFailed.
 
         Without a permit, for a queue full of requests says nothing about the device; one batch a device at a time.
         """
-        ticket = Ticket(len(tokens), self._dimension, asyncio.get_running_loop().create_future(), counted=False)
+        ticket = PendingRequest(len(tokens), self._dimension, asyncio.get_running_loop().create_future(), counted=False)
         turns = tokens.turns or [0] * len(tokens)
-        works = [Work(ticket, row, *each) for row, each in enumerate(zip(tokens.ids, turns, strict=True))]
-        if not self._seats.errand(device, *works):
+        works = [QueuedText(ticket, row, *each) for row, each in enumerate(zip(tokens.ids, turns, strict=True))]
+        if not self._seats.put_pinned(device, *works):
             raise EngineFailed("The server is stopping." if self._seats.closed else f"Device {device} is down.")
         return await ticket.future
 
@@ -125,47 +127,54 @@ class Workers:
         for thread in self._threads:
             thread.join()
 
-    def _run(self, device: Device) -> None:
-        while piece := self._seats.take(device.name):
+    def _run(self, device: ServingDevice) -> None:
+        while piece := self._seats.next_batch(device.name):
             try:
                 self._try(device, piece)
             finally:
                 self._seats.done(device.name, piece)
 
-    def _try(self, device: Device, piece: Piece[Ticket]) -> None:
+    def _try(self, device: ServingDevice, piece: BatchJob[PendingRequest]) -> None:
         began = time.perf_counter()
         try:
             turns = [work.turn for work in piece.works]
             vectors = self._layout.encode(device.encode, [work.ids for work in piece.works], turns)
-            self._hand_over(device, piece, self._checked(vectors, len(piece.works)), began)
+            self._deliver(device, piece, self._checked(vectors, len(piece.works)), began)
         except DeviceDown as down:
             # It never saw the batch: nothing is held against it.
-            self._otherwise(device, piece, () if piece.errand else (piece,), down, began)
+            self._retry_or_fail(device, piece, () if piece.errand else (piece,), down, began)
         except DeviceLost as lost:
-            self._otherwise(device, piece, after_death(piece), lost, began)
+            self._retry_or_fail(device, piece, jobs_after_device_loss(piece), lost, began)
         except EngineError as failure:
-            self._otherwise(device, piece, after_failure(piece), failure, began)
+            self._retry_or_fail(device, piece, jobs_after_error(piece), failure, began)
         except Exception as bug:
             # Whatever it is, somebody waits for this batch, and this thread must live to take the next.
-            logger.exception("a batch of %d texts failed", len(piece.works), extra=_asked_by(piece))
-            self._otherwise(device, piece, after_failure(piece), bug, began)
+            logger.exception("a batch of %d texts failed", len(piece.works), extra=_request_ids(piece))
+            self._retry_or_fail(device, piece, jobs_after_error(piece), bug, began)
 
-    def _otherwise(
-        self, device: Device, piece: Piece[Ticket], pieces: Sequence[Piece[Ticket]], error: Exception, began: float
+    def _retry_or_fail(
+        self,
+        device: ServingDevice,
+        piece: BatchJob[PendingRequest],
+        pieces: Sequence[BatchJob[PendingRequest]],
+        error: Exception,
+        began: float,
     ) -> None:
         """Try `pieces` instead, or say that it failed."""
-        told = _asked_by(piece)
+        told = _request_ids(piece)
         logger.error("%s; %d texts, tried again in %d pieces", error, len(piece.works), len(pieces), extra=told)
         if not pieces:
-            self._hand_over(device, piece, EngineFailed(_SAYING.get(type(error), _FAILED)), began)
+            self._deliver(device, piece, EngineFailed(_FAILURE_MESSAGES.get(type(error), _FAILED)), began)
             return
         with self._counting:
             self.split += len(pieces) > 1
             self.retried += len(pieces) == 1
-        self._seats.again(pieces)
+        self._seats.requeue(pieces)
 
-    def _hand_over(self, device: Device, piece: Piece[Ticket], result: Vectors | EngineFailed, began: float) -> None:
-        outcome = Outcome(piece, result, device.name, began, time.perf_counter() - began)
+    def _deliver(
+        self, device: ServingDevice, piece: BatchJob[PendingRequest], result: Vectors | EngineFailed, began: float
+    ) -> None:
+        outcome = BatchResult(piece, result, device.name, began, time.perf_counter() - began)
         try:
             piece.works[0].owner.future.get_loop().call_soon_threadsafe(self._delivery.deliver, outcome)
         except RuntimeError:
@@ -180,15 +189,15 @@ class Workers:
         return vectors
 
 
-def _asked_by(piece: Piece[Ticket]) -> dict[str, list[str]]:
+def _request_ids(piece: BatchJob[PendingRequest]) -> dict[str, list[str]]:
     """Whose texts these are, for the log: the first of them, for a batch may hold many."""
     known = {work.owner.request_id: None for work in piece.works if work.owner.request_id}
-    return {REQUESTS: list(known)[:_TOLD]}
+    return {REQUESTS: list(known)[:_MAX_LOGGED_IDS]}
 
 
-_TOLD = 8
+_MAX_LOGGED_IDS = 8
 _FAILED = "The server failed on the batch of this request; its log says why."
-_SAYING: dict[type[Exception], str] = {
+_FAILURE_MESSAGES: dict[type[Exception], str] = {
     EngineError: "The engine failed on a text of this request, alone; sending it again may help.",
     DeviceLost: "A text of this request, alone, ended the process of a device, and had done so before.",
     DeviceDown: "The device of this text is down.",

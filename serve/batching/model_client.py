@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from embedship.bundle import Pipeline as Model
+from embedship.bundle import ModelSpec as Model
 from embedship.bundle import Task
 from embedship.codes import Vectors
 from embedship.serve import interruption
-from embedship.serve.batching.admission import Admission, Permit
-from embedship.serve.batching.executor import Workers
+from embedship.serve.batching.admission import AdmissionController, QueuePermit
+from embedship.serve.batching.executor import BatchExecutor
 from embedship.serve.errors import Invalid, TooLong
-from embedship.serve.telemetry.metrics import Counts
-from embedship.serve.telemetry.request_context import NOW, Lane, Phase, mark
-from embedship.tokens import Text, Tokenizer, Tokens
+from embedship.serve.telemetry.metrics import ModelMetrics
+from embedship.serve.telemetry.request_context import Priority, RequestPhase, current_request, end_phase
+from embedship.tokens import Text, TokenBatch, Tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -42,7 +42,7 @@ _SLICE = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class EncodedTexts:
     """Rows, and the account of the tokens they cost."""
 
     vectors: Vectors
@@ -58,11 +58,16 @@ class Encoded:
         return len(self.cut) - self.cut.count(0)
 
 
-class Forward:
+class InferenceClient:
     """Used from the event loop. Raises RequestErrors only."""
 
     def __init__(
-        self, model: Model, tokenizer: Tokenizer, admission: Admission, workers: Workers, counts: Counts
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        admission: AdmissionController,
+        workers: BatchExecutor,
+        counts: ModelMetrics,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -72,23 +77,23 @@ class Forward:
         self._what, self._field = ("Pair", "texts") if model.task is Task.RERANK else ("Text", "inputs")
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="tokens")
 
-    async def rows(
+    async def encode(
         self,
         texts: Sequence[Text],
         prompt: str = "",
         truncate: bool = True,
-        lane: Lane | None = None,
+        lane: Priority | None = None,
         counted: bool = True,
-        permit: Permit | None = None,
-    ) -> Encoded:
+        permit: QueuePermit | None = None,
+    ) -> EncodedTexts:
         """(n, dim) float32 rows in the order of texts, `prompt` put before each.
 
-        With a `permit` from `enter`, no other is taken, and it is the caller's to give back.
+        With a `permit` from `acquire`, no other is taken, and it is the caller's to give back.
         """
         small = _small(texts, prompt)
-        lane = lane or (Lane.INTERACTIVE if small else Lane.BULK)
-        taken: AbstractContextManager[Permit] = (
-            nullcontext(permit) if permit else self.admission.enter(len(texts), lane)
+        lane = lane or (Priority.INTERACTIVE if small else Priority.BULK)
+        taken: AbstractContextManager[QueuePermit] = (
+            nullcontext(permit) if permit else self.admission.acquire(len(texts), lane)
         )
         with taken as held:
             began = time.perf_counter()
@@ -102,35 +107,35 @@ class Forward:
             vectors = await self.workers.encode(held, tokens, lane, counted=counted)
         if counted:
             self._counts.truncated.inc(truncated)
-        return Encoded(vectors, tokens.lengths, tokens.cut)
+        return EncodedTexts(vectors, tokens.lengths, tokens.cut)
 
-    def enter(self, texts: Sequence[str], prompt: str = "", lane: Lane | None = None) -> Permit:
-        """The permit that `rows` would take for these texts, for a caller who has more to do with them."""
-        lane = lane or (Lane.INTERACTIVE if _small(texts, prompt) else Lane.BULK)
-        return self.admission.enter(len(texts), lane)
+    def enter(self, texts: Sequence[str], prompt: str = "", lane: Priority | None = None) -> QueuePermit:
+        """The permit that `encode` would take for these texts, for a caller who has more to do with them."""
+        lane = lane or (Priority.INTERACTIVE if _small(texts, prompt) else Priority.BULK)
+        return self.admission.acquire(len(texts), lane)
 
-    async def of_ids(self, ids: list[list[int]], lane: Lane | None = None) -> Encoded:
+    async def encode_token_ids(self, ids: list[list[int]], lane: Priority | None = None) -> EncodedTexts:
         """Of texts that are this tokenizer's ids already, special tokens included. No prompt is put before them."""
         self._check_ids(ids)
-        tokens = Tokens(ids, [0] * len(ids))
-        lane = lane or (Lane.INTERACTIVE if sum(tokens.lengths) <= SMALL_TOKENS else Lane.BULK)
-        with self.admission.enter(len(ids), lane) as permit:
+        tokens = TokenBatch(ids, [0] * len(ids))
+        lane = lane or (Priority.INTERACTIVE if sum(tokens.lengths) <= SMALL_TOKENS else Priority.BULK)
+        with self.admission.acquire(len(ids), lane) as permit:
             _tokenised(tokens)
             vectors = await self.workers.encode(permit, tokens, lane)
-        return Encoded(vectors, tokens.lengths, tokens.cut)
+        return EncodedTexts(vectors, tokens.lengths, tokens.cut)
 
-    async def pieces(
-        self, texts: Sequence[str], prompt_name: str | None, specials: bool, lane: Lane | None = None
+    async def tokenize(
+        self, texts: Sequence[str], prompt_name: str | None, specials: bool, lane: Priority | None = None
     ) -> list[Encoding]:
         """The tokens of each text, with their places in it."""
         prompt = self.prompt(prompt_name)
-        work = partial(_sliced, partial(self.tokenizer.pieces, prompt=prompt, specials=specials), texts)
-        return await self._aside(work, len(texts), _small(texts, prompt), lane)
+        work = partial(_sliced, partial(self.tokenizer.tokenize, prompt=prompt, specials=specials), texts)
+        return await self._run_tokenizer(work, len(texts), _small(texts, prompt), lane)
 
-    async def decode(self, ids: list[list[int]], skip_specials: bool, lane: Lane | None = None) -> list[str]:
+    async def decode(self, ids: list[list[int]], skip_specials: bool, lane: Priority | None = None) -> list[str]:
         self._check_known(ids, "ids")
         work = partial(_sliced, partial(self.tokenizer.decode, skip_specials=skip_specials), ids)
-        return await self._aside(work, len(ids), sum(map(len, ids)) <= SMALL_TOKENS, lane)
+        return await self._run_tokenizer(work, len(ids), sum(map(len, ids)) <= SMALL_TOKENS, lane)
 
     def prompt(self, name: str | None) -> str:
         prompts = self.model.prompts
@@ -142,16 +147,18 @@ class Forward:
     def close(self) -> None:
         self._threads.shutdown()
 
-    async def _aside(self, work: Callable[[], Got], texts: int, small: bool, lane: Lane | None) -> Got:
+    async def _run_tokenizer(self, work: Callable[[], Got], texts: int, small: bool, lane: Priority | None) -> Got:
         """Work for the tokeniser alone, in its threads, by the same permits as all other work: they are its queue."""
-        with self.admission.enter(texts, lane or (Lane.INTERACTIVE if small else Lane.BULK), paced=False) as permit:
+        with self.admission.acquire(
+            texts, lane or (Priority.INTERACTIVE if small else Priority.BULK), paced=False
+        ) as permit:
             done = await interruption.on_thread(self._threads, work, permit)
-        mark(Phase.TOKENISE)
+        end_phase(RequestPhase.TOKENISE)
         return done
 
     def _check_ids(self, ids: list[list[int]]) -> None:
         self._check_known(ids, "input")
-        head, tail = self.tokenizer.frame
+        head, tail = self.tokenizer.special_tokens
         for place, row in enumerate(ids):
             if len(row) > (most := self.model.max_tokens):
                 raise TooLong(f"Text {place} has {len(row)} token ids and the model reads {most}: shorten it.", "input")
@@ -168,10 +175,10 @@ class Forward:
             if row and not 0 <= min(row) <= max(row) < size:
                 raise Invalid(f"Text {place}: this model's ids are 0 to {size - 1}.", field)
 
-    async def _tokens(self, texts: Sequence[Text], prompt: str, permit: Permit) -> Tokens:
-        def work() -> Tokens:
+    async def _tokens(self, texts: Sequence[Text], prompt: str, permit: QueuePermit) -> TokenBatch:
+        def work() -> TokenBatch:
             parts = _sliced(lambda some: [self.tokenizer(some, prompt)], texts)
-            return Tokens(
+            return TokenBatch(
                 [row for part in parts for row in part.ids],
                 [lost for part in parts for lost in part.cut],
                 [turn for part in parts for turn in part.turns],
@@ -179,12 +186,12 @@ class Forward:
 
         return await interruption.on_thread(self._threads, work, permit)
 
-    def _refuse_nothing(self, tokens: Tokens) -> None:
+    def _refuse_nothing(self, tokens: TokenBatch) -> None:
         """A model without special tokens makes none of an empty text, and has no vector for it."""
         if [] in tokens.ids:
             raise Invalid(f"Text {tokens.ids.index([])} is empty for this model: leave it out.", "input")
 
-    def _truncated(self, tokens: Tokens, allowed: bool) -> int:
+    def _truncated(self, tokens: TokenBatch, allowed: bool) -> int:
         """How many texts were cut; refuses them when the client does not want that."""
         truncated = len(tokens) - tokens.cut.count(0)
         if truncated and not allowed:
@@ -215,9 +222,9 @@ def _characters(text: Text) -> int:
     return len(text) if isinstance(text, str) else len(text[0]) + len(text[1])
 
 
-def _tokenised(tokens: Tokens, ended: float | None = None) -> None:
+def _tokenised(tokens: TokenBatch, ended: float | None = None) -> None:
     """Note it in the request that is answered here, if one is."""
-    if visit := NOW.get():
-        visit.mark(Phase.TOKENISE, ended)
+    if visit := current_request.get():
+        visit.mark(RequestPhase.TOKENISE, ended)
         # Pairs that are re-ranked come after the queries that found them.
         visit.lengths = [*visit.lengths, *tokens.lengths] if visit.lengths else tokens.lengths

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from embedship.batches import Layout
+from embedship.batches import BatchLayout
 from embedship.codes import Vectors
-from embedship.serve.batching.retry import Piece
+from embedship.serve.batching.retry import BatchJob
 from embedship.serve.errors import EngineFailed
-from embedship.serve.telemetry.metrics import Counts
-from embedship.serve.telemetry.request_context import Lane
+from embedship.serve.telemetry.metrics import ModelMetrics
+from embedship.serve.telemetry.request_context import Priority
 
 
-class Ticket:
+class PendingRequest:
     """One request's claim on its vectors. Only the event loop writes to it."""
 
     __slots__ = ("began", "born", "counted", "future", "lane", "missing", "request_id", "vectors")
@@ -28,7 +28,7 @@ class Ticket:
         dimension: int,
         future: asyncio.Future[Vectors],
         counted: bool = True,
-        lane: Lane = Lane.INTERACTIVE,
+        lane: Priority = Priority.INTERACTIVE,
         request_id: str | None = None,
     ) -> None:
         self.future = future
@@ -41,16 +41,16 @@ class Ticket:
         self.began: float | None = None  # when its first batch did; known once that is over
 
     @property
-    def gone(self) -> bool:
+    def cancelled(self) -> bool:
         return self.future.done()
 
     def fail(self, error: EngineFailed) -> None:
-        if not self.gone:
+        if not self.cancelled:
             self.future.set_exception(error)
 
-    def fill(self, row: int, vector: Vectors) -> None:
+    def set_row(self, row: int, vector: Vectors) -> None:
         """Write one (dim,) row; the last one that is missing answers the request."""
-        if self.gone:
+        if self.cancelled:
             return
         self.vectors[row] = vector
         self.missing -= 1
@@ -59,34 +59,34 @@ class Ticket:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class BatchResult:
     """What became of a piece in the end: vectors in its order, or the error of its one text."""
 
-    piece: Piece[Ticket]
+    piece: BatchJob[PendingRequest]
     result: Vectors | EngineFailed
     device: str
     began: float
     seconds: float
 
 
-class Delivery:
+class ResultRouter:
     """Hands outcomes out, and counts the users' share of them. Used from the event loop only."""
 
-    def __init__(self, counts: Counts, devices: Iterable[str], layout: Layout) -> None:
+    def __init__(self, counts: ModelMetrics, devices: Iterable[str], layout: BatchLayout) -> None:
         self._counts = counts
         self.layout = layout
         self._inference = {device: counts.inference.labels(device) for device in devices}
 
-    def deliver(self, outcome: Outcome) -> None:
+    def deliver(self, outcome: BatchResult) -> None:
         for place, work in enumerate(outcome.piece.works):
             if isinstance(outcome.result, EngineFailed):
                 work.owner.fail(outcome.result)
             else:
-                work.owner.fill(work.row, outcome.result[place])
+                work.owner.set_row(work.row, outcome.result[place])
         self._began(outcome)
         self._count(outcome)
 
-    def _count(self, outcome: Outcome) -> None:
+    def _count(self, outcome: BatchResult) -> None:
         """The users' share of the batch; nothing of one that was all the monitor's."""
         works = [work for work in outcome.piece.works if work.owner.counted]
         if not works:
@@ -105,7 +105,7 @@ class Delivery:
         self._counts.tokens.inc(tokens)
         self._counts.padded_tokens.inc(padded)
 
-    def _began(self, outcome: Outcome) -> None:
+    def _began(self, outcome: BatchResult) -> None:
         for work in outcome.piece.works:
             ticket = work.owner
             if ticket.began is None:

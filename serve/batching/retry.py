@@ -12,44 +12,44 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic
 
-from embedship.serve.batching.priority_queue import Claim, Work
+from embedship.serve.batching.priority_queue import QueuedText, RequestT
 
 DEATHS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Piece(Generic[Claim]):
+class BatchJob(Generic[RequestT]):
     """Texts that are computed together, and how many devices have died with them."""
 
-    works: Sequence[Work[Claim]]
+    works: Sequence[QueuedText[RequestT]]
     deaths: int = 0
     errand: str | None = None  # the one device it is for: tried nowhere else, and never again
 
     @property
-    def suspect(self) -> bool:
+    def quarantined(self) -> bool:
         """It must be alone on its device, so that a death can be blamed on it and hurts nobody else."""
         return self.deaths > 0
 
     @property
-    def present(self) -> Piece[Claim]:
+    def without_cancelled(self) -> BatchJob[RequestT]:
         """Without the texts of requests that nobody waits for any more, one of their texts having failed, say."""
-        return Piece([work for work in self.works if not work.owner.gone], self.deaths, self.errand)
+        return BatchJob([work for work in self.works if not work.owner.cancelled], self.deaths, self.errand)
 
 
-def after_failure(piece: Piece[Claim]) -> tuple[Piece[Claim], ...]:
+def jobs_after_error(piece: BatchJob[RequestT]) -> tuple[BatchJob[RequestT], ...]:
     """What to try instead of a batch that failed; nothing: its one text is at fault."""
     works, middle = piece.works, len(piece.works) // 2
     if not middle or piece.errand:
         return ()
-    return Piece(works[:middle], piece.deaths), Piece(works[middle:], piece.deaths)
+    return BatchJob(works[:middle], piece.deaths), BatchJob(works[middle:], piece.deaths)
 
 
-def after_death(piece: Piece[Claim]) -> tuple[Piece[Claim], ...]:
+def jobs_after_device_loss(piece: BatchJob[RequestT]) -> tuple[BatchJob[RequestT], ...]:
     """What to try instead of a batch that a device died with; nothing: its one text is at fault."""
     if piece.errand:
         return ()
     if piece.deaths + 1 < DEATHS:
-        return (Piece(piece.works, piece.deaths + 1),)
+        return (BatchJob(piece.works, piece.deaths + 1),)
     if len(piece.works) == 1:
         return ()
-    return tuple(Piece([work], piece.deaths) for work in piece.works)
+    return tuple(BatchJob([work], piece.deaths) for work in piece.works)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from embedship.errors import MissingExtra
 
 
-class Layout(StrEnum):
+class OutputFormat(StrEnum):
     NPY = "npy"
     PARQUET = "parquet"
 
@@ -33,9 +33,9 @@ def _parquet(array: npt.NDArray[Any], ids: Sequence[str | int]) -> bytes:
     return buffer.getvalue()
 
 
-WRITERS: dict[Layout, Callable[[npt.NDArray[Any], Sequence[str | int]], bytes]] = {
-    Layout.NPY: _npy,
-    Layout.PARQUET: _parquet,
+WRITERS: dict[OutputFormat, Callable[[npt.NDArray[Any], Sequence[str | int]], bytes]] = {
+    OutputFormat.NPY: _npy,
+    OutputFormat.PARQUET: _parquet,
 }
 
 

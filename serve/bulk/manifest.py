@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from embedship.bundle import Code, Record
-from embedship.files.sealed import File
-from embedship.serve.bulk.formats import Layout
+from embedship.bundle import ManifestRecord, VectorCode
+from embedship.files.sealed import SealedFile
+from embedship.serve.bulk.formats import OutputFormat
 
 FORMAT = 1
 
 
-class Wishes(Record, frozen=True):
+class EncodeOptions(ManifestRecord, frozen=True):
     """What the user asks for; `dimensions` and `prompt_name` None mean the model's own."""
 
-    code: Code = Code.FLOAT32
-    layout: Layout = Layout.NPY
+    code: VectorCode = VectorCode.FLOAT32
+    layout: OutputFormat = OutputFormat.NPY
     dimensions: int | None = None
     prompt_name: str | None = None
     shard_texts: int = 8192
 
 
-class Plan(Record, frozen=True):
+class EncodePlan(ManifestRecord, frozen=True):
     """All that decides which bytes come out."""
 
     format: int
@@ -28,8 +28,8 @@ class Plan(Record, frozen=True):
     precision: str
     isa: tuple[str, ...]
     versions: dict[str, str]
-    code: Code
-    layout: Layout
+    code: VectorCode
+    layout: OutputFormat
     dimension: int
     prompt: str
     shard_texts: int
@@ -40,23 +40,23 @@ class Plan(Record, frozen=True):
     digest: str = ""
 
 
-class Shard(Record, frozen=True):
+class ShardRecord(ManifestRecord, frozen=True):
     """`cut` texts were longer than the model reads."""
 
     name: str
     texts: int
     tokens: int
     cut: int
-    file: File
+    file: SealedFile
 
 
-class Manifest(Record, frozen=True):
+class EncodeManifest(ManifestRecord, frozen=True):
     """What lies in the folder. Codes are the bundle's frozen ones; `row` is the shape and dtype of one vector."""
 
     format: int
-    plan: Plan
-    shards: tuple[Shard, ...]
-    ids: File
+    plan: EncodePlan
+    shards: tuple[ShardRecord, ...]
+    ids: SealedFile
     row: tuple[int, str]
     digest: str = ""
 

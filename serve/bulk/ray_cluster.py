@@ -18,35 +18,35 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from embedship.bundle import Bundle
-from embedship.device import Device, Kind
+from embedship.device import DeviceAddress, DeviceKind
 from embedship.errors import EmbedshipError, EngineError, MismatchError, MissingExtra, UsageError
-from embedship.serve.bulk.manifest import Plan
-from embedship.serve.bulk.ray_worker import Order, Remote
-from embedship.serve.bulk.shards import Encoded, Job, Traits, Watcher
+from embedship.serve.bulk.manifest import EncodePlan
+from embedship.serve.bulk.ray_worker import RayEncoder, RayEncoderSpec
+from embedship.serve.bulk.shards import EncodedShard, EncoderTraits, ProgressListener, ShardJob
 
 _LOSSES = 4  # a job that ended so many encoders is at fault itself
 
 
-class Work:
+class JobQueue:
     """Jobs to hand out: first those that came back."""
 
-    def __init__(self, jobs: Iterator[Job]) -> None:
+    def __init__(self, jobs: Iterator[ShardJob]) -> None:
         self._jobs = jobs
-        self._back: deque[Job] = deque()
+        self._back: deque[ShardJob] = deque()
         self._losses: Counter[int] = Counter()
         self._next = next(jobs, None)
 
     def __bool__(self) -> bool:
         return bool(self._back) or self._next is not None
 
-    def take(self) -> Job:
+    def take(self) -> ShardJob:
         if self._back:
             return self._back.popleft()
         assert self._next is not None
         job, self._next = self._next, next(self._jobs, None)
         return job
 
-    def lost(self, job: Job) -> None:
+    def lost(self, job: ShardJob) -> None:
         """Its encoder is gone. Raises EngineError for a job that ends one encoder after the other."""
         self._losses[job.number] += 1
         if self._losses[job.number] == _LOSSES:
@@ -73,7 +73,7 @@ _LOSSES = 4  # a device that lost so many encoders is at fault itself
 _LOGGER = logging.getLogger(__name__)
 
 
-class Spot(NamedTuple):
+class RayDevice(NamedTuple):
     """A device of a node; the CPU cores that Ray counts there are one device."""
 
     node: str
@@ -84,36 +84,36 @@ class Spot(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)
-class Seat:
+class RayEncoderSlot:
     """An encoder on its device. It has jobs once it is open."""
 
-    spot: Spot
+    spot: RayDevice
     actor: Any
     opened: bool = False
     jobs: int = 0
 
 
 @dataclass(eq=False)
-class Cluster:
+class RayEncoderPool:
     """Encoders of a Ray cluster, as many as it has devices: nodes may come and go.
 
     A node whose encoder cannot be opened, or computes otherwise than the first one, is left out and said to be.
     """
 
     bundle: Bundle
-    order: Order
+    order: RayEncoderSpec
     check: Callable[[], None]  # raises what should have ended it already
-    _seats: dict[Spot, Seat] = field(default_factory=dict)
-    _opening: dict[Any, Seat] = field(default_factory=dict)
-    _refused: dict[Spot, EmbedshipError] = field(default_factory=dict)
-    _losses: Counter[Spot] = field(default_factory=Counter)
-    _resting: dict[Spot, float] = field(default_factory=dict)  # until when
-    _traits: Traits | None = None
+    _seats: dict[RayDevice, RayEncoderSlot] = field(default_factory=dict)
+    _opening: dict[Any, RayEncoderSlot] = field(default_factory=dict)
+    _refused: dict[RayDevice, EmbedshipError] = field(default_factory=dict)
+    _losses: Counter[RayDevice] = field(default_factory=Counter)
+    _resting: dict[RayDevice, float] = field(default_factory=dict)  # until when
+    _traits: EncoderTraits | None = None
     _looked: float = -_LOOK
     _served: float = field(default_factory=time.monotonic)  # when there was an encoder last
 
     @property
-    def traits(self) -> Traits:
+    def traits(self) -> EncoderTraits:
         """Of the encoder that was open first. Raises what `open_first` raises."""
         self.open_first()
         assert self._traits is not None, "the first encoder has told them"
@@ -129,11 +129,13 @@ class Cluster:
             if self._refused and not self._opening:
                 raise next(iter(self._refused.values()))
 
-    def shards(self, plan: Plan, jobs: Iterator[Job], watcher: Watcher) -> Generator[Encoded, None, None]:
+    def shards(
+        self, plan: EncodePlan, jobs: Iterator[ShardJob], watcher: ProgressListener
+    ) -> Generator[EncodedShard, None, None]:
         """As `Encoders.shards`. What an encoder had under way when its node was lost is given to another one."""
         self.open_first()
-        work, plans = Work(jobs), ray.put(plan)
-        under_way: dict[Any, tuple[Seat, Job]] = {}
+        work, plans = JobQueue(jobs), ray.put(plan)
+        under_way: dict[Any, tuple[RayEncoderSlot, ShardJob]] = {}
         while work or under_way:
             self.check()
             self._look()
@@ -145,7 +147,7 @@ class Cluster:
                 seat, job = under_way.pop(ref)
                 seat.jobs -= 1
                 try:
-                    done: Encoded = ray.get(ref)
+                    done: EncodedShard = ray.get(ref)
                 except RayTaskError as failed:
                     raise _reason(failed) from None
                 except RayError as lost:
@@ -155,7 +157,7 @@ class Cluster:
                 watcher.encoded(done.texts, done.tokens)
                 yield done
 
-    def _handed_out(self, work: Work, plans: Any) -> Iterator[tuple[Any, tuple[Seat, Job]]]:
+    def _handed_out(self, work: JobQueue, plans: Any) -> Iterator[tuple[Any, tuple[RayEncoderSlot, ShardJob]]]:
         """Everybody gets a first job before anybody gets a second."""
         for ahead in range(_AHEAD):
             for seat in self._seats.values():
@@ -176,11 +178,11 @@ class Cluster:
         self._looked = time.monotonic()
         self._require_patience(spots)
 
-    def _require_patience(self, spots: list[Spot]) -> None:
+    def _require_patience(self, spots: list[RayDevice]) -> None:
         if any(seat.opened for seat in self._seats.values()):
             self._served = time.monotonic()
         elif self._traits is None and not spots:
-            wanted = "CPUs" if self.order.device.kind is Kind.CPU else "GPUs"
+            wanted = "CPUs" if self.order.device.kind is DeviceKind.CPU else "GPUs"
             raise UsageError(f"no node of this Ray cluster has {wanted}: start one that does, or name another --device")
         elif time.monotonic() - self._served > _PATIENCE:
             raise EngineError(
@@ -188,11 +190,11 @@ class Cluster:
                 "others? What is encoded stays: the same command goes on from there"
             )
 
-    def _seat(self, spot: Spot) -> None:
+    def _seat(self, spot: RayDevice) -> None:
         """On this node and no other; a restart is ours to decide on, for only we know which texts go with it."""
         placed = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(spot.node, soft=False)
         options = {"num_cpus": spot.cpus, "num_gpus": spot.gpus, "max_restarts": 0, "max_concurrency": _AHEAD}
-        seat = Seat(spot, ray.remote(Remote).options(scheduling_strategy=placed, **options).remote())
+        seat = RayEncoderSlot(spot, ray.remote(RayEncoder).options(scheduling_strategy=placed, **options).remote())
         self._seats[spot] = seat
         self._opening[seat.actor.open.remote(self.order, spot.cpus or None)] = seat
 
@@ -200,7 +202,7 @@ class Cluster:
         """An encoder has been opened, or has not."""
         seat = self._opening.pop(ref)
         try:
-            traits: Traits = ray.get(ref)
+            traits: EncoderTraits = ray.get(ref)
         except RayTaskError as failed:
             return self._refuse(seat, _reason(failed))
         except RayError as lost:
@@ -208,7 +210,7 @@ class Cluster:
         self._traits = self._traits or traits
         if differ := [
             f"{name} is {there!r}, not {here!r}"
-            for name, here, there in zip(Traits._fields, self._traits, traits, strict=True)
+            for name, here, there in zip(EncoderTraits._fields, self._traits, traits, strict=True)
             if here != there
         ]:
             return self._refuse(seat, MismatchError(f"on node {seat.spot.host}: {'; '.join(differ)}"))
@@ -216,12 +218,12 @@ class Cluster:
         self._served = time.monotonic()
         return None
 
-    def _refuse(self, seat: Seat, why: EmbedshipError) -> None:
+    def _refuse(self, seat: RayEncoderSlot, why: EmbedshipError) -> None:
         self._leave(seat)
         self._refused[seat.spot] = why
         _LOGGER.warning("a device is left out: %s", why)
 
-    def _vacate(self, seat: Seat, why: RayError) -> None:
+    def _vacate(self, seat: RayEncoderSlot, why: RayError) -> None:
         """Its node or its process is gone; after a rest the device gets another encoder, if it is there."""
         if self._seats.get(seat.spot) is not seat:
             return
@@ -232,7 +234,7 @@ class Cluster:
         if self._losses[seat.spot] == _LOSSES:
             self._refuse(seat, EngineError(f"on node {seat.spot.host}: {_LOSSES} encoders were lost"))
 
-    def _leave(self, seat: Seat) -> None:
+    def _leave(self, seat: RayEncoderSlot) -> None:
         self._seats.pop(seat.spot, None)
         with suppress(RayError):
             ray.kill(seat.actor)
@@ -249,16 +251,16 @@ class Cluster:
         return f"{len(self._seats)} device{'s' * (len(self._seats) > 1)} of {nodes} node{'s' * (nodes > 1)}, by Ray"
 
 
-def _spots(device: Device) -> list[Spot]:
+def _spots(device: DeviceAddress) -> list[RayDevice]:
     """Devices of that kind on the nodes that are alive."""
     found = []
     for node in ray.nodes():
         cpus, gpus = (int(node["Resources"].get(name, 0)) for name in ("CPU", "GPU")) if node["Alive"] else (0, 0)
         where = node["NodeID"], node["NodeManagerHostname"]
-        if device.kind is not Kind.CPU:
-            found += [Spot(*where, ordinal, 0, 1) for ordinal in range(gpus)]
+        if device.kind is not DeviceKind.CPU:
+            found += [RayDevice(*where, ordinal, 0, 1) for ordinal in range(gpus)]
         elif cpus:
-            found.append(Spot(*where, 0, cpus, 0))
+            found.append(RayDevice(*where, 0, cpus, 0))
     return found
 
 

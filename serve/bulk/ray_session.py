@@ -16,10 +16,10 @@ from typing import Any, NoReturn, Self
 
 from embedship import hardware
 from embedship.bundle import Bundle
-from embedship.device import Device
+from embedship.device import DeviceAddress
 from embedship.errors import EmbedshipError, UsageError
-from embedship.serve.bulk.ray_worker import Order
-from embedship.serve.bulk.shards import Encoders
+from embedship.serve.bulk.ray_worker import RayEncoderSpec
+from embedship.serve.bulk.shards import EncoderPool
 
 LOCAL, AUTO = "local", "auto"
 _HERE = "127.0.0.1"
@@ -27,7 +27,7 @@ _LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _STORE = 256 << 20  # bytes, of `local`: shards under way; what does not fit goes to the disk
 
 
-class Interrupts:
+class InterruptHandler:
     """Ctrl-C, also where it strikes in code of Ray's that swallows the exception (a destructor does)."""
 
     def __init__(self) -> None:
@@ -54,15 +54,15 @@ class Interrupts:
 
 
 @contextmanager
-def joined(address: str, bundle: Bundle, variant: str, device: str) -> Iterator[Encoders]:
+def ray_session(address: str, bundle: Bundle, variant: str, device: str) -> Iterator[EncoderPool]:
     """Encoders on the cluster at `address`, the first of them open. All that was started ends with the block.
 
     Raises UsageError where there is no cluster, or none with such devices, and whatever keeps encoders from opening.
     """
-    where = Device.parse(device)
+    where = DeviceAddress.parse(device)
     if where.ordinal:
         raise UsageError(f"--device {device}: with --ray every device of the kind is used, so leave the number out")
-    order = Order(bundle.folder.resolve(), bundle.manifest.digest, version("embedship"), variant, where)
+    order = RayEncoderSpec(bundle.folder.resolve(), bundle.manifest.digest, version("embedship"), variant, where)
     _quieten(address)
     from embedship.serve.bulk import ray_cluster
 
@@ -70,8 +70,8 @@ def joined(address: str, bundle: Bundle, variant: str, device: str) -> Iterator[
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         try:
             _join(address)
-            with Interrupts() as interrupts:  # Ray sets handlers of its own when it is joined
-                cluster = ray_cluster.Cluster(bundle, order, interrupts.check)
+            with InterruptHandler() as interrupts:  # Ray sets handlers of its own when it is joined
+                cluster = ray_cluster.RayEncoderPool(bundle, order, interrupts.check)
                 cluster.open_first()
                 yield cluster
         finally:

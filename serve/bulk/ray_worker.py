@@ -11,42 +11,42 @@ from typing import NamedTuple
 
 from embedship import golden, shapes
 from embedship.bundle import Bundle
-from embedship.device import Device
+from embedship.device import DeviceAddress
 from embedship.encoder import Encoder
 from embedship.errors import EmbedshipError, MismatchError, MissingExtra, UsageError
-from embedship.serve.bulk.manifest import Plan
-from embedship.serve.bulk.shards import Encoded, Job, Traits, encoded
+from embedship.serve.bulk.manifest import EncodePlan
+from embedship.serve.bulk.shards import EncodedShard, EncoderTraits, ShardJob, encoded
 
 
-class Order(NamedTuple):
+class RayEncoderSpec(NamedTuple):
     """What an encoder on a node is made from."""
 
     bundle: Path
     digest: str
     release: str
     variant: str
-    device: Device
+    device: DeviceAddress
 
 
-class Remote:
+class RayEncoder:
     """The encoder of a node. It is opened by a call, so that what is wrong there comes back as a sentence."""
 
     def __init__(self) -> None:
         self._encoder: Encoder | None = None
 
-    def open(self, order: Order, streams: int | None) -> Traits:
+    def open(self, order: RayEncoderSpec, streams: int | None) -> EncoderTraits:
         with _placed():
             self._encoder = _opened(order, streams)
-            return Traits.of(self._encoder)
+            return EncoderTraits.of(self._encoder)
 
-    def encode(self, plan: Plan, job: Job) -> Encoded:
+    def encode(self, plan: EncodePlan, job: ShardJob) -> EncodedShard:
         assert self._encoder is not None
         with _placed():
             tokens = self._encoder.tokenizer(job.texts, plan.prompt)
             return encoded(self._encoder, plan, job, tokens, lambda *_: None)
 
 
-def _opened(order: Order, streams: int | None) -> Encoder:
+def _opened(order: RayEncoderSpec, streams: int | None) -> Encoder:
     if (here := version("embedship")) != order.release:
         raise MismatchError(f"embedship {here} is installed, and {order.release} where the run was started")
     bundle = Bundle.open(order.bundle)

@@ -20,14 +20,14 @@ from pathlib import Path
 
 import msgspec
 
-from embedship.bundle import Bundle, Code
+from embedship.bundle import Bundle, VectorCode
 from embedship.errors import EmbedshipError, UsageError
 from embedship.files import atomic_file, sealed
-from embedship.files.sealed import File
-from embedship.serve.bulk.formats import Layout, arrow
-from embedship.serve.bulk.manifest import FORMAT, Manifest, Plan, Shard, Wishes
-from embedship.serve.bulk.shards import Encoded, Encoders, Job, Watcher
-from embedship.serve.bulk.source import Row, Source
+from embedship.files.sealed import SealedFile
+from embedship.serve.bulk.formats import OutputFormat, arrow
+from embedship.serve.bulk.manifest import FORMAT, EncodeManifest, EncodeOptions, EncodePlan, ShardRecord
+from embedship.serve.bulk.shards import EncodedShard, EncoderPool, ProgressListener, ShardJob
+from embedship.serve.bulk.source import TextRow, TextSource
 from embedship.serve.bulk.storage import Stamp, digest
 from embedship.tokens import Tokenizer
 
@@ -37,15 +37,15 @@ MANIFEST, PLAN, IDS = "encode.json", "plan.json", "ids.jsonl"
 
 
 def encode(
-    encoders: Encoders,
-    source: Source,
+    encoders: EncoderPool,
+    source: TextSource,
     columns: tuple[str, ...],
     out: Path,
-    wishes: Wishes,
-    watcher: Watcher,
+    wishes: EncodeOptions,
+    watcher: ProgressListener,
     *,
     force: bool = False,
-) -> Manifest:
+) -> EncodeManifest:
     """Write the vectors of `source` into the folder `out`, going on where an earlier run of the same was stopped.
 
     `force` begins anew: what an earlier run wrote there is deleted, and nothing else.
@@ -70,7 +70,7 @@ def encode(
         return _finish(out, plan, shards)
 
 
-def _require_still(source: Source, stamp: Stamp) -> None:
+def _require_still(source: TextSource, stamp: Stamp) -> None:
     if source.place.stamp() != stamp:
         raise UsageError(f"{source.place} changed while it was read: run again with --force, on a file that stays")
 
@@ -80,20 +80,20 @@ def _forget(out: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _require_possible(bundle: Bundle, wishes: Wishes) -> None:
+def _require_possible(bundle: Bundle, wishes: EncodeOptions) -> None:
     whole_dimension = bundle.manifest.pipeline.dimension
     dimension = wishes.dimensions or whole_dimension
     if not 1 <= dimension <= whole_dimension:
         raise UsageError(f"--dimensions is {dimension}; this model has 1 to {whole_dimension}")
-    if wishes.code is Code.UBINARY and dimension % 8:
+    if wishes.code is VectorCode.UBINARY and dimension % 8:
         raise UsageError(f"ubinary packs 8 dimensions into a byte: --dimensions {dimension} is no multiple of 8")
-    if wishes.code is Code.INT8:
+    if wishes.code is VectorCode.INT8:
         bundle.manifest.codes.scale(dimension)
-    if wishes.layout is Layout.PARQUET:
+    if wishes.layout is OutputFormat.PARQUET:
         arrow()
 
 
-def _plan(encoders: Encoders, source: Source, columns: tuple[str, ...], wishes: Wishes) -> Plan:
+def _plan(encoders: EncoderPool, source: TextSource, columns: tuple[str, ...], wishes: EncodeOptions) -> EncodePlan:
     """Reads the whole input: a bad line is known before anything is written."""
     pipeline, traits = encoders.bundle.manifest.pipeline, encoders.traits
     name = wishes.prompt_name if wishes.prompt_name is not None else pipeline.document_prompt
@@ -101,7 +101,7 @@ def _plan(encoders: Encoders, source: Source, columns: tuple[str, ...], wishes: 
     texts = _count(source, Tokenizer.open(encoders.bundle), prompt)
     if not texts:
         raise UsageError(f"{source.place} is empty: it needs at least one text")
-    return Plan(
+    return EncodePlan(
         format=FORMAT,
         fingerprint=encoders.bundle.fingerprint,
         variant=traits.variant,
@@ -120,7 +120,7 @@ def _plan(encoders: Encoders, source: Source, columns: tuple[str, ...], wishes: 
     )
 
 
-def _count(source: Source, tokenizer: Tokenizer, prompt: str) -> int:
+def _count(source: TextSource, tokenizer: Tokenizer, prompt: str) -> int:
     """Raises UsageError naming a text that the model makes no token of, as `""` where it has no special tokens."""
     if tokenizer([""], prompt).ids[0]:
         return sum(1 for _ in source.rows())
@@ -146,10 +146,10 @@ def _require_ours(out: Path, force: bool) -> None:
         )
 
 
-def _finished(out: Path, plan: Plan) -> Manifest | None:
+def _finished(out: Path, plan: EncodePlan) -> EncodeManifest | None:
     if not (out / MANIFEST).exists():
         return None
-    manifest = sealed.read(out / MANIFEST, Manifest, FORMAT, "encoded folder")
+    manifest = sealed.read(out / MANIFEST, EncodeManifest, FORMAT, "encoded folder")
     _require_same(manifest.plan, plan, out)
     files = {shard.name: shard.file for shard in manifest.shards} | {IDS: manifest.ids}
     if wrong := sealed.problems(out, files, files):
@@ -158,17 +158,17 @@ def _finished(out: Path, plan: Plan) -> Manifest | None:
     return manifest
 
 
-def _begin(out: Path, plan: Plan, source: Source) -> None:
+def _begin(out: Path, plan: EncodePlan, source: TextSource) -> None:
     """Write down what this run is, or see that the run which began here was the same."""
     if (out / PLAN).exists():
-        _require_same(sealed.read(out / PLAN, Plan, FORMAT, "unfinished run"), plan, out)
+        _require_same(sealed.read(out / PLAN, EncodePlan, FORMAT, "unfinished run"), plan, out)
         return
     ids = (msgspec.json.encode(number if row.id is None else row.id) for number, row in enumerate(source.rows()))
     atomic_file.write(out / IDS, b"".join(line + b"\n" for line in ids))
     atomic_file.write(out / PLAN, sealed.text(plan))
 
 
-def _require_same(there: Plan, here: Plan, out: Path) -> None:
+def _require_same(there: EncodePlan, here: EncodePlan, out: Path) -> None:
     if differ := sealed.differences(there, here, {"digest"}):
         raise UsageError(
             f"{out} holds a run with other input or options ({differ}): repeat that one to go on with it, "
@@ -177,8 +177,8 @@ def _require_same(there: Plan, here: Plan, out: Path) -> None:
 
 
 def _shards(
-    encoders: Encoders, source: Source, stamp: Stamp, out: Path, plan: Plan, watcher: Watcher
-) -> tuple[Shard, ...]:
+    encoders: EncoderPool, source: TextSource, stamp: Stamp, out: Path, plan: EncodePlan, watcher: ProgressListener
+) -> tuple[ShardRecord, ...]:
     """Those that are done as their records say, the others encoded and written as they come."""
     numbers = range(-(-plan.texts // plan.shard_texts))
     done = {number: shard for number in numbers if (shard := _record(out, plan, number)) is not None}
@@ -192,9 +192,9 @@ def _shards(
     return tuple(done[number] for number in numbers)
 
 
-def _jobs(source: Source, size: int, numbers: list[int]) -> Iterator[Job]:
+def _jobs(source: TextSource, size: int, numbers: list[int]) -> Iterator[ShardJob]:
     """Rows of one shard after another, each further on in the file than the one before."""
-    rows: Iterator[Row] = iter(())
+    rows: Iterator[TextRow] = iter(())
     following = -1
     for number in numbers:
         first = number * size
@@ -203,20 +203,24 @@ def _jobs(source: Source, size: int, numbers: list[int]) -> Iterator[Job]:
         following = number + 1
         given = list(islice(rows, size))
         ids = [first + place if row.id is None else row.id for place, row in enumerate(given)]
-        yield Job(number, first, [row.text for row in given], ids)
+        yield ShardJob(number, first, [row.text for row in given], ids)
 
 
-def _written(out: Path, plan: Plan, encoded: Encoded) -> Shard:
+def _written(out: Path, plan: EncodePlan, encoded: EncodedShard) -> ShardRecord:
     path = out / f"vectors-{encoded.number:05d}.{plan.layout}"
     atomic_file.write(path, encoded.content)
-    shard = Shard(name=path.name, texts=encoded.texts, tokens=encoded.tokens, cut=encoded.cut, file=File.of(path))
+    shard = ShardRecord(
+        name=path.name, texts=encoded.texts, tokens=encoded.tokens, cut=encoded.cut, file=SealedFile.of(path)
+    )
     atomic_file.write(_sidecar(out, encoded.number), msgspec.json.encode(shard))
     return shard
 
 
-def _finish(out: Path, plan: Plan, shards: tuple[Shard, ...]) -> Manifest:
-    row = (plan.dimension // 8, "uint8") if plan.code is Code.UBINARY else (plan.dimension, str(plan.code))
-    manifest = sealed.seal(Manifest(format=FORMAT, plan=plan, shards=shards, ids=File.of(out / IDS), row=row))
+def _finish(out: Path, plan: EncodePlan, shards: tuple[ShardRecord, ...]) -> EncodeManifest:
+    row = (plan.dimension // 8, "uint8") if plan.code is VectorCode.UBINARY else (plan.dimension, str(plan.code))
+    manifest = sealed.seal(
+        EncodeManifest(format=FORMAT, plan=plan, shards=shards, ids=SealedFile.of(out / IDS), row=row)
+    )
     atomic_file.write(out / MANIFEST, sealed.text(manifest))
     _tidy(out)
     return manifest
@@ -234,10 +238,10 @@ def _sweep(out: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _record(out: Path, plan: Plan, number: int) -> Shard | None:
+def _record(out: Path, plan: EncodePlan, number: int) -> ShardRecord | None:
     """The record of a shard that is done: its bytes are hashed again, for disks fail between two runs."""
     try:
-        shard = msgspec.json.decode(_sidecar(out, number).read_bytes(), type=Shard)
+        shard = msgspec.json.decode(_sidecar(out, number).read_bytes(), type=ShardRecord)
     except (FileNotFoundError, msgspec.MsgspecError):
         return None
     texts = min(plan.shard_texts, plan.texts - number * plan.shard_texts)

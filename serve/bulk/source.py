@@ -10,12 +10,12 @@ import msgspec
 
 from embedship.errors import MissingExtra, UsageError
 from embedship.files.jsonl import TOO_DEEP
-from embedship.serve.bulk.storage import Place, place
+from embedship.serve.bulk.storage import InputLocation, place
 
 _SHOWN = 10  # bad lines that are named; a file of another kind has nothing else
 
 
-class Row(NamedTuple):
+class TextRow(NamedTuple):
     """`id` is None where the input has none; its row number stands for it."""
 
     id: str | int | None
@@ -23,34 +23,34 @@ class Row(NamedTuple):
     where: str  # for messages: "line 3"
 
 
-class Columns(NamedTuple):
+class InputColumns(NamedTuple):
     text: str
     id: str
 
 
-class Source(Protocol):
+class TextSource(Protocol):
     @property
-    def place(self) -> Place: ...
+    def place(self) -> InputLocation: ...
 
-    def rows(self, start: int = 0) -> Iterator[Row]:
+    def rows(self, start: int = 0) -> Iterator[TextRow]:
         """Yield the rows from number `start` on. Raises UsageError naming the bad lines."""
 
 
-def open_source(address: Path | str, columns: Columns) -> Source:
+def open_source(address: Path | str, columns: InputColumns) -> TextSource:
     """By its name: .parquet, or else JSON Lines; of this machine, or of S3. Raises UsageError or MissingExtra."""
     found = place(str(address))
-    return Parquet(found, columns) if found.name.endswith(".parquet") else JsonLines(found, columns)
+    return ParquetColumns(found, columns) if found.name.endswith(".parquet") else JsonLines(found, columns)
 
 
 class JsonLines:
     """An object a line; blank lines are no rows."""
 
-    def __init__(self, place: Place, columns: Columns) -> None:
+    def __init__(self, place: InputLocation, columns: InputColumns) -> None:
         self.place = place
         self._columns = columns
         self._decode = msgspec.json.Decoder(dict[str, Any]).decode
 
-    def rows(self, start: int = 0) -> Iterator[Row]:
+    def rows(self, start: int = 0) -> Iterator[TextRow]:
         bad: list[str] = []
         row = 0
         with self.place.open() as file:
@@ -74,10 +74,10 @@ class JsonLines:
             raise UsageError(f"{self.place}: {len(bad)} bad lines{more}: {'; '.join(bad)}")
 
 
-class Parquet:
+class ParquetColumns:
     """Columns of a Parquet file, read a row group at a time."""
 
-    def __init__(self, place: Place, columns: Columns) -> None:
+    def __init__(self, place: InputLocation, columns: InputColumns) -> None:
         try:
             import pyarrow
             import pyarrow.parquet
@@ -95,7 +95,7 @@ class Parquet:
         self._columns = columns
         self._names = [name for name in columns if name in names]
 
-    def rows(self, start: int = 0) -> Iterator[Row]:
+    def rows(self, start: int = 0) -> Iterator[TextRow]:
         row = 0
         with self.place.open() as file:
             for batch in self._open(file).iter_batches(columns=self._names):
@@ -107,18 +107,18 @@ class Parquet:
                     if row > start:
                         yield self._row(row, values)
 
-    def _row(self, number: int, values: dict[str, Any]) -> Row:
+    def _row(self, number: int, values: dict[str, Any]) -> TextRow:
         try:
             return _picked(values, self._columns, f"row {number}")
         except ValueError as error:
             raise UsageError(f"{self.place}, row {number}: {error}") from None
 
 
-def _picked(values: dict[str, Any], columns: Columns, where: str) -> Row:
+def _picked(values: dict[str, Any], columns: InputColumns, where: str) -> TextRow:
     text, id = values.get(columns.text), values.get(columns.id)
     if not isinstance(text, str):
         found = "missing" if text is None else f"a {type(text).__name__}"
         raise ValueError(f"`{columns.text}` is {found}, it must be a string")
     if not isinstance(id, str | int | None) or isinstance(id, bool):
         raise ValueError(f"`{columns.id}` is a {type(id).__name__}, it must be a string or a whole number")
-    return Row(id, text, where)
+    return TextRow(id, text, where)

@@ -14,7 +14,7 @@ _PIECE = 1 << 20
 Stamp = tuple[int, int | str]  # size, and what changes whenever the content does
 
 
-class Place(Protocol):
+class InputLocation(Protocol):
     """`str` of it is what the user named."""
 
     @property
@@ -28,7 +28,7 @@ class Place(Protocol):
         """Asked once a shard: in S3 a request. Raises UsageError where it is there no more."""
 
 
-class Local:
+class LocalFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.name = path.name
@@ -47,7 +47,7 @@ class Local:
         return str(self.path)
 
 
-class InS3:
+class S3File:
     """`s3://bucket/key`, with the credentials that `embedship pull` takes."""
 
     def __init__(self, address: str) -> None:
@@ -67,19 +67,19 @@ class InS3:
         return self._address
 
 
-def place(address: str) -> Place:
+def place(address: str) -> InputLocation:
     """Raises UsageError where there is no such thing, MissingExtra for S3 without its library."""
     if address.startswith("s3://"):
-        found = InS3(address)
+        found = S3File(address)
         found.stamp()
         return found
     if "://" in address:
         raise UsageError(f"{address} is neither a file nor s3://BUCKET/KEY")
     if not Path(address).is_file():
         raise UsageError(f"{address} is no file: name JSON Lines or Parquet")
-    return Local(Path(address))
+    return LocalFile(Path(address))
 
 
-def digest(place: Place) -> str:
+def digest(place: InputLocation) -> str:
     with place.open() as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

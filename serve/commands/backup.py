@@ -18,11 +18,11 @@ import msgspec
 import typer
 from rich.console import Console
 
-from embedship.bundle import Record
+from embedship.bundle import ManifestRecord
 from embedship.errors import EmbedshipError, UnsafeError, UsageError
 from embedship.files import sealed
-from embedship.files.atomic_folder import staged, umask
-from embedship.files.sealed import File
+from embedship.files.atomic_folder import umask, write_folder_atomically
+from embedship.files.sealed import SealedFile
 
 MANIFEST = "backup.json"
 FORMAT = 1
@@ -30,17 +30,17 @@ _NAME = re.compile(r"\d{8}T\d{6}Z(-\d+)?")
 _TRIES, _WAIT_SECONDS = 5, 1.0
 
 
-class Manifest(Record, frozen=True):
+class BackupManifest(ManifestRecord, frozen=True):
     """What a backup holds: every file of every folder, by FOLDER/PATH."""
 
     format: int
     created: str
     folders: tuple[str, ...]
-    files: dict[str, File]
+    files: dict[str, SealedFile]
     digest: str = ""
 
 
-class Kept(msgspec.Struct, frozen=True):
+class BackupReport(msgspec.Struct, frozen=True):
     """What `--json` prints; `removed` are the names of older copies that went."""
 
     backup: str
@@ -50,14 +50,14 @@ class Kept(msgspec.Struct, frozen=True):
     removed: list[str]
 
 
-class Restored(msgspec.Struct, frozen=True):
+class RestoreReport(msgspec.Struct, frozen=True):
     folder: str
     created: str
     files: int
     bytes: int
 
 
-class _Seen(NamedTuple):
+class _FileStamp(NamedTuple):
     """What tells a file from one that was written or put in its place since."""
 
     inode: int
@@ -80,13 +80,13 @@ def backup(
     names = _names(folders, to)
     to.mkdir(parents=True, exist_ok=True)
     target = _free(to)
-    with staged(target, _refuse, open_to_readers=False) as staging:
+    with write_folder_atomically(target, _refuse, open_to_readers=False) as staging:
         for name, folder in names.items():
             _copied(folder, staging / name)
-        files = {name: File.of(staging / name) for name in sealed.present(staging)}
-        made = Manifest(format=FORMAT, created=sealed.created(), folders=tuple(names), files=files)
+        files = {name: SealedFile.of(staging / name) for name in sealed.list_files(staging)}
+        made = BackupManifest(format=FORMAT, created=sealed.creation_time(), folders=tuple(names), files=files)
         sealed.write(staging / MANIFEST, made)
-    found = Kept(str(target), made.folders, len(files), _bytes(made), _pruned(to, target, keep))
+    found = BackupReport(str(target), made.folders, len(files), _bytes(made), _pruned(to, target, keep))
     if as_json:
         typer.echo(msgspec.json.encode(found).decode())
     else:
@@ -100,12 +100,12 @@ def restore(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Bring one folder of a backup back, after its hashes were checked. Exits 4 where the copy is damaged."""
-    found = sealed.read(copy / MANIFEST, Manifest, FORMAT, "backup")
+    found = sealed.read(copy / MANIFEST, BackupManifest, FORMAT, "backup")
     name = _chosen(found, folder, copy)
     files = [path for path in found.files if path.startswith(f"{name}/")]
     if problems := sealed.problems(copy, found.files, files):
         raise UnsafeError(f"{copy} is not what was copied: {'; '.join(problems)}: take another copy")
-    with staged(out, _refuse, open_to_readers=False) as staging:
+    with write_folder_atomically(out, _refuse, open_to_readers=False) as staging:
         for path in files:
             target = staging / path.removeprefix(f"{name}/")
             if not target.resolve().is_relative_to(staging.resolve()):  # `sealed` refuses such names already
@@ -113,7 +113,7 @@ def restore(
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(copy / path, target)
         _keep_modes(copy / name, staging)
-    report = Restored(str(out), found.created, len(files), sum(found.files[path].size for path in files))
+    report = RestoreReport(str(out), found.created, len(files), sum(found.files[path].size for path in files))
     if as_json:
         typer.echo(msgspec.json.encode(report).decode())
     else:
@@ -180,7 +180,7 @@ def _keep_modes(source: Path, target: Path) -> None:
         path.chmod(mode | (0o700 if path.is_dir() else 0o600))
 
 
-def _seen(folder: Path) -> dict[str, _Seen]:
+def _seen(folder: Path) -> dict[str, _FileStamp]:
     """Every regular file; links, pipes, what is being written under a hidden name and lost+found are left out."""
     found = {}
     for place, folders, names in os.walk(folder, onerror=_raise):
@@ -188,7 +188,7 @@ def _seen(folder: Path) -> dict[str, _Seen]:
         for path in (Path(place, name) for name in names if not name.startswith(".")):
             status = path.lstat()
             if stat.S_ISREG(status.st_mode):
-                seen = _Seen(status.st_ino, status.st_size, status.st_mtime_ns)
+                seen = _FileStamp(status.st_ino, status.st_size, status.st_mtime_ns)
                 found[path.relative_to(folder).as_posix()] = seen
     return found
 
@@ -217,7 +217,7 @@ def _age(copy: Path) -> tuple[str, int]:
     return moment, int(number or 0)
 
 
-def _chosen(found: Manifest, folder: str | None, copy: Path) -> str:
+def _chosen(found: BackupManifest, folder: str | None, copy: Path) -> str:
     known = ", ".join(found.folders)
     if not found.folders:
         raise UnsafeError(f"{copy / MANIFEST} lists no folder: take another copy")
@@ -229,7 +229,7 @@ def _chosen(found: Manifest, folder: str | None, copy: Path) -> str:
     return name
 
 
-def _bytes(found: Manifest) -> int:
+def _bytes(found: BackupManifest) -> int:
     return sum(file.size for file in found.files.values())
 
 

@@ -14,15 +14,15 @@ import typer
 from rich.console import Console
 
 from embedship.bundle import Bundle, Precision
-from embedship.bundle import Pipeline as Model
+from embedship.bundle import ModelSpec as Model
 from embedship.codes import cosine
 from embedship.errors import GateError, MismatchError, UsageError
-from embedship.golden_texts import Golden
+from embedship.golden_texts import GoldenTexts
 from embedship.serve import schemas
-from embedship.serve.client import Asker
+from embedship.serve.client import ServerClient
 
 
-class Checked(msgspec.Struct, frozen=True):
+class CheckReport(msgspec.Struct, frozen=True):
     """What the server's vectors of the golden texts were worth."""
 
     url: str
@@ -48,7 +48,7 @@ def check(
 
     Exits 3 when they are not those of the checkpoint, 4 when the server serves another bundle, 1 without an answer.
     """
-    result = _check(Asker(url, api_key_file, timeout), Bundle.open(bundle))
+    result = _check(ServerClient(url, api_key_file, timeout), Bundle.open(bundle))
     if as_json:
         typer.echo(msgspec.json.encode(result).decode())
         return
@@ -60,18 +60,18 @@ def check(
     )
 
 
-def _check(ask: Asker, bundle: Bundle) -> Checked:
+def _check(ask: ServerClient, bundle: Bundle) -> CheckReport:
     info = ask("/info", schemas.Info)
     if info.fingerprint != bundle.fingerprint:
         raise MismatchError(
             f"{ask.url} serves {info.model_id}, fingerprint {info.fingerprint[:12]}, and the bundle has "
             f"{bundle.fingerprint[:12]}: deploy this bundle, or check with the other"
         )
-    golden, options = Golden.load(bundle), _plain(bundle.manifest.pipeline)
+    golden, options = GoldenTexts.load(bundle), _plain(bundle.manifest.pipeline)
     texts, expected = golden.real, golden.vectors[-len(golden.real) :]
     rows = [ask("/embed", list[list[float]], {"inputs": [text], **options})[0] for text in texts]
     cosines = cosine(expected, np.asarray(rows, dtype=np.float32))
-    result = Checked(
+    result = CheckReport(
         ask.url, info.fingerprint, info.variant, info.precision, len(texts), float(cosines.min()), float(cosines.mean())
     )
     floors = bundle.manifest.floors[Precision(info.precision)]

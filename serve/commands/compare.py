@@ -13,12 +13,12 @@ from rich.table import Table
 
 from embedship.errors import UsageError
 from embedship.files import atomic_file
-from embedship.serve.client import Asker
-from embedship.serve.compare.gates import RECALL, Limits
-from embedship.serve.compare.questions import Questions
+from embedship.serve.client import ServerClient
+from embedship.serve.compare.gates import RECALL, CompareThresholds
+from embedship.serve.compare.questions import QuestionSet
 
 if TYPE_CHECKING:
-    from embedship.serve.compare.report import Found, Report
+    from embedship.serve.compare.report import CompareReport, ComparisonResult
 
 _SERVERS = ("http://", "https://")
 # What only one of the two ways to compare looks at: it would be a mistake to give it for the other.
@@ -110,8 +110,8 @@ def compare(
     index is another model's.
     """
     if report:
-        atomic_file.refuse(report, force=True)
-    limits = Limits(
+        atomic_file.check_writable(report, force=True)
+    limits = CompareThresholds(
         other_model=other_model,
         min_queries=min_queries,
         min_recall=min_recall,
@@ -124,7 +124,7 @@ def compare(
         max_failures=max_failures,
     )
     servers = [each.startswith(_SERVERS) for each in (old, new)]
-    questions = Questions.read(queries)
+    questions = QuestionSet.read(queries)
     if all(servers):
         _refuse(context, _OF_BUNDLES, "two bundles, and these are servers")
         found = _live(old, new, questions, limits, api_key_file, timeout)
@@ -132,12 +132,12 @@ def compare(
         raise UsageError("one is a folder and the other an address: compare two bundles, or two servers")
     else:
         _refuse(context, _OF_SERVERS, "two servers, and these are bundles")
-        from embedship.serve.compare.bundles import Wishes
+        from embedship.serve.compare.bundles import CompareOptions
         from embedship.serve.compare.bundles import compare as bundles
-        from embedship.serve.compare.sources import Where
+        from embedship.serve.compare.sources import DocumentSources
 
-        where = Where(index, new_index, corpus, with_title)
-        wishes = Wishes(where=where, qrels=qrels, variant=variant, new_variant=new_variant, rounds=rounds)
+        where = DocumentSources(index, new_index, corpus, with_title)
+        wishes = CompareOptions(where=where, qrels=qrels, variant=variant, new_variant=new_variant, rounds=rounds)
         found = bundles(Path(old), Path(new), questions, limits, wishes)
     if report:
         _write(report, found)
@@ -154,19 +154,21 @@ def _refuse(context: typer.Context, names: Set[str], what: str) -> None:
             raise UsageError(f"--{name.replace('_', '-')} is for {what}")
 
 
-def _live(old: str, new: str, questions: Questions, limits: Limits, keys: Path | None, timeout: float) -> Found:
+def _live(
+    old: str, new: str, questions: QuestionSet, limits: CompareThresholds, keys: Path | None, timeout: float
+) -> ComparisonResult:
     from embedship.serve.compare.live import compare as live
 
-    return live(Asker(old, keys, timeout), Asker(new, keys, timeout), questions, limits)
+    return live(ServerClient(old, keys, timeout), ServerClient(new, keys, timeout), questions, limits)
 
 
-def _write(path: Path, found: Found) -> None:
+def _write(path: Path, found: ComparisonResult) -> None:
     from embedship.serve.compare.report_page import html
 
     atomic_file.write(path, html(found).encode())
 
 
-def _tell(report: Report) -> None:
+def _tell(report: CompareReport) -> None:
     console = Console(highlight=False)
     for sentence in report.verdict:
         console.print(sentence, markup=False, soft_wrap=True)

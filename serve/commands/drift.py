@@ -14,18 +14,18 @@ from rich.table import Table
 from embedship.bundle import Bundle
 from embedship.errors import UsageError
 from embedship.files import atomic_file
-from embedship.monitor.drift.detector import Rule
-from embedship.monitor.drift.offline import Comparison, compare
-from embedship.monitor.drift.reference import Reference
+from embedship.monitor.drift.detector import DriftRule
+from embedship.monitor.drift.offline import DriftComparison, compare
+from embedship.monitor.drift.reference import DriftReference
 from embedship.monitor.errors import InvalidSetting, InvalidVectors
-from embedship.monitor.recall.history import Course, course
-from embedship.monitor.state import State
-from embedship.serve.commands.options import budget, cadence
+from embedship.monitor.recall.history import RecallHistory, course
+from embedship.monitor.state import SignalState
+from embedship.serve.commands.options import parse_false_alarms, parse_interval
 from embedship.serve.offline import references
-from embedship.serve.offline.drift_report import Asked, Report, tests
-from embedship.serve.offline.query_log import Log, arrays, encoded
+from embedship.serve.offline.drift_report import DriftCommandReport, DriftRequest, tests
+from embedship.serve.offline.query_log import DriftLog, read_npz, read_texts
 
-EXITS = {State.OK: 0, State.UNKNOWN: 1, State.WARN: 3}
+EXITS = {SignalState.OK: 0, SignalState.UNKNOWN: 1, SignalState.WARN: 3}
 
 
 def drift(
@@ -45,7 +45,7 @@ def drift(
         str | None,
         typer.Option("--variant", help="Encode with this one (default: the chosen)."),
     ] = None,
-    rule: Annotated[Rule, typer.Option("--rule", help="Which test decides; all are made.")] = Rule.CALIBRATED,
+    rule: Annotated[DriftRule, typer.Option("--rule", help="Which test decides; all are made.")] = DriftRule.CALIBRATED,
     false_alarms: Annotated[
         str | None, typer.Option("--false-alarms", help="How many you accept (default: as the reference was fitted).")
     ] = None,
@@ -66,9 +66,9 @@ def drift(
 
     Exits 0: no drift; 3: drift, or a fall of recall; 1: it could not be decided; 4: of another model.
     """
-    spent, seconds = None if false_alarms is None else budget(false_alarms), cadence(every)
+    spent, seconds = None if false_alarms is None else parse_false_alarms(false_alarms), parse_interval(every)
     if report:
-        atomic_file.refuse(report, force=True)
+        atomic_file.check_writable(report, force=True)
     then = references.read(reference).calibrated()
     log = _log(current, bundle, variant, then)
     try:
@@ -83,8 +83,8 @@ def drift(
         )
     except (InvalidVectors, InvalidSetting) as error:
         raise UsageError(f"{current}: {error}") from None
-    asked = Asked(reference, current, spent, seconds, recall_baseline)
-    found = Report.of(comparison, _course(log, recall_baseline), then, log, asked)
+    asked = DriftRequest(reference, current, spent, seconds, recall_baseline)
+    found = DriftCommandReport.of(comparison, _course(log, recall_baseline), then, log, asked)
     if report:
         _write(report, found, then, log)
     if not log.bound:
@@ -96,22 +96,22 @@ def drift(
     raise typer.Exit(EXITS[found.state])
 
 
-def _log(path: Path, bundle: Path | None, variant: str | None, reference: Reference) -> Log:
+def _log(path: Path, bundle: Path | None, variant: str | None, reference: DriftReference) -> DriftLog:
     if path.suffix == ".npz":
-        return arrays(path, reference)
+        return read_npz(path, reference)
     if bundle is None:
         raise UsageError(f"{path} holds texts: give --bundle BUNDLE to encode them, or their vectors as .npz")
-    return encoded(path, Bundle.open(bundle), variant, reference)
+    return read_texts(path, Bundle.open(bundle), variant, reference)
 
 
-def _course(log: Log, baseline: float | None) -> Course | None:
+def _course(log: DriftLog, baseline: float | None) -> RecallHistory | None:
     if log.recalls is None:
         return None
     times = log.current.times
     return course(log.recalls, np.arange(len(log.recalls), dtype=np.float64) if times is None else times, baseline)
 
 
-def _write(path: Path, found: Report, reference: Reference, log: Log) -> None:
+def _write(path: Path, found: DriftCommandReport, reference: DriftReference, log: DriftLog) -> None:
     from embedship.serve.offline.drift_page.render import html
 
     page = html(found, reference, log.current)
@@ -123,18 +123,18 @@ def _warn(sentence: str) -> None:
     Console(stderr=True, highlight=False, soft_wrap=True).print("[yellow]warning:[/]", sentence)
 
 
-def _tell(found: Report) -> None:
+def _tell(found: DriftCommandReport) -> None:
     console = Console(highlight=False)
     for sentence in found.verdict:
         console.print(sentence, markup=False)
-    if found.comparison.report.state is not State.UNKNOWN:
+    if found.comparison.report.state is not SignalState.UNKNOWN:
         console.print(_table(found.comparison))
     for each in found.comparison.evidence.queries:
         if each.text:
             console.print(f"{each.distance:.2f}  {each.text}", markup=False)
 
 
-def _table(comparison: Comparison) -> Table:
+def _table(comparison: DriftComparison) -> Table:
     table = Table()
     for heading in ("test", "found", "limit", ""):
         table.add_column(heading, justify="right" if heading in ("found", "limit") else "left")

@@ -13,22 +13,22 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from embedship import variant_choice
-from embedship.bundle import Bundle, Code
+from embedship.bundle import Bundle, VectorCode
 from embedship.serve.bulk import run
-from embedship.serve.bulk.formats import Layout
-from embedship.serve.bulk.manifest import Manifest, Wishes
-from embedship.serve.bulk.shards import Encoders, Here
-from embedship.serve.bulk.source import Columns, open_source
-from embedship.serve.progress import Tally
+from embedship.serve.bulk.formats import OutputFormat
+from embedship.serve.bulk.manifest import EncodeManifest, EncodeOptions
+from embedship.serve.bulk.shards import EncoderPool, LocalEncoderPool
+from embedship.serve.bulk.source import InputColumns, open_source
+from embedship.serve.progress import ProgressCounter
 
 
-class Report(msgspec.Struct, frozen=True):
+class EncodeReport(msgspec.Struct, frozen=True):
     """What `--json` prints. Speeds are of this run alone, None where it found all done."""
 
     out: str
     fingerprint: str
     variant: str
-    code: Code
+    code: VectorCode
     dimension: int
     texts: int
     tokens: int
@@ -50,12 +50,16 @@ def encode(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the vectors; a run that was stopped there goes on.")],
-    code: Annotated[Code, typer.Option(help="How vectors are stored, by the bundle's frozen codes.")] = Code.FLOAT32,
+    code: Annotated[
+        VectorCode, typer.Option(help="How vectors are stored, by the bundle's frozen codes.")
+    ] = VectorCode.FLOAT32,
     dimensions: Annotated[int | None, typer.Option(min=1, help="Cut to so many and renormalise (Matryoshka).")] = None,
     prompt_name: Annotated[
         str | None, typer.Option(help="A prompt of the model (default: the one it gives documents).")
     ] = None,
-    layout: Annotated[Layout, typer.Option("--format", help="Of the shards; parquet holds the ids, too.")] = Layout.NPY,
+    layout: Annotated[
+        OutputFormat, typer.Option("--format", help="Of the shards; parquet holds the ids, too.")
+    ] = OutputFormat.NPY,
     text_column: Annotated[str, typer.Option(help="Key or column of the text.")] = "text",
     id_column: Annotated[str, typer.Option(help="Key or column of the id.")] = "id",
     shard_texts: Annotated[int, typer.Option(min=1, help="Texts a shard: what a kill costs at most.")] = 8192,
@@ -77,10 +81,15 @@ def encode(
     Killed at any point, the same command goes on and ends with the same bytes.
     """
     opened = Bundle.open(bundle)
-    columns = Columns(text_column, id_column)
+    columns = InputColumns(text_column, id_column)
     texts = open_source(source, columns)
-    wishes = Wishes(code=code, layout=layout, dimensions=dimensions, prompt_name=prompt_name, shard_texts=shard_texts)
-    with _encoders(opened, variant_choice.variant(opened, variant).name, device, ray) as encoders, Meter() as meter:
+    wishes = EncodeOptions(
+        code=code, layout=layout, dimensions=dimensions, prompt_name=prompt_name, shard_texts=shard_texts
+    )
+    with (
+        _encoders(opened, variant_choice.variant(opened, variant).name, device, ray) as encoders,
+        EncodeProgress() as meter,
+    ):
         manifest = run.encode(encoders, texts, tuple(columns), out, wishes, meter, force=force)
     report = _report(out, manifest, meter)
     if as_json:
@@ -90,12 +99,12 @@ def encode(
 
 
 @contextmanager
-def _encoders(bundle: Bundle, variant: str, device: str, ray: str | None) -> Iterator[Encoders]:
+def _encoders(bundle: Bundle, variant: str, device: str, ray: str | None) -> Iterator[EncoderPool]:
     """They have passed the golden texts: hours of wrong vectors would be found by nobody."""
     if ray is not None:
-        from embedship.serve.bulk.ray_session import joined
+        from embedship.serve.bulk.ray_session import ray_session
 
-        with joined(ray, bundle, variant, device) as cluster:
+        with ray_session(ray, bundle, variant, device) as cluster:
             Console(stderr=True, highlight=False).print(f"encoding on {cluster}")
             yield cluster
         return
@@ -105,10 +114,10 @@ def _encoders(bundle: Bundle, variant: str, device: str, ray: str | None) -> Ite
     with Encoder.open(bundle, variant, device=device) as encoder:
         shapes.ensure(encoder)
         golden.check(encoder)
-        yield Here(encoder)
+        yield LocalEncoderPool(encoder)
 
 
-class Meter(Tally):
+class EncodeProgress(ProgressCounter):
     """Progress on stderr, with texts and tokens a second of this run."""
 
     def __init__(self) -> None:
@@ -126,7 +135,7 @@ class Meter(Tally):
         )
         self._progress.update(self._task, total=self.total, completed=self.resumed + self.texts, rate=rate)
 
-    def __enter__(self) -> Meter:
+    def __enter__(self) -> EncodeProgress:
         self._progress.start()
         return self
 
@@ -134,9 +143,9 @@ class Meter(Tally):
         self._progress.stop()
 
 
-def _report(out: Path, manifest: Manifest, meter: Meter) -> Report:
+def _report(out: Path, manifest: EncodeManifest, meter: EncodeProgress) -> EncodeReport:
     plan = manifest.plan
-    return Report(
+    return EncodeReport(
         out=str(out),
         fingerprint=plan.fingerprint,
         variant=plan.variant,
@@ -153,7 +162,7 @@ def _report(out: Path, manifest: Manifest, meter: Meter) -> Report:
     )
 
 
-def _sentence(report: Report) -> str:
+def _sentence(report: EncodeReport) -> str:
     cut = f", {report.truncated:,} of them longer than the model reads and cut" if report.truncated else ""
     speed = (
         f"{report.texts_per_second:,.0f} texts/s, {report.tokens_per_second:,.0f} tokens/s"

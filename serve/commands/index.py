@@ -13,17 +13,17 @@ from embedship.bundle import Bundle
 from embedship.errors import UsageError
 from embedship.files import atomic_file
 from embedship.serve.commands import index_goals as asked
-from embedship.serve.commands.index_progress import Bar
+from embedship.serve.commands.index_progress import IndexProgress
 from embedship.serve.commands.index_report import report, show
 from embedship.serve.documents.chunking import Chunking
-from embedship.serve.index import Kind
-from embedship.serve.index.effort import LIMITS, Effort
-from embedship.serve.index.recipe import Store
-from embedship.serve.search.address import Address, place
+from embedship.serve.index import IndexKind
+from embedship.serve.index.effort import LIMITS, SearchEffort
+from embedship.serve.index.recipe import RerankStore
+from embedship.serve.search.address import Address, parse_location
 
 if TYPE_CHECKING:
-    from embedship.serve.bulk.shards import Encoders
-    from embedship.serve.indexing.build import Built, Wishes
+    from embedship.serve.bulk.shards import EncoderPool
+    from embedship.serve.indexing.build import BuildResult, IndexOptions
 
 
 def index(
@@ -40,14 +40,14 @@ def index(
     out: Annotated[
         Any,
         typer.Option(
-            parser=place,
+            parser=parse_location,
             metavar="INDEX",
             help="Where the index goes: a folder, and an index that lies there is replaced at the end; or a collection "
             "of Milvus that is not there yet, milvus://HOST:PORT/COLLECTION.",
         ),
     ],
     kind: Annotated[
-        Kind | None,
+        IndexKind | None,
         typer.Option(
             help="flat is exact; what the others find is ranked again by codes on disk: docs/search.md. "
             "Default: flat below 50,000 documents, pq from there on."
@@ -93,8 +93,8 @@ def index(
         typer.Option(min=LIMITS["ef_search"][0], max=LIMITS["ef_search"][1], help="hnsw: nodes to keep open."),
     ] = None,
     store: Annotated[
-        Store, typer.Option(help="What ranks the candidates again, from disk: int8 codes or the float16 vectors.")
-    ] = Store.INT8,
+        RerankStore, typer.Option(help="What ranks the candidates again, from disk: int8 codes or the float16 vectors.")
+    ] = RerankStore.INT8,
     stage_dimension: Annotated[
         int | None,
         typer.Option(help="The Matryoshka dimension that candidates are found with (default: the model's own)."),
@@ -135,26 +135,26 @@ def index(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Embed a corpus and write a search index that is bound to the bundle's fingerprint."""
-    from embedship.serve.indexing.build import Wishes
+    from embedship.serve.indexing.build import IndexOptions
     from embedship.serve.indexing.goals import GoalsMissed
 
     if sum(each is not None for each in (factory, kind, recall)) > 1:
         raise UsageError("--kind, --factory and --recall each decide what is built: give one of them")
     wanted = asked.goals(recall, memory, latency)
     if plot:
-        atomic_file.refuse(plot, force=True)
-    effort = Effort(oversample=oversample, nprobe=nprobe, ef_search=ef_search)
+        atomic_file.check_writable(plot, force=True)
+    effort = SearchEffort(oversample=oversample, nprobe=nprobe, ef_search=ef_search)
     if wanted and (effort.named or stage_dimension):
         raise UsageError("--recall chooses the effort and the dimension: leave --oversample and its like out")
     if device != "cpu" and ray is None:
         raise UsageError("--device is what the nodes of --ray embed on: give --ray ADDRESS, too")
     cut = chunking(chunk, overlap)
-    wishes = Wishes(kind, with_title, effort, store, stage_dimension, factory, gpu, wanted, queries, cut)
+    wishes = IndexOptions(kind, with_title, effort, store, stage_dimension, factory, gpu, wanted, queries, cut)
     opened = Bundle.open(bundle)
     if isinstance(out, Address):
         from embedship.serve.commands.index_milvus import fill
 
-        others = (source, cut, queries, stage_dimension, factory, gpu, wanted, ray, store is not Store.INT8)
+        others = (source, cut, queries, stage_dimension, factory, gpu, wanted, ray, store is not RerankStore.INT8)
         fill(opened, variant, None if any(others) else corpus, out, wishes, as_json)
         return
     try:
@@ -184,8 +184,8 @@ def chunking(chunk: int | None, overlap: int | None) -> Chunking | None:
 
 
 def _embedded(
-    bundle: Bundle, variant: str | None, corpus: Path, out: Path, wishes: Wishes, ray: str | None, device: str
-) -> Built:
+    bundle: Bundle, variant: str | None, corpus: Path, out: Path, wishes: IndexOptions, ray: str | None, device: str
+) -> BuildResult:
     from embedship import golden, shapes
     from embedship.encoder import Encoder
     from embedship.serve.indexing.build import build
@@ -196,25 +196,25 @@ def _embedded(
         shapes.ensure(encoder)
         golden.check(encoder)  # a machine that computes wrongly must not fill an index that others then trust
         cluster = None if ray is None else stack.enter_context(_cluster(ray, bundle, chosen, device))
-        bar = stack.enter_context(Bar())
+        bar = stack.enter_context(IndexProgress())
         return build(encoder, chosen, corpus, out, wishes, bar.show, cluster)
 
 
-def _cluster(address: str, bundle: Bundle, variant: str, device: str) -> AbstractContextManager[Encoders]:
-    from embedship.serve.bulk.ray_session import joined
+def _cluster(address: str, bundle: Bundle, variant: str, device: str) -> AbstractContextManager[EncoderPool]:
+    from embedship.serve.bulk.ray_session import ray_session
 
-    return joined(address, bundle, variant, device)
+    return ray_session(address, bundle, variant, device)
 
 
-def _requantised(bundle: Bundle, source: Path, out: Path, wishes: Wishes) -> Built:
+def _requantised(bundle: Bundle, source: Path, out: Path, wishes: IndexOptions) -> BuildResult:
     from embedship.encoder import Encoder
     from embedship.serve.index import manifest
     from embedship.serve.indexing.requantise import requantise
 
     found = manifest.read(source)
-    manifest.demand_model(source, found, bundle)
+    manifest.require_model(source, found, bundle)
     with ExitStack() as stack:
         # Recall is that of this index: another variant gives other vectors of the questions.
         encoder = None if wishes.queries is None else stack.enter_context(Encoder.open(bundle, found.variant))
-        bar = stack.enter_context(Bar())
+        bar = stack.enter_context(IndexProgress())
         return requantise(bundle, encoder, source, out, wishes, bar.show)

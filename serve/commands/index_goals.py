@@ -12,24 +12,24 @@ from rich.table import Table
 
 from embedship.errors import GateError, UsageError
 from embedship.files import atomic_file
-from embedship.serve.index.manifest import SAMPLED, Choice, Goals, frontier
+from embedship.serve.index.manifest import SAMPLED, IndexChoice, IndexGoals, frontier
 from embedship.serve.indexing.goals_page.render import NUMBERS, WORDS, cells
 
 
-class Missed(msgspec.Struct, frozen=True):
+class GoalsMissedReport(msgspec.Struct, frozen=True):
     """What `--json` prints where goals were missed: no index was written."""
 
     error: str
     exit_code: int
-    choice: Choice
+    choice: IndexChoice
 
 
-def goals(recall: float | None, memory: str | None, latency: str | None) -> Goals | None:
+def goals(recall: float | None, memory: str | None, latency: str | None) -> IndexGoals | None:
     if recall is None:
         if memory or latency:
             raise UsageError("--memory and --latency need --recall beside them: without it anything fits")
         return None
-    return Goals(
+    return IndexGoals(
         recall=recall,
         memory_bytes=None if memory is None else int(_amount(memory, _BYTES, "--memory", "500MB")),
         latency_seconds=None if latency is None else _amount(latency, _SECONDS, "--latency", "5ms"),
@@ -48,14 +48,14 @@ def _amount(text: str, units: dict[str, float], option: str, example: str) -> fl
     return float(found[1]) * units[found[2]]
 
 
-def show(choice: Choice, plot: Path | None, as_json: bool, missed: str | None = None) -> None:
+def show(choice: IndexChoice, plot: Path | None, as_json: bool, missed: str | None = None) -> None:
     """The table of what was measured, unless machines read; the page, if it was asked for; and what was missed."""
     if plot:
         from embedship.serve.indexing.goals_page.render import html
 
         atomic_file.write(plot, html(choice, missed).encode())
     if as_json and missed:
-        typer.echo(msgspec.json.encode(Missed(missed, GateError.exit_code, choice)).decode())
+        typer.echo(msgspec.json.encode(GoalsMissedReport(missed, GateError.exit_code, choice)).decode())
     if not as_json:
         Console(highlight=False).print(_measured(choice))
     if missed:
@@ -63,7 +63,7 @@ def show(choice: Choice, plot: Path | None, as_json: bool, missed: str | None = 
         Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(missed)
 
 
-def _measured(choice: Choice) -> Table:
+def _measured(choice: IndexChoice) -> Table:
     """Those that no other beats in recall, speed and memory at once, and the chosen one."""
     asked = "vectors left out of it" if choice.source == SAMPLED else f"queries of {choice.source}"
     table = Table(title=f"measured over {choice.documents:,} vectors with {choice.queries:,} {asked}, one thread")

@@ -10,17 +10,17 @@ import typer
 from embedship import variant_choice
 from embedship.bundle import Bundle
 from embedship.serve.commands.index import chunking
-from embedship.serve.commands.index_progress import Bar
+from embedship.serve.commands.index_progress import IndexProgress
 from embedship.serve.commands.index_report import report, show
-from embedship.serve.index import Kind
-from embedship.serve.progress import Tally
+from embedship.serve.index import IndexKind
+from embedship.serve.progress import ProgressCounter
 
 
 def migrate(
     index: Annotated[Path, typer.Argument(metavar="INDEX", help="The index whose documents are embedded.")],
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle to embed them with.")],
     out: Annotated[Path, typer.Option(help="Where the new index goes; a run that was stopped goes on.")],
-    kind: Annotated[Kind | None, typer.Option(help="How it searches (default: as the old one).")] = None,
+    kind: Annotated[IndexKind | None, typer.Option(help="How it searches (default: as the old one).")] = None,
     chunk: Annotated[
         int | None, typer.Option(help="Tokens a chunk; 0: a vector a document (default: as the old one).")
     ] = None,
@@ -42,7 +42,7 @@ def migrate(
     from embedship.encoder import Encoder
     from embedship.serve.index import manifest
     from embedship.serve.indexing import migrate as migration
-    from embedship.serve.indexing.build import Built
+    from embedship.serve.indexing.build import BuildResult
 
     opened, old = Bundle.open(bundle), manifest.read(index)
     cut = old.chunking if chunk is None and overlap is None else chunking(chunk or None, overlap)
@@ -50,20 +50,20 @@ def migrate(
     with Encoder.open(opened, variant_choice.variant(opened, variant).name) as encoder:
         shapes.ensure(encoder)
         golden.check(encoder)
-        with Bar() as bar:
-            watcher = Watcher(bar)
+        with IndexProgress() as bar:
+            watcher = MigrationProgress(bar)
             made = migration.migrate(encoder, index, out, wishes, watcher, shard_texts, bar.show, force=force)
-    show(report(out, Built(made, watcher.texts, watcher.seconds)), as_json)
+    show(report(out, BuildResult(made, watcher.texts, watcher.seconds)), as_json)
 
 
-class Watcher(Tally):
+class MigrationProgress(ProgressCounter):
     """Progress of the embedding."""
 
-    def __init__(self, bar: Bar) -> None:
+    def __init__(self, bar: IndexProgress) -> None:
         super().__init__()
         self._bar = bar
 
     def show(self) -> None:
-        from embedship.serve.indexing.build import Step
+        from embedship.serve.indexing.build import BuildStep
 
-        self._bar.show(Step.EMBED, self.resumed + self.texts, self.total)
+        self._bar.show(BuildStep.EMBED, self.resumed + self.texts, self.total)

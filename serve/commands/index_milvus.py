@@ -12,15 +12,15 @@ from embedship import golden, shapes, variant_choice
 from embedship.bundle import Bundle
 from embedship.encoder import Encoder
 from embedship.errors import UsageError
-from embedship.serve.commands.index_progress import Bar
+from embedship.serve.commands.index_progress import IndexProgress
 from embedship.serve.commands.index_report import truncated
-from embedship.serve.indexing.build import Step, Wishes
+from embedship.serve.indexing.build import BuildStep, IndexOptions
 from embedship.serve.indexing.milvus import load
 from embedship.serve.search.address import Address
 
 
 def fill(
-    bundle: Bundle, variant: str | None, corpus: Path | None, address: Address, wishes: Wishes, as_json: bool
+    bundle: Bundle, variant: str | None, corpus: Path | None, address: Address, wishes: IndexOptions, as_json: bool
 ) -> None:
     """`corpus` is None where more was asked for than a collection can be. Raises what `load` does."""
     if corpus is None:
@@ -32,8 +32,8 @@ def fill(
     with Encoder.open(bundle, chosen) as encoder:
         shapes.ensure(encoder)
         golden.check(encoder)  # a machine that computes wrongly must not fill an index that others then trust
-        with Bar() as bar:
-            loaded = load(encoder, chosen, corpus, address, wishes, partial(bar.show, Step.EMBED))
+        with IndexProgress() as bar:
+            loaded = load(encoder, chosen, corpus, address, wishes, partial(bar.show, BuildStep.EMBED))
     if as_json:
         typer.echo(msgspec.json.encode(loaded).decode())
         return

@@ -10,47 +10,47 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from embedship.bundle import Code
+from embedship.bundle import VectorCode
 from embedship.serve.documents.chunking import Chunking
-from embedship.serve.documents.corpus import Skipped
-from embedship.serve.index import Kind
-from embedship.serve.index.effort import Effort
-from embedship.serve.index.manifest import SAMPLED, VECTORS, Choice, Recall, Truncated
-from embedship.serve.index.recipe import Store
+from embedship.serve.documents.corpus import SkippedDocuments
+from embedship.serve.index import IndexKind
+from embedship.serve.index.effort import SearchEffort
+from embedship.serve.index.manifest import SAMPLED, VECTORS, IndexChoice, IndexRecall, TruncatedTexts
+from embedship.serve.index.recipe import RerankStore
 
 if TYPE_CHECKING:
-    from embedship.serve.indexing.build import Built
+    from embedship.serve.indexing.build import BuildResult
 
 
-class Report(msgspec.Struct, frozen=True):
+class IndexReport(msgspec.Struct, frozen=True):
     """What `--json` prints."""
 
     index: str
     fingerprint: str
     variant: str
-    kind: Kind
+    kind: IndexKind
     factory: str
     stage_dimension: int
-    store: Store | None
-    effort: Effort
+    store: RerankStore | None
+    effort: SearchEffort
     documents: int
-    skipped: Skipped  # documents of the corpus without text
+    skipped: SkippedDocuments  # documents of the corpus without text
     rows: int  # vectors: chunks, where documents were cut
     chunking: Chunking | None
     dimension: int
-    truncated: Truncated
-    exact: Code  # of the exact vectors, on disk
+    truncated: TruncatedTexts
+    exact: VectorCode  # of the exact vectors, on disk
     exact_bytes: int
     disk_bytes: int
     hot_bytes_per_vector: float
     texts_per_second: float | None  # None where nothing was embedded
-    recall: Recall | None
-    choice: Choice | None
+    recall: IndexRecall | None
+    choice: IndexChoice | None
 
 
-def report(out: Path, built: Built) -> Report:
+def report(out: Path, built: BuildResult) -> IndexReport:
     manifest = built.manifest
-    return Report(
+    return IndexReport(
         index=str(out),
         fingerprint=manifest.fingerprint,
         variant=manifest.variant,
@@ -75,14 +75,14 @@ def report(out: Path, built: Built) -> Report:
     )
 
 
-def show(report: Report, as_json: bool) -> None:
+def show(report: IndexReport, as_json: bool) -> None:
     if as_json:
         typer.echo(msgspec.json.encode(report).decode())
     else:
         Console(highlight=False).print(_table(report))
 
 
-def _table(report: Report) -> Table:
+def _table(report: IndexReport) -> Table:
     table = Table(title=f"{report.index}, bound to model {report.fingerprint[:12]}", show_header=False)
     table.add_column("what")
     table.add_column("value", justify="right")
@@ -105,13 +105,13 @@ def _table(report: Report) -> Table:
     return table
 
 
-def _chunks(report: Report) -> str:
+def _chunks(report: IndexReport) -> str:
     if report.chunking is None:
         return "none, a vector a document"
     return f"{report.rows:,} of at most {report.chunking.tokens} tokens, {report.chunking.overlap} shared"
 
 
-def truncated(lost: Truncated, rows: int, cure: str = "; --chunk would keep them") -> str:
+def truncated(lost: TruncatedTexts, rows: int, cure: str = "; --chunk would keep them") -> str:
     if not lost.texts:
         return "none"
     return (
@@ -120,7 +120,7 @@ def truncated(lost: Truncated, rows: int, cure: str = "; --chunk would keep them
     )
 
 
-def _recall(report: Report) -> str:
+def _recall(report: IndexReport) -> str:
     recall = report.recall
     if recall is None:
         return "nothing to compare"

@@ -10,15 +10,15 @@ import typer
 from rich.console import Console
 
 from embedship.bundle import Bundle
-from embedship.serve.documents.corpus import Skipped
-from embedship.serve.search.address import Address, place
+from embedship.serve.documents.corpus import SkippedDocuments
+from embedship.serve.search.address import Address, parse_location
 
 if TYPE_CHECKING:
-    from embedship.serve.live.index import LiveIndex
-    from embedship.serve.milvus.backend import Collection
+    from embedship.serve.live.index import MutableIndex
+    from embedship.serve.milvus.backend import MilvusBackend
 
 
-class Report(msgspec.Struct, frozen=True):
+class UpdateReport(msgspec.Struct, frozen=True):
     """What `--json` prints."""
 
     index: str
@@ -29,7 +29,7 @@ class Report(msgspec.Struct, frozen=True):
     unchanged: int
     deleted: int
     truncated: int
-    skipped: Skipped  # documents without text
+    skipped: SkippedDocuments  # documents without text
     documents: int  # in the index now
     compacted: bool
 
@@ -38,7 +38,9 @@ def update(
     index: Annotated[
         Any,
         typer.Argument(
-            parser=place, metavar="INDEX", help="The index folder, which stays as it is; or a collection of Milvus."
+            parser=parse_location,
+            metavar="INDEX",
+            help="The index folder, which stays as it is; or a collection of Milvus.",
         ),
     ],
     changes: Annotated[
@@ -61,7 +63,7 @@ def update(
     from embedship.encoder import Encoder
     from embedship.serve.indexing import update as updating
     from embedship.serve.live.compaction import due
-    from embedship.serve.live.index import LiveIndex
+    from embedship.serve.live.index import MutableIndex
     from embedship.serve.progress import bar
     from embedship.serve.settings import Settings
 
@@ -73,8 +75,8 @@ def update(
         with bar("updating", lines) as progress:
             updated = updating.update(taken, encoder, changes, progress)
         share = Settings(bundle=bundle).compact_share
-        compacted = isinstance(taken, LiveIndex) and due(taken.size, share) and taken.compact()
-        report = Report(
+        compacted = isinstance(taken, MutableIndex) and due(taken.size, share) and taken.compact()
+        report = UpdateReport(
             index=str(index),
             fingerprint=opened.fingerprint,
             lines=lines,
@@ -88,17 +90,17 @@ def update(
     typer.echo(msgspec.json.encode(report).decode()) if as_json else Console(highlight=False).print(_sentence(report))
 
 
-def _opened(index: Path | Address, bundle: Bundle) -> LiveIndex | Collection:
+def _opened(index: Path | Address, bundle: Bundle) -> MutableIndex | MilvusBackend:
     if isinstance(index, Path):
-        from embedship.serve.live.index import LiveIndex
+        from embedship.serve.live.index import MutableIndex
 
-        return LiveIndex.open(index, bundle, writable=True)
-    from embedship.serve.milvus.backend import Collection
+        return MutableIndex.open(index, bundle, writable=True)
+    from embedship.serve.milvus.backend import MilvusBackend
 
-    return Collection.open(index, bundle, writable=True)
+    return MilvusBackend.open(index, bundle, writable=True)
 
 
-def _sentence(report: Report) -> str:
+def _sentence(report: UpdateReport) -> str:
     cut = f"; {report.truncated:,} are longer than the model reads, and were cut" if report.truncated else ""
     if report.skipped.documents:
         cut += f"; without text, and skipped: {report.skipped}"

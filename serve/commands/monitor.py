@@ -12,7 +12,7 @@ from rich.console import Console
 
 from embedship.errors import UsageError
 from embedship.monitor import assets
-from embedship.monitor.assets.options import CASES, THRESHOLDS, Options, customised
+from embedship.monitor.assets.options import CASES, THRESHOLDS, AssetOptions, customised
 from embedship.monitor.errors import InvalidSetting
 from embedship.serve.commands.monitor_export import export
 
@@ -25,7 +25,7 @@ def _monitor() -> None:
     """What belongs to monitoring and needs no running server."""
 
 
-class Written(msgspec.Struct, frozen=True):
+class AssetsReport(msgspec.Struct, frozen=True):
     """What `embedship monitor init --json` prints."""
 
     folder: str
@@ -58,7 +58,7 @@ def init(
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON on stdout.")] = False,
 ) -> None:
     """Write Prometheus rules with their promtool tests, a Grafana dashboard, and a runbook for every alert."""
-    options = Options(
+    options = AssetOptions(
         severities={name: value for name, value in (("page", page), ("warn", warn)) if name != value},
         labels=_pairs("label", label),
         thresholds={name: _number(name, value) for name, value in _pairs("threshold", threshold).items()},
@@ -71,7 +71,7 @@ def init(
         raise UsageError(f"--{error}") from None
     _write(texts, out)
     if as_json:
-        print(msgspec.json.encode(Written(str(out), list(texts))).decode())
+        print(msgspec.json.encode(AssetsReport(str(out), list(texts))).decode())
     else:
         _tell(out, texts)
 

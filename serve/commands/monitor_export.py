@@ -15,18 +15,18 @@ from embedship.bundle import Bundle
 from embedship.errors import MismatchError, UnsafeError, UsageError
 from embedship.files import atomic_file, jsonl
 from embedship.monitor import snapshot
-from embedship.monitor.drift.window import Window
+from embedship.monitor.drift.window import QueryWindow
 from embedship.monitor.errors import SnapshotMismatch, SnapshotUnreadable
-from embedship.monitor.recall.feedback import Pair
-from embedship.monitor.recall.probes import Probe
+from embedship.monitor.recall.feedback import JudgedQuery
+from embedship.monitor.recall.probes import LabelledProbe
 from embedship.serve.offline import references
 from embedship.serve.service.monitor_setup import PROBES
 
 if TYPE_CHECKING:
-    from embedship.serve.offline.training_data import School, Sources, Triplet, Unlabelled
+    from embedship.serve.offline.training_data import TrainingTriplet, TripletBuilder, TripletSources, UnlabelledQuery
 
 
-class Handover(msgspec.Struct, frozen=True):
+class TrainingExportReport(msgspec.Struct, frozen=True):
     """What `--json` prints and what lies beside the triplets, so that it is known later what they were made of."""
 
     triplets: int
@@ -35,16 +35,16 @@ class Handover(msgspec.Struct, frozen=True):
     fingerprint: str
     index: str  # its digest
     negatives: int  # asked for, for each answer
-    sources: Sources
+    sources: TripletSources
 
 
-class Noticed(NamedTuple):
-    pairs: tuple[Pair, ...]
-    window: Window | None
-    probes: list[Probe]
+class TrainingInputs(NamedTuple):
+    pairs: tuple[JudgedQuery, ...]
+    window: QueryWindow | None
+    probes: list[LabelledProbe]
 
 
-class Paths(NamedTuple):
+class ExportPaths(NamedTuple):
     """Beside one another: triplets, queries without a label, and what both were made of."""
 
     triplets: Path
@@ -52,7 +52,7 @@ class Paths(NamedTuple):
     about: Path
 
     @classmethod
-    def of(cls, out: Path) -> Paths:
+    def of(cls, out: Path) -> ExportPaths:
         stem = out.name.removesuffix(".jsonl")
         return cls(out, out.with_name(f"{stem}.unlabelled.jsonl"), out.with_name(f"{stem}.about.json"))
 
@@ -79,9 +79,9 @@ def export(
     Judged queries and failed probes become triplets with negatives mined from the index: near, but not relevant.
     Queries unlike the reference go to FILE.unlabelled.jsonl with what was found for them.
     """
-    paths = Paths.of(out)
+    paths = ExportPaths.of(out)
     for path in paths:
-        atomic_file.refuse(path, force)
+        atomic_file.check_writable(path, force)
     opened = Bundle.open(bundle)
     noticed = _noticed(opened, state, probes or _beside(index))
     done = _handover(opened, index, noticed, reference, negatives, paths)
@@ -96,12 +96,12 @@ def _beside(index: Path) -> Path | None:
     return path if path.is_file() else None
 
 
-def _noticed(bundle: Bundle, state: Path | None, probes: Path | None) -> Noticed:
+def _noticed(bundle: Bundle, state: Path | None, probes: Path | None) -> TrainingInputs:
     if state is None and probes is None:
         raise UsageError("nothing to learn from: give --state DIR of the server, or --probes FILE, or both")
-    asked = list(jsonl.read(probes, Probe)) if probes else []
+    asked = list(jsonl.read(probes, LabelledProbe)) if probes else []
     if state is None:
-        return Noticed((), None, asked)
+        return TrainingInputs((), None, asked)
     try:
         found = snapshot.read(state, bundle.fingerprint)
     except SnapshotMismatch as error:
@@ -110,16 +110,16 @@ def _noticed(bundle: Bundle, state: Path | None, probes: Path | None) -> Noticed
         raise UnsafeError(str(error)) from error
     if found is None:
         raise UsageError(f"{state} holds no {snapshot.NAME}: give the folder that the server has as --state-dir")
-    return Noticed(found[0].pairs, found[1], asked)
+    return TrainingInputs(found[0].pairs, found[1], asked)
 
 
 def _handover(
-    bundle: Bundle, index: Path, noticed: Noticed, reference: Path | None, negatives: int, paths: Paths
-) -> Handover:
+    bundle: Bundle, index: Path, noticed: TrainingInputs, reference: Path | None, negatives: int, paths: ExportPaths
+) -> TrainingExportReport:
     from embedship.encoder import Encoder
     from embedship.serve.index.folder import IndexFolder
     from embedship.serve.live import origin
-    from embedship.serve.offline.training_data import School
+    from embedship.serve.offline.training_data import TripletBuilder
 
     origin.refuse(index)
     with (
@@ -127,14 +127,14 @@ def _handover(
         Encoder.open(bundle, folder.manifest.variant) as encoder,
         Console(stderr=True).status("mining") as status,
     ):
-        school = School.open(encoder, folder, index)
+        school = TripletBuilder.open(encoder, folder, index)
         triplets, sources = _triplets(school, noticed, negatives)
         status.update("queries unlike the reference")
         unlabelled = _unlabelled(school, bundle, noticed.window, reference)
         digest = folder.manifest.digest
     if not triplets and not unlabelled:
         raise UsageError(_nothing(noticed))
-    done = Handover(
+    done = TrainingExportReport(
         triplets=len(triplets),
         unlabelled=len(unlabelled),
         files=[str(path) for path in paths],
@@ -150,13 +150,15 @@ def _handover(
     return done
 
 
-def _triplets(school: School, noticed: Noticed, negatives: int) -> tuple[list[Triplet], Sources]:
-    from embedship.serve.offline.training_data import Sources
+def _triplets(
+    school: TripletBuilder, noticed: TrainingInputs, negatives: int
+) -> tuple[list[TrainingTriplet], TripletSources]:
+    from embedship.serve.offline.training_data import TripletSources
 
     judged, unknown = school.judged(noticed.pairs)
     failed, missing = school.failed(noticed.probes)
     made, alone = school.triplets([*judged, *failed], negatives)
-    return list(dict.fromkeys(made)), Sources(
+    return list(dict.fromkeys(made)), TripletSources(
         feedback=len(judged),
         probes=len(noticed.probes),
         failed_probes=len(failed),
@@ -165,21 +167,23 @@ def _triplets(school: School, noticed: Noticed, negatives: int) -> tuple[list[Tr
     )
 
 
-def _unlabelled(school: School, bundle: Bundle, window: Window | None, given: Path | None) -> list[Unlabelled]:
-    from embedship.monitor.drift.evidence import Known
+def _unlabelled(
+    school: TripletBuilder, bundle: Bundle, window: QueryWindow | None, given: Path | None
+) -> list[UnlabelledQuery]:
+    from embedship.monitor.drift.evidence import ReferenceClusters
     from embedship.serve.offline.training_data import drifted
 
     reference = references.find(bundle, given)
     if reference is None or window is None:
         return []
-    return school.unlabelled(drifted(Known.fit(reference.vectors), window))
+    return school.unlabelled(drifted(ReferenceClusters.fit(reference.vectors), window))
 
 
 def _lines(rows: Iterable[msgspec.Struct]) -> bytes:
     return b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
 
 
-def _nothing(noticed: Noticed) -> str:
+def _nothing(noticed: TrainingInputs) -> str:
     kept = noticed.window is not None and any(text is not None for text in noticed.window.texts)
     texts = "" if kept else ", and no text of a query was kept (`embedship serve --keep-queries N`)"
     return (
@@ -188,7 +192,7 @@ def _nothing(noticed: Noticed) -> str:
     )
 
 
-def _table(done: Handover) -> Table:
+def _table(done: TrainingExportReport) -> Table:
     sources = done.sources
     table = Table(title=f"for model {done.fingerprint[:12]}", show_header=False)
     table.add_column("what")

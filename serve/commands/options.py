@@ -7,14 +7,14 @@ from embedship.monitor.drift.false_alarms import FalseAlarms, interval
 from embedship.monitor.errors import InvalidSetting
 
 
-def budget(text: str) -> FalseAlarms:
+def parse_false_alarms(text: str) -> FalseAlarms:
     try:
         return FalseAlarms.parse(text)
     except InvalidSetting as error:
         raise UsageError(f"--false-alarms: {error}") from None
 
 
-def cadence(text: str) -> float:
+def parse_interval(text: str) -> float:
     """Seconds between two tests."""
     try:
         return interval(text)

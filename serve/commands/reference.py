@@ -18,14 +18,14 @@ from embedship.codes import Vectors
 from embedship.files import atomic_file
 from embedship.monitor.drift.detector import LEAST_EFFECTIVE, MINIMUM
 from embedship.monitor.drift.false_alarms import DAY_SECONDS, FalseAlarms
-from embedship.monitor.drift.reference import Reference
-from embedship.queries import Queries, encode, prompt, read
-from embedship.serve.commands.options import budget, cadence
+from embedship.monitor.drift.reference import DriftReference
+from embedship.queries import QueryLog, encode, prompt, read
+from embedship.serve.commands.options import parse_false_alarms, parse_interval
 from embedship.serve.offline import references
 from embedship.serve.progress import bar
 
 
-class Report(msgspec.Struct, frozen=True):
+class ReferenceReport(msgspec.Struct, frozen=True):
     """What `--json` prints. Without a promise (too few sessions) threshold and rates are None."""
 
     reference: str
@@ -69,10 +69,10 @@ def reference(
     `embedship serve` takes the one that lies beside the bundle. A warning says when the queries cannot keep the
     promised rate of false alarms.
     """
-    accepted, seconds = budget(false_alarms), cadence(every)
+    accepted, seconds = parse_false_alarms(false_alarms), parse_interval(every)
     opened = Bundle.open(bundle)
     path = out or references.beside(opened)
-    atomic_file.refuse(path, force=True)
+    atomic_file.check_writable(path, force=True)
     log = read(queries)
     fitted = _fit(opened, log, accepted, seconds)
     atomic_file.write(path, fitted.content())
@@ -83,7 +83,7 @@ def reference(
         _tell(report)
 
 
-def _fit(bundle: Bundle, log: Queries, accepted: FalseAlarms, seconds: float) -> Reference:
+def _fit(bundle: Bundle, log: QueryLog, accepted: FalseAlarms, seconds: float) -> DriftReference:
     """On the variant nearest to the checkpoint; of the others it is kept how far they move the mean."""
     from embedship import golden, shapes
     from embedship.encoder import Encoder
@@ -96,7 +96,7 @@ def _fit(bundle: Bundle, log: Queries, accepted: FalseAlarms, seconds: float) ->
             golden.check(encoder)
             vectors[variant.name] = encode(encoder, log.texts, advance)
             asked = prompt(encoder)
-    return Reference.fit(
+    return DriftReference.fit(
         vectors[plain.name],
         bundle.fingerprint,
         prompt=asked,
@@ -122,10 +122,10 @@ def runnable(bundle: Bundle) -> list[Variant]:
 
 
 def _report(
-    path: Path, bundle: Bundle, fitted: Reference, log: Queries, accepted: FalseAlarms, seconds: float
-) -> Report:
+    path: Path, bundle: Bundle, fitted: DriftReference, log: QueryLog, accepted: FalseAlarms, seconds: float
+) -> ReferenceReport:
     promise, calibration = fitted.promise, fitted.calibration
-    return Report(
+    return ReferenceReport(
         reference=str(path),
         fingerprint=fitted.fingerprint,
         queries=len(log),
@@ -144,16 +144,16 @@ def _report(
     )
 
 
-def _sessions(log: Queries) -> int:
+def _sessions(log: QueryLog) -> int:
     assert log.sessions is not None, "asked only of a log that has them"
     return len(np.unique(log.sessions[log.sessions >= 0])) + int((log.sessions < 0).sum())
 
 
-def _days(log: Queries) -> float | None:
+def _days(log: QueryLog) -> float | None:
     return None if log.times is None else round(float(log.times[-1] - log.times[0]) / DAY_SECONDS, 3)
 
 
-def doubts(fitted: Reference, log: Queries) -> list[str]:
+def doubts(fitted: DriftReference, log: QueryLog) -> list[str]:
     """Why the promised rate of false alarms may not hold: a sentence each, none if it should."""
     found = [_worth(fitted), _kept(fitted)]
     if log.sessions is None:
@@ -169,7 +169,7 @@ def doubts(fitted: Reference, log: Queries) -> list[str]:
     return [sentence for sentence in found if sentence]
 
 
-def _worth(fitted: Reference) -> str:
+def _worth(fitted: DriftReference) -> str:
     """The same reasons for which the detector answers `unknown`."""
     effective = fitted.calibration.effective if fitted.calibration else 0.0
     if len(fitted.vectors) < MINIMUM:
@@ -182,7 +182,7 @@ def _worth(fitted: Reference) -> str:
     return ""
 
 
-def _kept(fitted: Reference) -> str:
+def _kept(fitted: DriftReference) -> str:
     """Only what held-out blocks show beyond chance is held against the promise."""
     promise = fitted.promise
     if promise is None or promise.measured_lower_per_day <= promise.false_alarms.per_day:
@@ -194,21 +194,21 @@ def _kept(fitted: Reference) -> str:
     )
 
 
-def _unknown(bundle: Bundle, fitted: Reference) -> list[str]:
+def _unknown(bundle: Bundle, fitted: DriftReference) -> list[str]:
     others = [v.name for v in bundle.manifest.variants if v.name not in fitted.offsets]
     if not others:
         return []
     return [f"this machine cannot run {', '.join(others)}: served by these, only larger shifts count as drift"]
 
 
-def _tell(report: Report) -> None:
+def _tell(report: ReferenceReport) -> None:
     console = Console(highlight=False)
     console.print(_table(report))
     for warning in report.warnings:
         Console(stderr=True, highlight=False, soft_wrap=True).print("[yellow]warning:[/]", warning)
 
 
-def _table(report: Report) -> Table:
+def _table(report: ReferenceReport) -> Table:
     table = Table(title=f"bound to model {report.fingerprint[:12]}", caption=report.reference, show_header=False)
     table.add_column("what")
     table.add_column("value", justify="right")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from embedship.serve.search.address import Address, place
+from embedship.serve.search.address import Address, parse_location
 from embedship.serve.settings import Settings, flag, variable
 
 
@@ -40,7 +40,9 @@ def _parameter(field: dataclasses.Field[Any], kind: Any) -> inspect.Parameter:
         # Else typer would make a path of an address, and drop a slash.
         where = Address in get_args(kind)
         kind = Any if where else kind
-        read = typer.Option(flag(field.name), envvar=variable(field.name), help=help, parser=place if where else None)
+        read = typer.Option(
+            flag(field.name), envvar=variable(field.name), help=help, parser=parse_location if where else None
+        )
     default = inspect.Parameter.empty if required else field.default
     keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD
     return inspect.Parameter(field.name, keyword, default=default, annotation=Annotated[kind, read])

@@ -16,16 +16,16 @@ from embedship.codes import Vectors, normalise
 from embedship.encoder import Encoder
 from embedship.errors import UsageError
 from embedship.serve.compare.rankings import K, Rankings
-from embedship.serve.documents.corpus import Corpus
-from embedship.serve.index.exact_vectors import Truth
+from embedship.serve.documents.corpus import CorpusFile
+from embedship.serve.index.exact_vectors import ExactVectors
 from embedship.serve.index.folder import IndexFolder
 from embedship.serve.indexing.embedding import text_of
 from embedship.serve.live import origin
 from embedship.serve.progress import bar
-from embedship.serve.search.grouping import Grouping
+from embedship.serve.search.grouping import ChunkGrouping
 
 
-class Shelf(Protocol):
+class RankedSource(Protocol):
     """Documents that one side can be asked for."""
 
     @property
@@ -34,11 +34,11 @@ class Shelf(Protocol):
     def ranked(self, queries: Vectors, exact: bool) -> Rankings: ...
 
 
-class Pair(NamedTuple):
+class SourcePair(NamedTuple):
     """OLD's shelf, which is searched exactly, and NEW's, which is so where `exact`; `what` says it in words."""
 
-    old: Shelf
-    new: Shelf
+    old: RankedSource
+    new: RankedSource
     exact: bool
     what: str
 
@@ -47,7 +47,7 @@ class Pair(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Where:
+class DocumentSources:
     """Where documents are found, as the user said: indexes, or a corpus."""
 
     index: Path | None = None
@@ -62,7 +62,7 @@ class Where:
             raise UsageError("--new-index needs --index: what NEW finds is held against what OLD finds")
 
 
-class Stored:
+class IndexSource:
     """An index on disk."""
 
     def __init__(self, folder: IndexFolder) -> None:
@@ -75,19 +75,21 @@ class Stored:
     def ranked(self, queries: Vectors, exact: bool) -> Rankings:
         index, documents = self._folder.index, self._folder.documents
         search = index.exact if exact else index.search
-        rows = Grouping(documents.firsts).near(search, queries, K, None)[1].rows  # of each document its best chunk
+        rows = (
+            ChunkGrouping(documents.firsts).search_documents(search, queries, K, None)[1].rows
+        )  # of each document its best chunk
         named = documents.fetch(sorted(found := {int(row) for row in rows.flat if row >= 0}))
         ids = dict(zip(sorted(found), (document.id for document in named), strict=True))
         return [[ids[int(row)] for row in hits if row >= 0] for hits in rows]
 
 
-class Encoded:
+class CorpusSource:
     """A corpus in memory, as one encoder sees it; every search of it is exact."""
 
     def __init__(self, ids: Sequence[str], vectors: Vectors, skipped: Set[str]) -> None:
         self._ids = ids
         self._skipped = skipped
-        self._truth = Truth(vectors.astype(np.float16))
+        self._truth = ExactVectors(vectors.astype(np.float16))
 
     @classmethod
     def make(cls, encoder: Encoder, documents: Sequence[tuple[str, str]], skipped: Set[str]) -> Self:
@@ -114,29 +116,29 @@ def comparable(encoder: Encoder, vectors: Vectors) -> Vectors:
     return vectors if pipeline.normalised or pipeline.similarity is Similarity.DOT else normalise(vectors)
 
 
-def opened(where: Where, old: Encoder, new: Encoder, stack: ExitStack) -> Pair | None:
+def opened(where: DocumentSources, old: Encoder, new: Encoder, stack: ExitStack) -> SourcePair | None:
     """None where the user named no documents. Raises UsageError, MismatchError, UnsafeError as an index does."""
     if where.corpus:
-        corpus = Corpus(where.corpus, where.with_title)
+        corpus = CorpusFile(where.corpus, where.with_title)
         documents = [(each.id, text_of(each, where.with_title)) for _, each in corpus.read()]
         _refuse_doubles(documents, where.corpus)
         what = f"both by exact search of {len(documents):,} documents, which each encoded"
         if corpus.skipped.documents:
             what += f"; documents without text were skipped: {corpus.skipped}"
-        old_side, new_side = (Encoded.make(encoder, documents, corpus.skipped_ids) for encoder in (old, new))
-        return Pair(old_side, new_side, True, what)
+        old_side, new_side = (CorpusSource.make(encoder, documents, corpus.skipped_ids) for encoder in (old, new))
+        return SourcePair(old_side, new_side, True, what)
     if not where.index:
         return None
     for each in filter(None, (where.index, where.new_index)):
         origin.refuse(each)
-    then = Stored(stack.enter_context(IndexFolder.open(where.index, old.bundle)))
+    then = IndexSource(stack.enter_context(IndexFolder.open(where.index, old.bundle)))
     if where.new_index:
         folder = stack.enter_context(IndexFolder.open(where.new_index, new.bundle))
         what = f"NEW's search of its own index ({folder.manifest.kind}), OLD's exact search of its own"
-        return Pair(then, Stored(folder), False, what)
+        return SourcePair(then, IndexSource(folder), False, what)
     if old.bundle.fingerprint != new.bundle.fingerprint:
         raise UsageError("NEW is another model and cannot search OLD's index: give --new-index, or --corpus")
-    return Pair(then, then, True, "both by exact search of OLD's index")
+    return SourcePair(then, then, True, "both by exact search of OLD's index")
 
 
 def _refuse_doubles(documents: Sequence[tuple[str, str]], path: Path) -> None:

@@ -9,7 +9,7 @@ from embedship.batches import Batch
 from embedship.bundle import Precision
 from embedship.codes import Vectors
 from embedship.errors import EngineError
-from embedship.serve.devices.hang_detector import Pulse
+from embedship.serve.devices.hang_detector import HangDetector
 
 
 class DeviceLost(EngineError):
@@ -20,11 +20,11 @@ class DeviceDown(EngineError):
     """The device was dead before it saw the batch."""
 
 
-class Device(Protocol):
+class ServingDevice(Protocol):
     """An Engine with a name and a pulse, which may die and come back."""
 
     name: str
-    pulse: Pulse
+    pulse: HangDetector
 
     @property
     def streams(self) -> int:

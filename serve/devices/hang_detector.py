@@ -14,7 +14,7 @@ SLACK = 20.0
 _WEIGHT = 0.1
 
 
-class Pulse:
+class HangDetector:
     """Thread-safe.
 
     >>> now = [0.0]
@@ -36,7 +36,7 @@ class Pulse:
         self.busy_seconds = 0.0
 
     @contextmanager
-    def beat(self, tokens: int) -> Iterator[None]:
+    def timed_pass(self, tokens: int) -> Iterator[None]:
         """A forward pass over so many padded tokens runs inside."""
         with self._lock:
             number = self._numbers = self._numbers + 1

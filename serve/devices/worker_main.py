@@ -23,7 +23,7 @@ from embedship.bundle import Bundle, Precision
 from embedship.engine import open_engine
 from embedship.engine.protocol import Engine
 from embedship.errors import EmbedshipError, EngineError
-from embedship.golden_texts import Golden
+from embedship.golden_texts import GoldenTexts
 from embedship.serve.devices import worker_protocol
 from embedship.serve.telemetry import logs
 from embedship.serve.telemetry.logs import LogFormat
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
-class Order(msgspec.Struct, frozen=True):
+class WorkerConfig(msgspec.Struct, frozen=True):
     """What a worker process is to open; the first message on CONTROL."""
 
     bundle: str
@@ -43,13 +43,13 @@ class Order(msgspec.Struct, frozen=True):
     parent: int  # its process id
 
 
-class Opened(msgspec.Struct, frozen=True, tag=True):
+class WorkerReady(msgspec.Struct, frozen=True, tag=True):
     """The engine is there; the answer to an Order."""
 
     precision: Precision
 
 
-class Refused(msgspec.Struct, frozen=True, tag=True):
+class WorkerFailed(msgspec.Struct, frozen=True, tag=True):
     """The engine cannot be opened: an EmbedshipError, by its exit code and its words; the other answer to an Order."""
 
     exit_code: int
@@ -62,25 +62,25 @@ def main(arguments: list[str]) -> None:
     # Ctrl-C and a stop of the whole group reach this process, too: it is the parent that drains, and ends it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    logs.begin(LogFormat(os.environ.get(logs.VARIABLE, LogFormat.TEXT)), name)
-    order = msgspec.json.decode(control.recv_bytes(), type=Order)
+    logs.configure_logging(LogFormat(os.environ.get(logs.VARIABLE, LogFormat.TEXT)), name)
+    order = msgspec.json.decode(control.recv_bytes(), type=WorkerConfig)
     _die_with(order.parent)
     try:
         engine, probe = _open(order)
     except EmbedshipError as error:
-        control.send_bytes(msgspec.json.encode(Refused(error.exit_code, str(error))))
+        control.send_bytes(msgspec.json.encode(WorkerFailed(error.exit_code, str(error))))
         return
     for channel in channels:
         Thread(target=_serve, args=(channel, engine, probe), daemon=True).start()
-    control.send_bytes(msgspec.json.encode(Opened(engine.precision)))
+    control.send_bytes(msgspec.json.encode(WorkerReady(engine.precision)))
     _wait_for_the_end(control)
 
 
-def _open(order: Order) -> tuple[Engine, Batch]:
+def _open(order: WorkerConfig) -> tuple[Engine, Batch]:
     """The engine, and a batch that it is known to encode."""
     bundle = Bundle.open(Path(order.bundle))
     bundle.verify(bundle.files_of(bundle.variant(order.variant)))
-    shortest = min((row for row in Golden.load(bundle).ids if row), key=len)
+    shortest = min((row for row in GoldenTexts.load(bundle).ids if row), key=len)
     probe = pad([shortest], bundle.manifest.pipeline.pad_id)
     return open_engine(bundle, order.variant, order.streams, order.device), probe
 

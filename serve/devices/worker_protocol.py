@@ -21,7 +21,7 @@ _BATCH = Struct("=QII")
 _ANSWER = Struct("=QBII")
 
 
-class Kind(IntEnum):
+class MessageKind(IntEnum):
     VECTORS = 0
     FAILURE = 1
 
@@ -41,11 +41,11 @@ def read_batch(raw: bytes) -> tuple[int, Batch]:
 
 
 def vectors_bytes(number: int, vectors: Vectors) -> bytes:
-    return _ANSWER.pack(number, Kind.VECTORS, *vectors.shape) + vectors.tobytes()
+    return _ANSWER.pack(number, MessageKind.VECTORS, *vectors.shape) + vectors.tobytes()
 
 
 def failure_bytes(number: int, message: str) -> bytes:
-    return _ANSWER.pack(number, Kind.FAILURE, 0, 0) + message.encode()
+    return _ANSWER.pack(number, MessageKind.FAILURE, 0, 0) + message.encode()
 
 
 def read_answer(raw: bytes, number: int) -> Vectors:
@@ -56,7 +56,7 @@ def read_answer(raw: bytes, number: int) -> Vectors:
         raise EngineError(f"a worker process answered {len(raw)} bytes, which is no answer") from None
     if theirs != number:
         raise EngineError(f"a worker process answered batch {theirs} where {number} was asked")
-    if kind == Kind.FAILURE:
+    if kind == MessageKind.FAILURE:
         raise EngineError(raw[_ANSWER.size :].decode())
     if len(raw) != _ANSWER.size + 4 * rows * width:
         raise EngineError(f"a worker process answered {len(raw)} bytes for {rows} vectors of {width} dimensions")

@@ -12,7 +12,7 @@ from embedship.codes import Vectors
 from embedship.serve.documents.store import Document, Split
 
 
-class Put(NamedTuple):
+class PutDocument(NamedTuple):
     """A document, its chunks, and their unit vectors, (chunks, dim) float32; one that stays whole is its only chunk."""
 
     document: Document
@@ -20,14 +20,14 @@ class Put(NamedTuple):
     vectors: Vectors
 
 
-class Delete(NamedTuple):
+class DeleteDocument(NamedTuple):
     id: str
 
 
-Change = Put | Delete
+Change = PutDocument | DeleteDocument
 
 
-class Pieces(NamedTuple):
+class ChunkedDocuments(NamedTuple):
     """Documents on their way to their vectors, and the chunks of each."""
 
     documents: Sequence[Document]
@@ -43,19 +43,19 @@ class Pieces(NamedTuple):
         """What is embedded, in order."""
         return [chunk for chunks in self.chunks for chunk in chunks]
 
-    def puts(self, vectors: Vectors) -> list[Put]:
+    def puts(self, vectors: Vectors) -> list[PutDocument]:
         """Of the unit vectors of `rows`."""
         ends = np.cumsum([len(chunks) for chunks in self.chunks])
         parts = np.split(vectors, ends[:-1])
-        return [Put(*each) for each in zip(self.documents, self.chunks, parts, strict=True)]
+        return [PutDocument(*each) for each in zip(self.documents, self.chunks, parts, strict=True)]
 
 
-class Done(msgspec.Struct, frozen=True):
+class ChangeCounts(msgspec.Struct, frozen=True):
     """What came of changes: documents of which there were none before, that were others before, that are gone."""
 
     new: int = 0
     replaced: int = 0
     deleted: int = 0
 
-    def __add__(self, other: Done) -> Done:
-        return Done(self.new + other.new, self.replaced + other.replaced, self.deleted + other.deleted)
+    def __add__(self, other: ChangeCounts) -> ChangeCounts:
+        return ChangeCounts(self.new + other.new, self.replaced + other.replaced, self.deleted + other.deleted)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from embedship.bundle import Pipeline, Record
+from embedship.bundle import ManifestRecord, ModelSpec
 from embedship.errors import UsageError
 from embedship.serve.documents.store import Chunk, Document, Split
 from embedship.tokens import Tokenizer
@@ -24,21 +24,23 @@ LEAST = 8
 _JOINERS = {"\u200d", "\ufe0e", "\ufe0f"}  # zero-width joiner and the variation selectors, as emoji use them
 
 
-class Chunking(Record, frozen=True):
+class Chunking(ManifestRecord, frozen=True):
     """`tokens`: what a chunk has at most, prompt and special tokens included. Neighbours share at most `overlap`."""
 
     tokens: int
     overlap: int = 0
 
 
-class Span(NamedTuple):
+class TextSpan(NamedTuple):
     """Characters of the document's text, the end excluded."""
 
     start: int
     end: int
 
 
-def split_of(tokenizer: Tokenizer, model: Pipeline, chunking: Chunking | None, with_title: bool) -> Split | None:
+def chunker_for_index(
+    tokenizer: Tokenizer, model: ModelSpec, chunking: Chunking | None, with_title: bool
+) -> Split | None:
     """What cuts the documents of an index; None where they stay whole. Raises UsageError for impossible sizes."""
     if chunking is None:
         return None
@@ -64,19 +66,19 @@ def splitter(tokenizer: Tokenizer, prompt: str, chunking: Chunking, max_tokens: 
         )
 
     def split(documents: Sequence[Document]) -> list[list[Document]]:
-        heads = [before(document) if with_title else "" for document in documents]
+        heads = [title_prefix(document) if with_title else "" for document in documents]
         spans = cut([document.text for document in documents], tokenizer, prompt, chunking, heads)
         return [_chunks(*each) for each in zip(documents, spans, strict=True)]
 
     return split
 
 
-def before(document: Document) -> str:
+def title_prefix(document: Document) -> str:
     """What stands before the text where titles are embedded, too: joined by a space, as BEIR and MTEB do."""
     return f"{document.title} " if document.title else ""
 
 
-def _chunks(document: Document, spans: Sequence[Span]) -> list[Document]:
+def _chunks(document: Document, spans: Sequence[TextSpan]) -> list[Document]:
     return [
         msgspec.structs.replace(document, text=document.text[start:end], chunk=Chunk(number, start, end))
         for number, (start, end) in enumerate(spans)
@@ -85,7 +87,7 @@ def _chunks(document: Document, spans: Sequence[Span]) -> list[Document]:
 
 def cut(
     texts: Sequence[str], tokenizer: Tokenizer, prompt: str, chunking: Chunking, heads: Sequence[str] = ()
-) -> list[list[Span]]:
+) -> list[list[TextSpan]]:
     """The spans of each text, in order, at least one each; a text that fits is one span of all of it.
 
     Embedded with `prompt` and its head (a title and a space, or nothing) before it, no chunk has more than
@@ -95,9 +97,9 @@ def cut(
     heads = heads or [""] * len(texts)
     whole = _count(tokenizer, [head + text for head, text in zip(heads, texts, strict=True)], prompt)
     long = [place for place, tokens in enumerate(whole) if tokens > chunking.tokens]
-    spans = [[Span(0, len(text))] for text in texts]
+    spans = [[TextSpan(0, len(text))] for text in texts]
     for place, bounds in zip(long, tokenizer.offsets([texts[place] for place in long]), strict=True):
-        one = _Text(texts[place], bounds, heads[place], tokenizer, prompt, chunking)
+        one = _LongText(texts[place], bounds, heads[place], tokenizer, prompt, chunking)
         spans[place] = one.spans()
     return spans
 
@@ -107,7 +109,7 @@ def _count(tokenizer: Tokenizer, texts: Sequence[str], prompt: str) -> list[int]
     return [length + lost for length, lost in zip(tokens.lengths, tokens.cut, strict=True)]
 
 
-class _Text:
+class _LongText:
     """One text that is longer than a chunk; `bounds` are the characters of its tokens."""
 
     def __init__(
@@ -131,26 +133,26 @@ class _Text:
                 "raise --chunk, shorten it, or leave out --with-title"
             )
 
-    def spans(self) -> list[Span]:
+    def spans(self) -> list[TextSpan]:
         """By token counts of the whole text first; where a piece alone has more tokens, with care and one by one."""
         spans = self._new(self._walk(lambda first, last: True))
         if max(self._counts(spans)) > self._chunking.tokens:
             spans = self._new(self._walk(self._fits))
         return spans
 
-    def _new(self, walked: Iterable[Span]) -> list[Span]:
+    def _new(self, walked: Iterable[TextSpan]) -> list[TextSpan]:
         """Those that hold more than spaces and what a neighbour holds."""
-        spans: list[Span] = []
+        spans: list[TextSpan] = []
         for span in walked:
             if spans and span.start <= spans[-1].start:
                 spans.pop()
             if span.end > max(span.start, spans[-1].end if spans else 0):
                 spans.append(span)
-        return spans or [Span(0, 0)]
+        return spans or [TextSpan(0, 0)]
 
-    def _walk(self, fits: Callable[[int, int], bool]) -> Iterator[Span]:
+    def _walk(self, fits: Callable[[int, int], bool]) -> Iterator[TextSpan]:
         """Chunk after chunk, from token `first` up to token `last`, the last excluded."""
-        first, before = 0, 0  # `before`: where the chunk before ended
+        first, before = 0, 0  # `title_prefix`: where the chunk before ended
         while before < len(self._bounds):
             last = self._last(first, before, fits)
             if first < before and not fits(first, last):  # what is shared leaves no room for anything new
@@ -214,15 +216,15 @@ class _Text:
         before = max((end for _, end in self._bounds[max(0, token - 4) : token]), default=len(self._text))
         return before <= self._bounds[token][0] < len(self._text)
 
-    def _span(self, first: int, last: int) -> Span:
+    def _span(self, first: int, last: int) -> TextSpan:
         """What no token was made of belongs to the chunk before it; spaces at the ends belong to none."""
         start = self._bounds[first][0] if first else 0
         end = self._bounds[last][0] if last < len(self._bounds) else len(self._text)
         piece = self._text[start:end]
-        return Span(start + len(piece) - len(piece.lstrip()), end - (len(piece) - len(piece.rstrip())))
+        return TextSpan(start + len(piece) - len(piece.lstrip()), end - (len(piece) - len(piece.rstrip())))
 
     def _fits(self, first: int, last: int) -> bool:
         return self._counts([self._span(first, last)])[0] <= self._chunking.tokens
 
-    def _counts(self, spans: Sequence[Span]) -> list[int]:
+    def _counts(self, spans: Sequence[TextSpan]) -> list[int]:
         return _count(self._tokenizer, [self._head + self._text[start:end] for start, end in spans], self._prompt)

@@ -15,7 +15,7 @@ from embedship.serve.documents.store import NUL, Document
 _NAMED = 10  # skipped documents that are named; the others are counted
 
 
-class _Line(msgspec.Struct, frozen=True):
+class _DocumentLine(msgspec.Struct, frozen=True):
     text: str
     id: str | None = None
     beir_id: str | None = msgspec.field(name="_id", default=None)
@@ -23,17 +23,17 @@ class _Line(msgspec.Struct, frozen=True):
     metadata: dict[str, Any] | None = None
 
 
-_KNOWN = {field.encode_name for field in msgspec.structs.fields(_Line)}
+_KNOWN = {field.encode_name for field in msgspec.structs.fields(_DocumentLine)}
 
 
-class Skipped(msgspec.Struct, frozen=True):
+class SkippedDocuments(msgspec.Struct, frozen=True):
     """Documents that were left out because they hold no text, as standard corpora have some."""
 
     documents: int = 0
     ids: tuple[str, ...] = ()  # of the first ones
 
-    def add(self, id: str) -> Skipped:
-        return Skipped(self.documents + 1, (*self.ids, id)[:_NAMED])
+    def add(self, id: str) -> SkippedDocuments:
+        return SkippedDocuments(self.documents + 1, (*self.ids, id)[:_NAMED])
 
     def __str__(self) -> str:
         """How many, and which: "2 (d7, d9)"."""
@@ -41,10 +41,10 @@ class Skipped(msgspec.Struct, frozen=True):
         return f"{self.documents:,} ({', '.join(self.ids)}{more})" if self.documents else "none"
 
 
-NONE_SKIPPED = Skipped()
+NONE_SKIPPED = SkippedDocuments()
 
 
-class Corpus:
+class CorpusFile:
     """A file of documents. Documents without text are skipped and counted, not refused: nothing could find them.
 
     With `with_title` the title is embedded as well, so a document that has only a title is kept.
@@ -53,7 +53,7 @@ class Corpus:
     def __init__(self, path: Path, with_title: bool = False) -> None:
         self._path = path
         self._with_title = with_title
-        self.skipped = Skipped()  # complete once all documents have been read
+        self.skipped = SkippedDocuments()  # complete once all documents have been read
         self.skipped_ids: set[str] = set()
 
     def read(self) -> Iterator[tuple[int, Document]]:
@@ -61,7 +61,7 @@ class Corpus:
 
         Raises UsageError as `jsonl.rows` does, and if no document has text.
         """
-        self.skipped, self.skipped_ids = Skipped(), set()
+        self.skipped, self.skipped_ids = SkippedDocuments(), set()
         found = False
         for number, each in jsonl.rows(self._path, document):
             if has_text(each, self._with_title):
@@ -82,7 +82,7 @@ def has_text(document: Document, with_title: bool) -> bool:
 def document(raw: bytes) -> Document:
     """One line; its text may be empty. Raises ValueError for what is no document."""
     fields = msgspec.json.decode(raw.decode(), type=dict[str, Any])
-    line = msgspec.convert(fields, _Line)
+    line = msgspec.convert(fields, _DocumentLine)
     id = line.id if line.id is not None else line.beir_id
     if not id:
         raise ValueError("it needs a non-empty `id` (or `_id`)")

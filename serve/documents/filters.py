@@ -66,14 +66,14 @@ Filter = dict[str, Scalar | Condition]
 MOST_CONDITIONS, MOST_VALUES = 64, 4_096
 
 
-class Query(NamedTuple):
+class SqlQuery(NamedTuple):
     """A statement that yields rows, and what is bound to its question marks."""
 
     statement: str
     values: tuple[Any, ...]
 
 
-def facts(metadata: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Scalar]]:
+def metadata_pairs(metadata: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Scalar]]:
     """Yield (name, value) for every scalar; null is no fact.
 
     >>> list(facts({"year": 2001, "tag": ["a", "b"], "by": {"name": "x"}}))
@@ -81,7 +81,7 @@ def facts(metadata: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
     """
     for name, value in metadata.items():
         if isinstance(value, dict):
-            yield from facts(value, f"{prefix}{name}.")
+            yield from metadata_pairs(value, f"{prefix}{name}.")
         else:
             for each in value if isinstance(value, list) else [value]:
                 if isinstance(each, str | int | float):
@@ -104,14 +104,16 @@ def demand(wanted: Filter) -> None:
         raise FilterError(f"filter: {values:,} values in lists (`in`); {MOST_VALUES:,} are the most")
 
 
-def query(wanted: Filter) -> Query:
+def query(wanted: Filter) -> SqlQuery:
     """The rows that meet every condition. Raises FilterError for too many."""
     demand(wanted)
     parts = [part for name, condition in wanted.items() for part in _parts(name, condition)]
-    return Query(" INTERSECT ".join(part.statement for part in parts), tuple(v for part in parts for v in part.values))
+    return SqlQuery(
+        " INTERSECT ".join(part.statement for part in parts), tuple(v for part in parts for v in part.values)
+    )
 
 
-def _parts(name: str, condition: Scalar | Condition) -> Iterator[Query]:
+def _parts(name: str, condition: Scalar | Condition) -> Iterator[SqlQuery]:
     if not isinstance(condition, Condition):
         yield _rows(name, "value = ?", bound(condition))
         return
@@ -131,5 +133,5 @@ def limits_of(condition: Condition) -> tuple[tuple[str, Limit | None], ...]:
     return (">", condition.gt), (">=", condition.gte), ("<", condition.lt), ("<=", condition.lte)
 
 
-def _rows(name: str, test: str, *values: Scalar) -> Query:
-    return Query(f"SELECT row FROM facts WHERE name = ? AND {test}", (name, *values))  # noqa: S608 - `test` is ours, values are bound
+def _rows(name: str, test: str, *values: Scalar) -> SqlQuery:
+    return SqlQuery(f"SELECT row FROM facts WHERE name = ? AND {test}", (name, *values))  # noqa: S608 - `test` is ours, values are bound

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from embedship.errors import UnsafeError, UsageError
-from embedship.ranking import Hits
+from embedship.ranking import RankedRows
 from embedship.serve import interruption
 from embedship.serve.documents import filters
 from embedship.serve.documents.filters import Allowed, Filter, UnknownField
@@ -70,7 +70,7 @@ def _has_fts5(connection: sqlite3.Connection) -> bool:
     return connection.execute("SELECT 1 FROM pragma_module_list WHERE name = 'fts5'").fetchone() is not None
 
 
-class Words:
+class KeywordIndex:
     """Thread-safe: one connection behind a lock, and not that of the documents, which are fetched in microseconds."""
 
     def __init__(self, connection: sqlite3.Connection, size: int) -> None:
@@ -101,7 +101,7 @@ class Words:
                 self._version, self._size = version, size
                 self._masks.clear()
 
-    def search(self, texts: Sequence[str], k: int, wanted: Filter | None = None) -> Hits:
+    def search(self, texts: Sequence[str], k: int, wanted: Filter | None = None) -> RankedRows:
         """The k best rows of each text by BM25 (k1 1.2, b 0.75), among those that meet the filter.
 
         Scores are BM25's, larger is better; they compare the rows of one text and nothing else. A text without a
@@ -110,7 +110,9 @@ class Words:
         self._require_known(wanted)
         among = filters.query(wanted) if wanted else None
         statement = _SEARCH.format(among=f"AND rowid IN ({among.statement})" if among else "")
-        found = Hits(np.full((len(texts), k), -1, dtype=np.int64), np.full((len(texts), k), -np.inf, dtype=np.float32))
+        found = RankedRows(
+            np.full((len(texts), k), -1, dtype=np.int64), np.full((len(texts), k), -np.inf, dtype=np.float32)
+        )
         for place, text in enumerate(texts):
             interruption.check()
             if asked := expression(text):

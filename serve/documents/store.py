@@ -77,7 +77,7 @@ class Document(msgspec.Struct, frozen=True):
     chunk: Chunk | None = None  # then `text` is that of the chunk
 
 
-def same(one: Document, other: Document) -> bool:
+def same_content(one: Document, other: Document) -> bool:
     """Word for word, names in any order: to Python 1, 1.0 and true are equal, to who reads metadata they are not."""
     metadata, others = (msgspec.json.encode(each.metadata, order="sorted") for each in (one, other))
     return one == other and metadata == others
@@ -86,10 +86,10 @@ def same(one: Document, other: Document) -> bool:
 Split = Callable[[Sequence[Document]], list[list[Document]]]  # documents -> the chunks of each
 
 
-class Documents:
+class DocumentStore:
     """Thread-safe: one connection behind a lock. Fetching ten documents holds it for some 15 us.
 
-    `size`, `firsts` and `count` are of a file that never changes: they are read once.
+    `size`, `first_rows` and `count` are of a file that never changes: they are read once.
     """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -125,7 +125,7 @@ class Documents:
         with self._lock:
             return frozenset(id for (id,) in self._connection.execute("SELECT id FROM documents WHERE number = 0"))
 
-    def uncut(self, ids: Sequence[str]) -> dict[str, Document]:
+    def full_texts(self, ids: Sequence[str]) -> dict[str, Document]:
         """All of each of these documents, however it was cut; an unknown one is left out."""
         with self._lock:
             found = self._connection.execute(_UNCUT, [msgspec.json.encode(ids).decode()]).fetchall()
@@ -144,7 +144,7 @@ class Documents:
         size = self.size
         with self._lock:
             (most,) = self._connection.execute("SELECT max(number) FROM documents").fetchone()
-            return firsts(self._connection, 0, size) if most else None
+            return first_rows(self._connection, 0, size) if most else None
 
     @property
     def count(self) -> int:
@@ -163,7 +163,7 @@ class Documents:
             self._connection.close()
 
 
-def firsts(connection: sqlite3.Connection, start: int, stop: int) -> NDArray[np.uint32]:
+def first_rows(connection: sqlite3.Connection, start: int, stop: int) -> NDArray[np.uint32]:
     """(stop - start,) the first row of the document of each of these rows; of a row that is not there, itself."""
     found = np.arange(start, stop, dtype=np.uint32)
     rows = connection.execute("SELECT row, row - number FROM documents WHERE row >= ? AND row < ?", (start, stop))
@@ -283,7 +283,7 @@ def insert(connection: sqlite3.Connection, row: int, line: int, document: Docume
     number, start, end = (0, None, None) if (chunk := document.chunk) is None else msgspec.structs.astuple(chunk)
     values = (row, line, document.id, document.text, document.title, metadata, number, start, end)
     connection.execute(_INSERT, values)
-    connection.executemany(filters.INSERT, [(*fact, row) for fact in filters.facts(document.metadata)])
+    connection.executemany(filters.INSERT, [(*fact, row) for fact in filters.metadata_pairs(document.metadata)])
 
 
 def _document(

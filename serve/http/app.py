@@ -10,12 +10,12 @@ from typing import Any
 
 import msgspec
 
-from embedship.serve.api_keys import ADMIN, WRITE, Keys
+from embedship.serve.api_keys import ADMIN, WRITE, ApiKeys
 from embedship.serve.browser_guard import BrowserGuard
 from embedship.serve.errors import (
-    ANSWERS,
+    ERROR_MAPPINGS,
+    ApiDialect,
     EngineFailed,
-    Family,
     Forbidden,
     Internal,
     RequestError,
@@ -26,39 +26,39 @@ from embedship.serve.errors import (
 )
 from embedship.serve.http import deadline
 from embedship.serve.http.messages import (
-    Call,
+    DisconnectWatcher,
     Headers,
-    Presence,
     Receive,
-    Reply,
+    RequestInfo,
+    Response,
     Route,
     Scope,
     Send,
-    answer,
     decode,
-    read,
+    read_body,
+    send_response,
 )
 from embedship.serve.http.routes import LOST, routes
-from embedship.serve.service.reload import Reload
-from embedship.serve.service.service import Service
-from embedship.serve.service.state import House
+from embedship.serve.service.reload import Reloader
+from embedship.serve.service.service import ModelService
+from embedship.serve.service.state import ServerState
 from embedship.serve.telemetry import logs
 from embedship.serve.telemetry.metrics import OTHER
-from embedship.serve.telemetry.request_context import NOW, Phase, Visit
-from embedship.serve.telemetry.tracing import Traces
+from embedship.serve.telemetry.request_context import RequestContext, RequestPhase, current_request
+from embedship.serve.telemetry.tracing import RequestTracer
 
 logger = logging.getLogger(__name__)
 
 
 _ENDED = "The server had to end before this request was answered: send it again, to another one."
 
-Offer = Callable[[House, Service, Reload], tuple[Route, ...]]
+RouteFactory = Callable[[ServerState, ModelService, Reloader], tuple[Route, ...]]
 
 
-class Face:
+class RouteTable:
     """The routes of one service, and the headers that say whose answer it is."""
 
-    def __init__(self, house: House, service: Service, found: tuple[Route, ...]) -> None:
+    def __init__(self, house: ServerState, service: ModelService, found: tuple[Route, ...]) -> None:
         self.service = service
         self.paths: dict[str, dict[str, Route]] = {}
         for route in found:
@@ -69,7 +69,7 @@ class Face:
         }
         self.counted = {route.path: route.part_of or route.path for route in found}
         self.apart = {route.path: route.apart for route in found if route.apart}
-        house.metrics.expect(dict.fromkeys((*self.counted.values(), *self.apart.values())))
+        house.metrics.preregister_routes(dict.fromkeys((*self.counted.values(), *self.apart.values())))
         self.always: Headers = ((b"x-embedship-fingerprint", service.bundle.fingerprint.encode()),)
         self.closing: Headers = (*self.always, (b"connection", b"close"))
 
@@ -80,11 +80,11 @@ class Face:
                 return template, path[len(tail) :]
         return path, ""
 
-    def family(self, method: str, path: str) -> Family:
+    def family(self, method: str, path: str) -> ApiDialect:
         """Whose shape an error takes: the route's; where there is none, as LOST says."""
         methods = self.paths.get(path)
         if methods is None:
-            return LOST.get(_home(path), Family.FLAT)
+            return LOST.get(_path_prefix(path), ApiDialect.FLAT)
         return (methods.get(method) or next(iter(methods.values()))).family
 
     def route(self, method: str, path: str) -> Route:
@@ -104,7 +104,7 @@ class Face:
 class App:
     """One a listener; any ASGI server runs it, and tests call it through httpx.ASGITransport."""
 
-    def __init__(self, house: House, traces: Traces | None = None, offer: Offer = routes) -> None:
+    def __init__(self, house: ServerState, traces: RequestTracer | None = None, offer: RouteFactory = routes) -> None:
         self._house = house
         self._offer = offer
         self._metrics = house.metrics
@@ -114,69 +114,71 @@ class App:
         self._browsers = BrowserGuard.parse(house.settings.allowed_hosts)
         self._limit = house.settings.max_body_bytes
         self._seconds = house.settings.request_seconds
-        self.reload = Reload(house)
-        self._face = self._facing(house.service)
-        self._prepared: dict[Service, Face] = {}  # of services that are about to answer
+        self.reload = Reloader(house)
+        self._face = self._build_route_table(house.service)
+        self._prepared: dict[ModelService, RouteTable] = {}  # of services that are about to answer
         house.prepared_by(self._prepare)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise NotImplementedError(f"only HTTP is spoken here, not {scope['type']}")
-        face = self._now()
-        face.service.enter()
+        face = self._current_route_table()
+        face.service.request_started()
         try:
-            await self._answer(face, scope, receive, send)
+            await self._handle_request(face, scope, receive, send)
         finally:
-            face.service.leave()
+            face.service.request_finished()
 
-    def _now(self) -> Face:
+    def _current_route_table(self) -> RouteTable:
         """Of the service that answers now. A request keeps the one it got, whatever happens meanwhile."""
         if self._face.service is not self._house.service:
             self._face = self._prepared.pop(self._house.service)
         return self._face
 
-    def _prepare(self, service: Service) -> None:
+    def _prepare(self, service: ModelService) -> None:
         """Called before `service` answers, off the event loop: routes, decoders and OpenAPI take tens of ms."""
         now = self._house.service
         kept = {known: face for known, face in self._prepared.items() if known is now}
-        self._prepared = {**kept, service: self._facing(service)}
+        self._prepared = {**kept, service: self._build_route_table(service)}
 
-    def _facing(self, service: Service) -> Face:
-        return Face(self._house, service, self._offer(self._house, service, self.reload))
+    def _build_route_table(self, service: ModelService) -> RouteTable:
+        return RouteTable(self._house, service, self._offer(self._house, service, self.reload))
 
-    def refuse(self, error: RequestError, path: str) -> Reply:
+    def refuse(self, error: RequestError, path: str) -> Response:
         """The answer to a request that is not let in, or only in part."""
-        face, visit = self._now(), Visit(())
+        face, visit = self._current_route_table(), RequestContext(())
         reply = self._refusal(error, face.family("", path), visit)
         return reply._replace(headers=(*face.closing, *visit.headers(), *reply.headers))
 
-    async def _answer(self, face: Face, scope: Scope, receive: Receive, send: Send) -> None:
-        visit = Visit(scope["headers"])
+    async def _handle_request(self, face: RouteTable, scope: Scope, receive: Receive, send: Send) -> None:
+        visit = RequestContext(scope["headers"])
         path, rest = scope["path"], ""
         if path not in face.paths:
             path, rest = face.template(path)
-        entered = NOW.set(visit)
+        entered = current_request.set(visit)
         try:
-            reply = await self._replied(face, visit, scope, receive, path, rest)
+            reply = await self._handle_errors(face, visit, scope, receive, path, rest)
             always = face.closing if self._drain.draining else face.always
-            await answer(send, reply, (*always, *visit.headers()))
-            self._seen(face, visit, scope, path, reply.status)
+            await send_response(send, reply, (*always, *visit.headers()))
+            self._record_request(face, visit, scope, path, reply.status)
         finally:
-            NOW.reset(entered)
+            current_request.reset(entered)
 
-    def _seen(self, face: Face, visit: Visit, scope: Scope, path: str, status: int) -> None:
+    def _record_request(self, face: RouteTable, visit: RequestContext, scope: Scope, path: str, status: int) -> None:
         """Its last byte has been sent."""
         route, seconds = face.counted.get(path, OTHER), time.perf_counter() - visit.began
         self._metrics.answered(face.apart[path] if visit.apart else route, status, seconds)
         if self._accesses:
-            logs.access(visit, scope["method"], route, status, seconds)
+            logs.log_access(visit, scope["method"], route, status, seconds)
         if self._traces and scope["method"] == "POST":  # the others are probes
-            self._traces.saw(visit, scope, route, status, seconds)
+            self._traces.record_request(visit, scope, route, status, seconds)
 
-    async def _replied(self, face: Face, visit: Visit, scope: Scope, receive: Receive, path: str, rest: str) -> Reply:
+    async def _handle_errors(
+        self, face: RouteTable, visit: RequestContext, scope: Scope, receive: Receive, path: str, rest: str
+    ) -> Response:
         method = scope["method"]
         try:
-            return await self._reply(face, visit, scope, receive, path, rest)
+            return await self._authorise_and_read(face, visit, scope, receive, path, rest)
         except RequestError as error:
             return self._refusal(error, face.family(method, path), visit)
         except asyncio.CancelledError:  # by the end of the event loop: who leaves or is late is a RequestError
@@ -186,31 +188,35 @@ class App:
             failure = Internal("The server failed on this request; its log says why.")
             return self._refusal(failure, face.family(method, path), visit)
 
-    async def _reply(self, face: Face, visit: Visit, scope: Scope, receive: Receive, path: str, rest: str) -> Reply:
-        route, call = face.route(scope["method"], path), Call(scope["headers"], rest)
+    async def _authorise_and_read(
+        self, face: RouteTable, visit: RequestContext, scope: Scope, receive: Receive, path: str, rest: str
+    ) -> Response:
+        route, call = face.route(scope["method"], path), RequestInfo(scope["headers"], rest)
         if not route.open:
             self._authorise(route, scope)
-        if not route.works:
+        if not route.has_deadline:
             return await route.handle(None, call)
         self._drain.enter()
         try:
             # Before its time begins: how long a body takes is its client's doing, and the listener's to limit.
-            raw = await read(scope, receive, min(self._limit, route.body_bytes or self._limit))
+            raw = await read_body(scope, receive, min(self._limit, route.body_bytes or self._limit))
             if route.admin:  # a reload takes as long as it takes
-                return await self._work(face, visit, route, call, raw, receive)
-            async with deadline.within(deadline.limit_of(scope["headers"], self._seconds)):
-                return await self._work(face, visit, route, call, raw, receive)
+                return await self._decode_and_dispatch(face, visit, route, call, raw, receive)
+            async with deadline.enforce_timeout(deadline.timeout_from_headers(scope["headers"], self._seconds)):
+                return await self._decode_and_dispatch(face, visit, route, call, raw, receive)
         finally:
             self._drain.leave()
 
-    async def _work(self, face: Face, visit: Visit, route: Route, call: Call, raw: bytes, receive: Receive) -> Reply:
+    async def _decode_and_dispatch(
+        self, face: RouteTable, visit: RequestContext, route: Route, call: RequestInfo, raw: bytes, receive: Receive
+    ) -> Response:
         request = None if route.takes is None else decode(face.decoders[route.takes], raw)
-        visit.mark(Phase.READ)
-        with Presence(receive):
+        visit.mark(RequestPhase.READ)
+        with DisconnectWatcher(receive):
             reply = await route.handle(request, call)
         if len(visit.marks) > 1:  # it did more than read: nothing else has an answer to write
             since = visit.marks[-1][1]
-            visit.mark(Phase.SERIALISE)
+            visit.mark(RequestPhase.SERIALISE)
             self._metrics.serialise_seconds.observe(visit.marks[-1][1] - since)
         return reply
 
@@ -232,7 +238,7 @@ class App:
             )
         keys.require(headers)
 
-    def _keys(self, route: Route) -> Keys:
+    def _keys(self, route: Route) -> ApiKeys:
         if route.writes:
             return self._writers(route)
         if not route.admin:
@@ -244,7 +250,7 @@ class App:
             )
         return self._house.admin
 
-    def _writers(self, route: Route) -> Keys:
+    def _writers(self, route: Route) -> ApiKeys:
         if not self._house.writers:
             raise Forbidden(
                 f"{route.method} {route.path} asks for a write key, and this server has none: start it with "
@@ -252,12 +258,12 @@ class App:
             )
         return self._house.writers
 
-    def _refusal(self, error: RequestError, family: Family, visit: Visit) -> Reply:
-        self._metrics.refused(error)
+    def _refusal(self, error: RequestError, family: ApiDialect, visit: RequestContext) -> Response:
+        self._metrics.count_error(error)
         headers = tuple((name.lower().encode(), value.encode()) for name, value in error.headers.items())
-        return Reply(body(error, family, visit.id), ANSWERS[type(error)].status(family), headers=headers)
+        return Response(body(error, family, visit.id), ERROR_MAPPINGS[type(error)].status(family), headers=headers)
 
 
-def _home(path: str) -> str:
+def _path_prefix(path: str) -> str:
     """/v1 of /v1/embeddings."""
     return path[: path.find("/", 1)] if "/" in path[1:] else path

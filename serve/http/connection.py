@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from embedship.serve.errors import Crowded, HeadTooLarge, Malformed, RequestError
-from embedship.serve.http.messages import LATE, NOSNIFF, Reply
-from embedship.serve.telemetry.metrics import Cut
+from embedship.serve.errors import HeadTooLarge, InvalidJson, RequestError, TooManyConnections
+from embedship.serve.http.messages import BODY_TIMEOUT, NOSNIFF, Response
+from embedship.serve.telemetry.metrics import CloseReason
 
 if TYPE_CHECKING:
     pass
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ConnectionLimits:
     """Of every connection, and of all together; the settings of the same names say what each is for."""
 
     connections: int = 1_024
@@ -37,25 +37,28 @@ class Limits:
     max_unread_bytes: int = 256 * 1024 * 1024
 
 
-class Gate:
+class ConnectionLimiter:
     """What the connections of one listener share. `refuse` gives the answer to a path that the app is not asked for."""
 
     def __init__(
-        self, limits: Limits, refuse: Callable[[RequestError, str], Reply], cut: Callable[[Cut], object]
+        self,
+        limits: ConnectionLimits,
+        refuse: Callable[[RequestError, str], Response],
+        cut: Callable[[CloseReason], object],
     ) -> None:
         self.limits = limits
         self.refuse = refuse
         self.cut = cut
         self.lingering = 0  # connections that were refused, and whose clients have not left yet
-        self._unread: dict[Connection, None] = {}  # in the order in which they stopped to read
+        self._unread: dict[HttpConnection, None] = {}  # in the order in which they stopped to read
 
-    def stuck(self, connection: Connection) -> None:
+    def writing_paused(self, connection: HttpConnection) -> None:
         """Its client does not read as fast as it is answered. Who has not read for longest makes room for others."""
         self._unread[connection] = None
         while len(self._unread) > 1 and sum(each.unread for each in self._unread) > self.limits.max_unread_bytes:
-            next(iter(self._unread)).cut(Cut.UNREAD)
+            next(iter(self._unread)).cut(CloseReason.UNREAD)
 
-    def flows(self, connection: Connection) -> None:
+    def writing_resumed(self, connection: HttpConnection) -> None:
         self._unread.pop(connection, None)
 
 
@@ -70,12 +73,12 @@ _LINGER_SECONDS = 2.0
 _FRAMING = 2
 
 
-class Connection(HttpToolsProtocol):
+class HttpConnection(HttpToolsProtocol):
     """`gate` is set in a subclass, one a listener. A message that comes in one piece costs no timer."""
 
-    gate: Gate
-    _part: Cut | None = None  # HEAD or BODY, while that is on its way
-    _timed: Cut | None = None  # what `_timer` waits for
+    gate: ConnectionLimiter
+    _part: CloseReason | None = None  # HEAD or BODY, while that is on its way
+    _timed: CloseReason | None = None  # what `_timer` waits for
     _timer: asyncio.TimerHandle | None = None
     _reading: asyncio.TimerHandle | None = None  # until the client must have read
     _extra = False  # came when the limit was reached
@@ -108,10 +111,10 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         self.url = b""
         if self._over + self.gate.lingering > PROBE_CONNECTIONS:
-            self._turn_away()
+            self._refuse_immediately()
         else:
             self._extra = self._over > 0
-            self._wait_for(Cut.HEAD)
+            self._wait_for(CloseReason.HEAD)
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
@@ -119,7 +122,7 @@ class Connection(HttpToolsProtocol):
         idle, self._begun, self._chunk = self._part is None, 0, len(data)
         super().data_received(data)
         if self._part is None and not self._begun and self._timed is None:
-            self._part = Cut.HEAD  # empty lines, that uvicorn takes for a sign of life
+            self._part = CloseReason.HEAD  # empty lines, that uvicorn takes for a sign of life
         if self._part is not None and not self._refused:
             # Whose all of this chunk is: of a message that began with it, or of one that began before.
             self._unfinished(self._chunk if self._begun == int(idle) else 0)
@@ -127,12 +130,12 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._stop()
-        self._part, self._bytes, self._begun = Cut.HEAD, 0, self._begun + 1
+        self._part, self._bytes, self._begun = CloseReason.HEAD, 0, self._begun + 1
 
     def on_headers_complete(self) -> None:
         self._stop()
-        self._part = Cut.BODY
-        self._error = self._objection()
+        self._part = CloseReason.BODY
+        self._error = self._rejection()
         if self._error:
             raise self._error  # the parser stops, and uvicorn asks for a 400
         super().on_headers_complete()
@@ -145,42 +148,42 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(self._error or Malformed("This is not HTTP/1.1: the request cannot be read."))
+        self._refuse(self._error or InvalidJson("This is not HTTP/1.1: the request cannot be read."))
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self.transport.is_closing():
-            self._must_read()
+            self._start_read_timer()
 
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
-        self._must_read()
+        self._start_read_timer()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._must_read()
-        self.gate.stuck(self)
+        self._start_read_timer()
+        self.gate.writing_paused(self)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self.gate.flows(self)
+        self.gate.writing_resumed(self)
         if not self.transport.is_closing():
-            self._has_read()
+            self._stop_read_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop()
-        self._has_read()
-        self.gate.flows(self)
+        self._stop_read_timer()
+        self.gate.writing_resumed(self)
         self.gate.lingering -= self._lingers
         super().connection_lost(exc)
 
-    def cut(self, why: Cut) -> None:
+    def cut(self, why: CloseReason) -> None:
         """At once, with what was not read."""
-        self.gate.flows(self)
+        self.gate.writing_resumed(self)
         self.gate.cut(why)
         self.transport.abort()
 
-    def _objection(self) -> RequestError | None:
+    def _rejection(self) -> RequestError | None:
         limits = self.gate.limits
         if len(self.headers) > limits.max_head_fields or self._head_bytes() > limits.max_head_bytes:
             return _head_too_large(limits)
@@ -197,26 +200,26 @@ class Connection(HttpToolsProtocol):
     def _unfinished(self, size: int) -> None:
         limits = self.gate.limits
         self._bytes += size
-        if self._part is Cut.HEAD and self._bytes > limits.max_head_bytes:
+        if self._part is CloseReason.HEAD and self._bytes > limits.max_head_bytes:
             self._refuse(_head_too_large(limits))
         elif self._bytes > limits.max_head_bytes + _FRAMING * limits.max_body_bytes:
-            self.cut(Cut.BODY)
+            self.cut(CloseReason.BODY)
         elif self._part is not self._timed and self._part is not None:
             self._wait_for(self._part)
 
-    def _wait_for(self, part: Cut) -> None:
+    def _wait_for(self, part: CloseReason) -> None:
         self._stop()
         limits = self.gate.limits
-        seconds = limits.head_seconds if part is Cut.HEAD else limits.body_seconds
-        self._timed, self._timer = part, self.loop.call_later(seconds, self._late, part)
+        seconds = limits.head_seconds if part is CloseReason.HEAD else limits.body_seconds
+        self._timed, self._timer = part, self.loop.call_later(seconds, self._on_timeout, part)
 
-    def _late(self, part: Cut) -> None:
+    def _on_timeout(self, part: CloseReason) -> None:
         if not self._answering:
             self.cut(part)
             return
         # Pipelined, it may wait for the answer before it, and is not even read until then.
-        if part is Cut.BODY and not self.pipeline:
-            self.scope[LATE] = True  # type: ignore[literal-required]
+        if part is CloseReason.BODY and not self.pipeline:
+            self.scope[BODY_TIMEOUT] = True  # type: ignore[literal-required]
             self.cycle.keep_alive = False
             self.cycle.message_event.set()
         self._wait_for(part)
@@ -226,11 +229,11 @@ class Connection(HttpToolsProtocol):
             self._timer.cancel()
             self._timer = self._timed = None
 
-    def _must_read(self) -> None:
+    def _start_read_timer(self) -> None:
         if self._reading is None:
-            self._reading = self.loop.call_later(self.gate.limits.answer_seconds, self.cut, Cut.UNREAD)
+            self._reading = self.loop.call_later(self.gate.limits.answer_seconds, self.cut, CloseReason.UNREAD)
 
-    def _has_read(self) -> None:
+    def _stop_read_timer(self) -> None:
         if self._reading:
             self._reading.cancel()
             self._reading = None
@@ -248,7 +251,7 @@ class Connection(HttpToolsProtocol):
         self.transport.write_eof()
         self._timer = self.loop.call_later(_LINGER_SECONDS, self.transport.abort)
 
-    def _turn_away(self) -> None:
+    def _refuse_immediately(self) -> None:
         """Without waiting for anything: a flood must not hold file descriptors."""
         self._refused = True
         self.connections.discard(self)
@@ -260,22 +263,22 @@ class Connection(HttpToolsProtocol):
         self.transport.write(_written(self.gate.refuse(error, path)))
 
 
-def _head_too_large(limits: Limits) -> HeadTooLarge:
+def _head_too_large(limits: ConnectionLimits) -> HeadTooLarge:
     return HeadTooLarge(
         f"The head of the request has more than {limits.max_head_bytes} bytes or {limits.max_head_fields} fields: send "
         "fewer and shorter headers."
     )
 
 
-def _crowded(limits: Limits) -> Crowded:
-    return Crowded(
+def _crowded(limits: ConnectionLimits) -> TooManyConnections:
+    return TooManyConnections(
         f"This server holds {limits.connections} connections, as many as it takes: use them again, or come back in "
         "1 s.",
         headers={"Retry-After": "1"},
     )
 
 
-def _written(reply: Reply) -> bytes:
+def _written(reply: Response) -> bytes:
     headers = [(b"content-type", reply.content_type), (b"content-length", b"%d" % len(reply.body)), NOSNIFF]
     headers += reply.headers
     lines = [f"HTTP/1.1 {reply.status} {http.HTTPStatus(reply.status).phrase}".encode()]

@@ -7,29 +7,29 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-from embedship.serve.errors import Expired, Invalid, TimedOut
+from embedship.serve.errors import ClientDeadlineExceeded, Invalid, ServerDeadlineExceeded
 
 HEADER = b"x-request-timeout-ms"
 
 
-class Limit(NamedTuple):
+class RequestTimeout(NamedTuple):
     seconds: float
     chosen: bool  # by the client; otherwise it is the server's own, and who is late is the server
 
 
-def limit_of(headers: Iterable[tuple[bytes, bytes]], most: float) -> Limit:
+def timeout_from_headers(headers: Iterable[tuple[bytes, bytes]], most: float) -> RequestTimeout:
     """Raises Invalid for a header that is no whole number above 0."""
     given = next((value for name, value in headers if name == HEADER), None)
     if given is None:
-        return Limit(most, chosen=False)
+        return RequestTimeout(most, chosen=False)
     if not (given.isdigit() and len(given) < 10 and int(given)):
         raise Invalid("X-Request-Timeout-Ms: give whole milliseconds, 1 or more.")
     seconds = int(given) / 1000
-    return Limit(min(most, seconds), chosen=seconds < most)
+    return RequestTimeout(min(most, seconds), chosen=seconds < most)
 
 
 @asynccontextmanager
-async def within(limit: Limit) -> AsyncIterator[None]:
+async def enforce_timeout(limit: RequestTimeout) -> AsyncIterator[None]:
     """Raise Expired or TimedOut, inside and at once, when the time is up.
 
     The claim on texts that wait in the lanes ends with it: they are dropped before they cost anything.
@@ -42,5 +42,5 @@ async def within(limit: Limit) -> AsyncIterator[None]:
             raise
         less = f"No answer within {limit.seconds:g} s: send fewer texts a request, or allow more time"
         if limit.chosen:
-            raise Expired(f"{less} (X-Request-Timeout-Ms).") from None
-        raise TimedOut(f"{less} (--request-seconds).") from None
+            raise ClientDeadlineExceeded(f"{less} (X-Request-Timeout-Ms).") from None
+        raise ServerDeadlineExceeded(f"{less} (--request-seconds).") from None

@@ -18,15 +18,15 @@ _SCALE = np.array([10.0 ** max(0, math.ceil((24 - e) * math.log10(2))) for e in 
 _ENCODE = msgspec.json.Encoder().encode
 
 
-def rounded(vectors: Vectors) -> npt.NDArray[np.float64]:
+def shortest_decimals(vectors: Vectors) -> npt.NDArray[np.float64]:
     """The same numbers, as float64 whose shortest representation is the decimal to print."""
     scale = _SCALE[np.frexp(vectors)[1] - _LOWEST]
     return np.asarray(np.rint(vectors * scale) / scale)
 
 
-def rows(vectors: Vectors) -> list[list[float]]:
+def to_json_rows(vectors: Vectors) -> list[list[float]]:
     """Each row as a JSON array, written already, typed as what it stands for.
 
     Row by row, so that a long answer lets other threads run in between.
     """
-    return cast("list[list[float]]", [msgspec.Raw(_ENCODE(row.tolist())) for row in rounded(vectors)])
+    return cast("list[list[float]]", [msgspec.Raw(_ENCODE(row.tolist())) for row in shortest_decimals(vectors)])

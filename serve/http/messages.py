@@ -13,8 +13,16 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 import msgspec
 
-from embedship.serve.errors import ClientGone, Family, Invalid, Malformed, RequestError, SlowBody, TooLarge
-from embedship.serve.telemetry.request_context import Lane
+from embedship.serve.errors import (
+    ApiDialect,
+    ClientDisconnected,
+    Invalid,
+    InvalidJson,
+    RequestError,
+    SlowBody,
+    TooLarge,
+)
+from embedship.serve.telemetry.request_context import Priority
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -27,7 +35,7 @@ JSON = b"application/json"
 NOSNIFF = (b"x-content-type-options", b"nosniff")
 
 # In the scope of a request whose body has not come in time; whoever reads it is told so by an empty message.
-LATE = "embedship.late"
+BODY_TIMEOUT = "embedship.late"
 
 # Most answers leave before this, and never pay for the task that watches their client.
 WATCH_AFTER_SECONDS = 0.05
@@ -38,14 +46,14 @@ _IDS_CURE = (
 )
 
 
-class Reply(NamedTuple):
+class Response(NamedTuple):
     body: bytes
     status: int = 200
     content_type: bytes = JSON
     headers: Headers = ()
 
 
-class Call(NamedTuple):
+class RequestInfo(NamedTuple):
     """What a handler may want to know of a request beside its body."""
 
     headers: Sequence[tuple[bytes, bytes]]  # names in lower case, as ASGI has them
@@ -58,15 +66,15 @@ class Call(NamedTuple):
         return None
 
     @property
-    def lane(self) -> Lane | None:
+    def lane(self) -> Priority | None:
         """The lane the client asks for; without the header, the size of the request says it."""
         asked = self.header(b"x-embedship-lane")
         if asked is None:
             return None
         try:
-            return Lane(asked.strip().lower())
+            return Priority(asked.strip().lower())
         except ValueError:
-            raise Invalid(f"X-Embedship-Lane: {asked!r} is no lane; there are: {', '.join(Lane)}.") from None
+            raise Invalid(f"X-Embedship-Lane: {asked!r} is no lane; there are: {', '.join(Priority)}.") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +84,10 @@ class Route:
     method: str
     path: str
     summary: str
-    handle: Callable[[Any, Call], Awaitable[Reply]]
+    handle: Callable[[Any, RequestInfo], Awaitable[Response]]
     takes: Any = None  # a msgspec.Struct, or nothing
     gives: Any = None  # None: text, of the kind `media`
-    family: Family = Family.FLAT
+    family: ApiDialect = ApiDialect.FLAT
     errors: tuple[type[RequestError], ...] = ()
     unready: bool = False  # may answer 503 in the shape of `gives`
     body_bytes: int | None = None  # most bytes it takes, where that is less than the server does
@@ -99,7 +107,7 @@ class Route:
         return head if brace else None
 
     @property
-    def works(self) -> bool:
+    def has_deadline(self) -> bool:
         """Whether it has a deadline and keeps a draining server alive. The others are probes, and answer at once."""
         return self.takes is not None or self.slow
 
@@ -107,7 +115,7 @@ class Route:
 Body = TypeVar("Body")
 
 
-async def read(scope: Scope, receive: Receive, limit: int) -> bytes:
+async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     """The whole body. Raises TooLarge as soon as it is known to be, SlowBody or ClientGone if it never ends."""
     for name, value in scope["headers"]:
         if name == b"content-length" and int(value) > limit:
@@ -116,8 +124,8 @@ async def read(scope: Scope, receive: Receive, limit: int) -> bytes:
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise ClientGone("The connection was closed in the middle of the body.")
-        if LATE in scope:
+            raise ClientDisconnected("The connection was closed in the middle of the body.")
+        if BODY_TIMEOUT in scope:
             raise SlowBody("The body did not come in time (--body-seconds): send it faster, or fewer texts a request.")
         parts.append(message.get("body", b""))
         size, more = size + len(parts[-1]), message.get("more_body", False)
@@ -133,15 +141,15 @@ def _too_large(limit: int) -> TooLarge:
 def decode(decoder: msgspec.json.Decoder[Body], raw: bytes) -> Body:
     """Raises Malformed or Invalid, with the path of the field at fault."""
     if not raw.strip():
-        raise Malformed("The body is empty: send a JSON object.")
+        raise InvalidJson("The body is empty: send a JSON object.")
     try:
         return decoder.decode(raw)
     except msgspec.ValidationError as error:
         raise _invalid(str(error), decoder.type) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Malformed(f"The body is not valid JSON in UTF-8: {error}.{_surrogate(raw)}") from None
+        raise InvalidJson(f"The body is not valid JSON in UTF-8: {error}.{_surrogate(raw)}") from None
     except RecursionError:
-        raise Malformed("The body is nested too deeply.") from None
+        raise InvalidJson("The body is nested too deeply.") from None
 
 
 def _surrogate(raw: bytes) -> str:
@@ -163,14 +171,14 @@ def _invalid(message: str, struct: Any) -> Invalid:
     return Invalid(f"{where}: {problem}.{cure}" if where else f"{problem}.{cure}", field)
 
 
-async def answer(send: Send, reply: Reply, always: Headers) -> None:
+async def send_response(send: Send, reply: Response, always: Headers) -> None:
     size = b"%d" % len(reply.body)
     headers = [(b"content-type", reply.content_type), (b"content-length", size), NOSNIFF, *always, *reply.headers]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body})
 
 
-class Presence:
+class DisconnectWatcher:
     """While inside, the request ends with ClientGone as soon as its client closes the connection."""
 
     def __init__(self, receive: Receive) -> None:
@@ -190,7 +198,7 @@ class Presence:
             self._watcher.cancel()
         if self._gone and self._request and isinstance(error, asyncio.CancelledError):
             self._request.uncancel()
-            raise ClientGone("The client closed the connection before the answer.") from None
+            raise ClientDisconnected("The client closed the connection before the answer.") from None
 
     def _watch(self) -> None:
         self._watcher = asyncio.get_running_loop().create_task(self._wait())

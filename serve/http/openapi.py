@@ -9,21 +9,21 @@ from typing import Any
 import msgspec
 
 from embedship.serve.errors import (
-    ANSWERS,
-    SHAPES,
-    Crowded,
+    ERROR_MAPPINGS,
+    ERROR_SCHEMAS,
     DiskFull,
     HeadTooLarge,
-    IndexAway,
-    NotStored,
+    IndexUnavailable,
     Overloaded,
     RequestError,
     SlowBody,
+    TooManyConnections,
     Unauthorised,
+    WriteFailed,
     WrongMethod,
 )
 from embedship.serve.http.messages import Route
-from embedship.serve.telemetry.request_context import Lane
+from embedship.serve.telemetry.request_context import Priority
 from embedship.version import __version__
 
 Schema = dict[str, Any]
@@ -65,7 +65,7 @@ _LANE: Schema = {
     "name": "X-Embedship-Lane",
     "in": "header",
     "description": "Who goes first; default: by size, small requests are interactive.",
-    "schema": {"type": "string", "enum": list(Lane)},
+    "schema": {"type": "string", "enum": list(Priority)},
 }
 _REQUEST_ID: Schema = {
     "name": "X-Request-Id",
@@ -75,7 +75,7 @@ _REQUEST_ID: Schema = {
 }
 
 # What any request may be answered, on whichever path; and what one may be whose body is waited for.
-_ANY: tuple[type[RequestError], ...] = (WrongMethod, HeadTooLarge, Crowded)
+_ANY: tuple[type[RequestError], ...] = (WrongMethod, HeadTooLarge, TooManyConnections)
 _WITH_BODY: tuple[type[RequestError], ...] = (SlowBody,)
 _RETRY_AFTER: Schema = {
     "Retry-After": {
@@ -86,10 +86,10 @@ _RETRY_AFTER: Schema = {
 }
 _TOLD: dict[type[RequestError], Schema] = {
     Overloaded: _RETRY_AFTER,
-    Crowded: _RETRY_AFTER,
+    TooManyConnections: _RETRY_AFTER,
     DiskFull: _RETRY_AFTER,
-    NotStored: _RETRY_AFTER,
-    IndexAway: _RETRY_AFTER,
+    WriteFailed: _RETRY_AFTER,
+    IndexUnavailable: _RETRY_AFTER,
     WrongMethod: {
         "Allow": {
             "description": "The methods that the path takes, with commas between them.",
@@ -134,7 +134,7 @@ def _key(route: Route, locked: bool) -> str | None:
 def _types(routes: Sequence[Route]) -> list[Any]:
     """Each once; by repr, for list[list[float]] is another object wherever it is written."""
     wanted = [kind for route in routes for kind in (route.takes, route.gives) if kind is not None]
-    return list({repr(kind): kind for kind in [*wanted, *SHAPES.values()]}.values())
+    return list({repr(kind): kind for kind in [*wanted, *ERROR_SCHEMAS.values()]}.values())
 
 
 def _operation(route: Route, known: dict[str, Any]) -> Schema:
@@ -153,7 +153,7 @@ def _operation(route: Route, known: dict[str, Any]) -> Schema:
 
 def _parameters(route: Route) -> list[Schema]:
     found = [] if route.takes is None else [_LANE]
-    found += [_REQUEST_ID] if route.works else []
+    found += [_REQUEST_ID] if route.has_deadline else []
     if route.tail:
         name = route.path[len(route.tail) + 1 : -1]
         found.append({"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}})
@@ -167,7 +167,7 @@ def _responses(route: Route, known: dict[str, Any]) -> Schema:
         content["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
     headers = _headers(route)
     responses: Schema = {"200": {"description": "The answer.", "headers": headers, "content": content}}
-    shape = known[repr(SHAPES[route.family])]
+    shape = known[repr(ERROR_SCHEMAS[route.family])]
     for status, errors in sorted(_by_status(route).items()):
         responses[str(status)] = {
             "description": " ".join(_sentence(error) for error in errors),
@@ -186,15 +186,15 @@ def _responses(route: Route, known: dict[str, Any]) -> Schema:
 def _headers(route: Route) -> Schema:
     if route.binary:
         return _BINARY_HEADERS
-    if not route.works or route.admin:
+    if not route.has_deadline or route.admin:
         return _HEADERS
     return _TIMED_HEADERS if route.takes is None else _MODEL_HEADERS
 
 
 def _by_status(route: Route) -> dict[int, list[type[RequestError]]]:
     grouped: dict[int, list[type[RequestError]]] = {}
-    for error in dict.fromkeys((*route.errors, *_ANY, *(_WITH_BODY if route.works else ()))):
-        grouped.setdefault(ANSWERS[error].status(route.family), []).append(error)
+    for error in dict.fromkeys((*route.errors, *_ANY, *(_WITH_BODY if route.has_deadline else ()))):
+        grouped.setdefault(ERROR_MAPPINGS[error].status(route.family), []).append(error)
     return grouped
 
 

@@ -21,8 +21,8 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from embedship.errors import UsageError
-from embedship.serve.http.connection import Connection, Gate
-from embedship.serve.service.drain import Drain
+from embedship.serve.http.connection import ConnectionLimiter, HttpConnection
+from embedship.serve.service.drain import GracefulShutdown
 
 # After SIGTERM the listener stays open until no request has come for this long. Ctrl-C has no load balancer behind it.
 QUIET_SECONDS = 2.0
@@ -47,7 +47,7 @@ _NO_MORE_SYN = b"".join(
 )
 
 
-def listen(host: str, port: int, options: str = "--host or --port") -> socket.socket:
+def bind_socket(host: str, port: int, options: str = "--host or --port") -> socket.socket:
     """Bind now, so that a port in use is known before a model is loaded; connections are refused until it serves."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -60,15 +60,15 @@ def listen(host: str, port: int, options: str = "--host or --port") -> socket.so
     return listener
 
 
-class Side(NamedTuple):
+class MetricsListener(NamedTuple):
     """Another app on a listener of its own: what watches a server must get through when its clients do not."""
 
     app: Any
     listener: socket.socket
-    gate: Gate
+    gate: ConnectionLimiter
 
 
-class Server(uvicorn.Server):
+class GracefulServer(uvicorn.Server):
     """Serves `app` on `listener` until a signal comes and the drain is over, then returns; and `side`, just as long.
 
     The listener is given to uvicorn as a duplicate: closing that one detaches it from the event loop, while the kernel
@@ -79,11 +79,11 @@ class Server(uvicorn.Server):
         self,
         app: Any,
         listener: socket.socket,
-        gate: Gate,
-        drain: Drain,
+        gate: ConnectionLimiter,
+        drain: GracefulShutdown,
         listening: Callable[[], None],
         rounds: Callable[[], Coroutine[Any, Any, None]] | None = None,
-        side: Side | None = None,
+        side: MetricsListener | None = None,
     ) -> None:
         """`listening` is called once it does; `rounds` runs beside the requests from then on, to the end."""
         super().__init__(_config(app, gate))
@@ -113,7 +113,7 @@ class Server(uvicorn.Server):
             self._drain.begin(0.0 if sig == signal.SIGINT else QUIET_SECONDS)
 
     async def on_tick(self, counter: int) -> bool:
-        return await super().on_tick(counter) or self._drain.over
+        return await super().on_tick(counter) or self._drain.may_stop
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._beside:
@@ -125,13 +125,13 @@ class Server(uvicorn.Server):
             connection.shutdown()
         await self._until(lambda: not self.server_state.connections and not self.server_state.tasks, _FINISH_SECONDS)
 
-    async def _open(self, side: Side) -> None:
+    async def _open(self, side: MetricsListener) -> None:
         config = _config(side.app, side.gate)
         config.load()
         loop = asyncio.get_running_loop()
         self.servers.append(
             await loop.create_server(
-                partial(_made, config, self._side_state), sock=side.listener, backlog=config.backlog
+                partial(_make_protocol, config, self._side_state), sock=side.listener, backlog=config.backlog
             )
         )
 
@@ -144,7 +144,7 @@ class Server(uvicorn.Server):
         self._listener.close()
         loop = asyncio.get_running_loop()
         for connection in accepted:
-            await loop.connect_accepted_socket(partial(_made, self.config, self.server_state), connection)
+            await loop.connect_accepted_socket(partial(_make_protocol, self.config, self.server_state), connection)
 
     @staticmethod
     async def _until(done: Callable[[], bool], seconds: float) -> None:
@@ -153,11 +153,11 @@ class Server(uvicorn.Server):
             await asyncio.sleep(0.02)
 
 
-def _config(app: Any, gate: Gate) -> uvicorn.Config:
+def _config(app: Any, gate: ConnectionLimiter) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         lifespan="off",
-        http=type("Connection", (Connection,), {"gate": gate}),
+        http=type("Connection", (HttpConnection,), {"gate": gate}),
         ws="none",
         log_config=None,
         access_log=False,
@@ -168,7 +168,7 @@ def _config(app: Any, gate: Gate) -> uvicorn.Config:
     )
 
 
-def _made(config: uvicorn.Config, state: ServerState) -> asyncio.Protocol:
+def _make_protocol(config: uvicorn.Config, state: ServerState) -> asyncio.Protocol:
     kind: Any = config.http_protocol_class
     protocol: asyncio.Protocol = kind(config=config, server_state=state, app_state={})
     return protocol

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from embedship import ranking
 from embedship.codes import Vectors
-from embedship.ranking import Hits
+from embedship.ranking import RankedRows
 from embedship.serve import interruption
 from embedship.serve.documents.filters import Allowed
-from embedship.serve.index import checked
+from embedship.serve.index import validate_mask
 from embedship.serve.index.arrays import mapped, write_rows
 from embedship.serve.index.manifest import VECTORS
 
@@ -37,7 +37,7 @@ _REBIAS = np.float32(2.0**112)  # exponents of float32 start 112 below those of 
 Scored = Iterator[tuple[NDArray[np.int64], Vectors]]  # (m,) rows, and the (n, m) float32 scores of n queries
 
 
-class Truth:
+class ExactVectors:
     """Thread-safe: the vectors are mapped read-only."""
 
     def __init__(self, vectors: NDArray[np.float16]) -> None:
@@ -65,13 +65,13 @@ class Truth:
         for start in range(0, self.size, rows):
             yield start, widened(self._vectors[start : start + rows])
 
-    def search(self, queries: Vectors, k: int, allowed: Allowed | None = None) -> Hits:
+    def search(self, queries: Vectors, k: int, allowed: Allowed | None = None) -> RankedRows:
         """The k best of the allowed rows (None: all), by brute force.
 
         No FAISS, so that FAISS has something to be held against.
         """
         queries = ranking.checked(queries, k, self.dimension)
-        allowed = checked(allowed, self.size)
+        allowed = validate_mask(allowed, self.size)
         rows = None if allowed is None else np.flatnonzero(allowed)
         best = np.empty((len(queries), min(k, self.size if rows is None else len(rows))), dtype=np.int64)
         for start in range(0, len(queries), _QUERIES):
@@ -109,7 +109,7 @@ def nearest(
     `gathered` gives the vectors (n, m, dim) of rows (n, m); `named`, what each row is called in the keys (None: its
     number). Of each block only what reaches the k-th best so far is looked at, by then a few of thousands.
     """
-    best = _Best(len(queries), k, margin(queries.shape[1]))
+    best = _BestRows(len(queries), k, margin(queries.shape[1]))
     for rows, scores in scored:
         interruption.check()
         best.take(scores, rows)
@@ -143,7 +143,7 @@ def margin(dimension: int) -> float:
     return dimension * float(np.finfo(np.float32).eps)
 
 
-class _Best:
+class _BestRows:
     """For each query the rows whose score reaches the k-th best so far, less the margin.
 
     The k-th best is looked for again when twice as many are held as are wanted.

@@ -17,7 +17,7 @@ from embedship.serve.index.faiss_library import faiss
 SCRATCH_BYTES = 256 * 2**20
 
 
-class Gpu:
+class GpuResources:
     """Thread-safe: GPU resources are not, not even for reading, so each thread has its own. Untested on a GPU."""
 
     def __init__(self, library: Any = faiss, device: int = 0) -> None:

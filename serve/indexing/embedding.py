@@ -13,11 +13,11 @@ import numpy as np
 from embedship.codes import Vectors, normalise
 from embedship.encoder import Encoder, require_tokens
 from embedship.errors import EngineError, UsageError
-from embedship.serve.documents.chunking import before
-from embedship.serve.documents.store import DOCUMENTS, Document, Documents
-from embedship.serve.index.exact_vectors import Truth
-from embedship.serve.index.manifest import Truncated
-from embedship.tokens import Tokens
+from embedship.serve.documents.chunking import title_prefix
+from embedship.serve.documents.store import DOCUMENTS, Document, DocumentStore
+from embedship.serve.index.exact_vectors import ExactVectors
+from embedship.serve.index.manifest import TruncatedTexts
+from embedship.tokens import TokenBatch
 
 # Texts tokenised and batched at once: enough to group by length, few enough to bound memory and to show progress.
 CHUNK = 512
@@ -25,38 +25,38 @@ CHUNK = 512
 
 def text_of(document: Document, with_title: bool) -> str:
     """What is embedded: the text, or title and text with a space between, as BEIR and MTEB join them."""
-    return before(document) + document.text if with_title else document.text
+    return title_prefix(document) + document.text if with_title else document.text
 
 
-class Written(NamedTuple):
+class EmbeddedCorpus(NamedTuple):
     """The vectors of an index, what the model did not read of its texts, and the seconds it took."""
 
-    truth: Truth
-    truncated: Truncated
+    truth: ExactVectors
+    truncated: TruncatedTexts
     seconds: float
 
 
-class Embedding:
+class CorpusEmbedder:
     """One corpus on its way through the encoder; counts what was cut off."""
 
     def __init__(self, encoder: Encoder, with_title: bool, progress: Callable[[int, int], object]) -> None:
         pipeline = encoder.bundle.manifest.pipeline
         self.document_prompt = pipeline.document_prompt
         self.query_prompt = pipeline.query_prompt
-        self.truncated = Truncated()
+        self.truncated = TruncatedTexts()
         self._encoder = encoder
         self._with_title = with_title
         self._progress = progress
         self._dimension = pipeline.dimension
         self._normalised = pipeline.normalised
 
-    def write(self, folder: Path) -> Written:
+    def write(self, folder: Path) -> EmbeddedCorpus:
         """Embed documents.sqlite of this folder and lay the vectors beside it."""
         started = time.perf_counter()
-        with closing(Documents.open(folder / DOCUMENTS)) as documents:
+        with closing(DocumentStore.open(folder / DOCUMENTS)) as documents:
             self._progress(0, documents.size)
-            truth = Truth.write(folder, self._blocks(documents), (documents.size, self._dimension))
-        return Written(truth, self.truncated, time.perf_counter() - started)
+            truth = ExactVectors.write(folder, self._blocks(documents), (documents.size, self._dimension))
+        return EmbeddedCorpus(truth, self.truncated, time.perf_counter() - started)
 
     def documents(self, documents: Sequence[Document]) -> Vectors:
         """(n, dim) float32 unit rows; what is cut off is counted."""
@@ -73,28 +73,28 @@ class Embedding:
         require_tokens(tokens)
         return self._vectors(tokens)
 
-    def _blocks(self, documents: Documents) -> Iterator[Vectors]:
+    def _blocks(self, documents: DocumentStore) -> Iterator[Vectors]:
         for start in range(0, documents.size, CHUNK):
             stop = min(start + CHUNK, documents.size)
             vectors = self.documents(documents.fetch(range(start, stop)))
             self._progress(stop, documents.size)
             yield vectors
 
-    def _tokens(self, texts: Sequence[str], prompt: str | None) -> Tokens:
+    def _tokens(self, texts: Sequence[str], prompt: str | None) -> TokenBatch:
         return self._encoder.tokenizer(texts, self._encoder.tokenizer.prompt(prompt))
 
-    def _vectors(self, tokens: Tokens) -> Vectors:
+    def _vectors(self, tokens: TokenBatch) -> Vectors:
         vectors = self._encoder.encode_tokens(tokens)
         if not np.isfinite(vectors).all():
             raise EngineError("the model gave NaN or infinity for a document: check the bundle with `embedship verify`")
         return vectors if self._normalised else normalise(vectors)
 
 
-def added(so_far: Truncated, tokens: Tokens, ids: Sequence[str]) -> Truncated:
+def added(so_far: TruncatedTexts, tokens: TokenBatch, ids: Sequence[str]) -> TruncatedTexts:
     """What was lost so far, and now of these texts."""
     worst = max(range(len(ids)), key=tokens.cut.__getitem__)
     worse = tokens.cut[worst] > so_far.worst
-    return Truncated(
+    return TruncatedTexts(
         texts=so_far.texts + sum(cut > 0 for cut in tokens.cut),
         tokens=so_far.tokens + sum(tokens.cut),
         of=so_far.of + sum(tokens.lengths) + sum(tokens.cut),

@@ -15,33 +15,33 @@ import os
 import shutil
 from pathlib import Path
 
-from embedship.bundle import Record
+from embedship.bundle import ManifestRecord
 from embedship.encoder import Encoder
 from embedship.errors import EmbedshipError, UsageError
 from embedship.files import atomic_file, sealed
-from embedship.files.atomic_folder import refuse_occupied, staged
+from embedship.files.atomic_folder import refuse_occupied, write_folder_atomically
 from embedship.serve.bulk import run
-from embedship.serve.bulk.shards import Here, Watcher
+from embedship.serve.bulk.shards import LocalEncoderPool, ProgressListener
 from embedship.serve.documents import store as documents_store
-from embedship.serve.documents.chunking import Chunking, split_of
-from embedship.serve.documents.store import DOCUMENTS, Documents
-from embedship.serve.index import Kind, manifest
-from embedship.serve.index.effort import Effort
-from embedship.serve.index.exact_vectors import Truth
+from embedship.serve.documents.chunking import Chunking, chunker_for_index
+from embedship.serve.documents.store import DOCUMENTS, DocumentStore
+from embedship.serve.index import IndexKind, manifest
+from embedship.serve.index.effort import SearchEffort
+from embedship.serve.index.exact_vectors import ExactVectors
 from embedship.serve.index.manifest import IndexManifest
-from embedship.serve.index.recipe import Store
+from embedship.serve.index.recipe import RerankStore
 from embedship.serve.indexing.build import (
-    Embedded,
+    EmbeddingInfo,
+    IndexOptions,
     Progress,
-    Wishes,
     count_of,
     disk_errors,
     finish,
     questions,
     refuse_inner_product,
 )
-from embedship.serve.indexing.bulk_embedding import Stored, embed, truncated, vectors
-from embedship.serve.indexing.embedding import Embedding
+from embedship.serve.indexing.bulk_embedding import IndexTexts, embed, truncated, vectors
+from embedship.serve.indexing.embedding import CorpusEmbedder
 from embedship.serve.live import origin
 
 logger = logging.getLogger(__name__)
@@ -50,17 +50,17 @@ PLAN, VECTORS = "migration.json", "vectors"
 FORMAT = 1
 
 
-class Plan(Record, frozen=True):
+class MigrationPlan(ManifestRecord, frozen=True):
     """All that decides which bytes come out."""
 
     format: int
     source: str  # digest of the old index
     fingerprint: str
     variant: str
-    kind: Kind | None
+    kind: IndexKind | None
     factory: str | None
-    store: Store
-    effort: Effort | None
+    store: RerankStore
+    effort: SearchEffort | None
     stage_dimension: int | None
     with_title: bool
     chunking: Chunking | None
@@ -69,18 +69,20 @@ class Plan(Record, frozen=True):
     digest: str = ""
 
 
-def as_before(old: IndexManifest, kind: Kind | None, chunking: Chunking | None, queries: Path | None) -> Wishes:
+def as_before(
+    old: IndexManifest, kind: IndexKind | None, chunking: Chunking | None, queries: Path | None
+) -> IndexOptions:
     """What the old index was built with, but for what is asked for."""
     if kind is not None and kind is not old.kind:
-        return Wishes(kind, old.with_title, queries=queries, chunking=chunking)
+        return IndexOptions(kind, old.with_title, queries=queries, chunking=chunking)
     recipe = old.recipe
-    return Wishes(
-        None if recipe.kind is Kind.FACTORY else recipe.kind,
+    return IndexOptions(
+        None if recipe.kind is IndexKind.FACTORY else recipe.kind,
         old.with_title,
         old.effort,
-        recipe.store or Store.INT8,
+        recipe.store or RerankStore.INT8,
         recipe.dimension if recipe.dimension < old.dimension else None,
-        recipe.factory if recipe.kind is Kind.FACTORY else None,
+        recipe.factory if recipe.kind is IndexKind.FACTORY else None,
         queries=queries,
         chunking=chunking,
     )
@@ -96,8 +98,8 @@ def migrate(
     encoder: Encoder,
     old: Path,
     out: Path,
-    wishes: Wishes,
-    watcher: Watcher,
+    wishes: IndexOptions,
+    watcher: ProgressListener,
     shard_texts: int = 8192,
     progress: Progress = lambda *_: None,
     *,
@@ -114,7 +116,7 @@ def migrate(
     pipeline = encoder.bundle.manifest.pipeline
     refuse_inner_product(pipeline)
     texts = questions(wishes)
-    split = split_of(encoder.tokenizer, pipeline, wishes.chunking, wishes.with_title)
+    split = chunker_for_index(encoder.tokenizer, pipeline, wishes.chunking, wishes.with_title)
     found = manifest.read(old)
     manifest.verify(old, found)
     refuse_occupied(out.resolve(), manifest.require_replaceable)
@@ -124,14 +126,16 @@ def migrate(
             plan = _begin(work, _plan(encoder, found, wishes, now.version), force)
             if not (work / DOCUMENTS).exists():
                 _write_documents(now.documents, work, split)
-        stored = Stored(work / DOCUMENTS, wishes.with_title)
-        encoded = embed(Here(encoder), stored, work / VECTORS, shard_texts, watcher)
-        with staged(out, manifest.require_replaceable) as folder:
+        stored = IndexTexts(work / DOCUMENTS, wishes.with_title)
+        encoded = embed(LocalEncoderPool(encoder), stored, work / VECTORS, shard_texts, watcher)
+        with write_folder_atomically(out, manifest.require_replaceable) as folder:
             shutil.copyfile(work / DOCUMENTS, folder / DOCUMENTS)
-            truth = Truth.write(folder, vectors(work / VECTORS, encoded), (encoded.plan.texts, pipeline.dimension))
+            truth = ExactVectors.write(
+                folder, vectors(work / VECTORS, encoded), (encoded.plan.texts, pipeline.dimension)
+            )
             lost = truncated(encoder.bundle, stored, encoded)
-            embedded = Embedded(plan.variant, count_of(folder), wishes.with_title, wishes.chunking, lost)
-            asked = Embedding(encoder, wishes.with_title, lambda *_: None).queries(texts) if texts else None
+            embedded = EmbeddingInfo(plan.variant, count_of(folder), wishes.with_title, wishes.chunking, lost)
+            asked = CorpusEmbedder(encoder, wishes.with_title, lambda *_: None).queries(texts) if texts else None
             made = finish(folder, truth, encoder.bundle, embedded, wishes, asked, progress, created=plan.created)
         (work / PLAN).unlink()  # first: what is left without it is nobody's
         shutil.rmtree(work)
@@ -139,8 +143,8 @@ def migrate(
     return made
 
 
-def _plan(encoder: Encoder, old: IndexManifest, wishes: Wishes, version: int) -> Plan:
-    return Plan(
+def _plan(encoder: Encoder, old: IndexManifest, wishes: IndexOptions, version: int) -> MigrationPlan:
+    return MigrationPlan(
         format=FORMAT,
         source=old.digest,
         fingerprint=encoder.bundle.fingerprint,
@@ -153,11 +157,11 @@ def _plan(encoder: Encoder, old: IndexManifest, wishes: Wishes, version: int) ->
         with_title=wishes.with_title,
         chunking=wishes.chunking,
         version=version,
-        created=sealed.created(),
+        created=sealed.creation_time(),
     )
 
 
-def _begin(work: Path, plan: Plan, force: bool) -> Plan:
+def _begin(work: Path, plan: MigrationPlan, force: bool) -> MigrationPlan:
     """Write down what this run is, or go on with the one that began here, if it was the same.
 
     Documents once copied are gone on with, as they were then.
@@ -167,7 +171,7 @@ def _begin(work: Path, plan: Plan, force: bool) -> Plan:
         _empty(work)
         atomic_file.write(path, sealed.text(sealed.seal(plan)))
         return plan
-    began = sealed.read(path, Plan, FORMAT, "unfinished migration")
+    began = sealed.read(path, MigrationPlan, FORMAT, "unfinished migration")
     if differ := sealed.differences(began, plan, {"version", "created", "digest"}):
         raise UsageError(
             f"{work} holds an unfinished migration of another index or with other options ({differ}): "
@@ -181,7 +185,7 @@ def _empty(folder: Path) -> None:
         shutil.rmtree(each) if each.is_dir() else each.unlink()
 
 
-def _write_documents(opened: Documents, work: Path, split: documents_store.Split | None) -> None:
+def _write_documents(opened: DocumentStore, work: Path, split: documents_store.Split | None) -> None:
     partial = work / f".{DOCUMENTS}.partial"
     partial.unlink(missing_ok=True)
     try:
@@ -196,7 +200,7 @@ def _write_documents(opened: Documents, work: Path, split: documents_store.Split
         ) from error
 
 
-def _warn_of_changes(old: Path, found: IndexManifest, plan: Plan, out: Path) -> None:
+def _warn_of_changes(old: Path, found: IndexManifest, plan: MigrationPlan, out: Path) -> None:
     if (now := origin.version(old, found)) != plan.version:
         logger.warning(
             "%s was changed while it was migrated (version %d, now %d): %s holds its documents as they were when that "

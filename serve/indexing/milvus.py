@@ -11,19 +11,19 @@ import msgspec
 
 from embedship.encoder import Encoder
 from embedship.errors import UsageError
-from embedship.serve.documents.changes import Put
-from embedship.serve.documents.corpus import Corpus, Skipped
+from embedship.serve.documents.changes import PutDocument
+from embedship.serve.documents.corpus import CorpusFile, SkippedDocuments
 from embedship.serve.documents.store import Document
-from embedship.serve.index import Kind
-from embedship.serve.index.effort import Effort
-from embedship.serve.index.manifest import Truncated
-from embedship.serve.indexing.build import FLAT_BELOW, Wishes, refuse_inner_product
-from embedship.serve.indexing.embedding import Embedding
+from embedship.serve.index import IndexKind
+from embedship.serve.index.effort import SearchEffort
+from embedship.serve.index.manifest import TruncatedTexts
+from embedship.serve.indexing.build import FLAT_BELOW, IndexOptions, refuse_inner_product
+from embedship.serve.indexing.embedding import CorpusEmbedder
 from embedship.serve.milvus import collection_metadata as cards
-from embedship.serve.milvus.backend import Collection
-from embedship.serve.milvus.connection import SLOW_SECONDS, Line
+from embedship.serve.milvus.backend import MilvusBackend
+from embedship.serve.milvus.connection import SLOW_SECONDS, MilvusConnection
 from embedship.serve.search.address import Address
-from embedship.serve.search.backend import Lost
+from embedship.serve.search.backend import BackendUnavailable
 
 BATCH = 512
 
@@ -32,53 +32,57 @@ _LOADING = "_loading"
 Progress = Callable[[int, int], object]  # documents done, of how many
 
 
-class Loaded(msgspec.Struct, frozen=True):
+class LoadReport(msgspec.Struct, frozen=True):
     """What `--json` prints."""
 
     index: str
     fingerprint: str
     variant: str
-    kind: Kind
-    effort: Effort
+    kind: IndexKind
+    effort: SearchEffort
     documents: int
-    skipped: Skipped  # documents of the corpus without text
+    skipped: SkippedDocuments  # documents of the corpus without text
     dimension: int
-    truncated: Truncated
+    truncated: TruncatedTexts
     texts_per_second: float
 
 
-def load(encoder: Encoder, variant: str, lines: Path, address: Address, wishes: Wishes, progress: Progress) -> Loaded:
+def load(
+    encoder: Encoder, variant: str, lines: Path, address: Address, wishes: IndexOptions, progress: Progress
+) -> LoadReport:
     """Of the wishes kind, title and effort count.
 
     Raises UsageError for a bad line, a repeated id, or where a collection of this name is there; Lost.
     """
     bundle = encoder.bundle
     refuse_inner_product(bundle.manifest.pipeline)
-    corpus = Corpus(lines, wishes.with_title)
+    corpus = CorpusFile(lines, wishes.with_title)
     count = _count(corpus)
-    kind = wishes.kind or (Kind.FLAT if count < FLAT_BELOW else Kind.HNSW_SQ8)
+    kind = wishes.kind or (IndexKind.FLAT if count < FLAT_BELOW else IndexKind.HNSW_SQ8)
     card = cards.card(bundle, variant, kind, wishes.with_title, wishes.effort)
     unfinished = Address(address.uri, address.collection + _LOADING)
-    line = Line.open(address, SLOW_SECONDS)
+    line = MilvusConnection.open(address, SLOW_SECONDS)
     try:
         _clear(line, address, unfinished)
         cards.make(line, unfinished.collection, card)
-        with Collection.open(unfinished, bundle, writable=True, quick_seconds=SLOW_SECONDS) as collection:
-            embedding = Embedding(encoder, wishes.with_title, lambda *_: None)
+        with MilvusBackend.open(unfinished, bundle, writable=True, quick_seconds=SLOW_SECONDS) as collection:
+            embedding = CorpusEmbedder(encoder, wishes.with_title, lambda *_: None)
             seconds = _fill(collection, embedding, corpus, count, progress)
             if (there := collection.index.count(None)) != count:
-                raise Lost(f"{address}: of {count:,} documents {there:,} are there, and it was not made: load it again")
-        line.ask("flush", unfinished.collection)
-        line.ask("rename_collection", unfinished.collection, address.collection)
+                raise BackendUnavailable(
+                    f"{address}: of {count:,} documents {there:,} are there, and it was not made: load it again"
+                )
+        line.call("flush", unfinished.collection)
+        line.call("rename_collection", unfinished.collection, address.collection)
     finally:
         line.close()
-    return Loaded(
+    return LoadReport(
         str(address), bundle.fingerprint, variant, kind, card.effort, count, corpus.skipped, card.dimension,
         embedding.truncated, round(count / seconds, 1),
     )  # fmt: skip
 
 
-def _count(corpus: Corpus) -> int:
+def _count(corpus: CorpusFile) -> int:
     """Read all of it before anything is made. Raises UsageError naming the first bad line or repeated id."""
     first: dict[str, int] = {}
     for number, document in corpus.read():
@@ -87,24 +91,26 @@ def _count(corpus: Corpus) -> int:
     return len(first)
 
 
-def _clear(line: Line, address: Address, unfinished: Address) -> None:
+def _clear(line: MilvusConnection, address: Address, unfinished: Address) -> None:
     """What a load that was killed has left is ours to drop; what is whole is not."""
-    if line.ask("has_collection", address.collection):
+    if line.call("has_collection", address.collection):
         raise UsageError(
             f"{address} is there already, and may be served: give another COLLECTION, and let servers take it up by "
             "a reload"
         )
-    line.ask("drop_collection", unfinished.collection)
+    line.call("drop_collection", unfinished.collection)
 
 
-def _fill(collection: Collection, embedding: Embedding, corpus: Corpus, count: int, progress: Progress) -> float:
+def _fill(
+    collection: MilvusBackend, embedding: CorpusEmbedder, corpus: CorpusFile, count: int, progress: Progress
+) -> float:
     """The seconds that the model took."""
     done, seconds = 0, 0.0
     for batch in _batches(document for _, document in corpus.read()):
         began = time.perf_counter()
         vectors = embedding.documents(batch)
         seconds += time.perf_counter() - began
-        collection.write([Put(each, [each], vectors[at : at + 1]) for at, each in enumerate(batch)])
+        collection.write([PutDocument(each, [each], vectors[at : at + 1]) for at, each in enumerate(batch)])
         done += len(batch)
         progress(done, count)
     return seconds

@@ -27,7 +27,7 @@ from pathlib import Path
 SUFFIX = ".live"
 
 
-def beside(index: Path) -> Path:
+def changes_folder(index: Path) -> Path:
     """INDEX.live of an index."""
     index = index.resolve()
     return index.with_name(index.name + SUFFIX)

@@ -15,23 +15,33 @@ import numpy.typing as npt
 from embedship.bundle import Bundle
 from embedship.codes import Vectors, normalise
 from embedship.errors import MismatchError, UsageError
-from embedship.ranking import Hits
-from embedship.serve.documents.changes import Change, Done, Put
+from embedship.ranking import RankedRows
+from embedship.serve.documents.changes import Change, ChangeCounts, PutDocument
 from embedship.serve.documents.filters import Filter, FilterError, UnknownField
 from embedship.serve.documents.fulltext import words_of
-from embedship.serve.documents.store import Document, same
-from embedship.serve.index import Size
-from embedship.serve.index.manifest import demand_model
+from embedship.serve.documents.store import Document, same_content
+from embedship.serve.index import IndexSize
+from embedship.serve.index.manifest import require_model
 from embedship.serve.milvus import collection_metadata as cards
 from embedship.serve.milvus import expressions
-from embedship.serve.milvus.collection_metadata import Card
-from embedship.serve.milvus.connection import QUICK_SECONDS, SLOW_SECONDS, Line
-from embedship.serve.milvus.document_count import Tally
+from embedship.serve.milvus.collection_metadata import CollectionMetadata
+from embedship.serve.milvus.connection import QUICK_SECONDS, SLOW_SECONDS, MilvusConnection
+from embedship.serve.milvus.document_count import DocumentCount
 from embedship.serve.milvus.entities import SHOWN, document, entity, row_of
 from embedship.serve.milvus.index import CONSISTENCY, MilvusIndex
 from embedship.serve.search import fusion
 from embedship.serve.search.address import Address
-from embedship.serve.search.backend import Found, Hit, How, Lost, Place, Refused, comparable, places, searched
+from embedship.serve.search.backend import (
+    BackendRejected,
+    BackendUnavailable,
+    Hit,
+    RankAndScore,
+    SearchParams,
+    SearchResults,
+    comparable,
+    ranks_by_row,
+    searched,
+)
 
 # Entities put in one call: of 65 kB of text each, half of the 64 MB that Milvus takes.
 _BATCH = 256
@@ -42,23 +52,25 @@ _ASKED = 1_000
 _STRONG = {"consistency_level": "Strong"}
 
 
-class Collection:
+class MilvusBackend:
     """A Store, and Writable. Of several processes each may write: of a document the last write counts."""
 
     inline = False
     threads = 16
 
-    def __init__(self, address: Address, bundle: Bundle, quick: Line, slow: Line, writes: bool) -> None:
+    def __init__(
+        self, address: Address, bundle: Bundle, quick: MilvusConnection, slow: MilvusConnection, writes: bool
+    ) -> None:
         """Raises UsageError, UnsafeError, MismatchError, Lost."""
         self._address, self._bundle = address, bundle
         self._name = address.collection
         self._lines = (quick, slow)
         self._writes = writes
-        self.manifest: Card = cards.read(slow, address)
-        demand_model(address, self.manifest, bundle)
-        slow.ask("load_collection", self._name)
+        self.manifest: CollectionMetadata = cards.read(slow, address)
+        require_model(address, self.manifest, bundle)
+        slow.call("load_collection", self._name)
         self.index = MilvusIndex(partial(self._ask, quick), partial(self._ask, slow), self._name, self.manifest)
-        self._tally = Tally(lambda: self.index.count(None))
+        self._tally = DocumentCount(lambda: self.index.count(None))
         self._known_names: set[str] = set()
 
     @classmethod
@@ -69,21 +81,21 @@ class Collection:
         Lost.
         """
         with ExitStack() as on_error:
-            quick = on_error.enter_context(closing(Line.open(address, quick_seconds)))
-            slow = on_error.enter_context(closing(Line.open(address, SLOW_SECONDS)))
+            quick = on_error.enter_context(closing(MilvusConnection.open(address, quick_seconds)))
+            slow = on_error.enter_context(closing(MilvusConnection.open(address, SLOW_SECONDS)))
             opened = cls(address, bundle, quick, slow, writable)
             on_error.pop_all()
             return opened
 
     @property
-    def size(self) -> Size:
-        return Size(self._tally.count, self._tally.count)
+    def size(self) -> IndexSize:
+        return IndexSize(self._tally.count, self._tally.count)
 
     @property
     def writable(self) -> Self | None:
         return self if self._writes else None
 
-    def find(self, vectors: Vectors | None, k: int, how: How) -> Found:
+    def find(self, vectors: Vectors | None, k: int, how: SearchParams) -> SearchResults:
         began = time.perf_counter()
         expression = self._expression(how.filter) if how.filter else None
         lists = searched(
@@ -94,7 +106,9 @@ class Collection:
             fusion.fuse,
         )
         hits = self._hits(lists.best, k, *lists.fused)
-        return Found(hits, lists.best.rows, comparable(how, lists.dense), time.perf_counter() - began, self.exact)
+        return SearchResults(
+            hits, lists.best.rows, comparable(how, lists.dense), time.perf_counter() - began, self.exact
+        )
 
     def exact(self, vectors: Vectors, k: int) -> npt.NDArray[np.int64]:
         return self.index.exact(normalise(vectors), k).rows
@@ -107,29 +121,33 @@ class Collection:
         found = self._documents([row_of(id)], CONSISTENCY).get(row_of(id))
         return found if found and found.id == id else None
 
-    def differing(self, wanted: Sequence[Document]) -> list[Document]:
+    def changed_documents(self, wanted: Sequence[Document]) -> list[Document]:
         known = self._documents([row_of(each.id) for each in wanted], _STRONG)
-        return [each for each in wanted if (found := known.get(row_of(each.id))) is None or not same(found, each)]
+        return [
+            each for each in wanted if (found := known.get(row_of(each.id))) is None or not same_content(found, each)
+        ]
 
-    def write(self, wanted: Sequence[Change]) -> Done:
+    def write(self, wanted: Sequence[Change]) -> ChangeCounts:
         """Whole documents, each all or not at all; if it fails half way, some changes were made, and may be made again.
 
         Raises UsageError for a document that Milvus cannot keep, and nothing is written; Lost.
         """
-        last = {change.document.id if isinstance(change, Put) else change.id: change for change in wanted}
+        last = {change.document.id if isinstance(change, PutDocument) else change.id: change for change in wanted}
         puts = [
-            entity(self.manifest, each.document, each.vectors[0]) for each in last.values() if isinstance(each, Put)
+            entity(self.manifest, each.document, each.vectors[0])
+            for each in last.values()
+            if isinstance(each, PutDocument)
         ]
         rows = {row_of(id): id for id in last}
         known = self._ids(list(rows), _STRONG)
         self._require_apart(rows, known, len(last))
-        gone = [row for row in known if not isinstance(last[rows[row]], Put)]
+        gone = [row for row in known if not isinstance(last[rows[row]], PutDocument)]
         for start in range(0, len(puts), _BATCH):
             self._put(puts[start : start + _BATCH])
         if gone:
             self._quick("delete", self._name, ids=gone)
         replaced = sum(each["row"] in known for each in puts)
-        done = Done(new=len(puts) - replaced, replaced=replaced, deleted=len(gone))
+        done = ChangeCounts(new=len(puts) - replaced, replaced=replaced, deleted=len(gone))
         self._tally.changed(done.new - done.deleted)
         return done
 
@@ -144,30 +162,30 @@ class Collection:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _ask(self, line: Line, method: str, *arguments: Any, **options: Any) -> Any:
+    def _ask(self, line: MilvusConnection, method: str, *arguments: Any, **options: Any) -> Any:
         """Where Milvus refuses, somebody may have filled the collection anew: then that is said."""
         try:
-            return line.ask(method, *arguments, **options)
-        except Refused:
+            return line.call(method, *arguments, **options)
+        except BackendRejected:
             self._require_same(line)
             raise
 
     def _quick(self, method: str, *arguments: Any, **options: Any) -> Any:
         return self._ask(self._lines[0], method, *arguments, **options)
 
-    def _require_same(self, line: Line) -> None:
+    def _require_same(self, line: MilvusConnection) -> None:
         try:
-            demand_model(self._address, cards.read(line, self._address), self._bundle)
+            require_model(self._address, cards.read(line, self._address), self._bundle)
         except (UsageError, MismatchError) as error:
-            raise Lost(f"the collection that was served is there no more: {error}") from error
+            raise BackendUnavailable(f"the collection that was served is there no more: {error}") from error
 
-    def _nearest(self, vectors: Vectors | None, depth: int, expression: str | None, how: How) -> Hits:
+    def _nearest(self, vectors: Vectors | None, depth: int, expression: str | None, how: SearchParams) -> RankedRows:
         assert vectors is not None, "who asks for similarity has encoded the queries"
         return self.index.near(normalise(vectors), depth, expression, how.effort)
 
-    def _worded(self, texts: Sequence[str], depth: int, expression: str | None) -> Hits:
+    def _worded(self, texts: Sequence[str], depth: int, expression: str | None) -> RankedRows:
         """By BM25, as Milvus counts it; larger is better. A text without a word has no hits."""
-        found = Hits(
+        found = RankedRows(
             np.full((len(texts), depth), -1, dtype=np.int64), np.full((len(texts), depth), -np.inf, dtype=np.float32)
         )
         asked = [(place, " ".join(words)) for place, text in enumerate(texts) if (words := words_of(text))]
@@ -194,7 +212,7 @@ class Collection:
         """Raises UnknownField, FilterError: what would match nothing, or not all, must not look as if it worked."""
         for name in wanted:
             if name not in self._known_names:
-                if not self._any(expressions.known(name)):
+                if not self._any(expressions.has_name(name)):
                     raise UnknownField(name)
                 self._known_names.add(name)
         for name in expressions.ranged(wanted):
@@ -208,7 +226,7 @@ class Collection:
     def _any(self, fact: str) -> bool:
         return bool(self._rows(expressions.has(fact), ("row",), CONSISTENCY, limit=1))
 
-    def _hits(self, best: Hits, k: int, dense: Hits | None, keyword: Hits | None) -> list[list[Hit]]:
+    def _hits(self, best: RankedRows, k: int, dense: RankedRows | None, keyword: RankedRows | None) -> list[list[Hit]]:
         shown = best.rows[:, :k]
         documents = self._documents(np.unique(shown[shown >= 0]).tolist(), CONSISTENCY)
         answers = []
@@ -252,5 +270,5 @@ class Collection:
             raise UsageError(f"the ids {two} have the same hash of 63 bits: change one of them")
 
 
-def _places(part: Hits | None, query: int) -> dict[int, Place]:
-    return {} if part is None else places(part.rows[query], part.scores[query])
+def _places(part: RankedRows | None, query: int) -> dict[int, RankAndScore]:
+    return {} if part is None else ranks_by_row(part.rows[query], part.scores[query])

@@ -11,15 +11,15 @@ from typing import Any
 
 import msgspec
 
-from embedship.bundle import Bundle, Code, Record
+from embedship.bundle import Bundle, ManifestRecord, VectorCode
 from embedship.errors import UnsafeError, UsageError
 from embedship.files import sealed
-from embedship.serve.index import Kind, manifest
-from embedship.serve.index.effort import Effort
-from embedship.serve.index.manifest import Prompts
+from embedship.serve.index import IndexKind, manifest
+from embedship.serve.index.effort import SearchEffort
+from embedship.serve.index.manifest import IndexPrompts
 from embedship.serve.index.recipe import DEFAULTS
 from embedship.serve.milvus import expressions
-from embedship.serve.milvus.connection import Line
+from embedship.serve.milvus.connection import MilvusConnection
 from embedship.serve.milvus.pymilvus_library import DataType, Function, FunctionType, MilvusClient
 from embedship.serve.search.address import Address
 
@@ -32,25 +32,25 @@ LONGEST_ID = 1_024
 MOST_FACTS = 4_096
 
 # By our names; the others have no like in Milvus.
-_KINDS = {Kind.FLAT: "FLAT", Kind.HNSW_SQ8: "HNSW_SQ"}
+_KINDS = {IndexKind.FLAT: "FLAT", IndexKind.HNSW_SQ8: "HNSW_SQ"}
 _GRAPH = {"M": 32, "efConstruction": 200, "sq_type": "SQ8"}
 
 
-class Card(Record, frozen=True):
+class CollectionMetadata(ManifestRecord, frozen=True):
     format: int
     fingerprint: str
     variant: str
-    kind: Kind
-    effort: Effort
+    kind: IndexKind
+    effort: SearchEffort
     dimension: int
     with_title: bool
     document_prompt: str | None
     query_prompt: str | None
-    prompts: Prompts
+    prompts: IndexPrompts
     versions: dict[str, str]
     created: str
     chunking: None = None
-    exact: Code = Code.FLOAT16  # the values; Milvus Lite keeps no other numbers than float32
+    exact: VectorCode = VectorCode.FLOAT16  # the values; Milvus Lite keeps no other numbers than float32
     recall: None = None
     digest: str = ""
 
@@ -62,43 +62,45 @@ class Card(Record, frozen=True):
     @property
     def truth(self) -> str:
         """The field whose every vector an exact search compares."""
-        return self.vector if self.kind is Kind.FLAT else f"truth_{self.fingerprint[:16]}"
+        return self.vector if self.kind is IndexKind.FLAT else f"truth_{self.fingerprint[:16]}"
 
     @property
     def fields(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((self.vector, self.truth)))
 
 
-def card(bundle: Bundle, variant: str, kind: Kind, with_title: bool, effort: Effort | None = None) -> Card:
+def card(
+    bundle: Bundle, variant: str, kind: IndexKind, with_title: bool, effort: SearchEffort | None = None
+) -> CollectionMetadata:
     """Of a collection that is to be made. Raises UsageError for a kind that Milvus has not."""
     if kind not in _KINDS:
         raise UsageError(f"a collection in Milvus is not {kind}: give --kind {' or '.join(_KINDS)}")
     pipeline = bundle.manifest.pipeline
     return sealed.seal(
-        Card(
+        CollectionMetadata(
             format=FORMAT,
             fingerprint=bundle.fingerprint,
             variant=variant,
             kind=kind,
-            effort=DEFAULTS[kind].turned(effort),
+            effort=DEFAULTS[kind].overridden_by(effort),
             dimension=pipeline.dimension,
             with_title=with_title,
             document_prompt=pipeline.document_prompt,
             query_prompt=pipeline.query_prompt,
             prompts=manifest.prompts(pipeline),
             versions={"embedship": version("embedship"), "pymilvus": version("pymilvus")},
-            created=sealed.created(),
+            created=sealed.creation_time(),
         )
     )
 
 
-def read(line: Line, address: Address) -> Card:
+def read(line: MilvusConnection, address: Address) -> CollectionMetadata:
     """Raises UsageError where there is no such collection, UnsafeError where it is not one of ours, Lost."""
-    if not line.ask("has_collection", address.collection):
+    if not line.call("has_collection", address.collection):
         raise UsageError(f"there is no {address}: fill it with `embedship index BUNDLE CORPUS.jsonl --out {address}`")
-    found = line.ask("describe_collection", address.collection)
+    found = line.call("describe_collection", address.collection)
     try:
-        read = msgspec.json.decode(found["properties"][PROPERTY], type=Card)
+        read = msgspec.json.decode(found["properties"][PROPERTY], type=CollectionMetadata)
     except (KeyError, msgspec.MsgspecError):
         raise UnsafeError(
             f"{address} says of no model that its vectors are of it: fill another one with `embedship index`"
@@ -110,13 +112,13 @@ def read(line: Line, address: Address) -> Card:
     return read
 
 
-def make(line: Line, name: str, card: Card) -> None:
+def make(line: MilvusConnection, name: str, card: CollectionMetadata) -> None:
     """An empty collection of this name, ready to be filled and searched. Raises Lost."""
     properties = {PROPERTY: msgspec.json.encode(card).decode()}
-    line.ask("create_collection", name, schema=_schema(card), index_params=_indexes(card), properties=properties)
+    line.call("create_collection", name, schema=_schema(card), index_params=_indexes(card), properties=properties)
 
 
-def _schema(card: Card) -> Any:
+def _schema(card: CollectionMetadata) -> Any:
     schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
     schema.add_field("row", DataType.INT64, is_primary=True)
     schema.add_field("id", DataType.VARCHAR, max_length=LONGEST_ID)
@@ -138,11 +140,11 @@ def _schema(card: Card) -> Any:
     return schema
 
 
-def _indexes(card: Card) -> Any:
+def _indexes(card: CollectionMetadata) -> Any:
     indexes = MilvusClient.prepare_index_params()
     indexes.add_index("words", index_type="SPARSE_INVERTED_INDEX", metric_type="BM25")
     for field in card.fields:
-        kind = Kind.FLAT if field == card.truth else card.kind
-        parameters = {} if kind is Kind.FLAT else _GRAPH
+        kind = IndexKind.FLAT if field == card.truth else card.kind
+        parameters = {} if kind is IndexKind.FLAT else _GRAPH
         indexes.add_index(field, index_type=_KINDS[kind], metric_type="IP", params=parameters)
     return indexes

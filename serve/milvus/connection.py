@@ -17,7 +17,7 @@ from embedship.serve.milvus.pymilvus_library import (
     grpc,
 )
 from embedship.serve.search.address import Address
-from embedship.serve.search.backend import Lost, Refused
+from embedship.serve.search.backend import BackendRejected, BackendUnavailable
 
 # What a search may wait for, and what may take its time: an exact search, loading a collection.
 QUICK_SECONDS = 5.0
@@ -30,7 +30,7 @@ TOKEN = "EMBEDSHIP_MILVUS_TOKEN"
 PAUSE_SECONDS = 1.0
 
 
-class Line:
+class MilvusConnection:
     """Thread-safe. pymilvus connects anew by itself, and tries a call again that the old connection lost."""
 
     def __init__(self, client: Any, address: Address, seconds: float) -> None:
@@ -52,27 +52,27 @@ class Line:
             if address.local and find_spec("milvus_lite") is None:
                 raise MissingExtra("milvus-lite", "milvus") from None
             why = "its folder must be there, and a file of Milvus Lite has one owner at a time"
-            raise Lost(f"{address} cannot be opened: {why}") from error
+            raise BackendUnavailable(f"{address} cannot be opened: {why}") from error
         except (MilvusException, grpc.RpcError) as error:
             if _unknown(error):
                 cure = f"put it in {TOKEN}, as USER:PASSWORD or as an API key"
                 raise UsageError(f"{address} lets nobody in without the right token: {cure}") from None
-            raise Lost(_away(address)) from error
+            raise BackendUnavailable(_away(address)) from error
 
-    def ask(self, method: str, *arguments: Any, **options: Any) -> Any:
+    def call(self, method: str, *arguments: Any, **options: Any) -> Any:
         """What the client's method returns. Raises Lost, at once while the server is away; Refused if it will not."""
         self._enter()
         try:
             got = getattr(self._client, method)(*arguments, timeout=self._seconds, retry_on_rate_limit=False, **options)
         except grpc.RpcError as error:
             self._leave(failed=True)
-            raise Lost(_away(self._address)) from error
+            raise BackendUnavailable(_away(self._address)) from error
         except MilvusException as error:
             failed = isinstance(error.code, grpc.StatusCode) or error.code == Status.CONNECT_FAILED
             self._leave(failed)
             if failed:
-                raise Lost(_away(self._address)) from error
-            raise Refused(f"{self._address} does not do what it is asked: {_said(error)}") from error
+                raise BackendUnavailable(_away(self._address)) from error
+            raise BackendRejected(f"{self._address} does not do what it is asked: {_said(error)}") from error
         except BaseException:
             self._leave(failed=False)
             raise
@@ -87,7 +87,7 @@ class Line:
             if self._fell is None:
                 return
             if self._probing or time.monotonic() < self._fell + PAUSE_SECONDS:
-                raise Lost(_away(self._address))
+                raise BackendUnavailable(_away(self._address))
             self._probing = True
 
     def _leave(self, failed: bool) -> None:

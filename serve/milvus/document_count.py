@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from threading import Lock
 
-from embedship.serve.search.backend import Lost
+from embedship.serve.search.backend import BackendUnavailable
 
 FRESH_SECONDS = 10.0
 
 
-class Tally:
+class DocumentCount:
     """Thread-safe. While the server is away, the last count stands."""
 
     def __init__(self, count: Callable[[], int]) -> None:
@@ -42,7 +42,7 @@ class Tally:
 
     def _again(self) -> None:
         try:
-            with suppress(Lost):
+            with suppress(BackendUnavailable):
                 count = self._ask()
                 with self._lock:
                     self._count = count

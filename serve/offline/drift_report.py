@@ -9,16 +9,16 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from embedship.monitor.drift.detector import ALPHA, DIMENSIONS_LIMIT, Rule
+from embedship.monitor.drift.detector import ALPHA, DIMENSIONS_LIMIT, DriftRule
 from embedship.monitor.drift.false_alarms import DEFAULT, FalseAlarms
-from embedship.monitor.drift.offline import BLOCK_QUERIES, Comparison
-from embedship.monitor.drift.reference import Reference
-from embedship.monitor.recall.history import Course, needed
-from embedship.monitor.state import State
-from embedship.serve.offline.query_log import Log
+from embedship.monitor.drift.offline import BLOCK_QUERIES, DriftComparison
+from embedship.monitor.drift.reference import DriftReference
+from embedship.monitor.recall.history import RecallHistory, needed
+from embedship.monitor.state import SignalState
+from embedship.serve.offline.query_log import DriftLog
 
 
-class Asked(NamedTuple):
+class DriftRequest(NamedTuple):
     """false_alarms None: those that the reference was fitted for."""
 
     reference: Path
@@ -28,10 +28,10 @@ class Asked(NamedTuple):
     recall_baseline: float | None = None
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
+class DriftCommandReport(msgspec.Struct, frozen=True, kw_only=True):
     """What `embedship drift --json` prints. `since` is ISO 8601, None if nothing began or no times were given."""
 
-    state: State
+    state: SignalState
     verdict: list[str]
     reference: str
     current: str
@@ -41,11 +41,18 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     false_alarms: str
     every_seconds: float
     since: str | None
-    comparison: Comparison
-    recall: Course | None
+    comparison: DriftComparison
+    recall: RecallHistory | None
 
     @classmethod
-    def of(cls, comparison: Comparison, recall: Course | None, reference: Reference, log: Log, asked: Asked) -> Report:
+    def of(
+        cls,
+        comparison: DriftComparison,
+        recall: RecallHistory | None,
+        reference: DriftReference,
+        log: DriftLog,
+        asked: DriftRequest,
+    ) -> DriftCommandReport:
         promise = reference.promise.false_alarms if reference.promise else None
         return cls(
             state=state(comparison, recall),
@@ -63,7 +70,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class Line(msgspec.Struct, frozen=True):
+class TestLine(msgspec.Struct, frozen=True):
     """One test: what it found, what it must exceed to count, and whether it does (None: it is only shown)."""
 
     test: str
@@ -72,38 +79,38 @@ class Line(msgspec.Struct, frozen=True):
     fired: bool | None
 
 
-def state(comparison: Comparison, recall: Course | None) -> State:
+def state(comparison: DriftComparison, recall: RecallHistory | None) -> SignalState:
     """Drift decides, and so does a fall of recall; not knowing about drift is no `ok`."""
-    return State.WARN if recall and recall.alarms else comparison.state
+    return SignalState.WARN if recall and recall.alarms else comparison.state
 
 
-def verdict(comparison: Comparison) -> list[str]:
+def verdict(comparison: DriftComparison) -> list[str]:
     report = comparison.report
     match comparison.state:
-        case State.UNKNOWN:
+        case SignalState.UNKNOWN:
             found = [f"Drift could not be decided: {report.reason}."]
-        case State.OK:
+        case SignalState.OK:
             found = [
                 f"No drift: {report.samples:,} queries, worth {report.effective:,.0f} independent ones, are like those "
                 "of the reference.",
             ]
-        case State.WARN:
+        case SignalState.WARN:
             found = [_drifted(comparison)]
     if comparison.since:
         found.append(f"It is first seen in the queries from {when(comparison.since)} on.")
-    if comparison.state is State.WARN and (far := comparison.evidence.far):
+    if comparison.state is SignalState.WARN and (far := comparison.evidence.far):
         found.append(
             f"{far.now:.1%} of the queries belong to no topic of the reference; without drift {far.then:.1%} do."
         )
     return found
 
 
-def _drifted(comparison: Comparison) -> str:
+def _drifted(comparison: DriftComparison) -> str:
     report = comparison.report
-    if report.state is not State.WARN:
-        warning = sum(block.state is State.WARN for block in comparison.blocks)
+    if report.state is not SignalState.WARN:
+        warning = sum(block.state is SignalState.WARN for block in comparison.blocks)
         return f"The queries drifted in {warning} of {len(comparison.blocks)} stretches of time, not over all."
-    if report.rule is Rule.TEN_PERCENT:
+    if report.rule is DriftRule.TEN_PERCENT:
         return (
             f"Drift, by the ten percent rule: {report.dimensions_ratio:.1%} of the dimensions differ at p < {ALPHA}, "
             f"limit {DIMENSIONS_LIMIT:.0%}."
@@ -114,7 +121,7 @@ def _drifted(comparison: Comparison) -> str:
     )
 
 
-def _recall(recall: Course | None, log: Log, baseline: float | None) -> list[str]:
+def _recall(recall: RecallHistory | None, log: DriftLog, baseline: float | None) -> list[str]:
     if log.recalls is None:
         return []
     if recall is None:
@@ -128,31 +135,33 @@ def _recall(recall: Course | None, log: Log, baseline: float | None) -> list[str
     return [f"Recall has not fallen: {now}."]
 
 
-def tests(comparison: Comparison) -> list[Line]:
+def tests(comparison: DriftComparison) -> list[TestLine]:
     """Every test that was made; the first two decide by default, and both must fire."""
     r = comparison.report
     lines = [
-        Line("mean shift, times that of no drift", f"{r.score:.2f}", f"{r.threshold:.2f}", r.score > r.threshold),
-        Line("effect, standard deviations", f"{r.effect:.3f}", f"{r.effect_floor:.3f}", r.effect > r.effect_floor),
-        Line(
+        TestLine("mean shift, times that of no drift", f"{r.score:.2f}", f"{r.threshold:.2f}", r.score > r.threshold),
+        TestLine("effect, standard deviations", f"{r.effect:.3f}", f"{r.effect_floor:.3f}", r.effect > r.effect_floor),
+        TestLine(
             f"KS, dimensions at p < {ALPHA} (10% rule)",
             f"{r.dimensions_ratio:.1%}",
             f"{DIMENSIONS_LIMIT:.0%}",
             r.ten_percent,
         ),
-        Line("KS, dimensions left by Bonferroni", f"{r.bonferroni_ratio:.1%}", "0%", r.bonferroni_ratio > 0),
-        Line("KS, dimensions left by Benjamini-Hochberg", f"{r.discovery_ratio:.1%}", "0%", r.discovery_ratio > 0),
-        Line("KS, median distance (beside: no drift)", f"{r.statistic_median:.3f}", f"{r.statistic_noise:.3f}", None),
+        TestLine("KS, dimensions left by Bonferroni", f"{r.bonferroni_ratio:.1%}", "0%", r.bonferroni_ratio > 0),
+        TestLine("KS, dimensions left by Benjamini-Hochberg", f"{r.discovery_ratio:.1%}", "0%", r.discovery_ratio > 0),
+        TestLine(
+            "KS, median distance (beside: no drift)", f"{r.statistic_median:.3f}", f"{r.statistic_noise:.3f}", None
+        ),
     ]
     if comparison.mmd:
         p = comparison.mmd.pvalue
-        lines.append(Line("MMD, whole sessions permuted, p", f"{p:.3f}", f"{ALPHA}", p < ALPHA))
+        lines.append(TestLine("MMD, whole sessions permuted, p", f"{p:.3f}", f"{ALPHA}", p < ALPHA))
     return lines
 
 
-def blocks_missing(comparison: Comparison) -> str:
+def blocks_missing(comparison: DriftComparison) -> str:
     """Why there are no time blocks."""
-    if comparison.report.state is State.UNKNOWN:
+    if comparison.report.state is SignalState.UNKNOWN:
         return "Nothing could be tested."
     return f"It needs a timestamp on each query, and {2 * BLOCK_QUERIES} queries."
 

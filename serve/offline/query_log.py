@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from embedship.bundle import Bundle
 from embedship.errors import MismatchError, UsageError
-from embedship.monitor.drift.offline import Current
-from embedship.monitor.drift.reference import Reference
+from embedship.monitor.drift.offline import LoggedQueries
+from embedship.monitor.drift.reference import DriftReference
 from embedship.monitor.errors import ReferenceMismatch
 
 KEYS = {
@@ -27,10 +27,10 @@ KEYS = {
 }
 
 
-class Log(NamedTuple):
+class DriftLog(NamedTuple):
     """recalls (n,) float64, NaN where not judged; bound: the log names its model, which is the reference's."""
 
-    current: Current
+    current: LoggedQueries
     recalls: NDArray[np.float64] | None
     variant: str | None
     bound: bool
@@ -40,7 +40,7 @@ class Log(NamedTuple):
         return self.current.times is not None
 
 
-def encoded(path: Path, bundle: Bundle, variant: str | None, reference: Reference) -> Log:
+def read_texts(path: Path, bundle: Bundle, variant: str | None, reference: DriftReference) -> DriftLog:
     """Encode JSON Lines as the service does. Raises MismatchError, before anything is encoded, UsageError."""
     from embedship import golden, shapes
     from embedship.encoder import Encoder
@@ -53,12 +53,12 @@ def encoded(path: Path, bundle: Bundle, variant: str | None, reference: Referenc
         shapes.ensure(encoder)
         golden.check(encoder)
         vectors = encode(encoder, log.texts, advance)
-    return Log(
-        Current(vectors, log.sessions, log.times, tuple(log.texts)), log.recalls, encoder.variant.name, bound=True
+    return DriftLog(
+        LoggedQueries(vectors, log.sessions, log.times, tuple(log.texts)), log.recalls, encoder.variant.name, bound=True
     )
 
 
-def arrays(path: Path, reference: Reference) -> Log:
+def read_npz(path: Path, reference: DriftReference) -> DriftLog:
     """Read an .npz. Raises UsageError for what is no such file, MismatchError if it names another model."""
     found = _load(path)
     if strange := found.keys() - KEYS.keys():
@@ -86,15 +86,15 @@ def arrays(path: Path, reference: Reference) -> Log:
     if not np.isfinite(vectors).all():
         row = int(np.argmin(np.isfinite(vectors).all(axis=1)))
         raise UsageError(f"{path}: row {row} of `vectors` holds NaN or infinity: leave it out")
-    current = Current(
+    current = LoggedQueries(
         vectors[order],
         None if sessions is None else sessions[order].astype(np.int64),
         None if times is None else times[order],
     )
-    return Log(current, None if recalls is None else recalls[order], variant, bound=fingerprint is not None)
+    return DriftLog(current, None if recalls is None else recalls[order], variant, bound=fingerprint is not None)
 
 
-def require(reference: Reference, fingerprint: str) -> None:
+def require(reference: DriftReference, fingerprint: str) -> None:
     try:
         reference.require(fingerprint)
     except ReferenceMismatch as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from embedship.bundle import REFERENCE, Bundle
 from embedship.errors import MismatchError, UnsafeError, UsageError
-from embedship.monitor.drift.reference import Reference
+from embedship.monitor.drift.reference import DriftReference
 from embedship.monitor.errors import MonitorError, ReferenceMismatch
 
 
@@ -16,7 +16,7 @@ def beside(bundle: Bundle) -> Path:
     return folder.with_name(f"{folder.name}.reference.safetensors")
 
 
-def find(bundle: Bundle, given: Path | None = None) -> Reference | None:
+def find(bundle: Bundle, given: Path | None = None) -> DriftReference | None:
     """Open the reference of a bundle; None if there is none and none was given.
 
     Raises UsageError if the given one is not there, MismatchError if it belongs to another model, UnsafeError if it is
@@ -33,12 +33,12 @@ def find(bundle: Bundle, given: Path | None = None) -> Reference | None:
     return read(path, bundle.fingerprint)
 
 
-def read(path: Path, fingerprint: str | None = None) -> Reference:
+def read(path: Path, fingerprint: str | None = None) -> DriftReference:
     """Open one file, and require it to belong to the model of this fingerprint if one is given."""
     if not path.is_file():
         raise UsageError(f"{path} is no drift reference: fit one with `embedship reference BUNDLE QUERIES.jsonl`")
     try:
-        reference = Reference.load(path)
+        reference = DriftReference.load(path)
         if fingerprint is not None:
             reference.require(fingerprint)
     except ReferenceMismatch as error:

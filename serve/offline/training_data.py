@@ -13,22 +13,22 @@ import numpy.typing as npt
 
 from embedship.codes import Vectors, normalise
 from embedship.encoder import Encoder
-from embedship.monitor.drift.evidence import Drifted, Known
-from embedship.monitor.drift.window import Window
-from embedship.monitor.recall.feedback import Pair
+from embedship.monitor.drift.evidence import DriftedQuery, ReferenceClusters
+from embedship.monitor.drift.window import QueryWindow
+from embedship.monitor.recall.feedback import JudgedQuery
 from embedship.monitor.recall.hard_negatives import hard_negatives
-from embedship.monitor.recall.probes import Probe
+from embedship.monitor.recall.probes import LabelledProbe
 from embedship.monitor.recall.score import K, score
-from embedship.serve.index.exact_vectors import Truth
+from embedship.serve.index.exact_vectors import ExactVectors
 from embedship.serve.index.folder import IndexFolder
 from embedship.serve.indexing.embedding import text_of
-from embedship.serve.search.grouping import Grouping
+from embedship.serve.search.grouping import ChunkGrouping
 
 CANDIDATES = 100  # searched for each query: enough to find negatives among, and near enough to be hard
 SHOWN = 5  # candidates beside a query that needs a label
 
 
-class Triplet(msgspec.Struct, frozen=True):
+class TrainingTriplet(msgspec.Struct, frozen=True):
     """A line for sentence-transformers, whose losses take every column for a text: nothing else may stand in it."""
 
     anchor: str
@@ -36,22 +36,22 @@ class Triplet(msgspec.Struct, frozen=True):
     negative: str
 
 
-class Candidate(msgspec.Struct, frozen=True):
+class UnlabelledHit(msgspec.Struct, frozen=True):
     id: str
     text: str
 
 
-class Unlabelled(msgspec.Struct, frozen=True):
+class UnlabelledQuery(msgspec.Struct, frozen=True):
     """A query unlike those of the reference. What is right for it nobody has said; `candidates` is what was found."""
 
     query: str
     id: str
     distance: float
     at: str
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[UnlabelledHit, ...]
 
 
-class Sources(msgspec.Struct, frozen=True):
+class TripletSources(msgspec.Struct, frozen=True):
     """Where the triplets come from, and what could not be used."""
 
     feedback: int = 0  # judged queries
@@ -62,7 +62,7 @@ class Sources(msgspec.Struct, frozen=True):
     drifted: int = 0  # queries unlike the reference whose texts were kept
 
 
-class Lesson(NamedTuple):
+class TrainingQuery(NamedTuple):
     """A query, all documents that are right for it, by their first rows, and those of them that it is to be taught."""
 
     query: str
@@ -71,26 +71,26 @@ class Lesson(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class School:
+class TripletBuilder:
     """An index and the model that filled it, asked offline."""
 
     encoder: Encoder
     folder: IndexFolder
-    truth: Truth
+    truth: ExactVectors
 
     @classmethod
-    def open(cls, encoder: Encoder, folder: IndexFolder, path: Path) -> School:
+    def open(cls, encoder: Encoder, folder: IndexFolder, path: Path) -> TripletBuilder:
         manifest = folder.manifest
-        return cls(encoder, folder, Truth.open(path, (manifest.size, manifest.dimension)))
+        return cls(encoder, folder, ExactVectors.open(path, (manifest.size, manifest.dimension)))
 
-    def judged(self, pairs: Iterable[Pair]) -> tuple[list[Lesson], int]:
+    def judged(self, pairs: Iterable[JudgedQuery]) -> tuple[list[TrainingQuery], int]:
         """Lessons from feedback; a query that was judged twice is one. Also how many right answers are not there."""
         merged: dict[str, dict[str, None]] = {}
         for pair in pairs:
             merged.setdefault(pair.query, {}).update(dict.fromkeys(pair.relevant))
         return self._known((query, tuple(ids)) for query, ids in merged.items())
 
-    def failed(self, probes: Sequence[Probe]) -> tuple[list[Lesson], int]:
+    def failed(self, probes: Sequence[LabelledProbe]) -> tuple[list[TrainingQuery], int]:
         """Lessons from the probes that do not find all they should: what they miss is taught."""
         lessons, missing = self._known((probe.text, probe.relevant) for probe in probes)
         found = self.search([lesson.query for lesson in lessons], K)
@@ -101,9 +101,9 @@ class School:
                 failed.append(lesson._replace(taught=tuple(sorted(lesson.relevant - set(rows)))))
         return failed, missing
 
-    def triplets(self, lessons: Sequence[Lesson], negatives: int) -> tuple[list[Triplet], int]:
+    def triplets(self, lessons: Sequence[TrainingQuery], negatives: int) -> tuple[list[TrainingTriplet], int]:
         """`negatives` triplets for each answer that is taught; also how many answers had no negative at all."""
-        made: list[Triplet] = []
+        made: list[TrainingTriplet] = []
         alone = 0
         vectors = self._encoded([lesson.query for lesson in lessons])
         for lesson, vector, rows in zip(lessons, vectors, self._near(vectors, CANDIDATES), strict=True):
@@ -115,14 +115,14 @@ class School:
             wrong = hard_negatives(rows, self.truth.rows(rows), known, answers, negatives)
             texts = [self._text(row) for row in wrong]
             for key in lesson.taught:
-                made += [Triplet(lesson.query, self._text(right[key]), text) for text in texts]
+                made += [TrainingTriplet(lesson.query, self._text(right[key]), text) for text in texts]
                 alone += not texts
         return made, alone
 
-    def unlabelled(self, drifted: Sequence[Drifted]) -> list[Unlabelled]:
+    def unlabelled(self, drifted: Sequence[DriftedQuery]) -> list[UnlabelledQuery]:
         texts = [each.text or "" for each in drifted]
         return [
-            Unlabelled(text, each.id, each.distance, each.at, self._candidates(rows))
+            UnlabelledQuery(text, each.id, each.distance, each.at, self._candidates(rows))
             for text, each, rows in zip(texts, drifted, self.search(texts, SHOWN), strict=True)
         ]
 
@@ -138,7 +138,7 @@ class School:
     def _near(self, vectors: Vectors, k: int) -> npt.NDArray[np.int64]:
         if not len(vectors):
             return np.empty((0, k), dtype=np.int64)
-        return self._grouping.near(self.folder.index.search, vectors, k, None)[1].rows
+        return self._grouping.search_documents(self.folder.index.search, vectors, k, None)[1].rows
 
     def _nearest(self, key: int, vector: Vectors) -> int:
         """The chunk of a document that answers best; the document itself where it was not cut."""
@@ -146,32 +146,34 @@ class School:
         return int(rows[np.argmax(self.truth.rows(rows) @ vector)])
 
     @property
-    def _grouping(self) -> Grouping:
-        return Grouping(self.folder.documents.firsts)
+    def _grouping(self) -> ChunkGrouping:
+        return ChunkGrouping(self.folder.documents.firsts)
 
-    def _known(self, judged: Iterable[tuple[str, Sequence[str]]]) -> tuple[list[Lesson], int]:
+    def _known(self, judged: Iterable[tuple[str, Sequence[str]]]) -> tuple[list[TrainingQuery], int]:
         lessons, missing = [], 0
         for query, ids in judged:
             rows = self.folder.documents.rows(list(ids))
             missing += len(set(ids)) - len(rows)
             if rows:
-                lessons.append(Lesson(query, frozenset(rows.values()), tuple(rows.values())))
+                lessons.append(TrainingQuery(query, frozenset(rows.values()), tuple(rows.values())))
         return lessons, missing
 
     def _text(self, row: int) -> str:
         (document,) = self.folder.documents.fetch([row])
         return text_of(document, self.folder.manifest.with_title)
 
-    def _candidates(self, rows: npt.NDArray[np.int64]) -> tuple[Candidate, ...]:
+    def _candidates(self, rows: npt.NDArray[np.int64]) -> tuple[UnlabelledHit, ...]:
         documents = self.folder.documents.fetch(rows[rows >= 0].tolist())
-        return tuple(Candidate(each.id, text_of(each, self.folder.manifest.with_title)) for each in documents)
+        return tuple(UnlabelledHit(each.id, text_of(each, self.folder.manifest.with_title)) for each in documents)
 
 
-def drifted(known: Known, window: Window) -> list[Drifted]:
+def drifted(known: ReferenceClusters, window: QueryWindow) -> list[DriftedQuery]:
     """Queries of the window that belong to no topic of the reference and whose texts were kept, furthest first."""
     far = known.far(window.vectors)
     rows = [i for i, text in enumerate(window.texts) if text is not None and far[i]]
     if not rows:
         return []
-    kept = Window(window.vectors[rows], window.times[rows], window.calls[rows], tuple(window.texts[i] for i in rows))
+    kept = QueryWindow(
+        window.vectors[rows], window.times[rows], window.calls[rows], tuple(window.texts[i] for i in rows)
+    )
     return list(known.compare(kept, queries=len(rows)).queries)

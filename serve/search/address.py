@@ -58,7 +58,7 @@ class Address:
         return f"{scheme}://{server}/{self.collection}"
 
 
-def place(text: str) -> Path | Address:
+def parse_location(text: str) -> Path | Address:
     """Where an index lies, as the user wrote it: a folder, or a collection. Raises UsageError."""
     return Address.parse(text) if text.partition(":")[0] in SCHEMES else Path(text)
 

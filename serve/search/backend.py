@@ -11,26 +11,26 @@ import numpy.typing as npt
 
 from embedship.codes import Vectors
 from embedship.errors import EmbedshipError
-from embedship.ranking import Hits
-from embedship.serve.documents.changes import Change, Done
+from embedship.ranking import RankedRows
+from embedship.serve.documents.changes import Change, ChangeCounts
 from embedship.serve.documents.filters import Filter
 from embedship.serve.documents.store import Document
-from embedship.serve.index import Size
-from embedship.serve.index.effort import Effort
-from embedship.serve.index.manifest import Described
+from embedship.serve.index import IndexSize
+from embedship.serve.index.effort import SearchEffort
+from embedship.serve.index.manifest import IndexDescription
 from embedship.serve.search import fusion
-from embedship.serve.search.fusion import Mode
+from embedship.serve.search.fusion import SearchMode
 
 
-class Lost(EmbedshipError):
+class BackendUnavailable(EmbedshipError):
     """The server cannot be reached, or does not answer in time. A write that was under way may have been done."""
 
 
-class Refused(Lost):
+class BackendRejected(BackendUnavailable):
     """The server answered that it cannot: the collection is gone, is being loaded, is another one by now."""
 
 
-class NotWritten(EmbedshipError):
+class WriteRefused(EmbedshipError):
     """Nothing of a change was written, and reading goes on; `full` where the disk has no room left."""
 
     def __init__(self, message: str, full: bool) -> None:
@@ -39,38 +39,38 @@ class NotWritten(EmbedshipError):
 
 
 # What recall is measured at. A client that asks for three hits is searched ten, or nothing could be said of its recall.
-K = 10
+RECALL_K = 10
 
 
-class How(NamedTuple):
+class SearchParams(NamedTuple):
     """How to look; `texts` are the queries themselves, where their words count."""
 
-    mode: Mode = Mode.DENSE
+    mode: SearchMode = SearchMode.DENSE
     texts: Sequence[str] = ()
     filter: Filter | None = None
-    effort: Effort | None = None
+    effort: SearchEffort | None = None
     per_document: bool = True  # False: every chunk of a document may be a hit
 
     @property
     def plain(self) -> bool:
         """Whether only the nearest vectors are asked for, as the index is tuned."""
-        return self.mode is Mode.DENSE and self.filter is None and self.effort is None
+        return self.mode is SearchMode.DENSE and self.filter is None and self.effort is None
 
 
-NEAREST = How()
+DEFAULT_SEARCH_PARAMS = SearchParams()
 
 
-class Place(NamedTuple):
+class RankAndScore(NamedTuple):
     """Where one of the two searches had a hit: from 1, and its own score."""
 
     rank: int
     score: float
 
 
-def places(numbers: npt.NDArray[np.int64], scores: npt.NDArray[np.float32]) -> dict[int, Place]:
+def ranks_by_row(numbers: npt.NDArray[np.int64], scores: npt.NDArray[np.float32]) -> dict[int, RankAndScore]:
     """Where each of these (k,) hits of one query is, by its number; -1 is none."""
     scored = zip(numbers.tolist(), scores.tolist(), strict=True)
-    return {number: Place(rank, score) for rank, (number, score) in enumerate(scored, 1) if number >= 0}
+    return {number: RankAndScore(rank, score) for rank, (number, score) in enumerate(scored, 1) if number >= 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,53 +78,53 @@ class Hit:
     document: Document
     score: float
     row: int  # the first of the document
-    dense: Place | None = None  # of a hybrid search, where its vector was among the nearest
-    keyword: Place | None = None  # and where its words were
-    retrieved: Place | None = None  # where it was before it was re-ranked
+    dense: RankAndScore | None = None  # of a hybrid search, where its vector was among the nearest
+    keyword: RankAndScore | None = None  # and where its words were
+    retrieved: RankAndScore | None = None  # where it was before it was re-ranked
 
 
-class Lists(NamedTuple):
+class HitLists(NamedTuple):
     """What the searches of one request gave: each list that was asked for, and the best of them together."""
 
-    best: Hits
-    dense: Hits | None
-    keyword: Hits | None
+    best: RankedRows
+    dense: RankedRows | None
+    keyword: RankedRows | None
 
     @property
-    def fused(self) -> tuple[Hits | None, Hits | None]:
+    def fused(self) -> tuple[RankedRows | None, RankedRows | None]:
         """The two lists that a hybrid search was made of; of another search none."""
         hybrid = self.dense is not None and self.keyword is not None
         return (self.dense, self.keyword) if hybrid else (None, None)
 
 
 def searched(
-    how: How,
+    how: SearchParams,
     k: int,
-    near: Callable[[int], Hits],
-    worded: Callable[[int], Hits],
-    fuse: Callable[[Sequence[Hits], int], Hits],
-) -> Lists:
+    near: Callable[[int], RankedRows],
+    worded: Callable[[int], RankedRows],
+    fuse: Callable[[Sequence[RankedRows], int], RankedRows],
+) -> HitLists:
     """Ask for as many hits as the mode needs, and fuse what comes: the policy of every store."""
-    depth = max(k, fusion.DEPTH if how.mode is Mode.HYBRID else K)
-    dense = None if how.mode is Mode.KEYWORD else near(depth)
-    keyword = None if how.mode is Mode.DENSE else worded(depth)
+    depth = max(k, fusion.DEPTH if how.mode is SearchMode.HYBRID else RECALL_K)
+    dense = None if how.mode is SearchMode.KEYWORD else near(depth)
+    keyword = None if how.mode is SearchMode.DENSE else worded(depth)
     parts = [part for part in (dense, keyword) if part is not None]
-    return Lists(parts[0] if len(parts) == 1 else fuse(parts, max(k, K)), dense, keyword)
+    return HitLists(parts[0] if len(parts) == 1 else fuse(parts, max(k, RECALL_K)), dense, keyword)
 
 
-def comparable(how: How, rows: Hits | None) -> npt.NDArray[np.int64] | None:
+def comparable(how: SearchParams, rows: RankedRows | None) -> npt.NDArray[np.int64] | None:
     """The (n, K) rows whose recall may be held against the baseline: found by the index alone.
 
     None for a keyword search, for one with a filter, and for one with an effort of the client's own.
     """
-    return None if rows is None or how.filter or how.effort is not None else rows.rows[:, :K]
+    return None if rows is None or how.filter or how.effort is not None else rows.rows[:, :RECALL_K]
 
 
 Exact = Callable[[Vectors, int], npt.NDArray[np.int64]]
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchResults:
     """For each query its k hits, best first; and the documents (n, at least K) that were found, -1 for none.
 
     A document is known by a number that its store gave it: its first row. `nearest` are the rows whose recall an exact
@@ -138,16 +138,16 @@ class Found:
     exact: Exact  # the exact search of what was searched, which may be another by now
 
 
-class Writable(Protocol):
+class WritableBackend(Protocol):
     """What takes changes. For one writing thread; searches go on meanwhile."""
 
     @property
-    def manifest(self) -> Described: ...
+    def manifest(self) -> IndexDescription: ...
 
-    def differing(self, wanted: Sequence[Document]) -> list[Document]:
+    def changed_documents(self, wanted: Sequence[Document]) -> list[Document]:
         """Those that are not there already, word for word: the others need neither the model nor a write."""
 
-    def write(self, wanted: Sequence[Change]) -> Done:
+    def write(self, wanted: Sequence[Change]) -> ChangeCounts:
         """Put and delete; when this returns it is kept, and every search that begins sees it.
 
         Raises NotWritten if the disk refuses, Lost if a server cannot be reached, UsageError for a document that
@@ -155,14 +155,14 @@ class Writable(Protocol):
         """
 
 
-class Store(Protocol):
+class SearchBackend(Protocol):
     """Documents and their vectors, wherever they lie. Thread-safe, and so slow that a search may need a thread."""
 
     @property
-    def manifest(self) -> Described: ...
+    def manifest(self) -> IndexDescription: ...
 
     @property
-    def size(self) -> Size:
+    def size(self) -> IndexSize:
         """Never waits for a network: it is read when metrics are scraped."""
 
     @property
@@ -174,9 +174,9 @@ class Store(Protocol):
         """How many searches may wait at once."""
 
     @property
-    def writable(self) -> Writable | None: ...
+    def writable(self) -> WritableBackend | None: ...
 
-    def find(self, vectors: Vectors | None, k: int, how: How) -> Found:
+    def find(self, vectors: Vectors | None, k: int, how: SearchParams) -> SearchResults:
         """All of it of one moment. Vectors of any length; none for a keyword search.
 
         Raises FilterError, UsageError for an effort the index does not have, Lost for a server that cannot be reached.

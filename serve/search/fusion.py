@@ -7,7 +7,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from embedship.ranking import Hits
+from embedship.ranking import RankedRows
 
 # Cormack, Clarke and Buettcher, "Reciprocal rank fusion outperforms Condorcet and individual rank learning methods",
 # SIGIR 2009.
@@ -17,19 +17,19 @@ RRF = 60
 DEPTH = 100
 
 
-class Mode(StrEnum):
+class SearchMode(StrEnum):
     DENSE = "dense"  # similarity of vectors
     KEYWORD = "keyword"  # BM25
     HYBRID = "hybrid"  # both, fused
 
 
-def fuse(parts: Sequence[Hits], k: int) -> Hits:
+def fuse(parts: Sequence[RankedRows], k: int) -> RankedRows:
     """The k rows with the largest sum of 1 / (60 + rank), ranks from 1, over the lists that hold them.
 
     Only ranks count: a cosine and a BM25 score have no common scale. Of equal sums the lower row comes first.
     """
     queries = len(parts[0].rows)
-    fused = Hits(np.full((queries, k), -1, dtype=np.int64), np.full((queries, k), -np.inf, dtype=np.float32))
+    fused = RankedRows(np.full((queries, k), -1, dtype=np.int64), np.full((queries, k), -np.inf, dtype=np.float32))
     for query in range(queries):
         sums: dict[int, float] = {}
         for part in parts:

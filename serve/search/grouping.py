@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from embedship import ranking
 from embedship.codes import Vectors
-from embedship.ranking import Hits
+from embedship.ranking import RankedRows
 from embedship.serve import interruption
 from embedship.serve.documents.filters import Allowed
 from embedship.serve.search import fusion
@@ -20,11 +20,11 @@ SPREAD = 3
 # How much further words are looked up where the first rows were of too few documents.
 _FURTHER = 8
 
-Near = Callable[[Vectors, int, Allowed | None], Hits]
-Worded = Callable[[int], Hits]
+Near = Callable[[Vectors, int, Allowed | None], RankedRows]
+Worded = Callable[[int], RankedRows]
 
 
-class Grouping:
+class ChunkGrouping:
     """Pure. `firsts`, (size,): for each row the first row of its document, which stands for it; None: rows are hits."""
 
     def __init__(self, firsts: NDArray[np.uint32] | None) -> None:
@@ -40,10 +40,10 @@ class Grouping:
         """All rows of the document with this first row."""
         return np.array([key]) if self._firsts is None else np.flatnonzero(self._firsts == key)
 
-    def best(self, hits: Hits, k: int) -> Hits:
+    def best(self, hits: RankedRows, k: int) -> RankedRows:
         """(n, k) hits: of each document the row that comes first, in the order of the hits; -1 for none."""
         if self._firsts is None:
-            return Hits(hits.rows[:, :k], hits.scores[:, :k])
+            return RankedRows(hits.rows[:, :k], hits.scores[:, :k])
         best = _nothing(len(hits.rows), k)
         for query, keys in enumerate(self.keys(hits.rows)):
             interruption.check()
@@ -53,7 +53,9 @@ class Grouping:
             best.scores[query, : len(places)] = hits.scores[query, places]
         return best
 
-    def near(self, search: Near, queries: Vectors, k: int, allowed: Allowed | None) -> tuple[Hits, Hits]:
+    def search_documents(
+        self, search: Near, queries: Vectors, k: int, allowed: Allowed | None
+    ) -> tuple[RankedRows, RankedRows]:
         """What `search` found for queries (n, dim), and of it the best row of k documents.
 
         Where the rows found are of fewer documents, these are left out and the others searched, until there are k or
@@ -69,7 +71,7 @@ class Grouping:
                 self._complete(search, queries[query : query + 1], allowed, best, int(query))
         return found, best
 
-    def _complete(self, search: Near, query: Vectors, allowed: Allowed | None, best: Hits, place: int) -> None:
+    def _complete(self, search: Near, query: Vectors, allowed: Allowed | None, best: RankedRows, place: int) -> None:
         assert self._firsts is not None
         k = best.rows.shape[1]
         rows, scores = (each[place : place + 1] for each in (best.rows, best.scores))
@@ -90,7 +92,7 @@ class Grouping:
             merged = ranking.hits(both, k)
             rows[:], scores[:] = merged.rows, merged.scores
 
-    def worded(self, search: Worded, k: int) -> Hits:
+    def keyword_search_documents(self, search: Worded, k: int) -> RankedRows:
         """The same for a search that has nothing but a number of rows to turn."""
         if self._firsts is None:
             return search(k)
@@ -103,9 +105,9 @@ class Grouping:
                 return best
             limit *= _FURTHER
 
-    def fuse(self, parts: Sequence[Hits], k: int) -> Hits:
+    def fuse(self, parts: Sequence[RankedRows], k: int) -> RankedRows:
         """Documents by reciprocal rank; each shows the row of the first list that has it."""
-        fused = fusion.fuse([Hits(self.keys(part.rows), part.scores) for part in parts], k)
+        fused = fusion.fuse([RankedRows(self.keys(part.rows), part.scores) for part in parts], k)
         if self._firsts is None:
             return fused
         for query, keys in enumerate(fused.rows):
@@ -116,8 +118,8 @@ class Grouping:
         return fused
 
 
-ROWS = Grouping(None)  # every chunk is a hit
+ROWS = ChunkGrouping(None)  # every chunk is a hit
 
 
-def _nothing(queries: int, k: int) -> Hits:
-    return Hits(np.full((queries, k), -1, dtype=np.int64), np.full((queries, k), -np.inf, dtype=np.float32))
+def _nothing(queries: int, k: int) -> RankedRows:
+    return RankedRows(np.full((queries, k), -1, dtype=np.int64), np.full((queries, k), -np.inf, dtype=np.float32))

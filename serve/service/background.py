@@ -12,14 +12,14 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 
-from embedship.monitor.failures import Part
-from embedship.monitor.monitor import Watch
-from embedship.monitor.recall.probes import Probes
-from embedship.monitor.recall.score import Score, score
+from embedship.monitor.failures import MonitorPart
+from embedship.monitor.monitor import QualityMonitor
+from embedship.monitor.recall.probes import ProbeRecall
+from embedship.monitor.recall.score import RecallScore, score
 from embedship.serve.errors import EngineFailed, Overloaded, RequestError
-from embedship.serve.index import Size
-from embedship.serve.service.canaries import Choir
-from embedship.serve.service.query_pipeline import Pipeline
+from embedship.serve.index import IndexSize
+from embedship.serve.service.canaries import CanaryTarget
+from embedship.serve.service.query_pipeline import QueryPipeline
 
 logger = logging.getLogger(__name__)
 
@@ -32,14 +32,14 @@ RETRY_SECONDS = 1.0
 LABEL_SECONDS = 10.0
 
 
-class Rounds:
+class BackgroundTasks:
     """`run` goes on until it is cancelled; the single rounds may be called by anybody who runs the event loop."""
 
     def __init__(
         self,
-        watch: Watch,
-        choirs: Sequence[Choir],
-        pipeline: Pipeline,
+        watch: QualityMonitor,
+        choirs: Sequence[CanaryTarget],
+        pipeline: QueryPipeline,
         *,
         canary_seconds: float = 30.0,
         probe_seconds: float = 600.0,
@@ -51,16 +51,16 @@ class Rounds:
         self._canary_seconds = canary_seconds
         self._probe_seconds = probe_seconds
         self._retry_seconds = retry_seconds
-        self._counted: Size | None = None  # of the index, when labels were counted
+        self._counted: IndexSize | None = None  # of the index, when labels were counted
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._every(self._canary_seconds, Part.CANARY, self.canary))
-            group.create_task(self._every(self._probe_seconds, Part.PROBE, self.replay))
-            group.create_task(self._every(LABEL_SECONDS, Part.PROBE, self.labels))
-            group.create_task(self._every(SNAPSHOT_SECONDS, Part.SNAPSHOT, self.snapshot))
+            group.create_task(self._every(self._canary_seconds, MonitorPart.CANARY, self.run_canaries))
+            group.create_task(self._every(self._probe_seconds, MonitorPart.PROBE, self.replay_probes))
+            group.create_task(self._every(LABEL_SECONDS, MonitorPart.PROBE, self.labels))
+            group.create_task(self._every(SNAPSHOT_SECONDS, MonitorPart.SNAPSHOT, self.snapshot))
 
-    async def canary(self) -> None:
+    async def run_canaries(self) -> None:
         """Every canary text on every device, one after the other."""
         for workers, songs, walk in self._choirs:
             for device in workers.devices:
@@ -75,7 +75,7 @@ class Rounds:
                     self._watch.canary.failed(device)
         self._watch.report()  # so that a beginning is noted, whether or not anybody scrapes
 
-    async def replay(self) -> None:
+    async def replay_probes(self) -> None:
         """Ask every probe once; a replay with a hole does not count."""
         probes = self._watch.probes
         if probes is None:
@@ -104,29 +104,29 @@ class Rounds:
             return
         self._counted = size
 
-    async def _count_missing(self, probes: Probes) -> None:
-        known = await self._pipeline.shelf.rows(probes.labels)
+    async def _count_missing(self, probes: ProbeRecall) -> None:
+        known = await self._pipeline.shelf.resolve_ids_async(probes.labels)
         probes.missing = len(probes.labels) - len(known)
 
     async def snapshot(self) -> None:
-        remembered = self._watch.remembered()
+        remembered = self._watch.state_to_save()
         await asyncio.get_running_loop().run_in_executor(None, self._watch.save, remembered)
 
-    async def _ask(self, probes: Probes, number: int) -> Score:
+    async def _ask(self, probes: ProbeRecall, number: int) -> RecallScore:
         probe = probes.probes[number]
-        known = await self._pipeline.shelf.rows(probe.relevant)
+        known = await self._pipeline.shelf.resolve_ids_async(probe.relevant)
         # A label that the index does not hold can never be found, and is expected all the same.
         relevant = [known.get(each, -2 - place) for place, each in enumerate(probe.relevant)]
-        return score(await self._patiently(probe.text), relevant)
+        return score(await self._search_with_retry(probe.text), relevant)
 
-    async def _patiently(self, query: str) -> list[int]:
+    async def _search_with_retry(self, query: str) -> list[int]:
         while True:
             try:
-                return await self._pipeline.probe(query)
+                return await self._pipeline.search_probe(query)
             except Overloaded:
                 await asyncio.sleep(self._retry_seconds)
 
-    async def _every(self, seconds: float, part: Part, round: Callable[[], Awaitable[None]]) -> None:
+    async def _every(self, seconds: float, part: MonitorPart, round: Callable[[], Awaitable[None]]) -> None:
         """Now, and then each `seconds`; a round that fails is counted, and the next one comes."""
         while True:
             began = time.monotonic()

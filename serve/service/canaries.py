@@ -9,10 +9,10 @@ import numpy as np
 
 from embedship.codes import Vectors
 from embedship.encoder import Encoder
-from embedship.golden_texts import Golden
-from embedship.serve.batching.executor import Workers
-from embedship.serve.service.shape_walk import Walk
-from embedship.tokens import Tokens
+from embedship.golden_texts import GoldenTexts
+from embedship.serve.batching.executor import BatchExecutor
+from embedship.serve.service.shape_walk import ShapeWalk
+from embedship.tokens import TokenBatch
 
 # Texts of a round on each device: with MiniLM 16 texts of at most 64 tokens cost 40 ms every 30 s, 0.13% of a stream.
 CANARIES = 16
@@ -20,19 +20,19 @@ CANARY_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Songs:
+class CanaryTexts:
     """The canaries: tokens of n golden texts, one by one, and the checkpoint's own (n, dim) float32 vectors."""
 
-    tokens: list[Tokens]
+    tokens: list[TokenBatch]
     vectors: Vectors
 
     @classmethod
-    def of(cls, encoder: Encoder) -> Songs:
+    def of(cls, encoder: Encoder) -> CanaryTexts:
         """At most CANARIES golden texts, evenly spaced from the shortest to the longest that is short enough.
 
         Scores are compared by their spread, so there are two at least.
         """
-        golden = Golden.load(encoder.bundle)
+        golden = GoldenTexts.load(encoder.bundle)
         tokens = encoder.tokenizer(golden.texts)
         lengths = tokens.lengths
         order = [i for i in sorted(range(len(tokens)), key=lengths.__getitem__) if lengths[i]]
@@ -43,9 +43,9 @@ class Songs:
         return cls([tokens.row(i) for i in chosen], golden.vectors[chosen])
 
 
-class Choir(NamedTuple):
+class CanaryTarget(NamedTuple):
     """The devices of one model, what they sing, and the shapes they walk through meanwhile."""
 
-    workers: Workers
-    songs: Songs
-    walk: Walk | None = None
+    workers: BatchExecutor
+    songs: CanaryTexts
+    walk: ShapeWalk | None = None

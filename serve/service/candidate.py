@@ -20,14 +20,14 @@ import numpy as np
 from embedship import golden, shapes, tune
 from embedship.bundle import Bundle
 from embedship.encoder import Encoder
-from embedship.golden_texts import Golden
-from embedship.monitor.cpu_budget import Allowance
-from embedship.monitor.recall.candidate import Comparison
-from embedship.monitor.recall.probes import Probe
+from embedship.golden_texts import GoldenTexts
+from embedship.monitor.cpu_budget import CpuBudget
+from embedship.monitor.recall.candidate import CandidateComparison
+from embedship.monitor.recall.probes import LabelledProbe
 from embedship.monitor.recall.score import K, score
-from embedship.serve.search.backend import Found, How
-from embedship.serve.search.fusion import Mode
-from embedship.serve.service.collection import Shelf
+from embedship.serve.search.backend import SearchParams, SearchResults
+from embedship.serve.search.fusion import SearchMode
+from embedship.serve.service.collection import Collection
 from embedship.serve.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -39,24 +39,24 @@ CAPACITY = 64
 _PATIENCE_SECONDS = 0.2
 
 
-class _Asked(NamedTuple):
+class _SampledSearch(NamedTuple):
     query: str
-    how: How
+    how: SearchParams
     served: tuple[str, ...]  # ids of the documents, best first
     seconds: float | None
 
 
-class Candidate:
-    """`offer` may be called from any thread; `start` once, `close` at the end."""
+class ShadowCandidate:
+    """`sample` may be called from any thread; `start` once, `close` at the end."""
 
-    def __init__(self, encoder: Encoder, shelf: Shelf, rate: float, share: float, seed: int = 0) -> None:
-        self.comparison = Comparison(encoder.bundle.fingerprint, shelf.store.manifest.digest)
+    def __init__(self, encoder: Encoder, shelf: Collection, rate: float, share: float, seed: int = 0) -> None:
+        self.comparison = CandidateComparison(encoder.bundle.fingerprint, shelf.store.manifest.digest)
         self._encoder, self._shelf = encoder, shelf
         self._rate = rate
-        self._allowance = Allowance(share)
+        self._allowance = CpuBudget(share)
         self._random = np.random.default_rng(seed)
-        self._queue: Queue[_Asked] = Queue(CAPACITY)
-        self._probes: deque[Probe] = deque()
+        self._queue: Queue[_SampledSearch] = Queue(CAPACITY)
+        self._probes: deque[LabelledProbe] = deque()
         self._over = Event()
         self._thread = Thread(target=self._run, name="candidate", daemon=True)
 
@@ -67,34 +67,34 @@ class Candidate:
             return None
         bundle = Bundle.open(settings.candidate_bundle or settings.bundle)
         with ExitStack() as on_error:
-            variant = tune.settle(bundle, settings.cache).variant
+            variant = tune.choose_variant(bundle, settings.cache).variant
             encoder = on_error.enter_context(Encoder.open(bundle, variant, streams=1))
             shapes.ensure(encoder, settings.cache)
             golden.check(encoder)
-            probe = Golden.load(bundle).vectors[:1]
-            shelf = Shelf.open(settings.candidate_index, bundle, encoder.tokenizer.prompt, probe)
+            probe = GoldenTexts.load(bundle).vectors[:1]
+            shelf = Collection.open(settings.candidate_index, bundle, encoder.tokenizer.prompt, probe)
             on_error.pop_all()
             return cls(encoder, shelf, settings.candidate_rate, settings.candidate_share)
 
-    def start(self, probes: Sequence[Probe] = ()) -> None:
+    def start(self, probes: Sequence[LabelledProbe] = ()) -> None:
         """Probes are asked once, when no search waits: neither the candidate nor its index changes."""
         self._probes.extend(probes)
         self._thread.start()
 
-    def offer(self, queries: Sequence[str], found: Found, how: How, seconds: float) -> None:
+    def sample(self, queries: Sequence[str], found: SearchResults, how: SearchParams, seconds: float) -> None:
         """Take note of what was answered to a search, which took `seconds`. Never blocks.
 
         Looked at are searches by similarity for ten documents or more.
         """
-        if how.mode is Mode.KEYWORD or how.effort is not None or not how.per_document or self._over.is_set():
+        if how.mode is SearchMode.KEYWORD or how.effort is not None or not how.per_document or self._over.is_set():
             return
         for query, hits in zip(queries, found.hits, strict=True):
             if len(hits) >= K and self._random.random() < self._rate:
                 served = tuple(hit.document.id for hit in hits[:K])
                 alone = seconds if len(queries) == 1 else None
-                self._put(_Asked(query, How(how.mode, filter=how.filter), served, alone))
+                self._put(_SampledSearch(query, SearchParams(how.mode, filter=how.filter), served, alone))
 
-    def _put(self, asked: _Asked) -> None:
+    def _put(self, asked: _SampledSearch) -> None:
         try:
             self._queue.put_nowait(asked)
         except Full:
@@ -118,7 +118,7 @@ class Candidate:
             self._compare(asked)
             self._queue.task_done()
 
-    def _compare(self, asked: _Asked) -> None:
+    def _compare(self, asked: _SampledSearch) -> None:
         if not self._allowance.left:
             self.comparison.skipped(busy=False)
             return
@@ -129,17 +129,17 @@ class Candidate:
     def _probe(self) -> None:
         if self._probes and self._allowance.left:
             probe = self._probes[0]
-            answer = self._ask(probe.text, How())
+            answer = self._ask(probe.text, SearchParams())
             if answer is not None:
                 self.comparison.probed(score(answer[0], probe.relevant))
             self._probes.popleft()
 
-    def _ask(self, query: str, how: How) -> tuple[list[str], float] | None:
+    def _ask(self, query: str, how: SearchParams) -> tuple[list[str], float] | None:
         """Ids of the K best documents, and how long they took; None if it failed, which is counted."""
         began = time.perf_counter()
         try:
             tokens = self._encoder.tokenizer([query], self._shelf.prompt)
-            found = self._shelf.find(self._encoder.encode_tokens(tokens), K, how._replace(texts=[query]))
+            found = self._shelf.search_sync(self._encoder.encode_tokens(tokens), K, how._replace(texts=[query]))
         except Exception:
             self.comparison.failed()
             logger.exception("the candidate failed on a search; the service is untouched")

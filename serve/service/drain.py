@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 
-class Drain:
+class GracefulShutdown:
     """Counts the requests inside, and knows since when it has been quiet.
 
     >>> drain = Drain(30.0)
@@ -40,7 +40,7 @@ class Drain:
         self._began = self._clock()
 
     @property
-    def over(self) -> bool:
+    def may_stop(self) -> bool:
         """Whether new connections may be refused."""
         if not self.draining:
             return False

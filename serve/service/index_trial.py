@@ -18,8 +18,8 @@ import numpy as np
 from embedship.bundle import Bundle
 from embedship.errors import EmbedshipError, UnsafeError
 from embedship.serve import api_keys
-from embedship.serve.live.backend import Local
-from embedship.serve.search.backend import NEAREST, K
+from embedship.serve.live.backend import FolderBackend
+from embedship.serve.search.backend import DEFAULT_SEARCH_PARAMS, RECALL_K
 
 # Hashing and reading 100 GB at 200 MB a second take less.
 _SECONDS = 900.0
@@ -53,9 +53,9 @@ def demand_readable(bundle: Path, index: Path, seconds: float = _SECONDS) -> Non
 
 def _try(bundle: Path, index: Path) -> None:
     opened = Bundle.open(bundle)
-    with closing(Local.open(index, opened, writable=False)) as store:
+    with closing(FolderBackend.open(index, opened, writable=False)) as store:
         dimension = store.manifest.dimension
-        store.find(np.full((1, dimension), dimension**-0.5, dtype=np.float32), K, NEAREST)
+        store.find(np.full((1, dimension), dimension**-0.5, dtype=np.float32), RECALL_K, DEFAULT_SEARCH_PARAMS)
 
 
 if __name__ == "__main__":

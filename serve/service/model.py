@@ -11,20 +11,20 @@ from embedship import shapes, tune
 from embedship.bundle import Bundle, Task
 from embedship.encoder import Encoder
 from embedship.golden import GoldenCheck
-from embedship.serve.batching.admission import Admission
-from embedship.serve.batching.executor import Workers
-from embedship.serve.batching.model_client import Forward
-from embedship.serve.batching.pending import Ticket
-from embedship.serve.batching.priority_queue import Lanes
-from embedship.serve.devices.fleet import Fleet, local, processes
-from embedship.serve.service.canaries import Choir, Songs
-from embedship.serve.service.shape_walk import Walk
+from embedship.serve.batching.admission import AdmissionController
+from embedship.serve.batching.executor import BatchExecutor
+from embedship.serve.batching.model_client import InferenceClient
+from embedship.serve.batching.pending import PendingRequest
+from embedship.serve.batching.priority_queue import PriorityQueue
+from embedship.serve.devices.fleet import DevicePool, local, processes
+from embedship.serve.service.canaries import CanaryTarget, CanaryTexts
+from embedship.serve.service.shape_walk import ShapeWalk
 from embedship.serve.settings import Settings
-from embedship.serve.telemetry.metrics import Counts
-from embedship.tune import Settled
+from embedship.serve.telemetry.metrics import ModelMetrics
+from embedship.tune import ChosenVariant
 
 
-class Door(NamedTuple):
+class OpenedEncoder(NamedTuple):
     """The encoder of a bundle, and what the log should say of how its variant was chosen."""
 
     encoder: Encoder
@@ -32,15 +32,22 @@ class Door(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class LoadedModel:
     encoder: Encoder
     remark: str | None
-    fleet: Fleet
-    forward: Forward
-    choir: Choir
+    fleet: DevicePool
+    forward: InferenceClient
+    choir: CanaryTarget
 
     @classmethod
-    def open(cls, door: Door, settings: Settings, admission: Admission, counts: Counts, stack: ExitStack) -> Self:
+    def open(
+        cls,
+        door: OpenedEncoder,
+        settings: Settings,
+        admission: AdmissionController,
+        counts: ModelMetrics,
+        stack: ExitStack,
+    ) -> Self:
         """Prove every device with the golden texts, and the shapes of batches, if they are not certified here.
 
         What was opened, the encoder too, is closed with `stack`.
@@ -50,27 +57,33 @@ class Running:
         encoder = stack.enter_context(door.encoder)
         # An encoder over worker processes is a fleet already; the streams of any other become one.
         engine = encoder.engine
-        if not isinstance(engine, Fleet):
+        if not isinstance(engine, DevicePool):
             shapes.ensure(encoder, settings.cache, batch_tokens=settings.batch_tokens)
-        fleet = engine if isinstance(engine, Fleet) else local(encoder, settings.stall_seconds, _prefix(encoder.bundle))
+        fleet = (
+            engine
+            if isinstance(engine, DevicePool)
+            else local(encoder, settings.stall_seconds, _prefix(encoder.bundle))
+        )
         each = [device.encode for device in fleet.devices for _ in range(device.streams)]
-        if isinstance(engine, Fleet):
+        if isinstance(engine, DevicePool):
             shapes.ensure(encoder, settings.cache, streams=each, batch_tokens=settings.batch_tokens)
-        shapes.warm(shapes.Subject.of(encoder, each))
+        shapes.warm(shapes.CertificateSubject.of(encoder, each))
         model = encoder.bundle.manifest.pipeline
-        lanes: Lanes[Ticket] = Lanes(settings.batch_tokens)
-        workers = Workers(fleet.devices, model.dimension, encoder.layout, lanes, counts)
+        lanes: PriorityQueue[PendingRequest] = PriorityQueue(settings.batch_tokens)
+        workers = BatchExecutor(fleet.devices, model.dimension, encoder.layout, lanes, counts)
         stack.callback(workers.close)
-        forward = Forward(model, encoder.tokenizer, admission, workers, counts)
+        forward = InferenceClient(model, encoder.tokenizer, admission, workers, counts)
         stack.callback(forward.close)
-        return cls(encoder, door.remark, fleet, forward, Choir(workers, Songs.of(encoder), Walk.of(encoder)))
+        return cls(
+            encoder, door.remark, fleet, forward, CanaryTarget(workers, CanaryTexts.of(encoder), ShapeWalk.of(encoder))
+        )
 
     @property
     def bundle(self) -> Bundle:
         return self.encoder.bundle
 
     @property
-    def workers(self) -> Workers:
+    def workers(self) -> BatchExecutor:
         return self.forward.workers
 
     @property
@@ -79,18 +92,18 @@ class Running:
         return self.fleet.checked
 
 
-def door(path: Path, variant: str | None, task: Task, settings: Settings) -> Door:
+def open_encoder(path: Path, variant: str | None, task: Task, settings: Settings) -> OpenedEncoder:
     """Raises UsageError, UnsafeError, MissingExtra, EngineError, GateError."""
     bundle = Bundle.open(path)
     bundle.require(task)
-    settled = Settled(variant, None) if variant else tune.settle(bundle, settings.cache)
+    settled = ChosenVariant(variant, None) if variant else tune.choose_variant(bundle, settings.cache)
     if settings.workers:
         encoder = processes(
             bundle, settled.variant, settings.workers, settings.streams, settings.stall_seconds, _prefix(bundle)
         )
     else:
         encoder = Encoder.open(bundle, settled.variant, streams=settings.streams, task=task)
-    return Door(encoder, settled.remark)
+    return OpenedEncoder(encoder, settled.remark)
 
 
 def _prefix(bundle: Bundle) -> str:

@@ -10,17 +10,17 @@ from embedship.encoder import Encoder
 from embedship.errors import UsageError
 from embedship.files import jsonl
 from embedship.files.sealed import sha256_of
-from embedship.likeness import likeness
-from embedship.monitor.canary import Canary
+from embedship.likeness import similarity
+from embedship.monitor.canary import CanaryMonitor
 from embedship.monitor.drift.false_alarms import FalseAlarms
-from embedship.monitor.monitor import Watch
-from embedship.monitor.observer import Observer
-from embedship.monitor.recall.candidate import Comparison
-from embedship.monitor.recall.feedback import Feedback
-from embedship.monitor.recall.probes import Probe, Probes
+from embedship.monitor.monitor import QualityMonitor
+from embedship.monitor.observer import QueryObserver
+from embedship.monitor.recall.candidate import CandidateComparison
+from embedship.monitor.recall.feedback import FeedbackRecall
+from embedship.monitor.recall.probes import LabelledProbe, ProbeRecall
 from embedship.serve.offline import references
-from embedship.serve.service.canaries import Choir
-from embedship.serve.service.collection import Shelf
+from embedship.serve.service.canaries import CanaryTarget
+from embedship.serve.service.collection import Collection
 from embedship.serve.service.reranker import Reranker
 from embedship.serve.settings import Settings
 
@@ -28,25 +28,25 @@ PROBES = "probes.jsonl"  # beside the index folder, where --probes names no othe
 MOST_PROBES = 10_000
 
 
-def watch(
+def build_monitor(
     settings: Settings,
     encoder: Encoder,
-    shelf: Shelf | None,
-    choir: Choir,
-    comparison: Comparison | None = None,
+    shelf: Collection | None,
+    choir: CanaryTarget,
+    comparison: CandidateComparison | None = None,
     reranker: Reranker | None = None,
-    before: Watch | None = None,
-) -> Watch:
+    before: QualityMonitor | None = None,
+) -> QualityMonitor:
     """`before` is the monitor that this one replaces in a running server.
 
     Raises UsageError, UnsafeError, MismatchError; a snapshot that cannot be taken up is only a warning."""
     path = _probe_file(settings)
-    watched = Watch(
+    watched = QualityMonitor(
         encoder.bundle.fingerprint,
         _observer(settings, encoder.bundle, encoder.variant.name, shelf),
         _canary(settings, encoder, choir, reranker),
         probes=_probes(settings, path, shelf) if path and shelf else None,
-        feedback=Feedback(settings.keep_answers, settings.keep_queries) if shelf else None,
+        feedback=FeedbackRecall(settings.keep_answers, settings.keep_queries) if shelf else None,
         comparison=comparison,
         index=shelf.store.manifest.digest if shelf else "",
         probe_digest=sha256_of(path) if path else "",
@@ -56,8 +56,8 @@ def watch(
     return watched
 
 
-def _observer(settings: Settings, bundle: Bundle, variant: str, shelf: Shelf | None) -> Observer:
-    return Observer(
+def _observer(settings: Settings, bundle: Bundle, variant: str, shelf: Collection | None) -> QueryObserver:
+    return QueryObserver(
         references.find(bundle, settings.reference),
         shelf.exact if shelf else None,
         fingerprint=bundle.fingerprint,
@@ -72,12 +72,12 @@ def _observer(settings: Settings, bundle: Bundle, variant: str, shelf: Shelf | N
     )
 
 
-def _canary(settings: Settings, encoder: Encoder, choir: Choir, reranker: Reranker | None) -> Canary:
+def _canary(settings: Settings, encoder: Encoder, choir: CanaryTarget, reranker: Reranker | None) -> CanaryMonitor:
     seconds = settings.canary_interval_seconds
     devices = choir.workers.devices
-    canary = Canary(choir.songs.vectors, devices, golden_floor=_floor(encoder), interval_seconds=seconds)
+    canary = CanaryMonitor(choir.songs.vectors, devices, golden_floor=_floor(encoder), interval_seconds=seconds)
     if reranker:
-        scores, alike = reranker.running.choir, partial(likeness, Task.RERANK)
+        scores, alike = reranker.running.choir, partial(similarity, Task.RERANK)
         canary.join(scores.songs.vectors, scores.workers.devices, _floor(reranker.running.encoder), alike)
     return canary
 
@@ -95,12 +95,12 @@ def _probe_file(settings: Settings) -> Path | None:
     return settings.probes or (beside if beside and beside.is_file() else None)
 
 
-def _probes(settings: Settings, path: Path, shelf: Shelf) -> Probes:
-    found = list(jsonl.read(path, Probe))
+def _probes(settings: Settings, path: Path, shelf: Collection) -> ProbeRecall:
+    found = list(jsonl.read(path, LabelledProbe))
     if len(found) > MOST_PROBES:
         raise UsageError(f"{path} holds {len(found)} probes, at most {MOST_PROBES} can be replayed: take a sample")
-    probes = Probes(found, baseline=settings.probe_baseline, interval_seconds=settings.probe_interval_seconds)
-    probes.missing = len(probes.labels) - len(shelf.known(probes.labels))
+    probes = ProbeRecall(found, baseline=settings.probe_baseline, interval_seconds=settings.probe_interval_seconds)
+    probes.missing = len(probes.labels) - len(shelf.resolve_ids(probes.labels))
     return probes
 
 

@@ -18,11 +18,11 @@ import msgspec
 
 from embedship.errors import EmbedshipError
 from embedship.monitor.errors import MonitorError
-from embedship.serve.errors import NotReloaded, Reloading
+from embedship.serve.errors import ReloadFailed, ReloadInProgress
 from embedship.serve.search.address import Address
 from embedship.serve.service import index_trial
-from embedship.serve.service.service import Service
-from embedship.serve.service.state import House
+from embedship.serve.service.service import ModelService
+from embedship.serve.service.state import ServerState
 from embedship.serve.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 Got = TypeVar("Got")
 
 
-class Result(StrEnum):
+class ReloadOutcome(StrEnum):
     """Label of embedship_reloads_total."""
 
     TAKEN = "taken"
@@ -38,7 +38,7 @@ class Result(StrEnum):
     REFUSED = "refused"  # one was running
 
 
-class Reloaded(msgspec.Struct, frozen=True):
+class ReloadResult(msgspec.Struct, frozen=True):
     """What answers now, and what did before."""
 
     fingerprint: str
@@ -47,14 +47,14 @@ class Reloaded(msgspec.Struct, frozen=True):
     seconds: float
 
 
-class Reload:
+class Reloader:
     """Used from the event loop. One at a time."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: ServerState) -> None:
         self._house = house
         self._running = False
         self._tasks: set[asyncio.Task[object]] = set()  # a task that nobody holds may be collected
-        for result in Result:
+        for result in ReloadOutcome:
             house.metrics.reloads.labels(result)
 
     @property
@@ -68,7 +68,7 @@ class Reload:
 
     async def __call__(
         self, bundle: Path | None = None, index: Path | Address | None = None, *, candidate: bool = False
-    ) -> Reloaded:
+    ) -> ReloadResult:
         """Take up what lies at these paths; where none is given, at those of the service that answers now.
 
         `candidate`: at those of its candidate, which is compared no more.
@@ -78,10 +78,10 @@ class Reload:
         if candidate and self._house.service.candidate is None:
             raise self._failed("no candidate is compared: start the server with --candidate-index")
         if self._running or self._house.drain.draining:
-            self._house.metrics.reloads.labels(Result.REFUSED).inc()
-            raise Reloading("The server is stopping." if self._house.drain.draining else _BUSY)
+            self._house.metrics.reloads.labels(ReloadOutcome.REFUSED).inc()
+            raise ReloadInProgress("The server is stopping." if self._house.drain.draining else _BUSY)
         self._running = True
-        return await asyncio.shield(self._keep(self._reload(self._next(bundle, index, candidate))))
+        return await asyncio.shield(self._track_task(self._reload(self._next(bundle, index, candidate))))
 
     def _next(self, bundle: Path | None, index: Path | Address | None, candidate: bool) -> Settings:
         now = self._house.service.settings
@@ -97,17 +97,17 @@ class Reload:
 
     def signalled(self) -> None:
         """SIGHUP: as a call without paths, and only the log says what came of it."""
-        self._keep(self._quietly())
+        self._track_task(self._quietly())
 
     async def _quietly(self) -> None:
         try:
             await self()
-        except Reloading as error:
+        except ReloadInProgress as error:
             logger.warning("SIGHUP: %s", error)
-        except NotReloaded:
+        except ReloadFailed:
             return  # logged where it was raised
 
-    def _keep(self, work: Awaitable[Got]) -> asyncio.Task[Got]:
+    def _track_task(self, work: Awaitable[Got]) -> asyncio.Task[Got]:
         task = asyncio.ensure_future(work)
         assert isinstance(task, asyncio.Task), "coroutines become tasks"
         self._tasks.add(task)
@@ -119,7 +119,7 @@ class Reload:
         if not task.cancelled():
             task.exception()  # known and logged; nobody may be left to hear it
 
-    async def _reload(self, settings: Settings) -> Reloaded:
+    async def _reload(self, settings: Settings) -> ReloadResult:
         began = time.perf_counter()
         try:
             service = await self._open(settings)
@@ -130,19 +130,19 @@ class Reload:
             raise self._failed("the server failed while it opened the new one; its log says why") from None
         finally:
             self._running = False
-        before = self._house.swap(service)
-        self._keep(_retire(before))
-        taken = Reloaded(
+        before = self._house.replace_service(service)
+        self._track_task(_close_when_idle(before))
+        taken = ReloadResult(
             service.bundle.fingerprint,
             service.encoder.variant.name,
             before.bundle.fingerprint,
             time.perf_counter() - began,
         )
-        self._house.metrics.reloads.labels(Result.TAKEN).inc()
+        self._house.metrics.reloads.labels(ReloadOutcome.TAKEN).inc()
         logger.info("reloaded in %.1f s: fingerprint %s, variant %s", taken.seconds, taken.fingerprint, taken.variant)
         return taken
 
-    async def _open(self, settings: Settings) -> Service:
+    async def _open(self, settings: Settings) -> ModelService:
         now = self._house.service
         await now.rounds.snapshot()  # with a --state-dir the new monitor goes on where this one is
         opening = asyncio.get_running_loop().run_in_executor(None, self._opened, settings, now)
@@ -152,12 +152,12 @@ class Reload:
             opening.add_done_callback(_close)  # the server ends: what comes too late is closed again
             raise
 
-    def _opened(self, settings: Settings, now: Service) -> Service:
+    def _opened(self, settings: Settings, now: ModelService) -> ModelService:
         """A service that can answer at once. Its index is first read in a child process."""
         if isinstance(settings.index, Path):
             index_trial.demand_readable(settings.bundle, settings.index)
         house = self._house
-        service = Service.open(settings, house.admissions, house.metrics, None, now.shelf, now.watch)
+        service = ModelService.open(settings, house.admissions, house.metrics, None, now.shelf, now.watch)
         try:
             house.prepare(service)
         except BaseException:
@@ -165,23 +165,23 @@ class Reload:
             raise
         return service
 
-    def _failed(self, why: str) -> NotReloaded:
+    def _failed(self, why: str) -> ReloadFailed:
         fingerprint = self._house.service.bundle.fingerprint
-        self._house.metrics.reloads.labels(Result.FAILED).inc()
+        self._house.metrics.reloads.labels(ReloadOutcome.FAILED).inc()
         logger.error("not reloaded, %s goes on: %s", fingerprint[:12], why)
-        return NotReloaded(f"Not reloaded, {fingerprint[:12]} goes on answering: {why}")
+        return ReloadFailed(f"Not reloaded, {fingerprint[:12]} goes on answering: {why}")
 
 
 _BUSY = "A reload is running already: wait for it, GET /info says what answers."
 
 
-async def _retire(service: Service) -> None:
+async def _close_when_idle(service: ModelService) -> None:
     """Close it when its last request has left. Its memory has been taken up by the next: it writes no more."""
-    service.watch.retire()
-    await service.left()
+    service.watch.stop_saving()
+    await service.wait_until_idle()
     await asyncio.get_running_loop().run_in_executor(None, service.close)
 
 
-def _close(opening: asyncio.Future[Service]) -> None:
+def _close(opening: asyncio.Future[ModelService]) -> None:
     if not opening.cancelled() and not opening.exception():
         opening.result().close()

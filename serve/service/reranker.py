@@ -9,22 +9,22 @@ import numpy as np
 import numpy.typing as npt
 
 from embedship.bundle import Bundle
-from embedship.serve.batching.model_client import Encoded
+from embedship.serve.batching.model_client import EncodedTexts
 from embedship.serve.errors import TooLarge
 from embedship.serve.indexing.embedding import text_of
-from embedship.serve.search.backend import Found, Hit, K, Place
-from embedship.serve.service.model import Running
-from embedship.serve.telemetry.request_context import Lane
+from embedship.serve.search.backend import RECALL_K, Hit, RankAndScore, SearchResults
+from embedship.serve.service.model import LoadedModel
+from embedship.serve.telemetry.request_context import Priority
 
 Scores = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class PairScores:
     """(n,) logits of n pairs, and what they cost."""
 
     logits: Scores
-    encoded: Encoded
+    encoded: EncodedTexts
 
     @property
     def probabilities(self) -> Scores:
@@ -35,7 +35,7 @@ class Scored:
 class Reranker:
     """Used from the event loop; raises RequestErrors only."""
 
-    def __init__(self, running: Running, most_characters: int) -> None:
+    def __init__(self, running: LoadedModel, most_characters: int) -> None:
         """`most_characters` bounds what a request makes the tokeniser read: the query counts once a pair."""
         self.running = running
         self._most_characters = most_characters
@@ -45,7 +45,9 @@ class Reranker:
     def bundle(self) -> Bundle:
         return self.running.bundle
 
-    async def score(self, pairs: Sequence[tuple[str, str]], truncate: bool = True, lane: Lane | None = None) -> Scored:
+    async def score(
+        self, pairs: Sequence[tuple[str, str]], truncate: bool = True, lane: Priority | None = None
+    ) -> PairScores:
         """Score (query, passage) pairs; what is too long for the model loses the end of its longer half."""
         if (characters := sum(len(query) + len(passage) for query, passage in pairs)) > self._most_characters:
             raise TooLarge(
@@ -53,12 +55,12 @@ class Reranker:
                 f"{self._most_characters} a request: shorten the query, or send fewer texts.",
                 "query",
             )
-        encoded = await self.running.forward.rows(pairs, truncate=truncate, lane=lane)
-        return Scored(encoded.vectors[:, 0], encoded)
+        encoded = await self.running.forward.encode(pairs, truncate=truncate, lane=lane)
+        return PairScores(encoded.vectors[:, 0], encoded)
 
-    async def sorted(
-        self, queries: Sequence[str], found: Found, k: int, with_title: bool, lane: Lane | None
-    ) -> tuple[Found, int]:
+    async def rerank(
+        self, queries: Sequence[str], found: SearchResults, k: int, with_title: bool, lane: Priority | None
+    ) -> tuple[SearchResults, int]:
         """The k best of the hits of each query, their scores those of this model; and the tokens that it cost.
 
         Somebody waits for a search, so its pairs do not wait behind bulk, however many they are.
@@ -70,7 +72,7 @@ class Reranker:
         ]
         if not pairs:
             return found, 0
-        scored = await self.score(pairs, lane=lane or Lane.INTERACTIVE)
+        scored = await self.score(pairs, lane=lane or Priority.INTERACTIVE)
         ends = np.cumsum([len(hits) for hits in found.hits])[:-1]  # the pairs of a query follow each other
         parts = (np.split(scores, ends) for scores in (scored.logits, scored.probabilities))
         ranked = [_ranked(*each) for each in zip(found.hits, *parts, strict=True)]
@@ -78,7 +80,7 @@ class Reranker:
         return replace(found, hits=[hits[:k] for hits in ranked], rows=rows), scored.encoded.tokens
 
 
-def best_first(logits: Scores) -> list[int]:
+def argsort_descending(logits: Scores) -> list[int]:
     """Places, those of equal scores in the order they came in. Not of probabilities: the best are all 1.0."""
     found: list[int] = np.argsort(-logits, kind="stable").tolist()
     return found
@@ -86,15 +88,15 @@ def best_first(logits: Scores) -> list[int]:
 
 def _ranked(hits: Sequence[Hit], logits: Scores, probabilities: Scores) -> list[Hit]:
     return [
-        replace(hits[place], score=float(probabilities[place]), retrieved=Place(place + 1, hits[place].score))
-        for place in best_first(logits)
+        replace(hits[place], score=float(probabilities[place]), retrieved=RankAndScore(place + 1, hits[place].score))
+        for place in argsort_descending(logits)
     ]
 
 
 def _rows(hits: Sequence[Hit], before: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """(K or more,) the documents in their new order, those that were not re-ranked behind them."""
     found = dict.fromkeys([*(hit.row for hit in hits), *before[before >= 0].tolist()])
-    rows = np.full(max(len(before), K), -1, dtype=np.int64)
+    rows = np.full(max(len(before), RECALL_K), -1, dtype=np.int64)
     kept = list(found)[: len(rows)]
     rows[: len(kept)] = kept
     return rows

@@ -15,44 +15,44 @@ from typing import NamedTuple, Self
 from embedship.bundle import Bundle, Task
 from embedship.encoder import Encoder
 from embedship.golden import GoldenCheck
-from embedship.golden_texts import Golden
-from embedship.monitor.monitor import Watch
-from embedship.serve.batching.admission import Admission
-from embedship.serve.batching.executor import Workers
-from embedship.serve.batching.model_client import Forward
+from embedship.golden_texts import GoldenTexts
+from embedship.monitor.monitor import QualityMonitor
+from embedship.serve.batching.admission import AdmissionController
+from embedship.serve.batching.executor import BatchExecutor
+from embedship.serve.batching.model_client import InferenceClient
 from embedship.serve.service import monitor_setup
-from embedship.serve.service.background import Rounds
-from embedship.serve.service.candidate import Candidate
-from embedship.serve.service.collection import Shelf
-from embedship.serve.service.document_writer import Writes
-from embedship.serve.service.feedback import Judge
-from embedship.serve.service.model import Door, Running, door
-from embedship.serve.service.query_pipeline import Pipeline
+from embedship.serve.service.background import BackgroundTasks
+from embedship.serve.service.candidate import ShadowCandidate
+from embedship.serve.service.collection import Collection
+from embedship.serve.service.document_writer import DocumentWriter
+from embedship.serve.service.feedback import FeedbackService
+from embedship.serve.service.model import LoadedModel, OpenedEncoder, open_encoder
+from embedship.serve.service.query_pipeline import QueryPipeline
 from embedship.serve.service.reranker import Reranker
 from embedship.serve.settings import Settings
-from embedship.serve.telemetry.metrics import Build, Counts, Metrics
+from embedship.serve.telemetry.metrics import BuildInfo, Metrics, ModelMetrics
 from embedship.version import __version__
 
 
-class Admissions(NamedTuple):
+class AdmissionControllers(NamedTuple):
     """The house's permits: one queue limit a model, whichever service answers."""
 
-    embed: Admission
-    rerank: Admission
+    embed: AdmissionController
+    rerank: AdmissionController
 
 
 @dataclass(slots=True, eq=False)
-class Service:
+class ModelService:
     settings: Settings  # with the bundle and the index of this one
-    running: Running
+    running: LoadedModel
     reranker: Reranker | None
-    shelf: Shelf | None
-    candidate: Candidate | None
-    watch: Watch
-    pipeline: Pipeline
-    judge: Judge
-    writes: Writes
-    rounds: Rounds
+    shelf: Collection | None
+    candidate: ShadowCandidate | None
+    watch: QualityMonitor
+    pipeline: QueryPipeline
+    judge: FeedbackService
+    writes: DocumentWriter
+    rounds: BackgroundTasks
     _stack: ExitStack
     inside: int = 0  # requests that it has begun to answer
     _left: asyncio.Event | None = None  # made when it is to be closed
@@ -61,11 +61,11 @@ class Service:
     def open(
         cls,
         settings: Settings,
-        admissions: Admissions,
+        admissions: AdmissionControllers,
         metrics: Metrics,
         encoder: Encoder | None = None,
-        before: Shelf | None = None,
-        watched: Watch | None = None,
+        before: Collection | None = None,
+        watched: QualityMonitor | None = None,
     ) -> Self:
         """Choose and load the variant, prove it with the golden texts, open the index and the monitor.
 
@@ -75,8 +75,12 @@ class Service:
         Raises UsageError, UnsafeError, MismatchError, MissingExtra, EngineError, GateError.
         """
         with ExitStack() as stack:  # a failure half way closes what was opened; success keeps it
-            opened = Door(encoder, None) if encoder else door(settings.bundle, settings.variant, Task.EMBED, settings)
-            running = Running.open(opened, settings, admissions.embed, metrics.embedding, stack)
+            opened = (
+                OpenedEncoder(encoder, None)
+                if encoder
+                else open_encoder(settings.bundle, settings.variant, Task.EMBED, settings)
+            )
+            running = LoadedModel.open(opened, settings, admissions.embed, metrics.embedding, stack)
             reranker = _reranker(settings, admissions.rerank, metrics.reranking, stack)
             return cls._open(settings, running, reranker, metrics, before, watched, stack)
 
@@ -84,36 +88,36 @@ class Service:
     def _open(
         cls,
         settings: Settings,
-        running: Running,
+        running: LoadedModel,
         reranker: Reranker | None,
         metrics: Metrics,
-        before: Shelf | None,
-        watched: Watch | None,
+        before: Collection | None,
+        watched: QualityMonitor | None,
         stack: ExitStack,
     ) -> Self:
         encoder = running.encoder
         shelf = _shelf(settings, encoder, before)
         if shelf:
             stack.callback(shelf.close)
-        candidate = Candidate.open(settings)
+        candidate = ShadowCandidate.open(settings)
         if candidate:
             stack.callback(candidate.close)
         comparison = candidate.comparison if candidate else None
-        watch = monitor_setup.watch(settings, encoder, shelf, running.choir, comparison, reranker, watched)
+        watch = monitor_setup.build_monitor(settings, encoder, shelf, running.choir, comparison, reranker, watched)
         stack.enter_context(watch)
         if candidate:
             candidate.start(watch.probes.probes if watch.probes else ())
-        pipeline = Pipeline(running.forward, shelf, watch, metrics, candidate, reranker)
-        rounds = Rounds(
+        pipeline = QueryPipeline(running.forward, shelf, watch, metrics, candidate, reranker)
+        rounds = BackgroundTasks(
             watch,
             [running.choir, *([reranker.running.choir] if reranker else [])],
             pipeline,
             canary_seconds=settings.canary_interval_seconds,
             probe_seconds=settings.probe_interval_seconds,
         )
-        judge = Judge(pipeline, watch.feedback)
+        judge = FeedbackService(pipeline, watch.feedback)
         live = shelf.store.writable if shelf else None
-        writes = Writes(pipeline, live, metrics, settings)
+        writes = DocumentWriter(pipeline, live, metrics, settings)
         stack.callback(writes.close)
         return cls(
             settings,
@@ -129,16 +133,16 @@ class Service:
             stack.pop_all(),
         )
 
-    def enter(self) -> None:
-        """A request is answered by this one, from here to `leave`; both are called on the event loop."""
+    def request_started(self) -> None:
+        """A request is answered by this one, from here to `request_finished`; both are called on the event loop."""
         self.inside += 1
 
-    def leave(self) -> None:
+    def request_finished(self) -> None:
         self.inside -= 1
         if self._left and not self.inside:
             self._left.set()
 
-    async def left(self) -> None:
+    async def wait_until_idle(self) -> None:
         """Wait until the last request has left; none may enter any more."""
         self._left = asyncio.Event()
         if self.inside:
@@ -149,24 +153,24 @@ class Service:
         return self.running.encoder
 
     @property
-    def forward(self) -> Forward:
+    def forward(self) -> InferenceClient:
         return self.running.forward
 
     @property
-    def workers(self) -> Workers:
+    def workers(self) -> BatchExecutor:
         """Of the model that embeds."""
         return self.running.workers
 
     @property
-    def models(self) -> tuple[Running, ...]:
+    def models(self) -> tuple[LoadedModel, ...]:
         """All that run here."""
         return (self.running, self.reranker.running) if self.reranker else (self.running,)
 
     @property
-    def build(self) -> Build:
+    def build_info(self) -> BuildInfo:
         variant, precision = self.encoder.variant, self.encoder.engine.precision
         reranker = self.reranker.running.bundle.fingerprint if self.reranker else ""
-        return Build(self.bundle.fingerprint, variant.name, variant.runtime, precision, __version__, reranker)
+        return BuildInfo(self.bundle.fingerprint, variant.name, variant.runtime, precision, __version__, reranker)
 
     @property
     def golden(self) -> GoldenCheck:
@@ -187,16 +191,18 @@ class Service:
         self.close()
 
 
-def _reranker(settings: Settings, admission: Admission, counts: Counts | None, stack: ExitStack) -> Reranker | None:
+def _reranker(
+    settings: Settings, admission: AdmissionController, counts: ModelMetrics | None, stack: ExitStack
+) -> Reranker | None:
     if settings.reranker is None:
         return None
     assert counts is not None, "whoever has a re-ranker counts its pairs"
-    opened = door(settings.reranker, None, Task.RERANK, settings)
-    return Reranker(Running.open(opened, settings, admission, counts, stack), settings.max_body_bytes)
+    opened = open_encoder(settings.reranker, None, Task.RERANK, settings)
+    return Reranker(LoadedModel.open(opened, settings, admission, counts, stack), settings.max_body_bytes)
 
 
-def _shelf(settings: Settings, encoder: Encoder, before: Shelf | None) -> Shelf | None:
+def _shelf(settings: Settings, encoder: Encoder, before: Collection | None) -> Collection | None:
     if settings.index is None:
         return None
-    probe = Golden.load(encoder.bundle).vectors[:1]
-    return Shelf.open(settings.index, encoder.bundle, encoder.tokenizer.prompt, probe, settings.writable, before)
+    probe = GoldenTexts.load(encoder.bundle).vectors[:1]
+    return Collection.open(settings.index, encoder.bundle, encoder.tokenizer.prompt, probe, settings.writable, before)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from embedship.batches import Layout, Shape
+from embedship.batches import BatchLayout, PaddedShape
 from embedship.encoder import Encoder
-from embedship.serve.batching.executor import Workers
-from embedship.shapes import Key, Subject, Texts
-from embedship.tokens import Tokens
+from embedship.serve.batching.executor import BatchExecutor
+from embedship.shapes import CertificateSubject, Key, ShapeTexts
+from embedship.tokens import TokenBatch
 
 logger = logging.getLogger(__name__)
 
@@ -17,19 +17,19 @@ logger = logging.getLogger(__name__)
 SHAPES = 2
 
 
-class Walk:
+class ShapeWalk:
     """Compares texts in one shape with the same texts in the next wider one. Used from the event loop only."""
 
-    def __init__(self, texts: Texts, shapes: Sequence[Shape], floor: float) -> None:
+    def __init__(self, texts: ShapeTexts, shapes: Sequence[PaddedShape], floor: float) -> None:
         self._texts, self._shapes, self._floor = texts, shapes, floor
         self._places: dict[str, int] = {}  # device -> of its next shape
 
     @classmethod
-    def of(cls, encoder: Encoder) -> Walk:
-        subject = Subject.of(encoder)
-        return cls(Texts.of(subject), subject.layout.shapes(), subject.floor)
+    def of(cls, encoder: Encoder) -> ShapeWalk:
+        subject = CertificateSubject.of(encoder)
+        return cls(ShapeTexts.of(subject), subject.layout.shapes(), subject.floor)
 
-    async def on(self, workers: Workers, device: str) -> bool:
+    async def on(self, workers: BatchExecutor, device: str) -> bool:
         """Try the next SHAPES of a device. Shapes that differ are used no more, on no device, and the answer is False.
 
         Raises EngineFailed.
@@ -44,7 +44,7 @@ class Walk:
                 right &= await self._same(workers, device, shape)
         return right
 
-    async def _same(self, workers: Workers, device: str, shape: Shape) -> bool:
+    async def _same(self, workers: BatchExecutor, device: str, shape: PaddedShape) -> bool:
         wider = self._wider(workers.layout, shape)
         if wider is None:
             return True
@@ -63,16 +63,16 @@ class Walk:
         workers.exclude([shape, wider])
         return False
 
-    def _wider(self, layout: Layout, shape: Shape) -> Shape | None:
+    def _wider(self, layout: BatchLayout, shape: PaddedShape) -> PaddedShape | None:
         """The next wider right shape, of as many rows or of the most below that fit: two at least."""
         for width in (each for each in layout.widths() if each > shape.width):
             rows = max(2, shape.rows)
             while rows > 1:
                 if layout.shape(rows, width) == (rows, width):
-                    return Shape(rows, width)
+                    return PaddedShape(rows, width)
                 rows //= 2
         return None
 
-    def _tokens(self, keys: Sequence[Key]) -> Tokens:
+    def _tokens(self, keys: Sequence[Key]) -> TokenBatch:
         ids = [self._texts.ids(key) for key in keys]
-        return Tokens(ids, [0] * len(ids), self._texts.turns(ids))
+        return TokenBatch(ids, [0] * len(ids), self._texts.turns(ids))

@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 
-class Tally:
+class HistogramSeries:
     """One series: how many observations fell into which bucket, and their sum."""
 
     __slots__ = ("_bounds", "counts", "sum")
@@ -30,7 +30,7 @@ class Tally:
         self.sum += value
 
 
-class Histogram(Collector):
+class HistogramFamily(Collector):
     """A family of series, told apart by one label, or a single series without one. Bounds ascend, and belong below."""
 
     def __init__(
@@ -40,13 +40,13 @@ class Histogram(Collector):
         self._label = () if label is None else (label,)
         self._bounds = tuple(bounds)
         self._shown = [*map(floatToGoString, self._bounds), "+Inf"]
-        self._tallies: dict[tuple[str, ...], Tally] = {}
+        self._tallies: dict[tuple[str, ...], HistogramSeries] = {}
         registry.register(self)
 
-    def labels(self, *values: str) -> Tally:
+    def labels(self, *values: str) -> HistogramSeries:
         """The series of this value of the label, from now on shown at zero."""
         assert len(values) == len(self._label), "a value a label"
-        return self._tallies.setdefault(values, Tally(self._bounds))
+        return self._tallies.setdefault(values, HistogramSeries(self._bounds))
 
     def collect(self) -> Iterable[HistogramMetricFamily]:
         family = HistogramMetricFamily(self._name, self._help, labels=self._label)

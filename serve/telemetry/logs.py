@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from embedship.serve.telemetry.request_context import NOW, Visit
+from embedship.serve.telemetry.request_context import RequestContext, current_request
 
 logger = logging.getLogger("embedship.access")
 
@@ -37,10 +37,10 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
-def begin(form: LogFormat, device: str | None = None) -> None:
+def configure_logging(form: LogFormat, device: str | None = None) -> None:
     """Log from now on so, warnings and what nobody catches included; `device` names a worker process."""
     out = logging.StreamHandler(sys.stderr)
-    out.setFormatter(Json(device) if form is LogFormat.JSON else Text(device))
+    out.setFormatter(JsonFormatter(device) if form is LogFormat.JSON else TextFormatter(device))
     logging.basicConfig(level=logging.INFO, handlers=[out], force=True)
     logging.captureWarnings(True)
     if form is LogFormat.JSON:
@@ -48,7 +48,7 @@ def begin(form: LogFormat, device: str | None = None) -> None:
         threading.excepthook = lambda seen: _uncaught(seen.exc_type, seen.exc_value, seen.exc_traceback)
 
 
-class Text(logging.Formatter):
+class TextFormatter(logging.Formatter):
     """A line to read; only the trace of an exception takes more."""
 
     def __init__(self, device: str | None = None) -> None:
@@ -59,7 +59,7 @@ class Text(logging.Formatter):
         return f"{line} [{', '.join(asked)}]" if (asked := _asked(record)) else line
 
 
-class Json(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     """{"time", "level", "logger", "message"}, and `device`, `request_id` or `requests`, `trace_id`, `exception`."""
 
     def __init__(self, device: str | None = None) -> None:
@@ -83,12 +83,12 @@ class Json(logging.Formatter):
 
 def _asked(record: logging.LogRecord) -> list[str]:
     """The ids of the requests that a line is about: the one that is answered here, or those that its writer named."""
-    visit = NOW.get()
+    visit = current_request.get()
     return [visit.id] if visit else getattr(record, REQUESTS, [])
 
 
 def _whose(record: logging.LogRecord) -> dict[str, Any]:
-    if visit := NOW.get():
+    if visit := current_request.get():
         return {"request_id": visit.id, **({"trace_id": visit.trace} if visit.trace else {})}
     return {REQUESTS: asked} if (asked := _asked(record)) else {}
 
@@ -104,7 +104,7 @@ def _whole(value: Any) -> Any:
     return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
 
-def access(visit: Visit, method: str, route: str, status: int, seconds: float) -> None:
+def log_access(visit: RequestContext, method: str, route: str, status: int, seconds: float) -> None:
     """The line of one request that was answered: `seconds` from its first byte here to the last of its answer."""
     phases, tokens = visit.seconds(), sum(visit.lengths)
     times = ", ".join(f"{phase} {1e3 * spent:.2f}" for phase, spent in phases.items())

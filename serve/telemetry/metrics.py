@@ -8,15 +8,15 @@ from enum import StrEnum
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from embedship.serve.documents.changes import Done
-from embedship.serve.errors import ANSWERS, FAILURES, REJECTIONS, RequestError
-from embedship.serve.index import Size
-from embedship.serve.live.compaction import Result
-from embedship.serve.telemetry.histogram import Histogram, Tally
-from embedship.serve.telemetry.request_context import Lane
+from embedship.serve.documents.changes import ChangeCounts
+from embedship.serve.errors import ERROR_MAPPINGS, FAILURES, REJECTIONS, RequestError
+from embedship.serve.index import IndexSize
+from embedship.serve.live.compaction import CompactionResult
+from embedship.serve.telemetry.histogram import HistogramFamily, HistogramSeries
+from embedship.serve.telemetry.request_context import Priority
 
 
-class Cut(StrEnum):
+class CloseReason(StrEnum):
     """Why a connection was cut without an answer: label of embedship_connections_cut_total."""
 
     HEAD = "head"
@@ -39,7 +39,7 @@ _SHARE = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)  # the lanes allow 0.05, an
 
 
 @dataclass(frozen=True, slots=True)
-class Build:
+class BuildInfo:
     """What runs: the labels of embedship_info."""
 
     fingerprint: str
@@ -51,7 +51,7 @@ class Build:
 
 
 @dataclass(frozen=True, slots=True)
-class _Maker:
+class _SeriesMaker:
     """Makes series whose names begin with `prefix`."""
 
     prefix: str
@@ -60,21 +60,23 @@ class _Maker:
     def counter(self, name: str, help: str, *labels: str) -> Counter:
         return Counter(self.prefix + name, help, labels, registry=self.registry)
 
-    def histograms(self, name: str, help: str, label: str | None, bounds: tuple[float, ...] = _SECONDS) -> Histogram:
-        return Histogram(self.prefix + name, help, label, bounds, self.registry)
+    def histograms(
+        self, name: str, help: str, label: str | None, bounds: tuple[float, ...] = _SECONDS
+    ) -> HistogramFamily:
+        return HistogramFamily(self.prefix + name, help, label, bounds, self.registry)
 
-    def histogram(self, name: str, help: str, bounds: tuple[float, ...] = _SECONDS) -> Tally:
+    def histogram(self, name: str, help: str, bounds: tuple[float, ...] = _SECONDS) -> HistogramSeries:
         return self.histograms(name, help, None, bounds).labels()
 
     def gauge(self, name: str, help: str, *labels: str) -> Gauge:
         return Gauge(self.prefix + name, help, labels, registry=self.registry)
 
 
-class Counts:
+class ModelMetrics:
     """What one model computes, in `unit`s: texts that it encodes, or pairs that it scores."""
 
     def __init__(self, registry: CollectorRegistry, prefix: str = "embedship_", unit: str = "text") -> None:
-        make, units = _Maker(prefix, registry), f"{unit}s"
+        make, units = _SeriesMaker(prefix, registry), f"{unit}s"
         done = {"text": "encoded", "pair": "scored"}[unit]
         self.texts = make.counter(f"{units}_total", f"{units.capitalize()} {done}.")
         self.tokens = make.counter("tokens_total", f"Tokens {done}, without padding.")
@@ -87,7 +89,7 @@ class Counts:
         self.wrong_shapes = make.gauge("wrong_shapes", "Shapes of batches that are wrong here and not used.")
         self.padding = make.histogram("batch_padding_ratio", "Share of a batch that is padding.", bounds=_SHARE)
         queue = make.histograms("queue_seconds", "From a request's tokens to the start of its first batch.", "lane")
-        self.queue_seconds = {lane: queue.labels(lane) for lane in Lane}
+        self.queue_seconds = {lane: queue.labels(lane) for lane in Priority}
         self.inference = make.histograms("inference_seconds", "One batch on its device.", "device")
         self.tokenise_seconds = make.histogram(
             "tokenise_seconds", f"From a request's {units} to its tokens.", bounds=_SHORT
@@ -98,10 +100,10 @@ class Metrics:
     """Used from the event loop only. `registry` is injected: a server a registry, a registry a test."""
 
     def __init__(self, registry: CollectorRegistry, reranks: bool = False) -> None:
-        make = _Maker("embedship_", registry)
+        make = _SeriesMaker("embedship_", registry)
         counter, gauge, histogram, histograms = make.counter, make.gauge, make.histogram, make.histograms
-        self.embedding = Counts(registry)
-        self.reranking = Counts(registry, "embedship_rerank_", "pair") if reranks else None
+        self.embedding = ModelMetrics(registry)
+        self.reranking = ModelMetrics(registry, "embedship_rerank_", "pair") if reranks else None
         requests = counter("requests_total", "Requests answered, by route and status class.", "route", "status")
         seconds = histograms("request_seconds", "From the request line to the last byte of the answer.", "route")
         rejections = counter(
@@ -113,12 +115,12 @@ class Metrics:
         self.search_seconds = histogram("search_seconds", "Index and documents, for the queries of one request.")
         self.write_seconds = histogram("index_write_seconds", "One transaction of changes, until it is on the disk.")
         changes = counter("index_changes_total", "Documents changed, by what was there before.", "change")
-        self.changes = {change: changes.labels(change) for change in Done.__struct_fields__}
+        self.changes = {change: changes.labels(change) for change in ChangeCounts.__struct_fields__}
         compactions = counter("index_compactions_total", "Compactions of the index, by what came of them.", "result")
-        self.compactions = {result: compactions.labels(result) for result in Result}
+        self.compactions = {result: compactions.labels(result) for result in CompactionResult}
         self.compaction_seconds = counter("index_compaction_seconds_total", "Time spent in compactions.")
         self.compacted = gauge("index_last_compaction_timestamp_seconds", "Unix time of the last one; 0 before it.")
-        self.index: dict[Gauge, Callable[[Size], int]] = {
+        self.index: dict[Gauge, Callable[[IndexSize], int]] = {
             gauge("index_documents", "Documents in the index."): lambda size: size.documents,
             gauge("index_rows", "Vectors in the index: chunks if documents were cut."): lambda size: size.rows,
             gauge("index_fresh_documents", "Documents put since the snapshot was made."): lambda size: size.fresh,
@@ -135,23 +137,23 @@ class Metrics:
         self.queue_age = gauge("queue_age_seconds", "Age of the oldest text or pair that waits; 0: none.", "lane")
         self.permits = gauge("permits_in_use", "Texts and pairs admitted and not yet answered.")
         self.ready = gauge("ready", "1 while /ready says so.")
-        self._info = gauge("info", "Always 1; what runs is in the labels.", *Build.__slots__)
+        self._info = gauge("info", "Always 1; what runs is in the labels.", *BuildInfo.__slots__)
 
         # Children are made before they are counted on: that shows them at zero, and saves the look-up later.
         self._reasons = {reason: rejections.labels(reason) for reason in REJECTIONS}
         self._reasons |= {reason: failures.labels(reason) for reason in FAILURES}
-        self._cuts = {why: cuts.labels(why) for why in Cut}
+        self._cuts = {why: cuts.labels(why) for why in CloseReason}
 
         self._requests, self._seconds = requests, seconds
         self._answered: dict[tuple[str, str], Counter] = {}
-        self._timed: dict[str, Tally] = {}
+        self._timed: dict[str, HistogramSeries] = {}
 
-    def runs(self, build: Build) -> None:
+    def set_build_info(self, build: BuildInfo) -> None:
         """What answers from now on; what did before is no longer shown."""
         self._info.clear()
-        self._info.labels(**{name: getattr(build, name) for name in Build.__slots__}).set(1)
+        self._info.labels(**{name: getattr(build, name) for name in BuildInfo.__slots__}).set(1)
 
-    def expect(self, routes: Iterable[str]) -> None:
+    def preregister_routes(self, routes: Iterable[str]) -> None:
         """Show these routes at zero, and all other paths as one."""
         for route in (*routes, OTHER):
             self._timed[route] = self._seconds.labels(route)
@@ -162,8 +164,8 @@ class Metrics:
         self._answered[route, f"{status // 100}xx"].inc()
         self._timed[route].observe(seconds)
 
-    def cut(self, why: Cut) -> None:
+    def cut(self, why: CloseReason) -> None:
         self._cuts[why].inc()
 
-    def refused(self, error: RequestError) -> None:
-        self._reasons[ANSWERS[type(error)].reason].inc()
+    def count_error(self, error: RequestError) -> None:
+        self._reasons[ERROR_MAPPINGS[type(error)].reason].inc()

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 
-class Lane(StrEnum):
+class Priority(StrEnum):
     INTERACTIVE = "interactive"
     BULK = "bulk"
 
@@ -26,7 +26,7 @@ _ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._~:/+=@-]{0,127}")
 _TRACE = re.compile(rb"(?!ff|00.{53}-)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
 
 
-class Phase(StrEnum):
+class RequestPhase(StrEnum):
     READ = "read"  # its body has come, and is what the route takes
     TOKENISE = "tokenise"  # its texts are checked, admitted and tokens
     QUEUE = "queue"  # its first batch has begun; for who leaves or is late before that one is back, all of its waiting
@@ -35,22 +35,22 @@ class Phase(StrEnum):
     SERIALISE = "serialise"  # the bytes of its answer are written
 
 
-class Span(NamedTuple):
+class PhaseSpan(NamedTuple):
     """A phase in seconds of `time.perf_counter`."""
 
-    phase: Phase
+    phase: RequestPhase
     began: float
     ended: float
 
 
-class Visit:
+class RequestContext:
     """Only the event loop writes to it. `id` is the client's own, where it sent one that is fit for it."""
 
     __slots__ = ("apart", "began", "id", "lengths", "marks", "trace")
 
     def __init__(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
         self.began = time.perf_counter()
-        self.marks: list[tuple[Phase, float]] = []  # each phase, and when it ended
+        self.marks: list[tuple[RequestPhase, float]] = []  # each phase, and when it ended
         self.lengths: Sequence[int] = ()  # tokens of each text
         self.trace: str | None = None  # the id of the client's trace, if it sends one
         self.apart = False  # whether it is counted, and timed, apart from most of its route
@@ -69,19 +69,19 @@ class Visit:
         own = secrets.token_hex(8)
         return f"{self.trace}-{own}" if self.trace else own
 
-    def mark(self, phase: Phase, at: float | None = None) -> None:
+    def mark(self, phase: RequestPhase, at: float | None = None) -> None:
         """`phase` ended now, or at a time that `time.perf_counter` gave since the last mark."""
         self.marks.append((phase, time.perf_counter() if at is None else at))
 
-    def spans(self) -> Iterator[Span]:
+    def spans(self) -> Iterator[PhaseSpan]:
         began = self.began
         for phase, ended in self.marks:
-            yield Span(phase, began, ended)
+            yield PhaseSpan(phase, began, ended)
             began = ended
 
-    def seconds(self) -> dict[Phase, float]:
+    def seconds(self) -> dict[RequestPhase, float]:
         """How long each phase took in all, in the order of their first ends."""
-        found: dict[Phase, float] = {}
+        found: dict[RequestPhase, float] = {}
         began = self.began
         for phase, ended in self.marks:
             found[phase] = found.get(phase, 0.0) + ended - began
@@ -102,16 +102,16 @@ class Visit:
 
 
 # Nobody's in the rounds of the monitor, and in the threads of streams.
-NOW: ContextVar[Visit | None] = ContextVar("visit", default=None)
+current_request: ContextVar[RequestContext | None] = ContextVar("visit", default=None)
 
 
-def count_apart() -> None:
+def count_separately() -> None:
     """Count the request that is answered here as its route's `apart`."""
-    if visit := NOW.get():
+    if visit := current_request.get():
         visit.apart = True
 
 
-def mark(phase: Phase, at: float | None = None) -> None:
+def end_phase(phase: RequestPhase, at: float | None = None) -> None:
     """Visit.mark for the request that is answered here, if one is."""
-    if visit := NOW.get():
+    if visit := current_request.get():
         visit.mark(phase, at)

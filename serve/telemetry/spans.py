@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from embedship.serve.telemetry.metrics import OTHER
-from embedship.serve.telemetry.request_context import Visit
+from embedship.serve.telemetry.request_context import RequestContext
 from embedship.version import __version__
 
 # How long the end of the server waits for a collector that does not answer.
@@ -31,7 +31,7 @@ _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTION
 _UNNAMED = "unknown_service"
 
 
-class Spans:
+class OtelTracer:
     """`provider` decides what is sampled, and where spans go."""
 
     def __init__(self, provider: TracerProvider) -> None:
@@ -48,14 +48,16 @@ class Spans:
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         return cls(provider)
 
-    def saw(self, visit: Visit, scope: Mapping[str, Any], route: str, status: int, seconds: float) -> None:
+    def record_request(
+        self, visit: RequestContext, scope: Mapping[str, Any], route: str, status: int, seconds: float
+    ) -> None:
         ended = time.time_ns()
         began = ended - int(1e9 * seconds)
         parent = propagate.extract(
             {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         )
         method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
-        told = _told(visit, scope, method, route, status)
+        told = _span_attributes(visit, scope, method, route, status)
         named = told.get("http.route", "")
         name = f"{'HTTP' if method == '_OTHER' else method} {named}".rstrip()
         span = self._tracer.start_span(name, parent, SpanKind.SERVER, told, start_time=began)
@@ -71,13 +73,15 @@ class Spans:
         last.start()
         last.join(CLOSE_SECONDS)
 
-    def _phases(self, visit: Visit, inside: Context, began: int) -> None:
+    def _phases(self, visit: RequestContext, inside: Context, began: int) -> None:
         for phase, start, end in visit.spans():
             first, last = (began + int(1e9 * (at - visit.began)) for at in (start, end))
             self._tracer.start_span(phase, inside, start_time=first).end(last)
 
 
-def _told(visit: Visit, scope: Mapping[str, Any], method: str, route: str, status: int) -> dict[str, str | int]:
+def _span_attributes(
+    visit: RequestContext, scope: Mapping[str, Any], method: str, route: str, status: int
+) -> dict[str, str | int]:
     """What is known of a request, without its texts, its keys and its client's address."""
     told: dict[str, str | int] = {
         "http.request.method": method,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from embedship.errors import MissingExtra
-from embedship.serve.telemetry.request_context import Visit
+from embedship.serve.telemetry.request_context import RequestContext
 
 logger = logging.getLogger(__name__)
 
@@ -17,17 +17,19 @@ _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL
 _SPOKEN = "http/protobuf"
 
 
-class Traces(Protocol):
+class RequestTracer(Protocol):
     """Takes requests that are over, on the event loop."""
 
-    def saw(self, visit: Visit, scope: Mapping[str, Any], route: str, status: int, seconds: float) -> None:
+    def record_request(
+        self, visit: RequestContext, scope: Mapping[str, Any], route: str, status: int, seconds: float
+    ) -> None:
         """A request that took so many seconds has been answered just now."""
 
     def close(self) -> None:
         """Send what is left, as far as somebody takes it."""
 
 
-def opened(environment: Mapping[str, str]) -> Traces | None:
+def tracer_from_environment(environment: Mapping[str, str]) -> RequestTracer | None:
     """What OpenTelemetry's variables ask for; None without them. What cannot be had is a warning: requests go first."""
     if not _wanted(environment):
         return None
@@ -36,12 +38,12 @@ def opened(environment: Mapping[str, str]) -> Traces | None:
         logger.warning("no traces: %s is %s, and %s is spoken here", _PROTOCOLS[1], protocol, _SPOKEN)
         return None
     try:
-        from embedship.serve.telemetry.spans import Spans
+        from embedship.serve.telemetry.spans import OtelTracer
     except ModuleNotFoundError as missing:
         logger.warning("no traces: %s", MissingExtra(missing.name or "opentelemetry", "otel"))
         return None
     logger.info("traces are sent over OTLP, as the variables OTEL_* say")
-    return Spans.open()
+    return OtelTracer.open()
 
 
 def _wanted(environment: Mapping[str, str]) -> bool:

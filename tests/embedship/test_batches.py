@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedship.batches import BUDGET, PADDING, SLACK, pad, plan, rounded
+from embedship.batches import BUDGET, PADDING, SLACK, pad, padded_width, plan
 
 LENGTHS = st.lists(st.integers(1, 300), max_size=60)
 
@@ -15,8 +15,8 @@ def test_every_row_once_and_within_the_budget(lengths: list[int], budget: int) -
     assert sorted(row for group in groups for row in group) == list(range(len(lengths)))
     for group in groups:
         sizes = [lengths[row] for row in group]
-        area = len(group) * rounded(max(sizes))
-        beyond = area - sum(map(rounded, sizes))  # more than each text alone is padded
+        area = len(group) * padded_width(max(sizes))
+        beyond = area - sum(map(padded_width, sizes))  # more than each text alone is padded
         assert len(group) == 1 or (area <= budget and beyond <= max(SLACK, PADDING * sum(sizes)))
         assert len(group).bit_count() == 1
 
@@ -29,7 +29,7 @@ def test_longest_first(lengths: list[int], budget: int) -> None:
 
 def test_padding_of_ragged_text_stays_under_five_percent() -> None:
     lengths = np.random.default_rng(0).gamma(2.0, 40.0, 2000).astype(int).clip(3, 256).tolist()
-    shapes = [(len(group), rounded(max(lengths[row] for row in group))) for group in plan(lengths)]
+    shapes = [(len(group), padded_width(max(lengths[row] for row in group))) for group in plan(lengths)]
     assert sum(rows * width for rows, width in shapes) / sum(lengths) <= 1.05
     assert len(set(shapes)) < 100  # what OpenVINO keeps
     assert sum(lengths) / len(shapes) > 0.5 * BUDGET  # and not by way of tiny batches
@@ -41,12 +41,12 @@ def test_texts_of_a_small_call_are_not_padded_to_its_longest() -> None:
 
 @given(st.integers(1, 4096))
 def test_widths_are_few_and_pad_little(length: int) -> None:
-    assert length <= rounded(length) <= length * (1 + 1 / 8)
-    assert rounded(rounded(length)) == rounded(length)
+    assert length <= padded_width(length) <= length * (1 + 1 / 8)
+    assert padded_width(padded_width(length)) == padded_width(length)
 
 
 def test_eight_widths_an_octave() -> None:
-    assert len({rounded(length) for length in range(1, 513)}) == 16 + 5 * 8
+    assert len({padded_width(length) for length in range(1, 513)}) == 16 + 5 * 8
 
 
 def test_pad_lays_rows_left_aligned_and_masks_the_rest() -> None:

@@ -24,7 +24,7 @@ from embedship.encoder import _chunks
 from embedship.engine import open_engine
 from embedship.engine.openvino import OpenVinoEngine
 from embedship.errors import EngineError, GateError, UnsafeError, UsageError
-from embedship.golden_texts import ALONE_FLOOR, Golden
+from embedship.golden_texts import ALONE_FLOOR, GoldenTexts
 from embedship.tokens import Tokenizer
 
 TEXTS = ["", "a", "hello world", "żółw 🐢 שלום", "word " * 600, *(e.body for e in stdlib_docs.entries(40))]
@@ -208,7 +208,7 @@ def test_nan_never_leaves_by_the_python_door(encoder: Encoder) -> None:
 
 
 def test_other_token_ids_fail_the_golden_check(encoder: Encoder, tmp_path: Path) -> None:
-    texts = Golden.load(encoder.bundle)
+    texts = GoldenTexts.load(encoder.bundle)
     wrong = replace(texts, ids=[[*row[:-1], row[-1] + 1] for row in texts.ids])
     wrong.save(tmp_path / "golden.safetensors")
     elsewhere = Encoder(Bundle(tmp_path, encoder.bundle.manifest), encoder.variant, encoder.tokenizer, encoder.engine)
@@ -219,7 +219,7 @@ def test_other_token_ids_fail_the_golden_check(encoder: Encoder, tmp_path: Path)
 def test_damaged_golden_texts_are_unsafe(encoder: Encoder, tmp_path: Path) -> None:
     (tmp_path / "golden.safetensors").write_bytes(b"\0" * 40)
     with pytest.raises(UnsafeError, match="is damaged"):
-        Golden.load(Bundle(tmp_path, encoder.bundle.manifest))
+        GoldenTexts.load(Bundle(tmp_path, encoder.bundle.manifest))
 
 
 @given(st.integers(0, 30_000))

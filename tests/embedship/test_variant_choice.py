@@ -10,19 +10,19 @@ import pytest
 from embedship import hardware, variant_choice
 from embedship.bundle import (
     Bundle,
-    Choice,
-    Code,
-    Machine,
-    Measured,
+    MachineInfo,
     Objective,
-    Quality,
     Quantisation,
+    RetrievalReport,
+    RetrievalResult,
     Variant,
+    VariantChoice,
+    VectorCode,
 )
-from embedship.variant_choice import Speeds
+from embedship.variant_choice import VariantSpeeds
 
-FOREIGN = Machine(cpu="another cpu", isa=("asimd", "i8mm"), cores=64.0)
-SPEEDS = Speeds(
+FOREIGN = MachineInfo(cpu="another cpu", isa=("asimd", "i8mm"), cores=64.0)
+SPEEDS = VariantSpeeds(
     {"onnx": 100.0, "onnx-O3": 102.0, "onnx-int8": 200.0, "openvino-int8": 300.0, "dynamic": 900.0},
     {"onnx": 0.010, "onnx-O3": 0.008, "onnx-int8": 0.004, "openvino-int8": 0.005, "dynamic": 0.001},
 )
@@ -47,7 +47,7 @@ def foreign(bundle: Path, tmp_path: Path) -> Bundle:
     return Bundle(tmp_path / "bundle", msgspec.structs.replace(opened.manifest, choice=there, digest="f" * 64))
 
 
-def here(bundle: Bundle, variant: str) -> Choice:
+def here(bundle: Bundle, variant: str) -> VariantChoice:
     return msgspec.structs.replace(bundle.manifest.choice, variant=variant, machine=hardware.machine())
 
 
@@ -64,11 +64,11 @@ def test_rank(variants: list[Variant], objective: Objective, expected: list[str]
     assert [v.name for v in variant_choice.rank(variants, objective, SPEEDS)] == expected
 
 
-def measured(variant: str, recall: float) -> Measured:
-    return Measured(
+def measured(variant: str, recall: float) -> RetrievalResult:
+    return RetrievalResult(
         variant=variant,
         dimension=8,
-        code=Code.FLOAT32,
+        code=VectorCode.FLOAT32,
         rescored=False,
         bytes_per_vector=32,
         metrics={"recall@10": recall},
@@ -77,11 +77,11 @@ def measured(variant: str, recall: float) -> Measured:
 
 def test_the_budget_is_kept_and_what_was_not_measured_is_not_affordable() -> None:
     rows = (measured("checkpoint", 0.8), measured("near", 0.796), measured("far", 0.79), measured("lost", math.nan))
-    quality = Quality(dataset="d", queries=1, documents=1, max_recall_drop=0.005, measured=rows)
-    affordable = [v for v in ("near", "far", "lost", "unknown") if variant_choice.affordable(quality, v)]
+    quality = RetrievalReport(dataset="d", queries=1, documents=1, max_recall_drop=0.005, measured=rows)
+    affordable = [v for v in ("near", "far", "lost", "unknown") if variant_choice.within_recall_budget(quality, v)]
     assert affordable == ["near"]
-    assert variant_choice.affordable(msgspec.structs.replace(quality, max_recall_drop=None), "far")
-    assert variant_choice.affordable(None, "far")
+    assert variant_choice.within_recall_budget(msgspec.structs.replace(quality, max_recall_drop=None), "far")
+    assert variant_choice.within_recall_budget(None, "far")
 
 
 def test_the_bundles_own_choice_is_taken_on_a_machine_like_the_exporters(bundle: Path, tmp_path: Path) -> None:

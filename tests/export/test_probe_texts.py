@@ -14,8 +14,8 @@ from embedship.bundle import Bundle, Precision
 from embedship.codes import Vectors
 from embedship.errors import GateError
 from embedship.export import probe_texts
-from embedship.export.gates.parity import FLOORS, Probes, judge, measure
-from embedship.tokens import Tokenizer, Tokens
+from embedship.export.gates.parity import FLOORS, ProbeSet, judge, measure
+from embedship.tokens import TokenBatch, Tokenizer
 
 MAX = 256
 
@@ -29,7 +29,7 @@ def categories(text: str) -> set[str]:
     return {unicodedata.category(letter) for letter in text}
 
 
-KINDS: dict[str, Callable[[str, Tokens], bool]] = {
+KINDS: dict[str, Callable[[str, TokenBatch], bool]] = {
     "empty": lambda text, tokens: text == "",
     "one character": lambda text, tokens: len(text) == 1,
     "maximum length": lambda text, tokens: tokens.lengths[0] == MAX and tokens.cut[0] == 0,
@@ -48,10 +48,10 @@ class Given:
     def __init__(self, bundle: Bundle, vectors: Vectors) -> None:
         self.bundle, self.vectors = bundle, vectors
 
-    def tokenizer(self, texts: list[str]) -> Tokens:
-        return Tokens([[1]] * len(texts), [0] * len(texts))
+    def tokenizer(self, texts: list[str]) -> TokenBatch:
+        return TokenBatch([[1]] * len(texts), [0] * len(texts))
 
-    def encode_tokens(self, tokens: Tokens) -> Vectors:
+    def encode_tokens(self, tokens: TokenBatch) -> Vectors:
         return self.vectors
 
 
@@ -61,7 +61,7 @@ def test_a_variant_that_breaks_on_one_kind_is_refused(bundle: Path, tokenizer: T
     texts = probe_texts.hostile(tokenizer, MAX)
     (row,) = (i for i, text in enumerate(texts) if KINDS[kind](text, tokenizer([text])))
     expected = np.random.default_rng(0).normal(size=(len(texts), 64)).astype(np.float32)
-    asked = Probes(texts, expected, len(texts), MAX, False)
+    asked = ProbeSet(texts, expected, len(texts), MAX, False)
     turned, broken = expected.copy(), expected.copy()
     turned[row] = -turned[row]
     broken[row, 0] = math.inf

@@ -22,12 +22,12 @@ from embedship.errors import GateError, UnsafeError, UsageError
 from embedship.export import probe_pairs
 from embedship.export.build import build
 from embedship.export.checkpoint.cross_encoder import folder_of
-from embedship.export.checkpoint.folder import Origin
+from embedship.export.checkpoint.folder import CheckpointOrigin
 from embedship.export.gates import parity
-from embedship.export.options import Wishes
-from embedship.export.steps import Steps
+from embedship.export.options import ExportOptions
+from embedship.export.steps import StepTimer
 from embedship.golden_texts import ALONE_FLOOR
-from embedship.likeness import likeness
+from embedship.likeness import similarity
 from embedship.tokens import Text
 
 ASKED: list[Text] = [
@@ -58,7 +58,7 @@ def test_every_variant_gives_the_scores_of_transformers(cross_encoder: Path, rer
         with Encoder.open(opened, variant.name, task=Task.RERANK) as encoder:
             found = encoder.encode(ASKED)
         floor = opened.manifest.floors[variant.precision]
-        assert likeness(Task.RERANK, expected, found).mean() >= floor.minimum, variant.name
+        assert similarity(Task.RERANK, expected, found).mean() >= floor.minimum, variant.name
         if variant.name == "onnx":
             np.testing.assert_allclose(found, expected, atol=1e-4)
 
@@ -122,7 +122,7 @@ def test_another_head_does_not_pass_the_gate(cross_encoder: Path, rerank_bundle:
         real = probe_pairs.sample(probe_pairs.real(None), 40, 0)
         right = encoder.encode(real)
         for wrong in (right + 0.5 * right.std(), -right):
-            probes = parity.Probes(real, wrong, 0, 128, either_side=False)
+            probes = parity.ProbeSet(real, wrong, 0, 128, either_side=False)
             with pytest.raises(GateError, match="does not give the checkpoint's scores: minimum likeness"):
                 parity.require(encoder, probes, parity.floors((), Task.RERANK))
         order = np.argsort(np.argsort(-right[:, 0])).astype(np.float32)[:, None]
@@ -148,7 +148,7 @@ def test_what_is_no_cross_encoder_is_refused(
     change(config)
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises((UsageError, UnsafeError), match=cause):
-        folder_of(folder, Origin("changed"))
+        folder_of(folder, CheckpointOrigin("changed"))
 
 
 def test_a_head_that_was_never_saved_is_refused(minilm: Path, cross_encoder: Path, tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_head_that_was_never_saved_is_refused(minilm: Path, cross_encoder: Pat
     del weights["classifier.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UsageError, match="its scores would come from random numbers"):
-        build(folder, tmp_path / "out", Wishes(task=Task.RERANK), Steps(Console(quiet=True)))
+        build(folder, tmp_path / "out", ExportOptions(task=Task.RERANK), StepTimer(Console(quiet=True)))
     assert not (tmp_path / "out").exists()
 
 

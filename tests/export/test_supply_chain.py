@@ -20,9 +20,9 @@ from embedship.bundle import MANIFEST, REPORT_HTML, REPORT_JSON, SIGNATURE, Bund
 from embedship.commands import main
 from embedship.errors import EmbedshipError
 from embedship.export.build import build
-from embedship.export.options import Wishes
+from embedship.export.options import ExportOptions
 from embedship.export.report.sbom import SBOM
-from embedship.export.steps import Steps
+from embedship.export.steps import StepTimer
 
 VARIANTS = ("onnx", "openvino")
 EPOCH = "1700000000"
@@ -50,8 +50,8 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def export(checkpoint: Path, out: Path, texts: Path, key: Path | None = None, **wishes: object) -> Bundle:
-    told = Wishes(texts=texts, variants=VARIANTS, sign=key, name="tiny", **wishes)  # type: ignore[arg-type]
-    return build(checkpoint, out, told, Steps(Console(quiet=True)))
+    told = ExportOptions(texts=texts, variants=VARIANTS, sign=key, name="tiny", **wishes)  # type: ignore[arg-type]
+    return build(checkpoint, out, told, StepTimer(Console(quiet=True)))
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +228,7 @@ def test_a_dry_run_refuses_what_the_export_would(
 def test_a_dry_run_knows_the_size(minilm: Path, bundle: Path, tmp_path: Path) -> None:
     from embedship.export.dry_run import plan
 
-    planned = plan(minilm, tmp_path / "bundle", Wishes(), Steps(Console(quiet=True)))
+    planned = plan(minilm, tmp_path / "bundle", ExportOptions(), StepTimer(Console(quiet=True)))
     sizes = {v.name: v.size for v in Bundle.open(bundle).manifest.variants}
     for one in planned.variants:
         assert one.bytes == pytest.approx(sizes[one.name], rel=0.05), one.name

@@ -1,6 +1,6 @@
 import pytest
 
-from embedship.monitor.cpu_budget import BURST_SECONDS, Allowance
+from embedship.monitor.cpu_budget import BURST_SECONDS, CpuBudget
 
 
 class Clock:
@@ -13,7 +13,7 @@ class Clock:
 @pytest.mark.parametrize(("share", "cost"), [(0.02, 0.005), (0.02, 0.5), (0.5, 3.0)])
 def test_over_time_no_more_than_the_share_is_spent(share, cost):
     clock = Clock()
-    allowance = Allowance(share, clock)
+    allowance = CpuBudget(share, clock)
     spent = 0.0
     while clock.now < 50 + 1_000:
         clock.now += 0.01
@@ -26,13 +26,13 @@ def test_over_time_no_more_than_the_share_is_spent(share, cost):
 
 def test_a_share_of_nothing_allows_nothing():
     clock = Clock()
-    allowance = Allowance(0.0, clock)
+    allowance = CpuBudget(0.0, clock)
     clock.now += 1e6
     assert not allowance.left
 
 
 def test_a_clock_that_was_set_back_takes_nothing_away():
     clock = Clock()
-    allowance = Allowance(1.0, clock)
+    allowance = CpuBudget(1.0, clock)
     clock.now -= 1_000
     assert allowance.left

@@ -4,29 +4,29 @@ import msgspec
 import numpy as np
 import pytest
 
-from embedship.monitor.canary import Canary
-from embedship.monitor.diagnosis import Cause, Change
-from embedship.monitor.drift.detector import Rule
+from embedship.monitor.canary import CanaryMonitor
+from embedship.monitor.diagnosis import BaselineChange, DiagnosisCause
+from embedship.monitor.drift.detector import DriftRule
 from embedship.monitor.drift.false_alarms import DAY_SECONDS
-from embedship.monitor.drift.reference import Reference
-from embedship.monitor.failures import Failures
-from embedship.monitor.monitor import Status, Watch
-from embedship.monitor.observer import Observer
-from embedship.monitor.recall.feedback import Feedback
-from embedship.monitor.recall.probes import Probe, Probes
-from embedship.monitor.recall.rolling import Baseline
-from embedship.monitor.recall.score import Score
+from embedship.monitor.drift.reference import DriftReference
+from embedship.monitor.failures import FailureCounts
+from embedship.monitor.monitor import MonitorStatus, QualityMonitor
+from embedship.monitor.observer import QueryObserver
+from embedship.monitor.recall.feedback import FeedbackRecall
+from embedship.monitor.recall.probes import LabelledProbe, ProbeRecall
+from embedship.monitor.recall.rolling import RecallBaseline
+from embedship.monitor.recall.score import RecallScore
 from embedship.monitor.snapshot import NAME
-from embedship.monitor.state import State
+from embedship.monitor.state import SignalState
 
 D, LONG = 16, 120.0
 RANDOM = np.random.default_rng(0)
-REFERENCE = Reference.fit(RANDOM.normal(size=(400, D)).astype(np.float32), "abc")
+REFERENCE = DriftReference.fit(RANDOM.normal(size=(400, D)).astype(np.float32), "abc")
 DOCUMENTS = RANDOM.normal(size=(400, D)).astype(np.float32)
 GOLDEN = RANDOM.normal(size=(4, D)).astype(np.float32)
-PROBES = [Probe(f"question {i}", (f"d{i}",)) for i in range(20)]
-BEST = Baseline.exact(1.0)
-RIGHT, WRONG = Score(1, 1, 1.0), Score(0, 1, 0.0)
+PROBES = [LabelledProbe(f"question {i}", (f"d{i}",)) for i in range(20)]
+BEST = RecallBaseline.exact(1.0)
+RIGHT, WRONG = RecallScore(1, 1, 1.0), RecallScore(0, 1, 0.0)
 
 
 class Clock:
@@ -45,16 +45,16 @@ class Bench:
 
     def __init__(self, folder=None, index="i", probes="p", model="abc", baseline=BEST):
         self.clock = Clock()
-        observer = Observer(
-            REFERENCE, exact, fingerprint="abc", rule=Rule.TEN_PERCENT, baseline=baseline,
+        observer = QueryObserver(
+            REFERENCE, exact, fingerprint="abc", rule=DriftRule.TEN_PERCENT, baseline=baseline,
             shadow_rate=1.0, window=500, keep_texts=2, clock=self.clock,
         )  # fmt: skip
-        self.watch = Watch(
+        self.watch = QualityMonitor(
             model,
             observer,
-            Canary(GOLDEN, ["cpu:0"], golden_floor=0.99, clock=self.clock),
-            probes=Probes(PROBES, clock=self.clock),
-            feedback=Feedback(pairs=5, clock=self.clock),
+            CanaryMonitor(GOLDEN, ["cpu:0"], golden_floor=0.99, clock=self.clock),
+            probes=ProbeRecall(PROBES, clock=self.clock),
+            feedback=FeedbackRecall(pairs=5, clock=self.clock),
             index=index,
             probe_digest=probes,
             folder=folder,
@@ -68,7 +68,7 @@ class Bench:
         vectors = np.random.default_rng(seed).normal(loc=shift, size=(n, D)).astype(np.float32)
         ids = exact(vectors, 10)
         ids[:, :missed] = -1
-        self.watch.observer.saw(vectors, ids, [f"secret {i}" for i in range(n)])
+        self.watch.observer.observe(vectors, ids, [f"secret {i}" for i in range(n)])
         assert self.watch.observer.flush(LONG)
 
     def replay(self, wrong=0):
@@ -98,21 +98,23 @@ def states(status):
 
 
 def only(signal):
-    return {name: State.WARN if name == signal else State.OK for name in ("canary", "drift", "shadow", "probe")}
+    return {
+        name: SignalState.WARN if name == signal else SignalState.OK for name in ("canary", "drift", "shadow", "probe")
+    }
 
 
 def test_when_all_is_well(bench):
     status = bench.status()
     assert states(status) == only(None)
-    assert status.diagnosis.cause is Cause.NONE
-    assert status.failures == Failures()
+    assert status.diagnosis.cause is DiagnosisCause.NONE
+    assert status.failures == FailureCounts()
 
 
 FAULTS = [
-    ("canary", Cause.MODEL_CHANGED, lambda bench: bench.sing(damage=0.5)),
-    ("drift", Cause.USERS_CHANGED, lambda bench: bench.search(shift=1.0)),
-    ("shadow", Cause.INDEX_DEGRADED, lambda bench: bench.search(missed=3)),
-    ("probe", Cause.LABELS_STALE, lambda bench: bench.replay(wrong=8)),
+    ("canary", DiagnosisCause.MODEL_CHANGED, lambda bench: bench.sing(damage=0.5)),
+    ("drift", DiagnosisCause.USERS_CHANGED, lambda bench: bench.search(shift=1.0)),
+    ("shadow", DiagnosisCause.INDEX_DEGRADED, lambda bench: bench.search(missed=3)),
+    ("probe", DiagnosisCause.LABELS_STALE, lambda bench: bench.replay(wrong=8)),
 ]
 
 
@@ -150,7 +152,7 @@ def test_drift_comes_with_evidence(bench):
 def test_the_status_is_json(bench):
     bench.search(shift=1.0)
     status = bench.status()
-    assert msgspec.json.decode(msgspec.json.encode(status), type=Status) == status
+    assert msgspec.json.decode(msgspec.json.encode(status), type=MonitorStatus) == status
 
 
 @pytest.fixture
@@ -173,7 +175,7 @@ def test_a_restart_forgets_nothing_that_takes_time_to_know(used, tmp_path):
     with after.watch:
         assert after.watch.observer.flush(LONG)
         status = after.status()
-        assert status.queries.drift.state is State.WARN
+        assert status.queries.drift.state is SignalState.WARN
         assert status.queries.drift.samples == used.queries.drift.samples == 300
         for source in ("probe", "feedback"):
             assert getattr(status, source).recall.queries == getattr(used, source).recall.queries > 0
@@ -203,11 +205,14 @@ def test_what_nobody_compared_for_long_is_known_no_more(used, tmp_path):
     after.watch.restore()
     with after.watch:
         status = after.status()
-        assert (used.queries.shadow.recall.state, status.queries.shadow.recall.state) == (State.WARN, State.UNKNOWN)
+        assert (used.queries.shadow.recall.state, status.queries.shadow.recall.state) == (
+            SignalState.WARN,
+            SignalState.UNKNOWN,
+        )
         assert "no query compared in the last 3,600 s" in status.queries.shadow.recall.reason
         assert "no query compared in the last 86,400 s" in status.feedback.recall.reason
         after.search(missed=1)
-        assert after.status().queries.shadow.recall.state is State.WARN
+        assert after.status().queries.shadow.recall.state is SignalState.WARN
 
 
 def after(before, tmp_path, **settings):
@@ -226,44 +231,44 @@ def calm(tmp_path):
         bench.sing()
         bench.replay()
         bench.search()
-        assert bench.status().diagnosis.cause is Cause.NONE
+        assert bench.status().diagnosis.cause is DiagnosisCause.NONE
     return bench
 
 
 def test_an_index_that_was_built_worse_is_degraded_before_the_first_search(calm, tmp_path):
-    made = after(calm, tmp_path, index="worse", baseline=Baseline(0.542, 0.51))
+    made = after(calm, tmp_path, index="worse", baseline=RecallBaseline(0.542, 0.51))
     with made.watch:
         made.sing()
         diagnosis = made.status().diagnosis
-        assert (diagnosis.cause, diagnosis.changed) == (Cause.INDEX_DEGRADED, Change.INDEX)
+        assert (diagnosis.cause, diagnosis.changed) == (DiagnosisCause.INDEX_DEGRADED, BaselineChange.INDEX)
         recall = made.status().queries.shadow.recall
         assert (recall.baseline, recall.inherited, recall.queries) == (1.0, True, 0)
         assert "was 0.542 when this index was built, and 1.000 with the index before it" in recall.reason
         made.replay(wrong=9)
         made.search(20, missed=5)
-        assert made.status().diagnosis.cause is Cause.INDEX_DEGRADED
-    again = after(made, tmp_path, index="worse", baseline=Baseline(0.542, 0.51))
+        assert made.status().diagnosis.cause is DiagnosisCause.INDEX_DEGRADED
+    again = after(made, tmp_path, index="worse", baseline=RecallBaseline(0.542, 0.51))
     with again.watch:
         again.sing()
         assert again.status().queries.shadow.recall.baseline == 1.0, "it outlives restarts, too"
-        assert again.status().diagnosis.cause is Cause.INDEX_DEGRADED
+        assert again.status().diagnosis.cause is DiagnosisCause.INDEX_DEGRADED
 
 
 def test_an_index_that_serves_worse_than_it_was_measured_is_degraded(calm, tmp_path):
-    made = after(calm, tmp_path, index="other", baseline=Baseline.exact(1.0))
+    made = after(calm, tmp_path, index="other", baseline=RecallBaseline.exact(1.0))
     with made.watch:
         made.sing()
         made.search(30, missed=4)
-        assert made.status().diagnosis.cause is Cause.INDEX_DEGRADED
+        assert made.status().diagnosis.cause is DiagnosisCause.INDEX_DEGRADED
 
 
 def test_an_index_that_was_measured_low_and_serves_well_is_well(calm, tmp_path):
-    made = after(calm, tmp_path, index="other", baseline=Baseline(0.542, 0.51))
+    made = after(calm, tmp_path, index="other", baseline=RecallBaseline(0.542, 0.51))
     with made.watch:
         made.sing()
         made.replay()
         made.search(150)
-        assert made.status().diagnosis.cause is Cause.NONE
+        assert made.status().diagnosis.cause is DiagnosisCause.NONE
 
 
 def test_an_index_that_loses_the_answers_of_probes_is_degraded_and_labels_are_not_stale(calm, tmp_path):
@@ -272,9 +277,9 @@ def test_an_index_that_loses_the_answers_of_probes_is_degraded_and_labels_are_no
         made.sing()
         made.search()
         made.replay(wrong=9)
-        assert made.status().diagnosis.cause is Cause.INDEX_DEGRADED
+        assert made.status().diagnosis.cause is DiagnosisCause.INDEX_DEGRADED
         made.watch.probes.missing = 9  # the documents that these probes want
-        assert made.status().diagnosis.cause is Cause.LABELS_STALE
+        assert made.status().diagnosis.cause is DiagnosisCause.LABELS_STALE
 
 
 def test_a_worse_model_is_named_and_a_rollback_finds_its_memory(calm, tmp_path):
@@ -286,12 +291,12 @@ def test_a_worse_model_is_named_and_a_rollback_finds_its_memory(calm, tmp_path):
         assert made.status().probe.recall.baseline == 1.0
         made.replay(wrong=9)
         diagnosis = made.status().diagnosis
-        assert (diagnosis.cause, diagnosis.changed) == (Cause.MODEL_WORSE, Change.MODEL)
+        assert (diagnosis.cause, diagnosis.changed) == (DiagnosisCause.MODEL_WORSE, BaselineChange.MODEL)
     restarted = after(made, tmp_path, model="new", index="new")
     with restarted.watch:
         restarted.sing()
         restarted.replay(wrong=9)
-        assert restarted.status().diagnosis.cause is Cause.MODEL_WORSE, "a restart changes nothing"
+        assert restarted.status().diagnosis.cause is DiagnosisCause.MODEL_WORSE, "a restart changes nothing"
     back = after(restarted, tmp_path)
     with back.watch:
         back.sing()
@@ -299,7 +304,7 @@ def test_a_worse_model_is_named_and_a_rollback_finds_its_memory(calm, tmp_path):
         assert status.snapshot.restored
         assert (status.queries.drift.samples, status.queries.shadow.recall.queries) == (300, 300)
         back.replay()
-        assert back.status().diagnosis.changed is Change.NOTHING
+        assert back.status().diagnosis.changed is BaselineChange.NOTHING
 
 
 def test_a_model_that_is_as_good_is_the_normal_from_then_on(calm, tmp_path):
@@ -308,9 +313,9 @@ def test_a_model_that_is_as_good_is_the_normal_from_then_on(calm, tmp_path):
         made.sing()
         made.search()
         made.replay()
-        assert made.status().diagnosis.cause is Cause.NONE
+        assert made.status().diagnosis.cause is DiagnosisCause.NONE
         made.replay(wrong=9)
-        assert made.status().diagnosis.cause is Cause.LABELS_STALE
+        assert made.status().diagnosis.cause is DiagnosisCause.LABELS_STALE
 
 
 def test_other_probes_say_nothing_about_another_model(calm, tmp_path):
@@ -324,17 +329,17 @@ def test_a_reload_without_a_folder_keeps_what_the_server_knew(tmp_path):
         before.sing()
         before.replay()
         before.search()
-        worse = Bench(index="worse", baseline=Baseline(0.542, 0.51))
+        worse = Bench(index="worse", baseline=RecallBaseline(0.542, 0.51))
         worse.watch.restore(before.watch)
         other = Bench(model="new", index="new")
         other.watch.restore(before.watch)
     with worse.watch:
         worse.sing()
-        assert worse.status().diagnosis.cause is Cause.INDEX_DEGRADED
+        assert worse.status().diagnosis.cause is DiagnosisCause.INDEX_DEGRADED
     with other.watch:
         other.sing()
         other.replay(wrong=9)
-        assert other.status().diagnosis.cause is Cause.MODEL_WORSE
+        assert other.status().diagnosis.cause is DiagnosisCause.MODEL_WORSE
 
 
 def test_the_diagnosis_does_not_flap_at_steady_traffic(bench):
@@ -346,8 +351,8 @@ def test_the_diagnosis_does_not_flap_at_steady_traffic(bench):
     for number in range(12):
         bench.search(40, missed=1 if number < 8 else 0, seed=number + 2)
         found.append(bench.status().diagnosis.cause)
-    first = found.index(Cause.INDEX_DEGRADED)
-    assert set(found[first:]) == {Cause.INDEX_DEGRADED}
+    first = found.index(DiagnosisCause.INDEX_DEGRADED)
+    assert set(found[first:]) == {DiagnosisCause.INDEX_DEGRADED}
     recall = bench.status().queries.shadow.recall
     assert recall.upper < recall.baseline
 
@@ -368,10 +373,10 @@ def test_a_folder_that_vanished_is_counted_and_survived(tmp_path):
     folder = tmp_path / "gone"
     bench = Bench(folder)
     with bench.watch:
-        bench.watch.save(bench.watch.remembered())
+        bench.watch.save(bench.watch.state_to_save())
         status = bench.status()
         assert (status.failures.snapshot, status.snapshot.written) == (1, 0)
         folder.mkdir()
-        bench.watch.save(bench.watch.remembered())
+        bench.watch.save(bench.watch.state_to_save())
         assert bench.status().snapshot.written == 1
         assert bench.status().snapshot.bytes == (folder / NAME).stat().st_size

@@ -4,21 +4,21 @@ import numpy as np
 import pytest
 
 from embedship.monitor import sample_queue
-from embedship.monitor.sample_queue import Intake, Sampled
+from embedship.monitor.sample_queue import QuerySample, SampleQueue
 
 LONG = 120.0  # seconds after which a test has failed
 
 
 def call(n):
     picked = np.ones(n, dtype=np.bool_)
-    return Sampled(np.zeros((n, 4), dtype=np.float32), None, picked, picked, at=1.0, call=-1, texts=None)
+    return QuerySample(np.zeros((n, 4), dtype=np.float32), None, picked, picked, at=1.0, call=-1, texts=None)
 
 
 @pytest.fixture
 def patient(monkeypatch):
     """A queue of ten that goes on gathering for longer than a test may take, unless something presses."""
     monkeypatch.setattr(sample_queue, "GATHERED_SECONDS", 2 * LONG)
-    return Intake(10)
+    return SampleQueue(10)
 
 
 def taken(queue):
@@ -62,7 +62,7 @@ def test_who_gathers_is_woken_by_the_end(patient):
 
 def test_what_comes_in_a_moment_is_taken_together(monkeypatch):
     monkeypatch.setattr(sample_queue, "GATHERED_SECONDS", 0.0)
-    queue = Intake(10)
+    queue = SampleQueue(10)
     offered = [call(1), call(1)]
     for each in offered:
         queue.offer(each)

@@ -10,7 +10,7 @@ import openapi_spec_validator
 import pytest
 
 from embedship.errors import UsageError
-from embedship.serve.api_keys import API, Keys
+from embedship.serve.api_keys import API, ApiKeys
 from embedship.serve.errors import Unauthorised
 
 VARIABLE = API.variable
@@ -37,14 +37,14 @@ def bearer(key: str) -> list[tuple[bytes, bytes]]:
 
 @pytest.mark.parametrize("given", [f"Bearer {KEY}", f"bearer {KEY}", f"Bearer  {OTHER} "])
 def test_each_key_opens(file: Path, given: str) -> None:
-    Keys.open(file, {}).require(bearer(given))
+    ApiKeys.open(file, {}).require(bearer(given))
 
 
 @pytest.mark.parametrize(
     "given", ["", "Bearer", "Bearer ", KEY, f"Basic {KEY}", f"Bearer {KEY}x", f"Bearer {KEY[:-1]}"]
 )
 def test_nothing_else_opens(file: Path, given: str) -> None:
-    keys = Keys.open(file, {})
+    keys = ApiKeys.open(file, {})
     with pytest.raises(Unauthorised):
         keys.require(bearer(given))
     with pytest.raises(Unauthorised, match="asks for an API key"):
@@ -52,13 +52,13 @@ def test_nothing_else_opens(file: Path, given: str) -> None:
 
 
 def test_without_keys_everybody_may_ask() -> None:
-    keys = Keys.open(None, {})
+    keys = ApiKeys.open(None, {})
     keys.require([])
     assert len(keys) == 0
 
 
 def test_keys_of_file_and_variable_count_together(file: Path) -> None:
-    keys = Keys.open(file, {VARIABLE: f"{'another-key-of-ours'} {KEY}"})
+    keys = ApiKeys.open(file, {VARIABLE: f"{'another-key-of-ours'} {KEY}"})
     assert len(keys) == 3
     keys.require(bearer("Bearer another-key-of-ours"))
 
@@ -84,7 +84,7 @@ def test_what_is_no_key_is_named_but_not_shown(
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(UsageError, match=says) as caught:
-        Keys.open(path, {} if variable is None else {VARIABLE: variable})
+        ApiKeys.open(path, {} if variable is None else {VARIABLE: variable})
     assert "secret" not in str(caught.value)
 
 

@@ -17,15 +17,15 @@ import numpy as np
 import pytest
 
 from embedship.serve import interruption
-from embedship.serve.batching.admission import Admission
+from embedship.serve.batching.admission import AdmissionController
 from embedship.serve.documents import fulltext, store
-from embedship.serve.documents.fulltext import Words
+from embedship.serve.documents.fulltext import KeywordIndex
 from embedship.serve.documents.store import Document
-from embedship.serve.errors import Expired
-from embedship.serve.http.deadline import Limit, within
-from embedship.serve.index.exact_vectors import Truth
-from embedship.serve.interruption import Stopped, StopSignal
-from embedship.serve.telemetry.request_context import Lane
+from embedship.serve.errors import ClientDeadlineExceeded
+from embedship.serve.http.deadline import RequestTimeout, enforce_timeout
+from embedship.serve.index.exact_vectors import ExactVectors
+from embedship.serve.interruption import StopSignal, WorkStopped
+from embedship.serve.telemetry.request_context import Priority
 
 SECONDS = 60
 
@@ -53,12 +53,12 @@ def test_a_keyword_search_stops_soon_after_its_deadline_and_others_go_on(
     corpus: Path, threads: ThreadPoolExecutor
 ) -> None:
     """The 2,048 texts would take minutes: the one thread answers the next search long before."""
-    with closing(Words.open(corpus, 4_000)) as words:
+    with closing(KeywordIndex.open(corpus, 4_000)) as words:
         alone = _seconds(lambda: words.search([WORDY], 10))
 
         async def go() -> float:
-            with pytest.raises(Expired):
-                async with within(Limit(0.05, chosen=True)):
+            with pytest.raises(ClientDeadlineExceeded):
+                async with enforce_timeout(RequestTimeout(0.05, chosen=True)):
                     await interruption.on_thread(threads, lambda: words.search([WORDY] * 2_048, 10))
             began = time.perf_counter()
             hits = await interruption.on_thread(threads, lambda: words.search(["w1"], 10))
@@ -76,8 +76,8 @@ def test_one_statement_is_interrupted_in_its_middle(tmp_path: Path, threads: Thr
     with closing(store.connect(tmp_path / "d.sqlite")) as connection:
 
         async def go() -> None:
-            with pytest.raises(Expired):
-                async with within(Limit(0.05, chosen=True)):
+            with pytest.raises(ClientDeadlineExceeded):
+                async with enforce_timeout(RequestTimeout(0.05, chosen=True)):
                     await interruption.on_thread(threads, lambda: connection.execute(endless).fetchall())
             assert await interruption.on_thread(threads, lambda: "next") == "next"
 
@@ -86,14 +86,14 @@ def test_one_statement_is_interrupted_in_its_middle(tmp_path: Path, threads: Thr
 
 def test_an_exact_search_stops_between_two_blocks(tmp_path: Path) -> None:
     rows = np.eye(8, dtype=np.float32)[np.arange(20_000) % 8]
-    truth = Truth.write(tmp_path, [rows], rows.shape)
+    truth = ExactVectors.write(tmp_path, [rows], rows.shape)
     signal = StopSignal()
     signal.requested = True
-    with pytest.raises(Stopped):
+    with pytest.raises(WorkStopped):
         signal.run(lambda: truth.search(rows[:4], 3))
     interruption._CURRENT.set(signal)
     try:
-        with pytest.raises(Stopped):
+        with pytest.raises(WorkStopped):
             truth.search(rows[:4], 3)
     finally:
         interruption._CURRENT.set(None)
@@ -108,10 +108,10 @@ def test_a_permit_is_held_until_the_work_has_stopped(threads: ThreadPoolExecutor
         end.wait(SECONDS)
 
     async def go() -> None:
-        admission = Admission(100)
+        admission = AdmissionController(100)
 
         async def asked() -> None:
-            with admission.enter(3, Lane.INTERACTIVE) as permit:
+            with admission.acquire(3, Priority.INTERACTIVE) as permit:
                 await interruption.on_thread(threads, work, permit)
 
         task = asyncio.create_task(asked())

@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 
-from embedship.serve.errors import Family
+from embedship.serve.errors import ApiDialect
 from embedship.serve.http import openapi
-from embedship.serve.http.messages import Reply, Route
+from embedship.serve.http.messages import Response, Route
 from embedship.serve.http.routes import (
     admin,
     cohere,
@@ -28,24 +28,24 @@ from embedship.serve.http.routes import (
     search,
     tei,
 )
-from embedship.serve.service.reload import Reload
-from embedship.serve.service.service import Service
-from embedship.serve.service.state import House
+from embedship.serve.service.reload import Reloader
+from embedship.serve.service.service import ModelService
+from embedship.serve.service.state import ServerState
 
 # Whose shape an error takes at a path that does not exist, by the path's first part; elsewhere Family.FLAT.
-LOST: Mapping[str, Family] = MappingProxyType(
+LOST: Mapping[str, ApiDialect] = MappingProxyType(
     {
-        "/v1": Family.OPENAI,
-        "/v2": Family.COHERE,
-        "/embeddings": Family.INFINITY,
-        "/models": Family.INFINITY,
+        "/v1": ApiDialect.OPENAI,
+        "/v2": ApiDialect.COHERE,
+        "/embeddings": ApiDialect.INFINITY,
+        "/models": ApiDialect.INFINITY,
     }
 )
 
 _FAMILIES = (openai, tei, infinity, cohere, rerank, encode, search, documents, feedback)
 
 
-def routes(house: House, service: Service, reload: Reload) -> tuple[Route, ...]:
+def routes(house: ServerState, service: ModelService, reload: Reloader) -> tuple[Route, ...]:
     """Every route, and the document that describes them."""
     found = [
         *(route for family in _FAMILIES for route in family.routes(service)),
@@ -56,7 +56,7 @@ def routes(house: House, service: Service, reload: Reload) -> tuple[Route, ...]:
     about = Route("GET", "/openapi.json", "This document", lambda *_: answer(), gives=dict[str, Any], open=True)
     document = msgspec.json.encode(openapi.document([*found, about], locked=len(house.keys) > 0))
 
-    async def answer() -> Reply:
-        return Reply(document)
+    async def answer() -> Response:
+        return Response(document)
 
     return (*found, about)

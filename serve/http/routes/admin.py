@@ -9,41 +9,42 @@ import msgspec
 from embedship.errors import UsageError
 from embedship.serve import schemas
 from embedship.serve.errors import (
-    ClientGone,
-    Family,
+    ApiDialect,
+    ClientDisconnected,
     Forbidden,
     Internal,
     Invalid,
-    Malformed,
-    NotReloaded,
-    Reloading,
+    InvalidJson,
+    ReloadFailed,
+    ReloadInProgress,
     TooLarge,
     Unauthorised,
 )
-from embedship.serve.http.messages import Call, Reply, Route
-from embedship.serve.search.address import Address, place
-from embedship.serve.service.reload import Reload, Reloaded
+from embedship.serve.http.messages import RequestInfo, Response, Route
+from embedship.serve.search.address import Address, parse_location
+from embedship.serve.service.reload import Reloader, ReloadResult
 
 _BODY_BYTES = 64 * 1024
 
 
-def routes(reload: Reload) -> tuple[Route, ...]:
-    admin = Admin(reload)
+def routes(reload: Reloader) -> tuple[Route, ...]:
+    admin = AdminRoutes(reload)
     return (
         Route(
             "POST", "/admin/reload", "Take up a new bundle or index", admin.reload,
-            schemas.ReloadRequest, Reloaded, Family.FLAT,
-            (Unauthorised, Forbidden, Malformed, Invalid, TooLarge, Reloading, NotReloaded, ClientGone, Internal),
+            schemas.ReloadRequest, ReloadResult, ApiDialect.FLAT,
+            (Unauthorised, Forbidden, InvalidJson, Invalid, TooLarge, ReloadInProgress, ReloadFailed,
+                ClientDisconnected, Internal),
             body_bytes=_BODY_BYTES, admin=True,
         ),
     )  # fmt: skip
 
 
-class Admin:
-    def __init__(self, reload: Reload) -> None:
+class AdminRoutes:
+    def __init__(self, reload: Reloader) -> None:
         self._reload = reload
 
-    async def reload(self, request: schemas.ReloadRequest, call: Call) -> Reply:
+    async def reload(self, request: schemas.ReloadRequest, call: RequestInfo) -> Response:
         """Answers when the new one answers, or when it cannot."""
         if request.candidate and (request.bundle or request.index):
             raise Invalid(
@@ -51,7 +52,7 @@ class Admin:
             )
         bundle = Path(request.bundle) if request.bundle else None
         try:
-            index = place(request.index) if request.index else None
+            index = parse_location(request.index) if request.index else None
         except UsageError as error:
             raise Invalid(f"index: {error}.", "index") from None
         if isinstance(index, Address) and index.uri not in self._reload.milvus:
@@ -61,4 +62,4 @@ class Admin:
                 "sent to no other. Start it with --index, to take up another one.",
                 "index",
             )
-        return Reply(msgspec.json.encode(await self._reload(bundle, index, candidate=request.candidate)))
+        return Response(msgspec.json.encode(await self._reload(bundle, index, candidate=request.candidate)))

@@ -10,17 +10,17 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, Meta, UnsetType
 
-from embedship.bundle import Code
+from embedship.bundle import VectorCode
 from embedship.codes import Vectors
-from embedship.packing import packed
-from embedship.serve.batching.model_client import Encoded
-from embedship.serve.errors import Family, Invalid, TooLong
+from embedship.packing import quantize_vectors
+from embedship.serve.batching.model_client import EncodedTexts
+from embedship.serve.errors import ApiDialect, Invalid, TooLong
 from embedship.serve.http import float_json
-from embedship.serve.http.messages import Call, Reply, Route
+from embedship.serve.http.messages import RequestInfo, Response, Route
 from embedship.serve.http.routes import common
 from embedship.serve.schemas import Dimensions, Strict
-from embedship.serve.service.service import Service
-from embedship.serve.telemetry.request_context import Lane
+from embedship.serve.service.service import ModelService
+from embedship.serve.telemetry.request_context import Priority
 
 # The model's own names for what Cohere calls an input type, the first that it has; without one, its default prompt.
 _PROMPTS = {
@@ -77,24 +77,24 @@ class CohereReply(msgspec.Struct, frozen=True):
     response_type: Literal["embeddings_by_type"]
 
 
-def routes(service: Service) -> tuple[Route, ...]:
+def routes(service: ModelService) -> tuple[Route, ...]:
     return (
-        Route("POST", "/v2/embed", "Vectors, as Cohere gives them", Cohere(service).embed, CohereRequest,
-              CohereReply, Family.COHERE, (*common.COMMON, TooLong)),
+        Route("POST", "/v2/embed", "Vectors, as Cohere gives them", CohereRoutes(service).embed, CohereRequest,
+              CohereReply, ApiDialect.COHERE, (*common.COMMON, TooLong)),
     )  # fmt: skip
 
 
-class Cohere:
-    def __init__(self, service: Service) -> None:
+class CohereRoutes:
+    def __init__(self, service: ModelService) -> None:
         self._service = service
         self._model = service.bundle.manifest.pipeline
         self._codes = service.bundle.manifest.codes
 
-    async def embed(self, request: CohereRequest, call: Call) -> Reply:
-        inputs = common.checked(request.texts, "texts", self._service.settings)
+    async def embed(self, request: CohereRequest, call: RequestInfo) -> Response:
+        inputs = common.validate_texts(request.texts, "texts", self._service.settings)
         kinds = ["float"] if request.embedding_types is None else request.embedding_types
         self._check(request, kinds)
-        lane = call.lane or (Lane.BULK if request.priority else None)
+        lane = call.lane or (Priority.BULK if request.priority else None)
         prompt = next((name for name in _PROMPTS[request.input_type] if name in self._model.prompts), None)
         encoded = await self._service.pipeline.embed(inputs, prompt, request.truncate != "NONE", lane)
         vectors = common.shortened(encoded.vectors, request.output_dimension)
@@ -105,7 +105,7 @@ class Cohere:
             name = str(uuid.uuid4())
             return common.encode(CohereReply(name, embeddings, inputs, _meta(encoded), "embeddings_by_type"))
 
-        return Reply(await common.written(body, len(vectors)), headers=common.truncated(encoded))
+        return Response(await common.serialise(body, len(vectors)), headers=common.truncation_headers(encoded))
 
     def _check(self, request: CohereRequest, kinds: Sequence[str]) -> None:
         if not kinds:
@@ -125,16 +125,18 @@ class Cohere:
 
     def _written(self, kind: str, vectors: Vectors) -> Any:
         if kind == "float":
-            return float_json.rows(vectors)
+            return float_json.to_json_rows(vectors)
         if kind == "base64":
             return common.base64_rows(vectors)
         if kind == "binary":
             # Signed bytes are the unsigned ones less 128, not the same bits read again.
-            return (packed(vectors, Code.UBINARY, self._model, self._codes).astype(np.int16) - 128).tolist()
-        return packed(vectors, Code(kind), self._model, self._codes).tolist()
+            return (
+                quantize_vectors(vectors, VectorCode.UBINARY, self._model, self._codes).astype(np.int16) - 128
+            ).tolist()
+        return quantize_vectors(vectors, VectorCode(kind), self._model, self._codes).tolist()
 
 
-def _meta(encoded: Encoded) -> CohereMeta:
+def _meta(encoded: EncodedTexts) -> CohereMeta:
     warnings = [
         f"Text {place} was longer than the model reads: {lost} tokens at its end were cut."
         for place, lost in enumerate(encoded.cut)

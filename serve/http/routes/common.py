@@ -9,19 +9,19 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 
-from embedship.codes import Vectors, cut
+from embedship.codes import Vectors, truncate_dimensions
 from embedship.serve import schemas
-from embedship.serve.batching.model_client import Encoded
+from embedship.serve.batching.model_client import EncodedTexts
 from embedship.serve.errors import (
-    ClientGone,
+    ClientDeadlineExceeded,
+    ClientDisconnected,
     EngineFailed,
-    Expired,
     Forbidden,
     Internal,
     Invalid,
-    Malformed,
+    InvalidJson,
     Overloaded,
-    TimedOut,
+    ServerDeadlineExceeded,
     TooLarge,
     Unauthorised,
 )
@@ -32,13 +32,13 @@ from embedship.serve.settings import Settings
 COMMON = (
     Unauthorised,
     Forbidden,
-    Malformed,
+    InvalidJson,
     Invalid,
     TooLarge,
     Overloaded,
-    ClientGone,
-    Expired,
-    TimedOut,
+    ClientDisconnected,
+    ClientDeadlineExceeded,
+    ServerDeadlineExceeded,
     EngineFailed,
     Internal,
 )
@@ -52,7 +52,7 @@ _TOLD = 100
 encode = msgspec.json.Encoder().encode
 
 
-def checked(value: str | list[str], field: str, limits: Settings) -> list[str]:
+def validate_texts(value: str | list[str], field: str, limits: Settings) -> list[str]:
     """The texts of a request. Raises Invalid and TooLarge, with the field at fault."""
     texts = [value] if isinstance(value, str) else value
     if not texts:
@@ -88,7 +88,7 @@ def check_direction(direction: str | None) -> None:
 
 
 def shortened(vectors: Vectors, dimensions: int | None) -> Vectors:
-    return vectors if dimensions is None else cut(vectors, dimensions)
+    return vectors if dimensions is None else truncate_dimensions(vectors, dimensions)
 
 
 def base64_rows(vectors: Vectors) -> list[str]:
@@ -96,19 +96,19 @@ def base64_rows(vectors: Vectors) -> list[str]:
     return [base64.b64encode(row).decode() for row in vectors.astype(np.dtype("<f4"), order="C", copy=False)]
 
 
-async def written(write: Callable[[], bytes], rows: int) -> bytes:
+async def serialise(write: Callable[[], bytes], rows: int) -> bytes:
     """An answer of so many rows, written where it holds nobody up."""
     if rows <= _LONG_ROWS:
         return write()
     return await asyncio.get_running_loop().run_in_executor(None, write)
 
 
-def usage(encoded: Encoded) -> schemas.Usage:
+def usage(encoded: EncodedTexts) -> schemas.Usage:
     tokens = encoded.tokens
     return schemas.Usage(tokens, tokens)
 
 
-def truncated(encoded: Encoded) -> Headers:
+def truncation_headers(encoded: EncodedTexts) -> Headers:
     """How many texts were cut, and which by how much: place=tokens, of the first _TOLD."""
     count = b"%d" % (number := encoded.truncated)
     if not number:

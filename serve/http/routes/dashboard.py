@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
 
-from embedship.serve.http.messages import Call, Headers, Reply, Route
+from embedship.serve.http.messages import Headers, RequestInfo, Response, Route
 
 PATH = "/monitor/ui"
 
@@ -42,10 +42,10 @@ def _route(path: str, name: str, content: bytes, part_of: str | None = None) -> 
     )
 
 
-def _answer(content: bytes, media: str) -> Callable[[None, Call], Awaitable[Reply]]:
-    reply = Reply(content, content_type=media.encode(), headers=_HEADERS)
+def _answer(content: bytes, media: str) -> Callable[[None, RequestInfo], Awaitable[Response]]:
+    reply = Response(content, content_type=media.encode(), headers=_HEADERS)
 
-    async def answer(_: None, call: Call) -> Reply:
+    async def answer(_: None, call: RequestInfo) -> Response:
         return reply
 
     return answer

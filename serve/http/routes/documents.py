@@ -10,74 +10,84 @@ import msgspec
 from embedship.serve import schemas
 from embedship.serve.documents.store import NUL, Document
 from embedship.serve.errors import (
-    ClientGone,
+    ApiDialect,
+    ClientDeadlineExceeded,
+    ClientDisconnected,
     DiskFull,
+    DocumentNotFound,
     EngineFailed,
-    Expired,
-    Family,
     Forbidden,
-    IndexAway,
+    IndexUnavailable,
     Internal,
     Invalid,
-    NoDocument,
     NoIndex,
-    NotStored,
     ReadOnly,
-    TimedOut,
+    ServerDeadlineExceeded,
     TooLarge,
     Unauthorised,
+    WriteFailed,
 )
-from embedship.serve.http.messages import Call, Reply, Route
+from embedship.serve.http.messages import RequestInfo, Response, Route
 from embedship.serve.http.routes import common
-from embedship.serve.service.document_writer import Changed
-from embedship.serve.service.service import Service
+from embedship.serve.service.document_writer import WriteResult
+from embedship.serve.service.service import ModelService
 
-_WRITING = (Unauthorised, Forbidden, ReadOnly, NoIndex, DiskFull, NotStored, IndexAway)
+_WRITING = (Unauthorised, Forbidden, ReadOnly, NoIndex, DiskFull, WriteFailed, IndexUnavailable)
 
 # What can go wrong where no body is taken: one that comes is read all the same, and left.
-_BARE = (Unauthorised, Forbidden, Invalid, TooLarge, ClientGone, Expired, TimedOut, EngineFailed, Internal)
+_BARE = (
+    Unauthorised,
+    Forbidden,
+    Invalid,
+    TooLarge,
+    ClientDisconnected,
+    ClientDeadlineExceeded,
+    ServerDeadlineExceeded,
+    EngineFailed,
+    Internal,
+)
 
 # Deeper metadata is a mistake, and would take the stack of whatever walks through it.
 _DEPTH = 32
 
 
-def routes(service: Service) -> tuple[Route, ...]:
-    documents = Documents(service)
+def routes(service: ModelService) -> tuple[Route, ...]:
+    documents = DocumentRoutes(service)
     return (
         Route("PUT", "/documents", "Put documents, and delete others, at once", documents.put,
-              schemas.DocumentsRequest, schemas.DocumentsReply, Family.FLAT,
+              schemas.DocumentsRequest, schemas.DocumentsReply, ApiDialect.FLAT,
               tuple(dict.fromkeys((*_WRITING, *common.COMMON))), writes=True),
         Route("GET", "/documents/{id}", "A document as it is now", documents.get, gives=schemas.DocumentReply,
-              errors=(*_BARE, NoIndex, NoDocument, IndexAway), slow=True),
+              errors=(*_BARE, NoIndex, DocumentNotFound, IndexUnavailable), slow=True),
         Route("DELETE", "/documents/{id}", "Delete a document", documents.delete, gives=schemas.DeletedReply,
               errors=tuple(dict.fromkeys((*_WRITING, *_BARE))), slow=True, writes=True),
     )  # fmt: skip
 
 
-class Documents:
-    def __init__(self, service: Service) -> None:
+class DocumentRoutes:
+    def __init__(self, service: ModelService) -> None:
         self._service = service
 
-    async def put(self, request: schemas.DocumentsRequest, call: Call) -> Reply:
+    async def put(self, request: schemas.DocumentsRequest, call: RequestInfo) -> Response:
         self._check(request)
         documents = [Document(each.id, each.text, each.title, each.metadata) for each in request.documents]
-        changed = await self._service.writes.change(documents, request.delete)
+        changed = await self._service.writes.apply_changes(documents, request.delete)
         done = changed.done
         reply = schemas.DocumentsReply(done.new, done.replaced, changed.unchanged, done.deleted, _truncated(changed))
-        headers = common.truncated(changed.encoded) if changed.encoded else ()
-        return Reply(common.encode(reply), headers=headers)
+        headers = common.truncation_headers(changed.encoded) if changed.encoded else ()
+        return Response(common.encode(reply), headers=headers)
 
-    async def get(self, _: None, call: Call) -> Reply:
+    async def get(self, _: None, call: RequestInfo) -> Response:
         document = await self._service.pipeline.shelf.fetch(call.rest)
         if document is None:
-            raise NoDocument(f"The index holds no document {call.rest!r}.")
+            raise DocumentNotFound(f"The index holds no document {call.rest!r}.")
         title = msgspec.UNSET if document.title is None else document.title
         reply = schemas.DocumentReply(document.id, document.text, title, document.metadata or msgspec.UNSET)
-        return Reply(common.encode(reply))
+        return Response(common.encode(reply))
 
-    async def delete(self, _: None, call: Call) -> Reply:
-        changed = await self._service.writes.change([], [call.rest])
-        return Reply(common.encode(schemas.DeletedReply(changed.done.deleted)))
+    async def delete(self, _: None, call: RequestInfo) -> Response:
+        changed = await self._service.writes.apply_changes([], [call.rest])
+        return Response(common.encode(schemas.DeletedReply(changed.done.deleted)))
 
     def _check(self, request: schemas.DocumentsRequest) -> None:
         limits = self._service.settings
@@ -85,7 +95,7 @@ class Documents:
             raise Invalid("documents: give at least one, or ids in `delete`.", "documents")
         common.check_count(len(request.delete), "delete", limits)
         if request.documents:
-            common.checked([each.text for each in request.documents], "documents", limits)
+            common.validate_texts([each.text for each in request.documents], "documents", limits)
         _check_ids([each.id for each in request.documents], request.delete)
         for place, each in enumerate(request.documents):
             if "\0" in each.id:
@@ -119,7 +129,7 @@ def _depth(value: Any) -> int:
     return depth
 
 
-def _truncated(changed: Changed) -> list[schemas.Truncated]:
+def _truncated(changed: WriteResult) -> list[schemas.Truncated]:
     if changed.encoded is None:
         return []
     pairs = zip(changed.embedded, changed.encoded.cut, strict=True)

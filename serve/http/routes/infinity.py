@@ -8,11 +8,11 @@ import msgspec
 from msgspec import Meta
 
 from embedship.serve import schemas
-from embedship.serve.errors import Family, Unauthorised
-from embedship.serve.http.messages import Call, Reply, Route
+from embedship.serve.errors import ApiDialect, Unauthorised
+from embedship.serve.http.messages import RequestInfo, Response, Route
 from embedship.serve.http.routes import common, openai
-from embedship.serve.service.model import Running
-from embedship.serve.service.service import Service
+from embedship.serve.service.model import LoadedModel
+from embedship.serve.service.service import ModelService
 from embedship.serve.settings import Settings
 
 
@@ -48,35 +48,35 @@ class InfinityModels(msgspec.Struct, frozen=True):
     object: Literal["list"]
 
 
-def routes(service: Service) -> tuple[Route, ...]:
-    infinity = Infinity(service)
+def routes(service: ModelService) -> tuple[Route, ...]:
+    infinity = InfinityRoutes(service)
     return (
         Route("POST", "/embeddings", "Vectors, as Infinity gives them", infinity.embeddings, InfinityRequest,
-              schemas.Embeddings, Family.INFINITY, common.COMMON),
+              schemas.Embeddings, ApiDialect.INFINITY, common.COMMON),
         Route("GET", "/models", "The models that run here, as Infinity says it", infinity.models,
-              gives=InfinityModels, family=Family.INFINITY, errors=(Unauthorised,)),
+              gives=InfinityModels, family=ApiDialect.INFINITY, errors=(Unauthorised,)),
     )  # fmt: skip
 
 
-class Infinity:
-    def __init__(self, service: Service) -> None:
+class InfinityRoutes:
+    def __init__(self, service: ModelService) -> None:
         self._service = service
         self._model = service.bundle.manifest.pipeline
         self._name = service.bundle.manifest.source.name
 
-    async def embeddings(self, request: InfinityRequest, call: Call) -> Reply:
-        inputs = common.checked(request.input, "input", self._service.settings)
+    async def embeddings(self, request: InfinityRequest, call: RequestInfo) -> Response:
+        inputs = common.validate_texts(request.input, "input", self._service.settings)
         dimensions = request.dimensions or None
         common.check_dimensions(dimensions, self._model.dimensions)
         encoded = await self._service.pipeline.embed(inputs, None, lane=call.lane)
         return await openai.reply(encoded, dimensions, request.encoding_format == "base64", self._name)
 
-    async def models(self, _: None, call: Call) -> Reply:
+    async def models(self, _: None, call: RequestInfo) -> Response:
         cards = [_card(model, self._service.settings) for model in self._service.models]
-        return Reply(common.encode(InfinityModels(cards, "list")))
+        return Response(common.encode(InfinityModels(cards, "list")))
 
 
-def _card(model: Running, settings: Settings) -> InfinityModel:
+def _card(model: LoadedModel, settings: Settings) -> InfinityModel:
     waiting, inside = model.workers.waiting(), model.forward.admission.inside
     stats = InfinityStats(waiting / settings.queue_texts, waiting, inside, settings.batch_tokens)
     return InfinityModel(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from embedship.golden import GoldenCheck
 from embedship.serve import schemas
-from embedship.serve.service.collection import Shelf
-from embedship.serve.service.model import Running
-from embedship.serve.service.service import Service
+from embedship.serve.service.collection import Collection
+from embedship.serve.service.model import LoadedModel
+from embedship.serve.service.service import ModelService
 from embedship.version import __version__
 
 
-def info(service: Service) -> schemas.Info:
+def info(service: ModelService) -> schemas.Info:
     """What GET /info answers."""
     model, settings = service.bundle.manifest.pipeline, service.settings
     return schemas.Info(
@@ -28,7 +28,7 @@ def info(service: Service) -> schemas.Info:
         max_batch_tokens=settings.batch_tokens,
         model_sha=service.bundle.manifest.source.revision,
         model_dtype=service.encoder.engine.precision,
-        model_type=schemas.TeiType(schemas.TeiPooling(model.pooling)),
+        model_type=schemas.TeiType(schemas.TeiPoolingInfo(model.pooling)),
         auto_truncate=True,
         prompts=sorted(model.prompts),
         default_prompt=model.default_prompt,
@@ -52,7 +52,7 @@ def info(service: Service) -> schemas.Info:
     )
 
 
-def _index(shelf: Shelf | None) -> schemas.IndexInfo | None:
+def _index(shelf: Collection | None) -> schemas.IndexInfo | None:
     if shelf is None:
         return None
     found, size = shelf.store.manifest, shelf.store.size
@@ -65,7 +65,7 @@ def _golden(found: GoldenCheck) -> schemas.GoldenReport:
     return schemas.GoldenReport(found.texts, found.minimum, found.mean)
 
 
-def _reranker(running: Running) -> schemas.RerankerInfo:
+def _reranker(running: LoadedModel) -> schemas.RerankerInfo:
     encoder, manifest = running.encoder, running.bundle.manifest
     return schemas.RerankerInfo(
         manifest.fingerprint,

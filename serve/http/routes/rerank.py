@@ -15,14 +15,14 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from embedship.serve.errors import Family, Invalid, NoReranker, TooLong
-from embedship.serve.http.messages import Call, Headers, Reply, Route
+from embedship.serve.errors import ApiDialect, Invalid, NoReranker, TooLong
+from embedship.serve.http.messages import Headers, RequestInfo, Response, Route
 from embedship.serve.http.routes import common
 from embedship.serve.http.routes.cohere import CohereVersion
 from embedship.serve.schemas import Strict, Usage
-from embedship.serve.service.reranker import Scored, best_first
-from embedship.serve.service.service import Service
-from embedship.serve.telemetry.request_context import Lane
+from embedship.serve.service.reranker import PairScores, argsort_descending
+from embedship.serve.service.service import ModelService
+from embedship.serve.telemetry.request_context import Priority
 
 Top = Annotated[int, Meta(ge=1, description="Give the best so many; default: all.")]
 
@@ -114,23 +114,23 @@ class CohereRanks(msgspec.Struct, frozen=True):
     usage: Usage
 
 
-def routes(service: Service) -> tuple[Route, ...]:
-    rerank = Rerank(service)
+def routes(service: ModelService) -> tuple[Route, ...]:
+    rerank = RerankRoutes(service)
     errors = (*common.COMMON, TooLong, NoReranker)
     return (
         Route(
             "POST", "/rerank", "Texts by how well they answer, as text-embeddings-inference and Infinity give them",
-            rerank.both, RerankRequest, list[Rank] | InfinityRanks, Family.FLAT, errors,
+            rerank.both, RerankRequest, list[Rank] | InfinityRanks, ApiDialect.FLAT, errors,
         ),
         *(
             Route("POST", f"/v{version}/rerank", "Documents by how well they answer, as Cohere gives them",
-                  Cohere(rerank, str(version)).rank, CohereRerankRequest, CohereRanks, Family.COHERE, errors)
+                  CohereRerank(rerank, str(version)).rank, CohereRerankRequest, CohereRanks, ApiDialect.COHERE, errors)
             for version in (1, 2)
         ),
     )  # fmt: skip
 
 
-class _Ask(NamedTuple):
+class _RerankCall(NamedTuple):
     query: str
     documents: list[str]
     field: str  # the name that the documents have in this dialect
@@ -140,11 +140,11 @@ class _Ask(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Ranked:
+class RankedTexts:
     """(place in the request, score) of the best, best first."""
 
     ranks: list[tuple[int, float]]
-    scored: Scored
+    scored: PairScores
     headers: Headers
 
     @property
@@ -152,38 +152,38 @@ class Ranked:
         return common.usage(self.scored.encoded)
 
 
-class Rerank:
-    def __init__(self, service: Service) -> None:
+class RerankRoutes:
+    def __init__(self, service: ModelService) -> None:
         self._service = service
 
-    async def both(self, request: RerankRequest, call: Call) -> Reply:
+    async def both(self, request: RerankRequest, call: RequestInfo) -> Response:
         if request.texts is not None and request.documents is None:
             return await self._tei(request, request.texts, call)
         if request.documents is not None and request.texts is None:
             return await self._infinity(request, request.documents, call)
         raise Invalid("texts: give either `texts`, or `documents`.", "texts")
 
-    async def ranked(self, ask: _Ask, lane: Lane | None) -> Ranked:
+    async def ranked(self, ask: _RerankCall, lane: Priority | None) -> RankedTexts:
         limits, reranker = self._service.settings, self._service.pipeline.reranker
-        common.checked(ask.query, "query", limits)
-        documents = common.checked(ask.documents, ask.field, limits)
+        common.validate_texts(ask.query, "query", limits)
+        documents = common.validate_texts(ask.documents, ask.field, limits)
         scored = await reranker.score([(ask.query, each) for each in documents], ask.truncate, lane)
         scores = (scored.logits if ask.raw else scored.probabilities).tolist()
-        best = best_first(scored.logits)[: ask.top]
-        headers = (*common.truncated(scored.encoded), reranker.header)
-        return Ranked([(place, scores[place]) for place in best], scored, headers)
+        best = argsort_descending(scored.logits)[: ask.top]
+        headers = (*common.truncation_headers(scored.encoded), reranker.header)
+        return RankedTexts([(place, scores[place]) for place in best], scored, headers)
 
-    async def _tei(self, request: RerankRequest, documents: list[str], call: Call) -> Reply:
+    async def _tei(self, request: RerankRequest, documents: list[str], call: RequestInfo) -> Response:
         self._refuse(request, "texts", ("return_documents", "top_n"))
         common.check_direction(request.truncation_direction)
-        ask = _Ask(request.query, documents, "texts", request.truncate is not False, request.raw_scores)
+        ask = _RerankCall(request.query, documents, "texts", request.truncate is not False, request.raw_scores)
         found = await self.ranked(ask, call.lane)
         said = [Rank(place, score, documents[place] if request.return_text else UNSET) for place, score in found.ranks]
         return await self.reply(said, found)
 
-    async def _infinity(self, request: RerankRequest, documents: list[str], call: Call) -> Reply:
+    async def _infinity(self, request: RerankRequest, documents: list[str], call: RequestInfo) -> Response:
         self._refuse(request, "documents", ("return_text", "truncate", "truncation_direction"))
-        ask = _Ask(request.query, documents, "documents", raw=request.raw_scores, top=request.top_n)
+        ask = _RerankCall(request.query, documents, "documents", raw=request.raw_scores, top=request.top_n)
         found = await self.ranked(ask, call.lane)
         said = [
             InfinityRank(score, place, documents[place] if request.return_documents else None)
@@ -206,25 +206,25 @@ class Rerank:
             if getattr(request, field) is not None:
                 raise Invalid(f"{field}: it goes with the other dialect, and not with `{with_what}`.", field)
 
-    async def reply(self, answer: Any, found: Ranked) -> Reply:
-        return Reply(await common.written(lambda: common.encode(answer), len(found.ranks)), headers=found.headers)
+    async def reply(self, answer: Any, found: RankedTexts) -> Response:
+        return Response(await common.serialise(lambda: common.encode(answer), len(found.ranks)), headers=found.headers)
 
 
-class Cohere:
-    def __init__(self, rerank: Rerank, version: str) -> None:
+class CohereRerank:
+    def __init__(self, rerank: RerankRoutes, version: str) -> None:
         self._rerank = rerank
         self._version = version
 
-    async def rank(self, request: CohereRerankRequest, call: Call) -> Reply:
+    async def rank(self, request: CohereRerankRequest, call: RequestInfo) -> Response:
         documents = [each if isinstance(each, str) else each.text for each in request.documents]
-        ask = _Ask(request.query, documents, "documents", top=request.top_n)
+        ask = _RerankCall(request.query, documents, "documents", top=request.top_n)
         if request.max_tokens_per_doc and request.max_tokens_per_doc < self._rerank.most_tokens:
             raise Invalid(
                 f"max_tokens_per_doc: the model cuts a pair to {self._rerank.most_tokens} tokens, and not to fewer; "
                 "leave it out.",
                 "max_tokens_per_doc",
             )
-        found = await self._rerank.ranked(ask, call.lane or (Lane.BULK if request.priority else None))
+        found = await self._rerank.ranked(ask, call.lane or (Priority.BULK if request.priority else None))
         said = [
             CohereRank(place, score, Passage(documents[place]) if request.return_documents else UNSET)
             for place, score in found.ranks
@@ -232,7 +232,7 @@ class Cohere:
         answer = CohereRanks(str(uuid.uuid4()), self._rerank.name, said, self._meta(found.scored), found.usage)
         return await self._rerank.reply(answer, found)
 
-    def _meta(self, scored: Scored) -> CohereRerankMeta:
+    def _meta(self, scored: PairScores) -> CohereRerankMeta:
         warnings = [
             f"Document {place} and the query were longer than the model reads: {lost} tokens were cut."
             for place, lost in enumerate(scored.encoded.cut)

@@ -7,40 +7,41 @@ import msgspec
 from embedship.monitor.assets.recording import RERANKED
 from embedship.serve import schemas
 from embedship.serve.documents import filters, fulltext
-from embedship.serve.errors import Family, IndexAway, Invalid, NoIndex, NoReranker, TooLarge
-from embedship.serve.http.messages import Call, Reply, Route
+from embedship.serve.errors import ApiDialect, IndexUnavailable, Invalid, NoIndex, NoReranker, TooLarge
+from embedship.serve.http.messages import RequestInfo, Response, Route
 from embedship.serve.http.routes import common
-from embedship.serve.search.backend import Hit, How, Place
-from embedship.serve.search.fusion import Mode
-from embedship.serve.service.service import Service
-from embedship.serve.telemetry.request_context import count_apart
+from embedship.serve.search.backend import Hit, RankAndScore, SearchParams
+from embedship.serve.search.fusion import SearchMode
+from embedship.serve.service.service import ModelService
+from embedship.serve.telemetry.request_context import count_separately
 
 
-def routes(service: Service) -> tuple[Route, ...]:
+def routes(service: ModelService) -> tuple[Route, ...]:
     return (
         Route(
-            "POST", "/search", "The documents most similar to a query", Search(service).search,
-            schemas.SearchRequest, schemas.SearchReply, Family.FLAT, (*common.COMMON, NoIndex, NoReranker, IndexAway),
+            "POST", "/search", "The documents most similar to a query", SearchRoutes(service).search,
+            schemas.SearchRequest, schemas.SearchReply, ApiDialect.FLAT, (*common.COMMON, NoIndex, NoReranker,
+                IndexUnavailable),
             apart=RERANKED,
         ),
     )  # fmt: skip
 
 
-class Search:
-    def __init__(self, service: Service) -> None:
+class SearchRoutes:
+    def __init__(self, service: ModelService) -> None:
         self._service = service
 
-    async def search(self, request: schemas.SearchRequest, call: Call) -> Reply:
+    async def search(self, request: schemas.SearchRequest, call: RequestInfo) -> Response:
         top = request.rerank.top if request.rerank else None
         if top is not None:
-            count_apart()
-        queries = common.checked(request.query, "query", self._service.settings)
+            count_separately()
+        queries = common.validate_texts(request.query, "query", self._service.settings)
         self._check(len(queries), request.k)
         if top is not None:
             self._check_rerank(len(queries), request.k, top)
-        if request.effort and request.mode is Mode.KEYWORD:
+        if request.effort and request.mode is SearchMode.KEYWORD:
             raise Invalid("effort: a keyword search has nothing to turn; leave it out.", "effort")
-        if request.mode is not Mode.DENSE and fulltext.too_many(queries):
+        if request.mode is not SearchMode.DENSE and fulltext.too_many(queries):
             raise TooLarge(
                 f"query: these {len(queries)} queries have more than {fulltext.MOST_SEARCHED:,} words together, the "
                 f"most that one request of mode {request.mode} may search for: send fewer queries a request.",
@@ -51,7 +52,9 @@ class Search:
                 filters.demand(request.filter)
             except filters.FilterError as error:
                 raise Invalid(f"{error}.", "filter") from None
-        how = How(request.mode, filter=request.filter or None, effort=request.effort, per_document=request.per_document)
+        how = SearchParams(
+            request.mode, filter=request.filter or None, effort=request.effort, per_document=request.per_document
+        )
         pipeline = self._service.pipeline
         answered = await pipeline.search(queries, request.k, call.lane, how, top)
 
@@ -60,10 +63,10 @@ class Search:
             tokens = answered.encoded.tokens + answered.scored
             return common.encode(schemas.SearchReply(results, schemas.Usage(tokens, tokens)))
 
-        headers = common.truncated(answered.encoded)
+        headers = common.truncation_headers(answered.encoded)
         if top is not None:
             headers = (*headers, pipeline.reranker.header)
-        return Reply(await common.written(reply, len(queries)), headers=headers)
+        return Response(await common.serialise(reply, len(queries)), headers=headers)
 
     def _check(self, queries: int, k: int) -> None:
         if k > (most := self._service.settings.max_hits):
@@ -106,5 +109,5 @@ def _hit(hit: Hit) -> schemas.SearchHit:
     )
 
 
-def _place(place: Place | None) -> schemas.Place | msgspec.UnsetType:
+def _place(place: RankAndScore | None) -> schemas.Place | msgspec.UnsetType:
     return msgspec.UNSET if place is None else schemas.Place(*place)

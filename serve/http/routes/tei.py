@@ -7,43 +7,43 @@ from typing import TYPE_CHECKING, cast
 
 from embedship.codes import normalise
 from embedship.serve import schemas
-from embedship.serve.errors import Family, Invalid, TooLong
+from embedship.serve.errors import ApiDialect, Invalid, TooLong
 from embedship.serve.http import float_json
-from embedship.serve.http.messages import Call, Reply, Route
+from embedship.serve.http.messages import RequestInfo, Response, Route
 from embedship.serve.http.routes import common
-from embedship.serve.service.service import Service
+from embedship.serve.service.service import ModelService
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
 
 
-def routes(service: Service) -> tuple[Route, ...]:
-    tei = Tei(service)
+def routes(service: ModelService) -> tuple[Route, ...]:
+    tei = TeiRoutes(service)
     errors = (*common.COMMON, TooLong)
     embed = Route(
         "POST", "/embed", "Vectors, as text-embeddings-inference gives them", tei.embed,
-        schemas.EmbedRequest, list[list[float]], Family.FLAT, errors,
+        schemas.EmbedRequest, list[list[float]], ApiDialect.FLAT, errors,
     )  # fmt: skip
     return (
         embed,
         # huggingface_hub posts to the very address it is given, which often has no path.
         replace(embed, path="/"),
         Route("POST", "/similarity", "Cosines of one sentence to others", tei.similarity, schemas.SimilarityRequest,
-              list[float], Family.FLAT, errors),
+              list[float], ApiDialect.FLAT, errors),
         Route("POST", "/tokenize", "The tokens that the model reads", tei.tokenize, schemas.TokenizeRequest,
-              list[list[schemas.Token]], Family.FLAT, common.COMMON),
+              list[list[schemas.Token]], ApiDialect.FLAT, common.COMMON),
         Route("POST", "/decode", "The texts of token ids", tei.decode, schemas.DecodeRequest,
-              list[str], Family.FLAT, common.COMMON),
+              list[str], ApiDialect.FLAT, common.COMMON),
     )  # fmt: skip
 
 
-class Tei:
-    def __init__(self, service: Service) -> None:
+class TeiRoutes:
+    def __init__(self, service: ModelService) -> None:
         self._service = service
         self._model = service.bundle.manifest.pipeline
 
-    async def embed(self, request: schemas.EmbedRequest, call: Call) -> Reply:
-        inputs = common.checked(request.inputs, "inputs", self._service.settings)
+    async def embed(self, request: schemas.EmbedRequest, call: RequestInfo) -> Response:
+        inputs = common.validate_texts(request.inputs, "inputs", self._service.settings)
         self._check(request)
         encoded = await self._service.pipeline.embed(
             inputs, request.prompt_name, request.truncate is not False, call.lane
@@ -51,23 +51,25 @@ class Tei:
         vectors = common.shortened(encoded.vectors, request.dimensions)
         if request.normalize is not False and not self._model.normalised:
             vectors = normalise(vectors)
-        body = await common.written(lambda: common.encode(float_json.rows(vectors)), len(vectors))
-        return Reply(body, headers=common.truncated(encoded))
+        body = await common.serialise(lambda: common.encode(float_json.to_json_rows(vectors)), len(vectors))
+        return Response(body, headers=common.truncation_headers(encoded))
 
-    async def similarity(self, request: schemas.SimilarityRequest, call: Call) -> Reply:
+    async def similarity(self, request: schemas.SimilarityRequest, call: RequestInfo) -> Response:
         inputs, options = request.inputs, request.parameters or schemas.SimilarityParameters()
-        common.checked(inputs.sentences, "inputs.sentences", self._service.settings)
-        both = common.checked([inputs.source_sentence, *inputs.sentences], "inputs", self._service.settings)
+        common.validate_texts(inputs.sentences, "inputs.sentences", self._service.settings)
+        both = common.validate_texts([inputs.source_sentence, *inputs.sentences], "inputs", self._service.settings)
         common.check_direction(options.truncation_direction)
         encoded = await self._service.pipeline.embed(
             both, options.prompt_name, options.truncate is not False, call.lane
         )
         unit = encoded.vectors if self._model.normalised else normalise(encoded.vectors)
-        return Reply(common.encode((unit[1:] @ unit[0]).tolist()), headers=common.truncated(encoded))
+        return Response(common.encode((unit[1:] @ unit[0]).tolist()), headers=common.truncation_headers(encoded))
 
-    async def tokenize(self, request: schemas.TokenizeRequest, call: Call) -> Reply:
-        inputs = common.checked(request.inputs, "inputs", self._service.settings)
-        pieces = await self._service.forward.pieces(inputs, request.prompt_name, request.add_special_tokens, call.lane)
+    async def tokenize(self, request: schemas.TokenizeRequest, call: RequestInfo) -> Response:
+        inputs = common.validate_texts(request.inputs, "inputs", self._service.settings)
+        pieces = await self._service.forward.tokenize(
+            inputs, request.prompt_name, request.add_special_tokens, call.lane
+        )
         cut = 0
 
         def write() -> bytes:
@@ -76,16 +78,16 @@ class Tei:
             # A text at a time: one call for a million tokens would hold the interpreter, and with it the event loop.
             return b"[" + b",".join(common.encode(_tokens(each)) for each in pieces) + b"]"
 
-        body = await common.written(write, sum(len(each) for each in pieces))
-        return Reply(body, headers=((b"x-embedship-truncated", b"%d" % cut),))
+        body = await common.serialise(write, sum(len(each) for each in pieces))
+        return Response(body, headers=((b"x-embedship-truncated", b"%d" % cut),))
 
-    async def decode(self, request: schemas.DecodeRequest, call: Call) -> Reply:
+    async def decode(self, request: schemas.DecodeRequest, call: RequestInfo) -> Response:
         several = all(isinstance(each, list) for each in request.ids)
         if not several and any(isinstance(each, list) for each in request.ids):
             raise Invalid("ids: send the ids of one text, or lists of ids; not a mixture.", "ids")
         ids = cast("list[list[int]]", request.ids if several else [request.ids])
         common.check_count(len(ids), "ids", self._service.settings)
-        return Reply(common.encode(await self._service.forward.decode(ids, request.skip_special_tokens, call.lane)))
+        return Response(common.encode(await self._service.forward.decode(ids, request.skip_special_tokens, call.lane)))
 
     def _check(self, request: schemas.EmbedRequest) -> None:
         common.check_dimensions(request.dimensions, self._model.dimensions)

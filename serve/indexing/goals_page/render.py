@@ -7,9 +7,9 @@ from pathlib import Path
 
 from embedship.charts import axis, page
 from embedship.charts.axis import Axis
-from embedship.charts.plot import Dot, Plot, Rule, place_x, place_y, scatter
-from embedship.charts.table import Column, Row, Table, text
-from embedship.serve.index.manifest import Candidate, Choice, frontier
+from embedship.charts.plot import Plot, PlotDot, ReferenceLine, place_x, place_y, scatter
+from embedship.charts.table import ChartTable, TableColumn, TableRow, text
+from embedship.serve.index.manifest import IndexChoice, MeasuredIndex, frontier
 
 # What a table of candidates shows.
 WORDS = ("index", "effort")
@@ -18,7 +18,7 @@ WORDS = ("index", "effort")
 NUMBERS = ("recall@10", "95%", "queries/s", "p99 ms", "bytes/vector", "build s")
 
 
-def cells(each: Candidate) -> list[str]:
+def cells(each: MeasuredIndex) -> list[str]:
     """What was measured of one, under WORDS and NUMBERS."""
     return [
         str(each.recipe),
@@ -35,7 +35,7 @@ def cells(each: Candidate) -> list[str]:
 _HERE = Path(__file__).parent
 
 
-def html(choice: Choice, missed: str | None) -> str:
+def html(choice: IndexChoice, missed: str | None) -> str:
     """`missed` is the sentence that says which goal cannot be met, None where all are."""
     best = choice.measured[choice.chosen]
     return page.template(_HERE / "frontier.html.j2").render(
@@ -48,23 +48,23 @@ def html(choice: Choice, missed: str | None) -> str:
     )
 
 
-def _plot(name: str, choice: Choice, title: str, value: Callable[[Candidate], float]) -> Plot:
+def _plot(name: str, choice: IndexChoice, title: str, value: Callable[[MeasuredIndex], float]) -> Plot:
     at, shown = frontier(choice), choice.measured
     x = axis.doublings(title, [value(each) for each in shown])
     y = axis.even("recall@10", [*(each.recall.mean for each in shown), choice.goals.recall])
     dots = [_dot(x, y, shown[i], value, i == choice.chosen) for i in sorted(at, key=lambda i: i != choice.chosen)]
     names = [shown[i].recipe.kind if i == choice.chosen else "" for i in sorted(at, key=lambda i: i != choice.chosen)]
-    return scatter(name, x, y, dots, names, Rule(place_y(y, choice.goals.recall), "the goal"))
+    return scatter(name, x, y, dots, names, ReferenceLine(place_y(y, choice.goals.recall), "the goal"))
 
 
-def _dot(x: Axis, y: Axis, each: Candidate, value: Callable[[Candidate], float], chosen: bool) -> Dot:
+def _dot(x: Axis, y: Axis, each: MeasuredIndex, value: Callable[[MeasuredIndex], float], chosen: bool) -> PlotDot:
     low = place_y(y, max(each.recall.low, y.low))
     hover = f"{each.recipe}, effort {each.effort}: recall {each.recall.mean:.4f}"
     kind = "chosen" if chosen else "other"
-    return Dot(place_x(x, value(each)), place_y(y, each.recall.mean), kind, hover, low)
+    return PlotDot(place_x(x, value(each)), place_y(y, each.recall.mean), kind, hover, low)
 
 
-def _table(choice: Choice) -> Table:
-    columns = (*map(text, WORDS), *map(Column, NUMBERS))
+def _table(choice: IndexChoice) -> ChartTable:
+    columns = (*map(text, WORDS), *map(TableColumn, NUMBERS))
     at: Sequence[int] = frontier(choice)
-    return Table("", columns, [Row(cells(choice.measured[i]), i == choice.chosen) for i in at])
+    return ChartTable("", columns, [TableRow(cells(choice.measured[i]), i == choice.chosen) for i in at])

@@ -6,27 +6,27 @@ from pathlib import Path
 from typing import NamedTuple
 
 from embedship.charts import page
-from embedship.charts.table import Column, Kind, Row, Table, facts, text
-from embedship.monitor.drift.offline import Current
-from embedship.monitor.drift.reference import Reference
-from embedship.monitor.state import State
+from embedship.charts.table import ChartTable, ColumnKind, TableColumn, TableRow, facts, text
+from embedship.monitor.drift.offline import LoggedQueries
+from embedship.monitor.drift.reference import DriftReference
+from embedship.monitor.state import SignalState
 from embedship.serve.offline.drift_page import figures
-from embedship.serve.offline.drift_report import Report, blocks_missing, tests, when
+from embedship.serve.offline.drift_report import DriftCommandReport, blocks_missing, tests, when
 
 _HERE = Path(__file__).parent
-_NAMES = {State.OK: "no drift", State.WARN: "drift", State.UNKNOWN: "unknown"}
+_NAMES = {SignalState.OK: "no drift", SignalState.WARN: "drift", SignalState.UNKNOWN: "unknown"}
 
 
-class Tile(NamedTuple):
+class DriftTile(NamedTuple):
     title: str
     value: str
     note: str
 
 
-def html(found: Report, reference: Reference, current: Current) -> str:
+def html(found: DriftCommandReport, reference: DriftReference, current: LoggedQueries) -> str:
     """The page of what was found; figures show the reference's vectors and the log's."""
     comparison = found.comparison
-    decided = comparison.report.state is not State.UNKNOWN
+    decided = comparison.report.state is not SignalState.UNKNOWN
     return page.template(_HERE / "drift.html.j2").render(
         found=found,
         tiles=_tiles(found),
@@ -44,13 +44,13 @@ def html(found: Report, reference: Reference, current: Current) -> str:
     )
 
 
-def _tiles(found: Report) -> list[Tile]:
+def _tiles(found: DriftCommandReport) -> list[DriftTile]:
     report, far = found.comparison.report, found.comparison.evidence.far
     return [
-        Tile("queries", _NAMES[found.comparison.state], f"by the {report.rule.replace('_', ' ')} rule"),
-        Tile("effect", f"{report.effect:.3f}", f"standard deviations; matters from {report.effect_floor:g}"),
-        Tile("queries tested", f"{report.distinct:,}", f"of {report.samples:,}; worth {report.effective:,.0f}"),
-        Tile(
+        DriftTile("queries", _NAMES[found.comparison.state], f"by the {report.rule.replace('_', ' ')} rule"),
+        DriftTile("effect", f"{report.effect:.3f}", f"standard deviations; matters from {report.effect_floor:g}"),
+        DriftTile("queries tested", f"{report.distinct:,}", f"of {report.samples:,}; worth {report.effective:,.0f}"),
+        DriftTile(
             "of no known topic",
             f"{far.now:.1%}" if far else "unknown",
             f"without drift {far.then:.1%}" if far else "nothing was tested",
@@ -58,36 +58,41 @@ def _tiles(found: Report) -> list[Tile]:
     ]
 
 
-def _tests(found: Report) -> Table:
+def _tests(found: DriftCommandReport) -> ChartTable:
     says = {True: "above", False: "within", None: ""}
     rows = [
-        Row((each.test, each.found, each.limit, says[each.fired]), bool(each.fired)) for each in tests(found.comparison)
+        TableRow((each.test, each.found, each.limit, says[each.fired]), bool(each.fired))
+        for each in tests(found.comparison)
     ]
-    return Table("", (text("test"), Column("found"), Column("limit"), text("")), rows)
+    return ChartTable("", (text("test"), TableColumn("found"), TableColumn("limit"), text("")), rows)
 
 
-def _dimensions(found: Report) -> Table:
-    columns = (Column("dimension"), Column("KS distance"), Column("shift of the mean, standard deviations"))
+def _dimensions(found: DriftCommandReport) -> ChartTable:
+    columns = (
+        TableColumn("dimension"),
+        TableColumn("KS distance"),
+        TableColumn("shift of the mean, standard deviations"),
+    )
     rows = [
-        Row((str(each.dimension), f"{each.statistic:.3f}", f"{each.shift:+.2f}"))
+        TableRow((str(each.dimension), f"{each.statistic:.3f}", f"{each.shift:+.2f}"))
         for each in found.comparison.evidence.dimensions
     ]
-    return Table("", columns, rows)
+    return ChartTable("", columns, rows)
 
 
-def _topics(found: Report) -> Table:
+def _topics(found: DriftCommandReport) -> ChartTable:
     evidence = found.comparison.evidence
     named = [("gained", each) for each in evidence.gained] + [("lost", each) for each in evidence.lost]
-    rows = [Row((what, str(each.cluster), f"{each.then:.1%}", f"{each.now:.1%}")) for what, each in named]
-    return Table("", (text(""), Column("topic"), Column("then"), Column("now")), rows)
+    rows = [TableRow((what, str(each.cluster), f"{each.then:.1%}", f"{each.now:.1%}")) for what, each in named]
+    return ChartTable("", (text(""), TableColumn("topic"), TableColumn("then"), TableColumn("now")), rows)
 
 
-def _queries(found: Report) -> Table:
-    rows = [Row((f"{each.distance:.3f}", each.id, each.text or "")) for each in found.comparison.evidence.queries]
-    return Table("", (Column("distance"), text("id"), Column("text", Kind.CODE)), rows)
+def _queries(found: DriftCommandReport) -> ChartTable:
+    rows = [TableRow((f"{each.distance:.3f}", each.id, each.text or "")) for each in found.comparison.evidence.queries]
+    return ChartTable("", (TableColumn("distance"), text("id"), TableColumn("text", ColumnKind.CODE)), rows)
 
 
-def _facts(found: Report, reference: Reference) -> Table:
+def _facts(found: DriftCommandReport, reference: DriftReference) -> ChartTable:
     report = found.comparison.report
     pairs = [
         ("reference", found.reference),

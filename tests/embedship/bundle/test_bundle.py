@@ -9,30 +9,30 @@ import pytest
 from embedship.bundle import (
     MANIFEST,
     Bundle,
-    Choice,
-    Codes,
-    Floors,
-    Invariance,
-    Machine,
-    Manifest,
+    BundleManifest,
+    InvarianceReport,
+    MachineInfo,
+    ModelSource,
+    ModelSpec,
     Objective,
-    Parity,
-    Pipeline,
+    ParityFloors,
+    ParityReport,
     Precision,
     Provenance,
     Quantisation,
     Runtime,
     Similarity,
-    Source,
     Task,
     Variant,
+    VariantChoice,
+    VectorCodes,
     fingerprint,
 )
 from embedship.codes import Int8Scale
 from embedship.errors import UnsafeError, UsageError
 from embedship.files import sealed
 
-PIPELINE = Pipeline(
+PIPELINE = ModelSpec(
     architecture="BertModel",
     pooling="mean",
     dimension=8,
@@ -47,11 +47,11 @@ PIPELINE = Pipeline(
     pad_id=0,
 )
 TOKENIZER_SHA256 = hashlib.sha256(b"abc").hexdigest()  # what every file of the folder below holds
-SOURCE = Source(name="tiny", weights_sha256="a" * 64, versions={})
+SOURCE = ModelSource(name="tiny", weights_sha256="a" * 64, versions={})
 
 
-def manifest() -> Manifest:
-    parity = Parity(texts=1, longest=16, minimum=1.0, mean=1.0, overlap=1.0, length=1.0, worst_text="")
+def manifest() -> BundleManifest:
+    parity = ParityReport(texts=1, longest=16, minimum=1.0, mean=1.0, overlap=1.0, length=1.0, worst_text="")
     variant = Variant(
         name="onnx",
         runtime=Runtime.ONNXRUNTIME,
@@ -63,26 +63,26 @@ def manifest() -> Manifest:
         size=3,
         fused={},
         parity=parity,
-        invariance=Invariance(texts=1, shuffled=1.0, over_padded=1.0, other_side=None, worst_text=""),
+        invariance=InvarianceReport(texts=1, shuffled=1.0, over_padded=1.0, other_side=None, worst_text=""),
     )
-    machine = Machine(cpu="a cpu", isa=("avx2",), cores=2.0)
-    return Manifest(
+    machine = MachineInfo(cpu="a cpu", isa=("avx2",), cores=2.0)
+    return BundleManifest(
         format=2,
         fingerprint=fingerprint(SOURCE, PIPELINE, TOKENIZER_SHA256),
         created="2026-11-22T00:00:00Z",
         source=SOURCE,
         pipeline=PIPELINE,
         tokenizer_sha256=TOKENIZER_SHA256,
-        floors={Precision.FLOAT32: Floors(minimum=0.9999, mean=0.9999, overlap=0.99, length=0.999)},
+        floors={Precision.FLOAT32: ParityFloors(minimum=0.9999, mean=0.9999, overlap=0.99, length=0.999)},
         variants=(variant,),
-        choice=Choice(
+        choice=VariantChoice(
             objective=Objective.THROUGHPUT,
             variant="onnx",
             machine=machine,
             tokens_per_second={"onnx": 1.0},
             latency_seconds={"onnx": 0.001},
         ),
-        codes=Codes(
+        codes=VectorCodes(
             int8=(Int8Scale((0.01,) * 8),),
             clipped=0.0,
             binary_threshold=0.0,
@@ -153,7 +153,7 @@ def test_a_manifest_that_points_outside_is_refused(folder: Path, name: str) -> N
         Bundle.open(folder)
 
 
-def reseal(folder: Path, changed: Manifest) -> None:
+def reseal(folder: Path, changed: BundleManifest) -> None:
     """What an attacker who knows the format would write: a manifest whose digest is right."""
     sealed.write(folder / MANIFEST, changed)
 
@@ -177,7 +177,7 @@ def test_a_variant_without_its_file_contradicts_the_manifest(folder: Path) -> No
         Bundle.open(Bundle.write(folder, manifest()).folder)
 
 
-@pytest.mark.parametrize("field", sorted(set(Pipeline.__struct_fields__)))
+@pytest.mark.parametrize("field", sorted(set(ModelSpec.__struct_fields__)))
 def test_everything_in_the_pipeline_changes_the_fingerprint(field: str) -> None:
     other = {
         str: "x",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from embedship.bundle import SIGNATURE, Bundle, signing
-from embedship.bundle.signing import Signer
+from embedship.bundle.signing import BundleSigner
 from embedship.commands import main
 from embedship.errors import UnsafeError, UsageError
 
@@ -45,7 +45,7 @@ def bundle(tmp_path: Path) -> Bundle:
 
 @pytest.fixture
 def signed(bundle: Bundle, keys: tuple[Path, Path]) -> Bundle:
-    Signer.open(keys[0]).sign(bundle)
+    BundleSigner.open(keys[0]).sign(bundle)
     return bundle
 
 
@@ -57,7 +57,7 @@ def test_a_signed_bundle_verifies_and_its_files_are_as_they_were(signed: Bundle,
 @pytest.mark.parametrize("curve", ["secp384r1", "secp521r1"])
 def test_other_curves(bundle: Bundle, tmp_path: Path, curve: str) -> None:
     private, public = pair(tmp_path, curve)
-    Signer.open(private).sign(bundle)
+    BundleSigner.open(private).sign(bundle)
     signing.check(bundle, public)
 
 
@@ -147,7 +147,7 @@ def test_no_signature(bundle: Bundle, keys: tuple[Path, Path], how: str) -> None
 def test_what_has_been_tampered_with_is_not_signed(bundle: Bundle, keys: tuple[Path, Path]) -> None:
     bundle.path("tokenizer.json").write_bytes(b"abd")
     with pytest.raises(UnsafeError, match=r"tokenizer\.json has changed"):
-        Signer.open(keys[0]).sign(bundle)
+        BundleSigner.open(keys[0]).sign(bundle)
     assert not bundle.path(SIGNATURE).exists()
 
 
@@ -156,7 +156,7 @@ def test_keys_that_are_none(tmp_path: Path, keys: tuple[Path, Path], bundle: Bun
     subprocess.run(["openssl", "genrsa", "-out", str(rsa), "2048"], check=True, capture_output=True)
     for path, reason in ((tmp_path / "none", "No such file"), (keys[1], "private key"), (rsa, "no key of a curve")):
         with pytest.raises(UsageError, match=reason):
-            Signer.open(path)
+            BundleSigner.open(path)
     for path, reason in ((tmp_path / "none", "No such file"), (keys[0], "no public key")):
         with pytest.raises(UsageError, match=reason):
             signing.check(bundle, path)
@@ -169,9 +169,9 @@ def test_an_encrypted_key(
     options = ["-aes256", "-passout", "pass:secret", "-out", str(locked)]
     subprocess.run(["openssl", "ec", "-in", str(keys[0]), *options], check=True, capture_output=True)
     with pytest.raises(UsageError, match="EMBEDSHIP_KEY_PASSWORD"):
-        Signer.open(locked)
+        BundleSigner.open(locked)
     monkeypatch.setenv("EMBEDSHIP_KEY_PASSWORD", "secret")
-    Signer.open(locked).sign(bundle)
+    BundleSigner.open(locked).sign(bundle)
     signing.check(bundle, keys[1])
 
 

@@ -5,12 +5,12 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from embedship.charts.labels import Box, Label, box_of, place
+from embedship.charts.labels import LabelBox, PlacedLabel, box_of, place
 
-FRAME = Box(70, 30, 386, 236)
+FRAME = LabelBox(70, 30, 386, 236)
 
 
-def boxes(labels: list[Label]) -> list[Box]:
+def boxes(labels: list[PlacedLabel]) -> list[LabelBox]:
     return [box_of(label) for label in labels]
 
 
@@ -34,12 +34,12 @@ def test_names_cover_neither_points_nor_each_other(seed: int) -> None:
     points += [(points[0][0] + random.normal(0, 2), points[0][1]) for _ in range(4)]
     found = boxes(place(points, [f"variant-{i}" for i in range(8)], FRAME))
     assert all(not a.overlap(b) for a, b in combinations(found, 2))
-    assert all(not box.overlap(Box(x - 5, y - 5, x + 5, y + 5)) for box in found for x, y in points)
+    assert all(not box.overlap(LabelBox(x - 5, y - 5, x + 5, y + 5)) for box in found for x, y in points)
     assert all(not box.outside(FRAME) for box in found)
 
 
 def test_what_is_taken_is_left_alone() -> None:
-    taken = Box(205, 90, 260, 110)
+    taken = LabelBox(205, 90, 260, 110)
     (label,) = place([(200, 100)], ["onnx"], FRAME, [taken])
     assert not boxes([label])[0].overlap(taken)
 

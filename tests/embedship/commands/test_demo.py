@@ -47,7 +47,7 @@ def test_what_is_damaged_is_not_reused(
     folder, _ = started
     made: list[str] = []
     monkeypatch.setattr(module, "_embedship", lambda verb, *_: made.append(verb))
-    corpus = module.Corpus(folder, stdlib_docs.entries())
+    corpus = module.DemoCorpus(folder, stdlib_docs.entries())
     module.prepare(corpus, Path("unused"))
     assert made == []
     whole = (folder / damaged).read_bytes()

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from embedship.commands.main import VERBS, run
-from embedship.commands.verify import Verified
+from embedship.commands.verify import VariantCheck
 from embedship.version import __version__
 
 
@@ -71,7 +71,7 @@ def test_a_missing_extra_names_the_install_command(
 def test_verify_answers_for_every_variant(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["verify", str(bundle), "--all", "--json"]) == 0
     answer = msgspec.json.decode(capsys.readouterr().out)
-    variants = msgspec.convert(answer["variants"], list[Verified])
+    variants = msgspec.convert(answer["variants"], list[VariantCheck])
     assert [v.variant for v in variants] == ["onnx", "onnx-int8", "openvino", "openvino-int8"]
     assert all(v.cosine_minimum >= 0.97 for v in variants)
 

@@ -48,12 +48,12 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
 
 def test_what_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
-    atomic_file.refuse(path, force=False)
+    atomic_file.check_writable(path, force=False)
     path.write_text("old")
-    atomic_file.refuse(path, force=True)
+    atomic_file.check_writable(path, force=True)
     with pytest.raises(UsageError, match="exists: give --force"):
-        atomic_file.refuse(path, force=False)
+        atomic_file.check_writable(path, force=False)
     with pytest.raises(UsageError, match="is a folder"):
-        atomic_file.refuse(tmp_path, force=True)
+        atomic_file.check_writable(tmp_path, force=True)
     with pytest.raises(UsageError, match="is no folder"):
-        atomic_file.refuse(tmp_path / "none" / "report.html", force=False)
+        atomic_file.check_writable(tmp_path / "none" / "report.html", force=False)

@@ -12,7 +12,7 @@ import pytest
 
 from embedship.errors import EmbedshipError, UsageError
 from embedship.files import atomic_folder
-from embedship.files.atomic_folder import resumed, staged
+from embedship.files.atomic_folder import resumable_folder, write_folder_atomically
 
 
 def anything(target: Path) -> None:
@@ -29,7 +29,7 @@ def names(folder: Path) -> list[str]:
 
 def test_what_ends_well_lands_at_the_target_and_others_can_read_it(tmp_path: Path) -> None:
     target = tmp_path / "new" / "folder"
-    with staged(target, nothing) as folder:
+    with write_folder_atomically(target, nothing) as folder:
         assert not target.exists()
         (folder / "inner").mkdir(mode=0o700)
         (folder / "inner" / "file").touch(mode=0o600)
@@ -41,7 +41,7 @@ def test_what_ends_well_lands_at_the_target_and_others_can_read_it(tmp_path: Pat
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 def test_what_fails_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
     def fail() -> None:
-        with staged(tmp_path / "folder", nothing) as folder:
+        with write_folder_atomically(tmp_path / "folder", nothing) as folder:
             (folder / "file").touch()
             raise error
 
@@ -66,7 +66,7 @@ def test_sigterm_leaves_nothing_either(tmp_path: Path) -> None:
 
 def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    with staged(tmp_path / "folder", nothing) as folder:
+    with write_folder_atomically(tmp_path / "folder", nothing) as folder:
         (folder / "file").touch()
     assert names(tmp_path / "folder") == ["file"]
 
@@ -77,7 +77,7 @@ def test_what_must_stay_stays(tmp_path: Path, what: str) -> None:
     precious = target if what == "file" else target / "precious"
     precious.parent.mkdir(exist_ok=True)
     precious.write_text("precious")
-    with pytest.raises(UsageError, match="must stay"), staged(target, nothing):
+    with pytest.raises(UsageError, match="must stay"), write_folder_atomically(target, nothing):
         pass
     assert precious.read_text() == "precious"
     assert names(tmp_path) == ["target"]
@@ -87,7 +87,7 @@ def test_what_turns_up_meanwhile_stays_too(tmp_path: Path) -> None:
     target = tmp_path / "target"
 
     def meanwhile() -> None:
-        with staged(target, nothing):
+        with write_folder_atomically(target, nothing):
             target.mkdir()
             (target / "precious").touch()
 
@@ -99,7 +99,7 @@ def test_what_turns_up_meanwhile_stays_too(tmp_path: Path) -> None:
 
 def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
     for name in ("old", "new"):
-        with staged(tmp_path / "folder", anything) as folder:
+        with write_folder_atomically(tmp_path / "folder", anything) as folder:
             (folder / name).touch()
     assert names(tmp_path) == ["folder"]
     assert names(tmp_path / "folder") == ["new"]
@@ -139,7 +139,7 @@ def test_the_next_run_removes_what_a_killed_one_left(tmp_path: Path) -> None:
         assert left.name.startswith(".folder.building-")
         mine = tmp_path / ".folder.building-notes"
         mine.touch()
-        with staged(target, nothing):
+        with write_folder_atomically(target, nothing):
             pass
     assert names(tmp_path) == [mine.name, "folder"]
 
@@ -147,7 +147,7 @@ def test_the_next_run_removes_what_a_killed_one_left(tmp_path: Path) -> None:
 def test_the_folder_of_a_run_under_way_is_left_alone(tmp_path: Path) -> None:
     target = tmp_path / "folder"
     with another_run(target) as process:
-        with staged(target, anything) as folder:
+        with write_folder_atomically(target, anything) as folder:
             (folder / "first").touch()
         (other,) = (path for path in tmp_path.iterdir() if path != target)
         assert names(other) == ["half"]
@@ -171,7 +171,11 @@ def largest_file(size: int) -> Iterator[None]:
 def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
     target = tmp_path / "folder"
     cause = "folder could not be written: File too large; make room"
-    with largest_file(10), pytest.raises(EmbedshipError, match=cause), staged(target, nothing) as folder:
+    with (
+        largest_file(10),
+        pytest.raises(EmbedshipError, match=cause),
+        write_folder_atomically(target, nothing) as folder,
+    ):
         (folder / "file").write_bytes(bytes(20))
     assert names(tmp_path) == []
 
@@ -184,12 +188,12 @@ def test_only_native_errors_are_laid_to_a_full_disk(
     """A mistake of ours on a nearly full disk stays what it is."""
     monkeypatch.setattr(atomic_folder.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     disk = error is RuntimeError and not free
-    with pytest.raises(EmbedshipError if disk else error), staged(tmp_path / "folder", nothing):
+    with pytest.raises(EmbedshipError if disk else error), write_folder_atomically(tmp_path / "folder", nothing):
         raise error("iostream error")
 
 
 def test_an_error_of_another_file_is_not_called_a_full_disk(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), staged(tmp_path / "folder", nothing):
+    with pytest.raises(FileNotFoundError), write_folder_atomically(tmp_path / "folder", nothing):
         (tmp_path / "texts").read_text()
     assert names(tmp_path) == []
 
@@ -218,14 +222,14 @@ def test_what_is_resumed_stays_until_it_ends_well(tmp_path: Path) -> None:
     target = tmp_path / "folder"
 
     def fail() -> None:
-        with resumed(target, nothing) as incoming:
+        with resumable_folder(target, nothing) as incoming:
             (incoming.files / "half").touch()
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         fail()
     assert names(tmp_path) == [".folder.incoming"]
-    with resumed(target, nothing) as incoming:
+    with resumable_folder(target, nothing) as incoming:
         assert names(incoming.files) == ["half"]
         (incoming.parts / "part").touch()
     assert names(tmp_path) == ["folder"]
@@ -234,7 +238,7 @@ def test_what_is_resumed_stays_until_it_ends_well(tmp_path: Path) -> None:
 
 def test_nothing_written_leaves_nothing_behind(tmp_path: Path) -> None:
     def fail() -> None:
-        with resumed(tmp_path / "new" / "folder", nothing):
+        with resumable_folder(tmp_path / "new" / "folder", nothing):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -246,9 +250,9 @@ def test_what_is_resumed_replaces_what_may_go(tmp_path: Path) -> None:
     target = tmp_path / "folder"
     target.mkdir()
     (target / "old").touch()
-    with pytest.raises(UsageError, match="must stay"), resumed(target, nothing):
+    with pytest.raises(UsageError, match="must stay"), resumable_folder(target, nothing):
         pass
-    with resumed(target, anything) as incoming:
+    with resumable_folder(target, anything) as incoming:
         (incoming.files / "new").touch()
     assert names(tmp_path) == ["folder"]
     assert names(target) == ["new"]

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from embedship.errors import UsageError
-from embedship.files.jsonl import Text, read
+from embedship.files.jsonl import TextLine, read
 
 
 def test_blank_lines_are_skipped_and_other_keys_ignored(tmp_path: Path) -> None:
     path = tmp_path / "texts.jsonl"
     path.write_text('{"text": "a"}\n\n{"text": "b", "id": 3}\n')
-    assert [row.text for row in read(path, Text)] == ["a", "b"]
+    assert [row.text for row in read(path, TextLine)] == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -29,9 +29,9 @@ def test_a_bad_line_is_named(tmp_path: Path, content: bytes, sentence: str) -> N
     path = tmp_path / "texts.jsonl"
     path.write_bytes(content)
     with pytest.raises(UsageError, match=sentence):
-        list(read(path, Text))
+        list(read(path, TextLine))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"nowhere.jsonl cannot be read: No such file"):
-        list(read(tmp_path / "nowhere.jsonl", Text))
+        list(read(tmp_path / "nowhere.jsonl", TextLine))

@@ -9,7 +9,7 @@ import pytest
 
 from embedship.errors import UnsafeError, UsageError
 from embedship.files import sealed
-from embedship.files.sealed import File
+from embedship.files.sealed import SealedFile
 
 
 class Note(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,7 +94,7 @@ def folder(tmp_path: Path) -> Path:
 )
 def test_a_file_that_is_not_what_it_was(folder: Path, spoil: Callable[[Path], object], sentence: str) -> None:
     path = folder / "onnx" / "model.onnx"
-    listed = {"onnx/model.onnx": File.of(path)}
+    listed = {"onnx/model.onnx": SealedFile.of(path)}
     assert sealed.problems(folder, listed, listed) == []
     spoil(path)
     assert sealed.problems(folder, listed, listed) == [sentence]
@@ -103,7 +103,7 @@ def test_a_file_that_is_not_what_it_was(folder: Path, spoil: Callable[[Path], ob
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_file_that_may_not_be_read(folder: Path) -> None:
     path = folder / "onnx" / "model.onnx"
-    listed = {"onnx/model.onnx": File.of(path)}
+    listed = {"onnx/model.onnx": SealedFile.of(path)}
     path.chmod(0)
     assert sealed.problems(folder, listed, listed) == ["onnx/model.onnx cannot be read (Permission denied)"]
 
@@ -113,7 +113,7 @@ def test_strangers_of_every_kind(folder: Path) -> None:
     os.mkfifo(folder / "onnx" / "pipe")
     (folder / "link").symlink_to(folder / "onnx", target_is_directory=True)
     (folder / "empty").mkdir()
-    assert sealed.strangers(folder, ["onnx/model.onnx"]) == ["file", "link", "onnx/pipe"]
+    assert sealed.unlisted_files(folder, ["onnx/model.onnx"]) == ["file", "link", "onnx/pipe"]
 
 
 @pytest.mark.parametrize(
@@ -147,10 +147,10 @@ def test_a_sealed_manifest_that_names_a_file_outside_is_refused(tmp_path: Path) 
 
     class Listing(msgspec.Struct, frozen=True):
         format: int
-        files: dict[str, File]
+        files: dict[str, SealedFile]
         digest: str = ""
 
-    sealed.write(tmp_path / "listing.json", Listing(1, {"../a": File(sha256="0" * 64, size=1)}))
+    sealed.write(tmp_path / "listing.json", Listing(1, {"../a": SealedFile(sha256="0" * 64, size=1)}))
     with pytest.raises(UnsafeError, match="outside the note"):
         sealed.read(tmp_path / "listing.json", Listing, 1, "note")
 
@@ -158,6 +158,6 @@ def test_a_sealed_manifest_that_names_a_file_outside_is_refused(tmp_path: Path) 
 def test_a_file_outside_is_a_problem_and_not_opened(folder: Path) -> None:
     outside = folder.parent / "outside"
     outside.write_bytes(b"x")
-    assert sealed.problems(folder, {"../outside": File.of(outside)}, ["../outside"]) == [
+    assert sealed.problems(folder, {"../outside": SealedFile.of(outside)}, ["../outside"]) == [
         "'../outside' is not the name of a file inside the folder"
     ]

@@ -12,8 +12,8 @@ import pytest
 from embedship.codes import cosine
 from embedship.errors import GateError, MismatchError, UnsafeError, UsageError
 from embedship.export.checkpoint import adapter
-from embedship.export.checkpoint.embedder import Checkpoint
-from embedship.export.checkpoint.open import Opening, opened
+from embedship.export.checkpoint.embedder import EmbedderCheckpoint
+from embedship.export.checkpoint.open import OpenOptions, open_checkpoint
 from embedship.files.sealed import sha256_of
 
 from ..conftest import Make, adapted, base_of, edit
@@ -32,9 +32,9 @@ def copy(saved: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(saved, tmp_path / "copy"))
 
 
-def open_(folder: Path, **how: Any) -> Checkpoint:
-    with opened(folder, Opening(**how)) as source:
-        return Checkpoint.open(source)
+def open_(folder: Path, **how: Any) -> EmbedderCheckpoint:
+    with open_checkpoint(folder, OpenOptions(**how)) as source:
+        return EmbedderCheckpoint.open(source)
 
 
 def retensored(
@@ -121,7 +121,7 @@ def test_what_does_not_merge_exactly_is_refused_with_cause_and_cure(copy: Path, 
 def test_what_was_merged_is_written_down(checkpoint: Make, tmp_path: Path, variety: dict[str, Any]) -> None:
     folder = adapted(checkpoint, tmp_path, whole=False, **variety)
     base = Path(base_of(folder))
-    merged, bare = open_(folder), Checkpoint.open(base)
+    merged, bare = open_(folder), EmbedderCheckpoint.open(base)
     assert cosine(merged.encode(TEXTS), bare.encode(TEXTS)).max() < 0.999, "the adapter must matter"
     merge = merged.source.merge
     assert merge

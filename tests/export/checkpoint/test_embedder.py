@@ -10,8 +10,8 @@ import pytest
 
 from embedship.errors import EmbedshipError, UnsafeError, UsageError
 from embedship.export.checkpoint import tokenizer as checkpoint_tokenizer
-from embedship.export.checkpoint.embedder import Checkpoint
-from embedship.export.checkpoint.folder import Folder
+from embedship.export.checkpoint.embedder import EmbedderCheckpoint
+from embedship.export.checkpoint.folder import SentenceTransformersFolder
 
 from ..conftest import edit
 
@@ -76,7 +76,7 @@ def test_what_cannot_be_exported_is_refused_with_cause_and_cure(copy: Path, why:
     spoil, error, message = REFUSED[why]
     spoil(copy)
     with pytest.raises(error, match=message):
-        Checkpoint.open(copy)
+        EmbedderCheckpoint.open(copy)
 
 
 def test_an_activation_from_elsewhere_is_refused(checkpoint: Any) -> None:
@@ -85,17 +85,17 @@ def test_an_activation_from_elsewhere_is_refused(checkpoint: Any) -> None:
     folder = checkpoint(tail=[Dense(32, 16)])
     edit(folder / "2_Dense" / "config.json", activation_function="mine.Snake")
     with pytest.raises(UnsafeError, match=r"mine\.Snake"):
-        Checkpoint.open(folder)
+        EmbedderCheckpoint.open(folder)
 
 
 def test_a_path_that_is_no_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is not a folder"):
-        Folder.open(tmp_path / "nothing")
+        SentenceTransformersFolder.open(tmp_path / "nothing")
 
 
 def test_the_facts_of_the_real_model(minilm: Path) -> None:
     """Its tokenizer.json truncates to 128 and pads to 128; the model reads 256."""
-    opened = Checkpoint.open(minilm)
+    opened = EmbedderCheckpoint.open(minilm)
     pipeline = opened.pipeline
     assert (pipeline.architecture, pipeline.pooling, pipeline.dimension) == ("BertModel", "mean", 384)
     assert (pipeline.max_tokens, pipeline.normalised, pipeline.pad_id) == (256, True, 0)
@@ -108,30 +108,30 @@ def test_the_facts_of_the_real_model(minilm: Path) -> None:
 def test_prompts_and_matryoshka_dimensions(checkpoint: Any) -> None:
     folder = checkpoint(prompts={"query": "read: "}, default_prompt_name="query")
     (folder / "README.md").write_text('"loss": "MultipleNegatives",\n"matryoshka_dims": [32, 16, 8, 64],')
-    pipeline = Checkpoint.open(folder).pipeline
+    pipeline = EmbedderCheckpoint.open(folder).pipeline
     assert pipeline.prompts == {"query": "read: ", "document": ""}
     assert (pipeline.default_prompt, pipeline.dimensions) == ("query", (32, 16, 8))
 
 
 def test_the_weights_hash_follows_weights_and_settings(tiny: Path, copy: Path) -> None:
-    before = Checkpoint.open(tiny).source.weights_sha256
+    before = EmbedderCheckpoint.open(tiny).source.weights_sha256
     edit(copy / "config.json", transformers_version="4.0.0")
-    assert Checkpoint.open(copy).source.weights_sha256 == before, "saving again changes no vector"
+    assert EmbedderCheckpoint.open(copy).source.weights_sha256 == before, "saving again changes no vector"
     edit(copy / "config.json", layer_norm_eps=1e-3)
-    assert Checkpoint.open(copy).source.weights_sha256 != before
+    assert EmbedderCheckpoint.open(copy).source.weights_sha256 != before
 
 
 def test_lowercasing_is_frozen_into_the_tokenizer_or_the_pipeline(tiny: Path, copy: Path) -> None:
     edit(copy / "sentence_bert_config.json", do_lower_case=True)
-    opened = Checkpoint.open(copy)
-    assert opened.pipeline.lowercase != checkpoint_tokenizer.lowers(opened.tokenizer_json)
+    opened = EmbedderCheckpoint.open(copy)
+    assert opened.pipeline.lowercase != checkpoint_tokenizer.lowercases(opened.tokenizer_json)
 
 
 @pytest.mark.parametrize("spoiled", ["max_tokens", "tokenizer"])
 def test_a_tokenizer_that_disagrees_is_refused(tiny: Path, spoiled: str) -> None:
     import msgspec
 
-    opened = Checkpoint.open(tiny)
+    opened = EmbedderCheckpoint.open(tiny)
     pipeline, tokenizer = opened.pipeline, json.loads(opened.tokenizer_json)
     if spoiled == "max_tokens":
         pipeline = msgspec.structs.replace(pipeline, max_tokens=pipeline.max_tokens - 1)
@@ -144,4 +144,4 @@ def test_a_tokenizer_that_disagrees_is_refused(tiny: Path, spoiled: str) -> None
 def test_truncation_on_the_left_is_refused(copy: Path) -> None:
     edit(copy / "tokenizer_config.json", truncation_side="left")
     with pytest.raises(EmbedshipError, match="truncation_side left"):
-        Checkpoint.open(copy)
+        EmbedderCheckpoint.open(copy)

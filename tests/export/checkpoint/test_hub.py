@@ -16,8 +16,8 @@ from embedship.commands import main
 from embedship.errors import UsageError
 from embedship.export import silence
 from embedship.export.checkpoint import hub
-from embedship.export.checkpoint.embedder import Checkpoint
-from embedship.export.checkpoint.open import Opening, opened
+from embedship.export.checkpoint.embedder import EmbedderCheckpoint
+from embedship.export.checkpoint.open import OpenOptions, open_checkpoint
 
 from ..conftest import Make, adapted, edit
 
@@ -91,10 +91,10 @@ def served(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 
 def test_a_hub_id_opens_at_its_commit(served: Hub, tiny: Path) -> None:
-    with opened(NAME, Opening()) as source:
-        fetched = Checkpoint.open(source)
+    with open_checkpoint(NAME, OpenOptions()) as source:
+        fetched = EmbedderCheckpoint.open(source)
     assert (fetched.source.name, fetched.source.revision) == (NAME, COMMIT)
-    assert fetched.source.weights_sha256 == Checkpoint.open(tiny).source.weights_sha256
+    assert fetched.source.weights_sha256 == EmbedderCheckpoint.open(tiny).source.weights_sha256
     assert "model.safetensors" in served.asked
     assert not {"onnx/model.json", "pytorch_model.bin"} & set(served.asked)
 
@@ -151,5 +151,5 @@ def test_what_is_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_base_of_an_adapter_may_be_an_id(served: Hub, checkpoint: Make, tmp_path: Path) -> None:
     folder = adapted(checkpoint, tmp_path, whole=False)
     edit(folder / "adapter_config.json", base_model_name_or_path=NAME)
-    with opened(folder, Opening(base=f"{NAME}@{COMMIT}")) as source:
-        assert Checkpoint.open(source).source.merge
+    with open_checkpoint(folder, OpenOptions(base=f"{NAME}@{COMMIT}")) as source:
+        assert EmbedderCheckpoint.open(source).source.merge

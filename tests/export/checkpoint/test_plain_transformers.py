@@ -9,8 +9,8 @@ import pytest
 
 from embedship.commands import main
 from embedship.errors import UsageError
-from embedship.export.checkpoint.embedder import Checkpoint
-from embedship.export.checkpoint.open import Opening, opened
+from embedship.export.checkpoint.embedder import EmbedderCheckpoint
+from embedship.export.checkpoint.open import OpenOptions, open_checkpoint
 from embedship.files.sealed import sha256_of
 
 from ..conftest import edit, tail
@@ -18,9 +18,9 @@ from ..conftest import edit, tail
 TEXTS = ["read the file", "a date"]
 
 
-def open_(folder: Path, **how: Any) -> Checkpoint:
-    with opened(folder, Opening(**how)) as source:
-        return Checkpoint.open(source)
+def open_(folder: Path, **how: Any) -> EmbedderCheckpoint:
+    with open_checkpoint(folder, OpenOptions(**how)) as source:
+        return EmbedderCheckpoint.open(source)
 
 
 @pytest.mark.parametrize("mode", ["mean", "cls", "max", "lasttoken"])
@@ -28,7 +28,7 @@ def test_a_plain_folder_pools_as_it_is_told(checkpoint: Any, mode: str) -> None:
     saved = checkpoint(pooling=mode, tail=tail())
     before = sorted((saved.parent / "plain").iterdir())
     ours = open_(saved.parent / "plain", pooling=mode, normalize=True)
-    np.testing.assert_allclose(ours.encode(TEXTS), Checkpoint.open(saved).encode(TEXTS), atol=1e-6)
+    np.testing.assert_allclose(ours.encode(TEXTS), EmbedderCheckpoint.open(saved).encode(TEXTS), atol=1e-6)
     assert (ours.pipeline.pooling, ours.pipeline.normalised, ours.source.name) == (mode, True, "plain")
     assert sorted((saved.parent / "plain").iterdir()) == before, "the checkpoint itself is never written to"
 

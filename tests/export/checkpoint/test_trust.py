@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from embedship.commands import main
 from embedship.errors import UnsafeError, UsageError
 from embedship.export.checkpoint import trust
-from embedship.export.checkpoint.embedder import Checkpoint
-from embedship.export.checkpoint.folder import Folder
-from embedship.export.checkpoint.open import Opening, opened
+from embedship.export.checkpoint.embedder import EmbedderCheckpoint
+from embedship.export.checkpoint.folder import SentenceTransformersFolder
+from embedship.export.checkpoint.open import OpenOptions, open_checkpoint
 
 from ..conftest import edit
 
@@ -58,8 +58,8 @@ def sha256(path: Path) -> str:
 
 def test_pickles_open_by_their_hashes_and_give_the_same_weights(pickled: Path, tiny: Path) -> None:
     hashes = tuple(sha256(path) for path in pickled.glob("*.bin"))
-    with opened(pickled, Opening(allow_pickle=hashes)) as source:
-        ours, theirs = Checkpoint.open(source), Checkpoint.open(tiny)
+    with open_checkpoint(pickled, OpenOptions(allow_pickle=hashes)) as source:
+        ours, theirs = EmbedderCheckpoint.open(source), EmbedderCheckpoint.open(tiny)
     np.testing.assert_array_equal(ours.encode(TEXTS), theirs.encode(TEXTS))
     assert ours.source.weights_sha256 == theirs.source.weights_sha256
     assert ours.source.name == "pickled"
@@ -89,7 +89,7 @@ def test_a_trusted_pickle_still_gives_nothing_but_tensors(pickled: Path, content
     path = min(pickled.glob("*.bin"))
     torch.save(content, path)
     hashes = tuple(sha256(path) for path in pickled.glob("*.bin"))
-    with pytest.raises(UnsafeError, match=path.name), opened(pickled, Opening(allow_pickle=hashes)):
+    with pytest.raises(UnsafeError, match=path.name), open_checkpoint(pickled, OpenOptions(allow_pickle=hashes)):
         pass
     assert RAN not in sys.modules
 
@@ -103,14 +103,14 @@ def test_code_runs_by_its_hash_and_leaves_nothing_behind(
     monkeypatch.setitem(sys.modules, "transformers_modules", other)
     before = list(sys.path)
     with pytest.raises(UnsafeError, match=r"read the code \(other.py, own.py\)") as refusal:
-        Checkpoint.open(coded)
+        EmbedderCheckpoint.open(coded)
     told = re.search(r"--trust-remote-code (\w{64})", str(refusal.value))
     assert told
     assert told[1] == trust.code_sha256(coded)
-    with opened(coded, Opening(trust_remote_code=told[1])) as source:
-        ran = Checkpoint.open(source)
+    with open_checkpoint(coded, OpenOptions(trust_remote_code=told[1])) as source:
+        ran = EmbedderCheckpoint.open(source)
         assert type(ran.model[0].model).__name__ == "Own"
-        np.testing.assert_array_equal(ran.encode(TEXTS), Checkpoint.open(tiny).encode(TEXTS))
+        np.testing.assert_array_equal(ran.encode(TEXTS), EmbedderCheckpoint.open(tiny).encode(TEXTS))
     assert sys.modules.pop(RAN)
     assert ran.source.code_sha256 == told[1]
     assert not (tmp_path / "cache").exists()
@@ -136,8 +136,8 @@ def test_changed_code_exits_4_and_does_not_run(
 
 def test_code_of_another_model_is_refused_with_any_hash(coded: Path) -> None:
     edit(coded / "config.json", auto_map={"AutoModel": "else/where--own.Own"})
-    how = Opening(trust_remote_code=trust.code_sha256(coded))
-    with pytest.raises(UnsafeError, match="code of another model"), opened(coded, how):
+    how = OpenOptions(trust_remote_code=trust.code_sha256(coded))
+    with pytest.raises(UnsafeError, match="code of another model"), open_checkpoint(coded, how):
         pass
 
 
@@ -152,4 +152,4 @@ def test_a_safetensors_file_of_another_name_hides_no_pickle(tiny: Path, tmp_path
     shutil.copy(folder / "model.safetensors", folder / "2_Dense" / "decoy.safetensors")
     (folder / "2_Dense" / "pytorch_model.bin").write_bytes(b"never opened")
     with pytest.raises(UsageError, match=r"has no weights \(model\.safetensors\)"):
-        Folder.open(folder)
+        SentenceTransformersFolder.open(folder)

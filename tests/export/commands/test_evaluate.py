@@ -11,7 +11,7 @@ import pytest
 
 from embedship.commands import main
 from embedship.export.build import build
-from embedship.export.options import Wishes
+from embedship.export.options import ExportOptions
 
 from ...test_structure import MISSING
 from ..gates.test_dataset import write
@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tuned(tiny: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("evaluated") / "bundle"
-    build(tiny, out, Wishes(variants=("onnx-O3",), texts=texts(folder)), quiet())
+    build(tiny, out, ExportOptions(variants=("onnx-O3",), texts=texts(folder)), quiet())
     return out
 
 

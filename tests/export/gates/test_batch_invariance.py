@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 
 from embedship.batches import Batch
-from embedship.bundle import Bundle, Floors, Quantisation
+from embedship.bundle import Bundle, ParityFloors, Quantisation
 from embedship.codes import Vectors
 from embedship.encoder import Encoder
 from embedship.errors import GateError
-from embedship.export.checkpoint.embedder import Checkpoint
+from embedship.export.checkpoint.embedder import EmbedderCheckpoint
 from embedship.export.gates import batch_invariance
 from embedship.golden_texts import ALONE_FLOOR
 from embedship.tokens import Tokenizer
 
 TEXTS = ["a", "hello world", "...", "one two three four five six", "word " * 60, "czech", "seven eight", "nine ten"]
-INT8 = Floors(minimum=0.97, mean=0.99, overlap=0.85, length=0.9)
+INT8 = ParityFloors(minimum=0.97, mean=0.99, overlap=0.85, length=0.9)
 
 
 class Spoilt:
@@ -121,8 +121,8 @@ def test_real_variants_are_certified(opened: Bundle) -> None:
 def test_the_checkpoint_itself_says_whether_the_side_matters(
     checkpoint: Any, backbone: str, pooling: str, expected: bool
 ) -> None:
-    opened = Checkpoint.open(checkpoint(backbone=backbone, pooling=pooling))
+    opened = EmbedderCheckpoint.open(checkpoint(backbone=backbone, pooling=pooling))
     texts = ["read", "read the file of the date", "parse word text"]
     side = opened.model.tokenizer.padding_side
-    assert batch_invariance.either_side(opened, texts, opened.encode(texts)) is expected
+    assert batch_invariance.padding_side_independent(opened, texts, opened.encode(texts)) is expected
     assert opened.model.tokenizer.padding_side == side

@@ -7,10 +7,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from embedship.bundle import Floors, Parity, Precision, Task
+from embedship.bundle import ParityFloors, ParityReport, Precision, Task
 from embedship.errors import GateError, UsageError
-from embedship.export.gates.parity import FLOORS, SCORE_FLOORS, Probes, floors, judge, measure, overlap
-from embedship.tokens import Tokens
+from embedship.export.gates.parity import FLOORS, SCORE_FLOORS, ProbeSet, floors, judge, measure, overlap
+from embedship.tokens import TokenBatch
 
 TEXTS = ["good", "also good", "bad\x1b[31m" + "!" * 200]
 VECTORS = np.eye(3, dtype=np.float32)
@@ -24,16 +24,16 @@ class Encoding:
     def __init__(self, vectors: np.ndarray) -> None:
         self.vectors = vectors
 
-    def tokenizer(self, texts: list[str]) -> Tokens:
-        return Tokens([[1]] * len(texts), [0] * len(texts))
+    def tokenizer(self, texts: list[str]) -> TokenBatch:
+        return TokenBatch([[1]] * len(texts), [0] * len(texts))
 
-    def encode_tokens(self, tokens: Tokens) -> np.ndarray:
+    def encode_tokens(self, tokens: TokenBatch) -> np.ndarray:
         return self.vectors
 
 
-def measured(last: list[float]) -> Parity:
+def measured(last: list[float]) -> ParityReport:
     vectors = np.concatenate([VECTORS[:2], np.asarray([last], np.float32)])
-    return measure(Encoding(vectors), "onnx-O3", Probes(TEXTS, VECTORS, 0, 9, False))[0]  # type: ignore[arg-type]
+    return measure(Encoding(vectors), "onnx-O3", ProbeSet(TEXTS, VECTORS, 0, 9, False))[0]  # type: ignore[arg-type]
 
 
 def test_equal_vectors_pass() -> None:
@@ -90,7 +90,7 @@ def nearest(scores: np.ndarray, row: int) -> list[int]:
 
 
 def test_overlap_has_a_floor_of_its_own() -> None:
-    parity = Parity(texts=3, longest=9, overlap=0.8, length=1.0, minimum=0.99, mean=0.995, worst_text="x")
+    parity = ParityReport(texts=3, longest=9, overlap=0.8, length=1.0, minimum=0.99, mean=0.995, worst_text="x")
     with pytest.raises(GateError, match=r"top-10 overlap 0.800000 is under the floor 0.85 \(--floor int8-overlap\)"):
         judge("onnx-int8", Precision.INT8, parity, FLOORS[Precision.INT8])
 
@@ -111,14 +111,14 @@ def test_a_floor_that_is_none_is_refused_with_what_is_allowed(setting: str) -> N
 
 
 def test_the_mean_has_a_floor_of_its_own() -> None:
-    parity = Parity(texts=3, longest=9, overlap=1.0, length=1.0, minimum=0.98, mean=0.985, worst_text="x")
+    parity = ParityReport(texts=3, longest=9, overlap=1.0, length=1.0, minimum=0.98, mean=0.985, worst_text="x")
     with pytest.raises(GateError, match=r"mean cosine 0.985000 is under the floor 0.99 \(--floor int8-mean\)"):
         judge("onnx-int8", Precision.INT8, parity, FLOORS[Precision.INT8])
-    judge("onnx-int8", Precision.INT8, parity, Floors(minimum=0.97, mean=0.98, overlap=0.85, length=0.9))
+    judge("onnx-int8", Precision.INT8, parity, ParityFloors(minimum=0.97, mean=0.98, overlap=0.85, length=0.9))
 
 
 @pytest.mark.parametrize("demanded", [FLOORS, SCORE_FLOORS])
-def test_coarser_arithmetic_never_has_a_higher_floor(demanded: dict[Precision, Floors]) -> None:
+def test_coarser_arithmetic_never_has_a_higher_floor(demanded: dict[Precision, ParityFloors]) -> None:
     ordered = [demanded[each] for each in (Precision.FLOAT32, Precision.FLOAT16, Precision.BFLOAT16, Precision.INT8)]
     for figure in ("minimum", "mean", "overlap", "length"):
         values = [getattr(each, figure) for each in ordered]
@@ -134,7 +134,7 @@ def test_a_re_ranker_in_bfloat16_passes_with_the_likeness_seen_on_a_real_cpu() -
 
 def test_short_texts_have_a_floor_of_their_own() -> None:
     short = np.asarray([[0.96, 0.28, 0]], np.float32)
-    asked = Probes(TEXTS, VECTORS, 0, 9, False, ["thank you"], np.asarray([[1, 0, 0]], np.float32))
+    asked = ProbeSet(TEXTS, VECTORS, 0, 9, False, ["thank you"], np.asarray([[1, 0, 0]], np.float32))
 
     class Both(Encoding):
         def encode_tokens(self, tokens: object) -> np.ndarray:

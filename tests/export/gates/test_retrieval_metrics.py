@@ -9,21 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embedship.bundle import Code, Codes, Similarity
-from embedship.codes import Int8Scale, Vectors, binary, cut, half, normalise, signs
+from embedship.bundle import Similarity, VectorCode, VectorCodes
+from embedship.codes import Int8Scale, Vectors, binary, normalise, signs, to_float16, truncate_dimensions
 from embedship.errors import EngineError
 from embedship.export.gates import retrieval_metrics
-from embedship.export.gates.dataset import Dataset
+from embedship.export.gates.dataset import RetrievalDataset
 from embedship.export.gates.retrieval_metrics import (
     PLAIN,
     STORAGES,
-    Encoded,
-    Storage,
-    again,
+    EncodedDataset,
+    VectorStorage,
     grid,
     measure,
     metrics,
     nearest,
+    rescore_candidates,
     stored,
 )
 
@@ -69,14 +69,14 @@ def model(checkpoint: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def data(files: Any) -> Dataset:
-    return Dataset.read(files[3])
+def data(files: Any) -> RetrievalDataset:
+    return RetrievalDataset.read(files[3])
 
 
 @pytest.fixture(scope="module")
-def encoded(data: Dataset, model: Any) -> Encoded:
+def encoded(data: RetrievalDataset, model: Any) -> EncodedDataset:
     doors = ((lambda texts, f=f: f(list(texts))) for f in (model.encode_document, model.encode_query))
-    return Encoded.make("x", data, *doors, Cosine)  # type: ignore[arg-type]
+    return EncodedDataset.make("x", data, *doors, Cosine)  # type: ignore[arg-type]
 
 
 class Cosine:
@@ -86,8 +86,8 @@ class Cosine:
 
 
 @pytest.fixture(scope="module")
-def codes(encoded: Encoded) -> Codes:
-    return Codes(
+def codes(encoded: EncodedDataset) -> VectorCodes:
+    return VectorCodes(
         int8=tuple(Int8Scale.fit(encoded.cut(dimension).documents) for dimension in DIMENSIONS),
         clipped=0.0,
         binary_threshold=0.0,
@@ -113,7 +113,7 @@ def assert_equal(ours: dict[str, float], expected: dict[str, float], function: s
 
 @pytest.mark.parametrize("dimension", DIMENSIONS)
 def test_equal_to_the_evaluator_of_sentence_transformers(
-    files: Any, data: Dataset, model: Any, encoded: Encoded, dimension: int
+    files: Any, data: RetrievalDataset, model: Any, encoded: EncodedDataset, dimension: int
 ) -> None:
     ours = measure(data, encoded.cut(dimension), PLAIN)
     assert (ours.dimension, ours.bytes_per_vector) == (dimension, 4 * dimension)
@@ -145,35 +145,43 @@ class Packed:
 
 
 @pytest.mark.parametrize("dimension", DIMENSIONS)
-@pytest.mark.parametrize("code", [Code.FLOAT16, Code.INT8, Code.UBINARY])
+@pytest.mark.parametrize("code", [VectorCode.FLOAT16, VectorCode.INT8, VectorCode.UBINARY])
 def test_codes_are_judged_as_their_evaluator_would(
-    files: Any, data: Dataset, model: Any, encoded: Encoded, codes: Codes, dimension: int, code: Code
+    files: Any,
+    data: RetrievalDataset,
+    model: Any,
+    encoded: EncodedDataset,
+    codes: VectorCodes,
+    dimension: int,
+    code: VectorCode,
 ) -> None:
     from sentence_transformers.util import dot_score
 
     def document(vectors: Vectors) -> Vectors:
-        short = cut(vectors, dimension)
+        short = truncate_dimensions(vectors, dimension)
         scale = codes.scale(dimension)
         back = {
-            Code.FLOAT16: lambda: half(short).astype(np.float32),
-            Code.INT8: lambda: scale.encode(short) * scale.row,
-            Code.UBINARY: lambda: signs(binary(short)),
+            VectorCode.FLOAT16: lambda: to_float16(short).astype(np.float32),
+            VectorCode.INT8: lambda: scale.encode(short) * scale.row,
+            VectorCode.UBINARY: lambda: signs(binary(short)),
         }
         return np.asarray(back[code]())
 
-    query = document if code is Code.UBINARY else lambda vectors: cut(vectors, dimension)
+    query = document if code is VectorCode.UBINARY else lambda vectors: truncate_dimensions(vectors, dimension)
     expected = theirs(files, Packed(model, query, document), score_functions={"dot": dot_score})
-    assert_equal(measure(data, encoded.cut(dimension), Storage(code), codes).metrics, expected, "dot")
+    assert_equal(measure(data, encoded.cut(dimension), VectorStorage(code), codes).metrics, expected, "dot")
 
 
-def test_binary_documents_are_those_of_sentence_transformers(encoded: Encoded, codes: Codes) -> None:
+def test_binary_documents_are_those_of_sentence_transformers(encoded: EncodedDataset, codes: VectorCodes) -> None:
     from sentence_transformers.util.quantization import quantize_embeddings
 
-    _, documents = stored(encoded, Code.UBINARY, codes)
+    _, documents = stored(encoded, VectorCode.UBINARY, codes)
     np.testing.assert_array_equal(documents, quantize_embeddings(encoded.documents, "ubinary"))
 
 
-def test_the_grid_has_a_row_for_every_dimension_and_code(data: Dataset, encoded: Encoded, codes: Codes) -> None:
+def test_the_grid_has_a_row_for_every_dimension_and_code(
+    data: RetrievalDataset, encoded: EncodedDataset, codes: VectorCodes
+) -> None:
     rows = list(grid(data, encoded, DIMENSIONS, STORAGES, codes))
     assert [(row.dimension, row.code, row.rescored) for row in rows] == [
         (dimension, storage.code, storage.rescored) for dimension in DIMENSIONS for storage in STORAGES
@@ -181,26 +189,32 @@ def test_the_grid_has_a_row_for_every_dimension_and_code(data: Dataset, encoded:
     assert [row.bytes_per_vector for row in rows[:5]] == [128, 64, 32, 4, 4]
 
 
-def test_sign_bits_need_whole_bytes(data: Dataset, encoded: Encoded, codes: Codes) -> None:
+def test_sign_bits_need_whole_bytes(data: RetrievalDataset, encoded: EncodedDataset, codes: VectorCodes) -> None:
     short = encoded.cut(12)
-    codes = Codes(int8=(Int8Scale.fit(short.documents),), clipped=0.0, binary_threshold=0.0, rescore=1,
+    codes = VectorCodes(int8=(Int8Scale.fit(short.documents),), clipped=0.0, binary_threshold=0.0, rescore=1,
                   rescored_recall=None, documents=0)  # fmt: skip
-    assert {row.code for row in grid(data, encoded, [12], STORAGES, codes)} == {Code.FLOAT32, Code.FLOAT16, Code.INT8}
+    assert {row.code for row in grid(data, encoded, [12], STORAGES, codes)} == {
+        VectorCode.FLOAT32,
+        VectorCode.FLOAT16,
+        VectorCode.INT8,
+    }
 
 
-def test_rescoring_ranks_the_candidates_of_the_bits_by_int8(data: Dataset, encoded: Encoded, codes: Codes) -> None:
+def test_rescoring_ranks_the_candidates_of_the_bits_by_int8(
+    data: RetrievalDataset, encoded: EncodedDataset, codes: VectorCodes
+) -> None:
     """For each k its own candidates: 4 x 10 of them at 10, all 150 at 100."""
-    row = measure(data, encoded, Storage(Code.UBINARY, rescored=True), codes)
-    bits = nearest(*stored(encoded, Code.UBINARY, codes), 40)
-    queries, documents = stored(encoded, Code.INT8, codes)
+    row = measure(data, encoded, VectorStorage(VectorCode.UBINARY, rescored=True), codes)
+    bits = nearest(*stored(encoded, VectorCode.UBINARY, codes), 40)
+    queries, documents = stored(encoded, VectorCode.INT8, codes)
     scores = queries @ documents.astype(np.float32).T
     best = [sorted(rows, key=lambda r, s=s: (-s[r], r))[:10] for rows, s in zip(bits.tolist(), scores, strict=True)]
-    np.testing.assert_array_equal(again(encoded, codes, bits, 10), best)
+    np.testing.assert_array_equal(rescore_candidates(encoded, codes, bits, 10), best)
     shares = [
         len(set(found) & set(wanted.tolist())) / len(wanted) for found, wanted in zip(best, data.relevant, strict=True)
     ]
     assert row.metrics["recall@10"] == pytest.approx(np.mean(shares), abs=1e-6)
-    assert row.metrics["map@100"] == measure(data, encoded, Storage(Code.INT8), codes).metrics["map@100"]
+    assert row.metrics["map@100"] == measure(data, encoded, VectorStorage(VectorCode.INT8), codes).metrics["map@100"]
 
 
 def test_search_is_exact_over_several_blocks_and_ties_go_to_the_lower_row(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +227,7 @@ def test_search_is_exact_over_several_blocks_and_ties_go_to_the_lower_row(monkey
     np.testing.assert_array_equal(nearest(queries, documents, 12), expected)
 
 
-def test_nan_is_no_result(data: Dataset) -> None:
+def test_nan_is_no_result(data: RetrievalDataset) -> None:
     broken = lambda texts: np.full((len(texts), 8), np.nan, np.float32)  # noqa: E731
     with pytest.raises(EngineError, match="x gives NaN"):
-        Encoded.make("x", data, broken, broken, Cosine)  # type: ignore[arg-type]
+        EncodedDataset.make("x", data, broken, broken, Cosine)  # type: ignore[arg-type]

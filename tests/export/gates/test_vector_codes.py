@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 
 from embedship import stdlib_docs
-from embedship.bundle import Bundle, Codes
-from embedship.codes import Int8Scale, cut, normalise
+from embedship.bundle import Bundle, VectorCodes
+from embedship.codes import Int8Scale, normalise, truncate_dimensions
 from embedship.errors import UsageError
-from embedship.export.checkpoint.embedder import Checkpoint
+from embedship.export.checkpoint.embedder import EmbedderCheckpoint
 from embedship.export.gates import vector_codes
-from embedship.export.gates.retrieval_metrics import Encoded
+from embedship.export.gates.retrieval_metrics import EncodedDataset
 
 
 def unit(n: int, dimension: int = 64, seed: int = 0) -> np.ndarray:
     return normalise(np.random.default_rng(seed).normal(size=(n, dimension)).astype(np.float32))
 
 
-def frozen(dimension: int = 64) -> Codes:
-    return Codes(
+def frozen(dimension: int = 64) -> VectorCodes:
+    return VectorCodes(
         int8=(Int8Scale.fit(unit(100, dimension)),),
         clipped=0.0,
         binary_threshold=0.0,
@@ -31,7 +31,7 @@ def frozen(dimension: int = 64) -> Codes:
 
 def test_a_scale_for_every_dimension_fits_vectors_cut_to_it(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tiny / "README.md").write_text('"matryoshka_dims": [32, 16, 8]')
-    opened = Checkpoint.open(tiny)
+    opened = EmbedderCheckpoint.open(tiny)
     (tiny / "README.md").unlink()
     texts = [entry.summary for entry in stdlib_docs.entries(150)]
     vectors = opened.encode(texts)
@@ -39,19 +39,21 @@ def test_a_scale_for_every_dimension_fits_vectors_cut_to_it(tiny: Path, monkeypa
     assert [scale.dimension for scale in codes.int8] == [32, 16, 8]
     assert codes.clipped <= 0.002
     for scale in codes.int8:
-        short = cut(vectors, scale.dimension)
+        short = truncate_dimensions(vectors, scale.dimension)
         assert scale.clipped(short) <= 0.002
         back = scale.encode(short) * scale.row
         assert np.abs(back - short)[np.abs(short) < 127 * scale.row].max() <= scale.row.max() / 2 + 1e-6
     wrong = Int8Scale(codes.int8[0].scale[:8])
-    assert wrong.clipped(cut(vectors, 8)) > 0.05, "the ranges of the whole vector are too narrow for a cut one"
+    assert wrong.clipped(truncate_dimensions(vectors, 8)) > 0.05, (
+        "the ranges of the whole vector are too narrow for a cut one"
+    )
     with pytest.raises(UsageError, match="no int8 code for 24 dimensions; there is one for 32, 16, 8"):
         codes.scale(24)
 
 
 def test_the_multiplier_is_the_smallest_that_finds_99_percent() -> None:
     documents, queries = unit(600, seed=1), unit(80, seed=2)
-    codes = vector_codes.rescoring(frozen(), Encoded("x", documents, queries))
+    codes = vector_codes.rescoring(frozen(), EncodedDataset("x", documents, queries))
     assert codes.documents == 600
     assert codes.rescored_recall is not None
 
@@ -71,7 +73,7 @@ def test_the_multiplier_is_the_smallest_that_finds_99_percent() -> None:
 
 
 def test_where_bits_fill_no_bytes_nothing_is_rescored() -> None:
-    codes = vector_codes.rescoring(frozen(12), Encoded("x", unit(20, 12), unit(5, 12)))
+    codes = vector_codes.rescoring(frozen(12), EncodedDataset("x", unit(20, 12), unit(5, 12)))
     assert codes == frozen(12)
 
 

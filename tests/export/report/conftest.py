@@ -10,24 +10,24 @@ import numpy as np
 import pytest
 
 from embedship.bundle import (
-    Choice,
-    Code,
-    Codes,
-    Invariance,
-    Machine,
-    Manifest,
-    Measured,
+    BundleManifest,
+    InvarianceReport,
+    MachineInfo,
+    ModelSource,
+    ModelSpec,
     Objective,
-    Parity,
-    Pipeline,
+    ParityReport,
     Precision,
     Provenance,
-    Quality,
     Quantisation,
+    RetrievalReport,
+    RetrievalResult,
     Runtime,
     Similarity,
-    Source,
     Variant,
+    VariantChoice,
+    VectorCode,
+    VectorCodes,
 )
 from embedship.codes import Int8Scale
 from embedship.export.gates.parity import FLOORS
@@ -44,10 +44,11 @@ MEASURED: dict[str, tuple[Any, ...]] = {
     "openvino-int8": (OV, INT8, INT8, Quantisation.STATIC, 23.4, 2.1e-3, 0.0139, 22_103.4, 0.00064),
 }
 KEPT = {"checkpoint": 1.0, "onnx": 1.0, "onnx-O3": 0.9999, "onnx-int8": 0.9949, "openvino": 0.9997}
-CODES = ((Code.FLOAT32, False, 4.0, 1.0), (Code.FLOAT16, False, 2.0, 1.0), (Code.INT8, False, 1.0, 0.996),
-         (Code.UBINARY, False, 0.125, 0.89), (Code.UBINARY, True, 0.125, 0.985))  # fmt: skip
+CODES = ((VectorCode.FLOAT32, False, 4.0, 1.0), (VectorCode.FLOAT16, False, 2.0, 1.0), (VectorCode.INT8, False, 1.0,
+    0.996),
+         (VectorCode.UBINARY, False, 0.125, 0.89), (VectorCode.UBINARY, True, 0.125, 0.985))  # fmt: skip
 DIMENSIONS = {768: 1.0, 512: 0.985, 256: 0.955, 128: 0.88, 64: 0.74}
-Make = Callable[..., Manifest]
+Make = Callable[..., BundleManifest]
 
 
 def variant(name: str) -> Variant:
@@ -62,7 +63,7 @@ def variant(name: str) -> Variant:
         precision=precision,
         size=int(size * 1e6),
         fused={"Attention": 6, "FastGelu": 6, "SkipLayerNormalization": 12} if name == "onnx-O3" else {},
-        parity=Parity(
+        parity=ParityReport(
             texts=TEXTS,
             longest=256,
             minimum=1 - worst,
@@ -71,20 +72,22 @@ def variant(name: str) -> Variant:
             length=1.0,
             worst_text="'!!! ??? ... --- === \\\\ / {} <> `$(rm -rf)`'",
         ),
-        invariance=Invariance(texts=30, shuffled=0.99999, over_padded=0.999985, other_side=0.99998, worst_text="'...'"),
+        invariance=InvarianceReport(
+            texts=30, shuffled=0.99999, over_padded=0.999985, other_side=0.99998, worst_text="'...'"
+        ),
     )
 
 
-def rows() -> tuple[Measured, ...]:
+def rows() -> tuple[RetrievalResult, ...]:
     """Every variant at full dimension in float32, and every dimension and code of the chosen one."""
-    plain = [(name, 768, Code.FLOAT32, False, 3072, kept) for name, kept in KEPT.items()]
+    plain = [(name, 768, VectorCode.FLOAT32, False, 3072, kept) for name, kept in KEPT.items()]
     sized = [
         ("openvino-int8", dimension, code, rescored, int(dimension * width), 0.996 * cut * kept)
         for dimension, cut in DIMENSIONS.items()
         for code, rescored, width, kept in CODES
     ]
     return tuple(
-        Measured(
+        RetrievalResult(
             variant=name,
             dimension=dimension,
             code=code,
@@ -106,13 +109,13 @@ def cosines(name: str) -> np.ndarray:
 def manifest() -> Make:
     """Make one with everything measured; keywords replace its fields."""
 
-    def make(**changes: Any) -> Manifest:
-        plain = Manifest(
+    def make(**changes: Any) -> BundleManifest:
+        plain = BundleManifest(
             format=2,
             fingerprint="7d4f" * 16,
             created="2026-11-22T07:10:31+00:00",
-            source=Source(name="legal-matryoshka", weights_sha256="53aa" * 16, versions={"torch": "2.13.0+cpu"}),
-            pipeline=Pipeline(
+            source=ModelSource(name="legal-matryoshka", weights_sha256="53aa" * 16, versions={"torch": "2.13.0+cpu"}),
+            pipeline=ModelSpec(
                 architecture="ModernBertModel",
                 pooling="mean",
                 dimension=768,
@@ -129,14 +132,14 @@ def manifest() -> Make:
             tokenizer_sha256="be50" * 16,
             floors=FLOORS,
             variants=tuple(variant(name) for name in MEASURED),
-            choice=Choice(
+            choice=VariantChoice(
                 objective=Objective.THROUGHPUT,
                 variant="openvino-int8",
-                machine=Machine(cpu="AMD EPYC", isa=("avx2", "avx512f", "avx512_vnni"), cores=2.0),
+                machine=MachineInfo(cpu="AMD EPYC", isa=("avx2", "avx512f", "avx512_vnni"), cores=2.0),
                 tokens_per_second={name: row[7] for name, row in MEASURED.items()},
                 latency_seconds={name: row[8] for name, row in MEASURED.items()},
             ),
-            codes=Codes(
+            codes=VectorCodes(
                 int8=(Int8Scale((0.001,) * 767 + (0.002,)),),
                 clipped=0.0002,
                 binary_threshold=0.0,
@@ -144,7 +147,8 @@ def manifest() -> Make:
                 rescored_recall=0.992,
                 documents=700,
             ),
-            quality=Quality(dataset="medquad", queries=1000, documents=10038, max_recall_drop=None, measured=rows()),
+            quality=RetrievalReport(dataset="medquad", queries=1000, documents=10038, max_recall_drop=None,
+                measured=rows()),
             provenance=Provenance(
                 files={"model.safetensors": "53aa" * 16, "1_Pooling/config.json": "4be4" * 16},
                 options={"--texts": "corpus.jsonl sha256:99ab", "--objective": "throughput"},

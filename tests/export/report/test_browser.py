@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from embedship.bundle import REPORT_HTML, Manifest
+from embedship.bundle import REPORT_HTML, BundleManifest
 from embedship.export.report import page as report_page
 
-Make = Callable[..., Manifest]
+Make = Callable[..., BundleManifest]
 replace = msgspec.structs.replace
 HOSTILE = "</title></style><script>alert(1)</script><img src='http://127.0.0.1:9/x' onerror='alert(1)'>" + "W" * 300
 

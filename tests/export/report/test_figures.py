@@ -5,12 +5,12 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 
-from embedship.bundle import Code, Manifest
-from embedship.charts.labels import Box, box_of
+from embedship.bundle import BundleManifest, VectorCode
+from embedship.charts.labels import LabelBox, box_of
 from embedship.export.report import figures
-from embedship.export.report.histogram import Histogram
+from embedship.export.report.histogram import CosineHistogram
 
-Make = Callable[..., Manifest]
+Make = Callable[..., BundleManifest]
 
 
 def test_the_chosen_one_stands_first_and_tails_hang_down(manifest: Make) -> None:
@@ -33,7 +33,7 @@ def test_names_leave_tails_alone(manifest: Make) -> None:
     for label in plot.labels:
         for dot in plot.dots:
             assert dot.tail is not None
-            assert not box_of(label).overlap(Box(dot.x - 3, dot.y, dot.x + 3, dot.tail)), label.text
+            assert not box_of(label).overlap(LabelBox(dot.x - 3, dot.y, dot.x + 3, dot.tail)), label.text
 
 
 def test_what_was_not_timed_has_no_point(manifest: Make) -> None:
@@ -74,12 +74,12 @@ def test_the_front_rises_and_nothing_beats_it(manifest: Make) -> None:
     assert plot is not None
     assert len(plot.lines[0].points) == len(front)
     assert len(plot.dots) == len(rows)
-    assert {dot.kind for dot in plot.dots} == {*map(str, Code), "ubinary-rescored"}
+    assert {dot.kind for dot in plot.dots} == {*map(str, VectorCode), "ubinary-rescored"}
 
 
 def test_a_histogram_shows_every_text_and_the_floor(manifest: Make, spreads: dict[str, np.ndarray]) -> None:
     variant = manifest().variants[-1]
-    found = Histogram.of(spreads[variant.name])
+    found = CosineHistogram.of(spreads[variant.name])
     plot = figures.histogram(variant, found, 0.9861, 0.97)
     assert len(plot.bars) == sum(count > 0 for count in found.counts)
     assert max(bar.height for bar in plot.bars) == plot.frame.bottom - plot.frame.top
@@ -91,5 +91,5 @@ def test_a_histogram_shows_every_text_and_the_floor(manifest: Make, spreads: dic
 
 
 def test_texts_below_the_axis_are_drawn_at_its_end(manifest: Make) -> None:
-    plot = figures.histogram(manifest().variants[0], Histogram.of([0.2, 0.99]), 0.99, None)
+    plot = figures.histogram(manifest().variants[0], CosineHistogram.of([0.2, 0.99]), 0.99, None)
     assert min(bar.x for bar in plot.bars) == plot.frame.left

@@ -10,11 +10,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from embedship.bundle import REPORT_HTML, REPORT_JSON, Bundle, Manifest
+from embedship.bundle import REPORT_HTML, REPORT_JSON, Bundle, BundleManifest
 from embedship.export.report import page as report_page
-from embedship.export.report.histogram import Histogram
+from embedship.export.report.histogram import CosineHistogram
 
-Make = Callable[..., Manifest]
+Make = Callable[..., BundleManifest]
 Spreads = dict[str, np.ndarray]
 replace = msgspec.structs.replace
 HOSTILE = "</title></style><script>alert(1)</script>\" onload='x' {{ 7 * 7 }} &amp;"
@@ -47,12 +47,12 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
-def page(manifest: Manifest, spreads: Spreads) -> str:
-    return report_page.html(manifest, {name: Histogram.of(values) for name, values in spreads.items()})
+def page(manifest: BundleManifest, spreads: Spreads) -> str:
+    return report_page.html(manifest, {name: CosineHistogram.of(values) for name, values in spreads.items()})
 
 
 @pytest.fixture
-def hostile(manifest: Make) -> Manifest:
+def hostile(manifest: Make) -> BundleManifest:
     """Every text that comes from outside tries to become markup."""
     made = manifest()
     assert made.quality is not None
@@ -74,14 +74,16 @@ def test_it_is_well_formed_and_has_every_figure(manifest: Make, spreads: Spreads
 
 
 @pytest.mark.parametrize("name", ["hostile", "plain"])
-def test_nothing_runs_and_nothing_is_fetched(name: str, hostile: Manifest, manifest: Make, spreads: Spreads) -> None:
+def test_nothing_runs_and_nothing_is_fetched(
+    name: str, hostile: BundleManifest, manifest: Make, spreads: Spreads
+) -> None:
     found = Page(page(hostile if name == "hostile" else manifest(), spreads))
     assert found.open == []
     assert not {"script", "link", "img", "iframe", "object", "a", "use"} & set(found.tags)
     assert not [key for key, _ in found.attributes if key.startswith("on") or key in {"src", "href", "style"}]
 
 
-def test_hostile_names_are_shown_as_they_are_written(hostile: Manifest, spreads: Spreads) -> None:
+def test_hostile_names_are_shown_as_they_are_written(hostile: BundleManifest, spreads: Spreads) -> None:
     text = page(hostile, spreads)
     assert "<script" not in text
     assert "49" not in re.findall(r"onload=.{0,20}", text)[0]
@@ -122,7 +124,7 @@ def test_the_same_for_machines(manifest: Make, spreads: Spreads, tmp_path: Path)
     assert report["verdict"][0].startswith("legal-matryoshka was exported")
     assert sum(report["cosines"]["onnx-int8"]["counts"]) == 213
     rebuilt = {key: value for key, value in report.items() if key not in {"verdict", "cosines"}}
-    assert msgspec.convert({**rebuilt, "files": {}}, Manifest) == made
+    assert msgspec.convert({**rebuilt, "files": {}}, BundleManifest) == made
 
 
 def test_the_same_measurements_give_the_same_bytes(manifest: Make, spreads: Spreads, tmp_path: Path) -> None:

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from embedship.bundle import Manifest, Quantisation
-from embedship.charts.table import Table
+from embedship.bundle import BundleManifest, Quantisation
+from embedship.charts.table import ChartTable
 from embedship.export.report import tables
 
-Make = Callable[..., Manifest]
+Make = Callable[..., BundleManifest]
 replace = msgspec.structs.replace
 ALL = (
     tables.variants,
@@ -23,13 +23,13 @@ ALL = (
 )
 
 
-def column(table: Table, heading: str) -> list[str]:
+def column(table: ChartTable, heading: str) -> list[str]:
     place = [column.heading for column in table.columns].index(heading)
     return [row.cells[place] for row in table.rows]
 
 
 @pytest.mark.parametrize("table", ALL)
-def test_every_row_fills_every_column(manifest: Make, table: Callable[[Manifest], Table]) -> None:
+def test_every_row_fills_every_column(manifest: Make, table: Callable[[BundleManifest], ChartTable]) -> None:
     made = table(manifest())
     assert made.rows
     assert all(len(row.cells) == len(made.columns) for row in made.rows)

@@ -6,10 +6,10 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from embedship.bundle import Manifest, Objective, Quantisation
+from embedship.bundle import BundleManifest, Objective, Quantisation
 from embedship.export.report import wording
 
-Make = Callable[..., Manifest]
+Make = Callable[..., BundleManifest]
 replace = msgspec.structs.replace
 
 
@@ -71,7 +71,12 @@ def test_what_was_not_measured_is_said(manifest: Make) -> None:
     *_, recall, company = wording.verdict(bare)
     assert recall == "Retrieval quality was not measured, because no questions were given (--eval DIR)."
     assert company.endswith("was not measured.")
-    assert [tile.value for tile in wording.tiles(bare)] == ["openvino-int8", "not measured", "0.99790", "not measured"]
+    assert [tile.value for tile in wording.summary_tiles(bare)] == [
+        "openvino-int8",
+        "not measured",
+        "0.99790",
+        "not measured",
+    ]
     quality = made.quality
     assert quality is not None
     other = manifest(quality=replace(quality, measured=quality.measured[:3]))
@@ -102,4 +107,4 @@ def test_a_checkpoint_that_finds_nothing_has_no_ratio(manifest: Make) -> None:
     nothing = [replace(row, metrics={**row.metrics, "recall@10": 0.0}) for row in quality.measured]
     made = manifest(quality=replace(quality, measured=tuple(nothing)))
     assert "recall@10 is 0.0000, beside the checkpoint's 0.0000" in wording.recall(made)
-    assert wording.tiles(made)[-1].value == "not measured"
+    assert wording.summary_tiles(made)[-1].value == "not measured"

@@ -14,57 +14,59 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from embedship.batches import pad
-from embedship.bundle import Bundle, Floors, Manifest, Precision, Quantisation, Variant
+from embedship.bundle import Bundle, BundleManifest, ParityFloors, Precision, Quantisation, Variant
 from embedship.commands import main
-from embedship.device import Device, Kind
+from embedship.device import DeviceAddress, DeviceKind
 from embedship.encoder import Encoder
 from embedship.engine.onnxruntime import OnnxRuntimeEngine
 from embedship.engine.openvino import OpenVinoEngine
 from embedship.errors import UsageError
 from embedship.export.build import build
-from embedship.export.checkpoint.embedder import Checkpoint
+from embedship.export.checkpoint.embedder import EmbedderCheckpoint
 from embedship.export.gates import parity
-from embedship.export.options import Wishes
-from embedship.export.steps import Steps
+from embedship.export.options import ExportOptions
+from embedship.export.steps import StepTimer
 from embedship.export.variants import recipes as variants_recipes
 from embedship.export.variants import torch_graph
-from embedship.export.variants.converter import Converter
-from embedship.export.variants.recipes import CUDA, DECODER, ENCODER, Made, Workbench
-from embedship.export.variants.targets import EXACT, Target
-from embedship.files.sealed import File
+from embedship.export.variants.converter import GraphConverter
+from embedship.export.variants.recipes import CUDA, DECODER, ENCODER, BuildContext, BuiltVariant
+from embedship.export.variants.targets import EXACT, HardwareTarget
+from embedship.files.sealed import SealedFile
 from embedship.tokens import Tokenizer
 
 BERT, QWEN = SimpleNamespace(model_type="bert"), SimpleNamespace(model_type="qwen3")
 LINES = [f"read the file number {i} of the date {i * i}" for i in range(12)]
 # Two random layers of 32 dimensions hold far less redundancy than a trained model: int8 costs them more.
-LOOSE = {**parity.FLOORS, Precision.INT8: Floors(minimum=0.5, mean=0.5, overlap=0.0, length=0.5)}
-EVERY = list(variants_recipes.recipes(Target.AVX2))
+LOOSE = {**parity.FLOORS, Precision.INT8: ParityFloors(minimum=0.5, mean=0.5, overlap=0.0, length=0.5)}
+EVERY = list(variants_recipes.recipes(HardwareTarget.AVX2))
 
 
-def floors(cosine: float) -> Floors:
-    return Floors(minimum=cosine, mean=cosine, overlap=0.0, length=0.5)
+def floors(cosine: float) -> ParityFloors:
+    return ParityFloors(minimum=cosine, mean=cosine, overlap=0.0, length=0.5)
 
 
-Opened = tuple[Checkpoint, Tokenizer]
+Opened = tuple[EmbedderCheckpoint, Tokenizer]
 
 
 def opened(folder: Path, work: Path) -> Opened:
-    checkpoint = Checkpoint.open(folder)
+    checkpoint = EmbedderCheckpoint.open(folder)
     (work / "tokenizer.json").write_text(checkpoint.tokenizer_json)
     return checkpoint, Tokenizer(work / "tokenizer.json", checkpoint.pipeline)
 
 
-def make(checkpoint: Opened, work: Path, *names: str, isa: Target = Target.AVX512_VNNI) -> list[Made]:
+def make(
+    checkpoint: Opened, work: Path, *names: str, isa: HardwareTarget = HardwareTarget.AVX512_VNNI
+) -> list[BuiltVariant]:
     """The named variants, with `onnx` first."""
     feeds = variants_recipes.calibration(checkpoint[1], checkpoint[0], LINES)
-    bench = Workbench(work, checkpoint[0], feeds, isa, floors(0.5))
+    bench = BuildContext(work, checkpoint[0], feeds, isa, floors(0.5))
     recipes = variants_recipes.recipes(isa)
     return [variants_recipes.make(name, recipes[name], bench) for name in ("onnx", *names)]
 
 
-def vectors(work: Path, made: Made, checkpoint: Opened) -> Any:
+def vectors(work: Path, made: BuiltVariant, checkpoint: Opened) -> Any:
     pipeline, path = checkpoint[0].pipeline, work / made.recipe.path
-    kind = partial(OpenVinoEngine, device=Device(Kind.CPU)) if path.suffix == ".xml" else OnnxRuntimeEngine
+    kind = partial(OpenVinoEngine, device=DeviceAddress(DeviceKind.CPU)) if path.suffix == ".xml" else OnnxRuntimeEngine
     engine = kind(path, pipeline.inputs, made.recipe.weights, 1, output=pipeline.task.output)
     rows = [engine.encode(pad([ids], pipeline.pad_id)) for ids in checkpoint[1](LINES).ids]
     engine.close()
@@ -93,19 +95,24 @@ def weights(path: Path) -> list[TensorProto]:
 @pytest.mark.parametrize(
     ("names", "target", "config", "expected"),
     [
-        ((), Target.AVX512_VNNI, BERT, ENCODER),
-        ((), Target.AVX2, QWEN, DECODER),
-        ((), Target.CUDA, QWEN, CUDA),
-        (("openvino",), Target.AUTO, BERT, ("onnx", "openvino")),
-        (("onnx-O4", "onnx-int8"), Target.CUDA, BERT, ("onnx", "onnx-O4", "onnx-int8")),
-        (("all",), Target.CUDA, BERT, tuple(variants_recipes.recipes(Target.AVX2))),
-        (("all",), Target.AVX2, BERT, tuple(n for n in variants_recipes.recipes(Target.AVX2) if n != "onnx-O4")),
+        ((), HardwareTarget.AVX512_VNNI, BERT, ENCODER),
+        ((), HardwareTarget.AVX2, QWEN, DECODER),
+        ((), HardwareTarget.CUDA, QWEN, CUDA),
+        (("openvino",), HardwareTarget.AUTO, BERT, ("onnx", "openvino")),
+        (("onnx-O4", "onnx-int8"), HardwareTarget.CUDA, BERT, ("onnx", "onnx-O4", "onnx-int8")),
+        (("all",), HardwareTarget.CUDA, BERT, tuple(variants_recipes.recipes(HardwareTarget.AVX2))),
+        (
+            ("all",),
+            HardwareTarget.AVX2,
+            BERT,
+            tuple(n for n in variants_recipes.recipes(HardwareTarget.AVX2) if n != "onnx-O4"),
+        ),
     ],
 )
 def test_which_variants_are_made(
-    names: tuple[str, ...], target: Target, config: Any, expected: tuple[str, ...]
+    names: tuple[str, ...], target: HardwareTarget, config: Any, expected: tuple[str, ...]
 ) -> None:
-    assert tuple(variants_recipes.wanted(names, target, Target.AVX2, config)) == expected
+    assert tuple(variants_recipes.wanted(names, target, HardwareTarget.AVX2, config)) == expected
 
 
 def test_nothing_dynamic_slow_or_for_gpus_is_made_unasked() -> None:
@@ -115,17 +122,23 @@ def test_nothing_dynamic_slow_or_for_gpus_is_made_unasked() -> None:
 @pytest.mark.parametrize(
     ("name", "target", "sentence"),
     [
-        ("onnx-O9", Target.AUTO, "there is no variant 'onnx-O9'; there are: onnx, onnx-O1,.*openvino-int8-weight, all"),
-        ("onnx-O4", Target.AVX2, "float16 for GPUs: add --target cuda"),
+        (
+            "onnx-O9",
+            HardwareTarget.AUTO,
+            "there is no variant 'onnx-O9'; there are: onnx, onnx-O1,.*openvino-int8-weight, all",
+        ),
+        ("onnx-O4", HardwareTarget.AVX2, "float16 for GPUs: add --target cuda"),
     ],
 )
-def test_what_cannot_be_made_is_refused(name: str, target: Target, sentence: str) -> None:
+def test_what_cannot_be_made_is_refused(name: str, target: HardwareTarget, sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
-        variants_recipes.require_known((name,), target, Target.AVX2)
+        variants_recipes.require_known((name,), target, HardwareTarget.AVX2)
 
 
-@pytest.mark.parametrize("isa", [Target.AVX2, Target.AVX512, Target.AVX512_VNNI, Target.ARM64])
-def test_what_multiplies_in_full_int8_says_what_it_needs(isa: Target) -> None:
+@pytest.mark.parametrize(
+    "isa", [HardwareTarget.AVX2, HardwareTarget.AVX512, HardwareTarget.AVX512_VNNI, HardwareTarget.ARM64]
+)
+def test_what_multiplies_in_full_int8_says_what_it_needs(isa: HardwareTarget) -> None:
     recipes = variants_recipes.recipes(isa)
     full = {name for name, recipe in recipes.items() if recipe.needs == EXACT}
     multiplying = {n for n, r in recipes.items() if r.weights is Precision.INT8 and n != "openvino-int8-weight"}
@@ -159,8 +172,10 @@ def test_o4_is_float16_inside_and_float32_outside(bert: Opened, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", ["onnx-int8", "onnx-int8-weight", "onnx-int8-dynamic"])
-@pytest.mark.parametrize("isa", [Target.AVX2, Target.AVX512_VNNI, Target.ARM64])
-def test_onnx_int8_keeps_to_what_the_instructions_can_add(bert: Opened, tmp_path: Path, name: str, isa: Target) -> None:
+@pytest.mark.parametrize("isa", [HardwareTarget.AVX2, HardwareTarget.AVX512_VNNI, HardwareTarget.ARM64])
+def test_onnx_int8_keeps_to_what_the_instructions_can_add(
+    bert: Opened, tmp_path: Path, name: str, isa: HardwareTarget
+) -> None:
     plain, made = make(bert, tmp_path, name, isa=isa)
     agreement = (vectors(tmp_path, made, bert) * vectors(tmp_path, plain, bert)).sum(axis=1)
     assert agreement.min() > (0.99 if made.recipe.quantisation is Quantisation.WEIGHT_ONLY else 0.8)
@@ -175,7 +190,7 @@ def test_onnx_int8_keeps_to_what_the_instructions_can_add(bert: Opened, tmp_path
     assert largest > 100 if isa.exact else largest <= 64
     kinds = {t.data_type for t in model.graph.initializer if t.name.endswith("_zero_point") and not t.dims}
     if name == "onnx-int8":
-        assert (TensorProto.UINT8 in kinds) == (isa is not Target.ARM64), "signed activations on ARM"
+        assert (TensorProto.UINT8 in kinds) == (isa is not HardwareTarget.ARM64), "signed activations on ARM"
 
 
 def user(op: Any) -> str:
@@ -185,8 +200,10 @@ def user(op: Any) -> str:
     return str(op.get_type_name())
 
 
-@pytest.mark.parametrize("isa", [Target.AVX2, Target.AVX512_VNNI])
-def test_openvino_int8_keeps_to_what_the_instructions_can_add(bert: Opened, tmp_path: Path, isa: Target) -> None:
+@pytest.mark.parametrize("isa", [HardwareTarget.AVX2, HardwareTarget.AVX512_VNNI])
+def test_openvino_int8_keeps_to_what_the_instructions_can_add(
+    bert: Opened, tmp_path: Path, isa: HardwareTarget
+) -> None:
     import openvino as ov
 
     made = make(bert, tmp_path, "openvino-int8", isa=isa)[1]
@@ -234,31 +251,31 @@ def test_accuracy_control_gives_products_back_until_the_floors_hold(tmp_path: Pa
     )
     onnx.save(onnx.helper.make_model(body, opset_imports=[onnx.helper.make_opsetid("", 17)]), source)
     made = [
-        openvino.quantise_accurately(source, tmp_path / "out.xml", feeds, Target.AVX512_VNNI, floors(floor))
+        openvino.quantise_accurately(source, tmp_path / "out.xml", feeds, HardwareTarget.AVX512_VNNI, floors(floor))
         for floor in (0.1, 0.99999)
     ]
-    assert made[0] == openvino.quantise(source, tmp_path / "out.xml", feeds, Target.AVX512_VNNI)
+    assert made[0] == openvino.quantise(source, tmp_path / "out.xml", feeds, HardwareTarget.AVX512_VNNI)
     assert made[1]["FakeQuantize"] < made[0]["FakeQuantize"]
 
 
 # whole exports
 
 
-def export(folder: Path, out: Path, *names: str, target: Target = Target.AUTO) -> Bundle:
+def export(folder: Path, out: Path, *names: str, target: HardwareTarget = HardwareTarget.AUTO) -> Bundle:
     from rich.console import Console
 
     texts = out.with_suffix(".jsonl")
     texts.write_text("".join(f'{{"text": "{line}"}}\n' for line in LINES * 3))
-    wishes = Wishes(texts=texts, floors=LOOSE, variants=names, target=target)
-    return build(folder, out, wishes, Steps(Console(quiet=True)))
+    wishes = ExportOptions(texts=texts, floors=LOOSE, variants=names, target=target)
+    return build(folder, out, wishes, StepTimer(Console(quiet=True)))
 
 
-def graphs(bundle: Bundle) -> dict[str, File]:
+def graphs(bundle: Bundle) -> dict[str, SealedFile]:
     """Every graph and its sidecar; what else is in a bundle is the business of test_build."""
     return {name: file for name, file in bundle.manifest.files.items() if name.startswith(("onnx/", "openvino/"))}
 
 
-def of(manifest: Manifest, name: str) -> Variant:
+def of(manifest: BundleManifest, name: str) -> Variant:
     return next(variant for variant in manifest.variants if variant.name == name)
 
 
@@ -267,7 +284,7 @@ def test_large_models_every_variant_twice_the_same_bytes(
 ) -> None:
     monkeypatch.setattr(torch_graph, "LARGEST", 10_000)
     names = [name for name in EVERY if name != "openvino-int8-accuracy"]
-    bundle, again = (export(tiny, tmp_path / out, *names, target=Target.CUDA) for out in ("one", "two"))
+    bundle, again = (export(tiny, tmp_path / out, *names, target=HardwareTarget.CUDA) for out in ("one", "two"))
     assert graphs(bundle) == graphs(again)
     assert bundle.fingerprint == again.fingerprint
     for variant in bundle.manifest.variants:
@@ -304,10 +321,10 @@ def test_the_other_converter_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch)
     from embedship.export.variants import optimum
 
     with pytest.raises(UsageError, match=r"transformers 4.57, and 5\.\S+ is installed"):
-        Converter.OPTIMUM.require()
+        GraphConverter.OPTIMUM.require()
     monkeypatch.setattr(optimum, "version", lambda package: "4.57.6")
     with pytest.raises(
         UsageError, match=r"optimum-onnx is not installed.*constraints-optimum.txt '\.\[cpu,export,optimum\]'"
     ):
-        Converter.OPTIMUM.require()
-    Converter.EMBEDSHIP.require()
+        GraphConverter.OPTIMUM.require()
+    GraphConverter.EMBEDSHIP.require()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from embedship.bundle import Machine
+from embedship.bundle import MachineInfo
 from embedship.errors import UsageError
 from embedship.export.variants import targets
-from embedship.export.variants.targets import EXACT, Target
+from embedship.export.variants.targets import EXACT, HardwareTarget
 
 ROME = ("avx2",)
 SKYLAKE = ("avx2", "avx512f")
@@ -16,35 +16,37 @@ ALDERLAKE = ("avx2", "avx_vnni")
 GRAVITON = ("asimd", "asimddp")
 
 
-def machine(*isa: str) -> Machine:
-    return Machine(cpu="a test's CPU", isa=isa, cores=2)
+def machine(*isa: str) -> MachineInfo:
+    return MachineInfo(cpu="a test's CPU", isa=isa, cores=2)
 
 
 @pytest.mark.parametrize(
     ("isa", "target"),
     [
-        ((), Target.AVX2),
-        (ROME, Target.AVX2),
-        (SKYLAKE, Target.AVX512),
-        (ICELAKE, Target.AVX512_VNNI),
-        (ALDERLAKE, Target.AVX512_VNNI),
-        (GRAVITON, Target.ARM64),
+        ((), HardwareTarget.AVX2),
+        (ROME, HardwareTarget.AVX2),
+        (SKYLAKE, HardwareTarget.AVX512),
+        (ICELAKE, HardwareTarget.AVX512_VNNI),
+        (ALDERLAKE, HardwareTarget.AVX512_VNNI),
+        (GRAVITON, HardwareTarget.ARM64),
     ],
 )
-@pytest.mark.parametrize("asked", [Target.AUTO, Target.CUDA])
-def test_auto_is_the_machine_that_exports(isa: tuple[str, ...], target: Target, asked: Target) -> None:
+@pytest.mark.parametrize("asked", [HardwareTarget.AUTO, HardwareTarget.CUDA])
+def test_auto_is_the_machine_that_exports(isa: tuple[str, ...], target: HardwareTarget, asked: HardwareTarget) -> None:
     assert targets.cpu(asked, machine(*isa)) is target
 
 
-@pytest.mark.parametrize("target", [Target.AVX2, Target.AVX512])
+@pytest.mark.parametrize("target", [HardwareTarget.AVX2, HardwareTarget.AVX512])
 @pytest.mark.parametrize("isa", [ROME, SKYLAKE, ICELAKE, ALDERLAKE, GRAVITON])
-def test_seven_bits_are_right_everywhere_and_can_be_verified_everywhere(isa: tuple[str, ...], target: Target) -> None:
+def test_seven_bits_are_right_everywhere_and_can_be_verified_everywhere(
+    isa: tuple[str, ...], target: HardwareTarget
+) -> None:
     assert targets.cpu(target, machine(*isa)) is target
     assert machine(*isa).meets(target.needs)
 
 
-@pytest.mark.parametrize("target", [Target.AVX512_VNNI, Target.ARM64])
-def test_eight_bits_are_verified_only_where_their_products_are_exact(target: Target) -> None:
+@pytest.mark.parametrize("target", [HardwareTarget.AVX512_VNNI, HardwareTarget.ARM64])
+def test_eight_bits_are_verified_only_where_their_products_are_exact(target: HardwareTarget) -> None:
     for isa in (ICELAKE, ALDERLAKE, GRAVITON):
         assert targets.cpu(target, machine(*isa)) is target
     for isa in (ROME, SKYLAKE):

@@ -12,9 +12,9 @@ import torch
 from embedship.batches import Batch
 from embedship.bundle import Precision
 from embedship.codes import cosine
-from embedship.device import Device, Kind
+from embedship.device import DeviceAddress, DeviceKind
 from embedship.engine.openvino import OpenVinoEngine
-from embedship.export.checkpoint.embedder import Checkpoint
+from embedship.export.checkpoint.embedder import EmbedderCheckpoint
 from embedship.export.variants import torch_graph
 from embedship.export.variants.onnx import optimise
 
@@ -41,7 +41,7 @@ def run(path: Path, batch: Batch, names: tuple[str, ...]) -> Any:
     return session.run(["sentence_embedding"], {name: feeds[name] for name in names})[0]
 
 
-def tokenised(opened: Checkpoint, texts: list[str]) -> list[list[int]]:
+def tokenised(opened: EmbedderCheckpoint, texts: list[str]) -> list[list[int]]:
     return [opened.model.preprocess([text])["input_ids"][0].tolist() for text in texts]
 
 
@@ -56,7 +56,7 @@ def test_pooling_equals_that_of_sentence_transformers(modes: Any, side: str) -> 
     for row, length in enumerate((9, 1, 4, 2, 7)):
         mask[row, slice(0, length) if side == "right" else slice(9 - length, 9)] = 1
     theirs = Pooling(4, pooling_mode=modes)({"token_embeddings": hidden, "attention_mask": mask})["sentence_embedding"]
-    ours = torch_graph.Pool((modes,) if isinstance(modes, str) else modes)(hidden, mask)
+    ours = torch_graph.TokenPooling((modes,) if isinstance(modes, str) else modes)(hidden, mask)
     torch.testing.assert_close(ours, theirs)
 
 
@@ -66,14 +66,16 @@ def test_the_graph_gives_the_vectors_of_the_checkpoint(checkpoint: Any, pooling:
 
     width = 32 * (1 if isinstance(pooling, str) else len(pooling))
     tail = [Dense(width, 16, activation_function=torch.nn.Tanh()), LayerNorm(16), Normalize()]
-    opened = Checkpoint.open(checkpoint(pooling=pooling, tail=tail))
+    opened = EmbedderCheckpoint.open(checkpoint(pooling=pooling, tail=tail))
     path = tmp_path / "model.onnx"
     torch_graph.write(opened, path)
     batch = padded(tokenised(opened, TEXTS), "right")
     expected = opened.encode(TEXTS)
     assert opened.pipeline.normalised
     np.testing.assert_allclose(run(path, batch, opened.pipeline.inputs), expected, atol=2e-6)
-    engine = OpenVinoEngine(path, opened.pipeline.inputs, Precision.FLOAT32, 1, Device(Kind.CPU), "sentence_embedding")
+    engine = OpenVinoEngine(
+        path, opened.pipeline.inputs, Precision.FLOAT32, 1, DeviceAddress(DeviceKind.CPU), "sentence_embedding"
+    )
     assert cosine(engine.encode(batch), expected).min() > 0.995  # bfloat16 where the CPU has it
 
 
@@ -82,7 +84,7 @@ def test_the_graph_gives_the_vectors_of_the_checkpoint(checkpoint: Any, pooling:
 def test_other_architectures_and_both_padding_sides(
     checkpoint: Any, backbone: str, pooling: str, side: str, tmp_path: Path
 ) -> None:
-    opened = Checkpoint.open(checkpoint(backbone, pooling))
+    opened = EmbedderCheckpoint.open(checkpoint(backbone, pooling))
     path = tmp_path / "model.onnx"
     torch_graph.write(opened, path)
     assert "token_type_ids" not in opened.pipeline.inputs
@@ -92,12 +94,12 @@ def test_other_architectures_and_both_padding_sides(
 
 def test_exporting_twice_gives_the_same_bytes(tiny: Path, tmp_path: Path) -> None:
     for name in ("a.onnx", "b.onnx"):
-        torch_graph.write(Checkpoint.open(tiny), tmp_path / name)
+        torch_graph.write(EmbedderCheckpoint.open(tiny), tmp_path / name)
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
 def test_attention_and_gelu_are_fused(tiny: Path, tmp_path: Path) -> None:
-    opened = Checkpoint.open(tiny)
+    opened = EmbedderCheckpoint.open(tiny)
     torch_graph.write(opened, tmp_path / "model.onnx")
     fused = optimise(tmp_path / "model.onnx", tmp_path / "o3.onnx", opened.model[0].model.config, True)
     assert (fused["Attention"], fused["FastGelu"], fused["SkipLayerNormalization"]) == (2, 2, 4)
@@ -106,7 +108,7 @@ def test_attention_and_gelu_are_fused(tiny: Path, tmp_path: Path) -> None:
 def test_a_large_model_has_one_sidecar_of_the_usual_name(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = Checkpoint.open(tiny)
+    opened = EmbedderCheckpoint.open(tiny)
     torch_graph.write(opened, tmp_path / "whole.onnx")
     model = onnx.load(str(tmp_path / "whole.onnx"))
     monkeypatch.setattr(torch_graph, "LARGEST", 1000)

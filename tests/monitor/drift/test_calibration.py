@@ -5,8 +5,8 @@ from scipy import stats
 from embedship.monitor.drift.calibration import (
     FOLDS,
     LEAST_SKEWNESS,
-    Calibration,
-    Tail,
+    GammaTail,
+    ScoreCalibration,
     _log_gamma_tail,
     _parts,
     calibrate,
@@ -25,7 +25,7 @@ def queries(random, n, size=1):
 
 
 def known(blocks, mean=0.0, deviation=1.0):
-    return Calibration(500, (Tail(9.0, 0.0, 0.1),), 1.0, 1.0, 500.0, blocks, mean, deviation)
+    return ScoreCalibration(500, (GammaTail(9.0, 0.0, 0.1),), 1.0, 1.0, 500.0, blocks, mean, deviation)
 
 
 def test_the_interval_of_the_achieved_rate_holds_the_true_one():
@@ -99,6 +99,6 @@ def test_beyond_every_float_the_chance_is_0():
 
 def test_a_fitted_tail_has_the_moments_of_the_scores():
     scores = np.random.default_rng(0).gamma(3.0, 2.0, 5_000) + 1.0
-    tail = Tail.fit(scores)
+    tail = GammaTail.fit(scores)
     found = stats.gamma(tail.shape, tail.loc, tail.scale).stats(moments="mvs")
     np.testing.assert_allclose(found, [scores.mean(), scores.var(), stats.skew(scores)], rtol=1e-9)

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from embedship import Bundle, Encoder, stdlib_docs
-from embedship.monitor.drift.detector import DriftDetector, Rule, _noise
+from embedship.monitor.drift.detector import DriftDetector, DriftRule, _noise
 from embedship.monitor.drift.false_alarms import FalseAlarms
-from embedship.monitor.drift.reference import Reference, Terms
+from embedship.monitor.drift.reference import DriftReference, ThresholdSettings
 from embedship.monitor.errors import InvalidSetting, InvalidVectors
-from embedship.monitor.state import State
+from embedship.monitor.state import SignalState
 from embedship.monitor.statistics import ks_2samp
 
 D = 64
@@ -22,7 +22,7 @@ def queries(random, n, shift=0.0, latent=3):
 
 
 def detector(reference, **settings):
-    return DriftDetector(Reference.fit(reference, "abc"), **settings)
+    return DriftDetector(DriftReference.fit(reference, "abc"), **settings)
 
 
 def test_a_drifted_topic_warns():
@@ -30,7 +30,7 @@ def test_a_drifted_topic_warns():
     watch = detector(queries(random, 500), window=500)
     watch.update(np.concatenate([queries(random, 300), queries(random, 200, shift=3)]))
     report = watch.evaluate()
-    assert report.state is State.WARN
+    assert report.state is SignalState.WARN
     assert report.ten_percent
     assert report.calibrated
     assert report.score > report.threshold
@@ -43,16 +43,16 @@ def test_a_drifted_topic_warns():
 def test_false_alarms_without_drift():
     """3 effective dimensions move together: the 10% rule fires in many checks, the default as often as promised."""
     random = np.random.default_rng(0)
-    alarms = {Rule.TEN_PERCENT: 0, Rule.CALIBRATED: 0}
+    alarms = {DriftRule.TEN_PERCENT: 0, DriftRule.CALIBRATED: 0}
     for _ in range(6):
         watch = detector(queries(random, 400), window=400, false_alarms=FalseAlarms(1, 6_000), interval_seconds=60)
         for _ in range(15):
             watch.update(queries(random, 400))
             report = watch.evaluate()
-            alarms[Rule.TEN_PERCENT] += report.ten_percent
-            alarms[Rule.CALIBRATED] += report.calibrated
-    assert alarms[Rule.TEN_PERCENT] >= 10
-    assert alarms[Rule.CALIBRATED] <= 4  # 0.9 promised
+            alarms[DriftRule.TEN_PERCENT] += report.ten_percent
+            alarms[DriftRule.CALIBRATED] += report.calibrated
+    assert alarms[DriftRule.TEN_PERCENT] >= 10
+    assert alarms[DriftRule.CALIBRATED] <= 4  # 0.9 promised
 
 
 @pytest.mark.parametrize("size", [2, 5, 10])
@@ -62,9 +62,10 @@ def test_false_alarms_of_sessions(size):
     ids = np.repeat(np.arange(600 // size), size)
     scores = {"known": [], "unknown": [], "naive": []}
     for _ in range(3):
-        reference = Reference.fit(related(random, 600, size), "abc", sessions=ids, window=600)
+        reference = DriftReference.fit(related(random, 600, size), "abc", sessions=ids, window=600)
         session_aware, naive = (
-            DriftDetector(each, window=600) for each in (reference, Reference.fit(reference.vectors, "abc", window=600))
+            DriftDetector(each, window=600)
+            for each in (reference, DriftReference.fit(reference.vectors, "abc", window=600))
         )
         for _ in range(8):
             window = related(random, 600, size)
@@ -99,22 +100,22 @@ def test_what_differs_between_blocks_of_time_is_no_drift():
     rows, times = day(8)
     states = []
     for given in (times, None):
-        watch = DriftDetector(Reference.fit(rows, "abc", times=given, window=250), window=250)
+        watch = DriftDetector(DriftReference.fit(rows, "abc", times=given, window=250), window=250)
         watch.update(queries(random, 250, shift=0.25))
         states.append(watch.evaluate().state)
-    assert states == [State.OK, State.WARN]
-    watch = DriftDetector(Reference.fit(rows, "abc", times=times, window=250), window=250)
+    assert states == [SignalState.OK, SignalState.WARN]
+    watch = DriftDetector(DriftReference.fit(rows, "abc", times=times, window=250), window=250)
     watch.update(queries(random, 250, shift=2))
-    assert watch.evaluate().state is State.WARN
+    assert watch.evaluate().state is SignalState.WARN
 
 
 def test_an_old_window_is_unknown_and_a_run_of_warnings_has_a_beginning():
     random = np.random.default_rng(1)
     watch = detector(queries(random, 300), window=300, stale_seconds=600)
     watch.update(queries(random, 300), times=np.full(300, 1_000.0))
-    assert (watch.evaluate(now=1_600).state, watch.evaluate(now=1_600).since) == (State.OK, 0)
+    assert (watch.evaluate(now=1_600).state, watch.evaluate(now=1_600).since) == (SignalState.OK, 0)
     old = watch.evaluate(now=1_601)
-    assert (old.state, old.reason) == (State.UNKNOWN, "the last query is 601 seconds old")
+    assert (old.state, old.reason) == (SignalState.UNKNOWN, "the last query is 601 seconds old")
     watch.update(queries(random, 300, shift=3), times=np.full(300, 2_000.0))
     assert [watch.evaluate(now).since for now in (2_010.0, 2_020.0)] == [2_010, 2_010]
     watch.update(queries(random, 300), times=np.full(300, 2_100.0))
@@ -131,19 +132,19 @@ def test_significance_without_an_effect_is_no_drift():
         reports.append(watch.evaluate())
     small = [report for report in reports if report.score > report.threshold and report.effect < report.effect_floor]
     assert small
-    assert all(report.state is State.OK for report in small)
+    assert all(report.state is SignalState.OK for report in small)
 
 
 def test_a_known_variant_is_no_drift_and_an_unknown_one_needs_more():
     random = np.random.default_rng(3)
     rows, moved = queries(random, 800), np.float32(0.01)
-    reference = Reference.fit(rows[:400], "abc", variants={"int8": rows[:400] + moved}, window=400)
+    reference = DriftReference.fit(rows[:400], "abc", variants={"int8": rows[:400] + moved}, window=400)
     reports = {}
     for variant in ("int8", None, "unheard"):
         watch = DriftDetector(reference, variant=variant, window=400)
         watch.update(rows[400:] + moved)
         reports[variant] = watch.evaluate()
-    assert reports["int8"].state is State.OK
+    assert reports["int8"].state is SignalState.OK
     assert reports[None].score > 2 * reports["int8"].score
     assert reports["unheard"].effect_floor > reports[None].effect_floor
 
@@ -157,7 +158,7 @@ def test_int8_queries_against_a_float32_reference_are_no_drift(bundle, variant):
     for each in ("onnx", variant):
         with Encoder.open(Bundle.open(bundle), variant=each) as encoder:
             vectors[each] = encoder.encode(texts)
-    reference = Reference.fit(vectors["onnx"][:500], "abc", variants={variant: vectors[variant][:500]}, window=300)
+    reference = DriftReference.fit(vectors["onnx"][:500], "abc", variants={variant: vectors[variant][:500]}, window=300)
     known, ignored = (DriftDetector(reference, variant=each, window=300) for each in (variant, None))
     scores = []
     for _ in range(6):
@@ -165,7 +166,7 @@ def test_int8_queries_against_a_float32_reference_are_no_drift(bundle, variant):
         known.update(window)
         ignored.update(window)
         report = known.evaluate()
-        assert report.state is State.OK
+        assert report.state is SignalState.OK
         assert report.statistic_median < 1.5 * report.statistic_noise
         scores.append((report.score, ignored.evaluate().score))
     assert np.mean(scores, axis=0) @ [-1, 1] > 0.05
@@ -191,14 +192,14 @@ def test_the_rule_drives_the_state():
     reference, current = random.normal(size=(2, 300, D)).astype(np.float32)
     current[:, :4] += 0.8
     states = {}
-    for rule in Rule:
+    for rule in DriftRule:
         watch = detector(reference, rule=rule)
         watch.update(current)
         report = watch.evaluate()
         assert (report.rule, report.ten_percent, report.calibrated) == (rule, False, True)
         assert report.bonferroni_ratio <= report.discovery_ratio <= report.dimensions_ratio
         states[rule] = report.state
-    assert states == {Rule.TEN_PERCENT: State.OK, Rule.CALIBRATED: State.WARN}
+    assert states == {DriftRule.TEN_PERCENT: SignalState.OK, DriftRule.CALIBRATED: SignalState.WARN}
 
 
 def test_the_noise_is_that_of_the_sizes():
@@ -234,7 +235,7 @@ def test_repeats_are_tested_once():
     watch.update(np.repeat(repeated, 600, axis=0))
     report = watch.evaluate()
     assert (report.samples, report.distinct) == (750, 151)
-    assert report.state is alone.state is State.OK
+    assert report.state is alone.state is SignalState.OK
     assert report.statistic_median == pytest.approx(alone.statistic_median, abs=0.02)
 
 
@@ -257,33 +258,36 @@ def test_too_few_distinct_queries_are_unknown():
     watch = detector(queries(random, 120), minimum=100)
     watch.update(np.repeat(queries(random, 99), 2, axis=0))
     report = watch.evaluate()
-    assert report.state is State.UNKNOWN
+    assert report.state is SignalState.UNKNOWN
     assert report.reason == "99 distinct queries, 100 needed"
     assert (report.samples, report.distinct, report.reference) == (198, 99, 120)
     assert report.dimensions_ratio == report.statistic_median == 0
     watch.update(queries(random, 1))
-    assert watch.evaluate().state is not State.UNKNOWN
+    assert watch.evaluate().state is not SignalState.UNKNOWN
 
 
 @pytest.mark.parametrize(
     ("reference", "reason"),
     [
         (None, "no drift reference"),
-        (Reference.fit(queries(np.random.default_rng(0), 200), "other"), "belongs to model other, not to abc"),
-        (Reference.fit(queries(np.random.default_rng(0), 99), "abc"), "99 vectors in the reference, 100 needed"),
+        (DriftReference.fit(queries(np.random.default_rng(0), 200), "other"), "belongs to model other, not to abc"),
+        (DriftReference.fit(queries(np.random.default_rng(0), 99), "abc"), "99 vectors in the reference, 100 needed"),
     ],
 )
 def test_without_a_usable_reference_nothing_is_ok(reference, reason):
     watch = DriftDetector(reference, fingerprint="abc")
     watch.update(queries(np.random.default_rng(0), 300))
     report = watch.evaluate()
-    assert report.state is State.UNKNOWN
+    assert report.state is SignalState.UNKNOWN
     assert reason in report.reason
 
 
 def unfitted(reference, window=1_000):
     return dataclasses.replace(
-        reference, calibration=None, promise=None, terms=Terms(window, FalseAlarms.parse("2 per week"), 60.0)
+        reference,
+        calibration=None,
+        promise=None,
+        terms=ThresholdSettings(window, FalseAlarms.parse("2 per week"), 60.0),
     )
 
 
@@ -291,11 +295,11 @@ def unfitted(reference, window=1_000):
 def test_nothing_is_fitted_until_it_is_needed(before):
     """A server makes the detector before it is ready, and its observer's thread prepares it."""
     random = np.random.default_rng(0)
-    reference = Reference.fit(queries(random, 300), "abc", false_alarms=FalseAlarms.parse("2 per week"))
+    reference = DriftReference.fit(queries(random, 300), "abc", false_alarms=FalseAlarms.parse("2 per week"))
     watch = DriftDetector(unfitted(reference) if before else reference)
     watch.update(queries(random, 99))
     assert watch.evaluate().reason == "99 distinct queries, 100 needed"
-    assert (watch.untested().state, watch.untested().samples) == (State.UNKNOWN, 99)
+    assert (watch.untested().state, watch.untested().samples) == (SignalState.UNKNOWN, 99)
     assert watch._fitted is None
     watch.prepare()
     prepared = watch._fitted
@@ -308,11 +312,11 @@ def test_nothing_is_fitted_until_it_is_needed(before):
 def test_a_reference_of_the_score_before_that_can_promise_nothing_says_so_once_that_is_known():
     random = np.random.default_rng(0)
     rows = queries(random, 200)
-    watch = DriftDetector(unfitted(Reference.fit(rows, "abc", sessions=np.arange(200) % 19)))
+    watch = DriftDetector(unfitted(DriftReference.fit(rows, "abc", sessions=np.arange(200) % 19)))
     watch.update(queries(random, 200))
     assert watch.untested().reason == "not tested yet"
     report = watch.evaluate()
-    assert (report.state, report.samples) == (State.UNKNOWN, 0)
+    assert (report.state, report.samples) == (SignalState.UNKNOWN, 0)
     assert "worth 0 independent queries" in report.reason
     assert watch.untested().reason == report.reason
 
@@ -321,7 +325,7 @@ def test_the_matching_fingerprint_is_tested():
     random = np.random.default_rng(0)
     watch = detector(queries(random, 200), fingerprint="abc")
     watch.update(queries(random, 200))
-    assert watch.evaluate().state is State.OK
+    assert watch.evaluate().state is SignalState.OK
 
 
 @pytest.mark.parametrize("vectors", [np.zeros((2, D + 1), np.float32), np.full((1, D), np.inf, np.float32)])

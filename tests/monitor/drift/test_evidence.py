@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from embedship.monitor.drift.evidence import DIMENSIONS, Evidence, Known
-from embedship.monitor.drift.window import Window
+from embedship.monitor.drift.evidence import DIMENSIONS, DriftEvidence, ReferenceClusters
+from embedship.monitor.drift.window import QueryWindow
 
 D = 24
 RANDOM = np.random.default_rng(5)
@@ -20,11 +20,11 @@ def drawn(weights, n, seed):
 
 def window(vectors, texts=None):
     n = len(vectors)
-    return Window(vectors, np.arange(n) + 1e9, np.full(n, -1), texts or (None,) * n)
+    return QueryWindow(vectors, np.arange(n) + 1e9, np.full(n, -1), texts or (None,) * n)
 
 
 REFERENCE, TOPICS = drawn([2, 1, 1, 1, 1, 0], 1_200, seed=0)
-KNOWN = Known.fit(REFERENCE)
+KNOWN = ReferenceClusters.fit(REFERENCE)
 
 
 def test_clusters_are_the_topics():
@@ -62,7 +62,7 @@ def test_without_drift_little_is_far_and_a_new_topic_is():
 def test_what_is_usual_is_what_new_queries_show(n):
     """A small reference knows its topics badly: a tenth of its own kind seems far to it, and that is no drift."""
     random = np.random.default_rng(n)
-    far = Known.fit(random.normal(size=(n, 128)).astype(np.float32)).compare(
+    far = ReferenceClusters.fit(random.normal(size=(n, 128)).astype(np.float32)).compare(
         window(random.normal(size=(4_000, 128)).astype(np.float32))
     ).far  # fmt: skip
     assert far.now > 0.02
@@ -101,12 +101,12 @@ def test_the_queries_that_drifted_most_are_hashes_and_distances():
 
 def test_nothing_is_named_unless_asked():
     assert KNOWN.compare(window(REFERENCE)).queries == ()
-    assert Evidence().far is None
+    assert DriftEvidence().far is None
 
 
 @pytest.mark.parametrize("rows", [1, 2, 30, 60])
 def test_small_and_degenerate_references(rows):
     for vectors in (REFERENCE[:rows], np.ones((rows, D), np.float32)):
-        found = Known.fit(vectors).compare(window(REFERENCE[:20]), 2)
+        found = ReferenceClusters.fit(vectors).compare(window(REFERENCE[:20]), 2)
         assert len(found.queries) == 2
         assert np.isfinite([each.shift for each in found.dimensions]).all()

@@ -3,10 +3,10 @@ import pytest
 
 from embedship.monitor.drift.detector import DriftDetector
 from embedship.monitor.drift.false_alarms import DAY_SECONDS, FalseAlarms
-from embedship.monitor.drift.offline import BLOCK_QUERIES, BLOCKS, Current, compare
-from embedship.monitor.drift.reference import Reference
+from embedship.monitor.drift.offline import BLOCK_QUERIES, BLOCKS, LoggedQueries, compare
+from embedship.monitor.drift.reference import DriftReference
 from embedship.monitor.errors import InvalidVectors
-from embedship.monitor.state import State
+from embedship.monitor.state import SignalState
 from embedship.monitor.statistics import ks_2samp
 
 D = 16
@@ -25,8 +25,8 @@ def times(n):
 
 
 KNOWN, NEW = [1, 1, 1, 1, 1, 0], [0, 0, 0, 0, 0, 1]
-REFERENCE = Reference.fit(drawn(KNOWN, 1_000, 0), "f00d", times=times(1_000) - 1e6)
-QUIET = compare(REFERENCE, Current(drawn(KNOWN, 900, 1), times=times(900)), named=2)
+REFERENCE = DriftReference.fit(drawn(KNOWN, 1_000, 0), "f00d", times=times(1_000) - 1e6)
+QUIET = compare(REFERENCE, LoggedQueries(drawn(KNOWN, 900, 1), times=times(900)), named=2)
 
 
 def late(begins):
@@ -34,11 +34,11 @@ def late(begins):
     vectors = drawn(KNOWN, 900, 2)
     new = begins + 3 * np.arange((900 - begins) // 3)
     vectors[new] = drawn(NEW, len(new), 3)
-    return Current(vectors, times=times(900))
+    return LoggedQueries(vectors, times=times(900))
 
 
 def test_the_same_topics_are_no_drift():
-    assert (QUIET.state, QUIET.since) == (State.OK, 0.0)
+    assert (QUIET.state, QUIET.since) == (SignalState.OK, 0.0)
     assert QUIET.mmd.pvalue > 0.05
     assert QUIET.evidence.far.now == pytest.approx(QUIET.evidence.far.then, abs=0.03)
 
@@ -58,49 +58,49 @@ def test_blocks_cut_the_time_into_equal_parts():
 
 def test_a_late_beginning_is_found_in_its_block():
     found = compare(REFERENCE, late(750))
-    assert found.state is State.WARN
+    assert found.state is SignalState.WARN
     assert found.since == START + 750 * 60
-    assert [block.state for block in found.blocks] == [State.OK] * 5 + [State.WARN]
+    assert [block.state for block in found.blocks] == [SignalState.OK] * 5 + [SignalState.WARN]
 
 
 def test_without_times_there_are_no_blocks_and_the_whole_budget_is_one_test():
-    found = compare(REFERENCE, Current(late(0).vectors))
-    assert (found.state, found.blocks, found.since) == (State.WARN, (), 0.0)
+    found = compare(REFERENCE, LoggedQueries(late(0).vectors))
+    assert (found.state, found.blocks, found.since) == (SignalState.WARN, (), 0.0)
     assert found.report.threshold < compare(REFERENCE, late(0)).report.threshold
 
 
 def test_many_queries_make_no_more_than_so_many_blocks():
     n = (BLOCKS + 3) * BLOCK_QUERIES
-    assert len(compare(REFERENCE, Current(drawn(KNOWN, n, 4), times=times(n))).blocks) == BLOCKS
+    assert len(compare(REFERENCE, LoggedQueries(drawn(KNOWN, n, 4), times=times(n))).blocks) == BLOCKS
 
 
 def test_too_few_queries_are_unknown():
-    found = compare(REFERENCE, Current(drawn(KNOWN, 60, 5), times=times(60)))
-    assert found.state is State.UNKNOWN
+    found = compare(REFERENCE, LoggedQueries(drawn(KNOWN, 60, 5), times=times(60)))
+    assert found.state is SignalState.UNKNOWN
     assert "100 needed" in found.report.reason
     assert (found.mmd, found.statistics, found.blocks) == (None, (), ())
 
 
 def test_the_furthest_queries_are_named():
-    found = compare(REFERENCE, Current(late(0).vectors, texts=tuple(map(str, range(900)))), named=3)
+    found = compare(REFERENCE, LoggedQueries(late(0).vectors, texts=tuple(map(str, range(900)))), named=3)
     assert len(found.evidence.queries) == 3
     assert all(int(each.text) % 3 == 0 for each in found.evidence.queries), "every third is new"
 
 
 def test_a_change_of_variant_alone_is_no_drift():
     moved = drawn(KNOWN, 1_000, 0) + np.float32(0.3)
-    fitted = Reference.fit(drawn(KNOWN, 1_000, 0), "f00d", variants={"int8": moved})
-    log = Current(drawn(KNOWN, 900, 6) + np.float32(0.3))
-    assert compare(fitted, log, variant="int8").state is State.OK
-    assert compare(fitted, log).state is State.WARN
+    fitted = DriftReference.fit(drawn(KNOWN, 1_000, 0), "f00d", variants={"int8": moved})
+    log = LoggedQueries(drawn(KNOWN, 900, 6) + np.float32(0.3))
+    assert compare(fitted, log, variant="int8").state is SignalState.OK
+    assert compare(fitted, log).state is SignalState.WARN
 
 
 def test_false_alarms_are_within_the_budget():
     """At one in five runs, 60 runs without drift may alarm 12 times; 20 is 2.6 standard deviations more."""
     budget = FalseAlarms(1, 5 * DAY_SECONDS)
     alarms = sum(
-        compare(REFERENCE, Current(drawn(KNOWN, 320, 100 + i), times=times(320)), false_alarms=budget).state
-        is State.WARN
+        compare(REFERENCE, LoggedQueries(drawn(KNOWN, 320, 100 + i), times=times(320)), false_alarms=budget).state
+        is SignalState.WARN
         for i in range(6)
     )
     assert alarms <= 4
@@ -108,7 +108,7 @@ def test_false_alarms_are_within_the_budget():
 
 @pytest.mark.parametrize("column", ["sessions", "times", "texts"])
 def test_a_part_keeps_its_columns_together(column):
-    current = Current(drawn(KNOWN, 9, 0), np.arange(9), times(9), tuple("abcdefghi"))
+    current = LoggedQueries(drawn(KNOWN, 9, 0), np.arange(9), times(9), tuple("abcdefghi"))
     part = current.part(2, 5)
     assert list(getattr(part, column)) == list(getattr(current, column))[2:5]
     assert len(part) == 3
@@ -129,18 +129,18 @@ def unit(vectors):
 )
 def test_vectors_that_are_none_of_the_model_are_refused(change, reason):
     """By every function that compares, and never called drift."""
-    reference = Reference.fit(unit(drawn(KNOWN, 1_000, 0)), "f00d")
+    reference = DriftReference.fit(unit(drawn(KNOWN, 1_000, 0)), "f00d")
     changed = change(unit(drawn(KNOWN, 900, 1)))
     with pytest.raises(InvalidVectors, match=reason):
-        compare(reference, Current(changed))
+        compare(reference, LoggedQueries(changed))
     with pytest.raises(InvalidVectors, match=reason):
         DriftDetector(reference, window=900).update(changed)
 
 
 def test_a_reference_of_codes_is_refused():
     with pytest.raises(InvalidVectors, match="int8, which are codes"):
-        Reference.fit((drawn(KNOWN, 100, 0) * 20).astype(np.int8), "f00d")
+        DriftReference.fit((drawn(KNOWN, 100, 0) * 20).astype(np.int8), "f00d")
 
 
 def test_a_model_that_does_not_normalise_is_compared_at_any_length():
-    assert compare(REFERENCE, Current(7 * drawn(KNOWN, 900, 1))).state is State.WARN
+    assert compare(REFERENCE, LoggedQueries(7 * drawn(KNOWN, 900, 1))).state is SignalState.WARN

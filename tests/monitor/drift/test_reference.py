@@ -5,22 +5,22 @@ import pytest
 from safetensors.numpy import save
 
 from embedship.monitor.drift.false_alarms import FalseAlarms
-from embedship.monitor.drift.reference import KEY, Reference
+from embedship.monitor.drift.reference import KEY, DriftReference
 from embedship.monitor.errors import InvalidSetting, InvalidVectors, ReferenceMismatch, ReferenceUnreadable
 
 ROWS = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
 
 
 def test_save_and_load(tmp_path):
-    Reference.fit(ROWS, "abc", prompt="query: ", created="2026-01-01").save(tmp_path / "r")
-    loaded = Reference.load(tmp_path / "r")
+    DriftReference.fit(ROWS, "abc", prompt="query: ", created="2026-01-01").save(tmp_path / "r")
+    loaded = DriftReference.load(tmp_path / "r")
     np.testing.assert_array_equal(loaded.vectors, ROWS)
     assert (loaded.fingerprint, loaded.prompt, loaded.created) == ("abc", "query: ", "2026-01-01")
 
 
 def test_all_that_was_fitted_is_kept(tmp_path):
     sessions, times = np.repeat(np.arange(25), 2), np.linspace(0, 86_400, 50)
-    fitted = Reference.fit(
+    fitted = DriftReference.fit(
         ROWS,
         "abc",
         sessions=sessions,
@@ -31,7 +31,7 @@ def test_all_that_was_fitted_is_kept(tmp_path):
         interval_seconds=600,
     )
     fitted.save(tmp_path / "r")
-    loaded = Reference.load(tmp_path / "r")
+    loaded = DriftReference.load(tmp_path / "r")
     np.testing.assert_array_equal(loaded.sessions, sessions)
     np.testing.assert_array_equal(loaded.times, times)
     np.testing.assert_allclose(loaded.offsets["onnx-int8"], 0.5)
@@ -44,35 +44,35 @@ def test_all_that_was_fitted_is_kept(tmp_path):
 
 def test_whole_sessions_are_drawn():
     sessions = np.repeat(np.arange(10), 5)
-    kept = Reference.fit(ROWS, "abc", sessions=sessions, maximum=20).sessions
+    kept = DriftReference.fit(ROWS, "abc", sessions=sessions, maximum=20).sessions
     assert np.unique(kept, return_counts=True)[1].tolist() == [5] * 4
 
 
 def test_too_few_sessions_promise_nothing():
-    fitted = Reference.fit(ROWS, "abc", sessions=np.arange(50) % 19)
+    fitted = DriftReference.fit(ROWS, "abc", sessions=np.arange(50) % 19)
     assert fitted.calibration is fitted.promise is None
-    assert Reference.fit(ROWS, "abc", sessions=np.arange(50) % 20).promise
+    assert DriftReference.fit(ROWS, "abc", sessions=np.arange(50) % 20).promise
 
 
 def test_columns_of_another_length_are_refused():
     with pytest.raises(InvalidVectors, match="times of shape"):
-        Reference.fit(ROWS, "abc", times=np.zeros(49))
+        DriftReference.fit(ROWS, "abc", times=np.zeros(49))
     with pytest.raises(InvalidVectors, match="onnx-int8 has vectors of shape"):
-        Reference.fit(ROWS, "abc", variants={"onnx-int8": ROWS[:9]})
+        DriftReference.fit(ROWS, "abc", variants={"onnx-int8": ROWS[:9]})
     with pytest.raises(InvalidVectors, match="offset of x"):
-        Reference(vectors=ROWS, fingerprint="abc", offsets={"x": ROWS[0, :2]})
+        DriftReference(vectors=ROWS, fingerprint="abc", offsets={"x": ROWS[0, :2]})
 
 
 def test_the_same_input_gives_the_same_bytes(tmp_path):
     for name in "ab":
-        Reference.fit(ROWS, "abc", maximum=20).save(tmp_path / name)
+        DriftReference.fit(ROWS, "abc", maximum=20).save(tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_fit_is_a_seeded_sample_without_repeats():
     repeated = np.concatenate([ROWS, ROWS[::-1]])
-    np.testing.assert_array_equal(Reference.fit(repeated, "abc").vectors, ROWS)
-    first, again, other = (Reference.fit(repeated, "abc", maximum=20, seed=seed).vectors for seed in (1, 1, 2))
+    np.testing.assert_array_equal(DriftReference.fit(repeated, "abc").vectors, ROWS)
+    first, again, other = (DriftReference.fit(repeated, "abc", maximum=20, seed=seed).vectors for seed in (1, 1, 2))
     assert len(np.unique(first, axis=0)) == 20
     assert {tuple(row) for row in first} <= {tuple(row) for row in ROWS}
     np.testing.assert_array_equal(first, again)
@@ -81,17 +81,17 @@ def test_fit_is_a_seeded_sample_without_repeats():
 
 def test_fit_refuses_what_is_no_sample():
     with pytest.raises(InvalidVectors, match=r"\(0, 4\)"):
-        Reference.fit(ROWS[:0], "abc")
+        DriftReference.fit(ROWS[:0], "abc")
     with pytest.raises(InvalidVectors, match="NaN"):
-        Reference.fit(np.full((3, 2), np.nan, dtype=np.float32), "abc")
+        DriftReference.fit(np.full((3, 2), np.nan, dtype=np.float32), "abc")
     with pytest.raises(InvalidSetting, match="maximum=1"):
-        Reference.fit(ROWS, "abc", maximum=1)
+        DriftReference.fit(ROWS, "abc", maximum=1)
     with pytest.raises(InvalidVectors, match="float64"):
-        Reference(vectors=ROWS.astype(np.float64), fingerprint="abc")
+        DriftReference(vectors=ROWS.astype(np.float64), fingerprint="abc")
 
 
 def test_require_names_both_models_and_the_cure():
-    reference = Reference.fit(ROWS, "a" * 64)
+    reference = DriftReference.fit(ROWS, "a" * 64)
     reference.require("a" * 64)
     with pytest.raises(ReferenceMismatch, match=r"aaaaaaaaaaaa.*bbbbbbbbbbbb.*fit a reference"):
         reference.require("b" * 64)
@@ -130,7 +130,7 @@ BEFORE = {
 def test_load_of_a_foreign_file_says_so(tmp_path, content, why):
     (tmp_path / "r").write_bytes(content)
     with pytest.raises(ReferenceUnreadable, match=why):
-        Reference.load(tmp_path / "r")
+        DriftReference.load(tmp_path / "r")
 
 
 @pytest.mark.parametrize("header", [HEADER % (3, ""), json.dumps(BEFORE)], ids=["format 3", "format 2"])
@@ -152,7 +152,7 @@ def test_load_of_a_foreign_file_says_so(tmp_path, content, why):
 def test_load_of_bad_tensors_says_so(tmp_path, header, tensors, why):
     (tmp_path / "r").write_bytes(save(tensors, {KEY: header}))
     with pytest.raises(ReferenceUnreadable, match=why):
-        Reference.load(tmp_path / "r")
+        DriftReference.load(tmp_path / "r")
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_load_of_terms_that_cannot_be_met_says_so(tmp_path, part, key, value):
     header = BEFORE | {part: BEFORE[part] | {key: value}}
     (tmp_path / "r").write_bytes(save({"vectors": ROWS}, {KEY: json.dumps(header)}))
     with pytest.raises(ReferenceUnreadable, match=key):
-        Reference.load(tmp_path / "r")
+        DriftReference.load(tmp_path / "r")
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_load_of_terms_that_cannot_be_met_says_so(tmp_path, part, key, value):
 )
 def test_a_reference_of_the_score_before_with_too_little_to_learn_from_promises_nothing(tmp_path, tensors):
     (tmp_path / "r").write_bytes(save(tensors, {KEY: json.dumps(BEFORE)}))
-    calibrated = Reference.load(tmp_path / "r").calibrated()
+    calibrated = DriftReference.load(tmp_path / "r").calibrated()
     assert calibrated.calibration is calibrated.promise is calibrated.terms is None
 
 
@@ -190,8 +190,8 @@ def test_a_reference_of_the_score_before_gets_the_thresholds_of_this_one(tmp_pat
     sessions = np.repeat(np.arange(25), 2)
     tensors = {"vectors": ROWS, "sessions": sessions, "offset:onnx-int8": ROWS[0]}
     (tmp_path / "r").write_bytes(save(tensors, {KEY: json.dumps(BEFORE)}))
-    loaded = Reference.load(tmp_path / "r")
-    fitted = Reference.fit(
+    loaded = DriftReference.load(tmp_path / "r")
+    fitted = DriftReference.fit(
         ROWS, "f", sessions=sessions, window=20, false_alarms=FalseAlarms.parse("2 per week"), interval_seconds=600
     )
     assert loaded.calibration is loaded.promise is None, "a server is ready without them"
@@ -200,16 +200,16 @@ def test_a_reference_of_the_score_before_gets_the_thresholds_of_this_one(tmp_pat
     assert (loaded.prompt, loaded.created, loaded.queries) == ("query: ", "2026-11-01", 400)
     np.testing.assert_array_equal(loaded.offsets["onnx-int8"], ROWS[0])
     loaded.save(tmp_path / "again")
-    assert Reference.load(tmp_path / "again").promise == fitted.promise
+    assert DriftReference.load(tmp_path / "again").promise == fitted.promise
 
 
 def test_a_reference_of_the_score_before_that_promised_nothing_still_promises_nothing(tmp_path):
     header = json.dumps(BEFORE | {"calibration": None, "promise": None})
     (tmp_path / "r").write_bytes(save({"vectors": ROWS}, {KEY: header}))
-    assert Reference.load(tmp_path / "r").calibrated().promise is None
+    assert DriftReference.load(tmp_path / "r").calibrated().promise is None
 
 
 def test_load_of_a_missing_file_or_a_folder(tmp_path):
     for path in (tmp_path / "missing", tmp_path):
         with pytest.raises(ReferenceUnreadable, match="cannot open the drift reference"):
-            Reference.load(path)
+            DriftReference.load(path)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from embedship.monitor.drift.repeats import NEAR, distinct
+from embedship.monitor.drift.repeats import NEAR, distinct_rows
 
 
 def unit(random, n, d=64):
@@ -16,7 +16,7 @@ def by_brute_force(rows):
 
 def test_exact_repeats_keep_their_first_appearance():
     rows = np.array([[3, 1], [1, 2], [3, 1], [0.0, 5], [-0.0, 5], [1, 2]], dtype=np.float32)
-    assert distinct(rows).tolist() == [0, 1, 3]
+    assert distinct_rows(rows).tolist() == [0, 1, 3]
 
 
 @pytest.mark.parametrize("noise", [1e-8, 1e-6, 1e-4, 1.8e-4, 1e-2])
@@ -27,15 +27,15 @@ def test_near_repeats_equal_brute_force(noise):
     again = once[random.integers(0, 150, 300)] + noise * random.normal(size=(300, 64)) / np.sqrt(64) * 8
     rows = np.concatenate([once, again])
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    assert distinct(rows).tolist() == by_brute_force(rows).tolist()
+    assert distinct_rows(rows).tolist() == by_brute_force(rows).tolist()
 
 
 def test_ten_thousand_near_repeats_are_one():
     random = np.random.default_rng(0)
     rows = unit(random, 1) + 1e-6 * random.normal(size=(10_000, 64))
-    assert distinct(rows).tolist() == [0]
+    assert distinct_rows(rows).tolist() == [0]
 
 
 def test_zero_rows_and_one_dimension():
-    assert distinct(np.zeros((3, 5), dtype=np.float32)).tolist() == [0]
-    assert distinct(np.array([[1.0], [-2.0], [3.0]])).tolist() == [0, 1]
+    assert distinct_rows(np.zeros((3, 5), dtype=np.float32)).tolist() == [0]
+    assert distinct_rows(np.array([[1.0], [-2.0], [3.0]])).tolist() == [0, 1]

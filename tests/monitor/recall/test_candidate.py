@@ -2,14 +2,14 @@ from threading import Thread
 
 import pytest
 
-from embedship.monitor.recall.candidate import Comparison
-from embedship.monitor.recall.score import Score
+from embedship.monitor.recall.candidate import CandidateComparison
+from embedship.monitor.recall.score import RecallScore
 
 TEN = [f"d{n}" for n in range(10)]
 
 
 def test_overlap_is_of_the_first_ten_documents():
-    comparison = Comparison("fp", "index")
+    comparison = CandidateComparison("fp", "index")
     comparison.compared(TEN, [*TEN[5:], "x", "y"], 0.2, 0.1)
     comparison.compared(TEN, list(reversed(TEN)), None, 0.3)
     report = comparison.report()
@@ -20,7 +20,7 @@ def test_overlap_is_of_the_first_ten_documents():
 
 
 def test_what_lies_behind_the_tenth_does_not_count():
-    comparison = Comparison("fp", "index")
+    comparison = CandidateComparison("fp", "index")
     comparison.compared([*TEN, "x"], [*"abcdefghij", *TEN], None, 0.1)
     assert comparison.report().found == 0
     comparison.compared([], TEN, None, 0.1)
@@ -28,7 +28,7 @@ def test_what_lies_behind_the_tenth_does_not_count():
 
 
 def test_it_forgets_searches_that_are_long_past():
-    comparison = Comparison("fp", "index")
+    comparison = CandidateComparison("fp", "index")
     comparison.compared(TEN, [], 9.0, 9.0)
     for _ in range(500):
         comparison.compared(TEN, TEN, 0.1, 0.2)
@@ -38,8 +38,8 @@ def test_it_forgets_searches_that_are_long_past():
 
 
 def test_probes_and_what_was_not_asked():
-    comparison = Comparison("fp", "index")
-    for score in (Score(1, 1, 1.0), Score(0, 2, 0.0)):
+    comparison = CandidateComparison("fp", "index")
+    for score in (RecallScore(1, 1, 1.0), RecallScore(0, 2, 0.0)):
         comparison.probed(score)
     comparison.skipped(busy=True)
     comparison.skipped(busy=False)
@@ -52,13 +52,13 @@ def test_probes_and_what_was_not_asked():
 
 
 def test_nothing_yet_is_zero():
-    report = Comparison("fp", "index").report()
+    report = CandidateComparison("fp", "index").report()
     assert (report.queries, report.overlap, report.probes, report.probe_recall) == (0, 0.0, 0, 0.0)
     assert (report.fingerprint, report.index) == ("fp", "index")
 
 
 def test_several_threads():
-    comparison = Comparison("fp", "index")
+    comparison = CandidateComparison("fp", "index")
     threads = [Thread(target=lambda: [comparison.compared(TEN, TEN, 0.1, 0.1) for _ in range(200)]) for _ in range(4)]
     for thread in threads:
         thread.start()

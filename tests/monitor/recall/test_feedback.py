@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from embedship.monitor.recall.feedback import Answers, Feedback, Pair
+from embedship.monitor.recall.feedback import AnswerCache, FeedbackRecall, JudgedQuery
 
 
 def rows(*lists):
@@ -9,7 +9,7 @@ def rows(*lists):
 
 
 def test_every_result_of_a_request_can_be_judged_once():
-    answers = Answers(10)
+    answers = AnswerCache(10)
     answers.keep("a", rows([1, 2], [3, 4]), ["one", "two"])
     assert answers.take("a", 1) == ([3, 4], "two")
     assert answers.take("a", 1) is None
@@ -17,7 +17,7 @@ def test_every_result_of_a_request_can_be_judged_once():
 
 
 def test_what_is_not_kept_is_not_known():
-    answers = Answers(10)
+    answers = AnswerCache(10)
     answers.keep("a", rows([1]))
     for place in (-1, 1):
         assert answers.take("a", place) is None
@@ -25,7 +25,7 @@ def test_what_is_not_kept_is_not_known():
 
 
 def test_an_id_of_two_different_answers_names_neither():
-    answers = Answers(10)
+    answers = AnswerCache(10)
     answers.keep("a", rows([1], [2]))
     answers.keep("a", rows([1], [3]))
     assert [answers.take("a", place) for place in (0, 1)] == [None, None]
@@ -33,7 +33,7 @@ def test_an_id_of_two_different_answers_names_neither():
 
 
 def test_a_request_sent_again_and_answered_alike_is_judged_once():
-    answers = Answers(10)
+    answers = AnswerCache(10)
     for _ in range(2):
         answers.keep("a", rows([1], [2]))
     assert answers.take("a", 0).rows == [1]
@@ -43,7 +43,7 @@ def test_a_request_sent_again_and_answered_alike_is_judged_once():
 
 
 def test_the_oldest_leave_by_queries_and_not_by_requests():
-    answers = Answers(10)
+    answers = AnswerCache(10)
     answers.keep("first", rows([1]))
     answers.keep("second", rows(*[[2]] * 9))
     assert answers.queries == 10
@@ -57,14 +57,14 @@ def test_the_oldest_leave_by_queries_and_not_by_requests():
 
 
 def test_a_caller_may_reuse_its_array():
-    answers, mine = Answers(10), rows([1, 2])
+    answers, mine = AnswerCache(10), rows([1, 2])
     answers.keep("a", mine)
     mine[:] = 0
     assert answers.take("a", 0).rows == [1, 2]
 
 
 def test_judgements_count_what_was_among_the_first_ten():
-    feedback = Feedback()
+    feedback = FeedbackRecall()
     assert feedback.judge(list(range(12)), {"a": 0, "b": 11}, None)[:2] == (1, 2)
     assert feedback.judge([5], {"c": 5}, None)[:2] == (1, 1)
     recall = feedback.report().recall
@@ -73,17 +73,17 @@ def test_judgements_count_what_was_among_the_first_ten():
 
 
 def test_texts_are_kept_only_on_demand_and_only_the_last():
-    silent, keeping = Feedback(), Feedback(pairs=2)
+    silent, keeping = FeedbackRecall(), FeedbackRecall(pairs=2)
     assert (silent.keeps_texts, keeping.keeps_texts) == (False, True)
     for feedback in (silent, keeping):
         for text in ("one", "two", "three"):
             feedback.judge([1], {"a": 1}, text)
     assert silent.report().pairs == ()
-    assert keeping.report().pairs == (Pair("two", ("a",), 1.0), Pair("three", ("a",), 1.0))
+    assert keeping.report().pairs == (JudgedQuery("two", ("a",), 1.0), JudgedQuery("three", ("a",), 1.0))
 
 
 def test_a_long_text_is_kept_in_part():
-    feedback = Feedback(pairs=1)
+    feedback = FeedbackRecall(pairs=1)
     feedback.answers.keep("a", rows([1]), ["x" * 5_000])
     assert feedback.answers.take("a", 0).text == "x" * 1_000
     feedback.judge([1], {"a": 1}, "y" * 5_000)

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from embedship.monitor.cpu_budget import Allowance
+from embedship.monitor.cpu_budget import CpuBudget
 from embedship.monitor.recall.rolling import RollingRecall
-from embedship.monitor.recall.shadow import Shadow
+from embedship.monitor.recall.shadow import ShadowRecall
 
 VECTORS = np.ones((4, 8), dtype=np.float32)
 IDS = np.tile(np.arange(10), (4, 1))
@@ -22,8 +22,8 @@ def exact(vectors, k):
 
 def test_a_spent_allowance_skips_and_counts_until_it_is_earned_again():
     clock = Clock()
-    allowance = Allowance(0.02, clock)
-    shadow = Shadow(exact, RollingRecall(), allowance)
+    allowance = CpuBudget(0.02, clock)
+    shadow = ShadowRecall(exact, RollingRecall(), allowance)
     shadow.compare(VECTORS, IDS, now=5.0)
     allowance.spend(1.0)
     shadow.compare(VECTORS, IDS, now=6.0)
@@ -39,7 +39,7 @@ def test_a_search_that_fails_is_paid_for():
     def broken(vectors, k):
         raise RuntimeError("index is gone")
 
-    shadow = Shadow(broken, RollingRecall(), Allowance(1.0))
+    shadow = ShadowRecall(broken, RollingRecall(), CpuBudget(1.0))
     with pytest.raises(RuntimeError):
         shadow.compare(VECTORS, IDS, now=5.0)
     assert shadow.report().seconds > 0

@@ -11,20 +11,20 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from embedship.batches import Batch, Layout
+from embedship.batches import Batch, BatchLayout
 from embedship.bundle import Precision
 from embedship.codes import Vectors
 from embedship.errors import EngineError
-from embedship.serve.batching.admission import Admission
-from embedship.serve.batching.executor import Workers
-from embedship.serve.batching.pending import Ticket
-from embedship.serve.batching.priority_queue import PATIENCE, Lanes
-from embedship.serve.devices.hang_detector import Pulse
+from embedship.serve.batching.admission import AdmissionController
+from embedship.serve.batching.executor import BatchExecutor
+from embedship.serve.batching.pending import PendingRequest
+from embedship.serve.batching.priority_queue import MAX_INTERACTIVE_STREAK, PriorityQueue
+from embedship.serve.devices.hang_detector import HangDetector
 from embedship.serve.devices.local import LocalDevice
 from embedship.serve.errors import EngineFailed
-from embedship.serve.telemetry.metrics import Counts
-from embedship.serve.telemetry.request_context import Lane
-from embedship.tokens import Tokens
+from embedship.serve.telemetry.metrics import ModelMetrics
+from embedship.serve.telemetry.request_context import Priority
+from embedship.tokens import TokenBatch
 
 DIMENSION = 4
 SECONDS = 20
@@ -53,15 +53,15 @@ class Engine:
 class Bench:
     def __init__(self, engine: Engine, stall_seconds: float = SECONDS) -> None:
         self.registry = CollectorRegistry()
-        self.admission = Admission(10_000)
-        counts = Counts(self.registry)
-        lanes: Lanes[Ticket] = Lanes(64)
-        devices = [LocalDevice(f"cpu:{i}", engine, Pulse(stall_seconds)) for i in range(engine.streams)]
-        self.workers = Workers(devices, DIMENSION, Layout(0, 512), lanes, counts)
+        self.admission = AdmissionController(10_000)
+        counts = ModelMetrics(self.registry)
+        lanes: PriorityQueue[PendingRequest] = PriorityQueue(64)
+        devices = [LocalDevice(f"cpu:{i}", engine, HangDetector(stall_seconds)) for i in range(engine.streams)]
+        self.workers = BatchExecutor(devices, DIMENSION, BatchLayout(0, 512), lanes, counts)
 
-    async def encode(self, ids: list[list[int]], lane: Lane = Lane.INTERACTIVE) -> Vectors:
-        with self.admission.enter(len(ids), lane) as permit:
-            return await self.workers.encode(permit, Tokens(ids, [0] * len(ids)), lane)
+    async def encode(self, ids: list[list[int]], lane: Priority = Priority.INTERACTIVE) -> Vectors:
+        with self.admission.acquire(len(ids), lane) as permit:
+            return await self.workers.encode(permit, TokenBatch(ids, [0] * len(ids)), lane)
 
 
 @contextmanager
@@ -87,7 +87,7 @@ def test_rows_come_back_in_the_order_of_the_texts_whatever_the_batches_were() ->
 
     async def go(made: Bench) -> list[Vectors]:
         pieces = [texts(1 + 1000 * i, lengths[i::7]) for i in range(7)]
-        return await asyncio.gather(*(made.encode(piece, list(Lane)[i % 2]) for i, piece in enumerate(pieces)))
+        return await asyncio.gather(*(made.encode(piece, list(Priority)[i % 2]) for i, piece in enumerate(pieces)))
 
     with bench(Engine()) as made:
         answers = asyncio.run(asyncio.wait_for(go(made), SECONDS))
@@ -193,7 +193,7 @@ def test_an_errand_is_run_by_the_device_it_is_for() -> None:
     async def go(made: Bench) -> None:
         for i in range(1, 41):
             device = made.workers.devices[i % 4]
-            vectors = await made.workers.encode_on(device, Tokens([[i] * 3], [0]))
+            vectors = await made.workers.encode_on(device, TokenBatch([[i] * 3], [0]))
             assert vectors.tolist() == [[i, 3, 0, 0]]
 
     with bench(Engine(named(ran), streams=4)) as made:
@@ -213,12 +213,12 @@ def test_the_second_halves_of_pairs_stay_where_they_begin() -> None:
 
     lengths = [5 + 7 * i % 23 for i in range(60)]
     turns = [1 + i % 4 for i in range(60)]
-    pairs = Tokens([[i] * length for i, length in enumerate(lengths, 1)], [0] * 60, turns)
+    pairs = TokenBatch([[i] * length for i, length in enumerate(lengths, 1)], [0] * 60, turns)
 
     async def go(made: Bench) -> None:
-        with made.admission.enter(60, Lane.BULK) as permit:
-            await made.workers.encode(permit, pairs, Lane.BULK)
-        await made.workers.encode_on("cpu:1", Tokens([[61] * 9], [0], [5]))
+        with made.admission.acquire(60, Priority.BULK) as permit:
+            await made.workers.encode(permit, pairs, Priority.BULK)
+        await made.workers.encode_on("cpu:1", TokenBatch([[61] * 9], [0], [5]))
 
     with bench(Engine(note, streams=2)) as made:
         asyncio.run(asyncio.wait_for(go(made), SECONDS))
@@ -237,7 +237,7 @@ def test_an_errand_waits_behind_requests_but_not_for_ever() -> None:
     async def go(made: Bench) -> None:
         first = asyncio.create_task(made.encode([[1] * 64]))
         await asyncio.to_thread(entered.wait, SECONDS)
-        errand = asyncio.create_task(made.workers.encode_on("cpu:0", Tokens([[99]], [0])))
+        errand = asyncio.create_task(made.workers.encode_on("cpu:0", TokenBatch([[99]], [0])))
         await asyncio.sleep(0)
         # A batch each: the budget is 64 tokens.
         requests = [asyncio.create_task(made.encode([[i] * 64])) for i in range(2, 10)]
@@ -247,15 +247,15 @@ def test_an_errand_waits_behind_requests_but_not_for_ever() -> None:
 
     with bench(engine) as made:
         asyncio.run(asyncio.wait_for(go(made), SECONDS))
-    assert engine.seen.index(99) == 1 + PATIENCE
+    assert engine.seen.index(99) == 1 + MAX_INTERACTIVE_STREAK
 
 
 def test_an_errand_on_a_failing_device_fails_and_the_stream_lives() -> None:
     async def go(made: Bench) -> None:
         with pytest.raises(EngineFailed):
-            await made.workers.encode_on("cpu:0", Tokens([[666]], [0]))
+            await made.workers.encode_on("cpu:0", TokenBatch([[666]], [0]))
         assert made.workers.alive
-        assert (await made.workers.encode_on("cpu:0", Tokens([[7]], [0])))[0, 0] == 7
+        assert (await made.workers.encode_on("cpu:0", TokenBatch([[7]], [0])))[0, 0] == 7
 
     engine = Engine(lambda batch: broken(batch) if (batch.input_ids == 666).any() else None)
     with bench(engine) as made:
@@ -272,10 +272,10 @@ def test_the_users_share_of_a_batch_is_counted() -> None:
     async def go(made: Bench) -> None:
         first = asyncio.create_task(made.encode([[1] * 40]))
         await asyncio.to_thread(entered.wait, SECONDS)
-        with made.admission.enter(1, Lane.BULK) as permit:
-            tokens = Tokens([[2] * 8], [0])
-            probe = asyncio.create_task(made.workers.encode(permit, tokens, Lane.BULK, counted=False))
-            user = asyncio.create_task(made.encode([[3] * 8], Lane.BULK))
+        with made.admission.acquire(1, Priority.BULK) as permit:
+            tokens = TokenBatch([[2] * 8], [0])
+            probe = asyncio.create_task(made.workers.encode(permit, tokens, Priority.BULK, counted=False))
+            user = asyncio.create_task(made.encode([[3] * 8], Priority.BULK))
             await until(lambda: made.admission.inside == 3)
             proceed.set()
             await asyncio.gather(first, probe, user)
@@ -285,7 +285,7 @@ def test_the_users_share_of_a_batch_is_counted() -> None:
         value = made.registry.get_sample_value
         assert value("embedship_texts_total") == 2
         assert value("embedship_tokens_total") == value("embedship_padded_tokens_total") == 48
-        assert [value("embedship_queue_seconds_count", {"lane": lane}) for lane in Lane] == [1, 1]
+        assert [value("embedship_queue_seconds_count", {"lane": lane}) for lane in Priority] == [1, 1]
         assert value("embedship_batch_tokens_sum") == 48
         assert value("embedship_batch_padding_ratio_sum") == 0
         assert value("embedship_inference_seconds_count", {"device": "cpu:0"}) == 2
@@ -309,23 +309,23 @@ def test_the_oldest_text_that_waits_has_an_age_until_it_is_taken_or_left() -> No
         assert proceed.wait(SECONDS)
 
     async def go(made: Bench) -> None:
-        age = made.workers.age
+        age = made.workers.oldest_wait_seconds
         first = asyncio.create_task(made.encode([[1] * 40]))
         await asyncio.to_thread(entered.wait, SECONDS)
-        assert [age(lane) for lane in Lane] == [0, 0]
-        older = asyncio.create_task(made.encode([[2] * 8], Lane.BULK))
-        await until(lambda: age(Lane.BULK) > 0.2)
-        younger = asyncio.create_task(made.encode([[3] * 8], Lane.BULK))
+        assert [age(lane) for lane in Priority] == [0, 0]
+        older = asyncio.create_task(made.encode([[2] * 8], Priority.BULK))
+        await until(lambda: age(Priority.BULK) > 0.2)
+        younger = asyncio.create_task(made.encode([[3] * 8], Priority.BULK))
         await until(lambda: made.admission.inside == 3)
-        before = age(Lane.BULK)
+        before = age(Priority.BULK)
         assert before > 0.2
-        assert age(Lane.INTERACTIVE) == 0
+        assert age(Priority.INTERACTIVE) == 0
         older.cancel()
         await until(lambda: made.admission.inside == 2)
-        assert 0 < age(Lane.BULK) < before
+        assert 0 < age(Priority.BULK) < before
         proceed.set()
         await asyncio.gather(first, younger)
-        assert age(Lane.BULK) == 0
+        assert age(Priority.BULK) == 0
 
     with bench(Engine(block, streams=1)) as made:
         asyncio.run(asyncio.wait_for(go(made), SECONDS))
@@ -342,13 +342,13 @@ def test_a_text_that_failed_with_others_goes_on_ageing() -> None:
         assert proceed.wait(SECONDS)
 
     async def go(made: Bench) -> None:
-        both = asyncio.create_task(made.encode([[1] * 8, [2] * 8], Lane.BULK))
+        both = asyncio.create_task(made.encode([[1] * 8, [2] * 8], Priority.BULK))
         await asyncio.to_thread(entered.wait, SECONDS)
-        await until(lambda: made.workers.age(Lane.BULK) > 0)
+        await until(lambda: made.workers.oldest_wait_seconds(Priority.BULK) > 0)
         assert made.workers.waiting() == 1
         proceed.set()
         await both
-        assert made.workers.age(Lane.BULK) == 0
+        assert made.workers.oldest_wait_seconds(Priority.BULK) == 0
 
     with bench(Engine(block, streams=1)) as made:
         asyncio.run(asyncio.wait_for(go(made), SECONDS))
@@ -380,17 +380,19 @@ def test_who_leaves_while_all_devices_are_down_is_not_counted_as_waiting() -> No
     class Down(LocalDevice):
         up = False
 
-    device = Down("cpu:0", Engine(), Pulse(SECONDS))
-    workers = Workers([device], DIMENSION, Layout(0, 512), Lanes(64), Counts(CollectorRegistry()))
-    admission = Admission(100)
+    device = Down("cpu:0", Engine(), HangDetector(SECONDS))
+    workers = BatchExecutor(
+        [device], DIMENSION, BatchLayout(0, 512), PriorityQueue(64), ModelMetrics(CollectorRegistry())
+    )
+    admission = AdmissionController(100)
 
-    async def ask(lane: Lane) -> Vectors:
-        with admission.enter(100, lane) as permit:
-            return await workers.encode(permit, Tokens([[1] * 9] * 100, [0] * 100), lane)
+    async def ask(lane: Priority) -> Vectors:
+        with admission.acquire(100, lane) as permit:
+            return await workers.encode(permit, TokenBatch([[1] * 9] * 100, [0] * 100), lane)
 
     async def go() -> None:
         for _ in range(20):
-            asked = asyncio.create_task(ask(Lane.INTERACTIVE))
+            asked = asyncio.create_task(ask(Priority.INTERACTIVE))
             await until(lambda: workers.waiting() > 0)
             assert workers.waiting() == 100
             asked.cancel()

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from embedship.serve.batching.model_client import SMALL_CHARACTERS
-from embedship.serve.telemetry.request_context import Lane
-from embedship.tokens import Text, Tokens
+from embedship.serve.telemetry.request_context import Priority
+from embedship.tokens import Text, TokenBatch
 
 PROMPT = "Given a question of a user, retrieve the passages that answer it best of all there are: "
 
@@ -36,13 +36,13 @@ def test_what_is_small_counts_prompts_and_special_tokens(
     tokenizer = forward.tokenizer
 
     class Noting:
-        def __call__(self, texts: Sequence[Text], prompt: str) -> Tokens:
+        def __call__(self, texts: Sequence[Text], prompt: str) -> TokenBatch:
             on_the_loop.append(current_thread() is main_thread())
-            found: Tokens = tokenizer(texts, prompt)
+            found: TokenBatch = tokenizer(texts, prompt)
             return found
 
     forward.tokenizer = Noting()
-    asyncio.run(forward.rows(texts, prompt))
+    asyncio.run(forward.encode(texts, prompt))
     assert on_the_loop == [small]
-    waited = {lane for lane in Lane if api.metric("embedship_queue_seconds_count", lane=lane)}
-    assert waited == {Lane.INTERACTIVE if small else Lane.BULK}
+    waited = {lane for lane in Priority if api.metric("embedship_queue_seconds_count", lane=lane)}
+    assert waited == {Priority.INTERACTIVE if small else Priority.BULK}

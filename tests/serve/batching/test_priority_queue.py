@@ -15,10 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedship import stdlib_docs
-from embedship.batches import PADDING, SLACK, rounded
+from embedship.batches import PADDING, SLACK, padded_width
 from embedship.bundle import Bundle
-from embedship.serve.batching.priority_queue import CROWD, PATIENCE, RECENT_SECONDS, SHRINK, Lanes, Work
-from embedship.serve.telemetry.request_context import Lane
+from embedship.serve.batching.priority_queue import (
+    MAX_INTERACTIVE_STREAK,
+    PURGE_THRESHOLD,
+    RECENT_SECONDS,
+    SHRINK,
+    PriorityQueue,
+    QueuedText,
+)
+from embedship.serve.telemetry.request_context import Priority
 from embedship.tokens import Tokenizer
 
 BUDGET = 200
@@ -26,7 +33,7 @@ BUDGET = 200
 
 @dataclass(eq=False)
 class Client:
-    gone: bool = False
+    cancelled: bool = False
 
 
 class Clock:
@@ -37,24 +44,24 @@ class Clock:
         return self.now
 
 
-def work(length: int, row: int = 0, client: Client | None = None) -> Work[Client]:
-    return Work(client or Client(), row, [7] * length)
+def work(length: int, row: int = 0, client: Client | None = None) -> QueuedText[Client]:
+    return QueuedText(client or Client(), row, [7] * length)
 
 
-def emptied(lanes: Lanes[Client]) -> list[list[Work[Client]]]:
+def emptied(lanes: PriorityQueue[Client]) -> list[list[QueuedText[Client]]]:
     batches = []
     while batch := lanes.take():
         batches.append(batch)
     return batches
 
 
-texts = st.tuples(st.sampled_from(Lane), st.integers(0, 300), st.booleans())
+texts = st.tuples(st.sampled_from(Priority), st.integers(0, 300), st.booleans())
 steps = st.lists(st.one_of(texts, st.none()), max_size=120)
 
 
 @given(steps)
-def test_every_text_whose_client_waits_is_taken_exactly_once(script: list[tuple[Lane, int, bool] | None]) -> None:
-    lanes: Lanes[Client] = Lanes(BUDGET)
+def test_every_text_whose_client_waits_is_taken_exactly_once(script: list[tuple[Priority, int, bool] | None]) -> None:
+    lanes: PriorityQueue[Client] = PriorityQueue(BUDGET)
     expected, taken = [], []
     for step in script:
         if step is None:
@@ -72,20 +79,20 @@ def test_every_text_whose_client_waits_is_taken_exactly_once(script: list[tuple[
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=80))
 def test_a_batch_keeps_the_budget_and_its_padding_small(lengths: list[int]) -> None:
-    lanes: Lanes[Client] = Lanes(BUDGET)
-    lanes.put(Lane.INTERACTIVE, [work(n, row) for row, n in enumerate(lengths)])
+    lanes: PriorityQueue[Client] = PriorityQueue(BUDGET)
+    lanes.put(Priority.INTERACTIVE, [work(n, row) for row, n in enumerate(lengths)])
     for batch in emptied(lanes):
         sizes = [len(one.ids) for one in batch]
-        area = len(batch) * rounded(max(sizes))
-        beyond = area - sum(map(rounded, sizes))  # more than each text alone is padded
+        area = len(batch) * padded_width(max(sizes))
+        beyond = area - sum(map(padded_width, sizes))  # more than each text alone is padded
         assert len(batch) == 1 or (area <= BUDGET and beyond <= max(SLACK, PADDING * sum(sizes)))
         assert len(batch).bit_count() == 1
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=80))
 def test_every_batch_holds_the_oldest_text(lengths: list[int]) -> None:
-    lanes: Lanes[Client] = Lanes(BUDGET)
-    lanes.put(Lane.BULK, [work(n, row) for row, n in enumerate(lengths)])
+    lanes: PriorityQueue[Client] = PriorityQueue(BUDGET)
+    lanes.put(Priority.BULK, [work(n, row) for row, n in enumerate(lengths)])
     waiting = set(range(len(lengths)))
     while waiting:
         rows = {one.row for one in lanes.take()}
@@ -94,68 +101,68 @@ def test_every_batch_holds_the_oldest_text(lengths: list[int]) -> None:
 
 
 def test_texts_of_one_length_leave_in_the_order_they_came() -> None:
-    lanes: Lanes[Client] = Lanes(BUDGET)
-    lanes.put(Lane.INTERACTIVE, [work(48, row) for row in range(10)])
+    lanes: PriorityQueue[Client] = PriorityQueue(BUDGET)
+    lanes.put(Priority.INTERACTIVE, [work(48, row) for row in range(10)])
     assert [[one.row for one in batch] for batch in emptied(lanes)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
 def test_real_lengths_pad_less_than_five_percent() -> None:
     random = Random(0)
-    lanes: Lanes[Client] = Lanes(1536)
-    lanes.put(Lane.BULK, [work(min(256, int(random.lognormvariate(4, 0.8)) + 3), row) for row in range(2_000)])
+    lanes: PriorityQueue[Client] = PriorityQueue(1536)
+    lanes.put(Priority.BULK, [work(min(256, int(random.lognormvariate(4, 0.8)) + 3), row) for row in range(2_000)])
     batches = emptied(lanes)
     real = sum(len(one.ids) for batch in batches for one in batch)
-    padded = sum(len(batch) * rounded(max(len(one.ids) for one in batch)) for batch in batches)
+    padded = sum(len(batch) * padded_width(max(len(one.ids) for one in batch)) for batch in batches)
     assert padded / real <= 1.05
     assert real / len(batches) > 0.5 * 1536  # and not by way of tiny batches
 
 
 def test_interactive_work_goes_first_and_bulk_is_not_starved() -> None:
-    lanes: Lanes[Client] = Lanes(BUDGET)
+    lanes: PriorityQueue[Client] = PriorityQueue(BUDGET)
     bulk, short = Client(), Client()
-    lanes.put(Lane.BULK, [work(20, client=bulk)])
+    lanes.put(Priority.BULK, [work(20, client=bulk)])
     order = []
-    for _ in range(2 * PATIENCE):
-        lanes.put(Lane.INTERACTIVE, [work(100, client=short), work(100, client=short)])
+    for _ in range(2 * MAX_INTERACTIVE_STREAK):
+        lanes.put(Priority.INTERACTIVE, [work(100, client=short), work(100, client=short)])
         order.append(lanes.take()[0].owner)
-    assert order.index(bulk) == PATIENCE
+    assert order.index(bulk) == MAX_INTERACTIVE_STREAK
 
 
 def test_bulk_batches_shrink_while_queries_come_in() -> None:
     clock = Clock()
-    lanes: Lanes[Client] = Lanes(BUDGET, clock)
-    lanes.put(Lane.BULK, [work(10) for _ in range(40)])
+    lanes: PriorityQueue[Client] = PriorityQueue(BUDGET, clock)
+    lanes.put(Priority.BULK, [work(10) for _ in range(40)])
     assert len(lanes.take()) == 16  # what 200 tokens hold, down to a power of two
-    lanes.put(Lane.INTERACTIVE, [work(10)])
+    lanes.put(Priority.INTERACTIVE, [work(10)])
     assert len(lanes.take()) == 1
     assert len(lanes.take()) == 16 // SHRINK
     clock.now += RECENT_SECONDS
     assert len(lanes.take()) == 16
 
 
-@pytest.mark.parametrize("lane", Lane)
-def test_departed_clients_cost_nothing(lane: Lane) -> None:
-    lanes: Lanes[Client] = Lanes(BUDGET)
+@pytest.mark.parametrize("lane", Priority)
+def test_departed_clients_cost_nothing(lane: Priority) -> None:
+    lanes: PriorityQueue[Client] = PriorityQueue(BUDGET)
     leaving, staying = Client(), Client()
     lanes.put(lane, [work(10, client=leaving), work(10, client=staying), work(30, client=leaving)])
-    leaving.gone = True
+    leaving.cancelled = True
     assert [one.owner for one in lanes.take()] == [staying]
     assert lanes.take() == []
     assert len(lanes) == 0
 
 
-@pytest.mark.parametrize("lane", Lane)
-def test_departed_clients_are_forgotten_while_no_stream_takes(lane: Lane) -> None:
-    lanes: Lanes[Client] = Lanes(BUDGET)
+@pytest.mark.parametrize("lane", Priority)
+def test_departed_clients_are_forgotten_while_no_stream_takes(lane: Priority) -> None:
+    lanes: PriorityQueue[Client] = PriorityQueue(BUDGET)
     left = []
     for row in range(100):
         client = Client()
         left.append(ref(client))
         lanes.put(lane, [work(48, row), *(work(length, client=client) for length in range(1, 101))])
         assert len(lanes) == row + 101
-        client.gone = True
+        client.cancelled = True
         assert len(lanes) == row + 1
-    assert sum(client() is not None for client in left) <= CROWD / 100 + 1
+    assert sum(client() is not None for client in left) <= PURGE_THRESHOLD / 100 + 1
     assert [[one.row for one in batch] for batch in emptied(lanes)] == [list(range(n, n + 4)) for n in range(0, 100, 4)]
 
 
@@ -166,8 +173,8 @@ def real_lengths(bundle: Path) -> list[int]:
     return Tokenizer.open(Bundle.open(bundle))([t for e in entries for t in (e.summary, e.body)]).lengths
 
 
-def area(batch: list[Work[Client]]) -> int:
-    return len(batch) * rounded(max(len(one.ids) for one in batch))
+def area(batch: list[QueuedText[Client]]) -> int:
+    return len(batch) * padded_width(max(len(one.ids) for one in batch))
 
 
 class Traffic:
@@ -183,10 +190,10 @@ class Traffic:
     def __init__(self, seed: int, lengths: list[int], requests: int = 250) -> None:
         self.random = Random(seed)
         self.clock = Clock()
-        self.lanes: Lanes[Client] = Lanes(1536, self.clock)
-        self.waiting: dict[int, tuple[Lane, Work[Client]]] = {}  # by id, in order of arrival
-        self.put: list[Work[Client]] = []
-        self.taken: list[Work[Client]] = []
+        self.lanes: PriorityQueue[Client] = PriorityQueue(1536, self.clock)
+        self.waiting: dict[int, tuple[Priority, QueuedText[Client]]] = {}  # by id, in order of arrival
+        self.put: list[QueuedText[Client]] = []
+        self.taken: list[QueuedText[Client]] = []
         self.idle = self.STREAMS
         self.passed_over = 0
         self._events: list[tuple[float, int, Callable[[], None]]] = []
@@ -210,20 +217,20 @@ class Traffic:
         heapq.heappush(self._events, (at, next(self._numbers), happen))
 
     def _arrive(self, lengths: list[int]) -> None:
-        lane = self.random.choice(list(Lane))
-        client, texts = Client(), 1 if lane is Lane.INTERACTIVE else self.random.randint(1, 40)
+        lane = self.random.choice(list(Priority))
+        client, texts = Client(), 1 if lane is Priority.INTERACTIVE else self.random.randint(1, 40)
         works = [work(self.random.choice(lengths), row, client) for row in range(texts)]
         self.lanes.put(lane, works)
         self.put += works
         self.waiting |= {id(one): (lane, one) for one in works}
         if self.random.random() < 0.2:
-            self._plan(self.clock.now + self.random.expovariate(5), lambda: setattr(client, "gone", True))
+            self._plan(self.clock.now + self.random.expovariate(5), lambda: setattr(client, "cancelled", True))
 
-    def _take(self, batch: list[Work[Client]]) -> None:
+    def _take(self, batch: list[QueuedText[Client]]) -> None:
         present = self._present()
         lanes = {self.waiting[id(one)][0] for one in batch}  # a KeyError: taken twice, or never put
         assert len(lanes) == 1, "a batch is of one lane"
-        assert not any(one.owner.gone for one in batch), "nobody waits for it"
+        assert not any(one.owner.cancelled for one in batch), "nobody waits for it"
         self._hold_turns(lanes.pop(), {lane for lane, _ in present})
         for one in batch:
             lane, _ = self.waiting.pop(id(one))
@@ -234,19 +241,21 @@ class Traffic:
         seconds = area(batch) * self.SECONDS_PER_TOKEN
         self._plan(self.clock.now + seconds, self._finish)
 
-    def _hold_turns(self, lane: Lane, waiting: set[Lane]) -> None:
+    def _hold_turns(self, lane: Priority, waiting: set[Priority]) -> None:
         """Interactive first; bulk before it only after PATIENCE batches, and then at once."""
-        if lane is Lane.BULK:
-            assert Lane.INTERACTIVE not in waiting or self.passed_over >= PATIENCE, "bulk before interactive"
+        if lane is Priority.BULK:
+            assert Priority.INTERACTIVE not in waiting or self.passed_over >= MAX_INTERACTIVE_STREAK, (
+                "bulk before interactive"
+            )
         else:
-            assert Lane.BULK not in waiting or self.passed_over < PATIENCE, "bulk starves"
-        self.passed_over = self.passed_over + 1 if lane is Lane.INTERACTIVE and Lane.BULK in waiting else 0
+            assert Priority.BULK not in waiting or self.passed_over < MAX_INTERACTIVE_STREAK, "bulk starves"
+        self.passed_over = self.passed_over + 1 if lane is Priority.INTERACTIVE and Priority.BULK in waiting else 0
 
     def _finish(self) -> None:
         self.idle += 1
 
-    def _present(self) -> list[tuple[Lane, Work[Client]]]:
-        return [(lane, one) for lane, one in self.waiting.values() if not one.owner.gone]
+    def _present(self) -> list[tuple[Priority, QueuedText[Client]]]:
+        return [(lane, one) for lane, one in self.waiting.values() if not one.owner.cancelled]
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -254,20 +263,20 @@ def test_traffic_is_served_by_the_rules(seed: int, real_lengths: list[int]) -> N
     traffic = Traffic(seed, real_lengths)
     traffic.run()
     assert len(traffic.taken) == len(set(map(id, traffic.taken))), "twice"
-    lost = {id(one) for one in traffic.put if not one.owner.gone} - set(map(id, traffic.taken))
+    lost = {id(one) for one in traffic.put if not one.owner.cancelled} - set(map(id, traffic.taken))
     assert not lost
-    left = [one for one in traffic.put if one.owner.gone]
+    left = [one for one in traffic.put if one.owner.cancelled]
     dropped = [one for one in left if id(one) not in set(map(id, traffic.taken))]
     assert len(dropped) > 10, "clients must leave while they wait for this test to mean anything"
     assert len(traffic.lanes) == 0
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("lane", Lane)
-def test_real_texts_pad_less_than_five_percent(seed: int, lane: Lane, real_lengths: list[int]) -> None:
+@pytest.mark.parametrize("lane", Priority)
+def test_real_texts_pad_less_than_five_percent(seed: int, lane: Priority, real_lengths: list[int]) -> None:
     """While work waits, in a queue that is filled again and again: not only when all of it may be sorted at once."""
-    random, lanes = Random(seed), Lanes[Client](1536)
-    batches: list[list[Work[Client]]] = []
+    random, lanes = Random(seed), PriorityQueue[Client](1536)
+    batches: list[list[QueuedText[Client]]] = []
     for _ in range(60):
         lanes.put(lane, [work(length) for length in random.sample(real_lengths, 64)])
         batches += filter(None, (lanes.take() for _ in range(4)))

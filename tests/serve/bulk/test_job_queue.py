@@ -5,17 +5,17 @@ from collections.abc import Iterator
 import pytest
 
 from embedship.errors import EngineError
-from embedship.serve.bulk.ray_cluster import Work
-from embedship.serve.bulk.shards import Job
+from embedship.serve.bulk.ray_cluster import JobQueue
+from embedship.serve.bulk.shards import ShardJob
 
 
-def jobs(count: int) -> Iterator[Job]:
+def jobs(count: int) -> Iterator[ShardJob]:
     for number in range(count):
-        yield Job(number, 2 * number, ["a", "b"], [2 * number, 2 * number + 1])
+        yield ShardJob(number, 2 * number, ["a", "b"], [2 * number, 2 * number + 1])
 
 
 def test_a_job_that_was_lost_goes_out_again_but_not_for_ever() -> None:
-    work = Work(jobs(3))
+    work = JobQueue(jobs(3))
     first = work.take()
     for _ in range(3):
         work.lost(first)

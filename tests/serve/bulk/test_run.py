@@ -20,21 +20,21 @@ import numpy as np
 import pytest
 
 from embedship import Bundle, Encoder, stdlib_docs
-from embedship.bundle import Code
-from embedship.codes import cosine, cut
+from embedship.bundle import VectorCode
+from embedship.codes import cosine, truncate_dimensions
 from embedship.commands.main import run
 from embedship.errors import EmbedshipError, EngineError, MissingExtra, UsageError
-from embedship.packing import packed
+from embedship.packing import quantize_vectors
 from embedship.serve.bulk import run as bulk_run
-from embedship.serve.bulk.formats import Layout
-from embedship.serve.bulk.manifest import Manifest, Plan, Wishes
+from embedship.serve.bulk.formats import OutputFormat
+from embedship.serve.bulk.manifest import EncodeManifest, EncodeOptions, EncodePlan
 from embedship.serve.bulk.run import encode
-from embedship.serve.bulk.shards import Encoded, Here, Job, Watcher
-from embedship.serve.bulk.source import Columns, open_source
+from embedship.serve.bulk.shards import EncodedShard, LocalEncoderPool, ProgressListener, ShardJob
+from embedship.serve.bulk.source import InputColumns, open_source
 
 TEXTS = [entry.summary for entry in stdlib_docs.entries(50)]
-COLUMNS = Columns("text", "id")
-SMALL = Wishes(shard_texts=16)  # four shards, the last one short
+COLUMNS = InputColumns("text", "id")
+SMALL = EncodeOptions(shard_texts=16)  # four shards, the last one short
 
 
 class Silent:
@@ -66,14 +66,16 @@ def go(
     encoder: Encoder,
     source: Path,
     out: Path,
-    wishes: Wishes = SMALL,
+    wishes: EncodeOptions = SMALL,
     watcher: Silent | None = None,
     force: bool = False,
-) -> Manifest:
-    return encode(Here(encoder), open_source(source, COLUMNS), COLUMNS, out, wishes, watcher or Silent(), force=force)
+) -> EncodeManifest:
+    return encode(
+        LocalEncoderPool(encoder), open_source(source, COLUMNS), COLUMNS, out, wishes, watcher or Silent(), force=force
+    )
 
 
-def loaded(out: Path, manifest: Manifest) -> np.ndarray[Any, Any]:
+def loaded(out: Path, manifest: EncodeManifest) -> np.ndarray[Any, Any]:
     return np.concatenate([np.load(out / shard.name) for shard in manifest.shards])
 
 
@@ -107,19 +109,23 @@ def test_the_watcher_is_told_of_every_text_and_token(encoder: Encoder, source: P
     assert (watcher.texts, watcher.tokens) == (len(TEXTS), manifest.tokens)
 
 
-@pytest.mark.parametrize("code", Code)
-def test_codes_are_the_bundles_own(encoder: Encoder, source: Path, clean: Path, tmp_path: Path, code: Code) -> None:
-    manifest = go(encoder, source, tmp_path, Wishes(code=code, shard_texts=16))
+@pytest.mark.parametrize("code", VectorCode)
+def test_codes_are_the_bundles_own(
+    encoder: Encoder, source: Path, clean: Path, tmp_path: Path, code: VectorCode
+) -> None:
+    manifest = go(encoder, source, tmp_path, EncodeOptions(code=code, shard_texts=16))
     found = loaded(tmp_path, manifest)
     floats = loaded(clean, go(encoder, source, clean))
     known = encoder.bundle.manifest
-    assert np.array_equal(found, packed(floats, code, known.pipeline, known.codes))
+    assert np.array_equal(found, quantize_vectors(floats, code, known.pipeline, known.codes))
     assert (found.shape[1], str(found.dtype)) == manifest.row
 
 
 def test_dimensions_cut_and_renormalise(encoder: Encoder, source: Path, clean: Path, tmp_path: Path) -> None:
-    manifest = go(encoder, source, tmp_path, Wishes(dimensions=64, shard_texts=16))
-    assert np.array_equal(loaded(tmp_path, manifest), cut(loaded(clean, go(encoder, source, clean)), 64))
+    manifest = go(encoder, source, tmp_path, EncodeOptions(dimensions=64, shard_texts=16))
+    assert np.array_equal(
+        loaded(tmp_path, manifest), truncate_dimensions(loaded(clean, go(encoder, source, clean)), 64)
+    )
 
 
 KILLED = """
@@ -205,7 +211,7 @@ def test_other_options_are_refused_and_nothing_changes(
         unfinished(encoder, source, tmp_path)
     before = contents(tmp_path)
     with pytest.raises(UsageError, match=r"code was 'float32', is 'int8'.*--force"):
-        go(encoder, source, tmp_path, Wishes(code=Code.INT8, shard_texts=16))
+        go(encoder, source, tmp_path, EncodeOptions(code=VectorCode.INT8, shard_texts=16))
     assert contents(tmp_path) == before
 
 
@@ -217,14 +223,16 @@ def test_another_input_is_refused(encoder: Encoder, source: Path, tmp_path: Path
         go(encoder, other, tmp_path / "out")
 
 
-class Disturbed(Here):
+class Disturbed(LocalEncoderPool):
     """Its input is another one after the first shard, and it fails after the third."""
 
     def __init__(self, encoder: Encoder, disturb: Callable[[], object]) -> None:
         super().__init__(encoder)
         self._disturb = disturb
 
-    def shards(self, plan: Plan, jobs: Iterator[Job], watcher: Watcher) -> Generator[Encoded, None, None]:
+    def shards(
+        self, plan: EncodePlan, jobs: Iterator[ShardJob], watcher: ProgressListener
+    ) -> Generator[EncodedShard, None, None]:
         for number, shard in enumerate(super().shards(plan, jobs, watcher)):
             if number == 3:
                 raise EngineError("worn out")
@@ -327,14 +335,14 @@ def test_two_runs_do_not_share_a_folder(encoder: Encoder, source: Path, tmp_path
 @pytest.mark.parametrize(
     ("wishes", "sentence"),
     [
-        (Wishes(dimensions=500), "this model has 1 to 384"),
-        (Wishes(dimensions=12, code=Code.UBINARY), "no multiple of 8"),
-        (Wishes(dimensions=64, code=Code.INT8), "no int8 code for 64"),
-        (Wishes(prompt_name="nonsense"), "no prompt named 'nonsense'"),
+        (EncodeOptions(dimensions=500), "this model has 1 to 384"),
+        (EncodeOptions(dimensions=12, code=VectorCode.UBINARY), "no multiple of 8"),
+        (EncodeOptions(dimensions=64, code=VectorCode.INT8), "no int8 code for 64"),
+        (EncodeOptions(prompt_name="nonsense"), "no prompt named 'nonsense'"),
     ],
 )
 def test_what_cannot_be_is_said_at_once(
-    encoder: Encoder, source: Path, tmp_path: Path, wishes: Wishes, sentence: str
+    encoder: Encoder, source: Path, tmp_path: Path, wishes: EncodeOptions, sentence: str
 ) -> None:
     with pytest.raises(UsageError, match=sentence):
         go(encoder, source, tmp_path / "out", wishes)
@@ -383,10 +391,12 @@ def arrow() -> tuple[Any, Any]:
 def test_parquet_in_and_out(encoder: Encoder, source: Path, clean: Path, tmp_path: Path) -> None:
     pa, parquet = arrow()
     parquet.write_table(pa.table({"key": [f"doc-{i}" for i in range(50)], "body": TEXTS}), tmp_path / "in.parquet")
-    columns = Columns("body", "key")
-    wishes = Wishes(layout=Layout.PARQUET, shard_texts=16)
+    columns = InputColumns("body", "key")
+    wishes = EncodeOptions(layout=OutputFormat.PARQUET, shard_texts=16)
     out = tmp_path / "out"
-    manifest = encode(Here(encoder), open_source(tmp_path / "in.parquet", columns), columns, out, wishes, Silent())
+    manifest = encode(
+        LocalEncoderPool(encoder), open_source(tmp_path / "in.parquet", columns), columns, out, wishes, Silent()
+    )
     table = pa.concat_tables([parquet.read_table(out / shard.name) for shard in manifest.shards])
     assert table["id"].to_pylist() == [f"doc-{i}" for i in range(50)]
     assert np.array_equal(np.array(table["vector"].to_pylist(), np.float32), loaded(clean, go(encoder, source, clean)))
@@ -439,16 +449,23 @@ def test_a_text_without_tokens_is_named_by_its_line(frameless: Path, tmp_path: P
     lines.write_text('{"text": "one"}\n\n{"text": "two"}\n{"text": " "}\n')
     with Encoder.open(frameless) as encoder:
         with pytest.raises(UsageError, match=r"in\.jsonl, line 4: the text is empty for this model: leave it out"):
-            encode(Here(encoder), open_source(lines, COLUMNS), COLUMNS, tmp_path / "out", SMALL, Silent())
+            encode(LocalEncoderPool(encoder), open_source(lines, COLUMNS), COLUMNS, tmp_path / "out", SMALL, Silent())
         with pytest.raises(UsageError, match="text 300 is empty for this model: leave it out"):
             encoder.encode(["some text"] * 300 + [""])
         lines.write_text('{"text": "one"}\n\n{"text": "two"}\n')
-        encode(Here(encoder), open_source(lines, COLUMNS), COLUMNS, tmp_path / "out", SMALL, Silent())
+        encode(LocalEncoderPool(encoder), open_source(lines, COLUMNS), COLUMNS, tmp_path / "out", SMALL, Silent())
         assert np.load(tmp_path / "out" / "vectors-00000.npy").shape == (2, 384)
 
 
 def test_a_model_with_special_tokens_has_a_vector_of_an_empty_text(encoder: Encoder, tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text('{"text": ""}\n{"text": "two"}\n')
-    encode(Here(encoder), open_source(tmp_path / "in.jsonl", COLUMNS), COLUMNS, tmp_path / "out", SMALL, Silent())
+    encode(
+        LocalEncoderPool(encoder),
+        open_source(tmp_path / "in.jsonl", COLUMNS),
+        COLUMNS,
+        tmp_path / "out",
+        SMALL,
+        Silent(),
+    )
     made = np.load(tmp_path / "out" / "vectors-00000.npy")
     assert cosine(made, encoder.encode(["", "two"])).min() > 0.99

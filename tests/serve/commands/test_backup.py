@@ -14,7 +14,7 @@ import pytest
 from embedship.bundle import Bundle
 from embedship.commands.main import run
 from embedship.files import sealed
-from embedship.files.sealed import File
+from embedship.files.sealed import SealedFile
 from embedship.serve.commands import backup
 from embedship.serve.index import manifest
 from embedship.serve.index.folder import IndexFolder
@@ -168,7 +168,9 @@ def test_a_copy_that_names_files_outside_writes_none_of_them(
     source = Path(f"{copy}/{name}")  # where the name leads before `index/` is cut off
     source.parent.mkdir(parents=True, exist_ok=True)
     source.write_text("evil")
-    sealed.write(copy / "backup.json", backup.Manifest(1, "2026-01-01", ("index",), {name: File.of(source)}))
+    sealed.write(
+        copy / "backup.json", backup.BackupManifest(1, "2026-01-01", ("index",), {name: SealedFile.of(source)})
+    )
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
     code, found = told(capsys, "restore", copy, "--out", tmp_path / "out" / "index")
     assert code == 4
@@ -179,7 +181,7 @@ def test_a_copy_that_names_files_outside_writes_none_of_them(
 
 def test_a_copy_of_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "copy").mkdir()
-    sealed.write(tmp_path / "copy" / "backup.json", backup.Manifest(1, "2026-01-01", (), {}))
+    sealed.write(tmp_path / "copy" / "backup.json", backup.BackupManifest(1, "2026-01-01", (), {}))
     code, found = told(capsys, "restore", tmp_path / "copy", "--out", tmp_path / "out")
     assert code == 4
     assert "lists no folder" in found["error"]

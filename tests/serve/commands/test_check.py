@@ -14,11 +14,11 @@ import httpx
 import msgspec
 import pytest
 
-from embedship.bundle import Bundle, Pipeline
+from embedship.bundle import Bundle, ModelSpec
 from embedship.commands.main import run
 from embedship.errors import EngineError, UsageError
 from embedship.serve import client
-from embedship.serve.client import Asker
+from embedship.serve.client import ServerClient
 from embedship.serve.commands.check import _plain
 
 KEY = "k" * 32
@@ -99,7 +99,7 @@ def test_silence_is_a_sentence(bundle: Path, capsys: pytest.CaptureFixture[str])
 def test_bare_texts_are_asked_for(bundle: Path) -> None:
     model = Bundle.open(bundle).manifest.pipeline
 
-    def having(default: str | None, **prompts: str) -> Pipeline:
+    def having(default: str | None, **prompts: str) -> ModelSpec:
         return msgspec.structs.replace(model, default_prompt=default, prompts=prompts)
 
     assert _plain(having(None, query="q: ")) == {}
@@ -132,7 +132,7 @@ def test_a_key_is_not_sent_on_to_where_the_server_redirects() -> None:
     """The server is not proven yet: it may be anybody's."""
     with ThreadingHTTPServer(("127.0.0.1", 0), _Elsewhere) as server:
         Thread(target=server.serve_forever, daemon=True).start()
-        ask = Asker(f"http://127.0.0.1:{server.server_port}/to/{server.server_port}", None, 10)
+        ask = ServerClient(f"http://127.0.0.1:{server.server_port}/to/{server.server_port}", None, 10)
         ask._headers = {"Authorization": f"Bearer {KEY}"}
         with pytest.raises(EngineError, match=r"redirects \(302\).*the API key was not sent on"):
             ask("/info", dict)
@@ -156,5 +156,5 @@ def test_an_answer_without_an_end_is_not_read_to_it(monkeypatch: pytest.MonkeyPa
     with ThreadingHTTPServer(("127.0.0.1", 0), Long) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         with pytest.raises(EngineError, match="more than 1 MiB"):
-            Asker(f"http://127.0.0.1:{server.server_port}", None, 10)("/info", dict)
+            ServerClient(f"http://127.0.0.1:{server.server_port}", None, 10)("/info", dict)
         server.shutdown()

@@ -20,7 +20,7 @@ from embedship.bundle import MANIFEST, REFERENCE, Bundle
 from embedship.commands.main import run
 from embedship.encoder import Encoder
 from embedship.monitor.drift.detector import MINIMUM
-from embedship.monitor.drift.reference import Reference
+from embedship.monitor.drift.reference import DriftReference
 from embedship.serve.offline import references
 
 START = 1_790_000_000
@@ -137,7 +137,7 @@ def test_a_reference_that_cannot_keep_its_promise_says_why(
     out = tmp_path / "few.safetensors"
     assert run(["reference", str(made.bundle), str(queries), "--out", str(out), "--false-alarms", "2 per week"]) == 0
     printed, warned = capsys.readouterr()
-    assert Reference.load(out).fingerprint == Bundle.open(made.bundle).fingerprint
+    assert DriftReference.load(out).fingerprint == Bundle.open(made.bundle).fingerprint
     assert "8.57" in printed, "two a week in 30 days"
     for sentence in ("99 distinct queries, 100 needed", "no query has a `session`", "no query has a `timestamp`"):
         assert sentence in " ".join(warned.split())
@@ -321,4 +321,4 @@ def test_a_wrong_command_is_one_sentence(
 def test_the_reference_in_the_bundle_is_taken_if_none_lies_beside(bundle: Path) -> None:
     found = references.find(Bundle.open(bundle))
     assert found is not None
-    assert (found.vectors == Reference.load(bundle / REFERENCE).vectors).all()
+    assert (found.vectors == DriftReference.load(bundle / REFERENCE).vectors).all()

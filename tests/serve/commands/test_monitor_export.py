@@ -15,8 +15,8 @@ from embedship.bundle import Bundle
 from embedship.commands.main import run
 from embedship.encoder import Encoder
 from embedship.monitor import snapshot
-from embedship.monitor.drift.reference import Reference
-from embedship.monitor.snapshot import Remembered
+from embedship.monitor.drift.reference import DriftReference
+from embedship.monitor.snapshot import MonitorState
 from embedship.serve.settings import Settings
 from embedship.stdlib_docs import entries
 
@@ -56,7 +56,7 @@ def reference(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("reference") / "reference.safetensors"
     with Encoder.open(bundle) as encoder:
         vectors = encoder.encode([entry.summary for entry in entries(300)])
-    Reference.fit(vectors, Bundle.open(bundle).fingerprint).save(path)
+    DriftReference.fit(vectors, Bundle.open(bundle).fingerprint).save(path)
     return path
 
 
@@ -190,8 +190,8 @@ def test_what_is_wrong_is_one_sentence(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     folders = {name: tmp_path_factory.mktemp(name) for name in ("empty", "silent", "foreign")}
-    snapshot.write(folders["silent"], Remembered(fingerprint=Bundle.open(bundle).fingerprint, created=0.0), None)
-    snapshot.write(folders["foreign"], Remembered(fingerprint="0" * 64, created=0.0), None)
+    snapshot.write(folders["silent"], MonitorState(fingerprint=Bundle.open(bundle).fingerprint, created=0.0), None)
+    snapshot.write(folders["foreign"], MonitorState(fingerprint="0" * 64, created=0.0), None)
     assert exported(*(argument.format(**folders) for argument in arguments)) == code
     assert reason in " ".join(capsys.readouterr().err.split())
     assert list(tmp_path.iterdir()) == []

@@ -15,7 +15,7 @@ from tokenizers import decoders, models, pre_tokenizers, processors
 from embedship import stdlib_docs
 from embedship.bundle import Bundle
 from embedship.errors import UsageError
-from embedship.serve.documents.chunking import Chunking, Span, cut, splitter
+from embedship.serve.documents.chunking import Chunking, TextSpan, cut, splitter
 from embedship.serve.documents.store import Chunk, Document
 from embedship.tokens import Tokenizer
 
@@ -62,7 +62,7 @@ def count(tokenizer: Tokenizer, text: str, prompt: str) -> int:
     return tokens.lengths[0] + tokens.cut[0]
 
 
-def require_right(tokenizer: Tokenizer, text: str, spans: list[Span], prompt: str, chunking: Chunking) -> None:
+def require_right(tokenizer: Tokenizer, text: str, spans: list[TextSpan], prompt: str, chunking: Chunking) -> None:
     """Valid, in order, within the limit as the model counts, nothing left out, no more shared than allowed."""
     assert spans
     for start, end in spans:
@@ -108,7 +108,7 @@ def test_whatever_the_text_chunks_hold_all_of_it(tokenizer: Tokenizer, prompt: s
         (spans,) = cut([text], tokenizer, prompt, chunking)
         require_right(tokenizer, text, spans, prompt, chunking)
         if count(tokenizer, text, prompt) <= chunking.tokens:
-            assert spans == [Span(0, len(text))]
+            assert spans == [TextSpan(0, len(text))]
 
     holds()
 
@@ -141,8 +141,8 @@ def test_a_text_is_cut_the_same_whatever_its_neighbours(wordpiece: Tokenizer) ->
     chunking = Chunking(tokens=40, overlap=4)
     together = cut(texts, wordpiece, "", chunking)
     assert together == [cut([text], wordpiece, "", chunking)[0] for text in texts]
-    assert together[0] == [Span(0, 5)]
-    assert together[3] == [Span(0, 0)]
+    assert together[0] == [TextSpan(0, 5)]
+    assert together[3] == [TextSpan(0, 0)]
 
 
 def test_what_goes_before_the_text_is_counted(wordpiece: Tokenizer) -> None:

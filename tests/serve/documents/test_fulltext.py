@@ -13,7 +13,7 @@ import pytest
 
 from embedship.serve.documents import store
 from embedship.serve.documents.filters import Condition, Filter, UnknownField
-from embedship.serve.documents.fulltext import MOST_WORDS, Words, expression
+from embedship.serve.documents.fulltext import MOST_WORDS, KeywordIndex, expression
 from embedship.serve.documents.store import Document
 
 ROWS = [
@@ -27,18 +27,18 @@ ROWS = [
 
 
 @pytest.fixture
-def words(tmp_path: Path) -> Iterator[Words]:
+def words(tmp_path: Path) -> Iterator[KeywordIndex]:
     store.write(tmp_path / "documents.sqlite", enumerate(ROWS, 1))
-    with closing(Words.open(tmp_path / "documents.sqlite", len(ROWS))) as opened:
+    with closing(KeywordIndex.open(tmp_path / "documents.sqlite", len(ROWS))) as opened:
         yield opened
 
 
-def found(words: Words, text: str, wanted: Filter | None = None, k: int = 4) -> list[int]:
+def found(words: KeywordIndex, text: str, wanted: Filter | None = None, k: int = 4) -> list[int]:
     rows = words.search([text], k, wanted).rows[0]
     return [int(row) for row in rows if row >= 0]
 
 
-def test_words_are_found_by_stem_without_accents_and_in_titles(words: Words) -> None:
+def test_words_are_found_by_stem_without_accents_and_in_titles(words: KeywordIndex) -> None:
     assert found(words, "pain") == found(words, "ASPIRIN") == [1]
     assert found(words, "sugars and insulins") == [2]
     assert found(words, "xylophone") == found(words, "?! --") == []
@@ -48,7 +48,7 @@ def test_scores_are_bm25(tmp_path: Path) -> None:
     """Against the formula: k1 1.2, b 0.75, and the idf of FTS5."""
     texts = ["walrus ice", "walrus walrus sea", "sea ice fog wind", "fog", "rain"]
     store.write(tmp_path / "d.sqlite", ((n, Document(str(n), text)) for n, text in enumerate(texts)))
-    with closing(Words.open(tmp_path / "d.sqlite", len(texts))) as opened:
+    with closing(KeywordIndex.open(tmp_path / "d.sqlite", len(texts))) as opened:
         hits = opened.search(["walrus"], 5)
     split = [text.split() for text in texts]
     mean = sum(map(len, split)) / len(split)
@@ -78,7 +78,7 @@ SYNTAX = [
 
 
 @pytest.mark.parametrize("text", SYNTAX)
-def test_nothing_of_a_text_is_syntax(words: Words, text: str) -> None:
+def test_nothing_of_a_text_is_syntax(words: KeywordIndex, text: str) -> None:
     assert found(words, text + " gout") == [0]
 
 
@@ -109,7 +109,7 @@ FILTERS: list[tuple[dict[str, Any], list[int]]] = [
 
 
 @pytest.mark.parametrize(("given", "rows"), FILTERS)
-def test_filters(words: Words, given: dict[str, Any], rows: list[int]) -> None:
+def test_filters(words: KeywordIndex, given: dict[str, Any], rows: list[int]) -> None:
     wanted = msgspec.convert(given, Filter)
     for _ in range(2):  # the second time from the cache
         assert np.flatnonzero(words.allowed(wanted)).tolist() == rows
@@ -128,7 +128,7 @@ LIMITS = [*WHOLE, 1.5, 2.0**53, -(2**63), 2**63, 2**80, -(2**80), 10**400]
 @pytest.mark.parametrize("sign", RANGES)
 def test_ranges_of_whole_numbers_are_exact(tmp_path: Path, sign: str, limit: float) -> None:
     store.write(tmp_path / "d.sqlite", enumerate(NUMBERS, 1))
-    with closing(Words.open(tmp_path / "d.sqlite", len(NUMBERS))) as words:
+    with closing(KeywordIndex.open(tmp_path / "d.sqlite", len(NUMBERS))) as words:
         wanted = msgspec.json.decode(msgspec.json.encode({"n": {sign: limit}}), type=Filter)
         expected = [row for row, n in enumerate(WHOLE) if RANGES[sign](n, limit)]
         assert np.flatnonzero(words.allowed(wanted)).tolist() == expected
@@ -136,13 +136,13 @@ def test_ranges_of_whole_numbers_are_exact(tmp_path: Path, sign: str, limit: flo
 
 def test_a_number_that_is_none_of_sqlites_is_kept_as_the_nearest(tmp_path: Path) -> None:
     store.write(tmp_path / "d.sqlite", enumerate([Document("a", "gout", None, {"n": 10**400, "m": -(10**400)})], 1))
-    with closing(Words.open(tmp_path / "d.sqlite", 1)) as words:
+    with closing(KeywordIndex.open(tmp_path / "d.sqlite", 1)) as words:
         for wanted in ({"n": 10**400}, {"m": -(10**400)}, {"n": Condition(gt=2**80), "m": Condition(lt=-(2**80))}):
             assert np.flatnonzero(words.allowed(wanted)).tolist() == [0]
 
 
 @pytest.mark.parametrize("name", ["colour", "none", "by", "x') --"])
-def test_a_field_that_no_document_has(words: Words, name: str) -> None:
+def test_a_field_that_no_document_has(words: KeywordIndex, name: str) -> None:
     for ask in (words.allowed, lambda wanted: words.search(["gout"], 3, wanted)):
         with pytest.raises(UnknownField, match="no document has the metadata field"):
             ask({name: 1})

@@ -9,8 +9,8 @@ import pytest
 
 from embedship.errors import UnsafeError, UsageError
 from embedship.serve.documents import store
-from embedship.serve.documents.fulltext import Words
-from embedship.serve.documents.store import Document, Documents
+from embedship.serve.documents.fulltext import KeywordIndex
+from embedship.serve.documents.store import Document, DocumentStore
 
 FIVE = [
     Document("a", "first"),
@@ -30,7 +30,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_what_was_written_comes_back_in_the_order_asked_for(path: Path) -> None:
-    with closing(Documents.open(path)) as opened:
+    with closing(DocumentStore.open(path)) as opened:
         assert opened.size == 5
         assert opened.fetch(range(5)) == FIVE
         assert opened.fetch([4, 0, 2, 0]) == [FIVE[4], FIVE[0], FIVE[2], FIVE[0]]
@@ -40,18 +40,18 @@ def test_what_was_written_comes_back_in_the_order_asked_for(path: Path) -> None:
 
 @pytest.mark.parametrize("row", [-1, 5])
 def test_a_row_that_does_not_exist(path: Path, row: int) -> None:
-    with closing(Documents.open(path)) as opened, pytest.raises(IndexError, match=rf"rows are there: \[0, {row}\]"):
+    with closing(DocumentStore.open(path)) as opened, pytest.raises(IndexError, match=rf"rows are there: \[0, {row}\]"):
         opened.fetch([0, row])
 
 
 def test_many_threads_read_what_one_reads(path: Path) -> None:
     asked = [[i % 5, (i * 3) % 5, 2] for i in range(200)]
-    with closing(Documents.open(path)) as opened, ThreadPoolExecutor(8) as threads:
+    with closing(DocumentStore.open(path)) as opened, ThreadPoolExecutor(8) as threads:
         assert list(threads.map(opened.fetch, asked)) == [[FIVE[row] for row in rows] for rows in asked]
 
 
 def test_opened_for_reading_only(path: Path) -> None:
-    with closing(Documents.open(path)) as opened, pytest.raises(sqlite3.OperationalError, match="readonly"):
+    with closing(DocumentStore.open(path)) as opened, pytest.raises(sqlite3.OperationalError, match="readonly"):
         opened._connection.execute("DELETE FROM documents")
     assert sorted(p.name for p in path.parent.iterdir()) == ["documents.sqlite"]
 
@@ -68,7 +68,7 @@ def test_no_documents(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(UnsafeError, match=r"documents.sqlite is damaged"):
-        Documents.open(path)
+        DocumentStore.open(path)
 
 
 HOSTILE = {
@@ -86,9 +86,9 @@ def test_a_file_with_a_schema_of_its_own_is_refused(path: Path, statement: str) 
         connection.execute(statement)
         connection.commit()
     with pytest.raises(UnsafeError, match="its schema differs in"):
-        Documents.open(path)
+        DocumentStore.open(path)
     with pytest.raises(UnsafeError, match="its schema differs in"):
-        Words.open(path, 5)
+        KeywordIndex.open(path, 5)
 
 
 def test_a_view_in_the_place_of_the_table_is_refused_and_not_asked(path: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_view_in_the_place_of_the_table_is_refused_and_not_asked(path: Path) -
         )
         connection.commit()
     with pytest.raises(UnsafeError, match="view documents"):
-        Documents.open(path)
+        DocumentStore.open(path)
 
 
 def test_nothing_of_the_schema_is_trusted(path: Path) -> None:

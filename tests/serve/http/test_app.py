@@ -16,15 +16,15 @@ import pytest
 from embedship.bundle import REFERENCE, Bundle, fingerprint
 from embedship.encoder import Encoder
 from embedship.errors import GateError, MismatchError, UnsafeError, UsageError
-from embedship.golden_texts import ALONE_FLOOR, Golden
+from embedship.golden_texts import ALONE_FLOOR, GoldenTexts
 from embedship.monitor.assets.recording import QUIET, RERANKED
-from embedship.monitor.drift.reference import Reference
+from embedship.monitor.drift.reference import DriftReference
 from embedship.serve import schemas
 from embedship.serve.errors import FAILURES, REJECTIONS, FlatError, OpenAIError
-from embedship.serve.service.state import House
+from embedship.serve.service.state import ServerState
 from embedship.serve.settings import Settings
 from embedship.serve.telemetry.metrics import CLASSES, OTHER
-from embedship.serve.telemetry.request_context import Lane
+from embedship.serve.telemetry.request_context import Priority
 
 from ..conftest import opened
 
@@ -207,10 +207,10 @@ def test_a_draining_server_answers_but_is_not_ready(fresh: Callable[..., Any]) -
 
 def test_only_requests_that_somebody_waits_for_work(api: Any) -> None:
     """Probes come again and again: they would keep a draining server for ever."""
-    routes = [route for methods in api.app._now().paths.values() for route in methods.values()]
-    bare = {f"{route.method} {route.path}" for route in routes if route.works and route.takes is None}
+    routes = [route for methods in api.app._current_route_table().paths.values() for route in methods.values()]
+    bare = {f"{route.method} {route.path}" for route in routes if route.has_deadline and route.takes is None}
     assert bare == {"GET /documents/{id}", "DELETE /documents/{id}"}
-    assert all(route.works for route in routes if route.takes is not None)
+    assert all(route.has_deadline for route in routes if route.takes is not None)
 
 
 def test_dead_streams_are_unhealthy(fresh: Callable[..., Any]) -> None:
@@ -222,7 +222,7 @@ def test_dead_streams_are_unhealthy(fresh: Callable[..., Any]) -> None:
 
 def test_a_full_queue_is_429_in_both_shapes(fresh: Callable[..., Any]) -> None:
     api = fresh(queue_texts=8, max_texts=4)
-    with api.house.admissions.embed.enter(8, Lane.INTERACTIVE):
+    with api.house.admissions.embed.acquire(8, Priority.INTERACTIVE):
         for path, body in (("/v1/embeddings", {"input": "a"}), ("/embed", {"inputs": "a"})):
             answer = api.post(path, body)
             assert answer.status_code == 429
@@ -259,7 +259,7 @@ def test_every_series_is_there_before_the_first_request(fresh: Callable[..., Any
                  "queue_texts", "batch_tokens_count", "batch_padding_ratio_count", "padded_tokens_total", "texts_total",
                  "truncated_texts_total", "permits_in_use"):  # fmt: skip
         assert api.metric(f"embedship_{name}") == 0
-    for lane in Lane:
+    for lane in Priority:
         assert api.metric("embedship_queue_seconds_count", lane=lane) == 0
         assert api.metric("embedship_queue_age_seconds", lane=lane) == 0
     for device in api.service.workers.devices:
@@ -323,30 +323,30 @@ def test_queries_are_shown_to_the_monitor_and_documents_are_not(fresh: Callable[
 
 def test_wrong_golden_vectors_keep_the_server_from_starting(altered: Path) -> None:
     opened = Bundle.open(altered)
-    right = Golden.load(opened)
+    right = GoldenTexts.load(opened)
     (altered / "golden.safetensors").unlink()  # a hard link to the real one
-    Golden(right.texts, right.ids, np.roll(right.vectors, 1, axis=0)).save(altered / "golden.safetensors")
+    GoldenTexts(right.texts, right.ids, np.roll(right.vectors, 1, axis=0)).save(altered / "golden.safetensors")
     Bundle.write(altered, opened.manifest)
     with pytest.raises(GateError, match="golden check failed"):
-        House.open(Settings(bundle=altered))
+        ServerState.open(Settings(bundle=altered))
 
 
 def test_the_reference_of_another_model_keeps_the_server_from_starting(altered: Path) -> None:
-    vectors = Golden.load(Bundle.open(altered)).vectors
-    Reference.fit(vectors, "0" * 64).save(altered / REFERENCE)
+    vectors = GoldenTexts.load(Bundle.open(altered)).vectors
+    DriftReference.fit(vectors, "0" * 64).save(altered / REFERENCE)
     with pytest.raises(MismatchError, match="belongs to model 000000000000"):
-        House.open(Settings(bundle=altered))
+        ServerState.open(Settings(bundle=altered))
     (altered / REFERENCE).write_bytes(b"not a reference")
     with pytest.raises(UnsafeError):
-        House.open(Settings(bundle=altered))
+        ServerState.open(Settings(bundle=altered))
     with pytest.raises(UsageError, match="is no drift reference"):
-        House.open(Settings(bundle=altered, reference=altered / "none"))
+        ServerState.open(Settings(bundle=altered, reference=altered / "none"))
 
 
 def test_a_reference_of_this_model_is_taken(altered: Path) -> None:
     bundle = Bundle.open(altered)
-    reference = Reference.fit(Golden.load(bundle).vectors, bundle.fingerprint)
+    reference = DriftReference.fit(GoldenTexts.load(bundle).vectors, bundle.fingerprint)
     reference.save(altered / REFERENCE)
-    with House.open(Settings(bundle=altered)) as house:
+    with ServerState.open(Settings(bundle=altered)) as house:
         seen = house.registry.get_sample_value("embedship_drift_reference_queries")
         assert seen == len(reference.vectors) > 20

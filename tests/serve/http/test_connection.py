@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from embedship.serve.errors import ANSWERS, RequestError
-from embedship.serve.http.connection import PROBE_CONNECTIONS, Connection, Gate, Limits
-from embedship.serve.http.messages import Reply, read
-from embedship.serve.http.server import Server, Side, listen
-from embedship.serve.service.drain import Drain
+from embedship.serve.errors import ERROR_MAPPINGS, RequestError
+from embedship.serve.http.connection import PROBE_CONNECTIONS, ConnectionLimiter, ConnectionLimits, HttpConnection
+from embedship.serve.http.messages import Response, read_body
+from embedship.serve.http.server import GracefulServer, MetricsListener, bind_socket
+from embedship.serve.service.drain import GracefulShutdown
 from embedship.serve.settings import Settings
-from embedship.serve.telemetry.metrics import Cut
+from embedship.serve.telemetry.metrics import CloseReason
 
 SECONDS = 30
 SOON = 2.0  # a client in time, or the server, may pause for most of it
@@ -31,7 +31,7 @@ class Bed:
     """A server in a thread, and what it did to its clients."""
 
     def __init__(self, stack: ExitStack, address: Any) -> None:
-        self.cuts: SimpleQueue[Cut] = SimpleQueue()
+        self.cuts: SimpleQueue[CloseReason] = SimpleQueue()
         self.inside: SimpleQueue[str] = SimpleQueue()  # paths of requests that the app was asked for
         self.go = Event()  # what /wait waits for
         self._stack = stack
@@ -42,7 +42,7 @@ class Bed:
         made.sendall(sent)
         return made
 
-    def why(self) -> Cut:
+    def why(self) -> CloseReason:
         return self.cuts.get(timeout=SECONDS)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -50,29 +50,29 @@ class Bed:
         self.inside.put(scope["path"])
         status, body = 200, b"x" * BIG if scope["path"] == "/big" else b"ok"
         try:
-            await read(scope, receive, BIG)
+            await read_body(scope, receive, BIG)
         except RequestError as error:
-            status, body = ANSWERS[type(error)].flat, error.message.encode()
+            status, body = ERROR_MAPPINGS[type(error)].flat, error.message.encode()
         await send(
             {"type": "http.response.start", "status": status, "headers": [(b"content-length", b"%d" % len(body))]}
         )
         await send({"type": "http.response.body", "body": body})
 
 
-def refuse(error: RequestError, path: str) -> Reply:
+def refuse(error: RequestError, path: str) -> Response:
     told = tuple((name.lower().encode(), value.encode()) for name, value in error.headers.items())
     headers = ((b"connection", b"close"), *told)
-    return Reply(f"{path} {error.message}".encode(), ANSWERS[type(error)].flat, headers=headers)
+    return Response(f"{path} {error.message}".encode(), ERROR_MAPPINGS[type(error)].flat, headers=headers)
 
 
 @contextmanager
-def serving(kind: type[Connection] | None = None, **limits: Any) -> Iterator[Bed]:
+def serving(kind: type[HttpConnection] | None = None, **limits: Any) -> Iterator[Bed]:
     """A server with these limits; its connections are of another `kind` if one is given."""
-    listener, listening, drain = listen("127.0.0.1", 0), Event(), Drain(0.0)
+    listener, listening, drain = bind_socket("127.0.0.1", 0), Event(), GracefulShutdown(0.0)
     with ExitStack() as stack:
         bed = Bed(stack, listener.getsockname())
-        gate = Gate(Limits(**limits), refuse, bed.cuts.put)
-        server = Server(bed, listener, gate, drain, listening.set)
+        gate = ConnectionLimiter(ConnectionLimits(**limits), refuse, bed.cuts.put)
+        server = GracefulServer(bed, listener, gate, drain, listening.set)
         if kind:
             server.config.http = type("Watched", (kind,), {"gate": gate})
         thread = Thread(target=server.run)
@@ -130,7 +130,7 @@ def test_who_never_ends_the_head_of_a_request_is_cut(sent: bytes) -> None:
     with serving(head_seconds=SOON) as bed:
         slow = bed.connect(sent)
         assert received(slow) == b""  # before the client's own patience of SECONDS
-        assert bed.why() is Cut.HEAD
+        assert bed.why() is CloseReason.HEAD
         assert b"200 OK" in answer(bed.connect(GET % b"/"))
 
 
@@ -142,7 +142,7 @@ def test_the_second_head_on_a_connection_is_timed_too(second: bytes) -> None:
         answer(client)
         client.sendall(second)
         assert received(client) == b""
-        assert bed.why() is Cut.HEAD
+        assert bed.why() is CloseReason.HEAD
 
 
 def test_a_body_that_trickles_is_answered_with_408_and_cut() -> None:
@@ -162,7 +162,7 @@ def test_a_body_that_nobody_waits_for_any_more_is_cut_as_well() -> None:
     with serving(body_seconds=SOON) as bed:
         slow = bed.connect(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\nx" % (BIG + 1))
         assert received(slow).startswith(b"HTTP/1.1 413")
-        assert bed.why() is Cut.BODY
+        assert bed.why() is CloseReason.BODY
 
 
 def test_chunks_that_are_no_body_do_not_go_on_for_ever() -> None:
@@ -173,7 +173,7 @@ def test_chunks_that_are_no_body_do_not_go_on_for_ever() -> None:
         with suppress(OSError):
             for _ in range(1_000):
                 client.sendall(b"y" * 4_096)
-        assert bed.why() is Cut.BODY
+        assert bed.why() is CloseReason.BODY
 
 
 def test_an_idle_connection_is_closed() -> None:
@@ -258,7 +258,7 @@ def test_beyond_the_reserve_a_connection_is_closed_at_once() -> None:
 def test_who_does_not_read_its_answer_is_cut() -> None:
     with serving(answer_seconds=SOON) as bed:
         greedy = bed.connect(GET % b"/big")
-        assert bed.why() is Cut.UNREAD
+        assert bed.why() is CloseReason.UNREAD
         assert len(received(greedy)) < BIG
         assert b"200 OK" in answer(bed.connect(GET % b"/"))
 
@@ -266,7 +266,7 @@ def test_who_does_not_read_its_answer_is_cut() -> None:
 def test_a_connection_that_is_over_is_not_kept_by_who_does_not_read() -> None:
     with serving(answer_seconds=SOON) as bed:
         greedy = bed.connect(b"GET /big HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-        assert bed.why() is Cut.UNREAD
+        assert bed.why() is CloseReason.UNREAD
         assert len(received(greedy)) < BIG
 
 
@@ -282,7 +282,7 @@ def test_what_nobody_reads_is_bounded_and_the_one_that_waits_longest_goes_first(
         first = bed.connect(GET % b"/big")
         first.recv(1)  # its answer is on its way
         second = bed.connect(GET % b"/big")
-        assert bed.why() is Cut.UNREAD
+        assert bed.why() is CloseReason.UNREAD
         assert len(received(first)) < BIG
         second.sendall(GET % b"/")
         assert received_of(second, 1) == 2  # the long answer, and the next
@@ -290,13 +290,20 @@ def test_what_nobody_reads_is_bounded_and_the_one_that_waits_longest_goes_first(
 
 
 def test_the_other_port_gets_through_when_the_first_is_full() -> None:
-    listener, aside, listening, drain = listen("127.0.0.1", 0), listen("127.0.0.1", 0), Event(), Drain(0.0)
+    listener, aside, listening, drain = (
+        bind_socket("127.0.0.1", 0),
+        bind_socket("127.0.0.1", 0),
+        Event(),
+        GracefulShutdown(0.0),
+    )
     address, other = listener.getsockname(), aside.getsockname()
     with ExitStack() as stack:
         bed, beside = Bed(stack, address), Bed(stack, other)
-        gate = Gate(Limits(connections=1), refuse, bed.cuts.put)
-        side = Side(beside, aside, Gate(Limits(connections=1), refuse, beside.cuts.put))
-        thread = Thread(target=Server(bed, listener, gate, drain, listening.set, side=side).run)
+        gate = ConnectionLimiter(ConnectionLimits(connections=1), refuse, bed.cuts.put)
+        side = MetricsListener(
+            beside, aside, ConnectionLimiter(ConnectionLimits(connections=1), refuse, beside.cuts.put)
+        )
+        thread = Thread(target=GracefulServer(bed, listener, gate, drain, listening.set, side=side).run)
         thread.start()
         try:
             assert listening.wait(SECONDS)
@@ -316,8 +323,8 @@ def test_a_whole_message_costs_no_timer() -> None:
     """On the way of every request: what the limits cost there is attributes, and no timer."""
     made: list[str] = []
 
-    class Counting(Connection):
-        def _wait_for(self, part: Cut) -> None:
+    class Counting(HttpConnection):
+        def _wait_for(self, part: CloseReason) -> None:
             made.append(part)
             super()._wait_for(part)
 
@@ -327,9 +334,11 @@ def test_a_whole_message_costs_no_timer() -> None:
         for _ in range(5):
             client.sendall(POST + b"0123456789")
             answer(client)
-    assert made == [Cut.HEAD], "the one of the new connection"
+    assert made == [CloseReason.HEAD], "the one of the new connection"
 
 
 def test_limits_are_by_default_those_of_the_settings() -> None:
     settings = Settings(bundle=Path("bundle"))
-    assert Limits() == Limits(**{name: getattr(settings, name) for name in Limits.__slots__})
+    assert ConnectionLimits() == ConnectionLimits(
+        **{name: getattr(settings, name) for name in ConnectionLimits.__slots__}
+    )

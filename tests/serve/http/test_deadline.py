@@ -10,27 +10,29 @@ from typing import Any
 
 import pytest
 
-from embedship.serve.batching.executor import Ticket
-from embedship.serve.batching.priority_queue import Lanes, Work
-from embedship.serve.errors import Expired, Invalid
+from embedship.serve.batching.executor import PendingRequest
+from embedship.serve.batching.priority_queue import PriorityQueue, QueuedText
+from embedship.serve.errors import ClientDeadlineExceeded, Invalid
 from embedship.serve.http import deadline
-from embedship.serve.http.deadline import Limit
-from embedship.serve.telemetry.request_context import Lane
+from embedship.serve.http.deadline import RequestTimeout
+from embedship.serve.telemetry.request_context import Priority
 
 LONG = {"inputs": ["a rather long text " * 60] * 60}
 
 
 def test_the_client_may_ask_for_less_but_not_for_more() -> None:
-    assert deadline.limit_of([(b"host", b"x")], 60.0) == (60.0, False)
-    assert deadline.limit_of([(b"x-request-timeout-ms", b"250")], 60.0) == (0.25, True)
-    assert deadline.limit_of([(b"x-request-timeout-ms", b"250000")], 60.0) == (60.0, False)
-    assert deadline.limit_of([(b"x-request-timeout-ms", b"60000")], 60.0) == (60.0, False), "it asks for nothing less"
+    assert deadline.timeout_from_headers([(b"host", b"x")], 60.0) == (60.0, False)
+    assert deadline.timeout_from_headers([(b"x-request-timeout-ms", b"250")], 60.0) == (0.25, True)
+    assert deadline.timeout_from_headers([(b"x-request-timeout-ms", b"250000")], 60.0) == (60.0, False)
+    assert deadline.timeout_from_headers([(b"x-request-timeout-ms", b"60000")], 60.0) == (60.0, False), (
+        "it asks for nothing less"
+    )
 
 
 @pytest.mark.parametrize("given", [b"", b"0", b"-1", b"1.5", b"soon", b"9" * 30])
 def test_what_is_no_time_is_refused(given: bytes) -> None:
     with pytest.raises(Invalid, match="whole milliseconds"):
-        deadline.limit_of([(b"x-request-timeout-ms", given)], 60.0)
+        deadline.timeout_from_headers([(b"x-request-timeout-ms", given)], 60.0)
 
 
 @pytest.mark.parametrize(("path", "field"), [("/embed", "inputs"), ("/v1/embeddings", "input")])
@@ -63,11 +65,11 @@ def test_the_time_of_a_request_begins_when_its_body_has_come(fresh: Callable[...
 
 def test_texts_whose_deadline_has_passed_are_never_taken() -> None:
     async def go() -> None:
-        lanes: Lanes[Ticket] = Lanes(1_000)
-        late, patient = (Ticket(1, 4, asyncio.get_running_loop().create_future()) for _ in range(2))
-        lanes.put(Lane.BULK, [Work(late, 0, [1] * 10), Work(patient, 0, [1] * 10)])
-        with pytest.raises(Expired):
-            async with deadline.within(Limit(0.001, chosen=True)):
+        lanes: PriorityQueue[PendingRequest] = PriorityQueue(1_000)
+        late, patient = (PendingRequest(1, 4, asyncio.get_running_loop().create_future()) for _ in range(2))
+        lanes.put(Priority.BULK, [QueuedText(late, 0, [1] * 10), QueuedText(patient, 0, [1] * 10)])
+        with pytest.raises(ClientDeadlineExceeded):
+            async with deadline.enforce_timeout(RequestTimeout(0.001, chosen=True)):
                 await late.future
         assert [work.owner for work in lanes.take()] == [patient]
         assert len(lanes) == 0
@@ -77,7 +79,7 @@ def test_texts_whose_deadline_has_passed_are_never_taken() -> None:
 
 def test_a_time_out_that_is_not_the_deadline_is_not_taken_for_it() -> None:
     async def go() -> None:
-        async with deadline.within(Limit(60.0, chosen=True)):
+        async with deadline.enforce_timeout(RequestTimeout(60.0, chosen=True)):
             raise TimeoutError
 
     with pytest.raises(TimeoutError):

@@ -15,13 +15,13 @@ from embedship.bundle import Bundle, Precision
 from embedship.codes import Vectors
 from embedship.encoder import Encoder
 from embedship.errors import EmbedshipError, EngineError, UsageError
-from embedship.serve.index import Kind
-from embedship.serve.index.effort import Effort
+from embedship.serve.index import IndexKind
+from embedship.serve.index.effort import SearchEffort
 from embedship.serve.index.folder import IndexFolder
-from embedship.serve.index.manifest import MANIFEST, STAGE, Goals, Prompts, Truncated, files, read
-from embedship.serve.index.recipe import Store
+from embedship.serve.index.manifest import MANIFEST, STAGE, IndexGoals, IndexPrompts, TruncatedTexts, files, read
+from embedship.serve.index.recipe import RerankStore
 from embedship.serve.indexing import measure
-from embedship.serve.indexing.build import FLAT_BELOW, Built, Step, Wishes, build, default_kind
+from embedship.serve.indexing.build import FLAT_BELOW, BuildResult, BuildStep, IndexOptions, build, default_kind
 
 from ..index.conftest import Corpus, wishes_for
 
@@ -30,15 +30,15 @@ def quiet(*_: object) -> None:
     pass
 
 
-def run(encoder: Encoder, lines: Path, out: Path, wishes: Wishes | None = None) -> Built:
-    return build(encoder, "some-variant", lines, out, wishes or Wishes(), quiet)
+def run(encoder: Encoder, lines: Path, out: Path, wishes: IndexOptions | None = None) -> BuildResult:
+    return build(encoder, "some-variant", lines, out, wishes or IndexOptions(), quiet)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_what_lies_in_the_folder_afterwards(encoder: Encoder, corpus: Corpus, tmp_path: Path, kind: Kind) -> None:
+def test_what_lies_in_the_folder_afterwards(encoder: Encoder, corpus: Corpus, tmp_path: Path, kind: IndexKind) -> None:
     out = tmp_path / "new" / "index"
     built = run(encoder, corpus(24), out, wishes_for(kind)).manifest
     assert {path.name for path in out.iterdir()} == {MANIFEST, *files(built.recipe)}
@@ -48,10 +48,10 @@ def test_what_lies_in_the_folder_afterwards(encoder: Encoder, corpus: Corpus, tm
     assert (built.kind, built.size, built.dimension, built.variant) == (kind, 24, 384, "some-variant")
     assert built.fingerprint == encoder.bundle.fingerprint
     assert built.hot_bytes == round((out / STAGE).stat().st_size / 24, 1)
-    assert kind is not Kind.FLAT or 768 < built.hot_bytes < 780
+    assert kind is not IndexKind.FLAT or 768 < built.hot_bytes < 780
     codes = encoder.bundle.manifest.codes
-    assert built.packing.scale == (None if kind is Kind.FLAT else codes.scale(384))
-    assert built.packing.threshold == (codes.binary_threshold if kind is Kind.BINARY else None)
+    assert built.packing.scale == (None if kind is IndexKind.FLAT else codes.scale(384))
+    assert built.packing.threshold == (codes.binary_threshold if kind is IndexKind.BINARY else None)
     assert built.recall is not None
     assert built.recall.ratio >= 0.95
     assert (built.recall.queries, built.recall.source) == (24, "documents")
@@ -106,7 +106,7 @@ def test_documents_without_text_are_skipped_counted_and_named(encoder: Encoder, 
     assert built.manifest.documents == 1
     assert built.skipped.documents == 22
     assert str(built.skipped) == "22 (b, c, e0, e1, e2, e3, e4, e5, e6, e7, ...)"
-    built = run(encoder, lines, tmp_path / "titled", Wishes(with_title=True))
+    built = run(encoder, lines, tmp_path / "titled", IndexOptions(with_title=True))
     assert (built.manifest.documents, built.skipped.documents) == (2, 21)
     with IndexFolder.open(tmp_path / "titled", encoder.bundle) as opened:
         assert [each.id for each in opened.documents.fetch(range(2))] == ["a", "c"]
@@ -118,7 +118,7 @@ def test_documents_without_text_are_skipped_counted_and_named(encoder: Encoder, 
 def test_a_question_without_text_is_named(encoder: Encoder, corpus: Corpus, tmp_path: Path) -> None:
     (tmp_path / "queries").write_text('{"text": "x"}\n\n{"text": " "}\n')
     with pytest.raises(UsageError, match="queries, line 3: `text` is empty"):
-        run(encoder, corpus(), tmp_path / "index", Wishes(queries=tmp_path / "queries"))
+        run(encoder, corpus(), tmp_path / "index", IndexOptions(queries=tmp_path / "queries"))
 
 
 @pytest.mark.parametrize(
@@ -151,18 +151,25 @@ def test_lines_as_beir_writes_them(encoder: Encoder, corpus: Corpus, tmp_path: P
     assert (document.id, document.title, document.metadata) == ("d1", None, {"url": "u", "source": "s"})
 
 
-@pytest.mark.parametrize("step", list(Step))
-def test_an_interrupt_leaves_what_was_there(encoder: Encoder, corpus: Corpus, tmp_path: Path, step: Step) -> None:
+@pytest.mark.parametrize("step", list(BuildStep))
+def test_an_interrupt_leaves_what_was_there(encoder: Encoder, corpus: Corpus, tmp_path: Path, step: BuildStep) -> None:
     lines, out = corpus(24), tmp_path / "index"
     run(encoder, lines, out)
     before = contents(tmp_path)
 
-    def interrupt(at: Step, done: int, total: int) -> None:
+    def interrupt(at: BuildStep, done: int, total: int) -> None:
         if at is step:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build(encoder, "any", lines, out, Wishes(goals=Goals(recall=0.5) if step is Step.MEASURE else None), interrupt)
+        build(
+            encoder,
+            "any",
+            lines,
+            out,
+            IndexOptions(goals=IndexGoals(recall=0.5) if step is BuildStep.MEASURE else None),
+            interrupt,
+        )
     assert contents(tmp_path) == before
     assert {path.name for path in tmp_path.iterdir()} == {"corpus.jsonl", "index"}
 
@@ -185,7 +192,7 @@ def test_a_full_disk_is_one_sentence(
 ) -> None:
     lines = corpus(lines=b"".join(b'{"id": "%d", "text": "%d %s"}\n' % (n, n, b"x" * 150) for n in range(600)))
     with largest_file(size), pytest.raises(EmbedshipError, match=f"could not be written: .*{noticed_by}") as failure:
-        run(short(encoder), lines, tmp_path / "index", Wishes(factory="HNSW16,Flat"))
+        run(short(encoder), lines, tmp_path / "index", IndexOptions(factory="HNSW16,Flat"))
     assert "\n" not in str(failure.value)
     assert list(tmp_path.iterdir()) == [lines]
 
@@ -218,7 +225,9 @@ def short(encoder: Encoder, engine: Stub | None = None, **changes: object) -> En
     return Encoder(bundle, encoder.variant, type(encoder.tokenizer).open(bundle), engine or Stub())
 
 
-def test_vectors_of_any_length_become_cosines(encoder: Encoder, corpus: Corpus, tmp_path: Path, kind: Kind) -> None:
+def test_vectors_of_any_length_become_cosines(
+    encoder: Encoder, corpus: Corpus, tmp_path: Path, kind: IndexKind
+) -> None:
     run(short(encoder), corpus(40), tmp_path / "index", wishes_for(kind))
     with IndexFolder.open(tmp_path / "index", encoder.bundle) as opened:
         text = opened.documents.fetch([3])[0].text
@@ -241,34 +250,37 @@ def test_a_model_that_gives_no_numbers(encoder: Encoder, corpus: Corpus, tmp_pat
 def test_sign_bits_need_whole_bytes(encoder: Encoder, corpus: Corpus, tmp_path: Path) -> None:
     odd = short(encoder, Stub(dimension=20), dimension=20)
     with pytest.raises(UsageError, match="divisible by 8, not 20: take --kind flat"):
-        run(odd, corpus(4), tmp_path / "index", Wishes(kind=Kind.BINARY))
-    assert run(odd, corpus(4), tmp_path / "index").manifest.kind is Kind.FLAT
+        run(odd, corpus(4), tmp_path / "index", IndexOptions(kind=IndexKind.BINARY))
+    assert run(odd, corpus(4), tmp_path / "index").manifest.kind is IndexKind.FLAT
 
 
 def test_the_kind_follows_the_size() -> None:
-    assert default_kind(FLAT_BELOW - 1, 384) is Kind.FLAT
-    assert default_kind(FLAT_BELOW, 384) is Kind.PQ
-    assert default_kind(FLAT_BELOW, 22) is Kind.FLAT
+    assert default_kind(FLAT_BELOW - 1, 384) is IndexKind.FLAT
+    assert default_kind(FLAT_BELOW, 384) is IndexKind.PQ
+    assert default_kind(FLAT_BELOW, 22) is IndexKind.FLAT
 
 
 @pytest.mark.parametrize(
     ("wishes", "reason"),
     [
-        (Wishes(factory="IVF"), "factory 'IVF': FAISS .* says"),
-        (Wishes(factory="IDMap,HNSW16"), "rows are numbered by us.*leave IDMap out"),
-        (Wishes(factory="HNSW16,Flat,RFlat"), "leave the refinement out"),
-        (Wishes(factory="BHNSW16"), "for sign bits take --kind binary"),
-        (Wishes(factory="LSH"), "IndexLSH has not been tried"),
-        (Wishes(kind=Kind.PQ, stage_dimension=100), "this model may be cut to 384"),
-        (Wishes(kind=Kind.HNSW_SQ8, effort=Effort(nprobe=3)), "effort nprobe: .* it has: oversample, ef_search"),
-        (Wishes(kind=Kind.FLAT, effort=Effort(oversample=3)), "it has: none, it is exact"),
+        (IndexOptions(factory="IVF"), "factory 'IVF': FAISS .* says"),
+        (IndexOptions(factory="IDMap,HNSW16"), "rows are numbered by us.*leave IDMap out"),
+        (IndexOptions(factory="HNSW16,Flat,RFlat"), "leave the refinement out"),
+        (IndexOptions(factory="BHNSW16"), "for sign bits take --kind binary"),
+        (IndexOptions(factory="LSH"), "IndexLSH has not been tried"),
+        (IndexOptions(kind=IndexKind.PQ, stage_dimension=100), "this model may be cut to 384"),
+        (
+            IndexOptions(kind=IndexKind.HNSW_SQ8, effort=SearchEffort(nprobe=3)),
+            "effort nprobe: .* it has: oversample, ef_search",
+        ),
+        (IndexOptions(kind=IndexKind.FLAT, effort=SearchEffort(oversample=3)), "it has: none, it is exact"),
     ],
 )
 def test_what_cannot_be_built_is_refused_before_it_is_embedded(
-    encoder: Encoder, corpus: Corpus, tmp_path: Path, wishes: Wishes, reason: str
+    encoder: Encoder, corpus: Corpus, tmp_path: Path, wishes: IndexOptions, reason: str
 ) -> None:
-    def never(step: Step, *_: int) -> None:
-        assert step is Step.READ
+    def never(step: BuildStep, *_: int) -> None:
+        assert step is BuildStep.READ
 
     with pytest.raises(UsageError, match=reason):
         build(encoder, "any", corpus(4), tmp_path / "index", wishes, never)
@@ -277,7 +289,7 @@ def test_what_cannot_be_built_is_refused_before_it_is_embedded(
 
 def test_a_matryoshka_first_stage(encoder: Encoder, corpus: Corpus, tmp_path: Path) -> None:
     cuttable = short(encoder, dimensions=(384, 96))
-    wishes = Wishes(kind=Kind.PQ, store=Store.FLOAT16, stage_dimension=96)
+    wishes = IndexOptions(kind=IndexKind.PQ, store=RerankStore.FLOAT16, stage_dimension=96)
     built = run(cuttable, corpus(200), tmp_path / "index", wishes).manifest
     assert (built.recipe.factory, built.recipe.dimension, built.dimension) == ("PQ24x4fs", 96, 384)
     with IndexFolder.open(tmp_path / "index", encoder.bundle) as opened:
@@ -291,14 +303,14 @@ def test_truncated_texts_are_counted(encoder: Encoder, corpus: Corpus, tmp_path:
     lines = corpus(lines=GOOD + b'{"id": "b", "text": "%s"}\n{"id": "c", "text": "%s"}' % (long, long + b"and more"))
     truncated = run(encoder, lines, tmp_path / "index").manifest.truncated
     # Three tokens of "one", 302 and 304 of the others, special tokens included; the model reads 256.
-    assert truncated == Truncated(texts=2, tokens=46 + 48, of=3 + 302 + 304, worst=48, worst_id="c")
+    assert truncated == TruncatedTexts(texts=2, tokens=46 + 48, of=3 + 302 + 304, worst=48, worst_id="c")
 
 
 def test_with_title(encoder: Encoder, corpus: Corpus, tmp_path: Path) -> None:
     lines = corpus(lines=b'{"id": "a", "title": "walrus", "text": "grey"}\n{"id": "b", "text": "blue"}')
     first = {}
     for with_title in (False, True):
-        run(encoder, lines, tmp_path / "index", Wishes(with_title=with_title))
+        run(encoder, lines, tmp_path / "index", IndexOptions(with_title=with_title))
         with IndexFolder.open(tmp_path / "index", encoder.bundle) as opened:
             assert opened.manifest.with_title is with_title
             assert opened.documents.fetch([0])[0].text == "grey"
@@ -312,9 +324,9 @@ def test_documents_and_queries_get_their_own_prompts(encoder: Encoder, corpus: C
     questions = tmp_path / "questions.jsonl"
     questions.write_bytes(b'{"text": "how many"}\n')
     plain = short(encoder, prompts={"query": "query: ", "passage": "passage: "})
-    built = run(plain, lines, tmp_path / "index", Wishes(queries=questions)).manifest
+    built = run(plain, lines, tmp_path / "index", IndexOptions(queries=questions)).manifest
     assert (built.document_prompt, built.query_prompt) == ("passage", "query")
-    assert built.prompts == Prompts(document="passage: ", query="query: ")
+    assert built.prompts == IndexPrompts(document="passage: ", query="query: ")
     with IndexFolder.open(tmp_path / "index", plain.bundle) as opened:
         as_document = plain.encode(["two"], prompt_name="passage")
         hits = opened.index.search(as_document / np.linalg.norm(as_document), 1)
@@ -324,7 +336,7 @@ def test_documents_and_queries_get_their_own_prompts(encoder: Encoder, corpus: C
 def test_recall_is_measured_with_the_questions_given(encoder: Encoder, corpus: Corpus, tmp_path: Path) -> None:
     questions = tmp_path / "questions.jsonl"
     questions.write_bytes(b'{"text": "read a file"}\n{"text": "sort a list"}\n')
-    recall = run(encoder, corpus(24), tmp_path / "index", Wishes(queries=questions)).manifest.recall
+    recall = run(encoder, corpus(24), tmp_path / "index", IndexOptions(queries=questions)).manifest.recall
     assert recall is not None
     assert (recall.k, recall.queries, recall.source, recall.ratio) == (10, 2, "questions.jsonl", 1.0)
     assert recall.low == pytest.approx(0.025**0.5)  # all of two queries: Clopper and Pearson's limit
@@ -336,7 +348,7 @@ def test_bad_questions_are_noticed_before_anything_is_embedded(
     questions = tmp_path / "questions.jsonl"
     questions.write_bytes(b'{"query": "read a file"}\n')
     with pytest.raises(UsageError, match=r"questions\.jsonl, line 1"):
-        run(short(encoder, Stub(constant=float("nan"))), corpus(4), tmp_path / "index", Wishes(queries=questions))
+        run(short(encoder, Stub(constant=float("nan"))), corpus(4), tmp_path / "index", IndexOptions(queries=questions))
 
 
 def test_own_rows_do_not_count() -> None:
@@ -346,9 +358,9 @@ def test_own_rows_do_not_count() -> None:
 
 def test_an_index_is_replaced(encoder: Encoder, corpus: Corpus, tmp_path: Path) -> None:
     out = tmp_path / "index"
-    run(encoder, corpus(4), out, Wishes(kind=Kind.BINARY))
+    run(encoder, corpus(4), out, IndexOptions(kind=IndexKind.BINARY))
     with IndexFolder.open(out, encoder.bundle) as old:
-        run(encoder, corpus(5), out, Wishes(kind=Kind.FLAT))
+        run(encoder, corpus(5), out, IndexOptions(kind=IndexKind.FLAT))
         assert len(old.documents.fetch(range(4))) == 4
     assert read(out).size == 5
     assert {path.name for path in out.iterdir()} == {MANIFEST, *files(read(out).recipe)}
@@ -395,12 +407,12 @@ def test_a_mount_point_is_refused(encoder: Encoder, corpus: Corpus) -> None:
 def test_what_turns_up_meanwhile_is_not_replaced(encoder: Encoder, corpus: Corpus, tmp_path: Path) -> None:
     out, lines = tmp_path / "index", corpus(4)
 
-    def meanwhile(step: Step, done: int, total: int) -> None:
+    def meanwhile(step: BuildStep, done: int, total: int) -> None:
         out.mkdir(exist_ok=True)
         (out / "precious").write_text("precious")
 
     with pytest.raises(UsageError, match="remove it, or give another --out"):
-        build(encoder, "any", lines, out, Wishes(), meanwhile)
+        build(encoder, "any", lines, out, IndexOptions(), meanwhile)
     assert {path.name for path in tmp_path.iterdir()} == {"corpus.jsonl", "index"}
     assert contents(out) == {"precious": b"precious"}
 

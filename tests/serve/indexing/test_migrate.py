@@ -21,18 +21,18 @@ from embedship.commands.main import run
 from embedship.encoder import Encoder
 from embedship.errors import EmbedshipError, EngineError, MismatchError, UnsafeError, UsageError
 from embedship.serve.bulk import run as bulk_run
-from embedship.serve.commands.index_migrate import Watcher
-from embedship.serve.commands.index_progress import Bar
+from embedship.serve.commands.index_migrate import MigrationProgress
+from embedship.serve.commands.index_progress import IndexProgress
 from embedship.serve.commands.index_report import report
 from embedship.serve.documents.chunking import Chunking
 from embedship.serve.documents.store import DOCUMENTS
-from embedship.serve.index import Kind
-from embedship.serve.index.effort import Effort
+from embedship.serve.index import IndexKind
+from embedship.serve.index.effort import SearchEffort
 from embedship.serve.index.folder import IndexFolder
 from embedship.serve.index.manifest import read
-from embedship.serve.indexing.build import Built, Wishes, build
+from embedship.serve.indexing.build import BuildResult, IndexOptions, build
 from embedship.serve.indexing.migrate import as_before, folder_beside, migrate
-from embedship.stdlib_docs import Entry
+from embedship.stdlib_docs import DocEntry
 
 from ..index.test_folder import flip
 from .test_build import contents, largest_file
@@ -61,17 +61,17 @@ def other(encoder: Encoder) -> Encoder:
 
 
 @pytest.fixture(scope="module")
-def old(encoder: Encoder, entries: list[Entry], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def old(encoder: Encoder, entries: list[DocEntry], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sixty documents in chunks, by the first bundle."""
     folder = tmp_path_factory.mktemp("old")
     rows = [{"id": e.id, "text": e.body[:900], "title": e.summary[:20], "n": n} for n, e in enumerate(entries[:60])]
     (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    wishes = Wishes(Kind.BINARY, with_title=True, effort=Effort(oversample=70), chunking=CHUNKING)
+    wishes = IndexOptions(IndexKind.BINARY, with_title=True, effort=SearchEffort(oversample=70), chunking=CHUNKING)
     build(encoder, "any", folder / "corpus.jsonl", folder / "index", wishes, lambda *_: None)
     return folder / "index"
 
 
-def wishes(old: Path) -> Wishes:
+def wishes(old: Path) -> IndexOptions:
     found = read(old)
     return as_before(found, None, found.chunking, None)
 
@@ -84,7 +84,12 @@ def test_every_document_is_embedded_by_the_other_bundle(
     assert contents(old) == before
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
     was = read(old)
-    assert (made.kind, made.chunking, made.with_title, made.documents) == (Kind.BINARY, CHUNKING, True, was.documents)
+    assert (made.kind, made.chunking, made.with_title, made.documents) == (
+        IndexKind.BINARY,
+        CHUNKING,
+        True,
+        was.documents,
+    )
     assert made.effort.oversample == 70
     assert (made.prompts.document, made.prompts.query) == ("shout: ", "ask: ")
     assert made.size > was.size, "the longer prompt leaves less room for the text"
@@ -101,8 +106,8 @@ def test_every_document_is_embedded_by_the_other_bundle(
 
 def test_other_options_when_told_so(encoder: Encoder, old: Path, tmp_path: Path) -> None:
     """And without chunks it says what the model does not read."""
-    made = migrate(encoder, old, tmp_path / "new", as_before(read(old), Kind.FLAT, None, None), Silent())
-    assert (made.kind, made.chunking, made.size) == (Kind.FLAT, None, 60)
+    made = migrate(encoder, old, tmp_path / "new", as_before(read(old), IndexKind.FLAT, None, None), Silent())
+    assert (made.kind, made.chunking, made.size) == (IndexKind.FLAT, None, 60)
     lines = (old.parent / "corpus.jsonl").read_text().splitlines()
     texts = [f"{row['title']} {row['text']}" for row in map(json.loads, lines)]
     cut = encoder.tokenizer(texts).cut
@@ -110,7 +115,7 @@ def test_other_options_when_told_so(encoder: Encoder, old: Path, tmp_path: Path)
     short = msgspec.structs.replace(encoder.bundle.manifest.pipeline, max_tokens=40)
     bundle = Bundle(encoder.bundle.folder, msgspec.structs.replace(encoder.bundle.manifest, pipeline=short))
     narrow = Encoder(bundle, encoder.variant, type(encoder.tokenizer).open(bundle), encoder.engine)
-    made = migrate(narrow, old, tmp_path / "cut", as_before(read(old), Kind.FLAT, None, None), Silent())
+    made = migrate(narrow, old, tmp_path / "cut", as_before(read(old), IndexKind.FLAT, None, None), Silent())
     assert 0 < made.truncated.texts < 60
     assert 0 < made.truncated.worst <= made.truncated.tokens < made.truncated.of
     with pytest.raises(UsageError, match="--chunk is 48; this model reads at most 40 tokens"):
@@ -142,10 +147,10 @@ def test_it_goes_on_where_it_failed(other: Encoder, old: Path, tmp_path: Path, m
 
 def test_other_options_do_not_go_on_with_it(other: Encoder, old: Path, tmp_path: Path) -> None:
     unfinished(other, old, tmp_path / "new")
-    flat = as_before(read(old), Kind.FLAT, CHUNKING, None)
+    flat = as_before(read(old), IndexKind.FLAT, CHUNKING, None)
     with pytest.raises(UsageError, match=r"kind was 'binary', is 'flat'.*--force"):
         migrate(other, old, tmp_path / "new", flat, Silent())
-    assert migrate(other, old, tmp_path / "new", flat, Silent(), force=True).kind is Kind.FLAT
+    assert migrate(other, old, tmp_path / "new", flat, Silent(), force=True).kind is IndexKind.FLAT
 
 
 def test_force_deletes_nothing_before_all_is_checked(other: Encoder, old: Path, tmp_path: Path) -> None:
@@ -244,10 +249,10 @@ def test_killed_at_any_point_it_ends_with_the_same_bytes(bundle: Path, old: Path
 
 def test_the_speed_is_that_of_this_run(encoder: Encoder, old: Path, tmp_path: Path) -> None:
     unfinished(encoder, old, tmp_path / "new")
-    watcher = Watcher(Bar())
+    watcher = MigrationProgress(IndexProgress())
     made = migrate(encoder, old, tmp_path / "new", wishes(old), watcher, 32)
     assert watcher.resumed >= 64
-    speed = report(tmp_path / "new", Built(made, watcher.texts, watcher.seconds)).texts_per_second
+    speed = report(tmp_path / "new", BuildResult(made, watcher.texts, watcher.seconds)).texts_per_second
     assert speed == round((made.size - watcher.resumed) / watcher.seconds, 1)
 
 

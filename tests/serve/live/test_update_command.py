@@ -12,7 +12,7 @@ import pytest
 
 from embedship.commands.main import run
 from embedship.serve.indexing import update as updating
-from embedship.serve.live.index import LiveIndex
+from embedship.serve.live.index import MutableIndex
 
 from .conftest import DOCUMENTS, World, documents, nearest
 
@@ -44,7 +44,7 @@ def test_changes_are_made_once(
     out, err = capsys.readouterr()
     assert json.loads(out).items() >= report.items()
     assert "updating" in err
-    with LiveIndex.open(flat, world.bundle, writable=False) as live:
+    with MutableIndex.open(flat, world.bundle, writable=False) as live:
         there = documents(live)
         assert there["new"].metadata == {"kind": "drug"}
         assert there["d3"].text == "then that"
@@ -68,7 +68,7 @@ def test_documents_are_cut_as_the_index_was(
     assert run(command(cut, changes, bundle)) == 0
     report = {"new": 1, "replaced": 1, "unchanged": 0, "deleted": 1, "truncated": 0, "documents": DOCUMENTS}
     assert json.loads(capsys.readouterr().out).items() >= report.items()
-    with LiveIndex.open(cut, world.bundle, writable=False) as live, live.moment() as now:
+    with MutableIndex.open(cut, world.bundle, writable=False) as live, live.moment() as now:
         chunks = live.size.rows - (2 * DOCUMENTS - 2 - 1)
         assert chunks > 4
         first = now.documents.rows(["new"])["new"]
@@ -76,7 +76,7 @@ def test_documents_are_cut_as_the_index_was(
             assert piece.chunk is not None
             assert (piece.id, piece.chunk.number) == ("new", number)
             assert piece.text == long[piece.chunk.start : piece.chunk.end]
-        assert now.documents.uncut(["new"])["new"].text == long
+        assert now.documents.full_texts(["new"])["new"].text == long
     assert run(command(cut, changes, bundle)) == 0
     again = {"new": 0, "replaced": 0, "unchanged": 2, "deleted": 0}
     assert json.loads(capsys.readouterr().out).items() >= again.items()
@@ -93,7 +93,7 @@ def test_documents_without_text_are_skipped_and_named(
     report = json.loads(capsys.readouterr().out)
     assert (report["lines"], report["new"], report["replaced"]) == (3, 1, 0)
     assert report["skipped"] == {"documents": 2, "ids": ["d1", "empty"]}
-    with LiveIndex.open(flat, world.bundle, writable=False) as live:
+    with MutableIndex.open(flat, world.bundle, writable=False) as live:
         assert live.size.documents == DOCUMENTS + 1
     assert run(command(flat, changes, bundle)[:-1]) == 0
     assert "without text, and skipped: 2 (d1, empty)" in " ".join(capsys.readouterr().out.split())
@@ -119,7 +119,7 @@ def test_a_bad_line_changes_nothing(
     changes = written(tmp_path / "changes.jsonl", {"id": "new", "text": "x"}, row)
     assert run(command(flat, changes, bundle)) == 2
     assert sentence in json.loads(capsys.readouterr().out)["error"]
-    with LiveIndex.open(flat, world.bundle, writable=True) as live:
+    with MutableIndex.open(flat, world.bundle, writable=True) as live:
         assert live.size.documents == DOCUMENTS
         assert live.size.changes == 0
 
@@ -128,7 +128,7 @@ def test_a_server_that_writes_is_named(
     flat: Path, world: World, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     changes = written(tmp_path / "changes.jsonl", {"id": "new", "text": "x"})
-    with LiveIndex.open(flat, world.bundle, writable=True):
+    with MutableIndex.open(flat, world.bundle, writable=True):
         assert run(command(flat, changes, bundle)) == 2
     assert "another process writes to" in json.loads(capsys.readouterr().out)["error"]
 
@@ -140,7 +140,7 @@ def test_killed_in_the_middle_the_same_command_goes_on(flat: Path, world: World,
     with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         while not (flat.parent / "index.live" / "lock").exists() and process.poll() is None:
             pass
-        with LiveIndex.open(flat, world.bundle, writable=False) as live:
+        with MutableIndex.open(flat, world.bundle, writable=False) as live:
             while live.size.documents <= DOCUMENTS and process.poll() is None:
                 pass
             process.send_signal(signal.SIGKILL)
@@ -156,7 +156,7 @@ def test_killed_in_the_middle_the_same_command_goes_on(flat: Path, world: World,
 
 def test_a_backup_holds_the_changes(flat: Path, world: World, tmp_path: Path) -> None:
     """Of a writer that is open and does not write; both folders, each of which does not change meanwhile."""
-    with LiveIndex.open(flat, world.bundle, writable=True) as live:
+    with MutableIndex.open(flat, world.bundle, writable=True) as live:
         live.write([world.put("d1", 200)])
         live.compact()
         live.write([world.put("d2", 201)])
@@ -165,5 +165,5 @@ def test_a_backup_holds_the_changes(flat: Path, world: World, tmp_path: Path) ->
     (copy,) = (tmp_path / "copies").iterdir()
     for name in ("index", "index.live"):
         assert run(["restore", str(copy), "--folder", name, "--out", str(tmp_path / "back" / name)]) == 0
-    with LiveIndex.open(tmp_path / "back" / "index", world.bundle, writable=True) as back:
+    with MutableIndex.open(tmp_path / "back" / "index", world.bundle, writable=True) as back:
         assert nearest(back, world.vectors[[200, 201]], 1) == [["d1"], ["d2"]]

@@ -14,19 +14,19 @@ import pytest
 from embedship.bundle import Bundle
 from embedship.encoder import Encoder
 from embedship.errors import MismatchError, UnsafeError, UsageError
-from embedship.serve.documents.changes import Delete, Done, Put
+from embedship.serve.documents.changes import ChangeCounts, DeleteDocument, PutDocument
 from embedship.serve.documents.filters import Filter, FilterError, UnknownField
 from embedship.serve.documents.store import Document
-from embedship.serve.index import Kind
-from embedship.serve.index.effort import Effort
+from embedship.serve.index import IndexKind
+from embedship.serve.index.effort import SearchEffort
 from embedship.serve.milvus import collection_metadata as cards
 from embedship.serve.milvus import expressions
-from embedship.serve.milvus.backend import Collection
-from embedship.serve.milvus.connection import Line
+from embedship.serve.milvus.backend import MilvusBackend
+from embedship.serve.milvus.connection import MilvusConnection
 from embedship.serve.milvus.entities import entity, row_of
 from embedship.serve.search.address import Address
-from embedship.serve.search.backend import How
-from embedship.serve.search.fusion import Mode
+from embedship.serve.search.backend import SearchParams
+from embedship.serve.search.fusion import SearchMode
 
 from ..documents.test_fulltext import FILTERS, LIMITS, NUMBERS, RANGES, ROWS, SYNTAX, WHOLE
 from .conftest import filled
@@ -35,74 +35,83 @@ At = Callable[[str], Address]
 SECONDS = 60
 
 
-def made(line: Line, bundle: Bundle, at: Address, kind: Kind = Kind.FLAT, effort: Effort | None = None) -> Address:
+def made(
+    line: MilvusConnection,
+    bundle: Bundle,
+    at: Address,
+    kind: IndexKind = IndexKind.FLAT,
+    effort: SearchEffort | None = None,
+) -> Address:
     cards.make(line, at.collection, cards.card(bundle, "none", kind, with_title=False, effort=effort))
     return at
 
 
-def puts(encoder: Encoder, documents: list[Document]) -> list[Put]:
+def puts(encoder: Encoder, documents: list[Document]) -> list[PutDocument]:
     vectors = encoder.encode([each.text for each in documents])
-    return [Put(each, [each], vectors[at : at + 1]) for at, each in enumerate(documents)]
+    return [PutDocument(each, [each], vectors[at : at + 1]) for at, each in enumerate(documents)]
 
 
 @pytest.fixture(scope="module")
-def opened(bundle: Path, at: At, line: Line, encoder: Encoder) -> Iterator[Collection]:
+def opened(bundle: Path, at: At, line: MilvusConnection, encoder: Encoder) -> Iterator[MilvusBackend]:
     """Of the documents that the filters of folders are tested with."""
     found = Bundle.open(bundle)
-    with Collection.open(made(line, found, at("rows")), found, writable=True) as collection:
+    with MilvusBackend.open(made(line, found, at("rows")), found, writable=True) as collection:
         collection.write(puts(encoder, ROWS))
         yield collection
 
 
 @pytest.fixture
-def empty(bundle: Path, at: At, line: Line, request: pytest.FixtureRequest) -> Iterator[Collection]:
+def empty(bundle: Path, at: At, line: MilvusConnection, request: pytest.FixtureRequest) -> Iterator[MilvusBackend]:
     found = Bundle.open(bundle)
     name = f"own_{abs(hash(request.node.name))}"
-    with Collection.open(made(line, found, at(name)), found, writable=True) as collection:
+    with MilvusBackend.open(made(line, found, at(name)), found, writable=True) as collection:
         yield collection
 
 
-def ids(collection: Collection, how: How, vectors: Any = None, k: int = 4) -> list[str]:
+def ids(collection: MilvusBackend, how: SearchParams, vectors: Any = None, k: int = 4) -> list[str]:
     (hits,) = collection.find(vectors, k, how).hits
     return [hit.document.id for hit in hits]
 
 
 @pytest.mark.parametrize(("given", "rows"), FILTERS)
 def test_filters_are_those_of_a_folder(
-    opened: Collection, encoder: Encoder, given: dict[str, Any], rows: list[int]
+    opened: MilvusBackend, encoder: Encoder, given: dict[str, Any], rows: list[int]
 ) -> None:
     wanted = msgspec.convert(given, Filter)
     expected = sorted(ROWS[row].id for row in rows)
-    assert sorted(ids(opened, How(filter=wanted), encoder.encode(["anything"]))) == expected
+    assert sorted(ids(opened, SearchParams(filter=wanted), encoder.encode(["anything"]))) == expected
     everything = "gout aspirin insulin nothing"
-    assert sorted(ids(opened, How(Mode.KEYWORD, [everything], wanted))) == expected
-    assert sorted(ids(opened, How(Mode.HYBRID, [everything], wanted), encoder.encode([everything]))) == expected
+    assert sorted(ids(opened, SearchParams(SearchMode.KEYWORD, [everything], wanted))) == expected
+    assert (
+        sorted(ids(opened, SearchParams(SearchMode.HYBRID, [everything], wanted), encoder.encode([everything])))
+        == expected
+    )
 
 
 @pytest.mark.parametrize("name", ["colour", "none", "by", "x') --", 'a"b\\c\n'])
-def test_a_field_that_no_document_has(opened: Collection, name: str) -> None:
+def test_a_field_that_no_document_has(opened: MilvusBackend, name: str) -> None:
     with pytest.raises(UnknownField, match="no document has the metadata field"):
-        opened.find(None, 3, How(Mode.KEYWORD, ["gout"], {name: 1}))
+        opened.find(None, 3, SearchParams(SearchMode.KEYWORD, ["gout"], {name: 1}))
 
 
-def test_an_effort_that_the_collection_does_not_have(opened: Collection, encoder: Encoder) -> None:
+def test_an_effort_that_the_collection_does_not_have(opened: MilvusBackend, encoder: Encoder) -> None:
     with pytest.raises(UsageError, match="effort nprobe: this index has no such knob"):
-        opened.find(encoder.encode(["gout"]), 3, How(effort=Effort(nprobe=3)))
+        opened.find(encoder.encode(["gout"]), 3, SearchParams(effort=SearchEffort(nprobe=3)))
 
 
 @pytest.mark.parametrize("text", SYNTAX)
-def test_nothing_of_a_text_is_syntax(opened: Collection, text: str) -> None:
-    assert ids(opened, How(Mode.KEYWORD, [text + " gout"])) == ["a"]
+def test_nothing_of_a_text_is_syntax(opened: MilvusBackend, text: str) -> None:
+    assert ids(opened, SearchParams(SearchMode.KEYWORD, [text + " gout"])) == ["a"]
 
 
-def test_a_text_without_a_word_has_no_hits(opened: Collection) -> None:
-    found = opened.find(None, 2, How(Mode.KEYWORD, ["?! --", "gout", ""]))
+def test_a_text_without_a_word_has_no_hits(opened: MilvusBackend) -> None:
+    found = opened.find(None, 2, SearchParams(SearchMode.KEYWORD, ["?! --", "gout", ""]))
     assert [len(hits) for hits in found.hits] == [0, 1, 0]
     assert found.rows.shape == (3, 10)
 
 
-def test_a_hybrid_hit_says_where_each_search_had_it(opened: Collection, encoder: Encoder) -> None:
-    (hits,) = opened.find(encoder.encode(["gout"]), 4, How(Mode.HYBRID, ["gout"])).hits
+def test_a_hybrid_hit_says_where_each_search_had_it(opened: MilvusBackend, encoder: Encoder) -> None:
+    (hits,) = opened.find(encoder.encode(["gout"]), 4, SearchParams(SearchMode.HYBRID, ["gout"])).hits
     assert hits[0].document == ROWS[0]
     assert (hits[0].dense.rank, hits[0].keyword.rank) == (1, 1)  # type: ignore[union-attr]
     assert hits[0].score == pytest.approx(2 / 61)
@@ -112,11 +121,11 @@ def test_a_hybrid_hit_says_where_each_search_had_it(opened: Collection, encoder:
     assert [hit.keyword for hit in hits[1:]] == [None] * 3
 
 
-def test_what_was_put_comes_back_as_it_was(opened: Collection) -> None:
+def test_what_was_put_comes_back_as_it_was(opened: MilvusBackend) -> None:
     assert [opened.fetch(each.id) for each in ROWS] == ROWS
     assert opened.fetch("nobody") is None
     assert opened.known(["a", "nobody"]) == {"a": row_of("a")}
-    assert opened.differing([*ROWS, Document("e", "new"), Document("a", "other")]) == [
+    assert opened.changed_documents([*ROWS, Document("e", "new"), Document("a", "other")]) == [
         Document("e", "new"),
         Document("a", "other"),
     ]
@@ -129,8 +138,8 @@ HARD = [
 ]
 
 
-def test_odd_documents(empty: Collection, encoder: Encoder) -> None:
-    assert empty.write(puts(encoder, HARD)) == Done(new=3)
+def test_odd_documents(empty: MilvusBackend, encoder: Encoder) -> None:
+    assert empty.write(puts(encoder, HARD)) == ChangeCounts(new=3)
     assert [empty.fetch(each.id) for each in HARD] == HARD
     query = encoder.encode(["x"])
     for wanted, found in (
@@ -141,19 +150,19 @@ def test_odd_documents(empty: Collection, encoder: Encoder) -> None:
         ({"abstract": "word " * 300}, "long"),
         ({"many": 19}, "long"),
     ):
-        assert ids(empty, How(filter=msgspec.convert(wanted, Filter)), query) == [found]
+        assert ids(empty, SearchParams(filter=msgspec.convert(wanted, Filter)), query) == [found]
     with pytest.raises(FilterError, match="more than 8 values of 'many'"):
-        ids(empty, How(filter=msgspec.convert({"many": {"gt": 3}}, Filter)), query)
+        ids(empty, SearchParams(filter=msgspec.convert({"many": {"gt": 3}}, Filter)), query)
     with pytest.raises(FilterError, match="a range cannot be asked of"):
-        ids(empty, How(filter=msgspec.convert({'k"ey\\': {"gt": "a"}}, Filter)), query)
+        ids(empty, SearchParams(filter=msgspec.convert({'k"ey\\': {"gt": "a"}}, Filter)), query)
 
 
-def test_ranges_of_whole_numbers_are_exact(empty: Collection, encoder: Encoder) -> None:
+def test_ranges_of_whole_numbers_are_exact(empty: MilvusBackend, encoder: Encoder) -> None:
     empty.write(puts(encoder, NUMBERS))
     query = encoder.encode(["gout"])
     for sign, compare in RANGES.items():
         for limit in LIMITS:
-            found = ids(empty, How(filter=msgspec.convert({"n": {sign: limit}}, Filter)), query, len(WHOLE))
+            found = ids(empty, SearchParams(filter=msgspec.convert({"n": {sign: limit}}, Filter)), query, len(WHOLE))
             assert sorted(found) == sorted(f"n{n}" for n in WHOLE if compare(n, limit)), (sign, limit)
 
 
@@ -169,40 +178,40 @@ def test_no_two_facts_are_written_alike() -> None:
     ]
     written = [fact for each in pairs for fact in expressions.facts(each) if not fact.endswith("=")]
     assert len(set(written)) == len(pairs)
-    assert expressions.known("a=1") not in written
+    assert expressions.has_name("a=1") not in written
 
 
-def test_put_replace_and_delete(empty: Collection, encoder: Encoder) -> None:
-    assert empty.write(puts(encoder, ROWS)) == Done(new=4)
+def test_put_replace_and_delete(empty: MilvusBackend, encoder: Encoder) -> None:
+    assert empty.write(puts(encoder, ROWS)) == ChangeCounts(new=4)
     assert empty.size.documents == 4
     other = Document("b", "Whales are mammals", None, {"kind": "animal"})
-    assert empty.write([*puts(encoder, [other, Document("new", "Bats")]), Delete("a"), Delete("nobody")]) == Done(
-        1, 1, 1
-    )
+    assert empty.write(
+        [*puts(encoder, [other, Document("new", "Bats")]), DeleteDocument("a"), DeleteDocument("nobody")]
+    ) == ChangeCounts(1, 1, 1)
     assert empty.size.documents == 4
     assert empty.fetch("a") is None
     assert empty.fetch("b") == other
-    assert ids(empty, How(), encoder.encode(["Whales are mammals"]))[0] == "b"
-    assert "b" not in ids(empty, How(Mode.KEYWORD, ["aspirin pains"]))
-    assert "a" not in ids(empty, How(Mode.KEYWORD, ["gout"]))
-    assert ids(empty, How(filter={"kind": "animal"}), encoder.encode(["x"])) == ["b"]
-    row = empty.find(encoder.encode(["Whales are mammals"]), 1, How()).rows[0, 0]
+    assert ids(empty, SearchParams(), encoder.encode(["Whales are mammals"]))[0] == "b"
+    assert "b" not in ids(empty, SearchParams(SearchMode.KEYWORD, ["aspirin pains"]))
+    assert "a" not in ids(empty, SearchParams(SearchMode.KEYWORD, ["gout"]))
+    assert ids(empty, SearchParams(filter={"kind": "animal"}), encoder.encode(["x"])) == ["b"]
+    row = empty.find(encoder.encode(["Whales are mammals"]), 1, SearchParams()).rows[0, 0]
     assert row == row_of("b")
 
 
-def test_numbers_that_python_takes_for_equal_are_other_metadata(empty: Collection, encoder: Encoder) -> None:
+def test_numbers_that_python_takes_for_equal_are_other_metadata(empty: MilvusBackend, encoder: Encoder) -> None:
     for value in (1, True, 1.0):
         document = Document("a", "text", None, {"n": value})
-        assert empty.differing([document]) == [document]
+        assert empty.changed_documents([document]) == [document]
         empty.write(puts(encoder, [document]))
-        assert empty.differing([document]) == []
+        assert empty.changed_documents([document]) == []
         assert repr(empty.fetch("a")) == repr(document)
 
 
-def test_a_put_and_a_delete_of_one_document_is_what_came_last(empty: Collection, encoder: Encoder) -> None:
+def test_a_put_and_a_delete_of_one_document_is_what_came_last(empty: MilvusBackend, encoder: Encoder) -> None:
     (put,) = puts(encoder, [Document("a", "text")])
-    assert empty.write([put, Delete("a")]) == Done()
-    assert empty.write([Delete("a"), put]) == Done(new=1)
+    assert empty.write([put, DeleteDocument("a")]) == ChangeCounts()
+    assert empty.write([DeleteDocument("a"), put]) == ChangeCounts(new=1)
 
 
 @pytest.mark.parametrize(
@@ -215,47 +224,49 @@ def test_a_put_and_a_delete_of_one_document_is_what_came_last(empty: Collection,
     ],
 )
 def test_what_milvus_cannot_keep_is_refused_whole(
-    opened: Collection, encoder: Encoder, document: Document, why: str
+    opened: MilvusBackend, encoder: Encoder, document: Document, why: str
 ) -> None:
     with pytest.raises(UsageError, match=why):
         opened.write(puts(encoder, [Document("fine", "fine"), document]))
     assert opened.fetch("fine") is None
 
 
-def test_two_ids_of_one_hash_are_told_apart(empty: Collection, line: Line, encoder: Encoder) -> None:
+def test_two_ids_of_one_hash_are_told_apart(empty: MilvusBackend, line: MilvusConnection, encoder: Encoder) -> None:
     """No two are known: here one lies in the collection under the number of another."""
     (put,) = puts(encoder, [Document("b", "text of b")])
     stranger = entity(empty.manifest, put.document, put.vectors[0]) | {"row": row_of("a")}
-    line.ask("upsert", empty._name, [stranger])
+    line.call("upsert", empty._name, [stranger])
     assert empty.fetch("a") is None
     assert empty.known(["a"]) == {}
     with pytest.raises(UsageError, match="the ids 'b' and 'a' have the same hash"):
         empty.write(puts(encoder, [Document("a", "text of a")]))
     with pytest.raises(UsageError, match="the ids 'b' and 'a' have the same hash"):
-        empty.write([Delete("a")])
+        empty.write([DeleteDocument("a")])
 
 
-def test_a_collection_of_another_model(opened: Collection, stranger: Path, at: At) -> None:
+def test_a_collection_of_another_model(opened: MilvusBackend, stranger: Path, at: At) -> None:
     with pytest.raises(MismatchError, match=r"the index milvus://127.* was built with model .*, this bundle is"):
-        Collection.open(at("rows"), Bundle.open(stranger), writable=False)
+        MilvusBackend.open(at("rows"), Bundle.open(stranger), writable=False)
 
 
-def test_collections_that_are_none_of_ours(bundle: Path, line: Line, at: At) -> None:
+def test_collections_that_are_none_of_ours(bundle: Path, line: MilvusConnection, at: At) -> None:
     found = Bundle.open(bundle)
     with pytest.raises(UsageError, match=r"there is no milvus://.*/none: fill it with `embedship index"):
-        Collection.open(at("none"), found, writable=False)
-    line.ask("create_collection", "foreign", dimension=4)
+        MilvusBackend.open(at("none"), found, writable=False)
+    line.call("create_collection", "foreign", dimension=4)
     with pytest.raises(UnsafeError, match="says of no model that its vectors are of it"):
-        Collection.open(at("foreign"), found, writable=False)
-    card = cards.card(found, "none", Kind.FLAT, with_title=False)
+        MilvusBackend.open(at("foreign"), found, writable=False)
+    card = cards.card(found, "none", IndexKind.FLAT, with_title=False)
     cards.make(line, "forged", msgspec.structs.replace(card, with_title=True))
     with pytest.raises(UnsafeError, match="has been changed since it was filled"):
-        Collection.open(at("forged"), found, writable=False)
+        MilvusBackend.open(at("forged"), found, writable=False)
 
 
-def test_of_equal_vectors_the_lower_rows_come_first_however_they_came(bundle: Path, line: Line, texts: Any) -> None:
+def test_of_equal_vectors_the_lower_rows_come_first_however_they_came(
+    bundle: Path, line: MilvusConnection, texts: Any
+) -> None:
     """Put from the last to the first, and more than are fetched at once."""
-    card = cards.card(Bundle.open(bundle), "none", Kind.FLAT, with_title=False)
+    card = cards.card(Bundle.open(bundle), "none", IndexKind.FLAT, with_title=False)
     index = filled(line, "equal", card, np.repeat(texts.documents[:1], 100, axis=0), slice(None, None, -1))
     for search in (index.search, index.exact):
         np.testing.assert_array_equal(search(texts.documents[:1], 5).rows, [[0, 1, 2, 3, 4]])
@@ -263,23 +274,23 @@ def test_of_equal_vectors_the_lower_rows_come_first_however_they_came(bundle: Pa
 
 def test_a_kind_that_milvus_has_not(bundle: Path) -> None:
     with pytest.raises(UsageError, match="not pq: give --kind flat or hnsw-sq8"):
-        cards.card(Bundle.open(bundle), "none", Kind.PQ, with_title=False)
+        cards.card(Bundle.open(bundle), "none", IndexKind.PQ, with_title=False)
 
 
 def test_a_graph_is_not_asked_where_few_may_be_found(
-    bundle: Path, at: At, line: Line, encoder: Encoder, texts: Any, monkeypatch: pytest.MonkeyPatch
+    bundle: Path, at: At, line: MilvusConnection, encoder: Encoder, texts: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its vectors are compared one by one then: nothing of what the filter allows is missed."""
     found = Bundle.open(bundle)
     documents = [Document(str(n), "x", None, {"rare": n % 100 == 0}) for n in range(len(texts.documents))]
-    least = Effort(oversample=1, ef_search=1)  # with which the graph misses many
-    address = made(line, found, at("graph"), Kind.HNSW_SQ8, least)
-    with Collection.open(address, found, writable=True) as collection:
-        collection.write([Put(each, [each], texts.documents[n : n + 1]) for n, each in enumerate(documents)])
-        line.ask("flush", "graph")
+    least = SearchEffort(oversample=1, ef_search=1)  # with which the graph misses many
+    address = made(line, found, at("graph"), IndexKind.HNSW_SQ8, least)
+    with MilvusBackend.open(address, found, writable=True) as collection:
+        collection.write([PutDocument(each, [each], texts.documents[n : n + 1]) for n, each in enumerate(documents)])
+        line.call("flush", "graph")
         with monkeypatch.context() as patched:
             patched.setattr(collection.index, "_some", None)
-            hits = collection.find(texts.queries, 10, How(filter={"rare": True}))
+            hits = collection.find(texts.queries, 10, SearchParams(filter={"rare": True}))
         rare = np.arange(0, len(documents), 100)
         scores = texts.queries @ texts.documents[rare].T
         expected = rare[np.argsort(-scores, axis=1)[:, :10]]
@@ -288,8 +299,8 @@ def test_a_graph_is_not_asked_where_few_may_be_found(
         assert hits.nearest is None
         exact = collection.exact(texts.queries, 10)
 
-        def recall(effort: Effort | None) -> float:
-            rows = collection.find(texts.queries, 10, How(effort=effort)).rows
+        def recall(effort: SearchEffort | None) -> float:
+            rows = collection.find(texts.queries, 10, SearchParams(effort=effort)).rows
             return float(np.mean([len(set(a) & set(b)) / 10 for a, b in zip(rows, exact, strict=True)]))
 
         # Asked again, for Milvus makes its graph in the background, and looks at every vector until it is there.
@@ -297,5 +308,5 @@ def test_a_graph_is_not_asked_where_few_may_be_found(
         while not (misses := recall(None) < 0.97) and time.monotonic() < end:
             pass
         assert misses
-        assert recall(Effort(oversample=4, ef_search=256)) > 0.99
-        assert collection.find(texts.queries, 10, How()).nearest is not None
+        assert recall(SearchEffort(oversample=4, ef_search=256)) > 0.99
+        assert collection.find(texts.queries, 10, SearchParams()).nearest is not None

@@ -27,9 +27,9 @@ from milvus_lite.db import MilvusLite
 from pymilvus.grpc_gen import milvus_pb2_grpc
 
 from embedship.errors import MissingExtra, UsageError
-from embedship.serve.milvus.connection import PAUSE_SECONDS, TOKEN, Line
+from embedship.serve.milvus.connection import PAUSE_SECONDS, TOKEN, MilvusConnection
 from embedship.serve.search.address import Address
-from embedship.serve.search.backend import Lost, Refused
+from embedship.serve.search.backend import BackendRejected, BackendUnavailable
 
 from ...embedship.transfer.wire import Wire
 
@@ -43,33 +43,33 @@ def wire(port: int) -> Iterator[Wire]:
 
 
 @pytest.fixture
-def line(wire: Wire) -> Iterator[Line]:
-    line = Line.open(Address(f"http://127.0.0.1:{wire.port}", "any"), SECONDS)
+def line(wire: Wire) -> Iterator[MilvusConnection]:
+    line = MilvusConnection.open(Address(f"http://127.0.0.1:{wire.port}", "any"), SECONDS)
     yield line
     line.close()
 
 
-def seconds_of(line: Line) -> float:
+def seconds_of(line: MilvusConnection) -> float:
     """What it takes to be told that the server is away."""
     began = time.monotonic()
-    with pytest.raises(Lost, match=r"milvus://127.* does not answer: see that it runs"):
-        line.ask("list_collections")
+    with pytest.raises(BackendUnavailable, match=r"milvus://127.* does not answer: see that it runs"):
+        line.call("list_collections")
     return time.monotonic() - began
 
 
-def recovered(line: Line) -> Any:
+def recovered(line: MilvusConnection) -> Any:
     """Asked like a client that comes again."""
     end = time.monotonic() + 20
     while True:
         try:
-            return line.ask("list_collections")
-        except Lost:
+            return line.call("list_collections")
+        except BackendUnavailable:
             assert time.monotonic() < end, "it did not come back"
             threading.Event().wait(0.05)
 
 
-def test_a_server_that_is_cut_off_and_comes_back(line: Line, wire: Wire) -> None:
-    known = line.ask("list_collections")
+def test_a_server_that_is_cut_off_and_comes_back(line: MilvusConnection, wire: Wire) -> None:
+    known = line.call("list_collections")
     wire.sever()
     assert seconds_of(line) < 2 * SECONDS
     assert max(seconds_of(line) for _ in range(5)) < 0.1 * SECONDS
@@ -77,7 +77,7 @@ def test_a_server_that_is_cut_off_and_comes_back(line: Line, wire: Wire) -> None
     assert recovered(line) == known
 
 
-def test_of_a_server_that_hangs_one_call_waits_and_the_others_fail_at_once(line: Line, wire: Wire) -> None:
+def test_of_a_server_that_hangs_one_call_waits_and_the_others_fail_at_once(line: MilvusConnection, wire: Wire) -> None:
     wire.cut_after(0, hold=True)
     assert SECONDS * 0.9 < seconds_of(line) < 4 * SECONDS
     assert max(seconds_of(line) for _ in range(5)) < 0.1 * SECONDS
@@ -93,16 +93,16 @@ def test_of_a_server_that_hangs_one_call_waits_and_the_others_fail_at_once(line:
     recovered(line)
 
 
-def test_a_refusal_is_an_answer(line: Line) -> None:
-    with pytest.raises(Refused, match=r"does not do what it is asked: .*'none'"):
-        line.ask("describe_collection", "none")
-    assert line.ask("list_collections") is not None
+def test_a_refusal_is_an_answer(line: MilvusConnection) -> None:
+    with pytest.raises(BackendRejected, match=r"does not do what it is asked: .*'none'"):
+        line.call("describe_collection", "none")
+    assert line.call("list_collections") is not None
 
 
 def test_a_server_that_is_not_there(wire: Wire) -> None:
     wire.sever()
-    with pytest.raises(Lost, match="does not answer"):
-        Line.open(Address(f"http://127.0.0.1:{wire.port}", "any"), SECONDS)
+    with pytest.raises(BackendUnavailable, match="does not answer"):
+        MilvusConnection.open(Address(f"http://127.0.0.1:{wire.port}", "any"), SECONDS)
 
 
 class Guard(grpc.ServerInterceptor):  # type: ignore[misc]
@@ -139,10 +139,10 @@ def test_a_server_that_asks_for_a_token(tmp_path: Path, monkeypatch: pytest.Monk
         for token in ("", "me:guess"):
             monkeypatch.setenv(TOKEN, token)
             with pytest.raises(UsageError, match="without the right token: put it in EMBEDSHIP_MILVUS_TOKEN"):
-                Line.open(address, 5)
+                MilvusConnection.open(address, 5)
         monkeypatch.setenv(TOKEN, "me:sesame")
-        with closing(Line.open(address, 5)) as line:
-            assert line.ask("list_collections") == []
+        with closing(MilvusConnection.open(address, 5)) as line:
+            assert line.call("list_collections") == []
 
 
 def test_a_server_that_speaks_tls(bundle: Path, tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from contextlib import closing
 import pytest
 
 from embedship.serve.milvus import document_count
-from embedship.serve.milvus.document_count import Tally
-from embedship.serve.search.backend import Lost
+from embedship.serve.milvus.document_count import DocumentCount
+from embedship.serve.search.backend import BackendUnavailable
 
 
 def test_it_is_counted_beside_who_asks_and_told_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -17,11 +17,11 @@ def test_it_is_counted_beside_who_asks_and_told_the_next_time(monkeypatch: pytes
         try:
             return next(counts)
         except StopIteration:
-            raise Lost("away") from None
+            raise BackendUnavailable("away") from None
         finally:
             counted.release()
 
-    with closing(Tally(count)) as held:
+    with closing(DocumentCount(count)) as held:
         counted.acquire()
         assert held.count == 3
         held.changed(2)

@@ -9,13 +9,13 @@ import pytest
 
 from embedship.bundle import REFERENCE, Bundle
 from embedship.errors import MismatchError, UnsafeError, UsageError
-from embedship.monitor.drift.reference import Reference
+from embedship.monitor.drift.reference import DriftReference
 from embedship.serve.offline import references
 
 
 def fitted(path: Path, fingerprint: str, rows: int) -> Path:
     vectors = np.random.default_rng(rows).normal(size=(rows, 8)).astype(np.float32)
-    Reference.fit(vectors, fingerprint).save(path)
+    DriftReference.fit(vectors, fingerprint).save(path)
     return path
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from embedship.errors import UsageError
-from embedship.serve.search.address import Address, place
+from embedship.serve.search.address import Address, parse_location
 
 
 @pytest.mark.parametrize(
@@ -20,15 +20,15 @@ from embedship.serve.search.address import Address, place
     ],
 )
 def test_a_server_and_a_file(text: str, uri: str, collection: str) -> None:
-    found = place(text)
+    found = parse_location(text)
     assert found == Address(uri, collection)
     assert isinstance(found, Address)
     assert found.local is uri.endswith(".db")
-    assert place(str(found)) == found
+    assert parse_location(str(found)) == found
 
 
 def test_a_folder_is_a_path() -> None:
-    assert place("some/index") == Path("some/index")
+    assert parse_location("some/index") == Path("some/index")
 
 
 @pytest.mark.parametrize(
@@ -46,10 +46,10 @@ def test_a_folder_is_a_path() -> None:
 )
 def test_what_is_no_address_is_told_how_one_is_written(text: str) -> None:
     with pytest.raises(UsageError, match=r"no address of a collection: write milvus://HOST:PORT/COLLECTION, or"):
-        place(text)
+        parse_location(text)
 
 
 def test_an_address_holds_no_secret() -> None:
     with pytest.raises(UsageError, match="names no user and no password") as caught:
-        place("milvus://me:sesame@db.example/faq")
+        parse_location("milvus://me:sesame@db.example/faq")
     assert "sesame" not in str(caught.value)

@@ -5,15 +5,15 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from embedship.ranking import Hits
+from embedship.ranking import RankedRows
 from embedship.serve.documents.filters import Filter
-from embedship.serve.index.effort import Effort
-from embedship.serve.search.backend import How, comparable, searched
-from embedship.serve.search.fusion import DEPTH, Mode, fuse
+from embedship.serve.index.effort import SearchEffort
+from embedship.serve.search.backend import SearchParams, comparable, searched
+from embedship.serve.search.fusion import DEPTH, SearchMode, fuse
 
 
-def ranked(*rows: int) -> Hits:
-    return Hits(np.array([rows]), np.zeros((1, len(rows)), dtype=np.float32))
+def ranked(*rows: int) -> RankedRows:
+    return RankedRows(np.array([rows]), np.zeros((1, len(rows)), dtype=np.float32))
 
 
 def test_sums_of_reciprocal_ranks() -> None:
@@ -30,35 +30,35 @@ def test_of_equal_sums_the_lower_row_and_no_more_than_k() -> None:
 @pytest.mark.parametrize(
     ("mode", "k", "asked"),
     [
-        (Mode.DENSE, 3, {"near": 10}),
-        (Mode.DENSE, 30, {"near": 30}),
-        (Mode.KEYWORD, 3, {"worded": 10}),
-        (Mode.HYBRID, 3, {"near": DEPTH, "worded": DEPTH}),
-        (Mode.HYBRID, 300, {"near": 300, "worded": 300}),
+        (SearchMode.DENSE, 3, {"near": 10}),
+        (SearchMode.DENSE, 30, {"near": 30}),
+        (SearchMode.KEYWORD, 3, {"worded": 10}),
+        (SearchMode.HYBRID, 3, {"near": DEPTH, "worded": DEPTH}),
+        (SearchMode.HYBRID, 300, {"near": 300, "worded": 300}),
     ],
 )
-def test_every_store_asks_as_deep_as_the_mode_needs(mode: Mode, k: int, asked: dict[str, int]) -> None:
+def test_every_store_asks_as_deep_as_the_mode_needs(mode: SearchMode, k: int, asked: dict[str, int]) -> None:
     depths: dict[str, int] = {}
 
-    def listed(name: str) -> Callable[[int], Hits]:
-        def hits(depth: int) -> Hits:
+    def listed(name: str) -> Callable[[int], RankedRows]:
+        def hits(depth: int) -> RankedRows:
             depths[name] = depth
             return ranked(7, 3) if name == "near" else ranked(3, 9)
 
         return hits
 
-    lists = searched(How(mode), k, listed("near"), listed("worded"), fuse)
+    lists = searched(SearchParams(mode), k, listed("near"), listed("worded"), fuse)
     assert depths == asked
-    assert lists.best.rows[0, 0] == (7 if mode is Mode.DENSE else 3)
-    assert lists.fused == ((lists.dense, lists.keyword) if mode is Mode.HYBRID else (None, None))
+    assert lists.best.rows[0, 0] == (7 if mode is SearchMode.DENSE else 3)
+    assert lists.fused == ((lists.dense, lists.keyword) if mode is SearchMode.HYBRID else (None, None))
 
 
 @pytest.mark.parametrize("filter", [None, {}])
 def test_only_what_the_index_found_alone_is_comparable(filter: Filter | None) -> None:
     rows = ranked(*range(30))
-    found = comparable(How(filter=filter), rows)
+    found = comparable(SearchParams(filter=filter), rows)
     assert found is not None
     assert found.tolist() == [list(range(10))]
-    assert comparable(How(filter={"kind": "drug"}), rows) is None
-    assert comparable(How(effort=Effort(nprobe=3)), rows) is None
-    assert comparable(How(Mode.KEYWORD), None) is None
+    assert comparable(SearchParams(filter={"kind": "drug"}), rows) is None
+    assert comparable(SearchParams(effort=SearchEffort(nprobe=3)), rows) is None
+    assert comparable(SearchParams(SearchMode.KEYWORD), None) is None

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from embedship import ranking
 from embedship.codes import Vectors, normalise
-from embedship.ranking import Hits
+from embedship.ranking import RankedRows
 from embedship.serve.documents.filters import Allowed
-from embedship.serve.search.grouping import ROWS, SPREAD, Grouping
+from embedship.serve.search.grouping import ROWS, SPREAD, ChunkGrouping
 
 
 class Exact:
@@ -22,7 +22,7 @@ class Exact:
         self.vectors = vectors
         self.asked = 0
 
-    def __call__(self, queries: Vectors, k: int, allowed: Allowed | None = None) -> Hits:
+    def __call__(self, queries: Vectors, k: int, allowed: Allowed | None = None) -> RankedRows:
         self.asked += 1
         rows = np.arange(len(self.vectors)) if allowed is None else np.flatnonzero(allowed)
         return ranking.hits(ranking.keys(queries @ self.vectors[rows].T, rows), k)
@@ -55,7 +55,7 @@ def test_the_best_chunk_of_k_documents(vectors: Vectors, lengths: list[int], fil
     first = firsts(lengths)
     queries = normalise(vectors[::50] + 0.3)
     allowed = np.arange(600) % 3 > 0 if filtered else None
-    found, best = Grouping(first).near(Exact(vectors), queries, 10, allowed)
+    found, best = ChunkGrouping(first).search_documents(Exact(vectors), queries, 10, allowed)
     expected = by_hand(queries @ vectors.T, first, 10, allowed)
     assert [[row for row in rows if row >= 0] for rows in best.rows.tolist()] == expected
     assert found.rows[:, 0].tolist() == [rows[0] for rows in expected]
@@ -68,7 +68,7 @@ def test_one_document_that_owns_all_that_is_near(vectors: Vectors) -> None:
     query = vectors[:1]
     near = normalise(query + 0.01 * vectors[:500])
     search = Exact(np.concatenate([near, vectors[500:]]))
-    _, best = Grouping(firsts([500, *[1] * 100])).near(search, query, 10, None)
+    _, best = ChunkGrouping(firsts([500, *[1] * 100])).search_documents(search, query, 10, None)
     assert best.rows[0, 0] < 500
     assert (best.rows[0, 1:] >= 500).all()
     assert search.asked == 2
@@ -76,16 +76,16 @@ def test_one_document_that_owns_all_that_is_near(vectors: Vectors) -> None:
 
 def test_nothing_is_asked_twice_where_nothing_is_left(vectors: Vectors) -> None:
     search = Exact(vectors)
-    _, best = Grouping(firsts([300, 300])).near(search, vectors[:1], 300, None)
+    _, best = ChunkGrouping(firsts([300, 300])).search_documents(search, vectors[:1], 300, None)
     assert (best.rows[0] >= 0).sum() == 2
     assert search.asked == 1, "all 600 rows were found at once"
-    _, best = Grouping(firsts([300, 300])).near(search, vectors[:1], 10, None)
+    _, best = ChunkGrouping(firsts([300, 300])).search_documents(search, vectors[:1], 10, None)
     assert (best.rows[0] >= 0).sum() == 2
 
 
 def test_without_chunks_nothing_is_done(vectors: Vectors) -> None:
     search = Exact(vectors)
-    found, best = ROWS.near(search, vectors[:4], 10, None)
+    found, best = ROWS.search_documents(search, vectors[:4], 10, None)
     assert found is best
     assert (search.asked, found.rows.shape) == (1, (4, 10))
     assert ROWS.keys(found.rows) is found.rows
@@ -95,22 +95,24 @@ def test_words_are_looked_up_further_until_there_are_enough_documents() -> None:
     first = firsts([200, 1, 1, 1])
     limits: list[int] = []
 
-    def worded(limit: int) -> Hits:
+    def worded(limit: int) -> RankedRows:
         limits.append(limit)
         rows = np.full((1, limit), -1, dtype=np.int64)
         rows[0, : min(203, limit)] = np.arange(min(203, limit))
-        return Hits(rows, np.where(rows < 0, -np.inf, -rows).astype(np.float32))
+        return RankedRows(rows, np.where(rows < 0, -np.inf, -rows).astype(np.float32))
 
-    assert Grouping(first).worded(worded, 3).rows.tolist() == [[0, 200, 201]]
+    assert ChunkGrouping(first).keyword_search_documents(worded, 3).rows.tolist() == [[0, 200, 201]]
     assert limits == [3 * SPREAD, 24 * SPREAD, 192 * SPREAD]
     limits.clear()
-    assert Grouping(first).worded(worded, 9).rows.tolist() == [[0, 200, 201, 202, -1, -1, -1, -1, -1]]
+    assert ChunkGrouping(first).keyword_search_documents(worded, 9).rows.tolist() == [
+        [0, 200, 201, 202, -1, -1, -1, -1, -1]
+    ]
 
 
 def test_lists_that_hold_other_chunks_of_one_document_are_fused_by_document() -> None:
-    grouping = Grouping(firsts([3, 2, 1]))
-    dense = Hits(np.array([[1, 5, -1]]), np.array([[0.9, 0.5, -np.inf]], dtype=np.float32))
-    keyword = Hits(np.array([[4, 2, -1]]), np.array([[9.0, 8.0, -np.inf]], dtype=np.float32))
+    grouping = ChunkGrouping(firsts([3, 2, 1]))
+    dense = RankedRows(np.array([[1, 5, -1]]), np.array([[0.9, 0.5, -np.inf]], dtype=np.float32))
+    keyword = RankedRows(np.array([[4, 2, -1]]), np.array([[9.0, 8.0, -np.inf]], dtype=np.float32))
     fused = grouping.fuse([dense, keyword], 4)
     assert fused.rows.tolist() == [[1, 4, 5, -1]], "document 0 by its dense chunk, document 3 by its only one"
     assert fused.scores[0, 0] == pytest.approx(1 / 61 + 1 / 62)

@@ -21,17 +21,17 @@ from embedship.codes import Vectors, normalise
 from embedship.encoder import Encoder
 from embedship.engine.protocol import Engine
 from embedship.errors import EngineError, UsageError
-from embedship.golden_texts import Golden
-from embedship.monitor.diagnosis import Cause
-from embedship.monitor.failures import Failures
-from embedship.monitor.state import State
+from embedship.golden_texts import GoldenTexts
+from embedship.monitor.diagnosis import DiagnosisCause
+from embedship.monitor.failures import FailureCounts
+from embedship.monitor.state import SignalState
 from embedship.serve.documents.filters import Allowed
-from embedship.serve.index import Effort, Hits, Index
-from embedship.serve.indexing.build import Wishes, build
-from embedship.serve.service.canaries import CANARIES, CANARY_TOKENS, Songs
-from embedship.serve.service.state import House
+from embedship.serve.index import Index, RankedRows, SearchEffort
+from embedship.serve.indexing.build import IndexOptions, build
+from embedship.serve.service.canaries import CANARIES, CANARY_TOKENS, CanaryTexts
+from embedship.serve.service.state import ServerState
 from embedship.serve.settings import Settings
-from embedship.serve.telemetry.request_context import Lane
+from embedship.serve.telemetry.request_context import Priority
 from embedship.stdlib_docs import entries
 
 from ..conftest import Asked
@@ -74,12 +74,14 @@ class Degraded:
         self._index = index
         self.size, self.kind = index.size, index.kind
 
-    def search(self, queries: Vectors, k: int, allowed: Allowed | None = None, effort: Effort | None = None) -> Hits:
+    def search(
+        self, queries: Vectors, k: int, allowed: Allowed | None = None, effort: SearchEffort | None = None
+    ) -> RankedRows:
         found = self._index.search(queries, k, allowed, effort)
         rows = np.concatenate([found.rows[:, 3:], np.full((len(queries), 3), -1)], axis=1)
-        return Hits(rows, np.roll(found.scores, -3, axis=1))
+        return RankedRows(rows, np.roll(found.scores, -3, axis=1))
 
-    def exact(self, queries: Vectors, k: int) -> Hits:
+    def exact(self, queries: Vectors, k: int) -> RankedRows:
         return self._index.exact(queries, k)
 
 
@@ -109,7 +111,9 @@ def watching(settings: Settings, index_folder: Path, labelled: Path) -> Settings
 def opened(settings: Settings, device: str = "cpu:1") -> Iterator[tuple[Asked, Damaged]]:
     encoder = Encoder.open(settings.bundle, settings.variant, streams=settings.streams)
     engine = Damaged(encoder.engine, device)
-    with House.open(settings, encoder=Encoder(encoder.bundle, encoder.variant, encoder.tokenizer, engine)) as house:
+    with ServerState.open(
+        settings, encoder=Encoder(encoder.bundle, encoder.variant, encoder.tokenizer, engine)
+    ) as house:
         yield Asked(house), engine
 
 
@@ -126,8 +130,8 @@ def search(asked: Asked, queries: list[str]) -> None:
 
 def rounds(asked: Asked) -> None:
     async def both() -> None:
-        await asked.service.rounds.canary()
-        await asked.service.rounds.replay()
+        await asked.service.rounds.run_canaries()
+        await asked.service.rounds.replay_probes()
 
     asyncio.run(asyncio.wait_for(both(), SECONDS))
 
@@ -148,16 +152,16 @@ OK = dict.fromkeys(("canary", "drift", "shadow", "probe"), "ok")
 
 def test_each_fault_raises_its_own_signal(watching: Settings, usual: list[str]) -> None:
     with opened(watching) as (asked, engine):
-        assert cause(asked) == Cause.UNKNOWN
+        assert cause(asked) == DiagnosisCause.UNKNOWN
         search(asked, usual)
         rounds(asked)
         assert signals(asked) == OK
-        assert cause(asked) == Cause.NONE
+        assert cause(asked) == DiagnosisCause.NONE
 
         engine.how = "damaged"
         rounds(asked)
         assert signals(asked)["canary"] == "warn"
-        assert cause(asked) == Cause.MODEL_CHANGED
+        assert cause(asked) == DiagnosisCause.MODEL_CHANGED
         whole = asked.metric("embedship_canary_cosine", device="cpu:0", against="start")
         damaged = asked.metric("embedship_canary_cosine", device="cpu:1", against="start")
         assert (
@@ -166,12 +170,12 @@ def test_each_fault_raises_its_own_signal(watching: Settings, usual: list[str]) 
 
         engine.how = "whole"
         rounds(asked)
-        assert cause(asked) == Cause.NONE
+        assert cause(asked) == DiagnosisCause.NONE
         folder = asked.service.shelf.store.folder  # type: ignore[union-attr]
         folder.index = Degraded(folder.index)
         search(asked, usual[:30])
         assert signals(asked) == OK | {"shadow": "warn"}
-        assert cause(asked) == Cause.INDEX_DEGRADED
+        assert cause(asked) == DiagnosisCause.INDEX_DEGRADED
 
 
 def test_new_queries_are_drift_and_nothing_else(watching: Settings, usual: list[str]) -> None:
@@ -182,7 +186,7 @@ def test_new_queries_are_drift_and_nothing_else(watching: Settings, usual: list[
         new = [f"how long do I {way} {food} for {n} guests" for way in ways for food in foods for n in (2, 8)]
         search(asked, new)
         assert signals(asked) == OK | {"drift": "warn"}
-        assert cause(asked) == Cause.USERS_CHANGED
+        assert cause(asked) == DiagnosisCause.USERS_CHANGED
         evidence = asked.ask("GET", "/monitor").json()["queries"]["evidence"]
         assert evidence["far"]["now"] > 0.3 > evidence["far"]["then"]
         assert len(evidence["dimensions"]) == 10
@@ -197,7 +201,7 @@ def test_labels_that_the_corpus_left_behind_are_stale(
     moved = [row | {"id": f"new-{row['id']}"} if i % 3 == 0 else row for i, row in enumerate(passages)]
     lines.write_bytes(b"\n".join(msgspec.json.encode(row) for row in moved))
     with Encoder.open(watching.bundle) as encoder:
-        build(encoder, encoder.variant.name, lines, tmp_path / "index", Wishes(), lambda *_: None)
+        build(encoder, encoder.variant.name, lines, tmp_path / "index", IndexOptions(), lambda *_: None)
     kept = replace(watching, state_dir=tmp_path / "state")
     with opened(kept) as (asked, _):
         search(asked, usual)
@@ -212,7 +216,7 @@ def test_labels_that_the_corpus_left_behind_are_stale(
         rounds(asked)
         assert asked.metric("embedship_probe_missing_labels") == 10
         assert signals(asked) == OK | {"probe": "warn"}
-        assert cause(asked) == Cause.LABELS_STALE
+        assert cause(asked) == DiagnosisCause.LABELS_STALE
 
 
 def test_the_monitors_own_texts_are_not_the_users(watching: Settings) -> None:
@@ -224,17 +228,17 @@ def test_the_monitors_own_texts_are_not_the_users(watching: Settings) -> None:
                      "search_seconds_count", "tokenise_seconds_count", "serialise_seconds_count",
                      "truncated_texts_total"):  # fmt: skip
             assert asked.metric(f"embedship_{name}") == 0
-        for lane in Lane:
+        for lane in Priority:
             assert asked.metric("embedship_queue_seconds_count", lane=lane) == 0
 
 
 def test_a_dead_device_is_counted_and_unknown_while_the_other_sings(watching: Settings) -> None:
     with opened(watching) as (asked, engine):
         engine.how = "dead"
-        asyncio.run(asyncio.wait_for(asked.service.rounds.canary(), SECONDS))
+        asyncio.run(asyncio.wait_for(asked.service.rounds.run_canaries(), SECONDS))
         assert asked.metric("embedship_canary_failures_total", device="cpu:1") == 1
         assert asked.metric("embedship_canary_cosine", device="cpu:0", against="start") == pytest.approx(1)
-        assert asked.metric("embedship_canary_state", state=State.UNKNOWN) == 1
+        assert asked.metric("embedship_canary_state", state=SignalState.UNKNOWN) == 1
 
 
 def test_probes_wait_while_the_queue_is_full(watching: Settings) -> None:
@@ -242,8 +246,8 @@ def test_probes_wait_while_the_queue_is_full(watching: Settings) -> None:
         admission = asked.house.admissions.embed
 
         async def go() -> None:
-            with admission.enter(admission.limit(Lane.BULK), Lane.BULK):
-                replay = asyncio.create_task(asked.service.rounds.replay())
+            with admission.acquire(admission.limit(Priority.BULK), Priority.BULK):
+                replay = asyncio.create_task(asked.service.rounds.replay_probes())
                 for _ in range(100):
                     await asyncio.sleep(0)
                 assert not replay.done()
@@ -271,12 +275,12 @@ def test_the_schedule_runs_beside_requests_until_it_is_cancelled(watching: Setti
                 await running
 
         asyncio.run(asyncio.wait_for(go(), SECONDS))
-        assert asked.service.watch.faults.failures == Failures()
+        assert asked.service.watch.faults.failures == FailureCounts()
 
 
 def test_canaries_are_few_short_and_of_every_length(bundle: Path) -> None:
     with Encoder.open(bundle) as encoder:
-        golden, songs = Golden.load(encoder.bundle), Songs.of(encoder)
+        golden, songs = GoldenTexts.load(encoder.bundle), CanaryTexts.of(encoder)
     lengths = [tokens.lengths[0] for tokens in songs.tokens]
     assert 5 <= len(lengths) <= CANARIES
     assert lengths == sorted(lengths)
@@ -297,7 +301,7 @@ def test_bad_probes_keep_the_server_from_starting(watching: Settings, tmp_path: 
     path = tmp_path / "probes.jsonl"
     path.write_text(lines)
     with pytest.raises(UsageError, match=says):
-        House.open(replace(watching, probes=path))
+        ServerState.open(replace(watching, probes=path))
 
 
 def test_probes_beside_the_index_are_taken_and_need_one(
@@ -305,26 +309,26 @@ def test_probes_beside_the_index_are_taken_and_need_one(
 ) -> None:
     (tmp_path / "index").symlink_to(index_folder)
     (tmp_path / "probes.jsonl").write_bytes(labelled.read_bytes())
-    with House.open(replace(watching, index=tmp_path / "index", probes=None)) as house:
+    with ServerState.open(replace(watching, index=tmp_path / "index", probes=None)) as house:
         assert house.service.watch.probes is not None
         assert len(house.service.watch.probes.probes) == 30
     with pytest.raises(UsageError, match="needs an index"):
-        House.open(replace(watching, index=None))
+        ServerState.open(replace(watching, index=None))
 
 
 def test_a_state_folder_that_cannot_be_made_is_a_usage_error(watching: Settings, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=r"--state-dir .* cannot be made"):
-        House.open(replace(watching, state_dir=tmp_path / "file"))
+        ServerState.open(replace(watching, state_dir=tmp_path / "file"))
 
 
 def test_the_memory_of_another_model_is_a_warning(
     watching: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     from embedship.monitor import snapshot
-    from embedship.monitor.snapshot import Remembered
+    from embedship.monitor.snapshot import MonitorState
 
-    snapshot.write(tmp_path, Remembered(fingerprint="0" * 64, created=0.0), None)
+    snapshot.write(tmp_path, MonitorState(fingerprint="0" * 64, created=0.0), None)
     with opened(replace(watching, state_dir=tmp_path)) as (asked, _):
         assert "belongs to model 000000000000" in caplog.text
         assert asked.metric("embedship_snapshot_restored") == 0

@@ -17,13 +17,13 @@ from embedship import bundle as bundles
 from embedship.bundle import Bundle
 from embedship.encoder import Encoder
 from embedship.errors import MismatchError, UsageError
-from embedship.monitor.recall.probes import Probe
+from embedship.monitor.recall.probes import LabelledProbe
 from embedship.serve.index.manifest import read
 from embedship.serve.indexing.migrate import as_before, migrate
-from embedship.serve.search.backend import NEAREST, Found, How
-from embedship.serve.service.candidate import CAPACITY, Candidate
-from embedship.serve.service.collection import Shelf
-from embedship.serve.service.state import House
+from embedship.serve.search.backend import DEFAULT_SEARCH_PARAMS, SearchParams, SearchResults
+from embedship.serve.service.candidate import CAPACITY, ShadowCandidate
+from embedship.serve.service.collection import Collection
+from embedship.serve.service.state import ServerState
 from embedship.serve.settings import Settings
 
 from ..conftest import Asked, launched, opened
@@ -83,7 +83,7 @@ def test_the_same_once_more_overlaps_wholly(
     asked.post("/search", {"query": passages[8]["text"], "mode": "hybrid"})
     for unlike in ({"k": 9}, {"mode": "keyword"}, {"per_document": False}):
         asked.post("/search", {"query": passages[9]["text"], **unlike})
-    asyncio.run(asked.service.rounds.replay())
+    asyncio.run(asked.service.rounds.replay_probes())
     report = compared(asked)
     assert (report["queries"], report["found"], report["expected"], report["overlap"]) == (8, 80, 80, 1.0)
     assert report["serving"]["median"] > 0, "of the one search that came alone and found ten"
@@ -124,34 +124,34 @@ def test_another_bundle_is_compared_by_documents(
 def shelf(bundle: Path, index_folder: Path) -> Any:
     with Encoder.open(bundle, streams=1) as encoder:
         probe = encoder.encode(["a"])
-        found = Shelf.open(index_folder, encoder.bundle, encoder.tokenizer.prompt, probe)
+        found = Collection.open(index_folder, encoder.bundle, encoder.tokenizer.prompt, probe)
         yield encoder, found
 
 
-def ten(shelf: Shelf, encoder: Encoder) -> Found:
-    return shelf.find(encoder.encode(["open a file"]), 10)
+def ten(shelf: Collection, encoder: Encoder) -> SearchResults:
+    return shelf.search_sync(encoder.encode(["open a file"]), 10)
 
 
-def test_a_busy_candidate_is_not_waited_for(shelf: tuple[Encoder, Shelf]) -> None:
+def test_a_busy_candidate_is_not_waited_for(shelf: tuple[Encoder, Collection]) -> None:
     encoder, folder = shelf
-    candidate = Candidate(encoder, folder, rate=1.0, share=1.0)
+    candidate = ShadowCandidate(encoder, folder, rate=1.0, share=1.0)
     found = ten(folder, encoder)
     for _ in range(CAPACITY + 36):  # its thread has not begun
-        candidate.offer(["open a file"], found, NEAREST, 0.1)
+        candidate.sample(["open a file"], found, DEFAULT_SEARCH_PARAMS, 0.1)
     assert candidate.comparison.report().busy_skipped == 36
-    candidate.start([Probe("open a file", ("none",))])
+    candidate.start([LabelledProbe("open a file", ("none",))])
     assert candidate.flush(SECONDS)
     report = candidate.comparison.report()
     assert (report.queries, report.overlap, report.probes, report.probe_recall) == (CAPACITY, 1.0, 1, 0.0)
     candidate.close()
-    candidate.offer(["open a file"], found, NEAREST, 0.1)
+    candidate.sample(["open a file"], found, DEFAULT_SEARCH_PARAMS, 0.1)
     assert candidate.comparison.report().queries == CAPACITY
 
 
-def test_what_it_may_cost_is_bounded(shelf: tuple[Encoder, Shelf]) -> None:
+def test_what_it_may_cost_is_bounded(shelf: tuple[Encoder, Collection]) -> None:
     encoder, folder = shelf
-    candidate = Candidate(encoder, folder, rate=1.0, share=0.0)
-    candidate.offer(["open a file"], ten(folder, encoder), NEAREST, 0.1)
+    candidate = ShadowCandidate(encoder, folder, rate=1.0, share=0.0)
+    candidate.sample(["open a file"], ten(folder, encoder), DEFAULT_SEARCH_PARAMS, 0.1)
     candidate.start()
     assert candidate.flush(SECONDS)
     report = candidate.comparison.report()
@@ -159,11 +159,11 @@ def test_what_it_may_cost_is_bounded(shelf: tuple[Encoder, Shelf]) -> None:
     candidate.close()
 
 
-def test_a_candidate_that_fails_is_counted(shelf: tuple[Encoder, Shelf], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_candidate_that_fails_is_counted(shelf: tuple[Encoder, Collection], caplog: pytest.LogCaptureFixture) -> None:
     encoder, folder = shelf
-    candidate = Candidate(encoder, folder, rate=1.0, share=1.0)
-    candidate.offer(["open a file"], ten(folder, encoder), How(filter={"no_such_field": 1}), 0.1)
-    candidate.offer(["open a file"], ten(folder, encoder), NEAREST, 0.1)
+    candidate = ShadowCandidate(encoder, folder, rate=1.0, share=1.0)
+    candidate.sample(["open a file"], ten(folder, encoder), SearchParams(filter={"no_such_field": 1}), 0.1)
+    candidate.sample(["open a file"], ten(folder, encoder), DEFAULT_SEARCH_PARAMS, 0.1)
     candidate.start()
     assert candidate.flush(SECONDS)
     report = candidate.comparison.report()
@@ -172,12 +172,12 @@ def test_a_candidate_that_fails_is_counted(shelf: tuple[Encoder, Shelf], caplog:
     candidate.close()
 
 
-def test_a_share_of_the_searches_is_asked(shelf: tuple[Encoder, Shelf]) -> None:
+def test_a_share_of_the_searches_is_asked(shelf: tuple[Encoder, Collection]) -> None:
     encoder, folder = shelf
-    candidate = Candidate(encoder, folder, rate=0.1, share=1.0)
+    candidate = ShadowCandidate(encoder, folder, rate=0.1, share=1.0)
     found = ten(folder, encoder)
     for _ in range(300):
-        candidate.offer(["open a file"], found, NEAREST, 0.1)
+        candidate.sample(["open a file"], found, DEFAULT_SEARCH_PARAMS, 0.1)
     candidate.start()
     assert candidate.flush(SECONDS)
     assert 10 <= candidate.comparison.report().queries <= 60
@@ -199,7 +199,7 @@ def test_settings_that_make_no_sense(settings: Settings, changes: dict[str, Any]
 
 def test_a_candidate_whose_parts_do_not_fit_is_refused(settings: Settings, index_folder: Path, migrated: Path) -> None:
     with pytest.raises(MismatchError, match="their vectors cannot be compared"):
-        House.open(replace(settings, index=index_folder, candidate_index=migrated))
+        ServerState.open(replace(settings, index=index_folder, candidate_index=migrated))
 
 
 def test_without_a_candidate_all_is_zero_and_nothing_can_be_taken_up(

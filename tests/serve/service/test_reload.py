@@ -22,13 +22,13 @@ from embedship import bundle as bundles
 from embedship.bundle import GOLDEN, Bundle
 from embedship.codes import Vectors
 from embedship.encoder import Encoder
-from embedship.golden_texts import ALONE_FLOOR, Golden
+from embedship.golden_texts import ALONE_FLOOR, GoldenTexts
 from embedship.serve.http.app import App
 from embedship.serve.http.messages import Route
 from embedship.serve.http.routes import routes
-from embedship.serve.service.reload import Reload
-from embedship.serve.service.service import Service
-from embedship.serve.service.state import House
+from embedship.serve.service.reload import Reloader
+from embedship.serve.service.service import ModelService
+from embedship.serve.service.state import ServerState
 from embedship.serve.settings import Settings
 
 from ..conftest import Asked, launched
@@ -136,7 +136,7 @@ def test_reloads_under_load_lose_no_request_and_mix_none(bundle: Path, other: Pa
 
 @contextmanager
 def housed(settings: Settings) -> Iterator[Asked]:
-    with House.open(settings) as house:
+    with ServerState.open(settings) as house:
         yield Asked(house)
 
 
@@ -156,8 +156,8 @@ def within(work: Callable[[httpx.AsyncClient], Awaitable[None]], asked: Asked) -
 
 def broken_golden(folder: Path) -> None:
     opened = Bundle.open(folder)
-    right = Golden.load(opened)
-    Golden(right.texts, right.ids, np.roll(right.vectors, 1, axis=0)).save(folder / GOLDEN)
+    right = GoldenTexts.load(opened)
+    GoldenTexts(right.texts, right.ids, np.roll(right.vectors, 1, axis=0)).save(folder / GOLDEN)
     Bundle.write(folder, opened.manifest)
 
 
@@ -222,9 +222,9 @@ def test_an_index_is_taken_up_and_what_was_open_is_closed(settings: Settings, in
 
 def test_routes_of_the_new_service_are_made_before_it_answers(settings: Settings, keys: Path) -> None:
     """And not on the event loop, inside the first request to it."""
-    made: list[tuple[Service, Service, bool]] = []
+    made: list[tuple[ModelService, ModelService, bool]] = []
 
-    def offered(house: House, service: Service, reload: Reload) -> tuple[Route, ...]:
+    def offered(house: ServerState, service: ModelService, reload: Reloader) -> tuple[Route, ...]:
         made.append((service, house.service, threading.current_thread() is threading.main_thread()))
         return routes(house, service, reload)
 
@@ -265,13 +265,13 @@ def test_the_old_one_is_closed_only_when_its_last_request_is_answered(settings: 
         before = asked.service
 
         async def go(client: httpx.AsyncClient) -> None:
-            before.enter()
+            before.request_started()
             assert (await client.post("/admin/reload", json={}, headers=HEADERS)).status_code == 200
             for _ in range(100):
                 await asyncio.sleep(0)
             encoded = await before.pipeline.embed([TEXT], None)  # it still answers whoever is inside
             assert len(encoded.vectors) == 1
-            before.leave()
+            before.request_finished()
 
         within(go, asked)
         assert not before.workers.alive

@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
-from embedship.serve.telemetry.logs import FIELDS, REQUESTS, Json, Text
-from embedship.serve.telemetry.request_context import NOW, Visit
+from embedship.serve.telemetry.logs import FIELDS, REQUESTS, JsonFormatter, TextFormatter
+from embedship.serve.telemetry.request_context import RequestContext, current_request
 
 from ..conftest import Live, launched
 
@@ -31,7 +31,7 @@ def record(message: str, *arguments: Any, **extra: Any) -> logging.LogRecord:
     return logging.getLogger("test").makeRecord("test", logging.WARNING, "f", 1, message, arguments, None, extra=extra)
 
 
-@pytest.mark.parametrize("form", [Text(), Text("cpu:0"), Json(), Json("cpu:0")])
+@pytest.mark.parametrize("form", [TextFormatter(), TextFormatter("cpu:0"), JsonFormatter(), JsonFormatter("cpu:0")])
 def test_a_message_is_one_line_and_steers_no_terminal(form: logging.Formatter) -> None:
     line = form.format(record("%s", NASTY))
     assert len(line.splitlines()) == 1
@@ -39,7 +39,7 @@ def test_a_message_is_one_line_and_steers_no_terminal(form: logging.Formatter) -
 
 
 def test_json_gives_the_message_back_as_it_was() -> None:
-    line = json.loads(Json("cpu:0").format(record("%s", NASTY)))
+    line = json.loads(JsonFormatter("cpu:0").format(record("%s", NASTY)))
     assert line["message"] == NASTY
     assert (line["level"], line["logger"], line["device"]) == ("warning", "test", "cpu:0")
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", line["time"])
@@ -47,7 +47,7 @@ def test_json_gives_the_message_back_as_it_was() -> None:
 
 
 def test_json_of_half_a_surrogate_pair_is_json() -> None:
-    assert json.loads(Json().format(record("%s", "a\ud800b")))["message"] == "a\\ud800b"
+    assert json.loads(JsonFormatter().format(record("%s", "a\ud800b")))["message"] == "a\\ud800b"
 
 
 def test_an_exception_is_in_the_line_of_json() -> None:
@@ -56,7 +56,7 @@ def test_an_exception_is_in_the_line_of_json() -> None:
     except ValueError:
         told = record("it failed")
         told.exc_info = sys.exc_info()
-    line = Json().format(told)
+    line = JsonFormatter().format(told)
     assert "\n" not in line
     exception = json.loads(line)["exception"]
     assert exception.startswith("Traceback")
@@ -65,14 +65,16 @@ def test_an_exception_is_in_the_line_of_json() -> None:
 
 def test_a_line_names_the_request_that_is_answered_or_those_it_is_about() -> None:
     about = record("a batch failed", **{REQUESTS: ["a1", "b2"]})
-    assert json.loads(Json().format(about))["requests"] == ["a1", "b2"]
-    assert Text().format(about).endswith("a batch failed [a1, b2]")
-    entered = NOW.set(Visit([(b"x-request-id", b"c3"), (b"traceparent", f"00-{TRACE}-b7ad6b7169203331-01".encode())]))
+    assert json.loads(JsonFormatter().format(about))["requests"] == ["a1", "b2"]
+    assert TextFormatter().format(about).endswith("a batch failed [a1, b2]")
+    entered = current_request.set(
+        RequestContext([(b"x-request-id", b"c3"), (b"traceparent", f"00-{TRACE}-b7ad6b7169203331-01".encode())])
+    )
     try:
-        line = json.loads(Json().format(record("failed", **{FIELDS: {"status": 500}})))
-        assert Text().format(record("failed")).endswith("failed [c3]")
+        line = json.loads(JsonFormatter().format(record("failed", **{FIELDS: {"status": 500}})))
+        assert TextFormatter().format(record("failed")).endswith("failed [c3]")
     finally:
-        NOW.reset(entered)
+        current_request.reset(entered)
     assert (line["request_id"], line["trace_id"], line["status"]) == ("c3", TRACE, 500)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from embedship.serve.telemetry.request_context import Phase, Visit
+from embedship.serve.telemetry.request_context import RequestContext, RequestPhase
 
 PAGE = Path(__file__).parents[3] / "docs" / "serving.md"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -19,21 +19,24 @@ LONG = {"inputs": ["a rather long text " * 60] * 60}
 
 @pytest.mark.parametrize("given", ["a", "5f1d0c7e9a2b4c63", "Root=1-67891233-abcdef012345678912345678", "a" * 128])
 def test_an_id_that_is_one_is_kept(given: str) -> None:
-    assert Visit([(b"host", b"x"), (b"x-request-id", given.encode()), (b"traceparent", PARENT.encode())]).id == given
+    assert (
+        RequestContext([(b"host", b"x"), (b"x-request-id", given.encode()), (b"traceparent", PARENT.encode())]).id
+        == given
+    )
 
 
 @pytest.mark.parametrize(
     "given", [b"", b" ", b"a b", b"a\nb", b'a"', b"a" * 129, b"\xff\xfe", b"-a", "ä".encode(), b"a\n"]
 )
 def test_what_is_no_id_is_ignored_and_one_is_made(given: bytes) -> None:
-    made = {Visit([(b"x-request-id", given)]).id for _ in range(10)}
+    made = {RequestContext([(b"x-request-id", given)]).id for _ in range(10)}
     assert len(made) == 10
     assert all(re.fullmatch("[0-9a-f]{16}", each) for each in made)
 
 
 @pytest.mark.parametrize("given", [PARENT, f"01-{TRACE}-b7ad6b7169203331-00", f"01-{TRACE}-b7ad6b7169203331-00-more"])
 def test_a_trace_begins_the_ids_of_its_requests(given: str) -> None:
-    made = [Visit([(b"traceparent", given.encode())]) for _ in range(2)]
+    made = [RequestContext([(b"traceparent", given.encode())]) for _ in range(2)]
     assert {visit.trace for visit in made} == {TRACE}
     assert all(re.fullmatch(f"{TRACE}-[0-9a-f]{{16}}", visit.id) for visit in made)
     assert made[0].id != made[1].id
@@ -45,20 +48,20 @@ def test_a_trace_begins_the_ids_of_its_requests(given: str) -> None:
      f"00-{TRACE}-{'0' * 16}-01", f"00-{TRACE}-b7ad6b7169203331", f"{PARENT}\n"],
 )  # fmt: skip
 def test_what_is_no_trace_is_none(given: str) -> None:
-    visit = Visit([(b"traceparent", given.encode())])
+    visit = RequestContext([(b"traceparent", given.encode())])
     assert visit.trace is None
     assert re.fullmatch("[0-9a-f]{16}", visit.id)
 
 
 def test_phases_follow_one_another_and_those_of_one_name_add_up() -> None:
-    visit = Visit([])
+    visit = RequestContext([])
     start = visit.began
-    for phase, seconds in ((Phase.READ, 1), (Phase.SEARCH, 3), (Phase.READ, 6)):
+    for phase, seconds in ((RequestPhase.READ, 1), (RequestPhase.SEARCH, 3), (RequestPhase.READ, 6)):
         visit.mark(phase, start + seconds)
-    assert visit.seconds() == pytest.approx({Phase.READ: 4, Phase.SEARCH: 2})
+    assert visit.seconds() == pytest.approx({RequestPhase.READ: 4, RequestPhase.SEARCH: 2})
     assert [(phase, began - start, ended - start) for phase, began, ended in visit.spans()] == [
-        (Phase.READ, 0, pytest.approx(1)), (Phase.SEARCH, pytest.approx(1), pytest.approx(3)),
-        (Phase.READ, pytest.approx(3), pytest.approx(6)),
+        (RequestPhase.READ, 0, pytest.approx(1)), (RequestPhase.SEARCH, pytest.approx(1), pytest.approx(3)),
+        (RequestPhase.READ, pytest.approx(3), pytest.approx(6)),
     ]  # fmt: skip
     name, timing = visit.headers()
     assert name == (b"x-request-id", visit.id.encode())

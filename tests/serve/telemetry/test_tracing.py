@@ -26,7 +26,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from embedship.serve.telemetry import tracing
-from embedship.serve.telemetry.spans import Spans
+from embedship.serve.telemetry.spans import OtelTracer
 
 from ..conftest import Asked, launched
 
@@ -43,7 +43,7 @@ class Seen(Asked):
         self.kept = InMemorySpanExporter()
         provider = TracerProvider(shutdown_on_exit=False)
         provider.add_span_processor(SimpleSpanProcessor(self.kept))
-        super().__init__(house, Spans(provider))
+        super().__init__(house, OtelTracer(provider))
 
     def spans(self) -> tuple[ReadableSpan, list[ReadableSpan]]:
         """The server's span, and those inside it."""
@@ -135,7 +135,7 @@ ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
 )
 def test_it_is_off_unless_asked_for(environment: dict[str, str], says: str, caplog: Any) -> None:
     with caplog.at_level(logging.WARNING):
-        assert tracing.opened(environment) is None
+        assert tracing.tracer_from_environment(environment) is None
     assert says in caplog.text if says else not caplog.text
 
 
@@ -143,8 +143,8 @@ def test_it_is_off_unless_asked_for(environment: dict[str, str], says: str, capl
 def test_it_is_on_where_asked_for(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    traces = tracing.opened(environment)
-    assert isinstance(traces, Spans)
+    traces = tracing.tracer_from_environment(environment)
+    assert isinstance(traces, OtelTracer)
     traces.close()
 
 
@@ -234,7 +234,7 @@ def test_what_cannot_be_sent_is_bounded(api: Asked, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", closed())
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "32")
     monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "16")
-    spans = Spans.open()
+    spans = OtelTracer.open()
     asked = Asked(api.house, spans)
     try:
         for _ in range(50):  # of six spans each

@@ -16,12 +16,12 @@ from embedship import Bundle, Encoder, stdlib_docs
 from embedship.commands.main import run
 from embedship.errors import UsageError
 from embedship.serve.bulk import run as bulk_run
-from embedship.serve.bulk.formats import Layout
-from embedship.serve.bulk.manifest import Wishes
-from embedship.serve.bulk.ray_session import joined
-from embedship.serve.bulk.shards import Here
-from embedship.serve.bulk.source import Columns, open_source
-from embedship.serve.progress import Tally
+from embedship.serve.bulk.formats import OutputFormat
+from embedship.serve.bulk.manifest import EncodeOptions
+from embedship.serve.bulk.ray_session import ray_session
+from embedship.serve.bulk.shards import LocalEncoderPool
+from embedship.serve.bulk.source import InputColumns, open_source
+from embedship.serve.progress import ProgressCounter
 
 from .conftest import SECONDS, Nodes, Start, addresses
 
@@ -42,10 +42,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plain(bundle: Path, source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What a run without Ray leaves."""
     pytest.importorskip("pyarrow", reason="needs the extra [parquet]")
-    out, columns = tmp_path_factory.mktemp("plain") / "out", Columns("text", "id")
-    wishes = Wishes(layout=Layout.PARQUET, code="float16", shard_texts=SHARD)
+    out, columns = tmp_path_factory.mktemp("plain") / "out", InputColumns("text", "id")
+    wishes = EncodeOptions(layout=OutputFormat.PARQUET, code="float16", shard_texts=SHARD)
     with Encoder.open(bundle, "openvino-int8") as encoder:
-        bulk_run.encode(Here(encoder), open_source(source, columns), columns, out, wishes, Tally())
+        bulk_run.encode(
+            LocalEncoderPool(encoder), open_source(source, columns), columns, out, wishes, ProgressCounter()
+        )
     return contents(out)
 
 
@@ -158,7 +160,7 @@ def test_a_wrong_address_is_a_sentence(
 def test_one_of_several_devices_cannot_be_asked_for(bundle: Path) -> None:
     with (
         pytest.raises(UsageError, match="leave the number out"),
-        joined("local", Bundle.open(bundle), "onnx", "cuda:1"),
+        ray_session("local", Bundle.open(bundle), "onnx", "cuda:1"),
     ):
         pass
 

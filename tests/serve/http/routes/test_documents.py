@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from embedship.errors import UsageError
-from embedship.serve.search.backend import NotWritten
+from embedship.serve.search.backend import WriteRefused
 from embedship.serve.service import document_writer
 from embedship.serve.settings import Settings
 
@@ -265,10 +265,10 @@ def test_a_disk_that_refuses_is_said_and_reading_goes_on(shared: Any, full: bool
     live = shared.service.writes._index
 
     class Refuses:
-        manifest, differing = live.manifest, live.differing
+        manifest, differing = live.manifest, live.changed_documents
 
         def write(self, changes: Any) -> Any:
-            raise NotWritten("nothing was written, the disk is full: make room, and send it again", full)
+            raise WriteRefused("nothing was written, the disk is full: make room, and send it again", full)
 
     shared.service.writes._index = Refuses()
     asthma = {"id": f"asthma-{status}", "text": "Asthma narrows the airways."}

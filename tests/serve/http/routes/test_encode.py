@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embedship.codes import binary, half
+from embedship.codes import binary, to_float16
 
 TEXTS = ["How do I open a file?", "Read a CSV with a header row.", "zip two lists"]
 LONG = "many words about nothing in particular " * 200
@@ -27,7 +27,7 @@ def codes_of(api: Any, vectors: np.ndarray, dtype: str) -> np.ndarray:
         case "float32":
             return vectors
         case "float16":
-            return half(vectors)
+            return to_float16(vectors)
         case "int8":
             return codes.scale(vectors.shape[1]).encode(vectors)
         case _:

@@ -20,7 +20,7 @@ from embedship.serve.settings import Settings
 from ...conftest import opened
 
 if TYPE_CHECKING:
-    from embedship.serve.service.service import Service
+    from embedship.serve.service.service import ModelService
 
 TEXT = "How do I open a file?"
 
@@ -87,9 +87,9 @@ def test_similarity_is_the_cosine(api: Any) -> None:
 
 def test_a_lane_is_taken_from_the_header(api: Any) -> None:
     """Of the queue, an eighth is kept for interactive requests: there a bulk one finds no permit."""
-    from embedship.serve.telemetry.request_context import Lane
+    from embedship.serve.telemetry.request_context import Priority
 
-    with api.service.forward.admission.enter(225, Lane.INTERACTIVE):
+    with api.service.forward.admission.acquire(225, Priority.INTERACTIVE):
         body = {"inputs": "a"}
         assert api.post("/embed", body).status_code == 200
         assert api.ask("POST", "/embed", json=body, headers={"X-Embedship-Lane": "bulk"}).status_code == 429
@@ -99,16 +99,16 @@ def test_a_lane_is_taken_from_the_header(api: Any) -> None:
 @pytest.mark.parametrize(("path", "body"), [("/tokenize", {"inputs": TEXT}), ("/decode", {"ids": [[101, 102]]})])
 def test_there_is_no_way_around_admission(api: Any, path: str, body: Any) -> None:
     """What only the tokeniser does takes a permit a text, too, and gives it back; what is large waits as bulk does."""
-    from embedship.serve.telemetry.request_context import Lane
+    from embedship.serve.telemetry.request_context import Priority
 
     admission = api.service.forward.admission
     field, one = next(iter(body.items()))
     many = {field: ([one] if field == "inputs" else one) * 40}
-    with admission.enter(256, Lane.INTERACTIVE):
+    with admission.acquire(256, Priority.INTERACTIVE):
         refused = api.post(path, body)
     assert (refused.status_code, refused.json()["error_type"]) == (429, "Overloaded")
     assert int(refused.headers["retry-after"]) >= 1
-    with admission.enter(216, Lane.INTERACTIVE):
+    with admission.acquire(216, Priority.INTERACTIVE):
         assert api.post(path, many).status_code == 200
         asked = api.ask("POST", path, json=many, headers={"X-Embedship-Lane": "bulk"})
         assert asked.status_code == 429, "an eighth is for interactive work"
@@ -135,7 +135,7 @@ def test_a_long_list_of_tokens_is_written_beside_the_event_loop(
 def test_what_cutting_normalises_again_cannot_be_asked_for_raw(api: Any) -> None:
     raw = msgspec.structs.replace(api.service.bundle.manifest.pipeline, normalised=False, dimensions=(384, 64))
     manifest = SimpleNamespace(pipeline=raw)
-    door = tei.Tei(cast("Service", SimpleNamespace(bundle=SimpleNamespace(manifest=manifest))))
+    door = tei.TeiRoutes(cast("ModelService", SimpleNamespace(bundle=SimpleNamespace(manifest=manifest))))
     door._check(EmbedRequest("a", normalize=False, dimensions=384))
     with pytest.raises(Invalid, match="vectors that are cut are normalised again"):
         door._check(EmbedRequest("a", normalize=False, dimensions=64))
