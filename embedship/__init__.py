@@ -1,4 +1,4 @@
-"""Ship an embedding model: a checkpoint becomes a verified bundle, a search service, and live quality metrics."""
+"""Embedship ships an embedding model: from a checkpoint to a verified bundle, a search service and live metrics."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Bundle", "Encoder"]
 
-# From 1.29 on, ONNX Runtime reports models, devices and inferences to Microsoft, unless this is set before it is loaded
-# (microsoft/onnxruntime #27379). Whoever sets it otherwise is heard.
+# Since 1.29, ONNX Runtime reports models, devices and inferences to Microsoft unless this variable is set before it is
+# imported (microsoft/onnxruntime #27379). A value set by the user is respected.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def __getattr__(name: str) -> object:
-    """`from embedship import Encoder` without loading a tokenizer for those who only read a version."""
+    """Import Encoder and Bundle on first use, so that reading the version does not load a tokenizer."""
     if name == "Encoder":
         from embedship.encoder import Encoder
 

@@ -161,19 +161,19 @@ def reseal(folder: Path, changed: BundleManifest) -> None:
 def test_a_changed_pipeline_contradicts_the_fingerprint(folder: Path) -> None:
     pipeline = msgspec.structs.replace(PIPELINE, max_tokens=17)
     reseal(folder, msgspec.structs.replace(Bundle.open(folder).manifest, pipeline=pipeline))
-    with pytest.raises(UnsafeError, match="its fingerprint is not that of its pipeline"):
+    with pytest.raises(UnsafeError, match="its fingerprint does not match its pipeline"):
         Bundle.open(folder)
 
 
 def test_another_tokenizer_contradicts_the_fingerprint(folder: Path) -> None:
     (folder / "tokenizer.json").write_bytes(b"another")
-    with pytest.raises(UnsafeError, match=r"tokenizer.json is not the one its fingerprint was made with"):
+    with pytest.raises(UnsafeError, match=r"tokenizer.json is not the file its fingerprint was computed from"):
         Bundle.open(Bundle.write(folder, manifest()).folder)
 
 
 def test_a_variant_without_its_file_contradicts_the_manifest(folder: Path) -> None:
     (folder / "onnx/model.onnx").unlink()
-    with pytest.raises(UnsafeError, match=r"it lists no file onnx/model.onnx"):
+    with pytest.raises(UnsafeError, match=r"it does not list the variant files onnx/model.onnx"):
         Bundle.open(Bundle.write(folder, manifest()).folder)
 
 

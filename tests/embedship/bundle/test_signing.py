@@ -125,7 +125,7 @@ def test_every_part_of_a_signature_counts(signed: Bundle, keys: tuple[Path, Path
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\xff", b'{"verificationMaterial": {}, "dsseEnvelope": {}}'])
 def test_what_is_no_signature(signed: Bundle, keys: tuple[Path, Path], content: bytes) -> None:
     signed.path(SIGNATURE).write_bytes(content)
-    with pytest.raises(UnsafeError, match="does not sign these files"):
+    with pytest.raises(UnsafeError, match="is not a signature of these files"):
         signing.check(signed, keys[1])
 
 
@@ -154,10 +154,10 @@ def test_what_has_been_tampered_with_is_not_signed(bundle: Bundle, keys: tuple[P
 def test_keys_that_are_none(tmp_path: Path, keys: tuple[Path, Path], bundle: Bundle) -> None:
     rsa = tmp_path / "rsa.key"
     subprocess.run(["openssl", "genrsa", "-out", str(rsa), "2048"], check=True, capture_output=True)
-    for path, reason in ((tmp_path / "none", "No such file"), (keys[1], "private key"), (rsa, "no key of a curve")):
+    for path, reason in ((tmp_path / "none", "No such file"), (keys[1], "private key"), (rsa, "not a key of a curve")):
         with pytest.raises(UsageError, match=reason):
             BundleSigner.open(path)
-    for path, reason in ((tmp_path / "none", "No such file"), (keys[0], "no public key")):
+    for path, reason in ((tmp_path / "none", "No such file"), (keys[0], "not a public key")):
         with pytest.raises(UsageError, match=reason):
             signing.check(bundle, path)
 
