@@ -111,7 +111,7 @@ def test_the_verb(foreign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert (answer["variant"], answer["objective"]) == ("openvino-int8", "size")
     assert Path(answer["file"]).parent == tmp_path / "cache"
     assert main.run(["tune", str(tmp_path)]) == 2
-    assert "is no bundle" in capsys.readouterr().err
+    assert "is not a bundle" in capsys.readouterr().err
 
 
 def test_a_choice_whose_runtime_is_not_installed_here_is_made_again(

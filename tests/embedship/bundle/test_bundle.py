@@ -237,7 +237,7 @@ def test_other_manifests_are_refused(folder: Path, text: bytes, kind: type[Excep
 
 
 def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is no bundle"):
+    with pytest.raises(UsageError, match="is not a bundle"):
         Bundle.open(tmp_path)
 
 

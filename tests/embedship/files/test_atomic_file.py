@@ -55,5 +55,5 @@ def test_what_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
         atomic_file.check_writable(path, force=False)
     with pytest.raises(UsageError, match="is a folder"):
         atomic_file.check_writable(tmp_path, force=True)
-    with pytest.raises(UsageError, match="is no folder"):
+    with pytest.raises(UsageError, match="is not a folder"):
         atomic_file.check_writable(tmp_path / "none" / "report.html", force=False)

@@ -198,7 +198,7 @@ def test_an_error_of_another_file_is_not_called_a_full_disk(tmp_path: Path) -> N
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize("swap", [atomic_folder._exchanged, atomic_folder._swapped])
+@pytest.mark.parametrize("swap", [atomic_folder._exchange, atomic_folder._swap_in_steps])
 def test_both_ways_to_swap(tmp_path: Path, swap: object) -> None:
     for name in ("new", "out"):
         (tmp_path / name).mkdir()
@@ -214,7 +214,7 @@ def test_a_swap_that_fails_halfway_brings_the_old_one_back(tmp_path: Path) -> No
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "was").write_text("out")
     with pytest.raises(OSError, match="No such file"):
-        atomic_folder._swapped(tmp_path / "missing", tmp_path / "out")
+        atomic_folder._swap_in_steps(tmp_path / "missing", tmp_path / "out")
     assert (tmp_path / "out" / "was").read_text() == "out"
 
 

@@ -43,7 +43,7 @@ def test_a_manifest_that_is_a_pipe_or_a_link_is_not_opened(tmp_path: Path) -> No
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("pipe")
     for name in ("pipe", "link"):
-        with pytest.raises(UnsafeError, match=f"{name} is no regular file"):
+        with pytest.raises(UnsafeError, match=f"{name} is not a regular file"):
             read(tmp_path / name)
 
 
@@ -85,8 +85,8 @@ def folder(tmp_path: Path) -> Path:
         (Path.unlink, "onnx/model.onnx is missing"),
         (lambda p: p.write_bytes(b"Weights"), "onnx/model.onnx has changed (sha256)"),
         (lambda p: p.write_bytes(b"weight"), "onnx/model.onnx has 6 bytes, not 7"),
-        (_pipe, "onnx/model.onnx is no regular file"),
-        (_a_folder, "onnx/model.onnx is no regular file"),
+        (_pipe, "onnx/model.onnx is not a regular file"),
+        (_a_folder, "onnx/model.onnx is not a regular file"),
         (_link, "onnx/model.onnx is a symbolic link"),
         (_link_the_folder, "onnx is a symbolic link"),
         (_file_for_folder, "onnx/model.onnx is missing"),
