@@ -190,7 +190,7 @@ class Neighbourly:
     [
         (lambda v: v * np.nan, "cosine to the checkpoint is min nan"),
         (lambda v: v + 0.05, "cosine to the checkpoint"),
-        (lambda v: v + (0.004 if len(v) > 1 else 0), "changes with its neighbours"),
+        (lambda v: v + (0.004 if len(v) > 1 else 0), "depends on the other texts of its batch"),
     ],
 )
 def test_golden_check_fails_closed(encoder: Encoder, spoil: Any, sentence: str) -> None:

@@ -143,7 +143,9 @@ def test_a_bucketed_batch_has_the_same_vectors(bundle: Path, texts: GoldenTexts)
 
 @pytest.mark.parametrize(("variant", "device"), [("openvino", "cuda:0"), ("onnx", "gpu:0")])
 def test_a_runtime_is_refused_a_device_it_does_not_know(bundle: Path, variant: str, device: str) -> None:
-    with pytest.raises(UsageError, match=r"which does not support (cuda|gpu):0: use a variant of (onnxruntime|openvino)"):
+    with pytest.raises(
+        UsageError, match=r"which does not support (cuda|gpu):0: use a variant of (onnxruntime|openvino)"
+    ):
         open_engine(Bundle.open(bundle), variant, device=device)
 
 
