@@ -102,7 +102,7 @@ def _run(bundle: Bundle, variant: str) -> VariantCheck:
     with Encoder.open(bundle, variant, task=None) as encoder:
         subject = shapes.CertificateSubject.of(encoder)
         certified = shapes.certify(subject)
-        shapes.keep(encoder, certified)
+        shapes.store(encoder, certified)
         encoder.restrict(shapes.require(certified, subject.layout, variant), certified)
         result = golden.check(encoder)
         return VariantCheck(

@@ -84,7 +84,7 @@ def test_a_clear_winner_is_chosen_after_few_rounds(variants: list[Variant]) -> N
     assert best(variants, timed) == "openvino-int8"
     assert not timed.busy
     assert len(timed.throughput["onnx"]) == 3
-    made = tune.decided(variants, Objective.THROUGHPUT, "openvino-int8", timed.speeds)
+    made = tune.make_choice(variants, Objective.THROUGHPUT, "openvino-int8", timed.speeds)
     assert made.alike == ()
     assert made.spread["onnx"] == pytest.approx(0, abs=1e-6)
     assert made.tokens_per_second["onnx"] == pytest.approx(2 / 10e-6, rel=1e-3)
@@ -97,7 +97,7 @@ def test_a_slow_spell_that_hits_one_variant_does_not_change_the_choice(variants:
     timed, _ = measured(COSTS, lambda name, call: 8.0 if (name, call) == ("openvino-int8", spell) else 1.0)
     assert best(variants, timed) == "openvino-int8"
     assert len(timed.throughput["onnx"]) > 3, "more rounds were asked for"
-    assert tune.decided(variants, Objective.THROUGHPUT, "openvino-int8", timed.speeds).spread["openvino-int8"] > 1
+    assert tune.make_choice(variants, Objective.THROUGHPUT, "openvino-int8", timed.speeds).spread["openvino-int8"] > 1
 
 
 def test_on_a_busy_machine_cpu_time_decides_and_it_is_said(
@@ -108,7 +108,7 @@ def test_on_a_busy_machine_cpu_time_decides_and_it_is_said(
     speeds = timed.speeds
     assert speeds.tokens_per_second["openvino-int8"] < speeds.tokens_per_second["openvino"], "by the wall clock"
     assert best(variants, timed) == "openvino-int8"
-    made = tune.decided(variants, Objective.THROUGHPUT, "openvino-int8", speeds)
+    made = tune.make_choice(variants, Objective.THROUGHPUT, "openvino-int8", speeds)
     assert made.busy
     assert "other programs used this machine" in caplog.text
 
@@ -131,7 +131,7 @@ def test_of_what_cannot_be_told_apart_the_more_exact_is_taken(variants: list[Var
     timed, _ = measured({"onnx": 10e-6, "openvino": 5.1e-6, "openvino-int8": 5e-6}, noise)
     assert best(variants, timed) == "openvino"
     assert len(timed.throughput["onnx"]) == 7, "all rounds were used before it was given up"
-    made = tune.decided(variants, Objective.THROUGHPUT, "openvino", timed.speeds)
+    made = tune.make_choice(variants, Objective.THROUGHPUT, "openvino", timed.speeds)
     assert made.alike == ("openvino-int8",)
     level, _ = measured({"onnx": 5.1e-6, "openvino": 5.05e-6, "openvino-int8": 5e-6}, noise)
     assert best(variants, level) == "onnx"

@@ -68,7 +68,7 @@ def test_what_cannot_be_kept_is_said(foreign: Path, tmp_path: Path) -> None:
     occupied.touch()
     remark = tune.choose_variant(Bundle.open(foreign), occupied).remark
     assert remark is not None
-    assert "not kept" in remark
+    assert "not stored" in remark
     assert "--cache (EMBEDSHIP_CACHE)" in remark
 
 

@@ -91,7 +91,7 @@ def test_the_bundles_own_choice_is_taken_on_a_machine_like_the_exporters(bundle:
 
 
 def test_a_foreign_choice_is_never_kept_in_silence(foreign: Bundle, caplog: pytest.LogCaptureFixture) -> None:
-    assert variant_choice.known(foreign) is None
+    assert variant_choice.find_choice(foreign) is None
     assert variant_choice.variant(foreign).name == foreign.manifest.choice.variant
     (message,) = caplog.messages
     assert "was chosen on another cpu (asimd i8mm), but this machine has" in message
@@ -103,7 +103,7 @@ def test_a_foreign_choice_is_never_kept_in_silence(foreign: Bundle, caplog: pyte
 def test_what_was_measured_here_is_kept_beside_the_bundle_and_taken(foreign: Bundle) -> None:
     made = here(foreign, "onnx-int8")
     assert variant_choice.save(foreign, made) == foreign.folder.with_name("bundle.choice.json")
-    assert variant_choice.load(foreign) == variant_choice.known(foreign) == made
+    assert variant_choice.load(foreign) == variant_choice.find_choice(foreign) == made
     assert variant_choice.variant(foreign).name == "onnx-int8"
 
 
@@ -119,7 +119,7 @@ def test_a_cache_folder_serves_where_the_bundle_is_read_only(
 
 def test_a_stored_choice_of_yet_another_machine_is_not_taken(foreign: Bundle) -> None:
     variant_choice.save(foreign, msgspec.structs.replace(here(foreign, "onnx"), machine=FOREIGN))
-    assert variant_choice.known(foreign) is None
+    assert variant_choice.find_choice(foreign) is None
 
 
 @pytest.mark.parametrize(
