@@ -11,15 +11,15 @@ from typing import Protocol
 
 
 class BundleSource(Protocol):
-    """A place that holds a bundle's files under their own names."""
+    """A place that has a bundle's files under their own names."""
 
     @property
     def pinned(self) -> str:
         """Its address, as exact as it is known: a tag is resolved once the manifest has been read."""
 
     def read(self, name: str, offset: int) -> Iterator[bytes]:
-        """The bytes of a file from `offset` on, in pieces.
+        """Yield the bytes of a file from `offset`, in pieces.
 
-        Raises Missing if there is no such file, Interrupted for what may pass, TransferError for what will not. A
-        stream may also just end early.
+        Raises NotFound if there is no such file, TransferInterrupted for failures that may pass, TransferError for
+        others. The stream may also end early.
         """

@@ -77,7 +77,7 @@ sys.exit(run({line.split()}))
 
 
 def test_each_verb_is_tried() -> None:
-    assert {verb.split()[0] for verb in main.VERBS} == {line.split()[0] for line in LINES.values()}
+    assert {verb.split()[0] for verb in main.COMMANDS} == {line.split()[0] for line in LINES.values()}
 
 
 @pytest.mark.slow
@@ -97,8 +97,8 @@ def test_a_verb_without_its_extra_ends_with_a_sentence(
 
 
 def test_a_missing_file_of_our_own_is_no_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = main.VERBS["verify"]._replace(module="embedship.no_such_module")
-    monkeypatch.setitem(main.VERBS, "verify", broken)
+    broken = main.COMMANDS["verify"]._replace(module="embedship.no_such_module")
+    monkeypatch.setitem(main.COMMANDS, "verify", broken)
     with pytest.raises(ModuleNotFoundError, match="no_such_module"):
         main.run(["verify", "bundle"])
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from embedship.commands.main import VERBS, run
+from embedship.commands.main import COMMANDS, run
 from embedship.commands.verify import VariantCheck
 from embedship.version import __version__
 
@@ -18,10 +18,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--help"]) == 0
     out = capsys.readouterr().out
-    assert all(verb in out for verb in VERBS)
+    assert all(verb in out for verb in COMMANDS)
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", COMMANDS)
 def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([verb, "--help"]) == 0
     assert "Usage: embedship" in capsys.readouterr().out

@@ -68,7 +68,7 @@ def test_failures_in_a_row_end_it_and_the_part_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wrong", [bytes(200), bytes(201), RIGHT + b"x"])
 def test_wrong_bytes_are_fetched_once_and_kept_nowhere(tmp_path: Path, wrong: bytes) -> None:
     source = Told([wrong])
-    with pytest.raises(UnsafeError, match="is not the one"):
+    with pytest.raises(UnsafeError, match="is not the file"):
         fetch(source, tmp_path)
     assert source.offsets == [0]
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

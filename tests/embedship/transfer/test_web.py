@@ -92,10 +92,10 @@ def test_https_is_not_followed_to_http_and_no_password_goes_there(session: HttpS
     """A proxy that ends TLS and redirects to http is a common mistake: its bundle.json would prove nothing."""
     with server(certificate) as secure, server() as plain:
         secure.target = f"http://secure.example:{plain.server_port}/bundle.json"
-        with pytest.raises(TransferError, match="redirects away from TLS"):
+        with pytest.raises(TransferError, match="without TLS"):
             read(session, f"https://secure.example:{secure.server_port}/bundle.json")
         secure.target = f"http://127.0.0.1:{plain.server_port}/bundle.json"
-        with pytest.raises(TransferError, match="redirects away from TLS"):
+        with pytest.raises(TransferError, match="without TLS"):
             read(session, f"https://secure.example:{secure.server_port}/bundle.json")
     assert secure.asked == ["Basic dTpw"] * 2
     assert plain.asked == []
@@ -123,7 +123,7 @@ def test_a_digest_that_is_none_does_not_become_a_path(digest: str) -> None:
     """It would be asked for with our credentials."""
     with server() as registry:
         source = ImageRegistry(ImageReference.parse(f"127.0.0.1:{registry.server_port}/team/model:v1"))
-        with pytest.raises(UnsafeError, match="no sha256 digest"):
+        with pytest.raises(UnsafeError, match="not a sha256 digest"):
             next(source.blob(digest, 0))
     assert registry.asked == []
 
