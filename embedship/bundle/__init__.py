@@ -1,4 +1,9 @@
-"""The bundle: one folder that holds a model, what was measured of it, and how it is verified."""
+"""The bundle: a folder with one model, its measurements, and what is needed to verify it.
+
+bundle.py    Opens, writes and verifies a bundle
+manifest.py  The records of bundle.json
+signing.py   Signatures with OpenSSF model signing
+"""
 
 from embedship.bundle.bundle import Bundle, strangers
 from embedship.bundle.manifest import (

@@ -1,0 +1,9 @@
+"""Commands: the command line, and the commands that need no other folder.
+
+demo.py      `embedship demo`
+main.py      The command line: finds and runs a command
+sign.py      `embedship sign`
+transfer.py  `embedship push` and `embedship pull`
+tune.py      `embedship tune`
+verify.py    `embedship verify`
+"""

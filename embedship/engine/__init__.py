@@ -1,4 +1,14 @@
-"""Batch -> Vectors: one Protocol, one file a runtime. Nothing is imported until a variant asks for it."""
+"""Engines: run batches of token ids on a device. A runtime is imported only if a variant needs it.
+
+buckets.py          Pads batches to few shapes, for GPUs
+device.py           Which runtimes and variants a device can run
+heap.py             Returns free memory to the operating system
+inputs.py           The named graph inputs of a batch
+onnxruntime.py      ONNX Runtime on CPUs
+onnxruntime_gpu.py  ONNX Runtime on NVIDIA GPUs
+openvino.py         OpenVINO on CPUs and Intel GPUs
+protocol.py         The interface of an engine
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,20 @@
-"""Bundles over the wire: `embedship push` and `embedship pull`.
+"""Transfer of bundles: `embedship push` and `embedship pull`.
 
-A Source gives the bytes of a named file from an offset on; one downloader takes them, whatever the source, and lets
-nothing through that bundle.json does not list with this sha256.
+A BundleSource yields the bytes of a named file from an offset. One downloader reads all kinds of sources, and accepts
+only files that bundle.json lists, with the right sha256.
+
+address.py      Opens the source of an address
+credentials.py  Registry credentials from `docker login`
+download.py     Downloads and verifies one file
+errors.py       Errors of transfers
+folder.py       Web folders and model hubs
+oci.py          Bundles as OCI artifacts
+progress.py     Progress on stderr
+pull.py         Fetches a bundle into a folder
+registry.py     HTTP client of an OCI registry
+retry.py        Retries with growing waits
+s3.py           S3 buckets
+web.py          HTTP client with timeouts
 """
 
 from __future__ import annotations
