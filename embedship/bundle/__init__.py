@@ -5,7 +5,7 @@ manifest.py  The records of bundle.json
 signing.py   Signatures with OpenSSF model signing
 """
 
-from embedship.bundle.bundle import Bundle, strangers
+from embedship.bundle.bundle import Bundle, unexpected_files
 from embedship.bundle.manifest import (
     FORMAT,
     GOLDEN,
@@ -85,5 +85,5 @@ __all__ = [
     "VectorCodes",
     "WrongShape",
     "fingerprint",
-    "strangers",
+    "unexpected_files",
 ]

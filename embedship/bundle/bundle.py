@@ -52,7 +52,7 @@ class Bundle(msgspec.Struct, frozen=True):
     def write(cls, folder: Path, manifest: BundleManifest) -> Self:
         """Hash every file in `folder`, write the manifest last, and return the bundle."""
         files = {
-            name: SealedFile.of(folder / name)
+            name: SealedFile.from_path(folder / name)
             for name in sealed.list_files(folder)
             if name not in {MANIFEST, SIGNATURE}
         }
@@ -109,13 +109,13 @@ class Bundle(msgspec.Struct, frozen=True):
         wanted = list(self.manifest.files if names is None else names)
         problems = sealed.problems(self.folder, self.manifest.files, wanted)
         if names is None:
-            problems += [f"{name} was added" for name in strangers(self.folder, self.manifest.files)]
+            problems += [f"{name} was added" for name in unexpected_files(self.folder, self.manifest.files)]
         if problems:
             raise UnsafeError(f"{self.folder} is not what was exported: " + "; ".join(problems))
         return len(wanted)
 
 
-def strangers(folder: Path, listed: Iterable[str]) -> list[str]:
+def unexpected_files(folder: Path, listed: Iterable[str]) -> list[str]:
     """Return the files in the folder, links and pipes included, that are not listed, the manifest or a signature."""
     signature = {SIGNATURE} if sealed.list_files(folder).get(SIGNATURE) else set()
     return sealed.unlisted_files(folder, {MANIFEST, *signature, *listed})

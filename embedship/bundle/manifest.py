@@ -368,7 +368,7 @@ class RetrievalReport(ManifestRecord, frozen=True):
     max_recall_drop: float | None  # largest accepted loss of recall@10; a variant that loses more is never chosen
     measured: tuple[RetrievalResult, ...]
 
-    def of(self, variant: str) -> RetrievalResult:
+    def result_of(self, variant: str) -> RetrievalResult:
         """Return the result of a variant, or of "checkpoint", at full dimension in float32."""
         return next(row for row in self.measured if row.variant == variant and row.code is VectorCode.FLOAT32)
 
@@ -377,7 +377,7 @@ class RetrievalReport(ManifestRecord, frozen=True):
         known = {row.variant for row in self.measured}
         if variant not in known:
             return float("nan")
-        return self.of("checkpoint").metrics["recall@10"] - self.of(variant).metrics["recall@10"]
+        return self.result_of("checkpoint").metrics["recall@10"] - self.result_of(variant).metrics["recall@10"]
 
 
 class Provenance(ManifestRecord, frozen=True):

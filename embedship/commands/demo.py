@@ -268,7 +268,7 @@ def self_check(service: DemoServer, corpus: DemoCorpus) -> bool:
         found.append(entry.id in [hit["id"] for hit in answer["results"][0]["hits"]])
     quality = Bundle.open(corpus.folder / "bundle").manifest.quality
     assert quality is not None, "the demo exports with --eval"
-    recall, checkpoint = float(np.mean(found)), quality.of("checkpoint").metrics["recall@10"]
+    recall, checkpoint = float(np.mean(found)), quality.result_of("checkpoint").metrics["recall@10"]
     healthy = recall >= checkpoint - TOLERANCE
     console.print(_summary(recall, checkpoint, seconds, service.metrics()))
     verdict = "[green]self-check passed[/]" if healthy else "[bold red]self-check FAILED[/]"

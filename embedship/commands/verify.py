@@ -100,7 +100,7 @@ def _check_signature(bundle: Bundle, key: Path | None) -> SignatureState:
 
 def _run(bundle: Bundle, variant: str) -> VariantCheck:
     with Encoder.open(bundle, variant, task=None) as encoder:
-        subject = shapes.CertificateSubject.of(encoder)
+        subject = shapes.CertificateSubject.from_encoder(encoder)
         certificate = shapes.certify(subject)
         shapes.store(encoder, certificate)
         encoder.restrict(shapes.require(certificate, subject.layout, variant), certificate)

@@ -29,7 +29,7 @@ class QueryLine(TextLine, frozen=True):
             raise ValueError("`text` is empty")
 
 
-def rows(path: Path, parse: Callable[[bytes], Row]) -> Iterator[tuple[int, Row]]:
+def numbered_rows(path: Path, parse: Callable[[bytes], Row]) -> Iterator[tuple[int, Row]]:
     """Yield (line number, record) for each line that is not blank.
 
     Raises UsageError with file, line number and reason at the first bad line, or if the file has no record. `parse`
@@ -49,8 +49,8 @@ def rows(path: Path, parse: Callable[[bytes], Row]) -> Iterator[tuple[int, Row]]
 
 
 def read(path: Path, kind: type[Row]) -> Iterator[Row]:
-    """Yield a record of type `kind` for each line that is not blank. Raises UsageError as `rows` does."""
-    return (row for _, row in rows(path, msgspec.json.Decoder(kind).decode))
+    """Yield a record of type `kind` for each line that is not blank. Raises UsageError as `numbered_rows` does."""
+    return (row for _, row in numbered_rows(path, msgspec.json.Decoder(kind).decode))
 
 
 def _parsed(parse: Callable[[bytes], Row], line: bytes, where: str) -> Row:

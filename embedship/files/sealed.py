@@ -30,11 +30,13 @@ class SealedFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     size: int
 
     @classmethod
-    def of(cls, path: Path) -> SealedFile:
+    def from_path(cls, path: Path) -> SealedFile:
+        """Hash a file and return its record."""
         return cls(sha256=sha256_of(path), size=path.stat().st_size)
 
 
 def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -63,13 +65,13 @@ def seal(manifest: Manifest) -> Manifest:
 def write(path: Path, manifest: Manifest) -> Manifest:
     """Seal the manifest, write it as indented JSON, and return it."""
     sealed = seal(manifest)
-    path.write_bytes(text(sealed))
+    path.write_bytes(to_bytes(sealed))
     return sealed
 
 
-def text(sealed: msgspec.Struct) -> bytes:
+def to_bytes(manifest: msgspec.Struct) -> bytes:
     """Return the bytes of a sealed manifest as `write` writes them."""
-    return msgspec.json.format(msgspec.json.encode(sealed, order="deterministic"), indent=1) + b"\n"
+    return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=1) + b"\n"
 
 
 def read(path: Path, kind: type[Manifest], version: int | tuple[int, ...], what: str) -> Manifest:

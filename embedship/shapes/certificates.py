@@ -66,7 +66,7 @@ def ensure(
     It is stored next to the stored choice (see variant_choice.py). If that file cannot be written, a warning says so
     and the next start certifies again. Raises GateError if too many shapes are wrong, EngineError.
     """
-    subject = CertificateSubject.of(encoder, streams, batch_tokens)
+    subject = CertificateSubject.from_encoder(encoder, streams, batch_tokens)
     certificate = find(subject, cache)
     if certificate is None:
         _LOGGER.warning(
@@ -81,7 +81,7 @@ def ensure(
 
 def recall(encoder: CertifiedEncoder) -> None:
     """Restrict the encoder to right shapes if its certificate is known. Computes nothing. Raises GateError."""
-    subject = CertificateSubject.of(encoder)
+    subject = CertificateSubject.from_encoder(encoder)
     if certificate := find(subject):
         encoder.restrict(require(certificate, subject.layout, encoder.variant.name), certificate)
 
@@ -145,7 +145,7 @@ def certify(subject: CertificateSubject, seed: int = 0) -> ShapeCertificate:
     With one stream there are two passes, the second in the opposite order. Raises EngineError.
     """
     start = time.perf_counter()
-    trial = ShapeTrial(subject, ShapeTexts.of(subject))
+    trial = ShapeTrial(subject, ShapeTexts.from_subject(subject))
     trial.run(seed)
     wrong = trial.wrong()
     return ShapeCertificate(
@@ -216,7 +216,7 @@ def warm(subject: CertificateSubject, most_tokens: int = WARM_TOKENS) -> int:
 
     The runtime compiles them now, so that no query waits for it later.
     """
-    texts = ShapeTexts.of(subject)
+    texts = ShapeTexts.from_subject(subject)
     widths = [width for width in subject.layout.widths() if width <= most_tokens]
     shapes = [PaddedShape(1, width) for width in widths if PaddedShape(1, width) not in subject.encoder.layout.wrong]
 

@@ -38,7 +38,9 @@ class CertificateSubject(NamedTuple):
     layout: BatchLayout
 
     @classmethod
-    def of(cls, encoder: CertifiedEncoder, streams: Sequence[Encode] = (), batch_tokens: int = 0) -> CertificateSubject:
+    def from_encoder(
+        cls, encoder: CertifiedEncoder, streams: Sequence[Encode] = (), batch_tokens: int = 0
+    ) -> CertificateSubject:
         """Return the subject of an encoder.
 
         `streams` are by default those of its engine. `batch_tokens` above the usual budget adds larger shapes.

@@ -31,7 +31,7 @@ class ShapeTexts:
     spread: float | None  # of the golden scores; None: the model returns vectors
 
     @classmethod
-    def of(cls, subject: CertificateSubject) -> ShapeTexts:
+    def from_subject(cls, subject: CertificateSubject) -> ShapeTexts:
         """Return the texts for the widths of a subject."""
         golden = GoldenTexts.load(subject.encoder.bundle)
         tokens = subject.encoder.tokenizer(golden.real)

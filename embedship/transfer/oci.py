@@ -110,7 +110,7 @@ def push(bundle: Bundle, address: str, plain_http: bool, retry: RetryPolicy, don
 
 def _files(bundle: Bundle) -> dict[str, SealedFile]:
     signature = [SIGNATURE] if SIGNATURE in sealed.list_files(bundle.folder) else []
-    own = {name: SealedFile.of(bundle.path(name)) for name in (MANIFEST, *signature)}
+    own = {name: SealedFile.from_path(bundle.path(name)) for name in (MANIFEST, *signature)}
     return {**own, **bundle.manifest.files}
 
 

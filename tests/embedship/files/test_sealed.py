@@ -94,7 +94,7 @@ def folder(tmp_path: Path) -> Path:
 )
 def test_a_file_that_is_not_what_it_was(folder: Path, spoil: Callable[[Path], object], sentence: str) -> None:
     path = folder / "onnx" / "model.onnx"
-    listed = {"onnx/model.onnx": SealedFile.of(path)}
+    listed = {"onnx/model.onnx": SealedFile.from_path(path)}
     assert sealed.problems(folder, listed, listed) == []
     spoil(path)
     assert sealed.problems(folder, listed, listed) == [sentence]
@@ -103,7 +103,7 @@ def test_a_file_that_is_not_what_it_was(folder: Path, spoil: Callable[[Path], ob
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_file_that_may_not_be_read(folder: Path) -> None:
     path = folder / "onnx" / "model.onnx"
-    listed = {"onnx/model.onnx": SealedFile.of(path)}
+    listed = {"onnx/model.onnx": SealedFile.from_path(path)}
     path.chmod(0)
     assert sealed.problems(folder, listed, listed) == ["onnx/model.onnx cannot be read (Permission denied)"]
 
@@ -158,6 +158,6 @@ def test_a_sealed_manifest_that_names_a_file_outside_is_refused(tmp_path: Path) 
 def test_a_file_outside_is_a_problem_and_not_opened(folder: Path) -> None:
     outside = folder.parent / "outside"
     outside.write_bytes(b"x")
-    assert sealed.problems(folder, {"../outside": SealedFile.of(outside)}, ["../outside"]) == [
+    assert sealed.problems(folder, {"../outside": SealedFile.from_path(outside)}, ["../outside"]) == [
         "'../outside' is not the name of a file inside the folder"
     ]

@@ -413,7 +413,7 @@ def test_a_hostile_manifest_writes_nothing(fetch: Fetch, small: Bundle, tmp_path
     files = {**small.manifest.files, **HOSTILE[case]}
     hostile = sealed.seal(msgspec.structs.replace(small.manifest, files=files))
     (tmp_path / "www").mkdir()
-    (tmp_path / "www" / MANIFEST).write_bytes(sealed.text(hostile))
+    (tmp_path / "www" / MANIFEST).write_bytes(sealed.to_bytes(hostile))
     with servers.web(tmp_path / "www") as server:
         answer = fetch(server, tmp_path / "in" / "bundle")
     assert answer.code == 4, answer.stderr
