@@ -1,4 +1,4 @@
-"""Names of devices, as the engines, the settings of the server and the chart's users write them: one reader of them."""
+"""Device addresses, as engines, server settings and chart users write them: all are parsed by one function."""
 
 from __future__ import annotations
 

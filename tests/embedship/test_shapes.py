@@ -1,4 +1,4 @@
-"""Engines that are wrong for a shape: found, and left out of the plan. And the real ones."""
+"""Shape certificates: engines that are wrong for some shapes are found and restricted. Also the real engines."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ WRONG = PaddedShape(4, 24)
 
 
 class Hashed:
-    """An engine whose vector of a text is a sum of a random row a token: right, whatever the shape.
+    """An engine whose vector of a text is a sum of one random row per token: right in every shape.
 
-    `broken` says of (shape, shapes seen before, stream) whether the vectors of a batch are those of nothing.
+    `broken(shape, shapes seen before, stream)` tells whether the vectors of a batch are wrong.
     """
 
     precision = Precision.INT8
@@ -89,7 +89,7 @@ def one_width(shape: PaddedShape, seen: frozenset[PaddedShape], stream: int) -> 
 
 
 def opened(bundle: Path, engine: Hashed) -> Encoder:
-    """An encoder over that engine; the bundle says nothing of shapes, and reads POSITIONS tokens."""
+    """Return an encoder with that engine. Its bundle has no shape certificate, and reads POSITIONS tokens."""
     whole = Bundle.open(bundle)
     manifest = whole.manifest
     bare = tuple(msgspec.structs.replace(each, shapes=None) for each in manifest.variants)

@@ -1,4 +1,4 @@
-"""Noise cannot choose: variants that take known times, on a clock that moves only when they work."""
+"""Variant choice is robust against noise: variants with known costs, on a clock that moves only when they work."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Slow = Callable[[str, int], float]
 
 
 class FakeClock(ProcessClock):
-    """Of one machine with two cores; `others` take CPU time while the process waits."""
+    """The clock of a machine with two cores. `others` is the CPU time of other programs while the process waits."""
 
     def __init__(self) -> None:
         self.walls = self.cpus = self.used = 0.0
@@ -36,7 +36,7 @@ class FakeClock(ProcessClock):
 
 
 class FakeEncoder:
-    """Takes `cost` CPU seconds a token on two streams; `slow(name, call)` says how many times longer the wall shows."""
+    """Uses `cost` CPU seconds per token on two streams. `slow(name, call)` is the factor of the wall time."""
 
     def __init__(self, name: str, cost: float, clock: FakeClock, slow: Slow) -> None:
         self.name, self.cost, self.clock, self.slow, self.calls = name, cost, clock, slow, 0
@@ -53,7 +53,7 @@ class FakeEncoder:
         self.calls += 1
         self.clock.walls += wall
         self.clock.cpus += cpu
-        self.clock.used += max(cpu, 2 * wall)  # others take what this process did not get
+        self.clock.used += max(cpu, 2 * wall)  # other programs use what this process did not get
 
 
 def measured(
@@ -103,7 +103,7 @@ def test_a_slow_spell_that_hits_one_variant_does_not_change_the_choice(variants:
 def test_on_a_busy_machine_cpu_time_decides_and_it_is_said(
     variants: list[Variant], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As seen: all at a tenth of their speed, and the fastest held up most."""
+    """As observed: all ran at a tenth of their speed, and the fastest was slowed most."""
     timed, _ = measured(COSTS, lambda name, call: 16.0 if name == "openvino-int8" else 9.0)
     speeds = timed.speeds
     assert speeds.tokens_per_second["openvino-int8"] < speeds.tokens_per_second["openvino"], "by the wall clock"

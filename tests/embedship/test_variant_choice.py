@@ -41,7 +41,7 @@ def variants(bundle: Path) -> list[Variant]:
 
 @pytest.fixture
 def foreign(bundle: Path, tmp_path: Path) -> Bundle:
-    """A bundle that was exported on another machine; its folder holds nothing but the manifest."""
+    """A bundle that was exported on another machine. Its folder has only the manifest."""
     opened = Bundle.open(bundle)
     there = msgspec.structs.replace(opened.manifest.choice, machine=FOREIGN)
     return Bundle(tmp_path / "bundle", msgspec.structs.replace(opened.manifest, choice=there, digest="f" * 64))
@@ -54,7 +54,7 @@ def here(bundle: Bundle, variant: str) -> VariantChoice:
 @pytest.mark.parametrize(
     ("objective", "expected"),
     [
-        # O3 gains 1.02x, within the noise, and dynamic int8 is for those who name it.
+        # O3 gains 1.02x, within the noise. Dynamic int8 is chosen only if it is named.
         (Objective.THROUGHPUT, ["openvino-int8", "onnx-int8", "onnx"]),
         (Objective.LATENCY, ["onnx-int8", "openvino-int8", "onnx-O3", "onnx"]),
         (Objective.SIZE, ["openvino-int8", "onnx-int8", "onnx"]),

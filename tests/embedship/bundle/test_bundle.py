@@ -46,7 +46,7 @@ PIPELINE = ModelSpec(
     inputs=("input_ids", "attention_mask"),
     pad_id=0,
 )
-TOKENIZER_SHA256 = hashlib.sha256(b"abc").hexdigest()  # what every file of the folder below holds
+TOKENIZER_SHA256 = hashlib.sha256(b"abc").hexdigest()  # every file of the folder below contains abc
 SOURCE = ModelSource(name="tiny", weights_sha256="a" * 64, versions={})
 
 
@@ -154,7 +154,7 @@ def test_a_manifest_that_points_outside_is_refused(folder: Path, name: str) -> N
 
 
 def reseal(folder: Path, changed: BundleManifest) -> None:
-    """What an attacker who knows the format would write: a manifest whose digest is right."""
+    """Write what an attacker who knows the format would write: a manifest with a valid digest."""
     sealed.write(folder / MANIFEST, changed)
 
 

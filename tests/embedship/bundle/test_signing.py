@@ -35,7 +35,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
-    """A bundle whose files hold three bytes each."""
+    """A bundle with three bytes in each file."""
     folder = tmp_path / "bundle"
     for name in ("onnx/model.onnx", "tokenizer.json", "golden.safetensors"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def test_the_statement_names_the_model_and_every_other_file(signed: Bundle) -> N
 
 
 def test_a_file_that_belongs_to_git_is_one_too_many(signed: Bundle, keys: tuple[Path, Path]) -> None:
-    """The standard's tool leaves them out unless it is told not to."""
+    """The standard's tool ignores them by default."""
     signed.path(".gitignore").touch()
     with pytest.raises(UnsafeError, match=r"Extra files .*\.gitignore"):
         signing.check(signed, keys[1])
@@ -118,7 +118,7 @@ def test_every_part_of_a_signature_counts(signed: Bundle, keys: tuple[Path, Path
             signing.check(signed, keys[1])
         except UnsafeError:
             continue
-        # What may change unnoticed is what no one reads: the JSON says the same.
+        # Only bytes that are not read may change unnoticed: the decoded JSON must be the same.
         assert json.loads(spoiled)["dsseEnvelope"] == json.loads(whole)["dsseEnvelope"]
 
 

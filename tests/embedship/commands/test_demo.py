@@ -1,4 +1,4 @@
-"""The demo, whole: what `make demo DEMO_ARGS=--once` runs."""
+"""The demo as a user runs it with `make demo DEMO_ARGS=--once`."""
 
 from __future__ import annotations
 

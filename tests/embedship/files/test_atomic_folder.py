@@ -16,7 +16,7 @@ from embedship.files.atomic_folder import resumable_folder, write_folder_atomica
 
 
 def anything(target: Path) -> None:
-    """Whatever lies there may be replaced."""
+    """Accept any target as replaceable."""
 
 
 def nothing(target: Path) -> None:
@@ -51,12 +51,13 @@ def test_what_fails_leaves_nothing(tmp_path: Path, error: type[BaseException]) -
 
 
 def test_sigterm_leaves_nothing_either(tmp_path: Path) -> None:
-    """In a process of its own: should it die of the signal, then no other test with it."""
+    """In a process of its own, so that a deadly signal does not end other tests."""
     code = (
-        "import os, signal, sys; from pathlib import Path; from embedship.files.atomic_folder import staged\n"
+        "import os, signal, sys; from pathlib import Path\n"
+        "from embedship.files.atomic_folder import write_folder_atomically as write\n"
         "before = signal.getsignal(signal.SIGTERM)\n"
         "try:\n"
-        "    with staged(Path(sys.argv[1]), lambda target: None): os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    with write(Path(sys.argv[1]), lambda target: None): os.kill(os.getpid(), signal.SIGTERM)\n"
         "except KeyboardInterrupt: sys.exit(0 if signal.getsignal(signal.SIGTERM) is before else 3)\n"
     )
     done = subprocess.run([sys.executable, "-P", "-c", code, str(tmp_path / "folder")], timeout=60, check=False)
@@ -108,9 +109,8 @@ def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
 _UNTIL_KILLED = """
 import sys
 from pathlib import Path
-from types import SimpleNamespace
-from embedship.files.atomic_folder import resumed, staged
-with staged(Path(sys.argv[1]), lambda found: None) as folder:
+from embedship.files.atomic_folder import write_folder_atomically
+with write_folder_atomically(Path(sys.argv[1]), lambda target: None) as folder:
     (folder / "half").touch()
     print("ready", flush=True)
     sys.stdin.read()
@@ -119,7 +119,7 @@ with staged(Path(sys.argv[1]), lambda found: None) as folder:
 
 @contextlib.contextmanager
 def another_run(target: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process in the middle of writing `target`."""
+    """Start a process that is in the middle of writing `target`."""
     command = [sys.executable, "-P", "-c", _UNTIL_KILLED, str(target)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -159,7 +159,7 @@ def test_the_folder_of_a_run_under_way_is_left_alone(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """A disk that is full after `size` bytes of any file."""
+    """Limit files to `size` bytes, as if the disk were full then."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -185,7 +185,7 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
 def test_only_native_errors_are_laid_to_a_full_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception], free: int
 ) -> None:
-    """A mistake of ours on a nearly full disk stays what it is."""
+    """An error of our own code is not reported as a full disk."""
     monkeypatch.setattr(atomic_folder.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     disk = error is RuntimeError and not free
     with pytest.raises(EmbedshipError if disk else error), write_folder_atomically(tmp_path / "folder", nothing):

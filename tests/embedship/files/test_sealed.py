@@ -35,7 +35,7 @@ def test_any_flipped_bit_is_noticed(tmp_path: Path, at: int) -> None:
     raw = bytearray(path.read_bytes())
     raw[at] ^= 1
     path.write_bytes(raw)
-    with pytest.raises((UnsafeError, UsageError)):  # a flipped format number is another format
+    with pytest.raises((UnsafeError, UsageError)):  # a flipped bit in the format number gives another format
         read(path)
 
 
@@ -143,7 +143,7 @@ def test_what_differs_is_shown_without_python() -> None:
 
 
 def test_a_sealed_manifest_that_names_a_file_outside_is_refused(tmp_path: Path) -> None:
-    """Whichever command reads it: whoever wrote the folder sealed it, too."""
+    """For every manifest type: an attacker who wrote the folder can seal it as well."""
 
     class Listing(msgspec.Struct, frozen=True):
         format: int

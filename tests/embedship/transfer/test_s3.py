@@ -1,4 +1,4 @@
-"""One file of a bucket, read as Python reads files, and encoded from there."""
+"""One object of a bucket, read as a Python file, and encoded from there."""
 
 from __future__ import annotations
 
