@@ -240,7 +240,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tiny: Path, texts: Path,
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
-        with pytest.raises(EmbedshipError, match=r"bundle could not be written: .*make room"):
+        with pytest.raises(EmbedshipError, match=r"bundle could not be written: .*free some space"):
             export(tiny, tmp_path / "bundle", texts)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

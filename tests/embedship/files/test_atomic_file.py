@@ -40,7 +40,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(EmbedshipError, match="No space left on device; make room"):
+    with pytest.raises(EmbedshipError, match="No space left on device; free some space"):
         atomic_file.write(path, b"new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

@@ -170,7 +170,7 @@ def largest_file(size: int) -> Iterator[None]:
 
 def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
     target = tmp_path / "folder"
-    cause = "folder could not be written: File too large; make room"
+    cause = "folder could not be written: File too large; free some space"
     with (
         largest_file(10),
         pytest.raises(EmbedshipError, match=cause),

@@ -334,7 +334,7 @@ def test_a_disk_that_fills_up_is_a_sentence(fetch: Fetch, www: Any, small: Bundl
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert answer.code == 1
-    assert "could not be written: File too large; make room" in answer.stderr
+    assert "could not be written: File too large; free some space" in answer.stderr
     assert not (tmp_path / "bundle").exists()
     had = sum(path.stat().st_size for path in (tmp_path / ".bundle.incoming" / "parts").iterdir())
     assert had > 0
