@@ -71,8 +71,6 @@ class Downloader(NamedTuple):
                     have, failed = have + len(piece), 0
                     self.advance(len(piece), True)
                 if have < size:
-                    self.saw(len(piece), True)
-                if have < size:
                     raise TransferInterrupted(f"{self.source.pinned} ended {name} after {have} of {size} bytes")
             except TransferInterrupted as error:
                 failed += 1
