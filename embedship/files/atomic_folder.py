@@ -23,7 +23,8 @@ from safetensors import SafetensorError
 from embedship.errors import EmbedshipError, UsageError
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # <fcntl.h>, <linux/fs.h>
-# A limit on file sizes (ulimit -f) gives EFBIG. Such errors come without a file name, or a copy names its source.
+# A limit on file sizes (ulimit -f) gives EFBIG. The file name of these errors is not checked, because a failed copy
+# names the file that was read, not the one that could not be written.
 _DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FULL_DISK_BYTES = 1 << 20  # a disk with less free space counts as full, whatever the error says
 
