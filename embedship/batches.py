@@ -165,7 +165,7 @@ class BatchLayout:
             return vectors if shape.rows == len(ids) else vectors[: len(ids)]
         middle = len(ids) // 2
         if not middle:
-            raise EngineError(f"this engine computes no batch shape correctly that fits a text of {len(ids[0])} tokens")
+            raise EngineError(f"no batch shape that fits a text of {len(ids[0])} tokens gives right vectors here")
         halves = [self.encode(encode, ids[half], turns[half]) for half in (slice(middle), slice(middle, None))]
         return np.concatenate(halves)
 
