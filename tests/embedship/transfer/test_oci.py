@@ -325,4 +325,4 @@ def test_an_upload_does_not_lead_away(small: Bundle, monkeypatch: pytest.MonkeyP
 def test_a_password_does_not_leave_in_the_clear() -> None:
     registry = ImageRegistry(ImageReference.parse("registry.example/team/small:v1"))
     with pytest.raises(Exception, match="without encryption"):
-        registry._challenged('Bearer realm="http://elsewhere.example/token",service="x"')
+        registry._answer_challenge('Bearer realm="http://elsewhere.example/token",service="x"')
