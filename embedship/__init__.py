@@ -1,32 +1,34 @@
-"""Ship an embedding model: a checkpoint becomes a verified bundle, a search service, and live quality metrics.
+"""Embedship ships an embedding model: from a checkpoint to a verified bundle, a search service and live metrics.
 
-__main__.py
-batches.py         Tokens -> batches
-codes.py           Vector codes
-device.py          What a forward pass runs on, written the way people write it
-distributions.py   Distributions that install the same module over each other
-encoder.py         The local, synchronous door
-errors.py          What can go wrong, and the exit code it ends the command with
-golden.py          Golden texts
-golden_texts.py    The golden texts of a bundle
-hardware.py        What this process may use
-likeness.py        How alike two answers of a model are, on one scale for both tasks
-packing.py         Vectors -> rows in one of the codes that a bundle froze
-queries.py         A log of queries
-ranking.py         Scores -> the best k, with one order for all
-shapes.py          The shape certificate
-stdlib_docs.py     Real text that every machine has
-timing.py          Timed rounds
-tokens.py          Text -> Tokens, with the bundle's own truncation and prompts, and an account of what was cut off
-tune.py            How fast is each variant on this machine, through the encoder, on real texts? Run by export
-variant_choice.py  Which variant runs where nobody names one
-version.py         The version of the installed package
-bundle/            The bundle
-charts/
-commands/
-engine/            Batch -> Vectors
-files/
-transfer/          Bundles over the wire
+This package has what the other folders share: bundles, engines, the encoder, and the command line.
+
+__main__.py        Runs the command line (`python -m embedship`)
+batches.py         Groups token ids into batches of few shapes
+codes.py           Vector codes: truncation, float16, int8, sign bits
+device.py          Device addresses: cpu, cuda:0, tensorrt:0, gpu:0
+distributions.py   Distributions that install the same module
+encoder.py         Encoder: texts in, vectors out, in this process
+errors.py          Errors and their exit codes
+golden.py          Golden check: does a variant still give the vectors of the export?
+golden_texts.py    Golden texts: probe texts with token ids and vectors
+hardware.py        Instruction sets, cores and streams that this process may use
+likeness.py        Likeness of two vectors or scores
+packing.py         Encodes vectors in one of the bundle's codes
+queries.py         Query log: texts, sessions, times, recalls
+ranking.py         Selects the k best rows by score
+stdlib_docs.py     Real texts that every machine has: Python's documentation
+timing.py          Times several variants in turn
+tokens.py          Tokenizer: texts to token ids
+tune.py            Measures the variants on this machine
+variant_choice.py  Decides which variant runs if none is named
+version.py         The installed version
+bundle/            The bundle: folder, manifest, signatures
+charts/            Charts and tables of the HTML reports
+commands/          The command line, and the commands that need no other folder
+engine/            Runs a model with ONNX Runtime or OpenVINO
+files/             Atomic files and folders, sealed folders, JSON Lines, qrels
+shapes/            Shape certificates: batch shapes with wrong vectors are not used
+transfer/          Push and pull of bundles
 """
 
 from __future__ import annotations
@@ -42,13 +44,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Bundle", "Encoder"]
 
-# From 1.29 on, ONNX Runtime reports models, devices and inferences to Microsoft, unless this is set before it is loaded
-# (microsoft/onnxruntime #27379). Whoever sets it otherwise is heard.
+# Since 1.29, ONNX Runtime reports models, devices and inferences to Microsoft unless this variable is set before it is
+# imported (microsoft/onnxruntime #27379). A value set by the user is respected.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def __getattr__(name: str) -> object:
-    """`from embedship import Encoder` without loading a tokenizer for those who only read a version."""
+    """Import Encoder and Bundle on first use, so that reading the version does not load a tokenizer."""
     if name == "Encoder":
         from embedship.encoder import Encoder
 

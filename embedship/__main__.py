@@ -1,3 +1,5 @@
+"""`python -m embedship`: the command line."""
+
 from embedship.commands.main import main
 
 if __name__ == "__main__":

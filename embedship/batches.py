@@ -1,8 +1,8 @@
-"""Tokens -> batches: grouped by length within a token budget, in few shapes, so that padding and compiling stay small.
+"""Batches of token ids: grouped by length within a token budget, in few shapes, to limit padding and compiling.
 
-OpenVINO compiles for each shape of batch it meets (MiniLM on two cores: some 10 ms, where a query takes 3, and 4 MB a
-stream that it keeps), GPUs plan and allocate by shape, and every shape is certified (shapes.py). So rows are a power of
-two, and widths above 16 are rounded up to 8 steps an octave. Pure.
+OpenVINO compiles for each batch shape it meets: about 10 ms for MiniLM on two cores, where a query takes 3 ms, and 4 MB
+per stream that it keeps. GPUs plan and allocate by shape, and every shape is certified (see embedship.shapes). So rows
+are a power of two, and widths above 16 are rounded up to 8 steps per octave. Pure.
 """
 
 from __future__ import annotations
@@ -17,24 +17,23 @@ import numpy.typing as npt
 
 from embedship.errors import EngineError
 
-# Throughput is flat between 1,024 and 2,048 padded tokens a batch on two cores with MiniLM, and a small batch keeps
+# Padded tokens per batch. Throughput of MiniLM on two cores is flat between 1,024 and 2,048, and a small batch keeps
 # the wait of the next query short.
 BUDGET = 1536
 
-# A batch may hold 5% padding, or this many tokens where 5% is less: a token of padding costs a small batch less than
-# a batch of its own would.
+# A batch may have 5% padding, or this many tokens if 5% is less: a few padding tokens cost less than another batch.
 PADDING = 0.05
 SLACK = 16
 
-# More texts at once gain nothing where the budget is a CPU's, and would be shapes more to certify.
+# More texts per batch gain nothing with a CPU's budget, and would be more shapes to certify.
 ROWS = 32
 _ROW_TOKENS = 48
 
-_STEPS = 8  # widths an octave
+_STEPS = 8  # widths per octave
 
 
 class PaddedShape(NamedTuple):
-    """Of a batch: rows, and tokens a row, padding included."""
+    """The shape of a batch: rows, and tokens per row including padding."""
 
     rows: int
     width: int
@@ -42,9 +41,9 @@ class PaddedShape(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What an engine takes: (n, length) int64 ids and mask, padded on the right.
+    """The input of an engine: (n, length) int64 ids and mask, padded on the right.
 
-    `turns`, (n,) int64: where the second text of each pair begins, 0 where there is none; None: there are no pairs.
+    `turns`, (n,) int64: where the second text of each pair begins, 0 if a row has none. None: there are no pairs.
     """
 
     input_ids: npt.NDArray[np.int64]
@@ -65,12 +64,12 @@ class Batch:
         return second * self.attention_mask
 
     def turned(self, turns: Sequence[int]) -> Batch:
-        """The same rows with these turns; none, or only zeros: as it is."""
+        """Return the same rows with these turns. The batch is unchanged if there are none or all are 0."""
         return replace(self, turns=np.asarray(turns, dtype=np.int64)) if any(turns) else self
 
 
 class BatchShape:
-    """A batch on its way: how much it holds, and whether one more text would be worth its padding."""
+    """Size of a batch that is being filled: decides if one more text is worth its padding."""
 
     def __init__(self, budget: int) -> None:
         self.rows = 0
@@ -79,20 +78,22 @@ class BatchShape:
         self._width = self._tokens = 0
 
     def add(self, length: int) -> None:
+        """Count one more text of this length."""
         self.rows += 1
         self._width = max(self._width, padded_width(length))
         self._tokens += length
 
     def padding(self, length: int) -> int:
-        """Padded tokens of the rectangle, were a text of this length added."""
+        """Return the padding tokens of the batch if a text of this length were added."""
         return self._area(length) - self._tokens - length
 
     def fits(self, length: int) -> bool:
+        """Return whether a text of this length should join the batch."""
         if not self.rows:
             return True
         if self.rows >= self._most or self._area(length) > self._budget:
             return False
-        # A text of the batch's own width is padded as much in any other batch.
+        # A text of the batch's own width has the same padding in any other batch.
         allowed = max(SLACK, PADDING * (self._tokens + length))
         return padded_width(length) == self._width or self.padding(length) <= allowed
 
@@ -101,9 +102,9 @@ class BatchShape:
 
 
 def pad(ids: Sequence[Sequence[int]], pad_id: int, width: int = 1) -> Batch:
-    """Lay rows of token ids into one rectangle, `width` columns wide or as wide as the longest row.
+    """Put rows of token ids into one rectangle, `width` columns wide or as wide as the longest row.
 
-    Always on the right: exact for causal models too, because pooling takes its positions from the mask.
+    Padding is always on the right. That is exact for causal models as well, because pooling uses the mask's positions.
     """
     width = max(width, *map(len, ids))
     input_ids = np.full((len(ids), width), pad_id, dtype=np.int64)
@@ -116,7 +117,7 @@ def pad(ids: Sequence[Sequence[int]], pad_id: int, width: int = 1) -> Batch:
 
 @dataclass(frozen=True, slots=True)
 class BatchLayout:
-    """How a model's batches are laid out: in few shapes, none beyond its positions, and in none that is wrong."""
+    """The allowed shapes of a model's batches: few, within its positions, and without the wrong ones."""
 
     pad_id: int
     positions: int
@@ -124,20 +125,20 @@ class BatchLayout:
     wrong: frozenset[PaddedShape] = frozenset()
 
     def without(self, shapes: Sequence[PaddedShape]) -> BatchLayout:
-        """The same layout, which does not use these shapes either."""
+        """Return the same layout without these shapes."""
         return replace(self, wrong=self.wrong.union(shapes))
 
     def widths(self) -> list[int]:
-        """All widths a batch may have, ascending."""
+        """Return all widths a batch may have, ascending."""
         return list(_widths(self.positions))
 
     def shapes(self) -> list[PaddedShape]:
-        """Every shape that a batch may have, the wrong ones included: by rows, then by width."""
+        """Return every shape a batch may have, including the wrong ones, sorted by rows, then by width."""
         counts = [1 << power for power in range(most_rows(self.budget).bit_length())]
         return [PaddedShape(rows, width) for rows in counts for width in self.widths() if self._affords(rows, width)]
 
     def shape(self, rows: int, longest: int) -> PaddedShape | None:
-        """The smallest right shape that holds so many texts of at most `longest` tokens; None: only fewer texts."""
+        """Return the smallest right shape for `rows` texts of at most `longest` tokens; None: split them."""
         least = round_rows(2 * rows - 1)
         counts = [least << power for power in range(most_rows(self.budget).bit_length()) if rows]
         width = self._rounded(longest)
@@ -153,23 +154,23 @@ class BatchLayout:
         ids: Sequence[Sequence[int]],
         turns: Sequence[int] = (),
     ) -> npt.NDArray[np.float32]:
-        """Return what `encode` gives for these texts, (n, dim) in their order: as one batch of a right shape, or, where
-        there is none for so many, as several.
+        """Return what `encode` returns for these texts, (n, dim) in their order.
 
-        Raises EngineError where a text alone has no right shape; whatever `encode` raises is passed on.
+        They are one batch if there is a right shape for it, else several. Raises EngineError if a single text has no
+        right shape. Exceptions of `encode` are passed on.
         """
         shape = self.shape(len(ids), max(map(len, ids)))
         if shape is not None:
-            found = encode(self.batch(ids, turns, shape))
-            return found if shape.rows == len(ids) else found[: len(ids)]
+            vectors = encode(self.batch(ids, turns, shape))
+            return vectors if shape.rows == len(ids) else vectors[: len(ids)]
         middle = len(ids) // 2
         if not middle:
-            raise EngineError(f"a text of {len(ids[0])} tokens fits no shape that this engine computes rightly")
+            raise EngineError(f"no batch shape that fits a text of {len(ids[0])} tokens gives right vectors here")
         halves = [self.encode(encode, ids[half], turns[half]) for half in (slice(middle), slice(middle, None))]
         return np.concatenate(halves)
 
     def batch(self, ids: Sequence[Sequence[int]], turns: Sequence[int] = (), shape: PaddedShape | None = None) -> Batch:
-        """These texts in `shape` (default: that of `shape()`, where there is one). Rows too many repeat the first."""
+        """Return these texts in `shape` (default: that of `shape()`, if any). Missing rows repeat the first."""
         shape = (
             shape
             or self.shape(len(ids), max(map(len, ids)))
@@ -187,9 +188,9 @@ class BatchLayout:
 
 
 def plan(lengths: Sequence[int], budget: int = BUDGET) -> Iterator[list[int]]:
-    """Yield groups of row numbers, longest first, each of them a batch that a `BatchShape` takes.
+    """Yield groups of row numbers, each a batch that a `BatchShape` accepts, longest texts first.
 
-    Longest first, so that the last batches to finish are the cheap ones and no stream idles long.
+    Longest first, so that the last batches are cheap and no stream is idle for long.
     """
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     start = 0
@@ -214,16 +215,16 @@ def _widths(positions: int) -> tuple[int, ...]:
 
 
 def most_rows(budget: int) -> int:
-    """How many texts a batch may hold at most: a power of two."""
+    """Return the largest number of texts in a batch: a power of two."""
     return round_rows(max(ROWS, budget // _ROW_TOKENS))
 
 
 def padded_width(length: int) -> int:
-    """The width of a batch whose longest text has so many tokens."""
+    """Return the width of a batch whose longest text has `length` tokens."""
     step = max(1, (1 << (length - 1).bit_length()) // (2 * _STEPS))
     return -(-length // step) * step
 
 
 def round_rows(rows: int) -> int:
-    """How many of so many texts (one or more) to compute at once; the others make the next batch."""
+    """Return how many of `rows` texts (one or more) to compute at once: the largest power of two."""
     return 1 << (rows.bit_length() - 1)

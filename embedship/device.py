@@ -1,4 +1,4 @@
-"""What a forward pass runs on, written the way people write it: cpu, cuda:0, tensorrt:0, gpu:0. Pure: no numpy."""
+"""Device addresses as users write them: cpu, cuda:0, tensorrt:0, gpu:0. Pure: no numpy."""
 
 from __future__ import annotations
 
@@ -10,35 +10,39 @@ from embedship.errors import UsageError
 
 
 class DeviceKind(StrEnum):
+    """The kind of device that a model runs on."""
+
     CPU = "cpu"
-    CUDA = "cuda"  # NVIDIA, by ONNX Runtime
-    TENSORRT = "tensorrt"  # NVIDIA, by ONNX Runtime through TensorRT: slow to start, engines are kept in a cache
-    GPU = "gpu"  # Intel, by OpenVINO
+    CUDA = "cuda"  # NVIDIA, with ONNX Runtime
+    TENSORRT = "tensorrt"  # NVIDIA, with ONNX Runtime through TensorRT: slow to start, its engines are cached
+    GPU = "gpu"  # Intel, with OpenVINO
 
 
-_WRITTEN = re.compile(r"([a-z]+)(?::(0|[1-9][0-9]{0,2}))?")
+_ADDRESS = re.compile(r"([a-z]+)(?::(0|[1-9][0-9]{0,2}))?")
 
 
 class DeviceAddress(NamedTuple):
+    """One device: its kind and its number, counted from 0."""
+
     kind: DeviceKind
     ordinal: int = 0
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """`cpu`, `cuda:1`; without a number it is the first. Raises UsageError."""
-        found = _WRITTEN.fullmatch(text)
-        if not found or found[1] not in set(DeviceKind):
+        """Parse `cpu` or `cuda:1`. Without a number it is the first device. Raises UsageError."""
+        match = _ADDRESS.fullmatch(text)
+        if not match or match[1] not in set(DeviceKind):
             raise UsageError(
-                f"{text!r} is no device: write {', '.join(DeviceKind)}, with a number after a colon if need be"
+                f"{text!r} is not a device: write {', '.join(DeviceKind)}, followed by a colon and a number if needed"
             )
-        return cls(DeviceKind(found[1]), int(found[2] or 0))
+        return cls(DeviceKind(match[1]), int(match[2] or 0))
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.ordinal}"
 
 
 def several(text: str) -> tuple[DeviceAddress, ...]:
-    """Devices with commas between them, all of one kind, each once. Raises UsageError.
+    """Parse devices separated by commas, all of one kind, without repetition. Raises UsageError.
 
     >>> [str(device) for device in several("cuda:0,cuda:1")]
     ['cuda:0', 'cuda:1']
@@ -48,5 +52,5 @@ def several(text: str) -> tuple[DeviceAddress, ...]:
         if devices.count(device) > 1:
             raise UsageError(f"{device} is named twice; name it once")
     if len({device.kind for device in devices}) > 1:
-        raise UsageError(f"{text} mixes kinds, whose vectors differ; name one kind")
+        raise UsageError(f"{text} mixes kinds of devices, whose vectors differ: name devices of one kind")
     return devices

@@ -1,4 +1,4 @@
-"""Distributions that install the same module over each other: a CPU and a GPU build of one library."""
+"""Distributions that install the same module, such as the CPU and the GPU build of one library."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ SHARED = {
 
 
 def installed_version(name: str) -> str:
-    """The version of a package, or of whichever distribution brings the module. Raises PackageNotFoundError."""
-    if found := _installed(SHARED.get(name, (name,))):
-        return next(iter(found.values()))
+    """Return the version of a module's distribution, whichever one is installed. Raises PackageNotFoundError."""
+    if versions := _installed(SHARED.get(name, (name,))):
+        return next(iter(versions.values()))
     raise PackageNotFoundError(name)
 
 
 def conflicts() -> list[str]:
-    """A sentence for each module that two installed distributions share, with the cure."""
+    """Return a message, with what to do, for each module that two installed distributions provide."""
     return [
-        f"{' and '.join(f'{name} {release}' for name, release in found.items())} are installed over each other: the "
-        f"module {module} is that of the last one. Run pip uninstall --yes {' '.join(found)}, and then pip install "
-        f"{' or '.join(f'{name}=={release}' for name, release in found.items())}: one of them, not both"
+        f"{' and '.join(f'{name} {release}' for name, release in versions.items())} are installed over each other: the "
+        f"module {module} is that of the last one. Run pip uninstall --yes {' '.join(versions)}, and then pip install "
+        f"{' or '.join(f'{name}=={release}' for name, release in versions.items())}: one of them, not both"
         for module, names in SHARED.items()
-        if len(found := _installed(names)) > 1
+        if len(versions := _installed(names)) > 1
     ]
 
 
 def _installed(names: tuple[str, ...]) -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in names:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions

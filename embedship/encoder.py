@@ -1,6 +1,6 @@
-"""The local, synchronous door: texts in, vectors out; of a re-ranker pairs in, scores out.
+"""Encoder: the local, synchronous API. Returns a vector per text, or for a re-ranker a score per pair.
 
-Export and index use it; the server shares its parts.
+Export and indexing use it. The server uses its parts.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from embedship.engine.protocol import Engine
 from embedship.errors import EngineError, UsageError
 from embedship.tokens import Text, TokenBatch, Tokenizer
 
-# Texts tokenised at once. The first chunk is small, for the streams wait for it alone; the last is enough to group by
-# length, and few enough to bound memory and to show progress.
+# Texts per chunk of tokenisation. The first chunk is small because the streams are idle until it is ready. The largest
+# is big enough to group texts by length, and small enough to bound memory and to show progress.
 _FIRST, _CHUNK = 256, 4096
 
 
 class Encoder:
-    """Thread-safe. Holds one engine and one worker thread a stream.
+    """Encodes texts with one engine and one worker thread per stream. Thread-safe.
 
     >>> encoder = Encoder.open("bundle")                    # doctest: +SKIP
     >>> encoder.encode(["a question", "another"]).shape     # doctest: +SKIP
@@ -42,16 +42,15 @@ class Encoder:
     def __init__(
         self, bundle: Bundle, variant: Variant, tokenizer: Tokenizer, engine: Engine, device: str = DeviceKind.CPU
     ) -> None:
-        """`device` is the kind of what the engine computes on."""
+        """`device` is the kind of device that the engine runs on."""
         self.bundle = bundle
         self.variant = variant
         self.tokenizer = tokenizer
         self.engine = engine
         self.layout = BatchLayout(bundle.manifest.pipeline.pad_id, bundle.manifest.pipeline.max_tokens)
         self.device = str(device)
-        self.shapes: ShapeCertificate | None = (
-            None  # the certificate that the layout keeps to; None: none is known here
-        )
+        # The shape certificate that `layout` follows; None if none is known here.
+        self.shapes: ShapeCertificate | None = None
         self._closed = False
         self._threads = ThreadPoolExecutor(engine.streams, thread_name_prefix="encoder")
 
@@ -65,11 +64,12 @@ class Encoder:
         device: str = "cpu",
         task: Task | None = Task.EMBED,
     ) -> Self:
-        """Open a bundle and load one variant of it (default: the one `choice.variant` picks for this machine).
+        """Open a bundle and load one variant (default: the one `variant_choice.variant` picks for this machine).
 
-        `device` and `streams` are those of `open_engine`; a bundle of another `task` is refused, unless
-        any will do (None). The variant's files are hashed first. Shapes of batches that are known to be wrong here are
-        not used (shapes.py). Raises UsageError, UnsafeError, MissingExtra, EngineError, or GateError if too many are.
+        `device` and `streams` are those of `open_engine`. A bundle for another `task` is rejected; None accepts any.
+        The variant's files are hashed first. Batch shapes that are known to be wrong here are not used (see
+        embedship.shapes). Raises UsageError, UnsafeError, MissingExtra and EngineError, or GateError if too many shapes
+        are wrong.
         """
         from embedship import shapes
 
@@ -88,7 +88,7 @@ class Encoder:
         return encoder
 
     def restrict(self, layout: BatchLayout, certificate: ShapeCertificate) -> None:
-        """From now on use no shapes but those of `layout`, which keeps to `certificate`."""
+        """Use only the shapes of `layout` from now on. `certificate` says why."""
         self.layout, self.shapes = layout, certificate
 
     def encode(
@@ -99,13 +99,13 @@ class Encoder:
         dimensions: int | None = None,
         progress: Callable[[int], object] | None = None,
     ) -> Vectors:
-        """Return (n, dim) float32 rows in the order of texts; a re-ranker takes pairs and gives (n, 1) scores.
+        """Return (n, dim) float32 rows in the order of texts. A re-ranker takes pairs and returns (n, 1) scores.
 
-        `prompt_name` picks one of the model's prompts (None: its default), `dimensions` cuts and renormalises,
-        `progress` is told how many texts have just been finished. Raises UsageError, EngineError.
+        `prompt_name` selects one of the model's prompts (None: its default). `dimensions` truncates and renormalises.
+        `progress` is called with the number of texts just finished. Raises UsageError, EngineError.
         """
         if isinstance(texts, str):
-            raise UsageError("encode takes a list of texts; a single text would be taken for a list of letters")
+            raise UsageError("encode takes a list of texts: put a single text into a list")
         pipeline = self.bundle.manifest.pipeline
         prompt = self.tokenizer.prompt(prompt_name)
         vectors = np.empty((len(texts), pipeline.dimension), dtype=np.float32)
@@ -119,9 +119,9 @@ class Encoder:
         return vectors if dimensions is None else truncate_dimensions(vectors, dimensions)
 
     def encode_tokens(self, tokens: TokenBatch, done: Callable[[Sequence[int]], object] | None = None) -> Vectors:
-        """Return (n, dim) float32 rows of texts that are already tokens, NaN included if the engine gives it.
+        """Return (n, dim) float32 rows of tokenised texts, with NaN if the engine returns it.
 
-        `done` is told the rows that have just been finished, from the threads that finished them.
+        `done` is called with the rows just finished, by the threads that finished them.
         """
         vectors = np.empty((len(tokens), self.bundle.manifest.pipeline.dimension), dtype=np.float32)
         with self._running() as submit:
@@ -130,10 +130,10 @@ class Encoder:
 
     @contextmanager
     def _running(self) -> Iterator[Callable[[Vectors, TokenBatch, Callable[[Sequence[int]], object] | None], None]]:
-        """Yield what takes the next chunk and returns once the chunk before the last is done.
+        """Yield a function that submits a chunk and returns when the chunk before the last one is done.
 
-        So the caller tokenises one chunk while the streams compute another. Raises the first failure; no batch writes
-        into the caller's rows after that.
+        So the caller tokenises one chunk while the streams compute another. Raises the first failure. After that no
+        batch writes into the caller's rows.
         """
         chunks: deque[list[Future[None]]] = deque()
 
@@ -160,7 +160,7 @@ class Encoder:
             done(rows)
 
     def close(self) -> None:
-        """May be called twice."""
+        """Stop the threads and release the engine. May be called twice."""
         self._threads.shutdown()
         if not self._closed:
             self._closed = True
@@ -174,32 +174,33 @@ class Encoder:
 
 
 def require_tokens(tokens: TokenBatch, first: int = 0) -> None:
-    """Raise UsageError naming the first text, counted from `first`, that has no token.
+    """Raise UsageError with the number of the first text, counted from `first`, that has no token.
 
-    A model without special tokens makes none of an empty text, and has no vector for it.
+    A model without special tokens makes none from an empty text, and has no vector for it.
     """
     if [] in tokens.ids:
         raise UsageError(f"text {first + tokens.ids.index([])} is empty for this model: leave it out")
 
 
 def require_finite(vectors: Vectors, first: int = 0) -> None:
-    """Raise EngineError naming the first row, counted from `first`, that holds NaN or infinity."""
+    """Raise EngineError with the number of the first row, counted from `first`, that contains NaN or infinity."""
     if not np.isfinite(vectors).all():
         row = first + int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
-        raise EngineError(f"text {row} got NaN or infinity: check the bundle with `embedship verify`")
+        raise EngineError(f"the vector of text {row} has NaN or infinity: check the bundle with `embedship verify`")
 
 
 def _chunks(texts: int) -> Iterator[tuple[int, int]]:
     start, size = 0, _FIRST
     while start < texts:
-        # A chunk that would leave less than itself takes the rest: a short last chunk pads more, and ends unevenly.
+        # A chunk takes the rest if less than a chunk would remain: a short last chunk has more padding and idles
+        # streams.
         end = texts if texts - start < 2 * size <= _CHUNK else min(start + size, texts)
         yield start, end
         start, size = end, min(2 * size, _CHUNK)
 
 
 def _results(futures: list[Future[None]]) -> None:
-    """Wait for all; if one failed, cancel those that have not begun, wait for the others, and raise."""
+    """Wait for all batches. If one failed, cancel those that have not begun, wait for the others, and raise."""
     try:
         for future in futures:
             future.result()

@@ -1,4 +1,4 @@
-"""The golden texts of a bundle: probe texts, token ids and the checkpoint's vectors."""
+"""Golden texts of a bundle: probe texts, their token ids and the checkpoint's vectors."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ from embedship.codes import Vectors
 from embedship.errors import UnsafeError
 from embedship.tokens import Text
 
-# Where a batch of one and a batch of many are computed by different kernels the last bits differ; more than this
-# means that a text's vector depends on its neighbours.
+# Different kernels for one text and for many differ in the last bits. A lower cosine than this means that a text's
+# vector depends on the other texts of its batch.
 ALONE_FLOOR = 0.999
 
-
-REAL = 14
+REAL = 14  # how many of the golden texts are real ones
 
 
 def batch_invariance_floor(variant: Variant, floors: ParityFloors) -> float:
-    """How much company may change a text's vector. Dynamic int8 depends on it, and is said to: but no more than int8
-    may differ from the checkpoint."""
+    """Return the lowest accepted cosine between a text alone and in a batch.
+
+    Dynamic int8 vectors depend on the batch by design, so they may differ as much as int8 may from the checkpoint.
+    """
     return floors.minimum if variant.quantisation is Quantisation.DYNAMIC else ALONE_FLOOR
 
 
 @dataclass(frozen=True, slots=True)
 class GoldenTexts:
-    """Probe texts, their token ids, and the checkpoint's own (n, dim) float32 vectors: hostile ones, then REAL real."""
+    """Probe texts, their token ids and the checkpoint's (n, dim) float32 vectors: adversarial texts, then REAL real."""
 
     texts: list[Text]
     ids: list[list[int]]
@@ -41,9 +42,11 @@ class GoldenTexts:
 
     @property
     def real(self) -> list[Text]:
+        """The real texts."""
         return self.texts[-REAL:]
 
     def save(self, path: Path) -> None:
+        """Write the file that `load` reads."""
         tensors: dict[str, npt.NDArray[Any]] = {
             "ids": np.concatenate([np.asarray(row, dtype=np.int64) for row in self.ids]),
             "lengths": np.asarray([len(row) for row in self.ids], dtype=np.int64),
@@ -53,6 +56,7 @@ class GoldenTexts:
 
     @classmethod
     def load(cls, bundle: Bundle) -> Self:
+        """Read the golden texts of a bundle. Raises UnsafeError if the file is damaged."""
         path = bundle.path(GOLDEN)
         try:
             with safe_open(path, framework="numpy") as file:
@@ -65,5 +69,5 @@ class GoldenTexts:
 
 
 def _text(value: Any) -> Text:
-    """JSON has no tuples."""
+    """Return a text or a pair from JSON, which has no tuples."""
     return value if isinstance(value, str) else (str(value[0]), str(value[1]))

@@ -1,4 +1,4 @@
-"""What this process may use: instruction set, cores after affinity and cgroup quota, streams."""
+"""Hardware that this process may use: instruction sets, cores within affinity and cgroup quota, streams."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from embedship.bundle import MachineInfo
 
-# Instruction sets that change which variant is fast or safe; the rest of the CPU flags are noise here.
+# Instruction sets that decide which variant is fast or right. Other CPU flags do not matter here.
 _ISA = (
     "avx2",
     "avx_vnni",
@@ -25,22 +25,26 @@ _ISA = (
 
 
 def machine() -> MachineInfo:
+    """Return this machine's CPU, relevant instruction sets and usable cores."""
     cpu, flags = _cpuinfo()
     return MachineInfo(cpu=cpu, isa=tuple(flag for flag in _ISA if flag in flags), cores=cores())
 
 
 def cores() -> float:
-    """CPU cores this process may use: the smallest of affinity mask and cgroup quota.
+    """Return the CPU cores this process may use: the smaller of affinity mask and cgroup quota.
 
-    Runtimes size their pools to the host (ONNX Runtime does) and are then throttled by the quota, so every pool here
-    is sized from this number.
+    ONNX Runtime and others size their pools to the host and are then throttled by the quota, so every pool of embedship
+    is sized by this number.
     """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min([float(affinity), *_quotas(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))])
 
 
 def streams() -> int:
-    """One single-threaded stream a core: batches are small, and threads inside a batch would wait for each other."""
+    """Return the number of streams: one single-threaded stream per core.
+
+    Batches are small, so several threads inside one batch would wait for each other.
+    """
     return max(1, int(cores()))
 
 
@@ -58,16 +62,16 @@ def _cpuinfo() -> tuple[str, set[str]]:
 
 
 def _quotas(root: Path, membership: Path) -> list[float]:
-    """Quotas in cores of this process's cgroup and of all above it, cgroup v2 and v1."""
-    found = []
+    """Return the CPU quotas, in cores, of this process's cgroup and all its parents (cgroup v2 and v1)."""
+    quotas = []
     for folder in _cgroups(root, membership):
         if (v2 := _read(folder / "cpu.max")) and not v2.startswith("max"):
             quota, period = v2.split()
-            found.append(int(quota) / int(period))
+            quotas.append(int(quota) / int(period))
         quota_us, period_us = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
         if quota_us and period_us and int(quota_us) > 0:
-            found.append(int(quota_us) / int(period_us))
-    return found
+            quotas.append(int(quota_us) / int(period_us))
+    return quotas
 
 
 def _cgroups(root: Path, membership: Path) -> list[Path]:
@@ -77,8 +81,8 @@ def _cgroups(root: Path, membership: Path) -> list[Path]:
         if controllers and "cpu" not in controllers.split(","):
             continue
         base = root / "cpu" if controllers else root
-        here = base / path.lstrip("/")
-        folders += [here, *(p for p in here.parents if p.is_relative_to(base))]
+        cgroup = base / path.lstrip("/")
+        folders += [cgroup, *(p for p in cgroup.parents if p.is_relative_to(base))]
     return folders
 
 

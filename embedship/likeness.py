@@ -1,8 +1,8 @@
-"""How alike two answers of a model are, on one scale for both tasks: 1 is the same, and the floors of the gates apply.
+"""Likeness of two outputs of a model, on one scale for both tasks: 1 is identical, and the gates' floors apply to it.
 
-Vectors are compared by their cosine, which loses half the square of their relative distance. Scores lose half the
-square of their difference in units of the spread of the expected ones: a score that is off by a quarter of a standard
-deviation has 0.97, by a hundredth 0.99995.
+For vectors it is the cosine, which is 1 minus half the square of their relative distance. For scores it is 1 minus
+half the square of their difference, in units of the standard deviation of the expected scores: a difference of a
+quarter of a standard deviation gives 0.97, of a hundredth 0.99995.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from embedship.bundle import Task
 from embedship.codes import Vectors, cosine
 
 
-def similarity(task: Task, expected: Vectors, found: Vectors) -> npt.NDArray[np.float64]:
-    """(n,) of (n, dim) rows; NaN, which no floor lets through, where one of them is NaN.
+def similarity(task: Task, expected: Vectors, actual: Vectors) -> npt.NDArray[np.float64]:
+    """Return the likeness of each pair of (n, dim) rows, (n,) float64; NaN, which fails every floor, where one has NaN.
 
-    The spread is that of the expected scores here, so they must be more than one and not all of one kind.
+    Scores are compared by the spread of `expected`, so these must be more than one, and not all equal.
     """
     if task is Task.EMBED:
-        return cosine(expected, found)
-    wanted, given = (rows[:, 0].astype(np.float64) for rows in (expected, found))
-    return np.maximum(1 - ((given - wanted) / spread(expected)) ** 2 / 2, -1.0)
+        return cosine(expected, actual)
+    wanted, scores = (rows[:, 0].astype(np.float64) for rows in (expected, actual))
+    return np.maximum(1 - ((scores - wanted) / spread(expected)) ** 2 / 2, -1.0)
 
 
 def spread(scores: Vectors) -> float:
-    """Standard deviation of (n, 1) scores."""
+    """Return the standard deviation of (n, 1) scores."""
     return max(float(scores.astype(np.float64).std()), float(np.finfo(np.float32).tiny))
 
 
 def measure(task: Task) -> str:
-    """What people call it."""
+    """Return the name of the measure for messages."""
     return "cosine" if task is Task.EMBED else "likeness"

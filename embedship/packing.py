@@ -1,4 +1,4 @@
-"""Vectors -> rows in one of the codes that a bundle froze."""
+"""Vector quantisation: encodes vectors in one of the codes that a bundle has frozen."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from embedship.codes import Vectors, binary, normalise, to_float16
 
 
 def quantize_vectors(vectors: Vectors, code: VectorCode, pipeline: ModelSpec, frozen: VectorCodes) -> npt.NDArray[Any]:
-    """(n, dim) float32, as the model gives them or cut -> (n, dim) of the code's own dtype, or (n, dim / 8) uint8.
+    """Encode (n, dim) float32 vectors, possibly truncated: returns (n, dim) of the code's dtype or (n, dim / 8) uint8.
 
-    The int8 ranges were fitted on unit rows, but for a model of the inner product: rows that are longer, of a model
-    that does not normalise, would be clipped at both ends. So their codes are of their direction.
+    The int8 ranges were fitted on unit vectors, except for models of the inner product. Longer vectors, of a model that
+    does not normalise, would be clipped, so they are normalised first.
 
-    Raises UsageError for int8 where no scale was frozen for the dimension, ValueError for ubinary where it is no
-    multiple of 8.
+    Raises UsageError for int8 if no scale was frozen for the dimension, ValueError for ubinary if the dimension is not
+    a multiple of 8.
     """
     match code:
         case VectorCode.FLOAT32:

@@ -1,4 +1,4 @@
-"""A log of queries: texts, and where known their sessions, their times, and the recall each one had."""
+"""Query log: texts of queries and, if known, their sessions, times and measured recalls."""
 
 from __future__ import annotations
 
@@ -16,32 +16,35 @@ from embedship.encoder import Encoder
 from embedship.errors import UsageError
 from embedship.files import jsonl
 
-ALONE = -1  # a query without a session is one by itself
-UNIX_SECONDS = (-62_135_596_800.0, 253_402_300_799.0)  # the years 1 to 9999, which is what a date can be
+ALONE = -1  # the session of a query without one: it counts as a session by itself
+UNIX_SECONDS = (-62_135_596_800.0, 253_402_300_799.0)  # the years 1 to 9999, the range of Python's dates
 
 
 class _QueryLine(msgspec.Struct, frozen=True):
-    """Logs have fields of their own beside these."""
+    """A line of the log. Other fields are ignored."""
 
     text: str
     session: str | int | None = None
-    timestamp: datetime | float | None = None  # ISO 8601, UTC where it names no zone; or Unix seconds
+    timestamp: datetime | float | None = None  # ISO 8601, in UTC if it names no zone; or Unix seconds
     recall: float | None = None
 
     def __post_init__(self) -> None:
         if not self.text.strip():
             raise ValueError("`text` is empty")
         if self.recall is not None and not 0 <= self.recall <= 1:
-            raise ValueError(f"`recall` is {self.recall:g}, it lies between 0 and 1")
+            raise ValueError(f"`recall` is {self.recall:g}, but it must be between 0 and 1")
         if isinstance(self.timestamp, float) and not UNIX_SECONDS[0] <= self.timestamp <= UNIX_SECONDS[1]:
-            raise ValueError(f"`timestamp` is {self.timestamp:,.0f}, no Unix time in seconds: are these milliseconds?")
+            raise ValueError(
+                f"`timestamp` is {self.timestamp:,.0f}, which is not a Unix time in seconds: is it in milliseconds?"
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class QueryLog:
-    """n texts; sessions (n,) int64, ALONE for none; times (n,) float64 Unix seconds; recalls (n,), NaN for not judged.
+    """Queries: n texts; sessions (n,) int64, times (n,) float64 in Unix seconds, recalls (n,) float64.
 
-    A column that no line has is None. With times, queries are in their order.
+    ALONE is a query without a session, NaN one without a recall. A column without any value is None. With times,
+    queries are sorted by time.
     """
 
     texts: list[str]
@@ -53,7 +56,7 @@ class QueryLog:
         return len(self.texts)
 
     def only(self, rows: NDArray[np.int64]) -> QueryLog:
-        """These rows, in this order."""
+        """Return these rows, in this order."""
         return QueryLog(
             [self.texts[row] for row in rows],
             None if self.sessions is None else self.sessions[rows],
@@ -63,7 +66,7 @@ class QueryLog:
 
 
 def read(path: Path) -> QueryLog:
-    """Read JSON Lines, {"text"} and if known "session", "timestamp", "recall". Raises UsageError as jsonl.read does."""
+    """Read JSON Lines: {"text"} and, if known, "session", "timestamp", "recall". Raises UsageError like jsonl.read."""
     lines = list(jsonl.read(path, _QueryLine))
     times = _times(lines, path)
     if times is not None:
@@ -73,39 +76,39 @@ def read(path: Path) -> QueryLog:
 
 
 def encode(encoder: Encoder, texts: Sequence[str], progress: Callable[[int], object] | None = None) -> Vectors:
-    """Return (n, dim) float32, with the prompt that queries are given in service."""
+    """Return (n, dim) float32 vectors of queries, with the prompt that the server uses for queries."""
     name = encoder.bundle.manifest.pipeline.query_prompt
     return encoder.encode(texts, prompt_name=name, progress=progress)
 
 
 def prompt(encoder: Encoder) -> str:
-    """What stands before every query."""
+    """Return the text that the server puts before every query."""
     return encoder.tokenizer.prompt(encoder.bundle.manifest.pipeline.query_prompt)
 
 
 def _times(lines: list[_QueryLine], path: Path) -> NDArray[np.float64] | None:
-    found = [line.timestamp for line in lines if line.timestamp is not None]
-    if not found:
+    stamps = [line.timestamp for line in lines if line.timestamp is not None]
+    if not stamps:
         return None
-    if len(found) < len(lines):
+    if len(stamps) < len(lines):
         raise UsageError(
-            f"{path}: {len(found)} of {len(lines)} lines have a `timestamp`: give it on every line or on none"
+            f"{path}: {len(stamps)} of {len(lines)} lines have a `timestamp`: put it on every line or on none"
         )
-    return np.array([_seconds(each) for each in found])
+    return np.array([_seconds(each) for each in stamps])
 
 
-def _seconds(at: datetime | float) -> float:
-    if isinstance(at, datetime):
-        return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
-    return at
+def _seconds(time: datetime | float) -> float:
+    if isinstance(time, datetime):
+        return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+    return time
 
 
 def _sessions(lines: list[_QueryLine]) -> NDArray[np.int64] | None:
-    names: dict[str | int, int] = {}
-    found = [ALONE if line.session is None else names.setdefault(line.session, len(names)) for line in lines]
-    return np.array(found, dtype=np.int64) if names else None
+    numbers: dict[str | int, int] = {}
+    sessions = [ALONE if line.session is None else numbers.setdefault(line.session, len(numbers)) for line in lines]
+    return np.array(sessions, dtype=np.int64) if numbers else None
 
 
 def _recalls(lines: list[_QueryLine]) -> NDArray[np.float64] | None:
-    found = np.array([np.nan if line.recall is None else line.recall for line in lines])
-    return None if np.isnan(found).all() else found
+    recalls = np.array([np.nan if line.recall is None else line.recall for line in lines])
+    return None if np.isnan(recalls).all() else recalls

@@ -1,7 +1,7 @@
-"""Scores -> the best k, with one order for all: higher score first, of equal scores the lower row first.
+"""Ranking: selects the k best rows, with one order everywhere: higher scores first, for equal scores lower rows first.
 
-Score and row are packed into one integer, so the k largest are never ambiguous, whatever the order of the
-candidates, and merging two lists is a concatenation.
+Score and row are packed into one integer, so the k largest are unambiguous whatever the order of the candidates, and
+two lists are merged by concatenation.
 """
 
 from __future__ import annotations
@@ -21,49 +21,49 @@ _MAGNITUDE = np.int32(0x7FFFFFFF)
 
 @dataclass(frozen=True, slots=True)
 class RankedRows:
-    """The k best rows of each query, best first; of equal scores the lower row first."""
+    """The k best rows of each query, best first. For equal scores the lower row is first."""
 
-    rows: NDArray[np.int64]  # (n, k), -1 where the index holds fewer than k
-    scores: NDArray[np.float32]  # (n, k) cosine, -inf where there is no row
+    rows: NDArray[np.int64]  # (n, k), -1 if the index has fewer than k rows
+    scores: NDArray[np.float32]  # (n, k) cosine, -inf where rows is -1
 
 
 def keys(scores: NDArray[np.float32], rows: NDArray[np.int64]) -> Keys:
-    """Pack (n, m) scores and their (n, m) or (m,) rows; of row -1, which is none, the least key there is."""
+    """Pack (n, m) scores and their (n, m) or (m,) rows. Row -1, which means no row, gets the smallest key."""
     packed = (_ordered(scores).astype(np.int64) << 32) | (_LAST_ROW - rows)
     return np.where(rows < 0, NOTHING, packed)
 
 
 def largest(packed: Keys, k: int) -> Keys:
-    """The k largest of each row, unsorted; all of them if there are fewer."""
+    """Return the k largest keys of each row, unsorted, or all if there are fewer."""
     surplus = packed.shape[1] - k
     return packed if surplus <= 0 else np.partition(packed, surplus, axis=1)[:, surplus:]
 
 
 def hits(packed: Keys, k: int) -> RankedRows:
-    """Sort, unpack, and fill up to k columns."""
+    """Sort and unpack keys into k columns, filled with -1 and -inf."""
     best = np.sort(largest(packed, k), axis=1)[:, ::-1]
-    found = RankedRows(np.full((len(best), k), -1, dtype=np.int64), np.full((len(best), k), -np.inf, dtype=np.float32))
+    ranked = RankedRows(np.full((len(best), k), -1, dtype=np.int64), np.full((len(best), k), -np.inf, dtype=np.float32))
     width = best.shape[1]
-    found.rows[:, :width] = _LAST_ROW - (best & _LAST_ROW)
-    found.scores[:, :width] = _scores((best >> 32).astype(np.int32))
+    ranked.rows[:, :width] = _LAST_ROW - (best & _LAST_ROW)
+    ranked.scores[:, :width] = _scores((best >> 32).astype(np.int32))
     none = best == NOTHING
-    found.rows[:, :width][none], found.scores[:, :width][none] = -1, -np.inf
-    return found
+    ranked.rows[:, :width][none], ranked.scores[:, :width][none] = -1, -np.inf
+    return ranked
 
 
 def checked(queries: Vectors, k: int, dimension: int) -> Vectors:
-    """Queries as FAISS needs them: contiguous float32. A NaN would match nothing and look like an empty index."""
+    """Return queries as FAISS needs them: contiguous float32. Raises ValueError for NaN, which would match nothing."""
     if queries.ndim != 2 or queries.shape[1] != dimension:
         raise ValueError(f"queries must have shape (n, {dimension}), not {queries.shape}")
     if k < 1:
         raise ValueError(f"k must be at least 1, not {k}")
     if not np.isfinite(queries).all():
-        raise ValueError("queries hold NaN or infinity")
+        raise ValueError("queries contain NaN or infinity")
     return np.ascontiguousarray(queries, dtype=np.float32)
 
 
 def _ordered(scores: NDArray[np.float32]) -> NDArray[np.int32]:
-    """The bits of a float32 as an integer of the same order; adding 0 makes -0.0 the 0.0 it equals."""
+    """Return float32 bits as integers in the same order. Adding 0 turns -0.0 into 0.0, which is equal to it."""
     bits = (scores + np.float32(0)).view(np.int32)
     return bits ^ ((bits >> 31) & _MAGNITUDE)
 

@@ -1,7 +1,7 @@
-"""Real text that every machine has: the documentation of Python's own standard library.
+"""Documentation of Python's standard library: real text that every machine has.
 
-Read from the sources of the running interpreter: a docstring's first line is the question, the rest is the document.
-It feeds the demo, and it is what export calibrates and measures on when the user gives no texts.
+It is read from the sources of the running interpreter. The first line of a docstring is the query, the rest is the
+document. The demo uses it, and export calibrates and measures with it if the user gives no texts.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 
 class DocEntry(NamedTuple):
+    """One documented object: its dotted name, first line and remaining docstring."""
+
     id: str
     summary: str
     body: str
@@ -40,20 +42,23 @@ _SHORTEST_BODY = 60
 
 
 def entries(limit: int | None = None) -> list[DocEntry]:
-    """All documented objects with a summary line and a body, each text once, in a stable order; or a spread of them."""
-    found = _distinct()
-    return list(found if limit is None else found[:: max(1, len(found) // limit)][:limit])
+    """Return all documented objects with a summary line and a body, without duplicates, in a stable order.
+
+    With `limit`, return that many, spread evenly over all.
+    """
+    every = _distinct()
+    return list(every if limit is None else every[:: max(1, len(every) // limit)][:limit])
 
 
 @cache
 def _distinct() -> tuple[DocEntry, ...]:
-    found: list[DocEntry] = []
+    distinct: list[DocEntry] = []
     seen: set[str] = set()
     for entry in _entries():
         if not {entry.summary, entry.body} & seen:
             seen |= {entry.summary, entry.body}
-            found.append(entry)
-    return tuple(found)
+            distinct.append(entry)
+    return tuple(distinct)
 
 
 def _entries() -> Iterator[DocEntry]:
@@ -64,13 +69,15 @@ def _entries() -> Iterator[DocEntry]:
 
 
 def _sources(root: Path) -> Iterator[Path]:
-    """The skipped folders are not entered: they hold most of the files."""
+    """Yield the source files. Skipped folders are not entered, because they contain most of the files."""
     for folder, inner, files in os.walk(root):
-        inner[:] = [name for name in inner if _is_ours(name)]
-        yield from (Path(folder, name) for name in files if name.endswith(".py") and _is_ours(name[: -len(".py")]))
+        inner[:] = [name for name in inner if _is_documentation(name)]
+        yield from (
+            Path(folder, name) for name in files if name.endswith(".py") and _is_documentation(name[: -len(".py")])
+        )
 
 
-def _is_ours(name: str) -> bool:
+def _is_documentation(name: str) -> bool:
     return name not in _SKIPPED and not _is_private(name)
 
 
@@ -99,4 +106,5 @@ def _is_private(name: str) -> bool:
 
 
 def origin() -> str:
+    """Return the name and version of the source of the texts."""
     return f"standard library of Python {sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}"

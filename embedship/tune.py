@@ -1,4 +1,4 @@
-"""How fast is each variant on this machine, through the encoder, on real texts? Run by export, `tune`, and `serve`."""
+"""Tuning: measures each variant on this machine, through the encoder, on real texts. Used by export, tune and serve."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from embedship.timing import ProcessClock, Rounds, VariantTimer, VariantTiming, 
 from embedship.tokens import Text, Tokenizer
 from embedship.variant_choice import VariantSpeeds
 
-# A round takes the slowest variant about this long: some six batches on two cores. With three, one core idles at the
-# end of every round and all figures are a fifth too low.
+# A round of the slowest variant takes about this long: about six batches on two cores. With three batches, one core is
+# idle at the end of every round and all figures are a fifth too low.
 ROUND_SECONDS = 1.2
-# At the start of a server: less exact, and soon over.
+# At the start of a server: less exact, but short.
 _QUICK_SECONDS = 0.4
 _AT_START_SECONDS = 10.0
-# Rounds are added until each variant is told apart from the best, or this many are done.
+# Rounds are added until the best variant is told apart from all others, or until the second number is reached.
 _ROUNDS, _MOST_ROUNDS = 3, 7
 _PILOT_TOKENS = 1_500  # one batch, so one stream
-# Short queries, as long as questions are, special tokens included. Their lengths differ from call to call, as in
-# service: OpenVINO prepares its graph anew when the shape changes.
+# Tokens of short queries, special tokens included. Lengths differ from call to call, as in production, because OpenVINO
+# prepares its graph again when the shape changes.
 _SHORT_TOKENS = (4, 6, 8, 10, 12, 15, 19, 24)
 _LATENCY_ROUNDS = 5
-# Variants are open at the same time, so that their rounds take turns, where their files are smaller than this together;
-# else plain and one other at a time.
+# If all variants together are smaller than this, all are open at the same time and their rounds alternate. Otherwise
+# the plain one and one other are open at a time.
 _TOGETHER_BYTES = 2**30
 
 _LOGGER = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class TimedRounds:
-    """Rounds of each variant, in seconds a token (throughput) and a short text (latency), and what failed meanwhile."""
+    """Rounds of each variant, in seconds per token (throughput) and per short text (latency), and what failed."""
 
     throughput: dict[str, list[VariantTiming]]
     latency: dict[str, list[VariantTiming]]
@@ -53,6 +53,8 @@ class TimedRounds:
 
     @property
     def speeds(self) -> VariantSpeeds:
+        """The rounds as speeds. If the machine was busy, rounds are in CPU time."""
+
         def seconds(rounds: Rounds) -> dict[str, list[float]]:
             return {name: [each.cpu if self.busy else each.wall for each in all] for name, all in rounds.items()}
 
@@ -73,47 +75,50 @@ def measure(
     round_seconds: float = ROUND_SECONDS,
     clock: ProcessClock | None = None,
 ) -> TimedRounds:
-    """Time all `texts` together (special tokens counted, padding not), and short ones of them alone, in rounds in turn.
+    """Time all `texts` together (counting special tokens, not padding), and short ones one at a time, in rounds.
 
-    A first round warms up and does not count. The first of `encoders` must not fail; others that do are in `failed`.
+    Variants take turns. A first round warms up and does not count. The first of `encoders` must not fail; the failures
+    of others are in `failed`.
     """
     name, first = next(iter(encoders.items()))
-    watch = VariantTimer(list(encoders), name, first.engine.streams, clock or ProcessClock())
+    timer = VariantTimer(list(encoders), name, first.engine.streams, clock or ProcessClock())
     pilot, tokens = _slice(first.tokenizer, texts, _PILOT_TOKENS)
-    watch.round(lambda name: encoders[name].encode(pilot))
-    slowest = tokens / max(each.wall for each in watch.round(lambda name: encoders[name].encode(pilot)).values())
-    lot, tokens = _slice(first.tokenizer, texts, int(slowest * first.engine.streams * round_seconds))
-    watch.round(lambda name: encoders[name].encode(lot))
-    watch.forget()
-    rounds = [watch.round(lambda name: encoders[name].encode(lot), tokens) for _ in range(_ROUNDS)]
-    while len(rounds) < _MOST_ROUNDS and not _told_apart(watch.together(rounds)):
-        rounds.append(watch.round(lambda name: encoders[name].encode(lot), tokens))
-    busy = watch.busy
+    timer.round(lambda name: encoders[name].encode(pilot))
+    slowest = tokens / max(each.wall for each in timer.round(lambda name: encoders[name].encode(pilot)).values())
+    workload, tokens = _slice(first.tokenizer, texts, int(slowest * first.engine.streams * round_seconds))
+    timer.round(lambda name: encoders[name].encode(workload))
+    timer.reset_busy()
+    rounds = [timer.round(lambda name: encoders[name].encode(workload), tokens) for _ in range(_ROUNDS)]
+    while len(rounds) < _MOST_ROUNDS and not _told_apart(timer.by_variant(rounds)):
+        rounds.append(timer.round(lambda name: encoders[name].encode(workload), tokens))
+    busy = timer.busy
     short = _short(first.tokenizer, texts)
 
-    def alone(name: str) -> None:
+    def one_at_a_time(name: str) -> None:
         for text in short:
             encoders[name].encode([text])
 
-    watch.round(alone)
-    latency = [watch.round(alone, len(short)) for _ in range(_LATENCY_ROUNDS)]
-    return TimedRounds(watch.together(rounds), watch.together(latency), busy, watch.failed)
+    timer.round(one_at_a_time)
+    latency = [timer.round(one_at_a_time, len(short)) for _ in range(_LATENCY_ROUNDS)]
+    return TimedRounds(timer.by_variant(rounds), timer.by_variant(latency), busy, timer.failed)
 
 
 def _told_apart(rounds: Rounds) -> bool:
-    """Whether the best is faster than every other beyond the noise."""
+    """Return whether the best variant is faster than every other beyond the noise."""
     seconds = {name: [each.wall for each in all] for name, all in rounds.items()}
     best = min(seconds, key=lambda name: statistics.median(seconds[name]))
     return all(faster(seconds[best], all, variant_choice.GAIN) for name, all in seconds.items() if name != best)
 
 
-def decided(variants: Sequence[Variant], objective: Objective, variant: str, speeds: VariantSpeeds) -> VariantChoice:
-    """The choice of `variant`, with what was measured of `variants` here."""
+def make_choice(
+    variants: Sequence[Variant], objective: Objective, variant: str, speeds: VariantSpeeds
+) -> VariantChoice:
+    """Return the record of choosing `variant`, with the measured speeds of `variants` on this machine."""
     names = [v.name for v in variants if v.name in speeds.tokens_per_second]
     if speeds.busy:
         _LOGGER.warning(
-            "other programs used this machine while variants were timed: the speeds are too low, and CPU time decided; "
-            "`embedship tune` measures again"
+            "other programs used this machine while variants were timed: the speeds are too low, and the choice is by "
+            "CPU time. `embedship tune` measures again"
         )
     return VariantChoice(
         objective=objective,
@@ -140,52 +145,52 @@ def remeasure(
     progress: Callable[[str], object] = lambda name: None,
     clock: ProcessClock | None = None,
 ) -> VariantChoice:
-    """Measure the variants that run here, in turn, and choose.
+    """Measure the variants that run on this machine, in turn, and return the choice.
 
-    All are open at once where they are small; of a large model plain and one other at a time take memory. `texts` are
-    by default the bundle's golden ones. After `limit_seconds` no further variant is begun; the bundle's own choice is
-    among the first two. A shape certificate that is not known is made and kept in `cache`, unless `certified` says that
-    it is not wanted now. What the bundle's quality budget left out stays out.
+    All are open at once if they are small. For a large model, only the plain variant and one other are in memory.
+    `texts` default to the bundle's golden texts. After `limit_seconds` no further variant is begun; the bundle's own
+    choice is among the first two. With `certified`, an unknown shape certificate is made and stored in `cache`.
+    Variants beyond the export's recall limit are not chosen. Raises MissingExtra, GateError.
     """
     texts = list(texts) or GoldenTexts.load(bundle).real
-    began = time.perf_counter()
+    start = time.perf_counter()
     runnable = [name for name in _order(bundle) if find_spec(bundle.variant(name).runtime)]
     if not runnable:
         raise MissingExtra("a runtime that the bundle was exported for", "cpu")
-    plain, *others = runnable  # without the runtime of the plain variant, the first other one takes its place
+    plain, *others = runnable  # if the plain variant's runtime is missing, the next variant takes its place
     small = sum(v.size for v in bundle.manifest.variants) <= _TOGETHER_BYTES
     check = partial(_checked, bundle, certified=certified, cache=cache)
 
-    def opened(names: Sequence[str], encoders: dict[str, Encoder], stack: ExitStack) -> dict[str, Encoder]:
-        found = dict(encoders)
+    def open_encoders(names: Sequence[str], encoders: dict[str, Encoder], stack: ExitStack) -> dict[str, Encoder]:
+        opened = dict(encoders)
         for name in names:
-            if time.perf_counter() - began > limit_seconds:
-                _LOGGER.warning("%s was not measured: %.0f s are over", name, limit_seconds)
+            if time.perf_counter() - start > limit_seconds:
+                _LOGGER.warning("%s was not measured: the limit of %.0f s has passed", name, limit_seconds)
                 continue
             progress(name)
             if encoder := _open(check, name, stack):
-                found[name] = encoder
-        return found
+                opened[name] = encoder
+        return opened
 
-    found: list[TimedRounds] = []
+    parts: list[TimedRounds] = []
     with ExitStack() as stack:
         progress(plain)
-        alone = {plain: check(plain, stack)}
+        first = {plain: check(plain, stack)}
         for names in [others] if small or not others else [[name] for name in others]:
             with ExitStack() as own:
-                encoders = opened(names, alone, own)
-                if len(encoders) > 1 or not found:
-                    found.append(measure(encoders, texts, round_seconds, clock))
-    for name, error in [pair for timed in found for pair in timed.failed.items()]:
-        _LOGGER.warning("%s does not run here and is left out: %s", name, error)
-    speeds = _joined(plain, found).speeds
+                encoders = open_encoders(names, first, own)
+                if len(encoders) > 1 or not parts:
+                    parts.append(measure(encoders, texts, round_seconds, clock))
+    for name, error in [pair for timed in parts for pair in timed.failed.items()]:
+        _LOGGER.warning("%s does not run on this machine and is left out: %s", name, error)
+    speeds = _joined(plain, parts).speeds
     measured = [v for v in bundle.manifest.variants if v.name in speeds.tokens_per_second]
-    best = _affordable(bundle, variant_choice.rank(measured, objective, speeds))
-    return decided(measured, objective, best, speeds)
+    best = _best_within_recall_budget(bundle, variant_choice.rank(measured, objective, speeds))
+    return make_choice(measured, objective, best, speeds)
 
 
 def _joined(plain: str, parts: Sequence[TimedRounds]) -> TimedRounds:
-    """One Timed of several that each timed the plain variant: seconds are scaled so that plain took the same in all."""
+    """Join parts that each timed the plain variant. Seconds are scaled so that the plain variant is equal in all."""
     first, *others = parts
     throughput, latency = dict(first.throughput), dict(first.latency)
     for part in others:
@@ -195,9 +200,9 @@ def _joined(plain: str, parts: Sequence[TimedRounds]) -> TimedRounds:
 
 
 def _scaled(rounds: Rounds, plain: str, expected: Sequence[VariantTiming]) -> dict[str, list[VariantTiming]]:
-    found = rounds[plain]
-    wall = _wall(expected) / _wall(found)
-    cpu = _cpu(expected) / _cpu(found) if _cpu(found) else 1.0
+    reference = rounds[plain]
+    wall = _wall(expected) / _wall(reference)
+    cpu = _cpu(expected) / _cpu(reference) if _cpu(reference) else 1.0
     return {
         name: [VariantTiming(each.wall * wall, each.cpu * cpu) for each in all]
         for name, all in rounds.items()
@@ -213,64 +218,68 @@ def _cpu(rounds: Sequence[VariantTiming]) -> float:
     return statistics.median([each.cpu for each in rounds])
 
 
-def _affordable(bundle: Bundle, ranked: Sequence[Variant]) -> str:
+def _best_within_recall_budget(bundle: Bundle, ranked: Sequence[Variant]) -> str:
     for variant in ranked:
         if variant_choice.within_recall_budget(bundle.manifest.quality, variant.name):
             return variant.name
     raise GateError(
-        "no variant that runs on this machine stays within the --max-recall-drop the bundle was exported with: "
-        "name one with --variant if you accept the loss, or export with a target that suits this machine"
+        "no variant that runs on this machine stays within the --max-recall-drop of the export: name one with "
+        "--variant if you accept the loss, or export with a target that suits this machine"
     )
 
 
 class ChosenVariant(NamedTuple):
-    """The variant a server takes, and what its log should say about it."""
+    """The variant that a server uses, and what its log should say about the choice."""
 
     variant: str
     remark: str | None
 
 
 def choose_variant(bundle: Bundle, cache: Path | None = None) -> ChosenVariant:
-    """The choice of a machine like this one, or, where there is none, a quick measurement, kept for the next start."""
-    found = variant_choice.known(bundle, cache)
-    if found and find_spec(runtime := bundle.variant(found.variant).runtime):
-        return ChosenVariant(found.variant, None)
-    why = (
-        f"{found.variant} needs {runtime}, which is not installed here"
-        if found
+    """Return the choice of a machine like this one. If there is none, measure quickly and store the choice."""
+    known = variant_choice.find_choice(bundle, cache)
+    if known and find_spec(runtime := bundle.variant(known.variant).runtime):
+        return ChosenVariant(known.variant, None)
+    reason = (
+        f"{known.variant} needs {runtime}, which is not installed here"
+        if known
         else variant_choice.other_machine_warning(bundle)
     )
-    _LOGGER.warning("%s: measuring again, at most some %.0f s", why, _AT_START_SECONDS)
+    _LOGGER.warning("%s: measuring again, for about %.0f s at most", reason, _AT_START_SECONDS)
     objective = bundle.manifest.choice.objective
-    made = remeasure(bundle, objective, round_seconds=_QUICK_SECONDS, limit_seconds=_AT_START_SECONDS, certified=False)
+    choice = remeasure(
+        bundle, objective, round_seconds=_QUICK_SECONDS, limit_seconds=_AT_START_SECONDS, certified=False
+    )
     return ChosenVariant(
-        made.variant, f"{why}: measured again for {objective}, {made.variant} it is; {_kept(bundle, made, cache)}"
+        choice.variant,
+        f"{reason}: measured again, {choice.variant} is best for {objective}; {_store(bundle, choice, cache)}",
     )
 
 
-def _kept(bundle: Bundle, made: VariantChoice, cache: Path | None) -> str:
+def _store(bundle: Bundle, choice: VariantChoice, cache: Path | None) -> str:
+    """Store the choice for the next start, and return a message that says where or why not."""
     try:
-        return f"kept in {variant_choice.save(bundle, made, cache)}"
+        return f"stored in {variant_choice.save(bundle, choice, cache)}"
     except OSError as error:
         return (
-            f"not kept, {error.filename} cannot be written ({error.strerror}): the next start measures again, unless "
-            f"--cache ({variant_choice.CACHE}) names a folder that can"
+            f"not stored, {error.filename} cannot be written ({error.strerror}): the next start measures again, unless "
+            f"--cache ({variant_choice.CACHE}) names a writable folder"
         )
 
 
 def _order(bundle: Bundle) -> list[str]:
-    """The plain one, which all are held against, the bundle's choice, then the others by their recorded speed."""
+    """Return the variants: the plain one, with which all are compared, the bundle's choice, then by recorded speed."""
     speeds = bundle.manifest.choice.tokens_per_second
     others = sorted((v.name for v in bundle.manifest.variants), key=lambda name: -speeds.get(name, 0.0))
     return list(dict.fromkeys([bundle.plain.name, bundle.manifest.choice.variant, *others]))
 
 
 def _open(check: Callable[[str, ExitStack], Encoder], name: str, stack: ExitStack) -> Encoder | None:
-    """None, with a warning, for a variant that this machine cannot run."""
+    """Open a variant, or return None with a warning if this machine cannot run it."""
     try:
         return check(name, stack)
     except (MismatchError, MissingExtra, EngineError, GateError) as error:
-        _LOGGER.warning("%s does not run here and is left out: %s", name, error)
+        _LOGGER.warning("%s does not run on this machine and is left out: %s", name, error)
         return None
 
 
@@ -280,30 +289,30 @@ def _checked(bundle: Bundle, name: str, stack: ExitStack, *, certified: bool, ca
         encoder = own.enter_context(Encoder.open(bundle, name, task=None))
         if certified:
             shapes.ensure(encoder, cache)
-        golden.check(encoder)  # the fastest wrong vectors must not be what is chosen
+        golden.check(encoder)  # a variant with wrong vectors must not be chosen, however fast it is
         stack.enter_context(own.pop_all())
     return encoder
 
 
 def _slice(tokenizer: Tokenizer, texts: Sequence[Text], wanted: int) -> tuple[list[Text], int]:
-    """The first texts that make up `wanted` tokens, over and over if they are few, and how many tokens they are."""
+    """Return the first texts with `wanted` tokens together, repeated if they are few, and their number of tokens."""
     lengths = tokenizer(texts).lengths
-    lot: list[Text] = []
+    chosen: list[Text] = []
     total = 0
     while total < wanted and any(lengths):
         for text, length in zip(texts, lengths, strict=True):
-            if not length:  # no tokens, no vector
+            if not length:  # a text without tokens has no vector
                 continue
-            lot.append(text)
+            chosen.append(text)
             total += length
             if total >= wanted:
                 break
-    return lot, total
+    return chosen, total
 
 
 def _short(tokenizer: Tokenizer, texts: Sequence[Text]) -> list[Text]:
-    """Texts nearest to _SHORT_TOKENS in length, each once, in an order in which neighbours differ."""
+    """Return the texts closest to _SHORT_TOKENS in length, each once, in an order in which lengths differ."""
     lengths = tokenizer(texts).lengths
     rows = [row for row, length in enumerate(lengths) if length]
-    near = (min(rows, key=lambda row: abs(lengths[row] - wanted)) for wanted in _SHORT_TOKENS)
-    return [texts[row] for row in dict.fromkeys(near)]
+    closest = (min(rows, key=lambda row: abs(lengths[row] - wanted)) for wanted in _SHORT_TOKENS)
+    return [texts[row] for row in dict.fromkeys(closest)]

@@ -1,8 +1,8 @@
-"""Which variant runs where nobody names one: the best as measured on a machine like this one.
+"""Variant choice: decides which variant runs if none is named, by measurements on a machine like this one.
 
-A bundle carries the choice of the machine that exported it. What another machine measured (`embedship tune`, or
-`serve` at its first start there) lies beside the bundle, never in it, bound to it by fingerprint and digest. A choice
-of foreign instructions is never kept in silence.
+A bundle contains the choice of the machine that exported it. The choice of another machine (made by `embedship tune`,
+or by `serve` at its first start there) is stored next to the bundle, never in it, with the bundle's fingerprint and
+digest. The choice of a machine with other instructions is used only with a warning.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from embedship.bundle import (
 from embedship.errors import EmbedshipError
 from embedship.files import sealed
 
-# Less than this over plain ONNX is within the noise of two cores that others share: it is not worth another file.
+# A smaller gain over plain ONNX is noise on two cores that others share, and not worth another file.
 GAIN = 1.03
 CACHE = "EMBEDSHIP_CACHE"
 _FORMAT = 1
@@ -37,55 +37,55 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class StoredChoice(ManifestRecord, frozen=True):
-    """A choice outside its bundle."""
+    """A choice stored outside its bundle."""
 
     format: int
     fingerprint: str
-    bundle: str  # digest of the manifest it was measured with
+    bundle: str  # digest of the bundle's manifest at the time of the measurement
     created: str
     choice: VariantChoice
     digest: str = ""
 
 
 class VariantSpeeds(NamedTuple):
-    """What was measured of each variant, by name."""
+    """The measured speeds of variants, by name."""
 
     tokens_per_second: Mapping[str, float]
-    latency_seconds: Mapping[str, float]  # median of short texts, each alone
-    # What each round took, in seconds of the same work: wall time, or CPU time where the machine was busy.
+    latency_seconds: Mapping[str, float]  # median for short texts, one at a time
+    # Seconds of each round for the same work: wall time, or CPU time if the machine was busy.
     throughput_rounds: Mapping[str, Sequence[float]] = {}
     latency_rounds: Mapping[str, Sequence[float]] = {}
     tokens_per_cpu_second: Mapping[str, float] = {}
-    spread: Mapping[str, float] = {}  # of the throughput by wall time, as timing.spread says it
+    spread: Mapping[str, float] = {}  # of the throughput rounds in wall time, see timing.spread
     busy: bool = False
 
     @classmethod
     def from_choice(cls, choice: VariantChoice) -> VariantSpeeds:
-        """What a stored choice says; of a busy machine the CPU time counts."""
+        """Return the speeds of a stored choice. If the machine was busy, the CPU time counts."""
         by_cpu = choice.tokens_per_cpu_second if choice.busy else {}
         return cls(by_cpu or choice.tokens_per_second, choice.latency_seconds, busy=choice.busy)
 
 
-# The more exact first: what is taken of those that noise does not tell apart.
+# The most exact first. Among variants that the rounds cannot tell apart, the most exact is chosen.
 _EXACTNESS = (Precision.FLOAT32, Precision.FLOAT16, Precision.BFLOAT16, Precision.INT8)
 
 
 def rank(variants: Sequence[Variant], objective: Objective, speeds: VariantSpeeds) -> list[Variant]:
-    """What may be chosen, best first; `variants` begin with the plain one, which is always among them.
+    """Return the variants that may be chosen, best first. `variants` begin with the plain one, which always qualifies.
 
-    Of those that cannot be told apart from the best, the more exact comes first. Left out are variants that were not
-    measured, as this machine does not run them, those that do not gain GAIN over the plain one beyond the noise, and
-    dynamic int8, whose vectors depend on their neighbours: who wants that must name it.
+    Among those that cannot be told apart from the best, the most exact comes first. Excluded are variants that were not
+    measured because they do not run here, variants that do not gain GAIN over the plain one beyond the noise, and
+    dynamic int8, whose vectors depend on the other texts of a batch. Dynamic int8 must be named to be used.
     """
     plain = variants[0]
     rest = [v for v in variants if v is plain or _may_be_chosen(v, plain, objective, speeds)]
     ranked: list[Variant] = []
     while rest:
         best = max(rest, key=lambda v: gain(v, plain, objective, speeds))
-        level = [v for v in rest if v is best or not better(best, v, objective, speeds)]
-        taken = min(level, key=lambda v: (_EXACTNESS.index(v.precision), -gain(v, plain, objective, speeds)))
-        ranked.append(taken)
-        rest.remove(taken)
+        equal = [v for v in rest if v is best or not better(best, v, objective, speeds)]
+        chosen = min(equal, key=lambda v: (_EXACTNESS.index(v.precision), -gain(v, plain, objective, speeds)))
+        ranked.append(chosen)
+        rest.remove(chosen)
     return ranked
 
 
@@ -96,7 +96,7 @@ def _may_be_chosen(variant: Variant, plain: Variant, objective: Objective, speed
 
 
 def better(one: Variant, other: Variant, objective: Objective, speeds: VariantSpeeds) -> bool:
-    """Whether `one` is better than `other` by GAIN or more, in so many rounds that it is no noise."""
+    """Return whether `one` is better than `other` by at least GAIN, in enough rounds that it is not noise."""
     rounds = _rounds(objective, speeds)
     if one.name in rounds and other.name in rounds:
         return timing.faster(rounds[one.name], rounds[other.name], GAIN)
@@ -104,15 +104,15 @@ def better(one: Variant, other: Variant, objective: Objective, speeds: VariantSp
 
 
 def alike(variants: Sequence[Variant], chosen: str, objective: Objective, speeds: VariantSpeeds) -> tuple[str, ...]:
-    """Names of the measured variants that cannot be told apart from the chosen one."""
+    """Return the names of the measured variants that cannot be told apart from the chosen one."""
     measured = {v.name: v for v in variants if v.name in speeds.tokens_per_second}
-    mine = measured.pop(chosen, None)
-    if mine is None:
+    best = measured.pop(chosen, None)
+    if best is None:
         return ()
     return tuple(
         name
         for name, v in measured.items()
-        if not better(mine, v, objective, speeds) and not better(v, mine, objective, speeds)
+        if not better(best, v, objective, speeds) and not better(v, best, objective, speeds)
     )
 
 
@@ -127,7 +127,7 @@ def _rounds(objective: Objective, speeds: VariantSpeeds) -> Mapping[str, Sequenc
 
 
 def gain(variant: Variant, plain: Variant, objective: Objective, speeds: VariantSpeeds) -> float:
-    """How many times better than the plain variant: 2 is twice the throughput, half the latency, half the size."""
+    """Return how many times better it is than the plain variant: 2 is twice the throughput, or half latency or size."""
     rounds = _rounds(objective, speeds)
     if variant.name in rounds and plain.name in rounds:
         return statistics.median(rounds[plain.name]) / statistics.median(rounds[variant.name])
@@ -141,43 +141,45 @@ def gain(variant: Variant, plain: Variant, objective: Objective, speeds: Variant
 
 
 def within_recall_budget(quality: RetrievalReport | None, variant: str) -> bool:
-    """Whether recall@10 stays within the budget that the bundle was exported with; where none was set it does."""
+    """Return whether recall@10 stays within the limit of the export. True if no limit was set."""
     if quality is None or quality.max_recall_drop is None:
         return True
     return quality.drop(variant) <= quality.max_recall_drop
 
 
 def variant(bundle: Bundle, name: str | None = None) -> Variant:
-    """The named variant; else the one chosen on a machine like this one; else, with a warning, the bundle's own choice.
+    """Return the named variant, else the one chosen on a machine like this one, else the bundle's own with a warning.
 
-    Nothing is measured here. Raises UsageError for a name the bundle does not have.
+    Nothing is measured here. Raises UsageError if the bundle has no variant of this name.
     """
     if name is not None:
         return bundle.variant(name)
-    if found := known(bundle):
-        return bundle.variant(found.variant)
-    _LOGGER.warning("%s. Measure here with `embedship tune %s`", other_machine_warning(bundle), bundle.folder)
+    if choice := find_choice(bundle):
+        return bundle.variant(choice.variant)
+    _LOGGER.warning(
+        "%s. Measure on this machine with `embedship tune %s`", other_machine_warning(bundle), bundle.folder
+    )
     return bundle.variant(bundle.manifest.choice.variant)
 
 
-def known(bundle: Bundle, cache: Path | None = None) -> VariantChoice | None:
-    """The choice measured on a machine with these instructions: what is stored, else the bundle's own, else None."""
+def find_choice(bundle: Bundle, cache: Path | None = None) -> VariantChoice | None:
+    """Return the stored choice, else the bundle's own, if it was made with these instructions; else None."""
     stored, own = load(bundle, cache), bundle.manifest.choice
-    here = hardware.machine()
-    return next((c for c in (stored, own) if c is not None and c.machine.same_instructions(here)), None)
+    machine = hardware.machine()
+    return next((c for c in (stored, own) if c is not None and c.machine.same_instructions(machine)), None)
 
 
 def other_machine_warning(bundle: Bundle) -> str:
-    """One sentence about a bundle whose choice is of another machine."""
-    there, here = bundle.manifest.choice.machine, hardware.machine()
+    """Return a sentence that says on which other machine the bundle's choice was made."""
+    exporter, machine = bundle.manifest.choice.machine, hardware.machine()
     return (
-        f"{bundle.manifest.choice.variant} was chosen on {there.cpu} ({' '.join(there.isa)}), but this machine has "
-        f"{' '.join(here.isa) or 'none of these instructions'}"
+        f"{bundle.manifest.choice.variant} was chosen on {exporter.cpu} ({' '.join(exporter.isa)}), but this machine "
+        f"has {' '.join(machine.isa) or 'none of these instructions'}"
     )
 
 
 def choice_path(bundle: Bundle, cache: Path | None = None) -> Path:
-    """Where a choice is stored: `cache` (default: EMBEDSHIP_CACHE) by the bundle's digest, else beside the bundle."""
+    """Return where a choice is stored: in `cache` (default: EMBEDSHIP_CACHE) by digest, else next to the bundle."""
     cache = cache or (Path(os.environ[CACHE]) if os.environ.get(CACHE) else None)
     folder = bundle.folder.resolve()
     return (
@@ -186,7 +188,7 @@ def choice_path(bundle: Bundle, cache: Path | None = None) -> Path:
 
 
 def save(bundle: Bundle, choice: VariantChoice, cache: Path | None = None) -> Path:
-    """Write the choice where `load` finds it, whole or not at all. Raises OSError."""
+    """Write the choice atomically where `load` finds it, and return its path. Raises OSError."""
     path = choice_path(bundle, cache)
     record = StoredChoice(
         format=_FORMAT,
@@ -203,19 +205,19 @@ def save(bundle: Bundle, choice: VariantChoice, cache: Path | None = None) -> Pa
 
 
 def load(bundle: Bundle, cache: Path | None = None) -> VariantChoice | None:
-    """The stored choice of this very bundle, or None; one that cannot be used is named in a warning and not used."""
+    """Return the stored choice of exactly this bundle, or None. An unusable one is reported in a warning."""
     path = choice_path(bundle, cache)
     if not path.exists():
         return None
     try:
         stored = sealed.read(path, StoredChoice, _FORMAT, "stored choice")
     except EmbedshipError as error:
-        return _unused(f"{error}")
+        return _warn_unused(f"{error}")
     if (stored.fingerprint, stored.bundle) != (bundle.fingerprint, bundle.manifest.digest):
-        return _unused(f"{path} belongs to another bundle")
+        return _warn_unused(f"{path} belongs to another bundle")
     return stored.choice
 
 
-def _unused(reason: str) -> VariantChoice | None:
-    _LOGGER.warning("what was measured on this machine is not used: %s. `embedship tune` writes it anew", reason)
+def _warn_unused(reason: str) -> VariantChoice | None:
+    _LOGGER.warning("the stored choice of this machine is not used: %s. `embedship tune` writes a new one", reason)
     return None

@@ -226,7 +226,7 @@ class ExportRun:
         self.codes = found.codes
         kept = self.failures.kept(finished)
         self._remove(made, kept)
-        return self._write(kept, tune.decided(kept, self.wishes.objective, found.chosen, speeds), found.quality)
+        return self._write(kept, tune.make_choice(kept, self.wishes.objective, found.chosen, speeds), found.quality)
 
     def _gate(
         self,

@@ -6,7 +6,7 @@ import json
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from embedship.bundle import MANIFEST, strangers
+from embedship.bundle import MANIFEST, unexpected_files
 from embedship.errors import UsageError
 from embedship.files import atomic_folder
 
@@ -40,4 +40,4 @@ def _foreign(target: Path) -> list[str]:
         listed = list(json.loads((target / MANIFEST).read_bytes())["files"])
     except (ValueError, KeyError, TypeError):
         listed = []
-    return strangers(target, listed)
+    return unexpected_files(target, listed)

@@ -1,4 +1,4 @@
-"""One real bundle for the whole test run: all-MiniLM-L6-v2, exported by the same function the command calls."""
+"""Shared fixtures: a real bundle of all-MiniLM-L6-v2, exported by the function that `embedship export` calls."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from embedship.export.silence import stay_offline
 
 stay_offline()
 
-# Where torch comes without CUDA; the Makefile says more.
+# The package index with a torch without CUDA. See the Makefile.
 TORCH_INDEX = os.environ.get("TORCH_INDEX", "https://download.pytorch.org/whl/cpu")
 
-# That a shared machine stalls is no failure: no deadline, none for drawing either. And CI says the same twice.
+# No deadlines, because a shared machine can stall. Derandomised, so that a failure in CI can be repeated.
 settings.register_profile(
     "embedship", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -39,30 +39,30 @@ def _model() -> Path:
 
 @pytest.fixture(scope="session")
 def minilm() -> Path:
-    """The checkpoint, a sentence-transformers folder."""
+    """The checkpoint: a sentence-transformers folder."""
     return _model()
 
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An exported all-MiniLM-L6-v2 with every variant and a drift reference; read it, never change it.
+    """An exported all-MiniLM-L6-v2 with every variant and a drift reference. Tests must not change it.
 
-    All xdist workers share one: the first takes the lock and exports (a minute), the others wait for it. It is kept in
-    `.cache`, under a hash of what makes it, for the next run; EMBEDSHIP_TEST_BUNDLE=FOLDER names another place.
+    All xdist workers share one: the first takes the lock and exports (a minute), the others wait. It stays in `.cache`
+    for the next run, under a hash of what decides it. EMBEDSHIP_TEST_BUNDLE=FOLDER names another place.
     """
     root = _root(tmp_path_factory)
-    if place := os.environ.get("EMBEDSHIP_TEST_BUNDLE"):
-        target = Path(place)
+    if folder := os.environ.get("EMBEDSHIP_TEST_BUNDLE"):
+        target = Path(folder)
     else:
         cache = Path(__file__).parents[1] / ".cache"
         cache.mkdir(exist_ok=True)
         target = cache / f"minilm-bundle-{_sources()}"
-        _forget(cache, target)
+        _remove_old(cache, target)
     return _once(target, lambda: _export(target, root))
 
 
 def _sources() -> str:
-    """A hash of what decides which bundle comes out: our code, the pins, this file and the CPU."""
+    """Return a hash of what decides the bundle: the product's code, the constraints, this file and the CPU."""
     from embedship import hardware
 
     root = Path(__file__).parents[1]
@@ -73,16 +73,16 @@ def _sources() -> str:
     return digest.hexdigest()[:16]
 
 
-def _forget(cache: Path, kept: Path) -> None:
-    """Remove bundles of other sources that were made more than a day ago: another run may still read a newer one."""
+def _remove_old(cache: Path, current: Path) -> None:
+    """Remove bundles of other sources that are older than a day. A newer one may be in use by another run."""
     for each in cache.glob("minilm-bundle-*"):
-        if each != kept and each.is_dir() and time.time() - each.stat().st_mtime > 86_400:
+        if each != current and each.is_dir() and time.time() - each.stat().st_mtime > 86_400:
             shutil.rmtree(each, ignore_errors=True)
             each.with_suffix(".lock").unlink(missing_ok=True)
 
 
 def _root(factory: pytest.TempPathFactory) -> Path:
-    """A folder of this run that all xdist workers have in common."""
+    """Return a folder of this run that all xdist workers share."""
     base = factory.getbasetemp()
     return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
@@ -106,17 +106,17 @@ def _export(target: Path, root: Path) -> None:
     queries = root / "minilm-queries.jsonl"
     summaries = [entry.summary for entry in stdlib_docs.entries(300)]
     queries.write_text("".join(json.dumps({"text": text}) + "\n" for text in summaries), encoding="utf-8")
-    wishes = ExportOptions(queries=queries, name="all-MiniLM-L6-v2")
-    build(_model(), target, wishes, StepTimer(Console(quiet=True)))
+    options = ExportOptions(queries=queries, name="all-MiniLM-L6-v2")
+    build(_model(), target, options, StepTimer(Console(quiet=True)))
 
 
 @pytest.fixture(scope="session")
 def cross_encoder(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cross-encoder as transformers saves it: the first two layers of MiniLM, and the head with the widest scores.
+    """A cross-encoder as transformers saves it: the first two layers of MiniLM, and a head with widely spread scores.
 
-    Nobody has trained it: what is tested is that its scores are kept, whatever they mean. The head is the first
-    principal component of what the layers say of some pairs, for a drawn one would give mostly noise. One for all
-    xdist workers: its last bits depend on how many threads torch has where it is made.
+    It is not trained, because tests compare its scores and do not use their meaning. The head is the first principal
+    component of the layers' output for some pairs; a random head would give mostly noise. All xdist workers share one,
+    because its last bits depend on the number of torch threads.
     """
     target = _root(tmp_path_factory) / "tiny-cross-encoder"
     return _once(target, lambda: _save_cross_encoder(minilm, tmp_path_factory.mktemp("cross")).rename(target))
@@ -135,8 +135,8 @@ def _save_cross_encoder(minilm: Path, folder: Path) -> Path:
     queries, passages = [e.summary for e in entries], [e.body for e in entries[::-1]]
     with torch.no_grad():
         model.bert.embeddings.token_type_embeddings.weight[1] += 0.1 * torch.randn(model.config.hidden_size)
-        given = tokenizer(queries, passages, truncation=True, max_length=128, padding=True, return_tensors="pt")
-        first = model.bert(**given).last_hidden_state[:, 0]
+        encoded = tokenizer(queries, passages, truncation=True, max_length=128, padding=True, return_tensors="pt")
+        first = model.bert(**encoded).last_hidden_state[:, 0]
         pooler, head = model.bert.pooler.dense, model.classifier
         pooler.weight.copy_(torch.eye(model.config.hidden_size) / (4 * first.std()))
         pooler.bias.zero_()
@@ -152,7 +152,7 @@ def _save_cross_encoder(minilm: Path, folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def rerank_bundle(cross_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """It, exported as ONNX and OpenVINO, in float32 and int8; one for all xdist workers."""
+    """The cross-encoder, exported as ONNX and OpenVINO, in float32 and int8. All xdist workers share one."""
     from rich.console import Console
 
     from embedship.bundle import Task
@@ -162,15 +162,15 @@ def rerank_bundle(cross_encoder: Path, tmp_path_factory: pytest.TempPathFactory)
     from embedship.export.steps import StepTimer
 
     target = _root(tmp_path_factory) / "rerank-bundle"
-    wishes = ExportOptions(task=Task.RERANK, name="tiny-cross-encoder", floors=parity.floors((), Task.RERANK))
-    return _once(target, lambda: build(cross_encoder, target, wishes, StepTimer(Console(quiet=True))))
+    options = ExportOptions(task=Task.RERANK, name="tiny-cross-encoder", floors=parity.floors((), Task.RERANK))
+    return _once(target, lambda: build(cross_encoder, target, options, StepTimer(Console(quiet=True))))
 
 
 @pytest.fixture(scope="session")
 def coarse(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An export gone wrong: two bits a weight, sealed as whole, under the model's own fingerprint.
+    """A bundle with damaged weights (two bits each), valid hashes, and the fingerprint of the real model.
 
-    Its golden texts were written down after the damage, so a server starts with it and is content.
+    Its golden texts were made after the damage, so a server starts with it.
     """
     folder = tmp_path_factory.mktemp("coarse") / "bundle"
     _seal_coarse(bundle, folder, {})
@@ -179,7 +179,7 @@ def coarse(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def stranger(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Another model: the same damage, and weights that say so."""
+    """Another model: the same damage, but with its own weights hash, so its fingerprint differs."""
     folder = tmp_path_factory.mktemp("stranger") / "bundle"
     _seal_coarse(bundle, folder, {"weights_sha256": "f" * 64})
     return folder
@@ -187,7 +187,7 @@ def stranger(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def frameless(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model whose tokenizer adds no special tokens: of an empty text it makes no token."""
+    """A model whose tokenizer adds no special tokens, so an empty text has no token."""
     import msgspec
 
     from embedship.bundle import TOKENIZER, Bundle, fingerprint
@@ -248,9 +248,9 @@ def _seal_coarse(bundle: Path, folder: Path, source: dict[str, str]) -> None:
 
 @pytest.fixture(scope="session")
 def environment() -> Callable[[str, Path], Path]:
-    """The interpreter of a virtual environment of its own, for pins that clash with this project's.
+    """Return the Python of a separate virtual environment, for requirements that conflict with this project's.
 
-    `environment(NAME, REQUIREMENTS)` lies in `.venvs/NAME-<hash of the requirements>`, and is built once.
+    `environment(NAME, REQUIREMENTS)` is built once, in `.venvs/NAME-<hash of the requirements>`.
     """
 
     def build(name: str, requirements: Path) -> Path:
@@ -274,12 +274,13 @@ def environment() -> Callable[[str, Path], Path]:
 
 @pytest.fixture(scope="session")
 def tool() -> Callable[[str], Path]:
+    """Return the path of a program by name. See tools/fetch.py."""
     return _tool
 
 
 @pytest.fixture(scope="session")
 def chromium() -> Path:
-    """A browser without a window."""
+    """A headless browser."""
     return _tool("chromium")
 
 
@@ -294,10 +295,10 @@ def promtool() -> Path:
 
 
 def _tool(name: str) -> Path:
-    """A program that tools/fetch.py unpacks into .tools for the first test that asks for it."""
+    """Return a program that tools/fetch.py unpacks into .tools when a test first needs it."""
     fetch = Path(__file__).parents[1] / "tools" / "fetch.py"
     answer = subprocess.run([sys.executable, str(fetch), name], capture_output=True, text=True, check=False)
     if answer.returncode:
         give_up = pytest.fail if "CI" in os.environ else pytest.skip
-        give_up(f"no {name} here: {answer.stderr.strip()}")
+        give_up(f"{name} is not available: {answer.stderr.strip()}")
     return Path(answer.stdout.strip())

@@ -177,7 +177,7 @@ def _mutated(copy: Path, draw: random.Random) -> None:
                     path.unlink()
                     os.mkfifo(path)
         regular = "\0" not in name and len(name) < 256 and not path.is_symlink() and path.is_file()
-        files[name] = SealedFile.of(path) if regular else SealedFile(sha256="0" * 64, size=draw.randint(-1, 40))
+        files[name] = SealedFile.from_path(path) if regular else SealedFile(sha256="0" * 64, size=draw.randint(-1, 40))
         if draw.random() < 0.1:
             files[name] = SealedFile(sha256=draw.choice(["", "x", "0" * 64]), size=draw.randint(-5, 99))
     folders = draw.choice([("state",)] * 6 + [(), ("..",), ("",), ("state", "b"), ("/",)])

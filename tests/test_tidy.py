@@ -27,19 +27,16 @@ LONG_MODULES: frozenset[str] = frozenset(
         "export.build",
         "monitor.assets.service",
         "serve.schemas",
-        "shapes",
     }
 )
 METAPHORS: frozenset[str] = frozenset(
     {
-        "charts.axis:room",
         "export.checkpoint.adapter:room",
         "export.checkpoint.open:room",
         "export.commands.evaluate:doors",
         "export.dry_run:_require_room",
         "export.gates.retrieval:_doors",
         "export.variants.openvino:_room",
-        "files.atomic_folder:_ROOM",
         "monitor.assets.connections:_CROWDED",
         "monitor.observer:_patience",
         "serve.batching.dispatcher:_seats",
@@ -100,10 +97,6 @@ METAPHORS: frozenset[str] = frozenset(
         "serve.telemetry.request_context:visit",
         "serve.telemetry.spans:visit",
         "serve.telemetry.tracing:visit",
-        "transfer.download:patience",
-        "transfer.oci:patience",
-        "transfer.pull:_require_room",
-        "transfer.pull:patience",
     }
 )
 WIDE_PAGES: frozenset[str] = frozenset(

@@ -1,11 +1,11 @@
-"""The bundle: one folder that holds a model, what was measured of it, and how it is verified.
+"""The bundle: a folder with one model, its measurements, and what is needed to verify it.
 
-bundle.py    The bundle
-manifest.py  bundle.json
-signing.py   Signatures over a bundle
+bundle.py    Opens, writes and verifies a bundle
+manifest.py  The records of bundle.json
+signing.py   Signatures with OpenSSF model signing
 """
 
-from embedship.bundle.bundle import Bundle, strangers
+from embedship.bundle.bundle import Bundle, unexpected_files
 from embedship.bundle.manifest import (
     FORMAT,
     GOLDEN,
@@ -85,5 +85,5 @@ __all__ = [
     "VectorCodes",
     "WrongShape",
     "fingerprint",
-    "strangers",
+    "unexpected_files",
 ]

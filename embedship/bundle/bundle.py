@@ -1,8 +1,8 @@
-"""The bundle: a folder that holds one model, ready to run, with the evidence that it is right.
+"""Bundle: a folder with one exported model, its measurements, and the hashes that prove it is unchanged.
 
-Written once by `embedship export`, never changed afterwards. `bundle.json` lists every file with its sha256 and carries
-the fingerprint that indexes, drift references and responses are bound to. numpy and the standard library suffice to
-read and verify one.
+`embedship export` writes it once, and it is never changed afterwards. `bundle.json` lists every file with its sha256
+and contains the fingerprint that binds indexes, drift references and responses to the model. numpy and the standard
+library suffice to read and verify a bundle.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class Bundle(msgspec.Struct, frozen=True):
 
     @classmethod
     def open(cls, folder: Path | str) -> Self:
-        """Read and check the manifest; files are hashed by `verify`, not here.
+        """Read and check the manifest. Files are not hashed here but in `verify`.
 
-        Raises UsageError when the folder holds no bundle, UnsafeError when the manifest contradicts itself.
+        Raises UsageError if the folder has no bundle, UnsafeError if the manifest contradicts itself.
         """
         path = Path(folder) / MANIFEST
         manifest = sealed.read(path, BundleManifest, (FORMAT, TASK_FORMAT), "bundle")
@@ -50,9 +50,9 @@ class Bundle(msgspec.Struct, frozen=True):
 
     @classmethod
     def write(cls, folder: Path, manifest: BundleManifest) -> Self:
-        """Hash every file that lies in `folder`, then write the manifest last."""
+        """Hash every file in `folder`, write the manifest last, and return the bundle."""
         files = {
-            name: SealedFile.of(folder / name)
+            name: SealedFile.from_path(folder / name)
             for name in sealed.list_files(folder)
             if name not in {MANIFEST, SIGNATURE}
         }
@@ -60,9 +60,11 @@ class Bundle(msgspec.Struct, frozen=True):
 
     @property
     def fingerprint(self) -> str:
+        """The sha256 that identifies the model: see `manifest.fingerprint`."""
         return self.manifest.fingerprint
 
     def path(self, name: str) -> Path:
+        """Return the path of a file of the bundle."""
         return self.folder / name
 
     @property
@@ -70,18 +72,18 @@ class Bundle(msgspec.Struct, frozen=True):
         return self.manifest.pipeline.task
 
     def require(self, task: Task) -> None:
-        """Raise UsageError, with the way on, for a bundle of another task."""
+        """Raise UsageError, with a suggestion, unless the bundle is for this task."""
         if self.task is not task:
-            raise UsageError(f"{self.folder} {_TASKS[self.task]}, and a bundle is needed here that {_TASKS[task]}: "
-                             f"{_CURES[self.task]}")  # fmt: skip
+            raise UsageError(f"{self.folder} {_TASKS[self.task]}, but this needs a bundle that {_TASKS[task]}: "
+                             f"{_SUGGESTIONS[self.task]}")  # fmt: skip
 
     @property
     def plain(self) -> Variant:
-        """The float32 graph from which the others were made: what stands for the checkpoint when that is far away."""
+        """The float32 variant from which the others were made. It stands in for the checkpoint after the export."""
         return self.manifest.variants[0]
 
     def variant(self, name: str) -> Variant:
-        """The named variant; choice.variant says which is taken where nobody names one."""
+        """Return the named variant, or raise UsageError. `variant_choice.variant` picks one when none is named."""
         for variant in self.manifest.variants:
             if variant.name == name:
                 return variant
@@ -89,39 +91,41 @@ class Bundle(msgspec.Struct, frozen=True):
         raise UsageError(f"this bundle has no variant {name!r}; it has: {known}")
 
     def files_of(self, variant: Variant) -> list[str]:
-        """What must be right for this variant to give right vectors: its own files, the tokenizer, the golden texts.
+        """Return the names of the files that decide this variant's vectors: its own, the tokenizer, the golden texts.
 
-        A graph's weights lie beside it under the same stem: model.xml and model.bin, model.onnx and model.onnx_data.
+        The weights of a graph are next to it with the same stem: model.xml and model.bin, model.onnx and
+        model.onnx_data.
         """
         graph = PurePosixPath(variant.path)
         own = [n for n in self.manifest.files if PurePosixPath(n).parent == graph.parent and _stem(n) == _stem(graph)]
         return [TOKENIZER, GOLDEN, *own]
 
     def verify(self, names: Iterable[str] | None = None) -> int:
-        """Re-hash the named files (default: all) and return how many were right.
+        """Hash the named files again (default: all of them) and return how many were checked.
 
-        Raises UnsafeError naming every file that is missing, changed, or (when all are asked for) not in the manifest.
+        Raises UnsafeError with the name of every file that is missing or changed. When all files are checked, files
+        that the manifest does not list are errors as well.
         """
         wanted = list(self.manifest.files if names is None else names)
         problems = sealed.problems(self.folder, self.manifest.files, wanted)
         if names is None:
-            problems += [f"{name} was added" for name in strangers(self.folder, self.manifest.files)]
+            problems += [f"{name} was added" for name in unexpected_files(self.folder, self.manifest.files)]
         if problems:
             raise UnsafeError(f"{self.folder} is not what was exported: " + "; ".join(problems))
         return len(wanted)
 
 
-def strangers(folder: Path, listed: Iterable[str]) -> list[str]:
-    """What lies in the folder and is neither listed, nor the manifest, nor a signature, links and pipes included."""
+def unexpected_files(folder: Path, listed: Iterable[str]) -> list[str]:
+    """Return the files in the folder, links and pipes included, that are not listed, the manifest or a signature."""
     signature = {SIGNATURE} if sealed.list_files(folder).get(SIGNATURE) else set()
     return sealed.unlisted_files(folder, {MANIFEST, *signature, *listed})
 
 
 _TASKS = {Task.EMBED: "embeds texts", Task.RERANK: "re-ranks passages"}
-_CURES = {
+_SUGGESTIONS = {
     Task.EMBED: "export a cross-encoder with `embedship export CROSS_ENCODER --task rerank`",
-    Task.RERANK: "`embedship serve BUNDLE --reranker` takes it beside one that embeds, and in Python "
-    "Encoder.open(bundle, task=Task.RERANK)",
+    Task.RERANK: "give it to `embedship serve BUNDLE --reranker` together with a bundle that embeds, or open it in "
+    "Python with Encoder.open(bundle, task=Task.RERANK)",
 }
 
 
@@ -129,20 +133,22 @@ def _stem(name: str | PurePosixPath) -> str:
     return PurePosixPath(name).name.split(".", 1)[0]
 
 
-# OpenVINO takes whatever an ending stands for: graphs of TensorFlow and Paddle, too, which no export writes.
+# OpenVINO chooses its reader by the file's suffix. It also reads TensorFlow and Paddle graphs, which no export writes.
 _GRAPHS = {Runtime.ONNXRUNTIME: (".onnx",), Runtime.OPENVINO: (".xml", ".onnx")}
 
 
 def _require_consistent(manifest: BundleManifest, path: Path) -> None:
     if manifest.format != manifest.pipeline.task.manifest_format:
-        raise UnsafeError(f"{path} contradicts itself: {manifest.pipeline.task} is no task of format {manifest.format}")
+        raise UnsafeError(
+            f"{path} contradicts itself: format {manifest.format} is not the format of task {manifest.pipeline.task}"
+        )
     if fingerprint(manifest.source, manifest.pipeline, manifest.tokenizer_sha256) != manifest.fingerprint:
-        raise UnsafeError(f"{path} contradicts itself: its fingerprint is not that of its pipeline and weights")
+        raise UnsafeError(f"{path} contradicts itself: its fingerprint does not match its pipeline and weights")
     if (listed := manifest.files.get(TOKENIZER)) is None or listed.sha256 != manifest.tokenizer_sha256:
-        raise UnsafeError(f"{path} contradicts itself: {TOKENIZER} is not the one its fingerprint was made with")
+        raise UnsafeError(f"{path} contradicts itself: {TOKENIZER} is not the file its fingerprint was computed from")
     if unlisted := [v.path for v in manifest.variants if v.path not in manifest.files]:
-        raise UnsafeError(f"{path} contradicts itself: it lists no file {', '.join(unlisted)}")
+        raise UnsafeError(f"{path} contradicts itself: it does not list the variant files {', '.join(unlisted)}")
     if not manifest.variants:
         raise UnsafeError(f"{path} contradicts itself: it has no variant")
-    if strange := [v.path for v in manifest.variants if PurePosixPath(v.path).suffix not in _GRAPHS[v.runtime]]:
-        raise UnsafeError(f"{path} contradicts itself: {', '.join(strange)} is no graph that its runtime reads")
+    if unreadable := [v.path for v in manifest.variants if PurePosixPath(v.path).suffix not in _GRAPHS[v.runtime]]:
+        raise UnsafeError(f"{path} contradicts itself: {', '.join(unreadable)} is not a graph that its runtime reads")

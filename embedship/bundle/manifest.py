@@ -1,4 +1,4 @@
-"""bundle.json: the records of a bundle's files, variants, measurements and origin."""
+"""Manifest of a bundle (bundle.json): the records of its files, variants, measurements and origin."""
 
 from __future__ import annotations
 
@@ -12,54 +12,44 @@ from embedship.errors import UsageError
 from embedship.files.sealed import SealedFile
 
 MANIFEST = "bundle.json"
-
-
-SIGNATURE = "model.sig"  # of all the others, made last: the one file that the manifest cannot list
-
-
+# The signature covers all other files and is made last, so it is the one file that the manifest cannot list.
+SIGNATURE = "model.sig"
 GOLDEN = "golden.safetensors"
-
-
 REFERENCE = "reference.safetensors"
-
-
 TOKENIZER = "tokenizer.json"
-
-
 REPORT_HTML, REPORT_JSON = "report.html", "report.json"
 
-
 FORMAT = 2
-
-
-# Of a bundle whose task is not the embedding of texts: an embedship that knows no other says that it cannot read it.
+# Format of bundles for other tasks than text embedding. Versions of embedship that know only embedding reject it.
 TASK_FORMAT = 3
 
 
 class Task(StrEnum):
-    """What the model answers: a vector for a text, or one score for a pair of query and passage."""
+    """What the model returns: a vector per text, or one score per pair of query and passage."""
 
     EMBED = "embed"
     RERANK = "rerank"
 
     @property
     def output(self) -> str:
-        """The name of the graph's output that is the answer, (n, dim) float32; a re-ranker's has one column."""
+        """The name of the graph's output, (n, dim) float32. A re-ranker's output has one column."""
         return "sentence_embedding" if self is Task.EMBED else "logits"
 
     @property
     def manifest_format(self) -> int:
-        """The format of its bundles."""
+        """The format number of bundles for this task."""
         return FORMAT if self is Task.EMBED else TASK_FORMAT
 
 
 class Runtime(StrEnum):
+    """The library that runs a variant."""
+
     ONNXRUNTIME = "onnxruntime"
     OPENVINO = "openvino"
 
 
 class Precision(StrEnum):
-    """The arithmetic of the matrix products; int8 also where only the weights have 8 bits (see Quantisation)."""
+    """The arithmetic of the matrix products. INT8 also if only the weights have 8 bits (see Quantisation)."""
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
@@ -68,7 +58,7 @@ class Precision(StrEnum):
 
 
 class Quantisation(StrEnum):
-    """How the matrix products became int8. A dynamic scale is taken from the batch, so neighbours change a vector."""
+    """How the matrix products became int8. A dynamic scale depends on the batch, so other texts change a vector."""
 
     NONE = "none"
     STATIC = "static"
@@ -77,7 +67,7 @@ class Quantisation(StrEnum):
 
 
 class Objective(StrEnum):
-    """What the chosen variant is best at."""
+    """The measurement that decides which variant is chosen."""
 
     THROUGHPUT = "throughput"
     LATENCY = "latency"
@@ -94,29 +84,29 @@ class VectorCode(StrEnum):
 
 
 class Similarity(StrEnum):
-    """What the model was trained for; the same thing where vectors have unit length."""
+    """The similarity the model was trained for. Both are the same for vectors of unit length."""
 
     COSINE = "cosine"
     DOT = "dot"
 
 
 class ManifestRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of everything in the manifest: unknown keys are errors."""
+    """Base of all records in the manifest: unknown keys are errors."""
 
 
 class ModelSpec(ManifestRecord, frozen=True, omit_defaults=True):
-    """All that decides, besides the weights, which vector a text gets, or which score a pair of them.
+    """Everything except the weights that decides the vector of a text, or the score of a pair.
 
-    The task is left out where it is EMBED: fingerprints are older than tasks.
+    The JSON omits `task` if it is EMBED, because fingerprints are older than tasks.
     """
 
     architecture: str
     pooling: str
     dimension: int
-    dimensions: tuple[int, ...]  # what a Matryoshka cut may ask for, largest first
+    dimensions: tuple[int, ...]  # the dimensions that Matryoshka truncation supports, largest first
     max_tokens: int
-    lowercase: bool  # lower the text before tokenising, as old sentence-transformers folders ask
-    normalised: bool  # rows have unit length
+    lowercase: bool  # lower-case the text before tokenising, as old sentence-transformers folders require
+    normalised: bool  # vectors have unit length
     similarity: Similarity
     prompts: dict[str, str]
     default_prompt: str | None
@@ -126,19 +116,19 @@ class ModelSpec(ManifestRecord, frozen=True, omit_defaults=True):
 
     @property
     def query_prompt(self) -> str | None:
-        """The name that encode_query of sentence-transformers takes, else the model's default."""
+        """The prompt that encode_query of sentence-transformers uses: "query" if it exists, else the default."""
         return "query" if "query" in self.prompts else self.default_prompt
 
     @property
     def document_prompt(self) -> str | None:
-        """The name that encode_document of sentence-transformers takes, else the model's default."""
+        """The prompt that encode_document of sentence-transformers uses, else the model's default."""
         known = (name for name in ("document", "passage", "corpus") if name in self.prompts)
         return next(known, self.default_prompt)
 
     def prompt(self, name: str | None) -> str:
-        """The text of a named prompt; None means the model's own default.
+        """Return the text of a named prompt. None means the model's own default.
 
-        Raises UsageError for a name the model does not have.
+        Raises UsageError if the model has no prompt of this name.
         """
         name = name if name is not None else self.default_prompt
         if name is None:
@@ -150,7 +140,7 @@ class ModelSpec(ManifestRecord, frozen=True, omit_defaults=True):
 
 
 class AdapterMerge(ManifestRecord, frozen=True):
-    """A PEFT adapter merged into its base: lowest cosine of merged to unmerged vectors, over `texts` texts."""
+    """A PEFT adapter merged into its base, with the lowest cosine of merged to unmerged vectors over `texts` texts."""
 
     adapter_sha256: str
     base: dict[str, str]  # weight files of the base -> sha256
@@ -159,27 +149,28 @@ class AdapterMerge(ManifestRecord, frozen=True):
 
 
 class ModelSource(ManifestRecord, frozen=True):
-    """Where the model came from."""
+    """The origin of the model."""
 
     name: str
     weights_sha256: str
     versions: dict[str, str]
     revision: str | None = None  # commit, if it came from a hub
     merge: AdapterMerge | None = None
-    code_sha256: str | None = None  # of code that came with the checkpoint and ran for its own vectors
-    left_out: tuple[str, ...] = ()  # files of the checkpoint that answer something else than a vector
+    code_sha256: str | None = None  # of the checkpoint's own code, which ran to compute its vectors
+    left_out: tuple[str, ...] = ()  # files of the checkpoint whose output is not a vector
 
 
 class ParityReport(ManifestRecord, frozen=True, omit_defaults=True):
-    """Cosine of the exported vectors to the checkpoint's, over `texts` texts of at most `longest` tokens.
+    """Cosines of the exported vectors to the checkpoint's, over `texts` texts of at most `longest` tokens.
 
-    `overlap` is the mean share of a text's 10 nearest other probes that are its 10 nearest by the checkpoint too.
-    `length` is the worst ratio of a vector's length to the checkpoint's, smaller over larger: no cosine sees that.
+    `overlap` compares the 10 nearest other probes of each text: the mean share that both models have in common.
+    `length` is the worst ratio of a vector's length to the checkpoint's, smaller over larger. A cosine ignores length.
 
-    Texts of a few tokens are apart, in the `short_` figures: there int8 errs more than on longer ones.
+    Texts of a few tokens are reported separately, in the `short_` fields: int8 has larger errors there.
 
-    Of a re-ranker: how alike the scores of `texts` pairs are (see likeness.py), the share of pairs of passages that
-    stand in the checkpoint's order for their query, and the ratio of the spreads of the scores.
+    For a re-ranker, the cosines are the likeness of the scores of `texts` pairs (see likeness.py), `overlap` is the
+    share of pairs of passages that are in the checkpoint's order for their query, and `length` is the ratio of the
+    spreads of the scores.
     """
 
     texts: int
@@ -196,12 +187,12 @@ class ParityReport(ManifestRecord, frozen=True, omit_defaults=True):
 
 
 class InvarianceReport(ManifestRecord, frozen=True):
-    """The batch-invariance certificate: worst cosine of a text alone to the same text in other company.
+    """The batch-invariance certificate: the worst cosine between a text encoded alone and in another batch.
 
-    shuffled      among texts drawn at random, of other lengths
+    shuffled      in a batch of random texts of other lengths
     over_padded   padded far beyond the longest text of its batch
-    other_side    padded on the left, where the engines here pad on the right; None where the checkpoint's own vectors
-                  depend on the side, because its positions count from the left edge (BERT)
+    other_side    padded on the left, where these engines pad on the right. None if the checkpoint's own vectors depend
+                  on the side because its positions count from the left edge (BERT)
     """
 
     texts: int
@@ -212,13 +203,13 @@ class InvarianceReport(ManifestRecord, frozen=True):
 
     @property
     def worst(self) -> float:
-        """NaN if any of them is."""
+        """The lowest of the three, or NaN if any of them is NaN."""
         figures = [f for f in (self.shuffled, self.over_padded, self.other_side) if f is not None]
         return min(figures) if all(figure == figure for figure in figures) else float("nan")
 
 
 class WrongShape(ManifestRecord, frozen=True):
-    """A shape of batch in which vectors are not what they are in others: rows, width, and how alike at worst."""
+    """A batch shape (rows, width) with wrong vectors, and the lowest likeness to the vectors of other shapes."""
 
     rows: int
     width: int
@@ -226,10 +217,10 @@ class WrongShape(ManifestRecord, frozen=True):
 
 
 class ShapeCertificate(ManifestRecord, frozen=True):
-    """The shape certificate of a variant: of `checked` shapes of batches, all that the planner makes, which are wrong.
+    """The shape certificate of a variant: which batch shapes give wrong vectors, of all `checked` the planner makes.
 
-    It holds for one plan, runtime, instruction set, kind of device and number of streams (see shapes.py). `worst` is
-    the lowest likeness between right shapes.
+    It is valid for one plan, runtime, instruction set, kind of device and number of streams (see embedship.shapes).
+    `worst` is the lowest likeness between right shapes.
     """
 
     runtime: str  # name and version
@@ -244,24 +235,24 @@ class ShapeCertificate(ManifestRecord, frozen=True):
 
 
 class ParityFloors(ManifestRecord, frozen=True, omit_defaults=True):
-    """What the gate demands of a precision: the least that `ParityReport` may say."""
+    """What the gate demands of a precision: the lowest accepted values of `ParityReport`."""
 
     minimum: float
     mean: float
     overlap: float
     length: float
-    short: float | None = None  # of the `short_minimum`; None: as `minimum`
+    short: float | None = None  # floor of `short_minimum`; None: the same as `minimum`
 
 
 class Variant(ManifestRecord, frozen=True, omit_defaults=True):
-    """One way to run the model: a file, a runtime, and what was measured of it when it was exported."""
+    """One way to run the model: a file, a runtime, and the measurements of the export."""
 
     name: str
     runtime: Runtime
     path: str
     weights: Precision
     quantisation: Quantisation
-    needs: tuple[str, ...]  # see Machine.meets: the CPUs (or "cuda") it was verified for; empty: it is right everywhere
+    needs: tuple[str, ...]  # see MachineInfo.meets: the CPUs (or "cuda") it was verified for; empty: right on all
     precision: Precision  # as it ran on the exporting machine
     size: int
     fused: dict[str, int]
@@ -285,7 +276,7 @@ class ExportStage(StrEnum):
 
 
 class LeftOut(ManifestRecord, frozen=True):
-    """A variant that the export tried and left out of the bundle, because it failed."""
+    """A variant that the export left out of the bundle because it failed."""
 
     name: str
     stage: ExportStage
@@ -293,27 +284,28 @@ class LeftOut(ManifestRecord, frozen=True):
 
 
 class MachineInfo(ManifestRecord, frozen=True):
-    """What a measurement was taken on."""
+    """The machine of a measurement."""
 
     cpu: str
     isa: tuple[str, ...]
     cores: float
 
     def meets(self, needs: tuple[str, ...]) -> bool:
-        """Whether it has any one of these instruction sets, or none is needed.
+        """Return whether the machine has any of these instruction sets, or none is needed.
 
-        They are alternatives: on any of them the file computes what was verified, on all others something else.
+        They are alternatives: with any of them the file computes what was verified, without all of them it does not.
         """
         return not needs or not set(needs).isdisjoint(self.isa)
 
     def same_instructions(self, other: MachineInfo) -> bool:
+        """Return whether both machines have the same instruction sets."""
         return set(self.isa) == set(other.isa)
 
 
 class VariantChoice(ManifestRecord, frozen=True, omit_defaults=True):
-    """The variant `serve` takes, and the measurements that chose it.
+    """The variant that `serve` uses, and the measurements that chose it.
 
-    The fields with defaults are younger than the first bundles, and left out where they say nothing.
+    The fields with defaults are newer than the first bundles. They are omitted if they have their default.
     """
 
     objective: Objective
@@ -321,29 +313,30 @@ class VariantChoice(ManifestRecord, frozen=True, omit_defaults=True):
     machine: MachineInfo
     tokens_per_second: dict[str, float]  # variant -> throughput on real texts
     latency_seconds: dict[str, float]  # variant -> median time of short texts, each alone
-    tokens_per_cpu_second: dict[str, float] = {}  # variant -> tokens in a second of CPU time of this process
-    # variant -> how far the rounds of throughput lie apart, slowest minus fastest as a share of the median
+    tokens_per_cpu_second: dict[str, float] = {}  # variant -> tokens per second of this process's CPU time
+    # variant -> spread of the throughput rounds: slowest minus fastest as a share of the median
     spread: dict[str, float] = {}
     alike: tuple[str, ...] = ()  # variants that the rounds could not tell apart from the chosen one
-    busy: bool = False  # other programs held this one up, so CPU time decided
+    busy: bool = False  # other programs slowed this one down, so CPU time decided
 
 
 class VectorCodes(ManifestRecord, frozen=True):
-    """How indexes and clients pack this model's vectors: fitted once, on the calibration texts, and then frozen.
+    """How indexes and clients encode this model's vectors compactly: fitted once on the calibration texts, then frozen.
 
-    A code is of the vector after it was cut and renormalised, so each Matryoshka dimension has an int8 scale of its
-    own: half of a unit vector grows by a third or more when it becomes one again.
+    A code stores the vector after truncation and normalisation, so each Matryoshka dimension has its own int8 scale:
+    the components of half a unit vector grow by a third or more when it is normalised again.
     """
 
-    int8: tuple[Int8Scale, ...]  # one for each of the pipeline's dimensions
-    clipped: float  # share of components of held-out texts that lie outside the int8 ranges, at full dimension
+    int8: tuple[Int8Scale, ...]  # one per dimension of the pipeline
+    clipped: float  # share of components of held-out texts outside the int8 ranges, at full dimension
     binary_threshold: float
-    rescore: int  # candidates fetched for each hit wanted, when sign bits are searched first and int8 codes rank again
-    rescored_recall: float | None  # of the 10 exact nearest, what that finds; None where no binary code is possible
-    documents: int  # over so many: more documents may need more candidates
+    rescore: int  # candidates per wanted hit, when sign bits are searched first and int8 codes rank them again
+    # Share of the 10 exact nearest that this two-step search finds; None if no binary code is possible.
+    rescored_recall: float | None
+    documents: int  # measured over this number of documents: more documents may need more candidates
 
     def scale(self, dimension: int) -> Int8Scale:
-        """Raises UsageError for a dimension that none was frozen for."""
+        """Return the int8 scale of a dimension. Raises UsageError if the bundle has none for it."""
         scales = {scale.dimension: scale for scale in self.int8}
         if dimension not in scales:
             known = ", ".join(map(str, scales))
@@ -352,7 +345,7 @@ class VectorCodes(ManifestRecord, frozen=True):
 
 
 class RetrievalResult(ManifestRecord, frozen=True):
-    """Retrieval metrics of one way to make and store vectors."""
+    """Retrieval metrics of one variant, dimension and code."""
 
     variant: str  # or "checkpoint"
     dimension: int
@@ -363,37 +356,41 @@ class RetrievalResult(ManifestRecord, frozen=True):
 
 
 class RetrievalReport(ManifestRecord, frozen=True):
-    """Retrieval on the user's own questions by exact search: the checkpoint and the variants at full dimension in
-    float32, and the chosen one at every Matryoshka dimension in every code (`embedship evaluate` measures the others).
+    """Retrieval on the user's own queries by exact search.
+
+    It has the checkpoint and each variant at full dimension in float32, and the chosen variant at every Matryoshka
+    dimension in every code. `embedship evaluate` measures the other combinations.
     """
 
     dataset: str
     queries: int
     documents: int
-    max_recall_drop: float | None  # how far recall@10 may lie below the checkpoint's; what loses more is never chosen
+    max_recall_drop: float | None  # largest accepted loss of recall@10; a variant that loses more is never chosen
     measured: tuple[RetrievalResult, ...]
 
-    def of(self, variant: str) -> RetrievalResult:
-        """The row of a variant, or of "checkpoint", at full dimension in float32: the plainest there is."""
+    def result_of(self, variant: str) -> RetrievalResult:
+        """Return the result of a variant, or of "checkpoint", at full dimension in float32."""
         return next(row for row in self.measured if row.variant == variant and row.code is VectorCode.FLOAT32)
 
     def drop(self, variant: str) -> float:
-        """How far recall@10 of a variant lies below the checkpoint's; NaN, which no budget lets through, if unknown."""
+        """Return the checkpoint's recall@10 minus the variant's, or NaN if unknown, which fails every limit."""
         known = {row.variant for row in self.measured}
         if variant not in known:
             return float("nan")
-        return self.of("checkpoint").metrics["recall@10"] - self.of(variant).metrics["recall@10"]
+        return self.result_of("checkpoint").metrics["recall@10"] - self.result_of(variant).metrics["recall@10"]
 
 
 class Provenance(ManifestRecord, frozen=True):
-    """How this bundle came to be: enough to make it again."""
+    """How the bundle was made: enough to make it again."""
 
-    files: dict[str, str]  # of the checkpoint: path -> sha256
-    options: dict[str, str]  # of the command
+    files: dict[str, str]  # files of the checkpoint: path -> sha256
+    options: dict[str, str]  # options of the export command
     seed: int
 
 
 class BundleManifest(ManifestRecord, frozen=True):
+    """The whole of bundle.json. `digest` is the sha256 of the manifest with an empty digest."""
+
     format: int
     fingerprint: str
     created: str
@@ -401,28 +398,27 @@ class BundleManifest(ManifestRecord, frozen=True):
     pipeline: ModelSpec
     tokenizer_sha256: str
     floors: dict[Precision, ParityFloors]
-    variants: tuple[Variant, ...]  # first the plain float32 graph, from which the others are made
+    variants: tuple[Variant, ...]  # the first is the plain float32 graph, from which the others are made
     choice: VariantChoice
     codes: VectorCodes
     quality: RetrievalReport | None
     provenance: Provenance
     files: dict[str, SealedFile]
     digest: str = ""
-    # Absent where nothing was left out: digests of older bundles were taken without it.
+    # Omitted if nothing was left out: the digests of older bundles were computed without this field.
     left_out: tuple[LeftOut, ...] | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def failed(self) -> tuple[LeftOut, ...]:
-        """The variants that were tried and left out, none if nothing failed."""
+        """The variants that failed and were left out; empty if none failed."""
         return () if self.left_out is msgspec.UNSET else self.left_out
 
 
-NO_CODES = VectorCodes(
-    int8=(), clipped=0.0, binary_threshold=0.0, rescore=1, rescored_recall=None, documents=0
-)  # of a re-ranker: nobody stores scores
+# The codes of a re-ranker: scores are not stored.
+NO_CODES = VectorCodes(int8=(), clipped=0.0, binary_threshold=0.0, rescore=1, rescored_recall=None, documents=0)
 
 
 def fingerprint(source: ModelSource, pipeline: ModelSpec, tokenizer_sha256: str) -> str:
-    """sha256 over everything that changes a vector: weights, tokenizer, and the whole pipeline record."""
+    """Return the sha256 of everything that changes a vector: weights, tokenizer, and the whole pipeline record."""
     facts = {"weights": source.weights_sha256, "tokenizer": tokenizer_sha256, "pipeline": pipeline}
     return hashlib.sha256(msgspec.json.encode(facts, order="deterministic")).hexdigest()

@@ -1,8 +1,8 @@
-"""Signatures over a bundle: OpenSSF model signing with an elliptic-curve key pair, offline.
+"""Signatures of bundles: OpenSSF model signing with an elliptic-curve key pair, offline.
 
-The signature is a file of the standard's name, `model.sig`, in the bundle. It covers every other file, bundle.json
-too, so whoever holds the public key knows that the bundle is the one that was signed. The standard's own tool,
-`model_signing verify key`, checks it as well.
+The signature is the file `model.sig` in the bundle, the name that the standard gives it. It covers every other file,
+bundle.json included, so anyone with the public key can check that the bundle is the one that was signed. The
+standard's own tool, `model_signing verify key`, checks it as well.
 """
 
 from __future__ import annotations
@@ -27,76 +27,75 @@ try:
 except ImportError:
     raise MissingExtra("model-signing", "sign") from None
 
-# What the standard allows: NIST P-256, P-384 and P-521.
+# The curves that the standard allows: NIST P-256, P-384 and P-521.
 _CURVES = {"secp256r1", "secp384r1", "secp521r1"}
-_CURE = "make a pair with `openssl ecparam -name prime256v1 -genkey -noout` and `openssl ec -pubout`"
+_SUGGESTION = "make a pair with `openssl ecparam -name prime256v1 -genkey -noout` and `openssl ec -pubout`"
 
 
 class BundleSigner:
-    """Holds a private key that has been opened already, so that a wrong one is known before hours of work."""
+    """Signs bundles with one private key, which is opened at once, so that a wrong key fails before hours of work."""
 
     def __init__(self, key: Path, password: bytes | None) -> None:
         self._key, self._password = key, password
 
     @classmethod
     def open(cls, key: Path) -> Self:
-        """The PEM private key of an elliptic curve; the password of an encrypted one is in EMBEDSHIP_KEY_PASSWORD.
+        """Open the PEM private key of an elliptic curve. EMBEDSHIP_KEY_PASSWORD is the password of an encrypted key.
 
-        Raises UsageError for what is no such key.
+        Raises UsageError if the file is not such a key.
         """
         password = os.environ[PASSWORD].encode() if PASSWORD in os.environ else None
         try:
             opened = serialization.load_pem_private_key(_read(key), password)
         except (ValueError, TypeError) as error:
-            why = f"{str(error).split('.')[0]}; the password of an encrypted key is read from {PASSWORD}"
-            raise UsageError(f"{key} cannot be opened as a private key: {why}; {_CURE}") from None
+            reason = f"{str(error).split('.')[0]}; the password of an encrypted key is read from {PASSWORD}"
+            raise UsageError(f"{key} cannot be opened as a private key: {reason}; {_SUGGESTION}") from None
         _require_curve(key, opened, ec.EllipticCurvePrivateKey)
         return cls(key, password)
 
     def sign(self, bundle: Bundle) -> None:
-        """Write the signature of a bundle into it. Raises UnsafeError if the bundle is not what was exported."""
-        half = bundle.path(f".{SIGNATURE}.half")
-        half.unlink(missing_ok=True)  # of a run that was killed
+        """Write the signature into the bundle. Raises UnsafeError if the bundle differs from what was exported."""
+        unfinished = bundle.path(f".{SIGNATURE}.half")
+        unfinished.unlink(missing_ok=True)  # left by a run that was killed
         bundle.verify()
         config = model_signing.signing.Config()  # type: ignore[no-untyped-call]
         config.set_hashing_config(_BundleHashing(bundle.manifest.source.name))
-        # The library hands the password on as it comes, and what opens the key wants bytes.
+        # The library passes the password on unchanged, and the function that opens the key needs bytes.
         config.use_elliptic_key_signer(private_key=self._key, password=self._password)  # type: ignore[arg-type]
         try:
-            config.sign(bundle.folder, half)
-            half.replace(bundle.path(SIGNATURE))
+            config.sign(bundle.folder, unfinished)
+            unfinished.replace(bundle.path(SIGNATURE))
         finally:
-            half.unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
 
 
 def check(bundle: Bundle, key: Path) -> None:
-    """Raise UnsafeError unless the bundle carries a signature of its present files by the private half of `key`.
+    """Raise UnsafeError unless the private half of `key` signed the bundle's files as they are now.
 
-    `key` is a PEM public key; UsageError if it is not. Call `bundle.verify()` first: it opens nothing but plain files.
+    `key` is a PEM public key. Raises UsageError if it is not one. Call `bundle.verify()` first, because it opens only
+    regular files.
     """
     _require_public(key)
     path = bundle.path(SIGNATURE)
     if not path.is_file() or path.is_symlink():
         raise UnsafeError(
-            f"{bundle.folder} has no signature ({SIGNATURE}): get the signed bundle, or sign it with "
-            "`embedship sign`, or verify without --key what you trust anyway"
+            f"{bundle.folder} has no signature ({SIGNATURE}): get the signed bundle, sign it with `embedship sign`, or "
+            "leave --key out if you trust it without a signature"
         )
     config = model_signing.verifying.Config()  # type: ignore[no-untyped-call]
     config.set_hashing_config(_BundleHashing())
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # the library prints to stdout, which is ours
+        with contextlib.redirect_stdout(sys.stderr):  # the library prints to stdout, where our results go
             config.use_elliptic_key_verifier(public_key=key).verify(bundle.folder, path)
     except Exception as error:
-        # Whatever a forged file makes the library stumble over: what is not proved is not signed.
-        said = re.sub(r"[\[\]\\'\"]", "", str(error)).partition(": Expected")[
-            0
-        ]  # a list of digests, as Python prints it
-        why = said.strip() or type(error).__name__
-        raise UnsafeError(f"{path} does not sign these files with the private half of {key}: {why}") from None
+        # A forged file can make the library fail in any way. A signature that is not proved does not count.
+        message = re.sub(r"[\[\]\\'\"]", "", str(error)).partition(": Expected")[0]  # drop a printed list of digests
+        reason = message.strip() or type(error).__name__
+        raise UnsafeError(f"{path} is not a signature of these files by the private half of {key}: {reason}") from None
 
 
 class _BundleHashing(model_signing.hashing.Config):
-    """Every file but the signature itself; the default would leave out what looks like git's."""
+    """Hashes every file except the signature. The library's default would skip git's files."""
 
     def __init__(self, name: str = "") -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -104,7 +103,7 @@ class _BundleHashing(model_signing.hashing.Config):
         self.set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)
 
     def hash(self, *arguments: Any, **options: Any) -> Any:
-        """The statement would name the model by its folder, and that has a passing name during an export."""
+        """Name the model in the statement. The library would use the folder, whose name is temporary in an export."""
         manifest = super().hash(*arguments, **options)
         manifest._name = self._name
         return manifest
@@ -114,7 +113,7 @@ def _require_public(key: Path) -> None:
     try:
         opened = serialization.load_pem_public_key(_read(key))
     except ValueError as error:
-        raise UsageError(f"{key} is no public key in PEM ({str(error).split('.')[0]}): {_CURE}") from None
+        raise UsageError(f"{key} is not a public key in PEM ({str(error).split('.')[0]}): {_SUGGESTION}") from None
     _require_curve(key, opened, ec.EllipticCurvePublicKey)
 
 
@@ -123,7 +122,7 @@ def _require_curve(
 ) -> None:
     if not isinstance(key, kind) or key.curve.name not in _CURVES:
         curves = ", ".join(sorted(_CURVES))
-        raise UsageError(f"{path} is no key of a curve that model signing knows ({curves}): {_CURE}")
+        raise UsageError(f"{path} is not a key of a curve that model signing supports ({curves}): {_SUGGESTION}")
 
 
 def _read(key: Path) -> bytes:

@@ -1,8 +1,8 @@
-"""Charts.
+"""Charts: plots and tables as data, drawn as SVG and HTML by draw.j2.
 
-axis.py    Axes
-labels.py  Names beside points, placed so that they cover neither a point nor each other
-page.py    One page in one file
-plot.py    Figures as numbers
-table.py   Tables as words in rows and columns
+axis.py    Axes and ticks
+labels.py  Places labels next to points
+page.py    HTML pages without scripts or requests
+plot.py    Plots
+table.py   Tables
 """

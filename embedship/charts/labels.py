@@ -1,56 +1,60 @@
-"""Names beside points, placed so that they cover neither a point nor each other."""
+"""Labels of points, placed so that they cover neither points nor each other."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-_CHARACTER, _LINE = 6.6, 13  # of text at 12 pixels
+_CHARACTER, _LINE = 6.6, 13  # width of a character and height of a line, in pixels, of text at 12 pixels
 _GAP = 9
 
 
 class PlacedLabel(NamedTuple):
+    """A label and where it is drawn, in pixels."""
+
     x: float
     y: float  # of the base line
-    anchor: str  # start, middle or end: as SVG's text-anchor
+    anchor: str  # start, middle or end, as in SVG's text-anchor
     text: str
-    leader: tuple[float, float] | None = None  # the point, where the name lies too far from it to be read as its own
+    leader: tuple[float, float] | None = None  # the labelled point, if the label is so far away that it needs a line
 
 
 class LabelBox(NamedTuple):
+    """A rectangle in pixels."""
+
     left: float
     top: float
     right: float
     bottom: float
 
     def overlap(self, other: LabelBox) -> float:
-        """The area that both cover."""
+        """Return the area that both rectangles cover."""
         width = min(self.right, other.right) - max(self.left, other.left)
         height = min(self.bottom, other.bottom) - max(self.top, other.top)
         return max(width, 0.0) * max(height, 0.0)
 
     def outside(self, frame: LabelBox) -> float:
-        """The area that juts out of the frame."""
+        """Return the area that is outside the frame."""
         return (self.right - self.left) * (self.bottom - self.top) - self.overlap(frame)
 
 
 def place(
     points: Sequence[tuple[float, float]], names: Sequence[str], frame: LabelBox, taken: Sequence[LabelBox] = ()
 ) -> list[PlacedLabel]:
-    """A label for each point that has a name, in order: beside it where there is room, else further away on a line."""
+    """Return a label for each point that has a name, in order: next to it if there is space, else further away."""
     taken = [*taken, *(LabelBox(x - 6, y - 6, x + 6, y + 6) for x, y in points)]
-    found = []
+    labels = []
     for (x, y), name in zip(points, names, strict=True):
         if name:
             label = min(_candidates(x, y, name), key=lambda label: _cost(label, taken, frame))
             taken.append(box_of(label))
-            found.append(label)
-    return found
+            labels.append(label)
+    return labels
 
 
 def _candidates(x: float, y: float, name: str) -> list[PlacedLabel]:
-    """Nearest first: `min` keeps the first of equals."""
-    beside = [
+    """Return possible positions, nearest first, because `min` returns the first of equal candidates."""
+    adjacent = [
         PlacedLabel(x + _GAP, y + 4, "start", name),
         PlacedLabel(x - _GAP, y + 4, "end", name),
         PlacedLabel(x, y - _GAP, "middle", name),
@@ -62,7 +66,7 @@ def _candidates(x: float, y: float, name: str) -> list[PlacedLabel]:
         for rows in (distance, -distance)
         for side, anchor in ((1, "start"), (-1, "end"))
     ]
-    return beside + away
+    return adjacent + away
 
 
 def _cost(label: PlacedLabel, taken: Sequence[LabelBox], frame: LabelBox) -> float:
@@ -71,7 +75,7 @@ def _cost(label: PlacedLabel, taken: Sequence[LabelBox], frame: LabelBox) -> flo
 
 
 def box_of(label: PlacedLabel) -> LabelBox:
-    """About what the text covers."""
+    """Return the rectangle that the text covers, approximately."""
     width = len(label.text) * _CHARACTER
     left = label.x - {"start": 0.0, "middle": width / 2, "end": width}[label.anchor]
     return LabelBox(left, label.y - _LINE + 3, left + width, label.y + 3)

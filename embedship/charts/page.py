@@ -1,4 +1,4 @@
-"""One page in one file: no script, no request, every word from outside escaped."""
+"""HTML page in one file: no script, no request, and all text from outside is escaped."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import jinja2
 
-_HERE = Path(__file__).parent
-# Turn the reading direction of what follows them; NUL and its like are no HTML at all.
+_CHARTS_FOLDER = Path(__file__).parent
+# Marks that change the reading direction of the text after them.
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
@@ -20,7 +20,7 @@ def template(path: Path) -> jinja2.Template:
 
 def _environment(folder: Path) -> jinja2.Environment:
     return jinja2.Environment(
-        loader=jinja2.FileSystemLoader([folder, _HERE]),
+        loader=jinja2.FileSystemLoader([folder, _CHARTS_FOLDER]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         finalize=_printable,
@@ -30,7 +30,7 @@ def _environment(folder: Path) -> jinja2.Environment:
 
 
 def _printable(value: Any) -> Any:
-    """Strings without control characters, unpaired surrogates and marks that turn the reading direction."""
+    """Replace control characters, unpaired surrogates and direction marks in strings. NUL is not valid in HTML."""
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
     return "".join("\ufffd" if c in _BIDI or unicodedata.category(c) in ("Cc", "Cs") else c for c in value)

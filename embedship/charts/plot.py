@@ -1,4 +1,4 @@
-"""Figures as numbers: a plot holds pixels and words, and draw.j2 draws it."""
+"""Plots as data: pixels and texts, which draw.j2 draws."""
 
 from __future__ import annotations
 
@@ -17,21 +17,25 @@ _CHARACTER = 6.2  # width of the small text of ticks
 
 
 class AxisMark(NamedTuple):
-    """A tick at pixel `at`; its text is empty where there is no room for it."""
+    """A tick at pixel `at`. Its text is empty if there is no space for it."""
 
     at: float
     text: str
 
 
 class PlotDot(NamedTuple):
+    """A point of a plot."""
+
     x: float
     y: float
     kind: str  # the CSS class: chosen, other, or a code
     hover: str
-    tail: float | None = None  # pixel of the lower end of the line that hangs from it
+    tail: float | None = None  # pixel of the lower end of a vertical line that begins at the point
 
 
 class PlotBar(NamedTuple):
+    """A bar of a plot."""
+
     x: float
     y: float
     width: float
@@ -40,12 +44,14 @@ class PlotBar(NamedTuple):
 
 
 class PlotLine(NamedTuple):
+    """A line through points."""
+
     kind: str  # the CSS class
     points: Sequence[tuple[float, float]]
 
 
 class ReferenceLine(NamedTuple):
-    """A straight line through the frame, and what it means."""
+    """A straight line through the frame, and its label."""
 
     at: float
     text: str
@@ -53,7 +59,7 @@ class ReferenceLine(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plot:
-    """All in pixels of a drawing of `width` x `height`."""
+    """A plot of `width` x `height` pixels. All positions are in pixels."""
 
     name: str
     width: int = WIDTH
@@ -72,10 +78,12 @@ class Plot:
 
 
 def place_x(x: Axis, value: float) -> float:
+    """Return the horizontal pixel of a value in the usual frame."""
     return x.place(value, FRAME.left, FRAME.right)
 
 
 def place_y(y: Axis, value: float) -> float:
+    """Return the vertical pixel of a value in the usual frame."""
     return y.place(value, FRAME.bottom, FRAME.top)
 
 
@@ -88,7 +96,7 @@ def scatter(
     across: ReferenceLine | None = None,
     lines: Sequence[PlotLine] = (),
 ) -> Plot:
-    """A plot in the usual frame; `dots`, `across` and `lines` are in its pixels already. Empty names are not drawn."""
+    """Return a plot in the usual frame. `dots`, `across` and `lines` are in its pixels. Empty names are not drawn."""
     named = () if names is None else place([(dot.x, dot.y) for dot in dots], names, FRAME, _taken(dots, across))
     return Plot(
         name=name,
@@ -104,7 +112,7 @@ def scatter(
 
 
 def _taken(dots: Sequence[PlotDot], across: ReferenceLine | None) -> list[LabelBox]:
-    """What tails cover, and the words above the right end of a line across."""
+    """Return the rectangles of the dots' tails, and of the text above the right end of the line across."""
     tails = [LabelBox(dot.x - 4, dot.y, dot.x + 4, dot.tail + 2) for dot in dots if dot.tail is not None]
     if across is None:
         return tails
@@ -112,12 +120,12 @@ def _taken(dots: Sequence[PlotDot], across: ReferenceLine | None) -> list[LabelB
 
 
 def thinned(marks: Sequence[AxisMark], right: float) -> list[AxisMark]:
-    """From the right, without the words that would touch their neighbour's."""
-    found: list[AxisMark] = []
+    """Return the marks from right to left, without the texts that would touch the next one."""
+    result: list[AxisMark] = []
     free = right + 40
     for mark in reversed(marks):
         half = len(mark.text) * _CHARACTER / 2
         fits = mark.at + half < free
-        found.append(mark if fits else AxisMark(mark.at, ""))
+        result.append(mark if fits else AxisMark(mark.at, ""))
         free = mark.at - half - 12 if fits else free
-    return found
+    return result

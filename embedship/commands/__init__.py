@@ -1,9 +1,9 @@
-"""Commands.
+"""Commands: the command line, and the commands that need no other folder.
 
-demo.py      The verb `demo`
-main.py      The one command
-sign.py      The verb `sign`
-transfer.py  The verbs `push` and `pull`
-tune.py      The verb `tune`
-verify.py    The verb `verify`
+demo.py      `embedship demo`
+main.py      The command line: finds and runs a command
+sign.py      `embedship sign`
+transfer.py  `embedship push` and `embedship pull`
+tune.py      `embedship tune`
+verify.py    `embedship verify`
 """

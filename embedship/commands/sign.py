@@ -1,4 +1,4 @@
-"""The verb `sign`: put a signature into a bundle that was exported without one, or sign it with another key."""
+"""Command `sign`: adds a signature to a bundle that was exported without one, or signs it with another key."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def sign(
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Sign every file of a bundle (OpenSSF model signing, offline); the signature is its file model.sig.
+    """Sign every file of a bundle (OpenSSF model signing, offline). The signature is the file model.sig in the bundle.
 
-    The files are hashed first: exits 4, and signs nothing, when one of them is not what was exported.
+    The files are hashed first. Exits 4 without signing if one of them differs from what was exported.
     """
     signer, opened = BundleSigner.open(key), Bundle.open(bundle)
     signer.sign(opened)

@@ -1,4 +1,4 @@
-"""The verbs `push` and `pull`."""
+"""Commands `push` and `pull`."""
 
 from __future__ import annotations
 
@@ -19,15 +19,23 @@ from embedship.transfer.pull import pull as fetch
 from embedship.transfer.registry import digest_of
 from embedship.transfer.retry import RetryPolicy
 
+_NETWORK, _TRUST = "Network", "Trust"
 _RETRIES = typer.Option(
-    help="Failures in a row that end it: lost connections, 5xx. Waits double between.", min=1, max=100
+    help="Give up after this many failures in a row (lost connections, HTTP 5xx). Waits double in between.",
+    min=1,
+    max=100,
+    rich_help_panel=_NETWORK,
 )
-_PLAIN = typer.Option("--plain-http", help="Speak to the registry without TLS; loopback is spoken to so anyway.")
+_PLAIN = typer.Option(
+    "--plain-http",
+    help="Connect to the registry without TLS. This is the default on loopback addresses.",
+    rich_help_panel=_NETWORK,
+)
 _JSON = typer.Option("--json", help="Print the result as JSON.")
 
 
 class PushReport(msgspec.Struct, frozen=True):
-    """What `--json` prints. `source` is for `pull`, by the digest of the OCI manifest; `digest` is bundle.json's."""
+    """Result of a push. `source` is the address for `pull`, with the OCI digest. `digest` is that of bundle.json."""
 
     bundle: str
     source: str
@@ -39,34 +47,36 @@ class PushReport(msgspec.Struct, frozen=True):
 
 def push(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle folder.")],
-    to: Annotated[str, typer.Argument(metavar="oci://HOST/REPOSITORY:TAG", help="Where it shall lie.")],
+    to: Annotated[str, typer.Argument(metavar="oci://HOST/REPOSITORY:TAG", help="The address to send it to.")],
     retries: Annotated[int, _RETRIES] = 8,
     plain_http: Annotated[bool, _PLAIN] = False,
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
-    """Verify a bundle and send it to an OCI registry, as an artifact with a layer a file.
+    """Verify a bundle and send it to an OCI registry, as an artifact with one layer per file.
 
-    Layers that the registry has are not sent again. Credentials are those of `docker login`.
+    Layers that the registry already has are not sent again. Credentials are those of `docker login`.
     """
     scheme, _, address = to.partition("://")
     if scheme != "oci":
         raise UsageError(
-            f"{to} is no registry: give oci://HOST/REPOSITORY:TAG; other places take a plain copy of the folder"
+            f"{to} is not an OCI registry: give oci://HOST/REPOSITORY:TAG. To other places, copy the folder as it is"
         )
     opened = Bundle.open(bundle)
     opened.verify()
     files = opened.manifest.files
     with TransferProgress("pushing") as bar:
         bar.begin(sum(file.size for file in files.values()))
-        source = oci.push(opened, address, plain_http, RetryPolicy(retries), lambda _, size: bar.saw(size, True))
+        source = oci.push(opened, address, plain_http, RetryPolicy(retries), lambda _, size: bar.advance(size, True))
     digest = digest_of(opened.path(MANIFEST).read_bytes())
-    done = PushReport(str(bundle), source, digest, opened.fingerprint, len(files), sum(f.size for f in files.values()))
+    report = PushReport(
+        str(bundle), source, digest, opened.fingerprint, len(files), sum(f.size for f in files.values())
+    )
     if as_json:
-        typer.echo(msgspec.json.encode(done).decode())
+        typer.echo(msgspec.json.encode(report).decode())
         return
     console = Console(highlight=False)
-    console.print(f"{bundle} lies at {source}", soft_wrap=True)
-    console.print(f"its {MANIFEST} is {digest}, its fingerprint {done.fingerprint}", soft_wrap=True)
+    console.print(f"{bundle} is at {source}", soft_wrap=True)
+    console.print(f"{MANIFEST} {digest}, fingerprint {report.fingerprint}", soft_wrap=True)
 
 
 def pull(
@@ -78,47 +88,56 @@ def pull(
             "hf://ORGANISATION/MODEL@REVISION.",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The bundle folder to write; a pull that was stopped there goes on.")],
+    out: Annotated[Path, typer.Option(help="The bundle folder to write. A stopped pull to it is continued.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace another bundle there, or a damaged copy of this one.")
+    ] = False,
+    as_json: Annotated[bool, _JSON] = False,
     digest: Annotated[
-        str | None, typer.Option(metavar="sha256:...", help=f"Of {MANIFEST}: refuse any other bundle.")
+        str | None,
+        typer.Option(
+            metavar="sha256:...",
+            help=f"Accept only a bundle whose {MANIFEST} has this digest.",
+            rich_help_panel=_TRUST,
+        ),
     ] = None,
     key: Annotated[
-        Path | None, typer.Option(help="Public key, PEM: the bundle must carry a signature by its private half.")
+        Path | None,
+        typer.Option(
+            help="Public key, PEM: accept only a bundle that was signed with its private half.", rich_help_panel=_TRUST
+        ),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace what lies there: another bundle, or a damaged copy of this one.")
-    ] = False,
-    max_bytes: Annotated[int, typer.Option(min=1, help="Refuse a bundle that is larger.")] = 100 << 30,
+    max_bytes: Annotated[int, typer.Option(min=1, help="Reject a bundle that is larger.", rich_help_panel=_TRUST)] = 100
+    << 30,
     retries: Annotated[int, _RETRIES] = 8,
     plain_http: Annotated[bool, _PLAIN] = False,
-    as_json: Annotated[bool, _JSON] = False,
 ) -> None:
     """Fetch a bundle, verify every file, and put it in place in one step.
 
-    Killed at any moment, the same command goes on: whole files are not fetched again, others from where they stopped.
-    Exits 4 when a file or the digest is not what was asked for. Credentials: those of `docker login` (oci), AWS_*
+    If it is killed, the same command continues: complete files are not fetched again, others from where they stopped.
+    Exits 4 if a file or the digest differs from what was asked for. Credentials: those of `docker login` (oci), AWS_*
     variables (s3), ~/.netrc (https), HF_TOKEN (hf).
     """
-    wishes = PullOptions(
+    options = PullOptions(
         digest=require_digest(digest) if digest else None,
         force=force,
         key=key,
         most_bytes=max_bytes,
-        patience=RetryPolicy(retries),
+        retry=RetryPolicy(retries),
     )
     with TransferProgress("pulling") as bar:
-        done = fetch(open_source(source, TrustOptions(wishes.digest, plain_http)), out, wishes, bar)
+        report = fetch(open_source(source, TrustOptions(options.digest, plain_http)), out, options, bar)
     if as_json:
-        typer.echo(msgspec.json.encode(done).decode())
+        typer.echo(msgspec.json.encode(report).decode())
         return
     console = Console(highlight=False)
-    console.print(f"{done.source}", soft_wrap=True)
-    console.print(f"{MANIFEST} {done.digest}", soft_wrap=True)
-    came = (
-        f"{done.fetched_bytes / 1e6:,.0f} MB of {done.bytes / 1e6:,.0f} fetched now"
-        if done.fetched_bytes
+    console.print(f"{report.source}", soft_wrap=True)
+    console.print(f"{MANIFEST} {report.digest}", soft_wrap=True)
+    amount = (
+        f"{report.fetched_bytes / 1e6:,.0f} MB of {report.bytes / 1e6:,.0f} MB fetched now"
+        if report.fetched_bytes
         else "it was there already"
     )
     console.print(
-        f"{done.out} is ready, {done.files} files, fingerprint {done.fingerprint[:12]}: {came}", soft_wrap=True
+        f"{report.out} is ready, {report.files} files, fingerprint {report.fingerprint[:12]}: {amount}", soft_wrap=True
     )

@@ -1,4 +1,4 @@
-"""The verb `tune`: which variant is best on this machine?"""
+"""Command `tune`: finds the best variant of a bundle on this machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from embedship.files import jsonl
 def tune(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle folder.")],
     objective: Annotated[
-        Objective | None, typer.Option(help="What the variant should be best at (default: what the export asked for).")
+        Objective | None,
+        typer.Option(help="What the variant should be best at (default: the objective of the export)."),
     ] = None,
     texts: Annotated[
         Path | None,
@@ -31,54 +32,57 @@ def tune(
     cache: Annotated[
         Path | None,
         typer.Option(
-            envvar=variant_choice.CACHE, help="Folder for the result (default: BUNDLE.choice.json beside the bundle)."
+            envvar=variant_choice.CACHE, help="Folder for the result (default: BUNDLE.choice.json next to the bundle)."
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Measure every variant of a bundle on this machine and note which one `serve` shall take here.
+    """Measure every variant of a bundle on this machine, and store which one `serve` uses here.
 
-    The bundle itself is not changed. A variant over the bundle's --max-recall-drop stays out, and so does dynamic int8.
+    The bundle is not changed. Variants beyond the bundle's --max-recall-drop and dynamic int8 are never chosen.
     """
     opened = Bundle.open(bundle)
-    given = [row.text for row in jsonl.read(texts, jsonl.TextLine)] if texts else []
+    lines = [row.text for row in jsonl.read(texts, jsonl.TextLine)] if texts else []
     console = Console(stderr=True, highlight=False)
     with console.status("") as status:
-        made = tuning.remeasure(
+        choice = tuning.remeasure(
             opened,
             objective or opened.manifest.choice.objective,
-            given,
+            lines,
             cache=cache,
             progress=lambda name: status.update(f"measuring {name}"),
         )
-    path = variant_choice.save(opened, made, cache)
+    path = variant_choice.save(opened, choice, cache)
     if as_json:
         answer: dict[str, Any] = {"bundle": str(bundle), "fingerprint": opened.fingerprint, "file": str(path)}
-        typer.echo(msgspec.json.encode({**answer, **msgspec.to_builtins(made)}).decode())
+        typer.echo(msgspec.json.encode({**answer, **msgspec.to_builtins(choice)}).decode())
         return
     out = Console(highlight=False)
-    out.print(table(made))
-    for line in notes(made):
+    out.print(table(choice))
+    for line in notes(choice):
         out.print(line, soft_wrap=True)
-    out.print(f"{made.variant} is what serve takes here, for {made.objective}; noted in {path}", soft_wrap=True)
+    out.print(f"serve uses {choice.variant} on this machine, for {choice.objective}; stored in {path}", soft_wrap=True)
 
 
-def table(made: VariantChoice) -> Table:
-    shown = Table(box=SIMPLE, caption=f"measured on {made.machine.cpu}, {made.machine.cores:g} cores")
-    for heading in ("", "variant", "tokens/s", "spread", "tokens/CPU s", "ms for one short text"):
+def table(choice: VariantChoice) -> Table:
+    """Return the measurements of a choice as a table. A star marks the chosen variant."""
+    shown = Table(box=SIMPLE, caption=f"measured on {choice.machine.cpu}, {choice.machine.cores:g} cores; * is chosen")
+    for heading in ("", "variant", "tokens/s", "spread", "tokens/CPU s", "ms per short text"):
         shown.add_column(heading, justify="left" if heading in ("", "variant") else "right")
-    for name, speed in made.tokens_per_second.items():
-        mark = "*" if name == made.variant else ""
-        cpu, latency = f"{made.tokens_per_cpu_second[name]:,.0f}", f"{made.latency_seconds[name] * 1000:.2f}"
-        shown.add_row(mark, name, f"{speed:,.0f}", f"{made.spread[name]:.0%}", cpu, latency)
+    for name, speed in choice.tokens_per_second.items():
+        mark = "*" if name == choice.variant else ""
+        cpu, latency = f"{choice.tokens_per_cpu_second[name]:,.0f}", f"{choice.latency_seconds[name] * 1000:.2f}"
+        shown.add_row(mark, name, f"{speed:,.0f}", f"{choice.spread[name]:.0%}", cpu, latency)
     return shown
 
 
-def notes(made: VariantChoice) -> list[str]:
-    """What keeps the figures from being a verdict."""
+def notes(choice: VariantChoice) -> list[str]:
+    """Return remarks that limit what the measurements show."""
     lines = []
-    if made.alike:
-        lines.append(f"{', '.join(made.alike)} cannot be told apart from {made.variant}: the more exact one is taken")
-    if made.busy:
-        lines.append("Other programs used this machine meanwhile: the speeds are too low, and CPU time decided.")
+    if choice.alike:
+        lines.append(
+            f"{', '.join(choice.alike)} cannot be told apart from {choice.variant}: the most exact one is chosen"
+        )
+    if choice.busy:
+        lines.append("Other programs used this machine: the speeds are too low, and the choice is by CPU time.")
     return lines

@@ -1,4 +1,4 @@
-"""The verb `verify`: is this folder still what was exported, and does it still give the same vectors here?"""
+"""Command `verify`: checks that a bundle is unchanged, and that it still gives the same vectors on this machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from embedship.encoder import Encoder
 
 
 class SignatureState(StrEnum):
-    """What is known of a bundle's signature."""
+    """Whether a bundle is signed, and whether that was checked."""
 
     NO = "none"
     UNCHECKED = "not checked"
@@ -25,7 +25,7 @@ class SignatureState(StrEnum):
 
 
 class VariantCheck(msgspec.Struct, frozen=True):
-    """What one variant did on this machine with the golden texts, and in every shape of batch."""
+    """Result of one variant on this machine: its golden texts and its batch shapes."""
 
     variant: str
     precision: Precision
@@ -41,55 +41,55 @@ def verify(
     variant: Annotated[
         str | None, typer.Option(help="The variant to run (default: the one chosen for this machine).")
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="Run every variant that is for this machine.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Run every variant that is made for this machine.")] = False,
     key: Annotated[
         Path | None,
-        typer.Option("--key", help="Public key, PEM: the bundle must carry a signature by its private half."),
+        typer.Option("--key", help="Public key, PEM: the bundle must have a signature by its private half."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Re-hash every file of a bundle, check its signature, re-run its golden texts, and run every shape of batch.
+    """Hash every file of a bundle, check its signature, run its golden texts, and run every batch shape.
 
-    Shapes that are wrong here are named, stored beside the bundle (or in EMBEDSHIP_CACHE), and used no more.
+    Batch shapes with wrong vectors are reported, stored next to the bundle (or in EMBEDSHIP_CACHE), and not used.
 
-    Exits 4 when a file is missing, changed or added, or the signature is missing or wrong, and 3 when the vectors are
-    no longer those of the checkpoint.
+    Exits 4 if a file is missing, changed or added, or the signature is missing or wrong, and 3 if the vectors differ
+    from the checkpoint's.
     """
     opened = Bundle.open(bundle)
     files = opened.verify()
-    signed = _signed(opened, key)
+    signature = _check_signature(opened, key)
     names = [v.name for v in opened.manifest.variants] if every else [variant_choice.variant(opened, variant).name]
     skipped = _skipped(opened) if every else {}
     results = [_run(opened, name) for name in names if name not in skipped]
     if as_json:
-        found = {"fingerprint": opened.fingerprint, "files": files, "signature": signed, "variants": results}
-        found["skipped"] = skipped
-        typer.echo(msgspec.json.encode({"bundle": str(bundle), **found}).decode())
+        answer = {"fingerprint": opened.fingerprint, "files": files, "signature": signature, "variants": results}
+        answer["skipped"] = skipped
+        typer.echo(msgspec.json.encode({"bundle": str(bundle), **answer}).decode())
         return
     console = Console()
     console.print(f"{bundle}: {files} files are as exported, fingerprint {opened.fingerprint[:12]}")
-    console.print(_SIGNED[signed])
+    console.print(_SIGNATURE_MESSAGES[signature])
     console.print(_table(results))
     for r in results:
         console.print(f"{r.variant}: {shapes.remark(r.shapes)} ({r.shapes.runtime}, {r.shapes.seconds:.1f} s)")
     for name, needs in skipped.items():
-        console.print(f"{name} was not run: it is for {needs}, which this machine has not", soft_wrap=True)
+        console.print(f"{name} was not run: it needs {needs}, which this machine does not have", soft_wrap=True)
 
 
 def _skipped(bundle: Bundle) -> dict[str, str]:
-    """What was not verified for this machine, and what it is for."""
-    here = hardware.machine()
-    return {v.name: " or ".join(v.needs) for v in bundle.manifest.variants if not here.meets(v.needs)}
+    """Return the variants that are not made for this machine, and what they need."""
+    machine = hardware.machine()
+    return {v.name: " or ".join(v.needs) for v in bundle.manifest.variants if not machine.meets(v.needs)}
 
 
-_SIGNED = {
+_SIGNATURE_MESSAGES = {
     SignatureState.NO: "It is not signed.",
-    SignatureState.UNCHECKED: f"It carries a signature ({SIGNATURE}), which was not checked: give the public key with --key.",  # noqa: E501
-    SignatureState.VALID: "Its signature is valid for the key given.",
+    SignatureState.UNCHECKED: f"It has a signature ({SIGNATURE}) that was not checked: give the public key with --key.",
+    SignatureState.VALID: "Its signature is valid for the given key.",
 }
 
 
-def _signed(bundle: Bundle, key: Path | None) -> SignatureState:
+def _check_signature(bundle: Bundle, key: Path | None) -> SignatureState:
     if key is None:
         return SignatureState.UNCHECKED if bundle.path(SIGNATURE).exists() else SignatureState.NO
     from embedship.bundle import signing
@@ -100,10 +100,10 @@ def _signed(bundle: Bundle, key: Path | None) -> SignatureState:
 
 def _run(bundle: Bundle, variant: str) -> VariantCheck:
     with Encoder.open(bundle, variant, task=None) as encoder:
-        subject = shapes.CertificateSubject.of(encoder)
-        certified = shapes.certify(subject)
-        shapes.keep(encoder, certified)
-        encoder.restrict(shapes.require(certified, subject.layout, variant), certified)
+        subject = shapes.CertificateSubject.from_encoder(encoder)
+        certificate = shapes.certify(subject)
+        shapes.store(encoder, certificate)
+        encoder.restrict(shapes.require(certificate, subject.layout, variant), certificate)
         result = golden.check(encoder)
         return VariantCheck(
             variant=variant,
@@ -112,12 +112,12 @@ def _run(bundle: Bundle, variant: str) -> VariantCheck:
             cosine_minimum=result.minimum,
             cosine_mean=result.mean,
             cosine_alone=result.alone,
-            shapes=certified,
+            shapes=certificate,
         )
 
 
 def _table(results: list[VariantCheck]) -> Table:
-    table = Table(caption="cosine of the golden texts: to the checkpoint, and alone against in a batch")
+    table = Table(caption="golden texts: cosine to the checkpoint (min, mean), and alone to in a batch (alone)")
     for heading in ("variant", "runs as", "texts", "min", "mean", "alone"):
         table.add_column(heading, justify="left" if heading in ("variant", "runs as") else "right")
     for r in results:

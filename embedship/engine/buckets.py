@@ -1,4 +1,4 @@
-"""Batches of few shapes, for devices that plan, allocate or compile once a shape. Pure."""
+"""Padding of batches to a few shapes, for devices that plan, allocate or compile once per shape. Pure."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import numpy as np
 
 from embedship.batches import Batch
 
-# Tensor cores take multiples of 8; at 16 a batch of 128 tokens is padded by 6% at most, and 512 tokens make 32 widths.
+# Tensor cores need multiples of 8. With 16, a batch of 128 tokens is padded by 6% at most, and 512 tokens make 32
+# widths.
 _WIDTH = 16
 
 
 def pad_to_bucket(batch: Batch, pad_id: int) -> Batch:
-    """The batch in a larger rectangle: width a multiple of 16, rows the next power of two.
+    """Return the batch padded to a larger rectangle: width a multiple of 16, rows the next power of two.
 
-    Rows that are added hold one token, so that a mean over the mask divides by 1 and not by 0; they are the last ones.
+    Added rows come last. Their mask has one token, so that a mean over the mask divides by 1 and not by 0.
     """
     rows, width = batch.input_ids.shape
     tall, wide = 1 << (rows - 1).bit_length(), -(-width // _WIDTH) * _WIDTH

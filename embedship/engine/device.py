@@ -1,4 +1,4 @@
-"""What a device asks of a variant, and how many streams it takes."""
+"""Which runtimes and variants a device can run, and how many streams it can use."""
 
 from __future__ import annotations
 
@@ -13,26 +13,28 @@ _RUNTIMES = {
     DeviceKind.TENSORRT: (Runtime.ONNXRUNTIME,),
     DeviceKind.GPU: (Runtime.OPENVINO,),
 }
-# One computes while the inputs of the next are copied; more wait for the same multiprocessors.
+# One batch computes while the inputs of the next are copied. More streams would wait for the same multiprocessors.
 _GPU_STREAMS = 2
 
 
-def streams(device: DeviceAddress) -> int:
-    """How many batches may usefully be under way at once."""
+def default_streams(device: DeviceAddress) -> int:
+    """Return how many batches can usefully run at once."""
     return hardware.streams() if device.kind is DeviceKind.CPU else _GPU_STREAMS
 
 
 def machine(device: DeviceAddress) -> MachineInfo:
-    """What `Variant.needs` is held against: int8 made for a CPU is not what a GPU computes, and the reverse."""
-    here = hardware.machine()
+    """Return the machine to compare with `Variant.needs`: a GPU does not compute what int8 made for a CPU computes."""
+    host = hardware.machine()
     if device.kind is DeviceKind.CPU:
-        return here
+        return host
     nvidia = device.kind in (DeviceKind.CUDA, DeviceKind.TENSORRT)
-    return MachineInfo(cpu=str(device), isa=("cuda",) if nvidia else (), cores=here.cores)
+    return MachineInfo(cpu=str(device), isa=("cuda",) if nvidia else (), cores=host.cores)
 
 
 def require_runtime(device: DeviceAddress, variant: str, runtime: Runtime) -> None:
-    """Raise UsageError if the variant's runtime does not run there."""
+    """Raise UsageError unless the variant's runtime supports the device."""
     if runtime not in _RUNTIMES[device.kind]:
-        able = " or ".join(_RUNTIMES[device.kind])
-        raise UsageError(f"variant {variant} runs on {runtime}, which has no {device}: take a variant of {able}")
+        supported = " or ".join(_RUNTIMES[device.kind])
+        raise UsageError(
+            f"variant {variant} runs on {runtime}, which does not support {device}: use a variant of {supported}"
+        )

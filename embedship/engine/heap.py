@@ -1,4 +1,4 @@
-"""Memory that the C library keeps after it was freed."""
+"""Free memory that the C library keeps for later, and how to return it to the operating system."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import ctypes
 
 from embedship.batches import BUDGET
 
-# More padded tokens than this are no everyday batch: the memory they took is given back, which costs some 50 ms.
+# A batch with more padded tokens is unusual: its memory is returned to the system, which takes about 50 ms.
 LARGE = 4 * BUDGET
 
 
 def trim_heap() -> None:
-    """Hand free memory back to the system. Only glibc keeps it, and only glibc has the call."""
+    """Return free memory to the operating system. Only glibc keeps it, and only glibc has this call."""
     if (call := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
         call(0)

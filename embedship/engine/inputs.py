@@ -1,4 +1,4 @@
-"""A batch as the named inputs of a model graph."""
+"""Named graph inputs of a batch."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from embedship.errors import EngineError
 
 
 def feed(batch: Batch, inputs: tuple[str, ...]) -> dict[str, object]:
-    """The named graph inputs of a batch; token types are all zero but for the second texts of pairs."""
+    """Return the named graph inputs of a batch. Token types are zero, except in the second texts of pairs."""
     if batch.input_ids.shape != batch.attention_mask.shape:
-        # OpenVINO mostly returns no rows then, and at times rows of something.
+        # OpenVINO usually returns no rows for such a batch, and sometimes wrong rows.
         shapes = f"ids of {batch.input_ids.shape}, a mask of {batch.attention_mask.shape}"
         raise EngineError(f"failed on a batch of {len(batch)}: {shapes}")
     known = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}

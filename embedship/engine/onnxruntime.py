@@ -1,4 +1,4 @@
-"""ONNX Runtime on CPU."""
+"""Engine for ONNX Runtime on CPUs."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ try:
 except ImportError:
     raise MissingExtra("onnxruntime", "onnxruntime") from None
 
-# The errors of the runtime share no base class but Exception.
+# The runtime's errors have no common base class except Exception.
 FAILURES = (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.InvalidProtobuf, errors.NoSuchFile,
             errors.NotImplemented, errors.RuntimeException, errors.EPFail)  # fmt: skip
 
 
 class OnnxRuntimeEngine:
-    """One session for all streams: weights are shared, and each `run` computes on the thread that called it."""
+    """Runs a model in one session for all streams: they share the weights, and `run` computes on the calling thread."""
 
     def __init__(self, path: Path, inputs: tuple[str, ...], weights: Precision, streams: int, output: str) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        # The arena only ever grows: after one large batch it holds that batch's memory for good.
+        # The arena never shrinks: after one large batch it would keep that batch's memory.
         options.enable_cpu_mem_arena = False
         try:
             self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

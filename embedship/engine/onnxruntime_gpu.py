@@ -1,6 +1,6 @@
-"""ONNX Runtime on NVIDIA GPUs, through CUDA or TensorRT.
+"""Engine for ONNX Runtime on NVIDIA GPUs, through CUDA or TensorRT.
 
-Written after the documentation of ONNX Runtime 1.31 and not yet run on a GPU: see docs/performance.md.
+Written from the documentation of ONNX Runtime 1.31 and not yet run on a GPU: see docs/performance.md.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _PROVIDERS = {DeviceKind.CUDA: "CUDAExecutionProvider", DeviceKind.TENSORRT: "Te
 
 
 class OnnxRuntimeGpuEngine:
-    """One session, used by `streams` threads: while one batch computes, the inputs of the next are copied.
+    """Runs a model in one session, used by `streams` threads: one batch computes while the next is copied.
 
-    Inputs and outputs are bound, so that ONNX Runtime neither guesses where they live nor copies them twice; batches
-    come in few shapes (`buckets`), so that its allocator hands the same memory out again and TensorRT builds few plans.
+    Inputs and outputs are bound to the device, so ONNX Runtime need not guess where they are and copies them once.
+    Batches have few shapes (see `buckets`), so its allocator reuses memory and TensorRT builds few plans.
     """
 
     def __init__(
@@ -43,22 +43,22 @@ class OnnxRuntimeGpuEngine:
         if provider not in ort.get_available_providers():
             raise EngineError(
                 f"{device}: this ONNX Runtime ({ort.__version__}) has no {provider}: install onnxruntime-gpu, not "
-                f"onnxruntime: in an environment of its own, {install('gpu')}"
+                f"onnxruntime, in a separate environment: {install('gpu')}"
             )
-        ort.preload_dlls()  # CUDA and cuDNN of NVIDIA's wheels, which [gpu] brings and the loader would not find
+        ort.preload_dlls()  # finds CUDA and cuDNN of NVIDIA's wheels, which [gpu] installs and the loader would miss
         options = ort.SessionOptions()
         options.log_severity_level = 3
         try:
             self._session = ort.InferenceSession(str(path), options, providers=_providers(device, weights))
         except FAILURES as error:
             raise EngineError(f"ONNX Runtime {ort.__version__} cannot load {path.name} on {device}: {error}") from error
-        # It takes the CPU, silently, where the driver or cuDNN is missing.
+        # ONNX Runtime falls back to the CPU without an error if the driver or cuDNN is missing.
         if provider not in self._session.get_providers():
             raise EngineError(f"{device} cannot be used: the NVIDIA driver, CUDA or cuDNN is missing or too old for it")
         self._inputs = pipeline.inputs
         self._output = pipeline.task.output
         self._pad_id = pipeline.pad_id
-        self._place = ("cuda", device.ordinal)
+        self._device = ("cuda", device.ordinal)
         self.streams = streams
         self.precision = weights
 
@@ -66,8 +66,8 @@ class OnnxRuntimeGpuEngine:
         try:
             binding = self._session.io_binding()
             for name, values in feed(pad_to_bucket(batch, self._pad_id), self._inputs).items():
-                binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(values, *self._place))
-            binding.bind_output(self._output, *self._place)
+                binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(values, *self._device))
+            binding.bind_output(self._output, *self._device)
             self._session.run_with_iobinding(binding)
             (vectors,) = binding.copy_outputs_to_cpu()
         except FAILURES as error:
@@ -79,12 +79,12 @@ class OnnxRuntimeGpuEngine:
 
 
 def _providers(device: DeviceAddress, weights: Precision) -> list[tuple[str, dict[str, Any]]]:
-    """In the order they are asked; what TensorRT leaves goes to CUDA, and shape arithmetic to the CPU."""
+    """Return the providers in order of preference: CUDA runs what TensorRT cannot, the CPU the shape arithmetic."""
     cuda = {
         "device_id": device.ordinal,
-        # Doubling, the default, keeps up to twice what the largest batch needed.
+        # The default, doubling, allocates up to twice what the largest batch needed.
         "arena_extend_strategy": "kSameAsRequested",
-        # TF32 has 10 bits of mantissa: no float32 that the gate would recognise.
+        # TF32 has 10 bits of mantissa, too few to pass the float32 parity gate.
         "use_tf32": int(weights is not Precision.FLOAT32),
     }
     chain = [("CUDAExecutionProvider", cuda), ("CPUExecutionProvider", {})]
@@ -94,7 +94,7 @@ def _providers(device: DeviceAddress, weights: Precision) -> list[tuple[str, dic
 
 
 def _tensorrt(device: DeviceAddress, weights: Precision) -> dict[str, Any]:
-    """Engines take minutes to build, so they are kept; TensorRT itself rebuilds those of another card or version."""
+    """Return TensorRT's settings. Its engines take minutes to build, so they are cached; it rebuilds outdated ones."""
     cache = Path(os.environ.get("EMBEDSHIP_CACHE") or tempfile.gettempdir()) / "embedship-tensorrt"
     return {
         "device_id": device.ordinal,

@@ -1,7 +1,7 @@
-"""OpenVINO on CPUs (bfloat16 where they multiply it natively, float32 elsewhere) and on Intel GPUs (float16).
+"""Engine for OpenVINO: on CPUs (bfloat16 where they multiply it natively, else float32) and Intel GPUs (float16).
 
-On CPUs int8 files compute in float32 what is not quantised: beside bfloat16 their vectors were wrong on CPUs with AMX
-(docs/openvino-shapes.md).
+On CPUs, int8 files compute in float32 what is not quantised. Together with bfloat16 their vectors were wrong on CPUs
+with AMX (docs/openvino-shapes.md).
 
 The GPU path has not been run on a GPU yet: see docs/performance.md.
 """
@@ -24,20 +24,20 @@ from embedship.engine import heap
 from embedship.engine.inputs import feed
 from embedship.errors import EngineError, MissingExtra
 
-# Importing openvino reports itself to Google Analytics, unless the package that does so cannot be imported.
+# Importing openvino reports the import to Google Analytics, unless its telemetry package cannot be imported.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 try:
     import openvino as ov
 except ImportError:
     raise MissingExtra("openvino", "openvino") from None
 
-# Its binding looks numpy up at the first array it is given. Two streams that do so at once can wait for each other for
-# ever, one with the lock of the look-up and one with the interpreter's (seen with 2026.4.1): so it is done here, alone.
+# OpenVINO's binding imports numpy when it gets its first array. Two streams that do that at the same time can deadlock:
+# one has the import lock, the other the interpreter's lock (seen with 2026.4.1). So do it here, on one thread.
 ov.Tensor(np.zeros(1, dtype=np.float32))
 
 
 class OpenVinoEngine:
-    """One compiled model with a pool of infer requests, one a stream; weights are shared between streams."""
+    """Runs one compiled model with a pool of infer requests, one per stream. Streams share the weights."""
 
     def __init__(
         self,
@@ -76,8 +76,8 @@ class OpenVinoEngine:
         finally:
             pool.put(request)
             if batch.input_ids.size > heap.LARGE:
-                pool.give_back()
-        # OpenVINO does not raise for a batch whose inputs do not fit together: it returns no rows.
+                pool.release_buffers()
+        # OpenVINO does not raise if the inputs of a batch do not fit together: it returns no rows.
         if len(vectors) != len(batch):
             raise EngineError(f"OpenVINO failed on a batch of {len(batch)}: it returned {len(vectors)} rows")
         return vectors
@@ -91,8 +91,11 @@ class OpenVinoEngine:
             pool.put(request)  # replaced while this thread waited
 
     def _renew(self, failed: _RequestPool) -> None:
-        """Compile again: the graph of a stream keeps the shapes of a batch that failed in it, and from then on fails on
-        good ones as well (2026.4.1, two streams). Batches that other streams compute end undisturbed."""
+        """Compile the model again after a failed batch.
+
+        The graph of a stream keeps the shapes of a batch that failed in it, and then also fails on good batches
+        (2026.4.1, two streams). Batches that other streams compute are not interrupted.
+        """
         with self._renewing:
             if self._pool is failed:
                 self._pool = _RequestPool(self._compile(), self.streams)
@@ -104,21 +107,23 @@ class OpenVinoEngine:
 
 
 class _RequestPool(queue.SimpleQueue[ov.InferRequest]):
-    """The infer requests of one compiled model, one a stream."""
+    """The infer requests of one compiled model, one per stream."""
 
     def __init__(self, compiled: ov.CompiledModel, streams: int) -> None:
         super().__init__()
         self._compiled = compiled
         self._streams = streams
-        self._one_at_a_time = Lock()
+        self._releasing = Lock()
         for _ in range(streams):
             self.put(compiled.create_infer_request())
 
-    def give_back(self) -> None:
-        """Let the streams' buffers go, which stay as large as the largest batch each has seen: MiniLM holds 266 MB
-        after batches of 1,536 tokens, and 653 after one of 32,768. OpenVINO refuses while a stream computes: so wait.
+    def release_buffers(self) -> None:
+        """Free the streams' buffers, which stay as large as the largest batch that each stream has run.
+
+        MiniLM keeps 266 MB after batches of 1,536 tokens, and 653 MB after one of 32,768. This waits until all streams
+        are idle, because OpenVINO refuses while one computes.
         """
-        with self._one_at_a_time:
+        with self._releasing:
             requests = [self.get() for _ in range(self._streams)]
             try:
                 self._compiled.release_memory()
@@ -129,20 +134,20 @@ class _RequestPool(queue.SimpleQueue[ov.InferRequest]):
 
 
 def _name(core: ov.Core, device: DeviceAddress) -> str:
-    """What OpenVINO calls the device. It counts GPUs only where there are several."""
+    """Return OpenVINO's name of the device. It numbers GPUs only if there are several."""
     if device.kind is DeviceKind.CPU:
         return "CPU"
     known = [name for name in core.available_devices if name.split(".")[0] == "GPU"]
     if device.ordinal >= len(known):
         raise EngineError(
-            f"{device}: OpenVINO {ov.__version__} sees {len(known)} Intel GPUs here; it needs one, its compute "
-            "driver (intel-opencl-icd), and in a container the device /dev/dri"
+            f"{device}: OpenVINO {ov.__version__} found {len(known)} Intel GPUs. It needs the GPU's compute driver "
+            "(intel-opencl-icd) and, in a container, the device /dev/dri"
         )
     return str(known[device.ordinal])
 
 
 def _arithmetic(capabilities: list[str], device: DeviceAddress, weights: Precision) -> str:
-    """The precision hint: of the products that are not int8."""
+    """Return the precision hint, which applies to the matrix products that are not int8."""
     if device.kind is DeviceKind.CPU and weights is Precision.INT8:
         return "f32"
     fast = "BF16" if device.kind is DeviceKind.CPU else "FP16"
@@ -156,16 +161,16 @@ def _settings(arithmetic: str, streams: int, device: DeviceAddress) -> dict[str,
         "INFERENCE_PRECISION_HINT": arithmetic,
         "NUM_STREAMS": str(streams),
         "INFERENCE_NUM_THREADS": str(streams),
-        # A pinned thread waits for its own core while another is free; cores here are shared with the event loop.
+        # A pinned thread waits for its own core while another is free, and the event loop uses these cores as well.
         "ENABLE_CPU_PINNING": "NO",
-        # What it compiled, for the shapes of batches it met last. Without this it keeps all of them
-        # (docs/performance.md). One shape of MiniLM takes some 12 entries, 4 MB.
+        # How many compiled kernels to keep, those of the most recent batch shapes. Without this OpenVINO keeps all
+        # (docs/performance.md). One shape of MiniLM needs about 12 entries, 4 MB.
         "CPU_RUNTIME_CACHE_CAPACITY": "1024",
     }
 
 
 def _keep_output(model: ov.Model, output: str) -> ov.Model:
-    """The model with this output alone: nobody here reads `last_hidden_state`."""
+    """Return the model with only this output: `last_hidden_state` is never read."""
     answer = next(r for r in model.results if output in r.output(0).get_names())
     return ov.Model([answer], model.get_parameters(), model.get_friendly_name())
 

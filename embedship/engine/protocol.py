@@ -1,4 +1,4 @@
-"""The interface that every engine implements."""
+"""Engine: the interface that every runtime implements."""
 
 from __future__ import annotations
 
@@ -10,20 +10,23 @@ from embedship.codes import Vectors
 
 
 class Engine(Protocol):
+    """Runs one variant of a model on one device."""
+
     @property
     def streams(self) -> int:
-        """How many threads may call `encode` at once and each get a core."""
+        """How many threads may call `encode` at the same time, each with a core of its own."""
 
     @property
     def precision(self) -> Precision:
-        """The arithmetic this machine really runs."""
+        """The arithmetic that this machine uses."""
 
     def encode(self, batch: Batch) -> Vectors:
-        """Return (n, dim) float32 rows in the order of the batch; unit rows if the pipeline normalises.
+        """Return (n, dim) float32 rows in the order of the batch. They have unit length if the pipeline normalises.
 
-        A re-ranker's have one column, the score.
+        A re-ranker returns one column, the scores.
 
-        Thread-safe. Raises EngineError if the runtime fails; nothing is retried here.
+        Thread-safe. Raises EngineError if the runtime fails. Nothing is retried here.
         """
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Release the model. Batches in progress are finished first where the runtime needs it."""

@@ -1,8 +1,8 @@
-"""Files.
+"""Files: atomic writes, folders with hashes, and text formats.
 
-atomic_file.py    One file, written whole or not at all
-atomic_folder.py  A folder that appears whole or not at all
-jsonl.py          JSON Lines in, typed records out
-qrels.py          Judgements of a retrieval test, as TREC and BEIR write them
-sealed.py         A folder sealed by its manifest
+atomic_file.py    Writes a file completely or not at all
+atomic_folder.py  Writes a folder completely or not at all
+jsonl.py          Reads JSON Lines into typed records
+qrels.py          Reads relevance judgements in TREC and BEIR format
+sealed.py         Folders whose manifest has the hash of every file
 """

@@ -1,4 +1,4 @@
-"""One file, written whole or not at all."""
+"""Atomic file: written completely or not at all."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from embedship.errors import EmbedshipError, UsageError
 
 
 def check_writable(path: Path, force: bool) -> None:
-    """Before the work begins: raise UsageError if `path` cannot be written, or is there and may not be replaced."""
+    """Raise UsageError if `path` cannot be written, or exists and may not be replaced. Call it before the work."""
     if path.is_dir():
-        raise UsageError(f"{path} is a folder: name a file")
+        raise UsageError(f"{path} is a folder: give the name of a file")
     if not path.parent.is_dir():
-        raise UsageError(f"{path.parent} is no folder: make it first, or write elsewhere")
+        raise UsageError(f"{path.parent} is not a folder: make it first, or write to another place")
     if path.exists() and not force:
-        raise UsageError(f"{path} exists: give --force to replace it, or write elsewhere")
+        raise UsageError(f"{path} exists: give --force to replace it, or write to another file")
 
 
 def write(path: Path, content: bytes, *, private: bool = False) -> None:
-    """Replace `path` in one step; what was there before stays whole until then. `private`: for the owner's eyes only.
+    """Replace `path` in one step. The previous file stays complete until then. `private`: only the owner may read it.
 
-    Raises EmbedshipError if the disk does not take it.
+    Raises EmbedshipError if the file cannot be written.
     """
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -39,7 +39,9 @@ def write(path: Path, content: bytes, *, private: bool = False) -> None:
                 Path(temporary).unlink()
             raise
     except OSError as error:
-        raise EmbedshipError(f"{path} could not be written: {error.strerror}; make room, or write elsewhere") from error
+        raise EmbedshipError(
+            f"{path} could not be written: {error.strerror}; free some space, or write to another place"
+        ) from error
 
 
 def _mask() -> int:

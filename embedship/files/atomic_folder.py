@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all."""
+"""Atomic folder: it appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -23,21 +23,22 @@ from safetensors import SafetensorError
 from embedship.errors import EmbedshipError, UsageError
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # <fcntl.h>, <linux/fs.h>
-# EFBIG is how a limit on file sizes (ulimit -f) shows itself. Copying names the source, not what it could not write.
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_ROOM = 1 << 20  # bytes: a disk with less is full, whatever the error says
+# A limit on file sizes (ulimit -f) gives EFBIG. The file name of these errors is not checked, because a failed copy
+# names the file that was read, not the one that could not be written.
+_DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FULL_DISK_BYTES = 1 << 20  # a disk with less free space counts as full, whatever the error says
 
 
 @contextmanager
 def write_folder_atomically(
     target: Path, require_replaceable: Callable[[Path], None], *, open_to_readers: bool = True
 ) -> Iterator[Path]:
-    """Yield an empty folder beside `target`; it takes that name when the block ends well, else it is deleted.
+    """Yield an empty folder next to `target`. It gets that name if the block succeeds, else it is deleted.
 
-    What lies at `target` already goes through `require_replaceable`, which raises UsageError for all that must stay;
-    it is swapped out in one step and deleted afterwards. An empty folder may always be taken. SIGTERM is treated as
-    Ctrl-C meanwhile. What a run killed with SIGKILL left behind (`.<name>.building-*`) is removed by the next one.
-    With `open_to_readers`, every file gets the mode that the umask allows; else files keep the modes of the block.
+    If `target` exists, `require_replaceable` is called with it and raises UsageError if it must stay. It is replaced in
+    one step and deleted afterwards. An empty folder is always replaced. During the block SIGTERM acts as Ctrl-C. The
+    next run removes what a run killed with SIGKILL left behind (`.<name>.building-*`). With `open_to_readers`, every
+    file gets the mode that the umask allows; otherwise files keep the modes that the block gave them.
     """
     target = target.resolve()
     refuse_occupied(target, require_replaceable)
@@ -46,12 +47,12 @@ def write_folder_atomically(
         if open_to_readers:
             _open_to_readers(folder)
         _sync(folder)
-        refuse_occupied(target, require_replaceable)  # hours may have passed
+        refuse_occupied(target, require_replaceable)  # check again, because the block may have taken hours
         _place(folder, target)
 
 
 class PartialDownload(NamedTuple):
-    """What is on its way to a target: `files` takes its name in the end; `parts` are not whole yet."""
+    """Folders of an unfinished download: `files` gets the target's name at the end, `parts` has incomplete files."""
 
     files: Path
     parts: Path
@@ -59,16 +60,15 @@ class PartialDownload(NamedTuple):
 
 @contextmanager
 def resumable_folder(target: Path, require_replaceable: Callable[[Path], None]) -> Iterator[PartialDownload]:
-    """As `write_folder_atomically`, but what was written stays when the block fails or the process is killed, for the
-    next call.
+    """Like `write_folder_atomically`, but a failed block or a killed process leaves its files for the next call.
 
-    It lies in `.<name>.incoming`, locked: a second process waits for the first, and then finds what that one made at
-    `target`, which goes through `require_replaceable` after the wait. Raises UsageError where nothing can be locked.
+    They are in `.<name>.incoming`, which is locked. A second process waits for the first, then calls
+    `require_replaceable` with the `target` that the first one made. Raises UsageError if the folder cannot be locked.
     """
     target = target.resolve()
     refuse_occupied(target, require_replaceable)
     work = target.parent / f".{target.name}.incoming"
-    with terminable(), _parents(target), _disk_errors(work, target), _kept(work) as incoming:
+    with terminable(), _parents(target), _disk_errors(work, target), _locked_download(work) as incoming:
         refuse_occupied(target, require_replaceable)
         yield incoming
         _open_to_readers(incoming.files)
@@ -79,8 +79,8 @@ def resumable_folder(target: Path, require_replaceable: Callable[[Path], None]) 
 
 
 @contextmanager
-def _kept(work: Path) -> Iterator[PartialDownload]:
-    """The folder, its own for as long as this process lives. One without a single byte does not stay."""
+def _locked_download(work: Path) -> Iterator[PartialDownload]:
+    """Yield the download folder, locked while this process lives. At the end it is removed if it has no files."""
     lock = _wait_for(work)
     incoming = PartialDownload(work / "files", work / "parts")
     try:
@@ -89,7 +89,7 @@ def _kept(work: Path) -> Iterator[PartialDownload]:
         yield incoming
     finally:
         for folder in (*incoming, work):
-            with contextlib.suppress(OSError):  # not empty, or placed
+            with contextlib.suppress(OSError):  # not empty, or already moved to the target
                 folder.rmdir()
         os.close(lock)
 
@@ -97,24 +97,24 @@ def _kept(work: Path) -> Iterator[PartialDownload]:
 def _wait_for(work: Path) -> int:
     while True:
         work.mkdir(mode=0o700, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # whoever had it has placed it and gone: make it again
-            descriptor = _opened_as_ours(work)
+        with contextlib.suppress(FileNotFoundError):  # the process that had the lock has moved it: make it again
+            descriptor = _open_if_owned(work)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             except OSError as error:
                 os.close(descriptor)
                 raise UsageError(
-                    f"{work.parent} cannot be locked ({error.strerror}): give a folder of a local disk"
+                    f"{work.parent} cannot be locked ({error.strerror}): use a folder on a local disk"
                 ) from None
             if work.exists() and os.path.samestat(os.fstat(descriptor), work.stat()):
                 return descriptor
             os.close(descriptor)
 
 
-def _opened_as_ours(work: Path) -> int:
-    """A descriptor of the folder. Raises UsageError for one that somebody else made or may write to.
+def _open_if_owned(work: Path) -> int:
+    """Open the folder and return its descriptor. Raises UsageError if another user made it or may write to it.
 
-    Its name can be foreseen, so in a shared folder another user may make it first, and change what was checked.
+    Its name is predictable, so in a shared folder another user could make it first and change files after the check.
     """
     try:
         descriptor = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -122,8 +122,8 @@ def _opened_as_ours(work: Path) -> int:
         raise
     except OSError as error:
         raise UsageError(f"{work} cannot be used ({error.strerror}): remove it, or give another --out") from None
-    found = os.fstat(descriptor)
-    if found.st_uid != os.geteuid() or found.st_mode & 0o002:
+    status = os.fstat(descriptor)
+    if status.st_uid != os.geteuid() or status.st_mode & 0o002:
         os.close(descriptor)
         raise UsageError(f"{work} belongs to another user, or others may write to it: give another --out")
     return descriptor
@@ -141,27 +141,27 @@ def refuse_occupied(target: Path, require_replaceable: Callable[[Path], None]) -
 
 @contextmanager
 def _parents(target: Path) -> Iterator[None]:
-    """Make the folders above, and unmake those that were made if nothing comes to lie in them."""
+    """Make the parent folders, and remove those it made if the block fails and they are empty."""
     made = [folder for folder in target.parents if not folder.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield
     except BaseException:
-        for folder in made:  # the innermost first
-            with contextlib.suppress(OSError):  # somebody else put something there
+        for folder in made:  # innermost first
+            with contextlib.suppress(OSError):  # another process has put something into it
                 folder.rmdir()
         raise
 
 
 @contextmanager
 def _locked_folder(target: Path) -> Iterator[Path]:
-    """A new folder, locked for as long as this process lives: that is how the next run knows it is in use."""
+    """Yield a new folder, locked while this process lives. The lock shows the next run that it is in use."""
     _sweep(target)
     folder, lock = _new(target)
     try:
         yield folder
     finally:
-        # After a swap this is what lay at the target before, after a plain rename nothing at all.
+        # After an exchange this is the folder that was at the target before. After a plain rename it does not exist.
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
 
@@ -170,13 +170,13 @@ def _new(target: Path) -> tuple[Path, int]:
     while True:
         folder = target.parent / f".{target.name}.building-{secrets.token_hex(4)}"
         folder.mkdir()
-        with contextlib.suppress(FileNotFoundError):  # swept by another run before it was locked: once more
+        with contextlib.suppress(FileNotFoundError):  # another run deleted it before it was locked: try again
             return folder, _lock(folder)
 
 
 def _lock(folder: Path) -> int:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    with contextlib.suppress(OSError):  # some network file systems lock no folder; then `_sweep` deletes none
+    with contextlib.suppress(OSError):  # some network file systems cannot lock folders; then `_sweep` deletes none
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     if not folder.exists():
         os.close(descriptor)
@@ -185,10 +185,10 @@ def _lock(folder: Path) -> int:
 
 
 def _sweep(target: Path) -> None:
-    """Delete what runs that were killed left behind: their lock has gone with them."""
-    ours = re.compile(rf"\.{re.escape(target.name)}\.building-[0-9a-f]{{8}}")
+    """Delete the folders of runs that were killed: their locks ended with them."""
+    name = re.compile(rf"\.{re.escape(target.name)}\.building-[0-9a-f]{{8}}")
     for folder in target.parent.iterdir():
-        if ours.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink():
+        if name.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink():
             _delete_unless_locked(folder)
 
 
@@ -196,7 +196,7 @@ def _delete_unless_locked(folder: Path) -> None:
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
-        return  # another run was faster, or it belongs to somebody else
+        return  # another run has deleted it, or it belongs to another user
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(folder, ignore_errors=True)
@@ -208,29 +208,29 @@ def _delete_unless_locked(folder: Path) -> None:
 
 @contextmanager
 def _disk_errors(folder: Path, target: Path) -> Iterator[None]:
-    """A full or failing disk in one sentence. What cannot be read elsewhere is none of ours."""
-    cure = "make room there and run it again, or give another --out"
+    """Turn disk errors below `folder` into one EmbedshipError about `target`. Errors of other files pass through."""
+    suggestion = "free some space there and run it again, or give another --out"
     try:
         yield
     except EmbedshipError:
         raise
     except OSError as error:
-        if error.errno not in _DISK and not str(error.filename).startswith(str(folder)):
+        if error.errno not in _DISK_ERRNOS and not str(error.filename).startswith(str(folder)):
             raise
-        raise EmbedshipError(f"{target} could not be written: {error.strerror}; {cure}") from error
+        raise EmbedshipError(f"{target} could not be written: {error.strerror}; {suggestion}") from error
     except (RuntimeError, SafetensorError) as error:
-        # Native code has errors of its own, without the number of the system's: safetensors quotes its sentence,
-        # OpenVINO 2026.4 says "iostream error". Python's own errors are mistakes of ours, however full the disk is.
-        quoted = (words for words in map(os.strerror, _DISK) if words in str(error))
-        full = os.strerror(errno.ENOSPC) if shutil.disk_usage(target.parent).free < _ROOM else None
-        if (why := next(quoted, full)) is None:
+        # Native code raises its own errors, without an errno: safetensors quotes the system's message, OpenVINO 2026.4
+        # says "iostream error". Python's own RuntimeErrors are our bugs even if the disk is full.
+        quoted = (message for message in map(os.strerror, _DISK_ERRNOS) if message in str(error))
+        full = os.strerror(errno.ENOSPC) if shutil.disk_usage(target.parent).free < _FULL_DISK_BYTES else None
+        if (reason := next(quoted, full)) is None:
             raise
-        raise EmbedshipError(f"{target} could not be written: {why}; {cure}") from error
+        raise EmbedshipError(f"{target} could not be written: {reason}; {suggestion}") from error
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Treat SIGTERM as Ctrl-C, so that `finally` runs; only the main thread may set a handler."""
+    """Treat SIGTERM as Ctrl-C, so that `finally` blocks run. Does nothing outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -238,7 +238,7 @@ def terminable() -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> NoReturn:
         if callable(ctrl_c := signal.getsignal(signal.SIGINT)):
             ctrl_c(number, frame)
-        raise KeyboardInterrupt  # of a background job of a shell, whose Ctrl-C is ignored
+        raise KeyboardInterrupt  # a shell's background job ignores Ctrl-C, so SIGINT has no handler to call
 
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
@@ -248,21 +248,21 @@ def terminable() -> Iterator[None]:
 
 
 def _open_to_readers(folder: Path) -> None:
-    """What the umask allows: safetensors makes files for their owner only, and a server is another user."""
+    """Give files the mode that the umask allows: safetensors makes them private, but a server is another user."""
     mask = umask()
     for path in (folder, *folder.rglob("*")):
         path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
 
 
 def umask() -> int:
-    """The process' umask, which can only be read by setting it."""
+    """Return the process's umask, which can only be read by setting it."""
     mask = os.umask(0o022)
     os.umask(mask)
     return mask
 
 
 def _sync(folder: Path) -> None:
-    """Everything on the disk before the name is: a rename that outlives its contents would be half a folder."""
+    """Write the files to disk before the rename: a name that survives a crash without its contents is half a folder."""
     for path in (*folder.rglob("*"), folder):
         _fsync(path)
 
@@ -278,13 +278,13 @@ def _fsync(path: Path) -> None:
 def _place(new: Path, target: Path) -> None:
     if not target.exists() or not any(target.iterdir()):
         new.rename(target)
-    elif not _exchanged(new, target):
-        _swapped(new, target)
+    elif not _exchange(new, target):
+        _swap_in_steps(new, target)
     _fsync(target.parent)
 
 
-def _exchanged(new: Path, target: Path) -> bool:
-    """Swap two names in one step (Linux renameat2); False where the system or the file system cannot."""
+def _exchange(new: Path, target: Path) -> bool:
+    """Swap two names in one step (Linux renameat2). Returns False if the system or the file system cannot do it."""
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
     except AttributeError:
@@ -297,9 +297,9 @@ def _exchanged(new: Path, target: Path) -> bool:
     raise OSError(code, os.strerror(code), str(target))
 
 
-def _swapped(new: Path, target: Path) -> None:
-    """Swap two names in three steps; the old folder comes back if the second one fails."""
-    old = new.with_name(f"{new.name}.old")  # no name that `_sweep` deletes: for a moment it is all there is
+def _swap_in_steps(new: Path, target: Path) -> None:
+    """Swap two names in three steps. If the second step fails, the old folder gets its name back."""
+    old = new.with_name(f"{new.name}.old")  # a name that `_sweep` does not delete, because it may be the only copy
     target.rename(old)
     try:
         new.rename(target)

@@ -1,4 +1,4 @@
-"""JSON Lines in, typed records out; a bad line is named by its number and the reason."""
+"""JSON Lines reader: yields typed records, and reports a bad line with its number and the reason."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ TOO_DEEP = "it is nested too deeply"
 
 
 class TextLine(msgspec.Struct, frozen=True):
-    """A line of which only the text matters."""
+    """A line with a `text`; other fields are ignored."""
 
     text: str
 
 
 class QueryLine(TextLine, frozen=True):
-    """A line of which only the text matters, and it must hold one."""
+    """A line with a `text` that is not blank; other fields are ignored."""
 
     def __post_init__(self) -> None:
         if not self.text.strip():
             raise ValueError("`text` is empty")
 
 
-def rows(path: Path, parse: Callable[[bytes], Row]) -> Iterator[tuple[int, Row]]:
+def numbered_rows(path: Path, parse: Callable[[bytes], Row]) -> Iterator[tuple[int, Row]]:
     """Yield (line number, record) for each line that is not blank.
 
-    Raises UsageError with file, line number and reason at the first bad line, or when the file holds none. `parse`
-    says what is bad by a ValueError.
+    Raises UsageError with file, line number and reason at the first bad line, or if the file has no record. `parse`
+    raises ValueError for a bad line.
     """
-    found = False
+    empty = True
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield number, _parsed(parse, line, f"{path}, line {number}")
-                    found = True
+                    empty = False
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
-    if not found:
+    if empty:
         raise UsageError(f"{path} is empty: it needs at least one line of JSON")
 
 
 def read(path: Path, kind: type[Row]) -> Iterator[Row]:
-    """Yield a record of `kind` for each line that is not blank. Raises UsageError as `rows` does."""
-    return (row for _, row in rows(path, msgspec.json.Decoder(kind).decode))
+    """Yield a record of type `kind` for each line that is not blank. Raises UsageError as `numbered_rows` does."""
+    return (row for _, row in numbered_rows(path, msgspec.json.Decoder(kind).decode))
 
 
 def _parsed(parse: Callable[[bytes], Row], line: bytes, where: str) -> Row:

@@ -1,4 +1,4 @@
-"""Judgements of a retrieval test, as TREC and BEIR write them: query-id, corpus-id and score, separated by tabs."""
+"""Relevance judgements (qrels) in TREC and BEIR format: query-id, corpus-id and score, separated by tabs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from embedship.errors import UsageError
 
 
 def read(path: Path, known: AbstractSet[str], where: str) -> dict[str, set[str]]:
-    """The ids of the relevant documents of each query: those with a score above 0.
+    """Return the ids of the relevant documents of each query: those with a score above 0.
 
     The file has a header line. Blank lines are skipped.
 
-    `known` are the ids of all documents, `where` is what holds them. Raises UsageError naming file and line.
+    `known` has the ids of all documents; `where` names their file in errors. Raises UsageError with file and line.
     """
-    found: dict[str, set[str]] = {}
+    relevant: dict[str, set[str]] = {}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -31,8 +31,8 @@ def read(path: Path, known: AbstractSet[str], where: str) -> dict[str, set[str]]
         if document not in known:
             raise UsageError(f"{path}, line {number}: document {document!r} is not in {where}")
         if score > 0:
-            found.setdefault(query, set()).add(document)
-    return found
+            relevant.setdefault(query, set()).add(document)
+    return relevant
 
 
 def _is_judgement(row: list[str]) -> bool:

@@ -1,7 +1,7 @@
-"""A folder sealed by its manifest: the hash of every file, and the digest of the manifest itself.
+"""Sealed folder: its manifest has the hash of every file, and a digest of the manifest itself.
 
-Bundles and search indexes are both such folders. Only regular files that lie in the folder itself count: a link, a
-named pipe or a device is never opened, whatever its name.
+Bundles and search indexes are sealed folders. Only regular files inside the folder count: links, named pipes and
+devices are never opened, whatever their names.
 """
 
 from __future__ import annotations
@@ -19,59 +19,66 @@ import msgspec
 
 from embedship.errors import UnsafeError, UsageError
 
-# A record with the fields `format` and `digest`, which is of the record with an empty digest.
+# A record with the fields `format` and `digest`. The digest is computed over the record with an empty digest.
 Manifest = TypeVar("Manifest", bound=msgspec.Struct)
 
 
 class SealedFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A file in a manifest: its sha256 and its size in bytes."""
+
     sha256: str
     size: int
 
     @classmethod
-    def of(cls, path: Path) -> SealedFile:
+    def from_path(cls, path: Path) -> SealedFile:
+        """Hash a file and return its record."""
         return cls(sha256=sha256_of(path), size=path.stat().st_size)
 
 
 def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def creation_time() -> str:
-    """When a manifest is written, in UTC. SOURCE_DATE_EPOCH, seconds since 1970, stands in for the clock where a build
-    is to be the same byte for byte (reproducible-builds.org). Raises UsageError for what is no such number."""
-    given = os.environ.get("SOURCE_DATE_EPOCH")
+    """Return the time of writing a manifest, ISO 8601 in UTC.
+
+    SOURCE_DATE_EPOCH, seconds since 1970, replaces the clock, so that a build can be repeated byte for byte
+    (reproducible-builds.org). Raises UsageError if it is not such a number.
+    """
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
     try:
-        moment = datetime.now(UTC) if given is None else datetime.fromtimestamp(int(given), UTC)
+        created = datetime.now(UTC) if epoch is None else datetime.fromtimestamp(int(epoch), UTC)
     except (ValueError, OverflowError, OSError):
-        raise UsageError(f"SOURCE_DATE_EPOCH is {given!r}; it must be a number of seconds since 1970") from None
-    return moment.isoformat(timespec="seconds")
+        raise UsageError(f"SOURCE_DATE_EPOCH is {epoch!r}; it must be a number of seconds since 1970") from None
+    return created.isoformat(timespec="seconds")
 
 
 def seal(manifest: Manifest) -> Manifest:
-    """The manifest with the digest of itself, so that a changed or torn one is noticed."""
+    """Return the manifest with its digest, which shows if it is changed or incomplete later."""
     bare = msgspec.structs.replace(manifest, digest="")
     digest = hashlib.sha256(msgspec.json.encode(bare, order="deterministic")).hexdigest()
     return msgspec.structs.replace(bare, digest=digest)
 
 
 def write(path: Path, manifest: Manifest) -> Manifest:
-    """Seal the manifest and write it, to be read by people too."""
+    """Seal the manifest, write it as indented JSON, and return it."""
     sealed = seal(manifest)
-    path.write_bytes(text(sealed))
+    path.write_bytes(to_bytes(sealed))
     return sealed
 
 
-def text(sealed: msgspec.Struct) -> bytes:
-    """A sealed manifest as it lies on the disk."""
-    return msgspec.json.format(msgspec.json.encode(sealed, order="deterministic"), indent=1) + b"\n"
+def to_bytes(manifest: msgspec.Struct) -> bytes:
+    """Return the bytes of a sealed manifest as `write` writes them."""
+    return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=1) + b"\n"
 
 
 def read(path: Path, kind: type[Manifest], version: int | tuple[int, ...], what: str) -> Manifest:
-    """Read a manifest that `write` wrote, of one of these versions; `what` says in words what its folder should be.
+    """Read a manifest that `write` wrote in one of these format versions. `what` names the kind of folder in errors.
 
-    Raises UsageError when there is none or it has another format, UnsafeError when it is not what was written, and when
-    its `files` name anything outside the folder: the digest is no proof, because whoever made the folder computes it.
+    Raises UsageError if there is none or it has another format, UnsafeError if it was changed, and if its `files` name
+    anything outside the folder: a right digest does not exclude that, because whoever made the folder computed it.
     """
     versions = (version,) if isinstance(version, int) else version
     manifest = _parsed(_raw(path, what), path, kind, versions)
@@ -84,11 +91,14 @@ def read(path: Path, kind: type[Manifest], version: int | tuple[int, ...], what:
 
 def _raw(path: Path, what: str) -> bytes:
     try:
-        if path.is_symlink() or (path.exists() and not path.is_file()):  # a named pipe would be read for ever
-            raise UnsafeError(f"{path} is no regular file: {path.parent} is not the {what} that was written")
+        if path.is_symlink() or (path.exists() and not path.is_file()):  # reading a named pipe would block forever
+            raise UnsafeError(f"{path} is not a regular file: {path.parent} is not the {what} that was written")
         return path.read_bytes()
     except OSError as error:
-        raise UsageError(f"{path.parent} is no {what}: {path.name} cannot be read ({error.strerror})") from None
+        article = "an" if what[0] in "aeiou" else "a"
+        raise UsageError(
+            f"{path.parent} is not {article} {what}: {path.name} cannot be read ({error.strerror})"
+        ) from None
 
 
 def _parsed(raw: bytes, path: Path, kind: type[Manifest], versions: tuple[int, ...]) -> Manifest:
@@ -103,9 +113,9 @@ def _parsed(raw: bytes, path: Path, kind: type[Manifest], versions: tuple[int, .
 
 
 def is_inside(name: str) -> bool:
-    """Whether a listed name stays in the folder, and in every folder that its parts are taken from.
+    """Return whether a listed name stays inside the folder, and inside every subfolder it starts with.
 
-    It must be written as pathlib writes it: of `index//etc/passwd` the part after `index/` is an absolute path.
+    It must be written as pathlib writes it: in `index//etc/passwd`, the part after `index/` is an absolute path.
     """
     path = PurePosixPath(name)
     plain = str(path) == name and "\0" not in name
@@ -113,7 +123,7 @@ def is_inside(name: str) -> bool:
 
 
 def problems(folder: Path, listed: Mapping[str, SealedFile], names: Iterable[str]) -> list[str]:
-    """A sentence for each of the named files that is missing, changed, or no regular file of this folder."""
+    """Return a message for each named file that is missing, changed, or not a regular file of this folder."""
     return [problem for name in names if (problem := _problem(folder, name, listed.get(name)))]
 
 
@@ -134,21 +144,21 @@ def _problem(folder: Path, name: str, listed: SealedFile | None) -> str | None:
 
 
 def _irregular(folder: Path, name: str) -> str | None:
-    """Look at each step of the path without following it: a linked folder leads outside as a linked file does."""
-    place = folder
+    """Check each step of the path without following links: a linked folder leads outside just as a linked file does."""
+    step = folder
     for part in PurePosixPath(name).parts:
-        place /= part
+        step /= part
         try:
-            mode = place.lstat().st_mode
+            mode = step.lstat().st_mode
         except (FileNotFoundError, NotADirectoryError):
             return f"{name} is missing"
         if stat.S_ISLNK(mode):
-            return f"{place.relative_to(folder).as_posix()} is a symbolic link"
-    return None if stat.S_ISREG(mode) else f"{name} is no regular file"
+            return f"{step.relative_to(folder).as_posix()} is a symbolic link"
+    return None if stat.S_ISREG(mode) else f"{name} is not a regular file"
 
 
 def list_files(folder: Path) -> dict[str, bool]:
-    """Everything in the folder that is no folder, links unfollowed: name -> whether it is a regular file."""
+    """Return everything in the folder except folders: name -> whether it is a regular file. Links are not followed."""
     return dict(sorted((path.relative_to(folder).as_posix(), regular) for path, regular in _walk(folder)))
 
 
@@ -162,17 +172,17 @@ def _walk(folder: Path) -> Iterator[tuple[Path, bool]]:
 
 
 def unlisted_files(folder: Path, known: Iterable[str]) -> list[str]:
-    """What lies in the folder and is not known, by name."""
+    """Return the names of all files in the folder that are not in `known`, sorted."""
     return sorted(list_files(folder).keys() - set(known))
 
 
-def differences(there: msgspec.Struct, here: msgspec.Struct, ignored: AbstractSet[str]) -> str:
-    """The fields in which two records of one kind differ, as a user reads them: "code was 'float32', is 'int8'"."""
-    old, new = msgspec.to_builtins(there), msgspec.to_builtins(here)
-    differ = [key for key in old if key not in ignored and old[key] != new[key]]
-    return "; ".join(f"{key} was {_shown(old[key])}, is {_shown(new[key])}" for key in differ)
+def differences(old: msgspec.Struct, new: msgspec.Struct, ignored: AbstractSet[str]) -> str:
+    """Return the fields in which two records of one type differ, as text: "code was 'float32', is 'int8'"."""
+    before, after = msgspec.to_builtins(old), msgspec.to_builtins(new)
+    differ = [key for key in before if key not in ignored and before[key] != after[key]]
+    return "; ".join(f"{key} was {_shown(before[key])}, is {_shown(after[key])}" for key in differ)
 
 
 def _shown(value: object) -> str:
-    """A text in quotes, anything else as JSON: Python's own None and dictionaries are for nobody but its authors."""
+    """Return a text in quotes, anything else as JSON, because users should not read Python's None and dictionaries."""
     return repr(value) if isinstance(value, str) else msgspec.json.encode(value).decode()

@@ -1,20 +1,20 @@
-"""Bundles over the wire: `embedship push` and `embedship pull`.
+"""Transfer of bundles: `embedship push` and `embedship pull`.
 
-A Source gives the bytes of a named file from an offset on; one downloader takes them, whatever the source, and lets
-nothing through that bundle.json does not list with this sha256.
+A BundleSource yields the bytes of a named file from an offset. One downloader reads all kinds of sources, and accepts
+only files that bundle.json lists, with the right sha256.
 
-    address.py      From an address to its source
-    credentials.py  What `docker login` left behind
-    download.py     One file from a source to the disk
-    errors.py       What can go wrong between here and a source
-    folder.py       A bundle's files below a URL
-    oci.py          A bundle as an OCI artifact
-    progress.py     How far a transfer is, on stderr
-    pull.py         A bundle from a source into a folder, whole or not at all
-    registry.py     The HTTP of an OCI registry, as far as files need it
-    retry.py        Try again what may pass, a little later each time
-    s3.py           Files of an S3 bucket, of Amazon's or of any that speaks S3
-    web.py          HTTP with timeouts, whose failures are this folder's errors
+address.py      Opens the source of an address
+credentials.py  Registry credentials from `docker login`
+download.py     Downloads and verifies one file
+errors.py       Errors of transfers
+folder.py       Web folders and model hubs
+oci.py          Bundles as OCI artifacts
+progress.py     Progress on stderr
+pull.py         Fetches a bundle into a folder
+registry.py     HTTP client of an OCI registry
+retry.py        Retries with growing waits
+s3.py           S3 buckets
+web.py          HTTP client with timeouts
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from typing import Protocol
 
 
 class BundleSource(Protocol):
-    """A place that holds a bundle's files under their own names."""
+    """A place that has a bundle's files under their own names."""
 
     @property
     def pinned(self) -> str:
         """Its address, as exact as it is known: a tag is resolved once the manifest has been read."""
 
     def read(self, name: str, offset: int) -> Iterator[bytes]:
-        """The bytes of a file from `offset` on, in pieces.
+        """Yield the bytes of a file from `offset`, in pieces.
 
-        Raises Missing if there is no such file, Interrupted for what may pass, TransferError for what will not. A
-        stream may also just end early.
+        Raises NotFound if there is no such file, TransferInterrupted for failures that may pass, TransferError for
+        others. The stream may also end early.
         """

@@ -1,4 +1,4 @@
-"""From an address to its source."""
+"""Addresses of bundles: opens the source of an address by its scheme."""
 
 from __future__ import annotations
 
@@ -13,39 +13,41 @@ if TYPE_CHECKING:
 
 
 class TrustOptions(NamedTuple):
-    """What makes sure that the source is who it says it is; else only a digest does."""
+    """How to be sure of a bundle's origin: TLS proves the server; without TLS only a digest proves the bundle."""
 
     digest: str | None
-    plain_http: bool  # asked for by the user
+    plain_http: bool  # the user allows plain HTTP
 
 
-def open_source(address: str, proof: TrustOptions) -> BundleSource:
-    """`oci://`, `s3://`, `https://`, `http://` or `hf://`; the library for it is imported here.
+def open_source(address: str, trust: TrustOptions) -> BundleSource:
+    """Open `oci://`, `s3://`, `https://`, `http://` or `hf://`. The library for the scheme is imported here.
 
-    Raises UsageError for another address, and for one that nothing proves and no digest pins.
+    Raises UsageError for another address, and for one without TLS if no digest is given.
     """
     scheme, separator, rest = address.partition("://")
     match scheme if separator and rest else "":
         case "oci":
             from embedship.transfer.oci import OciSource
 
-            return OciSource(rest, proof.plain_http)
+            return OciSource(rest, trust.plain_http)
         case "s3":
             from embedship.transfer.s3 import S3Source
 
-            return _proved(S3Source(rest), proof)
+            return _require_trusted(S3Source(rest), trust)
         case "hf":
             from embedship.transfer.folder import HubFolder
 
-            return _proved(HubFolder(rest), proof)
+            return _require_trusted(HubFolder(rest), trust)
         case "https" | "http":
             from embedship.transfer.folder import WebFolder
 
-            return _proved(WebFolder(address), proof)
-    raise UsageError(f"{address} is no source: give oci://, s3://, https:// or hf://")
+            return _require_trusted(WebFolder(address), trust)
+    raise UsageError(f"{address} is not an address of a bundle: give oci://, s3://, https:// or hf://")
 
 
-def _proved(source: WebFolder | HubFolder | S3Source, proof: TrustOptions) -> BundleSource:
-    if not source.proves_itself and proof.digest is None:
-        raise UsageError(f"{source.pinned} is read without TLS, so nothing proves who answers: give --digest, or https")
+def _require_trusted(source: WebFolder | HubFolder | S3Source, trust: TrustOptions) -> BundleSource:
+    if not source.authenticated and trust.digest is None:
+        raise UsageError(
+            f"{source.pinned} is read without TLS, so nothing proves which server answers: give --digest, or use https"
+        )
     return source

@@ -1,4 +1,4 @@
-"""What `docker login` left behind: config.json and its credential helpers."""
+"""Registry credentials: reads what `docker login` stored in config.json and in credential helpers."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from embedship.errors import UsageError
 
 
 class RegistryLogin(NamedTuple):
+    """Credentials for one registry. The repr does not show secrets."""
+
     user: str
     password: str
-    refresh: str = ""  # an identity token, which some registries give instead of a password
+    refresh: str = ""  # an identity token, which some registries issue instead of a password
 
     def __repr__(self) -> str:
-        return f"Login({self.user!r}, ...)"
+        return f"RegistryLogin({self.user!r}, ...)"
 
 
 def login(registry: str) -> RegistryLogin | None:
-    """The credentials for a registry (host, host:port), or None.
+    """Return the credentials for a registry (host or host:port), or None.
 
-    Looked for in $DOCKER_CONFIG/config.json, else in ~/.docker/config.json. Raises UsageError if that cannot be read.
+    They are read from $DOCKER_CONFIG/config.json, else ~/.docker/config.json. Raises UsageError if it is unreadable.
     """
     path = Path(os.environ.get("DOCKER_CONFIG", Path.home() / ".docker")) / "config.json"
     if not path.is_file():
@@ -34,14 +36,14 @@ def login(registry: str) -> RegistryLogin | None:
         config = json.loads(path.read_bytes())
         helper = config.get("credHelpers", {}).get(registry) or config.get("credsStore")
         listed = config.get("auths", {}).get(registry) or config.get("auths", {}).get(f"https://{registry}")
-        return _listed(listed) if listed else _helped(helper, registry) if helper else None
+        return _from_config(listed) if listed else _from_helper(helper, registry) if helper else None
     except (ValueError, AttributeError, KeyError, TypeError, binascii.Error):
-        raise UsageError(f"{path} is no configuration of Docker's: log in again") from None
+        raise UsageError(f"{path} is not a valid Docker configuration: log in again") from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _listed(entry: dict[str, Any]) -> RegistryLogin:
+def _from_config(entry: dict[str, Any]) -> RegistryLogin:
     refresh = entry.get("identitytoken", "")
     if "auth" in entry:
         user, _, password = base64.b64decode(entry["auth"], validate=True).decode().partition(":")
@@ -49,16 +51,16 @@ def _listed(entry: dict[str, Any]) -> RegistryLogin:
     return RegistryLogin(entry.get("username", ""), entry.get("password", ""), refresh)
 
 
-def _helped(helper: str, registry: str) -> RegistryLogin | None:
+def _from_helper(helper: str, registry: str) -> RegistryLogin | None:
     command = [f"docker-credential-{helper}", "get"]
     try:
-        answer = subprocess.run(command, input=registry, capture_output=True, text=True, timeout=30, check=False)
+        result = subprocess.run(command, input=registry, capture_output=True, text=True, timeout=30, check=False)
     except FileNotFoundError:
         raise UsageError(f"{command[0]}, which Docker's config.json names, is not on the PATH") from None
     except subprocess.TimeoutExpired:
-        raise UsageError(f"{command[0]} gave no credentials within 30 s") from None
-    if answer.returncode:  # it has none for this registry
+        raise UsageError(f"{command[0]} returned no credentials within 30 s") from None
+    if result.returncode:  # it has none for this registry
         return None
-    found = json.loads(answer.stdout)
-    user, secret = found["Username"], found["Secret"]
+    credentials = json.loads(result.stdout)
+    user, secret = credentials["Username"], credentials["Secret"]
     return RegistryLogin("", "", secret) if user == "<token>" else RegistryLogin(user, secret)

@@ -1,4 +1,4 @@
-"""One file from a source to the disk: resumed where it stopped, verified before it has its name."""
+"""Downloader: fetches one file from a source, resumes where it stopped, and verifies it before it gets its name."""
 
 from __future__ import annotations
 
@@ -16,47 +16,50 @@ from embedship.transfer.retry import RetryPolicy
 
 
 class ContentHash(Protocol):
+    """A running hash, as hashlib's."""
+
     def update(self, piece: bytes, /) -> None: ...
     def hexdigest(self) -> str: ...
 
 
 class Downloader(NamedTuple):
-    """`parts` holds files that are not whole, each named by the sha256 that it will have: it resumes no other's.
+    """Downloads files of one source.
 
-    `saw(bytes, fetched)` is called for all that is in place, whether fetched now or found from before.
+    `parts` has the incomplete files, each named by its expected sha256, so a part is resumed only for that content.
+    `advance(bytes, fetched)` is called for all bytes that are in place: fetched now, or present from before.
     """
 
     source: BundleSource
     parts: Path
-    patience: RetryPolicy
-    saw: Callable[[int, bool], None]
+    retry: RetryPolicy
+    advance: Callable[[int, bool], None]
 
     def file(self, name: str, listed: SealedFile, to: Path) -> None:
-        """Fetch a file. Raises UnsafeError if the source's is not the one that is listed; then `to` is not made."""
+        """Fetch a file to `to`. Raises UnsafeError, and makes no file, if it differs from the listed one."""
         part = self.parts / listed.sha256
-        resumed = part.exists()  # and a crash may have garbled it: then all of it is fetched again, once
-        if not self._whole(name, listed, part) and not (resumed and self._whole(name, listed, part)):
-            raise UnsafeError(f"{self.source.pinned}: its {name} is not the one that bundle.json lists (sha256)")
+        resumed = part.exists()  # a crash may have damaged it: if it turns out wrong, it is fetched again once
+        if not self._complete(name, listed, part) and not (resumed and self._complete(name, listed, part)):
+            raise UnsafeError(f"{self.source.pinned}: its {name} is not the file that bundle.json lists (sha256)")
         to.parent.mkdir(parents=True, exist_ok=True)
         part.replace(to)
 
-    def _whole(self, name: str, listed: SealedFile, part: Path) -> bool:
-        """Whether the part is now what is listed; if it cannot become that, it is gone."""
-        with open(part, "a+b", opener=_plainly) as file:  # Path.open takes no opener
-            hasher, have = _hashed(file)
-            self.saw(have, False)
-            right = have <= listed.size and self._append(name, file, hasher, have, listed.size)
+    def _complete(self, name: str, listed: SealedFile, part: Path) -> bool:
+        """Fetch the rest of a part, and return whether it is the listed file. If it is not, the part is deleted."""
+        with open(part, "a+b", opener=_open_without_links) as file:  # Path.open has no opener
+            hasher, size = _hash_present(file)
+            self.advance(size, False)
+            right = size <= listed.size and self._append(name, file, hasher, size, listed.size)
             file.flush()
             os.fsync(file.fileno())
             reported = file.tell()
         if right and hasher.hexdigest() == listed.sha256:
             return True
         part.unlink()
-        self.saw(-reported, False)
+        self.advance(-reported, False)
         return False
 
     def _append(self, name: str, file: IO[bytes], hasher: ContentHash, have: int, size: int) -> bool:
-        """Whether the source gave exactly `size` bytes in the end; only failures in a row are counted."""
+        """Append the rest, and return whether the source sent exactly `size` bytes. A success resets the failures."""
         failed = 0
         while have < size:
             try:
@@ -66,50 +69,53 @@ class Downloader(NamedTuple):
                     file.write(piece)
                     hasher.update(piece)
                     have, failed = have + len(piece), 0
-                    self.saw(len(piece), True)
+                    self.advance(len(piece), True)
                 if have < size:
                     raise TransferInterrupted(f"{self.source.pinned} ended {name} after {have} of {size} bytes")
             except TransferInterrupted as error:
                 failed += 1
-                self.patience.wait(failed, error)
+                self.retry.wait(failed, error)
         return True
 
 
-def small(source: BundleSource, name: str, limit: int, patience: RetryPolicy) -> bytes:
-    """A whole file of at most `limit` bytes. Raises UnsafeError for a larger one."""
-    found = b""
+def small(source: BundleSource, name: str, limit: int, retry: RetryPolicy) -> bytes:
+    """Return a whole file of at most `limit` bytes. Raises UnsafeError for a larger one."""
+    content = b""
 
     def read() -> None:
-        nonlocal found
-        found = b"".join(_capped(source, name, limit))
+        nonlocal content
+        content = b"".join(_capped(source, name, limit))
 
-    patience.keep(read)
-    return found
+    retry.run(read)
+    return content
 
 
-def optional(source: BundleSource, name: str, limit: int, patience: RetryPolicy) -> bytes | None:
-    """None where the source has it not; S3 says so with 403 to whoever may read and not list."""
+def optional(source: BundleSource, name: str, limit: int, retry: RetryPolicy) -> bytes | None:
+    """Return a whole file, or None if the source does not have it.
+
+    S3 answers 403 for a missing file to clients that may read but not list.
+    """
     try:
-        return small(source, name, limit, patience)
+        return small(source, name, limit, retry)
     except (NotFound, AccessDenied):
         return None
 
 
 def _capped(source: BundleSource, name: str, limit: int) -> Iterator[bytes]:
-    had = 0
+    size = 0
     for piece in source.read(name, 0):
-        had += len(piece)
-        if had > limit:
-            raise UnsafeError(f"{source.pinned}: its {name} has more than {limit} bytes, which no bundle's has")
+        size += len(piece)
+        if size > limit:
+            raise UnsafeError(f"{source.pinned}: its {name} has more than {limit} bytes, the limit for this file")
         yield piece
 
 
-def _plainly(path: str, flags: int) -> int:
+def _open_without_links(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
-def _hashed(file: IO[bytes]) -> tuple[ContentHash, int]:
-    """The hash of what lies there, and how much that is; the file stands at its end."""
+def _hash_present(file: IO[bytes]) -> tuple[ContentHash, int]:
+    """Return the hash and the size of the file's content. The file position is at its end afterwards."""
     file.seek(0)
     hasher = hashlib.file_digest(file, "sha256")  # type: ignore[arg-type]  # any seekable file
     return hasher, file.tell()

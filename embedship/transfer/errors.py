@@ -1,12 +1,12 @@
-"""What can go wrong between here and a source.
+"""Errors of transfers between a source and this machine.
 
 EmbedshipError
-└── TransferError       1   the source refuses, or answers what it must not
-    ├── Missing         1   it holds no such file
-    ├── Refused         1   it wants other credentials, or does not say that it holds no such file
-    └── Interrupted     1   a connection lost, a server that is overloaded: tried again before anybody sees it
+└── TransferError            1   the source rejects a request, or answers something invalid
+    ├── NotFound             1   it has no such file
+    ├── AccessDenied         1   it needs other credentials, or hides that it has no such file
+    └── TransferInterrupted  1   a lost connection or an overloaded server: retried before users see it
 
-No message quotes a URL's query, a header or a library's own words: they may hold credentials.
+No message quotes a URL's query, a header or a library's own words, because they may contain credentials.
 """
 
 from __future__ import annotations
@@ -15,18 +15,20 @@ from embedship.errors import EmbedshipError
 
 
 class TransferError(EmbedshipError):
-    pass
+    """The source rejects a request, or answers something invalid."""
 
 
 class NotFound(TransferError):
-    pass
+    """The source has no such file."""
 
 
 class AccessDenied(TransferError):
-    pass
+    """The source needs other credentials, or hides that it has no such file."""
 
 
 class TransferInterrupted(TransferError):
+    """A lost connection or an overloaded server. `retry_after` is how many seconds the server asks to wait."""
+
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
-        self.retry_after = retry_after  # seconds that the server asks for
+        self.retry_after = retry_after

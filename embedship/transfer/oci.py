@@ -1,9 +1,9 @@
-"""A bundle as an OCI artifact: a layer a file, named as `oras` names them.
+"""OCI artifacts: a bundle with one layer per file, named as `oras` names them.
 
 artifactType  application/vnd.embedship.bundle.v1
 config        {} (application/vnd.oci.empty.v1+json)
-layers        one a file, title = its name in the bundle; bundle.json first, model.sig if there is one
-annotations   fingerprint, name of the model, when it was exported
+layers        one per file, title = its name in the bundle; bundle.json first, then model.sig if there is one
+annotations   fingerprint, name of the model, time of the export
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 
 
 class ImageLayer(msgspec.Struct, frozen=True, rename="camel"):
-    """Keys besides are the registry's business."""
+    """A layer of an OCI manifest. Other keys are ignored."""
 
     digest: str
     size: int
@@ -41,11 +41,13 @@ class ImageLayer(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class ImageArtifact(msgspec.Struct, frozen=True, rename="camel"):
+    """The part of an OCI manifest that is read. Other keys are ignored."""
+
     layers: tuple[ImageLayer, ...]
 
 
 class OciSource:
-    """`oci://HOST/REPOSITORY:TAG` or `@sha256:...`. The manifest is read once, and a tag is its digest from then on."""
+    """`oci://HOST/REPOSITORY:TAG` or `@sha256:...`. The manifest is read once; from then on a tag means its digest."""
 
     def __init__(self, address: str, plain_http: bool = False) -> None:
         self._reference = ImageReference.parse(address)
@@ -54,13 +56,14 @@ class OciSource:
         self.pinned = f"oci://{address}"
 
     def read(self, name: str, offset: int) -> Iterator[bytes]:
+        """See BundleSource."""
         if self._layers is None:
             self._layers = self._open()
         if name not in self._layers:
             raise NotFound(f"{self.pinned} has no layer {name}")
         digest = self._layers[name]
         pieces = self._registry.blob(digest, offset)
-        if name not in (MANIFEST, SIGNATURE):  # the others are held against bundle.json
+        if name not in (MANIFEST, SIGNATURE):  # the other files are checked against bundle.json
             yield from pieces
             return
         hasher = hashlib.sha256()
@@ -68,7 +71,7 @@ class OciSource:
             hasher.update(piece)
             yield piece
         if f"sha256:{hasher.hexdigest()}" != digest:
-            raise UnsafeError(f"the registry gave another {name} than {self.pinned} has, whose digest is {digest}")
+            raise UnsafeError(f"the registry sent a {name} whose digest is not the {digest} that {self.pinned} lists")
 
     def _open(self) -> dict[str, str]:
         raw = self._registry.manifest(self._reference.digest or self._reference.tag or "")
@@ -76,35 +79,38 @@ class OciSource:
         try:
             layers = msgspec.json.decode(raw, type=ImageArtifact).layers
         except msgspec.MsgspecError as error:
-            raise UsageError(f"{self.pinned} is no bundle pushed by `embedship push`: {error}") from None
+            raise UsageError(f"{self.pinned} is not a bundle pushed by `embedship push`: {error}") from None
         named = [(layer.annotations or {}).get(_TITLE, "") for layer in layers]
         if len(set(named)) < len(named):
-            raise UnsafeError(f"{self.pinned} has two layers of one name, or layers without one")
+            raise UnsafeError(f"{self.pinned} has two layers with the same name, or without a name")
         return dict(zip(named, (layer.digest for layer in layers), strict=True))
 
 
-def push(bundle: Bundle, address: str, plain_http: bool, patience: RetryPolicy, saw: Callable[[str, int], None]) -> str:
-    """Send a verified bundle; return its address by digest. What the registry has already is not sent again.
+def push(bundle: Bundle, address: str, plain_http: bool, retry: RetryPolicy, done: Callable[[str, int], None]) -> str:
+    """Send a verified bundle, and return its address by digest. Files that the registry has are not sent again.
 
-    `saw(name, bytes)` is called for each file that lies there. The tag is written last: it never names half a bundle.
+    `done(name, bytes)` is called for each file that is in the registry. The tag is written last, so it never names an
+    incomplete bundle. Raises UsageError, TransferError.
     """
     reference = ImageReference.parse(address)
     if reference.tag is None or reference.digest:
-        raise UsageError(f"oci://{address}: give a tag to push to, oci://HOST/REPOSITORY:TAG; the digest is the result")
+        raise UsageError(
+            f"oci://{address}: give a tag to push to, oci://HOST/REPOSITORY:TAG; the digest is computed by push"
+        )
     registry = ImageRegistry(reference, plain_http)
     files = _files(bundle)
     for name, file in files.items():
-        patience.keep(partial(_send, registry, bundle.path(name), f"sha256:{file.sha256}"))
-        saw(name, file.size)
-    patience.keep(partial(_send_bytes, registry, _EMPTY))
+        retry.run(partial(_send, registry, bundle.path(name), f"sha256:{file.sha256}"))
+        done(name, file.size)
+    retry.run(partial(_send_bytes, registry, _EMPTY))
     raw = _manifest(bundle, files)
-    patience.keep(partial(registry.put, reference.tag, raw))
+    retry.run(partial(registry.put, reference.tag, raw))
     return reference.at(digest_of(raw))
 
 
 def _files(bundle: Bundle) -> dict[str, SealedFile]:
     signature = [SIGNATURE] if SIGNATURE in sealed.list_files(bundle.folder) else []
-    own = {name: SealedFile.of(bundle.path(name)) for name in (MANIFEST, *signature)}
+    own = {name: SealedFile.from_path(bundle.path(name)) for name in (MANIFEST, *signature)}
     return {**own, **bundle.manifest.files}
 
 
@@ -121,8 +127,8 @@ def _send_bytes(registry: ImageRegistry, content: bytes) -> None:
 
 
 def _manifest(bundle: Bundle, files: dict[str, SealedFile]) -> bytes:
-    """The same bytes for the same bundle: pushed twice, it has one digest."""
-    found: dict[str, Any] = {
+    """Return the OCI manifest: always the same bytes for the same bundle, so it has one digest if pushed twice."""
+    manifest: dict[str, Any] = {
         "schemaVersion": 2,
         "mediaType": MANIFEST_TYPE,
         "artifactType": ARTIFACT,
@@ -136,4 +142,4 @@ def _manifest(bundle: Bundle, files: dict[str, SealedFile]) -> bytes:
             "embedship.fingerprint": bundle.fingerprint,
         },
     }
-    return msgspec.json.encode(found)
+    return msgspec.json.encode(manifest)

@@ -1,4 +1,4 @@
-"""How far a transfer is, on stderr: a bar for people, a line now and then for logs."""
+"""Transfer progress on stderr: a bar on a terminal, a line every 10 s in logs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _PAUSE = 10.0  # seconds between two lines of a log
 
 
 class TransferProgress:
-    """A context: the bar is gone when it ends."""
+    """Shows the progress of one transfer. Use it as a context manager: the bar is removed at the end."""
 
-    def __init__(self, what: str, console: Console | None = None) -> None:
+    def __init__(self, label: str, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True, highlight=False)
         columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-        self._progress = Progress(TextColumn(what), *columns, console=self._console, transient=True)
-        self._task = self._progress.add_task(what, total=None)
-        self._what, self._total, self._had, self._said = what, 0, 0, time.monotonic()
+        self._progress = Progress(TextColumn(label), *columns, console=self._console, transient=True)
+        self._task = self._progress.add_task(label, total=None)
+        self._label, self._total, self._completed, self._last_line = label, 0, 0, time.monotonic()
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -32,12 +32,16 @@ class TransferProgress:
             self._progress.stop()
 
     def begin(self, total: int) -> None:
+        """Set the number of bytes of the whole transfer."""
         self._total = total
         self._progress.update(self._task, total=total)
 
-    def saw(self, count: int, fetched: bool) -> None:
-        self._had += count
-        self._progress.update(self._task, completed=self._had)
-        if not self._console.is_terminal and time.monotonic() - self._said >= _PAUSE:
-            self._said = time.monotonic()
-            self._console.print(f"{self._what}: {self._had / 1e6:,.0f} of {self._total / 1e6:,.0f} MB", soft_wrap=True)
+    def advance(self, count: int, fetched: bool) -> None:
+        """Add bytes that are in place. `count` is negative if bytes were discarded. `fetched` is not used here."""
+        self._completed += count
+        self._progress.update(self._task, completed=self._completed)
+        if not self._console.is_terminal and time.monotonic() - self._last_line >= _PAUSE:
+            self._last_line = time.monotonic()
+            self._console.print(
+                f"{self._label}: {self._completed / 1e6:,.0f} of {self._total / 1e6:,.0f} MB", soft_wrap=True
+            )

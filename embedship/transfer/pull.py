@@ -1,4 +1,4 @@
-"""A bundle from a source into a folder, whole or not at all; killed at any moment, the same call goes on."""
+"""Pull: fetches a bundle from a source into a folder, completely or not at all. A killed pull can be continued."""
 
 from __future__ import annotations
 
@@ -24,20 +24,22 @@ from embedship.transfer.retry import RetryPolicy
 _LARGEST_MANIFEST = 16 << 20  # bytes
 _LARGEST_SIGNATURE = 16 << 20
 _MOST_FILES = 10_000
-_LONGEST_NAME = 255  # bytes of a part, as file systems allow
+_LONGEST_NAME = 255  # bytes of each part of a path, the limit of file systems
 _GIB = 1 << 30
 
 
 class PullOptions(msgspec.Struct, frozen=True):
-    digest: str | None = None  # sha256:... of bundle.json
-    force: bool = False  # replace another bundle that lies at the target
-    key: Path | None = None  # public key of the signature that it must carry
+    """What to accept, and how to fetch it."""
+
+    digest: str | None = None  # sha256:... that bundle.json must have
+    force: bool = False  # replace another bundle at the target
+    key: Path | None = None  # public key of the signature that the bundle must have
     most_bytes: int = 100 * _GIB
-    patience: RetryPolicy = RetryPolicy()
+    retry: RetryPolicy = RetryPolicy()
 
 
 class PullReport(msgspec.Struct, frozen=True):
-    """What was done. `fetched_bytes` is what came over the wire in this call; 0 if all was there already."""
+    """Result of a pull. `fetched_bytes` is how much this call transferred: 0 if the bundle was there already."""
 
     out: str
     source: str
@@ -49,75 +51,80 @@ class PullReport(msgspec.Struct, frozen=True):
 
 
 class TransferMeter(Protocol):
-    def begin(self, total: int) -> None:
-        """So many bytes have to lie there in the end."""
+    """Receives the progress of a transfer."""
 
-    def saw(self, count: int, fetched: bool) -> None:
-        """So many more lie there; negative if they had to be thrown away."""
+    def begin(self, total: int) -> None:
+        """Set the number of bytes of the whole bundle."""
+
+    def advance(self, count: int, fetched: bool) -> None:
+        """Add bytes that are in place, fetched now or present from before. Negative if bytes were discarded."""
 
 
 class _ByteCounter:
-    """Counts what came over the wire, and tells the meter."""
+    """Counts the bytes fetched in this call, and passes all progress on to a meter."""
 
     def __init__(self, meter: TransferMeter) -> None:
         self.meter = meter
         self.fetched = 0
 
-    def saw(self, count: int, fetched: bool) -> None:
+    def advance(self, count: int, fetched: bool) -> None:
         self.fetched += count if fetched else 0
-        self.meter.saw(count, fetched)
+        self.meter.advance(count, fetched)
 
 
 class _AlreadyPresent(EmbedshipError):
-    """The target holds this very bundle.json. Nobody sees it."""
+    """The target already has the same bundle.json. Caught inside this module."""
 
 
 def require_digest(text: str) -> str:
+    """Return the text if it is a digest, `sha256:` and 64 hexadecimal digits. Raises UsageError."""
     if not re.fullmatch(r"sha256:[0-9a-f]{64}", text):
-        raise UsageError(f"{text} is no digest: give sha256: and 64 hexadecimal digits, as `embedship push` prints it")
+        raise UsageError(
+            f"{text} is not a digest: give sha256: and 64 hexadecimal digits, as `embedship push` prints them"
+        )
     return text
 
 
-def pull(source: BundleSource, out: Path, wishes: PullOptions, meter: TransferMeter) -> PullReport:
-    """Fetch a bundle that lies at `out` afterwards, every file verified against its bundle.json.
+def pull(source: BundleSource, out: Path, options: PullOptions, meter: TransferMeter) -> PullReport:
+    """Fetch a bundle to `out`, with every file verified against its bundle.json.
 
-    If that bundle is there already, it is verified and left; with a digest given, the source is not even asked.
-    Raises MismatchError for another bundle.json than the one pinned, UnsafeError for files or names that are not what
-    a bundle has, UsageError if something else lies at `out`, TransferError if the source does not give it.
+    A bundle that is already there is verified and stays; with a digest given, no request is sent to the source. Raises
+    MismatchError if bundle.json does not have the digest, UnsafeError for wrong files or names, UsageError if `out` is
+    something else, TransferError if the source fails.
     """
-    if wishes.digest and _digest_at(out) == wishes.digest and (found := _found(source, out, wishes)):
-        return found
-    raw = download.small(source, MANIFEST, _LARGEST_MANIFEST, wishes.patience)
+    if options.digest and _digest_at(out) == options.digest and (present := _accept_present(source, out, options)):
+        return present
+    raw = download.small(source, MANIFEST, _LARGEST_MANIFEST, options.retry)
     digest = digest_of(raw)
-    if wishes.digest and digest != wishes.digest:
-        raise MismatchError(f"{source.pinned} holds another bundle: its {MANIFEST} has {digest}, not {wishes.digest}")
-    if _digest_at(out) == digest and (found := _found(source, out, wishes)):
-        return found
-    tally = _ByteCounter(meter)
+    if options.digest and digest != options.digest:
+        raise MismatchError(f"{source.pinned} has another bundle: its {MANIFEST} has {digest}, not {options.digest}")
+    if _digest_at(out) == digest and (present := _accept_present(source, out, options)):
+        return present
+    counter = _ByteCounter(meter)
     try:
-        with resumable_folder(out, lambda target: _require_replaceable(target, raw, wishes)) as incoming:
-            _fill(source, raw, incoming, wishes, tally)
-    except _AlreadyPresent:  # another process has pulled it meanwhile
-        if found := _found(source, out, wishes):
-            return found
-        raise UnsafeError(f"{out} was damaged as soon as it lay there: look at its disk") from None
-    return _pulled(source, Bundle.open(out), tally.fetched)
+        with resumable_folder(out, lambda target: _require_replaceable(target, raw, options)) as incoming:
+            _fill(source, raw, incoming, options, counter)
+    except _AlreadyPresent:  # another process has pulled it in the meantime
+        if present := _accept_present(source, out, options):
+            return present
+        raise UnsafeError(f"{out} was damaged right after it was written: check its disk") from None
+    return _report(source, Bundle.open(out), counter.fetched)
 
 
-def _found(source: BundleSource, out: Path, wishes: PullOptions) -> PullReport | None:
-    """The bundle that lies there, if it is right; None if it is not and shall be fetched again."""
+def _accept_present(source: BundleSource, out: Path, options: PullOptions) -> PullReport | None:
+    """Verify the bundle at `out`. With --force, return None if it is wrong and must be fetched again."""
     bundle = Bundle.open(out)
     try:
         bundle.verify()
-        _require_signed(source, bundle, wishes)
+        _require_signed(source, bundle, options)
     except UnsafeError as error:
-        if wishes.force:
+        if options.force:
             return None
         raise UnsafeError(f"{error}; or give --force to fetch it again") from None
-    return _pulled(source, bundle, 0)
+    return _report(source, bundle, 0)
 
 
-def _pulled(source: BundleSource, bundle: Bundle, fetched: int) -> PullReport:
+def _report(source: BundleSource, bundle: Bundle, fetched: int) -> PullReport:
     files = bundle.manifest.files
     return PullReport(
         out=str(bundle.folder),
@@ -135,29 +142,33 @@ def _digest_at(out: Path) -> str | None:
     return digest_of(manifest.read_bytes()) if manifest.is_file() and not manifest.is_symlink() else None
 
 
-def _require_replaceable(target: Path, raw: bytes, wishes: PullOptions) -> None:
-    """Of this very bundle only a damaged copy is; another process may have mended it meanwhile."""
-    there, digest = _digest_at(target), digest_of(raw)
-    if there == digest and not (wishes.force and _damaged(target, wishes)):
+def _require_replaceable(target: Path, raw: bytes, options: PullOptions) -> None:
+    """Raise UsageError unless --force allows to replace the target.
+
+    Raises _AlreadyPresent if it is the same bundle, unless that is damaged and --force is given: another process may
+    have repaired it in the meantime.
+    """
+    present, digest = _digest_at(target), digest_of(raw)
+    if present == digest and not (options.force and _damaged(target, options)):
         raise _AlreadyPresent
-    if there is None and not (wishes.force and _remains(target, raw)):
-        raise UsageError(f"{target} exists and holds no bundle: give another --out")
-    if not wishes.force:
-        raise UsageError(f"{target} holds another bundle ({there}): give --force to replace it, or another --out")
+    if present is None and not (options.force and _has_only_listed_files(target, raw)):
+        raise UsageError(f"{target} exists and is not a bundle: give another --out")
+    if not options.force:
+        raise UsageError(f"{target} is another bundle ({present}): give --force to replace it, or another --out")
 
 
-def _damaged(target: Path, wishes: PullOptions) -> bool:
+def _damaged(target: Path, options: PullOptions) -> bool:
     bundle = Bundle.open(target)
     try:
         bundle.verify()
-        _verify_signature(bundle, wishes)
+        _verify_signature(bundle, options)
     except UnsafeError:
         return True
     return False
 
 
-def _remains(target: Path, raw: bytes) -> bool:
-    """Whether nothing lies there but files of the bundle whose manifest this is."""
+def _has_only_listed_files(target: Path, raw: bytes) -> bool:
+    """Return whether the target is a folder with no other files than those of the bundle with this manifest."""
     try:
         listed = msgspec.json.decode(raw, type=BundleManifest).files
     except msgspec.DecodeError:
@@ -166,85 +177,90 @@ def _remains(target: Path, raw: bytes) -> bool:
 
 
 def _fill(
-    source: BundleSource, raw: bytes, incoming: PartialDownload, wishes: PullOptions, tally: _ByteCounter
+    source: BundleSource, raw: bytes, incoming: PartialDownload, options: PullOptions, counter: _ByteCounter
 ) -> None:
-    """Make `incoming.files` the bundle, and verify it."""
+    """Fetch the bundle into `incoming.files`, and verify it."""
     (incoming.files / MANIFEST).write_bytes(raw)
     bundle = Bundle.open(incoming.files)
     listed = bundle.manifest.files
-    check_size_and_names(source, listed, wishes.most_bytes)
+    check_size_and_names(source, listed, options.most_bytes)
     _sweep(incoming, listed)
-    tally.meter.begin(sum(file.size for file in listed.values()))
-    missing = _missing(incoming, listed, tally)
-    _require_room(incoming, missing)
-    downloader = Downloader(source, incoming.parts, wishes.patience, tally.saw)
+    counter.meter.begin(sum(file.size for file in listed.values()))
+    missing = _missing(incoming, listed, counter)
+    _require_disk_space(incoming, missing)
+    downloader = Downloader(source, incoming.parts, options.retry, counter.advance)
     for name, file in missing.items():
         downloader.file(name, file, incoming.files / name)
-    _add_signature(source, bundle, wishes)
-    bundle.verify()  # what lies on the disk, not what went by: that is what will be served
-    _verify_signature(bundle, wishes)
+    _add_signature(source, bundle, options)
+    bundle.verify()  # verify what is on the disk, because that is what will be served
+    _verify_signature(bundle, options)
 
 
-def _add_signature(source: BundleSource, bundle: Bundle, wishes: PullOptions) -> None:
-    """Nothing is written where the source has none."""
-    signature = download.optional(source, SIGNATURE, _LARGEST_SIGNATURE, wishes.patience)
+def _add_signature(source: BundleSource, bundle: Bundle, options: PullOptions) -> None:
+    """Write the source's signature into the bundle, if it has one."""
+    signature = download.optional(source, SIGNATURE, _LARGEST_SIGNATURE, options.retry)
     if signature is not None:
         atomic_file.write(bundle.path(SIGNATURE), signature)
 
 
-def _require_signed(source: BundleSource, bundle: Bundle, wishes: PullOptions) -> None:
-    """By the signature that lies there, or by the source's own: it may have been signed since. A wrong one is not kept.
+def _require_signed(source: BundleSource, bundle: Bundle, options: PullOptions) -> None:
+    """Raise UnsafeError unless the signature of the bundle, or else of the source, is right.
 
-    Raises UnsafeError.
+    The source is tried because the bundle may have been signed after it was pulled. A wrong signature is not kept.
     """
     try:
-        _verify_signature(bundle, wishes)
+        _verify_signature(bundle, options)
     except UnsafeError:
         path = bundle.path(SIGNATURE)
         before = path.read_bytes() if path.is_file() else None
-        _add_signature(source, bundle, wishes)
+        _add_signature(source, bundle, options)
         try:
-            _verify_signature(bundle, wishes)
+            _verify_signature(bundle, options)
         except UnsafeError:
             path.unlink(missing_ok=True) if before is None else atomic_file.write(path, before)
             raise
 
 
-def _verify_signature(bundle: Bundle, wishes: PullOptions) -> None:
-    if wishes.key:
+def _verify_signature(bundle: Bundle, options: PullOptions) -> None:
+    if options.key:
         from embedship.bundle import signing
 
-        signing.check(bundle, wishes.key)
+        signing.check(bundle, options.key)
 
 
 def check_size_and_names(source: BundleSource, listed: Mapping[str, SealedFile], most_bytes: int) -> None:
-    """Raise UnsafeError for names that a file system would take otherwise, and for more than anybody expects."""
-    strange = [name for name in listed if not _plain(name)]
-    strange += [name for name in listed if any(str(parent) in listed for parent in PurePosixPath(name).parents)]
-    if strange:
-        shown = ", ".join(map(repr, strange[:3]))
-        raise UnsafeError(f"{source.pinned} lists names that no bundle has: {shown}")
+    """Raise UnsafeError for names that a file system could read differently, and for too many files or bytes."""
+    invalid = [name for name in listed if not _is_plain(name)]
+    invalid += [name for name in listed if any(str(parent) in listed for parent in PurePosixPath(name).parents)]
+    if invalid:
+        shown = ", ".join(map(repr, invalid[:3]))
+        raise UnsafeError(f"{source.pinned} lists file names that a bundle cannot have: {shown}")
     if bad := [name for name, file in listed.items() if not re.fullmatch("[0-9a-f]{64}", file.sha256) or file.size < 0]:
-        raise UnsafeError(f"{source.pinned} lists no sha256 or no size for {bad[0]!r}")
+        raise UnsafeError(f"{source.pinned} lists an invalid sha256 or size for {bad[0]!r}")
     if len(listed) > _MOST_FILES:
-        raise UnsafeError(f"{source.pinned} lists {len(listed)} files; {_MOST_FILES} are the most")
+        raise UnsafeError(f"{source.pinned} lists {len(listed)} files; the limit is {_MOST_FILES}")
     if (total := sum(file.size for file in listed.values())) > most_bytes:
         raise UnsafeError(
-            f"{source.pinned} has {total} bytes, more than the {most_bytes} allowed: give --max-bytes if that is right"
+            f"{source.pinned} has {total} bytes, more than the limit of {most_bytes}: give --max-bytes if that is right"
         )
 
 
-def _plain(name: str) -> bool:
+def _is_plain(name: str) -> bool:
     path = PurePosixPath(name)
     short = all(len(part.encode(errors="surrogatepass")) <= _LONGEST_NAME for part in path.parts)
-    mine = name in {MANIFEST, SIGNATURE}
+    reserved = name in {MANIFEST, SIGNATURE}
     return (
-        sealed.is_inside(name) and str(path) == name and name.isprintable() and "\\" not in name and short and not mine
+        sealed.is_inside(name)
+        and str(path) == name
+        and name.isprintable()
+        and "\\" not in name
+        and short
+        and not reserved
     )
 
 
 def _sweep(incoming: PartialDownload, listed: Mapping[str, SealedFile]) -> None:
-    """What an earlier call left behind of another bundle. Names are those of this folder: no link is followed."""
+    """Delete what an earlier call left of another bundle. Only names in these folders are used; no link is followed."""
     for name in sealed.unlisted_files(incoming.files, {MANIFEST, *listed}):
         (incoming.files / name).unlink()
     for folder in sorted((path for path in incoming.files.rglob("*") if path.is_dir()), reverse=True):
@@ -254,22 +270,24 @@ def _sweep(incoming: PartialDownload, listed: Mapping[str, SealedFile]) -> None:
         (incoming.parts / name).unlink()
 
 
-def _missing(incoming: PartialDownload, listed: Mapping[str, SealedFile], tally: _ByteCounter) -> dict[str, SealedFile]:
-    """What is not there in full; what is there and wrong (a torn disk) is deleted."""
+def _missing(
+    incoming: PartialDownload, listed: Mapping[str, SealedFile], counter: _ByteCounter
+) -> dict[str, SealedFile]:
+    """Return the files that are not complete. Files that are wrong, for example after a crash, are deleted."""
     missing = {}
     for name, file in listed.items():
         if sealed.problems(incoming.files, listed, [name]):
             missing[name] = file
             (incoming.files / name).unlink(missing_ok=True)
         else:
-            tally.saw(file.size, False)
+            counter.advance(file.size, False)
     return missing
 
 
-def _require_room(incoming: PartialDownload, missing: Mapping[str, SealedFile]) -> None:
-    had = sum(part.stat().st_size for part in incoming.parts.iterdir())
-    needed = sum(file.size for file in missing.values()) - had
+def _require_disk_space(incoming: PartialDownload, missing: Mapping[str, SealedFile]) -> None:
+    present = sum(part.stat().st_size for part in incoming.parts.iterdir())
+    needed = sum(file.size for file in missing.values()) - present
     if needed > (free := shutil.disk_usage(incoming.files).free):
         raise EmbedshipError(
-            f"{needed} bytes are still to come, and the disk has {free}: make room there, or give another --out"
+            f"{needed} more bytes are needed, but the disk has {free}: free some space there, or give another --out"
         )

@@ -1,7 +1,7 @@
-"""The HTTP of an OCI registry, as far as files need it: manifests and blobs (OCI Distribution 1.1).
+"""HTTP client of an OCI registry: manifests and blobs (OCI Distribution 1.1).
 
-Ours, and not the oras client's: that one (0.2.43) reads a whole file into memory to push it, sets no timeout, never
-renews a token that has expired, and cannot resume. Its files are ours nevertheless: a test has it pull what we push.
+It is our own because the oras client (0.2.43) reads a whole file into memory to push it, sets no timeout, never renews
+an expired token, and cannot resume. A test lets the oras client pull what this one pushes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from embedship.transfer.errors import TransferError
 from embedship.transfer.web import BearerAuth, HttpRequest, HttpSession, body, capped, is_loopback, ranged, send
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
-_LARGEST_MANIFEST = 4 << 20  # bytes: what registries allow
+_LARGEST_MANIFEST = 4 << 20  # bytes: the limit of registries
 _NAME = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REFERENCE = re.compile(
     rf"(?P<host>[A-Za-z0-9.-]+(?::\d+)?|\[::1\]:\d+)/(?P<repository>{_NAME}(?:/{_NAME})*)"
@@ -34,6 +34,8 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 class ImageReference(NamedTuple):
+    """An address in a registry: host, repository, and a tag or a digest."""
+
     host: str
     repository: str
     tag: str | None
@@ -41,18 +43,19 @@ class ImageReference(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> ImageReference:
-        """HOST/REPOSITORY:TAG or HOST/REPOSITORY@sha256:..., the host always named."""
-        found = _REFERENCE.fullmatch(text)
-        if not found or not (found["tag"] or found["digest"]):
+        """Parse HOST/REPOSITORY:TAG or HOST/REPOSITORY@sha256:...; the host is required. Raises UsageError."""
+        match = _REFERENCE.fullmatch(text)
+        if not match or not (match["tag"] or match["digest"]):
             raise UsageError(f"oci://{text}: give oci://HOST/REPOSITORY:TAG or oci://HOST/REPOSITORY@sha256:DIGEST")
-        return cls(found["host"], found["repository"], found["tag"], found["digest"])
+        return cls(match["host"], match["repository"], match["tag"], match["digest"])
 
     def at(self, digest: str) -> str:
+        """Return the address of a digest in this repository."""
         return f"oci://{self.host}/{self.repository}@{digest}"
 
 
 class ImageRegistry:
-    """One repository. Credentials are Docker's (see `login`); a token is asked for when the registry wants one."""
+    """One repository. Credentials are Docker's (see `login`). A token is requested if the registry demands one."""
 
     def __init__(self, reference: ImageReference, plain_http: bool = False) -> None:
         host = reference.host.rpartition(":")[0] or reference.host
@@ -63,84 +66,85 @@ class ImageRegistry:
         self._auth: AuthBase = _Anonymous()
 
     def manifest(self, reference: str) -> bytes:
-        """The manifest of a tag or digest; if it is a digest, the bytes have it. Raises UnsafeError if not."""
+        """Return the manifest of a tag or digest. Raises UnsafeError if it is too large or has another digest."""
         call = HttpRequest("GET", self._base + f"manifests/{reference}", {"Accept": MANIFEST_TYPE})
-        with self._answered(call) as answer:
-            raw = capped(answer, _LARGEST_MANIFEST)
+        with self._send(call) as response:
+            raw = capped(response, _LARGEST_MANIFEST)
         if len(raw) > _LARGEST_MANIFEST:
             raise UnsafeError(f"the manifest {reference} is larger than {_LARGEST_MANIFEST} bytes")
         if reference.startswith("sha256:") and digest_of(raw) != reference:
-            raise UnsafeError(
-                f"the registry gave another manifest than {reference}: its own digest is {digest_of(raw)}"
-            )
+            raise UnsafeError(f"the registry sent another manifest than {reference}: its digest is {digest_of(raw)}")
         return raw
 
     def blob(self, digest: str, offset: int) -> Iterator[bytes]:
-        """Whoever takes the bytes holds them against the digest. Raises UnsafeError for what cannot be one."""
-        if not _DIGEST.fullmatch(digest):  # it becomes a part of an address that credentials are sent to
-            raise UnsafeError(f"the registry's manifest names a layer {digest!r}, which is no sha256 digest")
-        with self._answered(ranged(HttpRequest("GET", self._base + f"blobs/{digest}"), offset)) as answer:
-            yield from body(answer, offset)
+        """Yield the bytes of a blob from `offset`. The caller compares them with the digest.
+
+        Raises UnsafeError if `digest` is not a digest.
+        """
+        if not _DIGEST.fullmatch(digest):  # it becomes a part of a URL to which credentials are sent
+            raise UnsafeError(f"the registry's manifest names a layer {digest!r}, which is not a sha256 digest")
+        with self._send(ranged(HttpRequest("GET", self._base + f"blobs/{digest}"), offset)) as response:
+            yield from body(response, offset)
 
     def has(self, digest: str) -> bool:
-        with self._answered(HttpRequest("HEAD", self._base + f"blobs/{digest}"), frozenset({404})) as answer:
-            return answer.status_code == 200
+        """Return whether the registry has a blob."""
+        with self._send(HttpRequest("HEAD", self._base + f"blobs/{digest}"), frozenset({404})) as response:
+            return response.status_code == 200
 
     def upload(self, digest: str, path: Path) -> None:
-        """Send a file whole, streamed; the registry refuses it if its digest is another."""
-        with self._answered(HttpRequest("POST", self._base + "blobs/uploads/", {"Content-Length": "0"})) as answer:
-            place = urljoin(answer.url, answer.headers.get("Location", ""))
-        if urlsplit(place)[:2] != urlsplit(self._base)[:2]:  # a password would go there, or go in the clear
+        """Send a whole file as a stream. The registry rejects it if its digest differs."""
+        with self._send(HttpRequest("POST", self._base + "blobs/uploads/", {"Content-Length": "0"})) as response:
+            location = urljoin(response.url, response.headers.get("Location", ""))
+        if urlsplit(location)[:2] != urlsplit(self._base)[:2]:  # would send a password to another host, or without TLS
             raise TransferError(
-                f"{urlsplit(self._base).netloc} sends uploads to another host, or away from TLS: push through the name "
-                "that it knows itself by"
+                f"{urlsplit(self._base).netloc} sends uploads to another host, or to one without TLS: push with the "
+                "host name that the registry itself uses"
             )
-        target = place + ("&" if urlsplit(place).query else "?") + f"digest={digest}"
+        target = location + ("&" if urlsplit(location).query else "?") + f"digest={digest}"
         with path.open("rb") as file:
-            # An empty body would be sent in chunks, which registries do not take; the length of a file is known.
+            # requests would send an empty file in chunks, which registries reject; others have a known length.
             data = file if path.stat().st_size else b""
-            with self._answered(HttpRequest("PUT", target, {"Content-Type": "application/octet-stream"}, data)):
+            with self._send(HttpRequest("PUT", target, {"Content-Type": "application/octet-stream"}, data)):
                 pass
 
     def put(self, tag: str, manifest: bytes) -> None:
-        with self._answered(
-            HttpRequest("PUT", self._base + f"manifests/{tag}", {"Content-Type": MANIFEST_TYPE}, manifest)
-        ):
+        """Store a manifest under a tag."""
+        with self._send(HttpRequest("PUT", self._base + f"manifests/{tag}", {"Content-Type": MANIFEST_TYPE}, manifest)):
             pass
 
     @contextmanager
-    def _answered(self, call: HttpRequest, accept: frozenset[int] = frozenset()) -> Iterator[requests.Response]:
-        """Answered as whom the registry wants: asked once as we are, and once more after its challenge."""
-        with send(self._session, call._replace(auth=self._auth), accept | {401}) as answer:
-            if answer.status_code != 401:
-                yield answer
+    def _send(self, call: HttpRequest, accept: frozenset[int] = frozenset()) -> Iterator[requests.Response]:
+        """Send a request with the known credentials. If the registry challenges, send it once more with others."""
+        with send(self._session, call._replace(auth=self._auth), accept | {401}) as response:
+            if response.status_code != 401:
+                yield response
                 return
-            self._auth = self._challenged(answer.headers.get("WWW-Authenticate", ""))
+            self._auth = self._answer_challenge(response.headers.get("WWW-Authenticate", ""))
         if call.data is not None and not isinstance(call.data, bytes):
             call.data.seek(0)
-        with send(self._session, call._replace(auth=self._auth), accept) as answer:
-            yield answer
+        with send(self._session, call._replace(auth=self._auth), accept) as response:
+            yield response
 
-    def _challenged(self, challenge: str) -> AuthBase:
-        """What proves who we are: a password for Basic, a new token for Bearer (they expire after minutes)."""
+    def _answer_challenge(self, challenge: str) -> AuthBase:
+        """Return the credentials: the password for Basic, a new token for Bearer (tokens expire after minutes)."""
         scheme, _, rest = challenge.partition(" ")
         if scheme.lower() == "basic" and self._login:
             return HTTPBasicAuth(self._login.user, self._login.password)
-        asked = dict(re.findall(r'(\w+)="([^"]*)"', rest))
-        if scheme.lower() == "bearer" and "realm" in asked:
-            return BearerAuth(self._token(asked.pop("realm"), asked))
+        fields = dict(re.findall(r'(\w+)="([^"]*)"', rest))
+        if scheme.lower() == "bearer" and "realm" in fields:
+            return BearerAuth(self._token(fields.pop("realm"), fields))
         return self._auth
 
-    def _token(self, realm: str, asked: dict[str, str]) -> str:
+    def _token(self, realm: str, fields: dict[str, str]) -> str:
         if self._base.startswith("https:") and not realm.startswith("https:"):
-            raise TransferError("the registry wants credentials sent without encryption: they were not")
-        wanted = {key: value for key, value in asked.items() if key in ("service", "scope")}
-        with send(self._session, _token_call(realm, wanted, self._login)) as answer:
+            raise TransferError("the registry asks for credentials without encryption: they were not sent")
+        wanted = {key: value for key, value in fields.items() if key in ("service", "scope")}
+        with send(self._session, _token_call(realm, wanted, self._login)) as response:
             try:
-                found = answer.json()
-                token = found.get("token") or found["access_token"]
+                answer = response.json()
+                token = answer.get("token") or answer["access_token"]
             except (ValueError, KeyError, AttributeError):
-                raise TransferError(f"{urlsplit(realm).netloc} gave no token") from None
+                raise TransferError(f"{urlsplit(realm).netloc} sent no token") from None
         return str(token)
 
 

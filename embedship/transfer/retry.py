@@ -1,4 +1,4 @@
-"""Try again what may pass, a little later each time."""
+"""Retry policy: repeats what failed for a moment, with growing random waits."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from embedship.transfer.errors import TransferInterrupted
 
-_LONGEST_ASKED = 120.0  # seconds that a server's Retry-After is followed
+_LONGEST_RETRY_AFTER = 120.0  # seconds: the longest Retry-After of a server that is respected
 
 
 class RetryPolicy(NamedTuple):
-    """So many failures in a row end it. Waits double, with full jitter: a thousand pods do not come back at once.
+    """Gives up after `failures` in a row. Waits double, with full jitter, so that many pods do not return at once.
 
     Source: Exponential Backoff And Jitter, AWS Architecture Blog, 2015.
     """
@@ -24,14 +24,14 @@ class RetryPolicy(NamedTuple):
     sleep: Callable[[float], None] = time.sleep
 
     def wait(self, failed: int, error: TransferInterrupted) -> None:
-        """Sleep after the `failed`-th failure in a row; raise `error` if that was the last."""
+        """Sleep after the `failed`-th failure in a row. Raises `error` if that was the last one allowed."""
         if failed >= self.failures:
             raise error
         seconds = random.uniform(0, min(self.longest, self.first * 2 ** (failed - 1)))
-        self.sleep(max(seconds, min(error.retry_after or 0.0, _LONGEST_ASKED)))
+        self.sleep(max(seconds, min(error.retry_after or 0.0, _LONGEST_RETRY_AFTER)))
 
-    def keep(self, work: Callable[[], None]) -> None:
-        """Do it until it is done."""
+    def run(self, work: Callable[[], None]) -> None:
+        """Call `work` until it succeeds. Raises TransferInterrupted when the failures are used up."""
         failed = 0
         while True:
             try:

@@ -1,4 +1,4 @@
-"""Files of an S3 bucket, of Amazon's or of any that speaks S3: a bundle's below a prefix, or one of texts."""
+"""S3 sources: a bundle's files below a prefix, or one file of texts. For Amazon's S3 and compatible services."""
 
 from __future__ import annotations
 
@@ -25,57 +25,61 @@ Answer = TypeVar("Answer")
 
 
 class S3Source:
-    """`s3://bucket/prefix`. Credentials, region and endpoint are AWS_* variables, else the machine's own role."""
+    """`s3://bucket/prefix`. Credentials, region and endpoint are AWS_* variables, else the machine's role."""
 
     def __init__(self, address: str) -> None:
-        bucket, prefix = _parted(address, "s3://BUCKET/PREFIX")
+        bucket, prefix = _split(address, "s3://BUCKET/PREFIX")
         self.pinned = f"s3://{address.rstrip('/')}"
-        endpoint = _endpoint()
-        self.proves_itself = endpoint is None or is_loopback(endpoint)
-        # Patience tries again, from where it stood; a day is for a whole file, a stalled stream is `read_timeout`'s.
-        self._store = _store(self.pinned, bucket, prefix.strip("/"), retries=0, whole=timedelta(days=1))
+        endpoint = _plain_http_host()
+        self.authenticated = endpoint is None or is_loopback(endpoint)
+        # RetryPolicy retries from where the stream stopped. One day is for a whole file; `read_timeout` ends a stalled
+        # stream.
+        self._store = _store(self.pinned, bucket, prefix.strip("/"), retries=0, timeout=timedelta(days=1))
 
     def read(self, name: str, offset: int) -> Iterator[bytes]:
+        """See BundleSource."""
         try:
-            found = obstore.get(self._store, name, options={"range": {"offset": offset}} if offset else {})
-            for piece in found.stream(min_chunk_size=PIECE):
+            result = obstore.get(self._store, name, options={"range": {"offset": offset}} if offset else {})
+            for piece in result.stream(min_chunk_size=PIECE):
                 yield bytes(piece)
         except (FileNotFoundError, BaseError) as error:
-            raise _said(error, self.pinned, name) from None
+            raise _translate(error, self.pinned, name) from None
 
 
 class S3Object:
-    """One file of a bucket, read in pieces from anywhere in it; what fails for a moment is asked for again."""
+    """One file of a bucket, readable from any offset. Failures that pass are retried."""
 
     def __init__(self, address: str) -> None:
-        bucket, self._key = _parted(address, "s3://BUCKET/KEY")
+        bucket, self._key = _split(address, "s3://BUCKET/KEY")
         if not self._key or self._key.endswith("/"):
             raise UsageError(f"s3://{address}: give s3://BUCKET/KEY")
         self._address = f"s3://{address}"
-        self._store = _store(self._address, bucket, "", retries=5, whole=timedelta(minutes=5))
+        self._store = _store(self._address, bucket, "", retries=5, timeout=timedelta(minutes=5))
 
     def stamp(self) -> tuple[int, str]:
-        """Size and ETag. Raises UsageError if there is no such file, TransferError."""
-        meta = self.asked(lambda: obstore.head(self._store, self._key))
+        """Return size and ETag. Raises UsageError if there is no such file, TransferError."""
+        meta = self.request(lambda: obstore.head(self._store, self._key))
         return meta["size"], meta["e_tag"] or str(meta["last_modified"])
 
     def open(self) -> S3Content:
-        return S3Content(self, self.asked(lambda: obstore.open_reader(self._store, self._key, buffer_size=PIECE)))
+        """Open the file for reading."""
+        return S3Content(self, self.request(lambda: obstore.open_reader(self._store, self._key, buffer_size=PIECE)))
 
-    def asked(self, question: Callable[[], Answer]) -> Answer:
+    def request(self, call: Callable[[], Answer]) -> Answer:
+        """Return the result of `call`. Its errors are raised as UsageError (no such file) or TransferError."""
         try:
-            return question()
+            return call()
         except FileNotFoundError:
-            raise UsageError(f"{self._address} is no file that these credentials see") from None
+            raise UsageError(f"{self._address} does not exist, or these credentials may not see it") from None
         except BaseError as error:
-            raise _said(error, self._address, "such file") from None
+            raise _translate(error, self._address, "such file") from None
 
 
 class S3Content(RawIOBase):
-    """The file as Python reads one."""
+    """The content of an S3 object as a Python file object."""
 
-    def __init__(self, of: S3Object, reader: Any) -> None:
-        self._of, self._reader = of, reader
+    def __init__(self, source: S3Object, reader: Any) -> None:
+        self._source, self._reader = source, reader
 
     def readable(self) -> bool:
         return True
@@ -84,7 +88,7 @@ class S3Content(RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        piece = bytes(self._of.asked(lambda: self._reader.read(len(buffer))))
+        piece = bytes(self._source.request(lambda: self._reader.read(len(buffer))))
         buffer[: len(piece)] = piece
         return len(piece)
 
@@ -95,40 +99,42 @@ class S3Content(RawIOBase):
         return int(self._reader.tell())
 
 
-def _parted(address: str, form: str) -> tuple[str, str]:
-    found = re.fullmatch(r"([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?", address)
-    if not found:
+def _split(address: str, form: str) -> tuple[str, str]:
+    match = re.fullmatch(r"([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?", address)
+    if not match:
         raise UsageError(f"s3://{address}: give {form}")
-    return found[1], found[2] or ""
+    return match[1], match[2] or ""
 
 
-def _endpoint() -> str | None:
-    """The host that is asked in the clear, if the AWS_* variables name one."""
+def _plain_http_host() -> str | None:
+    """Return the host of the endpoint if the AWS_* variables name one without TLS, else None."""
     endpoint = urlsplit(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", ""))
     return endpoint.hostname or "" if endpoint.scheme == "http" else None
 
 
-def _store(shown: str, bucket: str, prefix: str, retries: int, whole: timedelta) -> S3Store:
-    """`whole` is the time that one answer may take."""
+def _store(shown: str, bucket: str, prefix: str, retries: int, timeout: timedelta) -> S3Store:
+    """Open a bucket. `timeout` is the time that one whole response may take."""
     try:
         return S3Store(
             bucket,
             prefix=prefix or None,
             client_options={
-                "allow_http": _endpoint() is not None,
+                "allow_http": _plain_http_host() is not None,
                 "connect_timeout": timedelta(seconds=10),
-                "timeout": whole,
+                "timeout": timeout,
                 "read_timeout": timedelta(seconds=60),
             },
             retry_config={"max_retries": retries},
         )
     except BaseError as error:
-        raise UsageError(f"{shown} cannot be opened ({type(error).__name__}): look at the AWS_* variables") from None
+        raise UsageError(f"{shown} cannot be opened ({type(error).__name__}): check the AWS_* variables") from None
 
 
-def _said(error: Exception, shown: str, name: str) -> Exception:
+def _translate(error: Exception, shown: str, name: str) -> Exception:
     if isinstance(error, FileNotFoundError):
         return NotFound(f"{shown} has no {name}")
     if isinstance(error, PermissionDeniedError | UnauthenticatedError):
-        return AccessDenied(f"{shown} may not be read with these credentials: look at the AWS_* variables")
-    return TransferInterrupted(f"{shown} cannot be reached, or failed ({type(error).__name__}): is it up?")
+        return AccessDenied(f"{shown} may not be read with these credentials: check the AWS_* variables")
+    return TransferInterrupted(
+        f"{shown} cannot be reached, or failed ({type(error).__name__}): check that it is running"
+    )

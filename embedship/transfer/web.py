@@ -1,4 +1,4 @@
-"""HTTP with timeouts, whose failures are this folder's errors; a file from an offset on, whatever the server can."""
+"""HTTP client with timeouts: its failures are TransferErrors, and it reads files from any offset."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ except ModuleNotFoundError:
 
 PIECE = 1 << 20  # bytes
 _TIMEOUTS = (10.0, 60.0)  # seconds to connect, and between two bytes
-_PASSING = {408, 425, 429}  # besides 5xx
-_LOST = (
+_RETRIED_STATUS = {408, 425, 429}  # and all 5xx
+_LOST_CONNECTION = (
     requests.ConnectionError,
     requests.Timeout,
     requests.exceptions.ChunkedEncodingError,
@@ -29,7 +29,7 @@ _LOST = (
 
 
 class BearerAuth(AuthBase):
-    """A token; given like this and not as a header, so that ~/.netrc does not replace it."""
+    """Sends a bearer token. It is not passed as a header, because requests would replace that by ~/.netrc."""
 
     def __init__(self, token: str) -> None:
         self._token = token
@@ -40,18 +40,18 @@ class BearerAuth(AuthBase):
 
 
 class HttpSession(requests.Session):
-    """Follows redirects, but none to where nothing proves who answers, if something proved it before.
+    """Follows redirects, except from a server that TLS proves to one without TLS.
 
-    `requests` alone follows https to http, and looks ~/.netrc up again for each address on the way.
+    Plain `requests` follows https to http, and looks up ~/.netrc again for each address on the way.
     """
 
     def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
-        """Called by `requests` before each redirected request is sent. Raises TransferError."""
+        """Check a redirect. `requests` calls this before it sends each redirected request. Raises TransferError."""
         before, after = str(response.request.url), str(prepared_request.url)
         if _downgrades(before, after):
             raise TransferError(
-                f"{urlsplit(before).netloc} redirects away from TLS, to http://{urlsplit(after).netloc}, where nothing "
-                "proves who answers: nothing was sent there. Give the address that it should redirect to"
+                f"{urlsplit(before).netloc} redirects to http://{urlsplit(after).netloc}, without TLS, where nothing "
+                "proves which server answers. Nothing was sent there. Give the address that it should redirect to"
             )
         super().rebuild_auth(prepared_request, response)
 
@@ -66,7 +66,7 @@ def _downgrades(before: str, after: str) -> bool:
 
 
 class HttpRequest(NamedTuple):
-    """One request. Credentials are not sent on when another host is redirected to."""
+    """One HTTP request. Credentials are not sent on if it is redirected to another host."""
 
     method: str
     url: str
@@ -76,13 +76,17 @@ class HttpRequest(NamedTuple):
 
 
 def is_loopback(host: str | None) -> bool:
+    """Return whether the host is this machine."""
     return host in {"localhost", "127.0.0.1", "::1"}
 
 
 @contextmanager
 def send(session: HttpSession, call: HttpRequest, accept: frozenset[int] = frozenset()) -> Iterator[requests.Response]:
-    """The answer, its body not read yet. Raises the errors of this folder unless it is a success or in `accept`."""
-    where = urlsplit(call.url).netloc
+    """Send a request and yield the response before its body is read.
+
+    Raises the errors of embedship.transfer.errors unless the status is a success or in `accept`.
+    """
+    host = urlsplit(call.url).netloc
     try:
         with session.request(
             call.method,
@@ -92,71 +96,76 @@ def send(session: HttpSession, call: HttpRequest, accept: frozenset[int] = froze
             auth=call.auth,
             timeout=_TIMEOUTS,
             stream=True,
-        ) as answer:
-            if not answer.ok and answer.status_code not in accept:
-                raise _refusal(answer)
-            yield answer
+        ) as response:
+            if not response.ok and response.status_code not in accept:
+                raise _refusal(response)
+            yield response
     except requests.exceptions.SSLError as error:
-        if "CERTIFICATE_VERIFY_FAILED" not in str(error):  # the library has one class for all that TLS can meet
-            raise TransferInterrupted(f"{where} broke TLS off: is it up, and does it speak https?") from None
+        if "CERTIFICATE_VERIFY_FAILED" not in str(error):  # requests has one class for all TLS errors
+            raise TransferInterrupted(
+                f"{host} broke off the TLS connection: check that it is running and uses https"
+            ) from None
         raise TransferError(
-            f"{where} has no certificate that is trusted here: give its authority's in REQUESTS_CA_BUNDLE"
+            f"{host} has a certificate that is not trusted here: give its authority's in REQUESTS_CA_BUNDLE"
         ) from None
-    except _LOST as error:
+    except _LOST_CONNECTION as error:
         raise TransferInterrupted(
-            f"{where} cannot be reached, or hung up ({type(error).__name__}): is it up?"
+            f"{host} cannot be reached, or closed the connection ({type(error).__name__}): check that it is running"
         ) from None
     except requests.RequestException as error:
-        raise UsageError(f"{where} cannot be asked ({type(error).__name__}): is the address right?") from None
+        raise UsageError(f"the request to {host} failed ({type(error).__name__}): check the address") from None
 
 
-def _refusal(answer: requests.Response) -> TransferError:
-    status, where = answer.status_code, urlsplit(answer.url)  # after redirects; its query may be a signature
-    said = f"{where.netloc} answered {status} for {where.path}"
+def _refusal(response: requests.Response) -> TransferError:
+    status, url = response.status_code, urlsplit(response.url)  # after redirects; its query may be a signature
+    message = f"{url.netloc} answered {status} for {url.path}"
     if status in (404, 410):
-        return NotFound(said)
+        return NotFound(message)
     if status in (401, 403):
-        return AccessDenied(f"{said}: give credentials that may read there (docs/deploy.md says where)")
+        return AccessDenied(f"{message}: give credentials that may read there (docs/deploy.md says where)")
     if status == 416:
-        return TransferError(f"{said}: its file is shorter than bundle.json says")
-    if status >= 500 or status in _PASSING:
-        return TransferInterrupted(said, _seconds(answer.headers.get("Retry-After")))
-    return TransferError(said)
+        return TransferError(f"{message}: its file is shorter than bundle.json says")
+    if status >= 500 or status in _RETRIED_STATUS:
+        return TransferInterrupted(message, _seconds(response.headers.get("Retry-After")))
+    return TransferError(message)
 
 
-def _seconds(given: str | None) -> float | None:
-    return float(given) if given and re.fullmatch(r"\d{1,6}", given) else None
+def _seconds(header: str | None) -> float | None:
+    return float(header) if header and re.fullmatch(r"\d{1,6}", header) else None
 
 
 def ranged(call: HttpRequest, offset: int) -> HttpRequest:
-    """Ask for all from `offset` on, and never for what a proxy has compressed: an offset would count other bytes."""
+    """Return a request for the bytes from `offset`, uncompressed: in a compressed body an offset would be wrong."""
     wanted = {"Accept-Encoding": "identity", **({"Range": f"bytes={offset}-"} if offset else {})}
     return call._replace(headers={**call.headers, **wanted})
 
 
-def body(answer: requests.Response, offset: int) -> Iterator[bytes]:
-    """The bytes from `offset` on, also from a server that knows no ranges and sent all of it."""
-    skip = offset - _begins(answer)
-    for piece in answer.iter_content(PIECE):
+def body(response: requests.Response, offset: int) -> Iterator[bytes]:
+    """Yield the bytes from `offset`, also if the server ignores ranges and sent the whole file."""
+    skip = offset - _start(response)
+    for piece in response.iter_content(PIECE):
         if skip < len(piece):
             yield piece[skip:]
         skip = max(0, skip - len(piece))
 
 
-def capped(answer: requests.Response, limit: int) -> bytes:
-    """The whole body, or its first `limit` + 1 bytes if it is larger."""
-    found = b""
-    for piece in answer.iter_content(PIECE):
-        found += piece
-        if len(found) > limit:
+def capped(response: requests.Response, limit: int) -> bytes:
+    """Return the whole body, or its first `limit` + 1 bytes if it is larger."""
+    content = b""
+    for piece in response.iter_content(PIECE):
+        content += piece
+        if len(content) > limit:
             break
-    return found[: limit + 1]
+    return content[: limit + 1]
 
 
-def _begins(answer: requests.Response) -> int:
-    if answer.status_code != 206:
+def _start(response: requests.Response) -> int:
+    """Return the offset in the file at which the response begins."""
+    if response.status_code != 206:
         return 0
-    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
-    if not found:
-        raise TransferError(f"{urlsplit(answer.url).netloc} sent a part of a file and does not say which")
-    return int(found[1])
+    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+    if not match:
+        raise TransferError(
+            f"{urlsplit(response.url).netloc} sent a part of a file, but a missing or invalid Content-Range"
+        )
+    return int(match[1])

@@ -26,7 +26,7 @@ def _certified(variants: Sequence[Variant], name: str, encoder: Encoder, steps: 
     if any(each.name == name and each.shapes for each in variants):
         return list(variants)
     with steps.step(f"shapes of {name}"):
-        found = shapes.certify(shapes.CertificateSubject.of(encoder))
+        found = shapes.certify(shapes.CertificateSubject.from_encoder(encoder))
     steps.say(f"{name}: {shapes.remark(found)}")
     return [msgspec.structs.replace(each, shapes=found) if each.name == name else each for each in variants]
 
@@ -34,4 +34,4 @@ def _certified(variants: Sequence[Variant], name: str, encoder: Encoder, steps: 
 def _require(variants: Sequence[Variant], name: str, encoder: Encoder) -> None:
     found = next(each.shapes for each in variants if each.name == name)
     assert found is not None, "it was certified just now"
-    encoder.restrict(shapes.require(found, shapes.CertificateSubject.of(encoder).layout, name), found)
+    encoder.restrict(shapes.require(found, shapes.CertificateSubject.from_encoder(encoder).layout, name), found)

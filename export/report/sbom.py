@@ -54,7 +54,7 @@ def _model(manifest: BundleManifest, folder: Path) -> Component:
         version=manifest.fingerprint[:12],
         bom_ref=f"model:{manifest.fingerprint}",
         hashes=[_hash(source.weights_sha256)],  # of the float32 weights, whatever file they lie in
-        components=[_file(name, SealedFile.of(folder / name)) for name in _weights(manifest, folder)],
+        components=[_file(name, SealedFile.from_path(folder / name)) for name in _weights(manifest, folder)],
         properties=[Property(name=f"embedship:{name}", value=value) for name, value in facts.items()],
     )
 

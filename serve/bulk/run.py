@@ -165,7 +165,7 @@ def _begin(out: Path, plan: EncodePlan, source: TextSource) -> None:
         return
     ids = (msgspec.json.encode(number if row.id is None else row.id) for number, row in enumerate(source.rows()))
     atomic_file.write(out / IDS, b"".join(line + b"\n" for line in ids))
-    atomic_file.write(out / PLAN, sealed.text(plan))
+    atomic_file.write(out / PLAN, sealed.to_bytes(plan))
 
 
 def _require_same(there: EncodePlan, here: EncodePlan, out: Path) -> None:
@@ -210,7 +210,7 @@ def _written(out: Path, plan: EncodePlan, encoded: EncodedShard) -> ShardRecord:
     path = out / f"vectors-{encoded.number:05d}.{plan.layout}"
     atomic_file.write(path, encoded.content)
     shard = ShardRecord(
-        name=path.name, texts=encoded.texts, tokens=encoded.tokens, cut=encoded.cut, file=SealedFile.of(path)
+        name=path.name, texts=encoded.texts, tokens=encoded.tokens, cut=encoded.cut, file=SealedFile.from_path(path)
     )
     atomic_file.write(_sidecar(out, encoded.number), msgspec.json.encode(shard))
     return shard
@@ -219,9 +219,9 @@ def _written(out: Path, plan: EncodePlan, encoded: EncodedShard) -> ShardRecord:
 def _finish(out: Path, plan: EncodePlan, shards: tuple[ShardRecord, ...]) -> EncodeManifest:
     row = (plan.dimension // 8, "uint8") if plan.code is VectorCode.UBINARY else (plan.dimension, str(plan.code))
     manifest = sealed.seal(
-        EncodeManifest(format=FORMAT, plan=plan, shards=shards, ids=SealedFile.of(out / IDS), row=row)
+        EncodeManifest(format=FORMAT, plan=plan, shards=shards, ids=SealedFile.from_path(out / IDS), row=row)
     )
-    atomic_file.write(out / MANIFEST, sealed.text(manifest))
+    atomic_file.write(out / MANIFEST, sealed.to_bytes(manifest))
     _tidy(out)
     return manifest
 

@@ -83,7 +83,7 @@ def backup(
     with write_folder_atomically(target, _refuse, open_to_readers=False) as staging:
         for name, folder in names.items():
             _copied(folder, staging / name)
-        files = {name: SealedFile.of(staging / name) for name in sealed.list_files(staging)}
+        files = {name: SealedFile.from_path(staging / name) for name in sealed.list_files(staging)}
         made = BackupManifest(format=FORMAT, created=sealed.creation_time(), folders=tuple(names), files=files)
         sealed.write(staging / MANIFEST, made)
     found = BackupReport(str(target), made.folders, len(files), _bytes(made), _pruned(to, target, keep))

@@ -14,7 +14,7 @@ from embedship.codes import Vectors
 from embedship.device import DeviceAddress as Where
 from embedship.device import DeviceKind
 from embedship.encoder import Encoder
-from embedship.engine.device import streams as useful_streams
+from embedship.engine.device import default_streams
 from embedship.engine.protocol import Engine
 from embedship.golden import GoldenCheck
 from embedship.serve.devices import DeviceDown, ServingDevice
@@ -95,7 +95,7 @@ def processes(
 
 def _streams(devices: Sequence[Where], wished: int | None) -> int:
     """Of each."""
-    useful = wished or useful_streams(devices[0])
+    useful = wished or default_streams(devices[0])
     apart = devices[0].kind is not DeviceKind.CPU and not wished
     return useful if apart else max(1, useful // len(devices))
 

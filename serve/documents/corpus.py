@@ -63,7 +63,7 @@ class CorpusFile:
         """
         self.skipped, self.skipped_ids = SkippedDocuments(), set()
         found = False
-        for number, each in jsonl.rows(self._path, document):
+        for number, each in jsonl.numbered_rows(self._path, document):
             if has_text(each, self._with_title):
                 found = True
                 yield number, each

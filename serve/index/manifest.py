@@ -221,7 +221,7 @@ def _consistent(manifest: IndexManifest) -> bool:
 
 def write(folder: Path, manifest: IndexManifest) -> IndexManifest:
     """Hash the files that lie in `folder`, then write the manifest last."""
-    hashed = {name: SealedFile.of(folder / name) for name in sorted(files(manifest.recipe))}
+    hashed = {name: SealedFile.from_path(folder / name) for name in sorted(files(manifest.recipe))}
     return sealed.write(folder / MANIFEST, msgspec.structs.replace(manifest, files=hashed))
 
 

@@ -169,7 +169,7 @@ def _begin(work: Path, plan: MigrationPlan, force: bool) -> MigrationPlan:
     path = work / PLAN
     if force or not path.exists():
         _empty(work)
-        atomic_file.write(path, sealed.text(sealed.seal(plan)))
+        atomic_file.write(path, sealed.to_bytes(sealed.seal(plan)))
         return plan
     began = sealed.read(path, MigrationPlan, FORMAT, "unfinished migration")
     if differ := sealed.differences(began, plan, {"version", "created", "digest"}):

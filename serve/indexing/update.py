@@ -36,7 +36,7 @@ class UpdateCounts(msgspec.Struct, frozen=True):
 
 def count(lines: Path) -> int:
     """Read all of it before anything is changed. Raises UsageError naming the first bad line."""
-    return sum(1 for _ in jsonl.rows(lines, parsed))
+    return sum(1 for _ in jsonl.numbered_rows(lines, parsed))
 
 
 def update(index: WritableBackend, encoder: Encoder, lines: Path, progress: Progress) -> UpdateCounts:
@@ -49,7 +49,7 @@ def update(index: WritableBackend, encoder: Encoder, lines: Path, progress: Prog
     embedding = CorpusEmbedder(encoder, found.with_title, lambda *_: None)
     split = chunker_for_index(encoder.tokenizer, encoder.bundle.manifest.pipeline, found.chunking, found.with_title)
     total, skipped = UpdateCounts(), SkippedDocuments()
-    for batch in _batches(jsonl.rows(lines, parsed)):
+    for batch in _batches(jsonl.numbered_rows(lines, parsed)):
         wanted: dict[str, Document | DeleteDocument] = {}
         for change in batch:
             if isinstance(change, DeleteDocument) or has_text(change, found.with_title):

@@ -96,7 +96,7 @@ def write(folder: Path, blocks: Iterable[Vectors], size: int, documents: int, be
     faiss_library.on_this_thread()  # searches need the other cores
     truth = ExactVectors.write(folder, blocks, (size, before.dimension))
     kinds.write(folder, truth, before.recipe, before.packing, before.effort)
-    files = {name: SealedFile.of(folder / name) for name in sorted(_files(before))}
+    files = {name: SealedFile.from_path(folder / name) for name in sorted(_files(before))}
     described = msgspec.structs.replace(
         before, size=size, documents=documents, created=sealed.creation_time(), files=files
     )

@@ -67,7 +67,7 @@ class LoadedModel:
         each = [device.encode for device in fleet.devices for _ in range(device.streams)]
         if isinstance(engine, DevicePool):
             shapes.ensure(encoder, settings.cache, streams=each, batch_tokens=settings.batch_tokens)
-        shapes.warm(shapes.CertificateSubject.of(encoder, each))
+        shapes.warm(shapes.CertificateSubject.from_encoder(encoder, each))
         model = encoder.bundle.manifest.pipeline
         lanes: PriorityQueue[PendingRequest] = PriorityQueue(settings.batch_tokens)
         workers = BatchExecutor(fleet.devices, model.dimension, encoder.layout, lanes, counts)

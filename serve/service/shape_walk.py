@@ -26,8 +26,8 @@ class ShapeWalk:
 
     @classmethod
     def of(cls, encoder: Encoder) -> ShapeWalk:
-        subject = CertificateSubject.of(encoder)
-        return cls(ShapeTexts.of(subject), subject.layout.shapes(), subject.floor)
+        subject = CertificateSubject.from_encoder(encoder)
+        return cls(ShapeTexts.from_subject(subject), subject.layout.shapes(), subject.floor)
 
     async def on(self, workers: BatchExecutor, device: str) -> bool:
         """Try the next SHAPES of a device. Shapes that differ are used no more, on no device, and the answer is False.

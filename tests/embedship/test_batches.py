@@ -16,7 +16,7 @@ def test_every_row_once_and_within_the_budget(lengths: list[int], budget: int) -
     for group in groups:
         sizes = [lengths[row] for row in group]
         area = len(group) * padded_width(max(sizes))
-        beyond = area - sum(map(padded_width, sizes))  # more than each text alone is padded
+        beyond = area - sum(map(padded_width, sizes))  # padding beyond that of each text alone
         assert len(group) == 1 or (area <= budget and beyond <= max(SLACK, PADDING * sum(sizes)))
         assert len(group).bit_count() == 1
 
@@ -31,8 +31,8 @@ def test_padding_of_ragged_text_stays_under_five_percent() -> None:
     lengths = np.random.default_rng(0).gamma(2.0, 40.0, 2000).astype(int).clip(3, 256).tolist()
     shapes = [(len(group), padded_width(max(lengths[row] for row in group))) for group in plan(lengths)]
     assert sum(rows * width for rows, width in shapes) / sum(lengths) <= 1.05
-    assert len(set(shapes)) < 100  # what OpenVINO keeps
-    assert sum(lengths) / len(shapes) > 0.5 * BUDGET  # and not by way of tiny batches
+    assert len(set(shapes)) < 100  # the number of shapes that OpenVINO keeps
+    assert sum(lengths) / len(shapes) > 0.5 * BUDGET  # and batches are not tiny
 
 
 def test_texts_of_a_small_call_are_not_padded_to_its_longest() -> None:

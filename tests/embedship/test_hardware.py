@@ -50,7 +50,7 @@ def test_the_machine_is_described() -> None:
 
 
 def test_a_smaller_affinity_makes_fewer_streams() -> None:
-    """In a process of its own: a mask that is narrowed here would stay narrow for the other tests."""
+    """In a process of its own, because the narrowed affinity mask would affect other tests."""
     code = (
         "import os\nfrom embedship import hardware\n"
         "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\nprint(hardware.cores() <= 1, hardware.streams())"

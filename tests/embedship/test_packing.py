@@ -52,10 +52,10 @@ def test_what_was_not_frozen_is_refused(pipeline: ModelSpec, frozen: VectorCodes
 def test_int8_of_a_model_that_does_not_normalise_is_of_the_direction(
     pipeline: ModelSpec, frozen: VectorCodes, vectors: np.ndarray, norm: float
 ) -> None:
-    """Its ranges were fitted on unit rows: at a norm of 20 most components would be clipped, and nobody told."""
+    """The ranges were fitted on unit vectors: at a norm of 20 most components would be clipped silently."""
     raw = msgspec.structs.replace(pipeline, normalised=False, similarity=Similarity.COSINE)
     rows = quantize_vectors(np.float32(norm) * vectors, VectorCode.INT8, raw, frozen).astype(int)
-    assert np.abs(rows - quantize_vectors(vectors, VectorCode.INT8, pipeline, frozen)).max() <= 1  # a rounding apart
+    assert np.abs(rows - quantize_vectors(vectors, VectorCode.INT8, pipeline, frozen)).max() <= 1  # by rounding
     assert (quantize_vectors(vectors, VectorCode.FLOAT32, raw, frozen) == vectors).all()
 
 

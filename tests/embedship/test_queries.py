@@ -30,7 +30,7 @@ def test_sessions_of_one_name_are_one(tmp_path: Path) -> None:
 
 
 def test_times_put_queries_in_order(tmp_path: Path) -> None:
-    """With a zone, without one, and in seconds: all the same clock."""
+    """A time with a zone, without one, and in seconds is the same time."""
     stamps = ["2026-11-22T09:00:02+01:00", "2026-11-22T08:00:01", 1795334400.0]
     rows = [{"text": str(n), "timestamp": at, "session": n} for n, at in enumerate(stamps)]
     found = queries.read(log(tmp_path, *rows))

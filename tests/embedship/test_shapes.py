@@ -1,4 +1,4 @@
-"""Engines that are wrong for a shape: found, and left out of the plan. And the real ones."""
+"""Shape certificates: engines that are wrong for some shapes are found and restricted. Also the real engines."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ WRONG = PaddedShape(4, 24)
 
 
 class Hashed:
-    """An engine whose vector of a text is a sum of a random row a token: right, whatever the shape.
+    """An engine whose vector of a text is a sum of one random row per token: right in every shape.
 
-    `broken` says of (shape, shapes seen before, stream) whether the vectors of a batch are those of nothing.
+    `broken(shape, shapes seen before, stream)` tells whether the vectors of a batch are wrong.
     """
 
     precision = Precision.INT8
@@ -89,7 +89,7 @@ def one_width(shape: PaddedShape, seen: frozenset[PaddedShape], stream: int) -> 
 
 
 def opened(bundle: Path, engine: Hashed) -> Encoder:
-    """An encoder over that engine; the bundle says nothing of shapes, and reads POSITIONS tokens."""
+    """Return an encoder with that engine. Its bundle has no shape certificate, and reads POSITIONS tokens."""
     whole = Bundle.open(bundle)
     manifest = whole.manifest
     bare = tuple(msgspec.structs.replace(each, shapes=None) for each in manifest.variants)
@@ -150,7 +150,7 @@ def test_a_wrong_shape_is_found_and_no_vector_of_it_is_served(
 ) -> None:
     engine = Hashed(DIMENSION, broken)
     encoder = encoder_of(engine)
-    found = shapes.certify(CertificateSubject.of(encoder, streams_of(engine)), seed)
+    found = shapes.certify(CertificateSubject.from_encoder(encoder, streams_of(engine)), seed)
     assert [(each.rows, each.width) for each in found.wrong] == [WRONG]
     encoder.restrict(shapes.require(found, encoder.layout, "x"), found)
     before, tokens = engine.told_wrong, lots()
@@ -179,7 +179,7 @@ def test_an_encoder_is_kept_from_it_on_the_way_that_it_computes(
 def test_with_one_stream_a_shape_is_met_after_every_other_one(encoder_of: Callable[[Hashed], Encoder]) -> None:
     for seed in range(4):
         engine = Hashed(DIMENSION, after_another, streams=1)
-        found = shapes.certify(CertificateSubject.of(encoder_of(engine), streams_of(engine)), seed)
+        found = shapes.certify(CertificateSubject.from_encoder(encoder_of(engine), streams_of(engine)), seed)
         assert [(each.rows, each.width) for each in found.wrong] == [WRONG]
 
 
@@ -188,7 +188,7 @@ def test_a_width_that_is_wrong_for_all_rows_is_named_and_its_neighbours_are_not(
 ) -> None:
     engine = Hashed(DIMENSION, one_width)
     encoder = encoder_of(engine)
-    found = shapes.certify(CertificateSubject.of(encoder))
+    found = shapes.certify(CertificateSubject.from_encoder(encoder))
     assert {each.width for each in found.wrong} == {32}
     assert len(found.wrong) == 6
 
@@ -207,7 +207,7 @@ def test_too_many_wrong_shapes_refuse_the_variant_and_the_next_start_knows(
 
 def test_a_length_without_a_right_shape_refuses_the_variant(encoder_of: Callable[[Hashed], Encoder]) -> None:
     encoder = encoder_of(Hashed(DIMENSION, lambda shape, *_: shape.width == POSITIONS))
-    found = shapes.certify(CertificateSubject.of(encoder))
+    found = shapes.certify(CertificateSubject.from_encoder(encoder))
     with pytest.raises(GateError, match="texts of 36 tokens have no right shape left"):
         shapes.require(found, encoder.layout, "x")
 
@@ -218,7 +218,7 @@ def test_nan_is_wrong(encoder_of: Callable[[Hashed], Encoder]) -> None:
             vectors = super().on(stream, batch)
             return vectors * np.float32("nan") if batch.input_ids.shape == WRONG else vectors
 
-    found = shapes.certify(CertificateSubject.of(encoder_of(Nan(DIMENSION))))
+    found = shapes.certify(CertificateSubject.from_encoder(encoder_of(Nan(DIMENSION))))
     assert [(each.rows, each.width) for each in found.wrong] == [WRONG]
 
 
@@ -235,12 +235,12 @@ def test_another_machine_runtime_plan_or_more_streams_are_certified_anew(
     encoder_of: Callable[[Hashed], Encoder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder = encoder_of(Hashed(DIMENSION))
-    subject = CertificateSubject.of(encoder)
+    subject = CertificateSubject.from_encoder(encoder)
     found = shapes.certify(subject)
     assert shapes.applies(found, subject)
     assert shapes.applies(found, subject._replace(streams=subject.streams[:1]))
     assert not shapes.applies(found, subject._replace(streams=subject.streams * 2))
-    assert not shapes.applies(found, CertificateSubject.of(encoder, batch_tokens=4096))
+    assert not shapes.applies(found, CertificateSubject.from_encoder(encoder, batch_tokens=4096))
     assert not shapes.applies(msgspec.structs.replace(found, runtime="onnxruntime 0"), subject)
     assert not shapes.applies(msgspec.structs.replace(found, isa=("avx2", "sse9")), subject)
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")

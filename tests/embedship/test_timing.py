@@ -1,4 +1,4 @@
-"""Noise cannot choose: variants that take known times, on a clock that moves only when they work."""
+"""Variant choice is robust against noise: variants with known costs, on a clock that moves only when they work."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Slow = Callable[[str, int], float]
 
 
 class FakeClock(ProcessClock):
-    """Of one machine with two cores; `others` take CPU time while the process waits."""
+    """The clock of a machine with two cores. `others` is the CPU time of other programs while the process waits."""
 
     def __init__(self) -> None:
         self.walls = self.cpus = self.used = 0.0
@@ -36,7 +36,7 @@ class FakeClock(ProcessClock):
 
 
 class FakeEncoder:
-    """Takes `cost` CPU seconds a token on two streams; `slow(name, call)` says how many times longer the wall shows."""
+    """Uses `cost` CPU seconds per token on two streams. `slow(name, call)` is the factor of the wall time."""
 
     def __init__(self, name: str, cost: float, clock: FakeClock, slow: Slow) -> None:
         self.name, self.cost, self.clock, self.slow, self.calls = name, cost, clock, slow, 0
@@ -53,7 +53,7 @@ class FakeEncoder:
         self.calls += 1
         self.clock.walls += wall
         self.clock.cpus += cpu
-        self.clock.used += max(cpu, 2 * wall)  # others take what this process did not get
+        self.clock.used += max(cpu, 2 * wall)  # other programs use what this process did not get
 
 
 def measured(
@@ -84,7 +84,7 @@ def test_a_clear_winner_is_chosen_after_few_rounds(variants: list[Variant]) -> N
     assert best(variants, timed) == "openvino-int8"
     assert not timed.busy
     assert len(timed.throughput["onnx"]) == 3
-    made = tune.decided(variants, Objective.THROUGHPUT, "openvino-int8", timed.speeds)
+    made = tune.make_choice(variants, Objective.THROUGHPUT, "openvino-int8", timed.speeds)
     assert made.alike == ()
     assert made.spread["onnx"] == pytest.approx(0, abs=1e-6)
     assert made.tokens_per_second["onnx"] == pytest.approx(2 / 10e-6, rel=1e-3)
@@ -97,18 +97,18 @@ def test_a_slow_spell_that_hits_one_variant_does_not_change_the_choice(variants:
     timed, _ = measured(COSTS, lambda name, call: 8.0 if (name, call) == ("openvino-int8", spell) else 1.0)
     assert best(variants, timed) == "openvino-int8"
     assert len(timed.throughput["onnx"]) > 3, "more rounds were asked for"
-    assert tune.decided(variants, Objective.THROUGHPUT, "openvino-int8", timed.speeds).spread["openvino-int8"] > 1
+    assert tune.make_choice(variants, Objective.THROUGHPUT, "openvino-int8", timed.speeds).spread["openvino-int8"] > 1
 
 
 def test_on_a_busy_machine_cpu_time_decides_and_it_is_said(
     variants: list[Variant], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As seen: all at a tenth of their speed, and the fastest held up most."""
+    """As observed: all ran at a tenth of their speed, and the fastest was slowed most."""
     timed, _ = measured(COSTS, lambda name, call: 16.0 if name == "openvino-int8" else 9.0)
     speeds = timed.speeds
     assert speeds.tokens_per_second["openvino-int8"] < speeds.tokens_per_second["openvino"], "by the wall clock"
     assert best(variants, timed) == "openvino-int8"
-    made = tune.decided(variants, Objective.THROUGHPUT, "openvino-int8", speeds)
+    made = tune.make_choice(variants, Objective.THROUGHPUT, "openvino-int8", speeds)
     assert made.busy
     assert "other programs used this machine" in caplog.text
 
@@ -131,7 +131,7 @@ def test_of_what_cannot_be_told_apart_the_more_exact_is_taken(variants: list[Var
     timed, _ = measured({"onnx": 10e-6, "openvino": 5.1e-6, "openvino-int8": 5e-6}, noise)
     assert best(variants, timed) == "openvino"
     assert len(timed.throughput["onnx"]) == 7, "all rounds were used before it was given up"
-    made = tune.decided(variants, Objective.THROUGHPUT, "openvino", timed.speeds)
+    made = tune.make_choice(variants, Objective.THROUGHPUT, "openvino", timed.speeds)
     assert made.alike == ("openvino-int8",)
     level, _ = measured({"onnx": 5.1e-6, "openvino": 5.05e-6, "openvino-int8": 5e-6}, noise)
     assert best(variants, level) == "onnx"

@@ -1,4 +1,4 @@
-"""Measuring for real, on two variants of the real model, as they would arrive from another machine."""
+"""Real measurements of two variants of the real model, in a bundle that was exported on another machine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAMES = ("onnx", "openvino-int8")
 
 @pytest.fixture
 def foreign(bundle: Path, tmp_path: Path) -> Path:
-    """A bundle of two variants, chosen by a foreign machine: the slower one."""
+    """A bundle of two variants whose choice, the slower one, was made on another machine."""
     opened = Bundle.open(bundle)
     kept = [opened.variant(name) for name in NAMES]
     folder = tmp_path / "bundle"
@@ -44,7 +44,7 @@ def _same_disk(one: Path, other: Path) -> bool:
 
 
 def test_a_foreign_choice_is_measured_again_and_kept(foreign: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tune, "_AT_START_SECONDS", 600.0)  # a slow machine, too, has to measure both
+    monkeypatch.setattr(tune, "_AT_START_SECONDS", 600.0)  # a slow machine also has to measure both
     opened = Bundle.open(foreign)
     before = (foreign / "bundle.json").read_bytes()
     settled = tune.choose_variant(opened)
@@ -68,7 +68,7 @@ def test_what_cannot_be_kept_is_said(foreign: Path, tmp_path: Path) -> None:
     occupied.touch()
     remark = tune.choose_variant(Bundle.open(foreign), occupied).remark
     assert remark is not None
-    assert "not kept" in remark
+    assert "not stored" in remark
     assert "--cache (EMBEDSHIP_CACHE)" in remark
 
 
@@ -111,7 +111,7 @@ def test_the_verb(foreign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert (answer["variant"], answer["objective"]) == ("openvino-int8", "size")
     assert Path(answer["file"]).parent == tmp_path / "cache"
     assert main.run(["tune", str(tmp_path)]) == 2
-    assert "is no bundle" in capsys.readouterr().err
+    assert "is not a bundle" in capsys.readouterr().err
 
 
 def test_a_choice_whose_runtime_is_not_installed_here_is_made_again(

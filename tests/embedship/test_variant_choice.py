@@ -41,7 +41,7 @@ def variants(bundle: Path) -> list[Variant]:
 
 @pytest.fixture
 def foreign(bundle: Path, tmp_path: Path) -> Bundle:
-    """A bundle that was exported on another machine; its folder holds nothing but the manifest."""
+    """A bundle that was exported on another machine. Its folder has only the manifest."""
     opened = Bundle.open(bundle)
     there = msgspec.structs.replace(opened.manifest.choice, machine=FOREIGN)
     return Bundle(tmp_path / "bundle", msgspec.structs.replace(opened.manifest, choice=there, digest="f" * 64))
@@ -54,7 +54,7 @@ def here(bundle: Bundle, variant: str) -> VariantChoice:
 @pytest.mark.parametrize(
     ("objective", "expected"),
     [
-        # O3 gains 1.02x, within the noise, and dynamic int8 is for those who name it.
+        # O3 gains 1.02x, within the noise. Dynamic int8 is chosen only if it is named.
         (Objective.THROUGHPUT, ["openvino-int8", "onnx-int8", "onnx"]),
         (Objective.LATENCY, ["onnx-int8", "openvino-int8", "onnx-O3", "onnx"]),
         (Objective.SIZE, ["openvino-int8", "onnx-int8", "onnx"]),
@@ -91,7 +91,7 @@ def test_the_bundles_own_choice_is_taken_on_a_machine_like_the_exporters(bundle:
 
 
 def test_a_foreign_choice_is_never_kept_in_silence(foreign: Bundle, caplog: pytest.LogCaptureFixture) -> None:
-    assert variant_choice.known(foreign) is None
+    assert variant_choice.find_choice(foreign) is None
     assert variant_choice.variant(foreign).name == foreign.manifest.choice.variant
     (message,) = caplog.messages
     assert "was chosen on another cpu (asimd i8mm), but this machine has" in message
@@ -103,7 +103,7 @@ def test_a_foreign_choice_is_never_kept_in_silence(foreign: Bundle, caplog: pyte
 def test_what_was_measured_here_is_kept_beside_the_bundle_and_taken(foreign: Bundle) -> None:
     made = here(foreign, "onnx-int8")
     assert variant_choice.save(foreign, made) == foreign.folder.with_name("bundle.choice.json")
-    assert variant_choice.load(foreign) == variant_choice.known(foreign) == made
+    assert variant_choice.load(foreign) == variant_choice.find_choice(foreign) == made
     assert variant_choice.variant(foreign).name == "onnx-int8"
 
 
@@ -119,7 +119,7 @@ def test_a_cache_folder_serves_where_the_bundle_is_read_only(
 
 def test_a_stored_choice_of_yet_another_machine_is_not_taken(foreign: Bundle) -> None:
     variant_choice.save(foreign, msgspec.structs.replace(here(foreign, "onnx"), machine=FOREIGN))
-    assert variant_choice.known(foreign) is None
+    assert variant_choice.find_choice(foreign) is None
 
 
 @pytest.mark.parametrize(

@@ -88,12 +88,12 @@ def test_a_manifest_whose_task_is_none_of_its_format_is_refused(rerank_bundle: P
     folder = tmp_path / "bundle"
     shutil.copytree(rerank_bundle, folder)
     Bundle.write(folder, msgspec.structs.replace(Bundle.open(folder).manifest, format=FORMAT))
-    with pytest.raises(UnsafeError, match="rerank is no task of format 2"):
+    with pytest.raises(UnsafeError, match="format 2 is not the format of task rerank"):
         Bundle.open(folder)
 
 
 def test_each_task_is_refused_where_the_other_is_wanted(bundle: Path, rerank_bundle: Path) -> None:
-    with pytest.raises(UsageError, match=r"re-ranks passages, and a bundle is needed here that embeds texts"):
+    with pytest.raises(UsageError, match=r"re-ranks passages, but this needs a bundle that embeds texts"):
         Encoder.open(rerank_bundle)
     with pytest.raises(UsageError, match=r"embeds texts.*re-ranks passages"):
         Encoder.open(bundle, task=Task.RERANK)

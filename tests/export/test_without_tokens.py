@@ -58,7 +58,7 @@ def test_export_and_evaluate_leave_them_out_and_name_them(
     made = build(bare, tmp_path / "bundle", wishes, StepTimer(Console(file=said, width=1000)))
     assert made.manifest.quality is not None
     assert (made.manifest.quality.documents, made.manifest.quality.queries) == (30, 5)
-    assert made.manifest.quality.of("checkpoint").metrics["recall@10"] == 1
+    assert made.manifest.quality.result_of("checkpoint").metrics["recall@10"] == 1
     printed = said.getvalue()
     assert "1 document has no tokens, so no vector, and is left out (hollow)" in printed
     assert "1 query has no tokens, so no vector, and is left out (silent)" in printed

@@ -46,7 +46,7 @@ PIPELINE = ModelSpec(
     inputs=("input_ids", "attention_mask"),
     pad_id=0,
 )
-TOKENIZER_SHA256 = hashlib.sha256(b"abc").hexdigest()  # what every file of the folder below holds
+TOKENIZER_SHA256 = hashlib.sha256(b"abc").hexdigest()  # every file of the folder below contains abc
 SOURCE = ModelSource(name="tiny", weights_sha256="a" * 64, versions={})
 
 
@@ -154,26 +154,26 @@ def test_a_manifest_that_points_outside_is_refused(folder: Path, name: str) -> N
 
 
 def reseal(folder: Path, changed: BundleManifest) -> None:
-    """What an attacker who knows the format would write: a manifest whose digest is right."""
+    """Write what an attacker who knows the format would write: a manifest with a valid digest."""
     sealed.write(folder / MANIFEST, changed)
 
 
 def test_a_changed_pipeline_contradicts_the_fingerprint(folder: Path) -> None:
     pipeline = msgspec.structs.replace(PIPELINE, max_tokens=17)
     reseal(folder, msgspec.structs.replace(Bundle.open(folder).manifest, pipeline=pipeline))
-    with pytest.raises(UnsafeError, match="its fingerprint is not that of its pipeline"):
+    with pytest.raises(UnsafeError, match="its fingerprint does not match its pipeline"):
         Bundle.open(folder)
 
 
 def test_another_tokenizer_contradicts_the_fingerprint(folder: Path) -> None:
     (folder / "tokenizer.json").write_bytes(b"another")
-    with pytest.raises(UnsafeError, match=r"tokenizer.json is not the one its fingerprint was made with"):
+    with pytest.raises(UnsafeError, match=r"tokenizer.json is not the file its fingerprint was computed from"):
         Bundle.open(Bundle.write(folder, manifest()).folder)
 
 
 def test_a_variant_without_its_file_contradicts_the_manifest(folder: Path) -> None:
     (folder / "onnx/model.onnx").unlink()
-    with pytest.raises(UnsafeError, match=r"it lists no file onnx/model.onnx"):
+    with pytest.raises(UnsafeError, match=r"it does not list the variant files onnx/model.onnx"):
         Bundle.open(Bundle.write(folder, manifest()).folder)
 
 
@@ -237,7 +237,7 @@ def test_other_manifests_are_refused(folder: Path, text: bytes, kind: type[Excep
 
 
 def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is no bundle"):
+    with pytest.raises(UsageError, match="is not a bundle"):
         Bundle.open(tmp_path)
 
 

@@ -35,7 +35,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
-    """A bundle whose files hold three bytes each."""
+    """A bundle with three bytes in each file."""
     folder = tmp_path / "bundle"
     for name in ("onnx/model.onnx", "tokenizer.json", "golden.safetensors"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def test_the_statement_names_the_model_and_every_other_file(signed: Bundle) -> N
 
 
 def test_a_file_that_belongs_to_git_is_one_too_many(signed: Bundle, keys: tuple[Path, Path]) -> None:
-    """The standard's tool leaves them out unless it is told not to."""
+    """The standard's tool ignores them by default."""
     signed.path(".gitignore").touch()
     with pytest.raises(UnsafeError, match=r"Extra files .*\.gitignore"):
         signing.check(signed, keys[1])
@@ -118,14 +118,14 @@ def test_every_part_of_a_signature_counts(signed: Bundle, keys: tuple[Path, Path
             signing.check(signed, keys[1])
         except UnsafeError:
             continue
-        # What may change unnoticed is what no one reads: the JSON says the same.
+        # Only bytes that are not read may change unnoticed: the decoded JSON must be the same.
         assert json.loads(spoiled)["dsseEnvelope"] == json.loads(whole)["dsseEnvelope"]
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\xff", b'{"verificationMaterial": {}, "dsseEnvelope": {}}'])
 def test_what_is_no_signature(signed: Bundle, keys: tuple[Path, Path], content: bytes) -> None:
     signed.path(SIGNATURE).write_bytes(content)
-    with pytest.raises(UnsafeError, match="does not sign these files"):
+    with pytest.raises(UnsafeError, match="is not a signature of these files"):
         signing.check(signed, keys[1])
 
 
@@ -154,10 +154,10 @@ def test_what_has_been_tampered_with_is_not_signed(bundle: Bundle, keys: tuple[P
 def test_keys_that_are_none(tmp_path: Path, keys: tuple[Path, Path], bundle: Bundle) -> None:
     rsa = tmp_path / "rsa.key"
     subprocess.run(["openssl", "genrsa", "-out", str(rsa), "2048"], check=True, capture_output=True)
-    for path, reason in ((tmp_path / "none", "No such file"), (keys[1], "private key"), (rsa, "no key of a curve")):
+    for path, reason in ((tmp_path / "none", "No such file"), (keys[1], "private key"), (rsa, "not a key of a curve")):
         with pytest.raises(UsageError, match=reason):
             BundleSigner.open(path)
-    for path, reason in ((tmp_path / "none", "No such file"), (keys[0], "no public key")):
+    for path, reason in ((tmp_path / "none", "No such file"), (keys[0], "not a public key")):
         with pytest.raises(UsageError, match=reason):
             signing.check(bundle, path)
 

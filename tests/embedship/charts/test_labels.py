@@ -28,7 +28,7 @@ def test_at_the_right_edge_it_turns_to_the_left() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_names_cover_neither_points_nor_each_other(seed: int) -> None:
-    """Eight variants, half of them as near to each other as float32 ones are."""
+    """Eight variants, four of them as close to each other as float32 variants are."""
     random = np.random.default_rng(seed)
     points = [(random.uniform(80, 370), random.uniform(40, 220)) for _ in range(4)]
     points += [(points[0][0] + random.normal(0, 2), points[0][1]) for _ in range(4)]

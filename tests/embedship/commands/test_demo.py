@@ -1,4 +1,4 @@
-"""The demo, whole: what `make demo DEMO_ARGS=--once` runs."""
+"""The demo as a user runs it with `make demo DEMO_ARGS=--once`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def test_the_demo_checks_itself_and_a_second_start_reuses_what_is_valid(started: tuple[Path, str]) -> None:
     folder, first = started
-    served, checkpoint = map(float, re.search(r"recall@10 (\S+) served, (\S+) by the checkpoint", first).groups())  # type: ignore[union-attr]
+    served, checkpoint = map(float, re.search(r"recall@10 (\S+) served, (\S+) of the checkpoint", first).groups())  # type: ignore[union-attr]
     assert abs(served - checkpoint) <= 0.01
     assert "drift against the bundle's reference (live) │ ok" in first
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from embedship.commands.main import VERBS, run
+from embedship.commands.main import COMMANDS, run
 from embedship.commands.verify import VariantCheck
 from embedship.version import __version__
 
@@ -18,10 +18,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--help"]) == 0
     out = capsys.readouterr().out
-    assert all(verb in out for verb in VERBS)
+    assert all(verb in out for verb in COMMANDS)
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", COMMANDS)
 def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([verb, "--help"]) == 0
     assert "Usage: embedship" in capsys.readouterr().out
@@ -92,7 +92,7 @@ def test_verify_exits_4_and_names_what_was_tampered_with(
 
 def test_verify_of_nothing_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["verify", str(tmp_path)]) == 2
-    assert "is no bundle" in capsys.readouterr().err
+    assert "is not a bundle" in capsys.readouterr().err
 
 
 def test_a_date_that_is_no_number_is_refused_before_numpy_fails_on_it(
@@ -107,11 +107,11 @@ def test_a_date_that_is_no_number_is_refused_before_numpy_fails_on_it(
     ("line", "named"),
     [
         (["export", "none", "--out", "{out}"], "none is not a folder"),
-        (["verify", "none"], "none is no bundle"),
+        (["verify", "none"], "none is not a bundle"),
         (["sign", "none", "--key", "none"], "cannot be read"),
-        (["tune", "none"], "none is no bundle"),
-        (["evaluate", "none", "none"], "none is no bundle"),
-        (["index", "none", "none", "--out", "{out}"], "none is no bundle"),
+        (["tune", "none"], "none is not a bundle"),
+        (["evaluate", "none", "none"], "none is not a bundle"),
+        (["index", "none", "none", "--out", "{out}"], "none is not a bundle"),
         (["verify"], "command line is wrong"),
         (["nonsense"], "command line is wrong"),
     ],

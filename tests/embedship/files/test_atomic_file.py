@@ -40,7 +40,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(EmbedshipError, match="No space left on device; make room"):
+    with pytest.raises(EmbedshipError, match="No space left on device; free some space"):
         atomic_file.write(path, b"new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
@@ -55,5 +55,5 @@ def test_what_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
         atomic_file.check_writable(path, force=False)
     with pytest.raises(UsageError, match="is a folder"):
         atomic_file.check_writable(tmp_path, force=True)
-    with pytest.raises(UsageError, match="is no folder"):
+    with pytest.raises(UsageError, match="is not a folder"):
         atomic_file.check_writable(tmp_path / "none" / "report.html", force=False)

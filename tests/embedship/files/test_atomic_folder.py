@@ -16,7 +16,7 @@ from embedship.files.atomic_folder import resumable_folder, write_folder_atomica
 
 
 def anything(target: Path) -> None:
-    """Whatever lies there may be replaced."""
+    """Accept any target as replaceable."""
 
 
 def nothing(target: Path) -> None:
@@ -51,14 +51,13 @@ def test_what_fails_leaves_nothing(tmp_path: Path, error: type[BaseException]) -
 
 
 def test_sigterm_leaves_nothing_either(tmp_path: Path) -> None:
-    """In a process of its own: should it die of the signal, then no other test with it."""
+    """In a process of its own, so that a deadly signal does not end other tests."""
     code = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from embedship.files.atomic_folder import write_folder_atomically\n"
+        "from embedship.files.atomic_folder import write_folder_atomically as write\n"
         "before = signal.getsignal(signal.SIGTERM)\n"
         "try:\n"
-        "    with write_folder_atomically(Path(sys.argv[1]), lambda target: None):\n"
-        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    with write(Path(sys.argv[1]), lambda target: None): os.kill(os.getpid(), signal.SIGTERM)\n"
         "except KeyboardInterrupt: sys.exit(0 if signal.getsignal(signal.SIGTERM) is before else 3)\n"
     )
     done = subprocess.run([sys.executable, "-P", "-c", code, str(tmp_path / "folder")], timeout=60, check=False)
@@ -110,9 +109,8 @@ def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
 _UNTIL_KILLED = """
 import sys
 from pathlib import Path
-from types import SimpleNamespace
-from embedship.files.atomic_folder import resumable_folder, write_folder_atomically
-with write_folder_atomically(Path(sys.argv[1]), lambda found: None) as folder:
+from embedship.files.atomic_folder import write_folder_atomically
+with write_folder_atomically(Path(sys.argv[1]), lambda target: None) as folder:
     (folder / "half").touch()
     print("ready", flush=True)
     sys.stdin.read()
@@ -121,7 +119,7 @@ with write_folder_atomically(Path(sys.argv[1]), lambda found: None) as folder:
 
 @contextlib.contextmanager
 def another_run(target: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process in the middle of writing `target`."""
+    """Start a process that is in the middle of writing `target`."""
     command = [sys.executable, "-P", "-c", _UNTIL_KILLED, str(target)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -161,7 +159,7 @@ def test_the_folder_of_a_run_under_way_is_left_alone(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """A disk that is full after `size` bytes of any file."""
+    """Limit files to `size` bytes, as if the disk were full then."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -172,7 +170,7 @@ def largest_file(size: int) -> Iterator[None]:
 
 def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
     target = tmp_path / "folder"
-    cause = "folder could not be written: File too large; make room"
+    cause = "folder could not be written: File too large; free some space"
     with (
         largest_file(10),
         pytest.raises(EmbedshipError, match=cause),
@@ -187,7 +185,7 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
 def test_only_native_errors_are_laid_to_a_full_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception], free: int
 ) -> None:
-    """A mistake of ours on a nearly full disk stays what it is."""
+    """An error of our own code is not reported as a full disk."""
     monkeypatch.setattr(atomic_folder.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     disk = error is RuntimeError and not free
     with pytest.raises(EmbedshipError if disk else error), write_folder_atomically(tmp_path / "folder", nothing):
@@ -200,7 +198,7 @@ def test_an_error_of_another_file_is_not_called_a_full_disk(tmp_path: Path) -> N
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize("swap", [atomic_folder._exchanged, atomic_folder._swapped])
+@pytest.mark.parametrize("swap", [atomic_folder._exchange, atomic_folder._swap_in_steps])
 def test_both_ways_to_swap(tmp_path: Path, swap: object) -> None:
     for name in ("new", "out"):
         (tmp_path / name).mkdir()
@@ -216,7 +214,7 @@ def test_a_swap_that_fails_halfway_brings_the_old_one_back(tmp_path: Path) -> No
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "was").write_text("out")
     with pytest.raises(OSError, match="No such file"):
-        atomic_folder._swapped(tmp_path / "missing", tmp_path / "out")
+        atomic_folder._swap_in_steps(tmp_path / "missing", tmp_path / "out")
     assert (tmp_path / "out" / "was").read_text() == "out"
 
 

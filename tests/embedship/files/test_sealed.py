@@ -35,7 +35,7 @@ def test_any_flipped_bit_is_noticed(tmp_path: Path, at: int) -> None:
     raw = bytearray(path.read_bytes())
     raw[at] ^= 1
     path.write_bytes(raw)
-    with pytest.raises((UnsafeError, UsageError)):  # a flipped format number is another format
+    with pytest.raises((UnsafeError, UsageError)):  # a flipped bit in the format number gives another format
         read(path)
 
 
@@ -43,7 +43,7 @@ def test_a_manifest_that_is_a_pipe_or_a_link_is_not_opened(tmp_path: Path) -> No
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("pipe")
     for name in ("pipe", "link"):
-        with pytest.raises(UnsafeError, match=f"{name} is no regular file"):
+        with pytest.raises(UnsafeError, match=f"{name} is not a regular file"):
             read(tmp_path / name)
 
 
@@ -85,8 +85,8 @@ def folder(tmp_path: Path) -> Path:
         (Path.unlink, "onnx/model.onnx is missing"),
         (lambda p: p.write_bytes(b"Weights"), "onnx/model.onnx has changed (sha256)"),
         (lambda p: p.write_bytes(b"weight"), "onnx/model.onnx has 6 bytes, not 7"),
-        (_pipe, "onnx/model.onnx is no regular file"),
-        (_a_folder, "onnx/model.onnx is no regular file"),
+        (_pipe, "onnx/model.onnx is not a regular file"),
+        (_a_folder, "onnx/model.onnx is not a regular file"),
         (_link, "onnx/model.onnx is a symbolic link"),
         (_link_the_folder, "onnx is a symbolic link"),
         (_file_for_folder, "onnx/model.onnx is missing"),
@@ -94,7 +94,7 @@ def folder(tmp_path: Path) -> Path:
 )
 def test_a_file_that_is_not_what_it_was(folder: Path, spoil: Callable[[Path], object], sentence: str) -> None:
     path = folder / "onnx" / "model.onnx"
-    listed = {"onnx/model.onnx": SealedFile.of(path)}
+    listed = {"onnx/model.onnx": SealedFile.from_path(path)}
     assert sealed.problems(folder, listed, listed) == []
     spoil(path)
     assert sealed.problems(folder, listed, listed) == [sentence]
@@ -103,7 +103,7 @@ def test_a_file_that_is_not_what_it_was(folder: Path, spoil: Callable[[Path], ob
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_file_that_may_not_be_read(folder: Path) -> None:
     path = folder / "onnx" / "model.onnx"
-    listed = {"onnx/model.onnx": SealedFile.of(path)}
+    listed = {"onnx/model.onnx": SealedFile.from_path(path)}
     path.chmod(0)
     assert sealed.problems(folder, listed, listed) == ["onnx/model.onnx cannot be read (Permission denied)"]
 
@@ -143,7 +143,7 @@ def test_what_differs_is_shown_without_python() -> None:
 
 
 def test_a_sealed_manifest_that_names_a_file_outside_is_refused(tmp_path: Path) -> None:
-    """Whichever command reads it: whoever wrote the folder sealed it, too."""
+    """For every manifest type: an attacker who wrote the folder can seal it as well."""
 
     class Listing(msgspec.Struct, frozen=True):
         format: int
@@ -158,6 +158,6 @@ def test_a_sealed_manifest_that_names_a_file_outside_is_refused(tmp_path: Path) 
 def test_a_file_outside_is_a_problem_and_not_opened(folder: Path) -> None:
     outside = folder.parent / "outside"
     outside.write_bytes(b"x")
-    assert sealed.problems(folder, {"../outside": SealedFile.of(outside)}, ["../outside"]) == [
+    assert sealed.problems(folder, {"../outside": SealedFile.from_path(outside)}, ["../outside"]) == [
         "'../outside' is not the name of a file inside the folder"
     ]

@@ -1,4 +1,4 @@
-"""A small bundle, and every kind of source that holds it."""
+"""A small bundle, served by every kind of source."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LARGE = 3_000_000  # bytes of each graph: several pieces of a stream
 
 @pytest.fixture(scope="session")
 def small(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The real bundle's manifest and small files; the graphs are noise, for nothing here runs them."""
+    """The real bundle's manifest and small files. The graphs are random bytes, because these tests do not run them."""
     folder = tmp_path_factory.mktemp("small") / "bundle"
     opened = Bundle.open(bundle)
     graphs = {variant.path for variant in opened.manifest.variants}
@@ -44,13 +44,13 @@ def docker_registry(tool: Callable[[str], Path]) -> Path:
 
 
 class Place(NamedTuple):
-    """A source that holds the small bundle: its address through a wire, and the path of a file of it on its disk."""
+    """A source of the small bundle: its address through a proxy, and a way to damage its files."""
 
     address: str
     wire: Wire
     environment: dict[str, str]
     ranges: bool
-    damage: Callable[[str, bytes | None], None]  # the named file becomes these bytes, or goes
+    damage: Callable[[str, bytes | None], None]  # replaces the named file by these bytes, or removes it
 
 
 KINDS = ("oci", "s3", "http", "http-without-ranges", "hf")

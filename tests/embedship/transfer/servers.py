@@ -1,4 +1,4 @@
-"""Real places a bundle lies in: Debian's docker-registry, moto's S3, a web server with ranges and one without."""
+"""Real servers for bundles: Debian's docker-registry, moto's S3, and web servers with and without ranges."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-SECONDS = 180  # only how long a test waits before it fails
+SECONDS = 180  # how long a test waits before it fails
 
 
 class Served(NamedTuple):
-    """A server's port, and the folder that it keeps what it serves in."""
+    """A server's port, and the folder of its data."""
 
     port: int
     folder: Path
@@ -28,7 +28,7 @@ class Served(NamedTuple):
 
 @contextmanager
 def registry(program: Path, home: Path, more: str = "") -> Iterator[Served]:
-    """docker-registry on a free port; `more` is added to its configuration."""
+    """Run docker-registry on a free port. `more` is added to its configuration."""
     store, config = home / "store", home / "registry.yml"
     home.mkdir(parents=True, exist_ok=True)
     config.write_text(
@@ -41,7 +41,7 @@ def registry(program: Path, home: Path, more: str = "") -> Iterator[Served]:
 
 @contextmanager
 def s3(python: Path, home: Path) -> Iterator[int]:
-    """moto's server; every bucket is there once it has been put."""
+    """Run moto's S3 server. A bucket exists after a PUT."""
     code = (
         "from moto.server import ThreadedMotoServer as S; import sys\n"
         "s = S('127.0.0.1', 0, verbose=False); s.start()\n"
@@ -53,7 +53,7 @@ def s3(python: Path, home: Path) -> Iterator[int]:
 
 @contextmanager
 def _process(command: list[Any], pattern: bytes, cwd: Path | None = None) -> Iterator[int]:
-    """The port that the process names on stderr; the rest of it is read and forgotten."""
+    """Run a process and yield the port that it prints on stderr. The rest of stderr is read and discarded."""
     environment = {"PATH": os.environ["PATH"], "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}
     process = subprocess.Popen(
         list(map(str, command)), env=environment, cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
@@ -89,7 +89,7 @@ class Asked(NamedTuple):
 
 
 class Files(SimpleHTTPRequestHandler):
-    """Files of a folder, with ranges if the server has `ranges`; every request is kept in its `asked`."""
+    """Serves the files of a folder. The server's `answer` decides about ranges, its `asked` records the requests."""
 
     protocol_version = "HTTP/1.1"
 
@@ -147,7 +147,7 @@ class Web(ThreadingHTTPServer):
         return int(self.server_address[1])
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients of these tests hang up."""
+        """Ignore errors, because clients in these tests close connections early."""
 
 
 @contextmanager
@@ -163,7 +163,7 @@ def web(folder: Path, answer: Callable[[Path, Files], Answer] = with_ranges) -> 
 
 
 def put(port: int, path: str, content: bytes) -> None:
-    """Into moto's S3, which checks no signature."""
+    """Put an object into moto's S3, which does not check signatures."""
     request = urllib.request.Request(f"http://127.0.0.1:{port}/{path}", content, method="PUT")
     request.add_header("Authorization", "AWS4-HMAC-SHA256 Credential=x/20260101/us-east-1/s3/aws4_request")
     request.add_header("Content-Type", "application/octet-stream")  # moto reads the default one as a form
@@ -178,7 +178,7 @@ def docker_login(folder: Path, port: int, user: str, password: str) -> None:
 
 
 def embedship(*arguments: object, **environment: str) -> subprocess.Popen[str]:
-    """The command, in a process of its own."""
+    """Start the embedship command in a process of its own."""
     home = {key: os.environ[key] for key in ("PATH",)}
     return subprocess.Popen(
         [str(Path(sys.executable).parent / "embedship"), *map(str, arguments)],

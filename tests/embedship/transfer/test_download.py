@@ -1,4 +1,4 @@
-"""One file, from sources that no server would be."""
+"""Download of one file, from sources that misbehave as no real server can be made to."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LISTED = SealedFile(sha256=hashlib.sha256(RIGHT).hexdigest(), size=len(RIGHT))
 
 
 class Told:
-    """Gives each read what it was told to give, from the offset on; an error in the list is raised there."""
+    """Returns the given answers, one per read, from the offset. An error in an answer is raised at its place."""
 
     pinned = "told"
 
@@ -36,7 +36,7 @@ class Told:
 
 
 def fetch(source: Told, folder: Path, failures: int = 3) -> int:
-    """What lies there in the end, as the meter counted it."""
+    """Download and return the number of bytes that the meter counted."""
     there: list[int] = []
     patience = RetryPolicy(failures, sleep=lambda seconds: None)
     (folder / "parts").mkdir(exist_ok=True)
@@ -68,7 +68,7 @@ def test_failures_in_a_row_end_it_and_the_part_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wrong", [bytes(200), bytes(201), RIGHT + b"x"])
 def test_wrong_bytes_are_fetched_once_and_kept_nowhere(tmp_path: Path, wrong: bytes) -> None:
     source = Told([wrong])
-    with pytest.raises(UnsafeError, match="is not the one"):
+    with pytest.raises(UnsafeError, match="is not the file"):
         fetch(source, tmp_path)
     assert source.offsets == [0]
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
@@ -79,7 +79,7 @@ def test_a_garbled_part_costs_one_more_fetch(tmp_path: Path, garbled: bytes) -> 
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts" / LISTED.sha256).write_bytes(garbled)
     anew = Told([RIGHT[50:]], [RIGHT]) if len(garbled) == 50 else Told([RIGHT])
-    assert fetch(anew, tmp_path) == LISTED.size, "and the meter knows"
+    assert fetch(anew, tmp_path) == LISTED.size, "the meter counts the repeated file correctly"
     assert (tmp_path / "in" / "name").read_bytes() == RIGHT
 
 

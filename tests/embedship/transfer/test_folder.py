@@ -1,4 +1,4 @@
-"""The hub's layout, imitated: there is no hub to ask here."""
+"""Web folders and a model hub. The hub is an imitation of the real hub's addresses, because there is no network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture
 def large(tmp_path: Path) -> Iterator[Any]:
-    """Where large files lie: another host, which must not see the token."""
+    """The server of large files: another host, which must not see the token."""
     (tmp_path / "large").mkdir()
     (tmp_path / "large" / "weights").write_bytes(b"0123456789")
     with servers.web(tmp_path / "large") as server:
@@ -34,7 +34,7 @@ def hub(large: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
         headers = {"X-Repo-Commit": COMMIT}
         if request.headers["Authorization"] != "Bearer hidden":
             return 401, {}, b""
-        if path.name == "weights":  # another name for this machine, as far as cookies and tokens are concerned
+        if path.name == "weights":  # redirect to another name of this machine, which counts as another host
             return 302, {**headers, "Location": f"http://localhost:{large.port}/weights"}, b""
         return 200, headers, b"{}"
 

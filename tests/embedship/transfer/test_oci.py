@@ -42,7 +42,7 @@ def registry(docker_registry: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
-    """The answer with --json, nobody logged in but through `config`; never with the password in it."""
+    """Return the --json answer. Only `config` has credentials, and no output may contain the password."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "config"))
 
@@ -103,17 +103,17 @@ def test_the_signature_travels_and_is_checked(
     BundleSigner.open(private).sign(Bundle.open(tmp_path / "signed"))
     assert command("pull", address, "--out", tmp_path / "early")["code"] == 0
     assert command("push", tmp_path / "signed", address)["code"] == 0
-    for folder in ("a", "early"):  # of both, all the rest was there
+    for folder in ("a", "early"):  # the other files of both were already there
         pulled = command("pull", address, "--out", tmp_path / folder, "--key", key)
         assert (pulled["code"], pulled["fetched_bytes"]) == (0, 0)
         assert (tmp_path / folder / "model.sig").is_file()
     (tmp_path / "a" / "model.sig").write_text("{}")
     mended = command("pull", address, "--out", tmp_path / "a", "--key", key)
-    assert (mended["code"], mended["fetched_bytes"]) == (0, 0), "of a good bundle only the signature is fetched"
+    assert (mended["code"], mended["fetched_bytes"]) == (0, 0), "only the signature of a right bundle is fetched"
 
 
 def test_a_wrong_signature_is_not_taken(registry: Served, command: Command, small: Bundle, tmp_path: Path) -> None:
-    """Neither beside a good bundle nor in the place of another signature, and nothing is left to be tripped over."""
+    """It is neither added to a right bundle nor replaces another signature, and no temporary file is left."""
     signed = _copy(small, tmp_path / "signed")
     (private, ours), (_, theirs) = _pair(tmp_path, "ours"), _pair(tmp_path, "theirs")
     address = f"oci://127.0.0.1:{registry.port}/wrongly/small:v1"
@@ -137,7 +137,7 @@ def _copy(small: Bundle, folder: Path) -> Path:
 
 
 def _pair(folder: Path, name: str) -> tuple[Path, Path]:
-    """A private key and its public half."""
+    """Make a private key and its public half."""
     private, public = folder / f"{name}.pem", folder / f"{name}-public.pem"
     for line in (
         f"openssl ecparam -name prime256v1 -genkey -noout -out {private}",
@@ -148,7 +148,7 @@ def _pair(folder: Path, name: str) -> tuple[Path, Path]:
 
 
 def test_the_oras_client_takes_what_we_push(registry: Served, command: Command, small: Bundle, tmp_path: Path) -> None:
-    """And not the other way round: oras-py 0.2.43 names a file without its folder, and two of ours are config.json."""
+    """Not the reverse: oras-py 0.2.43 drops the folder of a file name, and two of our files are named config.json."""
     from oras.client import OrasClient
 
     name = f"127.0.0.1:{registry.port}/interop/small:v1"
@@ -170,11 +170,11 @@ def test_another_manifest_than_asked_for_is_refused(
     with servers.web(tmp_path, lambda path, request: (200, {}, forged)) as liar:
         address = f"oci://127.0.0.1:{liar.port}/{reference.repository}@{reference.digest}"
         answer = command("pull", address, "--out", tmp_path / "a")
-    assert (answer["code"], "gave another manifest" in answer["error"]) == (4, True)
+    assert (answer["code"], "sent another manifest" in answer["error"]) == (4, True)
 
 
 def test_another_bundle_json_than_its_layer_is_refused(command: Command, small: Bundle, tmp_path: Path) -> None:
-    """A digest pins all of the artifact: this registry's manifest is right, and its bundle.json another valid one."""
+    """A digest pins the whole artifact: this registry's manifest is right, but its bundle.json is another valid one."""
     files = oci._files(small)
     manifest = oci._manifest(small, files)
     blobs = {f"sha256:{file.sha256}": small.path(name).read_bytes() for name, file in files.items()}
@@ -187,7 +187,7 @@ def test_another_bundle_json_than_its_layer_is_refused(command: Command, small: 
     assert given[digest_of(raw)] != raw
     with servers.web(tmp_path, lambda path, request: (200, {}, given[path.name])) as liar:
         answer = command("pull", f"oci://127.0.0.1:{liar.port}/{address}", "--out", tmp_path / "a")
-    assert (answer["code"], "gave another bundle.json" in answer["error"]) == (4, True), answer
+    assert (answer["code"], "sent a bundle.json whose digest is not" in answer["error"]) == (4, True), answer
     assert not (tmp_path / "a").exists()
 
 
@@ -205,7 +205,7 @@ def test_what_is_no_bundle_is_a_sentence(command: Command, tmp_path: Path, manif
 
 @pytest.fixture
 def guarded(docker_registry: Path, tmp_path: Path) -> Iterator[Served]:
-    """It wants a user and a password."""
+    """A registry that needs a user and a password."""
     known = tmp_path / "htpasswd"
     known.write_text(f"{USER}:{HASHED}\n")
     auth = f"auth: {{htpasswd: {{realm: ours, path: {known}}}}}\n"
@@ -229,7 +229,7 @@ def test_a_password_is_docker_s(guarded: Served, command: Command, small: Bundle
 
 @contextmanager
 def behind_tokens(port: int) -> Iterator[tuple[int, list[str]]]:
-    """In front of a registry: it wants a token for each scope, as hubs do, and a token is good for three requests."""
+    """A proxy before a registry that needs a token per scope, as hubs do. Each token is valid for three requests."""
     given: list[str] = []
     good: dict[str, int] = {}
 
@@ -301,7 +301,7 @@ def test_tokens_are_renewed(registry: Served, command: Command, small: Bundle, t
         assert round_trip(command, port, small, tmp_path) == (1, 1)
         docker_login(tmp_path / "config", port, USER, PASSWORD)
         assert round_trip(command, port, small, tmp_path) == (0, 0)
-    assert len(given) > 10, "each good for three requests"
+    assert len(given) > 10, "each is valid for three requests"
     assert any("pull%2Cpush" in path for path in given)
 
 
@@ -317,7 +317,7 @@ def test_an_upload_does_not_lead_away(small: Bundle, monkeypatch: pytest.MonkeyP
         return answer
 
     monkeypatch.setattr(requests.Session, "send", send)
-    with pytest.raises(TransferError, match="away from TLS"):
+    with pytest.raises(TransferError, match="without TLS"):
         ImageRegistry(ImageReference.parse("registry.example/team/small:v1")).upload("sha256:0", small.path(MANIFEST))
     assert asked == ["https://registry.example/v2/team/small/blobs/uploads/"]
 
@@ -325,4 +325,4 @@ def test_an_upload_does_not_lead_away(small: Bundle, monkeypatch: pytest.MonkeyP
 def test_a_password_does_not_leave_in_the_clear() -> None:
     registry = ImageRegistry(ImageReference.parse("registry.example/team/small:v1"))
     with pytest.raises(Exception, match="without encryption"):
-        registry._challenged('Bearer realm="http://elsewhere.example/token",service="x"')
+        registry._answer_challenge('Bearer realm="http://elsewhere.example/token",service="x"')

@@ -1,4 +1,4 @@
-"""One suite over every source: what lies there in the end is the bundle, byte for byte, or nothing."""
+"""Pull from every kind of source: the result is the complete bundle, byte for byte, or nothing."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Fetch = Callable[..., Answer]
 
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
-    """`embedship pull` in this process, nobody logged in anywhere; a process of its own takes a second to start."""
+    """Run `embedship pull` in this process, without any credentials. A new process would take a second to start."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("COLUMNS", "1000")
 
@@ -56,7 +56,7 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 
 @pytest.fixture
 def run(command: Command, place: Place, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Its JSON, with the exit code."""
+    """Return the JSON answer, with the exit code."""
     for name, value in place.environment.items():
         monkeypatch.setenv(name, value)
 
@@ -68,14 +68,14 @@ def run(command: Command, place: Place, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def is_the_bundle(out: Path, small: Bundle) -> bool:
-    """Nothing less, nothing more, and nothing left beside it."""
+    """Return whether `out` is exactly the bundle, with no other files inside or next to it."""
     assert Bundle.open(out).verify() == len(small.manifest.files)
     assert [path.name for path in out.parent.iterdir() if path.name.startswith(".")] == []
     return (out / MANIFEST).read_bytes() == small.path(MANIFEST).read_bytes()
 
 
 def within(holds: Callable[[], bool]) -> bool:
-    """Whether it comes to hold; what the process has received takes it a moment to write."""
+    """Return whether the condition becomes true within the time limit: a process writes a moment after it receives."""
     end = time.monotonic() + SECONDS
     while not (found := holds()) and time.monotonic() < end:
         time.sleep(0.01)
@@ -101,7 +101,7 @@ def test_it_comes_whole_and_once(run: Run, place: Place, small: Bundle, tmp_path
     assert (done["code"], done["bytes"], done["fetched_bytes"]) == (0, total(small), total(small))
     place.wire.cut_after(1)
     again = run(out, "--digest", digest(small))
-    assert (again["code"], again["fetched_bytes"]) == (0, 0), "it was there, and the source was not needed"
+    assert (again["code"], again["fetched_bytes"]) == (0, 0), "it was there, and no request was sent"
 
 
 def test_a_lost_connection_is_taken_up_again(run: Run, place: Place, small: Bundle, tmp_path: Path) -> None:
@@ -133,14 +133,14 @@ def test_killed_it_goes_on(run: Run, place: Place, small: Bundle, tmp_path: Path
 
 
 def test_a_torn_part_is_found(run: Run, place: Place, small: Bundle, tmp_path: Path) -> None:
-    """As after a power cut: the length is right, the bytes are not."""
+    """As after a power failure: the length is right, the bytes are not."""
     listed = small.manifest.files[graph(small)]
     parts = tmp_path / ".bundle.incoming" / "parts"
     parts.mkdir(parents=True)
     (parts / listed.sha256).write_bytes(bytes(1_000_000))
     done = run(tmp_path / "bundle")
     assert is_the_bundle(tmp_path / "bundle", small)
-    assert done["fetched_bytes"] > total(small) - 1_000_000, "what was continued in vain, and all of it again"
+    assert done["fetched_bytes"] > total(small) - 1_000_000, "the rest of the damaged part, and all of it again"
 
 
 def test_a_wrong_byte_is_refused(run: Run, place: Place, small: Bundle, tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_no_secret_is_said(run: Run, place: Place, tmp_path: Path) -> None:
     assert not any("hidden" in str(value) for value in done.values())
 
 
-# What the sources have in common is shown with one of them.
+# What all sources have in common is tested with one of them.
 
 
 @pytest.fixture
@@ -213,11 +213,11 @@ def test_a_server_that_stays_busy_is_given_up(fetch: Fetch, www: Any, tmp_path: 
     answer = fetch(www, tmp_path / "bundle")
     assert answer.code == 1
     assert "503" in answer.stderr
-    assert www.refusals == [], "asked three times"
+    assert www.refusals == [], "three requests were sent"
 
 
 def test_whole_files_are_not_asked_for_again(fetch: Fetch, www: Any, small: Bundle, tmp_path: Path) -> None:
-    """After a kill; and a part is asked for from where it ends."""
+    """As after a kill: a part is continued from its end."""
     first, second = list(small.manifest.files)[:2]
     incoming = tmp_path / ".bundle.incoming"
     (incoming / "files" / first).parent.mkdir(parents=True)
@@ -292,7 +292,7 @@ def test_what_is_left_of_a_bundle_is_completed_if_forced(fetch: Fetch, www: Any,
     (out / MANIFEST).unlink()
     assert fetch(www, out).code == 2
     (out / "mine").touch()
-    assert fetch(www, out, "--force").code == 2, "a file that is no bundle's stays"
+    assert fetch(www, out, "--force").code == 2, "a file that is not the bundle's is not deleted"
     (out / "mine").unlink()
     assert fetch(www, out, "--force").code == 0
     assert is_the_bundle(out, small)
@@ -309,7 +309,7 @@ def test_two_at_once_mend_once(www: Any, small: Bundle, tmp_path: Path) -> None:
 
 
 def test_a_signature_that_may_not_be_read_is_none(fetch: Fetch, www: Any, small: Bundle, tmp_path: Path) -> None:
-    """Amazon's S3 answers 403 for what is not there to whoever may read files and not list them."""
+    """Amazon's S3 answers 403 for a missing file to clients that may read but not list."""
     files = www.answer
 
     def least_privileged(path: Path, request: servers.Files) -> servers.Answer:
@@ -321,12 +321,12 @@ def test_a_signature_that_may_not_be_read_is_none(fetch: Fetch, www: Any, small:
     assert is_the_bundle(tmp_path / "bundle", small)
     (tmp_path / "www" / graph(small)).unlink()
     answer = fetch(www, tmp_path / "other")
-    assert answer.code == 1, "what the bundle lists has to be there"
+    assert answer.code == 1, "a file that the bundle lists must exist"
     assert "credentials" in answer.stderr
 
 
 def test_a_disk_that_fills_up_is_a_sentence(fetch: Fetch, www: Any, small: Bundle, tmp_path: Path) -> None:
-    """A limit on the size of a file acts like a full disk; with more room the same call goes on."""
+    """A limit on file sizes acts like a full disk. With more space the same command continues."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (LARGE // 2, hard))
     try:
@@ -334,7 +334,7 @@ def test_a_disk_that_fills_up_is_a_sentence(fetch: Fetch, www: Any, small: Bundl
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert answer.code == 1
-    assert "could not be written: File too large; make room" in answer.stderr
+    assert "could not be written: File too large; free some space" in answer.stderr
     assert not (tmp_path / "bundle").exists()
     had = sum(path.stat().st_size for path in (tmp_path / ".bundle.incoming" / "parts").iterdir())
     assert had > 0
@@ -349,7 +349,7 @@ def test_where_nothing_can_be_written_is_a_sentence(fetch: Fetch, www: Any) -> N
 
 
 def test_without_a_network_it_ends_soon(command: Command, tmp_path: Path) -> None:
-    with socket.socket() as deaf:  # bound, so that nobody else gets the port, and not listening
+    with socket.socket() as deaf:  # bound but not listening, so that no other process gets the port
         deaf.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{deaf.getsockname()[1]}/"
         answer = command(address, "--out", tmp_path / "bundle", "--retries", 2)
@@ -358,7 +358,7 @@ def test_without_a_network_it_ends_soon(command: Command, tmp_path: Path) -> Non
 
 
 def test_a_server_that_breaks_tls_off_is_asked_again(command: Command, tmp_path: Path) -> None:
-    """It may be starting; a certificate that is not trusted would be no better the next time."""
+    """A server may be starting, so it is retried. An untrusted certificate would stay untrusted, so it is not."""
     calls = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -409,15 +409,15 @@ HOSTILE: dict[str, dict[str, SealedFile]] = {
 
 @pytest.mark.parametrize("case", HOSTILE)
 def test_a_hostile_manifest_writes_nothing(fetch: Fetch, small: Bundle, tmp_path: Path, case: str) -> None:
-    """Sealed as a real one is: only what it says is wrong."""
+    """The manifest is sealed like a real one; only its content is wrong."""
     files = {**small.manifest.files, **HOSTILE[case]}
     hostile = sealed.seal(msgspec.structs.replace(small.manifest, files=files))
     (tmp_path / "www").mkdir()
-    (tmp_path / "www" / MANIFEST).write_bytes(sealed.text(hostile))
+    (tmp_path / "www" / MANIFEST).write_bytes(sealed.to_bytes(hostile))
     with servers.web(tmp_path / "www") as server:
         answer = fetch(server, tmp_path / "in" / "bundle")
     assert answer.code == 4, answer.stderr
-    assert [each.path for each in server.asked] == [f"/{MANIFEST}"], "nothing else was even asked for"
+    assert [each.path for each in server.asked] == [f"/{MANIFEST}"], "no other file was requested"
     assert not (tmp_path / "in" / "bundle").exists()
     left = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != MANIFEST]
     assert left == []

@@ -1,4 +1,4 @@
-"""One file of a bucket, read as Python reads files, and encoded from there."""
+"""One object of a bucket, read as a Python file, and encoded from there."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_what_names_no_file_is_refused(address: str) -> None:
 
 
 def test_a_file_there_is_not_is_a_sentence(bucket: str) -> None:
-    with pytest.raises(UsageError, match=r"s3://texts/none\.jsonl is no file that these credentials see"):
+    with pytest.raises(UsageError, match=r"s3://texts/none\.jsonl does not exist, or these credentials may not see it"):
         S3Object(f"{bucket}/none.jsonl").stamp()
 
 

@@ -1,4 +1,4 @@
-"""Redirects: followed to where something proves who answers, and nowhere else. TLS is real, and so are the servers."""
+"""Redirects are followed only to servers that TLS proves. TLS and the servers are real."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from embedship.transfer.web import HttpRequest, HttpSession, body, send
 
 @contextmanager
 def server(certificate: Path | None = None) -> Iterator[Any]:
-    """Redirects to `target` if there is one, else answers; `asked` are the credentials that came."""
+    """Redirect to `target` if there is one, else answer. `asked` records the credentials of the requests."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -64,7 +64,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def session(certificate: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> HttpSession:
-    """Names of other machines lead to this one; ~/.netrc holds a password for each."""
+    """A session in which names of other machines lead to this one, and ~/.netrc has a password for each."""
     import socket
 
     find = socket.getaddrinfo
@@ -89,13 +89,13 @@ def read(session: HttpSession, url: str) -> bytes:
 
 
 def test_https_is_not_followed_to_http_and_no_password_goes_there(session: HttpSession, certificate: Path) -> None:
-    """A proxy that ends TLS and redirects to http is a common mistake: its bundle.json would prove nothing."""
+    """A proxy that ends TLS and redirects to http is a common mistake. It would leave bundle.json without proof."""
     with server(certificate) as secure, server() as plain:
         secure.target = f"http://secure.example:{plain.server_port}/bundle.json"
-        with pytest.raises(TransferError, match="redirects away from TLS"):
+        with pytest.raises(TransferError, match="without TLS"):
             read(session, f"https://secure.example:{secure.server_port}/bundle.json")
         secure.target = f"http://127.0.0.1:{plain.server_port}/bundle.json"
-        with pytest.raises(TransferError, match="redirects away from TLS"):
+        with pytest.raises(TransferError, match="without TLS"):
             read(session, f"https://secure.example:{secure.server_port}/bundle.json")
     assert secure.asked == ["Basic dTpw"] * 2
     assert plain.asked == []
@@ -113,20 +113,20 @@ def test_loopback_is_followed_to_loopback_only(session: HttpSession) -> None:
         one.target = f"http://localhost:{other.server_port}/x"
         assert read(session, f"http://127.0.0.1:{one.server_port}/x") == b"{}"
         one.target = f"http://other.example:{other.server_port}/x"
-        with pytest.raises(TransferError, match="redirects away"):
+        with pytest.raises(TransferError, match="without TLS"):
             read(session, f"http://127.0.0.1:{one.server_port}/x")
         assert len(other.asked) == 1
 
 
 @pytest.mark.parametrize("digest", ["../../other/manifests/latest", "sha256:" + "0" * 63, "sha256:" + "G" * 64, ""])
 def test_a_digest_that_is_none_does_not_become_a_path(digest: str) -> None:
-    """It would be asked for with our credentials."""
+    """Otherwise it would become part of a URL that is requested with our credentials."""
     with server() as registry:
         source = ImageRegistry(ImageReference.parse(f"127.0.0.1:{registry.server_port}/team/model:v1"))
-        with pytest.raises(UnsafeError, match="no sha256 digest"):
+        with pytest.raises(UnsafeError, match="not a sha256 digest"):
             next(source.blob(digest, 0))
     assert registry.asked == []
 
 
 def test_the_rule_of_redirects() -> None:
-    assert not web._downgrades("http://plain.example/", "http://other.example/"), "a digest pins what lies there"
+    assert not web._downgrades("http://plain.example/", "http://other.example/"), "a digest proves the bundle there"

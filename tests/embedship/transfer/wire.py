@@ -1,4 +1,4 @@
-"""A TCP proxy that can cut or hold the answers of whatever server lies behind it."""
+"""A TCP proxy that can cut or stop the answers of the server behind it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Self
 
 
 class Wire:
-    """`budget` bytes come back from the server, all connections together; then each is cut, or held if `hold`.
+    """Passes `budget` bytes from the server, over all connections together; then cuts the connection, or stops it.
 
-    None lets all through. `stopped` is set when that has happened.
+    `hold` means stop. A budget of None passes everything. `stopped` is set when the budget is used up.
     """
 
     def __init__(self, target: int) -> None:
@@ -39,7 +39,7 @@ class Wire:
         self.stopped.clear()
 
     def sever(self) -> None:
-        """Cut every connection, and each that comes, until it is mended."""
+        """Cut every connection, including new ones, until `mend` is called."""
         with self._lock:
             self._severed = True
             ends, self._ends = self._ends, set()
@@ -98,7 +98,7 @@ class Wire:
 
 
 def _shut(*ends: socket.socket) -> None:
-    """Closing alone would wake nobody that reads from it."""
+    """Shut the sockets down. Closing alone would not wake threads that read from them."""
     for end in ends:
         with contextlib.suppress(OSError):
             end.shutdown(socket.SHUT_RDWR)

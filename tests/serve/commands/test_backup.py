@@ -169,7 +169,7 @@ def test_a_copy_that_names_files_outside_writes_none_of_them(
     source.parent.mkdir(parents=True, exist_ok=True)
     source.write_text("evil")
     sealed.write(
-        copy / "backup.json", backup.BackupManifest(1, "2026-01-01", ("index",), {name: SealedFile.of(source)})
+        copy / "backup.json", backup.BackupManifest(1, "2026-01-01", ("index",), {name: SealedFile.from_path(source)})
     )
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
     code, found = told(capsys, "restore", copy, "--out", tmp_path / "out" / "index")

@@ -298,9 +298,9 @@ def test_half_floats_of_unit_rows_are_taken(made: Made, usual: np.ndarray, log: 
         (["drift", "{reference}", "{junk}"], 2, "is no .npz of plain arrays"),
         (["drift", "{reference}", "{text}", "--every", "soon"], 2, "--every: interval='soon' is not allowed"),
         (["drift", "{reference}", "{text}", "--false-alarms", "0 per day"], 2, "--false-alarms"),
-        (["drift", "{reference}", "{text}", "--report", "{none}/drift.html"], 2, "is no folder"),
+        (["drift", "{reference}", "{text}", "--report", "{none}/drift.html"], 2, "is not a folder"),
         (["reference", "{bundle}", "{none}"], 2, "cannot be read"),
-        (["reference", "{bundle}", "{text}", "--out", "{none}/x"], 2, "is no folder"),
+        (["reference", "{bundle}", "{text}", "--out", "{none}/x"], 2, "is not a folder"),
     ],
 )
 def test_a_wrong_command_is_one_sentence(

@@ -46,7 +46,7 @@ def test_a_table_for_people_and_progress_on_stderr(
     [
         (["{bundle}", "{corpus}"], 2, "Missing option '--out'"),
         (["{bundle}", "none.jsonl", "--out", "{out}"], 2, "none.jsonl cannot be read"),
-        (["{out}", "{corpus}", "--out", "{out}"], 2, "is no bundle"),
+        (["{out}", "{corpus}", "--out", "{out}"], 2, "is not a bundle"),
         (["{bundle}", "{corpus}", "--out", "{out}", "--variant", "none"], 2, "no variant 'none'"),
         (["{bundle}", "{corpus}", "--out", "{out}", "--device", "cuda"], 2, "give --ray ADDRESS, too"),
         (["{bundle}", "--from", "{out}", "--out", "{out}", "--ray", "local"], 2, "--variant and --ray"),

@@ -194,7 +194,7 @@ def test_another_format(index: Path, encoder: Encoder) -> None:
 
 
 def test_no_index(tmp_path: Path, encoder: Encoder) -> None:
-    with pytest.raises(UsageError, match=r"is no index: index\.json cannot be read \(No such file"):
+    with pytest.raises(UsageError, match=r"is not an index: index\.json cannot be read \(No such file"):
         IndexFolder.open(tmp_path, encoder.bundle)
 
 
