@@ -1,4 +1,4 @@
-"""What ranks candidates again: rows of codes, mapped from disk and widened when they are gathered."""
+"""Codes that re-rank candidates: rows mapped from disk, and converted to float32 when they are gathered."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from embedship.serve.index.manifest import CODES
 
 
 class RerankCodes(Protocol):
+    """Codes of all rows of an index."""
+
     def gather(self, rows: NDArray[np.int64]) -> Vectors:
-        """(n, m) rows -> (n, m, dim) float32; a row of -1 gives any."""
+        """Return the codes (n, m, dim) of rows (n, m) as float32; a row of -1 gives arbitrary values."""
 
     def weigh(self, queries: Vectors) -> Vectors:
-        """(n, dim) queries, so that their product with what was gathered is the cosine."""
+        """Return queries (n, dim), scaled so that their product with gathered codes is the cosine."""
 
 
 class Int8Store:
@@ -47,7 +49,7 @@ class Int8Store:
 
 
 class Float16Store:
-    """The truth itself: nothing more on disk, and no rounding but its own."""
+    """The exact vectors themselves: they need no further file, and only their own float16 rounding applies."""
 
     def __init__(self, truth: ExactVectors) -> None:
         self._truth = truth

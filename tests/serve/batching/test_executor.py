@@ -86,8 +86,8 @@ def test_rows_come_back_in_the_order_of_the_texts_whatever_the_batches_were() ->
     lengths = np.random.default_rng(0).integers(1, 90, 300).tolist()
 
     async def go(made: Bench) -> list[Vectors]:
-        pieces = [texts(1 + 1000 * i, lengths[i::7]) for i in range(7)]
-        return await asyncio.gather(*(made.encode(piece, list(Priority)[i % 2]) for i, piece in enumerate(pieces)))
+        jobs = [texts(1 + 1000 * i, lengths[i::7]) for i in range(7)]
+        return await asyncio.gather(*(made.encode(job, list(Priority)[i % 2]) for i, job in enumerate(jobs)))
 
     with bench(Engine()) as made:
         answers = asyncio.run(asyncio.wait_for(go(made), SECONDS))

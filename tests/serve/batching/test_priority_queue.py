@@ -68,7 +68,7 @@ def test_every_text_whose_client_waits_is_taken_exactly_once(script: list[tuple[
             taken += lanes.take()
             continue
         lane, length, stays = step
-        one = work(length, client=Client(gone=not stays))
+        one = work(length, client=Client(cancelled=not stays))
         lanes.put(lane, [one])
         expected += [one] if stays else []
     taken += [one for batch in emptied(lanes) for one in batch]
@@ -124,7 +124,7 @@ def test_interactive_work_goes_first_and_bulk_is_not_starved() -> None:
     order = []
     for _ in range(2 * MAX_INTERACTIVE_STREAK):
         lanes.put(Priority.INTERACTIVE, [work(100, client=short), work(100, client=short)])
-        order.append(lanes.take()[0].owner)
+        order.append(lanes.take()[0].request)
     assert order.index(bulk) == MAX_INTERACTIVE_STREAK
 
 
@@ -146,7 +146,7 @@ def test_departed_clients_cost_nothing(lane: Priority) -> None:
     leaving, staying = Client(), Client()
     lanes.put(lane, [work(10, client=leaving), work(10, client=staying), work(30, client=leaving)])
     leaving.cancelled = True
-    assert [one.owner for one in lanes.take()] == [staying]
+    assert [one.request for one in lanes.take()] == [staying]
     assert lanes.take() == []
     assert len(lanes) == 0
 
@@ -230,7 +230,7 @@ class Traffic:
         present = self._present()
         lanes = {self.waiting[id(one)][0] for one in batch}  # a KeyError: taken twice, or never put
         assert len(lanes) == 1, "a batch is of one lane"
-        assert not any(one.owner.cancelled for one in batch), "nobody waits for it"
+        assert not any(one.request.cancelled for one in batch), "nobody waits for it"
         self._hold_turns(lanes.pop(), {lane for lane, _ in present})
         for one in batch:
             lane, _ = self.waiting.pop(id(one))
@@ -255,7 +255,7 @@ class Traffic:
         self.idle += 1
 
     def _present(self) -> list[tuple[Priority, QueuedText[Client]]]:
-        return [(lane, one) for lane, one in self.waiting.values() if not one.owner.cancelled]
+        return [(lane, one) for lane, one in self.waiting.values() if not one.request.cancelled]
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -263,9 +263,9 @@ def test_traffic_is_served_by_the_rules(seed: int, real_lengths: list[int]) -> N
     traffic = Traffic(seed, real_lengths)
     traffic.run()
     assert len(traffic.taken) == len(set(map(id, traffic.taken))), "twice"
-    lost = {id(one) for one in traffic.put if not one.owner.cancelled} - set(map(id, traffic.taken))
+    lost = {id(one) for one in traffic.put if not one.request.cancelled} - set(map(id, traffic.taken))
     assert not lost
-    left = [one for one in traffic.put if one.owner.cancelled]
+    left = [one for one in traffic.put if one.request.cancelled]
     dropped = [one for one in left if id(one) not in set(map(id, traffic.taken))]
     assert len(dropped) > 10, "clients must leave while they wait for this test to mean anything"
     assert len(traffic.lanes) == 0

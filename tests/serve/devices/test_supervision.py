@@ -210,11 +210,11 @@ def test_a_device_can_be_closed_while_it_starts(bed: Bed) -> None:
 
 def test_starts_come_ever_more_slowly_until_one_lives() -> None:
     backoff = RestartBackoff()
-    waits = [backoff.after(lived=0.0) for _ in range(12)]
+    waits = [backoff.after(uptime=0.0) for _ in range(12)]
     assert waits[0] == RestartBackoff.FIRST
     assert all(b == min(RestartBackoff.MOST, 2 * a) for a, b in itertools.pairwise(waits))
     assert waits[-1] == RestartBackoff.MOST
-    assert backoff.after(lived=RestartBackoff.CALM) == RestartBackoff.FIRST
+    assert backoff.after(uptime=RestartBackoff.CALM) == RestartBackoff.FIRST
 
 
 def test_a_pass_has_the_time_that_its_tokens_take_at_the_pace_of_the_device() -> None:

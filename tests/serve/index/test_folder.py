@@ -72,7 +72,7 @@ def test_another_model(index: Path, encoder: Encoder) -> None:
 def test_other_prompts(index: Path, encoder: Encoder, prompts: dict[str, str], says: str) -> None:
     """The fingerprint holds the prompts, too; a bundle that lies about it is still found out."""
     pipeline = msgspec.structs.replace(encoder.bundle.manifest.pipeline, prompts=prompts)
-    with pytest.raises(MismatchError, match=f"{says}: every score would be off. Build the index again"):
+    with pytest.raises(MismatchError, match=f"{says}: every score would be wrong. Build the index again"):
         IndexFolder.open(index, changed(encoder.bundle, pipeline=pipeline))
 
 
@@ -160,7 +160,7 @@ def test_another_index_than_its_recipe_says(index: Path, encoder: Encoder) -> No
 
 def test_a_size_that_is_not_that_of_the_files(index: Path, encoder: Encoder) -> None:
     reseal(index, size=29)
-    with pytest.raises(UnsafeError, match=r"float16 \(30, 384\); float16 \(29, 384\) was expected"):
+    with pytest.raises(UnsafeError, match=r"float16 \(30, 384\); expected float16 \(29, 384\)"):
         IndexFolder.open(index, encoder.bundle)
 
 

@@ -72,10 +72,10 @@ def test_a_graph_is_built_on_the_gpu_and_exported(library: Any, clustered: Vecto
 
 
 def test_without_a_gpu() -> None:
-    with pytest.raises(UsageError, match=r"built without GPUs: in place of \[cpu\], pip install .* '\.\[gpu\]'"):
+    with pytest.raises(UsageError, match=r"built without GPU support: in place of \[cpu\], pip install .* '\.\[gpu\]'"):
         GpuResources()
 
 
 def test_a_gpu_too_many(library: Any) -> None:
-    with pytest.raises(UsageError, match="there is no GPU 1: FAISS sees 1"):
+    with pytest.raises(UsageError, match="there is no GPU 1: FAISS finds 1 GPUs"):
         GpuResources(library, 1)

@@ -124,7 +124,7 @@ def test_more_effort_finds_more(make: Make, kind: IndexKind, clustered: Vectors)
 
 
 def test_an_effort_outside_the_limits() -> None:
-    with pytest.raises(UsageError, match=r"oversample=0 lies outside 1\.\.200"):
+    with pytest.raises(UsageError, match=r"oversample=0 is outside the allowed range 1\.\.200"):
         SearchEffort(oversample=0)
 
 
@@ -133,7 +133,7 @@ def test_an_effort_that_the_index_does_not_have(make: Make, kind: IndexKind, tex
     for name in LIMITS:
         asked = SearchEffort(**{name: 5})
         if getattr(index.effort, name) is None:
-            with pytest.raises(UsageError, match=f"effort {name}: this index has no such knob"):
+            with pytest.raises(UsageError, match=f"effort {name}: this index does not have this setting"):
                 index.search(texts.queries, 1, effort=asked)
         else:
             assert index.search(texts.queries, 1, effort=asked).rows.shape == (len(texts.queries), 1)

@@ -41,7 +41,7 @@ def test_fewer_rows_than_lists(tmp_path: Path, size: int, factory: str) -> None:
 
 def test_what_faiss_refuses_is_a_sentence(tmp_path: Path) -> None:
     """4,096 centres among 700 rows."""
-    with pytest.raises(EmbedshipError, match=r"FAISS cannot build IVF4,PQ12x12 of 700 rows \(.*\): take another kind"):
+    with pytest.raises(EmbedshipError, match=r"FAISS cannot build IVF4,PQ12x12 from 700 rows \(.*\): use another kind"):
         FaissCandidates.write(tmp_path, truth(tmp_path, 700), recipe("IVF4,PQ12x12"))
 
 

@@ -249,7 +249,7 @@ def test_a_model_that_gives_no_numbers(encoder: Encoder, corpus: Corpus, tmp_pat
 
 def test_sign_bits_need_whole_bytes(encoder: Encoder, corpus: Corpus, tmp_path: Path) -> None:
     odd = short(encoder, Stub(dimension=20), dimension=20)
-    with pytest.raises(UsageError, match="divisible by 8, not 20: take --kind flat"):
+    with pytest.raises(UsageError, match="divisible by 8, not 20: use --kind flat"):
         run(odd, corpus(4), tmp_path / "index", IndexOptions(kind=IndexKind.BINARY))
     assert run(odd, corpus(4), tmp_path / "index").manifest.kind is IndexKind.FLAT
 
@@ -264,16 +264,16 @@ def test_the_kind_follows_the_size() -> None:
     ("wishes", "reason"),
     [
         (IndexOptions(factory="IVF"), "factory 'IVF': FAISS .* says"),
-        (IndexOptions(factory="IDMap,HNSW16"), "rows are numbered by us.*leave IDMap out"),
+        (IndexOptions(factory="IDMap,HNSW16"), "embedship numbers the rows.*leave IDMap out"),
         (IndexOptions(factory="HNSW16,Flat,RFlat"), "leave the refinement out"),
-        (IndexOptions(factory="BHNSW16"), "for sign bits take --kind binary"),
-        (IndexOptions(factory="LSH"), "IndexLSH has not been tried"),
-        (IndexOptions(kind=IndexKind.PQ, stage_dimension=100), "this model may be cut to 384"),
+        (IndexOptions(factory="BHNSW16"), "use --kind binary for sign bits"),
+        (IndexOptions(factory="LSH"), "IndexLSH is not supported"),
+        (IndexOptions(kind=IndexKind.PQ, stage_dimension=100), "this model may be truncated to 384"),
         (
             IndexOptions(kind=IndexKind.HNSW_SQ8, effort=SearchEffort(nprobe=3)),
             "effort nprobe: .* it has: oversample, ef_search",
         ),
-        (IndexOptions(kind=IndexKind.FLAT, effort=SearchEffort(oversample=3)), "it has: none, it is exact"),
+        (IndexOptions(kind=IndexKind.FLAT, effort=SearchEffort(oversample=3)), "it has: none, because it is exact"),
     ],
 )
 def test_what_cannot_be_built_is_refused_before_it_is_embedded(

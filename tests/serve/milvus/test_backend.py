@@ -95,7 +95,7 @@ def test_a_field_that_no_document_has(opened: MilvusBackend, name: str) -> None:
 
 
 def test_an_effort_that_the_collection_does_not_have(opened: MilvusBackend, encoder: Encoder) -> None:
-    with pytest.raises(UsageError, match="effort nprobe: this index has no such knob"):
+    with pytest.raises(UsageError, match="effort nprobe: this index does not have this setting"):
         opened.find(encoder.encode(["gout"]), 3, SearchParams(effort=SearchEffort(nprobe=3)))
 
 

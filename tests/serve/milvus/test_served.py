@@ -269,7 +269,7 @@ def test_what_is_wrong_is_one_sentence(
         (["--chunk", "64"], "takes CORPUS.jsonl, --variant"),
         (["--ray", "local"], "takes CORPUS.jsonl, --variant"),
         (["--kind", "pq"], "a collection in Milvus is not pq"),
-        (["--nprobe", "3"], "effort nprobe: this index has no such knob"),
+        (["--nprobe", "3"], "effort nprobe: this index does not have this setting"),
     ],
 )
 def test_what_a_collection_cannot_be(
