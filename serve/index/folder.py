@@ -55,7 +55,7 @@ class IndexFolder:
         return self.documents.firsts
 
     @contextmanager
-    def moment(self) -> Iterator[Self]:
+    def read_view(self) -> Iterator[Self]:
         """Yield this folder, which never changes. A live index yields its current view instead."""
         yield self
 

@@ -134,14 +134,14 @@ def live(world: World, index: Path) -> Iterator[MutableIndex]:
 
 def documents(live: MutableIndex) -> dict[str, Document]:
     """All that it holds, by id."""
-    with live.moment() as now:
+    with live.read_view() as now:
         rows = now.documents.rows([*(f"d{n}" for n in range(400)), "new"])
         return now.documents.full_texts(sorted(rows, key=rows.__getitem__))
 
 
 def nearest(live: MutableIndex, vectors: Vectors, k: int = 10) -> list[list[str]]:
     """Ids of the hits of each vector, best first."""
-    with live.moment() as now:
+    with live.read_view() as now:
         rows = now.index.search(vectors, k).rows
         return [[d.id for d in now.documents.fetch(row[row >= 0].tolist())] for row in rows]
 

@@ -66,7 +66,7 @@ def write_until_refused(live: MutableIndex, world: World) -> int:
             refused = error
             break
     assert refused.full
-    assert "the disk of index.live is full: make room, and send it again" in str(refused)
+    assert "the disk of index.live is full: free some space and send it again" in str(refused)
     return n
 
 
@@ -181,7 +181,7 @@ def test_who_cannot_write_sees_what_another_writes(
             writer, reader = (first, second) if writer_first else (second, first)
             for n in range(3):
                 assert f"d{n}" in hits(reader, world)
-                with reader.moment() as before:  # a reader more, opened while nothing is written
+                with reader.read_view() as before:  # a reader more, opened while nothing is written
                     assert reader.view().version == before.index.version  # type: ignore[attr-defined]
                 writer.write([DeleteDocument(f"d{n}")])
                 for _ in range(3):
@@ -226,7 +226,7 @@ def test_a_file_that_is_older_than_before_is_a_sentence(flat: Path, world: World
         shutil.copytree(older, changes_folder(flat))
 
         def work() -> None:
-            with pytest.raises(EmbedshipError, match="is older than it was: if a copy took its place, start again"):
+            with pytest.raises(EmbedshipError, match="is older than before: if it was replaced by a copy, restart"):
                 reader.view()
 
         within(SECONDS, work)

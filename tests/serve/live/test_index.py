@@ -43,7 +43,7 @@ def test_what_was_written_is_found_at_once(live: MutableIndex, world: World) -> 
     every = nearest(live, world.vectors[:1], 100)[0]
     assert len(every) == len(set(every)) == DOCUMENTS
     assert "d3" not in every
-    with live.moment() as now:
+    with live.read_view() as now:
         found = now.index.search(world.vectors[[200, 201]], 1)
         assert found.scores[:, 0] == pytest.approx(1, abs=2e-3), "of its new text, not of the one before"
         assert now.documents.fetch([now.documents.rows(["d4"])["d4"]]) == [world.document("d4", 201)]
@@ -53,7 +53,7 @@ def test_what_was_written_is_found_at_once(live: MutableIndex, world: World) -> 
 def test_words_and_facts_change_with_the_documents(live: MutableIndex, world: World) -> None:
     rare = Document("d7", "xylophone", None, {"colour": "red", "n": 7})
     live.write([world.put("d9", 201)._replace(document=rare, chunks=[rare]), DeleteDocument("d8")])
-    with live.moment() as now:
+    with live.read_view() as now:
         row = now.documents.rows(["d7"])["d7"]
         assert now.words.search(["Xylophones"], 3).rows[0].tolist() == [row, -1, -1]
         assert np.flatnonzero(now.words.allowed({"colour": "red"})).tolist() == [row]
@@ -64,7 +64,7 @@ def test_words_and_facts_change_with_the_documents(live: MutableIndex, world: Wo
         hits = now.index.search(world.vectors[7:8], 100, allowed)
         assert sorted(hits.rows[hits.rows >= 0]) == [n for n in range(21) if n != 8]
     live.write([DeleteDocument("d7")])
-    with live.moment() as now:
+    with live.read_view() as now:
         assert now.words.search(["xylophone"], 3).rows[0].tolist() == [-1, -1, -1]
 
 
@@ -79,7 +79,7 @@ def test_it_equals_an_index_built_from_scratch(
             live.compact()
     wanted = after(first(world), changes)
     assert documents(live) == wanted
-    with live.moment() as now:
+    with live.read_view() as now:
         numbers = now.documents.rows(list(wanted))
     ordered = sorted(wanted.values(), key=lambda document: numbers[document.id])
     anew = scratch(tmp_path / "anew", ordered, world, index)
@@ -97,7 +97,7 @@ def compare(live: MutableIndex, other: IndexFolder, numbers: list[int], world: W
     to_number = np.array([*numbers, -1])
     queries = world.vectors[100:200]
     texts = world.texts[100:120]
-    with live.moment() as now:
+    with live.read_view() as now:
         exact, expected = now.index.exact(queries, 10), other.index.exact(queries, 10)
         np.testing.assert_array_equal(exact.rows, to_number[expected.rows])
         np.testing.assert_allclose(exact.scores, expected.scores, atol=1e-5)
@@ -123,7 +123,7 @@ def compare(live: MutableIndex, other: IndexFolder, numbers: list[int], world: W
 def test_of_many_equal_texts_the_lowest_rows_are_found(live: MutableIndex, world: World) -> None:
     """More than any number of spare candidates."""
     live.write([world.put(f"same{n}", 200) for n in range(60)])
-    with live.moment() as now:
+    with live.read_view() as now:
         expected = sorted(now.documents.rows([f"same{n}" for n in range(60)]).values())[:10]
         for found in (now.index.search(world.vectors[200:201], 10), now.index.exact(world.vectors[200:201], 10)):
             assert found.rows[0].tolist() == expected
@@ -131,7 +131,7 @@ def test_of_many_equal_texts_the_lowest_rows_are_found(live: MutableIndex, world
 
 
 def test_a_moment_does_not_change(live: MutableIndex, world: World) -> None:
-    with live.moment() as before:
+    with live.read_view() as before:
         index = before.index
         live.write([DeleteDocument("d1"), world.put("d2", 150), world.put("new", 151)])
         live.compact()
@@ -164,7 +164,7 @@ def test_numbers_are_never_used_again(live: MutableIndex, world: World) -> None:
     live.write([DeleteDocument("new"), DeleteDocument("d59")])
     live.compact()
     live.write([world.put("new", 200)])
-    with live.moment() as now:
+    with live.read_view() as now:
         assert now.documents.rows(["new"]) == {"new": DOCUMENTS + 1}
 
 
@@ -199,7 +199,7 @@ def test_writers_and_readers_beside_each_other(live: MutableIndex, world: World)
     pairs = [[world.put("a", n), world.put("b", n)] for n in range(200)]
 
     def read(_: int) -> bool:
-        with live.moment() as now:
+        with live.read_view() as now:
             rows = now.documents.rows(["a", "b"])
             texts = {d.text for d in now.documents.fetch(list(rows.values()))}
             hits = now.index.search(world.vectors[:1], 100).rows
@@ -241,7 +241,7 @@ def test_who_only_reads_sees_what_another_process_writes(index: Path, world: Wor
 
 
 def test_one_process_writes(live: MutableIndex, index: Path, world: World) -> None:
-    with pytest.raises(UsageError, match=r"another process writes to .*index\.live: send the changes to it"):
+    with pytest.raises(UsageError, match=r"another process writes to .*index\.live: if it is a server, send the changes to it"):
         MutableIndex.open(index, world.bundle, writable=True)
 
 
@@ -249,7 +249,7 @@ def test_changes_to_another_build_are_no_changes_to_this_one(index: Path, world:
     MutableIndex.open(index, world.bundle, writable=True).close()
     shutil.rmtree(index)
     shutil.copytree(world.folders[next(each for each in KINDS if each is not kind)], index)
-    with pytest.raises(MismatchError, match="holds changes to another build of"):
+    with pytest.raises(MismatchError, match="has changes to another build of"):
         MutableIndex.open(index, world.bundle, writable=True)
 
 
@@ -324,7 +324,7 @@ def test_few_rows_are_left_in_many_lists(flat: Path, world: World, tmp_path: Pat
         live.write([DeleteDocument(f"d{n}") for n in range(10, DOCUMENTS)])
         assert live.compact() is True
         queries = world.vectors[100:200]
-        with live.moment() as now:
+        with live.read_view() as now:
             np.testing.assert_array_equal(now.index.search(queries, 10).rows, now.index.exact(queries, 10).rows)
 
 

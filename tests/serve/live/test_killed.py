@@ -110,7 +110,7 @@ def check(live: MutableIndex, possible: list[State], world: World) -> State:
     """It is in one of the possible states, the whole of it; returns which."""
     there = documents(live)
     assert there in possible, "an acknowledged change is lost, or a deleted document is back"
-    with live.moment() as now:
+    with live.read_view() as now:
         first = now.documents.rows(list(there))
         chunks = [chunk for chunks in split(live)(list(there.values())) for chunk in chunks]
         rows = [first[chunk.id] + (chunk.chunk.number if chunk.chunk else 0) for chunk in chunks]
@@ -175,7 +175,7 @@ def killed(index: Path, state: State, kills: int, writers: Writers, world: World
 
 
 def equal_to_scratch(live: MutableIndex, state: State, world: World, like: Path, out: Path) -> None:
-    with live.moment() as now:
+    with live.read_view() as now:
         numbers = now.documents.rows(list(state))
     ordered = sorted(state.values(), key=lambda document: numbers[document.id])
     made, anew = live.folder / live.view().snapshot.name, scratch(out, ordered, world, like, split(live))

@@ -108,4 +108,4 @@ def test_who_cannot_read_changes_refuses(
     capsys.readouterr()
     for command in commands:
         assert run(command) == 2, command
-        assert "holds changes that" in capsys.readouterr().err
+        assert "has changes that" in capsys.readouterr().err

@@ -68,7 +68,7 @@ def test_documents_are_cut_as_the_index_was(
     assert run(command(cut, changes, bundle)) == 0
     report = {"new": 1, "replaced": 1, "unchanged": 0, "deleted": 1, "truncated": 0, "documents": DOCUMENTS}
     assert json.loads(capsys.readouterr().out).items() >= report.items()
-    with MutableIndex.open(cut, world.bundle, writable=False) as live, live.moment() as now:
+    with MutableIndex.open(cut, world.bundle, writable=False) as live, live.read_view() as now:
         chunks = live.size.rows - (2 * DOCUMENTS - 2 - 1)
         assert chunks > 4
         first = now.documents.rows(["new"])["new"]

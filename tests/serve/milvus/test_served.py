@@ -228,7 +228,7 @@ def test_a_reload_takes_up_another_collection(
 
         assert put(asked, [GOUT]).json()["new"] == 1
         for index, status, why in (
-            ("milvus://nowhere", 422, "is no address of a collection"),
+            ("milvus://nowhere", 422, "is not a valid address of a collection"),
             ("milvus://127.0.0.1:1/faq", 422, "its token is sent to no other"),
             (f"milvus:{tmp_path}/other.db/faq", 422, "its token is sent to no other"),
             (at("missing"), 409, "fill it with `embedship index"),
@@ -256,7 +256,7 @@ def test_what_is_wrong_is_one_sentence(
     for arguments, why in (
         (["index", str(bundle), str(corpus), "--out", there], "is there already, and may be served"),
         (["index", "update", f"{there}_not", str(corpus), "--bundle", str(bundle)], "fill it with `embedship index"),
-        (["serve", str(bundle), "--index", "milvus://nowhere"], "is no address of a collection"),
+        (["serve", str(bundle), "--index", "milvus://nowhere"], "is not a valid address of a collection"),
     ):
         assert run(arguments) == 2
         (line,) = (each for each in capsys.readouterr().err.splitlines() if each.startswith("error: "))
