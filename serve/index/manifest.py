@@ -246,10 +246,10 @@ def require_replaceable(out: Path) -> None:
         added = _added_files(out, read(out))
     except EmbedshipError as error:
         raise UsageError(
-            f"{out} exists and is not a complete index ({error}): remove it, or use another --out"
+            f"{out} exists and is not a complete index ({error}): remove it, or give another --out"
         ) from None
     if added:
-        raise UsageError(f"{out} has files besides an index ({', '.join(added)}): remove it, or use another --out")
+        raise UsageError(f"{out} has files besides an index ({', '.join(added)}): remove it, or give another --out")
 
 
 def prompts(pipeline: ModelSpec) -> IndexPrompts:

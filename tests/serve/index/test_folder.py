@@ -57,16 +57,16 @@ def changed(bundle: Bundle, **fields: object) -> Bundle:
 
 
 def test_another_model(index: Path, encoder: Encoder) -> None:
-    with pytest.raises(MismatchError, match=r"with model [0-9a-f]{12}, this bundle is 000000000000: .* again"):
+    with pytest.raises(MismatchError, match=r"with model [0-9a-f]{12}, but this bundle has model 000000000000: .* again"):
         IndexFolder.open(index, changed(encoder.bundle, fingerprint="0" * 64))
 
 
 @pytest.mark.parametrize(
     ("prompts", "says"),
     [
-        ({"query": "q: ", "document": ""}, r"the query prompt 'query' \(''\), this bundle gives 'query' \('q: '\)"),
+        ({"query": "q: ", "document": ""}, r"the query prompt 'query' \(''\), this bundle uses 'query' \('q: '\)"),
         ({"query": "", "document": "d: "}, r"the document prompt 'document' \(''\), .* 'document' \('d: '\)"),
-        ({"query": "", "passage": ""}, r"the document prompt 'document' \(''\), this bundle gives 'passage' \(''\)"),
+        ({"query": "", "passage": ""}, r"the document prompt 'document' \(''\), this bundle uses 'passage' \(''\)"),
     ],
 )
 def test_other_prompts(index: Path, encoder: Encoder, prompts: dict[str, str], says: str) -> None:

@@ -78,7 +78,7 @@ def test_memory_is_that_of_the_index_that_is_kept(encoder: Encoder, texts: Texts
     flat = plan(encoder, IndexKind.FLAT, size=truth.size)
     measured = truth.size - truth.size // 10
     between = int(768 * (measured + truth.size) / 2)
-    with pytest.raises(GoalsMissed, match=f"but its memory {768 * truth.size / 1e6:,.1f} MB"):
+    with pytest.raises(GoalsMissed, match=f"but it has memory {768 * truth.size / 1e6:,.1f} MB"):
         goals.choose(tmp_path, truth, None, "", IndexGoals(recall=0.5, memory_bytes=between), flat)
     enough = IndexGoals(recall=0.5, memory_bytes=770 * truth.size)
     assert goals.choose(tmp_path, truth, None, "", enough, flat).documents == measured
@@ -90,14 +90,14 @@ def test_memory_of_chunks_says_whose_they_are(encoder: Encoder, texts: Texts, tm
         plan(encoder, IndexKind.FLAT, size=truth.size), grouping=grouping(truth.size, 9)
     )
     wanted = IndexGoals(recall=0.5, memory_bytes=770 * truth.size)
-    with pytest.raises(GoalsMissed, match=r"but its memory .* \(77[0-9.]+ bytes a vector\)"):
+    with pytest.raises(GoalsMissed, match=r"but it has memory .* \(77[0-9.]+ bytes per vector\)"):
         goals.choose(tmp_path, truth, texts.queries, "q", wanted, of_chunks)
 
 
 def test_goals_that_contradict_each_other(encoder: Encoder, texts: Texts, tmp_path: Path) -> None:
     truth = ExactVectors.write(tmp_path, [texts.documents], texts.documents.shape)
     wanted = IndexGoals(recall=1.0, memory_bytes=100_000)
-    with pytest.raises(GoalsMissed, match=r"nearest comes .* but its (recall|memory) .* Relax a goal") as missed:
+    with pytest.raises(GoalsMissed, match=r"the nearest is .* but it has (recall|memory) .* Relax a goal") as missed:
         goals.choose(
             tmp_path, truth, texts.queries, "q", wanted, plan(encoder, IndexKind.FLAT, IndexKind.PQ, size=truth.size)
         )

@@ -31,7 +31,7 @@ from embedship.serve.index.effort import SearchEffort
 from embedship.serve.index.folder import IndexFolder
 from embedship.serve.index.manifest import read
 from embedship.serve.indexing.build import BuildResult, IndexOptions, build
-from embedship.serve.indexing.migrate import as_before, folder_beside, migrate
+from embedship.serve.indexing.migrate import migrate, options_from_index, work_folder
 from embedship.stdlib_docs import DocEntry
 
 from ..index.test_folder import flip
@@ -73,7 +73,7 @@ def old(encoder: Encoder, entries: list[DocEntry], tmp_path_factory: pytest.Temp
 
 def wishes(old: Path) -> IndexOptions:
     found = read(old)
-    return as_before(found, None, found.chunking, None)
+    return options_from_index(found, None, found.chunking, None)
 
 
 def test_every_document_is_embedded_by_the_other_bundle(
@@ -106,7 +106,7 @@ def test_every_document_is_embedded_by_the_other_bundle(
 
 def test_other_options_when_told_so(encoder: Encoder, old: Path, tmp_path: Path) -> None:
     """And without chunks it says what the model does not read."""
-    made = migrate(encoder, old, tmp_path / "new", as_before(read(old), IndexKind.FLAT, None, None), Silent())
+    made = migrate(encoder, old, tmp_path / "new", options_from_index(read(old), IndexKind.FLAT, None, None), Silent())
     assert (made.kind, made.chunking, made.size) == (IndexKind.FLAT, None, 60)
     lines = (old.parent / "corpus.jsonl").read_text().splitlines()
     texts = [f"{row['title']} {row['text']}" for row in map(json.loads, lines)]
@@ -115,7 +115,7 @@ def test_other_options_when_told_so(encoder: Encoder, old: Path, tmp_path: Path)
     short = msgspec.structs.replace(encoder.bundle.manifest.pipeline, max_tokens=40)
     bundle = Bundle(encoder.bundle.folder, msgspec.structs.replace(encoder.bundle.manifest, pipeline=short))
     narrow = Encoder(bundle, encoder.variant, type(encoder.tokenizer).open(bundle), encoder.engine)
-    made = migrate(narrow, old, tmp_path / "cut", as_before(read(old), IndexKind.FLAT, None, None), Silent())
+    made = migrate(narrow, old, tmp_path / "cut", options_from_index(read(old), IndexKind.FLAT, None, None), Silent())
     assert 0 < made.truncated.texts < 60
     assert 0 < made.truncated.worst <= made.truncated.tokens < made.truncated.of
     with pytest.raises(UsageError, match="--chunk is 48; this model reads at most 40 tokens"):
@@ -147,7 +147,7 @@ def test_it_goes_on_where_it_failed(other: Encoder, old: Path, tmp_path: Path, m
 
 def test_other_options_do_not_go_on_with_it(other: Encoder, old: Path, tmp_path: Path) -> None:
     unfinished(other, old, tmp_path / "new")
-    flat = as_before(read(old), IndexKind.FLAT, CHUNKING, None)
+    flat = options_from_index(read(old), IndexKind.FLAT, CHUNKING, None)
     with pytest.raises(UsageError, match=r"kind was 'binary', is 'flat'.*--force"):
         migrate(other, old, tmp_path / "new", flat, Silent())
     assert migrate(other, old, tmp_path / "new", flat, Silent(), force=True).kind is IndexKind.FLAT
@@ -156,20 +156,20 @@ def test_other_options_do_not_go_on_with_it(other: Encoder, old: Path, tmp_path:
 def test_force_deletes_nothing_before_all_is_checked(other: Encoder, old: Path, tmp_path: Path) -> None:
     """Neither of a run that goes on at this moment, nor for a source that is refused."""
     unfinished(other, old, tmp_path / "new")
-    there = contents(folder_beside(tmp_path / "new"))
-    with bulk_run.locked(folder_beside(tmp_path / "new")), pytest.raises(UsageError, match="another run writes"):
+    there = contents(work_folder(tmp_path / "new"))
+    with bulk_run.locked(work_folder(tmp_path / "new")), pytest.raises(UsageError, match="another run writes"):
         migrate(other, old, tmp_path / "new", wishes(old), Silent(), force=True)
     shutil.copytree(old, tmp_path / "old")
     flip(tmp_path / "old" / DOCUMENTS)
     with pytest.raises(UnsafeError, match="has changed"):
         migrate(other, tmp_path / "old", tmp_path / "new", wishes(old), Silent(), force=True)
-    assert contents(folder_beside(tmp_path / "new")) == there
+    assert contents(work_folder(tmp_path / "new")) == there
 
 
 def test_what_lies_there_without_a_plan_is_thrown_away(other: Encoder, old: Path, tmp_path: Path) -> None:
     """A run that was killed while it tidied up: nobody can say whose documents those are."""
     unfinished(other, old, tmp_path / "new")
-    work = folder_beside(tmp_path / "new")
+    work = work_folder(tmp_path / "new")
     (work / "migration.json").unlink()
     (work / DOCUMENTS).write_bytes(b"of another index")
     made = migrate(other, old, tmp_path / "new", wishes(old), Silent())
@@ -180,7 +180,7 @@ def test_what_lies_there_without_a_plan_is_thrown_away(other: Encoder, old: Path
 @pytest.mark.parametrize("size", [30_000, 90_000])
 def test_a_full_disk_loses_nothing(other: Encoder, old: Path, tmp_path: Path, size: int) -> None:
     """Full while documents are written, and while the vectors are."""
-    with largest_file(size), pytest.raises(EmbedshipError, match=r"could not be written.*goes on from there"):
+    with largest_file(size), pytest.raises(EmbedshipError, match=r"could not be written"):
         migrate(other, old, tmp_path / "new", wishes(old), Silent(), 256)
     assert not (tmp_path / "new").exists()
     made = migrate(other, old, tmp_path / "new", wishes(old), Silent(), 256)
@@ -217,14 +217,14 @@ def hook(event, arguments):
 
 from embedship import Encoder
 from embedship.serve.index.manifest import read
-from embedship.serve.indexing.migrate import as_before, migrate
+from embedship.serve.indexing.migrate import options_from_index, migrate
 class Silent:
     def found(self, texts, done): pass
     def encoded(self, texts, tokens): pass
 found = read(Path(old))
 with Encoder.open(bundle, "openvino-int8", streams=1) as encoder:
     sys.addaudithook(hook)
-    migrate(encoder, Path(old), Path(out), as_before(found, None, found.chunking, None), Silent(), 64)
+    migrate(encoder, Path(old), Path(out), options_from_index(found, None, found.chunking, None), Silent(), 64)
 """
 
 

@@ -60,7 +60,7 @@ def test_other_codes_are_packed_again(encoder: Encoder, flat: Path, tmp_path: Pa
     requantise(encoder.bundle, None, flat, tmp_path / "binary", IndexOptions(IndexKind.BINARY), quiet)
     codes = msgspec.structs.replace(encoder.bundle.manifest.codes, binary_threshold=0.1)
     later = Bundle(encoder.bundle.folder, msgspec.structs.replace(encoder.bundle.manifest, codes=codes))
-    with pytest.raises(MismatchError, match=r"Pack it again with `embedship index BUNDLE --from .*binary`"):
+    with pytest.raises(MismatchError, match=r"Pack the index again with `embedship index BUNDLE --from .*binary`"):
         IndexFolder.open(tmp_path / "binary", later)
     requantise(later, None, tmp_path / "binary", tmp_path / "again", IndexOptions(IndexKind.BINARY), quiet)
     IndexFolder.open(tmp_path / "again", later).close()

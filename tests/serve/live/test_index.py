@@ -241,7 +241,7 @@ def test_who_only_reads_sees_what_another_process_writes(index: Path, world: Wor
 
 
 def test_one_process_writes(live: MutableIndex, index: Path, world: World) -> None:
-    with pytest.raises(UsageError, match=r"another process writes to .*index\.live: if it is a server, send the changes to it"):
+    with pytest.raises(UsageError, match=r"another process writes to .*index\.live: if it is a server, send"):
         MutableIndex.open(index, world.bundle, writable=True)
 
 

@@ -17,7 +17,7 @@ from embedship.serve.documents.changes import DeleteDocument
 from embedship.serve.documents.store import Document
 from embedship.serve.index.folder import IndexFolder
 from embedship.serve.index.manifest import read
-from embedship.serve.indexing.migrate import as_before, migrate
+from embedship.serve.indexing.migrate import migrate, options_from_index
 from embedship.serve.live.index import MutableIndex
 
 from .conftest import DOCUMENTS, World
@@ -41,7 +41,7 @@ def encoder(bundle: Path) -> Iterator[Encoder]:
 
 
 def migrated(encoder: Encoder, index: Path, out: Path) -> dict[str, Document]:
-    migrate(encoder, index, out, as_before(read(index), None, None, None), Silent())
+    migrate(encoder, index, out, options_from_index(read(index), None, None, None), Silent())
     return held(out, encoder.bundle)
 
 
@@ -71,7 +71,7 @@ def test_an_unfinished_one_goes_on_with_the_documents_it_began_with(
     with MutableIndex.open(flat, world.bundle, writable=True) as live:
         live.write([world.put("new", 200)])
         with pytest.raises(EngineError, match="worn out"):
-            migrate(encoder, flat, tmp_path / "new", as_before(read(flat), None, None, None), Worn())
+            migrate(encoder, flat, tmp_path / "new", options_from_index(read(flat), None, None, None), Worn())
         live.write([DeleteDocument("d3")])
         with caplog.at_level(logging.WARNING, "embedship"):
             found = migrated(encoder, flat, tmp_path / "new")
@@ -84,7 +84,7 @@ def test_one_that_has_no_documents_yet_begins_with_those_of_now(
 ) -> None:
     with MutableIndex.open(flat, world.bundle, writable=True) as live:
         with pytest.raises(EngineError, match="worn out"):
-            migrate(encoder, flat, tmp_path / "new", as_before(read(flat), None, None, None), Worn())
+            migrate(encoder, flat, tmp_path / "new", options_from_index(read(flat), None, None, None), Worn())
         (tmp_path / ".new.migrating" / "documents.sqlite").unlink()
         live.write([DeleteDocument("d3")])
         assert "d3" not in migrated(encoder, flat, tmp_path / "new")

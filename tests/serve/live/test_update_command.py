@@ -102,8 +102,8 @@ def test_documents_without_text_are_skipped_and_named(
 @pytest.mark.parametrize(
     ("row", "sentence"),
     [
-        ({"id": "x", "delete": True, "text": "y"}, 'line 2: a line that deletes is {"id", "delete": true} and nothing'),
-        ({"delete": True}, "line 2: a line that deletes is"),
+        ({"id": "x", "delete": True, "text": "y"}, 'line 2: a line that deletes must be {"id", "delete": true} and'),
+        ({"delete": True}, "line 2: a line that deletes must be"),
         ({"id": "x", "text": None}, "line 2: Expected `str`, got `null`"),
     ],
 )

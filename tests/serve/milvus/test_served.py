@@ -254,7 +254,7 @@ def test_what_is_wrong_is_one_sentence(
 ) -> None:
     there = str(filled("there"))
     for arguments, why in (
-        (["index", str(bundle), str(corpus), "--out", there], "is there already, and may be served"),
+        (["index", str(bundle), str(corpus), "--out", there], "exists already, and may be in use"),
         (["index", "update", f"{there}_not", str(corpus), "--bundle", str(bundle)], "fill it with `embedship index"),
         (["serve", str(bundle), "--index", "milvus://nowhere"], "is not a valid address of a collection"),
     ):
@@ -317,7 +317,7 @@ def test_a_load_of_which_documents_are_missing_makes_nothing(
 ) -> None:
     put_all = MilvusBackend._put
     monkeypatch.setattr(MilvusBackend, "_put", lambda self, entities: put_all(self, entities[1:]))
-    with pytest.raises(BackendUnavailable, match="of 60 documents 59 are there, and it was not made: load it again"):
+    with pytest.raises(BackendUnavailable, match="only 59 of 60 documents were stored, so the collection was not"):
         filled("short")
     assert not line.call("has_collection", "short")
 
