@@ -1,8 +1,12 @@
 """Devices that compute batches: the streams of an engine in this process, or one supervised worker process per device.
 
-`hang_detector` measures forward passes, `local` and `process` run batches, `supervision` restarts worker processes,
-`fleet` opens all devices of a model, `worker_main` is the program of a worker process, and `worker_protocol` its wire
-format.
+fleet.py            Opens all devices of a model and checks them with golden texts
+hang_detector.py    Compares how long forward passes run with how long they may run
+local.py            A device that is one stream of the engine in this process
+process.py          The server's side of one worker process
+supervision.py      Starts, checks, watches, kills and restarts worker processes
+worker_main.py      The program of a worker process
+worker_protocol.py  The wire format between the server and a worker process
 """
 
 from __future__ import annotations

@@ -1,4 +1,20 @@
-"""Vectors -> hits. Nothing here imports FAISS; folder.py opens an index, build.py makes one."""
+"""Index: finds the nearest vectors. This file does not import FAISS.
+
+arrays.py         Array files: written row by row, read through a memory map
+effort.py         Search effort: settings that trade time for recall
+exact_vectors.py  The exact vectors of an index, and exact search over them
+factory.py        FAISS factory strings that are supported
+faiss_library.py  The only module that imports FAISS, with helpers
+flat.py           Flat index: compares every vector
+folder.py         Opens an index folder
+gpu.py            FAISS on a GPU, for faster builds
+kinds.py          Writes and opens an index of any kind from its recipe
+manifest.py       index.json: content, model and file hashes of an index
+recipe.py         Recipe of an index: everything that is fixed when it is built
+stage.py          First stages: return candidates
+staged.py         Two-stage index: a first stage, then re-ranking
+store.py          Codes that re-rank candidates
+"""
 
 from __future__ import annotations
 

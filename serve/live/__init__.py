@@ -10,15 +10,15 @@ A change is acknowledged when its transaction is on disk. A search runs in its o
 snapshot without deleted rows, and compares the fresh vectors one by one, all at one version. A compaction writes the
 next snapshot next to the old one, and one transaction makes it the current one.
 
-    backend.py     FolderBackend: searches a folder, mutable or not
-    database.py    documents.sqlite: creates, opens and checks it, reads its state
-    changes.py     puts and deletes documents in one transaction
-    snapshot.py    the immutable part: opens, writes and removes snapshots
-    view.py        searches snapshot and changes at one version
-    index.py       MutableIndex: the parts together, for a server or a command
-    compaction.py  decides when to compact, and retries after a failure
-    lock.py        the lock of the writing process
-    origin.py      current documents, for commands that read the folder INDEX directly
+backend.py     FolderBackend: searches an index folder, mutable or not
+changes.py     Puts and deletes documents in one transaction
+compaction.py  Decides when to compact, and retries after a failure
+database.py    documents.sqlite: creates, opens and checks it, and reads its state
+index.py       MutableIndex: the parts together, for a server or a command
+lock.py        The lock of the writing process
+origin.py      Current documents, for commands that read the folder INDEX directly
+snapshot.py    The immutable part: opens, writes and removes snapshots
+view.py        Searches snapshot and changes at one version
 """
 
 from __future__ import annotations
