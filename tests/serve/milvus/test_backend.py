@@ -245,7 +245,7 @@ def test_two_ids_of_one_hash_are_told_apart(empty: MilvusBackend, line: MilvusCo
 
 
 def test_a_collection_of_another_model(opened: MilvusBackend, stranger: Path, at: At) -> None:
-    with pytest.raises(MismatchError, match=r"the index milvus://127.* was built with model .*, but this bundle has model"):
+    with pytest.raises(MismatchError, match=r"the index milvus://127.* was built with .*, but this bundle has model"):
         MilvusBackend.open(at("rows"), Bundle.open(stranger), writable=False)
 
 
