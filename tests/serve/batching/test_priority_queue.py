@@ -1,4 +1,4 @@
-"""The core of batching: nothing lost, nothing twice, oldest first, budget kept, padding small, nobody starved."""
+"""Batches lose and repeat no text, begin with the oldest, keep the budget, pad little and starve no lane."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ steps = st.lists(st.one_of(texts, st.none()), max_size=120)
 
 
 @given(steps)
-def test_every_text_whose_client_waits_is_taken_exactly_once(script: list[tuple[Priority, int, bool] | None]) -> None:
+def test_every_text_of_an_open_request_is_taken_exactly_once(script: list[tuple[Priority, int, bool] | None]) -> None:
     lanes: PriorityQueue[Client] = PriorityQueue(BUDGET)
     expected, taken = [], []
     for step in script:
@@ -84,7 +84,7 @@ def test_a_batch_keeps_the_budget_and_its_padding_small(lengths: list[int]) -> N
     for batch in emptied(lanes):
         sizes = [len(one.ids) for one in batch]
         area = len(batch) * padded_width(max(sizes))
-        beyond = area - sum(map(padded_width, sizes))  # more than each text alone is padded
+        beyond = area - sum(map(padded_width, sizes))  # padding beyond that of each text alone
         assert len(batch) == 1 or (area <= BUDGET and beyond <= max(SLACK, PADDING * sum(sizes)))
         assert len(batch).bit_count() == 1
 
@@ -100,7 +100,7 @@ def test_every_batch_holds_the_oldest_text(lengths: list[int]) -> None:
         waiting -= rows
 
 
-def test_texts_of_one_length_leave_in_the_order_they_came() -> None:
+def test_texts_of_one_length_are_taken_in_order_of_arrival() -> None:
     lanes: PriorityQueue[Client] = PriorityQueue(BUDGET)
     lanes.put(Priority.INTERACTIVE, [work(48, row) for row in range(10)])
     assert [[one.row for one in batch] for batch in emptied(lanes)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
@@ -114,7 +114,7 @@ def test_real_lengths_pad_less_than_five_percent() -> None:
     real = sum(len(one.ids) for batch in batches for one in batch)
     padded = sum(len(batch) * padded_width(max(len(one.ids) for one in batch)) for batch in batches)
     assert padded / real <= 1.05
-    assert real / len(batches) > 0.5 * 1536  # and not by way of tiny batches
+    assert real / len(batches) > 0.5 * 1536  # the batches are not tiny
 
 
 def test_interactive_work_goes_first_and_bulk_is_not_starved() -> None:
@@ -132,7 +132,7 @@ def test_bulk_batches_shrink_while_queries_come_in() -> None:
     clock = Clock()
     lanes: PriorityQueue[Client] = PriorityQueue(BUDGET, clock)
     lanes.put(Priority.BULK, [work(10) for _ in range(40)])
-    assert len(lanes.take()) == 16  # what 200 tokens hold, down to a power of two
+    assert len(lanes.take()) == 16  # as many as fit into 200 tokens, rounded down to a power of two
     lanes.put(Priority.INTERACTIVE, [work(10)])
     assert len(lanes.take()) == 1
     assert len(lanes.take()) == 16 // SHRINK
@@ -141,7 +141,7 @@ def test_bulk_batches_shrink_while_queries_come_in() -> None:
 
 
 @pytest.mark.parametrize("lane", Priority)
-def test_departed_clients_cost_nothing(lane: Priority) -> None:
+def test_texts_of_cancelled_requests_are_not_computed(lane: Priority) -> None:
     lanes: PriorityQueue[Client] = PriorityQueue(BUDGET)
     leaving, staying = Client(), Client()
     lanes.put(lane, [work(10, client=leaving), work(10, client=staying), work(30, client=leaving)])
@@ -152,7 +152,7 @@ def test_departed_clients_cost_nothing(lane: Priority) -> None:
 
 
 @pytest.mark.parametrize("lane", Priority)
-def test_departed_clients_are_forgotten_while_no_stream_takes(lane: Priority) -> None:
+def test_texts_of_cancelled_requests_are_dropped_while_no_stream_takes_batches(lane: Priority) -> None:
     lanes: PriorityQueue[Client] = PriorityQueue(BUDGET)
     left = []
     for row in range(100):
@@ -168,7 +168,7 @@ def test_departed_clients_are_forgotten_while_no_stream_takes(lane: Priority) ->
 
 @pytest.fixture(scope="module")
 def real_lengths(bundle: Path) -> list[int]:
-    """Tokens of real texts as the model reads them: summaries, which are as short as queries, and whole docstrings."""
+    """Token counts of real texts: summaries, which are as short as queries, and whole docstrings."""
     entries = stdlib_docs.entries(1_500)
     return Tokenizer.open(Bundle.open(bundle))([t for e in entries for t in (e.summary, e.body)]).lengths
 
@@ -178,7 +178,7 @@ def area(batch: list[QueuedText[Client]]) -> int:
 
 
 class Traffic:
-    """Seeded requests on virtual time, of real lengths, through lanes and streams that each take what is there.
+    """Seeded requests of real lengths in virtual time. Each free stream takes the next batch.
 
     A request is all its texts; its client may leave at any moment, as a deadline does that passes. Each rule of the
     lanes is held against this class' own account of who waits.
@@ -200,7 +200,7 @@ class Traffic:
         self._numbers = itertools.count()
         at = 0.0
         for _ in range(requests):
-            at += self.random.expovariate(60)  # more than two streams can do, so that work waits, and then less
+            at += self.random.expovariate(60)  # first more than two streams can compute, so that texts wait, then less
             at += 3.0 * (self.random.random() < 0.01)
             self._plan(at, lambda: self._arrive(lengths))
 
@@ -228,9 +228,9 @@ class Traffic:
 
     def _take(self, batch: list[QueuedText[Client]]) -> None:
         present = self._present()
-        lanes = {self.waiting[id(one)][0] for one in batch}  # a KeyError: taken twice, or never put
+        lanes = {self.waiting[id(one)][0] for one in batch}  # a KeyError means: taken twice, or never put
         assert len(lanes) == 1, "a batch is of one lane"
-        assert not any(one.request.cancelled for one in batch), "nobody waits for it"
+        assert not any(one.request.cancelled for one in batch), "its request was cancelled"
         self._hold_turns(lanes.pop(), {lane for lane, _ in present})
         for one in batch:
             lane, _ = self.waiting.pop(id(one))
@@ -242,7 +242,7 @@ class Traffic:
         self._plan(self.clock.now + seconds, self._finish)
 
     def _hold_turns(self, lane: Priority, waiting: set[Priority]) -> None:
-        """Interactive first; bulk before it only after PATIENCE batches, and then at once."""
+        """Interactive texts go first. Bulk goes before them only after MAX_INTERACTIVE_STREAK batches, then at once."""
         if lane is Priority.BULK:
             assert Priority.INTERACTIVE not in waiting or self.passed_over >= MAX_INTERACTIVE_STREAK, (
                 "bulk before interactive"
@@ -274,7 +274,7 @@ def test_traffic_is_served_by_the_rules(seed: int, real_lengths: list[int]) -> N
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("lane", Priority)
 def test_real_texts_pad_less_than_five_percent(seed: int, lane: Priority, real_lengths: list[int]) -> None:
-    """While work waits, in a queue that is filled again and again: not only when all of it may be sorted at once."""
+    """Also for a queue that is refilled again and again, not only when all texts can be sorted at once."""
     random, lanes = Random(seed), PriorityQueue[Client](1536)
     batches: list[list[QueuedText[Client]]] = []
     for _ in range(60):

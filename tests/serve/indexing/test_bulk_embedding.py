@@ -18,7 +18,7 @@ from ..index.conftest import Corpus
 @pytest.mark.parametrize(
     "wishes", [IndexOptions(with_title=True), IndexOptions(chunking=Chunking(tokens=20, overlap=0))]
 )
-def test_the_same_bytes_lie_there_and_nothing_else(
+def test_the_folder_has_the_same_bytes_and_no_other_files(
     encoder: Encoder, corpus: Corpus, tmp_path: Path, wishes: IndexOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of more documents than are embedded at once, one of them longer than the model reads."""

@@ -104,7 +104,7 @@ def test_every_document_is_embedded_by_the_other_bundle(
         assert (hits.rows[:, 0] == np.arange(made.size)).mean() > 0.97  # a few chunks are the same text
 
 
-def test_other_options_when_told_so(encoder: Encoder, old: Path, tmp_path: Path) -> None:
+def test_other_options_if_requested(encoder: Encoder, old: Path, tmp_path: Path) -> None:
     """And without chunks it says what the model does not read."""
     made = migrate(encoder, old, tmp_path / "new", options_from_index(read(old), IndexKind.FLAT, None, None), Silent())
     assert (made.kind, made.chunking, made.size) == (IndexKind.FLAT, None, 60)
@@ -133,7 +133,9 @@ def unfinished(encoder: Encoder, old: Path, out: Path) -> None:
         migrate(encoder, old, out, wishes(old), Worn(), 32)
 
 
-def test_it_goes_on_where_it_failed(other: Encoder, old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_continues_where_it_failed(
+    other: Encoder, old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     migrate(other, old, tmp_path / "clean", wishes(old), Silent(), 32)
     unfinished(other, old, tmp_path / "new")
@@ -145,7 +147,7 @@ def test_it_goes_on_where_it_failed(other: Encoder, old: Path, tmp_path: Path, m
     assert contents(tmp_path / "new") == contents(tmp_path / "clean")
 
 
-def test_other_options_do_not_go_on_with_it(other: Encoder, old: Path, tmp_path: Path) -> None:
+def test_other_options_do_not_continue_it(other: Encoder, old: Path, tmp_path: Path) -> None:
     unfinished(other, old, tmp_path / "new")
     flat = options_from_index(read(old), IndexKind.FLAT, CHUNKING, None)
     with pytest.raises(UsageError, match=r"kind was 'binary', is 'flat'.*--force"):
@@ -166,8 +168,8 @@ def test_force_deletes_nothing_before_all_is_checked(other: Encoder, old: Path, 
     assert contents(work_folder(tmp_path / "new")) == there
 
 
-def test_what_lies_there_without_a_plan_is_thrown_away(other: Encoder, old: Path, tmp_path: Path) -> None:
-    """A run that was killed while it tidied up: nobody can say whose documents those are."""
+def test_a_work_folder_without_a_plan_is_emptied(other: Encoder, old: Path, tmp_path: Path) -> None:
+    """A run that was killed while it cleaned up: the origin of its documents is unknown."""
     unfinished(other, old, tmp_path / "new")
     work = work_folder(tmp_path / "new")
     (work / "migration.json").unlink()
@@ -179,7 +181,7 @@ def test_what_lies_there_without_a_plan_is_thrown_away(other: Encoder, old: Path
 
 @pytest.mark.parametrize("size", [30_000, 90_000])
 def test_a_full_disk_loses_nothing(other: Encoder, old: Path, tmp_path: Path, size: int) -> None:
-    """Full while documents are written, and while the vectors are."""
+    """The disk is full while documents, or while vectors, are written."""
     with largest_file(size), pytest.raises(EmbedshipError, match=r"could not be written"):
         migrate(other, old, tmp_path / "new", wishes(old), Silent(), 256)
     assert not (tmp_path / "new").exists()
@@ -194,7 +196,7 @@ def test_an_old_index_that_was_changed_is_refused(encoder: Encoder, old: Path, t
         migrate(encoder, tmp_path / "old", tmp_path / "new", wishes(old), Silent())
 
 
-def test_something_else_at_the_end_is_refused_at_the_beginning(encoder: Encoder, old: Path, tmp_path: Path) -> None:
+def test_an_out_that_is_not_an_index_is_refused_at_the_start(encoder: Encoder, old: Path, tmp_path: Path) -> None:
     (tmp_path / "new").write_text("precious")
     with pytest.raises(UsageError, match="remove it, or give another --out"):
         migrate(encoder, old, tmp_path / "new", wishes(old), Silent())
@@ -256,7 +258,7 @@ def test_the_speed_is_that_of_this_run(encoder: Encoder, old: Path, tmp_path: Pa
     assert speed == round((made.size - watcher.resumed) / watcher.seconds, 1)
 
 
-def test_the_verb(bundle: Path, old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(bundle: Path, old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new"
     command = ["index", "migrate", str(old), str(bundle), "--out", str(out)]
     assert run([*command, "--kind", "flat", "--chunk", "0", "--json"]) == 0

@@ -49,7 +49,7 @@ def test_the_same_vectors_in_another_kind(encoder: Encoder, flat: Path, tmp_path
         assert second.documents.fetch([3, 0]) == first.documents.fetch([3, 0])
 
 
-def test_an_index_may_take_the_place_of_its_source(encoder: Encoder, flat: Path) -> None:
+def test_an_index_may_replace_its_source(encoder: Encoder, flat: Path) -> None:
     requantise(encoder.bundle, None, flat, flat, IndexOptions(IndexKind.BINARY), quiet)
     with IndexFolder.open(flat, encoder.bundle) as opened:
         assert opened.index.kind is IndexKind.BINARY
@@ -80,7 +80,7 @@ def test_vectors_that_were_changed_are_refused(encoder: Encoder, flat: Path, tmp
     assert not (tmp_path / "out").exists()
 
 
-def test_recall_is_measured_anew(encoder: Encoder, flat: Path, tmp_path: Path) -> None:
+def test_recall_is_measured_again(encoder: Encoder, flat: Path, tmp_path: Path) -> None:
     questions = tmp_path / "questions.jsonl"
     questions.write_text('{"text": "read a file"}\n')
     wishes = IndexOptions(IndexKind.BINARY, queries=questions)

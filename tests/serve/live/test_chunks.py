@@ -1,4 +1,4 @@
-"""Changes to an index of chunks: rows of a document stay together, and what is found equals an index built anew."""
+"""Changes to an index of chunks: the rows of a document stay together, and results equal those of a new index."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def put(world: World, id: str, *texts: int) -> Change:
 
 
 def rows_of(live: MutableIndex, id: str) -> list[int]:
-    """By the database; each holds the chunk that it should, and is its document's for whoever groups."""
+    """Return the rows in the database. Check that each has the right chunk and belongs to its document."""
     with live.read_view() as now:
         assert now.firsts is not None
         first = now.documents.rows([id])[id]
@@ -57,14 +57,14 @@ def test_a_document_has_rows_of_its_own_one_after_the_other(cut: Path, world: Wo
             assert now.words.search(["word103 word3 word5 word210"], 10).rows[0].tolist() == [-1] * 10
 
 
-def test_what_is_unchanged_is_told_by_the_whole_text(cut: Path, world: World) -> None:
+def test_unchanged_documents_are_recognised_by_the_whole_text(cut: Path, world: World) -> None:
     with MutableIndex.open(cut, world.bundle, writable=True) as live:
         same, other = cut_start()["d1"], lined([1, 102], "d1")
         assert live.changed_documents([same, lined([7], "new")]) == [lined([7], "new")]
         assert live.changed_documents([other]) == [other], "its first chunk is as before, its second is not"
 
 
-def test_a_moment_keeps_its_rows(cut: Path, world: World) -> None:
+def test_a_read_view_keeps_its_rows(cut: Path, world: World) -> None:
     with MutableIndex.open(cut, world.bundle, writable=True) as live, live.read_view() as before:
         live.write([put(world, "d1", 220, 221, 222), put(world, "new", 223, 224)])
         live.compact()

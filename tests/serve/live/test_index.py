@@ -1,4 +1,4 @@
-"""Changes to a real index, held against a dictionary and against an index built from scratch."""
+"""Changes to a real index, compared with a dictionary and with an index built from scratch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def first(world: World) -> dict[str, Document]:
     return {f"d{n}": world.document(f"d{n}", n) for n in range(DOCUMENTS)}
 
 
-def test_what_was_written_is_found_at_once(live: MutableIndex, world: World) -> None:
+def test_a_write_is_found_at_once(live: MutableIndex, world: World) -> None:
     assert nearest(live, world.vectors[200:201])[0][0] != "new"
     assert live.write(
         [world.put("new", 200), DeleteDocument("d3"), world.put("d4", 201), DeleteDocument("unknown")]
@@ -71,7 +71,7 @@ def test_words_and_facts_change_with_the_documents(live: MutableIndex, world: Wo
 def test_it_equals_an_index_built_from_scratch(
     live: MutableIndex, world: World, kind: IndexKind, index: Path, tmp_path: Path
 ) -> None:
-    """Hits and scores of all three searches, before a compaction and after: BM25 counts documents that are there."""
+    """Hits and scores of all three searches, before and after a compaction. BM25 counts current documents only."""
     changes = seeded(world, 5, 300)
     for start in range(0, 300, 60):
         live.write(changes[start : start + 60])
@@ -121,7 +121,7 @@ def compare(live: MutableIndex, other: IndexFolder, numbers: list[int], world: W
 
 
 def test_of_many_equal_texts_the_lowest_rows_are_found(live: MutableIndex, world: World) -> None:
-    """More than any number of spare candidates."""
+    """More equal texts than spare candidates."""
     live.write([world.put(f"same{n}", 200) for n in range(60)])
     with live.read_view() as now:
         expected = sorted(now.documents.rows([f"same{n}" for n in range(60)]).values())[:10]
@@ -130,7 +130,7 @@ def test_of_many_equal_texts_the_lowest_rows_are_found(live: MutableIndex, world
             assert len(set(found.scores[0].tolist())) == 1
 
 
-def test_a_moment_does_not_change(live: MutableIndex, world: World) -> None:
+def test_a_read_view_does_not_change(live: MutableIndex, world: World) -> None:
     with live.read_view() as before:
         index = before.index
         live.write([DeleteDocument("d1"), world.put("d2", 150), world.put("new", 151)])
@@ -145,7 +145,7 @@ def test_a_moment_does_not_change(live: MutableIndex, world: World) -> None:
     assert index.exact(world.vectors[[1, 2]], 1).rows[:, 0].tolist() == [1, 2], "for the monitor, later"
 
 
-def test_a_snapshot_stays_as_long_as_somebody_searches_it(live: MutableIndex, world: World) -> None:
+def test_a_snapshot_stays_while_it_is_searched(live: MutableIndex, world: World) -> None:
     live.write([world.put("new", 200)])
     live.compact()
     view = live.view()
@@ -168,7 +168,7 @@ def test_numbers_are_never_used_again(live: MutableIndex, world: World) -> None:
         assert now.documents.rows(["new"]) == {"new": DOCUMENTS + 1}
 
 
-def test_all_documents_may_go_and_come_back(live: MutableIndex, world: World) -> None:
+def test_all_documents_may_be_deleted_and_put_again(live: MutableIndex, world: World) -> None:
     live.write([DeleteDocument(f"d{n}") for n in range(DOCUMENTS)])
     assert live.compact() is False
     assert nearest(live, world.vectors[:2]) == [[], []]
@@ -180,7 +180,7 @@ def test_all_documents_may_go_and_come_back(live: MutableIndex, world: World) ->
 
 
 def test_one_document_put_a_thousand_times(flat: Path, world: World) -> None:
-    """Stale rows are dropped from memory, and no view is disturbed by that."""
+    """Stale rows are dropped from memory, and existing views do not change."""
     with MutableIndex.open(flat, world.bundle, writable=True) as live:
         view = None
         for n in range(30):
@@ -194,7 +194,7 @@ def test_one_document_put_a_thousand_times(flat: Path, world: World) -> None:
         assert view.search(world.vectors[[15]], 1).rows.tolist() == [[0]]
 
 
-def test_writers_and_readers_beside_each_other(live: MutableIndex, world: World) -> None:
+def test_writers_and_readers_at_the_same_time(live: MutableIndex, world: World) -> None:
     """Each search sees all of a transaction or none of it."""
     pairs = [[world.put("a", n), world.put("b", n)] for n in range(200)]
 
@@ -226,7 +226,7 @@ def test_after_a_restart_it_is_as_it_was(index: Path, world: World) -> None:
             assert nearest(again, world.vectors) == expected
 
 
-def test_who_only_reads_sees_what_another_process_writes(index: Path, world: World) -> None:
+def test_a_reader_sees_what_another_process_writes(index: Path, world: World) -> None:
     with (
         MutableIndex.open(index, world.bundle, writable=True) as writer,
         MutableIndex.open(index, world.bundle, writable=False) as reader,
@@ -245,7 +245,7 @@ def test_one_process_writes(live: MutableIndex, index: Path, world: World) -> No
         MutableIndex.open(index, world.bundle, writable=True)
 
 
-def test_changes_to_another_build_are_no_changes_to_this_one(index: Path, world: World, kind: IndexKind) -> None:
+def test_changes_to_another_build_are_refused(index: Path, world: World, kind: IndexKind) -> None:
     MutableIndex.open(index, world.bundle, writable=True).close()
     shutil.rmtree(index)
     shutil.copytree(world.folders[next(each for each in KINDS if each is not kind)], index)
@@ -261,9 +261,7 @@ def write_over(path: Path, at: int, content: bytes) -> None:
 
 @pytest.mark.parametrize("writable", [True, False])
 @pytest.mark.parametrize(("at", "content"), [(0, b"no database " * 400), (4096, b"\0" * 40960)])
-def test_a_damaged_file_of_changes_is_a_sentence(
-    flat: Path, world: World, at: int, content: bytes, writable: bool
-) -> None:
+def test_a_damaged_database_is_an_error(flat: Path, world: World, at: int, content: bytes, writable: bool) -> None:
     MutableIndex.open(flat, world.bundle, writable=True).close()
     write_over(changes_folder(flat) / FILE, at, content)
     with pytest.raises(UnsafeError, match=r"index\.live/documents\.sqlite is (damaged|no file of changes)"):
@@ -296,7 +294,7 @@ def test_a_damaged_snapshot_is_named_before_faiss_reads_it(index: Path, world: W
 
 
 def test_the_snapshot_of_another_index(index: Path, world: World, tmp_path: Path) -> None:
-    """Whole and sealed, of the same model and the same size, and not the one that the documents belong to."""
+    """A complete, sealed snapshot of the same model and size, but of other documents."""
     made = []
     for name in ("one", "two"):
         copy = shutil.copytree(index, tmp_path / name)
@@ -311,7 +309,7 @@ def test_the_snapshot_of_another_index(index: Path, world: World, tmp_path: Path
 
 
 def test_few_rows_are_left_in_many_lists(flat: Path, world: World, tmp_path: Path) -> None:
-    """A compaction keeps the recipe, and FAISS wants as many rows to train on as it has lists."""
+    """A compaction keeps the recipe, and FAISS needs as many training rows as lists."""
     recipe = IndexSpec(kind=IndexKind.FACTORY, factory="IVF800,SQ8", dimension=384, store=RerankStore.FLOAT16)
     described = msgspec.structs.replace(
         manifest.read(flat),
@@ -328,8 +326,8 @@ def test_few_rows_are_left_in_many_lists(flat: Path, world: World, tmp_path: Pat
             np.testing.assert_array_equal(now.index.search(queries, 10).rows, now.index.exact(queries, 10).rows)
 
 
-def test_a_compaction_that_raises_once_is_made_afterwards(live: MutableIndex, world: World) -> None:
-    """Whatever it raises: FAISS has errors of its own."""
+def test_a_compaction_that_raises_is_retried(live: MutableIndex, world: World) -> None:
+    """For any exception, because FAISS raises its own types."""
     told: Queue[CompactionResult] = Queue()
 
     class Once:
@@ -354,7 +352,7 @@ def test_a_compaction_that_raises_once_is_made_afterwards(live: MutableIndex, wo
     assert live.size.changes == 0
 
 
-def test_a_stranger_in_a_snapshot(index: Path, world: World) -> None:
+def test_an_additional_file_in_a_snapshot_is_refused(index: Path, world: World) -> None:
     with MutableIndex.open(index, world.bundle, writable=True) as live:
         live.write([world.put("new", 100)])
         live.compact()
@@ -383,8 +381,8 @@ def test_a_compaction_goes_through_its_steps_while_others_write(live: MutableInd
     )
 
 
-def test_a_trigger_of_the_index_is_not_taken_over(flat: Path, world: World) -> None:
-    """It would run at every write. The attacker sealed the index anew."""
+def test_a_trigger_in_the_index_is_refused(flat: Path, world: World) -> None:
+    """A trigger would run at every write. The attacker sealed the index again."""
     with closing(sqlite3.connect(flat / FILE)) as connection:
         connection.execute("CREATE TRIGGER t AFTER INSERT ON documents BEGIN UPDATE documents SET text = 'evil'; END")
         connection.commit()

@@ -37,7 +37,7 @@ def test_of_equal_sums_the_lower_row_and_no_more_than_k() -> None:
         (SearchMode.HYBRID, 300, {"near": 300, "worded": 300}),
     ],
 )
-def test_every_store_asks_as_deep_as_the_mode_needs(mode: SearchMode, k: int, asked: dict[str, int]) -> None:
+def test_a_search_is_as_deep_as_its_mode_needs(mode: SearchMode, k: int, asked: dict[str, int]) -> None:
     depths: dict[str, int] = {}
 
     def listed(name: str) -> Callable[[int], RankedRows]:
@@ -54,7 +54,7 @@ def test_every_store_asks_as_deep_as_the_mode_needs(mode: SearchMode, k: int, as
 
 
 @pytest.mark.parametrize("filter", [None, {}])
-def test_only_what_the_index_found_alone_is_comparable(filter: Filter | None) -> None:
+def test_only_plain_vector_results_are_comparable(filter: Filter | None) -> None:
     rows = ranked(*range(30))
     found = comparable(SearchParams(filter=filter), rows)
     assert found is not None
