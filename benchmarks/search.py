@@ -248,7 +248,7 @@ def _rescoring(contenders: Sequence[Contender], data: Embedded, truth: ExactVect
     with_it, without = theirs.ask(20)[0], theirs.ask(-20)[0]
     began = time.perf_counter()
     for start in range(0, len(rows), 100):
-        ours.index.ranked(data.queries[start : start + 100], rows[start : start + 100])  # type: ignore[attr-defined]
+        ours.index.rank(data.queries[start : start + 100], rows[start : start + 100])  # type: ignore[attr-defined]
     return {"theirs": with_it - without, "ours": time.perf_counter() - began}
 
 

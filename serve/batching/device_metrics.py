@@ -25,7 +25,7 @@ class DevicesCollector(Collector):
         workers = self._workers()
         devices = [device for each in workers for device in each.serving_devices]
         up = GaugeMetricFamily("embedship_device_up", "1 while the device accepts batches, else 0.", labels=_LABELS)
-        yield _filled(up, devices, lambda each: each.up)
+        yield _fill(up, devices, lambda each: each.up)
         yield _counter(
             "restarts_total", "Restarts of the worker process of the device.", devices, lambda each: each.restarts
         )
@@ -54,10 +54,10 @@ class DevicesCollector(Collector):
 
 
 def _counter(name: str, meaning: str, devices: Iterable[ServingDevice], read: Read) -> Metric:
-    return _filled(CounterMetricFamily(f"embedship_device_{name}", meaning, labels=_LABELS), devices, read)
+    return _fill(CounterMetricFamily(f"embedship_device_{name}", meaning, labels=_LABELS), devices, read)
 
 
-def _filled(family: CounterMetricFamily | GaugeMetricFamily, devices: Iterable[ServingDevice], read: Read) -> Metric:
+def _fill(family: CounterMetricFamily | GaugeMetricFamily, devices: Iterable[ServingDevice], read: Read) -> Metric:
     for device in devices:
         family.add_metric((device.name,), float(read(device)))
     return family

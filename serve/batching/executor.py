@@ -51,8 +51,8 @@ class BatchExecutor:
         self._layout = layout
         self._counting = Lock()
         self._router = ResultRouter(counts, self.devices, layout)
-        self._wrong = counts.wrong_shapes
-        self._wrong.set(len(layout.wrong))
+        self._excluded_shapes = counts.wrong_shapes
+        self._excluded_shapes.set(len(layout.wrong))
         self._dispatcher: BatchDispatcher[PendingRequest] = BatchDispatcher(devices, queue)
         self._threads = [
             Thread(target=self._run, args=(device,), name=device.name, daemon=True)
@@ -115,7 +115,7 @@ class BatchExecutor:
         """Use these batch shapes no more. Call it on the event loop."""
         self._layout = self._layout.without(shapes)
         self._router.layout = self._layout
-        self._wrong.set(len(self._layout.wrong))
+        self._excluded_shapes.set(len(self._layout.wrong))
 
     async def encode_on(self, device: str, tokens: TokenBatch) -> Vectors:
         """Return (n, dim) float32 rows of these texts, computed as one batch on the given device. Raises EngineFailed.
@@ -150,7 +150,7 @@ class BatchExecutor:
         try:
             turns = [text.turn for text in job.texts]
             vectors = self._layout.encode(device.encode, [text.ids for text in job.texts], turns)
-            self._deliver(device, job, self._checked(vectors, len(job.texts)), started_at)
+            self._deliver(device, job, self._require_valid(vectors, len(job.texts)), started_at)
         except DeviceDown as down:
             # The device was down before it read the batch, so this does not count as a loss caused by the batch.
             self._retry_or_fail(device, job, () if job.pinned_to else (job,), down, started_at)
@@ -193,7 +193,7 @@ class BatchExecutor:
         except RuntimeError:
             logger.warning("the event loop ended before a batch of %d texts was finished", len(job.texts))
 
-    def _checked(self, vectors: Vectors, texts: int) -> Vectors:
+    def _require_valid(self, vectors: Vectors, texts: int) -> Vectors:
         """Return the vectors. Raise EngineError for a wrong shape, NaN or infinity.
 
         JSON has no NaN, and a client cannot tell a wrong vector from a right one.

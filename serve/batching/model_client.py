@@ -91,20 +91,20 @@ class InferenceClient:
 
         If the caller passes a `permit` from `enter`, no other permit is acquired, and the caller releases it.
         """
-        small = _small(texts, prompt)
+        small = _is_small(texts, prompt)
         lane = lane or (Priority.INTERACTIVE if small else Priority.BULK)
-        taken: AbstractContextManager[QueuePermit] = (
+        permit_context: AbstractContextManager[QueuePermit] = (
             nullcontext(permit) if permit else self.admission.acquire(len(texts), lane)
         )
-        with taken as held:
+        with permit_context as held:
             started = time.perf_counter()
-            tokens = self.tokenizer(texts, prompt) if small else await self._tokens(texts, prompt, held)
+            tokens = self.tokenizer(texts, prompt) if small else await self._tokenize_in_thread(texts, prompt, held)
             ended = time.perf_counter()
-            _tokenised(tokens, ended)
+            _record_tokens(tokens, ended)
             if counted:
                 self._counts.tokenise_seconds.observe(ended - started)
             self._require_tokens(tokens)
-            truncated = self._truncated(tokens, truncate)
+            truncated = self._count_truncated(tokens, truncate)
             vectors = await self.workers.encode(held, tokens, lane, counted=counted)
         if counted:
             self._counts.truncated.inc(truncated)
@@ -112,7 +112,7 @@ class InferenceClient:
 
     def enter(self, texts: Sequence[str], prompt: str = "", lane: Priority | None = None) -> QueuePermit:
         """Return the permit that `encode` would acquire, for a caller that does more work on the same texts."""
-        lane = lane or (Priority.INTERACTIVE if _small(texts, prompt) else Priority.BULK)
+        lane = lane or (Priority.INTERACTIVE if _is_small(texts, prompt) else Priority.BULK)
         return self.admission.acquire(len(texts), lane)
 
     async def encode_token_ids(self, ids: list[list[int]], lane: Priority | None = None) -> EncodedTexts:
@@ -121,7 +121,7 @@ class InferenceClient:
         tokens = TokenBatch(ids, [0] * len(ids))
         lane = lane or (Priority.INTERACTIVE if sum(tokens.lengths) <= SMALL_TOKENS else Priority.BULK)
         with self.admission.acquire(len(ids), lane) as permit:
-            _tokenised(tokens)
+            _record_tokens(tokens)
             vectors = await self.workers.encode(permit, tokens, lane)
         return EncodedTexts(vectors, tokens.lengths, tokens.cut)
 
@@ -130,12 +130,12 @@ class InferenceClient:
     ) -> list[Encoding]:
         """Return the tokens of each text, with their positions in the text."""
         prompt = self.prompt(prompt_name)
-        work = partial(_sliced, partial(self.tokenizer.tokenize, prompt=prompt, specials=specials), texts)
-        return await self._run_tokenizer(work, len(texts), _small(texts, prompt), lane)
+        work = partial(_run_in_slices, partial(self.tokenizer.tokenize, prompt=prompt, specials=specials), texts)
+        return await self._run_tokenizer(work, len(texts), _is_small(texts, prompt), lane)
 
     async def decode(self, ids: list[list[int]], skip_specials: bool, lane: Priority | None = None) -> list[str]:
         self._check_known(ids, "ids")
-        work = partial(_sliced, partial(self.tokenizer.decode, skip_specials=skip_specials), ids)
+        work = partial(_run_in_slices, partial(self.tokenizer.decode, skip_specials=skip_specials), ids)
         return await self._run_tokenizer(work, len(ids), sum(map(len, ids)) <= SMALL_TOKENS, lane)
 
     def prompt(self, name: str | None) -> str:
@@ -183,9 +183,9 @@ class InferenceClient:
             if row and not 0 <= min(row) <= max(row) < size:
                 raise Invalid(f"Text {place}: the ids of this model are 0 to {size - 1}.", field)
 
-    async def _tokens(self, texts: Sequence[Text], prompt: str, permit: QueuePermit) -> TokenBatch:
+    async def _tokenize_in_thread(self, texts: Sequence[Text], prompt: str, permit: QueuePermit) -> TokenBatch:
         def work() -> TokenBatch:
-            parts = _sliced(lambda some: [self.tokenizer(some, prompt)], texts)
+            parts = _run_in_slices(lambda some: [self.tokenizer(some, prompt)], texts)
             return TokenBatch(
                 [row for part in parts for row in part.ids],
                 [lost for part in parts for lost in part.cut],
@@ -202,7 +202,7 @@ class InferenceClient:
         if [] in tokens.ids:
             raise Invalid(f"Text {tokens.ids.index([])} is empty for this model: leave it out.", "input")
 
-    def _truncated(self, tokens: TokenBatch, allowed: bool) -> int:
+    def _count_truncated(self, tokens: TokenBatch, allowed: bool) -> int:
         """Return how many texts were truncated. Raise TooLong if there are any and the client does not allow it."""
         truncated = len(tokens) - tokens.cut.count(0)
         if truncated and not allowed:
@@ -216,11 +216,11 @@ class InferenceClient:
         return truncated
 
 
-def _small(texts: Sequence[Text], prompt: str) -> bool:
+def _is_small(texts: Sequence[Text], prompt: str) -> bool:
     return sum(map(_characters, texts)) + len(texts) * (len(prompt) + _SPECIALS_CHARACTERS) <= SMALL_CHARACTERS
 
 
-def _sliced(work: Callable[[Sequence[Item]], Sequence[ResultT]], items: Sequence[Item]) -> list[ResultT]:
+def _run_in_slices(work: Callable[[Sequence[Item]], Sequence[ResultT]], items: Sequence[Item]) -> list[ResultT]:
     """Return the results of `work` for all items. It runs on one slice at a time, so that it can be interrupted."""
     results: list[ResultT] = []
     for start in range(0, len(items), _SLICE):
@@ -233,7 +233,7 @@ def _characters(text: Text) -> int:
     return len(text) if isinstance(text, str) else len(text[0]) + len(text[1])
 
 
-def _tokenised(tokens: TokenBatch, ended: float | None = None) -> None:
+def _record_tokens(tokens: TokenBatch, ended: float | None = None) -> None:
     """Record the end of tokenisation and the text lengths in the current request, if there is one."""
     if context := current_request.get():
         context.mark(RequestPhase.TOKENISE, ended)

@@ -89,7 +89,7 @@ def processes(
             name, config = prefix + device, WorkerConfig(str(bundle.folder), chosen.name, device, each, os.getpid())
             supervised.append(SupervisedDevice(name, each, _launch(name, config), prove, HangDetector(stall_seconds)))
             stack.callback(supervised[-1].close)
-        fleet = DevicePool(supervised, _worst([device.opened() for device in supervised]))
+        fleet = DevicePool(supervised, _worst([device.wait_until_open() for device in supervised]))
         stack.pop_all()
     return Encoder(bundle, chosen, tokenizer, fleet, devices[0].kind)
 

@@ -22,7 +22,7 @@ class HangDetector:
     >>> detector = HangDetector(10.0, clock=lambda: now[0])
     >>> with detector.timed_pass(tokens=128):
     ...     now[0] = 11.0
-    ...     detector.stalled()
+    ...     detector.stalled_seconds()
     11.0
     """
 
@@ -52,7 +52,7 @@ class HangDetector:
                 del self._running[number]
                 self._record(self._clock() - started, tokens if ended else 0)
 
-    def stalled(self) -> float | None:
+    def stalled_seconds(self) -> float | None:
         """Return for how many seconds the oldest pass beyond its limit has been running; None if none is beyond it."""
         with self._lock:
             now = self._clock()

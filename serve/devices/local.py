@@ -32,7 +32,7 @@ class LocalDevice:
 
     @property
     def stuck(self) -> bool:
-        return self.hang_detector.stalled() is not None
+        return self.hang_detector.stalled_seconds() is not None
 
     def watch(self, changed: Callable[[], None]) -> None:
         """Do nothing: a hanging stream requests no batches, and requests the next one itself once it continues."""

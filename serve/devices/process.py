@@ -94,7 +94,7 @@ class WorkerProcess:
         finally:
             self._idle.put(channel)
 
-    def ended(self, seconds: float) -> bool:
+    def wait_ended(self, seconds: float) -> bool:
         """Return whether the process ends within `seconds`."""
         return bool(wait([self._control], seconds))
 

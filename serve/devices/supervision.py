@@ -32,7 +32,7 @@ class SupervisedWorker(Engine, Protocol):
     def open(self) -> None:
         """Wait until the engine is open. Raises the EmbedshipError that prevented it."""
 
-    def ended(self, seconds: float) -> bool:
+    def wait_ended(self, seconds: float) -> bool:
         """Return whether the process ends within `seconds`."""
 
     def kill(self) -> None:
@@ -96,7 +96,7 @@ class SupervisedDevice:
         self._thread = Thread(target=self._run, name=f"{name} watch", daemon=True)
         self._thread.start()
 
-    def opened(self) -> GoldenCheck:
+    def wait_until_open(self) -> GoldenCheck:
         """Wait for the first start and return its golden check. Raises its EmbedshipError; it is then not retried."""
         self._first_start_done.wait()
         if isinstance(self._first, GoldenCheck):
@@ -157,8 +157,8 @@ class SupervisedDevice:
         if worker is None:
             return 0.0
         started = self._clock()
-        while not worker.ended(self._tick_seconds):
-            if seconds := self.hang_detector.stalled():
+        while not worker.wait_ended(self._tick_seconds):
+            if seconds := self.hang_detector.stalled_seconds():
                 logger.error("%s: a forward pass has run for %.1f s; its process is killed", self.name, seconds)
                 worker.kill()
         self._mark_down(worker)

@@ -30,7 +30,7 @@ def write_rows(path: Path, blocks: Iterable[NDArray[np.generic]], shape: tuple[i
     assert written == shape[0], f"{written} rows were written, {shape[0]} were announced"
 
 
-def mapped(path: Path, shape: tuple[int, int], dtype: type[Scalar]) -> NDArray[Scalar]:
+def map_array(path: Path, shape: tuple[int, int], dtype: type[Scalar]) -> NDArray[Scalar]:
     """Map a .npy file read-only. Raises UnsafeError if it is damaged or is not an array of `shape` and `dtype`."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)

@@ -19,7 +19,7 @@ from embedship.ranking import RankedRows
 from embedship.serve import interruption
 from embedship.serve.documents.filters import Allowed
 from embedship.serve.index import validate_mask
-from embedship.serve.index.arrays import mapped, write_rows
+from embedship.serve.index.arrays import map_array, write_rows
 from embedship.serve.index.manifest import VECTORS
 
 # Rows per block: a block is converted to float32, scored and dropped. 4,096 x 384 in float32 are 6 MB, which mostly
@@ -53,19 +53,19 @@ class ExactVectors:
 
     @classmethod
     def open(cls, folder: Path, shape: tuple[int, int]) -> Self:
-        return cls(mapped(folder / VECTORS, shape, np.float16))
+        return cls(map_array(folder / VECTORS, shape, np.float16))
 
     def rows(self, rows: NDArray[np.int64]) -> Vectors:
         return self._vectors[rows].astype(np.float32)
 
-    def gathered(self, rows: NDArray[np.int64]) -> Vectors:
+    def gather(self, rows: NDArray[np.int64]) -> Vectors:
         """Return the float32 vectors (n, m, dim) of (n, m) rows."""
-        return widened(np.take(self._vectors, rows, axis=0))
+        return to_float32(np.take(self._vectors, rows, axis=0))
 
     def blocks(self, rows: int = _BLOCK) -> Iterator[tuple[int, Vectors]]:
         """Yield (first row, block) from beginning to end; a block has up to `rows` float32 rows."""
         for start in range(0, self.size, rows):
-            yield start, widened(self._vectors[start : start + rows])
+            yield start, to_float32(self._vectors[start : start + rows])
 
     def search(self, queries: Vectors, k: int, allowed: Allowed | None = None) -> RankedRows:
         """Return the k best allowed rows (None: all rows), by brute force.
@@ -78,50 +78,50 @@ class ExactVectors:
         best = np.empty((len(queries), min(k, self.size if rows is None else len(rows))), dtype=np.int64)
         for start in range(0, len(queries), _QUERIES):
             part = slice(start, start + _QUERIES)
-            best[part] = nearest(queries[part], k, self._scored(queries[part], rows), self.gathered)
+            best[part] = nearest(queries[part], k, self._score_blocks(queries[part], rows), self.gather)
         return ranking.hits(best, k)
 
-    def ranked(self, queries: Vectors, rows: NDArray[np.int64]) -> ranking.Keys:
+    def rank(self, queries: Vectors, rows: NDArray[np.int64]) -> ranking.Keys:
         """Return (n, m) keys of the (n, m) rows, -1 where there is no row. All searches of an index use this order."""
-        return _ranked(queries, rows, self.gathered)
+        return _rank_rows(queries, rows, self.gather)
 
-    def _scored(self, queries: Vectors, rows: NDArray[np.int64] | None) -> Scored:
+    def _score_blocks(self, queries: Vectors, rows: NDArray[np.int64] | None) -> Scored:
         step = min(_BLOCK, _SCORES // len(queries))
-        for numbers, block in self._numbered(step) if rows is None else self._chosen(rows, step):
+        for numbers, block in self._blocks_of_all(step) if rows is None else self._blocks_of(rows, step):
             yield numbers, queries @ block.T
 
-    def _numbered(self, step: int) -> Iterator[tuple[NDArray[np.int64], Vectors]]:
+    def _blocks_of_all(self, step: int) -> Iterator[tuple[NDArray[np.int64], Vectors]]:
         return ((np.arange(start, start + len(block)), block) for start, block in self.blocks(step))
 
-    def _chosen(self, rows: NDArray[np.int64], step: int) -> Iterator[tuple[NDArray[np.int64], Vectors]]:
+    def _blocks_of(self, rows: NDArray[np.int64], step: int) -> Iterator[tuple[NDArray[np.int64], Vectors]]:
         for start in range(0, len(rows), step):
             part = rows[start : start + step]
-            yield part, widened(self._vectors[part])
+            yield part, to_float32(self._vectors[part])
 
 
 def nearest(
     queries: Vectors,
     k: int,
     scored: Scored,
-    gathered: Callable[[NDArray[np.int64]], Vectors],
+    gather: Callable[[NDArray[np.int64]], Vectors],
     row_ids: NDArray[np.int64] | None = None,
 ) -> ranking.Keys:
     """Return (n, at most k) keys of the k best rows. Ties, and rows that rounding may have moved below k, are included.
 
-    `gathered` returns the vectors (n, m, dim) of rows (n, m). `row_ids` maps each row to its id in the keys (None: its
+    `gather` returns the vectors (n, m, dim) of rows (n, m). `row_ids` maps each row to its id in the keys (None: its
     row number). Per block only rows that reach the k-th best score so far are kept: soon a few out of thousands.
     """
     best = _BestRows(len(queries), k, margin(queries.shape[1]))
     for rows, scores in scored:
         interruption.check()
-        best.take(scores, rows)
-    return ranking.largest(_ranked(queries, best.rows(), gathered, row_ids), k)
+        best.add(scores, rows)
+    return ranking.largest(_rank_rows(queries, best.rows(), gather, row_ids), k)
 
 
-def _ranked(
+def _rank_rows(
     queries: Vectors,
     rows: NDArray[np.int64],
-    gathered: Callable[[NDArray[np.int64]], Vectors],
+    gather: Callable[[NDArray[np.int64]], Vectors],
     row_ids: NDArray[np.int64] | None = None,
 ) -> ranking.Keys:
     """Return the keys of the rows (n, m). Products are summed in float64 and then rounded to float32.
@@ -134,7 +134,7 @@ def _ranked(
     for start in range(0, len(rows), step):
         interruption.check()
         part = slice(start, start + step)
-        vectors = gathered(rows[part]).astype(np.float64)  # (n, m, dim)
+        vectors = gather(rows[part]).astype(np.float64)  # (n, m, dim)
         scores = np.vecdot(vectors, queries[part, None, :].astype(np.float64))
         keys[part] = ranking.keys(scores.astype(np.float32), names[part])
     return keys
@@ -159,7 +159,7 @@ class _BestRows:
         self._row = np.empty(0, dtype=np.int64)
         self._score = np.empty(0, dtype=np.float32)
 
-    def take(self, scores: Vectors, numbers: NDArray[np.int64]) -> None:
+    def add(self, scores: Vectors, numbers: NDArray[np.int64]) -> None:
         """Add the scores (n, m) of the rows (m,)."""
         if scores.shape[1] > self._k and np.isneginf(self._floor).any():
             nth = scores.shape[1] - self._k
@@ -199,7 +199,7 @@ class _BestRows:
         return rows
 
 
-def widened(halves: NDArray[np.float16]) -> Vectors:
+def to_float32(halves: NDArray[np.float16]) -> Vectors:
     """Convert float16 to float32, for finite values only, in three passes of integer arithmetic.
 
     numpy converts one element after another: 1.8 ns each, compared with 0.3 ns here (AVX-512; 3.8 million values).

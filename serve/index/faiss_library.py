@@ -40,7 +40,7 @@ def on_all_threads() -> None:
     faiss.omp_set_num_threads(hardware.streams())
 
 
-def selected(allowed: Allowed | None) -> Any:
+def search_parameters(allowed: Allowed | None) -> Any:
     """Return search parameters that restrict FAISS to the allowed rows, with one bit per row."""
     if allowed is None:
         return None
@@ -112,7 +112,7 @@ __all__ = [
     "on_all_threads",
     "on_this_thread",
     "save",
-    "selected",
+    "search_parameters",
     "selector",
     "untyped",
     "version",

@@ -2,7 +2,7 @@
 
 It scans the float16 values of the exact vectors without converting them to float32. That is half the bytes, and a
 single query is limited by memory bandwidth only. Many queries at once are compared block by block with a matrix product
-(exact_vectors.py). In both cases `ExactVectors.ranked` ranks the results again, so that ids and order are those of
+(exact_vectors.py). In both cases `ExactVectors.rank` ranks the results again, so that ids and order are those of
 brute force, with ties in row order.
 """
 
@@ -44,7 +44,7 @@ class FlatIndex:
 
     @classmethod
     def write(cls, folder: Path, truth: ExactVectors, recipe: IndexSpec) -> Self:
-        vectors = _empty(truth.dimension, recipe)
+        vectors = _make_empty(truth.dimension, recipe)
         for _, block in truth.blocks():
             vectors.add(block)
         faiss_library.save(faiss.write_index, vectors, folder / STAGE)
@@ -64,16 +64,16 @@ class FlatIndex:
             return self._truth.search(queries, k, allowed)
         queries = ranking.checked(queries, k, self._truth.dimension)
         wanted = min(k + _SPARE, self.size if allowed is None else int(np.count_nonzero(allowed)))
-        scores, rows = self._vectors.search(queries, wanted, params=faiss_library.selected(allowed))
+        scores, rows = self._vectors.search(queries, wanted, params=faiss_library.search_parameters(allowed))
         if wanted > k and (scores[:, k - 1] - scores[:, -1] < margin(self._truth.dimension)).any():
             return self._truth.search(queries, k, allowed)  # there may be more near-equal rows than were fetched
-        return ranking.hits(self._truth.ranked(queries, rows), k)
+        return ranking.hits(self._truth.rank(queries, rows), k)
 
     def exact(self, queries: Vectors, k: int, allowed: Allowed | None = None) -> RankedRows:
         return self._truth.search(queries, k, allowed)
 
 
-def _empty(dimension: int, recipe: IndexSpec) -> Any:
+def _make_empty(dimension: int, recipe: IndexSpec) -> Any:
     index = faiss.index_factory(dimension, recipe.factory, faiss.METRIC_INNER_PRODUCT)
     assert type(index) is faiss.IndexScalarQuantizer, recipe
     return index

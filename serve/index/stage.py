@@ -73,7 +73,7 @@ class BinaryCandidates:
 
     def candidates(self, queries: Vectors, wanted: int, effort: SearchEffort, allowed: Allowed | None) -> Rows:
         coded = binary(truncate_dimensions(queries, self._dimension), self._threshold)
-        return np.asarray(self._bits.search(coded, wanted, params=faiss_library.selected(allowed))[1])
+        return np.asarray(self._bits.search(coded, wanted, params=faiss_library.search_parameters(allowed))[1])
 
 
 class FaissCandidates:
@@ -117,7 +117,9 @@ class FaissCandidates:
         queries = truncate_dimensions(queries, self._dimension)
         if allowed is not None and not self._masks:
             return self._search_and_filter(queries, wanted, allowed)
-        return np.asarray(self._index.search(queries, wanted, params=self._parameters(wanted, effort, allowed))[1])
+        return np.asarray(
+            self._index.search(queries, wanted, params=self._search_parameters(wanted, effort, allowed))[1]
+        )
 
     def _search_and_filter(self, queries: Vectors, wanted: int, allowed: Allowed) -> Rows:
         """Search for more rows than wanted, and drop those that are not allowed."""
@@ -133,7 +135,7 @@ class FaissCandidates:
         first = np.argsort(~allows, axis=1, kind="stable")[:, :wanted]
         return np.where(np.take_along_axis(allows, first, axis=1), np.take_along_axis(rows, first, axis=1), -1)
 
-    def _parameters(self, wanted: int, effort: SearchEffort, allowed: Allowed | None) -> Any:
+    def _search_parameters(self, wanted: int, effort: SearchEffort, allowed: Allowed | None) -> Any:
         """With a mask that allows one row in ten, ten times as much must be searched to find as many rows."""
         selector = None if allowed is None else faiss_library.selector(allowed)
         times = 1.0 if allowed is None else 1 / max(float(allowed.mean()), 1 / len(allowed))
@@ -148,9 +150,9 @@ class FaissCandidates:
             parameters = untyped.SearchParametersHNSW(efSearch=ef, sel=selector)
         else:
             parameters = None if selector is None else untyped.SearchParameters(sel=selector)
-        return self._wrapped(parameters)
+        return self._wrap(parameters)
 
-    def _wrapped(self, parameters: Any) -> Any:
+    def _wrap(self, parameters: Any) -> Any:
         if parameters is None or not isinstance(self._index, faiss.IndexPreTransform):
             return parameters
         return untyped.SearchParametersPreTransform(index_params=parameters)

@@ -65,8 +65,8 @@ class TwoStageIndex:
         for group in self._groups(len(queries), candidates):
             interruption.check()
             rows = self._stage.candidates(queries[group], candidates, effective, allowed)
-            best[group] = ranking.largest(self.ranked(queries[group], rows), width)
-        return self._completed(ranking.hits(best, k), queries, k, min(k, most), allowed)
+            best[group] = ranking.largest(self.rank(queries[group], rows), width)
+        return self._fill_short_results(ranking.hits(best, k), queries, k, min(k, most), allowed)
 
     def exact(self, queries: Vectors, k: int, allowed: Allowed | None = None) -> RankedRows:
         return self._truth.search(queries, k, allowed)
@@ -78,7 +78,7 @@ class TwoStageIndex:
         share = float(allowed.mean())
         return bool(share * self.size <= _WALK * effort.ef_search / share)
 
-    def _completed(
+    def _fill_short_results(
         self, hits: RankedRows, queries: Vectors, k: int, possible: int, allowed: Allowed | None
     ) -> RankedRows:
         """Repeat queries with too few hits exactly: a stage that visits only some lists or nodes may find too few."""
@@ -93,7 +93,7 @@ class TwoStageIndex:
         step = min(gathered, max(_LEAST_QUERIES, _COMPARED_ROWS // self.size))
         return (slice(start, start + step) for start in range(0, queries, step))
 
-    def ranked(self, queries: Vectors, rows: NDArray[np.int64]) -> ranking.Keys:
+    def rank(self, queries: Vectors, rows: NDArray[np.int64]) -> ranking.Keys:
         """Return (n, candidates) keys, with one gather and one batched product per part.
 
         vecdot is as fast as matmul here, and never starts a pool of BLAS threads.

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedship.codes import Int8Codes, Int8Scale, Vectors
-from embedship.serve.index.arrays import mapped, write_rows
+from embedship.serve.index.arrays import map_array, write_rows
 from embedship.serve.index.exact_vectors import ExactVectors
 from embedship.serve.index.manifest import CODES
 
@@ -39,7 +39,7 @@ class Int8Store:
 
     @classmethod
     def open(cls, folder: Path, truth: ExactVectors, scale: Int8Scale) -> Self:
-        return cls(mapped(folder / CODES, (truth.size, truth.dimension), np.int8), scale)
+        return cls(map_array(folder / CODES, (truth.size, truth.dimension), np.int8), scale)
 
     def gather(self, rows: NDArray[np.int64]) -> Vectors:
         return np.take(self._codes, rows, axis=0).astype(np.float32)
@@ -55,7 +55,7 @@ class Float16Store:
         self._truth = truth
 
     def gather(self, rows: NDArray[np.int64]) -> Vectors:
-        return self._truth.gathered(rows)
+        return self._truth.gather(rows)
 
     def weigh(self, queries: Vectors) -> Vectors:
         return queries

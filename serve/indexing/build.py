@@ -115,7 +115,7 @@ def build(
     split = chunker_for_index(encoder.tokenizer, bundle.manifest.pipeline, options.chunking, options.with_title)
     with write_folder_atomically(out, manifest.require_replaceable) as folder:
         with disk_errors(folder / DOCUMENTS):
-            size = documents_store.write(folder / DOCUMENTS, _counted(corpus.read(), progress), split)
+            size = documents_store.write(folder / DOCUMENTS, _report_progress(corpus.read(), progress), split)
         progress(BuildStep.READ, size, size)
         _prepare(options, size, bundle)
         on_progress = partial(progress, BuildStep.EMBED)
@@ -210,7 +210,7 @@ def refuse_inner_product(pipeline: ModelSpec) -> None:
         )
 
 
-def _counted(lines: Iterator[tuple[int, Document]], progress: Progress) -> Iterator[tuple[int, Document]]:
+def _report_progress(lines: Iterator[tuple[int, Document]], progress: Progress) -> Iterator[tuple[int, Document]]:
     for done, line in enumerate(lines, 1):
         if done % 1000 == 0:
             progress(BuildStep.READ, done, 0)

@@ -37,8 +37,8 @@ def interval(right: NDArray[np.int64], wanted: NDArray[np.int64]) -> MeanInterva
     """Return the share of hits found and its 95% interval, for n queries that found `right` of `wanted` hits each.
 
     The hits of one query are correlated, so they do not count as independent trials. The interval is the exact binomial
-    interval at the effective sample size (Korn and Graubard, Survey Methodology 24, 1998). If all hits were found, or
-    none, the effective sample size is the number of queries.
+    interval at the effective sample size (Korn and Graubard, Survey Methodology 24, 1998). If the share is
+    the same for all queries, the effective sample size is the number of queries.
     """
     mean = float(right.sum() / wanted.sum())
     shares = right / wanted

@@ -36,7 +36,7 @@ def requantise(
     files were changed.
     """
     stored = manifest.read(source)
-    origin.refuse(source)
+    origin.require_unchanged(source)
     manifest.require_model(source, stored, bundle)
     manifest.verify(source, stored)
     texts = read_queries(options)

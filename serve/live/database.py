@@ -139,10 +139,10 @@ class OpenedDatabase(NamedTuple):
 
 def connect(path: Path, writable: bool) -> sqlite3.Connection:
     """Return a connection for one thread at a time, outside any transaction. A writer syncs to disk at each commit."""
-    return opened(path, writable).connection
+    return open_database(path, writable).connection
 
 
-def opened(path: Path, writable: bool) -> OpenedDatabase:
+def open_database(path: Path, writable: bool) -> OpenedDatabase:
     """Like `connect`, with the stamp that a caller needs to keep the connection open."""
     stamp = None if writable else FileStamp.of(path)  # taken before opening, so that a change in between is noticed
     if stamp and _recoverable(path, stamp):
@@ -194,7 +194,7 @@ def state(connection: sqlite3.Connection) -> LiveState:
     return LiveState(*connection.execute(_STATE).fetchone())
 
 
-def changed(connection: sqlite3.Connection) -> bool:
+def has_changes(connection: sqlite3.Connection) -> bool:
     """Return whether it may have other documents than the index that it was created from."""
     (result,) = connection.execute(_CHANGED).fetchone()
     return bool(result)

@@ -67,7 +67,7 @@ class _PooledReader:
 
     @classmethod
     def open(cls, path: Path, writable: bool) -> Self:
-        connection, stamp = database.opened(path, writable)
+        connection, stamp = database.open_database(path, writable)
         return cls(connection, DocumentStore(connection), KeywordIndex(connection, 0), stamp)
 
     def end(self) -> None:
@@ -272,22 +272,22 @@ class MutableIndex:
             raise EmbedshipError(
                 f"{self._database} is older than before: if it was replaced by a copy, restart this process"
             )
-        view = self._at(reader.connection, state)
+        view = self._view_at(reader.connection, state)
         if view.version != state.version:
             return None
         reader.words.renew(state.version, state.next)
         return view
 
-    def _at(self, connection: sqlite3.Connection, state: LiveState) -> LiveView:
+    def _view_at(self, connection: sqlite3.Connection, state: LiveState) -> LiveView:
         view = self._view
         if view is None or view.version < state.version:
             with self._viewing:
                 if self._view is None or self._view.version < state.version:
-                    self._view = self._advanced(self._view, connection, state)
+                    self._view = self._advance_view(self._view, connection, state)
                 view = self._view
         return view
 
-    def _advanced(self, view: LiveView | None, connection: sqlite3.Connection, state: LiveState) -> LiveView:
+    def _advance_view(self, view: LiveView | None, connection: sqlite3.Connection, state: LiveState) -> LiveView:
         """Return the view of the version that a transaction reads, made from the previous view if possible."""
         if view is None or not view.snapshot.is_current(state):
             current = self._snapshot(connection, state)

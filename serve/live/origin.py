@@ -45,7 +45,7 @@ def version(index: Path, stored: IndexManifest) -> int:
         return 0 if connection is None else database.state(connection).version
 
 
-def refuse(index: Path) -> None:
+def require_unchanged(index: Path) -> None:
     """Raise UsageError if an index has later changes. For commands that can read only the folder itself."""
     if version(index, manifest.read(index)):
         raise UsageError(
@@ -66,4 +66,4 @@ def _changes(index: Path, stored: IndexManifest) -> Iterator[sqlite3.Connection 
     path = folder / DOCUMENTS
     with database.readable(path), closing(database.connect(path, writable=False)) as connection:
         connection.execute("BEGIN")
-        yield connection if database.changed(connection) else None
+        yield connection if database.has_changes(connection) else None

@@ -68,12 +68,14 @@ class LiveView:
         if allowed is None and self.dead:
             old = self._search_and_drop_deleted(queries, k, effort)
         else:
-            old = self.snapshot.index.search(queries, k, self._allowed(allowed), effort)
-        return self._merged(queries, k, old, allowed)
+            old = self.snapshot.index.search(queries, k, self._allowed_rows(allowed), effort)
+        return self._merge_fresh(queries, k, old, allowed)
 
     def exact(self, queries: Vectors, k: int, allowed: Allowed | None = None) -> RankedRows:
         validate_mask(allowed, self.size)
-        return self._merged(queries, k, self.snapshot.index.exact(queries, k, self._allowed(allowed)), allowed)
+        return self._merge_fresh(
+            queries, k, self.snapshot.index.exact(queries, k, self._allowed_rows(allowed)), allowed
+        )
 
     def _search_and_drop_deleted(self, queries: Vectors, k: int, effort: SearchEffort | None) -> RankedRows:
         """Request a few more rows and drop deleted ones: a first stage with a mask is slower, or finds fewer rows.
@@ -91,24 +93,24 @@ class LiveView:
             rows[short], scores[short] = repeated.rows, repeated.scores
         return RankedRows(rows, scores)
 
-    def _allowed(self, allowed: Allowed | None) -> Allowed | None:
+    def _allowed_rows(self, allowed: Allowed | None) -> Allowed | None:
         if allowed is not None:
             return np.logical_and(allowed[self.snapshot.numbers], self.alive)
         return self.alive if self.dead else None
 
-    def _merged(self, queries: Vectors, k: int, old: RankedRows, allowed: Allowed | None) -> RankedRows:
+    def _merge_fresh(self, queries: Vectors, k: int, old: RankedRows, allowed: Allowed | None) -> RankedRows:
         rows = np.where(old.rows >= 0, self.snapshot.numbers[old.rows], _NOWHERE)
         packed = ranking.largest(ranking.keys(old.scores, rows), k)
         current = self.fresh.current if allowed is None else self.fresh.current & allowed[self.fresh.numbers]
         chosen = np.flatnonzero(current)
         if len(chosen):
             queries = ranking.checked(queries, k, self.fresh.vectors.shape[1])
-            packed = np.concatenate([packed, self._fresh(queries, k, chosen)], axis=1)
+            packed = np.concatenate([packed, self._search_fresh(queries, k, chosen)], axis=1)
         hits = ranking.hits(packed, k)
         hits.rows[np.isneginf(hits.scores)] = -1
         return hits
 
-    def _fresh(self, queries: Vectors, k: int, chosen: NDArray[np.int64]) -> ranking.Keys:
+    def _search_fresh(self, queries: Vectors, k: int, chosen: NDArray[np.int64]) -> ranking.Keys:
         """Return (n, at most k) keys of the chosen fresh rows: each is compared, and ranked as ExactVectors does."""
         vectors, numbers = self.fresh.vectors, self.fresh.numbers
         best = np.empty((len(queries), min(k, len(chosen))), dtype=np.int64)

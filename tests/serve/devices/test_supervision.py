@@ -60,7 +60,7 @@ class FakeWorker:
             raise DeviceLost("died in a batch")
         return batch.input_ids[:, :1].astype(np.float32)
 
-    def ended(self, seconds: float) -> bool:
+    def wait_ended(self, seconds: float) -> bool:
         return self.dead.wait(seconds)
 
     def kill(self) -> None:
@@ -124,7 +124,7 @@ def batch(*ids: int) -> Batch:
 
 def test_a_worker_that_dies_is_closed_and_replaced(bed: DeviceFactory) -> None:
     device = bed.device()
-    assert device.opened() is RIGHT
+    assert device.wait_until_open() is RIGHT
     turns = UpDownWaiter(device)
     with pytest.raises(DeviceLost):
         device.encode(batch(KILLER))
@@ -137,7 +137,7 @@ def test_a_worker_that_dies_is_closed_and_replaced(bed: DeviceFactory) -> None:
 
 def test_a_hanging_pass_ends_when_its_process_is_killed(bed: DeviceFactory) -> None:
     device = bed.device(stall_seconds=0.05)
-    device.opened()
+    device.wait_until_open()
     turns = UpDownWaiter(device)
     with pytest.raises(DeviceLost):
         device.encode(batch(HANG))
@@ -158,7 +158,7 @@ def test_a_failed_first_start_raises_its_error_and_is_not_retried(bed: DeviceFac
         bed.prove = fail
     device = bed.device()
     with pytest.raises((EngineError, GateError), match="wrong vectors"):
-        device.opened()
+        device.wait_until_open()
     device.close()
     assert not device.up
     assert all(worker.closed for worker in bed.workers)
@@ -174,7 +174,7 @@ def test_a_worker_with_wrong_vectors_after_a_restart_gets_no_batches(bed: Device
 
     bed.prove = prove
     device = bed.device()
-    device.opened()
+    device.wait_until_open()
     turns = UpDownWaiter(device)
     bed.workers[0].kill()
     turns.until(up=False)
@@ -190,7 +190,7 @@ def test_a_hanging_start_is_killed(bed: DeviceFactory) -> None:
 
     bed.prove = hang
     with pytest.raises(DeviceLost):
-        bed.device(start_seconds=0.05).opened()
+        bed.device(start_seconds=0.05).wait_until_open()
 
 
 def test_a_device_can_be_closed_while_it_starts(bed: DeviceFactory) -> None:
@@ -222,12 +222,12 @@ def test_the_limit_of_a_pass_follows_its_tokens_and_the_speed_of_the_device() ->
     detector = HangDetector(1.0, clock=lambda: now)
     with detector.timed_pass(tokens=100):
         now += 10.0  # 0.1 s per token
-        assert detector.stalled() == 10.0, "without a measured speed the limit is --stall-seconds"
+        assert detector.stalled_seconds() == 10.0, "without a measured speed the limit is --stall-seconds"
     with detector.timed_pass(tokens=50):
         now += SLACK * 5.0
-        assert detector.stalled() is None
+        assert detector.stalled_seconds() is None
         now += 0.1
-        assert detector.stalled() == pytest.approx(SLACK * 5.0 + 0.1)
+        assert detector.stalled_seconds() == pytest.approx(SLACK * 5.0 + 0.1)
     assert detector.batches == 2
 
 
@@ -235,7 +235,7 @@ def test_only_the_text_that_kills_a_device_fails(bed: DeviceFactory) -> None:
     """Two devices and batches of up to 16 texts. One text kills every device that computes it."""
     devices = [bed.device("cpu:0"), bed.device("cpu:1")]
     for device in devices:
-        device.opened()
+        device.wait_until_open()
     admission, lanes = AdmissionController(1_000), PriorityQueue[PendingRequest](16)
     workers = BatchExecutor(devices, 1, BatchLayout(0, 512), lanes, ModelMetrics(CollectorRegistry()))
 
