@@ -95,8 +95,8 @@ class Ours(Contender):
         self.name = f"embedship {kind}"
         # Binary as it is commonly set up, ranked by int8; the others by the exact vectors.
         store = RerankStore.INT8 if kind is IndexKind.BINARY else RerankStore.FLOAT16
-        planned = recipe.of(kind, truth.size, truth.dimension, store)
-        packing = QuantisationParams.of(planned, codes, truth.dimension)
+        planned = recipe.make_recipe(kind, truth.size, truth.dimension, store)
+        packing = QuantisationParams.from_recipe(planned, codes, truth.dimension)
         began = time.perf_counter()
         self.index = kinds.write(folder, truth, planned, packing, kinds.default(planned))
         self.build_seconds = time.perf_counter() - began

@@ -38,7 +38,7 @@ class QuantisationParams(ManifestRecord, frozen=True):
     threshold: float | None
 
     @classmethod
-    def of(cls, recipe: IndexSpec, codes: VectorCodes, dimension: int) -> QuantisationParams:
+    def from_recipe(cls, recipe: IndexSpec, codes: VectorCodes, dimension: int) -> QuantisationParams:
         return cls(
             scale=codes.scale(dimension) if recipe.store is RerankStore.INT8 else None,
             threshold=codes.binary_threshold if recipe.kind is IndexKind.BINARY else None,
@@ -266,7 +266,7 @@ _CURE = "Build the index again with this bundle, or use the bundle it was built 
 def require_match(folder: Path, manifest: IndexManifest, bundle: Bundle) -> None:
     """Raise MismatchError unless the index was built with this bundle's model, and packed with its frozen codes."""
     require_model(folder, manifest, bundle)
-    if manifest.packing != QuantisationParams.of(manifest.recipe, bundle.manifest.codes, manifest.dimension):
+    if manifest.packing != QuantisationParams.from_recipe(manifest.recipe, bundle.manifest.codes, manifest.dimension):
         raise MismatchError(
             f"the index {folder} was packed with other int8 ranges or another binary threshold than those of this "
             f"bundle: the model is the same, but it was exported again with other texts. Pack the index again with "

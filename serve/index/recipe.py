@@ -70,7 +70,7 @@ class IndexSpec(ManifestRecord, frozen=True):
         return " ".join(filter(None, (self.kind, self.factory, f"{self.dimension}d", self.store)))
 
 
-def of(kind: IndexKind, size: int, dimension: int, store: RerankStore = RerankStore.INT8) -> IndexSpec:
+def make_recipe(kind: IndexKind, size: int, dimension: int, store: RerankStore = RerankStore.INT8) -> IndexSpec:
     """Return the recipe of a kind of index for `size` rows."""
     return IndexSpec(
         kind=kind,

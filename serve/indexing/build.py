@@ -153,7 +153,7 @@ def finish(
     if options.goals:
         choice = _choice(options.goals, folder, truth, embedded.documents, queries, options, bundle, progress)
         planned, effort = choice.measured[choice.chosen].recipe, choice.measured[choice.chosen].effort
-        packing = QuantisationParams.of(planned, codes, truth.dimension)
+        packing = QuantisationParams.from_recipe(planned, codes, truth.dimension)
     index = kinds.write(folder, truth, planned, packing, effort, gpu)
     progress(BuildStep.WRITE, truth.size, truth.size)
     described = IndexManifest(
@@ -186,7 +186,7 @@ def _prepare(options: IndexOptions, size: int, bundle: Bundle) -> tuple[IndexSpe
     """Return recipe, effort and codes. Raises UsageError for options that do not fit, before the long embedding."""
     pipeline = bundle.manifest.pipeline
     planned = _recipe(options, size, pipeline)
-    packing = QuantisationParams.of(planned, bundle.manifest.codes, pipeline.dimension)
+    packing = QuantisationParams.from_recipe(planned, bundle.manifest.codes, pipeline.dimension)
     return planned, kinds.effort(planned, options.effort), packing
 
 
@@ -224,7 +224,7 @@ def _recipe(options: IndexOptions, size: int, pipeline: ModelSpec) -> IndexSpec:
         factory.make(options.factory, dimension)
         return IndexSpec(kind=IndexKind.FACTORY, factory=options.factory, dimension=dimension, store=options.store)
     kind = options.kind or default_kind(size, dimension)
-    return recipe.of(kind, size, pipeline.dimension if kind is IndexKind.FLAT else dimension, options.store)
+    return recipe.make_recipe(kind, size, pipeline.dimension if kind is IndexKind.FLAT else dimension, options.store)
 
 
 def _choice(

@@ -122,7 +122,7 @@ def recipes(size: int, pipeline: ModelSpec, store: RerankStore) -> list[IndexSpe
 def _recipe(kind: IndexKind, size: int, dimension: int, store: RerankStore) -> IndexSpec | None:
     """Return the recipe; None if the dimension is not divisible as the kind needs."""
     try:
-        return recipe.of(kind, size, dimension, store)
+        return recipe.make_recipe(kind, size, dimension, store)
     except UsageError:
         return None
 
@@ -151,7 +151,7 @@ def _measure(
 ) -> Iterator[MeasuredIndex]:
     """Build an index of one recipe, and yield a measurement for each effort."""
     started = time.perf_counter()
-    packing = QuantisationParams.of(planned, plan.codes, truth.dimension)
+    packing = QuantisationParams.from_recipe(planned, plan.codes, truth.dimension)
     index = kinds.write(scratch, truth, planned, packing, kinds.default(planned))
     seconds = time.perf_counter() - started
     hot = round((scratch / STAGE).stat().st_size / truth.size + plan.grouping, 1)

@@ -88,7 +88,7 @@ class FolderBackend:
         """False if another process writes: then a search may have to open that process's next snapshot."""
         return isinstance(self.folder, IndexFolder) or self.folder.writable
 
-    def known(self, ids: Sequence[str]) -> dict[str, int]:
+    def resolve_ids(self, ids: Sequence[str]) -> dict[str, int]:
         with self._read_view() as view:
             return view.documents.rows(ids)
 

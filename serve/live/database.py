@@ -126,7 +126,7 @@ class FileStamp(NamedTuple):
     wal: tuple[int, ...] | None
 
     @classmethod
-    def of(cls, path: Path) -> FileStamp:
+    def from_path(cls, path: Path) -> FileStamp:
         return cls(_stat(path), _stat(_sibling(path, "-wal")))
 
 
@@ -144,7 +144,9 @@ def connect(path: Path, writable: bool) -> sqlite3.Connection:
 
 def open_database(path: Path, writable: bool) -> OpenedDatabase:
     """Like `connect`, with the stamp that a caller needs to keep the connection open."""
-    stamp = None if writable else FileStamp.of(path)  # taken before opening, so that a change in between is noticed
+    stamp = (
+        None if writable else FileStamp.from_path(path)
+    )  # taken before opening, so that a change in between is noticed
     if stamp and _recoverable(path, stamp):
         stamp = None
     uri = f"{path.resolve().as_uri()}?mode={'rw' if writable else 'ro'}"

@@ -237,7 +237,7 @@ class MutableIndex:
             reader = self._readers.pop()
         except IndexError:
             return _PooledReader.open(self._database, self.writable)
-        if reader.stamp is None or reader.stamp == FileStamp.of(self._database):
+        if reader.stamp is None or reader.stamp == FileStamp.from_path(self._database):
             return reader
         reader.connection.close()
         return _PooledReader.open(self._database, self.writable)

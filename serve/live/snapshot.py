@@ -61,7 +61,7 @@ class IndexSnapshot:
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(lock, fcntl.LOCK_SH)
-            stored = _verified(folder, digest)
+            stored = _verify(folder, digest)
             manifest.require_match(folder, stored, bundle)
             opened = cls(folder, stored, numbers)
         except BaseException:
@@ -143,7 +143,7 @@ def _files(stored: IndexManifest) -> frozenset[str]:
     return manifest.files(stored.recipe) - {DOCUMENTS}
 
 
-def _verified(folder: Path, digest: str) -> IndexManifest:
+def _verify(folder: Path, digest: str) -> IndexManifest:
     stored = sealed.read(folder / MANIFEST, IndexManifest, FORMAT, "snapshot")
     problems = sealed.problems(folder, stored.files, sorted(_files(stored)))
     problems += [f"{name} was added" for name in sealed.unlisted_files(folder, {MANIFEST, *_files(stored)})]

@@ -113,7 +113,7 @@ class MilvusBackend:
     def exact(self, vectors: Vectors, k: int) -> npt.NDArray[np.int64]:
         return self.index.exact(normalise(vectors), k).rows
 
-    def known(self, ids: Sequence[str]) -> dict[str, int]:
+    def resolve_ids(self, ids: Sequence[str]) -> dict[str, int]:
         rows = {row_of(id): id for id in ids}
         return {id: row for row, id in self._ids(list(rows), CONSISTENCY).items() if rows[row] == id}
 

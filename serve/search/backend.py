@@ -188,7 +188,7 @@ class SearchBackend(Protocol):
     def exact(self, vectors: Vectors, k: int) -> npt.NDArray[np.int64]:
         """Return the k nearest rows by comparing with every vector. Slow, so not for requests."""
 
-    def known(self, ids: Sequence[str]) -> dict[str, int]:
+    def resolve_ids(self, ids: Sequence[str]) -> dict[str, int]:
         """Return the row number of each of these ids that is stored."""
 
     def fetch(self, id: str) -> Document | None:

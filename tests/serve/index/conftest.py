@@ -92,7 +92,7 @@ def make(tmp_path: Path, kind: IndexKind, made: dict[object, Index]) -> Make:
 
 def planned_for(kind: IndexKind, size: int, dimension: int, store: RerankStore = RerankStore.INT8) -> IndexSpec:
     if kind is not IndexKind.FACTORY:
-        return recipe.of(kind, size, dimension, store)
+        return recipe.make_recipe(kind, size, dimension, store)
     return IndexSpec(kind=kind, factory=FACTORY if size > 200 else FACTORY_OF_FEW, dimension=dimension, store=store)
 
 

@@ -117,7 +117,7 @@ DAMAGE = [
 
 @pytest.mark.parametrize("kind", [IndexKind.BINARY], indirect=True)
 @pytest.mark.parametrize(("damage", "reason"), DAMAGE)
-@pytest.mark.parametrize("name", sorted(manifest.files(recipe.of(IndexKind.BINARY, 30, 384))))
+@pytest.mark.parametrize("name", sorted(manifest.files(recipe.make_recipe(IndexKind.BINARY, 30, 384))))
 def test_a_damaged_file_is_named(
     index: Path, encoder: Encoder, name: str, damage: Callable[[Path], object], reason: str
 ) -> None:

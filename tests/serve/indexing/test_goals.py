@@ -45,7 +45,9 @@ def test_perfect_recall_has_an_interval_by_the_number_of_queries() -> None:
 
 def plan(encoder: Encoder, *kinds: IndexKind, size: int) -> MeasurementPlan:
     codes = encoder.bundle.manifest.codes
-    return MeasurementPlan([recipe.of(kind, size, 384, RerankStore.FLOAT16) for kind in kinds], codes, lambda *_: None)
+    return MeasurementPlan(
+        [recipe.make_recipe(kind, size, 384, RerankStore.FLOAT16) for kind in kinds], codes, lambda *_: None
+    )
 
 
 def test_the_cheapest_candidate_that_meets_the_goals_is_chosen(encoder: Encoder, texts: Texts, tmp_path: Path) -> None:
@@ -161,7 +163,9 @@ def test_vectors_are_only_read(encoder: Encoder, clustered: Vectors, tmp_path: P
     truth = ExactVectors.write(tmp_path, [clustered[:500]], (500, 64))
     before = (tmp_path / "vectors.f16.npy").read_bytes()
     planned = MeasurementPlan(
-        [recipe.of(IndexKind.HNSW_SQ8, 500, 64, RerankStore.FLOAT16)], encoder.bundle.manifest.codes, lambda *_: None
+        [recipe.make_recipe(IndexKind.HNSW_SQ8, 500, 64, RerankStore.FLOAT16)],
+        encoder.bundle.manifest.codes,
+        lambda *_: None,
     )
     goals.choose(tmp_path, truth, None, "", IndexGoals(recall=0.5), planned)
     assert (tmp_path / "vectors.f16.npy").read_bytes() == before

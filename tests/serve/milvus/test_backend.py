@@ -124,7 +124,7 @@ def test_a_hybrid_hit_says_where_each_search_had_it(opened: MilvusBackend, encod
 def test_what_was_put_comes_back_as_it_was(opened: MilvusBackend) -> None:
     assert [opened.fetch(each.id) for each in ROWS] == ROWS
     assert opened.fetch("nobody") is None
-    assert opened.known(["a", "nobody"]) == {"a": row_of("a")}
+    assert opened.resolve_ids(["a", "nobody"]) == {"a": row_of("a")}
     assert opened.changed_documents([*ROWS, Document("e", "new"), Document("a", "other")]) == [
         Document("e", "new"),
         Document("a", "other"),
@@ -237,7 +237,7 @@ def test_two_ids_of_one_hash_are_told_apart(empty: MilvusBackend, line: MilvusCo
     stranger = entity(empty.manifest, put.document, put.vectors[0]) | {"row": row_of("a")}
     line.call("upsert", empty._name, [stranger])
     assert empty.fetch("a") is None
-    assert empty.known(["a"]) == {}
+    assert empty.resolve_ids(["a"]) == {}
     with pytest.raises(UsageError, match="the ids 'b' and 'a' have the same hash"):
         empty.write(puts(encoder, [Document("a", "text of a")]))
     with pytest.raises(UsageError, match="the ids 'b' and 'a' have the same hash"):
