@@ -125,6 +125,7 @@ class BatchDispatcher(Generic[RequestT]):
             return accepted
 
     def requeue(self, jobs: Iterable[BatchJob[RequestT]]) -> None:
+        """Add jobs for a retry. They run before queued texts."""
         with self._lock:
             for job in jobs:
                 (self._quarantined if job.quarantined else self._retries).append(job)
@@ -146,6 +147,7 @@ class BatchDispatcher(Generic[RequestT]):
         return None
 
     def done(self, device: str, job: BatchJob[RequestT]) -> None:
+        """Record that a job from `next_batch` has ended."""
         slot = self._slots[device]
         with self._lock:
             slot.running -= 1
@@ -155,6 +157,7 @@ class BatchDispatcher(Generic[RequestT]):
                 self._wake_all()
 
     def close(self) -> None:
+        """Refuse further texts, and let `next_batch` return None in every stream."""
         with self._lock:
             self._closed = True
             self._wake_all()

@@ -134,11 +134,13 @@ class InferenceClient:
         return await self._run_tokenizer(work, len(texts), _is_small(texts, prompt), lane)
 
     async def decode(self, ids: list[list[int]], skip_specials: bool, lane: Priority | None = None) -> list[str]:
+        """Return the text of each row of token ids. Raises Invalid for ids that the tokeniser does not have."""
         self._check_known(ids, "ids")
         work = partial(_run_in_slices, partial(self.tokenizer.decode, skip_specials=skip_specials), ids)
         return await self._run_tokenizer(work, len(ids), sum(map(len, ids)) <= SMALL_TOKENS, lane)
 
     def prompt(self, name: str | None) -> str:
+        """Return the text of a prompt; for None that of the model's default prompt. Raises Invalid for an unknown name."""
         prompts = self.model.prompts
         if name is not None and name not in prompts:
             known = ", ".join(sorted(prompts)) or "none"

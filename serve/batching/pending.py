@@ -42,9 +42,11 @@ class PendingRequest:
 
     @property
     def cancelled(self) -> bool:
+        """Whether the request has ended, so that its texts need not be computed."""
         return self.future.done()
 
     def fail(self, error: EngineFailed) -> None:
+        """Fail the request, unless it has already ended."""
         if not self.cancelled:
             self.future.set_exception(error)
 
@@ -78,6 +80,7 @@ class ResultRouter:
         self._inference = {device: counts.inference.labels(device) for device in devices}
 
     def deliver(self, outcome: BatchResult) -> None:
+        """Store the vectors of a batch in its requests, or fail them, and count the batch."""
         for place, text in enumerate(outcome.job.texts):
             if isinstance(outcome.result, EngineFailed):
                 text.request.fail(outcome.result)

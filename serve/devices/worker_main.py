@@ -59,6 +59,7 @@ class WorkerFailed(msgspec.Struct, frozen=True, tag=True):
 
 
 def main(arguments: list[str]) -> None:
+    """Run a worker process with the arguments NAME CONTROL CHANNEL..."""
     name, *descriptors = arguments
     control, *channels = (Connection(int(each)) for each in descriptors)
     # Ctrl-C and a stop of the process group also reach this process. The parent finishes its requests and ends it.

@@ -29,6 +29,7 @@ class MessageKind(IntEnum):
 
 
 def batch_bytes(number: int, batch: Batch) -> bytes:
+    """Encode a batch."""
     head = _BATCH.pack(number, *batch.input_ids.shape)
     turns = b"" if batch.turns is None else batch.turns.tobytes()
     return b"".join((head, batch.input_ids.tobytes(), batch.attention_mask.tobytes(), turns))
@@ -43,10 +44,12 @@ def read_batch(raw: bytes) -> tuple[int, Batch]:
 
 
 def vectors_bytes(number: int, vectors: Vectors) -> bytes:
+    """Encode the answer to a batch: (rows, width) float32 vectors."""
     return _ANSWER.pack(number, MessageKind.VECTORS, *vectors.shape) + vectors.tobytes()
 
 
 def failure_bytes(number: int, message: str) -> bytes:
+    """Encode the answer to a batch that failed."""
     return _ANSWER.pack(number, MessageKind.FAILURE, 0, 0) + message.encode()
 
 

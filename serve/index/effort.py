@@ -64,6 +64,7 @@ class SearchEffort(ManifestRecord, frozen=True):
 
     @property
     def knobs(self) -> str:
+        """The names of the settings, for messages."""
         return ", ".join(self.named) or "none, because it is exact"
 
     def __str__(self) -> str:

@@ -56,6 +56,7 @@ class ExactVectors:
         return cls(map_array(folder / VECTORS, shape, np.float16))
 
     def rows(self, rows: NDArray[np.int64]) -> Vectors:
+        """Return the float32 vectors (m, dim) of rows (m,)."""
         return self._vectors[rows].astype(np.float32)
 
     def gather(self, rows: NDArray[np.int64]) -> Vectors:

@@ -58,6 +58,7 @@ class _ChangeWriter:
         self._connection = connection
 
     def put(self, change: PutDocument) -> ChangeCounts:
+        """Add or replace a document. Its rows are reused if the new chunks fit into them, else it gets new rows."""
         old = self._rows(change.document.id)
         first = old[0].row if len(change.chunks) <= len(old) else self._allocate(len(change.chunks))
         rows = range(first, first + len(change.chunks))

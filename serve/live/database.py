@@ -193,6 +193,7 @@ def _stat(path: Path) -> tuple[int, ...] | None:
 
 
 def state(connection: sqlite3.Connection) -> LiveState:
+    """Return the state that the connection's transaction reads."""
     return LiveState(*connection.execute(_STATE).fetchone())
 
 

@@ -154,6 +154,7 @@ class MutableIndex:
             self._give_back(reader)
 
     def view(self) -> LiveView:
+        """Return the view of the last committed version."""
         with self.read_view() as current:
             assert isinstance(current.index, LiveView), "a read view of a MutableIndex has a LiveView"
             return current.index
