@@ -140,7 +140,7 @@ class InferenceClient:
         return await self._run_tokenizer(work, len(ids), sum(map(len, ids)) <= SMALL_TOKENS, lane)
 
     def prompt(self, name: str | None) -> str:
-        """Return the text of a prompt; for None that of the model's default prompt. Raises Invalid for an unknown name."""
+        """Return the text of a prompt (None: the default prompt of the model). Raises Invalid for an unknown name."""
         prompts = self.model.prompts
         if name is not None and name not in prompts:
             known = ", ".join(sorted(prompts)) or "none"
