@@ -55,9 +55,9 @@ class Bench:
         self.registry = CollectorRegistry()
         self.admission = AdmissionController(10_000)
         counts = ModelMetrics(self.registry)
-        lanes: PriorityQueue[PendingRequest] = PriorityQueue(64)
+        queue: PriorityQueue[PendingRequest] = PriorityQueue(64)
         devices = [LocalDevice(f"cpu:{i}", engine, HangDetector(stall_seconds)) for i in range(engine.streams)]
-        self.workers = BatchExecutor(devices, DIMENSION, BatchLayout(0, 512), lanes, counts)
+        self.workers = BatchExecutor(devices, DIMENSION, BatchLayout(0, 512), queue, counts)
 
     async def encode(self, ids: list[list[int]], lane: Priority = Priority.INTERACTIVE) -> Vectors:
         with self.admission.acquire(len(ids), lane) as permit:
@@ -237,13 +237,13 @@ def test_an_errand_waits_behind_requests_but_not_for_ever() -> None:
     async def go(made: Bench) -> None:
         first = asyncio.create_task(made.encode([[1] * 64]))
         await asyncio.to_thread(entered.wait, SECONDS)
-        errand = asyncio.create_task(made.workers.encode_on("cpu:0", TokenBatch([[99]], [0])))
+        pinned = asyncio.create_task(made.workers.encode_on("cpu:0", TokenBatch([[99]], [0])))
         await asyncio.sleep(0)
         # Each text is a batch of its own, because the budget is 64 tokens.
         requests = [asyncio.create_task(made.encode([[i] * 64])) for i in range(2, 10)]
         await until(lambda: made.admission.inside == 9)
         proceed.set()
-        await asyncio.gather(first, errand, *requests)
+        await asyncio.gather(first, pinned, *requests)
 
     with bench(engine) as made:
         asyncio.run(asyncio.wait_for(go(made), SECONDS))

@@ -236,8 +236,8 @@ def test_only_the_text_that_kills_a_device_fails(bed: DeviceFactory) -> None:
     devices = [bed.device("cpu:0"), bed.device("cpu:1")]
     for device in devices:
         device.wait_until_open()
-    admission, lanes = AdmissionController(1_000), PriorityQueue[PendingRequest](16)
-    workers = BatchExecutor(devices, 1, BatchLayout(0, 512), lanes, ModelMetrics(CollectorRegistry()))
+    admission, queue = AdmissionController(1_000), PriorityQueue[PendingRequest](16)
+    workers = BatchExecutor(devices, 1, BatchLayout(0, 512), queue, ModelMetrics(CollectorRegistry()))
 
     async def ask(first: int) -> Vectors:
         with admission.acquire(1, Priority.INTERACTIVE) as permit:

@@ -30,8 +30,8 @@ def quiet(*_: object) -> None:
     pass
 
 
-def run(encoder: Encoder, lines: Path, out: Path, wishes: IndexOptions | None = None) -> BuildResult:
-    return build(encoder, "some-variant", lines, out, wishes or IndexOptions(), quiet)
+def run(encoder: Encoder, lines: Path, out: Path, options: IndexOptions | None = None) -> BuildResult:
+    return build(encoder, "some-variant", lines, out, options or IndexOptions(), quiet)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -261,7 +261,7 @@ def test_the_kind_follows_the_size() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wishes", "reason"),
+    ("options", "reason"),
     [
         (IndexOptions(factory="IVF"), "factory 'IVF': FAISS .* says"),
         (IndexOptions(factory="IDMap,HNSW16"), "embedship numbers the rows.*leave IDMap out"),
@@ -277,20 +277,20 @@ def test_the_kind_follows_the_size() -> None:
     ],
 )
 def test_options_that_do_not_fit_are_refused_before_embedding(
-    encoder: Encoder, corpus: Corpus, tmp_path: Path, wishes: IndexOptions, reason: str
+    encoder: Encoder, corpus: Corpus, tmp_path: Path, options: IndexOptions, reason: str
 ) -> None:
     def never(step: BuildStep, *_: int) -> None:
         assert step is BuildStep.READ
 
     with pytest.raises(UsageError, match=reason):
-        build(encoder, "any", corpus(4), tmp_path / "index", wishes, never)
+        build(encoder, "any", corpus(4), tmp_path / "index", options, never)
     assert not (tmp_path / "index").exists()
 
 
 def test_a_matryoshka_first_stage(encoder: Encoder, corpus: Corpus, tmp_path: Path) -> None:
     cuttable = short(encoder, dimensions=(384, 96))
-    wishes = IndexOptions(kind=IndexKind.PQ, store=RerankStore.FLOAT16, stage_dimension=96)
-    built = run(cuttable, corpus(200), tmp_path / "index", wishes).manifest
+    options = IndexOptions(kind=IndexKind.PQ, store=RerankStore.FLOAT16, stage_dimension=96)
+    built = run(cuttable, corpus(200), tmp_path / "index", options).manifest
     assert (built.recipe.factory, built.recipe.dimension, built.dimension) == ("PQ24x4fs", 96, 384)
     with IndexFolder.open(tmp_path / "index", encoder.bundle) as opened:
         query = short(encoder).encode([opened.documents.fetch([3])[0].text])

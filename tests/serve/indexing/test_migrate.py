@@ -66,12 +66,12 @@ def old(encoder: Encoder, entries: list[DocEntry], tmp_path_factory: pytest.Temp
     folder = tmp_path_factory.mktemp("old")
     rows = [{"id": e.id, "text": e.body[:900], "title": e.summary[:20], "n": n} for n, e in enumerate(entries[:60])]
     (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    wishes = IndexOptions(IndexKind.BINARY, with_title=True, effort=SearchEffort(oversample=70), chunking=CHUNKING)
-    build(encoder, "any", folder / "corpus.jsonl", folder / "index", wishes, lambda *_: None)
+    options = IndexOptions(IndexKind.BINARY, with_title=True, effort=SearchEffort(oversample=70), chunking=CHUNKING)
+    build(encoder, "any", folder / "corpus.jsonl", folder / "index", options, lambda *_: None)
     return folder / "index"
 
 
-def wishes(old: Path) -> IndexOptions:
+def options_of(old: Path) -> IndexOptions:
     found = read(old)
     return options_from_index(found, None, found.chunking, None)
 
@@ -80,7 +80,7 @@ def test_every_document_is_embedded_by_the_other_bundle(
     encoder: Encoder, other: Encoder, old: Path, tmp_path: Path
 ) -> None:
     before = contents(old)
-    made = migrate(other, old, tmp_path / "new", wishes(old), Silent(), 64)
+    made = migrate(other, old, tmp_path / "new", options_of(old), Silent(), 64)
     assert contents(old) == before
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
     was = read(old)
@@ -119,7 +119,7 @@ def test_other_options_if_requested(encoder: Encoder, old: Path, tmp_path: Path)
     assert 0 < made.truncated.texts < 60
     assert 0 < made.truncated.worst <= made.truncated.tokens < made.truncated.of
     with pytest.raises(UsageError, match="--chunk is 48; this model reads at most 40 tokens"):
-        migrate(narrow, old, tmp_path / "none", wishes(old), Silent())
+        migrate(narrow, old, tmp_path / "none", options_of(old), Silent())
 
 
 def unfinished(encoder: Encoder, old: Path, out: Path) -> None:
@@ -130,18 +130,18 @@ def unfinished(encoder: Encoder, old: Path, out: Path) -> None:
                 raise EngineError("worn out")
 
     with pytest.raises(EngineError, match="worn out"):
-        migrate(encoder, old, out, wishes(old), Worn(), 32)
+        migrate(encoder, old, out, options_of(old), Worn(), 32)
 
 
 def test_it_continues_where_it_failed(
     other: Encoder, old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
-    migrate(other, old, tmp_path / "clean", wishes(old), Silent(), 32)
+    migrate(other, old, tmp_path / "clean", options_of(old), Silent(), 32)
     unfinished(other, old, tmp_path / "new")
     assert not (tmp_path / "new").exists()
     watcher = Silent()
-    made = migrate(other, old, tmp_path / "new", wishes(old), watcher, 32)
+    made = migrate(other, old, tmp_path / "new", options_of(old), watcher, 32)
     assert watcher.done >= 64
     assert watcher.done + watcher.texts == made.size
     assert contents(tmp_path / "new") == contents(tmp_path / "clean")
@@ -160,11 +160,11 @@ def test_force_deletes_nothing_before_all_is_checked(other: Encoder, old: Path, 
     unfinished(other, old, tmp_path / "new")
     there = contents(work_folder(tmp_path / "new"))
     with bulk_run.locked(work_folder(tmp_path / "new")), pytest.raises(UsageError, match="another run writes"):
-        migrate(other, old, tmp_path / "new", wishes(old), Silent(), force=True)
+        migrate(other, old, tmp_path / "new", options_of(old), Silent(), force=True)
     shutil.copytree(old, tmp_path / "old")
     flip(tmp_path / "old" / DOCUMENTS)
     with pytest.raises(UnsafeError, match="has changed"):
-        migrate(other, tmp_path / "old", tmp_path / "new", wishes(old), Silent(), force=True)
+        migrate(other, tmp_path / "old", tmp_path / "new", options_of(old), Silent(), force=True)
     assert contents(work_folder(tmp_path / "new")) == there
 
 
@@ -174,7 +174,7 @@ def test_a_work_folder_without_a_plan_is_emptied(other: Encoder, old: Path, tmp_
     work = work_folder(tmp_path / "new")
     (work / "migration.json").unlink()
     (work / DOCUMENTS).write_bytes(b"of another index")
-    made = migrate(other, old, tmp_path / "new", wishes(old), Silent())
+    made = migrate(other, old, tmp_path / "new", options_of(old), Silent())
     with IndexFolder.open(tmp_path / "new", other.bundle) as opened:
         assert opened.documents.count == made.documents == 60
 
@@ -183,9 +183,9 @@ def test_a_work_folder_without_a_plan_is_emptied(other: Encoder, old: Path, tmp_
 def test_a_full_disk_loses_nothing(other: Encoder, old: Path, tmp_path: Path, size: int) -> None:
     """The disk is full while documents, or while vectors, are written."""
     with largest_file(size), pytest.raises(EmbedshipError, match=r"could not be written"):
-        migrate(other, old, tmp_path / "new", wishes(old), Silent(), 256)
+        migrate(other, old, tmp_path / "new", options_of(old), Silent(), 256)
     assert not (tmp_path / "new").exists()
-    made = migrate(other, old, tmp_path / "new", wishes(old), Silent(), 256)
+    made = migrate(other, old, tmp_path / "new", options_of(old), Silent(), 256)
     assert read(tmp_path / "new") == made
 
 
@@ -193,13 +193,13 @@ def test_an_old_index_that_was_changed_is_refused(encoder: Encoder, old: Path, t
     shutil.copytree(old, tmp_path / "old")
     flip(tmp_path / "old" / DOCUMENTS)
     with pytest.raises(UnsafeError, match=f"{DOCUMENTS} has changed"):
-        migrate(encoder, tmp_path / "old", tmp_path / "new", wishes(old), Silent())
+        migrate(encoder, tmp_path / "old", tmp_path / "new", options_of(old), Silent())
 
 
 def test_an_out_that_is_not_an_index_is_refused_at_the_start(encoder: Encoder, old: Path, tmp_path: Path) -> None:
     (tmp_path / "new").write_text("precious")
     with pytest.raises(UsageError, match="remove it, or give another --out"):
-        migrate(encoder, old, tmp_path / "new", wishes(old), Silent())
+        migrate(encoder, old, tmp_path / "new", options_of(old), Silent())
     assert contents(tmp_path) == {"new": b"precious"}
 
 
@@ -252,7 +252,7 @@ def test_killed_at_any_point_it_ends_with_the_same_bytes(bundle: Path, old: Path
 def test_the_speed_is_that_of_this_run(encoder: Encoder, old: Path, tmp_path: Path) -> None:
     unfinished(encoder, old, tmp_path / "new")
     watcher = MigrationProgress(IndexProgress())
-    made = migrate(encoder, old, tmp_path / "new", wishes(old), watcher, 32)
+    made = migrate(encoder, old, tmp_path / "new", options_of(old), watcher, 32)
     assert watcher.resumed >= 64
     speed = report(tmp_path / "new", BuildResult(made, watcher.texts, watcher.seconds)).texts_per_second
     assert speed == round((made.size - watcher.resumed) / watcher.seconds, 1)

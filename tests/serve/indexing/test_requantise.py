@@ -28,8 +28,8 @@ def quiet(*_: object) -> None:
 
 @pytest.fixture
 def flat(encoder: Encoder, corpus: Corpus, tmp_path: Path) -> Path:
-    wishes = IndexOptions(IndexKind.FLAT, with_title=True, chunking=Chunking(tokens=48, overlap=4))
-    build(encoder, "any", corpus(24), tmp_path / "flat", wishes, quiet)
+    options = IndexOptions(IndexKind.FLAT, with_title=True, chunking=Chunking(tokens=48, overlap=4))
+    build(encoder, "any", corpus(24), tmp_path / "flat", options, quiet)
     return tmp_path / "flat"
 
 
@@ -83,7 +83,7 @@ def test_vectors_that_were_changed_are_refused(encoder: Encoder, flat: Path, tmp
 def test_recall_is_measured_again(encoder: Encoder, flat: Path, tmp_path: Path) -> None:
     questions = tmp_path / "questions.jsonl"
     questions.write_text('{"text": "read a file"}\n')
-    wishes = IndexOptions(IndexKind.BINARY, queries=questions)
-    recall = requantise(encoder.bundle, encoder, flat, tmp_path / "binary", wishes, quiet).manifest.recall
+    options = IndexOptions(IndexKind.BINARY, queries=questions)
+    recall = requantise(encoder.bundle, encoder, flat, tmp_path / "binary", options, quiet).manifest.recall
     assert recall is not None
     assert (recall.source, recall.queries) == ("questions.jsonl", 1)
