@@ -28,8 +28,8 @@ _GATHERED_BYTES = 32 * 2**20
 # Bytes that are gathered for one product: they fit into the caches, and memory pages are reused.
 _RANKED_BYTES = 2 * 2**20
 
-# One call of the first stage compares at most this many rows with queries, because a scan cannot be interrupted, but
-# gets at least this many queries: with 16 at once FAISS needs no more time per query than with hundreds.
+# One call of the first stage makes at most _COMPARED_ROWS comparisons of a row with a query, because a scan cannot be
+# interrupted. It gets at least _LEAST_QUERIES queries: with 16 at once FAISS is as fast per query as with hundreds.
 _COMPARED_ROWS, _LEAST_QUERIES = 2**25, 16
 
 # A graph is not searched if the allowed rows are few (see `_compare_all`): comparing them all costs about as much as

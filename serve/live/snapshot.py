@@ -75,7 +75,10 @@ class IndexSnapshot:
         return self.manifest.size
 
     def is_current(self, state: LiveState) -> bool:
-        """Return whether `state` names this snapshot. Name and digest are compared: equal content has equal digests."""
+        """Return whether `state` names this snapshot.
+
+        Its name is compared also, because two snapshots of the same documents may have the same digest.
+        """
         return (self.name, self.manifest.digest) == (state.snapshot, state.digest)
 
     def rows_of(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -113,7 +116,7 @@ def name_after(name: str) -> str:
 
 
 def demand_name(name: str, database: Path) -> None:
-    """Raise UnsafeError unless `name` has the form that `name_after` returns: the database may not be trustworthy."""
+    """Raise UnsafeError unless `name` has the form that `name_after` returns: the database may come from elsewhere."""
     if not re.fullmatch(rf"{_PREFIX}[0-9]{{6,}}", name):
         raise UnsafeError(f"{database} names the snapshot {name!r}, which is not a valid name: restore a copy")
 
