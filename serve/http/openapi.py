@@ -155,7 +155,7 @@ def _public(schema: Any) -> Any:
         return [_public(each) for each in schema]
     if not isinstance(schema, dict):
         return schema
-    renamed: Schema = {_COMPONENT_NAMES.get(key, key): _public(value) for key, value in schema.items()}
+    renamed: Schema = {_COMPONENT_NAMES.get(str(key), str(key)): _public(value) for key, value in schema.items()}
     if isinstance(title := renamed.get("title"), str):
         renamed["title"] = _COMPONENT_NAMES.get(title, title)
     if isinstance(reference := renamed.get("$ref"), str):
