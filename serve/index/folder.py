@@ -70,9 +70,9 @@ class IndexFolder:
         self.close()
 
 
-def load(folder: Path, manifest: IndexManifest) -> Index:
+def load(folder: Path, stored: IndexManifest) -> Index:
     """Return the index of a folder whose files have been hashed. This is the first code that imports FAISS."""
     from embedship.serve.index.kinds import open as open_kind
 
-    truth = ExactVectors.open(folder, (manifest.size, manifest.dimension))
-    return open_kind(folder, truth, manifest.recipe, manifest.packing, manifest.effort)
+    truth = ExactVectors.open(folder, (stored.size, stored.dimension))
+    return open_kind(folder, truth, stored.recipe, stored.packing, stored.effort)

@@ -8,7 +8,7 @@ import pytest
 from embedship.ranking import RankedRows
 from embedship.serve.documents.filters import Filter
 from embedship.serve.index.effort import SearchEffort
-from embedship.serve.search.backend import SearchParams, comparable, searched
+from embedship.serve.search.backend import SearchParams, comparable, run_searches
 from embedship.serve.search.fusion import DEPTH, SearchMode, fuse
 
 
@@ -47,7 +47,7 @@ def test_a_search_is_as_deep_as_its_mode_needs(mode: SearchMode, k: int, asked: 
 
         return hits
 
-    lists = searched(SearchParams(mode), k, listed("near"), listed("worded"), fuse)
+    lists = run_searches(SearchParams(mode), k, listed("near"), listed("worded"), fuse)
     assert depths == asked
     assert lists.best.rows[0, 0] == (7 if mode is SearchMode.DENSE else 3)
     assert lists.fused == ((lists.dense, lists.keyword) if mode is SearchMode.HYBRID else (None, None))
