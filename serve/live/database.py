@@ -144,9 +144,8 @@ def connect(path: Path, writable: bool) -> sqlite3.Connection:
 
 def open_database(path: Path, writable: bool) -> OpenedDatabase:
     """Like `connect`, with the stamp that a caller needs to keep the connection open."""
-    stamp = (
-        None if writable else FileStamp.from_path(path)
-    )  # taken before opening, so that a change in between is noticed
+    # The stamp is taken before opening, so that a change in between is noticed.
+    stamp = None if writable else FileStamp.from_path(path)
     if stamp and _recoverable(path, stamp):
         stamp = None
     uri = f"{path.resolve().as_uri()}?mode={'rw' if writable else 'ro'}"
