@@ -95,8 +95,8 @@ class Ours(Contender):
         self.name = f"embedship {kind}"
         # Binary as it is commonly set up, ranked by int8; the others by the exact vectors.
         store = RerankStore.INT8 if kind is IndexKind.BINARY else RerankStore.FLOAT16
-        planned = recipe.of(kind, truth.size, truth.dimension, store)
-        packing = QuantisationParams.of(planned, codes, truth.dimension)
+        planned = recipe.make_recipe(kind, truth.size, truth.dimension, store)
+        packing = QuantisationParams.from_recipe(planned, codes, truth.dimension)
         began = time.perf_counter()
         self.index = kinds.write(folder, truth, planned, packing, kinds.default(planned))
         self.build_seconds = time.perf_counter() - began
@@ -248,7 +248,7 @@ def _rescoring(contenders: Sequence[Contender], data: Embedded, truth: ExactVect
     with_it, without = theirs.ask(20)[0], theirs.ask(-20)[0]
     began = time.perf_counter()
     for start in range(0, len(rows), 100):
-        ours.index.ranked(data.queries[start : start + 100], rows[start : start + 100])  # type: ignore[attr-defined]
+        ours.index.rank(data.queries[start : start + 100], rows[start : start + 100])  # type: ignore[attr-defined]
     return {"theirs": with_it - without, "ours": time.perf_counter() - began}
 
 

@@ -160,7 +160,7 @@ class Replica:
 
     def _compute(self, works: list[QueuedText[Request]]) -> None:
         now = self._events.now
-        self.waited += sum(now - work.owner.queued for work in works)
+        self.waited += sum(now - work.request.queued for work in works)
         self._running.append(_Job(self._costs.of(works), partial(self._computed, works)))
 
     def _computed(self, works: list[QueuedText[Request]]) -> None:
@@ -169,8 +169,8 @@ class Replica:
 
     def _answer(self, works: list[QueuedText[Request]]) -> None:
         for work in works:
-            self.inside.discard(work.owner)
-            self._end(work.owner, Outcome.ANSWERED)
+            self.inside.discard(work.request)
+            self._end(work.request, Outcome.ANSWERED)
 
     def _ring(self, alarm: int) -> None:
         if alarm != self._alarm:

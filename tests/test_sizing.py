@@ -95,7 +95,7 @@ def test_bytes_are_those_of_real_indexes(tmp_path: Path) -> None:
         IndexKind.HNSW_SQ8,
         IndexKind.HNSW_RABITQ,
     ):
-        planned = recipe.of(kind, truth.size, truth.dimension, RerankStore.FLOAT16)
+        planned = recipe.make_recipe(kind, truth.size, truth.dimension, RerankStore.FLOAT16)
         packing = QuantisationParams(scale=None, threshold=0.0 if kind is IndexKind.BINARY else None)
         kinds.write(tmp_path, truth, planned, packing, kinds.effort(planned, None))
         bytes = (tmp_path / STAGE).stat().st_size / truth.size

@@ -163,7 +163,7 @@ class Ours:
         return [hit.document.id for hit in found.hits[0]]
 
     def holds(self, id):
-        with self._live.moment() as now:
+        with self._live.read_view() as now:
             return id in now.documents.ids()
 
 

@@ -1,11 +1,11 @@
-"""Batching.
+"""Batching: queues the texts of requests, forms batches, and runs them on the devices of a model.
 
-admission.py       Who may enter
-device_metrics.py  The devices as Prometheus series, computed at scrape time
-dispatcher.py      Who takes what next
-executor.py        The devices' streams
-model_client.py    One model as requests meet it
-pending.py         Requests on their way through the streams
-priority_queue.py  Which texts go into the next batch
-retry.py           What is tried next when a batch failed or its device died
+admission.py       Admission control: a permit per request bounds the number of queued texts
+device_metrics.py  Prometheus metrics of the devices
+dispatcher.py      Decides which batch each device stream runs next
+executor.py        Runs batches, one thread per device stream
+model_client.py    Tokenises and encodes the texts of requests
+pending.py         In-flight requests, and the routing of batch results to them
+priority_queue.py  Selects the texts of the next batch
+retry.py           Which batches to try next after a failure
 """

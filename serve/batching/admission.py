@@ -1,4 +1,7 @@
-"""Who may enter: one permit a text. Work is submitted with a permit in hand, so it cannot be submitted without."""
+"""Admission control: each request needs a permit for its texts before it may enter the queue of a model.
+
+`BatchExecutor.encode` takes a permit as an argument, so no code can submit texts without one.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,17 @@ from embedship.serve.errors import Overloaded, TooLarge
 from embedship.serve.settings import BULK_RESERVED_FRACTION
 from embedship.serve.telemetry.request_context import Priority
 
-# How far back the pace is measured that Retry-After is computed from, and the longest wait it asks for.
+# Throughput is measured over the last interval of this length, and Retry-After is computed from it. _LONGEST_WAIT is
+# the largest Retry-After that is sent, in seconds.
 _PACE_SECONDS = 5.0
 _LONGEST_WAIT = 60
 
 
 class QueuePermit:
-    """The right to have `texts` texts in the queue, until the `with` block ends and what it began on other threads.
+    """Permission to have `texts` texts in the queue.
 
-    Only Admission makes them.
+    It ends with the `with` block, or later when work that the block started on other threads ends (`hold_until`).
+    Only AdmissionController creates permits.
     """
 
     def __init__(self, admission: AdmissionController, texts: int, paced: bool) -> None:
@@ -31,7 +36,7 @@ class QueuePermit:
         self._holders = 1
 
     def hold_until(self, done: asyncio.Future[Any]) -> None:
-        """Keep the permit until this future is done, although the block may have been left by then."""
+        """Keep the permit until `done` is done, even if the `with` block ends earlier."""
         self._holders += 1
         done.add_done_callback(lambda _: self._release())
 
@@ -48,10 +53,10 @@ class QueuePermit:
 
 
 class AdmissionController:
-    """Counts permits; used from the event loop only.
+    """Limits how many texts are in the queue at a time. Use it from the event loop only.
 
-    >>> with admission.enter(len(texts), Lane.BULK) as permit:      # doctest: +SKIP
-    ...     vectors = await workers.encode(permit, tokens, Lane.BULK)
+    >>> with admission.acquire(len(texts), Priority.BULK) as permit:      # doctest: +SKIP
+    ...     vectors = await workers.encode(permit, tokens, Priority.BULK)
     """
 
     def __init__(self, capacity: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -60,13 +65,16 @@ class AdmissionController:
         self._pace = _ThroughputMeter(clock)
 
     def acquire(self, texts: int, lane: Priority, *, paced: bool = True) -> QueuePermit:
-        """Take a permit for `texts` texts, or raise Overloaded (TooLarge if no waiting would ever help).
+        """Return a permit for `texts` texts.
 
-        `paced`: these texts go through the model, and so tell how long others will have to wait for it.
+        `paced`: the texts go through the model, so their completion counts for the measured throughput. Raises
+        TooLarge if the request is larger than the whole queue, Overloaded (with Retry-After) if the queue is too full.
         """
         limit = self.limit(lane)
         if texts > limit:
-            raise TooLarge(f"{texts} texts are more than this server queues at all: send at most {limit} a request.")
+            raise TooLarge(
+                f"The request has {texts} texts, more than this server ever queues: send at most {limit} per request."
+            )
         if self.inside + texts > limit:
             wait = self._pace.seconds_for(self.inside + texts - limit)
             raise Overloaded(
@@ -77,6 +85,7 @@ class AdmissionController:
         return QueuePermit(self, texts, paced)
 
     def limit(self, lane: Priority) -> int:
+        """Return how many texts may be in the queue before this lane is refused."""
         return (
             self.capacity if lane is Priority.INTERACTIVE else self.capacity - self.capacity // BULK_RESERVED_FRACTION
         )
@@ -84,27 +93,30 @@ class AdmissionController:
     def _leave(self, permit: QueuePermit) -> None:
         self.inside -= permit.texts
         if permit.paced:
-            self._pace.note(permit.texts)
+            self._pace.record(permit.texts)
 
 
 class _ThroughputMeter:
-    """Texts a second that left lately: two counters, of the running interval and of the one before."""
+    """Measures completed texts per second, with one counter for the current interval and one for the previous one."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._since = clock()
+        self._interval_start = clock()
         self._texts = 0
-        self._before = 0.0  # texts a second
+        self._previous = 0.0  # texts per second
 
-    def note(self, texts: int) -> None:
-        elapsed = self._clock() - self._since
+    def record(self, texts: int) -> None:
+        elapsed = self._clock() - self._interval_start
         if elapsed > _PACE_SECONDS:
-            self._before = self._texts / elapsed
-            self._since, self._texts = self._clock(), 0
+            self._previous = self._texts / elapsed
+            self._interval_start, self._texts = self._clock(), 0
         self._texts += texts
 
     def seconds_for(self, texts: int) -> int:
-        """Whole seconds until so many texts have left, at the pace of late."""
-        elapsed = self._clock() - self._since
-        pace = max(self._before, self._texts / elapsed if elapsed > 0 else 0.0)
+        """Return the estimated whole seconds until `texts` texts have completed, from 1 to _LONGEST_WAIT.
+
+        Returns 1 if no throughput has been measured yet.
+        """
+        elapsed = self._clock() - self._interval_start
+        pace = max(self._previous, self._texts / elapsed if elapsed > 0 else 0.0)
         return min(_LONGEST_WAIT, max(1, math.ceil(texts / pace))) if pace else 1

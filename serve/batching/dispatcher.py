@@ -1,6 +1,7 @@
-"""Who takes what next: the streams' side of the lanes, with what failed before and what is for one device only.
+"""Dispatcher: decides which batch each device stream runs next.
 
-Nothing here computes. One lock guards it all.
+The order is: batches that failed before, then queued texts, then batches that are pinned to one device. This module
+computes no vectors. One lock guards all of its state.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ from embedship.serve.telemetry.request_context import Priority
 
 
 class DeviceSlot(Generic[RequestT]):
-    """One device at the table: how many of its streams wait and compute, and its errands."""
+    """The state of one device: how many of its streams wait or compute, and its pinned batches."""
 
     def __init__(self, device: ServingDevice, lock: Lock) -> None:
         self.device = device
         self.changed = Condition(lock)
-        self.waiting = 0  # streams that nobody has woken yet
-        self.running = 0
-        self.alone = False  # a suspect computes here, and nothing may beside it
-        self.errands: PinnedQueue[RequestT] = PinnedQueue(device.name)
+        self.waiting = 0  # waiting streams that have not been woken yet
+        self.running = 0  # batches that run now
+        self.alone = False  # a quarantined batch runs here, so no other batch may start on this device
+        self.pinned: PinnedQueue[RequestT] = PinnedQueue(device.name)
 
     def wake(self, streams: int) -> int:
-        """Wake at most so many of its streams, and say how many."""
+        """Wake at most `streams` waiting streams of the device. Return how many were woken."""
         woken = min(streams, self.waiting)
         self.waiting -= woken
         self.changed.notify(woken)
@@ -40,9 +41,10 @@ class DeviceSlot(Generic[RequestT]):
 
 
 class PinnedQueue(Generic[RequestT]):
-    """Batches of their own, mostly of one text, for one device and no other.
+    """Batches that must run on one given device, such as canary texts. Each is a batch of its own, mostly of one text.
 
-    They wait until no request does, but for at most PATIENCE batches: a canary must sing under load, too.
+    They run when the queue is empty, or after at most MAX_INTERACTIVE_STREAK other batches, so that canaries also run
+    under load.
     """
 
     def __init__(self, device: str) -> None:
@@ -53,145 +55,152 @@ class PinnedQueue(Generic[RequestT]):
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def put(self, works: Sequence[QueuedText[RequestT]]) -> None:
-        self._waiting.append(list(works))
+    def put(self, texts: Sequence[QueuedText[RequestT]]) -> None:
+        self._waiting.append(list(texts))
 
-    def take(self, lanes: PriorityQueue[RequestT]) -> BatchJob[RequestT] | None:
-        """The device's next batch: work from the lanes, or an errand; None if there is neither."""
+    def take(self, queue: PriorityQueue[RequestT]) -> BatchJob[RequestT] | None:
+        """Return the next batch of the device: queued texts or a pinned batch. Return None if there is neither."""
         if self._waiting and self._passed_over >= MAX_INTERACTIVE_STREAK:
             return self.next()
-        if works := lanes.take():
+        if texts := queue.take():
             self._passed_over += bool(self._waiting)
-            return BatchJob(works)
+            return BatchJob(texts)
         return self.next() if self._waiting else None
 
     def next(self) -> BatchJob[RequestT]:
         self._passed_over = 0
-        return BatchJob(self._waiting.popleft(), errand=self._device)
+        return BatchJob(self._waiting.popleft(), pinned_to=self._device)
 
 
 class BatchDispatcher(Generic[RequestT]):
-    """Thread-safe. `next_batch` blocks a stream until there is a piece for it; `put` and `put_pinned` never block."""
+    """Thread-safe. `next_batch` blocks a stream until a batch is ready; `put` and `put_pinned` never block."""
 
-    def __init__(self, devices: Sequence[ServingDevice], lanes: PriorityQueue[RequestT]) -> None:
+    def __init__(self, devices: Sequence[ServingDevice], queue: PriorityQueue[RequestT]) -> None:
         self._lock = Lock()
-        self._lanes = lanes
-        self._seats = {device.name: DeviceSlot[RequestT](device, self._lock) for device in devices}
-        self._again: deque[BatchJob[RequestT]] = deque()  # what failed before, to be tried first
-        self._suspects: deque[BatchJob[RequestT]] = deque()
+        self._queue = queue
+        self._slots = {device.name: DeviceSlot[RequestT](device, self._lock) for device in devices}
+        self._retries: deque[BatchJob[RequestT]] = deque()  # batches that failed before; they run first
+        self._quarantined: deque[BatchJob[RequestT]] = deque()
         self._closed = False
         for device in devices:
             device.watch(self._changed)
 
     def __len__(self) -> int:
-        """Texts that wait, and somebody for them."""
+        """Return the number of queued texts, without those of cancelled requests."""
         with self._lock:
-            return len(self._lanes) + len(self._owners_again())
+            return len(self._queue) + len(self._requests_to_retry())
 
     def oldest(self) -> list[RequestT]:
-        """Who has waited longest in each lane, and all whose batch is to be tried again."""
+        """Return the request that has waited longest in each lane, and all requests with a batch to retry."""
         with self._lock:
-            return [*self._lanes.oldest(), *self._owners_again()]
+            return [*self._queue.oldest(), *self._requests_to_retry()]
 
-    def _owners_again(self) -> list[RequestT]:
-        """One a text that is to be tried again."""
-        return [work.owner for piece in (*self._again, *self._suspects) for work in piece.without_cancelled.works]
+    def _requests_to_retry(self) -> list[RequestT]:
+        """Return the request of each text that waits for a retry; a request may occur several times."""
+        return [text.request for job in (*self._retries, *self._quarantined) for text in job.without_cancelled.texts]
 
     @property
     def closed(self) -> bool:
         return self._closed
 
-    def put(self, lane: Priority, works: Sequence[QueuedText[RequestT]]) -> bool:
-        """False, and nothing is put, once it is closed."""
+    def put(self, lane: Priority, texts: Sequence[QueuedText[RequestT]]) -> bool:
+        """Add texts to the queue. Return False, and add nothing, if the dispatcher is closed."""
         with self._lock:
             if not self._closed:
-                self._lanes.put(lane, works)
-                self._wake(len(works))
+                self._queue.put(lane, texts)
+                self._wake(len(texts))
             return not self._closed
 
-    def put_pinned(self, device: str, *works: QueuedText[RequestT]) -> bool:
-        """One batch of these. False, and nothing is put, once it is closed or while the device is down."""
-        seat = self._seats[device]
+    def put_pinned(self, device: str, *texts: QueuedText[RequestT]) -> bool:
+        """Add one batch that only `device` may run.
+
+        Return False, and add nothing, if the dispatcher is closed or the device is down.
+        """
+        slot = self._slots[device]
         with self._lock:
-            accepted = not self._closed and seat.device.up
+            accepted = not self._closed and slot.device.up
             if accepted:
-                seat.errands.put(works)
-                seat.wake(1)
+                slot.pinned.put(texts)
+                slot.wake(1)
             return accepted
 
-    def requeue(self, pieces: Iterable[BatchJob[RequestT]]) -> None:
+    def requeue(self, jobs: Iterable[BatchJob[RequestT]]) -> None:
+        """Add jobs for a retry. They run before queued texts."""
         with self._lock:
-            for piece in pieces:
-                (self._suspects if piece.quarantined else self._again).append(piece)
+            for job in jobs:
+                (self._quarantined if job.quarantined else self._retries).append(job)
             self._wake_all()
 
     def next_batch(self, device: str) -> BatchJob[RequestT] | None:
-        """Wait for the next piece of a device, which has to be given back with `done`; None means the end.
+        """Wait for the next batch of a device and return it; return None after `close`.
 
-        A device that is down gets its errands, so that they fail, and nothing else.
+        The caller must pass the batch to `done` afterwards. A device that is down gets only its pinned batches, so that
+        they fail at once.
         """
-        seat = self._seats[device]
+        slot = self._slots[device]
         with self._lock:
             while not self._closed:
-                if piece := self._choose(seat):
-                    self._begin(seat, piece)
-                    return piece
-                seat.wait()
+                if job := self._choose(slot):
+                    self._begin(slot, job)
+                    return job
+                slot.wait()
         return None
 
-    def done(self, device: str, piece: BatchJob[RequestT]) -> None:
-        seat = self._seats[device]
+    def done(self, device: str, job: BatchJob[RequestT]) -> None:
+        """Record that a job from `next_batch` has ended."""
+        slot = self._slots[device]
         with self._lock:
-            seat.running -= 1
-            if piece.quarantined:
-                seat.alone = False
-            if piece.quarantined or self._suspects:
+            slot.running -= 1
+            if job.quarantined:
+                slot.alone = False
+            if job.quarantined or self._quarantined:
                 self._wake_all()
 
     def close(self) -> None:
+        """Refuse further texts, and let `next_batch` return None in every stream."""
         with self._lock:
             self._closed = True
             self._wake_all()
 
-    def _choose(self, seat: DeviceSlot[RequestT]) -> BatchJob[RequestT] | None:
-        if not seat.device.up:
-            return seat.errands.next() if len(seat.errands) else None
-        if seat.alone:
+    def _choose(self, slot: DeviceSlot[RequestT]) -> BatchJob[RequestT] | None:
+        if not slot.device.up:
+            return slot.pinned.next() if len(slot.pinned) else None
+        if slot.alone:
             return None
-        if _first(self._suspects):
-            # No stream begins anything else: some device becomes free of all others' texts, and takes it.
-            return None if seat.running else self._suspects.popleft()
-        if _first(self._again):
-            return self._again.popleft()
-        return seat.errands.take(self._lanes)
+        if _drop_cancelled(self._quarantined):
+            # While a quarantined batch waits, no other batch starts: so some device becomes free, and runs it alone.
+            return None if slot.running else self._quarantined.popleft()
+        if _drop_cancelled(self._retries):
+            return self._retries.popleft()
+        return slot.pinned.take(self._queue)
 
-    def _begin(self, seat: DeviceSlot[RequestT], piece: BatchJob[RequestT]) -> None:
-        seat.running += 1
-        if piece.quarantined:
-            seat.alone = True
-            self._wake_all()  # those that it kept waiting
+    def _begin(self, slot: DeviceSlot[RequestT], job: BatchJob[RequestT]) -> None:
+        slot.running += 1
+        if job.quarantined:
+            slot.alone = True
+            self._wake_all()  # the streams that waited for this batch to start
 
     def _wake(self, streams: int) -> None:
-        """Wake so many streams that can begin something, and no others: each costs the event loop time."""
-        for seat in self._seats.values():
-            if seat.device.up and not seat.alone:  # beside a suspect it would wait again, and the wake be lost
-                streams -= seat.wake(streams)
+        """Wake `streams` streams that can start a batch, and no others, because each wake costs the event loop time."""
+        for slot in self._slots.values():
+            if slot.device.up and not slot.alone:  # next to a quarantined batch it would only wait again
+                streams -= slot.wake(streams)
 
     def _wake_all(self) -> None:
-        for seat in self._seats.values():
-            seat.wake(seat.device.streams)
+        for slot in self._slots.values():
+            slot.wake(slot.device.streams)
 
     def _changed(self) -> None:
-        """A device came up or went down; called from its own thread."""
+        """Wake all streams after a device came up or went down. Called from the thread of the device."""
         with self._lock:
             self._wake_all()
 
 
-def _first(pieces: deque[BatchJob[RequestT]]) -> bool:
-    """Whether a piece is there that somebody still waits for, after dropping from the front what nobody does."""
-    while pieces:
-        pieces[0] = pieces[0].without_cancelled
-        if pieces[0].works:
+def _drop_cancelled(jobs: deque[BatchJob[RequestT]]) -> bool:
+    """Drop cancelled texts and empty jobs from the front of `jobs`. Return whether a job is left."""
+    while jobs:
+        jobs[0] = jobs[0].without_cancelled
+        if jobs[0].texts:
             return True
-        pieces.popleft()
+        jobs.popleft()
     return False

@@ -1,4 +1,4 @@
-"""The devices' streams: a thread each takes the next batch, runs it, and hands the vectors back to the event loop."""
+"""Executor: one thread per device stream takes the next batch, runs it, and hands the vectors to the event loop."""
 
 from __future__ import annotations
 
@@ -30,27 +30,30 @@ logger = logging.getLogger(__name__)
 
 
 class BatchExecutor:
-    """`encode` is called on the event loop; the threads touch nothing but the seats, their device and the outcome."""
+    """Runs the batches of one model on its devices.
+
+    Call `encode` on the event loop. The threads use only the dispatcher, their device and the batch result.
+    """
 
     def __init__(
         self,
         devices: Sequence[ServingDevice],
         dimension: int,
         layout: BatchLayout,
-        lanes: PriorityQueue[PendingRequest],
+        queue: PriorityQueue[PendingRequest],
         counts: ModelMetrics,
     ) -> None:
         self.devices = tuple(device.name for device in devices)
-        self.retried = 0  # batches whose device died, tried again
-        self.split = 0  # batches taken apart, because they failed or two devices died with them
-        self.table = tuple(devices)
+        self.retried = 0  # batches that were retried because their device died
+        self.split = 0  # batches that were split because they failed, or because two devices died with them
+        self.serving_devices = tuple(devices)
         self._dimension = dimension
         self._layout = layout
         self._counting = Lock()
-        self._delivery = ResultRouter(counts, self.devices, layout)
-        self._wrong = counts.wrong_shapes
-        self._wrong.set(len(layout.wrong))
-        self._seats: BatchDispatcher[PendingRequest] = BatchDispatcher(devices, lanes)
+        self._router = ResultRouter(counts, self.devices, layout)
+        self._excluded_shapes = counts.wrong_shapes
+        self._excluded_shapes.set(len(layout.wrong))
+        self._dispatcher: BatchDispatcher[PendingRequest] = BatchDispatcher(devices, queue)
         self._threads = [
             Thread(target=self._run, args=(device,), name=device.name, daemon=True)
             for device in devices
@@ -61,42 +64,47 @@ class BatchExecutor:
 
     @property
     def alive(self) -> bool:
-        """Whether no stream has ended, and none hangs that only a restart of this process could free."""
-        return all(thread.is_alive() for thread in self._threads) and not any(each.stuck for each in self.table)
+        """Whether all streams still run, and none hangs so that only a restart of this process can free it."""
+        return all(thread.is_alive() for thread in self._threads) and not any(
+            each.stuck for each in self.serving_devices
+        )
 
     @property
     def up(self) -> int:
-        """Devices that take batches now."""
-        return sum(device.up for device in self.table)
+        """The number of devices that accept batches now."""
+        return sum(device.up for device in self.serving_devices)
 
     def waiting(self) -> int:
-        return len(self._seats)
+        """Return the number of queued texts."""
+        return len(self._dispatcher)
 
     def oldest_wait_seconds(self, lane: Priority) -> float:
-        """Seconds that the oldest text of this lane has waited; 0 if none does."""
+        """Return how many seconds the oldest text of this lane has waited; 0 if none waits."""
         now = time.perf_counter()
-        return max((now - ticket.born for ticket in self._seats.oldest() if ticket.lane is lane), default=0.0)
+        return max(
+            (now - request.queued_at for request in self._dispatcher.oldest() if request.lane is lane), default=0.0
+        )
 
     async def encode(self, permit: QueuePermit, tokens: TokenBatch, lane: Priority, *, counted: bool = True) -> Vectors:
-        """Return (n, dim) float32 rows in the order of tokens. Raises EngineFailed.
+        """Return (n, dim) float32 rows in the order of `tokens`. Raises EngineFailed.
 
-        When the caller is cancelled, its texts that are not yet in a batch are dropped before they cost anything.
+        If the caller is cancelled, those of its texts that are not in a batch yet are dropped without being computed.
         """
         assert permit.texts == len(tokens), "a permit admits exactly its own texts"
         future: asyncio.Future[Vectors] = asyncio.get_running_loop().create_future()
-        visit = current_request.get()
-        ticket = PendingRequest(len(tokens), self._dimension, future, counted, lane, visit.id if visit else None)
+        context = current_request.get()
+        request = PendingRequest(len(tokens), self._dimension, future, counted, lane, context.id if context else None)
         turns = tokens.turns or repeat(0)
-        works = [
-            QueuedText(ticket, row, ids, turn) for row, (ids, turn) in enumerate(zip(tokens.ids, turns, strict=False))
+        texts = [
+            QueuedText(request, row, ids, turn) for row, (ids, turn) in enumerate(zip(tokens.ids, turns, strict=False))
         ]
-        if not self._seats.put(lane, works):
+        if not self._dispatcher.put(lane, texts):
             raise EngineFailed("The server is stopping.")
         try:
             return await future
         finally:
-            end_phase(RequestPhase.QUEUE, ticket.began)
-            if ticket.began is not None:
+            end_phase(RequestPhase.QUEUE, request.started_at)
+            if request.started_at is not None:
                 end_phase(RequestPhase.INFERENCE)
 
     @property
@@ -104,101 +112,111 @@ class BatchExecutor:
         return self._layout
 
     def exclude(self, shapes: Sequence[PaddedShape]) -> None:
-        """Use these shapes of batches no more. Called on the event loop."""
+        """Use these batch shapes no more. Call it on the event loop."""
         self._layout = self._layout.without(shapes)
-        self._delivery.layout = self._layout
-        self._wrong.set(len(self._layout.wrong))
+        self._router.layout = self._layout
+        self._excluded_shapes.set(len(self._layout.wrong))
 
     async def encode_on(self, device: str, tokens: TokenBatch) -> Vectors:
-        """Return (n, dim) float32 of these texts, which make one batch alone, on one of `devices`. Raises EngineFailed.
+        """Return (n, dim) float32 rows of these texts, computed as one batch on the given device. Raises EngineFailed.
 
-        Without a permit, for a queue full of requests says nothing about the device; one batch a device at a time.
+        `device` is one of `devices`. No permit is needed, because a queue full of requests says nothing about the
+        device. Run at most one such batch per device at a time.
         """
-        ticket = PendingRequest(len(tokens), self._dimension, asyncio.get_running_loop().create_future(), counted=False)
+        request = PendingRequest(
+            len(tokens), self._dimension, asyncio.get_running_loop().create_future(), counted=False
+        )
         turns = tokens.turns or [0] * len(tokens)
-        works = [QueuedText(ticket, row, *each) for row, each in enumerate(zip(tokens.ids, turns, strict=True))]
-        if not self._seats.put_pinned(device, *works):
-            raise EngineFailed("The server is stopping." if self._seats.closed else f"Device {device} is down.")
-        return await ticket.future
+        texts = [QueuedText(request, row, *each) for row, each in enumerate(zip(tokens.ids, turns, strict=True))]
+        if not self._dispatcher.put_pinned(device, *texts):
+            raise EngineFailed("The server is stopping." if self._dispatcher.closed else f"Device {device} is down.")
+        return await request.future
 
     def close(self) -> None:
-        """Finish the batches that run, and no others."""
-        self._seats.close()
+        """Finish the batches that run now, start no others, and end the threads."""
+        self._dispatcher.close()
         for thread in self._threads:
             thread.join()
 
     def _run(self, device: ServingDevice) -> None:
-        while piece := self._seats.next_batch(device.name):
+        while job := self._dispatcher.next_batch(device.name):
             try:
-                self._try(device, piece)
+                self._try(device, job)
             finally:
-                self._seats.done(device.name, piece)
+                self._dispatcher.done(device.name, job)
 
-    def _try(self, device: ServingDevice, piece: BatchJob[PendingRequest]) -> None:
-        began = time.perf_counter()
+    def _try(self, device: ServingDevice, job: BatchJob[PendingRequest]) -> None:
+        started_at = time.perf_counter()
         try:
-            turns = [work.turn for work in piece.works]
-            vectors = self._layout.encode(device.encode, [work.ids for work in piece.works], turns)
-            self._deliver(device, piece, self._checked(vectors, len(piece.works)), began)
+            turns = [text.turn for text in job.texts]
+            vectors = self._layout.encode(device.encode, [text.ids for text in job.texts], turns)
+            self._deliver(device, job, self._require_valid(vectors, len(job.texts)), started_at)
         except DeviceDown as down:
-            # It never saw the batch: nothing is held against it.
-            self._retry_or_fail(device, piece, () if piece.errand else (piece,), down, began)
+            # The device was down before it read the batch, so this does not count as a loss caused by the batch.
+            self._retry_or_fail(device, job, () if job.pinned_to else (job,), down, started_at)
         except DeviceLost as lost:
-            self._retry_or_fail(device, piece, jobs_after_device_loss(piece), lost, began)
+            self._retry_or_fail(device, job, jobs_after_device_loss(job), lost, started_at)
         except EngineError as failure:
-            self._retry_or_fail(device, piece, jobs_after_error(piece), failure, began)
+            self._retry_or_fail(device, job, jobs_after_error(job), failure, started_at)
         except Exception as bug:
-            # Whatever it is, somebody waits for this batch, and this thread must live to take the next.
-            logger.exception("a batch of %d texts failed", len(piece.works), extra=_request_ids(piece))
-            self._retry_or_fail(device, piece, jobs_after_error(piece), bug, began)
+            # A bug must not end this thread: requests wait for this batch, and the next batch needs the thread.
+            logger.exception("a batch of %d texts failed", len(job.texts), extra=_request_ids(job))
+            self._retry_or_fail(device, job, jobs_after_error(job), bug, started_at)
 
     def _retry_or_fail(
         self,
         device: ServingDevice,
-        piece: BatchJob[PendingRequest],
-        pieces: Sequence[BatchJob[PendingRequest]],
+        job: BatchJob[PendingRequest],
+        jobs: Sequence[BatchJob[PendingRequest]],
         error: Exception,
-        began: float,
+        started_at: float,
     ) -> None:
-        """Try `pieces` instead, or say that it failed."""
-        told = _request_ids(piece)
-        logger.error("%s; %d texts, tried again in %d pieces", error, len(piece.works), len(pieces), extra=told)
-        if not pieces:
-            self._deliver(device, piece, EngineFailed(_FAILURE_MESSAGES.get(type(error), _FAILED)), began)
+        """Requeue `jobs` in place of `job`; if there are none, fail the requests of `job`."""
+        request_ids = _request_ids(job)
+        logger.error(
+            "%s; batch of %d texts, retried as %d batches", error, len(job.texts), len(jobs), extra=request_ids
+        )
+        if not jobs:
+            self._deliver(device, job, EngineFailed(_FAILURE_MESSAGES.get(type(error), _FAILED)), started_at)
             return
         with self._counting:
-            self.split += len(pieces) > 1
-            self.retried += len(pieces) == 1
-        self._seats.requeue(pieces)
+            self.split += len(jobs) > 1
+            self.retried += len(jobs) == 1
+        self._dispatcher.requeue(jobs)
 
     def _deliver(
-        self, device: ServingDevice, piece: BatchJob[PendingRequest], result: Vectors | EngineFailed, began: float
+        self, device: ServingDevice, job: BatchJob[PendingRequest], result: Vectors | EngineFailed, started_at: float
     ) -> None:
-        outcome = BatchResult(piece, result, device.name, began, time.perf_counter() - began)
+        outcome = BatchResult(job, result, device.name, started_at, time.perf_counter() - started_at)
         try:
-            piece.works[0].owner.future.get_loop().call_soon_threadsafe(self._delivery.deliver, outcome)
+            job.texts[0].request.future.get_loop().call_soon_threadsafe(self._router.deliver, outcome)
         except RuntimeError:
-            logger.warning("the event loop ended before a batch of %d texts did", len(piece.works))
+            logger.warning("the event loop ended before a batch of %d texts was finished", len(job.texts))
 
-    def _checked(self, vectors: Vectors, texts: int) -> Vectors:
-        """JSON has no NaN, and a client could not tell a wrong vector from a right one."""
+    def _require_valid(self, vectors: Vectors, texts: int) -> Vectors:
+        """Return the vectors. Raise EngineError for a wrong shape, NaN or infinity.
+
+        JSON has no NaN, and a client cannot tell a wrong vector from a right one.
+        """
         if vectors.shape != (texts, self._dimension):
-            raise EngineError(f"the engine returned {vectors.shape} for {texts} texts of {self._dimension} dimensions")
+            raise EngineError(
+                f"the engine returned shape {vectors.shape} for {texts} texts of {self._dimension} dimensions"
+            )
         if not np.isfinite(vectors).all():
-            raise EngineError(f"the engine returned NaN or infinity in a batch of {texts}")
+            raise EngineError(f"the engine returned NaN or infinity in a batch of {texts} texts")
         return vectors
 
 
-def _request_ids(piece: BatchJob[PendingRequest]) -> dict[str, list[str]]:
-    """Whose texts these are, for the log: the first of them, for a batch may hold many."""
-    known = {work.owner.request_id: None for work in piece.works if work.owner.request_id}
+def _request_ids(job: BatchJob[PendingRequest]) -> dict[str, list[str]]:
+    """Return the log fields with the request ids of a batch: at most _MAX_LOGGED_IDS, because there may be many."""
+    known = {text.request.request_id: None for text in job.texts if text.request.request_id}
     return {REQUESTS: list(known)[:_MAX_LOGGED_IDS]}
 
 
 _MAX_LOGGED_IDS = 8
-_FAILED = "The server failed on the batch of this request; its log says why."
+_FAILED = "The server failed on the batch of this request; the server log has the reason."
 _FAILURE_MESSAGES: dict[type[Exception], str] = {
-    EngineError: "The engine failed on a text of this request, alone; sending it again may help.",
-    DeviceLost: "A text of this request, alone, ended the process of a device, and had done so before.",
-    DeviceDown: "The device of this text is down.",
+    EngineError: "The engine failed on one text of this request, even alone in a batch. Sending it again may help.",
+    DeviceLost: "One text of this request, alone in a batch, ended the process of a device, as it had done before.",
+    DeviceDown: "The device for this text is down.",
 }

@@ -1,6 +1,6 @@
-"""One model as requests meet it: texts in, a row for each out. Of a re-ranker pairs in, a score for each out.
+"""Runs one model for requests: returns one vector per text, or one score per pair for a re-ranker.
 
-Here tokeniser, permits and queue meet; what is done with the rows is for others.
+This module connects the tokeniser, the permits and the queue. The callers decide what to do with the vectors.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ from embedship.tokens import Text, TokenBatch, Tokenizer
 if TYPE_CHECKING:
     from tokenizers import Encoding
 
-Got = TypeVar("Got")
+ResultT = TypeVar("ResultT")
 Item = TypeVar("Item")
 
-# Requests up to this size are tokenised on the event loop, in less than a millisecond, and go first. A larger one is
-# bulk, and is tokenised in a thread: `tokenizers` gives up the GIL. A text costs more than its characters: the prompt
-# before it, and its special tokens, for which 8 characters are counted.
+# Requests up to this size are tokenised on the event loop, in less than a millisecond, and have priority. A larger
+# request is bulk work and is tokenised in a thread, because `tokenizers` releases the GIL. A text costs more than its
+# own characters: the prompt before it also counts, and its special tokens count as 8 characters.
 SMALL_CHARACTERS = 2_000
 _SPECIALS_CHARACTERS = 8
-SMALL_TOKENS = SMALL_CHARACTERS // 4  # where they are tokens already
+SMALL_TOKENS = SMALL_CHARACTERS // 4  # the same limit for requests that send token ids
 
-# Texts that are tokenised in one call: a call cannot be interrupted, so that a request with many texts makes several.
+# Texts per tokeniser call. A call cannot be interrupted, so a request with many texts is tokenised in several calls.
 _SLICE = 64
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedTexts:
-    """Rows, and the account of the tokens they cost."""
+    """The vectors of a request's texts, and the token counts."""
 
     vectors: Vectors
     lengths: list[int]  # tokens of each text
-    cut: list[int]  # tokens each text lost
+    cut: list[int]  # tokens that each text lost by truncation
 
     @property
     def tokens(self) -> int:
@@ -55,11 +55,12 @@ class EncodedTexts:
 
     @property
     def truncated(self) -> int:
+        """The number of texts that were truncated."""
         return len(self.cut) - self.cut.count(0)
 
 
 class InferenceClient:
-    """Used from the event loop. Raises RequestErrors only."""
+    """Tokenises and encodes the texts of requests. Use it from the event loop. Raises RequestErrors only."""
 
     def __init__(
         self,
@@ -74,7 +75,7 @@ class InferenceClient:
         self.admission = admission
         self.workers = workers
         self._counts = counts
-        self._what, self._field = ("Pair", "texts") if model.task is Task.RERANK else ("Text", "inputs")
+        self._item_name, self._field = ("Pair", "texts") if model.task is Task.RERANK else ("Text", "inputs")
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="tokens")
 
     async def encode(
@@ -86,58 +87,60 @@ class InferenceClient:
         counted: bool = True,
         permit: QueuePermit | None = None,
     ) -> EncodedTexts:
-        """(n, dim) float32 rows in the order of texts, `prompt` put before each.
+        """Return (n, dim) float32 rows in the order of `texts`, with `prompt` put before each text.
 
-        With a `permit` from `acquire`, no other is taken, and it is the caller's to give back.
+        If the caller passes a `permit` from `enter`, no other permit is acquired, and the caller releases it.
         """
-        small = _small(texts, prompt)
+        small = _is_small(texts, prompt)
         lane = lane or (Priority.INTERACTIVE if small else Priority.BULK)
-        taken: AbstractContextManager[QueuePermit] = (
+        permit_context: AbstractContextManager[QueuePermit] = (
             nullcontext(permit) if permit else self.admission.acquire(len(texts), lane)
         )
-        with taken as held:
-            began = time.perf_counter()
-            tokens = self.tokenizer(texts, prompt) if small else await self._tokens(texts, prompt, held)
+        with permit_context as held:
+            started = time.perf_counter()
+            tokens = self.tokenizer(texts, prompt) if small else await self._tokenize_in_thread(texts, prompt, held)
             ended = time.perf_counter()
-            _tokenised(tokens, ended)
+            _record_tokens(tokens, ended)
             if counted:
-                self._counts.tokenise_seconds.observe(ended - began)
-            self._refuse_nothing(tokens)
-            truncated = self._truncated(tokens, truncate)
+                self._counts.tokenise_seconds.observe(ended - started)
+            self._require_tokens(tokens)
+            truncated = self._count_truncated(tokens, truncate)
             vectors = await self.workers.encode(held, tokens, lane, counted=counted)
         if counted:
             self._counts.truncated.inc(truncated)
         return EncodedTexts(vectors, tokens.lengths, tokens.cut)
 
     def enter(self, texts: Sequence[str], prompt: str = "", lane: Priority | None = None) -> QueuePermit:
-        """The permit that `encode` would take for these texts, for a caller who has more to do with them."""
-        lane = lane or (Priority.INTERACTIVE if _small(texts, prompt) else Priority.BULK)
+        """Return the permit that `encode` would acquire, for a caller that does more work on the same texts."""
+        lane = lane or (Priority.INTERACTIVE if _is_small(texts, prompt) else Priority.BULK)
         return self.admission.acquire(len(texts), lane)
 
     async def encode_token_ids(self, ids: list[list[int]], lane: Priority | None = None) -> EncodedTexts:
-        """Of texts that are this tokenizer's ids already, special tokens included. No prompt is put before them."""
+        """Encode texts given as token ids of this tokeniser, special tokens included. No prompt is put before them."""
         self._check_ids(ids)
         tokens = TokenBatch(ids, [0] * len(ids))
         lane = lane or (Priority.INTERACTIVE if sum(tokens.lengths) <= SMALL_TOKENS else Priority.BULK)
         with self.admission.acquire(len(ids), lane) as permit:
-            _tokenised(tokens)
+            _record_tokens(tokens)
             vectors = await self.workers.encode(permit, tokens, lane)
         return EncodedTexts(vectors, tokens.lengths, tokens.cut)
 
     async def tokenize(
         self, texts: Sequence[str], prompt_name: str | None, specials: bool, lane: Priority | None = None
     ) -> list[Encoding]:
-        """The tokens of each text, with their places in it."""
+        """Return the tokens of each text, with their positions in the text."""
         prompt = self.prompt(prompt_name)
-        work = partial(_sliced, partial(self.tokenizer.tokenize, prompt=prompt, specials=specials), texts)
-        return await self._run_tokenizer(work, len(texts), _small(texts, prompt), lane)
+        work = partial(_run_in_slices, partial(self.tokenizer.tokenize, prompt=prompt, specials=specials), texts)
+        return await self._run_tokenizer(work, len(texts), _is_small(texts, prompt), lane)
 
     async def decode(self, ids: list[list[int]], skip_specials: bool, lane: Priority | None = None) -> list[str]:
+        """Return the text of each row of token ids. Raises Invalid for ids that the tokeniser does not have."""
         self._check_known(ids, "ids")
-        work = partial(_sliced, partial(self.tokenizer.decode, skip_specials=skip_specials), ids)
+        work = partial(_run_in_slices, partial(self.tokenizer.decode, skip_specials=skip_specials), ids)
         return await self._run_tokenizer(work, len(ids), sum(map(len, ids)) <= SMALL_TOKENS, lane)
 
     def prompt(self, name: str | None) -> str:
+        """Return the text of a prompt (None: the default prompt of the model). Raises Invalid for an unknown name."""
         prompts = self.model.prompts
         if name is not None and name not in prompts:
             known = ", ".join(sorted(prompts)) or "none"
@@ -147,8 +150,13 @@ class InferenceClient:
     def close(self) -> None:
         self._threads.shutdown()
 
-    async def _run_tokenizer(self, work: Callable[[], Got], texts: int, small: bool, lane: Priority | None) -> Got:
-        """Work for the tokeniser alone, in its threads, by the same permits as all other work: they are its queue."""
+    async def _run_tokenizer(
+        self, work: Callable[[], ResultT], texts: int, small: bool, lane: Priority | None
+    ) -> ResultT:
+        """Run work that needs only the tokeniser in the tokeniser threads.
+
+        It needs a permit as all other work does: the permits bound the queue of these threads.
+        """
         with self.admission.acquire(
             texts, lane or (Priority.INTERACTIVE if small else Priority.BULK), paced=False
         ) as permit:
@@ -161,11 +169,13 @@ class InferenceClient:
         head, tail = self.tokenizer.special_tokens
         for place, row in enumerate(ids):
             if len(row) > (most := self.model.max_tokens):
-                raise TooLong(f"Text {place} has {len(row)} token ids and the model reads {most}: shorten it.", "input")
+                raise TooLong(
+                    f"Text {place} has {len(row)} token ids and the model reads at most {most}: shorten it.", "input"
+                )
             if not row or row[: len(head)] != head or row[len(row) - len(tail) :] != tail:
                 raise Invalid(
                     f"Text {place}: the ids do not begin with {head} and end with {tail}, as every text of this model "
-                    "does; POST /tokenize gives whole ones.",
+                    "does. POST /tokenize returns complete ids.",
                     "input",
                 )
 
@@ -173,11 +183,11 @@ class InferenceClient:
         size = self.tokenizer.size
         for place, row in enumerate(ids):
             if row and not 0 <= min(row) <= max(row) < size:
-                raise Invalid(f"Text {place}: this model's ids are 0 to {size - 1}.", field)
+                raise Invalid(f"Text {place}: the ids of this model are 0 to {size - 1}.", field)
 
-    async def _tokens(self, texts: Sequence[Text], prompt: str, permit: QueuePermit) -> TokenBatch:
+    async def _tokenize_in_thread(self, texts: Sequence[Text], prompt: str, permit: QueuePermit) -> TokenBatch:
         def work() -> TokenBatch:
-            parts = _sliced(lambda some: [self.tokenizer(some, prompt)], texts)
+            parts = _run_in_slices(lambda some: [self.tokenizer(some, prompt)], texts)
             return TokenBatch(
                 [row for part in parts for row in part.ids],
                 [lost for part in parts for lost in part.cut],
@@ -186,45 +196,48 @@ class InferenceClient:
 
         return await interruption.on_thread(self._threads, work, permit)
 
-    def _refuse_nothing(self, tokens: TokenBatch) -> None:
-        """A model without special tokens makes none of an empty text, and has no vector for it."""
+    def _require_tokens(self, tokens: TokenBatch) -> None:
+        """Raise Invalid if a text has no tokens.
+
+        A model without special tokens makes none from an empty text, and there is no vector for no tokens.
+        """
         if [] in tokens.ids:
             raise Invalid(f"Text {tokens.ids.index([])} is empty for this model: leave it out.", "input")
 
-    def _truncated(self, tokens: TokenBatch, allowed: bool) -> int:
-        """How many texts were cut; refuses them when the client does not want that."""
+    def _count_truncated(self, tokens: TokenBatch, allowed: bool) -> int:
+        """Return how many texts were truncated. Raise TooLong if there are any and the client does not allow it."""
         truncated = len(tokens) - tokens.cut.count(0)
         if truncated and not allowed:
             worst = max(range(len(tokens)), key=tokens.cut.__getitem__)
             limit = self.model.max_tokens
             raise TooLong(
-                f"{self._what} {worst} has {limit + tokens.cut[worst]} tokens and the model reads {limit}: shorten it, "
-                "or let it be cut with truncate=true.",
+                f"{self._item_name} {worst} has {limit + tokens.cut[worst]} tokens and the model reads {limit}: "
+                "shorten it, or send truncate=true to have it truncated.",
                 self._field,
             )
         return truncated
 
 
-def _small(texts: Sequence[Text], prompt: str) -> bool:
+def _is_small(texts: Sequence[Text], prompt: str) -> bool:
     return sum(map(_characters, texts)) + len(texts) * (len(prompt) + _SPECIALS_CHARACTERS) <= SMALL_CHARACTERS
 
 
-def _sliced(work: Callable[[Sequence[Item]], Sequence[Got]], items: Sequence[Item]) -> list[Got]:
-    """The results for all items, worked on a slice at a time, for work that may be interrupted in between."""
-    found: list[Got] = []
+def _run_in_slices(work: Callable[[Sequence[Item]], Sequence[ResultT]], items: Sequence[Item]) -> list[ResultT]:
+    """Return the results of `work` for all items. It runs on one slice at a time, so that it can be interrupted."""
+    results: list[ResultT] = []
     for start in range(0, len(items), _SLICE):
         interruption.check()
-        found += work(items[start : start + _SLICE])
-    return found
+        results += work(items[start : start + _SLICE])
+    return results
 
 
 def _characters(text: Text) -> int:
     return len(text) if isinstance(text, str) else len(text[0]) + len(text[1])
 
 
-def _tokenised(tokens: TokenBatch, ended: float | None = None) -> None:
-    """Note it in the request that is answered here, if one is."""
-    if visit := current_request.get():
-        visit.mark(RequestPhase.TOKENISE, ended)
-        # Pairs that are re-ranked come after the queries that found them.
-        visit.lengths = [*visit.lengths, *tokens.lengths] if visit.lengths else tokens.lengths
+def _record_tokens(tokens: TokenBatch, ended: float | None = None) -> None:
+    """Record the end of tokenisation and the text lengths in the current request, if there is one."""
+    if context := current_request.get():
+        context.mark(RequestPhase.TOKENISE, ended)
+        # A search with re-ranking tokenises its queries first, then the pairs.
+        context.lengths = [*context.lengths, *tokens.lengths] if context.lengths else tokens.lengths

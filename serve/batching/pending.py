@@ -1,4 +1,4 @@
-"""Requests on their way through the streams: what each is owed, what became of a batch, and how it is handed out."""
+"""In-flight requests, the results of batches, and the code that routes these results back to the requests."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from embedship.serve.telemetry.request_context import Priority
 
 
 class PendingRequest:
-    """One request's claim on its vectors. Only the event loop writes to it."""
+    """A request that waits for its vectors. Only the event loop writes to it."""
 
-    __slots__ = ("began", "born", "counted", "future", "lane", "missing", "request_id", "vectors")
+    __slots__ = ("counted", "future", "lane", "missing", "queued_at", "request_id", "started_at", "vectors")
 
     def __init__(
         self,
@@ -32,24 +32,26 @@ class PendingRequest:
         request_id: str | None = None,
     ) -> None:
         self.future = future
-        self.counted = counted  # no for the monitor's own texts: the metrics are about users
+        self.counted = counted  # False for the monitor's own texts, because the metrics describe users
         self.lane = lane
-        self.request_id = request_id  # None for the monitor's own
+        self.request_id = request_id  # None for the monitor's own texts
         self.vectors: Vectors = np.empty((texts, dimension), dtype=np.float32)
         self.missing = texts
-        self.born = time.perf_counter()
-        self.began: float | None = None  # when its first batch did; known once that is over
+        self.queued_at = time.perf_counter()
+        self.started_at: float | None = None  # when its first batch started; set once that batch is finished
 
     @property
     def cancelled(self) -> bool:
+        """Whether the request has ended, so that its texts need not be computed."""
         return self.future.done()
 
     def fail(self, error: EngineFailed) -> None:
+        """Fail the request, unless it has already ended."""
         if not self.cancelled:
             self.future.set_exception(error)
 
     def set_row(self, row: int, vector: Vectors) -> None:
-        """Write one (dim,) row; the last one that is missing answers the request."""
+        """Store one (dim,) row. The last missing row completes the future of the request."""
         if self.cancelled:
             return
         self.vectors[row] = vector
@@ -60,17 +62,17 @@ class PendingRequest:
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """What became of a piece in the end: vectors in its order, or the error of its one text."""
+    """The final result of a batch: one vector per text, in its order, or the error of its only text."""
 
-    piece: BatchJob[PendingRequest]
+    job: BatchJob[PendingRequest]
     result: Vectors | EngineFailed
     device: str
-    began: float
+    started_at: float
     seconds: float
 
 
 class ResultRouter:
-    """Hands outcomes out, and counts the users' share of them. Used from the event loop only."""
+    """Delivers batch results to their requests, and counts the texts of users. Use it from the event loop only."""
 
     def __init__(self, counts: ModelMetrics, devices: Iterable[str], layout: BatchLayout) -> None:
         self._counts = counts
@@ -78,24 +80,25 @@ class ResultRouter:
         self._inference = {device: counts.inference.labels(device) for device in devices}
 
     def deliver(self, outcome: BatchResult) -> None:
-        for place, work in enumerate(outcome.piece.works):
+        """Store the vectors of a batch in its requests, or fail them, and count the batch."""
+        for place, text in enumerate(outcome.job.texts):
             if isinstance(outcome.result, EngineFailed):
-                work.owner.fail(outcome.result)
+                text.request.fail(outcome.result)
             else:
-                work.owner.set_row(work.row, outcome.result[place])
-        self._began(outcome)
+                text.request.set_row(text.row, outcome.result[place])
+        self._record_start(outcome)
         self._count(outcome)
 
     def _count(self, outcome: BatchResult) -> None:
-        """The users' share of the batch; nothing of one that was all the monitor's."""
-        works = [work for work in outcome.piece.works if work.owner.counted]
-        if not works:
+        """Count the texts of users in the batch. A batch with only monitor texts is not counted."""
+        texts = [text for text in outcome.job.texts if text.request.counted]
+        if not texts:
             return
-        lengths = [len(work.ids) for work in works]
-        every = outcome.piece.works
-        shape = self.layout.shape(len(every), max(len(work.ids) for work in every))
+        lengths = [len(text.ids) for text in texts]
+        every = outcome.job.texts
+        shape = self.layout.shape(len(every), max(len(text.ids) for text in every))
         tokens = sum(lengths)
-        # Without a shape the batch was computed in parts, each of them padded less.
+        # Without a shape the batch was computed in several parts, which were padded less.
         padded = shape.rows * shape.width * len(lengths) // len(every) if shape else tokens
         self._counts.batches.observe(len(lengths))
         self._counts.batch_tokens.observe(padded)
@@ -105,10 +108,10 @@ class ResultRouter:
         self._counts.tokens.inc(tokens)
         self._counts.padded_tokens.inc(padded)
 
-    def _began(self, outcome: BatchResult) -> None:
-        for work in outcome.piece.works:
-            ticket = work.owner
-            if ticket.began is None:
-                ticket.began = max(outcome.began, ticket.born)
-                if ticket.counted:
-                    self._counts.queue_seconds[ticket.lane].observe(ticket.began - ticket.born)
+    def _record_start(self, outcome: BatchResult) -> None:
+        for text in outcome.job.texts:
+            request = text.request
+            if request.started_at is None:
+                request.started_at = max(outcome.started_at, request.queued_at)
+                if request.counted:
+                    self._counts.queue_seconds[request.lane].observe(request.started_at - request.queued_at)

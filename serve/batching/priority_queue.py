@@ -1,6 +1,8 @@
-"""Which texts go into the next batch: two lanes, oldest work first, filled up with work of similar length. Pure.
+"""Priority queue: selects the texts of the next batch. Pure.
 
-No wait timer: a free stream takes what is there. Batches grow by themselves when the streams are busy.
+There are two lanes (interactive and bulk). A batch starts with the oldest text of a lane and is filled with texts of
+similar length. There is no wait timer: a free stream takes the texts that are queued. While all streams are busy, texts
+accumulate, so batches grow by themselves.
 """
 
 from __future__ import annotations
@@ -15,15 +17,17 @@ from typing import Generic, Protocol, TypeVar
 from embedship.batches import BatchShape, round_rows
 from embedship.serve.telemetry.request_context import Priority
 
-# Bulk is served after this many interactive batches at the latest.
+# A bulk batch runs after at most this many interactive batches in a row.
 MAX_INTERACTIVE_STREAK = 4
 
-# While queries come in, bulk batches are smaller, so that a query waits less for the stream it finds busy.
+# For this many seconds after an interactive request, bulk batches get 1 / SHRINK of the token budget, so that the next
+# query waits less for a busy stream.
 RECENT_SECONDS = 1.0
 SHRINK = 4
 
-# A lane that holds more looks for texts that nobody waits for any more. Streams drop them, too, but take nothing while
-# all devices are down: then clients leave and come again, and only their permits are given back.
+# A lane with more texts than this drops the texts of cancelled requests on `put`. Streams also drop them, but they
+# take no text while all devices are down. Clients that time out and retry then add texts without end, because a
+# cancelled request gives back its permit.
 PURGE_THRESHOLD = 1_000
 
 
@@ -32,7 +36,7 @@ class TextOwner(Protocol):
 
     @property
     def cancelled(self) -> bool:
-        """Nobody waits for it any more."""
+        """Whether the request has ended, so that its texts need not be computed."""
 
 
 RequestT = TypeVar("RequestT", bound=TextOwner)
@@ -40,19 +44,19 @@ RequestT = TypeVar("RequestT", bound=TextOwner)
 
 @dataclass(slots=True, eq=False)
 class QueuedText(Generic[RequestT]):
-    """One text, or pair: its token ids, and its row in the answer of its request."""
+    """One text or pair in the queue: its token ids, and its row in the result of its request."""
 
-    owner: RequestT
+    request: RequestT
     row: int
     ids: list[int]
-    turn: int = 0  # where the second text of a pair begins
-    taken: bool = field(default=False, init=False)
+    turn: int = 0  # the position where the second text of a pair begins
+    taken: bool = field(default=False, init=False)  # it is in a batch, or was dropped
 
 
 class PriorityQueue(Generic[RequestT]):
-    """Not thread-safe: whoever shares it holds a lock.
+    """Not thread-safe: the caller holds a lock.
 
-    Takes turns: interactive first, but bulk after at most PATIENCE interactive batches.
+    Interactive texts have priority, but a bulk batch runs after at most MAX_INTERACTIVE_STREAK interactive batches.
     """
 
     def __init__(self, budget: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -63,27 +67,27 @@ class PriorityQueue(Generic[RequestT]):
         self._last_interactive = float("-inf")
 
     def __len__(self) -> int:
-        """Texts that somebody waits for. Each is looked at: for scrapes, and not for every batch."""
+        """Return the number of queued texts of requests that are not cancelled. O(n), so call it for scrapes only."""
         return sum(len(queue.present()) for queue in self._queues.values())
 
     def oldest(self) -> list[RequestT]:
-        """Whose text has waited longest, of each lane where one waits."""
+        """Return the request of the oldest text of each lane that is not empty."""
         return [owner for queue in self._queues.values() if (owner := queue.first())]
 
-    def put(self, lane: Priority, works: Iterable[QueuedText[RequestT]]) -> None:
+    def put(self, lane: Priority, texts: Iterable[QueuedText[RequestT]]) -> None:
         if lane is Priority.INTERACTIVE:
             self._last_interactive = self._clock()
-        self._queues[lane].put(works)
+        self._queues[lane].put(texts)
 
     def take(self) -> list[QueuedText[RequestT]]:
-        """The next batch, in no particular order, as `plan` shapes batches; empty if none waits."""
-        for lane in self._turn():
-            if batch := self._queues[lane].take(self._budget_of(lane)):
+        """Remove the next batch from the queue and return it, in no particular order; empty if no text is queued."""
+        for lane in self._lane_order():
+            if batch := self._queues[lane].take(self._lane_budget(lane)):
                 self._count_streak(lane)
                 return batch
         return []
 
-    def _turn(self) -> tuple[Priority, Priority]:
+    def _lane_order(self) -> tuple[Priority, Priority]:
         if self._passed_over >= MAX_INTERACTIVE_STREAK:
             return Priority.BULK, Priority.INTERACTIVE
         return Priority.INTERACTIVE, Priority.BULK
@@ -92,82 +96,85 @@ class PriorityQueue(Generic[RequestT]):
         waits = lane is Priority.INTERACTIVE and self._queues[Priority.BULK].held > 0
         self._passed_over = self._passed_over + 1 if waits else 0
 
-    def _budget_of(self, lane: Priority) -> int:
+    def _lane_budget(self, lane: Priority) -> int:
         busy = self._clock() - self._last_interactive < RECENT_SECONDS
         return self._budget // SHRINK if busy and lane is Priority.BULK else self._budget
 
 
 class _OrderedQueue(Generic[RequestT]):
-    """One lane, in order of arrival and by length. What one order gives away, the other forgets when it gets there."""
+    """The texts of one lane, by arrival and by length. A text taken from one order is removed from the other lazily."""
 
     def __init__(self) -> None:
         self._arrivals: deque[QueuedText[RequestT]] = deque()
         self._by_length: dict[int, deque[QueuedText[RequestT]]] = {}
         self._lengths: list[int] = []  # the keys of `_by_length`, ascending
-        self.held = 0  # texts that wait, those of departed clients included until they are dropped
-        self._crowd = PURGE_THRESHOLD
+        self.held = 0  # queued texts, including those of cancelled requests until they are dropped
+        self._purge_above = PURGE_THRESHOLD
 
     def present(self) -> list[QueuedText[RequestT]]:
-        """What somebody waits for, in order of arrival."""
-        return [work for work in self._arrivals if not work.taken and not work.owner.cancelled]
+        """Return the texts of requests that are not cancelled, in order of arrival."""
+        return [text for text in self._arrivals if not text.taken and not text.request.cancelled]
 
     def first(self) -> RequestT | None:
-        """The owner of the oldest work; nothing is dropped for the question."""
-        return next((work.owner for work in self._arrivals if not work.taken and not work.owner.cancelled), None)
+        """Return the request of the oldest text. This drops nothing from the queue."""
+        return next((text.request for text in self._arrivals if not text.taken and not text.request.cancelled), None)
 
-    def put(self, works: Iterable[QueuedText[RequestT]]) -> None:
-        for work in works:
-            self._add(work)
-        if self.held > self._crowd:
-            self._drop_gone()
+    def put(self, texts: Iterable[QueuedText[RequestT]]) -> None:
+        for text in texts:
+            self._add(text)
+        if self.held > self._purge_above:
+            self._drop_cancelled()
 
-    def _add(self, work: QueuedText[RequestT]) -> None:
-        self._of_length(len(work.ids)).append(work)
-        self._arrivals.append(work)
+    def _add(self, text: QueuedText[RequestT]) -> None:
+        self._texts_of_length(len(text.ids)).append(text)
+        self._arrivals.append(text)
         self.held += 1
 
-    def _drop_gone(self) -> None:
-        """Not again before as many have come as stay now: no text costs more for the others that wait."""
-        staying = self.present()
+    def _drop_cancelled(self) -> None:
+        """Drop the texts of cancelled requests.
+
+        The next time is when the queue has doubled, so that the cost per added text stays constant.
+        """
+        remaining = self.present()
         self._arrivals, self._by_length, self._lengths, self.held = deque(), {}, [], 0
-        for work in staying:
-            self._add(work)
-        self._crowd = max(PURGE_THRESHOLD, 2 * self.held)
+        for text in remaining:
+            self._add(text)
+        self._purge_above = max(PURGE_THRESHOLD, 2 * self.held)
 
-    def _put_back(self, work: QueuedText[RequestT]) -> None:
-        """Work that has just been popped: its place among the arrivals it still has."""
-        self._of_length(len(work.ids)).appendleft(work)
-        work.taken = False
+    def _put_back(self, text: QueuedText[RequestT]) -> None:
+        """Undo `_pop` for a text. It is still in the order of arrival."""
+        self._texts_of_length(len(text.ids)).appendleft(text)
+        text.taken = False
         self.held += 1
 
-    def _of_length(self, length: int) -> deque[QueuedText[RequestT]]:
+    def _texts_of_length(self, length: int) -> deque[QueuedText[RequestT]]:
         if length not in self._by_length:
             self._by_length[length] = deque()
             insort(self._lengths, length)
         return self._by_length[length]
 
     def take(self, budget: int) -> list[QueuedText[RequestT]]:
-        """The oldest work, and with it what adds the least padding, shorter or longer, while it fits."""
+        """Remove and return a batch: the oldest text, and those shorter or longer texts that add the least padding."""
         oldest = self._oldest()
         if oldest is None:
             return []
         lead = bisect_left(self._lengths, len(oldest.ids))
         batch, rectangle = [self._pop(len(oldest.ids))], BatchShape(budget)
         rectangle.add(len(oldest.ids))
-        shorter, longer = self._lengths[: lead + 1], self._lengths[:lead:-1]  # stacks, the closest on top
+        shorter, longer = self._lengths[: lead + 1], self._lengths[:lead:-1]  # stacks with the closest length on top
         while (source := self._closer(shorter, longer, rectangle)) and rectangle.fits(source[-1]):
             batch.append(self._pop(source[-1]))
             rectangle.add(source[-1])
         keep = round_rows(len(batch))
-        for work in reversed(batch[keep:]):
-            self._put_back(work)
+        for text in reversed(batch[keep:]):
+            self._put_back(text)
         return batch[:keep]
 
     def _closer(self, shorter: list[int], longer: list[int], rectangle: BatchShape) -> list[int]:
-        """The stack whose top adds the least padding; an empty one when nothing waits any more."""
+        """Return the stack whose top length adds the least padding; an empty stack if no texts are left."""
         for stack in (shorter, longer):
             while stack:
-                self._drop_gone_ahead(stack[-1])
+                self._drop_cancelled_first(stack[-1])
                 if stack[-1] in self._by_length:
                     break
                 stack.pop()
@@ -177,25 +184,25 @@ class _OrderedQueue(Generic[RequestT]):
 
     def _oldest(self) -> QueuedText[RequestT] | None:
         while self._arrivals:
-            work = self._arrivals[0]
-            if not work.taken:
-                self._drop_gone_ahead(len(work.ids))  # this one, too, where nobody waits for it
-            if not work.taken:
-                return work
+            text = self._arrivals[0]
+            if not text.taken:
+                self._drop_cancelled_first(len(text.ids))  # this may drop `text` itself, so `taken` is checked again
+            if not text.taken:
+                return text
             self._arrivals.popleft()
         return None
 
-    def _drop_gone_ahead(self, length: int) -> None:
-        """Drop what nobody waits for at the head of the work of this length, and the length where none is left."""
-        works = self._by_length.get(length)
-        while works and works[0].owner.cancelled:
+    def _drop_cancelled_first(self, length: int) -> None:
+        """Drop cancelled texts at the front of the texts of this length, and the length itself if no text is left."""
+        texts = self._by_length.get(length)
+        while texts and texts[0].request.cancelled:
             self._pop(length)
-        if works is not None and not works:
+        if texts is not None and not texts:
             del self._by_length[length]
             self._lengths.remove(length)
 
     def _pop(self, length: int) -> QueuedText[RequestT]:
-        work = self._by_length[length].popleft()
-        work.taken = True
+        text = self._by_length[length].popleft()
+        text.taken = True
         self.held -= 1
-        return work
+        return text

@@ -1,9 +1,9 @@
-"""What is tried next when a batch failed or its device died: bounded, until only the guilty text fails. Pure.
+"""Retries: which batches to try next when a batch failed or its device died, until only the faulty text fails. Pure.
 
-A failed batch is halved until single texts fail. A batch whose device died is tried once more as it is, alone on a
-device, elsewhere if there is one; if that one dies, too, its texts are tried one by one, alone on a device each, for
-here halving would cost a restart a step. A text that kills a device alone, after it was among those that killed two,
-has failed. So one guilty text among n costs 3 devices, or 2 log2(n) batches.
+A failed batch is split in half until single texts fail. A batch whose device died is retried once unchanged, alone on a
+device, and on another device if there is one. If that device also dies, each text of the batch is retried alone on a
+device, because halving would cost one restart per step. A text fails if a device dies with it alone, after it was part
+of a batch that two devices died with. So one faulty text among n costs 3 device restarts, or 2 log2(n) batches.
 """
 
 from __future__ import annotations
@@ -14,42 +14,42 @@ from typing import Generic
 
 from embedship.serve.batching.priority_queue import QueuedText, RequestT
 
-DEATHS = 2
+MAX_DEVICE_LOSSES = 2
 
 
 @dataclass(frozen=True, slots=True)
 class BatchJob(Generic[RequestT]):
-    """Texts that are computed together, and how many devices have died with them."""
+    """Texts to compute as one batch, and how many devices have died with them."""
 
-    works: Sequence[QueuedText[RequestT]]
-    deaths: int = 0
-    errand: str | None = None  # the one device it is for: tried nowhere else, and never again
+    texts: Sequence[QueuedText[RequestT]]
+    device_losses: int = 0
+    pinned_to: str | None = None  # the only device that may run it; such a batch is never retried
 
     @property
     def quarantined(self) -> bool:
-        """It must be alone on its device, so that a death can be blamed on it and hurts nobody else."""
-        return self.deaths > 0
+        """Whether it must run alone on its device: a death then has one cause, and harms no other batch."""
+        return self.device_losses > 0
 
     @property
     def without_cancelled(self) -> BatchJob[RequestT]:
-        """Without the texts of requests that nobody waits for any more, one of their texts having failed, say."""
-        return BatchJob([work for work in self.works if not work.owner.cancelled], self.deaths, self.errand)
+        """This job without the texts of ended requests, for example because another of their texts has failed."""
+        return BatchJob([text for text in self.texts if not text.request.cancelled], self.device_losses, self.pinned_to)
 
 
-def jobs_after_error(piece: BatchJob[RequestT]) -> tuple[BatchJob[RequestT], ...]:
-    """What to try instead of a batch that failed; nothing: its one text is at fault."""
-    works, middle = piece.works, len(piece.works) // 2
-    if not middle or piece.errand:
+def jobs_after_error(job: BatchJob[RequestT]) -> tuple[BatchJob[RequestT], ...]:
+    """Return the batches that replace a batch that failed; none if its only text is the cause."""
+    texts, middle = job.texts, len(job.texts) // 2
+    if not middle or job.pinned_to:
         return ()
-    return BatchJob(works[:middle], piece.deaths), BatchJob(works[middle:], piece.deaths)
+    return BatchJob(texts[:middle], job.device_losses), BatchJob(texts[middle:], job.device_losses)
 
 
-def jobs_after_device_loss(piece: BatchJob[RequestT]) -> tuple[BatchJob[RequestT], ...]:
-    """What to try instead of a batch that a device died with; nothing: its one text is at fault."""
-    if piece.errand:
+def jobs_after_device_loss(job: BatchJob[RequestT]) -> tuple[BatchJob[RequestT], ...]:
+    """Return the batches that replace a batch that a device died with; none if its only text is the cause."""
+    if job.pinned_to:
         return ()
-    if piece.deaths + 1 < DEATHS:
-        return (BatchJob(piece.works, piece.deaths + 1),)
-    if len(piece.works) == 1:
+    if job.device_losses + 1 < MAX_DEVICE_LOSSES:
+        return (BatchJob(job.texts, job.device_losses + 1),)
+    if len(job.texts) == 1:
         return ()
-    return tuple(BatchJob([work], piece.deaths) for work in piece.works)
+    return tuple(BatchJob([text], job.device_losses) for text in job.texts)

@@ -46,7 +46,7 @@ def migrate(
 
     opened, old = Bundle.open(bundle), manifest.read(index)
     cut = old.chunking if chunk is None and overlap is None else chunking(chunk or None, overlap)
-    wishes = migration.as_before(old, kind, cut, queries)
+    wishes = migration.options_from_index(old, kind, cut, queries)
     with Encoder.open(opened, variant_choice.variant(opened, variant).name) as encoder:
         shapes.ensure(encoder)
         golden.check(encoder)

@@ -121,7 +121,7 @@ def _handover(
     from embedship.serve.live import origin
     from embedship.serve.offline.training_data import TripletBuilder
 
-    origin.refuse(index)
+    origin.require_unchanged(index)
     with (
         IndexFolder.open(index, bundle) as folder,
         Encoder.open(bundle, folder.manifest.variant) as encoder,

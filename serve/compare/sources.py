@@ -130,7 +130,7 @@ def opened(where: DocumentSources, old: Encoder, new: Encoder, stack: ExitStack)
     if not where.index:
         return None
     for each in filter(None, (where.index, where.new_index)):
-        origin.refuse(each)
+        origin.require_unchanged(each)
     then = IndexSource(stack.enter_context(IndexFolder.open(where.index, old.bundle)))
     if where.new_index:
         folder = stack.enter_context(IndexFolder.open(where.new_index, new.bundle))

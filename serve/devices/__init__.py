@@ -1,12 +1,12 @@
-"""What computes: the streams of an engine in this process, or a worker process a device, watched and restarted.
+"""Devices that compute batches: the streams of an engine in this process, or one supervised worker process per device.
 
-fleet.py            All devices of a service, opened and proven
-hang_detector.py    The heartbeat of a device
-local.py            A stream of the engine in this process
-process.py          One worker process, from its start to its death, seen from the server
-supervision.py      A device in a process of its own
-worker_main.py      The worker process of a device
-worker_protocol.py  Batches and vectors as bytes on the way to a worker process and back
+fleet.py            Opens all devices of a model and checks them with golden texts
+hang_detector.py    Compares how long forward passes run with how long they may run
+local.py            A device that is one stream of the engine in this process
+process.py          The server's side of one worker process
+supervision.py      Starts, checks, watches, kills and restarts worker processes
+worker_main.py      The program of a worker process
+worker_protocol.py  The wire format between the server and a worker process
 """
 
 from __future__ import annotations
@@ -22,46 +22,46 @@ from embedship.serve.devices.hang_detector import HangDetector
 
 
 class DeviceLost(EngineError):
-    """The device died while it had the batch in its hands: the batch may be the cause, and may not."""
+    """The device died while it ran the batch, so the batch may be the cause."""
 
 
 class DeviceDown(EngineError):
-    """The device was dead before it saw the batch."""
+    """The device was down before it received the batch, so the batch is not the cause."""
 
 
 class ServingDevice(Protocol):
-    """An Engine with a name and a pulse, which may die and come back."""
+    """An engine with a name, which may go down and come up again, and whose forward passes are timed."""
 
     name: str
-    pulse: HangDetector
+    hang_detector: HangDetector
 
     @property
     def streams(self) -> int:
-        """How many threads may call `encode` at once."""
+        """The number of threads that may call `encode` at the same time."""
 
     @property
     def precision(self) -> Precision:
-        """The arithmetic it really runs."""
+        """The arithmetic that the device really runs."""
 
     @property
     def up(self) -> bool:
-        """Whether it takes batches."""
+        """Whether it accepts batches."""
 
     @property
     def stuck(self) -> bool:
-        """Whether a forward pass hangs that only the end of this process can end."""
+        """Whether a forward pass hangs that only a restart of this process can end."""
 
     @property
     def restarts(self) -> int:
-        """How often it was started again."""
+        """How often its worker process was restarted."""
 
     def watch(self, changed: Callable[[], None]) -> None:
-        """Have `changed` called, from any thread, whenever `up` has changed."""
+        """Register `changed`, which is called, from any thread, each time `up` has changed."""
 
     def encode(self, batch: Batch) -> Vectors:
         """Return (n, dim) float32 rows in the order of the batch.
 
-        Raises EngineError if the batch failed, DeviceLost if the device did, DeviceDown if it had before.
+        Raises EngineError if the batch failed, DeviceLost if the device died, DeviceDown if it was down before.
         """
 
     def close(self) -> None: ...

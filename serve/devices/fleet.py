@@ -1,4 +1,4 @@
-"""All devices of a service, opened and proven: the streams of one engine, or a worker process each."""
+"""All devices of a model, opened and checked with golden texts: engine streams in this process, or worker processes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from embedship import golden, variant_choice
 from embedship.batches import Batch, BatchLayout
 from embedship.bundle import Bundle, Precision, Variant
 from embedship.codes import Vectors
-from embedship.device import DeviceAddress as Where
-from embedship.device import DeviceKind
+from embedship.device import DeviceAddress, DeviceKind
 from embedship.encoder import Encoder
 from embedship.engine.device import default_streams
 from embedship.engine.protocol import Engine
@@ -27,11 +26,11 @@ from embedship.tokens import Tokenizer
 
 
 class DevicePool:
-    """The devices as one Engine, for whoever does not care which. Closed by whoever opened it."""
+    """All devices of a model as one Engine. `encode` uses the first device that is up."""
 
     def __init__(self, devices: Sequence[ServingDevice], checked: GoldenCheck) -> None:
         self.devices = tuple(devices)
-        self.checked = checked  # the worst of them
+        self.checked = checked  # the worst golden check of all devices
 
     @property
     def streams(self) -> int:
@@ -48,19 +47,20 @@ class DevicePool:
         raise DeviceDown(f"none of {', '.join(device.name for device in self.devices)} is up")
 
     def close(self) -> None:
-        """All at once: each waits for the end of its process."""
+        """Close all devices in parallel, because each waits for the end of its process."""
         with ThreadPoolExecutor(len(self.devices)) as pool:
             list(pool.map(lambda device: device.close(), self.devices))
 
 
 def local(encoder: Encoder, stall_seconds: float, prefix: str = "") -> DevicePool:
-    """A device a stream of an engine in this process, each proven while all of them compute. Raises GateError.
+    """Return one device per stream of an engine in this process. Raises GateError if a golden check fails.
 
-    `prefix` begins the names of the devices, where another model has some, too.
+    The devices are checked at the same time, while all of them compute. Device names begin with `prefix`, which
+    separates the devices of two models.
     """
     engine = encoder.engine
     devices = [LocalDevice(f"{prefix}cpu:{i}", engine, HangDetector(stall_seconds)) for i in range(engine.streams)]
-    prove = _proof(encoder.bundle, encoder.variant, encoder.tokenizer, encoder.layout)
+    prove = _golden_check(encoder.bundle, encoder.variant, encoder.tokenizer, encoder.layout)
     with ThreadPoolExecutor(len(devices)) as pool:
         return DevicePool(devices, _worst(list(pool.map(prove, devices))))
 
@@ -68,46 +68,47 @@ def local(encoder: Encoder, stall_seconds: float, prefix: str = "") -> DevicePoo
 def processes(
     bundle: Bundle,
     variant: str | None,
-    devices: Sequence[Where],
+    devices: Sequence[DeviceAddress],
     streams: int | None,
     stall_seconds: float,
     prefix: str = "",
 ) -> Encoder:
-    """An Encoder whose engine is a Fleet of worker processes, `streams` in all. Raises what Encoder.open does.
+    """Return an Encoder whose engine is a DevicePool of worker processes. Raises the errors of Encoder.open.
 
-    Without a number of streams, workers on CPUs share the cores, and each GPU has as many as it can use.
+    `streams` is the total number of streams. If it is None, workers on CPUs share the cores, and each GPU gets as many
+    streams as it can use.
     """
     chosen = variant_choice.variant(bundle, variant)
     bundle.verify(bundle.files_of(chosen))
     tokenizer = Tokenizer.open(bundle)
-    each = _streams(devices, streams)
-    prove = _proof(bundle, chosen, tokenizer)
-    with ExitStack() as stack:  # one that does not start ends the others
+    each = _streams_per_device(devices, streams)
+    prove = _golden_check(bundle, chosen, tokenizer)
+    with ExitStack() as stack:  # if one worker does not start, the others are closed
         supervised = []
         for device in map(str, devices):
-            name, order = prefix + device, WorkerConfig(str(bundle.folder), chosen.name, device, each, os.getpid())
-            supervised.append(SupervisedDevice(name, each, _launch(name, order), prove, HangDetector(stall_seconds)))
+            name, config = prefix + device, WorkerConfig(str(bundle.folder), chosen.name, device, each, os.getpid())
+            supervised.append(SupervisedDevice(name, each, _launch(name, config), prove, HangDetector(stall_seconds)))
             stack.callback(supervised[-1].close)
-        fleet = DevicePool(supervised, _worst([device.opened() for device in supervised]))
+        fleet = DevicePool(supervised, _worst([device.wait_until_open() for device in supervised]))
         stack.pop_all()
     return Encoder(bundle, chosen, tokenizer, fleet, devices[0].kind)
 
 
-def _streams(devices: Sequence[Where], wished: int | None) -> int:
-    """Of each."""
-    useful = wished or default_streams(devices[0])
-    apart = devices[0].kind is not DeviceKind.CPU and not wished
-    return useful if apart else max(1, useful // len(devices))
+def _streams_per_device(devices: Sequence[DeviceAddress], requested: int | None) -> int:
+    """Return the streams per device. `requested` is the total for all devices, None for the number they can use."""
+    total = requested or default_streams(devices[0])
+    separate = devices[0].kind is not DeviceKind.CPU and not requested
+    return total if separate else max(1, total // len(devices))
 
 
-def _launch(name: str, order: WorkerConfig) -> Callable[[], SupervisedWorker]:
-    return lambda: WorkerProcess(name, order)
+def _launch(name: str, config: WorkerConfig) -> Callable[[], SupervisedWorker]:
+    return lambda: WorkerProcess(name, config)
 
 
-def _proof(
+def _golden_check(
     bundle: Bundle, variant: Variant, tokenizer: Tokenizer, layout: BatchLayout | None = None
 ) -> Callable[[Engine], GoldenCheck]:
-    """Golden texts, alone and coalesced, from tokens to vectors on the way that requests go."""
+    """Return a function that checks an engine with golden texts, single and batched, on the code path of requests."""
 
     def prove(engine: Engine) -> GoldenCheck:
         with Encoder(bundle, variant, tokenizer, _BorrowedEngine(engine)) as encoder:
@@ -118,7 +119,7 @@ def _proof(
 
 
 class _BorrowedEngine:
-    """An engine that outlives the encoder it is lent to."""
+    """Wraps an engine for a short-lived encoder: closing the encoder does not close the engine."""
 
     def __init__(self, engine: Engine) -> None:
         self.streams, self.precision, self.encode = engine.streams, engine.precision, engine.encode

@@ -1,4 +1,4 @@
-"""The heartbeat of a device: how long its forward passes have been running, against how long they may. Pure."""
+"""Hang detector: compares how long the forward passes of a device run with how long they may run. Pure."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Lock
 
-# A pass may take so many times what the device's own pace says of its tokens: a neighbour may have the core.
+# A pass may take this many times the duration that the device's measured speed predicts for its tokens, because other
+# programs may use the core.
 SLACK = 20.0
 
-# Weight of the last pass in the pace: about ten passes are remembered.
+# Weight of the newest pass in the moving average of the speed: it covers about ten passes.
 _WEIGHT = 0.1
 
 
@@ -18,10 +19,10 @@ class HangDetector:
     """Thread-safe.
 
     >>> now = [0.0]
-    >>> pulse = Pulse(10.0, clock=lambda: now[0])
-    >>> with pulse.beat(tokens=128):
+    >>> detector = HangDetector(10.0, clock=lambda: now[0])
+    >>> with detector.timed_pass(tokens=128):
     ...     now[0] = 11.0
-    ...     pulse.stalled()
+    ...     detector.stalled_seconds()
     11.0
     """
 
@@ -29,19 +30,19 @@ class HangDetector:
         self._stall_seconds = stall_seconds
         self._clock = clock
         self._lock = Lock()
-        self._running: dict[int, tuple[float, int]] = {}  # when each pass began, and its padded tokens
+        self._running: dict[int, tuple[float, int]] = {}  # pass number -> its start time and padded tokens
         self._numbers = 0
-        self._pace = 0.0  # seconds a padded token
-        self.batches = 0  # that came to an end
+        self._pace = 0.0  # seconds per padded token
+        self.batches = 0  # passes that have ended
         self.busy_seconds = 0.0
 
     @contextmanager
     def timed_pass(self, tokens: int) -> Iterator[None]:
-        """A forward pass over so many padded tokens runs inside."""
+        """Time a forward pass over `tokens` padded tokens, which runs inside the `with` block."""
         with self._lock:
             number = self._numbers = self._numbers + 1
-            began = self._clock()
-            self._running[number] = began, tokens
+            started = self._clock()
+            self._running[number] = started, tokens
         ended = False
         try:
             yield
@@ -49,20 +50,20 @@ class HangDetector:
         finally:
             with self._lock:
                 del self._running[number]
-                self._note(self._clock() - began, tokens if ended else 0)
+                self._record(self._clock() - started, tokens if ended else 0)
 
-    def stalled(self) -> float | None:
-        """Seconds that the oldest pass beyond its limit has been running; None while all are within theirs."""
+    def stalled_seconds(self) -> float | None:
+        """Return for how many seconds the oldest pass beyond its limit has been running; None if none is beyond it."""
         with self._lock:
             now = self._clock()
-            late = [now - began for began, tokens in self._running.values() if now - began > self._limit(tokens)]
+            late = [now - started for started, tokens in self._running.values() if now - started > self._limit(tokens)]
             return max(late, default=None)
 
     def _limit(self, tokens: int) -> float:
         return max(self._stall_seconds, SLACK * self._pace * tokens)
 
-    def _note(self, seconds: float, tokens: int) -> None:
-        """A pass that failed, of 0 tokens, was busy and says nothing of the pace."""
+    def _record(self, seconds: float, tokens: int) -> None:
+        """Record a pass that ended. `tokens` is 0 for a failed pass: it counts as busy time, not for the speed."""
         self.batches += 1
         self.busy_seconds += seconds
         if tokens:

@@ -1,4 +1,4 @@
-"""A stream of the engine in this process. It cannot die alone; if it hangs, only the end of the process helps."""
+"""A device that is one stream of the engine in this process. If it hangs, only a restart of the process ends that."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from embedship.serve.devices.hang_detector import HangDetector
 
 
 class LocalDevice:
-    """Streams share the engine, and whoever opened it closes it."""
+    """One stream. All streams share the engine, and the code that opened the engine closes it."""
 
     streams = 1
     restarts = 0
 
-    def __init__(self, name: str, engine: Engine, pulse: HangDetector) -> None:
+    def __init__(self, name: str, engine: Engine, hang_detector: HangDetector) -> None:
         self.name = name
-        self.pulse = pulse
+        self.hang_detector = hang_detector
         self._engine = engine
 
     @property
@@ -32,13 +32,13 @@ class LocalDevice:
 
     @property
     def stuck(self) -> bool:
-        return self.pulse.stalled() is not None
+        return self.hang_detector.stalled_seconds() is not None
 
     def watch(self, changed: Callable[[], None]) -> None:
-        """Nothing to tell: while this stream hangs it asks for no work, and when it goes on it asks by itself."""
+        """Do nothing: a hanging stream requests no batches, and requests the next one itself once it continues."""
 
     def encode(self, batch: Batch) -> Vectors:
-        with self.pulse.timed_pass(batch.input_ids.size):
+        with self.hang_detector.timed_pass(batch.input_ids.size):
             return self._engine.encode(batch)
 
     def close(self) -> None: ...

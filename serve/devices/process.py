@@ -1,4 +1,4 @@
-"""One worker process, from its start to its death, seen from the server."""
+"""The server's side of one worker process, from its start to its end."""
 
 from __future__ import annotations
 
@@ -31,29 +31,31 @@ _ERRORS: dict[int, type[EmbedshipError]] = {
 
 
 class WorkerProcess:
-    """A fresh interpreter, never a fork: threads, CUDA and faiss do not survive one. An Engine once it is open.
+    """A worker process. It is an Engine once `open` has returned.
 
-    It must be made on a thread that outlives it, for Linux kills it when that thread ends. Raises EngineError if the
-    system starts none.
+    The process is a fresh interpreter and never a fork, because threads, CUDA and FAISS do not survive a fork. Create
+    it on a thread that outlives it: Linux kills the process when that thread ends. Raises EngineError if the operating
+    system cannot start a process.
     """
 
-    def __init__(self, name: str, order: WorkerConfig) -> None:
+    def __init__(self, name: str, config: WorkerConfig) -> None:
         self.name = name
-        self.streams = order.streams
+        self.streams = config.streams
         self._numbers = itertools.count()
         with ExitStack() as ours, ExitStack() as theirs:
             try:
-                pairs = [_pair(ours, theirs) for _ in range(1 + order.streams)]
-                self._process = _started(name, [each.fileno() for _, each in pairs])
+                pairs = [_socket_pair(ours, theirs) for _ in range(1 + config.streams)]
+                self._process = _start(name, [each.fileno() for _, each in pairs])
             except OSError as error:
                 raise EngineError(
-                    f"no worker process for {name} ({error.strerror}): check the limits of memory, processes and files"
+                    f"cannot start a worker process for {name} ({error.strerror}): "
+                    "check the limits for memory, processes and open files"
                 ) from None
             self._control, *channels = (Connection(each.detach()) for each, _ in pairs)
         self._idle: SimpleQueue[Connection] = SimpleQueue()
         for channel in channels:
             self._idle.put(channel)
-        self._order = msgspec.json.encode(order)
+        self._config = msgspec.json.encode(config)
         self._precision: Precision | None = None
 
     @property
@@ -62,22 +64,28 @@ class WorkerProcess:
 
     @property
     def precision(self) -> Precision:
-        assert self._precision is not None, "asked before it was open"
+        assert self._precision is not None, "precision was read before open()"
         return self._precision
 
     def open(self) -> None:
-        """Wait until its engine is open. Raises the EmbedshipError that it ended with, EngineError if it just died."""
+        """Wait until its engine is open.
+
+        Raises the EmbedshipError that the process reports, or EngineError if the process died.
+        """
         try:
-            self._control.send_bytes(self._order)
+            self._control.send_bytes(self._config)
             answer = msgspec.json.decode(self._control.recv_bytes(), type=WorkerReady | WorkerFailed)
         except (EOFError, OSError):
-            raise EngineError(f"the worker process of {self.name} died while it started: {self._death()}") from None
+            raise EngineError(f"the worker process of {self.name} died while it started: {self._cause()}") from None
         if isinstance(answer, WorkerFailed):
             raise _ERRORS[answer.exit_code](answer.message)
         self._precision = answer.precision
 
     def encode(self, batch: Batch) -> Vectors:
-        """Raises EngineError if the batch failed, DeviceLost if the process died of it, DeviceDown if it had before."""
+        """Return (n, dim) float32 rows in the order of the batch.
+
+        Raises EngineError if the batch failed, DeviceLost if the process died, DeviceDown if it was dead before.
+        """
         number = next(self._numbers)
         channel = self._idle.get()
         try:
@@ -86,37 +94,36 @@ class WorkerProcess:
         finally:
             self._idle.put(channel)
 
-    def ended(self, seconds: float) -> bool:
-        """Whether it ends within so many seconds."""
+    def wait_ended(self, seconds: float) -> bool:
+        """Return whether the process ends within `seconds`."""
         return bool(wait([self._control], seconds))
 
     def kill(self) -> None:
         self._process.kill()
 
     def close(self) -> None:
-        """Kill it, for it keeps nothing that could be lost, and wait for its end."""
+        """Kill the process and wait for its end. It has no state that could be lost."""
         self.kill()
         try:
             self._process.wait(_END_SECONDS)
-        except (
-            subprocess.TimeoutExpired
-        ):  # a driver may keep it in the kernel; its device is started again all the same
-            logger.error("the worker process of %s, %d, does not end", self.name, self.pid)
+        except subprocess.TimeoutExpired:
+            # A driver may keep it in the kernel. Its device gets a new process all the same.
+            logger.error("the worker process of %s, pid %d, was killed and has not ended", self.name, self.pid)
 
     def _send(self, channel: Connection, raw: bytes) -> None:
         try:
             channel.send_bytes(raw)
         except OSError:
-            raise DeviceDown(f"the worker process of {self.name} is gone") from None
+            raise DeviceDown(f"the worker process of {self.name} has ended") from None
 
     def _receive(self, channel: Connection) -> bytes:
         try:
             return channel.recv_bytes()
         except (EOFError, OSError):
-            raise DeviceLost(f"the worker process of {self.name} died in a batch: {self._death()}") from None
+            raise DeviceLost(f"the worker process of {self.name} died in a batch: {self._cause()}") from None
 
-    def _death(self) -> str:
-        """Its exit code, which the system knows a moment after its pipes are closed."""
+    def _cause(self) -> str:
+        """Return how the process ended. Its exit code is known shortly after its pipes are closed."""
         try:
             code = self._process.wait(1.0)
         except subprocess.TimeoutExpired:
@@ -124,12 +131,12 @@ class WorkerProcess:
         return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
 
 
-def _pair(ours: ExitStack, theirs: ExitStack) -> tuple[socket, socket]:
-    """Two ends, each closed with its stack: the child has copies of its own."""
+def _socket_pair(ours: ExitStack, theirs: ExitStack) -> tuple[socket, socket]:
+    """Return two connected sockets, each closed with its stack. The child process has its own copies."""
     one, other = socketpair()
     return ours.enter_context(one), theirs.enter_context(other)
 
 
-def _started(name: str, descriptors: list[int]) -> subprocess.Popen[bytes]:
+def _start(name: str, descriptors: list[int]) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-P", "-m", "embedship.serve.devices.worker_main", name, *map(str, descriptors)]
     return subprocess.Popen(command, pass_fds=descriptors, stdin=subprocess.DEVNULL, env=api_keys.without(os.environ))

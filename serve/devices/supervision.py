@@ -1,4 +1,4 @@
-"""A device in a process of its own: started, proven, watched, killed when it hangs, and started again."""
+"""Supervision of a worker process: it is started, checked, watched, killed if it hangs, and restarted."""
 
 from __future__ import annotations
 
@@ -19,32 +19,31 @@ from embedship.serve.devices.hang_detector import HangDetector
 
 logger = logging.getLogger(__name__)
 
-# Between two looks at the pulse. The death of a process wakes its watcher at once.
+# Time between two checks of the hang detector. The death of a process is noticed at once.
 TICK_SECONDS = 0.25
 
-
-# A worker that is not open and proven by then hangs: a large model takes a minute from a slow disk.
+# A worker that is not open and checked by then is killed as hanging. A large model takes a minute from a slow disk.
 START_SECONDS = 300.0
 
 
 class SupervisedWorker(Engine, Protocol):
-    """One process: made at once, then opened, which takes its time; an Engine from then on."""
+    """One worker process: created at once, then opened, which takes time. It is an Engine once it is open."""
 
     def open(self) -> None:
-        """Raises the EmbedshipError for which it could not."""
+        """Wait until the engine is open. Raises the EmbedshipError that prevented it."""
 
-    def ended(self, seconds: float) -> bool:
-        """Whether it ends within so many seconds."""
+    def wait_ended(self, seconds: float) -> bool:
+        """Return whether the process ends within `seconds`."""
 
     def kill(self) -> None:
-        """At once, from any thread; whoever waits for it gets DeviceLost."""
+        """Kill the process at once, from any thread. Pending `encode` calls raise DeviceLost."""
 
 
 class RestartBackoff:
-    """Seconds to wait before the next start: doubled after each, the first again once one has lived long enough.
+    """Seconds to wait before the next start: FIRST, then doubled up to MOST; FIRST again after CALM seconds of uptime.
 
-    >>> backoff = Backoff()
-    >>> [backoff.after(lived=1.0) for _ in range(3)], backoff.after(lived=99.0)
+    >>> backoff = RestartBackoff()
+    >>> [backoff.after(uptime=1.0) for _ in range(3)], backoff.after(uptime=99.0)
     ([0.25, 0.5, 1.0], 0.25)
     """
 
@@ -53,18 +52,19 @@ class RestartBackoff:
     def __init__(self) -> None:
         self._next = self.FIRST
 
-    def after(self, lived: float) -> float:
-        """A worker has ended that was up for `lived` seconds; 0 if it never was."""
-        if lived >= self.CALM:
+    def after(self, uptime: float) -> float:
+        """Return the seconds to wait after a worker ended that was up for `uptime` seconds (0 if it never was up)."""
+        if uptime >= self.CALM:
             self._next = self.FIRST
         seconds, self._next = self._next, min(self.MOST, 2 * self._next)
         return seconds
 
 
 class SupervisedDevice:
-    """The device of a worker process. `launch` makes one, `prove` raises unless it gives the golden vectors.
+    """A device whose engine runs in a worker process.
 
-    Its own thread starts and watches the processes; the streams call `encode`.
+    `launch` creates a worker, and `prove` raises an EmbedshipError unless the worker returns the golden vectors. An own
+    thread starts and watches the processes; the streams call `encode`.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class SupervisedDevice:
         streams: int,
         launch: Callable[[], SupervisedWorker],
         prove: Callable[[SupervisedWorker], GoldenCheck],
-        pulse: HangDetector,
+        hang_detector: HangDetector,
         *,
         tick_seconds: float = TICK_SECONDS,
         start_seconds: float = START_SECONDS,
@@ -81,31 +81,31 @@ class SupervisedDevice:
     ) -> None:
         self.name = name
         self.streams = streams
-        self.pulse = pulse
+        self.hang_detector = hang_detector
         self.restarts = 0
         self._launch, self._prove = launch, prove
         self._tick_seconds, self._start_seconds, self._clock = tick_seconds, start_seconds, clock
         self._changed: Callable[[], None] = lambda: None
-        self._worker: SupervisedWorker | None = None  # the one that takes batches
+        self._worker: SupervisedWorker | None = None  # the worker that accepts batches
         self._starting: SupervisedWorker | None = None
-        self._guard = Lock()  # of the two above and of `_closing`: whoever closes must find every process
+        self._guard = Lock()  # guards the two above and `_closing`, so that `close` finds every process
         self._closing = Event()
-        self._settled = Event()
+        self._first_start_done = Event()
         self._first: GoldenCheck | EmbedshipError | None = None
         self._precision: Precision | None = None
         self._thread = Thread(target=self._run, name=f"{name} watch", daemon=True)
         self._thread.start()
 
-    def opened(self) -> GoldenCheck:
-        """Wait for the first start. Raises the EmbedshipError that it failed with; then it is not tried again."""
-        self._settled.wait()
+    def wait_until_open(self) -> GoldenCheck:
+        """Wait for the first start and return its golden check. Raises its EmbedshipError; it is then not retried."""
+        self._first_start_done.wait()
         if isinstance(self._first, GoldenCheck):
             return self._first
-        raise self._first or DeviceDown(f"{self.name} was closed while it started")
+        raise self._first or DeviceDown(f"{self.name} was closed while it was starting")
 
     @property
     def precision(self) -> Precision:
-        assert self._precision is not None, "asked before it was open"
+        assert self._precision is not None, "precision was read before the worker was open"
         return self._precision
 
     @property
@@ -114,7 +114,7 @@ class SupervisedDevice:
 
     @property
     def stuck(self) -> bool:
-        """Never: a pass that hangs is ended with its process."""
+        """Always False: a hanging pass ends when its worker process is killed."""
         return False
 
     def watch(self, changed: Callable[[], None]) -> None:
@@ -125,10 +125,11 @@ class SupervisedDevice:
         if worker is None:
             raise DeviceDown(f"{self.name} is down")
         try:
-            with self.pulse.timed_pass(batch.input_ids.size):
+            with self.hang_detector.timed_pass(batch.input_ids.size):
                 return worker.encode(batch)
         except (DeviceLost, DeviceDown):
-            self._lost(worker)  # before its watcher knows: this stream must not take the next batch to it
+            # Mark it as down before the watching thread notices: this stream must not send it the next batch.
+            self._mark_down(worker)
             raise
 
     def close(self) -> None:
@@ -142,47 +143,47 @@ class SupervisedDevice:
     def _run(self) -> None:
         backoff = RestartBackoff()
         while not self._closing.is_set():
-            lived = self._life()
+            uptime = self._run_worker()
             if isinstance(self._first, EmbedshipError):
                 return
-            if self._closing.wait(seconds := backoff.after(lived)):
+            if self._closing.wait(seconds := backoff.after(uptime)):
                 return
             self.restarts += 1
-            logger.warning("%s is started again after %.2f s", self.name, seconds)
+            logger.warning("%s is restarted after a wait of %.2f s", self.name, seconds)
 
-    def _life(self) -> float:
-        """One process from start to end; returns how many seconds it was up."""
+    def _run_worker(self) -> float:
+        """Run one worker process from start to end. Return for how many seconds it was up."""
         worker = self._start()
         if worker is None:
             return 0.0
-        began = self._clock()
-        while not worker.ended(self._tick_seconds):
-            if seconds := self.pulse.stalled():
-                logger.error("%s: a forward pass has run for %.1f s, its process is killed", self.name, seconds)
+        started = self._clock()
+        while not worker.wait_ended(self._tick_seconds):
+            if seconds := self.hang_detector.stalled_seconds():
+                logger.error("%s: a forward pass has run for %.1f s; its process is killed", self.name, seconds)
                 worker.kill()
-        self._lost(worker)
+        self._mark_down(worker)
         worker.close()
-        return self._clock() - began
+        return self._clock() - started
 
     def _start(self) -> SupervisedWorker | None:
-        """A worker that is open, proven and takes batches; nothing if that failed."""
+        """Start a worker and return it once it is open, checked and accepts batches. Return None if that failed."""
         try:
-            worker = self._launched()
+            worker = self._launch_worker()
         except EmbedshipError as error:
-            self._settle(error)
+            self._finish_start(error)
             return None
         if worker is None:
             return None
-        checked = self._tried(worker)
+        checked = self._open_and_check(worker)
         if isinstance(checked, EmbedshipError):
             worker.close()
-        begun = worker if isinstance(checked, GoldenCheck) else None
+        ready = worker if isinstance(checked, GoldenCheck) else None
         with self._guard:
-            self._starting, self._worker = None, begun
-        self._settle(checked)
-        return begun  # and not `_worker`: a stream may have lost it by now, and its end has to be awaited
+            self._starting, self._worker = None, ready
+        self._finish_start(checked)
+        return ready  # not `_worker`: a stream may already have marked it as down, and its end must still be awaited
 
-    def _tried(self, worker: SupervisedWorker) -> GoldenCheck | EmbedshipError:
+    def _open_and_check(self, worker: SupervisedWorker) -> GoldenCheck | EmbedshipError:
         late = Timer(self._start_seconds, worker.kill)
         late.start()
         try:
@@ -194,24 +195,24 @@ class SupervisedDevice:
         finally:
             late.cancel()
 
-    def _launched(self) -> SupervisedWorker | None:
+    def _launch_worker(self) -> SupervisedWorker | None:
         with self._guard:
             if self._closing.is_set():
                 return None
             self._starting = self._launch()
             return self._starting
 
-    def _settle(self, checked: GoldenCheck | EmbedshipError) -> None:
+    def _finish_start(self, checked: GoldenCheck | EmbedshipError) -> None:
         if isinstance(checked, GoldenCheck):
-            logger.info("%s is up, golden texts at cosine %.5f and more", self.name, checked.minimum)
+            logger.info("%s is up; the lowest cosine of its golden texts is %.5f", self.name, checked.minimum)
         elif not self._closing.is_set():
             logger.error("%s did not start: %s", self.name, checked)
         if self._first is None:
             self._first = checked
-        self._settled.set()
+        self._first_start_done.set()
         self._changed()
 
-    def _lost(self, worker: SupervisedWorker) -> None:
+    def _mark_down(self, worker: SupervisedWorker) -> None:
         with self._guard:
             if self._worker is not worker:
                 return

@@ -1,8 +1,10 @@
-"""The worker process of a device: opens its engine, and answers batches until its parent closes the pipe or dies.
+"""The program of a worker process: opens the engine of one device and computes batches.
+
+It runs until its parent closes the control connection or dies.
 
     python -m embedship.serve.devices.worker_main NAME CONTROL CHANNEL...
 
-CONTROL and the CHANNELs, one a stream, are file descriptors of socket pairs whose other ends the parent holds.
+CONTROL and the CHANNELs (one per stream) are file descriptors of socket pairs. The parent has the other ends.
 """
 
 from __future__ import annotations
@@ -34,55 +36,56 @@ _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 class WorkerConfig(msgspec.Struct, frozen=True):
-    """What a worker process is to open; the first message on CONTROL."""
+    """The engine that a worker process must open. It is the first message on CONTROL."""
 
     bundle: str
     variant: str
-    device: str  # as open_engine takes it
+    device: str  # in the format of open_engine
     streams: int
-    parent: int  # its process id
+    parent: int  # process id of the parent
 
 
 class WorkerReady(msgspec.Struct, frozen=True, tag=True):
-    """The engine is there; the answer to an Order."""
+    """The answer to a WorkerConfig when the engine is open."""
 
     precision: Precision
 
 
 class WorkerFailed(msgspec.Struct, frozen=True, tag=True):
-    """The engine cannot be opened: an EmbedshipError, by its exit code and its words; the other answer to an Order."""
+    """The answer to a WorkerConfig when the engine cannot be opened: exit code and message of the EmbedshipError."""
 
     exit_code: int
     message: str
 
 
 def main(arguments: list[str]) -> None:
+    """Run a worker process with the arguments NAME CONTROL CHANNEL..."""
     name, *descriptors = arguments
     control, *channels = (Connection(int(each)) for each in descriptors)
-    # Ctrl-C and a stop of the whole group reach this process, too: it is the parent that drains, and ends it.
+    # Ctrl-C and a stop of the process group also reach this process. The parent finishes its requests and ends it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     logs.configure_logging(LogFormat(os.environ.get(logs.VARIABLE, LogFormat.TEXT)), name)
-    order = msgspec.json.decode(control.recv_bytes(), type=WorkerConfig)
-    _die_with(order.parent)
+    config = msgspec.json.decode(control.recv_bytes(), type=WorkerConfig)
+    _end_with_parent(config.parent)
     try:
-        engine, probe = _open(order)
+        engine, probe = _open(config)
     except EmbedshipError as error:
         control.send_bytes(msgspec.json.encode(WorkerFailed(error.exit_code, str(error))))
         return
     for channel in channels:
         Thread(target=_serve, args=(channel, engine, probe), daemon=True).start()
     control.send_bytes(msgspec.json.encode(WorkerReady(engine.precision)))
-    _wait_for_the_end(control)
+    _exit_when_closed(control)
 
 
-def _open(order: WorkerConfig) -> tuple[Engine, Batch]:
-    """The engine, and a batch that it is known to encode."""
-    bundle = Bundle.open(Path(order.bundle))
-    bundle.verify(bundle.files_of(bundle.variant(order.variant)))
+def _open(config: WorkerConfig) -> tuple[Engine, Batch]:
+    """Return the engine, and a batch of the shortest golden text, which a working engine can encode."""
+    bundle = Bundle.open(Path(config.bundle))
+    bundle.verify(bundle.files_of(bundle.variant(config.variant)))
     shortest = min((row for row in GoldenTexts.load(bundle).ids if row), key=len)
     probe = pad([shortest], bundle.manifest.pipeline.pad_id)
-    return open_engine(bundle, order.variant, order.streams, order.device), probe
+    return open_engine(bundle, config.variant, config.streams, config.device), probe
 
 
 def _serve(channel: Connection, engine: Engine, probe: Batch) -> None:
@@ -90,16 +93,16 @@ def _serve(channel: Connection, engine: Engine, probe: Batch) -> None:
         while True:
             channel.send_bytes(_answer(channel.recv_bytes(), engine, probe))
     except (EOFError, OSError):
-        return  # the parent is gone, or wants this process to be
+        return  # the parent has ended, or has closed the connection to end this process
     except EngineError:
-        # A batch may fail for its texts; an engine that fails on a golden text as well is broken for good, as a GPU is
-        # after an illegal access. The parent sees the end of this process, starts another, and tries the batch there.
-        logger.exception("the engine fails on golden texts as well: this worker process ends")
+        # A batch may fail because of its texts. An engine that also fails on a golden text is broken for good, as a GPU
+        # is after an illegal memory access. The parent notices that this process ends, and retries on a new one.
+        logger.exception("the engine also fails on golden texts: this worker process ends")
         os._exit(1)
 
 
 def _answer(raw: bytes, engine: Engine, probe: Batch) -> bytes:
-    """Raises EngineError only if the engine fails on `probe`, too."""
+    """Return the answer to a batch. Raises EngineError only if the engine also fails on `probe`."""
     number, batch = worker_protocol.read_batch(raw)
     try:
         return worker_protocol.vectors_bytes(number, engine.encode(batch))
@@ -107,20 +110,20 @@ def _answer(raw: bytes, engine: Engine, probe: Batch) -> bytes:
         engine.encode(probe)
         return worker_protocol.failure_bytes(number, str(error))
     except Exception as error:
-        logger.exception("a batch of %d texts failed", len(batch))  # and the parent waits for an answer all the same
+        logger.exception("a batch of %d texts failed", len(batch))  # the parent still waits for an answer
         return worker_protocol.failure_bytes(number, f"{type(error).__name__}: {error}")
 
 
-def _wait_for_the_end(control: Connection) -> None:
-    """Leave at once when the parent closes CONTROL: no thread that computes may keep this process."""
+def _exit_when_closed(control: Connection) -> None:
+    """Exit at once when the parent closes CONTROL, without waiting for threads that compute."""
     try:
         control.recv_bytes()
     except (EOFError, OSError):
         os._exit(0)
 
 
-def _die_with(parent: int) -> None:
-    """Have Linux kill this process with the thread that started it, even while it is stopped or hangs."""
+def _end_with_parent(parent: int) -> None:
+    """Have Linux kill this process when the thread that started it ends, even while it is stopped or hangs."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:

@@ -1,4 +1,4 @@
-"""Arrays on disk: written row by row without holding them, read back mapped."""
+"""Array files: written row by row with little memory, and read through a memory map."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ Scalar = TypeVar("Scalar", np.float16, np.int8)
 def write_rows(path: Path, blocks: Iterable[NDArray[np.generic]], shape: tuple[int, int], dtype: type[Scalar]) -> None:
     """Write a .npy file of `shape` from blocks of its rows.
 
-    Not through a memory map: on a full disk writing to one kills the process (SIGBUS), writing to a file raises.
+    This does not use a memory map: on a full disk, writing to a map kills the process (SIGBUS), writing to a file
+    raises OSError.
     """
     header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
     with path.open("wb") as file:
@@ -26,15 +27,15 @@ def write_rows(path: Path, blocks: Iterable[NDArray[np.generic]], shape: tuple[i
         for block in blocks:
             file.write(np.ascontiguousarray(block, dtype=dtype).data)
             written += len(block)
-    assert written == shape[0], f"{written} rows written, {shape[0]} announced"
+    assert written == shape[0], f"{written} rows were written, {shape[0]} were announced"
 
 
-def mapped(path: Path, shape: tuple[int, int], dtype: type[Scalar]) -> NDArray[Scalar]:
-    """Map a .npy file read-only. Raises UnsafeError if it holds anything but `shape` of `dtype`."""
+def map_array(path: Path, shape: tuple[int, int], dtype: type[Scalar]) -> NDArray[Scalar]:
+    """Map a .npy file read-only. Raises UnsafeError if it is damaged or is not an array of `shape` and `dtype`."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise UnsafeError(f"{path} is damaged: {error}") from None
     if array.shape != shape or array.dtype != dtype:
-        raise UnsafeError(f"{path} holds {array.dtype} {array.shape}; {np.dtype(dtype)} {shape} was expected")
+        raise UnsafeError(f"{path} has {array.dtype} {array.shape}; expected {np.dtype(dtype)} {shape}")
     return np.asarray(array)

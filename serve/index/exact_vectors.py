@@ -1,6 +1,6 @@
-"""The vectors of an index, in float16 on disk: what it is built from, and what exact search compares with.
+"""The exact vectors of an index, in float16 on disk. The index is built from them, and exact search compares them.
 
-Rounding to float16 moves a cosine by less than 1e-4 and left 99.98% of the ten nearest neighbours of float32 in place
+Rounding to float16 changes a cosine by less than 1e-4. It left 99.98% of the ten nearest neighbours of float32 in place
 (2,374 docstrings, MiniLM), at half the bytes.
 """
 
@@ -19,20 +19,22 @@ from embedship.ranking import RankedRows
 from embedship.serve import interruption
 from embedship.serve.documents.filters import Allowed
 from embedship.serve.index import validate_mask
-from embedship.serve.index.arrays import mapped, write_rows
+from embedship.serve.index.arrays import map_array, write_rows
 from embedship.serve.index.manifest import VECTORS
 
-# A block of rows is widened, scored and forgotten: 4,096 x 384 in float32 are 6 MB, near enough to the caches.
+# Rows per block: a block is converted to float32, scored and dropped. 4,096 x 384 in float32 are 6 MB, which mostly
+# fits into the caches.
 _BLOCK = 4096
-# Widening is a tenth of a product with 256 queries: many share it, and blocks are smaller for it.
+# Queries per pass. Conversion to float32 takes a tenth of the time of a product with 256 queries, so many queries share
+# it; blocks are smaller then.
 _QUERIES = 1024
-# Scores of one block: 4 MB, however many queries there are.
+# Scores of one block, for any number of queries: 4 MB.
 _SCORES = 2**20
-# Numbers gathered at once to be ranked: 8 MB in float64.
+# Values that are gathered at once for ranking: 8 MB in float64.
 _GATHERED = 2**20
 
 _SIGN_EXPONENT_MANTISSA = np.array(0x8FFFFFFF, dtype=np.uint32).view(np.int32)
-_REBIAS = np.float32(2.0**112)  # exponents of float32 start 112 below those of float16
+_REBIAS = np.float32(2.0**112)  # the exponent bias of float32 is 112 above that of float16
 
 Scored = Iterator[tuple[NDArray[np.int64], Vectors]]  # (m,) rows, and the (n, m) float32 scores of n queries
 
@@ -51,102 +53,103 @@ class ExactVectors:
 
     @classmethod
     def open(cls, folder: Path, shape: tuple[int, int]) -> Self:
-        return cls(mapped(folder / VECTORS, shape, np.float16))
+        return cls(map_array(folder / VECTORS, shape, np.float16))
 
     def rows(self, rows: NDArray[np.int64]) -> Vectors:
+        """Return the float32 vectors (m, dim) of rows (m,)."""
         return self._vectors[rows].astype(np.float32)
 
-    def gathered(self, rows: NDArray[np.int64]) -> Vectors:
-        """(n, m) rows -> (n, m, dim) float32."""
-        return widened(np.take(self._vectors, rows, axis=0))
+    def gather(self, rows: NDArray[np.int64]) -> Vectors:
+        """Return the float32 vectors (n, m, dim) of (n, m) rows."""
+        return to_float32(np.take(self._vectors, rows, axis=0))
 
     def blocks(self, rows: int = _BLOCK) -> Iterator[tuple[int, Vectors]]:
-        """Yield (first row, so many float32 rows) from beginning to end."""
+        """Yield (first row, block) from beginning to end; a block has up to `rows` float32 rows."""
         for start in range(0, self.size, rows):
-            yield start, widened(self._vectors[start : start + rows])
+            yield start, to_float32(self._vectors[start : start + rows])
 
     def search(self, queries: Vectors, k: int, allowed: Allowed | None = None) -> RankedRows:
-        """The k best of the allowed rows (None: all), by brute force.
+        """Return the k best allowed rows (None: all rows), by brute force.
 
-        No FAISS, so that FAISS has something to be held against.
+        This does not use FAISS, so that FAISS can be checked against it.
         """
         queries = ranking.checked(queries, k, self.dimension)
         allowed = validate_mask(allowed, self.size)
         rows = None if allowed is None else np.flatnonzero(allowed)
         best = np.empty((len(queries), min(k, self.size if rows is None else len(rows))), dtype=np.int64)
         for start in range(0, len(queries), _QUERIES):
-            some = slice(start, start + _QUERIES)
-            best[some] = nearest(queries[some], k, self._scored(queries[some], rows), self.gathered)
+            part = slice(start, start + _QUERIES)
+            best[part] = nearest(queries[part], k, self._score_blocks(queries[part], rows), self.gather)
         return ranking.hits(best, k)
 
-    def ranked(self, queries: Vectors, rows: NDArray[np.int64]) -> ranking.Keys:
-        """(n, m) keys of the (n, m) rows, -1 for none: the one order of this index."""
-        return _ranked(queries, rows, self.gathered)
+    def rank(self, queries: Vectors, rows: NDArray[np.int64]) -> ranking.Keys:
+        """Return (n, m) keys of the (n, m) rows, -1 where there is no row. All searches of an index use this order."""
+        return _rank_rows(queries, rows, self.gather)
 
-    def _scored(self, queries: Vectors, rows: NDArray[np.int64] | None) -> Scored:
+    def _score_blocks(self, queries: Vectors, rows: NDArray[np.int64] | None) -> Scored:
         step = min(_BLOCK, _SCORES // len(queries))
-        for numbers, block in self._numbered(step) if rows is None else self._chosen(rows, step):
+        for numbers, block in self._blocks_of_all(step) if rows is None else self._blocks_of(rows, step):
             yield numbers, queries @ block.T
 
-    def _numbered(self, step: int) -> Iterator[tuple[NDArray[np.int64], Vectors]]:
+    def _blocks_of_all(self, step: int) -> Iterator[tuple[NDArray[np.int64], Vectors]]:
         return ((np.arange(start, start + len(block)), block) for start, block in self.blocks(step))
 
-    def _chosen(self, rows: NDArray[np.int64], step: int) -> Iterator[tuple[NDArray[np.int64], Vectors]]:
+    def _blocks_of(self, rows: NDArray[np.int64], step: int) -> Iterator[tuple[NDArray[np.int64], Vectors]]:
         for start in range(0, len(rows), step):
-            some = rows[start : start + step]
-            yield some, widened(self._vectors[some])
+            part = rows[start : start + step]
+            yield part, to_float32(self._vectors[part])
 
 
 def nearest(
     queries: Vectors,
     k: int,
     scored: Scored,
-    gathered: Callable[[NDArray[np.int64]], Vectors],
-    named: NDArray[np.int64] | None = None,
+    gather: Callable[[NDArray[np.int64]], Vectors],
+    row_ids: NDArray[np.int64] | None = None,
 ) -> ranking.Keys:
-    """(n, at most k) keys of the k best, ties and all that rounding may have put behind the k-th considered.
+    """Return (n, at most k) keys of the k best rows. Ties, and rows that rounding may have moved below k, are included.
 
-    `gathered` gives the vectors (n, m, dim) of rows (n, m); `named`, what each row is called in the keys (None: its
-    number). Of each block only what reaches the k-th best so far is looked at, by then a few of thousands.
+    `gather` returns the vectors (n, m, dim) of rows (n, m). `row_ids` maps each row to its id in the keys (None: its
+    row number). Per block only rows that reach the k-th best score so far are kept: soon a few out of thousands.
     """
     best = _BestRows(len(queries), k, margin(queries.shape[1]))
     for rows, scores in scored:
         interruption.check()
-        best.take(scores, rows)
-    return ranking.largest(_ranked(queries, best.rows(), gathered, named), k)
+        best.add(scores, rows)
+    return ranking.largest(_rank_rows(queries, best.rows(), gather, row_ids), k)
 
 
-def _ranked(
+def _rank_rows(
     queries: Vectors,
     rows: NDArray[np.int64],
-    gathered: Callable[[NDArray[np.int64]], Vectors],
-    named: NDArray[np.int64] | None = None,
+    gather: Callable[[NDArray[np.int64]], Vectors],
+    row_ids: NDArray[np.int64] | None = None,
 ) -> ranking.Keys:
-    """Products are summed in float64, so that the float32 they become does not depend on the order of summation.
+    """Return the keys of the rows (n, m). Products are summed in float64 and then rounded to float32.
 
-    Neither on how many queries were asked at once, nor on who found the rows.
+    So a score does not depend on the order of summation, on the number of queries, or on the stage that found the row.
     """
     keys = np.empty(rows.shape, dtype=np.int64)
-    names = rows if named is None else np.where(rows < 0, -1, named[rows])
+    names = rows if row_ids is None else np.where(rows < 0, -1, row_ids[rows])
     step = max(1, _GATHERED // max(1, rows.shape[1] * queries.shape[1]))
     for start in range(0, len(rows), step):
         interruption.check()
-        some = slice(start, start + step)
-        vectors = gathered(rows[some]).astype(np.float64)  # (n, m, dim)
-        scores = np.vecdot(vectors, queries[some, None, :].astype(np.float64))
-        keys[some] = ranking.keys(scores.astype(np.float32), names[some])
+        part = slice(start, start + step)
+        vectors = gather(rows[part]).astype(np.float64)  # (n, m, dim)
+        scores = np.vecdot(vectors, queries[part, None, :].astype(np.float64))
+        keys[part] = ranking.keys(scores.astype(np.float32), names[part])
     return keys
 
 
 def margin(dimension: int) -> float:
-    """How far two float32 products of the same unit vectors may lie apart, summed in any order."""
+    """Return how far apart two float32 products of the same unit vectors may be, for any order of summation."""
     return dimension * float(np.finfo(np.float32).eps)
 
 
 class _BestRows:
-    """For each query the rows whose score reaches the k-th best so far, less the margin.
+    """Candidate rows per query: those scoring within `margin` of the current k-th best.
 
-    The k-th best is looked for again when twice as many are held as are wanted.
+    The k-th best is computed anew when more than twice the wanted number of rows is kept.
     """
 
     def __init__(self, queries: int, k: int, margin: float) -> None:
@@ -157,8 +160,8 @@ class _BestRows:
         self._row = np.empty(0, dtype=np.int64)
         self._score = np.empty(0, dtype=np.float32)
 
-    def take(self, scores: Vectors, numbers: NDArray[np.int64]) -> None:
-        """(n, m) scores of the (m,) rows."""
+    def add(self, scores: Vectors, numbers: NDArray[np.int64]) -> None:
+        """Add the scores (n, m) of the rows (m,)."""
         if scores.shape[1] > self._k and np.isneginf(self._floor).any():
             nth = scores.shape[1] - self._k
             self._floor = np.maximum(self._floor, np.partition(scores, nth, axis=1)[:, nth] - self._margin)
@@ -171,14 +174,14 @@ class _BestRows:
             self._raise_floors()
 
     def _raise_floors(self) -> None:
-        """And drop what no longer reaches them."""
+        """Raise the floor of each query to its k-th best score, and drop the rows below it."""
         order = np.lexsort((-self._score, self._query))
         self._query, self._row, self._score = self._query[order], self._row[order], self._score[order]
         last = self._first + self._k - 1
         full = self._counts >= self._k
         self._floor[full] = np.maximum(self._floor[full], self._score[last[full]] - self._margin)
-        stays = self._score >= self._floor[self._query]
-        self._query, self._row, self._score = self._query[stays], self._row[stays], self._score[stays]
+        keep = self._score >= self._floor[self._query]
+        self._query, self._row, self._score = self._query[keep], self._row[keep], self._score[keep]
 
     @property
     def _counts(self) -> NDArray[np.int64]:
@@ -189,18 +192,18 @@ class _BestRows:
         return np.cumsum(self._counts) - self._counts
 
     def rows(self) -> NDArray[np.int64]:
-        """(n, m) rows in no order, -1 for none."""
+        """Return (n, m) rows in no particular order, -1 where there is no row."""
         self._raise_floors()
         width = int(self._counts.max(initial=0))
-        found = np.full((len(self._floor), width), -1, dtype=np.int64)
-        found[self._query, np.arange(len(self._query)) - self._first[self._query]] = self._row
-        return found
+        rows = np.full((len(self._floor), width), -1, dtype=np.int64)
+        rows[self._query, np.arange(len(self._query)) - self._first[self._query]] = self._row
+        return rows
 
 
-def widened(halves: NDArray[np.float16]) -> Vectors:
-    """float16 -> float32, finite values only, in three passes of integer arithmetic.
+def to_float32(halves: NDArray[np.float16]) -> Vectors:
+    """Convert float16 to float32, for finite values only, in three passes of integer arithmetic.
 
-    numpy converts one element after another: 1.8 ns each, against 0.3 ns here (AVX-512; 3.8 million values).
+    numpy converts one element after another: 1.8 ns each, compared with 0.3 ns here (AVX-512; 3.8 million values).
     """
     bits = np.ascontiguousarray(halves).view(np.int16).astype(np.int32)
     bits <<= 13

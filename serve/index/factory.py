@@ -1,7 +1,7 @@
-"""FAISS factory strings: which first stages we build from them, and which we refuse.
+"""FAISS factory strings: which first stages are built from them, and which are refused.
 
-The first stage compares unit vectors by L2, which ranks them as the cosine does: inner product is not what every FAISS
-index can do (IndexHNSWRaBitQ cannot), L2 is.
+The first stage compares unit vectors by L2 distance, which ranks them as the cosine does. L2 is used because not every
+FAISS index supports the inner product (IndexHNSWRaBitQ does not), and all of them support L2.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ _LISTS = (
     "IndexIVFPQ",
     "IndexIVFPQFastScan",
 )
-# Those that cannot be asked for some rows alone are asked for more, and what is not allowed is left out.
+# FAISS cannot restrict these types to a set of rows: more rows are requested, and those not allowed are dropped.
 UNMASKED = ("IndexRaBitQFastScan", "IndexPQFastScan")
 _SCANS = ("IndexFlatL2", "IndexFlat", "IndexScalarQuantizer", "IndexRaBitQ", *UNMASKED)
 
 _REASONS = {
-    "IndexIDMap": "rows are numbered by us, and documents.sqlite knows their ids: leave IDMap out",
-    "IndexIDMap2": "rows are numbered by us, and documents.sqlite knows their ids: leave IDMap out",
-    "IndexRefine": "candidates are ranked again from the store on disk, by --store: leave the refinement out",
-    "IndexRefineFlat": "candidates are ranked again from the store on disk, by --store: leave the refinement out",
+    "IndexIDMap": "embedship numbers the rows, and documents.sqlite has their ids: leave IDMap out",
+    "IndexIDMap2": "embedship numbers the rows, and documents.sqlite has their ids: leave IDMap out",
+    "IndexRefine": "candidates are re-ranked from the store on disk (--store): leave the refinement out",
+    "IndexRefineFlat": "candidates are re-ranked from the store on disk (--store): leave the refinement out",
 }
 
 
 def make(factory: str, dimension: int) -> Any:
-    """An empty first stage over unit vectors. Raises UsageError with the reason where it is none."""
+    """Return an empty first stage for unit vectors. Raises UsageError if the string is not supported."""
     if factory.startswith("B"):
-        raise UsageError(f"factory {factory!r}: for sign bits take --kind binary")
+        raise UsageError(f"factory {factory!r}: use --kind binary for sign bits")
     try:
         index = faiss.index_factory(dimension, factory, faiss.METRIC_L2)
     except RuntimeError as error:
         raise UsageError(f"factory {factory!r}: FAISS {faiss.__version__} says {cause(error)}") from None
-    found = type(core(index)).__name__
-    if found not in (*_GRAPHS, *_LISTS, *_SCANS):
-        reason = _REASONS.get(found, f"{found} has not been tried as a first stage: take one of IVF, HNSW, SQ, RaBitQ")
+    name = type(core(index)).__name__
+    if name not in (*_GRAPHS, *_LISTS, *_SCANS):
+        reason = _REASONS.get(name, f"{name} is not supported as a first stage: use one of IVF, HNSW, SQ, RaBitQ")
         raise UsageError(f"factory {factory!r}: {reason}")
     return index
 
 
 def core(index: Any) -> Any:
-    """Without the transforms before it (PCA, OPQ, a rotation)."""
+    """Return the index without the transforms before it (PCA, OPQ, a rotation)."""
     index = faiss.downcast_index(index)
     return core(index.index) if isinstance(index, faiss.IndexPreTransform) else index
 
@@ -62,10 +62,10 @@ def is_lists(index: Any) -> bool:
 
 
 def is_float_graph(index: Any) -> bool:
-    """What a GPU can build in HNSW's place: a graph over the vectors themselves, with no transform before it."""
+    """Return whether it is an HNSW graph over the vectors themselves, without a transform: a GPU can build these."""
     return type(faiss.downcast_index(index)) is faiss.IndexHNSWFlat
 
 
 def kinds(index: Any) -> tuple[type, ...]:
-    """The types that an index of this recipe may have on disk: a graph that a GPU built has its own."""
+    """Return the types that an index like `index` may have on disk. A graph built on a GPU has a type of its own."""
     return (type(index), untyped.IndexHNSWCagra) if is_float_graph(index) else (type(index),)

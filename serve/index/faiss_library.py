@@ -1,4 +1,4 @@
-"""FAISS, from the one place that imports it."""
+"""The only module that imports FAISS, with helpers to load, save and search its indexes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from embedship import hardware
 from embedship.errors import MissingExtra, UnsafeError
 from embedship.serve.documents.filters import Allowed
 
-# Threads of a build that wait for each other sleep: spinning, they take the cores from whoever shares the machine, and
-# on a busy one from each other. Read when FAISS loads its OpenMP.
+# With "passive", threads of a build sleep while they wait for each other. Spinning threads would take the cores from
+# other programs, and on a busy machine from each other. FAISS's OpenMP reads this variable when it is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 try:
@@ -22,26 +22,26 @@ try:
 except ImportError:
     raise MissingExtra("faiss", "cpu") from None
 
-# FAISS's own stubs do not know the keywords and arrays that its Python wrappers take.
+# FAISS's type stubs lack the keywords and arrays that its Python wrappers accept.
 untyped: Any = faiss
 
 
 def on_this_thread() -> None:
-    """Make FAISS search on the calling thread alone; costs 0.1 us.
+    """Make FAISS search on the calling thread only. Costs 0.1 us.
 
-    The server has its own threads. OpenMP keeps this setting per calling thread (libgomp's nthreads-var), so setting
-    it once at start would leave every other thread with a pool as wide as the host.
+    The server has its own threads. OpenMP keeps this setting per calling thread (libgomp's nthreads-var). If it were
+    set only once at start, every other thread would use a pool with a thread per core of the host.
     """
     faiss.omp_set_num_threads(1)
 
 
 def on_all_threads() -> None:
-    """For a build: as many threads as this machine grants."""
+    """Let a build use as many threads as this machine grants to the process."""
     faiss.omp_set_num_threads(hardware.streams())
 
 
-def selected(allowed: Allowed | None) -> Any:
-    """Search parameters that let FAISS find the allowed rows alone. One bit a row, tested as the scan goes by."""
+def search_parameters(allowed: Allowed | None) -> Any:
+    """Return search parameters that restrict FAISS to the allowed rows, with one bit per row."""
     if allowed is None:
         return None
     return untyped.SearchParameters(sel=selector(allowed))
@@ -52,7 +52,7 @@ def selector(allowed: Allowed) -> Any:
 
 
 def save(write: Callable[[Any, str], None], index: Any, path: Path) -> None:
-    """Write an index; FAISS's own error, a page of C++, becomes an OSError."""
+    """Write an index. FAISS reports failures as pages of C++ text; they become an OSError with the last line."""
     try:
         write(index, str(path))
     except RuntimeError as error:
@@ -60,40 +60,40 @@ def save(write: Callable[[Any, str], None], index: Any, path: Path) -> None:
 
 
 def load(read: Callable[[str, int], Any], path: Path, kinds: tuple[type, ...], shape: tuple[int, int]) -> Any:
-    """Read an index whose file has been hashed already, for reading only.
+    """Read an index read-only from a file that has already been hashed.
 
-    Raises UnsafeError if it is of no such kind or shape, and if its inverted lists lie in another file.
+    Raises UnsafeError if it has another type or shape, or if its inverted lists are in another file.
     """
     try:
         index = read(str(path), untyped.IO_FLAG_READ_ONLY)
     except RuntimeError as error:
         raise UnsafeError(f"{path} is damaged: FAISS {faiss.__version__} cannot read it ({cause(error)})") from None
-    found = type(index).__name__, index.ntotal, index.d
-    if type(index) not in kinds or found[1:] != shape:
-        raise UnsafeError(f"{path} holds {found}; {(kinds[0].__name__, *shape)} was expected")
-    if elsewhere := _lists_elsewhere(index):
+    actual = type(index).__name__, index.ntotal, index.d
+    if type(index) not in kinds or actual[1:] != shape:
+        raise UnsafeError(f"{path} has {actual}; expected {(kinds[0].__name__, *shape)}")
+    if external := _external_lists(index):
         raise UnsafeError(
-            f"{path} holds {elsewhere}: its vectors may lie in a file that was never hashed. Build it again"
+            f"{path} has {external}: its vectors may be in a file that was never hashed. Build the index again"
         )
     return index
 
 
-# Lists that lie in the index file itself. OnDiskInvertedLists name any file of the system, and FAISS maps it writable.
+# Lists stored in the index file itself. OnDiskInvertedLists can name any file, and FAISS maps that file writable.
 _OWN_LISTS = ("ArrayInvertedLists", "BlockInvertedLists")
 
 
-def _lists_elsewhere(index: Any) -> str | None:
-    """The type of inverted lists that do not lie in the index file; None where there are none such.
+def _external_lists(index: Any) -> str | None:
+    """Return the type of inverted lists that are not stored in the index file; None if there are none.
 
-    Transforms before the lists are looked through, and so is the quantizer, which may be an index with lists, too.
+    This also checks the index below transforms, and the quantizer, which may itself be an index with lists.
     """
     index = untyped.downcast_index(index) if isinstance(index, untyped.Index) else index
     if isinstance(index, untyped.IndexPreTransform):
-        return _lists_elsewhere(index.index)
+        return _external_lists(index.index)
     if not isinstance(index, untyped.IndexIVF):
         return None
     kind = type(untyped.downcast_InvertedLists(index.invlists)).__name__ if index.invlists else "no inverted lists"
-    return _lists_elsewhere(index.quantizer) if kind in _OWN_LISTS else kind
+    return _external_lists(index.quantizer) if kind in _OWN_LISTS else kind
 
 
 def version() -> str:
@@ -101,6 +101,7 @@ def version() -> str:
 
 
 def cause(error: RuntimeError) -> str:
+    """Return the last line of a FAISS error, which has the message."""
     return str(error).strip().rsplit("\n", 1)[-1]
 
 
@@ -111,7 +112,7 @@ __all__ = [
     "on_all_threads",
     "on_this_thread",
     "save",
-    "selected",
+    "search_parameters",
     "selector",
     "untyped",
     "version",

@@ -1,8 +1,9 @@
-"""Every vector compared: exact, and the right choice for small corpora.
+"""Flat index: compares every vector. Exact, and the right choice for small corpora.
 
-The values are the float16 of the truth, scanned as they are: half the bytes of float32, and a single query waits for
-nothing but memory. Many queries at once are compared block by block with a matrix product (truth.py). Either way what
-was found is ranked once more by `Truth.ranked`, so that ids and order are those of brute force, ties by row.
+It scans the float16 values of the exact vectors without converting them to float32. That is half the bytes, and a
+single query is limited by memory bandwidth only. Many queries at once are compared block by block with a matrix product
+(exact_vectors.py). In both cases `ExactVectors.rank` ranks the results again, so that ids and order are those of
+brute force, with ties in row order.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ from embedship.serve.index.faiss_library import faiss
 from embedship.serve.index.manifest import STAGE
 from embedship.serve.index.recipe import IndexSpec
 
-# Rounding may swap rows at the edge of the k best: a few more are fetched, and ranked.
+# Rounding may swap rows at the edge of the k best, so this many more rows are fetched and ranked.
 _SPARE = 16
 
-# Up to here one scan a query is faster than widening every block for a product.
+# Up to this many queries, one scan per query is faster than converting every block to float32 for a matrix product.
 _SCANNED = 4
 
 
 class FlatIndex:
-    """faiss.IndexScalarQuantizer in float16, by inner product, in memory; the truth, mapped."""
+    """faiss.IndexScalarQuantizer in float16 with inner product, in memory, and the mapped exact vectors."""
 
     kind = IndexKind.FLAT
 
@@ -43,7 +44,7 @@ class FlatIndex:
 
     @classmethod
     def write(cls, folder: Path, truth: ExactVectors, recipe: IndexSpec) -> Self:
-        vectors = _empty(truth.dimension, recipe)
+        vectors = _make_empty(truth.dimension, recipe)
         for _, block in truth.blocks():
             vectors.add(block)
         faiss_library.save(faiss.write_index, vectors, folder / STAGE)
@@ -63,16 +64,16 @@ class FlatIndex:
             return self._truth.search(queries, k, allowed)
         queries = ranking.checked(queries, k, self._truth.dimension)
         wanted = min(k + _SPARE, self.size if allowed is None else int(np.count_nonzero(allowed)))
-        scores, rows = self._vectors.search(queries, wanted, params=faiss_library.selected(allowed))
+        scores, rows = self._vectors.search(queries, wanted, params=faiss_library.search_parameters(allowed))
         if wanted > k and (scores[:, k - 1] - scores[:, -1] < margin(self._truth.dimension)).any():
-            return self._truth.search(queries, k, allowed)  # more duplicates than were fetched
-        return ranking.hits(self._truth.ranked(queries, rows), k)
+            return self._truth.search(queries, k, allowed)  # there may be more near-equal rows than were fetched
+        return ranking.hits(self._truth.rank(queries, rows), k)
 
     def exact(self, queries: Vectors, k: int, allowed: Allowed | None = None) -> RankedRows:
         return self._truth.search(queries, k, allowed)
 
 
-def _empty(dimension: int, recipe: IndexSpec) -> Any:
+def _make_empty(dimension: int, recipe: IndexSpec) -> Any:
     index = faiss.index_factory(dimension, recipe.factory, faiss.METRIC_INNER_PRODUCT)
     assert type(index) is faiss.IndexScalarQuantizer, recipe
     return index

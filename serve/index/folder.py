@@ -1,4 +1,4 @@
-"""An index on disk, opened: hashed first, then loaded."""
+"""Opens an index folder on disk: its files are hashed first, then loaded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from embedship.serve.index.manifest import IndexManifest
 
 
 class IndexFolder:
-    """Thread-safe. What is open stays readable when the folder is replaced on disk."""
+    """An open index folder. Thread-safe. It stays readable when the folder is replaced on disk."""
 
     def __init__(self, index: Index, documents: DocumentStore, words: KeywordIndex, manifest: IndexManifest) -> None:
         self.index = index
@@ -33,15 +33,15 @@ class IndexFolder:
         """Open an index that was built with this bundle.
 
         Every file is hashed before FAISS reads a byte of it. Raises UsageError if there is no index, MismatchError if
-        it belongs to another bundle, UnsafeError if a file is missing, changed or foreign, MissingExtra without FAISS.
+        it belongs to another bundle, UnsafeError if a file is missing, changed or unknown, MissingExtra without FAISS.
         """
-        found = manifest.read(folder)
-        manifest.require_match(folder, found, bundle)
-        manifest.verify(folder, found)
+        stored = manifest.read(folder)
+        manifest.require_match(folder, stored, bundle)
+        manifest.verify(folder, stored)
         with ExitStack() as on_error:
             documents = on_error.enter_context(closing(DocumentStore.open(folder / DOCUMENTS)))
-            words = on_error.enter_context(closing(KeywordIndex.open(folder / DOCUMENTS, found.size)))
-            opened = cls(load(folder, found), documents, words, found)
+            words = on_error.enter_context(closing(KeywordIndex.open(folder / DOCUMENTS, stored.size)))
+            opened = cls(load(folder, stored), documents, words, stored)
             on_error.pop_all()
             return opened
 
@@ -51,12 +51,12 @@ class IndexFolder:
 
     @property
     def firsts(self) -> NDArray[np.uint32] | None:
-        """For each row the first row of its document; None where every row is a document."""
+        """For each row the first row of its document; None if every row is a document."""
         return self.documents.firsts
 
     @contextmanager
-    def moment(self) -> Iterator[Self]:
-        """Itself, which never changes; a live index gives what it holds at this moment."""
+    def read_view(self) -> Iterator[Self]:
+        """Yield this folder, which never changes. A live index yields its current view instead."""
         yield self
 
     def close(self) -> None:
@@ -70,9 +70,9 @@ class IndexFolder:
         self.close()
 
 
-def load(folder: Path, found: IndexManifest) -> Index:
-    """The index of a folder whose files have been hashed. FAISS is not imported before this."""
-    from embedship.serve.index.kinds import open as opened
+def load(folder: Path, stored: IndexManifest) -> Index:
+    """Return the index of a folder whose files have been hashed. This is the first code that imports FAISS."""
+    from embedship.serve.index.kinds import open as open_kind
 
-    truth = ExactVectors.open(folder, (found.size, found.dimension))
-    return opened(folder, truth, found.recipe, found.packing, found.effort)
+    truth = ExactVectors.open(folder, (stored.size, stored.dimension))
+    return open_kind(folder, truth, stored.recipe, stored.packing, stored.effort)

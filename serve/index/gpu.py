@@ -1,7 +1,7 @@
-"""FAISS on a GPU: faster builds.
+"""FAISS on a GPU, for faster builds.
 
-Nothing here has run on a GPU: the machines of this project have had none. The tests drive it through its constructor
-with a stand-in for FAISS and check which calls are made, and in which order, not what a GPU answers.
+This code has not run on a GPU, because the project's machines have had none. The tests pass a stand-in for FAISS to the
+constructor. They check which calls are made and in which order, not the results of a GPU.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ from embedship.codes import Vectors
 from embedship.errors import UsageError, install
 from embedship.serve.index.faiss_library import faiss
 
-# FAISS takes 1.5 GB of scratch a StandardGpuResources unless it is told: too much beside a model, for each thread.
+# FAISS reserves 1.5 GB of scratch memory per StandardGpuResources by default. That is too much next to a model, and
+# each thread has its own resources.
 SCRATCH_BYTES = 256 * 2**20
 
 
 class GpuResources:
-    """Thread-safe: GPU resources are not, not even for reading, so each thread has its own. Untested on a GPU."""
+    """Thread-safe: each thread has its own FAISS GPU resources, which are not thread-safe even for reading."""
 
     def __init__(self, library: Any = faiss, device: int = 0) -> None:
-        """Raises UsageError where this FAISS knows no GPU, or the machine has none of that number."""
+        """Raises UsageError if this FAISS has no GPU support, or the machine has no GPU of that number."""
         if not hasattr(library, "StandardGpuResources"):
-            raise UsageError(f"this FAISS was built without GPUs: in place of [cpu], {install('gpu')}")
+            raise UsageError(f"this FAISS was built without GPU support: in place of [cpu], {install('gpu')}")
         if device >= (count := library.get_num_gpus()):
-            raise UsageError(f"there is no GPU {device}: FAISS sees {count}")
+            raise UsageError(f"there is no GPU {device}: FAISS finds {count} GPUs")
         self._faiss = library
         self._device = device
         self._own = threading.local()
@@ -37,9 +38,9 @@ class GpuResources:
         return self._own.resources
 
     def train_lists(self, index: Any, rows: Vectors) -> None:
-        """Train an inverted file whose centres are placed on the GPU, the slow part; its codes are trained on the CPU.
+        """Train an inverted file. The slow part, clustering, runs on the GPU; the codes are trained on the CPU.
 
-        So it serves codes that no GPU index has, such as RaBitQ.
+        So this also works for codes that no GPU index has, such as RaBitQ.
         """
         lists = self._faiss.extract_index_ivf(index)
         flat = self._faiss.IndexFlatL2(lists.d)

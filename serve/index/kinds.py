@@ -1,4 +1,4 @@
-"""Recipe -> index: the one place that knows how each kind is written and opened."""
+"""Writes and opens an index of any kind from its recipe. Only this module knows the classes of each kind."""
 
 from __future__ import annotations
 
@@ -24,35 +24,37 @@ def write(
     effort: SearchEffort,
     gpu: GpuResources | None = None,
 ) -> Index:
-    """Lay what searches beside the truth in `folder`, and open it; a `gpu` builds what it can, and changes no format.
+    """Write the search files next to the exact vectors in `folder`, and open the index.
 
-    Raises UsageError if FAISS cannot make this recipe, OSError if the disk is full.
+    A `gpu` builds the parts that it can; the file format stays the same. Raises UsageError if FAISS cannot build this
+    recipe, OSError if the disk is full.
     """
     if recipe.kind is IndexKind.FLAT:
         return FlatIndex.write(folder, truth, recipe)
     store: RerankCodes = Float16Store(truth) if packing.scale is None else Int8Store.write(folder, truth, packing.scale)
-    return TwoStageIndex(recipe.kind, _written(folder, truth, recipe, packing, gpu), store, truth, effort)
+    return TwoStageIndex(recipe.kind, _write_stage(folder, truth, recipe, packing, gpu), store, truth, effort)
 
 
 def open(
     folder: Path, truth: ExactVectors, recipe: IndexSpec, packing: QuantisationParams, effort: SearchEffort
 ) -> Index:
-    """Open what `write` wrote, once its files have been hashed. Raises UnsafeError."""
+    """Open an index that `write` wrote, after its files have been hashed. Raises UnsafeError."""
     if recipe.kind is IndexKind.FLAT:
         return FlatIndex.open(folder, truth)
     store: RerankCodes = Float16Store(truth) if packing.scale is None else Int8Store.open(folder, truth, packing.scale)
-    return TwoStageIndex(recipe.kind, _opened(folder, truth, recipe, packing), store, truth, effort)
+    return TwoStageIndex(recipe.kind, _open_stage(folder, truth, recipe, packing), store, truth, effort)
 
 
-def effort(recipe: IndexSpec, wished: SearchEffort | None) -> SearchEffort:
-    """The effort a new index is given: the wishes, and the default for the rest.
+def effort(recipe: IndexSpec, requested: SearchEffort | None) -> SearchEffort:
+    """Return the effort of a new index: the requested values, and the defaults for the rest.
 
-    Raises UsageError for a knob that it will not have.
+    Raises UsageError for a setting that the index will not have.
     """
-    return default(recipe).overridden_by(wished)
+    return default(recipe).overridden_by(requested)
 
 
 def default(recipe: IndexSpec) -> SearchEffort:
+    """Return the default effort. A factory string gets that of the most similar kind."""
     if recipe.kind is not IndexKind.FACTORY:
         return DEFAULTS[recipe.kind]
     index = factory.make(recipe.factory, recipe.dimension)
@@ -61,7 +63,7 @@ def default(recipe: IndexSpec) -> SearchEffort:
     return DEFAULTS[IndexKind.HNSW_RABITQ if factory.is_graph(index) else IndexKind.RABITQ]
 
 
-def _written(
+def _write_stage(
     folder: Path, truth: ExactVectors, recipe: IndexSpec, packing: QuantisationParams, gpu: GpuResources | None
 ) -> CandidateGenerator:
     if packing.threshold is not None:
@@ -69,7 +71,9 @@ def _written(
     return FaissCandidates.write(folder, truth, recipe, gpu)
 
 
-def _opened(folder: Path, truth: ExactVectors, recipe: IndexSpec, packing: QuantisationParams) -> CandidateGenerator:
+def _open_stage(
+    folder: Path, truth: ExactVectors, recipe: IndexSpec, packing: QuantisationParams
+) -> CandidateGenerator:
     if packing.threshold is not None:
         return BinaryCandidates.open(folder, truth.size, recipe, packing.threshold)
     return FaissCandidates.open(folder, truth.size, recipe)

@@ -1,4 +1,4 @@
-"""index.json: what an index holds, which model it belongs to, and the hash of every file."""
+"""index.json, the manifest of an index: its content, the model it belongs to, and the hash of every file."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ CODES = "int8.npy"
 
 
 def files(recipe: IndexSpec) -> frozenset[str]:
-    """What an index consists of beside its manifest."""
+    """Return the names of the files of an index, without its manifest."""
     return frozenset({DOCUMENTS, VECTORS, STAGE} | ({CODES} if recipe.store is RerankStore.INT8 else set()))
 
 
 class QuantisationParams(ManifestRecord, frozen=True):
-    """The bundle's frozen codes that an index is packed with; None for what it does not use."""
+    """The bundle's frozen codes that an index is packed with; None for those it does not use."""
 
     scale: Int8Scale | None
     threshold: float | None
 
     @classmethod
-    def of(cls, recipe: IndexSpec, codes: VectorCodes, dimension: int) -> QuantisationParams:
+    def from_recipe(cls, recipe: IndexSpec, codes: VectorCodes, dimension: int) -> QuantisationParams:
         return cls(
             scale=codes.scale(dimension) if recipe.store is RerankStore.INT8 else None,
             threshold=codes.binary_threshold if recipe.kind is IndexKind.BINARY else None,
@@ -49,34 +49,34 @@ SAMPLED = "documents"
 
 
 class IndexRecall(ManifestRecord, frozen=True):
-    """Share of the exact k best that the index found."""
+    """Recall: the share of the exact k nearest neighbours that the index found."""
 
     k: int
     queries: int
-    source: str  # SAMPLED: documents of the index, each blind to itself; else the name of a file of questions
+    source: str  # SAMPLED: documents of the index, each without itself in its results; else the name of a query file
     ratio: float
-    low: float | None = None  # the lower end of its 95% interval; None in an index of before it was kept
+    low: float | None = None  # lower end of the 95% interval; None in an index built before it was recorded
 
 
 class TruncatedTexts(ManifestRecord, frozen=True):
-    """What of the texts the model never saw, because they are longer than it reads."""
+    """How much of the texts the model did not read because they are too long."""
 
-    texts: int = 0  # that lost something
-    tokens: int = 0  # lost
-    of: int = 0  # tokens of all texts, those lost included
-    worst: int = 0  # tokens that one text lost at most
-    worst_id: str | None = None  # and which one
+    texts: int = 0  # truncated texts
+    tokens: int = 0  # lost tokens
+    of: int = 0  # tokens of all texts, including the lost ones
+    worst: int = 0  # the most tokens that one text lost
+    worst_id: str | None = None  # id of that text
 
 
 class IndexPrompts(ManifestRecord, frozen=True):
-    """What was put before each document and must be put before each query, word for word."""
+    """The prompt texts that were put before each document, and must be put before each query, verbatim."""
 
     document: str
     query: str
 
 
 class MeanInterval(ManifestRecord, frozen=True):
-    """A mean over queries, and where it lies with 95% confidence: queries are drawn again, not their hits."""
+    """A mean over queries and its 95% confidence interval (bootstrap over queries, not over hits)."""
 
     mean: float
     low: float
@@ -84,39 +84,39 @@ class MeanInterval(ManifestRecord, frozen=True):
 
 
 class MeasuredIndex(ManifestRecord, frozen=True):
-    """One recipe and effort as it was measured."""
+    """The measurements of one recipe with one effort."""
 
     recipe: IndexSpec
     effort: SearchEffort
     recall: MeanInterval  # recall@10
-    queries_per_second: float  # in batches, one thread
-    p99_seconds: float  # one query at a time, one thread
-    hot_bytes: float  # a vector
+    queries_per_second: float  # in batches, on one thread
+    p99_seconds: float  # one query at a time, on one thread
+    hot_bytes: float  # per vector
     build_seconds: float
 
 
 class IndexGoals(ManifestRecord, frozen=True):
-    """What the user needs; None for what does not matter."""
+    """The user's requirements; None for those that do not matter."""
 
     recall: float
-    memory_bytes: int | None = None  # of the whole first stage
-    latency_seconds: float | None = None  # p99 of the search alone
+    memory_bytes: int | None = None  # for the whole first stage
+    latency_seconds: float | None = None  # p99 of the search alone, without embedding
 
 
 class IndexChoice(ManifestRecord, frozen=True):
-    """What a build by goal measured, and where: on another machine times are others."""
+    """The measurements of a build by goal, and the machine: times differ on other machines."""
 
     goals: IndexGoals
     machine: MachineInfo
     queries: int
-    source: str  # as in Recall
-    documents: int  # of the measured index: those sampled as queries are left out of it
-    chosen: int  # of `measured`
+    source: str  # as in IndexRecall
+    documents: int  # documents of the measured index: those sampled as queries are left out
+    chosen: int  # position in `measured`
     measured: tuple[MeasuredIndex, ...]
 
 
 def frontier(choice: IndexChoice) -> list[int]:
-    """Those of `measured` that no other beats in recall, speed and memory at once; and the chosen one, in any case."""
+    """Return the positions in `measured` that no other beats in recall, speed and memory at once, and `chosen`."""
     worth = [(-c.recall.mean, -c.queries_per_second, c.hot_bytes) for c in choice.measured]
 
     def beaten(at: int) -> bool:
@@ -126,7 +126,7 @@ def frontier(choice: IndexChoice) -> list[int]:
 
 
 class ModelBinding(Protocol):
-    """The model that vectors are of, and what was put before the texts they are of."""
+    """The model that made the vectors, and the prompts that were put before the texts."""
 
     @property
     def fingerprint(self) -> str: ...
@@ -139,7 +139,7 @@ class ModelBinding(Protocol):
 
 
 class IndexDescription(ModelBinding, Protocol):
-    """What whoever searches or changes an index has to know of it, wherever it lies."""
+    """The properties of an index, on disk or in a vector database, that code must know to search or change it."""
 
     @property
     def kind(self) -> IndexKind: ...
@@ -156,27 +156,29 @@ class IndexDescription(ModelBinding, Protocol):
 
 
 class IndexManifest(ManifestRecord, frozen=True):
+    """The content of index.json."""
+
     format: int
     fingerprint: str
     variant: str
     recipe: IndexSpec
-    effort: SearchEffort  # as tuned, for requests that ask for none
-    size: int  # rows: chunks where documents were cut, else documents
+    effort: SearchEffort  # the tuned effort, for requests that set none
+    size: int  # rows: chunks if documents were chunked, else documents
     documents: int
     dimension: int
     with_title: bool
     chunking: Chunking | None
-    document_prompt: str | None  # name of the prompt that documents were given, None for none
-    query_prompt: str | None  # name of the one that queries must be given
+    document_prompt: str | None  # name of the prompt put before documents; None for none
+    query_prompt: str | None  # name of the prompt to put before queries; None for none
     prompts: IndexPrompts
-    exact: VectorCode  # of VECTORS: what the index was made from, exact search compares with and `--from` builds from
+    exact: VectorCode  # code of VECTORS: the index was built from them, exact search and `--from` read them
     packing: QuantisationParams
     recall: IndexRecall | None
     truncated: TruncatedTexts
     versions: dict[str, str]
     created: str
     files: dict[str, SealedFile]
-    choice: IndexChoice | None = None  # how a build by goal came to this recipe
+    choice: IndexChoice | None = None  # the measurements that led a build by goal to this recipe
     digest: str = ""
 
     @property
@@ -185,27 +187,27 @@ class IndexManifest(ManifestRecord, frozen=True):
 
     @property
     def hot_bytes(self) -> float:
-        """Bytes a vector takes in memory: what every search reads, the first stage's fixed parts shared among all.
+        """Bytes per vector that every search reads from memory, with the fixed parts of the first stage included.
 
-        Rescoring codes and exact vectors stay on disk.
+        The codes for re-ranking and the exact vectors stay on disk and are not included.
         """
         return round(self.files[STAGE].size / self.size + grouping(self.size, self.documents), 1)
 
 
 def grouping(rows: int, documents: int) -> int:
-    """Bytes a row takes in memory to say which document it is of."""
+    """Return the bytes per row in memory that map a row to its document: 4 if documents were chunked, else 0."""
     return 4 if documents < rows else 0
 
 
 def read(folder: Path) -> IndexManifest:
-    """Read and check the manifest; files are hashed by `verify`.
+    """Read and check the manifest. `verify` hashes the files.
 
-    Raises UsageError when the folder holds no index, UnsafeError when the manifest contradicts itself.
+    Raises UsageError if the folder has no index, UnsafeError if the manifest contradicts itself.
     """
     path = folder / MANIFEST
     manifest = sealed.read(path, IndexManifest, FORMAT, "index")
     if set(manifest.files) != files(manifest.recipe) or not _consistent(manifest):
-        raise UnsafeError(f"{path} contradicts itself: a {manifest.kind} index is made of other files")
+        raise UnsafeError(f"{path} contradicts itself: its files or settings do not fit a {manifest.kind} index")
     return manifest
 
 
@@ -220,72 +222,74 @@ def _consistent(manifest: IndexManifest) -> bool:
 
 
 def write(folder: Path, manifest: IndexManifest) -> IndexManifest:
-    """Hash the files that lie in `folder`, then write the manifest last."""
+    """Hash the files in `folder`, then write the manifest last."""
     hashed = {name: SealedFile.from_path(folder / name) for name in sorted(files(manifest.recipe))}
     return sealed.write(folder / MANIFEST, msgspec.structs.replace(manifest, files=hashed))
 
 
 def verify(folder: Path, manifest: IndexManifest) -> None:
-    """Re-hash every file. Raises UnsafeError naming all that are missing, changed or added."""
+    """Hash every file again. Raises UnsafeError that names all missing, changed and added files."""
     problems = sealed.problems(folder, manifest.files, sorted(manifest.files))
-    problems += [f"{name} was added" for name in _strangers(folder, manifest)]
+    problems += [f"{name} was added" for name in _added_files(folder, manifest)]
     if problems:
         cure = "build it again with `embedship index`, or copy it again"
         raise UnsafeError(f"{folder} is not the index that was built: {'; '.join(problems)}: {cure}")
 
 
-def _strangers(folder: Path, manifest: IndexManifest) -> list[str]:
+def _added_files(folder: Path, manifest: IndexManifest) -> list[str]:
     return sealed.unlisted_files(folder, {MANIFEST, *manifest.files})
 
 
 def require_replaceable(out: Path) -> None:
-    """Raise UsageError unless what lies at `out` is an index and nothing else."""
+    """Raise UsageError unless the folder `out` has an index and no other files."""
     try:
-        added = _strangers(out, read(out))
+        added = _added_files(out, read(out))
     except EmbedshipError as error:
-        raise UsageError(f"{out} exists and is not a whole index ({error}): remove it, or give another --out") from None
+        raise UsageError(
+            f"{out} exists and is not a complete index ({error}): remove it, or give another --out"
+        ) from None
     if added:
-        raise UsageError(f"{out} holds more than an index ({', '.join(added)}): remove it, or give another --out")
+        raise UsageError(f"{out} has files besides an index ({', '.join(added)}): remove it, or give another --out")
 
 
 def prompts(pipeline: ModelSpec) -> IndexPrompts:
-    """The texts of the prompts that this model gives documents and queries."""
+    """Return the prompt texts that this model puts before documents and queries."""
     document, query = (
         pipeline.prompts.get(name or "", "") for name in (pipeline.document_prompt, pipeline.query_prompt)
     )
     return IndexPrompts(document=document, query=query)
 
 
-_CURE = "Build the index again with this bundle, or take the bundle it was built with."
+_CURE = "Build the index again with this bundle, or use the bundle it was built with."
 
 
 def require_match(folder: Path, manifest: IndexManifest, bundle: Bundle) -> None:
     """Raise MismatchError unless the index was built with this bundle's model, and packed with its frozen codes."""
     require_model(folder, manifest, bundle)
-    if manifest.packing != QuantisationParams.of(manifest.recipe, bundle.manifest.codes, manifest.dimension):
+    if manifest.packing != QuantisationParams.from_recipe(manifest.recipe, bundle.manifest.codes, manifest.dimension):
         raise MismatchError(
-            f"the index {folder} is packed with other int8 ranges or another binary threshold than this bundle "
-            f"freezes: the model is the same, but it was exported again with other texts. Pack it again with "
-            f"`embedship index BUNDLE --from {folder}`, or take the bundle it was built with."
+            f"the index {folder} was packed with other int8 ranges or another binary threshold than those of this "
+            f"bundle: the model is the same, but it was exported again with other texts. Pack the index again with "
+            f"`embedship index BUNDLE --from {folder}`, or use the bundle it was built with."
         )
 
 
 def require_model(index: object, manifest: ModelBinding, bundle: Bundle) -> None:
-    """Raise MismatchError unless its vectors are those of this bundle's model, by the prompts that it gives."""
+    """Raise MismatchError unless the vectors are from this bundle's model, with the prompts that the bundle uses."""
     if manifest.fingerprint != bundle.fingerprint:
         raise MismatchError(
-            f"the index {index} was built with model {manifest.fingerprint[:12]}, this bundle is "
+            f"the index {index} was built with model {manifest.fingerprint[:12]}, but this bundle has model "
             f"{bundle.fingerprint[:12]}: their vectors cannot be compared. {_CURE} `embedship index migrate` "
             "embeds the same documents with another bundle."
         )
     pipeline = bundle.manifest.pipeline
     now = prompts(pipeline)
-    for what, then, own in (
+    for role, indexed, current in (
         ("document", (manifest.document_prompt, manifest.prompts.document), (pipeline.document_prompt, now.document)),
         ("query", (manifest.query_prompt, manifest.prompts.query), (pipeline.query_prompt, now.query)),
     ):
-        if then != own:
+        if indexed != current:
             raise MismatchError(
-                f"the index {index} was built for the {what} prompt {then[0]!r} ({then[1]!r}), this bundle gives "
-                f"{own[0]!r} ({own[1]!r}): every score would be off. {_CURE}"
+                f"the index {index} was built for the {role} prompt {indexed[0]!r} ({indexed[1]!r}), this bundle uses "
+                f"{current[0]!r} ({current[1]!r}): every score would be wrong. {_CURE}"
             )

@@ -1,4 +1,4 @@
-"""How an index is made. What is fixed when it is built lies here; what a search may still turn is its Effort."""
+"""Recipe of an index: everything that is fixed when it is built. Settings of a search are in effort.py."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from embedship.serve.index.effort import SearchEffort
 
 
 class RerankStore(StrEnum):
-    """What ranks the candidates again; on disk and mapped, so only what is gathered is read."""
+    """The codes that re-rank the candidates. They are mapped from disk, so only the gathered rows are read."""
 
-    INT8 = "int8"  # the bundle's frozen codes: a byte a dimension
+    INT8 = "int8"  # the bundle's frozen codes: one byte per dimension
     FLOAT16 = "float16"  # the exact vectors themselves
 
 
-# Links of a node on each layer; on the lowest twice as many, of four bytes each.
+# Links per node on each layer of a graph; the lowest layer has twice as many. Each link takes four bytes.
 _LINKS = 14
 
-# Lists of an inverted file are so many times the root of the rows, each with enough rows to place its centre. FastScan
-# goes through the codes of pq so quickly that few lists are the faster.
+# The number of lists is this factor times the square root of the number of rows, and each list needs enough rows to
+# place its centre. FastScan reads the codes of pq so fast that few lists are faster.
 _LISTS_PER_ROOT: Mapping[IndexKind, int] = MappingProxyType({IndexKind.IVF_PQ: 1, IndexKind.IVF_RABITQ: 4})
 _ROWS_PER_LIST = 40
 
-# Dimensions of a part that product quantisation gives four bits: one bit a dimension.
+# Product quantisation encodes each group of this many dimensions in four bits: one bit per dimension.
 PART = 4
 
 DEFAULTS: Mapping[IndexKind, SearchEffort] = MappingProxyType(
@@ -46,33 +46,32 @@ DEFAULTS: Mapping[IndexKind, SearchEffort] = MappingProxyType(
 
 
 class IndexSpec(ManifestRecord, frozen=True):
-    """Raises UsageError where its parts do not fit each other."""
+    """The recipe of an index. Raises UsageError if its parts do not fit each other."""
 
     kind: IndexKind
-    factory: str  # the first stage, in FAISS's language
+    factory: str  # FAISS factory string of the first stage
     dimension: int  # of the first stage: a Matryoshka dimension of the model
-    store: RerankStore | None  # None: exact already, nothing is ranked again
+    store: RerankStore | None  # None for an exact index, which re-ranks nothing
 
     def __post_init__(self) -> None:
         if (self.store is None) is not (self.kind is IndexKind.FLAT):
-            raise UsageError(
-                f"a {self.kind} index has {'no' if self.kind is IndexKind.FLAT else 'a'} store to rank again"
-            )
+            need = "no store" if self.kind is IndexKind.FLAT else "a store"
+            raise UsageError(f"a {self.kind} index must have {need} for re-ranking")
         if self.kind is IndexKind.BINARY and self.dimension % 8:
             raise UsageError(
-                f"a binary index needs a dimension divisible by 8, not {self.dimension}: take --kind flat or hnsw-sq8"
+                f"a binary index needs a dimension divisible by 8, not {self.dimension}: use --kind flat or hnsw-sq8"
             )
         if self.kind in (IndexKind.PQ, IndexKind.IVF_PQ) and self.dimension % PART:
             raise UsageError(
-                f"{self.kind} needs a dimension divisible by {PART}, not {self.dimension}: take another kind"
+                f"{self.kind} needs a dimension divisible by {PART}, not {self.dimension}: use another kind"
             )
 
     def __str__(self) -> str:
         return " ".join(filter(None, (self.kind, self.factory, f"{self.dimension}d", self.store)))
 
 
-def of(kind: IndexKind, size: int, dimension: int, store: RerankStore = RerankStore.INT8) -> IndexSpec:
-    """The recipe of a kind for so many rows."""
+def make_recipe(kind: IndexKind, size: int, dimension: int, store: RerankStore = RerankStore.INT8) -> IndexSpec:
+    """Return the recipe of a kind of index for `size` rows."""
     return IndexSpec(
         kind=kind,
         factory=_FACTORIES[kind].format(lists=lists(kind, size), links=_LINKS, parts=dimension // PART),
@@ -96,11 +95,11 @@ _FACTORIES: Mapping[IndexKind, str] = MappingProxyType(
 
 
 def lists(kind: IndexKind, size: int) -> int:
-    """A power of two near the root of `size`, or four times it; 0 for a kind without lists.
+    """Return a power of two near the square root of `size`, or near four times it; 0 for a kind without lists.
 
-    >>> [lists(Kind.IVF_RABITQ, size) for size in (100, 77_000, 1_000_000)]
+    >>> [lists(IndexKind.IVF_RABITQ, size) for size in (100, 77_000, 1_000_000)]
     [2, 1024, 4096]
-    >>> lists(Kind.IVF_PQ, 229_533), lists(Kind.PQ, 229_533)
+    >>> lists(IndexKind.IVF_PQ, 229_533), lists(IndexKind.PQ, 229_533)
     (512, 0)
     """
     if kind not in _LISTS_PER_ROOT:
@@ -110,7 +109,9 @@ def lists(kind: IndexKind, size: int) -> int:
 
 
 def require_matryoshka(pipeline: ModelSpec, dimension: int) -> None:
-    """Raise UsageError for a first stage of a dimension that the model was not trained to be cut to."""
+    """Raise UsageError if the model was not trained for truncation to the dimension of the first stage."""
     if dimension not in {pipeline.dimension, *pipeline.dimensions}:
         known = ", ".join(map(str, pipeline.dimensions))
-        raise UsageError(f"the first stage cannot search {dimension} dimensions: this model may be cut to {known}")
+        raise UsageError(
+            f"the first stage cannot use {dimension} dimensions: vectors of this model may be truncated to {known}"
+        )

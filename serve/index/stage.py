@@ -1,4 +1,4 @@
-"""First stages: a rough order of all rows, from which the candidates come that are ranked again."""
+"""First stages: they rank all rows roughly, and return the candidates that are then re-ranked."""
 
 from __future__ import annotations
 
@@ -19,35 +19,38 @@ from embedship.serve.index.gpu import GpuResources
 from embedship.serve.index.manifest import STAGE
 from embedship.serve.index.recipe import IndexSpec
 
-Rows = NDArray[np.int64]  # (n, candidates), -1 where fewer were found
+Rows = NDArray[np.int64]  # (n, candidates) row numbers, -1 where fewer were found
 
-# What FAISS is trained on, evenly spaced.
+# FAISS is trained on at most this many rows, evenly spaced.
 _TRAINING_ROWS, _TRAINING_ROWS_PER_LIST = 65_536, 64
-# Fewer rows are repeated: product quantisation refuses to place 16 centres among fewer than 16 rows, and warns below 39
-# for each. So are those that are fewer than the lists, as after a compaction that left few: FAISS refuses them, too.
+# If there are fewer rows than this, they are repeated: product quantisation refuses to place 16 centres among fewer
+# than 16 rows, and warns below 39 rows per centre. Rows are also repeated if there are fewer than lists (for example
+# after a compaction that left few rows), because FAISS refuses that.
 _LEAST_TRAINING = 16 * 39
 
-# Nodes kept open while a row is linked: the graph is built once and searched for long. In one run on sentences of
-# MedQuAD (machine loaded, not kept) recall@10 rose clearly from FAISS's 40 to 100, and a little more to 200.
+# Size of the candidate list while a row is linked into the graph. The graph is built once and searched often. In one
+# run on sentences of MedQuAD (loaded machine, results not kept) recall@10 rose clearly from FAISS's default of 40 to
+# 100, and a little more to 200.
 EF_CONSTRUCTION = 200
 
-# Rounds of k-means for 16 centres: FAISS's 25 took longer and found no more in the same run.
+# Rounds of k-means for 16 centres: in the same run FAISS's default of 25 took longer and found no more.
 PQ_ROUNDS = 10
 
-# A stage that cannot be given a mask is asked for so many times the candidates that would be allowed by chance, and
-# again for more while it finds too few: what a filter allows is often of one topic, and lies together.
+# A stage that cannot use a mask is asked for this many times the candidates that would be enough if the allowed rows
+# were spread at random, and for more while it finds too few: the rows that a filter allows are often of one topic, and
+# so close together.
 _MARGIN = 2
 
 
 class CandidateGenerator(Protocol):
-    """Thread-safe."""
+    """A first stage. Thread-safe."""
 
     def candidates(self, queries: Vectors, wanted: int, effort: SearchEffort, allowed: Allowed | None) -> Rows:
-        """Return `wanted` rows for each of the (n, dim) queries, in no order, among the rows that are allowed."""
+        """Return `wanted` allowed rows for each of the (n, dim) queries, in no particular order."""
 
 
 class BinaryCandidates:
-    """Sign bits and Hamming distance: faiss.IndexBinaryFlat, dim / 8 bytes a vector."""
+    """Sign bits and Hamming distance: faiss.IndexBinaryFlat, dim / 8 bytes per vector."""
 
     def __init__(self, bits: Any, dimension: int, threshold: float) -> None:
         self._bits = bits
@@ -70,11 +73,11 @@ class BinaryCandidates:
 
     def candidates(self, queries: Vectors, wanted: int, effort: SearchEffort, allowed: Allowed | None) -> Rows:
         coded = binary(truncate_dimensions(queries, self._dimension), self._threshold)
-        return np.asarray(self._bits.search(coded, wanted, params=faiss_library.selected(allowed))[1])
+        return np.asarray(self._bits.search(coded, wanted, params=faiss_library.search_parameters(allowed))[1])
 
 
 class FaissCandidates:
-    """Any float index of factory.py."""
+    """Any float index that factory.py supports."""
 
     def __init__(self, index: Any, dimension: int) -> None:
         self._index = index
@@ -86,7 +89,7 @@ class FaissCandidates:
 
     @classmethod
     def write(cls, folder: Path, truth: ExactVectors, recipe: IndexSpec, gpu: GpuResources | None = None) -> Self:
-        """Raises UsageError, EmbedshipError where FAISS cannot be trained on so few rows, OSError."""
+        """Raises UsageError, EmbedshipError if FAISS cannot be trained on so few rows, or OSError."""
         index = factory.make(recipe.factory, recipe.dimension)
         faiss_library.on_all_threads()
         if gpu and factory.is_float_graph(index):
@@ -96,8 +99,8 @@ class FaissCandidates:
                 fill(index, truth, recipe.dimension, gpu)
             except RuntimeError as error:
                 raise EmbedshipError(
-                    f"FAISS cannot build {recipe.factory} of {truth.size:,} rows ({faiss_library.cause(error)}): "
-                    "take another kind or factory"
+                    f"FAISS cannot build {recipe.factory} from {truth.size:,} rows ({faiss_library.cause(error)}): "
+                    "use another kind or factory"
                 ) from None
         faiss_library.save(faiss.write_index, index, folder / STAGE)
         return cls(index, recipe.dimension)
@@ -107,54 +110,56 @@ class FaissCandidates:
         expected = factory.make(recipe.factory, recipe.dimension)
         index = faiss_library.load(faiss.read_index, folder / STAGE, factory.kinds(expected), (size, recipe.dimension))
         if type(factory.core(index)) not in factory.kinds(factory.core(expected)):
-            raise UnsafeError(f"{folder / STAGE} holds another index than {recipe.factory}")
+            raise UnsafeError(f"{folder / STAGE} is not an index of type {recipe.factory}")
         return cls(index, recipe.dimension)
 
     def candidates(self, queries: Vectors, wanted: int, effort: SearchEffort, allowed: Allowed | None) -> Rows:
         queries = truncate_dimensions(queries, self._dimension)
         if allowed is not None and not self._masks:
-            return self._sifted(queries, wanted, allowed)
-        return np.asarray(self._index.search(queries, wanted, params=self._parameters(wanted, effort, allowed))[1])
+            return self._search_and_filter(queries, wanted, allowed)
+        return np.asarray(
+            self._index.search(queries, wanted, params=self._search_parameters(wanted, effort, allowed))[1]
+        )
 
-    def _sifted(self, queries: Vectors, wanted: int, allowed: Allowed) -> Rows:
-        """What is allowed among more than was wanted."""
-        asked = int(wanted / max(float(allowed.mean()), 1 / len(allowed)) * _MARGIN)
+    def _search_and_filter(self, queries: Vectors, wanted: int, allowed: Allowed) -> Rows:
+        """Search for more rows than wanted, and drop those that are not allowed."""
+        requested = int(wanted / max(float(allowed.mean()), 1 / len(allowed)) * _MARGIN)
         while True:
-            asked = min(asked, len(allowed))
-            rows = np.asarray(self._index.search(queries, asked)[1])
+            requested = min(requested, len(allowed))
+            rows = np.asarray(self._index.search(queries, requested)[1])
             allows = (rows >= 0) & allowed[rows]
-            if asked == len(allowed) or not len(rows) or int(allows.sum(axis=1).min()) >= wanted:
+            if requested == len(allowed) or not len(rows) or int(allows.sum(axis=1).min()) >= wanted:
                 break
-            asked *= 4
+            requested *= 4
         # FAISS gives the nearest first: a stable sort keeps the nearest of those allowed.
         first = np.argsort(~allows, axis=1, kind="stable")[:, :wanted]
         return np.where(np.take_along_axis(allows, first, axis=1), np.take_along_axis(rows, first, axis=1), -1)
 
-    def _parameters(self, wanted: int, effort: SearchEffort, allowed: Allowed | None) -> Any:
-        """Of a mask that allows one row in ten, ten times as much must be looked at to find as many."""
+    def _search_parameters(self, wanted: int, effort: SearchEffort, allowed: Allowed | None) -> Any:
+        """With a mask that allows one row in ten, ten times as much must be searched to find as many rows."""
         selector = None if allowed is None else faiss_library.selector(allowed)
         times = 1.0 if allowed is None else 1 / max(float(allowed.mean()), 1 / len(allowed))
-        given: Any
+        parameters: Any
         if self._lists:
-            assert effort.nprobe is not None, "an inverted file has this knob"
+            assert effort.nprobe is not None, "an inverted file has this setting"
             nprobe = min(self._core.nlist, int(effort.nprobe * times))
-            given = untyped.SearchParametersIVF(nprobe=nprobe, sel=selector)
+            parameters = untyped.SearchParametersIVF(nprobe=nprobe, sel=selector)
         elif self._graph:
-            assert effort.ef_search is not None, "a graph has this knob"
+            assert effort.ef_search is not None, "a graph has this setting"
             ef = min(self._core.ntotal, int(max(effort.ef_search, wanted) * times))
-            given = untyped.SearchParametersHNSW(efSearch=ef, sel=selector)
+            parameters = untyped.SearchParametersHNSW(efSearch=ef, sel=selector)
         else:
-            given = None if selector is None else untyped.SearchParameters(sel=selector)
-        return self._wrapped(given)
+            parameters = None if selector is None else untyped.SearchParameters(sel=selector)
+        return self._wrap(parameters)
 
-    def _wrapped(self, given: Any) -> Any:
-        if given is None or not isinstance(self._index, faiss.IndexPreTransform):
-            return given
-        return untyped.SearchParametersPreTransform(index_params=given)
+    def _wrap(self, parameters: Any) -> Any:
+        if parameters is None or not isinstance(self._index, faiss.IndexPreTransform):
+            return parameters
+        return untyped.SearchParametersPreTransform(index_params=parameters)
 
 
 def fill(index: Any, truth: ExactVectors, dimension: int, gpu: GpuResources | None = None) -> None:
-    """Train on a spread of the rows, then add them all, in their order."""
+    """Train the index on evenly spaced rows, then add all rows in their order."""
     core = factory.core(index)
     if factory.is_graph(index):
         core.hnsw.efConstruction = EF_CONSTRUCTION

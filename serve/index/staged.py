@@ -1,7 +1,7 @@
-"""Two stages: a rough first one finds candidates, codes of a byte or two a dimension rank them again.
+"""Two-stage index: a rough first stage finds candidates, and codes of one or two bytes per dimension re-rank them.
 
-What a first stage reads of each vector is what a search costs; its order is rough, so it is asked for more than k.
-What the second gathers lies on disk, mapped, and is read for the candidates alone.
+The cost of a search is mostly what the first stage reads per vector. Its order is rough, so it returns more than k
+candidates. The codes of the second stage are mapped from disk and read for the candidates only.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from embedship.serve.index.exact_vectors import ExactVectors
 from embedship.serve.index.stage import CandidateGenerator
 from embedship.serve.index.store import RerankCodes
 
-# What the candidates of one group of queries may take once they are gathered, so that a large batch or a large k
-# cannot exhaust memory.
+# Memory for the gathered candidates of one group of queries, so that a large batch or a large k cannot exhaust memory.
 _GATHERED_BYTES = 32 * 2**20
 
-# What is gathered for one product: it stays in the caches, and no page is asked of the system anew.
+# Bytes that are gathered for one product: they fit into the caches, and memory pages are reused.
 _RANKED_BYTES = 2 * 2**20
 
-# Rows that one call of the first stage compares with its queries at most, and queries it is given at least: a scan
-# cannot be interrupted, and 16 queries at once cost FAISS no more a query than hundreds do.
+# One call of the first stage makes at most _COMPARED_ROWS comparisons of a row with a query, because a scan cannot be
+# interrupted. It gets at least _LEAST_QUERIES queries: with 16 at once FAISS is as fast per query as with hundreds.
 _COMPARED_ROWS, _LEAST_QUERIES = 2**25, 16
 
-# A graph that may visit so few rows is left alone: comparing them all costs about as much as walking around the others.
+# A graph is not searched if the allowed rows are few (see `_compare_all`): comparing them all costs about as much as
+# walking past the rows that are not allowed.
 _WALK = 10
 
 
 class TwoStageIndex:
-    """A first stage in memory, a store mapped, and the truth, mapped."""
+    """A first stage in memory, with mapped codes for re-ranking and mapped exact vectors."""
 
     def __init__(
         self, kind: IndexKind, stage: CandidateGenerator, codes: RerankCodes, truth: ExactVectors, effort: SearchEffort
@@ -53,34 +53,35 @@ class TwoStageIndex:
     def search(
         self, queries: Vectors, k: int, allowed: Allowed | None = None, effort: SearchEffort | None = None
     ) -> RankedRows:
-        turned = self.effort.overridden_by(effort)
-        if is_selective(validate_mask(allowed, self.size)) or self._better_compared(allowed, turned):
+        effective = self.effort.overridden_by(effort)
+        if is_selective(validate_mask(allowed, self.size)) or self._compare_all(allowed, effective):
             return self._truth.search(queries, k, allowed)
         queries = ranking.checked(queries, k, self._truth.dimension)
         faiss_library.on_this_thread()
         most = self.size if allowed is None else int(np.count_nonzero(allowed))
-        candidates = min(turned.candidates(k), most)
+        candidates = min(effective.candidates(k), most)
         width = min(k, candidates)
         best = np.empty((len(queries), width), dtype=np.int64)
         for group in self._groups(len(queries), candidates):
             interruption.check()
-            rows = self._stage.candidates(queries[group], candidates, turned, allowed)
-            best[group] = ranking.largest(self.ranked(queries[group], rows), width)
-        return self._completed(ranking.hits(best, k), queries, k, min(k, most), allowed)
+            rows = self._stage.candidates(queries[group], candidates, effective, allowed)
+            best[group] = ranking.largest(self.rank(queries[group], rows), width)
+        return self._fill_short_results(ranking.hits(best, k), queries, k, min(k, most), allowed)
 
     def exact(self, queries: Vectors, k: int, allowed: Allowed | None = None) -> RankedRows:
         return self._truth.search(queries, k, allowed)
 
-    def _better_compared(self, allowed: Allowed | None, effort: SearchEffort) -> bool:
+    def _compare_all(self, allowed: Allowed | None, effort: SearchEffort) -> bool:
+        """Return whether comparing all allowed rows costs less than walking a graph."""
         if allowed is None or effort.ef_search is None:
             return False
         share = float(allowed.mean())
         return bool(share * self.size <= _WALK * effort.ef_search / share)
 
-    def _completed(
+    def _fill_short_results(
         self, hits: RankedRows, queries: Vectors, k: int, possible: int, allowed: Allowed | None
     ) -> RankedRows:
-        """A first stage that visits some lists or nodes only may find fewer than there are."""
+        """Repeat queries with too few hits exactly: a stage that visits only some lists or nodes may find too few."""
         short = np.flatnonzero(hits.rows[:, possible - 1] < 0)
         if len(short):
             exact = self._truth.search(queries[short], k, allowed)
@@ -92,16 +93,16 @@ class TwoStageIndex:
         step = min(gathered, max(_LEAST_QUERIES, _COMPARED_ROWS // self.size))
         return (slice(start, start + step) for start in range(0, queries, step))
 
-    def ranked(self, queries: Vectors, rows: NDArray[np.int64]) -> ranking.Keys:
-        """(n, candidates) keys: one gather, one batched product.
+    def rank(self, queries: Vectors, rows: NDArray[np.int64]) -> ranking.Keys:
+        """Return (n, candidates) keys, with one gather and one batched product per part.
 
-        vecdot and not matmul: as fast, and it never wakes a pool of BLAS threads.
+        vecdot is as fast as matmul here, and never starts a pool of BLAS threads.
         """
         keys = np.empty(rows.shape, dtype=np.int64)
         weighed = self._codes.weigh(queries)
         step = max(1, _RANKED_BYTES // (4 * self._truth.dimension * max(1, rows.shape[1])))
         for start in range(0, len(rows), step):
-            some = rows[start : start + step]
-            gathered = self._codes.gather(some)  # (n, candidates, dim) float32
-            keys[start : start + step] = ranking.keys(np.vecdot(gathered, weighed[start : start + step, None, :]), some)
+            part = rows[start : start + step]
+            gathered = self._codes.gather(part)  # (n, candidates, dim) float32
+            keys[start : start + step] = ranking.keys(np.vecdot(gathered, weighed[start : start + step, None, :]), part)
         return keys

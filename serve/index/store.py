@@ -1,4 +1,4 @@
-"""What ranks candidates again: rows of codes, mapped from disk and widened when they are gathered."""
+"""Codes that re-rank candidates: rows mapped from disk, and converted to float32 when they are gathered."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedship.codes import Int8Codes, Int8Scale, Vectors
-from embedship.serve.index.arrays import mapped, write_rows
+from embedship.serve.index.arrays import map_array, write_rows
 from embedship.serve.index.exact_vectors import ExactVectors
 from embedship.serve.index.manifest import CODES
 
 
 class RerankCodes(Protocol):
+    """Codes of all rows of an index."""
+
     def gather(self, rows: NDArray[np.int64]) -> Vectors:
-        """(n, m) rows -> (n, m, dim) float32; a row of -1 gives any."""
+        """Return the codes (n, m, dim) of rows (n, m) as float32; a row of -1 gives arbitrary values."""
 
     def weigh(self, queries: Vectors) -> Vectors:
-        """(n, dim) queries, so that their product with what was gathered is the cosine."""
+        """Return queries (n, dim), scaled so that their product with gathered codes is the cosine."""
 
 
 class Int8Store:
@@ -37,7 +39,7 @@ class Int8Store:
 
     @classmethod
     def open(cls, folder: Path, truth: ExactVectors, scale: Int8Scale) -> Self:
-        return cls(mapped(folder / CODES, (truth.size, truth.dimension), np.int8), scale)
+        return cls(map_array(folder / CODES, (truth.size, truth.dimension), np.int8), scale)
 
     def gather(self, rows: NDArray[np.int64]) -> Vectors:
         return np.take(self._codes, rows, axis=0).astype(np.float32)
@@ -47,13 +49,13 @@ class Int8Store:
 
 
 class Float16Store:
-    """The truth itself: nothing more on disk, and no rounding but its own."""
+    """The exact vectors themselves: they need no further file, and only their own float16 rounding applies."""
 
     def __init__(self, truth: ExactVectors) -> None:
         self._truth = truth
 
     def gather(self, rows: NDArray[np.int64]) -> Vectors:
-        return self._truth.gathered(rows)
+        return self._truth.gather(rows)
 
     def weigh(self, queries: Vectors) -> Vectors:
         return queries

@@ -1,13 +1,13 @@
-"""Indexing.
+"""Indexing: builds, migrates and updates indexes from corpora.
 
-build.py           Corpus -> index folder
-bulk_embedding.py  The documents of an index as the texts of a bulk run, and the shards of that run as their vectors
-embedding.py       Documents -> unit vectors, with the prompts that sentence-transformers would pick
-goals.py           Build by goal
-measure.py         Recall@k of an index against exact search over the same vectors
-migrate.py         An index -> the same documents embedded by another bundle, beside the old one, until it is whole
-milvus.py          A corpus -> a collection, whole or not at all
-requantise.py      An index -> another kind of index over the same vectors
-update.py          A file of changes into an index, in batches
-goals_page/
+build.py           Builds an index folder from a corpus
+bulk_embedding.py  Embeds the documents of an index with a bulk run
+embedding.py       Embeds documents and queries as unit vectors
+goals.py           Build by goal: measures candidate recipes and chooses one
+measure.py         Measures recall@k of an index against exact search
+migrate.py         Embeds the documents of an index with another bundle
+milvus.py          Loads a corpus into a Milvus collection
+requantise.py      Builds another kind of index from existing exact vectors
+update.py          Applies a file of changes to an index
+goals_page/        HTML report of a build by goal
 """

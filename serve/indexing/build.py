@@ -1,4 +1,4 @@
-"""Corpus -> index folder: read all of it, embed all of it, then write what searches."""
+"""Builds an index folder from a corpus: reads all documents, embeds them, then writes the search structures."""
 
 from __future__ import annotations
 
@@ -36,50 +36,54 @@ from embedship.serve.index.manifest import (
 )
 from embedship.serve.index.recipe import IndexSpec, RerankStore
 from embedship.serve.indexing import goals, measure
-from embedship.serve.indexing.bulk_embedding import gather
+from embedship.serve.indexing.bulk_embedding import embed_with_pool
 from embedship.serve.indexing.embedding import CorpusEmbedder
 
-# From here on the memory and the time that a small code saves outweigh the recall it costs.
+# From this many vectors on, the memory and time that small codes save outweigh the recall that they cost.
 FLAT_BELOW = 50_000
 
 
 class BuildStep(StrEnum):
+    """Step of a build, for the progress display."""
+
     READ = "reading"
     EMBED = "embedding"
     MEASURE = "measuring"
     WRITE = "indexing"
 
 
-Progress = Callable[[BuildStep, int, int], object]  # what, how many documents are done, of how many (0: not known)
+Progress = Callable[[BuildStep, int, int], object]  # called with step, documents done, total (0: not known yet)
 
 
 @dataclass(frozen=True, slots=True)
 class IndexOptions:
-    """What the user may ask for."""
+    """Options of a build, as the user sets them."""
 
-    kind: IndexKind | None = None  # None: by size
+    kind: IndexKind | None = None  # None: chosen by the number of vectors
     with_title: bool = False
-    effort: SearchEffort | None = None  # knobs to turn from the default
+    effort: SearchEffort | None = None  # effort settings that differ from the default
     store: RerankStore = RerankStore.INT8
-    stage_dimension: int | None = None  # Matryoshka: of the first stage
-    factory: str | None = None  # of Kind.FACTORY
-    gpu: bool = False  # build on the first GPU what it can build
-    goals: IndexGoals | None = None  # instead of a kind: what the index has to do
-    queries: Path | None = None  # measure recall with these and not with sampled documents
-    chunking: Chunking | None = None  # None: a vector a document, and what is too long is cut off
+    stage_dimension: int | None = None  # Matryoshka dimension of the first stage
+    factory: str | None = None  # FAISS factory string, for IndexKind.FACTORY
+    gpu: bool = False  # build on the first GPU those parts that a GPU can build
+    goals: IndexGoals | None = None  # choose the kind by these requirements
+    queries: Path | None = None  # measure recall with these queries; None: with sampled documents
+    chunking: Chunking | None = None  # None: one vector per document, and long documents are truncated
 
 
 @dataclass(frozen=True, slots=True)
 class BuildResult:
+    """The index that was built."""
+
     manifest: IndexManifest
-    texts: int  # that were embedded by this run
-    seconds: float  # that it took
+    texts: int  # embedded by this run
+    seconds: float  # spent on embedding
     skipped: SkippedDocuments = NONE_SKIPPED  # documents of the corpus without text
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingInfo:
-    """Where the vectors of an index came from."""
+    """How the vectors of an index were made."""
 
     variant: str
     documents: int
@@ -93,34 +97,38 @@ def build(
     variant: str,
     lines: Path,
     out: Path,
-    wishes: IndexOptions,
+    options: IndexOptions,
     progress: Progress,
     encoders: EncoderPool | None = None,
 ) -> BuildResult:
-    """Build the index of a corpus at `out`, whole or not at all; `encoders` (None: this one) embed its documents.
+    """Build the index of a corpus at `out`, completely or not at all.
 
-    Documents without text are skipped. Raises UsageError for a bad line, a repeated id or an `out` that is something
-    else, EngineError if the model fails, EmbedshipError if the disk does.
+    `encoders` embed the documents (None: `encoder` does). Documents without text are skipped. Raises UsageError for a
+    bad line, a repeated id, or an `out` that is not an index; EngineError if the model fails; EmbedshipError if the
+    disk fails.
     """
     bundle = encoder.bundle
     refuse_inner_product(bundle.manifest.pipeline)
-    gpu = GpuResources() if wishes.gpu else None
-    texts = questions(wishes)
-    corpus = CorpusFile(lines, wishes.with_title)
-    split = chunker_for_index(encoder.tokenizer, bundle.manifest.pipeline, wishes.chunking, wishes.with_title)
+    gpu = GpuResources() if options.gpu else None
+    texts = read_queries(options)
+    corpus = CorpusFile(lines, options.with_title)
+    split = chunker_for_index(encoder.tokenizer, bundle.manifest.pipeline, options.chunking, options.with_title)
     with write_folder_atomically(out, manifest.require_replaceable) as folder:
         with disk_errors(folder / DOCUMENTS):
-            size = documents_store.write(folder / DOCUMENTS, _counted(corpus.read(), progress), split)
+            size = documents_store.write(folder / DOCUMENTS, _report_progress(corpus.read(), progress), split)
         progress(BuildStep.READ, size, size)
-        _planned(wishes, size, bundle)
-        told = partial(progress, BuildStep.EMBED)
-        embedding = CorpusEmbedder(encoder, wishes.with_title, told)
-        found = gather(encoders, folder, wishes.with_title, told) if encoders else embedding.write(folder)
-        count = count_of(folder)
-        embedded = EmbeddingInfo(variant, count, wishes.with_title, wishes.chunking, found.truncated)
-        asked = embedding.queries(texts) if texts else None
-        made = finish(folder, found.truth, bundle, embedded, wishes, asked, progress, gpu=gpu)
-        return BuildResult(made, made.size, found.seconds, corpus.skipped)
+        _prepare(options, size, bundle)
+        on_progress = partial(progress, BuildStep.EMBED)
+        embedder = CorpusEmbedder(encoder, options.with_title, on_progress)
+        if encoders:
+            corpus_vectors = embed_with_pool(encoders, folder, options.with_title, on_progress)
+        else:
+            corpus_vectors = embedder.write(folder)
+        count = count_documents(folder)
+        embedded = EmbeddingInfo(variant, count, options.with_title, options.chunking, corpus_vectors.truncated)
+        queries = embedder.queries(texts) if texts else None
+        made = finish(folder, corpus_vectors.truth, bundle, embedded, options, queries, progress, gpu=gpu)
+        return BuildResult(made, made.size, corpus_vectors.seconds, corpus.skipped)
 
 
 def finish(
@@ -128,24 +136,24 @@ def finish(
     truth: ExactVectors,
     bundle: Bundle,
     embedded: EmbeddingInfo,
-    wishes: IndexOptions,
+    options: IndexOptions,
     queries: Vectors | None,
     progress: Progress,
     *,
     gpu: GpuResources | None = None,
     created: str | None = None,
 ) -> IndexManifest:
-    """Write what searches these vectors beside them, measure it, and seal the folder.
+    """Write the search structures next to the exact vectors, measure recall, and seal the folder.
 
-    `queries` are those of the file that the wishes name. Raises UsageError, GoalsMissed.
+    `queries` are the embedded queries of the file `options.queries`. Raises UsageError, GoalsMissed.
     """
     pipeline, codes = bundle.manifest.pipeline, bundle.manifest.codes
-    planned, effort, packing = _planned(wishes, truth.size, bundle)
+    planned, effort, packing = _prepare(options, truth.size, bundle)
     choice = None
-    if wishes.goals:
-        choice = _choice(wishes.goals, folder, truth, embedded.documents, queries, wishes, bundle, progress)
+    if options.goals:
+        choice = _choice(options.goals, folder, truth, embedded.documents, queries, options, bundle, progress)
         planned, effort = choice.measured[choice.chosen].recipe, choice.measured[choice.chosen].effort
-        packing = QuantisationParams.of(planned, codes, truth.dimension)
+        packing = QuantisationParams.from_recipe(planned, codes, truth.dimension)
     index = kinds.write(folder, truth, planned, packing, effort, gpu)
     progress(BuildStep.WRITE, truth.size, truth.size)
     described = IndexManifest(
@@ -164,7 +172,7 @@ def finish(
         prompts=manifest.prompts(pipeline),
         exact=VectorCode.FLOAT16,
         packing=packing,
-        recall=_recall(index, truth, queries, wishes.queries),
+        recall=_recall(index, truth, queries, options.queries),
         choice=choice,
         truncated=embedded.truncated,
         versions={"embedship": version("embedship"), "faiss": faiss_library.version()},
@@ -174,69 +182,72 @@ def finish(
     return manifest.write(folder, described)
 
 
-def _planned(wishes: IndexOptions, size: int, bundle: Bundle) -> tuple[IndexSpec, SearchEffort, QuantisationParams]:
-    """Raises UsageError before hours are spent on vectors that cannot be searched in this way."""
+def _prepare(options: IndexOptions, size: int, bundle: Bundle) -> tuple[IndexSpec, SearchEffort, QuantisationParams]:
+    """Return recipe, effort and codes. Raises UsageError for options that do not fit, before the long embedding."""
     pipeline = bundle.manifest.pipeline
-    planned = _recipe(wishes, size, pipeline)
-    packing = QuantisationParams.of(planned, bundle.manifest.codes, pipeline.dimension)
-    return planned, kinds.effort(planned, wishes.effort), packing
+    planned = _recipe(options, size, pipeline)
+    packing = QuantisationParams.from_recipe(planned, bundle.manifest.codes, pipeline.dimension)
+    return planned, kinds.effort(planned, options.effort), packing
 
 
-def questions(wishes: IndexOptions) -> list[str]:
-    return [] if wishes.queries is None else [row.text for row in jsonl.read(wishes.queries, jsonl.QueryLine)]
+def read_queries(options: IndexOptions) -> list[str]:
+    """Return the texts of the query file; empty if there is none."""
+    return [] if options.queries is None else [row.text for row in jsonl.read(options.queries, jsonl.QueryLine)]
 
 
-def count_of(folder: Path) -> int:
-    """Documents, however many rows they have."""
+def count_documents(folder: Path) -> int:
+    """Return the number of documents, which may have several rows each."""
     with closing(DocumentStore.open(folder / DOCUMENTS)) as written:
         return written.count
 
 
 def refuse_inner_product(pipeline: ModelSpec) -> None:
+    """Raise UsageError if the model needs the inner product of vectors that are not normalised."""
     if pipeline.similarity is Similarity.DOT and not pipeline.normalised:
         raise UsageError(
-            "this model was trained for the inner product of vectors of any length, and the index ranks by cosine: "
-            "other documents would be found than in its evaluation. It can be served without an index"
+            "this model was trained for the inner product of vectors that are not normalised, but an index ranks by "
+            "cosine: it would find other documents than in the model's evaluation. Serve the model without an index"
         )
 
 
-def _counted(lines: Iterator[tuple[int, Document]], progress: Progress) -> Iterator[tuple[int, Document]]:
+def _report_progress(lines: Iterator[tuple[int, Document]], progress: Progress) -> Iterator[tuple[int, Document]]:
     for done, line in enumerate(lines, 1):
         if done % 1000 == 0:
             progress(BuildStep.READ, done, 0)
         yield line
 
 
-def _recipe(wishes: IndexOptions, size: int, pipeline: ModelSpec) -> IndexSpec:
-    dimension = pipeline.dimension if wishes.stage_dimension is None else wishes.stage_dimension
+def _recipe(options: IndexOptions, size: int, pipeline: ModelSpec) -> IndexSpec:
+    dimension = pipeline.dimension if options.stage_dimension is None else options.stage_dimension
     recipe.require_matryoshka(pipeline, dimension)
-    if wishes.factory is not None:
-        factory.make(wishes.factory, dimension)
-        return IndexSpec(kind=IndexKind.FACTORY, factory=wishes.factory, dimension=dimension, store=wishes.store)
-    kind = wishes.kind or default_kind(size, dimension)
-    return recipe.of(kind, size, pipeline.dimension if kind is IndexKind.FLAT else dimension, wishes.store)
+    if options.factory is not None:
+        factory.make(options.factory, dimension)
+        return IndexSpec(kind=IndexKind.FACTORY, factory=options.factory, dimension=dimension, store=options.store)
+    kind = options.kind or default_kind(size, dimension)
+    return recipe.make_recipe(kind, size, pipeline.dimension if kind is IndexKind.FLAT else dimension, options.store)
 
 
 def _choice(
-    wanted: IndexGoals,
+    requirements: IndexGoals,
     folder: Path,
     truth: ExactVectors,
     documents: int,
     queries: Vectors | None,
-    wishes: IndexOptions,
+    options: IndexOptions,
     bundle: Bundle,
     progress: Progress,
 ) -> IndexChoice:
-    described = bundle.manifest
-    candidates = goals.recipes(truth.size, described.pipeline, wishes.store)
+    contents = bundle.manifest
+    candidates = goals.recipes(truth.size, contents.pipeline, options.store)
     grouping = manifest.grouping(truth.size, documents)
     plan = goals.MeasurementPlan(
-        candidates, described.codes, lambda done, total: progress(BuildStep.MEASURE, done, total), grouping
+        candidates, contents.codes, lambda done, total: progress(BuildStep.MEASURE, done, total), grouping
     )
-    return goals.choose(folder, truth, queries, wishes.queries.name if wishes.queries else "", wanted, plan)
+    return goals.choose(folder, truth, queries, options.queries.name if options.queries else "", requirements, plan)
 
 
 def default_kind(size: int, dimension: int) -> IndexKind:
+    """Return the kind of index for `size` vectors if the user chose none."""
     return IndexKind.FLAT if size < FLAT_BELOW or dimension % recipe.PART else IndexKind.PQ
 
 
@@ -248,7 +259,7 @@ def _recall(index: Index, truth: ExactVectors, queries: Vectors | None, source: 
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """What SQLite says of a full or failing disk, as an OSError like any other."""
+    """Raise SQLite errors of a full or failing disk as OSError."""
     try:
         yield
     except sqlite3.OperationalError as error:

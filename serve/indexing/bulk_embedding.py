@@ -1,4 +1,4 @@
-"""The documents of an index as the texts of a bulk run, and the shards of that run as their vectors."""
+"""Embeds the documents of an index with a bulk run, and reads the vectors from its shards."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from embedship.serve.bulk.storage import LocalFile
 from embedship.serve.documents.store import DOCUMENTS, DocumentStore
 from embedship.serve.index.exact_vectors import ExactVectors
 from embedship.serve.index.manifest import TruncatedTexts
-from embedship.serve.indexing.embedding import CHUNK, EmbeddedCorpus, added, text_of
+from embedship.serve.indexing.embedding import CHUNK, EmbeddedCorpus, add_truncation, text_of
 from embedship.tokens import Tokenizer
 
 _SHARDS = "shards"
 
 
 class IndexTexts:
-    """The rows of a documents' store."""
+    """The rows of a document store as the input of a bulk run."""
 
     def __init__(self, path: Path, with_title: bool) -> None:
         self.place = LocalFile(path)
@@ -40,23 +40,26 @@ class IndexTexts:
                     yield TextRow(document.id, text_of(document, self._with_title), f"document {document.id}")
 
 
-def gather(
+def embed_with_pool(
     encoders: EncoderPool, folder: Path, with_title: bool, progress: Callable[[int, int], object]
 ) -> EmbeddedCorpus:
-    """What `Embedding.write` does, by encoders that may be elsewhere; the same batches, and so the same vectors.
+    """Embed the documents in `folder` as CorpusEmbedder.write does, with encoders that may run elsewhere.
 
-    A shard here is what an embedding takes at once. Nothing is left beside the vectors.
+    Each shard has CHUNK texts, as a batch of CorpusEmbedder has, so the vectors are the same. The shards are removed
+    afterwards.
     """
     started, pipeline = time.perf_counter(), encoders.bundle.manifest.pipeline
     stored, shards = IndexTexts(folder / DOCUMENTS, with_title), folder / _SHARDS
     encoded = embed(encoders, stored, shards, CHUNK, _ProgressAdapter(progress))
     truth = ExactVectors.write(folder, vectors(shards, encoded), (encoded.plan.texts, pipeline.dimension))
     shutil.rmtree(shards)
-    lost = truncated(encoders.bundle, stored, encoded)
+    lost = count_truncated(encoders.bundle, stored, encoded)
     return EmbeddedCorpus(truth, lost, time.perf_counter() - started)
 
 
 class _ProgressAdapter:
+    """Reports the progress of a bulk run as texts done and total."""
+
     def __init__(self, progress: Callable[[int, int], object]) -> None:
         self._progress = progress
         self._done = self._total = 0
@@ -73,28 +76,28 @@ class _ProgressAdapter:
 def embed(
     encoders: EncoderPool, stored: IndexTexts, out: Path, shard_texts: int, watcher: ProgressListener
 ) -> EncodeManifest:
-    """A bulk run over the documents, with the prompt of documents. Raises what `bulk.encode` does."""
+    """Run a bulk run over the documents, with the document prompt. Raises the errors of `bulk.run.encode`."""
     pipeline = encoders.bundle.manifest.pipeline
-    # float16 shards would be rounded before they are normalised.
+    # Vectors that are not normalised stay in float32: float16 would round them before they are normalised.
     code = VectorCode.FLOAT16 if pipeline.normalised else VectorCode.FLOAT32
-    wishes = EncodeOptions(code=code, prompt_name=pipeline.document_prompt, shard_texts=shard_texts)
-    return run.encode(encoders, stored, (), out, wishes, watcher)
+    options = EncodeOptions(code=code, prompt_name=pipeline.document_prompt, shard_texts=shard_texts)
+    return run.encode(encoders, stored, (), out, options, watcher)
 
 
 def vectors(folder: Path, encoded: EncodeManifest) -> Iterator[Vectors]:
-    """Unit rows of one shard after another."""
+    """Yield the unit vectors of each shard, in order."""
     for shard in encoded.shards:
         rows = np.load(folder / shard.name, mmap_mode="r", allow_pickle=False)
         yield rows if encoded.plan.code is VectorCode.FLOAT16 else normalise(rows)
 
 
-def truncated(bundle: Bundle, stored: IndexTexts, encoded: EncodeManifest) -> TruncatedTexts:
-    """Where texts were cut off they are tokenised once more: it costs little, and shards do not say which lost what."""
+def count_truncated(bundle: Bundle, stored: IndexTexts, encoded: EncodeManifest) -> TruncatedTexts:
+    """Return how much of the texts was truncated. If any were, tokenise all again: shards do not record which."""
     if not encoded.cut:
         return TruncatedTexts(of=encoded.tokens)
     tokenizer, so_far, rows = Tokenizer.open(bundle), TruncatedTexts(), list(stored.rows())
     for start in range(0, len(rows), CHUNK):
         block = rows[start : start + CHUNK]
         tokens = tokenizer([row.text for row in block], encoded.plan.prompt)
-        so_far = added(so_far, tokens, [str(row.id) for row in block])
+        so_far = add_truncation(so_far, tokens, [str(row.id) for row in block])
     return so_far

@@ -1,4 +1,4 @@
-"""Documents -> unit vectors, with the prompts that sentence-transformers would pick."""
+"""Embeds documents and queries as unit vectors, with the prompts that sentence-transformers would use."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from embedship.serve.index.exact_vectors import ExactVectors
 from embedship.serve.index.manifest import TruncatedTexts
 from embedship.tokens import TokenBatch
 
-# Texts tokenised and batched at once: enough to group by length, few enough to bound memory and to show progress.
+# Texts per batch: enough to group them by length, few enough to bound memory and to show progress.
 CHUNK = 512
 
 
 def text_of(document: Document, with_title: bool) -> str:
-    """What is embedded: the text, or title and text with a space between, as BEIR and MTEB join them."""
+    """Return the text to embed: the text, or title and text joined by a space, as BEIR and MTEB do."""
     return title_prefix(document) + document.text if with_title else document.text
 
 
 class EmbeddedCorpus(NamedTuple):
-    """The vectors of an index, what the model did not read of its texts, and the seconds it took."""
+    """The vectors of a corpus, the truncation of its texts, and the seconds that embedding took."""
 
     truth: ExactVectors
     truncated: TruncatedTexts
@@ -37,7 +37,7 @@ class EmbeddedCorpus(NamedTuple):
 
 
 class CorpusEmbedder:
-    """One corpus on its way through the encoder; counts what was cut off."""
+    """Embeds the documents of one corpus, and counts truncated texts in `truncated`."""
 
     def __init__(self, encoder: Encoder, with_title: bool, progress: Callable[[int, int], object]) -> None:
         pipeline = encoder.bundle.manifest.pipeline
@@ -51,7 +51,7 @@ class CorpusEmbedder:
         self._normalised = pipeline.normalised
 
     def write(self, folder: Path) -> EmbeddedCorpus:
-        """Embed documents.sqlite of this folder and lay the vectors beside it."""
+        """Embed the documents of documents.sqlite in `folder`, and write their vectors next to it."""
         started = time.perf_counter()
         with closing(DocumentStore.open(folder / DOCUMENTS)) as documents:
             self._progress(0, documents.size)
@@ -59,16 +59,17 @@ class CorpusEmbedder:
         return EmbeddedCorpus(truth, self.truncated, time.perf_counter() - started)
 
     def documents(self, documents: Sequence[Document]) -> Vectors:
-        """(n, dim) float32 unit rows; what is cut off is counted."""
+        """Return (n, dim) float32 unit rows, and count truncated texts. Raises UsageError for a text without tokens."""
         tokens = self._tokens([text_of(document, self._with_title) for document in documents], self.document_prompt)
         if [] in tokens.ids:
             id = documents[tokens.ids.index([])].id
             raise UsageError(f"document {id!r} is empty for this model: leave it out")
         vectors = self._vectors(tokens)
-        self.truncated = added(self.truncated, tokens, [document.id for document in documents])
+        self.truncated = add_truncation(self.truncated, tokens, [document.id for document in documents])
         return vectors
 
     def queries(self, texts: Sequence[str]) -> Vectors:
+        """Return (n, dim) float32 unit rows of queries."""
         tokens = self._tokens(texts, self.query_prompt)
         require_tokens(tokens)
         return self._vectors(tokens)
@@ -86,12 +87,14 @@ class CorpusEmbedder:
     def _vectors(self, tokens: TokenBatch) -> Vectors:
         vectors = self._encoder.encode_tokens(tokens)
         if not np.isfinite(vectors).all():
-            raise EngineError("the model gave NaN or infinity for a document: check the bundle with `embedship verify`")
+            raise EngineError(
+                "the model returned NaN or infinity for a document: check the bundle with `embedship verify`"
+            )
         return vectors if self._normalised else normalise(vectors)
 
 
-def added(so_far: TruncatedTexts, tokens: TokenBatch, ids: Sequence[str]) -> TruncatedTexts:
-    """What was lost so far, and now of these texts."""
+def add_truncation(so_far: TruncatedTexts, tokens: TokenBatch, ids: Sequence[str]) -> TruncatedTexts:
+    """Return the truncation so far plus that of these texts."""
     worst = max(range(len(ids)), key=tokens.cut.__getitem__)
     worse = tokens.cut[worst] > so_far.worst
     return TruncatedTexts(

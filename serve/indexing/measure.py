@@ -1,4 +1,4 @@
-"""Recall@k of an index against exact search over the same vectors."""
+"""Measures recall@k of an index against exact search over the same vectors."""
 
 from __future__ import annotations
 
@@ -17,26 +17,28 @@ _SAMPLE = 200
 
 
 def by_queries(index: Index, queries: Vectors, source: str) -> IndexRecall | None:
+    """Measure recall with these query vectors (n, dim). `source` is their name in the manifest."""
     return _recall(index.search(queries, K).rows, index.exact(queries, K).rows, source)
 
 
 def by_documents(index: Index, truth: ExactVectors) -> IndexRecall | None:
-    """With evenly spaced documents as queries, each blind to itself.
+    """Measure recall with evenly spaced documents as queries, each without itself in its results.
 
-    Easier or harder than real queries, which are shorter: it shows that the index works, not what users will see.
+    This is easier or harder than real queries, which are shorter. It shows that the index works, not which recall users
+    will see.
     """
     own = np.unique(np.linspace(0, truth.size - 1, _SAMPLE).astype(np.int64))
     queries = truth.rows(own)
-    found, expected = (_without(search(queries, K + 1).rows, own) for search in (index.search, index.exact))
-    return _recall(found, expected, SAMPLED)
+    actual, expected = (_without(search(queries, K + 1).rows, own) for search in (index.search, index.exact))
+    return _recall(actual, expected, SAMPLED)
 
 
 def interval(right: NDArray[np.int64], wanted: NDArray[np.int64]) -> MeanInterval:
-    """The share of hits found, of n queries with `right` of `wanted` each, and its 95% interval.
+    """Return the share of hits found and its 95% interval, for n queries that found `right` of `wanted` hits each.
 
-    The hits of one query stand and fall together, so they do not count as so many trials: exact binomial limits at the
-    effective sample size (Korn and Graubard, Survey Methodology 24, 1998), which is that of the queries where all is
-    found or nothing.
+    The hits of one query are correlated, so they do not count as independent trials. The interval is the exact binomial
+    interval at the effective sample size (Korn and Graubard, Survey Methodology 24, 1998). If the share is
+    the same for all queries, the effective sample size is the number of queries.
     """
     mean = float(right.sum() / wanted.sum())
     shares = right / wanted
@@ -49,15 +51,15 @@ def interval(right: NDArray[np.int64], wanted: NDArray[np.int64]) -> MeanInterva
 
 
 def _without(rows: NDArray[np.int64], own: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(n, k + 1) hits -> (n, k) in the same order, without the query's own row; it may be missing already."""
+    """Turn (n, k + 1) hits into (n, k) in the same order, without the query's own row, which may be missing already."""
     others_first = np.argsort(rows == own[:, None], axis=1, kind="stable")
     return np.take_along_axis(rows, others_first, axis=1)[:, :-1]
 
 
-def _recall(found: NDArray[np.int64], expected: NDArray[np.int64], source: str) -> IndexRecall | None:
-    """None when there was nothing to find."""
-    right, wanted = overlap(found, expected)
+def _recall(actual: NDArray[np.int64], expected: NDArray[np.int64], source: str) -> IndexRecall | None:
+    """Return the recall; None if there were no rows to find."""
+    right, wanted = overlap(actual, expected)
     if not wanted.sum():
         return None
-    judged = interval(right[wanted > 0], wanted[wanted > 0])
-    return IndexRecall(k=K, queries=len(found), source=source, ratio=judged.mean, low=judged.low)
+    recall = interval(right[wanted > 0], wanted[wanted > 0])
+    return IndexRecall(k=K, queries=len(actual), source=source, ratio=recall.mean, low=recall.low)

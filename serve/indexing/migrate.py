@@ -1,11 +1,11 @@
-"""An index -> the same documents embedded by another bundle, beside the old one, until it is whole.
+"""Migrates an index: embeds the same documents with another bundle, next to the old index.
 
-What is done lies in a folder beside the new index, `.NAME.migrating`: a run killed at any point goes on there and
-ends with the same bytes:
+The work is in a folder next to the new index, `.NAME.migrating`. A run that was killed at any point continues there,
+and ends with the same bytes:
 
-    migration.json        what this run is; it must be the same to go on
-    documents.sqlite      cut anew for the new model, under a temporary name until it is whole
-    vectors/              shards, as `embedship encode` writes them
+    migration.json        the inputs and options of the run, which must be the same to continue
+    documents.sqlite      documents, chunked for the new model; under a temporary name until it is complete
+    vectors/              shards in the format of `embedship encode`
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from embedship.serve.indexing.build import (
     EmbeddingInfo,
     IndexOptions,
     Progress,
-    count_of,
+    count_documents,
     disk_errors,
     finish,
-    questions,
+    read_queries,
     refuse_inner_product,
 )
-from embedship.serve.indexing.bulk_embedding import IndexTexts, embed, truncated, vectors
+from embedship.serve.indexing.bulk_embedding import IndexTexts, count_truncated, embed, vectors
 from embedship.serve.indexing.embedding import CorpusEmbedder
 from embedship.serve.live import origin
 
@@ -51,7 +51,7 @@ FORMAT = 1
 
 
 class MigrationPlan(ManifestRecord, frozen=True):
-    """All that decides which bytes come out."""
+    """Everything that determines the bytes of the new index."""
 
     format: int
     source: str  # digest of the old index
@@ -64,15 +64,15 @@ class MigrationPlan(ManifestRecord, frozen=True):
     stage_dimension: int | None
     with_title: bool
     chunking: Chunking | None
-    version: int  # of the changes beside the old index, 0: none
-    created: str  # when it was begun
+    version: int  # version of the changes next to the old index; 0 if there are none
+    created: str  # when the migration was started
     digest: str = ""
 
 
-def as_before(
+def options_from_index(
     old: IndexManifest, kind: IndexKind | None, chunking: Chunking | None, queries: Path | None
 ) -> IndexOptions:
-    """What the old index was built with, but for what is asked for."""
+    """Return the options that the old index was built with, with the given ones replaced."""
     if kind is not None and kind is not old.kind:
         return IndexOptions(kind, old.with_title, queries=queries, chunking=chunking)
     recipe = old.recipe
@@ -88,8 +88,8 @@ def as_before(
     )
 
 
-def folder_beside(out: Path) -> Path:
-    """Where an unfinished migration to `out` lies."""
+def work_folder(out: Path) -> Path:
+    """Return the folder of an unfinished migration to `out`."""
     target = out.resolve()
     return target.parent / f".{target.name}.migrating"
 
@@ -98,86 +98,86 @@ def migrate(
     encoder: Encoder,
     old: Path,
     out: Path,
-    wishes: IndexOptions,
+    options: IndexOptions,
     watcher: ProgressListener,
     shard_texts: int = 8192,
     progress: Progress = lambda *_: None,
     *,
     force: bool = False,
 ) -> IndexManifest:
-    """Embed every document of the index `old`, hashed first, and publish the new index at `out`.
+    """Embed every document of the index `old`, whose files are hashed first, and write the new index to `out`.
 
-    Documents are those of the moment it was begun, changes beside the index included; later ones are warned of.
-    `force` begins anew where an unfinished run lies.
+    The documents are those at the start of the migration, including the changes next to the index; a warning tells of
+    later changes. `force` starts again even if there is an unfinished run.
 
-    Raises UsageError for an `out` that is something else or an unfinished run with other options, UnsafeError for an
-    old index that was changed, EmbedshipError if the disk is full: what is done stays, the same call goes on.
+    Raises UsageError for an `out` that is not an index or an unfinished run with other options, UnsafeError for an old
+    index that was changed, EmbedshipError if the disk is full: the same call then continues from the finished part.
     """
     pipeline = encoder.bundle.manifest.pipeline
     refuse_inner_product(pipeline)
-    texts = questions(wishes)
-    split = chunker_for_index(encoder.tokenizer, pipeline, wishes.chunking, wishes.with_title)
-    found = manifest.read(old)
-    manifest.verify(old, found)
+    texts = read_queries(options)
+    split = chunker_for_index(encoder.tokenizer, pipeline, options.chunking, options.with_title)
+    stored = manifest.read(old)
+    manifest.verify(old, stored)
     refuse_occupied(out.resolve(), manifest.require_replaceable)
-    work = folder_beside(out)
+    work = work_folder(out)
     with run.locked(work):
-        with origin.documents(old, found) as now:
-            plan = _begin(work, _plan(encoder, found, wishes, now.version), force)
+        with origin.documents(old, stored) as current:
+            plan = _begin(work, _plan(encoder, stored, options, current.version), force)
             if not (work / DOCUMENTS).exists():
-                _write_documents(now.documents, work, split)
-        stored = IndexTexts(work / DOCUMENTS, wishes.with_title)
-        encoded = embed(LocalEncoderPool(encoder), stored, work / VECTORS, shard_texts, watcher)
+                _write_documents(current.documents, work, split)
+        index_texts = IndexTexts(work / DOCUMENTS, options.with_title)
+        encoded = embed(LocalEncoderPool(encoder), index_texts, work / VECTORS, shard_texts, watcher)
         with write_folder_atomically(out, manifest.require_replaceable) as folder:
             shutil.copyfile(work / DOCUMENTS, folder / DOCUMENTS)
             truth = ExactVectors.write(
                 folder, vectors(work / VECTORS, encoded), (encoded.plan.texts, pipeline.dimension)
             )
-            lost = truncated(encoder.bundle, stored, encoded)
-            embedded = EmbeddingInfo(plan.variant, count_of(folder), wishes.with_title, wishes.chunking, lost)
-            asked = CorpusEmbedder(encoder, wishes.with_title, lambda *_: None).queries(texts) if texts else None
-            made = finish(folder, truth, encoder.bundle, embedded, wishes, asked, progress, created=plan.created)
-        (work / PLAN).unlink()  # first: what is left without it is nobody's
+            lost = count_truncated(encoder.bundle, index_texts, encoded)
+            embedded = EmbeddingInfo(plan.variant, count_documents(folder), options.with_title, options.chunking, lost)
+            queries = CorpusEmbedder(encoder, options.with_title, lambda *_: None).queries(texts) if texts else None
+            made = finish(folder, truth, encoder.bundle, embedded, options, queries, progress, created=plan.created)
+        (work / PLAN).unlink()  # removed first: a folder without a plan is not continued
         shutil.rmtree(work)
-    _warn_of_changes(old, found, plan, out)
+    _warn_of_changes(old, stored, plan, out)
     return made
 
 
-def _plan(encoder: Encoder, old: IndexManifest, wishes: IndexOptions, version: int) -> MigrationPlan:
+def _plan(encoder: Encoder, old: IndexManifest, options: IndexOptions, version: int) -> MigrationPlan:
     return MigrationPlan(
         format=FORMAT,
         source=old.digest,
         fingerprint=encoder.bundle.fingerprint,
         variant=encoder.variant.name,
-        kind=wishes.kind,
-        factory=wishes.factory,
-        store=wishes.store,
-        effort=wishes.effort,
-        stage_dimension=wishes.stage_dimension,
-        with_title=wishes.with_title,
-        chunking=wishes.chunking,
+        kind=options.kind,
+        factory=options.factory,
+        store=options.store,
+        effort=options.effort,
+        stage_dimension=options.stage_dimension,
+        with_title=options.with_title,
+        chunking=options.chunking,
         version=version,
         created=sealed.creation_time(),
     )
 
 
 def _begin(work: Path, plan: MigrationPlan, force: bool) -> MigrationPlan:
-    """Write down what this run is, or go on with the one that began here, if it was the same.
+    """Write the plan of this run, or return the plan of an unfinished run with the same inputs and options.
 
-    Documents once copied are gone on with, as they were then.
+    If the documents were already copied, they are used as they were then.
     """
     path = work / PLAN
     if force or not path.exists():
         _empty(work)
         atomic_file.write(path, sealed.to_bytes(sealed.seal(plan)))
         return plan
-    began = sealed.read(path, MigrationPlan, FORMAT, "unfinished migration")
-    if differ := sealed.differences(began, plan, {"version", "created", "digest"}):
+    unfinished = sealed.read(path, MigrationPlan, FORMAT, "unfinished migration")
+    if differences := sealed.differences(unfinished, plan, {"version", "created", "digest"}):
         raise UsageError(
-            f"{work} holds an unfinished migration of another index or with other options ({differ}): "
-            "repeat that one to go on with it, give another --out, or begin anew with --force"
+            f"{work} has an unfinished migration of another index or with other options ({differences}): "
+            "repeat that migration to continue it, give another --out, or start again with --force"
         )
-    return began if (work / DOCUMENTS).exists() else _begin(work, plan, force=True)
+    return unfinished if (work / DOCUMENTS).exists() else _begin(work, plan, force=True)
 
 
 def _empty(folder: Path) -> None:
@@ -196,14 +196,14 @@ def _write_documents(opened: DocumentStore, work: Path, split: documents_store.S
         partial.replace(work / DOCUMENTS)
     except OSError as error:
         raise EmbedshipError(
-            f"{work} could not be written: {error.strerror}; make room: the same command goes on from there"
+            f"{work} could not be written: {error.strerror}; free some space: the same command continues from there"
         ) from error
 
 
-def _warn_of_changes(old: Path, found: IndexManifest, plan: MigrationPlan, out: Path) -> None:
-    if (now := origin.version(old, found)) != plan.version:
+def _warn_of_changes(old: Path, stored: IndexManifest, plan: MigrationPlan, out: Path) -> None:
+    if (version := origin.version(old, stored)) != plan.version:
         logger.warning(
-            "%s was changed while it was migrated (version %d, now %d): %s holds its documents as they were when that "
-            "was begun, so send later changes to it, too",
-            old, plan.version, now, out,
+            "%s was changed while it was migrated (version %d, now %d): %s has the documents as they were at the start "
+            "of the migration, so send the later changes to it also",
+            old, plan.version, version, out,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""A corpus -> a collection, whole or not at all: filled under another name, and renamed at the end."""
+"""Loads a corpus into a Milvus collection, completely or not at all: it is filled under another name, then renamed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from embedship.serve.index.effort import SearchEffort
 from embedship.serve.index.manifest import TruncatedTexts
 from embedship.serve.indexing.build import FLAT_BELOW, IndexOptions, refuse_inner_product
 from embedship.serve.indexing.embedding import CorpusEmbedder
-from embedship.serve.milvus import collection_metadata as cards
+from embedship.serve.milvus import collection_metadata
 from embedship.serve.milvus.backend import MilvusBackend
 from embedship.serve.milvus.connection import SLOW_SECONDS, MilvusConnection
 from embedship.serve.search.address import Address
@@ -29,11 +29,11 @@ BATCH = 512
 
 _LOADING = "_loading"
 
-Progress = Callable[[int, int], object]  # documents done, of how many
+Progress = Callable[[int, int], object]  # called with documents done and total
 
 
 class LoadReport(msgspec.Struct, frozen=True):
-    """What `--json` prints."""
+    """The report that `--json` prints."""
 
     index: str
     fingerprint: str
@@ -48,42 +48,43 @@ class LoadReport(msgspec.Struct, frozen=True):
 
 
 def load(
-    encoder: Encoder, variant: str, lines: Path, address: Address, wishes: IndexOptions, progress: Progress
+    encoder: Encoder, variant: str, lines: Path, address: Address, options: IndexOptions, progress: Progress
 ) -> LoadReport:
-    """Of the wishes kind, title and effort count.
+    """Load a corpus into the new collection at `address`. Of the options, kind, with_title and effort are used.
 
-    Raises UsageError for a bad line, a repeated id, or where a collection of this name is there; Lost.
+    Raises UsageError for a bad line, a repeated id, or a collection that exists already; BackendUnavailable.
     """
     bundle = encoder.bundle
     refuse_inner_product(bundle.manifest.pipeline)
-    corpus = CorpusFile(lines, wishes.with_title)
+    corpus = CorpusFile(lines, options.with_title)
     count = _count(corpus)
-    kind = wishes.kind or (IndexKind.FLAT if count < FLAT_BELOW else IndexKind.HNSW_SQ8)
-    card = cards.card(bundle, variant, kind, wishes.with_title, wishes.effort)
+    kind = options.kind or (IndexKind.FLAT if count < FLAT_BELOW else IndexKind.HNSW_SQ8)
+    metadata = collection_metadata.card(bundle, variant, kind, options.with_title, options.effort)
     unfinished = Address(address.uri, address.collection + _LOADING)
-    line = MilvusConnection.open(address, SLOW_SECONDS)
+    connection = MilvusConnection.open(address, SLOW_SECONDS)
     try:
-        _clear(line, address, unfinished)
-        cards.make(line, unfinished.collection, card)
+        _clear(connection, address, unfinished)
+        collection_metadata.make(connection, unfinished.collection, metadata)
         with MilvusBackend.open(unfinished, bundle, writable=True, quick_seconds=SLOW_SECONDS) as collection:
-            embedding = CorpusEmbedder(encoder, wishes.with_title, lambda *_: None)
-            seconds = _fill(collection, embedding, corpus, count, progress)
-            if (there := collection.index.count(None)) != count:
+            embedder = CorpusEmbedder(encoder, options.with_title, lambda *_: None)
+            seconds = _fill(collection, embedder, corpus, count, progress)
+            if (stored := collection.index.count(None)) != count:
                 raise BackendUnavailable(
-                    f"{address}: of {count:,} documents {there:,} are there, and it was not made: load it again"
+                    f"{address}: only {stored:,} of {count:,} documents were stored, so the collection was not "
+                    "created: load it again"
                 )
-        line.call("flush", unfinished.collection)
-        line.call("rename_collection", unfinished.collection, address.collection)
+        connection.call("flush", unfinished.collection)
+        connection.call("rename_collection", unfinished.collection, address.collection)
     finally:
-        line.close()
+        connection.close()
     return LoadReport(
-        str(address), bundle.fingerprint, variant, kind, card.effort, count, corpus.skipped, card.dimension,
-        embedding.truncated, round(count / seconds, 1),
+        str(address), bundle.fingerprint, variant, kind, metadata.effort, count, corpus.skipped, metadata.dimension,
+        embedder.truncated, round(count / seconds, 1),
     )  # fmt: skip
 
 
 def _count(corpus: CorpusFile) -> int:
-    """Read all of it before anything is made. Raises UsageError naming the first bad line or repeated id."""
+    """Read the whole corpus before anything is created. Raises UsageError for the first bad line or repeated id."""
     first: dict[str, int] = {}
     for number, document in corpus.read():
         if (before := first.setdefault(document.id, number)) != number:
@@ -91,25 +92,24 @@ def _count(corpus: CorpusFile) -> int:
     return len(first)
 
 
-def _clear(line: MilvusConnection, address: Address, unfinished: Address) -> None:
-    """What a load that was killed has left is ours to drop; what is whole is not."""
-    if line.call("has_collection", address.collection):
+def _clear(connection: MilvusConnection, address: Address, unfinished: Address) -> None:
+    """Drop what a killed load left. Raise UsageError if the finished collection exists: that one is never dropped."""
+    if connection.call("has_collection", address.collection):
         raise UsageError(
-            f"{address} is there already, and may be served: give another COLLECTION, and let servers take it up by "
-            "a reload"
+            f"{address} exists already, and may be in use: load into another COLLECTION, and reload the servers with it"
         )
-    line.call("drop_collection", unfinished.collection)
+    connection.call("drop_collection", unfinished.collection)
 
 
 def _fill(
-    collection: MilvusBackend, embedding: CorpusEmbedder, corpus: CorpusFile, count: int, progress: Progress
+    collection: MilvusBackend, embedder: CorpusEmbedder, corpus: CorpusFile, count: int, progress: Progress
 ) -> float:
-    """The seconds that the model took."""
+    """Embed the documents and write them. Return the seconds that the model took."""
     done, seconds = 0, 0.0
     for batch in _batches(document for _, document in corpus.read()):
-        began = time.perf_counter()
-        vectors = embedding.documents(batch)
-        seconds += time.perf_counter() - began
+        started = time.perf_counter()
+        vectors = embedder.documents(batch)
+        seconds += time.perf_counter() - started
         collection.write([PutDocument(each, [each], vectors[at : at + 1]) for at, each in enumerate(batch)])
         done += len(batch)
         progress(done, count)

@@ -1,4 +1,4 @@
-"""An index -> another kind of index over the same vectors: nothing is embedded again."""
+"""Builds another kind of index from the exact vectors of an existing index, without embedding its documents again."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ from embedship.serve.indexing.build import (
     IndexOptions,
     Progress,
     finish,
-    questions,
+    read_queries,
 )
 from embedship.serve.indexing.embedding import CorpusEmbedder
 from embedship.serve.live import origin
 
 
 def requantise(
-    bundle: Bundle, encoder: Encoder | None, source: Path, out: Path, wishes: IndexOptions, progress: Progress
+    bundle: Bundle, encoder: Encoder | None, source: Path, out: Path, options: IndexOptions, progress: Progress
 ) -> BuildResult:
     """Build an index at `out` from the documents and the exact vectors of the index `source`, hashed first.
 
-    The encoder is asked for nothing but the questions that recall is measured with, if there are any. Raises
-    UsageError (also where there are changes beside it), MismatchError where the vectors are not those of this bundle,
-    UnsafeError where they were changed.
+    The encoder only embeds the queries that recall is measured with, if there are any. Raises UsageError (also if
+    there are changes next to the index), MismatchError if the vectors are not from this bundle's model, UnsafeError if
+    files were changed.
     """
-    found = manifest.read(source)
-    origin.refuse(source)
-    manifest.require_model(source, found, bundle)
-    manifest.verify(source, found)
-    texts = questions(wishes)
-    gpu = GpuResources() if wishes.gpu else None
+    stored = manifest.read(source)
+    origin.require_unchanged(source)
+    manifest.require_model(source, stored, bundle)
+    manifest.verify(source, stored)
+    texts = read_queries(options)
+    gpu = GpuResources() if options.gpu else None
     with write_folder_atomically(out, manifest.require_replaceable) as folder:
         for name in (DOCUMENTS, VECTORS):
             shutil.copyfile(source / name, folder / name)
-        truth = ExactVectors.open(folder, (found.size, found.dimension))
-        progress(BuildStep.READ, found.size, found.size)
+        truth = ExactVectors.open(folder, (stored.size, stored.dimension))
+        progress(BuildStep.READ, stored.size, stored.size)
         queries = None
         if texts:
-            assert encoder is not None, "who measures with questions gives what encodes them"
-            queries = CorpusEmbedder(encoder, found.with_title, lambda *_: None).queries(texts)
-        embedded = EmbeddingInfo(found.variant, found.documents, found.with_title, found.chunking, found.truncated)
-        return BuildResult(finish(folder, truth, bundle, embedded, wishes, queries, progress, gpu=gpu), 0, 0.0)
+            assert encoder is not None, "an encoder is needed to embed the queries"
+            queries = CorpusEmbedder(encoder, stored.with_title, lambda *_: None).queries(texts)
+        embedded = EmbeddingInfo(stored.variant, stored.documents, stored.with_title, stored.chunking, stored.truncated)
+        return BuildResult(finish(folder, truth, bundle, embedded, options, queries, progress, gpu=gpu), 0, 0.0)

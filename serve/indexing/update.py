@@ -1,4 +1,4 @@
-"""A file of changes into an index, in batches: killed at any point, the same command goes on where it was."""
+"""Applies a file of changes to an index, in batches. A killed run can be repeated: unchanged documents are skipped."""
 
 from __future__ import annotations
 
@@ -20,73 +20,76 @@ from embedship.serve.documents.store import Document, Split
 from embedship.serve.indexing.embedding import CorpusEmbedder
 from embedship.serve.search.backend import WritableBackend
 
-BATCH = 512  # lines a transaction
+BATCH = 512  # lines per transaction
 
-Progress = Callable[[int], object]  # lines that were just done
+Progress = Callable[[int], object]  # called with the number of lines just done
 
 
 class UpdateCounts(msgspec.Struct, frozen=True):
-    """What came of a file."""
+    """The result of a file of changes."""
 
     done: ChangeCounts = ChangeCounts()
-    unchanged: int = 0  # put as they were already
-    truncated: int = 0  # embedded, and longer than the model reads
-    skipped: SkippedDocuments = SkippedDocuments()  # documents without text: what the index holds under their ids stays
+    unchanged: int = 0  # documents that the index already had with the same content
+    truncated: int = 0  # embedded texts that are longer than the model reads
+    skipped: SkippedDocuments = SkippedDocuments()  # documents without text; documents with their ids stay unchanged
 
 
 def count(lines: Path) -> int:
-    """Read all of it before anything is changed. Raises UsageError naming the first bad line."""
-    return sum(1 for _ in jsonl.numbered_rows(lines, parsed))
+    """Read the whole file before anything is changed. Return its number of lines. Raises UsageError for a bad line."""
+    return sum(1 for _ in jsonl.numbered_rows(lines, parse_line))
 
 
 def update(index: WritableBackend, encoder: Encoder, lines: Path, progress: Progress) -> UpdateCounts:
-    """Apply the changes in their order; of several of one document in a batch the last counts.
+    """Apply the changes in their order. Of several changes to one document in a batch only the last is applied.
 
-    Raises NotWritten if the disk refuses, Lost if a server is away, EngineError if the model fails, UsageError for a
-    title that leaves no room in a chunk, or what Milvus is too small for: whole batches are kept.
+    Raises WriteRefused if the disk refuses, BackendUnavailable if a server cannot be reached, EngineError if the model
+    fails, UsageError for a title that leaves no room in a chunk, or for a document that is too large for Milvus.
+    Batches that were already written are kept.
     """
-    found = index.manifest
-    embedding = CorpusEmbedder(encoder, found.with_title, lambda *_: None)
-    split = chunker_for_index(encoder.tokenizer, encoder.bundle.manifest.pipeline, found.chunking, found.with_title)
+    manifest = index.manifest
+    embedding = CorpusEmbedder(encoder, manifest.with_title, lambda *_: None)
+    split = chunker_for_index(
+        encoder.tokenizer, encoder.bundle.manifest.pipeline, manifest.chunking, manifest.with_title
+    )
     total, skipped = UpdateCounts(), SkippedDocuments()
-    for batch in _batches(jsonl.numbered_rows(lines, parsed)):
-        wanted: dict[str, Document | DeleteDocument] = {}
+    for batch in _batches(jsonl.numbered_rows(lines, parse_line)):
+        latest: dict[str, Document | DeleteDocument] = {}
         for change in batch:
-            if isinstance(change, DeleteDocument) or has_text(change, found.with_title):
-                wanted[change.id] = change
+            if isinstance(change, DeleteDocument) or has_text(change, manifest.with_title):
+                latest[change.id] = change
             else:
                 skipped = skipped.add(change.id)
-        total = _added(total, _written(index, embedding, split, list(wanted.values())))
+        total = _add_counts(total, _write_batch(index, embedding, split, list(latest.values())))
         progress(len(batch))
     return msgspec.structs.replace(total, truncated=embedding.truncated.texts, skipped=skipped)
 
 
-def parsed(raw: bytes) -> Document | DeleteDocument:
-    """A line: a document as in a corpus, or {"id", "delete": true}. Raises ValueError."""
+def parse_line(raw: bytes) -> Document | DeleteDocument:
+    """Parse a line: a document as in a corpus, or {"id", "delete": true}. Raises ValueError."""
     fields = msgspec.json.decode(raw.decode(), type=dict[str, Any])
     if fields.get("delete") is not True:
         return corpus.document(raw)
     id = fields.get("id", fields.get("_id"))
     if not isinstance(id, str) or not id or fields.keys() - {"id", "_id", "delete"}:
-        raise ValueError('a line that deletes is {"id", "delete": true} and nothing else')
+        raise ValueError('a line that deletes must be {"id", "delete": true} and have no other keys')
     return DeleteDocument(id)
 
 
-def _written(
-    index: WritableBackend, embedding: CorpusEmbedder, split: Split | None, wanted: list[Document | DeleteDocument]
+def _write_batch(
+    index: WritableBackend, embedding: CorpusEmbedder, split: Split | None, latest: list[Document | DeleteDocument]
 ) -> UpdateCounts:
-    documents = [each for each in wanted if isinstance(each, Document)]
+    documents = [each for each in latest if isinstance(each, Document)]
     changed = index.changed_documents(documents)
-    changes: list[Change] = [each for each in wanted if isinstance(each, DeleteDocument)]
+    changes: list[Change] = [each for each in latest if isinstance(each, DeleteDocument)]
     if changed:
-        pieces = ChunkedDocuments.of(changed, split)
-        rows = pieces.rows
+        chunked = ChunkedDocuments.of(changed, split)
+        rows = chunked.rows
         blocks = [embedding.documents(rows[start : start + BATCH]) for start in range(0, len(rows), BATCH)]
-        changes += pieces.puts(np.concatenate(blocks))
+        changes += chunked.puts(np.concatenate(blocks))
     return UpdateCounts(index.write(changes) if changes else ChangeCounts(), unchanged=len(documents) - len(changed))
 
 
-def _added(one: UpdateCounts, other: UpdateCounts) -> UpdateCounts:
+def _add_counts(one: UpdateCounts, other: UpdateCounts) -> UpdateCounts:
     return UpdateCounts(one.done + other.done, one.unchanged + other.unchanged)
 
 

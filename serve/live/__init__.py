@@ -1,24 +1,24 @@
-"""An index that takes changes: an immutable snapshot, and what was put and deleted since.
+"""A mutable index: an immutable snapshot, and the documents put and deleted after it.
 
-Beside the folder INDEX, which stays as it was built, lies INDEX.live:
+The folder INDEX stays as it was built. The changes are in the folder INDEX.live next to it:
 
-    documents.sqlite    every document as it is now, its words and facts, and what changed since the snapshot (WAL)
-    gen-000001/         the snapshot that a compaction made: vectors and what searches them, sealed by hashes
-    lock                held by the one process that writes
+    documents.sqlite    all current documents, their words and metadata, and the changes since the snapshot (with a WAL)
+    gen-000001/         a snapshot written by a compaction: vectors and search structures, sealed by hashes
+    lock                locked by the one process that writes
 
-A change is acknowledged when its transaction is on the disk. A search opens a transaction of its own, and sees the
-snapshot, without what is gone, and the vectors put since (compared one by one): all of one version. A compaction writes
-the next snapshot beside the old one, and one transaction makes it the one that counts.
+A change is acknowledged when its transaction is on disk. A search runs in its own read transaction. It searches the
+snapshot without deleted rows, and compares the fresh vectors one by one, all at one version. A compaction writes the
+next snapshot next to the old one, and one transaction makes it the current one.
 
-    backend.py     Documents and vectors in a folder of this machine
-    changes.py     documents put and deleted, in one transaction
-    compaction.py  when, and what if it fails
-    database.py    the file: made, opened, its state
-    index.py       all of it, for a server or a command
-    lock.py        One process writes
-    origin.py      for who reads INDEX: what has changed since
-    snapshot.py    the immutable part: opened, made, swept
-    view.py        snapshot + changes at one version: searched
+backend.py     FolderBackend: searches an index folder, mutable or not
+changes.py     Puts and deletes documents in one transaction
+compaction.py  Decides when to compact, and retries after a failure
+database.py    documents.sqlite: creates, opens and checks it, and reads its state
+index.py       MutableIndex: the parts together, for a server or a command
+lock.py        The lock of the writing process
+origin.py      Current documents, for commands that read the folder INDEX directly
+snapshot.py    The immutable part: opens, writes and removes snapshots
+view.py        Searches snapshot and changes at one version
 """
 
 from __future__ import annotations
@@ -29,6 +29,6 @@ SUFFIX = ".live"
 
 
 def changes_folder(index: Path) -> Path:
-    """INDEX.live of an index."""
+    """Return the path of INDEX.live for an index."""
     index = index.resolve()
     return index.with_name(index.name + SUFFIX)

@@ -1,4 +1,4 @@
-"""Documents and vectors in a folder of this machine: rows are searched, and documents made of them."""
+"""Search backend for an index folder on this machine: searches its rows and returns documents."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from embedship.serve.search.backend import (
     SearchResults,
     comparable,
     ranks_by_row,
-    searched,
+    run_searches,
 )
 from embedship.serve.search.grouping import ROWS, ChunkGrouping
 
 
 class ReadView(Protocol):
-    """An index as one search sees it: what is written meanwhile changes none of it."""
+    """An index at one version, for one search: later writes do not change it."""
 
     @property
     def index(self) -> Index: ...
@@ -50,7 +50,7 @@ class ReadView(Protocol):
 
 
 class FolderBackend:
-    """A Store. The index holds unit rows, whether or not the model normalises."""
+    """A SearchBackend. The index has unit vectors, whether or not the model normalises its vectors."""
 
     threads = 2
 
@@ -59,16 +59,16 @@ class FolderBackend:
 
     @classmethod
     def open(cls, path: Path, bundle: Bundle, writable: bool, before: SearchBackend | None = None) -> Self:
-        """With the changes beside the index, if there are any or it is to take some.
+        """Open the index with the changes next to it, if there are any or if it is to be writable.
 
-        `before` is a store that is open in this process: of the same index, its changes are shared with it.
-        Raises UsageError, UnsafeError, MismatchError.
+        `before` is a backend that is already open in this process. If it is open on the same index, both share the
+        changes. Raises UsageError, UnsafeError, MismatchError.
         """
-        if not writable and not database.holds(live.changes_folder(path)):
+        if not writable and not database.exists(live.changes_folder(path)):
             return cls(IndexFolder.open(path, bundle))
-        known = before.folder if isinstance(before, FolderBackend) else None
-        if isinstance(known, MutableIndex) and known.serves(path, bundle):
-            return cls(known.share())
+        opened = before.folder if isinstance(before, FolderBackend) else None
+        if isinstance(opened, MutableIndex) and opened.serves(path, bundle):
+            return cls(opened.share())
         return cls(MutableIndex.open(path, bundle, writable))
 
     @property
@@ -85,66 +85,68 @@ class FolderBackend:
 
     @property
     def inline(self) -> bool:
-        """Not where another process writes: its next snapshot is opened by whoever searches first."""
+        """False if another process writes: then a search may have to open that process's next snapshot."""
         return isinstance(self.folder, IndexFolder) or self.folder.writable
 
-    def known(self, ids: Sequence[str]) -> dict[str, int]:
-        with self._moment() as now:
-            return now.documents.rows(ids)
+    def resolve_ids(self, ids: Sequence[str]) -> dict[str, int]:
+        with self._read_view() as view:
+            return view.documents.rows(ids)
 
     def fetch(self, id: str) -> Document | None:
-        with self._moment() as now:
-            return now.documents.full_texts([id]).get(id)
+        with self._read_view() as view:
+            return view.documents.full_texts([id]).get(id)
 
-    def find(self, vectors: Vectors | None, k: int, how: SearchParams) -> SearchResults:
-        with self._moment() as now:
-            return _find(now, vectors, k, how)
+    def find(self, vectors: Vectors | None, k: int, params: SearchParams) -> SearchResults:
+        with self._read_view() as view:
+            return _find(view, vectors, k, params)
 
     def exact(self, vectors: Vectors, k: int) -> npt.NDArray[np.int64]:
-        with self._moment() as now:
-            return _exact(now.index, vectors, k)
+        with self._read_view() as view:
+            return _exact(view.index, vectors, k)
 
     def close(self) -> None:
         self.folder.close()
 
-    def _moment(self) -> AbstractContextManager[ReadView]:
-        return self.folder.moment()
+    def _read_view(self) -> AbstractContextManager[ReadView]:
+        return self.folder.read_view()
 
 
-def _find(now: ReadView, vectors: Vectors | None, k: int, how: SearchParams) -> SearchResults:
-    began = time.perf_counter()
-    whole = ChunkGrouping(now.firsts)
-    grouping = whole if how.per_document else ROWS
-    rows: list[RankedRows] = []  # what the index found, before the best row of each document was taken
+def _find(view: ReadView, vectors: Vectors | None, k: int, params: SearchParams) -> SearchResults:
+    started = time.perf_counter()
+    whole = ChunkGrouping(view.firsts)
+    grouping = whole if params.per_document else ROWS
+    rows: list[RankedRows] = []  # the results of the index, before the best row of each document was selected
 
-    def near(depth: int) -> RankedRows:
-        found, best = _nearest(now, vectors, depth, how, grouping)
-        rows.append(found)
+    def search_vectors(depth: int) -> RankedRows:
+        hits, best = _nearest(view, vectors, depth, params, grouping)
+        rows.append(hits)
         return best
 
-    lists = searched(how, k, near, lambda depth: _keyword_hits(now, depth, how, grouping), grouping.fuse)
-    best, nearest = lists.best, comparable(how, rows[0] if rows else None)
-    hits = _hits(now, best, k, grouping, *lists.fused)
-    one = best if how.per_document else whole.best(best, best.rows.shape[1])
-    documents = whole.keys(one.rows)
-    return SearchResults(hits, documents, nearest, time.perf_counter() - began, partial(_exact, now.index))
+    lists = run_searches(
+        params, k, search_vectors, lambda depth: _keyword_hits(view, depth, params, grouping), grouping.fuse
+    )
+    best, nearest = lists.best, comparable(params, rows[0] if rows else None)
+    hits = _hits(view, best, k, grouping, *lists.fused)
+    one_per_document = best if params.per_document else whole.best(best, best.rows.shape[1])
+    documents = whole.keys(one_per_document.rows)
+    return SearchResults(hits, documents, nearest, time.perf_counter() - started, partial(_exact, view.index))
 
 
 def _nearest(
-    now: ReadView, vectors: Vectors | None, depth: int, how: SearchParams, grouping: ChunkGrouping
+    view: ReadView, vectors: Vectors | None, depth: int, params: SearchParams, grouping: ChunkGrouping
 ) -> tuple[RankedRows, RankedRows]:
-    assert vectors is not None, "who asks for similarity has encoded the queries"
-    allowed = now.words.allowed(how.filter) if how.filter else None
-    search = partial(now.index.search, effort=how.effort)
+    assert vectors is not None, "a search by similarity needs query vectors"
+    allowed = view.words.allowed(params.filter) if params.filter else None
+    search = partial(view.index.search, effort=params.effort)
     return grouping.search_documents(search, normalise(vectors), depth, allowed)
 
 
-def _keyword_hits(now: ReadView, depth: int, how: SearchParams, grouping: ChunkGrouping) -> RankedRows:
-    return grouping.keyword_search_documents(lambda rows: now.words.search(how.texts, rows, how.filter), depth)
+def _keyword_hits(view: ReadView, depth: int, params: SearchParams, grouping: ChunkGrouping) -> RankedRows:
+    return grouping.keyword_search_documents(lambda rows: view.words.search(params.texts, rows, params.filter), depth)
 
 
 def _hits(
-    now: ReadView,
+    view: ReadView,
     best: RankedRows,
     k: int,
     grouping: ChunkGrouping,
@@ -152,13 +154,15 @@ def _hits(
     keyword: RankedRows | None,
 ) -> list[list[Hit]]:
     shown = best.rows[:, :k]
-    keys, firsts = grouping.keys(shown).tolist(), ChunkGrouping(now.firsts).keys(shown).tolist()
-    documents = iter(now.documents.fetch(shown[shown >= 0].tolist()))
+    keys, firsts = grouping.keys(shown).tolist(), ChunkGrouping(view.firsts).keys(shown).tolist()
+    documents = iter(view.documents.fetch(shown[shown >= 0].tolist()))
     answers = []
     for query, scores in enumerate(best.scores[:, :k].tolist()):
-        near, worded = _places(dense, query, grouping), _places(keyword, query, grouping)
-        found = (each for each in zip(keys[query], firsts[query], scores, strict=True) if each[0] >= 0)
-        answers.append([Hit(next(documents), score, row, near.get(key), worded.get(key)) for key, row, score in found])
+        by_vector, by_keyword = _ranks(dense, query, grouping), _ranks(keyword, query, grouping)
+        hits = (each for each in zip(keys[query], firsts[query], scores, strict=True) if each[0] >= 0)
+        answers.append(
+            [Hit(next(documents), score, row, by_vector.get(key), by_keyword.get(key)) for key, row, score in hits]
+        )
     return answers
 
 
@@ -166,5 +170,5 @@ def _exact(index: Index, vectors: Vectors, k: int) -> npt.NDArray[np.int64]:
     return index.exact(normalise(vectors), k).rows
 
 
-def _places(part: RankedRows | None, query: int, grouping: ChunkGrouping) -> dict[int, RankAndScore]:
+def _ranks(part: RankedRows | None, query: int, grouping: ChunkGrouping) -> dict[int, RankAndScore]:
     return {} if part is None else ranks_by_row(grouping.keys(part.rows[query]), part.scores[query])

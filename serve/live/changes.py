@@ -1,4 +1,4 @@
-"""Documents put and deleted, in the order given, in one transaction."""
+"""Puts and deletes documents, in the given order, in one transaction."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from embedship.serve.documents.changes import Change, ChangeCounts, PutDocument
 from embedship.serve.documents.store import Document
 from embedship.serve.live.database import LiveState
 
-_KNOWN = "SELECT row, title, text, metadata FROM documents WHERE id = ? ORDER BY number"
-# An index of words over a table that lies elsewhere must be told what it has to forget.
-_FORGET_WORDS = "INSERT INTO words (words, rowid, title, text) VALUES ('delete', ?, ?, ?)"
-_LEARN_WORDS = "INSERT INTO words (rowid, title, text) VALUES (?, ?, ?)"
-_FORGET_FACT = "DELETE FROM facts WHERE name = ? AND value IS ? AND row = ?"
+_SELECT_ROWS = "SELECT row, title, text, metadata FROM documents WHERE id = ? ORDER BY number"
+# `words` is an FTS5 index over an external table, so a deletion must pass the indexed text again.
+_DELETE_WORDS = "INSERT INTO words (words, rowid, title, text) VALUES ('delete', ?, ?, ?)"
+_INSERT_WORDS = "INSERT INTO words (rowid, title, text) VALUES (?, ?, ?)"
+_DELETE_FACT = "DELETE FROM facts WHERE name = ? AND value IS ? AND row = ?"
 
-# Rows share 64 bits with their scores (ranking.py).
+# Row numbers have 32 bits, because a row and its score share 64 bits (ranking.py).
 _MOST_NUMBERS = 2**32 - 1
 
 
 class _DocumentRow(NamedTuple):
-    """A document, or a chunk of one, as it lies in the database."""
+    """A row of the documents table: a document, or a chunk of one."""
 
     row: int
     title: str | None
@@ -37,18 +37,18 @@ class _DocumentRow(NamedTuple):
 
 
 def apply(connection: sqlite3.Connection, state: LiveState, changes: Iterable[Change]) -> ChangeCounts:
-    """Write them as the next version; inside a transaction, which is the caller's."""
-    writing = _ChangeWriter(connection, state)
-    done = ChangeCounts()
+    """Write the changes as the next version. Runs inside a transaction of the caller."""
+    writer = _ChangeWriter(connection, state)
+    counts = ChangeCounts()
     for change in changes:
-        done += writing.put(change) if isinstance(change, PutDocument) else writing.delete(change.id)
-    more = done.new - done.deleted
-    connection.execute("UPDATE state SET version = ?, next = ?, size = size + ?", (writing.version, writing.next, more))
-    return done
+        counts += writer.put(change) if isinstance(change, PutDocument) else writer.delete(change.id)
+    more = counts.new - counts.deleted
+    connection.execute("UPDATE state SET version = ?, next = ?, size = size + ?", (writer.version, writer.next, more))
+    return counts
 
 
 def halves(vector: Vectors) -> NDArray[np.float16]:
-    """As snapshots keep vectors, so that a compaction changes no score."""
+    """Return the vector in float16, as snapshots store it, so that a compaction changes no score."""
     return vector.astype("<f2")
 
 
@@ -58,47 +58,48 @@ class _ChangeWriter:
         self._connection = connection
 
     def put(self, change: PutDocument) -> ChangeCounts:
-        known = self._known(change.document.id)
-        first = known[0].row if len(change.chunks) <= len(known) else self._numbers(len(change.chunks))
-        taken = range(first, first + len(change.chunks))
-        self._remove(known)
-        self._bury([each.row for each in known if each.row not in taken])
+        """Add or replace a document. Its rows are reused if the new chunks fit into them, else it gets new rows."""
+        old = self._rows(change.document.id)
+        first = old[0].row if len(change.chunks) <= len(old) else self._allocate(len(change.chunks))
+        rows = range(first, first + len(change.chunks))
+        self._remove(old)
+        self._mark_gone([each.row for each in old if each.row not in rows])
         store.whole_of(self._connection, first, change.document, change.chunks)
-        for row, chunk, vector in zip(taken, change.chunks, change.vectors, strict=True):
+        for row, chunk, vector in zip(rows, change.chunks, change.vectors, strict=True):
             self._insert(row, first, chunk, vector)
-        return ChangeCounts(replaced=1) if known else ChangeCounts(new=1)
+        return ChangeCounts(replaced=1) if old else ChangeCounts(new=1)
 
     def delete(self, id: str) -> ChangeCounts:
-        known = self._known(id)
-        self._remove(known)
-        self._bury([each.row for each in known])
-        return ChangeCounts(deleted=1) if known else ChangeCounts()
+        old = self._rows(id)
+        self._remove(old)
+        self._mark_gone([each.row for each in old])
+        return ChangeCounts(deleted=1) if old else ChangeCounts()
 
-    def _known(self, id: str) -> list[_DocumentRow]:
-        """Its rows, in order; none of an unknown one."""
-        return [_DocumentRow(*found) for found in self._connection.execute(_KNOWN, [id])]
+    def _rows(self, id: str) -> list[_DocumentRow]:
+        """Return the rows of a document in order; empty if the id is unknown."""
+        return [_DocumentRow(*row) for row in self._connection.execute(_SELECT_ROWS, [id])]
 
     def _insert(self, row: int, line: int, chunk: Document, vector: Vectors) -> None:
         store.insert(self._connection, row, line, chunk)
-        self._connection.execute(_LEARN_WORDS, (row, chunk.title, chunk.text))
+        self._connection.execute(_INSERT_WORDS, (row, chunk.title, chunk.text))
         self._connection.execute("INSERT INTO fresh VALUES (?, ?, ?)", (row, self.version, halves(vector).tobytes()))
 
-    def _remove(self, known: Sequence[_DocumentRow]) -> None:
-        """Rows with all that belongs to them."""
-        for each in known:
-            self._connection.execute(_FORGET_WORDS, (each.row, each.title, each.text))
+    def _remove(self, rows: Sequence[_DocumentRow]) -> None:
+        """Delete rows, with their words, metadata and vectors."""
+        for each in rows:
+            self._connection.execute(_DELETE_WORDS, (each.row, each.title, each.text))
             facts = filters.metadata_pairs(msgspec.json.decode(each.metadata)) if each.metadata else ()
-            self._connection.executemany(_FORGET_FACT, [(*fact, each.row) for fact in facts])
+            self._connection.executemany(_DELETE_FACT, [(*fact, each.row) for fact in facts])
         for table in ("documents", "wholes", "fresh"):
-            self._connection.executemany(f"DELETE FROM {table} WHERE row = ?", [(each.row,) for each in known])  # noqa: S608 - names of ours
+            self._connection.executemany(f"DELETE FROM {table} WHERE row = ?", [(each.row,) for each in rows])  # noqa: S608 - our own table names
 
-    def _bury(self, rows: Sequence[int]) -> None:
-        """Tell the snapshot; no other document gets these numbers."""
+    def _mark_gone(self, rows: Sequence[int]) -> None:
+        """Record that rows of the snapshot are deleted. Their numbers are never used for other documents."""
         self._connection.executemany("INSERT INTO gone VALUES (?, ?)", [(row, self.version) for row in rows])
 
-    def _numbers(self, count: int) -> int:
-        """The first of so many in a row."""
+    def _allocate(self, count: int) -> int:
+        """Return the first of `count` consecutive new row numbers. Raises UsageError if there are no more."""
         if self.next + count > _MOST_NUMBERS:
-            raise UsageError("this index has given out all its numbers: build it again with `embedship index`")
+            raise UsageError("this index has used all row numbers (2^32 - 1): build it again with `embedship index`")
         self.next += count
         return self.next - count

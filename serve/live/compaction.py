@@ -1,4 +1,4 @@
-"""When a live index is compacted, on a thread of its own, and what if that fails."""
+"""Compaction scheduler: compacts a mutable index on its own thread when enough has changed, and retries failures."""
 
 from __future__ import annotations
 
@@ -17,60 +17,60 @@ from embedship.serve.live.index import MutableIndex
 
 logger = logging.getLogger(__name__)
 
-# Below so many changes a compaction is not worth its work.
+# With fewer changes than this, a compaction costs more than it saves.
 LEAST_CHANGES = 1_000
 
-# After a failure: a full disk is seldom emptied within seconds.
+# Wait after a failure. A full disk is rarely emptied within seconds.
 RETRY_SECONDS = 60.0
 
-# Added to the thread's niceness: whoever searches goes first.
+# Added to the thread's niceness, so that searches have priority.
 _NICE = 10
 
 
 class CompactionResult(StrEnum):
-    """Label of embedship_index_compactions_total."""
+    """Result of a compaction; the label of embedship_index_compactions_total."""
 
     DONE = "done"
     FAILED = "failed"
 
 
-Told = Callable[[CompactionResult, float], object]  # what came of a compaction, and the seconds it took
+ResultCallback = Callable[[CompactionResult, float], object]  # called with the result and the duration in seconds
 
 
 def due(size: IndexSize, share: float, least: int = LEAST_CHANGES) -> bool:
-    """Whether the changes are so many, as a share of the rows, that searches pay for them."""
+    """Return whether there are so many changes, relative to the rows, that they slow searches down."""
     return size.rows > 0 and size.changes >= max(least, share * size.rows)
 
 
 class CompactionScheduler:
-    """Looks after each change that it is told of."""
+    """Checks after each change whether a compaction is due, and runs it on its own thread."""
 
     def __init__(
         self,
         live: MutableIndex,
         share: float,
-        told: Told,
+        on_result: ResultCallback,
         least: int = LEAST_CHANGES,
         retry_seconds: float = RETRY_SECONDS,
     ) -> None:
         self._live = live
         self._share, self._least = share, least
-        self._told = told
+        self._on_result = on_result
         self._retry_seconds = retry_seconds
         self._changed = Condition()
-        self._asked = True  # what was left over when the last process ended
+        self._requested = True  # check once at start: the last process may have left changes
         self._closed = False
         self._thread = Thread(target=self._run, name="compaction", daemon=True)
         self._thread.start()
 
     def compact_if_due(self) -> None:
-        """There were changes. Never blocks for long."""
+        """Request a check after changes. It does not wait for the compaction."""
         with self._changed:
-            self._asked = True
+            self._requested = True
             self._changed.notify()
 
     def close(self) -> None:
-        """A compaction that runs is waited for: it ends whole, or would be made again."""
+        """Stop the thread. Waits for a running compaction, because an interrupted one would have to start again."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -79,33 +79,33 @@ class CompactionScheduler:
     def _run(self) -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         while self._wait():
-            if not self._looked():
+            if not self._try_compaction():
                 self._pause()
 
     def _wait(self) -> bool:
-        """Until there is something to look at; False at the end."""
+        """Wait for a request. Return False once the scheduler is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._asked or self._closed)
-            self._asked = False
+            self._changed.wait_for(lambda: self._requested or self._closed)
+            self._requested = False
             return not self._closed
 
     def _pause(self) -> None:
         with self._changed:
             self._changed.wait_for(lambda: self._closed, self._retry_seconds)
-            self._asked = True
+            self._requested = True
 
-    def _looked(self) -> bool:
-        """Compact if it is due; False if that failed."""
-        began = time.perf_counter()
+    def _try_compaction(self) -> bool:
+        """Compact if it is due. Return False if that failed."""
+        started = time.perf_counter()
         try:
             if due(self._live.size, self._share, self._least):
                 self._live.compact()
-                self._told(CompactionResult.DONE, time.perf_counter() - began)
+                self._on_result(CompactionResult.DONE, time.perf_counter() - started)
         except (EmbedshipError, OSError, sqlite3.Error) as error:
-            logger.error("%s was not compacted: %s (again in %g s)", self._live.folder, error, self._retry_seconds)
-        except Exception:  # a thread that ended here would never compact again, and nobody would hear of it
-            logger.exception("%s was not compacted (again in %g s)", self._live.folder, self._retry_seconds)
+            logger.error("%s was not compacted: %s (retry in %g s)", self._live.folder, error, self._retry_seconds)
+        except Exception:  # without this the thread would end, and the index would silently never be compacted again
+            logger.exception("%s was not compacted (retry in %g s)", self._live.folder, self._retry_seconds)
         else:
             return True
-        self._told(CompactionResult.FAILED, time.perf_counter() - began)
+        self._on_result(CompactionResult.FAILED, time.perf_counter() - started)
         return False

@@ -1,4 +1,4 @@
-"""INDEX.live/documents.sqlite: made once from the index, then changed by transactions and by nothing else."""
+"""INDEX.live/documents.sqlite: created once from the index, and then changed only by transactions."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ LOCK = "lock"
 
 _SCHEMA = (
     "CREATE TABLE about (format INTEGER NOT NULL, fingerprint TEXT NOT NULL, origin TEXT NOT NULL)",
-    # One row, read at the begin of every search. `next` is the number of the next new row: none is used twice.
+    # One row, read at the start of every search. `next` is the number of the next new row; no number is used twice.
     """CREATE TABLE state (version INTEGER NOT NULL, next INTEGER NOT NULL, size INTEGER NOT NULL,
         snapshot TEXT NOT NULL, digest TEXT NOT NULL)""",
-    # The number of each row of the snapshot, uint32; empty while row and number are the same.
+    # The number of each row of the snapshot, uint32. Empty if each row's number is its position.
     "CREATE TABLE numbers (numbers BLOB NOT NULL)",
-    # What the snapshot does not hold (float16, little-endian) and what it should not: each since which version.
+    # Vectors that the snapshot lacks (float16, little-endian), and rows to leave out of it, with the version of each.
     "CREATE TABLE fresh (row INTEGER PRIMARY KEY, version INTEGER NOT NULL, vector BLOB NOT NULL)",
     "CREATE INDEX fresh_since ON fresh (version)",
     "CREATE TABLE gone (row INTEGER PRIMARY KEY, version INTEGER NOT NULL)",
@@ -36,21 +36,23 @@ _SCHEMA = (
 _CHANGED = """SELECT snapshot != '' OR EXISTS (SELECT 1 FROM fresh) OR EXISTS (SELECT 1 FROM gone) FROM state"""
 _STATE = "SELECT version, next, size, snapshot, digest FROM state"
 
-# How long a reader waits for another process that recovers or checkpoints the file.
+# How long a reader waits while another process recovers or checkpoints the file.
 _BUSY_SECONDS = 30.0
-_ROOM = 1 << 20  # bytes: a disk with less is full, whatever SQLite says
+_FULL_BELOW = 1 << 20  # bytes: a disk with less free space counts as full, whatever SQLite reports
 
 
 class LiveState(NamedTuple):
-    version: int  # rises with every transaction
-    next: int  # all numbers of rows lie below
+    """The state row of the database."""
+
+    version: int  # increases with every transaction
+    next: int  # all row numbers are below this
     size: int  # documents
-    snapshot: str  # name of the folder, empty: the index itself
-    digest: str  # of the snapshot's manifest
+    snapshot: str  # folder name of the snapshot; empty for the index itself
+    digest: str  # digest of the snapshot's manifest
 
 
-def make(folder: Path, index: Path, found: IndexManifest) -> None:
-    """Make INDEX.live of an index whose files have been hashed; whole or not at all."""
+def make(folder: Path, index: Path, stored: IndexManifest) -> None:
+    """Create INDEX.live, completely or not at all, for an index whose files have been hashed."""
     with write_folder_atomically(folder, _refuse) as new:
         shutil.copyfile(index / DOCUMENTS, new / DOCUMENTS)
         (new / LOCK).touch()
@@ -60,18 +62,20 @@ def make(folder: Path, index: Path, found: IndexManifest) -> None:
             connection.execute("BEGIN")
             for statement in _SCHEMA:
                 connection.execute(statement)
-            connection.execute("INSERT INTO about VALUES (?, ?, ?)", (FORMAT, found.fingerprint, found.digest))
-            connection.execute("INSERT INTO state VALUES (0, ?, ?, '', ?)", (found.size, found.documents, found.digest))
+            connection.execute("INSERT INTO about VALUES (?, ?, ?)", (FORMAT, stored.fingerprint, stored.digest))
+            connection.execute(
+                "INSERT INTO state VALUES (0, ?, ?, '', ?)", (stored.size, stored.documents, stored.digest)
+            )
             connection.execute("COMMIT")
             connection.execute("PRAGMA journal_mode = WAL")
 
 
 def _refuse(folder: Path) -> None:
-    raise UsageError(f"{folder} exists and holds no {DOCUMENTS}: move it away")
+    raise UsageError(f"{folder} exists but has no {DOCUMENTS}: move it away")
 
 
-def require_valid(folder: Path, index: Path, found: IndexManifest) -> None:
-    """Raise unless the file is sound, of this format, and holds the changes of just this index.
+def require_valid(folder: Path, index: Path, stored: IndexManifest) -> None:
+    """Check that the file is sound, has this format, and has the changes of this index.
 
     Raises UnsafeError for a damaged file, UsageError for another format, MismatchError for another index or model.
     """
@@ -83,31 +87,32 @@ def require_valid(folder: Path, index: Path, found: IndexManifest) -> None:
         format, fingerprint, origin = connection.execute("SELECT * FROM about").fetchone()
     if format != FORMAT:
         raise UsageError(f"{path} has format {format!r}; this embedship reads format {FORMAT}: {_CURE}")
-    if fingerprint != found.fingerprint:
+    if fingerprint != stored.fingerprint:
         raise MismatchError(
-            f"{folder} holds changes embedded with model {fingerprint[:12]}, {index} is of {found.fingerprint[:12]}: "
-            "their vectors cannot be compared. Take the bundle and the index that they were made with."
+            f"{folder} has changes embedded with model {fingerprint[:12]}, but {index} has model "
+            f"{stored.fingerprint[:12]}: their vectors cannot be compared. Use the bundle and the index that the "
+            "changes were made with."
         )
-    if origin != found.digest:
+    if origin != stored.digest:
         raise MismatchError(
-            f"{folder} holds changes to another build of {index}: put that one back, or move {folder} away if the new "
-            "index holds the changes already."
+            f"{folder} has changes to another build of {index}: put that build back, or move {folder} away if the new "
+            "index already includes the changes."
         )
 
 
-_CURE = "put a copy of the whole folder back, or move it away and send the changes again"
+_CURE = "restore a copy of the whole folder, or move it away and send the changes again"
 
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """What SQLite says of a file that it cannot read, in a sentence."""
+    """Turn SQLite errors about a file that cannot be read into errors with a cause and a cure."""
     try:
         yield
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_CANTOPEN:
             raise UsageError(
-                f"{path} cannot be opened ({error}): its folder must be writable once after a crash, for SQLite to "
-                "recover what was acknowledged"
+                f"{path} cannot be opened ({error}): its folder must be writable once after a crash, so that SQLite "
+                "can recover the acknowledged changes"
             ) from None
         raise EmbedshipError(f"{path} cannot be read: {error}") from None
     except sqlite3.DatabaseError as error:
@@ -115,35 +120,36 @@ def readable(path: Path) -> Iterator[None]:
 
 
 class FileStamp(NamedTuple):
-    """What a file of changes and its -wal were when it was opened as one that never changes: inode, size, time."""
+    """Identity of a database file and its -wal file: inode, size in bytes and modification time of each."""
 
     file: tuple[int, ...] | None
     wal: tuple[int, ...] | None
 
     @classmethod
-    def of(cls, path: Path) -> FileStamp:
-        return cls(_seen(path), _seen(_beside(path, "-wal")))
+    def from_path(cls, path: Path) -> FileStamp:
+        return cls(_stat(path), _stat(_sibling(path, "-wal")))
 
 
 class OpenedDatabase(NamedTuple):
-    """`still` where SQLite was told that the file never changes: once it differs, what is read is no more true."""
+    """A connection. `stamp` is set if SQLite opened the file as immutable: once it changes, the data is stale."""
 
     connection: sqlite3.Connection
-    still: FileStamp | None
+    stamp: FileStamp | None
 
 
 def connect(path: Path, writable: bool) -> sqlite3.Connection:
-    """A connection for one thread at a time, outside any transaction; a writer's waits for the disk at each commit."""
-    return opened(path, writable).connection
+    """Return a connection for one thread at a time, outside any transaction. A writer syncs to disk at each commit."""
+    return open_database(path, writable).connection
 
 
-def opened(path: Path, writable: bool) -> OpenedDatabase:
-    """As `connect`, for who keeps the connection."""
-    still = None if writable else FileStamp.of(path)  # before it is opened: what happens meanwhile is seen later
-    if still and _recoverable(path, still):
-        still = None
+def open_database(path: Path, writable: bool) -> OpenedDatabase:
+    """Like `connect`, with the stamp that a caller needs to keep the connection open."""
+    # The stamp is taken before opening, so that a change in between is noticed.
+    stamp = None if writable else FileStamp.from_path(path)
+    if stamp and _recoverable(path, stamp):
+        stamp = None
     uri = f"{path.resolve().as_uri()}?mode={'rw' if writable else 'ro'}"
-    if still:
+    if stamp:
         uri += "&immutable=1"
     connection = sqlite3.connect(
         uri, uri=True, check_same_thread=False, isolation_level=None, timeout=_BUSY_SECONDS, cached_statements=256
@@ -157,54 +163,55 @@ def opened(path: Path, writable: bool) -> OpenedDatabase:
     except BaseException:
         connection.close()
         raise
-    return OpenedDatabase(interruption.interruptible(connection), still)
+    return OpenedDatabase(interruption.interruptible(connection), stamp)
 
 
-def _recoverable(path: Path, still: FileStamp) -> bool:
-    """Whether SQLite can read it as a file that changes: on a disk for reading only it cannot make its -wal and -shm.
+def _recoverable(path: Path, stamp: FileStamp) -> bool:
+    """Return whether SQLite can open the file as mutable. On a read-only disk it cannot create -wal and -shm files.
 
-    A file that was closed well has neither beside it, and then is whole by itself. Where both lie there somebody may be
-    writing, if only through another mount, though nothing was written yet.
+    A file that was closed properly has neither, and is complete without them. If both exist, another process may be
+    writing, perhaps through another mount, even if nothing has been written yet.
     """
     try:
         with path.open("r+b"):
             return True
     except OSError:
-        return still.wal is not None and (still.wal[1] > 0 or _seen(_beside(path, "-shm")) is not None)
+        return stamp.wal is not None and (stamp.wal[1] > 0 or _stat(_sibling(path, "-shm")) is not None)
 
 
-def _beside(path: Path, ending: str) -> Path:
+def _sibling(path: Path, ending: str) -> Path:
     return path.with_name(path.name + ending)
 
 
-def _seen(path: Path) -> tuple[int, ...] | None:
+def _stat(path: Path) -> tuple[int, ...] | None:
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def state(connection: sqlite3.Connection) -> LiveState:
+    """Return the state that the connection's transaction reads."""
     return LiveState(*connection.execute(_STATE).fetchone())
 
 
-def changed(connection: sqlite3.Connection) -> bool:
-    """Whether it may hold other documents than the index that it was made of."""
-    (found,) = connection.execute(_CHANGED).fetchone()
-    return bool(found)
+def has_changes(connection: sqlite3.Connection) -> bool:
+    """Return whether it may have other documents than the index that it was created from."""
+    (result,) = connection.execute(_CHANGED).fetchone()
+    return bool(result)
 
 
 @contextmanager
 def transaction(connection: sqlite3.Connection, folder: Path) -> Iterator[None]:
-    """All of it on the disk when the block has ended, or nothing. Raises NotWritten if the disk refuses."""
+    """Run the block in a transaction: all of it is on disk afterwards, or nothing. Raises WriteRefused."""
     try:
         connection.execute("BEGIN IMMEDIATE")
         try:
             yield
             connection.execute("COMMIT")
         finally:
-            if connection.in_transaction:  # some errors have rolled back already
+            if connection.in_transaction:  # SQLite rolls back by itself after some errors
                 connection.execute("ROLLBACK")
     except sqlite3.OperationalError as error:
         if not disk_refuses(error):
@@ -213,22 +220,22 @@ def transaction(connection: sqlite3.Connection, folder: Path) -> Iterator[None]:
 
 
 def _not_written(error: sqlite3.OperationalError, folder: Path) -> WriteRefused:
-    full = error.sqlite_errorcode == sqlite3.SQLITE_FULL or _free(folder) < _ROOM
+    full = error.sqlite_errorcode == sqlite3.SQLITE_FULL or _free(folder) < _FULL_BELOW
     if full:
         return WriteRefused(
-            f"nothing was written, the disk of {folder.name} is full: make room, and send it again", True
+            f"nothing was written because the disk of {folder.name} is full: free some space and send it again", True
         )
-    cure = "see to the disk, and send it again"
-    return WriteRefused(f"nothing was written, {folder.name} takes no writes ({error}): {cure}", False)
+    cure = "check the disk and send it again"
+    return WriteRefused(f"nothing was written because {folder.name} cannot be written ({error}): {cure}", False)
 
 
 def _free(folder: Path) -> int:
     try:
         return shutil.disk_usage(folder).free
     except OSError:
-        return _ROOM
+        return _FULL_BELOW
 
 
-def holds(folder: Path) -> bool:
-    """Whether there are changes beside an index."""
+def exists(folder: Path) -> bool:
+    """Return whether `folder`, INDEX.live, has a database of changes."""
     return (folder / DOCUMENTS).exists()

@@ -1,4 +1,4 @@
-"""A live index as a server or a command holds it: searched at one moment, changed by one process, compacted."""
+"""MutableIndex: an index that can be searched at one version, changed by one process, and compacted."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ from embedship.serve.live.lock import WriterLock
 from embedship.serve.live.snapshot import IndexSnapshot
 from embedship.serve.live.view import FreshBuffer, FreshRows, LiveView
 
-# A reader may find that the snapshot it was about to open was replaced and swept meanwhile.
+# Attempts to open a view: the snapshot to open may have been replaced and removed in the meantime.
 _TRIES = 3
 
 _BLOCK = 4096
 
 
 class CompactionStep(StrEnum):
-    """Where a compaction is, at each point where it may be killed."""
+    """Steps of a compaction. Tests kill the process at each of them."""
 
     BEGUN = "begun"
-    WRITTEN = "written"  # under its own name, whole and on the disk
+    WRITTEN = "written"  # the snapshot is complete on disk, under its own name
     OPENED = "opened"
-    SWAPPED = "swapped"  # it is the one that counts
-    SWEPT = "swept"
+    SWAPPED = "swapped"  # it is the current snapshot
+    SWEPT = "swept"  # old snapshots are removed
 
 
 @dataclass(frozen=True, slots=True)
 class LiveReadView:
-    """What an IndexFolder has, too: all of it of one version."""
+    """Index, documents and words at one version, with the attributes of an IndexFolder."""
 
     index: Index
     documents: DocumentStore
@@ -58,17 +58,17 @@ class LiveReadView:
 
 @dataclass(slots=True)
 class _PooledReader:
-    """A connection with what reads through it; one thread's at a time."""
+    """A database connection and the objects that read through it. Used by one thread at a time."""
 
     connection: sqlite3.Connection
     documents: DocumentStore
     words: KeywordIndex
-    still: FileStamp | None
+    stamp: FileStamp | None
 
     @classmethod
     def open(cls, path: Path, writable: bool) -> Self:
-        connection, still = database.opened(path, writable)
-        return cls(connection, DocumentStore(connection), KeywordIndex(connection, 0), still)
+        connection, stamp = database.open_database(path, writable)
+        return cls(connection, DocumentStore(connection), KeywordIndex(connection, 0), stamp)
 
     def end(self) -> None:
         if self.connection.in_transaction:
@@ -76,14 +76,14 @@ class _PooledReader:
 
 
 class _WriteHandle(NamedTuple):
-    """What writes: one connection, and the lock that keeps other processes from it."""
+    """The connection that writes, and the lock that keeps other processes from writing."""
 
     connection: sqlite3.Connection
     lock: WriterLock
 
     @classmethod
-    def take(cls, folder: Path) -> Self:
-        lock = WriterLock.take(folder)
+    def open(cls, folder: Path) -> Self:
+        lock = WriterLock.acquire(folder)
         try:
             return cls(database.connect(folder / DOCUMENTS, writable=True), lock)
         except BaseException:
@@ -96,9 +96,9 @@ class _WriteHandle(NamedTuple):
 
 
 class MutableIndex:
-    """Thread-safe. `manifest` is that of the index itself: what it is bound to does not change with its documents."""
+    """Thread-safe. `manifest` is that of the index as it was built: model, prompts and recipe do not change later."""
 
-    def __init__(self, index: Path, bundle: Bundle, pen: _WriteHandle | None) -> None:
+    def __init__(self, index: Path, bundle: Bundle, writer: _WriteHandle | None) -> None:
         self.path = index
         self.folder = changes_folder(index)
         self.manifest = manifest.read(index)
@@ -106,46 +106,46 @@ class MutableIndex:
         self._database = self.folder / DOCUMENTS
         self._readers: list[_PooledReader] = []
         self._view: LiveView | None = None
-        self._growing = FreshBuffer(self.manifest.dimension)
+        self._fresh_buffer = FreshBuffer(self.manifest.dimension)
         self._prepared: IndexSnapshot | None = None
         self._viewing, self._writing, self._compacting = ThreadLock(), ThreadLock(), ThreadLock()
-        self._pen = pen
+        self._writer = writer
         self._holders = 1
         try:
-            self.view()  # what cannot be read is known now
+            self.view()  # report unreadable files now
         except BaseException:
             self.close()
             raise
 
     @classmethod
     def open(cls, index: Path, bundle: Bundle, writable: bool) -> Self:
-        """The changes beside an index, made if there are none and it is to be written.
+        """Open the index with the changes next to it. If there are none and `writable`, create INDEX.live.
 
         Files are hashed before FAISS reads a byte of them. Raises UsageError, UnsafeError, MismatchError as
-        IndexFolder.open does, and UsageError where another process writes.
+        IndexFolder.open does, and UsageError if another process writes to the index.
         """
-        found = manifest.read(index)
-        manifest.require_match(index, found, bundle)
+        stored = manifest.read(index)
+        manifest.require_match(index, stored, bundle)
         folder = changes_folder(index)
-        if writable and not database.holds(folder):
-            manifest.verify(index, found)
-            database.make(folder, index, found)
-        database.require_valid(folder, index, found)
+        if writable and not database.exists(folder):
+            manifest.verify(index, stored)
+            database.make(folder, index, stored)
+        database.require_valid(folder, index, stored)
         with database.readable(folder / DOCUMENTS):
-            opened = cls(index, bundle, _WriteHandle.take(folder) if writable else None)
+            opened = cls(index, bundle, _WriteHandle.open(folder) if writable else None)
         if writable:
             snapshot.sweep(folder, opened.view().snapshot.name)
         return opened
 
     @property
     def writable(self) -> bool:
-        return self._pen is not None
+        return self._writer is not None
 
     @contextmanager
-    def moment(self) -> Iterator[LiveReadView]:
-        """Everything as it was committed last, until the block ends, whatever is written meanwhile.
+    def read_view(self) -> Iterator[LiveReadView]:
+        """Yield the last committed version. It does not change until the block ends, whatever is written meanwhile.
 
-        Its `index` stays as it is after that, too.
+        Its `index` stays valid and unchanged after the block.
         """
         reader, view = self._begin()
         try:
@@ -154,9 +154,10 @@ class MutableIndex:
             self._give_back(reader)
 
     def view(self) -> LiveView:
-        with self.moment() as now:
-            assert isinstance(now.index, LiveView), "a moment of a live index has a view"
-            return now.index
+        """Return the view of the last committed version."""
+        with self.read_view() as current:
+            assert isinstance(current.index, LiveView), "a read view of a MutableIndex has a LiveView"
+            return current.index
 
     @property
     def size(self) -> IndexSize:
@@ -166,24 +167,24 @@ class MutableIndex:
         rows = view.snapshot.size - view.dead + len(fresh)
         return IndexSize(view.documents, rows, put, len(fresh), view.dead, view.fresh.vectors.nbytes)
 
-    def write(self, wanted: Sequence[Change]) -> ChangeCounts:
-        """Put and delete, in this order; when this returns, it is on the disk and every search sees it.
+    def write(self, requested: Sequence[Change]) -> ChangeCounts:
+        """Put and delete documents in this order. On return the changes are on disk, and every new search sees them.
 
-        All of it or nothing. Raises NotWritten if the disk refuses.
+        All changes are written, or none. Raises WriteRefused if the disk refuses.
         """
         with self._transaction() as connection:
-            return changes.apply(connection, database.state(connection), wanted)
+            return changes.apply(connection, database.state(connection), requested)
 
-    def changed_documents(self, wanted: Sequence[Document]) -> list[Document]:
-        """Those that are not there already, word for word: the others need neither the model nor the disk."""
-        with self.moment() as now:
-            known = now.documents.full_texts([document.id for document in wanted])
-        return [each for each in wanted if each.id not in known or not store.same_content(known[each.id], each)]
+    def changed_documents(self, requested: Sequence[Document]) -> list[Document]:
+        """Return the documents that are not stored yet with exactly this content: only these need model and disk."""
+        with self.read_view() as current:
+            stored = current.documents.full_texts([document.id for document in requested])
+        return [each for each in requested if each.id not in stored or not store.same_content(stored[each.id], each)]
 
     def compact(self, step: Callable[[CompactionStep], object] = lambda _: None) -> bool:
-        """Write the next snapshot and let it count; False where no document is left to make one of.
+        """Write the next snapshot and make it the current one. Return False if there are no documents left to write.
 
-        Searches and writes go on meanwhile. Raises EmbedshipError if the disk refuses, and all is as before.
+        Searches and writes continue meanwhile. Raises EmbedshipError if the disk refuses; nothing has changed then.
         """
         with self._compacting:
             view = self.view()
@@ -193,10 +194,10 @@ class MutableIndex:
             step(CompactionStep.BEGUN)
             name = snapshot.name_after(view.snapshot.name)
             snapshot.sweep(self.folder, view.snapshot.name)
-            with write_folder_atomically(self.folder / name, _ours) as folder:
-                found = snapshot.write(folder, blocks, len(numbers), view.documents, view.snapshot.manifest)
+            with write_folder_atomically(self.folder / name, _replaceable) as folder:
+                written = snapshot.write(folder, blocks, len(numbers), view.documents, view.snapshot.manifest)
             step(CompactionStep.WRITTEN)
-            made = IndexSnapshot.open(self.folder / name, found.digest, numbers, self._bundle)
+            made = IndexSnapshot.open(self.folder / name, written.digest, numbers, self._bundle)
             step(CompactionStep.OPENED)
             self._swap(made, view.version)
             step(CompactionStep.SWAPPED)
@@ -207,12 +208,12 @@ class MutableIndex:
             return True
 
     def serves(self, index: Path, bundle: Bundle) -> bool:
-        """Whether it holds the changes of this index, as it lies there now, with vectors of this model."""
+        """Return whether it has the changes of the index that is now at this path, with vectors of this model."""
         same = changes_folder(index) == self.folder and bundle.fingerprint == self._bundle.fingerprint
         return same and manifest.read(index).digest == self.manifest.digest
 
     def share(self) -> Self:
-        """For one more holder; the last that closes it closes it."""
+        """Add one more user of this object. It is closed when the last user calls `close`."""
         self._holders += 1
         return self
 
@@ -222,8 +223,8 @@ class MutableIndex:
             return
         for reader in self._readers:
             reader.connection.close()
-        if self._pen:
-            self._pen.close()
+        if self._writer:
+            self._writer.close()
         self._view = self._prepared = None
 
     def __enter__(self) -> Self:
@@ -237,7 +238,7 @@ class MutableIndex:
             reader = self._readers.pop()
         except IndexError:
             return _PooledReader.open(self._database, self.writable)
-        if reader.still is None or reader.still == FileStamp.of(self._database):
+        if reader.stamp is None or reader.stamp == FileStamp.from_path(self._database):
             return reader
         reader.connection.close()
         return _PooledReader.open(self._database, self.writable)
@@ -247,12 +248,12 @@ class MutableIndex:
         self._readers.append(reader)
 
     def _begin(self) -> tuple[_PooledReader, LiveView]:
-        """A reader in a transaction, and the view of its version, which the first to ask makes."""
+        """Return a reader in a transaction, and the view of its version. The first reader of a version creates it."""
         failed = 0
         while True:
             reader = self._borrow()
             try:
-                view = self._seen_by(reader)
+                view = self._view_of(reader)
             except BaseException as error:
                 reader.connection.close()
                 failed += 1
@@ -263,47 +264,52 @@ class MutableIndex:
                 return reader, view
             self._give_back(reader)
 
-    def _seen_by(self, reader: _PooledReader) -> LiveView | None:
-        """None where another reader has seen a later version meanwhile: that one, then."""
+    def _view_of(self, reader: _PooledReader) -> LiveView | None:
+        """Return the view of the reader's version; None if another reader has already created a later one."""
         known = self._view
         reader.connection.execute("BEGIN")
-        found = database.state(reader.connection)
-        if known is not None and found.version < known.version:
-            raise EmbedshipError(f"{self._database} is older than it was: if a copy took its place, start again")
-        view = self._at(reader.connection, found)
-        if view.version != found.version:
+        state = database.state(reader.connection)
+        if known is not None and state.version < known.version:
+            raise EmbedshipError(
+                f"{self._database} is older than before: if it was replaced by a copy, restart this process"
+            )
+        view = self._view_at(reader.connection, state)
+        if view.version != state.version:
             return None
-        reader.words.renew(found.version, found.next)
+        reader.words.renew(state.version, state.next)
         return view
 
-    def _at(self, connection: sqlite3.Connection, found: LiveState) -> LiveView:
+    def _view_at(self, connection: sqlite3.Connection, state: LiveState) -> LiveView:
         view = self._view
-        if view is None or view.version < found.version:
+        if view is None or view.version < state.version:
             with self._viewing:
-                if self._view is None or self._view.version < found.version:
-                    self._view = self._advanced(self._view, connection, found)
+                if self._view is None or self._view.version < state.version:
+                    self._view = self._advance_view(self._view, connection, state)
                 view = self._view
         return view
 
-    def _advanced(self, view: LiveView | None, connection: sqlite3.Connection, found: LiveState) -> LiveView:
-        """The view of the version that a transaction sees, from the one before or from nothing."""
-        if view is None or not view.snapshot.counts(found):
-            current = self._snapshot(connection, found)
-            growing, since = FreshBuffer(self.manifest.dimension), -1
+    def _advance_view(self, view: LiveView | None, connection: sqlite3.Connection, state: LiveState) -> LiveView:
+        """Return the view of the version that a transaction reads, made from the previous view if possible."""
+        if view is None or not view.snapshot.is_current(state):
+            current = self._snapshot(connection, state)
+            buffer, since = FreshBuffer(self.manifest.dimension), -1
             alive = np.ones(current.size, dtype=np.bool_)
         else:
-            current, growing, since, alive = view.snapshot, self._growing, view.version, view.alive.copy()
-        numbers, vectors = self._put(connection, since)
+            current, buffer, since, alive = view.snapshot, self._fresh_buffer, view.version, view.alive.copy()
+        numbers, vectors = self._fresh_rows(connection, since)
         gone = _column(connection.execute("SELECT row FROM gone WHERE version > ?", [since]).fetchall())
-        alive[current.places(np.concatenate([numbers, gone]))] = False
-        fresh: FreshRows = growing.change(numbers, vectors, gone)
-        self._growing = growing
+        alive[current.rows_of(np.concatenate([numbers, gone]))] = False
+        fresh: FreshRows = buffer.apply(numbers, vectors, gone)
+        self._fresh_buffer = buffer
         dead = len(alive) - int(np.count_nonzero(alive))
-        firsts = self._firsts(view, connection, found.next)
-        return LiveView(found.version, found.next, found.size, firsts, current, alive, dead, fresh)
+        firsts = self._firsts(view, connection, state.next)
+        return LiveView(state.version, state.next, state.size, firsts, current, alive, dead, fresh)
 
     def _firsts(self, view: LiveView | None, connection: sqlite3.Connection, stop: int) -> NDArray[np.uint32] | None:
-        """Of the view before, and of the rows that came since: a row keeps its document as long as it is there."""
+        """Return the first row of each row's document: those of the previous view, and those of new rows.
+
+        This works because a row belongs to the same document as long as it exists.
+        """
         if self.manifest.chunking is None:
             return None
         known = np.empty(0, dtype=np.uint32) if view is None or view.firsts is None else view.firsts
@@ -311,24 +317,24 @@ class MutableIndex:
             return known
         return np.concatenate([known, store.first_rows(connection, len(known), stop)])
 
-    def _put(self, connection: sqlite3.Connection, since: int) -> tuple[NDArray[np.int64], Vectors]:
+    def _fresh_rows(self, connection: sqlite3.Connection, since: int) -> tuple[NDArray[np.int64], Vectors]:
         rows = connection.execute("SELECT row, vector FROM fresh WHERE version > ? ORDER BY row", [since]).fetchall()
         packed = np.frombuffer(b"".join(vector for _, vector in rows), dtype="<f2")
         return _column(rows), packed.reshape(len(rows), self.manifest.dimension).astype(np.float32)
 
-    def _snapshot(self, connection: sqlite3.Connection, found: LiveState) -> IndexSnapshot:
-        if self._prepared and self._prepared.counts(found):
+    def _snapshot(self, connection: sqlite3.Connection, state: LiveState) -> IndexSnapshot:
+        if self._prepared and self._prepared.is_current(state):
             return self._prepared
-        if not found.snapshot:
+        if not state.snapshot:
             return IndexSnapshot.origin(self.path, self._bundle)
-        snapshot.demand_name(found.snapshot, self._database)
+        snapshot.demand_name(state.snapshot, self._database)
         (packed,) = connection.execute("SELECT numbers FROM numbers").fetchone()
         numbers = np.frombuffer(packed, dtype="<u4").astype(np.int64)
-        return IndexSnapshot.open(self.folder / found.snapshot, found.digest, numbers, self._bundle)
+        return IndexSnapshot.open(self.folder / state.snapshot, state.digest, numbers, self._bundle)
 
     def _swap(self, made: IndexSnapshot, version: int) -> None:
-        """What the new snapshot holds is fresh no more; what came after the version it was made of, still is."""
-        self._prepared = made  # before it counts: whoever then reads first need not open it
+        """Make a new snapshot the current one. Only changes after the version it was made of remain fresh."""
+        self._prepared = made  # set before the transaction, so that the next reader need not open it again
         try:
             with self._transaction() as connection:
                 execute = connection.execute
@@ -343,26 +349,26 @@ class MutableIndex:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        assert self._pen is not None, "who writes has opened it for that"
+        assert self._writer is not None, "the index must be open for writing"
         with self._writing:
-            self._pen.lock.require()
-            with database.transaction(self._pen.connection, self.folder):
-                yield self._pen.connection
+            self._writer.lock.require()
+            with database.transaction(self._writer.connection, self.folder):
+                yield self._writer.connection
 
 
 def _vectors(view: LiveView) -> tuple[NDArray[np.int64], Iterator[Vectors]]:
-    """The numbers of all rows of a view, rising, and their vectors in that order."""
+    """Return the numbers of all rows of a view, ascending, and their vectors in that order."""
     old, new = np.flatnonzero(view.alive), np.flatnonzero(view.fresh.current)
     numbers = np.concatenate([view.snapshot.numbers[old], view.fresh.numbers[new]])
     order = np.argsort(numbers)
 
     def blocks() -> Iterator[Vectors]:
         for start in range(0, len(order), _BLOCK):
-            some = order[start : start + _BLOCK]
-            kept = some < len(old)
-            block = np.empty((len(some), view.snapshot.manifest.dimension), dtype=np.float32)
-            block[kept] = view.snapshot.truth.rows(old[some[kept]])
-            block[~kept] = view.fresh.vectors[new[some[~kept] - len(old)]]
+            part = order[start : start + _BLOCK]
+            old_rows = part < len(old)
+            block = np.empty((len(part), view.snapshot.manifest.dimension), dtype=np.float32)
+            block[old_rows] = view.snapshot.truth.rows(old[part[old_rows]])
+            block[~old_rows] = view.fresh.vectors[new[part[~old_rows] - len(old)]]
             yield block
 
     return numbers[order], blocks()
@@ -372,5 +378,5 @@ def _column(rows: Sequence[tuple[int, ...]]) -> NDArray[np.int64]:
     return np.fromiter((row[0] for row in rows), dtype=np.int64, count=len(rows))
 
 
-def _ours(folder: Path) -> None:
-    """A snapshot that never came to count, from a process that was killed: it may be replaced."""
+def _replaceable(folder: Path) -> None:
+    """Allow replacing a snapshot that never became current, from a process that was killed."""

@@ -1,4 +1,4 @@
-"""One process writes. The system gives the lock back when the process ends, however it ends."""
+"""Write lock: one process at a time writes to an index. The operating system releases it when the process ends."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from embedship.serve.search.backend import WriteRefused
 
 
 class WriterLock:
+    """The locked file INDEX.live/lock."""
+
     def __init__(self, path: Path, descriptor: int) -> None:
         self._path = path
         self._descriptor = descriptor
 
     @classmethod
-    def take(cls, folder: Path) -> Self:
-        """Raises UsageError where another process holds it."""
+    def acquire(cls, folder: Path) -> Self:
+        """Acquire the lock. Raises UsageError if another process has it."""
         path = folder / LOCK
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -27,18 +29,18 @@ class WriterLock:
         except BlockingIOError:
             os.close(descriptor)
             raise UsageError(
-                f"another process writes to {folder}: send the changes to it, if it is a server (PUT /documents), or "
+                f"another process writes to {folder}: if it is a server, send the changes to it (PUT /documents), or "
                 "wait until it ends"
             ) from None
         return cls(path, descriptor)
 
     def require(self) -> None:
-        """Raise NotWritten if the folder was removed or replaced meanwhile: what is written to it would be lost."""
+        """Raise WriteRefused if the folder was removed or replaced after opening: the changes would be lost."""
         try:
-            there = os.path.samestat(os.stat(self._path), os.fstat(self._descriptor))
+            exists = os.path.samestat(os.stat(self._path), os.fstat(self._descriptor))
         except FileNotFoundError:
-            there = False
-        if not there:
+            exists = False
+        if not exists:
             raise WriteRefused(f"nothing was written: {self._path.parent} was removed while it was open", False)
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
-"""The documents of an index as they are now, for who reads its folder and not what serves it.
+"""Current documents of an index, for commands that read its folder directly.
 
-The folder stays as it was built: read alone it lacks what was put since, and still has what was deleted.
+The folder stays as it was built. It lacks documents that were put later, and still has documents deleted later.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from embedship.serve.live import changes_folder, database
 
 
 class DocumentVersion(NamedTuple):
-    """Documents of one version, 0: as they were built."""
+    """The documents of one version. Version 0 is the index as it was built."""
 
     version: int
     documents: DocumentStore
 
 
 @contextmanager
-def documents(index: Path, found: IndexManifest) -> Iterator[DocumentVersion]:
-    """All of one version until the block ends, whatever is written meanwhile.
+def documents(index: Path, stored: IndexManifest) -> Iterator[DocumentVersion]:
+    """Yield the current documents. They do not change until the block ends, whatever is written meanwhile.
 
-    Raises UnsafeError for damaged files, MismatchError where INDEX.live holds the changes of another index.
+    Raises UnsafeError for damaged files, MismatchError if INDEX.live has the changes of another index.
     """
-    with _changes(index, found) as connection:
+    with _changes(index, stored) as connection:
         if connection is not None:
             yield DocumentVersion(database.state(connection).version, DocumentStore(connection))
             return
@@ -39,32 +39,31 @@ def documents(index: Path, found: IndexManifest) -> Iterator[DocumentVersion]:
         yield DocumentVersion(0, built)
 
 
-def version(index: Path, found: IndexManifest) -> int:
-    """What `documents` would give now."""
-    with _changes(index, found) as connection:
+def version(index: Path, stored: IndexManifest) -> int:
+    """Return the version that `documents` would yield now."""
+    with _changes(index, stored) as connection:
         return 0 if connection is None else database.state(connection).version
 
 
-def refuse(index: Path) -> None:
-    """Raise UsageError where there are changes beside an index, for who can read only the folder."""
+def require_unchanged(index: Path) -> None:
+    """Raise UsageError if an index has later changes. For commands that can read only the folder itself."""
     if version(index, manifest.read(index)):
         raise UsageError(
-            f"{changes_folder(index)} holds changes that {index} itself lacks: what was put since would be missing, "
-            f"and what "
-            f"was deleted would be back. `embedship index migrate {index} BUNDLE --out NEW` writes an index that holds "
-            "them, with the same bundle, too: take that one"
+            f"{changes_folder(index)} has changes that {index} itself lacks: documents put later would be missing, and "
+            f"deleted documents would be back. `embedship index migrate {index} BUNDLE --out NEW` writes an index with "
+            "the changes, also with the same bundle: use that one"
         )
 
 
 @contextmanager
-def _changes(index: Path, found: IndexManifest) -> Iterator[sqlite3.Connection | None]:
-    """In a transaction; None where there are none."""
+def _changes(index: Path, stored: IndexManifest) -> Iterator[sqlite3.Connection | None]:
+    """Yield a connection in a read transaction; None if there are no changes."""
     folder = changes_folder(index)
-    if not database.holds(folder):
+    if not database.exists(folder):
         yield None
         return
-    database.require_valid(folder, index, found)
+    database.require_valid(folder, index, stored)
     path = folder / DOCUMENTS
     with database.readable(path), closing(database.connect(path, writable=False)) as connection:
         connection.execute("BEGIN")
-        yield connection if database.changed(connection) else None
+        yield connection if database.has_changes(connection) else None

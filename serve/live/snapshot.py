@@ -1,4 +1,4 @@
-"""The immutable part of a live index: the index itself, or what a compaction made of it and its changes."""
+"""The immutable part of a mutable index: the index as built, or a snapshot that a compaction wrote."""
 
 from __future__ import annotations
 
@@ -27,43 +27,43 @@ from embedship.serve.index.folder import load
 from embedship.serve.index.manifest import FORMAT, MANIFEST, IndexManifest
 from embedship.serve.live.database import LiveState
 
-Numbers = NDArray[np.int64]  # (size,) rising: the number of each row, by which the database knows it
+Numbers = NDArray[np.int64]  # (size,) ascending: the number of each row in the database
 
 _PREFIX = "gen-"
 
 
 class IndexSnapshot:
-    """Thread-safe. Its folder is not swept while it is open, here or in another process: a shared lock says so.
+    """Thread-safe. A shared lock keeps every process from removing the folder while the snapshot is open.
 
-    It is closed when the last view of it is gone.
+    It is closed when the last view of it is garbage-collected.
     """
 
-    def __init__(self, folder: Path, found: IndexManifest, numbers: Numbers) -> None:
+    def __init__(self, folder: Path, stored: IndexManifest, numbers: Numbers) -> None:
         self.name = folder.name
-        self.manifest = found
+        self.manifest = stored
         self.numbers = numbers
-        self.index: Index = load(folder, found)
-        self.truth = ExactVectors.open(folder, (found.size, found.dimension))
+        self.index: Index = load(folder, stored)
+        self.truth = ExactVectors.open(folder, (stored.size, stored.dimension))
 
     @classmethod
     def origin(cls, index: Path, bundle: Bundle) -> Self:
-        """The index itself, hashed: its rows are their own numbers. Raises what IndexFolder.open does."""
-        found = manifest.read(index)
-        manifest.require_match(index, found, bundle)
-        manifest.verify(index, found)
-        opened = cls(index, found, np.arange(found.size))
+        """Open the index as it was built, after hashing it. Row numbers are positions. Raises as IndexFolder.open."""
+        stored = manifest.read(index)
+        manifest.require_match(index, stored, bundle)
+        manifest.verify(index, stored)
+        opened = cls(index, stored, np.arange(stored.size))
         opened.name = ""
         return opened
 
     @classmethod
     def open(cls, folder: Path, digest: str, numbers: Numbers, bundle: Bundle) -> Self:
-        """One that a compaction made, hashed. Raises FileNotFoundError if another process has swept it."""
+        """Open a snapshot of a compaction, after hashing it. Raises FileNotFoundError if another process removed it."""
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(lock, fcntl.LOCK_SH)
-            found = _verified(folder, digest)
-            manifest.require_match(folder, found, bundle)
-            opened = cls(folder, found, numbers)
+            stored = _verify(folder, digest)
+            manifest.require_match(folder, stored, bundle)
+            opened = cls(folder, stored, numbers)
         except BaseException:
             os.close(lock)
             raise
@@ -74,26 +74,29 @@ class IndexSnapshot:
     def size(self) -> int:
         return self.manifest.size
 
-    def counts(self, state: LiveState) -> bool:
-        """Whether it is the one that a state names; two of the same documents may have one digest."""
+    def is_current(self, state: LiveState) -> bool:
+        """Return whether `state` names this snapshot.
+
+        Its name is compared also, because two snapshots of the same documents may have the same digest.
+        """
         return (self.name, self.manifest.digest) == (state.snapshot, state.digest)
 
-    def places(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The rows of those of these documents that it holds."""
+    def rows_of(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the positions of those of these row numbers that the snapshot has."""
         rows = np.searchsorted(self.numbers, numbers)
-        known = rows < self.size
-        known[known] = self.numbers[rows[known]] == numbers[known]
-        return rows[known]
+        present = rows < self.size
+        present[present] = self.numbers[rows[present]] == numbers[present]
+        return rows[present]
 
 
 def write(folder: Path, blocks: Iterable[Vectors], size: int, documents: int, before: IndexManifest) -> IndexManifest:
-    """Write a snapshot of (size, dim) unit vectors, those of so many documents, and seal it.
+    """Write and seal a snapshot of (size, dim) unit vectors, which belong to `documents` documents.
 
-    Kind and tuning are those of the one before. It has no documents: those lie in the database, of which there is one.
+    Its recipe and effort are those of the previous snapshot. It has no documents: these are only in the database.
     """
     from embedship.serve.index import faiss_library, kinds
 
-    faiss_library.on_this_thread()  # searches need the other cores
+    faiss_library.on_this_thread()  # leave the other cores to searches
     truth = ExactVectors.write(folder, blocks, (size, before.dimension))
     kinds.write(folder, truth, before.recipe, before.packing, before.effort)
     files = {name: SealedFile.from_path(folder / name) for name in sorted(_files(before))}
@@ -104,7 +107,8 @@ def write(folder: Path, blocks: Iterable[Vectors], size: int, documents: int, be
 
 
 def name_after(name: str) -> str:
-    """
+    """Return the name of the next snapshot.
+
     >>> name_after(""), name_after("gen-000041")
     ('gen-000001', 'gen-000042')
     """
@@ -112,13 +116,13 @@ def name_after(name: str) -> str:
 
 
 def demand_name(name: str, database: Path) -> None:
-    """Raise UnsafeError unless it is one that `name_after` gives: the file that names it may come from elsewhere."""
+    """Raise UnsafeError unless `name` has the form that `name_after` returns: the database may come from elsewhere."""
     if not re.fullmatch(rf"{_PREFIX}[0-9]{{6,}}", name):
-        raise UnsafeError(f"{database} names the snapshot {name!r}, which no compaction made: put a copy back")
+        raise UnsafeError(f"{database} names the snapshot {name!r}, which is not a valid name: restore a copy")
 
 
 def sweep(folder: Path, keep: str) -> None:
-    """Remove the snapshots that count no more, but those that somebody still has open. For who holds the write lock."""
+    """Remove snapshots other than `keep`, unless a process has them open. The caller must have the write lock."""
     for path in folder.glob(f"{_PREFIX}*"):
         if path.name != keep:
             _remove_unless_open(path)
@@ -128,29 +132,29 @@ def _remove_unless_open(path: Path) -> None:
     try:
         lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
-        return  # no folder: none of ours
+        return  # not a folder, so not a snapshot
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(path, ignore_errors=True)
     except OSError:
-        return  # a reader has it: the next sweep will find it
+        return  # a reader has it open; a later sweep removes it
     finally:
         os.close(lock)
 
 
-def _files(found: IndexManifest) -> frozenset[str]:
-    return manifest.files(found.recipe) - {DOCUMENTS}
+def _files(stored: IndexManifest) -> frozenset[str]:
+    return manifest.files(stored.recipe) - {DOCUMENTS}
 
 
-def _verified(folder: Path, digest: str) -> IndexManifest:
-    found = sealed.read(folder / MANIFEST, IndexManifest, FORMAT, "snapshot")
-    problems = sealed.problems(folder, found.files, sorted(_files(found)))
-    problems += [f"{name} was added" for name in sealed.unlisted_files(folder, {MANIFEST, *_files(found)})]
-    if found.digest != digest:
+def _verify(folder: Path, digest: str) -> IndexManifest:
+    stored = sealed.read(folder / MANIFEST, IndexManifest, FORMAT, "snapshot")
+    problems = sealed.problems(folder, stored.files, sorted(_files(stored)))
+    problems += [f"{name} was added" for name in sealed.unlisted_files(folder, {MANIFEST, *_files(stored)})]
+    if stored.digest != digest:
         problems.append(f"{MANIFEST} is that of another snapshot")
     if problems:
         raise UnsafeError(
-            f"{folder} is not the snapshot that was written: {'; '.join(problems)}: put a copy of {folder.parent} "
-            "back, or move it away and send the changes again"
+            f"{folder} is not the snapshot that was written: {'; '.join(problems)}: restore a copy of "
+            f"{folder.parent}, or move it away and send the changes again"
         )
-    return found
+    return stored

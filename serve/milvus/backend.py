@@ -40,7 +40,7 @@ from embedship.serve.search.backend import (
     SearchResults,
     comparable,
     ranks_by_row,
-    searched,
+    run_searches,
 )
 
 # Entities put in one call: of 65 kB of text each, half of the 64 MB that Milvus takes.
@@ -98,7 +98,7 @@ class MilvusBackend:
     def find(self, vectors: Vectors | None, k: int, how: SearchParams) -> SearchResults:
         began = time.perf_counter()
         expression = self._expression(how.filter) if how.filter else None
-        lists = searched(
+        lists = run_searches(
             how,
             k,
             lambda depth: self._nearest(vectors, depth, expression, how),
@@ -113,7 +113,7 @@ class MilvusBackend:
     def exact(self, vectors: Vectors, k: int) -> npt.NDArray[np.int64]:
         return self.index.exact(normalise(vectors), k).rows
 
-    def known(self, ids: Sequence[str]) -> dict[str, int]:
+    def resolve_ids(self, ids: Sequence[str]) -> dict[str, int]:
         rows = {row_of(id): id for id in ids}
         return {id: row for row, id in self._ids(list(rows), CONSISTENCY).items() if rows[row] == id}
 

@@ -1,7 +1,7 @@
-"""Search.
+"""Search: parameters, results, and the interface that every search backend implements.
 
-address.py   Where a collection lies
-backend.py   What a search is asked, what it found, and what a shelf asks of the place where documents and
-fusion.py    Dense and keyword hits -> one list
-grouping.py  Rows -> documents
+address.py   Location of an index: a folder or a Milvus collection
+backend.py   Search parameters, search results, and the SearchBackend protocol
+fusion.py    Fuses vector and keyword hits into one list
+grouping.py  Groups rows into documents
 """

@@ -1,4 +1,4 @@
-"""Where a collection lies: on a server, or in a file of this machine."""
+"""Location of an index: a folder, or a Milvus collection on a server or in a file of Milvus Lite."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ from urllib.parse import urlsplit
 
 from embedship.errors import UsageError
 
-SCHEMES = {"milvus": "http", "milvus+tls": "https"}  # and what pymilvus calls them
+SCHEMES = {"milvus": "http", "milvus+tls": "https"}  # scheme of an address -> scheme for pymilvus
 PORT = 19530
-_FILE = ".db"  # pymilvus knows a file of Milvus Lite by it
+_FILE = ".db"  # pymilvus recognises a file of Milvus Lite by this ending
 _COLLECTION = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 _SHAPES = "milvus://HOST:PORT/COLLECTION, or milvus:PATH/FILE.db/COLLECTION for a file of Milvus Lite"
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """
+    """Address of a Milvus collection.
     >>> Address.parse("milvus://db.example:19530/faq").uri, Address.parse("milvus:///data/faq.db/faq").uri
     ('http://db.example:19530', '/data/faq.db')
     """
 
-    uri: str  # as pymilvus takes it
+    uri: str  # in the format of pymilvus
     collection: str
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Raises UsageError that says how an address is written."""
+        """Parse an address. Raises UsageError that shows the format of an address."""
         try:
             parts = urlsplit(text)
             host, port = parts.hostname, parts.port or PORT
         except ValueError:
-            raise _unlike(text) from None
+            raise _invalid(text) from None
         if parts.username or parts.password or parts.query or parts.fragment:
-            raise UsageError(f"an address names no user and no password: it is {_SHAPES}")
+            raise UsageError(f"an address must not contain a user, password, query or fragment: write {_SHAPES}")
         base, _, collection = parts.path.rpartition("/")
         if not _COLLECTION.fullmatch(collection) or (base if host else not base.endswith(_FILE)):
-            raise _unlike(text)
+            raise _invalid(text)
         if not host:
             return cls(base, collection)
-        named = f"[{host}]" if ":" in host else host
-        return cls(f"{SCHEMES[parts.scheme]}://{named}:{port}", collection)
+        host = f"[{host}]" if ":" in host else host
+        return cls(f"{SCHEMES[parts.scheme]}://{host}:{port}", collection)
 
     @property
     def local(self) -> bool:
@@ -53,15 +53,15 @@ class Address:
     def __str__(self) -> str:
         if self.local:
             return f"milvus:{'//' if self.uri.startswith('/') else ''}{self.uri}/{self.collection}"
-        called, _, server = self.uri.partition("://")
-        (scheme,) = (ours for ours, theirs in SCHEMES.items() if theirs == called)
+        client_scheme, _, server = self.uri.partition("://")
+        (scheme,) = (ours for ours, theirs in SCHEMES.items() if theirs == client_scheme)
         return f"{scheme}://{server}/{self.collection}"
 
 
 def parse_location(text: str) -> Path | Address:
-    """Where an index lies, as the user wrote it: a folder, or a collection. Raises UsageError."""
+    """Return the location of an index as a folder path or a collection address. Raises UsageError."""
     return Address.parse(text) if text.partition(":")[0] in SCHEMES else Path(text)
 
 
-def _unlike(text: str) -> UsageError:
-    return UsageError(f"{text!r} is no address of a collection: write {_SHAPES}")
+def _invalid(text: str) -> UsageError:
+    return UsageError(f"{text!r} is not a valid address of a collection: write {_SHAPES}")

@@ -1,4 +1,4 @@
-"""What a search is asked, what it found, and what a shelf asks of the place where documents and vectors lie."""
+"""Search parameters, search results, and the interface that a search backend must implement."""
 
 from __future__ import annotations
 
@@ -23,37 +23,37 @@ from embedship.serve.search.fusion import SearchMode
 
 
 class BackendUnavailable(EmbedshipError):
-    """The server cannot be reached, or does not answer in time. A write that was under way may have been done."""
+    """The server cannot be reached, or does not answer in time. A pending write may or may not have been done."""
 
 
 class BackendRejected(BackendUnavailable):
-    """The server answered that it cannot: the collection is gone, is being loaded, is another one by now."""
+    """The server refused the call: for example the collection was dropped, is being loaded, or was replaced."""
 
 
 class WriteRefused(EmbedshipError):
-    """Nothing of a change was written, and reading goes on; `full` where the disk has no room left."""
+    """Nothing of a change was written; reading still works. `full` says whether the disk is full."""
 
     def __init__(self, message: str, full: bool) -> None:
         super().__init__(message)
         self.full = full
 
 
-# What recall is measured at. A client that asks for three hits is searched ten, or nothing could be said of its recall.
+# Recall is measured at this k. A request for fewer hits still searches this many, so that its recall can be measured.
 RECALL_K = 10
 
 
 class SearchParams(NamedTuple):
-    """How to look; `texts` are the queries themselves, where their words count."""
+    """Parameters of a search. `texts` are the queries themselves, for keyword and hybrid search."""
 
     mode: SearchMode = SearchMode.DENSE
     texts: Sequence[str] = ()
     filter: Filter | None = None
     effort: SearchEffort | None = None
-    per_document: bool = True  # False: every chunk of a document may be a hit
+    per_document: bool = True  # False: each chunk of a document may be a hit
 
     @property
     def plain(self) -> bool:
-        """Whether only the nearest vectors are asked for, as the index is tuned."""
+        """Whether this is a plain vector search, without a filter, with the tuned effort of the index."""
         return self.mode is SearchMode.DENSE and self.filter is None and self.effort is None
 
 
@@ -61,30 +61,32 @@ DEFAULT_SEARCH_PARAMS = SearchParams()
 
 
 class RankAndScore(NamedTuple):
-    """Where one of the two searches had a hit: from 1, and its own score."""
+    """The rank (from 1) and score of a hit in one of the two searches."""
 
     rank: int
     score: float
 
 
 def ranks_by_row(numbers: npt.NDArray[np.int64], scores: npt.NDArray[np.float32]) -> dict[int, RankAndScore]:
-    """Where each of these (k,) hits of one query is, by its number; -1 is none."""
+    """Return the rank and score of each of these (k,) hits of one query, by row number; -1 is no hit."""
     scored = zip(numbers.tolist(), scores.tolist(), strict=True)
     return {number: RankAndScore(rank, score) for rank, (number, score) in enumerate(scored, 1) if number >= 0}
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
+    """A document that a search found."""
+
     document: Document
     score: float
-    row: int  # the first of the document
-    dense: RankAndScore | None = None  # of a hybrid search, where its vector was among the nearest
-    keyword: RankAndScore | None = None  # and where its words were
-    retrieved: RankAndScore | None = None  # where it was before it was re-ranked
+    row: int  # first row of the document
+    dense: RankAndScore | None = None  # in a hybrid search, its rank in the vector search, if it was found there
+    keyword: RankAndScore | None = None  # in a hybrid search, its rank in the keyword search, if it was found there
+    retrieved: RankAndScore | None = None  # its rank before re-ranking
 
 
 class HitLists(NamedTuple):
-    """What the searches of one request gave: each list that was asked for, and the best of them together."""
+    """The results of the searches of one request: each list that was requested, and the fused list."""
 
     best: RankedRows
     dense: RankedRows | None
@@ -92,32 +94,32 @@ class HitLists(NamedTuple):
 
     @property
     def fused(self) -> tuple[RankedRows | None, RankedRows | None]:
-        """The two lists that a hybrid search was made of; of another search none."""
+        """The two lists that a hybrid search fused; (None, None) for any other search."""
         hybrid = self.dense is not None and self.keyword is not None
         return (self.dense, self.keyword) if hybrid else (None, None)
 
 
-def searched(
-    how: SearchParams,
+def run_searches(
+    params: SearchParams,
     k: int,
-    near: Callable[[int], RankedRows],
-    worded: Callable[[int], RankedRows],
+    search_vectors: Callable[[int], RankedRows],
+    search_words: Callable[[int], RankedRows],
     fuse: Callable[[Sequence[RankedRows], int], RankedRows],
 ) -> HitLists:
-    """Ask for as many hits as the mode needs, and fuse what comes: the policy of every store."""
-    depth = max(k, fusion.DEPTH if how.mode is SearchMode.HYBRID else RECALL_K)
-    dense = None if how.mode is SearchMode.KEYWORD else near(depth)
-    keyword = None if how.mode is SearchMode.DENSE else worded(depth)
+    """Run the searches that the mode needs, each with enough hits, and fuse them. Every backend uses this."""
+    depth = max(k, fusion.DEPTH if params.mode is SearchMode.HYBRID else RECALL_K)
+    dense = None if params.mode is SearchMode.KEYWORD else search_vectors(depth)
+    keyword = None if params.mode is SearchMode.DENSE else search_words(depth)
     parts = [part for part in (dense, keyword) if part is not None]
     return HitLists(parts[0] if len(parts) == 1 else fuse(parts, max(k, RECALL_K)), dense, keyword)
 
 
-def comparable(how: SearchParams, rows: RankedRows | None) -> npt.NDArray[np.int64] | None:
-    """The (n, K) rows whose recall may be held against the baseline: found by the index alone.
+def comparable(params: SearchParams, rows: RankedRows | None) -> npt.NDArray[np.int64] | None:
+    """Return the (n, RECALL_K) rows whose recall can be compared with the baseline.
 
-    None for a keyword search, for one with a filter, and for one with an effort of the client's own.
+    None for a keyword search, a search with a filter, and a search with an effort set by the client.
     """
-    return None if rows is None or how.filter or how.effort is not None else rows.rows[:, :RECALL_K]
+    return None if rows is None or params.filter or params.effort is not None else rows.rows[:, :RECALL_K]
 
 
 Exact = Callable[[Vectors, int], npt.NDArray[np.int64]]
@@ -125,70 +127,71 @@ Exact = Callable[[Vectors, int], npt.NDArray[np.int64]]
 
 @dataclass(frozen=True, slots=True)
 class SearchResults:
-    """For each query its k hits, best first; and the documents (n, at least K) that were found, -1 for none.
+    """For each query its k hits, best first, and the documents (n, at least RECALL_K) that were found, -1 for none.
 
-    A document is known by a number that its store gave it: its first row. `nearest` are the rows whose recall an exact
-    search can judge: None if words or a filter had a say in all of them.
+    A document is identified by its first row. `nearest` are the rows whose recall an exact search can judge; None if
+    words or a filter influenced all of them.
     """
 
     hits: list[list[Hit]]
     rows: npt.NDArray[np.int64]
     nearest: npt.NDArray[np.int64] | None
     seconds: float
-    exact: Exact  # the exact search of what was searched, which may be another by now
+    exact: Exact  # exact search in the version that was searched, which may be outdated now
 
 
 class WritableBackend(Protocol):
-    """What takes changes. For one writing thread; searches go on meanwhile."""
+    """A backend that accepts changes, from one writing thread. Searches may run at the same time."""
 
     @property
     def manifest(self) -> IndexDescription: ...
 
-    def changed_documents(self, wanted: Sequence[Document]) -> list[Document]:
-        """Those that are not there already, word for word: the others need neither the model nor a write."""
+    def changed_documents(self, requested: Sequence[Document]) -> list[Document]:
+        """Return the documents that are not stored yet with exactly this content: only these need model and write."""
 
-    def write(self, wanted: Sequence[Change]) -> ChangeCounts:
-        """Put and delete; when this returns it is kept, and every search that begins sees it.
+    def write(self, requested: Sequence[Change]) -> ChangeCounts:
+        """Put and delete documents. On return the changes are stored, and every new search sees them.
 
-        Raises NotWritten if the disk refuses, Lost if a server cannot be reached, UsageError for a document that
-        cannot be kept.
+        Raises WriteRefused if the disk refuses, BackendUnavailable if a server cannot be reached, UsageError for a
+        document that cannot be stored.
         """
 
 
 class SearchBackend(Protocol):
-    """Documents and their vectors, wherever they lie. Thread-safe, and so slow that a search may need a thread."""
+    """Documents and their vectors in a folder or a database. Thread-safe. A search may be slow and need a thread."""
 
     @property
     def manifest(self) -> IndexDescription: ...
 
     @property
     def size(self) -> IndexSize:
-        """Never waits for a network: it is read when metrics are scraped."""
+        """The size of the index. Must not wait for a network, because it is read when metrics are scraped."""
 
     @property
     def inline(self) -> bool:
-        """Whether a search may be done on the event loop, if it is quick."""
+        """Whether a search may run on the event loop, if it is fast enough."""
 
     @property
     def threads(self) -> int:
-        """How many searches may wait at once."""
+        """How many searches may wait at the same time."""
 
     @property
     def writable(self) -> WritableBackend | None: ...
 
-    def find(self, vectors: Vectors | None, k: int, how: SearchParams) -> SearchResults:
-        """All of it of one moment. Vectors of any length; none for a keyword search.
+    def find(self, vectors: Vectors | None, k: int, params: SearchParams) -> SearchResults:
+        """Search one version of the index. `vectors` have any length; None for a keyword search.
 
-        Raises FilterError, UsageError for an effort the index does not have, Lost for a server that cannot be reached.
+        Raises FilterError, UsageError for an effort that the index does not have, BackendUnavailable if a server cannot
+        be reached.
         """
 
     def exact(self, vectors: Vectors, k: int) -> npt.NDArray[np.int64]:
-        """What comparing with every vector finds: slow, and not for the request path."""
+        """Return the k nearest rows by comparing with every vector. Slow, so not for requests."""
 
-    def known(self, ids: Sequence[str]) -> dict[str, int]:
-        """The number of each of these documents that is there."""
+    def resolve_ids(self, ids: Sequence[str]) -> dict[str, int]:
+        """Return the row number of each of these ids that is stored."""
 
     def fetch(self, id: str) -> Document | None:
-        """The document that has this id now, uncut."""
+        """Return the current document with this id, with its whole text."""
 
     def close(self) -> None: ...

@@ -1,4 +1,4 @@
-"""Dense and keyword hits -> one list."""
+"""Fuses vector and keyword hits into one list."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from embedship.ranking import RankedRows
 # SIGIR 2009.
 RRF = 60
 
-# Each list is followed so far: what neither has among its first hundred adds too little to reach the first ten.
+# Each list is used to this depth: a row beyond the first hundred adds too little to reach the first ten.
 DEPTH = 100
 
 
 class SearchMode(StrEnum):
+    """Search by vectors, by words, or by both."""
+
     DENSE = "dense"  # similarity of vectors
     KEYWORD = "keyword"  # BM25
     HYBRID = "hybrid"  # both, fused
 
 
 def fuse(parts: Sequence[RankedRows], k: int) -> RankedRows:
-    """The k rows with the largest sum of 1 / (60 + rank), ranks from 1, over the lists that hold them.
+    """Return the k rows with the largest sum of 1 / (60 + rank), with ranks from 1, over the lists that contain them.
 
-    Only ranks count: a cosine and a BM25 score have no common scale. Of equal sums the lower row comes first.
+    Only ranks are used, because a cosine and a BM25 score have no common scale. For equal sums the lower row is first.
     """
     queries = len(parts[0].rows)
     fused = RankedRows(np.full((queries, k), -1, dtype=np.int64), np.full((queries, k), -np.inf, dtype=np.float32))

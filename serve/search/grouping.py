@@ -1,4 +1,4 @@
-"""Rows -> documents: where documents were cut, a search shows the best chunk of each, and k hits are k documents."""
+"""Groups rows into documents, so that k hits are k documents, each with its best chunk if documents were chunked."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from embedship.serve import interruption
 from embedship.serve.documents.filters import Allowed
 from embedship.serve.search import fusion
 
-# Rows asked for at first, for each document that is wanted: neighbouring chunks of one document often lie together.
+# Rows that are first requested per wanted document, because neighbouring chunks of a document are often both near.
 SPREAD = 3
 
-# How much further words are looked up where the first rows were of too few documents.
+# Factor by which a keyword search is deepened if the rows found belong to too few documents.
 _FURTHER = 8
 
-Near = Callable[[Vectors, int, Allowed | None], RankedRows]
-Worded = Callable[[int], RankedRows]
+VectorSearch = Callable[[Vectors, int, Allowed | None], RankedRows]
+KeywordSearch = Callable[[int], RankedRows]
 
 
 class ChunkGrouping:
-    """Pure. `firsts`, (size,): for each row the first row of its document, which stands for it; None: rows are hits."""
+    """Pure. `firsts` (size,) is the first row of each row's document, which identifies it. None: every row is a hit."""
 
     def __init__(self, firsts: NDArray[np.uint32] | None) -> None:
         self._firsts = firsts
 
     def keys(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """What a hit is counted by: the first row of its document. -1 stays."""
+        """Return the key of each hit: the first row of its document. -1 stays -1."""
         if self._firsts is None:
             return rows
         return np.where(rows < 0, -1, self._firsts[rows].astype(np.int64))
 
     def members(self, key: int) -> NDArray[np.int64]:
-        """All rows of the document with this first row."""
+        """Return all rows of the document with this first row."""
         return np.array([key]) if self._firsts is None else np.flatnonzero(self._firsts == key)
 
     def best(self, hits: RankedRows, k: int) -> RankedRows:
-        """(n, k) hits: of each document the row that comes first, in the order of the hits; -1 for none."""
+        """Return (n, k) hits: per document the row that comes first, in the order of the hits; -1 for none."""
         if self._firsts is None:
             return RankedRows(hits.rows[:, :k], hits.scores[:, :k])
         best = _nothing(len(hits.rows), k)
@@ -54,24 +54,26 @@ class ChunkGrouping:
         return best
 
     def search_documents(
-        self, search: Near, queries: Vectors, k: int, allowed: Allowed | None
+        self, search: VectorSearch, queries: Vectors, k: int, allowed: Allowed | None
     ) -> tuple[RankedRows, RankedRows]:
-        """What `search` found for queries (n, dim), and of it the best row of k documents.
+        """Return the hits of `search` for queries (n, dim), and the best row of each of k documents.
 
-        Where the rows found are of fewer documents, these are left out and the others searched, until there are k or
-        no more: one document may own all that is near. Each search finds one more document at least.
+        If the rows found belong to fewer than k documents, the other documents are searched again, until there are k or
+        no more: one document may own all the nearest rows. Each search finds at least one more document.
         """
         if self._firsts is None:
-            found = search(queries, k, allowed)
-            return found, found
-        found = search(queries, SPREAD * k, allowed)
-        best = self.best(found, k)
+            hits = search(queries, k, allowed)
+            return hits, hits
+        hits = search(queries, SPREAD * k, allowed)
+        best = self.best(hits, k)
         for query in np.flatnonzero(best.rows[:, -1] < 0):
-            if found.rows[query, -1] >= 0:  # else there was nothing more to find
+            if hits.rows[query, -1] >= 0:  # else there are no more rows
                 self._complete(search, queries[query : query + 1], allowed, best, int(query))
-        return found, best
+        return hits, best
 
-    def _complete(self, search: Near, query: Vectors, allowed: Allowed | None, best: RankedRows, place: int) -> None:
+    def _complete(
+        self, search: VectorSearch, query: Vectors, allowed: Allowed | None, best: RankedRows, place: int
+    ) -> None:
         assert self._firsts is not None
         k = best.rows.shape[1]
         rows, scores = (each[place : place + 1] for each in (best.rows, best.scores))
@@ -84,7 +86,7 @@ class ChunkGrouping:
             more = self.best(search(query, SPREAD * k, left), k)
             if more.rows[0, 0] < 0:
                 return
-            # Packed as they are, rows of -1 would be taken for rows.
+            # Rows of -1 are removed first: once packed into keys they would look like real rows.
             real = np.concatenate([rows[0], more.rows[0]]) >= 0
             both = ranking.keys(
                 np.concatenate([scores, more.scores], 1)[:, real], np.concatenate([rows, more.rows], 1)[:, real]
@@ -92,21 +94,21 @@ class ChunkGrouping:
             merged = ranking.hits(both, k)
             rows[:], scores[:] = merged.rows, merged.scores
 
-    def keyword_search_documents(self, search: Worded, k: int) -> RankedRows:
-        """The same for a search that has nothing but a number of rows to turn."""
+    def keyword_search_documents(self, search: KeywordSearch, k: int) -> RankedRows:
+        """Return the best row of each of k documents for a search that only takes a number of rows."""
         if self._firsts is None:
             return search(k)
         limit = SPREAD * k
         while True:
-            found = search(limit)
-            best = self.best(found, k)
+            hits = search(limit)
+            best = self.best(hits, k)
             lacking = best.rows[:, -1] < 0
-            if not (found.rows[lacking, -1] >= 0).any():
+            if not (hits.rows[lacking, -1] >= 0).any():
                 return best
             limit *= _FURTHER
 
     def fuse(self, parts: Sequence[RankedRows], k: int) -> RankedRows:
-        """Documents by reciprocal rank; each shows the row of the first list that has it."""
+        """Fuse lists of documents by reciprocal rank. Each document shows its row of the first list that has it."""
         fused = fusion.fuse([RankedRows(self.keys(part.rows), part.scores) for part in parts], k)
         if self._firsts is None:
             return fused

@@ -68,7 +68,7 @@ class Collection:
         return await self._run_in_thread(lambda: self.resolve_ids(ids))
 
     def resolve_ids(self, ids: Sequence[str]) -> dict[str, int]:
-        return self.store.known(ids)
+        return self.store.resolve_ids(ids)
 
     async def fetch(self, id: str) -> Document | None:
         """The document that has this id now, uncut."""

@@ -157,9 +157,9 @@ def test_a_hybrid_answer_can_be_judged(found: Any, passages: list[dict[str, Any]
 @pytest.mark.parametrize(
     ("body", "sentence"),
     [
-        ({"effort": {"oversample": 20}}, "effort oversample: this index has no such knob"),
+        ({"effort": {"oversample": 20}}, "effort oversample: this index does not have this setting"),
         ({"effort": {"oversample": 201}}, "effort.oversample: Expected `int` <= 200"),
-        ({"effort": {"nprobe": 1}}, "effort nprobe: this index has no such knob"),
+        ({"effort": {"nprobe": 1}}, "effort nprobe: this index does not have this setting"),
         ({"effort": {"ef": 1}}, "effort: Object contains unknown field `ef`"),
         ({"effort": {"oversample": 20}, "mode": "keyword"}, "effort: a keyword search has nothing to turn"),
     ],

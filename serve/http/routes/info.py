@@ -34,7 +34,7 @@ def info(service: ModelService) -> schemas.Info:
         default_prompt=model.default_prompt,
         streams=service.encoder.engine.streams,
         devices=[
-            schemas.DeviceInfo(each.name, each.up, each.streams, each.restarts, each.pulse.batches)
+            schemas.DeviceInfo(each.name, each.up, each.streams, each.restarts, each.hang_detector.batches)
             for model in service.models
             for each in model.fleet.devices
         ],

@@ -1,4 +1,4 @@
-"""What a build by goal measured, as a page: one file, no script, no request."""
+"""HTML report of a build by goal: one file, without scripts and external requests."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ from embedship.charts.plot import Plot, PlotDot, ReferenceLine, place_x, place_y
 from embedship.charts.table import ChartTable, TableColumn, TableRow, text
 from embedship.serve.index.manifest import IndexChoice, MeasuredIndex, frontier
 
-# What a table of candidates shows.
+# Columns of the table of candidates: first the text columns, then the number columns.
 WORDS = ("index", "effort")
-
-
 NUMBERS = ("recall@10", "95%", "queries/s", "p99 ms", "bytes/vector", "build s")
 
 
 def cells(each: MeasuredIndex) -> list[str]:
-    """What was measured of one, under WORDS and NUMBERS."""
+    """Return the cells of one candidate, in the order of WORDS and NUMBERS."""
     return [
         str(each.recipe),
         str(each.effort),
@@ -36,14 +34,14 @@ _HERE = Path(__file__).parent
 
 
 def html(choice: IndexChoice, missed: str | None) -> str:
-    """`missed` is the sentence that says which goal cannot be met, None where all are."""
+    """Return the page. `missed` is the message that says which goals are missed; None if all are met."""
     best = choice.measured[choice.chosen]
     return page.template(_HERE / "frontier.html.j2").render(
         choice=choice,
         best=best,
         missed=missed,
-        speed=_plot("Recall and speed", choice, "queries a second (one thread)", lambda c: c.queries_per_second),
-        memory=_plot("Recall and memory", choice, "hot bytes a vector", lambda c: c.hot_bytes),
+        speed=_plot("Recall and speed", choice, "queries per second (one thread)", lambda c: c.queries_per_second),
+        memory=_plot("Recall and memory", choice, "hot bytes per vector", lambda c: c.hot_bytes),
         table=_table(choice),
     )
 

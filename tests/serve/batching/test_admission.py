@@ -15,7 +15,7 @@ class Clock:
         return self.now
 
 
-def test_a_permit_is_held_for_the_block_and_returned_whatever_happens() -> None:
+def test_a_permit_is_held_for_the_block_and_returned_even_after_an_error() -> None:
     admission = AdmissionController(8)
 
     def work() -> None:
@@ -28,10 +28,10 @@ def test_a_permit_is_held_for_the_block_and_returned_whatever_happens() -> None:
     assert admission.inside == 0
 
 
-def test_a_full_queue_says_when_to_come_back() -> None:
+def test_a_full_queue_says_when_to_retry() -> None:
     clock = Clock()
     admission = AdmissionController(100, clock)
-    for _ in range(10):  # 10 texts a second
+    for _ in range(10):  # 10 texts per second
         clock.now += 1
         with admission.acquire(10, Priority.INTERACTIVE):
             pass
@@ -41,7 +41,7 @@ def test_a_full_queue_says_when_to_come_back() -> None:
     assert admission.inside == 0
 
 
-def test_before_anything_was_measured_a_second_is_asked_for() -> None:
+def test_retry_after_is_one_second_before_anything_was_measured() -> None:
     admission = AdmissionController(4)
     with admission.acquire(4, Priority.INTERACTIVE), pytest.raises(Overloaded) as caught:
         admission.acquire(1, Priority.INTERACTIVE)
@@ -57,15 +57,15 @@ def test_bulk_leaves_room_for_queries() -> None:
             assert admission.inside == 16
 
 
-def test_what_can_never_enter_is_not_asked_to_come_back() -> None:
+def test_a_request_larger_than_the_queue_is_refused_for_good() -> None:
     with pytest.raises(TooLarge, match="at most 14"):
         AdmissionController(16).acquire(15, Priority.BULK)
 
 
-def test_what_does_not_go_through_the_model_says_nothing_of_its_pace() -> None:
+def test_texts_that_are_only_tokenised_do_not_count_for_the_throughput() -> None:
     clock = Clock()
     admission = AdmissionController(100, clock)
-    for _ in range(10):  # 10 texts a second through the model, and 80 that are only tokenised
+    for _ in range(10):  # 10 texts per second through the model, and 80 that are only tokenised
         clock.now += 1
         with admission.acquire(10, Priority.INTERACTIVE), admission.acquire(80, Priority.INTERACTIVE, paced=False):
             pass

@@ -1,4 +1,4 @@
-"""Which stream gets what is put."""
+"""Which device stream gets the texts that are queued."""
 
 from __future__ import annotations
 
@@ -23,42 +23,44 @@ class Client:
 
 
 class Fake:
-    """No more of a device than seats ask for."""
+    """A device with only the attributes that the dispatcher uses."""
 
     streams = 2
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.asked = Semaphore(0)  # once for each time that a stream looks what there is
+        self.polled = Semaphore(0)  # released each time a stream looks for a batch
 
     @property
     def up(self) -> bool:
-        self.asked.release()
+        self.polled.release()
         return True
 
     def watch(self, changed: Callable[[], None]) -> None: ...
 
 
-def test_a_text_beside_a_suspect_wakes_a_stream_of_another_device() -> None:
+def test_a_text_next_to_a_quarantined_batch_wakes_a_stream_of_another_device() -> None:
     fakes = [Fake("cpu:0"), Fake("cpu:1")]
-    seats: BatchDispatcher[Client] = BatchDispatcher([cast("ServingDevice", fake) for fake in fakes], PriorityQueue(64))
-    suspect, text = BatchJob([QueuedText(Client(), 0, [1])], deaths=1), QueuedText(Client(), 0, [2])
+    dispatcher: BatchDispatcher[Client] = BatchDispatcher(
+        [cast("ServingDevice", fake) for fake in fakes], PriorityQueue(64)
+    )
+    quarantined, text = BatchJob([QueuedText(Client(), 0, [1])], device_losses=1), QueuedText(Client(), 0, [2])
     taken: SimpleQueue[tuple[str, BatchJob[Client] | None]] = SimpleQueue()
-    seats.requeue([suspect])
-    assert seats.next_batch("cpu:0") == suspect
+    dispatcher.requeue([quarantined])
+    assert dispatcher.next_batch("cpu:0") == quarantined
     threads = [
-        Thread(target=lambda name=name: taken.put((name, seats.next_batch(name)))) for name in ("cpu:0", "cpu:1")
+        Thread(target=lambda name=name: taken.put((name, dispatcher.next_batch(name)))) for name in ("cpu:0", "cpu:1")
     ]
     try:
         for thread, fake in zip(threads, fakes, strict=True):
-            while fake.asked.acquire(blocking=False):
+            while fake.polled.acquire(blocking=False):
                 ...
             thread.start()
-            assert fake.asked.acquire(timeout=SECONDS)  # and it holds the lock until it waits
-        assert seats.put(Priority.INTERACTIVE, [text])
-        name, piece = taken.get(timeout=SECONDS)
+            assert fake.polled.acquire(timeout=SECONDS)  # it holds the lock until it waits
+        assert dispatcher.put(Priority.INTERACTIVE, [text])
+        name, job = taken.get(timeout=SECONDS)
     finally:
-        seats.close()
+        dispatcher.close()
         for thread in threads:
             thread.join(SECONDS)
-    assert (name, piece and piece.works) == ("cpu:1", [text])
+    assert (name, job and job.texts) == ("cpu:1", [text])

@@ -1,4 +1,4 @@
-"""The hand-over between event loop and streams, with engines that misbehave."""
+"""The executor hands batches from the event loop to device streams and back, also with engines that fail."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ SECONDS = 20
 
 
 class Engine:
-    """Gives every text the vector [its first id, its length, 0, 0], or does what `twist` does with the batch."""
+    """Returns [first id, length, 0, 0] as the vector of each text, after calling `twist` with the batch."""
 
     precision = Precision.FLOAT32
 
     def __init__(self, twist: Callable[[Batch], None] = lambda batch: None, streams: int = 2) -> None:
         self.twist = twist
         self.streams = streams
-        self.seen: list[int] = []  # the first id of every text that cost something
+        self.seen: list[int] = []  # the first id of every text that was computed
 
     def encode(self, batch: Batch) -> Vectors:
         self.seen += batch.input_ids[:, 0].tolist()
@@ -55,9 +55,9 @@ class Bench:
         self.registry = CollectorRegistry()
         self.admission = AdmissionController(10_000)
         counts = ModelMetrics(self.registry)
-        lanes: PriorityQueue[PendingRequest] = PriorityQueue(64)
+        queue: PriorityQueue[PendingRequest] = PriorityQueue(64)
         devices = [LocalDevice(f"cpu:{i}", engine, HangDetector(stall_seconds)) for i in range(engine.streams)]
-        self.workers = BatchExecutor(devices, DIMENSION, BatchLayout(0, 512), lanes, counts)
+        self.workers = BatchExecutor(devices, DIMENSION, BatchLayout(0, 512), queue, counts)
 
     async def encode(self, ids: list[list[int]], lane: Priority = Priority.INTERACTIVE) -> Vectors:
         with self.admission.acquire(len(ids), lane) as permit:
@@ -82,12 +82,12 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0)
 
 
-def test_rows_come_back_in_the_order_of_the_texts_whatever_the_batches_were() -> None:
+def test_rows_are_in_the_order_of_the_texts_for_any_batches() -> None:
     lengths = np.random.default_rng(0).integers(1, 90, 300).tolist()
 
     async def go(made: Bench) -> list[Vectors]:
-        pieces = [texts(1 + 1000 * i, lengths[i::7]) for i in range(7)]
-        return await asyncio.gather(*(made.encode(piece, list(Priority)[i % 2]) for i, piece in enumerate(pieces)))
+        jobs = [texts(1 + 1000 * i, lengths[i::7]) for i in range(7)]
+        return await asyncio.gather(*(made.encode(job, list(Priority)[i % 2]) for i, job in enumerate(jobs)))
 
     with bench(Engine()) as made:
         answers = asyncio.run(asyncio.wait_for(go(made), SECONDS))
@@ -109,7 +109,7 @@ def test_a_failing_batch_fails_its_own_requests_only(failure: Callable[[Batch], 
     engine = Engine(lambda batch: failure(batch) if (batch.input_ids == 666).any() else None, streams=1)
 
     async def go(made: Bench) -> list[object]:
-        # Lengths too different to share a batch.
+        # The lengths are too different to share a batch.
         asked = [made.encode([[666] * 60]), made.encode([[5] * 20]), made.encode([[6] * 3])]
         first = await asyncio.gather(*asked, return_exceptions=True)
         return [*first, await made.encode([[7]])]
@@ -122,7 +122,7 @@ def test_a_failing_batch_fails_its_own_requests_only(failure: Callable[[Batch], 
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_vector_that_is_no_number_is_a_failure_and_not_an_answer(value: float) -> None:
+def test_a_vector_with_nan_or_infinity_fails_the_request(value: float) -> None:
     class Mad(Engine):
         def encode(self, batch: Batch) -> Vectors:
             return np.full((len(batch), DIMENSION), value, dtype=np.float32)
@@ -183,7 +183,7 @@ def test_work_that_waits_is_computed_together() -> None:
 
 
 def named(thread: dict[int, str]) -> Callable[[Batch], None]:
-    """Note which stream computed which text."""
+    """Record which stream computed which text."""
     return lambda batch: thread.update(dict.fromkeys(batch.input_ids[:, 0].tolist(), current_thread().name))
 
 
@@ -205,7 +205,7 @@ def test_an_errand_is_run_by_the_device_it_is_for() -> None:
 
 
 def test_the_second_halves_of_pairs_stay_where_they_begin() -> None:
-    """Whatever batches the pairs share; a turn on the wrong row would be a wrong score, and raise nothing."""
+    """A turn in the wrong row would give a wrong score without an error, so many batch shapes are tried."""
     seen: dict[int, int] = {}
 
     def note(batch: Batch) -> None:
@@ -237,13 +237,13 @@ def test_an_errand_waits_behind_requests_but_not_for_ever() -> None:
     async def go(made: Bench) -> None:
         first = asyncio.create_task(made.encode([[1] * 64]))
         await asyncio.to_thread(entered.wait, SECONDS)
-        errand = asyncio.create_task(made.workers.encode_on("cpu:0", TokenBatch([[99]], [0])))
+        pinned = asyncio.create_task(made.workers.encode_on("cpu:0", TokenBatch([[99]], [0])))
         await asyncio.sleep(0)
-        # A batch each: the budget is 64 tokens.
+        # Each text is a batch of its own, because the budget is 64 tokens.
         requests = [asyncio.create_task(made.encode([[i] * 64])) for i in range(2, 10)]
         await until(lambda: made.admission.inside == 9)
         proceed.set()
-        await asyncio.gather(first, errand, *requests)
+        await asyncio.gather(first, pinned, *requests)
 
     with bench(engine) as made:
         asyncio.run(asyncio.wait_for(go(made), SECONDS))
@@ -262,7 +262,7 @@ def test_an_errand_on_a_failing_device_fails_and_the_stream_lives() -> None:
         asyncio.run(asyncio.wait_for(go(made), SECONDS))
 
 
-def test_the_users_share_of_a_batch_is_counted() -> None:
+def test_only_the_texts_of_users_in_a_batch_are_counted() -> None:
     entered, proceed = Event(), Event()
 
     def block(batch: Batch) -> None:
@@ -301,7 +301,7 @@ def test_the_padding_of_a_batch_is_a_share_of_it() -> None:
         assert made.registry.get_sample_value("embedship_batch_padding_ratio_sum") == pytest.approx(2 / 16)
 
 
-def test_the_oldest_text_that_waits_has_an_age_until_it_is_taken_or_left() -> None:
+def test_the_oldest_wait_is_reported_until_the_text_is_taken_or_cancelled() -> None:
     entered, proceed = Event(), Event()
 
     def block(batch: Batch) -> None:
@@ -331,8 +331,8 @@ def test_the_oldest_text_that_waits_has_an_age_until_it_is_taken_or_left() -> No
         asyncio.run(asyncio.wait_for(go(made), SECONDS))
 
 
-def test_a_text_that_failed_with_others_goes_on_ageing() -> None:
-    """Its batch is halved, and the other half holds the only stream."""
+def test_a_text_that_waits_for_a_retry_still_counts_as_waiting() -> None:
+    """Its batch is halved, and the other half occupies the only stream."""
     entered, proceed = Event(), Event()
 
     def block(batch: Batch) -> None:
@@ -354,8 +354,8 @@ def test_a_text_that_failed_with_others_goes_on_ageing() -> None:
         asyncio.run(asyncio.wait_for(go(made), SECONDS))
 
 
-def test_a_pass_that_hangs_in_this_process_is_no_life() -> None:
-    """/health is 503 while `alive` is not: only whoever started the process can end the pass."""
+def test_a_hanging_pass_in_this_process_makes_the_executor_not_alive() -> None:
+    """/health answers 503 while `alive` is False, because only a restart of the process can end the pass."""
     hanging, over = Event(), Event()
 
     def hang(batch: Batch) -> None:
@@ -376,7 +376,7 @@ def test_a_pass_that_hangs_in_this_process_is_no_life() -> None:
     asyncio.run(asyncio.wait_for(ask(), SECONDS))
 
 
-def test_who_leaves_while_all_devices_are_down_is_not_counted_as_waiting() -> None:
+def test_cancelled_requests_are_not_counted_as_waiting_while_all_devices_are_down() -> None:
     class Down(LocalDevice):
         up = False
 

@@ -1,4 +1,4 @@
-"""Which requests are small: tokenised where they come in, and served first."""
+"""Small requests are tokenised on the event loop and have priority."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ PROMPT = "Given a question of a user, retrieve the passages that answer it best 
         (["a"], PROMPT, True),
         (["a"] * 20, PROMPT, True),
         (["a"] * 1_000, PROMPT, False),
-        (["a"] * 1_000, "", False),  # their special tokens
+        (["a"] * 1_000, "", False),  # their special tokens count
         (["a"] * 100, "", True),
         (["a" * SMALL_CHARACTERS], "", False),
         (["a" * (SMALL_CHARACTERS - 8)], "", True),
     ],
 )
-def test_what_is_small_counts_prompts_and_special_tokens(
+def test_prompts_and_special_tokens_count_for_the_size_of_a_request(
     fresh: Callable[..., Any], texts: list[str], prompt: str, small: bool
 ) -> None:
     api = fresh(max_texts=1_024, queue_texts=4_096)
     forward, on_the_loop = api.service.forward, []
     tokenizer = forward.tokenizer
 
-    class Noting:
+    class RecordingTokenizer:
         def __call__(self, texts: Sequence[Text], prompt: str) -> TokenBatch:
             on_the_loop.append(current_thread() is main_thread())
-            found: TokenBatch = tokenizer(texts, prompt)
-            return found
+            tokens: TokenBatch = tokenizer(texts, prompt)
+            return tokens
 
-    forward.tokenizer = Noting()
+    forward.tokenizer = RecordingTokenizer()
     asyncio.run(forward.encode(texts, prompt))
-    assert on_the_loop == [small]
+    assert set(on_the_loop) == {small}
     waited = {lane for lane in Priority if api.metric("embedship_queue_seconds_count", lane=lane)}
     assert waited == {Priority.INTERACTIVE if small else Priority.BULK}

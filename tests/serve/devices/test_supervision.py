@@ -1,4 +1,4 @@
-"""The watcher of a worker process, with workers that die, hang and refuse on command, and streams above them."""
+"""Supervision of workers that die, hang and refuse on command, with and without an executor."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ KILLER, HANG = 666, 777
 RIGHT = GoldenCheck(1, 1.0, 1.0, 1.0)
 
 
-class Mortal:
-    """A worker that answers a text with its first id; it dies of the text KILLER, and never ends with the text HANG."""
+class FakeWorker:
+    """A worker that returns the first id of each text. It dies of the text KILLER, and hangs with the text HANG."""
 
     streams = 1
     precision = Precision.FLOAT32
@@ -60,7 +60,7 @@ class Mortal:
             raise DeviceLost("died in a batch")
         return batch.input_ids[:, :1].astype(np.float32)
 
-    def ended(self, seconds: float) -> bool:
+    def wait_ended(self, seconds: float) -> bool:
         return self.dead.wait(seconds)
 
     def kill(self) -> None:
@@ -71,18 +71,18 @@ class Mortal:
         self.closed = True
 
 
-class Bed:
-    """Makes supervised devices of Mortals, and remembers these."""
+class DeviceFactory:
+    """Creates supervised devices of FakeWorkers, and records the workers."""
 
     def __init__(self, stack: ExitStack) -> None:
-        self.born: list[Mortal] = []
+        self.workers: list[FakeWorker] = []
         self._stack = stack
         self.refuse: Callable[[int], EngineError | None] = lambda number: None
         self.prove: Callable[[SupervisedWorker], GoldenCheck] = lambda worker: RIGHT
 
-    def launch(self) -> Mortal:
-        self.born.append(Mortal(self.refuse(len(self.born))))
-        return self.born[-1]
+    def launch(self) -> FakeWorker:
+        self.workers.append(FakeWorker(self.refuse(len(self.workers))))
+        return self.workers[-1]
 
     def device(
         self, name: str = "cpu:0", stall_seconds: float = SECONDS, start_seconds: float = SECONDS
@@ -96,20 +96,20 @@ class Bed:
 
 
 @pytest.fixture
-def bed() -> Iterator[Bed]:
+def bed() -> Iterator[DeviceFactory]:
     with ExitStack() as stack:
-        yield Bed(stack)
+        yield DeviceFactory(stack)
 
 
-class Turns:
+class UpDownWaiter:
     """Waits for a device to come up or go down."""
 
     def __init__(self, device: SupervisedDevice) -> None:
         self._device = device
         self._turned = threading.Condition()
-        device.watch(self._tell)
+        device.watch(self._notify)
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         with self._turned:
             self._turned.notify_all()
 
@@ -122,23 +122,23 @@ def batch(*ids: int) -> Batch:
     return pad([[each] for each in ids], 0)
 
 
-def test_a_worker_that_dies_is_buried_and_followed_by_another(bed: Bed) -> None:
+def test_a_worker_that_dies_is_closed_and_replaced(bed: DeviceFactory) -> None:
     device = bed.device()
-    assert device.opened() is RIGHT
-    turns = Turns(device)
+    assert device.wait_until_open() is RIGHT
+    turns = UpDownWaiter(device)
     with pytest.raises(DeviceLost):
         device.encode(batch(KILLER))
-    assert not device.up, "its own stream must not take the next batch to it"
+    assert not device.up, "its own stream must not send it the next batch"
     turns.until(up=True)
     assert device.encode(batch(5))[0, 0] == 5
-    assert (device.restarts, len(bed.born)) == (1, 2)
-    assert bed.born[0].closed
+    assert (device.restarts, len(bed.workers)) == (1, 2)
+    assert bed.workers[0].closed
 
 
-def test_a_pass_that_hangs_is_ended_with_its_process(bed: Bed) -> None:
+def test_a_hanging_pass_ends_when_its_process_is_killed(bed: DeviceFactory) -> None:
     device = bed.device(stall_seconds=0.05)
-    device.opened()
-    turns = Turns(device)
+    device.wait_until_open()
+    turns = UpDownWaiter(device)
     with pytest.raises(DeviceLost):
         device.encode(batch(HANG))
     turns.until(up=True)
@@ -146,7 +146,7 @@ def test_a_pass_that_hangs_is_ended_with_its_process(bed: Bed) -> None:
 
 
 @pytest.mark.parametrize("stage", ["launch", "open", "proof"])
-def test_a_first_start_that_fails_says_why_and_is_not_tried_again(bed: Bed, stage: str) -> None:
+def test_a_failed_first_start_raises_its_error_and_is_not_retried(bed: DeviceFactory, stage: str) -> None:
     def fail(*_: object) -> GoldenCheck:
         raise GateError("wrong vectors")
 
@@ -158,13 +158,13 @@ def test_a_first_start_that_fails_says_why_and_is_not_tried_again(bed: Bed, stag
         bed.prove = fail
     device = bed.device()
     with pytest.raises((EngineError, GateError), match="wrong vectors"):
-        device.opened()
+        device.wait_until_open()
     device.close()
     assert not device.up
-    assert all(worker.closed for worker in bed.born)
+    assert all(worker.closed for worker in bed.workers)
 
 
-def test_a_worker_that_gives_wrong_vectors_after_a_restart_gets_no_work(bed: Bed) -> None:
+def test_a_worker_with_wrong_vectors_after_a_restart_gets_no_batches(bed: DeviceFactory) -> None:
     wrong = iter([None, GateError("wrong vectors"), EngineError("no memory")])
 
     def prove(worker: SupervisedWorker) -> GoldenCheck:
@@ -174,26 +174,26 @@ def test_a_worker_that_gives_wrong_vectors_after_a_restart_gets_no_work(bed: Bed
 
     bed.prove = prove
     device = bed.device()
-    device.opened()
-    turns = Turns(device)
-    bed.born[0].kill()
+    device.wait_until_open()
+    turns = UpDownWaiter(device)
+    bed.workers[0].kill()
     turns.until(up=False)
     turns.until(up=True)
-    assert (device.restarts, len(bed.born)) == (3, 4)
-    assert [worker.closed for worker in bed.born] == [True, True, True, False]
+    assert (device.restarts, len(bed.workers)) == (3, 4)
+    assert [worker.closed for worker in bed.workers] == [True, True, True, False]
 
 
-def test_a_start_that_hangs_is_ended(bed: Bed) -> None:
+def test_a_hanging_start_is_killed(bed: DeviceFactory) -> None:
     def hang(worker: SupervisedWorker) -> GoldenCheck:
         worker.encode(batch(HANG))
         return RIGHT
 
     bed.prove = hang
     with pytest.raises(DeviceLost):
-        bed.device(start_seconds=0.05).opened()
+        bed.device(start_seconds=0.05).wait_until_open()
 
 
-def test_a_device_can_be_closed_while_it_starts(bed: Bed) -> None:
+def test_a_device_can_be_closed_while_it_starts(bed: DeviceFactory) -> None:
     begun = threading.Event()
 
     def hang(worker: SupervisedWorker) -> GoldenCheck:
@@ -205,39 +205,39 @@ def test_a_device_can_be_closed_while_it_starts(bed: Bed) -> None:
     device = bed.device()
     assert begun.wait(SECONDS)
     device.close()
-    assert [worker.closed for worker in bed.born] == [True]
+    assert [worker.closed for worker in bed.workers] == [True]
 
 
-def test_starts_come_ever_more_slowly_until_one_lives() -> None:
+def test_the_wait_between_starts_doubles_until_a_worker_stays_up() -> None:
     backoff = RestartBackoff()
-    waits = [backoff.after(lived=0.0) for _ in range(12)]
+    waits = [backoff.after(uptime=0.0) for _ in range(12)]
     assert waits[0] == RestartBackoff.FIRST
     assert all(b == min(RestartBackoff.MOST, 2 * a) for a, b in itertools.pairwise(waits))
     assert waits[-1] == RestartBackoff.MOST
-    assert backoff.after(lived=RestartBackoff.CALM) == RestartBackoff.FIRST
+    assert backoff.after(uptime=RestartBackoff.CALM) == RestartBackoff.FIRST
 
 
-def test_a_pass_has_the_time_that_its_tokens_take_at_the_pace_of_the_device() -> None:
+def test_the_limit_of_a_pass_follows_its_tokens_and_the_speed_of_the_device() -> None:
     now = 0.0
-    pulse = HangDetector(1.0, clock=lambda: now)
-    with pulse.timed_pass(tokens=100):
-        now += 10.0  # 0.1 s a token
-        assert pulse.stalled() == 10.0, "a device that was never seen to work gets --stall-seconds"
-    with pulse.timed_pass(tokens=50):
+    detector = HangDetector(1.0, clock=lambda: now)
+    with detector.timed_pass(tokens=100):
+        now += 10.0  # 0.1 s per token
+        assert detector.stalled_seconds() == 10.0, "without a measured speed the limit is --stall-seconds"
+    with detector.timed_pass(tokens=50):
         now += SLACK * 5.0
-        assert pulse.stalled() is None
+        assert detector.stalled_seconds() is None
         now += 0.1
-        assert pulse.stalled() == pytest.approx(SLACK * 5.0 + 0.1)
-    assert pulse.batches == 2
+        assert detector.stalled_seconds() == pytest.approx(SLACK * 5.0 + 0.1)
+    assert detector.batches == 2
 
 
-def test_only_the_text_that_kills_fails_wherever_it_stands(bed: Bed) -> None:
-    """Two devices, batches of up to 16 texts; one text kills whatever computes it."""
+def test_only_the_text_that_kills_a_device_fails(bed: DeviceFactory) -> None:
+    """Two devices and batches of up to 16 texts. One text kills every device that computes it."""
     devices = [bed.device("cpu:0"), bed.device("cpu:1")]
     for device in devices:
-        device.opened()
-    admission, lanes = AdmissionController(1_000), PriorityQueue[PendingRequest](16)
-    workers = BatchExecutor(devices, 1, BatchLayout(0, 512), lanes, ModelMetrics(CollectorRegistry()))
+        device.wait_until_open()
+    admission, queue = AdmissionController(1_000), PriorityQueue[PendingRequest](16)
+    workers = BatchExecutor(devices, 1, BatchLayout(0, 512), queue, ModelMetrics(CollectorRegistry()))
 
     async def ask(first: int) -> Vectors:
         with admission.acquire(1, Priority.INTERACTIVE) as permit:
@@ -254,5 +254,5 @@ def test_only_the_text_that_kills_fails_wherever_it_stands(bed: Bed) -> None:
     failed = answers.pop(39)
     assert isinstance(failed, EngineFailed)
     assert [float(answer[0, 0]) for answer in answers] == list(range(1, 60))  # type: ignore[index]
-    assert sum(worker.dead.is_set() for worker in bed.born) == 3
+    assert sum(worker.dead.is_set() for worker in bed.workers) == 3
     assert workers.split >= 1

@@ -71,7 +71,7 @@ def test_texts_whose_deadline_has_passed_are_never_taken() -> None:
         with pytest.raises(ClientDeadlineExceeded):
             async with deadline.enforce_timeout(RequestTimeout(0.001, chosen=True)):
                 await late.future
-        assert [work.owner for work in lanes.take()] == [patient]
+        assert [work.request for work in lanes.take()] == [patient]
         assert len(lanes) == 0
 
     asyncio.run(go())

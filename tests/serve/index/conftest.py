@@ -39,7 +39,7 @@ def encoder(bundle: Path) -> Iterator[Encoder]:
 
 @pytest.fixture(scope="session")
 def entries() -> list[stdlib_docs.DocEntry]:
-    """Read once: parsing the standard library takes a second."""
+    """Texts are read once, because parsing the standard library takes a second."""
     return stdlib_docs.entries(1500)
 
 
@@ -56,7 +56,7 @@ def clustered() -> Vectors:
     return normalise((centres[random.integers(0, 100, 9000)] + random.normal(size=(9000, 64))).astype(np.float32))
 
 
-# The last one is a user's own: a rotation learnt before it, so what is searched with must be handed through.
+# The last one is a factory string with a learned rotation, so search parameters must be passed through it.
 FACTORY = "PCAR32,IVF4,SQ8"
 FACTORY_OF_FEW = "HNSW8,SQ8"
 
@@ -68,13 +68,13 @@ def kind(request: pytest.FixtureRequest) -> IndexKind:
 
 @pytest.fixture(scope="session")
 def made() -> dict[object, Index]:
-    """Every index that was made: tests only read them."""
+    """All indexes that were built. Tests only read them."""
     return {}
 
 
 @pytest.fixture
 def make(tmp_path: Path, kind: IndexKind, made: dict[object, Index]) -> Make:
-    """Build an index of `kind` over vectors, unless it has been built before."""
+    """Build an index of `kind` over vectors, or return the one built before."""
 
     def make(vectors: Vectors, *, effort: SearchEffort | None = None, store: RerankStore = RerankStore.INT8) -> Index:
         key = kind, hashlib.sha256(vectors.tobytes()).digest(), effort, store
@@ -92,7 +92,7 @@ def make(tmp_path: Path, kind: IndexKind, made: dict[object, Index]) -> Make:
 
 def planned_for(kind: IndexKind, size: int, dimension: int, store: RerankStore = RerankStore.INT8) -> IndexSpec:
     if kind is not IndexKind.FACTORY:
-        return recipe.of(kind, size, dimension, store)
+        return recipe.make_recipe(kind, size, dimension, store)
     return IndexSpec(kind=kind, factory=FACTORY if size > 200 else FACTORY_OF_FEW, dimension=dimension, store=store)
 
 
@@ -101,7 +101,7 @@ def wishes_for(kind: IndexKind) -> IndexOptions:
 
 
 def packed(planned: IndexSpec, truth: ExactVectors) -> QuantisationParams:
-    """Ranges of a hundred of the vectors, as a bundle freezes them."""
+    """int8 ranges of a hundred of the vectors, as in a bundle."""
     sample = truth.rows(np.arange(0, truth.size, max(1, truth.size // 100)))
     return QuantisationParams(
         scale=Int8Scale.fit(sample) if planned.store is RerankStore.INT8 else None,
@@ -111,7 +111,7 @@ def packed(planned: IndexSpec, truth: ExactVectors) -> QuantisationParams:
 
 @pytest.fixture
 def corpus(tmp_path: Path, entries: list[stdlib_docs.DocEntry]) -> Corpus:
-    """Write a corpus of n real documents, or of the lines given."""
+    """Write a corpus of n real documents, or of the given lines."""
 
     def corpus(documents: int = 24, *, lines: bytes | None = None) -> Path:
         rows = (

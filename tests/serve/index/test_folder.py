@@ -39,7 +39,7 @@ def built(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> dict[In
 
 @pytest.fixture
 def index(built: dict[IndexKind, Path], kind: IndexKind, tmp_path: Path) -> Path:
-    """A copy to break."""
+    """A copy that a test may damage."""
     return Path(shutil.copytree(built[kind], tmp_path / "index"))
 
 
@@ -57,30 +57,30 @@ def changed(bundle: Bundle, **fields: object) -> Bundle:
 
 
 def test_another_model(index: Path, encoder: Encoder) -> None:
-    with pytest.raises(MismatchError, match=r"with model [0-9a-f]{12}, this bundle is 000000000000: .* again"):
+    with pytest.raises(MismatchError, match=r"but this bundle has model 000000000000: .* again"):
         IndexFolder.open(index, changed(encoder.bundle, fingerprint="0" * 64))
 
 
 @pytest.mark.parametrize(
     ("prompts", "says"),
     [
-        ({"query": "q: ", "document": ""}, r"the query prompt 'query' \(''\), this bundle gives 'query' \('q: '\)"),
+        ({"query": "q: ", "document": ""}, r"the query prompt 'query' \(''\), this bundle uses 'query' \('q: '\)"),
         ({"query": "", "document": "d: "}, r"the document prompt 'document' \(''\), .* 'document' \('d: '\)"),
-        ({"query": "", "passage": ""}, r"the document prompt 'document' \(''\), this bundle gives 'passage' \(''\)"),
+        ({"query": "", "passage": ""}, r"the document prompt 'document' \(''\), this bundle uses 'passage' \(''\)"),
     ],
 )
 def test_other_prompts(index: Path, encoder: Encoder, prompts: dict[str, str], says: str) -> None:
-    """The fingerprint holds the prompts, too; a bundle that lies about it is still found out."""
+    """The fingerprint covers the prompts, but a bundle with a false fingerprint is detected also."""
     pipeline = msgspec.structs.replace(encoder.bundle.manifest.pipeline, prompts=prompts)
-    with pytest.raises(MismatchError, match=f"{says}: every score would be off. Build the index again"):
+    with pytest.raises(MismatchError, match=f"{says}: every score would be wrong. Build the index again"):
         IndexFolder.open(index, changed(encoder.bundle, pipeline=pipeline))
 
 
 def test_a_prompt_that_was_reworded(index: Path, encoder: Encoder) -> None:
     found = manifest.read(index)
-    worded = manifest.IndexPrompts(document="", query="Query: ")
-    sealed.write(index / manifest.MANIFEST, msgspec.structs.replace(found, prompts=worded))
-    with pytest.raises(MismatchError, match=r"the query prompt 'query' \('Query: '\), .* gives 'query' \(''\)"):
+    reworded = manifest.IndexPrompts(document="", query="Query: ")
+    sealed.write(index / manifest.MANIFEST, msgspec.structs.replace(found, prompts=reworded))
+    with pytest.raises(MismatchError, match=r"the query prompt 'query' \('Query: '\), .* uses 'query' \(''\)"):
         IndexFolder.open(index, encoder.bundle)
 
 
@@ -117,7 +117,7 @@ DAMAGE = [
 
 @pytest.mark.parametrize("kind", [IndexKind.BINARY], indirect=True)
 @pytest.mark.parametrize(("damage", "reason"), DAMAGE)
-@pytest.mark.parametrize("name", sorted(manifest.files(recipe.of(IndexKind.BINARY, 30, 384))))
+@pytest.mark.parametrize("name", sorted(manifest.files(recipe.make_recipe(IndexKind.BINARY, 30, 384))))
 def test_a_damaged_file_is_named(
     index: Path, encoder: Encoder, name: str, damage: Callable[[Path], object], reason: str
 ) -> None:
@@ -126,14 +126,14 @@ def test_a_damaged_file_is_named(
         IndexFolder.open(index, encoder.bundle)
 
 
-def test_a_file_too_many(index: Path, encoder: Encoder) -> None:
+def test_an_additional_file_is_refused(index: Path, encoder: Encoder) -> None:
     (index / "evil.faiss").write_bytes(b"")
     with pytest.raises(UnsafeError, match=r"evil\.faiss was added"):
         IndexFolder.open(index, encoder.bundle)
 
 
 def reseal(index: Path, **changes: object) -> None:
-    """Rewrite the manifest with a digest that fits: what somebody who knows the format would do."""
+    """Rewrite the manifest with a matching digest, as an attacker who knows the format would."""
     changed = sealed.seal(msgspec.structs.replace(manifest.read(index), **changes))
     (index / manifest.MANIFEST).write_bytes(msgspec.json.encode(changed))
 
@@ -143,7 +143,7 @@ def reseal(index: Path, **changes: object) -> None:
     [("stage.faiss", b"IxFI rubbish"), ("stage.faiss", b""), ("vectors.f16.npy", b"\x93NUMPY rubbish")],
 )
 @pytest.mark.parametrize("kind", [IndexKind.FLAT], indirect=True)
-def test_rubbish_with_a_right_hash(index: Path, encoder: Encoder, name: str, content: bytes) -> None:
+def test_a_file_with_invalid_content_and_a_valid_hash(index: Path, encoder: Encoder, name: str, content: bytes) -> None:
     (index / name).write_bytes(content)
     reseal(index, files=manifest.write(index, manifest.read(index)).files)
     with pytest.raises(UnsafeError, match=f"{name} is damaged"):
@@ -151,23 +151,23 @@ def test_rubbish_with_a_right_hash(index: Path, encoder: Encoder, name: str, con
 
 
 @pytest.mark.parametrize("kind", [IndexKind.HNSW_SQ8], indirect=True)
-def test_another_index_than_its_recipe_says(index: Path, encoder: Encoder) -> None:
+def test_an_index_that_does_not_match_its_recipe(index: Path, encoder: Encoder) -> None:
     described = manifest.read(index)
     reseal(index, recipe=msgspec.structs.replace(described.recipe, factory="HNSW16,RaBitQ"))
-    with pytest.raises(UnsafeError, match=r"stage\.faiss holds \('IndexHNSWSQ', 30, 384\)"):
+    with pytest.raises(UnsafeError, match=r"stage\.faiss has \('IndexHNSWSQ', 30, 384\)"):
         IndexFolder.open(index, encoder.bundle)
 
 
-def test_a_size_that_is_not_that_of_the_files(index: Path, encoder: Encoder) -> None:
+def test_a_size_that_does_not_match_the_files(index: Path, encoder: Encoder) -> None:
     reseal(index, size=29)
-    with pytest.raises(UnsafeError, match=r"float16 \(30, 384\); float16 \(29, 384\) was expected"):
+    with pytest.raises(UnsafeError, match=r"float16 \(30, 384\); expected float16 \(29, 384\)"):
         IndexFolder.open(index, encoder.bundle)
 
 
 def test_a_file_outside_the_folder(index: Path, encoder: Encoder) -> None:
     files = manifest.read(index).files
     reseal(index, files={"../../etc/passwd": files["documents.sqlite"], **files})
-    with pytest.raises(UnsafeError, match="contradicts itself"):
+    with pytest.raises(UnsafeError, match="names files outside the index"):
         IndexFolder.open(index, encoder.bundle)
 
 
@@ -200,7 +200,7 @@ def test_no_index(tmp_path: Path, encoder: Encoder) -> None:
 
 def test_without_faiss(index: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
-    for name in ("library", "factory", "flat", "staged", "stage", "kinds"):
+    for name in ("faiss_library", "factory", "flat", "staged", "stage", "kinds"):
         monkeypatch.delitem(sys.modules, f"embedship.serve.index.{name}")
     with pytest.raises(MissingExtra, match=r"faiss is not installed.*pip install -c constraints.txt '\.\[cpu\]'"):
         IndexFolder.open(index, encoder.bundle)

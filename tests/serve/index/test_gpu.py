@@ -1,4 +1,4 @@
-"""No GPU here: a stand-in for FAISS's GPU half, whose indexes are real CPU ones, shows what is asked of it."""
+"""Builds with a stand-in for the GPU part of FAISS, whose indexes are real CPU indexes. It records the calls."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_lists_are_placed_on_the_gpu_and_searched_on_the_cpu(library: Any, clust
 
 
 class Cagra:
-    """Records what a graph is built of; its export is an empty index of the type that FAISS would fill."""
+    """Records the input of a graph. Its export is an empty index of the type that FAISS would return."""
 
     config: Any
 
@@ -72,10 +72,10 @@ def test_a_graph_is_built_on_the_gpu_and_exported(library: Any, clustered: Vecto
 
 
 def test_without_a_gpu() -> None:
-    with pytest.raises(UsageError, match=r"built without GPUs: in place of \[cpu\], pip install .* '\.\[gpu\]'"):
+    with pytest.raises(UsageError, match=r"built without GPU support: in place of \[cpu\], pip install .* '\.\[gpu\]'"):
         GpuResources()
 
 
-def test_a_gpu_too_many(library: Any) -> None:
-    with pytest.raises(UsageError, match="there is no GPU 1: FAISS sees 1"):
+def test_a_gpu_number_that_does_not_exist(library: Any) -> None:
+    with pytest.raises(UsageError, match="there is no GPU 1: FAISS finds 1 GPUs"):
         GpuResources(library, 1)

@@ -43,7 +43,7 @@ def recall(found: NDArray[np.int64], expected: NDArray[np.int64]) -> float:
 
 
 def assert_same(hits: RankedRows, rows: NDArray[np.int64], scores: NDArray[np.float32]) -> None:
-    """The same rows, but where two scores are closer than the last bits of float32."""
+    """Require the same rows, except where two scores differ only in the last bits of float32."""
     np.testing.assert_allclose(hits.scores, scores, atol=1e-5)
     close = np.abs(np.diff(scores, axis=1, append=-1)) < 1e-5
     clear = ~(close | np.roll(close, 1, axis=1))
@@ -51,7 +51,7 @@ def assert_same(hits: RankedRows, rows: NDArray[np.int64], scores: NDArray[np.fl
     np.testing.assert_array_equal(hits.rows[clear], rows[clear])
 
 
-def test_finds_in_real_text_what_brute_force_finds(make: Make, kind: IndexKind, texts: Texts) -> None:
+def test_a_search_of_real_text_finds_what_brute_force_finds(make: Make, kind: IndexKind, texts: Texts) -> None:
     index = make(texts.documents)
     hits = index.search(texts.queries, 10)
     rows, scores = brute_force(texts.documents, texts.queries, 10)
@@ -75,7 +75,7 @@ def test_more_candidates_find_more(make: Make, texts: Texts) -> None:
 
 @pytest.mark.parametrize("kind", [IndexKind.PQ, IndexKind.HNSW_SQ8], indirect=True)
 def test_the_float16_store_ranks_as_exact_search(make: Make, texts: Texts) -> None:
-    """What the first stage finds has its exact score; int8 is off by its rounding."""
+    """Hits have exact scores with the float16 store; with int8 they differ by its rounding."""
     index = make(texts.documents, store=RerankStore.FLOAT16)
     hits, exact = index.search(texts.queries, 10), index.exact(texts.queries, 10)
     same = hits.rows == exact.rows
@@ -84,7 +84,7 @@ def test_the_float16_store_ranks_as_exact_search(make: Make, texts: Texts) -> No
 
 
 def test_flat_is_brute_force_to_the_last_row(make: Make, kind: IndexKind, clustered: Vectors) -> None:
-    """Ids and order, however many queries are asked at once: products in float64, ties by row."""
+    """Ids and order are the same for any number of queries at once: products in float64, ties in row order."""
     rows = np.argsort(-_float64_scores(clustered, clustered[::60]), axis=1, kind="stable")[:, :10]
     index = make(clustered)
     np.testing.assert_array_equal(index.exact(clustered[::60], 10).rows, rows)
@@ -108,7 +108,7 @@ def test_flat_with_more_duplicates_than_it_fetches(make: Make, texts: Texts) -> 
     "kind", [IndexKind.IVF_PQ, IndexKind.IVF_RABITQ, IndexKind.HNSW_SQ8, IndexKind.HNSW_RABITQ], indirect=True
 )
 def test_more_effort_finds_more(make: Make, kind: IndexKind, clustered: Vectors) -> None:
-    """The knob of a request turns; clustered vectors without a neighbourhood of their own are hard to find."""
+    """The effort of a request takes effect. Clustered vectors are hard to find."""
     index, queries = make(clustered, store=RerankStore.FLOAT16), clustered[::45] * -1
     knob = "nprobe" if kind in (IndexKind.IVF_PQ, IndexKind.IVF_RABITQ) else "ef_search"
     exact = index.exact(queries, 10).rows
@@ -116,7 +116,7 @@ def test_more_effort_finds_more(make: Make, kind: IndexKind, clustered: Vectors)
     def found(value: int) -> float:
         return recall(index.search(queries, 10, effort=SearchEffort(oversample=2, **{knob: value})).rows, exact)
 
-    # Asked again, for Milvus makes its graph in the background, and looks at every vector until it is there.
+    # Searched again, because Milvus builds its graph in the background, and compares every vector until then.
     end = time.monotonic() + SECONDS
     while not (turns := found(1) + 0.02 < found(256)) and time.monotonic() < end:
         pass
@@ -124,7 +124,7 @@ def test_more_effort_finds_more(make: Make, kind: IndexKind, clustered: Vectors)
 
 
 def test_an_effort_outside_the_limits() -> None:
-    with pytest.raises(UsageError, match=r"oversample=0 lies outside 1\.\.200"):
+    with pytest.raises(UsageError, match=r"oversample=0 is outside the allowed range 1\.\.200"):
         SearchEffort(oversample=0)
 
 
@@ -133,7 +133,7 @@ def test_an_effort_that_the_index_does_not_have(make: Make, kind: IndexKind, tex
     for name in LIMITS:
         asked = SearchEffort(**{name: 5})
         if getattr(index.effort, name) is None:
-            with pytest.raises(UsageError, match=f"effort {name}: this index has no such knob"):
+            with pytest.raises(UsageError, match=f"effort {name}: this index does not have this setting"):
                 index.search(texts.queries, 1, effort=asked)
         else:
             assert index.search(texts.queries, 1, effort=asked).rows.shape == (len(texts.queries), 1)
@@ -144,10 +144,10 @@ def chosen(share: float, size: int) -> Allowed:
 
 
 @pytest.mark.parametrize("share", [0, 0.001, 0.1, 0.5, 0.9, 1])
-def test_under_a_mask_what_brute_force_finds_among_the_allowed(
+def test_a_search_with_a_mask_finds_what_brute_force_finds_among_the_allowed_rows(
     make: Make, kind: IndexKind, clustered: Vectors, share: float
 ) -> None:
-    """Half of 9,000 rows are more than FEW, a tenth of them fewer."""
+    """Half of 9,000 rows is more than FEW, a tenth is less."""
     index, queries, allowed = make(clustered), clustered[::90], chosen(share, len(clustered))
     rows = np.flatnonzero(allowed)
     best, scores = brute_force(clustered[rows], queries, 10)
@@ -166,7 +166,7 @@ def test_under_a_mask_what_brute_force_finds_among_the_allowed(
 
 @pytest.mark.parametrize("share", [0.5, 0.9])
 def test_a_mask_costs_no_recall(make: Make, clustered: Vectors, share: float) -> None:
-    """Of 9,000 rows, so that the first stage is asked and not brute force; a mask of one topic, too."""
+    """With 9,000 rows, so that the first stage searches and not brute force; also with a mask of one topic."""
     index, queries = make(clustered), clustered[::30]
     plain = recall(index.search(queries, 10).rows, index.exact(queries, 10).rows)
     near = clustered @ clustered[0]
@@ -176,7 +176,7 @@ def test_a_mask_costs_no_recall(make: Make, clustered: Vectors, share: float) ->
         assert masked >= plain - 0.01
 
 
-def test_numbers_of_rows_are_no_mask(make: Make, texts: Texts) -> None:
+def test_row_numbers_are_not_accepted_as_a_mask(make: Make, texts: Texts) -> None:
     index = make(texts.documents[:50])
     for search in (index.search, index.exact):
         with pytest.raises(ValueError, match=r"allowed must be bool of shape \(50,\), not int64 \(3,\)"):
@@ -230,7 +230,7 @@ def test_of_duplicates_the_lower_rows_come_first(make: Make, texts: Texts) -> No
     for search in (index.search, index.exact):
         rows = search(texts.documents[:30], 6).rows
         np.testing.assert_array_equal(rows[:, :4], np.arange(30)[:, None] + [0, 200, 400, 600])
-        # Two of four equal ones at the edge of the six best.
+        # Two of four equal rows are among the six best.
         assert (rows[:, 4] < 200).all()
         np.testing.assert_array_equal(rows[:, 5], rows[:, 4] + 200)
 
@@ -254,7 +254,7 @@ def test_no_queries_no_hits(make: Make, texts: Texts, k: int) -> None:
         assert (hits.rows.dtype, hits.scores.dtype) == (np.int64, np.float32)
 
 
-def test_what_cannot_be_searched_for(make: Make, texts: Texts) -> None:
+def test_invalid_queries_are_refused(make: Make, texts: Texts) -> None:
     index, query = make(texts.documents[:50]), texts.queries[:1]
     for search in (index.search, index.exact):
         with pytest.raises(ValueError, match=r"shape \(n, 384\), not \(1, 383\)"):
@@ -268,7 +268,7 @@ def test_what_cannot_be_searched_for(make: Make, texts: Texts) -> None:
 
 
 def test_a_search_stays_on_the_thread_that_asked(make: Make, texts: Texts) -> None:
-    """OpenMP would take every core: its setting is per thread, so each thread must be told."""
+    """OpenMP would use every core. Its setting is per thread, so each thread must set it."""
     index = make(texts.documents)
 
     def threads_after_a_search() -> int:

@@ -1,4 +1,4 @@
-"""First stages of few rows: FAISS wants as many to train on as it has lists."""
+"""First stages with few rows: FAISS needs at least as many training rows as lists."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ def test_fewer_rows_than_lists(tmp_path: Path, size: int, factory: str) -> None:
     assert all(row in found[row] for row in range(size))
 
 
-def test_what_faiss_refuses_is_a_sentence(tmp_path: Path) -> None:
+def test_an_error_of_faiss_becomes_one_sentence(tmp_path: Path) -> None:
     """4,096 centres among 700 rows."""
-    with pytest.raises(EmbedshipError, match=r"FAISS cannot build IVF4,PQ12x12 of 700 rows \(.*\): take another kind"):
+    with pytest.raises(EmbedshipError, match=r"FAISS cannot build IVF4,PQ12x12 from 700 rows \(.*\): use another kind"):
         FaissCandidates.write(tmp_path, truth(tmp_path, 700), recipe("IVF4,PQ12x12"))
 
 
 @pytest.mark.parametrize("factory", ["IVF4,Flat", "OPQ12,IVF4,RaBitQ"])
 def test_inverted_lists_in_another_file_are_refused(tmp_path: Path, factory: str) -> None:
-    """They name any file of the system, which nobody hashed and FAISS would map writable."""
+    """They may name any file, which was not hashed, and which FAISS would map writable."""
     rows, outside = truth(tmp_path, 700), tmp_path / "outside"
     FaissCandidates.write(tmp_path, rows, recipe(factory))
     index = faiss.read_index(str(tmp_path / STAGE))

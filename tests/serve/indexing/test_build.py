@@ -30,15 +30,15 @@ def quiet(*_: object) -> None:
     pass
 
 
-def run(encoder: Encoder, lines: Path, out: Path, wishes: IndexOptions | None = None) -> BuildResult:
-    return build(encoder, "some-variant", lines, out, wishes or IndexOptions(), quiet)
+def run(encoder: Encoder, lines: Path, out: Path, options: IndexOptions | None = None) -> BuildResult:
+    return build(encoder, "some-variant", lines, out, options or IndexOptions(), quiet)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_what_lies_in_the_folder_afterwards(encoder: Encoder, corpus: Corpus, tmp_path: Path, kind: IndexKind) -> None:
+def test_the_files_of_a_new_index(encoder: Encoder, corpus: Corpus, tmp_path: Path, kind: IndexKind) -> None:
     out = tmp_path / "new" / "index"
     built = run(encoder, corpus(24), out, wishes_for(kind)).manifest
     assert {path.name for path in out.iterdir()} == {MANIFEST, *files(built.recipe)}
@@ -115,7 +115,7 @@ def test_documents_without_text_are_skipped_counted_and_named(encoder: Encoder, 
     assert hits.scores[0, 0] == pytest.approx(1, abs=0.02), "`two ` is what the title alone is embedded as"
 
 
-def test_a_question_without_text_is_named(encoder: Encoder, corpus: Corpus, tmp_path: Path) -> None:
+def test_a_query_without_text_is_named(encoder: Encoder, corpus: Corpus, tmp_path: Path) -> None:
     (tmp_path / "queries").write_text('{"text": "x"}\n\n{"text": " "}\n')
     with pytest.raises(UsageError, match="queries, line 3: `text` is empty"):
         run(encoder, corpus(), tmp_path / "index", IndexOptions(queries=tmp_path / "queries"))
@@ -152,7 +152,7 @@ def test_lines_as_beir_writes_them(encoder: Encoder, corpus: Corpus, tmp_path: P
 
 
 @pytest.mark.parametrize("step", list(BuildStep))
-def test_an_interrupt_leaves_what_was_there(encoder: Encoder, corpus: Corpus, tmp_path: Path, step: BuildStep) -> None:
+def test_an_interrupt_changes_nothing(encoder: Encoder, corpus: Corpus, tmp_path: Path, step: BuildStep) -> None:
     lines, out = corpus(24), tmp_path / "index"
     run(encoder, lines, out)
     before = contents(tmp_path)
@@ -187,7 +187,7 @@ def largest_file(size: int) -> Iterator[None]:
 
 # With 600 documents: documents.sqlite takes 188 kB, the vectors 461 kB, a graph over float32 vectors more than 922 kB.
 @pytest.mark.parametrize(("size", "noticed_by"), [(50_000, "disk"), (300_000, "File too large"), (700_000, "FAISS")])
-def test_a_full_disk_is_one_sentence(
+def test_a_full_disk_is_a_one_line_error(
     encoder: Encoder, corpus: Corpus, tmp_path: Path, size: int, noticed_by: str
 ) -> None:
     lines = corpus(lines=b"".join(b'{"id": "%d", "text": "%d %s"}\n' % (n, n, b"x" * 150) for n in range(600)))
@@ -240,7 +240,7 @@ def test_vectors_of_any_length_become_cosines(
 
 
 @pytest.mark.parametrize("constant", [float("nan"), float("inf")])
-def test_a_model_that_gives_no_numbers(encoder: Encoder, corpus: Corpus, tmp_path: Path, constant: float) -> None:
+def test_a_model_that_returns_nan(encoder: Encoder, corpus: Corpus, tmp_path: Path, constant: float) -> None:
     lines = corpus(4)
     with pytest.raises(EngineError, match="NaN or infinity"):
         run(short(encoder, Stub(constant=constant)), lines, tmp_path / "index")
@@ -249,7 +249,7 @@ def test_a_model_that_gives_no_numbers(encoder: Encoder, corpus: Corpus, tmp_pat
 
 def test_sign_bits_need_whole_bytes(encoder: Encoder, corpus: Corpus, tmp_path: Path) -> None:
     odd = short(encoder, Stub(dimension=20), dimension=20)
-    with pytest.raises(UsageError, match="divisible by 8, not 20: take --kind flat"):
+    with pytest.raises(UsageError, match="divisible by 8, not 20: use --kind flat"):
         run(odd, corpus(4), tmp_path / "index", IndexOptions(kind=IndexKind.BINARY))
     assert run(odd, corpus(4), tmp_path / "index").manifest.kind is IndexKind.FLAT
 
@@ -261,36 +261,36 @@ def test_the_kind_follows_the_size() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wishes", "reason"),
+    ("options", "reason"),
     [
         (IndexOptions(factory="IVF"), "factory 'IVF': FAISS .* says"),
-        (IndexOptions(factory="IDMap,HNSW16"), "rows are numbered by us.*leave IDMap out"),
+        (IndexOptions(factory="IDMap,HNSW16"), "embedship numbers the rows.*leave IDMap out"),
         (IndexOptions(factory="HNSW16,Flat,RFlat"), "leave the refinement out"),
-        (IndexOptions(factory="BHNSW16"), "for sign bits take --kind binary"),
-        (IndexOptions(factory="LSH"), "IndexLSH has not been tried"),
-        (IndexOptions(kind=IndexKind.PQ, stage_dimension=100), "this model may be cut to 384"),
+        (IndexOptions(factory="BHNSW16"), "use --kind binary for sign bits"),
+        (IndexOptions(factory="LSH"), "IndexLSH is not supported"),
+        (IndexOptions(kind=IndexKind.PQ, stage_dimension=100), "this model may be truncated to 384"),
         (
             IndexOptions(kind=IndexKind.HNSW_SQ8, effort=SearchEffort(nprobe=3)),
             "effort nprobe: .* it has: oversample, ef_search",
         ),
-        (IndexOptions(kind=IndexKind.FLAT, effort=SearchEffort(oversample=3)), "it has: none, it is exact"),
+        (IndexOptions(kind=IndexKind.FLAT, effort=SearchEffort(oversample=3)), "it has: none, because it is exact"),
     ],
 )
-def test_what_cannot_be_built_is_refused_before_it_is_embedded(
-    encoder: Encoder, corpus: Corpus, tmp_path: Path, wishes: IndexOptions, reason: str
+def test_options_that_do_not_fit_are_refused_before_embedding(
+    encoder: Encoder, corpus: Corpus, tmp_path: Path, options: IndexOptions, reason: str
 ) -> None:
     def never(step: BuildStep, *_: int) -> None:
         assert step is BuildStep.READ
 
     with pytest.raises(UsageError, match=reason):
-        build(encoder, "any", corpus(4), tmp_path / "index", wishes, never)
+        build(encoder, "any", corpus(4), tmp_path / "index", options, never)
     assert not (tmp_path / "index").exists()
 
 
 def test_a_matryoshka_first_stage(encoder: Encoder, corpus: Corpus, tmp_path: Path) -> None:
     cuttable = short(encoder, dimensions=(384, 96))
-    wishes = IndexOptions(kind=IndexKind.PQ, store=RerankStore.FLOAT16, stage_dimension=96)
-    built = run(cuttable, corpus(200), tmp_path / "index", wishes).manifest
+    options = IndexOptions(kind=IndexKind.PQ, store=RerankStore.FLOAT16, stage_dimension=96)
+    built = run(cuttable, corpus(200), tmp_path / "index", options).manifest
     assert (built.recipe.factory, built.recipe.dimension, built.dimension) == ("PQ24x4fs", 96, 384)
     with IndexFolder.open(tmp_path / "index", encoder.bundle) as opened:
         query = short(encoder).encode([opened.documents.fetch([3])[0].text])
@@ -333,7 +333,7 @@ def test_documents_and_queries_get_their_own_prompts(encoder: Encoder, corpus: C
     assert (hits.rows[0, 0], hits.scores[0, 0]) == (1, pytest.approx(1, abs=1e-3))
 
 
-def test_recall_is_measured_with_the_questions_given(encoder: Encoder, corpus: Corpus, tmp_path: Path) -> None:
+def test_recall_is_measured_with_the_given_queries(encoder: Encoder, corpus: Corpus, tmp_path: Path) -> None:
     questions = tmp_path / "questions.jsonl"
     questions.write_bytes(b'{"text": "read a file"}\n{"text": "sort a list"}\n')
     recall = run(encoder, corpus(24), tmp_path / "index", IndexOptions(queries=questions)).manifest.recall
@@ -342,16 +342,14 @@ def test_recall_is_measured_with_the_questions_given(encoder: Encoder, corpus: C
     assert recall.low == pytest.approx(0.025**0.5)  # all of two queries: Clopper and Pearson's limit
 
 
-def test_bad_questions_are_noticed_before_anything_is_embedded(
-    encoder: Encoder, corpus: Corpus, tmp_path: Path
-) -> None:
+def test_bad_queries_are_refused_before_embedding(encoder: Encoder, corpus: Corpus, tmp_path: Path) -> None:
     questions = tmp_path / "questions.jsonl"
     questions.write_bytes(b'{"query": "read a file"}\n')
     with pytest.raises(UsageError, match=r"questions\.jsonl, line 1"):
         run(short(encoder, Stub(constant=float("nan"))), corpus(4), tmp_path / "index", IndexOptions(queries=questions))
 
 
-def test_own_rows_do_not_count() -> None:
+def test_a_querys_own_row_does_not_count() -> None:
     rows = np.array([[5, 1, 2], [1, 6, 2], [1, 2, 3]])
     np.testing.assert_array_equal(measure._without(rows, np.array([5, 6, 7])), [[1, 2], [1, 2], [1, 2]])
 
@@ -382,7 +380,7 @@ def test_an_empty_folder_may_become_an_index(encoder: Encoder, corpus: Corpus, t
 
 
 @pytest.mark.parametrize("what", ["file", "folder", "index and more", "torn index"])
-def test_nothing_but_an_index_is_replaced(encoder: Encoder, corpus: Corpus, tmp_path: Path, what: str) -> None:
+def test_only_an_index_is_replaced(encoder: Encoder, corpus: Corpus, tmp_path: Path, what: str) -> None:
     out, lines = tmp_path / "out", corpus(4)
     if what == "file":
         out.write_text("precious")
@@ -404,7 +402,7 @@ def test_a_mount_point_is_refused(encoder: Encoder, corpus: Corpus) -> None:
         run(encoder, corpus(4), Path("/proc"))
 
 
-def test_what_turns_up_meanwhile_is_not_replaced(encoder: Encoder, corpus: Corpus, tmp_path: Path) -> None:
+def test_a_folder_that_appears_meanwhile_is_not_replaced(encoder: Encoder, corpus: Corpus, tmp_path: Path) -> None:
     out, lines = tmp_path / "index", corpus(4)
 
     def meanwhile(step: BuildStep, done: int, total: int) -> None:

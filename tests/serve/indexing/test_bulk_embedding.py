@@ -16,10 +16,10 @@ from ..index.conftest import Corpus
 
 
 @pytest.mark.parametrize(
-    "wishes", [IndexOptions(with_title=True), IndexOptions(chunking=Chunking(tokens=20, overlap=0))]
+    "options", [IndexOptions(with_title=True), IndexOptions(chunking=Chunking(tokens=20, overlap=0))]
 )
-def test_the_same_bytes_lie_there_and_nothing_else(
-    encoder: Encoder, corpus: Corpus, tmp_path: Path, wishes: IndexOptions, monkeypatch: pytest.MonkeyPatch
+def test_the_folder_has_the_same_bytes_and_no_other_files(
+    encoder: Encoder, corpus: Corpus, tmp_path: Path, options: IndexOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of more documents than are embedded at once, one of them longer than the model reads."""
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1")
@@ -29,7 +29,7 @@ def test_the_same_bytes_lie_there_and_nothing_else(
 
     def made(name: str, encoders: EncoderPool | None) -> BuildResult:
         told.clear()
-        return build(encoder, "any", lines, tmp_path / name, wishes, lambda *step: told.append(step), encoders)
+        return build(encoder, "any", lines, tmp_path / name, options, lambda *step: told.append(step), encoders)
 
     built = made("here", None), made("elsewhere", LocalEncoderPool(encoder))
     here, elsewhere = (
@@ -38,8 +38,8 @@ def test_the_same_bytes_lie_there_and_nothing_else(
     assert here == elsewhere
     assert built[0].manifest == built[1].manifest
     assert built[1].seconds > 0
-    assert bool(built[1].manifest.truncated.texts) == (wishes.chunking is None)
+    assert bool(built[1].manifest.truncated.texts) == (options.chunking is None)
     rows = built[1].manifest.size
     embedded = [done for step, done, total in told if step is BuildStep.EMBED and total == rows]
     assert (embedded, embedded[0], embedded[-1]) == (sorted(embedded), 0, rows)
-    assert built[1].manifest.truncated.worst_id == (None if wishes.chunking else "long")
+    assert built[1].manifest.truncated.worst_id == (None if options.chunking else "long")

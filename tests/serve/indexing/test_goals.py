@@ -33,7 +33,7 @@ def test_an_interval_counts_queries_and_not_hits() -> None:
     assert spread.low > clustered.low + 0.1
 
 
-def test_perfect_queries_prove_no_more_than_their_number() -> None:
+def test_perfect_recall_has_an_interval_by_the_number_of_queries() -> None:
     """The exact lower limit of n of n is 0.025^(1/n)."""
     assert interval(np.full(200, 10), np.full(200, 10)) == MeanInterval(
         mean=1, low=pytest.approx(0.025 ** (1 / 200)), high=1
@@ -45,10 +45,12 @@ def test_perfect_queries_prove_no_more_than_their_number() -> None:
 
 def plan(encoder: Encoder, *kinds: IndexKind, size: int) -> MeasurementPlan:
     codes = encoder.bundle.manifest.codes
-    return MeasurementPlan([recipe.of(kind, size, 384, RerankStore.FLOAT16) for kind in kinds], codes, lambda *_: None)
+    return MeasurementPlan(
+        [recipe.make_recipe(kind, size, 384, RerankStore.FLOAT16) for kind in kinds], codes, lambda *_: None
+    )
 
 
-def test_the_cheapest_that_meets_the_goals(encoder: Encoder, texts: Texts, tmp_path: Path) -> None:
+def test_the_cheapest_candidate_that_meets_the_goals_is_chosen(encoder: Encoder, texts: Texts, tmp_path: Path) -> None:
     truth = ExactVectors.write(tmp_path, [texts.documents], texts.documents.shape)
     both = plan(encoder, IndexKind.FLAT, IndexKind.PQ, size=truth.size)
     rough = goals.choose(tmp_path, truth, texts.queries, "q.jsonl", IndexGoals(recall=0.8), both)
@@ -72,45 +74,45 @@ def test_sampled_documents_do_not_find_themselves(encoder: Encoder, texts: Texts
     assert found.queries == len(texts.documents) // 10
 
 
-def test_memory_is_that_of_the_index_that_is_kept(encoder: Encoder, texts: Texts, tmp_path: Path) -> None:
-    """Without questions a tenth of the documents is left out of what is measured, and not of what is built."""
+def test_memory_is_that_of_the_final_index(encoder: Encoder, texts: Texts, tmp_path: Path) -> None:
+    """Without queries a tenth of the documents is left out of the measured index, but not of the final one."""
     truth = ExactVectors.write(tmp_path, [texts.documents], texts.documents.shape)
     flat = plan(encoder, IndexKind.FLAT, size=truth.size)
     measured = truth.size - truth.size // 10
     between = int(768 * (measured + truth.size) / 2)
-    with pytest.raises(GoalsMissed, match=f"but its memory {768 * truth.size / 1e6:,.1f} MB"):
+    with pytest.raises(GoalsMissed, match=f"but it has memory {768 * truth.size / 1e6:,.1f} MB"):
         goals.choose(tmp_path, truth, None, "", IndexGoals(recall=0.5, memory_bytes=between), flat)
     enough = IndexGoals(recall=0.5, memory_bytes=770 * truth.size)
     assert goals.choose(tmp_path, truth, None, "", enough, flat).documents == measured
 
 
-def test_memory_of_chunks_says_whose_they_are(encoder: Encoder, texts: Texts, tmp_path: Path) -> None:
+def test_memory_includes_the_grouping_of_chunks(encoder: Encoder, texts: Texts, tmp_path: Path) -> None:
     truth = ExactVectors.write(tmp_path, [texts.documents], texts.documents.shape)
     of_chunks = msgspec.structs.replace(
         plan(encoder, IndexKind.FLAT, size=truth.size), grouping=grouping(truth.size, 9)
     )
     wanted = IndexGoals(recall=0.5, memory_bytes=770 * truth.size)
-    with pytest.raises(GoalsMissed, match=r"but its memory .* \(77[0-9.]+ bytes a vector\)"):
+    with pytest.raises(GoalsMissed, match=r"but it has memory .* \(77[0-9.]+ bytes per vector\)"):
         goals.choose(tmp_path, truth, texts.queries, "q", wanted, of_chunks)
 
 
 def test_goals_that_contradict_each_other(encoder: Encoder, texts: Texts, tmp_path: Path) -> None:
     truth = ExactVectors.write(tmp_path, [texts.documents], texts.documents.shape)
     wanted = IndexGoals(recall=1.0, memory_bytes=100_000)
-    with pytest.raises(GoalsMissed, match=r"nearest comes .* but its (recall|memory) .* Relax a goal") as missed:
+    with pytest.raises(GoalsMissed, match=r"the nearest is .* but it has (recall|memory) .* Relax a goal") as missed:
         goals.choose(
             tmp_path, truth, texts.queries, "q", wanted, plan(encoder, IndexKind.FLAT, IndexKind.PQ, size=truth.size)
         )
     assert len(missed.value.choice.measured) > 2
 
 
-def test_too_few_to_leave_any_out(encoder: Encoder, texts: Texts, tmp_path: Path) -> None:
+def test_too_few_vectors_to_sample_queries(encoder: Encoder, texts: Texts, tmp_path: Path) -> None:
     truth = ExactVectors.write(tmp_path, [texts.documents[:9]], (9, 384))
     with pytest.raises(UsageError, match="9 vectors are too few"):
         goals.choose(tmp_path, truth, None, "", IndexGoals(recall=0.5), plan(encoder, IndexKind.FLAT, size=9))
 
 
-def test_every_kind_is_a_candidate_and_matryoshka_stages_too(encoder: Encoder) -> None:
+def test_every_kind_and_matryoshka_stages_are_candidates(encoder: Encoder) -> None:
     pipeline = encoder.bundle.manifest.pipeline
     plain = goals.recipes(10_000, pipeline, RerankStore.INT8)
     assert {each.kind for each in plain} == set(IndexKind) - {IndexKind.FACTORY}
@@ -136,7 +138,7 @@ def candidate(recall: float, rate: float, hot: float) -> MeasuredIndex:
     )
 
 
-def test_the_frontier_is_what_nothing_else_beats() -> None:
+def test_the_frontier_has_the_candidates_that_no_other_beats() -> None:
     best, slow, small, worse = (
         candidate(0.9, 10, 50),
         candidate(0.95, 5, 50),
@@ -161,7 +163,9 @@ def test_vectors_are_only_read(encoder: Encoder, clustered: Vectors, tmp_path: P
     truth = ExactVectors.write(tmp_path, [clustered[:500]], (500, 64))
     before = (tmp_path / "vectors.f16.npy").read_bytes()
     planned = MeasurementPlan(
-        [recipe.of(IndexKind.HNSW_SQ8, 500, 64, RerankStore.FLOAT16)], encoder.bundle.manifest.codes, lambda *_: None
+        [recipe.make_recipe(IndexKind.HNSW_SQ8, 500, 64, RerankStore.FLOAT16)],
+        encoder.bundle.manifest.codes,
+        lambda *_: None,
     )
     goals.choose(tmp_path, truth, None, "", IndexGoals(recall=0.5), planned)
     assert (tmp_path / "vectors.f16.npy").read_bytes() == before

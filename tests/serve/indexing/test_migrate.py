@@ -31,7 +31,7 @@ from embedship.serve.index.effort import SearchEffort
 from embedship.serve.index.folder import IndexFolder
 from embedship.serve.index.manifest import read
 from embedship.serve.indexing.build import BuildResult, IndexOptions, build
-from embedship.serve.indexing.migrate import as_before, folder_beside, migrate
+from embedship.serve.indexing.migrate import migrate, options_from_index, work_folder
 from embedship.stdlib_docs import DocEntry
 
 from ..index.test_folder import flip
@@ -66,21 +66,21 @@ def old(encoder: Encoder, entries: list[DocEntry], tmp_path_factory: pytest.Temp
     folder = tmp_path_factory.mktemp("old")
     rows = [{"id": e.id, "text": e.body[:900], "title": e.summary[:20], "n": n} for n, e in enumerate(entries[:60])]
     (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    wishes = IndexOptions(IndexKind.BINARY, with_title=True, effort=SearchEffort(oversample=70), chunking=CHUNKING)
-    build(encoder, "any", folder / "corpus.jsonl", folder / "index", wishes, lambda *_: None)
+    options = IndexOptions(IndexKind.BINARY, with_title=True, effort=SearchEffort(oversample=70), chunking=CHUNKING)
+    build(encoder, "any", folder / "corpus.jsonl", folder / "index", options, lambda *_: None)
     return folder / "index"
 
 
-def wishes(old: Path) -> IndexOptions:
+def options_of(old: Path) -> IndexOptions:
     found = read(old)
-    return as_before(found, None, found.chunking, None)
+    return options_from_index(found, None, found.chunking, None)
 
 
 def test_every_document_is_embedded_by_the_other_bundle(
     encoder: Encoder, other: Encoder, old: Path, tmp_path: Path
 ) -> None:
     before = contents(old)
-    made = migrate(other, old, tmp_path / "new", wishes(old), Silent(), 64)
+    made = migrate(other, old, tmp_path / "new", options_of(old), Silent(), 64)
     assert contents(old) == before
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
     was = read(old)
@@ -104,9 +104,9 @@ def test_every_document_is_embedded_by_the_other_bundle(
         assert (hits.rows[:, 0] == np.arange(made.size)).mean() > 0.97  # a few chunks are the same text
 
 
-def test_other_options_when_told_so(encoder: Encoder, old: Path, tmp_path: Path) -> None:
+def test_other_options_if_requested(encoder: Encoder, old: Path, tmp_path: Path) -> None:
     """And without chunks it says what the model does not read."""
-    made = migrate(encoder, old, tmp_path / "new", as_before(read(old), IndexKind.FLAT, None, None), Silent())
+    made = migrate(encoder, old, tmp_path / "new", options_from_index(read(old), IndexKind.FLAT, None, None), Silent())
     assert (made.kind, made.chunking, made.size) == (IndexKind.FLAT, None, 60)
     lines = (old.parent / "corpus.jsonl").read_text().splitlines()
     texts = [f"{row['title']} {row['text']}" for row in map(json.loads, lines)]
@@ -115,11 +115,11 @@ def test_other_options_when_told_so(encoder: Encoder, old: Path, tmp_path: Path)
     short = msgspec.structs.replace(encoder.bundle.manifest.pipeline, max_tokens=40)
     bundle = Bundle(encoder.bundle.folder, msgspec.structs.replace(encoder.bundle.manifest, pipeline=short))
     narrow = Encoder(bundle, encoder.variant, type(encoder.tokenizer).open(bundle), encoder.engine)
-    made = migrate(narrow, old, tmp_path / "cut", as_before(read(old), IndexKind.FLAT, None, None), Silent())
+    made = migrate(narrow, old, tmp_path / "cut", options_from_index(read(old), IndexKind.FLAT, None, None), Silent())
     assert 0 < made.truncated.texts < 60
     assert 0 < made.truncated.worst <= made.truncated.tokens < made.truncated.of
     with pytest.raises(UsageError, match="--chunk is 48; this model reads at most 40 tokens"):
-        migrate(narrow, old, tmp_path / "none", wishes(old), Silent())
+        migrate(narrow, old, tmp_path / "none", options_of(old), Silent())
 
 
 def unfinished(encoder: Encoder, old: Path, out: Path) -> None:
@@ -130,24 +130,26 @@ def unfinished(encoder: Encoder, old: Path, out: Path) -> None:
                 raise EngineError("worn out")
 
     with pytest.raises(EngineError, match="worn out"):
-        migrate(encoder, old, out, wishes(old), Worn(), 32)
+        migrate(encoder, old, out, options_of(old), Worn(), 32)
 
 
-def test_it_goes_on_where_it_failed(other: Encoder, old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_continues_where_it_failed(
+    other: Encoder, old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
-    migrate(other, old, tmp_path / "clean", wishes(old), Silent(), 32)
+    migrate(other, old, tmp_path / "clean", options_of(old), Silent(), 32)
     unfinished(other, old, tmp_path / "new")
     assert not (tmp_path / "new").exists()
     watcher = Silent()
-    made = migrate(other, old, tmp_path / "new", wishes(old), watcher, 32)
+    made = migrate(other, old, tmp_path / "new", options_of(old), watcher, 32)
     assert watcher.done >= 64
     assert watcher.done + watcher.texts == made.size
     assert contents(tmp_path / "new") == contents(tmp_path / "clean")
 
 
-def test_other_options_do_not_go_on_with_it(other: Encoder, old: Path, tmp_path: Path) -> None:
+def test_other_options_do_not_continue_it(other: Encoder, old: Path, tmp_path: Path) -> None:
     unfinished(other, old, tmp_path / "new")
-    flat = as_before(read(old), IndexKind.FLAT, CHUNKING, None)
+    flat = options_from_index(read(old), IndexKind.FLAT, CHUNKING, None)
     with pytest.raises(UsageError, match=r"kind was 'binary', is 'flat'.*--force"):
         migrate(other, old, tmp_path / "new", flat, Silent())
     assert migrate(other, old, tmp_path / "new", flat, Silent(), force=True).kind is IndexKind.FLAT
@@ -156,34 +158,34 @@ def test_other_options_do_not_go_on_with_it(other: Encoder, old: Path, tmp_path:
 def test_force_deletes_nothing_before_all_is_checked(other: Encoder, old: Path, tmp_path: Path) -> None:
     """Neither of a run that goes on at this moment, nor for a source that is refused."""
     unfinished(other, old, tmp_path / "new")
-    there = contents(folder_beside(tmp_path / "new"))
-    with bulk_run.locked(folder_beside(tmp_path / "new")), pytest.raises(UsageError, match="another run writes"):
-        migrate(other, old, tmp_path / "new", wishes(old), Silent(), force=True)
+    there = contents(work_folder(tmp_path / "new"))
+    with bulk_run.locked(work_folder(tmp_path / "new")), pytest.raises(UsageError, match="another run writes"):
+        migrate(other, old, tmp_path / "new", options_of(old), Silent(), force=True)
     shutil.copytree(old, tmp_path / "old")
     flip(tmp_path / "old" / DOCUMENTS)
     with pytest.raises(UnsafeError, match="has changed"):
-        migrate(other, tmp_path / "old", tmp_path / "new", wishes(old), Silent(), force=True)
-    assert contents(folder_beside(tmp_path / "new")) == there
+        migrate(other, tmp_path / "old", tmp_path / "new", options_of(old), Silent(), force=True)
+    assert contents(work_folder(tmp_path / "new")) == there
 
 
-def test_what_lies_there_without_a_plan_is_thrown_away(other: Encoder, old: Path, tmp_path: Path) -> None:
-    """A run that was killed while it tidied up: nobody can say whose documents those are."""
+def test_a_work_folder_without_a_plan_is_emptied(other: Encoder, old: Path, tmp_path: Path) -> None:
+    """A run that was killed while it cleaned up: the origin of its documents is unknown."""
     unfinished(other, old, tmp_path / "new")
-    work = folder_beside(tmp_path / "new")
+    work = work_folder(tmp_path / "new")
     (work / "migration.json").unlink()
     (work / DOCUMENTS).write_bytes(b"of another index")
-    made = migrate(other, old, tmp_path / "new", wishes(old), Silent())
+    made = migrate(other, old, tmp_path / "new", options_of(old), Silent())
     with IndexFolder.open(tmp_path / "new", other.bundle) as opened:
         assert opened.documents.count == made.documents == 60
 
 
 @pytest.mark.parametrize("size", [30_000, 90_000])
 def test_a_full_disk_loses_nothing(other: Encoder, old: Path, tmp_path: Path, size: int) -> None:
-    """Full while documents are written, and while the vectors are."""
-    with largest_file(size), pytest.raises(EmbedshipError, match=r"could not be written.*goes on from there"):
-        migrate(other, old, tmp_path / "new", wishes(old), Silent(), 256)
+    """The disk is full while documents, or while vectors, are written."""
+    with largest_file(size), pytest.raises(EmbedshipError, match=r"could not be written"):
+        migrate(other, old, tmp_path / "new", options_of(old), Silent(), 256)
     assert not (tmp_path / "new").exists()
-    made = migrate(other, old, tmp_path / "new", wishes(old), Silent(), 256)
+    made = migrate(other, old, tmp_path / "new", options_of(old), Silent(), 256)
     assert read(tmp_path / "new") == made
 
 
@@ -191,13 +193,13 @@ def test_an_old_index_that_was_changed_is_refused(encoder: Encoder, old: Path, t
     shutil.copytree(old, tmp_path / "old")
     flip(tmp_path / "old" / DOCUMENTS)
     with pytest.raises(UnsafeError, match=f"{DOCUMENTS} has changed"):
-        migrate(encoder, tmp_path / "old", tmp_path / "new", wishes(old), Silent())
+        migrate(encoder, tmp_path / "old", tmp_path / "new", options_of(old), Silent())
 
 
-def test_something_else_at_the_end_is_refused_at_the_beginning(encoder: Encoder, old: Path, tmp_path: Path) -> None:
+def test_an_out_that_is_not_an_index_is_refused_at_the_start(encoder: Encoder, old: Path, tmp_path: Path) -> None:
     (tmp_path / "new").write_text("precious")
     with pytest.raises(UsageError, match="remove it, or give another --out"):
-        migrate(encoder, old, tmp_path / "new", wishes(old), Silent())
+        migrate(encoder, old, tmp_path / "new", options_of(old), Silent())
     assert contents(tmp_path) == {"new": b"precious"}
 
 
@@ -217,14 +219,14 @@ def hook(event, arguments):
 
 from embedship import Encoder
 from embedship.serve.index.manifest import read
-from embedship.serve.indexing.migrate import as_before, migrate
+from embedship.serve.indexing.migrate import options_from_index, migrate
 class Silent:
     def found(self, texts, done): pass
     def encoded(self, texts, tokens): pass
 found = read(Path(old))
 with Encoder.open(bundle, "openvino-int8", streams=1) as encoder:
     sys.addaudithook(hook)
-    migrate(encoder, Path(old), Path(out), as_before(found, None, found.chunking, None), Silent(), 64)
+    migrate(encoder, Path(old), Path(out), options_from_index(found, None, found.chunking, None), Silent(), 64)
 """
 
 
@@ -250,13 +252,13 @@ def test_killed_at_any_point_it_ends_with_the_same_bytes(bundle: Path, old: Path
 def test_the_speed_is_that_of_this_run(encoder: Encoder, old: Path, tmp_path: Path) -> None:
     unfinished(encoder, old, tmp_path / "new")
     watcher = MigrationProgress(IndexProgress())
-    made = migrate(encoder, old, tmp_path / "new", wishes(old), watcher, 32)
+    made = migrate(encoder, old, tmp_path / "new", options_of(old), watcher, 32)
     assert watcher.resumed >= 64
     speed = report(tmp_path / "new", BuildResult(made, watcher.texts, watcher.seconds)).texts_per_second
     assert speed == round((made.size - watcher.resumed) / watcher.seconds, 1)
 
 
-def test_the_verb(bundle: Path, old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(bundle: Path, old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new"
     command = ["index", "migrate", str(old), str(bundle), "--out", str(out)]
     assert run([*command, "--kind", "flat", "--chunk", "0", "--json"]) == 0

@@ -28,8 +28,8 @@ def quiet(*_: object) -> None:
 
 @pytest.fixture
 def flat(encoder: Encoder, corpus: Corpus, tmp_path: Path) -> Path:
-    wishes = IndexOptions(IndexKind.FLAT, with_title=True, chunking=Chunking(tokens=48, overlap=4))
-    build(encoder, "any", corpus(24), tmp_path / "flat", wishes, quiet)
+    options = IndexOptions(IndexKind.FLAT, with_title=True, chunking=Chunking(tokens=48, overlap=4))
+    build(encoder, "any", corpus(24), tmp_path / "flat", options, quiet)
     return tmp_path / "flat"
 
 
@@ -49,7 +49,7 @@ def test_the_same_vectors_in_another_kind(encoder: Encoder, flat: Path, tmp_path
         assert second.documents.fetch([3, 0]) == first.documents.fetch([3, 0])
 
 
-def test_an_index_may_take_the_place_of_its_source(encoder: Encoder, flat: Path) -> None:
+def test_an_index_may_replace_its_source(encoder: Encoder, flat: Path) -> None:
     requantise(encoder.bundle, None, flat, flat, IndexOptions(IndexKind.BINARY), quiet)
     with IndexFolder.open(flat, encoder.bundle) as opened:
         assert opened.index.kind is IndexKind.BINARY
@@ -60,7 +60,7 @@ def test_other_codes_are_packed_again(encoder: Encoder, flat: Path, tmp_path: Pa
     requantise(encoder.bundle, None, flat, tmp_path / "binary", IndexOptions(IndexKind.BINARY), quiet)
     codes = msgspec.structs.replace(encoder.bundle.manifest.codes, binary_threshold=0.1)
     later = Bundle(encoder.bundle.folder, msgspec.structs.replace(encoder.bundle.manifest, codes=codes))
-    with pytest.raises(MismatchError, match=r"Pack it again with `embedship index BUNDLE --from .*binary`"):
+    with pytest.raises(MismatchError, match=r"Pack the index again with `embedship index BUNDLE --from .*binary`"):
         IndexFolder.open(tmp_path / "binary", later)
     requantise(later, None, tmp_path / "binary", tmp_path / "again", IndexOptions(IndexKind.BINARY), quiet)
     IndexFolder.open(tmp_path / "again", later).close()
@@ -80,10 +80,10 @@ def test_vectors_that_were_changed_are_refused(encoder: Encoder, flat: Path, tmp
     assert not (tmp_path / "out").exists()
 
 
-def test_recall_is_measured_anew(encoder: Encoder, flat: Path, tmp_path: Path) -> None:
+def test_recall_is_measured_again(encoder: Encoder, flat: Path, tmp_path: Path) -> None:
     questions = tmp_path / "questions.jsonl"
     questions.write_text('{"text": "read a file"}\n')
-    wishes = IndexOptions(IndexKind.BINARY, queries=questions)
-    recall = requantise(encoder.bundle, encoder, flat, tmp_path / "binary", wishes, quiet).manifest.recall
+    options = IndexOptions(IndexKind.BINARY, queries=questions)
+    recall = requantise(encoder.bundle, encoder, flat, tmp_path / "binary", options, quiet).manifest.recall
     assert recall is not None
     assert (recall.source, recall.queries) == ("questions.jsonl", 1)

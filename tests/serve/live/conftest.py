@@ -1,4 +1,4 @@
-"""A small index of real text, and vectors of more of it, computed once."""
+"""A small index of real text, and vectors of more text, computed once per session."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ KINDS = (
     IndexKind.FLAT,
     IndexKind.BINARY,
     IndexKind.HNSW_SQ8,
-)  # one each that scans vectors, scans codes, walks a graph
+)  # one kind that scans vectors, one that scans codes, one that searches a graph
 
 
 class World(NamedTuple):
-    """An index of the first DOCUMENTS texts by kind, and texts that a document may get instead."""
+    """Indexes of the first DOCUMENTS texts, one per kind, and further texts for changed documents."""
 
     bundle: Bundle
     folders: dict[IndexKind, Path]
@@ -77,9 +77,9 @@ def scratch(
     split: Split | None = None,
     described: IndexManifest | None = None,
 ) -> Path:
-    """An index built anew, of vectors that are known: those of a text differ a little from batch to batch.
+    """Build an index from known vectors, because the vectors of a text differ a little between batches.
 
-    It is built as `described`, else as the index `like`.
+    Its recipe is that of `described`, else that of the index `like`.
     """
     chunks = [chunk for chunks in split(wanted) for chunk in chunks] if split else wanted
     out.mkdir()
@@ -101,7 +101,7 @@ def kind(request: pytest.FixtureRequest) -> IndexKind:
 
 @pytest.fixture
 def index(world: World, kind: IndexKind, tmp_path: Path) -> Path:
-    """A copy of its own."""
+    """A copy of an index for this test."""
     return Path(shutil.copytree(world.folders[kind], tmp_path / "index"))
 
 
@@ -111,12 +111,12 @@ def flat(world: World, tmp_path: Path) -> Path:
 
 
 def lined(texts: list[int], id: str) -> Document:
-    """A document of these texts' vectors, a line and so a chunk each."""
+    """A document with one line, and so one chunk, per text."""
     return Document(id, "\n".join(f"word{text} of0x0" for text in texts), None, {"n": texts[0]})
 
 
 def cut_start() -> dict[str, Document]:
-    """What `cut` holds: two chunks a document."""
+    """The documents of `cut`, with two chunks each."""
     return {f"d{n}": lined([n, n + 100], f"d{n}") for n in range(DOCUMENTS)}
 
 
@@ -133,21 +133,21 @@ def live(world: World, index: Path) -> Iterator[MutableIndex]:
 
 
 def documents(live: MutableIndex) -> dict[str, Document]:
-    """All that it holds, by id."""
-    with live.moment() as now:
+    """All documents of the index, by id."""
+    with live.read_view() as now:
         rows = now.documents.rows([*(f"d{n}" for n in range(400)), "new"])
         return now.documents.full_texts(sorted(rows, key=rows.__getitem__))
 
 
 def nearest(live: MutableIndex, vectors: Vectors, k: int = 10) -> list[list[str]]:
     """Ids of the hits of each vector, best first."""
-    with live.moment() as now:
+    with live.read_view() as now:
         rows = now.index.search(vectors, k).rows
         return [[d.id for d in now.documents.fetch(row[row >= 0].tolist())] for row in rows]
 
 
 def seeded(world: World, seed: int, count: int) -> list[PutDocument | DeleteDocument]:
-    """Changes to a hundred documents, the same for each seed; no two documents ever have one text, and so one score."""
+    """Changes to a hundred documents, determined by the seed. No two documents share a text, and so a score."""
     random = np.random.default_rng(seed)
     numbers, kinds = (random.integers(0, most, count).tolist() for most in (100, 10))
     return [
@@ -159,7 +159,7 @@ def seeded(world: World, seed: int, count: int) -> list[PutDocument | DeleteDocu
 
 
 def after(state: dict[str, Document], changes: list[PutDocument | DeleteDocument]) -> dict[str, Document]:
-    """What documents there are then, in the order in which their ids came."""
+    """The documents after these changes, in the order in which their ids were added."""
     state = dict(state)
     for change in changes:
         if isinstance(change, DeleteDocument):

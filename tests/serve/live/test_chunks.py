@@ -1,4 +1,4 @@
-"""Changes to an index of chunks: rows of a document stay together, and what is found equals an index built anew."""
+"""Changes to an index of chunks: the rows of a document stay together, and results equal those of a new index."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def put(world: World, id: str, *texts: int) -> Change:
 
 
 def rows_of(live: MutableIndex, id: str) -> list[int]:
-    """By the database; each holds the chunk that it should, and is its document's for whoever groups."""
-    with live.moment() as now:
+    """Return the rows in the database. Check that each has the right chunk and belongs to its document."""
+    with live.read_view() as now:
         assert now.firsts is not None
         first = now.documents.rows([id])[id]
         (chunks,) = writer.lines([now.documents.full_texts([id])[id]])
@@ -49,7 +49,7 @@ def test_a_document_has_rows_of_its_own_one_after_the_other(cut: Path, world: Wo
         assert live.size[:5] == (DOCUMENTS, 2 * DOCUMENTS + 1, 3, 7, 6)
         live.write([put(world, "d4", 214, 215)])
         assert rows_of(live, "d4") == [126, 127], "a row that is gone never comes back"
-        with live.moment() as now:
+        with live.read_view() as now:
             every = now.index.search(world.vectors[:1], 400).rows[0]
             found = {each.id for each in now.documents.fetch(every[every >= 0].tolist())}
             assert found == {f"d{n}" for n in range(DOCUMENTS)} - {"d3"} | {"new"}
@@ -57,15 +57,15 @@ def test_a_document_has_rows_of_its_own_one_after_the_other(cut: Path, world: Wo
             assert now.words.search(["word103 word3 word5 word210"], 10).rows[0].tolist() == [-1] * 10
 
 
-def test_what_is_unchanged_is_told_by_the_whole_text(cut: Path, world: World) -> None:
+def test_unchanged_documents_are_recognised_by_the_whole_text(cut: Path, world: World) -> None:
     with MutableIndex.open(cut, world.bundle, writable=True) as live:
         same, other = cut_start()["d1"], lined([1, 102], "d1")
         assert live.changed_documents([same, lined([7], "new")]) == [lined([7], "new")]
         assert live.changed_documents([other]) == [other], "its first chunk is as before, its second is not"
 
 
-def test_a_moment_keeps_its_rows(cut: Path, world: World) -> None:
-    with MutableIndex.open(cut, world.bundle, writable=True) as live, live.moment() as before:
+def test_a_read_view_keeps_its_rows(cut: Path, world: World) -> None:
+    with MutableIndex.open(cut, world.bundle, writable=True) as live, live.read_view() as before:
         live.write([put(world, "d1", 220, 221, 222), put(world, "new", 223, 224)])
         live.compact()
         assert before.firsts is not None
@@ -93,7 +93,7 @@ def test_after_a_restart_and_a_compaction_it_equals_one_built_from_scratch(
         assert documents(live) == state
         for id in state:
             rows_of(live, id)
-        with live.moment() as now:
+        with live.read_view() as now:
             first = now.documents.rows(list(state))
         made = live.view().snapshot
         assert (made.manifest.documents, made.manifest.size) == live.size[:2]
@@ -101,7 +101,7 @@ def test_after_a_restart_and_a_compaction_it_equals_one_built_from_scratch(
         anew = scratch(tmp_path / "anew", ordered, world, cut, writer.lines)
         for name in ("vectors.f16.npy", "stage.faiss"):
             assert (live.folder / made.name / name).read_bytes() == (anew / name).read_bytes()
-        with IndexFolder.open(anew, world.bundle) as other, live.moment() as now:
+        with IndexFolder.open(anew, world.bundle) as other, live.read_view() as now:
             assert manifest.read(anew).size == live.size.rows
             number = np.array([*made.numbers, -1])
             for mine, its in (

@@ -1,4 +1,4 @@
-"""Disks that are full, or for reading only: what cannot be written is said, what is there is read, and it recovers."""
+"""Full and read-only disks: failed writes raise an error, reads continue, and the index recovers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def mount(*arguments: str) -> bool:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MB, where a test may mount one."""
+    """A file system of 4 MB, if the test is allowed to mount one."""
     folder = tmp_path / "disk"
     folder.mkdir()
     if not shutil.which("mount") or not mount("-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)):
@@ -45,7 +45,7 @@ def small(disk: Path, world: World) -> Path:
 
 
 def fill(disk: Path) -> Path:
-    """Leave no byte."""
+    """Fill the disk completely."""
     filler = disk / "filler"
     with filler.open("wb", buffering=0) as file:
         size = 1 << 20
@@ -58,7 +58,7 @@ def fill(disk: Path) -> Path:
 
 
 def write_until_refused(live: MutableIndex, world: World) -> int:
-    """SQLite may have room in its own files yet. Returns how many were acknowledged."""
+    """Write until it fails, because SQLite may have free space in its own files. Return the acknowledged writes."""
     for n in range(1000):
         try:
             live.write([world.put("d0", n % 200)])
@@ -66,7 +66,7 @@ def write_until_refused(live: MutableIndex, world: World) -> int:
             refused = error
             break
     assert refused.full
-    assert "the disk of index.live is full: make room, and send it again" in str(refused)
+    assert "the disk of index.live is full: free some space and send it again" in str(refused)
     return n
 
 
@@ -88,7 +88,7 @@ def test_a_full_disk(disk: Path, small: Path, world: World) -> None:
         assert [path.name for path in live.folder.glob("*gen-*")] == ["gen-000001"]
 
 
-def test_a_compaction_that_fails_is_told_and_tried_again(disk: Path, small: Path, world: World) -> None:
+def test_a_failed_compaction_is_reported_and_retried(disk: Path, small: Path, world: World) -> None:
     told: list[CompactionResult] = []
 
     heard = Condition()
@@ -115,7 +115,7 @@ def test_a_compaction_that_fails_is_told_and_tried_again(disk: Path, small: Path
         assert live.size.changes == 0
 
 
-def test_a_disk_for_reading_only(disk: Path, small: Path, world: World) -> None:
+def test_a_read_only_disk(disk: Path, small: Path, world: World) -> None:
     with MutableIndex.open(small, world.bundle, writable=True) as live:
         live.write([world.put("new", 200), DeleteDocument("d1")])
         live.compact()
@@ -133,7 +133,7 @@ def test_a_disk_for_reading_only(disk: Path, small: Path, world: World) -> None:
 
 @pytest.fixture
 def elsewhere(disk: Path, tmp_path: Path) -> Iterator[Path]:
-    """The same disk, through a mount for reading only, as a server in a container has it."""
+    """The same disk through a read-only mount, as for a server in a container."""
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     assert mount("--bind", str(disk), str(folder))
@@ -143,7 +143,7 @@ def elsewhere(disk: Path, tmp_path: Path) -> Iterator[Path]:
 
 
 def within(seconds: float, work: Callable[[], None]) -> None:
-    """Fail where it takes longer: a thread that never ends must not hold the tests."""
+    """Fail if it takes longer, because a thread that never ends must not block the tests."""
     failed: list[BaseException] = []
 
     def worked() -> None:
@@ -165,10 +165,10 @@ def hits(live: MutableIndex, world: World) -> set[str]:
 
 
 @pytest.mark.parametrize("writer_first", [True, False])
-def test_who_cannot_write_sees_what_another_writes(
+def test_a_read_only_process_sees_the_writes_of_another(
     small: Path, elsewhere: Path, world: World, writer_first: bool
 ) -> None:
-    """The writer was there before and has written nothing yet, or comes later; it is closed, and comes back."""
+    """The writer was open before and has written nothing yet, or opens later; it closes and opens again."""
     MutableIndex.open(small, world.bundle, writable=True).close()
 
     def work() -> None:
@@ -181,7 +181,7 @@ def test_who_cannot_write_sees_what_another_writes(
             writer, reader = (first, second) if writer_first else (second, first)
             for n in range(3):
                 assert f"d{n}" in hits(reader, world)
-                with reader.moment() as before:  # a reader more, opened while nothing is written
+                with reader.read_view() as before:  # one more reader, opened while nothing is written
                     assert reader.view().version == before.index.version  # type: ignore[attr-defined]
                 writer.write([DeleteDocument(f"d{n}")])
                 for _ in range(3):
@@ -196,10 +196,8 @@ def test_who_cannot_write_sees_what_another_writes(
     within(SECONDS, work)
 
 
-def test_what_a_killed_writer_left_on_a_disk_for_reading_only(
-    disk: Path, small: Path, world: World, tmp_path: Path
-) -> None:
-    """A copy of the folder while it was open: with its -wal and -shm, empty ones and full ones."""
+def test_files_of_a_killed_writer_on_a_read_only_disk(disk: Path, small: Path, world: World, tmp_path: Path) -> None:
+    """A copy of the folder while it was open, with its -wal and -shm files, empty or not."""
     with MutableIndex.open(small, world.bundle, writable=True) as live:
         for n in range(2):
             copy = disk / f"copy-{n}"
@@ -212,8 +210,8 @@ def test_what_a_killed_writer_left_on_a_disk_for_reading_only(
             assert ("d1" in hits(live, world)) is there
 
 
-def test_a_file_that_is_older_than_before_is_a_sentence(flat: Path, world: World, tmp_path: Path) -> None:
-    """Somebody put a copy in its place: it was asked again and again, without an end."""
+def test_a_database_older_than_before_is_an_error(flat: Path, world: World, tmp_path: Path) -> None:
+    """An older copy replaced the file. This once caused an endless loop."""
     with MutableIndex.open(flat, world.bundle, writable=True) as live:
         live.write([DeleteDocument("d1")])
     older = tmp_path / "older"
@@ -221,18 +219,18 @@ def test_a_file_that_is_older_than_before_is_a_sentence(flat: Path, world: World
     with MutableIndex.open(flat, world.bundle, writable=True) as live:
         live.write([DeleteDocument("d2")])
     with MutableIndex.open(flat, world.bundle, writable=False) as reader:
-        reader._readers.pop().connection.close()  # as if it were lent
+        reader._readers.pop().connection.close()  # as if it were in use
         shutil.rmtree(changes_folder(flat))
         shutil.copytree(older, changes_folder(flat))
 
         def work() -> None:
-            with pytest.raises(EmbedshipError, match="is older than it was: if a copy took its place, start again"):
+            with pytest.raises(EmbedshipError, match="is older than before: if it was replaced by a copy, restart"):
                 reader.view()
 
         within(SECONDS, work)
 
 
-def test_a_folder_that_is_removed_takes_no_writes(flat: Path, world: World) -> None:
+def test_a_write_to_a_removed_folder_is_refused(flat: Path, world: World) -> None:
     with MutableIndex.open(flat, world.bundle, writable=True) as live:
         shutil.rmtree(live.folder)
         with pytest.raises(WriteRefused, match="was removed while it was open"):

@@ -1,4 +1,4 @@
-"""Changes to a real index, held against a dictionary and against an index built from scratch."""
+"""Changes to a real index, compared with a dictionary and with an index built from scratch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def first(world: World) -> dict[str, Document]:
     return {f"d{n}": world.document(f"d{n}", n) for n in range(DOCUMENTS)}
 
 
-def test_what_was_written_is_found_at_once(live: MutableIndex, world: World) -> None:
+def test_a_write_is_found_at_once(live: MutableIndex, world: World) -> None:
     assert nearest(live, world.vectors[200:201])[0][0] != "new"
     assert live.write(
         [world.put("new", 200), DeleteDocument("d3"), world.put("d4", 201), DeleteDocument("unknown")]
@@ -43,7 +43,7 @@ def test_what_was_written_is_found_at_once(live: MutableIndex, world: World) -> 
     every = nearest(live, world.vectors[:1], 100)[0]
     assert len(every) == len(set(every)) == DOCUMENTS
     assert "d3" not in every
-    with live.moment() as now:
+    with live.read_view() as now:
         found = now.index.search(world.vectors[[200, 201]], 1)
         assert found.scores[:, 0] == pytest.approx(1, abs=2e-3), "of its new text, not of the one before"
         assert now.documents.fetch([now.documents.rows(["d4"])["d4"]]) == [world.document("d4", 201)]
@@ -53,7 +53,7 @@ def test_what_was_written_is_found_at_once(live: MutableIndex, world: World) -> 
 def test_words_and_facts_change_with_the_documents(live: MutableIndex, world: World) -> None:
     rare = Document("d7", "xylophone", None, {"colour": "red", "n": 7})
     live.write([world.put("d9", 201)._replace(document=rare, chunks=[rare]), DeleteDocument("d8")])
-    with live.moment() as now:
+    with live.read_view() as now:
         row = now.documents.rows(["d7"])["d7"]
         assert now.words.search(["Xylophones"], 3).rows[0].tolist() == [row, -1, -1]
         assert np.flatnonzero(now.words.allowed({"colour": "red"})).tolist() == [row]
@@ -64,14 +64,14 @@ def test_words_and_facts_change_with_the_documents(live: MutableIndex, world: Wo
         hits = now.index.search(world.vectors[7:8], 100, allowed)
         assert sorted(hits.rows[hits.rows >= 0]) == [n for n in range(21) if n != 8]
     live.write([DeleteDocument("d7")])
-    with live.moment() as now:
+    with live.read_view() as now:
         assert now.words.search(["xylophone"], 3).rows[0].tolist() == [-1, -1, -1]
 
 
 def test_it_equals_an_index_built_from_scratch(
     live: MutableIndex, world: World, kind: IndexKind, index: Path, tmp_path: Path
 ) -> None:
-    """Hits and scores of all three searches, before a compaction and after: BM25 counts documents that are there."""
+    """Hits and scores of all three searches, before and after a compaction. BM25 counts current documents only."""
     changes = seeded(world, 5, 300)
     for start in range(0, 300, 60):
         live.write(changes[start : start + 60])
@@ -79,7 +79,7 @@ def test_it_equals_an_index_built_from_scratch(
             live.compact()
     wanted = after(first(world), changes)
     assert documents(live) == wanted
-    with live.moment() as now:
+    with live.read_view() as now:
         numbers = now.documents.rows(list(wanted))
     ordered = sorted(wanted.values(), key=lambda document: numbers[document.id])
     anew = scratch(tmp_path / "anew", ordered, world, index)
@@ -97,7 +97,7 @@ def compare(live: MutableIndex, other: IndexFolder, numbers: list[int], world: W
     to_number = np.array([*numbers, -1])
     queries = world.vectors[100:200]
     texts = world.texts[100:120]
-    with live.moment() as now:
+    with live.read_view() as now:
         exact, expected = now.index.exact(queries, 10), other.index.exact(queries, 10)
         np.testing.assert_array_equal(exact.rows, to_number[expected.rows])
         np.testing.assert_allclose(exact.scores, expected.scores, atol=1e-5)
@@ -121,17 +121,17 @@ def compare(live: MutableIndex, other: IndexFolder, numbers: list[int], world: W
 
 
 def test_of_many_equal_texts_the_lowest_rows_are_found(live: MutableIndex, world: World) -> None:
-    """More than any number of spare candidates."""
+    """More equal texts than spare candidates."""
     live.write([world.put(f"same{n}", 200) for n in range(60)])
-    with live.moment() as now:
+    with live.read_view() as now:
         expected = sorted(now.documents.rows([f"same{n}" for n in range(60)]).values())[:10]
         for found in (now.index.search(world.vectors[200:201], 10), now.index.exact(world.vectors[200:201], 10)):
             assert found.rows[0].tolist() == expected
             assert len(set(found.scores[0].tolist())) == 1
 
 
-def test_a_moment_does_not_change(live: MutableIndex, world: World) -> None:
-    with live.moment() as before:
+def test_a_read_view_does_not_change(live: MutableIndex, world: World) -> None:
+    with live.read_view() as before:
         index = before.index
         live.write([DeleteDocument("d1"), world.put("d2", 150), world.put("new", 151)])
         live.compact()
@@ -145,7 +145,7 @@ def test_a_moment_does_not_change(live: MutableIndex, world: World) -> None:
     assert index.exact(world.vectors[[1, 2]], 1).rows[:, 0].tolist() == [1, 2], "for the monitor, later"
 
 
-def test_a_snapshot_stays_as_long_as_somebody_searches_it(live: MutableIndex, world: World) -> None:
+def test_a_snapshot_stays_while_it_is_searched(live: MutableIndex, world: World) -> None:
     live.write([world.put("new", 200)])
     live.compact()
     view = live.view()
@@ -164,11 +164,11 @@ def test_numbers_are_never_used_again(live: MutableIndex, world: World) -> None:
     live.write([DeleteDocument("new"), DeleteDocument("d59")])
     live.compact()
     live.write([world.put("new", 200)])
-    with live.moment() as now:
+    with live.read_view() as now:
         assert now.documents.rows(["new"]) == {"new": DOCUMENTS + 1}
 
 
-def test_all_documents_may_go_and_come_back(live: MutableIndex, world: World) -> None:
+def test_all_documents_may_be_deleted_and_put_again(live: MutableIndex, world: World) -> None:
     live.write([DeleteDocument(f"d{n}") for n in range(DOCUMENTS)])
     assert live.compact() is False
     assert nearest(live, world.vectors[:2]) == [[], []]
@@ -180,7 +180,7 @@ def test_all_documents_may_go_and_come_back(live: MutableIndex, world: World) ->
 
 
 def test_one_document_put_a_thousand_times(flat: Path, world: World) -> None:
-    """Stale rows are dropped from memory, and no view is disturbed by that."""
+    """Stale rows are dropped from memory, and existing views do not change."""
     with MutableIndex.open(flat, world.bundle, writable=True) as live:
         view = None
         for n in range(30):
@@ -194,12 +194,12 @@ def test_one_document_put_a_thousand_times(flat: Path, world: World) -> None:
         assert view.search(world.vectors[[15]], 1).rows.tolist() == [[0]]
 
 
-def test_writers_and_readers_beside_each_other(live: MutableIndex, world: World) -> None:
+def test_writers_and_readers_at_the_same_time(live: MutableIndex, world: World) -> None:
     """Each search sees all of a transaction or none of it."""
     pairs = [[world.put("a", n), world.put("b", n)] for n in range(200)]
 
     def read(_: int) -> bool:
-        with live.moment() as now:
+        with live.read_view() as now:
             rows = now.documents.rows(["a", "b"])
             texts = {d.text for d in now.documents.fetch(list(rows.values()))}
             hits = now.index.search(world.vectors[:1], 100).rows
@@ -226,7 +226,7 @@ def test_after_a_restart_it_is_as_it_was(index: Path, world: World) -> None:
             assert nearest(again, world.vectors) == expected
 
 
-def test_who_only_reads_sees_what_another_process_writes(index: Path, world: World) -> None:
+def test_a_reader_sees_what_another_process_writes(index: Path, world: World) -> None:
     with (
         MutableIndex.open(index, world.bundle, writable=True) as writer,
         MutableIndex.open(index, world.bundle, writable=False) as reader,
@@ -241,15 +241,15 @@ def test_who_only_reads_sees_what_another_process_writes(index: Path, world: Wor
 
 
 def test_one_process_writes(live: MutableIndex, index: Path, world: World) -> None:
-    with pytest.raises(UsageError, match=r"another process writes to .*index\.live: send the changes to it"):
+    with pytest.raises(UsageError, match=r"another process writes to .*index\.live: if it is a server, send"):
         MutableIndex.open(index, world.bundle, writable=True)
 
 
-def test_changes_to_another_build_are_no_changes_to_this_one(index: Path, world: World, kind: IndexKind) -> None:
+def test_changes_to_another_build_are_refused(index: Path, world: World, kind: IndexKind) -> None:
     MutableIndex.open(index, world.bundle, writable=True).close()
     shutil.rmtree(index)
     shutil.copytree(world.folders[next(each for each in KINDS if each is not kind)], index)
-    with pytest.raises(MismatchError, match="holds changes to another build of"):
+    with pytest.raises(MismatchError, match="has changes to another build of"):
         MutableIndex.open(index, world.bundle, writable=True)
 
 
@@ -261,9 +261,7 @@ def write_over(path: Path, at: int, content: bytes) -> None:
 
 @pytest.mark.parametrize("writable", [True, False])
 @pytest.mark.parametrize(("at", "content"), [(0, b"no database " * 400), (4096, b"\0" * 40960)])
-def test_a_damaged_file_of_changes_is_a_sentence(
-    flat: Path, world: World, at: int, content: bytes, writable: bool
-) -> None:
+def test_a_damaged_database_is_an_error(flat: Path, world: World, at: int, content: bytes, writable: bool) -> None:
     MutableIndex.open(flat, world.bundle, writable=True).close()
     write_over(changes_folder(flat) / FILE, at, content)
     with pytest.raises(UnsafeError, match=r"index\.live/documents\.sqlite is (damaged|no file of changes)"):
@@ -296,7 +294,7 @@ def test_a_damaged_snapshot_is_named_before_faiss_reads_it(index: Path, world: W
 
 
 def test_the_snapshot_of_another_index(index: Path, world: World, tmp_path: Path) -> None:
-    """Whole and sealed, of the same model and the same size, and not the one that the documents belong to."""
+    """A complete, sealed snapshot of the same model and size, but of other documents."""
     made = []
     for name in ("one", "two"):
         copy = shutil.copytree(index, tmp_path / name)
@@ -311,7 +309,7 @@ def test_the_snapshot_of_another_index(index: Path, world: World, tmp_path: Path
 
 
 def test_few_rows_are_left_in_many_lists(flat: Path, world: World, tmp_path: Path) -> None:
-    """A compaction keeps the recipe, and FAISS wants as many rows to train on as it has lists."""
+    """A compaction keeps the recipe, and FAISS needs as many training rows as lists."""
     recipe = IndexSpec(kind=IndexKind.FACTORY, factory="IVF800,SQ8", dimension=384, store=RerankStore.FLOAT16)
     described = msgspec.structs.replace(
         manifest.read(flat),
@@ -324,12 +322,12 @@ def test_few_rows_are_left_in_many_lists(flat: Path, world: World, tmp_path: Pat
         live.write([DeleteDocument(f"d{n}") for n in range(10, DOCUMENTS)])
         assert live.compact() is True
         queries = world.vectors[100:200]
-        with live.moment() as now:
+        with live.read_view() as now:
             np.testing.assert_array_equal(now.index.search(queries, 10).rows, now.index.exact(queries, 10).rows)
 
 
-def test_a_compaction_that_raises_once_is_made_afterwards(live: MutableIndex, world: World) -> None:
-    """Whatever it raises: FAISS has errors of its own."""
+def test_a_compaction_that_raises_is_retried(live: MutableIndex, world: World) -> None:
+    """For any exception, because FAISS raises its own types."""
     told: Queue[CompactionResult] = Queue()
 
     class Once:
@@ -354,7 +352,7 @@ def test_a_compaction_that_raises_once_is_made_afterwards(live: MutableIndex, wo
     assert live.size.changes == 0
 
 
-def test_a_stranger_in_a_snapshot(index: Path, world: World) -> None:
+def test_an_additional_file_in_a_snapshot_is_refused(index: Path, world: World) -> None:
     with MutableIndex.open(index, world.bundle, writable=True) as live:
         live.write([world.put("new", 100)])
         live.compact()
@@ -383,8 +381,8 @@ def test_a_compaction_goes_through_its_steps_while_others_write(live: MutableInd
     )
 
 
-def test_a_trigger_of_the_index_is_not_taken_over(flat: Path, world: World) -> None:
-    """It would run at every write. The attacker sealed the index anew."""
+def test_a_trigger_in_the_index_is_refused(flat: Path, world: World) -> None:
+    """A trigger would run at every write. The attacker sealed the index again."""
     with closing(sqlite3.connect(flat / FILE)) as connection:
         connection.execute("CREATE TRIGGER t AFTER INSERT ON documents BEGIN UPDATE documents SET text = 'evil'; END")
         connection.commit()

@@ -1,4 +1,4 @@
-"""kill -9 at random moments, two hundred times: what was acknowledged is there, and nothing else."""
+"""kill -9 at random times, two hundred times: all acknowledged changes are stored, and nothing else."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ from .conftest import DOCUMENTS, World, cut_start, documents, scratch
 
 KILLS = 200
 KILLS_OF_CHUNKS = 25
-ALL = 400  # more rows than there ever are
+ALL = 400  # more rows than there can be
 SECONDS = 60.0
 
 State = dict[str, Document]
 
 
 def kill(pid: int) -> None:
-    with suppress(ProcessLookupError):  # it has just ended
+    with suppress(ProcessLookupError):  # it has already ended
         os.kill(pid, signal.SIGKILL)
 
 
 class Writers:
-    """Writers in turn, each over the same index, each killed."""
+    """Runs one writer after another on the same index, and kills each."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
     def run(self, index: Path, seed: int, acknowledged: int, delay: float, step: str = "") -> int:
-        """Start one, let it acknowledge so many transactions and go on for `delay`, then kill it.
+        """Start a writer, let it acknowledge a number of transactions and continue for `delay`, then kill it.
 
         Returns the number of transactions that it had acknowledged when it was dead.
         """
@@ -55,7 +55,7 @@ class Writers:
         pid, done, timer = 0, 0, threading.Timer(0, lambda: None)
         for line in self._process.stdout:
             word, _, number = line.strip().partition(" ")
-            if word == "ended":  # killed, or on a busy machine through before its time
+            if word == "ended":  # it was killed, or on a busy machine it finished early
                 timer.cancel()
                 break
             if word == "pid":
@@ -72,7 +72,7 @@ class Writers:
 
 @pytest.fixture
 def memory() -> Iterator[Path]:
-    """A folder without a disk under it, if there is one: what was written survives kill -9 either way."""
+    """A folder in memory, if there is one: writes survive kill -9 there also."""
     shm = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=shm if os.access(shm, os.W_OK) else None) as folder:
         yield Path(folder)
@@ -107,10 +107,10 @@ def reopened(index: Path, world: World) -> Iterator[MutableIndex]:
 
 
 def check(live: MutableIndex, possible: list[State], world: World) -> State:
-    """It is in one of the possible states, the whole of it; returns which."""
+    """Require that the index is in exactly one of the possible states. Return which."""
     there = documents(live)
     assert there in possible, "an acknowledged change is lost, or a deleted document is back"
-    with live.moment() as now:
+    with live.read_view() as now:
         first = now.documents.rows(list(there))
         chunks = [chunk for chunks in split(live)(list(there.values())) for chunk in chunks]
         rows = [first[chunk.id] + (chunk.chunk.number if chunk.chunk else 0) for chunk in chunks]
@@ -140,7 +140,7 @@ def start(world: World) -> State:
 
 
 def states(state: State, seed: int, done: int, world: World, cut: bool = False) -> list[State]:
-    """After what was acknowledged; and after one transaction more, of which nobody knows."""
+    """The states after the acknowledged transactions, and after one more, which may have been written."""
     for number in range(done):
         state = changed(state, writer.transaction(seed, number, world.vectors, cut))
     return [state, changed(state, writer.transaction(seed, done, world.vectors, cut))]
@@ -151,8 +151,8 @@ def test_nothing_acknowledged_is_lost_and_nothing_deleted_returns(writers: Write
     killed(flat, start(world), KILLS, writers, world)
 
 
-def test_the_same_where_documents_are_cut(writers: Writers, world: World, memory: Path, cut: Path) -> None:
-    """A document has all of its chunks or none, in rows of its own."""
+def test_nothing_acknowledged_is_lost_with_chunks(writers: Writers, world: World, memory: Path, cut: Path) -> None:
+    """A document has all of its chunks or none, in its own rows."""
     killed(Path(shutil.copytree(cut, memory / "index")), cut_start(), KILLS_OF_CHUNKS, writers, world)
 
 
@@ -161,7 +161,7 @@ def killed(index: Path, state: State, kills: int, writers: Writers, world: World
     with reopened(index, world) as live:
         cut = live.manifest.chunking is not None
     for kill in range(kills):
-        # At a random moment of up to two compactions, or of a restart that has only begun.
+        # At a random time within up to two compactions, or just after a restart.
         acknowledged, delay = chance.randrange(1, 25), chance.random() * 0.02
         done = writers.run(index, kill, acknowledged, delay)
         total += done
@@ -175,7 +175,7 @@ def killed(index: Path, state: State, kills: int, writers: Writers, world: World
 
 
 def equal_to_scratch(live: MutableIndex, state: State, world: World, like: Path, out: Path) -> None:
-    with live.moment() as now:
+    with live.read_view() as now:
         numbers = now.documents.rows(list(state))
     ordered = sorted(state.values(), key=lambda document: numbers[document.id])
     made, anew = live.folder / live.view().snapshot.name, scratch(out, ordered, world, like, split(live))

@@ -1,4 +1,4 @@
-"""Whoever reads INDEX, and not what serves it, sees the changes beside it, or is refused."""
+"""Commands that read the folder INDEX directly use the changes next to it, or refuse."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from embedship.serve.documents.changes import DeleteDocument
 from embedship.serve.documents.store import Document
 from embedship.serve.index.folder import IndexFolder
 from embedship.serve.index.manifest import read
-from embedship.serve.indexing.migrate import as_before, migrate
+from embedship.serve.indexing.migrate import migrate, options_from_index
 from embedship.serve.live.index import MutableIndex
 
 from .conftest import DOCUMENTS, World
@@ -41,7 +41,7 @@ def encoder(bundle: Path) -> Iterator[Encoder]:
 
 
 def migrated(encoder: Encoder, index: Path, out: Path) -> dict[str, Document]:
-    migrate(encoder, index, out, as_before(read(index), None, None, None), Silent())
+    migrate(encoder, index, out, options_from_index(read(index), None, None, None), Silent())
     return held(out, encoder.bundle)
 
 
@@ -51,10 +51,10 @@ def held(out: Path, bundle: Bundle) -> dict[str, Document]:
 
 
 @pytest.mark.parametrize("compacted", [False, True])
-def test_a_migration_holds_the_changes(
+def test_a_migration_includes_the_changes(
     encoder: Encoder, world: World, flat: Path, tmp_path: Path, compacted: bool
 ) -> None:
-    """Also while another process, here the same, holds the index to write to it."""
+    """Also while a writer (here in this process) has the index open."""
     with MutableIndex.open(flat, world.bundle, writable=True) as live:
         live.write([world.put("new", 200), DeleteDocument("d3"), world.put("d4", 201)])
         if compacted:
@@ -64,14 +64,14 @@ def test_a_migration_holds_the_changes(
     assert found == wanted | {"new": world.document("new", 200), "d4": world.document("d4", 201)}
 
 
-def test_an_unfinished_one_goes_on_with_the_documents_it_began_with(
+def test_an_unfinished_migration_continues_with_the_documents_of_its_start(
     encoder: Encoder, world: World, flat: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And says that there are later changes."""
+    """It also warns of the later changes."""
     with MutableIndex.open(flat, world.bundle, writable=True) as live:
         live.write([world.put("new", 200)])
         with pytest.raises(EngineError, match="worn out"):
-            migrate(encoder, flat, tmp_path / "new", as_before(read(flat), None, None, None), Worn())
+            migrate(encoder, flat, tmp_path / "new", options_from_index(read(flat), None, None, None), Worn())
         live.write([DeleteDocument("d3")])
         with caplog.at_level(logging.WARNING, "embedship"):
             found = migrated(encoder, flat, tmp_path / "new")
@@ -79,19 +79,19 @@ def test_an_unfinished_one_goes_on_with_the_documents_it_began_with(
     assert "was changed while it was migrated (version 1, now 2)" in caplog.text
 
 
-def test_one_that_has_no_documents_yet_begins_with_those_of_now(
+def test_an_unfinished_migration_without_documents_starts_with_the_current_ones(
     encoder: Encoder, world: World, flat: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with MutableIndex.open(flat, world.bundle, writable=True) as live:
         with pytest.raises(EngineError, match="worn out"):
-            migrate(encoder, flat, tmp_path / "new", as_before(read(flat), None, None, None), Worn())
+            migrate(encoder, flat, tmp_path / "new", options_from_index(read(flat), None, None, None), Worn())
         (tmp_path / ".new.migrating" / "documents.sqlite").unlink()
         live.write([DeleteDocument("d3")])
         assert "d3" not in migrated(encoder, flat, tmp_path / "new")
     assert "was changed" not in caplog.text
 
 
-def test_who_cannot_read_changes_refuses(
+def test_commands_that_cannot_read_changes_refuse(
     world: World, flat: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "asked.jsonl").write_text(json.dumps({"text": world.texts[200], "relevant": ["new"]}) + "\n")
@@ -108,4 +108,4 @@ def test_who_cannot_read_changes_refuses(
     capsys.readouterr()
     for command in commands:
         assert run(command) == 2, command
-        assert "holds changes that" in capsys.readouterr().err
+        assert "has changes that" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""A real server that is killed while it takes documents, and one whose disk refuses."""
+"""A real server that is killed while it receives documents, and one whose disk refuses writes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def client(server: Live) -> httpx.Client:
 
 
 def put(http: httpx.Client, number: int) -> httpx.Response:
-    """Transaction `number`: two documents come, and one of the transaction before goes."""
+    """Transaction `number`: put two documents, and delete one of the previous transaction."""
     documents = [{"id": f"{number}-{each}", "text": f"document {number} {each}"} for each in "ab"]
     return http.put("/documents", json={"documents": documents, "delete": [f"{number - 1}-a"]})
 
@@ -47,7 +47,7 @@ def test_a_killed_server_has_every_acknowledged_document(bundle: Path, arguments
         with launched(str(bundle), *arguments) as server, client(server) as http:
             for each in range(number):
                 there = [http.get(f"/documents/{each}-{letter}").status_code for letter in "ab"]
-                # The last transaction before the kill may have been written without having been acknowledged.
+                # The last transaction before the kill may have been written but not acknowledged.
                 assert there == ([404, 200] if each < number - 1 else there), each
             if number:
                 assert http.get(f"/documents/{number - 1}-b").status_code == 200
@@ -73,7 +73,7 @@ def limit(server: Live, size: int) -> None:
     resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
-def test_a_server_whose_disk_refuses_goes_on_reading(bundle: Path, arguments: list[str]) -> None:
+def test_a_server_whose_disk_refuses_writes_still_searches(bundle: Path, arguments: list[str]) -> None:
     with launched(str(bundle), *arguments) as server, client(server) as http:
         assert put(http, 1).status_code == 200
         limit(server, 0)

@@ -1,4 +1,4 @@
-"""`embedship index update`, over a real index and a real bundle."""
+"""`embedship index update` with a real index and a real bundle."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def command(index: Path, changes: Path, bundle: Path) -> list[str]:
     return ["index", "update", str(index), str(changes), "--bundle", str(bundle), "--json"]
 
 
-def test_changes_are_made_once(
+def test_changes_are_applied_once(
     flat: Path, world: World, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     changes = written(
@@ -55,7 +55,7 @@ def test_changes_are_made_once(
     assert json.loads(capsys.readouterr().out).items() >= again.items()
 
 
-def test_documents_are_cut_as_the_index_was(
+def test_documents_are_chunked_as_in_the_index(
     cut: Path, world: World, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     long = " ".join(world.texts[200:204])
@@ -68,7 +68,7 @@ def test_documents_are_cut_as_the_index_was(
     assert run(command(cut, changes, bundle)) == 0
     report = {"new": 1, "replaced": 1, "unchanged": 0, "deleted": 1, "truncated": 0, "documents": DOCUMENTS}
     assert json.loads(capsys.readouterr().out).items() >= report.items()
-    with MutableIndex.open(cut, world.bundle, writable=False) as live, live.moment() as now:
+    with MutableIndex.open(cut, world.bundle, writable=False) as live, live.read_view() as now:
         chunks = live.size.rows - (2 * DOCUMENTS - 2 - 1)
         assert chunks > 4
         first = now.documents.rows(["new"])["new"]
@@ -85,7 +85,7 @@ def test_documents_are_cut_as_the_index_was(
 def test_documents_without_text_are_skipped_and_named(
     flat: Path, world: World, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What the index holds under such an id stays."""
+    """Documents that the index already has under these ids stay."""
     changes = written(
         tmp_path / "changes.jsonl", {"id": "new", "text": "x"}, {"id": "d1", "text": " "}, {"id": "empty", "text": ""}
     )
@@ -102,8 +102,8 @@ def test_documents_without_text_are_skipped_and_named(
 @pytest.mark.parametrize(
     ("row", "sentence"),
     [
-        ({"id": "x", "delete": True, "text": "y"}, 'line 2: a line that deletes is {"id", "delete": true} and nothing'),
-        ({"delete": True}, "line 2: a line that deletes is"),
+        ({"id": "x", "delete": True, "text": "y"}, 'line 2: a line that deletes must be {"id", "delete": true} and'),
+        ({"delete": True}, "line 2: a line that deletes must be"),
         ({"id": "x", "text": None}, "line 2: Expected `str`, got `null`"),
     ],
 )
@@ -133,7 +133,7 @@ def test_a_server_that_writes_is_named(
     assert "another process writes to" in json.loads(capsys.readouterr().out)["error"]
 
 
-def test_killed_in_the_middle_the_same_command_goes_on(flat: Path, world: World, bundle: Path, tmp_path: Path) -> None:
+def test_after_a_kill_the_same_command_continues(flat: Path, world: World, bundle: Path, tmp_path: Path) -> None:
     rows = [{"id": f"d{n}", "text": f"short text {n}"} for n in range(12 * updating.BATCH)]
     changes = written(tmp_path / "changes.jsonl", *rows)
     arguments = [sys.executable, "-P", "-m", "embedship", *command(flat, changes, bundle)]
@@ -154,8 +154,8 @@ def test_killed_in_the_middle_the_same_command_goes_on(flat: Path, world: World,
     assert report["new"] == len(rows) - there
 
 
-def test_a_backup_holds_the_changes(flat: Path, world: World, tmp_path: Path) -> None:
-    """Of a writer that is open and does not write; both folders, each of which does not change meanwhile."""
+def test_a_backup_includes_the_changes(flat: Path, world: World, tmp_path: Path) -> None:
+    """While a writer is open but does not write. Both folders are copied."""
     with MutableIndex.open(flat, world.bundle, writable=True) as live:
         live.write([world.put("d1", 200)])
         live.compact()

@@ -95,7 +95,7 @@ def test_a_field_that_no_document_has(opened: MilvusBackend, name: str) -> None:
 
 
 def test_an_effort_that_the_collection_does_not_have(opened: MilvusBackend, encoder: Encoder) -> None:
-    with pytest.raises(UsageError, match="effort nprobe: this index has no such knob"):
+    with pytest.raises(UsageError, match="effort nprobe: this index does not have this setting"):
         opened.find(encoder.encode(["gout"]), 3, SearchParams(effort=SearchEffort(nprobe=3)))
 
 
@@ -124,7 +124,7 @@ def test_a_hybrid_hit_says_where_each_search_had_it(opened: MilvusBackend, encod
 def test_what_was_put_comes_back_as_it_was(opened: MilvusBackend) -> None:
     assert [opened.fetch(each.id) for each in ROWS] == ROWS
     assert opened.fetch("nobody") is None
-    assert opened.known(["a", "nobody"]) == {"a": row_of("a")}
+    assert opened.resolve_ids(["a", "nobody"]) == {"a": row_of("a")}
     assert opened.changed_documents([*ROWS, Document("e", "new"), Document("a", "other")]) == [
         Document("e", "new"),
         Document("a", "other"),
@@ -237,7 +237,7 @@ def test_two_ids_of_one_hash_are_told_apart(empty: MilvusBackend, line: MilvusCo
     stranger = entity(empty.manifest, put.document, put.vectors[0]) | {"row": row_of("a")}
     line.call("upsert", empty._name, [stranger])
     assert empty.fetch("a") is None
-    assert empty.known(["a"]) == {}
+    assert empty.resolve_ids(["a"]) == {}
     with pytest.raises(UsageError, match="the ids 'b' and 'a' have the same hash"):
         empty.write(puts(encoder, [Document("a", "text of a")]))
     with pytest.raises(UsageError, match="the ids 'b' and 'a' have the same hash"):
@@ -245,7 +245,7 @@ def test_two_ids_of_one_hash_are_told_apart(empty: MilvusBackend, line: MilvusCo
 
 
 def test_a_collection_of_another_model(opened: MilvusBackend, stranger: Path, at: At) -> None:
-    with pytest.raises(MismatchError, match=r"the index milvus://127.* was built with model .*, this bundle is"):
+    with pytest.raises(MismatchError, match=r"the index milvus://127.* was built with .*, but this bundle has model"):
         MilvusBackend.open(at("rows"), Bundle.open(stranger), writable=False)
 
 

@@ -228,7 +228,7 @@ def test_a_reload_takes_up_another_collection(
 
         assert put(asked, [GOUT]).json()["new"] == 1
         for index, status, why in (
-            ("milvus://nowhere", 422, "is no address of a collection"),
+            ("milvus://nowhere", 422, "is not a valid address of a collection"),
             ("milvus://127.0.0.1:1/faq", 422, "its token is sent to no other"),
             (f"milvus:{tmp_path}/other.db/faq", 422, "its token is sent to no other"),
             (at("missing"), 409, "fill it with `embedship index"),
@@ -254,9 +254,9 @@ def test_what_is_wrong_is_one_sentence(
 ) -> None:
     there = str(filled("there"))
     for arguments, why in (
-        (["index", str(bundle), str(corpus), "--out", there], "is there already, and may be served"),
+        (["index", str(bundle), str(corpus), "--out", there], "exists already, and may be in use"),
         (["index", "update", f"{there}_not", str(corpus), "--bundle", str(bundle)], "fill it with `embedship index"),
-        (["serve", str(bundle), "--index", "milvus://nowhere"], "is no address of a collection"),
+        (["serve", str(bundle), "--index", "milvus://nowhere"], "is not a valid address of a collection"),
     ):
         assert run(arguments) == 2
         (line,) = (each for each in capsys.readouterr().err.splitlines() if each.startswith("error: "))
@@ -269,7 +269,7 @@ def test_what_is_wrong_is_one_sentence(
         (["--chunk", "64"], "takes CORPUS.jsonl, --variant"),
         (["--ray", "local"], "takes CORPUS.jsonl, --variant"),
         (["--kind", "pq"], "a collection in Milvus is not pq"),
-        (["--nprobe", "3"], "effort nprobe: this index has no such knob"),
+        (["--nprobe", "3"], "effort nprobe: this index does not have this setting"),
     ],
 )
 def test_what_a_collection_cannot_be(
@@ -317,7 +317,7 @@ def test_a_load_of_which_documents_are_missing_makes_nothing(
 ) -> None:
     put_all = MilvusBackend._put
     monkeypatch.setattr(MilvusBackend, "_put", lambda self, entities: put_all(self, entities[1:]))
-    with pytest.raises(BackendUnavailable, match="of 60 documents 59 are there, and it was not made: load it again"):
+    with pytest.raises(BackendUnavailable, match="only 59 of 60 documents were stored, so the collection was not"):
         filled("short")
     assert not line.call("has_collection", "short")
 

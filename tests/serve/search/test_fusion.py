@@ -8,7 +8,7 @@ import pytest
 from embedship.ranking import RankedRows
 from embedship.serve.documents.filters import Filter
 from embedship.serve.index.effort import SearchEffort
-from embedship.serve.search.backend import SearchParams, comparable, searched
+from embedship.serve.search.backend import SearchParams, comparable, run_searches
 from embedship.serve.search.fusion import DEPTH, SearchMode, fuse
 
 
@@ -28,33 +28,33 @@ def test_of_equal_sums_the_lower_row_and_no_more_than_k() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "k", "asked"),
+    ("mode", "k", "expected"),
     [
-        (SearchMode.DENSE, 3, {"near": 10}),
-        (SearchMode.DENSE, 30, {"near": 30}),
-        (SearchMode.KEYWORD, 3, {"worded": 10}),
-        (SearchMode.HYBRID, 3, {"near": DEPTH, "worded": DEPTH}),
-        (SearchMode.HYBRID, 300, {"near": 300, "worded": 300}),
+        (SearchMode.DENSE, 3, {"vectors": 10}),
+        (SearchMode.DENSE, 30, {"vectors": 30}),
+        (SearchMode.KEYWORD, 3, {"words": 10}),
+        (SearchMode.HYBRID, 3, {"vectors": DEPTH, "words": DEPTH}),
+        (SearchMode.HYBRID, 300, {"vectors": 300, "words": 300}),
     ],
 )
-def test_every_store_asks_as_deep_as_the_mode_needs(mode: SearchMode, k: int, asked: dict[str, int]) -> None:
+def test_a_search_is_as_deep_as_its_mode_needs(mode: SearchMode, k: int, expected: dict[str, int]) -> None:
     depths: dict[str, int] = {}
 
-    def listed(name: str) -> Callable[[int], RankedRows]:
+    def recording_search(name: str) -> Callable[[int], RankedRows]:
         def hits(depth: int) -> RankedRows:
             depths[name] = depth
-            return ranked(7, 3) if name == "near" else ranked(3, 9)
+            return ranked(7, 3) if name == "vectors" else ranked(3, 9)
 
         return hits
 
-    lists = searched(SearchParams(mode), k, listed("near"), listed("worded"), fuse)
-    assert depths == asked
+    lists = run_searches(SearchParams(mode), k, recording_search("vectors"), recording_search("words"), fuse)
+    assert depths == expected
     assert lists.best.rows[0, 0] == (7 if mode is SearchMode.DENSE else 3)
     assert lists.fused == ((lists.dense, lists.keyword) if mode is SearchMode.HYBRID else (None, None))
 
 
 @pytest.mark.parametrize("filter", [None, {}])
-def test_only_what_the_index_found_alone_is_comparable(filter: Filter | None) -> None:
+def test_only_plain_vector_results_are_comparable(filter: Filter | None) -> None:
     rows = ranked(*range(30))
     found = comparable(SearchParams(filter=filter), rows)
     assert found is not None

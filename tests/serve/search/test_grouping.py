@@ -63,7 +63,7 @@ def test_the_best_chunk_of_k_documents(vectors: Vectors, lengths: list[int], fil
     assert (np.diff(np.where(best.rows < 0, -9, best.scores), axis=1) <= 0).all()
 
 
-def test_one_document_that_owns_all_that_is_near(vectors: Vectors) -> None:
+def test_one_document_that_has_all_the_nearest_rows(vectors: Vectors) -> None:
     """Five hundred chunks nearer than anything else: it is one hit, and two searches find the other nine."""
     query = vectors[:1]
     near = normalise(query + 0.01 * vectors[:500])
@@ -74,7 +74,7 @@ def test_one_document_that_owns_all_that_is_near(vectors: Vectors) -> None:
     assert search.asked == 2
 
 
-def test_nothing_is_asked_twice_where_nothing_is_left(vectors: Vectors) -> None:
+def test_no_further_search_when_no_rows_are_left(vectors: Vectors) -> None:
     search = Exact(vectors)
     _, best = ChunkGrouping(firsts([300, 300])).search_documents(search, vectors[:1], 300, None)
     assert (best.rows[0] >= 0).sum() == 2
@@ -83,7 +83,7 @@ def test_nothing_is_asked_twice_where_nothing_is_left(vectors: Vectors) -> None:
     assert (best.rows[0] >= 0).sum() == 2
 
 
-def test_without_chunks_nothing_is_done(vectors: Vectors) -> None:
+def test_without_chunks_rows_are_returned_unchanged(vectors: Vectors) -> None:
     search = Exact(vectors)
     found, best = ROWS.search_documents(search, vectors[:4], 10, None)
     assert found is best
@@ -91,7 +91,7 @@ def test_without_chunks_nothing_is_done(vectors: Vectors) -> None:
     assert ROWS.keys(found.rows) is found.rows
 
 
-def test_words_are_looked_up_further_until_there_are_enough_documents() -> None:
+def test_a_keyword_search_is_deepened_until_there_are_enough_documents() -> None:
     first = firsts([200, 1, 1, 1])
     limits: list[int] = []
 
@@ -109,7 +109,7 @@ def test_words_are_looked_up_further_until_there_are_enough_documents() -> None:
     ]
 
 
-def test_lists_that_hold_other_chunks_of_one_document_are_fused_by_document() -> None:
+def test_lists_with_different_chunks_of_one_document_are_fused_by_document() -> None:
     grouping = ChunkGrouping(firsts([3, 2, 1]))
     dense = RankedRows(np.array([[1, 5, -1]]), np.array([[0.9, 0.5, -np.inf]], dtype=np.float32))
     keyword = RankedRows(np.array([[4, 2, -1]]), np.array([[9.0, 8.0, -np.inf]], dtype=np.float32))

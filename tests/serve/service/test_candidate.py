@@ -19,7 +19,7 @@ from embedship.encoder import Encoder
 from embedship.errors import MismatchError, UsageError
 from embedship.monitor.recall.probes import LabelledProbe
 from embedship.serve.index.manifest import read
-from embedship.serve.indexing.migrate import as_before, migrate
+from embedship.serve.indexing.migrate import migrate, options_from_index
 from embedship.serve.search.backend import DEFAULT_SEARCH_PARAMS, SearchParams, SearchResults
 from embedship.serve.service.candidate import CAPACITY, ShadowCandidate
 from embedship.serve.service.collection import Collection
@@ -52,7 +52,13 @@ def other(altered: Path) -> Path:
 @pytest.fixture
 def migrated(other: Path, index_folder: Path, tmp_path: Path) -> Path:
     with Encoder.open(other) as encoder:
-        migrate(encoder, index_folder, tmp_path / "migrated", as_before(read(index_folder), None, None, None), Silent())
+        migrate(
+            encoder,
+            index_folder,
+            tmp_path / "migrated",
+            options_from_index(read(index_folder), None, None, None),
+            Silent(),
+        )
     return tmp_path / "migrated"
 
 

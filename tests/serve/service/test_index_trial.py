@@ -45,6 +45,6 @@ def test_processes_of_ours_get_no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     secrets = ("EMBEDSHIP_API_KEYS", "EMBEDSHIP_ADMIN_KEYS", "EMBEDSHIP_WRITE_KEYS", "EMBEDSHIP_MILVUS_TOKEN")
     for name in secrets:
         monkeypatch.setenv(name, "a-secret-of-the-tests")
-    process._started("cpu:0", [])
+    process._start("cpu:0", [])
     assert not given.keys() & set(secrets)
     assert given["PATH"] == os.environ["PATH"]

@@ -86,7 +86,7 @@ def test_a_document_is_found_once_it_is_acknowledged(asked: Any, passages: list[
 def test_its_vector_is_that_of_a_document(shared: Any) -> None:
     seen = shared.metric("embedship_monitor_queries_total")
     put(shared, [GOUT])
-    with shared.service.shelf.store.folder.moment() as now:
+    with shared.service.shelf.store.folder.read_view() as now:
         row = now.documents.rows(["gout"])["gout"]
         (score,) = now.index.search(shared.service.encoder.encode([GOUT["text"]]), 1).scores[0]
         assert now.index.search(shared.service.encoder.encode([GOUT["text"]]), 1).rows[0, 0] == row
