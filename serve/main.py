@@ -67,29 +67,29 @@ def _run(settings: Settings, began: float) -> None:
         logger.warning("%s", sentence)
     for line in settings.lines():
         _log(line)
-    with ServerState.open(settings) as house:
-        _log_summary(house)
+    with ServerState.open(settings) as state:
+        _log_summary(state)
         traces = tracing.tracer_from_environment(os.environ)
-        app = App(house, traces)
-        gate = ConnectionLimiter(_limits(settings), app.refuse, house.metrics.cut)
+        app = App(state, traces)
+        limiter = ConnectionLimiter(_limits(settings), app.refuse, state.metrics.cut)
         side = None
         if aside:
-            watched = App(house, offer=beside)
-            side = MetricsListener(watched, aside, ConnectionLimiter(gate.limits, watched.refuse, house.metrics.cut))
+            watched = App(state, offer=beside)
+            side = MetricsListener(watched, aside, ConnectionLimiter(limiter.limits, watched.refuse, state.metrics.cut))
             _log(f"metrics at {_url(aside)}/metrics, for everybody who reaches that address")
 
-        async def rounds() -> None:
+        async def background() -> None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app.reload.signalled)
             try:
-                await house.run_background_tasks()
+                await state.run_background_tasks()
             finally:
                 force_exit_after(LAST_SECONDS)
 
         def listening() -> None:
             _log(f"ready in {time.perf_counter() - began:.1f} s, listening on {_url(listener)}")
 
-        server = GracefulServer(app, listener, gate, house.drain, listening, rounds, side)
-        house.metrics.connections.set_function(lambda: len(server.server_state.connections))
+        server = GracefulServer(app, listener, limiter, state.drain, listening, background, side)
+        state.metrics.connections.set_function(lambda: len(server.server_state.connections))
         server.run()
         if traces:
             traces.close()
@@ -132,8 +132,8 @@ def force_exit_after(seconds: float) -> None:
     last.start()
 
 
-def _log_summary(house: ServerState) -> None:
-    service = house.service
+def _log_summary(state: ServerState) -> None:
+    service = state.service
     told, golden, machine = info(service), service.golden, hardware.machine()
     _log(f"model {told.model_id}, {told.dimension} dimensions, fingerprint {told.fingerprint}")
     _log(f"variant {told.variant}: {told.runtime}, {told.precision}, {told.streams} streams")
@@ -153,22 +153,22 @@ def _log_summary(house: ServerState) -> None:
     if service.candidate:
         compared = service.candidate.comparison.report()
         _log(f"candidate: fingerprint {compared.fingerprint[:12]}, index {compared.index[:12]}")
-    if probes := service.watch.probes:
+    if probes := service.monitor.probes:
         _log(f"probes: {len(probes.probes)}, {probes.missing} labels name documents that the index does not hold")
     _log(f"machine: {machine.cpu}, {machine.cores:g} cores, {' '.join(machine.isa)}")
-    level, guard = _auth_summary(house)
+    level, guard = _auth_summary(state)
     logger.log(level, "%s", guard)
     for model in service.models:
         if model.remark:
             logger.warning("%s", model.remark)
 
 
-def _auth_summary(house: ServerState) -> tuple[int, str]:
+def _auth_summary(state: ServerState) -> tuple[int, str]:
     """How it is guarded, and at which level to say so."""
-    admin = f", admin keys: {len(house.admin) or 'none'}"
-    if keys := len(house.keys):
+    admin = f", admin keys: {len(state.admin) or 'none'}"
+    if keys := len(state.keys):
         return logging.INFO, f"API keys: {keys}{admin}"
-    if house.settings.host in _LOOPBACK:
+    if state.settings.host in _LOOPBACK:
         return logging.INFO, f"API keys: none{admin}"
     return logging.WARNING, f"API keys: none{admin}; everybody who reaches this address may ask (--api-key-file)"
 

@@ -74,9 +74,9 @@ _FRAMING = 2
 
 
 class HttpConnection(HttpToolsProtocol):
-    """`gate` is set in a subclass, one a listener. A message that comes in one piece costs no timer."""
+    """`limiter` is set in a subclass, one a listener. A message that comes in one piece costs no timer."""
 
-    gate: ConnectionLimiter
+    limiter: ConnectionLimiter
     _part: CloseReason | None = None  # HEAD or BODY, while that is on its way
     _timed: CloseReason | None = None  # what `_timer` waits for
     _timer: asyncio.TimerHandle | None = None
@@ -96,7 +96,7 @@ class HttpConnection(HttpToolsProtocol):
     @property
     def _over(self) -> int:
         """Connections beyond the limit."""
-        return len(self.connections) - self.gate.limits.connections
+        return len(self.connections) - self.limiter.limits.connections
 
     @property
     def _too_many(self) -> bool:
@@ -110,7 +110,7 @@ class HttpConnection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.url = b""
-        if self._over + self.gate.lingering > PROBE_CONNECTIONS:
+        if self._over + self.limiter.lingering > PROBE_CONNECTIONS:
             self._refuse_immediately()
         else:
             self._extra = self._over > 0
@@ -162,29 +162,29 @@ class HttpConnection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         self._start_read_timer()
-        self.gate.writing_paused(self)
+        self.limiter.writing_paused(self)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self.gate.writing_resumed(self)
+        self.limiter.writing_resumed(self)
         if not self.transport.is_closing():
             self._stop_read_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop()
         self._stop_read_timer()
-        self.gate.writing_resumed(self)
-        self.gate.lingering -= self._lingers
+        self.limiter.writing_resumed(self)
+        self.limiter.lingering -= self._lingers
         super().connection_lost(exc)
 
     def cut(self, why: CloseReason) -> None:
         """At once, with what was not read."""
-        self.gate.writing_resumed(self)
-        self.gate.cut(why)
+        self.limiter.writing_resumed(self)
+        self.limiter.cut(why)
         self.transport.abort()
 
     def _rejection(self) -> RequestError | None:
-        limits = self.gate.limits
+        limits = self.limiter.limits
         if len(self.headers) > limits.max_head_fields or self._head_bytes() > limits.max_head_bytes:
             return _head_too_large(limits)
         if self._too_many and self.url.partition(b"?")[0] not in PROBES:
@@ -193,12 +193,12 @@ class HttpConnection(HttpToolsProtocol):
 
     def _head_bytes(self) -> int:
         """Exact only where it may matter."""
-        if self._bytes + self._chunk <= self.gate.limits.max_head_bytes:
+        if self._bytes + self._chunk <= self.limiter.limits.max_head_bytes:
             return 0
         return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
 
     def _unfinished(self, size: int) -> None:
-        limits = self.gate.limits
+        limits = self.limiter.limits
         self._bytes += size
         if self._part is CloseReason.HEAD and self._bytes > limits.max_head_bytes:
             self._refuse(_head_too_large(limits))
@@ -209,7 +209,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def _wait_for(self, part: CloseReason) -> None:
         self._stop()
-        limits = self.gate.limits
+        limits = self.limiter.limits
         seconds = limits.head_seconds if part is CloseReason.HEAD else limits.body_seconds
         self._timed, self._timer = part, self.loop.call_later(seconds, self._on_timeout, part)
 
@@ -231,7 +231,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def _start_read_timer(self) -> None:
         if self._reading is None:
-            self._reading = self.loop.call_later(self.gate.limits.answer_seconds, self.cut, CloseReason.UNREAD)
+            self._reading = self.loop.call_later(self.limiter.limits.answer_seconds, self.cut, CloseReason.UNREAD)
 
     def _stop_read_timer(self) -> None:
         if self._reading:
@@ -246,7 +246,7 @@ class HttpConnection(HttpToolsProtocol):
             self.cycle.keep_alive = False
             return
         self.connections.discard(self)
-        self._lingers, self.gate.lingering = True, self.gate.lingering + 1
+        self._lingers, self.limiter.lingering = True, self.limiter.lingering + 1
         self._write(error)
         self.transport.write_eof()
         self._timer = self.loop.call_later(_LINGER_SECONDS, self.transport.abort)
@@ -255,12 +255,12 @@ class HttpConnection(HttpToolsProtocol):
         """Without waiting for anything: a flood must not hold file descriptors."""
         self._refused = True
         self.connections.discard(self)
-        self._write(_crowded(self.gate.limits))
+        self._write(_crowded(self.limiter.limits))
         self.transport.close()
 
     def _write(self, error: RequestError) -> None:
         path = self.url.partition(b"?")[0].decode("latin-1")
-        self.transport.write(_written(self.gate.refuse(error, path)))
+        self.transport.write(_written(self.limiter.refuse(error, path)))
 
 
 def _head_too_large(limits: ConnectionLimits) -> HeadTooLarge:

@@ -65,7 +65,7 @@ class MetricsListener(NamedTuple):
 
     app: Any
     listener: socket.socket
-    gate: ConnectionLimiter
+    limiter: ConnectionLimiter
 
 
 class GracefulServer(uvicorn.Server):
@@ -79,20 +79,20 @@ class GracefulServer(uvicorn.Server):
         self,
         app: Any,
         listener: socket.socket,
-        gate: ConnectionLimiter,
+        limiter: ConnectionLimiter,
         drain: GracefulShutdown,
         listening: Callable[[], None],
-        rounds: Callable[[], Coroutine[Any, Any, None]] | None = None,
+        background: Callable[[], Coroutine[Any, Any, None]] | None = None,
         side: MetricsListener | None = None,
     ) -> None:
-        """`listening` is called once it does; `rounds` runs beside the requests from then on, to the end."""
-        super().__init__(_config(app, gate))
+        """`listening` is called once it does; `background` runs beside the requests from then on, to the end."""
+        super().__init__(_config(app, limiter))
         self._side = side
         self._side_state = ServerState()
         self._listener = listener
         self._drain = drain
         self._listening = listening
-        self._rounds = rounds
+        self._rounds = background
         self._beside: asyncio.Task[None] | None = None
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
@@ -126,7 +126,7 @@ class GracefulServer(uvicorn.Server):
         await self._until(lambda: not self.server_state.connections and not self.server_state.tasks, _FINISH_SECONDS)
 
     async def _open(self, side: MetricsListener) -> None:
-        config = _config(side.app, side.gate)
+        config = _config(side.app, side.limiter)
         config.load()
         loop = asyncio.get_running_loop()
         self.servers.append(
@@ -153,18 +153,18 @@ class GracefulServer(uvicorn.Server):
             await asyncio.sleep(0.02)
 
 
-def _config(app: Any, gate: ConnectionLimiter) -> uvicorn.Config:
+def _config(app: Any, limiter: ConnectionLimiter) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         lifespan="off",
-        http=type("Connection", (HttpConnection,), {"gate": gate}),
+        http=type("Connection", (HttpConnection,), {"limiter": limiter}),
         ws="none",
         log_config=None,
         access_log=False,
         proxy_headers=False,
         server_header=False,
         backlog=2048,
-        timeout_keep_alive=gate.limits.idle_seconds,  # type: ignore[arg-type]  # it goes to loop.call_later
+        timeout_keep_alive=limiter.limits.idle_seconds,  # type: ignore[arg-type]  # it goes to loop.call_later
     )
 
 

@@ -37,16 +37,16 @@ class BackgroundTasks:
 
     def __init__(
         self,
-        watch: QualityMonitor,
-        choirs: Sequence[CanaryTarget],
+        monitor: QualityMonitor,
+        targets: Sequence[CanaryTarget],
         pipeline: QueryPipeline,
         *,
         canary_seconds: float = 30.0,
         probe_seconds: float = 600.0,
         retry_seconds: float = RETRY_SECONDS,
     ) -> None:
-        self._watch = watch
-        self._choirs = choirs
+        self._monitor = monitor
+        self._targets = targets
         self._pipeline = pipeline
         self._canary_seconds = canary_seconds
         self._probe_seconds = probe_seconds
@@ -62,22 +62,22 @@ class BackgroundTasks:
 
     async def run_canaries(self) -> None:
         """Every canary text on every device, one after the other."""
-        for workers, songs, walk in self._choirs:
+        for workers, texts, walk in self._targets:
             for device in workers.devices:
                 try:
-                    rows = [await workers.encode_on(device, tokens) for tokens in songs.tokens]
+                    rows = [await workers.encode_on(device, tokens) for tokens in texts.tokens]
                     right = walk is None or await walk.on(workers, device)
                 except EngineFailed:
-                    self._watch.canary.failed(device)
+                    self._monitor.canary.failed(device)
                     continue
-                self._watch.canary.saw(device, np.concatenate(rows))
+                self._monitor.canary.saw(device, np.concatenate(rows))
                 if not right:
-                    self._watch.canary.failed(device)
-        self._watch.report()  # so that a beginning is noted, whether or not anybody scrapes
+                    self._monitor.canary.failed(device)
+        self._monitor.report()  # so that a beginning is noted, whether or not anybody scrapes
 
     async def replay_probes(self) -> None:
         """Ask every probe once; a replay with a hole does not count."""
-        probes = self._watch.probes
+        probes = self._monitor.probes
         if probes is None:
             return
         try:
@@ -91,10 +91,10 @@ class BackgroundTasks:
 
     async def labels(self) -> None:
         """Count the labels without a document again, if documents came or went since."""
-        probes = self._watch.probes
-        if probes is None or self._pipeline.shelf.store.writable is None:
+        probes = self._monitor.probes
+        if probes is None or self._pipeline.collection.backend.writable is None:
             return
-        size = self._pipeline.shelf.store.size
+        size = self._pipeline.collection.backend.size
         if size == self._counted:
             return
         try:
@@ -105,16 +105,16 @@ class BackgroundTasks:
         self._counted = size
 
     async def _count_missing(self, probes: ProbeRecall) -> None:
-        known = await self._pipeline.shelf.resolve_ids_async(probes.labels)
+        known = await self._pipeline.collection.resolve_ids_async(probes.labels)
         probes.missing = len(probes.labels) - len(known)
 
     async def snapshot(self) -> None:
-        remembered = self._watch.state_to_save()
-        await asyncio.get_running_loop().run_in_executor(None, self._watch.save, remembered)
+        remembered = self._monitor.state_to_save()
+        await asyncio.get_running_loop().run_in_executor(None, self._monitor.save, remembered)
 
     async def _ask(self, probes: ProbeRecall, number: int) -> RecallScore:
         probe = probes.probes[number]
-        known = await self._pipeline.shelf.resolve_ids_async(probe.relevant)
+        known = await self._pipeline.collection.resolve_ids_async(probe.relevant)
         # A label that the index does not hold can never be found, and is expected all the same.
         relevant = [known.get(each, -2 - place) for place, each in enumerate(probe.relevant)]
         return score(await self._search_with_retry(probe.text), relevant)
@@ -130,6 +130,6 @@ class BackgroundTasks:
         """Now, and then each `seconds`; a round that fails is counted, and the next one comes."""
         while True:
             began = time.monotonic()
-            with self._watch.faults.guard(part):
+            with self._monitor.faults.guard(part):
                 await round()
             await asyncio.sleep(max(0.0, seconds - (time.monotonic() - began)))

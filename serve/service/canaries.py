@@ -47,5 +47,5 @@ class CanaryTarget(NamedTuple):
     """The devices of one model, what they sing, and the shapes they walk through meanwhile."""
 
     workers: BatchExecutor
-    songs: CanaryTexts
+    texts: CanaryTexts
     walk: ShapeWalk | None = None

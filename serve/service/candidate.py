@@ -49,9 +49,9 @@ class _SampledSearch(NamedTuple):
 class ShadowCandidate:
     """`sample` may be called from any thread; `start` once, `close` at the end."""
 
-    def __init__(self, encoder: Encoder, shelf: Collection, rate: float, share: float, seed: int = 0) -> None:
-        self.comparison = CandidateComparison(encoder.bundle.fingerprint, shelf.store.manifest.digest)
-        self._encoder, self._shelf = encoder, shelf
+    def __init__(self, encoder: Encoder, collection: Collection, rate: float, share: float, seed: int = 0) -> None:
+        self.comparison = CandidateComparison(encoder.bundle.fingerprint, collection.backend.manifest.digest)
+        self._encoder, self._collection = encoder, collection
         self._rate = rate
         self._allowance = CpuBudget(share)
         self._random = np.random.default_rng(seed)
@@ -72,9 +72,9 @@ class ShadowCandidate:
             shapes.ensure(encoder, settings.cache)
             golden.check(encoder)
             probe = GoldenTexts.load(bundle).vectors[:1]
-            shelf = Collection.open(settings.candidate_index, bundle, encoder.tokenizer.prompt, probe)
+            collection = Collection.open(settings.candidate_index, bundle, encoder.tokenizer.prompt, probe)
             on_error.pop_all()
-            return cls(encoder, shelf, settings.candidate_rate, settings.candidate_share)
+            return cls(encoder, collection, settings.candidate_rate, settings.candidate_share)
 
     def start(self, probes: Sequence[LabelledProbe] = ()) -> None:
         """Probes are asked once, when no search waits: neither the candidate nor its index changes."""
@@ -138,8 +138,8 @@ class ShadowCandidate:
         """Ids of the K best documents, and how long they took; None if it failed, which is counted."""
         began = time.perf_counter()
         try:
-            tokens = self._encoder.tokenizer([query], self._shelf.prompt)
-            found = self._shelf.search_sync(self._encoder.encode_tokens(tokens), K, how._replace(texts=[query]))
+            tokens = self._encoder.tokenizer([query], self._collection.prompt)
+            found = self._collection.search_sync(self._encoder.encode_tokens(tokens), K, how._replace(texts=[query]))
         except Exception:
             self.comparison.failed()
             logger.exception("the candidate failed on a search; the service is untouched")
@@ -154,5 +154,5 @@ class ShadowCandidate:
         self._over.set()
         if self._thread.is_alive():
             self._thread.join()
-        self._shelf.close()
+        self._collection.close()
         self._encoder.close()

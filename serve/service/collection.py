@@ -38,12 +38,14 @@ Got = TypeVar("Got")
 class Collection:
     """Coroutines raise IndexAway where the index lies on a server that cannot be reached; plain methods raise Lost."""
 
-    def __init__(self, store: SearchBackend, prompt: str, probe: Vectors) -> None:
+    def __init__(self, backend: SearchBackend, prompt: str, probe: Vectors) -> None:
         """`prompt` is put before each query; `probe`, one vector, is searched for to learn how long it takes."""
-        self.store = store
+        self.backend = backend
         self.prompt = prompt
-        self._threads = ThreadPoolExecutor(store.threads, thread_name_prefix="search")
-        self._quick = min(self.search_sync(probe, RECALL_K).seconds for _ in range(3)) < INLINE_SECONDS and store.inline
+        self._threads = ThreadPoolExecutor(backend.threads, thread_name_prefix="search")
+        self._quick = (
+            min(self.search_sync(probe, RECALL_K).seconds for _ in range(3)) < INLINE_SECONDS and backend.inline
+        )
 
     @classmethod
     def open(
@@ -59,20 +61,20 @@ class Collection:
 
         Raises UsageError, UnsafeError, MismatchError, Lost.
         """
-        store = _opened(index, bundle, writable, before)
-        name = store.manifest.query_prompt
-        return cls(store, "" if name is None else prompt(name), probe)
+        backend = _opened(index, bundle, writable, before)
+        name = backend.manifest.query_prompt
+        return cls(backend, "" if name is None else prompt(name), probe)
 
     async def resolve_ids_async(self, ids: Sequence[str]) -> dict[str, int]:
         """The first row of each of these document ids that the index holds."""
         return await self._run_in_thread(lambda: self.resolve_ids(ids))
 
     def resolve_ids(self, ids: Sequence[str]) -> dict[str, int]:
-        return self.store.known(ids)
+        return self.backend.known(ids)
 
     async def fetch(self, id: str) -> Document | None:
         """The document that has this id now, uncut."""
-        return await self._run_in_thread(lambda: self.store.fetch(id))
+        return await self._run_in_thread(lambda: self.backend.fetch(id))
 
     async def search(
         self,
@@ -91,11 +93,11 @@ class Collection:
 
     def search_sync(self, vectors: Vectors | None, k: int, how: SearchParams = DEFAULT_SEARCH_PARAMS) -> SearchResults:
         """Thread-safe, and all of it of one moment."""
-        return self.store.find(vectors, k, how)
+        return self.backend.find(vectors, k, how)
 
     def exact(self, vectors: Vectors, k: int) -> npt.NDArray[np.int64]:
         """What an exact search finds, for the monitor: it runs on the monitor's thread."""
-        return self.store.exact(vectors, k)
+        return self.backend.exact(vectors, k)
 
     @property
     def baseline(self) -> RecallBaseline | None:
@@ -104,7 +106,7 @@ class Collection:
         What documents as queries gave is no measure of the queries that will come: until some have, only a fall by a
         tenth is one.
         """
-        recall = self.store.manifest.recall
+        recall = self.backend.manifest.recall
         if recall is None or recall.k != RECALL_K or recall.ratio < LEAST_BASELINE:
             return None
         if recall.source == SAMPLED or recall.low is None:
@@ -113,7 +115,7 @@ class Collection:
 
     def close(self) -> None:
         self._threads.shutdown()
-        self.store.close()
+        self.backend.close()
 
     async def _run_in_thread(self, work: Callable[[], Got], permit: QueuePermit | None = None) -> Got:
         try:
@@ -124,7 +126,7 @@ class Collection:
 
 def _opened(index: Path | Address, bundle: Bundle, writable: bool, before: Collection | None) -> SearchBackend:
     if isinstance(index, Path):
-        return FolderBackend.open(index, bundle, writable, before.store if before else None)
+        return FolderBackend.open(index, bundle, writable, before.backend if before else None)
     from embedship.serve.milvus.backend import MilvusBackend  # the extra [milvus]
 
     return MilvusBackend.open(index, bundle, writable)

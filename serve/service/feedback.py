@@ -21,10 +21,10 @@ class FeedbackService:
 
     async def feedback(self, request: FeedbackRequest) -> RecallScore:
         """Count one judgement, once: ids that the index does not hold are refused, or a typing error would page."""
-        shelf = self._pipeline.shelf
+        collection = self._pipeline.collection
         assert self._feedback is not None, "whoever has an index takes feedback"
         _refuse_ambiguity(request)
-        known = await shelf.resolve_ids_async([*request.relevant, *(request.hits or ())])
+        known = await collection.resolve_ids_async([*request.relevant, *(request.hits or ())])
         relevant = _rows(request.relevant, known, "relevant")
         answer = await self._answer(self._feedback, request, known)
         end_phase(RequestPhase.SEARCH)

@@ -53,9 +53,9 @@ def demand_readable(bundle: Path, index: Path, seconds: float = _SECONDS) -> Non
 
 def _try(bundle: Path, index: Path) -> None:
     opened = Bundle.open(bundle)
-    with closing(FolderBackend.open(index, opened, writable=False)) as store:
-        dimension = store.manifest.dimension
-        store.find(np.full((1, dimension), dimension**-0.5, dtype=np.float32), RECALL_K, DEFAULT_SEARCH_PARAMS)
+    with closing(FolderBackend.open(index, opened, writable=False)) as backend:
+        dimension = backend.manifest.dimension
+        backend.find(np.full((1, dimension), dimension**-0.5, dtype=np.float32), RECALL_K, DEFAULT_SEARCH_PARAMS)
 
 
 if __name__ == "__main__":

@@ -35,14 +35,14 @@ class OpenedEncoder(NamedTuple):
 class LoadedModel:
     encoder: Encoder
     remark: str | None
-    fleet: DevicePool
-    forward: InferenceClient
-    choir: CanaryTarget
+    pool: DevicePool
+    inference: InferenceClient
+    canary_target: CanaryTarget
 
     @classmethod
     def open(
         cls,
-        door: OpenedEncoder,
+        opened: OpenedEncoder,
         settings: Settings,
         admission: AdmissionController,
         counts: ModelMetrics,
@@ -54,28 +54,32 @@ class LoadedModel:
 
         Raises EngineError, GateError.
         """
-        encoder = stack.enter_context(door.encoder)
-        # An encoder over worker processes is a fleet already; the streams of any other become one.
+        encoder = stack.enter_context(opened.encoder)
+        # An encoder over worker processes is a pool already; the streams of any other become one.
         engine = encoder.engine
         if not isinstance(engine, DevicePool):
             shapes.ensure(encoder, settings.cache, batch_tokens=settings.batch_tokens)
-        fleet = (
+        pool = (
             engine
             if isinstance(engine, DevicePool)
             else local(encoder, settings.stall_seconds, _prefix(encoder.bundle))
         )
-        each = [device.encode for device in fleet.devices for _ in range(device.streams)]
+        each = [device.encode for device in pool.devices for _ in range(device.streams)]
         if isinstance(engine, DevicePool):
             shapes.ensure(encoder, settings.cache, streams=each, batch_tokens=settings.batch_tokens)
         shapes.warm(shapes.CertificateSubject.of(encoder, each))
         model = encoder.bundle.manifest.pipeline
         lanes: PriorityQueue[PendingRequest] = PriorityQueue(settings.batch_tokens)
-        workers = BatchExecutor(fleet.devices, model.dimension, encoder.layout, lanes, counts)
+        workers = BatchExecutor(pool.devices, model.dimension, encoder.layout, lanes, counts)
         stack.callback(workers.close)
-        forward = InferenceClient(model, encoder.tokenizer, admission, workers, counts)
-        stack.callback(forward.close)
+        inference = InferenceClient(model, encoder.tokenizer, admission, workers, counts)
+        stack.callback(inference.close)
         return cls(
-            encoder, door.remark, fleet, forward, CanaryTarget(workers, CanaryTexts.of(encoder), ShapeWalk.of(encoder))
+            encoder,
+            opened.remark,
+            pool,
+            inference,
+            CanaryTarget(workers, CanaryTexts.of(encoder), ShapeWalk.of(encoder)),
         )
 
     @property
@@ -84,12 +88,12 @@ class LoadedModel:
 
     @property
     def workers(self) -> BatchExecutor:
-        return self.forward.workers
+        return self.inference.workers
 
     @property
     def golden(self) -> GoldenCheck:
         """At start, of the worst device."""
-        return self.fleet.checked
+        return self.pool.checked
 
 
 def open_encoder(path: Path, variant: str | None, task: Task, settings: Settings) -> OpenedEncoder:

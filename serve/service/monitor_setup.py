@@ -31,8 +31,8 @@ MOST_PROBES = 10_000
 def build_monitor(
     settings: Settings,
     encoder: Encoder,
-    shelf: Collection | None,
-    choir: CanaryTarget,
+    collection: Collection | None,
+    canary_target: CanaryTarget,
     comparison: CandidateComparison | None = None,
     reranker: Reranker | None = None,
     before: QualityMonitor | None = None,
@@ -43,12 +43,12 @@ def build_monitor(
     path = _probe_file(settings)
     watched = QualityMonitor(
         encoder.bundle.fingerprint,
-        _observer(settings, encoder.bundle, encoder.variant.name, shelf),
-        _canary(settings, encoder, choir, reranker),
-        probes=_probes(settings, path, shelf) if path and shelf else None,
-        feedback=FeedbackRecall(settings.keep_answers, settings.keep_queries) if shelf else None,
+        _observer(settings, encoder.bundle, encoder.variant.name, collection),
+        _canary(settings, encoder, canary_target, reranker),
+        probes=_probes(settings, path, collection) if path and collection else None,
+        feedback=FeedbackRecall(settings.keep_answers, settings.keep_queries) if collection else None,
         comparison=comparison,
-        index=shelf.store.manifest.digest if shelf else "",
+        index=collection.backend.manifest.digest if collection else "",
         probe_digest=sha256_of(path) if path else "",
         folder=_folder(settings.state_dir),
     )
@@ -56,13 +56,13 @@ def build_monitor(
     return watched
 
 
-def _observer(settings: Settings, bundle: Bundle, variant: str, shelf: Collection | None) -> QueryObserver:
+def _observer(settings: Settings, bundle: Bundle, variant: str, collection: Collection | None) -> QueryObserver:
     return QueryObserver(
         references.find(bundle, settings.reference),
-        shelf.exact if shelf else None,
+        collection.exact if collection else None,
         fingerprint=bundle.fingerprint,
         variant=variant,
-        baseline=shelf.baseline if shelf else None,
+        baseline=collection.baseline if collection else None,
         sample_rate=settings.sample_rate,
         shadow_rate=settings.shadow_rate,
         shadow_share=settings.shadow_share,
@@ -72,13 +72,15 @@ def _observer(settings: Settings, bundle: Bundle, variant: str, shelf: Collectio
     )
 
 
-def _canary(settings: Settings, encoder: Encoder, choir: CanaryTarget, reranker: Reranker | None) -> CanaryMonitor:
+def _canary(
+    settings: Settings, encoder: Encoder, canary_target: CanaryTarget, reranker: Reranker | None
+) -> CanaryMonitor:
     seconds = settings.canary_interval_seconds
-    devices = choir.workers.devices
-    canary = CanaryMonitor(choir.songs.vectors, devices, golden_floor=_floor(encoder), interval_seconds=seconds)
+    devices = canary_target.workers.devices
+    canary = CanaryMonitor(canary_target.texts.vectors, devices, golden_floor=_floor(encoder), interval_seconds=seconds)
     if reranker:
-        scores, alike = reranker.running.choir, partial(similarity, Task.RERANK)
-        canary.join(scores.songs.vectors, scores.workers.devices, _floor(reranker.running.encoder), alike)
+        scores, alike = reranker.model.canary_target, partial(similarity, Task.RERANK)
+        canary.join(scores.texts.vectors, scores.workers.devices, _floor(reranker.model.encoder), alike)
     return canary
 
 
@@ -95,12 +97,12 @@ def _probe_file(settings: Settings) -> Path | None:
     return settings.probes or (beside if beside and beside.is_file() else None)
 
 
-def _probes(settings: Settings, path: Path, shelf: Collection) -> ProbeRecall:
+def _probes(settings: Settings, path: Path, collection: Collection) -> ProbeRecall:
     found = list(jsonl.read(path, LabelledProbe))
     if len(found) > MOST_PROBES:
         raise UsageError(f"{path} holds {len(found)} probes, at most {MOST_PROBES} can be replayed: take a sample")
     probes = ProbeRecall(found, baseline=settings.probe_baseline, interval_seconds=settings.probe_interval_seconds)
-    probes.missing = len(probes.labels) - len(shelf.resolve_ids(probes.labels))
+    probes.missing = len(probes.labels) - len(collection.resolve_ids(probes.labels))
     return probes
 
 

@@ -50,12 +50,12 @@ class ReloadResult(msgspec.Struct, frozen=True):
 class Reloader:
     """Used from the event loop. One at a time."""
 
-    def __init__(self, house: ServerState) -> None:
-        self._house = house
+    def __init__(self, state: ServerState) -> None:
+        self._state = state
         self._running = False
         self._tasks: set[asyncio.Task[object]] = set()  # a task that nobody holds may be collected
         for result in ReloadOutcome:
-            house.metrics.reloads.labels(result)
+            state.metrics.reloads.labels(result)
 
     @property
     def milvus(self) -> frozenset[str]:
@@ -63,7 +63,7 @@ class Reloader:
 
         Milvus' token goes to whichever server is asked, and a holder of an admin key need not know it.
         """
-        settings = self._house.settings
+        settings = self._state.settings
         return frozenset(each.uri for each in (settings.index, settings.candidate_index) if isinstance(each, Address))
 
     async def __call__(
@@ -75,16 +75,16 @@ class Reloader:
 
         It goes on when the caller is cancelled. Raises Reloading, NotReloaded.
         """
-        if candidate and self._house.service.candidate is None:
+        if candidate and self._state.service.candidate is None:
             raise self._failed("no candidate is compared: start the server with --candidate-index")
-        if self._running or self._house.drain.draining:
-            self._house.metrics.reloads.labels(ReloadOutcome.REFUSED).inc()
-            raise ReloadInProgress("The server is stopping." if self._house.drain.draining else _BUSY)
+        if self._running or self._state.drain.draining:
+            self._state.metrics.reloads.labels(ReloadOutcome.REFUSED).inc()
+            raise ReloadInProgress("The server is stopping." if self._state.drain.draining else _BUSY)
         self._running = True
         return await asyncio.shield(self._track_task(self._reload(self._next(bundle, index, candidate))))
 
     def _next(self, bundle: Path | None, index: Path | Address | None, candidate: bool) -> Settings:
-        now = self._house.service.settings
+        now = self._state.service.settings
         if candidate:
             bundle, index = now.candidate_bundle, now.candidate_index
         following = replace(now, bundle=bundle or now.bundle, index=index or now.index)
@@ -130,7 +130,7 @@ class Reloader:
             raise self._failed("the server failed while it opened the new one; its log says why") from None
         finally:
             self._running = False
-        before = self._house.replace_service(service)
+        before = self._state.replace_service(service)
         self._track_task(_close_when_idle(before))
         taken = ReloadResult(
             service.bundle.fingerprint,
@@ -138,13 +138,13 @@ class Reloader:
             before.bundle.fingerprint,
             time.perf_counter() - began,
         )
-        self._house.metrics.reloads.labels(ReloadOutcome.TAKEN).inc()
+        self._state.metrics.reloads.labels(ReloadOutcome.TAKEN).inc()
         logger.info("reloaded in %.1f s: fingerprint %s, variant %s", taken.seconds, taken.fingerprint, taken.variant)
         return taken
 
     async def _open(self, settings: Settings) -> ModelService:
-        now = self._house.service
-        await now.rounds.snapshot()  # with a --state-dir the new monitor goes on where this one is
+        now = self._state.service
+        await now.background.snapshot()  # with a --state-dir the new monitor goes on where this one is
         opening = asyncio.get_running_loop().run_in_executor(None, self._opened, settings, now)
         try:
             return await asyncio.shield(opening)
@@ -156,18 +156,18 @@ class Reloader:
         """A service that can answer at once. Its index is first read in a child process."""
         if isinstance(settings.index, Path):
             index_trial.demand_readable(settings.bundle, settings.index)
-        house = self._house
-        service = ModelService.open(settings, house.admissions, house.metrics, None, now.shelf, now.watch)
+        state = self._state
+        service = ModelService.open(settings, state.admissions, state.metrics, None, now.collection, now.monitor)
         try:
-            house.prepare(service)
+            state.prepare(service)
         except BaseException:
             service.close()
             raise
         return service
 
     def _failed(self, why: str) -> ReloadFailed:
-        fingerprint = self._house.service.bundle.fingerprint
-        self._house.metrics.reloads.labels(ReloadOutcome.FAILED).inc()
+        fingerprint = self._state.service.bundle.fingerprint
+        self._state.metrics.reloads.labels(ReloadOutcome.FAILED).inc()
         logger.error("not reloaded, %s goes on: %s", fingerprint[:12], why)
         return ReloadFailed(f"Not reloaded, {fingerprint[:12]} goes on answering: {why}")
 
@@ -177,7 +177,7 @@ _BUSY = "A reload is running already: wait for it, GET /info says what answers."
 
 async def _close_when_idle(service: ModelService) -> None:
     """Close it when its last request has left. Its memory has been taken up by the next: it writes no more."""
-    service.watch.stop_saving()
+    service.monitor.stop_saving()
     await service.wait_until_idle()
     await asyncio.get_running_loop().run_in_executor(None, service.close)
 

@@ -35,15 +35,15 @@ class PairScores:
 class Reranker:
     """Used from the event loop; raises RequestErrors only."""
 
-    def __init__(self, running: LoadedModel, most_characters: int) -> None:
+    def __init__(self, model: LoadedModel, most_characters: int) -> None:
         """`most_characters` bounds what a request makes the tokeniser read: the query counts once a pair."""
-        self.running = running
+        self.model = model
         self._most_characters = most_characters
         self.header = (b"x-embedship-reranker", self.bundle.fingerprint.encode())
 
     @property
     def bundle(self) -> Bundle:
-        return self.running.bundle
+        return self.model.bundle
 
     async def score(
         self, pairs: Sequence[tuple[str, str]], truncate: bool = True, lane: Priority | None = None
@@ -55,7 +55,7 @@ class Reranker:
                 f"{self._most_characters} a request: shorten the query, or send fewer texts.",
                 "query",
             )
-        encoded = await self.running.forward.encode(pairs, truncate=truncate, lane=lane)
+        encoded = await self.model.inference.encode(pairs, truncate=truncate, lane=lane)
         return PairScores(encoded.vectors[:, 0], encoded)
 
     async def rerank(

@@ -1,7 +1,7 @@
 """One bundle and its index, as they are served: what a reload replaces as a whole.
 
 Opened in the order in which it can fail, beside the one that answers, and closed in the opposite order. What lives as
-long as the server is in house.py.
+long as the server is in state.py.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from embedship.version import __version__
 
 
 class AdmissionControllers(NamedTuple):
-    """The house's permits: one queue limit a model, whichever service answers."""
+    """The state's permits: one queue limit a model, whichever service answers."""
 
     embed: AdmissionController
     rerank: AdmissionController
@@ -44,15 +44,15 @@ class AdmissionControllers(NamedTuple):
 @dataclass(slots=True, eq=False)
 class ModelService:
     settings: Settings  # with the bundle and the index of this one
-    running: LoadedModel
+    model: LoadedModel
     reranker: Reranker | None
-    shelf: Collection | None
+    collection: Collection | None
     candidate: ShadowCandidate | None
-    watch: QualityMonitor
+    monitor: QualityMonitor
     pipeline: QueryPipeline
-    judge: FeedbackService
-    writes: DocumentWriter
-    rounds: BackgroundTasks
+    feedback: FeedbackService
+    writer: DocumentWriter
+    background: BackgroundTasks
     _stack: ExitStack
     inside: int = 0  # requests that it has begun to answer
     _left: asyncio.Event | None = None  # made when it is to be closed
@@ -70,7 +70,7 @@ class ModelService:
         """Choose and load the variant, prove it with the golden texts, open the index and the monitor.
 
         An encoder that is given is taken instead of one of the settings' bundle, and closed with the service. `before`
-        is what the service that answers now searches: one index that takes writes is shared by both. `watched` is its
+        is what the service that answers now searches: one index that takes writer is shared by both. `watched` is its
         monitor, whose memory is taken up.
         Raises UsageError, UnsafeError, MismatchError, MissingExtra, EngineError, GateError.
         """
@@ -80,56 +80,58 @@ class ModelService:
                 if encoder
                 else open_encoder(settings.bundle, settings.variant, Task.EMBED, settings)
             )
-            running = LoadedModel.open(opened, settings, admissions.embed, metrics.embedding, stack)
+            model = LoadedModel.open(opened, settings, admissions.embed, metrics.embedding, stack)
             reranker = _reranker(settings, admissions.rerank, metrics.reranking, stack)
-            return cls._open(settings, running, reranker, metrics, before, watched, stack)
+            return cls._open(settings, model, reranker, metrics, before, watched, stack)
 
     @classmethod
     def _open(
         cls,
         settings: Settings,
-        running: LoadedModel,
+        model: LoadedModel,
         reranker: Reranker | None,
         metrics: Metrics,
         before: Collection | None,
         watched: QualityMonitor | None,
         stack: ExitStack,
     ) -> Self:
-        encoder = running.encoder
-        shelf = _shelf(settings, encoder, before)
-        if shelf:
-            stack.callback(shelf.close)
+        encoder = model.encoder
+        collection = _collection(settings, encoder, before)
+        if collection:
+            stack.callback(collection.close)
         candidate = ShadowCandidate.open(settings)
         if candidate:
             stack.callback(candidate.close)
         comparison = candidate.comparison if candidate else None
-        watch = monitor_setup.build_monitor(settings, encoder, shelf, running.choir, comparison, reranker, watched)
-        stack.enter_context(watch)
+        monitor = monitor_setup.build_monitor(
+            settings, encoder, collection, model.canary_target, comparison, reranker, watched
+        )
+        stack.enter_context(monitor)
         if candidate:
-            candidate.start(watch.probes.probes if watch.probes else ())
-        pipeline = QueryPipeline(running.forward, shelf, watch, metrics, candidate, reranker)
-        rounds = BackgroundTasks(
-            watch,
-            [running.choir, *([reranker.running.choir] if reranker else [])],
+            candidate.start(monitor.probes.probes if monitor.probes else ())
+        pipeline = QueryPipeline(model.inference, collection, monitor, metrics, candidate, reranker)
+        background = BackgroundTasks(
+            monitor,
+            [model.canary_target, *([reranker.model.canary_target] if reranker else [])],
             pipeline,
             canary_seconds=settings.canary_interval_seconds,
             probe_seconds=settings.probe_interval_seconds,
         )
-        judge = FeedbackService(pipeline, watch.feedback)
-        live = shelf.store.writable if shelf else None
-        writes = DocumentWriter(pipeline, live, metrics, settings)
-        stack.callback(writes.close)
+        feedback = FeedbackService(pipeline, monitor.feedback)
+        live = collection.backend.writable if collection else None
+        writer = DocumentWriter(pipeline, live, metrics, settings)
+        stack.callback(writer.close)
         return cls(
             settings,
-            running,
+            model,
             reranker,
-            shelf,
+            collection,
             candidate,
-            watch,
+            monitor,
             pipeline,
-            judge,
-            writes,
-            rounds,
+            feedback,
+            writer,
+            background,
             stack.pop_all(),
         )
 
@@ -150,32 +152,32 @@ class ModelService:
 
     @property
     def encoder(self) -> Encoder:
-        return self.running.encoder
+        return self.model.encoder
 
     @property
-    def forward(self) -> InferenceClient:
-        return self.running.forward
+    def inference(self) -> InferenceClient:
+        return self.model.inference
 
     @property
     def workers(self) -> BatchExecutor:
         """Of the model that embeds."""
-        return self.running.workers
+        return self.model.workers
 
     @property
     def models(self) -> tuple[LoadedModel, ...]:
         """All that run here."""
-        return (self.running, self.reranker.running) if self.reranker else (self.running,)
+        return (self.model, self.reranker.model) if self.reranker else (self.model,)
 
     @property
     def build_info(self) -> BuildInfo:
         variant, precision = self.encoder.variant, self.encoder.engine.precision
-        reranker = self.reranker.running.bundle.fingerprint if self.reranker else ""
+        reranker = self.reranker.model.bundle.fingerprint if self.reranker else ""
         return BuildInfo(self.bundle.fingerprint, variant.name, variant.runtime, precision, __version__, reranker)
 
     @property
     def golden(self) -> GoldenCheck:
         """At start, of the worst device."""
-        return self.running.golden
+        return self.model.golden
 
     @property
     def bundle(self) -> Bundle:
@@ -201,7 +203,7 @@ def _reranker(
     return Reranker(LoadedModel.open(opened, settings, admission, counts, stack), settings.max_body_bytes)
 
 
-def _shelf(settings: Settings, encoder: Encoder, before: Collection | None) -> Collection | None:
+def _collection(settings: Settings, encoder: Encoder, before: Collection | None) -> Collection | None:
     if settings.index is None:
         return None
     probe = GoldenTexts.load(encoder.bundle).vectors[:1]

@@ -90,10 +90,10 @@ class ServerState:
         return before
 
     async def run_background_tasks(self) -> None:
-        """The rounds of the service that answers, whichever it is; until this is cancelled."""
+        """The background of the service that answers, whichever it is; until this is cancelled."""
         while True:
             self._swapped.clear()
-            running = asyncio.create_task(self.service.rounds.run())
+            running = asyncio.create_task(self.service.background.run())
             try:
                 await self._swapped.wait()
             finally:
@@ -127,11 +127,11 @@ class ServerState:
         return sum(model.workers.waiting() for model in self.service.models)
 
     def _index_size(self, of: Callable[[IndexSize], int]) -> int:
-        shelf = self.service.shelf
-        return of(shelf.store.size) if shelf else 0
+        collection = self.service.collection
+        return of(collection.backend.size) if collection else 0
 
     def _age(self, lane: Priority) -> float:
         return max(model.workers.oldest_wait_seconds(lane) for model in self.service.models)
 
     def _status(self) -> MonitorStatus:
-        return self.service.watch.report()
+        return self.service.monitor.report()

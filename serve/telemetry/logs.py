@@ -83,13 +83,13 @@ class JsonFormatter(logging.Formatter):
 
 def _asked(record: logging.LogRecord) -> list[str]:
     """The ids of the requests that a line is about: the one that is answered here, or those that its writer named."""
-    visit = current_request.get()
-    return [visit.id] if visit else getattr(record, REQUESTS, [])
+    context = current_request.get()
+    return [context.id] if context else getattr(record, REQUESTS, [])
 
 
 def _whose(record: logging.LogRecord) -> dict[str, Any]:
-    if visit := current_request.get():
-        return {"request_id": visit.id, **({"trace_id": visit.trace} if visit.trace else {})}
+    if context := current_request.get():
+        return {"request_id": context.id, **({"trace_id": context.trace} if context.trace else {})}
     return {REQUESTS: asked} if (asked := _asked(record)) else {}
 
 
@@ -104,16 +104,16 @@ def _whole(value: Any) -> Any:
     return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
 
-def log_access(visit: RequestContext, method: str, route: str, status: int, seconds: float) -> None:
+def log_access(context: RequestContext, method: str, route: str, status: int, seconds: float) -> None:
     """The line of one request that was answered: `seconds` from its first byte here to the last of its answer."""
-    phases, tokens = visit.seconds(), sum(visit.lengths)
+    phases, tokens = context.seconds(), sum(context.lengths)
     times = ", ".join(f"{phase} {1e3 * spent:.2f}" for phase, spent in phases.items())
-    message = f"{method} {route} {status}, {len(visit.lengths)} texts, {tokens} tokens, {1e3 * seconds:.2f} ms"
+    message = f"{method} {route} {status}, {len(context.lengths)} texts, {tokens} tokens, {1e3 * seconds:.2f} ms"
     fields = {
         "method": method,
         "route": route,
         "status": status,
-        "texts": len(visit.lengths),
+        "texts": len(context.lengths),
         "tokens": tokens,
         "seconds": {str(phase): round(spent, 6) for phase, spent in (("total", seconds), *phases.items())},
     }

@@ -102,16 +102,16 @@ class RequestContext:
 
 
 # Nobody's in the rounds of the monitor, and in the threads of streams.
-current_request: ContextVar[RequestContext | None] = ContextVar("visit", default=None)
+current_request: ContextVar[RequestContext | None] = ContextVar("context", default=None)
 
 
 def count_separately() -> None:
     """Count the request that is answered here as its route's `apart`."""
-    if visit := current_request.get():
-        visit.apart = True
+    if context := current_request.get():
+        context.apart = True
 
 
 def end_phase(phase: RequestPhase, at: float | None = None) -> None:
     """Visit.mark for the request that is answered here, if one is."""
-    if visit := current_request.get():
-        visit.mark(phase, at)
+    if context := current_request.get():
+        context.mark(phase, at)

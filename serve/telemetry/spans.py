@@ -49,7 +49,7 @@ class OtelTracer:
         return cls(provider)
 
     def record_request(
-        self, visit: RequestContext, scope: Mapping[str, Any], route: str, status: int, seconds: float
+        self, context: RequestContext, scope: Mapping[str, Any], route: str, status: int, seconds: float
     ) -> None:
         ended = time.time_ns()
         began = ended - int(1e9 * seconds)
@@ -57,12 +57,12 @@ class OtelTracer:
             {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         )
         method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
-        told = _span_attributes(visit, scope, method, route, status)
+        told = _span_attributes(context, scope, method, route, status)
         named = told.get("http.route", "")
         name = f"{'HTTP' if method == '_OTHER' else method} {named}".rstrip()
         span = self._tracer.start_span(name, parent, SpanKind.SERVER, told, start_time=began)
         if span.is_recording():
-            self._phases(visit, trace.set_span_in_context(span, parent), began)
+            self._phases(context, trace.set_span_in_context(span, parent), began)
         if status >= 500:
             span.set_status(Status(StatusCode.ERROR))
         span.end(ended)
@@ -73,14 +73,14 @@ class OtelTracer:
         last.start()
         last.join(CLOSE_SECONDS)
 
-    def _phases(self, visit: RequestContext, inside: Context, began: int) -> None:
-        for phase, start, end in visit.spans():
-            first, last = (began + int(1e9 * (at - visit.began)) for at in (start, end))
+    def _phases(self, context: RequestContext, inside: Context, began: int) -> None:
+        for phase, start, end in context.spans():
+            first, last = (began + int(1e9 * (at - context.began)) for at in (start, end))
             self._tracer.start_span(phase, inside, start_time=first).end(last)
 
 
 def _span_attributes(
-    visit: RequestContext, scope: Mapping[str, Any], method: str, route: str, status: int
+    context: RequestContext, scope: Mapping[str, Any], method: str, route: str, status: int
 ) -> dict[str, str | int]:
     """What is known of a request, without its texts, its keys and its client's address."""
     told: dict[str, str | int] = {
@@ -89,9 +89,9 @@ def _span_attributes(
         "url.path": scope["path"],
         "url.scheme": scope.get("scheme", "http"),
         "network.protocol.version": scope["http_version"],
-        "embedship.request_id": visit.id,
-        "embedship.texts": len(visit.lengths),
-        "embedship.tokens": sum(visit.lengths),
+        "embedship.request_id": context.id,
+        "embedship.texts": len(context.lengths),
+        "embedship.tokens": sum(context.lengths),
     }
     if route != OTHER:
         told["http.route"] = route

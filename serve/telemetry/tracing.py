@@ -21,7 +21,7 @@ class RequestTracer(Protocol):
     """Takes requests that are over, on the event loop."""
 
     def record_request(
-        self, visit: RequestContext, scope: Mapping[str, Any], route: str, status: int, seconds: float
+        self, context: RequestContext, scope: Mapping[str, Any], route: str, status: int, seconds: float
     ) -> None:
         """A request that took so many seconds has been answered just now."""
 

@@ -45,16 +45,16 @@ LOST: Mapping[str, ApiDialect] = MappingProxyType(
 _FAMILIES = (openai, tei, infinity, cohere, rerank, encode, search, documents, feedback)
 
 
-def routes(house: ServerState, service: ModelService, reload: Reloader) -> tuple[Route, ...]:
+def routes(state: ServerState, service: ModelService, reload: Reloader) -> tuple[Route, ...]:
     """Every route, and the document that describes them."""
     found = [
         *(route for family in _FAMILIES for route in family.routes(service)),
-        *health.routes(house, service),
+        *health.routes(state, service),
         *admin.routes(reload),
         *dashboard.routes(),
     ]
     about = Route("GET", "/openapi.json", "This document", lambda *_: answer(), gives=dict[str, Any], open=True)
-    document = msgspec.json.encode(openapi.document([*found, about], locked=len(house.keys) > 0))
+    document = msgspec.json.encode(openapi.document([*found, about], locked=len(state.keys) > 0))
 
     async def answer() -> Response:
         return Response(document)

@@ -71,14 +71,14 @@ class DocumentRoutes:
     async def put(self, request: schemas.DocumentsRequest, call: RequestInfo) -> Response:
         self._check(request)
         documents = [Document(each.id, each.text, each.title, each.metadata) for each in request.documents]
-        changed = await self._service.writes.apply_changes(documents, request.delete)
+        changed = await self._service.writer.apply_changes(documents, request.delete)
         done = changed.done
         reply = schemas.DocumentsReply(done.new, done.replaced, changed.unchanged, done.deleted, _truncated(changed))
         headers = common.truncation_headers(changed.encoded) if changed.encoded else ()
         return Response(common.encode(reply), headers=headers)
 
     async def get(self, _: None, call: RequestInfo) -> Response:
-        document = await self._service.pipeline.shelf.fetch(call.rest)
+        document = await self._service.pipeline.collection.fetch(call.rest)
         if document is None:
             raise DocumentNotFound(f"The index holds no document {call.rest!r}.")
         title = msgspec.UNSET if document.title is None else document.title
@@ -86,7 +86,7 @@ class DocumentRoutes:
         return Response(common.encode(reply))
 
     async def delete(self, _: None, call: RequestInfo) -> Response:
-        changed = await self._service.writes.apply_changes([], [call.rest])
+        changed = await self._service.writer.apply_changes([], [call.rest])
         return Response(common.encode(schemas.DeletedReply(changed.done.deleted)))
 
     def _check(self, request: schemas.DocumentsRequest) -> None:

@@ -16,7 +16,7 @@ def routes(service: ModelService) -> tuple[Route, ...]:
     async def feedback(request: schemas.FeedbackRequest, call: RequestInfo) -> Response:
         if request.query is not None:
             common.validate_texts(request.query, "query", service.settings)
-        judged = await service.judge.feedback(request)
+        judged = await service.feedback.feedback(request)
         recall = judged.found / judged.expected
         return Response(common.encode(schemas.FeedbackReply(judged.found, judged.expected, recall)))
 

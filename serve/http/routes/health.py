@@ -16,21 +16,21 @@ from embedship.serve.service.service import ModelService
 from embedship.serve.service.state import ServerState
 
 
-def routes(house: ServerState, service: ModelService) -> tuple[Route, ...]:
+def routes(state: ServerState, service: ModelService) -> tuple[Route, ...]:
     """Those of the server's port; /metrics only where it has no port of its own."""
-    probes = HealthRoutes(house, service)
+    probes = HealthRoutes(state, service)
     found = (
         *_asked_by_orchestrators(probes),
         Route("GET", "/info", "What runs here", probes.info, gives=schemas.Info, errors=(Unauthorised, Forbidden)),
         Route("GET", "/monitor", "What the monitor knows: diagnosis, reports, evidence", probes.monitor,
               gives=MonitorStatus, errors=(Unauthorised, Forbidden)),
     )  # fmt: skip
-    return found if house.settings.metrics_port is not None else (*found, _metrics(probes))
+    return found if state.settings.metrics_port is not None else (*found, _metrics(probes))
 
 
-def beside(house: ServerState, service: ModelService, reload: Reloader) -> tuple[Route, ...]:
+def beside(state: ServerState, service: ModelService, reload: Reloader) -> tuple[Route, ...]:
     """Those of --metrics-port."""
-    probes = HealthRoutes(house, service)
+    probes = HealthRoutes(state, service)
     return (*_asked_by_orchestrators(probes), _metrics(probes))
 
 
@@ -48,8 +48,8 @@ def _metrics(probes: HealthRoutes) -> Route:
 
 
 class HealthRoutes:
-    def __init__(self, house: ServerState, service: ModelService) -> None:
-        self._house = house
+    def __init__(self, state: ServerState, service: ModelService) -> None:
+        self._state = state
         self._service = service
 
     async def health(self, _: None, call: RequestInfo) -> Response:
@@ -57,14 +57,14 @@ class HealthRoutes:
         return Response(common.encode(schemas.Health("ok" if alive else "failed")), 200 if alive else 503)
 
     async def ready(self, _: None, call: RequestInfo) -> Response:
-        readiness = self._house.readiness
+        readiness = self._state.readiness
         return Response(common.encode(readiness), 200 if readiness.ready else 503)
 
     async def info(self, _: None, call: RequestInfo) -> Response:
         return Response(common.encode(info(self._service)))
 
     async def monitor(self, _: None, call: RequestInfo) -> Response:
-        return Response(common.encode(self._service.watch.report()))
+        return Response(common.encode(self._service.monitor.report()))
 
     async def metrics(self, _: None, call: RequestInfo) -> Response:
-        return Response(generate_latest(self._house.registry), content_type=CONTENT_TYPE_PLAIN_0_0_4.encode())
+        return Response(generate_latest(self._state.registry), content_type=CONTENT_TYPE_PLAIN_0_0_4.encode())

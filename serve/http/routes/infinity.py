@@ -77,7 +77,7 @@ class InfinityRoutes:
 
 
 def _card(model: LoadedModel, settings: Settings) -> InfinityModel:
-    waiting, inside = model.workers.waiting(), model.forward.admission.inside
+    waiting, inside = model.workers.waiting(), model.inference.admission.inside
     stats = InfinityStats(waiting / settings.queue_texts, waiting, inside, settings.batch_tokens)
     return InfinityModel(
         model.bundle.manifest.source.name,

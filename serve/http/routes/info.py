@@ -36,7 +36,7 @@ def info(service: ModelService) -> schemas.Info:
         devices=[
             schemas.DeviceInfo(each.name, each.up, each.streams, each.restarts, each.pulse.batches)
             for model in service.models
-            for each in model.fleet.devices
+            for each in model.pool.devices
         ],
         limits=schemas.Limits(
             max_texts=settings.max_texts,
@@ -47,15 +47,15 @@ def info(service: ModelService) -> schemas.Info:
             batch_tokens=settings.batch_tokens,
         ),
         golden=_golden(service.golden),
-        reranker=_reranker(service.reranker.running) if service.reranker else None,
-        index=_index(service.shelf),
+        reranker=_reranker(service.reranker.model) if service.reranker else None,
+        index=_index(service.collection),
     )
 
 
-def _index(shelf: Collection | None) -> schemas.IndexInfo | None:
-    if shelf is None:
+def _index(collection: Collection | None) -> schemas.IndexInfo | None:
+    if collection is None:
         return None
-    found, size = shelf.store.manifest, shelf.store.size
+    found, size = collection.backend.manifest, collection.backend.size
     return schemas.IndexInfo(
         size.documents, str(found.kind), found.query_prompt, size.rows, found.chunking, found.exact
     )

@@ -70,7 +70,7 @@ class OpenAI:
         common.check_dimensions(request.dimensions, self._model.dimensions)
         if (ids := _ids(request.input)) is not None:
             common.check_count(len(ids), "input", self._service.settings)
-            encoded = await self._service.forward.encode_token_ids(ids, call.lane)
+            encoded = await self._service.inference.encode_token_ids(ids, call.lane)
         else:
             value = cast("str | list[str]", request.input)
             inputs = common.validate_texts(value, "input", self._service.settings)

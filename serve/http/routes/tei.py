@@ -67,7 +67,7 @@ class TeiRoutes:
 
     async def tokenize(self, request: schemas.TokenizeRequest, call: RequestInfo) -> Response:
         inputs = common.validate_texts(request.inputs, "inputs", self._service.settings)
-        pieces = await self._service.forward.tokenize(
+        pieces = await self._service.inference.tokenize(
             inputs, request.prompt_name, request.add_special_tokens, call.lane
         )
         cut = 0
@@ -87,7 +87,9 @@ class TeiRoutes:
             raise Invalid("ids: send the ids of one text, or lists of ids; not a mixture.", "ids")
         ids = cast("list[list[int]]", request.ids if several else [request.ids])
         common.check_count(len(ids), "ids", self._service.settings)
-        return Response(common.encode(await self._service.forward.decode(ids, request.skip_special_tokens, call.lane)))
+        return Response(
+            common.encode(await self._service.inference.decode(ids, request.skip_special_tokens, call.lane))
+        )
 
     def _check(self, request: schemas.EmbedRequest) -> None:
         common.check_dimensions(request.dimensions, self._model.dimensions)

@@ -32,7 +32,7 @@ def test_what_is_small_counts_prompts_and_special_tokens(
     fresh: Callable[..., Any], texts: list[str], prompt: str, small: bool
 ) -> None:
     api = fresh(max_texts=1_024, queue_texts=4_096)
-    forward, on_the_loop = api.service.forward, []
+    forward, on_the_loop = api.service.inference, []
     tokenizer = forward.tokenizer
 
     class Noting:

@@ -198,7 +198,7 @@ def test_probes_and_info(api: Any) -> None:
 def test_a_draining_server_answers_but_is_not_ready(fresh: Callable[..., Any]) -> None:
     api = fresh()
     assert api.metric("embedship_ready") == 1
-    api.house.drain.begin(quiet_seconds=1.0)
+    api.state.drain.begin(quiet_seconds=1.0)
     assert api.ask("GET", "/ready").status_code == 503
     assert api.metric("embedship_ready") == 0
     answer = api.post("/embed", {"inputs": "a"})
@@ -222,7 +222,7 @@ def test_dead_streams_are_unhealthy(fresh: Callable[..., Any]) -> None:
 
 def test_a_full_queue_is_429_in_both_shapes(fresh: Callable[..., Any]) -> None:
     api = fresh(queue_texts=8, max_texts=4)
-    with api.house.admissions.embed.acquire(8, Priority.INTERACTIVE):
+    with api.state.admissions.embed.acquire(8, Priority.INTERACTIVE):
         for path, body in (("/v1/embeddings", {"input": "a"}), ("/embed", {"inputs": "a"})):
             answer = api.post(path, body)
             assert answer.status_code == 429
@@ -235,7 +235,7 @@ def test_an_internal_error_is_a_sentence_a_count_and_a_line_in_the_log(
     fresh: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     api = fresh()
-    api.service.forward.close()  # its threads refuse work from now on: a bug nobody foresaw
+    api.service.inference.close()  # its threads refuse work from now on: a bug nobody foresaw
     answer = api.post("/v1/embeddings", {"input": LONG})
     assert answer.status_code == 500
     assert answer.json()["error"]["type"] == "server_error"
@@ -347,6 +347,6 @@ def test_a_reference_of_this_model_is_taken(altered: Path) -> None:
     bundle = Bundle.open(altered)
     reference = DriftReference.fit(GoldenTexts.load(bundle).vectors, bundle.fingerprint)
     reference.save(altered / REFERENCE)
-    with ServerState.open(Settings(bundle=altered)) as house:
-        seen = house.registry.get_sample_value("embedship_drift_reference_queries")
+    with ServerState.open(Settings(bundle=altered)) as state:
+        seen = state.registry.get_sample_value("embedship_drift_reference_queries")
         assert seen == len(reference.vectors) > 20

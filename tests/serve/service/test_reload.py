@@ -136,8 +136,8 @@ def test_reloads_under_load_lose_no_request_and_mix_none(bundle: Path, other: Pa
 
 @contextmanager
 def housed(settings: Settings) -> Iterator[Asked]:
-    with ServerState.open(settings) as house:
-        yield Asked(house)
+    with ServerState.open(settings) as state:
+        yield Asked(state)
 
 
 def within(work: Callable[[httpx.AsyncClient], Awaitable[None]], asked: Asked) -> None:
@@ -224,12 +224,12 @@ def test_routes_of_the_new_service_are_made_before_it_answers(settings: Settings
     """And not on the event loop, inside the first request to it."""
     made: list[tuple[ModelService, ModelService, bool]] = []
 
-    def offered(house: ServerState, service: ModelService, reload: Reloader) -> tuple[Route, ...]:
-        made.append((service, house.service, threading.current_thread() is threading.main_thread()))
-        return routes(house, service, reload)
+    def offered(state: ServerState, service: ModelService, reload: Reloader) -> tuple[Route, ...]:
+        made.append((service, state.service, threading.current_thread() is threading.main_thread()))
+        return routes(state, service, reload)
 
     with housed(replace(settings, admin_key_file=keys)) as asked:
-        before, app = asked.service, App(asked.house, offer=offered)
+        before, app = asked.service, App(asked.state, offer=offered)
 
         async def go(_: httpx.AsyncClient) -> None:
             transport = httpx.ASGITransport(app=app)
@@ -283,7 +283,7 @@ def test_the_monitor_goes_on_over_a_reload(settings: Settings, keys: Path, index
 
         async def go(client: httpx.AsyncClient) -> None:
             assert (await client.post("/search", json={"query": ["one", "two"]})).status_code == 200
-            assert asked.service.watch.observer.flush(SECONDS)
+            assert asked.service.monitor.observer.flush(SECONDS)
             assert (await client.post("/admin/reload", json={}, headers=HEADERS)).status_code == 200
 
         within(go, asked)

@@ -39,11 +39,11 @@ PHASES = ["read", "tokenise", "queue", "inference", "serialise"]
 class Seen(Asked):
     """A service whose spans are kept in memory."""
 
-    def __init__(self, house: Any) -> None:
+    def __init__(self, state: Any) -> None:
         self.kept = InMemorySpanExporter()
         provider = TracerProvider(shutdown_on_exit=False)
         provider.add_span_processor(SimpleSpanProcessor(self.kept))
-        super().__init__(house, OtelTracer(provider))
+        super().__init__(state, OtelTracer(provider))
 
     def spans(self) -> tuple[ReadableSpan, list[ReadableSpan]]:
         """The server's span, and those inside it."""
@@ -53,7 +53,7 @@ class Seen(Asked):
 
 @pytest.fixture
 def seen(api: Asked) -> Seen:
-    return Seen(api.house)
+    return Seen(api.state)
 
 
 def test_a_request_is_a_span_of_the_clients_trace_and_its_phases_are_inside(seen: Seen) -> None:
@@ -235,7 +235,7 @@ def test_what_cannot_be_sent_is_bounded(api: Asked, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "32")
     monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "16")
     spans = OtelTracer.open()
-    asked = Asked(api.house, spans)
+    asked = Asked(api.state, spans)
     try:
         for _ in range(50):  # of six spans each
             asked.post("/embed", {"inputs": "a"})

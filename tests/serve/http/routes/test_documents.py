@@ -86,7 +86,7 @@ def test_a_document_is_found_once_it_is_acknowledged(asked: Any, passages: list[
 def test_its_vector_is_that_of_a_document(shared: Any) -> None:
     seen = shared.metric("embedship_monitor_queries_total")
     put(shared, [GOUT])
-    with shared.service.shelf.store.folder.moment() as now:
+    with shared.service.collection.backend.folder.moment() as now:
         row = now.documents.rows(["gout"])["gout"]
         (score,) = now.index.search(shared.service.encoder.encode([GOUT["text"]]), 1).scores[0]
         assert now.index.search(shared.service.encoder.encode([GOUT["text"]]), 1).rows[0, 0] == row
@@ -208,13 +208,13 @@ def test_without_an_index_a_change_is_refused_as_such_whatever_python_strips(
 
 
 def test_writable_without_an_index_is_refused(bundle: Path) -> None:
-    with pytest.raises(UsageError, match="needs an index to write to: give --index"):
+    with pytest.raises(UsageError, match="needs an index: give --index"):
         Settings(bundle=bundle, writable=True)
 
 
 def test_what_changed_meanwhile_is_no_miss(asked: Any, passages: list[dict[str, Any]]) -> None:
     """The exact search that judges an answer looks at what the answer was given of."""
-    observer = asked.service.watch.observer
+    observer = asked.service.monitor.observer
     with observer._work:  # the monitor's thread waits
         asked.post("/search", {"query": [passage["text"] for passage in passages[:20]]})
         put(
@@ -230,7 +230,7 @@ def test_what_changed_meanwhile_is_no_miss(asked: Any, passages: list[dict[str, 
 def test_an_answer_is_judged_by_ids_whatever_was_written_since(asked: Any, passages: list[dict[str, Any]]) -> None:
     answer = asked.post("/search", {"query": passages[3]["text"]})
     put(asked, [{"id": passages[3]["id"], "text": "something else"}], [passages[5]["id"]])
-    asked.service.shelf.store.folder.compact()
+    asked.service.collection.backend.folder.compact()
     judged = asked.post("/feedback", {"request_id": answer.headers["x-request-id"], "relevant": [passages[3]["id"]]})
     assert judged.json() == {"found": 1, "expected": 1, "recall": 1.0}
 
@@ -248,7 +248,7 @@ def test_a_reload_takes_the_changes_over(asked: Any, index: Path) -> None:
 
 def test_enough_changes_are_compacted_beside_the_searches(fresh: Callable[..., Any], index: Path, keys: Any) -> None:
     asked = fresh(index=index, writable=True, max_texts=64, **keys)
-    asked.service.writes._compaction._least = 100
+    asked.service.writer._compaction._least = 100
     for start in range(0, 150, 50):
         put(asked, [{"id": f"new-{n}", "text": f"number {n}"} for n in range(start, start + 50)])
     end = time.monotonic() + 30
@@ -262,7 +262,7 @@ def test_enough_changes_are_compacted_beside_the_searches(fresh: Callable[..., A
 
 @pytest.mark.parametrize(("full", "status"), [(True, 507), (False, 503)])
 def test_a_disk_that_refuses_is_said_and_reading_goes_on(shared: Any, full: bool, status: int) -> None:
-    live = shared.service.writes._index
+    live = shared.service.writer._index
 
     class Refuses:
         manifest, differing = live.manifest, live.changed_documents
@@ -270,7 +270,7 @@ def test_a_disk_that_refuses_is_said_and_reading_goes_on(shared: Any, full: bool
         def write(self, changes: Any) -> Any:
             raise WriteRefused("nothing was written, the disk is full: make room, and send it again", full)
 
-    shared.service.writes._index = Refuses()
+    shared.service.writer._index = Refuses()
     asthma = {"id": f"asthma-{status}", "text": "Asthma narrows the airways."}
     answer = put(shared, [asthma])
     assert answer.status_code == status
@@ -279,7 +279,7 @@ def test_a_disk_that_refuses_is_said_and_reading_goes_on(shared: Any, full: bool
     reason = "disk_full" if full else "not_stored"
     assert shared.metric("embedship_failures_total", reason=reason) == 1
     assert len(ids(shared, "gout")) == 10
-    shared.service.writes._index = live
+    shared.service.writer._index = live
     assert put(shared, [asthma]).status_code == 200
 
 
@@ -287,10 +287,10 @@ class Blocks:
     """An index whose writes and reads wait until they may go on, and note how many requests the drain counts."""
 
     def __init__(self, asked: Any) -> None:
-        self.manifest = asked.service.writes._index.manifest
+        self.manifest = asked.service.writer._index.manifest
         self.begun, self.proceed = Event(), Event()
         self.inside = 0
-        self._drain = asked.house.drain
+        self._drain = asked.state.drain
 
     def write(self, changes: Any) -> Any:
         return self._wait()
@@ -308,7 +308,7 @@ class Blocks:
 
 @pytest.fixture
 def blocks(asked: Any) -> Iterator[Blocks]:
-    made, writes, shelf = Blocks(asked), asked.service.writes, asked.service.shelf
+    made, writes, shelf = Blocks(asked), asked.service.writer, asked.service.collection
     index, store = writes._index, shelf.store
     writes._index = shelf.store = made
     try:
@@ -320,13 +320,13 @@ def blocks(asked: Any) -> Iterator[Blocks]:
 
 @pytest.mark.parametrize("method", ["DELETE", "GET"])
 def test_what_takes_no_body_has_a_deadline_and_keeps_a_draining_server(asked: Any, blocks: Blocks, method: str) -> None:
-    asked.house.drain.begin(quiet_seconds=0.0)
+    asked.state.drain.begin(quiet_seconds=0.0)
     answer = asked.ask(method, "/documents/gout", headers={**KEY, "x-request-timeout-ms": "50"})
     assert answer.status_code == 504
     assert "No answer within 0.05 s" in answer.json()["error"]
     assert asked.metric("embedship_rejections_total", reason="expired") == 1
     assert blocks.begun.wait(30)
-    assert (blocks.inside, asked.house.drain.inside) == (1, 0)
+    assert (blocks.inside, asked.state.drain.inside) == (1, 0)
     assert asked.ask(method, "/documents/gout", headers={**KEY, "x-request-timeout-ms": "soon"}).status_code == 422
 
 
@@ -354,4 +354,4 @@ def test_who_asks_without_a_body_may_leave(asked: Any, blocks: Blocks, method: s
 
     asyncio.run(go())
     assert sent[0]["status"] == 499
-    assert asked.house.drain.inside == 0
+    assert asked.state.drain.inside == 0

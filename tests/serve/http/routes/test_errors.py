@@ -61,7 +61,7 @@ def test_too_many_texts(api: Any, path: str, field: str, more: Any, family: ApiD
 
 def test_overloaded_and_unauthorised(fresh: Callable[..., Any], guarded: Path) -> None:
     api = fresh(queue_texts=8, max_texts=4, api_key_file=guarded)
-    with api.service.forward.admission.acquire(8, Priority.INTERACTIVE):
+    with api.service.inference.admission.acquire(8, Priority.INTERACTIVE):
         for path, field, more, family, _ in FAMILIES:
             body = {field: ["a"], **more}
             full = api.ask("POST", path, json=body, headers={"Authorization": f"Bearer {KEY}"})
@@ -89,12 +89,12 @@ def test_a_lost_request_is_told_so_by_its_neighbours(api: Any, path: str, family
 
 
 def test_the_shape_of_an_error_does_not_depend_on_the_order_of_the_routes(fresh: Callable[..., Any]) -> None:
-    house = fresh().house
+    state = fresh().state
 
     def reversed_routes(*given: Any) -> tuple[Route, ...]:
         return routes(*given)[::-1]
 
-    face = App(house, offer=reversed_routes)._current_route_table()
+    table = App(state, offer=reversed_routes)._current_route_table()
     for path, family in (
         ("/v1/x", ApiDialect.OPENAI),
         ("/v2/x", ApiDialect.COHERE),
@@ -103,7 +103,7 @@ def test_the_shape_of_an_error_does_not_depend_on_the_order_of_the_routes(fresh:
         ("/admin/x", ApiDialect.FLAT),
         ("/x", ApiDialect.FLAT),
     ):
-        assert face.family("GET", path) is family
+        assert table.family("GET", path) is family
 
 
 def test_a_lane_that_is_none(api: Any) -> None:
