@@ -1,7 +1,7 @@
-"""One bundle and its index, as they are served: what a reload replaces as a whole.
+"""Model service: one bundle with its index, monitor and background tasks. A reload replaces it as a whole.
 
-Opened in the order in which it can fail, beside the one that answers, and closed in the opposite order. What lives as
-long as the server is in state.py.
+Its parts are opened in a fixed order, and closed in the opposite order. During a reload the old and the new service are
+open at the same time. Objects that live as long as the server are in state.py.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from embedship.version import __version__
 
 
 class AdmissionControllers(NamedTuple):
-    """The state's permits: one queue limit a model, whichever service answers."""
+    """One queue limit per model, shared by the old and the new service during a reload."""
 
     embed: AdmissionController
     rerank: AdmissionController
@@ -43,7 +43,9 @@ class AdmissionControllers(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class ModelService:
-    settings: Settings  # with the bundle and the index of this one
+    """Everything that is needed to answer requests with one bundle and one index."""
+
+    settings: Settings  # with the bundle and index of this service
     model: LoadedModel
     reranker: Reranker | None
     collection: Collection | None
@@ -54,8 +56,8 @@ class ModelService:
     writer: DocumentWriter
     background: BackgroundTasks
     _stack: ExitStack
-    inside: int = 0  # requests that it has begun to answer
-    _left: asyncio.Event | None = None  # made when it is to be closed
+    inside: int = 0  # number of running requests
+    _idle: asyncio.Event | None = None  # created when the service is to be closed
 
     @classmethod
     def open(
@@ -65,16 +67,17 @@ class ModelService:
         metrics: Metrics,
         encoder: Encoder | None = None,
         before: Collection | None = None,
-        watched: QualityMonitor | None = None,
+        before_monitor: QualityMonitor | None = None,
     ) -> Self:
-        """Choose and load the variant, prove it with the golden texts, open the index and the monitor.
+        """Choose and load the variant, verify it with the golden texts, and open the index and the monitor.
 
-        An encoder that is given is taken instead of one of the settings' bundle, and closed with the service. `before`
-        is what the service that answers now searches: one index that takes writer is shared by both. `watched` is its
-        monitor, whose memory is taken up.
+        `encoder`, if given, is used instead of the one of the settings' bundle, and is closed with the service. In a
+        reload, `before` and `before_monitor` are the collection and the monitor of the current service: a writable
+        index is shared with it, and the state of its monitor is taken over.
+
         Raises UsageError, UnsafeError, MismatchError, MissingExtra, EngineError, GateError.
         """
-        with ExitStack() as stack:  # a failure half way closes what was opened; success keeps it
+        with ExitStack() as stack:  # a failure closes everything that was opened
             opened = (
                 OpenedEncoder(encoder, None)
                 if encoder
@@ -82,7 +85,7 @@ class ModelService:
             )
             model = LoadedModel.open(opened, settings, admissions.embed, metrics.embedding, stack)
             reranker = _reranker(settings, admissions.rerank, metrics.reranking, stack)
-            return cls._open(settings, model, reranker, metrics, before, watched, stack)
+            return cls._open(settings, model, reranker, metrics, before, before_monitor, stack)
 
     @classmethod
     def _open(
@@ -92,7 +95,7 @@ class ModelService:
         reranker: Reranker | None,
         metrics: Metrics,
         before: Collection | None,
-        watched: QualityMonitor | None,
+        before_monitor: QualityMonitor | None,
         stack: ExitStack,
     ) -> Self:
         encoder = model.encoder
@@ -104,7 +107,7 @@ class ModelService:
             stack.callback(candidate.close)
         comparison = candidate.comparison if candidate else None
         monitor = monitor_setup.build_monitor(
-            settings, encoder, collection, model.canary_target, comparison, reranker, watched
+            settings, encoder, collection, model.canary_target, comparison, reranker, before_monitor
         )
         stack.enter_context(monitor)
         if candidate:
@@ -118,8 +121,8 @@ class ModelService:
             probe_seconds=settings.probe_interval_seconds,
         )
         feedback = FeedbackService(pipeline, monitor.feedback)
-        live = collection.backend.writable if collection else None
-        writer = DocumentWriter(pipeline, live, metrics, settings)
+        writable = collection.backend.writable if collection else None
+        writer = DocumentWriter(pipeline, writable, metrics, settings)
         stack.callback(writer.close)
         return cls(
             settings,
@@ -136,19 +139,20 @@ class ModelService:
         )
 
     def request_started(self) -> None:
-        """A request is answered by this one, from here to `request_finished`; both are called on the event loop."""
+        """Count a request that this service answers, until `request_finished`. Both are called on the event loop."""
         self.inside += 1
 
     def request_finished(self) -> None:
+        """Count the end of a request."""
         self.inside -= 1
-        if self._left and not self.inside:
-            self._left.set()
+        if self._idle and not self.inside:
+            self._idle.set()
 
     async def wait_until_idle(self) -> None:
-        """Wait until the last request has left; none may enter any more."""
-        self._left = asyncio.Event()
+        """Wait until the last request has finished. No new request may start on this service."""
+        self._idle = asyncio.Event()
         if self.inside:
-            await self._left.wait()
+            await self._idle.wait()
 
     @property
     def encoder(self) -> Encoder:
@@ -160,23 +164,24 @@ class ModelService:
 
     @property
     def workers(self) -> BatchExecutor:
-        """Of the model that embeds."""
+        """Executor of the embedding model."""
         return self.model.workers
 
     @property
     def models(self) -> tuple[LoadedModel, ...]:
-        """All that run here."""
+        """The embedding model and, if there is one, the re-ranker."""
         return (self.model, self.reranker.model) if self.reranker else (self.model,)
 
     @property
     def build_info(self) -> BuildInfo:
+        """Labels of embedship_info."""
         variant, precision = self.encoder.variant, self.encoder.engine.precision
         reranker = self.reranker.model.bundle.fingerprint if self.reranker else ""
         return BuildInfo(self.bundle.fingerprint, variant.name, variant.runtime, precision, __version__, reranker)
 
     @property
     def golden(self) -> GoldenCheck:
-        """At start, of the worst device."""
+        """Golden check of the embedding model at startup, of the worst device."""
         return self.model.golden
 
     @property
@@ -198,7 +203,7 @@ def _reranker(
 ) -> Reranker | None:
     if settings.reranker is None:
         return None
-    assert counts is not None, "whoever has a re-ranker counts its pairs"
+    assert counts is not None, "metrics for pairs exist if there is a re-ranker"
     opened = open_encoder(settings.reranker, None, Task.RERANK, settings)
     return Reranker(LoadedModel.open(opened, settings, admission, counts, stack), settings.max_body_bytes)
 

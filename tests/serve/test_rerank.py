@@ -161,14 +161,14 @@ WRONG = [
     ({"query": "a"}, 422, "either `texts`, or `documents`"),
     ({"query": "a", "texts": ["b"], "documents": ["b"]}, 422, "either `texts`, or `documents`"),
     ({"query": "a", "texts": []}, 422, "the list is empty"),
-    ({"query": "a", "texts": ["b"], "top_n": 1}, 422, "top_n: it goes with the other dialect"),
-    ({"query": "a", "documents": ["b"], "truncate": False}, 422, "truncate: it goes with the other dialect"),
+    ({"query": "a", "texts": ["b"], "top_n": 1}, 422, "top_n: this option cannot be combined with"),
+    ({"query": "a", "documents": ["b"], "truncate": False}, 422, "truncate: this option cannot be combined with"),
     ({"query": "a", "texts": ["b"], "truncation_direction": "Left"}, 422, "cuts on the right only"),
     ({"query": "a", "texts": ["b"], "raw": True}, 422, "raw"),
     ({"query": "a", "texts": ["b"] * 65}, 413, "65 texts"),
     ({"query": "a" * 10_001, "texts": ["b"]}, 413, "10001 characters"),
     ({"query": "a", "texts": ["word " * 300], "truncate": False}, 413, "Pair 0 has"),
-    ({"query": "a" * 9_999, "texts": ["b"] * 11}, 413, "11 pairs with it have 110000 characters"),
+    ({"query": "a" * 9_999, "texts": ["b"] * 11}, 413, "11 pairs with this query have 110000 characters"),
 ]
 
 

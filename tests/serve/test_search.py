@@ -14,6 +14,7 @@ from embedship.errors import UnsafeError
 from embedship.serve import schemas
 from embedship.serve.index import IndexKind
 from embedship.serve.indexing.build import IndexOptions, build
+from embedship.serve.search.backend import DEFAULT_SEARCH_PARAMS
 from embedship.serve.service.state import ServerState
 from embedship.serve.settings import Settings
 
@@ -69,11 +70,14 @@ def test_recall_at_ten_is_known_of_clients_that_ask_for_three(found: Any) -> Non
 
 
 def test_scores_are_cosines_for_a_model_that_does_not_normalise(found: Any, passages: list[dict[str, Any]]) -> None:
-    shelf = found.service.collection
+    collection = found.service.collection
     unit = found.service.encoder.encode([passages[3]["text"]])
-    expected, long = shelf.search_sync(unit, 10), shelf.search_sync(unit * 6.5, 10)
+    expected, long = (
+        collection.backend.find(unit, 10, DEFAULT_SEARCH_PARAMS),
+        collection.backend.find(unit * 6.5, 10, DEFAULT_SEARCH_PARAMS),
+    )
     assert long.hits[0][0].score == pytest.approx(1, abs=2e-3)
-    assert long.rows.tolist() == expected.rows.tolist() == shelf.exact(unit * 6.5, 10).tolist()
+    assert long.rows.tolist() == expected.rows.tolist() == collection.backend.exact(unit * 6.5, 10).tolist()
 
 
 def test_the_hits_of_one_answer_are_bounded(found: Any) -> None:
@@ -161,7 +165,7 @@ def test_a_hybrid_answer_can_be_judged(found: Any, passages: list[dict[str, Any]
         ({"effort": {"oversample": 201}}, "effort.oversample: Expected `int` <= 200"),
         ({"effort": {"nprobe": 1}}, "effort nprobe: this index has no such knob"),
         ({"effort": {"ef": 1}}, "effort: Object contains unknown field `ef`"),
-        ({"effort": {"oversample": 20}, "mode": "keyword"}, "effort: a keyword search has nothing to turn"),
+        ({"effort": {"oversample": 20}, "mode": "keyword"}, "effort: a keyword search has no such parameter"),
     ],
 )
 def test_an_effort_that_would_change_nothing_is_refused(found: Any, body: dict[str, Any], sentence: str) -> None:

@@ -1,6 +1,6 @@
-"""The routes, one module a family: what each does with a request that has the right shape.
+"""Routes of the server: each module defines the routes of one API, and handles their decoded requests.
 
-A new family is a module here with `routes(service)`, and a line below.
+To add an API, add a module with a function `routes(service)`, and list the module in _FAMILIES.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import msgspec
 
 from embedship.serve.errors import ApiDialect
 from embedship.serve.http import openapi
-from embedship.serve.http.messages import Response, Route
+from embedship.serve.http.messages import RequestInfo, Response, Route
 from embedship.serve.http.routes import (
     admin,
     cohere,
@@ -32,8 +32,8 @@ from embedship.serve.service.reload import Reloader
 from embedship.serve.service.service import ModelService
 from embedship.serve.service.state import ServerState
 
-# Whose shape an error takes at a path that does not exist, by the path's first part; elsewhere Family.FLAT.
-LOST: Mapping[str, ApiDialect] = MappingProxyType(
+# Error dialect of paths that do not exist, by the first part of the path; ApiDialect.FLAT for all others.
+UNKNOWN_PATH_DIALECTS: Mapping[str, ApiDialect] = MappingProxyType(
     {
         "/v1": ApiDialect.OPENAI,
         "/v2": ApiDialect.COHERE,
@@ -46,17 +46,17 @@ _FAMILIES = (openai, tei, infinity, cohere, rerank, encode, search, documents, f
 
 
 def routes(state: ServerState, service: ModelService, reload: Reloader) -> tuple[Route, ...]:
-    """Every route, and the document that describes them."""
-    found = [
+    """Return every route, including the one of the OpenAPI document that describes them."""
+    documented = [
         *(route for family in _FAMILIES for route in family.routes(service)),
         *health.routes(state, service),
         *admin.routes(reload),
         *dashboard.routes(),
     ]
-    about = Route("GET", "/openapi.json", "This document", lambda *_: answer(), gives=dict[str, Any], open=True)
-    document = msgspec.json.encode(openapi.document([*found, about], locked=len(state.keys) > 0))
 
-    async def answer() -> Response:
+    async def respond(_: None, call: RequestInfo) -> Response:
         return Response(document)
 
-    return (*found, about)
+    schema = Route("GET", "/openapi.json", "The OpenAPI document", respond, response_type=dict[str, Any], public=True)
+    document = msgspec.json.encode(openapi.document([*documented, schema], locked=len(state.keys) > 0))
+    return (*documented, schema)

@@ -1,4 +1,4 @@
-"""What orchestrators, scrapers and people ask of a running server. None of it runs the model."""
+"""Routes for orchestrators, monitoring systems and people. None of them runs the model."""
 
 from __future__ import annotations
 
@@ -17,34 +17,35 @@ from embedship.serve.service.state import ServerState
 
 
 def routes(state: ServerState, service: ModelService) -> tuple[Route, ...]:
-    """Those of the server's port; /metrics only where it has no port of its own."""
-    probes = HealthRoutes(state, service)
-    found = (
-        *_asked_by_orchestrators(probes),
-        Route("GET", "/info", "What runs here", probes.info, gives=schemas.Info, errors=(Unauthorised, Forbidden)),
-        Route("GET", "/monitor", "What the monitor knows: diagnosis, reports, evidence", probes.monitor,
-              gives=MonitorStatus, errors=(Unauthorised, Forbidden)),
+    """Return the routes of the main port; /metrics only if it has no port of its own."""
+    handlers = HealthRoutes(state, service)
+    main = (
+        *_health_checks(handlers),
+        Route("GET", "/info", "The running model and its limits", handlers.info, response_type=schemas.Info,
+              errors=(Unauthorised, Forbidden)),
+        Route("GET", "/monitor", "State of the monitor: diagnosis, reports, evidence", handlers.monitor,
+              response_type=MonitorStatus, errors=(Unauthorised, Forbidden)),
     )  # fmt: skip
-    return found if state.settings.metrics_port is not None else (*found, _metrics(probes))
+    return main if state.settings.metrics_port is not None else (*main, _metrics(handlers))
 
 
-def beside(state: ServerState, service: ModelService, reload: Reloader) -> tuple[Route, ...]:
-    """Those of --metrics-port."""
-    probes = HealthRoutes(state, service)
-    return (*_asked_by_orchestrators(probes), _metrics(probes))
+def metrics_routes(state: ServerState, service: ModelService, reload: Reloader) -> tuple[Route, ...]:
+    """Return the routes of --metrics-port."""
+    handlers = HealthRoutes(state, service)
+    return (*_health_checks(handlers), _metrics(handlers))
 
 
-def _asked_by_orchestrators(probes: HealthRoutes) -> tuple[Route, ...]:
+def _health_checks(handlers: HealthRoutes) -> tuple[Route, ...]:
     return (
-        Route("GET", "/health", "Whether the process can work: restart it if not", probes.health,
-              gives=schemas.Health, unready=True, open=True),
-        Route("GET", "/ready", "Whether to send requests here", probes.ready, gives=schemas.Readiness, unready=True,
-              open=True),
+        Route("GET", "/health", "Whether the process works; if not, restart it", handlers.health,
+              response_type=schemas.Health, unready=True, public=True),
+        Route("GET", "/ready", "Whether the server accepts requests", handlers.ready,
+              response_type=schemas.Readiness, unready=True, public=True),
     )  # fmt: skip
 
 
-def _metrics(probes: HealthRoutes) -> Route:
-    return Route("GET", "/metrics", "Prometheus metrics", probes.metrics, open=True)
+def _metrics(handlers: HealthRoutes) -> Route:
+    return Route("GET", "/metrics", "Prometheus metrics", handlers.metrics, public=True)
 
 
 class HealthRoutes:

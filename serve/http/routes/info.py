@@ -1,4 +1,4 @@
-"""GET /info: a service as its clients see it."""
+"""GET /info: the running model, its devices and limits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from embedship.version import __version__
 
 
 def info(service: ModelService) -> schemas.Info:
-    """What GET /info answers."""
+    """Return the response of GET /info."""
     model, settings = service.bundle.manifest.pipeline, service.settings
     return schemas.Info(
         version=__version__,
@@ -55,18 +55,18 @@ def info(service: ModelService) -> schemas.Info:
 def _index(collection: Collection | None) -> schemas.IndexInfo | None:
     if collection is None:
         return None
-    found, size = collection.backend.manifest, collection.backend.size
+    manifest, size = collection.backend.manifest, collection.backend.size
     return schemas.IndexInfo(
-        size.documents, str(found.kind), found.query_prompt, size.rows, found.chunking, found.exact
+        size.documents, str(manifest.kind), manifest.query_prompt, size.rows, manifest.chunking, manifest.exact
     )
 
 
-def _golden(found: GoldenCheck) -> schemas.GoldenReport:
-    return schemas.GoldenReport(found.texts, found.minimum, found.mean)
+def _golden(check: GoldenCheck) -> schemas.GoldenReport:
+    return schemas.GoldenReport(check.texts, check.minimum, check.mean)
 
 
-def _reranker(running: LoadedModel) -> schemas.RerankerInfo:
-    encoder, manifest = running.encoder, running.bundle.manifest
+def _reranker(model: LoadedModel) -> schemas.RerankerInfo:
+    encoder, manifest = model.encoder, model.bundle.manifest
     return schemas.RerankerInfo(
         manifest.fingerprint,
         manifest.source.name,
@@ -74,5 +74,5 @@ def _reranker(running: LoadedModel) -> schemas.RerankerInfo:
         encoder.variant.runtime,
         encoder.engine.precision,
         manifest.pipeline.max_tokens,
-        _golden(running.golden),
+        _golden(model.golden),
     )

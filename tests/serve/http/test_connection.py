@@ -198,7 +198,7 @@ def test_a_head_that_is_too_large_is_refused_with_431(head: bytes) -> None:
         client = bed.connect(head)
         told = received(client)
         assert told.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
-        assert b"/embed The head of the request has more than 1024 bytes or 16 fields" in told
+        assert b"/embed The request has more than 1024 bytes of headers, or more than 16 headers" in told
         assert bed.inside.empty()
         assert b"200 OK" in answer(bed.connect(GET % b"/"))
 

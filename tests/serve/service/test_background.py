@@ -280,7 +280,7 @@ def test_the_schedule_runs_beside_requests_until_it_is_cancelled(watching: Setti
 
 def test_canaries_are_few_short_and_of_every_length(bundle: Path) -> None:
     with Encoder.open(bundle) as encoder:
-        golden, texts = GoldenTexts.load(encoder.bundle), CanaryTexts.of(encoder)
+        golden, texts = GoldenTexts.load(encoder.bundle), CanaryTexts.from_encoder(encoder)
     lengths = [tokens.lengths[0] for tokens in texts.tokens]
     assert 5 <= len(lengths) <= CANARIES
     assert lengths == sorted(lengths)
@@ -318,7 +318,7 @@ def test_probes_beside_the_index_are_taken_and_need_one(
 
 def test_a_state_folder_that_cannot_be_made_is_a_usage_error(watching: Settings, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match=r"--state-dir .* cannot be made"):
+    with pytest.raises(UsageError, match=r"--state-dir .* cannot be created"):
         ServerState.open(replace(watching, state_dir=tmp_path / "file"))
 
 

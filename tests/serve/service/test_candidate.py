@@ -129,7 +129,7 @@ def shelf(bundle: Path, index_folder: Path) -> Any:
 
 
 def ten(shelf: Collection, encoder: Encoder) -> SearchResults:
-    return shelf.search_sync(encoder.encode(["open a file"]), 10)
+    return shelf.backend.find(encoder.encode(["open a file"]), 10, DEFAULT_SEARCH_PARAMS)
 
 
 def test_a_busy_candidate_is_not_waited_for(shelf: tuple[Encoder, Collection]) -> None:

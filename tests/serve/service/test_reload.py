@@ -229,7 +229,7 @@ def test_routes_of_the_new_service_are_made_before_it_answers(settings: Settings
         return routes(state, service, reload)
 
     with housed(replace(settings, admin_key_file=keys)) as asked:
-        before, app = asked.service, App(asked.state, offer=offered)
+        before, app = asked.service, App(asked.state, make_routes=offered)
 
         async def go(_: httpx.AsyncClient) -> None:
             transport = httpx.ASGITransport(app=app)
@@ -303,10 +303,10 @@ def test_an_api_key_is_no_admin_key(fresh: Callable[..., Any], keys: Path, tmp_p
     api = fresh(admin_key_file=keys, api_key_file=callers)
     answer = api.ask("POST", "/admin/reload", json={}, headers={"authorization": "Bearer a-key-of-some-caller"})
     assert answer.status_code == 403, "it is a key of this server, and may not do this"
-    assert answer.json()["error"] == "This key may not do that: POST /admin/reload asks for an admin key."
+    assert answer.json()["error"] == "This key does not permit the request: POST /admin/reload requires an admin key."
     stranger = api.ask("POST", "/admin/reload", json={}, headers={"authorization": "Bearer a-key-of-nobody-here"})
     assert (stranger.status_code, stranger.headers["www-authenticate"]) == (401, "Bearer")
     assert "not one of this server's" in stranger.json()["error"]
     search = api.ask("POST", "/embed", json={"inputs": "a"}, headers=HEADERS)
     assert search.status_code == 401
-    assert "This key may write or administer, and POST /embed asks for an API key" in search.json()["error"]
+    assert "This is a write key or an admin key, but POST /embed requires an API key" in search.json()["error"]

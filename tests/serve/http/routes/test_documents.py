@@ -138,15 +138,15 @@ def test_an_id_with_a_slash_and_more(shared: Any) -> None:
 @pytest.mark.parametrize(
     ("body", "status", "sentence"),
     [
-        ({}, 422, "give at least one, or ids in `delete`"),
+        ({}, 422, "give at least one document, or ids in `delete`"),
         ({"documents": [{"id": "a", "text": " "}]}, 422, r"documents[0].text: it is empty"),
         ({"documents": [{"id": "", "text": "x"}]}, 422, "length >= 1"),
         ({"documents": [{"id": "a\0b", "text": "x"}]}, 422, "documents[0].id holds a NUL"),
-        ({"documents": [GOUT, GOUT]}, 422, "documents[1]: the id 'gout' is that of documents[0] already"),
-        ({"documents": [GOUT], "delete": ["gout"]}, 422, "delete[0]: the id 'gout' is that of documents[0] already"),
+        ({"documents": [GOUT, GOUT]}, 422, "documents[1]: the id 'gout' is already used by documents[0]"),
+        ({"documents": [GOUT], "delete": ["gout"]}, 422, "delete[0]: the id 'gout' is already used by documents[0]"),
         ({"documents": [{**GOUT, "txet": "x"}]}, 422, "unknown field `txet`"),
-        ({"documents": [{"id": str(n), "text": "x"} for n in range(65)]}, 413, "65 texts, this server takes 64"),
-        ({"delete": [str(n) for n in range(65)]}, 413, "65 texts, this server takes 64"),
+        ({"documents": [{"id": str(n), "text": "x"} for n in range(65)]}, 413, "65 texts; the maximum is 64"),
+        ({"delete": [str(n) for n in range(65)]}, 413, "65 texts; the maximum is 64"),
         ({"documents": [{"id": "a", "text": "x" * 10_001}]}, 413, "text 0 has 10001 characters"),
         ({"documents": [{"id": "a", "text": "x", "metadata": [1]}]}, 422, "Expected `object`"),
     ],
@@ -163,7 +163,7 @@ def test_metadata_without_a_bottom(shared: Any) -> None:
         deep = {"a": deep}
     answer = put(shared, [{"id": "a", "text": "x", "metadata": deep}])
     assert answer.status_code == 422
-    assert "nested more than 32 deep" in answer.text
+    assert "nested more than 32 levels deep" in answer.text
 
 
 def test_who_may_write(
@@ -175,13 +175,13 @@ def test_who_may_write(
     assert put(asked, [GOUT], headers={"authorization": f"Bearer {ADMIN}"}).status_code == 200
     reload = asked.ask("POST", "/admin/reload", json={}, headers=KEY)
     assert reload.status_code == 403, "who may write is no admin"
-    assert "POST /admin/reload asks for an admin key" in reload.text
+    assert "POST /admin/reload requires an admin key" in reload.text
     reading = fresh(index=index_folder, **keys)
     answer = put(reading, [GOUT])
     assert (answer.status_code, "start it with --writable" in answer.text) == (403, True)
     assert api.ask("GET", "/documents/gout").status_code == 409, "it has no index"
     keyless = put(api, [GOUT])
-    assert (keyless.status_code, "asks for a write key, and this server has none" in keyless.text) == (403, True)
+    assert (keyless.status_code, "requires a write key, but this server has none" in keyless.text) == (403, True)
 
 
 def test_an_api_key_may_not_write(fresh: Callable[..., Any], keys: dict[str, Path], tmp_path: Path) -> None:
@@ -189,9 +189,12 @@ def test_an_api_key_may_not_write(fresh: Callable[..., Any], keys: dict[str, Pat
     reading = fresh(**keys, api_key_file=tmp_path / "callers")
     answer = put(reading, [GOUT], headers={"authorization": "Bearer a-key-of-some-caller"})
     assert answer.status_code == 403
-    assert answer.json()["error"] == "This key may not do that: PUT /documents asks for a write key or an admin key."
+    assert (
+        answer.json()["error"]
+        == "This key does not permit the request: PUT /documents requires a write key or an admin key."
+    )
     described = reading.ask("GET", "/openapi.json").json()["paths"]["/documents"]["put"]["responses"]["403"]
-    assert described["description"].startswith("The key has no right to this, or the server has no key that has it.")
+    assert described["description"].startswith("The key does not permit this request")
 
 
 def test_without_an_index_a_change_is_refused_as_such_whatever_python_strips(
@@ -199,7 +202,7 @@ def test_without_an_index_a_change_is_refused_as_such_whatever_python_strips(
 ) -> None:
     """What raises stands in no assert: `python -O` would answer 403, as a server that only reads."""
     answer = put(fresh(**keys), [GOUT])
-    assert (answer.status_code, "holds no index" in answer.text) == (409, True)
+    assert (answer.status_code, "has no index" in answer.text) == (409, True)
     source = Path(document_writer.__file__).read_text()
     writable = next(
         node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef) and node.name == "_writable"
@@ -323,7 +326,7 @@ def test_what_takes_no_body_has_a_deadline_and_keeps_a_draining_server(asked: An
     asked.state.drain.begin(quiet_seconds=0.0)
     answer = asked.ask(method, "/documents/gout", headers={**KEY, "x-request-timeout-ms": "50"})
     assert answer.status_code == 504
-    assert "No answer within 0.05 s" in answer.json()["error"]
+    assert "No response within 0.05 s" in answer.json()["error"]
     assert asked.metric("embedship_rejections_total", reason="expired") == 1
     assert blocks.begun.wait(30)
     assert (blocks.inside, asked.state.drain.inside) == (1, 0)

@@ -137,5 +137,5 @@ def test_what_cutting_normalises_again_cannot_be_asked_for_raw(api: Any) -> None
     manifest = SimpleNamespace(pipeline=raw)
     door = tei.TeiRoutes(cast("ModelService", SimpleNamespace(bundle=SimpleNamespace(manifest=manifest))))
     door._check(EmbedRequest("a", normalize=False, dimensions=384))
-    with pytest.raises(Invalid, match="vectors that are cut are normalised again"):
+    with pytest.raises(Invalid, match="shortened vectors are always renormalised"):
         door._check(EmbedRequest("a", normalize=False, dimensions=64))
