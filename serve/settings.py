@@ -240,11 +240,7 @@ class Settings:
         86_400,
     )
     answer_seconds: float = setting(
-        60.0,
-        Panel.TIMEOUTS,
-        "Timeout for a client to read the response. The connection is then closed.",
-        0.1,
-        3_600,
+        60.0, Panel.TIMEOUTS, "Timeout for a client to read the response. The connection is then closed.", 0.1, 3_600
     )
     max_unread_bytes: int = setting(
         256 * 1024 * 1024,

@@ -77,6 +77,30 @@ _REQUEST_ID: Schema = {
     "schema": {"type": "string"},
 }
 
+# Names of classes that are different in the document, so that clients generated from older documents keep their names.
+_COMPONENT_NAMES = {
+    "BaselineChange": "Change",
+    "DiagnosisCause": "Cause",
+    "DimensionShift": "Dimension",
+    "DriftEvidence": "Evidence",
+    "DriftRule": "Rule",
+    "DriftedQuery": "Drifted",
+    "FailedProbe": "Failed",
+    "FailureCounts": "Failures",
+    "JudgedQuery": "Pair",
+    "MonitorSignals": "Signals",
+    "MonitorStatus": "Status",
+    "ObserverReport": "Report",
+    "QueryTopic": "Topic",
+    "ReloadResult": "Reloaded",
+    "SearchEffort": "Effort",
+    "SearchLatency": "Latency",
+    "SearchMode": "Mode",
+    "SignalState": "State",
+    "TeiPoolingInfo": "TeiPooling",
+    "VectorCode": "Code",
+}
+
 # Errors that every route can return, and errors that every route with a request body can return.
 _ANY: tuple[type[RequestError], ...] = (WrongMethod, HeadTooLarge, TooManyConnections)
 _WITH_BODY: tuple[type[RequestError], ...] = (SlowBody,)
@@ -114,7 +138,7 @@ def document(routes: Sequence[Route], locked: bool = False) -> Schema:
     """Return the OpenAPI document of the routes; `locked` means that the server requires an API key."""
     routes = [route for route in routes if route.part_of is None]
     types = _types(routes)
-    schemas, named = msgspec.json.schema_components(types, ref_template=_REFERENCE)
+    schemas, named = _rename_components(msgspec.json.schema_components(types, ref_template=_REFERENCE))
     known = dict(zip(map(repr, types), schemas, strict=True))
     paths: dict[str, Schema] = {}
     for route in routes:
@@ -130,6 +154,23 @@ def document(routes: Sequence[Route], locked: bool = False) -> Schema:
         "paths": paths,
         "components": components,
     }
+
+
+def _rename_components(schema: Any) -> Any:
+    """Return the schema with names of classes replaced by the names of components in _COMPONENT_NAMES."""
+    if isinstance(schema, list | tuple):
+        return [_rename_components(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    renamed: Schema = {
+        _COMPONENT_NAMES.get(str(key), str(key)): _rename_components(value) for key, value in schema.items()
+    }
+    if isinstance(title := renamed.get("title"), str):
+        renamed["title"] = _COMPONENT_NAMES.get(title, title)
+    if isinstance(reference := renamed.get("$ref"), str):
+        prefix, _, name = reference.rpartition("/")
+        renamed["$ref"] = f"{prefix}/{_COMPONENT_NAMES.get(name, name)}"
+    return renamed
 
 
 def _key(route: Route, locked: bool) -> str | None:

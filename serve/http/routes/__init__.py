@@ -1,6 +1,21 @@
 """Routes of the server: each module defines the routes of one API, and handles their decoded requests.
 
 To add an API, add a module with a function `routes(service)`, and list the module in _FAMILIES.
+
+admin.py      POST /admin/reload
+cohere.py     POST /v2/embed, for Cohere's clients
+common.py     Validation of texts and dimensions, and encoding of vectors, shared by the routes
+dashboard.py  GET /monitor/ui, the web page
+documents.py  PUT /documents, GET and DELETE of /documents/{id}
+encode.py     POST /v1/encode, embeddings as bytes or JSON
+feedback.py   POST /feedback
+health.py     GET /health, /ready, /info, /monitor and /metrics
+infinity.py   POST /embeddings and GET /models, for clients of Infinity
+info.py       The response of GET /info
+openai.py     POST /v1/embeddings and GET /v1/models, for OpenAI's clients
+rerank.py     POST /rerank, /v1/rerank and /v2/rerank
+search.py     POST /search
+tei.py        POST /embed, /, /similarity, /tokenize and /decode, for clients of text-embeddings-inference
 """
 
 from __future__ import annotations

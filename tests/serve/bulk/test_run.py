@@ -143,16 +143,17 @@ def hook(event, arguments):
 
 from embedship import Encoder
 from embedship.serve.bulk.run import encode
-from embedship.serve.bulk.manifest import Wishes
-from embedship.serve.bulk.shards import Here
-from embedship.serve.bulk.source import Columns, open_source
+from embedship.serve.bulk.manifest import EncodeOptions
+from embedship.serve.bulk.shards import LocalEncoderPool
+from embedship.serve.bulk.source import InputColumns, open_source
 class Silent:
     def found(self, texts, done): pass
     def encoded(self, texts, tokens): pass
 with Encoder.open(bundle, "openvino-int8", streams=1) as encoder:
-    columns = Columns("text", "id")
+    columns = InputColumns("text", "id")
     sys.addaudithook(hook)
-    encode(Here(encoder), open_source(Path(source), columns), columns, Path(out), Wishes(shard_texts=16), Silent())
+    options = EncodeOptions(shard_texts=16)
+    encode(LocalEncoderPool(encoder), open_source(Path(source), columns), columns, Path(out), options, Silent())
 """
 
 

@@ -242,7 +242,7 @@ class Missing:
 sys.meta_path.insert(0, Missing())
 from pathlib import Path
 from embedship.serve.http.app import App
-from embedship.serve.service.state import House
+from embedship.serve.service.state import ServerState
 from embedship.serve.settings import Settings
 with ServerState.open(Settings(bundle=Path({str(bundle)!r}))) as state:
     App(state)
