@@ -108,7 +108,7 @@ class ReadOnly(RequestError):
 
 
 class DocumentNotFound(RequestError):
-    """The index holds no document with this id."""
+    """The index contains no document with this id."""
 
 
 class ReloadInProgress(RequestError):
