@@ -35,6 +35,7 @@ from embedship.serve.indexing.build import IndexOptions, build
 from embedship.serve.live.backend import FolderBackend
 from embedship.serve.live.compaction import CompactionResult, CompactionScheduler
 from embedship.serve.live.index import MutableIndex
+from embedship.serve.search.backend import DEFAULT_SEARCH_PARAMS
 from embedship.serve.service.collection import Collection
 from embedship.serve.settings import Settings
 
@@ -151,14 +152,16 @@ def _search(shelf: Collection, world: World, seconds: float) -> list[float]:
         due = began + turn / PACE
         if (wait := due - time.perf_counter()) > 0:
             time.sleep(wait)
-        shelf.search_sync(world.queries[turn % len(world.queries)][None], K)
+        shelf.backend.find(world.queries[turn % len(world.queries)][None], K, DEFAULT_SEARCH_PARAMS)
         taken.append(time.perf_counter() - max(due, began))
     return taken
 
 
 def _recall(shelf: Collection, world: World) -> float:
     queries = world.queries[:JUDGED]
-    found, expected = overlap(shelf.search_sync(queries, K).rows, shelf.exact(queries, K))
+    found, expected = overlap(
+        shelf.backend.find(queries, K, DEFAULT_SEARCH_PARAMS).rows, shelf.backend.exact(queries, K)
+    )
     return float(found.sum() / expected.sum())
 
 

@@ -57,7 +57,7 @@ def _measure(
 ) -> dict[str, float]:
     scores, began = [], time.perf_counter()
     for row, vector in zip(questions, vectors, strict=True):
-        (hits,) = shelf.search_sync(vector[None], 10, SearchParams(mode, [row["text"]])).hits
+        (hits,) = shelf.backend.find(vector[None], 10, SearchParams(mode, [row["text"]])).hits
         scores.append(score([hit.document.id for hit in hits], relevant[row["_id"]]).ndcg)
     return {
         "questions": len(scores),

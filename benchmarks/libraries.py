@@ -65,11 +65,11 @@ def main() -> None:
 async def _routes(bundle: Path, rounds: int, requests: int) -> dict[str, Any]:
     """Microseconds of one request, by application."""
     site.addsitedir(_packages_of(python_of("peer_store")))
-    with ServerState.open(Settings(bundle=bundle), CollectorRegistry()) as house:
+    with ServerState.open(Settings(bundle=bundle), CollectorRegistry()) as state:
         applications: dict[str, Application] = {
-            "ours": App(house),
-            "starlette": _starlette(house, complete=False),
-            "starlette with timeout and metrics": _starlette(house, complete=True),
+            "ours": App(state),
+            "starlette": _starlette(state, complete=False),
+            "starlette with timeout and metrics": _starlette(state, complete=True),
         }
         bodies = [await _post(application) for application in applications.values()]
         assert bodies[0] == bodies[1] == bodies[2], "all applications give the same answer"
@@ -83,7 +83,7 @@ async def _routes(bundle: Path, rounds: int, requests: int) -> dict[str, Any]:
     return {"microseconds": {name: record.spread(values) for name, values in taken.items()}}
 
 
-def _starlette(house: ServerState, complete: bool) -> Application:
+def _starlette(state: ServerState, complete: bool) -> Application:
     """POST /tokenize as people write it with Starlette; `complete` adds a timeout and request metrics."""
     from starlette.applications import Starlette
     from starlette.requests import Request
@@ -91,7 +91,7 @@ def _starlette(house: ServerState, complete: bool) -> Application:
     from starlette.routing import Route
 
     handler = next(
-        route.handle for methods in App(house)._face.paths.values() for route in methods.values()
+        route.handle for methods in App(state)._table.paths.values() for route in methods.values()
         if route.path == "/tokenize"
     )  # fmt: skip
     decoder = msgspec.json.Decoder(schemas.TokenizeRequest)

@@ -39,6 +39,7 @@ from embedship.serve.compare.rankings import paired
 from embedship.serve.documents.store import Document
 from embedship.serve.indexing.build import IndexOptions, build
 from embedship.serve.indexing.embedding import text_of
+from embedship.serve.search.backend import DEFAULT_SEARCH_PARAMS
 from embedship.serve.service.collection import Collection
 
 ROOT = Path(__file__).parents[1]
@@ -121,7 +122,7 @@ def _lessons(bundle: Bundle, index: Path, data: Data, count: int) -> Iterator[Le
         vectors = encoder.encode([data.taught[each] for each in chosen])
         shelf = Collection.open(index, bundle, encoder.tokenizer.prompt, vectors[:1])
         for each, vector in zip(chosen, vectors, strict=True):
-            (hits,) = shelf.search_sync(vector[None], AMONG).hits
+            (hits,) = shelf.backend.find(vector[None], AMONG, DEFAULT_SEARCH_PARAMS).hits
             wrong = [hit.document.id for hit in hits if hit.document.id not in data.relevant[each]]
             if len(wrong) >= NEGATIVES:
                 right = min(data.relevant[each])

@@ -1,27 +1,27 @@
-"""Bundle -> vectors, hits and scores over HTTP.
+"""Serve: embeddings, search and re-ranking over HTTP, and the commands around them.
 
-api_keys.py       API keys
-browser_guard.py  What a web page may make a browser send to a server that has no API keys
+api_keys.py       API, write and admin keys
+browser_guard.py  Rejects requests of other sites' web pages if the server has no API keys
 client.py         HTTP client of a running server, for `check` and `compare`
-errors.py         What can go wrong between a request and its answer
-interruption.py   Work on a thread that ends soon after nobody waits for its result any more
-main.py           From settings to a listening server, with what an operator wants to read about it on stderr
-progress.py       How far the encoding of texts is, and how fast
-schemas.py        What the routes take and give
-settings.py       Every setting of the server, said once
-batching/
-bulk/
-commands/
-compare/          A new bundle or server held against the one it is to replace
-devices/          What computes
-documents/
-http/
-index/            Vectors -> hits
-indexing/
-live/             An index that takes changes
-milvus/           An index that lies in Milvus
-offline/
-search/
-service/
-telemetry/
+errors.py         Errors that a request can end with, and their HTTP status
+interruption.py   Ends work on a thread when no caller waits for its result any more
+main.py           Starts the server process from its settings
+progress.py       Progress bar and counters of encoding
+schemas.py        Request and response types of the routes
+settings.py       Settings of the server: flags, environment variables, documentation
+batching/         Queue, admission and batches of texts
+bulk/             Encoding of large data sets
+commands/         Command line
+compare/          Compares a new bundle or server with the one that it would replace
+devices/          Devices: in this process, or in worker processes
+documents/        Document store, filters, full-text search, chunking
+http/             Connections, routes, web page
+index/            FAISS indexes
+indexing/         Building, migrating and updating an index
+live/             Writable index on the local disk
+milvus/           Index in Milvus
+offline/          Drift reports and training data from logs
+search/           Interface of search backends, and hybrid search
+service/          State of a server, and what handles its requests
+telemetry/        Metrics, logs and traces
 """

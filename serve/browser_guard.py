@@ -1,10 +1,10 @@
-"""What a web page may make a browser send to a server that has no API keys: nothing.
+"""Browser guard: stops web pages from making a browser send requests to a server that has no API keys.
 
-A page of any site can send requests to http://127.0.0.1, and with a name of its own that it binds to that address it
-reads the answers, too (DNS rebinding). Where there are API keys a page would need one, and nothing is checked.
+A page of any site can send requests to http://127.0.0.1. With a host name of its own that resolves to that address, it
+can also read the responses (DNS rebinding). With API keys a page would need a key, so nothing is checked.
 
-Programs are not concerned: they send neither Origin nor Sec-Fetch-Site, and name the address they connect to. The type
-of a body is no criterion: `curl --data` sends that of a form, which a page may send as well.
+Other programs are not affected: they send neither Origin nor Sec-Fetch-Site, and name the address they connect to. The
+content type cannot be used as a criterion: `curl --data` sends that of a form, which a page can send as well.
 """
 
 from __future__ import annotations
@@ -23,58 +23,59 @@ _ANY = "*"
 
 
 class BrowserGuard(NamedTuple):
-    """Refuses requests of pages of other sites, and requests that name a host that this server is not known by.
+    """Rejects requests of pages of other sites, and requests for a host name that is not one of this server's.
 
-    `hosts` are names in lower case, besides localhost and every IP address: a page cannot bind an address anew.
+    `hosts` are lower-case names that are accepted in addition to localhost and every IP address. IP addresses are safe,
+    because a page cannot make one resolve to another address.
     """
 
     hosts: frozenset[str] = frozenset()
 
     @classmethod
-    def parse(cls, given: str | None) -> Self:
-        """From names with commas between them. Raises UsageError for what is no name of a host."""
-        if given is None:
+    def parse(cls, names: str | None) -> Self:
+        """Return the guard for comma-separated host names. Raises UsageError for an invalid name."""
+        if names is None:
             return cls()
-        hosts = [each.strip().lower() for each in given.split(",")]
+        hosts = [each.strip().lower() for each in names.split(",")]
         for each in hosts:
             if each != _ANY and not _NAME.fullmatch(each):
-                raise UsageError(f"{each!r} is not the name of a host: give names without scheme and port, or *")
+                raise UsageError(f"{each!r} is not a host name: give names without scheme and port, or *")
         return cls(frozenset(hosts))
 
     def check(self, scope: Mapping[str, Any]) -> None:
-        """Raise Forbidden for a request that only a browser on behalf of another site would send: `scope` is ASGI's."""
+        """Raise Forbidden for a request that only a browser on behalf of another site sends. `scope` is ASGI's."""
         if _ANY in self.hosts:
             return
-        named = {name: value.decode("latin-1") for name, value in scope["headers"] if name in _HEADERS}
-        host, origin, site = (named.get(name) for name in _HEADERS)
-        if host is not None and (self.hosts or _is_loopback(scope)) and not self._knows(host):
-            raise _forbidden(f"This server is not known as {host!r}", _named(host))
+        values = {name: value.decode("latin-1") for name, value in scope["headers"] if name in _HEADERS}
+        host, origin, site = (values.get(name) for name in _HEADERS)
+        if host is not None and (self.hosts or _is_loopback(scope)) and not self._accepts(host):
+            raise _forbidden(f"The host name {host!r} is not one of this server's", _host_name(host))
         if origin is not None and not self._is_own(origin, host):
-            raise _forbidden(f"The request is one of a web page of another origin ({origin!r})", _named(origin))
+            raise _forbidden(f"A web page of another origin ({origin!r}) sent this request", _host_name(origin))
         if origin is None and site not in (None, "same-origin", "none"):
-            raise _forbidden(f"The request is one of a web page of another site (Sec-Fetch-Site: {site!r})", "NAME")
+            raise _forbidden(f"A web page of another site (Sec-Fetch-Site: {site!r}) sent this request", "NAME")
 
-    def _knows(self, host: str) -> bool:
-        name = _named(host)
+    def _accepts(self, host: str) -> bool:
+        name = _host_name(host)
         return name in self.hosts or name == "localhost" or name.endswith(".localhost") or _is_address(name)
 
     def _is_own(self, origin: str, host: str | None) -> bool:
         _, scheme, authority = origin.partition("://")
-        return bool(scheme) and (authority == host or _named(origin) in self.hosts)
+        return bool(scheme) and (authority == host or _host_name(origin) in self.hosts)
 
 
 _HEADERS = (b"host", b"origin", b"sec-fetch-site")
 
 
-def _forbidden(why: str, name: str) -> Forbidden:
+def _forbidden(problem: str, name: str) -> Forbidden:
     return Forbidden(
-        f"{why}, and it has no API keys: start it with --api-key-file FILE, or with --allowed-hosts {name} if that is "
-        "a name of yours."
+        f"{problem}, and this server has no API keys: start it with --api-key-file FILE, or with "
+        f"--allowed-hosts {name} if you trust that name."
     )
 
 
-def _named(authority: str) -> str:
-    """The name of a Host or an Origin, in lower case, without scheme, port and brackets; '' if there is none."""
+def _host_name(authority: str) -> str:
+    """Return the name in a Host or Origin header, in lower case, without scheme, port and brackets; '' if none."""
     try:
         return urlsplit(authority if "://" in authority else f"//{authority}").hostname or ""
     except ValueError:
@@ -90,7 +91,7 @@ def _is_address(name: str) -> bool:
 
 
 def _is_loopback(scope: Mapping[str, Any]) -> bool:
-    """Whether the connection came to an address that only this machine reaches, as a page's browser does."""
+    """Return whether the connection came to an address that only this machine can reach, as a browser's does."""
     server: Sequence[object] | None = scope.get("server")
     name = str(server[0]) if server else ""
     return _is_address(name) and ip_address(name).is_loopback

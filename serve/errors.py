@@ -1,37 +1,37 @@
-"""What can go wrong between a request and its answer.
+"""Errors that a request can end with, and their HTTP status in each API dialect.
 
-RequestError                 (openai, flat)
-├── Malformed        400 400  the body is no JSON
-├── Invalid          400 422  JSON, but not what the route takes
-├── Unauthorised     401 401  no API key, or a wrong one
-├── Forbidden        403 403  a key without the right to this, no key here that has it, or a page of another site
-├── UnknownPath      404 404
-├── WrongMethod      405 405
-├── UnknownAnswer    404 404  /feedback on an answer that is not kept, or was judged before
-├── SlowBody         408 408  the body came too slowly
-├── NoIndex          409 409  /search without an index
-├── NoReranker       409 409  /rerank, or a search that asks for it, without a re-ranker
-├── ReadOnly         403 403  a change to an index that takes none
-├── NoDocument       404 404  the index holds no document of this id
-├── Reloading        409 409  a reload while another runs, or while the server stops
-├── NotReloaded      409 409  the new bundle or index cannot be taken; the old one goes on
-├── TooLarge         413 413  too many bytes, texts or characters
-├── TooLong          413 413  more tokens than the model reads, and truncate=false
-├── Overloaded       429 429  no permit left; carries Retry-After
-├── HeadTooLarge     431 431  too many headers, or too long ones
-├── ClientGone       499 499  nobody is there to read the answer
-├── Crowded          503 503  too many connections; carries Retry-After
-├── Expired          504 504  the deadline that its client chose passed before its answer
-├── TimedOut         504 504  the server's own limit passed before its answer
-├── EngineFailed     500 424  the device or its runtime failed, for this batch
-├── DiskFull         507 507  a change that found no room on the disk
-├── NotStored        503 503  a change that the disk refused
-├── IndexAway        503 503  the index lies on a server that does not answer; carries Retry-After
-└── Internal         500 500  a bug of ours
+RequestError                       (openai, flat)
+├── InvalidJson             400 400  the body is not valid JSON
+├── Invalid                 400 422  valid JSON, but not what the route accepts
+├── Unauthorised            401 401  no API key, or an unknown one
+├── Forbidden               403 403  the key does not permit this, or a web page of another site sent the request
+├── UnknownPath             404 404  no route has this path
+├── WrongMethod             405 405  the path exists, but not with this method
+├── UnknownRequestId        404 404  /feedback on a search that is not kept, or was judged before
+├── SlowBody                408 408  the body arrived too slowly
+├── NoIndex                 409 409  /search without an index
+├── NoReranker              409 409  /rerank, or re-ranking in /search, without a re-ranker
+├── ReadOnly                403 403  a change to an index that is not writable
+├── DocumentNotFound        404 404  the index contains no document with this id
+├── ReloadInProgress        409 409  a reload while another one runs, or while the server stops
+├── ReloadFailed            409 409  the new bundle or index cannot be used; the old one stays in use
+├── TooLarge                413 413  too many bytes, texts or characters
+├── TooLong                 413 413  more tokens than the model accepts, with truncate=false
+├── Overloaded              429 429  the queue is full; with Retry-After
+├── HeadTooLarge            431 431  too many headers, or too long ones
+├── ClientDisconnected      499 499  the client closed the connection
+├── TooManyConnections      503 503  with Retry-After
+├── ClientDeadlineExceeded  504 504  the timeout that the client set
+├── ServerDeadlineExceeded  504 504  the timeout of the server
+├── EngineFailed            500 424  the device or its runtime failed on this batch
+├── DiskFull                507 507  no space left on the disk for a change; with Retry-After
+├── WriteFailed             503 503  the disk rejected a change; with Retry-After
+├── IndexUnavailable        503 503  the server that stores the index does not respond; with Retry-After
+└── Internal                500 500  a bug in this server
 
-Two columns, for clients of OpenAI and clients of text-embeddings-inference expect different numbers for the same
-mistake. Cohere's expect those of OpenAI, and Infinity's too, but for a body that is refused: 422, as FastAPI says it.
-ANSWERS is the only place that knows them.
+There are two columns because clients of OpenAI and of text-embeddings-inference expect different status codes for the
+same error. Cohere's and Infinity's clients expect those of OpenAI, except that Infinity uses 422 for an invalid body,
+as FastAPI does. ERROR_MAPPINGS is the only place where status codes are defined.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ import msgspec
 
 
 class ApiDialect(StrEnum):
-    """Whose shape an error takes. Each has room for the id of the request, where its clients do not mind."""
+    """Format of an error body. Each contains the request id, in formats whose clients accept additional fields."""
 
     OPENAI = "openai"  # {"error": {"message", "type", "param", "code", "request_id"}}
-    FLAT = "flat"  # {"error", "error_type", "request_id"}, as text-embeddings-inference
-    INFINITY = "infinity"  # OpenAI's, and {"detail": [{"loc", "msg", "type"}]} beside it
+    FLAT = "flat"  # {"error", "error_type", "request_id"}, as in text-embeddings-inference
+    INFINITY = "infinity"  # OpenAI's, and also {"detail": [{"loc", "msg", "type"}]}
     COHERE = "cohere"  # {"message", "id"}
 
 
 class RequestError(Exception):
-    """`message` tells the client what to change; `param` is the field at fault, if it is one."""
+    """Base class. `message` tells the client what to change; `param` is the invalid field, if there is one."""
 
     def __init__(self, message: str, param: str | None = None, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -64,19 +64,19 @@ class RequestError(Exception):
 
 
 class InvalidJson(RequestError):
-    """The body is not JSON."""
+    """The body is not valid JSON."""
 
 
 class Invalid(RequestError):
-    """A field is missing, misspelt, of a wrong type or outside its range."""
+    """A field is missing, unknown, of a wrong type or outside its range."""
 
 
 class Unauthorised(RequestError):
-    """The request carries no API key of this server."""
+    """The request has no API key, or not one of this server."""
 
 
 class Forbidden(RequestError):
-    """The key has no right to this, no key here has it, or, without API keys, a web page of another site asks."""
+    """The key does not permit this request; or no key is set up for it; or a web page of another site sent it."""
 
 
 class UnknownPath(RequestError):
@@ -84,11 +84,11 @@ class UnknownPath(RequestError):
 
 
 class WrongMethod(RequestError):
-    """The path is right, the method is not."""
+    """The path does not accept this method."""
 
 
 class UnknownRequestId(RequestError):
-    """No answer with this request id is kept, or it was judged before."""
+    """No search with this request id is kept, or it was judged before."""
 
 
 class SlowBody(RequestError):
@@ -108,7 +108,7 @@ class ReadOnly(RequestError):
 
 
 class DocumentNotFound(RequestError):
-    """The index holds no document with this id."""
+    """The index contains no document with this id."""
 
 
 class ReloadInProgress(RequestError):
@@ -116,7 +116,7 @@ class ReloadInProgress(RequestError):
 
 
 class ReloadFailed(RequestError):
-    """The new bundle or index cannot be taken; the old one goes on answering."""
+    """The new bundle or index cannot be used; the server continues with the old one."""
 
 
 class TooLarge(RequestError):
@@ -124,31 +124,31 @@ class TooLarge(RequestError):
 
 
 class TooLong(RequestError):
-    """A text has more tokens than the model reads, and the request forbids truncation."""
+    """A text has more tokens than the model accepts, and the request does not allow truncation."""
 
 
 class Overloaded(RequestError):
-    """All permits are taken: come back after Retry-After seconds."""
+    """The queue is full: try again after Retry-After seconds."""
 
 
 class HeadTooLarge(RequestError):
-    """The head has too many fields, or too many bytes."""
+    """The request has too many headers, or too many bytes of headers."""
 
 
 class ClientDisconnected(RequestError):
-    """The client closed the connection before the answer."""
+    """The client closed the connection before the response."""
 
 
 class TooManyConnections(RequestError):
-    """The server holds as many connections as it takes: come back after Retry-After seconds."""
+    """The server has reached its connection limit: try again after Retry-After seconds."""
 
 
 class ClientDeadlineExceeded(RequestError):
-    """The deadline that the client chose passed before the answer."""
+    """The timeout that the client set passed before the response."""
 
 
 class ServerDeadlineExceeded(RequestError):
-    """The time that the server gives itself passed before the answer."""
+    """The timeout of the server passed before the response."""
 
 
 class EngineFailed(RequestError):
@@ -156,18 +156,19 @@ class EngineFailed(RequestError):
 
 
 class DiskFull(RequestError):
-    """Nothing of the change was written: the disk has no room left."""
+    """Nothing of the change was written: no space is left on the disk."""
 
 
 class WriteFailed(RequestError):
-    """Nothing of the change was written: the disk refused it."""
+    """Nothing of the change was written: the disk rejected it."""
 
 
 class IndexUnavailable(RequestError):
-    """The index lies on a server that does not answer, or not as it should: come back after Retry-After seconds."""
+    """The server that stores the index does not respond correctly: try again after Retry-After seconds."""
 
     @classmethod
-    def of(cls, error: Exception) -> Self:
+    def from_error(cls, error: Exception) -> Self:
+        """Return an error with the message of `error` as a sentence."""
         return cls(f"{str(error)[0].upper()}{str(error)[1:]}.", headers={"Retry-After": "1"})
 
 
@@ -176,18 +177,19 @@ class Internal(RequestError):
 
 
 class ErrorMapping(NamedTuple):
-    """How one class of error is answered and counted."""
+    """Status, metric label and error types of one class of error."""
 
     openai: int
     flat: int
-    reason: str  # label of embedship_rejections_total (below 500, and _CLIENTS) or of embedship_failures_total
+    reason: str  # label of embedship_rejections_total (below 500, and _CAUSED_BY_CLIENTS) or embedship_failures_total
     type: str  # OpenAI's "type"
     error_type: str  # text-embeddings-inference's "error_type"
 
-    def status(self, family: ApiDialect) -> int:
-        if family is ApiDialect.FLAT:
+    def status(self, dialect: ApiDialect) -> int:
+        """Return the HTTP status in a dialect."""
+        if dialect is ApiDialect.FLAT:
             return self.flat
-        return 422 if family is ApiDialect.INFINITY and self.openai == 400 else self.openai
+        return 422 if dialect is ApiDialect.INFINITY and self.openai == 400 else self.openai
 
 
 _INVALID = "invalid_request_error"
@@ -223,11 +225,13 @@ ERROR_MAPPINGS: Mapping[type[RequestError], ErrorMapping] = MappingProxyType(
         Internal: ErrorMapping(500, 500, "internal", "server_error", "Backend"),
     }
 )
-# The deadline of what has expired is its client's choice, and so is the number of connections: no failures of this
-# server, and nothing to wake anybody for.
-_CLIENTS = (TooManyConnections, ClientDeadlineExceeded)
-REJECTIONS = tuple(answer.reason for kind, answer in ERROR_MAPPINGS.items() if answer.openai < 500 or kind in _CLIENTS)
-FAILURES = tuple(answer.reason for answer in ERROR_MAPPINGS.values() if answer.reason not in REJECTIONS)
+# Clients choose their own timeouts and the number of their connections: these are not failures of this server, so they
+# must not trigger an alert.
+_CAUSED_BY_CLIENTS = (TooManyConnections, ClientDeadlineExceeded)
+REJECTIONS = tuple(
+    mapping.reason for kind, mapping in ERROR_MAPPINGS.items() if mapping.openai < 500 or kind in _CAUSED_BY_CLIENTS
+)
+FAILURES = tuple(mapping.reason for mapping in ERROR_MAPPINGS.values() if mapping.reason not in REJECTIONS)
 
 
 class OpenAIErrorBody(msgspec.Struct, frozen=True):
@@ -239,13 +243,13 @@ class OpenAIErrorBody(msgspec.Struct, frozen=True):
 
 
 class OpenAIError(msgspec.Struct, frozen=True):
-    """The error of OpenAI's routes."""
+    """Error body of OpenAI's routes."""
 
     error: OpenAIErrorBody
 
 
 class Detail(msgspec.Struct, frozen=True):
-    """FastAPI's account of one mistake."""
+    """One error in FastAPI's format."""
 
     loc: list[str]
     msg: str
@@ -253,21 +257,21 @@ class Detail(msgspec.Struct, frozen=True):
 
 
 class InfinityError(msgspec.Struct, frozen=True):
-    """The error of Infinity's routes: infinity_client reads `detail`, OpenAI's clients read `error`."""
+    """Error body of Infinity's routes: infinity_client reads `detail`, OpenAI's clients read `error`."""
 
     error: OpenAIErrorBody
     detail: list[Detail]
 
 
 class CohereError(msgspec.Struct, frozen=True):
-    """The error of Cohere's routes."""
+    """Error body of Cohere's routes. `id` is the request id."""
 
     message: str
-    id: str  # of the request
+    id: str
 
 
 class FlatError(msgspec.Struct, frozen=True):
-    """The error of all other routes."""
+    """Error body of all other routes."""
 
     error: str
     error_type: str
@@ -284,17 +288,17 @@ ERROR_SCHEMAS: Mapping[ApiDialect, type[msgspec.Struct]] = MappingProxyType(
 )
 
 
-def body(error: RequestError, family: ApiDialect, request_id: str) -> bytes:
-    """The JSON of an error in the shape its client parses."""
-    return msgspec.json.encode(_shaped(error, ERROR_MAPPINGS[type(error)], family, request_id))
+def body(error: RequestError, dialect: ApiDialect, request_id: str) -> bytes:
+    """Return the JSON body of an error in the format of a dialect."""
+    return msgspec.json.encode(_error_body(error, ERROR_MAPPINGS[type(error)], dialect, request_id))
 
 
-def _shaped(error: RequestError, answer: ErrorMapping, family: ApiDialect, request_id: str) -> msgspec.Struct:
-    if family is ApiDialect.FLAT:
-        return FlatError(error.message, answer.error_type, request_id)
-    if family is ApiDialect.COHERE:
+def _error_body(error: RequestError, mapping: ErrorMapping, dialect: ApiDialect, request_id: str) -> msgspec.Struct:
+    if dialect is ApiDialect.FLAT:
+        return FlatError(error.message, mapping.error_type, request_id)
+    if dialect is ApiDialect.COHERE:
         return CohereError(error.message, request_id)
-    told = OpenAIErrorBody(error.message, answer.type, error.param, answer.reason, request_id)
-    if family is ApiDialect.OPENAI:
-        return OpenAIError(told)
-    return InfinityError(told, [Detail(["body", *filter(None, [error.param])], error.message, answer.reason)])
+    details = OpenAIErrorBody(error.message, mapping.type, error.param, mapping.reason, request_id)
+    if dialect is ApiDialect.OPENAI:
+        return OpenAIError(details)
+    return InfinityError(details, [Detail(["body", *filter(None, [error.param])], error.message, mapping.reason)])

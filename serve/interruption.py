@@ -1,7 +1,8 @@
-"""Work on a thread that ends soon after nobody waits for its result any more.
+"""Interruption: ends work on a thread soon after no caller waits for its result any more.
 
-A coroutine that is cancelled, because its deadline has passed or its client has gone, does not end the thread that
-works for it. The work asks `check` between its steps, SQLite asks `requested` every few thousand instructions.
+Cancelling a coroutine, because its timeout has passed or its client has disconnected, does not end the thread that
+works for it. The work therefore calls `check` between its steps, and SQLite calls `requested` every few thousand
+instructions.
 """
 
 from __future__ import annotations
@@ -13,31 +14,31 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar
 
-Got = TypeVar("Got")
+Result = TypeVar("Result")
 
-# Instructions of SQLite's virtual machine between two questions: some 100 us.
+# Instructions of SQLite's virtual machine between two checks: about 100 us.
 _INSTRUCTIONS = 5_000
 
 
 class Holder(Protocol):
-    """Something that is held until work has ended: a permit of the queue."""
+    """A resource that stays in use until the work has ended, for example a permit of the queue."""
 
     def hold_until(self, done: asyncio.Future[Any]) -> None:
-        """Give it back when `done` is done."""
+        """Release the resource when `done` is done."""
 
 
 class WorkStopped(Exception):
-    """The work was given up; nobody waits for it."""
+    """The work was interrupted; no caller waits for its result."""
 
 
 class StopSignal:
-    """Set by the event loop, read by the thread that works."""
+    """Stop request for work on a thread: set by the event loop, read by the thread."""
 
     def __init__(self) -> None:
         self.requested = False
 
-    def run(self, work: Callable[[], Got]) -> Got:
-        """Do the work on this thread, which `check` and `requested` then ask about. Raises Stopped."""
+    def run(self, work: Callable[[], Result]) -> Result:
+        """Do the work on this thread; `check` and `requested` then read this signal. Raises WorkStopped."""
         token = _CURRENT.set(self)
         try:
             check()
@@ -54,27 +55,27 @@ _CURRENT: ContextVar[StopSignal | None] = ContextVar("stop", default=None)
 
 
 def requested() -> bool:
-    """Whether the work of this thread is to stop; False for work that nobody can stop."""
+    """Return whether the work on this thread should stop. False for work that cannot be stopped."""
     signal = _CURRENT.get()
     return signal is not None and signal.requested
 
 
 def check() -> None:
-    """Raise Stopped where it is."""
+    """Raise WorkStopped if the work on this thread should stop."""
     if requested():
         raise WorkStopped
 
 
 def interruptible(connection: sqlite3.Connection) -> sqlite3.Connection:
-    """The connection, whose statements end with SQLITE_INTERRUPT when the work of their thread is to stop."""
+    """Make statements of this connection end with SQLITE_INTERRUPT when the work on their thread should stop."""
     connection.set_progress_handler(requested, _INSTRUCTIONS)
     return connection
 
 
-async def on_thread(threads: ThreadPoolExecutor, work: Callable[[], Got], permit: Holder | None = None) -> Got:
-    """Do the work on one of the threads. When the caller is cancelled, the work is asked to stop.
+async def on_thread(threads: ThreadPoolExecutor, work: Callable[[], Result], permit: Holder | None = None) -> Result:
+    """Run the work on one of the threads and return its result. Cancelling the caller asks the work to stop.
 
-    `permit` is given back only when the work has ended: what still costs time counts as being in the queue.
+    `permit` is released only when the work has ended, because work that still runs must count as queued.
     """
     signal = StopSignal()
     submitted = threads.submit(signal.run, work)
@@ -84,13 +85,13 @@ async def on_thread(threads: ThreadPoolExecutor, work: Callable[[], Got], permit
     try:
         await asyncio.wait([done])
     except asyncio.CancelledError:
-        if not submitted.cancel():  # it runs
+        if not submitted.cancel():  # it already runs
             signal.requested = True
             done.add_done_callback(_forget)
         raise
     return done.result()
 
 
-def _forget(done: asyncio.Future[Got]) -> None:
+def _forget(done: asyncio.Future[Result]) -> None:
     if not done.cancelled():
-        done.exception()  # else asyncio logs that nobody asked for it
+        done.exception()  # otherwise asyncio logs an exception that was never retrieved

@@ -1,4 +1,4 @@
-"""How far the encoding of texts is, and how fast."""
+"""Progress of encoding texts: a bar on stderr, and counters."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 @contextmanager
-def bar(what: str, total: int) -> Iterator[Callable[[int], object]]:
-    """Yield what is to be told how many were just finished."""
+def bar(description: str, total: int) -> Iterator[Callable[[int], object]]:
+    """Show a progress bar on stderr. Yields a function to call with the number of items just finished."""
     columns = (TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(what, total=total)
+        task = progress.add_task(description, total=total)
         yield lambda done: progress.advance(task, done)
 
 
 class ProgressCounter:
-    """What a run has encoded, and in how many seconds, beside what it found done. Told from several threads."""
+    """Counts what a run has encoded, in how many seconds, and what an earlier run had done. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -30,11 +30,13 @@ class ProgressCounter:
         self.seconds = 0.0
 
     def found(self, texts: int, done: int) -> None:
+        """Start counting: `done` of `texts` were encoded by an earlier run."""
         self.total, self.resumed = texts, done
         self._began = time.perf_counter()
         self.show()
 
     def encoded(self, texts: int, tokens: int) -> None:
+        """Count texts that were just encoded. Called from several threads."""
         with self._lock:
             self.texts += texts
             self.tokens += tokens
@@ -42,4 +44,4 @@ class ProgressCounter:
             self.show()
 
     def show(self) -> None:
-        """For whoever has something to show it on."""
+        """Display the counters; overridden by subclasses that have a display."""

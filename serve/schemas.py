@@ -1,9 +1,9 @@
-"""What the routes take and give. The OpenAPI document is generated from these, so it cannot say anything else.
+"""Request and response types of the routes. The OpenAPI document is generated from them, so it always matches.
 
-The dialects of Infinity and Cohere, which nobody else speaks, lie with their routes.
+The types that only the dialects of Infinity and Cohere use are defined next to their routes.
 
-/v1/embeddings tolerates fields it does not know, because OpenAI's clients send more of them with every release. /embed
-and /search refuse them: there a misspelt `trunkate` would be silently ignored.
+/v1/embeddings ignores unknown fields, because each release of OpenAI's clients sends more of them. /embed and /search
+reject unknown fields; otherwise a misspelt `trunkate` would be silently ignored.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from embedship.serve.documents.store import Chunk
 from embedship.serve.index.effort import SearchEffort
 from embedship.serve.search.fusion import SearchMode
 
-Dimensions = Annotated[int, Meta(ge=1, description="Keep the first so many components and renormalise.")]
+Dimensions = Annotated[int, Meta(ge=1, description="Keep this many leading components and renormalise.")]
 
 
 class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Unknown fields are errors."""
+    """Base class of requests that reject unknown fields."""
 
 
 class _EmbeddingsOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,13 +35,13 @@ class _EmbeddingsOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EmbeddingsRequest(_EmbeddingsOptions, frozen=True, kw_only=True):
-    """OpenAI's POST /v1/embeddings. `model` may be any name; the reply says which model answered."""
+    """OpenAI's POST /v1/embeddings. `model` may be any name; the response names the model of this server."""
 
     input: str | list[str]
 
 
 class TokensRequest(_EmbeddingsOptions, frozen=True, kw_only=True):
-    """The same where the server accepts token ids: a text, ids, or a list of texts or of ids, not mixed."""
+    """The same, on servers that accept token ids: a text, a list of ids, a list of texts, or a list of lists of ids."""
 
     input: str | list[str | int | list[int]]
 
@@ -55,7 +55,7 @@ class Embedding(msgspec.Struct, frozen=True):
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Tokens that were computed: special tokens included, padding and what was cut off not."""
+    """Number of computed tokens, including special tokens. Padding and truncated tokens are not counted."""
 
     prompt_tokens: int
     total_tokens: int
@@ -73,7 +73,7 @@ class EmbedRequest(Strict, frozen=True):
 
     inputs: str | list[str]
     normalize: bool | None = None
-    truncate: bool | None = None  # null and true cut what is too long, false refuses it
+    truncate: bool | None = None  # null and true truncate texts that are too long, false rejects them
     truncation_direction: Literal["left", "right", "Left", "Right"] | None = None
     prompt_name: str | None = None
     dimensions: Dimensions | None = None
@@ -93,14 +93,14 @@ class SimilarityParameters(Strict, frozen=True):
 
 
 class SimilarityRequest(Strict, frozen=True):
-    """POST /similarity of text-embeddings-inference: the cosine of one sentence to each of the others."""
+    """POST /similarity of text-embeddings-inference: the cosine between one sentence and each of the others."""
 
     inputs: SimilarityInputs
     parameters: SimilarityParameters | None = None
 
 
 class TokenizeRequest(Strict, frozen=True):
-    """POST /tokenize of text-embeddings-inference: what the model reads of each text."""
+    """POST /tokenize of text-embeddings-inference: the tokens of each text."""
 
     inputs: str | list[str]
     add_special_tokens: bool = True
@@ -108,7 +108,7 @@ class TokenizeRequest(Strict, frozen=True):
 
 
 class Token(msgspec.Struct, frozen=True):
-    """`start` and `stop` are characters of the text, prompt included; a special token has none."""
+    """`start` and `stop` are character positions in the text, prompt included; null for a special token."""
 
     id: int
     text: str
@@ -118,14 +118,14 @@ class Token(msgspec.Struct, frozen=True):
 
 
 class DecodeRequest(Strict, frozen=True):
-    """POST /decode of text-embeddings-inference: one list of ids, or several."""
+    """POST /decode of text-embeddings-inference: one list of token ids, or several."""
 
     ids: list[int | list[int]]
     skip_special_tokens: bool = True
 
 
 class ModelCard(msgspec.Struct, frozen=True):
-    """A model as GET /v1/models gives it; `created` is when the bundle was written, in Unix seconds."""
+    """A model in GET /v1/models. `created` is the time at which the bundle was written, in Unix seconds."""
 
     id: str
     object: Literal["model"]
@@ -139,7 +139,7 @@ class Models(msgspec.Struct, frozen=True):
 
 
 class EncodeRequest(Strict, frozen=True):
-    """POST /v1/encode. `dtype`: what the rows are made of; int8 and ubinary are the bundle's own frozen codes."""
+    """POST /v1/encode. `dtype` is the data type of the rows; int8 and ubinary use the calibration in the bundle."""
 
     texts: str | list[str]
     dtype: VectorCode = VectorCode.FLOAT32
@@ -149,7 +149,7 @@ class EncodeRequest(Strict, frozen=True):
 
 
 class EncodeReply(msgspec.Struct, frozen=True):
-    """`tokens` and `cut` have an entry a text: how many were computed, and how many were cut off."""
+    """`tokens` and `cut` have one entry per text: the number of computed and of truncated tokens."""
 
     vectors: list[list[float]]
     dtype: VectorCode
@@ -160,16 +160,16 @@ class EncodeReply(msgspec.Struct, frozen=True):
 
 
 class Rerank(Strict, frozen=True):
-    """Find `top` documents, and let the re-ranker say which of them are the best."""
+    """Find `top` documents, and re-rank them with the re-ranker."""
 
     top: Annotated[int, Meta(ge=1)] = 50
 
 
 class SearchRequest(Strict, frozen=True):
-    """`filter` holds conditions on metadata: {"kind": "drug", "year": {"gte": 2000}, "tag": {"in": ["a", "b"]}}.
+    """`filter` contains conditions on metadata: {"kind": "drug", "year": {"gte": 2000}, "tag": {"in": ["a", "b"]}}.
 
-    `effort` turns recall into time for this one search, where the index has something to turn. Where documents were cut
-    into chunks, a hit is the best chunk of a document; with `per_document` false every chunk may be one.
+    `effort` trades speed for recall in this search, if the index has such a parameter. In an index of chunks, a hit is
+    the best chunk of a document; with `per_document` false, several chunks of a document can be hits.
     """
 
     query: str | list[str]
@@ -182,21 +182,22 @@ class SearchRequest(Strict, frozen=True):
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where one of the two searches had a hit: its rank, from 1, and its score there."""
+    """Rank (from 1) and score of a hit in one of the two searches."""
 
     rank: int
     score: float
 
 
 class SearchHit(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A document and its score; `title` and `metadata` where the document has them.
+    """A document and its score. `title` and `metadata` are present if the document has them.
 
-    Where documents were cut, `text` is that of a chunk: characters `start` to `end` of the document, says `chunk`.
+    In an index of chunks, `text` is the text of a chunk, and `chunk` gives its position: characters `start` to `end` of
+    the document.
 
     The score is the cosine to the query in mode dense, BM25 in mode keyword, and in mode hybrid the sum of
-    1 / (60 + rank) over `dense` and `keyword`, each given where that search had the document among its first.
-    Of a search that was re-ranked it is the re-ranker's, between 0 and 1, and `retrieved` says where the document was
-    before, and with which of those scores.
+    1 / (60 + rank) over `dense` and `keyword`; each of them is present if that search ranked the document high enough.
+    In a re-ranked search, the score is the re-ranker's, between 0 and 1; `retrieved` gives the rank and score of the
+    document before re-ranking.
     """
 
     id: str
@@ -211,13 +212,13 @@ class SearchHit(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class SearchResult(msgspec.Struct, frozen=True):
-    """The hits of one query, best first."""
+    """Hits of one query, best first."""
 
     hits: list[SearchHit]
 
 
 class SearchReply(msgspec.Struct, frozen=True):
-    """One result a query, in the order of the queries. `usage` counts the pairs that were re-ranked, too."""
+    """One result per query, in the order of the queries. `usage` includes the tokens of re-ranked pairs."""
 
     results: list[SearchResult]
     usage: Usage
@@ -227,7 +228,7 @@ DocumentId = Annotated[str, Meta(min_length=1, max_length=1024)]
 
 
 class NewDocument(Strict, frozen=True):
-    """A document as `embedship index` takes it; `metadata` is what filters look at."""
+    """A document, as in the input of `embedship index`. Filters apply to `metadata`."""
 
     id: DocumentId
     text: Annotated[str, Meta(min_length=1)]
@@ -236,21 +237,21 @@ class NewDocument(Strict, frozen=True):
 
 
 class DocumentsRequest(Strict, frozen=True):
-    """Put documents, new or in the place of those that have their ids, and delete others: all of it or nothing."""
+    """Documents to add or replace, by id, and ids to delete. Either all changes are made, or none."""
 
     documents: list[NewDocument] = []
     delete: list[DocumentId] = []
 
 
 class Truncated(msgspec.Struct, frozen=True):
-    """A document that is longer than the model reads, and how many tokens were cut off."""
+    """A document that is too long for the model, and the number of truncated tokens."""
 
     id: str
     tokens: int
 
 
 class DocumentsReply(msgspec.Struct, frozen=True):
-    """It is on the disk, and every search from now on sees it. `unchanged` were there already, word for word."""
+    """The changes are durable and visible to every following search. `unchanged` documents were identical before."""
 
     new: int
     replaced: int
@@ -260,13 +261,13 @@ class DocumentsReply(msgspec.Struct, frozen=True):
 
 
 class DeletedReply(msgspec.Struct, frozen=True):
-    """`deleted` is 0 where there was no document of this id: it may be sent again."""
+    """`deleted` is 0 if there was no document with this id: the request can safely be repeated."""
 
     deleted: int
 
 
 class DocumentReply(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A document as it is now; `title` and `metadata` where it has them."""
+    """The current version of a document. `title` and `metadata` are present if the document has them."""
 
     id: str
     text: str
@@ -275,10 +276,10 @@ class DocumentReply(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class FeedbackRequest(Strict, frozen=True):
-    """What was right: for an answer of /search by its X-Request-Id, or for a query.
+    """Relevant documents of a search, which is given by its X-Request-Id, or by its query.
 
-    With `query`, `hits` are the ids that were answered, best first; without `hits` the query is searched again. Where a
-    request held several queries, `result` is the place of the one that is judged, from 0.
+    With `query`, `hits` are the ids that the search returned, best first; without `hits` the query is searched again.
+    If a request contained several queries, `result` is the index of the judged one, from 0.
     """
 
     relevant: Annotated[list[DocumentId], Meta(min_length=1, max_length=100)]
@@ -289,7 +290,7 @@ class FeedbackRequest(Strict, frozen=True):
 
 
 class FeedbackReply(msgspec.Struct, frozen=True):
-    """Recall@10 of the one answer: `found` of the `expected`, at most ten, are among its first ten."""
+    """Recall@10 of this search: `found` of the `expected` documents (at most ten) are among its first ten hits."""
 
     found: int
     expected: int
@@ -297,10 +298,10 @@ class FeedbackReply(msgspec.Struct, frozen=True):
 
 
 class ReloadRequest(Strict, frozen=True):
-    """Folders on the server's own file system, and for an index also milvus://HOST:PORT/COLLECTION; without one, what
-    lies where that lies which answers now is read again.
+    """Folders on the server's file system; an index can also be milvus://HOST:PORT/COLLECTION.
 
-    `candidate`: take up the candidate's bundle and index; from then on there is none.
+    A path that is not given is read again from where the current bundle or index was read. `candidate`: replace the
+    current bundle and index with the candidate's; the server then has no candidate.
     """
 
     bundle: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
@@ -327,7 +328,7 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class DeviceInfo(msgspec.Struct, frozen=True):
-    """One device: a stream of the engine in the server's process, or a worker process."""
+    """One device: a stream of the engine in the server process, or a worker process."""
 
     name: str
     up: bool
@@ -337,7 +338,7 @@ class DeviceInfo(msgspec.Struct, frozen=True):
 
 
 class GoldenReport(msgspec.Struct, frozen=True):
-    """The golden check at start: cosine to the checkpoint's own vectors."""
+    """Golden check at startup: cosines between this server's vectors and the checkpoint's."""
 
     texts: int
     minimum: float
@@ -345,7 +346,7 @@ class GoldenReport(msgspec.Struct, frozen=True):
 
 
 class IndexInfo(msgspec.Struct, frozen=True):
-    """`size` counts documents, `rows` vectors; `exact` is the code of the exact vectors that lie on disk."""
+    """`size` is the number of documents, `rows` of vectors; `exact` is the data type of the exact vectors on disk."""
 
     size: int
     kind: str
@@ -364,7 +365,7 @@ class TeiType(msgspec.Struct, frozen=True):
 
 
 class RerankerInfo(msgspec.Struct, frozen=True):
-    """The re-ranker; `golden` are its likenesses to the checkpoint's own scores."""
+    """The re-ranker; `golden` compares its scores with the checkpoint's."""
 
     fingerprint: str
     model_id: str
@@ -376,7 +377,7 @@ class RerankerInfo(msgspec.Struct, frozen=True):
 
 
 class Info(msgspec.Struct, frozen=True):
-    """What runs. The names from `model_id` on that begin with model_, max_ or auto_ are those clients of TEI read."""
+    """The running model and its limits. Clients of TEI read `model_id` and the fields model_*, max_* and auto_*."""
 
     version: str
     fingerprint: str

@@ -1,14 +1,15 @@
-# ruff: noqa: RUF009 - setting() makes a field, and fields are made in class bodies
-"""Every setting of the server, said once: flag, environment variable and documentation are made from it.
+# ruff: noqa: RUF009 - setting() returns a dataclass field, so it must be called in the class body
+"""Settings of the server: flags, environment variables and documentation are generated from these definitions.
 
-The flag --x-y and the environment variable EMBEDSHIP_X_Y are the same setting. Nothing here loads numpy: `serve` sets
-up its threads first.
+The flag --x-y and the environment variable EMBEDSHIP_X_Y are the same setting. This module must not import numpy,
+because `serve` first sets the number of BLAS threads.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, fields
+from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -23,206 +24,296 @@ from embedship.serve.telemetry.logs import LogFormat
 
 _IN_PROCESS = ("auto", "cpu")
 
-# One permit in eight is for interactive work only: a bulk load must not lock out queries.
+# One permit in eight is reserved for interactive requests, so that bulk requests cannot block queries.
 BULK_RESERVED_FRACTION = 8
 
 
+class Panel(StrEnum):
+    """Headings under which `embedship serve --help` groups the options."""
+
+    MODEL = "Model and index"
+    NETWORK = "Network"
+    ACCESS = "Access"
+    DOCUMENTS = "Documents"
+    RUNTIME = "Runtime"
+    LIMITS = "Limits"
+    TIMEOUTS = "Timeouts"
+    MONITOR = "Monitoring"
+    CANDIDATE = "Candidate"
+    LOGS = "Logs"
+
+
 class SettingRange(NamedTuple):
+    """Allowed range of a number, both ends included."""
+
     low: float
     high: float
 
     def __str__(self) -> str:
-        return f"{_written(self.low)} to {_written(self.high)}"
+        return f"{_format_number(self.low)} to {_format_number(self.high)}"
 
 
-def _written(number: float) -> str:
-    """As people write it: 1,048,576 and 0.0001, never 1.04858e+06."""
+def _format_number(number: float) -> str:
+    """Return a number as people write it: 1,048,576 and 0.0001, never 1.04858e+06."""
     return f"{int(number):,}" if float(number).is_integer() else f"{number:g}"
 
 
-def setting(default: Any, help: str, low: float | None = None, high: float | None = None) -> Any:
-    """A field of Settings: its help text, and the range that is allowed where it is a number."""
+def setting(default: Any, panel: Panel, help: str, low: float | None = None, high: float | None = None) -> Any:
+    """Return a dataclass field for Settings; `low` and `high` give the allowed range of a number."""
     allowed = None if low is None or high is None else SettingRange(low, high)
-    return dataclasses.field(default=default, metadata={"help": help, "allowed": allowed})
+    return dataclasses.field(default=default, metadata={"help": help, "allowed": allowed, "panel": panel})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Checked when made: a bad value raises UsageError naming key, value and allowed range."""
+    """The settings of one server. An invalid value raises UsageError with its key, the value and the allowed range."""
 
-    bundle: Path = dataclasses.field(metadata={"help": "Folder written by `embedship export`.", "allowed": None})
+    bundle: Path = dataclasses.field(
+        metadata={"help": "Bundle folder, written by `embedship export`.", "allowed": None, "panel": Panel.MODEL}
+    )
     index: Path | Address | None = setting(
         None,
-        "Folder written by `embedship index`, or milvus://HOST:PORT/COLLECTION that it filled; without it no /search.",
+        Panel.MODEL,
+        "Index folder written by `embedship index`, or milvus://HOST:PORT/COLLECTION. Without an index, /search is "
+        "disabled.",
     )
     reranker: Path | None = setting(
         None,
-        "Bundle of a cross-encoder, from `embedship export --task rerank`: /rerank, and searches that ask for it.",
+        Panel.MODEL,
+        "Cross-encoder bundle, written by `embedship export --task rerank`. Enables /rerank and re-ranking in /search.",
     )
     writable: bool = setting(
         False,
-        "Take PUT and DELETE at /documents, of who has a write key or an admin key; changes lie in INDEX.live, beside "
-        "the index, which stays as it is.",
+        Panel.DOCUMENTS,
+        "Enable PUT and DELETE on /documents (requires a write or admin key). Changes are stored in INDEX.live; the "
+        "index folder is not modified.",
     )
     compact_share: float = setting(
         0.02,
-        "Compact the index when so many changes have come since, as a share of its vectors, and 1,000 at least.",
+        Panel.DOCUMENTS,
+        "Compact the index when the changes since the last compaction exceed this share of its vectors (and at least "
+        "1,000 changes).",
         0.0001,
         1,
     )
     reference: Path | None = setting(
         None,
-        "Drift reference, written by `embedship reference`; default: BUNDLE.reference.safetensors beside the bundle, "
-        "else the one in it.",
+        Panel.MONITOR,
+        "Drift reference, written by `embedship reference`. Default: the file BUNDLE.reference.safetensors next to the "
+        "bundle, or the reference inside the bundle.",
     )
     candidate_bundle: Path | None = setting(
         None,
-        "Bundle that may come next, asked a share of the searches beside the one that answers; default: the same.",
+        Panel.CANDIDATE,
+        "Candidate bundle that receives a sample of live searches in the background. Default: the serving bundle.",
     )
     candidate_index: Path | Address | None = setting(
-        None, "Index that may come next; its answers reach nobody, /monitor compares them."
+        None,
+        Panel.CANDIDATE,
+        "Candidate index. /monitor compares its results with the served ones; clients never see them.",
     )
-    candidate_rate: float = setting(0.05, "Share of searches that the candidate is asked, too.", 0, 1)
+    candidate_rate: float = setting(
+        0.05, Panel.CANDIDATE, "Share of searches that are repeated on the candidate.", 0, 1
+    )
     candidate_share: float = setting(
-        0.05, "Most time the candidate may take, as a share of one core; the rest is skipped.", 0, 1
+        0.05,
+        Panel.CANDIDATE,
+        "CPU limit of the candidate, as a share of one core. Searches above it are skipped.",
+        0,
+        1,
     )
-    variant: str | None = setting(None, "Variant to run; default: the one measured best on a machine like this one.")
+    variant: str | None = setting(
+        None, Panel.MODEL, "Variant to run. Default: the variant that measured best on this type of machine."
+    )
     cache: Path | None = setting(
-        None, "Folder that keeps what was measured on this machine; default: beside the bundle."
+        None, Panel.MODEL, "Folder for measurements made on this machine. Default: next to the bundle."
     )
-    host: str = setting("127.0.0.1", "Address to listen on; 0.0.0.0 for all.")
-    port: int = setting(8080, "Port to listen on; 0 for any free one.", 0, 65_535)
+    host: str = setting("127.0.0.1", Panel.NETWORK, "Address to listen on. Use 0.0.0.0 for all interfaces.")
+    port: int = setting(8080, Panel.NETWORK, "Port to listen on. 0 selects any free port.", 0, 65_535)
     metrics_port: int | None = setting(
         None,
-        "Port of its own for /metrics, with /health and /ready; 0 for any free one. /metrics is then not on --port. "
-        "Nothing here asks for a key: let only your monitoring reach it.",
+        Panel.NETWORK,
+        "Separate port for /metrics, /health and /ready; 0 selects any free port. /metrics is then not served on "
+        "--port. This port requires no key: allow only your monitoring to reach it.",
         0,
         65_535,
     )
-    metrics_host: str | None = setting(None, "Address that --metrics-port listens on; default: that of --host.")
+    metrics_host: str | None = setting(None, Panel.NETWORK, "Address for --metrics-port. Default: the value of --host.")
     api_key_file: Path | None = setting(
         None,
-        "API keys, one a line; requests must carry one (Authorization: Bearer KEY). Keys may also be in "
-        "EMBEDSHIP_API_KEYS. Default: everybody may ask.",
+        Panel.ACCESS,
+        "File with API keys, one per line. Requests must send one of them (Authorization: Bearer KEY). Keys can also "
+        "be set in EMBEDSHIP_API_KEYS. Default: no key is required.",
     )
     admin_key_file: Path | None = setting(
         None,
-        "Admin keys, one a line, for /admin/ routes; they may also be in EMBEDSHIP_ADMIN_KEYS. Default: those routes "
-        "refuse everybody.",
+        Panel.ACCESS,
+        "File with admin keys, one per line, for the /admin/ routes. Keys can also be set in EMBEDSHIP_ADMIN_KEYS. "
+        "Default: the /admin/ routes reject every request.",
     )
     write_key_file: Path | None = setting(
         None,
-        "Write keys, one a line, for changes to /documents; they may also be in EMBEDSHIP_WRITE_KEYS. Default: only "
-        "admin keys may write.",
+        Panel.ACCESS,
+        "File with write keys, one per line, for changes to /documents. Keys can also be set in EMBEDSHIP_WRITE_KEYS. "
+        "Default: only admin keys can write.",
     )
     allowed_hosts: str | None = setting(
         None,
-        "Names that this server is known by, with commas between them: without API keys, requests of web pages of "
-        "other sites are refused, and on loopback such as name another host than localhost or an address. With names, "
-        "everywhere; * allows all. Default: none.",
+        Panel.ACCESS,
+        "Comma-separated host names of this server. Used only without API keys: requests from web pages of other sites "
+        "are rejected. On loopback, the Host header must also be localhost, an IP address or one of these names; with "
+        "names given, this applies to every address. * accepts all. Default: no names.",
     )
-    streams: int | None = setting(None, "Engine threads; default: one a core of the cgroup quota.", 1, 1_024)
+    streams: int | None = setting(
+        None, Panel.RUNTIME, "Number of engine threads. Default: one per core of the cgroup quota.", 1, 1_024
+    )
     devices: str = setting(
         "auto",
-        "auto or cpu: engine streams in this process; or names of devices, each of which gets a worker process that is "
-        "watched and restarted: cpu:0,cpu:1 or cuda:0,cuda:1 (tensorrt:0 and Intel's gpu:0 likewise).",
+        Panel.RUNTIME,
+        "auto or cpu: run the model inside this process. A list such as cpu:0,cpu:1 or cuda:0,cuda:1 (also tensorrt:0, "
+        "and gpu:0 for Intel) starts one worker process per device, which is monitored and restarted if it fails.",
     )
     stall_seconds: float = setting(
         10.0,
-        "A forward pass that runs longer hangs, unless the device's own pace allows it more: the worker process is "
-        "killed and started again; in this process, /health fails.",
+        Panel.RUNTIME,
+        "A forward pass that runs longer counts as hung, unless the device is known to be slower. A hung worker "
+        "process is killed and restarted; without worker processes, /health reports a failure.",
         0.1,
         3_600,
     )
-    batch_tokens: int = setting(1_536, "Most padded tokens in a batch.", 16, 1_048_576)  # plan.BUDGET
-    queue_texts: int = setting(4_096, "Texts that may wait; more are answered with 429.", 1, 1_000_000)
-    max_texts: int = setting(2_048, "Most texts in a request.", 1, 100_000)  # what OpenAI's clients may send
-    max_characters: int = setting(200_000, "Most characters in a text.", 1, 10_000_000)
-    max_body_bytes: int = setting(16 * 1024 * 1024, "Most bytes in a request.", 1_024, 1_073_741_824)
-    max_head_bytes: int = setting(
-        32_768, "Most bytes in the head of a request; more are answered with 431.", 1_024, 1_048_576
+    batch_tokens: int = setting(  # batches.BUDGET
+        1_536, Panel.RUNTIME, "Maximum number of tokens in a batch, padding included.", 16, 1_048_576
     )
-    max_head_fields: int = setting(100, "Most headers of a request; more are answered with 431.", 8, 10_000)
+    queue_texts: int = setting(
+        4_096, Panel.LIMITS, "Maximum number of queued texts. Above it, requests get 429.", 1, 1_000_000
+    )
+    max_texts: int = setting(  # the number that OpenAI's clients may send
+        2_048, Panel.LIMITS, "Maximum number of texts per request.", 1, 100_000
+    )
+    max_characters: int = setting(200_000, Panel.LIMITS, "Maximum number of characters per text.", 1, 10_000_000)
+    max_body_bytes: int = setting(
+        16 * 1024 * 1024, Panel.LIMITS, "Maximum size of a request body, in bytes.", 1_024, 1_073_741_824
+    )
+    max_head_bytes: int = setting(
+        32_768,
+        Panel.LIMITS,
+        "Maximum size of the request line and headers, in bytes. Above it, requests get 431.",
+        1_024,
+        1_048_576,
+    )
+    max_head_fields: int = setting(
+        100, Panel.LIMITS, "Maximum number of headers per request. Above it, requests get 431.", 8, 10_000
+    )
     connections: int = setting(
         1_024,
-        "Most connections at once; on a further one only /health, /ready and /metrics are answered, all else with 503.",
+        Panel.LIMITS,
+        "Maximum number of open connections. Above it, only /health, /ready and /metrics are answered; other requests "
+        "get 503.",
         1,
         1_000_000,
     )
     accept_token_ids: bool = setting(
-        False, "Take lists of token ids at /v1/embeddings: only where every client has this model's own tokenizer."
+        False,
+        Panel.ACCESS,
+        "Accept lists of token ids on /v1/embeddings. Use it only if every client uses this model's own tokenizer.",
     )
     request_seconds: float = setting(
         60.0,
-        "Longest a request may take, once its body has come, before it is answered with 504; a client may ask for less "
-        "with X-Request-Timeout-Ms.",
+        Panel.TIMEOUTS,
+        "Request timeout, measured after the body has been received. Late requests get 504. Clients can set a shorter "
+        "timeout with the header X-Request-Timeout-Ms.",
         0.001,
         86_400,
     )
     head_seconds: float = setting(
-        15.0, "Longest the head of a request may take to arrive before its connection is cut.", 0.1, 3_600
+        15.0, Panel.TIMEOUTS, "Timeout for receiving the request headers. The connection is then closed.", 0.1, 3_600
     )
     body_seconds: float = setting(
-        30.0, "Longest the body of a request may take to arrive before it is answered with 408.", 0.1, 3_600
+        30.0, Panel.TIMEOUTS, "Timeout for receiving the request body. Late requests get 408.", 0.1, 3_600
     )
     idle_seconds: float = setting(
         75.0,
-        "An idle connection is closed after so long: more than load balancers keep theirs, for the side that closes "
-        "first should be the client's.",
+        Panel.TIMEOUTS,
+        "Idle timeout of a connection. Keep it longer than your load balancer's, so that the load balancer closes "
+        "first.",
         0.1,
         86_400,
     )
     answer_seconds: float = setting(
-        60.0, "Longest a client may take to read an answer before its connection is cut.", 0.1, 3_600
+        60.0, Panel.TIMEOUTS, "Timeout for a client to read the response. The connection is then closed.", 0.1, 3_600
     )
     max_unread_bytes: int = setting(
         256 * 1024 * 1024,
-        "Most bytes of answers that may wait for their clients to read; then the connection is cut that has not read "
-        "for longest.",
+        Panel.LIMITS,
+        "Limit on buffered response bytes. Above it, the connection that has been stalled longest is closed.",
         65_536,
         1_099_511_627_776,
     )
-    max_hits: int = setting(1_000, "Most hits a search may ask for.", 1, 10_000)
+    max_hits: int = setting(1_000, Panel.LIMITS, "Maximum number of hits per search.", 1, 10_000)
     drain_seconds: float = setting(
         30.0,
-        "After SIGTERM, keep answering until requests stop coming, at most so long; give the process 20 s more before "
-        "it is killed (terminationGracePeriodSeconds).",
+        Panel.TIMEOUTS,
+        "After SIGTERM, keep serving until no requests arrive, but at most for this time. Give the process 20 s more "
+        "before it is killed (terminationGracePeriodSeconds).",
         0,
         3_600,
     )
-    sample_rate: float = setting(1.0, "Share of queries tested for drift.", 0, 1)
-    shadow_rate: float = setting(0.01, "Share of searches repeated exactly, for recall@10.", 0, 1)
-    shadow_share: float = setting(
-        0.02, "Most time the exact searches may take, as a share of one core; the rest is skipped.", 0, 1
+    sample_rate: float = setting(1.0, Panel.MONITOR, "Share of queries that are tested for drift.", 0, 1)
+    shadow_rate: float = setting(
+        0.01, Panel.MONITOR, "Share of searches that are repeated as exact searches, to measure recall@10.", 0, 1
     )
-    drift_interval_seconds: float = setting(60.0, "Seconds between tests for drift.", 0.1, 86_400)
+    shadow_share: float = setting(
+        0.02,
+        Panel.MONITOR,
+        "CPU limit of the exact searches, as a share of one core. Searches above it are skipped.",
+        0,
+        1,
+    )
+    drift_interval_seconds: float = setting(60.0, Panel.MONITOR, "Seconds between drift tests.", 0.1, 86_400)
     false_alarms: str = setting(
-        "1 per 30 days", 'False alarms of drift that are accepted: "1 per 30 days", "2 per week".'
+        "1 per 30 days",
+        Panel.MONITOR,
+        'Accepted rate of false drift alarms, for example "1 per 30 days" or "2 per week".',
     )
     canary_interval_seconds: float = setting(
-        30.0, "Seconds between golden texts re-encoded on every device.", 0.1, 3_600
+        30.0, Panel.MONITOR, "Seconds between canary checks, which re-encode golden texts on every device.", 0.1, 3_600
     )
     probes: Path | None = setting(
         None,
-        'Labelled queries, JSON Lines {"text", "relevant": [ids]}, replayed for recall@10; default: probes.jsonl '
-        "beside the index, if it is there.",
+        Panel.MONITOR,
+        'File with labelled queries, as JSON Lines {"text", "relevant": [ids]}. They are searched periodically to '
+        "measure recall@10. Default: probes.jsonl next to the index, if that file exists.",
     )
-    probe_interval_seconds: float = setting(600.0, "Seconds between replays of the probes.", 0.1, 86_400)
+    probe_interval_seconds: float = setting(
+        600.0, Panel.MONITOR, "Seconds between searches for the labelled queries.", 0.1, 86_400
+    )
     probe_baseline: float | None = setting(
-        None, "Recall@10 the probes should have; default: that of the first replay.", 0.01, 1
+        None,
+        Panel.MONITOR,
+        "Expected recall@10 of the labelled queries. Default: the value of the first measurement.",
+        0.01,
+        1,
     )
     keep_answers: int = setting(
-        10_000, "Answered queries that POST /feedback can still judge by their request id.", 0, 1_000_000
+        10_000, Panel.MONITOR, "Number of recent searches that POST /feedback can refer to by request id.", 0, 1_000_000
     )
     keep_queries: int = setting(
-        0, "Show the texts of so many drifted or judged queries; 0 keeps no query text at all.", 0, 1_000
+        0,
+        Panel.MONITOR,
+        "Number of texts of drifted or judged queries to keep and show in /monitor. With 0, no query text is stored.",
+        0,
+        1_000,
     )
-    log_format: LogFormat = setting(LogFormat.TEXT, "Lines on stderr: text to read, or json, an object a line.")
+    log_format: LogFormat = setting(
+        LogFormat.TEXT, Panel.LOGS, "Log format on stderr: text, or json with one object per line."
+    )
     access_log: bool = setting(
-        False, "Log a line for each request: route, status, texts, tokens, seconds by phase; never a text or a key."
+        False,
+        Panel.LOGS,
+        "Log one line per request: route, status, texts, tokens and seconds per phase. Never texts or keys.",
     )
     state_dir: Path | None = setting(
-        None, "Folder that keeps the monitor's memory over restarts; without it, it begins anew."
+        None, Panel.MONITOR, "Folder where the monitor saves its state. Without it, a restart clears the monitor."
     )
 
     def __post_init__(self) -> None:
@@ -235,34 +326,37 @@ class Settings:
         except InvalidSetting as error:
             raise UsageError(f"{flag('false_alarms')} ({variable('false_alarms')}): {error}") from None
         if self.writable and self.index is None:
-            raise UsageError(
-                f"{flag('writable')} ({variable('writable')}) needs an index to write to: give --index INDEX"
-            )
+            raise UsageError(f"{flag('writable')} ({variable('writable')}) needs an index: give --index INDEX")
         try:
             BrowserGuard.parse(self.allowed_hosts)
         except UsageError as error:
             raise UsageError(f"{flag('allowed_hosts')} ({variable('allowed_hosts')}): {error}") from None
         try:
-            self.workers  # noqa: B018 - read for its error
+            self.workers  # noqa: B018 - raises UsageError if the devices are not valid
         except UsageError as error:
             raise UsageError(f"{flag('devices')} ({variable('devices')}): {error}") from None
         if self.candidate_bundle and not self.candidate_index:
-            raise UsageError(f"{flag('candidate_bundle')} needs its own index: give {flag('candidate_index')}, too")
+            raise UsageError(
+                f"{flag('candidate_bundle')} needs an index of its own: also give {flag('candidate_index')} INDEX"
+            )
         if self.candidate_index and not self.index:
-            raise UsageError(f"{flag('candidate_index')} is compared with the index that answers: give {flag('index')}")
+            raise UsageError(
+                f"{flag('candidate_index')} needs a serving index to compare with: also give {flag('index')} INDEX"
+            )
         if self.max_texts > (most := self.queue_texts - self.queue_texts // BULK_RESERVED_FRACTION):
             raise UsageError(
                 f"{flag('max_texts')} is {self.max_texts}, but with {flag('queue_texts')} {self.queue_texts} a request "
-                f"of more than {most} texts could never enter: lower the first or raise the second"
+                f"with more than {most} texts can never be accepted: lower {flag('max_texts')} or raise "
+                f"{flag('queue_texts')}"
             )
 
     @property
     def workers(self) -> tuple[device.DeviceAddress, ...]:
-        """The devices that get a worker process; none: the streams run in this process."""
+        """Devices that run in a worker process each. Empty: the model runs inside this process."""
         return () if self.devices in _IN_PROCESS else device.several(self.devices)
 
     def lines(self) -> list[str]:
-        """`name = value`, for the log at start. No setting is a secret: keys lie elsewhere."""
+        """Return `name = value` lines for the log at startup. They contain no secrets: keys are not settings."""
         return [f"{field.name} = {getattr(self, field.name)}" for field in fields(self)]
 
 
@@ -272,8 +366,10 @@ RANGES = MappingProxyType(
 
 
 def flag(name: str) -> str:
+    """Return the command-line flag of a setting: --max-texts for max_texts."""
     return "--" + name.replace("_", "-")
 
 
 def variable(name: str) -> str:
+    """Return the environment variable of a setting: EMBEDSHIP_MAX_TEXTS for max_texts."""
     return "EMBEDSHIP_" + name.upper()

@@ -140,9 +140,10 @@ class Ours:
         from embedship.serve.indexing.build import IndexOptions, build
         from embedship.serve.live.backend import FolderBackend
         from embedship.serve.live.index import MutableIndex
+        from embedship.serve.search.backend import DEFAULT_SEARCH_PARAMS
         from embedship.serve.service.collection import Collection
 
-        self._document, self._pieces = Document, ChunkedDocuments
+        self._document, self._pieces, self._params = Document, ChunkedDocuments, DEFAULT_SEARCH_PARAMS
         opened = Bundle.open(bundle)
         if fresh:
             lines = folder.with_suffix(".jsonl")
@@ -159,7 +160,7 @@ class Ours:
         self._live.write([*self._pieces.of(documents, None).puts(vectors)])
 
     def search(self, query):
-        found = self._shelf.search_sync(query[None], K)
+        found = self._shelf.backend.find(query[None], K, self._params)
         return [hit.document.id for hit in found.hits[0]]
 
     def holds(self, id):

@@ -41,7 +41,11 @@ def _parameter(field: dataclasses.Field[Any], kind: Any) -> inspect.Parameter:
         where = Address in get_args(kind)
         kind = Any if where else kind
         read = typer.Option(
-            flag(field.name), envvar=variable(field.name), help=help, parser=parse_location if where else None
+            flag(field.name),
+            envvar=variable(field.name),
+            help=help,
+            parser=parse_location if where else None,
+            rich_help_panel=str(field.metadata["panel"]),
         )
     default = inspect.Parameter.empty if required else field.default
     keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD

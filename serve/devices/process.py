@@ -139,4 +139,6 @@ def _socket_pair(ours: ExitStack, theirs: ExitStack) -> tuple[socket, socket]:
 
 def _start(name: str, descriptors: list[int]) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-P", "-m", "embedship.serve.devices.worker_main", name, *map(str, descriptors)]
-    return subprocess.Popen(command, pass_fds=descriptors, stdin=subprocess.DEVNULL, env=api_keys.without(os.environ))
+    return subprocess.Popen(
+        command, pass_fds=descriptors, stdin=subprocess.DEVNULL, env=api_keys.without_secrets(os.environ)
+    )

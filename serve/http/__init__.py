@@ -1,11 +1,11 @@
-"""Http.
+"""HTTP: connections, requests and responses.
 
-app.py         The ASGI application
-connection.py  One connection, and what its client may hold and for how long
-deadline.py    How long a request may take once its body has come
-float_json.py  float32 vectors as JSON numbers
-messages.py    What a route is, and the small part of HTTP the server needs
-openapi.py     The OpenAPI 3.1 document, from the routes and the structs they decode and encode
-server.py      uvicorn, with an end that loses no request
-routes/        The routes, one module a family
+app.py         ASGI application: finds the route of a request, runs it, turns errors into responses
+connection.py  HTTP connection with limits for slow, large and too many requests
+deadline.py    Request timeout, from the client's header and the server's setting
+float_json.py  float32 vectors as JSON numbers with the fewest digits
+messages.py    Definition of a route; reading request bodies and sending responses
+openapi.py     OpenAPI document, generated from the routes
+server.py      uvicorn with a graceful shutdown
+routes/        Routes, one module per API
 """

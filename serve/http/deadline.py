@@ -1,4 +1,4 @@
-"""How long a request may take once its body has come: what its client says, at most what the server allows."""
+"""Request timeout: the value that the client sends, at most the server's, measured after the body has been received."""
 
 from __future__ import annotations
 
@@ -13,26 +13,28 @@ HEADER = b"x-request-timeout-ms"
 
 
 class RequestTimeout(NamedTuple):
+    """Timeout of one request."""
+
     seconds: float
-    chosen: bool  # by the client; otherwise it is the server's own, and who is late is the server
+    chosen: bool  # by the client; otherwise it is the server's own limit
 
 
-def timeout_from_headers(headers: Iterable[tuple[bytes, bytes]], most: float) -> RequestTimeout:
-    """Raises Invalid for a header that is no whole number above 0."""
-    given = next((value for name, value in headers if name == HEADER), None)
-    if given is None:
-        return RequestTimeout(most, chosen=False)
-    if not (given.isdigit() and len(given) < 10 and int(given)):
-        raise Invalid("X-Request-Timeout-Ms: give whole milliseconds, 1 or more.")
-    seconds = int(given) / 1000
-    return RequestTimeout(min(most, seconds), chosen=seconds < most)
+def timeout_from_headers(headers: Iterable[tuple[bytes, bytes]], maximum: float) -> RequestTimeout:
+    """Return the timeout of a request, at most `maximum` seconds. Raises Invalid for a header that is not valid."""
+    value = next((value for name, value in headers if name == HEADER), None)
+    if value is None:
+        return RequestTimeout(maximum, chosen=False)
+    if not (value.isdigit() and len(value) < 10 and int(value)):
+        raise Invalid("X-Request-Timeout-Ms: the value must be a whole number of milliseconds, 1 or more.")
+    seconds = int(value) / 1000
+    return RequestTimeout(min(maximum, seconds), chosen=seconds < maximum)
 
 
 @asynccontextmanager
 async def enforce_timeout(limit: RequestTimeout) -> AsyncIterator[None]:
-    """Raise Expired or TimedOut, inside and at once, when the time is up.
+    """Context manager that raises ClientDeadlineExceeded or ServerDeadlineExceeded when the time is up.
 
-    The claim on texts that wait in the lanes ends with it: they are dropped before they cost anything.
+    Texts of the request that are still queued are dropped before they are computed.
     """
     try:
         async with asyncio.timeout(limit.seconds) as timer:
@@ -40,7 +42,7 @@ async def enforce_timeout(limit: RequestTimeout) -> AsyncIterator[None]:
     except TimeoutError:
         if not timer.expired():
             raise
-        less = f"No answer within {limit.seconds:g} s: send fewer texts a request, or allow more time"
+        message = f"No response within {limit.seconds:g} s: send fewer texts per request, or allow more time"
         if limit.chosen:
-            raise ClientDeadlineExceeded(f"{less} (X-Request-Timeout-Ms).") from None
-        raise ServerDeadlineExceeded(f"{less} (--request-seconds).") from None
+            raise ClientDeadlineExceeded(f"{message} (X-Request-Timeout-Ms).") from None
+        raise ServerDeadlineExceeded(f"{message} (--request-seconds).") from None

@@ -1,6 +1,6 @@
-"""What a route is, and the small part of HTTP the server needs: body in, sentence or answer out.
+"""HTTP messages: the definition of a route, and the code that reads request bodies and sends responses.
 
-Plain ASGI: a few fixed paths need no framework's router and request objects on the hot path.
+Plain ASGI: for a few fixed paths, the router and request objects of a framework would only slow down each request.
 """
 
 from __future__ import annotations
@@ -31,22 +31,25 @@ Headers = tuple[tuple[bytes, bytes], ...]
 
 JSON = b"application/json"
 
-# Documents are text that anybody may have written: no browser shall take an answer for a page.
+# Documents may contain any text: browsers must not interpret a response as a web page.
 NOSNIFF = (b"x-content-type-options", b"nosniff")
 
-# In the scope of a request whose body has not come in time; whoever reads it is told so by an empty message.
+# Key in the scope of a request whose body did not arrive in time. An empty message wakes the code that waits for it.
 BODY_TIMEOUT = "embedship.late"
 
-# Most answers leave before this, and never pay for the task that watches their client.
+# Most requests are answered before this, so they do not need a task that watches for a disconnect.
 WATCH_AFTER_SECONDS = 0.05
 
 _IDS_CURE = (
-    " This server takes texts, not token ids: ids of another tokenizer would be silently wrong. With langchain-openai "
-    "set check_embedding_ctx_length=False. If they are this model's own, start it with --accept-token-ids."
+    " This server expects texts, not token ids: ids of another tokenizer would silently give wrong vectors. With "
+    "langchain-openai, set check_embedding_ctx_length=False. If the ids come from this model's own tokenizer, start "
+    "the server with --accept-token-ids."
 )
 
 
 class Response(NamedTuple):
+    """A complete HTTP response."""
+
     body: bytes
     status: int = 200
     content_type: bytes = JSON
@@ -54,12 +57,13 @@ class Response(NamedTuple):
 
 
 class RequestInfo(NamedTuple):
-    """What a handler may want to know of a request beside its body."""
+    """Parts of a request that a handler may need in addition to the decoded body."""
 
-    headers: Sequence[tuple[bytes, bytes]]  # names in lower case, as ASGI has them
-    rest: str = ""  # what the {parameter} at the end of the route's path stands for
+    headers: Sequence[tuple[bytes, bytes]]  # names in lower case, as in ASGI
+    path_parameter: str = ""  # the value of the {parameter} at the end of the route's path
 
     def header(self, name: bytes) -> str | None:
+        """Return the value of the first header of this name (in lower case), or None."""
         for each, value in self.headers:
             if each == name:
                 return value.decode("latin-1")
@@ -67,56 +71,56 @@ class RequestInfo(NamedTuple):
 
     @property
     def lane(self) -> Priority | None:
-        """The lane the client asks for; without the header, the size of the request says it."""
-        asked = self.header(b"x-embedship-lane")
-        if asked is None:
+        """Priority that the client requests, or None: the size of the request then decides. Raises Invalid."""
+        value = self.header(b"x-embedship-lane")
+        if value is None:
             return None
         try:
-            return Priority(asked.strip().lower())
+            return Priority(value.strip().lower())
         except ValueError:
-            raise Invalid(f"X-Embedship-Lane: {asked!r} is no lane; there are: {', '.join(Priority)}.") from None
+            raise Invalid(f"X-Embedship-Lane: {value!r} is not a lane; use one of: {', '.join(Priority)}.") from None
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One path and method: what it takes and gives. The OpenAPI document says the same, for it is made from this."""
+    """One path and method, with its request and response types. The OpenAPI document is generated from it."""
 
     method: str
     path: str
     summary: str
     handle: Callable[[Any, RequestInfo], Awaitable[Response]]
-    takes: Any = None  # a msgspec.Struct, or nothing
-    gives: Any = None  # None: text, of the kind `media`
-    family: ApiDialect = ApiDialect.FLAT
+    request_type: Any = None  # a msgspec.Struct; None: no body
+    response_type: Any = None  # None: text of the type `media`
+    dialect: ApiDialect = ApiDialect.FLAT
     errors: tuple[type[RequestError], ...] = ()
-    unready: bool = False  # may answer 503 in the shape of `gives`
-    body_bytes: int | None = None  # most bytes it takes, where that is less than the server does
+    unready: bool = False  # may return 503 with a body of `response_type`
+    body_bytes: int | None = None  # maximum body size, if smaller than the server's
     media: str = "text/plain"
-    apart: str | None = None  # what those of its requests are counted as that call count_apart()
-    part_of: str | None = None  # the path it is counted under; what is part of another is in no document
-    open: bool = False  # to those without an API key: probes, scrapes, and what says nothing of anybody
-    admin: bool = False  # asks for an admin key instead of an API key
-    writes: bool = False  # asks for a write key, or an admin key
-    slow: bool = False  # takes no body, and may take long all the same
-    binary: bool = False  # gives application/octet-stream to who accepts it, described by headers
+    separate_label: str | None = None  # metric label of requests for which the handler calls count_separately()
+    part_of: str | None = None  # path whose metric label it uses; such a route is not in the OpenAPI document
+    public: bool = False  # requires no API key: health checks, metrics, and responses without user data
+    admin: bool = False  # requires an admin key instead of an API key
+    writes: bool = False  # requires a write key or an admin key
+    slow: bool = False  # has no body, but may take long
+    binary: bool = False  # can return application/octet-stream, described by headers
 
     @property
-    def tail(self) -> str | None:
-        """The path before its {parameter}, which is always its end."""
+    def prefix(self) -> str | None:
+        """The path before its {parameter}, which is always the last part; None without a parameter."""
         head, brace, _ = self.path.partition("{")
         return head if brace else None
 
     @property
     def has_deadline(self) -> bool:
-        """Whether it has a deadline and keeps a draining server alive. The others are probes, and answer at once."""
-        return self.takes is not None or self.slow
+        """Whether requests have a timeout and delay the shutdown. Other routes are checks that answer at once."""
+        return self.request_type is not None or self.slow
 
 
 Body = TypeVar("Body")
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """The whole body. Raises TooLarge as soon as it is known to be, SlowBody or ClientGone if it never ends."""
+    """Return the whole body. Raises TooLarge above `limit` bytes, SlowBody, ClientDisconnected."""
     for name, value in scope["headers"]:
         if name == b"content-length" and int(value) > limit:
             raise _too_large(limit)
@@ -124,9 +128,11 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise ClientDisconnected("The connection was closed in the middle of the body.")
+            raise ClientDisconnected("The client closed the connection before it had sent the whole body.")
         if BODY_TIMEOUT in scope:
-            raise SlowBody("The body did not come in time (--body-seconds): send it faster, or fewer texts a request.")
+            raise SlowBody(
+                "The body did not arrive in time (--body-seconds): send it faster, or send fewer texts per request."
+            )
         parts.append(message.get("body", b""))
         size, more = size + len(parts[-1]), message.get("more_body", False)
         if size > limit:
@@ -135,11 +141,11 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
 
 
 def _too_large(limit: int) -> TooLarge:
-    return TooLarge(f"The body is larger than {limit} bytes: send fewer texts a request.")
+    return TooLarge(f"The body is larger than {limit} bytes: send fewer texts per request.")
 
 
 def decode(decoder: msgspec.json.Decoder[Body], raw: bytes) -> Body:
-    """Raises Malformed or Invalid, with the path of the field at fault."""
+    """Return the decoded body. Raises InvalidJson, or Invalid with the name of the invalid field."""
     if not raw.strip():
         raise InvalidJson("The body is empty: send a JSON object.")
     try:
@@ -147,19 +153,19 @@ def decode(decoder: msgspec.json.Decoder[Body], raw: bytes) -> Body:
     except msgspec.ValidationError as error:
         raise _invalid(str(error), decoder.type) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidJson(f"The body is not valid JSON in UTF-8: {error}.{_surrogate(raw)}") from None
+        raise InvalidJson(f"The body is not valid JSON in UTF-8: {error}.{_surrogate_hint(raw)}") from None
     except RecursionError:
         raise InvalidJson("The body is nested too deeply.") from None
 
 
-def _surrogate(raw: bytes) -> str:
-    """msgspec says of a lone surrogate that the data was truncated, which sends the client looking elsewhere."""
-    hint = " It holds \\ud escapes: half a surrogate pair is no text."
+def _surrogate_hint(raw: bytes) -> str:
+    """Return a hint about lone surrogates: msgspec reports them as truncated data, which is misleading."""
+    hint = " It contains \\ud escapes: half of a surrogate pair is not valid text."
     return hint if b"\\ud" in raw.lower() else ""
 
 
 def _invalid(message: str, struct: Any) -> Invalid:
-    """msgspec says "Expected `str`, got `int` - at `$.input[0]`"; clients want the field first, and the cure."""
+    """Return an error with the field first and a hint. msgspec says "Expected `str`, got `int` - at `$.input[0]`"."""
     problem, _, path = message.partition(" - at `$.")
     where = path.rstrip("`")
     field = where.split("[")[0] or None
@@ -167,23 +173,26 @@ def _invalid(message: str, struct: Any) -> Invalid:
     if field in ("input", "inputs") and ("got `int`" in problem or "got `array`" in problem):
         cure = _IDS_CURE
     if "unknown field" in problem:
-        cure = f" This route takes: {', '.join(struct.__struct_fields__)}."
+        cure = f" The fields of this route are: {', '.join(struct.__struct_fields__)}."
     return Invalid(f"{where}: {problem}.{cure}" if where else f"{problem}.{cure}", field)
 
 
-async def send_response(send: Send, reply: Response, always: Headers) -> None:
-    size = b"%d" % len(reply.body)
-    headers = [(b"content-type", reply.content_type), (b"content-length", size), NOSNIFF, *always, *reply.headers]
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": reply.body})
+async def send_response(send: Send, response: Response, headers: Headers) -> None:
+    """Send a response, with `headers` in addition to its own."""
+    size = b"%d" % len(response.body)
+    own = [(b"content-type", response.content_type), (b"content-length", size), NOSNIFF]
+    await send(
+        {"type": "http.response.start", "status": response.status, "headers": [*own, *headers, *response.headers]}
+    )
+    await send({"type": "http.response.body", "body": response.body})
 
 
 class DisconnectWatcher:
-    """While inside, the request ends with ClientGone as soon as its client closes the connection."""
+    """Context manager that ends the request with ClientDisconnected as soon as its client closes the connection."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self._gone = False
+        self._disconnected = False
         self._watcher: asyncio.Task[None] | None = None
 
     def __enter__(self) -> Self:
@@ -196,9 +205,9 @@ class DisconnectWatcher:
         self._timer.cancel()
         if self._watcher:
             self._watcher.cancel()
-        if self._gone and self._request and isinstance(error, asyncio.CancelledError):
+        if self._disconnected and self._request and isinstance(error, asyncio.CancelledError):
             self._request.uncancel()
-            raise ClientDisconnected("The client closed the connection before the answer.") from None
+            raise ClientDisconnected("The client closed the connection before the response.") from None
 
     def _watch(self) -> None:
         self._watcher = asyncio.get_running_loop().create_task(self._wait())
@@ -206,6 +215,6 @@ class DisconnectWatcher:
     async def _wait(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self._gone = True
+        self._disconnected = True
         if self._request:
             self._request.cancel()

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, from the routes and the structs they decode and encode."""
+"""OpenAPI 3.1 document, generated from the routes and from the structs that they decode and encode."""
 
 from __future__ import annotations
 
@@ -32,49 +32,52 @@ _BEARER = {"type": "http", "scheme": "bearer"}
 _REFERENCE = "#/components/schemas/{name}"
 _HEADERS: Schema = {
     "X-Embedship-Fingerprint": {
-        "description": "The bundle's fingerprint: vectors with different ones must not be compared.",
+        "description": "Fingerprint of the model. Vectors with different fingerprints cannot be compared.",
         "schema": {"type": "string"},
     },
     "X-Request-Id": {
-        "description": "The request's own, or else one that was made; POST /feedback judges a search by it.",
+        "description": "The id that the client sent, or a generated one. POST /feedback uses it to refer to a search.",
         "schema": {"type": "string"},
     },
 }
 _TIMED_HEADERS: Schema = _HEADERS | {
     "Server-Timing": {
-        "description": "Milliseconds in each phase (read, tokenise, queue, inference, search, serialise), and in all.",
+        "description": "Milliseconds per phase (read, tokenise, queue, inference, search, serialise), and in total.",
         "schema": {"type": "string"},
     },
 }
 _MODEL_HEADERS: Schema = _TIMED_HEADERS | {
     "X-Embedship-Truncated": {
-        "description": "How many texts were longer than the model reads, and cut.",
+        "description": "Number of texts that were truncated because they were too long for the model.",
         "schema": {"type": "integer"},
     },
 }
 _MODEL_HEADERS["X-Embedship-Cut"] = {
-    "description": "Where texts were cut: place=tokens lost, with commas between; the first 100.",
+    "description": "Truncated texts as index=removed tokens, separated by commas; at most the first 100.",
     "schema": {"type": "string"},
 }
 _BINARY_HEADERS: Schema = _MODEL_HEADERS | {
-    "X-Embedship-Dtype": {"description": "What the rows are made of.", "schema": {"type": "string"}},
-    "X-Embedship-Shape": {"description": "Rows and components, as in 32,384.", "schema": {"type": "string"}},
-    "X-Embedship-Tokens": {"description": "Tokens that were computed.", "schema": {"type": "integer"}},
+    "X-Embedship-Dtype": {"description": "Data type of the rows.", "schema": {"type": "string"}},
+    "X-Embedship-Shape": {
+        "description": "Number of rows and number of components, for example 32,384.",
+        "schema": {"type": "string"},
+    },
+    "X-Embedship-Tokens": {"description": "Number of computed tokens.", "schema": {"type": "integer"}},
 }
 _LANE: Schema = {
     "name": "X-Embedship-Lane",
     "in": "header",
-    "description": "Who goes first; default: by size, small requests are interactive.",
+    "description": "Priority of the request. Default: by size; small requests are interactive.",
     "schema": {"type": "string", "enum": list(Priority)},
 }
 _REQUEST_ID: Schema = {
     "name": "X-Request-Id",
     "in": "header",
-    "description": "1 to 128 letters, digits and ._~:/+=@-, beginning with a letter or digit; what is none is ignored.",
+    "description": "1 to 128 letters, digits and ._~:/+=@-, starting with a letter or digit. Other values are ignored.",
     "schema": {"type": "string"},
 }
 
-# Class -> its name in the document, where they differ: clients that were generated from the document keep their names.
+# Names of classes that are different in the document, so that clients generated from older documents keep their names.
 _COMPONENT_NAMES = {
     "BaselineChange": "Change",
     "DiagnosisCause": "Cause",
@@ -98,17 +101,17 @@ _COMPONENT_NAMES = {
     "VectorCode": "Code",
 }
 
-# What any request may be answered, on whichever path; and what one may be whose body is waited for.
+# Errors that every route can return, and errors that every route with a request body can return.
 _ANY: tuple[type[RequestError], ...] = (WrongMethod, HeadTooLarge, TooManyConnections)
 _WITH_BODY: tuple[type[RequestError], ...] = (SlowBody,)
 _RETRY_AFTER: Schema = {
     "Retry-After": {
-        "description": "Whole seconds to wait before the request is sent again.",
+        "description": "Seconds to wait before the request is sent again.",
         "required": True,
         "schema": {"type": "integer", "minimum": 1},
     }
 }
-_TOLD: dict[type[RequestError], Schema] = {
+_ERROR_HEADERS: dict[type[RequestError], Schema] = {
     Overloaded: _RETRY_AFTER,
     TooManyConnections: _RETRY_AFTER,
     DiskFull: _RETRY_AFTER,
@@ -116,22 +119,26 @@ _TOLD: dict[type[RequestError], Schema] = {
     IndexUnavailable: _RETRY_AFTER,
     WrongMethod: {
         "Allow": {
-            "description": "The methods that the path takes, with commas between them.",
+            "description": "The methods that the path accepts, separated by commas.",
             "required": True,
             "schema": {"type": "string"},
         }
     },
     Unauthorised: {
-        "WWW-Authenticate": {"description": "Bearer.", "required": True, "schema": {"type": "string"}},
+        "WWW-Authenticate": {
+            "description": "The authentication scheme: Bearer.",
+            "required": True,
+            "schema": {"type": "string"},
+        },
     },
 }
 
 
 def document(routes: Sequence[Route], locked: bool = False) -> Schema:
-    """`locked`: requests must carry an API key."""
+    """Return the OpenAPI document of the routes; `locked` means that the server requires an API key."""
     routes = [route for route in routes if route.part_of is None]
     types = _types(routes)
-    schemas, named = _public(msgspec.json.schema_components(types, ref_template=_REFERENCE))
+    schemas, named = _rename_components(msgspec.json.schema_components(types, ref_template=_REFERENCE))
     known = dict(zip(map(repr, types), schemas, strict=True))
     paths: dict[str, Schema] = {}
     for route in routes:
@@ -149,13 +156,15 @@ def document(routes: Sequence[Route], locked: bool = False) -> Schema:
     }
 
 
-def _public(schema: Any) -> Any:
-    """The schema, with the document's names of components in place of the names of classes."""
+def _rename_components(schema: Any) -> Any:
+    """Return the schema with names of classes replaced by the names of components in _COMPONENT_NAMES."""
     if isinstance(schema, list | tuple):
-        return [_public(each) for each in schema]
+        return [_rename_components(each) for each in schema]
     if not isinstance(schema, dict):
         return schema
-    renamed: Schema = {_COMPONENT_NAMES.get(str(key), str(key)): _public(value) for key, value in schema.items()}
+    renamed: Schema = {
+        _COMPONENT_NAMES.get(str(key), str(key)): _rename_components(value) for key, value in schema.items()
+    }
     if isinstance(title := renamed.get("title"), str):
         renamed["title"] = _COMPONENT_NAMES.get(title, title)
     if isinstance(reference := renamed.get("$ref"), str):
@@ -167,12 +176,12 @@ def _public(schema: Any) -> Any:
 def _key(route: Route, locked: bool) -> str | None:
     if route.admin or route.writes:
         return _ADMIN if route.admin else _WRITE
-    return _KEY if locked and not route.open else None
+    return _KEY if locked and not route.public else None
 
 
 def _types(routes: Sequence[Route]) -> list[Any]:
-    """Each once; by repr, for list[list[float]] is another object wherever it is written."""
-    wanted = [kind for route in routes for kind in (route.takes, route.gives) if kind is not None]
+    """Return each type once. Types are compared by repr, because each list[list[float]] is another object."""
+    wanted = [kind for route in routes for kind in (route.request_type, route.response_type) if kind is not None]
     return list({repr(kind): kind for kind in [*wanted, *ERROR_SCHEMAS.values()]}.values())
 
 
@@ -185,39 +194,40 @@ def _operation(route: Route, known: dict[str, Any]) -> Schema:
     }
     if parameters := _parameters(route):
         operation["parameters"] = parameters
-    if route.takes is not None:
-        operation["requestBody"] = {"required": True, "content": _json(known[repr(route.takes)])}
+    if route.request_type is not None:
+        operation["requestBody"] = {"required": True, "content": _json(known[repr(route.request_type)])}
     return operation
 
 
 def _parameters(route: Route) -> list[Schema]:
-    found = [] if route.takes is None else [_LANE]
-    found += [_REQUEST_ID] if route.has_deadline else []
-    if route.tail:
-        name = route.path[len(route.tail) + 1 : -1]
-        found.append({"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}})
-    return found
+    parameters = [] if route.request_type is None else [_LANE]
+    parameters += [_REQUEST_ID] if route.has_deadline else []
+    if route.prefix:
+        name = route.path[len(route.prefix) + 1 : -1]
+        parameters.append({"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}})
+    return parameters
 
 
 def _responses(route: Route, known: dict[str, Any]) -> Schema:
     text = {route.media: {"schema": {"type": "string"}}}
-    content = text if route.gives is None else _json(known[repr(route.gives)])
+    content = text if route.response_type is None else _json(known[repr(route.response_type)])
     if route.binary:
         content["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
     headers = _headers(route)
-    responses: Schema = {"200": {"description": "The answer.", "headers": headers, "content": content}}
-    shape = known[repr(ERROR_SCHEMAS[route.family])]
+    responses: Schema = {"200": {"description": "Success.", "headers": headers, "content": content}}
+    shape = known[repr(ERROR_SCHEMAS[route.dialect])]
     for status, errors in sorted(_by_status(route).items()):
         responses[str(status)] = {
             "description": " ".join(_sentence(error) for error in errors),
-            "headers": _HEADERS | {name: each for error in errors for name, each in _TOLD.get(error, {}).items()},
+            "headers": _HEADERS
+            | {name: each for error in errors for name, each in _ERROR_HEADERS.get(error, {}).items()},
             "content": _json(shape),
         }
     if route.unready:
         responses["503"] = {
-            "description": "Not now; or too many connections, and then there is a Retry-After.",
+            "description": "Not ready or not healthy; or too many connections, with a Retry-After header.",
             "headers": _HEADERS | {"Retry-After": _RETRY_AFTER["Retry-After"] | {"required": False}},
-            "content": _json({"anyOf": [known[repr(route.gives)], shape]}),
+            "content": _json({"anyOf": [known[repr(route.response_type)], shape]}),
         }
     return responses
 
@@ -227,13 +237,13 @@ def _headers(route: Route) -> Schema:
         return _BINARY_HEADERS
     if not route.has_deadline or route.admin:
         return _HEADERS
-    return _TIMED_HEADERS if route.takes is None else _MODEL_HEADERS
+    return _TIMED_HEADERS if route.request_type is None else _MODEL_HEADERS
 
 
 def _by_status(route: Route) -> dict[int, list[type[RequestError]]]:
     grouped: dict[int, list[type[RequestError]]] = {}
     for error in dict.fromkeys((*route.errors, *_ANY, *(_WITH_BODY if route.has_deadline else ()))):
-        grouped.setdefault(ERROR_MAPPINGS[error].status(route.family), []).append(error)
+        grouped.setdefault(ERROR_MAPPINGS[error].status(route.dialect), []).append(error)
     return grouped
 
 

@@ -1,7 +1,7 @@
-"""uvicorn, with an end that loses no request.
+"""HTTP server: uvicorn with a graceful shutdown that loses no request.
 
-uvicorn alone closes the listener and every idle connection the moment SIGTERM arrives: requests that are on their way
-then, and connections that the kernel has accepted for us, are reset.
+On SIGTERM, uvicorn alone immediately closes the listener and every idle connection. Requests in transit, and
+connections that the kernel has accepted but uvicorn has not, are then reset.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from embedship.errors import UsageError
 from embedship.serve.http.connection import ConnectionLimiter, HttpConnection
 from embedship.serve.service.drain import GracefulShutdown
 
-# After SIGTERM the listener stays open until no request has come for this long. Ctrl-C has no load balancer behind it.
+# After SIGTERM the listener stays open until no request arrives for this long. After Ctrl-C it closes immediately.
 QUIET_SECONDS = 2.0
 
-# Idle connections get this long for a request that is on its way; requests that run get longer.
+# Time for idle connections to deliver a request in transit; running requests get _FINISH_SECONDS.
 _IDLE_SECONDS = 1.0
 _FINISH_SECONDS = 15.0
 
-# How long handshakes that have begun may take to reach the accept queue.
+# Time for started TCP handshakes to reach the accept queue.
 _HANDSHAKE_SECONDS = 0.1
 
-# A socket filter (Linux, <linux/filter.h>) for the listener: drop a packet whose SYN flag is set, pass all others.
+# Socket filter for the listener (Linux, <linux/filter.h>): drop a packet whose SYN flag is set, pass all others.
 _SO_ATTACH_FILTER = 26
 _NO_MORE_SYN = b"".join(
     struct.pack("=HBBI", *instruction)
@@ -48,7 +48,10 @@ _NO_MORE_SYN = b"".join(
 
 
 def bind_socket(host: str, port: int, options: str = "--host or --port") -> socket.socket:
-    """Bind now, so that a port in use is known before a model is loaded; connections are refused until it serves."""
+    """Bind early, so that a port in use is reported before a model is loaded. Raises UsageError.
+
+    Connections are refused until the server listens.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -61,39 +64,39 @@ def bind_socket(host: str, port: int, options: str = "--host or --port") -> sock
 
 
 class MetricsListener(NamedTuple):
-    """Another app on a listener of its own: what watches a server must get through when its clients do not."""
+    """A second app with its own listener, so that monitoring reaches the server even when the main port is full."""
 
     app: Any
     listener: socket.socket
-    gate: ConnectionLimiter
+    limiter: ConnectionLimiter
 
 
 class GracefulServer(uvicorn.Server):
-    """Serves `app` on `listener` until a signal comes and the drain is over, then returns; and `side`, just as long.
+    """Serves `app` on `listener` until a signal arrives and the drain is over; `side`, if given, for the same time.
 
-    The listener is given to uvicorn as a duplicate: closing that one detaches it from the event loop, while the kernel
-    goes on accepting for the original.
+    uvicorn gets a duplicate of the listener. Closing the duplicate detaches it from the event loop, while the kernel
+    continues to accept connections for the original.
     """
 
     def __init__(
         self,
         app: Any,
         listener: socket.socket,
-        gate: ConnectionLimiter,
+        limiter: ConnectionLimiter,
         drain: GracefulShutdown,
         listening: Callable[[], None],
-        rounds: Callable[[], Coroutine[Any, Any, None]] | None = None,
+        background: Callable[[], Coroutine[Any, Any, None]] | None = None,
         side: MetricsListener | None = None,
     ) -> None:
-        """`listening` is called once it does; `rounds` runs beside the requests from then on, to the end."""
-        super().__init__(_config(app, gate))
+        """`listening` is called once when the server listens. `background` then runs until the server shuts down."""
+        super().__init__(_config(app, limiter))
         self._side = side
         self._side_state = ServerState()
         self._listener = listener
         self._drain = drain
         self._listening = listening
-        self._rounds = rounds
-        self._beside: asyncio.Task[None] | None = None
+        self._rounds = background
+        self._background_task: asyncio.Task[None] | None = None
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         super().run([self._listener.dup()])
@@ -104,10 +107,10 @@ class GracefulServer(uvicorn.Server):
             await self._open(self._side)
         self._listening()
         if self._rounds:
-            self._beside = asyncio.create_task(self._rounds())
+            self._background_task = asyncio.create_task(self._rounds())
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """First signal: drain. A second Ctrl-C finds no handler and ends the process at once."""
+        """Start to drain at the first signal. A second Ctrl-C ends the process at once."""
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         if not self._drain.draining:
             self._drain.begin(0.0 if sig == signal.SIGINT else QUIET_SECONDS)
@@ -116,17 +119,19 @@ class GracefulServer(uvicorn.Server):
         return await super().on_tick(counter) or self._drain.may_stop
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        if self._beside:
-            self._beside.cancel()
-            await asyncio.wait([self._beside])
+        if self._background_task:
+            self._background_task.cancel()
+            await asyncio.wait([self._background_task])
         await self._close_listener()
-        await self._until(lambda: not self.server_state.connections, _IDLE_SECONDS)
+        await self._wait_until(lambda: not self.server_state.connections, _IDLE_SECONDS)
         for connection in [*self.server_state.connections, *self._side_state.connections]:
             connection.shutdown()
-        await self._until(lambda: not self.server_state.connections and not self.server_state.tasks, _FINISH_SECONDS)
+        await self._wait_until(
+            lambda: not self.server_state.connections and not self.server_state.tasks, _FINISH_SECONDS
+        )
 
     async def _open(self, side: MetricsListener) -> None:
-        config = _config(side.app, side.gate)
+        config = _config(side.app, side.limiter)
         config.load()
         loop = asyncio.get_running_loop()
         self.servers.append(
@@ -147,24 +152,24 @@ class GracefulServer(uvicorn.Server):
             await loop.connect_accepted_socket(partial(_make_protocol, self.config, self.server_state), connection)
 
     @staticmethod
-    async def _until(done: Callable[[], bool], seconds: float) -> None:
+    async def _wait_until(done: Callable[[], bool], seconds: float) -> None:
         end = time.monotonic() + seconds
-        while not done() and time.monotonic() < end:  # noqa: ASYNC110 - uvicorn tells nobody when a connection ends
+        while not done() and time.monotonic() < end:  # noqa: ASYNC110 - uvicorn has no event for a closed connection
             await asyncio.sleep(0.02)
 
 
-def _config(app: Any, gate: ConnectionLimiter) -> uvicorn.Config:
+def _config(app: Any, limiter: ConnectionLimiter) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         lifespan="off",
-        http=type("Connection", (HttpConnection,), {"gate": gate}),
+        http=type("Connection", (HttpConnection,), {"limiter": limiter}),
         ws="none",
         log_config=None,
         access_log=False,
         proxy_headers=False,
         server_header=False,
         backlog=2048,
-        timeout_keep_alive=gate.limits.idle_seconds,  # type: ignore[arg-type]  # it goes to loop.call_later
+        timeout_keep_alive=limiter.limits.idle_seconds,  # type: ignore[arg-type]  # it goes to loop.call_later
     )
 
 
@@ -175,10 +180,10 @@ def _make_protocol(config: uvicorn.Config, state: ServerState) -> asyncio.Protoc
 
 
 def _refuse_syn(listener: socket.socket) -> None:
-    """Let no new handshake begin, so that the accept queue can be emptied for good.
+    """Drop new handshakes (SYN packets), so that the accept queue can be emptied completely.
 
-    A client whose SYN is dropped sends it again a second later, and is then refused. Where the system knows no such
-    filter, a connection made in the microseconds between the last accept and the close is reset.
+    A client whose SYN is dropped sends it again after one second, and its connection is then refused. On systems
+    without socket filters, a connection made in the microseconds between the last accept and the close is reset.
     """
     code = ctypes.create_string_buffer(_NO_MORE_SYN)
     program = struct.pack("HP", len(_NO_MORE_SYN) // 8, ctypes.addressof(code))
@@ -189,6 +194,7 @@ def _refuse_syn(listener: socket.socket) -> None:
 
 
 def _accept_all(listener: socket.socket) -> list[socket.socket]:
+    """Accept all connections in the kernel's queue, without blocking."""
     listener.setblocking(False)
     accepted: list[socket.socket] = []
     while True:

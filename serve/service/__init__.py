@@ -1,19 +1,19 @@
-"""Service.
+"""Service: the state of a server, and what handles its requests.
 
-background.py       What the server does for its monitor on a schedule
-canaries.py         What the canaries sing
-candidate.py        Another bundle and index, asked what the server is asked, before they take its place
-collection.py       The index as the server uses it
-document_writer.py  Documents put and deleted over HTTP
-drain.py            When may a server stop? It keeps answering until nobody asks any more, or until its time is up
-feedback.py         POST /feedback
-index_trial.py      An index opened and searched once, in a process of its own, before a running server opens it
-model.py            A bundle at work
-monitor_setup.py    Settings, bundle and index -> the monitor of one server, ready to start
-query_pipeline.py   From texts to vectors and hits
-reload.py           A new bundle or index, taken up by a running server
-reranker.py         The cross-encoder beside the model that embeds
-service.py          One bundle and its index, as they are served
-shape_walk.py       The canaries' walk through the shapes of batches
-state.py            What lives as long as the server, and the service that answers in it now
+background.py       Periodic tasks of the monitor: canary checks, labelled queries, snapshots
+canaries.py         Golden texts that are re-encoded periodically on every device
+candidate.py        Shadow candidate: repeats a sample of searches on another bundle and index
+collection.py       Async access to the index
+document_writer.py  Embeds and stores documents sent over HTTP
+drain.py            Decides when a draining server may stop
+feedback.py         Scores the judgements of POST /feedback
+index_trial.py      Opens an index in a child process before a running server opens it
+model.py            A loaded and verified bundle, with the queue of its devices
+monitor_setup.py    Builds the monitor from settings, bundle and index
+query_pipeline.py   Encodes texts, searches the index, re-ranks the hits, informs the monitor
+reload.py           Replaces the bundle or index of a running server
+reranker.py         Cross-encoder that scores how well passages answer a query
+service.py          One bundle with its index, monitor and tasks; replaced as a whole by a reload
+shape_walk.py       Periodically rechecks all batch shapes
+state.py            Process-wide state, and the current service
 """

@@ -1,6 +1,6 @@
-"""What the server does for its monitor on a schedule: canaries on every device, replays of the probes, snapshots.
+"""Background tasks of the monitor: periodic canary checks, searches for labelled queries (probes), and snapshots.
 
-All of it runs on the event loop, behind the users: one text at a time, and what takes a disk in a thread.
+They run on the event loop with lower priority than users: one text at a time, and disk access in a thread.
 """
 
 from __future__ import annotations
@@ -25,97 +25,99 @@ logger = logging.getLogger(__name__)
 
 SNAPSHOT_SECONDS = 60.0
 
-# A probe that finds the queue full comes back after this long.
+# A probe that is rejected because the queue is full is retried after this time.
 RETRY_SECONDS = 1.0
 
-# Between two looks at whether labelled documents came or went. A look is made only where the index has changed.
+# Interval of checks for labelled documents that were added or deleted. Nothing is checked if the index is unchanged.
 LABEL_SECONDS = 10.0
 
 
 class BackgroundTasks:
-    """`run` goes on until it is cancelled; the single rounds may be called by anybody who runs the event loop."""
+    """Runs the periodic tasks until `run` is cancelled. Each task can also be called alone, on the event loop."""
 
     def __init__(
         self,
-        watch: QualityMonitor,
-        choirs: Sequence[CanaryTarget],
+        monitor: QualityMonitor,
+        targets: Sequence[CanaryTarget],
         pipeline: QueryPipeline,
         *,
         canary_seconds: float = 30.0,
         probe_seconds: float = 600.0,
         retry_seconds: float = RETRY_SECONDS,
     ) -> None:
-        self._watch = watch
-        self._choirs = choirs
+        self._monitor = monitor
+        self._targets = targets
         self._pipeline = pipeline
         self._canary_seconds = canary_seconds
         self._probe_seconds = probe_seconds
         self._retry_seconds = retry_seconds
-        self._counted: IndexSize | None = None  # of the index, when labels were counted
+        self._counted: IndexSize | None = None  # size of the index when the missing labels were last counted
 
     async def run(self) -> None:
+        """Run all tasks periodically, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._every(self._canary_seconds, MonitorPart.CANARY, self.run_canaries))
             group.create_task(self._every(self._probe_seconds, MonitorPart.PROBE, self.replay_probes))
-            group.create_task(self._every(LABEL_SECONDS, MonitorPart.PROBE, self.labels))
+            group.create_task(self._every(LABEL_SECONDS, MonitorPart.PROBE, self.count_missing_labels))
             group.create_task(self._every(SNAPSHOT_SECONDS, MonitorPart.SNAPSHOT, self.snapshot))
 
     async def run_canaries(self) -> None:
-        """Every canary text on every device, one after the other."""
-        for workers, songs, walk in self._choirs:
+        """Encode every canary text on every device, one at a time, and pass the vectors to the monitor."""
+        for workers, canaries, walk in self._targets:
             for device in workers.devices:
                 try:
-                    rows = [await workers.encode_on(device, tokens) for tokens in songs.tokens]
-                    right = walk is None or await walk.on(workers, device)
+                    rows = [await workers.encode_on(device, tokens) for tokens in canaries.tokens]
+                    shapes_correct = walk is None or await walk.check_next(workers, device)
                 except EngineFailed:
-                    self._watch.canary.failed(device)
+                    self._monitor.canary.failed(device)
                     continue
-                self._watch.canary.saw(device, np.concatenate(rows))
-                if not right:
-                    self._watch.canary.failed(device)
-        self._watch.report()  # so that a beginning is noted, whether or not anybody scrapes
+                self._monitor.canary.saw(device, np.concatenate(rows))
+                if not shapes_correct:
+                    self._monitor.canary.failed(device)
+        self._monitor.report()  # updates the start times of states even if no client reads /metrics
 
     async def replay_probes(self) -> None:
-        """Ask every probe once; a replay with a hole does not count."""
-        probes = self._watch.probes
+        """Search for every probe once. The result counts only if every search succeeds."""
+        probes = self._monitor.probes
         if probes is None:
             return
         try:
-            scores = {number: await self._ask(probes, number) for number in probes.order()}
+            scores = {number: await self._score_probe(probes, number) for number in probes.order()}
             await self._count_missing(probes)
         except RequestError as error:
-            logger.warning("a replay of the probes was given up: %s", error)
+            logger.warning("the search for the labelled queries was aborted: %s", error)
             probes.given_up()
             return
         probes.replayed(scores)
 
-    async def labels(self) -> None:
-        """Count the labels without a document again, if documents came or went since."""
-        probes = self._watch.probes
-        if probes is None or self._pipeline.shelf.store.writable is None:
+    async def count_missing_labels(self) -> None:
+        """Count the labels whose document is not in the index, if the index has changed since the last count."""
+        probes = self._monitor.probes
+        if probes is None or self._pipeline.collection.backend.writable is None:
             return
-        size = self._pipeline.shelf.store.size
+        size = self._pipeline.collection.backend.size
         if size == self._counted:
             return
         try:
             await self._count_missing(probes)
         except RequestError as error:
-            logger.warning("labels without a document were not counted: %s", error)
+            logger.warning("labels without a document could not be counted: %s", error)
             return
         self._counted = size
 
     async def _count_missing(self, probes: ProbeRecall) -> None:
-        known = await self._pipeline.shelf.resolve_ids_async(probes.labels)
+        known = await self._pipeline.collection.resolve_ids(probes.labels)
         probes.missing = len(probes.labels) - len(known)
 
     async def snapshot(self) -> None:
-        remembered = self._watch.state_to_save()
-        await asyncio.get_running_loop().run_in_executor(None, self._watch.save, remembered)
+        """Save the state of the monitor to its file."""
+        state = self._monitor.state_to_save()
+        await asyncio.get_running_loop().run_in_executor(None, self._monitor.save, state)
 
-    async def _ask(self, probes: ProbeRecall, number: int) -> RecallScore:
+    async def _score_probe(self, probes: ProbeRecall, number: int) -> RecallScore:
         probe = probes.probes[number]
-        known = await self._pipeline.shelf.resolve_ids_async(probe.relevant)
-        # A label that the index does not hold can never be found, and is expected all the same.
+        known = await self._pipeline.collection.resolve_ids(probe.relevant)
+        # A label whose document is not in the index can never be found, but still counts as expected.
         relevant = [known.get(each, -2 - place) for place, each in enumerate(probe.relevant)]
         return score(await self._search_with_retry(probe.text), relevant)
 
@@ -126,10 +128,10 @@ class BackgroundTasks:
             except Overloaded:
                 await asyncio.sleep(self._retry_seconds)
 
-    async def _every(self, seconds: float, part: MonitorPart, round: Callable[[], Awaitable[None]]) -> None:
-        """Now, and then each `seconds`; a round that fails is counted, and the next one comes."""
+    async def _every(self, seconds: float, part: MonitorPart, task: Callable[[], Awaitable[None]]) -> None:
+        """Run `task` now and then every `seconds`. A failure is counted, and the task is run again next time."""
         while True:
             began = time.monotonic()
-            with self._watch.faults.guard(part):
-                await round()
+            with self._monitor.faults.guard(part):
+                await task()
             await asyncio.sleep(max(0.0, seconds - (time.monotonic() - began)))

@@ -1,4 +1,4 @@
-"""What the canaries sing: golden texts, re-encoded on every device for as long as the server runs."""
+"""Canary texts: golden texts that are re-encoded periodically on every device to detect a broken model."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from embedship.serve.batching.executor import BatchExecutor
 from embedship.serve.service.shape_walk import ShapeWalk
 from embedship.tokens import TokenBatch
 
-# Texts of a round on each device: with MiniLM 16 texts of at most 64 tokens cost 40 ms every 30 s, 0.13% of a stream.
+# Texts per check and device. For MiniLM, 16 texts of at most 64 tokens take 40 ms every 30 s: 0.13% of a stream.
 CANARIES = 16
 CANARY_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class CanaryTexts:
-    """The canaries: tokens of n golden texts, one by one, and the checkpoint's own (n, dim) float32 vectors."""
+    """Tokens of n golden texts, one batch per text, and the checkpoint's (n, dim) float32 vectors."""
 
     tokens: list[TokenBatch]
     vectors: Vectors
 
     @classmethod
-    def of(cls, encoder: Encoder) -> CanaryTexts:
-        """At most CANARIES golden texts, evenly spaced from the shortest to the longest that is short enough.
+    def from_encoder(cls, encoder: Encoder) -> CanaryTexts:
+        """Choose at most CANARIES golden texts, evenly spaced by length up to CANARY_TOKENS tokens.
 
-        Scores are compared by their spread, so there are two at least.
+        At least two are chosen, because scores of a re-ranker are compared relative to their spread.
         """
         golden = GoldenTexts.load(encoder.bundle)
         tokens = encoder.tokenizer(golden.texts)
@@ -44,8 +44,8 @@ class CanaryTexts:
 
 
 class CanaryTarget(NamedTuple):
-    """The devices of one model, what they sing, and the shapes they walk through meanwhile."""
+    """Devices of one model, with their canary texts and the walk through their batch shapes."""
 
     workers: BatchExecutor
-    songs: CanaryTexts
+    texts: CanaryTexts
     walk: ShapeWalk | None = None

@@ -1,7 +1,7 @@
-"""Another bundle and index, asked what the server is asked, before they take its place.
+"""Shadow candidate: runs a sample of live searches on another bundle and index before these replace the current ones.
 
-A thread of its own, one stream, a bounded queue: the request path hands over a sample and never waits. What the
-candidate may cost is bounded by a share of a core; what is over it, or finds the queue full, is skipped and counted.
+It has a thread of its own, one stream and a bounded queue, so the request path never waits for it. Its CPU use is
+limited to a share of one core. Searches above that limit, or while the queue is full, are skipped and counted.
 """
 
 from __future__ import annotations
@@ -32,37 +32,39 @@ from embedship.serve.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-# Searches that may wait for the candidate.
+# Maximum number of searches in the candidate's queue.
 CAPACITY = 64
 
-# How often the thread looks whether probes may be asked, or an end was made.
-_PATIENCE_SECONDS = 0.2
+# Interval at which the idle thread checks for probes to search and for the end.
+_POLL_SECONDS = 0.2
 
 
 class _SampledSearch(NamedTuple):
+    """A live search and its result, to repeat on the candidate."""
+
     query: str
-    how: SearchParams
+    params: SearchParams
     served: tuple[str, ...]  # ids of the documents, best first
     seconds: float | None
 
 
 class ShadowCandidate:
-    """`sample` may be called from any thread; `start` once, `close` at the end."""
+    """Compares a candidate with live searches. `sample` is thread-safe; call `start` once, and `close` at the end."""
 
-    def __init__(self, encoder: Encoder, shelf: Collection, rate: float, share: float, seed: int = 0) -> None:
-        self.comparison = CandidateComparison(encoder.bundle.fingerprint, shelf.store.manifest.digest)
-        self._encoder, self._shelf = encoder, shelf
+    def __init__(self, encoder: Encoder, collection: Collection, rate: float, share: float, seed: int = 0) -> None:
+        self.comparison = CandidateComparison(encoder.bundle.fingerprint, collection.backend.manifest.digest)
+        self._encoder, self._collection = encoder, collection
         self._rate = rate
-        self._allowance = CpuBudget(share)
+        self._budget = CpuBudget(share)
         self._random = np.random.default_rng(seed)
         self._queue: Queue[_SampledSearch] = Queue(CAPACITY)
         self._probes: deque[LabelledProbe] = deque()
-        self._over = Event()
+        self._closing = Event()
         self._thread = Thread(target=self._run, name="candidate", daemon=True)
 
     @classmethod
     def open(cls, settings: Settings) -> Self | None:
-        """None where the settings name no candidate. Raises what the start of a service raises."""
+        """Return the candidate of the settings, or None. Raises the same errors as ModelService.open."""
         if settings.candidate_index is None:
             return None
         bundle = Bundle.open(settings.candidate_bundle or settings.bundle)
@@ -71,88 +73,95 @@ class ShadowCandidate:
             encoder = on_error.enter_context(Encoder.open(bundle, variant, streams=1))
             shapes.ensure(encoder, settings.cache)
             golden.check(encoder)
-            probe = GoldenTexts.load(bundle).vectors[:1]
-            shelf = Collection.open(settings.candidate_index, bundle, encoder.tokenizer.prompt, probe)
+            vector = GoldenTexts.load(bundle).vectors[:1]
+            collection = Collection.open(settings.candidate_index, bundle, encoder.tokenizer.prompt, vector)
             on_error.pop_all()
-            return cls(encoder, shelf, settings.candidate_rate, settings.candidate_share)
+            return cls(encoder, collection, settings.candidate_rate, settings.candidate_share)
 
     def start(self, probes: Sequence[LabelledProbe] = ()) -> None:
-        """Probes are asked once, when no search waits: neither the candidate nor its index changes."""
+        """Start the thread. Each probe is searched once, when no search waits: the candidate does not change."""
         self._probes.extend(probes)
         self._thread.start()
 
-    def sample(self, queries: Sequence[str], found: SearchResults, how: SearchParams, seconds: float) -> None:
-        """Take note of what was answered to a search, which took `seconds`. Never blocks.
+    def sample(self, queries: Sequence[str], found: SearchResults, params: SearchParams, seconds: float) -> None:
+        """Queue a share of the queries of a search, which took `seconds`, for the candidate. Never blocks.
 
-        Looked at are searches by similarity for ten documents or more.
+        Only similarity searches with default effort and at least ten hits are sampled.
         """
-        if how.mode is SearchMode.KEYWORD or how.effort is not None or not how.per_document or self._over.is_set():
+        if (
+            params.mode is SearchMode.KEYWORD
+            or params.effort is not None
+            or not params.per_document
+            or self._closing.is_set()
+        ):
             return
         for query, hits in zip(queries, found.hits, strict=True):
             if len(hits) >= K and self._random.random() < self._rate:
                 served = tuple(hit.document.id for hit in hits[:K])
-                alone = seconds if len(queries) == 1 else None
-                self._put(_SampledSearch(query, SearchParams(how.mode, filter=how.filter), served, alone))
+                duration = seconds if len(queries) == 1 else None
+                self._put(_SampledSearch(query, SearchParams(params.mode, filter=params.filter), served, duration))
 
-    def _put(self, asked: _SampledSearch) -> None:
+    def _put(self, search: _SampledSearch) -> None:
         try:
-            self._queue.put_nowait(asked)
+            self._queue.put_nowait(search)
         except Full:
             self.comparison.skipped(busy=True)
 
     def flush(self, timeout: float) -> bool:
-        """Wait until what was offered so far, and every probe, is done with. False if that took too long."""
+        """Wait until all sampled searches and probes are done. Return False after `timeout` seconds."""
         end = time.monotonic() + timeout
         while self._queue.unfinished_tasks or self._probes:
-            if self._over.wait(0.01) or time.monotonic() > end:
+            if self._closing.wait(0.01) or time.monotonic() > end:
                 return False
         return True
 
     def _run(self) -> None:
-        while not self._over.is_set():
+        while not self._closing.is_set():
             try:
-                asked = self._queue.get(timeout=0.0 if self._probes and self._allowance.left else _PATIENCE_SECONDS)
+                search = self._queue.get(timeout=0.0 if self._probes and self._budget.left else _POLL_SECONDS)
             except Empty:
-                self._probe()
+                self._search_probe()
                 continue
-            self._compare(asked)
+            self._compare(search)
             self._queue.task_done()
 
-    def _compare(self, asked: _SampledSearch) -> None:
-        if not self._allowance.left:
+    def _compare(self, search: _SampledSearch) -> None:
+        if not self._budget.left:
             self.comparison.skipped(busy=False)
             return
-        answer = self._ask(asked.query, asked.how)
-        if answer is not None:
-            self.comparison.compared(asked.served, answer[0], asked.seconds, answer[1])
+        result = self._search(search.query, search.params)
+        if result is not None:
+            self.comparison.compared(search.served, result[0], search.seconds, result[1])
 
-    def _probe(self) -> None:
-        if self._probes and self._allowance.left:
+    def _search_probe(self) -> None:
+        if self._probes and self._budget.left:
             probe = self._probes[0]
-            answer = self._ask(probe.text, SearchParams())
-            if answer is not None:
-                self.comparison.probed(score(answer[0], probe.relevant))
+            result = self._search(probe.text, SearchParams())
+            if result is not None:
+                self.comparison.probed(score(result[0], probe.relevant))
             self._probes.popleft()
 
-    def _ask(self, query: str, how: SearchParams) -> tuple[list[str], float] | None:
-        """Ids of the K best documents, and how long they took; None if it failed, which is counted."""
+    def _search(self, query: str, params: SearchParams) -> tuple[list[str], float] | None:
+        """Return the ids of the K best documents and the seconds taken, or None after a failure, which is counted."""
         began = time.perf_counter()
         try:
-            tokens = self._encoder.tokenizer([query], self._shelf.prompt)
-            found = self._shelf.search_sync(self._encoder.encode_tokens(tokens), K, how._replace(texts=[query]))
+            tokens = self._encoder.tokenizer([query], self._collection.prompt)
+            found = self._collection.backend.find(
+                self._encoder.encode_tokens(tokens), K, params._replace(texts=[query])
+            )
         except Exception:
             self.comparison.failed()
-            logger.exception("the candidate failed on a search; the service is untouched")
+            logger.exception("the candidate failed on a search; live requests are not affected")
             return None
         finally:
             seconds = time.perf_counter() - began
-            self._allowance.spend(seconds)
+            self._budget.spend(seconds)
             self.comparison.spent(seconds)
         return [hit.document.id for hit in found.hits[0]], seconds
 
     def close(self) -> None:
-        self._over.set()
+        self._closing.set()
         if self._thread.is_alive():
             self._thread.join()
-        self._shelf.close()
+        self._collection.close()
         self._encoder.close()

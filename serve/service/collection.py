@@ -1,4 +1,4 @@
-"""The index as the server uses it: vectors in, documents out, without stopping the event loop."""
+"""Collection: async access to the index. Searches run in threads, so they do not block the event loop."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self, TypeVar
-
-import numpy as np
-import numpy.typing as npt
 
 from embedship.bundle import Bundle
 from embedship.codes import Vectors
@@ -29,21 +26,26 @@ from embedship.serve.search.backend import (
     SearchResults,
 )
 
-# Handing a search to a thread and back costs 0.1 to 0.4 ms: one that is quicker is done on the event loop.
+# Running a search in a thread costs 0.1 to 0.4 ms, so searches faster than this run on the event loop.
 INLINE_SECONDS = 0.0005
 
-Got = TypeVar("Got")
+Result = TypeVar("Result")
 
 
 class Collection:
-    """Coroutines raise IndexAway where the index lies on a server that cannot be reached; plain methods raise Lost."""
+    """An index, searched without blocking the event loop. `backend` gives synchronous access to it.
 
-    def __init__(self, store: SearchBackend, prompt: str, probe: Vectors) -> None:
-        """`prompt` is put before each query; `probe`, one vector, is searched for to learn how long it takes."""
-        self.store = store
+    If the index is on a server that cannot be reached, coroutines raise IndexUnavailable, and methods of `backend`
+    raise BackendUnavailable.
+    """
+
+    def __init__(self, backend: SearchBackend, prompt: str, probe: Vectors) -> None:
+        """`prompt` is prepended to each query. A search for `probe`, a (1, dim) vector, measures the search time."""
+        self.backend = backend
         self.prompt = prompt
-        self._threads = ThreadPoolExecutor(store.threads, thread_name_prefix="search")
-        self._quick = min(self.search_sync(probe, RECALL_K).seconds for _ in range(3)) < INLINE_SECONDS and store.inline
+        self._threads = ThreadPoolExecutor(backend.threads, thread_name_prefix="search")
+        seconds = min(backend.find(probe, RECALL_K, DEFAULT_SEARCH_PARAMS).seconds for _ in range(3))
+        self._quick = seconds < INLINE_SECONDS and backend.inline
 
     @classmethod
     def open(
@@ -55,56 +57,48 @@ class Collection:
         writable: bool = False,
         before: Collection | None = None,
     ) -> Self:
-        """`before` is one that is open in this process: what takes changes is shared with it.
+        """Open an index. If `before`, a collection of this process, has the same writable index open, it is shared.
 
-        Raises UsageError, UnsafeError, MismatchError, Lost.
+        Raises UsageError, UnsafeError, MismatchError, BackendUnavailable.
         """
-        store = _opened(index, bundle, writable, before)
-        name = store.manifest.query_prompt
-        return cls(store, "" if name is None else prompt(name), probe)
+        backend = _open_backend(index, bundle, writable, before)
+        name = backend.manifest.query_prompt
+        return cls(backend, "" if name is None else prompt(name), probe)
 
-    async def resolve_ids_async(self, ids: Sequence[str]) -> dict[str, int]:
-        """The first row of each of these document ids that the index holds."""
-        return await self._run_in_thread(lambda: self.resolve_ids(ids))
-
-    def resolve_ids(self, ids: Sequence[str]) -> dict[str, int]:
-        return self.store.resolve_ids(ids)
+    async def resolve_ids(self, ids: Sequence[str]) -> dict[str, int]:
+        """Return the first row of each of these document ids that is in the index."""
+        return await self._run_in_thread(lambda: self.backend.resolve_ids(ids))
 
     async def fetch(self, id: str) -> Document | None:
-        """The document that has this id now, uncut."""
-        return await self._run_in_thread(lambda: self.store.fetch(id))
+        """Return the current document with this id, as a whole, or None."""
+        return await self._run_in_thread(lambda: self.backend.fetch(id))
 
     async def search(
         self,
         vectors: Vectors | None,
         k: int,
-        how: SearchParams = DEFAULT_SEARCH_PARAMS,
+        params: SearchParams = DEFAULT_SEARCH_PARAMS,
         permit: QueuePermit | None = None,
     ) -> SearchResults:
-        """Raises FilterError, and UsageError for an effort the index does not have. Keywords need no vectors.
+        """Return the k best hits per row of (n, dim) `vectors`; a keyword search has no vectors.
 
-        When it is cancelled, the search is interrupted; the permit is given back when that has ended.
+        Cancelling interrupts the search; `permit` is released when the search has ended. Raises FilterError, UsageError
+        for an effort parameter that the index does not have, and IndexUnavailable.
         """
-        if self._quick and vectors is not None and len(vectors) == 1 and k <= RECALL_K and how.plain:
-            return self.search_sync(vectors, k)
-        return await self._run_in_thread(lambda: self.search_sync(vectors, k, how), permit)
-
-    def search_sync(self, vectors: Vectors | None, k: int, how: SearchParams = DEFAULT_SEARCH_PARAMS) -> SearchResults:
-        """Thread-safe, and all of it of one moment."""
-        return self.store.find(vectors, k, how)
-
-    def exact(self, vectors: Vectors, k: int) -> npt.NDArray[np.int64]:
-        """What an exact search finds, for the monitor: it runs on the monitor's thread."""
-        return self.store.exact(vectors, k)
+        if self._quick and vectors is not None and len(vectors) == 1 and k <= RECALL_K and params.plain:
+            return self.backend.find(vectors, k, DEFAULT_SEARCH_PARAMS)
+        return await self._run_in_thread(lambda: self.backend.find(vectors, k, params), permit)
 
     @property
     def baseline(self) -> RecallBaseline | None:
-        """Recall@10 as it was measured when the index was built: what the monitor compares with.
+        """Recall@10 measured when the index was built, to which the monitor compares.
 
-        What documents as queries gave is no measure of the queries that will come: until some have, only a fall by a
-        tenth is one.
+        None if it was not measured, or is below LEAST_BASELINE.
+
+        Recall measured with documents as queries does not predict that of real queries. Until real queries have been
+        measured, only a fall by a tenth counts.
         """
-        recall = self.store.manifest.recall
+        recall = self.backend.manifest.recall
         if recall is None or recall.k != RECALL_K or recall.ratio < LEAST_BASELINE:
             return None
         if recall.source == SAMPLED or recall.low is None:
@@ -113,18 +107,18 @@ class Collection:
 
     def close(self) -> None:
         self._threads.shutdown()
-        self.store.close()
+        self.backend.close()
 
-    async def _run_in_thread(self, work: Callable[[], Got], permit: QueuePermit | None = None) -> Got:
+    async def _run_in_thread(self, work: Callable[[], Result], permit: QueuePermit | None = None) -> Result:
         try:
             return await interruption.on_thread(self._threads, work, permit)
         except BackendUnavailable as error:
-            raise IndexUnavailable.of(error) from error
+            raise IndexUnavailable.from_error(error) from error
 
 
-def _opened(index: Path | Address, bundle: Bundle, writable: bool, before: Collection | None) -> SearchBackend:
+def _open_backend(index: Path | Address, bundle: Bundle, writable: bool, before: Collection | None) -> SearchBackend:
     if isinstance(index, Path):
-        return FolderBackend.open(index, bundle, writable, before.store if before else None)
+        return FolderBackend.open(index, bundle, writable, before.backend if before else None)
     from embedship.serve.milvus.backend import MilvusBackend  # the extra [milvus]
 
     return MilvusBackend.open(index, bundle, writable)

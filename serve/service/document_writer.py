@@ -1,4 +1,4 @@
-"""Documents put and deleted over HTTP: embedded behind the searches, on the disk before they are acknowledged."""
+"""Document writer: embeds and stores documents sent over HTTP. Changes are durable before they are confirmed."""
 
 from __future__ import annotations
 
@@ -25,71 +25,79 @@ from embedship.serve.service.query_pipeline import QueryPipeline
 from embedship.serve.settings import Settings
 from embedship.serve.telemetry.metrics import Metrics
 
-Got = TypeVar("Got")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
+    """Counts of a change, and the documents that were embedded for it."""
+
     done: ChangeCounts
     unchanged: int
-    embedded: Sequence[Document]  # chunks, where the index is of such
-    encoded: EncodedTexts | None  # of those
+    embedded: Sequence[Document]  # chunks, in an index of chunks
+    encoded: EncodedTexts | None  # tokens of `embedded`
 
 
 class DocumentWriter:
-    """Used from the event loop. Raises RequestErrors only."""
+    """Applies changes to the index, one transaction at a time. Used from the event loop; raises only RequestErrors."""
 
     def __init__(
         self, pipeline: QueryPipeline, index: WritableBackend | None, metrics: Metrics, settings: Settings
     ) -> None:
-        """`index` is the one that takes changes, None where none does."""
+        """`index` is the writable index, or None if the server is read-only."""
         self._pipeline = pipeline
-        self._most = settings.max_texts
+        self._max_texts = settings.max_texts
         self._metrics = metrics
         self._index = index
-        # One thread: transactions come one after the other, and a slow disk holds up no search.
+        # One thread, so that transactions run one at a time, and a slow disk does not delay searches.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="writes")
         self._split = pipeline.chunker_for(index.manifest) if index else None
-        # Who keeps changes elsewhere compacts them there.
-        live = index if isinstance(index, MutableIndex) else None
-        self._compaction = CompactionScheduler(live, settings.compact_share, self._compacted) if live else None
+        # Other backends, such as Milvus, compact their data themselves.
+        mutable = index if isinstance(index, MutableIndex) else None
+        self._compaction = (
+            CompactionScheduler(mutable, settings.compact_share, self._count_compaction) if mutable else None
+        )
 
     async def apply_changes(self, documents: Sequence[Document], deleted: Sequence[str]) -> WriteResult:
-        """Put and delete; when this returns, it is on the disk and every search sees it."""
-        index = self._writable()
-        pieces = await self._beside(lambda: self._pieces(index, documents)) if documents else ChunkedDocuments([], [])
-        embedded, encoded = pieces.rows, None
+        """Add, replace and delete documents. On return, the changes are durable and visible to every search."""
+        index = self._require_writable()
+        chunked = (
+            await self._run_in_thread(lambda: self._changed_chunks(index, documents))
+            if documents
+            else ChunkedDocuments([], [])
+        )
+        embedded, encoded = chunked.rows, None
         changes: list[Change] = [DeleteDocument(id) for id in deleted]
         if embedded:
-            encoded = await self._encoded([text_of(each, index.manifest.with_title) for each in embedded], index)
-            changes += pieces.puts(encoded.vectors)
-        done = await self._written(index, changes) if changes else ChangeCounts()
-        return WriteResult(done, len(documents) - len(pieces.documents), embedded, encoded)
+            encoded = await self._encode([text_of(each, index.manifest.with_title) for each in embedded], index)
+            changes += chunked.puts(encoded.vectors)
+        done = await self._write(index, changes) if changes else ChangeCounts()
+        return WriteResult(done, len(documents) - len(chunked.documents), embedded, encoded)
 
     def close(self) -> None:
-        """What is being written is written, what is being compacted is compacted."""
+        """Finish running transactions and compactions, then stop."""
         self._thread.shutdown()
         if self._compaction:
             self._compaction.close()
 
-    def _writable(self) -> WritableBackend:
+    def _require_writable(self) -> WritableBackend:
         self._pipeline.require_index()
         if self._index is None:
-            raise ReadOnly("This server holds its index for reading only: start it with --writable.")
+            raise ReadOnly("The index of this server is read-only: start the server with --writable.")
         return self._index
 
-    def _pieces(self, index: WritableBackend, documents: Sequence[Document]) -> ChunkedDocuments:
+    def _changed_chunks(self, index: WritableBackend, documents: Sequence[Document]) -> ChunkedDocuments:
         try:
             return ChunkedDocuments.of(index.changed_documents(documents), self._split)
         except UsageError as error:
             raise Invalid(f"{error}.", "documents") from None
 
-    async def _encoded(self, texts: Sequence[str], index: WritableBackend) -> EncodedTexts:
-        """No more at once than one request may bring: the chunks of one document may be more than the queue holds."""
+    async def _encode(self, texts: Sequence[str], index: WritableBackend) -> EncodedTexts:
+        """Encode in parts of max_texts: one document may have more chunks than the queue accepts at once."""
         prompt = index.manifest.document_prompt
         parts = [
-            await self._pipeline.embed_documents(texts[start : start + self._most], prompt)
-            for start in range(0, len(texts), self._most)
+            await self._pipeline.embed_documents(texts[start : start + self._max_texts], prompt)
+            for start in range(0, len(texts), self._max_texts)
         ]
         return EncodedTexts(
             np.concatenate([part.vectors for part in parts]),
@@ -97,10 +105,10 @@ class DocumentWriter:
             [cut for part in parts for cut in part.cut],
         )
 
-    async def _written(self, index: WritableBackend, changes: Sequence[Change]) -> ChangeCounts:
+    async def _write(self, index: WritableBackend, changes: Sequence[Change]) -> ChangeCounts:
         began = time.perf_counter()
         try:
-            done = await self._beside(lambda: index.write(changes))
+            done = await self._run_in_thread(lambda: index.write(changes))
         except WriteRefused as error:
             kind = DiskFull if error.full else WriteFailed
             raise kind(f"{str(error)[0].upper()}{str(error)[1:]}.", headers={"Retry-After": "30"}) from error
@@ -113,14 +121,14 @@ class DocumentWriter:
             self._compaction.compact_if_due()
         return done
 
-    async def _beside(self, work: Callable[[], Got]) -> Got:
+    async def _run_in_thread(self, work: Callable[[], Result]) -> Result:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
         except BackendUnavailable as error:
-            raise IndexUnavailable.of(error) from error
+            raise IndexUnavailable.from_error(error) from error
 
-    def _compacted(self, result: CompactionResult, seconds: float) -> None:
-        """Called on the thread of the compaction; counters may be."""
+    def _count_compaction(self, result: CompactionResult, seconds: float) -> None:
+        """Count a compaction. Called on its thread: prometheus counters are thread-safe."""
         self._metrics.compactions[result].inc()
         self._metrics.compaction_seconds.inc(seconds)
         if result is CompactionResult.DONE:

@@ -1,6 +1,7 @@
-"""When may a server stop? It keeps answering until nobody asks any more, or until its time is up. Pure.
+"""Graceful shutdown: decides when a draining server may stop. It has no side effects except its own counters.
 
-A load balancer learns only some time after SIGTERM that this server is not ready, and sends requests until then.
+A load balancer notices only some time after SIGTERM that the server is not ready, and sends requests until then. So the
+server continues to answer until requests stop arriving, or until its time limit.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from collections.abc import Callable
 
 
 class GracefulShutdown:
-    """Counts the requests inside, and knows since when it has been quiet.
+    """Counts running requests, and measures the time since the last request arrived.
 
-    >>> drain = Drain(30.0)
+    >>> drain = GracefulShutdown(30.0)
     >>> drain.begin(quiet_seconds=0.0)
-    >>> drain.over
+    >>> drain.may_stop
     True
     """
 
@@ -27,21 +28,23 @@ class GracefulShutdown:
         self._began = self._last = clock()
 
     def enter(self) -> None:
+        """Count a request that starts."""
         self.inside += 1
         self._last = self._clock()
 
     def leave(self) -> None:
+        """Count a request that ends."""
         self.inside -= 1
 
     def begin(self, quiet_seconds: float) -> None:
-        """From now on not ready. Quiet means: no request inside, and none has come for so many seconds."""
+        """Start to drain. The server may stop when no request is running and none has arrived for `quiet_seconds`."""
         self.draining = True
         self._quiet = quiet_seconds
         self._began = self._clock()
 
     @property
     def may_stop(self) -> bool:
-        """Whether new connections may be refused."""
+        """Whether the server may stop accepting connections."""
         if not self.draining:
             return False
         now = self._clock()

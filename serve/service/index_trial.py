@@ -1,6 +1,6 @@
-"""An index opened and searched once, in a process of its own, before a running server opens it.
+"""Index trial: opens an index and searches it once in a child process, before a running server opens it.
 
-FAISS and SQLite parse its files, in C and C++: what makes them crash must not end the server that answers.
+FAISS and SQLite parse its files in C and C++. A file that makes them crash must not crash the running server.
 
     python -m embedship.serve.service.index_trial BUNDLE INDEX
 """
@@ -21,20 +21,20 @@ from embedship.serve import api_keys
 from embedship.serve.live.backend import FolderBackend
 from embedship.serve.search.backend import DEFAULT_SEARCH_PARAMS, RECALL_K
 
-# Hashing and reading 100 GB at 200 MB a second take less.
+# Enough to hash and read 100 GB at 200 MB per second.
 _SECONDS = 900.0
 
 
-def demand_readable(bundle: Path, index: Path, seconds: float = _SECONDS) -> None:
-    """Raise UnsafeError if the process that opens this index dies of it, or does not end.
+def require_readable(bundle: Path, index: Path, seconds: float = _SECONDS) -> None:
+    """Raise UnsafeError if a child process crashes or does not end while it opens this index.
 
-    An index that it refuses is no matter here: whoever opens it next says why.
+    An index that the child process rejects is not an error here: opening it in the server reports the reason.
     """
     command = [sys.executable, "-P", "-m", "embedship.serve.service.index_trial", str(bundle), str(index)]
     try:
         done = subprocess.run(
             command,
-            env=api_keys.without(os.environ),
+            env=api_keys.without_secrets(os.environ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -43,19 +43,20 @@ def demand_readable(bundle: Path, index: Path, seconds: float = _SECONDS) -> Non
         )
     except subprocess.TimeoutExpired:
         raise UnsafeError(
-            f"{index} was not read within {seconds:g} s, in a process of its own: build it again"
+            f"{index} could not be read within {seconds:g} s in a child process: build the index again"
         ) from None
     if done.returncode < 0:
         raise UnsafeError(
-            f"{index} cannot be read: the process that tried it was killed by signal {-done.returncode}: build it again"
+            f"{index} cannot be read: the child process that read it was killed by signal {-done.returncode}: build "
+            "the index again"
         )
 
 
 def _try(bundle: Path, index: Path) -> None:
     opened = Bundle.open(bundle)
-    with closing(FolderBackend.open(index, opened, writable=False)) as store:
-        dimension = store.manifest.dimension
-        store.find(np.full((1, dimension), dimension**-0.5, dtype=np.float32), RECALL_K, DEFAULT_SEARCH_PARAMS)
+    with closing(FolderBackend.open(index, opened, writable=False)) as backend:
+        dimension = backend.manifest.dimension
+        backend.find(np.full((1, dimension), dimension**-0.5, dtype=np.float32), RECALL_K, DEFAULT_SEARCH_PARAMS)
 
 
 if __name__ == "__main__":

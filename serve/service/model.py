@@ -1,4 +1,4 @@
-"""A bundle at work: its variant chosen, loaded and proven, with the queue before its devices."""
+"""Loaded model: a bundle whose variant is chosen, loaded and verified, with the queue of its devices."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from embedship.tune import ChosenVariant
 
 
 class OpenedEncoder(NamedTuple):
-    """The encoder of a bundle, and what the log should say of how its variant was chosen."""
+    """The encoder of a bundle, and a message for the log about how its variant was chosen."""
 
     encoder: Encoder
     remark: str | None
@@ -33,49 +33,53 @@ class OpenedEncoder(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
+    """A model that is ready to encode, with its devices, queue and canary texts."""
+
     encoder: Encoder
     remark: str | None
-    fleet: DevicePool
-    forward: InferenceClient
-    choir: CanaryTarget
+    pool: DevicePool
+    inference: InferenceClient
+    canary_target: CanaryTarget
 
     @classmethod
     def open(
         cls,
-        door: OpenedEncoder,
+        opened: OpenedEncoder,
         settings: Settings,
         admission: AdmissionController,
         counts: ModelMetrics,
         stack: ExitStack,
     ) -> Self:
-        """Prove every device with the golden texts, and the shapes of batches, if they are not certified here.
+        """Verify every device with the golden texts, and the batch shapes unless they are certified on this machine.
 
-        What was opened, the encoder too, is closed with `stack`.
-
-        Raises EngineError, GateError.
+        Everything that is opened here, and the encoder, is closed with `stack`. Raises EngineError, GateError.
         """
-        encoder = stack.enter_context(door.encoder)
-        # An encoder over worker processes is a fleet already; the streams of any other become one.
+        encoder = stack.enter_context(opened.encoder)
+        # An encoder with worker processes already is a device pool; the streams of other encoders become one.
         engine = encoder.engine
         if not isinstance(engine, DevicePool):
             shapes.ensure(encoder, settings.cache, batch_tokens=settings.batch_tokens)
-        fleet = (
+        pool = (
             engine
             if isinstance(engine, DevicePool)
-            else local(encoder, settings.stall_seconds, _prefix(encoder.bundle))
+            else local(encoder, settings.stall_seconds, _device_prefix(encoder.bundle))
         )
-        each = [device.encode for device in fleet.devices for _ in range(device.streams)]
+        encode_functions = [device.encode for device in pool.devices for _ in range(device.streams)]
         if isinstance(engine, DevicePool):
-            shapes.ensure(encoder, settings.cache, streams=each, batch_tokens=settings.batch_tokens)
-        shapes.warm(shapes.CertificateSubject.from_encoder(encoder, each))
+            shapes.ensure(encoder, settings.cache, streams=encode_functions, batch_tokens=settings.batch_tokens)
+        shapes.warm(shapes.CertificateSubject.from_encoder(encoder, encode_functions))
         model = encoder.bundle.manifest.pipeline
-        lanes: PriorityQueue[PendingRequest] = PriorityQueue(settings.batch_tokens)
-        workers = BatchExecutor(fleet.devices, model.dimension, encoder.layout, lanes, counts)
+        queue: PriorityQueue[PendingRequest] = PriorityQueue(settings.batch_tokens)
+        workers = BatchExecutor(pool.devices, model.dimension, encoder.layout, queue, counts)
         stack.callback(workers.close)
-        forward = InferenceClient(model, encoder.tokenizer, admission, workers, counts)
-        stack.callback(forward.close)
+        inference = InferenceClient(model, encoder.tokenizer, admission, workers, counts)
+        stack.callback(inference.close)
         return cls(
-            encoder, door.remark, fleet, forward, CanaryTarget(workers, CanaryTexts.of(encoder), ShapeWalk.of(encoder))
+            encoder,
+            opened.remark,
+            pool,
+            inference,
+            CanaryTarget(workers, CanaryTexts.from_encoder(encoder), ShapeWalk.of(encoder)),
         )
 
     @property
@@ -84,28 +88,31 @@ class LoadedModel:
 
     @property
     def workers(self) -> BatchExecutor:
-        return self.forward.workers
+        return self.inference.workers
 
     @property
     def golden(self) -> GoldenCheck:
-        """At start, of the worst device."""
-        return self.fleet.checked
+        """Golden check at startup, of the worst device."""
+        return self.pool.checked
 
 
 def open_encoder(path: Path, variant: str | None, task: Task, settings: Settings) -> OpenedEncoder:
-    """Raises UsageError, UnsafeError, MissingExtra, EngineError, GateError."""
+    """Open the encoder of a bundle; without `variant`, choose the best one measured on this machine.
+
+    Raises UsageError, UnsafeError, MissingExtra, EngineError, GateError.
+    """
     bundle = Bundle.open(path)
     bundle.require(task)
-    settled = ChosenVariant(variant, None) if variant else tune.choose_variant(bundle, settings.cache)
+    chosen = ChosenVariant(variant, None) if variant else tune.choose_variant(bundle, settings.cache)
     if settings.workers:
         encoder = processes(
-            bundle, settled.variant, settings.workers, settings.streams, settings.stall_seconds, _prefix(bundle)
+            bundle, chosen.variant, settings.workers, settings.streams, settings.stall_seconds, _device_prefix(bundle)
         )
     else:
-        encoder = Encoder.open(bundle, settled.variant, streams=settings.streams, task=task)
-    return OpenedEncoder(encoder, settled.remark)
+        encoder = Encoder.open(bundle, chosen.variant, streams=settings.streams, task=task)
+    return OpenedEncoder(encoder, chosen.remark)
 
 
-def _prefix(bundle: Bundle) -> str:
-    """Of the names of its devices: those of the model that embeds are plain."""
+def _device_prefix(bundle: Bundle) -> str:
+    """Return the prefix of device names: empty for the embedding model, `rerank-` for the re-ranker."""
     return "" if bundle.task is Task.EMBED else f"{bundle.task}-"

@@ -1,4 +1,4 @@
-"""Settings, bundle and index -> the monitor of one server, ready to start."""
+"""Monitor setup: builds the monitor of a server from its settings, bundle and index."""
 
 from __future__ import annotations
 
@@ -24,45 +24,46 @@ from embedship.serve.service.collection import Collection
 from embedship.serve.service.reranker import Reranker
 from embedship.serve.settings import Settings
 
-PROBES = "probes.jsonl"  # beside the index folder, where --probes names no other file
-MOST_PROBES = 10_000
+PROBES = "probes.jsonl"  # next to the index folder; used if --probes is not given
+MAX_PROBES = 10_000
 
 
 def build_monitor(
     settings: Settings,
     encoder: Encoder,
-    shelf: Collection | None,
-    choir: CanaryTarget,
+    collection: Collection | None,
+    canary_target: CanaryTarget,
     comparison: CandidateComparison | None = None,
     reranker: Reranker | None = None,
     before: QualityMonitor | None = None,
 ) -> QualityMonitor:
-    """`before` is the monitor that this one replaces in a running server.
+    """Build the monitor. `before` is the monitor that it replaces in a running server.
 
-    Raises UsageError, UnsafeError, MismatchError; a snapshot that cannot be taken up is only a warning."""
+    A saved state that cannot be restored is only logged. Raises UsageError, UnsafeError, MismatchError.
+    """
     path = _probe_file(settings)
-    watched = QualityMonitor(
+    monitor = QualityMonitor(
         encoder.bundle.fingerprint,
-        _observer(settings, encoder.bundle, encoder.variant.name, shelf),
-        _canary(settings, encoder, choir, reranker),
-        probes=_probes(settings, path, shelf) if path and shelf else None,
-        feedback=FeedbackRecall(settings.keep_answers, settings.keep_queries) if shelf else None,
+        _observer(settings, encoder.bundle, encoder.variant.name, collection),
+        _canary(settings, encoder, canary_target, reranker),
+        probes=_probes(settings, path, collection) if path and collection else None,
+        feedback=FeedbackRecall(settings.keep_answers, settings.keep_queries) if collection else None,
         comparison=comparison,
-        index=shelf.store.manifest.digest if shelf else "",
+        index=collection.backend.manifest.digest if collection else "",
         probe_digest=sha256_of(path) if path else "",
         folder=_folder(settings.state_dir),
     )
-    watched.restore(before)
-    return watched
+    monitor.restore(before)
+    return monitor
 
 
-def _observer(settings: Settings, bundle: Bundle, variant: str, shelf: Collection | None) -> QueryObserver:
+def _observer(settings: Settings, bundle: Bundle, variant: str, collection: Collection | None) -> QueryObserver:
     return QueryObserver(
         references.find(bundle, settings.reference),
-        shelf.exact if shelf else None,
+        collection.backend.exact if collection else None,
         fingerprint=bundle.fingerprint,
         variant=variant,
-        baseline=shelf.baseline if shelf else None,
+        baseline=collection.baseline if collection else None,
         sample_rate=settings.sample_rate,
         shadow_rate=settings.shadow_rate,
         shadow_share=settings.shadow_share,
@@ -72,13 +73,15 @@ def _observer(settings: Settings, bundle: Bundle, variant: str, shelf: Collectio
     )
 
 
-def _canary(settings: Settings, encoder: Encoder, choir: CanaryTarget, reranker: Reranker | None) -> CanaryMonitor:
+def _canary(
+    settings: Settings, encoder: Encoder, canary_target: CanaryTarget, reranker: Reranker | None
+) -> CanaryMonitor:
     seconds = settings.canary_interval_seconds
-    devices = choir.workers.devices
-    canary = CanaryMonitor(choir.songs.vectors, devices, golden_floor=_floor(encoder), interval_seconds=seconds)
+    devices = canary_target.workers.devices
+    canary = CanaryMonitor(canary_target.texts.vectors, devices, golden_floor=_floor(encoder), interval_seconds=seconds)
     if reranker:
-        scores, alike = reranker.running.choir, partial(similarity, Task.RERANK)
-        canary.join(scores.songs.vectors, scores.workers.devices, _floor(reranker.running.encoder), alike)
+        target, likeness = reranker.model.canary_target, partial(similarity, Task.RERANK)
+        canary.join(target.texts.vectors, target.workers.devices, _floor(reranker.model.encoder), likeness)
     return canary
 
 
@@ -89,18 +92,20 @@ def _floor(encoder: Encoder) -> float:
 def _probe_file(settings: Settings) -> Path | None:
     if settings.index is None:
         if settings.probes is not None:
-            raise UsageError("--probes needs an index to search: give --index INDEX, too")
+            raise UsageError("--probes needs an index to search: also give --index INDEX")
         return None
-    beside = settings.index.parent / PROBES if isinstance(settings.index, Path) else None
-    return settings.probes or (beside if beside and beside.is_file() else None)
+    default = settings.index.parent / PROBES if isinstance(settings.index, Path) else None
+    return settings.probes or (default if default and default.is_file() else None)
 
 
-def _probes(settings: Settings, path: Path, shelf: Collection) -> ProbeRecall:
-    found = list(jsonl.read(path, LabelledProbe))
-    if len(found) > MOST_PROBES:
-        raise UsageError(f"{path} holds {len(found)} probes, at most {MOST_PROBES} can be replayed: take a sample")
-    probes = ProbeRecall(found, baseline=settings.probe_baseline, interval_seconds=settings.probe_interval_seconds)
-    probes.missing = len(probes.labels) - len(shelf.resolve_ids(probes.labels))
+def _probes(settings: Settings, path: Path, collection: Collection) -> ProbeRecall:
+    queries = list(jsonl.read(path, LabelledProbe))
+    if len(queries) > MAX_PROBES:
+        raise UsageError(
+            f"{path} contains {len(queries)} labelled queries; the maximum is {MAX_PROBES}: use a sample of them"
+        )
+    probes = ProbeRecall(queries, baseline=settings.probe_baseline, interval_seconds=settings.probe_interval_seconds)
+    probes.missing = len(probes.labels) - len(collection.backend.known(probes.labels))
     return probes
 
 
@@ -109,5 +114,5 @@ def _folder(path: Path | None) -> Path | None:
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UsageError(f"--state-dir {path} cannot be made ({error.strerror}): give another folder") from None
+            raise UsageError(f"--state-dir {path} cannot be created ({error.strerror}): give another folder") from None
     return path

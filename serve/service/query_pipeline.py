@@ -1,4 +1,4 @@
-"""From texts to vectors and hits: the one place where model, index, re-ranker and monitor meet."""
+"""Query pipeline: encodes texts and searches the index, and passes queries to re-ranker, candidate and monitor."""
 
 from __future__ import annotations
 
@@ -33,28 +33,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SearchOutcome:
-    """The answer to a search: one Found, with a row a query, and what its queries and pairs cost."""
+    """Result of a search, with the tokens of its queries and of re-ranked pairs."""
 
     found: SearchResults
     encoded: EncodedTexts
-    scored: int = 0  # tokens of the pairs that were re-ranked
+    scored: int = 0  # tokens of the re-ranked pairs
 
 
 class QueryPipeline:
-    """Used from the event loop. Raises RequestErrors only."""
+    """Connects model, index, re-ranker and monitor. Used from the event loop; raises only RequestErrors."""
 
     def __init__(
         self,
-        forward: InferenceClient,
-        shelf: Collection | None,
-        watch: QualityMonitor,
+        inference: InferenceClient,
+        collection: Collection | None,
+        monitor: QualityMonitor,
         metrics: Metrics,
         candidate: ShadowCandidate | None = None,
         reranker: Reranker | None = None,
     ) -> None:
-        self._forward = forward
-        self._shelf = shelf
-        self._watch = watch
+        self._inference = inference
+        self._collection = collection
+        self._monitor = monitor
         self._metrics = metrics
         self._candidate = candidate
         self._reranker = reranker
@@ -62,66 +62,68 @@ class QueryPipeline:
     async def embed(
         self, texts: Sequence[str], prompt_name: str | None, truncate: bool = True, lane: Priority | None = None
     ) -> EncodedTexts:
-        """Encode texts. Those with the model's prompt "query" are shown to the monitor, as searches are."""
-        encoded = await self._forward.encode(texts, self._forward.prompt(prompt_name), truncate, lane)
+        """Encode texts. Texts with the prompt "query" are also passed to the monitor, like queries of searches."""
+        encoded = await self._inference.encode(texts, self._inference.prompt(prompt_name), truncate, lane)
         if prompt_name == "query":
-            self._watch.observer.observe(encoded.vectors, None, texts)
+            self._monitor.observer.observe(encoded.vectors, None, texts)
         return encoded
 
     async def embed_documents(self, texts: Sequence[str], prompt_name: str | None) -> EncodedTexts:
-        """Encode what is to be found by searches: behind them, as unit vectors, and unseen by the monitor."""
-        encoded = await self._forward.encode(texts, self._forward.prompt(prompt_name), lane=Priority.BULK)
-        normalised = self._forward.model.normalised
+        """Encode documents of the index as unit vectors, with lower priority than searches and without the monitor."""
+        encoded = await self._inference.encode(texts, self._inference.prompt(prompt_name), lane=Priority.BULK)
+        normalised = self._inference.model.normalised
         return encoded if normalised else replace(encoded, vectors=normalise(encoded.vectors))
 
     def chunker_for(self, index: IndexDescription) -> Split | None:
-        """What cuts documents as this model's index was cut; None where they stay whole."""
-        return chunker_for_index(self._forward.tokenizer, self._forward.model, index.chunking, index.with_title)
+        """Return the function that splits documents into chunks as in this index, or None if it has no chunks."""
+        return chunker_for_index(self._inference.tokenizer, self._inference.model, index.chunking, index.with_title)
 
     async def search(
         self,
         queries: Sequence[str],
         k: int,
         lane: Priority | None = None,
-        how: SearchParams = DEFAULT_SEARCH_PARAMS,
+        params: SearchParams = DEFAULT_SEARCH_PARAMS,
         rerank: int | None = None,
     ) -> SearchOutcome:
-        """Encode queries with the index's own query prompt, find k documents for each, and tell the monitor.
+        """Encode queries with the query prompt of the index, find k documents for each, and inform the monitor.
 
-        A keyword search has no vectors to show to the monitor, and costs no tokens. With `rerank`, so many are found,
-        and the re-ranker says which k of them are the best: the monitor judges what was found.
+        A keyword search computes no vectors and no tokens, so the monitor does not see it. `rerank` is the number of
+        documents to find and re-rank before the k best are returned; the monitor sees the hits before re-ranking.
         """
         began = time.perf_counter()
-        shelf, feedback = self.shelf, self._watch.feedback
+        collection, feedback = self.collection, self._monitor.feedback
         reranker = self.reranker if rerank else None
-        how = how._replace(texts=queries)
+        params = params._replace(texts=queries)
         depth = max(k, rerank or 0)
-        if how.mode is SearchMode.KEYWORD:
-            encoded = EncodedTexts(np.empty((0, self._forward.model.dimension), dtype=np.float32), [], [])
-            with self._forward.admission.acquire(len(queries), lane or Priority.INTERACTIVE, paced=False) as permit:
-                found = await self._found(None, depth, how, permit)
+        if params.mode is SearchMode.KEYWORD:
+            encoded = EncodedTexts(np.empty((0, self._inference.model.dimension), dtype=np.float32), [], [])
+            with self._inference.admission.acquire(len(queries), lane or Priority.INTERACTIVE, paced=False) as permit:
+                found = await self._search_index(None, depth, params, permit)
         else:
-            with self._forward.enter(queries, shelf.prompt, lane) as permit:
-                encoded = await self._forward.encode(queries, shelf.prompt, lane=lane, permit=permit)
-                found = await self._found(encoded.vectors, depth, how, permit)
+            with self._inference.enter(queries, collection.prompt, lane) as permit:
+                encoded = await self._inference.encode(queries, collection.prompt, lane=lane, permit=permit)
+                found = await self._search_index(encoded.vectors, depth, params, permit)
         self._metrics.search_seconds.observe(found.seconds)
         seconds = time.perf_counter() - began
-        answered, scored = found, 0
+        returned, scored = found, 0
         if reranker:
-            answered, scored = await reranker.rerank(queries, found, k, shelf.store.manifest.with_title, lane)
-        # Not before: a search that is refused a re-ranking comes again, and would be seen twice.
+            returned, scored = await reranker.rerank(queries, found, k, collection.backend.manifest.with_title, lane)
+        # Record the query only after re-ranking: a request rejected there is retried, and would be counted twice.
         if len(encoded.vectors):
-            self._watch.observer.observe(encoded.vectors, found.nearest, queries, found.exact)
+            self._monitor.observer.observe(encoded.vectors, found.nearest, queries, found.exact)
         if self._candidate:
-            self._candidate.sample(queries, found, how, seconds)
-        assert feedback is not None, "whoever has an index takes feedback"
-        if visit := current_request.get():
-            feedback.answers.keep(visit.id, answered.rows[:, :RECALL_K], queries if feedback.keeps_texts else None)
-        return SearchOutcome(answered, encoded, scored)
+            self._candidate.sample(queries, found, params, seconds)
+        assert feedback is not None, "a server with an index has feedback"
+        if context := current_request.get():
+            feedback.answers.keep(context.id, returned.rows[:, :RECALL_K], queries if feedback.keeps_texts else None)
+        return SearchOutcome(returned, encoded, scored)
 
-    async def _found(self, vectors: Vectors | None, k: int, how: SearchParams, permit: QueuePermit) -> SearchResults:
+    async def _search_index(
+        self, vectors: Vectors | None, k: int, params: SearchParams, permit: QueuePermit
+    ) -> SearchResults:
         try:
-            found = await self.shelf.search(vectors, k, how, permit)
+            found = await self.collection.search(vectors, k, params, permit)
             end_phase(RequestPhase.SEARCH)
             return found
         except FilterError as error:
@@ -130,27 +132,29 @@ class QueryPipeline:
             raise Invalid(f"{error}.", "effort") from None
 
     async def search_probe(self, query: str) -> list[int]:
-        """The K best rows of a query, found as a user's is, but behind the users: at bulk priority, counted nowhere."""
-        shelf = self.shelf
-        encoded = await self._forward.encode([query], shelf.prompt, lane=Priority.BULK, counted=False)
-        found = await shelf.search(encoded.vectors, RECALL_K)
+        """Return the RECALL_K best rows of a query, searched like a user's but with bulk priority, and not counted."""
+        collection = self.collection
+        encoded = await self._inference.encode([query], collection.prompt, lane=Priority.BULK, counted=False)
+        found = await collection.search(encoded.vectors, RECALL_K)
         end_phase(RequestPhase.SEARCH)
-        best: list[int] = found.rows[0, :RECALL_K].tolist()
-        return best
+        rows: list[int] = found.rows[0, :RECALL_K].tolist()
+        return rows
 
     def require_index(self) -> None:
-        """Raise NoIndex where nothing is searched."""
-        if self._shelf is None:
-            raise NoIndex("This server holds no index: start it with `embedship serve BUNDLE --index INDEX`.")
+        """Raise NoIndex if the server has no index."""
+        if self._collection is None:
+            raise NoIndex("This server has no index: start it with `embedship serve BUNDLE --index INDEX`.")
 
     @property
-    def shelf(self) -> Collection:
+    def collection(self) -> Collection:
+        """The index of this server. Raises NoIndex."""
         self.require_index()
-        assert self._shelf is not None, "required above"
-        return self._shelf
+        assert self._collection is not None, "checked by require_index"
+        return self._collection
 
     @property
     def reranker(self) -> Reranker:
+        """The re-ranker of this server. Raises NoReranker."""
         if self._reranker is None:
             raise NoReranker(
                 "This server has no re-ranker: start it with `embedship serve BUNDLE --reranker RERANKER`."

@@ -1,6 +1,7 @@
-"""A new bundle or index, taken up by a running server: opened beside the old one, proven, and only then swapped in.
+"""Reload: replaces the bundle or index of a running server. The new one is opened and verified before the switch.
 
-While both are open the process holds both models. Whatever goes wrong before the swap leaves the old one answering.
+Until the old service is closed, the process has both models in memory. If anything fails before the switch, the old
+service stays in use.
 """
 
 from __future__ import annotations
@@ -27,19 +28,19 @@ from embedship.serve.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-Got = TypeVar("Got")
+Result = TypeVar("Result")
 
 
 class ReloadOutcome(StrEnum):
-    """Label of embedship_reloads_total."""
+    """Result of a reload: label of embedship_reloads_total."""
 
     TAKEN = "taken"
     FAILED = "failed"
-    REFUSED = "refused"  # one was running
+    REFUSED = "refused"  # another reload was running
 
 
 class ReloadResult(msgspec.Struct, frozen=True):
-    """What answers now, and what did before."""
+    """The service in use after a reload; `before` is the fingerprint of the previous one."""
 
     fingerprint: str
     variant: str
@@ -48,68 +49,68 @@ class ReloadResult(msgspec.Struct, frozen=True):
 
 
 class Reloader:
-    """Used from the event loop. One at a time."""
+    """Runs reloads, one at a time. Used from the event loop."""
 
-    def __init__(self, house: ServerState) -> None:
-        self._house = house
+    def __init__(self, state: ServerState) -> None:
+        self._state = state
         self._running = False
-        self._tasks: set[asyncio.Task[object]] = set()  # a task that nobody holds may be collected
+        self._tasks: set[asyncio.Task[object]] = set()  # references, because asyncio keeps only weak ones
         for result in ReloadOutcome:
-            house.metrics.reloads.labels(result)
+            state.metrics.reloads.labels(result)
 
     @property
     def milvus(self) -> frozenset[str]:
-        """The servers and files of Milvus that were named at start: a caller may choose among their collections.
+        """Milvus servers and files that were given at startup. A reload may only choose among their collections.
 
-        Milvus' token goes to whichever server is asked, and a holder of an admin key need not know it.
+        The Milvus token is sent to the chosen server, and a client with an admin key must not be able to obtain it.
         """
-        settings = self._house.settings
+        settings = self._state.settings
         return frozenset(each.uri for each in (settings.index, settings.candidate_index) if isinstance(each, Address))
 
     async def __call__(
         self, bundle: Path | None = None, index: Path | Address | None = None, *, candidate: bool = False
     ) -> ReloadResult:
-        """Take up what lies at these paths; where none is given, at those of the service that answers now.
+        """Replace bundle and index with those at the given paths; a missing path means the current one, read again.
 
-        `candidate`: at those of its candidate, which is compared no more.
+        `candidate`: use the paths of the candidate, and stop comparing it.
 
-        It goes on when the caller is cancelled. Raises Reloading, NotReloaded.
+        The reload continues if the caller is cancelled. Raises ReloadInProgress, ReloadFailed.
         """
-        if candidate and self._house.service.candidate is None:
-            raise self._failed("no candidate is compared: start the server with --candidate-index")
-        if self._running or self._house.drain.draining:
-            self._house.metrics.reloads.labels(ReloadOutcome.REFUSED).inc()
-            raise ReloadInProgress("The server is stopping." if self._house.drain.draining else _BUSY)
+        if candidate and self._state.service.candidate is None:
+            raise self._failed("this server has no candidate: start it with --candidate-index")
+        if self._running or self._state.drain.draining:
+            self._state.metrics.reloads.labels(ReloadOutcome.REFUSED).inc()
+            raise ReloadInProgress("The server is stopping." if self._state.drain.draining else _BUSY)
         self._running = True
-        return await asyncio.shield(self._track_task(self._reload(self._next(bundle, index, candidate))))
+        return await asyncio.shield(self._track_task(self._reload(self._next_settings(bundle, index, candidate))))
 
-    def _next(self, bundle: Path | None, index: Path | Address | None, candidate: bool) -> Settings:
-        now = self._house.service.settings
+    def _next_settings(self, bundle: Path | None, index: Path | Address | None, candidate: bool) -> Settings:
+        current = self._state.service.settings
         if candidate:
-            bundle, index = now.candidate_bundle, now.candidate_index
-        following = replace(now, bundle=bundle or now.bundle, index=index or now.index)
+            bundle, index = current.candidate_bundle, current.candidate_index
+        following = replace(current, bundle=bundle or current.bundle, index=index or current.index)
         if candidate or (following.bundle, following.index) == (
-            now.candidate_bundle or now.bundle,
-            now.candidate_index,
+            current.candidate_bundle or current.bundle,
+            current.candidate_index,
         ):
             return replace(following, candidate_bundle=None, candidate_index=None)
         return following
 
-    def signalled(self) -> None:
-        """SIGHUP: as a call without paths, and only the log says what came of it."""
-        self._track_task(self._quietly())
+    def on_sighup(self) -> None:
+        """Handle SIGHUP: reload from the current paths, and log the result."""
+        self._track_task(self._reload_and_log())
 
-    async def _quietly(self) -> None:
+    async def _reload_and_log(self) -> None:
         try:
             await self()
         except ReloadInProgress as error:
             logger.warning("SIGHUP: %s", error)
         except ReloadFailed:
-            return  # logged where it was raised
+            return  # already logged
 
-    def _track_task(self, work: Awaitable[Got]) -> asyncio.Task[Got]:
+    def _track_task(self, work: Awaitable[Result]) -> asyncio.Task[Result]:
         task = asyncio.ensure_future(work)
-        assert isinstance(task, asyncio.Task), "coroutines become tasks"
+        assert isinstance(task, asyncio.Task), "ensure_future makes a task of a coroutine"
         self._tasks.add(task)
         task.add_done_callback(self._forget)
         return task
@@ -117,7 +118,7 @@ class Reloader:
     def _forget(self, task: asyncio.Task[object]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # known and logged; nobody may be left to hear it
+            task.exception()  # already logged; otherwise asyncio logs it as never retrieved
 
     async def _reload(self, settings: Settings) -> ReloadResult:
         began = time.perf_counter()
@@ -127,57 +128,63 @@ class Reloader:
             raise self._failed(str(error)) from error
         except Exception:
             logger.exception("a reload failed")
-            raise self._failed("the server failed while it opened the new one; its log says why") from None
+            raise self._failed(
+                "the server failed while it opened the new bundle or index; the reason is in its log"
+            ) from None
         finally:
             self._running = False
-        before = self._house.replace_service(service)
+        before = self._state.replace_service(service)
         self._track_task(_close_when_idle(before))
-        taken = ReloadResult(
+        result = ReloadResult(
             service.bundle.fingerprint,
             service.encoder.variant.name,
             before.bundle.fingerprint,
             time.perf_counter() - began,
         )
-        self._house.metrics.reloads.labels(ReloadOutcome.TAKEN).inc()
-        logger.info("reloaded in %.1f s: fingerprint %s, variant %s", taken.seconds, taken.fingerprint, taken.variant)
-        return taken
+        self._state.metrics.reloads.labels(ReloadOutcome.TAKEN).inc()
+        logger.info(
+            "reloaded in %.1f s: fingerprint %s, variant %s", result.seconds, result.fingerprint, result.variant
+        )
+        return result
 
     async def _open(self, settings: Settings) -> ModelService:
-        now = self._house.service
-        await now.rounds.snapshot()  # with a --state-dir the new monitor goes on where this one is
-        opening = asyncio.get_running_loop().run_in_executor(None, self._opened, settings, now)
+        current = self._state.service
+        await current.background.snapshot()  # the new monitor continues from this state, if there is a --state-dir
+        opening = asyncio.get_running_loop().run_in_executor(None, self._open_verified, settings, current)
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
-            opening.add_done_callback(_close)  # the server ends: what comes too late is closed again
+            opening.add_done_callback(_close)  # the server stops: close the service if it opens too late
             raise
 
-    def _opened(self, settings: Settings, now: ModelService) -> ModelService:
-        """A service that can answer at once. Its index is first read in a child process."""
+    def _open_verified(self, settings: Settings, current: ModelService) -> ModelService:
+        """Return a service that is ready to answer. Its index is first read in a child process."""
         if isinstance(settings.index, Path):
-            index_trial.demand_readable(settings.bundle, settings.index)
-        house = self._house
-        service = ModelService.open(settings, house.admissions, house.metrics, None, now.shelf, now.watch)
+            index_trial.require_readable(settings.bundle, settings.index)
+        state = self._state
+        service = ModelService.open(
+            settings, state.admissions, state.metrics, None, current.collection, current.monitor
+        )
         try:
-            house.prepare(service)
+            state.prepare(service)
         except BaseException:
             service.close()
             raise
         return service
 
-    def _failed(self, why: str) -> ReloadFailed:
-        fingerprint = self._house.service.bundle.fingerprint
-        self._house.metrics.reloads.labels(ReloadOutcome.FAILED).inc()
-        logger.error("not reloaded, %s goes on: %s", fingerprint[:12], why)
-        return ReloadFailed(f"Not reloaded, {fingerprint[:12]} goes on answering: {why}")
+    def _failed(self, reason: str) -> ReloadFailed:
+        fingerprint = self._state.service.bundle.fingerprint
+        self._state.metrics.reloads.labels(ReloadOutcome.FAILED).inc()
+        logger.error("reload failed, %s stays in use: %s", fingerprint[:12], reason)
+        return ReloadFailed(f"The reload failed, {fingerprint[:12]} stays in use: {reason}")
 
 
-_BUSY = "A reload is running already: wait for it, GET /info says what answers."
+_BUSY = "A reload is already running: wait until it ends. GET /info shows the current bundle."
 
 
 async def _close_when_idle(service: ModelService) -> None:
-    """Close it when its last request has left. Its memory has been taken up by the next: it writes no more."""
-    service.watch.stop_saving()
+    """Close a replaced service after its last request. Its monitor saves no more: the new one took over its state."""
+    service.monitor.stop_saving()
     await service.wait_until_idle()
     await asyncio.get_running_loop().run_in_executor(None, service.close)
 

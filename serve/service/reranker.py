@@ -1,4 +1,4 @@
-"""The cross-encoder beside the model that embeds: a query and passages in, how well each answers it out."""
+"""Re-ranker: a cross-encoder that scores how well passages answer a query."""
 
 from __future__ import annotations
 
@@ -21,49 +21,49 @@ Scores = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class PairScores:
-    """(n,) logits of n pairs, and what they cost."""
+    """(n,) float32 logits of n pairs, and their token counts."""
 
     logits: Scores
     encoded: EncodedTexts
 
     @property
     def probabilities(self) -> Scores:
-        """The sigmoid of the logits: in the same order, and between 0 and 1."""
+        """(n,) sigmoid of the logits: between 0 and 1, in the same order."""
         return np.exp(-np.logaddexp(np.float32(0), -self.logits))
 
 
 class Reranker:
-    """Used from the event loop; raises RequestErrors only."""
+    """Scores pairs, and re-ranks hits of searches. Used from the event loop; raises only RequestErrors."""
 
-    def __init__(self, running: LoadedModel, most_characters: int) -> None:
-        """`most_characters` bounds what a request makes the tokeniser read: the query counts once a pair."""
-        self.running = running
-        self._most_characters = most_characters
+    def __init__(self, model: LoadedModel, max_characters: int) -> None:
+        """`max_characters` limits the characters that a request can have tokenised; the query counts once per pair."""
+        self.model = model
+        self._max_characters = max_characters
         self.header = (b"x-embedship-reranker", self.bundle.fingerprint.encode())
 
     @property
     def bundle(self) -> Bundle:
-        return self.running.bundle
+        return self.model.bundle
 
     async def score(
         self, pairs: Sequence[tuple[str, str]], truncate: bool = True, lane: Priority | None = None
     ) -> PairScores:
-        """Score (query, passage) pairs; what is too long for the model loses the end of its longer half."""
-        if (characters := sum(len(query) + len(passage) for query, passage in pairs)) > self._most_characters:
+        """Score (query, passage) pairs. In a pair that is too long, the longer text is truncated at its end."""
+        if (characters := sum(len(query) + len(passage) for query, passage in pairs)) > self._max_characters:
             raise TooLarge(
-                f"query: {len(pairs)} pairs with it have {characters} characters, this server reads "
-                f"{self._most_characters} a request: shorten the query, or send fewer texts.",
+                f"query: {len(pairs)} pairs with this query have {characters} characters; the maximum is "
+                f"{self._max_characters} per request: shorten the query, or send fewer texts.",
                 "query",
             )
-        encoded = await self.running.forward.encode(pairs, truncate=truncate, lane=lane)
+        encoded = await self.model.inference.encode(pairs, truncate=truncate, lane=lane)
         return PairScores(encoded.vectors[:, 0], encoded)
 
     async def rerank(
         self, queries: Sequence[str], found: SearchResults, k: int, with_title: bool, lane: Priority | None
     ) -> tuple[SearchResults, int]:
-        """The k best of the hits of each query, their scores those of this model; and the tokens that it cost.
+        """Return the k best hits per query, with the scores of this model, and the number of computed tokens.
 
-        Somebody waits for a search, so its pairs do not wait behind bulk, however many they are.
+        Pairs of a search are interactive by default, however many they are, because a user waits for the search.
         """
         pairs = [
             (query, text_of(hit.document, with_title))
@@ -73,20 +73,20 @@ class Reranker:
         if not pairs:
             return found, 0
         scored = await self.score(pairs, lane=lane or Priority.INTERACTIVE)
-        ends = np.cumsum([len(hits) for hits in found.hits])[:-1]  # the pairs of a query follow each other
+        ends = np.cumsum([len(hits) for hits in found.hits])[:-1]  # the pairs of a query are consecutive
         parts = (np.split(scores, ends) for scores in (scored.logits, scored.probabilities))
-        ranked = [_ranked(*each) for each in zip(found.hits, *parts, strict=True)]
+        ranked = [_sort_hits(*each) for each in zip(found.hits, *parts, strict=True)]
         rows = np.stack([_rows(hits, before) for hits, before in zip(ranked, found.rows, strict=True)])
         return replace(found, hits=[hits[:k] for hits in ranked], rows=rows), scored.encoded.tokens
 
 
 def argsort_descending(logits: Scores) -> list[int]:
-    """Places, those of equal scores in the order they came in. Not of probabilities: the best are all 1.0."""
-    found: list[int] = np.argsort(-logits, kind="stable").tolist()
-    return found
+    """Return indices from best to worst; equal scores keep their order. Not for probabilities: the best are all 1.0."""
+    order: list[int] = np.argsort(-logits, kind="stable").tolist()
+    return order
 
 
-def _ranked(hits: Sequence[Hit], logits: Scores, probabilities: Scores) -> list[Hit]:
+def _sort_hits(hits: Sequence[Hit], logits: Scores, probabilities: Scores) -> list[Hit]:
     return [
         replace(hits[place], score=float(probabilities[place]), retrieved=RankAndScore(place + 1, hits[place].score))
         for place in argsort_descending(logits)
@@ -94,9 +94,9 @@ def _ranked(hits: Sequence[Hit], logits: Scores, probabilities: Scores) -> list[
 
 
 def _rows(hits: Sequence[Hit], before: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """(K or more,) the documents in their new order, those that were not re-ranked behind them."""
-    found = dict.fromkeys([*(hit.row for hit in hits), *before[before >= 0].tolist()])
+    """Return (at least RECALL_K,) rows in their new order, followed by those that were not re-ranked."""
+    order = dict.fromkeys([*(hit.row for hit in hits), *before[before >= 0].tolist()])
     rows = np.full(max(len(before), RECALL_K), -1, dtype=np.int64)
-    kept = list(found)[: len(rows)]
-    rows[: len(kept)] = kept
+    first = list(order)[: len(rows)]
+    rows[: len(first)] = first
     return rows

@@ -1,7 +1,7 @@
-"""One bundle and its index, as they are served: what a reload replaces as a whole.
+"""Model service: one bundle with its index, monitor and background tasks. A reload replaces it as a whole.
 
-Opened in the order in which it can fail, beside the one that answers, and closed in the opposite order. What lives as
-long as the server is in house.py.
+Its parts are opened in a fixed order, and closed in the opposite order. During a reload the old and the new service are
+open at the same time. Objects that live as long as the server are in state.py.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from embedship.version import __version__
 
 
 class AdmissionControllers(NamedTuple):
-    """The house's permits: one queue limit a model, whichever service answers."""
+    """One queue limit per model, shared by the old and the new service during a reload."""
 
     embed: AdmissionController
     rerank: AdmissionController
@@ -43,19 +43,21 @@ class AdmissionControllers(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class ModelService:
-    settings: Settings  # with the bundle and the index of this one
-    running: LoadedModel
+    """Everything that is needed to answer requests with one bundle and one index."""
+
+    settings: Settings  # with the bundle and index of this service
+    model: LoadedModel
     reranker: Reranker | None
-    shelf: Collection | None
+    collection: Collection | None
     candidate: ShadowCandidate | None
-    watch: QualityMonitor
+    monitor: QualityMonitor
     pipeline: QueryPipeline
-    judge: FeedbackService
-    writes: DocumentWriter
-    rounds: BackgroundTasks
+    feedback: FeedbackService
+    writer: DocumentWriter
+    background: BackgroundTasks
     _stack: ExitStack
-    inside: int = 0  # requests that it has begun to answer
-    _left: asyncio.Event | None = None  # made when it is to be closed
+    inside: int = 0  # number of running requests
+    _idle: asyncio.Event | None = None  # created when the service is to be closed
 
     @classmethod
     def open(
@@ -65,117 +67,122 @@ class ModelService:
         metrics: Metrics,
         encoder: Encoder | None = None,
         before: Collection | None = None,
-        watched: QualityMonitor | None = None,
+        before_monitor: QualityMonitor | None = None,
     ) -> Self:
-        """Choose and load the variant, prove it with the golden texts, open the index and the monitor.
+        """Choose and load the variant, verify it with the golden texts, and open the index and the monitor.
 
-        An encoder that is given is taken instead of one of the settings' bundle, and closed with the service. `before`
-        is what the service that answers now searches: one index that takes writes is shared by both. `watched` is its
-        monitor, whose memory is taken up.
+        `encoder`, if given, is used instead of the one of the settings' bundle, and is closed with the service. In a
+        reload, `before` and `before_monitor` are the collection and the monitor of the current service: a writable
+        index is shared with it, and the state of its monitor is taken over.
+
         Raises UsageError, UnsafeError, MismatchError, MissingExtra, EngineError, GateError.
         """
-        with ExitStack() as stack:  # a failure half way closes what was opened; success keeps it
+        with ExitStack() as stack:  # a failure closes everything that was opened
             opened = (
                 OpenedEncoder(encoder, None)
                 if encoder
                 else open_encoder(settings.bundle, settings.variant, Task.EMBED, settings)
             )
-            running = LoadedModel.open(opened, settings, admissions.embed, metrics.embedding, stack)
+            model = LoadedModel.open(opened, settings, admissions.embed, metrics.embedding, stack)
             reranker = _reranker(settings, admissions.rerank, metrics.reranking, stack)
-            return cls._open(settings, running, reranker, metrics, before, watched, stack)
+            return cls._open(settings, model, reranker, metrics, before, before_monitor, stack)
 
     @classmethod
     def _open(
         cls,
         settings: Settings,
-        running: LoadedModel,
+        model: LoadedModel,
         reranker: Reranker | None,
         metrics: Metrics,
         before: Collection | None,
-        watched: QualityMonitor | None,
+        before_monitor: QualityMonitor | None,
         stack: ExitStack,
     ) -> Self:
-        encoder = running.encoder
-        shelf = _shelf(settings, encoder, before)
-        if shelf:
-            stack.callback(shelf.close)
+        encoder = model.encoder
+        collection = _collection(settings, encoder, before)
+        if collection:
+            stack.callback(collection.close)
         candidate = ShadowCandidate.open(settings)
         if candidate:
             stack.callback(candidate.close)
         comparison = candidate.comparison if candidate else None
-        watch = monitor_setup.build_monitor(settings, encoder, shelf, running.choir, comparison, reranker, watched)
-        stack.enter_context(watch)
+        monitor = monitor_setup.build_monitor(
+            settings, encoder, collection, model.canary_target, comparison, reranker, before_monitor
+        )
+        stack.enter_context(monitor)
         if candidate:
-            candidate.start(watch.probes.probes if watch.probes else ())
-        pipeline = QueryPipeline(running.forward, shelf, watch, metrics, candidate, reranker)
-        rounds = BackgroundTasks(
-            watch,
-            [running.choir, *([reranker.running.choir] if reranker else [])],
+            candidate.start(monitor.probes.probes if monitor.probes else ())
+        pipeline = QueryPipeline(model.inference, collection, monitor, metrics, candidate, reranker)
+        background = BackgroundTasks(
+            monitor,
+            [model.canary_target, *([reranker.model.canary_target] if reranker else [])],
             pipeline,
             canary_seconds=settings.canary_interval_seconds,
             probe_seconds=settings.probe_interval_seconds,
         )
-        judge = FeedbackService(pipeline, watch.feedback)
-        live = shelf.store.writable if shelf else None
-        writes = DocumentWriter(pipeline, live, metrics, settings)
-        stack.callback(writes.close)
+        feedback = FeedbackService(pipeline, monitor.feedback)
+        writable = collection.backend.writable if collection else None
+        writer = DocumentWriter(pipeline, writable, metrics, settings)
+        stack.callback(writer.close)
         return cls(
             settings,
-            running,
+            model,
             reranker,
-            shelf,
+            collection,
             candidate,
-            watch,
+            monitor,
             pipeline,
-            judge,
-            writes,
-            rounds,
+            feedback,
+            writer,
+            background,
             stack.pop_all(),
         )
 
     def request_started(self) -> None:
-        """A request is answered by this one, from here to `request_finished`; both are called on the event loop."""
+        """Count a request that this service answers, until `request_finished`. Both are called on the event loop."""
         self.inside += 1
 
     def request_finished(self) -> None:
+        """Count the end of a request."""
         self.inside -= 1
-        if self._left and not self.inside:
-            self._left.set()
+        if self._idle and not self.inside:
+            self._idle.set()
 
     async def wait_until_idle(self) -> None:
-        """Wait until the last request has left; none may enter any more."""
-        self._left = asyncio.Event()
+        """Wait until the last request has finished. No new request may start on this service."""
+        self._idle = asyncio.Event()
         if self.inside:
-            await self._left.wait()
+            await self._idle.wait()
 
     @property
     def encoder(self) -> Encoder:
-        return self.running.encoder
+        return self.model.encoder
 
     @property
-    def forward(self) -> InferenceClient:
-        return self.running.forward
+    def inference(self) -> InferenceClient:
+        return self.model.inference
 
     @property
     def workers(self) -> BatchExecutor:
-        """Of the model that embeds."""
-        return self.running.workers
+        """Executor of the embedding model."""
+        return self.model.workers
 
     @property
     def models(self) -> tuple[LoadedModel, ...]:
-        """All that run here."""
-        return (self.running, self.reranker.running) if self.reranker else (self.running,)
+        """The embedding model and, if there is one, the re-ranker."""
+        return (self.model, self.reranker.model) if self.reranker else (self.model,)
 
     @property
     def build_info(self) -> BuildInfo:
+        """Labels of embedship_info."""
         variant, precision = self.encoder.variant, self.encoder.engine.precision
-        reranker = self.reranker.running.bundle.fingerprint if self.reranker else ""
+        reranker = self.reranker.model.bundle.fingerprint if self.reranker else ""
         return BuildInfo(self.bundle.fingerprint, variant.name, variant.runtime, precision, __version__, reranker)
 
     @property
     def golden(self) -> GoldenCheck:
-        """At start, of the worst device."""
-        return self.running.golden
+        """Golden check of the embedding model at startup, of the worst device."""
+        return self.model.golden
 
     @property
     def bundle(self) -> Bundle:
@@ -196,12 +203,12 @@ def _reranker(
 ) -> Reranker | None:
     if settings.reranker is None:
         return None
-    assert counts is not None, "whoever has a re-ranker counts its pairs"
+    assert counts is not None, "metrics for pairs exist if there is a re-ranker"
     opened = open_encoder(settings.reranker, None, Task.RERANK, settings)
     return Reranker(LoadedModel.open(opened, settings, admission, counts, stack), settings.max_body_bytes)
 
 
-def _shelf(settings: Settings, encoder: Encoder, before: Collection | None) -> Collection | None:
+def _collection(settings: Settings, encoder: Encoder, before: Collection | None) -> Collection | None:
     if settings.index is None:
         return None
     probe = GoldenTexts.load(encoder.bundle).vectors[:1]

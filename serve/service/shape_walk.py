@@ -1,4 +1,4 @@
-"""The canaries' walk through the shapes of batches: what was right when the server started may not stay so."""
+"""Shape walk: periodically rechecks all batch shapes, because a shape that was correct at startup may fail later."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from embedship.tokens import TokenBatch
 
 logger = logging.getLogger(__name__)
 
-# A round and device. MiniLM has 252 shapes: at a round every 30 s each is met once an hour.
+# Shapes per canary check and device. MiniLM has 252 shapes: with a check every 30 s, each is tested once per hour.
 SHAPES = 2
 
 
@@ -22,49 +22,50 @@ class ShapeWalk:
 
     def __init__(self, texts: ShapeTexts, shapes: Sequence[PaddedShape], floor: float) -> None:
         self._texts, self._shapes, self._floor = texts, shapes, floor
-        self._places: dict[str, int] = {}  # device -> of its next shape
+        self._places: dict[str, int] = {}  # device -> position of its next shape
 
     @classmethod
     def of(cls, encoder: Encoder) -> ShapeWalk:
         subject = CertificateSubject.from_encoder(encoder)
         return cls(ShapeTexts.from_subject(subject), subject.layout.shapes(), subject.floor)
 
-    async def on(self, workers: BatchExecutor, device: str) -> bool:
-        """Try the next SHAPES of a device. Shapes that differ are used no more, on no device, and the answer is False.
+    async def check_next(self, workers: BatchExecutor, device: str) -> bool:
+        """Check the next SHAPES shapes on a device, and return whether they give the same vectors as wider ones.
 
-        Raises EngineFailed.
+        Shapes that differ are no longer used, on any device. Raises EngineFailed.
         """
         place = self._places.get(device, 0)
         self._places[device] = place + SHAPES
-        right = True
+        correct = True
         for step in range(place, place + SHAPES):
             shape = self._shapes[step % len(self._shapes)]
-            # A shape that is wrong, or was left out meanwhile, is never computed.
+            # Skip shapes that are known to be wrong or were excluded meanwhile: they are never computed.
             if workers.layout.shape(*shape) == shape:
-                right &= await self._same(workers, device, shape)
-        return right
+                correct &= await self._check(workers, device, shape)
+        return correct
 
-    async def _same(self, workers: BatchExecutor, device: str, shape: PaddedShape) -> bool:
+    async def _check(self, workers: BatchExecutor, device: str, shape: PaddedShape) -> bool:
         wider = self._wider(workers.layout, shape)
         if wider is None:
             return True
         keys = [(shape.width, number) for number in range(shape.rows)]
-        beside = [*keys[: min(shape.rows, wider.rows - 1)], (wider.width, 0)]
-        found = await workers.encode_on(device, self._tokens(keys))
-        again = await workers.encode_on(device, self._tokens(beside))
-        compared = len(beside) - 1
-        likeness = float(self._texts.alike(found[:compared], again[:compared]).min())
-        if likeness >= self._floor:  # a NaN is not
+        wider_keys = [*keys[: min(shape.rows, wider.rows - 1)], (wider.width, 0)]
+        vectors = await workers.encode_on(device, self._tokens(keys))
+        wider_vectors = await workers.encode_on(device, self._tokens(wider_keys))
+        compared = len(wider_keys) - 1
+        likeness = float(self._texts.alike(vectors[:compared], wider_vectors[:compared]).min())
+        if likeness >= self._floor:  # false for NaN
             return True
         logger.error(
-            "%s: batches of %dx%d and %dx%d give the same texts other vectors, likeness %.5f (floor %g): neither shape "
-            "is used any more. `embedship verify` tries all", device, *shape, *wider, likeness, self._floor,
+            "%s: batches of %dx%d and %dx%d give different vectors for the same texts, likeness %.5f (minimum %g): "
+            "neither shape is used any more. Run `embedship verify` to check all shapes",
+            device, *shape, *wider, likeness, self._floor,
         )  # fmt: skip
         workers.exclude([shape, wider])
         return False
 
     def _wider(self, layout: BatchLayout, shape: PaddedShape) -> PaddedShape | None:
-        """The next wider right shape, of as many rows or of the most below that fit: two at least."""
+        """Return the next wider correct shape, with as many rows as possible: from two up to those of `shape`."""
         for width in (each for each in layout.widths() if each > shape.width):
             rows = max(2, shape.rows)
             while rows > 1:

@@ -1,4 +1,4 @@
-"""What lives as long as the server, and the service that answers in it now."""
+"""Server state: objects that live as long as the process, and the service that currently answers requests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ from embedship.serve.telemetry.request_context import Priority
 
 
 class ServerState:
-    """`service` changes hands on the event loop only: whoever answers a request reads it once and keeps to that one."""
+    """Process-wide state of a server.
+
+    `service` is replaced on the event loop only. Code that answers a request reads it once and keeps that service.
+    """
 
     def __init__(
         self,
@@ -49,22 +52,22 @@ class ServerState:
         self.drain = GracefulShutdown(settings.drain_seconds)
         self.service = ModelService.open(settings, self.admissions, self.metrics, encoder)
         self._preparations: list[Callable[[ModelService], None]] = []
-        self._swapped = asyncio.Event()
+        self._service_replaced = asyncio.Event()
         self._register_metrics()
 
     @classmethod
     def open(
         cls, settings: Settings, registry: CollectorRegistry | None = None, encoder: Encoder | None = None
     ) -> Self:
-        """Raises what Service.open does, and UsageError for keys that are none."""
+        """Read the keys and open the service. Raises UsageError for invalid keys, and what ModelService.open raises."""
         keys = ApiKeys.open(settings.api_key_file)
-        admin = ApiKeys.open(settings.admin_key_file, purpose=ADMIN)
-        writers = ApiKeys.open(settings.write_key_file, purpose=WRITE)
+        admin = ApiKeys.open(settings.admin_key_file, scope=ADMIN)
+        writers = ApiKeys.open(settings.write_key_file, scope=WRITE)
         return cls(settings, registry or CollectorRegistry(), keys, admin, writers, encoder)
 
     @property
     def readiness(self) -> Readiness:
-        """Whether to send requests here: while a device that embeds takes batches, and no drain has begun."""
+        """Whether the server accepts requests: at least one embedding device works, and no shutdown has started."""
         if self.drain.draining:
             return Readiness(False, "draining")
         workers = [model.workers for model in self.service.models]
@@ -73,29 +76,29 @@ class ServerState:
             return Readiness(self.service.workers.up > 0, f"{up} of {devices} devices")
         return Readiness(True, "the golden texts give the vectors of the checkpoint")
 
-    def prepared_by(self, prepare: Callable[[ModelService], None]) -> None:
-        """Register what must be made of a service before it answers."""
+    def add_preparation(self, prepare: Callable[[ModelService], None]) -> None:
+        """Register a function that prepares a new service before it answers requests."""
         self._preparations.append(prepare)
 
     def prepare(self, service: ModelService) -> None:
-        """Make all that a service needs to answer at once; may run in any thread. `replace_service` follows."""
+        """Run all preparations for a new service, in any thread. Call `replace_service` afterwards."""
         for prepare in self._preparations:
             prepare(service)
 
     def replace_service(self, service: ModelService) -> ModelService:
-        """The next request is answered by `service`. Returns the one before, which may still be answering."""
+        """Answer new requests with `service`. Return the previous service, which may still have running requests."""
         before, self.service = self.service, service
         self.metrics.set_build_info(service.build_info)
-        self._swapped.set()
+        self._service_replaced.set()
         return before
 
     async def run_background_tasks(self) -> None:
-        """The rounds of the service that answers, whichever it is; until this is cancelled."""
+        """Run the background tasks of the current service, also after a reload, until cancelled."""
         while True:
-            self._swapped.clear()
-            running = asyncio.create_task(self.service.rounds.run())
+            self._service_replaced.clear()
+            running = asyncio.create_task(self.service.background.run())
             try:
-                await self._swapped.wait()
+                await self._service_replaced.wait()
             finally:
                 running.cancel()
                 await asyncio.wait([running])
@@ -116,22 +119,22 @@ class ServerState:
             self.metrics.queue_age.labels(lane).set_function(partial(self._age, lane))
         self.metrics.permits.set_function(lambda: sum(each.inside for each in self.admissions))
         self.metrics.ready.set_function(lambda: self.readiness.ready)
-        for gauge, of in self.metrics.index.items():
-            gauge.set_function(partial(self._index_size, of))
+        for gauge, read in self.metrics.index.items():
+            gauge.set_function(partial(self._index_size, read))
         self.registry.register(MonitorCollector(self._status))
         self.registry.register(DevicesCollector(lambda: [model.workers for model in self.service.models]))
         ProcessCollector(registry=self.registry)
 
-    # Methods, and not those of the service themselves: a scrape after a swap must read the other one.
+    # These read self.service at each scrape, because a reload replaces it.
     def _waiting(self) -> int:
         return sum(model.workers.waiting() for model in self.service.models)
 
-    def _index_size(self, of: Callable[[IndexSize], int]) -> int:
-        shelf = self.service.shelf
-        return of(shelf.store.size) if shelf else 0
+    def _index_size(self, read: Callable[[IndexSize], int]) -> int:
+        collection = self.service.collection
+        return read(collection.backend.size) if collection else 0
 
     def _age(self, lane: Priority) -> float:
         return max(model.workers.oldest_wait_seconds(lane) for model in self.service.models)
 
     def _status(self) -> MonitorStatus:
-        return self.service.watch.report()
+        return self.service.monitor.report()

@@ -1,9 +1,9 @@
-"""Telemetry.
+"""Telemetry: metrics, logs and traces of requests.
 
-histogram.py        Histograms that one thread writes to
-logs.py             What the server says on stderr
-metrics.py          What the server counts
-request_context.py  One request as it is seen from outside
-spans.py            OpenTelemetry
-tracing.py          Whether requests are traced
+histogram.py        Histograms for a single thread
+logs.py             Logging to stderr, as text or JSON
+metrics.py          Prometheus metrics of the server
+request_context.py  Id, token counts and phase times of the current request
+spans.py            OpenTelemetry spans of a request
+tracing.py          Creates a tracer if OpenTelemetry's variables ask for it
 """

@@ -1,6 +1,6 @@
-"""Histograms that one thread writes to: prometheus_client's take two locks and 1.5 us an observation, these 0.2 us.
+"""Histograms for one thread: an observation takes 0.2 us, in prometheus_client two locks and 1.5 us.
 
-With seven observations a request that is a hundredth of a query's time. A scrape reads them on the same thread.
+A request makes seven observations, so the difference is one per cent of a query's time. Scrapes run on the same thread.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from prometheus_client.utils import floatToGoString
 
 
 class HistogramSeries:
-    """One series: how many observations fell into which bucket, and their sum."""
+    """One series: the number of observations per bucket, and their sum."""
 
     __slots__ = ("_bounds", "counts", "sum")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)  # the last: above every bound
+        self.counts = [0] * (len(bounds) + 1)  # the last counts values above every bound
         self.sum = 0.0
 
     def observe(self, value: float) -> None:
@@ -31,7 +31,10 @@ class HistogramSeries:
 
 
 class HistogramFamily(Collector):
-    """A family of series, told apart by one label, or a single series without one. Bounds ascend, and belong below."""
+    """A family of series that differ in one label, or a single series without a label.
+
+    Bounds are ascending upper bounds, inclusive.
+    """
 
     def __init__(
         self, name: str, help: str, label: str | None, bounds: Sequence[float], registry: CollectorRegistry
@@ -39,22 +42,22 @@ class HistogramFamily(Collector):
         self._name, self._help = name, help
         self._label = () if label is None else (label,)
         self._bounds = tuple(bounds)
-        self._shown = [*map(floatToGoString, self._bounds), "+Inf"]
-        self._tallies: dict[tuple[str, ...], HistogramSeries] = {}
+        self._bound_labels = [*map(floatToGoString, self._bounds), "+Inf"]
+        self._series: dict[tuple[str, ...], HistogramSeries] = {}
         registry.register(self)
 
     def labels(self, *values: str) -> HistogramSeries:
-        """The series of this value of the label, from now on shown at zero."""
-        assert len(values) == len(self._label), "a value a label"
-        return self._tallies.setdefault(values, HistogramSeries(self._bounds))
+        """Return the series for a label value. It is exported from now on, at zero."""
+        assert len(values) == len(self._label), "one value per label"
+        return self._series.setdefault(values, HistogramSeries(self._bounds))
 
     def collect(self) -> Iterable[HistogramMetricFamily]:
         family = HistogramMetricFamily(self._name, self._help, labels=self._label)
-        for values, tally in list(self._tallies.items()):
-            buckets = list(zip(self._shown, map(float, accumulate(tally.counts)), strict=True))
-            family.add_metric(values, buckets, tally.sum)
+        for values, series in list(self._series.items()):
+            buckets = list(zip(self._bound_labels, map(float, accumulate(series.counts)), strict=True))
+            family.add_metric(values, buckets, series.sum)
         return [family]
 
     def describe(self) -> Iterable[HistogramMetricFamily]:
-        """The name, for the registry's check for duplicates."""
+        """Return the family, for the registry's check for duplicate names."""
         return self.collect()

@@ -1,6 +1,6 @@
-"""What the server says on stderr: lines to read, or JSON objects to collect. One record is one line, whoever wrote it.
+"""Logging to stderr, as text or as JSON objects. Every record is one line, including those of libraries.
 
-Texts, keys and headers of requests are never said; a request is named by its id.
+Texts, keys and headers of requests are never logged. A request is identified by its id.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from embedship.serve.telemetry.request_context import RequestContext, current_re
 
 logger = logging.getLogger("embedship.access")
 
-# Worker processes log as their server does.
+# Worker processes inherit the log format of the server through this variable.
 VARIABLE = "EMBEDSHIP_LOG_FORMAT"
 
-# Keys of `extra`: the ids of the requests that a line is about, and what a JSON line says beside its message.
+# Keys of `extra`: the ids of the requests that a line is about, and additional fields of a JSON line.
 REQUESTS = "requests"
 FIELDS = "fields"
 
-# What could end a line, or steer a terminal: C0, DEL, C1, and Unicode's own line ends.
+# Characters that could end a line or control a terminal: C0, DEL, C1, and Unicode's line separators.
 _CONTROLS = {code: ascii(chr(code))[1:-1] for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
-# Those of them that JSON allows to stand in a string as they are.
+# The ones among them that JSON allows unescaped in strings.
 _ESCAPED = {code: f"\\u{code:04x}" for code in _CONTROLS if code >= 32}
 
 
@@ -38,7 +38,7 @@ class LogFormat(StrEnum):
 
 
 def configure_logging(form: LogFormat, device: str | None = None) -> None:
-    """Log from now on so, warnings and what nobody catches included; `device` names a worker process."""
+    """Configure logging, including warnings and uncaught exceptions. `device` names a worker process."""
     out = logging.StreamHandler(sys.stderr)
     out.setFormatter(JsonFormatter(device) if form is LogFormat.JSON else TextFormatter(device))
     logging.basicConfig(level=logging.INFO, handlers=[out], force=True)
@@ -49,18 +49,20 @@ def configure_logging(form: LogFormat, device: str | None = None) -> None:
 
 
 class TextFormatter(logging.Formatter):
-    """A line to read; only the trace of an exception takes more."""
+    """Formats a record as one line of text; only the traceback of an exception takes more lines."""
 
     def __init__(self, device: str | None = None) -> None:
         super().__init__(f"%(asctime)s %(levelname)s {device or '%(name)s'}: %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         line = super().formatMessage(record).translate(_CONTROLS)
-        return f"{line} [{', '.join(asked)}]" if (asked := _asked(record)) else line
+        return f"{line} [{', '.join(ids)}]" if (ids := _request_ids(record)) else line
 
 
 class JsonFormatter(logging.Formatter):
-    """{"time", "level", "logger", "message"}, and `device`, `request_id` or `requests`, `trace_id`, `exception`."""
+    """Formats a record as JSON: time, level, logger, message, and if known device, request_id or requests, trace_id,
+    exception.
+    """
 
     def __init__(self, device: str | None = None) -> None:
         super().__init__()
@@ -75,45 +77,45 @@ class JsonFormatter(logging.Formatter):
         }
         if self._device:
             line["device"] = self._device
-        line |= _whose(record) | getattr(record, FIELDS, {})
+        line |= _request_fields(record) | getattr(record, FIELDS, {})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return _encoded(line)
+        return _encode(line)
 
 
-def _asked(record: logging.LogRecord) -> list[str]:
-    """The ids of the requests that a line is about: the one that is answered here, or those that its writer named."""
-    visit = current_request.get()
-    return [visit.id] if visit else getattr(record, REQUESTS, [])
+def _request_ids(record: logging.LogRecord) -> list[str]:
+    """Return the ids of the requests that a line is about: the current request, or those in the record."""
+    context = current_request.get()
+    return [context.id] if context else getattr(record, REQUESTS, [])
 
 
-def _whose(record: logging.LogRecord) -> dict[str, Any]:
-    if visit := current_request.get():
-        return {"request_id": visit.id, **({"trace_id": visit.trace} if visit.trace else {})}
-    return {REQUESTS: asked} if (asked := _asked(record)) else {}
+def _request_fields(record: logging.LogRecord) -> dict[str, Any]:
+    if context := current_request.get():
+        return {"request_id": context.id, **({"trace_id": context.trace} if context.trace else {})}
+    return {REQUESTS: ids} if (ids := _request_ids(record)) else {}
 
 
-def _encoded(line: dict[str, Any]) -> str:
+def _encode(line: dict[str, Any]) -> str:
     try:
         return msgspec.json.encode(line, enc_hook=str).decode().translate(_ESCAPED)
-    except UnicodeEncodeError:  # half a surrogate pair, as Python makes of a path that is no UTF-8
-        return _encoded({key: _whole(value) for key, value in line.items()})
+    except UnicodeEncodeError:  # lone surrogates, which Python uses for bytes of paths that are not UTF-8
+        return _encode({key: _escape_surrogates(value) for key, value in line.items()})
 
 
-def _whole(value: Any) -> Any:
+def _escape_surrogates(value: Any) -> Any:
     return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
 
-def log_access(visit: RequestContext, method: str, route: str, status: int, seconds: float) -> None:
-    """The line of one request that was answered: `seconds` from its first byte here to the last of its answer."""
-    phases, tokens = visit.seconds(), sum(visit.lengths)
+def log_access(context: RequestContext, method: str, route: str, status: int, seconds: float) -> None:
+    """Log one answered request. `seconds` is the time from its first received byte to the last byte of its response."""
+    phases, tokens = context.seconds(), sum(context.lengths)
     times = ", ".join(f"{phase} {1e3 * spent:.2f}" for phase, spent in phases.items())
-    message = f"{method} {route} {status}, {len(visit.lengths)} texts, {tokens} tokens, {1e3 * seconds:.2f} ms"
+    message = f"{method} {route} {status}, {len(context.lengths)} texts, {tokens} tokens, {1e3 * seconds:.2f} ms"
     fields = {
         "method": method,
         "route": route,
         "status": status,
-        "texts": len(visit.lengths),
+        "texts": len(context.lengths),
         "tokens": tokens,
         "seconds": {str(phase): round(spent, 6) for phase, spent in (("total", seconds), *phases.items())},
     }
@@ -122,4 +124,4 @@ def log_access(visit: RequestContext, method: str, route: str, status: int, seco
 
 def _uncaught(kind: type[BaseException], error: BaseException | None, at: TracebackType | None) -> None:
     if error and issubclass(kind, Exception):
-        logging.getLogger(__name__).critical("nobody caught %s", kind.__name__, exc_info=(kind, error, at))
+        logging.getLogger(__name__).critical("uncaught %s", kind.__name__, exc_info=(kind, error, at))

@@ -1,8 +1,8 @@
-"""OpenTelemetry: a span for each request that was worked on, and below it one for each of its phases.
+"""OpenTelemetry traces: one span per POST request, with one child span per phase.
 
-They are made when the request is over, from times that were taken anyway: until then a trace costs nothing. Names and
-attributes are those of the semantic conventions for HTTP servers
-(https://opentelemetry.io/docs/specs/semconv/http/http-spans/); `embedship.` is our own.
+Spans are created after the response was sent, from times that are measured anyway, so tracing does not delay requests.
+Names and attributes follow the semantic conventions for HTTP servers
+(https://opentelemetry.io/docs/specs/semconv/http/http-spans/); additional attributes start with `embedship.`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from embedship.serve.telemetry.metrics import OTHER
 from embedship.serve.telemetry.request_context import RequestContext
 from embedship.version import __version__
 
-# How long the end of the server waits for a collector that does not answer.
+# Maximum time that the shutdown waits for a collector that does not respond.
 CLOSE_SECONDS = 2.0
 
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"))
@@ -32,7 +32,7 @@ _UNNAMED = "unknown_service"
 
 
 class OtelTracer:
-    """`provider` decides what is sampled, and where spans go."""
+    """Creates spans for answered requests. `provider` decides which are sampled and where they are sent."""
 
     def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider
@@ -40,8 +40,10 @@ class OtelTracer:
 
     @classmethod
     def open(cls) -> Self:
-        """OTLP over HTTP, from a queue of bounded length (OTEL_BSP_MAX_QUEUE_SIZE), by a thread of its own."""
-        resource = Resource.create({"service.version": __version__})  # reads OTEL_SERVICE_NAME and its like
+        """Return a tracer that sends OTLP over HTTP in a thread, from a bounded queue (OTEL_BSP_MAX_QUEUE_SIZE)."""
+        resource = Resource.create(
+            {"service.version": __version__}
+        )  # reads OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES
         if str(resource.attributes[SERVICE_NAME]).startswith(_UNNAMED):
             resource = resource.merge(Resource({SERVICE_NAME: "embedship"}))
         provider = TracerProvider(resource=resource, shutdown_on_exit=False)
@@ -49,57 +51,58 @@ class OtelTracer:
         return cls(provider)
 
     def record_request(
-        self, visit: RequestContext, scope: Mapping[str, Any], route: str, status: int, seconds: float
+        self, context: RequestContext, scope: Mapping[str, Any], route: str, status: int, seconds: float
     ) -> None:
+        """Create the spans of a request that has just been answered; `seconds` is its total duration."""
         ended = time.time_ns()
         began = ended - int(1e9 * seconds)
         parent = propagate.extract(
             {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         )
         method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
-        told = _span_attributes(visit, scope, method, route, status)
-        named = told.get("http.route", "")
-        name = f"{'HTTP' if method == '_OTHER' else method} {named}".rstrip()
-        span = self._tracer.start_span(name, parent, SpanKind.SERVER, told, start_time=began)
+        attributes = _span_attributes(context, scope, method, route, status)
+        template = attributes.get("http.route", "")
+        name = f"{'HTTP' if method == '_OTHER' else method} {template}".rstrip()
+        span = self._tracer.start_span(name, parent, SpanKind.SERVER, attributes, start_time=began)
         if span.is_recording():
-            self._phases(visit, trace.set_span_in_context(span, parent), began)
+            self._record_phases(context, trace.set_span_in_context(span, parent), began)
         if status >= 500:
             span.set_status(Status(StatusCode.ERROR))
         span.end(ended)
 
     def close(self) -> None:
-        """A collector that is gone would be tried again for 30 s: whoever drains a server waits for its exit."""
-        last = Thread(target=self._provider.shutdown, daemon=True)
-        last.start()
-        last.join(CLOSE_SECONDS)
+        """Send the remaining spans, for at most CLOSE_SECONDS: exports to a dead collector are retried for 30 s."""
+        flush = Thread(target=self._provider.shutdown, daemon=True)
+        flush.start()
+        flush.join(CLOSE_SECONDS)
 
-    def _phases(self, visit: RequestContext, inside: Context, began: int) -> None:
-        for phase, start, end in visit.spans():
-            first, last = (began + int(1e9 * (at - visit.began)) for at in (start, end))
-            self._tracer.start_span(phase, inside, start_time=first).end(last)
+    def _record_phases(self, context: RequestContext, parent: Context, began: int) -> None:
+        for phase, start, end in context.spans():
+            first, last = (began + int(1e9 * (at - context.began)) for at in (start, end))
+            self._tracer.start_span(phase, parent, start_time=first).end(last)
 
 
 def _span_attributes(
-    visit: RequestContext, scope: Mapping[str, Any], method: str, route: str, status: int
+    context: RequestContext, scope: Mapping[str, Any], method: str, route: str, status: int
 ) -> dict[str, str | int]:
-    """What is known of a request, without its texts, its keys and its client's address."""
-    told: dict[str, str | int] = {
+    """Return the attributes of a request. They never contain texts, keys or the address of the client."""
+    attributes: dict[str, str | int] = {
         "http.request.method": method,
         "http.response.status_code": status,
         "url.path": scope["path"],
         "url.scheme": scope.get("scheme", "http"),
         "network.protocol.version": scope["http_version"],
-        "embedship.request_id": visit.id,
-        "embedship.texts": len(visit.lengths),
-        "embedship.tokens": sum(visit.lengths),
+        "embedship.request_id": context.id,
+        "embedship.texts": len(context.lengths),
+        "embedship.tokens": sum(context.lengths),
     }
     if route != OTHER:
-        told["http.route"] = route
+        attributes["http.route"] = route
     if method == "_OTHER":
-        told["http.request.method_original"] = scope["method"]
+        attributes["http.request.method_original"] = scope["method"]
     if scope.get("server"):
-        told["server.address"], port = scope["server"]
-        told |= {"server.port": port} if port else {}
+        attributes["server.address"], port = scope["server"]
+        attributes |= {"server.port": port} if port else {}
     if status >= 500:
-        told["error.type"] = str(status)
-    return told
+        attributes["error.type"] = str(status)
+    return attributes

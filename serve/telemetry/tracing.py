@@ -1,4 +1,4 @@
-"""Whether requests are traced: only where OpenTelemetry's own variables ask for it, and only then is it imported."""
+"""Tracing setup: creates a tracer if OpenTelemetry's variables ask for it. OpenTelemetry is only then imported."""
 
 from __future__ import annotations
 
@@ -14,48 +14,53 @@ logger = logging.getLogger(__name__)
 # https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
-_SPOKEN = "http/protobuf"
+_SUPPORTED_PROTOCOL = "http/protobuf"
 
 
 class RequestTracer(Protocol):
-    """Takes requests that are over, on the event loop."""
+    """Records answered requests. Called on the event loop."""
 
     def record_request(
-        self, visit: RequestContext, scope: Mapping[str, Any], route: str, status: int, seconds: float
+        self, context: RequestContext, scope: Mapping[str, Any], route: str, status: int, seconds: float
     ) -> None:
-        """A request that took so many seconds has been answered just now."""
+        """Record a request that has just been answered and took `seconds`."""
 
     def close(self) -> None:
-        """Send what is left, as far as somebody takes it."""
+        """Send the remaining spans, if the collector accepts them."""
 
 
 def tracer_from_environment(environment: Mapping[str, str]) -> RequestTracer | None:
-    """What OpenTelemetry's variables ask for; None without them. What cannot be had is a warning: requests go first."""
+    """Return the tracer that OpenTelemetry's variables configure, or None.
+
+    A configuration that is not supported is logged as a warning, because serving matters more than traces.
+    """
     if not _wanted(environment):
         return None
-    protocol = _first(environment, _PROTOCOLS) or _SPOKEN
-    if protocol != _SPOKEN:
-        logger.warning("no traces: %s is %s, and %s is spoken here", _PROTOCOLS[1], protocol, _SPOKEN)
+    protocol = _first(environment, _PROTOCOLS) or _SUPPORTED_PROTOCOL
+    if protocol != _SUPPORTED_PROTOCOL:
+        logger.warning(
+            "tracing is disabled: %s is %s, but only %s is supported", _PROTOCOLS[1], protocol, _SUPPORTED_PROTOCOL
+        )
         return None
     try:
         from embedship.serve.telemetry.spans import OtelTracer
     except ModuleNotFoundError as missing:
-        logger.warning("no traces: %s", MissingExtra(missing.name or "opentelemetry", "otel"))
+        logger.warning("tracing is disabled: %s", MissingExtra(missing.name or "opentelemetry", "otel"))
         return None
-    logger.info("traces are sent over OTLP, as the variables OTEL_* say")
+    logger.info("traces are sent over OTLP, as configured by the variables OTEL_*")
     return OtelTracer.open()
 
 
 def _wanted(environment: Mapping[str, str]) -> bool:
     if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return False
-    named = environment.get("OTEL_TRACES_EXPORTER", "").strip().lower()
-    exporters = {each.strip() for each in named.split(",")} if named else set()
+    names = environment.get("OTEL_TRACES_EXPORTER", "").strip().lower()
+    exporters = {each.strip() for each in names.split(",")} if names else set()
     if exporters - {"otlp", "none"}:
-        logger.warning("OTEL_TRACES_EXPORTER is %s, and otlp is the one exporter here", named)
+        logger.warning("OTEL_TRACES_EXPORTER is %s, but otlp is the only supported exporter", names)
     return "otlp" in exporters if exporters else _first(environment, _ENDPOINTS) is not None
 
 
 def _first(environment: Mapping[str, str], names: tuple[str, ...]) -> str | None:
-    """The first that is set and not empty: an empty variable is none, says the specification."""
+    """Return the first variable that is set. The specification treats an empty variable as unset."""
     return next((environment[name] for name in names if environment.get(name)), None)

@@ -31,13 +31,13 @@ def objects(helm: Path) -> list[dict[str, Any]]:
 def scraped(bundle: Path, rerank_bundle: Path) -> dict[str, set[str]]:
     """Every metric of a live server, with its labels."""
 
-    async def scrape(house: ServerState) -> str:
-        transport = httpx.ASGITransport(app=App(house))
+    async def scrape(state: ServerState) -> str:
+        transport = httpx.ASGITransport(app=App(state))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             return (await client.get("/metrics")).text
 
-    with ServerState.open(Settings(bundle=bundle, reranker=rerank_bundle, streams=1)) as house:
-        text = asyncio.run(scrape(house))
+    with ServerState.open(Settings(bundle=bundle, reranker=rerank_bundle, streams=1)) as state:
+        text = asyncio.run(scrape(state))
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     found: dict[str, set[str]] = {sample.name: set() for sample in samples}
     for sample in samples:

@@ -35,14 +35,14 @@ START_SECONDS = 60
 class Asked:
     """A house and its app; `ask` sends one request through httpx's ASGI transport."""
 
-    def __init__(self, house: ServerState, traces: RequestTracer | None = None) -> None:
-        self.house = house
-        self.app = App(house, traces)
+    def __init__(self, state: ServerState, traces: RequestTracer | None = None) -> None:
+        self.state = state
+        self.app = App(state, traces)
 
     @property
     def service(self) -> ModelService:
         """The one that answers now."""
-        return self.house.service
+        return self.state.service
 
     def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
         async def send() -> httpx.Response:
@@ -56,15 +56,15 @@ class Asked:
         return self.ask("POST", path, json=body)
 
     def metric(self, name: str, **labels: str) -> float:
-        value = self.house.registry.get_sample_value(name, labels)
+        value = self.state.registry.get_sample_value(name, labels)
         assert value is not None, f"{name}{labels} is not exported"
         return value
 
 
 @contextmanager
 def opened(settings: Settings) -> Iterator[Asked]:
-    with ServerState.open(settings) as house:
-        yield Asked(house)
+    with ServerState.open(settings) as state:
+        yield Asked(state)
 
 
 @pytest.fixture(scope="session")

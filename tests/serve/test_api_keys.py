@@ -47,7 +47,7 @@ def test_nothing_else_opens(file: Path, given: str) -> None:
     keys = ApiKeys.open(file, {})
     with pytest.raises(Unauthorised):
         keys.require(bearer(given))
-    with pytest.raises(Unauthorised, match="asks for an API key"):
+    with pytest.raises(Unauthorised, match="requires an API key"):
         keys.require([])
 
 
@@ -66,14 +66,14 @@ def test_keys_of_file_and_variable_count_together(file: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "variable", "says"),
     [
-        (b"", None, "holds no key"),
-        (b"# none yet\n\n", None, "holds no key"),
+        (b"", None, "contains no key"),
+        (b"# none yet\n\n", None, "contains no key"),
         (b"long-enough-to-be-one\nshort-secret\n", None, "line 2: a key is at least 16"),
         (b"with white space in it\n", None, "line 1: a key is at least 16"),
         ("schlüssel-zum-haus".encode(), None, "line 1: a key is at least 16"),
-        (b"\xff\xfe", None, "cannot be read: no UTF-8"),
+        (b"\xff\xfe", None, "cannot be read: it is not UTF-8"),
         (None, None, "cannot be read: No such file"),
-        (b"long-enough-to-be-one", " ", f"{VARIABLE} holds no key"),
+        (b"long-enough-to-be-one", " ", f"{VARIABLE} contains no key"),
         (b"long-enough-to-be-one", "short-secret", f"{VARIABLE}, key 1: a key is at least 16"),
     ],
 )

@@ -130,7 +130,7 @@ def test_recall_of_the_vectors_is_that_of_chunks(
 ) -> None:
     found = fresh(index=chunked, shadow_rate=1.0)
     hits(found, query=passages[2]["text"])
-    assert found.service.watch.observer.flush(120)
+    assert found.service.monitor.observer.flush(120)
     right, expected = (found.metric(f"embedship_recall_{n}_total", source="shadow") for n in ("found", "expected"))
     assert right == expected == 10
 
@@ -185,7 +185,7 @@ def changed(
         assert most > before + QUEUE, "the first were more chunks than may wait"
         kept = [row for row in passages[:-1] if row not in (passages[2], passages[4])]
         wanted = {row["id"]: row for row in (*kept, longer, shorter, *new[:5])}
-        first = asked.service.shelf.resolve_ids(list(wanted))
+        first = asked.service.collection.backend.known(list(wanted))
         ordered = sorted(wanted.values(), key=lambda row: first[row["id"]])
         with opened(replace(settings, index=built(bundle, ordered, tmp_path_factory.mktemp("anew")))) as anew:
             yield Changed(asked, anew, ordered)
@@ -194,7 +194,7 @@ def changed(
 @pytest.mark.parametrize("compacted", [False, True])
 def test_after_changes_it_finds_what_an_index_built_anew_does(changed: Changed, compacted: bool) -> None:
     if compacted:
-        assert changed.asked.service.shelf.store.folder.compact()
+        assert changed.asked.service.collection.backend.folder.compact()
     asked: list[dict[str, Any]] = [
         {},
         {"per_document": False},
@@ -251,7 +251,7 @@ def test_after_changes_shadow_recall_is_that_of_what_is_there(
     asked = fresh(index=index, shadow_rate=1.0, writable=True, write_key_file=tmp_path / "write")
     assert put(asked, [{"id": "new", "text": " ".join([passages[2]["text"]] * 4)}], (LONG,)).status_code == 200
     assert "new" in {hit.id for hit in hits(asked, query=passages[2]["text"])}
-    assert asked.service.watch.observer.flush(120)
+    assert asked.service.monitor.observer.flush(120)
     right, expected = (asked.metric(f"embedship_recall_{n}_total", source="shadow") for n in ("found", "expected"))
     assert right == expected == 10
 

@@ -10,7 +10,7 @@ from embedship.serve.errors import ERROR_MAPPINGS, ApiDialect, Invalid, RequestE
 def test_the_table_knows_every_error_and_the_drawing_every_line() -> None:
     assert set(ERROR_MAPPINGS) == set(RequestError.__subclasses__())
     for kind, answer in ERROR_MAPPINGS.items():
-        assert f"── {kind.__name__:<16} {answer.openai} {answer.flat}" in (errors.__doc__ or "")
+        assert f"── {kind.__name__:<23} {answer.openai} {answer.flat}" in (errors.__doc__ or "")
 
 
 def test_every_reason_is_one_error() -> None:

@@ -95,14 +95,18 @@ BAD = [
     ({"relevant": ["KNOWN"] * 101}, 422, "relevant: Expected `array` of length <= 100"),
     ({"relevant": ["KNOWN"]}, 422, "give either `request_id` or `query`"),
     ({"relevant": ["KNOWN"], "query": "a", "request_id": "b"}, 422, "give either `request_id` or `query`"),
-    ({"relevant": ["KNOWN"], "request_id": "b", "hits": []}, 422, "hits: they belong to a `query`"),
+    ({"relevant": ["KNOWN"], "request_id": "b", "hits": []}, 422, "hits: give `hits` only with `query`"),
     ({"relevant": ["KNOWN"], "request_id": "never"}, 404, "result 0 of 'never' is not kept"),
-    ({"relevant": ["KNOWN", "nobody"], "query": "a"}, 422, "relevant[1]: the index holds no document 'nobody'"),
-    ({"relevant": ["KNOWN"], "query": "a", "hits": ["nobody"]}, 422, "hits[0]: the index holds no document"),
+    ({"relevant": ["KNOWN", "nobody"], "query": "a"}, 422, "relevant[1]: the index contains no document 'nobody'"),
+    ({"relevant": ["KNOWN"], "query": "a", "hits": ["nobody"]}, 422, "hits[0]: the index contains no document"),
     ({"relevant": ["KNOWN"], "query": ""}, 422, "query: Expected `str` of length >= 1"),
     ({"relevant": ["KNOWN"], "query": "b" * 10_001}, 413, "10001 characters"),
     ({"relevant": ["KNOWN"], "query": "a", "result": -1}, 422, "result: Expected `int` >= 0"),
-    ({"relevant": ["KNOWN"], "query": "a", "hit": []}, 422, "unknown field `hit`. This route takes: relevant, req"),
+    (
+        {"relevant": ["KNOWN"], "query": "a", "hit": []},
+        422,
+        "unknown field `hit`. The fields of this route are: rel",
+    ),
     ({"relevant": ["k" * 2_000_000]}, 413, "larger than 100000 bytes"),
 ]
 

@@ -39,7 +39,7 @@ def limited(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 @pytest.fixture(scope="module")
 def beside(limited: Live) -> str:
     """Where the metrics are."""
-    found = re.search(r"metrics at (http://127\.0\.0\.1:\d+)/metrics, for everybody", "".join(limited.log))
+    found = re.search(r"metrics at (http://127\.0\.0\.1:\d+)/metrics, without a key", "".join(limited.log))
     assert found
     return found[1]
 

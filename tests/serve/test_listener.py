@@ -26,8 +26,8 @@ def serving(app: Any, drain: GracefulShutdown) -> Iterator[Callable[[], socket.s
     """A server in a thread; gives a function that opens a connection to it."""
     listener, listening = bind_socket("127.0.0.1", 0), Event()
     address = listener.getsockname()
-    gate = ConnectionLimiter(ConnectionLimits(), lambda error, path: Response(b""), lambda why: None)
-    thread = Thread(target=GracefulServer(app, listener, gate, drain, listening.set).run)
+    limiter = ConnectionLimiter(ConnectionLimits(), lambda error, path: Response(b""), lambda why: None)
+    thread = Thread(target=GracefulServer(app, listener, limiter, drain, listening.set).run)
     thread.start()
     with ExitStack() as stack:
         try:

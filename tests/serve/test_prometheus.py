@@ -72,7 +72,7 @@ def faults(watching: Any, usual: list[str], foods: list[str]) -> dict[str, Alert
         rounds(asked)
         damaged = captured(asked)
         engine.how = "whole"
-        folder = asked.service.shelf.store.folder  # type: ignore[union-attr]
+        folder = asked.service.collection.backend.folder  # type: ignore[union-attr]
         folder.index = Degraded(folder.index)
         search(asked, usual[:60])
         rounds(asked)

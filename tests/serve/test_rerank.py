@@ -161,14 +161,14 @@ WRONG = [
     ({"query": "a"}, 422, "either `texts`, or `documents`"),
     ({"query": "a", "texts": ["b"], "documents": ["b"]}, 422, "either `texts`, or `documents`"),
     ({"query": "a", "texts": []}, 422, "the list is empty"),
-    ({"query": "a", "texts": ["b"], "top_n": 1}, 422, "top_n: it goes with the other dialect"),
-    ({"query": "a", "documents": ["b"], "truncate": False}, 422, "truncate: it goes with the other dialect"),
+    ({"query": "a", "texts": ["b"], "top_n": 1}, 422, "top_n: this option cannot be combined with"),
+    ({"query": "a", "documents": ["b"], "truncate": False}, 422, "truncate: this option cannot be combined with"),
     ({"query": "a", "texts": ["b"], "truncation_direction": "Left"}, 422, "cuts on the right only"),
     ({"query": "a", "texts": ["b"], "raw": True}, 422, "raw"),
     ({"query": "a", "texts": ["b"] * 65}, 413, "65 texts"),
     ({"query": "a" * 10_001, "texts": ["b"]}, 413, "10001 characters"),
     ({"query": "a", "texts": ["word " * 300], "truncate": False}, 413, "Pair 0 has"),
-    ({"query": "a" * 9_999, "texts": ["b"] * 11}, 413, "11 pairs with it have 110000 characters"),
+    ({"query": "a" * 9_999, "texts": ["b"] * 11}, 413, "11 pairs with this query have 110000 characters"),
 ]
 
 
@@ -245,7 +245,7 @@ def test_pairs_are_counted_apart(ranking: Settings) -> None:
         }
         assert counted == {"/search": 0, RERANKED: 1}
         assert asked.metric("embedship_permits_in_use") == 0
-        names = [f"rerank-cpu:{n}" for n in range(asked.service.reranker.running.fleet.streams)]
+        names = [f"rerank-cpu:{n}" for n in range(asked.service.reranker.model.pool.streams)]
         assert sum(asked.metric("embedship_device_batches_total", device=name) for name in names) > 0
         assert [each.name for each in info(asked.service).devices][-len(names) :] == names
         reranker = asked.service.reranker.bundle.fingerprint
@@ -254,16 +254,16 @@ def test_pairs_are_counted_apart(ranking: Settings) -> None:
 
 def test_its_canaries_sing(ranking: Settings) -> None:
     with opened(ranking) as asked:
-        asyncio.run(asked.service.rounds.run_canaries())
-        report = asked.service.watch.report().canary
+        asyncio.run(asked.service.background.run_canaries())
+        report = asked.service.monitor.report().canary
         assert report.state is SignalState.OK, report.reason
         devices = {each.device: each for each in report.devices}
         assert {"cpu:0", "rerank-cpu:0"} <= set(devices)
-        (fleet,) = (model.fleet for model in asked.service.models if model.bundle.task == "rerank")
+        (fleet,) = (model.pool for model in asked.service.models if model.bundle.task == "rerank")
         engine, encode = fleet.devices[0]._engine, fleet.devices[0]._engine.encode
         engine.encode = lambda batch: 1.5 * encode(batch)  # scores of another scale, and nothing is said
-        asyncio.run(asked.service.rounds.run_canaries())
-        report = asked.service.watch.report().canary
+        asyncio.run(asked.service.background.run_canaries())
+        report = asked.service.monitor.report().canary
         assert (report.state, report.reason.split(":")[0]) == (SignalState.WARN, "rerank-cpu"), report.reason
 
 

@@ -14,6 +14,7 @@ from embedship.errors import UnsafeError
 from embedship.serve import schemas
 from embedship.serve.index import IndexKind
 from embedship.serve.indexing.build import IndexOptions, build
+from embedship.serve.search.backend import DEFAULT_SEARCH_PARAMS
 from embedship.serve.service.state import ServerState
 from embedship.serve.settings import Settings
 
@@ -53,7 +54,7 @@ def test_asking_for_more_than_there_is_gives_what_there_is(found: Any, passages:
 
 def test_searches_reach_the_monitor_and_are_compared_with_an_exact_search(found: Any) -> None:
     found.post("/search", {"query": ["one", "two"]})
-    assert found.service.watch.observer.flush(120)
+    assert found.service.monitor.observer.flush(120)
     assert found.metric("embedship_monitor_queries_total") == 2
     right, expected = (found.metric(f"embedship_recall_{n}_total", source="shadow") for n in ("found", "expected"))
     assert right == expected == 20
@@ -64,16 +65,19 @@ def test_searches_reach_the_monitor_and_are_compared_with_an_exact_search(found:
 def test_recall_at_ten_is_known_of_clients_that_ask_for_three(found: Any) -> None:
     (result,) = reply(found.post("/search", {"query": "one", "k": 3})).results
     assert len(result.hits) == 3
-    assert found.service.watch.observer.flush(120)
+    assert found.service.monitor.observer.flush(120)
     assert found.metric("embedship_recall_expected_total", source="shadow") == 10
 
 
 def test_scores_are_cosines_for_a_model_that_does_not_normalise(found: Any, passages: list[dict[str, Any]]) -> None:
-    shelf = found.service.shelf
+    collection = found.service.collection
     unit = found.service.encoder.encode([passages[3]["text"]])
-    expected, long = shelf.search_sync(unit, 10), shelf.search_sync(unit * 6.5, 10)
+    expected, long = (
+        collection.backend.find(unit, 10, DEFAULT_SEARCH_PARAMS),
+        collection.backend.find(unit * 6.5, 10, DEFAULT_SEARCH_PARAMS),
+    )
     assert long.hits[0][0].score == pytest.approx(1, abs=2e-3)
-    assert long.rows.tolist() == expected.rows.tolist() == shelf.exact(unit * 6.5, 10).tolist()
+    assert long.rows.tolist() == expected.rows.tolist() == collection.backend.exact(unit * 6.5, 10).tolist()
 
 
 def test_the_hits_of_one_answer_are_bounded(found: Any) -> None:
@@ -142,7 +146,7 @@ def test_recall_is_judged_by_vectors_alone(found: Any, passages: list[dict[str, 
     found.post("/search", {"query": texts, "mode": "hybrid"})
     found.post("/search", {"query": texts, "mode": "keyword"})
     found.post("/search", {"query": texts, "filter": {"kind": "first"}})
-    assert found.service.watch.observer.flush(120)
+    assert found.service.monitor.observer.flush(120)
     right, expected = (found.metric(f"embedship_recall_{n}_total", source="shadow") for n in ("found", "expected"))
     assert right == expected == 50
     assert found.metric("embedship_monitor_queries_total") == 10
@@ -161,7 +165,7 @@ def test_a_hybrid_answer_can_be_judged(found: Any, passages: list[dict[str, Any]
         ({"effort": {"oversample": 201}}, "effort.oversample: Expected `int` <= 200"),
         ({"effort": {"nprobe": 1}}, "effort nprobe: this index does not have this setting"),
         ({"effort": {"ef": 1}}, "effort: Object contains unknown field `ef`"),
-        ({"effort": {"oversample": 20}, "mode": "keyword"}, "effort: a keyword search has nothing to turn"),
+        ({"effort": {"oversample": 20}, "mode": "keyword"}, "effort: a keyword search has no such parameter"),
     ],
 )
 def test_an_effort_that_would_change_nothing_is_refused(found: Any, body: dict[str, Any], sentence: str) -> None:
@@ -198,7 +202,7 @@ def test_what_an_effort_misses_is_no_fault_of_the_index(
     query = {"query": [passage["title"] for passage in passages]}
     for effort in ({"effort": {"oversample": 1}}, {}):
         reply(asked.post("/search", {**query, **effort}))
-    assert asked.service.watch.observer.flush(120)
+    assert asked.service.monitor.observer.flush(120)
     right, expected = (asked.metric(f"embedship_recall_{n}_total", source="shadow") for n in ("found", "expected"))
     assert expected == 10 * len(passages), "the second alone was compared"
     assert right >= 0.98 * expected

@@ -58,7 +58,7 @@ class Faulty:
 @pytest.fixture
 def serving(bundle: Path, tmp_path: Path) -> Iterator[Callable[[bool], tuple[Asked, Faulty]]]:
     """A server of whose shapes nothing is known."""
-    houses: list[ServerState] = []
+    states: list[ServerState] = []
 
     def start(always: bool) -> tuple[Asked, Faulty]:
         whole = Bundle.open(bundle)
@@ -71,12 +71,12 @@ def serving(bundle: Path, tmp_path: Path) -> Iterator[Callable[[bool], tuple[Ask
         encoder = Encoder(small, variant, tokenizer, engine)
         # Of the shapes those of short texts are certified, and nothing longer is asked: it takes seconds, not a minute.
         encoder.layout = replace(encoder.layout, positions=24)
-        houses.append(ServerState.open(Settings(bundle=bundle, cache=tmp_path), encoder=encoder))
-        return Asked(houses[-1]), engine
+        states.append(ServerState.open(Settings(bundle=bundle, cache=tmp_path), encoder=encoder))
+        return Asked(states[-1]), engine
 
     yield start
-    for house in houses:
-        house.__exit__(None, None, None)
+    for state in states:
+        state.__exit__(None, None, None)
 
 
 @pytest.mark.parametrize("always", [True, False], ids=["always", "after another shape"])

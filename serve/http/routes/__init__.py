@@ -1,21 +1,21 @@
-"""The routes, one module a family: what each does with a request that has the right shape.
+"""Routes of the server: each module defines the routes of one API, and handles their decoded requests.
 
-A new family is a module here with `routes(service)`, and a line below.
+To add an API, add a module with a function `routes(service)`, and list the module in _FAMILIES.
 
-    admin.py      What changes a running server
-    cohere.py     POST /v2/embed, as Cohere's clients speak it
-    common.py     What every family checks of the texts and dimensions it is given, and how it writes vectors
-    dashboard.py  GET /monitor/ui
-    documents.py  PUT /documents, and GET and DELETE of one
-    encode.py     POST /v1/encode
-    feedback.py   POST /feedback
-    health.py     What orchestrators, scrapers and people ask of a running server
-    infinity.py   POST /embeddings and GET /models, as clients of Infinity speak them
-    info.py       GET /info
-    openai.py     POST /v1/embeddings and GET /v1/models, as OpenAI's clients speak them
-    rerank.py     POST /rerank as text-embeddings-inference and Infinity take it
-    search.py     POST /search
-    tei.py        POST /embed, /, /similarity, /tokenize and /decode, as clients of text-embeddings-inference speak them
+admin.py      POST /admin/reload
+cohere.py     POST /v2/embed, for Cohere's clients
+common.py     Validation of texts and dimensions, and encoding of vectors, shared by the routes
+dashboard.py  GET /monitor/ui, the web page
+documents.py  PUT /documents, GET and DELETE of /documents/{id}
+encode.py     POST /v1/encode, embeddings as bytes or JSON
+feedback.py   POST /feedback
+health.py     GET /health, /ready, /info, /monitor and /metrics
+infinity.py   POST /embeddings and GET /models, for clients of Infinity
+info.py       The response of GET /info
+openai.py     POST /v1/embeddings and GET /v1/models, for OpenAI's clients
+rerank.py     POST /rerank, /v1/rerank and /v2/rerank
+search.py     POST /search
+tei.py        POST /embed, /, /similarity, /tokenize and /decode, for clients of text-embeddings-inference
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import msgspec
 
 from embedship.serve.errors import ApiDialect
 from embedship.serve.http import openapi
-from embedship.serve.http.messages import Response, Route
+from embedship.serve.http.messages import RequestInfo, Response, Route
 from embedship.serve.http.routes import (
     admin,
     cohere,
@@ -47,8 +47,8 @@ from embedship.serve.service.reload import Reloader
 from embedship.serve.service.service import ModelService
 from embedship.serve.service.state import ServerState
 
-# Whose shape an error takes at a path that does not exist, by the path's first part; elsewhere Family.FLAT.
-LOST: Mapping[str, ApiDialect] = MappingProxyType(
+# Error dialect of paths that do not exist, by the first part of the path; ApiDialect.FLAT for all others.
+UNKNOWN_PATH_DIALECTS: Mapping[str, ApiDialect] = MappingProxyType(
     {
         "/v1": ApiDialect.OPENAI,
         "/v2": ApiDialect.COHERE,
@@ -60,18 +60,18 @@ LOST: Mapping[str, ApiDialect] = MappingProxyType(
 _FAMILIES = (openai, tei, infinity, cohere, rerank, encode, search, documents, feedback)
 
 
-def routes(house: ServerState, service: ModelService, reload: Reloader) -> tuple[Route, ...]:
-    """Every route, and the document that describes them."""
-    found = [
+def routes(state: ServerState, service: ModelService, reload: Reloader) -> tuple[Route, ...]:
+    """Return every route, including the one of the OpenAPI document that describes them."""
+    documented = [
         *(route for family in _FAMILIES for route in family.routes(service)),
-        *health.routes(house, service),
+        *health.routes(state, service),
         *admin.routes(reload),
         *dashboard.routes(),
     ]
-    about = Route("GET", "/openapi.json", "This document", lambda *_: answer(), gives=dict[str, Any], open=True)
-    document = msgspec.json.encode(openapi.document([*found, about], locked=len(house.keys) > 0))
 
-    async def answer() -> Response:
+    async def respond(_: None, call: RequestInfo) -> Response:
         return Response(document)
 
-    return (*found, about)
+    schema = Route("GET", "/openapi.json", "The OpenAPI document", respond, response_type=dict[str, Any], public=True)
+    document = msgspec.json.encode(openapi.document([*documented, schema], locked=len(state.keys) > 0))
+    return (*documented, schema)

@@ -1,4 +1,4 @@
-"""What changes a running server: for those with an admin key, and for nobody where there is none."""
+"""Routes that change a running server. They require an admin key; without admin keys they reject every request."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def routes(reload: Reloader) -> tuple[Route, ...]:
     admin = AdminRoutes(reload)
     return (
         Route(
-            "POST", "/admin/reload", "Take up a new bundle or index", admin.reload,
+            "POST", "/admin/reload", "Replace the bundle or the index", admin.reload,
             schemas.ReloadRequest, ReloadResult, ApiDialect.FLAT,
             (Unauthorised, Forbidden, InvalidJson, Invalid, TooLarge, ReloadInProgress, ReloadFailed,
                 ClientDisconnected, Internal),
@@ -45,10 +45,11 @@ class AdminRoutes:
         self._reload = reload
 
     async def reload(self, request: schemas.ReloadRequest, call: RequestInfo) -> Response:
-        """Answers when the new one answers, or when it cannot."""
+        """Respond when the new bundle and index are in use, or cannot be used."""
         if request.candidate and (request.bundle or request.index):
             raise Invalid(
-                "candidate: its bundle and index are those that the server compares; name no other.", "candidate"
+                "candidate: the server uses the candidate's own bundle and index; remove `bundle` and `index`.",
+                "candidate",
             )
         bundle = Path(request.bundle) if request.bundle else None
         try:
@@ -58,8 +59,8 @@ class AdminRoutes:
         if isinstance(index, Address) and index.uri not in self._reload.milvus:
             known = ", ".join(sorted(self._reload.milvus)) or "none"
             raise Invalid(
-                f"index: {index} is not on a Milvus server that this server was started with ({known}): its token is "
-                "sent to no other. Start it with --index, to take up another one.",
+                f"index: {index} is not on a Milvus server that this server was started with ({known}): the Milvus "
+                "token is not sent to other servers. To use another one, restart this server with --index.",
                 "index",
             )
         return Response(msgspec.json.encode(await self._reload(bundle, index, candidate=request.candidate)))

@@ -1,4 +1,4 @@
-"""POST /v2/embed, as Cohere's clients speak it."""
+"""Route for Cohere's clients: POST /v2/embed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from embedship.serve.schemas import Dimensions, Strict
 from embedship.serve.service.service import ModelService
 from embedship.serve.telemetry.request_context import Priority
 
-# The model's own names for what Cohere calls an input type, the first that it has; without one, its default prompt.
+# Cohere's input types and names of prompts. The first prompt that the model has is used, or else its default prompt.
 _PROMPTS = {
     "search_query": ("query",),
     "search_document": ("document", "passage", "corpus"),
@@ -32,7 +32,7 @@ _PROMPTS = {
 
 
 class CohereRequest(Strict, frozen=True):
-    """Cohere's POST /v2/embed, as far as texts go. `priority` above 0 puts the request into the bulk lane."""
+    """Cohere's POST /v2/embed, for texts only. A request with `priority` above 0 gets the priority `bulk`."""
 
     texts: list[str]
     input_type: Literal["search_query", "search_document", "classification", "clustering"]
@@ -44,7 +44,7 @@ class CohereRequest(Strict, frozen=True):
 
 
 class CohereEmbeddings(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One list a type that was asked for."""
+    """One list per requested type."""
 
     float_: list[list[float]] | UnsetType = msgspec.field(name="float", default=UNSET)
     int8: list[list[int]] | UnsetType = UNSET
@@ -62,7 +62,7 @@ class CohereUnits(msgspec.Struct, frozen=True):
 
 
 class CohereMeta(msgspec.Struct, frozen=True):
-    """`warnings` name the texts that were cut."""
+    """`warnings` names the truncated texts."""
 
     api_version: CohereVersion
     billed_units: CohereUnits
@@ -79,7 +79,7 @@ class CohereReply(msgspec.Struct, frozen=True):
 
 def routes(service: ModelService) -> tuple[Route, ...]:
     return (
-        Route("POST", "/v2/embed", "Vectors, as Cohere gives them", CohereRoutes(service).embed, CohereRequest,
+        Route("POST", "/v2/embed", "Embeddings, in Cohere's format", CohereRoutes(service).embed, CohereRequest,
               CohereReply, ApiDialect.COHERE, (*common.COMMON, TooLong)),
     )  # fmt: skip
 
@@ -97,11 +97,11 @@ class CohereRoutes:
         lane = call.lane or (Priority.BULK if request.priority else None)
         prompt = next((name for name in _PROMPTS[request.input_type] if name in self._model.prompts), None)
         encoded = await self._service.pipeline.embed(inputs, prompt, request.truncate != "NONE", lane)
-        vectors = common.shortened(encoded.vectors, request.output_dimension)
+        vectors = common.shorten(encoded.vectors, request.output_dimension)
 
         def body() -> bytes:
-            written: dict[str, Any] = {kind: self._written(kind, vectors) for kind in kinds}
-            embeddings = CohereEmbeddings(float_=written.pop("float", UNSET), **written)
+            rows: dict[str, Any] = {kind: self._encode_rows(kind, vectors) for kind in kinds}
+            embeddings = CohereEmbeddings(float_=rows.pop("float", UNSET), **rows)
             name = str(uuid.uuid4())
             return common.encode(CohereReply(name, embeddings, inputs, _meta(encoded), "embeddings_by_type"))
 
@@ -109,27 +109,33 @@ class CohereRoutes:
 
     def _check(self, request: CohereRequest, kinds: Sequence[str]) -> None:
         if not kinds:
-            raise Invalid("embedding_types: the list is empty, name at least one, or leave it out.", "embedding_types")
+            raise Invalid(
+                "embedding_types: the list is empty: give at least one type, or remove the field.", "embedding_types"
+            )
         if (wanted := request.output_dimension) is not None and wanted not in self._model.dimensions:
             known = ", ".join(map(str, self._model.dimensions))
             raise Invalid(
-                f"output_dimension: {wanted} is none this model was trained for; it has: {known}.", "output_dimension"
+                f"output_dimension: the model was not trained for {wanted} dimensions; use one of: {known}.",
+                "output_dimension",
             )
         if request.truncate == "START":
-            raise Invalid("truncate: this server cuts the end only, as the model was trained; send END.", "truncate")
+            raise Invalid(
+                "truncate: this server only truncates at the end, as in the training of the model; use END.", "truncate"
+            )
         dimension = wanted or self._model.dimension
         if dimension % 8 and {"binary", "ubinary"} & set(kinds):
             raise Invalid(
-                f"embedding_types: {dimension} dimensions cannot be packed, eight to a byte.", "embedding_types"
+                f"embedding_types: {dimension} is not a multiple of 8, so the bits cannot be packed into bytes.",
+                "embedding_types",
             )
 
-    def _written(self, kind: str, vectors: Vectors) -> Any:
+    def _encode_rows(self, kind: str, vectors: Vectors) -> Any:
         if kind == "float":
             return float_json.to_json_rows(vectors)
         if kind == "base64":
             return common.base64_rows(vectors)
         if kind == "binary":
-            # Signed bytes are the unsigned ones less 128, not the same bits read again.
+            # Cohere's signed bytes are the unsigned ones minus 128, not the same bits interpreted as signed.
             return (
                 quantize_vectors(vectors, VectorCode.UBINARY, self._model, self._codes).astype(np.int16) - 128
             ).tolist()
@@ -138,7 +144,7 @@ class CohereRoutes:
 
 def _meta(encoded: EncodedTexts) -> CohereMeta:
     warnings = [
-        f"Text {place} was longer than the model reads: {lost} tokens at its end were cut."
+        f"Text {place} was too long for the model: {lost} tokens at its end were truncated."
         for place, lost in enumerate(encoded.cut)
         if lost
     ]

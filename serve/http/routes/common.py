@@ -1,4 +1,4 @@
-"""What every family checks of the texts and dimensions it is given, and how it writes vectors."""
+"""Helpers shared by the routes: validation of texts and dimensions, and encoding of vectors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from embedship.serve.errors import (
 from embedship.serve.http.messages import Headers
 from embedship.serve.settings import Settings
 
-# What can go wrong on every route that takes a body.
+# Errors that every route with a body can return.
 COMMON = (
     Unauthorised,
     Forbidden,
@@ -43,75 +43,82 @@ COMMON = (
     Internal,
 )
 
-# Longer answers are written in a thread: 2,048 vectors take 50 ms.
+# Responses with more rows are encoded in a thread: 2,048 vectors take 50 ms.
 _LONG_ROWS = 64
 
-# Clients read headers of a few kilobytes: 2,048 cut texts would not fit.
-_TOLD = 100
+# Texts listed in X-Embedship-Cut: clients accept headers of a few kilobytes, so 2,048 entries would not fit.
+_MAX_LISTED_TEXTS = 100
 
 encode = msgspec.json.Encoder().encode
 
 
 def validate_texts(value: str | list[str], field: str, limits: Settings) -> list[str]:
-    """The texts of a request. Raises Invalid and TooLarge, with the field at fault."""
+    """Return the texts of a request as a list. Raises Invalid, TooLarge, with the name of the field."""
     texts = [value] if isinstance(value, str) else value
     if not texts:
-        raise Invalid(f"{field}: the list is empty, give at least one text.", field)
+        raise Invalid(f"{field}: the list is empty: give at least one text.", field)
     check_count(len(texts), field, limits)
     if (longest := max(map(len, texts))) > limits.max_characters:
         where = next(i for i, text in enumerate(texts) if len(text) == longest)
         raise TooLarge(
-            f"{field}: text {where} has {longest} characters, this server takes {limits.max_characters}.", field
+            f"{field}: text {where} has {longest} characters; the maximum is {limits.max_characters}.", field
         )
     return texts
 
 
 def check_count(texts: int, field: str, limits: Settings) -> None:
+    """Raise TooLarge for more texts than one request may contain."""
     if texts > limits.max_texts:
-        raise TooLarge(f"{field}: {texts} texts, this server takes {limits.max_texts} a request.", field)
+        raise TooLarge(f"{field}: {texts} texts; the maximum is {limits.max_texts} per request.", field)
 
 
 def check_dimensions(dimensions: int | None, allowed: tuple[int, ...]) -> None:
+    """Raise Invalid for a number of dimensions that the model was not trained for."""
     if dimensions is not None and dimensions not in allowed:
         raise Invalid(
-            f"dimensions: {dimensions} is none this model was trained for; it has: {', '.join(map(str, allowed))}.",
+            f"dimensions: the model was not trained for {dimensions} dimensions; use one of: "
+            f"{', '.join(map(str, allowed))}.",
             "dimensions",
         )
 
 
 def check_direction(direction: str | None) -> None:
+    """Raise Invalid for truncation on the left."""
     if direction in ("left", "Left"):
         raise Invalid(
-            "truncation_direction: this server cuts on the right only, as the model was trained; leave it out.",
+            "truncation_direction: this server only truncates on the right, as in the training of the model; remove "
+            "the field.",
             "truncation_direction",
         )
 
 
-def shortened(vectors: Vectors, dimensions: int | None) -> Vectors:
+def shorten(vectors: Vectors, dimensions: int | None) -> Vectors:
+    """Return (n, dimensions) vectors, truncated and renormalised; None keeps all dimensions."""
     return vectors if dimensions is None else truncate_dimensions(vectors, dimensions)
 
 
 def base64_rows(vectors: Vectors) -> list[str]:
-    """Little-endian float32, as OpenAI's clients read it."""
+    """Return the rows as base64 of little-endian float32, as in OpenAI's API."""
     return [base64.b64encode(row).decode() for row in vectors.astype(np.dtype("<f4"), order="C", copy=False)]
 
 
 async def serialise(write: Callable[[], bytes], rows: int) -> bytes:
-    """An answer of so many rows, written where it holds nobody up."""
+    """Return the result of `write`. For a response of many rows it runs in a thread, to keep the event loop free."""
     if rows <= _LONG_ROWS:
         return write()
     return await asyncio.get_running_loop().run_in_executor(None, write)
 
 
 def usage(encoded: EncodedTexts) -> schemas.Usage:
+    """Return the number of computed tokens in OpenAI's format."""
     tokens = encoded.tokens
     return schemas.Usage(tokens, tokens)
 
 
 def truncation_headers(encoded: EncodedTexts) -> Headers:
-    """How many texts were cut, and which by how much: place=tokens, of the first _TOLD."""
+    """Return headers with the number of truncated texts and, for the first of them, index=removed tokens."""
     count = b"%d" % (number := encoded.truncated)
     if not number:
         return ((b"x-embedship-truncated", count),)
-    places = [b"%d=%d" % (place, lost) for place, lost in enumerate(encoded.cut) if lost]
-    return ((b"x-embedship-truncated", count), (b"x-embedship-cut", b",".join(places[:_TOLD])))
+    places = [b"%d=%d" % (place, removed) for place, removed in enumerate(encoded.cut) if removed]
+    return ((b"x-embedship-truncated", count), (b"x-embedship-cut", b",".join(places[:_MAX_LISTED_TEXTS])))

@@ -1,4 +1,4 @@
-"""GET /monitor/ui: a page that shows what GET /monitor, GET /metrics and POST /search say. Its files lie in ui/."""
+"""GET /monitor/ui: web page that displays GET /monitor, GET /metrics and POST /search. Its files are in ui/."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from embedship.serve.http.messages import Headers, RequestInfo, Response, Route
 
 PATH = "/monitor/ui"
 
-# Nothing comes from elsewhere, nothing runs inside the page but its own files, nobody may frame it.
+# The page loads and runs only its own files, and other pages must not embed it in a frame.
 _HEADERS: Headers = (
     (
         b"content-security-policy",
@@ -27,25 +27,25 @@ _TYPES = {
 
 
 def routes() -> tuple[Route, ...]:
-    """The page, and its parts: they are counted with it, and in no document."""
+    """Return the routes of the page and of its files. The files use the metric label of the page."""
     folder = files("embedship.serve.http") / "ui"
-    found = {each.name: each.read_bytes() for each in folder.iterdir() if each.name.rpartition(".")[2] in _TYPES}
-    page = _route(PATH, "page.html", found.pop("page.html"))
-    return (page, *(_route(f"{PATH}/{name}", name, found[name], part_of=PATH) for name in sorted(found)))
+    contents = {each.name: each.read_bytes() for each in folder.iterdir() if each.name.rpartition(".")[2] in _TYPES}
+    page = _route(PATH, "page.html", contents.pop("page.html"))
+    return (page, *(_route(f"{PATH}/{name}", name, contents[name], part_of=PATH) for name in sorted(contents)))
 
 
 def _route(path: str, name: str, content: bytes, part_of: str | None = None) -> Route:
     media = _TYPES[name.rpartition(".")[2]]
-    summary = "A page to look at: the service and its quality, live"
+    summary = "Web page with the live state of the service and its quality"
     return Route(
-        "GET", path, summary, _answer(content, media), media=media.partition(";")[0], part_of=part_of, open=True
+        "GET", path, summary, _respond_with(content, media), media=media.partition(";")[0], part_of=part_of, public=True
     )
 
 
-def _answer(content: bytes, media: str) -> Callable[[None, RequestInfo], Awaitable[Response]]:
-    reply = Response(content, content_type=media.encode(), headers=_HEADERS)
+def _respond_with(content: bytes, media: str) -> Callable[[None, RequestInfo], Awaitable[Response]]:
+    response = Response(content, content_type=media.encode(), headers=_HEADERS)
 
-    async def answer(_: None, call: RequestInfo) -> Response:
-        return reply
+    async def respond(_: None, call: RequestInfo) -> Response:
+        return response
 
-    return answer
+    return respond

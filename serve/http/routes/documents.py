@@ -1,4 +1,4 @@
-"""PUT /documents, and GET and DELETE of one: what the index holds."""
+"""Routes for the documents of the index: PUT /documents, and GET and DELETE of /documents/{id}."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from embedship.serve.service.service import ModelService
 
 _WRITING = (Unauthorised, Forbidden, ReadOnly, NoIndex, DiskFull, WriteFailed, IndexUnavailable)
 
-# What can go wrong where no body is taken: one that comes is read all the same, and left.
+# Errors of routes without a request body. If a client sends a body, it is read and ignored.
 _BARE = (
     Unauthorised,
     Forbidden,
@@ -47,19 +47,19 @@ _BARE = (
     Internal,
 )
 
-# Deeper metadata is a mistake, and would take the stack of whatever walks through it.
+# Deeper metadata is a mistake, and could overflow the stack of code that traverses it.
 _DEPTH = 32
 
 
 def routes(service: ModelService) -> tuple[Route, ...]:
     documents = DocumentRoutes(service)
     return (
-        Route("PUT", "/documents", "Put documents, and delete others, at once", documents.put,
+        Route("PUT", "/documents", "Add, replace and delete documents in one transaction", documents.put,
               schemas.DocumentsRequest, schemas.DocumentsReply, ApiDialect.FLAT,
               tuple(dict.fromkeys((*_WRITING, *common.COMMON))), writes=True),
-        Route("GET", "/documents/{id}", "A document as it is now", documents.get, gives=schemas.DocumentReply,
+        Route("GET", "/documents/{id}", "Get a document", documents.get, response_type=schemas.DocumentReply,
               errors=(*_BARE, NoIndex, DocumentNotFound, IndexUnavailable), slow=True),
-        Route("DELETE", "/documents/{id}", "Delete a document", documents.delete, gives=schemas.DeletedReply,
+        Route("DELETE", "/documents/{id}", "Delete a document", documents.delete, response_type=schemas.DeletedReply,
               errors=tuple(dict.fromkeys((*_WRITING, *_BARE))), slow=True, writes=True),
     )  # fmt: skip
 
@@ -71,28 +71,30 @@ class DocumentRoutes:
     async def put(self, request: schemas.DocumentsRequest, call: RequestInfo) -> Response:
         self._check(request)
         documents = [Document(each.id, each.text, each.title, each.metadata) for each in request.documents]
-        changed = await self._service.writes.apply_changes(documents, request.delete)
-        done = changed.done
-        reply = schemas.DocumentsReply(done.new, done.replaced, changed.unchanged, done.deleted, _truncated(changed))
-        headers = common.truncation_headers(changed.encoded) if changed.encoded else ()
+        result = await self._service.writer.apply_changes(documents, request.delete)
+        counts = result.done
+        reply = schemas.DocumentsReply(
+            counts.new, counts.replaced, result.unchanged, counts.deleted, _truncated(result)
+        )
+        headers = common.truncation_headers(result.encoded) if result.encoded else ()
         return Response(common.encode(reply), headers=headers)
 
     async def get(self, _: None, call: RequestInfo) -> Response:
-        document = await self._service.pipeline.shelf.fetch(call.rest)
+        document = await self._service.pipeline.collection.fetch(call.path_parameter)
         if document is None:
-            raise DocumentNotFound(f"The index holds no document {call.rest!r}.")
+            raise DocumentNotFound(f"The index contains no document {call.path_parameter!r}.")
         title = msgspec.UNSET if document.title is None else document.title
         reply = schemas.DocumentReply(document.id, document.text, title, document.metadata or msgspec.UNSET)
         return Response(common.encode(reply))
 
     async def delete(self, _: None, call: RequestInfo) -> Response:
-        changed = await self._service.writes.apply_changes([], [call.rest])
-        return Response(common.encode(schemas.DeletedReply(changed.done.deleted)))
+        result = await self._service.writer.apply_changes([], [call.path_parameter])
+        return Response(common.encode(schemas.DeletedReply(result.done.deleted)))
 
     def _check(self, request: schemas.DocumentsRequest) -> None:
         limits = self._service.settings
         if not request.documents and not request.delete:
-            raise Invalid("documents: give at least one, or ids in `delete`.", "documents")
+            raise Invalid("documents: give at least one document, or ids in `delete`.", "documents")
         common.check_count(len(request.delete), "delete", limits)
         if request.documents:
             common.validate_texts([each.text for each in request.documents], "documents", limits)
@@ -101,24 +103,25 @@ class DocumentRoutes:
             if "\0" in each.id:
                 raise Invalid(f"documents[{place}].id {NUL}.", "documents")
             if not each.text.strip():
-                raise Invalid(f"documents[{place}].text: it is empty, and nothing could find it.", "documents")
+                raise Invalid(f"documents[{place}].text: it is empty, so no search could find it.", "documents")
             if _depth(each.metadata) > _DEPTH:
-                raise Invalid(f"documents[{place}].metadata: it is nested more than {_DEPTH} deep.", "documents")
+                raise Invalid(f"documents[{place}].metadata: it is nested more than {_DEPTH} levels deep.", "documents")
 
 
 def _check_ids(put: Sequence[str], deleted: Sequence[str]) -> None:
-    """One change a document: of two nobody could say which was meant."""
+    """Raise Invalid if an id occurs twice: each document can have only one change per request."""
     places: dict[str, str] = {}
     for field, ids in (("documents", put), ("delete", deleted)):
         for place, id in enumerate(ids):
             where = f"{field}[{place}]"
             if first := places.get(id):
-                raise Invalid(f"{where}: the id {id!r} is that of {first} already.", field)
+                raise Invalid(f"{where}: the id {id!r} is already used by {first}.", field)
             places[id] = where
 
 
 def _depth(value: Any) -> int:
-    """
+    """Return how deep lists and dicts are nested.
+
     >>> _depth({"a": [{"b": 1}]}), _depth({})
     (3, 1)
     """
@@ -129,8 +132,8 @@ def _depth(value: Any) -> int:
     return depth
 
 
-def _truncated(changed: WriteResult) -> list[schemas.Truncated]:
-    if changed.encoded is None:
+def _truncated(result: WriteResult) -> list[schemas.Truncated]:
+    if result.encoded is None:
         return []
-    pairs = zip(changed.embedded, changed.encoded.cut, strict=True)
+    pairs = zip(result.embedded, result.encoded.cut, strict=True)
     return [schemas.Truncated(document.id, cut) for document, cut in pairs if cut]

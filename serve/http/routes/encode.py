@@ -1,4 +1,4 @@
-"""POST /v1/encode: our own door, with rows of bytes for who accepts them."""
+"""POST /v1/encode: embeddings as raw bytes (for clients that accept them) or JSON, in several data types."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BYTES = b"application/octet-stream"
 
 def routes(service: ModelService) -> tuple[Route, ...]:
     return (
-        Route("POST", "/v1/encode", "Vectors as bytes or JSON, in the precision asked for",
+        Route("POST", "/v1/encode", "Embeddings as bytes or JSON, in the requested data type",
             EncodeRoutes(service).encode,
               schemas.EncodeRequest, schemas.EncodeReply, ApiDialect.FLAT, (*common.COMMON, TooLong), binary=True),
     )  # fmt: skip
@@ -40,7 +40,7 @@ class EncodeRoutes:
         common.check_dimensions(request.dimensions, self._model.dimensions)
         self._check(request)
         encoded = await self._service.pipeline.embed(inputs, request.prompt_name, request.truncate, call.lane)
-        rows = self._rows(common.shortened(encoded.vectors, request.dimensions), request.dtype)
+        rows = self._rows(common.shorten(encoded.vectors, request.dimensions), request.dtype)
         if BYTES.decode() in (call.header(b"accept") or ""):
             return Response(rows.tobytes(), content_type=BYTES, headers=_headers(encoded, rows, request.dtype))
         body = await common.serialise(lambda: self._json(encoded, rows, request.dtype), len(rows))
@@ -49,21 +49,23 @@ class EncodeRoutes:
     def _check(self, request: schemas.EncodeRequest) -> None:
         dimension = request.dimensions or self._model.dimension
         if request.dtype is VectorCode.UBINARY and dimension % 8:
-            raise Invalid(f"dtype: {dimension} dimensions cannot be packed, eight to a byte.", "dtype")
+            raise Invalid(
+                f"dtype: {dimension} is not a multiple of 8, so the bits cannot be packed into bytes.", "dtype"
+            )
 
     def _rows(self, vectors: Vectors, dtype: VectorCode) -> np.ndarray[Any, Any]:
-        """Rows as they go out: little-endian, without gaps."""
+        """Return the rows in the requested data type, little-endian and contiguous."""
         rows = quantize_vectors(vectors, dtype, self._model, self._codes)
         return rows.astype(rows.dtype.newbyteorder("<"), order="C", copy=False)
 
     def _json(self, encoded: EncodedTexts, rows: np.ndarray[Any, Any], dtype: VectorCode) -> bytes:
-        vectors = float_json.to_json_rows(rows) if dtype is VectorCode.FLOAT32 else _raw(rows)
+        vectors = float_json.to_json_rows(rows) if dtype is VectorCode.FLOAT32 else _to_json_rows(rows)
         fingerprint = self._service.bundle.fingerprint
         shape = list(rows.shape)
         return common.encode(schemas.EncodeReply(vectors, dtype, shape, fingerprint, encoded.lengths, encoded.cut))
 
 
-def _raw(rows: np.ndarray[Any, Any]) -> list[list[float]]:
+def _to_json_rows(rows: np.ndarray[Any, Any]) -> list[list[float]]:
     return cast("list[list[float]]", [msgspec.Raw(common.encode(row.tolist())) for row in rows])
 
 

@@ -1,4 +1,4 @@
-"""What orchestrators, scrapers and people ask of a running server. None of it runs the model."""
+"""Routes for orchestrators, monitoring systems and people. None of them runs the model."""
 
 from __future__ import annotations
 
@@ -16,40 +16,41 @@ from embedship.serve.service.service import ModelService
 from embedship.serve.service.state import ServerState
 
 
-def routes(house: ServerState, service: ModelService) -> tuple[Route, ...]:
-    """Those of the server's port; /metrics only where it has no port of its own."""
-    probes = HealthRoutes(house, service)
-    found = (
-        *_asked_by_orchestrators(probes),
-        Route("GET", "/info", "What runs here", probes.info, gives=schemas.Info, errors=(Unauthorised, Forbidden)),
-        Route("GET", "/monitor", "What the monitor knows: diagnosis, reports, evidence", probes.monitor,
-              gives=MonitorStatus, errors=(Unauthorised, Forbidden)),
+def routes(state: ServerState, service: ModelService) -> tuple[Route, ...]:
+    """Return the routes of the main port; /metrics only if it has no port of its own."""
+    handlers = HealthRoutes(state, service)
+    main = (
+        *_health_checks(handlers),
+        Route("GET", "/info", "The running model and its limits", handlers.info, response_type=schemas.Info,
+              errors=(Unauthorised, Forbidden)),
+        Route("GET", "/monitor", "State of the monitor: diagnosis, reports, evidence", handlers.monitor,
+              response_type=MonitorStatus, errors=(Unauthorised, Forbidden)),
     )  # fmt: skip
-    return found if house.settings.metrics_port is not None else (*found, _metrics(probes))
+    return main if state.settings.metrics_port is not None else (*main, _metrics(handlers))
 
 
-def beside(house: ServerState, service: ModelService, reload: Reloader) -> tuple[Route, ...]:
-    """Those of --metrics-port."""
-    probes = HealthRoutes(house, service)
-    return (*_asked_by_orchestrators(probes), _metrics(probes))
+def metrics_routes(state: ServerState, service: ModelService, reload: Reloader) -> tuple[Route, ...]:
+    """Return the routes of --metrics-port."""
+    handlers = HealthRoutes(state, service)
+    return (*_health_checks(handlers), _metrics(handlers))
 
 
-def _asked_by_orchestrators(probes: HealthRoutes) -> tuple[Route, ...]:
+def _health_checks(handlers: HealthRoutes) -> tuple[Route, ...]:
     return (
-        Route("GET", "/health", "Whether the process can work: restart it if not", probes.health,
-              gives=schemas.Health, unready=True, open=True),
-        Route("GET", "/ready", "Whether to send requests here", probes.ready, gives=schemas.Readiness, unready=True,
-              open=True),
+        Route("GET", "/health", "Whether the process works; if not, restart it", handlers.health,
+              response_type=schemas.Health, unready=True, public=True),
+        Route("GET", "/ready", "Whether the server accepts requests", handlers.ready,
+              response_type=schemas.Readiness, unready=True, public=True),
     )  # fmt: skip
 
 
-def _metrics(probes: HealthRoutes) -> Route:
-    return Route("GET", "/metrics", "Prometheus metrics", probes.metrics, open=True)
+def _metrics(handlers: HealthRoutes) -> Route:
+    return Route("GET", "/metrics", "Prometheus metrics", handlers.metrics, public=True)
 
 
 class HealthRoutes:
-    def __init__(self, house: ServerState, service: ModelService) -> None:
-        self._house = house
+    def __init__(self, state: ServerState, service: ModelService) -> None:
+        self._state = state
         self._service = service
 
     async def health(self, _: None, call: RequestInfo) -> Response:
@@ -57,14 +58,14 @@ class HealthRoutes:
         return Response(common.encode(schemas.Health("ok" if alive else "failed")), 200 if alive else 503)
 
     async def ready(self, _: None, call: RequestInfo) -> Response:
-        readiness = self._house.readiness
+        readiness = self._state.readiness
         return Response(common.encode(readiness), 200 if readiness.ready else 503)
 
     async def info(self, _: None, call: RequestInfo) -> Response:
         return Response(common.encode(info(self._service)))
 
     async def monitor(self, _: None, call: RequestInfo) -> Response:
-        return Response(common.encode(self._service.watch.report()))
+        return Response(common.encode(self._service.monitor.report()))
 
     async def metrics(self, _: None, call: RequestInfo) -> Response:
-        return Response(generate_latest(self._house.registry), content_type=CONTENT_TYPE_PLAIN_0_0_4.encode())
+        return Response(generate_latest(self._state.registry), content_type=CONTENT_TYPE_PLAIN_0_0_4.encode())

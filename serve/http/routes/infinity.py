@@ -1,4 +1,4 @@
-"""POST /embeddings and GET /models, as clients of Infinity speak them."""
+"""Routes for clients of Infinity: POST /embeddings and GET /models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from embedship.serve.settings import Settings
 
 
 class InfinityRequest(msgspec.Struct, frozen=True):
-    """Infinity's POST /embeddings. Its client sends dimensions=0 where it wants all of them."""
+    """Infinity's POST /embeddings. Its client sends dimensions=0 for all dimensions."""
 
     input: str | list[str]
     model: str | None = None
@@ -51,10 +51,10 @@ class InfinityModels(msgspec.Struct, frozen=True):
 def routes(service: ModelService) -> tuple[Route, ...]:
     infinity = InfinityRoutes(service)
     return (
-        Route("POST", "/embeddings", "Vectors, as Infinity gives them", infinity.embeddings, InfinityRequest,
+        Route("POST", "/embeddings", "Embeddings, in Infinity's format", infinity.embeddings, InfinityRequest,
               schemas.Embeddings, ApiDialect.INFINITY, common.COMMON),
-        Route("GET", "/models", "The models that run here, as Infinity says it", infinity.models,
-              gives=InfinityModels, family=ApiDialect.INFINITY, errors=(Unauthorised,)),
+        Route("GET", "/models", "The models of this server, in Infinity's format", infinity.models,
+              response_type=InfinityModels, dialect=ApiDialect.INFINITY, errors=(Unauthorised,)),
     )  # fmt: skip
 
 
@@ -77,7 +77,7 @@ class InfinityRoutes:
 
 
 def _card(model: LoadedModel, settings: Settings) -> InfinityModel:
-    waiting, inside = model.workers.waiting(), model.forward.admission.inside
+    waiting, inside = model.workers.waiting(), model.inference.admission.inside
     stats = InfinityStats(waiting / settings.queue_texts, waiting, inside, settings.batch_tokens)
     return InfinityModel(
         model.bundle.manifest.source.name,

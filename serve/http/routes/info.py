@@ -1,4 +1,4 @@
-"""GET /info: a service as its clients see it."""
+"""GET /info: the running model, its devices and limits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from embedship.version import __version__
 
 
 def info(service: ModelService) -> schemas.Info:
-    """What GET /info answers."""
+    """Return the response of GET /info."""
     model, settings = service.bundle.manifest.pipeline, service.settings
     return schemas.Info(
         version=__version__,
@@ -36,7 +36,7 @@ def info(service: ModelService) -> schemas.Info:
         devices=[
             schemas.DeviceInfo(each.name, each.up, each.streams, each.restarts, each.hang_detector.batches)
             for model in service.models
-            for each in model.fleet.devices
+            for each in model.pool.devices
         ],
         limits=schemas.Limits(
             max_texts=settings.max_texts,
@@ -47,26 +47,26 @@ def info(service: ModelService) -> schemas.Info:
             batch_tokens=settings.batch_tokens,
         ),
         golden=_golden(service.golden),
-        reranker=_reranker(service.reranker.running) if service.reranker else None,
-        index=_index(service.shelf),
+        reranker=_reranker(service.reranker.model) if service.reranker else None,
+        index=_index(service.collection),
     )
 
 
-def _index(shelf: Collection | None) -> schemas.IndexInfo | None:
-    if shelf is None:
+def _index(collection: Collection | None) -> schemas.IndexInfo | None:
+    if collection is None:
         return None
-    found, size = shelf.store.manifest, shelf.store.size
+    manifest, size = collection.backend.manifest, collection.backend.size
     return schemas.IndexInfo(
-        size.documents, str(found.kind), found.query_prompt, size.rows, found.chunking, found.exact
+        size.documents, str(manifest.kind), manifest.query_prompt, size.rows, manifest.chunking, manifest.exact
     )
 
 
-def _golden(found: GoldenCheck) -> schemas.GoldenReport:
-    return schemas.GoldenReport(found.texts, found.minimum, found.mean)
+def _golden(check: GoldenCheck) -> schemas.GoldenReport:
+    return schemas.GoldenReport(check.texts, check.minimum, check.mean)
 
 
-def _reranker(running: LoadedModel) -> schemas.RerankerInfo:
-    encoder, manifest = running.encoder, running.bundle.manifest
+def _reranker(model: LoadedModel) -> schemas.RerankerInfo:
+    encoder, manifest = model.encoder, model.bundle.manifest
     return schemas.RerankerInfo(
         manifest.fingerprint,
         manifest.source.name,
@@ -74,5 +74,5 @@ def _reranker(running: LoadedModel) -> schemas.RerankerInfo:
         encoder.variant.runtime,
         encoder.engine.precision,
         manifest.pipeline.max_tokens,
-        _golden(running.golden),
+        _golden(model.golden),
     )

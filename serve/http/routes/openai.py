@@ -1,4 +1,4 @@
-"""POST /v1/embeddings and GET /v1/models, as OpenAI's clients speak them."""
+"""Routes for OpenAI's clients: POST /v1/embeddings and GET /v1/models."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ _Write = Callable[[Vectors], Sequence[list[float] | str]]
 
 
 def routes(service: ModelService) -> tuple[Route, ...]:
-    openai = OpenAI(service)
+    openai = OpenAIRoutes(service)
     ids = service.settings.accept_token_ids
     errors = (*common.COMMON, TooLong) if ids else common.COMMON
     return (
         Route(
-            "POST", "/v1/embeddings", "Vectors, as OpenAI gives them", openai.tokens if ids else openai.embeddings,
+            "POST", "/v1/embeddings", "Embeddings, in OpenAI's format", openai.tokens if ids else openai.embeddings,
             schemas.TokensRequest if ids else schemas.EmbeddingsRequest, schemas.Embeddings, ApiDialect.OPENAI, errors,
         ),
-        Route("GET", "/v1/models", "The one model that runs here", openai.models, gives=schemas.Models,
-              family=ApiDialect.OPENAI, errors=(Unauthorised,)),
-        Route("GET", "/v1/models/{model}", "A model by its name", openai.model, gives=schemas.ModelCard,
-              family=ApiDialect.OPENAI, errors=(Unauthorised, UnknownPath)),
+        Route("GET", "/v1/models", "The model of this server", openai.models, response_type=schemas.Models,
+              dialect=ApiDialect.OPENAI, errors=(Unauthorised,)),
+        Route("GET", "/v1/models/{model}", "A model by its name", openai.model, response_type=schemas.ModelCard,
+              dialect=ApiDialect.OPENAI, errors=(Unauthorised, UnknownPath)),
     )  # fmt: skip
 
 
 def created(bundle: Bundle) -> int:
-    """When the bundle was written, in Unix seconds."""
+    """Return the time at which the bundle was written, in Unix seconds."""
     return int(datetime.fromisoformat(bundle.manifest.created).timestamp())
 
 
 async def reply(encoded: EncodedTexts, dimensions: int | None, packed: bool, name: str) -> Response:
-    """Vectors in OpenAI's shape, cut to `dimensions`; `packed`: as base64."""
-    vectors = common.shortened(encoded.vectors, dimensions)
+    """Return vectors in OpenAI's format, shortened to `dimensions`; with `packed`, as base64."""
+    vectors = common.shorten(encoded.vectors, dimensions)
     write: _Write = common.base64_rows if packed else float_json.to_json_rows
 
     def body() -> bytes:
@@ -52,7 +52,7 @@ async def reply(encoded: EncodedTexts, dimensions: int | None, packed: bool, nam
     return Response(await common.serialise(body, len(vectors)), headers=common.truncation_headers(encoded))
 
 
-class OpenAI:
+class OpenAIRoutes:
     def __init__(self, service: ModelService) -> None:
         self._service = service
         self._model = service.bundle.manifest.pipeline
@@ -66,11 +66,11 @@ class OpenAI:
         return await reply(encoded, request.dimensions, request.encoding_format == "base64", self._name)
 
     async def tokens(self, request: schemas.TokensRequest, call: RequestInfo) -> Response:
-        """The same, where token ids may stand for texts."""
+        """The same, for servers that also accept token ids instead of texts."""
         common.check_dimensions(request.dimensions, self._model.dimensions)
         if (ids := _ids(request.input)) is not None:
             common.check_count(len(ids), "input", self._service.settings)
-            encoded = await self._service.forward.encode_token_ids(ids, call.lane)
+            encoded = await self._service.inference.encode_token_ids(ids, call.lane)
         else:
             value = cast("str | list[str]", request.input)
             inputs = common.validate_texts(value, "input", self._service.settings)
@@ -81,16 +81,18 @@ class OpenAI:
         return Response(common.encode(schemas.Models("list", [self._card])))
 
     async def model(self, _: None, call: RequestInfo) -> Response:
-        if call.rest != self._name:
-            raise UnknownPath(f"There is no model {call.rest!r} here. The model is: {self._name}.", "model")
+        if call.path_parameter != self._name:
+            raise UnknownPath(f"This server has no model {call.path_parameter!r}. Its model is: {self._name}.", "model")
         return Response(common.encode(self._card))
 
 
 def _ids(value: str | list[str | int | list[int]]) -> list[list[int]] | None:
-    """The token ids of one text or of several; None where texts were sent. Raises Invalid for a mixture."""
+    """Return one list of token ids per text, or None if texts were sent. Raises Invalid for a mixture."""
     kinds = {type(each) for each in value} if isinstance(value, list) else {str}
     if len(kinds) > 1:
-        raise Invalid("input: send texts, or the ids of one text, or lists of ids; not a mixture.", "input")
+        raise Invalid(
+            "input: send texts, or the ids of one text, or a list of lists of ids, but not a mixture.", "input"
+        )
     if kinds == {int}:
         return [cast("list[int]", value)]
     return cast("list[list[int]]", value) if kinds == {list} else None

@@ -1,6 +1,5 @@
-"""POST /rerank as text-embeddings-inference and Infinity take it; /v1/rerank and /v2/rerank as Cohere does.
-
-Jina's and vLLM's clients speak /v1/rerank, too.
+"""Re-ranking routes: POST /rerank for clients of text-embeddings-inference and Infinity, /v1/rerank and /v2/rerank for
+those of Cohere. Clients of Jina and vLLM also use /v1/rerank.
 """
 
 from __future__ import annotations
@@ -24,19 +23,19 @@ from embedship.serve.service.reranker import PairScores, argsort_descending
 from embedship.serve.service.service import ModelService
 from embedship.serve.telemetry.request_context import Priority
 
-Top = Annotated[int, Meta(ge=1, description="Give the best so many; default: all.")]
+Top = Annotated[int, Meta(ge=1, description="Return only this many of the best documents. Default: all.")]
 
 
 class Passage(msgspec.Struct, frozen=True):
-    """A document as an object: its text is read, and nothing else of it."""
+    """A document as an object, of which only the text is used."""
 
     text: str
 
 
 class RerankRequest(Strict, frozen=True):
-    """`texts` and the options that end with it are text-embeddings-inference's, `documents` and its own Infinity's.
+    """`texts` selects the format of text-embeddings-inference, `documents` that of Infinity; each has its own options.
 
-    Scores are between 0 and 1, unless `raw_scores` asks for the logits that the model gives.
+    Scores are between 0 and 1; with `raw_scores` they are the logits of the model.
     """
 
     query: str
@@ -44,7 +43,7 @@ class RerankRequest(Strict, frozen=True):
     documents: list[str] | None = None
     raw_scores: bool = False
     return_text: bool | None = None
-    truncate: bool | None = None  # null and true cut what is too long, false refuses it
+    truncate: bool | None = None  # null and true truncate texts that are too long, false rejects them
     truncation_direction: Literal["left", "right", "Left", "Right"] | None = None
     return_documents: bool | None = None
     top_n: Top | None = None
@@ -52,7 +51,7 @@ class RerankRequest(Strict, frozen=True):
 
 
 class Rank(msgspec.Struct, frozen=True):
-    """One text as text-embeddings-inference gives it: its place in the request, and its score."""
+    """One text in the format of text-embeddings-inference: its index in the request, and its score."""
 
     index: int
     score: float
@@ -75,7 +74,7 @@ class InfinityRanks(msgspec.Struct, frozen=True):
 
 
 class CohereRerankRequest(Strict, frozen=True):
-    """Cohere's and Jina's. `priority` above 0 puts the request into the bulk lane."""
+    """Request of Cohere's and Jina's clients. With `priority` above 0 it gets the priority `bulk`."""
 
     query: str
     documents: list[str | Passage]
@@ -97,7 +96,7 @@ class CohereRerankUnits(msgspec.Struct, frozen=True):
 
 
 class CohereRerankMeta(msgspec.Struct, frozen=True):
-    """`warnings` name the documents that were cut."""
+    """`warnings` names the truncated documents."""
 
     api_version: CohereVersion
     billed_units: CohereRerankUnits
@@ -105,7 +104,7 @@ class CohereRerankMeta(msgspec.Struct, frozen=True):
 
 
 class CohereRanks(msgspec.Struct, frozen=True):
-    """Best first. `usage` is what Jina's clients read."""
+    """Results, best first. Jina's clients read `usage`."""
 
     id: str
     model: str
@@ -119,11 +118,11 @@ def routes(service: ModelService) -> tuple[Route, ...]:
     errors = (*common.COMMON, TooLong, NoReranker)
     return (
         Route(
-            "POST", "/rerank", "Texts by how well they answer, as text-embeddings-inference and Infinity give them",
+            "POST", "/rerank", "Rank texts by relevance, in the format of text-embeddings-inference or Infinity",
             rerank.both, RerankRequest, list[Rank] | InfinityRanks, ApiDialect.FLAT, errors,
         ),
         *(
-            Route("POST", f"/v{version}/rerank", "Documents by how well they answer, as Cohere gives them",
+            Route("POST", f"/v{version}/rerank", "Rank documents by relevance, in Cohere's format",
                   CohereRerank(rerank, str(version)).rank, CohereRerankRequest, CohereRanks, ApiDialect.COHERE, errors)
             for version in (1, 2)
         ),
@@ -131,9 +130,11 @@ def routes(service: ModelService) -> tuple[Route, ...]:
 
 
 class _RerankCall(NamedTuple):
+    """A re-ranking request, independent of its dialect."""
+
     query: str
     documents: list[str]
-    field: str  # the name that the documents have in this dialect
+    field: str  # name of the documents in this dialect, for errors
     truncate: bool = True
     raw: bool = False
     top: int | None = None
@@ -141,7 +142,7 @@ class _RerankCall(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RankedTexts:
-    """(place in the request, score) of the best, best first."""
+    """(index in the request, score) of the best texts, best first; `scored` contains all of them."""
 
     ranks: list[tuple[int, float]]
     scored: PairScores
@@ -161,53 +162,57 @@ class RerankRoutes:
             return await self._tei(request, request.texts, call)
         if request.documents is not None and request.texts is None:
             return await self._infinity(request, request.documents, call)
-        raise Invalid("texts: give either `texts`, or `documents`.", "texts")
+        raise Invalid("texts: give either `texts` or `documents`.", "texts")
 
-    async def ranked(self, ask: _RerankCall, lane: Priority | None) -> RankedTexts:
+    async def ranked(self, query: _RerankCall, lane: Priority | None) -> RankedTexts:
         limits, reranker = self._service.settings, self._service.pipeline.reranker
-        common.validate_texts(ask.query, "query", limits)
-        documents = common.validate_texts(ask.documents, ask.field, limits)
-        scored = await reranker.score([(ask.query, each) for each in documents], ask.truncate, lane)
-        scores = (scored.logits if ask.raw else scored.probabilities).tolist()
-        best = argsort_descending(scored.logits)[: ask.top]
+        common.validate_texts(query.query, "query", limits)
+        documents = common.validate_texts(query.documents, query.field, limits)
+        scored = await reranker.score([(query.query, each) for each in documents], query.truncate, lane)
+        scores = (scored.logits if query.raw else scored.probabilities).tolist()
+        best = argsort_descending(scored.logits)[: query.top]
         headers = (*common.truncation_headers(scored.encoded), reranker.header)
         return RankedTexts([(place, scores[place]) for place in best], scored, headers)
 
     async def _tei(self, request: RerankRequest, documents: list[str], call: RequestInfo) -> Response:
         self._refuse(request, "texts", ("return_documents", "top_n"))
         common.check_direction(request.truncation_direction)
-        ask = _RerankCall(request.query, documents, "texts", request.truncate is not False, request.raw_scores)
-        found = await self.ranked(ask, call.lane)
-        said = [Rank(place, score, documents[place] if request.return_text else UNSET) for place, score in found.ranks]
-        return await self.reply(said, found)
+        query = _RerankCall(request.query, documents, "texts", request.truncate is not False, request.raw_scores)
+        ranked = await self.ranked(query, call.lane)
+        ranks = [
+            Rank(place, score, documents[place] if request.return_text else UNSET) for place, score in ranked.ranks
+        ]
+        return await self.reply(ranks, ranked)
 
     async def _infinity(self, request: RerankRequest, documents: list[str], call: RequestInfo) -> Response:
         self._refuse(request, "documents", ("return_text", "truncate", "truncation_direction"))
-        ask = _RerankCall(request.query, documents, "documents", raw=request.raw_scores, top=request.top_n)
-        found = await self.ranked(ask, call.lane)
-        said = [
+        query = _RerankCall(request.query, documents, "documents", raw=request.raw_scores, top=request.top_n)
+        ranked = await self.ranked(query, call.lane)
+        ranks = [
             InfinityRank(score, place, documents[place] if request.return_documents else None)
-            for place, score in found.ranks
+            for place, score in ranked.ranks
         ]
-        answer = InfinityRanks("rerank", said, self.name, found.usage, f"infinity-{uuid.uuid4()}", int(time.time()))
-        return await self.reply(answer, found)
+        answer = InfinityRanks("rerank", ranks, self.name, ranked.usage, f"infinity-{uuid.uuid4()}", int(time.time()))
+        return await self.reply(answer, ranked)
 
     @property
     def name(self) -> str:
         return self._service.pipeline.reranker.bundle.manifest.source.name
 
     @property
-    def most_tokens(self) -> int:
+    def max_tokens(self) -> int:
         return self._service.pipeline.reranker.bundle.manifest.pipeline.max_tokens
 
-    def _refuse(self, request: RerankRequest, with_what: str, fields: Sequence[str]) -> None:
-        """An option of the other dialect would be silently ignored."""
+    def _refuse(self, request: RerankRequest, documents_field: str, fields: Sequence[str]) -> None:
+        """Raise Invalid for an option of the other dialect, which would otherwise be silently ignored."""
         for field in fields:
             if getattr(request, field) is not None:
-                raise Invalid(f"{field}: it goes with the other dialect, and not with `{with_what}`.", field)
+                raise Invalid(f"{field}: this option cannot be combined with `{documents_field}`; remove it.", field)
 
-    async def reply(self, answer: Any, found: RankedTexts) -> Response:
-        return Response(await common.serialise(lambda: common.encode(answer), len(found.ranks)), headers=found.headers)
+    async def reply(self, answer: Any, ranked: RankedTexts) -> Response:
+        return Response(
+            await common.serialise(lambda: common.encode(answer), len(ranked.ranks)), headers=ranked.headers
+        )
 
 
 class CohereRerank:
@@ -217,24 +222,24 @@ class CohereRerank:
 
     async def rank(self, request: CohereRerankRequest, call: RequestInfo) -> Response:
         documents = [each if isinstance(each, str) else each.text for each in request.documents]
-        ask = _RerankCall(request.query, documents, "documents", top=request.top_n)
-        if request.max_tokens_per_doc and request.max_tokens_per_doc < self._rerank.most_tokens:
+        query = _RerankCall(request.query, documents, "documents", top=request.top_n)
+        if request.max_tokens_per_doc and request.max_tokens_per_doc < self._rerank.max_tokens:
             raise Invalid(
-                f"max_tokens_per_doc: the model cuts a pair to {self._rerank.most_tokens} tokens, and not to fewer; "
-                "leave it out.",
+                f"max_tokens_per_doc: pairs are truncated to {self._rerank.max_tokens} tokens, and a lower limit is "
+                "not supported; remove the field.",
                 "max_tokens_per_doc",
             )
-        found = await self._rerank.ranked(ask, call.lane or (Priority.BULK if request.priority else None))
-        said = [
+        ranked = await self._rerank.ranked(query, call.lane or (Priority.BULK if request.priority else None))
+        ranks = [
             CohereRank(place, score, Passage(documents[place]) if request.return_documents else UNSET)
-            for place, score in found.ranks
+            for place, score in ranked.ranks
         ]
-        answer = CohereRanks(str(uuid.uuid4()), self._rerank.name, said, self._meta(found.scored), found.usage)
-        return await self._rerank.reply(answer, found)
+        answer = CohereRanks(str(uuid.uuid4()), self._rerank.name, ranks, self._meta(ranked.scored), ranked.usage)
+        return await self._rerank.reply(answer, ranked)
 
     def _meta(self, scored: PairScores) -> CohereRerankMeta:
         warnings = [
-            f"Document {place} and the query were longer than the model reads: {lost} tokens were cut."
+            f"Document {place} and the query were too long for the model: {lost} tokens were truncated."
             for place, lost in enumerate(scored.encoded.cut)
             if lost
         ]

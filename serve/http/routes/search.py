@@ -1,4 +1,4 @@
-"""POST /search: texts in, documents out."""
+"""POST /search: returns the documents that are most similar to a query."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def routes(service: ModelService) -> tuple[Route, ...]:
             "POST", "/search", "The documents most similar to a query", SearchRoutes(service).search,
             schemas.SearchRequest, schemas.SearchReply, ApiDialect.FLAT, (*common.COMMON, NoIndex, NoReranker,
                 IndexUnavailable),
-            apart=RERANKED,
+            separate_label=RERANKED,
         ),
     )  # fmt: skip
 
@@ -40,11 +40,11 @@ class SearchRoutes:
         if top is not None:
             self._check_rerank(len(queries), request.k, top)
         if request.effort and request.mode is SearchMode.KEYWORD:
-            raise Invalid("effort: a keyword search has nothing to turn; leave it out.", "effort")
+            raise Invalid("effort: a keyword search has no such parameter; remove the field.", "effort")
         if request.mode is not SearchMode.DENSE and fulltext.too_many(queries):
             raise TooLarge(
-                f"query: these {len(queries)} queries have more than {fulltext.MOST_SEARCHED:,} words together, the "
-                f"most that one request of mode {request.mode} may search for: send fewer queries a request.",
+                f"query: these {len(queries)} queries have more than {fulltext.MOST_SEARCHED:,} words in total, the "
+                f"maximum per request of mode {request.mode}: send fewer queries per request.",
                 "query",
             )
         if request.filter:
@@ -52,29 +52,29 @@ class SearchRoutes:
                 filters.demand(request.filter)
             except filters.FilterError as error:
                 raise Invalid(f"{error}.", "filter") from None
-        how = SearchParams(
+        params = SearchParams(
             request.mode, filter=request.filter or None, effort=request.effort, per_document=request.per_document
         )
         pipeline = self._service.pipeline
-        answered = await pipeline.search(queries, request.k, call.lane, how, top)
+        outcome = await pipeline.search(queries, request.k, call.lane, params, top)
 
         def reply() -> bytes:
-            results = [schemas.SearchResult([_hit(hit) for hit in hits]) for hits in answered.found.hits]
-            tokens = answered.encoded.tokens + answered.scored
+            results = [schemas.SearchResult([_hit(hit) for hit in hits]) for hits in outcome.found.hits]
+            tokens = outcome.encoded.tokens + outcome.scored
             return common.encode(schemas.SearchReply(results, schemas.Usage(tokens, tokens)))
 
-        headers = common.truncation_headers(answered.encoded)
+        headers = common.truncation_headers(outcome.encoded)
         if top is not None:
             headers = (*headers, pipeline.reranker.header)
         return Response(await common.serialise(reply, len(queries)), headers=headers)
 
     def _check(self, queries: int, k: int) -> None:
         if k > (most := self._service.settings.max_hits):
-            raise Invalid(f"k: {k} is too many hits, this server gives at most {most}.", "k")
+            raise Invalid(f"k: {k} hits are too many; the maximum is {most}.", "k")
         if queries * k > 10 * most:
             raise TooLarge(
-                f"query: {queries} queries of {k} hits are too many for one answer, this server gives at most "
-                f"{10 * most} hits a request: send fewer queries, or ask for fewer hits.",
+                f"query: {queries} queries with {k} hits each are too many for one request; the maximum is "
+                f"{10 * most} hits per request: send fewer queries, or lower k.",
                 "query",
             )
 
@@ -82,14 +82,15 @@ class SearchRoutes:
         limits = self._service.settings
         if top < k:
             raise Invalid(
-                f"rerank.top: {k} hits are wanted of {top} that are re-ranked: raise it, or lower k.", "rerank"
+                f"rerank.top: {k} hits are requested, but only {top} are re-ranked: raise rerank.top, or lower k.",
+                "rerank",
             )
         if top > limits.max_hits:
-            raise Invalid(f"rerank.top: {top} is too many, this server gives at most {limits.max_hits}.", "rerank")
+            raise Invalid(f"rerank.top: {top} is too many; the maximum is {limits.max_hits}.", "rerank")
         if queries * top > limits.max_texts:
             raise TooLarge(
-                f"rerank: {queries} queries of {top} (rerank.top) are {queries * top} pairs, this server takes "
-                f"{limits.max_texts} a request.",
+                f"rerank: {queries} queries with rerank.top {top} are {queries * top} pairs; the maximum is "
+                f"{limits.max_texts} per request.",
                 "rerank",
             )
 

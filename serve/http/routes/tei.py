@@ -1,4 +1,4 @@
-"""POST /embed, /, /similarity, /tokenize and /decode, as clients of text-embeddings-inference speak them."""
+"""Routes for clients of text-embeddings-inference: POST /embed, /, /similarity, /tokenize and /decode."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def routes(service: ModelService) -> tuple[Route, ...]:
     tei = TeiRoutes(service)
     errors = (*common.COMMON, TooLong)
     embed = Route(
-        "POST", "/embed", "Vectors, as text-embeddings-inference gives them", tei.embed,
+        "POST", "/embed", "Embeddings, in the format of text-embeddings-inference", tei.embed,
         schemas.EmbedRequest, list[list[float]], ApiDialect.FLAT, errors,
     )  # fmt: skip
     return (
         embed,
-        # huggingface_hub posts to the very address it is given, which often has no path.
+        # huggingface_hub posts to exactly the URL that it is given, which often has no path.
         replace(embed, path="/"),
-        Route("POST", "/similarity", "Cosines of one sentence to others", tei.similarity, schemas.SimilarityRequest,
-              list[float], ApiDialect.FLAT, errors),
-        Route("POST", "/tokenize", "The tokens that the model reads", tei.tokenize, schemas.TokenizeRequest,
+        Route("POST", "/similarity", "Cosines between one sentence and others", tei.similarity,
+              schemas.SimilarityRequest, list[float], ApiDialect.FLAT, errors),
+        Route("POST", "/tokenize", "Split texts into tokens", tei.tokenize, schemas.TokenizeRequest,
               list[list[schemas.Token]], ApiDialect.FLAT, common.COMMON),
-        Route("POST", "/decode", "The texts of token ids", tei.decode, schemas.DecodeRequest,
+        Route("POST", "/decode", "Convert token ids to texts", tei.decode, schemas.DecodeRequest,
               list[str], ApiDialect.FLAT, common.COMMON),
     )  # fmt: skip
 
@@ -48,7 +48,7 @@ class TeiRoutes:
         encoded = await self._service.pipeline.embed(
             inputs, request.prompt_name, request.truncate is not False, call.lane
         )
-        vectors = common.shortened(encoded.vectors, request.dimensions)
+        vectors = common.shorten(encoded.vectors, request.dimensions)
         if request.normalize is not False and not self._model.normalised:
             vectors = normalise(vectors)
         body = await common.serialise(lambda: common.encode(float_json.to_json_rows(vectors)), len(vectors))
@@ -67,7 +67,7 @@ class TeiRoutes:
 
     async def tokenize(self, request: schemas.TokenizeRequest, call: RequestInfo) -> Response:
         inputs = common.validate_texts(request.inputs, "inputs", self._service.settings)
-        pieces = await self._service.forward.tokenize(
+        pieces = await self._service.inference.tokenize(
             inputs, request.prompt_name, request.add_special_tokens, call.lane
         )
         cut = 0
@@ -75,7 +75,7 @@ class TeiRoutes:
         def write() -> bytes:
             nonlocal cut
             cut = sum(bool(each.overflowing) for each in pieces)
-            # A text at a time: one call for a million tokens would hold the interpreter, and with it the event loop.
+            # One text at a time: a single call for a million tokens would block the interpreter, and so the event loop.
             return b"[" + b",".join(common.encode(_tokens(each)) for each in pieces) + b"]"
 
         body = await common.serialise(write, sum(len(each) for each in pieces))
@@ -84,28 +84,29 @@ class TeiRoutes:
     async def decode(self, request: schemas.DecodeRequest, call: RequestInfo) -> Response:
         several = all(isinstance(each, list) for each in request.ids)
         if not several and any(isinstance(each, list) for each in request.ids):
-            raise Invalid("ids: send the ids of one text, or lists of ids; not a mixture.", "ids")
+            raise Invalid("ids: send the ids of one text, or a list of lists of ids, but not a mixture.", "ids")
         ids = cast("list[list[int]]", request.ids if several else [request.ids])
         common.check_count(len(ids), "ids", self._service.settings)
-        return Response(common.encode(await self._service.forward.decode(ids, request.skip_special_tokens, call.lane)))
+        return Response(
+            common.encode(await self._service.inference.decode(ids, request.skip_special_tokens, call.lane))
+        )
 
     def _check(self, request: schemas.EmbedRequest) -> None:
         common.check_dimensions(request.dimensions, self._model.dimensions)
         common.check_direction(request.truncation_direction)
         if request.normalize is False and self._model.normalised:
             raise Invalid(
-                "normalize: this model's own pipeline ends in a normalisation, there are no other vectors; leave it "
-                "out.",
+                "normalize: the model itself normalises its vectors, so false is not possible; remove the field.",
                 "normalize",
             )
         if request.normalize is False and request.dimensions not in (None, self._model.dimension):
             raise Invalid(
-                "normalize: vectors that are cut are normalised again, for else their products are no cosines; leave "
-                "`normalize` or `dimensions` out.",
+                "normalize: shortened vectors are always renormalised, because their dot products would not be cosines "
+                "otherwise; remove `normalize` or `dimensions`.",
                 "normalize",
             )
         if request.parameters:
-            raise Invalid("parameters: give the options beside `inputs`, not inside `parameters`.", "parameters")
+            raise Invalid("parameters: give the options next to `inputs`, not inside `parameters`.", "parameters")
 
 
 def _tokens(encoding: Encoding) -> list[schemas.Token]:

@@ -32,7 +32,7 @@ def test_prompts_and_special_tokens_count_for_the_size_of_a_request(
     fresh: Callable[..., Any], texts: list[str], prompt: str, small: bool
 ) -> None:
     api = fresh(max_texts=1_024, queue_texts=4_096)
-    forward, on_the_loop = api.service.forward, []
+    forward, on_the_loop = api.service.inference, []
     tokenizer = forward.tokenizer
 
     class RecordingTokenizer:

@@ -49,7 +49,7 @@ def test_openai_models(client: openai.OpenAI) -> None:
     (card,) = client.models.list().data
     assert client.models.retrieve(card.id) == card
     assert card.created > 1_700_000_000
-    with pytest.raises(openai.NotFoundError, match=f"The model is: {card.id}"):
+    with pytest.raises(openai.NotFoundError, match=f"Its model is: {card.id}"):
         client.models.retrieve("sentence-transformers/another")
 
 

@@ -92,7 +92,7 @@ def test_another_bundle_is_found(turned: Any, bundle: Path, capsys: pytest.Captu
 
 def test_silence_is_a_sentence(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["check", "http://127.0.0.1:9", "--bundle", str(bundle)]) == 1
-    assert "gave no answer of embedship" in capsys.readouterr().err
+    assert "returned no valid embedship response" in capsys.readouterr().err
     assert run(["check", "127.0.0.1:9", "--bundle", str(bundle)]) == 2
 
 

@@ -68,7 +68,7 @@ def test_a_good_canary_passes(
     assert {"failures", "vectors", "ranking", "latency"} <= {gate["name"] for gate in found["gates"]}
     code, found = compared(capsys, urls["old"], urls["new"], queries)
     assert code == 2
-    assert "wants an API key" in found["error"]
+    assert "requires one of its own API keys" in found["error"]
     monkeypatch.setenv("EMBEDSHIP_API_KEYS", KEY)
     code, found = compared(capsys, urls["old"], urls["new"], queries, "--max-latency", "0.001")
     assert code == 3

@@ -120,8 +120,8 @@ BAD = [
     (b"[]", "Expected `object`, got `array`"),
     (b'{"FIELD": NaN}', "not valid JSON"),
     (b'{"FIELD": "\xff\xfe"}', "UTF-8"),
-    (b'{"FIELD": "\\ud800 alone"}', "half a surrogate pair"),
-    (b'{"FIELD": "\\udc00"}', "half a surrogate pair"),
+    (b'{"FIELD": "\\ud800 alone"}', "half of a surrogate pair"),
+    (b'{"FIELD": "\\udc00"}', "half of a surrogate pair"),
     (b'{"FIELD": ' + b"[" * 90_000, "array"),  # and no RecursionError
     (b"[" * 90_000, "got `array`"),
     (b"{}", "missing required field `FIELD`"),
@@ -146,19 +146,29 @@ WRONG = [
     ("/v1/embeddings", {"input": [1, 2]}, 400, "check_embedding_ctx_length=False"),
     ("/v1/embeddings", {"input": [[1, 2]]}, 400, "check_embedding_ctx_length=False"),
     ("/v1/embeddings", {"input": "a", "encoding_format": "int8"}, 400, "encoding_format: Invalid enum value 'int8'"),
-    ("/v1/embeddings", {"input": "a", "dimensions": 3}, 400, "dimensions: 3 is none this model was trained for"),
+    ("/v1/embeddings", {"input": "a", "dimensions": 3}, 400, "the model was not trained for 3 dimensions"),
     ("/v1/embeddings", {"input": "a", "dimensions": 0}, 400, "dimensions: Expected `int` >= 1"),
-    ("/v1/embeddings", {"input": ["a"] * 65}, 413, "input: 65 texts, this server takes 64"),
+    ("/v1/embeddings", {"input": ["a"] * 65}, 413, "input: 65 texts; the maximum is 64"),
     ("/embed", {"inputs": [1]}, 422, "check_embedding_ctx_length=False"),
-    ("/embed", {"inputs": "a", "trunkate": False}, 422, "unknown field `trunkate`. This route takes: inputs, norm"),
-    ("/embed", {"inputs": "a", "truncation_direction": "left"}, 422, "cuts on the right only"),
+    (
+        "/embed",
+        {"inputs": "a", "trunkate": False},
+        422,
+        "The fields of this route are: inputs, norm",
+    ),
+    ("/embed", {"inputs": "a", "truncation_direction": "left"}, 422, "only truncates on the right"),
     ("/embed", {"inputs": "a", "prompt_name": "no"}, 422, "no prompt named 'no'; it has: document, query"),
     ("/embed", {"inputs": "a", "parameters": {"truncate": True}}, 422, "beside `inputs`"),
-    ("/embed", {"inputs": ["a", "b" * 10_001]}, 413, "text 1 has 10001 characters, this server takes 10000"),
+    ("/embed", {"inputs": ["a", "b" * 10_001]}, 413, "text 1 has 10001 characters; the maximum is 10000"),
     ("/embed", {"inputs": ["a" * 9_999] * 11}, 413, "larger than 100000 bytes"),
     ("/search", {"query": "a", "k": 0}, 422, "k: Expected `int` >= 1"),
-    ("/search", {"query": "a", "k": 1001}, 422, "k: 1001 is too many hits"),
-    ("/search", {"query": "a", "top_k": 5}, 422, "unknown field `top_k`. This route takes: query, k, mode, filter, "),
+    ("/search", {"query": "a", "k": 1001}, 422, "k: 1001 hits are too many"),
+    (
+        "/search",
+        {"query": "a", "top_k": 5},
+        422,
+        "unknown field `top_k`. The fields of this route are: query, k",
+    ),
     ("/search", {"query": "a"}, 409, "--index INDEX"),
 ]
 
@@ -198,7 +208,7 @@ def test_probes_and_info(api: Any) -> None:
 def test_a_draining_server_answers_but_is_not_ready(fresh: Callable[..., Any]) -> None:
     api = fresh()
     assert api.metric("embedship_ready") == 1
-    api.house.drain.begin(quiet_seconds=1.0)
+    api.state.drain.begin(quiet_seconds=1.0)
     assert api.ask("GET", "/ready").status_code == 503
     assert api.metric("embedship_ready") == 0
     answer = api.post("/embed", {"inputs": "a"})
@@ -208,9 +218,9 @@ def test_a_draining_server_answers_but_is_not_ready(fresh: Callable[..., Any]) -
 def test_only_requests_that_somebody_waits_for_work(api: Any) -> None:
     """Probes come again and again: they would keep a draining server for ever."""
     routes = [route for methods in api.app._current_route_table().paths.values() for route in methods.values()]
-    bare = {f"{route.method} {route.path}" for route in routes if route.has_deadline and route.takes is None}
+    bare = {f"{route.method} {route.path}" for route in routes if route.has_deadline and route.request_type is None}
     assert bare == {"GET /documents/{id}", "DELETE /documents/{id}"}
-    assert all(route.has_deadline for route in routes if route.takes is not None)
+    assert all(route.has_deadline for route in routes if route.request_type is not None)
 
 
 def test_dead_streams_are_unhealthy(fresh: Callable[..., Any]) -> None:
@@ -222,7 +232,7 @@ def test_dead_streams_are_unhealthy(fresh: Callable[..., Any]) -> None:
 
 def test_a_full_queue_is_429_in_both_shapes(fresh: Callable[..., Any]) -> None:
     api = fresh(queue_texts=8, max_texts=4)
-    with api.house.admissions.embed.acquire(8, Priority.INTERACTIVE):
+    with api.state.admissions.embed.acquire(8, Priority.INTERACTIVE):
         for path, body in (("/v1/embeddings", {"input": "a"}), ("/embed", {"inputs": "a"})):
             answer = api.post(path, body)
             assert answer.status_code == 429
@@ -235,7 +245,7 @@ def test_an_internal_error_is_a_sentence_a_count_and_a_line_in_the_log(
     fresh: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     api = fresh()
-    api.service.forward.close()  # its threads refuse work from now on: a bug nobody foresaw
+    api.service.inference.close()  # its threads refuse work from now on: a bug nobody foresaw
     answer = api.post("/v1/embeddings", {"input": LONG})
     assert answer.status_code == 500
     assert answer.json()["error"]["type"] == "server_error"
@@ -347,6 +357,6 @@ def test_a_reference_of_this_model_is_taken(altered: Path) -> None:
     bundle = Bundle.open(altered)
     reference = DriftReference.fit(GoldenTexts.load(bundle).vectors, bundle.fingerprint)
     reference.save(altered / REFERENCE)
-    with ServerState.open(Settings(bundle=altered)) as house:
-        seen = house.registry.get_sample_value("embedship_drift_reference_queries")
+    with ServerState.open(Settings(bundle=altered)) as state:
+        seen = state.registry.get_sample_value("embedship_drift_reference_queries")
         assert seen == len(reference.vectors) > 20

@@ -71,10 +71,10 @@ def serving(kind: type[HttpConnection] | None = None, **limits: Any) -> Iterator
     listener, listening, drain = bind_socket("127.0.0.1", 0), Event(), GracefulShutdown(0.0)
     with ExitStack() as stack:
         bed = Bed(stack, listener.getsockname())
-        gate = ConnectionLimiter(ConnectionLimits(**limits), refuse, bed.cuts.put)
-        server = GracefulServer(bed, listener, gate, drain, listening.set)
+        limiter = ConnectionLimiter(ConnectionLimits(**limits), refuse, bed.cuts.put)
+        server = GracefulServer(bed, listener, limiter, drain, listening.set)
         if kind:
-            server.config.http = type("Watched", (kind,), {"gate": gate})
+            server.config.http = type("Watched", (kind,), {"limiter": limiter})
         thread = Thread(target=server.run)
         thread.start()
         try:
@@ -198,7 +198,7 @@ def test_a_head_that_is_too_large_is_refused_with_431(head: bytes) -> None:
         client = bed.connect(head)
         told = received(client)
         assert told.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
-        assert b"/embed The head of the request has more than 1024 bytes or 16 fields" in told
+        assert b"/embed The request has more than 1024 bytes of headers, or more than 16 headers" in told
         assert bed.inside.empty()
         assert b"200 OK" in answer(bed.connect(GET % b"/"))
 
@@ -299,11 +299,11 @@ def test_the_other_port_gets_through_when_the_first_is_full() -> None:
     address, other = listener.getsockname(), aside.getsockname()
     with ExitStack() as stack:
         bed, beside = Bed(stack, address), Bed(stack, other)
-        gate = ConnectionLimiter(ConnectionLimits(connections=1), refuse, bed.cuts.put)
+        limiter = ConnectionLimiter(ConnectionLimits(connections=1), refuse, bed.cuts.put)
         side = MetricsListener(
             beside, aside, ConnectionLimiter(ConnectionLimits(connections=1), refuse, beside.cuts.put)
         )
-        thread = Thread(target=GracefulServer(bed, listener, gate, drain, listening.set, side=side).run)
+        thread = Thread(target=GracefulServer(bed, listener, limiter, drain, listening.set, side=side).run)
         thread.start()
         try:
             assert listening.wait(SECONDS)

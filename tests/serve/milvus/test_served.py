@@ -124,11 +124,11 @@ def test_it_answers_as_a_folder_does(
 
 def test_shadow_recall_is_measured_there(asked: Asked) -> None:
     counts = [f"embedship_recall_{name}_total" for name in ("found", "expected")]
-    assert asked.service.watch.observer.flush(20)
+    assert asked.service.monitor.observer.flush(20)
     before = [asked.metric(name, source="shadow") for name in counts]
     for query in ("read a file", "sort a list", "open a socket"):
         search(asked, query)
-    assert asked.service.watch.observer.flush(20)
+    assert asked.service.monitor.observer.flush(20)
     assert [asked.metric(name, source="shadow") - was for name, was in zip(counts, before, strict=True)] == [30, 30]
 
 
@@ -181,7 +181,7 @@ def test_a_write_that_is_cut_off_half_way_is_not_acknowledged(
     behind: Asked, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some of it was done: to send it again is right, and does no harm."""
-    collection = behind.service.shelf.store  # type: ignore[union-attr]
+    collection = behind.service.collection.backend  # type: ignore[union-attr]
     upsert = collection._put  # type: ignore[attr-defined]
 
     def cut(entities: Any) -> None:
@@ -229,8 +229,8 @@ def test_a_reload_takes_up_another_collection(
         assert put(asked, [GOUT]).json()["new"] == 1
         for index, status, why in (
             ("milvus://nowhere", 422, "is not a valid address of a collection"),
-            ("milvus://127.0.0.1:1/faq", 422, "its token is sent to no other"),
-            (f"milvus:{tmp_path}/other.db/faq", 422, "its token is sent to no other"),
+            ("milvus://127.0.0.1:1/faq", 422, "is not sent to other servers"),
+            (f"milvus:{tmp_path}/other.db/faq", 422, "is not sent to other servers"),
             (at("missing"), 409, "fill it with `embedship index"),
         ):
             answer = reload(index)

@@ -113,8 +113,8 @@ def opened(settings: Settings, device: str = "cpu:1") -> Iterator[tuple[Asked, D
     engine = Damaged(encoder.engine, device)
     with ServerState.open(
         settings, encoder=Encoder(encoder.bundle, encoder.variant, encoder.tokenizer, engine)
-    ) as house:
-        yield Asked(house), engine
+    ) as state:
+        yield Asked(state), engine
 
 
 def search(asked: Asked, queries: list[str]) -> None:
@@ -125,13 +125,13 @@ def search(asked: Asked, queries: list[str]) -> None:
             await asked.service.pipeline.search([query], 10)
 
     asyncio.run(asyncio.wait_for(all_of_them(), SECONDS))
-    assert asked.service.watch.observer.flush(SECONDS)
+    assert asked.service.monitor.observer.flush(SECONDS)
 
 
 def rounds(asked: Asked) -> None:
     async def both() -> None:
-        await asked.service.rounds.run_canaries()
-        await asked.service.rounds.replay_probes()
+        await asked.service.background.run_canaries()
+        await asked.service.background.replay_probes()
 
     asyncio.run(asyncio.wait_for(both(), SECONDS))
 
@@ -171,7 +171,7 @@ def test_each_fault_raises_its_own_signal(watching: Settings, usual: list[str]) 
         engine.how = "whole"
         rounds(asked)
         assert cause(asked) == DiagnosisCause.NONE
-        folder = asked.service.shelf.store.folder  # type: ignore[union-attr]
+        folder = asked.service.collection.backend.folder  # type: ignore[union-attr]
         folder.index = Degraded(folder.index)
         search(asked, usual[:30])
         assert signals(asked) == OK | {"shadow": "warn"}
@@ -235,7 +235,7 @@ def test_the_monitors_own_texts_are_not_the_users(watching: Settings) -> None:
 def test_a_dead_device_is_counted_and_unknown_while_the_other_sings(watching: Settings) -> None:
     with opened(watching) as (asked, engine):
         engine.how = "dead"
-        asyncio.run(asyncio.wait_for(asked.service.rounds.run_canaries(), SECONDS))
+        asyncio.run(asyncio.wait_for(asked.service.background.run_canaries(), SECONDS))
         assert asked.metric("embedship_canary_failures_total", device="cpu:1") == 1
         assert asked.metric("embedship_canary_cosine", device="cpu:0", against="start") == pytest.approx(1)
         assert asked.metric("embedship_canary_state", state=SignalState.UNKNOWN) == 1
@@ -243,11 +243,11 @@ def test_a_dead_device_is_counted_and_unknown_while_the_other_sings(watching: Se
 
 def test_probes_wait_while_the_queue_is_full(watching: Settings) -> None:
     with opened(watching) as (asked, _):
-        admission = asked.house.admissions.embed
+        admission = asked.state.admissions.embed
 
         async def go() -> None:
             with admission.acquire(admission.limit(Priority.BULK), Priority.BULK):
-                replay = asyncio.create_task(asked.service.rounds.replay_probes())
+                replay = asyncio.create_task(asked.service.background.replay_probes())
                 for _ in range(100):
                     await asyncio.sleep(0)
                 assert not replay.done()
@@ -263,7 +263,7 @@ def test_the_schedule_runs_beside_requests_until_it_is_cancelled(watching: Setti
     with opened(settings) as (asked, _):
 
         async def go() -> None:
-            running = asyncio.create_task(asked.service.rounds.run())
+            running = asyncio.create_task(asked.service.background.run())
             while not (
                 asked.metric("embedship_probe_replays_total") >= 2
                 and asked.metric("embedship_canary_texts_total", device="cpu:0") > CANARIES
@@ -275,17 +275,17 @@ def test_the_schedule_runs_beside_requests_until_it_is_cancelled(watching: Setti
                 await running
 
         asyncio.run(asyncio.wait_for(go(), SECONDS))
-        assert asked.service.watch.faults.failures == FailureCounts()
+        assert asked.service.monitor.faults.failures == FailureCounts()
 
 
 def test_canaries_are_few_short_and_of_every_length(bundle: Path) -> None:
     with Encoder.open(bundle) as encoder:
-        golden, songs = GoldenTexts.load(encoder.bundle), CanaryTexts.of(encoder)
-    lengths = [tokens.lengths[0] for tokens in songs.tokens]
+        golden, texts = GoldenTexts.load(encoder.bundle), CanaryTexts.from_encoder(encoder)
+    lengths = [tokens.lengths[0] for tokens in texts.tokens]
     assert 5 <= len(lengths) <= CANARIES
     assert lengths == sorted(lengths)
     assert max(lengths) <= CANARY_TOKENS
-    for tokens, vector in zip(songs.tokens, songs.vectors, strict=True):
+    for tokens, vector in zip(texts.tokens, texts.vectors, strict=True):
         np.testing.assert_array_equal(vector, golden.vectors[golden.ids.index(tokens.ids[0])])
 
 
@@ -309,16 +309,16 @@ def test_probes_beside_the_index_are_taken_and_need_one(
 ) -> None:
     (tmp_path / "index").symlink_to(index_folder)
     (tmp_path / "probes.jsonl").write_bytes(labelled.read_bytes())
-    with ServerState.open(replace(watching, index=tmp_path / "index", probes=None)) as house:
-        assert house.service.watch.probes is not None
-        assert len(house.service.watch.probes.probes) == 30
+    with ServerState.open(replace(watching, index=tmp_path / "index", probes=None)) as state:
+        assert state.service.monitor.probes is not None
+        assert len(state.service.monitor.probes.probes) == 30
     with pytest.raises(UsageError, match="needs an index"):
         ServerState.open(replace(watching, index=None))
 
 
 def test_a_state_folder_that_cannot_be_made_is_a_usage_error(watching: Settings, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match=r"--state-dir .* cannot be made"):
+    with pytest.raises(UsageError, match=r"--state-dir .* cannot be created"):
         ServerState.open(replace(watching, state_dir=tmp_path / "file"))
 
 

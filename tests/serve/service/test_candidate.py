@@ -89,7 +89,7 @@ def test_the_same_once_more_overlaps_wholly(
     asked.post("/search", {"query": passages[8]["text"], "mode": "hybrid"})
     for unlike in ({"k": 9}, {"mode": "keyword"}, {"per_document": False}):
         asked.post("/search", {"query": passages[9]["text"], **unlike})
-    asyncio.run(asked.service.rounds.replay_probes())
+    asyncio.run(asked.service.background.replay_probes())
     report = compared(asked)
     assert (report["queries"], report["found"], report["expected"], report["overlap"]) == (8, 80, 80, 1.0)
     assert report["serving"]["median"] > 0, "of the one search that came alone and found ten"
@@ -135,7 +135,7 @@ def shelf(bundle: Path, index_folder: Path) -> Any:
 
 
 def ten(shelf: Collection, encoder: Encoder) -> SearchResults:
-    return shelf.search_sync(encoder.encode(["open a file"]), 10)
+    return shelf.backend.find(encoder.encode(["open a file"]), 10, DEFAULT_SEARCH_PARAMS)
 
 
 def test_a_busy_candidate_is_not_waited_for(shelf: tuple[Encoder, Collection]) -> None:
@@ -193,8 +193,11 @@ def test_a_share_of_the_searches_is_asked(shelf: tuple[Encoder, Collection]) -> 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"candidate_bundle": Path("b"), "index": Path("i")}, "--candidate-bundle needs its own index"),
-        ({"candidate_index": Path("i")}, "--candidate-index is compared with the index that answers: give --index"),
+        (
+            {"candidate_bundle": Path("b"), "index": Path("i")},
+            "--candidate-bundle needs an index of its own: also give --candidate-index",
+        ),
+        ({"candidate_index": Path("i")}, "--candidate-index needs a serving index to compare with: also give --index"),
         ({"candidate_index": Path("i"), "index": Path("i"), "candidate_rate": 2}, "--candidate-rate .* is 2"),
     ],
 )

@@ -136,8 +136,8 @@ def test_reloads_under_load_lose_no_request_and_mix_none(bundle: Path, other: Pa
 
 @contextmanager
 def housed(settings: Settings) -> Iterator[Asked]:
-    with ServerState.open(settings) as house:
-        yield Asked(house)
+    with ServerState.open(settings) as state:
+        yield Asked(state)
 
 
 def within(work: Callable[[httpx.AsyncClient], Awaitable[None]], asked: Asked) -> None:
@@ -224,12 +224,12 @@ def test_routes_of_the_new_service_are_made_before_it_answers(settings: Settings
     """And not on the event loop, inside the first request to it."""
     made: list[tuple[ModelService, ModelService, bool]] = []
 
-    def offered(house: ServerState, service: ModelService, reload: Reloader) -> tuple[Route, ...]:
-        made.append((service, house.service, threading.current_thread() is threading.main_thread()))
-        return routes(house, service, reload)
+    def offered(state: ServerState, service: ModelService, reload: Reloader) -> tuple[Route, ...]:
+        made.append((service, state.service, threading.current_thread() is threading.main_thread()))
+        return routes(state, service, reload)
 
     with housed(replace(settings, admin_key_file=keys)) as asked:
-        before, app = asked.service, App(asked.house, offer=offered)
+        before, app = asked.service, App(asked.state, make_routes=offered)
 
         async def go(_: httpx.AsyncClient) -> None:
             transport = httpx.ASGITransport(app=app)
@@ -283,7 +283,7 @@ def test_the_monitor_goes_on_over_a_reload(settings: Settings, keys: Path, index
 
         async def go(client: httpx.AsyncClient) -> None:
             assert (await client.post("/search", json={"query": ["one", "two"]})).status_code == 200
-            assert asked.service.watch.observer.flush(SECONDS)
+            assert asked.service.monitor.observer.flush(SECONDS)
             assert (await client.post("/admin/reload", json={}, headers=HEADERS)).status_code == 200
 
         within(go, asked)
@@ -303,10 +303,10 @@ def test_an_api_key_is_no_admin_key(fresh: Callable[..., Any], keys: Path, tmp_p
     api = fresh(admin_key_file=keys, api_key_file=callers)
     answer = api.ask("POST", "/admin/reload", json={}, headers={"authorization": "Bearer a-key-of-some-caller"})
     assert answer.status_code == 403, "it is a key of this server, and may not do this"
-    assert answer.json()["error"] == "This key may not do that: POST /admin/reload asks for an admin key."
+    assert answer.json()["error"] == "This key does not permit the request: POST /admin/reload requires an admin key."
     stranger = api.ask("POST", "/admin/reload", json={}, headers={"authorization": "Bearer a-key-of-nobody-here"})
     assert (stranger.status_code, stranger.headers["www-authenticate"]) == (401, "Bearer")
     assert "not one of this server's" in stranger.json()["error"]
     search = api.ask("POST", "/embed", json={"inputs": "a"}, headers=HEADERS)
     assert search.status_code == 401
-    assert "This key may write or administer, and POST /embed asks for an API key" in search.json()["error"]
+    assert "This is a write key or an admin key, but POST /embed requires an API key" in search.json()["error"]

@@ -46,10 +46,10 @@ def test_a_shape_that_goes_wrong_later_leaves_the_plan() -> None:
         texts = ShapeTexts(list(range(10, 90)), [1], [2], False, LAYOUT.widths(), 0, None)
         walking = ShapeWalk(texts, LAYOUT.shapes(), 0.999)
         rounds = len(LAYOUT.shapes())
-        assert all([await walking.on(workers, "cpu:0") for _ in range(rounds)])
+        assert all([await walking.check_next(workers, "cpu:0") for _ in range(rounds)])
         assert not workers.layout.wrong
         engine.wrong = PaddedShape(4, 5)
-        assert not all([await walking.on(workers, "cpu:0") for _ in range(rounds)])
+        assert not all([await walking.check_next(workers, "cpu:0") for _ in range(rounds)])
         assert engine.wrong in workers.layout.wrong
         assert registry.get_sample_value("embedship_wrong_shapes") == len(workers.layout.wrong) <= 3
         workers.close()

@@ -160,7 +160,7 @@ def test_the_log_of_a_server_is_json_whatever_is_sent(told: Live) -> None:
     assert list(json.loads(example)) == [key for key in embedded if key != "trace_id"]
     assert json.loads(example)["seconds"].keys() == embedded["seconds"].keys()
 
-    (kept,) = [line for line in lines if line["message"].startswith("not reloaded")]
+    (kept,) = [line for line in lines if line["message"].startswith("reload failed")]
     assert (kept["level"], kept["request_id"]) == ("error", reload["request_id"]) == ("error", "r.2")
 
 

@@ -39,11 +39,11 @@ PHASES = ["read", "tokenise", "queue", "inference", "serialise"]
 class Seen(Asked):
     """A service whose spans are kept in memory."""
 
-    def __init__(self, house: Any) -> None:
+    def __init__(self, state: Any) -> None:
         self.kept = InMemorySpanExporter()
         provider = TracerProvider(shutdown_on_exit=False)
         provider.add_span_processor(SimpleSpanProcessor(self.kept))
-        super().__init__(house, OtelTracer(provider))
+        super().__init__(state, OtelTracer(provider))
 
     def spans(self) -> tuple[ReadableSpan, list[ReadableSpan]]:
         """The server's span, and those inside it."""
@@ -53,7 +53,7 @@ class Seen(Asked):
 
 @pytest.fixture
 def seen(api: Asked) -> Seen:
-    return Seen(api.house)
+    return Seen(api.state)
 
 
 def test_a_request_is_a_span_of_the_clients_trace_and_its_phases_are_inside(seen: Seen) -> None:
@@ -129,8 +129,8 @@ ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, ""),
         ({**ENDPOINT, "OTEL_SDK_DISABLED": "true"}, ""),
         ({**ENDPOINT, "OTEL_TRACES_EXPORTER": "none"}, ""),
-        ({**ENDPOINT, "OTEL_TRACES_EXPORTER": "zipkin"}, "otlp is the one exporter here"),
-        ({**ENDPOINT, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "is grpc, and http/protobuf is spoken here"),
+        ({**ENDPOINT, "OTEL_TRACES_EXPORTER": "zipkin"}, "otlp is the only supported exporter"),
+        ({**ENDPOINT, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "is grpc, but only http/protobuf is supported"),
     ],
 )
 def test_it_is_off_unless_asked_for(environment: dict[str, str], says: str, caplog: Any) -> None:
@@ -167,7 +167,7 @@ assert tracing.tracer_from_environment({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://1
     command = [sys.executable, "-P", "-c", code]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
     assert ended.stdout == "[]\n", ended.stderr
-    assert "no traces: opentelemetry is not installed. It comes with the extra [otel]: pip install" in ended.stderr
+    assert "tracing is disabled: opentelemetry is not installed. It comes with the extra [otel]" in ended.stderr
 
 
 @contextmanager
@@ -235,7 +235,7 @@ def test_what_cannot_be_sent_is_bounded(api: Asked, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "32")
     monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "16")
     spans = OtelTracer.open()
-    asked = Asked(api.house, spans)
+    asked = Asked(api.state, spans)
     try:
         for _ in range(50):  # of six spans each
             asked.post("/embed", {"inputs": "a"})

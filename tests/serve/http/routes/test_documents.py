@@ -86,7 +86,7 @@ def test_a_document_is_found_once_it_is_acknowledged(asked: Any, passages: list[
 def test_its_vector_is_that_of_a_document(shared: Any) -> None:
     seen = shared.metric("embedship_monitor_queries_total")
     put(shared, [GOUT])
-    with shared.service.shelf.store.folder.read_view() as now:
+    with shared.service.collection.backend.folder.read_view() as now:
         row = now.documents.rows(["gout"])["gout"]
         (score,) = now.index.search(shared.service.encoder.encode([GOUT["text"]]), 1).scores[0]
         assert now.index.search(shared.service.encoder.encode([GOUT["text"]]), 1).rows[0, 0] == row
@@ -138,15 +138,15 @@ def test_an_id_with_a_slash_and_more(shared: Any) -> None:
 @pytest.mark.parametrize(
     ("body", "status", "sentence"),
     [
-        ({}, 422, "give at least one, or ids in `delete`"),
+        ({}, 422, "give at least one document, or ids in `delete`"),
         ({"documents": [{"id": "a", "text": " "}]}, 422, r"documents[0].text: it is empty"),
         ({"documents": [{"id": "", "text": "x"}]}, 422, "length >= 1"),
         ({"documents": [{"id": "a\0b", "text": "x"}]}, 422, "documents[0].id holds a NUL"),
-        ({"documents": [GOUT, GOUT]}, 422, "documents[1]: the id 'gout' is that of documents[0] already"),
-        ({"documents": [GOUT], "delete": ["gout"]}, 422, "delete[0]: the id 'gout' is that of documents[0] already"),
+        ({"documents": [GOUT, GOUT]}, 422, "documents[1]: the id 'gout' is already used by documents[0]"),
+        ({"documents": [GOUT], "delete": ["gout"]}, 422, "delete[0]: the id 'gout' is already used by documents[0]"),
         ({"documents": [{**GOUT, "txet": "x"}]}, 422, "unknown field `txet`"),
-        ({"documents": [{"id": str(n), "text": "x"} for n in range(65)]}, 413, "65 texts, this server takes 64"),
-        ({"delete": [str(n) for n in range(65)]}, 413, "65 texts, this server takes 64"),
+        ({"documents": [{"id": str(n), "text": "x"} for n in range(65)]}, 413, "65 texts; the maximum is 64"),
+        ({"delete": [str(n) for n in range(65)]}, 413, "65 texts; the maximum is 64"),
         ({"documents": [{"id": "a", "text": "x" * 10_001}]}, 413, "text 0 has 10001 characters"),
         ({"documents": [{"id": "a", "text": "x", "metadata": [1]}]}, 422, "Expected `object`"),
     ],
@@ -163,7 +163,7 @@ def test_metadata_without_a_bottom(shared: Any) -> None:
         deep = {"a": deep}
     answer = put(shared, [{"id": "a", "text": "x", "metadata": deep}])
     assert answer.status_code == 422
-    assert "nested more than 32 deep" in answer.text
+    assert "nested more than 32 levels deep" in answer.text
 
 
 def test_who_may_write(
@@ -175,13 +175,13 @@ def test_who_may_write(
     assert put(asked, [GOUT], headers={"authorization": f"Bearer {ADMIN}"}).status_code == 200
     reload = asked.ask("POST", "/admin/reload", json={}, headers=KEY)
     assert reload.status_code == 403, "who may write is no admin"
-    assert "POST /admin/reload asks for an admin key" in reload.text
+    assert "POST /admin/reload requires an admin key" in reload.text
     reading = fresh(index=index_folder, **keys)
     answer = put(reading, [GOUT])
     assert (answer.status_code, "start it with --writable" in answer.text) == (403, True)
     assert api.ask("GET", "/documents/gout").status_code == 409, "it has no index"
     keyless = put(api, [GOUT])
-    assert (keyless.status_code, "asks for a write key, and this server has none" in keyless.text) == (403, True)
+    assert (keyless.status_code, "requires a write key, but this server has none" in keyless.text) == (403, True)
 
 
 def test_an_api_key_may_not_write(fresh: Callable[..., Any], keys: dict[str, Path], tmp_path: Path) -> None:
@@ -189,9 +189,12 @@ def test_an_api_key_may_not_write(fresh: Callable[..., Any], keys: dict[str, Pat
     reading = fresh(**keys, api_key_file=tmp_path / "callers")
     answer = put(reading, [GOUT], headers={"authorization": "Bearer a-key-of-some-caller"})
     assert answer.status_code == 403
-    assert answer.json()["error"] == "This key may not do that: PUT /documents asks for a write key or an admin key."
+    assert (
+        answer.json()["error"]
+        == "This key does not permit the request: PUT /documents requires a write key or an admin key."
+    )
     described = reading.ask("GET", "/openapi.json").json()["paths"]["/documents"]["put"]["responses"]["403"]
-    assert described["description"].startswith("The key has no right to this, or the server has no key that has it.")
+    assert described["description"].startswith("The key does not permit this request")
 
 
 def test_without_an_index_a_change_is_refused_as_such_whatever_python_strips(
@@ -199,7 +202,7 @@ def test_without_an_index_a_change_is_refused_as_such_whatever_python_strips(
 ) -> None:
     """What raises stands in no assert: `python -O` would answer 403, as a server that only reads."""
     answer = put(fresh(**keys), [GOUT])
-    assert (answer.status_code, "holds no index" in answer.text) == (409, True)
+    assert (answer.status_code, "has no index" in answer.text) == (409, True)
     source = Path(document_writer.__file__).read_text()
     writable = next(
         node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef) and node.name == "_writable"
@@ -208,13 +211,13 @@ def test_without_an_index_a_change_is_refused_as_such_whatever_python_strips(
 
 
 def test_writable_without_an_index_is_refused(bundle: Path) -> None:
-    with pytest.raises(UsageError, match="needs an index to write to: give --index"):
+    with pytest.raises(UsageError, match="needs an index: give --index"):
         Settings(bundle=bundle, writable=True)
 
 
 def test_what_changed_meanwhile_is_no_miss(asked: Any, passages: list[dict[str, Any]]) -> None:
     """The exact search that judges an answer looks at what the answer was given of."""
-    observer = asked.service.watch.observer
+    observer = asked.service.monitor.observer
     with observer._work:  # the monitor's thread waits
         asked.post("/search", {"query": [passage["text"] for passage in passages[:20]]})
         put(
@@ -230,7 +233,7 @@ def test_what_changed_meanwhile_is_no_miss(asked: Any, passages: list[dict[str, 
 def test_an_answer_is_judged_by_ids_whatever_was_written_since(asked: Any, passages: list[dict[str, Any]]) -> None:
     answer = asked.post("/search", {"query": passages[3]["text"]})
     put(asked, [{"id": passages[3]["id"], "text": "something else"}], [passages[5]["id"]])
-    asked.service.shelf.store.folder.compact()
+    asked.service.collection.backend.folder.compact()
     judged = asked.post("/feedback", {"request_id": answer.headers["x-request-id"], "relevant": [passages[3]["id"]]})
     assert judged.json() == {"found": 1, "expected": 1, "recall": 1.0}
 
@@ -248,7 +251,7 @@ def test_a_reload_takes_the_changes_over(asked: Any, index: Path) -> None:
 
 def test_enough_changes_are_compacted_beside_the_searches(fresh: Callable[..., Any], index: Path, keys: Any) -> None:
     asked = fresh(index=index, writable=True, max_texts=64, **keys)
-    asked.service.writes._compaction._least = 100
+    asked.service.writer._compaction._least = 100
     for start in range(0, 150, 50):
         put(asked, [{"id": f"new-{n}", "text": f"number {n}"} for n in range(start, start + 50)])
     end = time.monotonic() + 30
@@ -262,7 +265,7 @@ def test_enough_changes_are_compacted_beside_the_searches(fresh: Callable[..., A
 
 @pytest.mark.parametrize(("full", "status"), [(True, 507), (False, 503)])
 def test_a_disk_that_refuses_is_said_and_reading_goes_on(shared: Any, full: bool, status: int) -> None:
-    live = shared.service.writes._index
+    live = shared.service.writer._index
 
     class Refuses:
         manifest, differing = live.manifest, live.changed_documents
@@ -270,7 +273,7 @@ def test_a_disk_that_refuses_is_said_and_reading_goes_on(shared: Any, full: bool
         def write(self, changes: Any) -> Any:
             raise WriteRefused("nothing was written, the disk is full: make room, and send it again", full)
 
-    shared.service.writes._index = Refuses()
+    shared.service.writer._index = Refuses()
     asthma = {"id": f"asthma-{status}", "text": "Asthma narrows the airways."}
     answer = put(shared, [asthma])
     assert answer.status_code == status
@@ -279,7 +282,7 @@ def test_a_disk_that_refuses_is_said_and_reading_goes_on(shared: Any, full: bool
     reason = "disk_full" if full else "not_stored"
     assert shared.metric("embedship_failures_total", reason=reason) == 1
     assert len(ids(shared, "gout")) == 10
-    shared.service.writes._index = live
+    shared.service.writer._index = live
     assert put(shared, [asthma]).status_code == 200
 
 
@@ -287,10 +290,10 @@ class Blocks:
     """An index whose writes and reads wait until they may go on, and note how many requests the drain counts."""
 
     def __init__(self, asked: Any) -> None:
-        self.manifest = asked.service.writes._index.manifest
+        self.manifest = asked.service.writer._index.manifest
         self.begun, self.proceed = Event(), Event()
         self.inside = 0
-        self._drain = asked.house.drain
+        self._drain = asked.state.drain
 
     def write(self, changes: Any) -> Any:
         return self._wait()
@@ -308,7 +311,7 @@ class Blocks:
 
 @pytest.fixture
 def blocks(asked: Any) -> Iterator[Blocks]:
-    made, writes, shelf = Blocks(asked), asked.service.writes, asked.service.shelf
+    made, writes, shelf = Blocks(asked), asked.service.writer, asked.service.collection
     index, store = writes._index, shelf.store
     writes._index = shelf.store = made
     try:
@@ -320,13 +323,13 @@ def blocks(asked: Any) -> Iterator[Blocks]:
 
 @pytest.mark.parametrize("method", ["DELETE", "GET"])
 def test_what_takes_no_body_has_a_deadline_and_keeps_a_draining_server(asked: Any, blocks: Blocks, method: str) -> None:
-    asked.house.drain.begin(quiet_seconds=0.0)
+    asked.state.drain.begin(quiet_seconds=0.0)
     answer = asked.ask(method, "/documents/gout", headers={**KEY, "x-request-timeout-ms": "50"})
     assert answer.status_code == 504
-    assert "No answer within 0.05 s" in answer.json()["error"]
+    assert "No response within 0.05 s" in answer.json()["error"]
     assert asked.metric("embedship_rejections_total", reason="expired") == 1
     assert blocks.begun.wait(30)
-    assert (blocks.inside, asked.house.drain.inside) == (1, 0)
+    assert (blocks.inside, asked.state.drain.inside) == (1, 0)
     assert asked.ask(method, "/documents/gout", headers={**KEY, "x-request-timeout-ms": "soon"}).status_code == 422
 
 
@@ -354,4 +357,4 @@ def test_who_asks_without_a_body_may_leave(asked: Any, blocks: Blocks, method: s
 
     asyncio.run(go())
     assert sent[0]["status"] == 499
-    assert asked.house.drain.inside == 0
+    assert asked.state.drain.inside == 0

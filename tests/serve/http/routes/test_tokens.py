@@ -89,7 +89,7 @@ def test_a_lane_is_taken_from_the_header(api: Any) -> None:
     """Of the queue, an eighth is kept for interactive requests: there a bulk one finds no permit."""
     from embedship.serve.telemetry.request_context import Priority
 
-    with api.service.forward.admission.acquire(225, Priority.INTERACTIVE):
+    with api.service.inference.admission.acquire(225, Priority.INTERACTIVE):
         body = {"inputs": "a"}
         assert api.post("/embed", body).status_code == 200
         assert api.ask("POST", "/embed", json=body, headers={"X-Embedship-Lane": "bulk"}).status_code == 429
@@ -101,7 +101,7 @@ def test_there_is_no_way_around_admission(api: Any, path: str, body: Any) -> Non
     """What only the tokeniser does takes a permit a text, too, and gives it back; what is large waits as bulk does."""
     from embedship.serve.telemetry.request_context import Priority
 
-    admission = api.service.forward.admission
+    admission = api.service.inference.admission
     field, one = next(iter(body.items()))
     many = {field: ([one] if field == "inputs" else one) * 40}
     with admission.acquire(256, Priority.INTERACTIVE):
@@ -137,5 +137,5 @@ def test_what_cutting_normalises_again_cannot_be_asked_for_raw(api: Any) -> None
     manifest = SimpleNamespace(pipeline=raw)
     door = tei.TeiRoutes(cast("ModelService", SimpleNamespace(bundle=SimpleNamespace(manifest=manifest))))
     door._check(EmbedRequest("a", normalize=False, dimensions=384))
-    with pytest.raises(Invalid, match="vectors that are cut are normalised again"):
+    with pytest.raises(Invalid, match="shortened vectors are always renormalised"):
         door._check(EmbedRequest("a", normalize=False, dimensions=64))
