@@ -1,1 +1,1 @@
-"""A new bundle or server held against the one it is to replace: what differs, and whether it may."""
+"""Comparison of a new bundle or server with the one in use: measurements, gates and the decision."""

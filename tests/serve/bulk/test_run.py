@@ -143,16 +143,17 @@ def hook(event, arguments):
 
 from embedship import Encoder
 from embedship.serve.bulk.run import encode
-from embedship.serve.bulk.manifest import Wishes
-from embedship.serve.bulk.shards import Here
-from embedship.serve.bulk.source import Columns, open_source
+from embedship.serve.bulk.manifest import EncodeOptions
+from embedship.serve.bulk.shards import LocalEncoderPool
+from embedship.serve.bulk.source import InputColumns, open_source
 class Silent:
     def found(self, texts, done): pass
     def encoded(self, texts, tokens): pass
 with Encoder.open(bundle, "openvino-int8", streams=1) as encoder:
-    columns = Columns("text", "id")
+    columns = InputColumns("text", "id")
     sys.addaudithook(hook)
-    encode(Here(encoder), open_source(Path(source), columns), columns, Path(out), Wishes(shard_texts=16), Silent())
+    texts, options = open_source(Path(source), columns), EncodeOptions(shard_texts=16)
+    encode(LocalEncoderPool(encoder), texts, columns, Path(out), options, Silent())
 """
 
 
@@ -259,7 +260,7 @@ def test_texts_that_changed_meanwhile_are_never_taken_for_done(encoder: Encoder,
 
 def test_a_file_that_goes_away_meanwhile_is_a_sentence(encoder: Encoder, source: Path, tmp_path: Path) -> None:
     path = Path(shutil.copy(source, tmp_path / "in.jsonl"))
-    with pytest.raises(UsageError, match=r"in\.jsonl is there no more"):
+    with pytest.raises(UsageError, match=r"in\.jsonl no longer exists"):
         encode(Disturbed(encoder, path.unlink), open_source(path, COLUMNS), COLUMNS, tmp_path / "out", SMALL, Silent())
 
 
@@ -280,7 +281,7 @@ def test_bad_lines_are_named_before_anything_is_written(encoder: Encoder, tmp_pa
     bad.write_text('{"text": "fine"}\n\n{"text": 3}\nnonsense\n{"id": 1}\n{"text": "x", "id": 1.5}\n')
     with pytest.raises(
         UsageError,
-        match=r"4 bad lines: line 3: `text` is a int.*line 4: .*line 5: `text` is missing.*line 6: `id` is a float",
+        match=r"4 invalid lines: line 3: `text` is of type int.*line 4: .*line 5: `text` is missing.*line 6: `id` is of type float",
     ):
         go(encoder, bad, tmp_path / "out")
     assert contents(tmp_path / "out") == {}
@@ -303,10 +304,10 @@ def test_rows_without_an_id_get_their_number(encoder: Encoder, tmp_path: Path) -
 
 def test_a_folder_of_somebody_else_stays(encoder: Encoder, source: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(UsageError, match="holds something else"):
+    with pytest.raises(UsageError, match="contains other files"):
         go(encoder, source, tmp_path)
     assert contents(tmp_path) == {"thesis.txt": b"years of work"}
-    with pytest.raises(UsageError, match="holds something else"):
+    with pytest.raises(UsageError, match="contains other files"):
         go(encoder, source, tmp_path, force=True)
     assert contents(tmp_path) == {"thesis.txt": b"years of work"}
 
@@ -336,7 +337,7 @@ def test_two_runs_do_not_share_a_folder(encoder: Encoder, source: Path, tmp_path
     ("wishes", "sentence"),
     [
         (EncodeOptions(dimensions=500), "this model has 1 to 384"),
-        (EncodeOptions(dimensions=12, code=VectorCode.UBINARY), "no multiple of 8"),
+        (EncodeOptions(dimensions=12, code=VectorCode.UBINARY), "not a multiple of 8"),
         (EncodeOptions(dimensions=64, code=VectorCode.INT8), "no int8 code for 64"),
         (EncodeOptions(prompt_name="nonsense"), "no prompt named 'nonsense'"),
     ],
@@ -448,7 +449,7 @@ def test_a_text_without_tokens_is_named_by_its_line(frameless: Path, tmp_path: P
     lines = tmp_path / "in.jsonl"
     lines.write_text('{"text": "one"}\n\n{"text": "two"}\n{"text": " "}\n')
     with Encoder.open(frameless) as encoder:
-        with pytest.raises(UsageError, match=r"in\.jsonl, line 4: the text is empty for this model: leave it out"):
+        with pytest.raises(UsageError, match=r"in\.jsonl, line 4: the text is empty for this model: remove it"):
             encode(LocalEncoderPool(encoder), open_source(lines, COLUMNS), COLUMNS, tmp_path / "out", SMALL, Silent())
         with pytest.raises(UsageError, match="text 300 is empty for this model: leave it out"):
             encoder.encode(["some text"] * 300 + [""])

@@ -129,7 +129,7 @@ def test_a_job_that_must_be_there_is_asked_for_by_name(tmp_path: Path, promtool:
         (["--threshold", "patience=3"], "patience"),
         (["--threshold", "restarts=many"], "is not a number"),
         (["--label", "severity=3"], "other than severity"),
-        (["--label", "team"], "is not NAME=VALUE"),
+        (["--label", "team"], "write it as NAME=VALUE"),
     ],
 )
 def test_an_option_that_is_not_known_is_one_sentence(

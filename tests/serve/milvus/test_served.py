@@ -266,8 +266,8 @@ def test_what_is_wrong_is_one_sentence(
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        (["--chunk", "64"], "takes CORPUS.jsonl, --variant"),
-        (["--ray", "local"], "takes CORPUS.jsonl, --variant"),
+        (["--chunk", "64"], "CORPUS.jsonl, --variant"),
+        (["--ray", "local"], "CORPUS.jsonl, --variant"),
         (["--kind", "pq"], "a collection in Milvus is not pq"),
         (["--nprobe", "3"], "effort nprobe: this index has no such knob"),
     ],

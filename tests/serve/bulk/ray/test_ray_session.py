@@ -14,9 +14,9 @@ def test_an_interrupt_that_is_swallowed_still_counts(name: str) -> None:
     code = (
         "import os, signal, sys\n"
         "from contextlib import suppress\n"
-        "from embedship.serve.bulk.ray_session import Interrupts\n"
+        "from embedship.serve.bulk.ray_session import InterruptHandler\n"
         "from embedship.files.atomic_folder import terminable\n"
-        "with Interrupts() as interrupts, terminable():\n"
+        "with InterruptHandler() as interrupts, terminable():\n"
         "    interrupts.check()\n"
         f"    with suppress(KeyboardInterrupt): os.kill(os.getpid(), signal.{name})\n"
         "    try: interrupts.check()\n"
