@@ -281,7 +281,8 @@ def test_bad_lines_are_named_before_anything_is_written(encoder: Encoder, tmp_pa
     bad.write_text('{"text": "fine"}\n\n{"text": 3}\nnonsense\n{"id": 1}\n{"text": "x", "id": 1.5}\n')
     with pytest.raises(
         UsageError,
-        match=r"4 invalid lines: line 3: `text` is of type int.*line 4: .*line 5: `text` is missing.*line 6: `id` is of type float",
+        match=r"4 invalid lines: line 3: `text` is of type int.*line 4: .*line 5: `text` is missing.*"
+        r"line 6: `id` is of type float",
     ):
         go(encoder, bad, tmp_path / "out")
     assert contents(tmp_path / "out") == {}

@@ -58,7 +58,7 @@ def test_opened_for_reading_only(path: Path) -> None:
 
 def test_an_id_twice_names_both_lines(tmp_path: Path) -> None:
     lines = [(2, FIVE[0]), (3, FIVE[1]), (9, Document("a", "again"))]
-    with pytest.raises(UsageError, match="line 9: the id 'a' was given to line 2 already"):
+    with pytest.raises(UsageError, match="line 9: the id 'a' is already used in line 2"):
         store.write(tmp_path / "documents.sqlite", lines)
 
 
