@@ -133,7 +133,7 @@ class _LongText:
             )
 
     def spans(self) -> list[TextSpan]:
-        """Split by the token counts of the whole text; if a chunk alone has more tokens, count every chunk separately."""
+        """Split by the token counts of the whole text. If a chunk alone has more tokens, count each chunk."""
         spans = self._without_redundant(self._walk(lambda first, last: True))
         if max(self._counts(spans)) > self._chunking.tokens:
             spans = self._without_redundant(self._walk(self._fits))

@@ -79,7 +79,7 @@ class Document(msgspec.Struct, frozen=True):
 
 
 def same_content(one: Document, other: Document) -> bool:
-    """Return whether both are identical, with keys in any order. Unlike Python's ==, JSON distinguishes 1, 1.0, true."""
+    """Return whether both are identical, with keys in any order. Unlike ==, JSON distinguishes 1, 1.0 and true."""
     metadata, others = (msgspec.json.encode(each.metadata, order="sorted") for each in (one, other))
     return one == other and metadata == others
 

@@ -206,7 +206,7 @@ def test_a_collection_that_is_filled_anew_with_another_model_is_not_searched(
         search(asked, "read a file")
         line.call("drop_collection", address.collection)
         answer = asked.post("/search", {"query": "read a file"})
-        assert (answer.status_code, "is there no more: there is no milvus://" in answer.text) == (503, True)
+        assert (answer.status_code, "no longer exists: there is no milvus://" in answer.text) == (503, True)
         with Encoder.open(Bundle.open(stranger)) as encoder:
             load(encoder, encoder.variant.name, corpus, address, IndexOptions(), lambda *_: None)
         line.call("load_collection", address.collection)  # as who serves it does
@@ -246,7 +246,7 @@ def test_a_file_has_one_owner(bundle: Path, corpus: Path, tmp_path: Path, capsys
     with serving(tmp_path / "faq.db"):
         assert run(["index", "update", f"milvus:{tmp_path}/faq.db/faq", str(corpus), "--bundle", str(bundle)]) == 1
     error = capsys.readouterr().err
-    assert ("one owner at a time" in error, "Traceback" in error) == (True, False)
+    assert ("only one process at a time" in error, "Traceback" in error) == (True, False)
 
 
 def test_what_is_wrong_is_one_sentence(
@@ -268,7 +268,7 @@ def test_what_is_wrong_is_one_sentence(
     [
         (["--chunk", "64"], "CORPUS.jsonl, --variant"),
         (["--ray", "local"], "CORPUS.jsonl, --variant"),
-        (["--kind", "pq"], "a collection in Milvus is not pq"),
+        (["--kind", "pq"], "a Milvus collection cannot be pq"),
         (["--nprobe", "3"], "effort nprobe: this index has no such knob"),
     ],
 )
@@ -283,7 +283,7 @@ def test_what_a_collection_cannot_be(
     ("lines", "why"),
     [
         ([("a", "x"), ("b", "x"), ("a", "x")], "line 3: the id 'a' was given to line 1 already"),
-        ([("a", "x"), ("b", "é" * 40_000)], "document 'b': its title and text have 80,000 bytes"),
+        ([("a", "x"), ("b", "é" * 40_000)], "document 'b': size of title and text is 80,000 bytes"),
         ([], "is empty: it needs at least one line"),
     ],
 )
