@@ -17,8 +17,6 @@ ONE_WORD_PERCENT = 20
 LONG_FUNCTIONS: frozenset[str] = frozenset(
     {
         "export.commands.export:export",
-        "serve.commands.compare:compare",
-        "serve.commands.index:index",
     }
 )
 LONG_MODULES: frozenset[str] = frozenset(
@@ -52,13 +50,6 @@ METAPHORS: frozenset[str] = frozenset(
         "serve.batching.pending:ticket",
         "serve.batching.priority_queue:_crowd",
         "serve.batching.retry:errand",
-        "serve.bulk.ray_cluster:_PATIENCE",
-        "serve.bulk.ray_cluster:_require_patience",
-        "serve.bulk.ray_cluster:_seat",
-        "serve.bulk.ray_cluster:_seats",
-        "serve.bulk.ray_cluster:seat",
-        "serve.commands.monitor_export:school",
-        "serve.documents.chunking:_room",
         "serve.http.app:_face",
         "serve.http.app:_house",
         "serve.http.app:face",
@@ -74,8 +65,6 @@ METAPHORS: frozenset[str] = frozenset(
         "serve.live.index:pen",
         "serve.live.view:room",
         "serve.main:house",
-        "serve.offline.training_data:lesson",
-        "serve.offline.training_data:lessons",
         "serve.service.background:_choirs",
         "serve.service.background:choirs",
         "serve.service.background:songs",
