@@ -42,6 +42,8 @@ def measure_peak_memory(bundle: Bundle, variant: str, texts: Sequence[str]) -> i
 
 def parse_peak_memory(status: str) -> int:
     """Return VmHWM of /proc/self/status in bytes. It starts at zero in a new program; getrusage includes the parent."""
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
 
 
 def main(bundle: str, variant: str) -> None:
