@@ -87,14 +87,6 @@ def _configure_ray(address: str) -> None:
         os.environ[_LOOPBACK] = "0"
 
 
-def _quieten(address: str) -> None:
-    """Ray reads these once, when it is imported, and its processes inherit them."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of what it will do one day
-    if address == LOCAL:
-        os.environ[_LOOPBACK] = "0"  # else it takes 127.0.0.1 for this machine's other address, and listens on all
-
-
 def _join(address: str) -> None:
     import ray
     from ray.exceptions import RayError
