@@ -67,9 +67,8 @@ except ModuleNotFoundError:
 _JOBS_PER_ENCODER = 2  # one shard is computed while the next is tokenised
 _SCAN_SECONDS = 5.0  # interval between two scans for nodes
 _MAX_IDLE_SECONDS = 300.0  # how long to wait without any encoder
-_REOPEN_SECONDS = (
-    30.0  # until a device whose encoder was lost gets another: by then Ray knows whether its node is alive
-)
+# After a lost encoder its device gets another after this time: by then Ray knows whether the node is alive.
+_REOPEN_SECONDS = 30.0
 _MAX_DEVICE_LOSSES = 4  # after this many lost encoders the device itself is considered the cause
 
 _LOGGER = logging.getLogger(__name__)
