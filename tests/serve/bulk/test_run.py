@@ -365,7 +365,8 @@ def test_a_full_disk_is_a_sentence_and_the_next_run_goes_on(bundle: Path, source
     )
     assert full.returncode == 1
     assert re.search(
-        r"vectors-00000.npy could not be written: .*the same command goes on", full.stderr.replace("\n", " ")
+        r"vectors-00000.npy could not be written: .*run the same command again to continue",
+        full.stderr.replace("\n", " "),
     )
     assert "Traceback" not in full.stderr
     again = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)

@@ -119,7 +119,7 @@ def test_goals_that_cannot_be_met(bundle: Path, many: Path, tmp_path: Path, caps
     goals = ["--recall", "0.9", "--memory", "1KB"]
     assert run(["index", str(bundle), str(many), "--out", str(out), *goals]) == 3
     table, sentence = capsys.readouterr()
-    assert "measured over 270 vectors with 30 held-out vectors" in " ".join(table.split())
+    assert "measured on 270 vectors with 30 held-out vectors" in " ".join(table.split())
     assert "the goals cannot be met together: nearest comes" in sentence
     assert "and not 0.0 MB" in sentence
     assert not out.exists()

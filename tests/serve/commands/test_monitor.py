@@ -26,7 +26,7 @@ def test_it_writes_what_is_shipped(tmp_path: Path, capsys: pytest.CaptureFixture
     assert files(out) == shipped()
     said = capsys.readouterr()
     assert said.out == ""
-    assert "runbooks, one an alert" in said.err
+    assert "runbooks, one per alert" in said.err
     assert [path.name for path in out.parent.iterdir()] == ["assets"], "nothing is left beside it"
 
 

@@ -172,7 +172,7 @@ def test_nothing_is_written_over(
 @pytest.mark.parametrize(
     ("arguments", "code", "reason"),
     [
-        ([], 2, "give --state DIR of the server, or --probes FILE"),
+        ([], 2, "give --state DIR of the server, --probes FILE"),
         (["--state", "{empty}"], 2, "contains no monitor.safetensors"),
         (["--state", "{silent}"], 2, "The server kept no query texts (`embedship serve --keep-queries N` keeps them)"),
         (["--state", "{foreign}"], 4, "belongs to model 000000000000"),

@@ -40,7 +40,10 @@ def test_what_was_written_comes_back_in_the_order_asked_for(path: Path) -> None:
 
 @pytest.mark.parametrize("row", [-1, 5])
 def test_a_row_that_does_not_exist(path: Path, row: int) -> None:
-    with closing(DocumentStore.open(path)) as opened, pytest.raises(IndexError, match=rf"rows do not exist: \[0, {row}\]"):
+    with (
+        closing(DocumentStore.open(path)) as opened,
+        pytest.raises(IndexError, match=rf"rows do not exist: \[0, {row}\]"),
+    ):
         opened.fetch([0, row])
 
 
