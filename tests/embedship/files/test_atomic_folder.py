@@ -53,10 +53,12 @@ def test_what_fails_leaves_nothing(tmp_path: Path, error: type[BaseException]) -
 def test_sigterm_leaves_nothing_either(tmp_path: Path) -> None:
     """In a process of its own: should it die of the signal, then no other test with it."""
     code = (
-        "import os, signal, sys; from pathlib import Path; from embedship.files.atomic_folder import staged\n"
+        "import os, signal, sys; from pathlib import Path\n"
+        "from embedship.files.atomic_folder import write_folder_atomically\n"
         "before = signal.getsignal(signal.SIGTERM)\n"
         "try:\n"
-        "    with staged(Path(sys.argv[1]), lambda target: None): os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    with write_folder_atomically(Path(sys.argv[1]), lambda target: None):\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
         "except KeyboardInterrupt: sys.exit(0 if signal.getsignal(signal.SIGTERM) is before else 3)\n"
     )
     done = subprocess.run([sys.executable, "-P", "-c", code, str(tmp_path / "folder")], timeout=60, check=False)
@@ -109,8 +111,8 @@ _UNTIL_KILLED = """
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from embedship.files.atomic_folder import resumed, staged
-with staged(Path(sys.argv[1]), lambda found: None) as folder:
+from embedship.files.atomic_folder import resumable_folder, write_folder_atomically
+with write_folder_atomically(Path(sys.argv[1]), lambda found: None) as folder:
     (folder / "half").touch()
     print("ready", flush=True)
     sys.stdin.read()

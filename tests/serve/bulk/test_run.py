@@ -152,8 +152,8 @@ class Silent:
 with Encoder.open(bundle, "openvino-int8", streams=1) as encoder:
     columns = InputColumns("text", "id")
     sys.addaudithook(hook)
-    texts, options = open_source(Path(source), columns), EncodeOptions(shard_texts=16)
-    encode(LocalEncoderPool(encoder), texts, columns, Path(out), options, Silent())
+    options = EncodeOptions(shard_texts=16)
+    encode(LocalEncoderPool(encoder), open_source(Path(source), columns), columns, Path(out), options, Silent())
 """
 
 

@@ -87,7 +87,10 @@ def test_a_time_out_that_is_not_the_deadline_is_not_taken_for_it() -> None:
 
 
 def test_a_server_that_hangs_at_its_end_is_ended() -> None:
-    code = "import threading\nfrom embedship.serve.main import end_within\nend_within(0.1)\nthreading.Event().wait()"
+    code = (
+        "import threading\nfrom embedship.serve.main import force_exit_after\n"
+        "force_exit_after(0.1)\nthreading.Event().wait()"
+    )
     ended = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 5, "work was given up: no clean stop, and none of the errors of a command"
     assert "given up" in ended.stderr

@@ -242,10 +242,10 @@ class Missing:
 sys.meta_path.insert(0, Missing())
 from pathlib import Path
 from embedship.serve.http.app import App
-from embedship.serve.service.state import House
+from embedship.serve.service.state import ServerState
 from embedship.serve.settings import Settings
-with House.open(Settings(bundle=Path({str(bundle)!r}))) as house:
-    App(house)
+with ServerState.open(Settings(bundle=Path({str(bundle)!r}))) as state:
+    App(state)
 print("fine")
 """
     command = [sys.executable, "-P", "-c", code]

@@ -81,8 +81,8 @@ def test_a_line_names_the_request_that_is_answered_or_those_it_is_about() -> Non
 def test_what_nobody_catches_and_warnings_are_lines_too() -> None:
     code = """
 import logging, threading, warnings
-from embedship.serve.telemetry.logs import LogFormat, begin
-begin(LogFormat.JSON, "cpu:0")
+from embedship.serve.telemetry.logs import LogFormat, configure_logging
+configure_logging(LogFormat.JSON, "cpu:0")
 warnings.warn("old\\nways")
 thread = threading.Thread(target=lambda: 1 / 0)
 thread.start()

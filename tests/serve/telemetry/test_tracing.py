@@ -152,8 +152,8 @@ def test_it_costs_no_import_without_the_variables_and_no_request_without_the_ext
     code = """
 import sys
 import embedship.serve.main
-from embedship.serve import tracing
-assert tracing.opened({}) is None
+from embedship.serve.telemetry import tracing
+assert tracing.tracer_from_environment({}) is None
 print([name for name in sys.modules if name.startswith("opentelemetry")])
 
 class Missing:
@@ -162,7 +162,7 @@ class Missing:
             raise ModuleNotFoundError("No module named " + name, name=name)
 
 sys.meta_path.insert(0, Missing())
-assert tracing.opened({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}) is None
+assert tracing.tracer_from_environment({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}) is None
 """
     command = [sys.executable, "-P", "-c", code]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
