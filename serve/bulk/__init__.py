@@ -1,12 +1,12 @@
-"""Bulk.
+"""Bulk encoding: encodes a file of texts into shards of vectors, on this machine or on a Ray cluster.
 
-formats.py      The files of a bulk run
-manifest.py     What a bulk run writes down about itself
-ray_cluster.py  Bulk encoding on a Ray cluster
-ray_session.py  Joining a Ray cluster, or starting one on this machine for as long as it is needed
-ray_worker.py   The encoder of a node, wherever that is
-run.py          Texts -> shards of vectors in a folder, so that a run killed at any point goes on and ends with
-shards.py       Texts -> the bytes of a shard, and who computes them
-source.py       The texts of a bulk run
-storage.py      Where the input of a bulk run lies
+formats.py      Output formats of a shard: .npy and Parquet
+manifest.py     Records of a run: options, plan, shards, manifest
+ray_cluster.py  Pool of encoders on the nodes of a Ray cluster
+ray_session.py  Joins a Ray cluster, or starts one and stops it at the end
+ray_worker.py   Ray actor that runs an encoder on a node
+run.py          The run: plans, encodes and writes shards, and continues a stopped run
+shards.py       Encodes one shard; pool with the encoder of this process
+source.py       Reads and validates the input texts
+storage.py      Location of the input: a local file or an S3 object
 """

@@ -1,4 +1,4 @@
-"""The files of a bulk run: a shard as .npy or as Parquet."""
+"""Output formats of a bulk run: a shard as .npy or as Parquet."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _npy(array: npt.NDArray[Any], ids: Sequence[str | int]) -> bytes:
 
 
 def _parquet(array: npt.NDArray[Any], ids: Sequence[str | int]) -> bytes:
-    """Columns `id` (a string) and `vector` (a list of fixed size)."""
+    """Return a Parquet file with the columns `id` (string) and `vector` (list of fixed size)."""
     pa = arrow()
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), array.shape[1])
     buffer = BytesIO()
@@ -40,7 +40,7 @@ WRITERS: dict[OutputFormat, Callable[[npt.NDArray[Any], Sequence[str | int]], by
 
 
 def arrow() -> Any:
-    """Raises MissingExtra."""
+    """Return the module pyarrow. Raises MissingExtra if it is not installed."""
     try:
         import pyarrow
         import pyarrow.parquet

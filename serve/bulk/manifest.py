@@ -1,4 +1,4 @@
-"""What a bulk run writes down about itself: its plan, its shards, its manifest."""
+"""Records of a bulk run: its options, its plan, its shards, and the manifest of the finished folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FORMAT = 1
 
 
 class EncodeOptions(ManifestRecord, frozen=True):
-    """What the user asks for; `dimensions` and `prompt_name` None mean the model's own."""
+    """Options of the user. `dimensions` and `prompt_name` None mean the model's default."""
 
     code: VectorCode = VectorCode.FLOAT32
     layout: OutputFormat = OutputFormat.NPY
@@ -20,7 +20,7 @@ class EncodeOptions(ManifestRecord, frozen=True):
 
 
 class EncodePlan(ManifestRecord, frozen=True):
-    """All that decides which bytes come out."""
+    """Everything that determines the bytes of the output."""
 
     format: int
     fingerprint: str
@@ -41,7 +41,7 @@ class EncodePlan(ManifestRecord, frozen=True):
 
 
 class ShardRecord(ManifestRecord, frozen=True):
-    """`cut` texts were longer than the model reads."""
+    """One finished shard. `cut` is the number of texts truncated to the model's maximum length."""
 
     name: str
     texts: int
@@ -51,7 +51,7 @@ class ShardRecord(ManifestRecord, frozen=True):
 
 
 class EncodeManifest(ManifestRecord, frozen=True):
-    """What lies in the folder. Codes are the bundle's frozen ones; `row` is the shape and dtype of one vector."""
+    """Contents of an encoded folder. `row` is the length and dtype of one vector; codes use the bundle's parameters."""
 
     format: int
     plan: EncodePlan

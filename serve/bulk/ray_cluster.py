@@ -1,10 +1,10 @@
-"""Bulk encoding on a Ray cluster: an encoder a device, on whatever nodes there are; their shards are written here.
+"""Bulk encoding on a Ray cluster, with one encoder per device on every node. This process writes their shards.
 
-Ray's own actors and calls, without Ray Data, which brings pandas, and where what a lost node had under way waits until
-the rest is done (2.60). Here it goes to another encoder at once.
+It uses Ray's actors and calls, and not Ray Data, because Ray Data requires pandas, and because work of a lost node
+waits there until all other work is done (Ray 2.60). Here it goes to another encoder at once.
 
-The input is read and the folder is written by this process alone, as in a run without Ray: nodes need the bundle, at
-the same path, and nothing else. Nothing is sent out about this use of Ray.
+Only this process reads the input and writes the folder, as in a run without Ray. The nodes need only the bundle, at the
+same path. Ray's usage statistics are disabled.
 """
 
 from __future__ import annotations
@@ -24,38 +24,38 @@ from embedship.serve.bulk.manifest import EncodePlan
 from embedship.serve.bulk.ray_worker import RayEncoder, RayEncoderSpec
 from embedship.serve.bulk.shards import EncodedShard, EncoderTraits, ProgressListener, ShardJob
 
-_LOSSES = 4  # a job that ended so many encoders is at fault itself
+_MAX_JOB_LOSSES = 4  # after this many lost encoders the job itself is considered the cause
 
 
 class JobQueue:
-    """Jobs to hand out: first those that came back."""
+    """Queue of shard jobs. Jobs whose encoder was lost come first."""
 
     def __init__(self, jobs: Iterator[ShardJob]) -> None:
         self._jobs = jobs
-        self._back: deque[ShardJob] = deque()
+        self._returned: deque[ShardJob] = deque()
         self._losses: Counter[int] = Counter()
         self._next = next(jobs, None)
 
     def __bool__(self) -> bool:
-        return bool(self._back) or self._next is not None
+        return bool(self._returned) or self._next is not None
 
     def take(self) -> ShardJob:
-        if self._back:
-            return self._back.popleft()
+        if self._returned:
+            return self._returned.popleft()
         assert self._next is not None
         job, self._next = self._next, next(self._jobs, None)
         return job
 
-    def lost(self, job: ShardJob) -> None:
-        """Its encoder is gone. Raises EngineError for a job that ends one encoder after the other."""
+    def put_back(self, job: ShardJob) -> None:
+        """Return a job whose encoder was lost. Raises EngineError after _MAX_JOB_LOSSES losses of the same job."""
         self._losses[job.number] += 1
-        if self._losses[job.number] == _LOSSES:
+        if self._losses[job.number] == _MAX_JOB_LOSSES:
             last = job.first + len(job.texts) - 1
             raise EngineError(
-                f"texts {job.first} to {last} ended {_LOSSES} encoders, one after the other: has a node the memory for "
-                "them? Fewer --shard-texts need less. What is encoded stays"
+                f"{_MAX_JOB_LOSSES} encoders were lost one after the other while encoding texts {job.first} to {last}: "
+                "check the memory of the nodes. A smaller --shard-texts needs less. Finished shards are kept"
             )
-        self._back.append(job)
+        self._returned.append(job)
 
 
 try:
@@ -64,17 +64,18 @@ try:
 except ModuleNotFoundError:
     raise MissingExtra("ray", "ray") from None
 
-_AHEAD = 2  # shards an encoder holds: one computes while the next is tokenised
-_LOOK = 5.0  # seconds between two looks at which nodes there are
-_PATIENCE = 300.0  # seconds without any encoder
-_REST = 30.0  # seconds until a device whose encoder was lost gets another: by then Ray knows whether its node is there
-_LOSSES = 4  # a device that lost so many encoders is at fault itself
+_JOBS_PER_ENCODER = 2  # one shard is computed while the next is tokenised
+_SCAN_SECONDS = 5.0  # interval between two scans for nodes
+_MAX_IDLE_SECONDS = 300.0  # how long to wait without any encoder
+# After a lost encoder its device gets another after this time: by then Ray knows whether the node is alive.
+_REOPEN_SECONDS = 30.0
+_MAX_DEVICE_LOSSES = 4  # after this many lost encoders the device itself is considered the cause
 
 _LOGGER = logging.getLogger(__name__)
 
 
 class RayDevice(NamedTuple):
-    """A device of a node; the CPU cores that Ray counts there are one device."""
+    """A device of a node. All CPU cores that Ray counts on a node are one device."""
 
     node: str
     host: str
@@ -85,9 +86,9 @@ class RayDevice(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class RayEncoderSlot:
-    """An encoder on its device. It has jobs once it is open."""
+    """The encoder of one device. It gets jobs after it has been opened."""
 
-    spot: RayDevice
+    device: RayDevice
     actor: Any
     opened: bool = False
     jobs: int = 0
@@ -95,181 +96,192 @@ class RayEncoderSlot:
 
 @dataclass(eq=False)
 class RayEncoderPool:
-    """Encoders of a Ray cluster, as many as it has devices: nodes may come and go.
+    """Encoders of a Ray cluster, one per device. Nodes may join and leave during the run.
 
-    A node whose encoder cannot be opened, or computes otherwise than the first one, is left out and said to be.
+    A device whose encoder cannot be opened, or has other traits than the first one, is not used. A warning is logged.
     """
 
     bundle: Bundle
-    order: RayEncoderSpec
-    check: Callable[[], None]  # raises what should have ended it already
-    _seats: dict[RayDevice, RayEncoderSlot] = field(default_factory=dict)
+    spec: RayEncoderSpec
+    check: Callable[[], None]  # raises KeyboardInterrupt if Ray has swallowed one
+    _slots: dict[RayDevice, RayEncoderSlot] = field(default_factory=dict)
     _opening: dict[Any, RayEncoderSlot] = field(default_factory=dict)
-    _refused: dict[RayDevice, EmbedshipError] = field(default_factory=dict)
+    _rejected: dict[RayDevice, EmbedshipError] = field(default_factory=dict)
     _losses: Counter[RayDevice] = field(default_factory=Counter)
-    _resting: dict[RayDevice, float] = field(default_factory=dict)  # until when
+    _reopen_at: dict[RayDevice, float] = field(default_factory=dict)  # monotonic seconds
     _traits: EncoderTraits | None = None
-    _looked: float = -_LOOK
-    _served: float = field(default_factory=time.monotonic)  # when there was an encoder last
+    _scanned_at: float = -_SCAN_SECONDS
+    _last_encoder_at: float = field(default_factory=time.monotonic)  # when an encoder was last open
 
     @property
     def traits(self) -> EncoderTraits:
-        """Of the encoder that was open first. Raises what `open_first` raises."""
+        """Traits of the encoder that was opened first. Raises the errors of `open_first`."""
         self.open_first()
-        assert self._traits is not None, "the first encoder has told them"
+        assert self._traits is not None, "open_first has set them"
         return self._traits
 
     def open_first(self) -> None:
-        """Wait until an encoder is open. Raises what it fails with if none of them can be opened."""
+        """Wait until an encoder is open. Raises the error of the first device if none can be opened."""
         while self._traits is None:
             self.check()
-            self._look()
+            self._scan()
             for ref in self._ready(list(self._opening)):
-                self._take(ref)
-            if self._refused and not self._opening:
-                raise next(iter(self._refused.values()))
+                self._finish_opening(ref)
+            if self._rejected and not self._opening:
+                raise next(iter(self._rejected.values()))
 
     def shards(
-        self, plan: EncodePlan, jobs: Iterator[ShardJob], watcher: ProgressListener
+        self, plan: EncodePlan, jobs: Iterator[ShardJob], progress: ProgressListener
     ) -> Generator[EncodedShard, None, None]:
-        """As `Encoders.shards`. What an encoder had under way when its node was lost is given to another one."""
+        """Implement `EncoderPool.shards`. Jobs of a lost node are given to another encoder."""
         self.open_first()
-        work, plans = JobQueue(jobs), ray.put(plan)
-        under_way: dict[Any, tuple[RayEncoderSlot, ShardJob]] = {}
-        while work or under_way:
+        queue, plan_ref = JobQueue(jobs), ray.put(plan)
+        in_progress: dict[Any, tuple[RayEncoderSlot, ShardJob]] = {}
+        while queue or in_progress:
             self.check()
-            self._look()
-            under_way.update(self._handed_out(work, plans))
-            for ref in self._ready([*under_way, *self._opening]):
+            self._scan()
+            in_progress.update(self._start_jobs(queue, plan_ref))
+            for ref in self._ready([*in_progress, *self._opening]):
                 if ref in self._opening:
-                    self._take(ref)
+                    self._finish_opening(ref)
                     continue
-                seat, job = under_way.pop(ref)
-                seat.jobs -= 1
+                slot, job = in_progress.pop(ref)
+                slot.jobs -= 1
                 try:
-                    done: EncodedShard = ray.get(ref)
+                    shard: EncodedShard = ray.get(ref)
                 except RayTaskError as failed:
-                    raise _reason(failed) from None
+                    raise _cause(failed) from None
                 except RayError as lost:
-                    self._vacate(seat, lost)
-                    work.lost(job)
+                    self._release_lost(slot, lost)
+                    queue.put_back(job)
                     continue
-                watcher.encoded(done.texts, done.tokens)
-                yield done
+                progress.encoded(shard.texts, shard.tokens)
+                yield shard
 
-    def _handed_out(self, work: JobQueue, plans: Any) -> Iterator[tuple[Any, tuple[RayEncoderSlot, ShardJob]]]:
-        """Everybody gets a first job before anybody gets a second."""
-        for ahead in range(_AHEAD):
-            for seat in self._seats.values():
-                if work and seat.opened and seat.jobs <= ahead:
-                    job = work.take()
-                    seat.jobs += 1
-                    yield seat.actor.encode.remote(plans, job), (seat, job)
+    def _start_jobs(self, queue: JobQueue, plan_ref: Any) -> Iterator[tuple[Any, tuple[RayEncoderSlot, ShardJob]]]:
+        """Start jobs. Every encoder gets its first job before any encoder gets a second."""
+        for limit in range(_JOBS_PER_ENCODER):
+            for slot in self._slots.values():
+                if queue and slot.opened and slot.jobs <= limit:
+                    job = queue.take()
+                    slot.jobs += 1
+                    yield slot.actor.encode.remote(plan_ref, job), (slot, job)
 
-    def _look(self) -> None:
-        """Put an encoder on every device that has none."""
-        if time.monotonic() - self._looked < _LOOK:
+    def _scan(self) -> None:
+        """Start an encoder on every device that has none, at most every _SCAN_SECONDS."""
+        if time.monotonic() - self._scanned_at < _SCAN_SECONDS:
             return
-        spots = _spots(self.order.device)
-        for spot in spots:
-            rested = time.monotonic() >= self._resting.get(spot, 0.0)
-            if rested and spot not in self._seats and spot not in self._refused:
-                self._seat(spot)
-        self._looked = time.monotonic()
-        self._require_patience(spots)
+        devices = _devices(self.spec.device)
+        for device in devices:
+            may_open = time.monotonic() >= self._reopen_at.get(device, 0.0)
+            if may_open and device not in self._slots and device not in self._rejected:
+                self._start_encoder(device)
+        self._scanned_at = time.monotonic()
+        self._require_encoder(devices)
 
-    def _require_patience(self, spots: list[RayDevice]) -> None:
-        if any(seat.opened for seat in self._seats.values()):
-            self._served = time.monotonic()
-        elif self._traits is None and not spots:
-            wanted = "CPUs" if self.order.device.kind is DeviceKind.CPU else "GPUs"
-            raise UsageError(f"no node of this Ray cluster has {wanted}: start one that does, or name another --device")
-        elif time.monotonic() - self._served > _PATIENCE:
+    def _require_encoder(self, devices: list[RayDevice]) -> None:
+        """Raise UsageError if the cluster has no such device, EngineError if no encoder was open for too long."""
+        if any(slot.opened for slot in self._slots.values()):
+            self._last_encoder_at = time.monotonic()
+        elif self._traits is None and not devices:
+            kind = "CPUs" if self.spec.device.kind is DeviceKind.CPU else "GPUs"
+            raise UsageError(f"no node of this Ray cluster has {kind}: start such a node, or give another --device")
+        elif time.monotonic() - self._last_encoder_at > _MAX_IDLE_SECONDS:
             raise EngineError(
-                f"Ray gave no device to encode on for {_PATIENCE:.0f} seconds: are its nodes there, and not taken by "
-                "others? What is encoded stays: the same command goes on from there"
+                f"Ray provided no device for {_MAX_IDLE_SECONDS:.0f} seconds: check that its nodes are running and not "
+                "used by other jobs. Finished shards are kept: run the same command again to continue"
             )
 
-    def _seat(self, spot: RayDevice) -> None:
-        """On this node and no other; a restart is ours to decide on, for only we know which texts go with it."""
-        placed = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(spot.node, soft=False)
-        options = {"num_cpus": spot.cpus, "num_gpus": spot.gpus, "max_restarts": 0, "max_concurrency": _AHEAD}
-        seat = RayEncoderSlot(spot, ray.remote(RayEncoder).options(scheduling_strategy=placed, **options).remote())
-        self._seats[spot] = seat
-        self._opening[seat.actor.open.remote(self.order, spot.cpus or None)] = seat
+    def _start_encoder(self, device: RayDevice) -> None:
+        """Start an actor on this node only. Ray must not restart it: only this process knows which texts it lost."""
+        strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(device.node, soft=False)
+        options = {
+            "num_cpus": device.cpus,
+            "num_gpus": device.gpus,
+            "max_restarts": 0,
+            "max_concurrency": _JOBS_PER_ENCODER,
+        }
+        actor = ray.remote(RayEncoder).options(scheduling_strategy=strategy, **options).remote()
+        slot = RayEncoderSlot(device, actor)
+        self._slots[device] = slot
+        self._opening[actor.open.remote(self.spec, device.cpus or None)] = slot
 
-    def _take(self, ref: Any) -> None:
-        """An encoder has been opened, or has not."""
-        seat = self._opening.pop(ref)
+    def _finish_opening(self, ref: Any) -> None:
+        """Handle the result of opening an encoder: use it, or reject its device."""
+        slot = self._opening.pop(ref)
         try:
             traits: EncoderTraits = ray.get(ref)
         except RayTaskError as failed:
-            return self._refuse(seat, _reason(failed))
+            return self._reject(slot, _cause(failed))
         except RayError as lost:
-            return self._vacate(seat, lost)
+            return self._release_lost(slot, lost)
         self._traits = self._traits or traits
         if differ := [
-            f"{name} is {there!r}, not {here!r}"
-            for name, here, there in zip(EncoderTraits._fields, self._traits, traits, strict=True)
-            if here != there
+            f"{name} is {value!r}, not {first!r}"
+            for name, first, value in zip(EncoderTraits._fields, self._traits, traits, strict=True)
+            if first != value
         ]:
-            return self._refuse(seat, MismatchError(f"on node {seat.spot.host}: {'; '.join(differ)}"))
-        seat.opened = True
-        self._served = time.monotonic()
+            return self._reject(slot, MismatchError(f"on node {slot.device.host}: {'; '.join(differ)}"))
+        slot.opened = True
+        self._last_encoder_at = time.monotonic()
         return None
 
-    def _refuse(self, seat: RayEncoderSlot, why: EmbedshipError) -> None:
-        self._leave(seat)
-        self._refused[seat.spot] = why
-        _LOGGER.warning("a device is left out: %s", why)
+    def _reject(self, slot: RayEncoderSlot, error: EmbedshipError) -> None:
+        self._release(slot)
+        self._rejected[slot.device] = error
+        _LOGGER.warning("a device is not used: %s", error)
 
-    def _vacate(self, seat: RayEncoderSlot, why: RayError) -> None:
-        """Its node or its process is gone; after a rest the device gets another encoder, if it is there."""
-        if self._seats.get(seat.spot) is not seat:
+    def _release_lost(self, slot: RayEncoderSlot, error: RayError) -> None:
+        """Release a slot whose node or process is gone. After _REOPEN_SECONDS its device may get another encoder."""
+        if self._slots.get(slot.device) is not slot:
             return
-        self._leave(seat)
-        self._losses[seat.spot] += 1
-        self._resting[seat.spot] = time.monotonic() + _REST
-        _LOGGER.warning("an encoder on node %s was lost (%s): its texts go to others", seat.spot.host, short(why))
-        if self._losses[seat.spot] == _LOSSES:
-            self._refuse(seat, EngineError(f"on node {seat.spot.host}: {_LOSSES} encoders were lost"))
+        self._release(slot)
+        self._losses[slot.device] += 1
+        self._reopen_at[slot.device] = time.monotonic() + _REOPEN_SECONDS
+        _LOGGER.warning(
+            "lost the encoder on node %s (%s): its texts go to other encoders", slot.device.host, short(error)
+        )
+        if self._losses[slot.device] == _MAX_DEVICE_LOSSES:
+            reason = f"on node {slot.device.host}: {_MAX_DEVICE_LOSSES} encoders were lost"
+            self._reject(slot, EngineError(reason))
 
-    def _leave(self, seat: RayEncoderSlot) -> None:
-        self._seats.pop(seat.spot, None)
+    def _release(self, slot: RayEncoderSlot) -> None:
+        self._slots.pop(slot.device, None)
         with suppress(RayError):
-            ray.kill(seat.actor)
+            ray.kill(slot.actor)
 
     def _ready(self, refs: list[Any]) -> list[Any]:
         if not refs:
-            time.sleep(_LOOK / 10)  # until a node comes
+            time.sleep(_SCAN_SECONDS / 10)  # wait for a node
             return []
-        ready: list[Any] = ray.wait(refs, num_returns=1, timeout=_LOOK)[0]
+        ready: list[Any] = ray.wait(refs, num_returns=1, timeout=_SCAN_SECONDS)[0]
         return ready
 
     def __str__(self) -> str:
-        nodes = len({spot.node for spot in self._seats})
-        return f"{len(self._seats)} device{'s' * (len(self._seats) > 1)} of {nodes} node{'s' * (nodes > 1)}, by Ray"
+        devices, nodes = len(self._slots), len({device.node for device in self._slots})
+        return f"{devices} device{'s' * (devices > 1)} of {nodes} node{'s' * (nodes > 1)} (Ray)"
 
 
-def _spots(device: DeviceAddress) -> list[RayDevice]:
-    """Devices of that kind on the nodes that are alive."""
-    found = []
+def _devices(address: DeviceAddress) -> list[RayDevice]:
+    """Return the devices of this kind on the nodes that are alive."""
+    devices = []
     for node in ray.nodes():
         cpus, gpus = (int(node["Resources"].get(name, 0)) for name in ("CPU", "GPU")) if node["Alive"] else (0, 0)
-        where = node["NodeID"], node["NodeManagerHostname"]
-        if device.kind is not DeviceKind.CPU:
-            found += [RayDevice(*where, ordinal, 0, 1) for ordinal in range(gpus)]
+        host = node["NodeID"], node["NodeManagerHostname"]
+        if address.kind is not DeviceKind.CPU:
+            devices += [RayDevice(*host, ordinal, 0, 1) for ordinal in range(gpus)]
         elif cpus:
-            found.append(RayDevice(*where, 0, cpus, 0))
-    return found
+            devices.append(RayDevice(*host, 0, cpus, 0))
+    return devices
 
 
-def _reason(failed: RayTaskError) -> EmbedshipError:
+def _cause(failed: RayTaskError) -> EmbedshipError:
     cause = failed.cause
     if isinstance(cause, EmbedshipError):
         return cause
-    return EngineError(f"an encoder failed with {type(cause).__name__}: {short(cause)}. What is encoded stays")
+    return EngineError(f"an encoder failed with {type(cause).__name__}: {short(cause)}. Finished shards are kept")
 
 
 def short(error: BaseException) -> str:
+    """Return the first line of the message, or the name of the error class if there is none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""Joining a Ray cluster, or starting one on this machine for as long as it is needed."""
+"""Ray session: joins a Ray cluster, or starts one on this machine and stops it at the end."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from embedship.serve.bulk.ray_worker import RayEncoderSpec
 from embedship.serve.bulk.shards import EncoderPool
 
 LOCAL, AUTO = "local", "auto"
-_HERE = "127.0.0.1"
+_LOCALHOST = "127.0.0.1"
 _LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-_STORE = 256 << 20  # bytes, of `local`: shards under way; what does not fit goes to the disk
+_STORE_BYTES = 256 << 20  # object store of a `local` cluster, for shards in progress; Ray spills the rest to disk
 
 
 class InterruptHandler:
-    """Ctrl-C, also where it strikes in code of Ray's that swallows the exception (a destructor does)."""
+    """Records Ctrl-C, because Ray code can swallow the KeyboardInterrupt (a destructor does)."""
 
     def __init__(self) -> None:
-        self._seen = False
+        self._interrupted = False
         self._before: Any = None
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._note)
+            self._before = signal.signal(signal.SIGINT, self._on_sigint)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -44,46 +44,47 @@ class InterruptHandler:
             signal.signal(signal.SIGINT, self._before)
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt if there was one."""
-        if self._seen:
+        """Raise KeyboardInterrupt if Ctrl-C was pressed."""
+        if self._interrupted:
             raise KeyboardInterrupt
 
-    def _note(self, number: int, frame: FrameType | None) -> NoReturn:
-        self._seen = True
+    def _on_sigint(self, number: int, frame: FrameType | None) -> NoReturn:
+        self._interrupted = True
         raise KeyboardInterrupt
 
 
 @contextmanager
 def ray_session(address: str, bundle: Bundle, variant: str, device: str) -> Iterator[EncoderPool]:
-    """Encoders on the cluster at `address`, the first of them open. All that was started ends with the block.
+    """Yield the encoders of the cluster at `address`, at least one of them open. On exit everything started is stopped.
 
-    Raises UsageError where there is no cluster, or none with such devices, and whatever keeps encoders from opening.
+    Raises UsageError if there is no cluster or if it has no such device, and every error of opening an encoder.
     """
-    where = DeviceAddress.parse(device)
-    if where.ordinal:
-        raise UsageError(f"--device {device}: with --ray every device of the kind is used, so leave the number out")
-    order = RayEncoderSpec(bundle.folder.resolve(), bundle.manifest.digest, version("embedship"), variant, where)
-    _quieten(address)
+    parsed_device = DeviceAddress.parse(device)
+    if parsed_device.ordinal:
+        raise UsageError(f"--device {device}: with --ray every device of this kind is used, so leave the number out")
+    spec = RayEncoderSpec(bundle.folder.resolve(), bundle.manifest.digest, version("embedship"), variant, parsed_device)
+    _configure_ray(address)
     from embedship.serve.bulk import ray_cluster
 
-    # Ray prints the last lines of a lost node's log there, and stdout is for the result; its own logs have them, too.
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+    # Ray prints the last log lines of a lost node to stdout, which is for the result. Ray's own logs contain them also.
+    with open(os.devnull, "w") as devnull, contextlib.redirect_stdout(devnull):
         try:
             _join(address)
-            with InterruptHandler() as interrupts:  # Ray sets handlers of its own when it is joined
-                cluster = ray_cluster.RayEncoderPool(bundle, order, interrupts.check)
+            with InterruptHandler() as interrupts:  # after joining, because Ray then installs handlers of its own
+                cluster = ray_cluster.RayEncoderPool(bundle, spec, interrupts.check)
                 cluster.open_first()
                 yield cluster
         finally:
             _leave()
 
 
-def _quieten(address: str) -> None:
-    """Ray reads these once, when it is imported, and its processes inherit them."""
+def _configure_ray(address: str) -> None:
+    """Set environment variables. Ray reads them once, when it is imported, and its processes inherit them."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of what it will do one day
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # otherwise Ray warns about a future change
     if address == LOCAL:
-        os.environ[_LOOPBACK] = "0"  # else it takes 127.0.0.1 for this machine's other address, and listens on all
+        # Otherwise Ray replaces 127.0.0.1 by another address of this machine, and listens on all interfaces.
+        os.environ[_LOOPBACK] = "0"
 
 
 def _join(address: str) -> None:
@@ -95,19 +96,22 @@ def _join(address: str) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == LOCAL:
         quiet |= {
-            "num_cpus": hardware.streams(), "include_dashboard": False, "object_store_memory": _STORE,
-            "_node_ip_address": _HERE,
+            "num_cpus": hardware.streams(), "include_dashboard": False, "object_store_memory": _STORE_BYTES,
+            "_node_ip_address": _LOCALHOST,
         }  # fmt: skip
     elif address != AUTO:
         _require_listener(address)
     try:
-        # Ray puts the working directory on its workers' path, and that of a checkout holds an embedship/ without rooms.
+        # Ray adds the working directory to the import path of its workers. In a checkout it contains embedship/ without
+        # the other packages, so change to / first.
         with contextlib.chdir("/"):
             ray.init(address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-        raise UsageError(f"Ray at {address} cannot be joined: {short(error)}") from None
-    if address == LOCAL and ray.util.get_node_ip_address() != _HERE:
-        raise EmbedshipError("Ray listens on more than 127.0.0.1, though nothing else may reach it: it is ended")
+        raise UsageError(f"cannot join Ray at {address}: {short(error)}") from None
+    if address == LOCAL and ray.util.get_node_ip_address() != _LOCALHOST:
+        raise EmbedshipError(
+            "Ray listens on other addresses than 127.0.0.1, where other machines could reach it. It was stopped"
+        )
 
 
 def _leave() -> None:
@@ -117,15 +121,17 @@ def _leave() -> None:
 
 
 def _require_listener(address: str) -> None:
-    """Ray itself would try for a minute."""
+    """Raise UsageError unless something listens at HOST:PORT. Without this check Ray would retry for a minute."""
     import ray
 
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
-        raise UsageError(f"--ray {address}: give HOST:PORT of the head, {AUTO} or {LOCAL}")
-    if host in ("localhost", _HERE):
-        host = ray.util.get_node_ip_address()  # as Ray does, whatever its head listens on
+        raise UsageError(f"--ray {address}: give HOST:PORT of the head node, {AUTO} or {LOCAL}")
+    if host in ("localhost", _LOCALHOST):
+        host = ray.util.get_node_ip_address()  # as Ray itself does, whichever address its head listens on
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, OverflowError) as error:
-        raise UsageError(f"nothing answers at {address} ({error}): is the head of the Ray cluster there?") from None
+        raise UsageError(
+            f"no connection to {address} ({error}): check that the head node of the Ray cluster is running"
+        ) from None

@@ -1,4 +1,4 @@
-"""The encoder of a node, wherever that is: what it is made from, and what it is asked."""
+"""Ray actor that runs an encoder on a node of the cluster."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from embedship.device import DeviceAddress
 from embedship.encoder import Encoder
 from embedship.errors import EmbedshipError, MismatchError, MissingExtra, UsageError
 from embedship.serve.bulk.manifest import EncodePlan
-from embedship.serve.bulk.shards import EncodedShard, EncoderTraits, ShardJob, encoded
+from embedship.serve.bulk.shards import EncodedShard, EncoderTraits, ShardJob, encode_shard
 
 
 class RayEncoderSpec(NamedTuple):
-    """What an encoder on a node is made from."""
+    """What a node needs to open an encoder: bundle folder and digest, embedship version, variant and device."""
 
     bundle: Path
     digest: str
@@ -29,38 +29,39 @@ class RayEncoderSpec(NamedTuple):
 
 
 class RayEncoder:
-    """The encoder of a node. It is opened by a call, so that what is wrong there comes back as a sentence."""
+    """Encoder of one node. `open` is a separate call, so that its errors are returned to the caller."""
 
     def __init__(self) -> None:
         self._encoder: Encoder | None = None
 
-    def open(self, order: RayEncoderSpec, streams: int | None) -> EncoderTraits:
-        with _placed():
-            self._encoder = _opened(order, streams)
-            return EncoderTraits.of(self._encoder)
+    def open(self, spec: RayEncoderSpec, streams: int | None) -> EncoderTraits:
+        """Open and check the encoder. Raises MismatchError if version or bundle differ, and what the checks raise."""
+        with _errors_name_node():
+            self._encoder = _open_encoder(spec, streams)
+            return EncoderTraits.from_encoder(self._encoder)
 
     def encode(self, plan: EncodePlan, job: ShardJob) -> EncodedShard:
         assert self._encoder is not None
-        with _placed():
+        with _errors_name_node():
             tokens = self._encoder.tokenizer(job.texts, plan.prompt)
-            return encoded(self._encoder, plan, job, tokens, lambda *_: None)
+            return encode_shard(self._encoder, plan, job, tokens, lambda *_: None)
 
 
-def _opened(order: RayEncoderSpec, streams: int | None) -> Encoder:
-    if (here := version("embedship")) != order.release:
-        raise MismatchError(f"embedship {here} is installed, and {order.release} where the run was started")
-    bundle = Bundle.open(order.bundle)
-    if bundle.manifest.digest != order.digest:
-        raise MismatchError(f"{order.bundle} is another bundle than where the run was started")
-    encoder = Encoder.open(bundle, order.variant, streams=streams, device=str(order.device))
+def _open_encoder(spec: RayEncoderSpec, streams: int | None) -> Encoder:
+    if (installed := version("embedship")) != spec.release:
+        raise MismatchError(f"embedship {installed} is installed, but the run was started with {spec.release}")
+    bundle = Bundle.open(spec.bundle)
+    if bundle.manifest.digest != spec.digest:
+        raise MismatchError(f"{spec.bundle} is a different bundle from the one that the run was started with")
+    encoder = Encoder.open(bundle, spec.variant, streams=streams, device=str(spec.device))
     shapes.ensure(encoder)
     golden.check(encoder)
     return encoder
 
 
 @contextmanager
-def _placed() -> Iterator[None]:
-    """Name the node; and raise what can be sent, which MissingExtra cannot."""
+def _errors_name_node() -> Iterator[None]:
+    """Add the node's name to errors. MissingExtra becomes UsageError, because it cannot be pickled."""
     try:
         yield
     except EmbedshipError as error:

@@ -1,4 +1,4 @@
-"""Texts -> the bytes of a shard, and who computes them: the encoder of this process, or those of a cluster."""
+"""Shards: encodes the texts of a shard to the bytes of its file, in this process or on a cluster."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from embedship.tokens import TokenBatch
 
 
 class EncoderTraits(NamedTuple):
-    """All of an encoder that decides which bytes come out, besides the bundle."""
+    """Properties of an encoder that, with the bundle, determine the bytes of its output."""
 
     variant: str
     precision: str
@@ -26,14 +26,14 @@ class EncoderTraits(NamedTuple):
     versions: dict[str, str]
 
     @classmethod
-    def of(cls, encoder: Encoder) -> EncoderTraits:
+    def from_encoder(cls, encoder: Encoder) -> EncoderTraits:
         packages = ("numpy", "tokenizers", encoder.variant.runtime)
         versions = {name: installed_version(name) for name in packages}
         return cls(encoder.variant.name, encoder.engine.precision, hardware.machine().isa, versions)
 
 
 class ShardJob(NamedTuple):
-    """The texts of one shard, with an id each; `first` is the number of the first among all."""
+    """The texts of one shard and their ids. `first` is the number of the first text in the whole input."""
 
     number: int
     first: int
@@ -42,7 +42,7 @@ class ShardJob(NamedTuple):
 
 
 class EncodedShard(NamedTuple):
-    """A shard as it will lie on the disk. `truncate_dimensions` texts were longer than the model reads."""
+    """The bytes of a shard file and its counts. `cut` texts were truncated to the model's maximum length."""
 
     number: int
     content: bytes
@@ -52,16 +52,17 @@ class EncodedShard(NamedTuple):
 
 
 class ProgressListener(Protocol):
-    """Whoever shows how far the run is."""
+    """Receives the progress of a run, from several threads."""
 
     def found(self, texts: int, done: int) -> None:
-        """So many texts there are, and so many of them were encoded by an earlier run."""
+        """Called once at the start with the number of texts, and how many of them an earlier run has encoded."""
 
-    def encoded(self, texts: int, tokens: int) -> None: ...
+    def encoded(self, texts: int, tokens: int) -> None:
+        """Called with the number of texts and tokens that were just encoded."""
 
 
 class EncoderPool(Protocol):
-    """Whoever computes shards. All its encoders have these traits."""
+    """One or more encoders that compute shards. They all have the same traits."""
 
     @property
     def bundle(self) -> Bundle: ...
@@ -70,42 +71,46 @@ class EncoderPool(Protocol):
     def traits(self) -> EncoderTraits: ...
 
     def shards(
-        self, plan: EncodePlan, jobs: Iterator[ShardJob], watcher: ProgressListener
+        self, plan: EncodePlan, jobs: Iterator[ShardJob], progress: ProgressListener
     ) -> Generator[EncodedShard, None, None]:
-        """Yield a shard for each job, in any order, each once; a job is taken when there is room for it.
+        """Yield one shard per job, in any order. A job is taken from `jobs` when an encoder has capacity for it.
 
-        Raises EngineError if a device fails, or whatever `jobs` raises.
+        Raises EngineError if a device fails, and every error that `jobs` raises.
         """
 
 
 class LocalEncoderPool:
-    """The one encoder of this process. A shard is read and tokenised while the one before it computes."""
+    """The single encoder of this process. The next shard is read and tokenised while one is computed."""
 
     def __init__(self, encoder: Encoder) -> None:
         self.bundle = encoder.bundle
-        self.traits = EncoderTraits.of(encoder)
+        self.traits = EncoderTraits.from_encoder(encoder)
         self._encoder = encoder
 
     def shards(
-        self, plan: EncodePlan, jobs: Iterator[ShardJob], watcher: ProgressListener
+        self, plan: EncodePlan, jobs: Iterator[ShardJob], progress: ProgressListener
     ) -> Generator[EncodedShard, None, None]:
-        def prepared() -> tuple[ShardJob, TokenBatch] | None:
+        def tokenize_next() -> tuple[ShardJob, TokenBatch] | None:
             job = next(jobs, None)
             return None if job is None else (job, self._encoder.tokenizer(job.texts, plan.prompt))
 
-        with ThreadPoolExecutor(1, thread_name_prefix="tokeniser") as ahead:
-            pending = ahead.submit(prepared)
-            while (ready := pending.result()) is not None:
-                pending = ahead.submit(prepared)
-                yield encoded(self._encoder, plan, *ready, watcher.encoded)
+        with ThreadPoolExecutor(1, thread_name_prefix="tokeniser") as executor:
+            pending = executor.submit(tokenize_next)
+            while (tokenized := pending.result()) is not None:
+                pending = executor.submit(tokenize_next)
+                job, tokens = tokenized
+                yield encode_shard(self._encoder, plan, job, tokens, progress.encoded)
 
 
-def encoded(
-    encoder: Encoder, plan: EncodePlan, job: ShardJob, tokens: TokenBatch, told: Callable[[int, int], object]
+def encode_shard(
+    encoder: Encoder, plan: EncodePlan, job: ShardJob, tokens: TokenBatch, progress: Callable[[int, int], object]
 ) -> EncodedShard:
-    """`told` hears of texts and tokens as they are finished. Raises EngineError, for NaN, too."""
+    """Encode one shard. `progress` is called with the texts and tokens that were just finished.
+
+    Raises EngineError if the device fails or a vector contains NaN or infinity.
+    """
     lengths = tokens.lengths
-    vectors = encoder.encode_tokens(tokens, lambda done: told(len(done), sum(lengths[row] for row in done)))
+    vectors = encoder.encode_tokens(tokens, lambda done: progress(len(done), sum(lengths[row] for row in done)))
     require_finite(vectors, job.first)
     manifest = encoder.bundle.manifest
     array = quantize_vectors(truncate_dimensions(vectors, plan.dimension), plan.code, manifest.pipeline, manifest.codes)

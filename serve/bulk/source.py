@@ -1,4 +1,4 @@
-"""The texts of a bulk run: JSON Lines or a column of Parquet, checked as a whole before the first one is encoded."""
+"""Input texts of a bulk run: JSON Lines or a Parquet column. All rows are validated before the first one is encoded."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import msgspec
 
 from embedship.errors import MissingExtra, UsageError
 from embedship.files.jsonl import TOO_DEEP
-from embedship.serve.bulk.storage import InputLocation, place
+from embedship.serve.bulk.storage import InputLocation, open_location
 
-_SHOWN = 10  # bad lines that are named; a file of another kind has nothing else
+_MAX_REPORTED = 10  # invalid lines listed in the error; in a file of another format every line is invalid
 
 
 class TextRow(NamedTuple):
-    """`id` is None where the input has none; its row number stands for it."""
+    """One text. `id` is None if the input has no id; the row number is used instead."""
 
     id: str | int | None
     text: str
@@ -24,6 +24,8 @@ class TextRow(NamedTuple):
 
 
 class InputColumns(NamedTuple):
+    """Names of the JSON keys or Parquet columns."""
+
     text: str
     id: str
 
@@ -33,17 +35,20 @@ class TextSource(Protocol):
     def place(self) -> InputLocation: ...
 
     def rows(self, start: int = 0) -> Iterator[TextRow]:
-        """Yield the rows from number `start` on. Raises UsageError naming the bad lines."""
+        """Yield the rows from row number `start` on. Raises UsageError that lists the invalid lines."""
 
 
 def open_source(address: Path | str, columns: InputColumns) -> TextSource:
-    """By its name: .parquet, or else JSON Lines; of this machine, or of S3. Raises UsageError or MissingExtra."""
-    found = place(str(address))
-    return ParquetColumns(found, columns) if found.name.endswith(".parquet") else JsonLines(found, columns)
+    """Open a local file or S3 object: Parquet if its name ends with .parquet, otherwise JSON Lines.
+
+    Raises UsageError if it cannot be read, MissingExtra if a library is not installed.
+    """
+    location = open_location(str(address))
+    return ParquetColumns(location, columns) if location.name.endswith(".parquet") else JsonLines(location, columns)
 
 
 class JsonLines:
-    """An object a line; blank lines are no rows."""
+    """A JSON Lines file with one object per line. Blank lines are ignored."""
 
     def __init__(self, place: InputLocation, columns: InputColumns) -> None:
         self.place = place
@@ -61,21 +66,21 @@ class JsonLines:
                 if row <= start:
                     continue
                 try:
-                    parsed = _picked(self._decode(line), self._columns, f"line {number}")
+                    parsed = _text_row(self._decode(line), self._columns, f"line {number}")
                 except (msgspec.MsgspecError, ValueError, RecursionError) as error:
                     bad.append(f"line {number}: {TOO_DEEP if isinstance(error, RecursionError) else error}")
-                    if len(bad) == _SHOWN:
+                    if len(bad) == _MAX_REPORTED:
                         break
                     continue
                 if not bad:
                     yield parsed
         if bad:
-            more = " (and perhaps more)" if len(bad) == _SHOWN else ""
-            raise UsageError(f"{self.place}: {len(bad)} bad lines{more}: {'; '.join(bad)}")
+            more = " (and perhaps more)" if len(bad) == _MAX_REPORTED else ""
+            raise UsageError(f"{self.place}: {len(bad)} invalid lines{more}: {'; '.join(bad)}")
 
 
 class ParquetColumns:
-    """Columns of a Parquet file, read a row group at a time."""
+    """Columns of a Parquet file, read one row group at a time."""
 
     def __init__(self, place: InputLocation, columns: InputColumns) -> None:
         try:
@@ -89,9 +94,11 @@ class ParquetColumns:
             with place.open() as file:
                 names = self._open(file).schema_arrow.names
         except (pyarrow.ArrowException, OSError) as error:
-            raise UsageError(f"{place} is no Parquet: {error}") from None
+            raise UsageError(f"{place} is not a Parquet file: {error}") from None
         if columns.text not in names:
-            raise UsageError(f"{place} has no column {columns.text!r}; it has: {', '.join(names)} (--text-column)")
+            raise UsageError(
+                f"{place} has no column {columns.text!r}; it has: {', '.join(names)}. Choose one with --text-column"
+            )
         self._columns = columns
         self._names = [name for name in columns if name in names]
 
@@ -109,16 +116,17 @@ class ParquetColumns:
 
     def _row(self, number: int, values: dict[str, Any]) -> TextRow:
         try:
-            return _picked(values, self._columns, f"row {number}")
+            return _text_row(values, self._columns, f"row {number}")
         except ValueError as error:
             raise UsageError(f"{self.place}, row {number}: {error}") from None
 
 
-def _picked(values: dict[str, Any], columns: InputColumns, where: str) -> TextRow:
+def _text_row(values: dict[str, Any], columns: InputColumns, where: str) -> TextRow:
+    """Return the text and id of one row. Raises ValueError if they have the wrong type."""
     text, id = values.get(columns.text), values.get(columns.id)
     if not isinstance(text, str):
-        found = "missing" if text is None else f"a {type(text).__name__}"
-        raise ValueError(f"`{columns.text}` is {found}, it must be a string")
+        kind = "missing" if text is None else f"of type {type(text).__name__}"
+        raise ValueError(f"`{columns.text}` is {kind}, it must be a string")
     if not isinstance(id, str | int | None) or isinstance(id, bool):
-        raise ValueError(f"`{columns.id}` is a {type(id).__name__}, it must be a string or a whole number")
+        raise ValueError(f"`{columns.id}` is of type {type(id).__name__}, it must be a string or an integer")
     return TextRow(id, text, where)

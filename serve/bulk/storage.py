@@ -1,4 +1,4 @@
-"""Where the input of a bulk run lies: a file of this machine, or one of an S3 bucket. It is read several times."""
+"""Input location of a bulk run: a local file or an S3 object. A run reads it several times."""
 
 from __future__ import annotations
 
@@ -9,23 +9,26 @@ from typing import Protocol
 
 from embedship.errors import UsageError
 
-_PIECE = 1 << 20
+_BUFFER_BYTES = 1 << 20
 
-Stamp = tuple[int, int | str]  # size, and what changes whenever the content does
+Stamp = tuple[int, int | str]  # size in bytes, and a value that changes with the content
 
 
 class InputLocation(Protocol):
-    """`str` of it is what the user named."""
+    """A file to read. `str` of it is the name that the user gave."""
 
     @property
     def name(self) -> str:
-        """Its last part, such as corpus.jsonl."""
+        """Last part of the path, such as corpus.jsonl."""
 
     def open(self) -> BufferedReader:
-        """From the beginning; it can seek."""
+        """Open the file at its beginning. The reader can seek."""
 
     def stamp(self) -> Stamp:
-        """Asked once a shard: in S3 a request. Raises UsageError where it is there no more."""
+        """Return a value that changes if the file changes. Called once per shard; each call is one S3 request.
+
+        Raises UsageError if the file no longer exists.
+        """
 
 
 class LocalFile:
@@ -40,7 +43,7 @@ class LocalFile:
         try:
             stat = self.path.stat()
         except FileNotFoundError:
-            raise UsageError(f"{self.path} is there no more") from None
+            raise UsageError(f"{self.path} no longer exists") from None
         return stat.st_size, stat.st_mtime_ns
 
     def __str__(self) -> str:
@@ -48,7 +51,7 @@ class LocalFile:
 
 
 class S3File:
-    """`s3://bucket/key`, with the credentials that `embedship pull` takes."""
+    """An object s3://BUCKET/KEY, read with the same credentials as `embedship pull`."""
 
     def __init__(self, address: str) -> None:
         from embedship.transfer.s3 import S3Object
@@ -58,7 +61,7 @@ class S3File:
         self.name = address.rsplit("/", 1)[-1]
 
     def open(self) -> BufferedReader:
-        return BufferedReader(self._object.open(), _PIECE)
+        return BufferedReader(self._object.open(), _BUFFER_BYTES)
 
     def stamp(self) -> Stamp:
         return self._object.stamp()
@@ -67,19 +70,20 @@ class S3File:
         return self._address
 
 
-def place(address: str) -> InputLocation:
-    """Raises UsageError where there is no such thing, MissingExtra for S3 without its library."""
+def open_location(address: str) -> InputLocation:
+    """Return the location of an existing file. Raises UsageError, or MissingExtra for S3 without its library."""
     if address.startswith("s3://"):
-        found = S3File(address)
-        found.stamp()
-        return found
+        s3_file = S3File(address)
+        s3_file.stamp()
+        return s3_file
     if "://" in address:
         raise UsageError(f"{address} is neither a file nor s3://BUCKET/KEY")
     if not Path(address).is_file():
-        raise UsageError(f"{address} is no file: name JSON Lines or Parquet")
+        raise UsageError(f"{address} is not a file: give a JSON Lines or Parquet file")
     return LocalFile(Path(address))
 
 
-def digest(place: InputLocation) -> str:
-    with place.open() as file:
+def digest(location: InputLocation) -> str:
+    """Return the SHA-256 of the file as hex digits."""
+    with location.open() as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

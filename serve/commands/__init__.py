@@ -1,20 +1,20 @@
-"""Commands.
+"""Commands of this package, one module per command. The list of all commands is in embedship/commands/main.py.
 
-backup.py          The verbs `backup` and `restore`
-check.py           The verb `check`
-compare.py         The verb `compare`
-drift.py           The verb `drift`
-encode.py          The verb `encode`
-index.py           The verb `index`
-index_goals.py     Goals of `embedship index` as users write them, and what was measured as they read it
-index_migrate.py   The verb `index migrate`
-index_milvus.py    The verb `index` where the index is to lie in Milvus
-index_progress.py  The progress bar of the index commands
-index_report.py    What `index` prints about a finished index, as JSON or as a table
-index_update.py    The verb `index update`
-monitor.py         `embedship monitor`
-monitor_export.py  `embedship monitor export`
-options.py         Options that several verbs read alike
-reference.py       The verb `reference`
-serve.py           `embedship serve`
+backup.py          `backup` and `restore`
+check.py           `check`
+compare.py         `compare`
+drift.py           `drift`
+encode.py          `encode`
+index.py           `index`
+index_goals.py     `index`: parses the goals, prints the measured candidates
+index_migrate.py   `index migrate`
+index_milvus.py    `index` with a Milvus collection as the target
+index_progress.py  Progress bars of the index commands
+index_report.py    Report of the index commands
+index_update.py    `index update`
+monitor.py         `monitor init`
+monitor_export.py  `monitor export`
+options.py         Makes a command from an options dataclass; parsers that several commands use
+reference.py       `reference`
+serve.py           `serve`
 """

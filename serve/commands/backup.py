@@ -1,6 +1,6 @@
-"""The verbs `backup` and `restore`: folders copied whole and as they were at one moment, and brought back.
+"""Commands `backup` and `restore`: make consistent copies of folders, and restore one of them.
 
-For what a release cannot make again quickly: indexes, and what the monitor remembers.
+They are meant for data that a release cannot rebuild quickly: indexes and the state of the monitor.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _TRIES, _WAIT_SECONDS = 5, 1.0
 
 
 class BackupManifest(ManifestRecord, frozen=True):
-    """What a backup holds: every file of every folder, by FOLDER/PATH."""
+    """Contents of a backup: every file of every folder, with the key FOLDER/PATH."""
 
     format: int
     created: str
@@ -41,7 +41,7 @@ class BackupManifest(ManifestRecord, frozen=True):
 
 
 class BackupReport(msgspec.Struct, frozen=True):
-    """What `--json` prints; `removed` are the names of older copies that went."""
+    """Output of `--json`. `removed` contains the names of the older backups that were deleted."""
 
     backup: str
     folders: tuple[str, ...]
@@ -58,7 +58,7 @@ class RestoreReport(msgspec.Struct, frozen=True):
 
 
 class _FileStamp(NamedTuple):
-    """What tells a file from one that was written or put in its place since."""
+    """Inode, size in bytes and modification time in ns: they differ if a file was written or replaced."""
 
     inode: int
     size: int
@@ -66,113 +66,137 @@ class _FileStamp(NamedTuple):
 
 
 def backup(
-    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Indexes, state folders.")],
-    to: Annotated[Path, typer.Option("--to", help="Folder that takes the copies: each in a folder of its time, UTC.")],
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="FOLDER...", help="Folders to copy: indexes, state folders.")
+    ],
+    to: Annotated[
+        Path, typer.Option("--to", help="Folder for the backups. Each backup is a subfolder named by its UTC time.")
+    ],
     keep: Annotated[
-        int, typer.Option("--keep", min=1, help="Copies to keep; older ones go, once this one is whole.")
+        int,
+        typer.Option(
+            "--keep", min=1, help="Number of backups to keep. Older ones are deleted after this one is complete."
+        ),
     ] = 7,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Copy folders, each as it was at one moment: one that changes meanwhile is copied again.
+    """Copy folders, each in a consistent state: if a folder changes during the copy, it is copied again.
 
-    A copy is there whole or not at all, and holds the hash of every file. Exits 1 where a folder does not keep still.
+    A backup is written completely or not at all, and contains the hash of every file. Exits 1 if a folder changes
+    during every attempt.
     """
-    names = _names(folders, to)
+    named_folders = _names(folders, to)
     to.mkdir(parents=True, exist_ok=True)
-    target = _free(to)
-    with write_folder_atomically(target, _refuse, open_to_readers=False) as staging:
-        for name, folder in names.items():
-            _copied(folder, staging / name)
+    target = _unused_path(to)
+    with write_folder_atomically(target, _require_absent, open_to_readers=False) as staging:
+        for name, folder in named_folders.items():
+            _copy_consistently(folder, staging / name)
         files = {name: SealedFile.from_path(staging / name) for name in sealed.list_files(staging)}
-        made = BackupManifest(format=FORMAT, created=sealed.creation_time(), folders=tuple(names), files=files)
-        sealed.write(staging / MANIFEST, made)
-    found = BackupReport(str(target), made.folders, len(files), _bytes(made), _pruned(to, target, keep))
-    if as_json:
-        typer.echo(msgspec.json.encode(found).decode())
-    else:
-        _say(f"{found.backup} holds {', '.join(found.folders)}: {found.files:,} files, {found.bytes / 1e6:,.1f} MB")
-
-
-def restore(
-    copy: Annotated[Path, typer.Argument(metavar="BACKUP", help="One copy, such as backups/20260101T024100Z.")],
-    out: Annotated[Path, typer.Option("--out", help="Where the folder goes; it must not be there, or be empty.")],
-    folder: Annotated[str | None, typer.Option("--folder", help="Which one, where the copy holds several.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
-) -> None:
-    """Bring one folder of a backup back, after its hashes were checked. Exits 4 where the copy is damaged."""
-    found = sealed.read(copy / MANIFEST, BackupManifest, FORMAT, "backup")
-    name = _chosen(found, folder, copy)
-    files = [path for path in found.files if path.startswith(f"{name}/")]
-    if problems := sealed.problems(copy, found.files, files):
-        raise UnsafeError(f"{copy} is not what was copied: {'; '.join(problems)}: take another copy")
-    with write_folder_atomically(out, _refuse, open_to_readers=False) as staging:
-        for path in files:
-            target = staging / path.removeprefix(f"{name}/")
-            if not target.resolve().is_relative_to(staging.resolve()):  # `sealed` refuses such names already
-                raise UnsafeError(f"{copy / MANIFEST} names {path!r}, which leads out of {out}: take another copy")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(copy / path, target)
-        _keep_modes(copy / name, staging)
-    report = RestoreReport(str(out), found.created, len(files), sum(found.files[path].size for path in files))
+        manifest = BackupManifest(
+            format=FORMAT, created=sealed.creation_time(), folders=tuple(named_folders), files=files
+        )
+        sealed.write(staging / MANIFEST, manifest)
+    removed = _delete_old(to, target, keep)
+    report = BackupReport(str(target), manifest.folders, len(files), _total_bytes(manifest), removed)
     if as_json:
         typer.echo(msgspec.json.encode(report).decode())
     else:
-        _say(f"{out} is {name} as it was at {report.created}: {report.files:,} files, {report.bytes / 1e6:,.1f} MB")
+        _print(
+            f"{report.backup} contains {', '.join(report.folders)}: {report.files:,} files, "
+            f"{report.bytes / 1e6:,.1f} MB"
+        )
+
+
+def restore(
+    copy: Annotated[Path, typer.Argument(metavar="BACKUP", help="One backup, such as backups/20260101T024100Z.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="Where to restore the folder. The path must not exist, or be an empty folder.")
+    ],
+    folder: Annotated[
+        str | None, typer.Option("--folder", help="Folder to restore, if the backup contains several.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Restore one folder of a backup after checking its hashes. Exits 4 if the backup is damaged."""
+    manifest = sealed.read(copy / MANIFEST, BackupManifest, FORMAT, "backup")
+    name = _select_folder(manifest, folder, copy)
+    files = [path for path in manifest.files if path.startswith(f"{name}/")]
+    if problems := sealed.problems(copy, manifest.files, files):
+        raise UnsafeError(f"{copy} differs from what was backed up: {'; '.join(problems)}. Use another backup")
+    with write_folder_atomically(out, _require_absent, open_to_readers=False) as staging:
+        for path in files:
+            target = staging / path.removeprefix(f"{name}/")
+            if not target.resolve().is_relative_to(staging.resolve()):  # `sealed` also rejects such names
+                raise UnsafeError(f"{copy / MANIFEST}: the path {path!r} leads outside {out}. Use another backup")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(copy / path, target)
+        _copy_modes(copy / name, staging)
+    total = sum(manifest.files[path].size for path in files)
+    report = RestoreReport(str(out), manifest.created, len(files), total)
+    if as_json:
+        typer.echo(msgspec.json.encode(report).decode())
+    else:
+        _print(f"{out}: restored {name} of {report.created}, {report.files:,} files, {report.bytes / 1e6:,.1f} MB")
 
 
 def _names(folders: list[Path], to: Path) -> dict[str, Path]:
-    """Each folder by its last name. Raises UsageError for what is no folder, for two of one name, and for a circle."""
+    """Return {last path component: resolved folder}.
+
+    Raises UsageError if a path is not a folder, if two folders have the same name, or if `to` is inside a folder.
+    """
     named = {folder.resolve().name: folder.resolve() for folder in folders}
     if len(named) < len(folders):
-        raise UsageError("two folders have one name: back them up by themselves, each to a folder of its own")
+        raise UsageError("two folders have the same name: back them up separately, with different --to folders")
     for folder in named.values():
         if not folder.is_dir():
-            raise UsageError(f"{folder} is no folder: name those to copy")
+            raise UsageError(f"{folder} is not a folder: give the folders to copy")
         if to.resolve().is_relative_to(folder):
-            raise UsageError(f"--to {to} lies in {folder}: a folder is not copied into itself")
+            raise UsageError(f"--to {to} is inside {folder}: a folder cannot be copied into itself")
     return named
 
 
-def _refuse(target: Path) -> None:
+def _require_absent(target: Path) -> None:
     if not target.is_dir() or any(target.iterdir()):
-        raise UsageError(f"{target} is there already: remove it, or name another place")
+        raise UsageError(f"{target} already exists: remove it, or give another path")
 
 
-def _free(to: Path) -> Path:
-    """A name of this second that nobody has."""
-    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    names = (moment if n == 0 else f"{moment}-{n}" for n in range(1_000))
+def _unused_path(to: Path) -> Path:
+    """Return a path named by the current second that does not exist yet."""
+    timestamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    names = (timestamp if n == 0 else f"{timestamp}-{n}" for n in range(1_000))
     return next(to / name for name in names if not (to / name).exists())
 
 
-def _copied(folder: Path, target: Path) -> None:
-    """Copy until the folder was the same before and after."""
+def _copy_consistently(folder: Path, target: Path) -> None:
+    """Copy a folder, again if it changed during the copy. Raises EmbedshipError after _TRIES attempts."""
     for _ in range(_TRIES):
         try:
-            if _copied_still(folder, target):
+            if _copy_once(folder, target):
                 return
         except FileNotFoundError:
-            pass  # something was replaced meanwhile
+            pass  # a file was replaced during the copy
         shutil.rmtree(target, ignore_errors=True)
         time.sleep(_WAIT_SECONDS)
-    raise EmbedshipError(f"{folder} changed while it was copied, {_TRIES} times: back it up when it is quieter")
+    raise EmbedshipError(
+        f"{folder} changed while it was copied, in each of {_TRIES} attempts: back it up when fewer changes are made"
+    )
 
 
-def _copied_still(folder: Path, target: Path) -> bool:
-    """Copy it, and say whether it kept still meanwhile."""
-    before = _seen(folder)
+def _copy_once(folder: Path, target: Path) -> bool:
+    """Copy a folder, and return whether it stayed unchanged during the copy."""
+    before = _file_stamps(folder)
     target.mkdir()
     for name in before:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / name, target / name)
-    _keep_modes(folder, target)
-    return _seen(folder) == before
+    _copy_modes(folder, target)
+    return _file_stamps(folder) == before
 
 
-def _keep_modes(source: Path, target: Path) -> None:
-    """Give each copied file and folder at most its source's mode: a state folder is for the eyes of its owner.
+def _copy_modes(source: Path, target: Path) -> None:
+    """Give each copied file and folder at most the permissions of its source: a state folder is private to its owner.
 
-    Read, write and execute bits only, less what the umask takes away; the owner can always read and write them.
+    Only the read, write and execute bits are copied, minus the umask. The owner can always read and write the copy.
     """
     mask = umask()
     for path in (*target.rglob("*"), target):
@@ -180,58 +204,59 @@ def _keep_modes(source: Path, target: Path) -> None:
         path.chmod(mode | (0o700 if path.is_dir() else 0o600))
 
 
-def _seen(folder: Path) -> dict[str, _FileStamp]:
-    """Every regular file; links, pipes, what is being written under a hidden name and lost+found are left out."""
-    found = {}
-    for place, folders, names in os.walk(folder, onerror=_raise):
+def _file_stamps(folder: Path) -> dict[str, _FileStamp]:
+    """Return a stamp per regular file. Links, pipes, hidden names (files being written) and lost+found are ignored."""
+    stamps = {}
+    for parent, folders, names in os.walk(folder, onerror=_raise):
         folders[:] = [each for each in folders if not each.startswith(".") and each != "lost+found"]
-        for path in (Path(place, name) for name in names if not name.startswith(".")):
+        for path in (Path(parent, name) for name in names if not name.startswith(".")):
             status = path.lstat()
             if stat.S_ISREG(status.st_mode):
-                seen = _FileStamp(status.st_ino, status.st_size, status.st_mtime_ns)
-                found[path.relative_to(folder).as_posix()] = seen
-    return found
+                stamp = _FileStamp(status.st_ino, status.st_size, status.st_mtime_ns)
+                stamps[path.relative_to(folder).as_posix()] = stamp
+    return stamps
 
 
 def _raise(error: OSError) -> None:
-    """A folder that cannot be read is no empty one."""
+    """Raise the error: os.walk would silently treat an unreadable folder as empty."""
     raise error
 
 
-def _pruned(to: Path, made: Path, keep: int) -> list[str]:
-    """Remove the oldest copies but for `made`, which is older than the others by its name if the clock was ahead once.
+def _delete_old(to: Path, new: Path, keep: int) -> list[str]:
+    """Delete the oldest backups until `keep` are left, and return their names.
 
-    Nothing that is no copy of ours is touched.
+    `new` is never deleted, even if its name sorts first because the clock was ahead once. Anything that is not a
+    backup of ours is left alone.
     """
-    copies = [path for path in to.iterdir() if _NAME.fullmatch(path.name) and (path / MANIFEST).is_file()]
-    others = sorted((path for path in copies if path.name != made.name), key=_age, reverse=True)
+    backups = [path for path in to.iterdir() if _NAME.fullmatch(path.name) and (path / MANIFEST).is_file()]
+    others = sorted((path for path in backups if path.name != new.name), key=_age, reverse=True)
     old = others[keep - 1 :][::-1]
     for path in old:
         shutil.rmtree(path)
     return [path.name for path in old]
 
 
-def _age(copy: Path) -> tuple[str, int]:
-    """Its second, and its number in that second."""
-    moment, _, number = copy.name.partition("-")
-    return moment, int(number or 0)
+def _age(backup: Path) -> tuple[str, int]:
+    """Return the sort key of a backup: its second, and its number within that second."""
+    timestamp, _, number = backup.name.partition("-")
+    return timestamp, int(number or 0)
 
 
-def _chosen(found: BackupManifest, folder: str | None, copy: Path) -> str:
-    known = ", ".join(found.folders)
-    if not found.folders:
-        raise UnsafeError(f"{copy / MANIFEST} lists no folder: take another copy")
-    if folder is None and len(found.folders) > 1:
-        raise UsageError(f"{copy} holds {known}: say which one with --folder")
-    name = folder or found.folders[0]
-    if name not in found.folders:
-        raise UsageError(f"{copy} holds no {name!r}; it holds {known}")
+def _select_folder(manifest: BackupManifest, folder: str | None, copy: Path) -> str:
+    known = ", ".join(manifest.folders)
+    if not manifest.folders:
+        raise UnsafeError(f"{copy / MANIFEST} lists no folder: use another backup")
+    if folder is None and len(manifest.folders) > 1:
+        raise UsageError(f"{copy} contains {known}: choose one with --folder")
+    name = folder or manifest.folders[0]
+    if name not in manifest.folders:
+        raise UsageError(f"{copy} does not contain {name!r}. It contains {known}")
     return name
 
 
-def _bytes(found: BackupManifest) -> int:
-    return sum(file.size for file in found.files.values())
+def _total_bytes(manifest: BackupManifest) -> int:
+    return sum(file.size for file in manifest.files.values())
 
 
-def _say(sentence: str) -> None:
+def _print(sentence: str) -> None:
     Console(highlight=False, soft_wrap=True).print(sentence, markup=False)

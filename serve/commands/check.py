@@ -1,6 +1,6 @@
-"""The verb `check`: does the server at an address answer with the vectors of this bundle's checkpoint?
+"""Command `check`: compares the vectors of a running server with those of the bundle's checkpoint.
 
-It asks as a client does, over HTTP, and computes nothing itself: for `helm test`, CronJobs and canaries.
+It is an HTTP client and computes no embeddings itself. Use it in `helm test`, CronJobs and canary analysis.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from embedship.bundle import Bundle, Precision
-from embedship.bundle import ModelSpec as Model
+from embedship.bundle import Bundle, ModelSpec, Precision
 from embedship.codes import cosine
 from embedship.errors import GateError, MismatchError, UsageError
 from embedship.golden_texts import GoldenTexts
@@ -23,7 +22,7 @@ from embedship.serve.client import ServerClient
 
 
 class CheckReport(msgspec.Struct, frozen=True):
-    """What the server's vectors of the golden texts were worth."""
+    """Cosines between the server's vectors of the golden texts and the checkpoint's."""
 
     url: str
     fingerprint: str
@@ -36,17 +35,19 @@ class CheckReport(msgspec.Struct, frozen=True):
 
 def check(
     url: Annotated[str, typer.Argument(metavar="URL", help="Address of the server, such as http://127.0.0.1:8080.")],
-    bundle: Annotated[Path, typer.Option("--bundle", help="The bundle it should serve.")],
+    bundle: Annotated[Path, typer.Option("--bundle", help="Bundle that the server should serve.")],
     api_key_file: Annotated[
         Path | None,
-        typer.Option("--api-key-file", help="API keys, one a line; the first is sent (default: EMBEDSHIP_API_KEYS)."),
+        typer.Option(
+            "--api-key-file", help="API keys, one per line; the first one is sent (default: EMBEDSHIP_API_KEYS)."
+        ),
     ] = None,
-    timeout: Annotated[float, typer.Option("--timeout", min=0.1, max=600, help="Seconds an answer may take.")] = 30.0,
+    timeout: Annotated[float, typer.Option("--timeout", min=0.1, max=600, help="Maximum seconds per request.")] = 30.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Ask a running server for the vectors of the golden texts, and compare them with the checkpoint's.
+    """Request the vectors of the golden texts from a running server, and compare them with the checkpoint's.
 
-    Exits 3 when they are not those of the checkpoint, 4 when the server serves another bundle, 1 without an answer.
+    Exits 3 if the vectors differ from the checkpoint's, 4 if the server serves another bundle, 1 if it does not answer.
     """
     result = _check(ServerClient(url, api_key_file, timeout), Bundle.open(bundle))
     if as_json:
@@ -60,38 +61,48 @@ def check(
     )
 
 
-def _check(ask: ServerClient, bundle: Bundle) -> CheckReport:
-    info = ask("/info", schemas.Info)
+def _check(client: ServerClient, bundle: Bundle) -> CheckReport:
+    info = client("/info", schemas.Info)
     if info.fingerprint != bundle.fingerprint:
         raise MismatchError(
-            f"{ask.url} serves {info.model_id}, fingerprint {info.fingerprint[:12]}, and the bundle has "
-            f"{bundle.fingerprint[:12]}: deploy this bundle, or check with the other"
+            f"{client.url} serves {info.model_id}, fingerprint {info.fingerprint[:12]}, but the bundle has fingerprint "
+            f"{bundle.fingerprint[:12]}: deploy this bundle, or give the bundle that is served"
         )
-    golden, options = GoldenTexts.load(bundle), _plain(bundle.manifest.pipeline)
+    golden, options = GoldenTexts.load(bundle), _options_without_prompt(bundle.manifest.pipeline)
     texts, expected = golden.real, golden.vectors[-len(golden.real) :]
-    rows = [ask("/embed", list[list[float]], {"inputs": [text], **options})[0] for text in texts]
+    rows = [client("/embed", list[list[float]], {"inputs": [text], **options})[0] for text in texts]
     cosines = cosine(expected, np.asarray(rows, dtype=np.float32))
-    result = CheckReport(
-        ask.url, info.fingerprint, info.variant, info.precision, len(texts), float(cosines.min()), float(cosines.mean())
+    report = CheckReport(
+        url=client.url,
+        fingerprint=info.fingerprint,
+        variant=info.variant,
+        precision=info.precision,
+        texts=len(texts),
+        cosine_minimum=float(cosines.min()),
+        cosine_mean=float(cosines.mean()),
     )
     floors = bundle.manifest.floors[Precision(info.precision)]
-    # `not >=` and never `<`: a NaN must fail.
-    if not (result.cosine_minimum >= floors.minimum and result.cosine_mean >= floors.mean):
+    # `not >=` instead of `<`, so that NaN fails the check.
+    if not (report.cosine_minimum >= floors.minimum and report.cosine_mean >= floors.mean):
         raise GateError(
-            f"{ask.url} answers with wrong vectors: cosine to the checkpoint is min {result.cosine_minimum:.5f}, mean "
-            f"{result.cosine_mean:.5f}; the bundle demands {floors.minimum} and {floors.mean}. Take it out of service."
+            f"{client.url} answers with wrong vectors: cosine to the checkpoint is min {report.cosine_minimum:.5f}, "
+            f"mean {report.cosine_mean:.5f}; the bundle requires {floors.minimum} and {floors.mean}. Take this server "
+            "out of service."
         )
-    return result
+    return report
 
 
-def _plain(model: Model) -> dict[str, str]:
-    """Golden vectors are of bare texts: name a prompt that is empty where the model puts another before each text."""
+def _options_without_prompt(model: ModelSpec) -> dict[str, str]:
+    """Return the /embed options that disable the prompt: golden vectors belong to texts without a prompt.
+
+    Raises UsageError if the model has a default prompt and no empty prompt to select instead.
+    """
     if not model.default_prompt or not model.prompts[model.default_prompt]:
         return {}
     for name, text in model.prompts.items():
         if not text:
             return {"prompt_name": name}
     raise UsageError(
-        f"this model puts its prompt {model.default_prompt!r} before every text, so its golden texts cannot be asked "
-        "for over HTTP: run `embedship verify BUNDLE` where it is served"
+        f"the model adds its prompt {model.default_prompt!r} to every text, so the golden texts cannot be checked over "
+        "HTTP: run `embedship verify BUNDLE` on the machine of the server"
     )

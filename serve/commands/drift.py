@@ -1,7 +1,8 @@
-"""The verb `drift`: a log of queries against a reference, for pipelines and CronJobs."""
+"""Command `drift`: compares a log of queries with a drift reference. It is meant for pipelines and CronJobs."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -20,125 +21,149 @@ from embedship.monitor.drift.reference import DriftReference
 from embedship.monitor.errors import InvalidSetting, InvalidVectors
 from embedship.monitor.recall.history import RecallHistory, course
 from embedship.monitor.state import SignalState
-from embedship.serve.commands.options import parse_false_alarms, parse_interval
+from embedship.serve.commands.options import parse_false_alarms, parse_interval, with_options
 from embedship.serve.offline import references
 from embedship.serve.offline.drift_report import DriftCommandReport, DriftRequest, tests
 from embedship.serve.offline.query_log import DriftLog, read_npz, read_texts
 
-EXITS = {SignalState.OK: 0, SignalState.UNKNOWN: 1, SignalState.WARN: 3}
+EXIT_CODES = {SignalState.OK: 0, SignalState.UNKNOWN: 1, SignalState.WARN: 3}
 
 
-def drift(
-    reference: Annotated[Path, typer.Argument(metavar="REFERENCE", help="Written by `embedship reference`.")],
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriftCommandOptions:
+    """Arguments and options of `embedship drift`."""
+
+    reference: Annotated[
+        Path, typer.Argument(metavar="REFERENCE", help="Drift reference written by `embedship reference`.")
+    ]
     current: Annotated[
         Path,
         typer.Argument(
             metavar="CURRENT",
-            help='The log. JSON Lines {"text"}, optionally "session", "timestamp", "recall"; or .npz with `vectors`, '
-            "optionally `sessions`, `times`, `recall`, `fingerprint`, `variant`.",
+            help='Log of queries. JSON Lines with {"text"} and optionally "session", "timestamp", "recall"; or .npz '
+            "with `vectors` and optionally `sessions`, `times`, `recall`, `fingerprint`, `variant`.",
         ),
-    ],
+    ]
     bundle: Annotated[
-        Path | None, typer.Option("--bundle", help="The bundle that encodes the texts; needed for JSON Lines.")
-    ] = None,
+        Path | None, typer.Option("--bundle", help="Bundle that encodes the texts. Required for JSON Lines.")
+    ] = None
     variant: Annotated[
-        str | None,
-        typer.Option("--variant", help="Encode with this one (default: the chosen)."),
-    ] = None,
-    rule: Annotated[DriftRule, typer.Option("--rule", help="Which test decides; all are made.")] = DriftRule.CALIBRATED,
+        str | None, typer.Option("--variant", help="Variant to encode with (default: the chosen variant).")
+    ] = None
+    rule: Annotated[DriftRule, typer.Option("--rule", help="Test that decides. All tests are computed.")] = (
+        DriftRule.CALIBRATED
+    )
     false_alarms: Annotated[
-        str | None, typer.Option("--false-alarms", help="How many you accept (default: as the reference was fitted).")
-    ] = None,
-    every: Annotated[str, typer.Option("--every", help='How often you run this: "1h", "1 day".')] = "1 day",
+        str | None,
+        typer.Option("--false-alarms", help="Accepted rate of false alarms (default: the rate of the reference)."),
+    ] = None
+    every: Annotated[str, typer.Option("--every", help='Interval at which you run this command: "1h", "1 day".')] = (
+        "1 day"
+    )
     recall_baseline: Annotated[
         float | None,
-        typer.Option("--recall-baseline", min=0.01, max=1, help="Recall as it should be (default: of the first 500)."),
-    ] = None,
+        typer.Option(
+            "--recall-baseline", min=0.01, max=1, help="Expected recall (default: recall of the first 500 queries)."
+        ),
+    ] = None
     texts: Annotated[
-        int, typer.Option("--texts", min=0, max=1_000, help="Show the texts of so many queries that lie furthest.")
-    ] = 0,
+        int,
+        typer.Option(
+            "--texts", min=0, max=1_000, help="Number of queries furthest from the reference whose texts are shown."
+        ),
+    ] = 0
     report: Annotated[
-        Path | None, typer.Option("--report", metavar="FILE.html", help="Write a page with figures; replaces the file.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
-) -> None:
-    """Compare a log of queries with the reference: have they drifted, how, and since when?
+        Path | None,
+        typer.Option("--report", metavar="FILE.html", help="Write a page with figures. Replaces the file."),
+    ] = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False
 
-    Exits 0: no drift; 3: drift, or a fall of recall; 1: it could not be decided; 4: of another model.
+
+@with_options(DriftCommandOptions)
+def drift(options: DriftCommandOptions) -> None:
+    """Compare a log of queries with the reference, and report whether, how and since when the queries have drifted.
+
+    Exits 0 without drift, 3 if the queries have drifted or recall has fallen, 1 if drift could not be decided, and 4 if
+    the log or bundle belongs to another model than the reference.
     """
-    spent, seconds = None if false_alarms is None else parse_false_alarms(false_alarms), parse_interval(every)
-    if report:
-        atomic_file.check_writable(report, force=True)
-    then = references.read(reference).calibrated()
-    log = _log(current, bundle, variant, then)
+    false_alarms = None if options.false_alarms is None else parse_false_alarms(options.false_alarms)
+    interval_seconds = parse_interval(options.every)
+    if options.report:
+        atomic_file.check_writable(options.report, force=True)
+    reference = references.read(options.reference).calibrated()
+    log = _read_log(options, reference)
     try:
         comparison = compare(
-            then,
+            reference,
             log.current,
             variant=log.variant,
-            rule=rule,
-            false_alarms=spent,
-            interval_seconds=seconds,
-            named=texts,
+            rule=options.rule,
+            false_alarms=false_alarms,
+            interval_seconds=interval_seconds,
+            named=options.texts,
         )
     except (InvalidVectors, InvalidSetting) as error:
-        raise UsageError(f"{current}: {error}") from None
-    asked = DriftRequest(reference, current, spent, seconds, recall_baseline)
-    found = DriftCommandReport.of(comparison, _course(log, recall_baseline), then, log, asked)
-    if report:
-        _write(report, found, then, log)
+        raise UsageError(f"{options.current}: {error}") from None
+    request = DriftRequest(options.reference, options.current, false_alarms, interval_seconds, options.recall_baseline)
+    recall = _recall_history(log, options.recall_baseline)
+    report = DriftCommandReport.from_comparison(comparison, recall, reference, log, request)
+    if options.report:
+        _write_page(options.report, report, reference, log)
     if not log.bound:
-        _warn(f"{current} does not name the model that encoded it: add `fingerprint`")
-    if as_json:
-        typer.echo(msgspec.json.encode(found).decode())
+        _warn(f"{options.current} does not say which model encoded it: add `fingerprint`")
+    if options.as_json:
+        typer.echo(msgspec.json.encode(report).decode())
     else:
-        _tell(found)
-    raise typer.Exit(EXITS[found.state])
+        _print(report)
+    raise typer.Exit(EXIT_CODES[report.state])
 
 
-def _log(path: Path, bundle: Path | None, variant: str | None, reference: DriftReference) -> DriftLog:
+def _read_log(options: DriftCommandOptions, reference: DriftReference) -> DriftLog:
+    path = options.current
     if path.suffix == ".npz":
         return read_npz(path, reference)
-    if bundle is None:
-        raise UsageError(f"{path} holds texts: give --bundle BUNDLE to encode them, or their vectors as .npz")
-    return read_texts(path, Bundle.open(bundle), variant, reference)
+    if options.bundle is None:
+        raise UsageError(
+            f"{path} contains texts: give --bundle BUNDLE to encode them, or give their vectors as an .npz file"
+        )
+    return read_texts(path, Bundle.open(options.bundle), options.variant, reference)
 
 
-def _course(log: DriftLog, baseline: float | None) -> RecallHistory | None:
+def _recall_history(log: DriftLog, baseline: float | None) -> RecallHistory | None:
     if log.recalls is None:
         return None
     times = log.current.times
     return course(log.recalls, np.arange(len(log.recalls), dtype=np.float64) if times is None else times, baseline)
 
 
-def _write(path: Path, found: DriftCommandReport, reference: DriftReference, log: DriftLog) -> None:
+def _write_page(path: Path, report: DriftCommandReport, reference: DriftReference, log: DriftLog) -> None:
     from embedship.serve.offline.drift_page.render import html
 
-    page = html(found, reference, log.current)
-    # With the texts of users, if they were asked for.
-    atomic_file.write(path, page.encode(), private=any(each.text for each in found.comparison.evidence.queries))
+    page = html(report, reference, log.current)
+    # With --texts the page contains texts of users: only the owner may read it.
+    atomic_file.write(path, page.encode(), private=any(each.text for each in report.comparison.evidence.queries))
 
 
 def _warn(sentence: str) -> None:
     Console(stderr=True, highlight=False, soft_wrap=True).print("[yellow]warning:[/]", sentence)
 
 
-def _tell(found: DriftCommandReport) -> None:
+def _print(report: DriftCommandReport) -> None:
     console = Console(highlight=False)
-    for sentence in found.verdict:
+    for sentence in report.verdict:
         console.print(sentence, markup=False)
-    if found.comparison.report.state is not SignalState.UNKNOWN:
-        console.print(_table(found.comparison))
-    for each in found.comparison.evidence.queries:
+    if report.comparison.report.state is not SignalState.UNKNOWN:
+        console.print(_table(report.comparison))
+    for each in report.comparison.evidence.queries:
         if each.text:
             console.print(f"{each.distance:.2f}  {each.text}", markup=False)
 
 
 def _table(comparison: DriftComparison) -> Table:
     table = Table()
-    for heading in ("test", "found", "limit", ""):
-        table.add_column(heading, justify="right" if heading in ("found", "limit") else "left")
-    says = {True: "[red]above[/]", False: "within", None: ""}
+    for heading in ("test", "value", "limit", "result"):
+        table.add_column(heading, justify="right" if heading in ("value", "limit") else "left")
+    results = {True: "[red]above[/]", False: "within", None: ""}
     for line in tests(comparison):
-        table.add_row(line.test, line.found, line.limit, says[line.fired])
+        table.add_row(line.test, line.found, line.limit, results[line.fired])
     return table

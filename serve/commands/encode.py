@@ -1,9 +1,10 @@
-"""The verb `encode`: a file of texts becomes shards of vectors, however often the work is stopped."""
+"""Command `encode`: writes the embeddings of a file of texts as shards. A stopped run can be resumed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -19,11 +20,14 @@ from embedship.serve.bulk.formats import OutputFormat
 from embedship.serve.bulk.manifest import EncodeManifest, EncodeOptions
 from embedship.serve.bulk.shards import EncoderPool, LocalEncoderPool
 from embedship.serve.bulk.source import InputColumns, open_source
+from embedship.serve.commands.options import with_options
 from embedship.serve.progress import ProgressCounter
+
+_INPUT, _OUTPUT, _COMPUTE = "Input", "Output", "Where it runs"
 
 
 class EncodeReport(msgspec.Struct, frozen=True):
-    """What `--json` prints. Speeds are of this run alone, None where it found all done."""
+    """Output of `--json`. Speeds are those of this run, and None if an earlier run had finished all the work."""
 
     out: str
     fingerprint: str
@@ -40,67 +44,115 @@ class EncodeReport(msgspec.Struct, frozen=True):
     tokens_per_second: float | None
 
 
-def encode(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle folder.")],
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodeCommandOptions:
+    """Arguments and options of `embedship encode`."""
+
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder.")]
     source: Annotated[
         str,
         typer.Argument(
             metavar="IN.jsonl|IN.parquet",
-            help='{"text"} and if known {"id"} a line, or columns of Parquet; a file, or s3://BUCKET/KEY.',
+            help='Texts: a local file or s3://BUCKET/KEY. JSON Lines with {"text"} and optionally {"id"} per line, or '
+            "a Parquet file with these columns.",
         ),
-    ],
-    out: Annotated[Path, typer.Option(help="Folder for the vectors; a run that was stopped there goes on.")],
-    code: Annotated[
-        VectorCode, typer.Option(help="How vectors are stored, by the bundle's frozen codes.")
-    ] = VectorCode.FLOAT32,
-    dimensions: Annotated[int | None, typer.Option(min=1, help="Cut to so many and renormalise (Matryoshka).")] = None,
+    ]
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Folder for the vectors. If a stopped run left its files there, this run continues it.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ]
+    text_column: Annotated[
+        str, typer.Option(help="JSON key or Parquet column of the text.", rich_help_panel=_INPUT)
+    ] = "text"
+    id_column: Annotated[str, typer.Option(help="JSON key or Parquet column of the id.", rich_help_panel=_INPUT)] = "id"
     prompt_name: Annotated[
-        str | None, typer.Option(help="A prompt of the model (default: the one it gives documents).")
-    ] = None,
+        str | None,
+        typer.Option(
+            help="Name of a prompt of the model (default: the model's prompt for documents).", rich_help_panel=_INPUT
+        ),
+    ] = None
+    code: Annotated[
+        VectorCode,
+        typer.Option(
+            help="Storage type of the vectors. Quantised types use the parameters stored in the bundle.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = VectorCode.FLOAT32
+    dimensions: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Truncate vectors to this dimension and renormalise (Matryoshka).", rich_help_panel=_OUTPUT
+        ),
+    ] = None
     layout: Annotated[
-        OutputFormat, typer.Option("--format", help="Of the shards; parquet holds the ids, too.")
-    ] = OutputFormat.NPY,
-    text_column: Annotated[str, typer.Option(help="Key or column of the text.")] = "text",
-    id_column: Annotated[str, typer.Option(help="Key or column of the id.")] = "id",
-    shard_texts: Annotated[int, typer.Option(min=1, help="Texts a shard: what a kill costs at most.")] = 8192,
-    variant: Annotated[str | None, typer.Option(help="The variant to embed with (default: the chosen one).")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda:N, tensorrt:N or gpu:N.")] = "cpu",
+        OutputFormat,
+        typer.Option(
+            "--format", help="File format of the shards. parquet also stores the ids.", rich_help_panel=_OUTPUT
+        ),
+    ] = OutputFormat.NPY
+    shard_texts: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Texts per shard. An interrupted run loses at most the current shard.", rich_help_panel=_OUTPUT
+        ),
+    ] = 8192
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Start again: delete what an earlier run wrote to --out.", rich_help_panel=_OUTPUT
+        ),
+    ] = False
+    variant: Annotated[
+        str | None,
+        typer.Option(help="Variant to encode with (default: the chosen variant).", rich_help_panel=_COMPUTE),
+    ] = None
+    device: Annotated[str, typer.Option(help="cpu, cuda:N, tensorrt:N or gpu:N.", rich_help_panel=_COMPUTE)] = "cpu"
     ray: Annotated[
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="Encode on a Ray cluster, an encoder a device: HOST:PORT, auto for the one this machine belongs to, "
-            "local for one that is started here and ended.",
+            help="Encode on a Ray cluster, with one encoder per device. HOST:PORT; auto for the cluster that this "
+            "machine belongs to; local to start a cluster here and stop it at the end.",
+            rich_help_panel=_COMPUTE,
         ),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Begin anew: delete what an earlier run wrote there.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
-) -> None:
-    """Encode a file of texts into a folder: shards of vectors, ids, and a manifest with their hashes.
+    ] = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False
 
-    Killed at any point, the same command goes on and ends with the same bytes.
+
+@with_options(EncodeCommandOptions)
+def encode(options: EncodeCommandOptions) -> None:
+    """Encode a file of texts into a folder with shards of vectors, ids, and a manifest with the hash of every file.
+
+    If the command is killed, run it again: it continues, and the resulting files are byte-identical.
     """
-    opened = Bundle.open(bundle)
-    columns = InputColumns(text_column, id_column)
-    texts = open_source(source, columns)
-    wishes = EncodeOptions(
-        code=code, layout=layout, dimensions=dimensions, prompt_name=prompt_name, shard_texts=shard_texts
+    bundle = Bundle.open(options.bundle)
+    variant = variant_choice.variant(bundle, options.variant).name
+    columns = InputColumns(options.text_column, options.id_column)
+    texts = open_source(options.source, columns)
+    encode_options = EncodeOptions(
+        code=options.code,
+        layout=options.layout,
+        dimensions=options.dimensions,
+        prompt_name=options.prompt_name,
+        shard_texts=options.shard_texts,
     )
-    with (
-        _encoders(opened, variant_choice.variant(opened, variant).name, device, ray) as encoders,
-        EncodeProgress() as meter,
-    ):
-        manifest = run.encode(encoders, texts, tuple(columns), out, wishes, meter, force=force)
-    report = _report(out, manifest, meter)
-    if as_json:
+    with _open_encoders(bundle, variant, options.device, options.ray) as encoders, EncodeProgress() as progress:
+        manifest = run.encode(
+            encoders, texts, tuple(columns), options.out, encode_options, progress, force=options.force
+        )
+    report = _report(options.out, manifest, progress)
+    if options.as_json:
         typer.echo(msgspec.json.encode(report).decode())
     else:
-        Console(highlight=False).print(_sentence(report), soft_wrap=True)
+        Console(highlight=False).print(_summary(report), soft_wrap=True)
 
 
 @contextmanager
-def _encoders(bundle: Bundle, variant: str, device: str, ray: str | None) -> Iterator[EncoderPool]:
-    """They have passed the golden texts: hours of wrong vectors would be found by nobody."""
+def _open_encoders(bundle: Bundle, variant: str, device: str, ray: str | None) -> Iterator[EncoderPool]:
+    """Open encoders that have passed the golden-text check. Without it, hours of wrong vectors could go unnoticed."""
     if ray is not None:
         from embedship.serve.bulk.ray_session import ray_session
 
@@ -118,7 +170,7 @@ def _encoders(bundle: Bundle, variant: str, device: str, ray: str | None) -> Ite
 
 
 class EncodeProgress(ProgressCounter):
-    """Progress on stderr, with texts and tokens a second of this run."""
+    """Progress bar on stderr, with the texts and tokens per second of this run."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,11 +180,9 @@ class EncodeProgress(ProgressCounter):
         self._task = self._progress.add_task("", total=None, rate="")
 
     def show(self) -> None:
-        rate = (
-            f"{self.texts / self.seconds:,.0f} texts/s, {self.tokens / self.seconds:,.0f} tokens/s"
-            if self.texts
-            else ""
-        )
+        rate = ""
+        if self.texts:
+            rate = f"{self.texts / self.seconds:,.0f} texts/s, {self.tokens / self.seconds:,.0f} tokens/s"
         self._progress.update(self._task, total=self.total, completed=self.resumed + self.texts, rate=rate)
 
     def __enter__(self) -> EncodeProgress:
@@ -143,7 +193,7 @@ class EncodeProgress(ProgressCounter):
         self._progress.stop()
 
 
-def _report(out: Path, manifest: EncodeManifest, meter: EncodeProgress) -> EncodeReport:
+def _report(out: Path, manifest: EncodeManifest, progress: EncodeProgress) -> EncodeReport:
     plan = manifest.plan
     return EncodeReport(
         out=str(out),
@@ -155,22 +205,22 @@ def _report(out: Path, manifest: EncodeManifest, meter: EncodeProgress) -> Encod
         tokens=manifest.tokens,
         truncated=manifest.cut,
         shards=len(manifest.shards),
-        resumed_texts=meter.resumed,
-        seconds=round(meter.seconds, 3),
-        texts_per_second=round(meter.texts / meter.seconds, 1) if meter.texts else None,
-        tokens_per_second=round(meter.tokens / meter.seconds, 1) if meter.texts else None,
+        resumed_texts=progress.resumed,
+        seconds=round(progress.seconds, 3),
+        texts_per_second=round(progress.texts / progress.seconds, 1) if progress.texts else None,
+        tokens_per_second=round(progress.tokens / progress.seconds, 1) if progress.texts else None,
     )
 
 
-def _sentence(report: EncodeReport) -> str:
-    cut = f", {report.truncated:,} of them longer than the model reads and cut" if report.truncated else ""
+def _summary(report: EncodeReport) -> str:
+    truncated = f" ({report.truncated:,} truncated to the model's maximum length)" if report.truncated else ""
     speed = (
         f"{report.texts_per_second:,.0f} texts/s, {report.tokens_per_second:,.0f} tokens/s"
         if report.texts_per_second and report.tokens_per_second
         else "nothing was left to do"
     )
-    went_on = f"; {report.resumed_texts:,} were there already" if report.resumed_texts else ""
+    resumed = f"; {report.resumed_texts:,} texts were already encoded" if report.resumed_texts else ""
     return (
-        f"{report.out}: {report.texts:,} texts{cut}, {report.dimension} dimensions in {report.code}, "
-        f"{report.shards} shards, by {report.variant}; {speed}{went_on}"
+        f"{report.out}: {report.texts:,} texts{truncated}, {report.dimension} dimensions as {report.code}, "
+        f"{report.shards} shards, variant {report.variant}; {speed}{resumed}"
     )

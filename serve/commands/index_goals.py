@@ -1,4 +1,4 @@
-"""Goals of `embedship index` as users write them, and what was measured as they read it."""
+"""Goals of `embedship index`: parses --recall, --memory and --latency, and prints the measured candidates."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from embedship.serve.indexing.goals_page.render import NUMBERS, WORDS, cells
 
 
 class GoalsMissedReport(msgspec.Struct, frozen=True):
-    """What `--json` prints where goals were missed: no index was written."""
+    """Output of `--json` if no index meets the goals. No index was written."""
 
     error: str
     exit_code: int
@@ -25,9 +25,10 @@ class GoalsMissedReport(msgspec.Struct, frozen=True):
 
 
 def goals(recall: float | None, memory: str | None, latency: str | None) -> IndexGoals | None:
+    """Return the goals that the options describe, or None without --recall. Raises UsageError."""
     if recall is None:
         if memory or latency:
-            raise UsageError("--memory and --latency need --recall beside them: without it anything fits")
+            raise UsageError("--memory and --latency need --recall: without a recall goal any index would meet them")
         return None
     return IndexGoals(
         recall=recall,
@@ -41,15 +42,15 @@ _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 
 
 def _amount(text: str, units: dict[str, float], option: str, example: str) -> float:
-    """Raises UsageError for what is no positive number with one of these units."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]+)", text.strip().lower())
-    if not found or found[2] not in units or not float(found[1]):
-        raise UsageError(f"{option} {text!r}: write it as {example}, in {', '.join(units)}")
-    return float(found[1]) * units[found[2]]
+    """Return the number of bytes or seconds. Raises UsageError if `text` is not a positive number with a unit."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]+)", text.strip().lower())
+    if not match or match[2] not in units or not float(match[1]):
+        raise UsageError(f"{option} {text!r}: write it as {example}; the units are {', '.join(units)}")
+    return float(match[1]) * units[match[2]]
 
 
 def show(choice: IndexChoice, plot: Path | None, as_json: bool, missed: str | None = None) -> None:
-    """The table of what was measured, unless machines read; the page, if it was asked for; and what was missed."""
+    """Print the table of measurements (not with --json), write the page to `plot`, and print the missed goals."""
     if plot:
         from embedship.serve.indexing.goals_page.render import html
 
@@ -57,18 +58,18 @@ def show(choice: IndexChoice, plot: Path | None, as_json: bool, missed: str | No
     if as_json and missed:
         typer.echo(msgspec.json.encode(GoalsMissedReport(missed, GateError.exit_code, choice)).decode())
     if not as_json:
-        Console(highlight=False).print(_measured(choice))
+        Console(highlight=False).print(_table(choice))
     if missed:
         Console(stderr=True, highlight=False, soft_wrap=True).print("[bold red]error:[/]", end=" ")
         Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(missed)
 
 
-def _measured(choice: IndexChoice) -> Table:
-    """Those that no other beats in recall, speed and memory at once, and the chosen one."""
-    asked = "vectors left out of it" if choice.source == SAMPLED else f"queries of {choice.source}"
-    table = Table(title=f"measured over {choice.documents:,} vectors with {choice.queries:,} {asked}, one thread")
+def _table(choice: IndexChoice) -> Table:
+    """Return a table of the Pareto front (recall, speed, memory) and the chosen index."""
+    queries = "held-out vectors" if choice.source == SAMPLED else f"queries from {choice.source}"
+    table = Table(title=f"measured on {choice.documents:,} vectors with {choice.queries:,} {queries}, one thread")
     for heading in ("", *WORDS, *NUMBERS):
         table.add_column(heading, justify="right" if heading in NUMBERS else "left")
-    for at in frontier(choice):
-        table.add_row(">" if at == choice.chosen else "", *cells(choice.measured[at]))
+    for row in frontier(choice):
+        table.add_row(">" if row == choice.chosen else "", *cells(choice.measured[row]))
     return table

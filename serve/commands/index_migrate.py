@@ -1,4 +1,4 @@
-"""The verb `index migrate`: the documents of an index, embedded by another bundle."""
+"""Command `index migrate`: embeds the documents of an index with another bundle."""
 
 from __future__ import annotations
 
@@ -17,26 +17,33 @@ from embedship.serve.progress import ProgressCounter
 
 
 def migrate(
-    index: Annotated[Path, typer.Argument(metavar="INDEX", help="The index whose documents are embedded.")],
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle to embed them with.")],
-    out: Annotated[Path, typer.Option(help="Where the new index goes; a run that was stopped goes on.")],
-    kind: Annotated[IndexKind | None, typer.Option(help="How it searches (default: as the old one).")] = None,
+    index: Annotated[Path, typer.Argument(metavar="INDEX", help="Index whose documents are embedded.")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle to embed them with.")],
+    out: Annotated[
+        Path,
+        typer.Option(help="Folder of the new index. If a stopped run left its files there, this run continues it."),
+    ],
+    kind: Annotated[IndexKind | None, typer.Option(help="Kind of the new index (default: as INDEX).")] = None,
     chunk: Annotated[
-        int | None, typer.Option(help="Tokens a chunk; 0: a vector a document (default: as the old one).")
+        int | None, typer.Option(help="Tokens per chunk; 0 for one vector per document (default: as INDEX).")
     ] = None,
-    overlap: Annotated[int | None, typer.Option(help="Tokens that two neighbouring chunks may share.")] = None,
-    variant: Annotated[str | None, typer.Option(help="The variant to embed with (default: the chosen one).")] = None,
+    overlap: Annotated[int | None, typer.Option(help="Maximum number of tokens shared by two adjacent chunks.")] = None,
+    variant: Annotated[str | None, typer.Option(help="Variant to embed with (default: the chosen variant).")] = None,
     queries: Annotated[
         Path | None,
-        typer.Option(help='Measure recall with these questions, {"text"} a line (default: with sampled documents).'),
+        typer.Option(help='Measure recall with these queries, {"text"} per line (default: with sampled documents).'),
     ] = None,
-    shard_texts: Annotated[int, typer.Option(min=1, help="Texts a shard: what a kill costs at most.")] = 8192,
-    force: Annotated[bool, typer.Option("--force", help="Begin anew: delete what a stopped run left.")] = False,
+    shard_texts: Annotated[
+        int, typer.Option(min=1, help="Texts per shard. An interrupted run loses at most the current shard.")
+    ] = 8192,
+    force: Annotated[
+        bool, typer.Option("--force", help="Start again: delete what a stopped run left in --out.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Embed the documents of INDEX with another bundle; INDEX itself stays as it is, and may be served meanwhile.
+    """Embed the documents of INDEX with another bundle. INDEX is not changed, and can be served in the meantime.
 
-    Killed at any point, the same command goes on and ends with the same bytes.
+    If the command is killed, run it again: it continues, and the resulting files are byte-identical.
     """
     from embedship import golden, shapes
     from embedship.encoder import Encoder
@@ -44,26 +51,26 @@ def migrate(
     from embedship.serve.indexing import migrate as migration
     from embedship.serve.indexing.build import BuildResult
 
-    opened, old = Bundle.open(bundle), manifest.read(index)
-    cut = old.chunking if chunk is None and overlap is None else chunking(chunk or None, overlap)
-    wishes = migration.options_from_index(old, kind, cut, queries)
-    with Encoder.open(opened, variant_choice.variant(opened, variant).name) as encoder:
+    new_bundle, old = Bundle.open(bundle), manifest.read(index)
+    chunks = old.chunking if chunk is None and overlap is None else chunking(chunk or None, overlap)
+    options = migration.options_from_index(old, kind, chunks, queries)
+    with Encoder.open(new_bundle, variant_choice.variant(new_bundle, variant).name) as encoder:
         shapes.ensure(encoder)
         golden.check(encoder)
-        with IndexProgress() as bar:
-            watcher = MigrationProgress(bar)
-            made = migration.migrate(encoder, index, out, wishes, watcher, shard_texts, bar.show, force=force)
-    show(report(out, BuildResult(made, watcher.texts, watcher.seconds)), as_json)
+        with IndexProgress() as bars:
+            progress = MigrationProgress(bars)
+            migrated = migration.migrate(encoder, index, out, options, progress, shard_texts, bars.show, force=force)
+    show(report(out, BuildResult(migrated, progress.texts, progress.seconds)), as_json)
 
 
 class MigrationProgress(ProgressCounter):
-    """Progress of the embedding."""
+    """Progress of the embedding step, shown in `bars`."""
 
-    def __init__(self, bar: IndexProgress) -> None:
+    def __init__(self, bars: IndexProgress) -> None:
         super().__init__()
-        self._bar = bar
+        self._bars = bars
 
     def show(self) -> None:
         from embedship.serve.indexing.build import BuildStep
 
-        self._bar.show(BuildStep.EMBED, self.resumed + self.texts, self.total)
+        self._bars.show(BuildStep.EMBED, self.resumed + self.texts, self.total)

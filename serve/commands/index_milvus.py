@@ -1,4 +1,4 @@
-"""The verb `index` where the index is to lie in Milvus."""
+"""Command `index` with a Milvus collection as the target."""
 
 from __future__ import annotations
 
@@ -20,25 +20,28 @@ from embedship.serve.search.address import Address
 
 
 def fill(
-    bundle: Bundle, variant: str | None, corpus: Path | None, address: Address, wishes: IndexOptions, as_json: bool
+    bundle: Bundle, variant: str | None, corpus: Path | None, address: Address, options: IndexOptions, as_json: bool
 ) -> None:
-    """`corpus` is None where more was asked for than a collection can be. Raises what `load` does."""
+    """Fill a new Milvus collection. `corpus` is None if options were given that Milvus does not support.
+
+    Raises UsageError in that case, and the errors of `load`.
+    """
     if corpus is None:
         raise UsageError(
-            f"{address} takes CORPUS.jsonl, --variant, --with-title, --kind flat or hnsw-sq8, --oversample and "
-            "--ef-search, and nothing else"
+            f"{address}: with a Milvus collection only these can be given: CORPUS.jsonl, --variant, --with-title, "
+            "--kind flat or hnsw-sq8, --oversample and --ef-search"
         )
-    chosen = variant_choice.variant(bundle, variant).name
-    with Encoder.open(bundle, chosen) as encoder:
+    variant = variant_choice.variant(bundle, variant).name
+    with Encoder.open(bundle, variant) as encoder:
         shapes.ensure(encoder)
-        golden.check(encoder)  # a machine that computes wrongly must not fill an index that others then trust
-        with IndexProgress() as bar:
-            loaded = load(encoder, chosen, corpus, address, wishes, partial(bar.show, BuildStep.EMBED))
+        golden.check(encoder)  # a machine that computes wrong vectors must not build an index that others then use
+        with IndexProgress() as bars:
+            loaded = load(encoder, variant, corpus, address, options, partial(bars.show, BuildStep.EMBED))
     if as_json:
         typer.echo(msgspec.json.encode(loaded).decode())
         return
     typer.echo(
-        f"{address}: {loaded.documents:,} documents, {loaded.kind}, bound to model {loaded.fingerprint[:12]}, "
-        f"embedded at {loaded.texts_per_second:,.0f} texts/s; longer than the model reads, cut off: "
-        f"{truncated(loaded.truncated, loaded.documents, cure='')}; without text, skipped: {loaded.skipped}"
+        f"{address}: {loaded.documents:,} documents, {loaded.kind}, built with model {loaded.fingerprint[:12]}, "
+        f"embedded at {loaded.texts_per_second:,.0f} texts/s; truncated to the model's maximum length: "
+        f"{truncated(loaded.truncated, loaded.documents, advice='')}; skipped (no text): {loaded.skipped}"
     )

@@ -1,4 +1,4 @@
-"""The progress bar of the index commands."""
+"""Progress bar of the index commands."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class IndexProgress:
-    """Progress on stderr: one line a step, with texts a second."""
+    """Progress bars on stderr: one line per build step, with texts per second."""
 
     def __init__(self) -> None:
         columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn())

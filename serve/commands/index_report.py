@@ -1,4 +1,4 @@
-"""What `index` prints about a finished index, as JSON or as a table."""
+"""Report of the index commands about a finished index, as JSON or as a table."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class IndexReport(msgspec.Struct, frozen=True):
-    """What `--json` prints."""
+    """Output of `--json`."""
 
     index: str
     fingerprint: str
@@ -35,15 +35,15 @@ class IndexReport(msgspec.Struct, frozen=True):
     effort: SearchEffort
     documents: int
     skipped: SkippedDocuments  # documents of the corpus without text
-    rows: int  # vectors: chunks, where documents were cut
+    rows: int  # number of vectors: the number of chunks if documents were split
     chunking: Chunking | None
     dimension: int
     truncated: TruncatedTexts
-    exact: VectorCode  # of the exact vectors, on disk
+    exact: VectorCode  # storage type of the exact vectors on disk
     exact_bytes: int
     disk_bytes: int
     hot_bytes_per_vector: float
-    texts_per_second: float | None  # None where nothing was embedded
+    texts_per_second: float | None  # None if nothing was embedded
     recall: IndexRecall | None
     choice: IndexChoice | None
 
@@ -83,22 +83,22 @@ def show(report: IndexReport, as_json: bool) -> None:
 
 
 def _table(report: IndexReport) -> Table:
-    table = Table(title=f"{report.index}, bound to model {report.fingerprint[:12]}", show_header=False)
+    table = Table(title=f"{report.index}, built with model {report.fingerprint[:12]}", show_header=False)
     table.add_column("what")
     table.add_column("value", justify="right")
     for row in (
         ("documents", f"{report.documents:,}"),
-        ("documents without text, skipped", str(report.skipped)),
+        ("documents skipped (no text)", str(report.skipped)),
         ("chunks", _chunks(report)),
-        ("longer than the model reads, cut off", truncated(report.truncated, report.rows)),
+        ("truncated to the model's maximum length", truncated(report.truncated, report.rows)),
         ("kind", f"{report.kind} ({report.factory}), {report.stage_dimension} dimensions"),
-        ("ranked again by", report.store or "nothing, it is exact"),
-        ("effort", str(report.effort)),
+        ("re-ranked with", report.store or "nothing (exact index)"),
+        ("search effort", str(report.effort)),
         ("variant", report.variant),
-        ("on disk", f"{report.disk_bytes / 1e6:,.1f} MB"),
-        ("of these the exact vectors", f"{report.exact_bytes / 1e6:,.1f} MB in {report.exact}"),
-        ("in memory", f"{report.hot_bytes_per_vector:,.1f} bytes a vector"),
-        ("embedded at", f"{speed:,.0f} texts/s" if (speed := report.texts_per_second) else "not embedded again"),
+        ("size on disk", f"{report.disk_bytes / 1e6:,.1f} MB"),
+        ("of which exact vectors", f"{report.exact_bytes / 1e6:,.1f} MB as {report.exact}"),
+        ("memory per vector", f"{report.hot_bytes_per_vector:,.1f} bytes"),
+        ("embedding speed", f"{speed:,.0f} texts/s" if (speed := report.texts_per_second) else "not embedded again"),
         ("recall@10 against exact search", _recall(report)),
     ):
         table.add_row(*row)
@@ -107,25 +107,26 @@ def _table(report: IndexReport) -> Table:
 
 def _chunks(report: IndexReport) -> str:
     if report.chunking is None:
-        return "none, a vector a document"
-    return f"{report.rows:,} of at most {report.chunking.tokens} tokens, {report.chunking.overlap} shared"
+        return "none (one vector per document)"
+    return f"{report.rows:,}, at most {report.chunking.tokens} tokens each, overlap {report.chunking.overlap} tokens"
 
 
-def truncated(lost: TruncatedTexts, rows: int, cure: str = "; --chunk would keep them") -> str:
+def truncated(lost: TruncatedTexts, rows: int, advice: str = "; use --chunk to keep them") -> str:
+    """Describe the truncated texts of an index with `rows` vectors, followed by `advice` if there are any."""
     if not lost.texts:
         return "none"
     return (
-        f"{lost.texts:,} ({lost.texts / rows:.1%}), which lost {lost.tokens:,} tokens ({lost.tokens / lost.of:.1%} of "
-        f"all), {lost.worst:,} at most ({lost.worst_id}){cure}"
+        f"{lost.texts:,} ({lost.texts / rows:.1%}); {lost.tokens:,} tokens lost ({lost.tokens / lost.of:.1%} of all), "
+        f"most of one text: {lost.worst:,} ({lost.worst_id}){advice}"
     )
 
 
 def _recall(report: IndexReport) -> str:
     recall = report.recall
     if recall is None:
-        return "nothing to compare"
+        return "not measured (nothing to compare)"
     if recall.source != SAMPLED:
-        queries = f"of {recall.source}"
+        queries = f"queries from {recall.source}"
     else:
         queries = f"{'documents' if report.chunking is None else 'chunks'} as queries"
     return f"{recall.ratio:.4f} ({recall.queries:,} {queries})"

@@ -1,4 +1,4 @@
-"""The verb `index update`: a file of changes into an index, without a server."""
+"""Command `index update`: applies a file of changes to an index without a server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class UpdateReport(msgspec.Struct, frozen=True):
-    """What `--json` prints."""
+    """Output of `--json`."""
 
     index: str
     fingerprint: str
@@ -40,24 +40,24 @@ def update(
         typer.Argument(
             parser=parse_location,
             metavar="INDEX",
-            help="The index folder, which stays as it is; or a collection of Milvus.",
+            help="Index folder, which is not changed (changes go to INDEX.live), or a Milvus collection.",
         ),
     ],
     changes: Annotated[
         Path,
         typer.Argument(
             metavar="CHANGES.jsonl",
-            help="A change a line: a document as `embedship index` takes it, new or in place of the one with its id; "
-            'or {"id", "delete": true}.',
+            help="One change per line: a document as for `embedship index`, which is added or replaces the document "
+            'with the same id; or {"id", "delete": true}.',
         ),
     ],
-    bundle: Annotated[Path, typer.Option("--bundle", help="The bundle that the index was built with.")],
+    bundle: Annotated[Path, typer.Option("--bundle", help="Bundle that the index was built with.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Put and delete documents of an index; what changed lies in INDEX.live, which `serve` and this command read.
+    """Add, replace and delete documents of an index. Changes are stored in INDEX.live, which `serve` also reads.
 
-    Killed at any point, the same command goes on where it was: what is there already is neither embedded nor written
-    again. A server that holds the index with --writable takes changes itself: PUT /documents.
+    If the command is killed, run it again: it continues, and neither embeds nor writes again what is already stored.
+    If a server runs on the index with --writable, send changes to the server instead: PUT /documents.
     """
     from embedship import golden, shapes
     from embedship.encoder import Encoder
@@ -68,14 +68,14 @@ def update(
     from embedship.serve.settings import Settings
 
     opened = Bundle.open(bundle)
-    lines = updating.count(changes)  # a bad line is known before anything is changed
-    with _opened(index, opened) as taken, Encoder.open(opened, taken.manifest.variant) as encoder:
+    lines = updating.count(changes)  # reads the whole file, so that an invalid line is reported before any change
+    with _open_index(index, opened) as backend, Encoder.open(opened, backend.manifest.variant) as encoder:
         shapes.ensure(encoder)
-        golden.check(encoder)  # a machine that computes wrongly must not fill an index that others then trust
+        golden.check(encoder)  # a machine that computes wrong vectors must not build an index that others then use
         with bar("updating", lines) as progress:
-            updated = updating.update(taken, encoder, changes, progress)
+            updated = updating.update(backend, encoder, changes, progress)
         share = Settings(bundle=bundle).compact_share
-        compacted = isinstance(taken, MutableIndex) and due(taken.size, share) and taken.compact()
+        compacted = isinstance(backend, MutableIndex) and due(backend.size, share) and backend.compact()
         report = UpdateReport(
             index=str(index),
             fingerprint=opened.fingerprint,
@@ -84,13 +84,13 @@ def update(
             unchanged=updated.unchanged,
             truncated=updated.truncated,
             skipped=updated.skipped,
-            documents=taken.size.documents,
+            documents=backend.size.documents,
             compacted=compacted,
         )
-    typer.echo(msgspec.json.encode(report).decode()) if as_json else Console(highlight=False).print(_sentence(report))
+    typer.echo(msgspec.json.encode(report).decode()) if as_json else Console(highlight=False).print(_summary(report))
 
 
-def _opened(index: Path | Address, bundle: Bundle) -> MutableIndex | MilvusBackend:
+def _open_index(index: Path | Address, bundle: Bundle) -> MutableIndex | MilvusBackend:
     if isinstance(index, Path):
         from embedship.serve.live.index import MutableIndex
 
@@ -100,11 +100,11 @@ def _opened(index: Path | Address, bundle: Bundle) -> MutableIndex | MilvusBacke
     return MilvusBackend.open(index, bundle, writable=True)
 
 
-def _sentence(report: UpdateReport) -> str:
-    cut = f"; {report.truncated:,} are longer than the model reads, and were cut" if report.truncated else ""
+def _summary(report: UpdateReport) -> str:
+    notes = f"; {report.truncated:,} truncated to the model's maximum length" if report.truncated else ""
     if report.skipped.documents:
-        cut += f"; without text, and skipped: {report.skipped}"
+        notes += f"; skipped (no text): {report.skipped}"
     return (
-        f"{report.index}: {report.documents:,} documents, {report.new:,} of them new; {report.replaced:,} replaced, "
-        f"{report.unchanged:,} unchanged, {report.deleted:,} deleted{cut}"
+        f"{report.index}: {report.documents:,} documents now; {report.new:,} added, {report.replaced:,} replaced, "
+        f"{report.unchanged:,} unchanged, {report.deleted:,} deleted{notes}"
     )

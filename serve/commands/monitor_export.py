@@ -1,4 +1,4 @@
-"""`embedship monitor export`: what was noticed in service, handed to the next training."""
+"""Command `monitor export`: writes training data from what was observed in service."""
 
 from __future__ import annotations
 
@@ -27,94 +27,105 @@ if TYPE_CHECKING:
 
 
 class TrainingExportReport(msgspec.Struct, frozen=True):
-    """What `--json` prints and what lies beside the triplets, so that it is known later what they were made of."""
+    """Output of `--json`, also written next to the triplets to record what they were made from."""
 
     triplets: int
     unlabelled: int
     files: list[str]
     fingerprint: str
-    index: str  # its digest
-    negatives: int  # asked for, for each answer
+    index: str  # digest of the index
+    negatives: int  # requested negatives per relevant document
     sources: TripletSources
 
 
 class TrainingInputs(NamedTuple):
+    """Feedback pairs, the window of recent queries (None without --state), and labelled probes."""
+
     pairs: tuple[JudgedQuery, ...]
     window: QueryWindow | None
     probes: list[LabelledProbe]
 
 
 class ExportPaths(NamedTuple):
-    """Beside one another: triplets, queries without a label, and what both were made of."""
+    """Output files in one folder: triplets, queries without a label, and a report about both."""
 
     triplets: Path
     unlabelled: Path
     about: Path
 
     @classmethod
-    def of(cls, out: Path) -> ExportPaths:
+    def from_out(cls, out: Path) -> ExportPaths:
         stem = out.name.removesuffix(".jsonl")
         return cls(out, out.with_name(f"{stem}.unlabelled.jsonl"), out.with_name(f"{stem}.about.json"))
 
 
 def export(
-    bundle: Annotated[Path, typer.Option("--bundle", help="The bundle folder.")],
-    index: Annotated[Path, typer.Option("--index", help="The index folder that is served.")],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE.jsonl", help="Where the triplets go.")],
+    bundle: Annotated[Path, typer.Option("--bundle", help="Bundle folder.")],
+    index: Annotated[Path, typer.Option("--index", help="Index folder that is served.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.jsonl", help="File for the triplets.")],
     state: Annotated[
-        Path | None, typer.Option("--state", metavar="DIR", help="The server's --state-dir: feedback and queries.")
+        Path | None,
+        typer.Option("--state", metavar="DIR", help="The server's --state-dir, with feedback and recent queries."),
     ] = None,
     probes: Annotated[
-        Path | None, typer.Option("--probes", help="Labelled queries (default: probes.jsonl beside the index).")
+        Path | None,
+        typer.Option(
+            "--probes", help="Labelled queries (default: probes.jsonl in the folder that contains the index)."
+        ),
     ] = None,
     reference: Annotated[
-        Path | None, typer.Option("--reference", help="Drift reference (default: beside the bundle, else in it).")
+        Path | None,
+        typer.Option(
+            "--reference", help="Drift reference (default: BUNDLE.reference.safetensors, or the one in the bundle)."
+        ),
     ] = None,
-    negatives: Annotated[int, typer.Option("--negatives", min=1, max=50, help="Triplets for each right answer.")] = 5,
-    force: Annotated[bool, typer.Option("--force", help="Replace files that are already there.")] = False,
+    negatives: Annotated[
+        int, typer.Option("--negatives", min=1, max=50, help="Number of triplets per relevant document.")
+    ] = 5,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Write what a re-training needs: (anchor, positive, negative) lines, and queries that need a label.
+    """Write data for re-training: (anchor, positive, negative) lines, and queries that need a label.
 
-    Judged queries and failed probes become triplets with negatives mined from the index: near, but not relevant.
-    Queries unlike the reference go to FILE.unlabelled.jsonl with what was found for them.
+    Queries with feedback and failed probes become triplets. Their negatives are mined from the index: documents that
+    are similar but not relevant. Queries unlike the reference are written to FILE.unlabelled.jsonl with their hits.
     """
-    paths = ExportPaths.of(out)
+    paths = ExportPaths.from_out(out)
     for path in paths:
         atomic_file.check_writable(path, force)
     opened = Bundle.open(bundle)
-    noticed = _noticed(opened, state, probes or _beside(index))
-    done = _handover(opened, index, noticed, reference, negatives, paths)
+    inputs = _read_inputs(opened, state, probes or _default_probes(index))
+    report = _export(opened, index, inputs, reference, negatives, paths)
     if as_json:
-        typer.echo(msgspec.json.encode(done).decode())
+        typer.echo(msgspec.json.encode(report).decode())
     else:
-        Console(highlight=False).print(_table(done))
+        Console(highlight=False).print(_table(report))
 
 
-def _beside(index: Path) -> Path | None:
+def _default_probes(index: Path) -> Path | None:
     path = index.parent / PROBES
     return path if path.is_file() else None
 
 
-def _noticed(bundle: Bundle, state: Path | None, probes: Path | None) -> TrainingInputs:
+def _read_inputs(bundle: Bundle, state: Path | None, probes: Path | None) -> TrainingInputs:
     if state is None and probes is None:
-        raise UsageError("nothing to learn from: give --state DIR of the server, or --probes FILE, or both")
-    asked = list(jsonl.read(probes, LabelledProbe)) if probes else []
+        raise UsageError("there is no input: give --state DIR of the server, --probes FILE, or both")
+    labelled = list(jsonl.read(probes, LabelledProbe)) if probes else []
     if state is None:
-        return TrainingInputs((), None, asked)
+        return TrainingInputs((), None, labelled)
     try:
-        found = snapshot.read(state, bundle.fingerprint)
+        saved = snapshot.read(state, bundle.fingerprint)
     except SnapshotMismatch as error:
         raise MismatchError(str(error)) from error
     except SnapshotUnreadable as error:
         raise UnsafeError(str(error)) from error
-    if found is None:
-        raise UsageError(f"{state} holds no {snapshot.NAME}: give the folder that the server has as --state-dir")
-    return TrainingInputs(found[0].pairs, found[1], asked)
+    if saved is None:
+        raise UsageError(f"{state} contains no {snapshot.NAME}: give the folder that the server uses as --state-dir")
+    return TrainingInputs(saved[0].pairs, saved[1], labelled)
 
 
-def _handover(
-    bundle: Bundle, index: Path, noticed: TrainingInputs, reference: Path | None, negatives: int, paths: ExportPaths
+def _export(
+    bundle: Bundle, index: Path, inputs: TrainingInputs, reference: Path | None, negatives: int, paths: ExportPaths
 ) -> TrainingExportReport:
     from embedship.encoder import Encoder
     from embedship.serve.index.folder import IndexFolder
@@ -125,16 +136,16 @@ def _handover(
     with (
         IndexFolder.open(index, bundle) as folder,
         Encoder.open(bundle, folder.manifest.variant) as encoder,
-        Console(stderr=True).status("mining") as status,
+        Console(stderr=True).status("mining negatives") as status,
     ):
-        school = TripletBuilder.open(encoder, folder, index)
-        triplets, sources = _triplets(school, noticed, negatives)
-        status.update("queries unlike the reference")
-        unlabelled = _unlabelled(school, bundle, noticed.window, reference)
+        builder = TripletBuilder.open(encoder, folder, index)
+        triplets, sources = _build_triplets(builder, inputs, negatives)
+        status.update("finding queries unlike the reference")
+        unlabelled = _find_unlabelled(builder, bundle, inputs.window, reference)
         digest = folder.manifest.digest
     if not triplets and not unlabelled:
-        raise UsageError(_nothing(noticed))
-    done = TrainingExportReport(
+        raise UsageError(_nothing_to_export(inputs))
+    report = TrainingExportReport(
         triplets=len(triplets),
         unlabelled=len(unlabelled),
         files=[str(path) for path in paths],
@@ -143,68 +154,68 @@ def _handover(
         negatives=negatives,
         sources=msgspec.structs.replace(sources, drifted=len(unlabelled)),
     )
-    # Texts of users: for the owner's eyes only, as the server's state is.
-    atomic_file.write(paths.triplets, _lines(triplets), private=True)
-    atomic_file.write(paths.unlabelled, _lines(unlabelled), private=True)
-    atomic_file.write(paths.about, msgspec.json.format(msgspec.json.encode(done), indent=1) + b"\n")
-    return done
+    # The files contain texts of users: only their owner may read them, as with the server's state.
+    atomic_file.write(paths.triplets, _json_lines(triplets), private=True)
+    atomic_file.write(paths.unlabelled, _json_lines(unlabelled), private=True)
+    atomic_file.write(paths.about, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+    return report
 
 
-def _triplets(
-    school: TripletBuilder, noticed: TrainingInputs, negatives: int
+def _build_triplets(
+    builder: TripletBuilder, inputs: TrainingInputs, negatives: int
 ) -> tuple[list[TrainingTriplet], TripletSources]:
     from embedship.serve.offline.training_data import TripletSources
 
-    judged, unknown = school.judged(noticed.pairs)
-    failed, missing = school.failed(noticed.probes)
-    made, alone = school.triplets([*judged, *failed], negatives)
-    return list(dict.fromkeys(made)), TripletSources(
+    judged, unknown = builder.from_feedback(inputs.pairs)
+    failed, missing = builder.from_failed_probes(inputs.probes)
+    triplets, without_negative = builder.build_triplets([*judged, *failed], negatives)
+    return list(dict.fromkeys(triplets)), TripletSources(
         feedback=len(judged),
-        probes=len(noticed.probes),
+        probes=len(inputs.probes),
         failed_probes=len(failed),
         missing=unknown + missing,
-        alone=alone,
+        alone=without_negative,
     )
 
 
-def _unlabelled(
-    school: TripletBuilder, bundle: Bundle, window: QueryWindow | None, given: Path | None
+def _find_unlabelled(
+    builder: TripletBuilder, bundle: Bundle, window: QueryWindow | None, reference_path: Path | None
 ) -> list[UnlabelledQuery]:
     from embedship.monitor.drift.evidence import ReferenceClusters
-    from embedship.serve.offline.training_data import drifted
+    from embedship.serve.offline.training_data import drifted_queries
 
-    reference = references.find(bundle, given)
+    reference = references.find(bundle, reference_path)
     if reference is None or window is None:
         return []
-    return school.unlabelled(drifted(ReferenceClusters.fit(reference.vectors), window))
+    return builder.find_unlabelled(drifted_queries(ReferenceClusters.fit(reference.vectors), window))
 
 
-def _lines(rows: Iterable[msgspec.Struct]) -> bytes:
+def _json_lines(rows: Iterable[msgspec.Struct]) -> bytes:
     return b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
 
 
-def _nothing(noticed: TrainingInputs) -> str:
-    kept = noticed.window is not None and any(text is not None for text in noticed.window.texts)
-    texts = "" if kept else ", and no text of a query was kept (`embedship serve --keep-queries N`)"
+def _nothing_to_export(inputs: TrainingInputs) -> str:
+    has_texts = inputs.window is not None and any(text is not None for text in inputs.window.texts)
+    texts = "" if has_texts else ". The server kept no query texts (`embedship serve --keep-queries N` keeps them)"
     return (
-        f"nothing to hand over: {len(noticed.pairs)} judged queries, {len(noticed.probes)} probes, none of which "
+        f"nothing to export: {len(inputs.pairs)} queries with feedback, and {len(inputs.probes)} probes of which none "
         f"failed{texts}"
     )
 
 
-def _table(done: TrainingExportReport) -> Table:
-    sources = done.sources
-    table = Table(title=f"for model {done.fingerprint[:12]}", show_header=False)
+def _table(report: TrainingExportReport) -> Table:
+    sources = report.sources
+    table = Table(title=f"training data for model {report.fingerprint[:12]}", show_header=False)
     table.add_column("what")
     table.add_column("value", justify="right")
-    for what, value in (
-        ("triplets", done.triplets),
-        ("judged queries", sources.feedback),
+    for name, value in (
+        ("triplets", report.triplets),
+        ("queries with feedback", sources.feedback),
         ("failed probes", f"{sources.failed_probes:,} of {sources.probes:,}"),
-        ("right answers that the index does not hold", sources.missing),
-        ("right answers without a negative", sources.alone),
-        ("queries unlike the reference, to be labelled", done.unlabelled),
+        ("relevant documents missing from the index", sources.missing),
+        ("relevant documents without a negative", sources.alone),
+        ("queries unlike the reference, to be labelled", report.unlabelled),
     ):
-        table.add_row(what, value if isinstance(value, str) else f"{value:,}")
-    table.caption = "\n".join(done.files)
+        table.add_row(name, value if isinstance(value, str) else f"{value:,}")
+    table.caption = "\n".join(report.files)
     return table

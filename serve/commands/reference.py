@@ -1,4 +1,4 @@
-"""The verb `reference`: queries of a good time become what later ones are compared with."""
+"""Command `reference`: fits a drift reference on queries from a normal period."""
 
 from __future__ import annotations
 
@@ -26,52 +26,57 @@ from embedship.serve.progress import bar
 
 
 class ReferenceReport(msgspec.Struct, frozen=True):
-    """What `--json` prints. Without a promise (too few sessions) threshold and rates are None."""
+    """Output of `--json`. Threshold and measured rates are None if there are too few sessions to calibrate them."""
 
     reference: str
     fingerprint: str
     queries: int  # in the file
-    vectors: int  # distinct ones, kept
-    effective: float  # independent queries that they are worth
+    vectors: int  # distinct vectors stored
+    effective: float  # number of independent queries that they are worth
     sessions: int | None
-    days: float | None  # from the first to the last
+    days: float | None  # from the first query to the last
     false_alarms: str
     every_seconds: float
     threshold: float | None
     promised_per_day: float
     measured_per_day: float | None
     measured_interval_per_day: tuple[float, float] | None  # 95%, clustered by held-out block
-    variants: list[str]  # whose shift is known
+    variants: list[str]  # variants whose offset from the reference is known
     warnings: list[str]
 
 
 def reference(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle folder.")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder.")],
     queries: Annotated[
         Path,
         typer.Argument(
             metavar="QUERIES.jsonl",
-            help='Real queries of a good time, {"text"} a line; "session" and "timestamp" make the promise worth more.',
+            help='Real queries from a normal period, {"text"} per line. With "session" and "timestamp" the false-alarm '
+            "rate is more reliable.",
         ),
     ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Where it goes; what is there is replaced. Default: BUNDLE.reference.safetensors."),
+        typer.Option(
+            "--out", help="File to write. An existing file is replaced. Default: BUNDLE.reference.safetensors."
+        ),
     ] = None,
     false_alarms: Annotated[
-        str, typer.Option("--false-alarms", help='How many you accept: "1 per 30 days", "2 per week".')
+        str, typer.Option("--false-alarms", help='Accepted rate of false alarms: "1 per 30 days", "2 per week".')
     ] = "1 per 30 days",
-    every: Annotated[str, typer.Option("--every", help='How often drift is tested: "60s", "1h", "1 day".')] = "60s",
+    every: Annotated[
+        str, typer.Option("--every", help='Interval between two drift tests: "60s", "1h", "1 day".')
+    ] = "60s",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Fit a drift reference on real queries, bound to the bundle's fingerprint.
+    """Fit a drift reference on real queries. The reference stores the bundle's fingerprint.
 
-    `embedship serve` takes the one that lies beside the bundle. A warning says when the queries cannot keep the
-    promised rate of false alarms.
+    `embedship serve` loads BUNDLE.reference.safetensors if it exists. A warning is printed if the queries cannot
+    guarantee the accepted rate of false alarms.
     """
     accepted, seconds = parse_false_alarms(false_alarms), parse_interval(every)
     opened = Bundle.open(bundle)
-    path = out or references.beside(opened)
+    path = out or references.default_path(opened)
     atomic_file.check_writable(path, force=True)
     log = read(queries)
     fitted = _fit(opened, log, accepted, seconds)
@@ -80,26 +85,26 @@ def reference(
     if as_json:
         typer.echo(msgspec.json.encode(report).decode())
     else:
-        _tell(report)
+        _print(report)
 
 
 def _fit(bundle: Bundle, log: QueryLog, accepted: FalseAlarms, seconds: float) -> DriftReference:
-    """On the variant nearest to the checkpoint; of the others it is kept how far they move the mean."""
+    """Fit the reference on the most accurate variant, and store by how much each other variant shifts the mean."""
     from embedship import golden, shapes
     from embedship.encoder import Encoder
 
     vectors: dict[str, Vectors] = {}
-    plain = nearest(bundle)
-    for variant in runnable(bundle):
+    accurate = most_accurate_variant(bundle)
+    for variant in runnable_variants(bundle):
         with Encoder.open(bundle, variant.name) as encoder, bar(variant.name, len(log)) as advance:
             shapes.ensure(encoder)
             golden.check(encoder)
             vectors[variant.name] = encode(encoder, log.texts, advance)
-            asked = prompt(encoder)
+            query_prompt = prompt(encoder)
     return DriftReference.fit(
-        vectors[plain.name],
+        vectors[accurate.name],
         bundle.fingerprint,
-        prompt=asked,
+        prompt=query_prompt,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         sessions=log.sessions,
         times=log.times,
@@ -107,6 +112,18 @@ def _fit(bundle: Bundle, log: QueryLog, accepted: FalseAlarms, seconds: float) -
         false_alarms=accepted,
         interval_seconds=seconds,
     )
+
+
+def most_accurate_variant(bundle: Bundle) -> Variant:
+    """Return the variant with the highest mean cosine to the checkpoint; of equals the first, which is the plainest."""
+    return max(bundle.manifest.variants, key=lambda variant: round(variant.parity.mean, 6))
+
+
+def runnable_variants(bundle: Bundle) -> list[Variant]:
+    """Return the most accurate variant, then the others that this machine can run."""
+    accurate, machine = most_accurate_variant(bundle), hardware.machine()
+    others = (v for v in bundle.manifest.variants if v is not accurate and machine.meets(v.needs))
+    return [accurate, *others]
 
 
 def nearest(bundle: Bundle) -> Variant:
@@ -140,12 +157,12 @@ def _report(
         measured_per_day=promise.measured_per_day if promise else None,
         measured_interval_per_day=(promise.measured_lower_per_day, promise.measured_upper_per_day) if promise else None,
         variants=sorted(fitted.offsets),
-        warnings=[*doubts(fitted, log), *_unknown(bundle, fitted)],
+        warnings=[*reliability_warnings(fitted, log), *_variant_warnings(bundle, fitted)],
     )
 
 
 def _sessions(log: QueryLog) -> int:
-    assert log.sessions is not None, "asked only of a log that has them"
+    assert log.sessions is not None, "the caller has checked it"
     return len(np.unique(log.sessions[log.sessions >= 0])) + int((log.sessions < 0).sum())
 
 
@@ -153,24 +170,26 @@ def _days(log: QueryLog) -> float | None:
     return None if log.times is None else round(float(log.times[-1] - log.times[0]) / DAY_SECONDS, 3)
 
 
-def doubts(fitted: DriftReference, log: QueryLog) -> list[str]:
-    """Why the promised rate of false alarms may not hold: a sentence each, none if it should."""
-    found = [_worth(fitted), _kept(fitted)]
+def reliability_warnings(fitted: DriftReference, log: QueryLog) -> list[str]:
+    """Return one sentence per reason why the false-alarm rate may be exceeded."""
+    warnings = [_sample_warning(fitted), _rate_warning(fitted)]
     if log.sessions is None:
-        found.append(
-            "no query has a `session`: each is taken for one by itself, and users who ask again in other words will "
-            "look like drift"
+        warnings.append(
+            "no query has a `session`: each query counts as a session of its own, and users who rephrase their query "
+            "will look like drift"
         )
     days = _days(log)
     if days is None:
-        found.append("no query has a `timestamp`: how mornings, nights and weekends differ is not known")
+        warnings.append("no query has a `timestamp`: differences between mornings, nights and weekends are unknown")
     elif days < 1:
-        found.append(f"the queries cover {days * 24:.1f} hours: how mornings, nights and weekends differ is not known")
-    return [sentence for sentence in found if sentence]
+        warnings.append(
+            f"the queries cover {days * 24:.1f} hours: differences between mornings, nights and weekends are unknown"
+        )
+    return [sentence for sentence in warnings if sentence]
 
 
-def _worth(fitted: DriftReference) -> str:
-    """The same reasons for which the detector answers `unknown`."""
+def _sample_warning(fitted: DriftReference) -> str:
+    """Return a warning if the detector would answer `unknown` because of too few queries."""
     effective = fitted.calibration.effective if fitted.calibration else 0.0
     if len(fitted.vectors) < MINIMUM:
         return f"{len(fitted.vectors)} distinct queries, {MINIMUM} needed: drift stays unknown"
@@ -182,26 +201,26 @@ def _worth(fitted: DriftReference) -> str:
     return ""
 
 
-def _kept(fitted: DriftReference) -> str:
-    """Only what held-out blocks show beyond chance is held against the promise."""
+def _rate_warning(fitted: DriftReference) -> str:
+    """Return a warning if even the lower bound of the false-alarm rate on held-out blocks exceeds the accepted rate."""
     promise = fitted.promise
     if promise is None or promise.measured_lower_per_day <= promise.false_alarms.per_day:
         return ""
     return (
-        f"held-out blocks of these queries show {promise.measured_per_day * 30:.1f} false alarms in 30 days, and "
-        f"certainly more than {promise.measured_lower_per_day * 30:.1f}; promised are "
-        f"{promise.false_alarms.per_day * 30:.1f}: give queries of more days"
+        f"held-out blocks of these queries show {promise.measured_per_day * 30:.1f} false alarms in 30 days (95% lower "
+        f"bound {promise.measured_lower_per_day * 30:.1f}), but you accept {promise.false_alarms.per_day * 30:.1f}: "
+        "give queries of more days"
     )
 
 
-def _unknown(bundle: Bundle, fitted: DriftReference) -> list[str]:
+def _variant_warnings(bundle: Bundle, fitted: DriftReference) -> list[str]:
     others = [v.name for v in bundle.manifest.variants if v.name not in fitted.offsets]
     if not others:
         return []
-    return [f"this machine cannot run {', '.join(others)}: served by these, only larger shifts count as drift"]
+    return [f"this machine cannot run {', '.join(others)}: with these variants only larger shifts count as drift"]
 
 
-def _tell(report: ReferenceReport) -> None:
+def _print(report: ReferenceReport) -> None:
     console = Console(highlight=False)
     console.print(_table(report))
     for warning in report.warnings:
@@ -209,29 +228,30 @@ def _tell(report: ReferenceReport) -> None:
 
 
 def _table(report: ReferenceReport) -> Table:
-    table = Table(title=f"bound to model {report.fingerprint[:12]}", caption=report.reference, show_header=False)
+    table = Table(
+        title=f"drift reference for model {report.fingerprint[:12]}", caption=report.reference, show_header=False
+    )
     table.add_column("what")
     table.add_column("value", justify="right")
-    sessions = "not given" if report.sessions is None else f"{report.sessions:,}"
     for row in (
         ("queries", f"{report.queries:,}"),
-        ("distinct ones kept", f"{report.vectors:,}"),
-        ("worth independent queries", f"{report.effective:,.0f}"),
-        ("sessions", sessions),
+        ("distinct queries stored", f"{report.vectors:,}"),
+        ("effective independent queries", f"{report.effective:,.0f}"),
+        ("sessions", "not given" if report.sessions is None else f"{report.sessions:,}"),
         ("days", "not given" if report.days is None else f"{report.days:,.1f}"),
-        ("a test", f"each {report.every_seconds:,.0f} s"),
-        ("warns above (1: no drift)", "-" if report.threshold is None else f"{report.threshold:.2f}"),
-        ("false alarms in 30 days, promised", _monthly(report.promised_per_day)),
-        ("false alarms in 30 days, measured", _monthly(report.measured_per_day)),
-        ("of that the 95% interval", _between(report.measured_interval_per_day)),
+        ("interval between tests", f"{report.every_seconds:,.0f} s"),
+        ("warning threshold (1: no drift)", "-" if report.threshold is None else f"{report.threshold:.2f}"),
+        ("false alarms in 30 days, accepted", _per_month(report.promised_per_day)),
+        ("false alarms in 30 days, measured", _per_month(report.measured_per_day)),
+        ("95% interval of the measured rate", _interval_per_month(report.measured_interval_per_day)),
     ):
         table.add_row(*row)
     return table
 
 
-def _monthly(per_day: float | None) -> str:
+def _per_month(per_day: float | None) -> str:
     return "-" if per_day is None else f"{per_day * 30:.2f}"
 
 
-def _between(per_day: tuple[float, float] | None) -> str:
-    return "-" if per_day is None else " to ".join(_monthly(end) for end in per_day)
+def _interval_per_month(per_day: tuple[float, float] | None) -> str:
+    return "-" if per_day is None else " to ".join(_per_month(end) for end in per_day)

@@ -1,4 +1,4 @@
-"""`embedship serve`: its options are the fields of Settings."""
+"""Command `serve`: starts the HTTP server. Its options are the fields of `Settings`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from embedship.serve.settings import Settings, flag, variable
 def serve(**options: Any) -> None:
     """Serve embeddings (OpenAI and text-embeddings-inference) and search over HTTP.
 
-    The bundle's golden texts are encoded first: a server that would answer with wrong vectors does not start.
-    Every option is also an environment variable: --drain-seconds is EMBEDSHIP_DRAIN_SECONDS.
+    The server encodes the bundle's golden texts before it listens. If their vectors are wrong, it does not start.
+    Every option can also be set by an environment variable: EMBEDSHIP_DRAIN_SECONDS sets --drain-seconds.
     """
-    # Before numpy loads: the exact search of the monitor must not wake a pool of BLAS threads beside the streams.
+    # Before numpy loads: the monitor's exact search must not start BLAS threads that compete with the engine streams.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from embedship.serve.main import run
 
@@ -27,7 +27,7 @@ def serve(**options: Any) -> None:
 
 
 def _signature() -> inspect.Signature:
-    """What typer reads: BUNDLE as an argument, every other setting as an option."""
+    """Return the signature that typer reads: BUNDLE is an argument, every other setting an option."""
     types = get_type_hints(Settings)
     return inspect.Signature([_parameter(field, types[field.name]) for field in dataclasses.fields(Settings)])
 
@@ -37,14 +37,15 @@ def _parameter(field: dataclasses.Field[Any], kind: Any) -> inspect.Parameter:
     if required:
         read: Any = typer.Argument(metavar=field.name.upper(), envvar=variable(field.name), help=help)
     else:
-        # Else typer would make a path of an address, and drop a slash.
-        where = Address in get_args(kind)
-        kind = Any if where else kind
+        # Without a parser typer would convert a Milvus address to a Path, which drops one of its slashes.
+        is_location = Address in get_args(kind)
+        kind = Any if is_location else kind
+        parser = parse_location if is_location else None
         read = typer.Option(
             flag(field.name),
             envvar=variable(field.name),
             help=help,
-            parser=parse_location if where else None,
+            parser=parser,
             rich_help_panel=str(field.metadata["panel"]),
         )
     default = inspect.Parameter.empty if required else field.default

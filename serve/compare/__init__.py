@@ -1,14 +1,14 @@
-"""A new bundle or server held against the one it is to replace: what differs, and whether it may.
+"""Comparison of a new bundle or server with the one in use: measurements, gates and the decision.
 
-bundles.py      Two bundles
-footprint.py    Most memory of a process that opens a bundle and encodes texts
-gates.py        Gates
-live.py         Two servers, asked the same queries in turn as a client asks
-pace.py         How much faster is one encoder than another on the same texts? In turn, so that both see the same
-parity.py       One model twice
-questions.py    The queries to compare with
-rankings.py     How alike are two rankings, and how good is each by labels? Pure
-report.py       What a comparison found
-report_page.py  compare.html
-sources.py      What OLD finds exactly, and what NEW finds, for every query
+bundles.py      Compares two bundles
+footprint.py    Measures the peak memory of a process
+gates.py        Gates: check each measurement against a limit
+live.py         Compares two servers
+pace.py         Measures the speed ratio of two encoders
+parity.py       Cosines and drift of the vectors of two bundles of the same model
+questions.py    The queries and their labels
+rankings.py     Ranking metrics with intervals
+report.py       The report and its parts
+report_page.py  HTML page of the report
+sources.py      The documents that are searched
 """

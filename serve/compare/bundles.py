@@ -1,4 +1,4 @@
-"""Two bundles: their golden texts, their vectors of the queries, what each finds, its speed, size and memory."""
+"""Comparison of two bundles: golden texts, vectors of the queries, search results, speed, size and memory."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import NamedTuple
 import msgspec
 
 from embedship import golden, variant_choice
-from embedship import queries as asking
+from embedship import queries as query_encoding
 from embedship.bundle import Bundle
 from embedship.codes import Vectors, cosine
 from embedship.encoder import Encoder
 from embedship.errors import GateError, UsageError
 from embedship.files import qrels
 from embedship.serve.compare import footprint, gates, pace, parity, rankings, sources
-from embedship.serve.compare.gates import CompareThresholds, of
+from embedship.serve.compare.gates import CompareThresholds, build_report
 from embedship.serve.compare.questions import QuestionSet
 from embedship.serve.compare.report import (
     ComparedSide,
@@ -34,9 +34,9 @@ _FOOTPRINT_TEXTS = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompareOptions:
-    """`variant` and `new_variant` None: the chosen ones. rounds 0: neither speed nor memory is measured."""
+    """Inputs besides the queries. A variant of None is the chosen one. rounds 0 measures neither speed nor memory."""
 
-    where: DocumentSources
+    sources: DocumentSources
     qrels: Path | None = None
     variant: str | None = None
     new_variant: str | None = None
@@ -53,29 +53,36 @@ class BundlePair(NamedTuple):
 
 
 def compare(
-    old: Path, new: Path, questions: QuestionSet, limits: CompareThresholds, wishes: CompareOptions
+    old: Path, new: Path, questions: QuestionSet, limits: CompareThresholds, options: CompareOptions
 ) -> ComparisonResult:
-    """Raises UsageError, UnsafeError, EngineError; what is merely worse is in the report."""
+    """Compare two bundles. A worse NEW is reported, not raised.
+
+    Raises UsageError for options that do not fit, UnsafeError for a damaged bundle or index, EngineError.
+    """
     opened = [Bundle.open(folder) for folder in (old, new)]
-    variants = [
-        variant_choice.variant(b, v).name for b, v in zip(opened, (wishes.variant, wishes.new_variant), strict=True)
-    ]
+    names = (options.variant, options.new_variant)
+    variants = [variant_choice.variant(b, name).name for b, name in zip(opened, names, strict=True)]
     with ExitStack() as stack:
         both = BundlePair(*(stack.enter_context(Encoder.open(b, v)) for b, v in zip(opened, variants, strict=True)))
         sides = [_side(encoder) for encoder in both]
-        first = [gates.model(sides[0], sides[1], limits), _golden("OLD", both.old), _golden("NEW", both.new)]
-        if any(gate.passed is False for gate in first):  # of wrong vectors nothing else is worth knowing
-            return ComparisonResult(of(sides[0], sides[1], questions, first, CompareMeasurements()), PerQueryValues())
-        documents = sources.opened(wishes.where, both.old, both.new, stack)
-        questions = _judged(questions, wishes.qrels, documents)
-        demand_a_decision(both.same_model, documents is not None, questions, limits)
-        if wishes.rounds:  # a process each: after all that may be refused
-            sides = [_weighed(side, encoder, questions) for side, encoder in zip(sides, both, strict=True)]
-        measured, evidence = _measured(both, questions, documents, wishes.rounds)
-        floor = parity.floor(both.old, both.new)
-        made = [*first, *gates.judged(measured, len(questions), both.same_model, floor, limits)]
-        made += gates.sizes(sides[0], sides[1], limits)
-        return ComparisonResult(of(sides[0], sides[1], questions, made, measured), evidence)
+        results = [
+            gates.check_model(sides[0], sides[1], limits),
+            _check_own_golden("OLD", both.old),
+            _check_own_golden("NEW", both.new),
+        ]
+        if any(gate.passed is False for gate in results):  # other measurements of wrong vectors would be useless
+            report = build_report(sides[0], sides[1], questions, results, CompareMeasurements())
+            return ComparisonResult(report, PerQueryValues())
+        documents = sources.open_sources(options.sources, both.old, both.new, stack)
+        questions = _with_labels(questions, options.qrels, documents)
+        require_decidable(both.same_model, documents is not None, questions, limits)
+        if options.rounds:  # starts one process per bundle, so only after every check that can refuse the input
+            sides = [_with_memory(side, encoder, questions) for side, encoder in zip(sides, both, strict=True)]
+        measured, per_query = _measure(both, questions, documents, options.rounds)
+        floor = parity.cosine_floor(both.old, both.new)
+        results += gates.check_measurements(measured, len(questions), both.same_model, floor, limits)
+        results += gates.check_sizes(sides[0], sides[1], limits)
+        return ComparisonResult(build_report(sides[0], sides[1], questions, results, measured), per_query)
 
 
 def _side(encoder: Encoder) -> ComparedSide:
@@ -91,72 +98,78 @@ def _side(encoder: Encoder) -> ComparedSide:
     )
 
 
-def _weighed(side: ComparedSide, encoder: Encoder, questions: QuestionSet) -> ComparedSide:
+def _with_memory(side: ComparedSide, encoder: Encoder, questions: QuestionSet) -> ComparedSide:
     texts = questions.texts[:_FOOTPRINT_TEXTS]
     memory = footprint.measure_peak_memory(encoder.bundle, encoder.variant.name, texts)
     return msgspec.structs.replace(side, memory_bytes=memory)
 
 
-def _golden(name: str, encoder: Encoder) -> GateResult:
-    """The bundle against its own golden vectors."""
+def _check_own_golden(name: str, encoder: Encoder) -> GateResult:
+    """Check a bundle against its own golden vectors."""
     try:
-        found = golden.check(encoder)
+        result = golden.check(encoder)
     except GateError as error:
         return GateResult(f"golden texts of {name}", False, f"{name}: {error}")
-    said = f"{name} gives the checkpoint's vectors of its {found.texts} golden texts: cosine min {found.minimum:.5f}, "
-    return GateResult(f"golden texts of {name}", True, f"{said}mean {found.mean:.5f}.", found.minimum)
+    reason = (
+        f"{name} computes the checkpoint's vectors of its {result.texts} golden texts: cosine min "
+        f"{result.minimum:.5f}, mean {result.mean:.5f}."
+    )
+    return GateResult(f"golden texts of {name}", True, reason, result.minimum)
 
 
-def _judged(questions: QuestionSet, path: Path | None, documents: SourcePair | None) -> QuestionSet:
-    """With labels, all of which name documents that OLD has. Raises UsageError."""
+def _with_labels(questions: QuestionSet, path: Path | None, documents: SourcePair | None) -> QuestionSet:
+    """Add the judgements of --qrels. Raises UsageError unless every label names a document of OLD."""
     if documents is None:
         if path:
-            raise UsageError("--qrels judge documents: give --index INDEX, or --corpus CORPUS.jsonl")
+            raise UsageError("--qrels needs documents to judge: give --index INDEX, or --corpus CORPUS.jsonl")
         return questions
     if not (path or questions.labelled):
         return questions
     known = documents.old.ids
-    found = questions.judged(qrels.read(path, known, "OLD's documents")) if path else questions
-    for wanted in found.relevant:
-        if strange := wanted - known:
-            raise UsageError(f"a query names {min(strange)!r} as `relevant`, and OLD has no such document")
-    return found
+    labelled = questions.with_judgements(qrels.read(path, known, "OLD's documents")) if path else questions
+    for relevant in labelled.relevant:
+        if unknown := relevant - known:
+            raise UsageError(f"a query has {min(unknown)!r} in `relevant`, but OLD contains no document with this id")
+    return labelled
 
 
-def demand_a_decision(same_model: bool, documents: bool, questions: QuestionSet, limits: CompareThresholds) -> None:
-    """Raise UsageError where labels would be dropped, or nothing would say whether another model is any good."""
+def require_decidable(same_model: bool, documents: bool, questions: QuestionSet, limits: CompareThresholds) -> None:
+    """Raise UsageError if labels would be ignored, or if nothing could show the quality of another model."""
     if questions.labelled and not documents:
         raise UsageError(
-            "queries are labelled (`relevant`), and nothing is searched that they could judge: give --index INDEX or "
-            "--corpus CORPUS.jsonl, of two servers serve both with --index; or give queries without labels"
+            "the queries are labelled (`relevant`), but nothing is searched that the labels could judge: give --index "
+            "INDEX or --corpus CORPUS.jsonl (for two servers: serve both with --index), or give queries without labels"
         )
     if not same_model and not (documents and (limits.min_recall is not None or questions.labelled)):
         raise UsageError(
             "NEW is another model, and nothing was given to judge it by: label the queries (`relevant`, or --qrels), "
-            "or say with --min-recall how alike the rankings must be; and let both search, by --index and --new-index "
-            "or by --corpus"
+            "or set with --min-recall how similar the rankings must be. Both models must also be able to search: give "
+            "--index and --new-index, or --corpus"
         )
 
 
-def _measured(
+def _measure(
     both: BundlePair, questions: QuestionSet, documents: SourcePair | None, rounds: int
 ) -> tuple[CompareMeasurements, PerQueryValues]:
-    old, new = _encoded(both, questions)
+    old, new = _encode(both, questions)
     cosines = cosine(old, new) if both.same_model else None
-    answered = documents.ranked(old, new) if documents else None
-    shares = rankings.overlaps(*answered) if answered else None
+    rankings_of_both = documents.search(old, new) if documents else None
+    shares = rankings.overlap_ratios(*rankings_of_both) if rankings_of_both else None
     return CompareMeasurements(
-        golden=parity.golden(both.old.bundle, both.new) if both.same_model else None,
-        vectors=None if cosines is None else parity.of(cosines),
-        agreement=rankings.agreement(shares, documents.what) if documents and shares is not None else None,
-        labels=rankings.labels(*answered, questions.relevant) if answered else None,
-        drift=parity.drift(both.old, both.new, old, new) if both.same_model else None,
+        golden=parity.golden_parity(both.old.bundle, both.new) if both.same_model else None,
+        vectors=None if cosines is None else parity.summarise(cosines),
+        agreement=rankings.measure_agreement(shares, documents.what) if documents and shares is not None else None,
+        labels=rankings.measure_labels(*rankings_of_both, questions.relevant) if rankings_of_both else None,
+        drift=parity.measure_drift(both.old, both.new, old, new) if both.same_model else None,
         speed=pace.measure_speedup(both.old, both.new, questions.texts, rounds) if rounds else None,
     ), PerQueryValues(cosines, shares)
 
 
-def _encoded(both: BundlePair, questions: QuestionSet) -> tuple[Vectors, Vectors]:
-    """(n, dim) of the queries, OLD's and NEW's, ready to compare."""
+def _encode(both: BundlePair, questions: QuestionSet) -> tuple[Vectors, Vectors]:
+    """Return OLD's and NEW's vectors of the queries, (n, dim) float32 each, ready to compare."""
     with bar("queries", 2 * len(questions)) as advance:
-        old, new = (sources.comparable(e, asking.encode(e, questions.texts, advance)) for e in both)
+        old, new = (
+            sources.normalise_for_comparison(encoder, query_encoding.encode(encoder, questions.texts, advance))
+            for encoder in both
+        )
     return old, new

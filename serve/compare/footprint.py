@@ -1,5 +1,6 @@
-"""Most memory of a process that opens a bundle and encodes texts: measured in one of its own, for heaps do not shrink.
+"""Peak memory of a process that opens a bundle and encodes texts.
 
+It is measured in a process of its own, because a heap does not shrink after other work:
 python -m embedship.serve.compare.footprint BUNDLE VARIANT < texts.json
 """
 
@@ -21,7 +22,7 @@ _SECONDS = 600
 
 
 def measure_peak_memory(bundle: Bundle, variant: str, texts: Sequence[str]) -> int | None:
-    """Bytes; None where the system does not say (it is read from /proc). Raises EngineError if the process fails."""
+    """Return the peak memory in bytes, or None on a system without /proc. Raises EngineError if the process fails."""
     if not _STATUS.exists():
         return None
     command = [sys.executable, "-P", "-m", __name__, str(bundle.folder.resolve()), variant]
@@ -30,15 +31,17 @@ def measure_peak_memory(bundle: Bundle, variant: str, texts: Sequence[str]) -> i
             command, input=msgspec.json.encode(texts), capture_output=True, timeout=_SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
-        raise EngineError(f"a process that opened {bundle.folder} took more than {_SECONDS} s: --rounds 0") from None
+        raise EngineError(
+            f"measuring the memory of {bundle.folder} took more than {_SECONDS} s: give --rounds 0 to skip it"
+        ) from None
     if answer.returncode:
         last = answer.stderr.decode(errors="replace").strip().rsplit("\n", 1)[-1]
-        raise EngineError(f"a process that opened {bundle.folder} to measure its memory failed: {last}")
+        raise EngineError(f"the process that measures the memory of {bundle.folder} failed: {last}")
     return int(answer.stdout)
 
 
-def peak(status: str) -> int:
-    """VmHWM, which begins at nothing in a new program; getrusage would tell the parent's."""
+def parse_peak_memory(status: str) -> int:
+    """Return VmHWM of /proc/self/status in bytes. It starts at zero in a new program; getrusage includes the parent."""
     line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024
 
@@ -47,7 +50,7 @@ def main(bundle: str, variant: str) -> None:
     texts = msgspec.json.decode(sys.stdin.buffer.read(), type=list[str])
     with Encoder.open(bundle, variant) as encoder:
         encoder.encode(texts)
-    print(peak(_STATUS.read_text()))
+    print(parse_peak_memory(_STATUS.read_text()))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Gates: what NEW must hold to, each with its reason in a sentence."""
+"""Gates of a comparison: each checks one measurement of NEW against a limit and states the reason."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from embedship.monitor.state import SignalState
-from embedship.serve.compare import gates
 from embedship.serve.compare.questions import QuestionSet
 from embedship.serve.compare.report import ComparedSide, CompareMeasurements, CompareReport, GateResult
 
 if TYPE_CHECKING:
     from embedship.serve.compare.rankings import LabelStatistics, MetricComparison, RankingAgreement
     from embedship.serve.compare.report import (
-        ComparedSide,
-        CompareMeasurements,
         DriftStates,
         LatencyRatio,
         RequestFailures,
@@ -26,35 +23,35 @@ if TYPE_CHECKING:
     )
 
 
-def of(
+def build_report(
     old: ComparedSide,
     new: ComparedSide,
     questions: QuestionSet,
-    made: Sequence[GateResult],
+    results: Sequence[GateResult],
     measured: CompareMeasurements,
 ) -> CompareReport:
-    """The report of gates that were made and of what they judged."""
+    """Return the report for gate results and the measurements that they are based on."""
     return CompareReport(
-        passed=all(gate.passed is not False for gate in made),
-        verdict=gates.verdict(made),
+        passed=all(gate.passed is not False for gate in results),
+        verdict=verdict(results),
         old=old,
         new=new,
         same_model=old.fingerprint == new.fingerprint,
         lines=questions.lines,
         queries=len(questions),
-        gates=made,
+        gates=results,
         measured=measured,
     )
 
 
-# The least that int8 must hold to its checkpoint at export (Floors), for servers, which tell no floors of their own.
+# Minimum cosines of int8 to its checkpoint at export (Floors). Used for servers, which do not report floors.
 COSINE, COSINE_MEAN = 0.97, 0.99
 RECALL = 0.9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompareThresholds:
-    """None: measured and shown, but not demanded. min_recall None: RECALL for one model, nothing for two."""
+    """Limits of the gates. None: only reported, except min_recall, where it means RECALL if both are the same model."""
 
     other_model: bool = False
     min_queries: int = 100
@@ -69,238 +66,246 @@ class CompareThresholds:
 
 
 class CosineFloor(NamedTuple):
-    """What cosines of one model must hold: the first percentile (of golden texts the least), and the mean."""
+    """Minimum cosines between vectors of the same model.
+
+    `low` applies to the first percentile (for golden texts: to the minimum), `mean` to the mean.
+    """
 
     low: float = COSINE
     mean: float = COSINE_MEAN
 
 
-def judged(
-    found: CompareMeasurements, distinct: int, same_model: bool, floor: CosineFloor, limits: CompareThresholds
+def check_measurements(
+    measured: CompareMeasurements, distinct: int, same_model: bool, floor: CosineFloor, limits: CompareThresholds
 ) -> list[GateResult]:
-    """A gate for each thing that was measured or has a limit. `distinct` queries were answered by both."""
-    made = [queries(distinct, limits)]
-    if found.failures:
-        made.append(failures(found.failures, limits))
-    if found.golden:
-        made.append(golden(found.golden, floor))
-    if found.vectors:
-        made.append(vectors(found.vectors, floor))
-    if found.agreement:
-        made.append(agreement(found.agreement, same_model, limits))
-    if found.labels:
-        made += labels(found.labels, limits)
-    if found.drift:
-        made.append(drift(found.drift))
-    if found.speed:
-        made.append(speed(found.speed, limits))
-    if found.latency:
-        made.append(latency(found.latency, limits))
-    demanded = (
-        ("ranking", "--min-recall", limits.min_recall, found.agreement),
-        ("speed", "--min-speed", limits.min_speed, found.speed),
-        ("latency", "--max-latency", limits.max_latency, found.latency),
+    """Return one result per measurement and per limit. `distinct`: number of distinct queries that both answered."""
+    results = [check_queries(distinct, limits)]
+    if measured.failures:
+        results.append(check_failures(measured.failures, limits))
+    if measured.golden:
+        results.append(check_golden(measured.golden, floor))
+    if measured.vectors:
+        results.append(check_vectors(measured.vectors, floor))
+    if measured.agreement:
+        results.append(check_ranking(measured.agreement, same_model, limits))
+    if measured.labels:
+        results += check_labels(measured.labels, limits)
+    if measured.drift:
+        results.append(check_drift(measured.drift))
+    if measured.speed:
+        results.append(check_speed(measured.speed, limits))
+    if measured.latency:
+        results.append(check_latency(measured.latency, limits))
+    limited = (
+        ("ranking", "--min-recall", limits.min_recall, measured.agreement),
+        ("speed", "--min-speed", limits.min_speed, measured.speed),
+        ("latency", "--max-latency", limits.max_latency, measured.latency),
     )
-    return made + [
-        _unmeasured(name, option) for name, option, limit, value in demanded if limit is not None and value is None
+    return results + [
+        _not_measured(name, option) for name, option, limit, value in limited if limit is not None and value is None
     ]
 
 
-def _unmeasured(name: str, option: str) -> GateResult:
-    """A limit that nothing was held against is not met."""
-    return GateResult(name, False, f"{option} demands a limit, and nothing was measured that could be held against it.")
+def _not_measured(name: str, option: str) -> GateResult:
+    """Return a failed gate: a limit without a measurement is not met."""
+    return GateResult(name, False, f"{option} sets a limit, but the value was not measured.")
 
 
 def _at_least(value: float, limit: float | None) -> bool | None:
-    return None if limit is None else value >= limit  # a NaN is at least nothing
+    return None if limit is None else value >= limit  # False for NaN
 
 
 def _at_most(value: float, limit: float | None) -> bool | None:
     return None if limit is None else value <= limit
 
 
-def model(old: ComparedSide, new: ComparedSide, limits: CompareThresholds) -> GateResult:
+def check_model(old: ComparedSide, new: ComparedSide, limits: CompareThresholds) -> GateResult:
     if old.fingerprint == new.fingerprint:
-        return GateResult("model", True, f"Both are one model, fingerprint {old.fingerprint[:12]}.")
+        return GateResult("model", True, f"OLD and NEW are the same model, fingerprint {old.fingerprint[:12]}.")
     both = f"NEW is another model ({new.model} {new.fingerprint[:12]}, OLD is {old.model} {old.fingerprint[:12]})"
     if limits.other_model:
-        return GateResult("model", True, f"{both}, as --other-model allows: only rankings are compared.")
+        return GateResult("model", True, f"{both}, which --other-model allows: only rankings are compared.")
     return GateResult(
         "model",
         False,
-        f"{both}: vectors of one mean nothing to the other, and whoever is answered by both in turn stores a mixture. "
-        "Give --other-model if it is meant to replace it, with an index of its own.",
+        f"{both}. Vectors of two models cannot be compared, and clients answered by both would store a mixture. Give "
+        "--other-model if NEW is meant to replace OLD, with an index of its own.",
     )
 
 
-def unsearched() -> GateResult:
-    """For servers of which only OLD has an index."""
+def fail_without_index() -> GateResult:
+    """Return the failed gate for two servers of which only OLD has an index."""
     return GateResult("ranking", False, "OLD answers /search and NEW has no index: serve NEW with --index.")
 
 
-def queries(distinct: int, limits: CompareThresholds) -> GateResult:
+def check_queries(distinct: int, limits: CompareThresholds) -> GateResult:
     enough = distinct >= limits.min_queries
-    said = f"{distinct:,} distinct queries; {limits.min_queries:,} are demanded"
+    count = f"{distinct:,} distinct queries; {limits.min_queries:,} are required"
     return GateResult(
         "queries",
         enough,
-        f"{said}." if enough else f"{said}: too few to show that nothing was lost. Give more, or lower --min-queries.",
+        f"{count}." if enough else f"{count} to show that quality was kept. Give more, or lower --min-queries.",
         float(distinct),
         float(limits.min_queries),
     )
 
 
-def golden(found: VectorParity, floor: CosineFloor) -> GateResult:
-    """NEW's vectors of OLD's golden texts against those that OLD recorded of the checkpoint."""
-    good = found.minimum >= floor.low and found.mean >= floor.mean
-    cosines = f"cosine min {found.minimum:.5f} (limit {floor.low:g}), mean {found.mean:.5f} (limit {floor.mean:g})"
-    end = "" if good else " It names itself the same model, and is not: do not ship it."
+def check_golden(parity: VectorParity, floor: CosineFloor) -> GateResult:
+    """Check NEW's vectors of OLD's golden texts against the checkpoint's vectors stored in OLD."""
+    good = parity.minimum >= floor.low and parity.mean >= floor.mean
+    cosines = f"cosine min {parity.minimum:.5f} (limit {floor.low:g}), mean {parity.mean:.5f} (limit {floor.mean:g})"
+    end = "" if good else " NEW has the fingerprint of the same model but computes other vectors: do not ship it."
     return GateResult(
         "golden texts",
         good,
-        f"NEW against the checkpoint's vectors that OLD holds of {found.texts} golden texts: {cosines}.{end}",
-        found.minimum,
+        f"NEW compared with the checkpoint's vectors of OLD's {parity.texts} golden texts: {cosines}.{end}",
+        parity.minimum,
         floor.low,
     )
 
 
-def vectors(found: VectorParity, floor: CosineFloor) -> GateResult:
-    good = found.low >= floor.low and found.mean >= floor.mean
+def check_vectors(parity: VectorParity, floor: CosineFloor) -> GateResult:
+    good = parity.low >= floor.low and parity.mean >= floor.mean
     return GateResult(
         "vectors",
         good,
-        f"Cosine of NEW's vectors to OLD's, {found.texts:,} queries: mean {found.mean:.5f} (limit {floor.mean:g}), 99% "
-        f"are above {found.low:.5f} (limit {floor.low:g}), min {found.minimum:.5f}.",
-        found.mean,
+        f"Cosine of NEW's vectors to OLD's, {parity.texts:,} queries: mean {parity.mean:.5f} (limit {floor.mean:g}), "
+        f"99% are above {parity.low:.5f} (limit {floor.low:g}), min {parity.minimum:.5f}.",
+        parity.mean,
         floor.mean,
     )
 
 
-def agreement(found: RankingAgreement, same_model: bool, limits: CompareThresholds) -> GateResult:
-    """Its lower end decides: what the queries do not show is not assumed."""
+def check_ranking(agreement: RankingAgreement, same_model: bool, limits: CompareThresholds) -> GateResult:
+    """Check the lower end of the interval, so that too few queries cannot pass."""
     limit = limits.min_recall if limits.min_recall is not None or not same_model else RECALL
-    recall = found.recall
-    demanded = "not demanded of another model" if limit is None else f"limit {limit:g}, by its lower end"
+    recall = agreement.recall
+    required = "no limit for another model" if limit is None else f"limit {limit:g} for the lower end"
     return GateResult(
         "ranking",
         _at_least(recall.lower, limit),
-        f"recall@10 of NEW against OLD is {recall.mean:.4f} ({recall.lower:.4f} to {recall.upper:.4f}; {demanded}), "
-        f"{found.queries:,} queries: {found.what}.",
+        f"recall@10 of NEW against OLD is {recall.mean:.4f} ({recall.lower:.4f} to {recall.upper:.4f}; {required}), "
+        f"{agreement.queries:,} queries: {agreement.what}.",
         recall.lower,
         limit,
     )
 
 
-def labels(found: LabelStatistics, limits: CompareThresholds) -> list[GateResult]:
-    if found.recall.old == found.recall.new == 0:
-        said = (
-            f"Neither found a labelled document, {found.queries:,} queries: do labels and index name documents alike?"
+def check_labels(labels: LabelStatistics, limits: CompareThresholds) -> list[GateResult]:
+    if labels.recall.old == labels.recall.new == 0:
+        reason = (
+            f"Neither OLD nor NEW found a labelled document in {labels.queries:,} queries: check that the labels use "
+            "the document ids of the index."
         )
-        return [GateResult("labels", False, said)]
-    qualities = [
-        _quality("recall@10", found.recall, found.queries, limits.max_recall_drop),
-        _quality("nDCG@10", found.ndcg, found.queries, limits.max_ndcg_drop),
+        return [GateResult("labels", False, reason)]
+    metrics = [
+        _check_metric("recall@10", labels.recall, labels.queries, limits.max_recall_drop),
+        _check_metric("nDCG@10", labels.ndcg, labels.queries, limits.max_ndcg_drop),
     ]
-    if found.queries >= limits.min_queries:
-        return qualities
-    # Two queries that fare alike have an interval without width: it would show anything.
-    said = (
-        f"{found.queries:,} labelled {'query' if found.queries == 1 else 'queries'}; {limits.min_queries:,} are "
-        "demanded: too few to show that nothing was lost. Label more, lower --min-queries, or give queries without "
-        "labels."
+    if labels.queries >= limits.min_queries:
+        return metrics
+    # Two queries with equal changes have an interval of width zero, which would pass any limit.
+    reason = (
+        f"{labels.queries:,} labelled {'query' if labels.queries == 1 else 'queries'}; {limits.min_queries:,} are "
+        "required to show that quality was kept. Label more, lower --min-queries, or give queries without labels."
     )
-    shown = [msgspec.structs.replace(gate, passed=None) for gate in qualities]
-    return [GateResult("labels", False, said, float(found.queries), float(limits.min_queries)), *shown]
+    reported = [msgspec.structs.replace(gate, passed=None) for gate in metrics]
+    return [GateResult("labels", False, reason, float(labels.queries), float(limits.min_queries)), *reported]
 
 
-def _quality(name: str, found: MetricComparison, queries: int, most: float) -> GateResult:
-    change = found.change
-    good = change.lower >= -most
+def _check_metric(name: str, metric: MetricComparison, queries: int, max_drop: float) -> GateResult:
+    change = metric.change
+    good = change.lower >= -max_drop
     end = ""
     if not good:
-        end = " It fell." if change.upper < 0 else " The queries do not show that it did not: give more of them."
+        end = " It fell." if change.upper < 0 else " The queries cannot rule out a drop: give more of them."
     return GateResult(
         f"{name} by labels",
         good,
-        f"{name} by labels, {queries:,} queries: OLD {found.old:.4f}, NEW {found.new:.4f}, change {change.mean:+.4f} "
-        f"({change.lower:+.4f} to {change.upper:+.4f}; at most -{most:g}, by its lower end).{end}",
+        f"{name} by labels, {queries:,} queries: OLD {metric.old:.4f}, NEW {metric.new:.4f}, change {change.mean:+.4f} "
+        f"({change.lower:+.4f} to {change.upper:+.4f}; limit -{max_drop:g} for the lower end).{end}",
         change.lower,
-        -most,
+        -max_drop,
     )
 
 
-def drift(found: DriftStates) -> GateResult:
-    """Queries that drift by themselves are no fault of NEW: it fails where it moves them further than matters."""
-    effects = f"the mean moved by {found.new_effect:.3f} standard deviations with NEW, {found.old_effect:.3f} with OLD"
-    detail = f"{effects} ({found.floor:g} more would matter); largest KS distance of a dimension {found.ks_largest:.3f}"
-    if SignalState.UNKNOWN in (found.new, found.old):
-        return GateResult("drift", None, f"Drift was not decided: {found.reason}.")
-    moved = found.new_effect - found.old_effect
-    if found.new is SignalState.WARN and moved > found.floor:
-        said = "NEW's vectors of the queries drift from OLD's reference, further than OLD's"
-        return GateResult("drift", False, f"{said}: {detail}.", moved, found.floor)
-    drifted = "The queries drift from OLD's reference by themselves, and NEW moves them no further"
-    said = (
-        drifted
-        if SignalState.WARN in (found.new, found.old)
-        else "NEW's vectors of the queries are like OLD's reference"
+def check_drift(states: DriftStates) -> GateResult:
+    """Check that NEW does not move the queries further from OLD's reference than OLD does.
+
+    Queries that also drift with OLD are not a fault of NEW. The gate fails if NEW's effect exceeds OLD's by `floor`.
+    """
+    effects = (
+        f"the mean moved by {states.new_effect:.3f} standard deviations with NEW, {states.old_effect:.3f} with OLD"
     )
-    return GateResult("drift", True, f"{said}: {detail}.", moved, found.floor)
+    detail = f"{effects} (limit {states.floor:g} more); largest KS distance of a dimension {states.ks_largest:.3f}"
+    if SignalState.UNKNOWN in (states.new, states.old):
+        return GateResult("drift", None, f"Drift could not be decided: {states.reason}.")
+    moved = states.new_effect - states.old_effect
+    if states.new is SignalState.WARN and moved > states.floor:
+        reason = "NEW's vectors of the queries drift further from OLD's reference than OLD's vectors do"
+        return GateResult("drift", False, f"{reason}: {detail}.", moved, states.floor)
+    if SignalState.WARN in (states.new, states.old):
+        reason = "The queries drift from OLD's reference, but not because of NEW"
+    else:
+        reason = "NEW's vectors of the queries are like OLD's reference"
+    return GateResult("drift", True, f"{reason}: {detail}.", moved, states.floor)
 
 
-def speed(found: SpeedRatio, limits: CompareThresholds) -> GateResult:
+def check_speed(speed: SpeedRatio, limits: CompareThresholds) -> GateResult:
     return GateResult(
         "speed",
-        _at_least(found.ratio, limits.min_speed),
-        f"NEW encodes {found.ratio:.2f} times as many texts a second as OLD ({found.least:.2f} to {found.most:.2f} in "
-        f"{found.rounds} rounds{_limit(limits.min_speed)}).",
-        found.ratio,
+        _at_least(speed.ratio, limits.min_speed),
+        f"NEW encodes {speed.ratio:.2f} times as many texts per second as OLD ({speed.least:.2f} to {speed.most:.2f} "
+        f"in {speed.rounds} rounds{_limit(limits.min_speed)}).",
+        speed.ratio,
         limits.min_speed,
     )
 
 
-def latency(found: LatencyRatio, limits: CompareThresholds) -> GateResult:
+def check_latency(latency: LatencyRatio, limits: CompareThresholds) -> GateResult:
     return GateResult(
         "latency",
-        _at_most(found.ratio, limits.max_latency),
-        f"A request takes NEW {found.new_median * 1e3:.1f} ms (p95 {found.new_p95 * 1e3:.1f}), OLD "
-        f"{found.old_median * 1e3:.1f} ms (p95 {found.old_p95 * 1e3:.1f}): {found.ratio:.2f} times"
+        _at_most(latency.ratio, limits.max_latency),
+        f"Median latency of NEW {latency.new_median * 1e3:.1f} ms (p95 {latency.new_p95 * 1e3:.1f} ms), of OLD "
+        f"{latency.old_median * 1e3:.1f} ms (p95 {latency.old_p95 * 1e3:.1f} ms): ratio {latency.ratio:.2f}"
         f"{_limit(limits.max_latency)}.",
-        found.ratio,
+        latency.ratio,
         limits.max_latency,
     )
 
 
-def failures(found: RequestFailures, limits: CompareThresholds) -> GateResult:
-    good = found.new - found.old <= limits.max_failures
-    first = f" The first: {found.first}" if found.first else ""
+def check_failures(failures: RequestFailures, limits: CompareThresholds) -> GateResult:
+    good = failures.new - failures.old <= limits.max_failures
+    first = f" First error of NEW: {failures.first}" if failures.first else ""
     return GateResult(
         "failures",
         good,
-        f"Of {found.requests:,} requests NEW failed {found.new:,}, OLD {found.old:,} (at most {limits.max_failures:,} "
-        f"more).{first}",
-        float(found.new - found.old),
+        f"{failures.new:,} of {failures.requests:,} requests to NEW failed, and {failures.old:,} to OLD (limit: "
+        f"{limits.max_failures:,} more than OLD).{first}",
+        float(failures.new - failures.old),
         float(limits.max_failures),
     )
 
 
-def sizes(old: ComparedSide, new: ComparedSide, limits: CompareThresholds) -> list[GateResult]:
-    """Files and memory, where both are known or a limit demands that they are."""
+def check_sizes(old: ComparedSide, new: ComparedSide, limits: CompareThresholds) -> list[GateResult]:
+    """Check the size of the files and the peak memory, if both were measured or have a limit."""
     pairs = (
-        ("size", "files take", old.bytes, new.bytes, limits.max_size),
-        ("memory", "process takes at most", old.memory_bytes, new.memory_bytes, limits.max_memory),
+        ("size", "Size of the files", old.bytes, new.bytes, limits.max_size),
+        ("memory", "Peak memory of a process", old.memory_bytes, new.memory_bytes, limits.max_memory),
     )
-    known = [_size(name, what, a, b, limit) for name, what, a, b, limit in pairs if a is not None and b is not None]
+    known = [
+        _check_size(name, what, a, b, limit) for name, what, a, b, limit in pairs if a is not None and b is not None
+    ]
     unknown = [name for name, _, a, b, limit in pairs if limit is not None and (a is None or b is None)]
-    return known + [_unmeasured(name, f"--max-{name}") for name in unknown]
+    return known + [_not_measured(name, f"--max-{name}") for name in unknown]
 
 
-def _size(name: str, what: str, old: int, new: int, limit: float | None) -> GateResult:
+def _check_size(name: str, what: str, old: int, new: int, limit: float | None) -> GateResult:
     ratio = new / old
     return GateResult(
         name,
         _at_most(ratio, limit),
-        f"NEW's {what} {new / 1e6:,.0f} MB, OLD's {old / 1e6:,.0f} MB: {ratio:.2f} times{_limit(limit)}.",
+        f"{what}: NEW {new / 1e6:,.0f} MB, OLD {old / 1e6:,.0f} MB, ratio {ratio:.2f}{_limit(limit)}.",
         ratio,
         limit,
     )
@@ -310,11 +315,11 @@ def _limit(limit: float | None) -> str:
     return "" if limit is None else f"; limit {limit:g}"
 
 
-def verdict(gates: Sequence[GateResult]) -> list[str]:
-    """What decided, first of all what failed."""
-    failed = [gate for gate in gates if gate.passed is False]
+def verdict(results: Sequence[GateResult]) -> list[str]:
+    """Return the decision, followed by the reasons of the failed gates or the names of the passed ones."""
+    failed = [gate for gate in results if gate.passed is False]
     if not failed:
-        names = [gate.name for gate in gates if gate.passed]
-        unseen = [] if "ranking" in names else ["What it finds was not compared."]
-        return ["NEW may take OLD's place.", f"It passed {', '.join(names)}.", *unseen]
-    return ["NEW may not take OLD's place.", *(gate.reason for gate in failed)]
+        names = [gate.name for gate in results if gate.passed]
+        uncompared = [] if "ranking" in names else ["Search results were not compared."]
+        return ["NEW may replace OLD.", f"Passed: {', '.join(names)}.", *uncompared]
+    return ["NEW may not replace OLD.", *(gate.reason for gate in failed)]

@@ -1,4 +1,4 @@
-"""Two servers, asked the same queries in turn as a client asks: what they answer, and how long they take."""
+"""Comparison of two servers: sends the same queries to both over HTTP, and compares answers and latency."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from embedship.errors import EngineError
 from embedship.serve import schemas
 from embedship.serve.client import ServerClient
 from embedship.serve.compare import gates, parity, rankings
-from embedship.serve.compare.bundles import demand_a_decision
-from embedship.serve.compare.gates import CompareThresholds, CosineFloor, of
+from embedship.serve.compare.bundles import require_decidable
+from embedship.serve.compare.gates import CompareThresholds, CosineFloor, build_report
 from embedship.serve.compare.questions import QuestionSet
 from embedship.serve.compare.rankings import Floats, K
 from embedship.serve.compare.report import (
@@ -45,104 +45,117 @@ class _LiveAnswer(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class ComparedServer:
-    """One of the two, with what it has answered so far; None stands for an answer that did not come."""
+    """One of the two servers and its answers so far. None is a failed request."""
 
-    ask: ServerClient
+    client: ServerClient
     info: schemas.Info
     vectors: list[list[float] | None] = field(default_factory=list)
     hits: list[list[str] | None] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
-    def answer(self, text: str, search: bool) -> None:
-        rows = self._timed("/embed", list[list[float]], {"inputs": [text]})
+    def send(self, text: str, search: bool) -> None:
+        """Send one query to /embed, and to /search if `search`, and store the answers."""
+        rows = self._request("/embed", list[list[float]], {"inputs": [text]})
         self.vectors.append(rows[0] if rows else None)
         if search:
-            found = self._timed("/search", _LiveAnswer, {"query": text, "k": K})
-            self.hits.append([hit.id for hit in found.results[0].hits] if found else None)
+            answer = self._request("/search", _LiveAnswer, {"query": text, "k": K})
+            self.hits.append([hit.id for hit in answer.results[0].hits] if answer else None)
 
-    def _timed(self, path: str, kind: type[T], body: object) -> T | None:
-        began = time.perf_counter()
+    def _request(self, path: str, kind: type[T], body: object) -> T | None:
+        start = time.perf_counter()
         try:
-            found = self.ask(path, kind, body)
+            answer = self.client(path, kind, body)
         except EngineError as error:
             self.failures.append(str(error))
             return None
-        self.seconds.append(time.perf_counter() - began)
-        return found
+        self.seconds.append(time.perf_counter() - start)
+        return answer
 
 
 def compare(
     old: ServerClient, new: ServerClient, questions: QuestionSet, limits: CompareThresholds
 ) -> ComparisonResult:
-    """Raises EngineError when either does not say what it is, UsageError when it wants a key or labels an index."""
-    both = [ComparedServer(ask, ask("/info", schemas.Info)) for ask in (old, new)]
+    """Compare two servers. A worse NEW is reported, not raised.
+
+    Raises EngineError if a server does not answer /info, UsageError if it requires an API key or if labels cannot be
+    used.
+    """
+    both = [ComparedServer(client, client("/info", schemas.Info)) for client in (old, new)]
     sides = [_side(server) for server in both]
-    first = [gates.model(sides[0], sides[1], limits)]
-    searching = [server.info.index is not None for server in both]
-    if searching == [True, False]:
-        first.append(gates.unsearched())
-    if any(gate.passed is False for gate in first):
-        return ComparisonResult(of(sides[0], sides[1], questions, first, CompareMeasurements()), PerQueryValues())
-    search = all(searching)
-    same = sides[0].fingerprint == sides[1].fingerprint
-    demand_a_decision(same, search, questions, limits)
-    _asked(both[0], both[1], questions, search)
-    measured, evidence = _measured(both[0], both[1], questions, same)
-    made = [*first, *gates.judged(measured, _answered(both[0], both[1]), same, CosineFloor(), limits)]
-    return ComparisonResult(of(sides[0], sides[1], questions, made, measured), evidence)
+    results = [gates.check_model(sides[0], sides[1], limits)]
+    have_index = [server.info.index is not None for server in both]
+    if have_index == [True, False]:
+        results.append(gates.fail_without_index())
+    if any(gate.passed is False for gate in results):
+        report = build_report(sides[0], sides[1], questions, results, CompareMeasurements())
+        return ComparisonResult(report, PerQueryValues())
+    search = all(have_index)
+    same_model = sides[0].fingerprint == sides[1].fingerprint
+    require_decidable(same_model, search, questions, limits)
+    _send_queries(both[0], both[1], questions, search)
+    measured, per_query = _measure(both[0], both[1], questions, same_model)
+    distinct = _count_answered(both[0], both[1])
+    results += gates.check_measurements(measured, distinct, same_model, CosineFloor(), limits)
+    return ComparisonResult(build_report(sides[0], sides[1], questions, results, measured), per_query)
 
 
 def _side(server: ComparedServer) -> ComparedSide:
     info = server.info
-    return ComparedSide(server.ask.url, info.model_id, info.fingerprint, info.variant, info.precision, info.dimension)
+    return ComparedSide(
+        server.client.url, info.model_id, info.fingerprint, info.variant, info.precision, info.dimension
+    )
 
 
-def _asked(old: ComparedServer, new: ComparedServer, questions: QuestionSet, search: bool) -> None:
-    """One request at a time; who is asked first changes with every query."""
+def _send_queries(old: ComparedServer, new: ComparedServer, questions: QuestionSet, search: bool) -> None:
+    """Send one request at a time. OLD and NEW alternate in being first, so that neither has an advantage."""
     for server in (old, new):
-        server.ask("/embed", list[list[float]], {"inputs": [questions.texts[0]]})  # the first one only warms up
+        server.client("/embed", list[list[float]], {"inputs": [questions.texts[0]]})  # warm-up
     with bar("queries", len(questions)) as advance:
         for number, text in enumerate(questions.texts):
             for server in (old, new) if number % 2 == 0 else (new, old):
-                server.answer(text, search)
+                server.send(text, search)
             advance(1)
 
 
-def _answered(old: ComparedServer, new: ComparedServer) -> int:
-    """Queries that both answered in all that they were asked: nothing else shows anything."""
-    asked = [answers for server in (old, new) for answers in (server.vectors, server.hits) if answers]
-    return sum(None not in answers for answers in zip(*asked, strict=True))
+def _count_answered(old: ComparedServer, new: ComparedServer) -> int:
+    """Return the number of queries for which every request to both servers succeeded."""
+    answers = [answers for server in (old, new) for answers in (server.vectors, server.hits) if answers]
+    return sum(None not in each for each in zip(*answers, strict=True))
 
 
-def _measured(
-    old: ComparedServer, new: ComparedServer, questions: QuestionSet, same: bool
+def _measure(
+    old: ComparedServer, new: ComparedServer, questions: QuestionSet, same_model: bool
 ) -> tuple[CompareMeasurements, PerQueryValues]:
-    cosines = _cosines(old, new) if same else None
-    places = [p for p, pair in enumerate(zip(old.hits, new.hits, strict=True)) if None not in pair]
-    then, now = ([server.hits[p] or [] for p in places] for server in (old, new))
-    shares = rankings.overlaps(then, now) if places else None
-    asked = len(questions) * (2 if old.hits else 1)
+    cosines = _cosines(old, new) if same_model else None
+    answered = [i for i, pair in enumerate(zip(old.hits, new.hits, strict=True)) if None not in pair]
+    old_hits, new_hits = ([server.hits[i] or [] for i in answered] for server in (old, new))
+    relevant = [questions.relevant[i] for i in answered]
+    shares = rankings.overlap_ratios(old_hits, new_hits) if answered else None
+    requests = len(questions) * (2 if old.hits else 1)
     return CompareMeasurements(
-        vectors=None if cosines is None else parity.of(cosines),
-        agreement=None if shares is None else rankings.agreement(shares, "as both servers answered /search"),
-        labels=rankings.labels(then, now, [questions.relevant[p] for p in places]) if places else None,
+        vectors=None if cosines is None else parity.summarise(cosines),
+        agreement=None if shares is None else rankings.measure_agreement(shares, "hits of /search of both servers"),
+        labels=rankings.measure_labels(old_hits, new_hits, relevant) if answered else None,
         latency=_latency(old, new),
-        failures=RequestFailures(asked, len(old.failures), len(new.failures), (new.failures or [""])[0]),
+        failures=RequestFailures(requests, len(old.failures), len(new.failures), (new.failures or [""])[0]),
     ), PerQueryValues(cosines, shares)
 
 
 def _cosines(old: ComparedServer, new: ComparedServer) -> Floats | None:
-    """Of the queries that both answered; None where there is none."""
+    """Return the cosines for queries that both answered; None if there are none."""
     rows = [(a, b) for a, b in zip(old.vectors, new.vectors, strict=True) if a is not None and b is not None]
     if not rows:
         return None
-    then, now = (np.array(side, dtype=np.float32) for side in zip(*rows, strict=True))
-    return cosine(then, now)
+    old_vectors, new_vectors = (np.array(side, dtype=np.float32) for side in zip(*rows, strict=True))
+    return cosine(old_vectors, new_vectors)
 
 
 def _latency(old: ComparedServer, new: ComparedServer) -> LatencyRatio | None:
     if not (old.seconds and new.seconds):
         return None
-    (a, b), (slow, slower) = ([float(np.percentile(s.seconds, p)) for s in (old, new)] for p in (50, 95))
-    return LatencyRatio(a, b, slow, slower, b / a)
+    old_median, old_p95 = (float(np.percentile(old.seconds, p)) for p in (50, 95))
+    new_median, new_p95 = (float(np.percentile(new.seconds, p)) for p in (50, 95))
+    return LatencyRatio(
+        old_median=old_median, new_median=new_median, old_p95=old_p95, new_p95=new_p95, ratio=new_median / old_median
+    )

@@ -1,4 +1,4 @@
-"""One model twice: do NEW's vectors agree with OLD's, and do they move what the drift monitor watches?"""
+"""Parity of OLD and NEW for the same model: cosines of their vectors, and their drift from OLD's reference."""
 
 from __future__ import annotations
 
@@ -19,44 +19,44 @@ from embedship.serve.compare.report import DriftStates, VectorParity
 from embedship.serve.offline import references
 
 
-def of(cosines: Floats) -> VectorParity:
-    """(n,) cosines; a NaN makes all of it NaN, which no gate lets through."""
+def summarise(cosines: Floats) -> VectorParity:
+    """Summarise cosines (n,). One NaN makes the minimum and the mean NaN, which no gate passes."""
     low = float(np.percentile(cosines, 1, method="lower"))
     return VectorParity(len(cosines), float(cosines.min()), low, float(cosines.mean()))
 
 
-def golden(old: Bundle, new: Encoder) -> VectorParity:
-    """NEW's vectors of OLD's golden texts, to the checkpoint's that OLD recorded."""
+def golden_parity(old: Bundle, new: Encoder) -> VectorParity:
+    """Compare NEW's vectors of OLD's golden texts with the checkpoint's vectors stored in OLD."""
     recorded = GoldenTexts.load(old)
-    return of(cosine(recorded.vectors, new.encode_tokens(new.tokenizer(recorded.texts))))
+    return summarise(cosine(recorded.vectors, new.encode_tokens(new.tokenizer(recorded.texts))))
 
 
-def floor(old: Encoder, new: Encoder) -> CosineFloor:
-    """The looser of what the two must hold to the checkpoint, in the precision that runs here."""
-    both = [encoder.bundle.manifest.floors[encoder.engine.precision] for encoder in (old, new)]
-    return CosineFloor(min(each.minimum for each in both), min(each.mean for each in both))
+def cosine_floor(old: Encoder, new: Encoder) -> CosineFloor:
+    """Return the lower of the two cosine floors, each for the precision that runs on this machine."""
+    floors = [encoder.bundle.manifest.floors[encoder.engine.precision] for encoder in (old, new)]
+    return CosineFloor(min(each.minimum for each in floors), min(each.mean for each in floors))
 
 
-def drift(old: Encoder, new: Encoder, then: Vectors, now: Vectors) -> DriftStates | None:
-    """Vectors (n, d) of the same queries by OLD and NEW, against OLD's reference; None where it has none."""
+def measure_drift(old: Encoder, new: Encoder, old_vectors: Vectors, new_vectors: Vectors) -> DriftStates | None:
+    """Test vectors (n, d) of the same queries by OLD and NEW against OLD's reference; None if OLD has no reference."""
     reference = references.find(old.bundle)
     if reference is None:
         return None
-    before, after = _tested(reference, old, then), _tested(reference, new, now)
-    unknown = next((found.reason for found in (before, after) if found.state is SignalState.UNKNOWN), "")
+    before, after = _drift_report(reference, old, old_vectors), _drift_report(reference, new, new_vectors)
+    reason = next((report.reason for report in (before, after) if report.state is SignalState.UNKNOWN), "")
     return DriftStates(
         old=before.state,
         new=after.state,
         old_effect=before.effect,
         new_effect=after.effect,
         floor=after.effect_floor,
-        ks_largest=float(ks_statistic(then, now).max()),
-        reason=unknown,
+        ks_largest=float(ks_statistic(old_vectors, new_vectors).max()),
+        reason=reason,
     )
 
 
-def _tested(reference: DriftReference, encoder: Encoder, vectors: Vectors) -> DriftReport:
-    """As a server tests its last queries, but once a day."""
+def _drift_report(reference: DriftReference, encoder: Encoder, vectors: Vectors) -> DriftReport:
+    """Run the drift test of the server, with an interval of one day."""
     detector = DriftDetector(reference, variant=encoder.variant.name, interval_seconds=DAY_SECONDS)
     detector.update(vectors)
     return detector.evaluate()

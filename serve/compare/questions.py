@@ -1,4 +1,4 @@
-"""The queries to compare with: distinct texts, and where known the documents that answer them."""
+"""Queries of a comparison: distinct texts, and their relevant documents if they are labelled."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from embedship.files import jsonl
 
 
 class _QuestionLine(msgspec.Struct, frozen=True):
-    """Logs and probes have fields of their own beside these."""
+    """One line of the file. Other fields are ignored, so that query logs and probe files can be used."""
 
     text: str
     relevant: tuple[str, ...] = ()
@@ -27,10 +27,10 @@ class _QuestionLine(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class QuestionSet:
-    """n distinct texts in the order of the file; `relevant` and `ids` have a set each, empty where nothing is known.
+    """n distinct texts in file order. `relevant` and `ids` contain one set per text, empty if nothing is known.
 
-    A text that a log holds many times is one question: its copies fare alike, and would make an interval look narrower
-    than it is.
+    A text that occurs several times counts once: its copies give equal results, and would make intervals look narrower
+    than they are.
     """
 
     texts: Sequence[str]
@@ -40,7 +40,7 @@ class QuestionSet:
 
     @classmethod
     def read(cls, path: Path) -> QuestionSet:
-        """Read JSON Lines {"text"}, optionally "relevant" (ids of documents) and "id" or "_id". Raises UsageError."""
+        """Read JSON Lines with {"text"} and optionally "relevant" (document ids), "id" or "_id". Raises UsageError."""
         relevant: dict[str, set[str]] = {}
         ids: dict[str, set[str]] = {}
         lines = list(jsonl.read(path, _QuestionLine))
@@ -54,15 +54,15 @@ class QuestionSet:
 
     @property
     def labelled(self) -> list[int]:
-        """The places of those whose answers are known."""
-        return [place for place, wanted in enumerate(self.relevant) if wanted]
+        """Positions of the queries that have relevant documents."""
+        return [i for i, documents in enumerate(self.relevant) if documents]
 
-    def judged(self, judgements: dict[str, set[str]]) -> QuestionSet:
-        """With the relevant documents that qrels give to their ids. Raises UsageError if they give none."""
-        found = [
-            {*wanted, *(document for id in ids for document in judgements.get(id, ()))}
-            for wanted, ids in zip(self.relevant, self.ids, strict=True)
+    def with_judgements(self, judgements: dict[str, set[str]]) -> QuestionSet:
+        """Add the relevant documents of {query id: document ids}. Raises UsageError if no query gets any."""
+        relevant = [
+            {*documents, *(document for id in ids for document in judgements.get(id, ()))}
+            for documents, ids in zip(self.relevant, self.ids, strict=True)
         ]
-        if not any(found):
-            raise UsageError("no query has an `id` (or `_id`) that --qrels judges: both must name queries alike")
-        return QuestionSet(self.texts, found, self.ids, self.lines)
+        if not any(relevant):
+            raise UsageError("no query has an `id` (or `_id`) that occurs in --qrels: both files must use the same ids")
+        return QuestionSet(self.texts, relevant, self.ids, self.lines)

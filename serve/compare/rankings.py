@@ -1,4 +1,4 @@
-"""How alike are two rankings, and how good is each by labels? Pure; the query is the unit of every interval."""
+"""Ranking metrics: agreement of two rankings, and their quality by labels. Intervals are over queries."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ K = 10
 CONFIDENCE = 0.95
 
 Floats = NDArray[np.float64]
-Rankings = Sequence[Sequence[str]]  # a list of ids a query, best first
+Rankings = Sequence[Sequence[str]]  # one list of document ids per query, best first
 
 
 class MeanEstimate(msgspec.Struct, frozen=True):
@@ -29,7 +29,7 @@ class MeanEstimate(msgspec.Struct, frozen=True):
 
 
 class RankingAgreement(msgspec.Struct, frozen=True):
-    """recall@10 of NEW's hits, those of OLD being right; `what` says how either searched."""
+    """recall@10 of NEW's hits, with OLD's hits as the relevant ones. `what` describes how each of them searched."""
 
     queries: int
     recall: MeanEstimate
@@ -37,7 +37,7 @@ class RankingAgreement(msgspec.Struct, frozen=True):
 
 
 class MetricComparison(msgspec.Struct, frozen=True):
-    """A metric by labels: OLD's mean, NEW's, and the mean of their differences, query by query."""
+    """A metric by labels: mean of OLD, mean of NEW, and mean of the paired differences per query."""
 
     old: float
     new: float
@@ -45,53 +45,58 @@ class MetricComparison(msgspec.Struct, frozen=True):
 
 
 class LabelStatistics(msgspec.Struct, frozen=True):
+    """Metrics over the labelled queries."""
+
     queries: int
     recall: MetricComparison
     ndcg: MetricComparison
 
 
 class JudgedRankings(NamedTuple):
-    """(n,) each."""
+    """Metrics per labelled query, (n,) float64 each."""
 
     recall: Floats
     ndcg: Floats
 
 
-def overlaps(old: Rankings, new: Rankings) -> Floats:
-    """Share of OLD's first K that are among NEW's first K, (n,); NaN where OLD found nothing."""
-    pairs = [(set(then[:K]), set(now[:K])) for then, now in zip(old, new, strict=True)]
-    return np.array([len(then & now) / len(then) if then else np.nan for then, now in pairs])
+def overlap_ratios(old: Rankings, new: Rankings) -> Floats:
+    """Return, per query, the share of OLD's first K hits among NEW's first K, (n,); NaN if OLD found nothing."""
+    pairs = [(set(before[:K]), set(after[:K])) for before, after in zip(old, new, strict=True)]
+    return np.array([len(before & after) / len(before) if before else np.nan for before, after in pairs])
 
 
-def agreement(shares: Floats, what: str) -> RankingAgreement | None:
-    """None where OLD found nothing at all."""
-    real = shares[np.isfinite(shares)]
-    if not len(real):
+def measure_agreement(shares: Floats, what: str) -> RankingAgreement | None:
+    """Summarise overlap ratios; None if OLD found nothing for any query."""
+    finite = shares[np.isfinite(shares)]
+    if not len(finite):
         return None
-    interval = recall_interval(real, K, CONFIDENCE)
-    return RankingAgreement(len(real), MeanEstimate(float(real.mean()), interval.lower, interval.upper), what)
+    interval = recall_interval(finite, K, CONFIDENCE)
+    return RankingAgreement(len(finite), MeanEstimate(float(finite.mean()), interval.lower, interval.upper), what)
 
 
-def labels(old: Rankings, new: Rankings, relevant: Sequence[Set[str]]) -> LabelStatistics | None:
-    """Both rankings by the same labels; None where no query has any."""
-    places = [place for place, wanted in enumerate(relevant) if wanted]
-    if not places:
+def measure_labels(old: Rankings, new: Rankings, relevant: Sequence[Set[str]]) -> LabelStatistics | None:
+    """Score both rankings with the same labels; None if no query has labels."""
+    labelled = [i for i, documents in enumerate(relevant) if documents]
+    if not labelled:
         return None
-    then, now = (_judged([ranked[p] for p in places], [relevant[p] for p in places]) for ranked in (old, new))
-    return LabelStatistics(len(places), _quality(then.recall, now.recall), _quality(then.ndcg, now.ndcg))
+    before, after = (_score([ranked[i] for i in labelled], [relevant[i] for i in labelled]) for ranked in (old, new))
+    return LabelStatistics(len(labelled), _compare(before.recall, after.recall), _compare(before.ndcg, after.ndcg))
 
 
-def _judged(ranked: Rankings, relevant: Sequence[Set[str]]) -> JudgedRankings:
-    scores = [score(hits, wanted, K) for hits, wanted in zip(ranked, relevant, strict=True)]
+def _score(ranked: Rankings, relevant: Sequence[Set[str]]) -> JudgedRankings:
+    scores = [score(hits, documents, K) for hits, documents in zip(ranked, relevant, strict=True)]
     return JudgedRankings(np.array([s.found / s.expected for s in scores]), np.array([s.ndcg for s in scores]))
 
 
-def _quality(old: Floats, new: Floats) -> MetricComparison:
-    return MetricComparison(float(old.mean()), float(new.mean()), paired(old, new))
+def _compare(old: Floats, new: Floats) -> MetricComparison:
+    return MetricComparison(float(old.mean()), float(new.mean()), paired_difference(old, new))
 
 
-def paired(old: Floats, new: Floats) -> MeanEstimate:
-    """Mean of new - old over the same n queries, with Student's t interval at n - 1 degrees; n = 1 says nothing."""
+def paired_difference(old: Floats, new: Floats) -> MeanEstimate:
+    """Return the mean of new - old over the same n queries, with Student's t interval at n - 1 degrees of freedom.
+
+    For n = 1 the interval is the whole range, -1 to 1.
+    """
     change = new - old
     mean, n = float(change.mean()), len(change)
     if n < 2:

@@ -1,4 +1,4 @@
-"""What a comparison found: for a terminal, for a page, and as JSON. None stands for what was not measured."""
+"""Report of a comparison, for the terminal, the HTML page and JSON. None means "not measured"."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from embedship.serve.compare.rankings import Floats, LabelStatistics, RankingAgr
 
 
 class GateResult(msgspec.Struct, frozen=True):
-    """passed None: shown, and decides nothing. `value` and `limit` where it is a number that decides."""
+    """Result of one gate. passed None: only reported. `value` and `limit` are the compared numbers, if any."""
 
     name: str
     passed: bool | None
@@ -22,7 +22,7 @@ class GateResult(msgspec.Struct, frozen=True):
 
 
 class ComparedSide(msgspec.Struct, frozen=True):
-    """One of the two. bytes: of the files that its variant reads; memory_bytes: most of a process that encoded."""
+    """OLD or NEW. bytes: size of the files of its variant; memory_bytes: peak memory of a process that encoded."""
 
     source: str
     model: str
@@ -35,7 +35,7 @@ class ComparedSide(msgspec.Struct, frozen=True):
 
 
 class VectorParity(msgspec.Struct, frozen=True):
-    """Cosine of NEW's vectors to OLD's of the same texts; `low` is the first percentile of them."""
+    """Cosines between NEW's and OLD's vectors of the same texts. `low` is their first percentile."""
 
     texts: int
     minimum: float
@@ -44,10 +44,10 @@ class VectorParity(msgspec.Struct, frozen=True):
 
 
 class DriftStates(msgspec.Struct, frozen=True):
-    """OLD's and NEW's vectors of the same queries, each against OLD's drift reference.
+    """Drift of OLD's and of NEW's vectors of the same queries, each tested against OLD's drift reference.
 
-    effects are shifts of the mean in standard deviations, of which `floor` is what matters; ks_largest is the largest
-    Kolmogorov-Smirnov distance of any dimension between NEW's vectors and OLD's.
+    The effects are shifts of the mean in standard deviations; `floor` is the smallest effect that matters. `ks_largest`
+    is the largest Kolmogorov-Smirnov distance between NEW's and OLD's vectors over all dimensions.
     """
 
     old: SignalState
@@ -60,7 +60,7 @@ class DriftStates(msgspec.Struct, frozen=True):
 
 
 class SpeedRatio(msgspec.Struct, frozen=True):
-    """NEW's texts a second over OLD's: median, least and most of the rounds, in which they took turns."""
+    """NEW's texts per second divided by OLD's: median, minimum and maximum over the rounds, measured alternately."""
 
     ratio: float
     least: float
@@ -69,7 +69,7 @@ class SpeedRatio(msgspec.Struct, frozen=True):
 
 
 class LatencyRatio(msgspec.Struct, frozen=True):
-    """Seconds of a request, asked one at a time of both in turn; ratio is that of the medians, NEW over OLD."""
+    """Seconds per request, sent one at a time and alternately to both. `ratio` is NEW's median divided by OLD's."""
 
     old_median: float
     new_median: float
@@ -79,7 +79,7 @@ class LatencyRatio(msgspec.Struct, frozen=True):
 
 
 class RequestFailures(msgspec.Struct, frozen=True):
-    """Requests that got no answer, of so many asked of each; `first` is what NEW said to the first of them."""
+    """Number of failed requests, of `requests` sent to each server. `first` is the first error message of NEW."""
 
     requests: int
     old: int
@@ -99,7 +99,7 @@ class CompareMeasurements(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CompareReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What `embedship compare --json` prints. `lines` were given, `queries` of them are different from each other."""
+    """Output of `embedship compare --json`. `lines`: lines of the query file; `queries`: distinct texts among them."""
 
     passed: bool
     verdict: list[str]
@@ -113,7 +113,7 @@ class CompareReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PerQueryValues(NamedTuple):
-    """What figures show: cosine of NEW's vector to OLD's and recall@10 of NEW against OLD, (n,) a query, or None."""
+    """Values per query for the figures, (n,) each or None: cosine of NEW's vector to OLD's; recall@10 of NEW."""
 
     cosines: Floats | None = None
     shares: Floats | None = None
@@ -121,4 +121,4 @@ class PerQueryValues(NamedTuple):
 
 class ComparisonResult(NamedTuple):
     report: CompareReport
-    evidence: PerQueryValues
+    per_query: PerQueryValues

@@ -1,4 +1,4 @@
-"""compare.html: one file, no script, no request; every word from outside escaped."""
+"""HTML page of a comparison: one file without scripts or requests. All inserted text is escaped."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from embedship.charts.table import ChartTable, ColumnKind, TableColumn, TableRow
 from embedship.serve.compare.rankings import Floats
 from embedship.serve.compare.report import ComparedSide, CompareReport, ComparisonResult
 
-_HERE = Path(__file__).parent
-_FACTS = ("source", "model", "fingerprint", "variant, as it ran", "dimensions", "files", "most memory")
-_SAYS = {True: "passed", False: "failed", None: "shown"}
+_FOLDER = Path(__file__).parent
+_FACTS = ("source", "model", "fingerprint", "variant and precision", "dimensions", "size of files", "peak memory")
+_RESULTS = {True: "passed", False: "failed", None: "reported"}
 
 
-def html(found: ComparisonResult) -> str:
-    cosines, shares = found.evidence
-    return page.template(_HERE / "compare.html.j2").render(
-        found=found.report,
-        gates=_gates(found.report),
-        sides=_sides(found.report),
-        cosines=None if cosines is None else _sorted("Cosine of NEW's vectors to OLD's", "cosine", cosines),
-        shares=None if shares is None else _sorted("recall@10 of NEW against OLD", "recall@10", shares),
+def html(result: ComparisonResult) -> str:
+    cosines, shares = result.per_query
+    return page.template(_FOLDER / "compare.html.j2").render(
+        report=result.report,
+        gates=_gates(result.report),
+        sides=_sides(result.report),
+        cosines=None if cosines is None else _sorted_values("Cosine of NEW's vectors to OLD's", "cosine", cosines),
+        shares=None if shares is None else _sorted_values("recall@10 of NEW against OLD", "recall@10", shares),
     )
 
 
 def _gates(report: CompareReport) -> ChartTable:
-    rows = [TableRow((each.name, _SAYS[each.passed], each.reason), each.passed is False) for each in report.gates]
-    return ChartTable("", (text("gate"), text(""), text("what was found")), rows)
+    rows = [TableRow((each.name, _RESULTS[each.passed], each.reason), each.passed is False) for each in report.gates]
+    return ChartTable("", (text("gate"), text("result"), text("measured")), rows)
 
 
 def _sides(report: CompareReport) -> ChartTable:
@@ -42,21 +42,22 @@ def _sides(report: CompareReport) -> ChartTable:
 
 
 def _facts(side: ComparedSide) -> tuple[str, ...]:
-    made = side.source, side.model, side.fingerprint, f"{side.variant}, {side.precision}", f"{side.dimension:,}"
-    return (*made, _megabytes(side.bytes), _megabytes(side.memory_bytes))
+    texts = side.source, side.model, side.fingerprint, f"{side.variant}, {side.precision}", f"{side.dimension:,}"
+    return (*texts, _megabytes(side.bytes), _megabytes(side.memory_bytes))
 
 
 def _megabytes(bytes: int | None) -> str:
     return "not measured" if bytes is None else f"{bytes / 1e6:,.0f} MB"
 
 
-def _sorted(name: str, what: str, values: Floats) -> Plot | None:
-    """Every query's value, lowest first, and their mean; None where there is none to show."""
-    found = np.sort(values[np.isfinite(values)])
-    if not len(found):
+def _sorted_values(name: str, quantity: str, values: Floats) -> Plot | None:
+    """Plot the value of every query in ascending order, and their mean; None if there are no finite values."""
+    ascending = np.sort(values[np.isfinite(values)])
+    if not len(ascending):
         return None
-    x = axis.even("queries, lowest first", [0, len(found)], from_zero=True)
-    y = axis.even(what, [*found, 1.0])
-    line = [(place_x(x, place), place_y(y, float(value))) for place, value in enumerate(found, 1)]
-    across = ReferenceLine(place_y(y, float(found.mean())), f"mean {found.mean():.4f}")
+    x = axis.even("queries, lowest first", [0, len(ascending)], from_zero=True)
+    y = axis.even(quantity, [*ascending, 1.0])
+    line = [(place_x(x, i), place_y(y, float(value))) for i, value in enumerate(ascending, 1)]
+    mean = float(ascending.mean())
+    across = ReferenceLine(place_y(y, mean), f"mean {mean:.4f}")
     return scatter(name, x, y, across=across, lines=[PlotLine("now", line)])

@@ -1,4 +1,4 @@
-"""What OLD finds exactly, and what NEW finds, for every query: in indexes, or in a corpus encoded by both."""
+"""Documents that a comparison searches: indexes of OLD and NEW, or a corpus that both encode."""
 
 from __future__ import annotations
 
@@ -26,29 +26,30 @@ from embedship.serve.search.grouping import ChunkGrouping
 
 
 class RankedSource(Protocol):
-    """Documents that one side can be asked for."""
+    """Documents that OLD or NEW searches."""
 
     @property
     def ids(self) -> frozenset[str]: ...
 
-    def ranked(self, queries: Vectors, exact: bool) -> Rankings: ...
+    def search(self, queries: Vectors, exact: bool) -> Rankings:
+        """Return the ids of the K nearest documents of each query vector (n, d)."""
 
 
 class SourcePair(NamedTuple):
-    """OLD's shelf, which is searched exactly, and NEW's, which is so where `exact`; `what` says it in words."""
+    """OLD's source, which is searched exactly, and NEW's, which is if `exact`. `what` describes both searches."""
 
     old: RankedSource
     new: RankedSource
     exact: bool
     what: str
 
-    def ranked(self, old: Vectors, new: Vectors) -> tuple[Rankings, Rankings]:
-        return self.old.ranked(old, exact=True), self.new.ranked(new, self.exact)
+    def search(self, old: Vectors, new: Vectors) -> tuple[Rankings, Rankings]:
+        return self.old.search(old, exact=True), self.new.search(new, self.exact)
 
 
 @dataclass(frozen=True, slots=True)
 class DocumentSources:
-    """Where documents are found, as the user said: indexes, or a corpus."""
+    """Paths of the documents that the user gave: indexes, or a corpus. Raises UsageError if they exclude each other."""
 
     index: Path | None = None
     new_index: Path | None = None
@@ -57,9 +58,9 @@ class DocumentSources:
 
     def __post_init__(self) -> None:
         if self.corpus and (self.index or self.new_index):
-            raise UsageError("--corpus and --index exclude one another: the documents come from one of them")
+            raise UsageError("--corpus and --index exclude one another: give only one of them")
         if self.new_index and not self.index:
-            raise UsageError("--new-index needs --index: what NEW finds is held against what OLD finds")
+            raise UsageError("--new-index needs --index: the hits of NEW are compared with those of OLD's index")
 
 
 class IndexSource:
@@ -72,75 +73,77 @@ class IndexSource:
     def ids(self) -> frozenset[str]:
         return self._folder.documents.ids()
 
-    def ranked(self, queries: Vectors, exact: bool) -> Rankings:
+    def search(self, queries: Vectors, exact: bool) -> Rankings:
         index, documents = self._folder.index, self._folder.documents
         search = index.exact if exact else index.search
-        rows = (
-            ChunkGrouping(documents.firsts).search_documents(search, queries, K, None)[1].rows
-        )  # of each document its best chunk
-        named = documents.fetch(sorted(found := {int(row) for row in rows.flat if row >= 0}))
-        ids = dict(zip(sorted(found), (document.id for document in named), strict=True))
+        # One row per document: its best chunk.
+        rows = ChunkGrouping(documents.firsts).search_documents(search, queries, K, None)[1].rows
+        distinct = sorted({int(row) for row in rows.flat if row >= 0})
+        ids = dict(zip(distinct, (document.id for document in documents.fetch(distinct)), strict=True))
         return [[ids[int(row)] for row in hits if row >= 0] for hits in rows]
 
 
 class CorpusSource:
-    """A corpus in memory, as one encoder sees it; every search of it is exact."""
+    """A corpus in memory, encoded by one encoder. It is always searched exactly."""
 
     def __init__(self, ids: Sequence[str], vectors: Vectors, skipped: Set[str]) -> None:
         self._ids = ids
         self._skipped = skipped
-        self._truth = ExactVectors(vectors.astype(np.float16))
+        self._vectors = ExactVectors(vectors.astype(np.float16))
 
     @classmethod
-    def make(cls, encoder: Encoder, documents: Sequence[tuple[str, str]], skipped: Set[str]) -> Self:
-        """Of (id, text), and the ids of documents without text."""
+    def encode(cls, encoder: Encoder, documents: Sequence[tuple[str, str]], skipped: Set[str]) -> Self:
+        """Encode documents (id, text). `skipped` contains the ids of documents without text."""
         ids, texts = zip(*documents, strict=True)
         prompt = encoder.bundle.manifest.pipeline.document_prompt
         with bar("documents", len(texts)) as advance:
             vectors = encoder.encode(texts, prompt_name=prompt, progress=advance)
-        return cls(ids, comparable(encoder, vectors), skipped)
+        return cls(ids, normalise_for_comparison(encoder, vectors), skipped)
 
     @property
     def ids(self) -> frozenset[str]:
-        """Skipped ones included: a judgement may name one, which is then never found."""
+        """Ids of all documents, including the skipped ones: a judgement may name one, which is then never found."""
         return frozenset(self._ids) | self._skipped
 
-    def ranked(self, queries: Vectors, exact: bool) -> Rankings:
-        rows = self._truth.search(ranking.checked(queries, K, self._truth.dimension), K).rows
+    def search(self, queries: Vectors, exact: bool) -> Rankings:
+        rows = self._vectors.search(ranking.checked(queries, K, self._vectors.dimension), K).rows
         return [[self._ids[row] for row in hits if row >= 0] for hits in rows]
 
 
-def comparable(encoder: Encoder, vectors: Vectors) -> Vectors:
-    """Unit rows, except where the model was trained for the inner product."""
+def normalise_for_comparison(encoder: Encoder, vectors: Vectors) -> Vectors:
+    """Return unit vectors, except for a model that was trained for the inner product: its vectors stay unchanged."""
     pipeline = encoder.bundle.manifest.pipeline
     return vectors if pipeline.normalised or pipeline.similarity is Similarity.DOT else normalise(vectors)
 
 
-def opened(where: DocumentSources, old: Encoder, new: Encoder, stack: ExitStack) -> SourcePair | None:
-    """None where the user named no documents. Raises UsageError, MismatchError, UnsafeError as an index does."""
-    if where.corpus:
-        corpus = CorpusFile(where.corpus, where.with_title)
-        documents = [(each.id, text_of(each, where.with_title)) for _, each in corpus.read()]
-        _refuse_doubles(documents, where.corpus)
-        what = f"both by exact search of {len(documents):,} documents, which each encoded"
+def open_sources(paths: DocumentSources, old: Encoder, new: Encoder, stack: ExitStack) -> SourcePair | None:
+    """Open the documents for OLD and NEW; None if the user gave neither an index nor a corpus.
+
+    Raises UsageError, MismatchError and UnsafeError as opening an index does.
+    """
+    if paths.corpus:
+        corpus = CorpusFile(paths.corpus, paths.with_title)
+        documents = [(each.id, text_of(each, paths.with_title)) for _, each in corpus.read()]
+        _require_unique_ids(documents, paths.corpus)
+        what = f"exact search of {len(documents):,} documents, encoded by each of them"
         if corpus.skipped.documents:
             what += f"; documents without text were skipped: {corpus.skipped}"
-        old_side, new_side = (CorpusSource.make(encoder, documents, corpus.skipped_ids) for encoder in (old, new))
-        return SourcePair(old_side, new_side, True, what)
-    if not where.index:
+        old_source, new_source = (CorpusSource.encode(encoder, documents, corpus.skipped_ids) for encoder in (old, new))
+        return SourcePair(old_source, new_source, True, what)
+    if not paths.index:
         return None
-    for each in filter(None, (where.index, where.new_index)):
-        origin.require_unchanged(each)
-    then = IndexSource(stack.enter_context(IndexFolder.open(where.index, old.bundle)))
-    if where.new_index:
-        folder = stack.enter_context(IndexFolder.open(where.new_index, new.bundle))
-        what = f"NEW's search of its own index ({folder.manifest.kind}), OLD's exact search of its own"
-        return SourcePair(then, IndexSource(folder), False, what)
+    for path in filter(None, (paths.index, paths.new_index)):
+        origin.require_unchanged(path)
+    old_index = IndexSource(stack.enter_context(IndexFolder.open(paths.index, old.bundle)))
+    if paths.new_index:
+        folder = stack.enter_context(IndexFolder.open(paths.new_index, new.bundle))
+        what = f"NEW's search of its own index ({folder.manifest.kind}), OLD's exact search of its index"
+        return SourcePair(old_index, IndexSource(folder), False, what)
     if old.bundle.fingerprint != new.bundle.fingerprint:
         raise UsageError("NEW is another model and cannot search OLD's index: give --new-index, or --corpus")
-    return SourcePair(then, then, True, "both by exact search of OLD's index")
+    return SourcePair(old_index, old_index, True, "exact search of OLD's index by both")
 
 
-def _refuse_doubles(documents: Sequence[tuple[str, str]], path: Path) -> None:
+def _require_unique_ids(documents: Sequence[tuple[str, str]], path: Path) -> None:
     if len({id for id, _ in documents}) < len(documents):
-        raise UsageError(f"{path} gives an id to two documents: each needs its own")
+        raise UsageError(f"{path}: two documents have the same id. Give each document its own id")

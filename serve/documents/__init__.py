@@ -1,9 +1,9 @@
-"""Documents.
+"""Documents of an index: texts, metadata, chunks, filters and keyword search.
 
-changes.py   Changes of documents
-chunking.py  Long documents -> chunks that the model reads whole, cut with its own tokenizer
-corpus.py    A corpus
-filters.py   `filter` of a search
-fulltext.py  Keyword search and filters over documents.sqlite
-store.py     What the rows of an index are
+changes.py   Puts, deletes and their counts
+chunking.py  Splits long documents into chunks
+corpus.py    Reads documents from JSON Lines
+filters.py   Compiles a search filter to SQL
+fulltext.py  Keyword search (BM25) and filter masks
+store.py     Document store in SQLite
 """

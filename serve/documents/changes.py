@@ -1,4 +1,4 @@
-"""Changes of documents: what is put and deleted, and how many were."""
+"""Changes of documents: puts, deletes, and the counts of their effects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from embedship.serve.documents.store import Document, Split
 
 
 class PutDocument(NamedTuple):
-    """A document, its chunks, and their unit vectors, (chunks, dim) float32; one that stays whole is its only chunk."""
+    """A document to add or replace, its chunks (itself if not split), and their unit vectors, (chunks, dim) float32."""
 
     document: Document
     chunks: Sequence[Document]
@@ -28,30 +28,30 @@ Change = PutDocument | DeleteDocument
 
 
 class ChunkedDocuments(NamedTuple):
-    """Documents on their way to their vectors, and the chunks of each."""
+    """Documents that are about to be embedded, with the chunks of each."""
 
     documents: Sequence[Document]
     chunks: Sequence[Sequence[Document]]
 
     @classmethod
     def of(cls, documents: Sequence[Document], split: Split | None) -> Self:
-        """`split` is that of the index. Raises UsageError for a title that leaves no room for text."""
+        """`split` is the chunker of the index, None without chunks. Raises UsageError for a title that is too long."""
         return cls(documents, split(documents) if split else [[document] for document in documents])
 
     @property
     def rows(self) -> list[Document]:
-        """What is embedded, in order."""
+        """All chunks in order: the texts to embed."""
         return [chunk for chunks in self.chunks for chunk in chunks]
 
     def puts(self, vectors: Vectors) -> list[PutDocument]:
-        """Of the unit vectors of `rows`."""
+        """Return the changes, from the unit vectors of `rows`, (rows, dim) float32."""
         ends = np.cumsum([len(chunks) for chunks in self.chunks])
         parts = np.split(vectors, ends[:-1])
         return [PutDocument(*each) for each in zip(self.documents, self.chunks, parts, strict=True)]
 
 
 class ChangeCounts(msgspec.Struct, frozen=True):
-    """What came of changes: documents of which there were none before, that were others before, that are gone."""
+    """Number of documents that were added, replaced and deleted."""
 
     new: int = 0
     replaced: int = 0

@@ -1,4 +1,4 @@
-"""A corpus: JSON Lines in, numbered documents out."""
+"""Corpus file: reads documents from JSON Lines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from embedship.errors import UsageError
 from embedship.files import jsonl
 from embedship.serve.documents.store import NUL, Document
 
-_NAMED = 10  # skipped documents that are named; the others are counted
+_MAX_NAMED = 10  # ids of skipped documents that are kept; further ones are only counted
 
 
 class _DocumentLine(msgspec.Struct, frozen=True):
@@ -27,16 +27,16 @@ _KNOWN = {field.encode_name for field in msgspec.structs.fields(_DocumentLine)}
 
 
 class SkippedDocuments(msgspec.Struct, frozen=True):
-    """Documents that were left out because they hold no text, as standard corpora have some."""
+    """Documents that were skipped because they contain no text. Standard corpora contain some."""
 
     documents: int = 0
     ids: tuple[str, ...] = ()  # of the first ones
 
     def add(self, id: str) -> SkippedDocuments:
-        return SkippedDocuments(self.documents + 1, (*self.ids, id)[:_NAMED])
+        return SkippedDocuments(self.documents + 1, (*self.ids, id)[:_MAX_NAMED])
 
     def __str__(self) -> str:
-        """How many, and which: "2 (d7, d9)"."""
+        """Return the count and the ids, such as "2 (d7, d9)", or "none"."""
         more = ", ..." if self.documents > len(self.ids) else ""
         return f"{self.documents:,} ({', '.join(self.ids)}{more})" if self.documents else "none"
 
@@ -45,7 +45,7 @@ NONE_SKIPPED = SkippedDocuments()
 
 
 class CorpusFile:
-    """A file of documents. Documents without text are skipped and counted, not refused: nothing could find them.
+    """A file of documents. Documents without text are skipped and counted: no search could find them.
 
     With `with_title` the title is embedded as well, so a document that has only a title is kept.
     """
@@ -62,25 +62,25 @@ class CorpusFile:
         Raises UsageError as `jsonl.rows` does, and if no document has text.
         """
         self.skipped, self.skipped_ids = SkippedDocuments(), set()
-        found = False
+        any_text = False
         for number, each in jsonl.numbered_rows(self._path, document):
             if has_text(each, self._with_title):
-                found = True
+                any_text = True
                 yield number, each
             else:
                 self.skipped = self.skipped.add(each.id)
                 self.skipped_ids.add(each.id)
-        if not found:
-            raise UsageError(f"{self._path} holds no document with text: all {self.skipped.documents:,} are empty")
+        if not any_text:
+            raise UsageError(f"{self._path} contains no document with text: all {self.skipped.documents:,} are empty")
 
 
 def has_text(document: Document, with_title: bool) -> bool:
-    """Whether there is anything to embed besides white space."""
+    """Return whether there is anything to embed except white space."""
     return bool(document.text.strip() or (with_title and document.title and document.title.strip()))
 
 
 def document(raw: bytes) -> Document:
-    """One line; its text may be empty. Raises ValueError for what is no document."""
+    """Parse one line. The text may be empty. Raises ValueError if the line is not a document."""
     fields = msgspec.json.decode(raw.decode(), type=dict[str, Any])
     line = msgspec.convert(fields, _DocumentLine)
     id = line.id if line.id is not None else line.beir_id

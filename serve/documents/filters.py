@@ -1,8 +1,8 @@
-"""`filter` of a search: conditions on metadata -> the rows that meet all of them, found by SQLite.
+"""Search filters: compile conditions on metadata to an SQL query for the rows that meet all of them.
 
-Every scalar of a document's metadata is a fact (name, value, row), and so is every element of a list; of a nested
-object the names are joined by dots. Facts are indexed by name and value. Names and values are bound as parameters,
-never written into a statement. As in SQLite's own JSON, true and false are 1 and 0.
+Every scalar of a document's metadata is stored as a fact (name, value, row), and so is every element of a list. Names
+in nested objects are joined by dots. Facts are indexed by name and value. Names and values are bound as parameters and
+never inserted into a statement. As in SQLite's JSON, true and false are 1 and 0.
 """
 
 from __future__ import annotations
@@ -29,27 +29,29 @@ FACTS = (
 )
 INSERT = "INSERT OR IGNORE INTO facts VALUES (?, ?, ?)"
 
-# SQLite's INTEGER; what is larger is kept as its REAL, and what is larger than that as the largest.
+# Range of SQLite's INTEGER. Larger integers are stored as REAL, and integers beyond that range as the largest REAL.
 _INTEGERS = range(-(2**63), 2**63)
 _LARGEST = int(sys.float_info.max)
 
 
 class FilterError(UsageError):
-    """A filter that this index cannot search by."""
+    """A filter that cannot be used with this index."""
 
 
 class UnknownField(FilterError):
-    """It names a metadata field that no document has."""
+    """A filter on a metadata field that no document has."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"filter: no document has the metadata field {name!r}; null and empty metadata are no fields")
+        super().__init__(
+            f"filter: no document has the metadata field {name!r}. Fields that are always null or empty do not count"
+        )
 
 
 class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, rename={"one_of": "in"}):
-    """All that is given must hold; numbers are compared with numbers only, and texts with texts."""
+    """Conditions on one field; all given ones must hold. Numbers compare only with numbers, and texts with texts."""
 
     one_of: Annotated[list[Scalar], Meta(min_length=1, max_length=1000)] | None = None
-    # Whole numbers stay whole: as a float, 2**53 + 1 would be 2**53.
+    # Not only float: integers must stay exact. As a float, 2**53 + 1 would become 2**53.
     gt: Limit | None = None
     gte: Limit | None = None
     lt: Limit | None = None
@@ -62,21 +64,21 @@ class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
 
 Filter = dict[str, Scalar | Condition]
 
-# SQLite takes 500 parts of a compound statement and 32,766 values; a part costs a walk through the index of facts.
-MOST_CONDITIONS, MOST_VALUES = 64, 4_096
+# SQLite allows 500 parts of a compound statement and 32,766 values. Each part is one lookup in the index of facts.
+MAX_CONDITIONS, MAX_VALUES = 64, 4_096
 
 
 class SqlQuery(NamedTuple):
-    """A statement that yields rows, and what is bound to its question marks."""
+    """A statement that selects rows, and the values of its parameters."""
 
     statement: str
     values: tuple[Any, ...]
 
 
 def metadata_pairs(metadata: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Scalar]]:
-    """Yield (name, value) for every scalar; null is no fact.
+    """Yield (name, value) for every scalar except null.
 
-    >>> list(facts({"year": 2001, "tag": ["a", "b"], "by": {"name": "x"}}))
+    >>> list(metadata_pairs({"year": 2001, "tag": ["a", "b"], "by": {"name": "x"}}))
     [('year', 2001), ('tag', 'a'), ('tag', 'b'), ('by.name', 'x')]
     """
     for name, value in metadata.items():
@@ -89,23 +91,23 @@ def metadata_pairs(metadata: Mapping[str, Any], prefix: str = "") -> Iterator[tu
 
 
 def bound(value: Scalar) -> Scalar:
-    """As SQLite takes it."""
+    """Return the value as SQLite can store it."""
     if not isinstance(value, int) or value in _INTEGERS:
         return value
     return float(min(max(value, -_LARGEST), _LARGEST))
 
 
 def demand(wanted: Filter) -> None:
-    """Raise FilterError for more conditions or more values in lists than one search may have."""
-    if len(wanted) > MOST_CONDITIONS:
-        raise FilterError(f"filter: {len(wanted)} fields; {MOST_CONDITIONS} are the most")
+    """Raise FilterError if the filter has too many conditions or too many values in lists."""
+    if len(wanted) > MAX_CONDITIONS:
+        raise FilterError(f"filter: {len(wanted)} fields; at most {MAX_CONDITIONS} are allowed")
     values = sum(len(each.one_of or ()) for each in wanted.values() if isinstance(each, Condition))
-    if values > MOST_VALUES:
-        raise FilterError(f"filter: {values:,} values in lists (`in`); {MOST_VALUES:,} are the most")
+    if values > MAX_VALUES:
+        raise FilterError(f"filter: {values:,} values in lists (`in`); at most {MAX_VALUES:,} are allowed")
 
 
 def query(wanted: Filter) -> SqlQuery:
-    """The rows that meet every condition. Raises FilterError for too many."""
+    """Return the query for the rows that meet every condition. Raises FilterError if there are too many."""
     demand(wanted)
     parts = [part for name, condition in wanted.items() for part in _parts(name, condition)]
     return SqlQuery(
@@ -120,10 +122,10 @@ def _parts(name: str, condition: Scalar | Condition) -> Iterator[SqlQuery]:
     if condition.one_of is not None:
         marks = ", ".join("?" * len(condition.one_of))
         yield _rows(name, f"value IN ({marks})", *map(bound, condition.one_of))
-    # One part for the whole range: of a document with a list, one element must lie in it.
+    # A single part for the whole range: if the value is a list, one element must be within all limits.
     limits = [(sign, limit) for sign, limit in limits_of(condition) if limit is not None]
     if limits:
-        # To SQLite every text is greater than every number, and '' is the least text.
+        # In SQLite every text is greater than every number, and '' is the smallest text.
         kinds = {"value >= ''" if isinstance(limit, str) else "value < ''" for _, limit in limits}
         tests = [*(f"value {sign} ?" for sign, _ in limits), *sorted(kinds)]
         yield _rows(name, " AND ".join(tests), *(bound(limit) for _, limit in limits))

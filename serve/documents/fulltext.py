@@ -1,4 +1,4 @@
-"""Keyword search and filters over documents.sqlite: BM25 by SQLite's FTS5, rows by their facts."""
+"""Keyword search and filters on documents.sqlite: BM25 by SQLite's FTS5, and filters by the table of facts."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from embedship.serve.documents import filters
 from embedship.serve.documents.filters import Allowed, Filter, UnknownField
 from embedship.serve.documents.store import connect
 
-# A question has some ten words, a pasted page thousands: each costs a walk through its postings.
-MOST_WORDS = 64
+# Words of one text that are searched. A query has about ten words, a pasted page thousands; each costs a posting list.
+MAX_WORDS_PER_TEXT = 64
 
-# Words of all texts of one request together: as many as 64 texts of 64 words. 0.28 CPU seconds were measured for a text
-# of the 64 commonest words of 20,000 documents.
+# Words of all texts of one request together: 64 texts of 64 words. 0.28 CPU seconds were measured for a text of the 64
+# most frequent words of 20,000 documents.
 MOST_SEARCHED = 4_096
 
-# A longer text is taken to have MOST_WORDS words, and is not read to be refused.
+# A longer text is counted as MAX_WORDS_PER_TEXT words without reading it.
 _COUNTED_CHARACTERS = 2_000
 
-# Masks kept, a byte a row each.
+# Number of cached masks, one byte per row each.
 _MASKS = 32
 
 _WORD = re.compile(r"\w+")
@@ -39,26 +39,26 @@ _SEARCH = "SELECT rowid, -rank FROM words WHERE words MATCH ? {among} ORDER BY r
 
 
 def words_of(text: str) -> list[str]:
-    """Each once, in the order in which they come, and no more than count."""
-    return list(dict.fromkeys(_WORD.findall(text)))[:MOST_WORDS]
+    """Return the first MAX_WORDS_PER_TEXT distinct words of the text, in order."""
+    return list(dict.fromkeys(_WORD.findall(text)))[:MAX_WORDS_PER_TEXT]
 
 
 def too_many(texts: Sequence[str]) -> bool:
-    """Whether these texts have more words together than one request may search for.
+    """Return whether the texts together have more words than one request may search for.
 
     >>> too_many(["gout"] * 4_096), too_many(["gout"] * 4_097)
     (False, True)
     """
-    found = 0
+    total = 0
     for text in texts:
-        found += MOST_WORDS if len(text) > _COUNTED_CHARACTERS else len(words_of(text))
-        if found > MOST_SEARCHED:
+        total += MAX_WORDS_PER_TEXT if len(text) > _COUNTED_CHARACTERS else len(words_of(text))
+        if total > MOST_SEARCHED:
             return True
     return False
 
 
 def expression(text: str) -> str:
-    """Any of the words, each in quotes: whatever else the user wrote is left out, so nothing of it is syntax.
+    """Return the FTS5 query for any of the words. Words are quoted and other characters dropped: nothing is syntax.
 
     >>> expression('symptoms of "gout" OR NEAR(')
     '"symptoms" OR "of" OR "gout" OR "OR" OR "NEAR"'
@@ -71,18 +71,21 @@ def _has_fts5(connection: sqlite3.Connection) -> bool:
 
 
 class KeywordIndex:
-    """Thread-safe: one connection behind a lock, and not that of the documents, which are fetched in microseconds."""
+    """Keyword search and filters. Thread-safe: one connection with a lock, separate from that of DocumentStore.
+
+    A keyword search can take long, and fetching documents, which takes microseconds, must not wait for it.
+    """
 
     def __init__(self, connection: sqlite3.Connection, size: int) -> None:
         self._connection = connection
         self._size = size
-        self._version = -1  # of a file that never changes
+        self._version = -1  # stays -1 for a file that never changes
         self._lock = Lock()
         self._masks: OrderedDict[bytes, Allowed] = OrderedDict()
 
     @classmethod
     def open(cls, path: Path, size: int) -> Self:
-        """Raises UsageError where SQLite has no FTS5, UnsafeError if the file is damaged."""
+        """Open words and facts. Raises UsageError if SQLite has no FTS5, UnsafeError for a damaged file."""
         connection = connect(path)
         try:
             connection.execute("SELECT rowid FROM words LIMIT 1").fetchone()
@@ -90,40 +93,42 @@ class KeywordIndex:
             searchable = _has_fts5(connection)
             connection.close()
             if not searchable:
-                raise UsageError(f"Python's SQLite {sqlite3.sqlite_version} has no FTS5: take one that has") from None
+                raise UsageError(
+                    f"SQLite {sqlite3.sqlite_version} of this Python has no FTS5: use a Python whose SQLite has it"
+                ) from None
             raise UnsafeError(f"{path} is damaged: {error}") from None
         return cls(connection, size)
 
     def renew(self, version: int, size: int) -> None:
-        """Documents have changed: rows below `size` may be others now."""
+        """Call after documents have changed: cached masks are dropped if `version` is a new one."""
         with self._lock:
             if version != self._version:
                 self._version, self._size = version, size
                 self._masks.clear()
 
     def search(self, texts: Sequence[str], k: int, wanted: Filter | None = None) -> RankedRows:
-        """The k best rows of each text by BM25 (k1 1.2, b 0.75), among those that meet the filter.
+        """Return the k best rows of each text by BM25 (k1 1.2, b 0.75) among those that meet the filter.
 
-        Scores are BM25's, larger is better; they compare the rows of one text and nothing else. A text without a
-        word, and rows without any of the words, give none: -1. Raises UnknownField.
+        Scores are BM25 scores, larger is better; they compare only rows of the same text. Missing rows are -1: if the
+        text has no words, or if fewer than k rows contain any of them. Raises UnknownField.
         """
         self._require_known(wanted)
         among = filters.query(wanted) if wanted else None
         statement = _SEARCH.format(among=f"AND rowid IN ({among.statement})" if among else "")
-        found = RankedRows(
+        ranked = RankedRows(
             np.full((len(texts), k), -1, dtype=np.int64), np.full((len(texts), k), -np.inf, dtype=np.float32)
         )
-        for place, text in enumerate(texts):
+        for number, text in enumerate(texts):
             interruption.check()
-            if asked := expression(text):
+            if match := expression(text):
                 with self._lock:
-                    best = self._connection.execute(statement, (asked, *(among.values if among else ()), k)).fetchall()
+                    best = self._connection.execute(statement, (match, *(among.values if among else ()), k)).fetchall()
                 for rank, (row, score) in enumerate(best):
-                    found.rows[place, rank], found.scores[place, rank] = row, score
-        return found
+                    ranked.rows[number, rank], ranked.scores[number, rank] = row, score
+        return ranked
 
     def allowed(self, wanted: Filter) -> Allowed:
-        """(size,) True for each row that meets the filter. Raises UnknownField."""
+        """Return a mask (size,) that is True for each row that meets the filter. Raises UnknownField."""
         key = msgspec.json.encode(wanted, order="sorted")
         with self._lock:
             if (known := self._masks.get(key)) is not None:
@@ -141,7 +146,7 @@ class KeywordIndex:
         return mask
 
     def _require_known(self, wanted: Filter | None) -> None:
-        """An unknown field would match nothing, and look like a filter that worked."""
+        """Raise UnknownField for a field that no document has. It would match nothing, and look like a valid filter."""
         for name in wanted or ():
             with self._lock:
                 if self._connection.execute("SELECT 1 FROM facts WHERE name = ? LIMIT 1", [name]).fetchone():

@@ -1,7 +1,7 @@
-"""What the rows of an index are: id, text, title and metadata, their words and facts, in a read-only SQLite file.
+"""Document store: id, text, title and metadata of the rows of an index, with their words and facts, in SQLite.
 
-A row is what has a vector: a document, or where documents were cut, one chunk of one. The chunks of a document have
-its id, title and metadata, and follow each other; the first of them stands for it.
+The file is read-only. Each vector has one row: a document, or one chunk if documents were split. The chunks of a
+document have its id, title and metadata, and consecutive rows; the first row identifies the document.
 """
 
 from __future__ import annotations
@@ -25,22 +25,21 @@ from embedship.serve.documents import filters
 
 DOCUMENTS = "documents.sqlite"
 
-# `line` is where the document stood in the corpus; the id is also what an update would look rows up by. `number` counts
-# the chunks of a document; `start` and `end`, characters of its whole text, are null where it was not cut.
+# `line` is the line of the document in the corpus. `id` is also the key for updates. `number` counts the chunks of a
+# document; `start` and `end` are characters of its whole text, and null if it was not split.
 _TABLE = """CREATE TABLE documents (
     row INTEGER PRIMARY KEY, line INTEGER NOT NULL, id TEXT NOT NULL,
     text TEXT NOT NULL, title TEXT, metadata TEXT,
     number INTEGER NOT NULL DEFAULT 0, start INTEGER, "end" INTEGER, UNIQUE (id, number))"""
 _INSERT = "INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-# Of a document whose first chunk is not all of it, by its first row: a hit reads a chunk and not a book, a migration
-# cuts it anew.
+# Whole text of each document that was split, by its first row: a hit reads only a chunk, a migration splits it again.
 _WHOLES = "CREATE TABLE wholes (row INTEGER PRIMARY KEY, text TEXT NOT NULL)"
 # Words are looked up without accents and English endings; the texts themselves are not stored a second time.
 _WORDS = """CREATE VIRTUAL TABLE words USING fts5(
     title, text, content='documents', content_rowid='row', tokenize='porter unicode61 remove_diacritics 2')"""
 SCHEMA = (_TABLE, _WHOLES, _WORDS, filters.FACTS)
 _FILL_WORDS = ("INSERT INTO words(words) VALUES('rebuild')", "INSERT INTO words(words) VALUES('optimize')")
-# One statement for any number of rows, in the order they were asked for.
+# One statement for any number of rows, returned in the requested order.
 _ROWS = """SELECT d.id, d.row FROM json_each(?) AS wanted
     JOIN documents AS d ON d.id = wanted.value AND d.number = 0"""
 _FETCH = """SELECT d.id, d.text, d.title, d.metadata, d.number, d.start, d."end"
@@ -53,16 +52,16 @@ _UNCUT = """SELECT d.id, coalesce(w.text, d.text), d.title, d.metadata FROM json
 
 _DISK = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
 
-# Documents cut at once: their texts are tokenised in one batch.
+# Documents split at once: their texts are tokenised in one batch.
 _BATCH = 512
 
 
-# SQLite ends a text of its JSON there: such a document would be found by a search, and could not be asked for.
-NUL = "holds a NUL (\\u0000), and could not be looked up by it: take it out"
+# SQLite ends a JSON text at NUL: a search could find such a document, but it could not be fetched by its id.
+NUL = "contains a NUL character (\\u0000), and the document could not be fetched by it: remove the character"
 
 
 class Chunk(msgspec.Struct, frozen=True):
-    """Which one of a document's chunks, from 0, and the characters of the document's text that it is."""
+    """Position of a chunk in its document: its number from 0, and its characters of the document's text."""
 
     number: int
     start: int
@@ -70,15 +69,17 @@ class Chunk(msgspec.Struct, frozen=True):
 
 
 class Document(msgspec.Struct, frozen=True):
+    """A document, or one of its chunks, which has the text of the chunk and the other fields of the document."""
+
     id: str
     text: str
     title: str | None = None
     metadata: dict[str, Any] = {}
-    chunk: Chunk | None = None  # then `text` is that of the chunk
+    chunk: Chunk | None = None  # if set, `text` is the text of the chunk
 
 
 def same_content(one: Document, other: Document) -> bool:
-    """Word for word, names in any order: to Python 1, 1.0 and true are equal, to who reads metadata they are not."""
+    """Return whether both are identical, with keys in any order. Unlike ==, JSON distinguishes 1, 1.0 and true."""
     metadata, others = (msgspec.json.encode(each.metadata, order="sorted") for each in (one, other))
     return one == other and metadata == others
 
@@ -87,9 +88,9 @@ Split = Callable[[Sequence[Document]], list[list[Document]]]  # documents -> the
 
 
 class DocumentStore:
-    """Thread-safe: one connection behind a lock. Fetching ten documents holds it for some 15 us.
+    """The documents of an index. Thread-safe: one connection with a lock. Fetching ten documents takes about 15 us.
 
-    `size`, `first_rows` and `count` are of a file that never changes: they are read once.
+    `size`, `firsts` and `count` are read once, because the file never changes.
     """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -101,46 +102,46 @@ class DocumentStore:
         try:
             with ExitStack() as on_error:
                 opened = cls(on_error.enter_context(closing(connect(path))))
-                _ = opened.firsts  # what cannot be read is known now
+                _ = opened.firsts  # read now, so that a damaged file is reported at once
                 on_error.pop_all()
                 return opened
         except sqlite3.Error as error:
             raise UnsafeError(f"{path} is damaged: {error}") from None
 
     def fetch(self, rows: Sequence[int]) -> list[Document]:
-        """The documents of these rows, in this order. Raises IndexError if a row does not exist."""
+        """Return the documents of these rows in this order. Raises IndexError if a row does not exist."""
         with self._lock:
             found = self._connection.execute(_FETCH, [msgspec.json.encode(list(map(int, rows))).decode()]).fetchall()
         if len(found) != len(rows):
-            raise IndexError(f"not all of these rows are there: {list(rows)}")
+            raise IndexError(f"some of these rows do not exist: {list(rows)}")
         return [_document(*values) for values in found]
 
     def rows(self, ids: Sequence[str]) -> dict[str, int]:
-        """The first row of each of these ids that a document has; an unknown one is left out."""
+        """Return {id: first row of the document}. Unknown ids are omitted."""
         with self._lock:
             return dict(self._connection.execute(_ROWS, [msgspec.json.encode(ids).decode()]).fetchall())
 
     def ids(self) -> frozenset[str]:
-        """Of all documents, no text read."""
+        """Return the ids of all documents. No text is read."""
         with self._lock:
             return frozenset(id for (id,) in self._connection.execute("SELECT id FROM documents WHERE number = 0"))
 
     def full_texts(self, ids: Sequence[str]) -> dict[str, Document]:
-        """All of each of these documents, however it was cut; an unknown one is left out."""
+        """Return {id: whole document}, also for documents that were split. Unknown ids are omitted."""
         with self._lock:
             found = self._connection.execute(_UNCUT, [msgspec.json.encode(ids).decode()]).fetchall()
         return {id: _document(id, *values) for id, *values in found}
 
     @cached_property
     def size(self) -> int:
-        """Of rows."""
+        """Number of rows."""
         with self._lock:
             (size,) = self._connection.execute("SELECT count(*) FROM documents").fetchone()
         return int(size)
 
     @cached_property
     def firsts(self) -> NDArray[np.uint32] | None:
-        """(size,) for each row the first row of its document; None where every row is a document."""
+        """First row of each row's document, (size,) uint32; None if every row is a document."""
         size = self.size
         with self._lock:
             (most,) = self._connection.execute("SELECT max(number) FROM documents").fetchone()
@@ -148,11 +149,11 @@ class DocumentStore:
 
     @property
     def count(self) -> int:
-        """Of whole documents."""
+        """Number of whole documents."""
         return self.size if self.firsts is None else int(np.count_nonzero(self.firsts == np.arange(self.size)))
 
     def whole(self) -> Iterator[tuple[int, Document]]:
-        """Every document uncut, and its line, in the order of the rows."""
+        """Yield (line, whole document) for every document, in the order of the rows."""
         with self._lock:
             cursor = self._connection.execute(_WHOLE)
             while found := cursor.fetchmany(_BATCH):
@@ -164,7 +165,7 @@ class DocumentStore:
 
 
 def first_rows(connection: sqlite3.Connection, start: int, stop: int) -> NDArray[np.uint32]:
-    """(stop - start,) the first row of the document of each of these rows; of a row that is not there, itself."""
+    """Return the first row of each row's document, (stop - start,) uint32; the row itself if it does not exist."""
     found = np.arange(start, stop, dtype=np.uint32)
     rows = connection.execute("SELECT row, row - number FROM documents WHERE row >= ? AND row < ?", (start, stop))
     pairs = np.fromiter(rows, dtype=[("row", np.uint32), ("first", np.uint32)])
@@ -173,9 +174,9 @@ def first_rows(connection: sqlite3.Connection, start: int, stop: int) -> NDArray
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open for reading. `immutable` spares SQLite its locks: the file never changes, it is only ever replaced.
+    """Open for reading. `immutable` disables SQLite's locks: the file never changes, it is only ever replaced.
 
-    Raises UnsafeError for a file that holds anything but our tables, sqlite3.Error for one that cannot be read.
+    Raises UnsafeError if the file contains anything except our tables, sqlite3.Error if it cannot be read.
     """
     uri = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
     connection = interruption.interruptible(sqlite3.connect(uri, uri=True, check_same_thread=False))
@@ -190,20 +191,20 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def distrust(connection: sqlite3.Connection) -> None:
-    """Take the file as one that somebody else wrote: nothing in its schema may call functions, cells are checked."""
+    """Treat the file as untrusted: its schema may not call functions, and cells are checked."""
     connection.execute("PRAGMA trusted_schema = OFF")
     connection.execute("PRAGMA cell_size_check = ON")
 
 
 def demand_schema(connection: sqlite3.Connection, path: Path, statements: Sequence[str]) -> None:
-    """Raise UnsafeError unless the file holds just what these statements create.
+    """Raise UnsafeError unless the schema of the file is exactly what these statements create.
 
     A view in the place of a table may never end, and a trigger runs with every write.
     """
-    found, expected = _schema(connection), _created(tuple(statements))
-    if strange := sorted(f"{kind} {name}" for kind, name, _ in found ^ expected):
+    actual, expected = _schema(connection), _created(tuple(statements))
+    if different := sorted(f"{kind} {name}" for kind, name, _ in actual ^ expected):
         raise UnsafeError(
-            f"{path} is damaged, or embedship did not write it: its schema differs in {', '.join(strange[:3])}"
+            f"{path} is damaged, or was not written by embedship: its schema differs in {', '.join(different[:3])}"
         )
 
 
@@ -216,21 +217,21 @@ def _created(statements: tuple[str, ...]) -> frozenset[tuple[str, str, str]]:
 
 
 def _schema(connection: sqlite3.Connection) -> frozenset[tuple[str, str, str]]:
-    """(type, name, statement) of every table, index, view and trigger, spaces aside."""
+    """Return (type, name, statement) of every table, index, view and trigger, with white space normalised."""
     rows = connection.execute("SELECT type, name, coalesce(sql, '') FROM sqlite_schema")
     return frozenset((kind, name, " ".join(sql.split())) for kind, name, sql in rows)
 
 
 def disk_refuses(error: sqlite3.Error) -> bool:
-    """Whether the disk is full, failing or for reading only, and the statement was a good one."""
-    return error.sqlite_errorcode & 0xFF in _DISK  # the low byte is the kind, the rest its detail
+    """Return whether the disk is full, failing or read-only, so that the statement itself is not at fault."""
+    return error.sqlite_errorcode & 0xFF in _DISK  # the low byte is the primary code, the rest is detail
 
 
 def write(path: Path, lines: Iterable[tuple[int, Document]], split: Split | None = None) -> int:
-    """Write (line number, document) pairs as rows 0, 1, ... and return how many rows there are.
+    """Write (line number, document) pairs as rows 0, 1, ... and return the number of rows.
 
-    A document is one row, or one for each of the chunks that `split` makes of it. Raises UsageError if two documents
-    have the same id. A torn file is the caller's to delete: there is no journal.
+    A document becomes one row, or one row per chunk that `split` returns. Raises UsageError if two documents have the
+    same id. There is no journal: if writing fails, the caller must delete the file.
     """
     rows = 0
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
@@ -268,17 +269,17 @@ def _insert(connection: sqlite3.Connection, row: int, line: int, document: Docum
         insert(connection, row, line, document)
     except sqlite3.IntegrityError:
         (first,) = connection.execute("SELECT line FROM documents WHERE id = ?", [document.id]).fetchone()
-        raise UsageError(f"line {line}: the id {document.id!r} was given to line {first} already") from None
+        raise UsageError(f"line {line}: the id {document.id!r} is already used in line {first}") from None
 
 
 def whole_of(connection: sqlite3.Connection, first: int, document: Document, chunks: Sequence[Document]) -> None:
-    """Keep its whole text beside its chunks, of which row `first` is one, unless that one is all of it."""
+    """Store the whole text of a document in addition to its chunks, unless its only chunk is the whole text."""
     if chunks[0].text != document.text:
         connection.execute("INSERT INTO wholes VALUES (?, ?)", (first, document.text))
 
 
 def insert(connection: sqlite3.Connection, row: int, line: int, document: Document) -> None:
-    """Write a row and its facts. Its words are indexed by whoever knows when: all at once, or with it."""
+    """Write a row and its facts. The caller indexes its words: for all rows at once, or for each row."""
     metadata = msgspec.json.encode(document.metadata).decode() if document.metadata else None
     number, start, end = (0, None, None) if (chunk := document.chunk) is None else msgspec.structs.astuple(chunk)
     values = (row, line, document.id, document.text, document.title, metadata, number, start, end)

@@ -1,19 +1,18 @@
-"""An index that lies in Milvus: documents and vectors in one collection, on a cluster or in a file of Milvus Lite.
+"""Milvus backend: an index in a Milvus collection, on a cluster or in a file of Milvus Lite.
 
-A document is one entity. Its number, which is the primary key, is made from its id, so that it is put and deleted
-without being looked for; its vector is unit, and its values are those of float16, as in every index here: it scores
-what it would score in a folder.
+A document is one entity. Its primary key is computed from its id, so that no lookup is needed to write or delete it.
+Its vector has unit length and values rounded to float16, as in an index folder, so that the scores are the same.
 
-Nothing imports pymilvus before a collection is asked for.
+pymilvus is imported only when a collection is opened.
 
-    backend.py              A collection as a server or a command holds it
-    collection_metadata.py  What a collection says of itself, in its properties
-    connection.py           One connection to Milvus
-    document_count.py       How many documents a collection holds, known without waiting
-    entities.py             documents <-> entities
-    expressions.py          filters -> Milvus' own language
-    index.py                vectors -> hits
-    pymilvus_library.py     pymilvus, in one place
+    backend.py              Searches, reads and changes a collection
+    collection_metadata.py  Metadata of a collection: its model, prompts and kind of index
+    connection.py           Connection with timeouts, which fails at once while the server is unreachable
+    document_count.py       Cached number of documents
+    entities.py             Converts documents to entities and back
+    expressions.py          Converts search filters to Milvus expressions
+    index.py                Vector search: ranks the candidates that Milvus finds
+    pymilvus_library.py     Imports pymilvus
 """
 
 from __future__ import annotations

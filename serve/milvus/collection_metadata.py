@@ -1,7 +1,7 @@
-"""What a collection says of itself, in its properties: the model and the prompts of its vectors, how it is searched.
+"""Metadata of a collection, stored in its properties: the model and prompts of its vectors, and how it is searched.
 
-The fields of its vectors are named after the model: a collection that somebody filled anew with another one, behind the
-back of a server, is not searched but refused by Milvus itself.
+The vector fields are named after the model. If a collection is refilled with another model while a server uses it,
+Milvus itself rejects the server's searches, because their field no longer exists.
 """
 
 from __future__ import annotations
@@ -26,17 +26,19 @@ from embedship.serve.search.address import Address
 FORMAT = 1
 PROPERTY = "embedship.card"
 
-# What Milvus keeps of a text and of a JSON, in bytes; of an id, as a collection is made here; and facts of a document.
+# Milvus' limit for a text and for JSON, in bytes; our limits for an id, in bytes, and for the facts of a document.
 LONGEST = 65_535
 LONGEST_ID = 1_024
 MOST_FACTS = 4_096
 
-# By our names; the others have no like in Milvus.
+# Index types of Milvus. Other kinds do not exist there.
 _KINDS = {IndexKind.FLAT: "FLAT", IndexKind.HNSW_SQ8: "HNSW_SQ"}
 _GRAPH = {"M": 32, "efConstruction": 200, "sq_type": "SQ8"}
 
 
 class CollectionMetadata(ManifestRecord, frozen=True):
+    """Metadata of a collection. It has the fields of an index manifest that `serve` reads."""
+
     format: int
     fingerprint: str
     variant: str
@@ -50,18 +52,18 @@ class CollectionMetadata(ManifestRecord, frozen=True):
     versions: dict[str, str]
     created: str
     chunking: None = None
-    exact: VectorCode = VectorCode.FLOAT16  # the values; Milvus Lite keeps no other numbers than float32
+    exact: VectorCode = VectorCode.FLOAT16  # values are rounded to float16; Milvus Lite can only store them as float32
     recall: None = None
     digest: str = ""
 
     @property
     def vector(self) -> str:
-        """The field that is searched."""
+        """Name of the vector field that is searched with the index."""
         return f"vector_{self.fingerprint[:16]}"
 
     @property
     def truth(self) -> str:
-        """The field whose every vector an exact search compares."""
+        """Name of the vector field that an exact search compares."""
         return self.vector if self.kind is IndexKind.FLAT else f"truth_{self.fingerprint[:16]}"
 
     @property
@@ -72,9 +74,9 @@ class CollectionMetadata(ManifestRecord, frozen=True):
 def card(
     bundle: Bundle, variant: str, kind: IndexKind, with_title: bool, effort: SearchEffort | None = None
 ) -> CollectionMetadata:
-    """Of a collection that is to be made. Raises UsageError for a kind that Milvus has not."""
+    """Return the metadata of a new collection. Raises UsageError for a kind that Milvus does not support."""
     if kind not in _KINDS:
-        raise UsageError(f"a collection in Milvus is not {kind}: give --kind {' or '.join(_KINDS)}")
+        raise UsageError(f"a Milvus collection cannot be {kind}: give --kind {' or '.join(_KINDS)}")
     pipeline = bundle.manifest.pipeline
     return sealed.seal(
         CollectionMetadata(
@@ -94,28 +96,33 @@ def card(
     )
 
 
-def read(line: MilvusConnection, address: Address) -> CollectionMetadata:
-    """Raises UsageError where there is no such collection, UnsafeError where it is not one of ours, Lost."""
-    if not line.call("has_collection", address.collection):
+def read(connection: MilvusConnection, address: Address) -> CollectionMetadata:
+    """Read the metadata of a collection.
+
+    Raises UsageError if it does not exist, UnsafeError if embedship did not write it, BackendUnavailable.
+    """
+    if not connection.call("has_collection", address.collection):
         raise UsageError(f"there is no {address}: fill it with `embedship index BUNDLE CORPUS.jsonl --out {address}`")
-    found = line.call("describe_collection", address.collection)
+    description = connection.call("describe_collection", address.collection)
     try:
-        read = msgspec.json.decode(found["properties"][PROPERTY], type=CollectionMetadata)
+        metadata = msgspec.json.decode(description["properties"][PROPERTY], type=CollectionMetadata)
     except (KeyError, msgspec.MsgspecError):
         raise UnsafeError(
-            f"{address} says of no model that its vectors are of it: fill another one with `embedship index`"
+            f"{address} does not name the model of its vectors: fill another collection with `embedship index`"
         ) from None
-    if read.format != FORMAT:
-        raise UsageError(f"{address} has format {read.format}, and this version reads {FORMAT}: fill it anew")
-    if sealed.seal(read) != read:
-        raise UnsafeError(f"{address}: what it says of itself has been changed since it was filled: fill it anew")
-    return read
+    if metadata.format != FORMAT:
+        raise UsageError(
+            f"{address} has format {metadata.format}, but this version reads format {FORMAT}: fill a new collection"
+        )
+    if sealed.seal(metadata) != metadata:
+        raise UnsafeError(f"{address}: its metadata has been changed since it was filled: fill a new collection")
+    return metadata
 
 
-def make(line: MilvusConnection, name: str, card: CollectionMetadata) -> None:
-    """An empty collection of this name, ready to be filled and searched. Raises Lost."""
+def make(connection: MilvusConnection, name: str, card: CollectionMetadata) -> None:
+    """Create an empty collection, ready to be filled and searched. Raises BackendUnavailable."""
     properties = {PROPERTY: msgspec.json.encode(card).decode()}
-    line.call("create_collection", name, schema=_schema(card), index_params=_indexes(card), properties=properties)
+    connection.call("create_collection", name, schema=_schema(card), index_params=_indexes(card), properties=properties)
 
 
 def _schema(card: CollectionMetadata) -> Any:
@@ -125,8 +132,8 @@ def _schema(card: CollectionMetadata) -> Any:
     schema.add_field(
         "content", DataType.VARCHAR, max_length=LONGEST, enable_analyzer=True, analyzer_params={"tokenizer": "standard"}
     )
-    schema.add_field("title_length", DataType.INT64)  # in characters of the content, -1 for none
-    schema.add_field("metadata", DataType.VARCHAR, max_length=LONGEST)  # JSON, and comes back as it was, to the digit
+    schema.add_field("title_length", DataType.INT64)  # characters of the title in `content`, -1 without a title
+    schema.add_field("metadata", DataType.VARCHAR, max_length=LONGEST)  # JSON text, returned exactly as it was stored
     schema.add_field(
         "facts", DataType.ARRAY, element_type=DataType.VARCHAR, max_capacity=MOST_FACTS, max_length=expressions.LONGEST
     )

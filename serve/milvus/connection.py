@@ -1,4 +1,4 @@
-"""One connection to Milvus. A call fails when its time is over; while the server is away, calls fail at once."""
+"""Connection to Milvus: every call has a timeout, and calls fail at once while the server is unreachable."""
 
 from __future__ import annotations
 
@@ -19,31 +19,32 @@ from embedship.serve.milvus.pymilvus_library import (
 from embedship.serve.search.address import Address
 from embedship.serve.search.backend import BackendRejected, BackendUnavailable
 
-# What a search may wait for, and what may take its time: an exact search, loading a collection.
+# Timeouts of searches, and of slow calls: an exact search, loading a collection.
 QUICK_SECONDS = 5.0
 SLOW_SECONDS = 120.0
 
-# A secret, so no option: the log of a server shows those.
+# An environment variable and not an option, because the server logs its options and this is a secret.
 TOKEN = "EMBEDSHIP_MILVUS_TOKEN"
 
-# So long after a failure nobody asks, and then one does: a server that hangs must not take every thread.
+# After a failure no call is made for this long, and then one call at a time: a server that hangs must not block every
+# thread.
 PAUSE_SECONDS = 1.0
 
 
 class MilvusConnection:
-    """Thread-safe. pymilvus connects anew by itself, and tries a call again that the old connection lost."""
+    """A connection to Milvus. Thread-safe. pymilvus reconnects by itself and repeats calls that the old one lost."""
 
     def __init__(self, client: Any, address: Address, seconds: float) -> None:
         self._client = client
         self._address = address
         self._seconds = seconds
         self._lock = Lock()
-        self._fell: float | None = None  # when the last call failed that nobody has followed with success
+        self._failed_at: float | None = None  # time of the last failure; None after a successful call
         self._probing = False
 
     @classmethod
     def open(cls, address: Address, seconds: float) -> Self:
-        """`seconds` is what a call may take. Raises Lost, MissingExtra."""
+        """Connect. `seconds` is the timeout per call. Raises BackendUnavailable, MissingExtra, UsageError."""
         try:
             token = os.environ.get(TOKEN, "")
             client = MilvusClient(address.uri, token=token, timeout=min(seconds, QUICK_SECONDS), dedicated=True)
@@ -51,61 +52,67 @@ class MilvusConnection:
         except ConnectionConfigException as error:
             if address.local and find_spec("milvus_lite") is None:
                 raise MissingExtra("milvus-lite", "milvus") from None
-            why = "its folder must be there, and a file of Milvus Lite has one owner at a time"
-            raise BackendUnavailable(f"{address} cannot be opened: {why}") from error
+            reason = "its folder must exist, and only one process at a time can open a file of Milvus Lite"
+            raise BackendUnavailable(f"{address} cannot be opened: {reason}") from error
         except (MilvusException, grpc.RpcError) as error:
-            if _unknown(error):
-                cure = f"put it in {TOKEN}, as USER:PASSWORD or as an API key"
-                raise UsageError(f"{address} lets nobody in without the right token: {cure}") from None
-            raise BackendUnavailable(_away(address)) from error
+            if _is_unauthenticated(error):
+                raise UsageError(
+                    f"{address} rejects the login: set {TOKEN} to the right USER:PASSWORD or API key"
+                ) from None
+            raise BackendUnavailable(_unreachable(address)) from error
 
     def call(self, method: str, *arguments: Any, **options: Any) -> Any:
-        """What the client's method returns. Raises Lost, at once while the server is away; Refused if it will not."""
-        self._enter()
+        """Call a method of the client and return its result.
+
+        Raises BackendUnavailable, at once while the server is unreachable, and BackendRejected if Milvus returns an
+        error.
+        """
+        self._begin_call()
         try:
-            got = getattr(self._client, method)(*arguments, timeout=self._seconds, retry_on_rate_limit=False, **options)
+            result = getattr(self._client, method)(
+                *arguments, timeout=self._seconds, retry_on_rate_limit=False, **options
+            )
         except grpc.RpcError as error:
-            self._leave(failed=True)
-            raise BackendUnavailable(_away(self._address)) from error
+            self._end_call(failed=True)
+            raise BackendUnavailable(_unreachable(self._address)) from error
         except MilvusException as error:
             failed = isinstance(error.code, grpc.StatusCode) or error.code == Status.CONNECT_FAILED
-            self._leave(failed)
+            self._end_call(failed)
             if failed:
-                raise BackendUnavailable(_away(self._address)) from error
-            raise BackendRejected(f"{self._address} does not do what it is asked: {_said(error)}") from error
+                raise BackendUnavailable(_unreachable(self._address)) from error
+            raise BackendRejected(f"{self._address} rejected a request: {_message(error)}") from error
         except BaseException:
-            self._leave(failed=False)
+            self._end_call(failed=False)
             raise
-        self._leave(failed=False)
-        return got
+        self._end_call(failed=False)
+        return result
 
     def close(self) -> None:
         self._client.close()
 
-    def _enter(self) -> None:
+    def _begin_call(self) -> None:
         with self._lock:
-            if self._fell is None:
+            if self._failed_at is None:
                 return
-            if self._probing or time.monotonic() < self._fell + PAUSE_SECONDS:
-                raise BackendUnavailable(_away(self._address))
+            if self._probing or time.monotonic() < self._failed_at + PAUSE_SECONDS:
+                raise BackendUnavailable(_unreachable(self._address))
             self._probing = True
 
-    def _leave(self, failed: bool) -> None:
+    def _end_call(self, failed: bool) -> None:
         with self._lock:
-            self._fell = time.monotonic() if failed else None
+            self._failed_at = time.monotonic() if failed else None
             self._probing = False
 
 
-def _away(address: Address) -> str:
-    return f"{address} does not answer: see that it runs, and can be reached from here"
+def _unreachable(address: Address) -> str:
+    return f"{address} does not answer: check that Milvus is running and reachable from this machine"
 
 
-def _unknown(error: Exception) -> bool:
-    """Whether we are, to the server."""
-    told = error.__cause__ if isinstance(error, MilvusException) else error
-    return isinstance(told, grpc.RpcError) and told.code() is grpc.StatusCode.UNAUTHENTICATED
+def _is_unauthenticated(error: Exception) -> bool:
+    cause = error.__cause__ if isinstance(error, MilvusException) else error
+    return isinstance(cause, grpc.RpcError) and cause.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
-def _said(error: Exception) -> str:
-    """What Milvus says of it, on one line."""
+def _message(error: Exception) -> str:
+    """Return Milvus' error message on one line."""
     return " ".join(str(getattr(error, "message", error)).split())

@@ -1,4 +1,4 @@
-"""How many documents a collection holds, known without waiting: counted beside who asks, and told the next time."""
+"""Number of documents of a collection, available without waiting: it is recounted in the background."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ FRESH_SECONDS = 10.0
 
 
 class DocumentCount:
-    """Thread-safe. While the server is away, the last count stands."""
+    """Cached number of documents. Thread-safe. While the server is unreachable, the last count is returned."""
 
     def __init__(self, count: Callable[[], int]) -> None:
-        """Raises Lost."""
-        self._ask = count
-        self._count, self._counted = count(), time.monotonic()
+        """Call `count` once. Raises BackendUnavailable."""
+        self._recount = count
+        self._count, self._counted_at = count(), time.monotonic()
         self._lock = Lock()
-        self._asking = False
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="tally")
+        self._counting = False
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="document-count")
 
     @property
     def count(self) -> int:
         with self._lock:
-            if not self._asking and time.monotonic() > self._counted + FRESH_SECONDS:
-                self._asking = True
-                self._thread.submit(self._again)
+            if not self._counting and time.monotonic() > self._counted_at + FRESH_SECONDS:
+                self._counting = True
+                self._thread.submit(self._refresh)
             return self._count
 
     def changed(self, by: int) -> None:
-        """This process has put so many more, or deleted them."""
+        """Add the net number of documents that this process has added and deleted."""
         with self._lock:
             self._count += by
 
     def close(self) -> None:
         self._thread.shutdown()
 
-    def _again(self) -> None:
+    def _refresh(self) -> None:
         try:
             with suppress(BackendUnavailable):
-                count = self._ask()
+                count = self._recount()
                 with self._lock:
                     self._count = count
         finally:
             with self._lock:
-                self._asking, self._counted = False, time.monotonic()
+                self._counting, self._counted_at = False, time.monotonic()

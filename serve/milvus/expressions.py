@@ -1,11 +1,12 @@
-"""`filter` of a search -> an expression in Milvus' language, over what entities keep for it.
+"""Search filters for Milvus: converts a filter to an expression in Milvus' language.
 
-What can be asked is what can be asked of a folder (filters.py), by two fields:
+The same filters are supported as for an index folder (filters.py), with two fields of each entity:
 
-    facts      every name=value, and name= for a name that is there: equality and `in` are membership
-    scalars    {name: [values]}: ranges compare the first eight; a filter by more is refused, not answered wrongly
+    facts      every name=value, and name= for every name that exists: for equality and `in`
+    scalars    {name: [values]}: for ranges, which compare the first eight values. If a document has more values, the
+               filter is rejected, because its result would be wrong
 
-Values are written as JSON, so no two facts are written alike; a long one is written as its hash.
+Values are written as JSON, so that different facts have different texts. A long fact is replaced by its hash.
 """
 
 from __future__ import annotations
@@ -19,64 +20,66 @@ import msgspec
 from embedship.serve.documents.filters import Condition, Filter, FilterError, Limit, Scalar, bound, limits_of
 from embedship.serve.documents.filters import metadata_pairs as facts_of
 
-# Values of a name that a range looks at.
+# Number of values per name that a range compares.
 MOST = 8
 
-# Bytes of a fact.
+# Maximum length of a fact, in bytes.
 LONGEST = 512
 
-# No JSON that a scalar could be.
+# Marks a name with more than MOST values. No scalar has this JSON.
 _MANY = "[]"
 
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 
 
 def facts(metadata: Mapping[str, Any]) -> list[str]:
-    """
+    """Return the facts of a document's metadata.
+
     >>> facts({"year": 2001, "tag": ["a", "b"]})
     ['year=', 'year=2001', 'tag=', 'tag="a"', 'tag="b"']
     """
-    found: dict[str, None] = {}
+    unique: dict[str, None] = {}
     for name, value in facts_of(metadata):
-        found[has_name(name)] = None
-        found[_fact(name, value)] = None
-    found.update(dict.fromkeys(many(name) for name, values in scalars(metadata).items() if len(values) > MOST))
-    return list(found)
+        unique[has_name(name)] = None
+        unique[_fact(name, value)] = None
+    unique.update(dict.fromkeys(many(name) for name, values in scalars(metadata).items() if len(values) > MOST))
+    return list(unique)
 
 
 def scalars(metadata: Mapping[str, Any]) -> dict[str, list[Scalar]]:
-    """
+    """Return the values of each name of a document's metadata.
+
     >>> scalars({"by": {"year": [2001, 2002.0]}})
     {'by.year': [2001, 2002]}
     """
-    found: dict[str, list[Scalar]] = {}
+    values: dict[str, list[Scalar]] = {}
     for name, value in facts_of(metadata):
-        found.setdefault(name, []).append(_plain(value))
-    return found
+        values.setdefault(name, []).append(_canonical(value))
+    return values
 
 
 def has_name(name: str) -> str:
-    """The fact that a document has this name."""
-    return _written(name, "")
+    """Return the fact that a document has this name."""
+    return _fact_text(name, "")
 
 
 def many(name: str) -> str:
-    """The fact that it has more values of this name than a range looks at."""
-    return _written(name, _MANY)
+    """Return the fact that a document has more values of this name than a range compares."""
+    return _fact_text(name, _MANY)
 
 
 def has(*facts: str) -> str:
-    """The entities that have one of these."""
+    """Return the expression for entities that have at least one of these facts."""
     return f"array_contains_any(facts, [{', '.join(map(quoted, facts))}])"
 
 
 def expression(wanted: Filter) -> str:
-    """The entities that meet every condition. Raises FilterError for a name that no range can be asked of."""
+    """Return the expression for entities that meet every condition. Raises FilterError for an impossible range."""
     return " and ".join(part for name, condition in wanted.items() for part in _parts(name, condition))
 
 
 def ranged(wanted: Filter) -> list[str]:
-    """Names that a range is asked of."""
+    """Return the names that have a range condition."""
     return [name for name, each in wanted.items() if isinstance(each, Condition) and _limits(each)]
 
 
@@ -85,7 +88,7 @@ def rows_in(rows: Sequence[int]) -> str:
 
 
 def quoted(text: str) -> str:
-    """
+    """Quote a text for an expression.
     >>> print(quoted('say "a"'))
     "say \\"a\\""
     """
@@ -100,8 +103,10 @@ def _parts(name: str, condition: Scalar | Condition) -> Iterator[str]:
         yield has(*(_fact(name, each) for each in condition.one_of))
     if limits := _limits(condition):
         if quoted(name) != f'"{name}"':
-            raise FilterError(f"filter: a range cannot be asked of {name!r} in Milvus, for its quotes or backslashes")
-        # Of a document with a list, one element must lie in the range.
+            raise FilterError(
+                f"filter: Milvus does not support a range on {name!r}, because the name contains quotes or backslashes"
+            )
+        # If the value is a list, one element must be within all limits.
         within = (" and ".join(f"scalars[{quoted(name)}][{at}] {each}" for each in limits) for at in range(MOST))
         yield f"({' or '.join(f'({each})' for each in within)})"
 
@@ -111,24 +116,24 @@ def _limits(condition: Condition) -> list[str]:
 
 
 def _limit(limit: Limit) -> str:
-    """Whole numbers stay whole, but for -(2**63): Milvus may read its sign apart, and then 2**63 is out of range."""
+    """Write a limit. Integers stay exact, except -(2**63): Milvus may parse the sign separately; 2**63 overflows."""
     if isinstance(limit, str):
         return quoted(limit)
-    found = bound(limit)
-    return str(found) if isinstance(found, int) and found != -(2**63) else repr(float(found))
+    number = bound(limit)
+    return str(number) if isinstance(number, int) and number != -(2**63) else repr(float(number))
 
 
 def _fact(name: str, value: Scalar) -> str:
-    return _written(name, msgspec.json.encode(_plain(value)).decode())
+    return _fact_text(name, msgspec.json.encode(_canonical(value)).decode())
 
 
-def _written(name: str, value: str) -> str:
+def _fact_text(name: str, value: str) -> str:
     text = f"{name}={value}"
     return text if len(text.encode()) <= LONGEST else f"#{hashlib.sha256(text.encode()).hexdigest()}"
 
 
-def _plain(value: Scalar) -> Scalar:
-    """Equal values alike: true is 1, and 2001.0 is 2001."""
+def _canonical(value: Scalar) -> Scalar:
+    """Return the same value for equal values: 1 for true, 2001 for 2001.0."""
     value = bound(value)
     if isinstance(value, str):
         return value

@@ -1,7 +1,7 @@
-"""Vectors -> hits. Milvus finds candidates, their vectors come with them, and they are ranked here.
+"""Vector search in Milvus. Milvus finds candidates and returns their vectors, and this module ranks them.
 
-So scores and order are those of every index here: products summed in float64, of equal scores the lower row first,
-whichever of its indexes Milvus has searched and however it rounds.
+So scores and order are the same as for an index folder: products are summed in float64, and rows with equal scores are
+sorted by row, whichever index Milvus uses and however it rounds.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from embedship.serve.index.exact_vectors import margin
 from embedship.serve.milvus import expressions
 from embedship.serve.milvus.collection_metadata import CollectionMetadata
 
-# Rounding may swap rows at the edge of the k best: a few more are fetched, and ranked.
+# Rounding may swap rows at the edge of the k best: this many more are fetched and ranked.
 _SPARE = 16
 
-# What Milvus gives one query at most, and bytes of vectors that one answer may carry: Milvus itself ends at 100 MB.
-_MOST = 16_384
+# Maximum hits per query in Milvus, and bytes of vectors requested per call; Milvus' own limit is 100 MB.
+_MAX_HITS = 16_384
 _ANSWER_BYTES = 8 * 1024 * 1024
 
-# Own writes are seen at once; those of other processes when Milvus has them everywhere, some 0.1 s later.
+# Writes of this process are visible at once; those of other processes after about 0.1 s.
 CONSISTENCY = {"consistency_level": "Session"}
 
-Ask = Callable[..., Any]  # Line.ask
+Call = Callable[..., Any]  # MilvusConnection.call
 
 
 class MilvusIndex:
-    """An Index; rows are the numbers of its documents. Each search is one call, or a few for many queries."""
+    """Vector index of a collection. Rows are the primary keys of its documents. A search is one call or a few."""
 
-    def __init__(self, quick: Ask, slow: Ask, collection: str, card: CollectionMetadata) -> None:
-        """`quick` asks the server for an answer that somebody waits for, `slow` for one that may take its time."""
+    def __init__(self, quick: Call, slow: Call, collection: str, metadata: CollectionMetadata) -> None:
+        """`quick` is for calls that a user waits for, `slow` for those that may take long."""
         self._quick, self._slow = quick, slow
         self._collection = collection
-        self._card = card
+        self._metadata = metadata
 
     @property
     def size(self) -> int:
@@ -50,95 +50,97 @@ class MilvusIndex:
 
     @property
     def kind(self) -> IndexKind:
-        return self._card.kind
+        return self._metadata.kind
 
     @property
     def effort(self) -> SearchEffort:
-        return self._card.effort
+        return self._metadata.effort
 
     def count(self, expression: str | None) -> int:
-        """Of the entities that meet it."""
-        found = self._quick(
+        """Return the number of entities that meet the expression, or of all if it is None."""
+        rows = self._quick(
             "query", self._collection, filter=expression or "", output_fields=["count(*)"], **CONSISTENCY
         )
-        return int(found[0]["count(*)"])
+        return int(rows[0]["count(*)"])
 
     def search(
         self, queries: Vectors, k: int, allowed: Allowed | None = None, effort: SearchEffort | None = None
     ) -> RankedRows:
-        """Of rows 0 to n - 1, where these are the numbers: what holds it against the other indexes."""
-        knobs = self.effort.overridden_by(effort)
-        queries = ranking.checked(queries, k, self._card.dimension)
-        expression = self._among(allowed)
+        """Search a collection whose primary keys are 0 to n - 1. Used by the tests that compare all indexes."""
+        effort = self.effort.overridden_by(effort)
+        queries = ranking.checked(queries, k, self._metadata.dimension)
+        expression = self._expression(allowed)
         if not len(queries) or expression == _NONE:
-            return _nothing(len(queries), k)
-        exact = self.kind is IndexKind.FLAT or is_selective(allowed)
-        return self._all(self._quick, queries, k, expression) if exact else self._some(queries, k, expression, knobs)
+            return _no_hits(len(queries), k)
+        if self.kind is IndexKind.FLAT or is_selective(allowed):
+            return self._search_exact(self._quick, queries, k, expression)
+        return self._search_graph(queries, k, expression, effort)
 
     def near(self, queries: Vectors, k: int, expression: str | None, effort: SearchEffort | None) -> RankedRows:
-        """The same among the entities that meet an expression."""
-        knobs = self.effort.overridden_by(effort)
-        queries = ranking.checked(queries, k, self._card.dimension)
-        exact = self.kind is IndexKind.FLAT or (expression is not None and self.count(expression) <= FEW)
-        return self._all(self._quick, queries, k, expression) if exact else self._some(queries, k, expression, knobs)
+        """Return the k best entities that meet the expression, for each query vector (n, dim)."""
+        effort = self.effort.overridden_by(effort)
+        queries = ranking.checked(queries, k, self._metadata.dimension)
+        if self.kind is IndexKind.FLAT or (expression is not None and self.count(expression) <= FEW):
+            return self._search_exact(self._quick, queries, k, expression)
+        return self._search_graph(queries, k, expression, effort)
 
     def exact(self, queries: Vectors, k: int, allowed: Allowed | None = None) -> RankedRows:
-        queries = ranking.checked(queries, k, self._card.dimension)
-        expression = self._among(allowed)
+        queries = ranking.checked(queries, k, self._metadata.dimension)
+        expression = self._expression(allowed)
         if not len(queries) or expression == _NONE:
-            return _nothing(len(queries), k)
-        return self._all(self._slow, queries, k, expression)
+            return _no_hits(len(queries), k)
+        return self._search_exact(self._slow, queries, k, expression)
 
-    def _some(self, queries: Vectors, k: int, expression: str | None, knobs: SearchEffort) -> RankedRows:
-        """By the graph."""
-        wanted = min(knobs.candidates(k), _MOST)
-        parameters = {"ef": max(knobs.ef_search or 0, wanted)}
-        found = self._found(self._quick, queries, wanted, expression, self._card.vector, parameters)
-        return _stacked([_ranked(query, *each, k) for query, each in zip(queries, found, strict=True)], k)
+    def _search_graph(self, queries: Vectors, k: int, expression: str | None, effort: SearchEffort) -> RankedRows:
+        """Search the HNSW graph."""
+        limit = min(effort.candidates(k), _MAX_HITS)
+        parameters = {"ef": max(effort.ef_search or 0, limit)}
+        candidates = self._candidates(self._quick, queries, limit, expression, self._metadata.vector, parameters)
+        return _stack([_rank(query, *each, k) for query, each in zip(queries, candidates, strict=True)], k)
 
-    def _all(self, ask: Ask, queries: Vectors, k: int, expression: str | None) -> RankedRows:
-        """By comparing all vectors. Where more are equal than were fetched, more are fetched."""
-        wanted, left = min(k + _SPARE, _MOST), np.arange(len(queries))
+    def _search_exact(self, call: Call, queries: Vectors, k: int, expression: str | None) -> RankedRows:
+        """Compare all vectors. If more vectors score like the k-th than were fetched, fetch more."""
+        limit, remaining = min(k + _SPARE, _MAX_HITS), np.arange(len(queries))
         hits: list[RankedRows | None] = [None] * len(queries)
-        while len(left):
-            found = self._found(ask, queries[left], wanted, expression, self._card.truth, {})
+        while len(remaining):
+            candidates = self._candidates(call, queries[remaining], limit, expression, self._metadata.truth, {})
             again = []
-            for place, (rows, vectors) in zip(left.tolist(), found, strict=True):
-                ranked = _ranked(queries[place], rows, vectors, max(k, len(rows)))
-                if k < len(rows) == wanted < _MOST and _close(ranked, k, self._card.dimension):
-                    again.append(place)
-                hits[place] = RankedRows(ranked.rows[:, :k], ranked.scores[:, :k])
-            left, wanted = np.array(again, dtype=np.int64), min(4 * wanted, _MOST)
-        return _stacked([each for each in hits if each is not None], k)
+            for i, (rows, vectors) in zip(remaining.tolist(), candidates, strict=True):
+                ranked = _rank(queries[i], rows, vectors, max(k, len(rows)))
+                if k < len(rows) == limit < _MAX_HITS and _may_miss_ties(ranked, k, self._metadata.dimension):
+                    again.append(i)
+                hits[i] = RankedRows(ranked.rows[:, :k], ranked.scores[:, :k])
+            remaining, limit = np.array(again, dtype=np.int64), min(4 * limit, _MAX_HITS)
+        return _stack([each for each in hits if each is not None], k)
 
-    def _found(
+    def _candidates(
         self,
-        ask: Ask,
+        call: Call,
         queries: Vectors,
-        wanted: int,
+        limit: int,
         expression: str | None,
         field: str,
         parameters: dict[str, int],
     ) -> list[tuple[NDArray[np.int64], Vectors]]:
-        """For each query rows (m,) and their vectors (m, dim), at most so many as wanted."""
-        step = max(1, _ANSWER_BYTES // (wanted * 4 * self._card.dimension))
-        truth, answers = self._card.truth, []
+        """Return, per query, at most `limit` rows (m,) and their vectors (m, dim)."""
+        step = max(1, _ANSWER_BYTES // (limit * 4 * self._metadata.dimension))
+        truth, answers = self._metadata.truth, []
         for start in range(0, len(queries), step):
-            answers += ask(
+            answers += call(
                 "search",
                 self._collection,
                 data=list(queries[start : start + step]),
                 anns_field=field,
-                limit=wanted,
+                limit=limit,
                 filter=expression or "",
                 output_fields=[truth],
                 search_params={"metric_type": "IP", "params": parameters},
                 **CONSISTENCY,
             )
-        return [_candidates(each, truth, self._card.dimension) for each in answers]
+        return [_rows_and_vectors(each, truth, self._metadata.dimension) for each in answers]
 
-    def _among(self, allowed: Allowed | None) -> str | None:
-        """The shorter of two lists: of those that may be found, or of the others."""
+    def _expression(self, allowed: Allowed | None) -> str | None:
+        """Return the expression for a mask. It lists the allowed rows or the others, whichever are fewer."""
         if allowed is None:
             return None
         validate_mask(allowed, self.size)
@@ -150,34 +152,34 @@ class MilvusIndex:
         return f"not ({expressions.rows_in(np.flatnonzero(~allowed).tolist())})"
 
 
-_NONE = ""  # nothing is allowed, and nobody needs to be asked
+_NONE = ""  # no row is allowed, so that no call is needed
 
 
-def _candidates(hits: Any, field: str, dimension: int) -> tuple[NDArray[np.int64], Vectors]:
+def _rows_and_vectors(hits: Any, field: str, dimension: int) -> tuple[NDArray[np.int64], Vectors]:
     rows = np.fromiter((hit["row"] for hit in hits), dtype=np.int64, count=len(hits))
     vectors = np.array([hit["entity"][field] for hit in hits], dtype=np.float32)
     return rows, vectors.reshape(len(rows), dimension)
 
 
-def _ranked(query: Vectors, rows: NDArray[np.int64], vectors: Vectors, k: int) -> RankedRows:
-    """(1, k) hits of one query (dim,)."""
+def _rank(query: Vectors, rows: NDArray[np.int64], vectors: Vectors, k: int) -> RankedRows:
+    """Return the (1, k) best rows of one query (dim,), from candidate vectors (m, dim)."""
     scores = (vectors.astype(np.float64) @ query.astype(np.float64)).astype(np.float32)
     order = np.lexsort((rows, -scores))[:k]
-    hits = _nothing(1, k)
+    hits = _no_hits(1, k)
     hits.rows[0, : len(order)], hits.scores[0, : len(order)] = rows[order], scores[order]
     return hits
 
 
-def _close(ranked: RankedRows, k: int, dimension: int) -> bool:
-    """Whether the last that was fetched scores as the k-th does: others that do may not have been."""
+def _may_miss_ties(ranked: RankedRows, k: int, dimension: int) -> bool:
+    """Return whether the last fetched row scores like the k-th: then further rows with this score may be missing."""
     return bool(ranked.scores[0, k - 1] - ranked.scores[0, -1] < margin(dimension))
 
 
-def _stacked(hits: Sequence[RankedRows], k: int) -> RankedRows:
+def _stack(hits: Sequence[RankedRows], k: int) -> RankedRows:
     if not hits:
-        return _nothing(0, k)
+        return _no_hits(0, k)
     return RankedRows(np.concatenate([each.rows for each in hits]), np.concatenate([each.scores for each in hits]))
 
 
-def _nothing(queries: int, k: int) -> RankedRows:
+def _no_hits(queries: int, k: int) -> RankedRows:
     return RankedRows(np.full((queries, k), -1, dtype=np.int64), np.full((queries, k), -np.inf, dtype=np.float32))

@@ -1,4 +1,4 @@
-"""pymilvus, in one place: not installed is said in words, and its log is ours to write."""
+"""The only module that imports pymilvus: raises MissingExtra if it is not installed, and silences its log."""
 
 from __future__ import annotations
 
@@ -25,6 +25,6 @@ __all__ = [
     "grpc",
 ]
 
-# They log every failure themselves, with a trace of their stack: what goes wrong is said once, by who asked.
+# They log every failure with a stack trace. We report errors ourselves, once, where the call was made.
 for name in ("pymilvus", "milvus_lite"):
     logging.getLogger(name).setLevel(logging.CRITICAL)

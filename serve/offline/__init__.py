@@ -1,8 +1,8 @@
-"""Offline.
+"""Offline analysis: drift of a query log, and training data from observations in service.
 
-drift_report.py   What a drift test found, in words
-query_log.py      A log of queries as the drift test takes it
-references.py     Which drift reference belongs to a bundle
-training_data.py  What was noticed in service, as what the next training wants
-drift_page/
+drift_report.py   Result of a drift test in words
+query_log.py      Reads a query log
+references.py     Finds and opens the drift reference of a bundle
+training_data.py  Builds triplets and finds queries that need a label
+drift_page/       HTML page of a drift report
 """

@@ -1,4 +1,4 @@
-"""What a drift test found, in words: for a terminal, for a page, and as JSON."""
+"""Drift report: the result of a drift test in words, for the terminal, the HTML page and JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from embedship.serve.offline.query_log import DriftLog
 
 
 class DriftRequest(NamedTuple):
-    """false_alarms None: those that the reference was fitted for."""
+    """Inputs of one drift test. `false_alarms` None means the rate that the reference was fitted for."""
 
     reference: Path
     current: Path
@@ -29,14 +29,14 @@ class DriftRequest(NamedTuple):
 
 
 class DriftCommandReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What `embedship drift --json` prints. `since` is ISO 8601, None if nothing began or no times were given."""
+    """Output of `embedship drift --json`. `since` is ISO 8601, or None without drift or without timestamps."""
 
     state: SignalState
     verdict: list[str]
     reference: str
     current: str
     fingerprint: str
-    bound: bool  # the log says which model encoded it, and it is the reference's
+    bound: bool  # whether the log names the model that encoded it, which is then the reference's model
     variant: str | None
     false_alarms: str
     every_seconds: float
@@ -45,25 +45,25 @@ class DriftCommandReport(msgspec.Struct, frozen=True, kw_only=True):
     recall: RecallHistory | None
 
     @classmethod
-    def of(
+    def from_comparison(
         cls,
         comparison: DriftComparison,
         recall: RecallHistory | None,
         reference: DriftReference,
         log: DriftLog,
-        asked: DriftRequest,
+        request: DriftRequest,
     ) -> DriftCommandReport:
-        promise = reference.promise.false_alarms if reference.promise else None
+        fitted_for = reference.promise.false_alarms if reference.promise else None
         return cls(
             state=state(comparison, recall),
-            verdict=[*verdict(comparison), *_recall(recall, log, asked.recall_baseline)],
-            reference=str(asked.reference),
-            current=str(asked.current),
+            verdict=[*verdict(comparison), *_recall(recall, log, request.recall_baseline)],
+            reference=str(request.reference),
+            current=str(request.current),
             fingerprint=reference.fingerprint,
             bound=log.bound,
             variant=log.variant,
-            false_alarms=str(asked.false_alarms or promise or DEFAULT),
-            every_seconds=asked.every_seconds,
+            false_alarms=str(request.false_alarms or fitted_for or DEFAULT),
+            every_seconds=request.every_seconds,
             since=iso(comparison.since),
             comparison=comparison,
             recall=recall,
@@ -71,7 +71,7 @@ class DriftCommandReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TestLine(msgspec.Struct, frozen=True):
-    """One test: what it found, what it must exceed to count, and whether it does (None: it is only shown)."""
+    """One test: its value, the limit, and whether the value exceeds it (None: the value is only reported)."""
 
     test: str
     found: str
@@ -80,44 +80,45 @@ class TestLine(msgspec.Struct, frozen=True):
 
 
 def state(comparison: DriftComparison, recall: RecallHistory | None) -> SignalState:
-    """Drift decides, and so does a fall of recall; not knowing about drift is no `ok`."""
+    """Return WARN if recall has fallen, otherwise the state of drift (unknown drift is not `ok`)."""
     return SignalState.WARN if recall and recall.alarms else comparison.state
 
 
 def verdict(comparison: DriftComparison) -> list[str]:
+    """Return the sentences that state the result for drift."""
     report = comparison.report
     match comparison.state:
         case SignalState.UNKNOWN:
-            found = [f"Drift could not be decided: {report.reason}."]
+            sentences = [f"Drift could not be decided: {report.reason}."]
         case SignalState.OK:
-            found = [
-                f"No drift: {report.samples:,} queries, worth {report.effective:,.0f} independent ones, are like those "
-                "of the reference.",
+            sentences = [
+                f"No drift: the {report.samples:,} queries (worth {report.effective:,.0f} independent ones) are like "
+                "those of the reference.",
             ]
         case SignalState.WARN:
-            found = [_drifted(comparison)]
+            sentences = [_drift_sentence(comparison)]
     if comparison.since:
-        found.append(f"It is first seen in the queries from {when(comparison.since)} on.")
+        sentences.append(f"The drift is first seen in queries from {when(comparison.since)} on.")
     if comparison.state is SignalState.WARN and (far := comparison.evidence.far):
-        found.append(
+        sentences.append(
             f"{far.now:.1%} of the queries belong to no topic of the reference; without drift {far.then:.1%} do."
         )
-    return found
+    return sentences
 
 
-def _drifted(comparison: DriftComparison) -> str:
+def _drift_sentence(comparison: DriftComparison) -> str:
     report = comparison.report
     if report.state is not SignalState.WARN:
         warning = sum(block.state is SignalState.WARN for block in comparison.blocks)
-        return f"The queries drifted in {warning} of {len(comparison.blocks)} stretches of time, not over all."
+        return f"The queries drifted in {warning} of {len(comparison.blocks)} time blocks, but not overall."
     if report.rule is DriftRule.TEN_PERCENT:
         return (
-            f"Drift, by the ten percent rule: {report.dimensions_ratio:.1%} of the dimensions differ at p < {ALPHA}, "
-            f"limit {DIMENSIONS_LIMIT:.0%}."
+            f"The queries have drifted by the ten percent rule: {report.dimensions_ratio:.1%} of the dimensions differ "
+            f"at p < {ALPHA} (limit {DIMENSIONS_LIMIT:.0%})."
         )
     return (
         f"The queries have drifted: their mean has moved by {report.effect:.2f} standard deviations, "
-        f"{report.score:,.1f} times what chance explains (limit {report.threshold:.2f})."
+        f"{report.score:,.1f} times as far as chance explains (limit {report.threshold:.2f})."
     )
 
 
@@ -126,44 +127,44 @@ def _recall(recall: RecallHistory | None, log: DriftLog, baseline: float | None)
         return []
     if recall is None:
         judged = int(np.count_nonzero(~np.isnan(log.recalls)))
-        return [f"Recall was not followed: {judged} queries were judged, and {needed(baseline)} are needed."]
+        return [f"Recall was not tested: {judged} queries were judged, {needed(baseline)} are needed."]
     last = recall.stretches[-1]
-    now = f"recall@10 is {last.mean:.3f} ({last.lower:.3f} to {last.upper:.3f}), baseline {recall.baseline:.3f}"
+    now = f"recall@10 is now {last.mean:.3f} ({last.lower:.3f} to {last.upper:.3f}), baseline {recall.baseline:.3f}"
     if recall.alarms:
         first = recall.alarms[0]
-        return [f"Recall has fallen, first seen {when(first) if log.timed else f'at query {first:,.0f}'}: {now} now."]
+        return [f"Recall has fallen, first seen {when(first) if log.timed else f'at query {first:,.0f}'}: {now}."]
     return [f"Recall has not fallen: {now}."]
 
 
 def tests(comparison: DriftComparison) -> list[TestLine]:
-    """Every test that was made; the first two decide by default, and both must fire."""
+    """Return one line per test. The first two tests decide by default, and both must exceed their limits."""
     r = comparison.report
     lines = [
-        TestLine("mean shift, times that of no drift", f"{r.score:.2f}", f"{r.threshold:.2f}", r.score > r.threshold),
+        TestLine("mean shift, relative to no drift", f"{r.score:.2f}", f"{r.threshold:.2f}", r.score > r.threshold),
         TestLine("effect, standard deviations", f"{r.effect:.3f}", f"{r.effect_floor:.3f}", r.effect > r.effect_floor),
         TestLine(
-            f"KS, dimensions at p < {ALPHA} (10% rule)",
+            f"KS, dimensions with p < {ALPHA} (10% rule)",
             f"{r.dimensions_ratio:.1%}",
             f"{DIMENSIONS_LIMIT:.0%}",
             r.ten_percent,
         ),
-        TestLine("KS, dimensions left by Bonferroni", f"{r.bonferroni_ratio:.1%}", "0%", r.bonferroni_ratio > 0),
-        TestLine("KS, dimensions left by Benjamini-Hochberg", f"{r.discovery_ratio:.1%}", "0%", r.discovery_ratio > 0),
+        TestLine("KS, dimensions after Bonferroni", f"{r.bonferroni_ratio:.1%}", "0%", r.bonferroni_ratio > 0),
+        TestLine("KS, dimensions after Benjamini-Hochberg", f"{r.discovery_ratio:.1%}", "0%", r.discovery_ratio > 0),
         TestLine(
-            "KS, median distance (beside: no drift)", f"{r.statistic_median:.3f}", f"{r.statistic_noise:.3f}", None
+            "KS, median distance (limit: without drift)", f"{r.statistic_median:.3f}", f"{r.statistic_noise:.3f}", None
         ),
     ]
     if comparison.mmd:
         p = comparison.mmd.pvalue
-        lines.append(TestLine("MMD, whole sessions permuted, p", f"{p:.3f}", f"{ALPHA}", p < ALPHA))
+        lines.append(TestLine("MMD, p value, whole sessions permuted", f"{p:.3f}", f"{ALPHA}", p < ALPHA))
     return lines
 
 
 def blocks_missing(comparison: DriftComparison) -> str:
-    """Why there are no time blocks."""
+    """Return the reason why there are no time blocks."""
     if comparison.report.state is SignalState.UNKNOWN:
-        return "Nothing could be tested."
-    return f"It needs a timestamp on each query, and {2 * BLOCK_QUERIES} queries."
+        return "No test could be computed."
+    return f"Time blocks need a timestamp on each query, and at least {2 * BLOCK_QUERIES} queries."
 
 
 def when(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""A log of queries as the drift test takes it: texts are encoded here, vectors are taken as they are."""
+"""Query log for the drift test: texts from JSON Lines, which are encoded, or vectors from an .npz file."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from embedship.monitor.errors import ReferenceMismatch
 
 KEYS = {
     "vectors": "(n, d) float32",
-    "sessions": "(n,) whole numbers, negative for none",
+    "sessions": "(n,) integers, negative for queries without a session",
     "times": "(n,) Unix seconds",
-    "recall": "(n,) from 0 to 1, NaN where not judged",
-    "fingerprint": "of the bundle that encoded them",
-    "variant": "that encoded them",
+    "recall": "(n,) from 0 to 1, NaN if not judged",
+    "fingerprint": "of the bundle that encoded the queries",
+    "variant": "that encoded the queries",
 }
 
 
 class DriftLog(NamedTuple):
-    """recalls (n,) float64, NaN where not judged; bound: the log names its model, which is the reference's."""
+    """A query log. recalls: (n,) float64, NaN if not judged. bound: the log names its model, the reference's."""
 
     current: LoggedQueries
     recalls: NDArray[np.float64] | None
@@ -41,13 +41,17 @@ class DriftLog(NamedTuple):
 
 
 def read_texts(path: Path, bundle: Bundle, variant: str | None, reference: DriftReference) -> DriftLog:
-    """Encode JSON Lines as the service does. Raises MismatchError, before anything is encoded, UsageError."""
+    """Encode the texts of a JSON Lines file in the same way as the server does.
+
+    Raises MismatchError, before any text is encoded, if the bundle is not the reference's model; UsageError for an
+    invalid file.
+    """
     from embedship import golden, shapes
     from embedship.encoder import Encoder
     from embedship.queries import encode, read
     from embedship.serve.progress import bar
 
-    require(reference, bundle.fingerprint)
+    require_model(reference, bundle.fingerprint)
     log = read(path)
     with Encoder.open(bundle, variant) as encoder, bar("encoding", len(log)) as advance:
         shapes.ensure(encoder)
@@ -59,33 +63,37 @@ def read_texts(path: Path, bundle: Bundle, variant: str | None, reference: Drift
 
 
 def read_npz(path: Path, reference: DriftReference) -> DriftLog:
-    """Read an .npz. Raises UsageError for what is no such file, MismatchError if it names another model."""
-    found = _load(path)
-    if strange := found.keys() - KEYS.keys():
+    """Read an .npz file with the arrays in KEYS, sorted by time.
+
+    Raises UsageError for an invalid file, MismatchError if it names another model than the reference's.
+    """
+    arrays = _load(path)
+    if unknown := arrays.keys() - KEYS.keys():
         known = ", ".join(f"{name} {what}" for name, what in KEYS.items())
-        raise UsageError(f"{path} holds {sorted(strange)[0]!r}; known are: {known}")
-    if "vectors" not in found:
-        raise UsageError(f"{path} holds no `vectors`, {KEYS['vectors']}")
-    given = found["vectors"]
-    if given.dtype.kind != "f":
+        raise UsageError(f"{path} contains the unknown array {sorted(unknown)[0]!r}. Allowed: {known}")
+    if "vectors" not in arrays:
+        raise UsageError(f"{path} contains no `vectors`, {KEYS['vectors']}")
+    raw = arrays["vectors"]
+    if raw.dtype.kind != "f":
         raise UsageError(
-            f"{path}: `vectors` is {given.dtype}, not {KEYS['vectors']}: these are codes, give the "
-            "vectors that they were made of"
+            f"{path}: `vectors` is {raw.dtype}, not {KEYS['vectors']}. These are quantised codes: give the vectors "
+            "that they were made from"
         )
-    vectors = np.asarray(given, dtype=np.float32)
+    vectors = np.asarray(raw, dtype=np.float32)
     if vectors.ndim != 2 or vectors.shape[1:] != reference.vectors.shape[1:] or not len(vectors):
         raise UsageError(
-            f"{path} holds vectors of shape {vectors.shape}; the reference has {reference.vectors.shape[1]} dimensions"
+            f"{path} contains vectors of shape {vectors.shape}, but the reference has {reference.vectors.shape[1]} "
+            "dimensions"
         )
-    fingerprint, variant = _text(found, "fingerprint"), _text(found, "variant")
+    fingerprint, variant = _text(arrays, "fingerprint"), _text(arrays, "variant")
     if fingerprint is not None:
-        require(reference, fingerprint)
-    times, recalls = _times(found, path), _recalls(found, path)
+        require_model(reference, fingerprint)
+    times, recalls = _times(arrays, path), _recalls(arrays, path)
     order = np.arange(len(vectors)) if times is None else np.argsort(times, kind="stable")
-    sessions = _column(found, "sessions", path)
+    sessions = _column(arrays, "sessions", path)
     if not np.isfinite(vectors).all():
         row = int(np.argmin(np.isfinite(vectors).all(axis=1)))
-        raise UsageError(f"{path}: row {row} of `vectors` holds NaN or infinity: leave it out")
+        raise UsageError(f"{path}: row {row} of `vectors` contains NaN or infinity: remove this row")
     current = LoggedQueries(
         vectors[order],
         None if sessions is None else sessions[order].astype(np.int64),
@@ -94,7 +102,8 @@ def read_npz(path: Path, reference: DriftReference) -> DriftLog:
     return DriftLog(current, None if recalls is None else recalls[order], variant, bound=fingerprint is not None)
 
 
-def require(reference: DriftReference, fingerprint: str) -> None:
+def require_model(reference: DriftReference, fingerprint: str) -> None:
+    """Raise MismatchError unless the reference belongs to the model with this fingerprint."""
     try:
         reference.require(fingerprint)
     except ReferenceMismatch as error:
@@ -108,38 +117,40 @@ def _load(path: Path) -> Mapping[str, NDArray[np.generic]]:
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}") from None
     except (ValueError, TypeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-        raise UsageError(f"{path} is no .npz of plain arrays ({error}): write it with numpy.savez") from None
+        raise UsageError(f"{path} is not an .npz file of plain arrays ({error}): write it with numpy.savez") from None
 
 
-def _text(found: Mapping[str, NDArray[np.generic]], name: str) -> str | None:
-    return str(found[name]) if name in found else None
+def _text(arrays: Mapping[str, NDArray[np.generic]], name: str) -> str | None:
+    return str(arrays[name]) if name in arrays else None
 
 
-def _times(found: Mapping[str, NDArray[np.generic]], path: Path) -> NDArray[np.float64] | None:
+def _times(arrays: Mapping[str, NDArray[np.generic]], path: Path) -> NDArray[np.float64] | None:
     from embedship.queries import UNIX_SECONDS
 
-    times = _floats(found, "times", path)
+    times = _floats(arrays, "times", path)
     if times is not None and not ((times >= UNIX_SECONDS[0]) & (times <= UNIX_SECONDS[1])).all():
-        raise UsageError(f"{path}: `times` are not all Unix times in seconds: are these milliseconds, or is one NaN?")
+        raise UsageError(
+            f"{path}: `times` must be Unix times in seconds, and some are not. Check for milliseconds and NaN"
+        )
     return times
 
 
-def _recalls(found: Mapping[str, NDArray[np.generic]], path: Path) -> NDArray[np.float64] | None:
-    recalls = _floats(found, "recall", path)
+def _recalls(arrays: Mapping[str, NDArray[np.generic]], path: Path) -> NDArray[np.float64] | None:
+    recalls = _floats(arrays, "recall", path)
     if recalls is not None and ((recalls < 0) | (recalls > 1)).any():
-        raise UsageError(f"{path}: `recall` is not everywhere {KEYS['recall']}: are these percent?")
+        raise UsageError(f"{path}: `recall` must be {KEYS['recall']}, and some values are not. Check for percentages")
     return recalls
 
 
-def _floats(found: Mapping[str, NDArray[np.generic]], name: str, path: Path) -> NDArray[np.float64] | None:
-    column = _column(found, name, path)
+def _floats(arrays: Mapping[str, NDArray[np.generic]], name: str, path: Path) -> NDArray[np.float64] | None:
+    column = _column(arrays, name, path)
     return None if column is None else column.astype(np.float64)
 
 
-def _column(found: Mapping[str, NDArray[np.generic]], name: str, path: Path) -> NDArray[np.generic] | None:
-    if name not in found:
+def _column(arrays: Mapping[str, NDArray[np.generic]], name: str, path: Path) -> NDArray[np.generic] | None:
+    if name not in arrays:
         return None
-    column = found[name]
-    if column.shape != found["vectors"].shape[:1] or column.dtype.kind not in "iuf":
+    column = arrays[name]
+    if column.shape != arrays["vectors"].shape[:1] or column.dtype.kind not in "iuf":
         raise UsageError(f"{path}: `{name}` is {column.dtype} of shape {column.shape}, not {KEYS[name]}")
     return column

@@ -1,4 +1,4 @@
-"""Which drift reference belongs to a bundle: the one given, else the one beside it, else the one in it."""
+"""Drift reference of a bundle: the given file, or BUNDLE.reference.safetensors, or the file inside the bundle."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from embedship.monitor.drift.reference import DriftReference
 from embedship.monitor.errors import MonitorError, ReferenceMismatch
 
 
-def beside(bundle: Bundle) -> Path:
-    """Where `embedship reference` writes: never into the bundle, which is sealed."""
+def default_path(bundle: Bundle) -> Path:
+    """Return the path that `embedship reference` writes to: next to the bundle, because a bundle is sealed."""
     folder = bundle.folder.resolve()
     return folder.with_name(f"{folder.name}.reference.safetensors")
 
 
-def find(bundle: Bundle, given: Path | None = None) -> DriftReference | None:
-    """Open the reference of a bundle; None if there is none and none was given.
+def find(bundle: Bundle, path: Path | None = None) -> DriftReference | None:
+    """Open the drift reference of a bundle: `path` if given, otherwise the default file, or the one in the bundle.
 
-    Raises UsageError if the given one is not there, MismatchError if it belongs to another model, UnsafeError if it is
-    damaged.
+    Return None if there is none. Raises UsageError if `path` does not exist, MismatchError if the reference belongs to
+    another model, UnsafeError if it is damaged.
     """
-    if given is not None:
-        return read(given, bundle.fingerprint)
-    if (path := beside(bundle)).exists():
+    if path is not None:
+        return read(path, bundle.fingerprint)
+    if (path := default_path(bundle)).exists():
         return read(path, bundle.fingerprint)
     if not (path := bundle.path(REFERENCE)).exists():
         return None
@@ -34,9 +34,9 @@ def find(bundle: Bundle, given: Path | None = None) -> DriftReference | None:
 
 
 def read(path: Path, fingerprint: str | None = None) -> DriftReference:
-    """Open one file, and require it to belong to the model of this fingerprint if one is given."""
+    """Open a drift reference. If `fingerprint` is given, raise MismatchError unless it belongs to that model."""
     if not path.is_file():
-        raise UsageError(f"{path} is no drift reference: fit one with `embedship reference BUNDLE QUERIES.jsonl`")
+        raise UsageError(f"{path} is not a drift reference: create one with `embedship reference BUNDLE QUERIES.jsonl`")
     try:
         reference = DriftReference.load(path)
         if fingerprint is not None:

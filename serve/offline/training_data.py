@@ -1,4 +1,4 @@
-"""What was noticed in service, as what the next training wants: triplets, and queries that still need a label."""
+"""Training data from observations in service: triplets, and queries that still need a label."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from embedship.serve.index.folder import IndexFolder
 from embedship.serve.indexing.embedding import text_of
 from embedship.serve.search.grouping import ChunkGrouping
 
-CANDIDATES = 100  # searched for each query: enough to find negatives among, and near enough to be hard
-SHOWN = 5  # candidates beside a query that needs a label
+CANDIDATES = 100  # hits searched per query: enough to contain negatives, and all similar enough to be hard ones
+SHOWN = 5  # hits listed with a query that needs a label
 
 
 class TrainingTriplet(msgspec.Struct, frozen=True):
-    """A line for sentence-transformers, whose losses take every column for a text: nothing else may stand in it."""
+    """One line for sentence-transformers, whose losses read every column as a text: do not add other fields."""
 
     anchor: str
     positive: str
@@ -42,7 +42,7 @@ class UnlabelledHit(msgspec.Struct, frozen=True):
 
 
 class UnlabelledQuery(msgspec.Struct, frozen=True):
-    """A query unlike those of the reference. What is right for it nobody has said; `candidates` is what was found."""
+    """A query unlike those of the reference, without relevance judgements. `candidates` are its hits."""
 
     query: str
     id: str
@@ -52,74 +52,78 @@ class UnlabelledQuery(msgspec.Struct, frozen=True):
 
 
 class TripletSources(msgspec.Struct, frozen=True):
-    """Where the triplets come from, and what could not be used."""
+    """Counts of the inputs of the triplets, and of what could not be used."""
 
-    feedback: int = 0  # judged queries
-    probes: int = 0  # that were asked
-    failed_probes: int = 0  # of them those that did not find all they should
-    missing: int = 0  # right answers that the index does not hold
-    alone: int = 0  # right answers to which no negative was found
+    feedback: int = 0  # queries with feedback
+    probes: int = 0  # probes searched
+    failed_probes: int = 0  # probes that did not find all relevant documents
+    missing: int = 0  # relevant documents that are not in the index
+    alone: int = 0  # relevant documents for which no negative was found
     drifted: int = 0  # queries unlike the reference whose texts were kept
 
 
 class TrainingQuery(NamedTuple):
-    """A query, all documents that are right for it, by their first rows, and those of them that it is to be taught."""
+    """A query. `relevant`: the first rows of all its relevant documents; `positives`: those to train on."""
 
     query: str
     relevant: frozenset[int]
-    taught: tuple[int, ...]
+    positives: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class TripletBuilder:
-    """An index and the model that filled it, asked offline."""
+    """Builds triplets offline from an index and the encoder of the model that the index was built with."""
 
     encoder: Encoder
     folder: IndexFolder
-    truth: ExactVectors
+    exact: ExactVectors
 
     @classmethod
     def open(cls, encoder: Encoder, folder: IndexFolder, path: Path) -> TripletBuilder:
         manifest = folder.manifest
         return cls(encoder, folder, ExactVectors.open(path, (manifest.size, manifest.dimension)))
 
-    def judged(self, pairs: Iterable[JudgedQuery]) -> tuple[list[TrainingQuery], int]:
-        """Lessons from feedback; a query that was judged twice is one. Also how many right answers are not there."""
+    def from_feedback(self, pairs: Iterable[JudgedQuery]) -> tuple[list[TrainingQuery], int]:
+        """Return one training query per distinct query, and the number of relevant documents not in the index."""
         merged: dict[str, dict[str, None]] = {}
         for pair in pairs:
             merged.setdefault(pair.query, {}).update(dict.fromkeys(pair.relevant))
-        return self._known((query, tuple(ids)) for query, ids in merged.items())
+        return self._resolve((query, tuple(ids)) for query, ids in merged.items())
 
-    def failed(self, probes: Sequence[LabelledProbe]) -> tuple[list[TrainingQuery], int]:
-        """Lessons from the probes that do not find all they should: what they miss is taught."""
-        lessons, missing = self._known((probe.text, probe.relevant) for probe in probes)
-        found = self.search([lesson.query for lesson in lessons], K)
+    def from_failed_probes(self, probes: Sequence[LabelledProbe]) -> tuple[list[TrainingQuery], int]:
+        """Return the probes that miss relevant documents, and the number of relevant documents not in the index.
+
+        The positives of a failed probe are the documents that it misses.
+        """
+        queries, missing = self._resolve((probe.text, probe.relevant) for probe in probes)
+        hits = self.search([each.query for each in queries], K)
         failed = []
-        for lesson, rows in zip(lessons, self._grouping.keys(found).tolist(), strict=True):
-            judged = score(rows, lesson.relevant)
+        for each, rows in zip(queries, self._grouping.keys(hits).tolist(), strict=True):
+            judged = score(rows, each.relevant)
             if judged.found < judged.expected:
-                failed.append(lesson._replace(taught=tuple(sorted(lesson.relevant - set(rows)))))
+                failed.append(each._replace(positives=tuple(sorted(each.relevant - set(rows)))))
         return failed, missing
 
-    def triplets(self, lessons: Sequence[TrainingQuery], negatives: int) -> tuple[list[TrainingTriplet], int]:
-        """`negatives` triplets for each answer that is taught; also how many answers had no negative at all."""
-        made: list[TrainingTriplet] = []
-        alone = 0
-        vectors = self._encoded([lesson.query for lesson in lessons])
-        for lesson, vector, rows in zip(lessons, vectors, self._near(vectors, CANDIDATES), strict=True):
+    def build_triplets(self, queries: Sequence[TrainingQuery], negatives: int) -> tuple[list[TrainingTriplet], int]:
+        """Return up to `negatives` triplets per positive, and the number of positives without any negative."""
+        triplets: list[TrainingTriplet] = []
+        without_negative = 0
+        vectors = self._encode([each.query for each in queries])
+        for each, vector, rows in zip(queries, vectors, self._search_vectors(vectors, CANDIDATES), strict=True):
             rows = rows[rows >= 0]
-            right = {key: self._nearest(key, vector) for key in sorted(lesson.relevant)}
+            best_rows = {key: self._best_chunk(key, vector) for key in sorted(each.relevant)}
             keys = self._grouping.keys(rows)
-            known = {int(row) for row, key in zip(rows, keys, strict=True) if int(key) in right}
-            answers = self.truth.rows(np.array(list(right.values())))
-            wrong = hard_negatives(rows, self.truth.rows(rows), known, answers, negatives)
-            texts = [self._text(row) for row in wrong]
-            for key in lesson.taught:
-                made += [TrainingTriplet(lesson.query, self._text(right[key]), text) for text in texts]
-                alone += not texts
-        return made, alone
+            relevant = {int(row) for row, key in zip(rows, keys, strict=True) if int(key) in best_rows}
+            answers = self.exact.rows(np.array(list(best_rows.values())))
+            hard = hard_negatives(rows, self.exact.rows(rows), relevant, answers, negatives)
+            texts = [self._text(row) for row in hard]
+            for key in each.positives:
+                triplets += [TrainingTriplet(each.query, self._text(best_rows[key]), text) for text in texts]
+                without_negative += not texts
+        return triplets, without_negative
 
-    def unlabelled(self, drifted: Sequence[DriftedQuery]) -> list[UnlabelledQuery]:
+    def find_unlabelled(self, drifted: Sequence[DriftedQuery]) -> list[UnlabelledQuery]:
+        """Return drifted queries together with their SHOWN best hits."""
         texts = [each.text or "" for each in drifted]
         return [
             UnlabelledQuery(text, each.id, each.distance, each.at, self._candidates(rows))
@@ -127,36 +131,37 @@ class TripletBuilder:
         ]
 
     def search(self, queries: Sequence[str], k: int) -> npt.NDArray[np.int64]:
-        """The rows (n, k) that the service would find, best first, one a document, -1 for none."""
-        return self._near(self._encoded(queries), k)
+        """Return rows (n, k) int64 as the server finds them: best first, one row per document, padded with -1."""
+        return self._search_vectors(self._encode(queries), k)
 
-    def _encoded(self, queries: Sequence[str]) -> Vectors:
+    def _encode(self, queries: Sequence[str]) -> Vectors:
         if not queries:
-            return np.empty((0, self.truth.dimension), dtype=np.float32)
+            return np.empty((0, self.exact.dimension), dtype=np.float32)
         return normalise(self.encoder.encode(queries, prompt_name=self.folder.manifest.query_prompt))
 
-    def _near(self, vectors: Vectors, k: int) -> npt.NDArray[np.int64]:
+    def _search_vectors(self, vectors: Vectors, k: int) -> npt.NDArray[np.int64]:
         if not len(vectors):
             return np.empty((0, k), dtype=np.int64)
         return self._grouping.search_documents(self.folder.index.search, vectors, k, None)[1].rows
 
-    def _nearest(self, key: int, vector: Vectors) -> int:
-        """The chunk of a document that answers best; the document itself where it was not cut."""
+    def _best_chunk(self, key: int, vector: Vectors) -> int:
+        """Return the row of the document's chunk that is most similar to `vector`."""
         rows = self._grouping.members(key)
-        return int(rows[np.argmax(self.truth.rows(rows) @ vector)])
+        return int(rows[np.argmax(self.exact.rows(rows) @ vector)])
 
     @property
     def _grouping(self) -> ChunkGrouping:
         return ChunkGrouping(self.folder.documents.firsts)
 
-    def _known(self, judged: Iterable[tuple[str, Sequence[str]]]) -> tuple[list[TrainingQuery], int]:
-        lessons, missing = [], 0
+    def _resolve(self, judged: Iterable[tuple[str, Sequence[str]]]) -> tuple[list[TrainingQuery], int]:
+        """Replace document ids by rows. Also return the number of ids that are not in the index."""
+        queries, missing = [], 0
         for query, ids in judged:
             rows = self.folder.documents.rows(list(ids))
             missing += len(set(ids)) - len(rows)
             if rows:
-                lessons.append(TrainingQuery(query, frozenset(rows.values()), tuple(rows.values())))
-        return lessons, missing
+                queries.append(TrainingQuery(query, frozenset(rows.values()), tuple(rows.values())))
+        return queries, missing
 
     def _text(self, row: int) -> str:
         (document,) = self.folder.documents.fetch([row])
@@ -167,13 +172,13 @@ class TripletBuilder:
         return tuple(UnlabelledHit(each.id, text_of(each, self.folder.manifest.with_title)) for each in documents)
 
 
-def drifted(known: ReferenceClusters, window: QueryWindow) -> list[DriftedQuery]:
-    """Queries of the window that belong to no topic of the reference and whose texts were kept, furthest first."""
-    far = known.far(window.vectors)
+def drifted_queries(clusters: ReferenceClusters, window: QueryWindow) -> list[DriftedQuery]:
+    """Return the queries outside every cluster of the reference whose texts were kept, furthest first."""
+    far = clusters.far(window.vectors)
     rows = [i for i, text in enumerate(window.texts) if text is not None and far[i]]
     if not rows:
         return []
     kept = QueryWindow(
         window.vectors[rows], window.times[rows], window.calls[rows], tuple(window.texts[i] for i in rows)
     )
-    return list(known.compare(kept, queries=len(rows)).queries)
+    return list(clusters.compare(kept, queries=len(rows)).queries)

@@ -175,7 +175,7 @@ def test_a_good_bundle_is_promoted(helm: Path, bundle: Path, queries: Path, tmp_
     """Weight 0 and compared; then its share; then the release's own bundle, and the canary is away."""
     code, said = outcome(helm, bundle, bundle, queries, tmp_path, compare={**PLAIN["compare"], "maxLatency": 50})
     assert code == 0, said
-    assert "NEW may take OLD's place" in said
+    assert "NEW may replace OLD" in said
     promoted = render(helm, {"bundle": {"pvc": {"claimName": "bundle-2"}}})
     volumes = one(promoted, "Deployment")["spec"]["template"]["spec"]["volumes"]
     assert volumes[0]["persistentVolumeClaim"]["claimName"] == "bundle-2"
@@ -186,7 +186,7 @@ def test_a_bad_bundle_is_refused(helm: Path, bundle: Path, coarse: Path, queries
     """It starts, is ready, passes its own golden texts, and says that it is the same model."""
     code, said = outcome(helm, bundle, coarse, queries, tmp_path)
     assert code == 3, said
-    assert "NEW may not take OLD's place" in said
+    assert "NEW may not replace OLD" in said
 
 
 def test_another_model_is_refused(helm: Path, bundle: Path, stranger: Path, queries: Path, tmp_path: Path) -> None:

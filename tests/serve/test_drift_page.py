@@ -57,12 +57,12 @@ def _page(reference: DriftReference, current: LoggedQueries, recalls: np.ndarray
     followed = None if recalls is None or current.times is None else course(recalls, current.times)
     log = DriftLog(current, recalls, HOSTILE, bound=True)
     asked = DriftRequest(Path(HOSTILE.replace("/", "")), Path("now.npz"), None, 86_400.0)
-    return html(DriftCommandReport.of(found, followed, reference, log, asked), reference, current)
+    return html(DriftCommandReport.from_comparison(found, followed, reference, log, asked), reference, current)
 
 
 def test_what_was_found_stands_at_the_top(pages: dict[str, str]) -> None:
     text = " ".join(pages["full"].split())
-    assert "It is first seen in the queries from" in text
+    assert "The drift is first seen in queries from" in text
     assert "Recall has fallen, first seen" in text
     assert "<h1>Drift could not be decided: 30 distinct queries, 100 needed.</h1>" in pages["unknown"]
     assert "<svg" not in pages["unknown"]
@@ -80,7 +80,7 @@ def test_the_report_can_be_read_back(pages: dict[str, str]) -> None:
     reference = DriftReference.fit(drawn(300, 3), "f00d" * 16)
     current = LoggedQueries(drawn(200, 3))
     log = DriftLog(current, None, None, bound=False)
-    found = DriftCommandReport.of(
+    found = DriftCommandReport.from_comparison(
         compare(reference, current), None, reference, log, DriftRequest(Path("a"), Path("b"), None, 60.0)
     )
     assert msgspec.json.decode(msgspec.json.encode(found))["bound"] is False

@@ -1,5 +1,5 @@
-"""Drift page.
+"""HTML page of a drift report.
 
-figures.py  The figures of a drift report
-render.py   drift.html
+figures.py  Figures of the page
+render.py   Renders the page
 """

@@ -1,4 +1,4 @@
-"""The figures of a drift report."""
+"""Figures of a drift report."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from embedship.monitor.recall.history import RecallHistory
 from embedship.monitor.state import SignalState
 from embedship.serve.offline.drift_report import when
 
-POINTS = 600  # of each kind: more would only cover each other
+POINTS = 600  # maximum per group: more points would only cover each other
 
 
 def projection(reference: Vectors, current: Vectors) -> Plot:
-    """Both on the two principal components of what is shown."""
-    shown = [_some(rows) for rows in (reference, current)]
-    fitted = PlaneProjection.fit(np.concatenate(shown))
-    then, now = (_plane(fitted.apply(rows)) for rows in shown)
+    """Plot both sets of vectors on the two principal components of the plotted sample."""
+    samples = [_sample(rows) for rows in (reference, current)]
+    fitted = PlaneProjection.fit(np.concatenate(samples))
+    old, new = (_two_dimensional(fitted.apply(rows)) for rows in samples)
     title = f"two directions, {fitted.explained:.0%} of the variance"
-    x, y = (axis.even(name, [*then[:, i], *now[:, i]]) for i, name in enumerate((title, "")))
+    x, y = (axis.even(name, [*old[:, i], *new[:, i]]) for i, name in enumerate((title, "")))
     dots = [
         PlotDot(place_x(x, float(a)), place_y(y, float(b)), kind, "")
-        for kind, places in (("now", now), ("then", then))
-        for a, b in places
+        for kind, points in (("now", new), ("then", old))
+        for a, b in points
     ]
-    return scatter("Queries then and now", x, y, dots)
+    return scatter("Queries of the reference and of the log", x, y, dots)
 
 
 def distances(found: DriftComparison) -> Plot:
-    """The KS distance of every dimension, largest first, over what the reference shows against itself."""
+    """Plot the KS distance of every dimension, largest first, and the median distance without drift."""
     values = sorted(found.statistics, reverse=True)
     x = axis.even("dimensions, most different first", [0, len(values)], from_zero=True)
     noise = found.report.statistic_noise
@@ -44,7 +44,7 @@ def distances(found: DriftComparison) -> Plot:
 
 
 def pvalues(found: DriftComparison) -> Plot:
-    """Sorted p-values beside those of no drift, which rise evenly (Schweder and Spjotvoll, Biometrika 69, 1982)."""
+    """Plot sorted p-values and those without drift, a diagonal (Schweder and Spjotvoll, Biometrika 69, 1982)."""
     values = sorted(found.pvalues)
     x = axis.even("share of dimensions", [0, 1], from_zero=True)
     y = axis.even("p-value of the KS test", [0, 1], from_zero=True)
@@ -61,7 +61,7 @@ def pvalues(found: DriftComparison) -> Plot:
 
 
 def blocks(found: DriftComparison) -> Plot | None:
-    """The mean shift of each stretch of time, and the limit for one of them."""
+    """Plot the mean shift of each time block, and the limit for one block; None without time blocks."""
     if not found.blocks:
         return None
     x = _time([each.start for each in found.blocks] + [found.blocks[-1].end])
@@ -90,7 +90,7 @@ def blocks(found: DriftComparison) -> Plot | None:
 
 
 def recall(found: RecallHistory, timed: bool) -> Plot:
-    """Mean recall of each 100 queries with its interval, and the alarms."""
+    """Plot the mean recall of every 100 queries with its interval, and the alarms."""
     x = _time([each.at for each in found.stretches]) if timed else _numbers([each.at for each in found.stretches])
     y = axis.even(
         "recall@10 of 100 queries", [found.baseline, *(v for s in found.stretches for v in (s.lower, s.upper))]
@@ -100,7 +100,7 @@ def recall(found: RecallHistory, timed: bool) -> Plot:
             place_x(x, each.at),
             place_y(y, each.mean),
             "alarm" if any(before < alarm <= each.at for alarm in found.alarms) else "other",
-            f"{_place(each.at, timed)}: {each.mean:.3f} ({each.lower:.3f} to {each.upper:.3f})",
+            f"{_position(each.at, timed)}: {each.mean:.3f} ({each.lower:.3f} to {each.upper:.3f})",
             place_y(y, each.lower),
         )
         for before, each in zip([-np.inf, *(s.at for s in found.stretches)], found.stretches, strict=False)
@@ -109,21 +109,21 @@ def recall(found: RecallHistory, timed: bool) -> Plot:
     return scatter("Recall over time", x, y, dots, across=across)
 
 
-def _place(at: float, timed: bool) -> str:
+def _position(at: float, timed: bool) -> str:
     return when(at) if timed else f"query {at:,.0f}"
 
 
-def _some(rows: Vectors) -> Vectors:
+def _sample(rows: Vectors) -> Vectors:
     return rows if len(rows) <= POINTS else rows[np.random.default_rng(0).permutation(len(rows))[:POINTS]]
 
 
-def _plane(places: Vectors) -> Vectors:
-    return places if places.shape[1] == 2 else np.pad(places, ((0, 0), (0, 1)))
+def _two_dimensional(points: Vectors) -> Vectors:
+    return points if points.shape[1] == 2 else np.pad(points, ((0, 0), (0, 1)))
 
 
-def _time(moments: list[float]) -> Axis:
-    return axis.moments("time, UTC", moments)
+def _time(seconds: list[float]) -> Axis:
+    return axis.moments("time, UTC", seconds)
 
 
-def _numbers(places: list[float]) -> Axis:
-    return axis.even("queries", places, from_zero=True)
+def _numbers(numbers: list[float]) -> Axis:
+    return axis.even("queries", numbers, from_zero=True)

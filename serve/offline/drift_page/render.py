@@ -1,4 +1,4 @@
-"""drift.html: one file, no script, no request, figures drawn as SVG, every word from outside escaped."""
+"""HTML page of a drift report: one file without scripts or requests, figures as SVG. All inserted text is escaped."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from embedship.monitor.state import SignalState
 from embedship.serve.offline.drift_page import figures
 from embedship.serve.offline.drift_report import DriftCommandReport, blocks_missing, tests, when
 
-_HERE = Path(__file__).parent
+_FOLDER = Path(__file__).parent
 _NAMES = {SignalState.OK: "no drift", SignalState.WARN: "drift", SignalState.UNKNOWN: "unknown"}
 
 
@@ -24,10 +24,10 @@ class DriftTile(NamedTuple):
 
 
 def html(found: DriftCommandReport, reference: DriftReference, current: LoggedQueries) -> str:
-    """The page of what was found; figures show the reference's vectors and the log's."""
+    """Return the page of a report. The figures show the vectors of the reference and of the log."""
     comparison = found.comparison
     decided = comparison.report.state is not SignalState.UNKNOWN
-    return page.template(_HERE / "drift.html.j2").render(
+    return page.template(_FOLDER / "drift.html.j2").render(
         found=found,
         tiles=_tiles(found),
         projection=figures.projection(reference.vectors, current.vectors) if decided else None,
@@ -48,23 +48,23 @@ def _tiles(found: DriftCommandReport) -> list[DriftTile]:
     report, far = found.comparison.report, found.comparison.evidence.far
     return [
         DriftTile("queries", _NAMES[found.comparison.state], f"by the {report.rule.replace('_', ' ')} rule"),
-        DriftTile("effect", f"{report.effect:.3f}", f"standard deviations; matters from {report.effect_floor:g}"),
+        DriftTile("effect", f"{report.effect:.3f}", f"standard deviations; limit {report.effect_floor:g}"),
         DriftTile("queries tested", f"{report.distinct:,}", f"of {report.samples:,}; worth {report.effective:,.0f}"),
         DriftTile(
-            "of no known topic",
+            "outside all known topics",
             f"{far.now:.1%}" if far else "unknown",
-            f"without drift {far.then:.1%}" if far else "nothing was tested",
+            f"without drift {far.then:.1%}" if far else "not tested",
         ),
     ]
 
 
 def _tests(found: DriftCommandReport) -> ChartTable:
-    says = {True: "above", False: "within", None: ""}
+    results = {True: "above", False: "within", None: ""}
     rows = [
-        TableRow((each.test, each.found, each.limit, says[each.fired]), bool(each.fired))
+        TableRow((each.test, each.found, each.limit, results[each.fired]), bool(each.fired))
         for each in tests(found.comparison)
     ]
-    return ChartTable("", (text("test"), TableColumn("found"), TableColumn("limit"), text("")), rows)
+    return ChartTable("", (text("test"), TableColumn("value"), TableColumn("limit"), text("result")), rows)
 
 
 def _dimensions(found: DriftCommandReport) -> ChartTable:
@@ -84,7 +84,7 @@ def _topics(found: DriftCommandReport) -> ChartTable:
     evidence = found.comparison.evidence
     named = [("gained", each) for each in evidence.gained] + [("lost", each) for each in evidence.lost]
     rows = [TableRow((what, str(each.cluster), f"{each.then:.1%}", f"{each.now:.1%}")) for what, each in named]
-    return ChartTable("", (text(""), TableColumn("topic"), TableColumn("then"), TableColumn("now")), rows)
+    return ChartTable("", (text(""), TableColumn("topic"), TableColumn("reference"), TableColumn("log")), rows)
 
 
 def _queries(found: DriftCommandReport) -> ChartTable:
@@ -96,18 +96,18 @@ def _facts(found: DriftCommandReport, reference: DriftReference) -> ChartTable:
     report = found.comparison.report
     pairs = [
         ("reference", found.reference),
-        ("its vectors", f"{report.reference:,}"),
-        ("made", reference.created or "unknown"),
+        ("vectors of the reference", f"{report.reference:,}"),
+        ("reference created", reference.created or "unknown"),
         ("log", found.current),
         ("variant that encoded the log", found.variant or "unknown"),
-        ("model", f"{found.fingerprint} ({'checked' if found.bound else 'the log does not say'})"),
-        ("false alarms accepted", f"{found.false_alarms}, tested each {found.every_seconds:,.0f} s"),
-        ("of that in 30 days, promised", f"{report.promised_per_day * 30:.2f}"),
+        ("model", f"{found.fingerprint} ({'checked' if found.bound else 'not named in the log'})"),
+        ("false alarms accepted", f"{found.false_alarms}, tested every {found.every_seconds:,.0f} s"),
+        ("accepted false alarms in 30 days", f"{report.promised_per_day * 30:.2f}"),
         (
-            "measured on held-out blocks",
-            f"{report.measured_per_day * 30:.2f}; 95% of chance: {report.measured_lower_per_day * 30:.2f} to "
+            "false alarms in 30 days, measured on held-out blocks",
+            f"{report.measured_per_day * 30:.2f}; 95% interval {report.measured_lower_per_day * 30:.2f} to "
             f"{report.measured_upper_per_day * 30:.2f}",
         ),
-        ("began", when(found.comparison.since) if found.comparison.since else "no stretch of time warns by itself"),
+        ("drift began", when(found.comparison.since) if found.comparison.since else "no single time block shows drift"),
     ]
     return facts(pairs, "what", "value")

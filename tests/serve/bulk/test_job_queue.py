@@ -18,9 +18,9 @@ def test_a_job_that_was_lost_goes_out_again_but_not_for_ever() -> None:
     work = JobQueue(jobs(3))
     first = work.take()
     for _ in range(3):
-        work.lost(first)
+        work.put_back(first)
         assert work.take() is first
-    with pytest.raises(EngineError, match="texts 0 to 1 ended 4 encoders"):
-        work.lost(first)
+    with pytest.raises(EngineError, match="4 encoders were lost one after the other while encoding texts 0 to 1"):
+        work.put_back(first)
     assert [work.take().number for _ in range(2)] == [1, 2]
     assert not work

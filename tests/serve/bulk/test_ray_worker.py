@@ -15,8 +15,8 @@ def test_another_bundle_or_release_on_a_node_is_refused(bundle: Path) -> None:
     opened = Bundle.open(bundle)
     right = RayEncoderSpec(bundle, opened.manifest.digest, version("embedship"), "onnx", DeviceAddress.parse("cpu"))
     for wrong, sentence in (
-        (right._replace(digest="0" * 64), "is another bundle than where the run was started"),
-        (right._replace(release="0.0.1"), "and 0.0.1 where the run was started"),
+        (right._replace(digest="0" * 64), "is a different bundle from the one that the run was started with"),
+        (right._replace(release="0.0.1"), "but the run was started with 0.0.1"),
     ):
         with pytest.raises(MismatchError, match=f"on node .*{sentence}"):
             RayEncoder().open(wrong, 1)

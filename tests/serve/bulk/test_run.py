@@ -260,7 +260,7 @@ def test_texts_that_changed_meanwhile_are_never_taken_for_done(encoder: Encoder,
 
 def test_a_file_that_goes_away_meanwhile_is_a_sentence(encoder: Encoder, source: Path, tmp_path: Path) -> None:
     path = Path(shutil.copy(source, tmp_path / "in.jsonl"))
-    with pytest.raises(UsageError, match=r"in\.jsonl is there no more"):
+    with pytest.raises(UsageError, match=r"in\.jsonl no longer exists"):
         encode(Disturbed(encoder, path.unlink), open_source(path, COLUMNS), COLUMNS, tmp_path / "out", SMALL, Silent())
 
 
@@ -281,7 +281,8 @@ def test_bad_lines_are_named_before_anything_is_written(encoder: Encoder, tmp_pa
     bad.write_text('{"text": "fine"}\n\n{"text": 3}\nnonsense\n{"id": 1}\n{"text": "x", "id": 1.5}\n')
     with pytest.raises(
         UsageError,
-        match=r"4 bad lines: line 3: `text` is a int.*line 4: .*line 5: `text` is missing.*line 6: `id` is a float",
+        match=r"4 invalid lines: line 3: `text` is of type int.*line 4: .*line 5: `text` is missing.*"
+        r"line 6: `id` is of type float",
     ):
         go(encoder, bad, tmp_path / "out")
     assert contents(tmp_path / "out") == {}
@@ -304,10 +305,10 @@ def test_rows_without_an_id_get_their_number(encoder: Encoder, tmp_path: Path) -
 
 def test_a_folder_of_somebody_else_stays(encoder: Encoder, source: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(UsageError, match="holds something else"):
+    with pytest.raises(UsageError, match="contains other files"):
         go(encoder, source, tmp_path)
     assert contents(tmp_path) == {"thesis.txt": b"years of work"}
-    with pytest.raises(UsageError, match="holds something else"):
+    with pytest.raises(UsageError, match="contains other files"):
         go(encoder, source, tmp_path, force=True)
     assert contents(tmp_path) == {"thesis.txt": b"years of work"}
 
@@ -337,7 +338,7 @@ def test_two_runs_do_not_share_a_folder(encoder: Encoder, source: Path, tmp_path
     ("wishes", "sentence"),
     [
         (EncodeOptions(dimensions=500), "this model has 1 to 384"),
-        (EncodeOptions(dimensions=12, code=VectorCode.UBINARY), "no multiple of 8"),
+        (EncodeOptions(dimensions=12, code=VectorCode.UBINARY), "not a multiple of 8"),
         (EncodeOptions(dimensions=64, code=VectorCode.INT8), "no int8 code for 64"),
         (EncodeOptions(prompt_name="nonsense"), "no prompt named 'nonsense'"),
     ],
@@ -364,7 +365,8 @@ def test_a_full_disk_is_a_sentence_and_the_next_run_goes_on(bundle: Path, source
     )
     assert full.returncode == 1
     assert re.search(
-        r"vectors-00000.npy could not be written: .*the same command goes on", full.stderr.replace("\n", " ")
+        r"vectors-00000.npy could not be written: .*run the same command again to continue",
+        full.stderr.replace("\n", " "),
     )
     assert "Traceback" not in full.stderr
     again = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
@@ -449,7 +451,7 @@ def test_a_text_without_tokens_is_named_by_its_line(frameless: Path, tmp_path: P
     lines = tmp_path / "in.jsonl"
     lines.write_text('{"text": "one"}\n\n{"text": "two"}\n{"text": " "}\n')
     with Encoder.open(frameless) as encoder:
-        with pytest.raises(UsageError, match=r"in\.jsonl, line 4: the text is empty for this model: leave it out"):
+        with pytest.raises(UsageError, match=r"in\.jsonl, line 4: the text is empty for this model: remove it"):
             encode(LocalEncoderPool(encoder), open_source(lines, COLUMNS), COLUMNS, tmp_path / "out", SMALL, Silent())
         with pytest.raises(UsageError, match="text 300 is empty for this model: leave it out"):
             encoder.encode(["some text"] * 300 + [""])

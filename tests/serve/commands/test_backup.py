@@ -149,9 +149,9 @@ def test_wrong_usage(state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_a_folder_that_cannot_be_listed_is_no_empty_one(state: Path) -> None:
     """As root, who runs tests in containers, nothing is closed: so the error is the walk's own."""
     (state / "lost+found").mkdir()
-    assert set(backup._seen(state)) == {"monitor.json", "deep/more"}
+    assert set(backup._file_stamps(state)) == {"monitor.json", "deep/more"}
     with pytest.raises(FileNotFoundError):
-        backup._seen(state / "none")
+        backup._file_stamps(state / "none")
 
 
 @pytest.mark.parametrize("outside", ["index/{target}", "index/../profile", "../profile", "{target}", "index/./a"])

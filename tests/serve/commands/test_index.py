@@ -36,7 +36,7 @@ def test_a_table_for_people_and_progress_on_stderr(
     out, err = capsys.readouterr()
     assert "embedding" in err
     assert "embedding" not in out
-    for line in ("12", "flat (SQfp16), 384 dimensions", "onnx", "bytes a vector", "1.0000 (12 documents as queries"):
+    for line in ("12", "flat (SQfp16), 384 dimensions", "onnx", "memory per vector", "1.0000 (12 documents as queries"):
         assert line in out
     assert read(tmp_path / "index").variant == "onnx"
 
@@ -48,14 +48,18 @@ def test_a_table_for_people_and_progress_on_stderr(
         (["{bundle}", "none.jsonl", "--out", "{out}"], 2, "none.jsonl cannot be read"),
         (["{out}", "{corpus}", "--out", "{out}"], 2, "is not a bundle"),
         (["{bundle}", "{corpus}", "--out", "{out}", "--variant", "none"], 2, "no variant 'none'"),
-        (["{bundle}", "{corpus}", "--out", "{out}", "--device", "cuda"], 2, "give --ray ADDRESS, too"),
-        (["{bundle}", "--from", "{out}", "--out", "{out}", "--ray", "local"], 2, "--variant and --ray"),
+        (["{bundle}", "{corpus}", "--out", "{out}", "--device", "cuda"], 2, "also give --ray ADDRESS"),
+        (["{bundle}", "--from", "{out}", "--out", "{out}", "--ray", "local"], 2, "--variant or --ray"),
         (["{bundle}", "{corpus}", "--out", "{out}", "--oversample", "0"], 2, "greater than or equal to 1"),
         (["{bundle}", "{corpus}", "--out", "{out}", "--kind", "pq", "--nprobe", "2"], 2, "effort nprobe: this index"),
-        (["{bundle}", "{corpus}", "--out", "{out}", "--kind", "pq", "--factory", "SQ8"], 2, "give one of them"),
+        (["{bundle}", "{corpus}", "--out", "{out}", "--kind", "pq", "--factory", "SQ8"], 2, "give only one of them"),
         (["{bundle}", "{corpus}", "--out", "{out}", "--factory", "IDMap,Flat"], 2, "leave IDMap out"),
-        (["{bundle}", "{corpus}", "--out", "{out}", "--recall", "0.9", "--nprobe", "9"], 2, "chooses the effort"),
-        (["{bundle}", "{corpus}", "--out", "{out}", "--latency", "5ms"], 2, "need --recall beside them"),
+        (
+            ["{bundle}", "{corpus}", "--out", "{out}", "--recall", "0.9", "--nprobe", "9"],
+            2,
+            "chooses the search",
+        ),
+        (["{bundle}", "{corpus}", "--out", "{out}", "--latency", "5ms"], 2, "need --recall: without"),
         (["{bundle}", "{corpus}", "--out", "{out}", "--recall", "0.9", "--latency", "5"], 2, "write it as 5ms"),
         (["{bundle}", "{corpus}", "--out", "{out}", "--recall", "0.9", "--memory", "0MB"], 2, "write it as 500MB"),
     ],
@@ -115,7 +119,7 @@ def test_goals_that_cannot_be_met(bundle: Path, many: Path, tmp_path: Path, caps
     goals = ["--recall", "0.9", "--memory", "1KB"]
     assert run(["index", str(bundle), str(many), "--out", str(out), *goals]) == 3
     table, sentence = capsys.readouterr()
-    assert "measured over 270 vectors with 30 vectors left out of it" in " ".join(table.split())
+    assert "measured on 270 vectors with 30 held-out vectors" in " ".join(table.split())
     assert "no index meets all goals: the nearest is" in sentence
     assert ", not 0.0 MB" in sentence
     assert not out.exists()

@@ -26,7 +26,7 @@ def test_it_writes_what_is_shipped(tmp_path: Path, capsys: pytest.CaptureFixture
     assert files(out) == shipped()
     said = capsys.readouterr()
     assert said.out == ""
-    assert "runbooks, one an alert" in said.err
+    assert "runbooks, one per alert" in said.err
     assert [path.name for path in out.parent.iterdir()] == ["assets"], "nothing is left beside it"
 
 
@@ -129,7 +129,7 @@ def test_a_job_that_must_be_there_is_asked_for_by_name(tmp_path: Path, promtool:
         (["--threshold", "patience=3"], "patience"),
         (["--threshold", "restarts=many"], "is not a number"),
         (["--label", "severity=3"], "other than severity"),
-        (["--label", "team"], "is not NAME=VALUE"),
+        (["--label", "team"], "write it as NAME=VALUE"),
     ],
 )
 def test_an_option_that_is_not_known_is_one_sentence(

@@ -172,11 +172,11 @@ def test_nothing_is_written_over(
 @pytest.mark.parametrize(
     ("arguments", "code", "reason"),
     [
-        ([], 2, "give --state DIR of the server, or --probes FILE"),
-        (["--state", "{empty}"], 2, "holds no monitor.safetensors"),
-        (["--state", "{silent}"], 2, "no text of a query was kept (`embedship serve --keep-queries N`)"),
+        ([], 2, "give --state DIR of the server, --probes FILE"),
+        (["--state", "{empty}"], 2, "contains no monitor.safetensors"),
+        (["--state", "{silent}"], 2, "The server kept no query texts (`embedship serve --keep-queries N` keeps them)"),
         (["--state", "{foreign}"], 4, "belongs to model 000000000000"),
-        (["--state", "{silent}", "--reference", "{empty}/none"], 2, "is no drift reference"),
+        (["--state", "{silent}", "--reference", "{empty}/none"], 2, "is not a drift reference"),
     ],
 )
 def test_what_is_wrong_is_one_sentence(

@@ -78,7 +78,7 @@ def test_an_export_gone_wrong_is_refused(
     gates = passed(found)
     assert gates["golden texts of NEW"], "by itself it is content"
     assert not any(gates[name] for name in ("golden texts", "vectors", "ranking", "recall@10 by labels"))
-    assert "NEW may not take OLD's place." in found["verdict"]
+    assert "NEW may not replace OLD." in found["verdict"]
     assert any("do not ship it" in sentence for sentence in found["verdict"])
     code, found = compared(capsys, coarse, bundle, asked.plain, "--new-variant", "onnx", "--rounds", "0")
     assert code == 3, "and neither may it be told from the right one by who came first"
@@ -191,7 +191,7 @@ def test_few_labels_do_not_let_another_model_pass(
     code, found = compared(capsys, bundle, stranger, file, "--variant", "onnx", *options)
     assert code == 3
     assert passed(found)["labels"] is False
-    assert any("2 labelled queries; 100 are demanded" in sentence for sentence in found["verdict"])
+    assert any("2 labelled queries; 100 are required" in sentence for sentence in found["verdict"])
 
 
 def test_labels_are_not_dropped(bundle: Path, asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
@@ -213,6 +213,6 @@ def test_questions_with_one_text_are_one(tmp_path: Path) -> None:
     assert list(found.texts) == ["a", "b"]
     assert list(found.relevant) == [{"x", "y"}, set()]
     assert (found.lines, found.labelled) == (3, [0])
-    assert list(found.judged({"1": {"z"}}).relevant) == [{"x", "y", "z"}, set()]
+    assert list(found.with_judgements({"1": {"z"}}).relevant) == [{"x", "y", "z"}, set()]
     with pytest.raises(UsageError, match="--qrels"):
-        QuestionSet(["a"], [set()], [{"1"}], 1).judged({"2": {"z"}})
+        QuestionSet(["a"], [set()], [{"1"}], 1).with_judgements({"2": {"z"}})

@@ -32,6 +32,6 @@ def test_its_defaults_are_those() -> None:
 
 def test_every_gate_has_a_row() -> None:
     source = inspect.getsource(gates)
-    named = set(re.findall(r'Gate\(\s*"([a-z ]+)"', source)) | {"size", "memory"}
+    named = set(re.findall(r'GateResult\(\s*"([a-z ]+)"', source)) | {"size", "memory"}
     rows = {name.strip() for cells in re.findall(r"^\| ([^|]+) \|", PAGE, re.MULTILINE) for name in cells.split(",")}
     assert named <= rows, named - rows

@@ -29,26 +29,28 @@ def agreed(lower: float) -> RankingAgreement:
 
 
 def test_another_model_must_be_meant() -> None:
-    assert gates.model(OLD, OLD, CompareThresholds()).passed
-    assert gates.model(OLD, NEW, CompareThresholds()).passed is False
-    assert gates.model(OLD, NEW, CompareThresholds(other_model=True)).passed
+    assert gates.check_model(OLD, OLD, CompareThresholds()).passed
+    assert gates.check_model(OLD, NEW, CompareThresholds()).passed is False
+    assert gates.check_model(OLD, NEW, CompareThresholds(other_model=True)).passed
 
 
 def test_cosines() -> None:
     floor = CosineFloor(0.97, 0.99)
-    for judge in (gates.golden, gates.vectors):
+    for judge in (gates.check_golden, gates.check_vectors):
         assert judge(VectorParity(9, 0.98, 0.98, 0.995), floor).passed
         assert judge(VectorParity(9, 0.96, 0.96, 0.995), floor).passed is False
         assert judge(VectorParity(9, 0.98, 0.98, 0.98), floor).passed is False
         assert judge(VectorParity(9, NAN, NAN, NAN), floor).passed is False
-    assert gates.vectors(VectorParity(900, 0.5, 0.98, 0.995), floor).passed, "one odd query is no other model"
+    assert gates.check_vectors(VectorParity(900, 0.5, 0.98, 0.995), floor).passed, "one odd query is no other model"
 
 
 def test_the_lower_end_decides() -> None:
-    assert gates.agreement(agreed(0.9), True, CompareThresholds()).passed
-    assert gates.agreement(agreed(0.89), True, CompareThresholds()).passed is False
-    assert gates.agreement(agreed(0.1), False, CompareThresholds()).passed is None, "of another model none is demanded"
-    assert gates.agreement(agreed(0.1), False, CompareThresholds(min_recall=0.2)).passed is False
+    assert gates.check_ranking(agreed(0.9), True, CompareThresholds()).passed
+    assert gates.check_ranking(agreed(0.89), True, CompareThresholds()).passed is False
+    assert gates.check_ranking(agreed(0.1), False, CompareThresholds()).passed is None, (
+        "of another model none is demanded"
+    )
+    assert gates.check_ranking(agreed(0.1), False, CompareThresholds(min_recall=0.2)).passed is False
 
 
 @pytest.mark.parametrize(("lower", "upper", "passed", "said"), [
@@ -57,7 +59,7 @@ def test_the_lower_end_decides() -> None:
 def test_labels(lower: float, upper: float, passed: bool, said: str) -> None:
     fine = MetricComparison(0.8, 0.8, MeanEstimate(0.0, 0.0, 0.0))
     found = MetricComparison(0.8, 0.8 + (lower + upper) / 2, MeanEstimate((lower + upper) / 2, lower, upper))
-    recall, ndcg = gates.labels(LabelStatistics(100, found, fine), CompareThresholds())
+    recall, ndcg = gates.check_labels(LabelStatistics(100, found, fine), CompareThresholds())
     assert recall.passed is passed
     assert ndcg.passed
     assert said in recall.reason
@@ -74,32 +76,32 @@ def test_drift_that_is_not_news_is_no_fault(
     old: SignalState, new: SignalState, effect: float, passed: bool | None
 ) -> None:
     """A limit that one just reaches and the other just does not says nothing of either: how far apart they are does."""
-    assert gates.drift(DriftStates(old, new, 0.02, effect, 0.03, 0.1, "few")).passed is passed
+    assert gates.check_drift(DriftStates(old, new, 0.02, effect, 0.03, 0.1, "few")).passed is passed
 
 
 def test_what_has_no_limit_is_shown() -> None:
     speed, latency = SpeedRatio(0.5, 0.4, 0.6, 5), LatencyRatio(0.01, 0.03, 0.02, 0.04, 3.0)
     for found, shown, fine, bad in (
         (
-            lambda x: gates.speed(speed, x),
+            lambda x: gates.check_speed(speed, x),
             CompareThresholds(),
             CompareThresholds(min_speed=0.5),
             CompareThresholds(min_speed=0.51),
         ),
         (
-            lambda x: gates.latency(latency, x),
+            lambda x: gates.check_latency(latency, x),
             CompareThresholds(),
             CompareThresholds(max_latency=3),
             CompareThresholds(max_latency=2.9),
         ),
         (
-            lambda x: gates.sizes(OLD, NEW, x)[0],
+            lambda x: gates.check_sizes(OLD, NEW, x)[0],
             CompareThresholds(),
             CompareThresholds(max_size=1.5),
             CompareThresholds(max_size=1.4),
         ),
         (
-            lambda x: gates.sizes(OLD, NEW, x)[1],
+            lambda x: gates.check_sizes(OLD, NEW, x)[1],
             CompareThresholds(),
             CompareThresholds(max_memory=2.5),
             CompareThresholds(max_memory=2.4),
@@ -110,49 +112,52 @@ def test_what_has_no_limit_is_shown() -> None:
 
 def test_a_limit_that_nothing_was_held_against_is_not_met() -> None:
     limits = CompareThresholds(min_recall=0.9, min_speed=0.5, max_latency=2.0, min_queries=1)
-    made = gates.judged(CompareMeasurements(), 100, True, CosineFloor(), limits)
+    made = gates.check_measurements(CompareMeasurements(), 100, True, CosineFloor(), limits)
     assert {gate.name for gate in made if gate.passed is False} == {"ranking", "speed", "latency"}
     assert all(
-        gate.passed for gate in gates.judged(CompareMeasurements(), 100, True, CosineFloor(), CompareThresholds())
+        gate.passed
+        for gate in gates.check_measurements(CompareMeasurements(), 100, True, CosineFloor(), CompareThresholds())
     )
     weightless = msgspec.structs.replace(NEW, memory_bytes=None)
-    assert gates.sizes(OLD, weightless, CompareThresholds(max_memory=2))[-1].passed is False
-    assert [gate.name for gate in gates.sizes(OLD, weightless, CompareThresholds())] == ["size"]
+    assert gates.check_sizes(OLD, weightless, CompareThresholds(max_memory=2))[-1].passed is False
+    assert [gate.name for gate in gates.check_sizes(OLD, weightless, CompareThresholds())] == ["size"]
 
 
 def test_labels_that_name_nothing_decide_nothing() -> None:
     nothing = MetricComparison(0.0, 0.0, MeanEstimate(0.0, 0.0, 0.0))
-    (gate,) = gates.labels(LabelStatistics(100, nothing, nothing), CompareThresholds())
+    (gate,) = gates.check_labels(LabelStatistics(100, nothing, nothing), CompareThresholds())
     assert gate.passed is False
-    assert "name documents alike" in gate.reason
+    assert "use the document ids" in gate.reason
 
 
 def test_few_labels_show_nothing() -> None:
     """Two that fare alike have an interval of [0, 0]: among 100 queries they passed for another model, too."""
     alike = MetricComparison(0.8, 0.8, MeanEstimate(0.0, 0.0, 0.0))
-    made = gates.judged(
+    made = gates.check_measurements(
         CompareMeasurements(labels=LabelStatistics(2, alike, alike)), 100, True, CosineFloor(), CompareThresholds()
     )
     assert [gate.name for gate in made if gate.passed is False] == ["labels"]
     assert [gate.passed for gate in made if gate.name.endswith("by labels")] == [None, None], "shown"
-    assert "2 labelled queries; 100 are demanded" in gates.verdict(made)[1]
-    assert all(gate.passed for gate in gates.labels(LabelStatistics(100, alike, alike), CompareThresholds()))
-    assert gates.labels(LabelStatistics(99, alike, alike), CompareThresholds())[0].passed is False
-    assert all(gate.passed for gate in gates.labels(LabelStatistics(2, alike, alike), CompareThresholds(min_queries=2)))
+    assert "2 labelled queries; 100 are required" in gates.verdict(made)[1]
+    assert all(gate.passed for gate in gates.check_labels(LabelStatistics(100, alike, alike), CompareThresholds()))
+    assert gates.check_labels(LabelStatistics(99, alike, alike), CompareThresholds())[0].passed is False
+    assert all(
+        gate.passed for gate in gates.check_labels(LabelStatistics(2, alike, alike), CompareThresholds(min_queries=2))
+    )
 
 
 def test_failures_of_both_are_nobodys() -> None:
-    assert gates.failures(RequestFailures(100, 3, 3), CompareThresholds()).passed
-    assert gates.failures(RequestFailures(100, 3, 4, "why"), CompareThresholds()).passed is False
-    assert gates.failures(RequestFailures(100, 3, 4, "why"), CompareThresholds(max_failures=1)).passed
+    assert gates.check_failures(RequestFailures(100, 3, 3), CompareThresholds()).passed
+    assert gates.check_failures(RequestFailures(100, 3, 4, "why"), CompareThresholds()).passed is False
+    assert gates.check_failures(RequestFailures(100, 3, 4, "why"), CompareThresholds(max_failures=1)).passed
 
 
 def test_a_pass_says_what_was_not_compared() -> None:
-    made = [gates.queries(100, CompareThresholds()), gates.agreement(agreed(0.95), True, CompareThresholds())]
-    assert gates.verdict(made) == ["NEW may take OLD's place.", "It passed queries, ranking."]
-    assert gates.verdict(made[:1])[-1] == "What it finds was not compared."
+    made = [gates.check_queries(100, CompareThresholds()), gates.check_ranking(agreed(0.95), True, CompareThresholds())]
+    assert gates.verdict(made) == ["NEW may replace OLD.", "Passed: queries, ranking."]
+    assert gates.verdict(made[:1])[-1] == "Search results were not compared."
 
 
 def test_few_queries_show_nothing() -> None:
-    assert gates.queries(100, CompareThresholds()).passed
-    assert gates.queries(99, CompareThresholds()).passed is False
+    assert gates.check_queries(100, CompareThresholds()).passed
+    assert gates.check_queries(99, CompareThresholds()).passed is False

@@ -151,7 +151,7 @@ def test_a_canary_that_lost_its_index_is_refused(urls: dict[str, str], queries: 
         assert "OLD answers /search and NEW has no index" in found.verdict[1]
     found = compare(Bare(urls["old"], keys, 30), new, bare, CompareThresholds(min_queries=2)).report
     assert found.passed, "neither searches"
-    assert found.verdict[-1] == "What it finds was not compared."
+    assert found.verdict[-1] == "Search results were not compared."
 
 
 def test_labels_are_not_dropped(urls: dict[str, str], queries: Path) -> None:

@@ -163,7 +163,7 @@ def test_what_goes_before_the_text_is_counted(wordpiece: Tokenizer) -> None:
             r"--chunk is 257; this model reads at most 256 tokens, .* take 4 of them: give 12 to",
         ),
         (Chunking(tokens=11), "--chunk is 11"),
-        (Chunking(tokens=100, overlap=49), "--overlap is 49; of 100 tokens a chunk at most 48 can be shared"),
+        (Chunking(tokens=100, overlap=49), "--overlap is 49; with 100 tokens per chunk it can be at most 48"),
         (Chunking(tokens=100, overlap=-1), "--overlap is -1"),
     ],
 )

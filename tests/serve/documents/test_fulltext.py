@@ -13,7 +13,7 @@ import pytest
 
 from embedship.serve.documents import store
 from embedship.serve.documents.filters import Condition, Filter, UnknownField
-from embedship.serve.documents.fulltext import MOST_WORDS, KeywordIndex, expression
+from embedship.serve.documents.fulltext import MAX_WORDS_PER_TEXT, KeywordIndex, expression
 from embedship.serve.documents.store import Document
 
 ROWS = [
@@ -83,7 +83,7 @@ def test_nothing_of_a_text_is_syntax(words: KeywordIndex, text: str) -> None:
 
 
 def test_a_pasted_page_costs_so_many_words_and_no_more() -> None:
-    assert expression(" ".join(map(str, range(1000)))).count(" OR ") == MOST_WORDS - 1
+    assert expression(" ".join(map(str, range(1000)))).count(" OR ") == MAX_WORDS_PER_TEXT - 1
     assert expression("gout gout") == '"gout"'
 
 

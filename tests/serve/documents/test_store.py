@@ -40,7 +40,10 @@ def test_what_was_written_comes_back_in_the_order_asked_for(path: Path) -> None:
 
 @pytest.mark.parametrize("row", [-1, 5])
 def test_a_row_that_does_not_exist(path: Path, row: int) -> None:
-    with closing(DocumentStore.open(path)) as opened, pytest.raises(IndexError, match=rf"rows are there: \[0, {row}\]"):
+    with (
+        closing(DocumentStore.open(path)) as opened,
+        pytest.raises(IndexError, match=rf"rows do not exist: \[0, {row}\]"),
+    ):
         opened.fetch([0, row])
 
 
@@ -58,7 +61,7 @@ def test_opened_for_reading_only(path: Path) -> None:
 
 def test_an_id_twice_names_both_lines(tmp_path: Path) -> None:
     lines = [(2, FIVE[0]), (3, FIVE[1]), (9, Document("a", "again"))]
-    with pytest.raises(UsageError, match="line 9: the id 'a' was given to line 2 already"):
+    with pytest.raises(UsageError, match="line 9: the id 'a' is already used in line 2"):
         store.write(tmp_path / "documents.sqlite", lines)
 
 

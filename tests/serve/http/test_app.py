@@ -349,7 +349,7 @@ def test_the_reference_of_another_model_keeps_the_server_from_starting(altered: 
     (altered / REFERENCE).write_bytes(b"not a reference")
     with pytest.raises(UnsafeError):
         ServerState.open(Settings(bundle=altered))
-    with pytest.raises(UsageError, match="is no drift reference"):
+    with pytest.raises(UsageError, match="is not a drift reference"):
         ServerState.open(Settings(bundle=altered, reference=altered / "none"))
 
 

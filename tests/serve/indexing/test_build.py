@@ -74,8 +74,8 @@ BAD = [
     (b'{"id": 7, "text": "x"}', r"line 2: Expected `str \| null`, got `int` - at `\$.id`"),
     (b'{"text": "x"}', "line 2: it needs a non-empty `id`"),
     (b'{"id": "", "text": "x"}', "line 2: it needs a non-empty `id`"),
-    (b'{"id": "a\\u0000b", "text": "x"}', "line 2: `id` holds a NUL"),
-    (b'{"_id": "a\\u0000b", "text": "x"}', "line 2: `id` holds a NUL"),
+    (b'{"id": "a\\u0000b", "text": "x"}', "line 2: `id` contains a NUL"),
+    (b'{"_id": "a\\u0000b", "text": "x"}', "line 2: `id` contains a NUL"),
     (b'{"id": "b", "text": "x", "m": ' + b"[" * 2000 + b"]" * 2000 + b"}", "line 2: it is nested too deeply"),
     (b'{"id": "b", "text": null}', "line 2: Expected `str`, got `null`"),
     (b'{"id": "b", "text": "x", "metadata": []}', r"line 2: Expected `object \| null`, got `array`"),
@@ -83,7 +83,7 @@ BAD = [
     (b'{"id": "b", "text": "x"', "line 2: Input data was truncated"),
     (b'{"id": "b", "text": "\xe4"}', "line 2: not UTF-8 .* at byte 21"),
     (b'{"id": "b", "text": "\\ud800"}', "line 2: Input data was truncated"),
-    (b'\n\n{"id": "a", "text": "x"}', "line 4: the id 'a' was given to line 1 already"),
+    (b'\n\n{"id": "a", "text": "x"}', "line 4: the id 'a' is already used in line 1"),
 ]
 
 
@@ -126,7 +126,7 @@ def test_a_query_without_text_is_named(encoder: Encoder, corpus: Corpus, tmp_pat
     [
         (b"", "is empty"),
         (b"\n \n", "is empty"),
-        (b'{"id": "a", "text": ""}', "holds no document with text: all 1 are empty"),
+        (b'{"id": "a", "text": ""}', "contains no document with text: all 1 are empty"),
         (GOOD.decode().encode("utf-16"), "not UTF-8"),
     ],
 )

@@ -96,7 +96,7 @@ def test_documents_without_text_are_skipped_and_named(
     with MutableIndex.open(flat, world.bundle, writable=False) as live:
         assert live.size.documents == DOCUMENTS + 1
     assert run(command(flat, changes, bundle)[:-1]) == 0
-    assert "without text, and skipped: 2 (d1, empty)" in " ".join(capsys.readouterr().out.split())
+    assert "skipped (no text): 2 (d1, empty)" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ def test_odd_documents(empty: MilvusBackend, encoder: Encoder) -> None:
         assert ids(empty, SearchParams(filter=msgspec.convert(wanted, Filter)), query) == [found]
     with pytest.raises(FilterError, match="more than 8 values of 'many'"):
         ids(empty, SearchParams(filter=msgspec.convert({"many": {"gt": 3}}, Filter)), query)
-    with pytest.raises(FilterError, match="a range cannot be asked of"):
+    with pytest.raises(FilterError, match="does not support a range on"):
         ids(empty, SearchParams(filter=msgspec.convert({'k"ey\\': {"gt": "a"}}, Filter)), query)
 
 
@@ -217,10 +217,10 @@ def test_a_put_and_a_delete_of_one_document_is_what_came_last(empty: MilvusBacke
 @pytest.mark.parametrize(
     ("document", "why"),
     [
-        (Document("a", "é" * 40_000), "its title and text have 80,000 bytes, and Milvus keeps 65,535"),
-        (Document("i" * 1025, "x"), "its id have 1,025 bytes, and Milvus keeps 1,024"),
-        (Document("a", "x", None, {"m": "y" * 70_000}), "its metadata have 70,008 bytes"),
-        (Document("a", "x", None, {"m": list(range(5000))}), "its metadata have 5,002 names and values"),
+        (Document("a", "é" * 40_000), "size of title and text is 80,000 bytes, and Milvus allows 65,535"),
+        (Document("i" * 1025, "x"), "size of id is 1,025 bytes, and Milvus allows 1,024"),
+        (Document("a", "x", None, {"m": "y" * 70_000}), "size of metadata is 70,008 bytes"),
+        (Document("a", "x", None, {"m": list(range(5000))}), "size of metadata is 5,002 names and values"),
     ],
 )
 def test_what_milvus_cannot_keep_is_refused_whole(
@@ -238,9 +238,9 @@ def test_two_ids_of_one_hash_are_told_apart(empty: MilvusBackend, line: MilvusCo
     line.call("upsert", empty._name, [stranger])
     assert empty.fetch("a") is None
     assert empty.resolve_ids(["a"]) == {}
-    with pytest.raises(UsageError, match="the ids 'b' and 'a' have the same hash"):
+    with pytest.raises(UsageError, match="the ids 'b' and 'a' have the same 63-bit hash"):
         empty.write(puts(encoder, [Document("a", "text of a")]))
-    with pytest.raises(UsageError, match="the ids 'b' and 'a' have the same hash"):
+    with pytest.raises(UsageError, match="the ids 'b' and 'a' have the same 63-bit hash"):
         empty.write([DeleteDocument("a")])
 
 
@@ -254,7 +254,7 @@ def test_collections_that_are_none_of_ours(bundle: Path, line: MilvusConnection,
     with pytest.raises(UsageError, match=r"there is no milvus://.*/none: fill it with `embedship index"):
         MilvusBackend.open(at("none"), found, writable=False)
     line.call("create_collection", "foreign", dimension=4)
-    with pytest.raises(UnsafeError, match="says of no model that its vectors are of it"):
+    with pytest.raises(UnsafeError, match="does not name the model of its vectors"):
         MilvusBackend.open(at("foreign"), found, writable=False)
     card = cards.card(found, "none", IndexKind.FLAT, with_title=False)
     cards.make(line, "forged", msgspec.structs.replace(card, with_title=True))

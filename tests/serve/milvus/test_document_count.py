@@ -32,6 +32,6 @@ def test_it_is_counted_beside_who_asks_and_told_the_next_time(monkeypatch: pytes
         assert held.count == 4, "who asks does not wait"
         assert counted.acquire(timeout=10)
         for _ in range(2):  # the second count fails, and the last one stands
-            while held._asking:
+            while held._counting:
                 threading.Event().wait(0.01)
             assert held.count == 5

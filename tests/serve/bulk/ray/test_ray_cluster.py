@@ -94,7 +94,7 @@ def test_whichever_nodes_are_lost_nothing_is_missing_or_twice(
     assert code == 0, complained
     assert "2 devices of 2 nodes" in complained
     assert "(raylet)" not in complained
-    assert len(re.findall(r"an encoder on node \S+ was lost", complained)) == 2
+    assert len(re.findall(r"lost the encoder on node \S+", complained)) == 2
     report = json.loads(said)
     assert 4 * SHARD <= report["resumed_texts"] == done * SHARD < report["texts"] == TEXTS
     assert contents(out) == plain
@@ -143,9 +143,9 @@ def test_interrupted_it_ends_the_cluster_that_it_started(start: Start, source: P
 @pytest.mark.parametrize(
     ("address", "sentence"),
     [
-        ("127.0.0.1:1", "nothing answers at 127.0.0.1:1"),
-        ("somewhere", "give HOST:PORT of the head, auto or local"),
-        ("127.0.0.1:99999999", "nothing answers at 127.0.0.1:99999999"),
+        ("127.0.0.1:1", "no connection to 127.0.0.1:1"),
+        ("somewhere", "give HOST:PORT of the head node, auto or local"),
+        ("127.0.0.1:99999999", "no connection to 127.0.0.1:99999999"),
     ],
 )
 def test_a_wrong_address_is_a_sentence(

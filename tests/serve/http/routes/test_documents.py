@@ -141,7 +141,7 @@ def test_an_id_with_a_slash_and_more(shared: Any) -> None:
         ({}, 422, "give at least one document, or ids in `delete`"),
         ({"documents": [{"id": "a", "text": " "}]}, 422, r"documents[0].text: it is empty"),
         ({"documents": [{"id": "", "text": "x"}]}, 422, "length >= 1"),
-        ({"documents": [{"id": "a\0b", "text": "x"}]}, 422, "documents[0].id holds a NUL"),
+        ({"documents": [{"id": "a\0b", "text": "x"}]}, 422, "documents[0].id contains a NUL"),
         ({"documents": [GOUT, GOUT]}, 422, "documents[1]: the id 'gout' is already used by documents[0]"),
         ({"documents": [GOUT], "delete": ["gout"]}, 422, "delete[0]: the id 'gout' is already used by documents[0]"),
         ({"documents": [{**GOUT, "txet": "x"}]}, 422, "unknown field `txet`"),
