@@ -1,4 +1,4 @@
-"""A rendered server with an admin key: it reloads for who has the key, and for nobody else."""
+"""A rendered server with an admin key reloads only for requests with this key."""
 
 from __future__ import annotations
 
@@ -47,4 +47,4 @@ def test_the_key_is_kept_and_rolls_pods(helm: Path) -> None:
     notes = one(objects, "Deployment")["spec"]["template"]["metadata"]["annotations"]
     assert "checksum/admin-keys" in notes
     mounted = next(pod for pod in objects if pod["kind"] == "Pod")["spec"]["volumes"]
-    assert "admin" not in {volume["name"] for volume in mounted}, "the test's pod has no use for it"
+    assert "admin" not in {volume["name"] for volume in mounted}, "the test's pod does not need it"

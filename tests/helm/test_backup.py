@@ -1,4 +1,4 @@
-"""The backup CronJob's command on a real index, and what `embedship restore` makes of its copy."""
+"""The backup CronJob's command copies a real index, and `embedship restore` restores the copy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The RayJob: its command on a real corpus, and what its pods may reach."""
+"""The RayJob: its command on a real corpus, and the network policy of its pods."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BULK: dict[str, Any] = {"enabled": True, "image": "embedship-ray:1", "claimName"
 
 
 def test_its_command_encodes_a_corpus(helm: Path, bundle: Path, tmp_path: Path) -> None:
-    """As the head runs it, on a cluster of this machine."""
+    """Run the head node's command on a local Ray cluster."""
     pytest.importorskip("ray", reason="needs the extra [ray]")
     claim = tmp_path / "claim"
     (claim / "deep").mkdir(parents=True)

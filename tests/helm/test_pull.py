@@ -1,4 +1,4 @@
-"""A pod that fetches its bundle: the rendered init container and server run, against a real registry."""
+"""A pod that downloads its bundle: the rendered init container and server run against a real registry."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from .manifests import FETCHED, one, pods, render
 
 SECONDS = 150
 USER, PASSWORD = "ship", "hidden word"
-HASHED = "$2b$04$NQjd8vhy0yuqGCrchV0tB.ov3r90TfChltmucHFzrLcy/jxW5ONpW"  # by bcrypt
+HASHED = "$2b$04$NQjd8vhy0yuqGCrchV0tB.ov3r90TfChltmucHFzrLcy/jxW5ONpW"  # bcrypt hash of the password
 
 
 @pytest.fixture
 def registry(tool: Callable[[str], Path], tmp_path: Path) -> Iterator[servers.Served]:
-    """It wants a user and a password, as a private one does."""
+    """Start a registry that requires a user and a password."""
     known = tmp_path / "htpasswd"
     known.write_text(f"{USER}:{HASHED}\n")
     auth = f"auth: {{htpasswd: {{realm: ours, path: {known}}}}}\n"
@@ -33,7 +33,7 @@ def registry(tool: Callable[[str], Path], tmp_path: Path) -> Iterator[servers.Se
 
 
 def run(container: dict[str, Any], mounts: dict[str, Path]) -> subprocess.CompletedProcess[str]:
-    """As the kubelet would: command, args and env as rendered; what is mounted has a folder here, and nothing else."""
+    """Run a container as the kubelet would: rendered command, args and env; local folders only for its mounts."""
     assert {each["mountPath"] for each in container["volumeMounts"]} == set(mounts)
 
     def here(text: str) -> str:
@@ -63,8 +63,8 @@ def test_the_init_container_fetches_what_the_server_serves(
     spec = one(render(helm, values), "Deployment")["spec"]["template"]["spec"]
     (init,) = spec["initContainers"]
     mounts = {f"/{name}": folders[name] for name in ("bundle", "tmp", "credentials")}
-    assert run({**init, "env": []}, mounts).returncode == 1, "not without the Secret"
-    for _ in range(2):  # a pod on a claim, and the next pod on it
+    assert run({**init, "env": []}, mounts).returncode == 1, "fails without the Secret"
+    for _ in range(2):  # a pod with a claim, then the next pod with the same claim
         done = run(init, mounts)
         assert done.returncode == 0, done.stderr
     assert PASSWORD not in done.stdout + done.stderr
@@ -89,13 +89,13 @@ def test_every_pod_that_reads_the_bundle_fetches_it(helm: Path) -> None:
         target = init["args"][init["args"].index("--out") + 1]
         assert any(each.startswith(target) for each in main["args"]), name
         mount = {each["name"]: each.get("readOnly", False) for each in (*init["volumeMounts"], *main["volumeMounts"])}
-        assert mount["bundle"] is True, "the server cannot change what was verified"
+        assert mount["bundle"] is True, "the server must not change the verified bundle"
         assert "credentials" not in {each["name"] for each in main["volumeMounts"]}
         assert {"name": "credentials", "mountPath": "/credentials", "readOnly": True} in init["volumeMounts"]
 
 
 def test_two_bundles_on_one_claim_do_not_meet(helm: Path) -> None:
-    """A rolling update fetches the new one while the old one is served."""
+    """A rolling update downloads the new bundle while the old one is still served."""
 
     def target(digest: str) -> str:
         pull = {**FETCHED["bundle"]["pull"], "digest": "sha256:" + digest * 64, "claimName": "bundles"}

@@ -1,4 +1,4 @@
-"""A release from first install to its end, by both Helms, as docs/deploy.md says, against an API server in memory."""
+"""A release from install to uninstall as in docs/deploy.md, with both Helm versions and an in-memory API server."""
 
 from __future__ import annotations
 
@@ -105,11 +105,11 @@ def test_a_new_install_finds_the_kept_key(each_helm: Path, tmp_path: Path) -> No
         done(helm("uninstall", "search", "--namespace", "e"))
         done(helm(*install))
         assert here.of("Secret")[f"{NAME}-keys"]["data"] == first
-        assert pod_annotations(here) == annotations, "the checksum is that of the key: no pod rolls for nothing"
+        assert pod_annotations(here) == annotations, "an unchanged key restarts no pod"
 
 
 def test_turning_autoscaling_on_keeps_what_runs(each_helm: Path, tmp_path: Path) -> None:
-    """Without `replicas` the patch would take it away, and Kubernetes's default is 1."""
+    """A patch without `replicas` would remove the field, and Kubernetes would then use 1."""
     with cluster(each_helm, tmp_path) as (here, helm):
         done(helm("install", "search", str(CHART), "--namespace", "e", *IMAGE, "--set", "replicas=5"))
         done(
@@ -128,7 +128,7 @@ def test_turning_autoscaling_on_keeps_what_runs(each_helm: Path, tmp_path: Path)
         assert NAME in here.of("HorizontalPodAutoscaler")
         path = next(path for path, each in here.objects.items() if each.get("kind") == "Deployment")
         scaled = {**here.objects[path], "spec": {**here.objects[path]["spec"], "replicas": 7}}
-        here.put(path, scaled)  # as the autoscaler does
+        here.put(path, scaled)  # as the autoscaler would
         done(helm("upgrade", "search", str(CHART), "--namespace", "e", "--reuse-values", "--set", "drain.seconds=40"))
         assert here.of("Deployment")[NAME]["spec"]["replicas"] == 7
 
@@ -140,14 +140,14 @@ def test_other_keys_in_a_secret_of_ones_own_roll_the_pods(each_helm: Path, tmp_p
         done(helm("install", "search", str(CHART), *given))
         before = pod_annotations(here)
         done(helm("upgrade", "search", str(CHART), *given))
-        assert pod_annotations(here) == before, "the same keys roll nothing"
+        assert pod_annotations(here) == before, "unchanged keys restart no pod"
         here.put("/api/v1/namespaces/e/secrets/ours", secret("bmV3Cg=="))
         done(helm("upgrade", "search", str(CHART), *given))
         assert pod_annotations(here) != before
 
 
 def test_the_notes_say_where_it_answers(helm: Path, tmp_path: Path) -> None:
-    """For each way in from outside: the address, or the command that prints it."""
+    """NOTES.txt prints the address of each way of external access, or the command that prints it."""
     ways = {
         "https://s.example/": "ingress.enabled=true,ingress.host=s.example,ingress.tlsSecret=t",
         "://r.example/": "httpRoute.enabled=true,httpRoute.parentRefs[0].name=g,httpRoute.hostnames[0]=r.example",
@@ -189,7 +189,7 @@ def test_an_upgrade_with_a_typo_changes_nothing(each_helm: Path, tmp_path: Path)
 
 
 def test_helm_test_asks_the_deployed_server(helm: Path, bundle: Path, tmp_path: Path) -> None:
-    """The Deployment's pod and the test's pod, both as the API server got them, run here."""
+    """Run the Deployment's pod and the test's pod as the API server received them."""
     folders = {f"/{name}": tmp_path / name for name in ("state", "cache", "tmp", "keys")}
     for folder in folders.values():
         folder.mkdir()
@@ -206,12 +206,12 @@ def test_helm_test_asks_the_deployed_server(helm: Path, bundle: Path, tmp_path: 
     with cluster(helm, tmp_path, run) as (here, call):
         done(call("install", "search", str(CHART), "--namespace", "e", *IMAGE, "--set", "auth.create=true"))
         assert "Succeeded" in done(call("test", "search", "--namespace", "e"))
-        assert call("test", "search", "--namespace", "e").returncode == 1, "it had no key, and failed"
+        assert call("test", "search", "--namespace", "e").returncode == 1, "fails without the key"
     assert codes == [0, 2]
 
 
 async def checked(pod: Pod, container: dict[str, Any], bundle: Path, key: Path) -> int:
-    """The exit code of the test's container, with the Service's address and the mounts as they are called here."""
+    """Return the exit code of the test's container, with the local address and local folders."""
     try:
         await pod.start()
         there = {f"http://{NAME}:80": pod.url, "/bundle": str(bundle), "/keys/api-keys": str(key)}

@@ -1,4 +1,4 @@
-{{- /* Sets in `values` what `given`, the canary's, has of its own. An annotation, such as the fingerprint, renews nothing. */ -}}
+{{- /* Overwrites `values` with the canary's own settings from `given`. The fingerprint is only an annotation and is not applied here. */ -}}
 {{- define "embedship.renewed" -}}
 {{- $values := .values -}}
 {{- with .given.bundle.path }}{{ $_ := set $values.bundle "path" . }}{{ end -}}
