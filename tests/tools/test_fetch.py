@@ -28,7 +28,7 @@ def left(folder: Path) -> set[str]:
 def test_without_apt_it_says_so(tmp_path: Path) -> None:
     answer = run(tmp_path, PATH="/nowhere")
     assert answer.returncode == 1
-    assert "there is no apt-get on this machine" in answer.stderr
+    assert "apt-get is not available on this machine" in answer.stderr
     assert left(tmp_path) == {"lock"}
 
 
