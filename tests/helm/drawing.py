@@ -81,7 +81,7 @@ def _number(schema: dict[str, Any]) -> st.SearchStrategy[float]:
 
 
 def _array(schema: dict[str, Any]) -> st.SearchStrategy[list[Any]]:
-    return st.lists(_of(schema["items"]), max_size=2)
+    return st.lists(_of(schema["items"]), min_size=schema.get("minItems", 0), max_size=2)
 
 
 def _object(schema: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
