@@ -65,7 +65,7 @@ class Cluster:
             self._events.at(moment, partial(self._arrive, moments, lengths))
 
     def start(self, seconds: float) -> None:
-        """Start a pod that accepts requests after `delay` seconds."""
+        """Start a pod that accepts requests after `seconds`."""
         self.starting += 1
         self._note()
         self._events.at(self._events.now + seconds, self._started)

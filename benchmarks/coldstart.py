@@ -183,7 +183,7 @@ def _server(served: Served) -> Iterator[Running]:
 
 
 def _until(done: Callable[[], bool]) -> float:
-    """Return the time at which it became ready."""
+    """Wait until `done()` is true and return the time."""
     end = time.perf_counter() + LIMIT_SECONDS
     while not done():
         if time.perf_counter() > end:

@@ -102,7 +102,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="number of interleaved rounds over the whole corpus")
     parser.add_argument("--quick", action="store_true", help="smoke test on 40 texts; the figures are meaningless")
-    parser.add_argument("--bundle", type=Path, help="a bundle of all-MiniLM-L6-v2 (default: exported here)")
+    parser.add_argument("--bundle", type=Path, help="bundle of all-MiniLM-L6-v2 (default: exported by this run)")
     parser.add_argument("--only", nargs="*", help="peers whose name contains one of these words (baseline: torch)")
     options = parser.parse_args()
     options.rounds = 1 if options.quick else options.rounds
