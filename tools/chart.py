@@ -56,13 +56,13 @@ def _property(kind: Any, help: str | None, allowed: Range | None) -> dict[str, A
     one = next(member for member in members if member is not type(None))
     name = _JSON.get(one, "string")
     # null means the server's default, so that one values file can reset a setting of another.
-    found: dict[str, Any] = {"type": [name, "null"], "description": help or ""}
+    schema: dict[str, Any] = {"type": [name, "null"], "description": help or ""}
     if isinstance(one, type) and issubclass(one, Enum):
-        found["enum"] = [*(member.value for member in one), None]
+        schema["enum"] = [*(member.value for member in one), None]
     if allowed:
         low, high = (int(x) if float(x).is_integer() else x for x in allowed)
-        found |= {"minimum": low, "maximum": high}
-    return found
+        schema |= {"minimum": low, "maximum": high}
+    return schema
 
 
 def values(chart: Path = CHART) -> list[Value]:
@@ -83,13 +83,13 @@ def _values(text: str, defaults: dict[str, Any]) -> Iterator[Value]:
             path = [*path[:depth], key[2]]
             if hidden is not None and depth > hidden:
                 continue
-            found: Any = defaults
+            value: Any = defaults
             for part in path:
-                found = found[part]
-            nested = isinstance(found, dict) and bool(found) and line.rstrip().endswith(":")
+                value = value[part]
+            nested = isinstance(value, dict) and bool(value) and line.rstrip().endswith(":")
             hidden = None if nested else depth
             if help or not nested:
-                yield Value(".".join(path), "" if nested else json.dumps(found), help)
+                yield Value(".".join(path), "" if nested else json.dumps(value), help)
             help = ""
 
 
@@ -102,11 +102,11 @@ def table(chart: Path = CHART) -> str:
 def describe(schema: dict[str, Any], values: list[Value]) -> None:
     """Copy the descriptions of `values` into the properties of `schema`, in place."""
     for value in values:
-        place = schema
+        node = schema
         for part in value.key.split("."):
-            place = place.get("properties", {}).get(part, {})
-        if place and value.help:
-            place["description"] = value.help
+            node = node.get("properties", {}).get(part, {})
+        if node and value.help:
+            node["description"] = value.help
 
 
 def files(chart: Path = CHART) -> dict[str, str]:
