@@ -36,9 +36,9 @@ class Pod:
 
     def _here(self, text: str) -> str:
         """Replace a mount path at the start of `text` by the local folder."""
-        for there, folder in self._mounts.items():
-            if text == there or text.startswith(there + "/"):
-                return str(folder) + text[len(there) :]
+        for mount, folder in self._mounts.items():
+            if text == mount or text.startswith(mount + "/"):
+                return str(folder) + text[len(mount) :]
         return text
 
     def _environment(self) -> dict[str, str]:

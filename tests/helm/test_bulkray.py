@@ -24,8 +24,8 @@ def test_its_command_encodes_a_corpus(helm: Path, bundle: Path, tmp_path: Path) 
     (claim / "deep" / "in.jsonl").write_text("".join(f'{{"text": "number {n}"}}\n' for n in range(20)))
     job = one(render(helm, {"bulkRay": {**BULK, "format": "npy", "code": "int8", "shardTexts": 8}}), "RayJob")
     program, *words = shlex.split(job["spec"]["entrypoint"])
-    here = {"/bundle": str(bundle), "auto": "local"}
-    command = [here.get(word, word).replace("/data/", f"{claim}/") for word in words]
+    local_arguments = {"/bundle": str(bundle), "auto": "local"}
+    command = [local_arguments.get(word, word).replace("/data/", f"{claim}/") for word in words]
     answer = subprocess.run(
         [str(Path(sys.executable).parent / program), *command],
         capture_output=True, text=True, timeout=180, check=False, cwd=tmp_path,

@@ -118,9 +118,9 @@ def test_names_stay_short_and_apart(helm: Path) -> None:
     names = ("a" * 20, "a" * 19 + "b")
     values = {"bundles": {name: {**EVERYTHING_FOR_ONE} for name in names}}
     made = render(helm, values, release="r" * 53)
-    told = [(each["kind"], each["metadata"]["name"]) for each in made]
-    assert len(set(told)) == len(told)
-    assert all(len(name) <= 52 for _, name in told)
+    object_names = [(each["kind"], each["metadata"]["name"]) for each in made]
+    assert len(set(object_names)) == len(object_names)
+    assert all(len(name) <= 52 for _, name in object_names)
 
 
 EVERYTHING_FOR_ONE = {"check": {"schedule": "*/10 * * * *"}, "kind": "StatefulSet"}

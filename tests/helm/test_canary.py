@@ -154,10 +154,10 @@ async def compared(objects: list[dict[str, Any]], pods: dict[str, dict[str, Path
             await pod.start()
             addresses[f"http://{deployment['metadata']['name']}:80"] = pod.url
         container = one(objects, "Pod", "-compare")["spec"]["containers"][0]
-        there = {**addresses, "/queries/queries.jsonl": str(queries / "queries.jsonl")}
-        assert set(there) <= set(container["args"])
+        local_arguments = {**addresses, "/queries/queries.jsonl": str(queries / "queries.jsonl")}
+        assert set(local_arguments) <= set(container["args"])
         command = [str(Path(sys.executable).parent / container["command"][0])]
-        command += [there.get(each, each) for each in container["args"]]
+        command += [local_arguments.get(each, each) for each in container["args"]]
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe)
         out, error = await process.communicate()
@@ -173,9 +173,9 @@ def outcome(helm: Path, bundle: Path, new: Path, queries: Path, folder: Path, **
 
 def test_a_good_bundle_is_promoted(helm: Path, bundle: Path, queries: Path, tmp_path: Path) -> None:
     """First weight 0 and the comparison, then a share, then the release takes the bundle and the canary is gone."""
-    code, said = outcome(helm, bundle, bundle, queries, tmp_path, compare={**PLAIN["compare"], "maxLatency": 50})
-    assert code == 0, said
-    assert "NEW may take OLD's place" in said
+    code, output = outcome(helm, bundle, bundle, queries, tmp_path, compare={**PLAIN["compare"], "maxLatency": 50})
+    assert code == 0, output
+    assert "NEW may take OLD's place" in output
     promoted = render(helm, {"bundle": {"pvc": {"claimName": "bundle-2"}}})
     volumes = one(promoted, "Deployment")["spec"]["template"]["spec"]["volumes"]
     assert volumes[0]["persistentVolumeClaim"]["claimName"] == "bundle-2"
@@ -184,12 +184,12 @@ def test_a_good_bundle_is_promoted(helm: Path, bundle: Path, queries: Path, tmp_
 
 def test_a_bad_bundle_is_refused(helm: Path, bundle: Path, coarse: Path, queries: Path, tmp_path: Path) -> None:
     """The damaged bundle starts, becomes ready, passes its own golden texts, and claims to be the same model."""
-    code, said = outcome(helm, bundle, coarse, queries, tmp_path)
-    assert code == 3, said
-    assert "NEW may not take OLD's place" in said
+    code, output = outcome(helm, bundle, coarse, queries, tmp_path)
+    assert code == 3, output
+    assert "NEW may not take OLD's place" in output
 
 
 def test_another_model_is_refused(helm: Path, bundle: Path, stranger: Path, queries: Path, tmp_path: Path) -> None:
-    code, said = outcome(helm, bundle, stranger, queries, tmp_path)
-    assert code == 3, said
-    assert "NEW is another model" in said
+    code, output = outcome(helm, bundle, stranger, queries, tmp_path)
+    assert code == 3, output
+    assert "NEW is another model" in output

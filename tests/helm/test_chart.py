@@ -273,8 +273,8 @@ def test_a_contradiction_is_a_sentence(helm: Path, values: dict[str, Any], sente
 
 
 def test_every_contradiction_is_tried(helm: Path) -> None:
-    said = re.findall(r'fail (?:\(printf )?"', (CHART / "templates" / "_contradictions.tpl").read_text())
-    assert len(said) == len(CONTRADICTIONS), "two have two cases; two version checks follow below"
+    messages = re.findall(r'fail (?:\(printf )?"', (CHART / "templates" / "_contradictions.tpl").read_text())
+    assert len(messages) == len(CONTRADICTIONS), "two messages have two cases, two more are tested below"
     with pytest.raises(Refused, match=r"Kubernetes v?1\.30.* does not support it \(1\.31 or newer is required\)"):
         render(helm, {"service": {"trafficDistribution": "PreferClose"}}, "1.30")
     image = {"bundle": {"source": "image", "image": {"reference": "registry/bundle@sha256:" + "0" * 64}}}

@@ -45,8 +45,8 @@ def test_servers_start_after_it_and_it_waits_for_nothing_of_the_release(helm: Pa
 def test_a_bundle_and_a_re_ranker_in_one_run(helm: Path) -> None:
     ranks = {**FETCH["bundles"][0], "folder": "ranks/v1", "digest": "sha256:" + "e" * 64}
     containers = job(render(helm, {"fetch": {**FETCH, "bundles": [*FETCH["bundles"], ranks]}}))["spec"]["template"]
-    said = [(each["name"], each["args"][3], each["args"][5]) for each in containers["spec"]["containers"]]
-    assert said == [
+    downloads = [(each["name"], each["args"][3], each["args"][5]) for each in containers["spec"]["containers"]]
+    assert downloads == [
         ("pull-0", "/bundle/minilm-1", "sha256:" + "f" * 64), ("pull-1", "/bundle/ranks/v1", "sha256:" + "e" * 64),
     ]  # fmt: skip
 

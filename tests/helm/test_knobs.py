@@ -418,11 +418,11 @@ def test_every_value_says_what_it_is() -> None:
     def missing(schema: dict[str, Any], path: str) -> list[str]:
         found = []
         for key, each in schema.get("properties", {}).items():
-            told = each
-            while "$ref" in told and not told.get("description"):
-                _, where, name = told["$ref"].split("/")
-                told = SCHEMA[where][name]
-            found += [] if told.get("description") else [f"{path}{key}"]
+            described = each
+            while "$ref" in described and not described.get("description"):
+                _, where, name = described["$ref"].split("/")
+                described = SCHEMA[where][name]
+            found += [] if described.get("description") else [f"{path}{key}"]
             found += missing(each, f"{path}{key}.")
         for each in [*schema.get("patternProperties", {}).values(), *filter(None, [schema.get("items")])]:
             found += missing(each, f"{path}*.")

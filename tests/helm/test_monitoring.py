@@ -127,8 +127,8 @@ def test_rules_and_dashboard_ask_for_what_is_there(objects: list[dict[str, Any]]
     rules = json.dumps(one(objects, "PrometheusRule")["spec"])
     rules = re.sub(r'"(description|summary|runbook_url)": "(\\.|[^"])*"', "", rules)
     dashboard = one(objects, "ConfigMap", "-dashboard")["data"]["embedship.json"]
-    asked = set(re.findall(r"\bembedship_[a-z_]+\b", rules)) | set(
+    queried = set(re.findall(r"\bembedship_[a-z_]+\b", rules)) | set(
         re.findall(r"\bembedship_[a-z_]+\b", " ".join(re.findall(r'"expr": "((?:\\.|[^"])*)"', dashboard)))
     )
-    assert len(asked) > 40
-    assert asked - set(scraped) == set()
+    assert len(queried) > 40
+    assert queried - set(scraped) == set()

@@ -82,7 +82,7 @@ def test_a_share_through_an_ingress_is_for_the_controller_that_knows_shares(helm
         render(helm, values)
     idle = render(helm, {**values, "canary": {**CANARY["canary"], "weight": 0}})
     assert [each["metadata"]["name"] for each in idle if each["kind"] == "Ingress"] == ["search-embedship"]
-    said = render(helm, {**values, "canary": {**CANARY["canary"], "nginx": True}})
+    made = render(helm, {**values, "canary": {**CANARY["canary"], "nginx": True}})
     assert (
-        one(said, "Ingress", "-canary")["metadata"]["annotations"]["nginx.ingress.kubernetes.io/canary-weight"] == "10"
+        one(made, "Ingress", "-canary")["metadata"]["annotations"]["nginx.ingress.kubernetes.io/canary-weight"] == "10"
     )

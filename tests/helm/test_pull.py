@@ -36,14 +36,14 @@ def run(container: dict[str, Any], mounts: dict[str, Path]) -> subprocess.Comple
     """Run a container as the kubelet would: rendered command, args and env; local folders only for its mounts."""
     assert {each["mountPath"] for each in container["volumeMounts"]} == set(mounts)
 
-    def here(text: str) -> str:
-        found = next((there for there in mounts if text == there or text.startswith(there + "/")), None)
+    def local_path(text: str) -> str:
+        found = next((mount for mount in mounts if text == mount or text.startswith(mount + "/")), None)
         return str(mounts[found]) + text[len(found) :] if found else text
 
     (program,) = container["command"]
     return subprocess.run(
-        [str(Path(sys.executable).parent / program), *map(here, container["args"])],
-        env={"PATH": os.environ["PATH"], **{each["name"]: here(each["value"]) for each in container["env"]}},
+        [str(Path(sys.executable).parent / program), *map(local_path, container["args"])],
+        env={"PATH": os.environ["PATH"], **{each["name"]: local_path(each["value"]) for each in container["env"]}},
         cwd=mounts["/tmp"], capture_output=True, text=True, timeout=SECONDS, check=False,
     )  # fmt: skip
 
@@ -57,8 +57,8 @@ def test_the_init_container_fetches_what_the_server_serves(
     servers.docker_login(folders["credentials"], registry.port, USER, PASSWORD)
     address = f"oci://127.0.0.1:{registry.port}/team/minilm:v1"
     pushed = servers.embedship("push", bundle, address, "--json", DOCKER_CONFIG=str(folders["credentials"]))
-    said = json.loads(pushed.communicate(timeout=SECONDS)[0])
-    pull = {**FETCHED["bundle"]["pull"], "url": said["source"], "digest": said["digest"], "env": {}}
+    report = json.loads(pushed.communicate(timeout=SECONDS)[0])
+    pull = {**FETCHED["bundle"]["pull"], "url": report["source"], "digest": report["digest"], "env": {}}
     values = {**FETCHED, "bundle": {"source": "oci", "pull": pull}, "server": {"streams": 1, "shadow_rate": 0.0}}
     spec = one(render(helm, values), "Deployment")["spec"]["template"]["spec"]
     (init,) = spec["initContainers"]

@@ -85,8 +85,10 @@ def test_a_typo_is_refused_at_every_level() -> None:
     assert len(CASES) > 60
     validator = Draft7Validator(SCHEMA)
     for name, values in CASES:
-        said = [inner.message for error in validator.iter_errors(values) for inner in (error, *(error.context or ()))]
-        assert any(TYPO in message for message in said), f"{name}.{TYPO} is accepted"
+        messages = [
+            inner.message for error in validator.iter_errors(values) for inner in (error, *(error.context or ()))
+        ]
+        assert any(TYPO in message for message in messages), f"{name}.{TYPO} is accepted"
 
 
 def test_helm_refuses_them_as_well(each_helm: Path) -> None:
@@ -101,8 +103,8 @@ def test_helm_refuses_them_as_well(each_helm: Path) -> None:
         place[TYPO] = 1
     with pytest.raises(Refused) as refused:
         render(each_helm, together)
-    told = len(re.findall(rf"{TYPO}\b", str(refused.value)))
-    assert told == sum(1 for name, _ in CASES if "0" not in name.split("."))
+    count = len(re.findall(rf"{TYPO}\b", str(refused.value)))
+    assert count == sum(1 for name, _ in CASES if "0" not in name.split("."))
 
 
 def test_what_a_parent_chart_and_yaml_need_is_open(each_helm: Path) -> None:
