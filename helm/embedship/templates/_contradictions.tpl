@@ -201,7 +201,7 @@
 {{- fail "canary.weight is set, but neither httpRoute nor ingress is enabled, and a Service cannot split requests by weight: enable one of them, or set canary.weight to 0." -}}
 {{- end -}}
 {{- $new := dict "Chart" .Chart "Values" (deepCopy $v) -}}
-{{- include "embedship.renewed" (dict "values" $new.Values "given" $v.canary) -}}
+{{- include "embedship.applyCanary" (dict "values" $new.Values "canary" $v.canary) -}}
 {{- $old := list $v.bundle $v.index (include "embedship.image" .) -}}
 {{- if eq (toJson $old) (list $new.Values.bundle $new.Values.index (include "embedship.image" $new) | toJson) -}}
 {{- fail "canary.enabled is true, but the canary has the same bundle, index and image as the release, so the comparison would always pass: set canary.bundle, canary.index or canary.image (the fingerprint alone is only an annotation), or set canary.enabled to false." -}}

@@ -51,22 +51,22 @@ matchExpressions:
 {{- mergeOverwrite (deepCopy .Values.commonLabels) $own | toYaml -}}
 {{- end -}}
 
-{{- /* `given`: additional labels for the pods of this component. They cannot override the labels that selectors need. */ -}}
+{{- /* `extra`: additional labels for the pods of this component. They cannot override the labels that selectors need. */ -}}
 {{- define "embedship.podLabels" -}}
 {{- $own := mergeOverwrite (include "embedship.labels" .root | fromYaml) (dict "app.kubernetes.io/component" .component) -}}
-{{- mergeOverwrite (deepCopy .given) $own | toYaml -}}
+{{- mergeOverwrite (deepCopy .extra) $own | toYaml -}}
 {{- end -}}
 
 {{- define "embedship.jobMetadata" -}}
-labels: {{- include "embedship.podLabels" (dict "root" .root "component" (default "job" .component) "given" .root.Values.jobs.podLabels) | nindent 2 }}
+labels: {{- include "embedship.podLabels" (dict "root" .root "component" (default "job" .component) "extra" .root.Values.jobs.podLabels) | nindent 2 }}
 {{- with .root.Values.jobs.podAnnotations }}
 annotations: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
 
-{{- /* Annotations of an object: the common ones, overridden by its own (`given`). */ -}}
+{{- /* Annotations of an object: the common ones, overridden by its own (`extra`). */ -}}
 {{- define "embedship.annotations" -}}
-{{- with mergeOverwrite (deepCopy .root.Values.commonAnnotations) (default dict .given) -}}
+{{- with mergeOverwrite (deepCopy .root.Values.commonAnnotations) (default dict .extra) -}}
 annotations: {{- toYaml . | nindent 2 }}
 {{- end -}}
 {{- end -}}

@@ -29,7 +29,7 @@ rollingUpdate:
 {{- /* Pod template of the Deployment and StatefulSet. */ -}}
 {{- define "embedship.server" -}}
 metadata:
-  labels: {{- include "embedship.podLabels" (dict "root" . "component" (default "server" .component) "given" .Values.podLabels) | nindent 4 }}
+  labels: {{- include "embedship.podLabels" (dict "root" . "component" (default "server" .component) "extra" .Values.podLabels) | nindent 4 }}
   annotations:
     kubectl.kubernetes.io/default-container: server
     {{- with .Values.bundle.fingerprint }}
