@@ -171,7 +171,7 @@ def pod_annotations(api: Cluster) -> dict[str, str]:
 
 
 def test_autoscaled_replicas_are_left_alone(each_helm: Path, tmp_path: Path) -> None:
-    base = [str(CHART), "--namespace", "e", "--set", "autoscaling.enabled=true"]
+    base = [str(CHART), "--namespace", "e", *IMAGE, "--set", "autoscaling.enabled=true"]
     with cluster(each_helm, tmp_path) as (api, helm):
         done(helm("install", "search", *base))
         assert "replicas" not in api.of("Deployment")[NAME]["spec"]
