@@ -401,8 +401,8 @@ def _print_detection(result: dict[str, Any]) -> None:
         padding=(0, 0),
         pad_edge=False,
         title=f"checks that warn without drift, sessions of 1 to 10 (our budget: {result['promised']:.0%});\n"
-        f"at a limit for {result['level']:.0%} false alarms: those of further windows, power with 5 to 20% of a new "
-        "topic, and with the largest known one halved; delay at 10% in queries",
+        f"with a limit for {result['level']:.0%} false alarms: false alarms in further windows, power with 5 to 20% of "
+        "a new topic and with the largest known topic halved; delay in queries at 10%",
     )
     headings = (*(f"x{s}" for s in SESSIONS), "real", "+0%", *(f"+{s:.0%}" for s in SHARES), "half", "delay")
     for heading in ("detector", *headings):
@@ -419,14 +419,14 @@ def _print_detection(result: dict[str, Any]) -> None:
         )
     console.print(table)
     for name, ahead in result["ahead"].items():
-        told = (f"{what} {mean:+.2f} ({low:+.2f} to {high:+.2f})" for what, (mean, low, high) in ahead.items())
-        console.print(f"ahead of {name}: {', '.join(told)}")
+        advantages = (f"{what} {mean:+.2f} ({low:+.2f} to {high:+.2f})" for what, (mean, low, high) in ahead.items())
+        console.print(f"ahead of {name}: {', '.join(advantages)}")
     for size, row in result["promise"].items():
         console.print(f"{row['alarms']} alarms in {row['windows']} windows without drift, sessions of {size}")
     recall = result["recall"]
     console.print(
-        f"a recall fall of {FALL} is found after {recall['median_delay']:.0f} queries (median, goal 400); "
-        f"{recall['alarms_without_fall']} alarms in {recall['run']:,} queries without one"
+        f"a recall drop of {FALL} is detected after {recall['median_delay']:.0f} queries (median, goal 400); "
+        f"{recall['alarms_without_fall']} alarms in {recall['run']:,} queries without a drop"
     )
 
 

@@ -129,7 +129,7 @@ def _screen(
             found[rival.name] = _screened(rival, bundle, tokens, passes)
         except (PeerEnded, OSError, ValueError, subprocess.CalledProcessError) as error:
             absent[rival.name] = _why(rival, error)
-            console.print(f"  left out: {absent[rival.name]}")
+            console.print(f"  skipped: {absent[rival.name]}")
     return found, absent
 
 

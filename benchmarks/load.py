@@ -116,7 +116,7 @@ def _peer(stack: ExitStack) -> tuple[Address | None, str | None]:
     try:
         return stack.enter_context(served.infinity(get_model_path(), WORK / "infinity.log", hardware.streams())), None
     except served.Unavailable as error:
-        console.print(f"Infinity is left out: {error}")
+        console.print(f"Infinity is skipped: {error}")
         return None, str(error)
 
 

@@ -35,15 +35,15 @@ KEPT = {"load": "load-2026-11-24T1311.json", "encode": "encode-2026-11-24T1322.j
 QUERY_TOKENS = 16
 SEED = 0
 ASSUMPTIONS = [
-    "A replica is a machine like the measured one: two cores, int8, and a client that works on the same cores.",
-    "A request is one text; its length is that of the measured run's texts, in turn.",
-    "A batch costs a + b * padded tokens; a request a fixed time of an event loop that does one thing at a time. "
-    "Threads that work at once share the cores evenly.",
-    "Answers of a batch leave together; refusals and connections cost nothing; clients are patient and retry nothing.",
-    "Requests are spread at random (kube-proxy), or to the emptier of two drawn (a proxy with least requests).",
-    "A lost node answers nothing: what it had and what is sent there until it is noticed hangs and is lost.",
+    "A replica is a machine like the measured one: two cores, int8, and a client on the same cores.",
+    "A request is one text. Lengths are those of the measured run's texts, in turn.",
+    "A batch costs a + b * padded tokens. A request costs a fixed time of a single-threaded event loop. "
+    "Active threads share the cores evenly.",
+    "Responses of a batch are sent together. Rejections and connections cost nothing. Clients wait and never retry.",
+    "Requests go to a random replica (kube-proxy), or to the emptier of two random ones (a least-requests proxy).",
+    "A lost node does not respond. Its current requests, and those sent to it until it is noticed, are lost.",
     "Autoscaling: scrape and HPA sync every 15 s, rate over 2 min, tolerance 10%, down after 300 s; a pod takes 20 s "
-    "to its first request, on a node that has room and the image (assumed, not measured).",
+    "to its first request, on a node with free capacity and the image (assumed, not measured).",
 ]
 
 console = Console(width=120)

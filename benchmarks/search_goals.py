@@ -97,4 +97,4 @@ def _goal(name: str, found: float, wanted: float, unit: str) -> Point:
 
 
 def _nothing(name: str) -> Point:
-    return {"goal": name, "met": False, "found": "nothing of ours reaches that recall within those bytes"}
+    return {"goal": name, "met": False, "found": "no embedship index reaches this recall within these bytes"}

@@ -262,7 +262,7 @@ def _print(result: dict[str, Any]) -> None:
     times = ", ".join(f"{name} {value:.1f} ms" for name, value in result["milliseconds"].items())
     console.print(f"{result['requests']:,} requests, {len(result['killed_at'])} workers killed: {times}")
     console.print(f"lost {result['lost']}, wrong {result['wrong']} {result['why'] or ''}")
-    console.print(f"memory at the end to after the first minute: {result['memory_end_to_first_minute']:.3f}")
+    console.print(f"memory at the end relative to the first minute: {result['memory_end_to_first_minute']:.3f}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""benchmarks/drift.py: what cannot be compared is refused before an hour is spent on it."""
+"""benchmarks/drift.py rejects impossible comparisons before the measurement, which takes an hour."""
 
 from __future__ import annotations
 
