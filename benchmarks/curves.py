@@ -21,7 +21,7 @@ def write(path: Path, points: Sequence[dict[str, Any]]) -> None:
     ours = [name for name in names if any(p["ours"] for p in shown if p["name"] == name)]
     colours = {n: _COLOURS[i % len(_COLOURS)] for i, n in enumerate(ours)}
     colours |= {n: _GREYS[i % len(_GREYS)] for i, n in enumerate(n for n in names if n not in ours)}
-    parts = _plot(shown, colours, 0, "queries a second, one thread", lambda p: p["queries_per_second"]["median"])
+    parts = _plot(shown, colours, 0, "queries per second, one thread", lambda p: p["queries_per_second"]["median"])
     parts += _plot(shown, colours, _WIDTH, "hot bytes a vector", lambda p: p["hot_bytes"])
     for place, (name, colour) in enumerate(colours.items()):
         y = _TOP + 18 * place

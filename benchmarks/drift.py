@@ -163,13 +163,13 @@ def _refuse(arguments: argparse.Namespace, kept: dict[str, Any], now: dict[str, 
     measured = {*(arguments.detectors or NAMES), *kept.get("detectors", {})}
     if arguments.only != Part.COST and OURS not in measured:
         raise SystemExit(
-            f"the others are compared with {OURS}, which is not among --detectors: name it, too, or --merge a kept "
-            "result that holds it"
+            f"the comparison needs {OURS}, which is not among --detectors: add it, or --merge a kept result that "
+            "contains it"
         )
     elsewhere = {name for name, each in _circumstances(kept, now).items() if each["machine"] != now["machine"]}
     if arguments.only != Part.COST and elsewhere - {*(arguments.detectors or NAMES)}:
         raise SystemExit(
-            "the kept result is of another machine, where the windows are others: measure every detector here"
+            "the kept result is from another machine with other windows: measure all detectors on this machine"
         )
 
 

@@ -275,7 +275,7 @@ def _plot(result: dict[str, Any]) -> None:
         speeds.append(drawing.Bar(name, speed, f"{speed:,.0f}, cosine {row['cosine_mean']:.4f}", False))
     record.RESULTS.mkdir(exist_ok=True)
     place = WORK / "encode-quick.svg" if result["quick"] else record.RESULTS / "encode.svg"
-    drawing.write(place, [("Tokens a second, ragged text (peers on the sample, at their best batch)", speeds)])
+    drawing.write(place, [("Tokens per second, texts of varying length (peers: sample, best batch)", speeds)])
 
 
 if __name__ == "__main__":

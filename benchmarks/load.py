@@ -349,9 +349,9 @@ def _plot(result: dict[str, Any]) -> None:
     drawing.write(
         (WORK if result["quick"] else record.RESULTS) / name,
         [
-            ("Good answers a second", bars("requests_per_second", "/s", rows)),
+            ("Good responses per second", bars("requests_per_second", "/s", rows)),
             ("p99, from the moment a request was due", bars("p99_ms", "ms", rows)),
-            ("Tokens a second at 32 texts a request", speeds),
+            ("Tokens per second at 32 texts per request", speeds),
         ],
     )
 

@@ -219,7 +219,7 @@ def _plot(result: dict[str, Any], name: str) -> None:
         WORK / f"{name}-quick.svg" if result["quick"] else record.RESULTS / f"{name}.svg",
         [
             ("Measured and simulated, one machine", against),
-            ("Simulated p99 at 10,000 queries a second" if not result["quick"] else "Simulated p99", tails),
+            ("Simulated p99 at 10,000 queries per second" if not result["quick"] else "Simulated p99", tails),
             ("Simulated: requests lost with one node", losses),
             ("Simulated: seconds with a request above 100 ms, load tripled at once", slow),
         ],
