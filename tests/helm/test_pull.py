@@ -109,7 +109,7 @@ def test_two_bundles_on_one_claim_do_not_meet(helm: Path) -> None:
 
 
 @pytest.mark.parametrize(("source", "url"), [
-    ("s3", "s3://models/minilm"), ("http", "https://files.example/minilm/"), ("hf", "hf://team/minilm@v1"),
+    ("s3", "s3://models/minilm"), ("hf", "hf://team/minilm@v1"),
 ])  # fmt: skip
 def test_other_credentials_are_variables(helm: Path, source: str, url: str) -> None:
     pull = {**FETCHED["bundle"]["pull"], "url": url, "env": {"AWS_REGION": "eu-central-1"}}
