@@ -1,4 +1,4 @@
-"""The model alone: batches made beforehand, on as many threads as its engine has streams."""
+"""Runs only the model: prepared batches, on one thread per engine stream."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def batches(encoder: Encoder, texts: Sequence[str]) -> list[Batch]:
 
 
 def seconds(encoder: Encoder, made: Sequence[Batch]) -> float:
-    """What it takes to compute them."""
+    """Return the seconds to compute all batches."""
     with ThreadPoolExecutor(encoder.engine.streams) as threads:
         return timed(lambda: list(threads.map(encoder.engine.encode, made)))
 

@@ -1,4 +1,4 @@
-"""The chart's autoscaling by KEDA, in virtual time, by the rules of Prometheus, KEDA and the HPA behind it."""
+"""Simulates the chart's KEDA autoscaling in virtual time, with the rules of Prometheus, KEDA and its HPA."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from simulation import Costs, Events, Load, Replica
 
 
 class Rule(NamedTuple):
-    """Autoscaling as the chart sets it, and as Kubernetes' defaults leave it; seconds. `start` is assumed."""
+    """Autoscaling parameters of the chart and Kubernetes' defaults. Times in seconds. `start` is assumed."""
 
     threshold: float = 2.0  # autoscaling.keda.waitingRequests
     least: int = 2
     most: int = 8
     scrape: float = 15.0  # metrics.serviceMonitor.interval
-    window: float = 120.0  # of the rate() in the ScaledObject's query
+    window: float = 120.0  # range of rate() in the ScaledObject's query
     sync: float = 15.0  # --horizontal-pod-autoscaler-sync-period
     tolerance: float = 0.1  # --horizontal-pod-autoscaler-tolerance
     down: float = 300.0  # autoscaling.downSeconds
-    start: float = 20.0  # from the decision to the first request, on a node that has room and the image
+    start: float = 20.0  # from the decision to the first request, on a node with free capacity and the image
 
 
 class Autoscaler:
-    """Scrapes the queue's seconds, and starts and drains replicas by sum(rate(embedship_queue_seconds_sum))."""
+    """Autoscaler: scrapes the queue seconds and scales replicas by sum(rate(embedship_queue_seconds_sum))."""
 
     def __init__(self, events: Events, cluster: Cluster, rule: Rule, seconds: float) -> None:
         self._events, self._cluster, self._rule, self._seconds = events, cluster, rule, seconds
@@ -43,7 +43,7 @@ class Autoscaler:
         self._again(self._rule.scrape, self._scrape)
 
     def waiting(self) -> float:
-        """Requests that wait at any moment, as rate() sees them: a young series is extrapolated by one interval."""
+        """Return the mean number of waiting requests as rate() does: a new series is extrapolated by one interval."""
         rule, found = self._rule, 0.0
         for samples in self._samples.values():
             while samples and samples[0][0] <= self._events.now - rule.window:
@@ -59,14 +59,14 @@ class Autoscaler:
         self._again(self._rule.sync, self._sync)
 
     def _desired(self) -> int:
-        """The HPA's own sum for an AverageValue, at most four pods more, or twice as many, at a time."""
+        """Return the HPA's replicas for an AverageValue. One step adds at most four pods or doubles their number."""
         size, load = self._cluster.size, self.waiting() / self._rule.threshold
         if abs(load / size - 1) <= self._rule.tolerance:
             return size
         return min(max(math.ceil(load), self._rule.least), self._rule.most, max(size + 4, size * 2))
 
     def _stabilised(self, desired: int) -> int:
-        """Not fewer than was wanted at any time in the last `down` seconds."""
+        """Return at least the highest recommendation of the last `down` seconds."""
         now = self._events.now
         self._wanted.append((now, desired))
         while self._wanted[0][0] < now - self._rule.down:
@@ -92,7 +92,7 @@ class Scaled(NamedTuple):
 
     @property
     def replica_seconds(self) -> float:
-        """What was paid for until requests stopped coming."""
+        """Return the replica time used until the last request arrived."""
         ends = [moment for moment, _ in self.sizes[1:]] + [self.load.seconds]
         return sum(
             (min(end, self.load.seconds) - began) * size for (began, size), end in zip(self.sizes, ends, strict=True)
@@ -102,7 +102,7 @@ class Scaled(NamedTuple):
 def autoscaled(
     costs: Costs, lengths: Sequence[int], spans: Sequence[Span], rule: Rule, *, choices: int = 1, seed: int = 0
 ) -> Scaled:
-    """From the least replicas on."""
+    """Run the simulation from the minimum number of replicas."""
     events, seconds = Events(), sum(span.seconds for span in spans)
     cluster = Cluster(events, costs, rule.least, choices=choices, seed=seed)
     cluster.feed(arrivals(spans, seed), lengths)

@@ -1,4 +1,4 @@
-"""The bundle that benchmarks run: all-MiniLM-L6-v2, calibrated on the texts that the peers are calibrated on."""
+"""The bundle for benchmarks: all-MiniLM-L6-v2, calibrated on the same texts as the peers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from embedship.errors import EmbedshipError
 
 
 def made(work: Path) -> Path:
-    """The folder, exported anew if it is not whole or was made by another commit."""
+    """Return the bundle folder. Exports it again if it is incomplete or was made by another commit."""
     folder, corpus, stamp = work / "bundle", work / "corpus.jsonl", work / "bundle.commit"
     commit = record.commit()
     try:

@@ -1,8 +1,8 @@
-"""The chart as scanners see it: checkov's share of passed checks, Trivy's findings, on default values and with GPUs.
+"""Scans the chart: share of passed checkov checks and Trivy findings, with the default values and with GPUs.
 
     python benchmarks/chart.py
 
-Both scanners live in a venv of their own. Exits 1 below 95%, or with a finding that Trivy calls HIGH or CRITICAL.
+Both scanners run in their own venv. The exit code is 1 below 95%, or if Trivy has a HIGH or CRITICAL finding.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SEVERE = ("HIGH", "CRITICAL")
 
 
 def scan(values: list[str], scanners: Path, folder: Path) -> dict[str, Any]:
-    """Of the rendered manifests; a namespace is given, as an install has one."""
+    """Scan the rendered manifests. They have a namespace, as in an install."""
     sets = [part for value in values for part in ("--set", value)]
     command = [fetched("helm"), "template", "search", CHART, "--namespace", "embeddings", *sets]
     (folder / "chart.yaml").write_text(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
@@ -41,7 +41,7 @@ def fetched(tool: str) -> str:
 
 def checkov(folder: Path, scanners: Path) -> dict[str, Any]:
     command = [scanners / "checkov", "--directory", folder, "--framework", "kubernetes", "--output", "json"]
-    # It exits 1 with every failed check, and 0 where it found nothing to look at.
+    # checkov exits with 1 if any check fails, and with 0 if it found nothing to scan.
     answer = json.loads(subprocess.run(command, capture_output=True, text=True, check=False).stdout)
     passed, failed = answer["summary"]["passed"], answer["summary"]["failed"]
     assert passed > 100, "it looked at less than the chart"

@@ -1,9 +1,9 @@
-"""What churn costs: recall@10 and the p99 of searches while 1% of the documents go and 1% come each minute.
+"""Cost of churn: recall@10 and search p99 while 1% of the documents are deleted and 1% are added per minute.
 
-Real sentences of MedQuAD's answers where they are (else Python's documentation), a fifth of them held back to come
-later; its questions as queries. In turn: 20 seconds of an index that nobody touches, and a minute of one that is
-written to and compacted as `embedship serve --writable` does it. Searches arrive at a steady pace and are timed from
-when they should have begun. Vectors are computed beforehand: this is about the index, and not the model.
+The documents are sentences of MedQuAD's answers if available (else Python's documentation); one fifth is added later.
+Its questions are the queries. Phases alternate: 20 seconds with a static index, and one minute with an index that is
+written to and compacted as in `embedship serve --writable`. Searches arrive at a constant rate and are timed from
+their scheduled start. Vectors are computed in advance, because this measures the index and not the model.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ from embedship.serve.service.collection import Collection
 from embedship.serve.settings import Settings
 
 K = 10
-STATIC = 1 / 3  # of a churned phase: 1,000 searches are enough for a p99
-PACE = 50  # searches a second
-COME = 0.2  # of the texts are not in the index at first
-JUDGED = 200  # queries for recall
+STATIC = 1 / 3  # fraction of a churn phase: 1,000 searches are enough for a p99
+PACE = 50  # searches per second
+COME = 0.2  # fraction of the texts that is not in the index at first
+JUDGED = 200  # number of queries for recall
 
 
 class World(NamedTuple):
     texts: list[str]
-    vectors: Vectors  # of the texts
+    vectors: Vectors  # vectors of the texts
     queries: Vectors
-    size: int  # of the index: the first so many texts
+    size: int  # number of texts in the index at first
 
 
 def main() -> None:
@@ -78,7 +78,7 @@ def _phases(
     static: Collection, shelf: Collection, live: MutableIndex, world: World, minutes: int, seconds: float
 ) -> list[dict[str, Any]]:
     churn, phases = Churn(live, world), []
-    _search(static, world, min(seconds, 2.0))  # warm
+    _search(static, world, min(seconds, 2.0))  # warm-up
     for minute in range(minutes):
         quiet = _search(static, world, seconds * STATIC)
         with churn.running(seconds, minute):
@@ -97,7 +97,7 @@ def _phases(
 
 
 class Churn:
-    """Deletes and puts, one transaction a second, spread over each minute."""
+    """Deletes and adds documents: one transaction per second, spread evenly over each minute."""
 
     def __init__(self, live: MutableIndex, world: World) -> None:
         self.results: list[CompactionResult] = []
@@ -110,7 +110,7 @@ class Churn:
 
     @contextmanager
     def running(self, seconds: float, minute: int) -> Iterator[None]:
-        self.seconds.clear()  # those of each phase, as its searches
+        self.seconds.clear()  # keep only the times of the current phase
         stop = Event()
         thread = Thread(target=self._run, args=(seconds, stop))
         thread.start()
@@ -146,7 +146,7 @@ class Churn:
 
 
 def _search(shelf: Collection, world: World, seconds: float) -> list[float]:
-    """Seconds from when each search was due until its documents were there."""
+    """Return seconds per search from its scheduled start to its result."""
     taken, began, count = [], time.perf_counter(), round(seconds * PACE)
     for turn in range(count):
         due = began + turn / PACE
@@ -204,7 +204,7 @@ def _kept(encoder: Encoder, name: str, texts: list[str]) -> Vectors:
 
 
 def _index(encoder: Encoder, world: World) -> Path:
-    """Built by the command that users run, of the kind that it takes by itself."""
+    """Build the index with the users' command, with its default kind."""
     out = WORK / f"churn-{world.size}-{encoder.bundle.fingerprint[:12]}"
     if not out.exists():
         lines = WORK / "churn.jsonl"

@@ -1,4 +1,4 @@
-"""Replicas behind a Service in virtual time: steady and bursty arrivals, and a node that is lost."""
+"""Simulates replicas of a Service in virtual time: steady and bursty arrivals, and a lost node."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from simulation import Costs, Events, Load, Replica, Request
 
 
 class Span(NamedTuple):
-    """So many requests a second for so long."""
+    """Span: a rate in requests per second and a duration in seconds."""
 
     seconds: float
     rate: float
 
 
 def arrivals(spans: Sequence[Span], seed: int) -> Iterator[float]:
-    """Moments of a Poisson stream whose rate changes from span to span, ascending."""
+    """Return the ascending arrival times of a Poisson process whose rate changes per span."""
     began = 0.0
     for number, span in enumerate(spans):
         yield from (began + moment for moment in poisson(span.rate, span.seconds, seed * 1_000 + number))
@@ -28,9 +28,10 @@ def arrivals(spans: Sequence[Span], seed: int) -> Iterator[float]:
 
 
 def bursts(seconds: float, rate: float, peak: float, mean: float, seed: int) -> list[Span]:
-    """Spans of `peak` times the rate, a quarter of the time, and of less between, each `mean` seconds on average.
+    """Return alternating spans: `peak` times the rate for a quarter of the time, and a lower rate otherwise.
 
-    Poisson within a span, so a Markov-modulated Poisson process; over a long time the rate is `rate`.
+    A span lasts `mean` seconds on average. With Poisson arrivals this is a Markov-modulated Poisson process with the
+    long-run rate `rate`.
     """
     generator, spans, left, high = np.random.default_rng(seed), [], seconds, False
     low = (1 - peak / 4) / (3 / 4)
@@ -42,13 +43,13 @@ def bursts(seconds: float, rate: float, peak: float, mean: float, seed: int) -> 
 
 
 class Cluster:
-    """Requests go to a ready replica at random, or to the emptier of `choices` drawn at random. Nothing is retried."""
+    """Sends each request to a random ready replica, or to the emptier of `choices` random ones. No retries."""
 
     def __init__(self, events: Events, costs: Costs, replicas: int, *, choices: int = 1, seed: int = 0) -> None:
         self.ready: list[Replica] = []
         self.starting = 0
         self.requests: list[Request] = []
-        self.sizes: list[tuple[float, int]] = []  # seconds, replicas paid for
+        self.sizes: list[tuple[float, int]] = []  # (seconds, number of paid replicas)
         self._events, self._costs, self._choices = events, costs, choices
         self._random = random.Random(seed)
         for _ in range(replicas):
@@ -59,23 +60,23 @@ class Cluster:
         return len(self.ready) + self.starting
 
     def feed(self, moments: Iterator[float], lengths: Sequence[int]) -> None:
-        """Have requests come at these moments, with texts in turn."""
+        """Schedule requests at these times; the texts are used in turn."""
         if (moment := next(moments, None)) is not None:
             self._events.at(moment, partial(self._arrive, moments, lengths))
 
     def start(self, seconds: float) -> None:
-        """A pod that takes requests after so long."""
+        """Start a pod that accepts requests after `seconds`."""
         self.starting += 1
         self._note()
         self._events.at(self._events.now + seconds, self._started)
 
     def drain(self) -> None:
-        """The youngest gets no more requests, and answers those that it has."""
+        """Drain the newest replica: it gets no new requests and finishes its current ones."""
         self.ready.pop()
         self._note()
 
     def lose(self, noticed: float, replaced: float) -> None:
-        """The oldest is dead; requests still go there until it is noticed. Seconds, both from now."""
+        """Kill the oldest replica. Requests still go to it until the failure is noticed. Times in seconds from now."""
         lost = self.ready[0]
         lost.die()
         self._events.at(self._events.now + noticed, partial(self.ready.remove, lost))
@@ -103,7 +104,7 @@ class Cluster:
 def steady(
     costs: Costs, lengths: Sequence[int], spans: Sequence[Span], replicas: int, *, choices: int = 1, seed: int = 0
 ) -> Load:
-    """A fixed number of replicas."""
+    """Run a fixed number of replicas."""
     events = Events()
     cluster = Cluster(events, costs, replicas, choices=choices, seed=seed)
     cluster.feed(arrivals(spans, seed), lengths)
@@ -123,7 +124,7 @@ def bereft(
     choices: int = 1,
     seed: int = 0,
 ) -> Load:
-    """A node is lost so many seconds after the start, noticed and replaced so many after that."""
+    """Run with a node loss: seconds from the start to the loss, and from the loss to its detection and replacement."""
     events = Events()
     cluster = Cluster(events, costs, replicas, choices=choices, seed=seed)
     cluster.feed(arrivals([span], seed), lengths)

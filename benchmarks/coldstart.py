@@ -1,10 +1,10 @@
-"""Cold start: from the start of the process to the first 200 of /ready, and to the first right vector.
+"""Cold start time: from process start to the first 200 from /ready, and to the first correct vector.
 
-Once with the files in the page cache, as a container that is started again, and once without, as on a new node: they
-are dropped (posix_fadvise), and how much of them really went is measured, for other processes may hold them. A vector
-is right if its cosine to the checkpoint's is at least the bundle's floor. Servers get two cores.
+Measured with the files in the page cache (a restarted container) and without them (a new node). For the latter the
+pages are dropped with posix_fadvise, and the share of dropped pages is measured, because other processes may keep them.
+A vector is correct if its cosine to the checkpoint's vector is at least the bundle's floor. Servers get two cores.
 
-The bundle exported for it has no drift reference, and no index is served, unless --reference and --index name them.
+The exported bundle has no drift reference and the server has no index, unless --reference and --index are given.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ console = Console(width=100)
 
 
 class Question(NamedTuple):
-    """A golden text, its (dim,) vector from the checkpoint, and the cosine below which an answer is wrong."""
+    """A golden text, its (dim,) vector from the checkpoint, and the minimum cosine of a correct vector."""
 
     text: str
     vector: Vectors
@@ -54,9 +54,9 @@ class Question(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Seconds since the process was started; `said` is what the server says, from the first line of its own code.
+    """Seconds since process start. `said` is the server's own figure, from the first line of its code.
 
-    `cpu` is computing time until it was ready, of all its threads: that does not grow with the load of the machine.
+    `cpu` is the CPU time of all threads until the server was ready. It does not depend on the machine's load.
     """
 
     ready: float
@@ -66,7 +66,7 @@ class Start(NamedTuple):
 
 
 class Served(NamedTuple):
-    """What a server is started with."""
+    """Files that a server is started with."""
 
     bundle: Path
     reference: Path | None
@@ -79,7 +79,7 @@ class Served(NamedTuple):
 
     @property
     def files(self) -> list[Path]:
-        """All that a start may read of them."""
+        """Return every file that a start may read."""
         places = [place for place in self if place]
         return [path for place in places for path in (place.rglob("*") if place.is_dir() else [place])]
 
@@ -99,9 +99,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=9)
     parser.add_argument("--bundle", type=Path, help="default: all-MiniLM-L6-v2, exported once")
-    parser.add_argument("--reference", type=Path, help="a drift reference to serve with (default: the bundle's)")
-    parser.add_argument("--index", type=Path, help="an index to serve with (default: none)")
-    parser.add_argument("--quick", action="store_true", help="two runs of each, to see that it works; not kept")
+    parser.add_argument("--reference", type=Path, help="drift reference to serve with (default: the bundle's)")
+    parser.add_argument("--index", type=Path, help="index to serve with (default: none)")
+    parser.add_argument("--quick", action="store_true", help="smoke test: two runs of each; the result is not kept")
     options = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
     served = Served(options.bundle or bundled.made(WORK), options.reference, options.index)
@@ -113,7 +113,7 @@ def main() -> None:
 
 
 def _measure(served: Served, runs: int) -> dict[str, Any]:
-    """Cold and warm in turn, so that what else the machine does meets both."""
+    """Alternate cold and warm starts, so that other load on the machine affects both."""
     question = _question(Bundle.open(served.bundle))
     files = _read_by_a_server(served)
     cold, warm, dropped = [], [], []
@@ -133,7 +133,7 @@ def _question(bundle: Bundle) -> Question:
 
 
 def _read_by_a_server(served: Served) -> list[Path]:
-    """Modules, libraries and weights: what a running one has mapped, and the modules that its code loads."""
+    """Return modules, libraries and weights: the mapped files of a running server and the modules it loads."""
     code = "import sys, embedship.serve.main, openvino, onnxruntime, tokenizers, scipy.stats\n"
     code += "for m in list(sys.modules.values()): print(getattr(m, '__cached__', None), getattr(m, '__file__', None))"
     loaded = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True).stdout
@@ -156,7 +156,7 @@ def _start(served: Served, question: Question) -> Start:
 
 @contextmanager
 def _server(served: Served) -> Iterator[Running]:
-    """As a container starts it; on the first cores that this process may use."""
+    """Start the server as a container would, on the first cores available to this process."""
     port, log = free_port(), WORK / "serve.log"
     cores = sorted(os.sched_getaffinity(0))[:CORES]
     command = [
@@ -183,11 +183,11 @@ def _server(served: Served) -> Iterator[Running]:
 
 
 def _until(done: Callable[[], bool]) -> float:
-    """The moment at which it was."""
+    """Wait until `done()` is true and return the time."""
     end = time.perf_counter() + LIMIT_SECONDS
     while not done():
         if time.perf_counter() > end:
-            raise SystemExit(f"not within {LIMIT_SECONDS:.0f} s; the server says:\n{(WORK / 'serve.log').read_text()}")
+            raise SystemExit(f"not ready within {LIMIT_SECONDS:.0f} s; server log:\n{(WORK / 'serve.log').read_text()}")
         time.sleep(POLL_SECONDS)
     return time.perf_counter()
 
@@ -202,12 +202,12 @@ def _right(port: int, question: Question) -> bool:
         return False
     cosine = float(np.dot(np.asarray(answer[0], dtype=np.float32), question.vector))
     if cosine < question.floor:
-        raise SystemExit(f"a wrong vector: cosine {cosine:.5f} to the checkpoint's, the floor is {question.floor}")
+        raise SystemExit(f"wrong vector: cosine {cosine:.5f} to the checkpoint's, the floor is {question.floor}")
     return True
 
 
 def _ask(port: int, method: str, path: str, body: object = None) -> Any:
-    """The answer to a 200; None while there is none."""
+    """Return the response if its status is 200, else None."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         connection.request(method, path, json.dumps(body) if body else None)
@@ -229,11 +229,11 @@ def _print(result: dict[str, Any]) -> None:
         ready, vector = (result[cache][f"{name}_seconds"] for name in ("ready", "vector"))
         console.print(
             f"{cache} page cache: ready after {ready['median']:.2f} s ({ready['lowest']:.2f} to "
-            f"{ready['highest']:.2f}), first right vector after {vector['median']:.2f} s, "
-            f"{result[cache]['cpu_seconds']['median']:.2f} s of computing"
+            f"{ready['highest']:.2f}), first correct vector after {vector['median']:.2f} s, "
+            f"{result[cache]['cpu_seconds']['median']:.2f} s of CPU time"
         )
     share = result["cold"]["dropped_share"]["median"]
-    console.print(f"of the files' pages {share:.0%} were dropped; load of the machine {result['load']:.1f}")
+    console.print(f"{share:.0%} of the files' pages were dropped; machine load {result['load']:.1f}")
     console.print(f"goal: ready within {GOAL_SECONDS:g} s, warm: {'met' if result['met'] else 'missed'}")
 
 

@@ -1,7 +1,7 @@
-"""A cross-encoder for MedQuAD, trained here: MiniLM's weights and a new head, on questions that nobody is tested on.
+"""Trains a cross-encoder for MedQuAD: MiniLM's weights with a new head, on questions outside the test set.
 
-For each question its answer, and answers that MiniLM finds near it but are not it; the model learns to tell them apart
-(softmax over the scores of one question's passages). Seeded; bfloat16 where the CPU has it.
+Each question has its answer and hard negatives: wrong answers that MiniLM ranks high. The loss is a softmax over the
+scores of one question's passages. Seeded. Uses bfloat16 if the CPU supports it.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import torch
 from transformers import AutoTokenizer, BertForSequenceClassification, get_linear_schedule_with_warmup
 
 MOST_TOKENS = 192
-QUESTIONS = 8  # in a step
+QUESTIONS = 8  # per training step
 RATE = 5e-5
 
 
 class Lesson(NamedTuple):
-    """A question, and passages of which the first answers it."""
+    """A question and its passages. The first passage is the answer."""
 
     question: str
     passages: list[str]
 
 
 def train(base: Path, lessons: Sequence[Lesson], out: Path, said: Callable[[str], object]) -> dict[str, Any]:
-    """One pass over the lessons; the checkpoint is `out`. Says what it did."""
+    """Train one epoch, save the checkpoint to `out` and return a summary."""
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(str(base))
     tokenizer.model_max_length = MOST_TOKENS

@@ -1,4 +1,4 @@
-"""Recall against speed and against memory, as SVG without a library."""
+"""Draws recall against speed and against memory as SVG, without a library."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any
 _WIDTH, _HEIGHT, _LEFT, _TOP, _KEY = 520, 360, 60, 40, 190
 _COLOURS = ("#1f6feb", "#0a7", "#8250df", "#bf3989", "#0550ae", "#1b7c83", "#3fb950")
 _GREYS = ("#d1242f", "#9a6700", "#57606a", "#bc4c00", "#8b949e", "#6e7781")
-_LOWEST = 0.85  # what finds less is of no use, and would press the rest together
+_LOWEST = 0.85  # lower recall is not useful and would compress the rest of the plot
 
 
 def write(path: Path, points: Sequence[dict[str, Any]]) -> None:
-    """Two plots side by side, and a legend; below 0.85 of recall nothing is drawn."""
+    """Return an SVG with two plots and a legend. Points below a recall of 0.85 are omitted."""
     shown = [point for point in points if point["recall"] >= _LOWEST]
     names = list(dict.fromkeys(point["name"] for point in shown))
     ours = [name for name in names if any(p["ours"] for p in shown if p["name"] == name)]
     colours = {n: _COLOURS[i % len(_COLOURS)] for i, n in enumerate(ours)}
     colours |= {n: _GREYS[i % len(_GREYS)] for i, n in enumerate(n for n in names if n not in ours)}
-    parts = _plot(shown, colours, 0, "queries a second, one thread", lambda p: p["queries_per_second"]["median"])
+    parts = _plot(shown, colours, 0, "queries per second, one thread", lambda p: p["queries_per_second"]["median"])
     parts += _plot(shown, colours, _WIDTH, "hot bytes a vector", lambda p: p["hot_bytes"])
     for place, (name, colour) in enumerate(colours.items()):
         y = _TOP + 18 * place

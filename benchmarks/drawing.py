@@ -1,4 +1,4 @@
-"""Bars as SVG, without a library: what a run measured, at a glance."""
+"""Draws bar charts of a benchmark result as SVG, without a library."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Bar(NamedTuple):
 
 
 def write(path: Path, groups: Sequence[tuple[str, Sequence[Bar]]]) -> None:
-    """Groups of horizontal bars, each with a title and a scale of its own from zero."""
+    """Return an SVG with groups of horizontal bars. Each group has a title and its own scale from zero."""
     parts: list[str] = []
     y = 10
     for title, bars in groups:

@@ -1,15 +1,15 @@
-"""False alarms, power, delay and cost of our drift test and of the peers', and of the recall alarm. Seeded.
+"""False alarms, power, delay and cost of our drift test, of the peers' tests, and of the recall alarm. Seeded.
 
-Every detector sees the same windows. Without drift: how often it warns by its own rule, for independent queries and for
-sessions of related ones. With a new topic: power and delay at one rate of false alarms, each detector's score being
-held against its own scores without drift. One fitted detector gives all the scores of a topic: what it draws when it is
-fitted (kernel centres, a regularisation) changes their scale, and a limit holds for no other. What the limit lets
-through of further windows without drift is measured beside the power. Whether we are behind a peer is said of the
-differences topic by topic, with a 95% interval (Student's t over the topics: windows of one topic are alike).
+Every detector gets the same windows. Without drift: the rate of warnings by the detector's own rule, for independent
+queries and for sessions of related queries. With a new topic: power and delay at a fixed false-alarm rate; the limit
+comes from the same detector's scores without drift. One fitted detector computes all scores of a topic, because the
+random choices of a fit (kernel centres, a regularisation) change the scale of the scores, so a limit is valid for this
+fit only. The false-alarm rate at the limit is also measured on further windows without drift. The comparison with a
+peer uses the differences per topic with a 95% interval (Student's t over topics, because windows of a topic are
+correlated).
 
-`--quick` does the same with fewer windows. `--detectors NAME ...` measures these alone. `--merge RESULT` adds what is
-measured to a copy of a kept result: `--only cost` the times, on a quiet machine, `--detectors` further rows of the same
-windows.
+`--quick` uses fewer windows. `--detectors NAME ...` measures only these. `--merge RESULT` adds the measurements to a
+copy of a kept result: `--only cost` adds times (on an idle machine), `--detectors` adds rows for the same windows.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ WORK = Path(__file__).parents[1] / ".bench"
 SESSIONS, SHARES = (1, 2, 5, 10), (0.05, 0.1, 0.2)
 REFERENCE, WINDOW, STEP = 1_000, 500, 100
 DELAY_SHARE = 0.1
-LEVEL = 0.05  # false alarms at which power and delay are compared
+LEVEL = 0.05  # false-alarm rate at which power and delay are compared
 INTERVAL = 60.0
-BUDGET = FalseAlarms(1, 100 * INTERVAL)  # one in 100 checks: few enough to promise, many enough to count
+BUDGET = FalseAlarms(1, 100 * INTERVAL)  # one in 100 checks: low enough to be useful, high enough to be measured
 OURS = "embedship"
-PEERS = {  # the script, and which of its detectors
+PEERS = {  # script and detector name
     **{
         f"evidently {name}": ("drift_evidently", name)
         for name in ("mmd", "mmd_bootstrap", "model", "distance", "ratio")
@@ -59,14 +59,14 @@ PEERS = {  # the script, and which of its detectors
 }
 NAMES = (OURS, "the 10% rule", *PEERS)
 FALL, BASELINE = 0.03, 0.97
-FADED = "faded"  # a known topic asked for half as often
-VERDICTS = 8  # windows without drift of each topic on which detectors decide for themselves: some take a second
+FADED = "faded"  # a known topic becomes half as frequent
+VERDICTS = 8  # windows without drift per topic for the detectors' own decisions; some take a second each
 
 console = Console()
 
 
 class Verdicts(NamedTuple):
-    """Of each window: score, whether the detector warns by its own rule; and seconds for one."""
+    """Per window: the score and the detector's own decision. Also the seconds per window."""
 
     scores: np.ndarray
     drift: np.ndarray
@@ -77,30 +77,30 @@ Detect = Callable[[Scene], Verdicts]
 
 
 class Part(StrEnum):
-    """cost: what depends on the clock; detection: what does not, and may be measured beside other work."""
+    """Part: cost measures time; detection does not, so other work may run at the same time."""
 
     COST = "cost"
     DETECTION = "detection"
 
 
 class Sizes(NamedTuple):
-    topics: int  # of each source
-    silent: int  # windows without drift, for each length of session
-    promise: int  # the same for our own promise, ten to a reference: 1% is not seen in a few
-    limit: int  # windows without drift that the limit is taken from
-    drifted: int  # windows for each share of a new topic, with a known one fading, and further ones without drift
+    topics: int  # per source
+    silent: int  # windows without drift, per session length
+    promise: int  # the same for our own false-alarm budget, ten per reference; a rate of 1% needs many windows
+    limit: int  # windows without drift that determine the limit
+    drifted: int  # windows per share of a new topic, with a fading topic, and further ones without drift
     onsets: int
-    streams: int  # of recall
-    run: int  # queries without a fall, to measure the average run length
+    streams: int  # number of recall streams
+    run: int  # queries without a recall drop, for the average run length
 
 
 QUICK, FULL = Sizes(1, 2, 10, 4, 3, 1, 20, 20_000), Sizes(3, 12, 200, 40, 16, 4, 200, 1_000_000)
 
 
 def mean_shift(pool: PooledSample, *, permutations: int = PERMUTATIONS, seed: int = 0) -> TwoSample:
-    """Test |mean of reference - mean of current|^2: 15 ms for 1,000 against 1,000 x 384 and 199 permutations.
+    """Permutation test of |mean of reference - mean of current|^2. 15 ms for 1,000 x 384 each and 199 permutations.
 
-    Not standardised by dimension: embeddings share one scale. Map both samples by a Metric first to weigh directions.
+    Dimensions are not standardised because embeddings share one scale. To weight directions, map both samples first.
     """
     sums, sizes = totals(pool.rows - pool.rows.mean(axis=0), pool.session)
     all_sums, all_sizes = sums.sum(axis=0), sizes.sum()
@@ -150,12 +150,12 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a few windows each: does it run?")
-    parser.add_argument("--no-peers", action="store_true", help="without Evidently and Alibi Detect")
-    parser.add_argument("--detectors", nargs="+", choices=NAMES, help="measure these alone")
-    parser.add_argument("--only", type=Part, choices=list(Part), help="measure this part alone")
-    parser.add_argument("--merge", type=Path, metavar="RESULT", help="a kept result that all else is taken from")
-    parser.add_argument("--threads", type=int, default=1, help="detectors side by side; the cost is never measured so")
+    parser.add_argument("--quick", action="store_true", help="smoke test with a few windows")
+    parser.add_argument("--no-peers", action="store_true", help="skip Evidently and Alibi Detect")
+    parser.add_argument("--detectors", nargs="+", choices=NAMES, help="measure only these")
+    parser.add_argument("--only", type=Part, choices=list(Part), help="measure only this part")
+    parser.add_argument("--merge", type=Path, metavar="RESULT", help="kept result that provides everything else")
+    parser.add_argument("--threads", type=int, default=1, help="detectors in parallel; cost always uses one")
     return parser.parse_args()
 
 
@@ -163,24 +163,24 @@ def _refuse(arguments: argparse.Namespace, kept: dict[str, Any], now: dict[str, 
     measured = {*(arguments.detectors or NAMES), *kept.get("detectors", {})}
     if arguments.only != Part.COST and OURS not in measured:
         raise SystemExit(
-            f"the others are compared with {OURS}, which is not among --detectors: name it, too, or --merge a kept "
-            "result that holds it"
+            f"the comparison needs {OURS}, which is not among --detectors: add it, or --merge a kept result that "
+            "contains it"
         )
     elsewhere = {name for name, each in _circumstances(kept, now).items() if each["machine"] != now["machine"]}
     if arguments.only != Part.COST and elsewhere - {*(arguments.detectors or NAMES)}:
         raise SystemExit(
-            "the kept result is of another machine, where the windows are others: measure every detector here"
+            "the kept result is from another machine with other windows: measure all detectors on this machine"
         )
 
 
 def _circumstances(kept: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    """Of each detector of a kept result: where and when it was measured."""
+    """Return where and when each detector of a kept result was measured."""
     known: dict[str, Any] = kept.get("circumstances", {})
     return {name: known.get(name, {key: kept[key] for key in now}) for name in kept.get("detectors", {})}
 
 
 def _bundle() -> Path:
-    """Any bundle of the model will do: vectors are taken as they come."""
+    """Return a bundle of the model. Any bundle works, because only its vectors are used."""
     folder = WORK / "drift-bundle"
     if not folder.exists():
         command = [sys.executable, "-P", "-m", "embedship", "export", str(get_model_path()), "--out", str(folder)]
@@ -193,7 +193,7 @@ def _asking(peers: dict[str, Peer]) -> dict[str, Detect]:
 
 
 def _theirs(scene: Scene, peer: Peer) -> Verdicts:
-    """Peers know of no sessions."""
+    """Score the windows with a peer. Peers do not support sessions."""
     reference, windows = (WORK / f"{id(peer)}-{name}.npy" for name in ("reference", "windows"))
     np.save(reference, scene.reference)
     np.save(windows, scene.windows)
@@ -222,9 +222,9 @@ def _detection(
     detectors: dict[str, Detect], documents: list[Documents], sizes: Sizes, threads: int, kept: dict[str, Any]
 ) -> dict[str, Any]:
     if "detectors" in kept and kept["sizes"] != sizes._asdict():
-        raise SystemExit("the kept result is of other windows: measure every detector anew")
+        raise SystemExit("the kept result used other windows: measure all detectors again")
     synthetic = Synthetic(seed=0)
-    # Several references each: with one, a lucky or unlucky reference would speak for all.
+    # Several references each, because a single one may be unrepresentative.
     silent = [(size, synthetic.scene(REFERENCE, WINDOW, sizes.silent // 2, size)) for size in SESSIONS * 2]
     real = [_real(each, sizes) for each in documents]
 
@@ -235,7 +235,7 @@ def _detection(
 
     with ThreadPoolExecutor(threads) as pool:
         found = zip(detectors, pool.map(measure, detectors), strict=True)
-    rows = kept.get("detectors", {}) | json.loads(json.dumps(dict(found)))  # keys as a kept result has them
+    rows = kept.get("detectors", {}) | json.loads(json.dumps(dict(found)))  # string keys, as in a kept result
     measured = {name: rows[name] for name in NAMES if name in rows}
     return {
         "sessions": SESSIONS,
@@ -252,7 +252,7 @@ def _detection(
 
 
 def _promise(count: int) -> dict[int, dict[str, Any]]:
-    """Our own alarms without drift, against what was promised, for each length of session."""
+    """Return our alarms without drift, compared with the budget, per session length."""
     synthetic, found = Synthetic(seed=1), {}
     for size in SESSIONS:
         scenes = (synthetic.scene(REFERENCE, WINDOW, 10, size) for _ in range(count // 10))
@@ -263,7 +263,7 @@ def _promise(count: int) -> dict[int, dict[str, Any]]:
 
 
 def _ahead(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, tuple[float, float, float]]:
-    """By how much our power exceeds theirs, and our delay is less: the mean over topics and its interval."""
+    """Return our advantage in power and delay: mean over topics with its interval."""
     pairs = {
         str(what): np.subtract(ours["power_by_topic"][str(what)], theirs["power_by_topic"][str(what)])
         for what in (*SHARES, FADED)
@@ -279,7 +279,7 @@ def _interval(differences: np.ndarray) -> tuple[float, float, float]:
 
 
 def _real(documents: Documents, sizes: Sizes) -> Scene:
-    """All windows of a topic: for the limit, further silent ones, share by share of the new one, faded ones, onsets."""
+    """Return all windows of a topic: for the limit, without drift, per share of the new topic, faded, and onsets."""
     parts = [documents.windows(WINDOW, sizes.limit, 0.0)]
     parts += [documents.windows(WINDOW, sizes.drifted, share) for share in (0.0, *SHARES)]
     parts.append(documents.faded(WINDOW, sizes.drifted))
@@ -304,7 +304,7 @@ def _measure(detect: Detect, silent: list[tuple[int, Scene]], real: list[Scene],
 
 
 def _power(found: Verdicts, sizes: Sizes) -> dict[str, Any]:
-    """Scores as _real laid out their windows, against the limit that the first of them set."""
+    """Evaluate scores in the order of _real's windows. The first ones determine the limit."""
     kinds = (0.0, *SHARES, FADED)
     ends = np.cumsum([sizes.limit] + [sizes.drifted] * len(kinds))
     silent, *parts, moving = np.split(found.scores, ends)
@@ -321,12 +321,12 @@ def _mean(parts: list[np.ndarray]) -> float:
 
 
 def _delays(above: np.ndarray) -> np.ndarray:
-    """Queries from each onset to the first score above the limit; infinite if none is within a window."""
+    """Return queries from each onset to the first score above the limit, infinite if there is none in a window."""
     return np.where(above.any(axis=1), (above.argmax(axis=1) + 1) * STEP, np.inf)
 
 
 def _recall(sizes: Sizes) -> dict[str, Any]:
-    """Ten slots of a query fail together (beta-binomial): delays after a fall, and alarms of a long run without one."""
+    """Measure the recall alarm: delays after a drop, and alarms without one. The ten hits of a query are correlated."""
     random = np.random.default_rng(2)
     delays = [_first_alarm(_recalls(random, BASELINE - FALL, 5_000)) for _ in range(sizes.streams)]
     alarms, cusum = 0, Cusum(BASELINE)
@@ -358,9 +358,9 @@ def _first_alarm(stream: list[float]) -> int:
 
 
 def _costs(documents: Documents, detectors: dict[str, Detect]) -> dict[str, Any]:
-    """Median of five, 1,000 queries of 384 dimensions; the check is all that one evaluation does.
+    """Return median times of five runs with 1,000 queries of 384 dimensions. A check is one whole evaluation.
 
-    Detectors: a window of 500 against their reference, of twenty without drift.
+    For detectors: one window of 500 against their reference, from twenty windows without drift.
     """
     current = documents.windows(1_000, 1, 0.0)[0]
     reference = documents.reference
@@ -400,9 +400,9 @@ def _print_detection(result: dict[str, Any]) -> None:
     table = Table(
         padding=(0, 0),
         pad_edge=False,
-        title=f"checks that warn without drift, sessions of 1 to 10 (promised to us: {result['promised']:.0%});\n"
-        f"at a limit for {result['level']:.0%} false alarms: those of further windows, power with 5 to 20% of a new "
-        "topic, and with the largest known one halved; delay at 10% in queries",
+        title=f"checks that warn without drift, sessions of 1 to 10 (our budget: {result['promised']:.0%});\n"
+        f"with a limit for {result['level']:.0%} false alarms: false alarms in further windows, power with 5 to 20% of "
+        "a new topic and with the largest known topic halved; delay in queries at 10%",
     )
     headings = (*(f"x{s}" for s in SESSIONS), "real", "+0%", *(f"+{s:.0%}" for s in SHARES), "half", "delay")
     for heading in ("detector", *headings):
@@ -419,14 +419,14 @@ def _print_detection(result: dict[str, Any]) -> None:
         )
     console.print(table)
     for name, ahead in result["ahead"].items():
-        told = (f"{what} {mean:+.2f} ({low:+.2f} to {high:+.2f})" for what, (mean, low, high) in ahead.items())
-        console.print(f"ahead of {name}: {', '.join(told)}")
+        advantages = (f"{what} {mean:+.2f} ({low:+.2f} to {high:+.2f})" for what, (mean, low, high) in ahead.items())
+        console.print(f"ahead of {name}: {', '.join(advantages)}")
     for size, row in result["promise"].items():
         console.print(f"{row['alarms']} alarms in {row['windows']} windows without drift, sessions of {size}")
     recall = result["recall"]
     console.print(
-        f"a recall fall of {FALL} is found after {recall['median_delay']:.0f} queries (median, goal 400); "
-        f"{recall['alarms_without_fall']} alarms in {recall['run']:,} queries without one"
+        f"a recall drop of {FALL} is detected after {recall['median_delay']:.0f} queries (median, goal 400); "
+        f"{recall['alarms_without_fall']} alarms in {recall['run']:,} queries without a drop"
     )
 
 

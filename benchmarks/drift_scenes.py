@@ -1,4 +1,4 @@
-"""What detectors are shown: seeded windows of query vectors, with and without drift."""
+"""Scenarios for drift detectors: seeded windows of query vectors, with and without drift."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from scipy.cluster.vq import kmeans2
 
 from embedship import Bundle, Encoder, stdlib_docs
 
-DIMENSIONS, LATENT = 384, 26  # 26 effective dimensions: what a fine-tuned model has on one domain
+DIMENSIONS, LATENT = 384, 26  # 26 effective dimensions, as measured for a fine-tuned model on one domain
 ALIKE = 0.8  # correlation within a session
 TOPICS = 8
-TEXTS = 2_374  # of a source: as many as the smallest has
+TEXTS = 2_374  # per source: the size of the smallest one
 PYTHON, SCIENCE, MEDICAL = "Python", "NumPy and SciPy", "medical"
 MEDQUAD = Path(__file__).parents[2] / "shared" / "data" / "medquad" / "queries_all.jsonl"
 
 
 def sources() -> dict[str, list[str]]:
-    """Short texts by source. The medical questions are taken where they lie at hand."""
+    """Return short texts by source. The medical questions are used if they are available."""
     found = {PYTHON: [entry.summary for entry in stdlib_docs.entries()], SCIENCE: _summaries("numpy", "scipy")}
     if MEDQUAD.is_file():
         found[MEDICAL] = [json.loads(line)["text"] for line in MEDQUAD.read_text().splitlines()]
@@ -30,7 +30,7 @@ def sources() -> dict[str, list[str]]:
 
 
 def _summaries(*packages: str) -> list[str]:
-    """First lines of the docstrings of what is public in these packages, each once, in a stable order."""
+    """Return the unique first docstring lines of these packages' public objects, in a stable order."""
     found: dict[str, None] = {}
     for package in packages:
         spec = find_spec(package)
@@ -50,17 +50,17 @@ def _first_lines(path: Path) -> list[str]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scene:
-    """reference (n, d), windows (k, m, d) float32, and the session of each of their rows, (n,) and (m,)."""
+    """Float32 reference (n, d) and windows (k, m, d), and the session of each row, (n,) and (m,)."""
 
     reference: np.ndarray
     windows: np.ndarray
     reference_sessions: np.ndarray
     sessions: np.ndarray
-    verdicts: int  # of so many first windows a detector's own verdict counts, too: they are without drift
+    verdicts: int  # number of first windows, without drift, for which the detector's own decision also counts
 
 
 class Synthetic:
-    """Unit rows on few effective dimensions, in sessions of related queries; nothing ever drifts."""
+    """Synthetic unit vectors with few effective dimensions, in sessions of related queries, without drift."""
 
     def __init__(self, seed: int) -> None:
         self._random = np.random.default_rng(seed)
@@ -81,11 +81,11 @@ class Synthetic:
 
 
 class Documents:
-    """Real vectors; of eight topics in them, the one of middling size is new, and the largest other one may fade."""
+    """Real vectors with eight topics: the one of median size is new, and the largest other one may fade."""
 
     @classmethod
     def several(cls, bundle: Path, topics: int) -> list[Documents]:
-        """So many new topics of each source, one each: with a single one, its luck would speak for all."""
+        """Return scenarios with several new topics per source, because a single one may be unrepresentative."""
         with Encoder.open(Bundle.open(bundle)) as encoder:
             vectors = {name: encoder.encode(texts) for name, texts in sources().items()}
         return [cls(name, rows, seed) for name, rows in vectors.items() for seed in range(1, topics + 1)]
@@ -107,11 +107,11 @@ class Documents:
         return Scene(self.reference, windows, *sessions, verdicts)
 
     def windows(self, m: int, count: int, share: float) -> np.ndarray:
-        """Windows of m queries (count, m, d), this share of them of the new topic; fewer if there are not so many."""
+        """Return windows (count, m, d) with this share of queries from the new topic, or less if there are too few."""
         return np.stack([self._window(m, round(share * m)) for _ in range(count)])
 
     def onset(self, m: int, count: int, share: float, step: int) -> np.ndarray:
-        """Windows as the new topic moves in (count, m // step, m, d): after each step more queries are of its time."""
+        """Return windows during an onset (count, m // step, m, d): each step adds queries from after the change."""
         return np.stack(
             [[self._window(m, round(share * after)) for after in range(step, m + 1, step)] for _ in range(count)]
         )
@@ -121,7 +121,7 @@ class Documents:
         return np.concatenate([known, self._new[self._random.permutation(len(self._new))[:fresh]]])
 
     def faded(self, m: int, count: int) -> np.ndarray:
-        """Windows in which a query of the largest known topic is half as likely as it was (count, m, d)."""
+        """Return windows (count, m, d) in which the largest known topic is half as frequent."""
         weights = np.where(self._fading, 0.5, 1.0)
         weights /= weights.sum()
         rows = [self._random.choice(len(weights), m, replace=False, p=weights) for _ in range(count)]

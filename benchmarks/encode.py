@@ -1,9 +1,9 @@
-"""Tokens a second on real, ragged text: embedship's chosen variant against every peer that runs here.
+"""Tokens per second on real texts of varying length: embedship's chosen variant against all available peers.
 
-Same weights, same texts, same number of threads; each peer by its documented route and at its best batch size. All are
-screened on a sample; the best then runs over the whole corpus in turn with us. What cannot be installed or run is
-reported with the reason. Also in the run: the model alone, the machine's GEMM peaks and our share of them, and memory
-after a very large batch. Over HTTP: benchmarks/load.py.
+All use the same weights, texts and number of threads. Each peer uses its documented API at its best batch size. All
+peers are screened on a sample; the best one then runs over the whole corpus, alternating with embedship. Peers that
+cannot be installed or run are reported with the reason. The run also measures the model alone, the machine's GEMM peaks
+and our share of them, and memory after a very large batch. benchmarks/load.py measures HTTP.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from embedship.codes import cosine
 WORK = Path(__file__).parents[1] / ".bench"
 BATCH_SIZES = (8, 32, 64)
 SAMPLE, QUICK_SAMPLE = 300, 40
-# Peers below this mean cosine to the checkpoint give other answers: not the same product.
+# Peers below this mean cosine to the checkpoint compute different vectors and are not comparable.
 EQUAL_QUALITY = 0.99
 GOALS = {"best peer": 1.6, "torch": 7.0, "model alone": 0.90, "int8 peak": 0.60, "bfloat16 peak": 0.75}
 
@@ -40,7 +40,7 @@ console = Console(width=110)
 
 
 class Rival(NamedTuple):
-    program: str  # of peers/
+    program: str  # script in peers/
     backend: str
     sizes: tuple[int, ...] = BATCH_SIZES
 
@@ -49,7 +49,7 @@ class Rival(NamedTuple):
         return f"{self.program.removeprefix('peer_').replace('_', '-')}, {self.backend}"
 
 
-TORCH = Rival("peer_sentence_transformers", "torch", (32,))  # first: it is the checkpoint
+TORCH = Rival("peer_sentence_transformers", "torch", (32,))  # first, because it runs the checkpoint
 RIVALS = (
     TORCH,
     Rival("peer_sentence_transformers", "onnx-O3"),
@@ -60,7 +60,7 @@ RIVALS = (
     Rival("peer_openvino_genai", "openvino-int8"),
     Rival("peer_fastembed", "onnx"),
     Rival("peer_fastembed", "onnx-int8"),
-    Rival("peer_infinity", "torch", (32,)),  # its size is set when it is opened; 32 is its default
+    Rival("peer_infinity", "torch", (32,)),  # its batch size is fixed when it is opened; 32 is the default
 )
 
 
@@ -100,17 +100,17 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds over the whole corpus")
-    parser.add_argument("--quick", action="store_true", help="a smoke test on 40 texts: its figures mean nothing")
-    parser.add_argument("--bundle", type=Path, help="a bundle of all-MiniLM-L6-v2 (default: exported here)")
-    parser.add_argument("--only", nargs="*", help="peers whose name holds one of these words (torch is the measure)")
+    parser.add_argument("--rounds", type=int, default=5, help="number of interleaved rounds over the whole corpus")
+    parser.add_argument("--quick", action="store_true", help="smoke test on 40 texts; the figures are meaningless")
+    parser.add_argument("--bundle", type=Path, help="bundle of all-MiniLM-L6-v2 (default: exported by this run)")
+    parser.add_argument("--only", nargs="*", help="peers whose name contains one of these words (baseline: torch)")
     options = parser.parse_args()
     options.rounds = 1 if options.quick else options.rounds
     return options
 
 
 def _open(rival: Rival, bundle: Path) -> Peer:
-    """sentence-transformers and Infinity open the checkpoint, the others our bundle of it."""
+    """Return what the peer opens: the checkpoint for sentence-transformers and Infinity, else our bundle of it."""
     work = WORK / "peer"
     work.mkdir(exist_ok=True)
     folder = bundle if rival.program in ("peer_openvino_genai", "peer_fastembed") else get_model_path()
@@ -120,7 +120,7 @@ def _open(rival: Rival, bundle: Path) -> Peer:
 def _screen(
     rivals: list[Rival], bundle: Path, tokens: int, passes: int
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """Each on the sample, at each batch size, best of the passes; and why some are absent."""
+    """Return each peer's best speed on the sample per batch size, and the reasons for absent peers."""
     found: dict[str, dict[str, Any]] = {}
     absent: dict[str, str] = {}
     for rival in rivals:
@@ -129,7 +129,7 @@ def _screen(
             found[rival.name] = _screened(rival, bundle, tokens, passes)
         except (PeerEnded, OSError, ValueError, subprocess.CalledProcessError) as error:
             absent[rival.name] = _why(rival, error)
-            console.print(f"  left out: {absent[rival.name]}")
+            console.print(f"  skipped: {absent[rival.name]}")
     return found, absent
 
 
@@ -156,7 +156,7 @@ def _why(rival: Rival, error: BaseException) -> str:
 
 
 def _agreement(vectors: np.ndarray) -> float:
-    """Mean cosine to the checkpoint, by sentence-transformers on torch."""
+    """Return the mean cosine to the checkpoint's vectors (sentence-transformers on torch)."""
     saved = WORK / f"{TORCH.program}-{TORCH.backend}.npy"
     return float(cosine(np.load(saved), vectors.astype(np.float32)).mean()) if saved.exists() else float("nan")
 
@@ -164,7 +164,7 @@ def _agreement(vectors: np.ndarray) -> float:
 def _compared(
     encoder: Encoder, bundle: Path, texts: list[str], tokens: int, screened: dict[str, dict[str, Any]], rounds: int
 ) -> dict[str, Any]:
-    """Tokens a second over the corpus of us, of our model alone, of the best peer and, on the sample, of torch."""
+    """Return tokens per second over the corpus: embedship, our model alone, the best peer; torch on the sample."""
     equal = [name for name, row in screened.items() if row["cosine_mean"] >= EQUAL_QUALITY]
     best = max(equal, key=lambda name: screened[name]["tokens_per_second"], default=None)
     rival = next((rival for rival in RIVALS if rival.name == best), None)
@@ -197,7 +197,7 @@ def _compared(
 
 
 def _share(config: Path, lengths: list[int], tokens_per_second: float, seconds: float) -> dict[str, Any]:
-    """The peaks of this machine in this run, and what part of each our tokens a second come to."""
+    """Return this machine's peaks in this run and our share of each."""
     a_token = gemm.needed(config, lengths) / sum(lengths)
     peaks = {precision: gemm.peak(precision, seconds) for precision in gemm.PRECISIONS}
     return {
@@ -275,7 +275,7 @@ def _plot(result: dict[str, Any]) -> None:
         speeds.append(drawing.Bar(name, speed, f"{speed:,.0f}, cosine {row['cosine_mean']:.4f}", False))
     record.RESULTS.mkdir(exist_ok=True)
     place = WORK / "encode-quick.svg" if result["quick"] else record.RESULTS / "encode.svg"
-    drawing.write(place, [("Tokens a second, ragged text (peers on the sample, at their best batch)", speeds)])
+    drawing.write(place, [("Tokens per second, texts of varying length (peers: sample, best batch)", speeds)])
 
 
 if __name__ == "__main__":

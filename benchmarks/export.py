@@ -1,8 +1,8 @@
-"""A full export of MiniLM, timed; then every variant beside the checkpoint it came from: speed, cosine, recall@10.
+"""Times a full export of MiniLM, then compares every variant with its checkpoint: speed, cosine, recall@10.
 
-The checkpoint is what its users run today: sentence-transformers on torch, float32, as many threads as we use. Speed is
-taken in turns over the same texts. Recall is that of exact search on MedQuAD where it lies at hand, else on the demo's
-corpus; its ratio to the checkpoint's comes with an interval over the queries.
+The checkpoint runs as its users run it: sentence-transformers on torch, float32, with the same number of threads. Speed
+is measured in alternating rounds over the same texts. Recall is measured by exact search on MedQuAD if available, else
+on the demo corpus. Its ratio to the checkpoint's recall has an interval over the queries.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[1]
 WORK, MEDQUAD = ROOT / ".bench", ROOT.parent / "shared" / "data" / "medquad"
 GOAL_SECONDS, GOAL_KEPT, GOAL_VARIANT = 60, 0.99, "openvino-int8"
 CHECKPOINT = "checkpoint"
-PEER_BATCH = 32  # its default
+PEER_BATCH = 32  # default batch size of sentence-transformers
 K, RESAMPLES = 10, 10_000
 
 console = Console(width=80)
@@ -42,7 +42,7 @@ Encode = Callable[[list[str]], Vectors]
 
 
 class Size(NamedTuple):
-    """How much is measured: about seven minutes on two cores, or a look whether it runs."""
+    """Size of the measurement: about seven minutes on two cores, or a smoke test."""
 
     texts: int = 300
     rounds: int = 3
@@ -54,7 +54,7 @@ QUICK = Size(texts=40, rounds=1, documents=200, queries=60)
 
 
 class Questions(NamedTuple):
-    """`relevant` holds the rows of the documents that answer each query."""
+    """Documents and queries. `relevant` contains the rows of the documents that answer each query."""
 
     name: str
     documents: list[str]
@@ -95,26 +95,26 @@ def main() -> None:
     }
     _print(result, variants)
     if options.quick:
-        print(json.dumps(result))  # too little to be kept
+        print(json.dumps(result))  # a quick run is not kept
     else:
         record.keep("export", result)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, help=f"a folder in BEIR's layout (default: {MEDQUAD.name}, where it is)")
+    parser.add_argument("--data", type=Path, help=f"folder in BEIR's layout (default: {MEDQUAD.name}, if available)")
     parser.add_argument(
         "--documents",
         type=int,
         default=Size().documents,
-        help="how many to search in: those that answer a query, and others drawn at random (0: all of them, slow)",
+        help="number of documents to search: the relevant ones and random others (0: all, slow)",
     )
-    parser.add_argument("--quick", action="store_true", help="few texts, one round: does it run?")
+    parser.add_argument("--quick", action="store_true", help="smoke test: few texts, one round")
     return parser.parse_args()
 
 
 def _export() -> dict[str, Any]:
-    """The command as a user runs it, without --eval: seconds on the clock, and what each step took."""
+    """Run the export command as a user would, without --eval. Return its wall-clock seconds and those of each step."""
     console.print("exporting MiniLM with the command's defaults")
     command = [sys.executable, "-P", "-m", "embedship", "export", str(get_model_path())]
     started = time.perf_counter()
@@ -140,7 +140,7 @@ def _checkpoint() -> Encode:
 
 
 def _questions(folder: Path | None) -> Questions:
-    """MedQuAD's text alone, without titles; else each docstring of the standard library, asked for by its summary."""
+    """Return MedQuAD's texts without titles, else the standard library's docstrings with summaries as queries."""
     folder = folder or (MEDQUAD if MEDQUAD.is_dir() else None)
     if folder is None:
         entries = stdlib_docs.entries()
@@ -159,12 +159,12 @@ def _questions(folder: Path | None) -> Questions:
 
 
 def _lines(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8") as file:  # not splitlines(): texts may hold other line separators
+    with path.open(encoding="utf-8") as file:  # not splitlines(), because texts may contain other line separators
         return [json.loads(line) for line in file if line.strip()]
 
 
 def _sampled(all_of_it: Questions, size: Size) -> Questions:
-    """The first queries, the documents that answer them, and as many others, drawn at random, as `size` leaves room."""
+    """Return the first queries, their relevant documents, and random other documents up to `size` in total."""
     queries, relevant = all_of_it.queries[: size.queries], all_of_it.relevant[: size.queries]
     needed = sorted(frozenset().union(*relevant))
     drawn = np.random.default_rng(0).permutation(len(all_of_it.documents)).tolist()
@@ -179,7 +179,7 @@ def _sampled(all_of_it: Questions, size: Size) -> Questions:
 
 
 def _speeds(doors: dict[str, Encode], encoder: Encoder, size: Size) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """Tokens a second of each, in turns, after one turn to warm up (special tokens counted, padding not)."""
+    """Return tokens per second of each, in alternating rounds after a warm-up. Counts special tokens, not padding."""
     texts = [entry.body for entry in stdlib_docs.entries(size.texts)]
     tokens = sum(encoder.tokenizer(texts).lengths)
     speeds: dict[str, list[float]] = {name: [] for name in doors}
@@ -198,7 +198,7 @@ def _ratios(speeds: dict[str, list[float]], name: str) -> list[float]:
 
 
 def _quality(doors: dict[str, Encode], questions: Questions) -> dict[str, dict[str, Any]]:
-    """Cosine to the checkpoint over documents and queries, recall@10, and how much of the checkpoint's is kept."""
+    """Return the cosine to the checkpoint, recall@10, and the ratio to the checkpoint's recall."""
     found: dict[str, dict[str, Any]] = {}
     reference, baseline = np.empty(0), np.empty(0)
     for name, encode in doors.items():
@@ -219,7 +219,7 @@ def _quality(doors: dict[str, Encode], questions: Questions) -> dict[str, dict[s
 
 
 def _encoded(encode: Encode, texts: Sequence[str], what: str) -> Vectors:
-    """In large lots, longest first, so that the bar is right about what is left; rows in the order of `texts`."""
+    """Encode in large groups, longest first, so that the progress bar is accurate. Rows are in the order of `texts`."""
     order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
     lots = [order[at : at + 256] for at in range(0, len(order), 256)]
     found = [encode([texts[row] for row in lot]) for lot in track(lots, what, console=console)]
@@ -228,16 +228,16 @@ def _encoded(encode: Encode, texts: Sequence[str], what: str) -> Vectors:
 
 
 def _recalls(documents: Vectors, queries: Vectors, relevant: list[frozenset[int]]) -> np.ndarray:
-    """recall@10 of each query by exact search, (n,)."""
+    """Return recall@10 per query by exact search, (n,)."""
     scores = normalise(queries) @ normalise(documents).T
     nearest = np.argsort(-scores, axis=1, kind="stable")[:, :K]
     return np.array([len(rows & set(top)) / len(rows) for rows, top in zip(relevant, nearest.tolist(), strict=True)])
 
 
 def kept_interval(mine: np.ndarray, theirs: np.ndarray, resamples: int = RESAMPLES) -> tuple[float, float]:
-    """The middle 95% of mean(mine) / mean(theirs) over queries drawn again with replacement, both by the same draw.
+    """Return the 95% interval of mean(mine) / mean(theirs) by the paired percentile bootstrap over queries.
 
-    The paired percentile bootstrap (Efron and Tibshirani 1993).
+    Source: Efron and Tibshirani 1993.
     """
     random, ratios = np.random.default_rng(0), []
     for _ in range(resamples):
@@ -269,7 +269,7 @@ def _held(kept: dict[str, float]) -> str:
 
 
 def _table(title: str) -> Table:
-    return Table(title=title, box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))  # 80 columns hold it
+    return Table(title=title, box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))  # fits into 80 columns
 
 
 def _speed_table(result: dict[str, Any], variants: dict[str, Variant]) -> Table:

@@ -1,7 +1,7 @@
-"""What the machine's cores multiply at most, through OpenVINO, and how much of it a model needs.
+"""Measures the machine's peak matrix multiplication rate through OpenVINO, and the operations a model needs.
 
-A large MatMul with constant weights, one a stream and all streams at once, as the engine runs: in float32, bfloat16
-and int8 (with the fake quantisation that OpenVINO turns into int8 kernels).
+It runs a large MatMul with constant weights, one per stream and all streams at once, as the engine does: in float32,
+bfloat16 and int8 (with fake quantisation, which OpenVINO converts into int8 kernels).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
 
 
 def peak(precision: str, seconds: float) -> float:
-    """Multiplications and additions a second, best of three stretches."""
+    """Return multiplications and additions per second, the best of three periods."""
     streams = hardware.streams()
     settings = {
         "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
@@ -46,7 +46,7 @@ def _rate(request: ov.InferRequest, values: np.ndarray, seconds: float) -> float
 
 
 def _model(quantised: bool) -> ov.Model:
-    """Four products in a row, so that what goes in and out weighs little."""
+    """Return a graph of four products in sequence, so that input and output cost little in comparison."""
     from openvino import opset13 as op
 
     def int8(node: ov.Node, low: float, levels: int) -> ov.Node:
@@ -66,7 +66,7 @@ def _model(quantised: bool) -> ov.Model:
 
 
 def needed(config: Path, lengths: list[int]) -> float:
-    """Multiplications and additions of a BERT encoder over texts of these token counts, without padding."""
+    """Return the multiplications and additions of a BERT encoder for texts of these token counts, without padding."""
     model = json.loads(config.read_text())
     hidden, inner, layers = model["hidden_size"], model["intermediate_size"], model["num_hidden_layers"]
     linear = 2 * layers * (4 * hidden * hidden + 2 * hidden * inner)

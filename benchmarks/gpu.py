@@ -1,10 +1,10 @@
-"""One NVIDIA GPU: embedship through ONNX Runtime, strings in and vectors out, against sentence-transformers in float16.
+"""Compares embedship (ONNX Runtime) with sentence-transformers (float16) on one NVIDIA GPU, from texts to vectors.
 
     python benchmarks/gpu.py                     # all-MiniLM-L6-v2, cuda:0
     python benchmarks/gpu.py --checkpoint DIR --device tensorrt:0
 
-Needs onnxruntime-gpu in this environment (pip install -c constraints.txt '.[gpu,export]' openvino) and PyPI for the
-peer's. Written without a GPU at hand, and not yet run on one.
+Needs onnxruntime-gpu in this environment (pip install -c constraints.txt '.[gpu,export]' openvino), and PyPI for the
+peer's environment. It was written without a GPU and has not been run on one yet.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
     options = parser.parse_args()
     WORK.mkdir(exist_ok=True)
     if shutil.which("nvidia-smi") is None:
-        raise SystemExit("no NVIDIA GPU here (nvidia-smi is missing): run this where there is one")
+        raise SystemExit("no NVIDIA GPU on this machine (nvidia-smi is missing): run this on a machine with one")
     texts = [entry.body for entry in stdlib_docs.entries()] * 8
     (WORK / "gpu.json").write_text(json.dumps(texts))
     bundle = _bundle(options.checkpoint)
@@ -119,7 +119,7 @@ def _run(
 
 
 def _alone(encoder: Encoder, width: int) -> float:
-    """Tokens a second of full batches of one shape."""
+    """Return tokens per second of full batches of one shape."""
     ids = np.random.default_rng(0).integers(1000, 2000, (max(1, 16384 // width), width))
     batch = Batch(ids, np.ones_like(ids))
     encoder.engine.encode(batch)

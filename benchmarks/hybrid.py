@@ -1,8 +1,8 @@
 """nDCG@10 of dense, keyword and hybrid search: MedQuAD's 1,000 questions over its 10,038 answers, text without title.
 
-Nothing is fitted here (k 60, depth 100, equal say), so every question is held out; the two halves show how far chance
-goes. The index is built once, by the command users run, and kept in .bench. `--quick` takes 100 questions and the
-answers to them.
+No parameter is fitted (k 60, depth 100, equal weights), so every question is held out. The results of the two halves
+show the random variation. The users' command builds the index once; it is kept in .bench. `--quick` uses 100 questions
+and their answers.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Golden texts and shape certificate of variants under each instruction set that ONEDNN_MAX_CPU_ISA can pretend.
+"""Checks golden texts and shape certificates of variants under each instruction set that ONEDNN_MAX_CPU_ISA can set.
 
     python benchmarks/isa.py BUNDLE [VARIANT ...]
 
-Each run is a process of its own, because oneDNN reads the variable once. The variable reaches OpenVINO; ONNX Runtime
-looks at the CPU itself.
+Each run is a separate process, because oneDNN reads the variable once. OpenVINO respects the variable; ONNX Runtime
+detects the CPU itself.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from embedship import hardware
 from embedship.bundle import Bundle, Runtime
 
-# oneDNN's name of a level -> the flag of /proc/cpuinfo that a CPU needs for it, lowest first.
+# oneDNN's name of a level -> the required flag in /proc/cpuinfo, lowest level first.
 LEVELS = {
     "AVX2": "avx2",
     "AVX512_CORE": "avx512f",
@@ -29,13 +29,13 @@ LEVELS = {
 
 
 def levels() -> list[str]:
-    """Those that this CPU has."""
+    """Return the levels that this CPU supports."""
     here = hardware.machine().isa
     return [level for level, flag in LEVELS.items() if flag in here]
 
 
 def verified(bundle: Path, variant: str, level: str) -> dict[str, object]:
-    """What `embedship verify --json` says of a variant under a level; what it says on stderr where it fails."""
+    """Return the output of `embedship verify --json` for a variant under a level, or its stderr if it fails."""
     command = [sys.executable, "-m", "embedship", "verify", str(bundle), "--variant", variant, "--json"]
     done = subprocess.run(
         command, env={**os.environ, "ONEDNN_MAX_CPU_ISA": level}, capture_output=True, text=True, check=False
@@ -49,7 +49,7 @@ def verified(bundle: Path, variant: str, level: str) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("variants", nargs="*", help="by default those of OpenVINO")
+    parser.add_argument("variants", nargs="*", help="default: the OpenVINO variants")
     arguments = parser.parse_args()
     known = Bundle.open(arguments.bundle).manifest.variants
     names = arguments.variants or [each.name for each in known if each.runtime is Runtime.OPENVINO]

@@ -1,11 +1,11 @@
-"""Hand-written parts of the product beside the library that could replace each of them, in one run.
+"""Compares hand-written parts of the product with the libraries that could replace them, in one run.
 
-- route: one POST /tokenize through our ASGI application and through the same handler behind Starlette, with and without
-  what our application adds to each request (timeout, metrics, disconnect watcher). Both applications are called in this
-  process, so that no client and no socket is part of the figures.
-- histogram: one observation, and one scrape, of our histogram and of prometheus_client's.
-- store: durable writes, exact searches and kill -9, for our mutable index, LanceDB and sqlite-vec. Each store runs in a
-  process of its own and answers the same requests.
+- route: one POST /tokenize through our ASGI application and through the same handler with Starlette, with and without
+  our additions per request (timeout, metrics, disconnect watcher). Both applications are called in this process, so
+  that the figures include no client and no socket.
+- histogram: one observation and one scrape, for our histogram and prometheus_client's.
+- store: durable writes, exact searches and kill -9, for our mutable index, LanceDB and sqlite-vec. Each store runs in
+  its own process and gets the same requests.
 
 Rounds are interleaved; figures are medians with the lowest and the highest round.
 """
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 async def _routes(bundle: Path, rounds: int, requests: int) -> dict[str, Any]:
-    """Microseconds of one request, by application."""
+    """Return microseconds per request, by application."""
     site.addsitedir(_packages_of(python_of("peer_store")))
     with ServerState.open(Settings(bundle=bundle), CollectorRegistry()) as state:
         applications: dict[str, Application] = {
@@ -84,7 +84,7 @@ async def _routes(bundle: Path, rounds: int, requests: int) -> dict[str, Any]:
 
 
 def _starlette(state: ServerState, complete: bool) -> Application:
-    """POST /tokenize as people write it with Starlette; `complete` adds a timeout and request metrics."""
+    """Return a usual Starlette application with POST /tokenize. `complete` adds a timeout and request metrics."""
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
@@ -137,7 +137,7 @@ async def _post(application: Application) -> bytes:
 
 
 def _histograms(rounds: int, observations: int) -> dict[str, Any]:
-    """Nanoseconds of one observation, and microseconds of one scrape."""
+    """Return nanoseconds per observation and microseconds per scrape."""
     registries = {"ours": CollectorRegistry(), "prometheus_client": CollectorRegistry()}
     ours = HistogramFamily("seconds", "", "route", BOUNDS, registries["ours"]).labels("/search")
     theirs = prometheus_client.Histogram(
@@ -163,7 +163,7 @@ def _histograms(rounds: int, observations: int) -> dict[str, Any]:
 
 
 def _stores(bundle: Path, rounds: int, size: int) -> dict[str, Any]:
-    """Each store with `size` documents: seconds, recall and bytes; documents lost after a kill during writes."""
+    """Return seconds, recall and bytes per store with `size` documents, and documents lost by kills during writes."""
     entries = stdlib_docs.entries()
     vectors = WORK / "vectors.npy"
     with Encoder.open(Bundle.open(bundle)) as encoder:
@@ -192,7 +192,7 @@ def _stores(bundle: Path, rounds: int, size: int) -> dict[str, Any]:
 
 
 class _Store:
-    """A store in a process of its own: one JSON request a line, one answer a line."""
+    """A store in its own process: one JSON request per line, one JSON response per line."""
 
     def __init__(self, name: str, bundle: Path, size: int) -> None:
         python = Path(sys.executable) if name == "ours" else python_of("peer_store")
@@ -215,7 +215,7 @@ class _Store:
         return json.loads(line)
 
     def kill_during_writes(self) -> int:
-        """Acknowledged documents that are missing after SIGKILL, over five kills."""
+        """Return the number of acknowledged documents that are missing after SIGKILL, over five kills."""
         lost = 0
         for _ in range(5):
             assert self._process.stdin

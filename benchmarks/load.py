@@ -1,7 +1,7 @@
-"""How the server answers under load: idle, at its capacity, at parts of it, beyond it, and beside a bulk client.
+"""Load benchmark of the server: idle, at capacity, at fractions of it, above it, and together with a bulk client.
 
-The client is a process of its own on the same cores. Open loops are Poisson, latencies are from the moment a request
-was due. Infinity's server, with the same weights, is asked in turn where it runs.
+The client is a separate process on the same cores. Open-loop arrivals are a Poisson process, and latencies are measured
+from the scheduled time of a request. Infinity's server with the same weights runs in alternation if it is available.
 """
 
 from __future__ import annotations
@@ -35,37 +35,37 @@ WORK = Path(__file__).parents[1] / ".bench"
 QUERY_TOKENS, TEXTS, BULK_TEXTS = 16, 32, 32
 RATE = "requests_per_second"
 BYTES, BASE64 = "application/octet-stream", {"encoding_format": "base64"}
-MOST_OF_CAPACITY = 1.05  # answered above it: what rounds of one load differ by explains no more
-IDLE = 1.25, 0.15e-3  # of the engine's own time, and seconds
+MOST_OF_CAPACITY = 1.05  # ratio of answered requests to capacity that variation between rounds can explain
+IDLE = 1.25, 0.15e-3  # factor of the engine's own time, and seconds
 
 console = Console(width=110)
 
 
 class Plan(NamedTuple):
-    """How long things take. The full run is 6 to 8 minutes on two cores."""
+    """Durations and sizes of a run. The full run takes 6 to 8 minutes on two cores."""
 
     rounds: int
-    seconds: float  # of one load in a round
+    seconds: float  # seconds per load in a round
     overload: float  # seconds; long enough for the queue to fill
-    singles: int  # requests of an idle round
-    texts: int  # of the throughput part
+    singles: int  # requests per idle round
+    texts: int  # texts of the throughput part
 
 
 FULL, QUICK = Plan(3, 6.0, 15.0, 400, 1024), Plan(1, 2.0, 3.0, 50, 128)
 
 
 class Goal(NamedTuple):
-    """`value` should be at most or at least `bound`; None could not be measured."""
+    """Goal: `value` must be at most or at least `bound`. None: not measured."""
 
     name: str
     value: float | None
     bound: float
     least: bool
-    doubt: str = ""  # why the value tells nothing
+    doubt: str = ""  # reason why the value is not meaningful
 
     @property
     def met(self) -> bool | None:
-        """None: that cannot be said."""
+        """Return whether the goal is met; None if it cannot be determined."""
         if self.doubt:
             return None
         if self.value is None:
@@ -77,15 +77,15 @@ class Goal(NamedTuple):
         if self.value is None:
             return f"{self.name}: not measured (goal {sign} {self.bound:g})"
         if self.doubt:
-            return f"{self.name}: {self.value:.3g}, goal {sign} {self.bound:g}: cannot say, {self.doubt}"
+            return f"{self.name}: {self.value:.3g}, goal {sign} {self.bound:g}: undetermined, {self.doubt}"
         how = "met" if self.met else f"missed by {abs(self.value / self.bound - 1):.0%}"
         return f"{self.name}: {self.value:.3g}, goal {sign} {self.bound:g}: {how}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a smoke test: its figures mean nothing")
-    parser.add_argument("--bundle", type=Path, help="a bundle of all-MiniLM-L6-v2 (default: exported here)")
+    parser.add_argument("--quick", action="store_true", help="smoke test; the figures are meaningless")
+    parser.add_argument("--bundle", type=Path, help="bundle of all-MiniLM-L6-v2 (default: exported by this run)")
     parser.add_argument("--without-peers", action="store_true")
     options = parser.parse_args()
     plan = QUICK if options.quick else FULL
@@ -112,11 +112,11 @@ def main() -> None:
 
 
 def _peer(stack: ExitStack) -> tuple[Address | None, str | None]:
-    """Infinity's address, or why there is none."""
+    """Return Infinity's address, or the reason why it is not available."""
     try:
         return stack.enter_context(served.infinity(get_model_path(), WORK / "infinity.log", hardware.streams())), None
     except served.Unavailable as error:
-        console.print(f"Infinity is left out: {error}")
+        console.print(f"Infinity is skipped: {error}")
         return None, str(error)
 
 
@@ -142,7 +142,7 @@ def _measured(encoder: Encoder, ours: Address, peer: Address | None, queries: li
 
 
 def _idle(encoder: Encoder, ours: Address, peer: Address | None, text: str, plan: Plan) -> dict[str, Any]:
-    """One query at a time: the engine's own time in this process, then the same over HTTP, in turn."""
+    """Measure one query at a time: the engine in this process, then over HTTP, in alternation."""
     batch = encoder.layout.batch(encoder.tokenizer([text]).ids)
     request = [post("/v1/embeddings", {"input": text} | BASE64)]
     theirs = [post("/embeddings", {"input": text, "model": str(get_model_path())})]
@@ -167,7 +167,7 @@ def _median(work: Callable[[], object], times: int) -> float:
 
 
 def _connections(ours: Address, peer: Address | None, asked: list[bytes], plan: Plan) -> dict[str, Any]:
-    """Requests a second from 1, 16 and 64 connections that never pause."""
+    """Return requests per second from 1, 16 and 64 connections without pauses."""
     theirs = [request.replace(b"POST /v1/embeddings", b"POST /embeddings") for request in asked]
     rivals = {"embedship": (ours, asked)} | ({"infinity": (peer, theirs)} if peer else {})
     found: dict[str, dict[str, list[dict[str, Any]]]] = {name: {} for name in rivals}
@@ -180,7 +180,7 @@ def _connections(ours: Address, peer: Address | None, asked: list[bytes], plan: 
 
 
 def _merged(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Medians and spread over rounds of what is a number; statuses and losses added up."""
+    """Combine rounds: medians and spread of numbers, sums of statuses and losses."""
     keys = [key for key in rounds[0] if key not in ("statuses", "lost") and all(key in each for each in rounds)]
     merged: dict[str, Any] = {key: record.spread([each[key] for each in rounds]) for key in keys}
     statuses = {s for each in rounds for s in each["statuses"]}
@@ -198,7 +198,7 @@ def _open(ours: Address, asked: list[bytes], rate: float, seconds: float, plan: 
 
 
 def _lanes(ours: Address, asked: list[bytes], capacity: float, plan: Plan) -> dict[str, Any]:
-    """Queries at a tenth of capacity, alone and beside a bulk client that always has four requests under way."""
+    """Measure queries at a tenth of capacity, alone and with a bulk client that keeps four requests in flight."""
     bodies = [entry.body for entry in stdlib_docs.entries(1024)]
     bulk = [
         post("/v1/encode", {"texts": bodies[i : i + BULK_TEXTS]}, Accept=BYTES, X_Embedship_Lane="bulk")
@@ -233,7 +233,7 @@ def _ended(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def _throughput(encoder: Encoder, ours: Address, plan: Plan) -> dict[str, Any]:
-    """Tokens a second at 32 texts a request, four requests under way, against the same calls in this process."""
+    """Measure tokens per second, 32 texts per request and four requests in flight; also the same calls in process."""
     texts = [entry.body for entry in stdlib_docs.entries(plan.texts)]
     tokens = sum(encoder.tokenizer(texts).lengths)
     lots = [texts[i : i + TEXTS] for i in range(0, len(texts), TEXTS)]
@@ -294,13 +294,13 @@ def _goals(found: dict[str, Any]) -> list[Goal]:
 
 
 def _goodput(ratio: float) -> Goal:
-    """A server that answers more than its capacity was not measured at its capacity, nor loaded beyond it."""
+    """Return the goodput goal. If the server answers more than its capacity, the measured capacity was too low."""
     doubt = "capacity was measured too low" if ratio > MOST_OF_CAPACITY else ""
     return Goal("goodput at 1.3 of capacity / capacity", ratio, 0.95, True, doubt)
 
 
 def _of(value: dict[str, float] | None, base: dict[str, float] | None) -> float | None:
-    """The ratio of two medians; None where one was not measured or nothing came."""
+    """Return the ratio of two medians; None if one is missing or the base is zero."""
     return value["median"] / base["median"] if value and base and base["median"] else None
 
 
@@ -349,9 +349,9 @@ def _plot(result: dict[str, Any]) -> None:
     drawing.write(
         (WORK if result["quick"] else record.RESULTS) / name,
         [
-            ("Good answers a second", bars("requests_per_second", "/s", rows)),
+            ("Good responses per second", bars("requests_per_second", "/s", rows)),
             ("p99, from the moment a request was due", bars("p99_ms", "ms", rows)),
-            ("Tokens a second at 32 texts a request", speeds),
+            ("Tokens per second at 32 texts per request", speeds),
         ],
     )
 

@@ -1,8 +1,8 @@
-"""A load client that costs little: raw HTTP/1.1 on kept-alive connections, requests made beforehand, answers unread.
+"""Lightweight load client: raw HTTP/1.1 on keep-alive connections, prepared requests, response bodies not parsed.
 
-It shares the cores with the server it loads, and says how late it was itself. Open loop: latencies are from the moment
-a request was due, not from when it was sent, so that a server that stalls cannot hide what it kept waiting
-(coordinated omission). As a program it loads a server from a process of its own, see `main`.
+It shares the cores with the server and reports its own delay. In an open loop, latencies are measured from the
+scheduled time of a request, not from the time it was sent, so that a stalled server cannot hide its delays (coordinated
+omission). As a program it runs in its own process, see `main`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-_PATIENCE = 30.0  # seconds after the last request was due
+_PATIENCE = 30.0  # seconds after the scheduled time of the last request
 
 
 class Address(NamedTuple):
@@ -28,7 +28,7 @@ class Address(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """`due` and `done` in seconds after the load began; `sent` late is the client's own fault."""
+    """Times of a request in seconds since the start of the load. If `sent` is later than `due`, the client was late."""
 
     status: int
     due: float
@@ -37,7 +37,7 @@ class Answer(NamedTuple):
 
 
 class Load(NamedTuple):
-    """What a load met. `seconds` is how long requests were sent for."""
+    """Result of a load. `seconds`: the time during which requests were sent."""
 
     answers: list[Answer]
     seconds: float
@@ -45,12 +45,12 @@ class Load(NamedTuple):
 
     @property
     def latencies(self) -> np.ndarray:
-        """Of the answers with status 200, seconds."""
+        """Return the latencies of responses with status 200, in seconds."""
         return np.array([a.done - a.due for a in self.answers if a.status == 200])
 
     @property
     def rate(self) -> float:
-        """Good answers a second, of those that came while requests were sent."""
+        """Return responses with status 200 per second, received while requests were sent."""
         return sum(a.status == 200 and a.done <= self.seconds for a in self.answers) / self.seconds
 
     def summary(self) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class Load(NamedTuple):
 
 
 def post(path: str, body: object, **headers: str) -> bytes:
-    """One request, whole, ready to be sent again and again."""
+    """Return a complete HTTP request that can be sent repeatedly."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     lines = [
         f"POST {path} HTTP/1.1",
@@ -79,13 +79,13 @@ def post(path: str, body: object, **headers: str) -> bytes:
 
 
 class Connection(asyncio.Protocol):
-    """One request at a time; the status and how many bytes came are all that is read of an answer."""
+    """Connection: one request at a time. Reads only the status and the length of a response."""
 
     def __init__(self) -> None:
         self._head = bytearray()
         self._left = 0
         self._status = 0
-        self._last = False  # the server has said that it answers nothing more on it
+        self._last = False  # the server announced that it will close the connection
         self._answer: asyncio.Future[int] | None = None
         self._transport: asyncio.Transport | None = None
 
@@ -95,7 +95,7 @@ class Connection(asyncio.Protocol):
         return connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass of it
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transports are not subclasses of it
 
     @property
     def usable(self) -> bool:
@@ -134,22 +134,22 @@ class Connection(asyncio.Protocol):
 
 
 def closed(address: Address, requests: Sequence[bytes], connections: int, seconds: float) -> Load:
-    """Each connection sends its next request as soon as the last one was answered."""
+    """Run a closed loop: each connection sends its next request when the last response arrives."""
     return _run(_closed(address, requests, connections, seconds))
 
 
 def once(address: Address, requests: Sequence[bytes], connections: int) -> float:
-    """Seconds until every request has been answered with 200, from so many connections. Raises RuntimeError."""
+    """Return the seconds until all requests have a response with status 200. Raises RuntimeError for another status."""
     return _run(_once(address, requests, connections))
 
 
 def opened(address: Address, requests: Sequence[bytes], rate: float, seconds: float, seed: int) -> Load:
-    """A Poisson stream of requests, so many a second, whatever becomes of those before."""
+    """Run an open loop: Poisson arrivals at `rate` requests per second, independent of earlier responses."""
     return _run(_opened(address, requests, poisson(rate, seconds, seed), seconds))
 
 
 def poisson(rate: float, seconds: float, seed: int) -> list[float]:
-    """Moments of arrival, so many a second."""
+    """Return arrival times in seconds, at `rate` per second."""
     gaps = np.random.default_rng(seed).exponential(1 / rate, int(rate * seconds * 1.5) + 20)
     due = np.cumsum(gaps)
     return due[due < seconds].tolist()
@@ -188,7 +188,7 @@ async def _once(address: Address, requests: Sequence[bytes], connections: int) -
     async def one(link: Connection) -> None:
         while left:
             if (status := await link.ask(left.popleft())) != 200:
-                raise RuntimeError(f"a request was answered with {status}")
+                raise RuntimeError(f"a request got status {status}, expected 200")
 
     await asyncio.gather(*map(one, links))
     took = time.perf_counter() - began
@@ -198,7 +198,7 @@ async def _once(address: Address, requests: Sequence[bytes], connections: int) -
 
 
 def _usable(idle: list[Connection]) -> Connection | None:
-    """A connection that a full server has refused a request on is closed by it, and not used again."""
+    """Return a usable connection. A full server closes the connection of a rejected request, so it is not reused."""
     while idle:
         if (connection := idle.pop()).usable:
             return connection
@@ -226,7 +226,7 @@ async def _opened(address: Address, requests: Sequence[bytes], due: list[float],
         task.add_done_callback(tasks.discard)
 
     def ticks() -> None:
-        """A thread sleeps to 0.1 ms; the event loop's own timers are rounded up to 1 ms."""
+        """Sleep in a thread, which is accurate to 0.1 ms. The event loop's timers are rounded up to 1 ms."""
         for number, moment in enumerate(due):
             if stop.wait(max(0.0, began + moment - time.perf_counter())):
                 return
@@ -249,7 +249,7 @@ async def _opened(address: Address, requests: Sequence[bytes], due: list[float],
 
 
 def main() -> None:
-    """Closed load from a file of requests (a JSON list of strings, each a whole request); the summary on stdout."""
+    """Run a closed loop with requests from a file (JSON list of complete requests). Prints the summary to stdout."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("port", type=int)
     parser.add_argument("requests", type=Path)

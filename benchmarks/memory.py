@@ -1,6 +1,6 @@
-"""Resident memory of an engine, as batches grow and as their shapes vary.
+"""Measures an engine's resident memory with growing batches and varying shapes.
 
-Shapes come from calls of 1 to 24 real texts, drawn with a seed, which is what a server's requests look like.
+The shapes come from calls with 1 to 24 real texts, drawn with a seed, similar to a server's requests.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from embedship.batches import Batch
 from embedship.engine.protocol import Engine
 
 _PAGE = 4096
-_CALLS = (1, 1, 2, 3, 4, 8, 16, 24)  # texts
+_CALLS = (1, 1, 2, 3, 4, 8, 16, 24)  # texts per call
 _TEXTS = 3_000
 
 
@@ -67,7 +67,7 @@ def _ragged(encoder: Encoder, chance: random.Random) -> None:
 
 
 def resident() -> float:
-    """MB."""
+    """Return the resident memory in MB."""
     return round(int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE / 1e6, 1)
 
 

@@ -1,9 +1,9 @@
-"""What watching costs those who search: latency of a server with monitoring on and of one with it off, in turns.
+"""Measures the latency cost of monitoring: searches on a server with monitoring and on one without, in alternation.
 
-On: a drift reference, shadow searches, canaries, probes and a state folder, each looked at as often as by default, or
-`--often` times as often: then every round holds all of it. Off: nothing is sampled and nothing runs on a schedule.
-Both are started anew in each round: from one pair of processes to the next the ratio changes more than watching does.
-While one answers, the other is stopped (SIGSTOP). `--quick`: one short round on few documents, to see that it runs.
+With monitoring: a drift reference, shadow searches, canaries, probes and a state folder, at the default intervals or
+`--often` times as frequent, so that every round includes all of them. Without: no sampling and no scheduled work. Both
+servers restart in each round, because the ratio varies more between pairs of processes than monitoring changes it.
+While one server is measured, the other is stopped (SIGSTOP). `--quick` runs one short round on few documents.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from served import Server
 from embedship import stdlib_docs
 
 WORK = Path(__file__).parents[1] / ".bench" / "monitoring"
-CLIENTS = 2  # as many as the class of machine has cores: latency, not a queue
+CLIENTS = 2  # equal to the number of cores of this machine class, to measure latency without queueing
 GOAL = 1.05
-PARTS = 4  # of a round's seconds on each server, in turns
+PARTS = 4  # alternating parts per server in a round
 QUICK = 240  # documents
 DEFAULTS = {"drift-interval": 60, "canary-interval": 30, "probe-interval": 600}  # seconds
 NEVER = {"drift-interval": 86_400, "canary-interval": 3_600, "probe-interval": 86_400}
@@ -44,10 +44,10 @@ console = Console(width=80)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=8, help="pairs of servers")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of load on each server in a round")
-    parser.add_argument("--often", type=float, default=1, help="how often things are looked at, 1 being the default")
-    parser.add_argument("--quick", action="store_true", help="one short round: does it run?")
+    parser.add_argument("--rounds", type=int, default=8, help="number of rounds, each with a new pair of servers")
+    parser.add_argument("--seconds", type=float, default=20.0, help="seconds of load per server and round")
+    parser.add_argument("--often", type=float, default=1, help="how much more often monitoring runs than by default")
+    parser.add_argument("--quick", action="store_true", help="smoke test: one short round")
     options = parser.parse_args()
     if options.quick:
         options.rounds, options.seconds = 1, 2.0
@@ -90,7 +90,7 @@ def _intervals(seconds: Mapping[str, float]) -> list[str]:
 
 
 def _prepared(entries: list[stdlib_docs.DocEntry], index: Path) -> list[str]:
-    """Bundle, drift reference, index and probes of the standard library's documentation; returns the questions."""
+    """Create bundle, drift reference, index and probes from the standard library's docs. Returns the questions."""
     summaries = [entry.summary for entry in entries]
     _lines("corpus.jsonl", [{"id": e.id, "text": e.body} for e in entries])
     _lines("queries.jsonl", [{"text": text} for text in summaries])
@@ -117,7 +117,7 @@ def _served(name: str, index: Path, *flags: str) -> AbstractContextManager[Serve
 
 
 def _load(server: Server, questions: list[str], seconds: float) -> list[float]:
-    """Seconds of each search; every client asks the next question as soon as it has its answer."""
+    """Return the seconds of each search. Each client sends its next query when the last response arrives."""
     end = time.perf_counter() + seconds
 
     def client(number: int) -> list[float]:
@@ -131,7 +131,7 @@ def _load(server: Server, questions: list[str], seconds: float) -> list[float]:
             answer.read()
             took.append(time.perf_counter() - started)
             if answer.status != 200:
-                raise SystemExit(f"the server answered {answer.status}")
+                raise SystemExit(f"the server returned status {answer.status}")
         connection.close()
         return took
 
@@ -153,7 +153,7 @@ def _ratios(took: dict[str, list[list[float]]], percentile: int) -> list[float]:
 
 
 def _print(result: dict[str, Any]) -> None:
-    table = Table(title=f"milliseconds of a search, {CLIENTS} clients")
+    table = Table(title=f"milliseconds per search, {CLIENTS} clients")
     for heading in ("monitoring", "requests", "p50", "p95", "p99"):
         table.add_column(heading, justify="left" if heading == "monitoring" else "right")
     for name, row in result["rows"].items():

@@ -1,8 +1,8 @@
-"""Which shapes of batches does OpenVINO compute wrongly on this CPU, under which settings, and what does each cost?
+"""Finds batch shapes that OpenVINO computes incorrectly on this CPU, per setting, and measures each setting's speed.
 
-The graph is attention alone: int8 projections (fake-quantised, as NNCF writes them) of random vectors, scores, softmax,
-values. It is compared with the same graph in float32, for every number of rows and every width, twice over, so that the
-second time the cache of compiled kernels is filled. Run it as
+The graph contains attention only: int8 projections of random vectors (fake-quantised, as NNCF writes them), scores,
+softmax, values. It is compared with the same graph in float32, for every number of rows and every width. Each is
+measured twice, so that the cache of compiled kernels is full the second time. Usage:
 
     python benchmarks/openvino_shapes.py --head 32 --widths 4-130
     python benchmarks/openvino_shapes.py --model BUNDLE/openvino/openvino_model_qint8_quantized.xml --exact BUNDLE/openvino/openvino_model.xml
@@ -28,7 +28,7 @@ Floats = npt.NDArray[np.float32]
 Inputs = dict[str, npt.NDArray[np.generic]]
 ops = ov.opset13
 
-FLOOR = 0.95  # int8 of these graphs has 0.98 and more where it is right
+FLOOR = 0.95  # a correct int8 result of these graphs has a cosine of at least 0.98
 
 
 class Setting(NamedTuple):
@@ -45,7 +45,7 @@ class Wrong(NamedTuple):
 
 
 def graph(head: int, heads: int, layers: int, quantised: bool, seed: int = 0) -> ov.Model:
-    """(rows, width, heads * head) float32 -> the same, through `layers` of attention with sharp scores."""
+    """Return a graph with `layers` of attention with sharp scores: float32 (rows, width, heads * head) in and out."""
     random, size = np.random.default_rng(seed), head * heads
     given = ops.parameter([-1, -1, size], np.float32, name="x")
     x = given
@@ -85,7 +85,7 @@ def _attended(query: ov.Node, key: ov.Node, value: ov.Node, head: int, size: int
 
 
 class Runner:
-    """One compiled model, an infer request a stream."""
+    """One compiled model with one infer request per stream."""
 
     def __init__(self, model: ov.Model, setting: Setting) -> None:
         settings = {
@@ -102,7 +102,7 @@ class Runner:
         self.requests = [compiled.create_infer_request() for _ in range(setting.streams)]
 
     def __call__(self, inputs: Inputs, stream: int = 0) -> Floats:
-        """(rows, anything) float32, a row a text."""
+        """Return float32 (rows, n), one row per text."""
         request = self.requests[stream]
         request.infer({name: inputs[name] for name in self.names})
         found = np.array(request.get_output_tensor(self._output).data, dtype=np.float32)
@@ -127,7 +127,7 @@ def random_tokens() -> Callable[[int, int], Inputs]:
 def wrong(
     quick: Runner, exact: Runner, given: Callable[[int, int], Inputs], shapes: Sequence[tuple[int, int]]
 ) -> list[Wrong]:
-    """The worst of two rounds, all streams at once."""
+    """Return the shapes below FLOOR with their lowest cosine in two rounds, with all streams at once."""
     streams, found = range(len(quick.requests)), {}
     with ThreadPoolExecutor(len(streams)) as threads:
         for rows, width in itertools.chain(shapes, shapes[::-1]):
@@ -143,7 +143,7 @@ def wrong(
 def speed(
     quick: Runner, given: Callable[[int, int], Inputs], shapes: Sequence[tuple[int, int]], seconds: float
 ) -> float:
-    """Tokens a second over all streams, each shape in turn."""
+    """Return tokens per second over all streams, with each shape in turn."""
     inputs = [given(*shape) for shape in shapes]
 
     def run(stream: int) -> int:
@@ -173,14 +173,14 @@ def _parsed() -> argparse.Namespace:
     parser.add_argument("--head", type=int, nargs="+", default=[32, 64], help="head sizes of the generated graph")
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--model", type=Path, help="an int8 model, in place of the generated graph")
+    parser.add_argument("--model", type=Path, help="int8 model to use instead of the generated graph")
     parser.add_argument("--exact", type=Path, help="the same model in float32")
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 4])
-    parser.add_argument("--widths", default="4-130", help="first and last")
+    parser.add_argument("--widths", default="4-130", help="first and last width")
     parser.add_argument("--hints", nargs="+", default=["f32", "bf16"])
     parser.add_argument("--caches", nargs="+", default=["1024", "0"], help="CPU_RUNTIME_CACHE_CAPACITY")
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement of speed")
+    parser.add_argument("--seconds", type=float, default=1.0, help="seconds per speed measurement")
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""The page cache of Linux: forget files, and see how much of them is gone."""
+"""Drops files from the Linux page cache and measures the dropped share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MAP_SHARED, _PROT_READ = 1, 1
 
 
 def drop(files: Iterable[Path]) -> float:
-    """Return the share of their pages that is in memory no more: what other processes have mapped stays."""
+    """Drop the files' pages. Return the dropped share; pages that other processes have mapped stay in memory."""
     held = total = 0
     for path in files:
         with path.open("rb") as file:
@@ -27,7 +27,7 @@ def drop(files: Iterable[Path]) -> float:
 
 
 def _resident(descriptor: int, size: int) -> list[bool]:
-    """Whether each page of a file is in memory: mincore(2), which asks without reading any."""
+    """Return whether each page of a file is in memory (mincore(2), which reads no page)."""
     count = -(-size // mmap.PAGESIZE)
     seen = (ctypes.c_ubyte * count)()
     _libc.mmap.restype = ctypes.c_void_p

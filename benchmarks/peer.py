@@ -1,4 +1,4 @@
-"""A peer: somebody else's library in a venv and a process of its own, driven round by round."""
+"""Peer: another library in its own venv and process, controlled round by round."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PATIENCE_SECONDS = 900.0
 
 
 def python_of(name: str) -> Path:
-    """The interpreter of the peer's venv, made from peers/<name>.txt if it is not there or out of date."""
+    """Return the interpreter of the peer's venv. Creates it from peers/<name>.txt if it is missing or out of date."""
     wanted = (HERE / "peers" / f"{name}.txt").read_text()
     venv = HERE.parent / f".venv-{name}"
     stamp, python = venv / ".installed", venv / "bin" / "python"
@@ -32,14 +32,14 @@ def python_of(name: str) -> Path:
 
 
 class PeerEnded(SystemExit):
-    """The peer's process ended; the benchmark ends too, unless it goes on without that peer."""
+    """The peer's process ended. The benchmark also ends, unless it continues without this peer."""
 
 
 class Peer:
-    """One backend of a peer, loaded once; each request is one line of JSON there and one back."""
+    """One backend of a peer, loaded once. A request and its response are one line of JSON each."""
 
     def __init__(self, name: str, backend: str, *arguments: object, python: Path | None = None) -> None:
-        """`python` is the interpreter of a peer whose pins are ours; None: that of its own venv."""
+        """`python`: interpreter of a peer with the same pinned versions as ours. None: its own venv."""
         self.label = backend
         command = [str(python or python_of(name)), str(HERE / "peers" / f"{name}.py"), backend, *map(str, arguments)]
         log = (HERE.parent / ".bench" / f"{name}-{backend}.log").open("w")
@@ -53,7 +53,7 @@ class Peer:
         return self._answer()
 
     def _answer(self) -> Any:
-        """A peer that says nothing for so long hangs, and is ended."""
+        """End the peer if it does not respond within the time limit."""
         assert self._process.stdout is not None
         patience = threading.Timer(_PATIENCE_SECONDS, self._process.kill)
         patience.start()
@@ -68,6 +68,6 @@ class Peer:
         self._process.stdin.close()
         try:
             self._process.wait(10)
-        except subprocess.TimeoutExpired:  # threads of its own keep it: Infinity's do
+        except subprocess.TimeoutExpired:  # its own threads keep it alive, for example Infinity's
             self._process.kill()
             self._process.wait()

@@ -1,8 +1,8 @@
-"""What Ray costs on one machine: `embedship encode --ray local` against the same command without --ray, in turn.
+"""Cost of Ray on one machine: `embedship encode --ray local` against the same command without --ray, in alternation.
 
-Both have the same devices: all cores of the machine, in one encoder of one stream a core. Each run is a process of its
-own into an empty folder, and its files must be the same bytes. Held against the goal is the time in which texts are
-encoded, which a long run is all of; the seconds until the first text are a cost a run, and shown beside it.
+Both use the same devices: all cores of the machine in one encoder with one stream per core. Each run is a separate
+process with an empty output folder, and both must write identical bytes. The goal applies to the encoding time, which
+dominates long runs. The seconds until the first text are a fixed cost per run and are shown separately.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from rich.table import Table
 from embedship import stdlib_docs
 
 WORK = Path(__file__).parents[1] / ".bench"
-GOAL = 1.10  # times the seconds without Ray, at most
-COPIES, QUICK_TEXTS = 3, 200  # of the corpus, each text with another number before it
+GOAL = 1.10  # maximum ratio to the seconds without Ray
+COPIES, QUICK_TEXTS = 3, 200  # copies of the corpus, each text with a different number in front
 
 console = Console(width=110)
 
 
 class Run(NamedTuple):
-    """`encoding` are the seconds from the first text to the last, `command` those of the whole command."""
+    """`encoding`: seconds from the first text to the last. `command`: seconds of the whole command."""
 
     encoding: float
     command: float
@@ -81,16 +81,16 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="of both, after one that is not counted")
-    parser.add_argument("--quick", action="store_true", help="a smoke test on 200 texts: its figures mean nothing")
-    parser.add_argument("--bundle", type=Path, help="a bundle of all-MiniLM-L6-v2 (default: exported here)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of both, after one warm-up round")
+    parser.add_argument("--quick", action="store_true", help="smoke test on 200 texts; the figures are meaningless")
+    parser.add_argument("--bundle", type=Path, help="bundle of all-MiniLM-L6-v2 (default: exported by this run)")
     options = parser.parse_args()
     options.rounds = 0 if options.quick else options.rounds
     return options
 
 
 def _source(quick: bool) -> tuple[Path, int]:
-    """Python's documentation, several times over."""
+    """Write the corpus: several copies of Python's documentation."""
     bodies = [entry.body for entry in (stdlib_docs.entries(QUICK_TEXTS) if quick else stdlib_docs.entries())]
     texts = bodies if quick else [f"{copy} {body}" for copy in range(COPIES) for body in bodies]
     path = WORK / "ray.jsonl"
@@ -99,7 +99,7 @@ def _source(quick: bool) -> tuple[Path, int]:
 
 
 def _shards(quick: bool) -> list[str]:
-    """Several, so that one is read, tokenised and written while another computes: as in a run of hours."""
+    """Return several shards, so that one is read, tokenised and written while another is computed, as in a long run."""
     return ["--shard-texts", "50" if quick else "512"]
 
 
@@ -107,7 +107,7 @@ def _run(bundle: Path, source: Path, out: Path, more: list[str]) -> Run:
     shutil.rmtree(out, ignore_errors=True)
     command = [sys.executable, "-P", "-m", "embedship", "encode", str(bundle), str(source), "--out", str(out), "--json"]
     began = time.perf_counter()
-    # From elsewhere than the checkout: a folder embedship/ without its rooms lies there.
+    # Not from the checkout: its folder embedship/ lacks the other packages.
     answer = subprocess.run([*command, *more], capture_output=True, text=True, cwd=WORK, check=False)
     took = time.perf_counter() - began
     if answer.returncode:
@@ -119,7 +119,7 @@ def _run(bundle: Path, source: Path, out: Path, more: list[str]) -> Run:
 def _require_same(*folders: Path) -> None:
     contents = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders]
     if contents[0] != contents[1]:
-        raise SystemExit(f"{folders[0]} and {folders[1]} differ: with Ray other bytes come out than without")
+        raise SystemExit(f"{folders[0]} and {folders[1]} differ: the output with Ray must equal the output without it")
 
 
 def _figures(runs: list[Run]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What every benchmark says of itself: the machine, the versions, the commit; and where results are kept."""
+"""Metadata of every benchmark (machine, versions, commit) and storage of results."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def keep(name: str, result: dict[str, Any]) -> None:
-    """Write the result beside its predecessors, and print it as the last line. A quick one is only printed."""
+    """Save the result and print it as the last line. A quick result is only printed."""
     if result.get("quick"):
         print(json.dumps(result))
         return

@@ -1,10 +1,10 @@
-"""What re-ranking gains and costs: nDCG@10 and latency of searches over MedQuAD's 10,038 answers, with and without.
+"""Quality and cost of re-ranking: nDCG@10 and latency of searches over MedQuAD's 10,038 answers, with and without it.
 
-Title and text are indexed and read by the re-ranker. The cross-encoder is made here (cross_training.py), from 1,500
-questions that are not among the 250 that ask, and exported through the gates. One server holds index and re-ranker;
-each question is searched plainly and re-ranked, in turn. Then pairs a second, beside sentence-transformers'
-CrossEncoder (torch) with the same weights, round by round. What was made is kept in .bench; `--quick` is a smoke test
-on little of everything.
+The index and the re-ranker use title and text. cross_training.py trains the cross-encoder on 1,500 questions, which
+exclude the 250 test questions; the export applies its gates. One server has index and re-ranker. Each question is
+searched without and with re-ranking, in alternation. Then pairs per second are compared with sentence-transformers'
+CrossEncoder (torch) with the same weights, in alternating rounds. Generated files are kept in .bench. `--quick` is a
+smoke test with small sizes.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data" / "medquad"
 WORK = ROOT / ".bench" / "rerank"
 NEGATIVES = 4
-AMONG = 30  # hits of MiniLM that negatives are drawn from
+AMONG = 30  # MiniLM hits from which negatives are drawn
 ROUNDS = 5
-PAIRS = 256  # of a round of the measurement of speed
+PAIRS = 256  # pairs per round of the speed measurement
 
 
 class Size(NamedTuple):
@@ -108,7 +108,7 @@ def _reranker(bundle: Bundle, index: Path, data: Data, size: Size) -> Made:
         lines = [json.dumps({"query": each.question, "text": text}) for each in lessons[:100] for text in each.passages]
         pairs.write_text("\n".join(lines))
         command = [sys.executable, "-P", "-m", "embedship", "export", str(made.checkpoint), "--task", "rerank"]
-        command += ["--variants", "onnx,openvino"]  # the gate refused int8: 0.78 at worst, 0.8 is demanded
+        command += ["--variants", "onnx,openvino"]  # the gate rejected int8: worst value 0.78, required 0.8
         subprocess.run([*command, "--texts", str(pairs), "--out", str(made.bundle)], check=True)
         notes.write_text(json.dumps(training))
     return made._replace(training=json.loads(notes.read_text()))
@@ -132,7 +132,7 @@ def _lessons(bundle: Bundle, index: Path, data: Data, count: int) -> Iterator[Le
 
 
 def _searches(address: Address, data: Data, size: Size) -> dict[str, Any]:
-    """By the number re-ranked, 0 for none: each question asks for all of them in turn."""
+    """Return results by the number of re-ranked hits (0: none). Each question uses all numbers in turn."""
     client = http.client.HTTPConnection(*address, timeout=60)
     ways = (0, *size.tops)
     seconds: dict[int, list[float]] = {way: [] for way in ways}
@@ -159,7 +159,7 @@ def _said(seconds: list[float], quality: list[Any], plain: np.ndarray) -> dict[s
 
 
 def _pairs(made: Made, data: Data, quick: bool) -> dict[str, Any]:
-    """Pairs a second of our encoder and of sentence-transformers', in this process, round by round."""
+    """Return pairs per second of our encoder and sentence-transformers', in this process, in alternating rounds."""
     from sentence_transformers import CrossEncoder
 
     from embedship.bundle import Task
@@ -234,9 +234,9 @@ def _lines(path: Path) -> Iterator[Any]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--bundle", type=Path, help="a bundle of all-MiniLM-L6-v2 (default: exported here)")
+    parser.add_argument("--bundle", type=Path, help="bundle of all-MiniLM-L6-v2 (default: exported by this run)")
     parser.add_argument("--data", type=Path, default=DATA, help="MedQuAD: corpus, queries and qrels")
-    parser.add_argument("--quick", action="store_true", help="a smoke test: its figures mean nothing")
+    parser.add_argument("--quick", action="store_true", help="smoke test; the figures are meaningless")
     return parser.parse_args()
 
 

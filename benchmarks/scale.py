@@ -1,7 +1,7 @@
-"""The plan past our machines: a seeded simulation of replicas, checked against one machine, then put through scenes.
+"""Simulates clusters larger than our machines: seeded, checked against one machine, then run through scenarios.
 
-Two cores are all that was measured on. What is said here of clusters is computed: by the server's own batching in
-virtual time, with costs fitted to measured points, under the assumptions that are printed and kept with the result.
+Only two cores were measured. All cluster figures are computed: the server's own batching in virtual time, with costs
+fitted to measured points, under the assumptions that are printed and saved with the result.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ KEPT = {"load": "load-2026-11-24T1311.json", "encode": "encode-2026-11-24T1322.j
 QUERY_TOKENS = 16
 SEED = 0
 ASSUMPTIONS = [
-    "A replica is a machine like the measured one: two cores, int8, and a client that works on the same cores.",
-    "A request is one text; its length is that of the measured run's texts, in turn.",
-    "A batch costs a + b * padded tokens; a request a fixed time of an event loop that does one thing at a time. "
-    "Threads that work at once share the cores evenly.",
-    "Answers of a batch leave together; refusals and connections cost nothing; clients are patient and retry nothing.",
-    "Requests are spread at random (kube-proxy), or to the emptier of two drawn (a proxy with least requests).",
-    "A lost node answers nothing: what it had and what is sent there until it is noticed hangs and is lost.",
+    "A replica is a machine like the measured one: two cores, int8, and a client on the same cores.",
+    "A request is one text. Lengths are those of the measured run's texts, in turn.",
+    "A batch costs a + b * padded tokens. A request costs a fixed time of a single-threaded event loop. "
+    "Active threads share the cores evenly.",
+    "Responses of a batch are sent together. Rejections and connections cost nothing. Clients wait and never retry.",
+    "Requests go to a random replica (kube-proxy), or to the emptier of two random ones (a least-requests proxy).",
+    "A lost node does not respond. Its current requests, and those sent to it until it is noticed, are lost.",
     "Autoscaling: scrape and HPA sync every 15 s, rate over 2 min, tolerance 10%, down after 300 s; a pod takes 20 s "
-    "to its first request, on a node that has room and the image (assumed, not measured).",
+    "to its first request, on a node with free capacity and the image (assumed, not measured).",
 ]
 
 console = Console(width=120)
@@ -51,10 +51,10 @@ console = Console(width=120)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a smoke test: its figures mean nothing; not kept")
-    parser.add_argument("--measure", action="store_true", help="fit to and check against this machine, measured now")
-    parser.add_argument("--bundle", type=Path, help="with --measure: of all-MiniLM-L6-v2 (default: exported here)")
-    parser.add_argument("--json", action="store_true", help="nothing but the JSON of the last line")
+    parser.add_argument("--quick", action="store_true", help="smoke test; the figures are meaningless and not kept")
+    parser.add_argument("--measure", action="store_true", help="measure this machine now, fit and check with it")
+    parser.add_argument("--bundle", type=Path, help="with --measure: all-MiniLM-L6-v2 (default: exported here)")
+    parser.add_argument("--json", action="store_true", help="print only the JSON line")
     options = parser.parse_args()
     console.quiet = options.json
     WORK.mkdir(exist_ok=True)
@@ -94,7 +94,7 @@ def _verdict(validated: Checked) -> dict[str, Any]:
 
 
 def _kept() -> tuple[Figures, list[int], dict[str, str]]:
-    """Of the kept runs, and the lengths of their queries by the model's own tokenizer."""
+    """Return the figures of the kept runs and their query lengths by the model's tokenizer."""
     from tokenizers import Tokenizer
 
     load, encode = (json.loads((record.RESULTS / KEPT[name]).read_text()) for name in ("load", "encode"))
@@ -105,7 +105,7 @@ def _kept() -> tuple[Figures, list[int], dict[str, str]]:
 
 
 def _measured(bundle: Path, quick: bool) -> tuple[Figures, list[int], dict[str, str]]:
-    """The same points as the kept runs have, of this machine now."""
+    """Measure the points of the kept runs on this machine."""
     seconds, rounds = (1.0, 1) if quick else (6.0, 3)
     queries = [entry.summary for entry in stdlib_docs.entries()]
     with Encoder.open(bundle) as encoder:
@@ -130,7 +130,7 @@ def _engine_seconds(encoder: Encoder, text: str, times: int) -> float:
 
 
 def _tokens_per_second(encoder: Encoder, count: int, rounds: int) -> float:
-    """Of the model alone, the first round left out."""
+    """Measure the model alone, without the first round."""
     texts = [entry.body for entry in stdlib_docs.entries(count)]
     batches = alone.batches(encoder, texts)
     took = [alone.seconds(encoder, batches) for _ in range(rounds + 1)][1:]
@@ -147,10 +147,10 @@ def _closed(address: Address, asked: list[bytes], seconds: float, rounds: int) -
 
 
 def _opened(address: Address, asked: list[bytes], rate: float, seconds: float, rounds: int) -> tuple[float, float]:
-    """Medians over rounds of p50 and p99, seconds. Raises RuntimeError where a request was not answered."""
+    """Return the medians of p50 and p99 over rounds, in seconds. Raises RuntimeError if a request got no response."""
     found = [loadclient.opened(address, asked, rate, seconds, seed).summary() for seed in range(rounds)]
     if any(load["lost"] or set(load["statuses"]) != {"200"} for load in found):
-        raise RuntimeError(f"{rate} requests a second were not all answered: this machine is too busy to be measured")
+        raise RuntimeError(f"not all of {rate} requests per second got a response: the machine is too busy")
     p50, p99 = (statistics.median(load[key] for load in found) / 1e3 for key in ("p50_ms", "p99_ms"))
     return p50, p99
 
@@ -219,7 +219,7 @@ def _plot(result: dict[str, Any], name: str) -> None:
         WORK / f"{name}-quick.svg" if result["quick"] else record.RESULTS / f"{name}.svg",
         [
             ("Measured and simulated, one machine", against),
-            ("Simulated p99 at 10,000 queries a second" if not result["quick"] else "Simulated p99", tails),
+            ("Simulated p99 at 10,000 queries per second" if not result["quick"] else "Simulated p99", tails),
             ("Simulated: requests lost with one node", losses),
             ("Simulated: seconds with a request above 100 ms, load tripled at once", slow),
         ],

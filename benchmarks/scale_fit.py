@@ -1,7 +1,7 @@
-"""What a batch and a request cost, fitted to measured points, and what the simulation says about the others.
+"""Fits the cost of a batch and a request to measured points, and compares the simulation with the other points.
 
-The engine's two figures come from runs of the engine. The two others, of a request and of a batch outside the engine,
-are fitted to the lighter loads; the heaviest closed loop is left out, and is what the simulation is checked against.
+Two figures come from runs of the engine. The other two, the cost of a request and of a batch outside the engine, are
+fitted to the lighter loads. The heaviest closed loop is not used for the fit; it validates the simulation.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from simulation import Costs
 from embedship.batches import BUDGET
 
 BOUND = 0.10
-SECONDS, ROUGH = 6.0, 1.0  # virtual, of one load
+SECONDS, ROUGH = 6.0, 1.0  # virtual seconds per load
 
 
 class Figures(NamedTuple):
-    """What one machine was measured to do, the client on the same cores."""
+    """Measured figures of one machine, with the client on the same cores."""
 
     engine_seconds: float  # one query of `tokens` tokens, one stream
     tokens: int
     tokens_per_second: float  # full batches, all streams
-    closed: dict[int, float]  # connections -> good answers a second
-    p50: dict[float, float]  # Poisson requests a second -> seconds, from when each was due
+    closed: dict[int, float]  # connections -> good responses per second
+    p50: dict[float, float]  # Poisson requests per second -> seconds from the scheduled time
     p99: dict[float, float]
-    overload: tuple[float, float] | None = None  # offered, answered a second
+    overload: tuple[float, float] | None = None  # requests offered and answered per second
     streams: int = 2
 
     @classmethod
     def kept(cls, load: dict[str, Any], encode: dict[str, Any]) -> Figures:
-        """Of a kept run of load.py and one of encode.py."""
+        """Return the figures of kept runs of load.py and encode.py."""
         light = [load["open_loop"][share] for share in ("0.5", "0.7")]
         over = load["open_loop"]["1.3"]
         return cls(
@@ -52,7 +52,7 @@ class Figures(NamedTuple):
 
 
 class Point(NamedTuple):
-    """A measured point and the simulated one. `role`: fitted, validated, or besides."""
+    """A measured point and the simulated one. `role`: fitted, validated or besides (shown only)."""
 
     name: str
     measured: float
@@ -72,7 +72,7 @@ class Checked(NamedTuple):
 
 
 def points(figures: Figures, lengths: Sequence[int], seconds: float = SECONDS) -> list[Point]:
-    """Every measured point; one is validated, the closed loop with most connections."""
+    """Return every measured point. The closed loop with most connections is the validated one."""
 
     def closed(connections: int) -> Callable[[Costs], float]:
         return lambda costs: simulation.closed(costs, lengths, connections, seconds).rate
@@ -99,14 +99,14 @@ def points(figures: Figures, lengths: Sequence[int], seconds: float = SECONDS) -
 
 
 def engine(figures: Figures) -> tuple[float, float]:
-    """Seconds of a batch and of a token, from one query and from full batches: both lie on a + b * tokens."""
+    """Return seconds per batch and per token by solving a + b * tokens for one query and for full batches."""
     full = BUDGET * figures.streams / figures.tokens_per_second
     token = (full - figures.engine_seconds) / (BUDGET - figures.tokens)
     return figures.engine_seconds - token * figures.tokens, token
 
 
 def fitted(figures: Figures, given: Sequence[Point], evaluations: int = 60) -> Costs:
-    """The least sum of squared log errors over the fitted points; Nelder-Mead, because a simulation has no gradient."""
+    """Minimise the squared log errors of the fitted points with Nelder-Mead, because a simulation has no gradient."""
     batch, token = engine(figures)
     used = [point for point in given if point.role == "fitted"]
 

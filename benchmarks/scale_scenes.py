@@ -1,4 +1,4 @@
-"""What the simulated cluster is put through: 10,000 queries a second, a lost node, and a load that triples."""
+"""Scenarios for the simulated cluster: 10,000 queries per second, a lost node, and a load that triples."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from simulation import Costs, Load, Outcome
 
 
 class Sizes(NamedTuple):
-    """How long and how much is simulated; virtual seconds, requests a second."""
+    """Size of a simulation: virtual seconds and requests per second."""
 
     rate: float
     replicas: tuple[int, ...]
     seconds: float
-    noticed: float  # a dead node, by Kubernetes: node-monitor-grace-period
-    before: float  # and after a loss
+    noticed: float  # time until Kubernetes notices a dead node (node-monitor-grace-period)
+    before: float  # seconds before the loss, and again after it is noticed
     calm: float
     busy: float
     low: float
@@ -26,7 +26,7 @@ class Sizes(NamedTuple):
 
 FULL = Sizes(10_000.0, (10, 12, 15, 19, 24), 10.0, 40.0, 10.0, 60.0, 300.0, 900.0, 2_700.0)
 QUICK = Sizes(1_000.0, (2, 3), 3.0, 2.0, 3.0, 15.0, 60.0, 500.0, 1_800.0)
-WARM = 1.0  # seconds left out, in which queues fill
+WARM = 1.0  # seconds to omit, because queues fill first
 
 Says = Callable[[str], None]
 
@@ -53,7 +53,7 @@ def _replicas(costs: Costs, lengths: Sequence[int], sizes: Sizes, seed: int) -> 
 
 
 def _loss(costs: Costs, lengths: Sequence[int], sizes: Sizes, seed: int) -> list[dict[str, Any]]:
-    """Noticed by Kubernetes alone, or after a second by whoever sends requests (a proxy's passive checks)."""
+    """Simulate a node loss that Kubernetes notices, or a proxy's passive checks after one second."""
     replicas, found = sizes.replicas[-2], []
     for who, noticed in (("Kubernetes alone", sizes.noticed), ("a proxy, after 1 s", 1.0)):
         for choices in (1, 2):
@@ -113,12 +113,12 @@ def _scaling(costs: Costs, lengths: Sequence[int], spans: list[Span], rule: Rule
 
 
 def _slow_seconds(load: Load, bound: float) -> int:
-    """Of those in which a request was sent that waited longer, or was refused."""
+    """Return the number of seconds in which a request was sent that waited longer than `bound` or was rejected."""
     return len({int(r.born) for r in load.requests if r.outcome is Outcome.REFUSED or r.ended - r.born > bound})
 
 
 def _summary(load: Load) -> dict[str, Any]:
-    """Percentiles leave out the first second."""
+    """Return the summary. Percentiles omit the first second."""
     counts = {str(outcome): load.count(outcome) for outcome in Outcome}
     return {"requests": len(load.requests), **counts} | {
         f"p{p}_ms": round(load.milliseconds(p, WARM), 2) for p in (50, 99)

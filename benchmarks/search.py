@@ -1,8 +1,8 @@
-"""Recall, speed and memory of every kind of index and of its peers, on 229,000 real texts with held-out queries.
+"""Recall, speed and memory of every index kind and of its peers, on 229,000 real texts with held-out queries.
 
-All are given the same vectors (float32 rows of float16 values, so that one truth holds for all), build and search on
-one core, and run in turn, round by round. `--only medquad` is the smaller reference set; `--quick` a smoke test of all
-parts. OPENBLAS_CORETYPE is that of the environment, the same for all, and is kept with the result.
+All use the same vectors (float32 rows with float16 values, so that the exact result is the same for all), build and
+search on one core, and run in alternating rounds. `--only medquad` uses the smaller reference set; `--quick` is a smoke
+test of all parts. OPENBLAS_CORETYPE comes from the environment, is the same for all, and is saved with the result.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-# Before numpy loads; peers inherit it.
+# Set before numpy is imported. Peers inherit it.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 if any(os.environ.get(name) != value for name, value in ONE_THREAD.items()):
     os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ONE_THREAD})
@@ -47,7 +47,7 @@ K = 10
 SINGLES = 100
 SHARES = (0.5, 0.1, 0.01, 0.001)
 QUICK_DOCUMENTS, QUICK_QUERIES = 4000, 100
-# Backend -> what its effort is tried at, and whether it runs in this interpreter's environment or in that of the peers.
+# Backend -> its effort values, and whether it runs in this interpreter's environment or in the peers' venv.
 PEERS: dict[str, tuple[tuple[int | None, ...], bool]] = {
     "faiss-flat": ((None,), False),
     "faiss-hnsw": ((16, 32, 64, 128, 256), False),
@@ -70,7 +70,7 @@ class Setting(NamedTuple):
 
 
 class Contender:
-    """Something that can be asked at several efforts; `ask` gives seconds and the (n, 10) rows."""
+    """An index to compare, with several efforts. `ask` returns seconds and the (n, 10) rows."""
 
     name: str
     ours: bool
@@ -82,7 +82,7 @@ class Contender:
         raise NotImplementedError
 
     def single(self, effort: Any) -> float:
-        """Seconds for one query, asked alone."""
+        """Return the seconds of a single query."""
         raise NotImplementedError
 
 
@@ -93,7 +93,7 @@ class Ours(Contender):
         self, kind: IndexKind, folder: Path, truth: ExactVectors, codes: Any, queries: NDArray[np.float32]
     ) -> None:
         self.name = f"embedship {kind}"
-        # Binary as it is commonly set up, ranked by int8; the others by the exact vectors.
+        # Binary codes are re-ranked by int8, as is common; the other kinds by the exact vectors.
         store = RerankStore.INT8 if kind is IndexKind.BINARY else RerankStore.FLOAT16
         planned = recipe.make_recipe(kind, truth.size, truth.dimension, store)
         packing = QuantisationParams.from_recipe(planned, codes, truth.dimension)
@@ -161,7 +161,7 @@ def main() -> None:
 
 
 def _run(folder: Path, data: Embedded, bundle: Bundle, rounds: int) -> dict[str, Any]:
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # peers inherit it; our builds take every core there is
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # peers inherit it; our builds use every available core
     truth = ExactVectors.write(folder, [data.documents], data.documents.shape)
     exact = truth.search(data.queries, K).rows
     files = folder / "documents.npy", folder / "queries.npy"
@@ -199,7 +199,7 @@ def _run(folder: Path, data: Embedded, bundle: Bundle, rounds: int) -> dict[str,
 def _rounds(
     contenders: Sequence[Contender], exact: NDArray[np.int64], rounds: int
 ) -> tuple[dict[Setting, tuple[float, list[float]]], dict[str, list[float]]]:
-    """Setting -> (recall, seconds a round); and the seconds of single queries of the exact ones."""
+    """Return setting -> (recall, seconds per round), and the single-query seconds of the exact settings."""
     points: dict[Setting, tuple[float, list[float]]] = {}
     singles: dict[str, list[float]] = {}
     for number in range(rounds):
@@ -237,9 +237,9 @@ def _curves(
 
 
 def _rescoring(contenders: Sequence[Contender], data: Embedded, truth: ExactVectors) -> dict[str, float]:
-    """Seconds to rank the same number of candidates again, 20 for each of ten hits, of all queries.
+    """Return the seconds to re-rank the same number of candidates for all queries, 20 per each of ten hits.
 
-    Theirs is what a search with rescoring takes longer than one without that returns as many candidates.
+    The peer's figure is the difference between a search with rescoring and one without, with equal candidates.
     """
     theirs = next(each for each in contenders if each.name == "semantic-search-faiss")
     ours = next(each for each in contenders if each.name == f"embedship {IndexKind.BINARY}")
@@ -253,7 +253,7 @@ def _rescoring(contenders: Sequence[Contender], data: Embedded, truth: ExactVect
 
 
 def _filters(ours: Ours, data: Embedded, truth: ExactVectors) -> dict[str, float]:
-    """Share of rows that a filter allows -> recall@10 among them, at the most thorough effort."""
+    """Return recall@10 by the share of rows that a filter allows, at the highest effort."""
     queries, random = data.queries[:200], np.random.default_rng(5)
     found = {}
     for share in SHARES:

@@ -1,4 +1,4 @@
-"""What the search benchmark has to show, and by how much it does or does not."""
+"""Goals of the search benchmark, and the distance from each."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _small(curves: Sequence[Point], flat: float, hnswlib: Sequence[Point]) -> Po
 
 
 def _recalls(curves: Sequence[Point]) -> Point:
-    """At the multiplier that both are rescored with, 20: ours is at least theirs."""
+    """Return the goal that our recall is at least the peer's, both with a rescore multiplier of 20."""
     theirs = next(p for p in curves if p["name"] == "semantic-search-faiss" and p["effort"] == "20")
     ours = next(
         p for p in curves if p["name"] == "embedship binary" and "oversample=20" in p["effort"].replace(" ", "=")
@@ -75,7 +75,7 @@ def _filters(filtered: dict[str, dict[str, float]]) -> Point:
 
 
 def _at(curve: Sequence[Point], recall: float) -> float | None:
-    """Queries a second at this recall, between the two points around it; None where the curve ends below."""
+    """Return queries per second at this recall, interpolated between two points; None if the curve ends below it."""
     ordered = sorted(curve, key=lambda p: float(p["recall"]))
     if recall > ordered[-1]["recall"]:
         return None
@@ -97,4 +97,4 @@ def _goal(name: str, found: float, wanted: float, unit: str) -> Point:
 
 
 def _nothing(name: str) -> Point:
-    return {"goal": name, "met": False, "found": "nothing of ours reaches that recall within those bytes"}
+    return {"goal": name, "met": False, "found": "no embedship index reaches this recall within these bytes"}

@@ -1,8 +1,8 @@
-"""Real texts to search, and queries held out of them; embedded once and kept in .bench.
+"""Real texts to search with held-out queries; embedded once and kept in .bench.
 
-medquad      sentences of MedQuAD's answers; its 1,000 questions ask
-wordnet      definitions and examples of WordNet 3.0; 500 of the examples ask and are no documents
-docstrings   paragraphs of the standard library's documentation; 500 of the summary lines ask, none is a document
+medquad      sentences of MedQuAD's answers; its 1,000 questions are the queries
+wordnet      definitions and examples of WordNet 3.0; 500 of the examples are the queries and not documents
+docstrings   paragraphs of the standard library's documentation; 500 summary lines are the queries and not documents
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Texts(NamedTuple):
 
 
 class Embedded(NamedTuple):
-    """float32 rows of float16 values: what every contender is given, so that one truth holds for all."""
+    """Float32 rows with float16 values, the same for every index, so that the exact result is the same for all."""
 
     documents: Vectors
     queries: Vectors
@@ -76,7 +76,7 @@ SOURCES: dict[str, Callable[[], Texts]] = {"medquad": medquad, "wordnet": wordne
 
 
 def available() -> list[str]:
-    """MedQuAD lies beside some checkouts only."""
+    """Return the available sources. MedQuAD is only next to some checkouts."""
     return [name for name in SOURCES if name != "medquad" or MEDQUAD.is_dir()]
 
 
@@ -106,7 +106,7 @@ def _cached(path: Path, encoder: Encoder, texts: list[str]) -> Vectors:
 
 
 def _distinct(texts: Iterable[str]) -> list[str]:
-    """White space collapsed, each text once, in order."""
+    """Return unique texts with collapsed white space, in order."""
     tidy = (" ".join(text.split()) for text in texts)
     return list(dict.fromkeys(text for text in tidy if len(text) >= _SHORTEST))
 

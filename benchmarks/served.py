@@ -1,4 +1,4 @@
-"""Servers that benchmarks load: ours, and Infinity's, each a process of its own on a free port."""
+"""Servers for load benchmarks: ours and Infinity's, each in its own process on a free port."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ Process = subprocess.Popen[bytes]
 
 
 class Unavailable(Exception):
-    """A peer that does not run here, and why: it is reported, and the run goes on."""
+    """A peer cannot run on this machine. The message has the reason; the benchmark reports it and continues."""
 
 
 class Server(NamedTuple):
-    """Where it answers, and its process, to be weighed or stopped."""
+    """Address and process of a server."""
 
     address: Address
     process: Process
@@ -39,7 +39,7 @@ class Server(NamedTuple):
 
 @contextmanager
 def embedship(bundle: Path, log: Path, *flags: str) -> Iterator[Server]:
-    """`embedship serve` as anybody would start it. Raises RuntimeError with its log if it does not."""
+    """Start `embedship serve` as a user would. Raises RuntimeError with its log if it does not start."""
     command = [sys.executable, "-P", "-m", "embedship", "serve", str(bundle), "--port", "0", *flags]
     with _running(command, log) as process:
         yield Server(Address("127.0.0.1", _announced(process, log)), process)
@@ -47,11 +47,11 @@ def embedship(bundle: Path, log: Path, *flags: str) -> Iterator[Server]:
 
 @contextmanager
 def infinity(checkpoint: Path, log: Path, threads: int) -> Iterator[Address]:
-    """Infinity with torch on the CPU, its own defaults otherwise. Raises Unavailable."""
+    """Start Infinity with torch on the CPU and its defaults. Raises Unavailable if it does not start."""
     try:
         python = python_of("peer_infinity")
     except (subprocess.CalledProcessError, OSError) as error:
-        raise Unavailable(f"its environment could not be made: {error}") from None
+        raise Unavailable(f"its environment could not be created: {error}") from None
     port = free_port()
     command = [str(python.parent / "infinity_emb"), "v2", "--model-id", str(checkpoint), "--port", str(port)]
     command += ["--host", "127.0.0.1", "--device", "cpu", "--engine", "torch", "--no-trust-remote-code"]
@@ -64,7 +64,7 @@ def infinity(checkpoint: Path, log: Path, threads: int) -> Iterator[Address]:
 
 @contextmanager
 def _running(command: list[str], log: Path, settings: Mapping[str, str] = MappingProxyType({})) -> Iterator[Process]:
-    """Ended with the benchmark, also when that is ended by Ctrl-C or SIGTERM."""
+    """Start the process and end it with the benchmark, also after Ctrl-C or SIGTERM."""
     with terminable(), log.open("w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file, env=os.environ | settings)
         try:
@@ -95,7 +95,7 @@ def _answers(process: Process, url: str, log: Path) -> None:
 
 
 def _stop(process: Process) -> None:
-    process.send_signal(signal.SIGCONT)  # it may be stopped, while another is measured
+    process.send_signal(signal.SIGCONT)  # it may be stopped while another server is measured
     process.send_signal(signal.SIGTERM)
     try:
         process.wait(30)

@@ -1,8 +1,7 @@
-"""One replica in virtual time: the server's own lanes, its event loop, and its streams on the cores they share.
+"""Simulates one replica in virtual time: the server's own queue, its event loop, and its streams on shared cores.
 
-Which texts make a batch is decided by `embedship.serve.batching.priority_queue` itself, with a clock that is turned by
-hand. Time is
-core-seconds: whoever works at a moment shares the cores evenly, as threads do.
+`embedship.serve.batching.priority_queue` itself forms the batches, with a simulated clock. Work is measured in
+core-seconds: all active tasks share the cores evenly, as threads do.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ from embedship.batches import BUDGET, padded_width
 from embedship.serve.batching.priority_queue import PriorityQueue, QueuedText
 from embedship.serve.telemetry.request_context import Priority
 
-_DONE = 1e-12  # core-seconds that are rounding
+_DONE = 1e-12  # core-seconds below this are rounding errors
 
 
 class Events:
-    """What happens when, in order; what is due at one moment happens in the order it was asked for."""
+    """Event queue: runs events in time order. Events at the same time run in the order of their scheduling."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -41,14 +40,14 @@ class Events:
         heapq.heappush(self._heap, (moment, next(self._numbers), act))
 
     def run(self) -> None:
-        """Until nothing is left to happen."""
+        """Run until no event is left."""
         while self._heap:
             self.now, _, act = heapq.heappop(self._heap)
             act()
 
 
 class Costs(NamedTuple):
-    """Core-seconds: of a request outside the model, half of them before it, of a batch, and of a padded token."""
+    """Costs in core-seconds: per request outside the model (half before it, half after), batch and padded token."""
 
     request: float
     batch: float
@@ -71,7 +70,7 @@ class Outcome(StrEnum):
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """One text. `born` and `ended` in seconds; it ends once."""
+    """One text. `born` and `ended` in seconds. It ends once."""
 
     born: float
     length: int
@@ -81,7 +80,7 @@ class Request:
 
     @property
     def cancelled(self) -> bool:
-        return False  # these clients are patient
+        return False  # simulated clients never disconnect
 
     def end(self, outcome: Outcome, now: float) -> None:
         assert self.outcome is None, f"a request that was {self.outcome} is {outcome}"
@@ -90,7 +89,7 @@ class Request:
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """Core-seconds left of it, and what follows."""
+    """Work in progress: the remaining core-seconds and the callback."""
 
     left: float
     then: Callable[[], None]
@@ -101,7 +100,7 @@ Ended = Callable[[Request], None]
 
 
 class Replica:
-    """A server: an event loop that takes requests in and answers them, and streams that compute batches."""
+    """Simulated server: an event loop that accepts and answers requests, and streams that compute batches."""
 
     def __init__(self, events: Events, costs: Costs, ended: Ended) -> None:
         self.inside: set[Request] = set()
@@ -112,10 +111,10 @@ class Replica:
         self._front: deque[_Job] = deque()
         self._running: list[_Job] = []
         self._since = 0.0
-        self._alarm = 0  # the only one that counts
+        self._alarm = 0  # number of the latest alarm; older ones are ignored
 
     def enter(self, request: Request) -> None:
-        """Take it in, refuse it because the queue is full, or lose it because the node is dead: then it hangs there."""
+        """Accept a request, reject it if the queue is full, or lose it if the node is dead; a lost request hangs."""
         if self.alive and len(self.inside) >= self._costs.queue_texts:
             self._end(request, Outcome.REFUSED)
             return
@@ -126,7 +125,7 @@ class Replica:
             self._end(request, Outcome.LOST)
 
     def die(self) -> None:
-        """All that it has is lost. Nobody is told, so that it stays `inside`: its clients wait."""
+        """Lose all current requests. Clients are not informed and keep waiting, so the requests stay `inside`."""
         self.alive = False
         self._alarm += 1
         for request in sorted(self.inside, key=lambda each: each.born):
@@ -137,7 +136,7 @@ class Replica:
         self._ended(request)
 
     def _loop(self, seconds: float, then: Callable[[], None]) -> None:
-        """Work of the event loop, which does one thing at a time."""
+        """Queue work for the event loop, which runs one task at a time."""
         self._front.append(_Job(seconds, then, front=True))
         if not any(job.front for job in self._running):
             self._settle()
@@ -148,7 +147,7 @@ class Replica:
         self._lanes.put(Priority.INTERACTIVE, [QueuedText(request, 0, _ids(request.length))])
 
     def _turn(self) -> None:
-        """Give idle threads what waits for them, and set the alarm for who is ready first."""
+        """Assign waiting work to idle threads and set the alarm for the earliest completion."""
         if self._front and not any(job.front for job in self._running):
             self._running.append(self._front.popleft())
         while sum(not job.front for job in self._running) < self._costs.streams and (works := self._lanes.take()):
@@ -164,7 +163,7 @@ class Replica:
         self._running.append(_Job(self._costs.of(works), partial(self._computed, works)))
 
     def _computed(self, works: list[QueuedText[Request]]) -> None:
-        """The answers of a batch leave together."""
+        """Finish a batch. All its responses are sent together."""
         self._front.append(_Job(self._costs.request / 2 * len(works), partial(self._answer, works), front=True))
 
     def _answer(self, works: list[QueuedText[Request]]) -> None:
@@ -184,7 +183,7 @@ class Replica:
             self._turn()
 
     def _settle(self) -> None:
-        """Write down what was worked since the last time."""
+        """Account for the work done since the last call."""
         worked = (self._events.now - self._since) * self._speed() if self._running else 0.0
         for job in self._running:
             job.left -= worked
@@ -200,14 +199,14 @@ def _ids(length: int) -> list[int]:
 
 
 class Load(NamedTuple):
-    """What became of the requests of so many seconds."""
+    """Results of the requests of a number of seconds."""
 
     requests: list[Request]
     seconds: float
 
     @property
     def rate(self) -> float:
-        """Good answers a second, of those that came while requests were sent, as the load client counts."""
+        """Return good responses per second while requests were sent, as the load client counts."""
         good = sum(r.outcome is Outcome.ANSWERED and r.ended <= self.seconds for r in self.requests)
         return good / self.seconds
 
@@ -215,7 +214,7 @@ class Load(NamedTuple):
         return sum(request.outcome is outcome for request in self.requests)
 
     def latencies(self, start: float = 0.0, end: float = float("inf")) -> npt.NDArray[np.float64]:
-        """(n,) seconds, of those answered that were sent in a window."""
+        """Return latencies (n,) in seconds of answered requests that were sent in a time window."""
         took = [r.ended - r.born for r in self.requests if r.outcome is Outcome.ANSWERED and start <= r.born < end]
         return np.array(took, dtype=np.float64)
 
@@ -225,7 +224,7 @@ class Load(NamedTuple):
 
 
 def closed(costs: Costs, lengths: Sequence[int], connections: int, seconds: float) -> Load:
-    """Connections that never pause, as `loadclient.closed`: each walks through the texts with its own stride."""
+    """Run a closed loop as `loadclient.closed`. Each connection goes through the texts with its own stride."""
     events, sent = Events(), list[Request]()
     turns: dict[Request, int] = {}
 
@@ -243,7 +242,7 @@ def closed(costs: Costs, lengths: Sequence[int], connections: int, seconds: floa
 
 
 def opened(costs: Costs, lengths: Sequence[int], born: Sequence[float], seconds: float) -> Load:
-    """Requests at given moments, whatever becomes of those before, as `loadclient.opened`."""
+    """Run an open loop as `loadclient.opened`: requests at given times, independent of earlier responses."""
     events, sent = Events(), list[Request]()
     replica = Replica(events, costs, lambda request: None)
     for number, moment in enumerate(born):

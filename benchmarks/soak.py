@@ -1,8 +1,8 @@
-"""A soak: minutes of open-loop load on worker processes, one of which is killed every minute. Nothing may be lost.
+"""Soak test: minutes of open-loop load on worker processes; one is killed every minute. No request may be lost.
 
-Capacity is measured first, by clients that ask as fast as they are answered; then requests are sent at 0.7 of it, at
-random times that do not wait for answers (Poisson), and timed from when they were due. Every vector of every answer is
-compared with the one that its text gets alone, in this process. Memory is that of the server and its workers.
+Capacity is measured first with a closed loop. Then requests are sent at 0.7 of it as a Poisson process, independent of
+responses, and timed from their scheduled time. Every vector of every response is compared with the vector of its text
+alone, computed in this process. Memory is that of the server and its workers.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from embedship.encoder import Encoder
 from embedship.golden_texts import batch_invariance_floor
 
 WORK = Path(__file__).parents[1] / ".bench" / "soak"
-SHARE = 0.7  # of capacity
-CLIENTS = 64  # connections: more than ever wait at this load
+SHARE = 0.7  # share of capacity
+CLIENTS = 64  # connections, more than this load ever needs
 TEXTS = 512
 PER_REQUEST = 4
 TIMEOUT = 60.0
-GOAL = 1.05  # memory at the end to memory after the first minute
+GOAL = 1.05  # maximum ratio of memory at the end to memory after the first minute
 
 console = Console(width=100)
 local = threading.local()
@@ -43,7 +43,7 @@ Answer = TypeVar("Answer")
 
 
 class Plan(NamedTuple):
-    """Of a run: seconds of load, between kills, and of the measurement of capacity."""
+    """Durations in seconds: load, time between kills, and capacity measurement."""
 
     seconds: float
     kill_every: float
@@ -51,7 +51,7 @@ class Plan(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """One request: seconds from when it was due to its answer, and what came of it: right, wrong or lost, and why."""
+    """One request: seconds from its scheduled time to its response, the outcome (right, wrong, lost) and the reason."""
 
     due: float
     seconds: float
@@ -60,7 +60,7 @@ class Asked(NamedTuple):
 
 
 class Truth(NamedTuple):
-    """The texts, the (n, dim) vectors they get alone, and the cosine below which an answer is wrong."""
+    """Texts, their (n, dim) vectors computed alone, and the minimum cosine of a right vector."""
 
     texts: list[str]
     vectors: Vectors
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--devices", default="cpu:0,cpu:1")
     parser.add_argument("--bundle", type=Path, help="default: all-MiniLM-L6-v2, exported once")
-    parser.add_argument("--quick", action="store_true", help="30 s and two kills, to see that it works; not kept")
+    parser.add_argument("--quick", action="store_true", help="smoke test: 30 s and two kills; the result is not kept")
     options = parser.parse_args()
     plan = Plan(30.0, 10.0, 3.0) if options.quick else Plan(60.0 * options.minutes, 60.0, 10.0)
     WORK.mkdir(parents=True, exist_ok=True)
@@ -147,18 +147,18 @@ def _summary(
 
 
 def _around(memory: list[tuple[float, int]], moment: float) -> float:
-    """Median memory of the quarter of a minute before a moment: a kill comes after it, and was mended long before."""
+    """Return the median memory of the 15 seconds before a time. The last killed worker has recovered long before."""
     return float(np.median([size for at, size in memory if moment - 15.0 <= at <= moment] or [memory[0][1]]))
 
 
 def _capacity(server: Server, truth: Truth, seconds: float) -> float:
-    """Requests a second, after a warm-up."""
+    """Return requests per second after a warm-up."""
     _closed_loop(server, truth, min(3.0, seconds))
     return _closed_loop(server, truth, seconds) / seconds
 
 
 def _closed_loop(server: Server, truth: Truth, seconds: float) -> int:
-    """Requests answered to four clients a worker, who ask without a pause."""
+    """Return the number of requests answered to four clients per worker without pauses."""
     clients, end = 4 * len(server.workers()), time.perf_counter() + seconds
     with ThreadPoolExecutor(clients) as pool:
         return sum(pool.map(lambda seed: _until(server, truth, seed, end), range(clients)))
@@ -169,7 +169,7 @@ def _until(server: Server, truth: Truth, seed: int, end: float) -> int:
     while time.perf_counter() < end:
         asked = _ask(server, truth, draw.integers(0, TEXTS, PER_REQUEST), time.perf_counter())
         if asked.outcome != "right":
-            raise SystemExit(f"{asked.outcome} while nobody was killed: {asked.why}")
+            raise SystemExit(f"{asked.outcome} although no worker was killed: {asked.why}")
         count += 1
     return count
 
@@ -186,7 +186,7 @@ def _open_loop(server: Server, truth: Truth, rate: float, seconds: float) -> lis
         time.sleep(max(0.0, at - time.perf_counter()))
         return _ask(server, truth, rows[number], at)
 
-    # The pool takes them in order, so a free client always has the next one that is due.
+    # The pool runs them in order, so a free client always gets the next scheduled request.
     with ThreadPoolExecutor(CLIENTS) as pool:
         return list(pool.map(client, range(len(due))))
 
@@ -209,7 +209,7 @@ def _ask(server: Server, truth: Truth, rows: Any, due: float) -> Asked:
 
 
 def _post(port: int, body: str) -> tuple[int, bytes]:
-    """On this thread's own connection."""
+    """Send the request on this thread's own connection."""
     connection = getattr(local, "connection", None)
     if connection is None or connection.port != port:
         connection = local.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
@@ -219,7 +219,7 @@ def _post(port: int, body: str) -> tuple[int, bytes]:
 
 
 def _kill(server: Server, every: float, over: threading.Event, killed: list[float]) -> None:
-    """kill -9 of one worker after the other, each `every` seconds."""
+    """Kill one worker after the other with SIGKILL, every `every` seconds."""
     turn = 0
     while not over.wait(every):
         workers = server.workers()
@@ -244,7 +244,7 @@ def _command(process: psutil.Process) -> list[str]:
 
 
 def _asked_of(question: Callable[[], Answer], gone: Answer) -> Answer:
-    """What a process that may just have been killed answers."""
+    """Return a value of a process that may just have been killed."""
     try:
         return question()
     except (psutil.NoSuchProcess, psutil.ZombieProcess):
@@ -263,7 +263,7 @@ def _print(result: dict[str, Any]) -> None:
     times = ", ".join(f"{name} {value:.1f} ms" for name, value in result["milliseconds"].items())
     console.print(f"{result['requests']:,} requests, {len(result['killed_at'])} workers killed: {times}")
     console.print(f"lost {result['lost']}, wrong {result['wrong']} {result['why'] or ''}")
-    console.print(f"memory at the end to after the first minute: {result['memory_end_to_first_minute']:.3f}")
+    console.print(f"memory at the end relative to the first minute: {result['memory_end_to_first_minute']:.3f}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What the chart takes from elsewhere, written into it: settings, alert rules, dashboard, its README's table of values.
+"""Writes the generated parts of the chart: settings schema, alert rules, dashboard and the README's table of values.
 
     python -P tools/chart.py
 
-`make chart` runs it. A setting of the server is said once, in serve/settings.py; so the chart's schema of `server` is
-made from it, and a test says to run this when it was not.
+`make chart` runs it. The server's settings are defined only in serve/settings.py, and the chart's schema of `server` is
+generated from them. A test fails if the generated parts are out of date.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CHART = Path(__file__).parents[1] / "helm" / "embedship"
 SCHEMA = "values.schema.json"
 README = "README.md"
 
-# The chart sets these itself, from values that also give volumes, ports and probes.
+# The chart sets these itself, from values that also define volumes, ports and probes.
 _SERVING = ("bundle", "index", "reranker", "cache", "state_dir", "api_key_file", "admin_key_file", "write_key_file")
 OWNED = (*_SERVING, "host", "port", "metrics_port", "metrics_host", "drain_seconds")
 
@@ -42,7 +42,7 @@ class Value(NamedTuple):
 
 
 def settings_schema() -> dict[str, Any]:
-    """The JSON Schema of `server`: one property a setting, with its type, range and help."""
+    """Return the JSON Schema properties of `server`: one per setting, with type, range and help."""
     kinds = get_type_hints(Settings)
     return {
         field.name: _property(kinds[field.name], field.metadata.get("help"), field.metadata.get("allowed"))
@@ -55,18 +55,18 @@ def _property(kind: Any, help: str | None, allowed: SettingRange | None) -> dict
     members = get_args(kind) if get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
     one = next(member for member in members if member is not type(None))
     name = _JSON.get(one, "string")
-    # null is "the server's default": so that a values file can take back what another one gave.
-    found: dict[str, Any] = {"type": [name, "null"], "description": help or ""}
+    # null means the server's default, so that one values file can reset a setting of another.
+    schema: dict[str, Any] = {"type": [name, "null"], "description": help or ""}
     if isinstance(one, type) and issubclass(one, Enum):
-        found["enum"] = [*(member.value for member in one), None]
+        schema["enum"] = [*(member.value for member in one), None]
     if allowed:
         low, high = (int(x) if float(x).is_integer() else x for x in allowed)
-        found |= {"minimum": low, "maximum": high}
-    return found
+        schema |= {"minimum": low, "maximum": high}
+    return schema
 
 
 def values(chart: Path = CHART) -> list[Value]:
-    """Every value that a comment `# --` explains, and every leaf besides, in the order of values.yaml."""
+    """Return every value with a `# --` comment and every leaf, in the order of values.yaml."""
     text = (chart / "values.yaml").read_text()
     return list(_values(text, yaml.safe_load(text)))
 
@@ -74,42 +74,43 @@ def values(chart: Path = CHART) -> list[Value]:
 def _values(text: str, defaults: dict[str, Any]) -> Iterator[Value]:
     path: list[str] = []
     help = ""
-    hidden: int | None = None  # below a value that is shown whole
+    hidden: int | None = None  # depth of a value that is shown as a whole
     for line in text.splitlines():
-        if said := re.match(r"\s*# -- (.*)", line):
-            help = said[1]
+        if comment := re.match(r"\s*# -- (.*)", line):
+            help = comment[1]
         elif key := re.match(r"( *)([\w.-]+):", line):
             depth = len(key[1]) // 2
             path = [*path[:depth], key[2]]
             if hidden is not None and depth > hidden:
                 continue
-            found: Any = defaults
+            value: Any = defaults
             for part in path:
-                found = found[part]
-            nested = isinstance(found, dict) and bool(found) and line.rstrip().endswith(":")
+                value = value[part]
+            nested = isinstance(value, dict) and bool(value) and line.rstrip().endswith(":")
             hidden = None if nested else depth
             if help or not nested:
-                yield Value(".".join(path), "" if nested else json.dumps(found), help)
+                yield Value(".".join(path), "" if nested else json.dumps(value), help)
             help = ""
 
 
 def table(chart: Path = CHART) -> str:
+    """Return the Markdown table of values."""
     rows = [f"| `{key}` | {f'`{default}`' if default else ''} | {help} |" for key, default, help in values(chart)]
     return "\n".join(["| value | default | meaning |", "|---|---|---|", *rows])
 
 
 def describe(schema: dict[str, Any], values: list[Value]) -> None:
-    """Give each property of the schema the text that explains it in values.yaml, if there is one."""
+    """Copy the descriptions of `values` into the properties of `schema`, in place."""
     for value in values:
-        place = schema
+        node = schema
         for part in value.key.split("."):
-            place = place.get("properties", {}).get(part, {})
-        if place and value.help:
-            place["description"] = value.help
+            node = node.get("properties", {}).get(part, {})
+        if node and value.help:
+            node["description"] = value.help
 
 
 def files(chart: Path = CHART) -> dict[str, str]:
-    """Every file that is written, whole or in part, by its path in the chart."""
+    """Return the content of every file with generated parts, by its path in the chart."""
     assets = shipped()
     schema = json.loads((chart / SCHEMA).read_text())
     describe(schema, values(chart))

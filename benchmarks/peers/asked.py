@@ -1,7 +1,7 @@
-"""What every peer does in its own process: open a model once, then encode what it is told to, and say how long it took.
+"""Main loop of every peer process: opens a model once, then encodes texts on request and reports the time.
 
-Reads one JSON request a line, answers one JSON line on stdout: {"texts": FILE, "batch": 32} -> {"seconds": 1.23}, and
-with "save": FILE writes the vectors there.
+Reads one JSON request per line and prints one JSON response per line: {"texts": FILE, "batch": 32} ->
+{"seconds": 1.23}. With "save": FILE it writes the vectors to that file.
 """
 
 import json
@@ -13,9 +13,9 @@ from pathlib import Path
 
 
 def answer(open_model, *packages):
-    """`open_model()` returns encode(texts, batch size) -> vectors."""
+    """Serve requests. `open_model()` returns a function encode(texts, batch size) -> vectors."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # libraries print; stdout is for answers alone
+    os.dup2(2, 1)  # libraries print to stdout, which is reserved for responses
     encode = open_model()
     print(json.dumps({"versions": {package: version(package) for package in packages}}), file=answers, flush=True)
     for line in sys.stdin:

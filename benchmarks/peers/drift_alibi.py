@@ -1,4 +1,4 @@
-"""Alibi Detect's detectors with their defaults at p < 0.05: one JSON request a line, one answer a line."""
+"""Alibi Detect's detectors with their defaults at p < 0.05: one JSON request and one response per line."""
 
 import json
 import sys
@@ -18,7 +18,7 @@ DETECTORS = {
     "lsdd": lambda reference, permutations: LSDDDrift(reference, "pytorch", 0.05, n_permutations=permutations),
 }
 PERMUTATIONS = 100
-# The distance of mmd is the same with few permutations. That of lsdd is not: they choose its regularisation.
+# With few permutations mmd has the same distance. lsdd has not, because they determine its regularisation.
 FEW = {"ks": PERMUTATIONS, "mmd": 2, "lsdd": PERMUTATIONS}
 
 

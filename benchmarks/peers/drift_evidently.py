@@ -1,4 +1,4 @@
-"""Evidently's embedding drift methods with their defaults: one JSON request a line, one answer a line."""
+"""Evidently's embedding drift methods with their defaults: one JSON request and one response per line."""
 
 import json
 import sys
@@ -15,8 +15,8 @@ warnings.simplefilter("ignore")
 
 METHODS = {
     "mmd": methods.mmd,
-    # The default quantile_probability of mmd is 0.05, where those of distance and model are 0.95: with a bootstrap it
-    # calls drift whatever exceeds the lowest twentieth of what there is without.
+    # The default quantile_probability of mmd is 0.05, but 0.95 for distance and model. With a bootstrap, mmd reports
+    # drift for every value above the lowest 5% of values without drift.
     "mmd_bootstrap": lambda: methods.mmd(bootstrap=True),
     "model": methods.model,
     "distance": methods.distance,
@@ -26,7 +26,7 @@ METHODS = {
 
 def main(name):
     method = METHODS[name]()
-    scorer = methods.mmd() if name == "mmd_bootstrap" else method  # the score is the same, the threshold costs a second
+    scorer = methods.mmd() if name == "mmd_bootstrap" else method  # same score; the threshold takes one second
     print(
         json.dumps({"versions": {each: version(each) for each in ("evidently", "numpy", "scikit-learn")}}), flush=True
     )

@@ -1,4 +1,4 @@
-"""Draw what benchmarks/drift.py measured: python drift_plot.py RESULT.json OUT.svg"""
+"""Draw the result of benchmarks/drift.py: python drift_plot.py RESULT.json OUT.svg"""
 
 import json
 import sys
@@ -17,7 +17,7 @@ def main(result, out):
             found["sessions"], [row["false_alarms"][str(size)] for size in found["sessions"]], label=name, **style
         )
         middle.plot(found["shares"], [row["power"][str(share)] for share in found["shares"]], label=name, **style)
-    left.set(title="False alarms without drift", xlabel="related queries in a session", ylabel="share of checks")
+    left.set(title="False alarms without drift", xlabel="related queries per session", ylabel="share of checks")
     middle.set(title=f"Power at {found['level']:.0%} false alarms", xlabel="share of a new topic", ylim=(-0.02, 1.02))
     right.hist(found["recall"]["delays"], bins=30)
     right.axvline(400, color="black", linestyle=":")

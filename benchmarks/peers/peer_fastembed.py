@@ -1,4 +1,4 @@
-"""fastembed as a peer: the bundle's own ONNX graphs as custom models, opened from their folder without a download."""
+"""Peer fastembed: the bundle's ONNX graphs as custom models, opened from their folder without a download."""
 
 import os
 import sys
@@ -26,7 +26,7 @@ def main():
             model_file=FILES[backend],
         )
         model = TextEmbedding("local/model", specific_model_path=folder, threads=threads)
-        # It cuts at the tokenizer's 128 tokens; sentence-transformers, and so the model, reads 256.
+        # fastembed truncates to the tokenizer's 128 tokens. sentence-transformers uses the model's 256 tokens.
         model.model.tokenizer.enable_truncation(256)
         return lambda texts, batch: list(model.embed(texts, batch_size=batch))
 

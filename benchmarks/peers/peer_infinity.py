@@ -1,4 +1,4 @@
-"""Infinity as a peer, in its own process without its server: torch on the CPU, which is what it recommends there."""
+"""Peer Infinity, in its own process without its server, with torch, which it recommends for CPUs."""
 
 import os
 import sys
@@ -20,7 +20,7 @@ def main():
             [EngineArgs(model_name_or_path=folder, engine="torch", device="cpu", trust_remote_code=False)]
         )
 
-        def encode(texts, batch):  # its batch size is set when it is opened; 32 is its default
+        def encode(texts, batch):  # its batch size is fixed when it is opened; 32 is the default
             vectors, _ = engines.embed(model=folder, sentences=texts).result()
             return vectors
 

@@ -1,6 +1,6 @@
-"""OpenVINO GenAI as a peer: TextEmbeddingPipeline over the bundle's own IR, in the precision that OpenVINO picks.
+"""Peer OpenVINO GenAI: TextEmbeddingPipeline with the bundle's IR, in the precision that OpenVINO chooses.
 
-It computes a list as one batch, so it is given slices, sorted by length as sentence-transformers sorts its own.
+It computes a list as one batch, so it gets slices sorted by length, as sentence-transformers does internally.
 """
 
 import shutil
@@ -40,7 +40,7 @@ def _embedded(pipeline, texts, batch):
 
 
 def _laid_out(bundle, place, name):
-    """The folder that GenAI opens: token vectors alone, and a tokenizer as a model."""
+    """Create the folder that GenAI opens: a model that returns token vectors, and a tokenizer as a model."""
     import openvino as ov
     from openvino_tokenizers import convert_tokenizer
     from transformers import AutoTokenizer

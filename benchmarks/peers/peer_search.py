@@ -1,6 +1,6 @@
-"""Search libraries as peers: one process a library and setting, driven over stdin so that rounds can be interleaved.
+"""Search libraries as peers: one process per library and setting, controlled by stdin to interleave rounds.
 
-Started with a backend and the .npy files of documents and queries. Reads one JSON request a line, answers one line:
+Arguments: a backend and the .npy files of documents and queries. One JSON request and one response per line:
 {"do": "build"} -> {"seconds", "bytes"}; {"do": "search", "effort": 64, "save": FILE} -> {"seconds"};
 {"do": "single", "queries": 100} -> {"seconds"}.
 """
@@ -20,7 +20,7 @@ def main():
     backend, documents, queries = sys.argv[1], np.load(sys.argv[2]), np.load(sys.argv[3])
     documents, queries = documents.astype(np.float32), queries.astype(np.float32)
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # libraries print; stdout is for answers alone
+    os.dup2(2, 1)  # libraries print to stdout, which is reserved for responses
     package, build = BACKENDS[backend]
 
     def say(answer):
@@ -110,7 +110,7 @@ def _semantic_search(documents):
 
 
 def _semantic_search_faiss(documents):
-    """ubinary, rescored; `effort` is its rescore_multiplier, and the negative of one searches without rescoring."""
+    """ubinary with rescoring. `effort` is its rescore_multiplier; a negative one searches without rescoring."""
     import faiss
     from sentence_transformers.util.quantization import quantize_embeddings, semantic_search_faiss
 

@@ -1,6 +1,6 @@
-"""sentence-transformers as a peer: one process a backend, driven over stdin so that rounds can be interleaved.
+"""Peer sentence-transformers: one process per backend, controlled by stdin to interleave rounds.
 
-Runs in its own venv (peer_sentence_transformers.txt); see asked.py for what it reads and answers.
+It runs in its own venv (peer_sentence_transformers.txt). asked.py describes requests and responses.
 """
 
 import json
@@ -62,7 +62,7 @@ def _openvino(folder, work, texts):
 
 
 def _openvino_int8(folder, work, texts):
-    """Its documented static quantisation, but calibrated on our texts: its default data set is a download."""
+    """Apply its documented static quantisation, calibrated on our texts because its default data set is a download."""
     from sentence_transformers.backend import export_static_quantized_openvino_model
 
     base = _saved(folder, work / "openvino-int8", "openvino")

@@ -1,4 +1,4 @@
-"""sentence-transformers on an NVIDIA GPU as it recommends: float16 and torch's scaled dot product attention."""
+"""Peer sentence-transformers on an NVIDIA GPU, as it recommends: float16 and torch's scaled dot product attention."""
 
 import os
 import sys

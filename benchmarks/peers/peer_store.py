@@ -1,7 +1,7 @@
-"""Stores of documents with vectors, driven over stdin: ours, LanceDB, sqlite-vec.
+"""Document stores with vectors, controlled by stdin: ours, LanceDB, sqlite-vec.
 
-Arguments: NAME WORK BUNDLE SIZE. WORK holds texts.json and vectors.npy; the first SIZE rows are in the store from the
-beginning, the others are written on request. A write is answered when the store says that it is durable.
+Arguments: NAME WORK BUNDLE SIZE. WORK contains texts.json and vectors.npy. The first SIZE rows are in the store at the
+start, the others are written on request. A write gets its response when the store reports that it is durable.
 """
 
 import json
@@ -20,7 +20,7 @@ def main():
     name, work, bundle, size = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
     texts, vectors = json.loads((work / "texts.json").read_text()), np.load(work / "vectors.npy")
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # libraries print; stdout is for answers alone
+    os.dup2(2, 1)  # libraries print to stdout, which is reserved for responses
     state = work / f"{name}-next"
     store = None
 
@@ -32,7 +32,7 @@ def main():
         rows = range(first, first + count)
         draft = state.with_suffix(".draft")
         draft.write_text(str(first + count))
-        draft.replace(state)  # a kill leaves the old number or the new one
+        draft.replace(state)  # atomic: after a kill the file has the old or the new number
         store.write([str(row) for row in rows], [texts[row] for row in rows], vectors[first : first + count])
         return str(first + count - 1)
 

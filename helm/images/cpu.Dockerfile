@@ -1,17 +1,20 @@
-# The server on CPUs: `docker build --file helm/images/cpu.Dockerfile --tag embedship/embedship:0.1.0 .` at the top of a checkout.
-# Pin the base by digest in your build: --build-arg PYTHON=python:3.11-slim-bookworm@sha256:...
+# Server for CPUs: `docker build --file helm/images/cpu.Dockerfile --tag embedship/embedship:0.1.0 .` in the root of a checkout.
+# Pin the base image by digest in your build: --build-arg PYTHON=python:3.11-slim-bookworm@sha256:...
 ARG PYTHON=python:3.11-slim-bookworm
 
 FROM ${PYTHON} AS build
+# Optional dependencies to install, from pyproject.toml. Add `milvus` for an index in Milvus.
+ARG EXTRAS=cpu,pull,sign,otel
 WORKDIR /source
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY embedship embedship
 COPY export export
 COPY serve serve
 COPY monitor monitor
-# Of OpenVINO stay the CPU's plugin and the reader of its own format: no server reads another, or finds an Intel GPU here.
+# Of OpenVINO only the CPU plugin and the reader of its own format are kept. The server reads no other format, and this image
+# supports no Intel GPU.
 RUN python -m venv /opt/embedship \
-    && /opt/embedship/bin/python -m pip install --no-cache-dir --no-compile --constraint constraints.txt '.[cpu,pull,sign,otel]' \
+    && /opt/embedship/bin/python -m pip install --no-cache-dir --no-compile --constraint constraints.txt ".[${EXTRAS}]" \
     && find /opt/embedship/lib -path '*/openvino/libs/*' \( -name '*_intel_[gn]pu_plugin.so' -o -name cache.json \
        -o -name '*_frontend.so*' ! -name '*_ir_frontend.so*' \) -delete \
     && /opt/embedship/bin/python -m compileall -q /opt/embedship/lib \
@@ -26,7 +29,7 @@ LABEL org.opencontainers.image.title="embedship" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=build /opt/embedship /opt/embedship
-# A folder of the user's own for each that the server writes, so that volumes of Docker belong to it, too.
+# The user owns every folder that the server writes to, so that Docker volumes mounted there belong to the user as well.
 RUN install -d -o 65532 -g 65532 /state /cache
 ENV PATH=/opt/embedship/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -38,7 +41,7 @@ ENV PATH=/opt/embedship/bin:$PATH \
 USER 65532:65532
 WORKDIR /tmp
 EXPOSE 8080
-# Kubernetes has its own probes and does not look at this one.
+# For Docker. Kubernetes ignores it and uses its own probes.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=300s --start-interval=1s \
     CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ.get('EMBEDSHIP_PORT', '8080') + '/health', timeout=4)"]
 ENTRYPOINT ["embedship"]

@@ -1,8 +1,10 @@
-# The server on GPUs of NVIDIA: `docker build --file helm/images/gpu.Dockerfile --tag embedship/embedship:0.1.0-gpu .` at the top of a checkout.
-# Pin the base by digest in your build: --build-arg PYTHON=python:3.11-slim-bookworm@sha256:...
+# Server for NVIDIA GPUs: `docker build --file helm/images/gpu.Dockerfile --tag embedship/embedship:0.1.0-gpu .` in the root of a checkout.
+# Pin the base image by digest in your build: --build-arg PYTHON=python:3.11-slim-bookworm@sha256:...
 ARG PYTHON=python:3.11-slim-bookworm
 
 FROM ${PYTHON} AS build
+# Optional dependencies to install, from pyproject.toml. Add `milvus` for an index in Milvus.
+ARG EXTRAS=gpu,pull,sign,otel
 WORKDIR /source
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY embedship embedship
@@ -10,7 +12,7 @@ COPY export export
 COPY serve serve
 COPY monitor monitor
 RUN python -m venv /opt/embedship \
-    && /opt/embedship/bin/python -m pip install --no-cache-dir --no-compile --constraint constraints.txt '.[gpu,pull,sign,otel]' \
+    && /opt/embedship/bin/python -m pip install --no-cache-dir --no-compile --constraint constraints.txt ".[${EXTRAS}]" \
     && /opt/embedship/bin/python -m compileall -q /opt/embedship/lib \
     && /opt/embedship/bin/python -m pip uninstall --yes pip setuptools
 
@@ -23,9 +25,9 @@ LABEL org.opencontainers.image.title="embedship" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=build /opt/embedship /opt/embedship
-# A folder of the user's own for each that the server writes, so that volumes of Docker belong to it, too.
+# The user owns every folder that the server writes to, so that Docker volumes mounted there belong to the user as well.
 RUN install -d -o 65532 -g 65532 /state /cache
-# CUDA and cuDNN come from NVIDIA's wheels; the driver is the node's, mounted by NVIDIA's container toolkit.
+# CUDA and cuDNN come from NVIDIA's wheels. NVIDIA's container toolkit mounts the node's driver.
 ENV LD_LIBRARY_PATH=/opt/embedship/lib/python3.11/site-packages/nvidia/cu13/lib:/opt/embedship/lib/python3.11/site-packages/nvidia/cudnn/lib \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
@@ -39,7 +41,7 @@ ENV LD_LIBRARY_PATH=/opt/embedship/lib/python3.11/site-packages/nvidia/cu13/lib:
 USER 65532:65532
 WORKDIR /tmp
 EXPOSE 8080
-# Kubernetes has its own probes and does not look at this one.
+# For Docker. Kubernetes ignores it and uses its own probes.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=300s --start-interval=1s \
     CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ.get('EMBEDSHIP_PORT', '8080') + '/health', timeout=4)"]
 ENTRYPOINT ["embedship"]

@@ -1,10 +1,10 @@
-# Bulk encoding on a Ray cluster: `docker build --file helm/images/ray.Dockerfile --tag embedship/embedship:0.1.0-ray .` at the top of a checkout.
-# KubeRay starts Ray itself, with bash and `ray start`: the image has no command of its own.
-# Pin the base by digest in your build: --build-arg PYTHON=python:3.11-slim-bookworm@sha256:...
+# Bulk encoding on a Ray cluster: `docker build --file helm/images/ray.Dockerfile --tag embedship/embedship:0.1.0-ray .` in the root of a checkout.
+# The image has no command because KubeRay starts Ray itself, with bash and `ray start`.
+# Pin the base image by digest in your build: --build-arg PYTHON=python:3.11-slim-bookworm@sha256:...
 ARG PYTHON=python:3.11-slim-bookworm
 
 FROM ${PYTHON} AS build
-# What it can do: s3 as a source needs `pull`, Parquet `parquet`.
+# Optional dependencies to install, from pyproject.toml. An s3 source needs `pull`, Parquet files need `parquet`.
 ARG EXTRAS=cpu,ray,parquet,pull,sign
 WORKDIR /source
 COPY pyproject.toml constraints.txt README.md LICENSE ./

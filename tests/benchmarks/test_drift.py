@@ -1,4 +1,4 @@
-"""benchmarks/drift.py: what cannot be compared is refused before an hour is spent on it."""
+"""benchmarks/drift.py rejects impossible comparisons before the measurement, which takes an hour."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_detectors_without_ours_to_compare_with_are_refused_before_any_work(tmp_
         ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         assert ended.returncode == 1
         assert ended.stdout == ""
-        assert ended.stderr.startswith("the others are compared with embedship, which is not among --detectors")
+        assert ended.stderr.startswith("the comparison needs embedship, which is not among --detectors")
 
 
 def test_a_kept_result_of_another_machine_is_refused(tmp_path: Path) -> None:
@@ -37,4 +37,4 @@ def test_a_kept_result_of_another_machine_is_refused(tmp_path: Path) -> None:
     ]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert ended.stderr.startswith("the kept result is of another machine")
+    assert ended.stderr.startswith("the kept result is from another machine")

@@ -1,4 +1,4 @@
-"""The gates hold under each instruction set that oneDNN can be limited to here."""
+"""The gates pass under each instruction set that oneDNN can be limited to on this CPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # its scripts import each other as neighbours
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # its scripts import each other by file name
 
 import isa
 

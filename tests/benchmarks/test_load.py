@@ -1,4 +1,4 @@
-"""benchmarks/load.py: a verdict is given only where the measurement supports one."""
+"""benchmarks/load.py gives a verdict only if the measurement supports it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # its scripts import each other as neighbours
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # its scripts import each other by file name
 
 import load
 
 
 @pytest.mark.parametrize(
     ("ratio", "met", "said"),
-    [(0.9, False, "missed by 5%"), (1.04, True, "met"), (1.28, None, "cannot say, capacity was measured too low")],
+    [(0.9, False, "missed by 5%"), (1.04, True, "met"), (1.28, None, "undetermined, capacity was measured too low")],
 )
 def test_goodput_above_capacity_is_no_verdict(ratio: float, met: bool | None, said: str) -> None:
     goal = load._goodput(ratio)

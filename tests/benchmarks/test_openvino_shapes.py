@@ -1,4 +1,4 @@
-"""benchmarks/openvino_shapes.py, which anyone can run: its attention is right where float32 is asked for."""
+"""benchmarks/openvino_shapes.py: its attention is correct in float32."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""benchmarks/scale.py: nothing is lost in virtual time, and where theory knows the answer, the simulation gives it."""
+"""benchmarks/scale.py: the simulation loses no request and agrees with queueing theory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))  # its scripts import each other as neighbours
+sys.path.insert(0, str(BENCHMARKS))  # its scripts import each other by file name
 
 import autoscaling  # noqa: E402
 import cluster  # noqa: E402
@@ -26,10 +26,10 @@ from simulation import Costs, Load, Outcome  # noqa: E402
 
 LENGTHS = [7, 16, 9, 13, 30, 11]
 COSTS = Costs(request=0.3e-3, batch=3e-3, token=80e-6)
-SLOW = Costs(request=3e-3, batch=30e-3, token=0.8e-3)  # ten times slower: ten times fewer requests to simulate
+SLOW = Costs(request=3e-3, batch=30e-3, token=0.8e-3)  # ten times slower, so ten times fewer requests to simulate
 SMALL = COSTS._replace(queue_texts=40)
 SERVICE = 0.01
-ALONE = Costs(request=0.0, batch=SERVICE, token=0.0, cores=1, streams=1, batch_tokens=1)  # a text a batch
+ALONE = Costs(request=0.0, batch=SERVICE, token=0.0, cores=1, streams=1, batch_tokens=1)  # one text per batch
 
 
 def ends(load: Load) -> list[tuple[float, float, Outcome | None]]:
@@ -37,7 +37,7 @@ def ends(load: Load) -> list[tuple[float, float, Outcome | None]]:
 
 
 def overloaded(seed: int = 0) -> Load:
-    """Twice what three replicas can do, and one of them dies."""
+    """Load of twice the capacity of three replicas, one of which dies."""
     span = Span(4.0, 6_000.0)
     return cluster.bereft(SMALL, LENGTHS, span, 3, lost=1.0, noticed=1.0, replaced=2.0, choices=2, seed=seed)
 
@@ -86,7 +86,7 @@ def test_replicas_drawn_at_random_are_each_m_d_1_and_the_emptier_of_two_waits_le
 
 
 def test_streams_that_share_a_core_are_no_faster_than_one() -> None:
-    """And with a core each, twice as fast: processor sharing keeps work."""
+    """With one core each it is twice as fast, because processor sharing conserves work."""
     seconds = 20.0
     one = simulation.closed(ALONE._replace(streams=2, cores=1), [1], 8, seconds).rate
     two = simulation.closed(ALONE._replace(streams=2, cores=2), [1], 8, seconds).rate
@@ -116,7 +116,7 @@ def test_more_replicas_come_for_a_queue_and_go_when_it_is_gone() -> None:
 
 
 def test_the_queue_as_prometheus_sees_it() -> None:
-    """Little's law: at a steady load the rate of waited seconds is the number that waits."""
+    """Little's law: at a steady load, waiting seconds per second equal the mean number of waiting requests."""
     events = simulation.Events()
     replicas = cluster.Cluster(events, SLOW, 2)
     replicas.feed(cluster.arrivals([Span(240.0, 120.0)], 0), LENGTHS)
@@ -145,7 +145,7 @@ def test_the_fit_finds_the_costs_that_made_the_points() -> None:
 
 @pytest.fixture(scope="module")
 def kept() -> dict[str, Any]:
-    """The run that docs/scale.md reckons with."""
+    """The run whose figures docs/scale.md uses."""
     page = (BENCHMARKS.parent / "docs" / "scale.md").read_text()
     (name,) = re.findall(r"results/(scale-\d[\w.-]+\.json)", page)
     return json.loads((BENCHMARKS / "results" / name).read_text())

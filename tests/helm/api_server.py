@@ -1,6 +1,6 @@
-"""A Kubernetes API in memory, on loopback: as much of it as Helm asks for, from install to uninstall.
+"""In-memory Kubernetes API server on loopback: the part of the API that Helm uses, from install to uninstall.
 
-Nothing is validated, defaulted or scheduled here; a pod that is made is given to `run`, and ends as that says.
+It validates, defaults and schedules nothing. It passes each created pod to `run`, whose result ends the pod.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _PATH = re.compile(
 
 
 class Cluster:
-    """What is stored, by path; every change has a number, as resource versions have."""
+    """Objects by path. Every change has a number, which serves as the resource version."""
 
     def __init__(self, run: Run = lambda pod: True) -> None:
         self.objects: dict[str, Object] = {}
@@ -79,7 +79,7 @@ class Cluster:
         self.changed.notify_all()
 
     def since(self, version: int) -> list[tuple[str, str, Object]]:
-        """The changes after a version; waits a second for one."""
+        """Return the changes after a version. Waits up to one second for the first change."""
         with self.changed:
             self.changed.wait_for(lambda: len(self.changes) > version, timeout=1)
             return self.changes[version:]
@@ -89,7 +89,7 @@ class Cluster:
         return [value for value in found if _selected(value, query)]
 
     def of(self, kind: str) -> dict[str, Object]:
-        """Objects of a kind by name."""
+        """Return the objects of a kind by name."""
         return {each["metadata"]["name"]: each for each in self.objects.values() if each["kind"] == kind}
 
     @contextmanager
@@ -135,7 +135,7 @@ class _Answer(BaseHTTPRequestHandler):
         address = urlsplit(self.path)
         query = parse_qs(address.query)
         if address.path == "/openapi/v2":
-            return self._send(200, b"")  # as protobuf: a document that knows nothing, so nothing is compared with it
+            return self._send(200, b"")  # an empty OpenAPI document as protobuf, so Helm validates nothing against it
         if (known := _discovery(address.path)) is not None:
             return self._say(200, known)
         match = _PATH.fullmatch(address.path)
@@ -171,12 +171,12 @@ class _Answer(BaseHTTPRequestHandler):
         return self._say(200 if old else 201, self.cluster.put(path, self._named(new)))
 
     def do_DELETE(self) -> None:
-        self.rfile.read(int(self.headers.get("content-length", 0)))  # options, which change nothing here
+        self.rfile.read(int(self.headers.get("content-length", 0)))  # delete options, which this server ignores
         value = self.cluster.remove(urlsplit(self.path).path)
         self._say(200, value) if value else self._missing()
 
     def _named(self, value: Object) -> Object:
-        """With kind and version, which Helm's typed client leaves out."""
+        """Add kind and version, which Helm's typed client omits."""
         match = _PATH.match(urlsplit(self.path).path)
         assert match
         kind, version = _kind(match)
@@ -190,7 +190,7 @@ class _Answer(BaseHTTPRequestHandler):
         return found
 
     def _watch(self, folder: str, query: dict[str, list[str]]) -> None:
-        """Changes since a version, until the client leaves; first what is there, where it asks for that."""
+        """Stream changes since a version until the client disconnects; on request, first the existing objects."""
         self.send_response(200)
         self.send_header("content-type", "application/json")
         self.send_header("connection", "close")
@@ -235,7 +235,7 @@ class _Answer(BaseHTTPRequestHandler):
 
 
 def merged(old: Any, patch: Any) -> Any:
-    """A strategic merge: objects by key, lists of named things by name, null removes."""
+    """Return a strategic merge: objects by key, lists of named items by name; null removes."""
     if isinstance(patch, dict) and isinstance(old, dict):
         new = {**old}
         for key, value in patch.items():
@@ -267,7 +267,7 @@ def _kind(match: Any) -> tuple[str, str]:
 
 
 def _discovery(path: str) -> Object | None:
-    """What Helm asks before anything else."""
+    """Return the discovery documents, which Helm requests first."""
     versions = sorted({version for _, _, version in _RESOURCES} - {"v1"})
     match path.rstrip("/").split("/"):
         case ["", "version"]:
@@ -293,7 +293,7 @@ def _group(version: str) -> Object:
 
 
 def _secret(raw: bytes) -> Object:
-    """A Secret as protobuf (k8s.io/api/core/v1/generated.proto), which Helm 4 sends: runtime.Unknown, its field 2."""
+    """Parse a protobuf Secret (k8s.io/api/core/v1/generated.proto) from Helm 4: field 2 of runtime.Unknown."""
     body = dict(_fields(raw))[2]
     fields = dict(_fields(body))
     meta = list(_fields(fields[1]))
@@ -311,7 +311,7 @@ def _secret(raw: bytes) -> Object:
 
 
 def _fields(raw: bytes) -> Iterator[tuple[int, Any]]:
-    """Field numbers and values of one protobuf message: bytes, or numbers."""
+    """Yield field numbers and values (bytes or integers) of one protobuf message."""
     at = 0
 
     def number() -> int:

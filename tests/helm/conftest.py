@@ -1,4 +1,4 @@
-"""Both Helms that CI runs."""
+"""Fixtures: the Helm versions that CI runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dockerfiles, read: instructions with their continued lines joined, and stages."""
+"""Parser for Dockerfiles: instructions with continued lines joined, grouped by stage."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def instructions(path: Path) -> list[Instruction]:
 
 
 def stages(path: Path) -> list[list[Instruction]]:
-    """Each from its FROM on."""
+    """Return the stages; each begins with its FROM instruction."""
     found: list[list[Instruction]] = []
     for each in instructions(path):
         if each.name == "FROM":

@@ -1,4 +1,4 @@
-"""Values drawn from the chart's own schema, with hypothesis: as much of JSON Schema as that one uses."""
+"""Hypothesis strategy for values of the chart, from its schema. Supports only the keywords that the schema uses."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _SHORT = st.text(string.ascii_letters + string.digits + " -_.:/#{}'\"%&*!|>@`", 
 
 @st.composite
 def drawn(draw: st.DrawFn) -> dict[str, Any]:
-    """Values that the schema allows; `consistent` makes them agree with one another."""
+    """Draw values that the schema allows. `consistent` removes contradictions between them."""
     given = {name: each for name, each in SCHEMA["properties"].items() if name not in _OPEN and draw(st.booleans())}
     return consistent({name: draw(_of(each)) for name, each in given.items()})
 
@@ -81,7 +81,7 @@ def _number(schema: dict[str, Any]) -> st.SearchStrategy[float]:
 
 
 def _array(schema: dict[str, Any]) -> st.SearchStrategy[list[Any]]:
-    return st.lists(_of(schema["items"]), max_size=2)
+    return st.lists(_of(schema["items"]), min_size=schema.get("minItems", 0), max_size=2)
 
 
 def _object(schema: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
@@ -108,16 +108,16 @@ _KINDS = {
 
 
 def nested(values: dict[str, Any]) -> dict[str, Any]:
-    """The same for one of `bundles`, as far as one has values of its own; the rest is the release's."""
+    """Move the values that an entry of `bundles` may set into such an entry; the rest stays with the release."""
     ((_, own),) = SCHEMA["properties"]["bundles"]["patternProperties"].items()
     inner = {name: value for name, value in values.items() if name in own["properties"]}
-    values = {name: value for name, value in values.items() if name != "fetch"}  # fills one claim of one release
+    values = {name: value for name, value in values.items() if name != "fetch"}  # not allowed together with bundles
     rest = {name: value for name, value in values.items() if name not in inner and name not in ("canary", "bulkRay")}
     return {**rest, "bundles": {"legal": inner}}
 
 
 def consistent(values: dict[str, Any]) -> dict[str, Any]:
-    """Without what the templates refuse with a sentence: each of those has a test of its own."""
+    """Remove contradictions that the templates reject. Separate tests cover each of them."""
 
     def part(*names: str) -> dict[str, Any]:
         found = values
@@ -125,10 +125,12 @@ def consistent(values: dict[str, Any]) -> dict[str, Any]:
             found = found.setdefault(name, {})
         return found
 
+    image = part("image")
+    image["repository"] = image.get("repository") or "embedship"
     bundle, claim = part("bundle"), part("bundle", "pvc")
     bundle["path"] = "/" + bundle.get("path", "").replace("..", "").lstrip("/")
     if bundle.get("source") == "image":
-        bundle["source"] = "pvc"  # image volumes are not on every version
+        bundle["source"] = "pvc"  # not every Kubernetes version has image volumes
     pull, canary = part("bundle", "pull"), part("canary", "bundle")
     if scheme := SCHEMES.get(bundle.get("source", "pvc")):
         pull |= {"url": f"{scheme}host/bundle", "digest": pull.get("digest") or "sha256:" + "0" * 64}
@@ -160,7 +162,7 @@ def consistent(values: dict[str, Any]) -> dict[str, Any]:
         service |= {"nodePort": 0, "externalTrafficPolicy": ""}
     if service.get("type") != "LoadBalancer":
         service |= {"loadBalancerClass": "", "loadBalancerSourceRanges": []}
-    service["trafficDistribution"] = ""  # not on every version
+    service["trafficDistribution"] = ""  # not every Kubernetes version has it
     policy = part("networkPolicy")
     policy["serviceFrom"] = policy.get("serviceFrom") or [{"podSelector": {}}]
     if part("server").get("writable"):
@@ -201,7 +203,7 @@ def consistent(values: dict[str, Any]) -> dict[str, Any]:
     if not (part("httpRoute").get("enabled") or ingress.get("enabled")):
         canary["weight"] = 0
     if canary.get("enabled"):
-        part("canary", "image")["tag"] = "another"  # the rest may well be drawn as the release's own
+        part("canary", "image")["tag"] = "another"  # the other values may be drawn equal to the release's
         part("canary", "image")["digest"] = ""
     if part("gpu").get("enabled"):
         part("server")["devices"] = "cuda:0"

@@ -1,9 +1,9 @@
-"""Rendered manifests as files, so that a review sees what a change of the chart does.
+"""Golden manifests: rendered manifests as files, so that a review shows the effect of a chart change.
 
     python -P -m tests.helm.golden
 
-`default.yaml` is whole. The others hold what differs from it: objects that are new or changed, and the names of
-those that are gone. Rules and dashboard are left out, they have files of their own; so are keys, which are drawn.
+`default.yaml` is complete. The other files contain the difference from it: new or changed objects, and the names of
+removed ones. Rules and dashboard are omitted because they have their own files, keys because they are random.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ Objects = dict[str, dict[str, Any]]
 
 
 def objects(helm: Path, values: dict[str, Any]) -> Objects:
-    """By kind and name, without what has files of its own."""
+    """Return the rendered objects by kind and name, with the rules replaced by a reference to their file."""
     found = {f"{each['kind']} {each['metadata']['name']}": each for each in render(helm, values)}
     for name, each in found.items():
         if name.startswith("PrometheusRule"):
@@ -62,7 +62,7 @@ def objects(helm: Path, values: dict[str, Any]) -> Objects:
 
 
 def golden(helm: Path) -> dict[str, str]:
-    """The text of each file, by its name."""
+    """Return the content of each golden file by file name."""
     default = objects(helm, {})
     found = {"default.yaml": _text(default)}
     for name, values in SCENARIOS.items():

@@ -1,4 +1,4 @@
-"""A rendered container as a process, started, probed and stopped as by the kubelet; and a proxy that learns late."""
+"""Runs a rendered container as a local process, as the kubelet would, and a proxy that learns of changes late."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from typing import Any
 
 import httpx
 
-# From an endpoint's change until every node's kube-proxy has it: most of a second in a small cluster.
+# Time until every node's kube-proxy knows a changed endpoint: most of a second in a small cluster.
 PROPAGATION_SECONDS = 1.0
 
 
 class Pod:
-    """One container of `spec`; `mounts` says which folder here stands for a mounted one there."""
+    """Pod: one container of `spec` as a process. `mounts` maps mount paths of the container to local folders."""
 
     def __init__(self, spec: dict[str, Any], mounts: dict[str, Path]) -> None:
         self._spec = spec
@@ -35,22 +35,22 @@ class Pod:
         return f"http://127.0.0.1:{self.port}"
 
     def _here(self, text: str) -> str:
-        """A path below a mount, as it is called here."""
-        for there, folder in self._mounts.items():
-            if text == there or text.startswith(there + "/"):
-                return str(folder) + text[len(there) :]
+        """Replace a mount path at the start of `text` by the local folder."""
+        for mount, folder in self._mounts.items():
+            if text == mount or text.startswith(mount + "/"):
+                return str(folder) + text[len(mount) :]
         return text
 
     def _environment(self) -> dict[str, str]:
-        """As rendered; but a container has a network of its own, and this process has not."""
+        """Return the rendered environment with a local address, because this process shares the host's network."""
         given = {each["name"]: self._here(each["value"]) for each in self._container["env"]}
         port = str(next(each["containerPort"] for each in self._container["ports"] if each["name"] == "http"))
-        assert (given["EMBEDSHIP_HOST"], given["EMBEDSHIP_PORT"]) == ("0.0.0.0", port), "what probes and Service reach"
+        assert (given["EMBEDSHIP_HOST"], given["EMBEDSHIP_PORT"]) == ("0.0.0.0", port), "address used by the probes"
         ours = {"EMBEDSHIP_HOST": "127.0.0.1", "EMBEDSHIP_PORT": str(self.port)}
         return {"PATH": os.environ["PATH"], "HOME": self._here("/tmp"), "COLUMNS": "1000", **given, **ours}
 
     async def start(self) -> None:
-        """Return once the startup probe and the readiness probe have passed, in the time they give."""
+        """Return when the startup probe and the readiness probe have passed, within their time limits."""
         (program,) = self._container["command"]
         command = [str(Path(sys.executable).parent / program), *map(self._here, self._container["args"])]
         self.process = await asyncio.create_subprocess_exec(
@@ -85,7 +85,7 @@ class Pod:
             return answer.is_success
 
     async def stop(self) -> int:
-        """preStop, SIGTERM, and SIGKILL where the grace period is over: then the exit code is negative."""
+        """Run preStop and send SIGTERM, then SIGKILL after the grace period, which gives a negative exit code."""
         grace = self._spec["terminationGracePeriodSeconds"]
         sleep = self._container["lifecycle"]["preStop"]["sleep"]["seconds"]
         await asyncio.sleep(sleep)
@@ -105,13 +105,13 @@ class Pod:
 
 
 def free_port() -> int:
-    """What a container does not need: its network is its own."""
+    """Return a free port. A container would not need it because it has its own network."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
 
 class Proxy:
-    """As kube-proxy: each new connection goes to the next endpoint, and stays there."""
+    """Proxy: sends each new connection to the next endpoint, as kube-proxy does."""
 
     def __init__(self) -> None:
         self._endpoints: list[Pod] = []
@@ -119,7 +119,7 @@ class Proxy:
         self.port = 0
 
     async def learn(self, endpoints: list[Pod]) -> None:
-        """The endpoints have changed; the proxy knows it a second later."""
+        """Change the endpoints. The proxy uses the new ones one second later."""
         await asyncio.sleep(PROPAGATION_SECONDS)
         self._endpoints = list(endpoints)
 

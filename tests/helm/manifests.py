@@ -1,4 +1,4 @@
-"""What Helm renders, as objects, and what Kubernetes would say of them."""
+"""Helpers that render the chart into objects and validate these objects as Kubernetes would."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ CHART = Path(__file__).parents[2] / "helm" / "embedship"
 VERSIONS = ("1.30", "1.33", "1.37")
 NAMESPACE = "embeddings"
 
-IMAGE = {"repository": "registry.example/embedship"}  # the chart has no default: none is published
-ANYBODY = {"allowAnonymous": True}  # what is reached from outside needs keys, or this
+IMAGE = {"repository": "registry.example/embedship"}  # the chart has no default, because no image is published
+ANYBODY = {"allowAnonymous": True}  # a server that is reachable from outside needs API keys or this setting
 
-# All that the chart can make, at once.
+# Values that enable every object of the chart at once.
 EVERYTHING: dict[str, Any] = {
     "auth": {"create": True, "admin": {"create": True}},
     "autoscaling": {"enabled": True, "kind": "keda", "keda": {"prometheus": "http://prometheus.monitoring:9090"}},
@@ -57,7 +57,7 @@ EVERYTHING: dict[str, Any] = {
 }
 
 
-# Two servers, for a share of the requests each.
+# Values for a release with a canary; each of the two servers gets a share of the requests.
 CANARY: dict[str, Any] = {
     "auth": {"create": True, "admin": {"create": True}},
     "canary": {
@@ -80,7 +80,7 @@ CANARY: dict[str, Any] = {
 }
 
 
-# Every pod fetches its bundle first.
+# Values with which every pod first downloads its bundle.
 FETCHED: dict[str, Any] = {
     "bundle": {
         "source": "oci",
@@ -98,7 +98,7 @@ FETCHED: dict[str, Any] = {
 
 
 class Refused(Exception):
-    """Helm rendered nothing; its words."""
+    """Helm rendered nothing. The message is its standard error."""
 
 
 def render(
@@ -108,7 +108,7 @@ def render(
 
 
 def text(helm: Path, values: Mapping[str, Any] | None = None, version: str = "1.33", release: str = "search") -> str:
-    """Helm's answer, with an image where `values` give none; JSON is YAML, and `-` is stdin."""
+    """Return Helm's output. `values` are passed on stdin (`-`) as JSON, which is valid YAML, with a default image."""
     command = [helm, "template", release, CHART, "--namespace", NAMESPACE, "--kube-version", version, "--values", "-"]
     values = values or {}
     given = json.dumps({**values, "image": {**IMAGE, **values.get("image", {})}})
@@ -125,14 +125,14 @@ def one(objects: list[dict[str, Any]], kind: str, suffix: str = "") -> dict[str,
 
 
 def server(objects: list[dict[str, Any]]) -> dict[str, Any]:
-    """The server's container."""
+    """Return the server's container."""
     workload = next(each for each in objects if each["kind"] in ("Deployment", "StatefulSet"))
     container: dict[str, Any] = workload["spec"]["template"]["spec"]["containers"][0]
     return container
 
 
 def pods(objects: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every pod that these objects make: by themselves, by a workload, by a CronJob."""
+    """Yield every pod in these objects: bare pods and those of workloads, Jobs and CronJobs."""
     for each in objects:
         name = f"{each['kind']} {each['metadata']['name']}"
         match each["kind"]:
@@ -149,13 +149,13 @@ def pods(objects: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def ray_templates(job: dict[str, Any]) -> list[dict[str, Any]]:
-    """Of its head, and of each group of workers."""
+    """Return the pod templates of the head node and of each worker group."""
     cluster = job["spec"]["rayClusterSpec"]
     return [group["template"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
 
 
 def faults(each: dict[str, Any], version: str) -> list[str]:
-    """What is wrong with an object by the strict schemas of this Kubernetes, or of the operator that reads it."""
+    """Return the errors of an object by the strict schemas of this Kubernetes version or of its operator."""
     match each["apiVersion"].split("/")[0]:
         case "monitoring.coreos.com" | "keda.sh":
             return _unknown(each)
@@ -188,7 +188,7 @@ def _faults(each: str, version: str) -> list[str]:
 
 @cache
 def _validator(name: str, version: str) -> Draft202012Validator:
-    """Of one kind; a kind that this Kubernetes does not have is a FileNotFoundError."""
+    """Return the validator of one kind. Raises FileNotFoundError if this Kubernetes version does not have it."""
     schema = json.loads((_folder(version) / f"{name}.json").read_text())
     return Draft202012Validator(schema, registry=_definitions(version))
 
@@ -211,12 +211,12 @@ _MODELS: dict[str, type[pydantic.BaseModel]] = {
 }
 
 
-# Newer than the models: https://keda.sh/docs/latest/reference/scaledobject-spec (2.17 and newer).
+# Keys newer than the models: https://keda.sh/docs/latest/reference/scaledobject-spec (2.17 and newer).
 _NEWER = {"$.spec.fallback.behavior"}
 
 
 def _unknown(each: dict[str, Any]) -> list[str]:
-    """Keys that the operator's model does not give back: it would ignore them."""
+    """Return the keys that the operator's model drops, because the operator would ignore them."""
     try:
         model = _MODELS[each["kind"]].model_validate(each)
     except pydantic.ValidationError as error:

@@ -1,4 +1,4 @@
-"""Pod Security's profile `restricted`, as Kubernetes's Pod Security Standards say it, and what we hold besides."""
+"""Checks of the Pod Security profile `restricted` (Kubernetes's Pod Security Standards) and of our additional rules."""
 
 from __future__ import annotations
 

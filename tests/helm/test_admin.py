@@ -1,4 +1,4 @@
-"""A rendered server with an admin key: it reloads for who has the key, and for nobody else."""
+"""A rendered server with an admin key reloads only for requests with this key."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .manifests import one, render
 KEYS = {"api": "a" * 48, "admin": "b" * 48}
 
 
-async def asked(pod: Pod, keys: list[str | None]) -> list[httpx.Response]:
+async def send_reloads(pod: Pod, keys: list[str | None]) -> list[httpx.Response]:
     try:
         await pod.start()
         async with httpx.AsyncClient(base_url=pod.url, timeout=60) as client:
@@ -35,7 +35,7 @@ def test_an_admin_key_reloads(helm: Path, bundle: Path, tmp_path: Path) -> None:
     spec = one(objects, "Deployment")["spec"]["template"]["spec"]
     secret = next(volume["secret"] for volume in spec["volumes"] if volume["name"] == "admin")
     assert (secret["secretName"], secret["items"][0]["path"]) == ("mine", "admin-keys")
-    answers = asyncio.run(asked(Pod(spec, {"/bundle": bundle, **folders}), [KEYS["admin"], KEYS["api"], None]))
+    answers = asyncio.run(send_reloads(Pod(spec, {"/bundle": bundle, **folders}), [KEYS["admin"], KEYS["api"], None]))
     assert [answer.status_code for answer in answers] == [200, 403, 401], [answer.text for answer in answers]
     assert answers[0].json()["before"] == answers[0].json()["fingerprint"]
 
@@ -47,4 +47,4 @@ def test_the_key_is_kept_and_rolls_pods(helm: Path) -> None:
     notes = one(objects, "Deployment")["spec"]["template"]["metadata"]["annotations"]
     assert "checksum/admin-keys" in notes
     mounted = next(pod for pod in objects if pod["kind"] == "Pod")["spec"]["volumes"]
-    assert "admin" not in {volume["name"] for volume in mounted}, "the test's pod has no use for it"
+    assert "admin" not in {volume["name"] for volume in mounted}, "the test's pod does not need it"

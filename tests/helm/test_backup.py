@@ -1,4 +1,4 @@
-"""The backup CronJob's command on a real index, and what `embedship restore` makes of its copy."""
+"""The backup CronJob's command copies a real index, and `embedship restore` restores the copy."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def test_a_copy_comes_back_as_an_index(helm: Path, bundle: Path, tmp_path: Path)
     (copy,) = claims["copies"].iterdir()
     page = (ROOT / "docs" / "deploy.md").read_text()
     (command,) = re.findall(r"^    (embedship restore .*)$", page, re.MULTILINE)
-    here = {"/index/restored": claims["index"] / "restored"}
-    words = [str(copy) if word.startswith("/backup/") else str(here.get(word, word)) for word in command.split()]
+    local_paths = {"/index/restored": claims["index"] / "restored"}
+    words = [str(copy) if word.startswith("/backup/") else str(local_paths.get(word, word)) for word in command.split()]
     run(*words)
     with IndexFolder.open(claims["index"] / "restored" / "v1", Bundle.open(bundle)) as index:
         assert index.index.size == 20

@@ -1,4 +1,4 @@
-"""The RayJob: its command on a real corpus, and what its pods may reach."""
+"""The RayJob: its command on a real corpus, and the network policy of its pods."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ BULK: dict[str, Any] = {"enabled": True, "image": "embedship-ray:1", "claimName"
 
 
 def test_its_command_encodes_a_corpus(helm: Path, bundle: Path, tmp_path: Path) -> None:
-    """As the head runs it, on a cluster of this machine."""
+    """Run the head node's command on a local Ray cluster."""
     pytest.importorskip("ray", reason="needs the extra [ray]")
     claim = tmp_path / "claim"
     (claim / "deep").mkdir(parents=True)
     (claim / "deep" / "in.jsonl").write_text("".join(f'{{"text": "number {n}"}}\n' for n in range(20)))
     job = one(render(helm, {"bulkRay": {**BULK, "format": "npy", "code": "int8", "shardTexts": 8}}), "RayJob")
     program, *words = shlex.split(job["spec"]["entrypoint"])
-    here = {"/bundle": str(bundle), "auto": "local"}
-    command = [here.get(word, word).replace("/data/", f"{claim}/") for word in words]
+    local_arguments = {"/bundle": str(bundle), "auto": "local"}
+    command = [local_arguments.get(word, word).replace("/data/", f"{claim}/") for word in words]
     answer = subprocess.run(
         [str(Path(sys.executable).parent / program), *command],
         capture_output=True, text=True, timeout=180, check=False, cwd=tmp_path,

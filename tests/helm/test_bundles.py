@@ -1,4 +1,4 @@
-"""Several bundles behind one release: each a server of its own, whatever is said for one alone."""
+"""Several bundles in one release: each gets its own server, with the same features as a single bundle."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_each_has_a_workload_and_a_service(objects: list[dict[str, Any]]) -> Non
     legal, medical = (found[name]["spec"]["template"]["spec"] for name in NAMES)
     env = [{each["name"]: each["value"] for each in pod["containers"][0]["env"]} for pod in (legal, medical)]
     assert [each.get("EMBEDSHIP_MAX_TEXTS") for each in env] == ["64", None]
-    assert [each["EMBEDSHIP_STREAMS"] for each in env] == ["1", "1"], "what is said above is for all"
+    assert [each["EMBEDSHIP_STREAMS"] for each in env] == ["1", "1"], "release values apply to all bundles"
     assert ("initContainers" in legal, "initContainers" in medical) == (False, True)
     assert set(of(objects, "Service")) == {*NAMES, f"{NAMES[1]}-replicas"}
 
@@ -63,7 +63,7 @@ def test_none_answers_for_another(objects: list[dict[str, Any]]) -> None:
         services = [
             n for n, each in of(objects, "Service").items() if watched.items() <= each["metadata"]["labels"].items()
         ]
-        assert services == [name], "else everything is scraped twice"
+        assert services == [name], "a second service would be scraped twice"
 
 
 def test_only_the_one_that_fetches_reaches_out(objects: list[dict[str, Any]]) -> None:
@@ -96,7 +96,7 @@ def test_kubernetes_takes_them(helm: Path, values: dict[str, Any]) -> None:
 
 
 def test_one_of_them_is_what_it_would_be_alone(helm: Path) -> None:
-    """But for its name and its label; backups and bulk encoding are the release's."""
+    """Except for its name and label. Backups and bulk encoding belong to the release."""
     everything = {**EVERYTHING, "auth": ANYBODY, "backup": {}, "bulkRay": {}, "extraObjects": [], "fetch": {}}
     alone = render(helm, everything)
     inside = json.loads(
@@ -118,9 +118,9 @@ def test_names_stay_short_and_apart(helm: Path) -> None:
     names = ("a" * 20, "a" * 19 + "b")
     values = {"bundles": {name: {**EVERYTHING_FOR_ONE} for name in names}}
     made = render(helm, values, release="r" * 53)
-    told = [(each["kind"], each["metadata"]["name"]) for each in made]
-    assert len(set(told)) == len(told)
-    assert all(len(name) <= 52 for _, name in told)
+    object_names = [(each["kind"], each["metadata"]["name"]) for each in made]
+    assert len(set(object_names)) == len(object_names)
+    assert all(len(name) <= 52 for _, name in object_names)
 
 
 EVERYTHING_FOR_ONE = {"check": {"schedule": "*/10 * * * *"}, "kind": "StatefulSet"}

@@ -1,4 +1,4 @@
-"""A new bundle beside the old one: rendered, compared by the rendered command over real servers, and promoted."""
+"""A canary with a new bundle: rendered, compared by the rendered command over real servers, and promoted."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def test_the_canary_is_the_server_but_for_what_is_new(helm: Path) -> None:
     assert pods[0]["containers"] == pods[1]["containers"]
     notes = [each["spec"]["template"]["metadata"]["annotations"] for each in (old, new)]
     assert notes[1].pop("embedship/fingerprint") == "2" * 64
-    assert notes[0] == notes[1], "one key for both: its checksum says so"
+    assert notes[0] == notes[1], "both use one key, so the checksums are equal"
     assert new["spec"]["replicas"] == 1
 
 
 def test_each_service_has_its_own_pods(helm: Path) -> None:
-    """A canary that answered through the old Service would have a share that nobody gave it."""
+    """The old Service must not send requests to the canary, because that would bypass the weight."""
     objects = render(helm, CANARY)
     for suffix in ("embedship", "-canary"):
         selector = one(objects, "Service", suffix)["spec"]["selector"]
@@ -54,7 +54,7 @@ def test_each_service_has_its_own_pods(helm: Path) -> None:
     selectors = [one(objects, "Service", suffix)["spec"]["selector"] for suffix in ("embedship", "-canary")]
     assert {each["app.kubernetes.io/component"] for each in selectors} == {"server", "canary"}
     policy = one(objects, "NetworkPolicy", "-server")["spec"]["podSelector"]["matchExpressions"]
-    assert policy[0]["values"] == ["server", "canary"], "the canary is closed as well"
+    assert policy[0]["values"] == ["server", "canary"], "the policy also covers the canary"
 
 
 @pytest.mark.parametrize("weight", [0, 10, 100])
@@ -87,9 +87,9 @@ RELEASE: dict[str, Any] = {
     {"index": {"claimName": "index-1", "path": "v1"}}, {"image": {"tag": "0.1.0"}}, {"weight": 10, "replicas": 2},
 ])  # fmt: skip
 def test_a_canary_that_is_the_servers_twin_is_refused(each_helm: Path, own: dict[str, Any]) -> None:
-    """Compared with itself a server passes, whatever the new bundle is worth."""
+    """A server compared with itself always passes, whatever the quality of the new bundle."""
     canary = {"enabled": True, "compare": {"claimName": "queries"}, **own}
-    with pytest.raises(Refused, match="name what is new in"):
+    with pytest.raises(Refused, match=r"set canary\.bundle, canary\.index or canary\.image"):
         render(each_helm, {**RELEASE, "ingress": {"enabled": True, "className": "nginx"}, "canary": canary})
 
 
@@ -108,9 +108,9 @@ def test_one_new_thing_makes_a_canary(helm: Path, own: dict[str, Any]) -> None:
     ({}, {"tag": "0.1.0"}), ({"digest": "sha256:" + "1" * 64}, {"tag": "0.2.0", "digest": "sha256:" + "1" * 64}),
 ])  # fmt: skip
 def test_an_image_by_another_name_is_no_new_one(helm: Path, image: dict[str, str], own: dict[str, str]) -> None:
-    """The default's tag is the chart's version, and a digest wins over a tag."""
+    """The default tag is the chart's appVersion, and a digest overrides a tag."""
     canary = {"enabled": True, "compare": {"claimName": "queries"}, "image": own}
-    with pytest.raises(Refused, match="its twin"):
+    with pytest.raises(Refused, match="the same bundle, index and image"):
         render(helm, {"image": image, "canary": canary})
 
 
@@ -136,7 +136,7 @@ def queries(tmp_path: Path) -> Path:
 
 
 def mounts(bundle: Path, folder: Path) -> dict[str, Path]:
-    """Folders here for the volumes of one pod."""
+    """Return local folders for the volumes of one pod."""
     found = {f"/{name}": folder / name for name in ("state", "cache", "tmp")}
     for each in found.values():
         each.mkdir(parents=True)
@@ -144,7 +144,7 @@ def mounts(bundle: Path, folder: Path) -> dict[str, Path]:
 
 
 async def compared(objects: list[dict[str, Any]], pods: dict[str, dict[str, Path]], queries: Path) -> tuple[int, str]:
-    """Both Deployments' pods as processes, and the rendered comparison's exit code and words."""
+    """Run both Deployments' pods as processes; return the exit code and output of the rendered comparison."""
     async with AsyncExitStack() as stack:
         addresses = {}
         for suffix, mounted in pods.items():
@@ -154,10 +154,10 @@ async def compared(objects: list[dict[str, Any]], pods: dict[str, dict[str, Path
             await pod.start()
             addresses[f"http://{deployment['metadata']['name']}:80"] = pod.url
         container = one(objects, "Pod", "-compare")["spec"]["containers"][0]
-        there = {**addresses, "/queries/queries.jsonl": str(queries / "queries.jsonl")}
-        assert set(there) <= set(container["args"])
+        local_arguments = {**addresses, "/queries/queries.jsonl": str(queries / "queries.jsonl")}
+        assert set(local_arguments) <= set(container["args"])
         command = [str(Path(sys.executable).parent / container["command"][0])]
-        command += [there.get(each, each) for each in container["args"]]
+        command += [local_arguments.get(each, each) for each in container["args"]]
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe)
         out, error = await process.communicate()
@@ -172,10 +172,10 @@ def outcome(helm: Path, bundle: Path, new: Path, queries: Path, folder: Path, **
 
 
 def test_a_good_bundle_is_promoted(helm: Path, bundle: Path, queries: Path, tmp_path: Path) -> None:
-    """Weight 0 and compared; then its share; then the release's own bundle, and the canary is away."""
-    code, said = outcome(helm, bundle, bundle, queries, tmp_path, compare={**PLAIN["compare"], "maxLatency": 50})
-    assert code == 0, said
-    assert "NEW may replace OLD" in said
+    """First weight 0 and the comparison, then a share, then the release takes the bundle and the canary is gone."""
+    code, output = outcome(helm, bundle, bundle, queries, tmp_path, compare={**PLAIN["compare"], "maxLatency": 50})
+    assert code == 0, output
+    assert "NEW may replace OLD" in output
     promoted = render(helm, {"bundle": {"pvc": {"claimName": "bundle-2"}}})
     volumes = one(promoted, "Deployment")["spec"]["template"]["spec"]["volumes"]
     assert volumes[0]["persistentVolumeClaim"]["claimName"] == "bundle-2"
@@ -183,13 +183,13 @@ def test_a_good_bundle_is_promoted(helm: Path, bundle: Path, queries: Path, tmp_
 
 
 def test_a_bad_bundle_is_refused(helm: Path, bundle: Path, coarse: Path, queries: Path, tmp_path: Path) -> None:
-    """It starts, is ready, passes its own golden texts, and says that it is the same model."""
-    code, said = outcome(helm, bundle, coarse, queries, tmp_path)
-    assert code == 3, said
-    assert "NEW may not replace OLD" in said
+    """The damaged bundle starts, becomes ready, passes its own golden texts, and claims to be the same model."""
+    code, output = outcome(helm, bundle, coarse, queries, tmp_path)
+    assert code == 3, output
+    assert "NEW may not replace OLD" in output
 
 
 def test_another_model_is_refused(helm: Path, bundle: Path, stranger: Path, queries: Path, tmp_path: Path) -> None:
-    code, said = outcome(helm, bundle, stranger, queries, tmp_path)
-    assert code == 3, said
-    assert "NEW is another model" in said
+    code, output = outcome(helm, bundle, stranger, queries, tmp_path)
+    assert code == 3, output
+    assert "NEW is another model" in output

@@ -1,4 +1,4 @@
-"""What the chart renders: for both Helms, for three Kubernetes, and from what is said elsewhere."""
+"""What the chart renders with both Helm versions and three Kubernetes versions, and its generated parts."""
 
 from __future__ import annotations
 
@@ -122,14 +122,14 @@ def test_every_value_is_used() -> None:
 def test_every_setting_is_the_servers() -> None:
     known = {variable(name) for name in Settings.__dataclass_fields__}
     given = set(re.findall(r"EMBEDSHIP_[A-Z_]+", templates()))
-    assert given <= known | {"EMBEDSHIP_MILVUS_TOKEN"}, "a secret is no setting"
+    assert given <= known | {"EMBEDSHIP_MILVUS_TOKEN"}, "a secret is not a setting"
 
 
 def test_settings_reach_the_server_as_they_are(helm: Path) -> None:
     given = {name: int(allowed.high) for name, allowed in RANGES.items() if allowed.high >= 10_000}
     owned = generator().OWNED
     given = {name: value for name, value in given.items() if name not in owned}
-    assert given["max_body_bytes"] == 1_073_741_824, "as a float a template would write 1.073741824e+09"
+    assert given["max_body_bytes"] == 1_073_741_824, "a template would print a float as 1.073741824e+09"
     env = {e["name"]: e["value"] for e in server(render(helm, {"server": {**given, "shadow_rate": 0.05}}))["env"]}
     assert {variable(name): str(value) for name, value in given.items()}.items() <= env.items()
     assert env["EMBEDSHIP_SHADOW_RATE"] == "0.05"
@@ -144,10 +144,10 @@ def test_one_number_gives_the_whole_drain(helm: Path, seconds: int, version: str
     container = server(objects)
     env = {each["name"]: each["value"] for each in container["env"]}
     sleep = container.get("lifecycle", {"preStop": {"sleep": {"seconds": 0}}})["preStop"]["sleep"]["seconds"]
-    assert (sleep > 0) == (version == "1.30"), "Kubernetes sleeps from 1.30 on"
+    assert (sleep > 0) == (version == "1.30"), "Kubernetes supports the sleep from 1.30 on"
     assert sleep + int(env["EMBEDSHIP_DRAIN_SECONDS"]) == seconds
     pod = one(objects, "Deployment")["spec"]["template"]["spec"]
-    assert pod["terminationGracePeriodSeconds"] == seconds + 20, "what --drain-seconds asks for"
+    assert pod["terminationGracePeriodSeconds"] == seconds + 20, "required by --drain-seconds"
 
 
 @pytest.mark.parametrize("seconds", [10, 301, 3_600])
@@ -166,25 +166,25 @@ BULK: dict[str, Any] = EVERYTHING["bulkRay"]
 MILVUS = {"enabled": True, "milvus": {"address": "milvus://db.example:19530/faq", "secret": "line"}}
 
 CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
-    ({"bundle": {"pvc": {"claimName": ""}}}, "name the claim that holds the bundle"),
-    ({"bundle": {"source": "baked"}}, "say where the image holds the bundle"),
-    ({"bundle": {"source": "image"}}, "name the image that holds the bundle"),
-    ({"bundle": {"source": "s3", "pull": {"url": "oci://a/b:c"}}}, "give an address that begins with s3://"),
-    ({"bundle": {"source": "hf", "pull": {"url": "hf://a/b"}}}, "pin the bundle by the digest"),
+    ({"bundle": {"pvc": {"claimName": ""}}}, "set it to the claim that contains the bundle"),
+    ({"bundle": {"source": "baked"}}, "set it to the bundle's folder in the image"),
+    ({"bundle": {"source": "image"}}, "set it to the image that contains the bundle"),
+    ({"bundle": {"source": "s3", "pull": {"url": "oci://a/b:c"}}}, "use an address that begins with s3://"),
+    ({"bundle": {"source": "hf", "pull": {"url": "hf://a/b"}}}, "set it to the digest that `embedship push` prints"),
     (fetched(bundle={"path": "a"}), "leave bundle.path empty"),
     (fetched(networkPolicy={"offline": True}), "set networkPolicy.offline to false"),
-    (fetched(canary={"enabled": True, "bundle": {"claimName": "a"}}), "give canary.bundle.url"),
-    ({"canary": {"enabled": True, "bundle": {"url": "oci://a/b:c"}}}, "pin the new bundle"),
-    ({"canary": {"enabled": True, "bundle": {"image": "a"}}}, "canary.bundle.image is for bundle.source image"),
-    ({"canary": {"enabled": True, "bundle": {"digest": "sha256:" + "0" * 64}}}, "for a bundle that is fetched"),
+    (fetched(canary={"enabled": True, "bundle": {"claimName": "a"}}), "set canary.bundle.url"),
+    ({"canary": {"enabled": True, "bundle": {"url": "oci://a/b:c"}}}, "canary.bundle.digest is empty"),
+    ({"canary": {"enabled": True, "bundle": {"image": "a"}}}, "canary.bundle.image requires bundle.source image"),
+    ({"canary": {"enabled": True, "bundle": {"digest": "sha256:" + "0" * 64}}}, "require a downloaded bundle"),
     ({"canary": {"enabled": True, "index": {"claimName": "a"}}}, "but index.enabled is false"),
-    ({"bundles": {"a": {}}, "canary": {"enabled": True}}, "a release of one bundle"),
-    ({"auth": ANYBODY, "bundles": {"a": {}, "b": {}}, "ingress": {"enabled": True}}, "answer at one address"),
-    ({"bundles": {"a": {"bundle": {"path": "../keys"}}}}, "may not contain '..'"),
-    ({"bundle": {"path": "../keys"}}, "may not contain '..'"),
-    ({"index": {"enabled": True}}, "name the claim that holds the index"),
-    ({"index": {**MILVUS, "claimName": "a"}}, "exclude one another: the index lies in Milvus or on a claim"),
-    ({"index": MILVUS}, "index.milvus.address is set, but the NetworkPolicy lets no pod reach it"),
+    ({"bundles": {"a": {}}, "canary": {"enabled": True}}, "canary requires a release with one bundle"),
+    ({"auth": ANYBODY, "bundles": {"a": {}, "b": {}}, "ingress": {"enabled": True}}, "use the same address"),
+    ({"bundles": {"a": {"bundle": {"path": "../keys"}}}}, "must not contain '..'"),
+    ({"bundle": {"path": "../keys"}}, "must not contain '..'"),
+    ({"index": {"enabled": True}}, "set it to the claim that contains the index"),
+    ({"index": {**MILVUS, "claimName": "a"}}, "are mutually exclusive: the index is either in Milvus or in a claim"),
+    ({"index": MILVUS}, "index.milvus.address is set, but the NetworkPolicy blocks the connection"),
     (
         {
             "index": MILVUS,
@@ -193,28 +193,28 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
         },
         "search the old collection",
     ),
-    ({"reranker": {"enabled": True}}, "name the claim that holds its bundle"),
-    ({"reranker": {"path": "../x"}}, "may not contain '..'"),
-    ({"auth": {"create": True, "existingSecret": "mine"}}, "exclude one another"),
-    ({"autoscaling": {"enabled": True, "minReplicas": 9}}, "lower one or raise the other"),
-    ({"autoscaling": {"enabled": True, "kind": "keda"}}, "give the address of Prometheus"),
-    ({"auth": ANYBODY, "httpRoute": {"enabled": True}}, "name the Gateway"),
-    ({"auth": ANYBODY, "ingress": {"enabled": True, "tlsSecret": "x"}}, "a certificate is for a host"),
-    ({"driftReport": {"enabled": True}}, "name the claim that holds the log"),
-    ({"metrics": {"ownPort": True}, "service": {"port": 9090}}, "give the latter another one"),
-    ({"auth": {"admin": {"create": True, "existingSecret": "mine"}}}, "exclude one another"),
-    ({"canary": {"enabled": True}}, "name the claim that holds real queries"),
-    ({"canary": {"enabled": True, "index": {"path": "../x"}}}, "may not contain '..'"),
-    ({"canary": {"enabled": True, "weight": 1, "compare": {"claimName": "q"}}}, "a Service has no weights"),
-    ({"canary": {"enabled": True, "compare": {"claimName": "q"}}}, "a server is always as good as its twin"),
+    ({"reranker": {"enabled": True}}, "set it to the claim that contains the re-ranker bundle"),
+    ({"reranker": {"path": "../x"}}, "must not contain '..'"),
+    ({"auth": {"create": True, "existingSecret": "mine"}}, "are mutually exclusive"),
+    ({"autoscaling": {"enabled": True, "minReplicas": 9}}, "lower the minimum or raise the maximum"),
+    ({"autoscaling": {"enabled": True, "kind": "keda"}}, "set it to the address of Prometheus"),
+    ({"auth": ANYBODY, "httpRoute": {"enabled": True}}, "add the Gateway"),
+    ({"auth": ANYBODY, "ingress": {"enabled": True, "tlsSecret": "x"}}, "set the host of the certificate"),
+    ({"driftReport": {"enabled": True}}, "set it to the claim that contains the query log"),
+    ({"metrics": {"ownPort": True}, "service": {"port": 9090}}, "choose another service.port"),
+    ({"auth": {"admin": {"create": True, "existingSecret": "mine"}}}, "are mutually exclusive"),
+    ({"canary": {"enabled": True}}, "set it to the claim that contains real queries"),
+    ({"canary": {"enabled": True, "index": {"path": "../x"}}}, "must not contain '..'"),
+    ({"canary": {"enabled": True, "weight": 1, "compare": {"claimName": "q"}}}, "a Service cannot split requests"),
+    ({"canary": {"enabled": True, "compare": {"claimName": "q"}}}, "has the same bundle, index and image"),
     ({"gpu": {"enabled": True}}, "with server.devices auto the server runs on the CPU: set server.devices: cuda:0"),
-    ({"backup": {"enabled": True, "claims": ["a"]}}, "name the claim that takes the copies"),
-    ({"backup": {"enabled": True, "claimName": "a"}}, "name the claims to copy"),
-    ({"backup": {"enabled": True, "claimName": "a", "claims": ["a"]}}, "a claim is not copied into itself"),
-    ({"networkPolicy": {"egress": [{"ports": [{"port": 1}]}]}}, "set offline to false"),
-    ({"bulkRay": {"enabled": True}}, "bulkRay.claimName is empty: name the claim that takes the vectors"),
-    ({"bulkRay": BULK, "bundles": {"a": {}, "b": {}}}, "bulkRay encodes with one bundle"),
-    ({"bulkRay": {**BULK, "source": "s3://texts/in.jsonl"}}, "the NetworkPolicy lets no pod reach it"),
+    ({"backup": {"enabled": True, "claims": ["a"]}}, "set it to the claim that stores the copies"),
+    ({"backup": {"enabled": True, "claimName": "a"}}, "list the claims to copy"),
+    ({"backup": {"enabled": True, "claimName": "a", "claims": ["a"]}}, "a claim cannot be copied into itself"),
+    ({"networkPolicy": {"egress": [{"ports": [{"port": 1}]}]}}, "set networkPolicy.offline to false, or empty"),
+    ({"bulkRay": {"enabled": True}}, "bulkRay.claimName is empty: set it to the claim that stores the vectors"),
+    ({"bulkRay": BULK, "bundles": {"a": {}, "b": {}}}, "bulkRay requires a release with one bundle"),
+    ({"bulkRay": {**BULK, "source": "s3://texts/in.jsonl"}}, "is in S3, but the NetworkPolicy blocks"),
 ]
 
 
@@ -223,21 +223,21 @@ WRITABLE: dict[str, Any] = {
 }  # fmt: skip
 FETCH = EVERYTHING["fetch"]
 CONTRADICTIONS += [
-    ({"image": {"repository": ""}}, "image.repository is empty, and no image is published"),
-    ({"ingress": {"enabled": True}}, "no API key is asked for: set auth.create"),
-    ({"service": {"type": "NodePort"}, "auth": {"create": True}}, "the NetworkPolicy lets nobody in from outside"),
-    ({"service": {"nodePort": 30000}}, "service.nodePort is for"),
-    ({"service": {"externalTrafficPolicy": "Local"}}, "service.externalTrafficPolicy is for"),
-    ({"service": {"loadBalancerClass": "x"}}, "are for a Service of type LoadBalancer"),
-    ({**WRITABLE, "replicas": 2}, "one process writes an index: set replicas to 1"),
+    ({"image": {"repository": ""}}, "image.repository is empty and no image is published"),
+    ({"ingress": {"enabled": True}}, "no API key is configured: set auth.create"),
+    ({"service": {"type": "NodePort"}, "auth": {"create": True}}, "blocks all clients outside the cluster"),
+    ({"service": {"nodePort": 30000}}, "service.nodePort requires"),
+    ({"service": {"externalTrafficPolicy": "Local"}}, "service.externalTrafficPolicy requires"),
+    ({"service": {"loadBalancerClass": "x"}}, "require service.type LoadBalancer"),
+    ({**WRITABLE, "replicas": 2}, "only one process can write an index: set replicas to 1"),
     (
         {**WRITABLE, "canary": {"enabled": True, "compare": {"claimName": "q"}, "image": {"tag": "2"}}},
-        "give it one of its own in canary.index.claimName",
+        "set canary.index.claimName to a separate claim",
     ),
-    ({**WRITABLE, "index": {"enabled": True, "claimName": "i"}}, "index.path is empty: name a folder"),
+    ({**WRITABLE, "index": {"enabled": True, "claimName": "i"}}, "index.path is empty: set it to a folder"),
     ({**WRITABLE, "strategy": {"type": "RollingUpdate"}}, "Leave strategy empty"),
     ({"server": {"writable": True}}, "there is no index to write to"),
-    ({"drain": {"seconds": 10, "preStopSeconds": 10}}, "leave time for answers"),
+    ({"drain": {"seconds": 10, "preStopSeconds": 10}}, "set drain.preStopSeconds below drain.seconds"),
     (
         {**CANARY, "ingress": {"enabled": True, "className": "traefik"}},
         'ingress.className is "traefik": use httpRoute',
@@ -246,12 +246,12 @@ CONTRADICTIONS += [
     (
         {**{key: EVERYTHING[key] for key in ("bulkRay",)}, "networkPolicy": {"enabled": False}}
         | {"bulkRay": {**EVERYTHING["bulkRay"], "token": False}},
-        "whoever reaches the head of a Ray cluster runs code in it",
+        "any client that reaches the Ray head node can run code on it",
     ),
     (
         {**FETCHED, "bundle": {"source": "s3", "pull": {"url": "s3://b/m", "digest": "sha256:" + "0" * 64,
                                                         "ca": {"configMap": "ca"}}}},
-        "the client of S3 trusts public authorities only",
+        "S3 downloads trust public certificate authorities only",
     ),
     ({"bundle": {"pull": {"ca": {"configMap": "a", "secret": "b"}}}}, "bundle.pull.ca.configMap and"),
     ({"fetch": {**FETCH, "claim": {}}}, "fetch.claim.name is empty"),
@@ -259,10 +259,10 @@ CONTRADICTIONS += [
     (
         {"fetch": {**FETCH, "bundles": [*FETCH["bundles"], {**FETCH["bundles"][0], "url": "s3://b/m"}]},
          "bundle": {"pull": {"secret": "s"}}},
-        "come from sources of several kinds (oci, s3)",
+        "uses several kinds of source (oci, s3)",
     ),
-    ({"fetch": {**FETCH, "egress": []}}, "lets the Job reach nothing"),
-    ({"fetch": FETCH, "bundles": {"a": {}}}, "fetch fills one claim for one release"),
+    ({"fetch": {**FETCH, "egress": []}}, "the Job's NetworkPolicy allows no destination"),
+    ({"fetch": FETCH, "bundles": {"a": {}}}, "it fills one claim for one release"),
 ]  # fmt: skip
 
 
@@ -273,9 +273,9 @@ def test_a_contradiction_is_a_sentence(helm: Path, values: dict[str, Any], sente
 
 
 def test_every_contradiction_is_tried(helm: Path) -> None:
-    said = re.findall(r'fail (?:\(printf )?"', (CHART / "templates" / "_contradictions.tpl").read_text())
-    assert len(said) == len(CONTRADICTIONS), "two of them twice, and those of the Kubernetes below"
-    with pytest.raises(Refused, match=r"1\.31 has"):
+    messages = re.findall(r'fail (?:\(printf )?"', (CHART / "templates" / "_contradictions.tpl").read_text())
+    assert len(messages) == len(CONTRADICTIONS), "two messages have two cases, two more are tested below"
+    with pytest.raises(Refused, match=r"Kubernetes v?1\.30.* does not support it \(1\.31 or newer is required\)"):
         render(helm, {"service": {"trafficDistribution": "PreferClose"}}, "1.30")
     image = {"bundle": {"source": "image", "image": {"reference": "registry/bundle@sha256:" + "0" * 64}}}
     with pytest.raises(Refused, match="has no image volumes"):
@@ -320,7 +320,7 @@ def test_a_gpu_that_nothing_would_use_is_not_taken(helm: Path, devices: str | No
     for values in ({"server": {"devices": devices}}, {"bundles": {"legal": {"server": {"devices": devices}}}}):
         with pytest.raises(Refused, match=r"set server\.devices: cuda:0"):
             render(helm, {"gpu": {"enabled": True}, **values})
-        assert render(helm, values), "without a GPU it is a device as any other"
+        assert render(helm, values), "allowed without a GPU"
 
 
 @pytest.mark.parametrize("devices", ["cuda:0", "cuda:0,cuda:1", "tensorrt:0", "gpu:0"])
@@ -331,7 +331,7 @@ def test_a_gpu_is_used(helm: Path, devices: str) -> None:
 
 @pytest.mark.parametrize("values", [EVERYTHING, CANARY, FETCHED], ids=["everything", "canary", "fetched"])
 def test_every_pod_may_run_where_it_has_to(helm: Path, values: dict[str, Any]) -> None:
-    """On a pool of its own, which is tainted: a pod that is sent there and tolerates nothing waits for ever."""
+    """On a tainted node pool. A pod that is scheduled there without a toleration would wait forever."""
     pool = {"key": "pool", "operator": "Equal", "value": "search", "effect": "NoSchedule"}
     values = {**values, "nodeSelector": {"pool": "search"}, "tolerations": [pool]}
     made = list(pods(render(helm, values)))
@@ -340,7 +340,7 @@ def test_every_pod_may_run_where_it_has_to(helm: Path, values: dict[str, Any]) -
     for name, pod in made:
         takes_gpu = name.startswith("StatefulSet") and "gpu" in values
         assert pod.get("tolerations") == [pool, *([gpu] if takes_gpu else [])], name
-    assert text(helm, values).count(" tolerations:") == len(made), "once in each: YAML would take the last"
+    assert text(helm, values).count(" tolerations:") == len(made), "once per pod, because YAML keeps only the last"
 
 
 def test_without_tolerations_there_are_none(helm: Path) -> None:
@@ -348,7 +348,7 @@ def test_without_tolerations_there_are_none(helm: Path) -> None:
 
 
 def test_selectors_do_not_change_with_the_release(helm: Path) -> None:
-    """A Deployment's selector is immutable: nothing of a version or a setting may be in it, and no job's pod."""
+    """A Deployment's selector is immutable: it must not depend on versions or settings, nor match job pods."""
     for values in ({}, EVERYTHING):
         objects = render(helm, values)
         workload = next(each for each in objects if each["kind"] in ("Deployment", "StatefulSet"))
@@ -387,7 +387,7 @@ def test_the_network_is_closed(helm: Path) -> None:
     assert [rule["from"] for rule in policy["ingress"]] == [[{"podSelector": {}}], [OWN_JOBS]]
     watched = {"metrics": {"serviceMonitor": {"enabled": True}}, "networkPolicy": {"offline": False}}
     policy = one(render(helm, watched), "NetworkPolicy", "-server")["spec"]
-    assert len(policy["ingress"][0]["from"]) == 2, "else the monitor is installed and reaches nobody"
+    assert len(policy["ingress"][0]["from"]) == 2, "otherwise Prometheus could not reach the server"
     assert [each["port"] for each in policy["egress"][0]["ports"]] == [53, 53]
 
 

@@ -1,4 +1,4 @@
-"""A claim that a Job of the chart fills: what it runs, when, and what it reaches; certificates and signatures."""
+"""The Job that downloads bundles into a claim: command, order, network policy, certificates and signatures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def job(objects: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def test_servers_start_after_it_and_it_waits_for_nothing_of_the_release(helm: Path) -> None:
-    """A hook before install and upgrade: what it needs is there already, or is an earlier hook."""
+    """It is a hook before install and upgrade, so it may only need existing objects and earlier hooks."""
     objects = render(helm, {"fetch": FETCH, "bundle": {"pvc": {"claimName": "models"}, "path": "minilm-1"}})
     weights = {}
     for kind, suffix in (("PersistentVolumeClaim", "models"), ("NetworkPolicy", "-fetch"), ("Job", "-fetch")):
@@ -32,21 +32,21 @@ def test_servers_start_after_it_and_it_waits_for_nothing_of_the_release(helm: Pa
     assert weights["PersistentVolumeClaim"] < weights["Job"] > weights["NetworkPolicy"]
     assert one(objects, "PersistentVolumeClaim")["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
     pod = job(objects)["spec"]["template"]
-    assert pod["spec"]["serviceAccountName"] == "default", "the release's own is not made yet"
+    assert pod["spec"]["serviceAccountName"] == "default", "the release's account does not exist yet"
     policy = one(objects, "NetworkPolicy", "-fetch")["spec"]
     assert policy["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
     assert policy["egress"][1] == {"ports": [{"port": 443}]}
     assert one(objects, "NetworkPolicy", "-server")["spec"]["egress"] == [], "servers stay offline"
     made = one(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]
     out = pod["spec"]["containers"][0]["args"][3]
-    assert made["args"] == ["serve", out], "where it is put is where it is served"
+    assert made["args"] == ["serve", out], "the server reads the download folder"
 
 
 def test_a_bundle_and_a_re_ranker_in_one_run(helm: Path) -> None:
     ranks = {**FETCH["bundles"][0], "folder": "ranks/v1", "digest": "sha256:" + "e" * 64}
     containers = job(render(helm, {"fetch": {**FETCH, "bundles": [*FETCH["bundles"], ranks]}}))["spec"]["template"]
-    said = [(each["name"], each["args"][3], each["args"][5]) for each in containers["spec"]["containers"]]
-    assert said == [
+    downloads = [(each["name"], each["args"][3], each["args"][5]) for each in containers["spec"]["containers"]]
+    assert downloads == [
         ("pull-0", "/bundle/minilm-1", "sha256:" + "f" * 64), ("pull-1", "/bundle/ranks/v1", "sha256:" + "e" * 64),
     ]  # fmt: skip
 
@@ -56,7 +56,7 @@ PRIVATE = {"ca": {"configMap": "our-ca"}, "key": {"configMap": "our-key", "key":
 
 @pytest.mark.parametrize("way", ["init container", "job"])
 def test_a_private_authority_and_a_signature(helm: Path, way: str) -> None:
-    """By the init container, and by the Job: both mount what their arguments and variables name."""
+    """The init container and the Job mount every file that their arguments and variables name."""
     if way == "job":
         objects = render(helm, {"fetch": FETCH, "bundle": {"pull": PRIVATE}})
         pod = job(objects)["spec"]["template"]["spec"]
@@ -91,7 +91,7 @@ def test_credentials_of_a_web_server_are_a_netrc(helm: Path) -> None:
 def test_the_job_fills_a_claim_from_a_real_registry(
     helm: Path, bundle: Path, tool: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """The rendered container as a process; then its folder is a bundle, and a second run leaves it as it is."""
+    """The rendered container, run as a process, downloads a valid bundle. A second run leaves it unchanged."""
     folders = {f"/{name}": tmp_path / name for name in ("bundle", "tmp")}
     for folder in folders.values():
         folder.mkdir()
@@ -109,6 +109,6 @@ def test_the_job_fills_a_claim_from_a_real_registry(
         (container,) = job(render(helm, {"fetch": {**FETCH, "bundles": [wrong]}}))["spec"]["template"]["spec"][
             "containers"
         ]
-        assert run(container, folders).returncode == 4, "another bundle than the one that is pinned"
+        assert run(container, folders).returncode == 4, "the bundle has another digest than the pinned one"
     assert sorted(each.name for each in folders["/bundle"].iterdir()) == ["minilm-1"]
     assert (folders["/bundle"] / "minilm-1" / "bundle.json").read_bytes() == (bundle / "bundle.json").read_bytes()

@@ -1,4 +1,4 @@
-"""Each scenario renders what its file says: a change of the chart is seen in a review, as a change of these files."""
+"""Each scenario renders its golden file, so a review shows every change of the manifests."""
 
 from __future__ import annotations
 

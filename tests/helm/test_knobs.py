@@ -1,4 +1,4 @@
-"""Each knob that people expect of a chart, rendered; and those whose default was wrong once."""
+"""The usual settings of a chart are rendered. Also regression tests for defaults that were wrong."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIDECAR = {"name": "proxy", "image": "proxy:1"}
 
 
 def find(node: Any, path: str) -> Any:
-    """The part of a manifest at a.b.0.c."""
+    """Return the part of a manifest at a path such as a.b.0.c."""
     for key in path.split("."):
         node = node[int(key)] if isinstance(node, list) else node[key]
     return node
@@ -33,7 +33,7 @@ OUT = {"auth": ANYBODY}
 NODE_PORT = {"service": {"type": "NodePort"}, "networkPolicy": {"enabled": False}, **OUT}
 MONITOR = {"enabled": True}
 
-# What is given, the object and the place where it must arrive, and what must be there.
+# Values, the object and path where they must arrive, and the expected content.
 KNOBS: list[tuple[dict[str, Any], str, str, Any]] = [
     (
         {"image": {"registry": "r.example:5000"}},
@@ -280,13 +280,13 @@ def test_keda_holds_what_runs_when_prometheus_does_not_answer(helm: Path) -> Non
     }
     spec = one(render(helm, {"autoscaling": {"enabled": True, "kind": "keda", "keda": keda}}), "ScaledObject")["spec"]
     (trigger,) = spec["triggers"]
-    assert trigger["metadata"]["ignoreNullValues"] == "false", "else no data is no load"
+    assert trigger["metadata"]["ignoreNullValues"] == "false", "otherwise missing data counts as no load"
     assert trigger["authenticationRef"] == keda["authenticationRef"]
     assert spec["fallback"] == {"failureThreshold": 4, "replicas": 2, "behavior": "currentReplicasIfHigher"}
 
 
 def test_no_user_is_the_clusters_choice_and_never_root(helm: Path) -> None:
-    """As OpenShift's restricted-v2 wants it, which draws a user for each namespace."""
+    """As required by OpenShift's restricted-v2, which assigns a user id per namespace."""
     values = {**EVERYTHING, "user": None}
     made = list(pods(render(helm, values)))
     assert len(made) == 8
@@ -303,7 +303,7 @@ def test_common_labels_reach_everything_and_no_selector(helm: Path) -> None:
             if each["metadata"]["name"] == "ours":
                 continue
             assert each["metadata"]["labels"]["team"] == "search", each["metadata"]["name"]
-            assert each["metadata"]["labels"]["app.kubernetes.io/name"] == "embedship", "selectors ask for it"
+            assert each["metadata"]["labels"]["app.kubernetes.io/name"] == "embedship", "selectors need it"
             assert each["metadata"]["annotations"]["owner"] == "me", each["metadata"]["name"]
             assert "team" not in json.dumps(each.get("spec", {}).get("selector", {}))
 
@@ -354,7 +354,7 @@ def test_a_writable_index_is_written_by_one(helm: Path) -> None:
     }  # fmt: skip
     objects = render(helm, values)
     spec = one(objects, "Deployment")["spec"]
-    assert spec["strategy"] == {"type": "Recreate"}, "a surge pod could not open it"
+    assert spec["strategy"] == {"type": "Recreate"}, "a surge pod could not open the index"
     mounts = {each["name"]: each for each in server(objects)["volumeMounts"]}
     volumes = {each["name"]: each for each in spec["template"]["spec"]["volumes"]}
     assert mounts["index"]["readOnly"] is False
@@ -398,7 +398,7 @@ def test_alerts_get_severities_labels_and_an_end(helm: Path) -> None:
             "severity": alerts[name]["labels"]["severity"] + "x",
             "team": "search",
         }
-        assert "runbook_url" not in rule["annotations"], "a link that leads nowhere"
+        assert "runbook_url" not in rule["annotations"], "the link would be broken"
 
 
 def test_two_releases_have_two_dashboards(helm: Path) -> None:
@@ -413,16 +413,16 @@ def test_two_releases_have_two_dashboards(helm: Path) -> None:
 
 
 def test_every_value_says_what_it_is() -> None:
-    """In the schema, for editors and for `helm show`; those of values.yaml are written there by tools/chart.py."""
+    """The schema has a description per value, for editors. tools/chart.py copies those of values.yaml."""
 
     def missing(schema: dict[str, Any], path: str) -> list[str]:
         found = []
         for key, each in schema.get("properties", {}).items():
-            told = each
-            while "$ref" in told and not told.get("description"):
-                _, where, name = told["$ref"].split("/")
-                told = SCHEMA[where][name]
-            found += [] if told.get("description") else [f"{path}{key}"]
+            described = each
+            while "$ref" in described and not described.get("description"):
+                _, where, name = described["$ref"].split("/")
+                described = SCHEMA[where][name]
+            found += [] if described.get("description") else [f"{path}{key}"]
             found += missing(each, f"{path}{key}.")
         for each in [*schema.get("patternProperties", {}).values(), *filter(None, [schema.get("items")])]:
             found += missing(each, f"{path}*.")

@@ -1,4 +1,4 @@
-"""What watches and scales a release: rules as promtool reads them, no metric or label that a live server has not."""
+"""Monitoring and autoscaling objects: promtool accepts the rules; a live server exports all metrics and labels."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def objects(helm: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def scraped(bundle: Path, rerank_bundle: Path) -> dict[str, set[str]]:
-    """Every metric of a live server, with its labels."""
+    """Return every metric of a live server with its labels."""
 
     async def scrape(state: ServerState) -> str:
         transport = httpx.ASGITransport(app=App(state))
@@ -47,10 +47,10 @@ def scraped(bundle: Path, rerank_bundle: Path) -> dict[str, set[str]]:
 
 def test_the_rules_are_the_shipped_ones(objects: list[dict[str, Any]], promtool: Path, tmp_path: Path) -> None:
     spec = one(objects, "PrometheusRule")["spec"]
-    # Which fire and do not fire where they should: tests/monitor/assets.
+    # tests/monitor/assets checks when the alerts fire.
     wanted = yaml.safe_load(shipped()["rules.yaml"])
     for rule in (rule for group in wanted["groups"] for rule in group["rules"]):
-        rule.get("annotations", {}).pop("runbook_url", None)  # a path, until metrics.rules.runbooks says where they lie
+        rule.get("annotations", {}).pop("runbook_url", None)  # relative, unless metrics.rules.runbooks is set
     assert spec == wanted
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump(spec))
     command = [promtool, "check", "rules", "rules.yaml"]
@@ -75,7 +75,7 @@ def test_the_dashboard_is_the_shipped_one(objects: list[dict[str, Any]]) -> None
 
 
 def test_the_monitor_finds_the_service(objects: list[dict[str, Any]]) -> None:
-    """One of the two Services, or everything would be scraped twice; and by a port that it has."""
+    """It selects exactly one of the two Services, because two would be scraped twice, and an existing port."""
     spec = one(objects, "ServiceMonitor")["spec"]
     wanted = spec["selector"]["matchLabels"].items()
     services = [each for each in objects if each["kind"] == "Service"]
@@ -89,9 +89,9 @@ def test_the_monitor_finds_the_service(objects: list[dict[str, Any]]) -> None:
 def test_keda_asks_for_what_is_there(
     objects: list[dict[str, Any]], scraped: dict[str, set[str]], promtool: Path, tmp_path: Path
 ) -> None:
-    """Its query, on a live server's metrics, with the labels of the ServiceMonitor's targets: two requests wait.
+    """KEDA's query on a live server's metrics, with the labels of the ServiceMonitor's targets: two requests wait.
 
-    And a pair, where there is a re-ranker.
+    With a re-ranker, one pair waits as well.
     """
     query = one(objects, "ScaledObject")["spec"]["triggers"][0]["metadata"]["query"]
     metric, pairs = re.findall(r"embedship_\w+", query.replace('"search-embedship"', ""))
@@ -99,7 +99,7 @@ def test_keda_asks_for_what_is_there(
     labels = f'namespace="{NAMESPACE}", job="search-embedship"'
     values = [f'{metric}{{{labels}, pod="{pod}"}}' for pod in ("a", "b")]
     other = f'{metric}{{namespace="{NAMESPACE}", job="another", pod="c"}}'
-    series = [{"series": each, "values": "0+15x40"} for each in (*values, other)]  # a second waited a second, each
+    series = [{"series": each, "values": "0+15x40"} for each in (*values, other)]  # each waits one second per second
     reranks = [*series, {"series": f'{pairs}{{{labels}, pod="a"}}', "values": "0+15x40"}]
     tests = [
         {
@@ -123,12 +123,12 @@ def test_the_hpa_asks_for_what_is_there(helm: Path, scraped: dict[str, set[str]]
 
 
 def test_rules_and_dashboard_ask_for_what_is_there(objects: list[dict[str, Any]], scraped: dict[str, set[str]]) -> None:
-    """Names; tests/serve/test_prometheus.py has a real Prometheus answer each query."""
+    """Checks names only. tests/serve/test_prometheus.py runs each query on a real Prometheus."""
     rules = json.dumps(one(objects, "PrometheusRule")["spec"])
     rules = re.sub(r'"(description|summary|runbook_url)": "(\\.|[^"])*"', "", rules)
     dashboard = one(objects, "ConfigMap", "-dashboard")["data"]["embedship.json"]
-    asked = set(re.findall(r"\bembedship_[a-z_]+\b", rules)) | set(
+    queried = set(re.findall(r"\bembedship_[a-z_]+\b", rules)) | set(
         re.findall(r"\bembedship_[a-z_]+\b", " ".join(re.findall(r'"expr": "((?:\\.|[^"])*)"', dashboard)))
     )
-    assert len(asked) > 40
-    assert asked - set(scraped) == set()
+    assert len(queried) > 40
+    assert queried - set(scraped) == set()

@@ -1,4 +1,4 @@
-"""Ways in from outside the cluster: who gets in, with which key, to which port; and what a canary gets of it."""
+"""Access from outside the cluster: allowed clients, API keys, ports, and the canary's share of the requests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_nobody_gets_in_without_a_key_unless_that_is_meant(helm: Path, way: str) -> None:
-    with pytest.raises(Refused, match="no API key is asked for"):
+    with pytest.raises(Refused, match="no API key is configured"):
         render(helm, WAYS[way])
     assert render(helm, {**WAYS[way], "auth": ANYBODY})
     assert render(helm, {**WAYS[way], "auth": {"existingSecret": "ours"}})
@@ -33,8 +33,8 @@ def test_metrics_are_not_on_the_port_that_is_reached_from_outside(helm: Path, wa
     ports = {each["name"] for each in server(render(helm, {**WAYS[way], **KEYS}))["ports"]}
     assert ports == {"http", "metrics"}
     together = server(render(helm, {**WAYS[way], **KEYS, "metrics": {"ownPort": False}}))
-    assert [each["name"] for each in together["ports"]] == ["http"], "where that is meant"
-    assert [each["name"] for each in server(render(helm))["ports"]] == ["http"], "inside, one port is enough"
+    assert [each["name"] for each in together["ports"]] == ["http"], "if set explicitly"
+    assert [each["name"] for each in server(render(helm))["ports"]] == ["http"], "one port is enough inside the cluster"
 
 
 def peers(objects: list[dict[str, Any]], port: str = "http") -> list[Any]:
@@ -43,7 +43,7 @@ def peers(objects: list[dict[str, Any]], port: str = "http") -> list[Any]:
 
 
 def test_a_load_balancer_lets_in_whom_the_policy_names(helm: Path) -> None:
-    with pytest.raises(Refused, match="lets nobody in from outside"):
+    with pytest.raises(Refused, match="blocks all clients outside the cluster"):
         render(helm, {"service": {"type": "LoadBalancer"}, **KEYS})
     assert {"ipBlock": {"cidr": "10.0.0.0/8"}} in peers(render(helm, {**WAYS["balancer"], **KEYS}))
     assert render(helm, {"service": {"type": "NodePort"}, "networkPolicy": {"enabled": False}, **KEYS})
@@ -64,7 +64,7 @@ def test_a_route_lets_in_the_namespaces_of_its_gateways(helm: Path) -> None:
 
 
 def test_a_narrow_policy_still_lets_the_releases_own_jobs_in(helm: Path) -> None:
-    """The pods of `helm test`, of the check and of the comparison, by the labels that they carry."""
+    """The labels of the pods of `helm test`, of the check and of the comparison match the policy."""
     narrow = {"from": [{"podSelector": {"matchLabels": {"app": "client"}}}]}
     objects = render(helm, {**CANARY, "networkPolicy": narrow, "check": {"schedule": "0 * * * *"}})
     chosen = [peer["podSelector"].get("matchLabels", {}) for peer in peers(objects) if "podSelector" in peer]
@@ -76,13 +76,13 @@ def test_a_narrow_policy_still_lets_the_releases_own_jobs_in(helm: Path) -> None
 
 @pytest.mark.parametrize("name", ["traefik", "", "internal"])
 def test_a_share_through_an_ingress_is_for_the_controller_that_knows_shares(helm: Path, name: str) -> None:
-    """Another one would see two Ingresses of one host, and send the canary any share: at weight 0, too."""
+    """Another controller would see two Ingresses of one host and send the canary any share, even at weight 0."""
     values = {**CANARY, "ingress": {"enabled": True, "host": "search.example", "className": name}}
     with pytest.raises(Refused, match="use httpRoute"):
         render(helm, values)
     idle = render(helm, {**values, "canary": {**CANARY["canary"], "weight": 0}})
     assert [each["metadata"]["name"] for each in idle if each["kind"] == "Ingress"] == ["search-embedship"]
-    said = render(helm, {**values, "canary": {**CANARY["canary"], "nginx": True}})
+    made = render(helm, {**values, "canary": {**CANARY["canary"], "nginx": True}})
     assert (
-        one(said, "Ingress", "-canary")["metadata"]["annotations"]["nginx.ingress.kubernetes.io/canary-weight"] == "10"
+        one(made, "Ingress", "-canary")["metadata"]["annotations"]["nginx.ingress.kubernetes.io/canary-weight"] == "10"
     )

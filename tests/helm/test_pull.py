@@ -1,4 +1,4 @@
-"""A pod that fetches its bundle: the rendered init container and server run, against a real registry."""
+"""A pod that downloads its bundle: the rendered init container and server run against a real registry."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from .manifests import FETCHED, one, pods, render
 
 SECONDS = 150
 USER, PASSWORD = "ship", "hidden word"
-HASHED = "$2b$04$NQjd8vhy0yuqGCrchV0tB.ov3r90TfChltmucHFzrLcy/jxW5ONpW"  # by bcrypt
+HASHED = "$2b$04$NQjd8vhy0yuqGCrchV0tB.ov3r90TfChltmucHFzrLcy/jxW5ONpW"  # bcrypt hash of the password
 
 
 @pytest.fixture
 def registry(tool: Callable[[str], Path], tmp_path: Path) -> Iterator[servers.Served]:
-    """It wants a user and a password, as a private one does."""
+    """Start a registry that requires a user and a password."""
     known = tmp_path / "htpasswd"
     known.write_text(f"{USER}:{HASHED}\n")
     auth = f"auth: {{htpasswd: {{realm: ours, path: {known}}}}}\n"
@@ -33,17 +33,17 @@ def registry(tool: Callable[[str], Path], tmp_path: Path) -> Iterator[servers.Se
 
 
 def run(container: dict[str, Any], mounts: dict[str, Path]) -> subprocess.CompletedProcess[str]:
-    """As the kubelet would: command, args and env as rendered; what is mounted has a folder here, and nothing else."""
+    """Run a container as the kubelet would: rendered command, args and env; local folders only for its mounts."""
     assert {each["mountPath"] for each in container["volumeMounts"]} == set(mounts)
 
-    def here(text: str) -> str:
-        found = next((there for there in mounts if text == there or text.startswith(there + "/")), None)
+    def local_path(text: str) -> str:
+        found = next((mount for mount in mounts if text == mount or text.startswith(mount + "/")), None)
         return str(mounts[found]) + text[len(found) :] if found else text
 
     (program,) = container["command"]
     return subprocess.run(
-        [str(Path(sys.executable).parent / program), *map(here, container["args"])],
-        env={"PATH": os.environ["PATH"], **{each["name"]: here(each["value"]) for each in container["env"]}},
+        [str(Path(sys.executable).parent / program), *map(local_path, container["args"])],
+        env={"PATH": os.environ["PATH"], **{each["name"]: local_path(each["value"]) for each in container["env"]}},
         cwd=mounts["/tmp"], capture_output=True, text=True, timeout=SECONDS, check=False,
     )  # fmt: skip
 
@@ -57,14 +57,14 @@ def test_the_init_container_fetches_what_the_server_serves(
     servers.docker_login(folders["credentials"], registry.port, USER, PASSWORD)
     address = f"oci://127.0.0.1:{registry.port}/team/minilm:v1"
     pushed = servers.embedship("push", bundle, address, "--json", DOCKER_CONFIG=str(folders["credentials"]))
-    said = json.loads(pushed.communicate(timeout=SECONDS)[0])
-    pull = {**FETCHED["bundle"]["pull"], "url": said["source"], "digest": said["digest"], "env": {}}
+    report = json.loads(pushed.communicate(timeout=SECONDS)[0])
+    pull = {**FETCHED["bundle"]["pull"], "url": report["source"], "digest": report["digest"], "env": {}}
     values = {**FETCHED, "bundle": {"source": "oci", "pull": pull}, "server": {"streams": 1, "shadow_rate": 0.0}}
     spec = one(render(helm, values), "Deployment")["spec"]["template"]["spec"]
     (init,) = spec["initContainers"]
     mounts = {f"/{name}": folders[name] for name in ("bundle", "tmp", "credentials")}
-    assert run({**init, "env": []}, mounts).returncode == 1, "not without the Secret"
-    for _ in range(2):  # a pod on a claim, and the next pod on it
+    assert run({**init, "env": []}, mounts).returncode == 1, "fails without the Secret"
+    for _ in range(2):  # a pod with a claim, then the next pod with the same claim
         done = run(init, mounts)
         assert done.returncode == 0, done.stderr
     assert PASSWORD not in done.stdout + done.stderr
@@ -89,13 +89,13 @@ def test_every_pod_that_reads_the_bundle_fetches_it(helm: Path) -> None:
         target = init["args"][init["args"].index("--out") + 1]
         assert any(each.startswith(target) for each in main["args"]), name
         mount = {each["name"]: each.get("readOnly", False) for each in (*init["volumeMounts"], *main["volumeMounts"])}
-        assert mount["bundle"] is True, "the server cannot change what was verified"
+        assert mount["bundle"] is True, "the server must not change the verified bundle"
         assert "credentials" not in {each["name"] for each in main["volumeMounts"]}
         assert {"name": "credentials", "mountPath": "/credentials", "readOnly": True} in init["volumeMounts"]
 
 
 def test_two_bundles_on_one_claim_do_not_meet(helm: Path) -> None:
-    """A rolling update fetches the new one while the old one is served."""
+    """A rolling update downloads the new bundle while the old one is still served."""
 
     def target(digest: str) -> str:
         pull = {**FETCHED["bundle"]["pull"], "digest": "sha256:" + digest * 64, "claimName": "bundles"}
@@ -109,7 +109,7 @@ def test_two_bundles_on_one_claim_do_not_meet(helm: Path) -> None:
 
 
 @pytest.mark.parametrize(("source", "url"), [
-    ("s3", "s3://models/minilm"), ("http", "https://files.example/minilm/"), ("hf", "hf://team/minilm@v1"),
+    ("s3", "s3://models/minilm"), ("hf", "hf://team/minilm@v1"),
 ])  # fmt: skip
 def test_other_credentials_are_variables(helm: Path, source: str, url: str) -> None:
     pull = {**FETCHED["bundle"]["pull"], "url": url, "env": {"AWS_REGION": "eu-central-1"}}

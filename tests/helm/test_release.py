@@ -1,4 +1,4 @@
-"""A release from first install to its end, by both Helms, as docs/deploy.md says, against an API server in memory."""
+"""A release from install to uninstall as in docs/deploy.md, with both Helm versions and an in-memory API server."""
 
 from __future__ import annotations
 
@@ -53,38 +53,38 @@ def done(answer: subprocess.CompletedProcess[str]) -> str:
 
 def test_the_page_from_install_to_uninstall(each_helm: Path, tmp_path: Path) -> None:
     seen: list[str] = []
-    with cluster(each_helm, tmp_path) as (here, helm):
+    with cluster(each_helm, tmp_path) as (api, helm):
         for command in commands(PAGE):
             done(helm(*command))
             seen.append(command[0])
             if command[0] == "template":
                 continue
             if command[0] == "install":
-                key = here.of("Secret")[f"{NAME}-keys"]["data"]["api-keys"]
+                key = api.of("Secret")[f"{NAME}-keys"]["data"]["api-keys"]
                 assert len(base64.b64decode(key).strip()) == 48
-            assert here.of("Secret")[f"{NAME}-keys"]["data"]["api-keys"] == key, f"{command[0]} made another key"
+            assert api.of("Secret")[f"{NAME}-keys"]["data"]["api-keys"] == key, f"{command[0]} made another key"
             if command[0] == "rollback":
-                assert claim(here) == "minilm"
+                assert claim(api) == "minilm"
             if "bundle.pvc.claimName=minilm-2" in command:
-                assert claim(here) == "minilm-2"
+                assert claim(api) == "minilm-2"
             if "canary.enabled=true" in command:
-                assert f"{NAME}-canary" in here.of("Deployment")
+                assert f"{NAME}-canary" in api.of("Deployment")
             if "canary.enabled=false" in command:
-                assert f"{NAME}-canary" not in here.of("Deployment")
+                assert f"{NAME}-canary" not in api.of("Deployment")
             if "canary.weight=50" in command:
-                backends = here.of("HTTPRoute")[NAME]["spec"]["rules"][0]["backendRefs"]
+                backends = api.of("HTTPRoute")[NAME]["spec"]["rules"][0]["backendRefs"]
                 assert [(each["name"], each["weight"]) for each in backends] == [(NAME, 50), (f"{NAME}-canary", 50)]
     assert seen == [
         "template", "template", "template",
         "install", "test", "upgrade", "upgrade", "history", "rollback", "upgrade", "upgrade", "test", "upgrade",
         "upgrade", "upgrade", "upgrade", "upgrade", "upgrade", "upgrade", "template", "uninstall",
     ]  # fmt: skip
-    assert set(here.of("Secret")) == {f"{NAME}-keys", f"{NAME}-admin"}, "kept"
-    assert [path for path in here.objects if not path.endswith(("-keys", "-admin", "/embeddings"))] == []
+    assert set(api.of("Secret")) == {f"{NAME}-keys", f"{NAME}-admin"}, "kept"
+    assert [path for path in api.objects if not path.endswith(("-keys", "-admin", "/embeddings"))] == []
 
 
-def claim(here: Cluster) -> str:
-    pod = here.of("Deployment")[NAME]["spec"]["template"]["spec"]
+def claim(api: Cluster) -> str:
+    pod = api.of("Deployment")[NAME]["spec"]["template"]["spec"]
     found: str = next(each for each in pod["volumes"] if each["name"] == "bundle")["persistentVolumeClaim"]["claimName"]
     return found
 
@@ -98,19 +98,19 @@ def test_the_charts_readme(each_helm: Path, tmp_path: Path) -> None:
 
 def test_a_new_install_finds_the_kept_key(each_helm: Path, tmp_path: Path) -> None:
     install = ["install", "search", str(CHART), "--namespace", "e", *IMAGE, "--set", "auth.create=true"]
-    with cluster(each_helm, tmp_path) as (here, helm):
+    with cluster(each_helm, tmp_path) as (api, helm):
         done(helm(*install))
-        first = here.of("Secret")[f"{NAME}-keys"]["data"]
-        annotations = pod_annotations(here)
+        first = api.of("Secret")[f"{NAME}-keys"]["data"]
+        annotations = pod_annotations(api)
         done(helm("uninstall", "search", "--namespace", "e"))
         done(helm(*install))
-        assert here.of("Secret")[f"{NAME}-keys"]["data"] == first
-        assert pod_annotations(here) == annotations, "the checksum is that of the key: no pod rolls for nothing"
+        assert api.of("Secret")[f"{NAME}-keys"]["data"] == first
+        assert pod_annotations(api) == annotations, "an unchanged key restarts no pod"
 
 
 def test_turning_autoscaling_on_keeps_what_runs(each_helm: Path, tmp_path: Path) -> None:
-    """Without `replicas` the patch would take it away, and Kubernetes's default is 1."""
-    with cluster(each_helm, tmp_path) as (here, helm):
+    """A patch without `replicas` would remove the field, and Kubernetes would then use 1."""
+    with cluster(each_helm, tmp_path) as (api, helm):
         done(helm("install", "search", str(CHART), "--namespace", "e", *IMAGE, "--set", "replicas=5"))
         done(
             helm(
@@ -124,30 +124,30 @@ def test_turning_autoscaling_on_keeps_what_runs(each_helm: Path, tmp_path: Path)
                 "autoscaling.enabled=true",
             )
         )
-        assert here.of("Deployment")[NAME]["spec"]["replicas"] == 5
-        assert NAME in here.of("HorizontalPodAutoscaler")
-        path = next(path for path, each in here.objects.items() if each.get("kind") == "Deployment")
-        scaled = {**here.objects[path], "spec": {**here.objects[path]["spec"], "replicas": 7}}
-        here.put(path, scaled)  # as the autoscaler does
+        assert api.of("Deployment")[NAME]["spec"]["replicas"] == 5
+        assert NAME in api.of("HorizontalPodAutoscaler")
+        path = next(path for path, each in api.objects.items() if each.get("kind") == "Deployment")
+        scaled = {**api.objects[path], "spec": {**api.objects[path]["spec"], "replicas": 7}}
+        api.put(path, scaled)  # as the autoscaler would
         done(helm("upgrade", "search", str(CHART), "--namespace", "e", "--reuse-values", "--set", "drain.seconds=40"))
-        assert here.of("Deployment")[NAME]["spec"]["replicas"] == 7
+        assert api.of("Deployment")[NAME]["spec"]["replicas"] == 7
 
 
 def test_other_keys_in_a_secret_of_ones_own_roll_the_pods(each_helm: Path, tmp_path: Path) -> None:
     given = ("--namespace", "e", *IMAGE, "--set", "auth.existingSecret=ours")
-    with cluster(each_helm, tmp_path) as (here, helm):
-        here.put("/api/v1/namespaces/e/secrets/ours", secret("b2xkCg=="))
+    with cluster(each_helm, tmp_path) as (api, helm):
+        api.put("/api/v1/namespaces/e/secrets/ours", secret("b2xkCg=="))
         done(helm("install", "search", str(CHART), *given))
-        before = pod_annotations(here)
+        before = pod_annotations(api)
         done(helm("upgrade", "search", str(CHART), *given))
-        assert pod_annotations(here) == before, "the same keys roll nothing"
-        here.put("/api/v1/namespaces/e/secrets/ours", secret("bmV3Cg=="))
+        assert pod_annotations(api) == before, "unchanged keys restart no pod"
+        api.put("/api/v1/namespaces/e/secrets/ours", secret("bmV3Cg=="))
         done(helm("upgrade", "search", str(CHART), *given))
-        assert pod_annotations(here) != before
+        assert pod_annotations(api) != before
 
 
 def test_the_notes_say_where_it_answers(helm: Path, tmp_path: Path) -> None:
-    """For each way in from outside: the address, or the command that prints it."""
+    """NOTES.txt prints the address of each way of external access, or the command that prints it."""
     ways = {
         "https://s.example/": "ingress.enabled=true,ingress.host=s.example,ingress.tlsSecret=t",
         "://r.example/": "httpRoute.enabled=true,httpRoute.parentRefs[0].name=g,httpRoute.hostnames[0]=r.example",
@@ -165,31 +165,31 @@ def secret(keys: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "type": "Opaque", "data": {"api-keys": keys}}
 
 
-def pod_annotations(here: Cluster) -> dict[str, str]:
-    found: dict[str, str] = here.of("Deployment")[NAME]["spec"]["template"]["metadata"]["annotations"]
+def pod_annotations(api: Cluster) -> dict[str, str]:
+    found: dict[str, str] = api.of("Deployment")[NAME]["spec"]["template"]["metadata"]["annotations"]
     return found
 
 
 def test_autoscaled_replicas_are_left_alone(each_helm: Path, tmp_path: Path) -> None:
-    base = [str(CHART), "--namespace", "e", "--set", "autoscaling.enabled=true"]
-    with cluster(each_helm, tmp_path) as (here, helm):
+    base = [str(CHART), "--namespace", "e", *IMAGE, "--set", "autoscaling.enabled=true"]
+    with cluster(each_helm, tmp_path) as (api, helm):
         done(helm("install", "search", *base))
-        assert "replicas" not in here.of("Deployment")[NAME]["spec"]
-        assert here.of("HorizontalPodAutoscaler")[NAME]["spec"]["maxReplicas"] == 8
+        assert "replicas" not in api.of("Deployment")[NAME]["spec"]
+        assert api.of("HorizontalPodAutoscaler")[NAME]["spec"]["maxReplicas"] == 8
 
 
 def test_an_upgrade_with_a_typo_changes_nothing(each_helm: Path, tmp_path: Path) -> None:
-    with cluster(each_helm, tmp_path) as (here, helm):
+    with cluster(each_helm, tmp_path) as (api, helm):
         done(helm("install", "search", str(CHART), "--namespace", "e", *IMAGE))
-        before = len(here.changes)
+        before = len(api.changes)
         refused = helm("upgrade", "search", str(CHART), "--namespace", "e", "--set", "replicaCount=3")
         assert refused.returncode == 1
         assert "replicaCount" in refused.stderr
-        assert len(here.changes) == before
+        assert len(api.changes) == before
 
 
 def test_helm_test_asks_the_deployed_server(helm: Path, bundle: Path, tmp_path: Path) -> None:
-    """The Deployment's pod and the test's pod, both as the API server got them, run here."""
+    """Run the Deployment's pod and the test's pod as the API server received them."""
     folders = {f"/{name}": tmp_path / name for name in ("state", "cache", "tmp", "keys")}
     for folder in folders.values():
         folder.mkdir()
@@ -197,26 +197,26 @@ def test_helm_test_asks_the_deployed_server(helm: Path, bundle: Path, tmp_path: 
     key, codes = folders["/keys"] / "api-keys", []
 
     def run(pod: dict[str, Any]) -> bool:
-        key.write_bytes(base64.b64decode(here.of("Secret")[f"{NAME}-keys"]["data"]["api-keys"]))
-        server = Pod(here.of("Deployment")[NAME]["spec"]["template"]["spec"], mounts)
+        key.write_bytes(base64.b64decode(api.of("Secret")[f"{NAME}-keys"]["data"]["api-keys"]))
+        server = Pod(api.of("Deployment")[NAME]["spec"]["template"]["spec"], mounts)
         shown = key if not codes else tmp_path / "none"
         codes.append(asyncio.run(checked(server, pod["spec"]["containers"][0], bundle, shown)))
         return codes[-1] == 0
 
-    with cluster(helm, tmp_path, run) as (here, call):
+    with cluster(helm, tmp_path, run) as (api, call):
         done(call("install", "search", str(CHART), "--namespace", "e", *IMAGE, "--set", "auth.create=true"))
         assert "Succeeded" in done(call("test", "search", "--namespace", "e"))
-        assert call("test", "search", "--namespace", "e").returncode == 1, "it had no key, and failed"
+        assert call("test", "search", "--namespace", "e").returncode == 1, "fails without the key"
     assert codes == [0, 2]
 
 
 async def checked(pod: Pod, container: dict[str, Any], bundle: Path, key: Path) -> int:
-    """The exit code of the test's container, with the Service's address and the mounts as they are called here."""
+    """Return the exit code of the test's container, with the local address and local folders."""
     try:
         await pod.start()
-        there = {f"http://{NAME}:80": pod.url, "/bundle": str(bundle), "/keys/api-keys": str(key)}
-        arguments = [there.get(each, each) for each in container["args"]]
-        assert set(there) <= set(container["args"])
+        local_arguments = {f"http://{NAME}:80": pod.url, "/bundle": str(bundle), "/keys/api-keys": str(key)}
+        arguments = [local_arguments.get(each, each) for each in container["args"]]
+        assert set(local_arguments) <= set(container["args"])
         command = [str(Path(sys.executable).parent / container["command"][0]), *arguments]
         process = await asyncio.create_subprocess_exec(*command)
         return await process.wait()

@@ -1,7 +1,7 @@
-"""What the chart renders runs: command, args, env, ports, probes, preStop and grace period of the container, for real.
+"""The rendered container runs as a process, with its command, args, env, ports, probes, preStop and grace period.
 
-Two replicas are replaced one after the other, as the rendered strategy says, under the load of clients with connections
-that they keep. A request that is refused, reset or answered with anything but 200 is a failure.
+Two replicas are replaced one after the other, in the rendered strategy's order, while clients with persistent
+connections send requests. A request that is rejected, reset or answered with a status other than 200 is a failure.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from .local_pods import Pod, Proxy
 from .manifests import one, render
 
 SECONDS = 150
-PAUSE_SECONDS = 0.02  # between two requests of a client: servers that start need the cores as well
+PAUSE_SECONDS = 0.02  # between two requests of a client, because starting servers also need the cores
 BODY = b'{"inputs": "how do I open a file for reading in python"}'
 REQUEST = b"POST /embed HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%s" % (len(BODY), BODY)
 
 
 async def client(port: int, seen: Counter[str], stop: asyncio.Event) -> None:
-    """Ask over one connection until the server says that it will close it, then over another."""
+    """Send requests over one connection until the server announces its end, then over another."""
     while not stop.is_set():
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
@@ -37,7 +37,7 @@ async def client(port: int, seen: Counter[str], stop: asyncio.Event) -> None:
 
 
 async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: Counter[str]) -> bool:
-    """One request; whether the connection may be used for another."""
+    """Send one request. Return whether the connection can be reused."""
     writer.write(REQUEST)
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
     await reader.readexactly(int(head.split(b"content-length: ")[1].split(b"\r\n")[0]))
@@ -47,7 +47,7 @@ async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: 
 
 
 async def roll(deployment: dict[str, Any], make: Callable[[], Pod]) -> tuple[Counter[str], list[int], list[Pod]]:
-    """Start the replicas, replace each under load; return what clients saw, and the exit codes of the old."""
+    """Start the replicas and replace each under load. Return the clients' results and the old pods' exit codes."""
     spec = deployment["spec"]
     assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
     proxy, seen, stop, pods = Proxy(), Counter[str](), asyncio.Event(), [make() for _ in range(spec["replicas"])]
@@ -75,7 +75,7 @@ async def roll(deployment: dict[str, Any], make: Callable[[], Pod]) -> tuple[Cou
 
 @pytest.fixture
 def mounts(bundle: Path, tmp_path: Path) -> dict[str, Path]:
-    """Folders here for the container's volumes."""
+    """Return local folders for the container's volumes."""
     folders = {f"/{name}": tmp_path / name for name in ("state", "cache", "tmp")}
     for folder in folders.values():
         folder.mkdir()
@@ -83,7 +83,7 @@ def mounts(bundle: Path, tmp_path: Path) -> dict[str, Path]:
 
 
 def made_by_the_chart(helm: Path, mounts: dict[str, Path], **values: Any) -> tuple[dict[str, Any], Callable[[], Pod]]:
-    """The Deployment, and how to run one of its pods; what is mounted has a folder here, and nothing else has."""
+    """Return the Deployment and a function that starts one of its pods, with local folders only for its mounts."""
     server = {"streams": 1, "shadow_rate": 0.0}
     deployment = one(render(helm, {"server": server, **values}), "Deployment")
     spec = deployment["spec"]["template"]["spec"]
@@ -96,14 +96,14 @@ def test_no_request_fails_while_replicas_are_replaced(helm: Path, mounts: dict[s
     seen, codes, made = asyncio.run(asyncio.wait_for(roll(deployment, make), SECONDS))
     assert set(seen) == {"http/1.1 200 ok"}, seen
     assert seen.total() > 500
-    assert codes == [0, 0], "ended by themselves, within the grace period"
+    assert codes == [0, 0], "ended without SIGKILL, within the grace period"
     for pod in made[:2]:
         assert pod.log[-1].endswith(": stopped\n")
         assert any(line.endswith("drain_seconds = 8.0\n") for line in pod.log)
 
 
 def test_without_the_drain_requests_fail(helm: Path, mounts: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same with pods that end at once: so the test above can fail."""
+    """The same with pods that end immediately loses requests, which proves that the test above can fail."""
 
     async def killed(pod: Pod) -> int:
         await pod.kill()

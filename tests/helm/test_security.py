@@ -1,4 +1,4 @@
-"""Every pod of the chart, hooks and CronJobs too, against Pod Security's `restricted`."""
+"""Every pod of the chart, including hooks and CronJobs, meets the Pod Security level `restricted`."""
 
 from __future__ import annotations
 

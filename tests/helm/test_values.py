@@ -1,4 +1,4 @@
-"""What is misspelt is refused at every level, and whatever the schema allows is a manifest that Kubernetes takes."""
+"""Misspelt values are rejected at every level, and all values that the schema allows render valid manifests."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from .manifests import ANYBODY, CHART, EVERYTHING, VERSIONS, Refused, faults, re
 from .restricted import violations
 
 TYPO = "typpo"
-# Objects of Kubernetes that the schema leaves to Kubernetes, or of a parent chart.
+# Objects whose content Kubernetes validates, and those of a parent chart.
 OPEN = {"global", "affinity.nodeAffinity", "affinity.podAffinity", "affinity.podAntiAffinity", "extraVolumes.0"}
-# Free names, each with a pattern that a misspelt one may well match.
+# Maps with free names, whose pattern a misspelt name may match.
 FREE = {
     "annotations",
     "labels",
@@ -39,7 +39,7 @@ FREE = {
     "severities",
     "workloadAnnotations",
 }
-# Items that Kubernetes, Gateway API or Prometheus's operator check.
+# Items that Kubernetes, the Gateway API or the Prometheus operator validate.
 OPEN |= {
     f"{name}.0"
     for name in (
@@ -55,7 +55,7 @@ OPEN |= {
 
 
 def misspelt(schema: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """For each object of the schema, values that are right but for one key in it."""
+    """Yield, for each object of the schema, valid values with one misspelt key in it."""
     schema = resolved(schema)
     kind = schema.get("type")
     name = ".".join(path)
@@ -85,12 +85,14 @@ def test_a_typo_is_refused_at_every_level() -> None:
     assert len(CASES) > 60
     validator = Draft7Validator(SCHEMA)
     for name, values in CASES:
-        said = [inner.message for error in validator.iter_errors(values) for inner in (error, *(error.context or ()))]
-        assert any(TYPO in message for message in said), f"{name}.{TYPO} is accepted"
+        messages = [
+            inner.message for error in validator.iter_errors(values) for inner in (error, *(error.context or ()))
+        ]
+        assert any(TYPO in message for message in messages), f"{name}.{TYPO} is accepted"
 
 
 def test_helm_refuses_them_as_well(each_helm: Path) -> None:
-    """All at once, by name; one at a time would take a minute."""
+    """All misspelt keys at once; one at a time would take a minute."""
     together: dict[str, Any] = {}
     for name, _ in CASES:
         if "0" in name.split("."):
@@ -101,8 +103,8 @@ def test_helm_refuses_them_as_well(each_helm: Path) -> None:
         place[TYPO] = 1
     with pytest.raises(Refused) as refused:
         render(each_helm, together)
-    told = len(re.findall(rf"{TYPO}\b", str(refused.value)))
-    assert told == sum(1 for name, _ in CASES if "0" not in name.split("."))
+    count = len(re.findall(rf"{TYPO}\b", str(refused.value)))
+    assert count == sum(1 for name, _ in CASES if "0" not in name.split("."))
 
 
 def test_what_a_parent_chart_and_yaml_need_is_open(each_helm: Path) -> None:
@@ -125,7 +127,7 @@ def test_defaults_and_all_of_it_are_valid() -> None:
 
 
 def test_every_value_is_in_the_schema_and_back() -> None:
-    """A key that the schema alone knows would be accepted and do nothing."""
+    """A key that only the schema has would be accepted and ignored."""
 
     def keys(value: Any, schema: dict[str, Any], path: str = "") -> Iterator[str]:
         schema = resolved(schema)
@@ -151,7 +153,7 @@ def test_every_value_is_in_the_schema_and_back() -> None:
 
 
 def examples(count: int) -> list[dict[str, Any]]:
-    """The same ones every time: what fails here fails on every machine."""
+    """Return the same examples every time, so that a failure is reproducible on every machine."""
     found: list[dict[str, Any]] = []
 
     @seed(7)
@@ -169,7 +171,7 @@ def test_whatever_the_schema_allows_renders_and_is_valid(helm: Path) -> None:
     assert len(values) == 100
 
     def judge(number: int) -> list[str]:
-        """Rendered for one Kubernetes, in turn; judged by all: from 1.30 on the chart makes the same for each."""
+        """Render for one version in turn and validate with all: from 1.30 on the chart renders the same for each."""
         drawn_values = in_a_bundle(values[number]) if number % 4 == 0 else values[number]
         rendered = text(helm, drawn_values, VERSIONS[number % len(VERSIONS)])
         objects = list(filter(None, yaml.load_all(rendered, yaml.CSafeLoader)))

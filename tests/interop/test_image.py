@@ -50,8 +50,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 copy(ROOT / name, source / target if (ROOT / name).is_dir() else source / name)
     (work / "bin").mkdir()
     (work / "bin" / "python").symlink_to(Path(sys.base_prefix) / "bin" / "python3")
+    arguments = dict(each.text.split("=", 1) for each in BUILD if each.name == "ARG")
     clean = {key: value for key, value in os.environ.items() if key.startswith(("PIP_", "HOME", "SSL_", "HTTP", "NO_"))}
-    environment = {**clean, "PATH": f"{work / 'bin'}:/usr/bin:/bin"}
+    environment = {**clean, **arguments, "PATH": f"{work / 'bin'}:/usr/bin:/bin"}
     command = only("RUN", BUILD).replace(PREFIX, str(prefix))
     subprocess.run(["sh", "-ec", command], cwd=source, env=environment, check=True, timeout=600)
     return prefix

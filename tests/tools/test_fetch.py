@@ -1,4 +1,4 @@
-"""What tools/fetch.py does where it cannot fetch; that it can is seen by every test that asks for `chromium`."""
+"""tools/fetch.py when it cannot download. Tests that use `chromium` cover the successful case."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FETCH = Path(__file__).parents[2] / "tools" / "fetch.py"
 
 
 def run(folder: Path, tool: str = "promtool", **environment: str) -> subprocess.CompletedProcess[str]:
-    """A copy of the script in `folder`, so that it unpacks there."""
+    """Copy the script to `folder`, so that it unpacks there."""
     (folder / "tools").mkdir()
     script = shutil.copy(FETCH, folder / "tools")
     command = [sys.executable, script, tool]
@@ -28,7 +28,7 @@ def left(folder: Path) -> set[str]:
 def test_without_apt_it_says_so(tmp_path: Path) -> None:
     answer = run(tmp_path, PATH="/nowhere")
     assert answer.returncode == 1
-    assert "there is no apt-get on this machine" in answer.stderr
+    assert "apt-get is not available on this machine" in answer.stderr
     assert left(tmp_path) == {"lock"}
 
 

@@ -1,10 +1,10 @@
-{{- /* What one bundle needs, made once for the release's own, or once for each of `bundles`, whose values win there. */ -}}
+{{- /* Renders a template once for the release's bundle, or once per entry of `bundles`, with that entry's values on top. */ -}}
 {{- define "embedship.each" -}}
 {{- $root := .root -}}
 {{- $template := .template -}}
 {{- if $root.Values.bundles -}}
 {{- range $name, $own := $root.Values.bundles }}
-{{- /* The keys are shared, or each would make its own. */}}
+{{- /* All entries share one auth map; otherwise each entry would generate its own API keys. */}}
 {{- $values := set (mergeOverwrite (deepCopy $root.Values) (default dict $own)) "auth" $root.Values.auth }}
 ---
 {{ include $template (dict "Values" $values "bundle" $name "Chart" $root.Chart "Release" $root.Release "Capabilities" $root.Capabilities "Template" $root.Template) }}

@@ -2,14 +2,14 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
 {{- end -}}
 
-{{- /* 40 characters: StatefulSet pods, CronJobs and claims add to it, and 63 is the most. */ -}}
+{{- /* At most 40 characters: names of StatefulSet pods, CronJobs and claims add a suffix, and Kubernetes allows 63. */ -}}
 {{- define "embedship.base" -}}
 {{- $name := include "embedship.name" . -}}
 {{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
 {{- default $full .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
 {{- end -}}
 
-{{- /* Of what belongs to one of `bundles`, with its name; of what all share, and where there is one, without. */ -}}
+{{- /* Object name. It ends with the bundle's name for objects of one entry of `bundles`; shared objects and single-bundle releases have no such suffix. */ -}}
 {{- define "embedship.fullname" -}}
 {{- $base := include "embedship.base" . -}}
 {{- if .bundle -}}
@@ -19,7 +19,7 @@
 {{- end -}}
 {{- end -}}
 
-{{- /* Never changes: selectors are immutable. */ -}}
+{{- /* Must never change, because selectors are immutable. */ -}}
 {{- define "embedship.selector" -}}
 app.kubernetes.io/name: {{ include "embedship.name" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
@@ -29,7 +29,7 @@ embedship/bundle: {{ . | quote }}
 {{- end }}
 {{- end -}}
 
-{{- /* Every pod that answers requests: those in use, and the canary's. */ -}}
+{{- /* Selects every pod that serves requests: the release's servers and the canary. */ -}}
 {{- define "embedship.servers" -}}
 matchLabels:
   app.kubernetes.io/name: {{ include "embedship.name" . | quote }}
@@ -41,7 +41,7 @@ matchExpressions:
   - {key: app.kubernetes.io/component, operator: In, values: [server, canary]}
 {{- end -}}
 
-{{- /* A version may hold a '+', which a label may not. */ -}}
+{{- /* Versions may contain '+', which labels must not. */ -}}
 {{- define "embedship.labels" -}}
 {{- $own := dict "app.kubernetes.io/name" (include "embedship.name" .) "app.kubernetes.io/instance" .Release.Name -}}
 {{- $_ := set $own "app.kubernetes.io/version" (.Chart.AppVersion | replace "+" "_" | trunc 63 | trimSuffix "_") -}}
@@ -51,22 +51,22 @@ matchExpressions:
 {{- mergeOverwrite (deepCopy .Values.commonLabels) $own | toYaml -}}
 {{- end -}}
 
-{{- /* `given` is what the pods of this component carry besides; what selectors need cannot be replaced by it. */ -}}
+{{- /* `extra`: additional labels for the pods of this component. They cannot override the labels that selectors need. */ -}}
 {{- define "embedship.podLabels" -}}
 {{- $own := mergeOverwrite (include "embedship.labels" .root | fromYaml) (dict "app.kubernetes.io/component" .component) -}}
-{{- mergeOverwrite (deepCopy .given) $own | toYaml -}}
+{{- mergeOverwrite (deepCopy .extra) $own | toYaml -}}
 {{- end -}}
 
 {{- define "embedship.jobMetadata" -}}
-labels: {{- include "embedship.podLabels" (dict "root" .root "component" (default "job" .component) "given" .root.Values.jobs.podLabels) | nindent 2 }}
+labels: {{- include "embedship.podLabels" (dict "root" .root "component" (default "job" .component) "extra" .root.Values.jobs.podLabels) | nindent 2 }}
 {{- with .root.Values.jobs.podAnnotations }}
 annotations: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
 
-{{- /* Of an object: the common ones, under `given`, its own. */ -}}
+{{- /* Annotations of an object: the common ones, overridden by its own (`extra`). */ -}}
 {{- define "embedship.annotations" -}}
-{{- with mergeOverwrite (deepCopy .root.Values.commonAnnotations) (default dict .given) -}}
+{{- with mergeOverwrite (deepCopy .root.Values.commonAnnotations) (default dict .extra) -}}
 annotations: {{- toYaml . | nindent 2 }}
 {{- end -}}
 {{- end -}}
@@ -93,12 +93,12 @@ annotations: {{- toYaml . | nindent 2 }}
 {{- define "embedship.port" -}}8080{{- end -}}
 {{- define "embedship.metricsPort" -}}9090{{- end -}}
 
-{{- /* Something where requests come from outside the cluster. */ -}}
+{{- /* "yes" if requests can come from outside the cluster, else empty. */ -}}
 {{- define "embedship.exposed" -}}
 {{- if or .Values.ingress.enabled .Values.httpRoute.enabled (ne .Values.service.type "ClusterIP") -}}yes{{- end -}}
 {{- end -}}
 
-{{- /* Something where /metrics has a port of its own: /metrics asks for no key, so not on the port that is reached from outside. */ -}}
+{{- /* "yes" if /metrics has a separate port, else empty. /metrics requires no key, so it must not be on a port that is reachable from outside. */ -}}
 {{- define "embedship.ownPort" -}}
 {{- if kindIs "invalid" .Values.metrics.ownPort -}}
 {{ include "embedship.exposed" . }}
@@ -107,12 +107,12 @@ yes
 {{- end -}}
 {{- end -}}
 
-{{- /* By its name: where probes and scrapes go. */ -}}
+{{- /* Name of the port for probes and scrapes. */ -}}
 {{- define "embedship.watchedPort" -}}
 {{- ternary "metrics" "http" (eq (include "embedship.ownPort" .) "yes") -}}
 {{- end -}}
 
-{{- /* A path inside a mount; an empty one is the mount. */ -}}
+{{- /* Path of the bundle in the container. An empty bundle.path means the root of the mount. */ -}}
 {{- define "embedship.bundle" -}}
 {{- if eq .Values.bundle.source "baked" -}}
 {{ .Values.bundle.path }}
@@ -147,7 +147,7 @@ yes
 {{ include "embedship.keptKey" (dict "root" . "secret" (include "embedship.adminSecret" .) "auth" .Values.auth.admin) }}
 {{- end -}}
 
-{{- /* The kept key, else a new one: made once a rendering, for the Secret and the checksum must agree. */ -}}
+{{- /* The existing key, or a new one. It is generated once per rendering because the Secret and the checksum must match. */ -}}
 {{- define "embedship.keptKey" -}}
 {{- if not (hasKey .auth "made") -}}
 {{- $kept := lookup "v1" "Secret" .root.Release.Namespace .secret -}}
@@ -169,7 +169,7 @@ yes
 {{ include "embedship.keptKey" (dict "root" . "secret" (include "embedship.writeSecret" .) "auth" .Values.auth.write) }}
 {{- end -}}
 
-{{- /* The server reads keys when it starts: other keys are another pod template, as far as Helm may look at the Secret. */ -}}
+{{- /* The server reads keys only at startup, so a changed key must change the pod template. This works if Helm may read the Secret. */ -}}
 {{- define "embedship.checksum" -}}
 {{- if .auth.existingSecret -}}
 {{- with (default dict (lookup "v1" "Secret" .root.Release.Namespace .auth.existingSecret)).data -}}
@@ -180,12 +180,12 @@ yes
 {{- end -}}
 {{- end -}}
 
-{{- /* Something where the one writer of the index runs: a second one, or a surge pod, could not start. */ -}}
+{{- /* "yes" if the server writes to its index, else empty. Only one process can open a writable index, so a second replica or a surge pod could not start. */ -}}
 {{- define "embedship.writable" -}}
 {{- if and .Values.index.enabled .Values.server.writable (not .Values.index.milvus.address) -}}yes{{- end -}}
 {{- end -}}
 
-{{- /* Kubernetes sleeps for us from 1.30 on; before, the server's own drain is all there is. */ -}}
+{{- /* Seconds of the preStop sleep, which requires Kubernetes 1.30. Older versions rely on the server's own drain. */ -}}
 {{- define "embedship.preStop" -}}
 {{- ternary (.Values.drain.preStopSeconds | int) 0 (semverCompare ">=1.30.0-0" .Capabilities.KubeVersion.Version) -}}
 {{- end -}}
@@ -204,7 +204,7 @@ yes
 {{- mergeOverwrite $own (deepCopy .Values.containerSecurityContext) | toYaml -}}
 {{- end -}}
 
-{{- /* What every pod of the release shares; `ownTolerations` is for what one tolerates besides. */ -}}
+{{- /* Pod fields shared by every pod of the release. `ownTolerations`: additional tolerations of one pod. */ -}}
 {{- define "embedship.pod" -}}
 serviceAccountName: {{ include "embedship.serviceAccount" . | quote }}
 automountServiceAccountToken: false
@@ -276,7 +276,7 @@ securityContext: {{- include "embedship.security" . | nindent 2 }}
 {{- end }}
 {{- end -}}
 
-{{- /* `embedship check` as a pod: once for `helm test`, again and again as a CronJob. */ -}}
+{{- /* Pod that runs `embedship check`: for `helm test` and for the CronJob. */ -}}
 {{- define "embedship.checkPod" -}}
 {{ include "embedship.pod" . }}
 restartPolicy: Never
@@ -299,7 +299,7 @@ containers:
 volumes: {{- include "embedship.bundleVolume" . | nindent 2 }}
 {{- end -}}
 
-{{- /* Both servers asked the same queries: once for `helm test`, and as a Job of Argo Rollouts. */ -}}
+{{- /* Pod that sends the same queries to both servers (`embedship compare`): for `helm test` and for the Job of Argo Rollouts. */ -}}
 {{- define "embedship.comparePod" -}}
 {{- $compare := .root.Values.canary.compare -}}
 {{ include "embedship.pod" .root }}
@@ -349,7 +349,7 @@ volumes:
 {{- end -}}
 
 {{- define "embedship.number" -}}
-{{- /* JSON writes 16777216 where a template writes 1.6777216e+07. */ -}}
+{{- /* toJson prints 16777216; a template would print 1.6777216e+07. */ -}}
 {{- ternary (toString .) (toJson .) (kindIs "string" .) | quote -}}
 {{- end -}}
 

@@ -1,14 +1,14 @@
-{{- /* The sources that `embedship pull` fetches from, and how their addresses begin. */ -}}
+{{- /* Sources that `embedship pull` supports, with the prefix of their addresses. */ -}}
 {{- define "embedship.schemes" -}}
 {oci: "oci://", s3: "s3://", http: "http", hf: "hf://"}
 {{- end -}}
 
-{{- /* Something where the bundle is fetched, nothing where it is mounted as it is. */ -}}
+{{- /* "yes" if the bundle is downloaded, empty if it is mounted or part of the image. */ -}}
 {{- define "embedship.pulled" -}}
 {{- if hasKey (include "embedship.schemes" . | fromYaml) .Values.bundle.source -}}yes{{- end -}}
 {{- end -}}
 
-{{- /* Named by its digest: on a claim, a new bundle lies beside the one that is still served. */ -}}
+{{- /* Download folder, named by the digest, so that a new bundle does not overwrite the one still being served from the same claim. */ -}}
 {{- define "embedship.pulledTo" -}}
 /bundle/{{ .Values.bundle.pull.digest | trimPrefix "sha256:" | trunc 16 }}
 {{- end -}}
@@ -17,9 +17,9 @@
 {{- ternary (.Values.bundle.pull.maxSeconds | int) 0 (eq (include "embedship.pulled" .) "yes") -}}
 {{- end -}}
 
-{{- /* One `embedship pull`: `name`, `url`, `digest` and `target` say which, `volume` where to; the rest is bundle.pull.
-Ends when the bundle is whole and verified; started again, it goes on where it was stopped.
-Its folder has the digest's name: what is replaced there is a damaged copy, which would stop every pod to come. */ -}}
+{{- /* Container that runs `embedship pull`. Arguments: `name`, `url`, `digest`, `target` folder and `volume`; the rest comes from bundle.pull.
+It ends when the bundle is complete and verified. After a restart it resumes the download.
+--force replaces only a damaged copy, because the folder is named by the digest. A damaged copy would otherwise stop every later pod. */ -}}
 {{- define "embedship.pullContainer" -}}
 {{- $pull := .root.Values.bundle.pull -}}
 {{- $file := include "embedship.credentialFile" (dict "url" .url "secret" $pull.secret) -}}
@@ -73,7 +73,7 @@ Its folder has the digest's name: what is replaced there is a damaged copy, whic
     {{- end }}
 {{- end -}}
 
-{{- /* The file that a source's credentials are read from; nothing where they are variables. */ -}}
+{{- /* Name of the file that contains a source's credentials; empty if the credentials are environment variables. */ -}}
 {{- define "embedship.credentialFile" -}}
 {{- if .secret -}}
 {{- if hasPrefix "oci://" .url -}}config.json{{- else if hasPrefix "http" .url -}}.netrc{{- end -}}
@@ -84,12 +84,12 @@ Its folder has the digest's name: what is replaced there is a damaged copy, whic
 {{- if include "embedship.pulled" . }}
 initContainers:
   {{- $pull := .Values.bundle.pull }}
-  {{- $said := dict "root" . "name" "pull" "url" $pull.url "digest" $pull.digest "target" (include "embedship.pulledTo" .) "volume" "bundle" }}
-  {{- include "embedship.pullContainer" $said | nindent 2 }}
+  {{- $arguments := dict "root" . "name" "pull" "url" $pull.url "digest" $pull.digest "target" (include "embedship.pulledTo" .) "volume" "bundle" }}
+  {{- include "embedship.pullContainer" $arguments | nindent 2 }}
 {{- end }}
 {{- end -}}
 
-{{- /* What `embedship pull` reads besides the source: `url` says which credentials. */ -}}
+{{- /* Volumes that `embedship pull` reads: credentials (their form depends on `url`), certificates and the public key. */ -}}
 {{- define "embedship.pullSources" -}}
 {{- $pull := .root.Values.bundle.pull }}
 {{- with include "embedship.credentialFile" (dict "url" .url "secret" $pull.secret) }}

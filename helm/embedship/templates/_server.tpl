@@ -5,14 +5,14 @@
 type: Recreate
 {{- else -}}
 type: RollingUpdate
-{{- /* A surge pod of a GPU would wait for a GPU that the old pod holds. */}}
+{{- /* With GPUs a surge pod would wait for the GPU that the old pod still uses. */}}
 rollingUpdate:
   maxSurge: {{ ternary 0 1 .Values.gpu.enabled }}
   maxUnavailable: {{ ternary 1 0 .Values.gpu.enabled }}
 {{- end -}}
 {{- end -}}
 
-{{- /* Over zones and nodes, or as the values say: without a selector of its own, a constraint counts these pods. */ -}}
+{{- /* Spread constraints: over zones and nodes, or the ones from the values. A constraint without labelSelector counts these pods. */ -}}
 {{- define "embedship.spread" -}}
 {{- $made := list -}}
 {{- range list "topology.kubernetes.io/zone" "kubernetes.io/hostname" -}}
@@ -26,10 +26,10 @@ rollingUpdate:
 {{- toYaml $all -}}
 {{- end -}}
 
-{{- /* The pod template of Deployment and StatefulSet. */ -}}
+{{- /* Pod template of the Deployment and StatefulSet. */ -}}
 {{- define "embedship.server" -}}
 metadata:
-  labels: {{- include "embedship.podLabels" (dict "root" . "component" (default "server" .component) "given" .Values.podLabels) | nindent 4 }}
+  labels: {{- include "embedship.podLabels" (dict "root" . "component" (default "server" .component) "extra" .Values.podLabels) | nindent 4 }}
   annotations:
     kubectl.kubernetes.io/default-container: server
     {{- with .Values.bundle.fingerprint }}
@@ -48,7 +48,7 @@ metadata:
     {{- toYaml . | nindent 4 }}
     {{- end }}
 spec:
-  {{- /* No job takes a GPU: what keeps others off those nodes keeps jobs off, too. */}}
+  {{- /* Only servers tolerate the taint of GPU nodes. Jobs use no GPU and must stay off those nodes. */}}
   {{- $own := ternary .Values.gpu.tolerations list .Values.gpu.enabled }}
   {{- include "embedship.pod" (dict "Values" .Values "Chart" .Chart "Release" .Release "ownTolerations" $own) | nindent 2 }}
   terminationGracePeriodSeconds: {{ add .Values.drain.seconds 20 }}
