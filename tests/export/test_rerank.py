@@ -133,10 +133,10 @@ def test_another_head_does_not_pass_the_gate(cross_encoder: Path, rerank_bundle:
 @pytest.mark.parametrize(
     ("change", "cause"),
     [
-        (lambda c: c.update(id2label={"0": "a", "1": "b"}), "gives 2 logits"),
+        (lambda c: c.update(id2label={"0": "a", "1": "b"}), "returns 2 logits"),
         (lambda c: c.update(architectures=["BertModel"]), "is a BertModel, and --task rerank needs a cross-encoder"),
-        (lambda c: c.update(sentence_transformers={"activation_fn": "torch.nn.Tanh"}), "Tanh over its logit"),
-        (lambda c: c.update(auto_map={"AutoModel": "x.Y"}), "asks for remote code"),
+        (lambda c: c.update(sentence_transformers={"activation_fn": "torch.nn.Tanh"}), "Tanh to its logit"),
+        (lambda c: c.update(auto_map={"AutoModel": "x.Y"}), "needs remote code"),
     ],
 )
 def test_what_is_no_cross_encoder_is_refused(
