@@ -158,8 +158,8 @@ def _load(path: Path) -> tuple[Any, Any]:
         raise UsageError(f"{path} cannot be opened by transformers: {reason[0]}") from error
     if missing := sorted(loading["missing_keys"]):
         raise UsageError(
-            f"{path} lacks {len(missing)} weights of a {type(model).__name__} ({missing[0]}, ...): its scores would come "
-            "from random numbers. Save the checkpoint again with all its weights"
+            f"{path} lacks {len(missing)} weights of a {type(model).__name__} ({missing[0]}, ...): "
+            "its scores would come from random numbers. Save the checkpoint again with all its weights"
         )
     return model.eval(), tokenizer
 

@@ -170,7 +170,7 @@ def test_options_of_embedding_are_refused(
 ) -> None:
     command = ["export", str(cross_encoder), "--out", str(tmp_path / "b"), "--task", "rerank", "--pooling", "mean"]
     assert run(command) == 2
-    assert "--pooling is for models that embed" in capfd.readouterr().err
+    assert "--pooling applies to embedding models only" in capfd.readouterr().err
 
 
 def test_the_plan_of_an_export(
