@@ -123,7 +123,7 @@ def test_another_head_does_not_pass_the_gate(cross_encoder: Path, rerank_bundle:
         right = encoder.encode(real)
         for wrong in (right + 0.5 * right.std(), -right):
             probes = parity.ProbeSet(real, wrong, 0, 128, either_side=False)
-            with pytest.raises(GateError, match="does not give the checkpoint's scores: minimum likeness"):
+            with pytest.raises(GateError, match="does not reproduce the checkpoint's scores: minimum likeness"):
                 parity.require(encoder, probes, parity.floors((), Task.RERANK))
         order = np.argsort(np.argsort(-right[:, 0])).astype(np.float32)[:, None]
         assert probe_pairs.concordance(real, right, right) == 1
