@@ -39,7 +39,8 @@ FLOORS = {
 }
 # A score is one number, so errors do not average out as over 384 components, and single adversarial pairs move further.
 # A cross-encoder of two layers measures over 242 pairs 0.885 (worst) and 0.992 (mean) in int8, with 0.966 of the
-# passages in order. bfloat16 was reported at 0.99883 on a CPU that has it; its floors lie between those of float16 and int8.
+# passages in order. bfloat16 was reported at 0.99883 on a CPU that has it; its floors lie between those of
+# float16 and int8.
 SCORE_FLOORS = FLOORS | {
     Precision.BFLOAT16: ParityFloors(minimum=0.99, mean=0.998, overlap=0.95, length=0.97),
     Precision.INT8: ParityFloors(minimum=0.8, mean=0.98, overlap=0.9, length=0.9),
