@@ -36,7 +36,7 @@ FP32 = "onnx/model.onnx"
 # Arithmetic of MatMulNBits, by ONNX Runtime's own numbers.
 _FLOAT32, _INT8 = 1, 4
 # Number of weights per scale. MiniLM over 150 texts, lowest cosine and speed relative to plain ONNX: 32 gives 0.9994
-# and 1.10x, 128 gives 0.9986 and 1.27x, one scale per column (DequantizeLinear, read by every runtime) 0.9991 and 1.08x.
+# and 1.10x, 128 gives 0.9986 and 1.27x, one scale per column (DequantizeLinear, read by all) 0.9991 and 1.08x.
 _BLOCK = 32
 
 
