@@ -1,17 +1,17 @@
-"""Checkpoint -> bundle.
+"""Export: a checkpoint becomes a verified bundle.
 
-build.py             A checkpoint becomes a bundle
-dry_run.py           What an export would do, without doing it
-options.py           What an export is asked to do
-output_folder.py     Where a bundle is made
-probe_pairs.py       Pairs of query and passage that a re-ranker is tried with, and whether it keeps the
-probe_texts.py       Texts that a model is tried with
-silence.py           Third-party noise
-steps.py             One line on stderr for each step of an export
-variant_failures.py  Failures of single variants
-checkpoint/
-commands/
-gates/
-report/
-variants/
+build.py             the export: build variants, run gates, choose, write the bundle
+dry_run.py           the plan of an export
+options.py           ExportOptions
+output_folder.py     the folder that becomes the bundle
+probe_pairs.py       probe pairs for re-rankers
+probe_texts.py       adversarial and real probe texts
+silence.py           suppresses output and telemetry of libraries
+steps.py             progress lines
+variant_failures.py  failures of single variants
+checkpoint/          opens checkpoints: folders, adapters, hub ids, cross-encoders
+commands/            `embedship export` and `embedship evaluate`
+gates/               checks that each variant must pass
+report/              reports for terminal, browser and machines
+variants/            builds the file of each variant
 """

@@ -1,4 +1,4 @@
-"""A checkpoint becomes a bundle: make the variants, hold each against the checkpoint, choose, seal."""
+"""Export: build the variants of a checkpoint, run the gates, choose a variant and write the bundle."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ from embedship.queries import QueryLog
 from embedship.tokens import Text, Tokenizer
 from embedship.variant_choice import VariantSpeeds
 
-# 100 texts calibrate int8 as well as 300 do (MiniLM: mean cosine 0.9978 and 0.9977), once the hostile ones are among
-# them. With 64 an export is 1 s shorter, and keeps 99.8% of recall@10 on MedQuAD instead of 100.1%.
+# 100 texts calibrate int8 as well as 300 (MiniLM: mean cosine 0.9978 and 0.9977) if adversarial texts are included.
+# With 64 texts an export is 1 s shorter, but keeps 99.8% of recall@10 on MedQuAD instead of 100.1%.
 _CALIBRATED, _JUDGED, _TIMED = 100, 200, 300
-# Over so many texts the rescoring multiplier is measured, unless --eval brings a corpus.
+# Number of texts on which the rescoring multiplier is measured, unless --eval provides a corpus.
 _SEARCHED = 1000
 
 
@@ -73,7 +73,7 @@ if TYPE_CHECKING:
 
 
 _NAN = float("nan")
-# Quantised until vectors agree: NNCF is asked for cosines.
+# NNCF quantises this variant until its cosines reach the floor.
 _ACCURATE = "openvino-int8-accuracy"
 _UNMEASURED = (
     ParityReport(texts=0, longest=0, minimum=_NAN, mean=_NAN, overlap=_NAN, length=_NAN, worst_text=""),
@@ -82,7 +82,7 @@ _UNMEASURED = (
 
 
 class _InputTexts(NamedTuple):
-    """What the user's files hold, read before anything slow begins."""
+    """The texts of the user's files, read before anything slow begins."""
 
     real: list[Text]
     queries: QueryLog | None
@@ -90,10 +90,10 @@ class _InputTexts(NamedTuple):
 
 
 class ExportInputs(NamedTuple):
-    """Everything an export begins with."""
+    """Everything that an export needs before it builds the first variant."""
 
     recipes: dict[str, variants_recipes.VariantRecipe]
-    isa: HardwareTarget  # that int8 files are made for
+    isa: HardwareTarget  # target of the int8 files
     texts: _InputTexts
     checkpoint: SourceModel
     signer: BundleSigner | None
@@ -102,10 +102,10 @@ class ExportInputs(NamedTuple):
 def build(
     checkpoint: Path | str, out: Path, wishes: ExportOptions | None = None, steps: StepTimer | None = None
 ) -> Bundle:
-    """Export a checkpoint, a folder or a hub id, to a new bundle at `out` and return it.
+    """Export a checkpoint (a folder or a hub id) to a new bundle at `out` and return the bundle.
 
-    A variant that nobody named and that fails is left out, and noted in the manifest. Raises UsageError or UnsafeError
-    for what cannot be exported and GateError when the plain variant or a named one fails; whatever goes wrong, nothing
+    An optional variant that fails is left out and recorded in the manifest. Raises UsageError or UnsafeError if the
+    checkpoint cannot be exported, and GateError if the plain variant or a named variant fails. After an error, nothing
     is left at `out` or beside it.
     """
     wishes, steps = wishes or ExportOptions(), steps or StepTimer()
@@ -118,15 +118,15 @@ def build(
 
 @contextmanager
 def prepare_export(checkpoint: Path | str, wishes: ExportOptions, steps: StepTimer) -> Iterator[ExportInputs]:
-    """Open and read all that an export needs; whatever can be refused before the slow part is refused here."""
+    """Open and read all inputs of an export. Everything that can be refused before the slow part is refused here."""
     stay_offline()
     isa = targets.cpu(wishes.target, hardware.machine())
     variants_recipes.require_known(wishes.variants, wishes.target, isa)
     wishes.converter.require()
     _refuse_inapplicable_options(wishes)
     if wishes.max_recall_drop is not None and wishes.evaluation is None:
-        raise UsageError("--max-recall-drop needs --eval DIR: without questions no recall can be measured")
-    # What is no checkpoint is refused at once, not after the texts have been read.
+        raise UsageError("--max-recall-drop needs --eval DIR: recall cannot be measured without questions")
+    # Refuse invalid checkpoints before reading the texts.
     with open_checkpoint(checkpoint, _opening(wishes), steps) as source:
         signer = _signer(wishes.sign)
         with steps.step("texts"):
@@ -144,10 +144,10 @@ def _loaded(source: SentenceTransformersFolder, wishes: ExportOptions) -> Source
 
 
 def _refuse_inapplicable_options(wishes: ExportOptions) -> None:
-    """Raises UsageError where an option would mean nothing: a re-ranker gives no vectors."""
+    """Raise UsageError for options that do not apply to re-rankers, which compute no vectors."""
     if wishes.task is Task.EMBED:
         return
-    given = {
+    options = {
         "--queries": wishes.queries,
         "--eval": wishes.evaluation,
         "--base": wishes.base,
@@ -156,13 +156,13 @@ def _refuse_inapplicable_options(wishes: ExportOptions) -> None:
         "--converter optimum": wishes.converter is not GraphConverter.EMBEDSHIP,
         f"--variants {_ACCURATE}": {_ACCURATE, variants_recipes.ALL} & set(wishes.variants),
     }
-    for name, value in given.items():
+    for name, value in options.items():
         if value:
-            raise UsageError(f"{name} is for models that embed: leave it out with --task {wishes.task}")
+            raise UsageError(f"{name} applies to embedding models only: leave it out with --task {wishes.task}")
 
 
 def _signer(key: Path | None) -> BundleSigner | None:
-    """Known to be a key before anything slow begins; the library is asked for only by those who sign."""
+    """Read the signing key before anything slow begins. The signing library is imported only if a key is given."""
     if key is None:
         return None
     from embedship.bundle.signing import BundleSigner
@@ -191,7 +191,7 @@ def _read(wishes: ExportOptions) -> _InputTexts:
 
 
 class ExportRun:
-    """One export under way, in its temporary folder."""
+    """One running export, in its temporary folder."""
 
     def __init__(self, ready: ExportInputs, folder: Path, wishes: ExportOptions, steps: StepTimer) -> None:
         checkpoint, texts = ready.checkpoint, ready.texts
@@ -199,7 +199,7 @@ class ExportRun:
         self.checkpoint, self.folder, self.wishes, self.steps = checkpoint, folder, wishes, steps
         self.tokenizer = Tokenizer(folder / TOKENIZER, checkpoint.pipeline)
         self.texts = _encodable(texts._replace(real=_sample(texts.real, wishes)), self.tokenizer, checkpoint, steps)
-        # Few texts are shared out: what int8 was calibrated on must not be what it is judged by.
+        # Calibration texts and test texts must differ: int8 may not be judged on the texts that it was calibrated on.
         calibrated = min(_CALIBRATED, (len(self.texts.real) + 1) // 2)
         self.calibrated, rest = self.texts.real[:calibrated], self.texts.real[calibrated:]
         self.judged, self.searched = rest[:_JUDGED] or self.calibrated, rest[_JUDGED:] or self.texts.real
@@ -207,7 +207,7 @@ class ExportRun:
         self.recipes, self.isa = ready.recipes, ready.isa
         named = bool(wishes.variants) and not wishes.skip_failed
         self.failures = VariantFailures(folder, list(self.recipes), named, steps)
-        self.cosines: dict[str, npt.NDArray[np.float64]] = {}  # variant -> of every probe to the checkpoint
+        self.cosines: dict[str, npt.NDArray[np.float64]] = {}  # by variant: cosine of each probe to the checkpoint
         self.provenance = provenance.of(checkpoint.folder, wishes)
 
     def run(self) -> Bundle:
@@ -235,7 +235,7 @@ class ExportRun:
         judged: parity.ProbeSet,
         stack: ExitStack,
     ) -> tuple[list[Variant], dict[str, Encoder]]:
-        """Those that passed, with their encoders, which stay open until `stack` ends."""
+        """Return the variants that passed and their encoders, which stay open until `stack` closes."""
         finished: list[Variant] = []
         encoders: dict[str, Encoder] = {}
         for one in made:
@@ -250,15 +250,15 @@ class ExportRun:
     def _certify(
         self, finished: list[Variant], ranked: Sequence[str], encoders: Mapping[str, Encoder]
     ) -> tuple[list[Variant], list[str]]:
-        """Certify the shapes of the best variants in turn until one passes: all variants, and those still ranked."""
+        """Certify the best variants in turn until one passes. Return all variants, and the names still ranked."""
         for place, name in enumerate(ranked):
             with self.failures.optional(name), failing(name, ExportStage.SHAPES):
                 return shape_certificates.of(finished, name, encoders, self.steps), list(ranked[place:])
-        raise AssertionError("the plain variant is always among them, and stops the export when it fails")
+        raise AssertionError("the plain variant is always ranked, and its failure stops the export")
 
     def _speeds(self, finished: Sequence[Variant], encoders: dict[str, Encoder]) -> VariantSpeeds:
         here = hardware.machine()
-        # The speed of float16 on a CPU says nothing: only what this machine may serve is measured.
+        # float16 on a CPU runs through casts, so its speed means nothing: measure only what this machine can serve.
         fit = {v.name: encoders[v.name] for v in finished if here.meets(self.recipes[v.name].needs)}
         with self.steps.step("speed"):
             timed = tune.measure(fit, self.texts.real[:_TIMED])
@@ -318,15 +318,15 @@ class ExportRun:
         measured: ParityReport | None = None,
         certificate: InvarianceReport | None = None,
     ) -> Variant:
-        """What is known of a variant: before the gate that is the file, and figures that no gate lets through."""
+        """Describe a variant. Before its gate has run, it has figures that no floor accepts."""
         return Variant(
             name=made.name,
             runtime=made.recipe.runtime,
             path=made.recipe.path,
             weights=made.recipe.weights,
             quantisation=made.recipe.quantisation,
-            # Here it is held against the checkpoint on the CPU whatever it is for: targets.cpu has refused an int8 that
-            # this machine would compute otherwise, and float16 runs through casts, with more digits than on a GPU.
+            # The gate runs on the CPU whatever the target is: targets.cpu has refused int8 files that this machine
+            # would compute differently, and float16 runs through casts here, with more digits than on a GPU.
             needs=made.recipe.needs if measured else (),
             precision=precision or made.recipe.weights,
             size=sum(path.stat().st_size for path in self._files(made)),
@@ -336,12 +336,12 @@ class ExportRun:
         )
 
     def _files(self, made: variants_recipes.BuiltVariant) -> list[Path]:
-        """The graph of a variant, and its weights beside it under the same stem."""
+        """Return the files of a variant: its graph, and weights with the same stem."""
         graph = self.folder / made.recipe.path
         return [p for p in graph.parent.iterdir() if p.name.split(".", 1)[0] == graph.name.split(".", 1)[0]]
 
     def _remove(self, made: Sequence[variants_recipes.BuiltVariant], kept: Sequence[Variant]) -> None:
-        """The files of variants that failed, and folders that are empty then."""
+        """Delete the files of variants that failed, and folders that are then empty."""
         names = {variant.name for variant in kept}
         for one in made:
             if one.name not in names:
@@ -352,7 +352,7 @@ class ExportRun:
                 folder.rmdir()
 
     def _retrieval(self, ranked: list[str], encoders: dict[str, Encoder]) -> VariantDecision:
-        """What is chosen of `ranked`, best first: with --eval by its recall too."""
+        """Choose from `ranked`, best first. With --eval, recall decides as well."""
         if self.wishes.task is Task.RERANK:
             return VariantDecision(ranked[0], NO_CODES, None)
         if self.evaluation is not None:
@@ -371,10 +371,10 @@ class ExportRun:
             step = self.steps.step("candidates for sign bits")
             with self.failures.optional(name), failing(name, ExportStage.RETRIEVAL), step:
                 return retrieval.on_texts(encoders[name], self.codes, _alone(self.searched), _alone(self.judged))
-        raise AssertionError("the plain variant is always among them, and stops the export when it fails")
+        raise AssertionError("the plain variant is always ranked, and its failure stops the export")
 
     def _reference(self, model: str, encoders: dict[str, Encoder]) -> None:
-        """Of float32 vectors, with how far each variant moves them: a change of variant is no drift."""
+        """Fit the drift reference on float32 vectors, and record how far each variant moves them."""
         log = self.queries
         if log is None:
             return
@@ -428,7 +428,7 @@ class ExportRun:
             left_out=tuple(self.failures.left_out) if decided and self.failures.left_out else msgspec.UNSET,
         )
         if decided:
-            # The page is about vectors and their codes; a re-ranker's figures lie in the manifest.
+            # The report shows vectors and their codes. A re-ranker has neither; its figures are in the manifest.
             if self.wishes.task is Task.EMBED:
                 names = [variant.name for variant in described]
                 write_report(self.folder, manifest, {name: self.cosines[name] for name in names})
@@ -443,19 +443,19 @@ def _sample(texts: Sequence[Text], wishes: ExportOptions) -> list[Text]:
 
 
 def _encodable(texts: _InputTexts, tokenizer: Tokenizer, checkpoint: SourceModel, steps: StepTimer) -> _InputTexts:
-    """Without what has no token, and so no vector: an empty text, where the tokenizer adds no special tokens.
+    """Drop texts without tokens: an empty text has no vector if the tokenizer adds no special tokens.
 
-    Raises UsageError when nothing is left.
+    Raises UsageError if no text is left.
     """
     pipeline = checkpoint.pipeline
     real = [text for text, length in zip(texts.real, tokenizer(texts.real).lengths, strict=True) if length]
     if not real:
-        raise UsageError("--texts holds no text with a token: give texts like those you will embed")
+        raise UsageError("--texts contains no text with tokens: give texts like those that you will embed")
     log = texts.queries
     if log is not None:
         lengths = np.array(tokenizer(log.texts, pipeline.prompt(pipeline.query_prompt)).lengths, dtype=np.int64)
         if not lengths.any():
-            raise UsageError("--queries holds no query with a token: give queries like those you will be asked")
+            raise UsageError("--queries contains no query with tokens: give queries like those that users will ask")
         if not lengths.all():
             steps.note(f"--queries: {(lengths == 0).sum():,} of {len(log):,} queries have no tokens and are left out")
             log = log.only(np.flatnonzero(lengths))
@@ -464,5 +464,5 @@ def _encodable(texts: _InputTexts, tokenizer: Tokenizer, checkpoint: SourceModel
 
 
 def _alone(texts: Sequence[Text]) -> list[str]:
-    """Of a model that embeds: none of its texts is a pair."""
+    """Return the texts that are not pairs: all of them, for an embedding model."""
     return [text for text in texts if isinstance(text, str)]

@@ -1,4 +1,4 @@
-"""What an export would do, without doing it: everything is opened and checked, nothing is written."""
+"""Dry run of an export: open and check all inputs, report what would be written, write nothing."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _BYTES = {Precision.FLOAT32: 4, Precision.FLOAT16: 2, Precision.BFLOAT16: 2, Pre
 
 
 class PlannedVariant(msgspec.Struct, frozen=True):
-    """A variant that would be made; `bytes` is about what its weights take."""
+    """A variant that would be built. `bytes` is the approximate size of its weights."""
 
     name: str
     path: str
@@ -48,13 +48,13 @@ class PlannedVariant(msgspec.Struct, frozen=True):
 
 
 class DryRun(msgspec.Struct, frozen=True):
-    """The fingerprint is the one that the bundle will have."""
+    """The plan of an export. `fingerprint` is the one that the bundle will have."""
 
     bundle: str
     name: str
     fingerprint: str
     variants: tuple[PlannedVariant, ...]
-    files: tuple[str, ...]  # that the bundle will hold; a graph over 2 GB gets one more beside it
+    files: tuple[str, ...]  # files of the bundle; a graph over 2 GB gets one more file with its weights
     bytes: int
     texts: int
     queries: int
@@ -63,7 +63,7 @@ class DryRun(msgspec.Struct, frozen=True):
 
 
 def plan(checkpoint: Path | str, out: Path, wishes: ExportOptions, steps: StepTimer) -> DryRun:
-    """Refuse what an export would refuse before its slow part, with the same errors; else say what it would do."""
+    """Return the plan. Raise the errors that an export would raise before its slow part."""
     output_folder.refuse_occupied(out, wishes.force)
     with prepare_export(checkpoint, wishes, steps) as ready:
         return _plan(ready, out)
@@ -72,7 +72,7 @@ def plan(checkpoint: Path | str, out: Path, wishes: ExportOptions, steps: StepTi
 def _plan(ready: ExportInputs, out: Path) -> DryRun:
     made = tuple(_planned(name, recipe, ready.checkpoint) for name, recipe in ready.recipes.items())
     size = sum(one.bytes for one in made)
-    _require_room(out, size)
+    _require_disk_space(out, size)
     files, model = _written(ready)
     files |= {path for one in made for path in _paths(one.path)}
     files |= {MANIFEST, GOLDEN, SBOM}
@@ -95,7 +95,7 @@ def _plan(ready: ExportInputs, out: Path) -> DryRun:
 
 
 def _planned(name: str, recipe: VariantRecipe, checkpoint: SourceModel) -> PlannedVariant:
-    """ONNX Runtime leaves the embedding table of an int8 graph in float32; OpenVINO does not."""
+    """Estimate the size. In int8 graphs ONNX Runtime keeps the embedding table in float32; OpenVINO does not."""
     total = sum(weight.numel() for weight in checkpoint.model.parameters())
     table = checkpoint.transformer.get_input_embeddings().weight.numel()
     wide = table if recipe.weights is Precision.INT8 and recipe.runtime is Runtime.ONNXRUNTIME else 0
@@ -108,7 +108,7 @@ def _paths(graph: str) -> set[str]:
 
 
 def _written(ready: ExportInputs) -> tuple[set[str], str]:
-    """What would be copied, and the fingerprint: the small files are written for real, elsewhere."""
+    """Return the files that would be copied, and the fingerprint. Small files are written to a temporary folder."""
     with tempfile.TemporaryDirectory() as name:
         folder, checkpoint = Path(name), ready.checkpoint
         layout.copy(checkpoint.folder, folder, checkpoint.tokenizer_json)
@@ -116,17 +116,17 @@ def _written(ready: ExportInputs) -> tuple[set[str], str]:
         return set(sealed.list_files(folder)), model
 
 
-def _require_room(out: Path, size: int) -> None:
+def _require_disk_space(out: Path, size: int) -> None:
     place = next(folder for folder in out.resolve().parents if folder.exists())
     if (free := shutil.disk_usage(place).free) < size:
         raise EmbedshipError(
-            f"{out} needs about {size / 1e6:,.0f} MB and {place} has {free / 1e6:,.0f} MB left: make room, "
-            "give another --out, or name fewer --variants"
+            f"{out} needs about {size / 1e6:,.0f} MB and {place} has {free / 1e6:,.0f} MB left: free some space, "
+            "name another --out, or name fewer --variants"
         )
 
 
 def table(planned: DryRun) -> Table:
-    """The plan, to read."""
+    """Return the plan as a table for the terminal."""
     shown = Table(
         box=SIMPLE,
         pad_edge=False,

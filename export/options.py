@@ -1,4 +1,4 @@
-"""What an export is asked to do."""
+"""ExportOptions: the options of an export."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from embedship.export.variants.targets import HardwareTarget
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportOptions:
-    """What an export may be told; the defaults are those of the command."""
+    """Options of an export, with the defaults of the command."""
 
     task: Task = Task.EMBED
     texts: Path | None = None
@@ -35,4 +35,4 @@ class ExportOptions:
     target: HardwareTarget = HardwareTarget.AUTO
     converter: GraphConverter = GraphConverter.EMBEDSHIP
     sign: Path | None = None
-    skip_failed: bool = False  # a named variant may be left out, too
+    skip_failed: bool = False  # leave out named variants that fail

@@ -1,4 +1,4 @@
-"""Where a bundle is made: a folder that becomes the bundle at the end, or is gone without a trace."""
+"""Output folder of an export: it becomes the bundle at the end, or is removed completely."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from embedship.files import atomic_folder
 
 
 def output_folder(target: Path, force: bool) -> AbstractContextManager[Path]:
-    """Yield an empty folder that becomes `target` if the block ends well, and is removed if it does not.
+    """Yield an empty folder that becomes `target` if the block succeeds, and is removed if it fails.
 
-    An existing `target` is refused, unless it is an empty folder, or a bundle and `force` is given: nothing but a
-    bundle is ever replaced.
+    An existing `target` is refused, except for an empty folder, or a bundle with `force`. Nothing but a bundle is ever
+    replaced.
     """
     return atomic_folder.write_folder_atomically(target, lambda found: _require_replaceable(found, force))
 
 
 def refuse_occupied(target: Path, force: bool) -> None:
-    """Raise UsageError for a `target` that `output_folder` would refuse."""
+    """Raise UsageError if `output_folder` would refuse `target`."""
     atomic_folder.refuse_occupied(target, lambda found: _require_replaceable(found, force))
 
 
@@ -35,7 +35,7 @@ def _require_replaceable(target: Path, force: bool) -> None:
 
 
 def _foreign(target: Path) -> list[str]:
-    """Files that no export put there. Read leniently: a bundle of another version or a damaged one may be replaced."""
+    """Return files that no export wrote. A damaged bundle, or one of another version, may be replaced."""
     try:
         listed = list(json.loads((target / MANIFEST).read_bytes())["files"])
     except (ValueError, KeyError, TypeError):

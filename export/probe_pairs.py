@@ -1,4 +1,4 @@
-"""Pairs of query and passage that a re-ranker is tried with, and whether it keeps the checkpoint's order of them."""
+"""Probe pairs of query and passage for re-rankers, and the comparison of their ranking with the checkpoint's."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from embedship.likeness import spread
 from embedship.tokens import Text, Tokenizer
 
 _QUERY = "How do I open a file?"
-# Where no pairs are given, a query's passages: its own, its neighbours in the same module, and some of elsewhere.
+# Without given pairs, a query's passages are its own, its neighbours in the same module, and some from elsewhere.
 _PASSAGES = (0, 1, 2, 50, 500)
-# Two passages whose scores differ by less, in spreads, are equally good: their order says nothing.
+# Two passages whose scores differ by less (in spreads) are equally good, so their order is not judged.
 _TIE = 1e-4
 
 
 class ProbePair(msgspec.Struct, frozen=True):
-    """A line of --texts of a re-ranker."""
+    """One line of --texts for a re-ranker."""
 
     query: str
     text: str
 
 
 def hostile(tokenizer: Tokenizer, pipeline: ModelSpec) -> list[Text]:
-    """The hostile texts; for a re-ranker each as the passage of a query, as the query, and beside another."""
+    """Return the adversarial texts. For a re-ranker each is used as passage, as query, and together with another."""
     texts = probe_texts.hostile(tokenizer, min(pipeline.max_tokens, probe_texts.LONGEST))
     if pipeline.task is Task.EMBED:
         return list(texts)
@@ -43,7 +43,7 @@ def hostile(tokenizer: Tokenizer, pipeline: ModelSpec) -> list[Text]:
 
 
 def real(file: Path | None) -> list[Text]:
-    """The pairs of a JSON Lines file, those of a query together; without one, questions of Python's documentation."""
+    """Return the pairs of a JSON Lines file, grouped by query; without a file, questions on Python's documentation."""
     if file is not None:
         found = dict.fromkeys((row.query, row.text) for row in jsonl.read(file, ProbePair) if row.text.strip())
         groups: dict[str, list[Text]] = {}
@@ -59,7 +59,7 @@ def real(file: Path | None) -> list[Text]:
 
 
 def sample(pairs: Sequence[Text], count: int, seed: int) -> list[Text]:
-    """At most `count` of the pairs, drawn by their queries, so that a query keeps its passages."""
+    """Return at most `count` pairs. Whole queries are drawn, so that a query keeps its passages."""
     groups: dict[str, list[Text]] = {}
     for pair in pairs:
         groups.setdefault(pair[0], []).append(pair)
@@ -69,10 +69,10 @@ def sample(pairs: Sequence[Text], count: int, seed: int) -> list[Text]:
 
 
 def concordance(pairs: Sequence[Text], found: Vectors, expected: Vectors) -> float:
-    """Share of pairs of passages of a query that (n, 1) `found` puts in the order of `expected`; 1 if none can tell.
+    """Return the share of passage pairs per query that (n, 1) `found` orders as `expected` does; 1 if none differ.
 
-    It is (1 + tau) / 2, where tau is Kendall's (1938) within a query. Passages that `expected` ranks equal count as
-    right.
+    This is (1 + tau) / 2 with Kendall's tau (1938) within each query. Passages that are equal in `expected` count as
+    correct.
     """
     ours, theirs = (scores[:, 0].astype(np.float64) for scores in (found, expected))
     groups: dict[str, list[int]] = {}
@@ -89,9 +89,9 @@ def concordance(pairs: Sequence[Text], found: Vectors, expected: Vectors) -> flo
 
 
 def require_same_tokens(loaded: Any, pipeline: ModelSpec, tokenizer_json: str) -> None:
-    """Compare the frozen tokenizer with the checkpoint's own on hostile pairs: ids, and token types where it has them.
+    """Compare the frozen tokenizer with the checkpoint's own on adversarial pairs: ids, and token types if present.
 
-    Raises UsageError on the first difference, and where types are not 0 and then 1, which is all our graphs are given.
+    Raises UsageError at the first difference, and if types are not 0 followed by 1, the only ones that graphs receive.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, TOKENIZER)
@@ -100,7 +100,7 @@ def require_same_tokens(loaded: Any, pipeline: ModelSpec, tokenizer_json: str) -
     tried = hostile(ours, pipeline)
     tokens = ours(tried)
     for pair, ids, turn in zip(tried, tokens.ids, tokens.turns, strict=True):
-        # In lists, as a CrossEncoder asks: alone, an empty passage would be taken for none.
+        # As lists, like CrossEncoder does: a single empty passage would be treated as missing.
         batch = loaded([pair[0]], [pair[1]], truncation=True, max_length=pipeline.max_tokens)
         given = {name: rows[0] for name, rows in batch.items()}
         if given["input_ids"] != ids:

@@ -1,4 +1,4 @@
-"""Texts that a model is tried with: hostile ones, and real ones of the user or of Python's documentation."""
+"""Probe texts: adversarial texts, and real ones from the user or from Python's documentation."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from embedship import stdlib_docs
 from embedship.files import jsonl
 from embedship.tokens import Text, Tokenizer
 
-# Attention takes memory with the square of the length; a probe of 32,768 tokens would need more than the machine has.
+# Attention memory grows with the square of the length: a probe of 32,768 tokens would not fit into memory.
 LONGEST = 2048
 _WIDTH = 80
 _UNBROKEN = "".join(chr(ord("a") + i * 7 % 26) for i in range(10_000))
 
 
 def hostile(tokenizer: Tokenizer, max_tokens: int) -> list[str]:
-    """Empty, one character, exactly the maximum length, beyond, emoji, right-to-left, control characters, no space."""
+    """Return adversarial texts: empty, maximum length and beyond, emoji, right-to-left, control characters, ..."""
     return [
         "",
         "a",
         exactly(tokenizer, max_tokens),
-        " ".join(str(n) for n in range(max_tokens)),  # not one word again: the cut must be at the right end
+        " ".join(str(n) for n in range(max_tokens)),  # no word occurs twice, so truncation at the wrong end shows
         "👩‍🔬🧬 ❤️‍🔥 🇺🇦 zero\u200dwidth",
         "مرحبا بالعالم שלום עולם \u202eabc\u202c",
         "a\x00b\x07c\x1b[31m\td\r\ne\ufeff\ufffd",
@@ -38,8 +38,8 @@ def hostile(tokenizer: Tokenizer, max_tokens: int) -> list[str]:
     ]
 
 
-# Short texts as people type them into a search box or a chat, 1 to 8 tokens each. int8 is calibrated on every other one
-# and judged by the rest.
+# Short texts as people type them into a search box or a chat, 1 to 8 tokens each. Every other one calibrates int8, and
+# the rest judge it.
 _SHORT = (
     "hello", "thank you", "ok", "how do you do that ?", "yes", "thanks", "refund", "no", "good morning", "sorry",
     "what is this", "what?", "how much is it", "how are you", "price list", "bye", "reset my password", "yes please",
@@ -51,13 +51,13 @@ _SHORT = (
     "cancel my order please", "change my email address", "why?", "not bad", "where are you from", "who are you",
 )  # fmt: skip
 _SHORT_WORDS, _BEGINNINGS = 6, 16
-SHORT_TOKENS = 8  # special tokens not counted; what has more is no short text
+SHORT_TOKENS = 8  # longest short text, without special tokens
 
 
 def short(texts: Sequence[str], calibrated: bool) -> list[str]:
-    """Half of the short texts we bring, those that int8 is calibrated on or the others, and beginnings of `texts`.
+    """Return one half of our short texts (for calibration or for judging) and beginnings of `texts`.
 
-    The beginnings have 1 to 6 words: they are in the language, and of the kind, that the model will read.
+    The beginnings have 1 to 6 words, in the language and of the kind that the model will read.
     """
     ours = _SHORT[0 if calibrated else 1 :: 2]
     words = [text.split() for text in texts[:_BEGINNINGS]]
@@ -66,22 +66,22 @@ def short(texts: Sequence[str], calibrated: bool) -> list[str]:
 
 
 def exactly(tokenizer: Tokenizer, tokens: int) -> str:
-    """The longest run of one word that still fits into `tokens`: nothing is cut off, and one more word would be."""
+    """Return the longest repetition of one word that fits into `tokens` without truncation."""
     words = bisect.bisect_left(range(1, tokens + 2), 1, key=lambda n: tokenizer(["word " * n]).cut[0])
     return "word " * words
 
 
 def within(tokenizer: Tokenizer, text: str, tokens: int) -> str:
-    """The text, or the longest beginning of it that has at most `tokens`."""
+    """Return the text, or its longest beginning of at most `tokens` tokens."""
     if tokenizer([text]).lengths[0] <= tokens:
         return text
     return text[: bisect.bisect_right(range(len(text)), tokens, key=lambda n: tokenizer([text[:n]]).lengths[0]) - 1]
 
 
 def real(file: Path | None) -> list[str]:
-    """All texts of a JSON Lines file, each once; without one, the documentation of Python's standard library.
+    """Return the distinct texts of a JSON Lines file; without a file, Python's standard library documentation.
 
-    Raises UsageError naming the first bad line.
+    Raises UsageError that names the first bad line.
     """
     if file is not None:
         return list(dict.fromkeys(row.text for row in jsonl.read(file, jsonl.TextLine) if row.text.strip()))
@@ -89,13 +89,13 @@ def real(file: Path | None) -> list[str]:
 
 
 def sample(texts: Sequence[str], count: int, seed: int) -> list[str]:
-    """At most `count` of the texts, drawn with `seed`, in a drawn order."""
+    """Return at most `count` of the texts in random order, drawn with `seed`."""
     drawn = np.random.default_rng(seed).permutation(len(texts))[:count]
     return [texts[i] for i in drawn]
 
 
 def shown(text: Text) -> str:
-    """A text, or a pair, as one short, printable line."""
+    """Return a text or pair as one short, printable line."""
     if not isinstance(text, str):
         return " | ".join(map(shown, text))
     return ascii(text) if len(text) <= _WIDTH else f"{text[:_WIDTH]!a}... ({len(text)} characters)"

@@ -1,4 +1,4 @@
-"""Third-party noise: what the libraries of this room would print, count or send if they were let."""
+"""Suppress what third-party libraries would print, count or send."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import sys
 import warnings
 from collections.abc import Iterator
 
-# What whoever started us said about the network, before stay_offline() answered for him.
+# The user's network settings, before stay_offline() changes them.
 _OFFLINE = os.environ.get("HF_HUB_OFFLINE")
 _LOGGERS = ("sentence_transformers", "transformers", "nncf", "onnxruntime", "torch.onnx", "onnxscript")
 
 
 def stay_offline() -> None:
-    """Everything comes from a local folder: no hub is asked, and no usage counters are sent.
+    """Disable model hubs and usage counters: everything is read from a local folder.
 
-    A checkpoint given by its hub id is fetched by another process (hub.py). Both are decided when the libraries are
-    imported, so this comes first. `openvino` and `nncf` report each import and each quantisation to Google Analytics
+    A checkpoint given by its hub id is fetched by another process (hub.py). The libraries read these settings when they
+    are imported, so call this first. `openvino` and `nncf` report every import and quantisation to Google Analytics
     unless `openvino_telemetry` cannot be imported; then they use their own stubs.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -29,16 +29,16 @@ def stay_offline() -> None:
 
 
 def original_environment() -> dict[str, str]:
-    """The environment without stay_offline(), for the process that fetches a checkpoint by its id."""
+    """Return the environment without stay_offline(), for the process that fetches a checkpoint by its id."""
     kept = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
     return kept if _OFFLINE is None else {**kept, "HF_HUB_OFFLINE": _OFFLINE}
 
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """Keep the loggers of the libraries below ERROR, and drop what they print to stdout, which is ours.
+    """Set the loggers of the libraries to ERROR and discard what they print to stdout, which is reserved for results.
 
-    The root logger is put back too: some call logging.basicConfig when they are imported.
+    The root logger is restored afterwards, because some libraries call logging.basicConfig when they are imported.
     """
     root, loggers = logging.getLogger(), [logging.getLogger(name) for name in _LOGGERS]
     level, handlers = root.level, list(root.handlers)
@@ -57,7 +57,7 @@ def silence() -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_progress_bars() -> Iterator[None]:
-    """Without transformers' "Loading weights" bar, which is drawn even where nobody watches."""
+    """Hide transformers' "Loading weights" bar, which appears even without a terminal."""
     from transformers.utils import logging as hf
 
     shown = hf.is_progress_bar_enabled()
@@ -71,7 +71,7 @@ def no_progress_bars() -> Iterator[None]:
 
 @contextlib.contextmanager
 def ignoring(*expected: tuple[type[Warning], str]) -> Iterator[None]:
-    """Ignore the named warnings, by category and the start of the message, and no others."""
+    """Ignore only the given warnings, by category and beginning of the message."""
     with warnings.catch_warnings():
         for category, message in expected:
             warnings.filterwarnings("ignore", message, category)

@@ -1,4 +1,4 @@
-"""One line on stderr for each step of an export: what is being done, and how long it took."""
+"""StepTimer: one line on stderr per step of an export, with its duration."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.console import Console
 
 
 class StepTimer:
-    """`seconds` keeps what each step took, in order."""
+    """Prints and times steps. `seconds` has the duration of each step, in order."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True, highlight=False)
@@ -21,7 +21,7 @@ class StepTimer:
 
     @contextmanager
     def step(self, what: str) -> Iterator[None]:
-        """Show `what` while it runs; a line stays behind when it has succeeded."""
+        """Show `what` while the block runs, and print a line when it has succeeded."""
         started = time.perf_counter()
         with self._console.status(what):
             yield
@@ -29,5 +29,5 @@ class StepTimer:
         self._console.print(f"{what} [dim]{self.seconds[what]:.1f} s[/]")
 
     def note(self, sentence: str) -> None:
-        """A line between the steps."""
+        """Print a line between the steps."""
         self._console.print(sentence, soft_wrap=True, markup=False)

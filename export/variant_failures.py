@@ -1,4 +1,4 @@
-"""Failures of single variants: an export goes on without an optional variant, and stops at one that was asked for."""
+"""Failures of single variants: an export continues without an optional variant and stops for a named one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from embedship.files import sealed
 
 
 class VariantError(GateError):
-    """A variant could not be made, or failed a check. `reason` has no full stop at its end."""
+    """A variant could not be built, or failed a check. `reason` does not end with a full stop."""
 
     def __init__(self, name: str, stage: ExportStage, reason: str) -> None:
         super().__init__(f"{name} failed ({stage}): {reason}")
@@ -23,28 +23,28 @@ class VariantError(GateError):
 
 @contextmanager
 def failing(name: str, stage: ExportStage) -> Iterator[None]:
-    """Turn every exception of the block into a VariantError of this variant and stage; a VariantError stays."""
+    """Convert every exception of the block into a VariantError of this variant and stage."""
     try:
         yield
     except VariantError:
         raise
-    except Exception as error:  # converters and runtimes raise whatever they like
+    except Exception as error:  # converters and runtimes have no common error class
         raise VariantError(name, stage, _reason(error)) from error
 
 
 class VariantFailures:
-    """What failed in one export. `left_out` lists the variants that it goes on without."""
+    """The failures of one export. `left_out` lists the variants that the bundle does not contain."""
 
     def __init__(self, folder: Path, wanted: Sequence[str], named: bool, steps: StepTimer) -> None:
-        """`wanted` are all variants to be made; `named` says that none of them may be left out."""
+        """`wanted`: names of all variants to build. `named`: no variant may be left out."""
         self._folder, self._wanted, self._named, self._steps = folder, wanted, named, steps
         self.left_out: list[LeftOut] = []
 
     @contextmanager
     def optional(self, name: str) -> Iterator[None]:
-        """Swallow the VariantError of an optional variant and note it; for any other, raise GateError with the cure.
+        """Record the VariantError of an optional variant. For any other variant raise GateError with the cure.
 
-        Raises the UsageError that caused it as it is: then the command line is wrong, not the variant.
+        A UsageError that caused the failure is raised unchanged, because then the command line is wrong.
         """
         try:
             yield
@@ -60,7 +60,7 @@ class VariantFailures:
 
     @contextmanager
     def cleaning(self) -> Iterator[None]:
-        """Remove the files that the block has added below the folder, if it fails."""
+        """If the block fails, remove the files that it added to the folder."""
         before = sealed.list_files(self._folder)
         try:
             yield
@@ -70,7 +70,7 @@ class VariantFailures:
             raise
 
     def kept(self, variants: Sequence[Variant]) -> list[Variant]:
-        """Those of the variants that have not failed."""
+        """Return the variants that have not failed."""
         failed = {one.name for one in self.left_out}
         return [variant for variant in variants if variant.name not in failed]
 

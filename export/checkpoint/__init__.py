@@ -1,14 +1,14 @@
-"""Checkpoint.
+"""Checkpoints: everything that can be exported, opened as a sentence-transformers folder.
 
-adapter.py             A PEFT LoRA adapter over its base
-cross_encoder.py       A loaded cross-encoder
-embedder.py            A loaded checkpoint
-folder.py              A sentence-transformers folder (2.x to 6.x), read as plain JSON
-hub.py                 A checkpoint by its hub id
-layout.py              The files that let sentence-transformers open a bundle as well
-open.py                Whatever was given as the checkpoint becomes a folder that can be read as it lies there
-plain_transformers.py  A plain transformers folder, made into a sentence-transformers one
-protocol.py            What an export asks of a loaded checkpoint, whichever its task
-tokenizer.py           The tokenizer, frozen
-trust.py               What can run code when it is opened, and the hash by which somebody who has read it lets
+adapter.py             PEFT LoRA adapters, merged into their base
+cross_encoder.py       loaded cross-encoders
+embedder.py            loaded embedding models
+folder.py              a sentence-transformers folder, checked as plain JSON
+hub.py                 download by hub id
+layout.py              files that let sentence-transformers open a bundle
+open.py                opens what the user names
+plain_transformers.py  plain transformers folders with a pooling added
+protocol.py            SourceModel, the interface of a loaded checkpoint
+tokenizer.py           the frozen tokenizer
+trust.py               pickles and code, allowed by hash only
 """

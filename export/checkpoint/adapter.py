@@ -1,4 +1,4 @@
-"""A PEFT LoRA adapter over its base: loaded in float32, merged, and the merged held against the unmerged."""
+"""PEFT LoRA adapters: loaded in float32, merged into their base, and compared with the unmerged model."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from embedship.export.silence import ignoring, no_progress_bars, silence
 from embedship.files.sealed import sha256_of
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-# Merging is one addition a weight: in float32 it measures 0.9999999 here.
+# Merging adds one number per weight. In float32 the cosine to the unmerged model measures 0.9999999 here.
 FLOOR = 0.99999
 _PROBES = 48
-# Others (pissa, olora, corda, loftq) change the base's own weights when they begin: its file is not what was trained.
+# Other initialisations (pissa, olora, corda, loftq) change the base's weights, so its file is not what was trained.
 _STARTS = (True, False, None, "gaussian", "orthogonal")
 _DEPRECATED = (FutureWarning, r"`is_gradient_checkpointing` is deprecated")  # PEFT 0.21 with transformers 5.23
 _PREFIX = "base_model.model."
 _BASE_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json")
-# Where the adapter was saved without its tokenizer, the base's is the one it was trained with.
+# If the adapter was saved without its tokenizer, it was trained with the base's.
 _TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model")
 
 
@@ -36,7 +36,7 @@ def is_adapter(folder: Path) -> bool:
 
 
 def base_of(folder: Path) -> str:
-    """The folder that adapter_config.json names as its base, on disc or, at its revision, in the hub's cache.
+    """Return the base that adapter_config.json names: a folder, or a revision in the hub's cache.
 
     Raises UsageError if it is not on this machine.
     """
@@ -54,10 +54,10 @@ def base_of(folder: Path) -> str:
 
 
 def merge(folder: Path, base: Path, room: Path) -> tuple[Path, AdapterMerge]:
-    """Merge the adapter in `folder` into `base`; return a whole sentence-transformers folder below `room`.
+    """Merge the adapter in `folder` into `base`. Returns a complete sentence-transformers folder below `room`.
 
-    Prompts, pooling and tokenizer are the adapter's if it has a modules.json, else the base's. Raises UsageError for
-    what cannot be merged exactly, and GateError if the merged vectors are not the unmerged ones.
+    Prompts, pooling and tokenizer are the adapter's if it has a modules.json, else the base's. Raises UsageError if it
+    cannot be merged exactly, and GateError if the merged vectors differ from the unmerged ones.
     """
     source, beneath = _transformer(folder), _transformer(base)
     config = read(source / CONFIG)
@@ -115,7 +115,7 @@ def _is_commit(text: str) -> bool:
 
 
 def _lay_out(folder: Path, base: Path, target: Path) -> None:
-    """A whole sentence-transformers folder of the bare base, in links, with the adapter's prompts and pooling."""
+    """Link a complete sentence-transformers folder of the base, with the adapter's prompts and pooling."""
     own = (folder / "modules.json").is_file()
     if not own and not (base / "modules.json").is_file():
         raise UsageError(f"neither {folder} nor its base {base} has a modules.json, so nothing says how vectors are "
@@ -133,7 +133,7 @@ def _lay_out(folder: Path, base: Path, target: Path) -> None:
 
 
 def _refuse_other_tokenizer(folder: Path, base: Path) -> None:
-    """An adapter saved without modules.json runs with its base's tokenizer; one of its own must be the same."""
+    """Raise UsageError if an adapter without modules.json has another tokenizer than its base, which would be used."""
     ours, theirs = (path / "tokenizer.json" for path in (folder, base))
     if ours.is_file() and theirs.is_file() and _vocabulary(ours) != _vocabulary(theirs):
         raise UsageError(
@@ -152,7 +152,7 @@ def _unlink(folder: Path, patterns: Sequence[str]) -> None:
 
 
 def _merge(model: Any, source: Path, config: dict[str, Any]) -> float:
-    """Merge into the transformer of `model`, in place; return the lowest cosine of merged to unmerged vectors."""
+    """Merge into the transformer of `model` in place. Returns the lowest cosine of merged to unmerged vectors."""
     texts = probe_texts.sample(probe_texts.real(None), _PROBES, seed=0)
     adapted = _adapt(model[0].model, source, config)
     model.eval()
@@ -169,16 +169,16 @@ def _merge(model: Any, source: Path, config: dict[str, Any]) -> float:
 
 
 def _adapt(backbone: Any, source: Path, config: dict[str, Any]) -> Any:
-    """Put the adapter's layers into `backbone`, and every one of its weights into them.
+    """Add the adapter's layers to `backbone` and load all its weights into them.
 
-    PEFT only warns of weights that find no place, and of layers that find no weight.
+    PEFT only warns about weights without a layer and layers without a weight; here both raise UsageError.
     """
     import peft
     from safetensors.torch import load_file
 
     tensors = {name: tensor.float() for name, tensor in load_file(source / WEIGHTS).items()}
     if all(name.startswith(f"{_PREFIX}model.") for name in tensors) and not hasattr(backbone, "model"):
-        # Trained through the ...ForCausalLM class, which holds the transformer as `model`.
+        # Trained through the ...ForCausalLM class, which contains the transformer as `model`.
         tensors = {_PREFIX + name.removeprefix(f"{_PREFIX}model."): tensor for name, tensor in tensors.items()}
     _refuse_other_class(backbone, config, source)
     try:

@@ -1,7 +1,7 @@
-"""A loaded cross-encoder: a query and a passage are read together, and one logit says how well they fit.
+"""CrossEncoderCheckpoint: a model that reads a query and a passage together and returns one logit per pair.
 
-The folder is one of transformers (AutoModelForSequenceClassification), as sentence-transformers' CrossEncoder saves it
-too. Its score here is the logit; a sigmoid over it, or none, is how the checkpoint shows the same thing.
+The folder is a transformers folder (AutoModelForSequenceClassification), which sentence-transformers' CrossEncoder
+also writes. The score is the logit itself. A checkpoint may show it through a sigmoid, which keeps the order.
 """
 
 from __future__ import annotations
@@ -34,16 +34,19 @@ from embedship.export.silence import no_progress_bars, silence
 from embedship.tokens import Text
 
 _ARCHITECTURE = "ForSequenceClassification"
-# What sentence-transformers may put over the logit, neither of which changes an order.
+# Activations that sentence-transformers may apply to the logit. Neither changes the order.
 _ACTIVATIONS = ("Sigmoid", "Identity")
-# Their positions begin behind that of the padding token.
+# Architectures whose positions begin after the position of the padding token.
 _OFFSET = ("roberta", "xlm-roberta", "camembert")
 _BATCH = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CrossEncoderCheckpoint:
-    """`model` is the transformers model in float32 on the CPU; `tokenizer_json` has no truncation and no padding."""
+    """A checkpoint that scores pairs.
+
+    `model` is the transformers model in float32 on the CPU. `tokenizer_json` has no truncation and no padding.
+    """
 
     folder: SentenceTransformersFolder
     model: Any
@@ -54,9 +57,9 @@ class CrossEncoderCheckpoint:
 
     @classmethod
     def open(cls, folder: SentenceTransformersFolder, name: str | None = None) -> Self:
-        """Load a folder that `folder_of` has looked at, offline.
+        """Load a folder that `folder_of` has checked, offline.
 
-        Raises UsageError, with cause and cure, for all that cannot be exported faithfully.
+        Raises UsageError, with cause and cure, if the checkpoint cannot be exported faithfully.
         """
         model, tokenizer = _load(folder.path)
         tokenizer_json = checkpoint_tokenizer.freeze_tokenizer(folder.path, tokenizer)
@@ -75,15 +78,15 @@ class CrossEncoderCheckpoint:
         return self.model
 
     def features(self, texts: Sequence[Text]) -> dict[str, Any]:
-        """Cut as the checkpoint cuts: the longer of the two first."""
+        """Return the graph's inputs, truncated as the checkpoint truncates: the longer of the two texts first."""
         queries, passages = ([pair[side] for pair in texts] for side in (0, 1))
-        given = self.tokenizer(
+        features = self.tokenizer(
             queries, passages, padding=True, truncation=True, max_length=self.pipeline.max_tokens, return_tensors="pt"
         )
-        return {name: given[name] for name in self.pipeline.inputs}
+        return {name: features[name] for name in self.pipeline.inputs}
 
     def encode(self, texts: Sequence[Text]) -> Vectors:
-        """The checkpoint's own (n, 1) float32 logits, as transformers computes them."""
+        """Return the checkpoint's own (n, 1) float32 logits, as transformers computes them."""
         import torch
 
         order = sorted(range(len(texts)), key=lambda row: len("".join(texts[row])))
@@ -96,15 +99,15 @@ class CrossEncoderCheckpoint:
 
 
 def folder_of(path: Path, origin: CheckpointOrigin) -> SentenceTransformersFolder:
-    """The folder of a cross-encoder, looked at and not opened. Raises UsageError and UnsafeError."""
+    """Check the folder of a cross-encoder without loading it. Raises UsageError and UnsafeError."""
     if not (path / "config.json").is_file():
-        raise UsageError(f"{path} has no config.json: give the folder that CrossEncoder.save_pretrained wrote")
+        raise UsageError(f"{path} has no config.json: name the folder that CrossEncoder.save_pretrained wrote")
     config = read(path / "config.json")
     names = [str(name) for name in config.get("architectures") or ["none"]]
     if not names[0].endswith(_ARCHITECTURE):
         raise UsageError(
             f"{path} is a {names[0]}, and --task rerank needs a cross-encoder (...{_ARCHITECTURE} with one label): "
-            "leave --task out for a model that gives a vector a text"
+            "leave --task out for a model that computes one vector per text"
         )
     _refuse_code(path)
     _refuse_settings(path, config)
@@ -119,28 +122,28 @@ def folder_of(path: Path, origin: CheckpointOrigin) -> SentenceTransformersFolde
 def _refuse_code(path: Path) -> None:
     for name in ("config.json", "tokenizer_config.json"):
         if (path / name).is_file() and read(path / name).get("auto_map") is not None:
-            raise UnsafeError(f"{path / name} asks for remote code (auto_map), and code that comes with a re-ranker is "
-                              "not run here: use a model that transformers itself implements")  # fmt: skip
+            raise UnsafeError(f"{path / name} needs remote code (auto_map), and a re-ranker's own code is not run: use "
+                              "a model that transformers itself implements")  # fmt: skip
 
 
 def _refuse_settings(path: Path, config: dict[str, Any]) -> None:
     labels = config.get("num_labels") or len(config.get("id2label") or [0, 1])
     if labels != 1:
-        raise UsageError(f"{path} gives {labels} logits, and a score is one: train it with num_labels=1")
+        raise UsageError(f"{path} returns {labels} logits, but a score is one logit: train it with num_labels=1")
     extra = path / "config_sentence_transformers.json"
     saved = read(extra) if extra.is_file() else {}
     if any((saved.get("prompts") or {}).values()):
-        raise UsageError(f"{path} puts prompts before its texts, which no client of a re-ranker sends: not supported")
+        raise UsageError(f"{path} adds prompts to its texts, which is not supported: no re-ranker client sends them")
     inner = config.get("sentence_transformers") or {}
     named = (
         inner.get("activation_fn") or config.get("sbert_ce_default_activation_function") or saved.get("activation_fn")
     )
     if named and str(named).rpartition(".")[2] not in _ACTIVATIONS:
-        raise UsageError(f"{path} puts {named} over its logit; only {' and '.join(_ACTIVATIONS)} keep the order")
+        raise UsageError(f"{path} applies {named} to its logit; only {' and '.join(_ACTIVATIONS)} keep the order")
 
 
 def _load(path: Path) -> tuple[Any, Any]:
-    """The model and its tokenizer, with every weight found; transformers fills what is missing with random numbers."""
+    """Load the model and its tokenizer. Raises UsageError for missing weights, which transformers would randomise."""
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -155,18 +158,18 @@ def _load(path: Path) -> tuple[Any, Any]:
         raise UsageError(f"{path} cannot be opened by transformers: {reason[0]}") from error
     if missing := sorted(loading["missing_keys"]):
         raise UsageError(
-            f"{path} lacks {len(missing)} of the weights of a {type(model).__name__} ({missing[0]}, ...): "
-            "its scores would come from random numbers"
+            f"{path} lacks {len(missing)} weights of a {type(model).__name__} ({missing[0]}, ...): "
+            "its scores would come from random numbers. Save the checkpoint again with all its weights"
         )
     return model.eval(), tokenizer
 
 
 def _pipeline(path: Path, model: Any, tokenizer: Any) -> ModelSpec:
-    given = tokenizer("a", "b")
-    taken = inspect.signature(model.forward).parameters
-    inputs = tuple(name for name in INPUTS if name in given and name in taken)
+    features = tokenizer("a", "b")
+    accepted = inspect.signature(model.forward).parameters
+    inputs = tuple(name for name in INPUTS if name in features and name in accepted)
     if inputs[:2] != INPUTS[:2]:
-        raise UsageError(f"{type(model).__name__}.forward takes no {' and '.join(INPUTS[:2])}")
+        raise UsageError(f"{type(model).__name__}.forward does not accept {' and '.join(INPUTS[:2])}")
     return ModelSpec(
         architecture=type(model).__name__,
         pooling="none",
@@ -191,12 +194,12 @@ def _max_tokens(path: Path, model: Any, tokenizer: Any) -> int:
         positions -= config.pad_token_id + 1
     known = [int(n) for n in (tokenizer.model_max_length, positions) if n and 0 < n < 10**7]
     if not known:
-        raise UsageError(f"{path} does not say how long a pair may be: set model_max_length in tokenizer_config.json")
+        raise UsageError(f"{path} does not state a maximum pair length: set model_max_length in tokenizer_config.json")
     return min(known)
 
 
 def _weights_sha256(path: Path, model: Any) -> str:
-    """Over name, type, shape and bytes of every float32 weight, and the settings: an epsilon lies in no weight."""
+    """Hash the name, type, shape and bytes of every weight, and the settings (an epsilon is in no weight)."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

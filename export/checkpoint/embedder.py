@@ -1,4 +1,4 @@
-"""A loaded checkpoint: its own vectors, the facts of its pipeline, and the tokenizer it really uses, frozen."""
+"""EmbedderCheckpoint: a loaded sentence-transformers model with its vectors, its ModelSpec and its frozen tokenizer."""
 
 from __future__ import annotations
 
@@ -38,14 +38,17 @@ PACKAGES = (
 )
 _UNCUT = 2**31
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-# What saving a model again changes without changing a vector.
+# Settings that change when a model is saved again, although no vector changes.
 VOLATILE = {"transformers_version", "_name_or_path", "torch_dtype", "dtype", "architectures", "use_cache"}
 LOADING = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EmbedderCheckpoint:
-    """`model` is the SentenceTransformer in float32 on the CPU; `tokenizer_json` has no truncation and no padding."""
+    """A checkpoint that computes one vector per text.
+
+    `model` is the SentenceTransformer in float32 on the CPU. `tokenizer_json` has no truncation and no padding.
+    """
 
     folder: SentenceTransformersFolder
     model: Any
@@ -57,11 +60,11 @@ class EmbedderCheckpoint:
     def open(
         cls, source: SentenceTransformersFolder | Path | str, name: str | None = None, also: Sequence[str] = ()
     ) -> Self:
-        """Load a sentence-transformers folder, offline; `name` is what it is called (default: `folder.model_name`).
+        """Load a sentence-transformers folder, offline. `name` is the model's name (default: `folder.model_name`).
 
-        `also` names packages that will have a hand in the export, besides those that always have.
+        `also` names further packages that take part in the export; their versions are recorded.
 
-        Raises UsageError or UnsafeError, with cause and cure, for all that cannot be exported faithfully.
+        Raises UsageError or UnsafeError, with cause and cure, if the checkpoint cannot be exported faithfully.
         """
         folder = source if isinstance(source, SentenceTransformersFolder) else SentenceTransformersFolder.open(source)
         model = load(folder)
@@ -82,14 +85,14 @@ class EmbedderCheckpoint:
         return cls(folder, model, pipeline, described, tokenizer_json)
 
     def encode(self, texts: Sequence[Text], prompt: str = "") -> Vectors:
-        """The checkpoint's own (n, dim) float32 vectors, as sentence-transformers computes them."""
+        """Return the checkpoint's own (n, dim) float32 vectors, as sentence-transformers computes them."""
         vectors = self.model.encode(list(texts), prompt=prompt, show_progress_bar=False, convert_to_numpy=True)
         return np.asarray(vectors, dtype=np.float32)
 
     def features(self, texts: Sequence[Text]) -> dict[str, Any]:
-        """The inputs of the graph, as sentence-transformers makes them."""
-        given = self.model.preprocess(list(texts))
-        return {name: given[name] for name in self.pipeline.inputs}
+        """Return the graph's inputs by name, as sentence-transformers makes them: (n, length) tensors."""
+        features = self.model.preprocess(list(texts))
+        return {name: features[name] for name in self.pipeline.inputs}
 
     @property
     def transformer(self) -> Any:
@@ -101,24 +104,24 @@ class EmbedderCheckpoint:
 
 
 def versions_of(packages: Sequence[str]) -> dict[str, str]:
-    """The versions of embedship and of those packages that are installed: a GPU machine need not have OpenVINO."""
-    found = {}
+    """Return the versions of embedship and of the packages that are installed (OpenVINO may be missing on a GPU)."""
+    versions = {}
     for package in ("embedship", *packages):
         with suppress(PackageNotFoundError):
-            found[package] = installed_version(package)
-    return found
+            versions[package] = installed_version(package)
+    return versions
 
 
 def embedding(original: SourceModel) -> EmbedderCheckpoint:
-    """Where only a model that embeds will do: what the command lets through is one."""
-    assert isinstance(original, EmbedderCheckpoint), "of a re-ranker nobody asks for vectors"
+    """Return the model as an EmbedderCheckpoint. The command has already refused every other kind here."""
+    assert isinstance(original, EmbedderCheckpoint), "vectors are requested from a re-ranker"
     return original
 
 
 def load(folder: SentenceTransformersFolder) -> Any:
-    """The SentenceTransformer of a folder, in float32 on the CPU, with every weight found.
+    """Load the SentenceTransformer of a folder in float32 on the CPU.
 
-    Raises UsageError if it cannot be opened or is incomplete.
+    Raises UsageError if it cannot be opened or if a weight is missing.
     """
     import torch
     from sentence_transformers import SentenceTransformer
@@ -141,14 +144,14 @@ def load(folder: SentenceTransformersFolder) -> Any:
 
 
 def _require_all_weights(folder: SentenceTransformersFolder, transformer: Any) -> None:
-    """transformers fills what it does not find with random numbers; both sides of the gate would share them."""
+    """Raise UsageError if a weight is missing: transformers would fill it with random numbers on both sides."""
     _, loading = type(_backbone(transformer)).from_pretrained(
         str(folder.transformer), local_files_only=True, use_safetensors=True, output_loading_info=True
     )
     if missing := sorted(key for key in loading["missing_keys"] if not _is_unused(key)):
         raise UsageError(
-            f"{folder.path} lacks {len(missing)} of the weights its config.json asks for ({missing[0]}, ...): "
-            "the model would run on random numbers"
+            f"{folder.path} lacks {len(missing)} weights that its config.json requires ({missing[0]}, ...): the model "
+            "would run on random numbers. Save the checkpoint again with all its weights"
         )
 
 
@@ -157,7 +160,7 @@ def _backbone(transformer: Any) -> Any:
 
 
 def _is_unused(key: str) -> bool:
-    """BERT's pooler belongs to next-sentence prediction; no sentence vector goes through it."""
+    """Return True for BERT's pooler: it serves next-sentence prediction, and no sentence vector depends on it."""
     return key.startswith("pooler.")
 
 
@@ -168,11 +171,11 @@ def _refuse_unsupported(folder: SentenceTransformersFolder, model: Any) -> None:
     refusals = {
         "does not pool the last hidden state of plain text": output != "last_hidden_state" or "message" in modalities,
         "expands its queries (ColBERT)": bool(getattr(model[0], "query_expansion", None)),
-        "has another maximum length for queries or documents": any(
+        "has a separate maximum length for queries or documents": any(
             getattr(model[0], name, None) is not None for name in ("query_length", "document_length")
         ),
-        "leaves its prompts out of the pooling (include_prompt=False), and the graph would need one more input for it, "
-        "which no other tool that opens a bundle gives": not pooling.include_prompt and any(model.prompts.values()),
+        "excludes its prompts from the pooling (include_prompt=False), and the graph would need an extra input for "
+        "them that no other tool provides": not pooling.include_prompt and any(model.prompts.values()),
         "rewrites token vectors after the transformer": any(
             getattr(m, key, "sentence_embedding") != "sentence_embedding"
             for m in tail
@@ -181,7 +184,7 @@ def _refuse_unsupported(folder: SentenceTransformersFolder, model: Any) -> None:
     }
     for what, applies in refusals.items():
         if applies:
-            raise UsageError(f"{folder.path} cannot be exported yet: it {what}")
+            raise UsageError(f"{folder.path} cannot be exported: the model {what}, which is not supported yet")
 
 
 def _pipeline(folder: SentenceTransformersFolder, model: Any, tokenizer_json: str) -> ModelSpec:
@@ -204,7 +207,7 @@ def _pipeline(folder: SentenceTransformersFolder, model: Any, tokenizer_json: st
 
 
 def cuts(model: Any) -> bool:
-    """Whether a saved truncate_dim shortens the vectors; sentence-transformers does not renormalise them then."""
+    """Return True if a saved truncate_dim shortens the vectors; sentence-transformers does not renormalise them."""
     return model.truncate_dim is not None and _width(model) < _width(model, truncate_dim=_UNCUT)
 
 
@@ -217,7 +220,7 @@ def _similarity(folder: SentenceTransformersFolder, model: Any) -> Similarity:
         return Similarity(model.similarity_fn_name or Similarity.COSINE)
     except ValueError:
         raise UsageError(
-            f"{folder.path} was trained for {model.similarity_fn_name} distance; only cosine and dot can be served"
+            f"{folder.path} was trained for {model.similarity_fn_name} distance; only cosine and dot are supported"
         ) from None
 
 
@@ -227,32 +230,32 @@ def _pooling_modes(pooling: Any) -> tuple[str, ...]:
 
 
 def _max_tokens(folder: SentenceTransformersFolder, model: Any) -> int:
-    """transformers says 1e30 where nobody set a limit."""
+    """Return the longest input in tokens. A missing limit is reported by transformers as 1e30."""
     positions = getattr(_backbone(model[0]).config, "max_position_embeddings", None)
     known = [int(n) for n in (model.max_seq_length, positions) if n and 0 < n < 10**7]
     if not known:
         raise UsageError(
-            f"{folder.path} does not say how long a text may be: set max_seq_length in sentence_bert_config.json"
+            f"{folder.path} does not state a maximum text length: set max_seq_length in sentence_bert_config.json"
         )
     return min(known)
 
 
 def _inputs(model: Any) -> tuple[str, ...]:
-    """What the tokenizer gives and the model takes: ModernBERT refuses token types that a BERT tokenizer makes."""
+    """Return the inputs that the tokenizer makes and the model accepts. ModernBERT, for one, rejects token types."""
     import inspect
 
-    given = model.preprocess(["a"])
-    taken = inspect.signature(_backbone(model[0]).forward).parameters
-    names = tuple(name for name in INPUTS if name in given and name in taken)
+    features = model.preprocess(["a"])
+    accepted = inspect.signature(_backbone(model[0]).forward).parameters
+    names = tuple(name for name in INPUTS if name in features and name in accepted)
     if names[:2] != INPUTS[:2]:
-        raise UsageError(f"{type(_backbone(model[0])).__name__}.forward takes no {' and '.join(INPUTS[:2])}")
+        raise UsageError(f"{type(_backbone(model[0])).__name__}.forward does not accept {' and '.join(INPUTS[:2])}")
     return names
 
 
 def _weights_sha256(folder: SentenceTransformersFolder, model: Any) -> str:
-    """Over name, type, shape and bytes of every float32 weight in use, and over the settings of each module.
+    """Hash the name, type, shape and bytes of every weight in use, and the settings of each module.
 
-    The settings too: an activation, an epsilon or a rope_theta changes vectors and lies in no weight.
+    Settings are included because an activation, an epsilon or a rope_theta changes vectors without changing a weight.
     """
     digest = hashlib.sha256()
     for place, module in enumerate(model):

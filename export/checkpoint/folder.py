@@ -1,4 +1,4 @@
-"""A sentence-transformers folder (2.x to 6.x), read as plain JSON: what is unsafe or unknown is refused unloaded."""
+"""SentenceTransformersFolder: a folder of sentence-transformers 2.x to 6.x, read as plain JSON and checked first."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from embedship.bundle import AdapterMerge
 from embedship.errors import UnsafeError, UsageError
 from embedship.export.checkpoint import trust
 
-# Dropout does nothing at inference.
+# Dropout has no effect at inference.
 KNOWN = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
 _WEIGHED = {"Transformer", "Dense", "LayerNorm"}
-# A classifier on top of the vectors, as SetFit saves it: not part of what gives a vector.
+# A classifier on top of the vectors, as SetFit saves it. No vector depends on it.
 _HEADS = ("model_head.pkl", "model_head.joblib")
 _CONFIGS = ("config.json", "tokenizer_config.json", "processor_config.json")
 _TRANSFORMER_CONFIGS = ("sentence_bert_config.json", "sentence_*_config.json")
@@ -35,24 +35,24 @@ class PipelineModule:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointOrigin:
-    """Where a folder came from, where it does not show by itself."""
+    """The name and source of a checkpoint, which its folder does not always state."""
 
     name: str
-    revision: str | None = None  # commit of a hub
+    revision: str | None = None  # commit on a model hub
     merge: AdapterMerge | None = None
 
 
-# Folder names that say nothing about the model inside.
+# Folder names that do not describe the model.
 _GENERIC = re.compile(r"(model|checkpoint|output|final|best|latest)s?([-_]?\d+)?", re.IGNORECASE)
-# A model's name, with its organisation or without; a title of several words is a sentence.
+# A model's name, with or without its organisation. A title of several words is not a name.
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_CARD = re.compile(r"\A\s*---\n(.*?)\n---\n(.*)", re.DOTALL)  # YAML, and the page below it
+_CARD = re.compile(r"\A\s*---\n(.*?)\n---\n(.*)", re.DOTALL)  # YAML front matter, and the text below it
 
 
 def model_name(path: Path) -> str:
-    """The folder's name, or, where it is one like `model`, the name in the model card.
+    """Return the folder's name, or the name in the model card if the folder's name is generic, such as `model`.
 
-    That is `model_name:` in the YAML of README.md, or the first title, if it is a name and not a sentence.
+    The card's name is `model_name:` in the YAML of README.md, or its first title if that is a name.
     """
     folder, card = path.resolve().name, path / "README.md"
     if not _GENERIC.fullmatch(folder) or not card.is_file():
@@ -67,9 +67,9 @@ def model_name(path: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SentenceTransformersFolder:
-    """The modules of a checkpoint, in the order they run; the first is the transformer.
+    """The modules of a checkpoint in the order they run. The first one is the transformer.
 
-    `code` is the sha256 of the code that comes with it and may run, None for the usual case of no such code.
+    `code` is the sha256 of the model's own code that may run; None if the model has no such code.
     """
 
     path: Path
@@ -79,13 +79,13 @@ class SentenceTransformersFolder:
 
     @classmethod
     def open(cls, path: Path | str, origin: CheckpointOrigin | None = None, code: str | None = None) -> Self:
-        """Read a folder; `code` is the hash of the code that somebody vouches for.
+        """Read and check a folder. `code` is the hash of the model's code that the user trusts.
 
-        Raises UsageError for what is no checkpoint or not supported, UnsafeError for pickles and foreign code.
+        Raises UsageError if it is not a checkpoint or not supported, UnsafeError for pickles and unknown code.
         """
         path = Path(path)
         if not path.is_dir():
-            raise UsageError(f"{path} is not a folder: give the folder that SentenceTransformer.save_pretrained wrote")
+            raise UsageError(f"{path} is not a folder: name the folder that SentenceTransformer.save_pretrained wrote")
         origin = origin or CheckpointOrigin(name=model_name(path))
         folder = cls(path, modules(path), origin, _verify_code_hash(path, code))
         _refuse_adapters(folder)
@@ -104,13 +104,13 @@ class SentenceTransformersFolder:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """config_sentence_transformers.json: prompts, similarity, the versions it was saved with."""
+        """config_sentence_transformers.json: prompts, similarity, and the versions that saved the model."""
         path = self.path / "config_sentence_transformers.json"
         return read(path) if path.is_file() else {}
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """What lies there and is no part of the vectors: named, never opened."""
+        """Names of files that no vector depends on. They are reported and never opened."""
         return tuple(name for name in _HEADS if (self.path / name).is_file())
 
     @property
@@ -121,9 +121,9 @@ class SentenceTransformersFolder:
         return False
 
     def matryoshka(self, dimension: int) -> tuple[int, ...]:
-        """The dimensions the model card says it was trained for, largest first; (dimension,) if it says nothing.
+        """Return the dimensions that the model card says it was trained for, largest first, or (dimension,).
 
-        sentence-transformers writes the parameters of MatryoshkaLoss into README.md and nowhere else.
+        sentence-transformers writes the parameters of MatryoshkaLoss into README.md only.
         """
         card = self.path / "README.md"
         text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
@@ -138,60 +138,60 @@ def read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(content, dict):
-        raise UsageError(f"{path} holds no JSON object")
+        raise UsageError(f"{path} is not a JSON object")
     return content
 
 
 def modules(path: Path) -> tuple[PipelineModule, ...]:
-    """What modules.json lists.
+    """Return the modules that modules.json lists.
 
-    Raises UsageError for what cannot be exported, UnsafeError for code and paths outside.
+    Raises UsageError for modules that cannot be exported, UnsafeError for code and for paths outside the folder.
     """
     listing = path / "modules.json"
     if not listing.is_file():
         raise UsageError(
-            f"{path} has no modules.json, so nothing says how its vectors are pooled: give --pooling mean, cls, max or "
-            "lasttoken if you know it, else open it with SentenceTransformer(...) and save it with save_pretrained"
+            f"{path} has no modules.json, so the pooling of its vectors is unknown: give --pooling mean, cls, max or "
+            "lasttoken if you know it, or open it with SentenceTransformer(...) and save it with save_pretrained"
         )
     try:
         rows = json.loads(listing.read_text(encoding="utf-8"))
         found = tuple(_module(path, str(row["type"]), str(row["path"])) for row in rows)
     except (ValueError, KeyError, TypeError):
-        raise UsageError(f"{listing} is damaged: it is no JSON list of modules, each with `type` and `path`") from None
+        raise UsageError(f"{listing} is damaged: it must be a JSON list of modules with `type` and `path`") from None
     if [m.kind for m in found[:2]] != ["Transformer", "Pooling"]:
         kinds = ", ".join(m.kind for m in found) or "nothing"
-        raise UsageError(f"{listing} lists {kinds}; a Transformer followed by a Pooling is what can be exported")
+        raise UsageError(f"{listing} lists {kinds}; only a Transformer followed by a Pooling can be exported")
     return found
 
 
 def _module(root: Path, kind: str, path: str) -> PipelineModule:
     if not kind.startswith("sentence_transformers."):
-        raise UnsafeError(f"{root} runs code of its own ({kind}): only sentence-transformers' own modules are exported")
+        raise UnsafeError(f"{root} runs its own code ({kind}): only sentence-transformers' own modules are exported")
     name = kind.rpartition(".")[2]
     if name not in KNOWN:
         raise UsageError(f"{root} has a {name} module; only {', '.join(KNOWN)} can be exported")
     folder = root / path
     if not folder.resolve().is_relative_to(root.resolve()):
-        raise UnsafeError(f"{root}/modules.json leads outside the folder: {path}")
+        raise UnsafeError(f"{root}/modules.json names a path outside the folder: {path}")
     return PipelineModule(name, folder)
 
 
 def _refuse_adapters(folder: SentenceTransformersFolder) -> None:
     if (folder.transformer / "adapter_config.json").is_file():
-        raise UsageError(f"{folder.path} holds a PEFT adapter, not a whole model: it has to be merged into its base")
+        raise UsageError(f"{folder.path} contains a PEFT adapter, not a complete model: merge it into its base first")
 
 
 def _refuse_other_models(folder: SentenceTransformersFolder) -> None:
-    """sentence-transformers would replace the modules of these by mean pooling, and go on."""
+    """Raise UsageError for other model types. sentence-transformers would replace their modules by mean pooling."""
     kind = folder.settings.get("model_type", "SentenceTransformer")
     if kind != "SentenceTransformer":
-        raise UsageError(f"{folder.path} is a {kind}: only a SentenceTransformer gives one vector a text")
+        raise UsageError(f"{folder.path} is a {kind}: only a SentenceTransformer computes one vector per text")
 
 
 def _verify_code_hash(path: Path, code: str | None) -> str | None:
-    """The hash of the code that comes with the model, if it asks for it to run and `code` is that hash.
+    """Return the hash of the model's own code if the model needs that code and `code` equals its hash; else None.
 
-    Raises UnsafeError with the hash to give, or for code that lies elsewhere.
+    Raises UnsafeError, with the hash to give, if the code is not trusted or belongs to another model.
     """
     inner = modules(path)[0].folder
     asking = {name: read(inner / name).get("auto_map") for name in _CONFIGS if (inner / name).is_file()}
@@ -200,26 +200,26 @@ def _verify_code_hash(path: Path, code: str | None) -> str | None:
         return None
     where, here = inner / next(iter(asking)), trust.code_sha256(path)
     if "--" in json.dumps(asking):
-        raise UnsafeError(f"{where} asks for remote code of another model (auto_map): {json.dumps(asking)}")
+        raise UnsafeError(f"{where} needs remote code of another model (auto_map): {json.dumps(asking)}")
     if code != here:
         files = ", ".join(sorted(p.relative_to(path).as_posix() for p in path.rglob("*.py"))) or "none"
         raise UnsafeError(
-            f"{where} asks for remote code (auto_map), and code that comes with a model is not run here: use a model "
-            f"that transformers itself implements. If you have read the code ({files}) and trust it, give "
+            f"{where} needs remote code (auto_map), and a model's own code is not run by default: use a model that "
+            f"transformers itself implements. If you have read the code ({files}) and trust it, give "
             f"--trust-remote-code {here}"
         )
     return here
 
 
 def _refuse_foreign_activation(module: PipelineModule) -> None:
-    """sentence-transformers puts Tanh in its place and goes on."""
+    """Raise UnsafeError for an activation outside torch. sentence-transformers would use Tanh instead, silently."""
     activation = str(module.config.get("activation_function", "torch."))
     if module.kind == "Dense" and not activation.startswith("torch."):
-        raise UnsafeError(f"{module.folder} uses code of its own ({activation}): only activations of torch are run")
+        raise UnsafeError(f"{module.folder} uses its own code ({activation}): only activations of torch are run")
 
 
 def refuse_newer(folder: SentenceTransformersFolder) -> None:
-    """Raises UsageError for what a later major version of its library has saved."""
+    """Raise UsageError for a checkpoint that a newer major version of its library saved."""
     saved = {
         "transformers": folder.modules[0].config.get("transformers_version"),
         "sentence-transformers": folder.settings.get("__version__", {}).get("sentence_transformers"),
@@ -227,10 +227,10 @@ def refuse_newer(folder: SentenceTransformersFolder) -> None:
     for package, theirs in saved.items():
         ours = version(package)
         if theirs and _major(str(theirs)) > _major(ours):
-            # transformers 4.57 opens a Qwen3 checkpoint of 5.x with another rope_theta, without a word.
+            # transformers 4.57 opens a Qwen3 checkpoint of 5.x with another rope_theta and no warning.
             raise UsageError(
                 f"{folder.path} was saved by {package} {theirs}, and {ours} is installed: an older major version can "
-                f"read it wrongly in silence. pip install '{package}>={_major(str(theirs))}'"
+                f"misread it without a warning. Run pip install '{package}>={_major(str(theirs))}'"
             )
 
 
@@ -240,7 +240,7 @@ def _major(text: str) -> int:
 
 
 def _refuse_weightless(module: PipelineModule) -> None:
-    # Beside a safetensors file of another name, sentence-transformers opens the pickle of a Dense or LayerNorm.
+    # If only a safetensors file of another name exists, sentence-transformers opens the pickle of a Dense or LayerNorm.
     pattern = "*.safetensors" if module.kind == "Transformer" else "model.safetensors"
     if module.kind not in _WEIGHED or any(module.folder.glob(pattern)):
         return

@@ -1,6 +1,6 @@
-"""A checkpoint by its hub id. The one thing here that asks the network, so it does it in a process of its own.
+"""Fetch a checkpoint by its hub id. Only this module uses the network, so it runs in a process of its own.
 
-That process is this module run as a command: it prints {"folder": ...} or {"error": ...} and ends.
+The process runs this module as a command. It prints {"folder": ...} or {"error": ...} and exits.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _UNWANTED = ("onnx/*", "openvino/*", "coreml/*", "*/checkpoint-*")
 
 
 def is_id(text: str) -> bool:
-    """ "organisation/model" or "organisation/model@revision", unless the first part is a folder here."""
+    """Return True for "organisation/model" or "organisation/model@revision", unless the first part is a folder."""
     return bool(_ID.fullmatch(text)) and not Path(text.partition("/")[0]).is_dir()
 
 
 def fetch(text: str, pickles: bool = False) -> Path:
-    """Download what an export reads into the hub's cache, and return the snapshot folder, named by its commit.
+    """Download the files that an export reads into the hub's cache. Returns the snapshot folder, named by its commit.
 
-    Raises UsageError where there is no network, no such model or no such revision.
+    Raises UsageError if there is no network, no such model or no such revision.
     """
     found = _ID.fullmatch(text)
     assert found, text
@@ -42,7 +42,7 @@ def fetch(text: str, pickles: bool = False) -> Path:
 
 
 def cached(name: str, revision: str) -> Path | None:
-    """The snapshot of a model, by branch, tag or commit, that is in the hub's cache already; nothing is asked."""
+    """Return the cached snapshot of a branch, tag or commit. The network is not used."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -63,11 +63,11 @@ def _download(name: str, revision: str, patterns: list[str]) -> dict[str, str]:
         return {"error": f"{name} has no revision {revision}"}
     except errors.RepositoryNotFoundError:
         return {"error": f"it has no model {name}, or shows it only to some (set HF_TOKEN)"}
-    except Exception as error:  # this process ends here, and the client's HTTP library changes with its version
+    except Exception as error:  # the process ends here, and the HTTP client's error classes change with its version
         return {"error": f"{type(error).__name__}: {error}".strip().splitlines()[0]}
     return {"folder": folder}
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C reaches both processes, and the other one answers for it
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C reaches both processes; the parent reports it
         print(json.dumps(_download(sys.argv[1], sys.argv[2], sys.argv[3:])))

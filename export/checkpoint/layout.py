@@ -1,4 +1,4 @@
-"""The files that let sentence-transformers open a bundle as well: its layout, without pickles and without weights."""
+"""Files that let sentence-transformers open a bundle: its folder layout, without pickles and without weights."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _TRANSFORMER = (
     "merges.txt",
     "*.model",
 )
-# A Dense layer of a few kilobytes is in the graphs too; others need it beside them to open the folder.
+# A Dense layer of a few kilobytes is also part of the graphs, but other tools need its file to open the folder.
 _MODULE = ("config.json", "*.safetensors")
 
 
 def copy(source: SentenceTransformersFolder, target: Path, tokenizer_json: str) -> None:
-    """Copy what describes the model, and write the frozen tokenizer in place of the original."""
+    """Copy the files that describe the model, and write the frozen tokenizer instead of the original one."""
     _copy(source, source.path, target, _ROOT)
-    if (target / "modules.json").is_file():  # a cross-encoder may have none
+    if (target / "modules.json").is_file():  # missing in some cross-encoders
         _name_modules(target / "modules.json")
     _copy(source, source.transformer, target, _TRANSFORMER)
     for module in source.modules[1:]:
@@ -40,9 +40,9 @@ def copy(source: SentenceTransformersFolder, target: Path, tokenizer_json: str) 
 
 
 def _name_modules(listing: Path) -> None:
-    """By the names that every sentence-transformers from 2.x to 6.x has.
+    """Rewrite module names to those that every sentence-transformers from 2.x to 6.x knows.
 
-    5.7 does not find the Normalize that 6.x saves (base.modules.normalize), nor 2.x what either of them saves.
+    5.7 does not find the Normalize that 6.x saves (base.modules.normalize), and 2.x finds neither version's.
     """
     rows = json.loads(listing.read_text(encoding="utf-8"))
     named = [row | {"type": f"sentence_transformers.models.{row['type'].rpartition('.')[2]}"} for row in rows]
@@ -53,4 +53,4 @@ def _copy(source: SentenceTransformersFolder, folder: Path, target: Path, patter
     for path in (p for pattern in patterns for p in sorted(folder.glob(pattern)) if p.is_file()):
         copied = target / path.relative_to(source.path)
         copied.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, copied)  # follows the links of a hub cache, and takes no modes along
+        shutil.copyfile(path, copied)  # follows the links of a hub cache, and does not copy modes

@@ -1,8 +1,8 @@
-"""Whatever was given as the checkpoint becomes a folder that can be read as it lies there.
+"""Open what the user names as the checkpoint: a folder or a hub id, and yield a sentence-transformers folder.
 
-A whole sentence-transformers folder is taken as it is. All else is put together in a temporary folder, of links where
-that will do: a hub id is fetched, trusted pickles become safetensors, trusted code is copied, an adapter is merged
-into its base, a plain transformers model gets the pooling that was asked for.
+A complete sentence-transformers folder is used as it is. Everything else is assembled in a temporary folder, with
+symbolic links where possible: a hub id is fetched, trusted pickles are converted to safetensors, trusted code is
+copied, an adapter is merged into its base, and a plain transformers model gets the requested pooling.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from embedship.files import atomic_folder
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenOptions:
-    """How to open what does not explain itself, and what unsafe parts somebody vouches for."""
+    """How to open a checkpoint: settings that it does not state itself, and hashes of unsafe parts that are trusted."""
 
     base: str | None = None  # folder or hub id of an adapter's base
     pooling: str | None = None
     normalize: bool = False
-    allow_pickle: tuple[str, ...] = ()  # sha256 each
-    trust_remote_code: str | None = None  # sha256
+    allow_pickle: tuple[str, ...] = ()  # sha256 of each trusted file
+    trust_remote_code: str | None = None  # sha256 of the trusted code
     task: Task = Task.EMBED
 
     @property
@@ -44,9 +44,10 @@ class OpenOptions:
 def open_checkpoint(
     checkpoint: Path | str, how: OpenOptions, steps: StepTimer | None = None
 ) -> Iterator[SentenceTransformersFolder]:
-    """Yield the folder to export; what was put together is removed at the end.
+    """Yield the folder to export. Temporary files are removed at the end.
 
-    Raises UsageError or UnsafeError for what cannot be opened, GateError for an adapter that does not merge exactly.
+    Raises UsageError or UnsafeError for a checkpoint that cannot be opened, GateError for an adapter whose merged
+    model differs from the unmerged one.
     """
     given, origin = _local(str(checkpoint), how)
     with atomic_folder.terminable(), tempfile.TemporaryDirectory(prefix="embedship-") as name:
@@ -56,7 +57,7 @@ def open_checkpoint(
             with code:
                 yield _folder(given, origin, room, how, steps or StepTimer(Console(quiet=True)))
         except EmbedshipError as error:
-            # What was put together is gone by the time its path is read: name what was given.
+            # The temporary folder is gone when the message is read, so name the folder that the user gave.
             error.args = (_named(str(error), room, given),)
             raise
 
@@ -79,13 +80,15 @@ def _folder(
             folder, merge = _merged(given, room, how)
         return SentenceTransformersFolder.open(folder, replace(origin, merge=merge))
     if how.base:
-        raise UsageError(f"{given} is no PEFT adapter, so --base means nothing")
+        raise UsageError(f"{given} is not a PEFT adapter, so --base does not apply: leave it out")
     return SentenceTransformersFolder.open(_whole(given, room / "whole", how), origin, how.trust_remote_code)
 
 
 def _merged(given: Path, room: Path, how: OpenOptions) -> tuple[Path, AdapterMerge]:
     if how.trust_remote_code:
-        raise UsageError(f"{given} is an adapter, and none is merged into a base with code of its own: merge it first")
+        raise UsageError(
+            f"{given} is an adapter, and adapters are not merged into a base with its own code: merge it yourself first"
+        )
     if (given / "modules.json").is_file():
         plain_transformers.refuse_unused(given, how.pooling, how.normalize)
     base = _local(how.base or adapter.base_of(given), how)[0]
@@ -93,7 +96,7 @@ def _merged(given: Path, room: Path, how: OpenOptions) -> tuple[Path, AdapterMer
 
 
 def _whole(given: Path, target: Path, how: OpenOptions) -> Path:
-    """A folder with a pooling: the given one's own, or the one that was asked for."""
+    """Return a folder with a pooling: its own, or the one that the options request."""
     ready = _ready(given, target, how)
     if not how.pooling or (ready / "modules.json").is_file():
         plain_transformers.refuse_unused(ready, how.pooling, how.normalize)
@@ -105,7 +108,7 @@ def _whole(given: Path, target: Path, how: OpenOptions) -> Path:
 
 
 def _ready(given: Path, target: Path, how: OpenOptions) -> Path:
-    """A folder in which what is vouched for is safe to open: our own copy of its bytes, made before they are hashed."""
+    """Return a folder whose trusted files are our own copies, made before they are hashed."""
     if not how.vouches or not given.is_dir():
         return given
     plain_transformers.symlink_tree(given, target)

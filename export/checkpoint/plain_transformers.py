@@ -1,4 +1,4 @@
-"""A plain transformers folder, made into a sentence-transformers one: links to its files, and a pooling beside them."""
+"""Turn a plain transformers folder into a sentence-transformers one: links to its files, and a pooling module."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 
 from embedship.errors import UsageError
 
-# Names as every version of sentence-transformers reads them, 2.x to 6.x.
+# Module names that every version of sentence-transformers reads, 2.x to 6.x.
 _MODES = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token", "max": "pooling_mode_max_tokens",
           "lasttoken": "pooling_mode_lasttoken"}  # fmt: skip
 _WIDTHS = ("hidden_size", "d_model", "dim", "n_embd")
 
 
 def symlink_tree(source: Path, target: Path) -> None:
-    """Recreate the folders of `source` below `target`, with a link for each file; hidden ones are left out."""
+    """Recreate the folders of `source` below `target` with a link per file. Hidden files are left out."""
     for path in sorted(source.rglob("*")):
         name = path.relative_to(source)
         if path.is_file() and not any(part.startswith(".") for part in name.parts):
@@ -24,9 +24,9 @@ def symlink_tree(source: Path, target: Path) -> None:
 
 
 def pool(folder: Path, mode: str, normalize: bool) -> None:
-    """Write modules.json and its Pooling (and Normalize) into a folder of links.
+    """Write modules.json with a Pooling (and Normalize) module into a folder of links.
 
-    Raises UsageError for a mode there is none of, or a config.json that does not tell the width of the model.
+    Raises UsageError for an unknown mode, or if config.json does not state the model's width.
     """
     if mode not in _MODES:
         raise UsageError(f"there is no pooling {mode!r}; there are: {', '.join(_MODES)}")
@@ -43,7 +43,7 @@ def pool(folder: Path, mode: str, normalize: bool) -> None:
 
 
 def refuse_unused(folder: Path, pooling: str | None, normalize: bool) -> None:
-    """Raises UsageError where an option would be ignored: a model that pools as it was not told to is a surprise."""
+    """Raise UsageError if --pooling or --normalize would be ignored, because the folder has its own pooling."""
     if pooling or normalize:
         why = "has a modules.json, which says how it pools" if pooling else "gets --normalize only with --pooling"
         raise UsageError(f"{folder} {why}: leave {'--pooling' if pooling else '--normalize'} out")
@@ -60,5 +60,5 @@ def _width(folder: Path) -> int:
 
 def _write(path: Path, content: object) -> None:
     path.parent.mkdir(exist_ok=True)
-    path.unlink(missing_ok=True)  # a link to the checkpoint's own file, or to the hub's blob, would be written through
+    path.unlink(missing_ok=True)  # writing through a link would change the checkpoint or the hub's cache
     path.write_text(json.dumps(content, indent=1), encoding="utf-8")

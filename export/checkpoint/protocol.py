@@ -1,4 +1,4 @@
-"""What an export asks of a loaded checkpoint, whichever its task: `Checkpoint` embeds texts, `Cross` scores pairs."""
+"""SourceModel: the interface of a loaded checkpoint, for embedders and cross-encoders."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from embedship.tokens import Text
 
 
 class SourceModel(Protocol):
-    """The model is in float32 on the CPU; `tokenizer_json` has no truncation and no padding."""
+    """A checkpoint in float32 on the CPU. `tokenizer_json` has no truncation and no padding."""
 
     @property
     def folder(self) -> SentenceTransformersFolder: ...
 
     @property
     def model(self) -> Any:
-        """The torch module that `transformer` is all of, or a part."""
+        """The torch module that contains `transformer`."""
 
     @property
     def pipeline(self) -> ModelSpec: ...
@@ -32,10 +32,10 @@ class SourceModel(Protocol):
 
     @property
     def transformer(self) -> Any:
-        """The model of transformers, with its `config`."""
+        """The transformers model, with its `config`."""
 
     def encode(self, texts: Sequence[Text]) -> Vectors:
-        """The checkpoint's own (n, dim) float32 rows, as its library computes them."""
+        """Return the checkpoint's own (n, dim) float32 rows, as its library computes them."""
 
     def features(self, texts: Sequence[Text]) -> dict[str, Any]:
-        """The inputs of the graph by name, tensors of (n, length), as its library makes them."""
+        """Return the graph's inputs by name, as its library makes them: (n, length) tensors."""

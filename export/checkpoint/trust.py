@@ -1,4 +1,4 @@
-"""What can run code when it is opened, and the hash by which somebody who has read it lets it through."""
+"""Files that can run code when opened, and the hash by which a user who has read them allows it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WEIGHTS = ("pytorch_model*.bin", "adapter_model*.bin")
 
 
 def pickles(folder: Path) -> list[Path]:
-    """The pickles a folder has in place of safetensors; those that hold weights, where the names tell."""
+    """Return the pickles that a folder has instead of safetensors; only those with weights, if names tell."""
     if any(folder.glob("*.safetensors")):
         return []
     weights = sorted(path for pattern in _WEIGHTS for path in folder.glob(pattern))
@@ -28,7 +28,7 @@ def pickles(folder: Path) -> list[Path]:
 
 
 def refuse_pickles(folder: Path) -> None:
-    """Raises UnsafeError with the file, its sha256 and both ways on."""
+    """Raise UnsafeError with the file, its sha256 and both ways to continue."""
     for path in pickles(folder)[:1]:
         vouch = f", or give --allow-pickle {sha256_of(path)}" if path.suffix == ".bin" else ""
         raise UnsafeError(
@@ -38,9 +38,9 @@ def refuse_pickles(folder: Path) -> None:
 
 
 def convert_pickles(root: Path, allowed: Collection[str]) -> None:
-    """Write safetensors in place of the pickles below `root` whose sha256 is among `allowed`; leave all others.
+    """Convert the pickles below `root` whose sha256 is in `allowed` to safetensors. All others stay.
 
-    The bytes that are opened are those that were hashed, and only tensors are taken from them (weights_only).
+    The opened bytes are those that were hashed, and only tensors are read from them (weights_only).
     """
     for folder in sorted({path.parent for path in root.rglob("*.bin")}):
         found = pickles(folder)
@@ -58,7 +58,7 @@ def _write(folder: Path, contents: dict[Path, bytes]) -> None:
     for path in (*contents, *folder.glob("*.bin.index.json")):
         path.unlink()
     stem = "adapter_model" if any(path.name.startswith("adapter_model") for path in contents) else "model"
-    # Tied weights share their memory in a pickle; safetensors wants each its own.
+    # Tied weights share memory in a pickle; safetensors needs a copy of each.
     save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()},
               folder / f"{stem}.safetensors", metadata={"format": "pt"})  # fmt: skip
 
@@ -76,7 +76,7 @@ def _tensors(path: Path, content: bytes) -> dict[str, Any]:
 
 
 def code_sha256(root: Path) -> str:
-    """sha256 over path, length and bytes of every *.py below `root`, sorted by path."""
+    """Return the sha256 over path, length and bytes of every *.py file below `root`, sorted by path."""
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         content = path.read_bytes()
@@ -86,9 +86,9 @@ def code_sha256(root: Path) -> str:
 
 @contextmanager
 def private_modules(folder: Path) -> Iterator[None]:
-    """transformers copies a model's code to its cache and imports the copy: here that cache is `folder`, and passes.
+    """Use `folder` as the cache into which transformers copies a model's code before importing it.
 
-    Nothing of the code stays importable afterwards, and what was imported from the real cache before is put back.
+    Afterwards the code is no longer importable, and modules imported earlier from the real cache are restored.
     """
     from transformers import dynamic_module_utils as dynamic
 
@@ -105,6 +105,6 @@ def private_modules(folder: Path) -> Iterator[None]:
 
 
 def _take_out(package: str) -> dict[str, ModuleType]:
-    """Remove a package from sys.modules, and return what was there: imports are looked up in its folder alone."""
+    """Remove a package from sys.modules and return its modules, because imports are resolved in its folder alone."""
     names = [name for name in sys.modules if name.partition(".")[0] == package]
     return {name: sys.modules.pop(name) for name in names}

@@ -1,4 +1,4 @@
-"""The verb `evaluate`: what does a bundle find in the user's own corpus? Needs no torch: it runs where serve does."""
+"""The command `embedship evaluate`: measure retrieval on the user's own corpus. It needs no torch."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ _STORAGES = {str(storage): storage for storage in STORAGES}
 
 
 def evaluate(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle folder.")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder.")],
     folder: Annotated[
         Path,
         typer.Argument(metavar="DIR", help="corpus.jsonl (_id, text, title), queries.jsonl (_id, text), qrels.tsv."),
     ],
     variants: Annotated[
-        str, typer.Option(help="Which variants, comma-separated, or `all` (default: the one chosen for this machine).")
+        str, typer.Option(help="Variants, comma-separated, or `all` (default: the one chosen for this machine).")
     ] = "",
-    dimensions: Annotated[str, typer.Option(help="Which Matryoshka dimensions (default: all the model has).")] = "",
-    codes: Annotated[str, typer.Option(help=f"Which vector codes: {', '.join(_STORAGES)} (default: all).")] = "",
+    dimensions: Annotated[str, typer.Option(help="Matryoshka dimensions, comma-separated (default: all).")] = "",
+    codes: Annotated[str, typer.Option(help=f"Vector codes: {', '.join(_STORAGES)} (default: all).")] = "",
     title: Annotated[
-        bool, typer.Option("--title", help='Embed "title text" of the corpus, not the text alone.')
+        bool, typer.Option("--title", help='Embed "title text" of each document, not the text alone.')
     ] = False,
     max_recall_drop: Annotated[
         float | None,
         typer.Option(
             min=0,
             max=1,
-            help="Exit 3 if recall@10 falls by more, e.g. 0.005, from the plain float32 variant, which gives the "
-            "checkpoint's vectors. Judged is what --variants, --dimensions and --codes name, and if the last two name "
-            "nothing, full dimension in float32.",
+            help="Exit with 3 if recall@10 is lower by more than this, e.g. 0.005, than that of the plain float32 "
+            "variant, which reproduces the checkpoint. Applies to what --variants, --dimensions and --codes select; "
+            "without the last two, to the full dimension in float32.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Measure retrieval for every variant, Matryoshka dimension and vector code, by exact search.
+    """Measure retrieval by exact search for each variant, Matryoshka dimension and vector code.
 
-    The figures are those of sentence-transformers' InformationRetrievalEvaluator. accuracy@k is the hit rate.
+    The figures equal those of sentence-transformers' InformationRetrievalEvaluator. accuracy@k is the hit rate.
     """
     from embedship.export.report.console import rows_table
 
@@ -73,7 +73,7 @@ def evaluate(
             baseline = retrieval_metrics.measure(data, encoded, PLAIN)
     if not rows:
         raise UsageError(
-            "nothing to measure: sign bits need a dimension divisible by 8; name other --codes or --dimensions"
+            "nothing to measure: binary codes need a dimension divisible by 8; name other --codes or --dimensions"
         )
     caption = f"{data.name}: {len(data.queries):,} queries, {len(data.documents):,} documents, exact search"
     if as_json:
@@ -90,12 +90,12 @@ def evaluate(
 
 
 def _names(bundle: Bundle, wanted: str) -> list[str]:
-    """Known to run here before any corpus is encoded; of all, those that do not are left out and named."""
+    """Return the names of variants that run here. `all` leaves out the others with a message; a name raises."""
     here = hardware.machine()
     if wanted == "all":
         for variant in bundle.manifest.variants:
             if not here.meets(variant.needs):
-                Console(stderr=True).print(f"{variant.name} is left out: it is for {' or '.join(variant.needs)}")
+                Console(stderr=True).print(f"{variant.name} is left out: it needs {' or '.join(variant.needs)}")
         return [v.name for v in bundle.manifest.variants if here.meets(v.needs)]
     named = [bundle.variant(name) for name in _parts(wanted)] or [variant_choice.variant(bundle)]
     for variant in named:
@@ -123,11 +123,11 @@ def _parts(text: str) -> list[str]:
 
 
 def _encoded(bundle: Bundle, name: str, data: RetrievalDataset) -> EncodedDataset:
-    """Each corpus is encoded once a variant; dimensions and codes are cut from that."""
+    """Encode the corpus once per variant. Smaller dimensions and codes are derived from these vectors."""
     total = len(data.documents) + len(data.queries)
     with Encoder.open(bundle, name) as encoder, _bar(name, total) as advance:
-        doors = retrieval_metrics.encode_functions(encoder, advance)
-        return EncodedDataset.make(name, data, *doors, bundle.manifest.pipeline)
+        functions = retrieval_metrics.encode_functions(encoder, advance)
+        return EncodedDataset.make(name, data, *functions, bundle.manifest.pipeline)
 
 
 @contextmanager
@@ -139,7 +139,7 @@ def _bar(name: str, total: int) -> Iterator[retrieval_metrics.Advance]:
 
 
 def _judge(rows: Sequence[RetrievalResult], baseline: RetrievalResult, budget: float) -> None:
-    """Raise GateError naming every row that lost too much."""
+    """Raise GateError that names every row whose recall fell by more than `budget`."""
     before = baseline.metrics["recall@10"]
     lost = [
         f"{row.variant} {row.dimension} {retrieval_metrics.storage(row)} {row.metrics['recall@10']:.4f}"
@@ -148,7 +148,7 @@ def _judge(rows: Sequence[RetrievalResult], baseline: RetrievalResult, budget: f
     ]
     if lost:
         raise GateError(
-            f"recall@10 falls by more than {budget} from {baseline.variant}'s {before:.4f}: {'; '.join(lost)}. Take "
+            f"recall@10 falls by more than {budget} from {baseline.variant}'s {before:.4f}: {'; '.join(lost)}. Use "
             "another variant, dimension or code, or raise --max-recall-drop if you accept the loss."
         )
 

@@ -1,4 +1,4 @@
-"""The verb `export`. Nothing heavy is imported before the options are read."""
+"""The command `embedship export`. Heavy packages are imported only after the options have been read."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ def export(
             help="A sentence-transformers folder, a PEFT adapter folder, or a hub id (organisation/model@revision).",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", help="The bundle folder to write.")],
+    out: Annotated[Path, typer.Option("--out", help="Bundle folder to write.")],
     task: Annotated[
-        Task, typer.Option(help="embed: a vector a text. rerank: a score a pair, of a cross-encoder with one logit.")
+        Task, typer.Option(help="embed: one vector per text. rerank: one score per pair (a cross-encoder, one logit).")
     ] = Task.EMBED,
     texts: Annotated[
         Path | None,
         typer.Option(
             "--texts",
-            help='JSON Lines, {"text": ...}: texts like those you will embed. int8 is calibrated on them, and parity '
-            "and speed are measured on them. Default: the documentation of Python's standard library. With --task "
-            'rerank pairs, {"query": ..., "text": ...}, several texts a query.',
+            help='JSON Lines, {"text": ...}: texts like those that you will embed, used for int8 calibration, parity '
+            "and speed. Default: the documentation of Python's standard library. With --task rerank: pairs, "
+            '{"query": ..., "text": ...}, several texts per query.',
         ),
     ] = None,
     queries: Annotated[
         Path | None,
         typer.Option(
             "--queries",
-            help='JSON Lines, {"text": ..., "session": ..., "timestamp": ...}: real queries, from which drift is '
-            "measured later.",
+            help='JSON Lines, {"text": ..., "session": ..., "timestamp": ...}: real queries, the reference for drift '
+            "detection.",
         ),
     ] = None,
     evaluation: Annotated[
@@ -55,18 +55,18 @@ def export(
         typer.Option(
             "--eval",
             metavar="DIR",
-            help="Measure retrieval before and after: a folder with corpus.jsonl (_id, text, title), queries.jsonl "
-            "(_id, text) and qrels.tsv. Only text is embedded, not title.",
+            help="Measure retrieval before and after, on a folder with corpus.jsonl (_id, text, title), queries.jsonl "
+            "(_id, text) and qrels.tsv. Titles are not embedded unless --eval-title is given.",
         ),
     ] = None,
-    eval_title: Annotated[bool, typer.Option("--eval-title", help='Embed "title text" of the corpus.')] = False,
+    eval_title: Annotated[bool, typer.Option("--eval-title", help='Embed "title text" of each document.')] = False,
     variants: Annotated[
         str,
         typer.Option(
             "--variants",
-            help=f"Which to make, comma-separated, or `all`: {_VARIANTS}. `onnx` is always made. Default: onnx, "
-            "openvino, and int8 for both: static for encoders, weight-only for decoders. A variant of the default that "
-            "fails is left out and named; a variant named here stops the export.",
+            help=f"Variants to build, comma-separated, or `all`: {_VARIANTS}. `onnx` is always built. Default: onnx, "
+            "openvino, and int8 for both (static for encoders, weight-only for decoders). A default variant that fails "
+            "is left out and reported. A variant named here stops the export if it fails.",
         ),
     ] = "",
     skip_failed: Annotated[
@@ -74,52 +74,51 @@ def export(
     ] = False,
     target: Annotated[
         HardwareTarget,
-        typer.Option(help="The CPUs that will run its int8 files, or cuda for float16 too. auto: those like this one."),
+        typer.Option(help="CPUs that will run the int8 files, or cuda to add float16. auto: CPUs like this one."),
     ] = HardwareTarget.AUTO,
     converter: Annotated[
         GraphConverter,
-        typer.Option(help="Who makes the float32 graph. optimum: see docs/variants.md for its environment."),
+        typer.Option(help="Converter of the float32 graph. optimum needs its own environment: see docs/variants.md."),
     ] = GraphConverter.EMBEDSHIP,
     name: Annotated[
-        str | None, typer.Option(help="What the model is called (default: its folder's name, or its model card's).")
+        str | None, typer.Option(help="Name of the model (default: from its folder or its model card).")
     ] = None,
     floor: Annotated[
         list[str] | None,
         typer.Option(
             "--floor",
             metavar="PRECISION-FIGURE=VALUE",
-            help="What the gate demands, e.g. int8-minimum=0.96. PRECISION is float32, float16, bfloat16 or int8. "
-            "FIGURE is minimum or mean (cosine to the checkpoint), short (the minimum of texts of 1 to 8 tokens), "
-            "overlap (of the ten nearest) or length (ratio). "
-            "May be repeated.",
+            help="Change a floor of a gate, e.g. int8-minimum=0.96. PRECISION: float32, float16, bfloat16 or int8. "
+            "FIGURE is minimum or mean (cosine to the checkpoint), short (minimum of texts of 1 to 8 tokens), overlap "
+            "(of the ten nearest texts) or length (ratio). Repeatable.",
         ),
     ] = None,
     objective: Annotated[
-        Objective, typer.Option(help="What the variant that serve takes should be best at, as measured here.")
+        Objective, typer.Option(help="Measurement that decides which variant `serve` uses.")
     ] = Objective.THROUGHPUT,
     max_recall_drop: Annotated[
         float | None,
         typer.Option(
             "--max-recall-drop",
-            help="With --eval: a variant that loses more of the checkpoint's recall@10 is not chosen, e.g. 0.005.",
+            help="With --eval: never choose a variant that loses more of the checkpoint's recall@10, e.g. 0.005.",
             min=0,
             max=1,
         ),
     ] = None,
     base: Annotated[
         str | None,
-        typer.Option("--base", metavar="PATH", help="The base of a PEFT adapter (default: the one the adapter names)."),
+        typer.Option("--base", metavar="PATH", help="Base model of a PEFT adapter (default: named by the adapter)."),
     ] = None,
     pooling: Annotated[
         str | None,
         typer.Option("--pooling", metavar="MODE", help="For a plain transformers folder: mean, cls, max or lasttoken."),
     ] = None,
     normalize: Annotated[
-        bool, typer.Option("--normalize", help="With --pooling: give its vectors unit length.")
+        bool, typer.Option("--normalize", help="With --pooling: normalise the vectors to unit length.")
     ] = False,
     allow_pickle: Annotated[
         list[str] | None,
-        typer.Option("--allow-pickle", metavar="SHA256", help="Read the weights file with this hash, though a pickle."),
+        typer.Option("--allow-pickle", metavar="SHA256", help="Read the pickled weights file that has this hash."),
     ] = None,
     trust_remote_code: Annotated[
         str | None,
@@ -127,21 +126,21 @@ def export(
             "--trust-remote-code", metavar="SHA256", help="Run the checkpoint's own code, if it has this hash."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Which texts are drawn.", min=0)] = 0,
-    force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is already there.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed for drawing sample texts.", min=0)] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
     sign: Annotated[
-        Path | None, typer.Option("--sign", metavar="KEY", help="Sign the bundle with this private key, PEM, offline.")
+        Path | None, typer.Option("--sign", metavar="KEY", help="Sign the bundle with this private key (PEM), offline.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Open and check everything, print the plan, write nothing.")
+        bool, typer.Option("--dry-run", help="Open and check all inputs, print the plan, write nothing.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Turn a checkpoint into a verified bundle.
+    """Export a checkpoint to a verified bundle.
 
-    Every variant must give the checkpoint's own vectors. One that does not is left out of the bundle, and named. Exits
-    3 and writes nothing if that is the plain float32 graph or a variant of --variants, 2 for what cannot be exported, 4
-    for a checkpoint that is unsafe to open.
+    Every variant must reproduce the checkpoint's own vectors. A default variant that does not is left out and reported.
+    Exits with 3, and writes nothing, if the plain float32 graph or a variant of --variants fails; with 2 if the
+    checkpoint cannot be exported; with 4 if it is unsafe to open.
     """
     from embedship.export.silence import stay_offline
 
@@ -194,7 +193,7 @@ def _plan(checkpoint: str, out: Path, wishes: ExportOptions, steps: StepTimer, a
     console = Console(highlight=False)
     console.print(export_dry_run.table(planned))
     count, size = len(planned.files), planned.bytes / 1e6
-    console.print(f"{out} would hold {count} files, about {size:,.0f} MB, checked on {planned.texts} texts")
+    console.print(f"{out} would contain {count} files, about {size:,.0f} MB, checked on {planned.texts} texts")
 
 
 def _report(bundle: Bundle, seconds: dict[str, float], as_json: bool) -> None:

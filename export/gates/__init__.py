@@ -1,10 +1,10 @@
-"""Gates.
+"""Gates: the checks that a variant must pass before it is part of a bundle.
 
-batch_invariance.py    The batch-invariance certificate
-dataset.py             Questions with known answers, in BEIR's layout
-parity.py              The gate
-retrieval.py           Does a variant still find what the checkpoint finds? The best one that does is chosen
-retrieval_metrics.py   Retrieval metrics on the user's own questions, for every way to make and store vectors
-shape_certificates.py  The shape certificate at export
-vector_codes.py        The codes of a bundle, fitted on the checkpoint's own vectors and measured on other texts
+batch_invariance.py    a text's vector must not depend on the other texts of its batch
+dataset.py             labelled questions in BEIR's layout
+parity.py              the vectors of each variant against those of the checkpoint
+retrieval.py           the choice of a variant by its recall
+retrieval_metrics.py   recall, nDCG, MRR, MAP on the user's questions, for each way to store vectors
+shape_certificates.py  the shape certificate of the chosen variant
+vector_codes.py        ranges and multipliers of int8 and binary vector codes
 """

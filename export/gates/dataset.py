@@ -1,4 +1,4 @@
-"""Questions with known answers, in BEIR's layout: corpus.jsonl, queries.jsonl, qrels.tsv."""
+"""RetrievalDataset: questions with known answers, in BEIR's layout (corpus.jsonl, queries.jsonl, qrels.tsv)."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ class _DatasetQuery(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class RetrievalDataset:
-    """`relevant` holds, for each query in order, the rows of its relevant documents; every query has at least one.
+    """Documents and queries. `relevant` has, per query, the rows of its relevant documents (at least one).
 
-    The documents are in the order of their ids, so that a tie goes to the lower row as it does to the lower id.
+    Documents are sorted by id, so that a tie goes to the lower row exactly as it goes to the lower id.
     """
 
     name: str
     documents: list[str]
     queries: list[str]
     relevant: list[NDArray[np.int64]]
-    ids: Sequence[str] = ()  # of the documents
+    ids: Sequence[str] = ()  # document ids
     query_ids: Sequence[str] = ()
 
     @classmethod
     def read(cls, folder: Path, title: bool = False) -> RetrievalDataset:
         """Read a folder in BEIR's layout: corpus.jsonl, queries.jsonl, qrels.tsv (with a header line).
 
-        `title` puts "title " before each text, as BEIR does. Raises UsageError naming file and line.
+        `title` puts "title " before each text, as BEIR does. Raises UsageError that names file and line.
         """
         documents = sorted(jsonl.read(folder / "corpus.jsonl", _DatasetDocument), key=lambda document: document.id)
         texts = [f"{d.title} {d.text}" if title and d.title else d.text for d in documents]
@@ -61,10 +61,10 @@ class RetrievalDataset:
         return cls(folder.resolve().name, texts, [q.text for q in queries], relevant, *ids)
 
     def encodable(self, tokenizer: Tokenizer, pipeline: ModelSpec, say: Callable[[str], object]) -> RetrievalDataset:
-        """Without documents and queries that have no token, prompt included, and so no vector; `say` is told their ids.
+        """Return the dataset without texts that have no tokens and so no vector. `say` receives their ids.
 
-        That is an empty text where the tokenizer adds no special tokens. A judgement of such a document goes with it,
-        and so does a query that has no other. Raises UsageError when no query is left.
+        An empty text has no tokens if the tokenizer adds no special tokens and there is no prompt. A judgement of a
+        dropped document is dropped too, and so is a query with no other one. Raises UsageError if no query is left.
         """
         prompts = (pipeline.prompt(name) for name in (pipeline.document_prompt, pipeline.query_prompt))
         documents, queries = (
@@ -80,7 +80,7 @@ class RetrievalDataset:
             if not good.all():
                 say(f"{self.name}: {_without_tokens(what, [names[row] for row in np.flatnonzero(~good).tolist()])}")
         if not kept:
-            raise UsageError(f"{self.name}: no query is left that has a token and a relevant document with a token")
+            raise UsageError(f"{self.name}: no query is left with tokens and with a relevant document that has tokens")
         return RetrievalDataset(
             self.name,
             [self.documents[row] for row in np.flatnonzero(documents).tolist()],

@@ -1,4 +1,4 @@
-"""The gate: every variant, run as the server will run it, against the vectors of the checkpoint itself."""
+"""Parity gate: the vectors of each variant, run as the server will run it, against the checkpoint's own vectors."""
 
 from __future__ import annotations
 
@@ -26,40 +26,40 @@ from embedship.likeness import measure as called
 from embedship.likeness import similarity, spread
 from embedship.tokens import Text, Tokenizer
 
-# What MiniLM measures over 214 texts (minimum, mean, overlap): float32 0.99999, 1.00000, 0.999 (O3); bfloat16 0.99996,
-# 0.99999, 0.993; int8 0.9863, 0.9978, 0.945. The floors leave room for other models, none for a broken graph. Lengths
-# differ by less than 1e-6 where the model normalises. float16 keeps 11 bits (0.999996), bfloat16 8.
+# MiniLM measures over 214 texts (minimum, mean, overlap): float32 0.99999, 1.00000, 0.999 (O3); bfloat16 0.99996,
+# 0.99999, 0.993; int8 0.9863, 0.9978, 0.945. The floors leave room for other models but not for a broken graph. Vector
+# lengths differ by less than 1e-6 if the model normalises. float16 has 11 bits (0.999996), bfloat16 8.
 FLOORS = {
     Precision.FLOAT32: ParityFloors(minimum=0.9999, mean=0.9999, overlap=0.99, length=0.999),
     Precision.FLOAT16: ParityFloors(minimum=0.9995, mean=0.9995, overlap=0.95, length=0.99),
     Precision.BFLOAT16: ParityFloors(minimum=0.999, mean=0.999, overlap=0.95, length=0.98),
-    # Of 1 to 8 tokens there are few to average errors over: MiniLM's worst, "thank you", has 0.971 calibrated on short
-    # texts too, and 0.958 without.
+    # Short texts have few tokens to average errors over. The floor leaves room below what MiniLM measures: its worst
+    # short text, "thank you", had 0.958 in onnx-int8 before short texts were part of the calibration.
     Precision.INT8: ParityFloors(minimum=0.97, mean=0.99, overlap=0.85, length=0.9, short=0.95),
 }
-# A score has no 384 components over which errors average out, so single hostile pairs move further. A cross-encoder of
-# two layers measures over 242 pairs 0.885 at worst in int8 and 0.992 on average, with 0.966 of the passages in order.
-# bfloat16 was seen at 0.99883 on a CPU that has it; its floors lie between those of float16 and int8.
+# A score is one number, so errors do not average out as over 384 components, and single adversarial pairs move further.
+# A cross-encoder of two layers measures over 242 pairs 0.885 (worst) and 0.992 (mean) in int8, with 0.966 of the
+# passages in order. bfloat16 was reported at 0.99883 on a CPU that has it; its floors lie between those of
+# float16 and int8.
 SCORE_FLOORS = FLOORS | {
     Precision.BFLOAT16: ParityFloors(minimum=0.99, mean=0.998, overlap=0.95, length=0.97),
     Precision.INT8: ParityFloors(minimum=0.8, mean=0.98, overlap=0.9, length=0.9),
 }
 Cosines = npt.NDArray[np.float64]
 NEIGHBOURS = 10
-# Two neighbours whose cosines to a text differ by less are equally near: which of them is the tenth says nothing.
+# Two neighbours whose cosines differ by less are equally near, so their order is not judged.
 _TIE = 1e-5
-# The certificate asks this many real texts besides the hostile ones.
+# The batch-invariance certificate uses this many real texts, in addition to the adversarial ones.
 _COMPANY_REAL = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ProbeSet:
-    """Texts without prompt, or pairs, and the checkpoint's own (n, dim) float32 rows of them; the hostile come first.
+    """Probe texts (or pairs), adversarial ones first, and the checkpoint's own (n, dim) float32 rows for them.
 
-    `short` texts of a few tokens, with (m, dim) `short_vectors`, are judged apart from all others.
-    `longest` is the length in tokens of the longest; `padding_side_independent` says whether the checkpoint itself
-    gives the same
-    vectors padded on the other side.
+    `short` are texts of a few tokens with (m, dim) `short_vectors`; they are judged separately. `longest` is the length
+    of the longest text in tokens. `padding_side_independent`: the checkpoint gives the same vectors with padding on the
+    other side.
     """
 
     texts: list[Text]
@@ -74,7 +74,7 @@ class ProbeSet:
     def make(
         cls, checkpoint: SourceModel, tokenizer: Tokenizer, real: Sequence[Text], short: Sequence[Text] = ()
     ) -> ProbeSet:
-        """Hostile texts and the given real ones, each with every prompt of the model taken in turn; short ones bare.
+        """Build the probes: adversarial texts, then `real` texts with the model's prompts in turn, and short texts.
 
         Raises GateError if the checkpoint itself gives NaN or infinity.
         """
@@ -88,7 +88,7 @@ class ProbeSet:
             row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
             raise GateError(f"the checkpoint itself gives NaN or infinity, for {shown(texts[row])}: nothing to export")
         company = len(kept[0]) + _COMPANY_REAL
-        # A cross-encoder answers at one place; no server pads it on the left, and nobody asks it to be right then.
+        # A cross-encoder reads its answer at one position and no server pads it on the left, so it is not tested there.
         either_side = isinstance(checkpoint, EmbedderCheckpoint) and batch_invariance.padding_side_independent(
             checkpoint, texts[:company], vectors[:company]
         )
@@ -98,20 +98,20 @@ class ProbeSet:
 
     @property
     def company(self) -> list[Text]:
-        """The hostile ones and some real ones, for the batch-invariance certificate."""
+        """The adversarial texts and some real ones, for the batch-invariance certificate."""
         return self.texts[: self.hostile + _COMPANY_REAL]
 
     def golden(self, tokenizer: Tokenizer) -> GoldenTexts:
-        """The hostile ones and the first of the real ones, with their token ids."""
+        """Return the adversarial texts and the first real ones, with their token ids."""
         count = self.hostile + REAL
         texts = self.texts[:count]
         return GoldenTexts(texts, tokenizer(texts).ids, self.vectors[:count])
 
 
 def _fits(tokenizer: Tokenizer, texts: Sequence[Text]) -> list[Text]:
-    """Without texts of no token at all, which have no vector; what would need too much memory is cut to LONGEST.
+    """Drop texts without tokens, which have no vector. Truncate very long texts to LONGEST tokens to bound memory.
 
-    Of pairs it is left out.
+    A very long pair is dropped.
     """
     cut = [
         probe_texts.within(tokenizer, text, probe_texts.LONGEST) if isinstance(text, str) else text for text in texts
@@ -120,7 +120,7 @@ def _fits(tokenizer: Tokenizer, texts: Sequence[Text]) -> list[Text]:
 
 
 class GateMeasurement(NamedTuple):
-    """What the manifest keeps of it, and the cosine of each probe, (n,), for the report's histogram."""
+    """The figures for the manifest, and the (n,) cosines of all probes for the report's histogram."""
 
     parity: ParityReport
     invariance: InvarianceReport
@@ -128,9 +128,9 @@ class GateMeasurement(NamedTuple):
 
 
 def floors(wanted: Sequence[str], task: Task = Task.EMBED) -> dict[Precision, ParityFloors]:
-    """FLOORS (of a re-ranker SCORE_FLOORS), changed by settings like `int8-minimum=0.96`.
+    """Return FLOORS (SCORE_FLOORS for a re-ranker), changed by settings such as `int8-minimum=0.96`.
 
-    Raises UsageError naming what is allowed.
+    Raises UsageError that names the allowed settings.
     """
     changed = dict(FLOORS if task is Task.EMBED else SCORE_FLOORS)
     for setting in wanted:
@@ -148,21 +148,21 @@ def _setting(setting: str) -> tuple[Precision, str, float]:
     except ValueError:
         pass
     raise UsageError(
-        f"--floor {setting}: it is PRECISION-FIGURE=VALUE, with a precision of {', '.join(Precision)}, a figure of "
+        f"--floor {setting} must be PRECISION-FIGURE=VALUE, with a precision of {', '.join(Precision)}, a figure of "
         f"{', '.join(ParityFloors.__struct_fields__)}, and a value from -1 to 1"
     )
 
 
 def measure(encoder: Encoder, name: str, probes: ProbeSet) -> tuple[ParityReport, Cosines]:
-    """Hold the encoder's vectors against the checkpoint's: what is recorded, and the cosine of each probe, (n,).
+    """Compare the encoder's vectors with the checkpoint's. Returns the report, and the (n,) cosines of all probes.
 
-    Raises GateError if any row holds NaN or infinity.
+    Raises GateError if a row contains NaN or infinity.
     """
     vectors = encoder.encode_tokens(encoder.tokenizer(probes.texts))
     _require_finite(name, vectors, probes.texts)
     task = encoder.bundle.task
     cosines = similarity(task, probes.vectors, vectors)
-    worst = int(np.argmin(cosines))  # a NaN, of a zero row, counts as the smallest
+    worst = int(np.argmin(cosines))  # argmin treats NaN (a zero row) as the smallest value
     parity = ParityReport(
         texts=len(probes.texts),
         longest=probes.longest,
@@ -192,7 +192,7 @@ def _with_short(parity: ParityReport, encoder: Encoder, name: str, probes: Probe
 
 
 def _order(task: Task, probes: ProbeSet, vectors: Vectors) -> float:
-    """How far the order of what is found stays the checkpoint's."""
+    """Return how much of the checkpoint's ranking is preserved, from 0 to 1."""
     if task is Task.EMBED:
         return overlap(vectors, probes.vectors)
     return probe_pairs.concordance(probes.texts, vectors, probes.vectors)
@@ -212,7 +212,7 @@ def _require_finite(name: str, vectors: Vectors, texts: Sequence[Text]) -> None:
 
 
 def overlap(vectors: Vectors, expected: Vectors) -> float:
-    """Mean share of each row's nearest other rows, by cosine, that are its nearest in (n, dim) `expected` too."""
+    """Return the mean share of each row's nearest rows, by cosine, that are also nearest in (n, dim) `expected`."""
     k = min(NEIGHBOURS, len(vectors) - 1)
     ours, theirs = (_similarities(rows) for rows in (vectors, expected))
     nearest = np.argpartition(-ours, k - 1, axis=1)[:, :k]
@@ -228,14 +228,14 @@ def _similarities(vectors: Vectors) -> Vectors:
 
 
 def length(vectors: Vectors, expected: Vectors) -> float:
-    """Worst ratio of a row's length to the expected one, the smaller over the larger; 0 where one of them is zero."""
+    """Return the worst ratio of a row's length to the expected length (smaller over larger); 0 if one is zero."""
     lengths = np.stack([np.linalg.norm(rows, axis=1) for rows in (vectors, expected)])
     return float((lengths.min(axis=0) / np.maximum(lengths.max(axis=0), np.finfo(np.float32).tiny)).min())
 
 
 def judge(name: str, precision: Precision, parity: ParityReport, floors: ParityFloors, task: Task = Task.EMBED) -> None:
-    """Raise GateError with the worst text, the figures and the options that change the floors, unless all are held."""
-    # `not >=` and never `<`: a NaN must fail.
+    """Raise GateError, with the worst text and the options that change the floors, if a figure is below its floor."""
+    # `not >=` instead of `<`, so that NaN fails.
     failures = [
         f"{what} {measured:.6f} is under the floor {floor} (--floor {precision}-{flag})"
         for what, flag, measured, floor in (
@@ -254,8 +254,8 @@ def judge(name: str, precision: Precision, parity: ParityReport, floors: ParityF
         )
     if failures:
         raise GateError(
-            f"variant {name} ({precision}) does not give the checkpoint's {_ANSWERS[task]}: {' and '.join(failures)}. "
-            f"Worst of {parity.texts} texts: {parity.worst_text}"
+            f"variant {name} ({precision}) does not reproduce the checkpoint's {_ANSWERS[task]}: "
+            f"{' and '.join(failures)}. Worst of {parity.texts} texts: {parity.worst_text}"
         )
 
 
@@ -264,7 +264,7 @@ _ANSWERS = {Task.EMBED: "vectors", Task.RERANK: "scores"}
 
 
 def require(encoder: Encoder, probes: ProbeSet, floors: dict[Precision, ParityFloors]) -> GateMeasurement:
-    """Measure and judge one variant, alone and in company; then the golden check that every server will run.
+    """Run parity and batch invariance for one variant, then the golden-text check that every server runs.
 
     Raises VariantError with the stage that failed.
     """

@@ -1,4 +1,4 @@
-"""Does a variant still find what the checkpoint finds? The best one that does is chosen."""
+"""Retrieval gate: measure the recall of each variant and choose the best one within the allowed loss."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from embedship.export.variant_failures import VariantFailures, failing
 
 
 class VariantDecision(NamedTuple):
-    """The variant to take, the codes with their rescoring multiplier measured, and what was found with what."""
+    """The chosen variant, the vector codes with their measured rescoring multiplier, and the measurements."""
 
     chosen: str
     codes: VectorCodes
@@ -26,7 +26,7 @@ class VariantDecision(NamedTuple):
 
 
 def on_texts(encoder: Encoder, codes: VectorCodes, documents: list[str], queries: list[str]) -> VariantDecision:
-    """Without questions and answers: the multiplier alone, over texts among texts."""
+    """Measure the rescoring multiplier by searching texts among texts, when there is no labelled dataset."""
     sample = RetrievalDataset("texts", documents, queries, [])
     encoded = EncodedDataset.make(
         encoder.variant.name, sample, *retrieval_metrics.encode_functions(encoder), encoder.bundle.manifest.pipeline
@@ -44,17 +44,17 @@ def on_questions(
     steps: StepTimer,
     failures: VariantFailures,
 ) -> VariantDecision:
-    """Every variant at full dimension in float32, and the chosen one in every dimension and code.
+    """Measure every variant at full dimension in float32, and the chosen one in every dimension and code.
 
-    `ranked` names what may be chosen, best first; the first whose recall@10 lies at most `budget` below the
-    checkpoint's is. Each corpus is encoded once a variant, and one variant's vectors are held at a time. An optional
-    variant that fails is noted in `failures` and not chosen.
+    `ranked` names the candidates, best first. The first one whose recall@10 is at most `budget` below the checkpoint's
+    is chosen. The corpus is encoded once per variant, and one variant's vectors are in memory at a time. An optional
+    variant that fails is recorded in `failures` and not chosen.
 
-    Raises GateError when all lose more.
+    Raises GateError if every candidate loses more.
     """
     pipeline = checkpoint.pipeline
     with steps.step("retrieval of the checkpoint"):
-        encoded = EncodedDataset.make("checkpoint", data, *_doors(checkpoint), pipeline)
+        encoded = EncodedDataset.make("checkpoint", data, *_encode_functions(checkpoint), pipeline)
         rows = [retrieval_metrics.measure(data, encoded, PLAIN)]
     chosen = None
     for name in dict.fromkeys([*ranked, *encoders]):
@@ -80,7 +80,7 @@ def on_questions(
     return VariantDecision(chosen, codes, found)
 
 
-def _doors(checkpoint: EmbedderCheckpoint) -> tuple[Encode, Encode]:
+def _encode_functions(checkpoint: EmbedderCheckpoint) -> tuple[Encode, Encode]:
     pipeline = checkpoint.pipeline
     prompts = (pipeline.prompts.get(name or "", "") for name in (pipeline.document_prompt, pipeline.query_prompt))
     documents, queries = (partial(checkpoint.encode, prompt=prompt) for prompt in prompts)

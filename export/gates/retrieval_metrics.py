@@ -1,7 +1,7 @@
-"""Retrieval metrics on the user's own questions, for every way to make and store vectors: did it cost what matters?
+"""Retrieval metrics on the user's own questions, for each way to compute and store vectors.
 
-The definitions are those of sentence-transformers' InformationRetrievalEvaluator: relevance is yes or no, questions
-without a relevant document are left out, ties rank by document id. accuracy@k is the hit rate: the share of questions
+The definitions are those of sentence-transformers' InformationRetrievalEvaluator: binary relevance, questions without a
+relevant document are left out, and ties are ranked by document id. accuracy@k is the hit rate: the share of questions
 with a relevant document among the first k. Memory holds one variant's vectors and one block of scores.
 """
 
@@ -24,18 +24,18 @@ from embedship.export.gates.dataset import RetrievalDataset
 
 KS = (1, 3, 5, 10)
 DEPTH = 100
-# A tile of scores is 256 x 4,096 x 4 bytes, 4 MB, and three times that once it is packed with its rows.
+# A tile of scores takes 256 x 4,096 x 4 bytes = 4 MB, and three times that with its row numbers.
 _QUERIES, _DOCUMENTS = 256, 4096
 _GATHERED_BYTES = 64 * 2**20
 
 Encode = Callable[[Sequence[str]], Vectors]
-Advance = Callable[[int], object]  # told how many texts have just been finished
+Advance = Callable[[int], object]  # called with the number of texts that have just been finished
 Rows = NDArray[np.int64]  # (n, k) document rows, best first
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedDataset:
-    """A dataset as one variant (or "checkpoint") sees it: (n, dim) float32 at full dimension, ready to compare."""
+    """A dataset encoded by one variant (or by the "checkpoint"): (n, dim) float32 vectors at full dimension."""
 
     variant: str
     documents: Vectors
@@ -45,7 +45,7 @@ class EncodedDataset:
     def make(
         cls, variant: str, data: RetrievalDataset, documents: Encode, queries: Encode, pipeline: ModelSpec
     ) -> EncodedDataset:
-        """Unit rows, except where the model was trained for the inner product. Raises EngineError for NaN."""
+        """Encode a dataset, to unit length unless the model uses the inner product. Raises EngineError for NaN."""
         dot = pipeline.similarity is Similarity.DOT
         made = (documents(data.documents), queries(data.queries))
         if not all(np.isfinite(vectors).all() for vectors in made):
@@ -64,7 +64,7 @@ class EncodedDataset:
 
 @dataclass(frozen=True, slots=True)
 class VectorStorage:
-    """A vector code, and whether int8 codes rank again what it found."""
+    """A vector code, and whether int8 codes rescore its candidates."""
 
     code: VectorCode
     rescored: bool = False
@@ -88,7 +88,7 @@ STORAGES = (
 
 
 def encode_functions(encoder: Encoder, progress: Advance | None = None) -> tuple[Encode, Encode]:
-    """How documents and how queries are encoded, each with the prompt sentence-transformers would pick."""
+    """Return the functions that encode documents and queries, with the prompts that sentence-transformers selects."""
     pipeline = encoder.bundle.manifest.pipeline
     documents, queries = (
         partial(encoder.encode, prompt_name=name, progress=progress)
@@ -98,7 +98,7 @@ def encode_functions(encoder: Encoder, progress: Advance | None = None) -> tuple
 
 
 def drop(before: RetrievalResult, after: RetrievalResult) -> float:
-    """How far recall@10 fell."""
+    """Return the decrease of recall@10."""
     return before.metrics["recall@10"] - after.metrics["recall@10"]
 
 
@@ -109,7 +109,7 @@ def grid(
     storages: Sequence[VectorStorage],
     codes: VectorCodes,
 ) -> Iterator[RetrievalResult]:
-    """Metrics of every dimension x storage, largest dimension first; sign bits only where they fill whole bytes."""
+    """Measure every dimension and storage, largest dimension first. Binary codes need dimensions divisible by 8."""
     for dimension in sorted(dimensions, reverse=True):
         shorter = encoded.cut(dimension)
         for storage in storages:
@@ -120,9 +120,9 @@ def grid(
 def measure(
     data: RetrievalDataset, encoded: EncodedDataset, storage: VectorStorage, codes: VectorCodes | None = None
 ) -> RetrievalResult:
-    """Search every question and average every metric; `codes` are needed for all but float32 and float16.
+    """Search all questions and average each metric. `codes` are needed except for float32 and float16.
 
-    A rescored figure at k is that of a search for k: `codes.rescore` candidates for each of the k.
+    A rescored figure at k uses `codes.rescore` candidates per result, as a search for k results does.
     """
     if storage.rescored:
         shallow, deep = (rescored(encoded, codes, k) for k in (max(KS), DEPTH))
@@ -142,7 +142,7 @@ _BITS = {VectorCode.FLOAT32: 32, VectorCode.FLOAT16: 16, VectorCode.INT8: 8, Vec
 
 
 def stored(encoded: EncodedDataset, code: VectorCode, codes: VectorCodes | None) -> tuple[Vectors, NDArray[np.generic]]:
-    """Queries and stored documents, so that the inner product of `widened` documents is the score of the code."""
+    """Return queries and stored documents such that their inner product, after `widened`, is the code's score."""
     documents, queries = encoded.documents, encoded.queries
     if code is VectorCode.FLOAT32:
         return queries, documents
@@ -164,7 +164,7 @@ def widened(block: NDArray[np.generic]) -> Vectors:
 
 
 def nearest(queries: Vectors, documents: NDArray[np.generic], k: int) -> Rows:
-    """The k rows with the largest inner product, best first; of equal scores the lower row first."""
+    """Return the k rows with the largest inner product, best first. Equal scores are ordered by row number."""
     found = [_nearest(queries[at : at + _QUERIES], documents, k) for at in range(0, len(queries), _QUERIES)]
     return np.concatenate(found)
 
@@ -179,7 +179,7 @@ def _nearest(queries: Vectors, documents: NDArray[np.generic], k: int) -> Rows:
 
 
 def rescored(encoded: EncodedDataset, codes: VectorCodes | None, k: int) -> Rows:
-    """Sign bits find `codes.rescore` x k candidates, int8 codes rank them: how a binary index searches."""
+    """Find `codes.rescore` x k candidates by binary codes and rank them by int8 codes, as a binary index does."""
     assert codes is not None
     return rescore_candidates(
         encoded, codes, nearest(*stored(encoded, VectorCode.UBINARY, codes), codes.rescore * k), k
@@ -187,7 +187,7 @@ def rescored(encoded: EncodedDataset, codes: VectorCodes | None, k: int) -> Rows
 
 
 def rescore_candidates(encoded: EncodedDataset, codes: VectorCodes, candidates: Rows, k: int) -> Rows:
-    """The k best of each query's candidates by their int8 codes."""
+    """Return the k best of each query's candidates, by their int8 codes."""
     queries, documents = stored(encoded, VectorCode.INT8, codes)
     step = max(1, _GATHERED_BYTES // (4 * encoded.dimension * candidates.shape[1]))
     found = []
@@ -199,7 +199,7 @@ def rescore_candidates(encoded: EncodedDataset, codes: VectorCodes, candidates: 
 
 
 def hits(ranked: Rows, relevant: Sequence[NDArray[np.int64]]) -> NDArray[np.bool_]:
-    """(n, k): is this one relevant?"""
+    """Return (n, k) flags: True where the ranked document is relevant."""
     return np.stack([np.isin(rows, wanted) for rows, wanted in zip(ranked, relevant, strict=True)])
 
 
@@ -210,9 +210,9 @@ def _counts(data: RetrievalDataset) -> NDArray[np.int64]:
 def metrics(
     shallow: NDArray[np.bool_], deep: NDArray[np.bool_], relevant: NDArray[np.int64]
 ) -> dict[str, NDArray[np.float64]]:
-    """Every metric of every question, (n,) each: map@100 from the (n, 100) `deep` hits, the others from `shallow`.
+    """Return each metric per question, (n,): map@100 from the (n, 100) `deep` hits, the others from `shallow`.
 
-    `relevant` counts the relevant documents of each question.
+    `relevant` has the number of relevant documents per question.
     """
     ranks = np.arange(1, DEPTH + 1)
     found: dict[str, NDArray[np.float64]] = {}

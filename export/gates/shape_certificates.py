@@ -1,6 +1,6 @@
-"""The shape certificate at export: of the variant that is chosen, for each costs as long as a minute's work.
+"""Shape certificate at export. Only the chosen variant is certified, because each one takes up to a minute.
 
-The others are certified by `embedship tune` or `verify --all`, or when a server first takes one.
+`embedship tune` and `verify --all` certify the others, and so does a server that starts with one of them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from embedship.export.steps import StepTimer
 
 
 def of(variants: Sequence[Variant], name: str, encoders: Mapping[str, Encoder], steps: StepTimer) -> list[Variant]:
-    """The variants, the named one certified, too. Raises GateError if too many of its shapes are wrong."""
+    """Certify the named variant and return all variants. Raises GateError if too many of its shapes are wrong."""
     kept = _certified(variants, name, encoders[name], steps)
     _require(kept, name, encoders[name])
     return kept

@@ -1,4 +1,4 @@
-"""The codes of a bundle, fitted on the checkpoint's own vectors and measured on other texts than those."""
+"""Vector codes of a bundle: int8 ranges fitted on the checkpoint's vectors, and measured on other texts."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from embedship.export.gates.retrieval_metrics import EncodedDataset, Rows, neare
 from embedship.monitor.recall.rolling import overlap
 from embedship.tokens import Text
 
-# Sign bits split a unit vector where sentence-transformers and FAISS split it.
+# Binary codes use the same threshold as sentence-transformers and FAISS.
 THRESHOLD = 0.0
-# What sign bits and int8 together must find of the 10 exact nearest.
+# Share of the 10 exact nearest documents that binary candidates with int8 rescoring must find.
 _WANTED = 0.99
 _MULTIPLIERS = (1, 2, 4, 8, 16, 32, 64)
 _K = 10
 
 
 def fit(checkpoint: EmbedderCheckpoint, texts: Sequence[Text], held_out: Vectors) -> VectorCodes:
-    """Freeze the int8 ranges over `texts`; `held_out` are (n, dim) vectors of others, in which clipping is counted.
+    """Fit the int8 ranges on `texts`. Clipping is counted on `held_out`, (n, dim) vectors of other texts.
 
-    The rescoring multiplier is still to be measured, with `rescoring`.
+    The rescoring multiplier is measured later, by `rescoring`.
     """
     pipeline = checkpoint.pipeline
     raw = pipeline.similarity is Similarity.DOT
@@ -41,7 +41,7 @@ def fit(checkpoint: EmbedderCheckpoint, texts: Sequence[Text], held_out: Vectors
 
 
 def rescoring(codes: VectorCodes, encoded: EncodedDataset) -> VectorCodes:
-    """The codes, with the fewest candidates a hit that find 99% of the 10 exact nearest, or all that int8 finds."""
+    """Return the codes with the smallest multiplier that finds 99% of the 10 exact nearest, or all that int8 finds."""
     if encoded.dimension % 8:
         return codes
     exact = nearest(*stored(encoded, VectorCode.FLOAT32, codes), _K)

@@ -1,11 +1,11 @@
-"""Report.
+"""Reports of an export, for the terminal, for a browser and for machines.
 
-console.py     What an export ends with
-figures.py     The figures of an export
-histogram.py   Cosines to the checkpoint as counts, in bins that are even in the number of nines
+console.py     table and JSON that the command prints
+figures.py     plots of report.html
+histogram.py   histogram of cosines to the checkpoint
 page.py        report.html and report.json
-provenance.py  How a bundle came to be
+provenance.py  inputs and options of an export
 sbom.py        sbom.cdx.json, the bill of materials in CycloneDX 1.6
-tables.py      The tables of a report, as words in rows and columns
-wording.py     What the measurements say, in sentences, and how figures are written
+tables.py      tables of report.html
+wording.py     sentences and number formats
 """

@@ -1,4 +1,4 @@
-"""What an export ends with: a table to read, or JSON to pipe."""
+"""Terminal output of an export: a table for people, or JSON for machines."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ _ALIKE = {Task.EMBED: ("cos min", "cos mean"), Task.RERANK: ("like min", "like m
 
 
 def table(bundle: Bundle) -> Table:
-    """One row a variant: fused and quantised operators counted, ratio to plain ONNX, * for what `serve` takes here."""
+    """Return one row per variant: operators, cosines, speed relative to plain ONNX; * marks the variant of `serve`."""
     chosen = bundle.manifest.choice
     plain = chosen.tokens_per_second[bundle.plain.name]
     shown = Table(
         box=SIMPLE,
         pad_edge=False,
-        padding=(0, 1, 0, 0),  # 80 columns hold it
+        padding=(0, 1, 0, 0),  # the table fits into 80 columns
         caption=f"* is what serve takes on: {chosen.machine.cpu}, {chosen.machine.cores:g} cores",
     )
     for heading in ("", "variant", "runs as", "MB", "fused", *_ALIKE[bundle.task], "tokens/s", "ratio", "spread"):
         shown.add_column(heading, justify="left" if heading in ("", "variant", "runs as") else "right", no_wrap=True)
     for v in bundle.manifest.variants:
-        speed = chosen.tokens_per_second.get(v.name)  # none where this machine may not serve it
+        speed = chosen.tokens_per_second.get(v.name)  # missing if this machine cannot serve it
         measured = (f"{speed:,.0f}", f"{speed / plain:.2f}x", _spread(chosen, v.name)) if speed else ("-", "-", "-")
         cosines = (f"{v.parity.minimum:.5f}", f"{v.parity.mean:.5f}")
         mark = "*" if v.name == chosen.variant else ""
@@ -62,12 +62,12 @@ def table(bundle: Bundle) -> Table:
 
 
 def _spread(chosen: VariantChoice, name: str) -> str:
-    """How far its rounds lie apart; bundles of an earlier version do not say."""
+    """Return the spread of a variant's speed over its rounds; empty for bundles of earlier versions."""
     return f"{chosen.spread[name]:.0%}" if name in chosen.spread else "-"
 
 
 def left_out(bundle: Bundle) -> list[str]:
-    """A line a variant that failed, with the stage and the reason."""
+    """Return one line per variant that failed, with the stage and the reason."""
     return [f"{one.name} is left out, it failed ({one.stage}): {one.reason}" for one in bundle.manifest.failed]
 
 
@@ -82,7 +82,7 @@ def _short(v: Variant) -> list[str]:
 
 
 def _noise(chosen: VariantChoice) -> list[str]:
-    """What keeps the speeds from being a verdict."""
+    """Return the reasons why the measured speeds may be inaccurate."""
     lines = []
     if chosen.alike:
         lines.append(
@@ -98,13 +98,13 @@ def _noise(chosen: VariantChoice) -> list[str]:
 
 
 def fused(bundle: Bundle) -> list[str]:
-    """A line a variant with what was fused or quantised in it."""
+    """Return one line per variant with its fused and quantised operators."""
     counted = {v.name: ", ".join(f"{name} {n}" for name, n in v.fused.items()) for v in bundle.manifest.variants}
     return [f"{name} has: {counts}" for name, counts in counted.items() if counts]
 
 
 def source(source: ModelSource) -> list[str]:
-    """What was done to the checkpoint on the way: an adapter merged, code run, something left out."""
+    """Return what was done to the checkpoint: an adapter merged, code run, files left out."""
     lines = []
     if source.merge:
         lines.append(f"adapter merged: cosine to the unmerged {source.merge.minimum:.7f} or more")
@@ -116,7 +116,7 @@ def source(source: ModelSource) -> list[str]:
 
 
 def notes(bundle: Bundle) -> list[str]:
-    """What the figures of the table do not say by themselves."""
+    """Return notes on figures that the table does not show."""
     manifest = bundle.manifest
     pipeline, codes = manifest.pipeline, manifest.codes
     lines = [_company(v, bundle.task) for v in manifest.variants]
@@ -138,7 +138,7 @@ def notes(bundle: Bundle) -> list[str]:
 
 
 def _passed_over(bundle: Bundle, v: Variant) -> list[str]:
-    """Why a variant cannot be what serve takes."""
+    """Return why a variant cannot be chosen for `serve`."""
     chosen, quality, plain = bundle.manifest.choice, bundle.manifest.quality, bundle.plain.name
     if v.name not in chosen.tokens_per_second:
         return [f"{v.name} is for {' or '.join(v.needs)}: its speed was not measured here, and it is not chosen"]
@@ -163,13 +163,13 @@ def _company(v: Variant, task: Task) -> str:
 
 
 def quality_table(quality: RetrievalReport) -> Table:
-    """The checkpoint and the exported variants, side by side, then dimensions and codes."""
+    """Return retrieval figures of the checkpoint and all variants, then of dimensions and codes."""
     data = f"{quality.dataset}: {quality.queries:,} queries, {quality.documents:,} documents, exact search"
     return rows_table(quality.measured, data)
 
 
 def rows_table(measured: Sequence[RetrievalResult], caption: str) -> Table:
-    """A row each; accuracy@k is the hit rate."""
+    """Return one row per measurement. accuracy@k is the hit rate."""
     shown = Table(box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0), caption=f"{caption}; accuracy is the hit rate")
     for heading in ("variant", "code"):
         shown.add_column(heading)
@@ -183,7 +183,7 @@ def rows_table(measured: Sequence[RetrievalResult], caption: str) -> Table:
 
 
 def as_json(bundle: Bundle, seconds: dict[str, float]) -> str:
-    """The result as one line: the manifest without its list of files, the folder, and what each step took."""
+    """Return one line of JSON: the manifest without its file list, the folder, and the seconds of each step."""
     manifest: dict[str, Any] = msgspec.to_builtins(bundle.manifest)
     del manifest["files"]
     manifest["left_out"] = msgspec.to_builtins(bundle.manifest.failed)

@@ -1,4 +1,4 @@
-"""The figures of an export."""
+"""Plots of an export report."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from embedship.export.report.histogram import CosineHistogram, cosine_axis, nine
 
 
 def speed_against_cosine(manifest: BundleManifest) -> Plot:
-    """Up is nearer to the checkpoint, right is faster; a line hangs down to the worst text."""
+    """Plot cosine to the checkpoint (up) against speed (right). A line reaches down to the worst text."""
     timed = _timed(manifest)
     x = _speed_axis([speed for _, speed in timed])
     y = cosine_axis("mean cosine to the checkpoint", min(v.parity.minimum for v, _ in timed))
@@ -47,7 +47,7 @@ def speed_against_cosine(manifest: BundleManifest) -> Plot:
 
 
 def speed_against_recall(manifest: BundleManifest, quality: RetrievalReport) -> Plot | None:
-    """The same with recall@10 on the user's questions; none where no variant was searched with."""
+    """Plot recall@10 on the user's questions against speed; None if no variant was searched with."""
     plain = wording.plain_rows(quality)
     found = [(v, speed, plain[v.name].metrics["recall@10"]) for v, speed in _timed(manifest) if v.name in plain]
     if not found:
@@ -69,7 +69,7 @@ def speed_against_recall(manifest: BundleManifest, quality: RetrievalReport) -> 
 
 
 def recall_against_bytes(quality: RetrievalReport, variant: str) -> Plot | None:
-    """A point for each dimension and code of one variant; none where fewer than two were measured."""
+    """Plot one point per dimension and code of a variant; None if fewer than two were measured."""
     rows = [row for row in quality.measured if row.variant == variant]
     if len(rows) < 2:
         return None
@@ -92,7 +92,7 @@ def recall_against_bytes(quality: RetrievalReport, variant: str) -> Plot | None:
 
 
 def histogram(variant: Variant, found: CosineHistogram, worst: float, floor: float | None) -> Plot:
-    """How the texts' cosines to the checkpoint are spread; `worst` is the worst of all variants, for a common axis."""
+    """Plot the distribution of cosines to the checkpoint. `worst` is that of all variants, for a common axis."""
     frame, x = SMALL_FRAME, cosine_axis("cosine to the checkpoint", worst)
     tallest = max(found.counts)
     bars = []
@@ -124,7 +124,7 @@ def _upright(x: Axis, floor: float) -> ReferenceLine:
 
 
 def frontier(rows: Sequence[RetrievalResult]) -> list[RetrievalResult]:
-    """The rows that no other beats in recall@10 at as few bytes (the Pareto front), by rising bytes."""
+    """Return the Pareto front of recall@10 and bytes, by rising bytes."""
     found: list[RetrievalResult] = []
     for row in sorted(rows, key=lambda row: (row.bytes_per_vector, -row.metrics["recall@10"])):
         if not found or row.metrics["recall@10"] > found[-1].metrics["recall@10"]:
@@ -137,7 +137,7 @@ def code_class(row: RetrievalResult) -> str:
 
 
 def _timed(manifest: BundleManifest) -> list[tuple[Variant, float]]:
-    """The chosen one first: it is the first to get a place for its name, and the last to be covered."""
+    """Return measured variants, the chosen one first: its label is placed first and its point is drawn on top."""
     speeds, chosen = manifest.choice.tokens_per_second, manifest.choice.variant
     found = [(v, speeds[v.name]) for v in manifest.variants if v.name in speeds]
     return sorted(found, key=lambda pair: pair[0].name != chosen)

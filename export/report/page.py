@@ -1,7 +1,7 @@
-"""report.html and report.json: what was measured at export, for a person and for a machine.
+"""report.html and report.json: the measurements of an export, for people and for machines.
 
-The page is one file: no script, no request, figures drawn as SVG. Everything that came with the model or from its
-texts is escaped.
+The page is one file without scripts and requests; plots are SVG. Everything that came with the model or its texts is
+escaped.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _HERE = Path(__file__).parent
 
 
 def write(folder: Path, manifest: BundleManifest, cosines: Mapping[str, npt.ArrayLike]) -> None:
-    """Write both reports into a bundle's folder, before it is sealed.
+    """Write both reports into a bundle's folder before the manifest is written.
 
-    `cosines` holds, for each variant, the cosine of every probe text to the checkpoint, (n,).
+    `cosines` has, by variant, the (n,) cosines of all probe texts to the checkpoint.
     """
     histograms = {name: CosineHistogram.of(values) for name, values in cosines.items()}
     (folder / REPORT_HTML).write_text(html(manifest, histograms), encoding="utf-8")
@@ -33,7 +33,7 @@ def write(folder: Path, manifest: BundleManifest, cosines: Mapping[str, npt.Arra
 
 
 def as_json(manifest: BundleManifest, histograms: Mapping[str, CosineHistogram]) -> bytes:
-    """The verdict, the histograms, and the manifest without its list of files, which holds this report's own hash."""
+    """Return the verdict, the histograms, and the manifest without its file list, which contains this report's hash."""
     facts: dict[str, Any] = msgspec.to_builtins(manifest)
     del facts["files"], facts["digest"]
     report = {"verdict": wording.verdict(manifest), "cosines": histograms, **facts}
@@ -41,7 +41,7 @@ def as_json(manifest: BundleManifest, histograms: Mapping[str, CosineHistogram])
 
 
 def html(manifest: BundleManifest, histograms: Mapping[str, CosineHistogram]) -> str:
-    """The page."""
+    """Return the page as HTML."""
     quality, choice = manifest.quality, manifest.choice
     timed = bool(choice.tokens_per_second)
     template = page.template(_HERE / "report.html.j2")
@@ -59,7 +59,7 @@ def html(manifest: BundleManifest, histograms: Mapping[str, CosineHistogram]) ->
 
 
 def _spreads(manifest: BundleManifest, histograms: Mapping[str, CosineHistogram]) -> list[tuple[Variant, Plot]]:
-    """A plot for each variant whose cosines were kept, all on the axis that the worst of them needs."""
+    """Return one histogram per variant, all on the axis that the worst cosine needs."""
     worst = min(v.parity.minimum for v in manifest.variants)
     found = []
     for variant in manifest.variants:

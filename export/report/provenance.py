@@ -1,4 +1,4 @@
-"""How a bundle came to be: what was read and what was asked for, with nothing of the machine's paths."""
+"""Provenance of a bundle: the inputs and options of its export, without paths of the machine."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from embedship.files.sealed import sha256_of
 if TYPE_CHECKING:
     from embedship.export.options import ExportOptions
 
-# They change nothing in the bundle; the seed has a field of its own.
+# Options that change nothing in the bundle. The seed is recorded in a field of its own.
 _LEFT_OUT = {"force", "sign", "seed"}
 
 
 def of(source: SentenceTransformersFolder, wishes: ExportOptions) -> Provenance:
-    """Hash what the checkpoint is made of, and put down every option, files by their name and sha256."""
+    """Hash the files of the checkpoint, and record every option; files by name and sha256."""
     options: dict[str, str] = {}
     for field in fields(wishes):
         value = getattr(wishes, field.name)
         if field.name not in _LEFT_OUT and value is not None and value is not False and value != ():
-            is_folder = field.name == "base" and Path(value).is_dir()  # of an adapter; else a hub id
+            is_folder = field.name == "base" and Path(value).is_dir()  # an adapter's base; otherwise a hub id
             options[field.name] = _text(Path(value) if is_folder else value)
     return Provenance(files=_files(source), options=options, seed=wishes.seed)
 
 
 def _files(source: SentenceTransformersFolder) -> dict[str, str]:
-    """Of the checkpoint's own folder and those of its modules; what lies deeper, other exports for one, is not read."""
-    modules = (module.folder for module in source.modules if module.folder.is_dir())  # Normalize may have none
+    """Hash the files of the checkpoint and its modules. Deeper folders, such as other exports, are skipped."""
+    modules = (module.folder for module in source.modules if module.folder.is_dir())  # Normalize may have no folder
     folders = {source.path, *modules}
     paths = sorted(path for folder in folders for path in folder.iterdir() if path.is_file())
     return {path.relative_to(source.path).as_posix(): sha256_of(path) for path in paths}
 
 
 def _text(value: Any) -> str:
-    """Never an absolute path: two runs on different machines must agree."""
+    """Format a value without absolute paths, so that runs on different machines agree."""
     if isinstance(value, Path):
         return f"{value.name} {_digests(value)}"
     if isinstance(value, StrEnum | str):

@@ -23,9 +23,9 @@ SBOM = "sbom.cdx.json"
 
 
 def write(folder: Path, manifest: BundleManifest) -> None:
-    """Describe the bundle that lies in `folder`; the same bundle gives the same bytes.
+    """Describe the bundle in `folder`. The same bundle gives the same bytes.
 
-    CycloneDX wants a serial number that is never given twice. It is derived from what it describes, not drawn.
+    CycloneDX requires a unique serial number. It is derived from the content instead of drawn at random.
     """
     model = _model(manifest, folder)
     packages = [_package(name, version) for name, version in sorted(manifest.source.versions.items())]
@@ -53,14 +53,14 @@ def _model(manifest: BundleManifest, folder: Path) -> Component:
         name=source.name,
         version=manifest.fingerprint[:12],
         bom_ref=f"model:{manifest.fingerprint}",
-        hashes=[_hash(source.weights_sha256)],  # of the float32 weights, whatever file they lie in
+        hashes=[_hash(source.weights_sha256)],  # of the float32 weights, independent of the file format
         components=[_file(name, SealedFile.from_path(folder / name)) for name in _weights(manifest, folder)],
         properties=[Property(name=f"embedship:{name}", value=value) for name, value in facts.items()],
     )
 
 
 def _weights(manifest: BundleManifest, folder: Path) -> list[str]:
-    """The graphs, and what lies beside them: weights of their own, the shapes of a network."""
+    """Return the graphs and the files that belong to them, such as separate weights."""
     graphs = {Path(variant.path).parent.as_posix() for variant in manifest.variants}
     return [name for name in sealed.list_files(folder) if Path(name).parent.as_posix() in graphs]
 
@@ -90,14 +90,14 @@ def _licence(text: str) -> License:
 
 
 def _stated(name: str) -> str | None:
-    """The licence as the package states it: an SPDX expression, else its own words, else the classifier's."""
+    """Return the licence as the package states it: an SPDX expression, its own words, or the classifier."""
     try:
         facts = metadata(name)
     except PackageNotFoundError:
         return None
     classifiers = [c.rpartition(" :: ")[2] for c in facts.get_all("Classifier", []) if c.startswith("License :: ")]
     words = [*facts.get_all("License-Expression", []), *facts.get_all("License", []), *classifiers]
-    return next((word for word in words if word and "\n" not in word), None)  # some put the whole text there
+    return next((word for word in words if word and "\n" not in word), None)  # some packages put the full text there
 
 
 def _serial(manifest: BundleManifest, model: Component) -> uuid.UUID:

@@ -1,4 +1,4 @@
-"""The tables of a report, as words in rows and columns; a template draws them all alike."""
+"""Tables of report.html, as text in rows and columns."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _METRICS = ("recall@10", "ndcg@10", "mrr@10", "map@100", "accuracy@1")
 
 
 def variants(manifest: BundleManifest) -> ChartTable:
-    """What each variant is, and what it costs and brings."""
+    """Return one row per variant: what it is, its size and its speed."""
     choice, rows = manifest.choice, plain_rows(manifest.quality) if manifest.quality else {}
     plain = choice.tokens_per_second.get(PLAIN)
 
@@ -49,7 +49,7 @@ def variants(manifest: BundleManifest) -> ChartTable:
 
 
 def gate(manifest: BundleManifest) -> ChartTable:
-    """Every variant's cosine to the checkpoint beside the floor it had to hold."""
+    """Return the cosines of each variant to the checkpoint with the floors that apply."""
 
     def row(v: Variant) -> TableRow:
         parity, floors = v.parity, manifest.floors.get(v.precision)
@@ -79,7 +79,7 @@ def _floor(value: float | None) -> str:
 
 
 def invariance(manifest: BundleManifest) -> ChartTable:
-    """The batch-invariance certificate."""
+    """Return the figures of the batch-invariance certificate."""
 
     def row(v: Variant) -> TableRow:
         found = v.invariance
@@ -115,7 +115,7 @@ def worst_texts(manifest: BundleManifest) -> ChartTable:
 
 
 def quality(measured: RetrievalReport, variant: str) -> ChartTable:
-    """Every way to make and store vectors that was searched with; the marked ones are the Pareto front."""
+    """Return all measured ways to compute and store vectors. Marked rows are the Pareto front."""
     best = frontier([row for row in measured.measured if row.variant == variant])
     reference = plain_rows(measured).get("checkpoint")
     whole = reference.metrics["recall@10"] if reference else 0.0

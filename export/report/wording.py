@@ -1,4 +1,4 @@
-"""What the measurements say, in sentences, and how figures are written. "Not measured" is said, never left out."""
+"""Sentences and number formats of report.html. A figure that was not measured is called "not measured"."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _RUNTIMES = {Runtime.ONNXRUNTIME: "ONNX Runtime", Runtime.OPENVINO: "OpenVINO"}
 
 
 class SummaryTile(NamedTuple):
-    """One figure to see first, with what it was measured on."""
+    """One figure of the summary, with the data it was measured on."""
 
     title: str
     value: str
@@ -40,7 +40,7 @@ def count(number: float) -> str:
 
 
 def cosine(value: float | None) -> str:
-    """None is what does not apply to a model."""
+    """Format a cosine. None means that the figure does not apply to the model."""
     if value is None:
         return "not asked"
     return f"{value:.5f}" if value == value else "not a number"
@@ -67,13 +67,13 @@ def chosen(manifest: BundleManifest) -> Variant:
 
 
 def plain_rows(quality: RetrievalReport) -> dict[str, RetrievalResult]:
-    """The row of each variant, and of "checkpoint", in float32 at its largest dimension."""
+    """Return the row in float32 at the largest dimension, by variant and for "checkpoint"."""
     rows = sorted((row for row in quality.measured if row.code is VectorCode.FLOAT32), key=lambda row: row.dimension)
     return {row.variant: row for row in rows}
 
 
 def verdict(manifest: BundleManifest) -> list[str]:
-    """What was exported, which variant serve takes and why, and what that costs: a sentence each."""
+    """Return one sentence each: what was exported, which variant `serve` uses and why, and what that costs."""
     variant = chosen(manifest)
     sentences = [_made(manifest), _taken(manifest, variant), _cosine_cost(variant), recall(manifest), _company(variant)]
     return sentences + [_left_out(one) for one in manifest.failed]
@@ -100,7 +100,7 @@ def summary_tiles(manifest: BundleManifest) -> list[SummaryTile]:
 
 
 def recall(manifest: BundleManifest) -> str:
-    """What the chosen variant keeps of the checkpoint's recall@10."""
+    """Return how much of the checkpoint's recall@10 the chosen variant keeps."""
     quality, name = manifest.quality, manifest.choice.variant
     if quality is None:
         return "Retrieval quality was not measured, because no questions were given (--eval DIR)."
@@ -125,7 +125,7 @@ def _left_out(one: LeftOut) -> str:
 
 
 def _taken(manifest: BundleManifest, variant: Variant) -> str:
-    """The reason is checked, not assumed: a budget may have ruled a better one out."""
+    """Return the reason for the choice, derived from the figures: a recall budget may exclude a faster one."""
     ranked, objective = _ranked(manifest), manifest.choice.objective
     if len(manifest.variants) == 1:
         why = "the only one"
@@ -141,7 +141,7 @@ def _taken(manifest: BundleManifest, variant: Variant) -> str:
 
 
 def _ranked(manifest: BundleManifest) -> dict[str, float]:
-    """What the objective looks at, by variant; less is better."""
+    """Return the figure of the objective by variant; smaller is better."""
     choice = manifest.choice
     match choice.objective:
         case Objective.THROUGHPUT:

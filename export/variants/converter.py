@@ -1,4 +1,4 @@
-"""Who makes the float32 graph: embedship itself, or Optimum. Everything after it, the gate above all, is the same."""
+"""GraphConverter: the tool that makes the float32 graph, embedship itself or Optimum. All later steps are the same."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # the command shows its help without loading it
+if TYPE_CHECKING:  # keeps `embedship export --help` fast
     from embedship.export.checkpoint.protocol import SourceModel
 
 
@@ -16,18 +16,18 @@ class GraphConverter(StrEnum):
 
     @property
     def packages(self) -> tuple[str, ...]:
-        """What it needs besides what every export needs."""
+        """Packages needed in addition to those of every export."""
         return ("optimum-onnx",) if self is GraphConverter.OPTIMUM else ()
 
     def require(self) -> None:
-        """Raise MissingExtra or UsageError, before anything slow begins, where it cannot run."""
+        """Raise MissingExtra or UsageError if the converter cannot run. Called before anything slow begins."""
         if self is GraphConverter.OPTIMUM:
             from embedship.export.variants import optimum
 
             optimum.require()
 
     def write(self, checkpoint: SourceModel, path: Path) -> None:
-        """Write the whole pipeline in float32, with the outputs that its task has."""
+        """Write the complete pipeline in float32, with the outputs of its task."""
         if self is GraphConverter.OPTIMUM:
             from embedship.export.checkpoint.embedder import embedding
             from embedship.export.variants import optimum

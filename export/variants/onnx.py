@@ -1,7 +1,7 @@
-"""ONNX Runtime's graphs: the optimisation levels O1..O4, three kinds of int8, and a count of what was fused.
+"""ONNX Runtime graphs: optimisation levels O1 to O4, three kinds of int8, and the count of fused operators.
 
-The levels are Optimum's. Its basic and extended rewrites are not stored in O2..O4, because the session makes them
-when it loads, for the machine it is on: the fused operators are the same with and without (MiniLM).
+The levels are Optimum's. O2 to O4 do not store its basic and extended rewrites, because the session applies them at
+load time for its own machine. The fused operators are the same either way (MiniLM).
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from embedship.export.variants.targets import HardwareTarget
 
 Feed = dict[str, npt.NDArray[np.int64]]
 FP32 = "onnx/model.onnx"
-# The arithmetic MatMulNBits may use, by its own numbers.
+# Arithmetic of MatMulNBits, by ONNX Runtime's own numbers.
 _FLOAT32, _INT8 = 1, 4
-# Weights that share a scale. MiniLM over 150 texts, least cosine and speed to plain ONNX: 32 gives 0.9994 and 1.10x,
-# 128 gives 0.9986 and 1.27x, a scale a column (DequantizeLinear, which every runtime reads) 0.9991 and 1.08x.
+# Number of weights per scale. MiniLM over 150 texts, lowest cosine and speed relative to plain ONNX: 32 gives 0.9994
+# and 1.10x, 128 gives 0.9986 and 1.27x, one scale per column (DequantizeLinear, read by all) 0.9991 and 1.08x.
 _BLOCK = 32
 
 
 def basic(source: Path, target: Path, config: Any) -> dict[str, int]:
-    """O1: constants folded and dead nodes removed by the session, which does the same to every graph it loads."""
+    """Write O1: constants folded and dead nodes removed by the session, which does this to every graph it loads."""
     with silence():
         model = optimizer.optimize_model(str(source), _known(config), opt_level=1, only_onnxruntime=True).model
     torch_graph.save(model, target)
@@ -49,10 +49,10 @@ def basic(source: Path, target: Path, config: Any) -> dict[str, int]:
 
 
 def optimise(source: Path, target: Path, config: Any, gelu_approximation: bool) -> dict[str, int]:
-    """O2: transformer fusions; O3: and the tanh approximation of GELU.
+    """Write O2 (transformer fusions) or O3 (also the tanh approximation of GELU).
 
-    `config` is that of the transformers model. Returns how many of each fused operator are in the graph; none where
-    the fusions do not know the architecture, which is no error but worth saying (onnxruntime #23864).
+    `config` is the config of the transformers model. Returns the number of each fused operator. The result is empty if
+    the fusions do not know the architecture; that is reported but is not an error (onnxruntime #23864).
     """
     fused = _fuse(source, config, gelu_approximation=gelu_approximation)
     torch_graph.save(fused.model, target)
@@ -60,7 +60,7 @@ def optimise(source: Path, target: Path, config: Any, gelu_approximation: bool) 
 
 
 def convert_to_float16(source: Path, target: Path, config: Any) -> dict[str, int]:
-    """O4: O3 with weights and arithmetic in float16, the outputs in float32. A CPU runs it through casts, slowly."""
+    """Write O4: O3 with float16 weights and arithmetic, and float32 outputs. A CPU runs it slowly, through casts."""
     fused = _fuse(source, config)
     counts = _counts(fused)
     with silence():
@@ -70,10 +70,10 @@ def convert_to_float16(source: Path, target: Path, config: Any) -> dict[str, int
 
 
 def quantise(source: Path, target: Path, config: Any, feeds: Sequence[Feed], isa: HardwareTarget) -> dict[str, int]:
-    """Static int8, starting from the plain graph: a scale a channel for weights, calibrated ones for activations.
+    """Write static int8 from the plain graph: one scale per channel for weights, calibrated scales for activations.
 
-    Only products with a weight matrix are quantised, after smoothing. Attention is fused as MultiHeadAttention and not
-    as Attention, because the latter swallows the query, key and value products, which then stay float32.
+    Only products with a weight matrix are quantised, after smoothing. Attention is fused as MultiHeadAttention, not as
+    Attention, which would contain the query, key and value products and keep them in float32.
     """
     fused = _fuse(source, config, multi_head=True)
     model = fused.model
@@ -91,10 +91,10 @@ def quantise(source: Path, target: Path, config: Any, feeds: Sequence[Feed], isa
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["MatMul"],
             activation_type=QuantType.QInt8 if isa is HardwareTarget.ARM64 else QuantType.QUInt8,
-            # Percentiles are no way out: the outliers carry the meaning, and cut at 99.99% the mean cosine is 0.889.
+            # Percentiles do not help: outliers carry the meaning, and clipping at 99.99% gives a mean cosine of 0.889.
             calibrate_method=CalibrationMethod.MinMax,
             use_external_data_format=torch_graph.is_large(model),
-            # Ranges averaged over texts, not the extremes of all.
+            # Use ranges averaged over texts instead of the extremes of all texts.
             extra_options={"CalibMovingAverage": True, "OpTypesToExcludeOutputQuantization": ["MatMul"]},
             **_weights(isa),
         )
@@ -103,7 +103,7 @@ def quantise(source: Path, target: Path, config: Any, feeds: Sequence[Feed], isa
 
 
 def quantise_dynamically(source: Path, target: Path, config: Any, isa: HardwareTarget) -> dict[str, int]:
-    """Dynamic int8: the scale of an activation is that of its whole batch, padding included (onnxruntime #10111)."""
+    """Write dynamic int8. An activation's scale depends on its whole batch, padding included (onnxruntime #10111)."""
     fused = _fuse(source, config, multi_head=True)
     names = _declare(fused.model)
     with _files(fused.model) as (prepared, quantised), silence():
@@ -121,14 +121,14 @@ def quantise_dynamically(source: Path, target: Path, config: Any, isa: HardwareT
 
 
 def quantise_weights(source: Path, target: Path, config: Any, isa: HardwareTarget) -> dict[str, int]:
-    """Weight-only int8 in blocks: activations stay float32, or become int8 row by row where that is exact.
+    """Write weight-only int8 in blocks. Activations stay float32, or become int8 row by row where that is exact.
 
-    A row's scale is its own, so no text changes another. In 8 bits, MatMulNBits overflows 16 bits without VNNI just as
-    any other product does; there the arithmetic is float32, and the gain is size alone (0.90x the speed on MiniLM).
+    Each row has its own scale, so no text changes another. Without VNNI, MatMulNBits in 8 bits overflows 16 bits like
+    any other product; there the arithmetic is float32 and only the size is reduced (0.90x the speed on MiniLM).
     """
     fused = _fuse(source, config, multi_head=True)
     with silence():
-        from onnxruntime.quantization import matmul_nbits_quantizer as nbits  # it sets up logging as it is imported
+        from onnxruntime.quantization import matmul_nbits_quantizer as nbits  # configures logging when imported
 
         settings = nbits.DefaultWeightOnlyQuantConfig(
             block_size=_BLOCK, is_symmetric=True, accuracy_level=_INT8 if isa.exact else _FLOAT32, bits=8
@@ -141,13 +141,13 @@ def quantise_weights(source: Path, target: Path, config: Any, isa: HardwareTarge
 
 
 def _weights(isa: HardwareTarget) -> dict[str, Any]:
-    # Pairs of u8 x s8 products overflow 16 bits where the CPU has no VNNI; with 7-bit weights they cannot.
+    # Pairs of u8 x s8 products overflow 16 bits on CPUs without VNNI; with 7-bit weights they cannot.
     return {"weight_type": QuantType.QInt8, "per_channel": True, "reduce_range": not isa.exact}
 
 
 @contextmanager
 def _files(model: onnx.ModelProto) -> Iterator[tuple[Path, Path]]:
-    """The model as a file, and the place for another: the quantisers take paths."""
+    """Write the model to a file and yield it with a path for the result, because the quantisers take paths."""
     with tempfile.TemporaryDirectory() as folder:
         torch_graph.save(model, Path(folder, "prepared.onnx"))
         yield Path(folder, "prepared.onnx"), Path(folder, "quantised.onnx")
@@ -182,10 +182,10 @@ def _counts(fused: OnnxModel) -> dict[str, int]:
 
 
 def _declare(model: onnx.ModelProto) -> list[str]:
-    """Names of all products with a weight matrix, after declaring the type of their other operand.
+    """Declare the type of the activation of each product with a weight matrix, and return the names of the products.
 
-    The outputs of fused operators have no declared type, and the quantiser silently leaves those activations in
-    float32: ONNX Runtime then runs MatMulNBits, slower than float32. The mark keeps it from advising preprocessing.
+    The outputs of fused operators have no declared type. The quantiser would silently leave those activations in
+    float32, and ONNX Runtime would run MatMulNBits, slower than float32. The mark suppresses its advice to preprocess.
     """
     weighted = smoothquant.products(model)
     declared = {value.name for value in model.graph.value_info}

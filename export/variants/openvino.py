@@ -1,6 +1,6 @@
-"""OpenVINO's models, read from the float32 ONNX graph: IR as it is, and three kinds of int8 by NNCF.
+"""OpenVINO models, read from the float32 ONNX graph: IR in float32, and three kinds of int8 by NNCF.
 
-Import this after quiet.stay_offline(): both libraries send telemetry as they are imported.
+Import this module after silence.stay_offline(), because both libraries send telemetry when they are imported.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from embedship.export.variants.smoothquant import STRENGTH
 from embedship.export.variants.targets import HardwareTarget
 
 _Pair = tuple[Feed, Vectors]
-# Not bfloat16, which OpenVINO takes unasked where the CPU has it.
+# Not bfloat16, which OpenVINO would use by default on CPUs that have it.
 _EXACTLY = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
 def convert(source: Path, target: Path) -> None:
-    """The ONNX graph as OpenVINO IR with float32 weights, not the float16 that `save_model` makes unasked."""
+    """Write the ONNX graph as OpenVINO IR with float32 weights. (`save_model` writes float16 by default.)"""
     _save(ov.Core().read_model(source), target)
 
 
 def quantise(source: Path, target: Path, feeds: Sequence[Feed], isa: HardwareTarget) -> dict[str, int]:
-    """int8 weights and activations (NNCF), calibrated on every one of `feeds`. Returns the count of FakeQuantize."""
+    """Write int8 weights and activations (NNCF), calibrated on all `feeds`. Returns the FakeQuantize count."""
     with silence():
         model = nncf.quantize(
             ov.Core().read_model(source), nncf.Dataset(feeds), advanced_parameters=_advanced(isa), **_settings(feeds)
@@ -45,10 +45,10 @@ def quantise(source: Path, target: Path, feeds: Sequence[Feed], isa: HardwareTar
 def quantise_accurately(
     source: Path, target: Path, feeds: Sequence[Feed], isa: HardwareTarget, floors: ParityFloors
 ) -> dict[str, int]:
-    """As `quantise`, but products are given back to float32, the most harmful first, until `floors` hold over `feeds`.
+    """Like `quantise`, but return products to float32, the most harmful first, until `floors` hold over `feeds`.
 
-    Where they hold at once, this is `quantise`. It takes one run over `feeds` for each product to rank them.
-    Raises UsageError for a floor of 1, which leaves no room.
+    If they hold at once, the result equals that of `quantise`. Ranking needs one run over `feeds` per product. Raises
+    UsageError for a floor of 1, which allows no error.
     """
     if not max(floors.minimum, floors.mean) < 1:
         raise UsageError(
@@ -71,7 +71,7 @@ def quantise_accurately(
 
 
 def quantise_weights(source: Path, target: Path) -> dict[str, int]:
-    """int8 weights with a scale a row, embeddings too; OpenVINO decides at run time what to multiply in."""
+    """Write int8 weights with one scale per row, embeddings included. OpenVINO picks the arithmetic at run time."""
     with silence():
         model = nncf.compress_weights(ov.Core().read_model(source), mode=nncf.CompressWeightsMode.INT8_SYM)
     _save(model, target)
@@ -79,7 +79,7 @@ def quantise_weights(source: Path, target: Path) -> dict[str, int]:
 
 
 def _pairs(model: Any, feeds: Sequence[Feed]) -> list[_Pair]:
-    """Each text with its (1, dim) float32 vector before quantisation."""
+    """Return each text with its (1, dim) float32 vector before quantisation."""
     compiled = ov.compile_model(model, "CPU", _EXACTLY)
     return [(feed, _vectors(compiled, feed)) for feed in feeds]
 
@@ -89,7 +89,7 @@ def _vectors(model: Any, feed: Feed) -> Vectors:
 
 
 def _room(floors: ParityFloors) -> Callable[[Any, Iterable[_Pair]], tuple[float, list[float]]]:
-    """What NNCF asks of a model: what is left of the room above the floors (1 is all of it, 0 is none), and cosines."""
+    """Return NNCF's measure: the share of the distance to the floors that is left (1 all, 0 none), and the cosines."""
 
     def measure(model: Any, pairs: Iterable[_Pair]) -> tuple[float, list[float]]:
         cosines = [float(cosine(_vectors(model, feed), vector)[0]) for feed, vector in pairs]
@@ -111,11 +111,11 @@ def _settings(feeds: Sequence[Feed]) -> dict[str, Any]:
 def _advanced(isa: HardwareTarget) -> Any:
     overflow = nncf.quantization.advanced_parameters.OverflowFix
     return nncf.AdvancedQuantizationParameters(
-        # 7 bits for the weights where pairs of products would overflow 16 bits.
+        # Use 7-bit weights where pairs of products would overflow 16 bits.
         overflow_fix=overflow.DISABLE if isa.exact else overflow.ENABLE,
-        # NNCF's own 0.95 gives cosine 0.963 to the worst of 225 texts on MiniLM, this 0.986.
+        # NNCF's default of 0.95 gives the worst of 225 texts cosine 0.963 on MiniLM; this value gives 0.986.
         smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=STRENGTH),
-        # A third of the time, and nothing gained: mean cosine 0.9975 with and without.
+        # Turned off: it takes a third of the time and gains nothing (mean cosine 0.9975 with and without).
         disable_bias_correction=True,
     )
 
@@ -125,7 +125,7 @@ def _count(model: Any, kind: str) -> dict[str, int]:
 
 
 def _save(model: Any, target: Path) -> None:
-    """OpenVINO numbers the constants it makes itself through the whole process; the same model gets the same bytes."""
+    """Save a model so that the same model gives the same bytes: OpenVINO numbers constants across the process."""
     for place, op in enumerate(model.get_ordered_ops()):
         if re.fullmatch(rf"{op.get_type_name()}(_\d+)+", op.get_friendly_name()):
             op.set_friendly_name(f"{op.get_type_name()}_{place}")

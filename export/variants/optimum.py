@@ -1,7 +1,7 @@
-"""The second converter: Optimum exports the transformer, and our pooling and tail are appended to its graph.
+"""The second converter: Optimum exports the transformer, and our pooling and later modules are appended to its graph.
 
-Optimum can export a whole sentence-transformers pipeline too, but leaves token_type_ids out and names its first output
-as nobody who opens a bundle expects.
+Optimum can export a complete sentence-transformers pipeline, but leaves out token_type_ids and gives the first output
+an unusual name.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from embedship.export.silence import ignoring, no_progress_bars, silence
 from embedship.export.variants import torch_graph
 
 _HIDDEN, _VECTORS = torch_graph.OUTPUTS
-_GIVEN, _MASK = "given", "attention_mask"  # what the tail takes: token vectors under another name than it returns them
+_GIVEN, _MASK = "given", "attention_mask"  # inputs of the tail: its input and output need different names
 
 
 def require() -> None:
-    """Raises UsageError under transformers 5, which no release of optimum-onnx works with, MissingExtra without it."""
+    """Raise UsageError with transformers 5, which no release of optimum-onnx supports, MissingExtra without Optimum."""
     installed = version("transformers")
     if int(installed.split(".")[0]) >= 5:
         raise UsageError(
@@ -47,9 +47,9 @@ def require() -> None:
 
 
 def write(checkpoint: EmbedderCheckpoint, path: Path) -> None:
-    """Export in float32, as graph.write does.
+    """Export in float32, like torch_graph.write.
 
-    Raises UsageError for an architecture that Optimum does not know, or gives other inputs than the tokenizer has.
+    Raises UsageError if Optimum does not know the architecture, or gives it inputs that the tokenizer does not make.
     """
     body = _transformer(checkpoint)
     given = tuple(value.name for value in body.graph.input)
@@ -84,13 +84,13 @@ def _transformer(checkpoint: EmbedderCheckpoint) -> onnx.ModelProto:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Optimum warns of the opset, of tracing, of what else one could install; the gate judges what comes out."""
+    """Suppress Optimum's warnings about opsets, tracing and optional packages. The gate judges the result."""
     with silence(), no_progress_bars(), ignoring((Warning, "")):
         yield
 
 
 class _PipelineTail(torch_graph.EmbeddingModule):
-    """The pipeline behind the transformer: token vectors and mask -> the same token vectors, and pooled ones."""
+    """The modules after the transformer: token vectors and mask in, the same token vectors and pooled vectors out."""
 
     def __init__(self, checkpoint: EmbedderCheckpoint) -> None:
         super().__init__(checkpoint)
@@ -105,12 +105,12 @@ class _GivenTokens(torch.nn.Module):
 
 def _tail(checkpoint: EmbedderCheckpoint) -> onnx.ModelProto:
     width = checkpoint.model[0].model.config.hidden_size
-    mask = torch.tensor([[1, 1, 1], [1, 1, 0]])  # of ones only, it would be traced as no mask at all
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0]])  # a mask of ones only would be traced as no mask
     return torch_graph.trace(_PipelineTail(checkpoint), (torch.rand(2, 3, width), mask))
 
 
 def _joined(body: onnx.ModelProto, tail: onnx.ModelProto) -> onnx.ModelProto:
-    """One graph of both; what the tail names itself gets a prefix, what the two share keeps its name."""
+    """Join both graphs into one. Names that belong to the tail alone get a prefix; shared names stay."""
     shared = {f"tail/{_GIVEN}": _HIDDEN, f"tail/{_MASK}": _MASK, f"tail/{_VECTORS}": _VECTORS}
     tail = onnx.compose.add_prefix(tail, "tail/")
     for node in tail.graph.node:

@@ -1,4 +1,4 @@
-"""The ways to run a model, and how each file is made from the float32 graph."""
+"""All variants by name, and how each file is built from the float32 graph."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from embedship.export.variants.targets import HardwareTarget
 from embedship.tokens import Text, Tokenizer
 
 PLAIN, ALL, GPU = "onnx", "all", "onnx-O4"
-# What is made when nobody names any. Not O1 to O3 for CPUs: they gain nothing (0.95x to 1.03x), as onnx.py says why.
-# Decoders have outliers that static scales cannot hold, and mostly weights to read.
+# Default variants. O1 to O3 are left out on CPUs because they gain nothing (0.95x to 1.03x; see onnx.py). Decoders have
+# outliers that static scales cannot represent, and reading weights dominates their time.
 ENCODER = (PLAIN, "onnx-int8", "openvino", "openvino-int8")
 DECODER = (PLAIN, "onnx-int8-weight", "openvino", "openvino-int8-weight")
 CUDA = (PLAIN, "onnx-O3", GPU)
@@ -36,7 +36,7 @@ class VariantRecipe(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BuiltVariant:
-    """A variant as a file: what it is, and how many fused or quantised operators it has."""
+    """A variant that has been built, and the number of its fused or quantised operators."""
 
     name: str
     recipe: VariantRecipe
@@ -45,7 +45,7 @@ class BuiltVariant:
 
 @dataclass(frozen=True, slots=True)
 class BuildContext:
-    """What variants are made from and for: `isa` is the instruction set of int8 files, `floors` those of int8."""
+    """Inputs of all builders. `isa`: the instruction set of int8 files; `floors`: the floors of int8."""
 
     folder: Path
     checkpoint: SourceModel
@@ -56,9 +56,9 @@ class BuildContext:
 
 
 def recipes(isa: HardwareTarget) -> dict[str, VariantRecipe]:
-    """All variants by name, in the order they are made; `isa` is the instruction set that int8 files are made for.
+    """Return all variants by name, in build order. `isa` is the instruction set that int8 files are made for.
 
-    File names are those of sentence-transformers and Optimum where they have one.
+    File names follow sentence-transformers and Optimum where they have one.
     """
     ort, ov, fp32, int8 = Runtime.ONNXRUNTIME, Runtime.OPENVINO, Precision.FLOAT32, Precision.INT8
     static, weight, dynamic = Quantisation.STATIC, Quantisation.WEIGHT_ONLY, Quantisation.DYNAMIC
@@ -80,12 +80,12 @@ def recipes(isa: HardwareTarget) -> dict[str, VariantRecipe]:
 
 
 def offered(target: HardwareTarget, isa: HardwareTarget) -> dict[str, VariantRecipe]:
-    """What may be made for a target: float16 is for GPUs alone, a CPU only runs it through casts."""
+    """Return the variants available for a target. float16 is for GPUs only; a CPU runs it through casts."""
     return {name: recipe for name, recipe in recipes(isa).items() if name != GPU or target is HardwareTarget.CUDA}
 
 
 def require_known(names: Sequence[str], target: HardwareTarget, isa: HardwareTarget) -> None:
-    """Raise UsageError for a name there is no variant of; asked before anything slow begins."""
+    """Raise UsageError for an unknown variant name. Called before anything slow begins."""
     known = offered(target, isa)
     for name in names:
         if name == GPU and GPU not in known:
@@ -95,9 +95,9 @@ def require_known(names: Sequence[str], target: HardwareTarget, isa: HardwareTar
 
 
 def wanted(names: Sequence[str], target: HardwareTarget, isa: HardwareTarget, config: Any) -> dict[str, VariantRecipe]:
-    """The named recipes, and always `onnx`, from which the others are made; `config` is that of the transformer.
+    """Return the named recipes and `onnx`, from which the others are built. `config` is the transformer's config.
 
-    None named: what pays for the architecture. Raises UsageError for a name there is none of.
+    Without names, return the defaults of the architecture. Raises UsageError for an unknown name.
     """
     require_known(names, target, isa)
     known = offered(target, isa)
@@ -112,7 +112,7 @@ def _usual(target: HardwareTarget, config: Any) -> tuple[str, ...]:
 
 
 def _is_decoder(config: Any) -> bool:
-    """What transformers knows as a causal language model and not as a masked one: Qwen3, Mistral, Gemma."""
+    """Return True for a causal language model that is not also a masked one (Qwen3, Mistral, Gemma)."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
 
@@ -120,7 +120,7 @@ def _is_decoder(config: Any) -> bool:
 
 
 def make(name: str, recipe: VariantRecipe, bench: BuildContext) -> BuiltVariant:
-    """Write one variant below the bench's folder; all but `onnx` are made from it."""
+    """Write one variant into the folder of `bench`. All except `onnx` are built from `onnx`."""
     target = bench.folder / recipe.path
     target.parent.mkdir(parents=True, exist_ok=True)
     if name == PLAIN:
@@ -167,10 +167,10 @@ def _make_openvino(name: str, source: Path, target: Path, bench: BuildContext) -
 
 
 def calibration(tokenizer: Tokenizer, checkpoint: SourceModel, texts: Sequence[Text]) -> list[onnx.Feed]:
-    """Each text alone at its true length: the padding of a batch would be calibrated as if it were meaning.
+    """Return one feed per text at its true length, because padding would distort the calibration.
 
-    The hostile ones come first. Without them int8 never sees the extremes: on MiniLM "..." falls to cosine 0.88 by
-    NNCF (0.98 with them), and 254 times one word to 0.965 by ONNX Runtime (0.997).
+    Adversarial texts come first. Without them int8 never sees extreme values: on MiniLM the cosine of "..." falls to
+    0.88 with NNCF (0.98 with them), and that of one word repeated 254 times to 0.965 with ONNX Runtime (0.997).
     """
     pipeline = checkpoint.pipeline
     tokens = tokenizer([*probe_pairs.hostile(tokenizer, pipeline), *texts])

@@ -1,8 +1,8 @@
-"""SmoothQuant for ONNX: move the outliers of activations into the weights, where a scale a channel can hold them.
+"""SmoothQuant for ONNX: move outliers of activations into the weights, which have one scale per channel.
 
-A few channels of a transformer's activations are far larger than the rest, carry much of the meaning, and set the
-one int8 scale of the whole tensor. X W = (X / s)(s W) exactly, with s_j = max|X_j|^a / max|W_j|^(1-a) (Xiao et al.
-2023, arXiv:2211.10438).
+A few channels of a transformer's activations are far larger than the rest, carry much of the meaning, and determine the
+single int8 scale of the tensor. X W = (X / s)(s W) exactly, with s_j = max|X_j|^a / max|W_j|^(1-a) (Xiao et al. 2023,
+arXiv:2211.10438).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from onnx import helper, numpy_helper
 
 from embedship.export.variants import torch_graph
 
-# Cosine of MiniLM over 213 texts, minimum and mean: unsmoothed 0.961 0.991; 0.5 0.965 0.988; 0.6 0.990 0.996;
-# 0.8 0.994 0.998; 0.9 0.978 0.998. It costs 2% of speed: one multiplication an activation.
+# Cosine of MiniLM over 213 texts by strength (minimum, mean): none 0.961 0.991; 0.5 0.965 0.988; 0.6 0.990 0.996;
+# 0.8 0.994 0.998; 0.9 0.978 0.998. It costs 2% of the speed: one multiplication per activation.
 STRENGTH = 0.8
 _SMALLEST = 1e-5
 
@@ -28,7 +28,7 @@ Row = npt.NDArray[np.float32]
 
 
 def products(model: onnx.ModelProto) -> dict[str, list[Any]]:
-    """The MatMul nodes with a constant right side, by the name of their left side: what int8 can gain from."""
+    """Return the MatMul nodes with a constant right side, by the name of their left side."""
     constants = {tensor.name for tensor in model.graph.initializer}
     found: dict[str, list[Any]] = {}
     for node in model.graph.node:
@@ -38,9 +38,9 @@ def products(model: onnx.ModelProto) -> dict[str, list[Any]]:
 
 
 def activation_maxima(path: Path, feeds: Iterable[Mapping[str, object]]) -> dict[str, Row]:
-    """max|X_j| over all feeds, for the left side X of every product: (channels,) float32 by name.
+    """Return max|X_j| over all feeds for the left side X of each product: (channels,) float32 by name.
 
-    Writes a copy of the model beside `path`, which is a temporary one.
+    Writes a copy of the model beside `path`, which is a temporary file.
     """
     model = onnx.load(str(path))
     names = list(products(model))
@@ -59,13 +59,13 @@ def activation_maxima(path: Path, feeds: Iterable[Mapping[str, object]]) -> dict
 
 
 def smooth(model: onnx.ModelProto, peaks: Mapping[str, Row], strength: float = STRENGTH) -> None:
-    """Scale the left side of every product down and its weights up, in place; the products stay the same."""
+    """Scale the left side of each product down and its weights up, in place. The products do not change."""
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     users = _users(model)
     scaling: dict[str, Any] = {}
     for name, nodes in products(model).items():
         if any(users[node.input[1]] > 1 for node in nodes):
-            continue  # a matrix used twice would be scaled twice
+            continue  # a matrix that is used twice would be scaled twice
         matrices = [numpy_helper.to_array(weights[node.input[1]]) for node in nodes]
         scale = _scale(peaks[name], matrices, strength)
         for node, matrix in zip(nodes, matrices, strict=True):
@@ -91,7 +91,7 @@ def _users(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def _insert(model: onnx.ModelProto, after: Mapping[str, Any]) -> None:
-    """Put each new node right behind the one that makes its input; nodes of a graph must be in running order."""
+    """Insert each new node directly after the node that makes its input, because ONNX nodes are in execution order."""
     ordered = []
     for node in model.graph.node:
         ordered += [node, *(after[name] for name in node.output if name in after)]

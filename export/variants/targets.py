@@ -1,4 +1,4 @@
-"""What an export is for: the instruction set that decides which int8 is exact, and whether float16 makes sense."""
+"""HardwareTarget: the instruction set of an export. It decides which int8 is exact, and whether float16 is useful."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from enum import StrEnum
 from embedship.bundle import MachineInfo
 from embedship.errors import UsageError
 
-# CPUs that add u8 x s8 products in 32 bits. Others add pairs of them in 16 bits, which overflow from 2 x 255 x 65 on.
+# CPUs that add u8 x s8 products in 32 bits. Others add pairs in 16 bits, which overflow from 2 x 255 x 65 on.
 EXACT = ("avx512_vnni", "avx_vnni", "asimd")
 GPU = ("cuda",)
 
 
 class HardwareTarget(StrEnum):
-    """`auto` is the machine that exports."""
+    """Instruction set to export for. `auto` is that of the exporting machine."""
 
     AUTO = "auto"
     AVX2 = "avx2"
@@ -24,20 +24,20 @@ class HardwareTarget(StrEnum):
 
     @property
     def exact(self) -> bool:
-        """Whether int8 may use all of its range there; 7 bits of it are right everywhere."""
+        """True if int8 may use its full range there. 7 bits are right everywhere."""
         return self in (HardwareTarget.AVX512_VNNI, HardwareTarget.ARM64)
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """What a file of int8 arithmetic for this instruction set asks of a CPU; any one of them will do."""
+        """CPU features that int8 files for this target require; any one of them is enough."""
         return EXACT if self.exact else ()
 
 
 def cpu(target: HardwareTarget, machine: MachineInfo) -> HardwareTarget:
-    """The instruction set that int8 files are made for: the named one, or that of `machine` for `auto` and `cuda`.
+    """Return the instruction set that int8 files are made for: the named one, or that of `machine` for auto and cuda.
 
-    Raises UsageError where `machine` would compute something else than the CPUs the files are for: what cannot be
-    compared with the checkpoint here must not be shipped from here.
+    Raises UsageError if `machine` would compute different vectors than the target CPUs, because the files could not be
+    verified here.
     """
     here = _of(machine)
     wanted = here if target in (HardwareTarget.AUTO, HardwareTarget.CUDA) else target
@@ -51,7 +51,7 @@ def cpu(target: HardwareTarget, machine: MachineInfo) -> HardwareTarget:
 
 
 def _of(machine: MachineInfo) -> HardwareTarget:
-    """AVX-VNNI without AVX-512 computes the same as AVX512-VNNI, from the same file."""
+    """Return the target of a machine. AVX-VNNI without AVX-512 computes the same as AVX512-VNNI from the same file."""
     if "asimd" in machine.isa:
         return HardwareTarget.ARM64
     if {"avx512_vnni", "avx_vnni"} & set(machine.isa):

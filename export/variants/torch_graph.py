@@ -1,4 +1,4 @@
-"""The whole pipeline, transformer to normalised vector or score, as one torch module, and that as an ONNX file."""
+"""The complete pipeline, from transformer to normalised vector or score, as one torch module and as an ONNX file."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from embedship.export.checkpoint.embedder import EmbedderCheckpoint, cuts
 from embedship.export.checkpoint.protocol import SourceModel
 from embedship.export.silence import ignoring, silence
 
-# The newest that OpenVINO 2026.4 and ONNX Runtime 1.22 both read, and whose operators the fusions know.
+# The newest opset that OpenVINO 2026.4 and ONNX Runtime 1.22 both read, and whose operators the fusions know.
 OPSET = 17
 OUTPUTS = ("last_hidden_state", "sentence_embedding")
-# What torch.onnx says about itself when dynamo=False, and of the (never negative) indices in transformers' masks.
+# Warnings of torch.onnx about dynamo=False, and about the (never negative) indices in transformers' masks.
 _LEGACY = (
     (UserWarning, r"Exporting aten::index operator of advanced indexing"),
     (DeprecationWarning, r"You are using the legacy TorchScript-based ONNX export"),
     (DeprecationWarning, r"The feature will be removed\. Please remove usage of this function"),
 )
-# Bytes of weights in one file: protobuf ends at 2 GiB, and nodes need room too. Tests lower it.
+# Limit for the weights in one file: protobuf allows 2 GiB, and nodes need room too. Tests lower it.
 LARGEST = 2**31 - 2**26
 
 
 class TokenPooling(torch.nn.Module):
-    """Token vectors to one vector a text, all positions taken from the mask, so that padding may lie on either side.
+    """Pool token vectors to one vector per text. Positions come from the mask, so padding may be on either side.
 
-    The modes and their order are those of sentence-transformers; several are concatenated.
+    The modes and their order are those of sentence-transformers. Several modes are concatenated.
     """
 
     def __init__(self, modes: Sequence[str]) -> None:
@@ -42,7 +42,7 @@ class TokenPooling(torch.nn.Module):
         self.modes = tuple(modes)
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """(n, length, dim) float32 and (n, length) int64 -> (n, dim x modes)."""
+        """Pool (n, length, dim) float32 with an (n, length) int64 mask to (n, dim x modes)."""
         return torch.cat([_POOLS[mode](hidden, mask) for mode in self.modes], dim=-1)
 
 
@@ -64,7 +64,7 @@ def _mean_sqrt_len(hidden: Tensor, mask: Tensor) -> Tensor:
 
 
 def _weightedmean(hidden: Tensor, mask: Tensor) -> Tensor:
-    """Later tokens weigh more: 1, 2, 3, ... from the first token that is no padding (SGPT, arXiv:2202.08904)."""
+    """Return a mean with weights 1, 2, 3, ... from the first token that is not padding (SGPT, arXiv:2202.08904)."""
     weights = torch.cumsum(mask, dim=1) * mask
     return _sum(hidden, weights) / _count(weights)
 
@@ -101,7 +101,7 @@ _POOLS = {
 
 
 class EmbeddingModule(torch.nn.Module):
-    """Positional inputs in the order of `pipeline.inputs` -> last_hidden_state, sentence_embedding."""
+    """Inputs in the order of `pipeline.inputs`; outputs last_hidden_state and sentence_embedding."""
 
     outputs: tuple[str, ...] = OUTPUTS
 
@@ -111,7 +111,7 @@ class EmbeddingModule(torch.nn.Module):
         self.names = checkpoint.pipeline.inputs
         self.transformer = transformer.model
         self.pool = TokenPooling(checkpoint.pooling_modes)
-        self.tail = torch.nn.ModuleList(tail)  # Dense, LayerNorm, Normalize: sentence-transformers' own
+        self.tail = torch.nn.ModuleList(tail)  # sentence-transformers' own Dense, LayerNorm, Normalize
         self.cut = checkpoint.pipeline.dimension if cuts(checkpoint.model) else None
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,7 +125,7 @@ class EmbeddingModule(torch.nn.Module):
 
 
 class RerankModule(torch.nn.Module):
-    """Positional inputs in the order of `pipeline.inputs` -> logits, (n, 1)."""
+    """Inputs in the order of `pipeline.inputs`; output logits, (n, 1)."""
 
     outputs: tuple[str, ...] = (Task.RERANK.output,)
 
@@ -141,9 +141,9 @@ class RerankModule(torch.nn.Module):
 
 
 def write(checkpoint: SourceModel, path: Path) -> None:
-    """Export the pipeline in float32 with dynamic batch and length; the same checkpoint gives the same bytes.
+    """Export the pipeline in float32 with dynamic batch and length. The same checkpoint gives the same bytes.
 
-    TorchScript exporter and eager attention: with dynamo or sdpa, ONNX Runtime recognises no Attention to fuse
+    Uses the TorchScript exporter and eager attention: with dynamo or sdpa, ONNX Runtime finds no Attention to fuse
     (torch 2.13, transformers 5.23), and OpenVINO gives NaN under padding.
     """
     graph = EmbeddingModule(checkpoint) if isinstance(checkpoint, EmbedderCheckpoint) else RerankModule(checkpoint)
@@ -152,7 +152,7 @@ def write(checkpoint: SourceModel, path: Path) -> None:
 
 
 def trace(graph: EmbeddingModule | RerankModule, example: tuple[Tensor, ...]) -> onnx.ModelProto:
-    """The module as an ONNX graph of dynamic batch and length, without what differs between two exports."""
+    """Trace the module to an ONNX graph with dynamic batch and length, without parts that differ between exports."""
     axes: dict[str, dict[int, str]] = {name: {0: "batch", 1: "sequence"} for name in graph.names}
     axes |= {name: {0: "batch", 1: "sequence"} if name == OUTPUTS[0] else {0: "batch"} for name in graph.outputs}
     with tempfile.TemporaryDirectory() as folder, _tracing(), torch.no_grad():
@@ -170,19 +170,19 @@ def trace(graph: EmbeddingModule | RerankModule, example: tuple[Tensor, ...]) ->
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:
-    """Write a model; a large one's weights go into the one sidecar others look for, <name>_data."""
+    """Write a model. Large weights go to one sidecar file, <name>_data, the name that other tools expect."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if not is_large(model):
         path.write_bytes(model.SerializeToString(deterministic=True))
         return
     name = f"{path.name}_data"
-    (path.parent / name).unlink(missing_ok=True)  # onnx would append
+    (path.parent / name).unlink(missing_ok=True)  # onnx would append to an existing file
     onnx.save_model(model, str(path), save_as_external_data=True, location=name, size_threshold=1024)
-    onnx.load_external_data_for_model(model, str(path.parent))  # saving has taken the weights out of `model`
+    onnx.load_external_data_for_model(model, str(path.parent))  # saving removes the weights from `model`
 
 
 def is_large(model: onnx.ModelProto) -> bool:
-    """By its weights: protobuf's own ByteSize fails where the answer is yes."""
+    """Return True if the weights exceed the limit. protobuf's own ByteSize fails for such models."""
     return sum(_bytes(tensor) for tensor in model.graph.initializer) > LARGEST
 
 
@@ -192,7 +192,7 @@ def _bytes(tensor: onnx.TensorProto) -> int:
 
 
 def _example(checkpoint: SourceModel) -> tuple[Tensor, ...]:
-    """Two texts of different length: a mask of ones only would be traced as no mask at all."""
+    """Return two texts of different length, because a mask of ones only would be traced as no mask."""
     texts = ["a text to trace the graph with", "short"]
     alone = checkpoint.pipeline.task is Task.EMBED
     features = checkpoint.features(texts if alone else [(text, text) for text in texts])
@@ -200,7 +200,7 @@ def _example(checkpoint: SourceModel) -> tuple[Tensor, ...]:
 
 
 def strip_metadata(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Without what differs between two exports of the same thing: source paths in doc strings, and metadata."""
+    """Remove what differs between two exports of the same model: source paths in doc strings, and metadata."""
     del model.metadata_props[:]
     model.doc_string = model.graph.doc_string = ""
     for node in model.graph.node:
@@ -223,7 +223,7 @@ def eager(transformer: Any) -> Iterator[None]:
 
 @contextmanager
 def _tracing() -> Iterator[None]:
-    """The exporter is called legacy (`write` says why it stays), and tracing warns of every shape used as a number."""
+    """Ignore warnings that the exporter is legacy (`write` says why it is used), and about shapes used as numbers."""
     tracing: type[Warning] = torch.jit.TracerWarning  # type: ignore[attr-defined]
     with silence(), ignoring(*_LEGACY, (tracing, "")):
         yield

@@ -123,7 +123,7 @@ def test_another_head_does_not_pass_the_gate(cross_encoder: Path, rerank_bundle:
         right = encoder.encode(real)
         for wrong in (right + 0.5 * right.std(), -right):
             probes = parity.ProbeSet(real, wrong, 0, 128, either_side=False)
-            with pytest.raises(GateError, match="does not give the checkpoint's scores: minimum likeness"):
+            with pytest.raises(GateError, match="does not reproduce the checkpoint's scores: minimum likeness"):
                 parity.require(encoder, probes, parity.floors((), Task.RERANK))
         order = np.argsort(np.argsort(-right[:, 0])).astype(np.float32)[:, None]
         assert probe_pairs.concordance(real, right, right) == 1
@@ -133,10 +133,10 @@ def test_another_head_does_not_pass_the_gate(cross_encoder: Path, rerank_bundle:
 @pytest.mark.parametrize(
     ("change", "cause"),
     [
-        (lambda c: c.update(id2label={"0": "a", "1": "b"}), "gives 2 logits"),
+        (lambda c: c.update(id2label={"0": "a", "1": "b"}), "returns 2 logits"),
         (lambda c: c.update(architectures=["BertModel"]), "is a BertModel, and --task rerank needs a cross-encoder"),
-        (lambda c: c.update(sentence_transformers={"activation_fn": "torch.nn.Tanh"}), "Tanh over its logit"),
-        (lambda c: c.update(auto_map={"AutoModel": "x.Y"}), "asks for remote code"),
+        (lambda c: c.update(sentence_transformers={"activation_fn": "torch.nn.Tanh"}), "Tanh to its logit"),
+        (lambda c: c.update(auto_map={"AutoModel": "x.Y"}), "needs remote code"),
     ],
 )
 def test_what_is_no_cross_encoder_is_refused(
@@ -170,7 +170,7 @@ def test_options_of_embedding_are_refused(
 ) -> None:
     command = ["export", str(cross_encoder), "--out", str(tmp_path / "b"), "--task", "rerank", "--pooling", "mean"]
     assert run(command) == 2
-    assert "--pooling is for models that embed" in capfd.readouterr().err
+    assert "--pooling applies to embedding models only" in capfd.readouterr().err
 
 
 def test_the_plan_of_an_export(

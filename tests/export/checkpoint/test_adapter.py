@@ -194,7 +194,7 @@ def test_a_plain_base_takes_the_pooling_that_is_asked_for(copy: Path) -> None:
 
 
 def test_base_without_an_adapter_is_refused(tiny: Path) -> None:
-    with pytest.raises(UsageError, match="no PEFT adapter, so --base"):
+    with pytest.raises(UsageError, match="not a PEFT adapter, so --base"):
         open_(tiny, base=str(tiny))
 
 
@@ -205,7 +205,7 @@ def test_a_pooling_that_would_be_ignored_is_refused(checkpoint: Make, tmp_path: 
 
 
 def test_an_adapter_over_code_is_refused(saved: Path) -> None:
-    with pytest.raises(UsageError, match="none is merged into a base with code of its own"):
+    with pytest.raises(UsageError, match="not merged into a base with its own code"):
         open_(saved, trust_remote_code="0" * 64)
 
 

@@ -55,7 +55,7 @@ REFUSED = {
     "torn weights": (lambda f: (f / "model.safetensors").write_bytes(b"x" * 99), UsageError, "cannot be opened"),
     "remote code": (lambda f: edit(f / "config.json", auto_map={"AutoModel": "a.B"}), UnsafeError, "remote code"),
     "remote tokenizer": (lambda f: edit(f / "tokenizer_config.json", auto_map={}), UnsafeError, "remote code"),
-    "own module": (retyped("mine.Normalize"), UnsafeError, "runs code of its own"),
+    "own module": (retyped("mine.Normalize"), UnsafeError, "runs its own code"),
     "unknown module": (retyped("sentence_transformers.models.CNN"), UsageError, "has a CNN module"),
     "no pooling": (without_pooling, UsageError, "a Transformer followed by a Pooling"),
     "adapter": (lambda f: edit(f / "adapter_config.json"), UsageError, "PEFT adapter.*merge"),

@@ -88,7 +88,7 @@ def test_the_side_is_not_asked_of_a_model_that_depends_on_it(opened: Bundle) -> 
 def test_the_worst_text_is_named_with_figures(opened: Bundle) -> None:
     with spoilt(opened, lambda batch: 0.1 * (len(batch) > 1 and batch.input_ids[0, 0] > 0)) as encoder:
         found = batch_invariance.certify(encoder, TEXTS, left=False)
-        with pytest.raises(GateError, match=r"in other company: worst cosine .* 0\.99.*Worst of"):
+        with pytest.raises(GateError, match=r"with its batch: worst cosine .* 0\.99.*Worst of"):
             batch_invariance.judge(opened.plain, found, INT8)
     assert found.worst_text.startswith("'")
 
@@ -106,7 +106,7 @@ def test_dynamic_int8_may_vary_as_much_as_int8_may_differ(opened: Bundle) -> Non
     found = msgspec.structs.replace(opened.plain.invariance, shuffled=0.98)
     batch_invariance.judge(dynamic, found, INT8)
     for variant, worse in ((opened.plain, found), (dynamic, msgspec.structs.replace(found, shuffled=0.96))):
-        with pytest.raises(GateError, match="in other company"):
+        with pytest.raises(GateError, match="with its batch"):
             batch_invariance.judge(variant, worse, INT8)
 
 
