@@ -1,4 +1,4 @@
-"""The panels as a Grafana dashboard. Only whoever writes the assets needs grafana-foundation-sdk."""
+"""Writes the panels as a Grafana dashboard. Only this module needs grafana-foundation-sdk."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def dashboard() -> str:
     board = (
         build.Dashboard("embedship")
         .uid("embedship")
-        .description("An embedding and search service, and how good its answers are.")
+        .description("Service, devices, quality and drift of embedship instances.")
         .tags(["embedship"])
         .refresh("30s")
         .time("now-6h", "now")
@@ -93,7 +93,7 @@ def _states(_: DashboardPanel) -> Any:
 
 
 def _number(panel: DashboardPanel) -> Any:
-    named = len(panel.queries) == 1  # the series that is there is the answer
+    named = len(panel.queries) == 1  # the name of the series is the answer
     number = stat.Panel().text_mode(BigValueTextMode.NAME if named else BigValueTextMode.VALUE_AND_NAME)
     for cause, colour in COLOURS.items():
         fixed = model.DynamicConfigValue("color", {"mode": "fixed", "fixedColor": colour})

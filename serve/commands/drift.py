@@ -18,7 +18,7 @@ from embedship.monitor.drift.detector import DriftRule
 from embedship.monitor.drift.offline import DriftComparison, compare
 from embedship.monitor.drift.reference import DriftReference
 from embedship.monitor.errors import InvalidSetting, InvalidVectors
-from embedship.monitor.recall.history import RecallHistory, course
+from embedship.monitor.recall.history import RecallHistory, recall_history
 from embedship.monitor.state import SignalState
 from embedship.serve.commands.options import parse_false_alarms, parse_interval
 from embedship.serve.offline import references
@@ -108,7 +108,9 @@ def _course(log: DriftLog, baseline: float | None) -> RecallHistory | None:
     if log.recalls is None:
         return None
     times = log.current.times
-    return course(log.recalls, np.arange(len(log.recalls), dtype=np.float64) if times is None else times, baseline)
+    return recall_history(
+        log.recalls, np.arange(len(log.recalls), dtype=np.float64) if times is None else times, baseline
+    )
 
 
 def _write(path: Path, found: DriftCommandReport, reference: DriftReference, log: DriftLog) -> None:

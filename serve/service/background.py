@@ -68,11 +68,11 @@ class BackgroundTasks:
                     rows = [await workers.encode_on(device, tokens) for tokens in songs.tokens]
                     right = walk is None or await walk.on(workers, device)
                 except EngineFailed:
-                    self._watch.canary.failed(device)
+                    self._watch.canary.record_failure(device)
                     continue
-                self._watch.canary.saw(device, np.concatenate(rows))
+                self._watch.canary.record_vectors(device, np.concatenate(rows))
                 if not right:
-                    self._watch.canary.failed(device)
+                    self._watch.canary.record_failure(device)
         self._watch.report()  # so that a beginning is noted, whether or not anybody scrapes
 
     async def replay_probes(self) -> None:
@@ -85,9 +85,9 @@ class BackgroundTasks:
             await self._count_missing(probes)
         except RequestError as error:
             logger.warning("a replay of the probes was given up: %s", error)
-            probes.given_up()
+            probes.record_failed_replay()
             return
-        probes.replayed(scores)
+        probes.record_replay(scores)
 
     async def labels(self) -> None:
         """Count the labels without a document again, if documents came or went since."""

@@ -98,7 +98,7 @@ class ShadowCandidate:
         try:
             self._queue.put_nowait(asked)
         except Full:
-            self.comparison.skipped(busy=True)
+            self.comparison.record_skip(busy=True)
 
     def flush(self, timeout: float) -> bool:
         """Wait until what was offered so far, and every probe, is done with. False if that took too long."""
@@ -120,18 +120,18 @@ class ShadowCandidate:
 
     def _compare(self, asked: _SampledSearch) -> None:
         if not self._allowance.left:
-            self.comparison.skipped(busy=False)
+            self.comparison.record_skip(busy=False)
             return
         answer = self._ask(asked.query, asked.how)
         if answer is not None:
-            self.comparison.compared(asked.served, answer[0], asked.seconds, answer[1])
+            self.comparison.record_comparison(asked.served, answer[0], asked.seconds, answer[1])
 
     def _probe(self) -> None:
         if self._probes and self._allowance.left:
             probe = self._probes[0]
             answer = self._ask(probe.text, SearchParams())
             if answer is not None:
-                self.comparison.probed(score(answer[0], probe.relevant))
+                self.comparison.record_probe(score(answer[0], probe.relevant))
             self._probes.popleft()
 
     def _ask(self, query: str, how: SearchParams) -> tuple[list[str], float] | None:
@@ -141,13 +141,13 @@ class ShadowCandidate:
             tokens = self._encoder.tokenizer([query], self._shelf.prompt)
             found = self._shelf.search_sync(self._encoder.encode_tokens(tokens), K, how._replace(texts=[query]))
         except Exception:
-            self.comparison.failed()
+            self.comparison.record_failure()
             logger.exception("the candidate failed on a search; the service is untouched")
             return None
         finally:
             seconds = time.perf_counter() - began
             self._allowance.spend(seconds)
-            self.comparison.spent(seconds)
+            self.comparison.record_time(seconds)
         return [hit.document.id for hit in found.hits[0]], seconds
 
     def close(self) -> None:

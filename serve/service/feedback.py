@@ -36,7 +36,7 @@ class FeedbackService:
             if request.hits is not None:
                 return KeptAnswer(_rows(request.hits, known, "hits"), request.query)
             return KeptAnswer(await self._pipeline.search_probe(request.query), request.query)
-        answer = feedback.answers.take(request.request_id or "", request.result)
+        answer = feedback.answers.claim(request.request_id or "", request.result)
         if answer is None:
             raise UnknownRequestId(
                 f"request_id: result {request.result} of {request.request_id!r} is not kept, or was judged before, or "

@@ -78,7 +78,7 @@ def _canary(settings: Settings, encoder: Encoder, choir: CanaryTarget, reranker:
     canary = CanaryMonitor(choir.songs.vectors, devices, golden_floor=_floor(encoder), interval_seconds=seconds)
     if reranker:
         scores, alike = reranker.running.choir, partial(similarity, Task.RERANK)
-        canary.join(scores.songs.vectors, scores.workers.devices, _floor(reranker.running.encoder), alike)
+        canary.add_devices(scores.songs.vectors, scores.workers.devices, _floor(reranker.running.encoder), alike)
     return canary
 
 

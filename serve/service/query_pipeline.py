@@ -116,7 +116,7 @@ class QueryPipeline:
             self._candidate.sample(queries, found, how, seconds)
         assert feedback is not None, "whoever has an index takes feedback"
         if visit := current_request.get():
-            feedback.answers.keep(visit.id, answered.rows[:, :RECALL_K], queries if feedback.keeps_texts else None)
+            feedback.answers.store(visit.id, answered.rows[:, :RECALL_K], queries if feedback.keeps_texts else None)
         return SearchOutcome(answered, encoded, scored)
 
     async def _found(self, vectors: Vectors | None, k: int, how: SearchParams, permit: QueuePermit) -> SearchResults:

@@ -82,10 +82,10 @@ def test_the_same_series_carry_what_was_measured(registry):
         observer.observe(vectors, ids)
         observer.observe(None)
         assert observer.flush(120)
-        watch.canary.saw("cpu:0", GOLDEN)
-        watch.canary.failed("cpu:1")
-        probes.replayed({0: RecallScore(1, 1, 1.0), 1: RecallScore(0, 1, 0.0)})
-        watch.feedback.answers.keep("a", ids[:3])
+        watch.canary.record_vectors("cpu:0", GOLDEN)
+        watch.canary.record_failure("cpu:1")
+        probes.record_replay({0: RecallScore(1, 1, 1.0), 1: RecallScore(0, 1, 0.0)})
+        watch.feedback.answers.store("a", ids[:3])
         watch.feedback.judge([1], {"a": 1, "b": 2}, None)
         after = scrape(registry)
     assert set(after) == set(before)
@@ -166,7 +166,7 @@ def test_counters_only_rise(registry):
         scrapes = [scrape(registry)]
         for n in (40, 1, 60):
             watch.observer.observe(np.ones((n, 4), np.float32), np.tile(np.arange(10), (n, 1)))
-            watch.canary.saw("cpu:0", GOLDEN)
+            watch.canary.record_vectors("cpu:0", GOLDEN)
             assert watch.observer.flush(120)
             scrapes.append(scrape(registry))
     for name in scrapes[0]:

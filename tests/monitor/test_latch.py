@@ -48,7 +48,7 @@ def test_recall_is_not_green_while_its_interval_lies_below_the_baseline():
     assert report.upper < 0.993
     assert (report.state, report.since) == (SignalState.WARN, 1.0)
     after = RollingRecall(baseline=RecallBaseline.exact(0.993))
-    after.remember(recall.memory())
+    after.restore(recall.memory())
     assert after.state is SignalState.WARN, "a restart mends nothing"
     for _ in range(500):
         recall.update(10, 10, now=3.0)

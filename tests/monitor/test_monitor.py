@@ -62,7 +62,7 @@ class Bench:
         )
 
     def sing(self, damage=0.0):
-        self.watch.canary.saw("cpu:0", GOLDEN + np.float32(damage) * GOLDEN[::-1])
+        self.watch.canary.record_vectors("cpu:0", GOLDEN + np.float32(damage) * GOLDEN[::-1])
 
     def search(self, n=300, shift=0.0, missed=0, seed=1):
         vectors = np.random.default_rng(seed).normal(loc=shift, size=(n, D)).astype(np.float32)
@@ -73,7 +73,7 @@ class Bench:
 
     def replay(self, wrong=0):
         probes = self.watch.probes
-        probes.replayed({number: WRONG if number < wrong else RIGHT for number in probes.order()})
+        probes.record_replay({number: WRONG if number < wrong else RIGHT for number in probes.order()})
 
     def judge(self, n=10, right=True):
         for _ in range(n):
@@ -243,7 +243,7 @@ def test_an_index_that_was_built_worse_is_degraded_before_the_first_search(calm,
         assert (diagnosis.cause, diagnosis.changed) == (DiagnosisCause.INDEX_DEGRADED, BaselineChange.INDEX)
         recall = made.status().queries.shadow.recall
         assert (recall.baseline, recall.inherited, recall.queries) == (1.0, True, 0)
-        assert "was 0.542 when this index was built, and 1.000 with the index before it" in recall.reason
+        assert "was 0.542 when this index was built, and 1.000 with the previous index" in recall.reason
         made.replay(wrong=9)
         made.search(20, missed=5)
         assert made.status().diagnosis.cause is DiagnosisCause.INDEX_DEGRADED
@@ -362,7 +362,7 @@ def test_a_damaged_memory_is_a_warning_and_a_new_beginning(used, tmp_path, caplo
     path.write_bytes(path.read_bytes()[:-5])
     after = Bench(tmp_path)
     after.watch.restore()
-    assert "the monitor begins anew" in caplog.text
+    assert "monitoring starts without it" in caplog.text
     with after.watch:
         after.search()
         assert after.status().queries.drift.samples == 300

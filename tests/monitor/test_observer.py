@@ -179,7 +179,7 @@ def test_what_a_test_needs_is_fitted_on_the_thread_and_what_was_remembered_is_te
     observer = QueryObserver(REFERENCE, None, fingerprint="abc", interval_seconds=1e9, clock=Watching())
     detector = observer._drift._detector
     window = QueryWindow(queries(200), np.full(200, 990.0), np.full(200, -1), (None,) * 200)
-    observer.remember(None, window)
+    observer.restore(None, window)
     drift = observer.report().drift
     assert (drift.state, drift.reason, drift.samples) == (SignalState.UNKNOWN, "not tested yet", 200)
     assert detector._fitted is None

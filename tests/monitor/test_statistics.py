@@ -10,12 +10,12 @@ from embedship.monitor.errors import InvalidVectors
 from embedship.monitor.statistics import (
     SortedSample,
     benjamini_hochberg,
-    discovered,
+    discovery_mask,
     ks_2samp,
     ks_pvalue,
     ks_statistic,
     recall_interval,
-    significant,
+    significance_mask,
 )
 
 
@@ -65,7 +65,7 @@ def test_ks_equals_scipy_for_any_sample(reference, current):
 def test_ks_of_a_sorted_reference_is_the_same():
     random = np.random.default_rng(0)
     reference, current = random.normal(size=(90, 5)), random.normal(size=(70, 5))
-    prepared = SortedSample.of(reference)
+    prepared = SortedSample.from_rows(reference)
     for plain, quick in zip(ks_2samp(reference, current), ks_2samp(prepared, current), strict=True):
         np.testing.assert_array_equal(plain, quick)
 
@@ -97,7 +97,7 @@ def test_pvalue_of_a_distance_no_samples_have():
 def test_significant_is_a_comparison_of_all_pvalues(n, m, alpha):
     random = np.random.default_rng(5)
     statistic, pvalue = ks_2samp(random.normal(size=(n, 80)), random.normal(np.linspace(0, 0.9, 80), size=(m, 80)))
-    np.testing.assert_array_equal(significant(statistic, n, m, alpha), pvalue < alpha)
+    np.testing.assert_array_equal(significance_mask(statistic, n, m, alpha), pvalue < alpha)
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.3, 2.0])
@@ -108,7 +108,7 @@ def test_discovered_is_benjamini_hochberg(n, m, shift):
         current = random.normal(np.linspace(0, shift, 30), size=(m, 30))
         statistic, pvalue = ks_2samp(random.normal(size=(n, 30)), current)
         expected = benjamini_hochberg(pvalue, 0.2)
-        np.testing.assert_array_equal(discovered(statistic, n, m, 0.2), expected)
+        np.testing.assert_array_equal(discovery_mask(statistic, n, m, 0.2), expected)
     assert expected.any() or shift < 1
 
 

@@ -139,11 +139,11 @@ def test_load_of_a_foreign_file_says_so(tmp_path, content, why):
     [
         ({"other": ROWS}, "vectors"),
         ({"vectors": ROWS.astype(np.float16)}, "float16"),
-        ({"vectors": ROWS * np.nan}, "vectors hold NaN"),
+        ({"vectors": ROWS * np.nan}, "vectors contain NaN"),
         ({"vectors": ROWS[0]}, r"\(4,\) float32"),
         ({"vectors": ROWS[:0]}, r"\(0, 4\) float32"),
         ({"vectors": ROWS, "times": np.zeros(49)}, "times of shape"),
-        ({"vectors": ROWS, "times": np.full(50, np.nan)}, "times hold NaN"),
+        ({"vectors": ROWS, "times": np.full(50, np.nan)}, "times contain NaN"),
         ({"vectors": ROWS, "sessions": np.zeros(49, dtype=np.int64)}, "sessions of shape"),
         ({"vectors": ROWS, "sessions": np.full(50, np.nan)}, "sessions are whole numbers"),
         ({"vectors": ROWS, "offset:x": ROWS[0, :2].copy()}, "offset of x"),

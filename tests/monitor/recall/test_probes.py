@@ -23,7 +23,7 @@ def clock():
 
 def replay(probes, wrong=0):
     """The first `wrong` of the questions are not answered."""
-    probes.replayed({number: WRONG if number < wrong else RIGHT for number in probes.order()})
+    probes.record_replay({number: WRONG if number < wrong else RIGHT for number in probes.order()})
 
 
 def test_the_first_replay_is_the_baseline(clock):
@@ -68,7 +68,7 @@ def test_probes_that_never_found_anything_have_no_baseline(clock):
     replay(probes, wrong=50)
     assert probes.report().recall.state is SignalState.UNKNOWN
     after = ProbeRecall(PROBES, clock=clock)
-    after.remember(probes.recall.memory(), probes.ndcg_baseline)
+    after.restore(probes.recall.memory(), probes.ndcg_baseline)
     assert after.report().recall.state is SignalState.UNKNOWN
 
 
@@ -84,7 +84,7 @@ def test_an_index_that_was_filled_after_the_first_replays_has_a_baseline(clock):
 def test_replays_that_stop_are_unknown_again(clock):
     probes = ProbeRecall(PROBES, interval_seconds=600, clock=clock)
     replay(probes)
-    probes.given_up()
+    probes.record_failed_replay()
     clock.now += STALE * 600 + 1
     report = probes.report()
     assert (report.recall.state, report.failures, report.replays) == (SignalState.UNKNOWN, 1, 1)
@@ -112,7 +112,7 @@ def test_what_is_remembered_is_the_baseline_of_the_first_server(clock):
     before = ProbeRecall(PROBES, clock=clock)
     replay(before, wrong=5)
     after = ProbeRecall(PROBES, clock=clock)
-    after.remember(before.recall.memory(), before.ndcg_baseline)
+    after.restore(before.recall.memory(), before.ndcg_baseline)
     replay(after, wrong=40)
     report = after.report()
     assert (report.recall.baseline, report.ndcg_baseline, report.recall.state) == (0.9, 0.9, SignalState.WARN)

@@ -106,7 +106,7 @@ def test_nothing_found_from_the_start_is_no_fall_and_no_baseline():
     recall = RollingRecall(window=10, windows=5)
     feed(recall, 0, 70)
     assert (recall.baseline, recall.cusum, recall.state) == (None, False, SignalState.UNKNOWN)
-    assert "nothing was found yet" in recall.report().reason
+    assert "too low for a baseline" in recall.report().reason
     feed(recall, 10, 60)
     assert (recall.baseline, recall.state) == (0.2, SignalState.OK)  # of the first windows that found something
 
@@ -144,7 +144,7 @@ def test_what_was_learned_is_remembered_before_a_provisional_baseline():
     before = RollingRecall(window=10, windows=5, baseline=provisional)
     feed(before, 9, 60)
     after = RollingRecall(window=10, windows=5, baseline=provisional)
-    after.remember(before.memory())
+    after.restore(before.memory())
     for each in (before, after):
         feed(each, 7, 5)
     assert after.report() == before.report()
@@ -153,11 +153,11 @@ def test_what_was_learned_is_remembered_before_a_provisional_baseline():
 
 def test_a_report_grows_old():
     recall = RollingRecall(window=10, windows=5, baseline=RecallBaseline.exact(1.0))
-    assert recall.report().aged(1e9, 60) == recall.report()  # it says `unknown` already, and why
+    assert recall.report().expire(1e9, 60) == recall.report()  # it says `unknown` already, and why
     for _ in range(10):
         recall.update(2, 10, now=1_000.0)
-    assert recall.report().aged(1_059, 60).state is SignalState.WARN
-    aged = recall.report().aged(1_060, 60)
+    assert recall.report().expire(1_059, 60).state is SignalState.WARN
+    aged = recall.report().expire(1_060, 60)
     assert (aged.state, aged.since, aged.queries) == (SignalState.UNKNOWN, 0.0, 10)
     assert "no query compared in the last 60 s" in aged.reason
 
