@@ -1,4 +1,9 @@
-"""The bundle: one folder that holds a model, what was measured of it, and how it is verified."""
+"""The bundle: one folder that holds a model, what was measured of it, and how it is verified.
+
+bundle.py    The bundle
+manifest.py  bundle.json
+signing.py   Signatures over a bundle
+"""
 
 from embedship.bundle.bundle import Bundle, strangers
 from embedship.bundle.manifest import (

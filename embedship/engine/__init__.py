@@ -1,4 +1,14 @@
-"""Batch -> Vectors: one Protocol, one file a runtime. Nothing is imported until a variant asks for it."""
+"""Batch -> Vectors: one Protocol, one file a runtime. Nothing is imported until a variant asks for it.
+
+buckets.py          Batches of few shapes, for devices that plan, allocate or compile once a shape
+device.py           What a device asks of a variant, and how many streams it takes
+heap.py             Memory that the C library keeps after it was freed
+inputs.py           A batch as the named inputs of a model graph
+onnxruntime.py      ONNX Runtime on CPU
+onnxruntime_gpu.py  ONNX Runtime on NVIDIA GPUs, through CUDA or TensorRT
+openvino.py         OpenVINO on CPUs (bfloat16 where they multiply it natively, float32 elsewhere) and on Intel
+protocol.py         The interface that every engine implements
+"""
 
 from __future__ import annotations
 

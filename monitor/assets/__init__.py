@@ -1,13 +1,23 @@
 """Alert rules, runbooks and the dashboard for Prometheus, Alertmanager and Grafana: generated, tested and shipped.
 
-    alert.py       Alert: expression, texts, runbook, and series on which it fires or must not fire
-    service.py connections.py devices.py changes.py jobs.py quality.py pulse.py   the alerts
-    recording.py   the ratios that the alerts use
-    rules.py cases.py runbooks.py dashboard.py   output as rules, promtool tests, Markdown and Grafana JSON
-    options.py     what an operator can change in the rules
-    write.py       writes the folder files/; a test checks that it is up to date
+Change the data, then run `make assets`.
 
-Change the data, then `make assets`.
+alert.py        Alert: expression, texts, runbook, and series on which it fires or must not fire
+service.py      alerts about the service: availability, errors, latency, queue
+connections.py  the alert about connections
+devices.py      alerts about single devices of an instance
+changes.py      the alert about an index that accepts changes
+jobs.py         alerts about the chart's CronJobs
+quality.py      alerts about the quality of vectors, index and model
+pulse.py        alerts that fire when the monitor itself stops working
+recording.py    the ratios that the alerts use
+rules.py        output: the rule file
+cases.py        output: promtool unit tests
+runbooks.py     output: the runbooks as Markdown
+panels.py       the dashboard as data
+dashboard.py    output: the dashboard as Grafana JSON
+options.py      what an operator can change in the rules
+write.py        writes the folder files/; a test checks that it is up to date
 """
 
 from importlib.resources import files

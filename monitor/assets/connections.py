@@ -3,7 +3,7 @@
 from embedship.monitor.assets.alert import INSTANCE, Alert, AlertCase, AlertSeverity, Runbook, series
 from embedship.monitor.assets.recording import BY_INSTANCE
 
-_CROWDED = series("embedship_rejections_total", reason="crowded")
+_REFUSED = series("embedship_rejections_total", reason="crowded")
 _OVERLOADED = series("embedship_rejections_total", reason="overloaded")
 _ENOUGH = 10  # refused in five minutes; fewer come from a client that opened one connection too many and gave up
 
@@ -17,12 +17,12 @@ CONNECTIONS = (
         description="All connections that {{ $labels.instance }} ({{ $labels.job }}) accepts are in use. For 10 "
         "minutes, requests on additional connections were answered with 503. Existing connections work normally.",
         fires=(
-            AlertCase(name="some are refused each minute", series={_CROWDED: "0x10 0+6x60"}, at="30m", labels=INSTANCE),
+            AlertCase(name="some are refused each minute", series={_REFUSED: "0x10 0+6x60"}, at="30m", labels=INSTANCE),
         ),
         quiet=(
-            AlertCase(name="no client is refused", series={_CROWDED: "0x60"}, at="30m"),
-            AlertCase(name="a burst of two minutes", series={_CROWDED: "0x10 0+50x2 100x60"}, at="17m"),
-            AlertCase(name="one each minute", series={_CROWDED: "0x10 0+1x60"}, at="30m"),
+            AlertCase(name="no client is refused", series={_REFUSED: "0x60"}, at="30m"),
+            AlertCase(name="a burst of two minutes", series={_REFUSED: "0x10 0+50x2 100x60"}, at="17m"),
+            AlertCase(name="one each minute", series={_REFUSED: "0x10 0+1x60"}, at="30m"),
             AlertCase(name="the queue is full, but not the connections", series={_OVERLOADED: "0x10 0+6x60"}, at="30m"),
         ),
         runbook=Runbook(

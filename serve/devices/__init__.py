@@ -1,4 +1,13 @@
-"""What computes: the streams of an engine in this process, or a worker process a device, watched and restarted."""
+"""What computes: the streams of an engine in this process, or a worker process a device, watched and restarted.
+
+fleet.py            All devices of a service, opened and proven
+hang_detector.py    The heartbeat of a device
+local.py            A stream of the engine in this process
+process.py          One worker process, from its start to its death, seen from the server
+supervision.py      A device in a process of its own
+worker_main.py      The worker process of a device
+worker_protocol.py  Batches and vectors as bytes on the way to a worker process and back
+"""
 
 from __future__ import annotations
 

@@ -74,6 +74,30 @@ _REQUEST_ID: Schema = {
     "schema": {"type": "string"},
 }
 
+# Class -> its name in the document, where they differ: clients that were generated from the document keep their names.
+_COMPONENT_NAMES = {
+    "BaselineChange": "Change",
+    "DiagnosisCause": "Cause",
+    "DimensionShift": "Dimension",
+    "DriftEvidence": "Evidence",
+    "DriftRule": "Rule",
+    "DriftedQuery": "Drifted",
+    "FailedProbe": "Failed",
+    "FailureCounts": "Failures",
+    "JudgedQuery": "Pair",
+    "MonitorSignals": "Signals",
+    "MonitorStatus": "Status",
+    "ObserverReport": "Report",
+    "QueryTopic": "Topic",
+    "ReloadResult": "Reloaded",
+    "SearchEffort": "Effort",
+    "SearchLatency": "Latency",
+    "SearchMode": "Mode",
+    "SignalState": "State",
+    "TeiPoolingInfo": "TeiPooling",
+    "VectorCode": "Code",
+}
+
 # What any request may be answered, on whichever path; and what one may be whose body is waited for.
 _ANY: tuple[type[RequestError], ...] = (WrongMethod, HeadTooLarge, TooManyConnections)
 _WITH_BODY: tuple[type[RequestError], ...] = (SlowBody,)
@@ -107,7 +131,7 @@ def document(routes: Sequence[Route], locked: bool = False) -> Schema:
     """`locked`: requests must carry an API key."""
     routes = [route for route in routes if route.part_of is None]
     types = _types(routes)
-    schemas, named = msgspec.json.schema_components(types, ref_template=_REFERENCE)
+    schemas, named = _public(msgspec.json.schema_components(types, ref_template=_REFERENCE))
     known = dict(zip(map(repr, types), schemas, strict=True))
     paths: dict[str, Schema] = {}
     for route in routes:
@@ -123,6 +147,21 @@ def document(routes: Sequence[Route], locked: bool = False) -> Schema:
         "paths": paths,
         "components": components,
     }
+
+
+def _public(schema: Any) -> Any:
+    """The schema, with the document's names of components in place of the names of classes."""
+    if isinstance(schema, list | tuple):
+        return [_public(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    renamed: Schema = {_COMPONENT_NAMES.get(key, key): _public(value) for key, value in schema.items()}
+    if isinstance(title := renamed.get("title"), str):
+        renamed["title"] = _COMPONENT_NAMES.get(title, title)
+    if isinstance(reference := renamed.get("$ref"), str):
+        prefix, _, name = reference.rpartition("/")
+        renamed["$ref"] = f"{prefix}/{_COMPONENT_NAMES.get(name, name)}"
+    return renamed
 
 
 def _key(route: Route, locked: bool) -> str | None:

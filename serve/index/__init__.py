@@ -1,4 +1,20 @@
-"""Vectors -> hits. Nothing here imports FAISS; folder.py opens an index, build.py makes one."""
+"""Vectors -> hits. Nothing here imports FAISS; folder.py opens an index, build.py makes one.
+
+arrays.py         Arrays on disk
+effort.py         How hard a search looks
+exact_vectors.py  The vectors of an index, in float16 on disk
+factory.py        FAISS factory strings
+faiss_library.py  FAISS, from the one place that imports it
+flat.py           Every vector compared
+folder.py         An index on disk, opened
+gpu.py            FAISS on a GPU
+kinds.py          Recipe -> index
+manifest.py       index.json
+recipe.py         How an index is made
+stage.py          First stages
+staged.py         Two stages
+store.py          What ranks candidates again
+"""
 
 from __future__ import annotations
 

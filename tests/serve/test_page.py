@@ -124,7 +124,7 @@ def look(browser: Browser, server: Live) -> Iterator[Callable[..., Page]]:
 
 
 def ask(page: Page, query: str) -> None:
-    page.set_row("#search", query)
+    page.fill("#search", query)
     page.keyboard.press("Enter")
     page.locator("#hits li").first.wait_for(timeout=SECONDS)
 

@@ -1,6 +1,21 @@
 """The routes, one module a family: what each does with a request that has the right shape.
 
 A new family is a module here with `routes(service)`, and a line below.
+
+    admin.py      What changes a running server
+    cohere.py     POST /v2/embed, as Cohere's clients speak it
+    common.py     What every family checks of the texts and dimensions it is given, and how it writes vectors
+    dashboard.py  GET /monitor/ui
+    documents.py  PUT /documents, and GET and DELETE of one
+    encode.py     POST /v1/encode
+    feedback.py   POST /feedback
+    health.py     What orchestrators, scrapers and people ask of a running server
+    infinity.py   POST /embeddings and GET /models, as clients of Infinity speak them
+    info.py       GET /info
+    openai.py     POST /v1/embeddings and GET /v1/models, as OpenAI's clients speak them
+    rerank.py     POST /rerank as text-embeddings-inference and Infinity take it
+    search.py     POST /search
+    tei.py        POST /embed, /, /similarity, /tokenize and /decode, as clients of text-embeddings-inference speak them
 """
 
 from __future__ import annotations
