@@ -270,8 +270,9 @@ class DriftDetector:
         return DriftReport(
             state=SignalState.WARN if fired[self.rule] else SignalState.OK,
             rule=self.rule,
-            reason=f"mean shift {shift.score:.2f} times that of no drift, limit {promise.threshold:.2f}; "
-            f"effect {shift.effect:.3f}, limit {self._floor}; {dimensions:.1%} of dimensions at p < {ALPHA}",
+            reason=f"the squared shift of the mean is {shift.score:.2f} times its value without drift "
+            f"(limit {promise.threshold:.2f}), and the effect is {shift.effect:.3f} (limit {self._floor}); "
+            f"{dimensions:.1%} of dimensions have p < {ALPHA}",
             samples=samples,
             distinct=m,
             effective=shift.effective,

@@ -17,8 +17,8 @@ _INTERVAL = re.compile(r"(\d+(?:\.\d+)?)\s*(s|seconds?|m|minutes?|h|hours?|d|day
 class FalseAlarms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A budget of false alarms: `alarms` per `seconds`.
 
-    >>> FalseAlarms.parse("2 per week").per_day
-    0.2857142857142857
+    >>> round(FalseAlarms.parse("2 per week").per_day, 6)
+    0.285714
     """
 
     alarms: float

@@ -138,7 +138,7 @@ class ProbeRecall:
     def report(self) -> ProbeReport:
         recall = self.recall.report()
         if self._replayed_at < self._clock() - self._stale_seconds:
-            reason = f"no whole replay in the last {self._stale_seconds:.0f} s"
+            reason = f"no complete replay in the last {self._stale_seconds:.0f} s"
             recall = msgspec.structs.replace(recall, state=SignalState.UNKNOWN, reason=reason)
         return ProbeReport(
             recall=recall,

@@ -172,7 +172,7 @@ def test_a_device_that_was_silent_for_long_is_not_shown_as_ok(look: Callable[...
 
 def test_unknown_is_shown_as_unknown(look: Callable[..., Page]) -> None:
     page = look()
-    assert page.text_content("#cause") == "Too early to tell"
+    assert page.text_content("#cause") == "Not enough data yet"
     index = page.locator(".signals li", has_text="Index")
     assert index.get_attribute("data-state") == "unknown"
     assert "? unknown" in (index.text_content() or "")
@@ -180,7 +180,7 @@ def test_unknown_is_shown_as_unknown(look: Callable[..., Page]) -> None:
     assert index.locator(".value").text_content() == "\u2013"
     assert page.locator("#recall .meter", has_text="Index").locator(".figure").text_content() == "unknown"
     users = page.locator(".signals li", has_text="Users")
-    assert "not watched" in (users.text_content() or "")
+    assert "not monitored" in (users.text_content() or "")
 
 
 def test_documents_are_text_and_never_markup(look: Callable[..., Page]) -> None:
@@ -232,7 +232,7 @@ def test_a_lost_connection_is_shown_and_found_again(browser: Browser, server: Li
         page.locator("#lost").wait_for(timeout=SECONDS)
     finally:
         server.process.send_signal(signal.SIGCONT)
-    assert "does not answer. What you see is" in (page.text_content("#lost") or "")
+    assert "does not answer. The data on this page is" in (page.text_content("#lost") or "")
     page.locator("#lost").wait_for(state="hidden", timeout=SECONDS)
     assert page.text_content("#pulse") == "live"
     page.close()
@@ -243,7 +243,7 @@ def test_it_asks_for_a_key_and_takes_it_from_its_address(browser: Browser, bundl
     with launched(str(bundle), "--api-key-file", str(tmp_path / "keys")) as live:
         page = browser.new_page()
         page.goto(live.url + PATH)
-        page.locator("#lost", has_text="asks for an API key").wait_for(timeout=SECONDS)
+        page.locator("#lost", has_text="requires an API key").wait_for(timeout=SECONDS)
         page.goto(f"{live.url}{PATH}#key=a-key-for-the-wall")
         page.locator("#pulse[data-state=ok]").wait_for(timeout=SECONDS)
         assert page.locator("#lost").is_hidden()

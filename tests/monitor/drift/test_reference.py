@@ -123,7 +123,7 @@ BEFORE = {
         (save({"vectors": ROWS}, {KEY: HEADER % (3, ', "more": 1')}), "more"),
         (
             save({"vectors": ROWS}, {KEY: HEADER % (1, "")}),
-            "format 1, this version reads 3: fit it again, with `embedship reference`",
+            "format 1, this version reads 3: fit it again with `embedship reference`",
         ),
     ],
 )
@@ -145,7 +145,7 @@ def test_load_of_a_foreign_file_says_so(tmp_path, content, why):
         ({"vectors": ROWS, "times": np.zeros(49)}, "times of shape"),
         ({"vectors": ROWS, "times": np.full(50, np.nan)}, "times contain NaN"),
         ({"vectors": ROWS, "sessions": np.zeros(49, dtype=np.int64)}, "sessions of shape"),
-        ({"vectors": ROWS, "sessions": np.full(50, np.nan)}, "sessions are whole numbers"),
+        ({"vectors": ROWS, "sessions": np.full(50, np.nan)}, "sessions must be integers"),
         ({"vectors": ROWS, "offset:x": ROWS[0, :2].copy()}, "offset of x"),
     ],
 )

@@ -88,7 +88,7 @@ def test_replays_that_stop_are_unknown_again(clock):
     clock.now += STALE * 600 + 1
     report = probes.report()
     assert (report.recall.state, report.failures, report.replays) == (SignalState.UNKNOWN, 1, 1)
-    assert "no whole replay in the last 1800 s" in report.recall.reason
+    assert "no complete replay in the last 1800 s" in report.recall.reason
 
 
 def test_the_worst_are_named_without_their_texts(clock):
