@@ -106,11 +106,11 @@ def diagnose(signals: MonitorSignals, changed: BaselineChange = BaselineChange.N
     >>> diagnose(MonitorSignals(canary=SignalState.OK, drift=SignalState.WARN, shadow=SignalState.OK)).cause
     <DiagnosisCause.USERS_CHANGED: 'users_changed'>
     """
-    seen = msgspec.structs.astuple(signals)
+    states = msgspec.structs.astuple(signals)
     for row in TABLE:
-        fits = all(not cell or state in cell for cell, state in zip(row[: len(seen)], seen, strict=True))
+        fits = all(not cell or state in cell for cell, state in zip(row[: len(states)], states, strict=True))
         if fits and (not row.changed or changed in row.changed):
             return Diagnosis(row.cause, row.reason, signals, changed=changed)
     return Diagnosis(
-        DiagnosisCause.UNKNOWN, UNEXPLAINED if SignalState.WARN in seen else TOO_EARLY, signals, changed=changed
+        DiagnosisCause.UNKNOWN, UNEXPLAINED if SignalState.WARN in states else TOO_EARLY, signals, changed=changed
     )

@@ -65,14 +65,14 @@ def _variables() -> list[Any]:
 
 
 def _panel(panel: DashboardPanel) -> Any:
-    made = _KINDS[panel.kind](panel).title(panel.title).description(panel.description).datasource(_SOURCE)
-    made = made.unit(panel.unit).span(panel.width).height(_HEIGHT)
+    builder = _KINDS[panel.kind](panel).title(panel.title).description(panel.description).datasource(_SOURCE)
+    builder = builder.unit(panel.unit).span(panel.width).height(_HEIGHT)
     for letter, query in zip("ABCDEFGH", panel.queries, strict=False):
         target = prometheus.Dataquery().expr(query.expr).legend_format(query.legend).ref_id(letter).datasource(_SOURCE)
         if panel.kind is PanelKind.TABLE:
             target.instant().format(PromQueryFormat.TABLE)
-        made.with_target(target.instant() if panel.kind is PanelKind.NUMBER else target)
-    return made
+        builder.with_target(target.instant() if panel.kind is PanelKind.NUMBER else target)
+    return builder
 
 
 def _lines(_: DashboardPanel) -> Any:

@@ -62,27 +62,27 @@ class AnswerCache:
     def __init__(self, capacity: int) -> None:
         """`capacity` counts queries, not requests. It limits memory to about 500 bytes per query."""
         self._capacity = capacity
-        self._kept: OrderedDict[str, _KeptPair] = OrderedDict()
+        self._answers: OrderedDict[str, _KeptPair] = OrderedDict()
         self.queries = 0
 
     def store(self, request_id: str, rows: Rows, texts: Sequence[str] | None = None) -> None:
         """Store an answer and drop the oldest. A repeated request with the same answer changes nothing."""
-        if stored := self._kept.get(request_id):
+        if stored := self._answers.get(request_id):
             if not np.array_equal(stored.rows, rows):
                 stored.judged.update(range(len(stored.rows)))
             return
         if len(rows) > self._capacity:
             return
-        self._kept[request_id] = _KeptPair(
+        self._answers[request_id] = _KeptPair(
             rows.copy(), None if texts is None else tuple(text[:CHARACTERS] for text in texts), set()
         )
         self.queries += len(rows)
         while self.queries > self._capacity:
-            self.queries -= len(self._kept.popitem(last=False)[1].rows)
+            self.queries -= len(self._answers.popitem(last=False)[1].rows)
 
     def claim(self, request_id: str, result: int) -> KeptAnswer | None:
         """Return one result of a request, once. None if it is not stored or was claimed before."""
-        stored = self._kept.get(request_id)
+        stored = self._answers.get(request_id)
         if stored is None or not 0 <= result < len(stored.rows) or result in stored.judged:
             return None
         stored.judged.add(result)

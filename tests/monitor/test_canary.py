@@ -29,7 +29,7 @@ def noisy(amount, seed=1):
     return GOLDEN + np.random.default_rng(seed).normal(scale=amount, size=GOLDEN.shape).astype(np.float32)
 
 
-def test_nothing_is_known_before_every_device_has_sung(canary):
+def test_the_state_is_unknown_before_every_device_had_a_round(canary):
     assert canary.report().state is SignalState.UNKNOWN
     canary.record_vectors("cpu:0", GOLDEN)
     report = canary.report()
@@ -54,7 +54,7 @@ def test_the_worst_text_of_the_worst_device_decides(canary):
     assert broken.texts == 10
 
 
-def test_a_small_change_since_the_start_is_seen_though_the_floor_to_the_checkpoint_is_low(canary):
+def test_a_small_change_since_the_start_warns_even_with_a_low_golden_floor(canary):
     quantised = noisy(0.05)  # what int8 costs: cosine 0.998
     for device in DEVICES:
         canary.record_vectors(device, quantised)
@@ -72,7 +72,7 @@ def test_a_nan_warns(canary):
     assert canary.report().state is SignalState.WARN
 
 
-def test_silence_is_unknown_and_a_failure_does_not_end_it(canary, clock):
+def test_a_device_without_rounds_is_unknown_even_after_a_failed_round(canary, clock):
     for device in DEVICES:
         canary.record_vectors(device, GOLDEN)
     clock.now += STALE * 30
@@ -84,7 +84,7 @@ def test_silence_is_unknown_and_a_failure_does_not_end_it(canary, clock):
     assert (report.state, report.devices[1].failures) == (SignalState.UNKNOWN, 1)
 
 
-def test_damage_is_not_forgotten_when_a_device_falls_silent(canary, clock):
+def test_a_damaged_device_still_warns_when_its_rounds_stop(canary, clock):
     for device in DEVICES:
         canary.record_vectors(device, noisy(1.0))
     clock.now += 10_000

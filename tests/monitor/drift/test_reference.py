@@ -79,7 +79,7 @@ def test_fit_is_a_seeded_sample_without_repeats():
     assert (first != other).any()
 
 
-def test_fit_refuses_what_is_no_sample():
+def test_fit_refuses_invalid_samples():
     with pytest.raises(InvalidVectors, match=r"\(0, 4\)"):
         DriftReference.fit(ROWS[:0], "abc")
     with pytest.raises(InvalidVectors, match="NaN"):
@@ -90,7 +90,7 @@ def test_fit_refuses_what_is_no_sample():
         DriftReference(vectors=ROWS.astype(np.float64), fingerprint="abc")
 
 
-def test_require_names_both_models_and_the_cure():
+def test_require_names_both_models_and_what_to_do():
     reference = DriftReference.fit(ROWS, "a" * 64)
     reference.require("a" * 64)
     with pytest.raises(ReferenceMismatch, match=r"aaaaaaaaaaaa.*bbbbbbbbbbbb.*fit a reference"):
@@ -127,7 +127,7 @@ BEFORE = {
         ),
     ],
 )
-def test_load_of_a_foreign_file_says_so(tmp_path, content, why):
+def test_loading_another_kind_of_file_is_refused(tmp_path, content, why):
     (tmp_path / "r").write_bytes(content)
     with pytest.raises(ReferenceUnreadable, match=why):
         DriftReference.load(tmp_path / "r")
@@ -149,7 +149,7 @@ def test_load_of_a_foreign_file_says_so(tmp_path, content, why):
         ({"vectors": ROWS, "offset:x": ROWS[0, :2].copy()}, "offset of x"),
     ],
 )
-def test_load_of_bad_tensors_says_so(tmp_path, header, tensors, why):
+def test_loading_bad_tensors_is_refused(tmp_path, header, tensors, why):
     (tmp_path / "r").write_bytes(save(tensors, {KEY: header}))
     with pytest.raises(ReferenceUnreadable, match=why):
         DriftReference.load(tmp_path / "r")
@@ -164,7 +164,7 @@ def test_load_of_bad_tensors_says_so(tmp_path, header, tensors, why):
         ("promise", "false_alarms", {"alarms": 0, "seconds": 1}),
     ],
 )
-def test_load_of_terms_that_cannot_be_met_says_so(tmp_path, part, key, value):
+def test_loading_impossible_settings_is_refused(tmp_path, part, key, value):
     header = BEFORE | {part: BEFORE[part] | {key: value}}
     (tmp_path / "r").write_bytes(save({"vectors": ROWS}, {KEY: json.dumps(header)}))
     with pytest.raises(ReferenceUnreadable, match=key):

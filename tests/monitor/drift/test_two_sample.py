@@ -57,7 +57,7 @@ def test_the_pvalue_is_scipys(test):
 
 @pytest.mark.parametrize("test", TESTS)
 def test_sessions_of_two_raise_no_alarms(test):
-    """Both queries of a session are nearly the same: permuted by query, the tests reject 3 to 5 times too often."""
+    """Both queries of a session are nearly equal: permuted by query, the tests would reject 3 to 5 times too often."""
     random = np.random.default_rng(3)
     by_session = by_query = 0
     for seed in range(100):

@@ -19,7 +19,7 @@ def test_overlap_is_of_the_first_ten_documents():
     assert (report.serving.median, report.candidate.median) == (0.2, 0.1), "of searches that came alone"
 
 
-def test_what_lies_behind_the_tenth_does_not_count():
+def test_documents_after_the_tenth_do_not_count():
     comparison = CandidateComparison("fp", "index")
     comparison.record_comparison([*TEN, "x"], [*"abcdefghij", *TEN], None, 0.1)
     assert comparison.report().found == 0
@@ -27,7 +27,7 @@ def test_what_lies_behind_the_tenth_does_not_count():
     assert comparison.report().queries == 1, "an answer without hits says nothing"
 
 
-def test_it_forgets_searches_that_are_long_past():
+def test_old_searches_are_forgotten():
     comparison = CandidateComparison("fp", "index")
     comparison.record_comparison(TEN, [], 9.0, 9.0)
     for _ in range(500):
@@ -37,7 +37,7 @@ def test_it_forgets_searches_that_are_long_past():
     assert (report.serving.p99, report.candidate.p99) == pytest.approx((0.1, 0.2))
 
 
-def test_probes_and_what_was_not_asked():
+def test_probes_and_skipped_searches_are_counted():
     comparison = CandidateComparison("fp", "index")
     for score in (RecallScore(1, 1, 1.0), RecallScore(0, 2, 0.0)):
         comparison.record_probe(score)
@@ -51,7 +51,7 @@ def test_probes_and_what_was_not_asked():
     assert (report.busy_skipped, report.allowance_skipped, report.failures, report.seconds) == (1, 2, 1, 0.5)
 
 
-def test_nothing_yet_is_zero():
+def test_values_are_zero_without_data():
     report = CandidateComparison("fp", "index").report()
     assert (report.queries, report.overlap, report.probes, report.probe_recall) == (0, 0.0, 0, 0.0)
     assert (report.fingerprint, report.index) == ("fp", "index")

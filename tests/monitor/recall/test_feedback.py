@@ -16,7 +16,7 @@ def test_every_result_of_a_request_can_be_judged_once():
     assert answers.claim("a", 0) == ([1, 2], "one")
 
 
-def test_what_is_not_kept_is_not_known():
+def test_unknown_answers_give_none():
     answers = AnswerCache(10)
     answers.store("a", rows([1]))
     for place in (-1, 1):
@@ -24,7 +24,7 @@ def test_what_is_not_kept_is_not_known():
     assert answers.claim("nobody", 0) is None
 
 
-def test_an_id_of_two_different_answers_names_neither():
+def test_an_id_with_two_different_answers_is_invalid():
     answers = AnswerCache(10)
     answers.store("a", rows([1], [2]))
     answers.store("a", rows([1], [3]))
@@ -32,7 +32,7 @@ def test_an_id_of_two_different_answers_names_neither():
     assert answers.queries == 2
 
 
-def test_a_request_sent_again_and_answered_alike_is_judged_once():
+def test_a_repeated_request_with_the_same_answer_is_judged_once():
     answers = AnswerCache(10)
     for _ in range(2):
         answers.store("a", rows([1], [2]))
@@ -42,7 +42,7 @@ def test_a_request_sent_again_and_answered_alike_is_judged_once():
     assert (answers.claim("a", 1).rows, answers.queries) == ([2], 2)
 
 
-def test_the_oldest_leave_by_queries_and_not_by_requests():
+def test_capacity_counts_queries_and_not_requests():
     answers = AnswerCache(10)
     answers.store("first", rows([1]))
     answers.store("second", rows(*[[2]] * 9))
@@ -72,7 +72,7 @@ def test_judgements_count_what_was_among_the_first_ten():
     assert recall.rolling == pytest.approx(0.75)
 
 
-def test_texts_are_kept_only_on_demand_and_only_the_last():
+def test_texts_are_kept_only_if_enabled_and_only_the_last():
     silent, keeping = FeedbackRecall(), FeedbackRecall(pairs=2)
     assert (silent.keeps_texts, keeping.keeps_texts) == (False, True)
     for feedback in (silent, keeping):
@@ -82,7 +82,7 @@ def test_texts_are_kept_only_on_demand_and_only_the_last():
     assert keeping.report().pairs == (JudgedQuery("two", ("a",), 1.0), JudgedQuery("three", ("a",), 1.0))
 
 
-def test_a_long_text_is_kept_in_part():
+def test_a_long_text_is_truncated():
     feedback = FeedbackRecall(pairs=1)
     feedback.answers.store("a", rows([1]), ["x" * 5_000])
     assert feedback.answers.claim("a", 0).text == "x" * 1_000

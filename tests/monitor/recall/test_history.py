@@ -20,7 +20,7 @@ def test_a_steady_recall_raises_no_alarm():
     assert found.stretches[3].lower < found.stretches[3].mean < found.stretches[3].upper
 
 
-def test_a_fall_is_one_alarm_soon_after_it():
+def test_a_fall_gives_one_alarm_soon_after():
     fallen = np.concatenate([STEADY[:1_000], RANDOM.binomial(10, 0.85, 1_000) / 10])
     found = recall_history(fallen, at(fallen))
     assert len(found.alarms) == 1
@@ -38,7 +38,7 @@ def test_a_given_baseline_counts_from_the_first_query():
     assert recall_history(low, at(low)) is None, "too few to learn a baseline from and to judge"
 
 
-def test_what_was_not_judged_is_left_out():
+def test_queries_that_were_not_judged_are_left_out():
     holes = np.repeat(STEADY, 2)
     holes[1::2] = np.nan
     found = recall_history(holes, at(holes))
