@@ -69,11 +69,11 @@ class CandidateComparison:
         self._probes: list[RecallScore] = []
 
     def record_comparison(
-        self, served: Sequence[str], found: Sequence[str], before: float | None, seconds: float
+        self, served: Sequence[str], found: Sequence[str], serving_seconds: float | None, seconds: float
     ) -> None:
-        """Record the ids of the documents that both sides answered, best first, and the seconds of each search.
+        """Record one search: the ids that serving and the candidate answered, best first, and the seconds of both.
 
-        `before`: seconds of the serving search; None if the request contained several searches.
+        serving_seconds: None if the request contained several searches.
         """
         right = set(served[:K])
         if not right:
@@ -84,15 +84,17 @@ class CandidateComparison:
             self._found += shared
             self._expected += len(right)
             self._overlaps.append(shared / len(right))
-            if before is not None:
-                self._serving.append(before)
+            if serving_seconds is not None:
+                self._serving.append(serving_seconds)
                 self._candidate.append(seconds)
 
     def record_time(self, seconds: float) -> None:
+        """Add the seconds that the candidate spent on a search."""
         with self._lock:
             self._seconds += seconds
 
     def record_skip(self, *, busy: bool) -> None:
+        """Count a skipped search: busy if the queue was full, otherwise because the CPU budget was used up."""
         with self._lock:
             self._busy += busy
             self._allowance += not busy
@@ -102,6 +104,7 @@ class CandidateComparison:
             self._failures += 1
 
     def record_probe(self, score: RecallScore) -> None:
+        """Record the candidate's score on one labelled query."""
         with self._lock:
             self._probes.append(score)
 
