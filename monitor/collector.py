@@ -24,6 +24,7 @@ class MonitorCollector(Collector):
         self._report = report
 
     def collect(self) -> Iterable[Metric]:
+        """Return all series with their current values."""
         status = self._report()
         return [_family(series, status) for series in TABLE]
 

@@ -12,6 +12,8 @@ from embedship.monitor.state import SignalState
 
 
 class DiagnosisCause(StrEnum):
+    """The cause that the diagnosis names."""
+
     NONE = "none"
     MODEL_CHANGED = "model_changed"
     MODEL_WORSE = "model_worse"

@@ -99,9 +99,11 @@ class QualityMonitor:
 
     @property
     def faults(self) -> FailureCounter:
+        """The counter of exceptions inside the monitor."""
         return self.observer.faults
 
     def report(self) -> MonitorStatus:
+        """Return the current status with the diagnosis. Call it on the event loop."""
         queries, canary = self.observer.report(), self.canary.report()
         probe = self.probes.report() if self.probes else None
         feedback = self.feedback.report() if self.feedback else None

@@ -4,6 +4,8 @@ import msgspec
 
 
 class StateSince(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A state and the Unix time since which it has held."""
+
     value: str
     at: float  # Unix time
 

@@ -24,11 +24,15 @@ Read = Callable[[MonitorStatus], Iterable[Value]]
 
 
 class MetricKind(StrEnum):
+    """The Prometheus type of a series."""
+
     GAUGE = "gauge"
     COUNTER = "counter"  # exported with the suffix _total
 
 
 class MetricSpec(NamedTuple):
+    """One series: type, name without prefix, HELP text, label names, and the function that reads its values."""
+
     kind: MetricKind
     name: str
     meaning: str

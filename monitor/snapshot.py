@@ -55,6 +55,8 @@ class MonitorState(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 
 class _StateEnvelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The metadata of a snapshot file."""
+
     format: int
     digest: str
     texts: tuple[str | None, ...]

@@ -10,6 +10,8 @@ JOB = {"job": "embedship"}
 
 
 class AlertSeverity(StrEnum):
+    """Who is notified, and how fast a person must look."""
+
     PAGE = "page"  # users get wrong, bad or no answers: a person must look now
     WARN = "warn"  # a person must look today
 
@@ -39,6 +41,8 @@ class AlertCase(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True):
+    """One alert: rule, texts, test cases and runbook."""
+
     name: str
     severity: AlertSeverity
     expr: str

@@ -10,6 +10,7 @@ RULES = "rules.yaml"
 
 
 def promtool_cases() -> str:
+    """Return the promtool tests of all alerts."""
     return written([(alert, case) for alert in ALERTS for case in (*alert.fires, *alert.quiet)])
 
 

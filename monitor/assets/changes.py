@@ -31,7 +31,7 @@ CHANGES = (
             AlertCase(name="the disk has room again", series={_FULL: "0x10 3x60"}, at="40m"),
         ),
         runbook=Runbook(
-            meaning="`PUT` or `DELETE` at /documents was answered with 507 or 503. Or a new snapshot of the index "
+            meaning="`PUT` or `DELETE` at /documents was answered with 507 or 503, or a new snapshot of the index "
             "could not be written, which is tried once per minute.",
             impact="Refused changes are not in the index; their clients got an error. Acknowledged changes are safe "
             "and are found. While the index cannot be compacted, each change makes searches slower.",

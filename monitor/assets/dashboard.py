@@ -24,6 +24,7 @@ _STATES = {"0": ("unknown", "gray"), "1": ("ok", "green"), "2": ("warn", "red")}
 
 
 def dashboard() -> str:
+    """Return the dashboard as JSON."""
     board = (
         build.Dashboard("embedship")
         .uid("embedship")

@@ -69,8 +69,8 @@ DEVICES = (
             AlertCase(name="the instance itself was restarted", series={_UP: "1x60", _RESTARTS: "3x10 0x60"}, at="80m"),
         ),
         runbook=Runbook(
-            meaning="A worker process ended unexpectedly. Or a forward pass ran longer than `--stall-seconds` and "
-            "longer than the speed of the device explains, and was ended.",
+            meaning="A worker process ended unexpectedly, or it was ended because a forward pass ran longer than "
+            "`--stall-seconds` and longer than the speed of the device explains.",
             impact="A single restart is not noticed by users: the batch is tried again. There is less capacity for the "
             "seconds until the device is up again.",
             diagnosis=_CAUSES,

@@ -12,6 +12,8 @@ _RATE = "[$__rate_interval]"
 
 
 class PanelKind(StrEnum):
+    """The Grafana panel type."""
+
     LINES = "timeseries"
     STATES = "state-timeline"
     NUMBER = "stat"
@@ -19,11 +21,15 @@ class PanelKind(StrEnum):
 
 
 class PanelQuery(NamedTuple):
+    """A PromQL query and the legend of its series."""
+
     expr: str
     legend: str
 
 
 class DashboardPanel(NamedTuple):
+    """One panel: title, description, queries, unit, type and width."""
+
     title: str
     description: str
     queries: tuple[PanelQuery, ...]
@@ -41,10 +47,12 @@ def series(name: str, **labels: str) -> str:
 
 
 def rate(name: str, **labels: str) -> str:
+    """Return the query for the rate of a counter of the chosen instances."""
     return f"rate({series(name, **labels)}{_RATE})"
 
 
 def quantile(q: float, name: str, **labels: str) -> str:
+    """Return the query for a quantile of a histogram of the chosen instances."""
     return f"histogram_quantile({q}, sum by (le) ({rate(name + '_bucket', **labels)}))"
 
 

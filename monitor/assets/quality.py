@@ -23,14 +23,17 @@ def _unless(first: str, *explained: str) -> str:
 
 
 def canary(state: str) -> str:
+    """Return the series of a canary state."""
     return series("embedship_canary_state", state=state)
 
 
 def drift(state: str) -> str:
+    """Return the series of a drift state."""
     return series("embedship_drift_state", state=state)
 
 
 def recall(source: str, state: str) -> str:
+    """Return the series of a recall state."""
     return series("embedship_recall_state", source=source, state=state)
 
 

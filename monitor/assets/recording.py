@@ -18,6 +18,8 @@ BY_INSTANCE = "by (namespace, job, instance)"
 
 
 class RecordedRatio(NamedTuple):
+    """A recording rule: name and expression."""
+
     name: str
     expr: str
 

@@ -31,6 +31,7 @@ def rules() -> str:
 
 
 def annotations(alert: Alert) -> dict[str, str]:
+    """Return summary, description and the link to the runbook."""
     return {
         "summary": alert.summary,
         "description": alert.description,
@@ -53,6 +54,7 @@ def _alert(alert: Alert) -> dict[str, Any]:
 
 
 def dump(document: Any) -> str:
+    """Return a document as YAML, with a comment that says how it is generated."""
     return HEAD + yaml.dump(document, Dumper=_RuleDumper, sort_keys=False, width=10_000, allow_unicode=True)
 
 

@@ -12,7 +12,9 @@ def runbooks() -> dict[str, str]:
 
 
 def _list() -> str:
-    rows = "\n".join(f"| [{a.name}]({a.name}.md) | {a.severity} | {a.runbook.meaning.split('. ')[0]} |" for a in ALERTS)
+    rows = "\n".join(
+        f"| [{a.name}]({a.name}.md) | {a.severity} | {a.runbook.meaning.split('. ')[0].rstrip('.')} |" for a in ALERTS
+    )
     return f"# Runbooks\n\n| alert | severity | meaning |\n|---|---|---|\n{rows}\n"
 
 

@@ -36,6 +36,7 @@ class GammaTail(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @classmethod
     def fit(cls, scores: Floats) -> Self:
+        """Fit the gamma distribution to simulated scores (n,) by their first three moments."""
         mean, deviation = float(scores.mean()), float(scores.std())
         skewness = max(_skewness(scores), LEAST_SKEWNESS)
         shape, scale = 4 / skewness**2, deviation * skewness / 2

@@ -39,6 +39,7 @@ class FalseAlarms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def per_day(self) -> float:
+        """False alarms per day."""
         return self.alarms / self.seconds * DAY_SECONDS
 
     def within(self, seconds: float) -> float:

@@ -37,6 +37,7 @@ class LiveDrift:
             self.extend(window)
 
     def extend(self, window: QueryWindow) -> None:
+        """Add a window of queries. Raises InvalidVectors."""
         # A query that came alone may belong to a session with others; nothing tells.
         sessions = np.where(window.calls < 0, UNKNOWN_SESSION, window.calls)
         self._detector.update(window.vectors, sessions, window.times)
@@ -44,9 +45,11 @@ class LiveDrift:
             self._recent.extend(window)
 
     def prepare(self) -> None:
+        """Fit what the test needs from the reference (seconds of work)."""
         self._detector.prepare()
 
     def untested(self) -> DriftReport:
+        """Return the report before the first test."""
         return self._detector.untested()
 
     def evaluate(self, now: float) -> DriftReport:

@@ -34,6 +34,7 @@ class LoggedQueries(msgspec.Struct, frozen=True):
         return len(self.vectors)
 
     def part(self, start: int, stop: int) -> "LoggedQueries":
+        """Return the queries from start to stop."""
         return LoggedQueries(
             self.vectors[start:stop],
             None if self.sessions is None else self.sessions[start:stop],

@@ -100,6 +100,7 @@ class CandidateComparison:
             self._allowance += not busy
 
     def record_failure(self) -> None:
+        """Count a search that failed on the candidate."""
         with self._lock:
             self._failures += 1
 
@@ -109,6 +110,7 @@ class CandidateComparison:
             self._probes.append(score)
 
     def report(self) -> CandidateReport:
+        """Return the results so far."""
         with self._lock:
             interval = recall_interval(np.array(self._overlaps), K)
             probes = self._probes

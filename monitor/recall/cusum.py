@@ -47,8 +47,10 @@ class Cusum:
 
     @property
     def evidence(self) -> float:
+        """The mean of M_t over all bets."""
         return float(self.evidences.mean())
 
     @property
     def alarm(self) -> bool:
+        """Whether the evidence has reached the run length."""
         return self.evidence >= self.run_length

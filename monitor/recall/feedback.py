@@ -27,6 +27,8 @@ class JudgedQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FeedbackReport(msgspec.Struct, frozen=True):
+    """Recall by feedback, and the judged queries that are kept."""
+
     recall: RecallReport
     answers: int = 0  # answered queries for which feedback can still be given
     pairs: tuple[JudgedQuery, ...] = ()
@@ -40,6 +42,8 @@ class KeptAnswer(NamedTuple):
 
 
 class _KeptPair(NamedTuple):
+    """The answers to one request, and the results that were already judged."""
+
     rows: Rows
     texts: tuple[str, ...] | None
     judged: set[int]
@@ -101,6 +105,7 @@ class FeedbackRecall:
 
     @property
     def keeps_texts(self) -> bool:
+        """Whether texts of judged queries are kept."""
         return bool(self.pairs.maxlen)
 
     def judge(self, answered: Sequence[int], relevant: Mapping[str, int], text: str | None) -> RecallScore:
@@ -116,5 +121,6 @@ class FeedbackRecall:
         return judged
 
     def report(self) -> FeedbackReport:
+        """Return recall by feedback; `unknown` without a judgement for a day."""
         recall = self.recall.report().expire(self._clock(), STALE_SECONDS)
         return FeedbackReport(recall, self.answers.queries, tuple(self.pairs))

@@ -136,6 +136,7 @@ class ProbeRecall:
         self._failures += 1
 
     def report(self) -> ProbeReport:
+        """Return the results of the replays; `unknown` if the last replay is too old."""
         recall = self.recall.report()
         if self._replayed_at < self._clock() - self._stale_seconds:
             reason = f"no complete replay in the last {self._stale_seconds:.0f} s"

@@ -231,6 +231,7 @@ class RollingRecall:
 
     @property
     def state(self) -> SignalState:
+        """`warn`, `ok`, or `unknown` with too few queries."""
         if self._latch.held or self._alarm:
             return SignalState.WARN
         if self.queries < self._enough or self.baseline is None:
@@ -272,6 +273,7 @@ class RollingRecall:
         )
 
     def report(self) -> RecallReport:
+        """Return recall, its interval and the state."""
         interval = self.interval
         return RecallReport(
             state=self.state,
@@ -295,6 +297,7 @@ class RollingRecall:
         )
 
     def memory(self) -> RecallMemory:
+        """Return the state to save for a restart."""
         return RecallMemory(
             baseline=self.baseline,
             queries=self.queries,

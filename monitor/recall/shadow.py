@@ -14,6 +14,8 @@ Exact = Callable[[NDArray[np.float32], int], Ids]  # (n, d), k -> (n, k), -1 for
 
 
 class ShadowReport(msgspec.Struct, frozen=True):
+    """Recall of live queries against exact searches, and the cost of these searches."""
+
     recall: RecallReport
     skipped: int = 0  # sampled queries not searched exactly, because the CPU budget was used up
     seconds: float = 0.0  # spent in exact searches
@@ -54,4 +56,5 @@ class ShadowRecall:
             self.recall.update(*pair, now)
 
     def report(self) -> ShadowReport:
+        """Return recall, the number of skipped queries, and the time spent."""
         return ShadowReport(self.recall.report(), self._skipped, self._seconds)
