@@ -309,7 +309,7 @@ def test_nothing_is_fitted_until_it_is_needed(before):
     assert watch._fitted is prepared
 
 
-def test_a_reference_of_the_score_before_that_can_promise_nothing_says_so_once_that_is_known():
+def test_an_old_reference_with_too_few_sessions_says_so_after_the_first_test():
     random = np.random.default_rng(0)
     rows = queries(random, 200)
     watch = DriftDetector(unfitted(DriftReference.fit(rows, "abc", sessions=np.arange(200) % 19)))
@@ -317,7 +317,7 @@ def test_a_reference_of_the_score_before_that_can_promise_nothing_says_so_once_t
     assert watch.untested().reason == "not tested yet"
     report = watch.evaluate()
     assert (report.state, report.samples) == (SignalState.UNKNOWN, 0)
-    assert "worth 0 independent queries" in report.reason
+    assert "worth only 0 independent queries" in report.reason
     assert watch.untested().reason == report.reason
 
 
