@@ -23,7 +23,13 @@ from .conftest import Asked, Live, launched
 SECONDS = 60_000  # of the browser: milliseconds
 HOSTILE = "<img src=http://127.0.0.1:9/x onerror=alert(1)></p><script>alert(1)</script>"
 
-# The lowest contrast of any text to what lies behind it, as WCAG 2.2 counts it.
+# The number of lines of each signal's title.
+TITLE_LINES = """[...document.querySelectorAll(".signals h3")].map((title) => {
+  const range = document.createRange();
+  range.selectNodeContents(title.firstChild);
+  return new Set([...range.getClientRects()].map((box) => box.top)).size;
+})"""
+# The lowest contrast of any text with its background, as WCAG 2.2 defines it.
 CONTRAST = """() => {
   const linear = v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
   const light = ([r, g, b]) => [r, g, b].map(v => linear(v / 255))
@@ -168,6 +174,25 @@ def test_a_device_that_was_silent_for_long_is_not_shown_as_ok(look: Callable[...
     page.route("**/monitor", silent)
     page.locator("#canary .meter[data-state=unknown]").first.wait_for(timeout=SECONDS)
     assert page.locator("#canary .meter[data-state=ok]").count() == 0
+
+
+def test_a_drift_warning_says_what_it_means_below_an_unbroken_title(look: Callable[..., Page], server: Live) -> None:
+    page = look()
+
+    def drifting(route: Any) -> None:
+        """The server's answer, with a drift warning that began three days ago."""
+        known = httpx.get(f"{server.url}/monitor", timeout=60).json()
+        known["diagnosis"]["signals"]["drift"] = known["queries"]["drift"]["state"] = "warn"
+        known["began"]["drift"] = time.time() - 3 * 86_400
+        known["queries"]["evidence"]["far"] = {"cluster": -1, "then": 0.01, "now": 0.05}
+        route.fulfill(json=known)
+
+    page.route("**/monitor", drifting)
+    card = page.locator(".signals [data-state=warn]", has_text="Queries")
+    card.wait_for(timeout=SECONDS)
+    assert "About 5.0% of recent queries are of a kind on which the model was not judged" in (card.text_content() or "")
+    assert "! warn for 3 d" in (card.text_content() or "")
+    assert page.evaluate(TITLE_LINES) == [1] * 5
 
 
 def test_unknown_is_shown_as_unknown(look: Callable[..., Page]) -> None:
