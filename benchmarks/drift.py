@@ -367,7 +367,7 @@ def _costs(documents: Documents, detectors: dict[str, Detect]) -> dict[str, Any]
     watch = DriftDetector(DriftReference.fit(reference, "b", window=len(current)), window=len(current))
     watch.update(current)
     watch.prepare()
-    pool = PooledSample.of(reference, current)
+    pool = PooledSample.from_samples(reference, current)
     works: dict[str, Callable[[], object]] = {
         "check": watch.evaluate,
         "mean shift, 199 permutations": lambda: mean_shift(pool),

@@ -1,21 +1,21 @@
-"""Vectors and hits -> evidence, metrics, alerts.
+"""Quality monitoring: vectors and hits in; drift, recall, canary results, metrics and alerts out.
 
-canary.py        Do the golden texts still get their vectors, on every device?
-collector.py     The monitor's status as Prometheus series, computed at scrape time
-cpu_budget.py    A share of a core that may be spent
-diagnosis.py     The signals together name one cause
-errors.py        What can go wrong in the monitor
-failures.py      What goes wrong in the monitor is counted and logged, and never reaches what it watches
-latch.py         Hysteresis
-monitor.py       All that is watched of one running server, its diagnosis, and its memory
-observer.py      Watch queries from beside the request path
-onset.py         When did it begin?
-sample_queue.py  The bounded queue between the request path and the monitor's thread
-series.py        Every Prometheus series of the monitor
-snapshot.py      What the monitor must not forget when the server is restarted
-state.py         The three answers a monitor can give
-statistics.py    Two-sample tests, multiple testing and intervals
-assets/          What Prometheus, Alertmanager and Grafana need to watch an embedship
-drift/
-recall/
+monitor.py       QualityMonitor: combines all signals into a status and a diagnosis, and saves its state
+diagnosis.py     derives one cause from the states of all signals
+observer.py      QueryObserver: samples live queries, tests them for drift and measures recall
+sample_queue.py  SampleQueue: the bounded queue between the request path and the monitor's thread
+canary.py        CanaryMonitor: checks that every device gives the right vectors for the golden texts
+drift/           do recent queries differ from the reference?
+recall/          does the system find the right documents?
+statistics.py    statistical tests and confidence intervals
+state.py         SignalState: ok, warn, unknown
+latch.py         WarningLatch: hysteresis of warnings
+onset.py         StateTimer: since when a state has held
+snapshot.py      saves and loads the monitor's state
+cpu_budget.py    CpuBudget: limits background work to a share of one core
+failures.py      FailureCounter: counts and logs exceptions inside the monitor
+errors.py        the error classes
+series.py        TABLE: every Prometheus series of the monitor
+collector.py     MonitorCollector: exports the status as Prometheus series
+assets/          alert rules, runbooks and the dashboard
 """

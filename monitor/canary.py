@@ -1,7 +1,8 @@
-"""Do the golden texts still get their vectors, on every device?
+"""CanaryMonitor: checks that every device still gives the right vectors for the golden texts.
 
-A flipped bit in weights, a driver that was updated under a running server or a swapped file raises no error: it
-changes vectors. The same text, alone, on the same device, gives the same vector to the last bits, whatever users send.
+A flipped bit in the weights, a driver updated under a running server or a swapped file raises no error but changes
+vectors. The same text, encoded alone on the same device, always gives the same vector to the last bits, independent of
+the traffic.
 """
 
 import time
@@ -14,10 +15,11 @@ from numpy.typing import NDArray
 
 from embedship.monitor.state import SignalState
 
-# Of a text alone to itself at start. Seen without damage: 1.0 on ONNX Runtime and OpenVINO, int8 and bf16.
+# Limit for the cosine of a vector to the one at start. Observed without damage: 1.0 on ONNX Runtime and OpenVINO,
+# int8 and bf16.
 START_FLOOR = 0.999
 
-# A device that has not been heard of for so many intervals is unknown, not ok.
+# A device without a round for this many intervals is `unknown`, not `ok`.
 STALE = 3
 
 
@@ -25,22 +27,22 @@ Alike = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float64]
 
 
 class DeviceCanary(msgspec.Struct, frozen=True):
-    """One device. Cosines are the lowest over the canary texts; before the first round (checked_at 0) they are 0.
+    """One device. Cosines are the lowest over the canary texts; 0 before the first round (checked_at 0).
 
-    Of a re-ranker, which gives scores and no vectors, they are likenesses on the same scale.
+    For a re-ranker, which gives scores instead of vectors, they are similarities on the same scale.
     """
 
     device: str
     golden_floor: float
-    golden: float = 0.0  # to the checkpoint's vectors, as the bundle holds them
-    start: float = 0.0  # to this device's own vectors when the server started
+    golden: float = 0.0  # to the checkpoint's vectors, as stored in the bundle
+    start: float = 0.0  # to the vectors of the same device when the server started
     texts: int = 0
     failures: int = 0  # rounds that ended in an error
     checked_at: float = 0.0  # Unix time
 
 
 class CanaryReport(msgspec.Struct, frozen=True):
-    """`warn` if a device is below a floor; `unknown` while one has no recent round."""
+    """`warn` if a device is below a floor; `unknown` while a device has no recent round."""
 
     state: SignalState
     reason: str
@@ -50,7 +52,7 @@ class CanaryReport(msgspec.Struct, frozen=True):
 
 
 class _CanaryModel(NamedTuple):
-    """What its devices must give, (n, d), how much of it, and how alike (n, d) and (n, d) are: (n,)."""
+    """The expected vectors (n, d) of one model, the cosine floor, and the similarity of two (n, d) as (n,)."""
 
     golden: NDArray[np.float32]
     floor: float
@@ -58,11 +60,11 @@ class _CanaryModel(NamedTuple):
 
 
 class CanaryMonitor:
-    """Judges what the devices give for the canary texts; whoever owns the devices runs the rounds.
+    """Compares the vectors that the devices give for the canary texts. The owner of the devices runs the rounds.
 
     >>> vectors = np.eye(2, dtype=np.float32)
-    >>> canary = Canary(vectors, ["cpu:0"], golden_floor=0.99, clock=lambda: 5.0)
-    >>> canary.saw("cpu:0", vectors)
+    >>> canary = CanaryMonitor(vectors, ["cpu:0"], golden_floor=0.99, clock=lambda: 5.0)
+    >>> canary.record_vectors("cpu:0", vectors)
     >>> str(canary.report().state)
     'ok'
     """
@@ -76,22 +78,24 @@ class CanaryMonitor:
         interval_seconds: float = 30.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Take the checkpoint's vectors (n, d) of the n canary texts, and what the bundle demands of the worst."""
+        """golden (n, d): the checkpoint's vectors of the n canary texts. golden_floor: the lowest cosine allowed."""
         self._golden_floor = golden_floor
         self._stale_seconds = STALE * interval_seconds
         self._clock = clock
         self._models: dict[str, _CanaryModel] = {}
         self._start: dict[str, NDArray[np.float32]] = {}
         self._devices: dict[str, DeviceCanary] = {}
-        self.join(golden, devices, golden_floor, cosines)
+        self.add_devices(golden, devices, golden_floor, cosines)
 
-    def join(self, golden: NDArray[np.float32], devices: Sequence[str], golden_floor: float, alike: Alike) -> None:
-        """Further devices, which run another model: what it must give (n, d), and how alike two answers of it are."""
+    def add_devices(
+        self, golden: NDArray[np.float32], devices: Sequence[str], golden_floor: float, alike: Alike
+    ) -> None:
+        """Add devices that run another model: its expected vectors (n, d), and the similarity of two answers."""
         self._models |= dict.fromkeys(devices, _CanaryModel(golden, golden_floor, alike))
         self._devices |= {name: DeviceCanary(name, golden_floor) for name in devices}
 
-    def saw(self, device: str, vectors: NDArray[np.float32]) -> None:
-        """Take note of a device's vectors (n, d), in the order of the golden ones."""
+    def record_vectors(self, device: str, vectors: NDArray[np.float32]) -> None:
+        """Record the vectors (n, d) of one round on a device, in the order of the golden vectors."""
         model = self._models[device]
         start = self._start.setdefault(device, np.array(vectors))
         before = self._devices[device]
@@ -103,8 +107,8 @@ class CanaryMonitor:
             checked_at=self._clock(),
         )
 
-    def failed(self, device: str) -> None:
-        """A round that gave no vectors; its error is in the log of whoever ran it."""
+    def record_failure(self, device: str) -> None:
+        """Count a round that gave no vectors. The caller logs the error."""
         before = self._devices[device]
         self._devices[device] = msgspec.structs.replace(before, failures=before.failures + 1)
 
@@ -116,7 +120,7 @@ class CanaryMonitor:
 
     def _judge(self, devices: Sequence[DeviceCanary]) -> tuple[SignalState, str]:
         checked = [each for each in devices if each.checked_at]
-        # `not >=` and never `<`: a NaN must warn.
+        # `not >=` instead of `<`, because a NaN must also warn.
         for each in checked:
             if not (each.golden >= each.golden_floor and each.start >= START_FLOOR):
                 return SignalState.WARN, (
@@ -134,8 +138,8 @@ class CanaryMonitor:
 
 
 def cosines(expected: NDArray[np.float32], vectors: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(n,) of two (n, d); NaN where one of them is no direction."""
+    """Return the cosines (n,) of two (n, d); NaN where a vector has length 0 or is not finite."""
     a, b = vectors.astype(np.float64), expected.astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
-        found: NDArray[np.float64] = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
-        return found
+        dots: NDArray[np.float64] = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+        return dots

@@ -1,4 +1,4 @@
-"""The monitor's status as Prometheus series, computed at scrape time."""
+"""MonitorCollector: exports the monitor's status as Prometheus series, computed at scrape time."""
 
 from collections.abc import Callable, Iterable
 
@@ -12,23 +12,24 @@ PREFIX = "embedship_"
 
 
 class MonitorCollector(Collector):
-    """Export a status. Every series is there from the first scrape, at 0.
+    """Exports a status. Every series exists from the first scrape, with value 0.
 
-    A ratio of 0 without evidence means nothing: its state is then `unknown`, and an alert must ask for the state, or
-    divide counters, and not compare a bare ratio.
+    A ratio of 0 without evidence means nothing: its state is then `unknown`. An alert must therefore check the state,
+    or divide counters, and never compare a bare ratio.
 
-        registry.register(MonitorCollector(watch.report))
+        registry.register(MonitorCollector(monitor.report))
     """
 
     def __init__(self, report: Callable[[], MonitorStatus]) -> None:
         self._report = report
 
     def collect(self) -> Iterable[Metric]:
+        """Return all series with their current values."""
         status = self._report()
         return [_family(series, status) for series in TABLE]
 
     def describe(self) -> Iterable[Metric]:
-        """The names, for the registry's check for duplicates; they do not depend on what was measured."""
+        """Return the series, for the registry's check for duplicate names."""
         return self.collect()
 
 

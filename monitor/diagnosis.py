@@ -1,6 +1,6 @@
-"""The signals together name one cause. Pure: a table that a reader can check, the first row that fits decides.
+"""Derives one cause from the states of all signals: the first row of a table that matches decides. Pure functions.
 
-Why one cause and not a list: whoever is woken up needs to know where to begin. What else was seen is in the report.
+One cause instead of a list, because the person on call needs to know where to begin. The report contains the rest.
 """
 
 from enum import StrEnum
@@ -12,6 +12,8 @@ from embedship.monitor.state import SignalState
 
 
 class DiagnosisCause(StrEnum):
+    """The cause that the diagnosis names."""
+
     NONE = "none"
     MODEL_CHANGED = "model_changed"
     MODEL_WORSE = "model_worse"
@@ -22,16 +24,16 @@ class DiagnosisCause(StrEnum):
 
 
 class BaselineChange(StrEnum):
-    """What differs from when the baselines of recall were measured; what explains most comes first."""
+    """What changed since the recall baselines were measured. The first one that applies explains the most."""
 
     NOTHING = "nothing"
-    DOCUMENTS = "documents"  # labelled documents left the index, enough of them to explain what the probes lost
-    MODEL = "model"  # and with it every index
+    DOCUMENTS = "documents"  # labelled documents left the index, enough to explain the lower probe recall
+    MODEL = "model"  # and therefore also the index
     INDEX = "index"
 
 
 class MonitorSignals(msgspec.Struct, frozen=True, kw_only=True):
-    """What each part of the monitor says; None where it was not asked to watch (no index, no probes, no feedback)."""
+    """The state of each signal; None if it is not monitored (no index, no probes, no feedback)."""
 
     canary: SignalState | None = None
     drift: SignalState | None = None
@@ -41,7 +43,7 @@ class MonitorSignals(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Diagnosis(msgspec.Struct, frozen=True):
-    """`since` is the Unix time of the first report of the current run with this cause, 0 before the first."""
+    """The cause. `since`: Unix time since which it has held without interruption; 0 before the first report."""
 
     cause: DiagnosisCause
     reason: str
@@ -51,7 +53,7 @@ class Diagnosis(msgspec.Struct, frozen=True):
 
 
 class DiagnosisRule(NamedTuple):
-    """A cell is the states that fit; an empty one fits any. `None` in a cell: not watched."""
+    """One table row. Each cell holds the matching states; an empty cell matches all. `None`: not monitored."""
 
     canary: frozenset[SignalState | None]
     drift: frozenset[SignalState | None]
@@ -66,7 +68,7 @@ class DiagnosisRule(NamedTuple):
 _any: frozenset[SignalState | None] = frozenset()
 _ok = frozenset[SignalState | None]({SignalState.OK})
 _warn = frozenset[SignalState | None]({SignalState.WARN})
-_calm = frozenset[SignalState | None]({SignalState.OK, None})  # ok, or not watched
+_calm = frozenset[SignalState | None]({SignalState.OK, None})  # ok, or not monitored
 
 _whatever: frozenset[BaselineChange] = frozenset()
 _nothing, _documents = frozenset({BaselineChange.NOTHING}), frozenset({BaselineChange.DOCUMENTS})
@@ -75,40 +77,42 @@ _model, _index = frozenset({BaselineChange.MODEL}), frozenset({BaselineChange.IN
 TABLE = (
     #   canary  drift  shadow  probe  feedback  changed
     DiagnosisRule(_warn, _any, _any, _any, _any, _whatever, DiagnosisCause.MODEL_CHANGED,
-        "the golden texts no longer get their vectors: a file, a device or a runtime changed; all else follows"),
+        "a device no longer gives the right vectors for the golden texts: a model file, a device or a runtime changed. "
+        "Other warnings may follow from this"),
     DiagnosisRule(_any, _warn, _warn, _calm, _any, _nothing, DiagnosisCause.USERS_CHANGED,
-        "the index is the same as before, and finds less on the new queries: it was not built for these"),
+        "users ask new kinds of questions, and the unchanged index finds less for them: it was not built for these"),
     DiagnosisRule(_any, _any, _warn, _any, _any, _whatever, DiagnosisCause.INDEX_DEGRADED,
         "the index no longer finds what an exact search over the same vectors finds"),
     DiagnosisRule(_ok, _any, _any, _warn, _any, _model, DiagnosisCause.MODEL_WORSE,
-        "the model was replaced, and fixed questions find fewer of their labelled answers than with the model before"),
+        "the model was replaced, and the labelled queries find fewer of their documents than with the previous model"),
     DiagnosisRule(_ok, _any, _any, _warn, _any, _index, DiagnosisCause.INDEX_DEGRADED,
-        "the index was replaced, and fixed questions find fewer of their labelled answers than with the index before"),
+        "the index was replaced, and the labelled queries find fewer of their documents than with the previous index"),
     DiagnosisRule(_ok, _any, _calm, _warn, _any, _documents, DiagnosisCause.LABELS_STALE,
-        "fixed questions no longer get their labelled answers, because labelled documents are no longer in the index"),
+        "the labelled queries find fewer of their documents, because labelled documents are no longer in the index"),
     DiagnosisRule(_ok, _any, _calm, _warn, _any, _nothing, DiagnosisCause.LABELS_STALE,
-        "model and index are as they were, but fixed questions no longer get their labelled answers: the corpus "
-        "changed, or the labels are out of date"),
+        "model and index are unchanged, but the labelled queries find fewer of their documents: the corpus changed, or "
+        "the labels are out of date"),
     DiagnosisRule(_ok, _warn, _calm, _calm, _any, _whatever, DiagnosisCause.USERS_CHANGED,
-        "the model gives its vectors and the index finds what is there, but the queries are others than before"),
+        "users ask new kinds of questions. The model gives the right vectors and the index finds its documents, so "
+        "answers may still be good"),
     DiagnosisRule(_ok, _calm, _calm, _calm, _calm, _whatever, DiagnosisCause.NONE,
-        "every signal that is watched is ok"),
+        "every monitored signal is ok"),
 )  # fmt: skip
-UNEXPLAINED = "something warns that the other signals, unknown or ok, do not explain"
-TOO_EARLY = "nothing warns, but not every signal has enough evidence yet"
+UNEXPLAINED = "a signal warns, but the other signals do not show why"
+TOO_EARLY = "no signal warns, but not every signal has enough data yet"
 
 
 def diagnose(signals: MonitorSignals, changed: BaselineChange = BaselineChange.NOTHING) -> Diagnosis:
-    """Return the first row of the table that fits; `unknown` if none does.
+    """Return the cause of the first table row that matches; `unknown` if none does.
 
-    >>> diagnose(Signals(canary=State.OK, drift=State.WARN, shadow=State.OK)).cause
-    <Cause.USERS_CHANGED: 'users_changed'>
+    >>> diagnose(MonitorSignals(canary=SignalState.OK, drift=SignalState.WARN, shadow=SignalState.OK)).cause
+    <DiagnosisCause.USERS_CHANGED: 'users_changed'>
     """
-    seen = msgspec.structs.astuple(signals)
+    states = msgspec.structs.astuple(signals)
     for row in TABLE:
-        fits = all(not cell or state in cell for cell, state in zip(row[: len(seen)], seen, strict=True))
+        fits = all(not cell or state in cell for cell, state in zip(row[: len(states)], states, strict=True))
         if fits and (not row.changed or changed in row.changed):
             return Diagnosis(row.cause, row.reason, signals, changed=changed)
     return Diagnosis(
-        DiagnosisCause.UNKNOWN, UNEXPLAINED if SignalState.WARN in seen else TOO_EARLY, signals, changed=changed
+        DiagnosisCause.UNKNOWN, UNEXPLAINED if SignalState.WARN in states else TOO_EARLY, signals, changed=changed
     )

@@ -1,17 +1,17 @@
-"""What can go wrong in the monitor.
+"""Errors of the monitor.
 
 MonitorError
-├── InvalidSetting        a setting outside its range
-├── InvalidVectors        wrong shape, or not finite
-├── ReferenceUnreadable   missing, corrupt, or not a drift reference
-├── ReferenceMismatch     a reference of another model
-└── SnapshotUnreadable    a snapshot that is damaged
-    └── SnapshotMismatch  or of another model
+├── InvalidSetting        a setting outside its allowed range
+├── InvalidVectors        vectors with a wrong shape or with values that are not finite
+├── ReferenceUnreadable   a drift reference file that is missing, damaged or of another kind
+├── ReferenceMismatch     a drift reference of another model
+└── SnapshotUnreadable    a saved monitor state that is damaged
+    └── SnapshotMismatch  a saved monitor state of another model
 """
 
 
 class MonitorError(Exception):
-    """Base of every error of this room: the message names the cause and the cure."""
+    """Base class. The message says what is wrong and what to do."""
 
 
 class InvalidSetting(MonitorError, ValueError):
@@ -22,11 +22,11 @@ class InvalidSetting(MonitorError, ValueError):
 
 
 class InvalidVectors(MonitorError, ValueError):
-    """Vectors have a wrong shape or hold values that are not finite."""
+    """Vectors have a wrong shape or contain values that are not finite."""
 
 
 class ReferenceUnreadable(MonitorError):
-    """The file is missing, corrupt, or not a drift reference."""
+    """The file is missing, damaged, or not a drift reference."""
 
 
 class ReferenceMismatch(MonitorError):
@@ -34,8 +34,8 @@ class ReferenceMismatch(MonitorError):
 
 
 class SnapshotUnreadable(MonitorError):
-    """The monitor's state cannot be taken up: it is damaged, or of another model."""
+    """The saved monitor state cannot be used: it is damaged or belongs to another model."""
 
 
 class SnapshotMismatch(SnapshotUnreadable):
-    """The monitor's state belongs to another model."""
+    """The saved monitor state belongs to another model."""

@@ -1,4 +1,4 @@
-"""What goes wrong in the monitor is counted and logged, and never reaches what it watches."""
+"""FailureCounter: counts and logs exceptions inside the monitor, so that they never reach the request path."""
 
 import logging
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 class MonitorPart(StrEnum):
-    """Where a failure happened."""
+    """The part of the monitor in which an exception was raised."""
 
     OBSERVE = "observe"
     DRIFT = "drift"
@@ -24,7 +24,7 @@ class MonitorPart(StrEnum):
 
 
 class FailureCounts(msgspec.Struct, frozen=True):
-    """Exceptions, by part."""
+    """Number of exceptions by part."""
 
     observe: int = 0
     drift: int = 0
@@ -36,10 +36,10 @@ class FailureCounts(msgspec.Struct, frozen=True):
 
 
 class FailureCounter:
-    """Thread-safe.
+    """Counts exceptions by part. Thread-safe.
 
-    >>> faults = Faults()
-    >>> with faults.guard(Part.RECALL):
+    >>> faults = FailureCounter()
+    >>> with faults.guard(MonitorPart.RECALL):
     ...     pass
     >>> faults.failures.recall
     0
@@ -51,12 +51,12 @@ class FailureCounter:
 
     @contextmanager
     def guard(self, part: MonitorPart) -> Iterator[None]:
-        """Count and log what is raised inside."""
+        """Count and log exceptions raised inside the `with` block. They do not propagate."""
         try:
             yield
         except Exception:
             with self._lock:
                 count = getattr(self.failures, part) + 1
                 self.failures = msgspec.structs.replace(self.failures, **{part: count})
-            if count & (count - 1) == 0:  # the 1st, 2nd, 4th, 8th...: a fault on every query must not flood the log
+            if count & (count - 1) == 0:  # the 1st, 2nd, 4th, 8th...: an error on every query must not flood the log
                 logger.exception("monitoring failed (%s, %d times so far)", part, count)

@@ -1,14 +1,15 @@
-"""Hysteresis: a warning begins at once and ends only when there is evidence that its cause is gone."""
+"""WarningLatch: hysteresis. A warning begins at once and ends only after evidence of recovery."""
 
 
 class WarningLatch:
-    """`held` is whether the warning lasts. It ends after `calm` observations in a row that show recovery.
+    """Keeps a warning until `calm` observations in a row show recovery. `held`: whether the warning lasts.
 
-    An observation that neither warns nor shows recovery ends nothing: at a limit, chance alone moves a measurement from
-    one side to the other, and a state that follows it cannot be acted on.
+    An observation that neither warns nor shows recovery does not end the warning. Near a limit a measurement crosses
+    it by chance, and nobody can act on a state that follows each crossing.
 
-    >>> latch = Latch(calm=2)
-    >>> [latch.update(*seen) for seen in [(True, False), (False, True), (False, False), (False, True), (False, True)]]
+    >>> latch = WarningLatch(calm=2)
+    >>> observations = [(True, False), (False, True), (False, False), (False, True), (False, True)]
+    >>> [latch.update(*each) for each in observations]
     [True, True, True, True, False]
     """
 
@@ -18,11 +19,11 @@ class WarningLatch:
         self._calm = 0
 
     def update(self, warns: bool, recovered: bool) -> bool:
-        """Take one observation and return whether the warning lasts."""
+        """Record one observation and return whether the warning lasts."""
         self._calm = self._calm + 1 if recovered and not warns else 0
         self.held = warns or (self.held and self._calm < self._needed)
         return self.held
 
     def reset(self) -> None:
-        """Nothing is known any more."""
+        """Forget the warning and all observations."""
         self.held, self._calm = False, 0

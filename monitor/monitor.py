@@ -1,4 +1,4 @@
-"""All that is watched of one running server, its diagnosis, and its memory."""
+"""QualityMonitor: combines all signals about a running server into a status and a diagnosis, and saves its state."""
 
 import logging
 import time
@@ -21,7 +21,7 @@ from embedship.monitor.onset import StateTimer
 from embedship.monitor.recall.candidate import CandidateComparison, CandidateReport
 from embedship.monitor.recall.feedback import FeedbackRecall, FeedbackReport
 from embedship.monitor.recall.probes import ProbeRecall, ProbeReport
-from embedship.monitor.recall.rolling import baseline_of
+from embedship.monitor.recall.rolling import saved_baseline
 from embedship.monitor.snapshot import BaselineOrigin, MonitorState
 from embedship.monitor.state import SignalState
 
@@ -29,15 +29,16 @@ logger = logging.getLogger(__name__)
 
 CAUSE = "cause"
 
-# At the end of a server: a full queue takes less than a second, an exact search over millions a few.
+# Limit for the flush when the server stops: a full queue needs less than a second, an exact search over millions of
+# vectors a few seconds.
 FLUSH_SECONDS = 5.0
 
-# Missing labels are what the probes lost if they are at least this share of the fall: a question has several.
+# Missing labels explain a fall of probe recall if they are at least this share of it. (A query has several labels.)
 EXPLAINED = 0.5
 
 
 class SnapshotReport(msgspec.Struct, frozen=True):
-    """`restored`: this server went on where another one ended. Without a folder to write to, all is 0."""
+    """The saved state. `restored`: this server continued from the state of an earlier one. All 0 without a folder."""
 
     written: int = 0
     bytes: int = 0
@@ -46,7 +47,7 @@ class SnapshotReport(msgspec.Struct, frozen=True):
 
 
 class MonitorStatus(msgspec.Struct, frozen=True):
-    """Everything the monitor knows, at one moment. `began` holds, by signal, since when its state is what it is."""
+    """Everything the monitor knows at one time. `began`: for each signal the Unix time since which it has its state."""
 
     diagnosis: Diagnosis
     began: dict[str, float]
@@ -56,15 +57,18 @@ class MonitorStatus(msgspec.Struct, frozen=True):
     feedback: FeedbackReport | None
     snapshot: SnapshotReport
     failures: FailureCounts
-    candidate: CandidateReport | None = None  # None: none is compared
+    candidate: CandidateReport | None = None  # None: no candidate is compared
 
 
 class QualityMonitor:
-    """Canary, probes and feedback are fed on one thread, the event loop's; `report` and `state_to_save` belong there,
-    too.
+    """Combines canary, probes, feedback and the query observer of one server into a status and a diagnosis.
 
-    `index` and `probe_digest` say what recall is bound to. A baseline outlives what it was measured on: that of shadow
-    recall another index of the same model, that of the probes another model, so that a worse one is seen to be worse.
+    Canary, probes and feedback are updated on one thread, that of the event loop. `report` and `state_to_save` must
+    also be called on that thread.
+
+    `index` and `probe_digest` identify what recall was measured on. A baseline is kept when that changes, so that a
+    worse replacement is detected: the shadow baseline is kept for another index of the same model, and the probe
+    baseline for another model.
     """
 
     def __init__(
@@ -85,19 +89,21 @@ class QualityMonitor:
         self.observer, self.canary, self.probes, self.feedback = observer, canary, probes, feedback
         self._comparison = comparison
         self._index, self._probe_digest = index, probe_digest
-        self._origin: BaselineOrigin | None = None  # of the baseline of the probes; None: what is here now
+        self._origin: BaselineOrigin | None = None  # of the probe baseline; None: this model and index
         self._folder = folder
         self._clock = clock
         self._onsets = {name: StateTimer(SignalState.UNKNOWN) for name in MonitorSignals.__struct_fields__}
         self._onsets[CAUSE] = StateTimer(DiagnosisCause.UNKNOWN)
         self._snapshot = SnapshotReport()
-        self._writing = Lock()  # the last snapshot of a server must not be overtaken by the one before
+        self._writing = Lock()  # snapshots must be written in order: the last one at shutdown must win
 
     @property
     def faults(self) -> FailureCounter:
+        """The counter of exceptions inside the monitor."""
         return self.observer.faults
 
     def report(self) -> MonitorStatus:
+        """Return the current status with the diagnosis. Call it on the event loop."""
         queries, canary = self.observer.report(), self.canary.report()
         probe = self.probes.report() if self.probes else None
         feedback = self.feedback.report() if self.feedback else None
@@ -107,7 +113,7 @@ class QualityMonitor:
             drift=queries.drift.state if self.observer.watches_drift else None,
             shadow=queries.shadow.recall.state if self.observer.watches_recall else None,
             probe=probe.recall.state if probe else None,
-            # Nobody has to send feedback, and one judgement must not make the diagnosis wait for hundreds more.
+            # Feedback is optional. A single judgement must not keep the diagnosis `unknown` until hundreds have come.
             feedback=feedback.recall.state if feedback and judged else None,
         )
         now = self._clock()
@@ -125,8 +131,8 @@ class QualityMonitor:
         )
 
     def _changed(self, queries: ObserverReport, probe: ProbeReport | None) -> BaselineChange:
-        """What is no longer what a baseline was measured on, if recall may have fallen for it."""
-        if self.probes and (self._origin is None or self.probes.confirmed):
+        """Return what changed since a baseline was measured and can explain lower recall."""
+        if self.probes and (self._origin is None or self.probes.reaches_baseline):
             self._origin = BaselineOrigin(self._fingerprint, self._index, self.probes.missing)
         if self.probes and probe and self._origin:
             lost = (probe.missing - self._origin.missing) / len(self.probes.labels)
@@ -148,47 +154,47 @@ class QualityMonitor:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """What still waits is looked at, the snapshot is written, the thread is joined."""
+        """Process the queued queries, write the snapshot and join the thread."""
         self.observer.flush(FLUSH_SECONDS)
         self.save(self.state_to_save())
         self.observer.close()
 
     def stop_saving(self) -> None:
-        """Another one has taken up what was remembered: write nothing over it."""
+        """Stop writing snapshots, because another monitor continues from this state and writes its own."""
         self._folder = None
 
-    def restore(self, before: "QualityMonitor | None" = None) -> None:
-        """Go on where the last server of this model ended; before the observer starts. Never raises.
+    def restore(self, previous: "QualityMonitor | None" = None) -> None:
+        """Continue from the saved state of this model. Call it before the observer starts. Never raises.
 
-        `before` is the one that this one replaces in a running server: without a folder, its memory is taken up.
+        `previous` is the monitor that this one replaces in a running server. Its state is used if there is no folder.
         """
         try:
-            found, others = self._found(before)
-            if found:
-                self._restore_from(*found)
+            own, others = self._saved_states(previous)
+            if own:
+                self._restore_from(*own)
         except (MonitorError, ValueError) as error:
-            logger.warning("the monitor begins anew: %s", error)
-            others = snapshot.others(self._folder, self._fingerprint) if self._folder else []
+            logger.warning("the saved monitor state cannot be used, monitoring starts without it: %s", error)
+            others = snapshot.read_others(self._folder, self._fingerprint) if self._folder else []
         for other in others:
             self._inherit(other)
 
-    def _found(
-        self, before: "QualityMonitor | None"
+    def _saved_states(
+        self, previous: "QualityMonitor | None"
     ) -> tuple[tuple[MonitorState, QueryWindow | None] | None, list[MonitorState]]:
-        """What is remembered of this model, and of others, newest first. Raises SnapshotUnreadable."""
+        """Return the saved state of this model and those of other models, newest first. Raises SnapshotUnreadable."""
         if self._folder:
-            found = snapshot.read(self._folder, self._fingerprint)
-            return found, snapshot.others(self._folder, self._fingerprint)
-        if before is None:
+            own = snapshot.read(self._folder, self._fingerprint)
+            return own, snapshot.read_others(self._folder, self._fingerprint)
+        if previous is None:
             return None, []
-        shadow, window = before.observer.memory()
-        remembered = msgspec.structs.replace(before.state_to_save(), shadow=shadow)
-        if remembered.fingerprint == self._fingerprint:
-            return (remembered, window), []
-        return None, [remembered]
+        shadow, window = previous.observer.memory()
+        state = msgspec.structs.replace(previous.state_to_save(), shadow=shadow)
+        if state.fingerprint == self._fingerprint:
+            return (state, window), []
+        return None, [state]
 
     def _inherit(self, other: MonitorState) -> None:
-        """The same probes, with another model: what it found is what this one has to find."""
+        """Use the probe baseline of another model, if it was measured on the same probes."""
         probe = other.probe
         if not self.probes or self.probes.recall.baseline or not probe or not probe.baseline:
             return
@@ -197,7 +203,7 @@ class QualityMonitor:
             self._origin = other.origin or BaselineOrigin(other.fingerprint, other.index)
 
     def state_to_save(self) -> MonitorState:
-        """What must not be forgotten, but for what the observer knows."""
+        """Return the state to save, without the observer's part."""
         return MonitorState(
             fingerprint=self._fingerprint,
             created=self._clock(),
@@ -211,32 +217,32 @@ class QualityMonitor:
             began={name: onset.began for name, onset in self._onsets.items() if onset.began},
         )
 
-    def save(self, remembered: MonitorState) -> None:
-        """Write the snapshot; from any thread that may wait for a disk. A full disk is counted, and tried again."""
+    def save(self, state: MonitorState) -> None:
+        """Write the snapshot. Call it from a thread that may wait for a disk. A failed write is counted and retried."""
         if self._folder is None:
             return
         with self._writing, self.faults.guard(MonitorPart.SNAPSHOT):
             shadow, window = self.observer.memory()
-            size = snapshot.write(self._folder, msgspec.structs.replace(remembered, shadow=shadow), window)
+            size = snapshot.write(self._folder, msgspec.structs.replace(state, shadow=shadow), window)
             written = self._snapshot.written + 1
             self._snapshot = msgspec.structs.replace(
                 self._snapshot, written=written, bytes=size, written_at=self._clock()
             )
 
-    def _restore_from(self, found: MonitorState, window: QueryWindow | None) -> None:
-        same = found.index == self._index
-        if found.shadow and not same and (baseline := baseline_of(found.shadow)):
+    def _restore_from(self, state: MonitorState, window: QueryWindow | None) -> None:
+        same_index = state.index == self._index
+        if state.shadow and not same_index and (baseline := saved_baseline(state.shadow)):
             self.observer.inherit(baseline)
-        self.observer.remember(found.shadow if same else None, window)
-        if self.probes and found.probe and found.probes == self._probe_digest:
-            self.probes.remember(found.probe, found.ndcg_baseline)
-            self._origin = found.origin or BaselineOrigin(found.fingerprint, found.index)
+        self.observer.restore(state.shadow if same_index else None, window)
+        if self.probes and state.probe and state.probes == self._probe_digest:
+            self.probes.restore(state.probe, state.ndcg_baseline)
+            self._origin = state.origin or BaselineOrigin(state.fingerprint, state.index)
         if self.feedback:
-            if found.feedback and found.index == self._index:
-                self.feedback.recall.remember(found.feedback)
-            self.feedback.pairs.extend(found.pairs)
-        for name, began in found.began.items():
+            if state.feedback and same_index:
+                self.feedback.recall.restore(state.feedback)
+            self.feedback.pairs.extend(state.pairs)
+        for name, began in state.began.items():
             if name in self._onsets:
                 self._onsets[name].began = began
         self._snapshot = msgspec.structs.replace(self._snapshot, restored=True)
-        logger.info("the monitor goes on where it was %.0f s ago", self._clock() - found.created)
+        logger.info("monitoring continues from a state saved %.0f s ago", self._clock() - state.created)

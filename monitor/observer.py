@@ -1,4 +1,4 @@
-"""Watch queries from beside the request path: sample, compare, report."""
+"""QueryObserver: samples live queries outside the request path, tests them for drift and measures recall."""
 
 import math
 import time
@@ -27,15 +27,15 @@ from embedship.monitor.recall.shadow import Exact, ShadowRecall, ShadowReport
 from embedship.monitor.sample_queue import QuerySample, SampleQueue
 from embedship.monitor.statistics import Mask
 
-# What an evaluation needs of scipy takes half a second to load: a server is ready without it, and no query waits.
+# Loading these takes half a second. The observer's thread loads them, so that neither startup nor a query waits.
 _LATER = ("scipy.stats", "scipy.spatial")
 
 
 class ObserverReport(msgspec.Struct, frozen=True):
-    """Everything the observer knows, at one moment."""
+    """Everything the observer knows at one time."""
 
     seen: int  # queries shown to the observer
-    dropped: int  # sampled queries that were not looked at: the queue was full, or closed
+    dropped: int  # sampled queries that were not examined because the queue was full or closed
     evaluations: int
     evaluation_seconds: float  # total
     evaluated_at: float  # Unix time; 0 before the first evaluation
@@ -46,15 +46,17 @@ class ObserverReport(msgspec.Struct, frozen=True):
 
 
 class QueryObserver:
-    """Sample queries, test them for drift, and compare the index with an exact search.
+    """Samples queries, tests them for drift, and compares the answers of the index with an exact search.
 
-    >>> with Observer(None, lambda vectors, k: np.tile(np.arange(k), (len(vectors), 1)), shadow_rate=1.0) as observer:
-    ...     observer.saw(np.ones((1, 8), dtype=np.float32), np.array([[0, 1, 2, 3, 4, 5, 6, 7, 8, -1]]))
+    >>> def exact(vectors, k):
+    ...     return np.tile(np.arange(k), (len(vectors), 1))
+    >>> with QueryObserver(None, exact, shadow_rate=1.0) as observer:
+    ...     observer.observe(np.ones((1, 8), dtype=np.float32), np.array([[0, 1, 2, 3, 4, 5, 6, 7, 8, -1]]))
     ...     _ = observer.flush(timeout=10)
     >>> observer.report().shadow.recall.rolling
     0.9
 
-    `observe` may be called from any thread. A daemon thread does the work; `exact` is called on that thread.
+    `observe` may be called from any thread. A daemon thread does the work and calls `exact`.
     """
 
     def __init__(
@@ -80,12 +82,12 @@ class QueryObserver:
         faults: FailureCounter | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Sample each query for drift with sample_rate, and for recall with shadow_rate, independently.
+        """Sample each query for drift with sample_rate and for recall with shadow_rate, independently.
 
-        Exact searches may take shadow_share of a core. capacity bounds the queries that wait; interval_seconds lies
-        between drift evaluations; keep_texts is how many drifted queries are named with their texts, 0 keeps no text
-        at all. window, minimum, rule, false_alarms, variant and fingerprint go to DriftDetector, k and baseline to
-        RollingRecall. Raises InvalidSetting.
+        Exact searches may use shadow_share of one core. capacity limits the number of queued queries. Drift is
+        evaluated every interval_seconds. keep_texts is the number of drifted queries listed with their texts; with 0
+        no text is kept. window, minimum, rule, false_alarms, variant and fingerprint are passed to DriftDetector, k
+        and baseline to RollingRecall. Raises InvalidSetting.
         """
         rates = {"sample_rate": sample_rate, "shadow_rate": shadow_rate, "shadow_share": shadow_share}
         for name, rate in rates.items():
@@ -117,12 +119,12 @@ class QueryObserver:
         self._k = k
         self._recall = RollingRecall(k, baseline=baseline)
         self._shadow = ShadowRecall(exact, self._recall, CpuBudget(shadow_share)) if exact else None
-        self._work = Lock()  # held while measuring: by the thread, and by whoever writes its memory down
-        self._lock = Lock()  # held for a few assignments only: the request path takes it too
-        self._calls = count(int(clock() * 1_000))  # goes on above those of the server before, when that is remembered
+        self._work = Lock()  # held while measuring, and while the state is copied for a snapshot
+        self._lock = Lock()  # held for a few assignments only, because the request path also acquires it
+        self._calls = count(int(clock() * 1_000))  # larger than the numbers in a window restored from an earlier server
         self._seen = self._dropped = self._evaluations = 0
         self._evaluation_seconds = self._evaluated_at = 0.0
-        self._checked = -math.inf  # drift is due as soon as the thread runs: that there is nothing to test is said then
+        self._checked = -math.inf  # the first evaluation is due at once: it reports why nothing can be tested yet
         self._drift_report = self._drift.untested()
         self._shadow_report = ShadowReport(self._recall.report())
         self._evidence = DriftEvidence()
@@ -135,47 +137,47 @@ class QueryObserver:
         texts: Sequence[str] | None = None,
         exact: Exact | None = None,
     ) -> None:
-        """Take note of queries (n, d) and of what the index answered, ids (n, k), -1 for no hit.
+        """Record queries (n, d) and the ids (n, k) that the index answered; -1 means no hit.
 
-        `exact` searches the index as it was when it answered, where it may be another by now: what it gains or loses
-        meanwhile is no miss. None: the one that the observer was made with.
+        `exact` searches the index as it was when it answered, if the index can change: rows added or removed since
+        then must not count as misses. None: the function given to the constructor.
 
-        Never blocks, never raises: what cannot be queued is dropped and counted. Queries that asked for fewer than k
-        hits cannot give recall@k, and are sampled for drift only.
+        Never blocks and never raises. Queries that do not fit into the queue are dropped and counted. Queries that
+        asked for fewer than k hits cannot give recall@k and are sampled for drift only.
         """
         with self.faults.guard(MonitorPart.OBSERVE):
             rows, drift, recall = self._pick(len(vectors), ids)
             if not len(rows):
                 return
-            kept = rows[: self._intake.capacity]
+            fitting = rows[: self._intake.capacity]
             sampled = QuerySample(
-                vectors=np.array(vectors[kept], dtype=np.float32),
-                ids=None if ids is None else np.array(ids[kept], dtype=np.int64),
-                drift=drift[kept],
-                recall=recall[kept],
+                vectors=np.array(vectors[fitting], dtype=np.float32),
+                ids=None if ids is None else np.array(ids[fitting], dtype=np.int64),
+                drift=drift[fitting],
+                recall=recall[fitting],
                 at=self._clock(),
                 call=next(self._calls) if len(vectors) > 1 else -1,
-                texts=tuple(texts[row][:CHARACTERS] for row in kept)
+                texts=tuple(texts[row][:CHARACTERS] for row in fitting)
                 if texts is not None and self._keep_texts
                 else None,
                 exact=exact,
             )
-            taken = len(kept) if self._intake.offer(sampled) else 0
-            self._drop(len(rows) - taken)
+            queued = len(fitting) if self._intake.offer(sampled) else 0
+            self._drop(len(rows) - queued)
 
     def start(self) -> Self:
-        """Start the thread. Queries seen earlier are waiting for it, as far as they fitted."""
+        """Start the thread. Queries observed earlier are already in its queue, as far as they fitted."""
         if self._thread is None:
             self._thread = Thread(target=self._run, name="embedship-monitor", daemon=True)
             self._thread.start()
         return self
 
     def flush(self, timeout: float) -> bool:
-        """Wait until everything seen so far is looked at and drift is evaluated. False if that took too long."""
+        """Wait until all queries observed so far are processed and drift is evaluated. Return False on timeout."""
         return self._intake.mark().wait(timeout)
 
     def close(self) -> None:
-        """Stop: what still waits is dropped and counted (flush first to keep it), the thread is joined."""
+        """Stop and join the thread. Queued queries are dropped and counted; call `flush` first to process them."""
         self._drop(self._intake.close())
         if self._thread is not None:
             self._thread.join()
@@ -187,10 +189,10 @@ class QueryObserver:
         self.close()
 
     def report(self) -> ObserverReport:
-        """Return what is known now: cheap enough for every scrape, and callable from any thread."""
+        """Return the current results. Cheap enough for every scrape; may be called from any thread."""
         now = self._clock()
         with self._lock:
-            recall = self._shadow_report.recall.aged(now, STALE_SECONDS)
+            recall = self._shadow_report.recall.expire(now, STALE_SECONDS)
             return ObserverReport(
                 seen=self._seen,
                 dropped=self._dropped,
@@ -204,26 +206,26 @@ class QueryObserver:
             )
 
     def memory(self) -> tuple[RecallMemory, QueryWindow | None]:
-        """What `remember` takes; from any thread, but not from one that must not wait for an evaluation."""
+        """Return the state that `restore` accepts. Any thread may call it, but it waits for a running evaluation."""
         with self._work:
             return self._recall.memory(), self._drift.window()
 
-    def remember(self, shadow: RecallMemory | None, window: QueryWindow | None) -> None:
-        """Go on where another observer of the same model ended; before `start`. Raises InvalidVectors."""
+    def restore(self, shadow: RecallMemory | None, window: QueryWindow | None) -> None:
+        """Continue from the state of another observer of the same model, before `start`. Raises InvalidVectors."""
         if shadow:
-            self._recall.remember(shadow)
+            self._recall.restore(shadow)
             self._shadow_report = msgspec.structs.replace(self._shadow_report, recall=self._recall.report())
         if window is not None:
             self._drift.extend(window)
             self._drift_report = self._drift.untested()
 
     def inherit(self, baseline: RecallBaseline) -> None:
-        """Compare recall with that of an earlier index of the same model, if it was better; before `start`."""
+        """Use the recall baseline of an earlier index of the same model if it is better. Call it before `start`."""
         self._recall.inherit(baseline)
         self._shadow_report = msgspec.structs.replace(self._shadow_report, recall=self._recall.report())
 
     def _pick(self, n: int, ids: NDArray[np.int64] | None) -> tuple[NDArray[np.intp], Mask, Mask]:
-        """Draw rows of a call of n queries; both draws are always made, so that a seed gives one sequence."""
+        """Choose rows of a call of n queries. Both random draws are always made, so that a seed gives one sequence."""
         with self._lock:
             self._seen += n
             draws = self._random.random((n, 2))
@@ -240,28 +242,28 @@ class QueryObserver:
         if self.watches_drift:
             self._prepare()
         while not self._intake.closed:
-            # What was taken is let go before its marks are set: nobody waits who still holds a batch.
-            for mark in self._look_at(self._intake.take(self._patience())):
+            # The batch is released before the waiters are signalled: after `flush` its memory is free.
+            for mark in self._process(self._intake.take(self._seconds_until_due())):
                 mark.set()
 
-    def _look_at(self, taken: Sequence[QuerySample | Event]) -> list[Event]:
-        """Measure what was taken, evaluate when that is due or asked for, and return the marks among it."""
-        self._measure([each for each in taken if isinstance(each, QuerySample)])
-        marks = [each for each in taken if isinstance(each, Event)]
-        if marks or self._patience() == 0:
+    def _process(self, items: Sequence[QuerySample | Event]) -> list[Event]:
+        """Measure the samples, evaluate drift if that is due or a flush waits, and return the flush events."""
+        self._measure([each for each in items if isinstance(each, QuerySample)])
+        marks = [each for each in items if isinstance(each, Event)]
+        if marks or self._seconds_until_due() == 0:
             with self._work:
                 self._evaluate()
         return marks
 
     def _prepare(self) -> None:
-        """What takes seconds, before the first query is looked at: those that come meanwhile wait in the queue."""
+        """Do the slow preparation (seconds) before the first query is processed. New queries wait in the queue."""
         for module in _LATER:
             import_module(module)
         with self._work, self.faults.guard(MonitorPart.DRIFT):
             self._drift.prepare()
 
-    def _patience(self) -> float:
-        """Seconds until drift is due; a clock that was set back makes it due at once."""
+    def _seconds_until_due(self) -> float:
+        """Return the seconds until the next drift evaluation: 0 if the clock was set back."""
         elapsed = self._clock() - self._checked
         return self._interval - elapsed if 0 <= elapsed < self._interval else 0.0
 
@@ -271,7 +273,7 @@ class QueryObserver:
         with self._work:
             try:
                 self._drift.add(sampled)
-            except Exception:  # what is wrong with one of them is no fault of the others
+            except Exception:  # one invalid sample must not discard the others
                 for each in sampled:
                     with self.faults.guard(MonitorPart.DRIFT):
                         self._drift.add([each])

@@ -1,4 +1,4 @@
-"""The bounded queue between the request path and the monitor's thread."""
+"""SampleQueue: the bounded queue between the request path and the monitor's thread."""
 
 from collections import deque
 from collections.abc import Callable
@@ -8,29 +8,29 @@ from threading import Condition, Event
 import numpy as np
 from numpy.typing import NDArray
 
-# What comes is looked at together. A thread that woke for each query would, on a busy machine, take turns with the one
-# that answers.
+# Samples that arrive within this time are processed together. A thread that woke up for each query would compete with
+# the request path on a busy machine.
 GATHERED_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QuerySample:
-    """Queries of one call that were picked: n rows, each for drift, for recall, or for both."""
+    """The sampled queries of one call: n rows, each for drift, for recall, or for both."""
 
     vectors: NDArray[np.float32]  # (n, d), a copy: the caller may reuse its memory
-    ids: NDArray[np.int64] | None  # (n, >= k), what the index answered
+    ids: NDArray[np.int64] | None  # (n, >= k), the answer of the index
     drift: NDArray[np.bool_]  # (n,)
     recall: NDArray[np.bool_]  # (n,)
     at: float  # Unix time
-    call: int  # queries of one call have one number, -1 for a query that came alone
-    texts: tuple[str, ...] | None  # (n,), only where texts are kept
-    exact: Callable[[NDArray[np.float32], int], NDArray[np.int64]] | None = None  # of the index that answered
+    call: int  # the same number for all queries of one call; -1 for a call with a single query
+    texts: tuple[str, ...] | None  # (n,), only if texts are kept
+    exact: Callable[[NDArray[np.float32], int], NDArray[np.int64]] | None = None  # search in the index that answered
 
 
 class SampleQueue:
-    """First in, first out, at most `capacity` queries: what does not fit is refused, never waited for.
+    """First in, first out, at most `capacity` queries. A sample that does not fit is refused; nothing waits.
 
-    An Event in the queue marks a place: whoever takes it out knows that everything before has been taken.
+    An Event in the queue marks a position: when it is taken out, everything before it has been taken out.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -42,7 +42,7 @@ class SampleQueue:
         self._marked = False
 
     def offer(self, sampled: QuerySample) -> bool:
-        """Return whether there was room."""
+        """Add a sample. Return False if the queue is full or closed."""
         with self._changed:
             if self.closed or self._queries + len(sampled.vectors) > self.capacity:
                 return False
@@ -53,7 +53,7 @@ class SampleQueue:
             return True
 
     def mark(self) -> Event:
-        """Put an event in the queue, whatever the capacity."""
+        """Add an event to the queue, regardless of the capacity, and return it."""
         event = Event()
         with self._changed:
             self._items.append(event)
@@ -62,7 +62,10 @@ class SampleQueue:
         return event
 
     def take(self, timeout: float) -> list[QuerySample | Event]:
-        """Return what came, oldest first, and what came soon after; nothing after timeout seconds, or when closed."""
+        """Return all items, oldest first. Empty after `timeout` seconds without an item, or when closed.
+
+        After the first item it waits up to GATHERED_SECONDS for more.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._items or self.closed, timeout)
             if self._items:
@@ -76,10 +79,10 @@ class SampleQueue:
         return self.closed or self._marked or self._queries > self.capacity // 2
 
     def close(self) -> int:
-        """Refuse from now on, forget what is queued, and return how many queries that were."""
+        """Refuse new samples, discard the queued ones, and return how many queries were discarded."""
         with self._changed:
-            forgotten, self._queries = self._queries, 0
+            discarded, self._queries = self._queries, 0
             self.closed = True
             self._items.clear()
             self._changed.notify_all()
-        return forgotten
+        return discarded

@@ -1,8 +1,8 @@
-"""What the monitor must not forget when the server is restarted: one small file, written whole or not at all.
+"""Saves and loads the monitor's state, so that it outlives a restart: one small file, written atomically.
 
-Bound to the model by its fingerprint, and checked by a digest. The file of another model is moved aside, so that a
-rollback finds its memory. A file that is foreign or damaged is worth a warning,
-not a crash: the monitor then begins anew.
+The file is bound to the model by its fingerprint and protected by a digest. The file of another model is moved aside,
+so that a rollback finds its state again. A file of another model or a damaged file causes a warning, not a crash:
+monitoring then starts without saved state.
 """
 
 import hashlib
@@ -24,22 +24,22 @@ from embedship.monitor.recall.feedback import JudgedQuery
 from embedship.monitor.recall.rolling import RecallMemory
 
 NAME = "monitor.safetensors"
-ASIDE = "monitor.{}.safetensors"  # of another model: the first 16 digits of its fingerprint
+ASIDE = "monitor.{}.safetensors"  # state of another model: the first 16 digits of its fingerprint
 FORMAT = 1
-MODELS = 8  # whose files are kept aside: the oldest go
+MODELS = 8  # files of other models to keep; the oldest are deleted
 KEY = "embedship.monitor"
 
 
 class BaselineOrigin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the baseline of the probes was measured on."""
+    """What the probe baseline was measured on."""
 
     model: str  # fingerprint
     index: str  # digest
-    missing: int = 0  # labels of documents that the index did not hold then
+    missing: int = 0  # labels of documents that were not in the index at that time
 
 
 class MonitorState(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """All but the window of queries. What is bound to more than the model says to what: an index, a file of probes."""
+    """The saved state except for the query window. `index` and `probes` say what a baseline was measured on."""
 
     fingerprint: str
     created: float  # Unix time
@@ -48,57 +48,59 @@ class MonitorState(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     probes: str = ""  # digest of the probes
     probe: RecallMemory | None = None
     ndcg_baseline: float = 0.0
-    origin: BaselineOrigin | None = None  # of the baseline of the probes
+    origin: BaselineOrigin | None = None  # of the probe baseline
     feedback: RecallMemory | None = None
     pairs: tuple[JudgedQuery, ...] = ()
     began: dict[str, StateSince] = {}
 
 
 class _StateEnvelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The metadata of a snapshot file."""
+
     format: int
     digest: str
     texts: tuple[str | None, ...]
     remembered: msgspec.Raw
 
 
-def write(folder: Path, remembered: MonitorState, window: QueryWindow | None) -> int:
-    """Replace the snapshot in folder and return its size in bytes. Raises OSError; the old one is then still whole."""
+def write(folder: Path, state: MonitorState, window: QueryWindow | None) -> int:
+    """Replace the snapshot in folder and return its size in bytes. Raises OSError; the old file is then unchanged."""
     tensors = {} if window is None else _tensors(window)
     texts = () if window is None else window.texts
-    raw = msgspec.json.encode(remembered)
+    raw = msgspec.json.encode(state)
     envelope = _StateEnvelope(FORMAT, _digest(raw, texts, tensors), texts, msgspec.Raw(raw))
     # safetensors refuses a file without tensors.
     content = save(tensors or {"none": np.zeros(1, np.float32)}, {KEY: msgspec.json.encode(envelope).decode()})
-    _move_aside(folder, remembered.fingerprint)
+    _move_aside(folder, state.fingerprint)
     _replace(folder / NAME, content)
     return len(content)
 
 
 def read(folder: Path, fingerprint: str) -> tuple[MonitorState, QueryWindow | None] | None:
-    """Read what write wrote for this model; None if there is none.
+    """Read the state of this model as `write` wrote it; None if there is no file.
 
-    Raises SnapshotUnreadable if it is damaged, or if there are only files of other models.
+    Raises SnapshotUnreadable if the file is damaged, SnapshotMismatch if there are only files of other models.
     """
     if _aside(folder, fingerprint).exists() and _owner(folder / NAME) != fingerprint:
         return _read(_aside(folder, fingerprint))
     path = folder / NAME
     if not path.exists():
         return None
-    remembered, window = _read(path)
-    if remembered.fingerprint != fingerprint:
-        raise SnapshotMismatch(f"{path} belongs to model {remembered.fingerprint[:12]}, this is {fingerprint[:12]}")
-    return remembered, window
+    state, window = _read(path)
+    if state.fingerprint != fingerprint:
+        raise SnapshotMismatch(f"{path} belongs to model {state.fingerprint[:12]}, this is {fingerprint[:12]}")
+    return state, window
 
 
-def others(folder: Path, fingerprint: str) -> list[MonitorState]:
-    """What is remembered of other models, newest first; a damaged file is left out."""
-    found = []
+def read_others(folder: Path, fingerprint: str) -> list[MonitorState]:
+    """Return the saved states of other models, newest first. Damaged files are skipped."""
+    states = []
     for path in [folder / NAME, *folder.glob(ASIDE.format("*"))]:
         with suppress(SnapshotUnreadable, OSError):
-            remembered, _ = _read(path)
-            if remembered.fingerprint != fingerprint:
-                found.append(remembered)
-    return sorted(found, key=lambda each: each.created, reverse=True)
+            state, _ = _read(path)
+            if state.fingerprint != fingerprint:
+                states.append(state)
+    return sorted(states, key=lambda each: each.created, reverse=True)
 
 
 def _aside(folder: Path, fingerprint: str) -> Path:
@@ -106,7 +108,7 @@ def _aside(folder: Path, fingerprint: str) -> Path:
 
 
 def _owner(path: Path) -> str | None:
-    """The model that a file belongs to; None if there is no file, or nobody can tell."""
+    """Return the fingerprint of the model that a file belongs to; None if there is no readable file."""
     try:
         return _read(path)[0].fingerprint
     except SnapshotUnreadable:
@@ -114,13 +116,13 @@ def _owner(path: Path) -> str | None:
 
 
 def _move_aside(folder: Path, fingerprint: str) -> None:
-    """Keep the file of another model, where this model's is about to be written."""
+    """Rename the file of another model before this model's file replaces it."""
     owner = _owner(folder / NAME)
     if owner is None or owner == fingerprint:
         return
     (folder / NAME).replace(_aside(folder, owner))
-    kept = sorted(folder.glob(ASIDE.format("*")), key=lambda path: path.stat().st_mtime)
-    for path in kept[:-MODELS]:
+    aside = sorted(folder.glob(ASIDE.format("*")), key=lambda path: path.stat().st_mtime)
+    for path in aside[:-MODELS]:
         path.unlink()
 
 
@@ -129,25 +131,25 @@ def _read(path: Path) -> tuple[MonitorState, QueryWindow | None]:
         with safe_open(path, framework="numpy") as file:
             envelope = msgspec.json.decode((file.metadata() or {})[KEY], type=_StateEnvelope)
             tensors = {name: file.get_tensor(name) for name in file.keys() if name != "none"}  # noqa: SIM118
-        remembered, window = _opened(envelope, tensors)
+        state, window = _decode(envelope, tensors)
     except OSError as error:
         raise SnapshotUnreadable(f"{path} cannot be read: {error.strerror or error}") from error
     except (SafetensorError, KeyError, ValueError) as error:
         raise SnapshotUnreadable(f"{path} is damaged: {error}") from error
-    return remembered, window
+    return state, window
 
 
-def _opened(
+def _decode(
     envelope: _StateEnvelope, tensors: dict[str, NDArray[np.generic]]
 ) -> tuple[MonitorState, QueryWindow | None]:
     if envelope.format != FORMAT:
         raise ValueError(f"it has format {envelope.format}, this version reads {FORMAT}")
     if envelope.digest != _digest(bytes(envelope.remembered), envelope.texts, tensors):
-        raise ValueError("its digest is that of other content")
-    remembered = msgspec.json.decode(envelope.remembered, type=MonitorState)
+        raise ValueError("its digest does not match its content")
+    state = msgspec.json.decode(envelope.remembered, type=MonitorState)
     if not tensors:
-        return remembered, None
-    return remembered, QueryWindow(
+        return state, None
+    return state, QueryWindow(
         np.asarray(tensors["vectors"], dtype=np.float32),
         np.asarray(tensors["times"], dtype=np.float64),
         np.asarray(tensors["calls"], dtype=np.int64),
@@ -168,7 +170,7 @@ def _digest(raw: bytes, texts: tuple[str | None, ...], tensors: dict[str, NDArra
 
 
 def _replace(path: Path, content: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=f".{NAME}.", dir=path.parent)  # for the owner's eyes only
+    handle, temporary = tempfile.mkstemp(prefix=f".{NAME}.", dir=path.parent)  # created with mode 0600
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)

@@ -1,10 +1,10 @@
-"""The three answers a monitor can give."""
+"""SignalState: the three states of a monitored signal."""
 
 from enum import StrEnum
 
 
 class SignalState(StrEnum):
-    """`unknown` means too little evidence. It is never folded into `ok`: silence proves nothing."""
+    """`unknown` means too little evidence. It is never reported as `ok`."""
 
     OK = "ok"
     WARN = "warn"

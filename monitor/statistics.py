@@ -1,4 +1,4 @@
-"""Two-sample tests, multiple testing and intervals: pure functions on arrays."""
+"""Statistical tests and confidence intervals: pure functions on arrays."""
 
 import math
 from bisect import bisect_left
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special  # and not stats, which takes half a second: a server is ready without it
+from scipy import special  # not scipy.stats, which takes half a second to load: server startup must not wait for it
 
 from embedship.monitor.errors import InvalidVectors
 
@@ -16,7 +16,7 @@ Sample = NDArray[np.floating[Any]]
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-EXACT_LIMIT = 10_000  # scipy.stats.ks_2samp, method="auto": exact p-values while both samples are at most this large
+EXACT_LIMIT = 10_000  # as in scipy.stats.ks_2samp(method="auto"): exact p-values if neither sample is larger
 
 
 class KolmogorovSmirnov(NamedTuple):
@@ -35,13 +35,13 @@ class ConfidenceInterval(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SortedSample:
-    """A sample, sorted once per dimension so that each later test is cheap: columns (d, n), each row ascending."""
+    """A sample sorted once per dimension, which makes each later test cheap. columns (d, n), each row ascending."""
 
     columns: Sample
 
     @classmethod
-    def of(cls, sample: Sample) -> "SortedSample":
-        """Sort sample (n, d), n >= 1."""
+    def from_rows(cls, sample: Sample) -> "SortedSample":
+        """Sort sample (n, d), n >= 1. Raises InvalidVectors."""
         if sample.ndim != 2 or not len(sample):
             raise InvalidVectors(f"a sample of shape {sample.shape} cannot be tested: give (n, d) with n >= 1")
         columns = np.array(sample.T, order="C")
@@ -54,7 +54,7 @@ class SortedSample:
 
 
 def ks_2samp(reference: Sample | SortedSample, current: Sample) -> KolmogorovSmirnov:
-    """Test, for each dimension, whether reference (n, d) and current (m, d) have one distribution.
+    """Test for each dimension whether reference (n, d) and current (m, d) have the same distribution.
 
     Two-sided. Equal to scipy.stats.ks_2samp with its defaults, one dimension at a time, to 1e-9.
     """
@@ -68,11 +68,12 @@ def ks_statistic(reference: Sample | SortedSample, current: Sample) -> Floats:
 
         D = sup_x |F(x) - G(x)|,  F from reference (n, d),  G from current (m, d)
 
-    G moves only at current points, so the supremum lies at one of them or just before it: two binary searches per
-    dimension suffice. Among ties the inner ones understate G after, and overstate G before, and never win.
+    G changes only at current points, so the supremum is at one of them or just before it: two binary searches per
+    dimension are enough. Among equal points the inner ones give a G that is too small after the point, and too large
+    before it, so they never give the maximum.
     """
-    a = reference if isinstance(reference, SortedSample) else SortedSample.of(reference)
-    b = SortedSample.of(current)
+    a = reference if isinstance(reference, SortedSample) else SortedSample.from_rows(reference)
+    b = SortedSample.from_rows(current)
     if len(a.columns) != len(b.columns):
         raise InvalidVectors(
             f"reference has {len(a.columns)} dimensions, current has {len(b.columns)}: they must agree"
@@ -81,20 +82,20 @@ def ks_statistic(reference: Sample | SortedSample, current: Sample) -> Floats:
     before, after = np.empty((2, len(b.columns), m), dtype=np.int64)
     for i, (x, y) in enumerate(zip(a.columns, b.columns, strict=True)):
         before[i] = after[i] = x.searchsorted(y, side="left")
-        ties = np.flatnonzero(x.take(before[i], mode="clip") == y)  # only among these does the other side differ
+        ties = np.flatnonzero(x.take(before[i], mode="clip") == y)  # the right side differs only for equal values
         after[i, ties] = x.searchsorted(y[ties], side="right")
     steps = np.arange(m + 1, dtype=np.int64) * n
     gap = np.maximum((steps[1:] - after * m).max(axis=1), (before * m - steps[:-1]).max(axis=1))
-    divisor = math.gcd(n, m)  # whole numbers until here, so that equal distances are equal floats
+    divisor = math.gcd(n, m)  # integers until this line, so that equal distances are equal floats
     distances: Floats = (gap // divisor) / (n * m // divisor)
     return distances
 
 
 def ks_pvalue(statistic: Floats, n: int, m: int) -> Floats:
-    """Return P(D >= statistic) (d,) for sizes n and m when both samples have one continuous distribution.
+    """Return P(D >= statistic) (d,) for sizes n and m if both samples have the same continuous distribution.
 
-    It depends on D, n and m only, so each distinct D, a multiple of 1/lcm(n, m), is computed once. Exact for sizes
-    up to 10,000 (Hodges, Arkiv foer Matematik 3, 1958), Smirnov's asymptotic formula beyond, as scipy does.
+    It depends only on D, n and m. Each distinct D, a multiple of 1/lcm(n, m), is therefore computed once. Exact for
+    sizes up to 10,000 (Hodges, Arkiv foer Matematik 3, 1958); above that Smirnov's asymptotic formula, as in scipy.
     """
     lcm = math.lcm(n, m)
     heights, inverse = np.unique(np.rint(statistic * lcm).astype(np.int64), return_inverse=True)
@@ -110,25 +111,25 @@ def ks_pvalue(statistic: Floats, n: int, m: int) -> Floats:
     return pvalues
 
 
-def significant(statistic: Floats, n: int, m: int, alpha: float) -> Mask:
+def significance_mask(statistic: Floats, n: int, m: int, alpha: float) -> Mask:
     """Return which statistics (d,) have a p-value below alpha.
 
-    The p-value falls as D grows, so a bisection finds the first significant D: 9 p-values for 384 dimensions. That
-    matters when n and m share no divisor: nearly every D is then distinct, and each exact p-value costs 1 ms.
+    The p-value falls as D grows, so a bisection finds the smallest significant D with 9 p-values for 384 dimensions.
+    This matters if n and m have no common divisor: then nearly every D is distinct and each exact p-value takes 1 ms.
     """
     levels = np.unique(statistic)
     first = bisect_left(range(len(levels)), True, key=lambda i: bool(ks_pvalue(levels[i : i + 1], n, m)[0] < alpha))
     return statistic >= (levels[first] if first < len(levels) else np.inf)
 
 
-def discovered(statistic: Floats, n: int, m: int, alpha: float) -> Mask:
-    """Return the dimensions that benjamini_hochberg(ks_pvalue(statistic, n, m), alpha) rejects, from few p-values.
+def discovery_mask(statistic: Floats, n: int, m: int, alpha: float) -> Mask:
+    """Return the same as benjamini_hochberg(ks_pvalue(statistic, n, m), alpha), but compute few p-values.
 
-    It rejects from the smallest level of D on whose p-value is at most alpha times the share of dimensions there or
-    above; no level with a p-value above alpha can be that one.
+    The method rejects all dimensions from the smallest D whose p-value is at most alpha times the share of dimensions
+    with this D or a larger one. A D whose p-value is above alpha cannot be that one.
     """
     ordered = np.sort(statistic)
-    for level in np.unique(statistic[significant(statistic, n, m, alpha)]):
+    for level in np.unique(statistic[significance_mask(statistic, n, m, alpha)]):
         share = 1 - ordered.searchsorted(level) / len(ordered)
         if ks_pvalue(np.array([level]), n, m)[0] <= alpha * share:
             return np.asarray(statistic >= level)
@@ -147,24 +148,24 @@ def _equal_sizes(height: int, n: int) -> float:
 
 @lru_cache(maxsize=4096)
 def _unequal_sizes(height: int, n: int, m: int) -> float:
-    """P(D >= height / lcm(n, m)), from scipy, for two-valued samples built to be exactly that far apart.
+    """P(D >= height / lcm(n, m)) from scipy, computed on two-valued samples with exactly this distance.
 
-    i of the n and j of the m lie at 0, the rest at 1, where i/n - j/m is the distance. scipy's own function of
-    (D, n, m) is private; this way in is public and takes its fallbacks along.
+    i of the n values and j of the m values are 0, the others 1, where i/n - j/m is the distance. scipy's own function
+    of (D, n, m) is private; this uses the public function, including its fallbacks.
     """
     from scipy import stats
 
     divisor = math.gcd(n, m)
     above = np.arange(n + 1) * (m // divisor) - height
-    found = np.flatnonzero((above >= 0) & (above % (n // divisor) == 0))
-    if not len(found):
+    matching = np.flatnonzero((above >= 0) & (above % (n // divisor) == 0))
+    if not len(matching):
         raise ValueError(f"no samples of {n} and {m} have the KS statistic {height / math.lcm(n, m)}")
-    j = above[found[0]] // (n // divisor)
-    return float(stats.ks_2samp(np.arange(n) >= found[0], np.arange(m) >= j).pvalue)
+    j = above[matching[0]] // (n // divisor)
+    return float(stats.ks_2samp(np.arange(n) >= matching[0], np.arange(m) >= j).pvalue)
 
 
 def benjamini_hochberg(pvalue: Floats, alpha: float) -> Mask:
-    """Reject the k smallest p-values (d,), k the largest with p_(k) <= k alpha / d: false discovery rate <= alpha.
+    """Reject the k smallest p-values (d,), k the largest with p_(k) <= k alpha / d. False discovery rate <= alpha.
 
     Benjamini and Hochberg, J. R. Stat. Soc. B 57, 1995; valid for independent or positively dependent tests.
     """
@@ -176,12 +177,12 @@ def benjamini_hochberg(pvalue: Floats, alpha: float) -> Mask:
 
 
 def recall_interval(recalls: Floats, slots: int, confidence: float = 0.95) -> ConfidenceInterval:
-    """Return a confidence interval for mean recall from per-query recalls (n,) in [0, 1], k slots a query.
+    """Return a confidence interval for mean recall from per-query recalls (n,) in [0, 1], with k slots per query.
 
-    The query is the unit: 100 queries x 10 slots are not 1,000 trials, since the slots of a query fail together.
-    Wilson's interval at the effective number of trials p(1 - p) / (s^2 / n), with Student's t at n - 1 degrees
-    (Korn and Graubard, Survey Methodology 24, 1998; Dean and Pagano, J. Surv. Stat. Methodol. 3, 2015). It stays
-    informative at recall 1, where the variance is 0 and the n queries are the trials.
+    The query is the unit of observation: 100 queries x 10 slots are not 1,000 trials, because the slots of one query
+    fail together. Wilson's interval at the effective number of trials p(1 - p) / (s^2 / n), with Student's t at n - 1
+    degrees of freedom (Korn and Graubard, Survey Methodology 24, 1998; Dean and Pagano, J. Surv. Stat. Methodol. 3,
+    2015). At recall 1, where the variance is 0, the n queries are the trials, so the interval stays informative.
     """
     n = len(recalls)
     if n < 2:

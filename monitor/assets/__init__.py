@@ -1,43 +1,40 @@
-"""What Prometheus, Alertmanager and Grafana need to watch an embedship: generated, tested, shipped.
+"""Alert rules, runbooks and the dashboard for Prometheus, Alertmanager and Grafana: generated, tested and shipped.
 
-    service.py connections.py devices.py changes.py jobs.py quality.py pulse.py   the alerts
-    rules.py cases.py runbooks.py dashboard.py   the same data as rules, promtool tests, Markdown, Grafana JSON
+Change the data, then run `make assets`.
 
-Change the data, then `make assets`.
-
-    alert.py        what an alert is: expression, words, runbook, and series where it fires and where it does not
-    cases.py        promtool's unit tests
-    changes.py      The alert about an index that takes changes
-    connections.py  The alert about connections
-    dashboard.py    The panels as a Grafana dashboard
-    devices.py      Alerts about single devices of an instance
-    jobs.py         Alerts about the chart's CronJobs, from the metrics of kube-state-metrics
-    options.py      what an operator may change in the rules
-    panels.py       What the dashboard shows, as data
-    pulse.py        Alerts about the monitor itself
-    quality.py      Alerts about quality
-    recording.py    the ratios they are built on
-    rules.py        cases.py runbooks.py dashboard.py   the same data as rules, promtool tests, Markdown, Grafana JSON
-    runbooks.py     The runbooks as Markdown
-    service.py      connections.py devices.py changes.py jobs.py quality.py pulse.py   the alerts
-    write.py        all of it as files; what it wrote lies in files/, and a test holds them in step
+alert.py        Alert: expression, texts, runbook, and series on which it fires or must not fire
+service.py      alerts about the service: availability, errors, latency, queue
+connections.py  the alert about connections
+devices.py      alerts about single devices of an instance
+changes.py      the alert about an index that accepts changes
+jobs.py         alerts about the chart's CronJobs
+quality.py      alerts about the quality of vectors, index and model
+pulse.py        alerts that fire when the monitor itself stops working
+recording.py    the ratios that the alerts use
+rules.py        output: the rule file
+cases.py        output: promtool unit tests
+runbooks.py     output: the runbooks as Markdown
+panels.py       the dashboard as data
+dashboard.py    output: the dashboard as Grafana JSON
+options.py      what an operator can change in the rules
+write.py        writes the folder files/; a test checks that it is up to date
 """
 
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
-# Where the runbooks lie, in every `runbook_url`; `embedship monitor init --runbooks URL` replaces it.
+# The prefix of every `runbook_url`; `embedship monitor init --runbooks URL` replaces it.
 RUNBOOKS = "runbooks"
 
 
 def shipped() -> dict[str, str]:
-    """Every file, by its path inside the folder that `embedship monitor init` writes."""
+    """Return the texts of all files by path, as `embedship monitor init` writes them."""
     return dict(sorted(_texts(files(__name__) / "files", "")))
 
 
 def _texts(folder: Traversable, prefix: str) -> list[tuple[str, str]]:
-    found = []
+    texts = []
     for each in folder.iterdir():
         path = prefix + each.name
-        found += _texts(each, path + "/") if each.is_dir() else [(path, each.read_text(encoding="utf-8"))]
-    return found
+        texts += _texts(each, path + "/") if each.is_dir() else [(path, each.read_text(encoding="utf-8"))]
+    return texts

@@ -1,4 +1,4 @@
-"""What an alert is. Rules, promtool tests and runbooks are all made from this, so they cannot say different things."""
+"""Alert: the one source from which rules, promtool tests and runbooks are generated, so that they always agree."""
 
 import re
 from enum import StrEnum
@@ -10,12 +10,14 @@ JOB = {"job": "embedship"}
 
 
 class AlertSeverity(StrEnum):
-    PAGE = "page"  # users get wrong, bad or no answers: someone must look now
-    WARN = "warn"  # someone must look today
+    """Who is notified, and how fast a person must look."""
+
+    PAGE = "page"  # users get wrong, bad or no answers: a person must look now
+    WARN = "warn"  # a person must look today
 
 
 class Runbook(msgspec.Struct, frozen=True, kw_only=True):
-    """Markdown: what the alert means, who is hurt, how to find the cause, what ends it."""
+    """Markdown texts: what the alert means, who is affected, how to find the cause, and how to end it."""
 
     meaning: str
     impact: str
@@ -24,10 +26,10 @@ class Runbook(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AlertCase(msgspec.Struct, frozen=True, kw_only=True):
-    """Series, in promtool's notation with a sample a minute, and whether the alert fires on them at a time.
+    """A test case: series in promtool's notation, one sample per minute, and whether the alert fires at a given time.
 
-    labels are those of the alert that fires; None: it does not. value is what its texts show for the value. beside
-    holds the other alerts that rightly fire on the same series, by name, with their labels.
+    labels: those of the alert that fires; None if it must not fire. value: how its texts show the value. beside: other
+    alerts that correctly fire on the same series, by name, with their labels.
     """
 
     name: str
@@ -39,10 +41,12 @@ class AlertCase(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True):
+    """One alert: rule, texts, test cases and runbook."""
+
     name: str
     severity: AlertSeverity
     expr: str
-    lasting: str  # how long before it fires: `for`
+    lasting: str  # how long the expression must hold before the alert fires: `for`
     summary: str
     description: str
     fires: tuple[AlertCase, ...]
@@ -51,12 +55,12 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def series(metric: str, **labels: str) -> str:
-    """A series of the one instance that the cases are about; labels may say otherwise."""
+    """Return a series of the instance that the cases use; `labels` replace or add labels."""
     pairs = ",".join(f'{name}="{value}"' for name, value in sorted({**INSTANCE, **labels}.items()))
     return f"{metric}{{{pairs}}}"
 
 
-# What a calm instance exports; a case says only what is different.
+# The series of an instance without problems; a case contains only the differences.
 CALM = {
     series("up"): "1x430",
     series("embedship_ready"): "1x430",
@@ -67,6 +71,6 @@ CALM = {
 
 
 def shown(text: str, labels: dict[str, str], value: str) -> str:
-    """A text as Prometheus shows it: the templates used here are `$labels.NAME` and `$value | FORMAT`."""
-    filled = re.sub(r"{{ \$labels\.(\w+) }}", lambda found: labels.get(found[1], ""), text)
+    """Return a text as Prometheus shows it: the templates used here are `$labels.NAME` and `$value | FORMAT`."""
+    filled = re.sub(r"{{ \$labels\.(\w+) }}", lambda match: labels.get(match[1], ""), text)
     return re.sub(r"{{ \$value[^}]*}}", value, filled)

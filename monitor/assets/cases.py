@@ -1,4 +1,4 @@
-"""promtool's unit tests: for every alert, series on which it fires and series on which it must not."""
+"""Writes promtool unit tests: for every alert, series on which it fires and series on which it must not fire."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,11 +10,12 @@ RULES = "rules.yaml"
 
 
 def promtool_cases() -> str:
+    """Return the promtool tests of all alerts."""
     return written([(alert, case) for alert in ALERTS for case in (*alert.fires, *alert.quiet)])
 
 
 def written(pairs: Sequence[tuple[Alert, AlertCase]]) -> str:
-    """A test file. Each case asks for every alert, so one that fires beside the one that is meant fails the test."""
+    """Return a promtool test file. Each case checks every alert, so an unexpected additional alert fails the test."""
     tests = [_test(alert, case) for alert, case in pairs]
     return dump({"rule_files": [RULES], "evaluation_interval": "1m", "tests": tests})
 

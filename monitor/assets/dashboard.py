@@ -1,4 +1,4 @@
-"""The panels as a Grafana dashboard. Only whoever writes the assets needs grafana-foundation-sdk."""
+"""Writes the panels as a Grafana dashboard. Only this module needs grafana-foundation-sdk."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ _STATES = {"0": ("unknown", "gray"), "1": ("ok", "green"), "2": ("warn", "red")}
 
 
 def dashboard() -> str:
+    """Return the dashboard as JSON."""
     board = (
         build.Dashboard("embedship")
         .uid("embedship")
-        .description("An embedding and search service, and how good its answers are.")
+        .description("Service, devices, quality and drift of embedship instances.")
         .tags(["embedship"])
         .refresh("30s")
         .time("now-6h", "now")
@@ -65,14 +66,14 @@ def _variables() -> list[Any]:
 
 
 def _panel(panel: DashboardPanel) -> Any:
-    made = _KINDS[panel.kind](panel).title(panel.title).description(panel.description).datasource(_SOURCE)
-    made = made.unit(panel.unit).span(panel.width).height(_HEIGHT)
+    builder = _KINDS[panel.kind](panel).title(panel.title).description(panel.description).datasource(_SOURCE)
+    builder = builder.unit(panel.unit).span(panel.width).height(_HEIGHT)
     for letter, query in zip("ABCDEFGH", panel.queries, strict=False):
         target = prometheus.Dataquery().expr(query.expr).legend_format(query.legend).ref_id(letter).datasource(_SOURCE)
         if panel.kind is PanelKind.TABLE:
             target.instant().format(PromQueryFormat.TABLE)
-        made.with_target(target.instant() if panel.kind is PanelKind.NUMBER else target)
-    return made
+        builder.with_target(target.instant() if panel.kind is PanelKind.NUMBER else target)
+    return builder
 
 
 def _lines(_: DashboardPanel) -> Any:
@@ -93,7 +94,7 @@ def _states(_: DashboardPanel) -> Any:
 
 
 def _number(panel: DashboardPanel) -> Any:
-    named = len(panel.queries) == 1  # the series that is there is the answer
+    named = len(panel.queries) == 1  # the name of the series is the answer
     number = stat.Panel().text_mode(BigValueTextMode.NAME if named else BigValueTextMode.VALUE_AND_NAME)
     for cause, colour in COLOURS.items():
         fixed = model.DynamicConfigValue("color", {"mode": "fixed", "fixedColor": colour})

@@ -1,4 +1,4 @@
-"""Alerts about the chart's CronJobs, from the metrics of kube-state-metrics; without these, they are silent."""
+"""Alerts about the chart's CronJobs. They need the metrics of kube-state-metrics and are silent without them."""
 
 from embedship.monitor.assets.alert import Alert, AlertCase, AlertSeverity, Runbook
 
@@ -10,7 +10,7 @@ _BY = "by (namespace, cronjob)"
 
 
 def _succeeded(names: str) -> str:
-    """When a CronJob last succeeded; when it was made, if it never did."""
+    """Return the PromQL for the time of a CronJob's last success, or of its creation if it never succeeded."""
     chosen = f'{{cronjob=~"{names}"}}'
     return f"max {_BY} (kube_cronjob_status_last_successful_time{chosen} or kube_cronjob_created{chosen})"
 
@@ -29,9 +29,9 @@ JOBS = (
         expr=f'max {_BY} (kube_cronjob_status_last_schedule_time{{cronjob=~"{CRONJOBS}"}})\n'
         f"  > {_succeeded(CRONJOBS)}\n",
         lasting="1h",
-        summary="{{ $labels.cronjob }} in {{ $labels.namespace }} does not succeed",
-        description="The CronJob {{ $labels.cronjob }} in {{ $labels.namespace }} was started, and no run has "
-        "succeeded since, for an hour.",
+        summary="CronJob {{ $labels.cronjob }} in {{ $labels.namespace }} fails",
+        description="The CronJob {{ $labels.cronjob }} in {{ $labels.namespace }} was started, but no run has "
+        "succeeded since. This has lasted for an hour.",
         fires=(
             AlertCase(
                 name="the last run failed",
@@ -54,7 +54,7 @@ JOBS = (
         ),
         quiet=(
             AlertCase(
-                name="it runs every ten minutes, each for two",
+                name="it runs every ten minutes, for two minutes each",
                 series={
                     _cronjob("status_last_schedule_time", _BACKUP): "0x9 600x9 1200x9 1800x9 2400x9 3000x9 3600x40",
                     _cronjob("status_last_successful_time", _BACKUP): "60x11 720x9 1320x9 1920x9 2520x9 3120x9 3720x40",
@@ -71,16 +71,16 @@ JOBS = (
             ),
         ),
         runbook=Runbook(
-            meaning="A CronJob of the chart (check, drift report or backup) was started, and no run succeeded for an "
-            "hour after that.",
-            impact="Users notice nothing. What the job does is not done: no backup, no report, or the golden texts do "
-            "not get their vectors.",
+            meaning="A CronJob of the chart (check, drift report or backup) was started, but no run succeeded within "
+            "an hour after that.",
+            impact="Users notice nothing. The work of the job is missing: no backup, no report, or the check found "
+            "that golden texts do not get the right vectors.",
             diagnosis=(
-                "`kubectl get jobs -n NAMESPACE`, then `kubectl logs job/NAME`: its last line says why.",
-                "`check`: does EmbedshipCanaryFailed fire as well? A check that fails alone cannot reach the server.",
+                "`kubectl get jobs -n NAMESPACE`, then `kubectl logs job/NAME`: the last line says why.",
+                "`check`: does EmbedshipCanaryFailed fire as well? If not, the check cannot reach the server.",
             ),
             mitigation=(
-                "Mend what the log names: a claim that is full, a key, a network policy.",
+                "Fix what the log names: a full volume claim, a key, a network policy.",
                 "Run it again: `kubectl create job --from=cronjob/NAME again`.",
             ),
         ),
@@ -111,10 +111,10 @@ JOBS = (
         ),
         runbook=Runbook(
             meaning="No backup has succeeded for two days.",
-            impact="None until something is lost: then all changes since the last backup are lost as well.",
+            impact="Users notice nothing. If data is lost now, all changes since the last backup are lost as well.",
             diagnosis=(
                 "`kubectl get cronjob,job -n NAMESPACE`: is it suspended, or does it fail (EmbedshipJobFailed)?",
-                "Is the claim that takes the backups full?",
+                "Is the volume claim for backups full?",
             ),
             mitigation=("Run it now: `kubectl create job --from=cronjob/NAME again`.",),
         ),

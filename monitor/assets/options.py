@@ -1,6 +1,6 @@
-"""What an operator may change in the rules: severities, labels, thresholds, single alerts, and jobs that must be there.
+"""Applies an operator's options to the rules: severities, labels, thresholds, disabled alerts, and required jobs.
 
-It works on the text that is shipped, so that nothing has to be installed to write it.
+It edits the shipped text, so that the libraries that generate the rules need not be installed.
 """
 
 import json
@@ -22,7 +22,7 @@ _EXPECTED = re.compile(r"^(?=  - eval_time: )", re.MULTILINE)
 
 
 class AlertThreshold(NamedTuple):
-    """`text` is how the rule whose name begins with `rule` holds it, with {} for the value."""
+    """A threshold. `text`: how it appears in rules whose name begins with `rule`, with {} for the value."""
 
     rule: str
     text: str
@@ -32,22 +32,25 @@ class AlertThreshold(NamedTuple):
 
 THRESHOLDS = {
     "failures_fast": AlertThreshold(
-        "EmbedshipHighErrorRate", "> {}\n", "0.0144", "share that failed, over 1 h and 5 min"
+        "EmbedshipHighErrorRate", "> {}\n", "0.0144", "share of failed requests, over 1 h and 5 min"
     ),
     "failures_slow": AlertThreshold(
-        "EmbedshipHighErrorRate", "> {}\n", "0.006", "share that failed, over 6 h and 30 min"
+        "EmbedshipHighErrorRate", "> {}\n", "0.006", "share of failed requests, over 6 h and 30 min"
     ),
     "slow_fast": AlertThreshold(
-        "EmbedshipLatencyHigh", "> {}\n", "0.144", "share of late searches, over 1 h and 5 min"
+        "EmbedshipLatencyHigh", "> {}\n", "0.144", "share of slow searches, over 1 h and 5 min"
     ),
     "slow_slow": AlertThreshold(
-        "EmbedshipLatencyHigh", "> {}\n", "0.06", "share of late searches, over 6 h and 30 min"
+        "EmbedshipLatencyHigh", "> {}\n", "0.06", "share of slow searches, over 6 h and 30 min"
     ),
     "search_seconds": AlertThreshold(
-        "embedship:search_slow", 'le="{}"', "0.25", "a search is late from here: a bucket"
+        "embedship:search_slow", 'le="{}"', "0.25", "a slower search counts as slow (a histogram bucket)"
     ),
     "request_seconds": AlertThreshold(
-        "embedship:request_slow", 'le="{}"', "2.5", "any other request is slow: a bucket"
+        "embedship:request_slow",
+        'le="{}"',
+        "2.5",
+        "a slower request to another route counts as slow (a histogram bucket)",
     ),
     "queue_age_seconds": AlertThreshold("EmbedshipQueueWaiting", "> {}\n", "5", "age of the oldest interactive text"),
     "backup_age_seconds": AlertThreshold("EmbedshipBackupOld", "> {}\n", "172800", "age of the last backup"),
@@ -56,7 +59,7 @@ THRESHOLDS = {
 
 
 class AssetOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """severities and thresholds by name, labels for every alert; jobs as JOB or NAMESPACE/JOB."""
+    """New severities and thresholds by name, labels for every alert, disabled alerts, jobs as JOB or NAMESPACE/JOB."""
 
     severities: dict[str, str] = {}
     labels: dict[str, str] = {}
@@ -66,17 +69,19 @@ class AssetOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def customised(texts: dict[str, str], options: AssetOptions) -> dict[str, str]:
-    """Apply options to the shipped files. Raises InvalidSetting for a name that is not known.
+    """Apply options to the shipped files. Raises InvalidSetting for an unknown name.
 
-    The promtool tests hold for the shipped thresholds and jobs: with others they are left out.
+    The promtool tests match the shipped thresholds and jobs only. If these are changed, the tests are left out.
     """
     rules = _RULE.split(texts[RULES])
     names = [_name(rule) for rule in rules]
     _require("disable", options.disabled, [name for name in names if name.startswith("Embedship")])
     _require("threshold", options.thresholds, THRESHOLDS)
     _require("label", [name for name in options.labels if name == "severity" or not _LABEL.fullmatch(name)], ())
-    kept = [_thresholds(rule, options) for rule, name in zip(rules, names, strict=True) if name not in options.disabled]
-    changed = {**texts, RULES: _labelled("".join(_jobs(rule, options.jobs) for rule in kept), options)}
+    enabled = [
+        _thresholds(rule, options) for rule, name in zip(rules, names, strict=True) if name not in options.disabled
+    ]
+    changed = {**texts, RULES: _labelled("".join(_jobs(rule, options.jobs) for rule in enabled), options)}
     if options.thresholds or options.jobs:
         del changed[CASES]
     else:
@@ -87,15 +92,15 @@ def customised(texts: dict[str, str], options: AssetOptions) -> dict[str, str]:
 
 
 def _name(rule: str) -> str:
-    found = re.match(r"  - (?:alert|record): (\S+)", rule)
-    return found[1] if found else ""
+    match = re.match(r"  - (?:alert|record): (\S+)", rule)
+    return match[1] if match else ""
 
 
-def _require(option: str, asked: Iterable[str], known: Iterable[str]) -> None:
+def _require(option: str, given: Iterable[str], known: Iterable[str]) -> None:
     names = list(known)
-    for name in asked:
+    for name in given:
         if name not in names:
-            allowed = f"one of {', '.join(names)}" if names else "the name of a label, other than severity"
+            allowed = f"one of {', '.join(names)}" if names else "a label name other than severity"
             raise InvalidSetting(option, name, allowed)
 
 
@@ -108,7 +113,7 @@ def _thresholds(rule: str, options: AssetOptions) -> str:
 
 
 def _jobs(rule: str, jobs: tuple[str, ...]) -> str:
-    """One alert for each job that must be there, in place of the one that asks whether there is any."""
+    """Replace the alert EmbedshipAbsent by one alert for each required job."""
     if _name(rule) != ABSENT or not jobs:
         return rule
     return "".join(_absent(rule, job) for job in jobs)
@@ -122,7 +127,7 @@ def _absent(rule: str, job: str) -> str:
     rule = re.sub(r"summary: .*", f"summary: Prometheus has no target of {job}", rule)
     return re.sub(
         r"description: .*",
-        f"description: No target of {job} has exported embedship_ready for 10 minutes. It is gone, or is not scraped.",
+        f"description: No target of {job} has exported embedship_ready for 10 minutes. It is gone or not scraped.",
         rule,
     )
 
@@ -140,12 +145,12 @@ def _tests(text: str, disabled: tuple[str, ...]) -> str:
 
 
 def _labelled(text: str, options: AssetOptions) -> str:
-    """Every severity by its new name, and the labels below it."""
+    """Replace the severities, and add the labels after each of them."""
     _require("severity", options.severities, ("page", "warn"))
 
-    def changed(found: re.Match[str]) -> str:
-        lines = {"severity": options.severities.get(found[2], found[2]), **options.labels}
-        return "\n".join(f"{found[1]}{name}: {json.dumps(value)}" for name, value in lines.items())
+    def changed(match: re.Match[str]) -> str:
+        lines = {"severity": options.severities.get(match[2], match[2]), **options.labels}
+        return "\n".join(f"{match[1]}{name}: {json.dumps(value)}" for name, value in lines.items())
 
     if not options.severities and not options.labels:
         return text

@@ -1,15 +1,15 @@
-"""Ratios that are computed once: failures, refusals and slow searches as shares of the requests that did work.
+"""Recording rules: failures, refusals and slow searches as shares of the requests that did work.
 
-Counters are divided here and never averaged. Without requests a ratio has no value: nothing is not 0% of nothing.
+Counters are divided, never averaged. Without requests a ratio has no value instead of 0.
 """
 
 from typing import NamedTuple
 
-# What is asked by machines that watch, and by those who administer: it would dilute every share. Named is what is left
-# out, and not what counts: a route that is forgotten here is watched, and not one that nobody watches.
+# Routes used by monitoring and administration. Counting them would dilute every share. The pattern excludes routes
+# instead of including them, so that a route missing from it is still counted.
 QUIET = "other|/admin/.*|/health|/info|/metrics|/models|/monitor(/.*)?|/openapi[.]json|/ready|/v1/models(/.*)?"
 WORK = f'embedship_requests_total{{route!~"{QUIET}"}}'
-# As searches that are re-ranked are counted: they take as long as is asked of them.
+# The route label of re-ranked searches. Their time depends on the number of documents that the client asks for.
 RERANKED = "/search:rerank"
 SLOW_SECONDS = "0.25"
 REQUEST_SLOW_SECONDS = "2.5"  # of every other route: embeddings, re-ranking
@@ -18,6 +18,8 @@ BY_INSTANCE = "by (namespace, job, instance)"
 
 
 class RecordedRatio(NamedTuple):
+    """A recording rule: name and expression."""
+
     name: str
     expr: str
 

@@ -1,22 +1,23 @@
-"""Alerts about the service: is it there, does it answer, and in time? A page is for users who get no answer."""
+"""Alerts about the service: is it up, does it answer, and fast enough? Pages are for users who get no answer."""
 
 from embedship.monitor.assets.alert import INSTANCE, JOB, Alert, AlertCase, AlertSeverity, Runbook, series
 from embedship.monitor.assets.recording import BY, RERANKED, SLOW_SECONDS
 
 KEY = "on (namespace, job, instance)"
 
-# 99.9% of requests are not failed by the server. 14.4 x the budget of 0.1% for an hour spends 2% of a month's, 6 x for
-# six hours 5% (Google, Site Reliability Workbook, chapter 5); the short window ends the alert soon after the cause.
+# Objective: the server fails at most 0.1% of requests. 14.4 x this budget for one hour uses 2% of a month's budget, 6 x
+# for six hours uses 5% (Google, Site Reliability Workbook, chapter 5). The short window ends the alert soon after the
+# cause is gone.
 _BUDGET = 0.001
 FAST, SLOW = 14.4 * _BUDGET, 6 * _BUDGET
 # The same for latency: 99% of searches within 250 ms.
 _LATE_BUDGET = 0.01
 LATE_FAST, LATE_SLOW = 14.4 * _LATE_BUDGET, 6 * _LATE_BUDGET
 QUEUE_AGE_SECONDS = 5
-# Targets that Prometheus still has, and that were ours within a week. A job whose targets are gone was removed on
-# purpose: a canary that was promoted, a release that was uninstalled.
+# Targets that Prometheus still has and that exported embedship_ready within a week. A job whose targets are gone was
+# removed on purpose: a canary that was promoted, a release that was uninstalled.
 _DOWN = f"max {BY} (up) == 0\n  and on (namespace, job) last_over_time(embedship_ready[7d])\n"
-VOLUME = 10  # failed requests below which a share is chance
+VOLUME = 10  # with fewer failed requests, their share is mostly chance
 
 _READY = series("embedship_ready")
 _OK = series("embedship_requests_total", route="/search", status="2xx")
@@ -31,31 +32,30 @@ SERVICE = (
         severity=AlertSeverity.PAGE,
         expr=f"absent_over_time(embedship_ready[1h])\n  unless on () ({_DOWN.strip()})\n",
         lasting="10m",
-        summary="Prometheus has seen no embedship for an hour",
-        description="No target anywhere has exported embedship_ready for an hour: the service is gone, or Prometheus "
-        "no longer scrapes it. Until this is mended no other alert of embedship can fire.",
+        summary="Prometheus has received no metrics from any embedship for an hour",
+        description="No target has exported embedship_ready for an hour. The service is gone, or Prometheus no longer "
+        "scrapes it. Until this is fixed, no other alert of embedship can fire.",
         fires=(AlertCase(name="nothing was ever scraped", series={_READY: "_x60"}, at="11m", labels={}),),
         quiet=(
             AlertCase(name="one instance is scraped", series={}, at="2h"),
             AlertCase(name="it has been gone for less than 10 minutes", series={_READY: "_x60"}, at="9m"),
             AlertCase(
-                name="the only service is down, which its own page says",
+                name="the only service is down, which EmbedshipDown reports",
                 series={_READY: "1x40 _x380", series("up"): "1x40 0x380"},
                 at="3h",
                 beside={"EmbedshipDown": JOB},
             ),
         ),
         runbook=Runbook(
-            meaning="No series `embedship_ready` has reached this Prometheus for an hour, from any instance.",
-            impact="Either nobody is served, or everybody is and nobody watches: both need a person.",
+            meaning="This Prometheus has received no series `embedship_ready` from any instance for an hour.",
+            impact="Either users get no answers, or the service works without monitoring. Both need a person.",
             diagnosis=(
-                "Ask the service itself: `curl -s http://SERVICE/health`. An answer means that only the scrape is "
-                "broken.",
+                "Ask the service itself: `curl -s http://SERVICE/health`. If it answers, only the scrape is broken.",
                 "In Prometheus, Status / Targets: is there a target for embedship, and what is its last error?",
                 "In Kubernetes: `kubectl get pods,servicemonitors,podmonitors -l app.kubernetes.io/name=embedship`.",
             ),
             mitigation=(
-                "Service gone: start it again; its log on stderr says in one sentence why it did not start.",
+                "Service gone: start it again. Its log on stderr says in one sentence why it did not start.",
                 "Scrape broken: restore the scrape configuration or ServiceMonitor for `GET /metrics`.",
             ),
         ),
@@ -66,7 +66,7 @@ SERVICE = (
         expr=_DOWN,
         lasting="2m",
         summary="No instance of {{ $labels.job }} can be reached",
-        description="Prometheus has targets for {{ $labels.job }}, and none of them answers.",
+        description="Prometheus has targets for {{ $labels.job }}, but none of them answers. All requests fail.",
         fires=(
             AlertCase(
                 name="the only instance does not answer",
@@ -76,7 +76,7 @@ SERVICE = (
             ),
             *(
                 AlertCase(
-                    name=f"it is down since minute 20, and another service is well, at {at}",
+                    name=f"it is down since minute 20 while another service is up, at {at}",
                     series={
                         _READY: "1x20 _x400",
                         series("up"): "1x20 0x400",
@@ -92,7 +92,7 @@ SERVICE = (
         quiet=(
             AlertCase(name="a scrape failed", series={series("up"): "1x10 0 1x60"}, at="12m"),
             AlertCase(
-                name="another instance is there",
+                name="another instance is up",
                 series={
                     _READY: "1x10 _x60",
                     series("up"): "1x10 0x60",
@@ -114,20 +114,20 @@ SERVICE = (
             ),
         ),
         runbook=Runbook(
-            meaning="Prometheus has targets for one job that was scraped within the last week, and none answers "
-            "`/metrics`. A job whose targets are gone was removed on purpose and is not meant; to be told when yours "
-            "goes away, `embedship monitor init --job NAMESPACE/JOB`.",
-            impact="Searches and embeddings fail for everybody.",
+            meaning="Prometheus has targets for one job that it scraped within the last week, and none answers "
+            "`/metrics`. A job whose targets are gone was removed on purpose and does not fire this alert. To be "
+            "alerted when yours disappears, use `embedship monitor init --job NAMESPACE/JOB`.",
+            impact="Searches and embeddings fail for all users.",
             diagnosis=(
-                "Are the processes there? `kubectl get pods`, or `systemctl status`, on the machines of the job.",
-                "Why did they end? The last lines of the log; exit code 4 is a bundle, index or reference that does "
-                "not belong together, 137 is a process killed for memory.",
-                "What changed in the last hour: a new bundle, a new index, a new limit on memory, the network?",
+                "Are the processes running? `kubectl get pods`, or `systemctl status`, on the machines of the job.",
+                "Why did they end? Read the last lines of the log. Exit code 4: a bundle, index or reference that do "
+                "not belong together. Exit code 137: the process was killed because of memory.",
+                "What changed in the last hour: a new bundle, a new index, a new memory limit, the network?",
             ),
             mitigation=(
                 "Roll back the last change of bundle or index: both are folders that are never changed in place.",
-                "Killed for memory: raise the limit, or serve a smaller variant (`--variant`).",
-                "It was taken down on purpose: remove its targets, or silence this alert.",
+                "Killed because of memory: raise the limit, or serve a smaller variant (`--variant`).",
+                "Stopped on purpose: remove its targets, or silence this alert.",
             ),
         ),
     ),
@@ -136,9 +136,9 @@ SERVICE = (
         severity=AlertSeverity.WARN,
         expr="up == 0\n  and on (namespace, job) embedship_ready\n",
         lasting="10m",  # a start may take five: the chart's startup probe allows them
-        summary="{{ $labels.instance }} cannot be reached, other instances can",
-        description="{{ $labels.instance }} of {{ $labels.job }} has not answered for 10 minutes. It stopped, or it is "
-        "new and cannot start: then a rollout is stuck. The other instances carry its load.",
+        summary="{{ $labels.instance }} cannot be reached, but other instances can",
+        description="{{ $labels.instance }} of {{ $labels.job }} has not answered for 10 minutes. Either it stopped, "
+        "or it is new and cannot start (a stuck rollout). The other instances take its load.",
         fires=(
             AlertCase(
                 name="one of two is gone",
@@ -168,13 +168,13 @@ SERVICE = (
             ),
         ),
         runbook=Runbook(
-            meaning="One instance does not answer while others of its job do: it stopped, or it never started.",
-            impact="None yet for users; less capacity, and less to lose before somebody is hurt.",
+            meaning="One instance does not answer, but others of its job do: it stopped, or it never started.",
+            impact="Users notice nothing yet. There is less capacity, and the next failure may affect users.",
             diagnosis=(
-                "The last lines of its log, and its exit code: 137 is a process killed for memory.",
-                "Is the machine or the pod there at all?",
-                "Is it new? `kubectl rollout status deployment/NAME`: exit code 4 is a bundle, index or reference that "
-                "does not belong together.",
+                "Read the last lines of its log and its exit code. 137: the process was killed because of memory.",
+                "Does the machine or the pod exist at all?",
+                "Is it new? `kubectl rollout status deployment/NAME`. Exit code 4: a bundle, index or reference that "
+                "do not belong together.",
             ),
             mitigation=(
                 "A stuck rollout: `kubectl rollout undo deployment/NAME`.",
@@ -188,9 +188,9 @@ SERVICE = (
         severity=AlertSeverity.PAGE,
         expr=f"sum {BY} (embedship_ready) == 0\n",
         lasting="5m",
-        summary="All instances of {{ $labels.job }} say that they are not ready",
-        description="The processes of {{ $labels.job }} run, but every one answers /ready with 503, so no load "
-        "balancer sends them requests.",
+        summary="All instances of {{ $labels.job }} report that they are not ready",
+        description="The processes of {{ $labels.job }} run, but all of them answer /ready with 503. Load balancers "
+        "therefore send them no requests.",
         fires=(AlertCase(name="the only instance is not ready", series={_READY: "1x10 0x60"}, at="17m", labels=JOB),),
         quiet=(
             AlertCase(
@@ -201,10 +201,10 @@ SERVICE = (
             AlertCase(name="a rolling update of 3 minutes", series={_READY: "1x10 0x3 1x60"}, at="14m"),
         ),
         runbook=Runbook(
-            meaning="Every instance that is scraped reports `embedship_ready` 0.",
-            impact="Load balancers send nothing: users get errors, although the processes live.",
+            meaning="Every scraped instance reports `embedship_ready` 0.",
+            impact="Load balancers send no requests: users get errors although the processes run.",
             diagnosis=(
-                "`curl -s http://INSTANCE/ready` says why. `draining` is a process that was told to stop and was not "
+                "`curl -s http://INSTANCE/ready` says why. `draining`: the process was told to stop and was not "
                 "replaced.",
                 "Is a rollout stuck? `kubectl rollout status deployment/NAME`.",
             ),
@@ -227,18 +227,18 @@ SERVICE = (
 """,
         lasting="2m",
         summary="{{ $labels.job }} fails {{ $value | humanizePercentage }} of its requests",
-        description="{{ $value | humanizePercentage }} of the requests to {{ $labels.job }} failed for a reason of the "
-        "server's own. Of a month's budget of 0.1% this spends 2% an hour or more (or 5% in six hours).",
+        description="{{ $value | humanizePercentage }} of the requests to {{ $labels.job }} failed because of the "
+        "server. This uses at least 2% of the monthly error budget (0.1% of requests) per hour, or 5% in six hours.",
         fires=(
             AlertCase(
-                name="5% fail, from one moment on",
+                name="5% fail, from one minute on",
                 series={_OK: "0+100x200", _FAILED: "0x60 0+5x140"},
                 at="121m",
                 labels=JOB,
                 value="5%",
             ),
             AlertCase(
-                name="5% fail of what Cohere's clients send, beside many probes",
+                name="5% of the Cohere clients' requests fail, among many health checks",
                 series={
                     series("embedship_requests_total", route="/v2/embed", status="2xx"): "0+100x200",
                     series("embedship_requests_total", route="/ready", status="2xx"): "0+9000x200",
@@ -259,29 +259,29 @@ SERVICE = (
         quiet=(
             AlertCase(name="no request fails", series={_OK: "0+100x430", _FAILED: "0x430"}, at="2h"),
             AlertCase(name="0.05% fail", series={_OK: "0+2000x430", _FAILED: "0+1x430"}, at="2h"),
-            AlertCase(name="three of twelve", series={_OK: "0x50 0+1x12 12x60", _FAILED: "0x58 1 2 3x80"}, at="64m"),
+            AlertCase(name="3 of 12 fail", series={_OK: "0x50 0+1x12 12x60", _FAILED: "0x58 1 2 3x80"}, at="64m"),
             AlertCase(name="it is over", series={_OK: "0+100x200", _FAILED: "0+5x60 300x140"}, at="100m"),
         ),
         runbook=Runbook(
             meaning="Requests end with a failure of the server (5xx; 424 on the routes of text-embeddings-inference) "
             "far more often than the objective of 99.9% allows. Errors of clients, 4xx, are not counted.",
-            impact="Users get errors instead of answers; clients that try again add load.",
+            impact="Users get errors instead of answers. Clients that retry add load.",
             diagnosis=(
-                'Which reason? `sum by (reason) (increase(embedship_failures_total[1h]))`: `engine` is the device or '
-                "its runtime, `timed_out` took longer than `--request-seconds`, `index_away` is a Milvus that does not "
-                "answer, `disk_full` and `not_stored` are changes that could not be written, `internal` is a bug of "
-                "ours, with a stack trace in the log.",
-                "Which instance? `sum by (instance) (increase(embedship_failures_total[1h]))`: one is a machine, all "
-                "are a change.",
+                'Which reason? `sum by (reason) (increase(embedship_failures_total[1h]))`. `engine`: the device or its '
+                "runtime. `timed_out`: longer than `--request-seconds`. `index_away`: a Milvus that does not answer. "
+                "`disk_full` and `not_stored`: changes that could not be written. `internal`: a bug of embedship, with "
+                "a stack trace in the log.",
+                "Which instance? `sum by (instance) (increase(embedship_failures_total[1h]))`. One instance: suspect "
+                "its machine. All instances: suspect a change.",
                 "`GET /monitor`, or the page /monitor/ui: does a canary fail as well?",
             ),
             mitigation=(
                 "One instance: take it out and start another.",
-                "All, after a change: roll back the bundle, index or image.",
+                "All instances, after a change: roll back the bundle, index or image.",
                 "`engine`: serve another variant of the same bundle (`--variant`), on another runtime.",
-                "`timed_out`: more instances, or fewer texts a request; `embedship_queue_age_seconds` says whether "
-                "they wait, and `embedship_inference_seconds` whether they are slow.",
-                "`index_away`: mend Milvus, or reload an index folder. `disk_full`: make room.",
+                "`timed_out`: add instances, or send fewer texts per request. `embedship_queue_age_seconds` says "
+                "whether requests wait, `embedship_inference_seconds` whether the model is slow.",
+                "`index_away`: repair Milvus, or reload an index folder. `disk_full`: free disk space.",
             ),
         ),
     ),
@@ -292,10 +292,10 @@ SERVICE = (
 embedship:overloaded:ratio_rate5m > 0.01
   and on (namespace, job) sum {BY} (increase(embedship_rejections_total{{reason="overloaded"}}[5m])) > {VOLUME}
 """,
-        lasting="10m",  # twice the window: a burst counts for as long as it lies within it
+        lasting="10m",  # twice the window, because a burst counts as long as it is inside the window
         summary="{{ $labels.job }} refuses {{ $value | humanizePercentage }} of its requests",
-        description="The queue of {{ $labels.job }} is full: {{ $value | humanizePercentage }} of the requests of the "
-        "last 5 minutes were answered with 429 and told when to come back.",
+        description="The queue of {{ $labels.job }} is full. {{ $value | humanizePercentage }} of the requests of the "
+        "last 5 minutes were refused with 429 and a Retry-After header.",
         fires=(
             AlertCase(
                 name="one request in ten is refused",
@@ -307,29 +307,29 @@ embedship:overloaded:ratio_rate5m > 0.01
             ),
         ),
         quiet=(
-            AlertCase(name="nobody is refused", series={_OK: "0+100x60", _REFUSED: "0x60"}, at="20m"),
+            AlertCase(name="no request is refused", series={_OK: "0+100x60", _REFUSED: "0x60"}, at="20m"),
             AlertCase(name="a burst of two minutes", series={_OK: "0+100x60", _REFUSED: "0x10 0+50x2 100x60"},
                 at="17m"),
         ),
         runbook=Runbook(
-            meaning="More texts arrive than the engines encode, and the queue is full. Requests are refused at once "
-            "instead of waiting until their clients give up.",
-            impact="Clients that obey Retry-After are slower, others get errors. What is accepted is answered.",
+            meaning="More texts arrive than the engines encode, and the queue is full. Requests are refused at once, "
+            "so that clients do not wait until they time out.",
+            impact="Clients that respect Retry-After are slower, others get errors. Accepted requests are answered.",
             diagnosis=(
                 "`embedship_queue_texts` and `rate(embedship_texts_total[5m])`: is there more work than usual, or "
                 "less capacity?",
-                "Tokens a text, `rate(embedship_tokens_total[5m]) / rate(embedship_texts_total[5m])`: longer texts "
+                "Tokens per text, `rate(embedship_tokens_total[5m]) / rate(embedship_texts_total[5m])`: longer texts "
                 "cost more.",
                 "Is a bulk load running? Queries keep one place in eight of the queue, bulk gets the rest. "
                 "`embedship_queue_age_seconds` says which lane waits, and how long.",
-                "With a re-ranker: `rate(embedship_rerank_pairs_total[5m])`, and `embedship_rerank_queue_seconds`. A "
-                "search that re-ranks fifty is fifty pairs.",
+                "With a re-ranker: `rate(embedship_rerank_pairs_total[5m])` and `embedship_rerank_queue_seconds`. A "
+                "search that re-ranks fifty documents is fifty pairs.",
             ),
             mitigation=(
-                "More instances, or more cores.",
-                "A bulk load belongs outside busy hours, or on instances of its own.",
-                "A faster variant of the bundle; `bundle.json` holds what each costs in quality.",
-                "Pairs: let clients ask for fewer (`rerank.top`).",
+                "Add instances or cores.",
+                "Run bulk loads outside busy hours, or on separate instances.",
+                "Serve a faster variant of the bundle. `bundle.json` lists the quality that each variant loses.",
+                "Pairs: let clients re-rank fewer documents (`rerank.top`).",
             ),
         ),
     ),
@@ -348,9 +348,9 @@ embedship:overloaded:ratio_rate5m > 0.01
 )
 """,
         lasting="5m",
-        summary="{{ $labels.job }} is slow: {{ $value | humanizePercentage }} of searches are late",
+        summary="{{ $labels.job }} is slow: {{ $value | humanizePercentage }} of searches take too long",
         description="{{ $value | humanizePercentage }} of the searches of {{ $labels.job }} take longer than the "
-        "objective (99% within 250 ms), and still do. Of a month's budget this spends 2% an hour, or 5% in six hours.",
+        "objective (99% within 250 ms). This uses 2% of the monthly budget per hour, or 5% in six hours.",
         fires=(
             AlertCase(
                 name="a fifth is slow",
@@ -370,7 +370,7 @@ embedship:overloaded:ratio_rate5m > 0.01
         quiet=(
             AlertCase(name="one in a hundred is slow", series={_SEARCHES: "0+100x200", _QUICK: "0+99x200"}, at="2h"),
             AlertCase(
-                name="those that are re-ranked take a second",
+                name="only re-ranked searches take a second",
                 series={
                     _SEARCHES: "0+100x200",
                     _QUICK: "0+99x200",
@@ -383,21 +383,21 @@ embedship:overloaded:ratio_rate5m > 0.01
             AlertCase(name="it is over", series={_SEARCHES: "0+100x200", _QUICK: "0+80x80 6500+100x120"}, at="2h"),
         ),
         runbook=Runbook(
-            meaning="Searches are slower than the objective, for an hour and still. Other routes may hold thousands "
-            "of texts, and say nothing about speed; they are not counted, and neither are searches that are re-ranked, "
-            "which take as long as is asked of them.",
+            meaning="Searches have been slower than the objective for an hour and still are. Other routes are not "
+            "counted, because their requests may contain thousands of texts. Re-ranked searches are not counted, "
+            "because their time depends on the number of documents that the client asks for.",
             impact="Users wait.",
             diagnosis=(
-                "Where is the time? Compare `embedship_queue_seconds` (by lane), `embedship_inference_seconds` (by "
-                "device) and `embedship_search_seconds`, on the dashboard side by side. Each answer says it itself, in "
-                "its header `Server-Timing`; with `--access-log` the log does.",
-                "Queue: too much work; see EmbedshipQueueSaturated. Inference: a slower or throttled CPU (cgroup "
-                "quota!), longer texts. Search: an index that grew, or is no longer in memory.",
+                "Which step is slow? Compare `embedship_queue_seconds` (by lane), `embedship_inference_seconds` (by "
+                "device) and `embedship_search_seconds`; the dashboard shows them side by side. The header "
+                "`Server-Timing` of each answer also says it, and with `--access-log` so does the log.",
+                "Queue: too much work; see EmbedshipQueueSaturated. Inference: a slower or throttled CPU (check the "
+                "cgroup quota), or longer texts. Search: an index that grew, or that is no longer in memory.",
             ),
             mitigation=(
-                "Queue: more instances.",
-                "Inference: a faster variant; undo a smaller CPU limit.",
-                "Search: an index with a coarse stage (`embedship index --kind binary`), or more memory.",
+                "Queue: add instances.",
+                "Inference: serve a faster variant, or raise a CPU limit that was lowered.",
+                "Search: build an index with a coarse stage (`embedship index --kind binary`), or add memory.",
             ),
         ),
     ),
@@ -411,9 +411,9 @@ embedship:request_slow:ratio_rate1h > 0.05
     sum by (namespace, job, route) (increase(embedship_request_seconds_count[1h])) > 100
 """,
         lasting="5m",
-        summary="{{ $labels.route }} of {{ $labels.job }}: {{ $value | humanizePercentage }} are slow",
+        summary="{{ $labels.job }}: {{ $value | humanizePercentage }} of requests to {{ $labels.route }} are slow",
         description="In the last hour {{ $value | humanizePercentage }} of the requests to {{ $labels.route }} of "
-        "{{ $labels.job }} took more than 2.5 s, and in the last 5 minutes they still do.",
+        "{{ $labels.job }} took more than 2.5 s, and requests of the last 5 minutes are still slow.",
         fires=tuple(
             AlertCase(
                 name=f"most requests to {route} take 5 s",
@@ -447,20 +447,20 @@ embedship:request_slow:ratio_rate1h > 0.05
             ),
         ),
         runbook=Runbook(
-            meaning="More than one in twenty requests to one route, other than `/search`, took longer than 2.5 s for "
-            "an hour, and still does.",
-            impact="Users, or programs, wait. Where only bulk loads use this route this is normal: switch this alert "
-            "off (`embedship monitor init --disable EmbedshipRequestsSlow`), or raise `--threshold request_seconds`.",
+            meaning="For an hour, more than one in twenty requests to one route other than `/search` took longer than "
+            "2.5 s, and they still do.",
+            impact="Users or programs wait. If only bulk loads use this route, this is normal: disable this alert "
+            "(`embedship monitor init --disable EmbedshipRequestsSlow`), or raise `--threshold request_seconds`.",
             diagnosis=(
-                "How many texts has a request? `rate(embedship_texts_total[5m])` against "
+                "How many texts does a request contain? Compare `rate(embedship_texts_total[5m])` with "
                 "`rate(embedship_request_seconds_count[5m])`.",
-                "Do they wait? `embedship_queue_age_seconds` by lane. Re-ranking has a queue of its own, "
+                "Do requests wait? `embedship_queue_age_seconds` by lane. Re-ranking has its own queue, "
                 "`embedship_rerank_queue_seconds`.",
                 "Is the model slow? `embedship_inference_seconds` by device; `embedship_rerank_inference_seconds`.",
             ),
             mitigation=(
-                "Queue: more instances. Inference: a faster variant, or more cores.",
-                "Re-ranking: let clients ask for fewer (`rerank.top`).",
+                "Queue: add instances. Inference: serve a faster variant, or add cores.",
+                "Re-ranking: let clients re-rank fewer documents (`rerank.top`).",
             ),
         ),
     ),
@@ -469,9 +469,9 @@ embedship:request_slow:ratio_rate1h > 0.05
         severity=AlertSeverity.WARN,
         expr=f'max {BY} (embedship_queue_age_seconds{{lane="interactive"}}) > {QUEUE_AGE_SECONDS}\n',
         lasting="10m",
-        summary="Requests wait for {{ $value | humanizeDuration }} at {{ $labels.job }}",
+        summary="Requests to {{ $labels.job }} wait for {{ $value | humanizeDuration }} in the queue",
         description="The oldest interactive text in the queue of {{ $labels.job }} has waited for "
-        "{{ $value | humanizeDuration }}, and this has lasted for 10 minutes. Nobody is refused yet.",
+        "{{ $value | humanizeDuration }}. The queue has been this slow for 10 minutes. No request is refused yet.",
         fires=(
             AlertCase(
                 name="20 s for an hour",
@@ -497,14 +497,14 @@ embedship:request_slow:ratio_rate1h > 0.05
             ),
         ),
         runbook=Runbook(
-            meaning="Interactive requests, of any route, wait in the queue for seconds: more texts arrive than are "
+            meaning="Interactive requests, to any route, wait in the queue for seconds: more texts arrive than are "
             "encoded.",
             impact="Users wait. When the queue is full, requests are refused: EmbedshipQueueSaturated.",
             diagnosis=(
-                "More work? `rate(embedship_texts_total[5m])`, and tokens a text.",
-                "Less capacity? `embedship_inference_seconds` by device, and how many instances are ready.",
+                "More work? `rate(embedship_texts_total[5m])`, and tokens per text.",
+                "Less capacity? `embedship_inference_seconds` by device, and the number of ready instances.",
             ),
-            mitigation=("More instances, or more cores.", "Move bulk loads outside busy hours."),
+            mitigation=("Add instances or cores.", "Run bulk loads outside busy hours."),
         ),
     ),
     Alert(
@@ -513,7 +513,7 @@ embedship:request_slow:ratio_rate1h > 0.05
         expr=f"changes(process_start_time_seconds[1h]) >= 3\n  and {KEY} last_over_time(embedship_ready[15m])\n",
         lasting="0m",
         summary="{{ $labels.instance }} was restarted {{ $value }} times within an hour",
-        description="The process behind {{ $labels.instance }} ({{ $labels.job }}) ended and was started again "
+        description="The process of {{ $labels.instance }} ({{ $labels.job }}) ended and was started again "
         "{{ $value }} times within the last hour.",
         fires=(
             AlertCase(
@@ -533,16 +533,16 @@ embedship:request_slow:ratio_rate1h > 0.05
             ),
         ),
         runbook=Runbook(
-            meaning="One instance keeps ending and being started again.",
-            impact="Requests that are in its hands are lost at each end, and for seconds nobody answers there.",
+            meaning="One instance ends and is started again, repeatedly.",
+            impact="Each time, its running requests are lost, and it does not answer for seconds.",
             diagnosis=(
-                "Exit codes: `kubectl describe pod NAME`. 137 is memory, 1 an engine that failed, 4 files that do not "
+                "Exit codes: `kubectl describe pod NAME`. 137: memory. 1: an engine that failed. 4: files that do not "
                 "belong together.",
                 "The last lines before each end: `kubectl logs NAME --previous`.",
             ),
             mitigation=(
-                "Memory: raise the limit, lower `--queue-texts` or `--batch-tokens`.",
-                "An engine that fails: another variant of the bundle.",
+                "Memory: raise the limit, or lower `--queue-texts` or `--batch-tokens`.",
+                "An engine that fails: serve another variant of the bundle.",
             ),
         ),
     ),

@@ -1,4 +1,4 @@
-"""Write all assets: `python -P -m embedship.monitor.assets.write FOLDER`. The same data gives the same bytes."""
+"""Writes all assets: `python -P -m embedship.monitor.assets.write FOLDER`. The same data gives the same bytes."""
 
 import sys
 from pathlib import Path
@@ -10,14 +10,14 @@ from embedship.monitor.assets.runbooks import runbooks
 
 
 def assets() -> dict[str, str]:
-    """Every file by its path, as `shipped` gives them."""
+    """Return the texts of all files by path, like `shipped`."""
     texts = {RULES: rules(), "rules.test.yaml": promtool_cases(), "dashboard.json": dashboard()}
     texts |= {f"runbooks/{name}": text for name, text in runbooks().items()}
     return dict(sorted(texts.items()))
 
 
 def write(folder: Path) -> None:
-    """Write into folder, and remove what an earlier version left there."""
+    """Write all files into folder, and delete files that an earlier version left there."""
     texts = assets()
     for name, text in texts.items():
         path = folder / name

@@ -1,18 +1,18 @@
-"""Drift.
+"""Drift: do recent queries differ from the queries on which the model was judged?
 
-calibration.py   What the drift score does while nothing drifts, learned from the reference alone
-detector.py      Has the distribution of queries moved away from the reference?
-evidence.py      What moved? Topics gained and lost, dimensions, and the queries that lie furthest from all that
-false_alarms.py  The one knob of every alarm
-features.py      What of a query is compared
-live.py          The live end of drift
-metric.py        How far is far
-novelty.py       How new is a query? By how far away the nearest queries of the reference are
-offline.py       A whole log of queries against a reference, after the fact
-projection.py    Two directions to look along
-reference.py     The drift reference
-repeats.py       The same query twice is one piece of evidence
-sessions.py      Queries of one session belong together
-two_sample.py    Permutation tests of whether two samples have one distribution, where no detector has been
-window.py        The last queries, as the monitor keeps them
+reference.py     DriftReference: a sample of query vectors, bound to one model
+detector.py      DriftDetector: tests recent queries against the reference
+live.py          LiveDrift: the window of recent queries, the test on it, and the evidence
+offline.py       tests a complete log of queries
+features.py      ShiftFeatures: maps query vectors to features whose mean is 0 without drift
+novelty.py       NoveltyWeights: weights queries by how new they are
+metric.py        WhiteningMetric: a metric in which a direction has more weight the less the reference varies along it
+calibration.py   ScoreCalibration: the distribution of the drift score without drift
+false_alarms.py  FalseAlarms: the budget of false alarms
+evidence.py      DriftEvidence: topics, dimensions and queries that changed
+two_sample.py    permutation tests for use without a calibrated detector
+sessions.py      sums, variance and effective size of queries grouped by session
+repeats.py       finds repeated queries
+window.py        QueryRing: the most recent queries
+projection.py    PlaneProjection: projects vectors to two dimensions for a plot
 """

@@ -1,4 +1,4 @@
-"""What the drift score does while nothing drifts, learned from the reference alone."""
+"""ScoreCalibration: the distribution of the drift score without drift, learned from the reference alone."""
 
 import math
 from typing import NamedTuple, Self
@@ -15,19 +15,20 @@ from embedship.monitor.statistics import Floats, Mask, Sample
 Times = NDArray[np.float64]
 
 SIMULATIONS = 2_048
-LEAST_SESSIONS = 20  # fewer tell nothing of how sessions differ
+LEAST_SESSIONS = 20  # with fewer, the difference between sessions cannot be estimated
 BLOCKS = 64
-BLOCK_ROWS = 25  # fewer rows would tell of a block's mean only its noise
+BLOCK_ROWS = 25  # with fewer rows, the mean of a block is mostly noise
 FOLDS = 5
-HELD_OUT_ROWS, HELD_OUT_SESSIONS = 40, 10  # at least, of a held-out block without times
+HELD_OUT_ROWS, HELD_OUT_SESSIONS = 40, 10  # minimum in a held-out block if there are no times
 FOLD_SIMULATIONS = 512
 CONFIDENCE = 0.95
 LEAST_SKEWNESS = 0.02
 
 
 class GammaTail(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A gamma distribution moved by loc. A sum of weighted chi-squares with its first three moments has tails that are
-    close to its own (Buckley and Eagleson, Australian J. Stat. 30, 1988), far beyond what can be simulated."""
+    """A gamma distribution shifted by loc. A sum of weighted chi-squares has tails close to those of the gamma
+    distribution with the same first three moments (Buckley and Eagleson, Australian J. Stat. 30, 1988), far beyond
+    what can be simulated."""
 
     shape: float
     loc: float
@@ -35,6 +36,7 @@ class GammaTail(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @classmethod
     def fit(cls, scores: Floats) -> Self:
+        """Fit the gamma distribution to simulated scores (n,) by their first three moments."""
         mean, deviation = float(scores.mean()), float(scores.std())
         skewness = max(_skewness(scores), LEAST_SKEWNESS)
         shape, scale = 4 / skewness**2, deviation * skewness / 2
@@ -42,7 +44,7 @@ class GammaTail(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MeasuredAlarmRate(NamedTuple):
-    """A chance of a false alarm, as held-out blocks show it, and its confidence interval."""
+    """The chance of a false alarm, estimated on held-out blocks, and its confidence interval."""
 
     chance: float
     lower: float
@@ -50,27 +52,27 @@ class MeasuredAlarmRate(NamedTuple):
 
 
 class ScoreCalibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The drift score without drift.
+    """The distribution of the drift score without drift.
 
-    score = |mean of the window's features|^2 / (its variance by sampling, with that of the reference): about 1,
-    whatever the sizes and the sessions. tails hold its distribution, one for each time block of the reference.
+    score = |mean of the window's features|^2 / (its sampling variance, including that of the reference): about 1
+    without drift, for any sizes and sessions. tails: its distribution, one for each time block of the reference.
     """
 
-    window: int  # queries of the windows it holds for
+    window: int  # queries per window
     tails: tuple[GammaTail, ...]
-    variance: float  # of the reference's mean, sessions respected
-    design: float  # variance of a mean with sessions / without: a window whose sessions are unknown takes it over
-    effective: float  # independent rows that the reference is worth
+    variance: float  # of the reference's mean, with sessions taken into account
+    design: float  # variance of a mean with sessions / without; used for a window whose sessions are unknown
+    effective: float  # number of independent rows with as much evidence as the reference
     held_out_blocks: int = 0
-    held_out_mean: float = 0.0  # of their scores as standard normal deviates: 0 and 1 if the tails are right
-    held_out_deviation: float = 1.0
+    held_out_mean: float = 0.0  # of their scores as standard normal deviates; if the tails are right: mean 0,
+    held_out_deviation: float = 1.0  # and deviation 1
 
     def log_chance(self, score: float) -> float:
-        """Return the logarithm of the chance that one window without drift reaches this score."""
+        """Return the logarithm of the probability that one window without drift reaches this score."""
         return float(_log_chance(self.tails, np.array([score]))[0])
 
     def threshold(self, chance: float) -> float:
-        """Return the score that one window reaches without drift with this chance."""
+        """Return the score that one window without drift reaches with this probability."""
         goal, low, high = np.log(chance), 0.0, 2.0
         while self.log_chance(high) > goal:
             high *= 2
@@ -79,23 +81,23 @@ class ScoreCalibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             low, high = (middle, high) if self.log_chance(middle) > goal else (low, middle)
         return high
 
-    def achieved(self, chance: float) -> MeasuredAlarmRate:
-        """Return the chance in one window that held-out blocks of the reference show, where `chance` is promised.
+    def measured_alarm_rate(self, chance: float) -> MeasuredAlarmRate:
+        """Return the false-alarm probability per window measured on held-out blocks, where `chance` is promised.
 
-        Each block is one observation, however many queries it has, so that the interval is clustered by block. It is
-        the exact one for the tail of a normal distribution of unknown mean and deviation, by the noncentral t (Owen,
-        Technometrics 10, 1968): the deviates are normal if the tails are right. It is wide, for no log is long enough
-        to count alarms that are to come once a month.
+        Each block is one observation, regardless of its number of queries, so the interval is clustered by block. It is
+        the exact interval for the tail of a normal distribution with unknown mean and deviation, by the noncentral t
+        (Owen, Technometrics 10, 1968); the deviates are normal if the tails are right. The interval is wide, because no
+        log is long enough to count alarms that occur once a month.
         """
         distance = (-float(special.ndtri(chance)) - self.held_out_mean) / self.held_out_deviation
         root = math.sqrt(self.held_out_blocks)
-        ends = (1 + np.array([CONFIDENCE, -CONFIDENCE])) / 2  # the largest distance is the smallest chance
+        ends = (1 + np.array([CONFIDENCE, -CONFIDENCE])) / 2  # the largest distance gives the smallest chance
         limits = special.nctdtrinc(self.held_out_blocks - 1, 1 - ends, distance * root) / root
         return MeasuredAlarmRate(float(special.ndtr(-distance)), *(float(special.ndtr(-limit)) for limit in limits))
 
 
 class _NullWindows(NamedTuple):
-    """Simulated windows without drift: shifts (L, d) of the mean and their variances by sampling (L,)."""
+    """Simulated windows without drift: shifts (L, d) of the mean and their sampling variances (L,)."""
 
     shifts: Floats
     variances: Floats
@@ -104,13 +106,13 @@ class _NullWindows(NamedTuple):
 def calibrate(
     vectors: Sample, sessions: Ids | None, times: Times | None, *, window: int, queries: int, seed: int = 0
 ) -> ScoreCalibration:
-    """Learn the distribution of the score from reference vectors (n, d), a sample of so many queries.
+    """Learn the distribution of the score from reference vectors (n, d), a sample of `queries` queries.
 
-    A window and a reference are drawn again and again, session by session with replacement, from features made by
-    cross-fitting; the score is studentised, so sessions of other lengths than the reference's do no harm. times (n,)
-    cut the reference into blocks as long as a window where there are rows enough, and what blocks differ by beyond
-    sampling (of a morning, of a weekend) is part of the null: each block has its own tail. Successive windows share
-    queries, which makes alarms come in runs; a budget counted by evaluation therefore holds for runs at any traffic.
+    Windows and references are drawn repeatedly, session by session with replacement, from cross-fitted features. The
+    score is studentised, so a window may have sessions of other lengths than the reference. times (n,) divide the
+    reference into blocks as long as a window if there are enough rows. Differences between blocks beyond sampling (a
+    morning, a weekend) are part of the null distribution: each block has its own tail. Consecutive windows share
+    queries, so alarms come in runs; a budget counted by evaluation therefore holds for runs at any traffic.
     """
     random = np.random.default_rng(seed)
     index = index_of(sessions, len(vectors))
@@ -131,8 +133,10 @@ def calibrate(
     )
 
 
-def features(vectors: Sample, sessions: Ids | None, times: Times | None, *, window: int, queries: int) -> ShiftFeatures:
-    """Fit what a window is mapped by, on all of the reference that `calibrate` is given."""
+def fit_features(
+    vectors: Sample, sessions: Ids | None, times: Times | None, *, window: int, queries: int
+) -> ShiftFeatures:
+    """Fit the feature map of a window on all reference vectors that `calibrate` receives."""
     index = index_of(sessions, len(vectors))
     return ShiftFeatures.fit(vectors, _groups(index, _blocks(times, index, window, queries)))
 
@@ -150,7 +154,7 @@ def _tails(
 
 
 def _simulate(summed: SessionTotals, window: int, count: int, random: np.random.Generator) -> _NullWindows:
-    """Draw windows and references from sessions: a Poisson bootstrap, so that a draw is a product of matrices."""
+    """Draw windows and references from sessions with a Poisson bootstrap, so that the draws are matrix products."""
     sessions = len(summed.sizes)
     share = window / summed.sizes.sum()
     shifts, variances = np.zeros((count, summed.sums.shape[1])), np.zeros(count)
@@ -164,7 +168,7 @@ def _simulate(summed: SessionTotals, window: int, count: int, random: np.random.
 
 
 def _log_chance(tails: tuple[GammaTail, ...], scores: Floats) -> Floats:
-    """Logarithm of the mean over tails of the chance to reach each score (m,), and below 0: a deviate is finite."""
+    """Logarithm of the mean over tails of P(score or higher) for scores (m,). Below 0, so that deviates are finite."""
     shape, loc, scale = np.array([(tail.shape, tail.loc, tail.scale) for tail in tails]).T[:, :, None]
     logs: Floats = special.logsumexp(_log_gamma_tail((scores - loc) / scale, shape), axis=0) - np.log(len(tails))
     below: Floats = np.minimum(logs, -np.finfo(np.float64).eps)
@@ -172,11 +176,11 @@ def _log_chance(tails: tuple[GammaTail, ...], scores: Floats) -> Floats:
 
 
 def _log_gamma_tail(x: Floats, shape: Floats) -> Floats:
-    """log P(X >= x) of a gamma distribution: as scipy.stats.gamma.logsf, which takes half a second to load."""
+    """log P(X >= x) of a gamma distribution, as scipy.stats.gamma.logsf. (scipy.stats takes half a second to load.)"""
     x, shape = np.broadcast_arrays(np.maximum(x, 0.0), shape)
-    with np.errstate(divide="ignore"):  # a chance of 0 has the logarithm -inf
+    with np.errstate(divide="ignore"):  # a probability of 0 has the logarithm -inf
         far, near = np.log(special.gammaincc(shape, x)), np.log1p(-special.gammainc(shape, x))
-    tail: Floats = np.where(x > shape, far, near)  # each where it does not lose digits
+    tail: Floats = np.where(x > shape, far, near)  # each formula where it is precise
     return tail
 
 
@@ -186,9 +190,10 @@ def _skewness(scores: Floats) -> float:
 
 
 def _blocks(times: Times | None, index: Index, window: int, queries: int) -> Index:
-    """Number the blocks of time (n,): of equally many sessions, and as long as a window if that leaves rows enough.
+    """Return the time block of each row (n,). Blocks have equal numbers of sessions.
 
-    A session belongs where its first query does. Without times there is one block.
+    They are as long as a window if that leaves enough rows. A session belongs to the block of its first query. Without
+    times there is one block.
     """
     sessions = int(index.max()) + 1
     count = max(1, min(BLOCKS, len(index) // BLOCK_ROWS, sessions // 2, round(queries / window)))
@@ -201,7 +206,7 @@ def _blocks(times: Times | None, index: Index, window: int, queries: int) -> Ind
 
 
 def _offsets(rows: Sample, index: Index, blocks: Index) -> Floats:
-    """Return how far the mean of each block lies from the whole (B, d), shrunk by what sampling alone explains."""
+    """Return how far the mean of each block is from the overall mean (B, d), shrunk by the share due to sampling."""
     parts = [totals(rows[blocks == block], index[blocks == block]) for block in np.unique(blocks)]
     if len(parts) == 1:
         return np.zeros((1, rows.shape[1]))
@@ -213,12 +218,12 @@ def _offsets(rows: Sample, index: Index, blocks: Index) -> Floats:
 
 
 def _groups(index: Index, blocks: Index) -> Index:
-    """Who lies apart from the queries of another day (n,): blocks of time if there are enough, or else sessions."""
+    """Return groups (n,) of which no member may be a neighbour of another: blocks if there are enough, or sessions."""
     return blocks if int(blocks.max()) + 1 >= FOLDS else index
 
 
 def _parts(index: Index, blocks: Index, random: np.random.Generator) -> tuple[Index, Index]:
-    """Return the blocks to hold out (n,), and the fold of each (n,): stretches of time that begin anywhere.
+    """Return the held-out block of each row (n,) and its fold (n,): periods of time with a random start.
 
     Without times, or with few blocks, they are sets of sessions.
     """
@@ -233,10 +238,10 @@ def _parts(index: Index, blocks: Index, random: np.random.Generator) -> tuple[In
 def _held_out(
     rows: Sample, index: Index, blocks: Index, parts: Index, inside: Mask, random: np.random.Generator
 ) -> Floats:
-    """Return the scores of one fold's blocks against the other folds, as standard normal deviates; tails of others.
+    """Return the scores of one fold's blocks against the other folds, as standard normal deviates.
 
-    The variance of a block's mean is taken about 0, as in the simulation: about its own mean it is too uncertain for
-    the few sessions of a block.
+    The tails are those of the other folds. The variance of a block's mean is computed about 0, as in the simulation;
+    about the block's own mean it would be too uncertain with few sessions.
     """
     others = ~inside
     held = [totals(rows[parts == part], index[parts == part]) for part in np.unique(parts[inside])]

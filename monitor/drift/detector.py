@@ -1,4 +1,4 @@
-"""Has the distribution of queries moved away from the reference?"""
+"""DriftDetector: tests whether the distribution of recent queries differs from the reference."""
 
 import math
 from enum import StrEnum
@@ -26,32 +26,32 @@ from embedship.monitor.state import SignalState
 from embedship.monitor.statistics import (
     Sample,
     SortedSample,
-    discovered,
+    discovery_mask,
     ks_statistic,
-    significant,
+    significance_mask,
 )
 
 ALPHA = 0.05
 DIMENSIONS_LIMIT = 0.10
-SPLITS = 8  # halvings of the reference: with 3 effective dimensions the median D of one halving is mostly luck
+SPLITS = 8  # halvings of the reference: with 3 effective dimensions the median D of one halving is mostly chance
 MINIMUM = 100
-LEAST_EFFECTIVE = 50  # independent queries that a reference must be worth
-# Standard deviations of the features over the reference. 5% of a new topic move their mean by 0.02 to 0.03, 10% by
-# 0.035 to 0.06 (three corpora); a change of variant by less than chance does once its offset is known.
+LEAST_EFFECTIVE = 50  # number of independent queries to which a reference must be equivalent
+# In standard deviations of the features over the reference. 5% of a new topic shift the mean by 0.02 to 0.03, 10% by
+# 0.035 to 0.06 (three corpora). A change of variant with a known offset shifts it by less than chance.
 EFFECT_FLOOR = 0.02
-UNKNOWN_VARIANT_FLOOR = 0.05  # an int8 variant without a known offset: 0.015 to 0.04 (MiniLM, two corpora)
+UNKNOWN_VARIANT_FLOOR = 0.05  # an int8 variant without a known offset shifts it by 0.015 to 0.04 (MiniLM, two corpora)
 STALE_SECONDS = 3_600.0
 UNKNOWN_SESSION = -2
 
 
 class DriftRule(StrEnum):
-    """Which result decides the state; both are always computed.
+    """The rule that decides the state; both are always computed.
 
-    ten_percent  more than 10% of dimensions have p < 0.05: the users' rule. Fires without drift in 11-15% of checks
-                 when the embedding has few effective dimensions, for then the dimensions move together.
-    calibrated   the mean of the queries' features, in which new ones count more, has moved further than the
-                 false-alarm budget allows to chance, and further than matters: `score` above `threshold`, and `effect`
-                 above `effect_floor`.
+    ten_percent  more than 10% of dimensions have p < 0.05: the users' rule. Without drift it fires in 11-15% of checks
+                 if the embedding has few effective dimensions, because the dimensions then move together.
+    calibrated   the mean of the queries' features, in which new kinds of queries have more weight, has moved further
+                 than chance explains within the false-alarm budget, and far enough to matter: `score` is above
+                 `threshold`, and `effect` is above `effect_floor`.
     """
 
     TEN_PERCENT = "ten_percent"
@@ -59,36 +59,36 @@ class DriftRule(StrEnum):
 
 
 class DriftReport(msgspec.Struct, frozen=True):
-    """One evaluation. While state is `unknown`, the ratios and statistics are 0 and mean nothing."""
+    """Result of one evaluation. While state is `unknown`, the ratios and statistics are 0 and mean nothing."""
 
     state: SignalState
     rule: DriftRule
     reason: str
     samples: int = 0  # queries in the window
-    distinct: int = 0  # of them different from each other: the number tested
-    effective: float = 0.0  # independent queries that carry as much evidence: sessions count less than their queries
+    distinct: int = 0  # distinct queries in the window: the number tested
+    effective: float = 0.0  # independent queries with as much evidence; a session counts less than its queries
     reference: int = 0  # vectors in the reference
-    score: float = 0.0  # squared shift of the mean, relative to what it is without drift: about 1 without drift
-    threshold: float = 0.0  # what the score must exceed, by the false-alarm budget
-    pvalue: float = 1.0  # chance of such a score in one evaluation without drift
+    score: float = 0.0  # squared shift of the mean, relative to its value without drift: about 1 without drift
+    threshold: float = 0.0  # limit for the score, from the false-alarm budget
+    pvalue: float = 1.0  # probability of this score or a higher one in one evaluation without drift
     effect: float = 0.0  # shift of the mean beyond sampling noise, in standard deviations of the reference
-    effect_floor: float = 0.0  # what the effect must exceed to matter
+    effect_floor: float = 0.0  # limit for the effect: a smaller shift does not matter
     promised_per_day: float = 0.0  # false alarms: the budget
     measured_per_day: float = 0.0  # false alarms on the reference's held-out blocks, at this threshold
-    measured_lower_per_day: float = 0.0  # the ends of its 95% interval, clustered by block
+    measured_lower_per_day: float = 0.0  # ends of its 95% interval, clustered by block
     measured_upper_per_day: float = 0.0
-    since: float = 0.0  # Unix time of the first evaluation of this run of warnings; 0 while there is none
+    since: float = 0.0  # Unix time of the first evaluation of the current warning; 0 without a warning
     dimensions_ratio: float = 0.0  # dimensions with p < 0.05
     bonferroni_ratio: float = 0.0  # dimensions with p < 0.05 / d
     discovery_ratio: float = 0.0  # dimensions found by Benjamini and Hochberg at a false discovery rate of 0.05
     statistic_median: float = 0.0  # median KS distance D over dimensions
-    statistic_noise: float = 0.0  # the same of the reference against itself, at these sizes: what no drift looks like
+    statistic_noise: float = 0.0  # the same for the reference against itself, at these sizes: its value without drift
     ten_percent: bool = False
     calibrated: bool = False
 
 
 class _MeanShift(NamedTuple):
-    """How far the mean of the window lies from that of the reference."""
+    """How far the mean of the window is from that of the reference."""
 
     score: float
     effect: float
@@ -96,7 +96,7 @@ class _MeanShift(NamedTuple):
 
 
 class _FittedTest(NamedTuple):
-    """What a test needs of the reference beside its vectors: half a second of work for 2,000 of 384 dimensions."""
+    """Everything a test needs from the reference, prepared once: 0.5 s for 2,000 x 384."""
 
     ordered: SortedSample
     features: ShiftFeatures
@@ -105,31 +105,31 @@ class _FittedTest(NamedTuple):
     noise: float
 
     @classmethod
-    def of(
+    def from_reference(
         cls, reference: DriftReference, window: int, false_alarms: FalseAlarms | None, seconds: float
     ) -> "_FittedTest":
-        """For windows of so many queries, tested each so many seconds."""
+        """Prepare a test of windows of `window` queries that is repeated every `seconds`."""
         calibration = reference.calibration_for(window)
         budget = false_alarms or (reference.promise.false_alarms if reference.promise else DEFAULT)
         return cls(
-            SortedSample.of(reference.vectors),
+            SortedSample.from_rows(reference.vectors),
             reference.features_for(window),
             calibration,
-            FalseAlarmGuarantee.of(calibration, budget, seconds),
+            FalseAlarmGuarantee.from_calibration(calibration, budget, seconds),
             _noise(reference.vectors),
         )
 
 
 class DriftDetector:
-    """Compare the last `window` query vectors with a reference.
+    """Compares the last `window` query vectors with a reference.
 
     >>> queries = np.random.default_rng(0).normal(size=(400, 8)).astype(np.float32)
-    >>> detector = DriftDetector(Reference.fit(queries[:200], fingerprint="f00d"))
+    >>> detector = DriftDetector(DriftReference.fit(queries[:200], fingerprint="f00d"))
     >>> detector.update(queries[200:])
     >>> str(detector.evaluate().state)
     'ok'
 
-    Memory is window x d x 4 bytes and the sorted reference. Not safe for several threads at once.
+    Memory: window x d x 4 bytes and the sorted reference. Not thread-safe.
     """
 
     def __init__(
@@ -145,11 +145,12 @@ class DriftDetector:
         interval_seconds: float = INTERVAL_SECONDS,
         stale_seconds: float = STALE_SECONDS,
     ) -> None:
-        """Take the fingerprint of the model that encodes the queries: another model's reference answers `unknown`.
+        """fingerprint: that of the model that encodes the queries; with a reference of another model the state is
+        `unknown`. variant: the one that encodes the queries; the reference contains its shift of the mean.
 
-        variant is the one that encodes them: the reference knows how far it moves the mean. false_alarms is the budget,
-        None for the reference's own, when `evaluate` is called each interval_seconds; a window whose last query is
-        older than stale_seconds answers `unknown`. Nothing is fitted here: see `prepare`.
+        false_alarms: the budget when `evaluate` is called every interval_seconds; None for the reference's own. If the
+        last query is older than stale_seconds, the state is `unknown`. Nothing is fitted here; see `prepare`. Raises
+        InvalidSetting.
         """
         if minimum < 2:
             raise InvalidSetting("minimum", minimum, "at least 2")
@@ -175,23 +176,24 @@ class DriftDetector:
         self._times = np.empty(window)
 
     def prepare(self) -> None:
-        """Fit what a test needs of the reference, or find that it can promise nothing; `evaluate` does it else.
+        """Fit what a test needs from the reference, or find out that no test is possible. `evaluate` calls it too.
 
-        It takes half a second for 2,000 x 384 on one core, and three or four where thresholds are to be fitted, for a
-        reference of an older format or for windows of another size than it was calibrated for.
+        It takes half a second for 2,000 x 384 on one core. It takes three or four seconds if thresholds must be fitted:
+        for a reference of an older format, or for another window size than the reference was calibrated for.
         """
         if self._reference is None or self._fitted or self._obstacle:
             return
         reference = self._reference.calibrated()
         self._obstacle = _worth(reference)
         if not self._obstacle:
-            self._fitted = _FittedTest.of(reference, len(self._ring), self._budget, self._interval)
+            self._fitted = _FittedTest.from_reference(reference, len(self._ring), self._budget, self._interval)
 
     def update(self, vectors: NDArray[np.float32], sessions: Ids | None = None, times: Times | None = None) -> None:
-        """Add query vectors (n, d); the oldest leave. Raises InvalidVectors.
+        """Add query vectors (n, d) and drop the oldest. Raises InvalidVectors.
 
-        sessions (n,): queries of one number belong together and count as one piece of evidence; negative: alone. None:
-        not known, and the window is taken to hold sessions like those of the reference. times (n,): Unix seconds.
+        sessions (n,): queries with the same number belong together and count as one piece of evidence; a negative
+        number is a session of one query. None: unknown, the sessions are assumed to be like those of the reference.
+        times (n,): Unix seconds.
         """
         if self._obstacle:
             return
@@ -211,7 +213,7 @@ class DriftDetector:
         return msgspec.structs.replace(report, since=self._since)
 
     def untested(self) -> DriftReport:
-        """Say how many queries the window holds, and no more: what is known before the first test."""
+        """Return a report with only the number of queries in the window, for the time before the first test."""
         return self._unknown(self._obstacle or "not tested yet", 0 if self._obstacle else self._filled(), 0)
 
     def _filled(self) -> int:
@@ -233,7 +235,7 @@ class DriftDetector:
         return self._test(self._fitted, oldest_first[rows], filled)
 
     def _age(self, now: float, filled: int) -> float:
-        """Seconds since the last query if that is too long; 0 if not, or if no times were given."""
+        """Seconds since the last query if that is too long; 0 otherwise, or if no times are known."""
         times = self._times[:filled]
         known = times[~np.isnan(times)]
         age = now - float(known.max()) if now and len(known) else 0.0
@@ -244,7 +246,7 @@ class DriftDetector:
         return DriftReport(SignalState.UNKNOWN, self.rule, reason, samples, distinct, reference=size)
 
     def _shift(self, fitted: _FittedTest, vectors: Sample, sessions: Ids) -> _MeanShift:
-        """Measure how far the mean of the queries' features lies from 0, where it lies without drift."""
+        """Measure how far the mean of the queries' features is from 0, its value without drift."""
         rows, calibration = fitted.features.apply(vectors), fitted.calibration
         window, plain = totals(rows, index_of(sessions, len(rows))), plain_variance(rows)
         design = max(1.0, window.variance / plain) if plain else 1.0
@@ -260,7 +262,7 @@ class DriftDetector:
         n, m, promise = fitted.ordered.size, len(rows), fitted.promise
         shift = self._shift(fitted, rows, self._sessions[chosen])
         statistic = ks_statistic(fitted.ordered, rows)
-        dimensions = float(significant(statistic, n, m, ALPHA).mean())
+        dimensions = float(significance_mask(statistic, n, m, ALPHA).mean())
         fired = {
             DriftRule.TEN_PERCENT: dimensions > DIMENSIONS_LIMIT,
             DriftRule.CALIBRATED: shift.score > promise.threshold and shift.effect > self._floor,
@@ -268,8 +270,9 @@ class DriftDetector:
         return DriftReport(
             state=SignalState.WARN if fired[self.rule] else SignalState.OK,
             rule=self.rule,
-            reason=f"mean shift {shift.score:.2f} times that of no drift, limit {promise.threshold:.2f}; "
-            f"effect {shift.effect:.3f}, limit {self._floor}; {dimensions:.1%} of dimensions at p < {ALPHA}",
+            reason=f"the squared shift of the mean is {shift.score:.2f} times its value without drift "
+            f"(limit {promise.threshold:.2f}), and the effect is {shift.effect:.3f} (limit {self._floor}); "
+            f"{dimensions:.1%} of dimensions have p < {ALPHA}",
             samples=samples,
             distinct=m,
             effective=shift.effective,
@@ -284,8 +287,8 @@ class DriftDetector:
             measured_lower_per_day=promise.measured_lower_per_day,
             measured_upper_per_day=promise.measured_upper_per_day,
             dimensions_ratio=dimensions,
-            bonferroni_ratio=float(significant(statistic, n, m, ALPHA / len(statistic)).mean()),
-            discovery_ratio=float(discovered(statistic, n, m, ALPHA).mean()),
+            bonferroni_ratio=float(significance_mask(statistic, n, m, ALPHA / len(statistic)).mean()),
+            discovery_ratio=float(discovery_mask(statistic, n, m, ALPHA).mean()),
             statistic_median=float(np.median(statistic)),
             statistic_noise=fitted.noise * math.sqrt((1 / n + 1 / m) / (2 / (n // 2))),
             ten_percent=fired[DriftRule.TEN_PERCENT],
@@ -294,7 +297,7 @@ class DriftDetector:
 
 
 def _obstacle(reference: DriftReference | None, fingerprint: str | None, minimum: int) -> str:
-    """Why no test is possible at all; empty if one is, as far as can be said before thresholds are fitted."""
+    """Return why no test is possible; empty if one is, as far as is known before thresholds are fitted."""
     if reference is None:
         return "no drift reference"
     if fingerprint is not None and reference.fingerprint != fingerprint:
@@ -305,18 +308,18 @@ def _obstacle(reference: DriftReference | None, fingerprint: str | None, minimum
 
 
 def _worth(reference: DriftReference) -> str:
-    """Why its thresholds promise nothing; empty if they do."""
+    """Return why the thresholds of this reference cannot promise a false-alarm rate; empty if they can."""
     worth = reference.calibration.effective if reference.calibration else 0.0
     if worth < LEAST_EFFECTIVE:
         return (
-            f"the reference is worth {worth:.0f} independent queries, and {LEAST_EFFECTIVE} are needed to promise a "
-            "rate of false alarms: fit it on more sessions"
+            f"the reference is worth only {worth:.0f} independent queries, and a promised false-alarm rate needs "
+            f"{LEAST_EFFECTIVE}: fit it on more sessions"
         )
     return ""
 
 
 def _noise(vectors: Sample) -> float:
-    """Median D between random halves of the reference, averaged over seeded halvings: what no drift looks like."""
+    """Median D between random halves of the reference, averaged over seeded halvings: its value without drift."""
     random = np.random.default_rng(0)
     half = len(vectors) // 2
     medians = []

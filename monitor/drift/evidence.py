@@ -1,6 +1,6 @@
-"""What moved? Topics gained and lost, dimensions, and the queries that lie furthest from all that was known.
+"""DriftEvidence: topics gained and lost, dimensions that shifted, and the queries furthest from the reference.
 
-A test says that queries drifted; this says where to look. Nothing here decides anything. Pure.
+The drift test says that queries changed; the evidence says where to look. It decides nothing. Pure functions.
 """
 
 import hashlib
@@ -16,17 +16,17 @@ from embedship.monitor.drift.window import QueryWindow
 from embedship.monitor.statistics import Floats, Mask, ks_statistic
 
 CLUSTERS = 16
-ROWS_A_CLUSTER = 25  # fewer reference queries to a cluster, and its share is mostly chance
+ROWS_A_CLUSTER = 25  # with fewer reference queries per cluster, its share is mostly chance
 LLOYD = 20  # iterations
 DIMENSIONS = 10
-FAR = 0.99  # of the reference lies nearer to its centre than a query that is called far
-FOLDS = 4  # of the reference, each held against what is known of the others: what share is far without drift
+FAR = 0.99  # a query is far if this share of the reference is nearer to its centre
+FOLDS = 4  # parts of the reference, each compared with the others: the share of far queries without drift
 
 Rows = NDArray[np.float32]
 
 
 class QueryTopic(msgspec.Struct, frozen=True):
-    """A cluster of the reference's queries: its share of them, and of the queries of now."""
+    """A cluster of the reference's queries: its share of the reference (then) and of the recent queries (now)."""
 
     cluster: int
     then: float
@@ -34,7 +34,7 @@ class QueryTopic(msgspec.Struct, frozen=True):
 
 
 class DimensionShift(msgspec.Struct, frozen=True):
-    """A dimension of the embedding: KS distance D, and shift of the mean in standard deviations, with its sign."""
+    """A dimension of the embedding: KS distance D, and shift of the mean in standard deviations, signed."""
 
     dimension: int
     statistic: float
@@ -47,11 +47,11 @@ class DriftedQuery(msgspec.Struct, frozen=True):
     id: str
     distance: float  # 1 - cosine to the nearest query of the reference
     at: str  # ISO 8601
-    text: str | None = None  # only where the operator asked for texts to be kept
+    text: str | None = None  # only if the operator enabled keeping texts
 
 
 class DriftEvidence(msgspec.Struct, frozen=True):
-    """`gained` and `lost` are the topics that moved most, `far` the share of queries that belong to none."""
+    """`gained`, `lost`: the topics whose share changed most. `far`: the share of queries that belong to no topic."""
 
     gained: tuple[QueryTopic, ...] = ()
     lost: tuple[QueryTopic, ...] = ()
@@ -62,7 +62,7 @@ class DriftEvidence(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReferenceClusters:
-    """The reference, prepared: fit once (0.2 s for 2,000 x 384), then each comparison costs 3 ms for 1,000 queries."""
+    """The prepared reference: `fit` takes 0.2 s for 2,000 x 384, then each comparison 3 ms for 1,000 queries."""
 
     vectors: Rows
     centres: Rows
@@ -74,21 +74,21 @@ class ReferenceClusters:
 
     @classmethod
     def fit(cls, vectors: Rows) -> Self:
-        """Cluster the vectors (n, d) of a reference: k-means++ and Lloyd, seeded.
+        """Cluster the vectors (n, d) of a reference with k-means++ and Lloyd's algorithm, seeded.
 
-        New queries are far more often than 1 - FAR, the less the more there are to learn the radii from: how often is
-        measured on parts of the reference that are held out.
+        New queries are far more often than 1 - FAR, because the radii are learned from few queries. The actual share
+        is measured on held-out parts of the reference.
         """
         order = np.random.default_rng(0).permutation(len(vectors))
         folds = [np.sort(rows) for rows in np.array_split(order, FOLDS) if 0 < len(rows) < len(vectors)]
-        strange = [cls._clustered(np.delete(vectors, rows, axis=0)).far(vectors[rows]) for rows in folds]
-        usual = float(np.concatenate(strange).mean()) if strange else 0.0
+        far = [cls._clustered(np.delete(vectors, rows, axis=0)).far(vectors[rows]) for rows in folds]
+        usual = float(np.concatenate(far).mean()) if far else 0.0
         return replace(cls._clustered(vectors), usual=usual)
 
     @classmethod
     def _clustered(cls, vectors: Rows) -> Self:
         k = max(1, min(CLUSTERS, len(vectors) // ROWS_A_CLUSTER))
-        centres = _settled(vectors, vectors[_spread(vectors, k)])
+        centres = _lloyd(vectors, vectors[_kmeans_plus_plus(vectors, k)])
         labels, distances = _nearest(vectors, centres)
         radii = [np.quantile(distances[labels == i], FAR) if (labels == i).any() else 0.0 for i in range(k)]
         return cls(
@@ -101,7 +101,7 @@ class ReferenceClusters:
         )
 
     def compare(self, window: QueryWindow, queries: int = 0) -> DriftEvidence:
-        """What moved from the reference to the window; the `queries` furthest are named (30 ms for 1,000 of 2,000)."""
+        """Return what changed, and the `queries` furthest queries (finding these takes 30 ms for 1,000 of 2,000)."""
         labels, distances = _nearest(window.vectors, self.centres)
         now = np.bincount(labels, minlength=len(self.centres)) / len(window)
         moved = now - self.shares
@@ -116,7 +116,7 @@ class ReferenceClusters:
         )
 
     def far(self, vectors: Rows) -> Mask:
-        """Which of these queries (n, d) belong to no topic of the reference."""
+        """Return which of these queries (n, d) belong to no topic of the reference: (n,)."""
         labels, distances = _nearest(vectors, self.centres)
         return distances > self.radii[labels]
 
@@ -130,26 +130,26 @@ class ReferenceClusters:
         if not count:
             return ()
         similarity = (_unit(window.vectors) @ _unit(self.vectors).T).max(axis=1)
-        found: dict[str, DriftedQuery] = {}
+        furthest: dict[str, DriftedQuery] = {}
         for i in np.argsort(similarity, kind="stable"):
             each = DriftedQuery(
-                _id(window.vectors[i]), float(1 - similarity[i]), _when(window.times[i]), window.texts[i]
+                _id(window.vectors[i]), float(1 - similarity[i]), _iso_time(window.times[i]), window.texts[i]
             )
-            found.setdefault(each.id, each)
-            if len(found) == count:
+            furthest.setdefault(each.id, each)
+            if len(furthest) == count:
                 break
-        return tuple(found.values())
+        return tuple(furthest.values())
 
 
 def _nearest(vectors: Rows, centres: Rows) -> tuple[NDArray[np.intp], Floats]:
-    """The nearest centre of each row, and the distance to it."""
+    """Return the nearest centre of each row and the distance to it."""
     squared = (vectors**2).sum(1)[:, None] - 2 * vectors @ centres.T + (centres**2).sum(1)
     labels = squared.argmin(axis=1)
     return labels, np.sqrt(np.maximum(squared[np.arange(len(vectors)), labels], 0)).astype(np.float64)
 
 
-def _settled(vectors: Rows, centres: Rows) -> Rows:
-    """Lloyd's algorithm; a centre that loses all its rows stays where it is."""
+def _lloyd(vectors: Rows, centres: Rows) -> Rows:
+    """Lloyd's algorithm. A centre that loses all its rows stays where it is."""
     for _ in range(LLOYD):
         labels, _ = _nearest(vectors, centres)
         belongs = labels == np.arange(len(centres))[:, None]  # (k, n)
@@ -159,8 +159,8 @@ def _settled(vectors: Rows, centres: Rows) -> Rows:
     return centres
 
 
-def _spread(vectors: Rows, k: int) -> NDArray[np.intp]:
-    """k-means++ (Arthur and Vassilvitskii, SODA 2007): each next centre far from those before, by chance."""
+def _kmeans_plus_plus(vectors: Rows, k: int) -> NDArray[np.intp]:
+    """k-means++ (Arthur and Vassilvitskii, SODA 2007): each next centre is drawn, preferably far from the others."""
     random = np.random.default_rng(0)
     chosen = [int(random.integers(len(vectors)))]
     nearest = ((vectors - vectors[chosen[0]]) ** 2).sum(1, dtype=np.float64)
@@ -181,5 +181,5 @@ def _id(vector: Rows) -> str:
     return hashlib.sha256(np.ascontiguousarray(vector).tobytes()).hexdigest()[:12]
 
 
-def _when(seconds: float) -> str:
+def _iso_time(seconds: float) -> str:
     return datetime.fromtimestamp(float(seconds), UTC).isoformat(timespec="seconds")

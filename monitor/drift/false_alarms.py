@@ -1,4 +1,4 @@
-"""The one knob of every alarm: how many false alarms the people on call accept."""
+"""FalseAlarms: the budget of false alarms, the one setting for the sensitivity of every alarm."""
 
 import re
 from typing import Self
@@ -15,10 +15,10 @@ _INTERVAL = re.compile(r"(\d+(?:\.\d+)?)\s*(s|seconds?|m|minutes?|h|hours?|d|day
 
 
 class FalseAlarms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A budget of alarms without cause: `alarms` in each `seconds`.
+    """A budget of false alarms: `alarms` per `seconds`.
 
-    >>> FalseAlarms.parse("2 per week").per_day
-    0.2857142857142857
+    >>> round(FalseAlarms.parse("2 per week").per_day, 6)
+    0.285714
     """
 
     alarms: float
@@ -31,18 +31,19 @@ class FalseAlarms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read "1 per 30 days", "2 per week", "0.5 per day". Raises InvalidSetting."""
-        found = _FORM.fullmatch(text.strip().lower())
-        if not found:
+        match = _FORM.fullmatch(text.strip().lower())
+        if not match:
             raise InvalidSetting("false alarms", text, 'a budget like "1 per 30 days" or "2 per week"')
-        alarms, count, unit = found.groups()
+        alarms, count, unit = match.groups()
         return cls(float(alarms), float(count or 1) * _UNIT_SECONDS[unit])
 
     @property
     def per_day(self) -> float:
+        """False alarms per day."""
         return self.alarms / self.seconds * DAY_SECONDS
 
     def within(self, seconds: float) -> float:
-        """Return how many are accepted in this many seconds: between two evaluations, the chance of one."""
+        """Return the number accepted in this many seconds. Between two evaluations it is the chance of one."""
         return self.alarms / self.seconds * seconds
 
     def __str__(self) -> str:
@@ -50,15 +51,15 @@ class FalseAlarms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def interval(text: str) -> float:
-    """Read "60s", "5 m", "1h", "2 days": seconds. Raises InvalidSetting.
+    """Return the seconds of "60s", "5 m", "1h" or "2 days". Raises InvalidSetting.
 
     >>> interval("5m")
     300.0
     """
-    found = _INTERVAL.fullmatch(text.strip().lower())
-    if not found or not float(found[1]):
+    match = _INTERVAL.fullmatch(text.strip().lower())
+    if not match or not float(match[1]):
         raise InvalidSetting("interval", text, 'a number above 0 and a unit, like "60s", "5m", "1h" or "1 day"')
-    return float(found[1]) * _SHORT_SECONDS[found[2][0]]
+    return float(match[1]) * _SHORT_SECONDS[match[2][0]]
 
 
 DEFAULT = FalseAlarms(1, 30 * DAY_SECONDS)

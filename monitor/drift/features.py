@@ -1,4 +1,4 @@
-"""What of a query is compared: rows whose mean tells whether the queries are those of the reference."""
+"""ShiftFeatures: maps query vectors to features whose mean is 0 without drift."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -10,21 +10,21 @@ from embedship.monitor.drift.metric import WhiteningMetric
 from embedship.monitor.drift.novelty import TINY, Groups, NoveltyWeights
 from embedship.monitor.statistics import Sample
 
-# Of the variance that |mean|^2 has without drift, from the plain shift: what sees a known topic come and go.
+# Share of the plain shift in the variance of |mean|^2 without drift. It detects changes in the shares of known topics.
 PLAIN = 0.5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ShiftFeatures:
-    """phi(x) = (a root (w(x) (x - centre) - level), b (x - centre)): (2 d,), of mean 0 without drift.
+    """phi(x) = (a root (w(x) (x - centre) - level), b (x - centre)): (2 d,), with mean 0 without drift.
 
-    The second half is the plain mean shift. In the first a query counts by how new it is: those far from all that was
-    known, if they agree on a direction, move it most; directions count as the metric weighs them. |mean of phi|^2 is a
-    maximum mean discrepancy whose kernel is the sum of two linear ones, one of them weighted (Gretton et al., JMLR 13,
-    2012), and a and b give both parts the same standard deviation without drift.
+    The second half is the plain mean shift. In the first half a query has a weight by how new it is: queries far from
+    the reference that agree on a direction move it most, and directions have the weights of the metric. |mean of phi|^2
+    is a maximum mean discrepancy whose kernel is the sum of two linear kernels, one of them weighted (Gretton et al.,
+    JMLR 13, 2012); a and b give both parts the same standard deviation without drift.
 
-    Queries that are all a little further away than they were, as another variant's rounding makes them, all weigh a
-    little more, and the mean of x - centre times a constant stays 0: that alone is no drift.
+    If all queries are slightly further away than before, as after rounding by another variant, all weights grow
+    slightly, and the mean of x - centre times a constant stays 0: that alone is not drift.
     """
 
     novelty: NoveltyWeights
@@ -34,7 +34,7 @@ class ShiftFeatures:
 
     @classmethod
     def fit(cls, vectors: Sample, groups: Groups) -> Self:
-        """Fit on vectors (n, d) of a reference; groups (n,) as Novelty.fit takes them."""
+        """Fit on vectors (n, d) of a reference; groups (n,) as for NoveltyWeights.fit."""
         centre = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
         novelty, weights = NoveltyWeights.fit(vectors, groups)
         plain = vectors - centre
@@ -43,7 +43,7 @@ class ShiftFeatures:
         return cls(novelty, centre, metric, (_scale(metric.apply(weighted)), PLAIN**0.5 * _scale(plain)))
 
     def apply(self, vectors: Sample) -> Sample:
-        """Return phi (m, 2 d) float32 of vectors (m, d) that are not of the reference."""
+        """Return phi (m, 2 d) float32 of vectors (m, d) that are not part of the reference."""
         plain = vectors - self.centre
         weighted = plain * self.novelty.weights(vectors)[:, None].astype(np.float32)
         first, second = self.scales
@@ -51,11 +51,11 @@ class ShiftFeatures:
 
 
 def crossfit(vectors: Sample, folds: NDArray[np.intp], groups: Groups) -> Sample:
-    """Return phi (n, 2 d) of vectors (n, d), each by what was fitted on the other folds only; folds and groups (n,).
+    """Return phi (n, 2 d) of vectors (n, d), each fitted on the other folds only; folds and groups (n,).
 
-    A metric makes the very rows it was fitted on look closer together than new ones, by a third with 1,000 rows of 384
-    dimensions and little ridge, and a row is its own nearest neighbour: the promised rate of false alarms would not
-    hold. The mean of a fold is its shift from the others.
+    A metric makes the rows it was fitted on look closer together than new rows: by a third with 1,000 rows of 384
+    dimensions and a small ridge. A row is also its own nearest neighbour. Without cross-fitting the promised rate of
+    false alarms would not hold. The mean of a fold is its shift from the others.
     """
     mapped = np.empty((len(vectors), 2 * vectors.shape[1]), dtype=np.float32)
     for fold in np.unique(folds):
@@ -65,6 +65,6 @@ def crossfit(vectors: Sample, folds: NDArray[np.intp], groups: Groups) -> Sample
 
 
 def _scale(rows: Sample) -> float:
-    """One over the root of the Frobenius norm of the covariance: |mean|^2 then varies by 2 / n^2 whatever the rows."""
+    """1 / sqrt(Frobenius norm of the covariance): the variance of |mean|^2 is then 2 / n^2 for any rows."""
     centred = rows - rows.mean(axis=0)
     return float(1 / np.sqrt(np.linalg.norm(centred.T @ centred / len(rows)) + TINY))

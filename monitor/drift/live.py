@@ -1,4 +1,4 @@
-"""The live end of drift: the window of queries, the test on it, and what moved."""
+"""LiveDrift: the window of recent queries, the drift test on it, and the evidence."""
 
 from collections.abc import Sequence
 from itertools import chain, compress
@@ -14,39 +14,42 @@ from embedship.monitor.latch import WarningLatch
 from embedship.monitor.sample_queue import QuerySample
 from embedship.monitor.state import SignalState
 
-CALM_TESTS = 3  # in a row without drift, before a warning ends: at the limit, chance alone moves a score across it
-NAMED = 10  # drifted queries named in the evidence, without their texts unless these are kept
+CALM_TESTS = 3  # tests in a row without drift that end a warning: near the limit a score crosses it by chance
+NAMED = 10  # drifted queries listed in the evidence, without their texts unless texts are kept
 
 
 class LiveDrift:
-    """Not safe for several threads at once: the observer's thread owns it."""
+    """Tests live queries for drift. Not thread-safe: only the observer's thread uses it."""
 
     def __init__(self, detector: DriftDetector, reference: DriftReference | None, window: int, named: int) -> None:
         self._detector = detector
         self._reference = reference
-        self._known: ReferenceClusters | None = None  # fitted on the observer's thread: a server need not wait for it
+        self._known: ReferenceClusters | None = None  # fitted later on the observer's thread: startup must not wait
         self._recent = QueryRing(window)
         self._named = max(NAMED, named)
         self._latch = WarningLatch(CALM_TESTS)
         self._since = 0.0
 
     def add(self, sampled: Sequence[QuerySample]) -> None:
-        """Take the queries that were picked for drift; all of them, or none. Raises InvalidVectors."""
+        """Add the queries that were sampled for drift: all of them or, on an error, none. Raises InvalidVectors."""
         window = _window(sampled)
         if len(window):
             self.extend(window)
 
     def extend(self, window: QueryWindow) -> None:
-        # Whether a query that came alone is one of a session, nobody says.
+        """Add a window of queries. Raises InvalidVectors."""
+        # A query that came alone may belong to a session with others; nothing tells.
         sessions = np.where(window.calls < 0, UNKNOWN_SESSION, window.calls)
         self._detector.update(window.vectors, sessions, window.times)
         if self._reference:
             self._recent.extend(window)
 
     def prepare(self) -> None:
+        """Fit what the test needs from the reference (seconds of work)."""
         self._detector.prepare()
 
     def untested(self) -> DriftReport:
+        """Return the report before the first test."""
         return self._detector.untested()
 
     def evaluate(self, now: float) -> DriftReport:
@@ -64,7 +67,7 @@ class LiveDrift:
         return msgspec.structs.replace(report, state=SignalState.WARN, reason=reason, since=self._since)
 
     def evidence(self, state: SignalState) -> DriftEvidence:
-        """Queries are named only while they drift: to find the furthest costs as much as the test."""
+        """Return the evidence. Queries are listed only during drift: finding the furthest costs as much as a test."""
         window = self._recent.window()
         if self._reference is None or window is None:
             return DriftEvidence()
@@ -72,12 +75,12 @@ class LiveDrift:
         return self._known.compare(window, self._named if state is SignalState.WARN else 0)
 
     def window(self) -> QueryWindow | None:
-        """What a restarted server is given back; None before the first query."""
+        """Return the window to save for a restart; None before the first query."""
         return self._recent.window()
 
 
 def _window(sampled: Sequence[QuerySample]) -> QueryWindow:
-    """What was picked for drift of one call or more."""
+    """Return the queries of one or more calls that were sampled for drift."""
     picked = np.concatenate([each.drift for each in sampled])
     counts = [len(each.drift) for each in sampled]
     texts = chain.from_iterable(each.texts or (None,) * len(each.drift) for each in sampled)

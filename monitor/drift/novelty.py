@@ -1,4 +1,4 @@
-"""How new is a query? By how far away the nearest queries of the reference are."""
+"""NoveltyWeights: weights queries by how new they are, from the distance to the nearest queries of the reference."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from embedship.monitor.statistics import Floats, Sample
 
 NEIGHBOURS = 10
-LANDMARKS = 1_000  # 15 ms for 1,000 queries; half of them see as much of 5% of a new topic
-MOST = 4.0  # of one query's weight: a stray one must not speak for many
+LANDMARKS = 1_000  # 15 ms for 1,000 queries; half as many detect 5% of a new topic equally well
+MOST = 4.0  # largest weight of one query, so that a single outlier has little influence
 TINY = 1e-30
 
 Groups = NDArray[np.intp]
@@ -20,8 +20,8 @@ Groups = NDArray[np.intp]
 class NoveltyWeights:
     """w(x) = 1 + (h(x) - mean) / deviation, between 0 and MOST; h(x) is the mean distance to the nearest NEIGHBOURS.
 
-    The distance to near neighbours is a density turned over (Loftsgaarden and Quesenberry, Ann. Math. Stat. 36, 1965):
-    queries where the reference has few get much weight, those in its midst hardly any. 1 on average without drift.
+    The distance to near neighbours is an inverse density (Loftsgaarden and Quesenberry, Ann. Math. Stat. 36, 1965):
+    queries where the reference is sparse get a large weight, those where it is dense nearly none. Mean 1 without drift.
     """
 
     landmarks: NDArray[np.float32]
@@ -30,19 +30,19 @@ class NoveltyWeights:
 
     @classmethod
     def fit(cls, vectors: Sample, groups: Groups) -> tuple[Self, Floats]:
-        """Fit on vectors (n, d); return their own weights (n,), too.
+        """Fit on vectors (n, d). Return also their own weights (n,).
 
-        groups (n,): none of a query's own group is its neighbour. A query of today has none of its session, or of its
-        hour, in the reference; if those of the reference had, it would look nearer than today's.
+        groups (n,): queries of the same group do not count as neighbours. A new query has no neighbours of its own
+        session or hour in the reference. If the reference's queries had them, they would look nearer than new ones.
         """
         chosen = np.sort(np.random.default_rng(0).permutation(len(vectors))[:LANDMARKS])
         known = distances(vectors, vectors[chosen], groups[:, None] == groups[chosen])
         landmarks = np.asarray(vectors[chosen], dtype=np.float32)
-        found = cls(landmarks, float(known.mean()), max(float(known.std()), TINY))
-        return found, found._weights(known)
+        fitted = cls(landmarks, float(known.mean()), max(float(known.std()), TINY))
+        return fitted, fitted._weights(known)
 
     def weights(self, vectors: Sample) -> Floats:
-        """Return w (m,) of vectors (m, d) that are not of the reference."""
+        """Return w (m,) of vectors (m, d) that are not part of the reference."""
         return self._weights(distances(vectors, self.landmarks))
 
     def _weights(self, distance: Floats) -> Floats:
@@ -51,9 +51,10 @@ class NoveltyWeights:
 
 
 def distances(vectors: Sample, landmarks: Sample, apart: NDArray[np.bool_] | None = None) -> Floats:
-    """Return the mean distance of vectors (m, d) to the NEIGHBOURS nearest of landmarks (l, d), (m,).
+    """Return the mean distance (m,) of vectors (m, d) to their nearest NEIGHBOURS among landmarks (l, d).
 
-    apart (m, l): which landmarks do not count for which row. Fewer are taken where there are not so many; 0 if none.
+    apart (m, l): True where a landmark does not count for a row. With fewer landmarks than NEIGHBOURS all are used;
+    0 if there are none.
     """
     squares = (landmarks**2).sum(axis=1) - 2 * vectors @ landmarks.T
     if apart is not None:

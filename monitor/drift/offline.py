@@ -1,4 +1,4 @@
-"""A whole log of queries against a reference, after the fact: did they drift, how, and since when? Pure."""
+"""Tests a complete log of queries against a reference: whether they drifted, how, and since when. Pure functions."""
 
 import msgspec
 import numpy as np
@@ -16,14 +16,14 @@ from embedship.monitor.state import SignalState
 from embedship.monitor.statistics import ks_2samp
 
 BLOCKS = 24
-BLOCK_QUERIES = 150  # enough for MINIMUM distinct ones in most logs
-MMD_ROWS = 1_000  # of each sample: the test costs their product, 0.3 s here
+BLOCK_QUERIES = 150  # enough for MINIMUM distinct queries in most logs
+MMD_ROWS = 1_000  # of each sample: the cost of the test is their product, 0.3 s at this size
 
 Vectors = NDArray[np.float32]
 
 
 class LoggedQueries(msgspec.Struct, frozen=True):
-    """The log: vectors (n, d) float32; where known sessions (n,) and Unix times (n,), ascending; texts (n,)."""
+    """A log: vectors (n, d) float32; if known, sessions (n,), ascending Unix times (n,) and texts (n,)."""
 
     vectors: Vectors
     sessions: Ids | None = None
@@ -34,6 +34,7 @@ class LoggedQueries(msgspec.Struct, frozen=True):
         return len(self.vectors)
 
     def part(self, start: int, stop: int) -> "LoggedQueries":
+        """Return the queries from start to stop."""
         return LoggedQueries(
             self.vectors[start:stop],
             None if self.sessions is None else self.sessions[start:stop],
@@ -43,7 +44,7 @@ class LoggedQueries(msgspec.Struct, frozen=True):
 
 
 class LogBlock(msgspec.Struct, frozen=True):
-    """A stretch of the log between two Unix times, tested by itself."""
+    """A part of the log between two Unix times, with the result of its own test."""
 
     start: float
     end: float
@@ -55,11 +56,11 @@ class LogBlock(msgspec.Struct, frozen=True):
 
 
 class DriftComparison(msgspec.Struct, frozen=True):
-    """`state` is that of the whole log, or `warn` if a block warns: what began late is diluted in the whole.
+    """Result for a log. `state`: that of the whole log, or `warn` if a block warns (late drift is diluted in the log).
 
-    mmd looks at more than the mean, and is there to be compared; its p-value is at least 0.005. statistics and pvalues
-    (d,) are those of the Kolmogorov-Smirnov test of each dimension. blocks are empty without times, or with fewer than
-    two blocks' worth of queries; since is the start of the first one that warns, 0 if none.
+    mmd: a test that sees more than the mean, for comparison; its p-value is at least 0.005. statistics and pvalues
+    (d,): the Kolmogorov-Smirnov test of each dimension. blocks: empty without times, or with fewer queries than two
+    blocks need. since: the start of the first block that warns, 0 if none does.
     """
 
     state: SignalState
@@ -82,11 +83,11 @@ def compare(
     interval_seconds: float = DAY_SECONDS,
     named: int = 0,
 ) -> DriftComparison:
-    """Test the log as one window, and each stretch of time in it.
+    """Test the log as one window, and each block of it.
 
-    The budget of false alarms (None: the reference's own) is spent on one call each interval_seconds: half of it on the
-    log as one window, half on its blocks together (Bonferroni); all on the log if it has no blocks. variant is the one
-    that encoded it; named is how many of the furthest queries the evidence names. Raises InvalidVectors.
+    The budget of false alarms (None: the reference's own) is spent on one call every interval_seconds: half on the log
+    as one window, half on its blocks together (Bonferroni); without blocks, all on the log. variant: the one that
+    encoded the log. named: the number of furthest queries to list in the evidence. Raises InvalidVectors.
     """
     require_comparable(current.vectors, reference.vectors.shape[1], reference.is_unit)
 
@@ -122,7 +123,7 @@ def compare(
 
 
 def _count(current: LoggedQueries) -> int:
-    """How many blocks: none without times, or with too few queries for two."""
+    """Return the number of blocks: 0 without times, or with too few queries for two."""
     count = 0 if current.times is None else min(BLOCKS, len(current) // BLOCK_QUERIES)
     return count if count > 1 else 0
 
@@ -133,14 +134,14 @@ def _tested(detector: DriftDetector, part: LoggedQueries) -> DriftReport:
 
 
 def _blocks(detector: DriftDetector, current: LoggedQueries, count: int) -> tuple[LogBlock, ...]:
-    """Cut into blocks of equally many queries; the few that are over are left out at the beginning."""
+    """Divide into blocks of equal numbers of queries; the remainder at the beginning is left out."""
     size = len(current) // count
     starts = range(len(current) - count * size, len(current), size)
     return tuple(_block(detector, current.part(start, start + size)) for start in starts)
 
 
 def _block(detector: DriftDetector, part: LoggedQueries) -> LogBlock:
-    assert part.times is not None, "blocks are of time"
+    assert part.times is not None, "blocks need times"
     report = _tested(detector, part)
     return LogBlock(
         start=float(part.times[0]),
@@ -154,14 +155,14 @@ def _block(detector: DriftDetector, part: LoggedQueries) -> LogBlock:
 
 
 def _at_checkpoint(current: LoggedQueries, reference: DriftReference, variant: str | None) -> LoggedQueries:
-    """Undo what is known of how the variant moves every vector."""
+    """Subtract the known shift that the variant gives every vector."""
     offset = reference.offsets.get(variant or "")
     return current if offset is None else msgspec.structs.replace(current, vectors=current.vectors - offset)
 
 
 def _mmd(reference: DriftReference, current: LoggedQueries) -> TwoSample:
     first, second = _sample(reference.vectors, reference.sessions), _sample(current.vectors, current.sessions)
-    return mmd(PooledSample.of(first[0], second[0], first[1], second[1]))
+    return mmd(PooledSample.from_samples(first[0], second[0], first[1], second[1]))
 
 
 def _sample(vectors: Vectors, sessions: Ids | None) -> tuple[Vectors, Ids | None]:

@@ -1,4 +1,4 @@
-"""Two directions to look along: where queries lie on a sheet of paper. Pure."""
+"""PlaneProjection: projects vectors to two dimensions for a plot. Pure functions."""
 
 from typing import NamedTuple, Self
 
@@ -9,7 +9,7 @@ Vectors = NDArray[np.float32]
 
 
 class PlaneProjection(NamedTuple):
-    """The two directions along which vectors vary most (principal components), and the variance they explain."""
+    """The two directions of largest variance (principal components), and the share of the variance they explain."""
 
     centre: Vectors
     axes: Vectors
@@ -17,7 +17,7 @@ class PlaneProjection(NamedTuple):
 
     @classmethod
     def fit(cls, vectors: Vectors) -> Self:
-        """Fit on vectors (n, d). The sign of a direction means nothing; it is made the same everywhere."""
+        """Fit on vectors (n, d). The sign of a direction has no meaning; it is fixed, so results are reproducible."""
         centre = vectors.mean(axis=0)
         _, lengths, axes = np.linalg.svd(vectors - centre, full_matrices=False)
         axes = axes[:2] * np.sign(axes[:2, np.abs(axes[:2]).argmax(axis=1)].diagonal())[:, None]
@@ -25,5 +25,5 @@ class PlaneProjection(NamedTuple):
         return cls(centre, axes.astype(np.float32), float((lengths[:2] ** 2).sum()) / total if total else 1.0)
 
     def apply(self, vectors: Vectors) -> Vectors:
-        """Return the places (n, 2), or (n, 1) where vectors have one dimension, of vectors (n, d)."""
+        """Return the coordinates (n, 2) of vectors (n, d); (n, 1) if vectors have one dimension."""
         return np.asarray((vectors - self.centre) @ self.axes.T, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""The drift reference: a bounded sample of query vectors, bound to one model by its fingerprint."""
+"""DriftReference: a limited sample of query vectors, bound to one model by its fingerprint."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from embedship.monitor.drift.calibration import LEAST_SESSIONS, ScoreCalibration, Times, calibrate, features
+from embedship.monitor.drift.calibration import LEAST_SESSIONS, ScoreCalibration, Times, calibrate, fit_features
 from embedship.monitor.drift.false_alarms import DEFAULT, FalseAlarms
 from embedship.monitor.drift.features import ShiftFeatures
 from embedship.monitor.drift.repeats import distinct_rows
@@ -19,37 +19,38 @@ from embedship.monitor.drift.sessions import Ids, index_of
 from embedship.monitor.errors import InvalidSetting, InvalidVectors, ReferenceMismatch, ReferenceUnreadable
 
 FORMAT = 3
-SCORE_BEFORE = 2  # the format whose vectors hold, and whose thresholds are of another score
+SCORE_BEFORE = 2  # a format whose vectors are still valid, but whose thresholds belong to another score
 KEY = "embedship.reference"
 MAXIMUM = 2_000
 WINDOW = 1_000
-MOST_WINDOW = 1_000_000_000  # queries; no ring of more fits into memory
+MOST_WINDOW = 1_000_000_000  # queries; a larger ring does not fit into memory
 INTERVAL_SECONDS = 60.0
-# How far lengths may be from 1: float16 and int8 engines stay far below the first. The second is for vectors on their
-# way through a server, which come from the engine: only what is no vector of the model at all.
+# Allowed difference of a vector's length from 1. float16 and int8 engines stay far below the first. The second is for
+# vectors inside a server, which come from the engine: it only rejects what cannot be a vector of the model.
 LENGTH_TOLERANCE, LOOSE_LENGTH_TOLERANCE = 0.01, 0.5
-_VARIANT = "offset:"  # before a variant's name, in the names of tensors
+_VARIANT = "offset:"  # prefix of a variant's name in the names of tensors
 
 Vectors = NDArray[np.float32]
 
 
 class FalseAlarmGuarantee(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The false alarms that thresholds were fitted for, and what held-out blocks of the reference then showed."""
+    """The false alarms that thresholds were fitted for, and the rate measured on held-out blocks of the reference."""
 
     false_alarms: FalseAlarms
     interval_seconds: float  # between evaluations
     threshold: float
     measured_per_day: float
-    measured_lower_per_day: float  # the ends of its 95% interval
+    measured_lower_per_day: float  # ends of its 95% interval
     measured_upper_per_day: float
 
     @classmethod
-    def of(
+    def from_calibration(
         cls, calibration: ScoreCalibration, false_alarms: FalseAlarms, interval_seconds: float
     ) -> "FalseAlarmGuarantee":
+        """Fit the threshold for a budget, if the test runs every interval_seconds."""
         chance = min(false_alarms.within(interval_seconds), 0.5)
         evaluations = 86_400 / interval_seconds
-        achieved = calibration.achieved(chance)
+        achieved = calibration.measured_alarm_rate(chance)
         return cls(
             false_alarms,
             interval_seconds,
@@ -61,7 +62,7 @@ class FalseAlarmGuarantee(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
 
 
 class ThresholdSettings(msgspec.Struct, frozen=True):
-    """What thresholds are to be fitted for."""
+    """The settings that thresholds must be fitted for."""
 
     window: int
     false_alarms: FalseAlarms
@@ -83,7 +84,7 @@ class _FormatVersion(msgspec.Struct, frozen=True):
 
 
 class _FormatTwoHeader(_FormatVersion, frozen=True):
-    """What of format 2 still holds: its calibration is of another score, and only says that there was one."""
+    """The part of format 2 that is still valid. Its calibration is for another score: only its settings are used."""
 
     class Fitted(msgspec.Struct, frozen=True):
         window: Annotated[int, msgspec.Meta(ge=1, le=MOST_WINDOW)]
@@ -108,13 +109,13 @@ class _FormatTwoHeader(_FormatVersion, frozen=True):
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class DriftReference:
-    """Query vectors as they were when the model was judged good.
+    """Query vectors from the time when the model was judged good.
 
-    vectors (n, d) float32, finite, of the checkpoint's own precision; fingerprint of the bundle that encoded them;
-    prompt they were encoded with; created, a date the caller may pass (nothing reads the clock here: the same input
-    gives the same bytes); sessions (n,) int64, negative for none, and times (n,) float64 Unix seconds, where known;
-    queries, how many they were drawn from; offsets, how far each variant moves the mean (d,) float32; calibration and
-    promise, unless there are too few rows to learn from; terms, where these two are still to be fitted.
+    vectors (n, d) float32, finite, with the checkpoint's precision. fingerprint: of the bundle that encoded them.
+    prompt: used to encode them. created: a date from the caller (no clock is read, so that the same input gives the
+    same bytes). sessions (n,) int64, negative for none, and times (n,) float64 Unix seconds, if known. queries: the
+    number of queries the sample was drawn from. offsets: how far each variant shifts the mean (d,) float32. calibration
+    and promise: None if there are too few rows. terms: set if these two must still be fitted.
     """
 
     vectors: Vectors
@@ -134,14 +135,14 @@ class DriftReference:
         if vectors.dtype != np.float32 or vectors.ndim != 2 or not vectors.size:
             raise InvalidVectors(f"a reference is (n, d) float32 with n, d >= 1, not {vectors.shape} {vectors.dtype}")
         if not np.isfinite(vectors).all():
-            raise InvalidVectors("the reference vectors hold NaN or infinity: check the engine that encoded them")
+            raise InvalidVectors("the reference vectors contain NaN or infinity: check the engine that encoded them")
         for name, column in (("sessions", self.sessions), ("times", self.times)):
             if column is not None and column.shape != vectors.shape[:1]:
                 raise InvalidVectors(f"{name} of shape {column.shape} do not fit {len(vectors)} vectors")
         if self.sessions is not None and self.sessions.dtype.kind != "i":
-            raise InvalidVectors(f"sessions are whole numbers, not {self.sessions.dtype}")
+            raise InvalidVectors(f"sessions must be integers, not {self.sessions.dtype}")
         if self.times is not None and not np.isfinite(self.times).all():
-            raise InvalidVectors("times hold NaN or infinity: give Unix seconds")
+            raise InvalidVectors("times contain NaN or infinity: give Unix seconds")
         for name, offset in self.offsets.items():
             if offset.shape != vectors.shape[1:]:
                 raise InvalidVectors(f"the offset of {name} has shape {offset.shape}, not ({vectors.shape[1]},)")
@@ -163,18 +164,19 @@ class DriftReference:
         maximum: int = MAXIMUM,
         seed: int = 0,
     ) -> "DriftReference":
-        """Keep at most maximum distinct rows of vectors (n, d), whole sessions drawn with seed, in order of appearance.
+        """Sample at most `maximum` distinct rows of vectors (n, d): whole sessions, drawn with seed, in original order.
 
-        Repeats are dropped: they would count as independent evidence in the test, and are not. variants holds the
-        vectors (n, d) of the same queries as each variant of the bundle encodes them, the reference's own included: the
-        shift of their mean is kept, so that a change of variant does not count as drift.
+        Repeats are dropped: the test would count them as independent evidence, and they are not. variants: the vectors
+        (n, d) of the same queries from each variant of the bundle, including the one that encoded the reference. The
+        shift of their mean is stored, so that a change of variant does not count as drift. Raises InvalidSetting and
+        InvalidVectors.
         """
         if maximum < 2:
             raise InvalidSetting("maximum", maximum, "at least 2")
         if vectors.ndim != 2 or not vectors.size:
             raise InvalidVectors(f"cannot fit a reference on vectors of shape {vectors.shape}: give (n, d), n >= 1")
         if vectors.dtype.kind != "f":
-            raise InvalidVectors(f"vectors are {vectors.dtype}, which are codes: give the floats they were made of")
+            raise InvalidVectors(f"vectors are {vectors.dtype}, which are codes: give the original float vectors")
         vectors = np.asarray(vectors, dtype=np.float32)
         cls(vectors=vectors, fingerprint=fingerprint, sessions=sessions, times=times)
         rows = _sample(vectors, sessions, maximum, seed)
@@ -192,36 +194,37 @@ class DriftReference:
         return reference.calibrated(seed)
 
     def calibrated(self, seed: int = 0) -> "DriftReference":
-        """Fit the thresholds that terms ask for: seconds of work. There are none where too few sessions tell enough."""
+        """Fit the thresholds that `terms` asks for (seconds of work). With too few sessions there are none."""
         if self.terms is None:
             return self
         calibration = promise = None
         if self._sessions() >= LEAST_SESSIONS:
             calibration = self.calibration_for(self.terms.window, seed)
-            promise = FalseAlarmGuarantee.of(calibration, self.terms.false_alarms, self.terms.interval_seconds)
+            promise = FalseAlarmGuarantee.from_calibration(
+                calibration, self.terms.false_alarms, self.terms.interval_seconds
+            )
         return replace(self, calibration=calibration, promise=promise, terms=None)
 
     def calibration_for(self, window: int, seed: int = 0) -> ScoreCalibration:
-        """Its own if it holds for windows of so many queries, or a new one."""
-        known = self.calibration
-        if known is not None and known.window == window:
-            return known
+        """Return its own calibration if that is for windows of `window` queries, or fit a new one."""
+        if self.calibration is not None and self.calibration.window == window:
+            return self.calibration
         return calibrate(self.vectors, self.sessions, self.times, window=window, queries=self._drawn(), seed=seed)
 
     def features_for(self, window: int) -> ShiftFeatures:
-        """Fit what such a window is mapped by."""
-        return features(self.vectors, self.sessions, self.times, window=window, queries=self._drawn())
+        """Fit the feature map for windows of `window` queries."""
+        return fit_features(self.vectors, self.sessions, self.times, window=window, queries=self._drawn())
 
     def _drawn(self) -> int:
         return max(self.queries, len(self.vectors))
 
     def _sessions(self) -> int:
-        """How many there are; of rows that are all alike only one counts."""
+        """Return the number of sessions. Equal rows count only once."""
         return len(np.unique(index_of(self.sessions, len(self.vectors))[distinct_rows(self.vectors)]))
 
     @property
     def is_unit(self) -> bool:
-        """Whether all rows have length 1, as those of a model that normalises have."""
+        """Whether all rows have length 1, as for a model that normalises its vectors."""
         return not _off_unit(self.vectors, LENGTH_TOLERANCE).any()
 
     def require(self, fingerprint: str) -> None:
@@ -233,11 +236,11 @@ class DriftReference:
             )
 
     def save(self, path: Path) -> None:
-        """Write what `load` reads."""
+        """Write a file that `load` reads."""
         path.write_bytes(self.content())
 
     def content(self) -> bytes:
-        """As safetensors. All metadata is one JSON value: safetensors writes several keys in random order."""
+        """Return the file content: safetensors. All metadata is one JSON value, because the order of keys is random."""
         fitted = self.calibrated()
         header = _ReferenceHeader(
             FORMAT, self.fingerprint, self.prompt, self.created, self.queries, fitted.calibration, fitted.promise
@@ -249,9 +252,9 @@ class DriftReference:
 
     @classmethod
     def load(cls, path: Path) -> "DriftReference":
-        """Read what save wrote. Raises ReferenceUnreadable for anything else.
+        """Read a file that `save` wrote. Raises ReferenceUnreadable for any other file.
 
-        A reference of format 2 holds all that is needed to fit its thresholds anew, which `calibrated` does.
+        A reference of format 2 contains everything that `calibrated` needs to fit its thresholds again.
         """
         try:
             with safe_open(path, framework="numpy") as file:
@@ -277,53 +280,53 @@ class DriftReference:
 
 
 def _header(text: str, path: Path) -> tuple[_ReferenceHeader, ThresholdSettings | None]:
-    found = msgspec.json.decode(text, type=_FormatVersion).format
-    if found == SCORE_BEFORE:
+    version = msgspec.json.decode(text, type=_FormatVersion).format
+    if version == SCORE_BEFORE:
         before = msgspec.json.decode(text, type=_FormatTwoHeader)
         return _ReferenceHeader(FORMAT, before.fingerprint, before.prompt, before.created, before.queries), before.terms
-    if found != FORMAT:
+    if version != FORMAT:
         raise ReferenceUnreadable(
-            f"{path} has format {found}, this version reads {FORMAT}: fit it again, with `embedship reference`"
+            f"{path} has format {version}, this version reads {FORMAT}: fit it again with `embedship reference`"
         )
     return msgspec.json.decode(text, type=_ReferenceHeader), None
 
 
 def _sample(vectors: Vectors, sessions: Ids | None, maximum: int, seed: int) -> NDArray[np.intp]:
-    """Draw whole sessions until maximum distinct rows are there; the last one may be cut."""
+    """Draw whole sessions until there are `maximum` distinct rows. The last session may be cut."""
     random = np.random.default_rng(seed)
     index = index_of(sessions, len(vectors))
     place = random.permutation(int(index.max()) + 1)[index]
-    order = np.argsort(place, kind="stable")[: 4 * maximum]  # repeats are searched among these only
+    order = np.argsort(place, kind="stable")[: 4 * maximum]  # only these are searched for repeats
     candidates = np.sort(order)
     rows = candidates[distinct_rows(vectors[candidates])]
-    kept = rows[np.argsort(place[rows], kind="stable")[:maximum]]
-    return np.sort(kept)
+    chosen = rows[np.argsort(place[rows], kind="stable")[:maximum]]
+    return np.sort(chosen)
 
 
 def require_comparable(
     vectors: NDArray[np.floating[Any]], dimensions: int, unit: bool, tolerance: float = LENGTH_TOLERANCE
 ) -> None:
-    """Raise InvalidVectors unless vectors (n, d) are finite floats of so many dimensions, of length 1 where `unit`.
+    """Raise InvalidVectors unless vectors (n, d) are finite floats of `dimensions` dimensions, of length 1 if `unit`.
 
-    Codes and scaled vectors point where no vector of the model does: every test would call that drift.
+    Quantisation codes and scaled vectors differ from all vectors of the model: every test would report drift.
     """
     if vectors.dtype.kind != "f":
-        raise InvalidVectors(f"vectors are {vectors.dtype}, which are codes: give the floats they were made of")
+        raise InvalidVectors(f"vectors are {vectors.dtype}, which are codes: give the original float vectors")
     if vectors.ndim != 2 or vectors.shape[1] != dimensions:
         raise InvalidVectors(f"vectors of shape {vectors.shape} do not fit a reference of {dimensions} dimensions")
     if not np.isfinite(vectors).all():
         row = int(np.argmin(np.isfinite(vectors).all(axis=1)))
-        raise InvalidVectors(f"query vectors hold NaN or infinity, first in row {row}: check the engine")
+        raise InvalidVectors(f"query vectors contain NaN or infinity, first in row {row}: check the engine")
     if unit and (off := _off_unit(vectors, tolerance)).any():
         row = int(np.argmax(off))
         raise InvalidVectors(
-            f"the vectors of the reference have length 1, and row {row} has length "
+            f"the reference has vectors of length 1, but row {row} has length "
             f"{float(np.linalg.norm(vectors[row])):.4g}: divide each row by its length"
         )
 
 
 def _off_unit(vectors: NDArray[np.floating[Any]], tolerance: float) -> NDArray[np.bool_]:
-    """(n,) Whether the length of each row is not 1."""
+    """Return which rows do not have length 1: (n,)."""
     lengths = np.linalg.norm(vectors.astype(np.float32, copy=False), axis=1)
     off: NDArray[np.bool_] = np.abs(lengths - 1) > tolerance
     return off
@@ -333,5 +336,5 @@ def _offset(vectors: Vectors, moved: Vectors, name: str) -> Vectors:
     if moved.shape != vectors.shape:
         raise InvalidVectors(f"{name} has vectors of shape {moved.shape}, the reference {vectors.shape}")
     if not np.isfinite(moved).all():
-        raise InvalidVectors(f"{name} has vectors that hold NaN or infinity: check the engine")
+        raise InvalidVectors(f"{name} has vectors with NaN or infinity: check the engine")
     return np.asarray((moved - vectors).mean(axis=0), dtype=np.float32)

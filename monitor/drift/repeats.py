@@ -1,4 +1,4 @@
-"""The same query twice is one piece of evidence: find repeats, also those that differ by rounding."""
+"""Finds repeated queries, also those that differ by rounding. A repeated query is one piece of evidence, not two."""
 
 from functools import lru_cache
 
@@ -7,19 +7,19 @@ from numpy.typing import NDArray
 
 from embedship.monitor.statistics import Floats, Mask, Sample
 
-NEAR = 1e-6  # a cosine above 1 - NEAR is the same query: batches of another shape round differently, but by less
-RADIUS = np.sqrt(2 * NEAR)  # the same as a distance between unit vectors
+NEAR = 1e-6  # a cosine above 1 - NEAR means the same query; rounding in batches of another shape is smaller
+RADIUS = np.sqrt(2 * NEAR)  # the same limit as a distance between unit vectors
 PROJECTIONS = 6
 
 
 def distinct_rows(vectors: Sample) -> NDArray[np.intp]:
-    """Return which rows of vectors (n, d) repeat no earlier one, exactly or nearly; ascending.
+    """Return which rows of vectors (n, d) do not repeat an earlier one, exactly or nearly; ascending.
 
-    Rows that are near are near in any projection, and in 6 dimensions a k-d tree finds the few pairs worth comparing in
-    full. Rows in one cell of a grid are compared with its first row before that: a query asked 10,000 times would
-    make 50 million pairs. 1,000 x 384 take 5 ms, 10,000 x 384 take 60 ms.
+    Near rows are near in every projection. In 6 dimensions a k-d tree finds the few pairs that must be compared in
+    full. Before that, rows in one cell of a grid are compared with its first row, because a query that occurs 10,000
+    times would give 50 million pairs. 1,000 x 384 take 5 ms, 10,000 x 384 take 60 ms.
     """
-    from scipy.spatial import cKDTree  # a server is ready without it
+    from scipy.spatial import cKDTree  # loaded here, because server startup must not wait for it
 
     units = _units(vectors)
     flat = units @ _projection(units.shape[1])

@@ -1,4 +1,4 @@
-"""Queries of one session belong together: they are one piece of evidence, not many."""
+"""Sums, variance and effective size of queries grouped by session. A session is one piece of evidence."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ Index = NDArray[np.intp]
 
 
 class SessionTotals(NamedTuple):
-    """Sum (J, d) and size (J,) of each of J sessions."""
+    """The sum (J, d) of the vectors of each session, and its number of queries (J,)."""
 
     sums: Floats
     sizes: Floats
@@ -26,13 +26,13 @@ class SessionTotals(NamedTuple):
 
     @property
     def spreads(self) -> Floats:
-        """|sum_j - size_j mean|^2 of each session (J,): what it adds to the variance of the mean, times n^2."""
+        """|sum_j - size_j mean|^2 of each session (J,): its contribution to the variance of the mean, times n^2."""
         spreads: Floats = ((self.sums - self.sizes[:, None] * self.mean) ** 2).sum(axis=1)
         return spreads
 
     @property
     def variance(self) -> float:
-        """Trace of the covariance of the mean, sessions being independent of each other and queries within not.
+        """Trace of the covariance of the mean, if sessions are independent and queries within a session are not.
 
         sum_j |sum_j - size_j mean|^2 / n^2 * J / (J - 1), the cluster-robust estimate (Liang and Zeger, Biometrika 73,
         1986). The trace over all dimensions needs no d x d matrix.
@@ -42,7 +42,7 @@ class SessionTotals(NamedTuple):
 
 
 def index_of(sessions: Ids | None, n: int) -> Index:
-    """Number the sessions of n queries from 0 to J - 1, (n,). None or a negative id: the query is its own session."""
+    """Return session numbers from 0 to J - 1 for n queries, (n,). None or a negative id: a session of one query."""
     if sessions is None:
         return np.arange(n)
     if sessions.shape != (n,):
@@ -53,7 +53,7 @@ def index_of(sessions: Ids | None, n: int) -> Index:
 
 
 def totals(vectors: Sample, index: Index) -> SessionTotals:
-    """Add up vectors (n, d) by session; index (n,) as index_of gives it."""
+    """Sum vectors (n, d) by session; index (n,) as returned by `index_of`."""
     order = np.argsort(index, kind="stable")
     starts = np.flatnonzero(np.diff(index[order], prepend=-1))
     sizes = np.diff(starts, append=len(index)).astype(np.float64)
@@ -63,12 +63,12 @@ def totals(vectors: Sample, index: Index) -> SessionTotals:
 
 
 def plain_variance(vectors: Sample) -> float:
-    """Trace of the covariance of the mean of vectors (n, d), all independent: Totals.variance of single queries."""
+    """Trace of the covariance of the mean of vectors (n, d), all independent."""
     return float(vectors.var(axis=0, ddof=1, dtype=np.float64).sum()) / len(vectors)
 
 
 def effective_size(vectors: Sample, sessions: Ids | None) -> float:
-    """Return how many independent queries carry as much evidence about the mean as these (n, d), at most n.
+    """Return the number of independent queries with as much evidence about the mean as these (n, d), at most n.
 
     n / deff; the design effect deff is the variance of the mean with sessions over that without. For sessions of equal
     size b and intra-session correlation r it is Kish's 1 + (b - 1) r (Survey Sampling, 1965).

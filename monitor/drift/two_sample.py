@@ -1,7 +1,7 @@
-"""Permutation tests of whether two samples have one distribution, where no detector has been calibrated.
+"""Permutation tests for two samples, for use without a calibrated detector: MMD and energy distance.
 
 Whole sessions are permuted (Good, "Permutation, Parametric and Bootstrap Tests of Hypotheses", 2005): queries of one
-session are alike, and permuting them one by one finds drift in 9 of 10 samples of two-query sessions that have none.
+session are similar. Permuting them one by one reports drift in 9 of 10 samples of two-query sessions without drift.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from embedship.monitor.errors import InvalidVectors
 from embedship.monitor.statistics import Floats, Sample
 
 PERMUTATIONS = 199
-MEDIAN_ROWS = 500  # enough rows to know the median distance
+MEDIAN_ROWS = 500  # enough to estimate the median distance
 
 
 class TwoSample(NamedTuple):
@@ -31,37 +31,37 @@ class TwoSample(NamedTuple):
 
 
 class PooledSample(NamedTuple):
-    """Both samples: rows (n + m, d) and the number of each row's session, the first `reference` of which are n's."""
+    """Both samples: rows (n + m, d) and the session of each row. Sessions below `reference` are of the reference."""
 
     rows: Floats
     session: Index
     reference: int
 
     @classmethod
-    def of(
+    def from_samples(
         cls,
         reference: Sample,
         current: Sample,
         reference_sessions: Ids | None = None,
         current_sessions: Ids | None = None,
     ) -> Self:
-        """Take reference (n, d) and current (m, d). Equal ids in both samples are two sessions."""
+        """Pool reference (n, d) and current (m, d). Equal ids in both samples are different sessions."""
         if reference.ndim != 2 or current.ndim != 2 or reference.shape[1] != current.shape[1]:
             raise InvalidVectors(f"samples of shapes {reference.shape} and {current.shape} cannot be compared")
         if not len(reference) or not len(current):
-            raise InvalidVectors("a sample of no vectors cannot be compared")
+            raise InvalidVectors("a sample without vectors cannot be compared")
         first, second = index_of(reference_sessions, len(reference)), index_of(current_sessions, len(current))
         count = int(first.max()) + 1
         rows = np.concatenate([reference, current]).astype(np.float64)
         return cls(rows, np.concatenate([first, second + count]), count)
 
     def permute(self, statistic: Callable[[Floats], Floats], permutations: int, seed: int) -> TwoSample:
-        """Compare the statistic of which sessions are current, (P, J) of 0 and 1 -> (P,), with that of random ones."""
+        """Test with random labels. statistic: (P, J) labels, 1 for a current session, to (P,) values."""
         sessions = int(self.session.max()) + 1
         labels = np.tile((np.arange(sessions) >= self.reference).astype(np.float64), (permutations + 1, 1))
         labels[1:] = np.random.default_rng(seed).permuted(labels[1:], axis=1)
         values = statistic(labels)
-        reached = values[1:] >= values[0] * (1 - 1e-12)  # equal sums in another order are equal
+        reached = values[1:] >= values[0] * (1 - 1e-12)  # the same sum in another order may differ by rounding
         return TwoSample(float(values[0]), float((1 + reached.sum()) / (permutations + 1)))
 
 

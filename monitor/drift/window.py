@@ -1,4 +1,4 @@
-"""The last queries, as the monitor keeps them: vectors, when, in which call; texts only where that was asked for."""
+"""QueryRing: the most recent queries with vectors, times and call numbers; texts only if the operator enables it."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-# Of a text that is kept: a query is shorter, and memory must not depend on what is sent.
+# Length limit of a stored text. Queries are shorter, and memory must not depend on the requests.
 CHARACTERS = 1_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QueryWindow:
-    """n queries, oldest first: vectors (n, d), Unix times (n,), call numbers (n,), texts (n,), None where not kept."""
+    """n queries, oldest first: vectors (n, d), Unix times (n,), call numbers (n,), texts (n,), None if not kept."""
 
     vectors: NDArray[np.float32]
     times: NDArray[np.float64]
@@ -24,7 +24,7 @@ class QueryWindow:
 
 
 class QueryRing:
-    """A ring of `capacity` queries: memory is capacity x d x 4 bytes, and the texts. Not safe for several threads."""
+    """A ring of `capacity` queries. Memory: capacity x d x 4 bytes and the texts. Not thread-safe."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
@@ -35,7 +35,7 @@ class QueryRing:
         return self._size
 
     def extend(self, window: QueryWindow) -> None:
-        """Add queries; the oldest leave. The arrays of a window that fits are kept as they are, not copied."""
+        """Add queries and drop the oldest. The arrays of a window that fits are not copied."""
         if not len(window):
             return
         self._parts.append(_last(window, self._capacity))
@@ -44,7 +44,7 @@ class QueryRing:
             self._size -= len(self._parts.popleft())
 
     def window(self) -> QueryWindow | None:
-        """The last `capacity` queries; None before the first."""
+        """Return the last `capacity` queries; None before the first."""
         if not self._parts:
             return None
         joined = QueryWindow(
@@ -62,7 +62,7 @@ class QueryRing:
 def _last(window: QueryWindow, n: int) -> QueryWindow:
     if len(window) <= n:
         return window
-    # Copies: a view would hold what it leaves out in memory.
+    # Copies, because a view would keep the dropped rows in memory.
     return QueryWindow(
         window.vectors[-n:].copy(), window.times[-n:].copy(), window.calls[-n:].copy(), window.texts[-n:]
     )

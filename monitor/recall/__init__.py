@@ -1,13 +1,13 @@
-"""Recall.
+"""Recall: does the system find the right documents?
 
-candidate.py       A candidate beside what serves
-cusum.py           Has recall fallen? Evidence gathered query by query, with a promised number of queries between
-feedback.py        What users say was right, held against what they were answered
-hard_negatives.py  Documents that look like the answer and are not
-history.py         Recall over time, from a log of judged queries
-probes.py          Labelled queries, replayed on a schedule
-rolling.py         Does the index still find what an exact search finds?
-score.py           How good is one ranking, the relevant documents being known? Pure
-shadow.py          A sample of live searches, done once more exactly
-source.py          Where a recall was measured
+source.py          RecallSource: the three ways to measure recall
+rolling.py         RollingRecall: recall over recent queries compared with a baseline
+cusum.py           Cusum: detects a fall of recall query by query
+shadow.py          ShadowRecall: live queries, also searched exactly
+probes.py          ProbeRecall: labelled queries that are replayed on a schedule
+feedback.py        FeedbackRecall: judgements of users
+candidate.py       CandidateComparison: compares a candidate model and index with the serving one
+score.py           scores one ranking when the relevant documents are known
+history.py         recall over time from a log of judged queries
+hard_negatives.py  chooses hard negatives for training
 """

@@ -1,7 +1,7 @@
-"""A candidate beside what serves: does it find the same documents, does it find the right ones, and how fast?
+"""CandidateComparison: compares a candidate model and index with the serving one by overlap, recall and latency.
 
-Whoever owns both asks them; this counts. Overlap is no quality: a better model finds other documents. Recall of the
-labelled probes, on both, is what decides.
+The server runs the searches; this module only counts. Overlap does not measure quality, because a better model finds
+other documents. The recall of the labelled probes on both sides decides.
 """
 
 from collections import deque
@@ -20,43 +20,43 @@ WINDOW = 500
 
 
 class CandidateSide(StrEnum):
-    """Label of what is measured on both."""
+    """Label of metrics that are measured on both sides."""
 
     SERVING = "serving"
     CANDIDATE = "candidate"
 
 
 class SearchLatency(msgspec.Struct, frozen=True):
-    """Seconds from text to hits over the last WINDOW searches of one query; 0 while there is none."""
+    """Seconds from text to hits over the last WINDOW searches with one query; 0 without such a search."""
 
     median: float = 0.0
     p99: float = 0.0
 
 
 class CandidateReport(msgspec.Struct, frozen=True, kw_only=True):
-    """With queries 0 the ratios and seconds are 0 and mean nothing."""
+    """Results so far. With queries 0 the ratios and seconds are 0 and mean nothing."""
 
     fingerprint: str
     index: str  # its digest
-    queries: int  # searches that both answered
-    allowance_skipped: int  # sampled and not asked: the allowance was spent
-    busy_skipped: int  # or the queue was full
+    queries: int  # searches that both sides answered
+    allowance_skipped: int  # sampled searches not sent to the candidate, because the CPU budget was used up
+    busy_skipped: int  # the same, because the candidate's queue was full
     failures: int
-    found: int  # of the documents served among the first ten, those that the candidate has among its own
+    found: int  # documents among the first ten served that are also among the candidate's first ten
     expected: int
     overlap: float  # mean overlap@10 of the last WINDOW searches
     lower: float  # ends of its 95% interval, by query
     upper: float
-    seconds: float  # that the candidate took in all
+    seconds: float  # total time of the candidate's searches
     serving: SearchLatency
     candidate: SearchLatency
-    probes: int  # labelled queries that the candidate was asked
-    probe_recall: float  # recall@10 of these
+    probes: int  # labelled queries sent to the candidate
+    probe_recall: float  # recall@10 of these queries
     probe_ndcg: float
 
 
 class CandidateComparison:
-    """Thread-safe: fed by the candidate's thread and the request path, read by scrapes."""
+    """Thread-safe: written by the candidate's thread and the request path, read by scrapes."""
 
     def __init__(self, fingerprint: str, index: str) -> None:
         self._names = (fingerprint, index)
@@ -68,9 +68,13 @@ class CandidateComparison:
         self._seconds = 0.0
         self._probes: list[RecallScore] = []
 
-    def compared(self, served: Sequence[str], found: Sequence[str], before: float | None, seconds: float) -> None:
-        """Ids of the documents that both answered, best first, and the seconds each took; `before` is that of serving,
-        None of a search that came with others."""
+    def record_comparison(
+        self, served: Sequence[str], found: Sequence[str], serving_seconds: float | None, seconds: float
+    ) -> None:
+        """Record one search: the ids that serving and the candidate answered, best first, and the seconds of both.
+
+        serving_seconds: None if the request contained several searches.
+        """
         right = set(served[:K])
         if not right:
             return
@@ -80,28 +84,33 @@ class CandidateComparison:
             self._found += shared
             self._expected += len(right)
             self._overlaps.append(shared / len(right))
-            if before is not None:
-                self._serving.append(before)
+            if serving_seconds is not None:
+                self._serving.append(serving_seconds)
                 self._candidate.append(seconds)
 
-    def spent(self, seconds: float) -> None:
+    def record_time(self, seconds: float) -> None:
+        """Add the seconds that the candidate spent on a search."""
         with self._lock:
             self._seconds += seconds
 
-    def skipped(self, *, busy: bool) -> None:
+    def record_skip(self, *, busy: bool) -> None:
+        """Count a skipped search: busy if the queue was full, otherwise because the CPU budget was used up."""
         with self._lock:
             self._busy += busy
             self._allowance += not busy
 
-    def failed(self) -> None:
+    def record_failure(self) -> None:
+        """Count a search that failed on the candidate."""
         with self._lock:
             self._failures += 1
 
-    def probed(self, score: RecallScore) -> None:
+    def record_probe(self, score: RecallScore) -> None:
+        """Record the candidate's score on one labelled query."""
         with self._lock:
             self._probes.append(score)
 
     def report(self) -> CandidateReport:
+        """Return the results so far."""
         with self._lock:
             interval = recall_interval(np.array(self._overlaps), K)
             probes = self._probes

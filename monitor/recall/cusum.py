@@ -1,16 +1,16 @@
-"""Has recall fallen? Evidence gathered query by query, with a promised number of queries between false alarms."""
+"""Cusum: detects a fall of recall from evidence accumulated query by query, with a promised false-alarm rate."""
 
 import numpy as np
 
 from embedship.monitor.errors import InvalidSetting
 
-RUN_LENGTH = 100_000  # queries between false alarms, on average and at least
-LEAST_MISS = 0.005  # a baseline closer to 0 would make a single miss proof of a fall that matters to nobody
-SMALLEST, LARGEST, BETS = 0.05, 0.9, 8  # as shares of 1 / b: from a slow fall to a collapse
+RUN_LENGTH = 100_000  # mean number of queries between false alarms, at least
+LEAST_MISS = 0.005  # with a smaller normal miss rate, a single miss would prove a fall too small to matter
+SMALLEST, LARGEST, BETS = 0.05, 0.9, 8  # bets as shares of 1 / b: from a slow fall to a collapse
 
 
 class Cusum:
-    """Sequential evidence that the mean miss of queries, 1 - recall in [0, 1], is above a baseline b.
+    """Sequential evidence that the mean miss rate of queries, 1 - recall in [0, 1], is above a baseline b.
 
     A mixture of Shiryaev-Roberts e-detectors (Shin, Ramdas and Rinaldo, "E-detectors: a nonparametric framework for
     sequential change detection", New England J. Stat. Data Sci. 2, 2024), one for each bet w on each miss x:
@@ -18,10 +18,10 @@ class Cusum:
         M_t = (M_{t-1} + 1) * (1 + w (x_t - b)),   0 < w < 1 / b,   alarm while mean over w of M_t >= A
 
     While the expected miss of a query, given the past, is at most b, the average run length to a false alarm is at
-    least A, whatever the distribution of misses: nothing has to be known but its mean. The slots of one query fail
-    together, so the query is the unit.
+    least A for any distribution of misses: only the mean has to be known. The slots of one query fail together, so the
+    query is the unit.
 
-    M_t is held at 10 A, which only delays alarms: it falls again soon after recall has recovered.
+    M_t is limited to 10 A, which can only delay alarms, so that it falls soon after recall has recovered.
 
     >>> cusum = Cusum(baseline=0.97)
     >>> cusum.update(0.5); cusum.alarm
@@ -29,7 +29,7 @@ class Cusum:
     """
 
     def __init__(self, baseline: float, run_length: float = RUN_LENGTH) -> None:
-        """Take the recall that is normal, in (0, 1], and the average run length in queries."""
+        """baseline: the normal recall, in (0, 1]. run_length: mean queries between false alarms."""
         if not 0 < baseline <= 1:
             raise InvalidSetting("baseline", baseline, "a recall above 0, at most 1")
         if run_length < 1:
@@ -38,7 +38,7 @@ class Cusum:
         self.run_length = run_length
         self._miss = max(1 - baseline, LEAST_MISS)
         self._bets = np.geomspace(SMALLEST, LARGEST, BETS) / self._miss
-        self.evidences = np.zeros(BETS)  # M of each bet: all there is to remember
+        self.evidences = np.zeros(BETS)  # M of each bet: the complete state
 
     def update(self, recall: float) -> None:
         """Add the recall of one query."""
@@ -47,8 +47,10 @@ class Cusum:
 
     @property
     def evidence(self) -> float:
+        """The mean of M_t over all bets."""
         return float(self.evidences.mean())
 
     @property
     def alarm(self) -> bool:
+        """Whether the evidence has reached the run length."""
         return self.evidence >= self.run_length

@@ -1,4 +1,4 @@
-"""Recall over time, from a log of judged queries: windows with their intervals, and where an alarm would have come."""
+"""Recall over time from a log of judged queries: windows with intervals, and the times at which alarms would fire."""
 
 import msgspec
 import numpy as np
@@ -10,7 +10,7 @@ from embedship.monitor.recall.score import K
 from embedship.monitor.statistics import Floats, recall_interval
 
 WINDOW = 100
-FIRST = 5  # windows that the baseline is learned from, if none is given
+FIRST = 5  # windows from which the baseline is learned if none is given
 
 
 class RecallWindow(msgspec.Struct, frozen=True):
@@ -23,9 +23,9 @@ class RecallWindow(msgspec.Struct, frozen=True):
 
 
 class RecallHistory(msgspec.Struct, frozen=True):
-    """alarms: Unix times at which the cusum alarmed, `ninety_percent` those of the users' rule.
+    """alarms: Unix times at which the cusum alarmed; `ninety_percent`: those of the ninety-percent rule.
 
-    Where the log has no times they are numbers of queries, from 0.
+    If the log has no times, they are query numbers, starting at 0.
     """
 
     baseline: float
@@ -34,21 +34,21 @@ class RecallHistory(msgspec.Struct, frozen=True):
     ninety_percent: tuple[float, ...]
 
 
-def needed(baseline: float | None) -> int:
-    """How many judged queries `course` wants."""
+def queries_needed(baseline: float | None) -> int:
+    """Return how many judged queries `recall_history` needs."""
     return (2 if baseline is not None else FIRST + 2) * WINDOW
 
 
-def course(recalls: Floats, times: Times, baseline: float | None = None) -> RecallHistory | None:
-    """Follow per-query recalls (n,) in [0, 1] at Unix times (n,), ascending; a NaN was not judged.
+def recall_history(recalls: Floats, times: Times, baseline: float | None = None) -> RecallHistory | None:
+    """Follow per-query recalls (n,) in [0, 1] at ascending Unix times (n,). NaN: the query was not judged.
 
-    Without a baseline the first five windows are taken for normal, and their lower bound by the cusum, as the server
-    does. None with fewer than two windows to show, or nothing beyond what the baseline is learned from.
+    Without a baseline the first five windows are taken as normal, and the cusum uses the lower end of their interval,
+    as in the server. None if there are fewer than two windows, or no window after those for the baseline.
     """
     judged = ~np.isnan(recalls)
     recalls, times = recalls[judged], times[judged]
     learned = 0 if baseline is not None else FIRST * WINDOW
-    if len(recalls) < needed(baseline):
+    if len(recalls) < queries_needed(baseline):
         return None
     stretches = tuple(
         _stretch(recalls[end - WINDOW : end], float(times[end - 1])) for end in range(WINDOW, len(recalls) + 1, WINDOW)
@@ -71,18 +71,18 @@ def _stretch(recalls: Floats, at: float) -> RecallWindow:
 
 
 def _alarms(recalls: Floats, times: Times, normal: float) -> tuple[float, ...]:
-    """The first query of each run of alarms; the cusum goes on, so a lasting fall is one run."""
-    cusum, found, before = Cusum(normal), [], False
+    """Return the time of the first query of each run of alarms. The cusum continues, so a lasting fall is one run."""
+    cusum, alarms, alarming = Cusum(normal), [], False
     for recall, at in zip(recalls.tolist(), times.tolist(), strict=True):
         cusum.update(recall)
-        if cusum.alarm and not before:
-            found.append(at)
-        before = cusum.alarm
-    return tuple(found)
+        if cusum.alarm and not alarming:
+            alarms.append(at)
+        alarming = cusum.alarm
+    return tuple(alarms)
 
 
 def _below(stretches: tuple[RecallWindow, ...], limit: float, learned: int) -> tuple[float, ...]:
-    """Where a run begins of five windows whose mean is below the limit."""
+    """Return where the mean of five windows falls below the limit: the first of each run."""
     means = np.array([each.mean for each in stretches])
     ends = range(max(FIRST, learned + 1), len(means) + 1)
     low = [means[end - FIRST : end].mean() < limit for end in ends]

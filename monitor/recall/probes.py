@@ -1,6 +1,6 @@
-"""Labelled queries, replayed on a schedule: recall@10 and nDCG@10 of the whole stack on always the same questions.
+"""ProbeRecall: recall@10 and nDCG@10 of the whole system on labelled queries (probes) that are replayed on a schedule.
 
-Whoever owns the stack asks them; this counts the answers.
+The server sends the queries; this module only counts the answers.
 """
 
 import time
@@ -13,13 +13,13 @@ from embedship.monitor.recall.rolling import RecallBaseline, RecallMemory, Recal
 from embedship.monitor.recall.score import K, RecallScore
 from embedship.monitor.state import SignalState
 
-# Labels that have not been tried for so many intervals prove nothing any more.
+# Probes that were not replayed for this many intervals are `unknown`.
 STALE = 3
 WORST = 10
 
 
 class LabelledProbe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A query and the ids of the documents that answer it."""
+    """A query and the ids of its relevant documents."""
 
     text: str
     relevant: tuple[str, ...]
@@ -27,13 +27,13 @@ class LabelledProbe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if not self.text.strip():
-            raise ValueError("`text` is empty")
+            raise ValueError("`text` is empty: give the query")
         if not self.relevant:
-            raise ValueError("`relevant` is empty: a query without a right answer measures nothing")
+            raise ValueError("`relevant` is empty: a query without a relevant document measures nothing")
 
 
 class FailedProbe(msgspec.Struct, frozen=True):
-    """A probe that did not get all it should: its place in the file, from 0, and its id if it has one; no text."""
+    """A probe that missed some of its documents: its position in the file, from 0, its id if it has one; no text."""
 
     probe: int
     id: str | None
@@ -42,26 +42,26 @@ class FailedProbe(msgspec.Struct, frozen=True):
 
 
 class ProbeReport(msgspec.Struct, frozen=True):
-    """Before the first whole replay (replayed_at 0) the ratios are 0 and mean nothing."""
+    """Before the first complete replay (replayed_at 0) the ratios are 0 and mean nothing."""
 
     recall: RecallReport
-    ndcg: float = 0.0  # mean nDCG@10 of the last whole replay
-    ndcg_baseline: float = 0.0  # of the first one; 0 while unknown
+    ndcg: float = 0.0  # mean nDCG@10 of the last complete replay
+    ndcg_baseline: float = 0.0  # of the first complete replay; 0 while unknown
     queries: int = 0
-    replays: int = 0  # whole ones
-    failures: int = 0  # replays given up: a replay with a hole is not comparable with a whole one
-    missing: int = 0  # labels that name a document which the index does not hold
+    replays: int = 0  # complete ones
+    failures: int = 0  # aborted replays: an incomplete replay is not comparable with a complete one
+    missing: int = 0  # labels whose document is not in the index
     replayed_at: float = 0.0  # Unix time
     worst: tuple[FailedProbe, ...] = ()
 
 
 class ProbeRecall:
-    """The questions, and what their replays gave. `replayed` once a replay; not safe for several threads at once.
+    """The labelled queries and the results of their replays. Call `record_replay` once per replay. Not thread-safe.
 
-    A replay is one window: the rolling recall is that of the last replay, and the baseline that of the first whole one
-    unless a measured one is given. It needs no margin for chance, for the same questions are asked again. Their order
-    is drawn anew for each replay: questions that fail together are often neighbours in the file, and the cusum would
-    take a run of them for a fall.
+    A replay is one window: the rolling recall is that of the last replay. The baseline is that of the first complete
+    replay unless a measured one is given. It needs no margin for chance, because the queries are always the same. Their
+    order is random in each replay: queries that fail together are often neighbours in the file, and the cusum would
+    take a run of failures for a fall.
     """
 
     def __init__(
@@ -85,23 +85,23 @@ class ProbeRecall:
         self._worst: tuple[FailedProbe, ...] = ()
 
     def order(self) -> list[int]:
-        """The numbers of all probes, in the order of the next replay."""
+        """Return the numbers of all probes, in the order of the next replay."""
         return self._random.sample(range(len(self.probes)), len(self.probes))
 
     @property
     def labels(self) -> list[str]:
-        """The ids of all documents that the probes name, each once."""
+        """Return the ids of all documents that the probes name, each once."""
         return sorted({label for probe in self.probes for label in probe.relevant})
 
     @property
-    def confirmed(self) -> bool:
+    def reaches_baseline(self) -> bool:
         """Whether the last replay found at least as much as the baseline."""
         baseline = self.recall.baseline
         return bool(self._replays and baseline and self.recall.rolling >= baseline)
 
-    def replayed(self, scores: dict[int, RecallScore]) -> None:
-        """Take the scores of a whole replay, by probe number, in the order they were asked."""
-        assert len(scores) == len(self.probes), "a replay is whole"
+    def record_replay(self, scores: dict[int, RecallScore]) -> None:
+        """Record the scores of a complete replay, by probe number, in the order in which they were sent."""
+        assert len(scores) == len(self.probes), "a replay must be complete"
         now = self._clock()
         mean = sum(each.found / each.expected for each in scores.values()) / len(scores)
         if self.recall.baseline is None and mean > 0:
@@ -115,29 +115,31 @@ class ProbeRecall:
         self._replayed_at = now
 
     def _rolling(self, baseline: float | None) -> RollingRecall:
-        given = RecallBaseline.exact(baseline) if baseline else None
-        return RollingRecall(K, window=len(self.probes), windows=1, baseline=given)
+        exact = RecallBaseline.exact(baseline) if baseline else None
+        return RollingRecall(K, window=len(self.probes), windows=1, baseline=exact)
 
     def inherit(self, baseline: float, ndcg_baseline: float) -> None:
-        """Compare with what another model found on the same probes, unless a measured baseline was given."""
+        """Use the baseline of another model on the same probes, unless a measured baseline was given."""
         if self.recall.baseline is None:
             self.recall = self._rolling(baseline)
             self.ndcg_baseline = ndcg_baseline
 
-    def remember(self, memory: RecallMemory, ndcg_baseline: float) -> None:
-        """Go on where the server before ended: the baseline is that of its first replay, not of ours."""
+    def restore(self, memory: RecallMemory, ndcg_baseline: float) -> None:
+        """Continue from the state of an earlier server, and use its baseline unless a measured one was given."""
         if self.recall.baseline is None:
             self.recall = self._rolling(memory.baseline)
-        self.recall.remember(memory)
+        self.recall.restore(memory)
         self.ndcg_baseline = ndcg_baseline
 
-    def given_up(self) -> None:
+    def record_failed_replay(self) -> None:
+        """Count an aborted replay."""
         self._failures += 1
 
     def report(self) -> ProbeReport:
+        """Return the results of the replays; `unknown` if the last replay is too old."""
         recall = self.recall.report()
         if self._replayed_at < self._clock() - self._stale_seconds:
-            reason = f"no whole replay in the last {self._stale_seconds:.0f} s"
+            reason = f"no complete replay in the last {self._stale_seconds:.0f} s"
             recall = msgspec.structs.replace(recall, state=SignalState.UNKNOWN, reason=reason)
         return ProbeReport(
             recall=recall,

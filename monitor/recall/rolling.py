@@ -1,8 +1,8 @@
-"""Does the index still find what an exact search finds?"""
+"""RollingRecall: recall over recent queries compared with a baseline, with two alarm rules."""
 
 from collections import deque
 from enum import StrEnum
-from statistics import fmean  # exactly rounded: 0.9 ten times has mean 0.9, and is not below 0.9
+from statistics import fmean  # exactly rounded: the mean of ten times 0.9 is 0.9 and not below
 from typing import NamedTuple
 
 import msgspec
@@ -16,18 +16,18 @@ from embedship.monitor.state import SignalState
 from embedship.monitor.statistics import ConfidenceInterval, recall_interval
 
 FALL = 0.9  # warn below this share of the baseline
-LEAST_BASELINE = 0.01  # what found nothing from the start, an index that is being filled, has no fall to find yet
+LEAST_BASELINE = 0.01  # an index that found nothing from the start, because it is being filled, cannot fall yet
 NO_HIT = -1
 
 Ids = NDArray[np.int64]
 
 
 class RecallRule(StrEnum):
-    """Which result decides the state; both are always computed.
+    """The rule that decides the state; both are always computed.
 
-    ninety_percent  the mean of the last 5 complete windows of 100 queries is below 0.9 x baseline: the users' rule.
-                    It cannot see a fall of 5 points.
-    cusum           evidence by query, with a promised number of queries between false alarms.
+    ninety_percent  warns if the mean of the last 5 complete windows of 100 queries is below 0.9 x baseline (the
+                    users' rule). It cannot detect a fall of 5 points.
+    cusum           warns on evidence accumulated by query, with a promised number of queries between false alarms.
     """
 
     NINETY_PERCENT = "ninety_percent"
@@ -35,11 +35,11 @@ class RecallRule(StrEnum):
 
 
 class RecallBaseline(NamedTuple):
-    """Recall as it was measured before it is watched, in (0, 1].
+    """Recall measured before monitoring starts, in (0, 1].
 
-    `normal` is what the cusum takes for normal: `recall` less what that measurement may be out by, for else a lucky one
-    raises false alarms. A `provisional` one was measured on other queries than will come. It holds until the first
-    windows of these are complete, and is replaced by them unless they warn.
+    `normal`: what the cusum takes as normal, which is `recall` minus its measurement error. Otherwise a baseline that
+    is too high by chance would cause false alarms. `provisional`: measured on other queries than the live ones. Such a
+    baseline is replaced by that of the first complete windows of live queries, unless these warn.
     """
 
     recall: float
@@ -48,12 +48,12 @@ class RecallBaseline(NamedTuple):
 
     @classmethod
     def exact(cls, recall: float) -> "RecallBaseline":
-        """One that leaves nothing to chance."""
+        """Return a baseline without measurement error."""
         return cls(recall, recall)
 
 
 class RecallReport(msgspec.Struct, frozen=True):
-    """Recall so far. With queries 0 the ratios are 0 and mean nothing; baseline 0 means not known yet."""
+    """Recall so far. With queries 0 the ratios are 0 and mean nothing. baseline 0: not known yet."""
 
     state: SignalState
     rule: RecallRule
@@ -69,13 +69,13 @@ class RecallReport(msgspec.Struct, frozen=True):
     ninety_percent: bool = False
     cusum: bool = False
     evidence: float = 0.0  # that recall is below the baseline
-    evidence_limit: float = 0.0  # the cusum alarms from here: the average number of queries between false alarms
-    since: float = 0.0  # Unix time of the first query of this run of warnings; 0 while there is none
+    evidence_limit: float = 0.0  # the cusum alarms at this value: the mean number of queries between false alarms
+    since: float = 0.0  # Unix time of the first query of the current warning; 0 without a warning
     heard: float = 0.0  # Unix time of the last query counted
-    inherited: bool = False  # the baseline is that of an earlier index of the same model, which was better
+    inherited: bool = False  # the baseline comes from an earlier index of the same model, which was better
 
-    def aged(self, now: float, seconds: float) -> "RecallReport":
-        """What it still says at Unix time now: nothing, if the last query was counted so many seconds ago or more."""
+    def expire(self, now: float, seconds: float) -> "RecallReport":
+        """Return the report at Unix time `now`: `unknown` if the last query was counted `seconds` ago or earlier."""
         if not self.queries or now - self.heard < seconds:
             return self
         reason = f"no query compared in the last {seconds:,.0f} s"
@@ -83,7 +83,7 @@ class RecallReport(msgspec.Struct, frozen=True):
 
 
 class RecallMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a RollingRecall must not forget when the server is restarted."""
+    """The state of a RollingRecall that is saved for a restart."""
 
     baseline: float | None
     queries: int
@@ -92,42 +92,42 @@ class RecallMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     since: float
     recalls: tuple[float, ...]
     complete: tuple[float, ...]
-    normal: float | None  # the recall that the cusum takes for normal
+    normal: float | None  # the recall that the cusum takes as normal
     evidences: tuple[float, ...]
-    learned: bool = False  # the baseline: from the queries themselves
+    learned: bool = False  # the baseline was learned from the queries themselves
     heard: float = 0.0
-    inherited: bool = False  # the baseline: from an earlier index of the same model
-    provisional: bool = False  # the baseline: measured on other queries than will come
+    inherited: bool = False  # the baseline comes from an earlier index of the same model
+    provisional: bool = False  # the baseline was measured on other queries than the live ones
 
 
-def baseline_of(memory: RecallMemory) -> RecallBaseline | None:
-    """The baseline that was remembered; None if there was none yet."""
+def saved_baseline(memory: RecallMemory) -> RecallBaseline | None:
+    """Return the saved baseline; None if there was none yet."""
     if not memory.baseline or not memory.normal:
         return None
     return RecallBaseline(memory.baseline, memory.normal, provisional=memory.provisional)
 
 
 def _measured_below(own: RecallBaseline, before: RecallBaseline) -> bool:
-    """Whether what was measured when an index was built lies below the baseline before, beyond chance."""
-    if own.provisional:  # measured on other queries than will come
+    """Return whether the recall measured when an index was built is below an earlier baseline by more than chance."""
+    if own.provisional:  # measured on other queries than the live ones
         return own.recall < FALL * before.recall
     return own.recall + (own.recall - own.normal) < before.normal
 
 
 def overlap(approximate: Ids, exact: Ids) -> tuple[Ids, Ids]:
-    """Count, per query, the exact hits found and the exact hits: both (n,), from ids (n, k) where -1 is no hit."""
+    """Count, per query, the exact hits found and all exact hits: both (n,), from ids (n, k), -1 for no hit."""
     real = exact != NO_HIT
     present = (exact[:, :, None] == approximate[:, None, :]).any(axis=2)
     return (present & real).sum(axis=1), real.sum(axis=1)
 
 
 class RollingRecall:
-    """Recall@k over the last `windows` windows of `window` queries of one source, and two alarms on it.
+    """Recall@k over the last `windows` windows of `window` queries of one source, with two alarm rules.
 
-    The baseline is given (from the index or a setting: preferred), or learned from the first `windows` complete
-    windows. A learned one says `unknown` until a window beyond them is complete, for a mean compared with itself proves
-    nothing, and the cusum then takes the lower end of its 95% interval, for a lucky start must not raise false alarms.
-    Not safe for several threads at once.
+    The baseline is given (from the index or a setting, preferred) or learned from the first `windows` complete windows.
+    With a learned baseline the state is `unknown` until one more window is complete, because a mean compared with
+    itself proves nothing. The cusum then uses the lower end of its 95% interval, so that a high value by chance does
+    not cause false alarms. Not thread-safe.
     """
 
     def __init__(
@@ -162,9 +162,9 @@ class RollingRecall:
         self._inherited = self._below = False
 
     def inherit(self, before: RecallBaseline) -> None:
-        """Compare with the baseline of an earlier index of the same model, if that is the better one.
+        """Use the baseline of an earlier index of the same model if it is better. Call it before the first query.
 
-        Before the first query. A new index whose own measurement lies below it warns until its queries prove otherwise.
+        If the new index's own measurement is below that baseline, the state is `warn` until its queries show otherwise.
         """
         if self._inherited or (self.baseline is not None and self.baseline >= before.recall):
             return
@@ -174,7 +174,7 @@ class RollingRecall:
         self._cusum = Cusum(before.normal, self._run_length)
 
     def update(self, found: int, expected: int, now: float = 0.0) -> None:
-        """Count one query at Unix time now: found of the expected exact hits; one that expects none says nothing."""
+        """Count one query at Unix time `now`: `found` of `expected` exact hits. With expected 0 nothing changes."""
         if not 0 <= found <= expected <= self.k:
             raise ValueError(f"found={found}, expected={expected}: need 0 <= found <= expected <= k={self.k}")
         if not expected:
@@ -207,19 +207,19 @@ class RollingRecall:
 
     @property
     def rolling(self) -> float:
-        """Mean recall of the last window x windows queries; 0 before the first."""
+        """Mean recall of the last window x windows queries; 0 before the first query."""
         return fmean(self._recalls) if self._recalls else 0.0
 
     @property
     def interval(self) -> ConfidenceInterval:
-        """95% interval of `rolling`, the query being the unit; (0, 0) before the first query."""
+        """95% interval of `rolling`, with the query as unit; (0, 0) before the first query."""
         if not self._recalls:
             return ConfidenceInterval(0.0, 0.0)
         return recall_interval(np.array(self._recalls), self.k)
 
     @property
     def ninety_percent(self) -> bool:
-        """Whether the users' rule warns."""
+        """Whether the ninety-percent rule warns."""
         if self.baseline is None or self.queries < self._needed * self._window:
             return False
         return fmean(self._complete) < FALL * self.baseline
@@ -231,6 +231,7 @@ class RollingRecall:
 
     @property
     def state(self) -> SignalState:
+        """`warn`, `ok`, or `unknown` with too few queries."""
         if self._latch.held or self._alarm:
             return SignalState.WARN
         if self.queries < self._enough or self.baseline is None:
@@ -243,35 +244,36 @@ class RollingRecall:
 
     @property
     def _recovered(self) -> bool:
-        """Whether the interval reaches what is normal again; while it lies below, no alarm has ended."""
+        """Whether the interval reaches the normal recall again. While it is below, the alarm does not end."""
         return self._cusum is None or self.interval.upper >= self._cusum.baseline
 
     @property
     def _enough(self) -> int:
-        """Queries that the rule needs before it may say `ok`; with a given baseline the cusum is content with few."""
+        """Queries needed before the state may be `ok`. With a given baseline the cusum needs only one window."""
         return self._window * (1 if self._given and self.rule is RecallRule.CUSUM else self._needed)
 
     def _reason(self) -> str:
         if self._below and self._own and self.queries < self._enough:
             return (
                 f"recall@{self.k} was {self._own.recall:.3f} when this index was built, and {self.baseline:.3f} with "
-                f"the index before it; {self.queries} queries compared, {self._enough} needed"
+                f"the previous index; {self.queries} queries compared, {self._enough} needed"
             )
         if self.queries < self._enough:
             return f"{self.queries} queries compared, {self._enough} needed"
         if self.baseline is None:
-            return f"recall@{self.k} {self.rolling:.3f}: nothing was found yet that a fall could be measured from"
+            return f"recall@{self.k} {self.rolling:.3f}: too low for a baseline, so a fall cannot be detected yet"
         if self.rule is RecallRule.NINETY_PERCENT:
             mean = fmean(self._complete)
             return f"recall@{self.k} {mean:.3f} over complete windows, limit {FALL} x {self.baseline:.3f}"
         evidence = self._cusum.evidence if self._cusum else 0.0
-        origin = " (of the index before)" if self._inherited else ""
+        origin = " (of the previous index)" if self._inherited else ""
         return (
             f"recall@{self.k} {self.rolling:.3f}, baseline {self.baseline:.3f}{origin}; "
             f"evidence of a fall {evidence:,.0f}, limit {self._run_length:,.0f}"
         )
 
     def report(self) -> RecallReport:
+        """Return recall, its interval and the state."""
         interval = self.interval
         return RecallReport(
             state=self.state,
@@ -295,6 +297,7 @@ class RollingRecall:
         )
 
     def memory(self) -> RecallMemory:
+        """Return the state to save for a restart."""
         return RecallMemory(
             baseline=self.baseline,
             queries=self.queries,
@@ -311,12 +314,13 @@ class RollingRecall:
             provisional=self._replaceable and not self._learned,
         )
 
-    def remember(self, memory: RecallMemory) -> None:
-        """Go on where another one ended. A given baseline stays, and its cusum begins anew if it was another one.
+    def restore(self, memory: RecallMemory) -> None:
+        """Continue from a saved state. A given baseline stays; if it differs from the saved one, the cusum starts anew.
 
-        A provisional one gives way to what was learned, and one that is worse to that of an earlier index.
+        A provisional baseline is replaced by a learned one, and a baseline is replaced by that of an earlier index if
+        the earlier one is better.
         """
-        if memory.inherited and (before := baseline_of(memory)):
+        if memory.inherited and (before := saved_baseline(memory)):
             self.inherit(before)
         if memory.baseline and memory.normal and self._learns and (memory.learned or not self._given):
             self.baseline = memory.baseline

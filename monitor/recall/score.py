@@ -1,4 +1,4 @@
-"""How good is one ranking, the relevant documents being known? Pure."""
+"""Scores one ranking when the relevant documents are known. Pure functions."""
 
 from collections.abc import Collection, Hashable, Sequence
 from math import log2
@@ -8,7 +8,7 @@ K = 10
 
 
 class RecallScore(NamedTuple):
-    """`found` of the `expected` relevant documents, at most k, are among the first k; nDCG@k of the same ranking."""
+    """`found`: relevant documents among the first k. `expected`: relevant documents, at most k. `ndcg`: nDCG@k."""
 
     found: int
     expected: int
@@ -16,15 +16,15 @@ class RecallScore(NamedTuple):
 
 
 def score(answered: Sequence[Hashable], relevant: Collection[Hashable], k: int = K) -> RecallScore:
-    """Judge a ranking, best first. Relevance is yes or no, so the gain is 1 and the ideal has all of it first.
+    """Score a ranking, best first. A document is relevant or not (gain 1 or 0).
 
-    What is answered more than once, a document by several of its chunks, counts at its first place.
+    A document that appears more than once, for several of its chunks, counts at its first position.
 
-    recall@k counts at most k relevant documents as expected: no ranking of k could hold more. nDCG as in Jarvelin and
+    recall@k expects at most k relevant documents, because a ranking of k cannot contain more. nDCG as in Jarvelin and
     Kekalainen, "Cumulated gain-based evaluation of IR techniques", TOIS 20, 2002, with 1 / log2(rank + 1).
 
     >>> score(["b", "x", "a"], {"a", "b"}, k=3)
-    Score(found=2, expected=2, ndcg=0.9197207891481876)
+    RecallScore(found=2, expected=2, ndcg=0.9197207891481876)
     """
     wanted = set(relevant)
     ranks = [rank for rank, each in enumerate([*dict.fromkeys(answered)][:k], 1) if each in wanted]

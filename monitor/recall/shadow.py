@@ -1,4 +1,4 @@
-"""A sample of live searches, done once more exactly: does the index find what is there?"""
+"""ShadowRecall: recall of the index, measured by searching a sample of live queries exactly as well."""
 
 import time
 from collections.abc import Callable
@@ -14,16 +14,18 @@ Exact = Callable[[NDArray[np.float32], int], Ids]  # (n, d), k -> (n, k), -1 for
 
 
 class ShadowReport(msgspec.Struct, frozen=True):
+    """Recall of live queries against exact searches, and the cost of these searches."""
+
     recall: RecallReport
-    skipped: int = 0  # sampled queries not searched exactly: the allowance was spent
+    skipped: int = 0  # sampled queries not searched exactly, because the CPU budget was used up
     seconds: float = 0.0  # spent in exact searches
 
 
 class ShadowRecall:
-    """Not safe for several threads at once: the observer's thread owns it.
+    """Compares answers of the index with exact searches. Not thread-safe: only the observer's thread uses it.
 
-    `exact` is slow, and grows with the index: what it may cost is bounded by the allowance. While that is spent,
-    queries are skipped and counted; which ones are skipped depends on when they come and on nothing else.
+    An exact search is slow, and its cost grows with the index. The CPU budget limits it: while the budget is used up,
+    queries are skipped and counted. Which ones are skipped depends only on when they arrive.
     """
 
     def __init__(self, exact: Exact, recall: RollingRecall, allowance: CpuBudget) -> None:
@@ -34,9 +36,9 @@ class ShadowRecall:
         self._seconds = 0.0
 
     def compare(self, vectors: NDArray[np.float32], ids: Ids, now: float, exact: Exact | None = None) -> None:
-        """Search the queries (n, d) exactly and count what of it the index's answer, ids (n, >= k), holds.
+        """Search the queries (n, d) exactly and count how many of these hits are in the index's answer, ids (n, >= k).
 
-        `exact` stands in for the usual one: that of the index as it was when it answered.
+        `exact` replaces the usual function: it searches the index as it was when it answered.
         """
         if not self._allowance.left:
             self._skipped += len(vectors)
@@ -54,4 +56,5 @@ class ShadowRecall:
             self.recall.update(*pair, now)
 
     def report(self) -> ShadowReport:
+        """Return recall, the number of skipped queries, and the time spent."""
         return ShadowReport(self.recall.report(), self._skipped, self._seconds)

@@ -1,9 +1,11 @@
-"""Where a recall was measured. The three answer different questions and are never added together."""
+"""RecallSource: the three ways to measure recall. They answer different questions and are never added together."""
 
 from enum import StrEnum
 
 
 class RecallSource(StrEnum):
-    SHADOW = "shadow"  # live queries searched exactly as well: does the index find what is there?
-    PROBE = "probe"  # labelled queries replayed on a schedule: do model, index and corpus answer what they should?
-    FEEDBACK = "feedback"  # what users said was right: did they get it?
+    """Where recall was measured."""
+
+    SHADOW = "shadow"  # live queries, also searched exactly: does the index find the nearest documents?
+    PROBE = "probe"  # labelled queries, replayed on a schedule: do model, index and corpus give the right answers?
+    FEEDBACK = "feedback"  # judgements of users: did they get the documents they call correct?

@@ -19,7 +19,7 @@ from embedship.monitor.drift.detector import DriftRule
 from embedship.monitor.drift.offline import DriftComparison, compare
 from embedship.monitor.drift.reference import DriftReference
 from embedship.monitor.errors import InvalidSetting, InvalidVectors
-from embedship.monitor.recall.history import RecallHistory, course
+from embedship.monitor.recall.history import RecallHistory, recall_history
 from embedship.monitor.state import SignalState
 from embedship.serve.commands.options import parse_false_alarms, parse_interval, with_options
 from embedship.serve.offline import references
@@ -133,7 +133,9 @@ def _recall_history(log: DriftLog, baseline: float | None) -> RecallHistory | No
     if log.recalls is None:
         return None
     times = log.current.times
-    return course(log.recalls, np.arange(len(log.recalls), dtype=np.float64) if times is None else times, baseline)
+    return recall_history(
+        log.recalls, np.arange(len(log.recalls), dtype=np.float64) if times is None else times, baseline
+    )
 
 
 def _write_page(path: Path, report: DriftCommandReport, reference: DriftReference, log: DriftLog) -> None:

@@ -13,7 +13,7 @@ from embedship.monitor.drift.detector import ALPHA, DIMENSIONS_LIMIT, DriftRule
 from embedship.monitor.drift.false_alarms import DEFAULT, FalseAlarms
 from embedship.monitor.drift.offline import BLOCK_QUERIES, DriftComparison
 from embedship.monitor.drift.reference import DriftReference
-from embedship.monitor.recall.history import RecallHistory, needed
+from embedship.monitor.recall.history import RecallHistory, queries_needed
 from embedship.monitor.state import SignalState
 from embedship.serve.offline.query_log import DriftLog
 
@@ -127,7 +127,7 @@ def _recall(recall: RecallHistory | None, log: DriftLog, baseline: float | None)
         return []
     if recall is None:
         judged = int(np.count_nonzero(~np.isnan(log.recalls)))
-        return [f"Recall was not tested: {judged} queries were judged, {needed(baseline)} are needed."]
+        return [f"Recall was not tested: {judged} queries were judged, {queries_needed(baseline)} are needed."]
     last = recall.stretches[-1]
     now = f"recall@10 is now {last.mean:.3f} ({last.lower:.3f} to {last.upper:.3f}), baseline {recall.baseline:.3f}"
     if recall.alarms:

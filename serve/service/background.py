@@ -69,11 +69,11 @@ class BackgroundTasks:
                     rows = [await workers.encode_on(device, tokens) for tokens in canaries.tokens]
                     shapes_correct = walk is None or await walk.check_next(workers, device)
                 except EngineFailed:
-                    self._monitor.canary.failed(device)
+                    self._monitor.canary.record_failure(device)
                     continue
-                self._monitor.canary.saw(device, np.concatenate(rows))
+                self._monitor.canary.record_vectors(device, np.concatenate(rows))
                 if not shapes_correct:
-                    self._monitor.canary.failed(device)
+                    self._monitor.canary.record_failure(device)
         self._monitor.report()  # updates the start times of states even if no client reads /metrics
 
     async def replay_probes(self) -> None:
@@ -86,9 +86,9 @@ class BackgroundTasks:
             await self._count_missing(probes)
         except RequestError as error:
             logger.warning("the search for the labelled queries was aborted: %s", error)
-            probes.given_up()
+            probes.record_failed_replay()
             return
-        probes.replayed(scores)
+        probes.record_replay(scores)
 
     async def count_missing_labels(self) -> None:
         """Count the labels whose document is not in the index, if the index has changed since the last count."""

@@ -105,7 +105,7 @@ class ShadowCandidate:
         try:
             self._queue.put_nowait(search)
         except Full:
-            self.comparison.skipped(busy=True)
+            self.comparison.record_skip(busy=True)
 
     def flush(self, timeout: float) -> bool:
         """Wait until all sampled searches and probes are done. Return False after `timeout` seconds."""
@@ -127,18 +127,18 @@ class ShadowCandidate:
 
     def _compare(self, search: _SampledSearch) -> None:
         if not self._budget.left:
-            self.comparison.skipped(busy=False)
+            self.comparison.record_skip(busy=False)
             return
         result = self._search(search.query, search.params)
         if result is not None:
-            self.comparison.compared(search.served, result[0], search.seconds, result[1])
+            self.comparison.record_comparison(search.served, result[0], search.seconds, result[1])
 
     def _search_probe(self) -> None:
         if self._probes and self._budget.left:
             probe = self._probes[0]
             result = self._search(probe.text, SearchParams())
             if result is not None:
-                self.comparison.probed(score(result[0], probe.relevant))
+                self.comparison.record_probe(score(result[0], probe.relevant))
             self._probes.popleft()
 
     def _search(self, query: str, params: SearchParams) -> tuple[list[str], float] | None:
@@ -150,13 +150,13 @@ class ShadowCandidate:
                 self._encoder.encode_tokens(tokens), K, params._replace(texts=[query])
             )
         except Exception:
-            self.comparison.failed()
+            self.comparison.record_failure()
             logger.exception("the candidate failed on a search; live requests are not affected")
             return None
         finally:
             seconds = time.perf_counter() - began
             self._budget.spend(seconds)
-            self.comparison.spent(seconds)
+            self.comparison.record_time(seconds)
         return [hit.document.id for hit in found.hits[0]], seconds
 
     def close(self) -> None:

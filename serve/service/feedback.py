@@ -41,7 +41,7 @@ class FeedbackService:
             if request.hits is not None:
                 return KeptAnswer(_resolve(request.hits, rows, "hits"), request.query)
             return KeptAnswer(await self._pipeline.search_probe(request.query), request.query)
-        search = feedback.answers.take(request.request_id or "", request.result)
+        search = feedback.answers.claim(request.request_id or "", request.result)
         if search is None:
             raise UnknownRequestId(
                 f"request_id: result {request.result} of {request.request_id!r} is not kept, or was judged before, or "

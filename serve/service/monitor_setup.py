@@ -81,7 +81,7 @@ def _canary(
     canary = CanaryMonitor(canary_target.texts.vectors, devices, golden_floor=_floor(encoder), interval_seconds=seconds)
     if reranker:
         target, likeness = reranker.model.canary_target, partial(similarity, Task.RERANK)
-        canary.join(target.texts.vectors, target.workers.devices, _floor(reranker.model.encoder), likeness)
+        canary.add_devices(target.texts.vectors, target.workers.devices, _floor(reranker.model.encoder), likeness)
     return canary
 
 

@@ -116,7 +116,7 @@ class QueryPipeline:
             self._candidate.sample(queries, found, params, seconds)
         assert feedback is not None, "a server with an index has feedback"
         if context := current_request.get():
-            feedback.answers.keep(context.id, returned.rows[:, :RECALL_K], queries if feedback.keeps_texts else None)
+            feedback.answers.store(context.id, returned.rows[:, :RECALL_K], queries if feedback.keeps_texts else None)
         return SearchOutcome(returned, encoded, scored)
 
     async def _search_index(

@@ -29,21 +29,21 @@ def noisy(amount, seed=1):
     return GOLDEN + np.random.default_rng(seed).normal(scale=amount, size=GOLDEN.shape).astype(np.float32)
 
 
-def test_nothing_is_known_before_every_device_has_sung(canary):
+def test_the_state_is_unknown_before_every_device_had_a_round(canary):
     assert canary.report().state is SignalState.UNKNOWN
-    canary.saw("cpu:0", GOLDEN)
+    canary.record_vectors("cpu:0", GOLDEN)
     report = canary.report()
     assert (report.state, "cpu:1" in report.reason) == (SignalState.UNKNOWN, True)
-    canary.saw("cpu:1", GOLDEN)
+    canary.record_vectors("cpu:1", GOLDEN)
     assert canary.report().state is SignalState.OK
 
 
 def test_the_worst_text_of_the_worst_device_decides(canary):
     damaged = GOLDEN.copy()
     damaged[3] = noisy(1.0)[3]
-    canary.saw("cpu:0", GOLDEN)
-    canary.saw("cpu:1", GOLDEN)
-    canary.saw("cpu:1", damaged)
+    canary.record_vectors("cpu:0", GOLDEN)
+    canary.record_vectors("cpu:1", GOLDEN)
+    canary.record_vectors("cpu:1", damaged)
     report = canary.report()
     assert report.state is SignalState.WARN
     assert "cpu:1" in report.reason
@@ -54,12 +54,12 @@ def test_the_worst_text_of_the_worst_device_decides(canary):
     assert broken.texts == 10
 
 
-def test_a_small_change_since_the_start_is_seen_though_the_floor_to_the_checkpoint_is_low(canary):
+def test_a_small_change_since_the_start_warns_even_with_a_low_golden_floor(canary):
     quantised = noisy(0.05)  # what int8 costs: cosine 0.998
     for device in DEVICES:
-        canary.saw(device, quantised)
+        canary.record_vectors(device, quantised)
     assert canary.report().state is SignalState.OK
-    canary.saw("cpu:0", noisy(0.05, seed=2))
+    canary.record_vectors("cpu:0", noisy(0.05, seed=2))
     report = canary.report()
     assert report.devices[0].golden > report.golden_floor
     assert report.state is SignalState.WARN
@@ -67,25 +67,25 @@ def test_a_small_change_since_the_start_is_seen_though_the_floor_to_the_checkpoi
 
 def test_a_nan_warns(canary):
     for device in DEVICES:
-        canary.saw(device, GOLDEN)
-    canary.saw("cpu:0", np.full_like(GOLDEN, np.nan))
+        canary.record_vectors(device, GOLDEN)
+    canary.record_vectors("cpu:0", np.full_like(GOLDEN, np.nan))
     assert canary.report().state is SignalState.WARN
 
 
-def test_silence_is_unknown_and_a_failure_does_not_end_it(canary, clock):
+def test_a_device_without_rounds_is_unknown_even_after_a_failed_round(canary, clock):
     for device in DEVICES:
-        canary.saw(device, GOLDEN)
+        canary.record_vectors(device, GOLDEN)
     clock.now += STALE * 30
     assert canary.report().state is SignalState.OK
-    canary.saw("cpu:0", GOLDEN)
-    canary.failed("cpu:1")
+    canary.record_vectors("cpu:0", GOLDEN)
+    canary.record_failure("cpu:1")
     clock.now += 1
     report = canary.report()
     assert (report.state, report.devices[1].failures) == (SignalState.UNKNOWN, 1)
 
 
-def test_damage_is_not_forgotten_when_a_device_falls_silent(canary, clock):
+def test_a_damaged_device_still_warns_when_its_rounds_stop(canary, clock):
     for device in DEVICES:
-        canary.saw(device, noisy(1.0))
+        canary.record_vectors(device, noisy(1.0))
     clock.now += 10_000
     assert canary.report().state is SignalState.WARN

@@ -20,7 +20,7 @@ from embedship.monitor.state import SignalState
 
 GOLDEN = np.eye(4, dtype=np.float32)
 SOURCES = ("shadow", "probe", "feedback")
-# All that is not 0 before anything was seen.
+# The series that are not 0 before the first query.
 FIRST = {
     'embedship_diagnosis{cause="unknown"}': 1,
     'embedship_drift_state{state="unknown"}': 1,
@@ -54,13 +54,13 @@ def registry():
     return CollectorRegistry()
 
 
-def test_every_series_is_there_at_zero_from_the_first_scrape(registry):
+def test_every_series_exists_at_zero_from_the_first_scrape(registry):
     registry.register(MonitorCollector(watched(QueryObserver(None, None)).report))
     series = scrape(registry)
-    told = {name: value for name, value in series.items() if value}
-    limits = {name for name in told if name.startswith("embedship_recall_evidence_limit")}
+    nonzero = {name: value for name, value in series.items() if value}
+    limits = {name for name in nonzero if name.startswith("embedship_recall_evidence_limit")}
     since = {"embedship_diagnosis_since_timestamp_seconds"}
-    assert {name: value for name, value in told.items() if name not in limits | since} == FIRST
+    assert {name: value for name, value in nonzero.items() if name not in limits | since} == FIRST
     for part in ("observe", "drift", "recall", "evidence", "canary", "probe", "snapshot"):
         assert series[f'embedship_monitor_failures_total{{part="{part}"}}'] == 0
     for device in ("cpu:0", "cpu:1"):
@@ -68,7 +68,7 @@ def test_every_series_is_there_at_zero_from_the_first_scrape(registry):
             assert series[f'embedship_canary_cosine{{against="{against}",device="{device}"}}'] == 0
 
 
-def test_the_same_series_carry_what_was_measured(registry):
+def test_the_series_contain_the_measured_values(registry):
     random = np.random.default_rng(0)
     reference = DriftReference.fit(random.normal(size=(300, 8)).astype(np.float32), "abc")
     probes = ProbeRecall([LabelledProbe("a", ("x",)), LabelledProbe("b", ("y",))], missing=1, clock=lambda: 77.0)
@@ -82,15 +82,15 @@ def test_the_same_series_carry_what_was_measured(registry):
         observer.observe(vectors, ids)
         observer.observe(None)
         assert observer.flush(120)
-        watch.canary.saw("cpu:0", GOLDEN)
-        watch.canary.failed("cpu:1")
-        probes.replayed({0: RecallScore(1, 1, 1.0), 1: RecallScore(0, 1, 0.0)})
-        watch.feedback.answers.keep("a", ids[:3])
+        watch.canary.record_vectors("cpu:0", GOLDEN)
+        watch.canary.record_failure("cpu:1")
+        probes.record_replay({0: RecallScore(1, 1, 1.0), 1: RecallScore(0, 1, 0.0)})
+        watch.feedback.answers.store("a", ids[:3])
         watch.feedback.judge([1], {"a": 1, "b": 2}, None)
         after = scrape(registry)
     assert set(after) == set(before)
     expected = {
-        'embedship_diagnosis{cause="unknown"}': 1,  # something drifts, and one device has not sung
+        'embedship_diagnosis{cause="unknown"}': 1,  # drift warns, and one device had no canary round
         "embedship_diagnosis_since_timestamp_seconds": 77,
         'embedship_signal_watched{signal="probe"}': 1,
         'embedship_signal_since_timestamp_seconds{signal="drift"}': 77,
@@ -166,7 +166,7 @@ def test_counters_only_rise(registry):
         scrapes = [scrape(registry)]
         for n in (40, 1, 60):
             watch.observer.observe(np.ones((n, 4), np.float32), np.tile(np.arange(10), (n, 1)))
-            watch.canary.saw("cpu:0", GOLDEN)
+            watch.canary.record_vectors("cpu:0", GOLDEN)
             assert watch.observer.flush(120)
             scrapes.append(scrape(registry))
     for name in scrapes[0]:
@@ -178,7 +178,7 @@ def test_counters_only_rise(registry):
 
 
 def test_names_follow_the_conventions(registry):
-    """What `promtool check metrics` looks at: help, _total on counters only, base units, no reserved suffix."""
+    """The checks of `promtool check metrics`: help, _total on counters only, base units, no reserved suffix."""
     registry.register(MonitorCollector(watched(QueryObserver(None, None)).report))
     families = list(text_string_to_metric_families(generate_latest(registry).decode()))
     assert len(families) == len(TABLE) == len({series.name for series in TABLE})

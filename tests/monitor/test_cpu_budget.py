@@ -11,7 +11,7 @@ class Clock:
 
 
 @pytest.mark.parametrize(("share", "cost"), [(0.02, 0.005), (0.02, 0.5), (0.5, 3.0)])
-def test_over_time_no_more_than_the_share_is_spent(share, cost):
+def test_the_time_spent_stays_within_the_share(share, cost):
     clock = Clock()
     allowance = CpuBudget(share, clock)
     spent = 0.0
@@ -24,14 +24,14 @@ def test_over_time_no_more_than_the_share_is_spent(share, cost):
     assert spent >= share * 1_000 - cost
 
 
-def test_a_share_of_nothing_allows_nothing():
+def test_a_share_of_zero_allows_nothing():
     clock = Clock()
     allowance = CpuBudget(0.0, clock)
     clock.now += 1e6
     assert not allowance.left
 
 
-def test_a_clock_that_was_set_back_takes_nothing_away():
+def test_a_clock_that_was_set_back_does_not_reduce_the_budget():
     clock = Clock()
     allowance = CpuBudget(1.0, clock)
     clock.now -= 1_000

@@ -29,24 +29,24 @@ def test_each_signal_alone_has_its_own_cause(signal, expected):
     assert cause(**{signal: SignalState.WARN}) is expected
 
 
-def test_all_ok_is_none_and_what_is_not_watched_does_not_matter():
+def test_all_ok_is_none_and_unmonitored_signals_do_not_matter():
     assert cause() is DiagnosisCause.NONE
     assert diagnose(MonitorSignals(canary=SignalState.OK)).cause is DiagnosisCause.NONE
 
 
 @pytest.mark.parametrize("signal", NAMES)
-def test_a_signal_without_evidence_is_never_folded_into_none(signal):
+def test_a_signal_without_evidence_is_never_reported_as_ok(signal):
     assert cause(**{signal: SignalState.UNKNOWN}) is DiagnosisCause.UNKNOWN
 
 
 def everything():
-    """Every combination of states, and of what changed."""
+    """All combinations of states and baseline changes."""
     signals = [MonitorSignals(**dict(zip(NAMES, states, strict=True))) for states in product(STATES, repeat=len(NAMES))]
     return list(product(signals, BaselineChange))
 
 
-def test_every_combination_has_a_cause_that_its_signals_carry():
-    """4^5 x 4 of them: a cause is named only where the signal that defines it warns; the model is cleared first."""
+def test_every_combination_has_a_cause_that_its_signals_support():
+    """4^5 x 4 of them: a cause needs a warning of the signal that defines it, and a model that is ok."""
     for signals, changed in everything():
         found = diagnose(signals, changed).cause
         warns = {name for name in NAMES if getattr(signals, name) is SignalState.WARN}
@@ -69,7 +69,7 @@ def test_every_combination_has_a_cause_that_its_signals_carry():
             assert "shadow" not in warns
 
 
-def test_no_row_is_dead():
+def test_every_row_is_reachable():
     decided = {diagnose(*each).reason for each in everything()}
     assert {row.reason for row in TABLE} <= decided
     assert len(decided) == len(TABLE) + 2
@@ -98,7 +98,7 @@ def test_probes_that_fall_are_blamed_on_what_changed(changed, expected):
 
 
 def test_the_page_shows_the_table():
-    """docs/monitoring.md, row by row: state names, `calm` for ok or not watched, empty for any."""
+    """docs/monitoring.md, row by row: state names, `calm` for ok or not monitored, empty for any."""
     page = (Path(__file__).parents[2] / "docs" / "monitoring.md").read_text()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if "| `" in line]
     shown = [(*row[:6], row[6].strip("`")) for row in rows if len(row) == 8]

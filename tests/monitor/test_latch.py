@@ -1,4 +1,4 @@
-"""A warning begins at once, and ends only with evidence."""
+"""A warning begins at once and ends only after evidence of recovery."""
 
 import numpy as np
 import pytest
@@ -9,13 +9,13 @@ from embedship.monitor.latch import WarningLatch
 from embedship.monitor.recall.rolling import RecallBaseline, RollingRecall
 from embedship.monitor.state import SignalState
 
-# Scores of a minute each, of which 1.6 is the limit: a topic that comes to 5% of the queries, leaves, and is unknown.
+# One score per minute; the limit is 1.6. A topic grows to 5% of the queries, disappears, and then data is missing.
 RECORDED = [1.1, 1.3, 1.7, 1.5, 1.6, 1.9, 1.4, 1.7, 1.2, 1.1, 1.0, 1.7, None, 1.2]
 EXPECTED = ["ok", "ok", *["warn"] * 8, "ok", "warn", "unknown", "ok"]
 
 
 class Recorded:
-    """A detector that says what was recorded."""
+    """A detector that returns recorded reports."""
 
     def __init__(self, scores):
         self._scores = iter(scores)
@@ -36,7 +36,7 @@ def test_a_recorded_sequence_of_drift_does_not_flap():
     assert f"ends after {CALM_TESTS} tests" in reports[3].reason
 
 
-def test_recall_is_not_green_while_its_interval_lies_below_the_baseline():
+def test_recall_is_not_ok_while_its_interval_is_below_the_baseline():
     random = np.random.default_rng(0)
     recall = RollingRecall(baseline=RecallBaseline.exact(0.993))
     for misses in random.binomial(10, 0.028, 400):
@@ -48,7 +48,7 @@ def test_recall_is_not_green_while_its_interval_lies_below_the_baseline():
     assert report.upper < 0.993
     assert (report.state, report.since) == (SignalState.WARN, 1.0)
     after = RollingRecall(baseline=RecallBaseline.exact(0.993))
-    after.remember(recall.memory())
+    after.restore(recall.memory())
     assert after.state is SignalState.WARN, "a restart mends nothing"
     for _ in range(500):
         recall.update(10, 10, now=3.0)
@@ -56,7 +56,7 @@ def test_recall_is_not_green_while_its_interval_lies_below_the_baseline():
 
 
 @pytest.mark.parametrize("calm", [1, 3])
-def test_a_latch_waits_for_recovery_in_a_row(calm):
+def test_a_warning_ends_after_consecutive_recoveries(calm):
     latch = WarningLatch(calm)
     assert not latch.update(False, True)
     assert latch.update(True, False)

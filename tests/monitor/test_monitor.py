@@ -1,4 +1,4 @@
-"""Signals through real parts: each fault raises its own signal, and the diagnosis names it."""
+"""The monitor with its real parts: each fault triggers its own signal, and the diagnosis names it."""
 
 import msgspec
 import numpy as np
@@ -41,7 +41,7 @@ def exact(vectors, k):
 
 
 class Bench:
-    """A monitor whose server is played by the test."""
+    """A monitor with the test in the role of the server."""
 
     def __init__(self, folder=None, index="i", probes="p", model="abc", baseline=BEST):
         self.clock = Clock()
@@ -61,8 +61,8 @@ class Bench:
             clock=self.clock,
         )
 
-    def sing(self, damage=0.0):
-        self.watch.canary.saw("cpu:0", GOLDEN + np.float32(damage) * GOLDEN[::-1])
+    def run_canaries(self, damage=0.0):
+        self.watch.canary.record_vectors("cpu:0", GOLDEN + np.float32(damage) * GOLDEN[::-1])
 
     def search(self, n=300, shift=0.0, missed=0, seed=1):
         vectors = np.random.default_rng(seed).normal(loc=shift, size=(n, D)).astype(np.float32)
@@ -73,7 +73,7 @@ class Bench:
 
     def replay(self, wrong=0):
         probes = self.watch.probes
-        probes.replayed({number: WRONG if number < wrong else RIGHT for number in probes.order()})
+        probes.record_replay({number: WRONG if number < wrong else RIGHT for number in probes.order()})
 
     def judge(self, n=10, right=True):
         for _ in range(n):
@@ -87,7 +87,7 @@ class Bench:
 def bench():
     made = Bench()
     with made.watch:
-        made.sing()
+        made.run_canaries()
         made.search()
         made.replay()
         yield made
@@ -103,7 +103,7 @@ def only(signal):
     }
 
 
-def test_when_all_is_well(bench):
+def test_without_a_fault_every_signal_is_ok(bench):
     status = bench.status()
     assert states(status) == only(None)
     assert status.diagnosis.cause is DiagnosisCause.NONE
@@ -111,7 +111,7 @@ def test_when_all_is_well(bench):
 
 
 FAULTS = [
-    ("canary", DiagnosisCause.MODEL_CHANGED, lambda bench: bench.sing(damage=0.5)),
+    ("canary", DiagnosisCause.MODEL_CHANGED, lambda bench: bench.run_canaries(damage=0.5)),
     ("drift", DiagnosisCause.USERS_CHANGED, lambda bench: bench.search(shift=1.0)),
     ("shadow", DiagnosisCause.INDEX_DEGRADED, lambda bench: bench.search(missed=3)),
     ("probe", DiagnosisCause.LABELS_STALE, lambda bench: bench.replay(wrong=8)),
@@ -132,7 +132,7 @@ def test_each_fault_raises_its_own_signal_and_no_other(bench, signal, cause, fau
     assert bench.status().diagnosis.since == 1_010.0
 
 
-def test_one_judgement_does_not_make_the_diagnosis_wait_for_more(bench):
+def test_one_judgement_does_not_make_the_diagnosis_unknown(bench):
     before = bench.status().diagnosis
     bench.judge()
     assert bench.status().feedback.recall.queries > 0
@@ -157,10 +157,10 @@ def test_the_status_is_json(bench):
 
 @pytest.fixture
 def used(tmp_path):
-    """A server that saw drift, a fall of recall, replays and feedback, and has ended."""
+    """A stopped server that had drift, a fall of recall, replays and feedback."""
     bench = Bench(tmp_path)
     with bench.watch:
-        bench.sing()
+        bench.run_canaries()
         bench.replay()
         bench.judge()
         bench.search(shift=1.0, missed=1)
@@ -168,7 +168,7 @@ def used(tmp_path):
         return bench.status()
 
 
-def test_a_restart_forgets_nothing_that_takes_time_to_know(used, tmp_path):
+def test_a_restart_keeps_the_state(used, tmp_path):
     after = Bench(tmp_path)
     after.clock.now = 1_500.0
     after.watch.restore()
@@ -188,18 +188,18 @@ def test_a_restart_forgets_nothing_that_takes_time_to_know(used, tmp_path):
         assert not used.snapshot.restored
 
 
-def test_recall_of_another_index_or_other_probes_is_not_taken_up(used, tmp_path):
+def test_recall_of_another_index_or_other_probes_is_not_restored(used, tmp_path):
     after = Bench(tmp_path, index="other", probes="others")
     after.watch.restore()
     with after.watch:
         status = after.status()
         assert (status.queries.shadow.recall.queries, status.probe.recall.queries) == (0, 0)
         assert status.feedback.recall.queries == 0
-        assert status.feedback.pairs == used.feedback.pairs  # what was right is so whatever was answered
+        assert status.feedback.pairs == used.feedback.pairs  # correct documents do not depend on the index
 
 
-def test_what_nobody_compared_for_long_is_known_no_more(used, tmp_path):
-    """A page must not last for ever because no query comes any more, nor `ok` outlive a week without a server."""
+def test_recall_without_recent_queries_is_unknown(used, tmp_path):
+    """Without queries a warning must not last forever, and `ok` must not survive a week without a server."""
     after = Bench(tmp_path)
     after.clock.now = 1_000.0 + DAY_SECONDS
     after.watch.restore()
@@ -216,7 +216,7 @@ def test_what_nobody_compared_for_long_is_known_no_more(used, tmp_path):
 
 
 def after(before, tmp_path, **settings):
-    """Another server over the same folder, an hour later."""
+    """Another server with the same folder, one hour later."""
     made = Bench(tmp_path, **settings)
     made.clock.now = before.clock.now + 3_000
     made.watch.restore()
@@ -225,10 +225,10 @@ def after(before, tmp_path, **settings):
 
 @pytest.fixture
 def calm(tmp_path):
-    """A server that was well, and has ended."""
+    """A stopped server without any fault."""
     bench = Bench(tmp_path)
     with bench.watch:
-        bench.sing()
+        bench.run_canaries()
         bench.replay()
         bench.search()
         assert bench.status().diagnosis.cause is DiagnosisCause.NONE
@@ -238,18 +238,18 @@ def calm(tmp_path):
 def test_an_index_that_was_built_worse_is_degraded_before_the_first_search(calm, tmp_path):
     made = after(calm, tmp_path, index="worse", baseline=RecallBaseline(0.542, 0.51))
     with made.watch:
-        made.sing()
+        made.run_canaries()
         diagnosis = made.status().diagnosis
         assert (diagnosis.cause, diagnosis.changed) == (DiagnosisCause.INDEX_DEGRADED, BaselineChange.INDEX)
         recall = made.status().queries.shadow.recall
         assert (recall.baseline, recall.inherited, recall.queries) == (1.0, True, 0)
-        assert "was 0.542 when this index was built, and 1.000 with the index before it" in recall.reason
+        assert "was 0.542 when this index was built, and 1.000 with the previous index" in recall.reason
         made.replay(wrong=9)
         made.search(20, missed=5)
         assert made.status().diagnosis.cause is DiagnosisCause.INDEX_DEGRADED
     again = after(made, tmp_path, index="worse", baseline=RecallBaseline(0.542, 0.51))
     with again.watch:
-        again.sing()
+        again.run_canaries()
         assert again.status().queries.shadow.recall.baseline == 1.0, "it outlives restarts, too"
         assert again.status().diagnosis.cause is DiagnosisCause.INDEX_DEGRADED
 
@@ -257,36 +257,36 @@ def test_an_index_that_was_built_worse_is_degraded_before_the_first_search(calm,
 def test_an_index_that_serves_worse_than_it_was_measured_is_degraded(calm, tmp_path):
     made = after(calm, tmp_path, index="other", baseline=RecallBaseline.exact(1.0))
     with made.watch:
-        made.sing()
+        made.run_canaries()
         made.search(30, missed=4)
         assert made.status().diagnosis.cause is DiagnosisCause.INDEX_DEGRADED
 
 
-def test_an_index_that_was_measured_low_and_serves_well_is_well(calm, tmp_path):
+def test_an_index_measured_low_that_serves_well_is_ok(calm, tmp_path):
     made = after(calm, tmp_path, index="other", baseline=RecallBaseline(0.542, 0.51))
     with made.watch:
-        made.sing()
+        made.run_canaries()
         made.replay()
         made.search(150)
         assert made.status().diagnosis.cause is DiagnosisCause.NONE
 
 
-def test_an_index_that_loses_the_answers_of_probes_is_degraded_and_labels_are_not_stale(calm, tmp_path):
+def test_an_index_that_misses_the_probes_documents_is_degraded(calm, tmp_path):
     made = after(calm, tmp_path, index="other")
     with made.watch:
-        made.sing()
+        made.run_canaries()
         made.search()
         made.replay(wrong=9)
         assert made.status().diagnosis.cause is DiagnosisCause.INDEX_DEGRADED
-        made.watch.probes.missing = 9  # the documents that these probes want
+        made.watch.probes.missing = 9  # the documents that these probes need
         assert made.status().diagnosis.cause is DiagnosisCause.LABELS_STALE
 
 
-def test_a_worse_model_is_named_and_a_rollback_finds_its_memory(calm, tmp_path):
-    """The probes are the same file, so what they find is comparable."""
+def test_a_worse_model_is_diagnosed_and_a_rollback_finds_its_state(calm, tmp_path):
+    """The probes are the same file, so their results are comparable."""
     made = after(calm, tmp_path, model="new", index="new")
     with made.watch:
-        made.sing()
+        made.run_canaries()
         made.search()
         assert made.status().probe.recall.baseline == 1.0
         made.replay(wrong=9)
@@ -294,12 +294,12 @@ def test_a_worse_model_is_named_and_a_rollback_finds_its_memory(calm, tmp_path):
         assert (diagnosis.cause, diagnosis.changed) == (DiagnosisCause.MODEL_WORSE, BaselineChange.MODEL)
     restarted = after(made, tmp_path, model="new", index="new")
     with restarted.watch:
-        restarted.sing()
+        restarted.run_canaries()
         restarted.replay(wrong=9)
         assert restarted.status().diagnosis.cause is DiagnosisCause.MODEL_WORSE, "a restart changes nothing"
     back = after(restarted, tmp_path)
     with back.watch:
-        back.sing()
+        back.run_canaries()
         status = back.status()
         assert status.snapshot.restored
         assert (status.queries.drift.samples, status.queries.shadow.recall.queries) == (300, 300)
@@ -307,10 +307,10 @@ def test_a_worse_model_is_named_and_a_rollback_finds_its_memory(calm, tmp_path):
         assert back.status().diagnosis.changed is BaselineChange.NOTHING
 
 
-def test_a_model_that_is_as_good_is_the_normal_from_then_on(calm, tmp_path):
+def test_a_model_that_is_as_good_becomes_the_new_baseline(calm, tmp_path):
     made = after(calm, tmp_path, model="new", index="new")
     with made.watch:
-        made.sing()
+        made.run_canaries()
         made.search()
         made.replay()
         assert made.status().diagnosis.cause is DiagnosisCause.NONE
@@ -326,7 +326,7 @@ def test_other_probes_say_nothing_about_another_model(calm, tmp_path):
 def test_a_reload_without_a_folder_keeps_what_the_server_knew(tmp_path):
     before = Bench()
     with before.watch:
-        before.sing()
+        before.run_canaries()
         before.replay()
         before.search()
         worse = Bench(index="worse", baseline=RecallBaseline(0.542, 0.51))
@@ -334,16 +334,16 @@ def test_a_reload_without_a_folder_keeps_what_the_server_knew(tmp_path):
         other = Bench(model="new", index="new")
         other.watch.restore(before.watch)
     with worse.watch:
-        worse.sing()
+        worse.run_canaries()
         assert worse.status().diagnosis.cause is DiagnosisCause.INDEX_DEGRADED
     with other.watch:
-        other.sing()
+        other.run_canaries()
         other.replay(wrong=9)
         assert other.status().diagnosis.cause is DiagnosisCause.MODEL_WORSE
 
 
 def test_the_diagnosis_does_not_flap_at_steady_traffic(bench):
-    """Recorded: 400 queries at recall 0.972 with baseline 0.993, then 41 better ones, whose interval still lies below.
+    """Recorded: 400 queries at recall 0.972 with baseline 0.993, then 41 better ones, whose interval is still below.
 
     The evidence of the cusum falls below its limit, and nothing was mended.
     """
@@ -357,19 +357,19 @@ def test_the_diagnosis_does_not_flap_at_steady_traffic(bench):
     assert recall.upper < recall.baseline
 
 
-def test_a_damaged_memory_is_a_warning_and_a_new_beginning(used, tmp_path, caplog):
+def test_a_damaged_snapshot_is_logged_and_replaced(used, tmp_path, caplog):
     path = tmp_path / NAME
     path.write_bytes(path.read_bytes()[:-5])
     after = Bench(tmp_path)
     after.watch.restore()
-    assert "the monitor begins anew" in caplog.text
+    assert "monitoring starts without it" in caplog.text
     with after.watch:
         after.search()
         assert after.status().queries.drift.samples == 300
-    assert path.stat().st_size > 10_000  # and the next memory is whole
+    assert path.stat().st_size > 10_000  # the next snapshot is complete
 
 
-def test_a_folder_that_vanished_is_counted_and_survived(tmp_path):
+def test_a_missing_folder_is_counted_and_not_raised(tmp_path):
     folder = tmp_path / "gone"
     bench = Bench(folder)
     with bench.watch:

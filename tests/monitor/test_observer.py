@@ -15,7 +15,7 @@ from embedship.monitor.failures import FailureCounts
 from embedship.monitor.observer import ObserverReport, QueryObserver
 from embedship.monitor.state import SignalState
 
-D, LONG = 16, 120.0  # LONG: seconds after which a test has failed; nothing waits that long when all is well
+D, LONG = 16, 120.0  # LONG: timeout in seconds; a passing test never waits this long
 RANDOM = np.random.default_rng(0)
 REFERENCE = DriftReference.fit(RANDOM.normal(size=(200, D)).astype(np.float32), "abc")
 DOCUMENTS = RANDOM.normal(size=(40, D)).astype(np.float32)
@@ -30,7 +30,7 @@ def exact(vectors, k):
 
 
 class Gate:
-    """An exact search that waits to be let through."""
+    """An exact search that blocks until the test releases it."""
 
     def __init__(self):
         self.entered, self.opened = Event(), Event()
@@ -49,8 +49,8 @@ class Clock:
         return self.now
 
 
-def test_queries_that_come_alone_may_be_of_one_session():
-    """A server is not told: what it sees of users with sessions must not count as so many independent users."""
+def test_single_queries_may_belong_to_one_session():
+    """A server does not know sessions: related queries must not count as independent users."""
     random = np.random.default_rng(0)
 
     def related(sessions):
@@ -59,14 +59,14 @@ def test_queries_that_come_alone_may_be_of_one_session():
 
     reference = DriftReference.fit(related(150), "abc", sessions=np.repeat(np.arange(150), 4), window=400)
     window = related(100)
-    told = DriftDetector(reference, window=400)
-    told.update(window, np.repeat(np.arange(100), 4))
+    with_sessions = DriftDetector(reference, window=400)
+    with_sessions.update(window, np.repeat(np.arange(100), 4))
     with QueryObserver(reference, None, window=400) as observer:
         for query in window:
             observer.observe(query[None])
         assert observer.flush(LONG)
         report = observer.report().drift
-    assert report.score == pytest.approx(told.evaluate().score, rel=0.2)
+    assert report.score == pytest.approx(with_sessions.evaluate().score, rel=0.2)
     assert report.effective < 200  # of 400 queries
 
 
@@ -83,7 +83,7 @@ def test_recall_against_the_exact_search():
     assert (recall.queries, recall.found, recall.expected) == (60, 580, 600)
 
 
-def test_an_index_smaller_than_k_expects_what_there_is():
+def test_an_index_smaller_than_k_expects_all_its_documents():
     def few(vectors, k):
         return np.tile(np.array([[2, 1] + [-1] * (k - 2)]), (len(vectors), 1))
 
@@ -144,7 +144,7 @@ def test_drift_is_evaluated_when_the_interval_is_over_or_the_clock_was_set_back(
         gate.opened.set()
         assert observer.flush(LONG)
         report = observer.report()
-    assert report.evaluations == before + 2  # the one that was due, and the flush
+    assert report.evaluations == before + 2  # the one that was due, and one by the flush
     assert report.evaluated_at == 1_000 + step
     assert report.evaluation_seconds > 0
 
@@ -165,8 +165,8 @@ def test_drift_is_evaluated_without_traffic():
         assert evaluated.wait(LONG)
 
 
-def test_what_a_test_needs_is_fitted_on_the_thread_and_what_was_remembered_is_tested_there():
-    """A server is not ready before both of these return: the observer is made, and it remembers."""
+def test_fitting_and_testing_happen_on_the_observers_thread():
+    """Creating and restoring the observer must be fast, because a server is not ready before both return."""
     evaluated = Event()
 
     class Watching(Clock):
@@ -179,7 +179,7 @@ def test_what_a_test_needs_is_fitted_on_the_thread_and_what_was_remembered_is_te
     observer = QueryObserver(REFERENCE, None, fingerprint="abc", interval_seconds=1e9, clock=Watching())
     detector = observer._drift._detector
     window = QueryWindow(queries(200), np.full(200, 990.0), np.full(200, -1), (None,) * 200)
-    observer.remember(None, window)
+    observer.restore(None, window)
     drift = observer.report().drift
     assert (drift.state, drift.reason, drift.samples) == (SignalState.UNKNOWN, "not tested yet", 200)
     assert detector._fitted is None
@@ -189,8 +189,8 @@ def test_what_a_test_needs_is_fitted_on_the_thread_and_what_was_remembered_is_te
     assert (drift.state, drift.samples) == (SignalState.OK, 200)
 
 
-def test_a_new_observer_evaluates_at_once_however_long_its_interval_is():
-    """After a reload nobody may take it for one that stands still; nothing was remembered, and nobody asks."""
+def test_a_new_observer_evaluates_at_once_with_any_interval():
+    """After a reload it must not look as if it had stopped, without restored state and without queries."""
     evaluated = Event()
 
     class Watching(Clock):
@@ -251,7 +251,7 @@ def test_a_full_queue_drops_and_counts_and_never_blocks():
     assert (report.seen, report.dropped, report.shadow.recall.queries, report.drift.samples) == (15, 4, 11, 11)
 
 
-def test_a_call_larger_than_the_queue_gives_its_first_queries():
+def test_a_call_larger_than_the_queue_keeps_its_first_queries():
     with QueryObserver(REFERENCE, None, capacity=10) as observer:
         observer.observe(queries(25))
         assert observer.flush(LONG)
@@ -273,7 +273,7 @@ def test_queries_are_copied():
         assert observer.report().shadow.recall.found == 10 + 120
 
 
-def test_failures_are_counted_logged_and_survived(caplog):
+def test_failures_are_counted_and_logged_and_do_not_stop_the_observer(caplog):
     fail = True
 
     def broken(vectors, k):
@@ -288,7 +288,7 @@ def test_failures_are_counted_logged_and_survived(caplog):
         assert observer.flush(LONG)
         report = observer.report()
         assert observer.faults.failures == FailureCounts(recall=5)
-        assert report.drift.samples == 5  # one part failing leaves the other alone
+        assert report.drift.samples == 5  # a failure in one part does not affect the other
         assert [record.exc_info[1].args for record in caplog.records] == [("index is gone",)] * 3  # 1st, 2nd, 4th
         fail = False
         observer.observe(vectors, exact(vectors, 10))
@@ -296,7 +296,7 @@ def test_failures_are_counted_logged_and_survived(caplog):
         assert observer.report().shadow.recall.queries == 1
 
 
-def test_what_cannot_be_observed_never_raises():
+def test_observe_never_raises():
     with QueryObserver(REFERENCE, exact, shadow_rate=1.0) as observer:
         observer.observe(None)
         observer.observe(queries(2), np.zeros(2, dtype=np.int64))
@@ -307,8 +307,8 @@ def test_what_cannot_be_observed_never_raises():
         assert observer.faults.failures == FailureCounts(observe=3, drift=1)
 
 
-def test_a_call_that_cannot_be_tested_costs_the_others_nothing():
-    """They are taken together."""
+def test_an_invalid_call_does_not_affect_others():
+    """Both calls are taken from the queue together."""
     broken = queries(2)
     broken[0, 0] = np.nan
     with QueryObserver(REFERENCE, None) as observer:
@@ -353,13 +353,13 @@ def test_many_threads_lose_no_count():
     assert observer.faults.failures == FailureCounts()
 
 
-def test_nothing_is_sampled_where_nothing_can_be_measured():
+def test_nothing_is_sampled_if_nothing_can_be_measured():
     observer = QueryObserver(REFERENCE, None, sample_rate=0.0, shadow_rate=1.0, capacity=5)
     observer.observe(queries(50), exact(queries(50), 10))
     assert (observer.report().seen, observer.report().dropped) == (50, 0)
 
 
-def test_start_close_and_what_comes_too_late():
+def test_queries_after_close_are_dropped():
     observer = QueryObserver(REFERENCE, None)
     observer.observe(queries(3))
     assert not observer.flush(0.0)  # no thread yet
@@ -375,7 +375,7 @@ def test_start_close_and_what_comes_too_late():
     assert not observer.flush(0.0)
 
 
-def test_close_counts_what_it_leaves_behind():
+def test_close_counts_dropped_queries():
     observer = QueryObserver(REFERENCE, None)
     observer.observe(queries(3))
     observer.close()
@@ -396,8 +396,8 @@ def test_settings_out_of_range(settings):
         QueryObserver(None, None, **settings)
 
 
-def test_a_hundred_thousand_queries_take_no_more_memory_than_ten_thousand():
-    """Counted by Python's own allocator and numpy's: what is kept is bounded by the capacities."""
+def test_100000_queries_use_no_more_memory_than_10000():
+    """Measured by tracemalloc (Python and numpy): memory is bounded by the capacities."""
 
     def held(n):
         for _ in range(n // 1_000):

@@ -6,7 +6,7 @@ import pytest
 from embedship.monitor import sample_queue
 from embedship.monitor.sample_queue import QuerySample, SampleQueue
 
-LONG = 120.0  # seconds after which a test has failed
+LONG = 120.0  # timeout in seconds
 
 
 def call(n):
@@ -15,8 +15,8 @@ def call(n):
 
 
 @pytest.fixture
-def patient(monkeypatch):
-    """A queue of ten that goes on gathering for longer than a test may take, unless something presses."""
+def slow_queue(monkeypatch):
+    """A queue of ten that gathers for longer than a test may take, unless something ends the wait."""
     monkeypatch.setattr(sample_queue, "GATHERED_SECONDS", 2 * LONG)
     return SampleQueue(10)
 
@@ -26,41 +26,41 @@ def taken(queue):
         return pool.submit(queue.take, LONG).result(LONG)
 
 
-def test_a_mark_is_not_kept_waiting_and_all_before_it_comes_with_it(patient):
+def test_a_mark_is_returned_at_once_with_everything_before_it(slow_queue):
     first, second = call(2), call(3)
-    assert patient.offer(first)
-    assert patient.offer(second)
-    mark = patient.mark()
-    assert taken(patient) == [first, second, mark]
-    assert patient.offer(call(5)), "what was taken has left the queue"
+    assert slow_queue.offer(first)
+    assert slow_queue.offer(second)
+    mark = slow_queue.mark()
+    assert taken(slow_queue) == [first, second, mark]
+    assert slow_queue.offer(call(5)), "what was taken has left the queue"
 
 
-def test_a_queue_that_fills_is_not_kept_waiting(patient):
+def test_a_full_queue_is_returned_at_once(slow_queue):
     offered = [call(3), call(3)]
     for each in offered:
-        assert patient.offer(each)
-    assert taken(patient) == offered
+        assert slow_queue.offer(each)
+    assert taken(slow_queue) == offered
 
 
-def test_what_fills_it_wakes_who_gathers(patient):
+def test_filling_the_queue_ends_the_wait(slow_queue):
     offered = [call(3), call(3)]
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(patient.take, LONG)
+        waiting = pool.submit(slow_queue.take, LONG)
         for each in offered:
-            assert patient.offer(each)
+            assert slow_queue.offer(each)
         assert waiting.result(LONG) == offered
 
 
-def test_who_gathers_is_woken_by_the_end(patient):
-    patient.offer(call(2))
+def test_closing_ends_the_wait(slow_queue):
+    slow_queue.offer(call(2))
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(patient.take, LONG)
-        assert patient.close() == 2
+        waiting = pool.submit(slow_queue.take, LONG)
+        assert slow_queue.close() == 2
         assert waiting.result(LONG) == []
-    assert not patient.offer(call(1))
+    assert not slow_queue.offer(call(1))
 
 
-def test_what_comes_in_a_moment_is_taken_together(monkeypatch):
+def test_samples_that_arrive_together_are_returned_together(monkeypatch):
     monkeypatch.setattr(sample_queue, "GATHERED_SECONDS", 0.0)
     queue = SampleQueue(10)
     offered = [call(1), call(1)]

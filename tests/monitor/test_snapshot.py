@@ -29,7 +29,7 @@ def window():
     return QueryWindow(vectors, np.arange(1_000.0), np.full(1_000, -1), ("one", None) * 500)
 
 
-def test_what_was_written_is_read(tmp_path, window):
+def test_a_written_snapshot_can_be_read(tmp_path, window):
     size = snapshot.write(tmp_path, remembered(), window)
     found, back = snapshot.read(tmp_path, "abc")
     assert found == remembered()
@@ -47,14 +47,14 @@ def test_without_queries_and_without_a_file(tmp_path):
     assert snapshot.read(tmp_path, "abc") == (remembered(), None)
 
 
-def test_another_models_memory_is_refused(tmp_path, window):
+def test_a_snapshot_of_another_model_is_refused(tmp_path, window):
     snapshot.write(tmp_path, remembered(), window)
     with pytest.raises(SnapshotUnreadable, match="belongs to model abc, this is xyz"):
         snapshot.read(tmp_path, "xyz")
 
 
 def test_no_damage_goes_unnoticed(tmp_path, window):
-    """Cut short anywhere, or a bit flipped anywhere: read as it was written, or refused."""
+    """A file that is truncated or has a flipped bit is read as written, or refused."""
     snapshot.write(tmp_path, remembered(), window)
     path = tmp_path / NAME
     whole = path.read_bytes()
@@ -79,7 +79,7 @@ def test_a_folder_in_its_place_is_refused(tmp_path):
 
 @contextmanager
 def full_disk(left):
-    """No file may grow beyond `left` bytes: writing fails as it does on a full disk."""
+    """Limit files to `left` bytes, so that writing fails as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (left, before[1]))
     try:

@@ -10,18 +10,18 @@ from embedship.monitor.errors import InvalidVectors
 from embedship.monitor.statistics import (
     SortedSample,
     benjamini_hochberg,
-    discovered,
+    discovery_mask,
     ks_2samp,
     ks_pvalue,
     ks_statistic,
     recall_interval,
-    significant,
+    significance_mask,
 )
 
 
 def scipy_ks(reference, current):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scipy announces its own fallbacks
+        warnings.simplefilter("ignore")  # scipy warns about its own fallbacks
         results = [stats.ks_2samp(a, b) for a, b in zip(reference.T, current.T, strict=True)]
     return np.array([(r.statistic, r.pvalue) for r in results]).T
 
@@ -65,7 +65,7 @@ def test_ks_equals_scipy_for_any_sample(reference, current):
 def test_ks_of_a_sorted_reference_is_the_same():
     random = np.random.default_rng(0)
     reference, current = random.normal(size=(90, 5)), random.normal(size=(70, 5))
-    prepared = SortedSample.of(reference)
+    prepared = SortedSample.from_rows(reference)
     for plain, quick in zip(ks_2samp(reference, current), ks_2samp(prepared, current), strict=True):
         np.testing.assert_array_equal(plain, quick)
 
@@ -94,21 +94,21 @@ def test_pvalue_of_a_distance_no_samples_have():
 
 @pytest.mark.parametrize(("n", "m"), [(101, 97), (100, 100)])
 @pytest.mark.parametrize("alpha", [0.0, 1e-4, 0.05, 0.5, 1.1])
-def test_significant_is_a_comparison_of_all_pvalues(n, m, alpha):
+def test_significance_mask_compares_all_pvalues(n, m, alpha):
     random = np.random.default_rng(5)
     statistic, pvalue = ks_2samp(random.normal(size=(n, 80)), random.normal(np.linspace(0, 0.9, 80), size=(m, 80)))
-    np.testing.assert_array_equal(significant(statistic, n, m, alpha), pvalue < alpha)
+    np.testing.assert_array_equal(significance_mask(statistic, n, m, alpha), pvalue < alpha)
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.3, 2.0])
 @pytest.mark.parametrize(("n", "m"), [(60, 60), (301, 97)])
-def test_discovered_is_benjamini_hochberg(n, m, shift):
+def test_discovery_mask_equals_benjamini_hochberg(n, m, shift):
     random = np.random.default_rng(n)
     for _ in range(20):
         current = random.normal(np.linspace(0, shift, 30), size=(m, 30))
         statistic, pvalue = ks_2samp(random.normal(size=(n, 30)), current)
         expected = benjamini_hochberg(pvalue, 0.2)
-        np.testing.assert_array_equal(discovered(statistic, n, m, 0.2), expected)
+        np.testing.assert_array_equal(discovery_mask(statistic, n, m, 0.2), expected)
     assert expected.any() or shift < 1
 
 
@@ -136,7 +136,7 @@ def test_recall_interval_covers_clustered_recall():
         wilson = stats.binomtest(round(recalls.sum() * k), n * k).proportion_ci(method="wilson")
         naive += wilson.low <= a / (a + b) <= wilson.high
     assert 0.93 <= covered / trials <= 0.98
-    assert naive / trials < 0.85  # what counting slots as trials would have given
+    assert naive / trials < 0.85  # the coverage if slots were counted as trials
 
 
 def test_recall_interval_of_independent_slots_is_about_wilson():
@@ -158,5 +158,5 @@ def test_recall_interval_of_equal_recalls_is_bounded_by_the_slots():
 
 
 @pytest.mark.parametrize("n", [0, 1])
-def test_recall_interval_without_evidence_is_everything(n):
+def test_recall_interval_without_evidence_is_zero_to_one(n):
     assert recall_interval(np.ones(n), 10) == (0.0, 1.0)

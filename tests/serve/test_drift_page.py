@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from embedship.monitor.drift.offline import LoggedQueries, compare
 from embedship.monitor.drift.reference import DriftReference
-from embedship.monitor.recall.history import course
+from embedship.monitor.recall.history import recall_history
 from embedship.serve.offline.drift_page.render import html
 from embedship.serve.offline.drift_report import DriftCommandReport, DriftRequest
 from embedship.serve.offline.query_log import DriftLog
@@ -54,7 +54,7 @@ def pages() -> dict[str, str]:
 
 def _page(reference: DriftReference, current: LoggedQueries, recalls: np.ndarray | None) -> str:
     found = compare(reference, current, named=4)
-    followed = None if recalls is None or current.times is None else course(recalls, current.times)
+    followed = None if recalls is None or current.times is None else recall_history(recalls, current.times)
     log = DriftLog(current, recalls, HOSTILE, bound=True)
     asked = DriftRequest(Path(HOSTILE.replace("/", "")), Path("now.npz"), None, 86_400.0)
     return html(DriftCommandReport.from_comparison(found, followed, reference, log, asked), reference, current)

@@ -23,7 +23,13 @@ from .conftest import Asked, Live, launched
 SECONDS = 60_000  # of the browser: milliseconds
 HOSTILE = "<img src=http://127.0.0.1:9/x onerror=alert(1)></p><script>alert(1)</script>"
 
-# The lowest contrast of any text to what lies behind it, as WCAG 2.2 counts it.
+# The number of lines of each signal's title.
+TITLE_LINES = """[...document.querySelectorAll(".signals h3")].map((title) => {
+  const range = document.createRange();
+  range.selectNodeContents(title.firstChild);
+  return new Set([...range.getClientRects()].map((box) => box.top)).size;
+})"""
+# The lowest contrast of any text with its background, as WCAG 2.2 defines it.
 CONTRAST = """() => {
   const linear = v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
   const light = ([r, g, b]) => [r, g, b].map(v => linear(v / 255))
@@ -124,7 +130,7 @@ def look(browser: Browser, server: Live) -> Iterator[Callable[..., Page]]:
 
 
 def ask(page: Page, query: str) -> None:
-    page.set_row("#search", query)
+    page.fill("#search", query)
     page.keyboard.press("Enter")
     page.locator("#hits li").first.wait_for(timeout=SECONDS)
 
@@ -170,9 +176,28 @@ def test_a_device_that_was_silent_for_long_is_not_shown_as_ok(look: Callable[...
     assert page.locator("#canary .meter[data-state=ok]").count() == 0
 
 
+def test_a_drift_warning_says_what_it_means_below_an_unbroken_title(look: Callable[..., Page], server: Live) -> None:
+    page = look()
+
+    def drifting(route: Any) -> None:
+        """The server's answer, with a drift warning that began three days ago."""
+        known = httpx.get(f"{server.url}/monitor", timeout=60).json()
+        known["diagnosis"]["signals"]["drift"] = known["queries"]["drift"]["state"] = "warn"
+        known["began"]["drift"] = time.time() - 3 * 86_400
+        known["queries"]["evidence"]["far"] = {"cluster": -1, "then": 0.01, "now": 0.05}
+        route.fulfill(json=known)
+
+    page.route("**/monitor", drifting)
+    card = page.locator(".signals [data-state=warn]", has_text="Queries")
+    card.wait_for(timeout=SECONDS)
+    assert "About 5.0% of recent queries are of a kind on which the model was not judged" in (card.text_content() or "")
+    assert "! warn for 3 d" in (card.text_content() or "")
+    assert page.evaluate(TITLE_LINES) == [1] * 5
+
+
 def test_unknown_is_shown_as_unknown(look: Callable[..., Page]) -> None:
     page = look()
-    assert page.text_content("#cause") == "Too early to tell"
+    assert page.text_content("#cause") == "Not enough data yet"
     index = page.locator(".signals li", has_text="Index")
     assert index.get_attribute("data-state") == "unknown"
     assert "? unknown" in (index.text_content() or "")
@@ -180,7 +205,7 @@ def test_unknown_is_shown_as_unknown(look: Callable[..., Page]) -> None:
     assert index.locator(".value").text_content() == "\u2013"
     assert page.locator("#recall .meter", has_text="Index").locator(".figure").text_content() == "unknown"
     users = page.locator(".signals li", has_text="Users")
-    assert "not watched" in (users.text_content() or "")
+    assert "not monitored" in (users.text_content() or "")
 
 
 def test_documents_are_text_and_never_markup(look: Callable[..., Page]) -> None:
@@ -232,7 +257,7 @@ def test_a_lost_connection_is_shown_and_found_again(browser: Browser, server: Li
         page.locator("#lost").wait_for(timeout=SECONDS)
     finally:
         server.process.send_signal(signal.SIGCONT)
-    assert "does not answer. What you see is" in (page.text_content("#lost") or "")
+    assert "does not answer. The data on this page is" in (page.text_content("#lost") or "")
     page.locator("#lost").wait_for(state="hidden", timeout=SECONDS)
     assert page.text_content("#pulse") == "live"
     page.close()
@@ -243,7 +268,7 @@ def test_it_asks_for_a_key_and_takes_it_from_its_address(browser: Browser, bundl
     with launched(str(bundle), "--api-key-file", str(tmp_path / "keys")) as live:
         page = browser.new_page()
         page.goto(live.url + PATH)
-        page.locator("#lost", has_text="asks for an API key").wait_for(timeout=SECONDS)
+        page.locator("#lost", has_text="requires an API key").wait_for(timeout=SECONDS)
         page.goto(f"{live.url}{PATH}#key=a-key-for-the-wall")
         page.locator("#pulse[data-state=ok]").wait_for(timeout=SECONDS)
         assert page.locator("#lost").is_hidden()

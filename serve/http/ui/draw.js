@@ -1,4 +1,4 @@
-// Elements and small pictures. Text is only ever set as text: what comes from documents can never become markup.
+// Creates elements and small charts. Text is always set as text, so that documents can never become markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -16,10 +16,10 @@ function drawn(tag, attributes, ...children) {
   return made;
 }
 
-// A line over the last values, null where nothing was measured.
+// A line chart of the last values; null where nothing was measured.
 export function spark(values, label) {
   const known = values.filter((value) => value !== null);
-  const slots = Math.max(values.length, 30); // the first minute is drawn as wide as it will be
+  const slots = Math.max(values.length, 30); // the first values do not fill the whole width
   const top = Math.max(...known, 1e-9) * 1.08;
   const x = (i) => 300 - (values.length - 1 - i) * (300 / (slots - 1));
   const y = (value) => 40 - (value / top) * 38;
@@ -53,7 +53,7 @@ function placed(kind, left, right) {
   return piece;
 }
 
-// A scale from `low` to 1 with an interval, the value, and the baseline it is held against.
+// A scale from `low` to 1 with an interval, the value, and the baseline that it is compared with.
 export function interval(low, report) {
   const at = (value) => (value - low) / (1 - low);
   const track = element("div", { class: "track", "aria-hidden": "true" });
@@ -62,14 +62,14 @@ export function interval(low, report) {
   return track;
 }
 
-// How much of a limit is used: the mark stands at 1.
+// The used share of a limit; the mark is at 1.
 export function used(share) {
   const track = element("div", { class: "track", "aria-hidden": "true" });
   track.append(placed("fill", 0, share / 2), placed("mark", 0.5));
   return track;
 }
 
-// Replace what a place holds only if it changed, so that a selection or a reader is not disturbed.
+// Replace the content of an element only if it changed, so that selections and screen readers are not disturbed.
 export function fill(place, key, make) {
   const mark = JSON.stringify(key);
   if (place.dataset.shown === mark) return;

@@ -1,21 +1,21 @@
-// Where the server asks for an API key, the page asks its user for it, or takes it from its own address, #key=...
-// The key is kept for this tab alone, and taken out of the address, so that no history or bookmark has it.
+// The API key, if the server requires one: from the user, or from the address of the page, #key=...
+// It is stored for this tab only and removed from the address, so that it is in no history or bookmark.
 
-const KEPT = "embedship-key";
+const STORAGE_NAME = "embedship-key";
 
-export function remember(given) {
-  sessionStorage.setItem(KEPT, given);
+export function storeKey(value) {
+  sessionStorage.setItem(STORAGE_NAME, value);
 }
 
-const given = new URLSearchParams(location.hash.slice(1)).get("key");
-if (given) {
-  remember(given);
+const keyInAddress = new URLSearchParams(location.hash.slice(1)).get("key");
+if (keyInAddress) {
+  storeKey(keyInAddress);
   history.replaceState(null, "", location.pathname + location.search);
 }
 
 export function key() {
-  const known = sessionStorage.getItem(KEPT);
-  return known ? { authorization: `Bearer ${known}` } : {};
+  const stored = sessionStorage.getItem(STORAGE_NAME);
+  return stored ? { authorization: `Bearer ${stored}` } : {};
 }
 
-export const ASKED = "This server asks for an API key.";
+export const KEY_REQUIRED = "This server requires an API key.";

@@ -1,9 +1,9 @@
-// Prometheus' text format, read by the same rules as Prometheus does: counters are compared with what they were before.
+// Reads the Prometheus text format and computes rises and quantiles like Prometheus.
 
 const LINE = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)/;
 const LABEL = /([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"/g;
 
-// Routes that nobody waits for: as in the recording rules.
+// Routes of monitoring and administration, which are not counted; the same as in the recording rules.
 const QUIET = /^(?:other|\/admin\/.*|\/health|\/info|\/metrics|\/models|\/monitor(\/.*)?|\/openapi[.]json|\/ready|\/v1\/models(\/.*)?)$/;
 
 export const work = (labels) => !QUIET.test(labels.route);
@@ -11,11 +11,11 @@ export const work = (labels) => !QUIET.test(labels.route);
 export function parse(text) {
   const series = new Map();
   for (const line of text.split("\n")) {
-    const found = line[0] === "#" ? null : LINE.exec(line);
-    if (!found) continue;
-    const labels = Object.fromEntries([...(found[2] ?? "").matchAll(LABEL)].map(([, name, value]) => [name, value]));
-    if (!series.has(found[1])) series.set(found[1], []);
-    series.get(found[1]).push({ labels, value: Number(found[3].replace("Inf", "Infinity")) });
+    const match = line[0] === "#" ? null : LINE.exec(line);
+    if (!match) continue;
+    const labels = Object.fromEntries([...(match[2] ?? "").matchAll(LABEL)].map(([, name, value]) => [name, value]));
+    if (!series.has(match[1])) series.set(match[1], []);
+    series.get(match[1]).push({ labels, value: Number(match[3].replace("Inf", "Infinity")) });
   }
   return series;
 }
@@ -24,13 +24,13 @@ export function sum(series, name, match = () => true) {
   return (series.get(name) ?? []).reduce((total, each) => total + (match(each.labels) ? each.value : 0), 0);
 }
 
-// How much a counter rose between two scrapes; null where the server was restarted in between.
+// The rise of a counter between two scrapes; null if the server was restarted in between.
 export function increase(now, before, name, match) {
   const rise = sum(now, name, match) - sum(before, name, match);
   return rise < 0 ? null : rise;
 }
 
-// As histogram_quantile does: linear inside the bucket. null without observations.
+// A quantile as histogram_quantile computes it: linear inside the bucket. null without observations.
 export function quantile(now, before, q, name, match = () => true) {
   const bounds = [...new Set((now.get(name + "_bucket") ?? []).map((each) => Number(each.labels.le.replace("Inf", "Infinity"))))];
   bounds.sort((a, b) => a - b);

@@ -1,7 +1,7 @@
-// Ask every two seconds, show the answer, and say so when there is none.
+// Polls the server every two seconds and shows its status, or that the connection is lost.
 
 import { fill, say } from "./draw.js";
-import { ASKED, key, remember } from "./key.js";
+import { KEY_REQUIRED, key, storeKey } from "./key.js";
 import { parse } from "./metrics.js";
 import * as quality from "./quality.js";
 import { connect } from "./search.js";
@@ -9,9 +9,9 @@ import { Service } from "./service.js";
 import * as signals from "./signals.js";
 import { ago, headline } from "./words.js";
 
-const EVERY = 2000; // ms
-const PATIENCE = 8000; // ms: a server that takes longer is not answering
-const API = "../"; // beside /monitor/ui, behind whatever prefix a proxy puts before it
+const POLL_MS = 2000;
+const TIMEOUT_MS = 8000; // without an answer in this time the connection counts as lost
+const API = "../"; // relative to /monitor/ui, so that a prefix added by a proxy works
 
 const at = (id) => document.getElementById(id);
 const service = new Service();
@@ -19,30 +19,30 @@ let answered = 0; // Unix seconds of the last answer
 let fingerprint = null;
 
 async function get(path) {
-  const reply = await fetch(API + path, { headers: key(), signal: AbortSignal.timeout(PATIENCE), cache: "no-store" });
-  if (reply.status === 401) throw new Error(ASKED);
+  const reply = await fetch(API + path, { headers: key(), signal: AbortSignal.timeout(TIMEOUT_MS), cache: "no-store" });
+  if (reply.status === 401) throw new Error(KEY_REQUIRED);
   if (!reply.ok) throw new Error(`GET /${path} was answered with ${reply.status}`);
   return reply;
 }
 
 async function poll() {
   const [monitor, metrics] = await Promise.all([get("monitor"), get("metrics")]);
-  const seen = monitor.headers.get("x-embedship-fingerprint");
-  if (seen !== fingerprint) introduce(await (await get("info")).json());
-  fingerprint = seen;
+  const current = monitor.headers.get("x-embedship-fingerprint");
+  if (current !== fingerprint) showModel(await (await get("info")).json());
+  fingerprint = current;
   answered = Date.now() / 1000;
   service.add(parse(await metrics.text()), answered);
   show(await monitor.json());
   service.show(at("tiles"));
 }
 
-function introduce(info) {
+function showModel(info) {
   say(at("model"), info.model_id);
   say(at("variant"), `${info.dimension} dimensions, ${info.variant}, ${info.streams} streams`);
   say(at("fingerprint"), info.fingerprint);
   say(at("server"), `embedship ${info.version}.`);
   const { index } = info;
-  say(at("index-note"), index ? `${index.size.toLocaleString("en")} documents, ${index.kind}` : "this server holds none");
+  say(at("index-note"), index ? `${index.size.toLocaleString("en")} documents, ${index.kind}` : "this server has no index");
   for (const part of at("form").elements) part.disabled = !index;
   document.title = `embedship · ${info.model_id}`;
 }
@@ -60,43 +60,43 @@ function show(status) {
   const { promised_per_day: promised, measured_per_day: measured, measured_lower_per_day: low, measured_upper_per_day: high } =
     status.queries.drift;
   const interval = `${per(low)} to ${per(high)}`;
-  say(at("drift-note"), promised ? `false alarms: ${per(promised)} promised, ${per(measured)} measured (95%: ${interval})` : "");
+  say(at("drift-note"), promised ? `false alarms: promised ${per(promised)}, measured ${per(measured)} (95% interval: ${interval})` : "");
 }
 
-const per = (perDay) => (perDay >= 1 ? `${perDay.toFixed(1)} a day` : perDay > 0 ? `1 in ${Math.round(1 / perDay)} days` : "none");
+const per = (perDay) => (perDay >= 1 ? `${perDay.toFixed(1)} per day` : perDay > 0 ? `1 in ${Math.round(1 / perDay)} days` : "none");
 
-function alive(state, words) {
+function showConnection(state, words) {
   at("pulse").dataset.state = state;
   fill(at("pulse").lastElementChild, words, () => [words]);
 }
 
-function lost(error) {
+function onLost(error) {
   service.gap();
-  const old = answered ? ` What you see is ${ago(answered)} old.` : "";
-  const asked = error.message === ASKED;
-  say(at("lost"), asked ? ASKED : `The server does not answer.${old} Trying again every two seconds.`);
+  const old = answered ? ` The data on this page is ${ago(answered)} old.` : "";
+  const keyRequired = error.message === KEY_REQUIRED;
+  say(at("lost"), keyRequired ? KEY_REQUIRED : `The server does not answer.${old} Trying again every two seconds.`);
   at("lost").hidden = false;
-  at("ask").hidden = !asked;
+  at("ask").hidden = !keyRequired;
   document.body.classList.add("stale");
-  alive("warn", asked ? "no key" : "connection lost");
+  showConnection("warn", keyRequired ? "no API key" : "connection lost");
   console.info(error.message);
 }
 
-function found() {
+function onAnswer() {
   at("lost").hidden = at("ask").hidden = true;
   document.body.classList.remove("stale");
-  alive("ok", "live");
+  showConnection("ok", "live");
 }
 
-async function round() {
-  if (!document.hidden) await poll().then(found, lost);
-  setTimeout(round, EVERY);
+async function pollForever() {
+  if (!document.hidden) await poll().then(onAnswer, onLost);
+  setTimeout(pollForever, POLL_MS);
 }
 
 at("ask").addEventListener("submit", (event) => {
   event.preventDefault();
-  remember(at("key").value);
+  storeKey(at("key").value);
   at("key").value = "";
 });
 connect({ form: at("form"), input: at("search"), answer: at("answer"), hits: at("hits"), api: API });
-round();
+pollForever();

@@ -1,9 +1,9 @@
-// Recall by source, canaries by device, and what moved in the queries.
+// Recall by source, canaries by device, and drift of the queries.
 
 import { element, fill, interval, used } from "./draw.js";
-import { number, percent, share } from "./words.js";
+import { cosine, number, percent, share } from "./words.js";
 
-const SOURCES = { shadow: "Index, against an exact search", probe: "Probes, labelled and replayed", feedback: "Feedback of users" };
+const SOURCES = { shadow: "Index, compared with an exact search", probe: "Probes: labelled queries", feedback: "Users: their feedback" };
 
 export function recall(place, { diagnosis, queries, probe, feedback }) {
   const reports = { shadow: queries.shadow.recall, probe: probe?.recall, feedback: feedback?.recall };
@@ -20,7 +20,7 @@ export function recall(place, { diagnosis, queries, probe, feedback }) {
 function row(source, state, report, low, probe) {
   const measured = report.queries > 0;
   const note = !measured
-    ? state === "off" ? "not watched" : report.reason
+    ? state === "off" ? "not monitored" : report.reason
     : `${share(report.lower)} to ${share(report.upper)}, baseline ${report.baseline ? share(report.baseline) : "not yet known"}; ` +
       `${number(report.queries)} queries` + (probe ? `; nDCG@10 ${share(probe.ndcg)}` : "");
   return element(
@@ -33,34 +33,34 @@ function row(source, state, report, low, probe) {
 }
 
 export function canary(place, { canary }) {
-  fill(place, canary, () => canary.devices.map((device) => cosine(device, canary)));
+  fill(place, canary, () => canary.devices.map((device) => deviceRow(device, canary)));
 }
 
-// The scale runs from well below the floor to 1, so that a healthy device is seen to be far from it.
-// A device that has not been asked for long makes the whole unknown: then none is shown as ok.
-function cosine(device, { start_floor: start, state }) {
+// The scale begins well below the floor, so that the distance of a healthy device from the floor is visible.
+// If one device had no recent round, the state of all is unknown: then no device is shown as ok.
+function deviceRow(device, { start_floor: start, state }) {
   const floor = device.golden_floor;
   const low = Math.max(-1, 1 - 2 * (1 - floor));
-  const heard = device.checked_at > 0;
-  const bad = heard && !(device.golden >= floor && device.start >= start);
-  const report = heard ? { queries: 1, lower: device.golden, upper: device.golden, rolling: device.golden, baseline: floor } : { baseline: floor };
+  const checked = device.checked_at > 0;
+  const bad = checked && !(device.golden >= floor && device.start >= start);
+  const report = checked ? { queries: 1, lower: device.golden, upper: device.golden, rolling: device.golden, baseline: floor } : { baseline: floor };
   return element(
-    "div", { class: "meter", "data-state": bad ? "warn" : heard && state !== "unknown" ? "ok" : "unknown" },
+    "div", { class: "meter", "data-state": bad ? "warn" : checked && state !== "unknown" ? "ok" : "unknown" },
     element("span", { class: "name" }, device.device),
-    element("b", { class: "figure" }, heard ? share(device.golden, 5) : "unknown"),
+    element("b", { class: "figure" }, checked ? cosine(device.golden) : "unknown"),
     interval(low, report),
-    element("span", { class: "note" }, `floor ${floor}; to its own vectors at start ${heard ? share(device.start, 5) : "unknown"}` +
+    element("span", { class: "note" }, `floor ${floor}; cosine to its own vectors at start: ${checked ? cosine(device.start) : "unknown"}` +
       (device.failures ? `; ${device.failures} rounds failed` : "")),
   );
 }
 
 export function drift(place, moved, { diagnosis, queries: { drift, evidence } }) {
   const state = diagnosis.signals.drift ?? "off";
-  fill(place, [state, drift], () => (state === "off" || state === "unknown" ? [element("p", { class: "soft" }, state === "off" ? "Not watched: there is no drift reference." : `Unknown: ${drift.reason}.`)] : [
-    limited("Score", drift.score, drift.threshold, state, "squared shift of the mean, 1 without drift"),
-    limited("Effect", drift.effect, drift.effect_floor, state, "standard deviations beyond noise"),
-    element("p", { class: "soft" }, `Both must pass their limits. ${number(drift.distinct)} distinct queries, worth ${number(drift.effective)} independent ones; ` +
-      `${percent(drift.dimensions_ratio)} of dimensions at p < 0.05 (5% without drift).`),
+  fill(place, [state, drift], () => (state === "off" || state === "unknown" ? [element("p", { class: "soft" }, state === "off" ? "Not monitored: there is no drift reference." : `Unknown: ${drift.reason}.`)] : [
+    limited("Score", drift.score, drift.threshold, state, "squared shift of the mean: about 1 without drift"),
+    limited("Effect", drift.effect, drift.effect_floor, state, "shift beyond noise, in standard deviations"),
+    element("p", { class: "soft" }, `It warns if both are above their limits. Tested: ${number(drift.distinct)} distinct queries, equivalent to ${number(drift.effective)} independent ones. ` +
+      `${percent(drift.dimensions_ratio)} of dimensions have p < 0.05 (5% without drift).`),
   ]));
   fill(moved, evidence, () => facts(evidence));
 }
@@ -76,11 +76,11 @@ function limited(name, value, limit, state, note) {
 }
 
 function facts({ far, gained, lost, queries }) {
-  if (!far) return [element("p", { class: "soft" }, "What moved is shown when there are queries to compare.")];
+  if (!far) return [element("p", { class: "soft" }, "Changes are shown when there are queries to compare.")];
   const topics = [...gained, ...lost].map((topic) => fact(`Topic ${topic.cluster}`, `${percent(topic.then)} → ${percent(topic.now)}`));
-  const list = [element("h3", {}, "Topics, in the reference and now"), element("ul", { class: "facts" }, fact("No known topic", `${percent(far.then)} → ${percent(far.now)}`), ...topics)];
+  const list = [element("h3", {}, "Topics: share in the reference and now"), element("ul", { class: "facts" }, fact("No known topic", `${percent(far.then)} → ${percent(far.now)}`), ...topics)];
   if (!queries.length) return list;
-  return [...list, element("h3", {}, "Furthest queries"), element("ul", { class: "facts" }, ...queries.slice(0, 5).map((each) => fact(each.text ?? `query ${each.id}`, share(each.distance, 2))))];
+  return [...list, element("h3", {}, "Queries furthest from the reference (1 - cosine)"), element("ul", { class: "facts" }, ...queries.slice(0, 5).map((each) => fact(each.text ?? `query ${each.id}`, share(each.distance, 2))))];
 }
 
 const fact = (name, value) => element("li", {}, element("span", {}, name), element("span", {}, value));

@@ -1,4 +1,4 @@
-// The search box: POST /search, and its hits as text.
+// The search box: sends POST /search and shows the hits as text.
 
 import { bar, element } from "./draw.js";
 import { key } from "./key.js";
@@ -15,11 +15,11 @@ export function connect({ form, input, answer, hits, api }) {
     answer.classList.remove("failed");
     answer.textContent = "Searching…";
     const outcome = await ask(api, input.value).catch(() => ({ error: "The server did not answer." }));
-    if (turn !== latest) return; // a later question is on its way
+    if (turn !== latest) return; // a later search is running
     answer.classList.toggle("failed", "error" in outcome);
     hits.replaceChildren(...(outcome.hits ?? []).map(hit));
     const [time, unit] = seconds((performance.now() - began) / 1000);
-    answer.textContent = outcome.error ?? `${outcome.hits.length} hits in ${time} ${unit}, the way here and back included`;
+    answer.textContent = outcome.error ?? `${outcome.hits.length} hits in ${time} ${unit}, including the network`;
   });
   document.addEventListener("keydown", (event) => {
     if (event.key === "/" && document.activeElement !== input && !event.ctrlKey && !event.metaKey) {

@@ -1,12 +1,12 @@
-// Throughput, latency, queue and failures, from the counters of the last five minutes.
+// Throughput, latency, queue and failures of the last five minutes, computed from counters.
 
 import { element, fill, spark } from "./draw.js";
 import { increase, quantile, sum, work } from "./metrics.js";
 import { number, seconds } from "./words.js";
 
-const KEPT = 150; // polls
-const BACK = 5; // polls over which a rate is taken: 10 s
-const OURS = (labels) => labels.reason === "overloaded";
+const HISTORY_POLLS = 150;
+const RATE_POLLS = 5; // polls over which a rate is computed: 10 s
+const overloaded = (labels) => labels.reason === "overloaded";
 
 export class Service {
   constructor() {
@@ -14,17 +14,17 @@ export class Service {
     this.history = { texts: [], slow: [], queue: [], failed: [] };
   }
 
-  // Take a scrape at a time in seconds, and what was measured since the one ten seconds ago.
+  // Add a scrape at a time in seconds, and compute the rates since the scrape ten seconds before.
   add(series, at) {
     this.scrapes.push({ series, at });
-    if (this.scrapes.length > BACK + 1) this.scrapes.shift();
+    if (this.scrapes.length > RATE_POLLS + 1) this.scrapes.shift();
     this.now = this.measure();
     const { texts, p99, queue, failed, refused } = this.now;
     const bad = failed === null || refused === null ? null : failed + refused;
     this.keep({ texts, slow: p99, queue, failed: bad });
   }
 
-  // Nothing was measured: the lines break.
+  // Record that nothing was measured: the lines have a gap.
   gap() {
     this.scrapes = [];
     this.keep({ texts: null, slow: null, queue: null, failed: null });
@@ -33,7 +33,7 @@ export class Service {
   keep(values) {
     for (const [name, value] of Object.entries(values)) {
       this.history[name].push(value);
-      if (this.history[name].length > KEPT) this.history[name].shift();
+      if (this.history[name].length > HISTORY_POLLS) this.history[name].shift();
     }
   }
 
@@ -42,12 +42,12 @@ export class Service {
     const first = this.scrapes[0];
     const now = last.series;
     const before = first.series;
-    const passed = last.at - first.at;
+    const elapsed = last.at - first.at;
     const rate = (name, match) => {
-      const rise = passed ? increase(now, before, name, match) : null;
-      return rise === null ? null : rise / passed;
+      const rise = elapsed ? increase(now, before, name, match) : null;
+      return rise === null ? null : rise / elapsed;
     };
-    const slow = (q) => (passed ? quantile(now, before, q, "embedship_request_seconds", work) : null);
+    const slow = (q) => (elapsed ? quantile(now, before, q, "embedship_request_seconds", work) : null);
     return {
       texts: rate("embedship_texts_total"),
       tokens: rate("embedship_tokens_total"),
@@ -56,7 +56,7 @@ export class Service {
       p99: slow(0.99),
       queue: sum(now, "embedship_queue_texts"),
       inside: sum(now, "embedship_permits_in_use"),
-      refused: rate("embedship_rejections_total", OURS),
+      refused: rate("embedship_rejections_total", overloaded),
       failed: rate("embedship_failures_total"),
     };
   }
@@ -68,15 +68,15 @@ export class Service {
     const bad = this.history.failed.at(-1);
     const tiles = [
       ["Texts encoded", number(texts), "/s", `${number(requests)} requests/s, ${number(tokens)} tokens/s`, "texts"],
-      ["Slowest 1% of requests", slow, unit, p99 === null ? "no requests in the last 10 s" : `half take under ${middle} ${short}`, "slow"],
-      ["Texts waiting", number(queue), "", `${number(inside)} admitted and not yet answered`, "queue"],
+      ["Latency, 99th percentile", slow, unit, p99 === null ? "no requests in the last 10 s" : `half of the requests take under ${middle} ${short}`, "slow"],
+      ["Texts waiting", number(queue), "", `${number(inside)} texts admitted but not yet answered`, "queue"],
       ["Refused or failed", number(bad), "/s", `${number(refused)} refused, ${number(failed)} failed`, "failed"],
     ];
     fill(place, [tiles, this.history], () => tiles.map((tile) => this.tile(...tile)));
   }
 
   tile(title, value, unit, note, name) {
-    const label = `${title}, the last five minutes: now ${value} ${unit}`;
+    const label = `${title}, last five minutes: now ${value} ${unit}`;
     return element(
       "li", {},
       element("p", { class: "title" }, title),

@@ -1,14 +1,14 @@
-// The five signals: what each asks, its state, and its figure.
+// The five signals: the question that each answers, its state, and its value.
 
 import { element, fill } from "./draw.js";
-import { STATES, ago, number, share } from "./words.js";
+import { STATES, ago, cosine, number, percent, share } from "./words.js";
 
 const QUESTIONS = {
-  canary: ["Model", "Do golden texts still get the vectors of the checkpoint?"],
-  drift: ["Queries", "Are the queries like those the model was judged on?"],
-  shadow: ["Index", "Does the index find what an exact search finds?"],
-  probe: ["Probes", "Do known questions get their known answers?"],
-  feedback: ["Users", "Do users get what they say is right?"],
+  canary: ["Model", "Do the golden texts get the right vectors?"],
+  drift: ["Queries", "Are recent queries like those on which the model was judged?"],
+  shadow: ["Index", "Does the index find the same documents as an exact search?"],
+  probe: ["Probes", "Do labelled queries find their documents?"],
+  feedback: ["Users", "Do users get the documents that they call right?"],
 };
 
 const recallFigure = (report) => (report?.queries ? [share(report.rolling), "recall@10"] : null);
@@ -16,7 +16,7 @@ const recallFigure = (report) => (report?.queries ? [share(report.rolling), "rec
 const FIGURES = {
   canary: ({ canary }) => {
     const checked = canary.devices.filter((device) => device.checked_at);
-    return checked.length ? [share(Math.min(...checked.map((device) => device.golden)), 4), "lowest cosine"] : null;
+    return checked.length ? [cosine(Math.min(...checked.map((device) => device.golden))), "lowest cosine"] : null;
   },
   drift: ({ queries: { drift } }) => [number(drift.score), `score, limit ${number(drift.threshold)}`],
   shadow: ({ queries }) => recallFigure(queries.shadow.recall),
@@ -26,12 +26,19 @@ const FIGURES = {
 
 const REASONS = {
   canary: (status) => status.canary.reason,
-  drift: (status) => status.queries.drift.reason,
+  drift: ({ queries: { drift, evidence } }) => (drift.state === "warn" && evidence.far ? changed(evidence.far) : drift.reason),
   shadow: (status) => status.queries.shadow.recall.reason,
   probe: (status) => status.probe?.recall.reason,
   feedback: (status) => status.feedback?.recall.reason,
 };
 
+// What a drift warning means for the person on call. far: the share of queries that belong to no known topic.
+function changed({ then, now }) {
+  const what = now > 1.5 * then
+    ? `About ${percent(now)} of recent queries are of a kind on which the model was not judged (${percent(then)} without drift)`
+    : "The mix of topics in recent queries has changed";
+  return `${what}. Answers may still be good: see what changed below.`;
+}
 
 export function show(place, status) {
   const cards = Object.entries(QUESTIONS).map(([signal, [name, question]]) => {

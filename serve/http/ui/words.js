@@ -1,22 +1,22 @@
-// Figures and states in words.
+// Numbers, durations and states as text.
 
 const CAUSES = {
-  none: "All is well",
-  unknown: "Too early to tell",
+  none: "Everything is ok",
+  unknown: "Not enough data yet",
   model_changed: "The model gives wrong vectors",
-  model_worse: "The new model finds less than the one before",
-  users_changed: "The questions have changed",
-  index_degraded: "The index finds less than it did",
-  labels_stale: "Known questions lost their answers",
+  model_worse: "The new model finds fewer right documents",
+  users_changed: "Users ask new kinds of questions",
+  index_degraded: "The index finds fewer right documents",
+  labels_stale: "Labelled queries miss their documents",
 };
 
-// Where no cause is known, the signal that warns is the headline: nobody may read that it is too early to tell.
+// If a signal warns without a known cause, the headline is about that signal instead of missing data.
 const WARNINGS = {
-  canary: "The model gives other vectors than it should",
-  shadow: "The index finds less than it did",
-  probe: "Known questions lost their answers",
-  drift: "The questions have changed",
-  feedback: "Users say that answers are wrong",
+  canary: "The model gives wrong vectors",
+  shadow: "The index finds fewer right documents",
+  probe: "Labelled queries miss their documents",
+  drift: "Users ask new kinds of questions",
+  feedback: "Users report worse answers",
 };
 
 export function headline({ cause, signals }) {
@@ -24,9 +24,9 @@ export function headline({ cause, signals }) {
   return cause === "unknown" && warning ? WARNINGS[warning] : CAUSES[cause] ?? cause;
 }
 
-export const STATES = { ok: "✓ ok", warn: "! warn", unknown: "? unknown", off: "not watched" };
+export const STATES = { ok: "✓ ok", warn: "! warn", unknown: "? unknown", off: "not monitored" };
 
-// As many digits as a reader can use; a cosine or a recall never rounds up to 1.
+// A number with two or three significant digits.
 export function number(value) {
   if (value === null || !Number.isFinite(value)) return "–";
   if (Math.abs(value) >= 1e6) return `${(value / 1e6).toFixed(1)}M`;
@@ -35,11 +35,14 @@ export function number(value) {
   return value.toPrecision(value < 1 ? 2 : 3);
 }
 
+// A ratio. A value below 1 is never shown as 1.
 export function share(value, digits = 3) {
   if (value === null || !Number.isFinite(value)) return "–";
-  const scale = 10 ** digits;
-  return (Math.floor(value * scale + 1e-9) / scale).toFixed(digits);
+  const largest = 1 - 10 ** -digits;
+  return (value < 1 ? Math.min(value, largest) : value).toFixed(digits);
 }
+
+export const cosine = (value) => share(value, 5);
 
 export const percent = (value) => `${(value * 100).toFixed(value < 0.1 ? 1 : 0)}%`;
 

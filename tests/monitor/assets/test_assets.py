@@ -1,4 +1,4 @@
-"""Alerts, rules, runbooks and dashboard: one description, true to its promises, read by Prometheus' own tool."""
+"""The generated alert rules, runbooks and dashboard, checked with promtool."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ METRICS = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()
 
 
 def check(promtool: Path, *arguments: str, cwd: Path) -> str:
-    """Its output; the test fails with it if promtool does."""
+    """Run promtool and return its output; fail the test if promtool fails."""
     answer = subprocess.run(
         [promtool, *arguments], cwd=cwd, capture_output=True, text=True, timeout=SECONDS, check=False
     )
@@ -41,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_what_is_shipped_is_what_is_described() -> None:
+def test_the_shipped_files_are_up_to_date() -> None:
     assert shipped() == assets(), "run `make assets` and commit what it writes"
 
 
@@ -51,18 +51,18 @@ def test_writing_again_removes_what_is_no_longer_there(folder: Path) -> None:
     assert {path.relative_to(folder).as_posix() for path in folder.rglob("*.*")} == set(shipped())
 
 
-def test_prometheus_takes_the_rules(promtool: Path, folder: Path) -> None:
+def test_prometheus_accepts_the_rules(promtool: Path, folder: Path) -> None:
     assert f"SUCCESS: {len(ALERTS) + len(RATIOS)} rules found" in check(
         promtool, "check", "rules", "rules.yaml", cwd=folder
     )
 
 
-def test_each_alert_fires_where_it_should_and_alone(promtool: Path, folder: Path) -> None:
+def test_each_alert_fires_on_its_series_and_no_other_does(promtool: Path, folder: Path) -> None:
     assert "SUCCESS" in check(promtool, "test", "rules", "rules.test.yaml", cwd=folder)
 
 
-def test_a_case_that_expects_the_contrary_fails(promtool: Path, tmp_path: Path) -> None:
-    """Or the test above would prove nothing: here the cases of one alert are given to another."""
+def test_a_wrong_case_fails(promtool: Path, tmp_path: Path) -> None:
+    """Shows that the test above can fail: here the cases of one alert are expected from another."""
     (tmp_path / "rules.yaml").write_text(rules())
     (tmp_path / "swapped.yaml").write_text(written([(ALERTS[2], case) for case in ALERTS[1].fires]))
     command = [promtool, "test", "rules", "swapped.yaml"]
@@ -72,7 +72,7 @@ def test_a_case_that_expects_the_contrary_fails(promtool: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=NAMES)
-def test_an_alert_keeps_the_house_rules(alert: Alert) -> None:
+def test_an_alert_follows_the_conventions(alert: Alert) -> None:
     assert re.fullmatch(r"Embedship([A-Z][a-z]+)+", alert.name)
     assert alert.fires, "a series on which it fires"
     assert all(case.labels is not None for case in alert.fires)
@@ -122,7 +122,7 @@ def panels() -> list[dict[str, Any]]:
     return [panel for panel in json.loads(shipped()["dashboard.json"])["panels"] if panel["type"] != "row"]
 
 
-def test_the_dashboard_is_one_for_grafana() -> None:
+def test_grafana_can_load_the_dashboard() -> None:
     text = shipped()["dashboard.json"]
     board = json.loads(text)
     assert Dashboard.from_json(board).title == "embedship"
@@ -143,7 +143,7 @@ def test_the_dashboard_is_one_for_grafana() -> None:
             assert not re.search(r"\[\d", target["expr"]), "rates are taken over $__rate_interval"
 
 
-def test_panels_have_titles_of_their_own_and_do_not_overlap() -> None:
+def test_panels_have_unique_titles_and_do_not_overlap() -> None:
     assert max(Counter(panel["title"] for panel in panels()).values()) == 1
     cells = Counter(
         (x, y)

@@ -29,27 +29,27 @@ def known(blocks, mean=0.0, deviation=1.0):
 
 
 def test_the_interval_of_the_achieved_rate_holds_the_true_one():
-    """Deviates of a perfect calibration: 95 of 100 intervals hold the promised chance."""
+    """Deviates of a perfect calibration: 95 of 100 intervals contain the promised chance."""
     random = np.random.default_rng(0)
     held = 0
     for _ in range(300):
         deviates = random.normal(size=20)
-        found = known(20, deviates.mean(), deviates.std(ddof=1)).achieved(1e-4)
+        found = known(20, deviates.mean(), deviates.std(ddof=1)).measured_alarm_rate(1e-4)
         assert found.lower < found.chance < found.upper
         held += found.lower <= 1e-4 <= found.upper
     assert 270 <= held <= 297
 
 
-def test_the_interval_is_that_of_the_noncentral_t():
-    found, root = known(20, 0.3, 1.2).achieved(0.01), np.sqrt(20)
+def test_the_interval_uses_the_noncentral_t():
+    found, root = known(20, 0.3, 1.2).measured_alarm_rate(0.01), np.sqrt(20)
     distance = (-stats.norm.ppf(0.01) - 0.3) / 1.2
     assert found.chance == pytest.approx(stats.norm.sf(distance))
     for end, share in ((found.lower, 0.025), (found.upper, 0.975)):
         assert stats.nct.cdf(distance * root, 19, stats.norm.isf(end) * root) == pytest.approx(share, abs=1e-6)
 
 
-def test_more_blocks_make_it_narrower_and_worse_ones_move_it():
-    few, many, worse = (known(*each).achieved(1e-3) for each in ((5,), (50,), (50, 1.0, 1.5)))
+def test_more_blocks_narrow_the_interval_and_worse_ones_shift_it():
+    few, many, worse = (known(*each).measured_alarm_rate(1e-3) for each in ((5,), (50,), (50, 1.0, 1.5)))
     assert few.upper > many.upper > 1e-3 > many.lower > few.lower
     assert worse.lower > 1e-3
 
@@ -61,17 +61,19 @@ def test_held_out_blocks_of_the_same_queries_keep_the_promise(size):
              for _ in range(6)]  # fmt: skip
     assert np.mean([each.held_out_mean for each in found]) == pytest.approx(0, abs=0.35)
     assert np.mean([each.held_out_deviation for each in found]) == pytest.approx(1, abs=0.35)
-    assert sum(each.achieved(0.01).lower <= 0.01 <= each.achieved(0.01).upper for each in found) >= 4
+    assert (
+        sum(each.measured_alarm_rate(0.01).lower <= 0.01 <= each.measured_alarm_rate(0.01).upper for each in found) >= 4
+    )
 
 
-def test_blocks_that_wander_are_said_not_to_keep_the_promise():
-    """Each block of time has a topic of its own, and six are too few to learn that from: the measured rate says so."""
+def test_the_measured_rate_shows_blocks_that_break_the_promise():
+    """Each block of time has its own topic, and six blocks are too few to learn that: the measured rate shows it."""
     random = np.random.default_rng(3)
     rows = queries(random, 600) + np.repeat(8 * random.normal(size=(6, D)), 100, axis=0).astype(np.float32)
     wandering = calibrate(rows, None, np.arange(600.0), window=100, queries=600)
     still = calibrate(queries(random, 600), None, np.arange(600.0), window=100, queries=600)
     assert wandering.held_out_blocks == still.held_out_blocks == 6
-    assert wandering.achieved(1e-3).chance > 10 * still.achieved(1e-3).chance
+    assert wandering.measured_alarm_rate(1e-3).chance > 10 * still.measured_alarm_rate(1e-3).chance
 
 
 @pytest.mark.parametrize("size", [1, 5, 20])
@@ -93,7 +95,7 @@ def test_the_tail_of_a_gamma_distribution_is_scipys(shape):
     np.testing.assert_allclose(_log_gamma_tail(x, np.array([shape])), expected, rtol=1e-12, atol=1e-300)
 
 
-def test_beyond_every_float_the_chance_is_0():
+def test_the_chance_of_an_extreme_score_is_0():
     assert _log_gamma_tail(np.array([1e9]), np.array([1.0])) == -np.inf
 
 

@@ -15,7 +15,7 @@ D = 64
 
 
 def queries(random, n, shift=0.0, latent=3):
-    """(n, D) unit rows with few effective dimensions, as embeddings of one domain have."""
+    """Unit rows (n, D) with few effective dimensions, like embeddings of one domain."""
     mixing = np.random.default_rng(99).normal(size=(latent, D))
     rows = random.normal(shift, size=(n, latent)) @ mixing + 0.01 * random.normal(size=(n, D))
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
@@ -41,7 +41,7 @@ def test_a_drifted_topic_warns():
 
 
 def test_false_alarms_without_drift():
-    """3 effective dimensions move together: the 10% rule fires in many checks, the default as often as promised."""
+    """3 effective dimensions move together: the 10% rule fires often, the default rule as often as promised."""
     random = np.random.default_rng(0)
     alarms = {DriftRule.TEN_PERCENT: 0, DriftRule.CALIBRATED: 0}
     for _ in range(6):
@@ -57,7 +57,7 @@ def test_false_alarms_without_drift():
 
 @pytest.mark.parametrize("size", [2, 5, 10])
 def test_false_alarms_of_sessions(size):
-    """Related queries: without drift the score stays about 1, with the sessions known in the window or not."""
+    """Related queries: without drift the score is about 1, whether the window's sessions are known or not."""
     random = np.random.default_rng(size)
     ids = np.repeat(np.arange(600 // size), size)
     scores = {"known": [], "unknown": [], "naive": []}
@@ -88,8 +88,8 @@ def related(random, n, size):
     return (topics + 0.02 * random.normal(size=topics.shape)).astype(np.float32)
 
 
-def test_what_differs_between_blocks_of_time_is_no_drift():
-    """Mornings ask other things than evenings: a reference with times has seen it, one without calls it drift."""
+def test_differences_between_blocks_of_time_are_no_drift():
+    """Queries differ by time of day: a reference with times allows for it, one without times reports drift."""
     random = np.random.default_rng(0)
 
     def day(half_days):
@@ -123,7 +123,7 @@ def test_an_old_window_is_unknown_and_a_run_of_warnings_has_a_beginning():
 
 
 def test_significance_without_an_effect_is_no_drift():
-    """With a budget of a false alarm every other check the score is soon above its threshold; the effect is not."""
+    """With a budget of one false alarm per two checks the score exceeds its threshold soon; the effect does not."""
     random = np.random.default_rng(2)
     watch = detector(queries(random, 400), window=400, false_alarms=FalseAlarms(1, 120))
     reports = []
@@ -151,7 +151,7 @@ def test_a_known_variant_is_no_drift_and_an_unknown_one_needs_more():
 
 @pytest.mark.parametrize("variant", ["onnx-int8", "openvino-int8"])
 def test_int8_queries_against_a_float32_reference_are_no_drift(bundle, variant):
-    """Real vectors: int8 moves the mean about as far as chance does, enough for an alarm unless it is allowed for."""
+    """Real vectors: int8 shifts the mean about as much as chance, which is enough for an alarm without an offset."""
     random = np.random.default_rng(0)
     texts = random.permutation([entry.summary for entry in stdlib_docs.entries()])[:900].tolist()
     vectors = {}
@@ -187,7 +187,7 @@ def test_the_numbers_are_those_of_the_ks_test():
 
 
 def test_the_rule_drives_the_state():
-    """A tenth of the dimensions is not reached, but the mean has moved for certain: one rule warns, the other not."""
+    """Fewer than a tenth of dimensions differ, but the mean has clearly shifted: one rule warns, the other does not."""
     random = np.random.default_rng(2)
     reference, current = random.normal(size=(2, 300, D)).astype(np.float32)
     current[:, :4] += 0.8
@@ -202,7 +202,7 @@ def test_the_rule_drives_the_state():
     assert states == {DriftRule.TEN_PERCENT: SignalState.OK, DriftRule.CALIBRATED: SignalState.WARN}
 
 
-def test_the_noise_is_that_of_the_sizes():
+def test_the_noise_matches_the_sample_sizes():
     random = np.random.default_rng(4)
     reference = queries(random, 400)
     watch, halves = detector(reference), _noise(reference)
@@ -212,7 +212,7 @@ def test_the_noise_is_that_of_the_sizes():
     )
 
 
-def test_the_report_holds_the_promise():
+def test_the_report_contains_the_guarantee():
     random = np.random.default_rng(5)
     watch = detector(queries(random, 300), false_alarms=FalseAlarms.parse("2 per week"), interval_seconds=600)
     watch.update(queries(random, 200))
@@ -293,7 +293,7 @@ def unfitted(reference, window=1_000):
 
 @pytest.mark.parametrize("before", [False, True])
 def test_nothing_is_fitted_until_it_is_needed(before):
-    """A server makes the detector before it is ready, and its observer's thread prepares it."""
+    """A server creates the detector before it is ready; the observer's thread prepares it later."""
     random = np.random.default_rng(0)
     reference = DriftReference.fit(queries(random, 300), "abc", false_alarms=FalseAlarms.parse("2 per week"))
     watch = DriftDetector(unfitted(reference) if before else reference)
@@ -309,7 +309,7 @@ def test_nothing_is_fitted_until_it_is_needed(before):
     assert watch._fitted is prepared
 
 
-def test_a_reference_of_the_score_before_that_can_promise_nothing_says_so_once_that_is_known():
+def test_an_old_reference_with_too_few_sessions_says_so_after_the_first_test():
     random = np.random.default_rng(0)
     rows = queries(random, 200)
     watch = DriftDetector(unfitted(DriftReference.fit(rows, "abc", sessions=np.arange(200) % 19)))
@@ -317,7 +317,7 @@ def test_a_reference_of_the_score_before_that_can_promise_nothing_says_so_once_t
     assert watch.untested().reason == "not tested yet"
     report = watch.evaluate()
     assert (report.state, report.samples) == (SignalState.UNKNOWN, 0)
-    assert "worth 0 independent queries" in report.reason
+    assert "worth only 0 independent queries" in report.reason
     assert watch.untested().reason == report.reason
 
 

@@ -28,7 +28,7 @@ KNOWN = ReferenceClusters.fit(REFERENCE)
 
 
 def test_clusters_are_the_topics():
-    """Every cluster lies within one topic: six true centres, up to sixteen clusters."""
+    """Every cluster is inside one topic: six true centres, up to sixteen clusters."""
     nearest = ((REFERENCE[:, None] - KNOWN.centres[None]) ** 2).sum(2).argmin(1)
     for cluster in range(len(KNOWN.centres)):
         assert len(set(TOPICS[nearest == cluster])) == 1
@@ -60,7 +60,7 @@ def test_without_drift_little_is_far_and_a_new_topic_is():
 
 @pytest.mark.parametrize("n", [200, 400, 1_200])
 def test_what_is_usual_is_what_new_queries_show(n):
-    """A small reference knows its topics badly: a tenth of its own kind seems far to it, and that is no drift."""
+    """A small reference covers its topics badly: a tenth of similar queries are far from it, without drift."""
     random = np.random.default_rng(n)
     far = ReferenceClusters.fit(random.normal(size=(n, 128)).astype(np.float32)).compare(
         window(random.normal(size=(4_000, 128)).astype(np.float32))

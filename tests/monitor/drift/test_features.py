@@ -20,7 +20,7 @@ def size(rows):
 
 
 def test_the_squared_mean_is_that_of_the_formula():
-    """Written out with scipy, row by row: weights by a k-d tree, a whitening by the matrix root, both parts scaled."""
+    """The formula with scipy, row by row: weights by a k-d tree, whitening by the matrix root, both parts scaled."""
     random = np.random.default_rng(0)
     rows, now = drawn(random, 300).astype(np.float64), drawn(random, 80).astype(np.float64)
     tree, centre = cKDTree(rows), rows.mean(axis=0)
@@ -38,7 +38,7 @@ def test_the_squared_mean_is_that_of_the_formula():
     assert (found.mean(axis=0) ** 2).sum() == pytest.approx(expected, rel=1e-3)
 
 
-def test_the_mean_is_nothing_without_drift_and_both_parts_vary_alike():
+def test_the_mean_is_zero_without_drift_and_both_parts_have_equal_variance():
     random = np.random.default_rng(1)
     features = ShiftFeatures.fit(drawn(random, 1_000), np.arange(1_000))
     squares = np.array([features.apply(drawn(random, 200)).mean(axis=0) ** 2 for _ in range(60)])
@@ -48,7 +48,7 @@ def test_the_mean_is_nothing_without_drift_and_both_parts_vary_alike():
 
 
 def test_a_new_direction_counts_more_the_farther_its_queries_are():
-    """The same shift of the plain mean: by all queries a little, or by a few that lie far. The few are a new topic."""
+    """Two equal shifts of the mean: all queries shifted slightly, or a few far away. The few are a new topic."""
     random = np.random.default_rng(2)
     direction = np.zeros(D, np.float32)
     direction[0] = 1
@@ -63,7 +63,7 @@ def test_a_new_direction_counts_more_the_farther_its_queries_are():
 
 
 def test_rounding_of_every_query_is_no_shift():
-    """Another variant moves each query somewhere by chance: all look newer, and none of it agrees on a direction."""
+    """Another variant moves each query in a random direction: all look slightly newer, but agree on no direction."""
     random = np.random.default_rng(3)
     rows = drawn(random, 1_000)
     features = ShiftFeatures.fit(rows, np.arange(1_000))

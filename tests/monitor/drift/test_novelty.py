@@ -25,7 +25,7 @@ def test_a_group_is_no_neighbour_of_its_own():
 
 
 def test_without_drift_a_query_weighs_one():
-    """Sessions of four near repeats: had each its session for neighbours, queries of now would all look new."""
+    """Sessions of four near repeats: if a query's own session counted as neighbours, all new queries would look new."""
     random = np.random.default_rng(1)
 
     def drawn(sessions):

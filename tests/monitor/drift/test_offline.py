@@ -30,7 +30,7 @@ QUIET = compare(REFERENCE, LoggedQueries(drawn(KNOWN, 900, 1), times=times(900))
 
 
 def late(begins):
-    """A tenth of the queries is of a new topic, from one query on."""
+    """From one query on, a tenth of the queries belong to a new topic."""
     vectors = drawn(KNOWN, 900, 2)
     new = begins + 3 * np.arange((900 - begins) // 3)
     vectors[new] = drawn(NEW, len(new), 3)
@@ -56,7 +56,7 @@ def test_blocks_cut_the_time_into_equal_parts():
     assert all(a.end < b.start for a, b in zip(QUIET.blocks, QUIET.blocks[1:], strict=False))
 
 
-def test_a_late_beginning_is_found_in_its_block():
+def test_late_drift_is_found_in_its_block():
     found = compare(REFERENCE, late(750))
     assert found.state is SignalState.WARN
     assert found.since == START + 750 * 60
@@ -69,7 +69,7 @@ def test_without_times_there_are_no_blocks_and_the_whole_budget_is_one_test():
     assert found.report.threshold < compare(REFERENCE, late(0)).report.threshold
 
 
-def test_many_queries_make_no_more_than_so_many_blocks():
+def test_the_number_of_blocks_is_limited():
     n = (BLOCKS + 3) * BLOCK_QUERIES
     assert len(compare(REFERENCE, LoggedQueries(drawn(KNOWN, n, 4), times=times(n))).blocks) == BLOCKS
 
@@ -127,8 +127,8 @@ def unit(vectors):
         (lambda rows: np.where(np.arange(len(rows))[:, None] == 5, np.nan, rows), "first in row 5"),
     ],
 )
-def test_vectors_that_are_none_of_the_model_are_refused(change, reason):
-    """By every function that compares, and never called drift."""
+def test_vectors_of_another_model_are_refused(change, reason):
+    """Every function that compares raises an error instead of reporting drift."""
     reference = DriftReference.fit(unit(drawn(KNOWN, 1_000, 0)), "f00d")
     changed = change(unit(drawn(KNOWN, 900, 1)))
     with pytest.raises(InvalidVectors, match=reason):

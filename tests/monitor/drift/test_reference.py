@@ -79,7 +79,7 @@ def test_fit_is_a_seeded_sample_without_repeats():
     assert (first != other).any()
 
 
-def test_fit_refuses_what_is_no_sample():
+def test_fit_refuses_invalid_samples():
     with pytest.raises(InvalidVectors, match=r"\(0, 4\)"):
         DriftReference.fit(ROWS[:0], "abc")
     with pytest.raises(InvalidVectors, match="NaN"):
@@ -90,7 +90,7 @@ def test_fit_refuses_what_is_no_sample():
         DriftReference(vectors=ROWS.astype(np.float64), fingerprint="abc")
 
 
-def test_require_names_both_models_and_the_cure():
+def test_require_names_both_models_and_what_to_do():
     reference = DriftReference.fit(ROWS, "a" * 64)
     reference.require("a" * 64)
     with pytest.raises(ReferenceMismatch, match=r"aaaaaaaaaaaa.*bbbbbbbbbbbb.*fit a reference"):
@@ -123,11 +123,11 @@ BEFORE = {
         (save({"vectors": ROWS}, {KEY: HEADER % (3, ', "more": 1')}), "more"),
         (
             save({"vectors": ROWS}, {KEY: HEADER % (1, "")}),
-            "format 1, this version reads 3: fit it again, with `embedship reference`",
+            "format 1, this version reads 3: fit it again with `embedship reference`",
         ),
     ],
 )
-def test_load_of_a_foreign_file_says_so(tmp_path, content, why):
+def test_loading_another_kind_of_file_is_refused(tmp_path, content, why):
     (tmp_path / "r").write_bytes(content)
     with pytest.raises(ReferenceUnreadable, match=why):
         DriftReference.load(tmp_path / "r")
@@ -139,17 +139,17 @@ def test_load_of_a_foreign_file_says_so(tmp_path, content, why):
     [
         ({"other": ROWS}, "vectors"),
         ({"vectors": ROWS.astype(np.float16)}, "float16"),
-        ({"vectors": ROWS * np.nan}, "vectors hold NaN"),
+        ({"vectors": ROWS * np.nan}, "vectors contain NaN"),
         ({"vectors": ROWS[0]}, r"\(4,\) float32"),
         ({"vectors": ROWS[:0]}, r"\(0, 4\) float32"),
         ({"vectors": ROWS, "times": np.zeros(49)}, "times of shape"),
-        ({"vectors": ROWS, "times": np.full(50, np.nan)}, "times hold NaN"),
+        ({"vectors": ROWS, "times": np.full(50, np.nan)}, "times contain NaN"),
         ({"vectors": ROWS, "sessions": np.zeros(49, dtype=np.int64)}, "sessions of shape"),
-        ({"vectors": ROWS, "sessions": np.full(50, np.nan)}, "sessions are whole numbers"),
+        ({"vectors": ROWS, "sessions": np.full(50, np.nan)}, "sessions must be integers"),
         ({"vectors": ROWS, "offset:x": ROWS[0, :2].copy()}, "offset of x"),
     ],
 )
-def test_load_of_bad_tensors_says_so(tmp_path, header, tensors, why):
+def test_loading_bad_tensors_is_refused(tmp_path, header, tensors, why):
     (tmp_path / "r").write_bytes(save(tensors, {KEY: header}))
     with pytest.raises(ReferenceUnreadable, match=why):
         DriftReference.load(tmp_path / "r")
@@ -164,7 +164,7 @@ def test_load_of_bad_tensors_says_so(tmp_path, header, tensors, why):
         ("promise", "false_alarms", {"alarms": 0, "seconds": 1}),
     ],
 )
-def test_load_of_terms_that_cannot_be_met_says_so(tmp_path, part, key, value):
+def test_loading_impossible_settings_is_refused(tmp_path, part, key, value):
     header = BEFORE | {part: BEFORE[part] | {key: value}}
     (tmp_path / "r").write_bytes(save({"vectors": ROWS}, {KEY: json.dumps(header)}))
     with pytest.raises(ReferenceUnreadable, match=key):

@@ -6,7 +6,7 @@ from embedship.monitor.recall.cusum import Cusum
 
 
 def recalls(random, mean, n, together=10.0):
-    """Recall of n queries: beta-binomial, for the ten slots of a query fail together."""
+    """Recall of n queries: beta-binomial, because the ten slots of a query fail together."""
     miss = 1 - mean
     return 1 - random.binomial(10, random.beta(miss * together, mean * together, n)) / 10
 
@@ -20,7 +20,7 @@ def first_alarm(cusum, stream):
 
 
 def test_evidence_by_hand():
-    """One query after the other, each bet for itself, as the paper has it."""
+    """The formula of the paper, for each query and each bet."""
     cusum = Cusum(baseline=0.9, run_length=100)
     evidence = [0.0] * 8
     for recall in (1.0, 0.5, 0.8):
@@ -40,7 +40,7 @@ def test_a_fall_of_three_points_is_found_within_400_queries(baseline):
 
 @pytest.mark.parametrize("together", [0.5, 10.0, 1e6])
 def test_the_run_length_is_kept_whatever_the_distribution(together):
-    """At a run length of 1,000 and recall at its baseline, 40 x 1,000 queries may alarm 40 times; they do less."""
+    """At a run length of 1,000 and recall at its baseline, 40 x 1,000 queries may alarm 40 times at most."""
     random = np.random.default_rng(1)
     alarms = 0
     for _ in range(40):

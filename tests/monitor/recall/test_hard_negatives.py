@@ -11,7 +11,7 @@ def unit(vectors):
 
 
 def near(vector, cosine):
-    """A unit vector with this cosine to it."""
+    """A unit vector with the given cosine to another."""
     across = RANDOM.normal(size=vector.shape)
     across = unit(across - (across @ vector) * vector)
     return (cosine * vector + np.sqrt(1 - cosine**2) * across).astype(np.float32)
@@ -24,15 +24,15 @@ VECTORS = np.stack([ANSWER, COPY, VERSION, NEAR, *OTHERS])
 ROWS = np.array([40, 41, 42, 43, 10, 11, 12, 13])
 
 
-def test_the_nearest_that_is_neither_right_nor_the_same_comes_first():
+def test_the_nearest_wrong_document_that_is_no_copy_comes_first():
     assert hard_negatives(ROWS, VECTORS, {40}, ANSWER[None], 3) == [43, 10, 11]
 
 
-def test_all_that_is_left_if_more_are_wanted():
+def test_fewer_are_returned_if_there_are_not_enough():
     assert hard_negatives(ROWS, VECTORS, {40, 12}, ANSWER[None], 99) == [43, 10, 11, 13]
 
 
-def test_what_is_right_is_left_out_however_far_it_lies():
+def test_relevant_documents_are_left_out_at_any_distance():
     assert 13 not in hard_negatives(ROWS, VECTORS, {13}, OTHERS[3:], 99)
 
 
@@ -40,11 +40,11 @@ def test_a_copy_of_any_answer_is_left_out():
     assert hard_negatives(ROWS, VECTORS, {40, 10}, np.stack([ANSWER, OTHERS[0]]), 2) == [43, 11]
 
 
-def test_of_two_wrong_ones_alike_the_first_is_taken():
+def test_the_first_of_two_similar_wrong_documents_is_used():
     twice = np.stack([OTHERS[0], near(OTHERS[0], 0.999), OTHERS[1]])
     assert hard_negatives(np.array([5, 6, 7]), twice, set(), ANSWER[None], 9) == [5, 7]
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_no_more_than_asked_for(count):
+def test_at_most_count_are_returned(count):
     assert len(hard_negatives(ROWS, VECTORS, set(), ANSWER[None], count)) == count

@@ -22,8 +22,8 @@ def clock():
 
 
 def replay(probes, wrong=0):
-    """The first `wrong` of the questions are not answered."""
-    probes.replayed({number: WRONG if number < wrong else RIGHT for number in probes.order()})
+    """Replay with wrong answers for the first `wrong` probes."""
+    probes.record_replay({number: WRONG if number < wrong else RIGHT for number in probes.order()})
 
 
 def test_the_first_replay_is_the_baseline(clock):
@@ -51,12 +51,12 @@ def test_a_collapse_warns_with_the_first_replay_that_shows_it_and_a_small_fall_s
     replay(probes, wrong=2)
     needed = 0
     while probes.report().recall.state is not SignalState.WARN:
-        replay(probes, wrong=5)  # recall 0.96 -> 0.90, above the users' 0.9 x baseline
+        replay(probes, wrong=5)  # recall 0.96 -> 0.90, above 0.9 x baseline
         needed += 1
     assert needed <= 8
 
 
-def test_a_measured_baseline_is_taken(clock):
+def test_a_measured_baseline_is_used(clock):
     probes = ProbeRecall(PROBES, baseline=0.9, clock=clock)
     replay(probes, wrong=40)
     report = probes.report()
@@ -68,7 +68,7 @@ def test_probes_that_never_found_anything_have_no_baseline(clock):
     replay(probes, wrong=50)
     assert probes.report().recall.state is SignalState.UNKNOWN
     after = ProbeRecall(PROBES, clock=clock)
-    after.remember(probes.recall.memory(), probes.ndcg_baseline)
+    after.restore(probes.recall.memory(), probes.ndcg_baseline)
     assert after.report().recall.state is SignalState.UNKNOWN
 
 
@@ -81,17 +81,17 @@ def test_an_index_that_was_filled_after_the_first_replays_has_a_baseline(clock):
     assert probes.report().recall.state is SignalState.WARN
 
 
-def test_replays_that_stop_are_unknown_again(clock):
+def test_the_state_is_unknown_after_replays_stop(clock):
     probes = ProbeRecall(PROBES, interval_seconds=600, clock=clock)
     replay(probes)
-    probes.given_up()
+    probes.record_failed_replay()
     clock.now += STALE * 600 + 1
     report = probes.report()
     assert (report.recall.state, report.failures, report.replays) == (SignalState.UNKNOWN, 1, 1)
-    assert "no whole replay in the last 1800 s" in report.recall.reason
+    assert "no complete replay in the last 1800 s" in report.recall.reason
 
 
-def test_the_worst_are_named_without_their_texts(clock):
+def test_the_worst_probes_are_listed_without_texts(clock):
     probes = ProbeRecall(PROBES, clock=clock)
     replay(probes, wrong=20)
     worst = probes.report().worst
@@ -101,18 +101,18 @@ def test_the_worst_are_named_without_their_texts(clock):
     assert "question" not in msgspec.json.encode(worst).decode()
 
 
-def test_every_replay_asks_all_in_another_order():
+def test_every_replay_has_another_order_of_all_probes():
     probes = ProbeRecall(PROBES)
     first, second = probes.order(), probes.order()
     assert sorted(first) == sorted(second) == list(range(50))
     assert first != second
 
 
-def test_what_is_remembered_is_the_baseline_of_the_first_server(clock):
+def test_the_restored_baseline_is_that_of_the_first_server(clock):
     before = ProbeRecall(PROBES, clock=clock)
     replay(before, wrong=5)
     after = ProbeRecall(PROBES, clock=clock)
-    after.remember(before.recall.memory(), before.ndcg_baseline)
+    after.restore(before.recall.memory(), before.ndcg_baseline)
     replay(after, wrong=40)
     report = after.report()
     assert (report.recall.baseline, report.ndcg_baseline, report.recall.state) == (0.9, 0.9, SignalState.WARN)

@@ -88,7 +88,7 @@ def test_the_cusum_warns_of_a_collapse_before_a_window_is_complete():
 
 
 def test_a_learned_baseline_allows_for_its_own_error():
-    """500 queries that were lucky by one standard error must not make what follows an alarm."""
+    """A baseline that is one standard error too high after 500 queries must not cause alarms."""
     random = np.random.default_rng(1)
     recall = RollingRecall()
     feed(recall, 10, 425)
@@ -101,18 +101,18 @@ def test_a_learned_baseline_allows_for_its_own_error():
     assert recall.state is SignalState.OK
 
 
-def test_nothing_found_from_the_start_is_no_fall_and_no_baseline():
-    """An index that is being filled: what it finds afterwards is the baseline."""
+def test_an_index_that_finds_nothing_from_the_start_has_no_baseline():
+    """An index that is being filled: its first windows with hits are the baseline."""
     recall = RollingRecall(window=10, windows=5)
     feed(recall, 0, 70)
     assert (recall.baseline, recall.cusum, recall.state) == (None, False, SignalState.UNKNOWN)
-    assert "nothing was found yet" in recall.report().reason
+    assert "too low for a baseline" in recall.report().reason
     feed(recall, 10, 60)
-    assert (recall.baseline, recall.state) == (0.2, SignalState.OK)  # of the first windows that found something
+    assert (recall.baseline, recall.state) == (0.2, SignalState.OK)  # from the first windows with hits
 
 
 def test_a_lucky_measurement_gives_no_false_alarms():
-    """What comes lies below the baseline by no more than that measurement may be out."""
+    """Recall is below the baseline by no more than the measurement error of the baseline."""
     random = np.random.default_rng(2)
     recall = RollingRecall(baseline=RecallBaseline(0.98, 0.97))
     for misses in random.binomial(10, 0.03, 20_000):
@@ -121,10 +121,10 @@ def test_a_lucky_measurement_gives_no_false_alarms():
     assert recall.report().baseline == 0.98
 
 
-def test_a_provisional_baseline_gives_way_to_the_first_windows():
+def test_the_first_windows_replace_a_provisional_baseline():
     recall = RollingRecall(window=10, windows=5, baseline=RecallBaseline(1.0, 0.9, provisional=True))
     feed(recall, 10, 10)
-    assert recall.state is SignalState.OK  # it need not wait for five windows
+    assert recall.state is SignalState.OK  # without waiting for five windows
     feed(recall, 9, 39)
     assert recall.baseline == 1.0
     feed(recall, 9, 1)
@@ -133,31 +133,31 @@ def test_a_provisional_baseline_gives_way_to_the_first_windows():
     assert recall.state is SignalState.WARN
 
 
-def test_damage_from_the_start_is_not_learned_for_normal():
+def test_damage_from_the_start_is_not_learned_as_normal():
     recall = RollingRecall(window=10, windows=5, baseline=RecallBaseline(1.0, 0.9, provisional=True))
     feed(recall, 5, 200)
     assert (recall.baseline, recall.state) == (1.0, SignalState.WARN)
 
 
-def test_what_was_learned_is_remembered_before_a_provisional_baseline():
+def test_a_restored_learned_baseline_replaces_a_provisional_one():
     provisional = RecallBaseline(1.0, 0.9, provisional=True)
     before = RollingRecall(window=10, windows=5, baseline=provisional)
     feed(before, 9, 60)
     after = RollingRecall(window=10, windows=5, baseline=provisional)
-    after.remember(before.memory())
+    after.restore(before.memory())
     for each in (before, after):
         feed(each, 7, 5)
     assert after.report() == before.report()
     assert after.baseline == 0.9
 
 
-def test_a_report_grows_old():
+def test_an_old_report_is_unknown():
     recall = RollingRecall(window=10, windows=5, baseline=RecallBaseline.exact(1.0))
-    assert recall.report().aged(1e9, 60) == recall.report()  # it says `unknown` already, and why
+    assert recall.report().expire(1e9, 60) == recall.report()  # it is `unknown` already, with its own reason
     for _ in range(10):
         recall.update(2, 10, now=1_000.0)
-    assert recall.report().aged(1_059, 60).state is SignalState.WARN
-    aged = recall.report().aged(1_060, 60)
+    assert recall.report().expire(1_059, 60).state is SignalState.WARN
+    aged = recall.report().expire(1_060, 60)
     assert (aged.state, aged.since, aged.queries) == (SignalState.UNKNOWN, 0.0, 10)
     assert "no query compared in the last 60 s" in aged.reason
 

@@ -23,13 +23,13 @@ def test_every_ranking_of_five_against_the_reference(relevant, k):
         assert found.ndcg == pytest.approx(reference(answered, relevant, k)[2])
 
 
-def test_a_document_that_is_answered_by_several_of_its_chunks_counts_once():
+def test_a_document_found_by_several_chunks_counts_once():
     assert score(["a", "a", "a"], ["a"]) == (1, 1, 1.0)
     assert score(["a", "a", "a"], ["a", "b", "c"])[:2] == (1, 3)
     assert score(["a", "a", "b"], ["b"], k=2) == score(["a", "b"], ["b"], k=2)
 
 
-def test_a_perfect_ranking_is_one_and_a_foreign_one_is_zero():
+def test_a_perfect_ranking_scores_one_and_a_wrong_one_zero():
     assert score(["a", "b"], ["b", "a"]) == (2, 2, 1.0)
     assert score(["x"], ["a"]) == (0, 1, 0.0)
     assert score([], ["a"]) == (0, 1, 0.0)

@@ -20,7 +20,7 @@ def exact(vectors, k):
     return np.tile(np.arange(k), (len(vectors), 1))
 
 
-def test_a_spent_allowance_skips_and_counts_until_it_is_earned_again():
+def test_queries_are_skipped_and_counted_while_the_budget_is_used_up():
     clock = Clock()
     allowance = CpuBudget(0.02, clock)
     shadow = ShadowRecall(exact, RollingRecall(), allowance)
@@ -35,7 +35,7 @@ def test_a_spent_allowance_skips_and_counts_until_it_is_earned_again():
     assert (shadow.report().recall.queries, shadow.report().skipped) == (8, 4)
 
 
-def test_a_search_that_fails_is_paid_for():
+def test_a_failed_search_uses_the_budget():
     def broken(vectors, k):
         raise RuntimeError("index is gone")
 
