@@ -105,7 +105,7 @@ def _probes(settings: Settings, path: Path, collection: Collection) -> ProbeReca
             f"{path} contains {len(queries)} labelled queries; the maximum is {MAX_PROBES}: use a sample of them"
         )
     probes = ProbeRecall(queries, baseline=settings.probe_baseline, interval_seconds=settings.probe_interval_seconds)
-    probes.missing = len(probes.labels) - len(collection.backend.known(probes.labels))
+    probes.missing = len(probes.labels) - len(collection.backend.resolve_ids(probes.labels))
     return probes
 
 
