@@ -12,7 +12,7 @@ TEST_ARGS ?=
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 export TORCH_INDEX
 
-.PHONY: demo test check lint bench assets chart clean
+.PHONY: demo test check lint bench assets chart docs clean
 
 demo: $(VENV)/.installed  ## the whole product on a real model and real text; DEMO_ARGS=--once stops after a self-check
 	$(BIN)/embedship demo $(DEMO_ARGS)
@@ -44,6 +44,10 @@ assets: $(VENV)/.installed  ## rules, dashboard and runbooks, from their descrip
 
 chart: $(VENV)/.installed  ## what the chart takes from elsewhere: settings, rules, dashboard, table of values
 	$(BIN)/python -P tools/chart.py
+
+docs: $(VENV)/.installed  ## the documentation site, in build/site; a dead link is an error
+	$(BIN)/python -P tools/docs.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
 
 # A regular install, not an editable one: mypy cannot see through an editable install, and tests run what users get.
 $(VENV)/.installed: pyproject.toml constraints.txt $(shell find embedship export serve monitor -name '*.py' -o -path 'monitor/assets/*' -o -path 'serve/ui/*')
