@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 DEMO_ARGS ?=
 # Rooms whose tests start no server, export nothing of their own and need no program of .tools.
-FAST := tests/embedship tests/monitor tests/test_structure.py tests/test_installs.py tests/test_sizing.py
+FAST := tests/embedship tests/monitor tests/test_structure.py tests/test_installs.py tests/test_sizing.py tests/tools/test_docs.py
 TEST_ARGS ?=
 # On Linux, PyPI's torch brings CUDA (2.2 GB); this index of PyTorch has torch for CPUs. Torch alone is asked for there:
 # where the index cannot be reached, one package is soon given up, and pip takes torch from its usual indexes.

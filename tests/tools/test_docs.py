@@ -76,3 +76,19 @@ def test_lines_are_short(page: Path) -> None:
     text = FENCED.sub("", page.read_text(encoding="utf-8"))
     long = [line for line in text.splitlines() if len(line) > LONGEST_LINE and not UNWRAPPABLE.match(line)]
     assert long == []
+
+
+# Private words and old-fashioned constructions that readers of these pages had to look up or read twice.
+UNPLAIN = re.compile(
+    r"\b(hostile|in company|whoever|whatsoever|likewise|besides?|hot bytes|so many|refused with a sentence|"
+    r"is said|is told|is no (?:bundle|index|folder))\b",
+    re.IGNORECASE,
+)
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda path: path.name)
+def test_the_words_are_plain(page: Path) -> None:
+    """Code, and rows that come from the code, are left out."""
+    text = FENCED.sub("", page.read_text(encoding="utf-8"))
+    text = re.sub(r"^\| `(?:--|embedship_).*$|`[^`]*`", "", text, flags=re.MULTILINE)
+    assert UNPLAIN.findall(" ".join(text.split())) == []
