@@ -60,9 +60,12 @@ def test_the_page_about_milvus_does_what_it_says(bundle: Path, tmp_path: Path) -
 
 
 def test_the_quickstart_does_what_it_says(bundle: Path, tmp_path: Path) -> None:
-    """Its export is that of the README, which tests/test_readme.py runs."""
+    """Its export and verify are those of the README, which tests/test_readme.py runs."""
     page = (DOCS / "quickstart.md").read_text()
     (export,) = re.findall(r"^    CHECKPOINT=.*\n    embedship export .*\n", page, re.MULTILINE)
-    assert export in (DOCS.parent / "README.md").read_text()
+    readme = (DOCS.parent / "README.md").read_text()
+    assert export in readme
+    assert "\n    embedship verify bundle\n" in page
+    assert "\n    embedship verify bundle\n" in readme
     (tmp_path / "docs").symlink_to(DOCS)
-    assert obey(page, bundle, tmp_path) == 7
+    assert obey(page, bundle, tmp_path) == 6
