@@ -20,8 +20,8 @@ demo: $(VENV)/.installed  ## the whole product on a real model and real text; DE
 # Two workers on two cores have a thread each: more would spin against one another. A module
 # stays with one worker, so that what its tests share is made once.
 test: lint  ## lint, types and tests; TEST_ARGS goes to pytest
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadscope --ignore tests/embedship/test_demo.py $(TEST_ARGS)
-	$(BIN)/pytest tests/embedship/test_demo.py  # alone: it needs both cores, and checks what a newcomer sees
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadscope --ignore tests/embedship/commands/test_demo.py $(TEST_ARGS)
+	$(BIN)/pytest tests/embedship/commands/test_demo.py  # alone: it needs both cores, and checks what a newcomer sees
 
 check: lint  ## lint, types and the fast tests: under three minutes on two cores once a bundle is in .cache
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadscope -m "not slow" $(FAST) $(TEST_ARGS)
@@ -50,7 +50,7 @@ docs: $(VENV)/.installed  ## the documentation site, in build/site; a dead link 
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
 
 # A regular install, not an editable one: mypy cannot see through an editable install, and tests run what users get.
-$(VENV)/.installed: pyproject.toml constraints.txt $(shell find embedship export serve monitor -name '*.py' -o -path 'monitor/assets/*' -o -path 'serve/ui/*')
+$(VENV)/.installed: pyproject.toml constraints.txt $(shell find embedship export serve monitor -name '*.py' -o -path 'monitor/assets/*' -o -path 'serve/http/ui/*')
 	@echo "embedship: installing the pinned set of constraints.txt into $(VENV) (first time: a few minutes)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "embedship needs Python 3.11 or newer; set PYTHON=python3.x")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from embedship import Encoder
-from embedship.plan import Batch, plan
+from embedship.batches import Batch, plan
 
 
 def batches(encoder: Encoder, texts: Sequence[str]) -> list[Batch]:

@@ -23,20 +23,20 @@ import numpy as np
 import record
 from hybrid import DATA, WORK
 
-from embedship import choice, stdlib_docs
+from embedship import stdlib_docs, variant_choice
 from embedship.bundle import Bundle
 from embedship.codes import Vectors, normalise
 from embedship.encoder import Encoder
-from embedship.monitor.recall import overlap
-from embedship.serve.documents import Document
-from embedship.serve.index.build import Wishes, build
+from embedship.monitor.recall.rolling import overlap
+from embedship.serve.documents.changes import Change, ChunkedDocuments, DeleteDocument
+from embedship.serve.documents.store import Document
 from embedship.serve.index.folder import IndexFolder
-from embedship.serve.live.changes import Change, Delete, Pieces
-from embedship.serve.live.compaction import Compaction, Result
-from embedship.serve.live.index import LiveIndex
-from embedship.serve.local import Local
+from embedship.serve.indexing.build import IndexOptions, build
+from embedship.serve.live.backend import FolderBackend
+from embedship.serve.live.compaction import CompactionResult, CompactionScheduler
+from embedship.serve.live.index import MutableIndex
+from embedship.serve.service.collection import Collection
 from embedship.serve.settings import Settings
-from embedship.serve.shelf import Shelf
 
 K = 10
 STATIC = 1 / 3  # of a churned phase: 1,000 searches are enough for a p99
@@ -61,18 +61,20 @@ def main() -> None:
     with Encoder.open(bundle) as encoder:
         world = _world(encoder, arguments.data, 3_000 if arguments.quick else None)
         folder = _index(encoder, world)
-    static = Shelf(Local(IndexFolder.open(folder, bundle)), "", world.queries[:1])
+    static = Collection(FolderBackend(IndexFolder.open(folder, bundle)), "", world.queries[:1])
     copy = WORK / "churned"
     for old in (copy, copy.with_name("churned.live")):
         shutil.rmtree(old, ignore_errors=True)
     shutil.copytree(folder, copy)
-    with LiveIndex.open(copy, bundle, writable=True) as live:
-        phases = _phases(static, Shelf(Local(live.share()), "", world.queries[:1]), live, world, minutes, seconds)
+    with MutableIndex.open(copy, bundle, writable=True) as live:
+        phases = _phases(
+            static, Collection(FolderBackend(live.share()), "", world.queries[:1]), live, world, minutes, seconds
+        )
     record.keep("churn", record.circumstances() | _summary(phases, world, arguments, seconds))
 
 
 def _phases(
-    static: Shelf, shelf: Shelf, live: LiveIndex, world: World, minutes: int, seconds: float
+    static: Collection, shelf: Collection, live: MutableIndex, world: World, minutes: int, seconds: float
 ) -> list[dict[str, Any]]:
     churn, phases = Churn(live, world), []
     _search(static, world, min(seconds, 2.0))  # warm
@@ -85,21 +87,21 @@ def _phases(
             "static": _spread(quiet), "churned": _spread(busy), "recall": _recall(shelf, world),
             "static_recall": _recall(static, world), "fresh": size.fresh, "tombstones": size.tombstones,
             "documents": size.documents, "writes": _spread(churn.seconds),
-            "compactions": churn.results.count(Result.DONE),
+            "compactions": churn.results.count(CompactionResult.DONE),
         })  # fmt: skip
         print(json.dumps(phases[-1]), flush=True)
     churn.compaction.close()
-    assert Result.FAILED not in churn.results, "a compaction failed: its log says why"
+    assert CompactionResult.FAILED not in churn.results, "a compaction failed: its log says why"
     return phases
 
 
 class Churn:
     """Deletes and puts, one transaction a second, spread over each minute."""
 
-    def __init__(self, live: LiveIndex, world: World) -> None:
-        self.results: list[Result] = []
+    def __init__(self, live: MutableIndex, world: World) -> None:
+        self.results: list[CompactionResult] = []
         self.seconds: list[float] = []
-        self.compaction = Compaction(live, Settings(bundle=Path()).compact_share, self._told)
+        self.compaction = CompactionScheduler(live, Settings(bundle=Path()).compact_share, self._told)
         self._live, self._world = live, world
         self._random = np.random.default_rng(0)
         self._there = list(range(world.size))
@@ -122,13 +124,13 @@ class Churn:
             before = time.perf_counter()
             self._live.write(changes)
             self.seconds.append(time.perf_counter() - before)
-            self.compaction.look()
+            self.compaction.compact_if_due()
             if stop.wait(max(0.0, began + turn + 1 - time.perf_counter())):
                 return
 
     def _gone(self, count: int) -> list[Change]:
         places = sorted(self._random.choice(len(self._there), count, replace=False).tolist(), reverse=True)
-        return [Delete(str(self._there.pop(place))) for place in places]
+        return [DeleteDocument(str(self._there.pop(place))) for place in places]
 
     def _come(self, count: int) -> list[Change]:
         world, first = self._world, self._next
@@ -136,27 +138,27 @@ class Churn:
         assert self._next <= len(world.texts), "more minutes than texts were held back for"
         self._there += range(first, self._next)
         documents = [Document(str(n), world.texts[n]) for n in range(first, self._next)]
-        return [*Pieces.of(documents, None).puts(world.vectors[first : self._next])]
+        return [*ChunkedDocuments.of(documents, None).puts(world.vectors[first : self._next])]
 
-    def _told(self, result: Result, _: float) -> None:
+    def _told(self, result: CompactionResult, _: float) -> None:
         self.results.append(result)
 
 
-def _search(shelf: Shelf, world: World, seconds: float) -> list[float]:
+def _search(shelf: Collection, world: World, seconds: float) -> list[float]:
     """Seconds from when each search was due until its documents were there."""
     taken, began, count = [], time.perf_counter(), round(seconds * PACE)
     for turn in range(count):
         due = began + turn / PACE
         if (wait := due - time.perf_counter()) > 0:
             time.sleep(wait)
-        shelf.find(world.queries[turn % len(world.queries)][None], K)
+        shelf.search_sync(world.queries[turn % len(world.queries)][None], K)
         taken.append(time.perf_counter() - max(due, began))
     return taken
 
 
-def _recall(shelf: Shelf, world: World) -> float:
+def _recall(shelf: Collection, world: World) -> float:
     queries = world.queries[:JUDGED]
-    found, expected = overlap(shelf.find(queries, K).rows, shelf.exact(queries, K))
+    found, expected = overlap(shelf.search_sync(queries, K).rows, shelf.exact(queries, K))
     return float(found.sum() / expected.sum())
 
 
@@ -205,7 +207,7 @@ def _index(encoder: Encoder, world: World) -> Path:
         lines = WORK / "churn.jsonl"
         rows = ({"id": str(n), "text": text} for n, text in enumerate(world.texts[: world.size]))
         lines.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        build(encoder, choice.variant(encoder.bundle).name, lines, out, Wishes(), lambda *_: None)
+        build(encoder, variant_choice.variant(encoder.bundle).name, lines, out, IndexOptions(), lambda *_: None)
     return out
 
 

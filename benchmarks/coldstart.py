@@ -33,8 +33,8 @@ from served import free_port
 
 from embedship.bundle import Bundle
 from embedship.codes import Vectors
-from embedship.golden import Golden
-from embedship.serve import references
+from embedship.golden_texts import GoldenTexts
+from embedship.serve.offline import references
 
 WORK = Path(__file__).parents[1] / ".bench" / "coldstart"
 GOAL_SECONDS = 3.0
@@ -126,7 +126,7 @@ def _measure(served: Served, runs: int) -> dict[str, Any]:
 
 
 def _question(bundle: Bundle) -> Question:
-    golden = Golden.load(bundle)
+    golden = GoldenTexts.load(bundle)
     text = golden.real[0]
     floor = min(each.minimum for each in bundle.manifest.floors.values())
     return Question(text, golden.vectors[golden.texts.index(text)], floor)
@@ -134,7 +134,7 @@ def _question(bundle: Bundle) -> Question:
 
 def _read_by_a_server(served: Served) -> list[Path]:
     """Modules, libraries and weights: what a running one has mapped, and the modules that its code loads."""
-    code = "import sys, embedship.serve.startup, openvino, onnxruntime, tokenizers, scipy.stats\n"
+    code = "import sys, embedship.serve.main, openvino, onnxruntime, tokenizers, scipy.stats\n"
     code += "for m in list(sys.modules.values()): print(getattr(m, '__cached__', None), getattr(m, '__file__', None))"
     loaded = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True).stdout
     with _server(served) as running:

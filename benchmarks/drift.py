@@ -34,13 +34,13 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from embedship.monitor.budget import FalseAlarms
-from embedship.monitor.cusum import RUN_LENGTH, Cusum
-from embedship.monitor.drift import DriftDetector, Rule
-from embedship.monitor.features import Features
-from embedship.monitor.reference import Reference
-from embedship.monitor.sessions import totals
-from embedship.monitor.two_sample import PERMUTATIONS, Floats, Pool, TwoSample, mmd
+from embedship.monitor.drift.detector import DriftDetector, DriftRule
+from embedship.monitor.drift.false_alarms import FalseAlarms
+from embedship.monitor.drift.features import ShiftFeatures
+from embedship.monitor.drift.reference import DriftReference
+from embedship.monitor.drift.sessions import totals
+from embedship.monitor.drift.two_sample import PERMUTATIONS, Floats, PooledSample, TwoSample, mmd
+from embedship.monitor.recall.cusum import RUN_LENGTH, Cusum
 
 WORK = Path(__file__).parents[1] / ".bench"
 SESSIONS, SHARES = (1, 2, 5, 10), (0.05, 0.1, 0.2)
@@ -97,7 +97,7 @@ class Sizes(NamedTuple):
 QUICK, FULL = Sizes(1, 2, 10, 4, 3, 1, 20, 20_000), Sizes(3, 12, 200, 40, 16, 4, 200, 1_000_000)
 
 
-def mean_shift(pool: Pool, *, permutations: int = PERMUTATIONS, seed: int = 0) -> TwoSample:
+def mean_shift(pool: PooledSample, *, permutations: int = PERMUTATIONS, seed: int = 0) -> TwoSample:
     """Test |mean of reference - mean of current|^2: 15 ms for 1,000 against 1,000 x 384 and 199 permutations.
 
     Not standardised by dimension: embeddings share one scale. Map both samples by a Metric first to weigh directions.
@@ -124,8 +124,8 @@ def main() -> None:
     wanted = arguments.detectors or NAMES
     peers = {name: Peer(*PEERS[name]) for name in wanted if name in PEERS and not arguments.no_peers}
     ours: dict[str, Detect] = {
-        OURS: lambda scene: _ours(scene, Rule.CALIBRATED),
-        "the 10% rule": lambda scene: _ours(scene, Rule.TEN_PERCENT),
+        OURS: lambda scene: _ours(scene, DriftRule.CALIBRATED),
+        "the 10% rule": lambda scene: _ours(scene, DriftRule.TEN_PERCENT),
     }
     detectors = {name: detect for name, detect in ours.items() if name in wanted} | _asking(peers)
     result = kept | now
@@ -203,9 +203,9 @@ def _theirs(scene: Scene, peer: Peer) -> Verdicts:
     return Verdicts(np.array(answer["scores"]), np.array(answer["drift"]), answer["seconds"])
 
 
-def _ours(scene: Scene, rule: Rule) -> Verdicts:
+def _ours(scene: Scene, rule: DriftRule) -> Verdicts:
     window = scene.windows.shape[1]
-    reference = Reference.fit(scene.reference, "b", sessions=scene.reference_sessions, window=window)
+    reference = DriftReference.fit(scene.reference, "b", sessions=scene.reference_sessions, window=window)
     watch = DriftDetector(reference, window=window, rule=rule, false_alarms=BUDGET, interval_seconds=INTERVAL)
     watch.prepare()
     reports, started = [], time.perf_counter()
@@ -213,8 +213,8 @@ def _ours(scene: Scene, rule: Rule) -> Verdicts:
         watch.update(each, scene.sessions)
         reports.append(watch.evaluate())
     seconds = (time.perf_counter() - started) / len(reports)
-    scores = [report.score if rule is Rule.CALIBRATED else report.dimensions_ratio for report in reports]
-    drift = [report.calibrated if rule is Rule.CALIBRATED else report.ten_percent for report in reports]
+    scores = [report.score if rule is DriftRule.CALIBRATED else report.dimensions_ratio for report in reports]
+    drift = [report.calibrated if rule is DriftRule.CALIBRATED else report.ten_percent for report in reports]
     return Verdicts(np.array(scores), np.array(drift[: scene.verdicts]), seconds)
 
 
@@ -256,7 +256,7 @@ def _promise(count: int) -> dict[int, dict[str, Any]]:
     synthetic, found = Synthetic(seed=1), {}
     for size in SESSIONS:
         scenes = (synthetic.scene(REFERENCE, WINDOW, 10, size) for _ in range(count // 10))
-        alarms = int(sum(_ours(scene, Rule.CALIBRATED).drift.sum() for scene in scenes))
+        alarms = int(sum(_ours(scene, DriftRule.CALIBRATED).drift.sum() for scene in scenes))
         interval = stats.binomtest(alarms, count).proportion_ci()
         found[size] = {"alarms": alarms, "windows": count, "interval": (interval.low, interval.high)}
     return found
@@ -364,16 +364,16 @@ def _costs(documents: Documents, detectors: dict[str, Detect]) -> dict[str, Any]
     """
     current = documents.windows(1_000, 1, 0.0)[0]
     reference = documents.reference
-    watch = DriftDetector(Reference.fit(reference, "b", window=len(current)), window=len(current))
+    watch = DriftDetector(DriftReference.fit(reference, "b", window=len(current)), window=len(current))
     watch.update(current)
     watch.prepare()
-    pool = Pool.of(reference, current)
+    pool = PooledSample.of(reference, current)
     works: dict[str, Callable[[], object]] = {
         "check": watch.evaluate,
         "mean shift, 199 permutations": lambda: mean_shift(pool),
         "MMD, 199 permutations": lambda: mmd(pool),
-        "features": lambda: Features.fit(reference, np.arange(len(reference))),
-        "fit of a reference": lambda: Reference.fit(reference, "b", window=len(current)),
+        "features": lambda: ShiftFeatures.fit(reference, np.arange(len(reference))),
+        "fit of a reference": lambda: DriftReference.fit(reference, "b", window=len(current)),
     }
     scene = documents.scene(documents.windows(WINDOW, 20, 0.0), verdicts=20)
     return {

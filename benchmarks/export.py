@@ -28,7 +28,7 @@ from rich.table import Table
 from embedship import Bundle, Encoder, hardware, stdlib_docs
 from embedship.bundle import Variant
 from embedship.codes import Vectors, cosine, normalise
-from embedship.export.quiet import no_progress_bars, silence, stay_offline
+from embedship.export.silence import no_progress_bars, silence, stay_offline
 
 ROOT = Path(__file__).parents[1]
 WORK, MEDQUAD = ROOT / ".bench", ROOT.parent / "shared" / "data" / "medquad"

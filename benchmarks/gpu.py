@@ -25,9 +25,9 @@ from peer import Peer
 from rich.console import Console
 
 from embedship import Bundle, Encoder, golden, stdlib_docs
+from embedship.batches import Batch
 from embedship.codes import cosine
 from embedship.errors import EmbedshipError
-from embedship.plan import Batch
 
 WORK = Path(__file__).parents[1] / ".bench"
 VARIANTS = ("onnx-O4", "onnx")

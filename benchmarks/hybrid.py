@@ -18,15 +18,15 @@ from typing import Any
 import numpy as np
 import record
 
-from embedship import choice
+from embedship import variant_choice
 from embedship.bundle import Bundle
 from embedship.codes import Vectors
 from embedship.encoder import Encoder
-from embedship.monitor.ranking import score
-from embedship.serve.found import How
-from embedship.serve.fusion import Mode
-from embedship.serve.index.build import Wishes, build
-from embedship.serve.shelf import Shelf
+from embedship.monitor.recall.score import score
+from embedship.serve.indexing.build import IndexOptions, build
+from embedship.serve.search.backend import SearchParams
+from embedship.serve.search.fusion import SearchMode
+from embedship.serve.service.collection import Collection
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data" / "medquad"
@@ -46,18 +46,18 @@ def main() -> None:
     with Encoder.open(bundle) as encoder:
         folder = _index(encoder, data / "corpus.jsonl", questions, relevant, arguments.quick)
         vectors = encoder.encode([row["text"] for row in questions], prompt_name=bundle.manifest.pipeline.query_prompt)
-        shelf = Shelf.open(folder, bundle, encoder.tokenizer.prompt, vectors[:1])
-        measured = {str(mode): _measure(shelf, mode, questions, vectors, relevant) for mode in Mode}
+        shelf = Collection.open(folder, bundle, encoder.tokenizer.prompt, vectors[:1])
+        measured = {str(mode): _measure(shelf, mode, questions, vectors, relevant) for mode in SearchMode}
         shelf.close()
     record.keep("hybrid", record.circumstances() | {"benchmark": "hybrid", "quick": arguments.quick, "modes": measured})
 
 
 def _measure(
-    shelf: Shelf, mode: Mode, questions: list[Any], vectors: Vectors, relevant: dict[str, set[str]]
+    shelf: Collection, mode: SearchMode, questions: list[Any], vectors: Vectors, relevant: dict[str, set[str]]
 ) -> dict[str, float]:
     scores, began = [], time.perf_counter()
     for row, vector in zip(questions, vectors, strict=True):
-        (hits,) = shelf.find(vector[None], 10, How(mode, [row["text"]])).hits
+        (hits,) = shelf.search_sync(vector[None], 10, SearchParams(mode, [row["text"]])).hits
         scores.append(score([hit.document.id for hit in hits], relevant[row["_id"]]).ndcg)
     return {
         "questions": len(scores),
@@ -76,7 +76,7 @@ def _index(encoder: Encoder, corpus: Path, questions: list[Any], relevant: dict[
         lines.write_text("".join(json.dumps(row) + "\n" for row in _lines(corpus) if row["_id"] in wanted))
     out = WORK / f"hybrid-{'quick' if quick else 'full'}-{encoder.bundle.fingerprint[:12]}"
     if not out.exists():
-        build(encoder, choice.variant(encoder.bundle).name, lines, out, Wishes(), lambda *_: None)
+        build(encoder, variant_choice.variant(encoder.bundle).name, lines, out, IndexOptions(), lambda *_: None)
     return out
 
 

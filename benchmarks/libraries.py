@@ -36,11 +36,11 @@ from embedship import stdlib_docs
 from embedship.bundle import Bundle
 from embedship.encoder import Encoder
 from embedship.serve import schemas
-from embedship.serve.app import App
-from embedship.serve.histogram import Histogram
-from embedship.serve.house import House
-from embedship.serve.http import Call
+from embedship.serve.http.app import App
+from embedship.serve.http.messages import RequestInfo
+from embedship.serve.service.state import ServerState
 from embedship.serve.settings import Settings
+from embedship.serve.telemetry.histogram import HistogramFamily
 
 WORK = Path(__file__).parents[1] / ".bench" / "libraries"
 PEER = Path(__file__).parent / "peers" / "peer_store.py"
@@ -65,7 +65,7 @@ def main() -> None:
 async def _routes(bundle: Path, rounds: int, requests: int) -> dict[str, Any]:
     """Microseconds of one request, by application."""
     site.addsitedir(_packages_of(python_of("peer_store")))
-    with House.open(Settings(bundle=bundle), CollectorRegistry()) as house:
+    with ServerState.open(Settings(bundle=bundle), CollectorRegistry()) as house:
         applications: dict[str, Application] = {
             "ours": App(house),
             "starlette": _starlette(house, complete=False),
@@ -83,7 +83,7 @@ async def _routes(bundle: Path, rounds: int, requests: int) -> dict[str, Any]:
     return {"microseconds": {name: record.spread(values) for name, values in taken.items()}}
 
 
-def _starlette(house: House, complete: bool) -> Application:
+def _starlette(house: ServerState, complete: bool) -> Application:
     """POST /tokenize as people write it with Starlette; `complete` adds a timeout and request metrics."""
     from starlette.applications import Starlette
     from starlette.requests import Request
@@ -100,7 +100,7 @@ def _starlette(house: House, complete: bool) -> Application:
     requests = prometheus_client.Counter("requests", "", ["route", "status"], registry=registry)
 
     async def answer(request: Request) -> Response:
-        reply = await handler(decoder.decode(await request.body()), Call(request.scope["headers"], ""))
+        reply = await handler(decoder.decode(await request.body()), RequestInfo(request.scope["headers"], ""))
         return Response(reply.body, reply.status, media_type="application/json")
 
     async def answer_completely(request: Request) -> Response:
@@ -139,7 +139,7 @@ async def _post(application: Application) -> bytes:
 def _histograms(rounds: int, observations: int) -> dict[str, Any]:
     """Nanoseconds of one observation, and microseconds of one scrape."""
     registries = {"ours": CollectorRegistry(), "prometheus_client": CollectorRegistry()}
-    ours = Histogram("seconds", "", "route", BOUNDS, registries["ours"]).labels("/search")
+    ours = HistogramFamily("seconds", "", "route", BOUNDS, registries["ours"]).labels("/search")
     theirs = prometheus_client.Histogram(
         "seconds", "", ["route"], registry=registries["prometheus_client"], buckets=BOUNDS
     ).labels("/search")

@@ -13,8 +13,8 @@ import numpy as np
 import record
 
 from embedship import Encoder, stdlib_docs
-from embedship.engine import Engine
-from embedship.plan import Batch
+from embedship.batches import Batch
+from embedship.engine.protocol import Engine
 
 _PAGE = 4096
 _CALLS = (1, 1, 2, 3, 4, 8, 16, 24)  # texts

@@ -89,7 +89,7 @@ def _intervals(seconds: Mapping[str, float]) -> list[str]:
     return [f"--{name}-seconds={value}" for name, value in seconds.items()]
 
 
-def _prepared(entries: list[stdlib_docs.Entry], index: Path) -> list[str]:
+def _prepared(entries: list[stdlib_docs.DocEntry], index: Path) -> list[str]:
     """Bundle, drift reference, index and probes of the standard library's documentation; returns the questions."""
     summaries = [entry.summary for entry in entries]
     _lines("corpus.jsonl", [{"id": e.id, "text": e.body} for e in entries])

@@ -31,15 +31,15 @@ from cross_training import Lesson
 from loadclient import Address
 from scipy import stats
 
-from embedship import choice
+from embedship import variant_choice
 from embedship.bundle import Bundle
 from embedship.encoder import Encoder
-from embedship.monitor.ranking import score
+from embedship.monitor.recall.score import score
 from embedship.serve.compare.rankings import paired
-from embedship.serve.documents import Document
-from embedship.serve.index.build import Wishes, build
-from embedship.serve.index.embedding import text_of
-from embedship.serve.shelf import Shelf
+from embedship.serve.documents.store import Document
+from embedship.serve.indexing.build import IndexOptions, build
+from embedship.serve.indexing.embedding import text_of
+from embedship.serve.service.collection import Collection
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data" / "medquad"
@@ -119,9 +119,9 @@ def _lessons(bundle: Bundle, index: Path, data: Data, count: int) -> Iterator[Le
     chosen = [ids[place] for place in drawn.permutation(len(ids))[:count]]
     with Encoder.open(bundle) as encoder:
         vectors = encoder.encode([data.taught[each] for each in chosen])
-        shelf = Shelf.open(index, bundle, encoder.tokenizer.prompt, vectors[:1])
+        shelf = Collection.open(index, bundle, encoder.tokenizer.prompt, vectors[:1])
         for each, vector in zip(chosen, vectors, strict=True):
-            (hits,) = shelf.find(vector[None], AMONG).hits
+            (hits,) = shelf.search_sync(vector[None], AMONG).hits
             wrong = [hit.document.id for hit in hits if hit.document.id not in data.relevant[each]]
             if len(wrong) >= NEGATIVES:
                 right = min(data.relevant[each])
@@ -182,7 +182,7 @@ def _pairs(made: Made, data: Data, quick: bool) -> dict[str, Any]:
     return {
         **{name: record.spread(values) for name, values in rates.items()},
         "ratio": record.spread(ratios),
-        "variant": choice.variant(Bundle.open(made.bundle)).name,
+        "variant": variant_choice.variant(Bundle.open(made.bundle)).name,
         "rank_correlation": float(stats.spearmanr(ours, theirs).statistic),
     }
 
@@ -200,7 +200,14 @@ def _index(bundle: Bundle, corpus: Path) -> Path:
     out = WORK / f"index-{bundle.fingerprint[:12]}"
     if not out.exists():
         with Encoder.open(bundle) as encoder:
-            build(encoder, choice.variant(bundle).name, corpus, out, Wishes(with_title=True), lambda *_: None)
+            build(
+                encoder,
+                variant_choice.variant(bundle).name,
+                corpus,
+                out,
+                IndexOptions(with_title=True),
+                lambda *_: None,
+            )
     return out
 
 

@@ -16,7 +16,7 @@ from loadclient import poisson
 from scipy.optimize import minimize
 from simulation import Costs
 
-from embedship.plan import BUDGET
+from embedship.batches import BUDGET
 
 BOUND = 0.10
 SECONDS, ROUGH = 6.0, 1.0  # virtual, of one load

@@ -35,11 +35,12 @@ from search_texts import Embedded  # noqa: E402
 
 from embedship.bundle import Bundle  # noqa: E402
 from embedship.encoder import Encoder  # noqa: E402
-from embedship.serve.index import Kind, goals, kinds, recipe  # noqa: E402
-from embedship.serve.index.effort import Effort  # noqa: E402
-from embedship.serve.index.manifest import STAGE, Packing  # noqa: E402
-from embedship.serve.index.recipe import Store  # noqa: E402
-from embedship.serve.index.truth import Truth  # noqa: E402
+from embedship.serve.index import IndexKind, kinds, recipe  # noqa: E402
+from embedship.serve.index.effort import SearchEffort  # noqa: E402
+from embedship.serve.index.exact_vectors import ExactVectors  # noqa: E402
+from embedship.serve.index.manifest import STAGE, QuantisationParams  # noqa: E402
+from embedship.serve.index.recipe import RerankStore  # noqa: E402
+from embedship.serve.indexing import goals  # noqa: E402
 
 WORK = Path(__file__).parents[1] / ".bench"
 K = 10
@@ -55,7 +56,7 @@ PEERS: dict[str, tuple[tuple[int | None, ...], bool]] = {
     "semantic-search": ((None,), True),
     "semantic-search-faiss": ((-1, -20, 1, 20), True),
 }
-OURS = tuple(kind for kind in Kind if kind is not Kind.FACTORY)
+OURS = tuple(kind for kind in IndexKind if kind is not IndexKind.FACTORY)
 
 console = Console(width=130)
 
@@ -88,12 +89,14 @@ class Contender:
 class Ours(Contender):
     ours = True
 
-    def __init__(self, kind: Kind, folder: Path, truth: Truth, codes: Any, queries: NDArray[np.float32]) -> None:
+    def __init__(
+        self, kind: IndexKind, folder: Path, truth: ExactVectors, codes: Any, queries: NDArray[np.float32]
+    ) -> None:
         self.name = f"embedship {kind}"
         # Binary as it is commonly set up, ranked by int8; the others by the exact vectors.
-        store = Store.INT8 if kind is Kind.BINARY else Store.FLOAT16
+        store = RerankStore.INT8 if kind is IndexKind.BINARY else RerankStore.FLOAT16
         planned = recipe.of(kind, truth.size, truth.dimension, store)
-        packing = Packing.of(planned, codes, truth.dimension)
+        packing = QuantisationParams.of(planned, codes, truth.dimension)
         began = time.perf_counter()
         self.index = kinds.write(folder, truth, planned, packing, kinds.default(planned))
         self.build_seconds = time.perf_counter() - began
@@ -101,12 +104,12 @@ class Ours(Contender):
         self.efforts = goals.efforts(planned, truth.size)
         self._queries = queries
 
-    def ask(self, effort: Effort) -> tuple[float, NDArray[np.int64]]:
+    def ask(self, effort: SearchEffort) -> tuple[float, NDArray[np.int64]]:
         began = time.perf_counter()
         rows = self.index.search(self._queries, K, effort=effort).rows
         return time.perf_counter() - began, rows
 
-    def single(self, effort: Effort) -> float:
+    def single(self, effort: SearchEffort) -> float:
         began = time.perf_counter()
         for place in range(SINGLES):
             self.index.search(self._queries[place : place + 1], K, effort=effort)
@@ -159,7 +162,7 @@ def main() -> None:
 
 def _run(folder: Path, data: Embedded, bundle: Bundle, rounds: int) -> dict[str, Any]:
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # peers inherit it; our builds take every core there is
-    truth = Truth.write(folder, [data.documents], data.documents.shape)
+    truth = ExactVectors.write(folder, [data.documents], data.documents.shape)
     exact = truth.search(data.queries, K).rows
     files = folder / "documents.npy", folder / "queries.npy"
     for path, rows in zip(files, data, strict=True):
@@ -233,13 +236,13 @@ def _curves(
     ]
 
 
-def _rescoring(contenders: Sequence[Contender], data: Embedded, truth: Truth) -> dict[str, float]:
+def _rescoring(contenders: Sequence[Contender], data: Embedded, truth: ExactVectors) -> dict[str, float]:
     """Seconds to rank the same number of candidates again, 20 for each of ten hits, of all queries.
 
     Theirs is what a search with rescoring takes longer than one without that returns as many candidates.
     """
     theirs = next(each for each in contenders if each.name == "semantic-search-faiss")
-    ours = next(each for each in contenders if each.name == f"embedship {Kind.BINARY}")
+    ours = next(each for each in contenders if each.name == f"embedship {IndexKind.BINARY}")
     assert isinstance(ours, Ours)
     rows = np.random.default_rng(0).integers(0, truth.size, (len(data.queries), 20 * K))
     with_it, without = theirs.ask(20)[0], theirs.ask(-20)[0]
@@ -249,7 +252,7 @@ def _rescoring(contenders: Sequence[Contender], data: Embedded, truth: Truth) ->
     return {"theirs": with_it - without, "ours": time.perf_counter() - began}
 
 
-def _filters(ours: Ours, data: Embedded, truth: Truth) -> dict[str, float]:
+def _filters(ours: Ours, data: Embedded, truth: ExactVectors) -> dict[str, float]:
     """Share of rows that a filter allows -> recall@10 among them, at the most thorough effort."""
     queries, random = data.queries[:200], np.random.default_rng(5)
     found = {}

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from loadclient import Address
 from peer import python_of
 
-from embedship.staging import terminable
+from embedship.files.atomic_folder import terminable
 
 _START_SECONDS = 180.0
 

@@ -1,6 +1,7 @@
 """One replica in virtual time: the server's own lanes, its event loop, and its streams on the cores they share.
 
-Which texts make a batch is decided by `embedship.serve.lanes` itself, with a clock that is turned by hand. Time is
+Which texts make a batch is decided by `embedship.serve.batching.priority_queue` itself, with a clock that is turned by
+hand. Time is
 core-seconds: whoever works at a moment shares the cores evenly, as threads do.
 """
 
@@ -18,8 +19,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from embedship.plan import BUDGET, rounded
-from embedship.serve.lanes import Lane, Lanes, Work
+from embedship.batches import BUDGET, padded_width
+from embedship.serve.batching.priority_queue import PriorityQueue, QueuedText
+from embedship.serve.telemetry.request_context import Priority
 
 _DONE = 1e-12  # core-seconds that are rounding
 
@@ -56,8 +58,8 @@ class Costs(NamedTuple):
     batch_tokens: int = BUDGET
     queue_texts: int = 4_096
 
-    def of(self, works: Sequence[Work[Request]]) -> float:
-        width = rounded(max(len(work.ids) for work in works))
+    def of(self, works: Sequence[QueuedText[Request]]) -> float:
+        width = padded_width(max(len(work.ids) for work in works))
         return self.batch + self.token * width * len(works)
 
 
@@ -78,7 +80,7 @@ class Request:
     outcome: Outcome | None = None
 
     @property
-    def gone(self) -> bool:
+    def cancelled(self) -> bool:
         return False  # these clients are patient
 
     def end(self, outcome: Outcome, now: float) -> None:
@@ -106,7 +108,7 @@ class Replica:
         self.waited = 0.0  # seconds, summed: embedship_queue_seconds_sum
         self.alive = True
         self._events, self._costs, self._ended = events, costs, ended
-        self._lanes: Lanes[Request] = Lanes(costs.batch_tokens, events.clock)
+        self._lanes: PriorityQueue[Request] = PriorityQueue(costs.batch_tokens, events.clock)
         self._front: deque[_Job] = deque()
         self._running: list[_Job] = []
         self._since = 0.0
@@ -143,7 +145,7 @@ class Replica:
 
     def _queue(self, request: Request) -> None:
         request.queued = self._events.now
-        self._lanes.put(Lane.INTERACTIVE, [Work(request, 0, _ids(request.length))])
+        self._lanes.put(Priority.INTERACTIVE, [QueuedText(request, 0, _ids(request.length))])
 
     def _turn(self) -> None:
         """Give idle threads what waits for them, and set the alarm for who is ready first."""
@@ -156,16 +158,16 @@ class Replica:
             soonest = max(0.0, min(job.left for job in self._running)) / self._speed()
             self._events.at(self._events.now + soonest, partial(self._ring, self._alarm))
 
-    def _compute(self, works: list[Work[Request]]) -> None:
+    def _compute(self, works: list[QueuedText[Request]]) -> None:
         now = self._events.now
         self.waited += sum(now - work.owner.queued for work in works)
         self._running.append(_Job(self._costs.of(works), partial(self._computed, works)))
 
-    def _computed(self, works: list[Work[Request]]) -> None:
+    def _computed(self, works: list[QueuedText[Request]]) -> None:
         """The answers of a batch leave together."""
         self._front.append(_Job(self._costs.request / 2 * len(works), partial(self._answer, works), front=True))
 
-    def _answer(self, works: list[Work[Request]]) -> None:
+    def _answer(self, works: list[QueuedText[Request]]) -> None:
         for work in works:
             self.inside.discard(work.owner)
             self._end(work.owner, Outcome.ANSWERED)

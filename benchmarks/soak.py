@@ -24,9 +24,10 @@ import record
 import served
 from rich.console import Console
 
-from embedship import golden, stdlib_docs
+from embedship import stdlib_docs
 from embedship.codes import Vectors, cosine
 from embedship.encoder import Encoder
+from embedship.golden_texts import batch_invariance_floor
 
 WORK = Path(__file__).parents[1] / ".bench" / "soak"
 SHARE = 0.7  # of capacity
@@ -71,7 +72,7 @@ class Server(NamedTuple):
     port: int
 
     def workers(self) -> list[psutil.Process]:
-        return [each for each in self.process.children() if "embedship.serve.devices.child" in _command(each)]
+        return [each for each in self.process.children() if "embedship.serve.devices.worker_main" in _command(each)]
 
     def memory(self) -> int:
         return sum(_resident(each) for each in (self.process, *self.workers()))
@@ -255,7 +256,7 @@ def _truth(bundle: Path) -> Truth:
     with Encoder.open(bundle) as encoder:
         floors = encoder.bundle.manifest.floors[encoder.engine.precision]
         alone = np.concatenate([encoder.encode([text]) for text in texts])
-        return Truth(texts, alone, golden.company_floor(encoder.variant, floors))
+        return Truth(texts, alone, batch_invariance_floor(encoder.variant, floors))
 
 
 def _print(result: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-from embedship.cli import main
+from embedship.commands.main import main
 
 if __name__ == "__main__":
     main()

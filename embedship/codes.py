@@ -23,7 +23,7 @@ def normalise(vectors: Vectors) -> Vectors:
     return np.asarray(vectors / np.maximum(norms, np.finfo(np.float32).tiny), dtype=np.float32)
 
 
-def cut(vectors: Vectors, dimensions: int) -> Vectors:
+def truncate_dimensions(vectors: Vectors, dimensions: int) -> Vectors:
     """Keep the first `dimensions` components and renormalise (Matryoshka, Kusupati et al. 2022, arXiv:2205.13147).
 
     Without renormalising, inner products of cut vectors are no cosines any more.
@@ -42,7 +42,7 @@ def cosine(left: Vectors, right: Vectors) -> npt.NDArray[np.float64]:
         return np.asarray((a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)))
 
 
-def half(vectors: Vectors) -> Float16Codes:
+def to_float16(vectors: Vectors) -> Float16Codes:
     """float16: a cosine moves by less than 1e-4."""
     return vectors.astype(np.float16)
 

@@ -9,7 +9,7 @@ from typing import NamedTuple, Self
 from embedship.errors import UsageError
 
 
-class Kind(StrEnum):
+class DeviceKind(StrEnum):
     CPU = "cpu"
     CUDA = "cuda"  # NVIDIA, by ONNX Runtime
     TENSORRT = "tensorrt"  # NVIDIA, by ONNX Runtime through TensorRT: slow to start, engines are kept in a cache
@@ -19,29 +19,31 @@ class Kind(StrEnum):
 _WRITTEN = re.compile(r"([a-z]+)(?::(0|[1-9][0-9]{0,2}))?")
 
 
-class Device(NamedTuple):
-    kind: Kind
+class DeviceAddress(NamedTuple):
+    kind: DeviceKind
     ordinal: int = 0
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """`cpu`, `cuda:1`; without a number it is the first. Raises UsageError."""
         found = _WRITTEN.fullmatch(text)
-        if not found or found[1] not in set(Kind):
-            raise UsageError(f"{text!r} is no device: write {', '.join(Kind)}, with a number after a colon if need be")
-        return cls(Kind(found[1]), int(found[2] or 0))
+        if not found or found[1] not in set(DeviceKind):
+            raise UsageError(
+                f"{text!r} is no device: write {', '.join(DeviceKind)}, with a number after a colon if need be"
+            )
+        return cls(DeviceKind(found[1]), int(found[2] or 0))
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.ordinal}"
 
 
-def several(text: str) -> tuple[Device, ...]:
+def several(text: str) -> tuple[DeviceAddress, ...]:
     """Devices with commas between them, all of one kind, each once. Raises UsageError.
 
     >>> [str(device) for device in several("cuda:0,cuda:1")]
     ['cuda:0', 'cuda:1']
     """
-    devices = tuple(Device.parse(each) for each in text.split(","))
+    devices = tuple(DeviceAddress.parse(each) for each in text.split(","))
     for device in devices:
         if devices.count(device) > 1:
             raise UsageError(f"{device} is named twice; name it once")

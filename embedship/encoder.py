@@ -16,14 +16,15 @@ from typing import Self
 
 import numpy as np
 
-from embedship import choice
-from embedship.bundle import Bundle, Shapes, Task, Variant
-from embedship.codes import Vectors, cut
-from embedship.device import Device, Kind
-from embedship.engine import Engine, open_engine
+from embedship import variant_choice
+from embedship.batches import BUDGET, BatchLayout, plan
+from embedship.bundle import Bundle, ShapeCertificate, Task, Variant
+from embedship.codes import Vectors, truncate_dimensions
+from embedship.device import DeviceAddress, DeviceKind
+from embedship.engine import open_engine
+from embedship.engine.protocol import Engine
 from embedship.errors import EngineError, UsageError
-from embedship.plan import BUDGET, Layout, plan
-from embedship.tokens import Text, Tokenizer, Tokens
+from embedship.tokens import Text, TokenBatch, Tokenizer
 
 # Texts tokenised at once. The first chunk is small, for the streams wait for it alone; the last is enough to group by
 # length, and few enough to bound memory and to show progress.
@@ -39,16 +40,18 @@ class Encoder:
     """
 
     def __init__(
-        self, bundle: Bundle, variant: Variant, tokenizer: Tokenizer, engine: Engine, device: str = Kind.CPU
+        self, bundle: Bundle, variant: Variant, tokenizer: Tokenizer, engine: Engine, device: str = DeviceKind.CPU
     ) -> None:
         """`device` is the kind of what the engine computes on."""
         self.bundle = bundle
         self.variant = variant
         self.tokenizer = tokenizer
         self.engine = engine
-        self.layout = Layout(bundle.manifest.pipeline.pad_id, bundle.manifest.pipeline.max_tokens)
+        self.layout = BatchLayout(bundle.manifest.pipeline.pad_id, bundle.manifest.pipeline.max_tokens)
         self.device = str(device)
-        self.shapes: Shapes | None = None  # the certificate that the layout keeps to; None: none is known here
+        self.shapes: ShapeCertificate | None = (
+            None  # the certificate that the layout keeps to; None: none is known here
+        )
         self._closed = False
         self._threads = ThreadPoolExecutor(engine.streams, thread_name_prefix="encoder")
 
@@ -73,10 +76,10 @@ class Encoder:
         bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         if task:
             bundle.require(task)
-        chosen = choice.variant(bundle, variant)
+        chosen = variant_choice.variant(bundle, variant)
         bundle.verify(bundle.files_of(chosen))
         engine = open_engine(bundle, chosen.name, streams, device)
-        encoder = cls(bundle, chosen, Tokenizer.open(bundle), engine, Device.parse(device).kind)
+        encoder = cls(bundle, chosen, Tokenizer.open(bundle), engine, DeviceAddress.parse(device).kind)
         try:
             shapes.recall(encoder)
         except BaseException:
@@ -84,7 +87,7 @@ class Encoder:
             raise
         return encoder
 
-    def restrict(self, layout: Layout, certificate: Shapes) -> None:
+    def restrict(self, layout: BatchLayout, certificate: ShapeCertificate) -> None:
         """From now on use no shapes but those of `layout`, which keeps to `certificate`."""
         self.layout, self.shapes = layout, certificate
 
@@ -113,9 +116,9 @@ class Encoder:
                 require_tokens(tokens, start)
                 submit(vectors[start:end], tokens, done)
         require_finite(vectors)
-        return vectors if dimensions is None else cut(vectors, dimensions)
+        return vectors if dimensions is None else truncate_dimensions(vectors, dimensions)
 
-    def encode_tokens(self, tokens: Tokens, done: Callable[[Sequence[int]], object] | None = None) -> Vectors:
+    def encode_tokens(self, tokens: TokenBatch, done: Callable[[Sequence[int]], object] | None = None) -> Vectors:
         """Return (n, dim) float32 rows of texts that are already tokens, NaN included if the engine gives it.
 
         `done` is told the rows that have just been finished, from the threads that finished them.
@@ -126,7 +129,7 @@ class Encoder:
         return vectors
 
     @contextmanager
-    def _running(self) -> Iterator[Callable[[Vectors, Tokens, Callable[[Sequence[int]], object] | None], None]]:
+    def _running(self) -> Iterator[Callable[[Vectors, TokenBatch, Callable[[Sequence[int]], object] | None], None]]:
         """Yield what takes the next chunk and returns once the chunk before the last is done.
 
         So the caller tokenises one chunk while the streams compute another. Raises the first failure; no batch writes
@@ -134,7 +137,7 @@ class Encoder:
         """
         chunks: deque[list[Future[None]]] = deque()
 
-        def submit(out: Vectors, tokens: Tokens, done: Callable[[Sequence[int]], object] | None) -> None:
+        def submit(out: Vectors, tokens: TokenBatch, done: Callable[[Sequence[int]], object] | None) -> None:
             work = partial(self._batch, out, tokens, done)
             chunks.append([self._threads.submit(work, rows) for rows in plan(tokens.lengths, BUDGET)])
             if len(chunks) > 2:
@@ -149,7 +152,7 @@ class Encoder:
             wait(left)
 
     def _batch(
-        self, out: Vectors, tokens: Tokens, done: Callable[[Sequence[int]], object] | None, rows: list[int]
+        self, out: Vectors, tokens: TokenBatch, done: Callable[[Sequence[int]], object] | None, rows: list[int]
     ) -> None:
         turns = [tokens.turns[row] for row in rows] if tokens.turns else ()
         out[rows] = self.layout.encode(self.engine.encode, [tokens.ids[row] for row in rows], turns)
@@ -170,7 +173,7 @@ class Encoder:
         self.close()
 
 
-def require_tokens(tokens: Tokens, first: int = 0) -> None:
+def require_tokens(tokens: TokenBatch, first: int = 0) -> None:
     """Raise UsageError naming the first text, counted from `first`, that has no token.
 
     A model without special tokens makes none of an empty text, and has no vector for it.

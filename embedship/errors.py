@@ -13,7 +13,7 @@ Every message names the cause and the cure in one or two sentences.
 
 from __future__ import annotations
 
-from embedship import __version__
+from embedship.version import __version__
 
 
 class EmbedshipError(Exception):

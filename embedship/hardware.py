@@ -6,7 +6,7 @@ import os
 import platform
 from pathlib import Path
 
-from embedship.bundle import Machine
+from embedship.bundle import MachineInfo
 
 # Instruction sets that change which variant is fast or safe; the rest of the CPU flags are noise here.
 _ISA = (
@@ -24,9 +24,9 @@ _ISA = (
 )
 
 
-def machine() -> Machine:
+def machine() -> MachineInfo:
     cpu, flags = _cpuinfo()
-    return Machine(cpu=cpu, isa=tuple(flag for flag in _ISA if flag in flags), cores=cores())
+    return MachineInfo(cpu=cpu, isa=tuple(flag for flag in _ISA if flag in flags), cores=cores())
 
 
 def cores() -> float:

@@ -14,7 +14,7 @@ from embedship.bundle import Task
 from embedship.codes import Vectors, cosine
 
 
-def likeness(task: Task, expected: Vectors, found: Vectors) -> npt.NDArray[np.float64]:
+def similarity(task: Task, expected: Vectors, found: Vectors) -> npt.NDArray[np.float64]:
     """(n,) of (n, dim) rows; NaN, which no floor lets through, where one of them is NaN.
 
     The spread is that of the expected scores here, so they must be more than one and not all of one kind.

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy.typing as npt
 
-from embedship.bundle import Code, Codes, Pipeline, Similarity
-from embedship.codes import Vectors, binary, half, normalise
+from embedship.bundle import ModelSpec, Similarity, VectorCode, VectorCodes
+from embedship.codes import Vectors, binary, normalise, to_float16
 
 
-def packed(vectors: Vectors, code: Code, pipeline: Pipeline, frozen: Codes) -> npt.NDArray[Any]:
+def quantize_vectors(vectors: Vectors, code: VectorCode, pipeline: ModelSpec, frozen: VectorCodes) -> npt.NDArray[Any]:
     """(n, dim) float32, as the model gives them or cut -> (n, dim) of the code's own dtype, or (n, dim / 8) uint8.
 
     The int8 ranges were fitted on unit rows, but for a model of the inner product: rows that are longer, of a model
@@ -20,12 +20,12 @@ def packed(vectors: Vectors, code: Code, pipeline: Pipeline, frozen: Codes) -> n
     multiple of 8.
     """
     match code:
-        case Code.FLOAT32:
+        case VectorCode.FLOAT32:
             return vectors
-        case Code.FLOAT16:
-            return half(vectors)
-        case Code.INT8:
+        case VectorCode.FLOAT16:
+            return to_float16(vectors)
+        case VectorCode.INT8:
             long = not pipeline.normalised and pipeline.similarity is not Similarity.DOT
             return frozen.scale(vectors.shape[1]).encode(normalise(vectors) if long else vectors)
-        case Code.UBINARY:
+        case VectorCode.UBINARY:
             return binary(vectors, frozen.binary_threshold)

@@ -11,16 +11,16 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from embedship import jsonl
 from embedship.codes import Vectors
 from embedship.encoder import Encoder
 from embedship.errors import UsageError
+from embedship.files import jsonl
 
 ALONE = -1  # a query without a session is one by itself
 UNIX_SECONDS = (-62_135_596_800.0, 253_402_300_799.0)  # the years 1 to 9999, which is what a date can be
 
 
-class _Line(msgspec.Struct, frozen=True):
+class _QueryLine(msgspec.Struct, frozen=True):
     """Logs have fields of their own beside these."""
 
     text: str
@@ -38,7 +38,7 @@ class _Line(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Queries:
+class QueryLog:
     """n texts; sessions (n,) int64, ALONE for none; times (n,) float64 Unix seconds; recalls (n,), NaN for not judged.
 
     A column that no line has is None. With times, queries are in their order.
@@ -52,9 +52,9 @@ class Queries:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def only(self, rows: NDArray[np.int64]) -> Queries:
+    def only(self, rows: NDArray[np.int64]) -> QueryLog:
         """These rows, in this order."""
-        return Queries(
+        return QueryLog(
             [self.texts[row] for row in rows],
             None if self.sessions is None else self.sessions[rows],
             None if self.times is None else self.times[rows],
@@ -62,14 +62,14 @@ class Queries:
         )
 
 
-def read(path: Path) -> Queries:
+def read(path: Path) -> QueryLog:
     """Read JSON Lines, {"text"} and if known "session", "timestamp", "recall". Raises UsageError as jsonl.read does."""
-    lines = list(jsonl.read(path, _Line))
+    lines = list(jsonl.read(path, _QueryLine))
     times = _times(lines, path)
     if times is not None:
         order = np.argsort(times, kind="stable")
         lines, times = [lines[i] for i in order], times[order]
-    return Queries([line.text for line in lines], _sessions(lines), times, _recalls(lines))
+    return QueryLog([line.text for line in lines], _sessions(lines), times, _recalls(lines))
 
 
 def encode(encoder: Encoder, texts: Sequence[str], progress: Callable[[int], object] | None = None) -> Vectors:
@@ -83,7 +83,7 @@ def prompt(encoder: Encoder) -> str:
     return encoder.tokenizer.prompt(encoder.bundle.manifest.pipeline.query_prompt)
 
 
-def _times(lines: list[_Line], path: Path) -> NDArray[np.float64] | None:
+def _times(lines: list[_QueryLine], path: Path) -> NDArray[np.float64] | None:
     found = [line.timestamp for line in lines if line.timestamp is not None]
     if not found:
         return None
@@ -100,12 +100,12 @@ def _seconds(at: datetime | float) -> float:
     return at
 
 
-def _sessions(lines: list[_Line]) -> NDArray[np.int64] | None:
+def _sessions(lines: list[_QueryLine]) -> NDArray[np.int64] | None:
     names: dict[str | int, int] = {}
     found = [ALONE if line.session is None else names.setdefault(line.session, len(names)) for line in lines]
     return np.array(found, dtype=np.int64) if names else None
 
 
-def _recalls(lines: list[_Line]) -> NDArray[np.float64] | None:
+def _recalls(lines: list[_QueryLine]) -> NDArray[np.float64] | None:
     found = np.array([np.nan if line.recall is None else line.recall for line in lines])
     return None if np.isnan(found).all() else found

@@ -20,7 +20,7 @@ _MAGNITUDE = np.int32(0x7FFFFFFF)
 
 
 @dataclass(frozen=True, slots=True)
-class Hits:
+class RankedRows:
     """The k best rows of each query, best first; of equal scores the lower row first."""
 
     rows: NDArray[np.int64]  # (n, k), -1 where the index holds fewer than k
@@ -39,10 +39,10 @@ def largest(packed: Keys, k: int) -> Keys:
     return packed if surplus <= 0 else np.partition(packed, surplus, axis=1)[:, surplus:]
 
 
-def hits(packed: Keys, k: int) -> Hits:
+def hits(packed: Keys, k: int) -> RankedRows:
     """Sort, unpack, and fill up to k columns."""
     best = np.sort(largest(packed, k), axis=1)[:, ::-1]
-    found = Hits(np.full((len(best), k), -1, dtype=np.int64), np.full((len(best), k), -np.inf, dtype=np.float32))
+    found = RankedRows(np.full((len(best), k), -1, dtype=np.int64), np.full((len(best), k), -np.inf, dtype=np.float32))
     width = best.shape[1]
     found.rows[:, :width] = _LAST_ROW - (best & _LAST_ROW)
     found.scores[:, :width] = _scores((best >> 32).astype(np.int32))

@@ -20,19 +20,21 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple, Protocol, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
-from embedship import choice, hardware, sealed
-from embedship.bundle import Bundle, Record, Runtime, Shapes, Task, WrongShape
+from embedship import hardware, variant_choice
+from embedship.batches import Batch, BatchLayout, PaddedShape
+from embedship.bundle import Bundle, ManifestRecord, Runtime, ShapeCertificate, Task, Variant, WrongShape
 from embedship.codes import Vectors
-from embedship.encoder import Encoder
+from embedship.engine.protocol import Engine
 from embedship.errors import EmbedshipError, EngineError, GateError
-from embedship.golden import Golden, company_floor
+from embedship.files import sealed
+from embedship.golden_texts import GoldenTexts, batch_invariance_floor
 from embedship.likeness import spread
-from embedship.plan import Batch, Layout, Shape
+from embedship.tokens import Tokenizer
 
 # More wrong shapes than this, and nobody should trust the others.
 MOST_WRONG = 0.05
@@ -50,15 +52,29 @@ _LOGGER = logging.getLogger(__name__)
 Encode = Callable[[Batch], Vectors]
 
 
-class Subject(NamedTuple):
+class CertifiedEncoder(Protocol):
+    """What is read and restricted of an `embedship.encoder.Encoder`, which imports this module."""
+
+    bundle: Bundle
+    variant: Variant
+    tokenizer: Tokenizer
+    engine: Engine
+    layout: BatchLayout
+    device: str
+
+    def restrict(self, layout: BatchLayout, certificate: ShapeCertificate) -> None:
+        """From now on use no shapes but those of `layout`, which keeps to `certificate`."""
+
+
+class CertificateSubject(NamedTuple):
     """What is certified: the variant of an encoder, as `streams` compute it in the shapes of `layout`."""
 
-    encoder: Encoder
+    encoder: CertifiedEncoder
     streams: tuple[Encode, ...]
-    layout: Layout
+    layout: BatchLayout
 
     @classmethod
-    def of(cls, encoder: Encoder, streams: Sequence[Encode] = (), batch_tokens: int = 0) -> Subject:
+    def of(cls, encoder: CertifiedEncoder, streams: Sequence[Encode] = (), batch_tokens: int = 0) -> CertificateSubject:
         """`streams` are by default those of the engine; batches of more tokens than usual make more shapes."""
         layout = replace(encoder.layout, wrong=frozenset(), budget=max(encoder.layout.budget, batch_tokens))
         return cls(encoder, tuple(streams) or (encoder.engine.encode,) * encoder.engine.streams, layout)
@@ -66,10 +82,12 @@ class Subject(NamedTuple):
     @property
     def floor(self) -> float:
         """How alike a text's vectors in two shapes must be."""
-        return company_floor(self.encoder.variant, self.encoder.bundle.manifest.floors[self.encoder.engine.precision])
+        return batch_invariance_floor(
+            self.encoder.variant, self.encoder.bundle.manifest.floors[self.encoder.engine.precision]
+        )
 
 
-class _Identity(TypedDict):
+class _RuntimeIdentity(TypedDict):
     runtime: str
     isa: tuple[str, ...]
     device: str
@@ -80,25 +98,25 @@ class _Identity(TypedDict):
 _FORMAT = 1
 
 
-class Stored(Record, frozen=True):
+class StoredShapes(ManifestRecord, frozen=True):
     """What was certified on this machine, outside the bundle."""
 
     format: int
     bundle: str  # digest of the manifest
     created: str
-    variants: dict[str, tuple[Shapes, ...]]
+    variants: dict[str, tuple[ShapeCertificate, ...]]
     digest: str = ""
 
 
 def ensure(
-    encoder: Encoder, cache: Path | None = None, *, streams: Sequence[Encode] = (), batch_tokens: int = 0
-) -> Shapes:
+    encoder: CertifiedEncoder, cache: Path | None = None, *, streams: Sequence[Encode] = (), batch_tokens: int = 0
+) -> ShapeCertificate:
     """Certify the encoder, unless the bundle or this machine's file knows it already, and keep it from wrong shapes.
 
     What is found is stored beside the choice (see choice.py); where that cannot be written the next start certifies
     again, and a warning says so. Raises GateError where too many shapes are wrong, EngineError.
     """
-    subject = Subject.of(encoder, streams, batch_tokens)
+    subject = CertificateSubject.of(encoder, streams, batch_tokens)
     found = known(subject, cache)
     if found is None:
         _LOGGER.warning("the shapes of batches of %s are not certified here: running all", encoder.variant.name)
@@ -109,14 +127,14 @@ def ensure(
     return found
 
 
-def recall(encoder: Encoder) -> None:
+def recall(encoder: CertifiedEncoder) -> None:
     """Keep the encoder from the shapes that are known to be wrong here; nothing is computed. Raises GateError."""
-    subject = Subject.of(encoder)
+    subject = CertificateSubject.of(encoder)
     if found := known(subject):
         encoder.restrict(require(found, subject.layout, encoder.variant.name), found)
 
 
-def known(subject: Subject, cache: Path | None = None) -> Shapes | None:
+def known(subject: CertificateSubject, cache: Path | None = None) -> ShapeCertificate | None:
     """The certificate of this machine, else the bundle's own if it was made on one like it, else None."""
     encoder = subject.encoder
     stored = _load(encoder.bundle, cache)
@@ -127,23 +145,23 @@ def known(subject: Subject, cache: Path | None = None) -> Shapes | None:
 
 def place(bundle: Bundle, cache: Path | None = None) -> Path:
     """The file of this machine, beside the stored choice."""
-    beside = choice.place(bundle, cache)
+    beside = variant_choice.choice_path(bundle, cache)
     return beside.with_name(beside.name.removesuffix(".choice.json") + ".shapes.json")
 
 
-def _load(bundle: Bundle, cache: Path | None) -> Stored | None:
+def _load(bundle: Bundle, cache: Path | None) -> StoredShapes | None:
     path = place(bundle, cache)
     if not path.exists():
         return None
     try:
-        stored = sealed.read(path, Stored, _FORMAT, "stored shape certificate")
+        stored = sealed.read(path, StoredShapes, _FORMAT, "stored shape certificate")
     except EmbedshipError as error:
         _LOGGER.warning("the shapes certified on this machine are not used: %s", error)
         return None
     return stored if stored.bundle == bundle.manifest.digest else None
 
 
-def keep(encoder: Encoder, found: Shapes, cache: Path | None = None) -> None:
+def keep(encoder: CertifiedEncoder, found: ShapeCertificate, cache: Path | None = None) -> None:
     """Store a certificate for the next starts on this machine; a warning, if that is not possible."""
     bundle, variant = encoder.bundle, encoder.variant.name
     before = _load(bundle, cache)
@@ -154,30 +172,32 @@ def keep(encoder: Encoder, found: Shapes, cache: Path | None = None) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f".{path.name}-{os.getpid()}")
-        sealed.write(draft, Stored(format=_FORMAT, bundle=bundle.manifest.digest, created=created, variants=variants))
+        sealed.write(
+            draft, StoredShapes(format=_FORMAT, bundle=bundle.manifest.digest, created=created, variants=variants)
+        )
         draft.replace(path)
     except OSError as error:
         _LOGGER.warning(
             "%s cannot be written (%s): the next start certifies again, unless --cache (%s) names a folder that can",
-            path, error.strerror, choice.CACHE,
+            path, error.strerror, variant_choice.CACHE,
         )  # fmt: skip
 
 
-def _same(one: Shapes, other: Shapes) -> bool:
-    return all(getattr(one, name) == getattr(other, name) for name in _Identity.__annotations__)
+def _same(one: ShapeCertificate, other: ShapeCertificate) -> bool:
+    return all(getattr(one, name) == getattr(other, name) for name in _RuntimeIdentity.__annotations__)
 
 
-def certify(subject: Subject, seed: int = 0) -> Shapes:
+def certify(subject: CertificateSubject, seed: int = 0) -> ShapeCertificate:
     """Compute every shape of the layout on every stream and return which are wrong. Raises EngineError.
 
     With one stream there are two passes, the second in the opposite order.
     """
     began = time.perf_counter()
-    texts = Texts.of(subject)
-    trial = _Trial(subject, texts)
+    texts = ShapeTexts.of(subject)
+    trial = _ShapeTrial(subject, texts)
     trial.run(seed)
     wrong = trial.wrong()
-    return Shapes(
+    return ShapeCertificate(
         **identity(subject),
         checked=len(subject.layout.shapes()),
         wrong=tuple(WrongShape(rows=s.rows, width=s.width, likeness=round(x, 6)) for s, x in sorted(wrong.items())),
@@ -186,8 +206,8 @@ def certify(subject: Subject, seed: int = 0) -> Shapes:
     )
 
 
-def identity(subject: Subject) -> _Identity:
-    """What a certificate holds for: fields of `Shapes`."""
+def identity(subject: CertificateSubject) -> _RuntimeIdentity:
+    """What a certificate holds for: fields of `ShapeCertificate`."""
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
     isa = hardware.machine().isa + ((f"ONEDNN_MAX_CPU_ISA={limit}",) if limit else ())
     return {
@@ -199,19 +219,19 @@ def identity(subject: Subject) -> _Identity:
     }
 
 
-def applies(found: Shapes, subject: Subject) -> bool:
+def applies(found: ShapeCertificate, subject: CertificateSubject) -> bool:
     """Whether the certificate is of this plan, runtime and machine, with as many streams or more."""
     ours = identity(subject)
     same = all(getattr(found, name) == value for name, value in ours.items() if name != "streams")
     return same and found.streams >= ours["streams"]
 
 
-def require(found: Shapes, layout: Layout, variant: str) -> Layout:
+def require(found: ShapeCertificate, layout: BatchLayout, variant: str) -> BatchLayout:
     """The layout without the wrong shapes.
 
     Raises GateError if they are more than MOST_WRONG of all, or a length of text is left with no right shape.
     """
-    kept = layout.without([Shape(each.rows, each.width) for each in found.wrong])
+    kept = layout.without([PaddedShape(each.rows, each.width) for each in found.wrong])
     homeless = [width for width in layout.widths() if kept.shape(1, width) is None]
     if len(found.wrong) <= MOST_WRONG * found.checked and not homeless:
         return kept
@@ -222,25 +242,25 @@ def require(found: Shapes, layout: Layout, variant: str) -> Layout:
     )
 
 
-def described(found: Shapes) -> str:
+def described(found: ShapeCertificate) -> str:
     """The wrong shapes, worst first: at most five."""
     worst = sorted(found.wrong, key=lambda each: each.likeness)[:5]
     shown = ", ".join(f"{each.rows}x{each.width} {each.likeness:.3f}" for each in worst)
     return shown + (", ..." if len(found.wrong) > len(worst) else "")
 
 
-def remark(found: Shapes) -> str:
+def remark(found: ShapeCertificate) -> str:
     """One line for a log or a table."""
     if found.wrong:
         return f"{len(found.wrong)} of {found.checked} shapes are wrong here and not used: {described(found)}"
     return f"{found.checked} shapes, none wrong, worst {found.worst:.5f}"
 
 
-def warm(subject: Subject, most_tokens: int = WARM_TOKENS) -> int:
+def warm(subject: CertificateSubject, most_tokens: int = WARM_TOKENS) -> int:
     """Compute the shapes of one short text on every stream, so that no query waits for a compiler. Returns how many."""
-    texts = Texts.of(subject)
+    texts = ShapeTexts.of(subject)
     widths = [width for width in subject.layout.widths() if width <= most_tokens]
-    shapes = [Shape(1, width) for width in widths if Shape(1, width) not in subject.encoder.layout.wrong]
+    shapes = [PaddedShape(1, width) for width in widths if PaddedShape(1, width) not in subject.encoder.layout.wrong]
 
     def run(encode: Encode) -> None:
         for shape in shapes:
@@ -255,7 +275,7 @@ Key = tuple[int, int]  # width, number
 
 
 @dataclass(frozen=True, slots=True)
-class Texts:
+class ShapeTexts:
     """Texts made of golden ones: any number for each width, the first as long as the width."""
 
     stream: list[int]
@@ -267,8 +287,8 @@ class Texts:
     spread: float | None  # of the golden scores; None: vectors
 
     @classmethod
-    def of(cls, subject: Subject) -> Texts:
-        golden = Golden.load(subject.encoder.bundle)
+    def of(cls, subject: CertificateSubject) -> ShapeTexts:
+        golden = GoldenTexts.load(subject.encoder.bundle)
         tokens = subject.encoder.tokenizer(golden.real)
         rows = [row for row in tokens.ids if row]
         # A tokenizer that frames its texts begins all with one id, and ends all with one.
@@ -316,22 +336,22 @@ class Texts:
 
 
 @dataclass(slots=True)
-class _Seen:
+class _TextRecord:
     """What became of one text: its first vector, the shapes that agree with it, and those that do not."""
 
     vector: Vectors  # (1, dim)
-    agree: list[Shape] = field(default_factory=list)
-    differ: list[tuple[Shape, Vectors]] = field(default_factory=list)
+    agree: list[PaddedShape] = field(default_factory=list)
+    differ: list[tuple[PaddedShape, Vectors]] = field(default_factory=list)
 
 
-class _Trial:
+class _ShapeTrial:
     """One run of all shapes over all streams."""
 
-    def __init__(self, subject: Subject, texts: Texts) -> None:
+    def __init__(self, subject: CertificateSubject, texts: ShapeTexts) -> None:
         self.worst = 1.0  # of those that agree
         self._subject, self._texts = subject, texts
         self._floor = subject.floor
-        self._seen: dict[Key, _Seen] = {}
+        self._seen: dict[Key, _TextRecord] = {}
         self._lock = Lock()
 
     def run(self, seed: int) -> None:
@@ -344,12 +364,12 @@ class _Trial:
         with ThreadPoolExecutor(len(streams)) as threads:
             list(threads.map(self._go, streams, orders))
 
-    def _go(self, encode: Encode, shapes: Sequence[Shape]) -> None:
+    def _go(self, encode: Encode, shapes: Sequence[PaddedShape]) -> None:
         for shape in shapes:
             for keys in self._fillings(shape):
                 self._note(shape, keys, encode(self._texts.batch(keys, shape.width)))
 
-    def _fillings(self, shape: Shape) -> Iterator[list[Key]]:
+    def _fillings(self, shape: PaddedShape) -> Iterator[list[Key]]:
         """The texts of its batches: half its own, which the next wider shape computes, too, half of the one before."""
         widths = self._texts.widths
         place = widths.index(shape.width)
@@ -363,11 +383,11 @@ class _Trial:
         own = [(shape.width, number) for number in range(half)]
         yield own + ([(before, number) for number in range(half)] if before else own)
 
-    def _note(self, shape: Shape, keys: Sequence[Key], vectors: Vectors) -> None:
+    def _note(self, shape: PaddedShape, keys: Sequence[Key], vectors: Vectors) -> None:
         if vectors.shape[0] != len(keys):
             raise EngineError(f"the engine gave {len(vectors)} rows for a batch of {len(keys)}")
         with self._lock:
-            firsts = [self._seen.setdefault(key, _Seen(vectors[at : at + 1])) for at, key in enumerate(keys)]
+            firsts = [self._seen.setdefault(key, _TextRecord(vectors[at : at + 1])) for at, key in enumerate(keys)]
             alike = self._texts.alike(np.concatenate([first.vector for first in firsts]), vectors)
             for at, (first, likeness) in enumerate(zip(firsts, alike.tolist(), strict=True)):
                 if likeness >= self._floor:  # a NaN is not
@@ -376,9 +396,9 @@ class _Trial:
                 else:
                     first.differ.append((shape, vectors[at : at + 1]))
 
-    def wrong(self) -> dict[Shape, float]:
+    def wrong(self) -> dict[PaddedShape, float]:
         """Shape -> its worst likeness to what is right; -1 where nothing is."""
-        found: dict[Shape, float] = {}
+        found: dict[PaddedShape, float] = {}
         for key, seen in self._seen.items():
             if not seen.differ:
                 continue
@@ -390,7 +410,7 @@ class _Trial:
                     found[shape] = min(alike, found.get(shape, 1.0))
         return found
 
-    def _right(self, key: Key, seen: _Seen) -> Vectors | None:
+    def _right(self, key: Key, seen: _TextRecord) -> Vectors | None:
         """What most witnesses say; where they are too few, most of all."""
         witnesses = list(self._witnesses(key))
         if len(witnesses) > 1 and (most := self._most(witnesses)) is not None:
@@ -412,7 +432,7 @@ class _Trial:
         return None
 
 
-def _order(shapes: Sequence[Shape], seed: int, backwards: bool) -> list[Shape]:
+def _order(shapes: Sequence[PaddedShape], seed: int, backwards: bool) -> list[PaddedShape]:
     order = [shapes[place] for place in np.random.default_rng(seed).permutation(len(shapes))]
     return order[::-1] if backwards else order
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 
-class Entry(NamedTuple):
+class DocEntry(NamedTuple):
     id: str
     summary: str
     body: str
@@ -39,15 +39,15 @@ _SKIPPED = {
 _SHORTEST_BODY = 60
 
 
-def entries(limit: int | None = None) -> list[Entry]:
+def entries(limit: int | None = None) -> list[DocEntry]:
     """All documented objects with a summary line and a body, each text once, in a stable order; or a spread of them."""
     found = _distinct()
     return list(found if limit is None else found[:: max(1, len(found) // limit)][:limit])
 
 
 @cache
-def _distinct() -> tuple[Entry, ...]:
-    found: list[Entry] = []
+def _distinct() -> tuple[DocEntry, ...]:
+    found: list[DocEntry] = []
     seen: set[str] = set()
     for entry in _entries():
         if not {entry.summary, entry.body} & seen:
@@ -56,7 +56,7 @@ def _distinct() -> tuple[Entry, ...]:
     return tuple(found)
 
 
-def _entries() -> Iterator[Entry]:
+def _entries() -> Iterator[DocEntry]:
     root = Path(sysconfig.get_path("stdlib"))
     for path in sorted(_sources(root)):
         parts = path.relative_to(root).with_suffix("").parts
@@ -74,7 +74,7 @@ def _is_ours(name: str) -> bool:
     return name not in _SKIPPED and not _is_private(name)
 
 
-def _documented(path: Path, module: str) -> Iterator[Entry]:
+def _documented(path: Path, module: str) -> Iterator[DocEntry]:
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError, OSError):
@@ -83,7 +83,7 @@ def _documented(path: Path, module: str) -> Iterator[Entry]:
         lines = (ast.get_docstring(node) or "").strip().splitlines()
         body = "\n".join(lines[1:]).strip()
         if lines and len(lines[0].split()) >= 3 and len(body) >= _SHORTEST_BODY:
-            yield Entry(name, lines[0].strip(), body)
+            yield DocEntry(name, lines[0].strip(), body)
 
 
 def _walk(node: ast.AST, name: str) -> Iterator[tuple[str, _Documented]]:

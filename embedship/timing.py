@@ -16,7 +16,7 @@ _LEAST_SHARE, _OTHERS_SHARE = 0.8, 0.1
 _LOGGER = logging.getLogger(__name__)
 
 
-class Clock:
+class ProcessClock:
     """Seconds of three kinds, from the operating system; tests give a clock of their own."""
 
     def wall(self) -> float:
@@ -36,26 +36,26 @@ class Clock:
         return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
-class Timing(NamedTuple):
+class VariantTiming(NamedTuple):
     """What one variant took for a unit of work, in seconds."""
 
     wall: float
     cpu: float
 
 
-Rounds = Mapping[str, Sequence[Timing]]  # variant -> a Timing a round
+Rounds = Mapping[str, Sequence[VariantTiming]]  # variant -> a Timing a round
 
 
-class Stopwatch:
+class VariantTimer:
     """Times work of variants by name. A variant whose work raises is dropped and kept in `failed`; `required` is not:
     its exception is raised."""
 
-    def __init__(self, names: Sequence[str], required: str, streams: int, clock: Clock) -> None:
+    def __init__(self, names: Sequence[str], required: str, streams: int, clock: ProcessClock) -> None:
         self.names, self.failed = list(names), dict[str, Exception]()
         self._required, self._streams, self._clock = required, streams, clock
         self._wall = self._cpu = self._machine = 0.0
 
-    def round(self, work: Callable[[str], object], units: float = 1.0) -> dict[str, Timing]:
+    def round(self, work: Callable[[str], object], units: float = 1.0) -> dict[str, VariantTiming]:
         """Let every variant do its work once, in turn."""
         found = {}
         for name in list(self.names):
@@ -67,14 +67,14 @@ class Stopwatch:
                 self.failed[name] = error
                 self.names.remove(name)
             else:
-                found[name] = Timing(timing.wall / units, timing.cpu / units)
+                found[name] = VariantTiming(timing.wall / units, timing.cpu / units)
         return found
 
-    def _time(self, name: str, work: Callable[[str], object]) -> Timing:
+    def _time(self, name: str, work: Callable[[str], object]) -> VariantTiming:
         clock = self._clock
         wall, cpu, machine = clock.wall(), clock.cpu(), clock.machine()
         work(name)
-        timing = Timing(clock.wall() - wall, clock.cpu() - cpu)
+        timing = VariantTiming(clock.wall() - wall, clock.cpu() - cpu)
         self._wall += timing.wall
         self._cpu += timing.cpu
         self._machine += clock.machine() - machine
@@ -92,7 +92,7 @@ class Stopwatch:
         others = self._machine - self._cpu
         return not others < _OTHERS_SHARE * self._wall * (os.cpu_count() or 1)
 
-    def together(self, rounds: Sequence[Mapping[str, Timing]]) -> dict[str, list[Timing]]:
+    def together(self, rounds: Sequence[Mapping[str, VariantTiming]]) -> dict[str, list[VariantTiming]]:
         """By variant, of those that have not failed."""
         return {name: [each[name] for each in rounds] for name in self.names}
 

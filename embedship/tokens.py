@@ -10,7 +10,7 @@ from typing import Self
 
 import tokenizers
 
-from embedship.bundle import TOKENIZER, Bundle, Pipeline, Task
+from embedship.bundle import TOKENIZER, Bundle, ModelSpec, Task
 from embedship.errors import UnsafeError
 
 # What a model reads at once: a text, or for a re-ranker a query and a passage.
@@ -18,7 +18,7 @@ Text = str | tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
+class TokenBatch:
     """Token ids of n texts or pairs, special tokens included, unpadded."""
 
     ids: list[list[int]]
@@ -32,9 +32,9 @@ class Tokens:
     def lengths(self) -> list[int]:
         return [len(row) for row in self.ids]
 
-    def row(self, place: int) -> Tokens:
+    def row(self, place: int) -> TokenBatch:
         """The tokens of one text alone."""
-        return Tokens([self.ids[place]], [self.cut[place]], self.turns[place : place + 1])
+        return TokenBatch([self.ids[place]], [self.cut[place]], self.turns[place : place + 1])
 
 
 @contextmanager
@@ -54,7 +54,7 @@ def _panics() -> Iterator[None]:
 class Tokenizer:
     """Thread-safe: truncation is set once, here, and never again (changing it under load panics in Rust)."""
 
-    def __init__(self, file: Path, pipeline: Pipeline) -> None:
+    def __init__(self, file: Path, pipeline: ModelSpec) -> None:
         self._pipeline = pipeline
         self._rust = tokenizers.Tokenizer.from_file(str(file))
         self._rust.no_padding()
@@ -76,19 +76,19 @@ class Tokenizer:
         """As `Pipeline.prompt`."""
         return self._pipeline.prompt(name)
 
-    def __call__(self, texts: Sequence[Text], prompt: str = "") -> Tokens:
+    def __call__(self, texts: Sequence[Text], prompt: str = "") -> TokenBatch:
         """Tokenise texts with `prompt` put before each, or pairs; none is too long, what is cut off is counted."""
         with _panics():
             if self._whole:
                 return self._pairs(texts)
             return self._texts(texts, prompt)  # type: ignore[arg-type]  # whoever has pairs has opened a re-ranker
 
-    def _pairs(self, pairs: Sequence[Text]) -> Tokens:
+    def _pairs(self, pairs: Sequence[Text]) -> TokenBatch:
         encoded = self._rust.encode_batch_fast(list(pairs))
         cut = [self._beyond(pair, e) for pair, e in zip(pairs, encoded, strict=True)]
         # Types are 0 and then 1, which the export has checked; a single text has no turn.
         turns = [zeros if (zeros := e.type_ids.count(0)) < len(e.ids) else 0 for e in encoded]
-        return Tokens([e.ids for e in encoded], cut, turns)
+        return TokenBatch([e.ids for e in encoded], cut, turns)
 
     def _beyond(self, pair: Text, encoding: tokenizers.Encoding) -> int:
         if not encoding.overflowing:
@@ -97,12 +97,12 @@ class Tokenizer:
         (whole,) = self._whole.encode_batch_fast([pair])
         return len(whole.ids) - len(encoding.ids)
 
-    def _texts(self, texts: Sequence[str], prompt: str) -> Tokens:
+    def _texts(self, texts: Sequence[str], prompt: str) -> TokenBatch:
         prepared = [prompt + text for text in texts] if prompt else list(texts)
         if self._pipeline.lowercase:
             prepared = [text.lower() for text in prepared]
         encoded = self._rust.encode_batch_fast(prepared)
-        return Tokens([e.ids for e in encoded], [self._lost(e) for e in encoded])
+        return TokenBatch([e.ids for e in encoded], [self._lost(e) for e in encoded])
 
     @property
     def size(self) -> int:
@@ -110,11 +110,11 @@ class Tokenizer:
         return int(self._rust.get_vocab_size())
 
     @property
-    def frame(self) -> tuple[list[int], list[int]]:
+    def special_tokens(self) -> tuple[list[int], list[int]]:
         """The special tokens before and after every text: ids without them give another vector, silently."""
         return self._head, self._tail
 
-    def pieces(self, texts: Sequence[str], prompt: str = "", specials: bool = True) -> list[tokenizers.Encoding]:
+    def tokenize(self, texts: Sequence[str], prompt: str = "", specials: bool = True) -> list[tokenizers.Encoding]:
         """What the model reads of each text, token by token; what it does not read is in `overflowing`."""
         prepared = [prompt + text for text in texts]
         if self._pipeline.lowercase:
@@ -125,7 +125,7 @@ class Tokenizer:
     def offsets(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
         """The characters (start, end) of every token of each text, however long it is; no prompt, no special tokens."""
         return [
-            self._places(text, encoding) for text, encoding in zip(texts, self.pieces(texts, "", False), strict=True)
+            self._places(text, encoding) for text, encoding in zip(texts, self.tokenize(texts, "", False), strict=True)
         ]
 
     def _places(self, text: str, encoding: tokenizers.Encoding) -> list[tuple[int, int]]:

@@ -13,14 +13,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from embedship import choice, golden, hardware, shapes
-from embedship.bundle import Bundle, Choice, Objective, Variant
-from embedship.choice import Speeds
+from embedship import golden, hardware, shapes, variant_choice
+from embedship.bundle import Bundle, Objective, Variant, VariantChoice
 from embedship.encoder import Encoder
 from embedship.errors import EngineError, GateError, MismatchError, MissingExtra
-from embedship.golden import Golden
-from embedship.timing import Clock, Rounds, Stopwatch, Timing, faster, spread
+from embedship.golden_texts import GoldenTexts
+from embedship.timing import ProcessClock, Rounds, VariantTimer, VariantTiming, faster, spread
 from embedship.tokens import Text, Tokenizer
+from embedship.variant_choice import VariantSpeeds
 
 # A round takes the slowest variant about this long: some six batches on two cores. With three, one core idles at the
 # end of every round and all figures are a fifth too low.
@@ -43,20 +43,20 @@ _LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Timed:
+class TimedRounds:
     """Rounds of each variant, in seconds a token (throughput) and a short text (latency), and what failed meanwhile."""
 
-    throughput: dict[str, list[Timing]]
-    latency: dict[str, list[Timing]]
+    throughput: dict[str, list[VariantTiming]]
+    latency: dict[str, list[VariantTiming]]
     busy: bool
     failed: dict[str, Exception]
 
     @property
-    def speeds(self) -> Speeds:
+    def speeds(self) -> VariantSpeeds:
         def seconds(rounds: Rounds) -> dict[str, list[float]]:
             return {name: [each.cpu if self.busy else each.wall for each in all] for name, all in rounds.items()}
 
-        return Speeds(
+        return VariantSpeeds(
             tokens_per_second={name: round(1 / _wall(all), 1) for name, all in self.throughput.items()},
             latency_seconds={name: round(_wall(all), 6) for name, all in self.latency.items()},
             throughput_rounds=seconds(self.throughput),
@@ -71,14 +71,14 @@ def measure(
     encoders: Mapping[str, Encoder],
     texts: Sequence[Text],
     round_seconds: float = ROUND_SECONDS,
-    clock: Clock | None = None,
-) -> Timed:
+    clock: ProcessClock | None = None,
+) -> TimedRounds:
     """Time all `texts` together (special tokens counted, padding not), and short ones of them alone, in rounds in turn.
 
     A first round warms up and does not count. The first of `encoders` must not fail; others that do are in `failed`.
     """
     name, first = next(iter(encoders.items()))
-    watch = Stopwatch(list(encoders), name, first.engine.streams, clock or Clock())
+    watch = VariantTimer(list(encoders), name, first.engine.streams, clock or ProcessClock())
     pilot, tokens = _slice(first.tokenizer, texts, _PILOT_TOKENS)
     watch.round(lambda name: encoders[name].encode(pilot))
     slowest = tokens / max(each.wall for each in watch.round(lambda name: encoders[name].encode(pilot)).values())
@@ -97,17 +97,17 @@ def measure(
 
     watch.round(alone)
     latency = [watch.round(alone, len(short)) for _ in range(_LATENCY_ROUNDS)]
-    return Timed(watch.together(rounds), watch.together(latency), busy, watch.failed)
+    return TimedRounds(watch.together(rounds), watch.together(latency), busy, watch.failed)
 
 
 def _told_apart(rounds: Rounds) -> bool:
     """Whether the best is faster than every other beyond the noise."""
     seconds = {name: [each.wall for each in all] for name, all in rounds.items()}
     best = min(seconds, key=lambda name: statistics.median(seconds[name]))
-    return all(faster(seconds[best], all, choice.GAIN) for name, all in seconds.items() if name != best)
+    return all(faster(seconds[best], all, variant_choice.GAIN) for name, all in seconds.items() if name != best)
 
 
-def decided(variants: Sequence[Variant], objective: Objective, variant: str, speeds: Speeds) -> Choice:
+def decided(variants: Sequence[Variant], objective: Objective, variant: str, speeds: VariantSpeeds) -> VariantChoice:
     """The choice of `variant`, with what was measured of `variants` here."""
     names = [v.name for v in variants if v.name in speeds.tokens_per_second]
     if speeds.busy:
@@ -115,7 +115,7 @@ def decided(variants: Sequence[Variant], objective: Objective, variant: str, spe
             "other programs used this machine while variants were timed: the speeds are too low, and CPU time decided; "
             "`embedship tune` measures again"
         )
-    return Choice(
+    return VariantChoice(
         objective=objective,
         variant=variant,
         machine=hardware.machine(),
@@ -123,7 +123,7 @@ def decided(variants: Sequence[Variant], objective: Objective, variant: str, spe
         latency_seconds={name: speeds.latency_seconds[name] for name in names},
         tokens_per_cpu_second={name: speeds.tokens_per_cpu_second[name] for name in names},
         spread={name: speeds.spread[name] for name in names},
-        alike=choice.alike(variants, variant, objective, speeds),
+        alike=variant_choice.alike(variants, variant, objective, speeds),
         busy=speeds.busy,
     )
 
@@ -138,8 +138,8 @@ def remeasure(
     certified: bool = True,
     cache: Path | None = None,
     progress: Callable[[str], object] = lambda name: None,
-    clock: Clock | None = None,
-) -> Choice:
+    clock: ProcessClock | None = None,
+) -> VariantChoice:
     """Measure the variants that run here, in turn, and choose.
 
     All are open at once where they are small; of a large model plain and one other at a time take memory. `texts` are
@@ -147,7 +147,7 @@ def remeasure(
     among the first two. A shape certificate that is not known is made and kept in `cache`, unless `certified` says that
     it is not wanted now. What the bundle's quality budget left out stays out.
     """
-    texts = list(texts) or Golden.load(bundle).real
+    texts = list(texts) or GoldenTexts.load(bundle).real
     began = time.perf_counter()
     runnable = [name for name in _order(bundle) if find_spec(bundle.variant(name).runtime)]
     if not runnable:
@@ -167,7 +167,7 @@ def remeasure(
                 found[name] = encoder
         return found
 
-    found: list[Timed] = []
+    found: list[TimedRounds] = []
     with ExitStack() as stack:
         progress(plain)
         alone = {plain: check(plain, stack)}
@@ -180,42 +180,42 @@ def remeasure(
         _LOGGER.warning("%s does not run here and is left out: %s", name, error)
     speeds = _joined(plain, found).speeds
     measured = [v for v in bundle.manifest.variants if v.name in speeds.tokens_per_second]
-    best = _affordable(bundle, choice.rank(measured, objective, speeds))
+    best = _affordable(bundle, variant_choice.rank(measured, objective, speeds))
     return decided(measured, objective, best, speeds)
 
 
-def _joined(plain: str, parts: Sequence[Timed]) -> Timed:
+def _joined(plain: str, parts: Sequence[TimedRounds]) -> TimedRounds:
     """One Timed of several that each timed the plain variant: seconds are scaled so that plain took the same in all."""
     first, *others = parts
     throughput, latency = dict(first.throughput), dict(first.latency)
     for part in others:
         throughput |= _scaled(part.throughput, plain, first.throughput[plain])
         latency |= _scaled(part.latency, plain, first.latency[plain])
-    return Timed(throughput, latency, any(part.busy for part in parts), {})
+    return TimedRounds(throughput, latency, any(part.busy for part in parts), {})
 
 
-def _scaled(rounds: Rounds, plain: str, expected: Sequence[Timing]) -> dict[str, list[Timing]]:
+def _scaled(rounds: Rounds, plain: str, expected: Sequence[VariantTiming]) -> dict[str, list[VariantTiming]]:
     found = rounds[plain]
     wall = _wall(expected) / _wall(found)
     cpu = _cpu(expected) / _cpu(found) if _cpu(found) else 1.0
     return {
-        name: [Timing(each.wall * wall, each.cpu * cpu) for each in all]
+        name: [VariantTiming(each.wall * wall, each.cpu * cpu) for each in all]
         for name, all in rounds.items()
         if name != plain
     }
 
 
-def _wall(rounds: Sequence[Timing]) -> float:
+def _wall(rounds: Sequence[VariantTiming]) -> float:
     return statistics.median([each.wall for each in rounds])
 
 
-def _cpu(rounds: Sequence[Timing]) -> float:
+def _cpu(rounds: Sequence[VariantTiming]) -> float:
     return statistics.median([each.cpu for each in rounds])
 
 
 def _affordable(bundle: Bundle, ranked: Sequence[Variant]) -> str:
     for variant in ranked:
-        if choice.affordable(bundle.manifest.quality, variant.name):
+        if variant_choice.within_recall_budget(bundle.manifest.quality, variant.name):
             return variant.name
     raise GateError(
         "no variant that runs on this machine stays within the --max-recall-drop the bundle was exported with: "
@@ -223,34 +223,38 @@ def _affordable(bundle: Bundle, ranked: Sequence[Variant]) -> str:
     )
 
 
-class Settled(NamedTuple):
+class ChosenVariant(NamedTuple):
     """The variant a server takes, and what its log should say about it."""
 
     variant: str
     remark: str | None
 
 
-def settle(bundle: Bundle, cache: Path | None = None) -> Settled:
+def choose_variant(bundle: Bundle, cache: Path | None = None) -> ChosenVariant:
     """The choice of a machine like this one, or, where there is none, a quick measurement, kept for the next start."""
-    found = choice.known(bundle, cache)
+    found = variant_choice.known(bundle, cache)
     if found and find_spec(runtime := bundle.variant(found.variant).runtime):
-        return Settled(found.variant, None)
-    why = f"{found.variant} needs {runtime}, which is not installed here" if found else choice.foreign(bundle)
+        return ChosenVariant(found.variant, None)
+    why = (
+        f"{found.variant} needs {runtime}, which is not installed here"
+        if found
+        else variant_choice.other_machine_warning(bundle)
+    )
     _LOGGER.warning("%s: measuring again, at most some %.0f s", why, _AT_START_SECONDS)
     objective = bundle.manifest.choice.objective
     made = remeasure(bundle, objective, round_seconds=_QUICK_SECONDS, limit_seconds=_AT_START_SECONDS, certified=False)
-    return Settled(
+    return ChosenVariant(
         made.variant, f"{why}: measured again for {objective}, {made.variant} it is; {_kept(bundle, made, cache)}"
     )
 
 
-def _kept(bundle: Bundle, made: Choice, cache: Path | None) -> str:
+def _kept(bundle: Bundle, made: VariantChoice, cache: Path | None) -> str:
     try:
-        return f"kept in {choice.save(bundle, made, cache)}"
+        return f"kept in {variant_choice.save(bundle, made, cache)}"
     except OSError as error:
         return (
             f"not kept, {error.filename} cannot be written ({error.strerror}): the next start measures again, unless "
-            f"--cache ({choice.CACHE}) names a folder that can"
+            f"--cache ({variant_choice.CACHE}) names a folder that can"
         )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,61 +11,55 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from embedship import choice, hardware, queries, sealed, tune
+from embedship import hardware, queries, tune, variant_choice
 from embedship.bundle import (
     GOLDEN,
     NO_CODES,
     REFERENCE,
     TOKENIZER,
     Bundle,
-    Choice,
-    Floors,
-    Invariance,
-    Manifest,
+    BundleManifest,
+    ExportStage,
+    InvarianceReport,
     Objective,
-    Parity,
+    ParityReport,
     Precision,
-    Quality,
-    Stage,
+    RetrievalReport,
     Task,
     Variant,
+    VariantChoice,
     fingerprint,
 )  # fmt: skip
-from embedship.choice import Speeds
 from embedship.codes import Vectors
 from embedship.encoder import Encoder
 from embedship.errors import UsageError
-from embedship.export import (
-    calibrate,
-    certificates,
-    layout,
-    pairs,
-    parity,
-    probes,
-    provenance,
-    retrieval,
-    sbom,
-    targets,
-    variants,
-)
-from embedship.export.checkpoint import Checkpoint, embedding
-from embedship.export.converter import Converter
-from embedship.export.cross import Cross
-from embedship.export.dataset import Dataset
-from embedship.export.failures import Failures, failing
-from embedship.export.folder import Folder
-from embedship.export.opening import Opening, opened
-from embedship.export.original import Original
-from embedship.export.page.render import write as write_report
-from embedship.export.quiet import stay_offline
-from embedship.export.retrieval import Retrieval
-from embedship.export.steps import Steps
-from embedship.export.targets import Target
-from embedship.export.workshop import workshop
-from embedship.monitor.reference import Reference
-from embedship.queries import Queries
-from embedship.sealed import sha256_of
+from embedship.export import probe_pairs, probe_texts
+from embedship.export.checkpoint import layout
+from embedship.export.checkpoint.cross_encoder import CrossEncoderCheckpoint
+from embedship.export.checkpoint.embedder import EmbedderCheckpoint, embedding
+from embedship.export.checkpoint.folder import SentenceTransformersFolder
+from embedship.export.checkpoint.open import OpenOptions, open_checkpoint
+from embedship.export.checkpoint.protocol import SourceModel
+from embedship.export.gates import parity, retrieval, shape_certificates, vector_codes
+from embedship.export.gates.dataset import RetrievalDataset
+from embedship.export.gates.retrieval import VariantDecision
+from embedship.export.options import ExportOptions
+from embedship.export.output_folder import output_folder
+from embedship.export.report import provenance, sbom
+from embedship.export.report.page import write as write_report
+from embedship.export.silence import stay_offline
+from embedship.export.steps import StepTimer
+from embedship.export.variant_failures import VariantFailures, failing
+from embedship.export.variants import recipes as variants_recipes
+from embedship.export.variants import targets
+from embedship.export.variants.converter import GraphConverter
+from embedship.export.variants.targets import HardwareTarget
+from embedship.files import sealed
+from embedship.files.sealed import sha256_of
+from embedship.monitor.drift.reference import DriftReference
+from embedship.queries import QueryLog
 from embedship.tokens import Text, Tokenizer
+from embedship.variant_choice import VariantSpeeds
 
 # 100 texts calibrate int8 as well as 300 do (MiniLM: mean cosine 0.9978 and 0.9977), once the hostile ones are among
 # them. With 64 an export is 1 s shorter, and keeps 99.8% of recall@10 on MedQuAD instead of 100.1%.
@@ -75,107 +68,82 @@ _CALIBRATED, _JUDGED, _TIMED = 100, 200, 300
 _SEARCHED = 1000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
-    """What an export may be told; the defaults are those of the command."""
-
-    task: Task = Task.EMBED
-    texts: Path | None = None
-    queries: Path | None = None
-    evaluation: Path | None = None
-    evaluation_title: bool = False
-    max_recall_drop: float | None = None
-    objective: Objective = Objective.THROUGHPUT
-    variants: tuple[str, ...] = ()
-    floors: dict[Precision, Floors] = field(default_factory=lambda: dict(parity.FLOORS))
-    name: str | None = None
-    seed: int = 0
-    force: bool = False
-    base: str | None = None
-    pooling: str | None = None
-    normalize: bool = False
-    allow_pickle: tuple[str, ...] = ()
-    trust_remote_code: str | None = None
-    target: Target = Target.AUTO
-    converter: Converter = Converter.EMBEDSHIP
-    sign: Path | None = None
-    skip_failed: bool = False  # a named variant may be left out, too
-
-
 if TYPE_CHECKING:
-    from embedship.signing import Signer
+    from embedship.bundle.signing import BundleSigner
 
 
 _NAN = float("nan")
 # Quantised until vectors agree: NNCF is asked for cosines.
 _ACCURATE = "openvino-int8-accuracy"
 _UNMEASURED = (
-    Parity(texts=0, longest=0, minimum=_NAN, mean=_NAN, overlap=_NAN, length=_NAN, worst_text=""),
-    Invariance(texts=0, shuffled=_NAN, over_padded=_NAN, other_side=None, worst_text=""),
+    ParityReport(texts=0, longest=0, minimum=_NAN, mean=_NAN, overlap=_NAN, length=_NAN, worst_text=""),
+    InvarianceReport(texts=0, shuffled=_NAN, over_padded=_NAN, other_side=None, worst_text=""),
 )
 
 
-class _Texts(NamedTuple):
+class _InputTexts(NamedTuple):
     """What the user's files hold, read before anything slow begins."""
 
     real: list[Text]
-    queries: Queries | None
-    evaluation: Dataset | None
+    queries: QueryLog | None
+    evaluation: RetrievalDataset | None
 
 
-class Ready(NamedTuple):
+class ExportInputs(NamedTuple):
     """Everything an export begins with."""
 
-    recipes: dict[str, variants.Recipe]
-    isa: Target  # that int8 files are made for
-    texts: _Texts
-    checkpoint: Original
-    signer: Signer | None
+    recipes: dict[str, variants_recipes.VariantRecipe]
+    isa: HardwareTarget  # that int8 files are made for
+    texts: _InputTexts
+    checkpoint: SourceModel
+    signer: BundleSigner | None
 
 
-def build(checkpoint: Path | str, out: Path, wishes: Wishes | None = None, steps: Steps | None = None) -> Bundle:
+def build(
+    checkpoint: Path | str, out: Path, wishes: ExportOptions | None = None, steps: StepTimer | None = None
+) -> Bundle:
     """Export a checkpoint, a folder or a hub id, to a new bundle at `out` and return it.
 
     A variant that nobody named and that fails is left out, and noted in the manifest. Raises UsageError or UnsafeError
     for what cannot be exported and GateError when the plain variant or a named one fails; whatever goes wrong, nothing
     is left at `out` or beside it.
     """
-    wishes, steps = wishes or Wishes(), steps or Steps()
-    with workshop(out, wishes.force) as folder, prepared(checkpoint, wishes, steps) as ready:
-        made = _Export(ready, folder, wishes, steps).run()
+    wishes, steps = wishes or ExportOptions(), steps or StepTimer()
+    with output_folder(out, wishes.force) as folder, prepare_export(checkpoint, wishes, steps) as ready:
+        made = ExportRun(ready, folder, wishes, steps).run()
         if ready.signer:
             ready.signer.sign(made)
     return Bundle.open(out)
 
 
 @contextmanager
-def prepared(checkpoint: Path | str, wishes: Wishes, steps: Steps) -> Iterator[Ready]:
+def prepare_export(checkpoint: Path | str, wishes: ExportOptions, steps: StepTimer) -> Iterator[ExportInputs]:
     """Open and read all that an export needs; whatever can be refused before the slow part is refused here."""
     stay_offline()
     isa = targets.cpu(wishes.target, hardware.machine())
-    variants.require_known(wishes.variants, wishes.target, isa)
+    variants_recipes.require_known(wishes.variants, wishes.target, isa)
     wishes.converter.require()
-    _refuse_foreign(wishes)
+    _refuse_inapplicable_options(wishes)
     if wishes.max_recall_drop is not None and wishes.evaluation is None:
         raise UsageError("--max-recall-drop needs --eval DIR: without questions no recall can be measured")
     # What is no checkpoint is refused at once, not after the texts have been read.
-    with opened(checkpoint, _opening(wishes), steps) as source:
+    with open_checkpoint(checkpoint, _opening(wishes), steps) as source:
         signer = _signer(wishes.sign)
         with steps.step("texts"):
             texts = _read(wishes)
         with steps.step("checkpoint"):
             loaded = _loaded(source, wishes)
-        recipes = variants.wanted(wishes.variants, wishes.target, isa, loaded.transformer.config)
-        yield Ready(recipes, isa, texts, loaded, signer)
+        recipes = variants_recipes.wanted(wishes.variants, wishes.target, isa, loaded.transformer.config)
+        yield ExportInputs(recipes, isa, texts, loaded, signer)
 
 
-def _loaded(source: Folder, wishes: Wishes) -> Original:
+def _loaded(source: SentenceTransformersFolder, wishes: ExportOptions) -> SourceModel:
     if wishes.task is Task.RERANK:
-        return Cross.open(source, wishes.name)
-    return Checkpoint.open(source, wishes.name, wishes.converter.packages)
+        return CrossEncoderCheckpoint.open(source, wishes.name)
+    return EmbedderCheckpoint.open(source, wishes.name, wishes.converter.packages)
 
 
-def _refuse_foreign(wishes: Wishes) -> None:
+def _refuse_inapplicable_options(wishes: ExportOptions) -> None:
     """Raises UsageError where an option would mean nothing: a re-ranker gives no vectors."""
     if wishes.task is Task.EMBED:
         return
@@ -185,25 +153,25 @@ def _refuse_foreign(wishes: Wishes) -> None:
         "--base": wishes.base,
         "--pooling": wishes.pooling,
         "--trust-remote-code": wishes.trust_remote_code,
-        "--converter optimum": wishes.converter is not Converter.EMBEDSHIP,
-        f"--variants {_ACCURATE}": {_ACCURATE, variants.ALL} & set(wishes.variants),
+        "--converter optimum": wishes.converter is not GraphConverter.EMBEDSHIP,
+        f"--variants {_ACCURATE}": {_ACCURATE, variants_recipes.ALL} & set(wishes.variants),
     }
     for name, value in given.items():
         if value:
             raise UsageError(f"{name} is for models that embed: leave it out with --task {wishes.task}")
 
 
-def _signer(key: Path | None) -> Signer | None:
+def _signer(key: Path | None) -> BundleSigner | None:
     """Known to be a key before anything slow begins; the library is asked for only by those who sign."""
     if key is None:
         return None
-    from embedship.signing import Signer
+    from embedship.bundle.signing import BundleSigner
 
-    return Signer.open(key)
+    return BundleSigner.open(key)
 
 
-def _opening(wishes: Wishes) -> Opening:
-    return Opening(
+def _opening(wishes: ExportOptions) -> OpenOptions:
+    return OpenOptions(
         base=wishes.base,
         pooling=wishes.pooling,
         normalize=wishes.normalize,
@@ -213,17 +181,19 @@ def _opening(wishes: Wishes) -> Opening:
     )
 
 
-def _read(wishes: Wishes) -> _Texts:
-    evaluation = wishes.evaluation and Dataset.read(wishes.evaluation, wishes.evaluation_title)
+def _read(wishes: ExportOptions) -> _InputTexts:
+    evaluation = wishes.evaluation and RetrievalDataset.read(wishes.evaluation, wishes.evaluation_title)
     log = queries.read(wishes.queries) if wishes.queries else None
-    real: list[Text] = pairs.real(wishes.texts) if wishes.task is Task.RERANK else [*probes.real(wishes.texts)]
-    return _Texts(real, log, evaluation or None)
+    real: list[Text] = (
+        probe_pairs.real(wishes.texts) if wishes.task is Task.RERANK else [*probe_texts.real(wishes.texts)]
+    )
+    return _InputTexts(real, log, evaluation or None)
 
 
-class _Export:
+class ExportRun:
     """One export under way, in its temporary folder."""
 
-    def __init__(self, ready: Ready, folder: Path, wishes: Wishes, steps: Steps) -> None:
+    def __init__(self, ready: ExportInputs, folder: Path, wishes: ExportOptions, steps: StepTimer) -> None:
         checkpoint, texts = ready.checkpoint, ready.texts
         layout.copy(checkpoint.folder, folder, checkpoint.tokenizer_json)
         self.checkpoint, self.folder, self.wishes, self.steps = checkpoint, folder, wishes, steps
@@ -236,7 +206,7 @@ class _Export:
         self.queries, self.evaluation = self.texts.queries, self.texts.evaluation
         self.recipes, self.isa = ready.recipes, ready.isa
         named = bool(wishes.variants) and not wishes.skip_failed
-        self.failures = Failures(folder, list(self.recipes), named, steps)
+        self.failures = VariantFailures(folder, list(self.recipes), named, steps)
         self.cosines: dict[str, npt.NDArray[np.float64]] = {}  # variant -> of every probe to the checkpoint
         self.provenance = provenance.of(checkpoint.folder, wishes)
 
@@ -248,25 +218,29 @@ class _Export:
             finished, encoders = self._gate(made, provisional, judged, stack)
             self._reference(provisional.fingerprint, encoders)
             speeds = self._speeds(self.failures.kept(finished), encoders)
-            ranked = choice.rank(self.failures.kept(finished), self.wishes.objective, speeds)
+            ranked = variant_choice.rank(self.failures.kept(finished), self.wishes.objective, speeds)
             finished, names = self._certify(finished, [v.name for v in ranked], encoders)
             found = self._retrieval(names, encoders)
-            with failing(found.chosen, Stage.SHAPES):
-                finished = certificates.of(finished, found.chosen, encoders, self.steps)
+            with failing(found.chosen, ExportStage.SHAPES):
+                finished = shape_certificates.of(finished, found.chosen, encoders, self.steps)
         self.codes = found.codes
         kept = self.failures.kept(finished)
         self._remove(made, kept)
         return self._write(kept, tune.decided(kept, self.wishes.objective, found.chosen, speeds), found.quality)
 
     def _gate(
-        self, made: Sequence[variants.Made], provisional: Bundle, judged: parity.Probes, stack: ExitStack
+        self,
+        made: Sequence[variants_recipes.BuiltVariant],
+        provisional: Bundle,
+        judged: parity.ProbeSet,
+        stack: ExitStack,
     ) -> tuple[list[Variant], dict[str, Encoder]]:
         """Those that passed, with their encoders, which stay open until `stack` ends."""
         finished: list[Variant] = []
         encoders: dict[str, Encoder] = {}
         for one in made:
             with self.failures.optional(one.name), ExitStack() as own:
-                with failing(one.name, Stage.LOAD):
+                with failing(one.name, ExportStage.LOAD):
                     encoder = own.enter_context(Encoder.open(provisional, one.name, task=None))
                 finished.append(self._gated(one, encoder, judged))
                 encoders[one.name] = encoder
@@ -278,56 +252,60 @@ class _Export:
     ) -> tuple[list[Variant], list[str]]:
         """Certify the shapes of the best variants in turn until one passes: all variants, and those still ranked."""
         for place, name in enumerate(ranked):
-            with self.failures.optional(name), failing(name, Stage.SHAPES):
-                return certificates.of(finished, name, encoders, self.steps), list(ranked[place:])
+            with self.failures.optional(name), failing(name, ExportStage.SHAPES):
+                return shape_certificates.of(finished, name, encoders, self.steps), list(ranked[place:])
         raise AssertionError("the plain variant is always among them, and stops the export when it fails")
 
-    def _speeds(self, finished: Sequence[Variant], encoders: dict[str, Encoder]) -> Speeds:
+    def _speeds(self, finished: Sequence[Variant], encoders: dict[str, Encoder]) -> VariantSpeeds:
         here = hardware.machine()
         # The speed of float16 on a CPU says nothing: only what this machine may serve is measured.
         fit = {v.name: encoders[v.name] for v in finished if here.meets(self.recipes[v.name].needs)}
         with self.steps.step("speed"):
             timed = tune.measure(fit, self.texts.real[:_TIMED])
         for name, error in timed.failed.items():
-            with self.failures.optional(name), failing(name, Stage.SPEED):
+            with self.failures.optional(name), failing(name, ExportStage.SPEED):
                 encoders.pop(name)
                 raise error
         return timed.speeds
 
-    def _probes(self) -> parity.Probes:
+    def _probes(self) -> parity.ProbeSet:
         with self.steps.step("vectors of the checkpoint itself"):
-            judged = parity.Probes.make(self.checkpoint, self.tokenizer, self.judged, self._short(calibrated=False))
+            judged = parity.ProbeSet.make(self.checkpoint, self.tokenizer, self.judged, self._short(calibrated=False))
             judged.golden(self.tokenizer).save(self.folder / GOLDEN)
         if self.wishes.task is Task.RERANK:
             self.codes = NO_CODES
             return judged
         with self.steps.step("ranges of int8 codes"):
             held_out = judged.vectors[judged.hostile :]
-            self.codes = calibrate.fit(embedding(self.checkpoint), self.calibrated, held_out)
+            self.codes = vector_codes.fit(embedding(self.checkpoint), self.calibrated, held_out)
         return judged
 
     def _short(self, calibrated: bool) -> list[Text]:
         """Texts of a few tokens, which int8 is calibrated on or judged by; none for a re-ranker: its pairs are long."""
         if self.wishes.task is Task.RERANK:
             return []
-        texts = probes.short(_alone(self.calibrated if calibrated else self.judged), calibrated)
-        special = sum(map(len, self.tokenizer.frame))
+        texts = probe_texts.short(_alone(self.calibrated if calibrated else self.judged), calibrated)
+        special = sum(map(len, self.tokenizer.special_tokens))
         lengths = self.tokenizer(texts).lengths
-        return [text for text, n in zip(texts, lengths, strict=True) if 0 < n - special <= probes.SHORT_TOKENS]
+        return [text for text, n in zip(texts, lengths, strict=True) if 0 < n - special <= probe_texts.SHORT_TOKENS]
 
-    def _make(self) -> list[variants.Made]:
-        feeds = variants.calibration(self.tokenizer, self.checkpoint, [*self.calibrated, *self._short(calibrated=True)])
+    def _make(self) -> list[variants_recipes.BuiltVariant]:
+        feeds = variants_recipes.calibration(
+            self.tokenizer, self.checkpoint, [*self.calibrated, *self._short(calibrated=True)]
+        )
         floors = self.wishes.floors[Precision.INT8]
-        bench = variants.Workbench(self.folder, self.checkpoint, feeds, self.isa, floors, self.wishes.converter)
+        bench = variants_recipes.BuildContext(
+            self.folder, self.checkpoint, feeds, self.isa, floors, self.wishes.converter
+        )
         made = []
         for name, recipe in self.recipes.items():
             failures = self.failures
             step = self.steps.step(f"make {name}")
-            with failures.optional(name), failures.cleaning(), failing(name, Stage.MAKE), step:
-                made.append(variants.make(name, recipe, bench))
+            with failures.optional(name), failures.cleaning(), failing(name, ExportStage.MAKE), step:
+                made.append(variants_recipes.make(name, recipe, bench))
         return made
 
-    def _gated(self, made: variants.Made, encoder: Encoder, judged: parity.Probes) -> Variant:
+    def _gated(self, made: variants_recipes.BuiltVariant, encoder: Encoder, judged: parity.ProbeSet) -> Variant:
         with self.steps.step(f"gate {made.name}"):
             agreement = parity.require(encoder, judged, self.wishes.floors)
             self.cosines[made.name] = agreement.cosines
@@ -335,10 +313,10 @@ class _Export:
 
     def _variant(
         self,
-        made: variants.Made,
+        made: variants_recipes.BuiltVariant,
         precision: Precision | None = None,
-        measured: Parity | None = None,
-        certificate: Invariance | None = None,
+        measured: ParityReport | None = None,
+        certificate: InvarianceReport | None = None,
     ) -> Variant:
         """What is known of a variant: before the gate that is the file, and figures that no gate lets through."""
         return Variant(
@@ -357,12 +335,12 @@ class _Export:
             invariance=certificate or _UNMEASURED[1],
         )
 
-    def _files(self, made: variants.Made) -> list[Path]:
+    def _files(self, made: variants_recipes.BuiltVariant) -> list[Path]:
         """The graph of a variant, and its weights beside it under the same stem."""
         graph = self.folder / made.recipe.path
         return [p for p in graph.parent.iterdir() if p.name.split(".", 1)[0] == graph.name.split(".", 1)[0]]
 
-    def _remove(self, made: Sequence[variants.Made], kept: Sequence[Variant]) -> None:
+    def _remove(self, made: Sequence[variants_recipes.BuiltVariant], kept: Sequence[Variant]) -> None:
         """The files of variants that failed, and folders that are empty then."""
         names = {variant.name for variant in kept}
         for one in made:
@@ -373,10 +351,10 @@ class _Export:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
 
-    def _retrieval(self, ranked: list[str], encoders: dict[str, Encoder]) -> Retrieval:
+    def _retrieval(self, ranked: list[str], encoders: dict[str, Encoder]) -> VariantDecision:
         """What is chosen of `ranked`, best first: with --eval by its recall too."""
         if self.wishes.task is Task.RERANK:
-            return Retrieval(ranked[0], NO_CODES, None)
+            return VariantDecision(ranked[0], NO_CODES, None)
         if self.evaluation is not None:
             budget = self.wishes.max_recall_drop
             return retrieval.on_questions(
@@ -391,7 +369,7 @@ class _Export:
             )
         for name in ranked:
             step = self.steps.step("candidates for sign bits")
-            with self.failures.optional(name), failing(name, Stage.RETRIEVAL), step:
+            with self.failures.optional(name), failing(name, ExportStage.RETRIEVAL), step:
                 return retrieval.on_texts(encoders[name], self.codes, _alone(self.searched), _alone(self.judged))
         raise AssertionError("the plain variant is always among them, and stops the export when it fails")
 
@@ -403,14 +381,14 @@ class _Export:
         with self.steps.step("drift reference"):
             vectors: dict[str, Vectors] = {}
             for name, encoder in list(encoders.items()):
-                with self.failures.optional(name), failing(name, Stage.REFERENCE):
+                with self.failures.optional(name), failing(name, ExportStage.REFERENCE):
                     encoders.pop(name)
                     vectors[name] = queries.encode(encoder, log.texts)
                     encoders[name] = encoder
-            fitted = Reference.fit(
-                vectors[variants.PLAIN],
+            fitted = DriftReference.fit(
+                vectors[variants_recipes.PLAIN],
                 model,
-                prompt=queries.prompt(encoders[variants.PLAIN]),
+                prompt=queries.prompt(encoders[variants_recipes.PLAIN]),
                 sessions=log.sessions,
                 times=log.times,
                 variants=vectors,
@@ -419,21 +397,24 @@ class _Export:
             fitted.save(self.folder / REFERENCE)
 
     def _write(
-        self, described: Sequence[Variant], decided: Choice | None = None, measured: Quality | None = None
+        self,
+        described: Sequence[Variant],
+        decided: VariantChoice | None = None,
+        measured: RetrievalReport | None = None,
     ) -> Bundle:
         tokenizer = sha256_of(self.folder / TOKENIZER)
         source, pipeline = self.checkpoint.source, self.checkpoint.pipeline
-        undecided = Choice(
+        undecided = VariantChoice(
             objective=Objective.THROUGHPUT,
             variant=described[0].name,
             machine=hardware.machine(),
             tokens_per_second={},
             latency_seconds={},
         )
-        manifest = Manifest(
-            format=pipeline.task.written,
+        manifest = BundleManifest(
+            format=pipeline.task.manifest_format,
             fingerprint=fingerprint(source, pipeline, tokenizer),
-            created=sealed.created(),
+            created=sealed.creation_time(),
             source=source,
             pipeline=pipeline,
             tokenizer_sha256=tokenizer,
@@ -455,13 +436,13 @@ class _Export:
         return Bundle.write(self.folder, manifest)
 
 
-def _sample(texts: Sequence[Text], wishes: Wishes) -> list[Text]:
+def _sample(texts: Sequence[Text], wishes: ExportOptions) -> list[Text]:
     if wishes.task is Task.RERANK:
-        return pairs.sample(texts, _SEARCHED, wishes.seed)
-    return [*probes.sample(_alone(texts), _SEARCHED, wishes.seed)]
+        return probe_pairs.sample(texts, _SEARCHED, wishes.seed)
+    return [*probe_texts.sample(_alone(texts), _SEARCHED, wishes.seed)]
 
 
-def _encodable(texts: _Texts, tokenizer: Tokenizer, checkpoint: Original, steps: Steps) -> _Texts:
+def _encodable(texts: _InputTexts, tokenizer: Tokenizer, checkpoint: SourceModel, steps: StepTimer) -> _InputTexts:
     """Without what has no token, and so no vector: an empty text, where the tokenizer adds no special tokens.
 
     Raises UsageError when nothing is left.
@@ -479,7 +460,7 @@ def _encodable(texts: _Texts, tokenizer: Tokenizer, checkpoint: Original, steps:
             steps.note(f"--queries: {(lengths == 0).sum():,} of {len(log):,} queries have no tokens and are left out")
             log = log.only(np.flatnonzero(lengths))
     evaluation = texts.evaluation and texts.evaluation.encodable(tokenizer, pipeline, steps.note)
-    return _Texts(real, log, evaluation)
+    return _InputTexts(real, log, evaluation)
 
 
 def _alone(texts: Sequence[Text]) -> list[str]:

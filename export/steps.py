@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 
 
-class Steps:
+class StepTimer:
     """`seconds` keeps what each step took, in order."""
 
     def __init__(self, console: Console | None = None) -> None:

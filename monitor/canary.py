@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from embedship.monitor.state import State
+from embedship.monitor.state import SignalState
 
 # Of a text alone to itself at start. Seen without damage: 1.0 on ONNX Runtime and OpenVINO, int8 and bf16.
 START_FLOOR = 0.999
@@ -42,14 +42,14 @@ class DeviceCanary(msgspec.Struct, frozen=True):
 class CanaryReport(msgspec.Struct, frozen=True):
     """`warn` if a device is below a floor; `unknown` while one has no recent round."""
 
-    state: State
+    state: SignalState
     reason: str
     golden_floor: float
     start_floor: float
     devices: tuple[DeviceCanary, ...]
 
 
-class _Model(NamedTuple):
+class _CanaryModel(NamedTuple):
     """What its devices must give, (n, d), how much of it, and how alike (n, d) and (n, d) are: (n,)."""
 
     golden: NDArray[np.float32]
@@ -57,7 +57,7 @@ class _Model(NamedTuple):
     alike: Alike
 
 
-class Canary:
+class CanaryMonitor:
     """Judges what the devices give for the canary texts; whoever owns the devices runs the rounds.
 
     >>> vectors = np.eye(2, dtype=np.float32)
@@ -80,14 +80,14 @@ class Canary:
         self._golden_floor = golden_floor
         self._stale_seconds = STALE * interval_seconds
         self._clock = clock
-        self._models: dict[str, _Model] = {}
+        self._models: dict[str, _CanaryModel] = {}
         self._start: dict[str, NDArray[np.float32]] = {}
         self._devices: dict[str, DeviceCanary] = {}
         self.join(golden, devices, golden_floor, cosines)
 
     def join(self, golden: NDArray[np.float32], devices: Sequence[str], golden_floor: float, alike: Alike) -> None:
         """Further devices, which run another model: what it must give (n, d), and how alike two answers of it are."""
-        self._models |= dict.fromkeys(devices, _Model(golden, golden_floor, alike))
+        self._models |= dict.fromkeys(devices, _CanaryModel(golden, golden_floor, alike))
         self._devices |= {name: DeviceCanary(name, golden_floor) for name in devices}
 
     def saw(self, device: str, vectors: NDArray[np.float32]) -> None:
@@ -114,20 +114,23 @@ class Canary:
         state, reason = self._judge(devices)
         return CanaryReport(state, reason, self._golden_floor, START_FLOOR, devices)
 
-    def _judge(self, devices: Sequence[DeviceCanary]) -> tuple[State, str]:
+    def _judge(self, devices: Sequence[DeviceCanary]) -> tuple[SignalState, str]:
         checked = [each for each in devices if each.checked_at]
         # `not >=` and never `<`: a NaN must warn.
         for each in checked:
             if not (each.golden >= each.golden_floor and each.start >= START_FLOOR):
-                return State.WARN, (
+                return SignalState.WARN, (
                     f"{each.device}: cosine {each.golden:.5f} to the checkpoint (floor {each.golden_floor}), "
                     f"{each.start:.5f} to the vectors at start (floor {START_FLOOR})"
                 )
         oldest = self._clock() - self._stale_seconds
         silent = [each.device for each in devices if each.checked_at < oldest or not each.checked_at]
         if silent:
-            return State.UNKNOWN, f"no canary round in the last {self._stale_seconds:.0f} s on {', '.join(silent)}"
-        return State.OK, f"{len(devices)} devices give the vectors of the checkpoint"
+            return (
+                SignalState.UNKNOWN,
+                f"no canary round in the last {self._stale_seconds:.0f} s on {', '.join(silent)}",
+            )
+        return SignalState.OK, f"{len(devices)} devices give the vectors of the checkpoint"
 
 
 def cosines(expected: NDArray[np.float32], vectors: NDArray[np.float32]) -> NDArray[np.float64]:

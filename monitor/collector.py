@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from embedship.monitor.series import TABLE, Kind, Series
-from embedship.monitor.watch import Status
+from embedship.monitor.monitor import MonitorStatus
+from embedship.monitor.series import TABLE, MetricKind, MetricSpec
 
 PREFIX = "embedship_"
 
@@ -20,7 +20,7 @@ class MonitorCollector(Collector):
         registry.register(MonitorCollector(watch.report))
     """
 
-    def __init__(self, report: Callable[[], Status]) -> None:
+    def __init__(self, report: Callable[[], MonitorStatus]) -> None:
         self._report = report
 
     def collect(self) -> Iterable[Metric]:
@@ -32,8 +32,8 @@ class MonitorCollector(Collector):
         return self.collect()
 
 
-def _family(series: Series, status: Status) -> Metric:
-    kind = CounterMetricFamily if series.kind is Kind.COUNTER else GaugeMetricFamily
+def _family(series: MetricSpec, status: MonitorStatus) -> Metric:
+    kind = CounterMetricFamily if series.kind is MetricKind.COUNTER else GaugeMetricFamily
     family = kind(PREFIX + series.name, series.meaning, labels=series.labels)
     for labels, value in series.read(status):
         family.add_metric(labels, value)

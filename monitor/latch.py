@@ -1,7 +1,7 @@
 """Hysteresis: a warning begins at once and ends only when there is evidence that its cause is gone."""
 
 
-class Latch:
+class WarningLatch:
     """`held` is whether the warning lasts. It ends after `calm` observations in a row that show recovery.
 
     An observation that neither warns nor shows recovery ends nothing: at a limit, chance alone moves a measurement from

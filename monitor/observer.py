@@ -13,25 +13,25 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from embedship.monitor.allowance import Allowance
-from embedship.monitor.budget import DEFAULT, FalseAlarms
-from embedship.monitor.drift import MINIMUM, STALE_SECONDS, DriftDetector, DriftReport, Rule
-from embedship.monitor.drift_watch import DriftWatch
+from embedship.monitor.cpu_budget import CpuBudget
+from embedship.monitor.drift.detector import MINIMUM, STALE_SECONDS, DriftDetector, DriftReport, DriftRule
+from embedship.monitor.drift.evidence import DriftEvidence
+from embedship.monitor.drift.false_alarms import DEFAULT, FalseAlarms
+from embedship.monitor.drift.live import LiveDrift
+from embedship.monitor.drift.reference import DriftReference
+from embedship.monitor.drift.window import CHARACTERS, QueryWindow
 from embedship.monitor.errors import InvalidSetting
-from embedship.monitor.evidence import Evidence
-from embedship.monitor.faults import Faults, Part
-from embedship.monitor.intake import Intake, Sampled
-from embedship.monitor.recall import Baseline, RecallMemory, RollingRecall
-from embedship.monitor.recent import CHARACTERS, Window
-from embedship.monitor.reference import Reference
-from embedship.monitor.shadow import Exact, Shadow, ShadowReport
+from embedship.monitor.failures import FailureCounter, MonitorPart
+from embedship.monitor.recall.rolling import RecallBaseline, RecallMemory, RollingRecall
+from embedship.monitor.recall.shadow import Exact, ShadowRecall, ShadowReport
+from embedship.monitor.sample_queue import QuerySample, SampleQueue
 from embedship.monitor.statistics import Mask
 
 # What an evaluation needs of scipy takes half a second to load: a server is ready without it, and no query waits.
 _LATER = ("scipy.stats", "scipy.spatial")
 
 
-class Report(msgspec.Struct, frozen=True):
+class ObserverReport(msgspec.Struct, frozen=True):
     """Everything the observer knows, at one moment."""
 
     seen: int  # queries shown to the observer
@@ -42,10 +42,10 @@ class Report(msgspec.Struct, frozen=True):
     interval_seconds: float  # between evaluations
     drift: DriftReport
     shadow: ShadowReport
-    evidence: Evidence
+    evidence: DriftEvidence
 
 
-class Observer:
+class QueryObserver:
     """Sample queries, test them for drift, and compare the index with an exact search.
 
     >>> with Observer(None, lambda vectors, k: np.tile(np.arange(k), (len(vectors), 1)), shadow_rate=1.0) as observer:
@@ -54,22 +54,22 @@ class Observer:
     >>> observer.report().shadow.recall.rolling
     0.9
 
-    `saw` may be called from any thread. A daemon thread does the work; `exact` is called on that thread.
+    `observe` may be called from any thread. A daemon thread does the work; `exact` is called on that thread.
     """
 
     def __init__(
         self,
-        reference: Reference | None,
+        reference: DriftReference | None,
         exact: Exact | None,
         *,
         fingerprint: str | None = None,
         variant: str | None = None,
-        rule: Rule = Rule.CALIBRATED,
+        rule: DriftRule = DriftRule.CALIBRATED,
         false_alarms: FalseAlarms = DEFAULT,
         window: int = 1_000,
         minimum: int = MINIMUM,
         k: int = 10,
-        baseline: Baseline | None = None,
+        baseline: RecallBaseline | None = None,
         sample_rate: float = 1.0,
         shadow_rate: float = 0.01,
         shadow_share: float = 1.0,
@@ -77,7 +77,7 @@ class Observer:
         interval_seconds: float = 60.0,
         keep_texts: int = 0,
         seed: int = 0,
-        faults: Faults | None = None,
+        faults: FailureCounter | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Sample each query for drift with sample_rate, and for recall with shadow_rate, independently.
@@ -96,13 +96,13 @@ class Observer:
         if interval_seconds <= 0:
             raise InvalidSetting("interval_seconds", interval_seconds, "seconds above 0")
         self.watches_drift, self.watches_recall = reference is not None, exact is not None
-        self.faults = faults or Faults()
+        self.faults = faults or FailureCounter()
         self._rates = (sample_rate, shadow_rate if exact else 0.0)
         self._interval = interval_seconds
         self._keep_texts = keep_texts
         self._clock = clock
         self._random = np.random.default_rng(seed)
-        self._intake = Intake(capacity)
+        self._intake = SampleQueue(capacity)
         detector = DriftDetector(
             reference,
             fingerprint=fingerprint,
@@ -113,10 +113,10 @@ class Observer:
             false_alarms=false_alarms,
             interval_seconds=interval_seconds,
         )
-        self._drift = DriftWatch(detector, reference, window, keep_texts)
+        self._drift = LiveDrift(detector, reference, window, keep_texts)
         self._k = k
         self._recall = RollingRecall(k, baseline=baseline)
-        self._shadow = Shadow(exact, self._recall, Allowance(shadow_share)) if exact else None
+        self._shadow = ShadowRecall(exact, self._recall, CpuBudget(shadow_share)) if exact else None
         self._work = Lock()  # held while measuring: by the thread, and by whoever writes its memory down
         self._lock = Lock()  # held for a few assignments only: the request path takes it too
         self._calls = count(int(clock() * 1_000))  # goes on above those of the server before, when that is remembered
@@ -125,10 +125,10 @@ class Observer:
         self._checked = -math.inf  # drift is due as soon as the thread runs: that there is nothing to test is said then
         self._drift_report = self._drift.untested()
         self._shadow_report = ShadowReport(self._recall.report())
-        self._evidence = Evidence()
+        self._evidence = DriftEvidence()
         self._thread: Thread | None = None
 
-    def saw(
+    def observe(
         self,
         vectors: NDArray[np.float32],
         ids: NDArray[np.int64] | None = None,
@@ -143,12 +143,12 @@ class Observer:
         Never blocks, never raises: what cannot be queued is dropped and counted. Queries that asked for fewer than k
         hits cannot give recall@k, and are sampled for drift only.
         """
-        with self.faults.guard(Part.OBSERVE):
+        with self.faults.guard(MonitorPart.OBSERVE):
             rows, drift, recall = self._pick(len(vectors), ids)
             if not len(rows):
                 return
             kept = rows[: self._intake.capacity]
-            sampled = Sampled(
+            sampled = QuerySample(
                 vectors=np.array(vectors[kept], dtype=np.float32),
                 ids=None if ids is None else np.array(ids[kept], dtype=np.int64),
                 drift=drift[kept],
@@ -186,12 +186,12 @@ class Observer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def report(self) -> Report:
+    def report(self) -> ObserverReport:
         """Return what is known now: cheap enough for every scrape, and callable from any thread."""
         now = self._clock()
         with self._lock:
             recall = self._shadow_report.recall.aged(now, STALE_SECONDS)
-            return Report(
+            return ObserverReport(
                 seen=self._seen,
                 dropped=self._dropped,
                 evaluations=self._evaluations,
@@ -203,12 +203,12 @@ class Observer:
                 evidence=self._evidence,
             )
 
-    def memory(self) -> tuple[RecallMemory, Window | None]:
+    def memory(self) -> tuple[RecallMemory, QueryWindow | None]:
         """What `remember` takes; from any thread, but not from one that must not wait for an evaluation."""
         with self._work:
             return self._recall.memory(), self._drift.window()
 
-    def remember(self, shadow: RecallMemory | None, window: Window | None) -> None:
+    def remember(self, shadow: RecallMemory | None, window: QueryWindow | None) -> None:
         """Go on where another observer of the same model ended; before `start`. Raises InvalidVectors."""
         if shadow:
             self._recall.remember(shadow)
@@ -217,7 +217,7 @@ class Observer:
             self._drift.extend(window)
             self._drift_report = self._drift.untested()
 
-    def inherit(self, baseline: Baseline) -> None:
+    def inherit(self, baseline: RecallBaseline) -> None:
         """Compare recall with that of an earlier index of the same model, if it was better; before `start`."""
         self._recall.inherit(baseline)
         self._shadow_report = msgspec.structs.replace(self._shadow_report, recall=self._recall.report())
@@ -244,9 +244,9 @@ class Observer:
             for mark in self._look_at(self._intake.take(self._patience())):
                 mark.set()
 
-    def _look_at(self, taken: Sequence[Sampled | Event]) -> list[Event]:
+    def _look_at(self, taken: Sequence[QuerySample | Event]) -> list[Event]:
         """Measure what was taken, evaluate when that is due or asked for, and return the marks among it."""
-        self._measure([each for each in taken if isinstance(each, Sampled)])
+        self._measure([each for each in taken if isinstance(each, QuerySample)])
         marks = [each for each in taken if isinstance(each, Event)]
         if marks or self._patience() == 0:
             with self._work:
@@ -257,7 +257,7 @@ class Observer:
         """What takes seconds, before the first query is looked at: those that come meanwhile wait in the queue."""
         for module in _LATER:
             import_module(module)
-        with self._work, self.faults.guard(Part.DRIFT):
+        with self._work, self.faults.guard(MonitorPart.DRIFT):
             self._drift.prepare()
 
     def _patience(self) -> float:
@@ -265,7 +265,7 @@ class Observer:
         elapsed = self._clock() - self._checked
         return self._interval - elapsed if 0 <= elapsed < self._interval else 0.0
 
-    def _measure(self, sampled: Sequence[Sampled]) -> None:
+    def _measure(self, sampled: Sequence[QuerySample]) -> None:
         if not sampled:
             return
         with self._work:
@@ -273,15 +273,15 @@ class Observer:
                 self._drift.add(sampled)
             except Exception:  # what is wrong with one of them is no fault of the others
                 for each in sampled:
-                    with self.faults.guard(Part.DRIFT):
+                    with self.faults.guard(MonitorPart.DRIFT):
                         self._drift.add([each])
         for each in sampled:
             if self._shadow and each.ids is not None and each.recall.any():
                 with self._work:
                     self._compare(self._shadow, each, each.ids)
 
-    def _compare(self, shadow: Shadow, sampled: Sampled, ids: NDArray[np.int64]) -> None:
-        with self.faults.guard(Part.RECALL):
+    def _compare(self, shadow: ShadowRecall, sampled: QuerySample, ids: NDArray[np.int64]) -> None:
+        with self.faults.guard(MonitorPart.RECALL):
             shadow.compare(sampled.vectors[sampled.recall], ids[sampled.recall], sampled.at, sampled.exact)
         with self._lock:
             self._shadow_report = shadow.report()
@@ -289,13 +289,13 @@ class Observer:
     def _evaluate(self) -> None:
         began = time.perf_counter()
         self._checked = self._clock()
-        with self.faults.guard(Part.DRIFT):
+        with self.faults.guard(MonitorPart.DRIFT):
             report = self._drift.evaluate(self._checked)
             with self._lock:
                 self._drift_report = report
                 self._evaluations += 1
                 self._evaluated_at = self._checked
-        with self.faults.guard(Part.EVIDENCE):
+        with self.faults.guard(MonitorPart.EVIDENCE):
             evidence = self._drift.evidence(self._drift_report.state)
             with self._lock:
                 self._evidence = evidence

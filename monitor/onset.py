@@ -3,12 +3,12 @@
 import msgspec
 
 
-class Began(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class StateSince(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     value: str
     at: float  # Unix time
 
 
-class Onset:
+class StateTimer:
     """Since when a value has been what it is; a value that says nothing interrupts without ending a run.
 
     A restarted server knows nothing for its first half minute, and what it then finds is not new for that.
@@ -18,7 +18,7 @@ class Onset:
     [1.0, 2.0, 1.0, 4.0]
     """
 
-    def __init__(self, nothing: str, began: Began | None = None) -> None:
+    def __init__(self, nothing: str, began: StateSince | None = None) -> None:
         self._nothing = nothing
         self.began = began  # of the last value that says something
         self._lost: float | None = None
@@ -29,5 +29,5 @@ class Onset:
             return self._lost
         self._lost = None
         if self.began is None or self.began.value != value:
-            self.began = Began(str(value), now)
+            self.began = StateSince(str(value), now)
         return self.began.at

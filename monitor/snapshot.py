@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from embedship.monitor.drift.window import QueryWindow
 from embedship.monitor.errors import SnapshotMismatch, SnapshotUnreadable
-from embedship.monitor.feedback import Pair
-from embedship.monitor.onset import Began
-from embedship.monitor.recall import RecallMemory
-from embedship.monitor.recent import Window
+from embedship.monitor.onset import StateSince
+from embedship.monitor.recall.feedback import JudgedQuery
+from embedship.monitor.recall.rolling import RecallMemory
 
 NAME = "monitor.safetensors"
 ASIDE = "monitor.{}.safetensors"  # of another model: the first 16 digits of its fingerprint
@@ -30,7 +30,7 @@ MODELS = 8  # whose files are kept aside: the oldest go
 KEY = "embedship.monitor"
 
 
-class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class BaselineOrigin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the baseline of the probes was measured on."""
 
     model: str  # fingerprint
@@ -38,7 +38,7 @@ class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     missing: int = 0  # labels of documents that the index did not hold then
 
 
-class Remembered(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class MonitorState(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """All but the window of queries. What is bound to more than the model says to what: an index, a file of probes."""
 
     fingerprint: str
@@ -48,25 +48,25 @@ class Remembered(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     probes: str = ""  # digest of the probes
     probe: RecallMemory | None = None
     ndcg_baseline: float = 0.0
-    origin: Origin | None = None  # of the baseline of the probes
+    origin: BaselineOrigin | None = None  # of the baseline of the probes
     feedback: RecallMemory | None = None
-    pairs: tuple[Pair, ...] = ()
-    began: dict[str, Began] = {}
+    pairs: tuple[JudgedQuery, ...] = ()
+    began: dict[str, StateSince] = {}
 
 
-class _Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _StateEnvelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: int
     digest: str
     texts: tuple[str | None, ...]
     remembered: msgspec.Raw
 
 
-def write(folder: Path, remembered: Remembered, window: Window | None) -> int:
+def write(folder: Path, remembered: MonitorState, window: QueryWindow | None) -> int:
     """Replace the snapshot in folder and return its size in bytes. Raises OSError; the old one is then still whole."""
     tensors = {} if window is None else _tensors(window)
     texts = () if window is None else window.texts
     raw = msgspec.json.encode(remembered)
-    envelope = _Envelope(FORMAT, _digest(raw, texts, tensors), texts, msgspec.Raw(raw))
+    envelope = _StateEnvelope(FORMAT, _digest(raw, texts, tensors), texts, msgspec.Raw(raw))
     # safetensors refuses a file without tensors.
     content = save(tensors or {"none": np.zeros(1, np.float32)}, {KEY: msgspec.json.encode(envelope).decode()})
     _move_aside(folder, remembered.fingerprint)
@@ -74,7 +74,7 @@ def write(folder: Path, remembered: Remembered, window: Window | None) -> int:
     return len(content)
 
 
-def read(folder: Path, fingerprint: str) -> tuple[Remembered, Window | None] | None:
+def read(folder: Path, fingerprint: str) -> tuple[MonitorState, QueryWindow | None] | None:
     """Read what write wrote for this model; None if there is none.
 
     Raises SnapshotUnreadable if it is damaged, or if there are only files of other models.
@@ -90,7 +90,7 @@ def read(folder: Path, fingerprint: str) -> tuple[Remembered, Window | None] | N
     return remembered, window
 
 
-def others(folder: Path, fingerprint: str) -> list[Remembered]:
+def others(folder: Path, fingerprint: str) -> list[MonitorState]:
     """What is remembered of other models, newest first; a damaged file is left out."""
     found = []
     for path in [folder / NAME, *folder.glob(ASIDE.format("*"))]:
@@ -124,10 +124,10 @@ def _move_aside(folder: Path, fingerprint: str) -> None:
         path.unlink()
 
 
-def _read(path: Path) -> tuple[Remembered, Window | None]:
+def _read(path: Path) -> tuple[MonitorState, QueryWindow | None]:
     try:
         with safe_open(path, framework="numpy") as file:
-            envelope = msgspec.json.decode((file.metadata() or {})[KEY], type=_Envelope)
+            envelope = msgspec.json.decode((file.metadata() or {})[KEY], type=_StateEnvelope)
             tensors = {name: file.get_tensor(name) for name in file.keys() if name != "none"}  # noqa: SIM118
         remembered, window = _opened(envelope, tensors)
     except OSError as error:
@@ -137,15 +137,17 @@ def _read(path: Path) -> tuple[Remembered, Window | None]:
     return remembered, window
 
 
-def _opened(envelope: _Envelope, tensors: dict[str, NDArray[np.generic]]) -> tuple[Remembered, Window | None]:
+def _opened(
+    envelope: _StateEnvelope, tensors: dict[str, NDArray[np.generic]]
+) -> tuple[MonitorState, QueryWindow | None]:
     if envelope.format != FORMAT:
         raise ValueError(f"it has format {envelope.format}, this version reads {FORMAT}")
     if envelope.digest != _digest(bytes(envelope.remembered), envelope.texts, tensors):
         raise ValueError("its digest is that of other content")
-    remembered = msgspec.json.decode(envelope.remembered, type=Remembered)
+    remembered = msgspec.json.decode(envelope.remembered, type=MonitorState)
     if not tensors:
         return remembered, None
-    return remembered, Window(
+    return remembered, QueryWindow(
         np.asarray(tensors["vectors"], dtype=np.float32),
         np.asarray(tensors["times"], dtype=np.float64),
         np.asarray(tensors["calls"], dtype=np.int64),
@@ -153,7 +155,7 @@ def _opened(envelope: _Envelope, tensors: dict[str, NDArray[np.generic]]) -> tup
     )
 
 
-def _tensors(window: Window) -> dict[str, NDArray[np.generic]]:
+def _tensors(window: QueryWindow) -> dict[str, NDArray[np.generic]]:
     return {"vectors": np.ascontiguousarray(window.vectors), "times": window.times, "calls": window.calls}
 
 

@@ -3,7 +3,7 @@
 from enum import StrEnum
 
 
-class State(StrEnum):
+class SignalState(StrEnum):
     """`unknown` means too little evidence. It is never folded into `ok`: silence proves nothing."""
 
     OK = "ok"

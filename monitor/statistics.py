@@ -19,14 +19,14 @@ Mask = NDArray[np.bool_]
 EXACT_LIMIT = 10_000  # scipy.stats.ks_2samp, method="auto": exact p-values while both samples are at most this large
 
 
-class KS(NamedTuple):
+class KolmogorovSmirnov(NamedTuple):
     """Two-sample Kolmogorov-Smirnov test of each dimension: statistic (d,) and pvalue (d,), both float64."""
 
     statistic: Floats
     pvalue: Floats
 
 
-class Interval(NamedTuple):
+class ConfidenceInterval(NamedTuple):
     """A two-sided confidence interval within [0, 1]."""
 
     lower: float
@@ -34,13 +34,13 @@ class Interval(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sorted:
+class SortedSample:
     """A sample, sorted once per dimension so that each later test is cheap: columns (d, n), each row ascending."""
 
     columns: Sample
 
     @classmethod
-    def of(cls, sample: Sample) -> "Sorted":
+    def of(cls, sample: Sample) -> "SortedSample":
         """Sort sample (n, d), n >= 1."""
         if sample.ndim != 2 or not len(sample):
             raise InvalidVectors(f"a sample of shape {sample.shape} cannot be tested: give (n, d) with n >= 1")
@@ -53,17 +53,17 @@ class Sorted:
         return int(self.columns.shape[1])
 
 
-def ks_2samp(reference: Sample | Sorted, current: Sample) -> KS:
+def ks_2samp(reference: Sample | SortedSample, current: Sample) -> KolmogorovSmirnov:
     """Test, for each dimension, whether reference (n, d) and current (m, d) have one distribution.
 
     Two-sided. Equal to scipy.stats.ks_2samp with its defaults, one dimension at a time, to 1e-9.
     """
     statistic = ks_statistic(reference, current)
-    n = reference.size if isinstance(reference, Sorted) else len(reference)
-    return KS(statistic, ks_pvalue(statistic, n, len(current)))
+    n = reference.size if isinstance(reference, SortedSample) else len(reference)
+    return KolmogorovSmirnov(statistic, ks_pvalue(statistic, n, len(current)))
 
 
-def ks_statistic(reference: Sample | Sorted, current: Sample) -> Floats:
+def ks_statistic(reference: Sample | SortedSample, current: Sample) -> Floats:
     """Return D (d,) float64, the largest distance between the empirical distribution functions F and G:
 
         D = sup_x |F(x) - G(x)|,  F from reference (n, d),  G from current (m, d)
@@ -71,8 +71,8 @@ def ks_statistic(reference: Sample | Sorted, current: Sample) -> Floats:
     G moves only at current points, so the supremum lies at one of them or just before it: two binary searches per
     dimension suffice. Among ties the inner ones understate G after, and overstate G before, and never win.
     """
-    a = reference if isinstance(reference, Sorted) else Sorted.of(reference)
-    b = Sorted.of(current)
+    a = reference if isinstance(reference, SortedSample) else SortedSample.of(reference)
+    b = SortedSample.of(current)
     if len(a.columns) != len(b.columns):
         raise InvalidVectors(
             f"reference has {len(a.columns)} dimensions, current has {len(b.columns)}: they must agree"
@@ -175,7 +175,7 @@ def benjamini_hochberg(pvalue: Floats, alpha: float) -> Mask:
     return rejected
 
 
-def recall_interval(recalls: Floats, slots: int, confidence: float = 0.95) -> Interval:
+def recall_interval(recalls: Floats, slots: int, confidence: float = 0.95) -> ConfidenceInterval:
     """Return a confidence interval for mean recall from per-query recalls (n,) in [0, 1], k slots a query.
 
     The query is the unit: 100 queries x 10 slots are not 1,000 trials, since the slots of a query fail together.
@@ -185,7 +185,7 @@ def recall_interval(recalls: Floats, slots: int, confidence: float = 0.95) -> In
     """
     n = len(recalls)
     if n < 2:
-        return Interval(0.0, 1.0)
+        return ConfidenceInterval(0.0, 1.0)
     mean = float(recalls.mean())
     variance = float(recalls.var(ddof=1)) / n
     spread = mean * (1 - mean)
@@ -193,4 +193,4 @@ def recall_interval(recalls: Floats, slots: int, confidence: float = 0.95) -> In
     z = float(special.stdtrit(n - 1, (1 + confidence) / 2))
     centre = (mean + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z / (1 + z * z / trials) * math.sqrt(spread / trials + (z / (2 * trials)) ** 2)
-    return Interval(max(0.0, centre - half), min(1.0, centre + half))
+    return ConfidenceInterval(max(0.0, centre - half), min(1.0, centre + half))

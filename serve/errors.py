@@ -44,7 +44,7 @@ from typing import NamedTuple, Self
 import msgspec
 
 
-class Family(StrEnum):
+class ApiDialect(StrEnum):
     """Whose shape an error takes. Each has room for the id of the request, where its clients do not mind."""
 
     OPENAI = "openai"  # {"error": {"message", "type", "param", "code", "request_id"}}
@@ -63,7 +63,7 @@ class RequestError(Exception):
         self.headers = headers or {}
 
 
-class Malformed(RequestError):
+class InvalidJson(RequestError):
     """The body is not JSON."""
 
 
@@ -87,7 +87,7 @@ class WrongMethod(RequestError):
     """The path is right, the method is not."""
 
 
-class UnknownAnswer(RequestError):
+class UnknownRequestId(RequestError):
     """No answer with this request id is kept, or it was judged before."""
 
 
@@ -107,15 +107,15 @@ class ReadOnly(RequestError):
     """The server was started without --writable."""
 
 
-class NoDocument(RequestError):
+class DocumentNotFound(RequestError):
     """The index holds no document with this id."""
 
 
-class Reloading(RequestError):
+class ReloadInProgress(RequestError):
     """A reload is running already, or the server is stopping."""
 
 
-class NotReloaded(RequestError):
+class ReloadFailed(RequestError):
     """The new bundle or index cannot be taken; the old one goes on answering."""
 
 
@@ -135,19 +135,19 @@ class HeadTooLarge(RequestError):
     """The head has too many fields, or too many bytes."""
 
 
-class ClientGone(RequestError):
+class ClientDisconnected(RequestError):
     """The client closed the connection before the answer."""
 
 
-class Crowded(RequestError):
+class TooManyConnections(RequestError):
     """The server holds as many connections as it takes: come back after Retry-After seconds."""
 
 
-class Expired(RequestError):
+class ClientDeadlineExceeded(RequestError):
     """The deadline that the client chose passed before the answer."""
 
 
-class TimedOut(RequestError):
+class ServerDeadlineExceeded(RequestError):
     """The time that the server gives itself passed before the answer."""
 
 
@@ -159,11 +159,11 @@ class DiskFull(RequestError):
     """Nothing of the change was written: the disk has no room left."""
 
 
-class NotStored(RequestError):
+class WriteFailed(RequestError):
     """Nothing of the change was written: the disk refused it."""
 
 
-class IndexAway(RequestError):
+class IndexUnavailable(RequestError):
     """The index lies on a server that does not answer, or not as it should: come back after Retry-After seconds."""
 
     @classmethod
@@ -175,7 +175,7 @@ class Internal(RequestError):
     """A bug in the server."""
 
 
-class Answer(NamedTuple):
+class ErrorMapping(NamedTuple):
     """How one class of error is answered and counted."""
 
     openai: int
@@ -184,50 +184,50 @@ class Answer(NamedTuple):
     type: str  # OpenAI's "type"
     error_type: str  # text-embeddings-inference's "error_type"
 
-    def status(self, family: Family) -> int:
-        if family is Family.FLAT:
+    def status(self, family: ApiDialect) -> int:
+        if family is ApiDialect.FLAT:
             return self.flat
-        return 422 if family is Family.INFINITY and self.openai == 400 else self.openai
+        return 422 if family is ApiDialect.INFINITY and self.openai == 400 else self.openai
 
 
 _INVALID = "invalid_request_error"
 
-ANSWERS: Mapping[type[RequestError], Answer] = MappingProxyType(
+ERROR_MAPPINGS: Mapping[type[RequestError], ErrorMapping] = MappingProxyType(
     {
-        Malformed: Answer(400, 400, "malformed", _INVALID, "Validation"),
-        Invalid: Answer(400, 422, "invalid", _INVALID, "Validation"),
-        Unauthorised: Answer(401, 401, "unauthorised", "authentication_error", "Unauthorized"),
-        Forbidden: Answer(403, 403, "forbidden", "permission_error", "Unauthorized"),
-        UnknownPath: Answer(404, 404, "unknown_path", _INVALID, "Validation"),
-        WrongMethod: Answer(405, 405, "wrong_method", _INVALID, "Validation"),
-        UnknownAnswer: Answer(404, 404, "unknown_answer", _INVALID, "Validation"),
-        SlowBody: Answer(408, 408, "slow_body", _INVALID, "Validation"),
-        NoIndex: Answer(409, 409, "no_index", _INVALID, "Validation"),
-        NoReranker: Answer(409, 409, "no_reranker", _INVALID, "Validation"),
-        ReadOnly: Answer(403, 403, "read_only", "permission_error", "Unauthorized"),
-        NoDocument: Answer(404, 404, "no_document", _INVALID, "Validation"),
-        Reloading: Answer(409, 409, "reloading", _INVALID, "Validation"),
-        NotReloaded: Answer(409, 409, "not_reloaded", _INVALID, "Validation"),
-        TooLarge: Answer(413, 413, "too_large", _INVALID, "Validation"),
-        TooLong: Answer(413, 413, "too_long", _INVALID, "Validation"),
-        Overloaded: Answer(429, 429, "overloaded", "rate_limit_error", "Overloaded"),
-        HeadTooLarge: Answer(431, 431, "head_too_large", _INVALID, "Validation"),
-        ClientGone: Answer(499, 499, "client_gone", _INVALID, "Validation"),
-        Crowded: Answer(503, 503, "crowded", "server_error", "Overloaded"),
-        Expired: Answer(504, 504, "expired", "server_error", "Overloaded"),
-        TimedOut: Answer(504, 504, "timed_out", "server_error", "Overloaded"),
-        EngineFailed: Answer(500, 424, "engine", "server_error", "Backend"),
-        DiskFull: Answer(507, 507, "disk_full", "server_error", "Backend"),
-        NotStored: Answer(503, 503, "not_stored", "server_error", "Backend"),
-        IndexAway: Answer(503, 503, "index_away", "server_error", "Backend"),
-        Internal: Answer(500, 500, "internal", "server_error", "Backend"),
+        InvalidJson: ErrorMapping(400, 400, "malformed", _INVALID, "Validation"),
+        Invalid: ErrorMapping(400, 422, "invalid", _INVALID, "Validation"),
+        Unauthorised: ErrorMapping(401, 401, "unauthorised", "authentication_error", "Unauthorized"),
+        Forbidden: ErrorMapping(403, 403, "forbidden", "permission_error", "Unauthorized"),
+        UnknownPath: ErrorMapping(404, 404, "unknown_path", _INVALID, "Validation"),
+        WrongMethod: ErrorMapping(405, 405, "wrong_method", _INVALID, "Validation"),
+        UnknownRequestId: ErrorMapping(404, 404, "unknown_answer", _INVALID, "Validation"),
+        SlowBody: ErrorMapping(408, 408, "slow_body", _INVALID, "Validation"),
+        NoIndex: ErrorMapping(409, 409, "no_index", _INVALID, "Validation"),
+        NoReranker: ErrorMapping(409, 409, "no_reranker", _INVALID, "Validation"),
+        ReadOnly: ErrorMapping(403, 403, "read_only", "permission_error", "Unauthorized"),
+        DocumentNotFound: ErrorMapping(404, 404, "no_document", _INVALID, "Validation"),
+        ReloadInProgress: ErrorMapping(409, 409, "reloading", _INVALID, "Validation"),
+        ReloadFailed: ErrorMapping(409, 409, "not_reloaded", _INVALID, "Validation"),
+        TooLarge: ErrorMapping(413, 413, "too_large", _INVALID, "Validation"),
+        TooLong: ErrorMapping(413, 413, "too_long", _INVALID, "Validation"),
+        Overloaded: ErrorMapping(429, 429, "overloaded", "rate_limit_error", "Overloaded"),
+        HeadTooLarge: ErrorMapping(431, 431, "head_too_large", _INVALID, "Validation"),
+        ClientDisconnected: ErrorMapping(499, 499, "client_gone", _INVALID, "Validation"),
+        TooManyConnections: ErrorMapping(503, 503, "crowded", "server_error", "Overloaded"),
+        ClientDeadlineExceeded: ErrorMapping(504, 504, "expired", "server_error", "Overloaded"),
+        ServerDeadlineExceeded: ErrorMapping(504, 504, "timed_out", "server_error", "Overloaded"),
+        EngineFailed: ErrorMapping(500, 424, "engine", "server_error", "Backend"),
+        DiskFull: ErrorMapping(507, 507, "disk_full", "server_error", "Backend"),
+        WriteFailed: ErrorMapping(503, 503, "not_stored", "server_error", "Backend"),
+        IndexUnavailable: ErrorMapping(503, 503, "index_away", "server_error", "Backend"),
+        Internal: ErrorMapping(500, 500, "internal", "server_error", "Backend"),
     }
 )
 # The deadline of what has expired is its client's choice, and so is the number of connections: no failures of this
 # server, and nothing to wake anybody for.
-_CLIENTS = (Crowded, Expired)
-REJECTIONS = tuple(answer.reason for kind, answer in ANSWERS.items() if answer.openai < 500 or kind in _CLIENTS)
-FAILURES = tuple(answer.reason for answer in ANSWERS.values() if answer.reason not in REJECTIONS)
+_CLIENTS = (TooManyConnections, ClientDeadlineExceeded)
+REJECTIONS = tuple(answer.reason for kind, answer in ERROR_MAPPINGS.items() if answer.openai < 500 or kind in _CLIENTS)
+FAILURES = tuple(answer.reason for answer in ERROR_MAPPINGS.values() if answer.reason not in REJECTIONS)
 
 
 class OpenAIErrorBody(msgspec.Struct, frozen=True):
@@ -274,27 +274,27 @@ class FlatError(msgspec.Struct, frozen=True):
     request_id: str
 
 
-SHAPES: Mapping[Family, type[msgspec.Struct]] = MappingProxyType(
+ERROR_SCHEMAS: Mapping[ApiDialect, type[msgspec.Struct]] = MappingProxyType(
     {
-        Family.OPENAI: OpenAIError,
-        Family.FLAT: FlatError,
-        Family.INFINITY: InfinityError,
-        Family.COHERE: CohereError,
+        ApiDialect.OPENAI: OpenAIError,
+        ApiDialect.FLAT: FlatError,
+        ApiDialect.INFINITY: InfinityError,
+        ApiDialect.COHERE: CohereError,
     }
 )
 
 
-def body(error: RequestError, family: Family, request_id: str) -> bytes:
+def body(error: RequestError, family: ApiDialect, request_id: str) -> bytes:
     """The JSON of an error in the shape its client parses."""
-    return msgspec.json.encode(_shaped(error, ANSWERS[type(error)], family, request_id))
+    return msgspec.json.encode(_shaped(error, ERROR_MAPPINGS[type(error)], family, request_id))
 
 
-def _shaped(error: RequestError, answer: Answer, family: Family, request_id: str) -> msgspec.Struct:
-    if family is Family.FLAT:
+def _shaped(error: RequestError, answer: ErrorMapping, family: ApiDialect, request_id: str) -> msgspec.Struct:
+    if family is ApiDialect.FLAT:
         return FlatError(error.message, answer.error_type, request_id)
-    if family is Family.COHERE:
+    if family is ApiDialect.COHERE:
         return CohereError(error.message, request_id)
     told = OpenAIErrorBody(error.message, answer.type, error.param, answer.reason, request_id)
-    if family is Family.OPENAI:
+    if family is ApiDialect.OPENAI:
         return OpenAIError(told)
     return InfinityError(told, [Detail(["body", *filter(None, [error.param])], error.message, answer.reason)])

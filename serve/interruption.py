@@ -11,9 +11,7 @@ import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
-from typing import TypeVar
-
-from embedship.serve.admission import Permit
+from typing import Any, Protocol, TypeVar
 
 Got = TypeVar("Got")
 
@@ -21,7 +19,14 @@ Got = TypeVar("Got")
 _INSTRUCTIONS = 5_000
 
 
-class Stopped(Exception):
+class Holder(Protocol):
+    """Something that is held until work has ended: a permit of the queue."""
+
+    def hold_until(self, done: asyncio.Future[Any]) -> None:
+        """Give it back when `done` is done."""
+
+
+class WorkStopped(Exception):
     """The work was given up; nobody waits for it."""
 
 
@@ -39,7 +44,7 @@ class StopSignal:
             return work()
         except sqlite3.OperationalError as error:
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
-                raise Stopped from None
+                raise WorkStopped from None
             raise
         finally:
             _CURRENT.reset(token)
@@ -57,7 +62,7 @@ def requested() -> bool:
 def check() -> None:
     """Raise Stopped where it is."""
     if requested():
-        raise Stopped
+        raise WorkStopped
 
 
 def interruptible(connection: sqlite3.Connection) -> sqlite3.Connection:
@@ -66,7 +71,7 @@ def interruptible(connection: sqlite3.Connection) -> sqlite3.Connection:
     return connection
 
 
-async def on_thread(threads: ThreadPoolExecutor, work: Callable[[], Got], permit: Permit | None = None) -> Got:
+async def on_thread(threads: ThreadPoolExecutor, work: Callable[[], Got], permit: Holder | None = None) -> Got:
     """Do the work on one of the threads. When the caller is cancelled, the work is asked to stop.
 
     `permit` is given back only when the work has ended: what still costs time counts as being in the queue.

@@ -20,7 +20,7 @@ def bar(what: str, total: int) -> Iterator[Callable[[int], object]]:
         yield lambda done: progress.advance(task, done)
 
 
-class Tally:
+class ProgressCounter:
     """What a run has encoded, and in how many seconds, beside what it found done. Told from several threads."""
 
     def __init__(self) -> None:

@@ -13,12 +13,12 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from embedship.bundle import Code
-from embedship.serve.documents import Chunk
-from embedship.serve.filters import Filter
-from embedship.serve.fusion import Mode
-from embedship.serve.index.chunks import Chunking
-from embedship.serve.index.effort import Effort
+from embedship.bundle import VectorCode
+from embedship.serve.documents.chunking import Chunking
+from embedship.serve.documents.filters import Filter
+from embedship.serve.documents.store import Chunk
+from embedship.serve.index.effort import SearchEffort
+from embedship.serve.search.fusion import SearchMode
 
 Dimensions = Annotated[int, Meta(ge=1, description="Keep the first so many components and renormalise.")]
 
@@ -142,7 +142,7 @@ class EncodeRequest(Strict, frozen=True):
     """POST /v1/encode. `dtype`: what the rows are made of; int8 and ubinary are the bundle's own frozen codes."""
 
     texts: str | list[str]
-    dtype: Code = Code.FLOAT32
+    dtype: VectorCode = VectorCode.FLOAT32
     prompt_name: str | None = None
     dimensions: Dimensions | None = None
     truncate: bool = True
@@ -152,7 +152,7 @@ class EncodeReply(msgspec.Struct, frozen=True):
     """`tokens` and `cut` have an entry a text: how many were computed, and how many were cut off."""
 
     vectors: list[list[float]]
-    dtype: Code
+    dtype: VectorCode
     shape: list[int]
     fingerprint: str
     tokens: list[int]
@@ -174,9 +174,9 @@ class SearchRequest(Strict, frozen=True):
 
     query: str | list[str]
     k: Annotated[int, Meta(ge=1)] = 10
-    mode: Mode = Mode.DENSE
+    mode: SearchMode = SearchMode.DENSE
     filter: Filter | None = None
-    effort: Effort | None = None
+    effort: SearchEffort | None = None
     per_document: bool = True
     rerank: Rerank | None = None
 
@@ -352,15 +352,15 @@ class IndexInfo(msgspec.Struct, frozen=True):
     query_prompt: str | None
     rows: int
     chunking: Chunking | None
-    exact: Code
+    exact: VectorCode
 
 
-class TeiPooling(msgspec.Struct, frozen=True):
+class TeiPoolingInfo(msgspec.Struct, frozen=True):
     pooling: str
 
 
 class TeiType(msgspec.Struct, frozen=True):
-    embedding: TeiPooling
+    embedding: TeiPoolingInfo
 
 
 class RerankerInfo(msgspec.Struct, frozen=True):

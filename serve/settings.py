@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 from embedship import device
 from embedship.errors import UsageError
-from embedship.monitor.budget import FalseAlarms
+from embedship.monitor.drift.false_alarms import FalseAlarms
 from embedship.monitor.errors import InvalidSetting
-from embedship.serve.browsers import BrowserGuard
-from embedship.serve.journal import LogFormat
-from embedship.serve.milvus.address import Address
+from embedship.serve.browser_guard import BrowserGuard
+from embedship.serve.search.address import Address
+from embedship.serve.telemetry.logs import LogFormat
 
 _IN_PROCESS = ("auto", "cpu")
 
@@ -27,7 +27,7 @@ _IN_PROCESS = ("auto", "cpu")
 BULK_RESERVED_FRACTION = 8
 
 
-class Range(NamedTuple):
+class SettingRange(NamedTuple):
     low: float
     high: float
 
@@ -42,7 +42,7 @@ def _written(number: float) -> str:
 
 def setting(default: Any, help: str, low: float | None = None, high: float | None = None) -> Any:
     """A field of Settings: its help text, and the range that is allowed where it is a number."""
-    allowed = None if low is None or high is None else Range(low, high)
+    allowed = None if low is None or high is None else SettingRange(low, high)
     return dataclasses.field(default=default, metadata={"help": help, "allowed": allowed})
 
 
@@ -257,7 +257,7 @@ class Settings:
             )
 
     @property
-    def workers(self) -> tuple[device.Device, ...]:
+    def workers(self) -> tuple[device.DeviceAddress, ...]:
         """The devices that get a worker process; none: the streams run in this process."""
         return () if self.devices in _IN_PROCESS else device.several(self.devices)
 

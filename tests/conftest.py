@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from embedship.export.quiet import stay_offline
+from embedship.export.silence import stay_offline
 
 stay_offline()
 
@@ -99,14 +99,15 @@ def _export(target: Path, root: Path) -> None:
     from rich.console import Console
 
     from embedship import stdlib_docs
-    from embedship.export.build import Wishes, build
-    from embedship.export.steps import Steps
+    from embedship.export.build import build
+    from embedship.export.options import ExportOptions
+    from embedship.export.steps import StepTimer
 
     queries = root / "minilm-queries.jsonl"
     summaries = [entry.summary for entry in stdlib_docs.entries(300)]
     queries.write_text("".join(json.dumps({"text": text}) + "\n" for text in summaries), encoding="utf-8")
-    wishes = Wishes(queries=queries, name="all-MiniLM-L6-v2")
-    build(_model(), target, wishes, Steps(Console(quiet=True)))
+    wishes = ExportOptions(queries=queries, name="all-MiniLM-L6-v2")
+    build(_model(), target, wishes, StepTimer(Console(quiet=True)))
 
 
 @pytest.fixture(scope="session")
@@ -155,13 +156,14 @@ def rerank_bundle(cross_encoder: Path, tmp_path_factory: pytest.TempPathFactory)
     from rich.console import Console
 
     from embedship.bundle import Task
-    from embedship.export import parity
-    from embedship.export.build import Wishes, build
-    from embedship.export.steps import Steps
+    from embedship.export.build import build
+    from embedship.export.gates import parity
+    from embedship.export.options import ExportOptions
+    from embedship.export.steps import StepTimer
 
     target = _root(tmp_path_factory) / "rerank-bundle"
-    wishes = Wishes(task=Task.RERANK, name="tiny-cross-encoder", floors=parity.floors((), Task.RERANK))
-    return _once(target, lambda: build(cross_encoder, target, wishes, Steps(Console(quiet=True))))
+    wishes = ExportOptions(task=Task.RERANK, name="tiny-cross-encoder", floors=parity.floors((), Task.RERANK))
+    return _once(target, lambda: build(cross_encoder, target, wishes, StepTimer(Console(quiet=True))))
 
 
 @pytest.fixture(scope="session")
@@ -189,7 +191,7 @@ def frameless(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     import msgspec
 
     from embedship.bundle import TOKENIZER, Bundle, fingerprint
-    from embedship.sealed import sha256_of
+    from embedship.files.sealed import sha256_of
 
     folder = tmp_path_factory.mktemp("frameless") / "bundle"
     manifest, plain = Bundle.open(bundle).manifest, Bundle.open(bundle).plain
@@ -218,7 +220,7 @@ def _seal_coarse(bundle: Path, folder: Path, source: dict[str, str]) -> None:
 
     from embedship.bundle import GOLDEN, TOKENIZER, Bundle, fingerprint
     from embedship.encoder import Encoder
-    from embedship.golden import Golden
+    from embedship.golden_texts import GoldenTexts
 
     whole = Bundle.open(bundle)
     manifest, plain = whole.manifest, whole.plain
@@ -236,9 +238,11 @@ def _seal_coarse(bundle: Path, folder: Path, source: dict[str, str]) -> None:
     choice = msgspec.structs.replace(manifest.choice, variant=plain.name)
     mark = fingerprint(origin, manifest.pipeline, manifest.tokenizer_sha256)
     sealed = msgspec.structs.replace(manifest, source=origin, fingerprint=mark, variants=(plain,), choice=choice)
-    golden = Golden.load(whole)
+    golden = GoldenTexts.load(whole)
     with Encoder.open(Bundle.write(folder, sealed)) as encoder:
-        Golden(golden.texts, golden.ids, encoder.encode_tokens(encoder.tokenizer(golden.texts))).save(folder / GOLDEN)
+        GoldenTexts(golden.texts, golden.ids, encoder.encode_tokens(encoder.tokenizer(golden.texts))).save(
+            folder / GOLDEN
+        )
     Bundle.write(folder, sealed)
 
 

@@ -15,20 +15,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from embedship import sealed
 from embedship.bundle import Bundle
-from embedship.cli import run
+from embedship.commands.main import run
 from embedship.errors import EmbedshipError
-from embedship.sealed import File
-from embedship.serve import backup, documents
-from embedship.serve.documents import Document
-from embedship.serve.filters import Filter
+from embedship.files import sealed
+from embedship.files.sealed import SealedFile
+from embedship.serve.commands import backup
+from embedship.serve.documents import store
+from embedship.serve.documents.filters import Filter
+from embedship.serve.documents.fulltext import KeywordIndex
+from embedship.serve.documents.store import Document
 from embedship.serve.index import manifest
-from embedship.serve.keyword import Words
-from embedship.serve.milvus.address import Address, place
-from embedship.transfer.address import Proof, open_source
+from embedship.serve.search.address import Address, parse_location
+from embedship.transfer.address import TrustOptions, open_source
 from embedship.transfer.oci import OciSource
-from embedship.transfer.registry import Reference
+from embedship.transfer.registry import ImageReference
 
 QUICK = settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
@@ -57,7 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "bundle": ("bundle.json", Bundle.open),
     "index": ("index.json", manifest.read),
-    "backup": (backup.MANIFEST, lambda path: sealed.read(path / backup.MANIFEST, backup.Manifest, 1, "backup")),
+    "backup": (backup.MANIFEST, lambda path: sealed.read(path / backup.MANIFEST, backup.BackupManifest, 1, "backup")),
 }
 
 
@@ -83,12 +84,12 @@ def test_a_bundle_s_manifest_with_fields_changed(folder: Path, bundle: Path, cha
 def test_filters(folder: Path, wanted: dict[str, Any]) -> None:
     path = folder / "documents.sqlite"
     if not path.exists():
-        documents.write(path, [(1, Document("a", "text", None, {"a": 1, "": "x"}))])
+        store.write(path, [(1, Document("a", "text", None, {"a": 1, "": "x"}))])
     try:
         known = msgspec.json.decode(msgspec.json.encode(wanted), type=Filter)
     except msgspec.MsgspecError:
         return
-    with closing(Words.open(path, 1)) as words:
+    with closing(KeywordIndex.open(path, 1)) as words:
         refuses(lambda: words.allowed(known) if known else None)
         refuses(lambda: words.search(["text"], 1, known) if known else None)
         refuses(lambda: words.allowed({"a": next(iter(known.values()))}) if known else None)
@@ -100,7 +101,12 @@ def test_filters(folder: Path, wanted: dict[str, Any]) -> None:
     | st.from_regex(r"(milvus|oci|https?|hf|s3)(\+tls)?://?[\w.:@/?#\[\]-]{0,30}", fullmatch=True)
 )
 def test_addresses(text: str) -> None:
-    for parse in (Address.parse, place, Reference.parse, lambda text: open_source(text, Proof(None, False))):
+    for parse in (
+        Address.parse,
+        parse_location,
+        ImageReference.parse,
+        lambda text: open_source(text, TrustOptions(None, False)),
+    ):
         refuses(lambda parse=parse: parse(text))  # type: ignore[misc]
 
 
@@ -171,11 +177,11 @@ def _mutated(copy: Path, draw: random.Random) -> None:
                     path.unlink()
                     os.mkfifo(path)
         regular = "\0" not in name and len(name) < 256 and not path.is_symlink() and path.is_file()
-        files[name] = File.of(path) if regular else File(sha256="0" * 64, size=draw.randint(-1, 40))
+        files[name] = SealedFile.of(path) if regular else SealedFile(sha256="0" * 64, size=draw.randint(-1, 40))
         if draw.random() < 0.1:
-            files[name] = File(sha256=draw.choice(["", "x", "0" * 64]), size=draw.randint(-5, 99))
+            files[name] = SealedFile(sha256=draw.choice(["", "x", "0" * 64]), size=draw.randint(-5, 99))
     folders = draw.choice([("state",)] * 6 + [(), ("..",), ("",), ("state", "b"), ("/",)])
-    sealed.write(copy / backup.MANIFEST, backup.Manifest(1, "now", folders, files))
+    sealed.write(copy / backup.MANIFEST, backup.BackupManifest(1, "now", folders, files))
     if draw.random() < 0.1:
         raw = bytearray((copy / backup.MANIFEST).read_bytes())
         raw[draw.randrange(len(raw))] ^= 1 << draw.randrange(8)

@@ -15,10 +15,10 @@ import pytest
 import yaml
 
 from embedship.codes import normalise
-from embedship.serve.index import Kind, kinds, recipe
-from embedship.serve.index.manifest import STAGE, Packing
-from embedship.serve.index.recipe import Store
-from embedship.serve.index.truth import Truth
+from embedship.serve.index import IndexKind, kinds, recipe
+from embedship.serve.index.exact_vectors import ExactVectors
+from embedship.serve.index.manifest import STAGE, QuantisationParams
+from embedship.serve.index.recipe import RerankStore
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("sizing", "scale")
@@ -86,10 +86,17 @@ def test_bytes_are_those_of_real_indexes(tmp_path: Path) -> None:
     """To 5 bytes a vector: code books are shared among 6,000 vectors only."""
     found = values("sizing")
     random = np.random.default_rng(0).normal(size=(6_000, found["dimension"])).astype(np.float32)
-    truth = Truth.write(tmp_path, [normalise(random)], random.shape)
-    for kind in (Kind.FLAT, Kind.BINARY, Kind.PQ, Kind.RABITQ, Kind.HNSW_SQ8, Kind.HNSW_RABITQ):
-        planned = recipe.of(kind, truth.size, truth.dimension, Store.FLOAT16)
-        packing = Packing(scale=None, threshold=0.0 if kind is Kind.BINARY else None)
+    truth = ExactVectors.write(tmp_path, [normalise(random)], random.shape)
+    for kind in (
+        IndexKind.FLAT,
+        IndexKind.BINARY,
+        IndexKind.PQ,
+        IndexKind.RABITQ,
+        IndexKind.HNSW_SQ8,
+        IndexKind.HNSW_RABITQ,
+    ):
+        planned = recipe.of(kind, truth.size, truth.dimension, RerankStore.FLOAT16)
+        packing = QuantisationParams(scale=None, threshold=0.0 if kind is IndexKind.BINARY else None)
         kinds.write(tmp_path, truth, planned, packing, kinds.effort(planned, None))
         bytes = (tmp_path / STAGE).stat().st_size / truth.size
         assert bytes == pytest.approx(found[f"{kind.replace('-', '_')}_bytes"], abs=5), kind

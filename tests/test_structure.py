@@ -1,8 +1,9 @@
-"""The house: arrows run one way, a server needs no torch, and no room is imported by its bare name."""
+"""Imports run one way, between the folders and inside them; a server needs no torch."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,12 +12,144 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("export", "serve", "monitor")
+FOLDERS = ("export", "serve", "monitor")
 MAY_IMPORT = {
     "embedship": set(),
     "monitor": set(),
     "export": {"embedship", "monitor"},
     "serve": {"embedship", "monitor"},
+}
+# The packages and modules of each folder, bottom up: the members of a row import only from rows above theirs.
+ORDER: dict[str, tuple[tuple[str, ...], ...]] = {
+    "embedship": (
+        (
+            "charts",
+            "codes",
+            "distributions",
+            "stdlib_docs",
+            "timing",
+            "version",
+        ),
+        (
+            "errors",
+            "ranking",
+        ),
+        (
+            "batches",
+            "device",
+            "files",
+        ),
+        ("bundle",),
+        (
+            "hardware",
+            "likeness",
+            "packing",
+            "tokens",
+            "transfer",
+        ),
+        (
+            "engine",
+            "golden_texts",
+            "variant_choice",
+        ),
+        ("shapes",),
+        ("encoder",),
+        (
+            "golden",
+            "queries",
+        ),
+        ("tune",),
+        ("commands",),
+        ("__main__",),
+    ),
+    "monitor": (
+        (
+            "cpu_budget",
+            "errors",
+            "failures",
+            "latch",
+            "onset",
+            "sample_queue",
+            "state",
+        ),
+        (
+            "canary",
+            "diagnosis",
+            "statistics",
+        ),
+        (
+            "assets",
+            "drift",
+        ),
+        ("recall",),
+        (
+            "observer",
+            "snapshot",
+        ),
+        ("monitor",),
+        ("series",),
+        ("collector",),
+    ),
+    "export": (
+        (
+            "output_folder",
+            "probe_texts",
+            "silence",
+            "steps",
+        ),
+        ("probe_pairs",),
+        ("checkpoint",),
+        ("variants",),
+        ("variant_failures",),
+        ("gates",),
+        ("options",),
+        ("report",),
+        ("build",),
+        ("dry_run",),
+        ("commands",),
+    ),
+    "serve": (
+        (
+            "bulk",
+            "errors",
+            "interruption",
+            "progress",
+        ),
+        (
+            "api_keys",
+            "browser_guard",
+            "documents",
+        ),
+        (
+            "client",
+            "index",
+        ),
+        ("search",),
+        (
+            "live",
+            "schemas",
+        ),
+        (
+            "milvus",
+            "telemetry",
+        ),
+        (
+            "devices",
+            "indexing",
+            "settings",
+        ),
+        (
+            "batching",
+            "offline",
+        ),
+        (
+            "compare",
+            "service",
+        ),
+        ("http",),
+        ("main",),
+        ("commands",),
+    ),
 }
 TORCH = {"torch", "transformers", "sentence_transformers", "optimum", "peft", "nncf", "onnx"}
 
@@ -41,24 +174,24 @@ def imports(path: Path) -> Iterator[str]:
             yield node.module or ""
 
 
-def room_of(module: str) -> str | None:
+def folder_of(module: str) -> str | None:
     """The folder of ours that an import path lies in."""
     parts = module.split(".")
     if parts[0] != "embedship":
         return None
-    return parts[1] if len(parts) > 1 and parts[1] in ROOMS else "embedship"
+    return parts[1] if len(parts) > 1 and parts[1] in FOLDERS else "embedship"
 
 
-@pytest.mark.parametrize("room", MAY_IMPORT)
-def test_arrows_run_one_way(room: str) -> None:
-    files = sorted((ROOT / room).rglob("*.py"))
+@pytest.mark.parametrize("folder", MAY_IMPORT)
+def test_imports_between_folders_run_one_way(folder: str) -> None:
+    files = sorted((ROOT / folder).rglob("*.py"))
     assert files
     for path in files:
         for module in imports(path):
-            target = room_of(module)
-            assert target in {None, room, *MAY_IMPORT[room]}, f"{path.relative_to(ROOT)} imports {module}"
-            assert module.split(".")[0] not in ROOMS, f"{path.relative_to(ROOT)}: import embedship.{module}"
-            assert room == "export" or module.split(".")[0] not in TORCH, f"{path.relative_to(ROOT)} imports {module}"
+            target = folder_of(module)
+            assert target in {None, folder, *MAY_IMPORT[folder]}, f"{path.relative_to(ROOT)} imports {module}"
+            assert module.split(".")[0] not in FOLDERS, f"{path.relative_to(ROOT)}: import embedship.{module}"
+            assert folder == "export" or module.split(".")[0] not in TORCH, f"{path.relative_to(ROOT)} imports {module}"
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
@@ -66,8 +199,13 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_server_starts_where_torch_is_missing() -> None:
-    doors = "embedship.serve.app, embedship.serve.cli, embedship.encoder, embedship.serve.devices.child"
-    answer = run(f"{MISSING}import {doors}\nprint('fine')")
+    modules = (
+        "embedship.serve.http.app, "
+        "embedship.serve.commands.serve, "
+        "embedship.encoder, "
+        "embedship.serve.devices.worker_main"
+    )
+    answer = run(f"{MISSING}import {modules}\nprint('fine')")
     assert answer.stdout == "fine\n", answer.stderr
 
 
@@ -75,10 +213,10 @@ def test_the_block_is_a_block() -> None:
     assert "ModuleNotFoundError: torch" in run(MISSING + "import torch").stderr
 
 
-def test_no_stray_copy_of_a_room() -> None:
+def test_no_folder_is_imported_by_its_bare_name() -> None:
     code = (
-        "import sys, embedship.export.cli, embedship.serve.app, embedship.monitor.observer\n"
-        f"print([room for room in {ROOMS} if room in sys.modules])"
+        "import sys, embedship.export.commands.export, embedship.serve.http.app, embedship.monitor.observer\n"
+        f"print([folder for folder in {FOLDERS} if folder in sys.modules])"
     )
     answer = run(code)
     assert answer.stdout == "[]\n", answer.stderr
@@ -87,16 +225,92 @@ def test_no_stray_copy_of_a_room() -> None:
 def test_a_server_is_ready_without_what_can_wait() -> None:
     """Each of these takes 0.1 s or more of a cold start; the monitor's thread loads its own share of scipy."""
     later = ("scipy.stats", "scipy.spatial", "scipy.sparse", "pyarrow", "faiss", "httpx", "onnx")
-    code = f"import sys, embedship.serve.startup\nprint([name for name in {later} if name in sys.modules])"
+    code = f"import sys, embedship.serve.main\nprint([name for name in {later} if name in sys.modules])"
     answer = run(code)
     assert answer.stdout == "[]\n", answer.stderr
 
 
-def test_asking_for_help_loads_no_room() -> None:
+def test_asking_for_help_loads_no_folder() -> None:
     code = (
-        "import sys\nfrom embedship.cli import run\nassert run(['--help']) == 0\n"
+        "import sys\nfrom embedship.commands.main import run\nassert run(['--help']) == 0\n"
         "heavy = [m for m in sys.modules if m.startswith('embedship.') and m.split('.')[1] in "
-        f"{ROOMS} or m in ('torch', 'numpy', 'faiss', 'openvino')]\nprint('loaded', heavy)"
+        f"{FOLDERS} or m in ('torch', 'numpy', 'faiss', 'openvino')]\nprint('loaded', heavy)"
     )
     answer = run(code)
     assert answer.stdout.endswith("loaded []\n"), answer.stdout + answer.stderr
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the product, by its import path."""
+    found: dict[str, Path] = {}
+    for folder in MAY_IMPORT:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            parts = parts if folder == "embedship" else ("embedship", *parts)
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def graph() -> dict[str, set[str]]:
+    """Module -> the modules of ours that it imports anywhere: in functions and under TYPE_CHECKING also."""
+    known = modules()
+    edges: dict[str, set[str]] = {name: set() for name in known}
+    for name, path in known.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                found = {f"{node.module}.{alias.name}" for alias in node.names}
+                edges[name] |= {each if each in known else str(node.module) for each in found}
+            elif isinstance(node, ast.Import):
+                edges[name] |= {alias.name for alias in node.names}
+        edges[name] = (edges[name] & set(known)) - {name}
+    return edges
+
+
+def place(module: str) -> tuple[str, str]:
+    """The folder of a module, and the package or module directly inside that folder which it belongs to."""
+    parts = module.split(".")
+    folder = folder_of(module) or ""
+    rest = parts[1:] if folder == "embedship" else parts[2:]
+    return folder, rest[0] if rest else ""
+
+
+@pytest.mark.parametrize("folder", ORDER)
+def test_imports_inside_a_folder_follow_the_order_of_its_packages(folder: str) -> None:
+    row = {name: number for number, names in enumerate(ORDER[folder]) for name in names}
+    edges = graph()
+    assert {place(module)[1] for module in edges if place(module)[0] == folder} - {""} == set(row)
+    backwards = [
+        f"{module} imports {target}"
+        for module, targets in edges.items()
+        for target in targets
+        if place(module)[0] == place(target)[0] == folder and "" not in (place(module)[1], place(target)[1])
+        if place(module)[1] != place(target)[1] and row[place(target)[1]] >= row[place(module)[1]]
+    ]
+    assert backwards == []
+
+
+def test_no_modules_import_each_other() -> None:
+    edges = graph()
+    done: set[str] = set()
+    under_way: list[str] = []
+
+    def visit(module: str) -> None:
+        assert module not in under_way, f"a circle: {' -> '.join([*under_way[under_way.index(module) :], module])}"
+        if module not in done:
+            under_way.append(module)
+            for target in sorted(edges[module]):
+                visit(target)
+            done.add(under_way.pop())
+
+    for module in edges:
+        visit(module)
+
+
+def test_every_package_opens_with_a_map_of_its_files() -> None:
+    for path in modules().values():
+        if path.name == "__init__.py" and len(files := [each.name for each in path.parent.glob("*.py")]) > 1:
+            text = ast.get_docstring(ast.parse(path.read_text())) or ""
+            missing = [
+                name for name in files if not name.startswith("__") and not re.search(rf"(?m)^ *{name} ", text + " ")
+            ]
+            assert not missing, f"{path.relative_to(ROOT)} does not mention {', '.join(missing)}"

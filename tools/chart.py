@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 import yaml
 
 from embedship.monitor.assets import shipped
-from embedship.serve.settings import Range, Settings
+from embedship.serve.settings import SettingRange, Settings
 
 CHART = Path(__file__).parents[1] / "helm" / "embedship"
 SCHEMA = "values.schema.json"
@@ -51,7 +51,7 @@ def settings_schema() -> dict[str, Any]:
     }
 
 
-def _property(kind: Any, help: str | None, allowed: Range | None) -> dict[str, Any]:
+def _property(kind: Any, help: str | None, allowed: SettingRange | None) -> dict[str, Any]:
     members = get_args(kind) if get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
     one = next(member for member in members if member is not type(None))
     name = _JSON.get(one, "string")

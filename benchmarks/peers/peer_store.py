@@ -132,34 +132,34 @@ class LanceDb:
 
 class Ours:
     def __init__(self, folder, bundle, texts, vectors, fresh):
-        from embedship import choice
+        from embedship import variant_choice
         from embedship.bundle import Bundle
         from embedship.encoder import Encoder
-        from embedship.serve.documents import Document
-        from embedship.serve.index.build import Wishes, build
-        from embedship.serve.live.changes import Pieces
-        from embedship.serve.live.index import LiveIndex
-        from embedship.serve.local import Local
-        from embedship.serve.shelf import Shelf
+        from embedship.serve.documents.changes import ChunkedDocuments
+        from embedship.serve.documents.store import Document
+        from embedship.serve.indexing.build import IndexOptions, build
+        from embedship.serve.live.backend import FolderBackend
+        from embedship.serve.live.index import MutableIndex
+        from embedship.serve.service.collection import Collection
 
-        self._document, self._pieces = Document, Pieces
+        self._document, self._pieces = Document, ChunkedDocuments
         opened = Bundle.open(bundle)
         if fresh:
             lines = folder.with_suffix(".jsonl")
             rows = ({"id": str(row), "text": text} for row, text in enumerate(texts))
             lines.write_text("".join(json.dumps(row) + "\n" for row in rows))
             with Encoder.open(opened) as encoder:
-                variant = choice.variant(opened).name
-                build(encoder, variant, lines, folder, Wishes(), lambda *_: None)
-        self._live = LiveIndex.open(folder, opened, writable=True)
-        self._shelf = Shelf(Local(self._live.share()), "", vectors[:1])
+                variant = variant_choice.variant(opened).name
+                build(encoder, variant, lines, folder, IndexOptions(), lambda *_: None)
+        self._live = MutableIndex.open(folder, opened, writable=True)
+        self._shelf = Collection(FolderBackend(self._live.share()), "", vectors[:1])
 
     def write(self, ids, texts, vectors):
         documents = [self._document(id, text) for id, text in zip(ids, texts, strict=True)]
         self._live.write([*self._pieces.of(documents, None).puts(vectors)])
 
     def search(self, query):
-        found = self._shelf.find(query[None], K)
+        found = self._shelf.search_sync(query[None], K)
         return [hit.document.id for hit in found.hits[0]]
 
     def holds(self, id):

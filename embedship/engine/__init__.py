@@ -1,34 +1,21 @@
-"""Batch -> Vectors: one Protocol, one file a runtime. Nothing is imported until a variant asks for it."""
+"""Batch -> Vectors: one Protocol, one file a runtime. Nothing is imported until a variant asks for it.
+
+buckets.py          Batches of few shapes, for devices that plan, allocate or compile once a shape
+device.py           What a device asks of a variant, and how many streams it takes
+heap.py             Memory that the C library keeps after it was freed
+inputs.py           A batch as the named inputs of a model graph
+onnxruntime.py      ONNX Runtime on CPU
+onnxruntime_gpu.py  ONNX Runtime on NVIDIA GPUs, through CUDA or TensorRT
+openvino.py         OpenVINO on CPUs (bfloat16 where they multiply it natively, float32 elsewhere) and on Intel
+protocol.py         The interface that every engine implements
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
-
-from embedship.bundle import Bundle, Machine, Precision, Runtime, Variant
-from embedship.codes import Vectors
-from embedship.device import Device, Kind
-from embedship.errors import EngineError, MismatchError
-from embedship.plan import Batch
-
-
-class Engine(Protocol):
-    @property
-    def streams(self) -> int:
-        """How many threads may call `encode` at once and each get a core."""
-
-    @property
-    def precision(self) -> Precision:
-        """The arithmetic this machine really runs."""
-
-    def encode(self, batch: Batch) -> Vectors:
-        """Return (n, dim) float32 rows in the order of the batch; unit rows if the pipeline normalises.
-
-        A re-ranker's have one column, the score.
-
-        Thread-safe. Raises EngineError if the runtime fails; nothing is retried here.
-        """
-
-    def close(self) -> None: ...
+from embedship.bundle import Bundle, MachineInfo, Runtime, Variant
+from embedship.device import DeviceAddress, DeviceKind
+from embedship.engine.protocol import Engine
+from embedship.errors import MismatchError
 
 
 def open_engine(bundle: Bundle, variant: str, streams: int | None = None, device: str = "cpu") -> Engine:
@@ -41,7 +28,7 @@ def open_engine(bundle: Bundle, variant: str, streams: int | None = None, device
     from embedship.engine.device import machine, require_runtime
     from embedship.engine.device import streams as useful
 
-    where, chosen = Device.parse(device), bundle.variant(variant)
+    where, chosen = DeviceAddress.parse(device), bundle.variant(variant)
     require_runtime(where, chosen.name, chosen.runtime)
     require(chosen, machine(where))
     streams = streams or useful(where)
@@ -50,7 +37,7 @@ def open_engine(bundle: Bundle, variant: str, streams: int | None = None, device
         from embedship.engine.openvino import OpenVinoEngine
 
         return OpenVinoEngine(path, pipeline.inputs, chosen.weights, streams, where, pipeline.task.output)
-    if where.kind is Kind.CPU:
+    if where.kind is DeviceKind.CPU:
         from embedship.engine.onnxruntime import OnnxRuntimeEngine
 
         return OnnxRuntimeEngine(path, pipeline.inputs, chosen.weights, streams, pipeline.task.output)
@@ -59,7 +46,7 @@ def open_engine(bundle: Bundle, variant: str, streams: int | None = None, device
     return OnnxRuntimeGpuEngine(path, pipeline, chosen.weights, streams, where)
 
 
-def require(variant: Variant, machine: Machine) -> None:
+def require(variant: Variant, machine: MachineInfo) -> None:
     """Raise MismatchError unless `machine` computes of this variant what the export verified."""
     if not machine.meets(variant.needs):
         raise MismatchError(
@@ -67,13 +54,3 @@ def require(variant: Variant, machine: Machine) -> None:
             f"({machine.cpu}) has {', '.join(machine.isa) or 'none of these'}: its vectors would be wrong here, or far "
             "too slow. Take another variant (--variant), or export again with a --target that this machine meets"
         )
-
-
-def feed(batch: Batch, inputs: tuple[str, ...]) -> dict[str, object]:
-    """The named graph inputs of a batch; token types are all zero but for the second texts of pairs."""
-    if batch.input_ids.shape != batch.attention_mask.shape:
-        # OpenVINO mostly returns no rows then, and at times rows of something.
-        shapes = f"ids of {batch.input_ids.shape}, a mask of {batch.attention_mask.shape}"
-        raise EngineError(f"failed on a batch of {len(batch)}: {shapes}")
-    known = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-    return {name: known.get(name, batch.token_types) for name in inputs}

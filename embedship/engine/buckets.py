@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from embedship.plan import Batch
+from embedship.batches import Batch
 
 # Tensor cores take multiples of 8; at 16 a batch of 128 tokens is padded by 6% at most, and 512 tokens make 32 widths.
 _WIDTH = 16
 
 
-def bucketed(batch: Batch, pad_id: int) -> Batch:
+def pad_to_bucket(batch: Batch, pad_id: int) -> Batch:
     """The batch in a larger rectangle: width a multiple of 16, rows the next power of two.
 
     Rows that are added hold one token, so that a mean over the mask divides by 1 and not by 0; they are the last ones.

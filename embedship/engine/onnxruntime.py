@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from embedship.batches import Batch
 from embedship.bundle import Precision
 from embedship.codes import Vectors
-from embedship.engine import feed, heap
+from embedship.engine import heap
+from embedship.engine.inputs import feed
 from embedship.errors import EngineError, MissingExtra
-from embedship.plan import Batch
 
 try:
     import onnxruntime as ort
@@ -49,7 +50,7 @@ class OnnxRuntimeEngine:
             raise EngineError(f"ONNX Runtime failed on a batch of {len(batch)}: {error}") from error
         finally:
             if batch.input_ids.size > heap.LARGE:
-                heap.trim()
+                heap.trim_heap()
         return np.asarray(vectors, dtype=np.float32)
 
     def close(self) -> None:

@@ -12,21 +12,21 @@ from typing import Any
 
 import numpy as np
 
-from embedship.bundle import Pipeline, Precision
+from embedship.batches import Batch
+from embedship.bundle import ModelSpec, Precision
 from embedship.codes import Vectors
-from embedship.device import Device, Kind
-from embedship.engine import feed
-from embedship.engine.buckets import bucketed
+from embedship.device import DeviceAddress, DeviceKind
+from embedship.engine.buckets import pad_to_bucket
+from embedship.engine.inputs import feed
 from embedship.engine.onnxruntime import FAILURES
 from embedship.errors import EngineError, MissingExtra, install
-from embedship.plan import Batch
 
 try:
     import onnxruntime as ort
 except ImportError:
     raise MissingExtra("onnxruntime", "gpu") from None
 
-_PROVIDERS = {Kind.CUDA: "CUDAExecutionProvider", Kind.TENSORRT: "TensorrtExecutionProvider"}
+_PROVIDERS = {DeviceKind.CUDA: "CUDAExecutionProvider", DeviceKind.TENSORRT: "TensorrtExecutionProvider"}
 
 
 class OnnxRuntimeGpuEngine:
@@ -36,7 +36,9 @@ class OnnxRuntimeGpuEngine:
     come in few shapes (`buckets`), so that its allocator hands the same memory out again and TensorRT builds few plans.
     """
 
-    def __init__(self, path: Path, pipeline: Pipeline, weights: Precision, streams: int, device: Device) -> None:
+    def __init__(
+        self, path: Path, pipeline: ModelSpec, weights: Precision, streams: int, device: DeviceAddress
+    ) -> None:
         provider = _PROVIDERS[device.kind]
         if provider not in ort.get_available_providers():
             raise EngineError(
@@ -63,7 +65,7 @@ class OnnxRuntimeGpuEngine:
     def encode(self, batch: Batch) -> Vectors:
         try:
             binding = self._session.io_binding()
-            for name, values in feed(bucketed(batch, self._pad_id), self._inputs).items():
+            for name, values in feed(pad_to_bucket(batch, self._pad_id), self._inputs).items():
                 binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(values, *self._place))
             binding.bind_output(self._output, *self._place)
             self._session.run_with_iobinding(binding)
@@ -76,7 +78,7 @@ class OnnxRuntimeGpuEngine:
         del self._session
 
 
-def _providers(device: Device, weights: Precision) -> list[tuple[str, dict[str, Any]]]:
+def _providers(device: DeviceAddress, weights: Precision) -> list[tuple[str, dict[str, Any]]]:
     """In the order they are asked; what TensorRT leaves goes to CUDA, and shape arithmetic to the CPU."""
     cuda = {
         "device_id": device.ordinal,
@@ -86,12 +88,12 @@ def _providers(device: Device, weights: Precision) -> list[tuple[str, dict[str, 
         "use_tf32": int(weights is not Precision.FLOAT32),
     }
     chain = [("CUDAExecutionProvider", cuda), ("CPUExecutionProvider", {})]
-    if device.kind is Kind.TENSORRT:
+    if device.kind is DeviceKind.TENSORRT:
         chain.insert(0, ("TensorrtExecutionProvider", _tensorrt(device, weights)))
     return chain
 
 
-def _tensorrt(device: Device, weights: Precision) -> dict[str, Any]:
+def _tensorrt(device: DeviceAddress, weights: Precision) -> dict[str, Any]:
     """Engines take minutes to build, so they are kept; TensorRT itself rebuilds those of another card or version."""
     cache = Path(os.environ.get("EMBEDSHIP_CACHE") or tempfile.gettempdir()) / "embedship-tensorrt"
     return {

@@ -16,12 +16,13 @@ from threading import Lock
 
 import numpy as np
 
+from embedship.batches import Batch
 from embedship.bundle import Precision
 from embedship.codes import Vectors
-from embedship.device import Device, Kind
-from embedship.engine import feed, heap
+from embedship.device import DeviceAddress, DeviceKind
+from embedship.engine import heap
+from embedship.engine.inputs import feed
 from embedship.errors import EngineError, MissingExtra
-from embedship.plan import Batch
 
 # Importing openvino reports itself to Google Analytics, unless the package that does so cannot be imported.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
@@ -44,7 +45,7 @@ class OpenVinoEngine:
         inputs: tuple[str, ...],
         weights: Precision,
         streams: int,
-        device: Device,
+        device: DeviceAddress,
         output: str,
     ) -> None:
         core = ov.Core()
@@ -53,9 +54,9 @@ class OpenVinoEngine:
         try:
             model = core.read_model(path)
             self._compile = partial(
-                core.compile_model, _answering(model, output), name, _settings(arithmetic, streams, device)
+                core.compile_model, _keep_output(model, output), name, _settings(arithmetic, streams, device)
             )
-            self._pool = _Pool(self._compile(), streams)
+            self._pool = _RequestPool(self._compile(), streams)
         except RuntimeError as error:
             raise EngineError(f"OpenVINO {ov.__version__} cannot load {path.name}: {error}") from error
         self._renewing = Lock()
@@ -81,7 +82,7 @@ class OpenVinoEngine:
             raise EngineError(f"OpenVINO failed on a batch of {len(batch)}: it returned {len(vectors)} rows")
         return vectors
 
-    def _take(self) -> tuple[_Pool, ov.InferRequest]:
+    def _take(self) -> tuple[_RequestPool, ov.InferRequest]:
         while True:
             pool = self._pool
             request = pool.get()
@@ -89,12 +90,12 @@ class OpenVinoEngine:
                 return pool, request
             pool.put(request)  # replaced while this thread waited
 
-    def _renew(self, failed: _Pool) -> None:
+    def _renew(self, failed: _RequestPool) -> None:
         """Compile again: the graph of a stream keeps the shapes of a batch that failed in it, and from then on fails on
         good ones as well (2026.4.1, two streams). Batches that other streams compute end undisturbed."""
         with self._renewing:
             if self._pool is failed:
-                self._pool = _Pool(self._compile(), self.streams)
+                self._pool = _RequestPool(self._compile(), self.streams)
 
     def close(self) -> None:
         pool = self._pool
@@ -102,7 +103,7 @@ class OpenVinoEngine:
             pool.get()
 
 
-class _Pool(queue.SimpleQueue[ov.InferRequest]):
+class _RequestPool(queue.SimpleQueue[ov.InferRequest]):
     """The infer requests of one compiled model, one a stream."""
 
     def __init__(self, compiled: ov.CompiledModel, streams: int) -> None:
@@ -124,12 +125,12 @@ class _Pool(queue.SimpleQueue[ov.InferRequest]):
             finally:
                 for request in requests:
                     self.put(request)
-        heap.trim()
+        heap.trim_heap()
 
 
-def _name(core: ov.Core, device: Device) -> str:
+def _name(core: ov.Core, device: DeviceAddress) -> str:
     """What OpenVINO calls the device. It counts GPUs only where there are several."""
-    if device.kind is Kind.CPU:
+    if device.kind is DeviceKind.CPU:
         return "CPU"
     known = [name for name in core.available_devices if name.split(".")[0] == "GPU"]
     if device.ordinal >= len(known):
@@ -140,16 +141,16 @@ def _name(core: ov.Core, device: Device) -> str:
     return str(known[device.ordinal])
 
 
-def _arithmetic(capabilities: list[str], device: Device, weights: Precision) -> str:
+def _arithmetic(capabilities: list[str], device: DeviceAddress, weights: Precision) -> str:
     """The precision hint: of the products that are not int8."""
-    if device.kind is Kind.CPU and weights is Precision.INT8:
+    if device.kind is DeviceKind.CPU and weights is Precision.INT8:
         return "f32"
-    fast = "BF16" if device.kind is Kind.CPU else "FP16"
+    fast = "BF16" if device.kind is DeviceKind.CPU else "FP16"
     return {"BF16": "bf16", "FP16": "f16"}[fast] if fast in capabilities else "f32"
 
 
-def _settings(arithmetic: str, streams: int, device: Device) -> dict[str, str]:
-    if device.kind is not Kind.CPU:
+def _settings(arithmetic: str, streams: int, device: DeviceAddress) -> dict[str, str]:
+    if device.kind is not DeviceKind.CPU:
         return {"INFERENCE_PRECISION_HINT": arithmetic, "NUM_STREAMS": str(streams)}
     return {
         "INFERENCE_PRECISION_HINT": arithmetic,
@@ -163,7 +164,7 @@ def _settings(arithmetic: str, streams: int, device: Device) -> dict[str, str]:
     }
 
 
-def _answering(model: ov.Model, output: str) -> ov.Model:
+def _keep_output(model: ov.Model, output: str) -> ov.Model:
     """The model with this output alone: nobody here reads `last_hidden_state`."""
     answer = next(r for r in model.results if output in r.output(0).get_names())
     return ov.Model([answer], model.get_parameters(), model.get_friendly_name())

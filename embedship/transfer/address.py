@@ -5,21 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from embedship.errors import UsageError
-from embedship.transfer import Source
+from embedship.transfer import BundleSource
 
 if TYPE_CHECKING:
-    from embedship.transfer.folder import Hub, WebFolder
+    from embedship.transfer.folder import HubFolder, WebFolder
     from embedship.transfer.s3 import S3Source
 
 
-class Proof(NamedTuple):
+class TrustOptions(NamedTuple):
     """What makes sure that the source is who it says it is; else only a digest does."""
 
     digest: str | None
     plain_http: bool  # asked for by the user
 
 
-def open_source(address: str, proof: Proof) -> Source:
+def open_source(address: str, proof: TrustOptions) -> BundleSource:
     """`oci://`, `s3://`, `https://`, `http://` or `hf://`; the library for it is imported here.
 
     Raises UsageError for another address, and for one that nothing proves and no digest pins.
@@ -35,9 +35,9 @@ def open_source(address: str, proof: Proof) -> Source:
 
             return _proved(S3Source(rest), proof)
         case "hf":
-            from embedship.transfer.folder import Hub
+            from embedship.transfer.folder import HubFolder
 
-            return _proved(Hub(rest), proof)
+            return _proved(HubFolder(rest), proof)
         case "https" | "http":
             from embedship.transfer.folder import WebFolder
 
@@ -45,7 +45,7 @@ def open_source(address: str, proof: Proof) -> Source:
     raise UsageError(f"{address} is no source: give oci://, s3://, https:// or hf://")
 
 
-def _proved(source: WebFolder | Hub | S3Source, proof: Proof) -> Source:
+def _proved(source: WebFolder | HubFolder | S3Source, proof: TrustOptions) -> BundleSource:
     if not source.proves_itself and proof.digest is None:
         raise UsageError(f"{source.pinned} is read without TLS, so nothing proves who answers: give --digest, or https")
     return source

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from embedship.errors import UsageError
 
 
-class Login(NamedTuple):
+class RegistryLogin(NamedTuple):
     user: str
     password: str
     refresh: str = ""  # an identity token, which some registries give instead of a password
@@ -22,7 +22,7 @@ class Login(NamedTuple):
         return f"Login({self.user!r}, ...)"
 
 
-def login(registry: str) -> Login | None:
+def login(registry: str) -> RegistryLogin | None:
     """The credentials for a registry (host, host:port), or None.
 
     Looked for in $DOCKER_CONFIG/config.json, else in ~/.docker/config.json. Raises UsageError if that cannot be read.
@@ -41,15 +41,15 @@ def login(registry: str) -> Login | None:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _listed(entry: dict[str, Any]) -> Login:
+def _listed(entry: dict[str, Any]) -> RegistryLogin:
     refresh = entry.get("identitytoken", "")
     if "auth" in entry:
         user, _, password = base64.b64decode(entry["auth"], validate=True).decode().partition(":")
-        return Login(user, password, refresh)
-    return Login(entry.get("username", ""), entry.get("password", ""), refresh)
+        return RegistryLogin(user, password, refresh)
+    return RegistryLogin(entry.get("username", ""), entry.get("password", ""), refresh)
 
 
-def _helped(helper: str, registry: str) -> Login | None:
+def _helped(helper: str, registry: str) -> RegistryLogin | None:
     command = [f"docker-credential-{helper}", "get"]
     try:
         answer = subprocess.run(command, input=registry, capture_output=True, text=True, timeout=30, check=False)
@@ -61,4 +61,4 @@ def _helped(helper: str, registry: str) -> Login | None:
         return None
     found = json.loads(answer.stdout)
     user, secret = found["Username"], found["Secret"]
-    return Login("", "", secret) if user == "<token>" else Login(user, secret)
+    return RegistryLogin("", "", secret) if user == "<token>" else RegistryLogin(user, secret)

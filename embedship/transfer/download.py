@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import IO, NamedTuple, Protocol
 
 from embedship.errors import UnsafeError
-from embedship.sealed import File
-from embedship.transfer import Source
-from embedship.transfer.errors import Interrupted, Missing, Refused
-from embedship.transfer.patience import Patience
+from embedship.files.sealed import SealedFile
+from embedship.transfer import BundleSource
+from embedship.transfer.errors import AccessDenied, NotFound, TransferInterrupted
+from embedship.transfer.retry import RetryPolicy
 
 
-class Hash(Protocol):
+class ContentHash(Protocol):
     def update(self, piece: bytes, /) -> None: ...
     def hexdigest(self) -> str: ...
 
@@ -26,12 +26,12 @@ class Downloader(NamedTuple):
     `saw(bytes, fetched)` is called for all that is in place, whether fetched now or found from before.
     """
 
-    source: Source
+    source: BundleSource
     parts: Path
-    patience: Patience
+    patience: RetryPolicy
     saw: Callable[[int, bool], None]
 
-    def file(self, name: str, listed: File, to: Path) -> None:
+    def file(self, name: str, listed: SealedFile, to: Path) -> None:
         """Fetch a file. Raises UnsafeError if the source's is not the one that is listed; then `to` is not made."""
         part = self.parts / listed.sha256
         resumed = part.exists()  # and a crash may have garbled it: then all of it is fetched again, once
@@ -40,7 +40,7 @@ class Downloader(NamedTuple):
         to.parent.mkdir(parents=True, exist_ok=True)
         part.replace(to)
 
-    def _whole(self, name: str, listed: File, part: Path) -> bool:
+    def _whole(self, name: str, listed: SealedFile, part: Path) -> bool:
         """Whether the part is now what is listed; if it cannot become that, it is gone."""
         with open(part, "a+b", opener=_plainly) as file:  # Path.open takes no opener
             hasher, have = _hashed(file)
@@ -55,7 +55,7 @@ class Downloader(NamedTuple):
         self.saw(-reported, False)
         return False
 
-    def _append(self, name: str, file: IO[bytes], hasher: Hash, have: int, size: int) -> bool:
+    def _append(self, name: str, file: IO[bytes], hasher: ContentHash, have: int, size: int) -> bool:
         """Whether the source gave exactly `size` bytes in the end; only failures in a row are counted."""
         failed = 0
         while have < size:
@@ -68,14 +68,14 @@ class Downloader(NamedTuple):
                     have, failed = have + len(piece), 0
                     self.saw(len(piece), True)
                 if have < size:
-                    raise Interrupted(f"{self.source.pinned} ended {name} after {have} of {size} bytes")
-            except Interrupted as error:
+                    raise TransferInterrupted(f"{self.source.pinned} ended {name} after {have} of {size} bytes")
+            except TransferInterrupted as error:
                 failed += 1
                 self.patience.wait(failed, error)
         return True
 
 
-def small(source: Source, name: str, limit: int, patience: Patience) -> bytes:
+def small(source: BundleSource, name: str, limit: int, patience: RetryPolicy) -> bytes:
     """A whole file of at most `limit` bytes. Raises UnsafeError for a larger one."""
     found = b""
 
@@ -87,15 +87,15 @@ def small(source: Source, name: str, limit: int, patience: Patience) -> bytes:
     return found
 
 
-def optional(source: Source, name: str, limit: int, patience: Patience) -> bytes | None:
+def optional(source: BundleSource, name: str, limit: int, patience: RetryPolicy) -> bytes | None:
     """None where the source has it not; S3 says so with 403 to whoever may read and not list."""
     try:
         return small(source, name, limit, patience)
-    except (Missing, Refused):
+    except (NotFound, AccessDenied):
         return None
 
 
-def _capped(source: Source, name: str, limit: int) -> Iterator[bytes]:
+def _capped(source: BundleSource, name: str, limit: int) -> Iterator[bytes]:
     had = 0
     for piece in source.read(name, 0):
         had += len(piece)
@@ -108,7 +108,7 @@ def _plainly(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
-def _hashed(file: IO[bytes]) -> tuple[Hash, int]:
+def _hashed(file: IO[bytes]) -> tuple[ContentHash, int]:
     """The hash of what lies there, and how much that is; the file stands at its end."""
     file.seek(0)
     hasher = hashlib.file_digest(file, "sha256")  # type: ignore[arg-type]  # any seekable file

@@ -18,15 +18,15 @@ class TransferError(EmbedshipError):
     pass
 
 
-class Missing(TransferError):
+class NotFound(TransferError):
     pass
 
 
-class Refused(TransferError):
+class AccessDenied(TransferError):
     pass
 
 
-class Interrupted(TransferError):
+class TransferInterrupted(TransferError):
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after  # seconds that the server asks for

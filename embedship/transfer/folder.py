@@ -12,7 +12,7 @@ import requests
 
 from embedship.errors import UsageError
 from embedship.transfer.errors import TransferError
-from embedship.transfer.web import Bearer, Call, Session, answered, body, is_loopback, ranged
+from embedship.transfer.web import BearerAuth, HttpRequest, HttpSession, body, is_loopback, ranged, send
 
 
 class WebFolder:
@@ -25,14 +25,14 @@ class WebFolder:
             raise UsageError(f"{said}: give the plain address of a folder; credentials belong into ~/.netrc")
         self.pinned = url.rstrip("/") + "/"
         self.proves_itself = parts.scheme == "https" or is_loopback(parts.hostname)
-        self._session = Session()
+        self._session = HttpSession()
 
     def read(self, name: str, offset: int) -> Iterator[bytes]:
-        with answered(self._session, ranged(Call("GET", self.pinned + quote(name)), offset)) as answer:
+        with send(self._session, ranged(HttpRequest("GET", self.pinned + quote(name)), offset)) as answer:
             yield from body(answer, offset)
 
 
-class Hub:
+class HubFolder:
     """`hf://organisation/model@revision`, read by the hub's documented address of a file.
 
     A branch or tag is resolved to its commit by the first answer, and all else is read from that commit. The token is
@@ -48,8 +48,8 @@ class Hub:
         where = urlsplit(self._home)
         self.proves_itself = where.scheme == "https" or is_loopback(where.hostname)
         token = _token()
-        self._auth = Bearer(token) if token and self.proves_itself else None
-        self._session = Session()
+        self._auth = BearerAuth(token) if token and self.proves_itself else None
+        self._session = HttpSession()
 
     @property
     def pinned(self) -> str:
@@ -57,7 +57,7 @@ class Hub:
 
     def read(self, name: str, offset: int) -> Iterator[bytes]:
         url = f"{self._home}/{self._repository}/resolve/{quote(self._revision, safe='')}/{quote(name)}"
-        with answered(self._session, ranged(Call("GET", url, auth=self._auth), offset)) as answer:
+        with send(self._session, ranged(HttpRequest("GET", url, auth=self._auth), offset)) as answer:
             self._resolve(answer)
             yield from body(answer, offset)
 

@@ -17,13 +17,13 @@ from typing import Any
 
 import msgspec
 
-from embedship import sealed
 from embedship.bundle import MANIFEST, SIGNATURE, Bundle
 from embedship.errors import UnsafeError, UsageError
-from embedship.sealed import File
-from embedship.transfer.errors import Missing
-from embedship.transfer.patience import Patience
-from embedship.transfer.registry import MANIFEST_TYPE, Reference, Registry, digest_of
+from embedship.files import sealed
+from embedship.files.sealed import SealedFile
+from embedship.transfer.errors import NotFound
+from embedship.transfer.registry import MANIFEST_TYPE, ImageReference, ImageRegistry, digest_of
+from embedship.transfer.retry import RetryPolicy
 
 ARTIFACT = "application/vnd.embedship.bundle.v1"
 _TITLE = "org.opencontainers.image.title"
@@ -31,7 +31,7 @@ _EMPTY = b"{}"
 _EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 
 
-class Layer(msgspec.Struct, frozen=True, rename="camel"):
+class ImageLayer(msgspec.Struct, frozen=True, rename="camel"):
     """Keys besides are the registry's business."""
 
     digest: str
@@ -40,16 +40,16 @@ class Layer(msgspec.Struct, frozen=True, rename="camel"):
     annotations: dict[str, str] | None = None
 
 
-class Artifact(msgspec.Struct, frozen=True, rename="camel"):
-    layers: tuple[Layer, ...]
+class ImageArtifact(msgspec.Struct, frozen=True, rename="camel"):
+    layers: tuple[ImageLayer, ...]
 
 
 class OciSource:
     """`oci://HOST/REPOSITORY:TAG` or `@sha256:...`. The manifest is read once, and a tag is its digest from then on."""
 
     def __init__(self, address: str, plain_http: bool = False) -> None:
-        self._reference = Reference.parse(address)
-        self._registry = Registry(self._reference, plain_http)
+        self._reference = ImageReference.parse(address)
+        self._registry = ImageRegistry(self._reference, plain_http)
         self._layers: dict[str, str] | None = None  # name -> digest
         self.pinned = f"oci://{address}"
 
@@ -57,7 +57,7 @@ class OciSource:
         if self._layers is None:
             self._layers = self._open()
         if name not in self._layers:
-            raise Missing(f"{self.pinned} has no layer {name}")
+            raise NotFound(f"{self.pinned} has no layer {name}")
         digest = self._layers[name]
         pieces = self._registry.blob(digest, offset)
         if name not in (MANIFEST, SIGNATURE):  # the others are held against bundle.json
@@ -74,7 +74,7 @@ class OciSource:
         raw = self._registry.manifest(self._reference.digest or self._reference.tag or "")
         self.pinned = self._reference.at(digest_of(raw))
         try:
-            layers = msgspec.json.decode(raw, type=Artifact).layers
+            layers = msgspec.json.decode(raw, type=ImageArtifact).layers
         except msgspec.MsgspecError as error:
             raise UsageError(f"{self.pinned} is no bundle pushed by `embedship push`: {error}") from None
         named = [(layer.annotations or {}).get(_TITLE, "") for layer in layers]
@@ -83,15 +83,15 @@ class OciSource:
         return dict(zip(named, (layer.digest for layer in layers), strict=True))
 
 
-def push(bundle: Bundle, address: str, plain_http: bool, patience: Patience, saw: Callable[[str, int], None]) -> str:
+def push(bundle: Bundle, address: str, plain_http: bool, patience: RetryPolicy, saw: Callable[[str, int], None]) -> str:
     """Send a verified bundle; return its address by digest. What the registry has already is not sent again.
 
     `saw(name, bytes)` is called for each file that lies there. The tag is written last: it never names half a bundle.
     """
-    reference = Reference.parse(address)
+    reference = ImageReference.parse(address)
     if reference.tag is None or reference.digest:
         raise UsageError(f"oci://{address}: give a tag to push to, oci://HOST/REPOSITORY:TAG; the digest is the result")
-    registry = Registry(reference, plain_http)
+    registry = ImageRegistry(reference, plain_http)
     files = _files(bundle)
     for name, file in files.items():
         patience.keep(partial(_send, registry, bundle.path(name), f"sha256:{file.sha256}"))
@@ -102,25 +102,25 @@ def push(bundle: Bundle, address: str, plain_http: bool, patience: Patience, saw
     return reference.at(digest_of(raw))
 
 
-def _files(bundle: Bundle) -> dict[str, File]:
-    signature = [SIGNATURE] if SIGNATURE in sealed.present(bundle.folder) else []
-    own = {name: File.of(bundle.path(name)) for name in (MANIFEST, *signature)}
+def _files(bundle: Bundle) -> dict[str, SealedFile]:
+    signature = [SIGNATURE] if SIGNATURE in sealed.list_files(bundle.folder) else []
+    own = {name: SealedFile.of(bundle.path(name)) for name in (MANIFEST, *signature)}
     return {**own, **bundle.manifest.files}
 
 
-def _send(registry: Registry, path: Path, digest: str) -> None:
+def _send(registry: ImageRegistry, path: Path, digest: str) -> None:
     if not registry.has(digest):
         registry.upload(digest, path)
 
 
-def _send_bytes(registry: Registry, content: bytes) -> None:
+def _send_bytes(registry: ImageRegistry, content: bytes) -> None:
     with tempfile.NamedTemporaryFile() as file:
         file.write(content)
         file.flush()
         _send(registry, Path(file.name), digest_of(content))
 
 
-def _manifest(bundle: Bundle, files: dict[str, File]) -> bytes:
+def _manifest(bundle: Bundle, files: dict[str, SealedFile]) -> bytes:
     """The same bytes for the same bundle: pushed twice, it has one digest."""
     found: dict[str, Any] = {
         "schemaVersion": 2,
@@ -128,7 +128,7 @@ def _manifest(bundle: Bundle, files: dict[str, File]) -> bytes:
         "artifactType": ARTIFACT,
         "config": {"mediaType": _EMPTY_TYPE, "digest": digest_of(_EMPTY), "size": len(_EMPTY)},
         "layers": [
-            Layer(f"sha256:{file.sha256}", file.size, annotations={_TITLE: name}) for name, file in files.items()
+            ImageLayer(f"sha256:{file.sha256}", file.size, annotations={_TITLE: name}) for name, file in files.items()
         ],
         "annotations": {
             "org.opencontainers.image.created": bundle.manifest.created,

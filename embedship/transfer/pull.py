@@ -11,15 +11,15 @@ from typing import Protocol
 
 import msgspec
 
-from embedship import sealed, whole
-from embedship.bundle import MANIFEST, SIGNATURE, Bundle, Manifest
+from embedship.bundle import MANIFEST, SIGNATURE, Bundle, BundleManifest
 from embedship.errors import EmbedshipError, MismatchError, UnsafeError, UsageError
-from embedship.sealed import File
-from embedship.staging import Incoming, resumed
-from embedship.transfer import Source, download
+from embedship.files import atomic_file, sealed
+from embedship.files.atomic_folder import PartialDownload, resumable_folder
+from embedship.files.sealed import SealedFile
+from embedship.transfer import BundleSource, download
 from embedship.transfer.download import Downloader
-from embedship.transfer.patience import Patience
 from embedship.transfer.registry import digest_of
+from embedship.transfer.retry import RetryPolicy
 
 _LARGEST_MANIFEST = 16 << 20  # bytes
 _LARGEST_SIGNATURE = 16 << 20
@@ -28,15 +28,15 @@ _LONGEST_NAME = 255  # bytes of a part, as file systems allow
 _GIB = 1 << 30
 
 
-class Wishes(msgspec.Struct, frozen=True):
+class PullOptions(msgspec.Struct, frozen=True):
     digest: str | None = None  # sha256:... of bundle.json
     force: bool = False  # replace another bundle that lies at the target
     key: Path | None = None  # public key of the signature that it must carry
     most_bytes: int = 100 * _GIB
-    patience: Patience = Patience()
+    patience: RetryPolicy = RetryPolicy()
 
 
-class Pulled(msgspec.Struct, frozen=True):
+class PullReport(msgspec.Struct, frozen=True):
     """What was done. `fetched_bytes` is what came over the wire in this call; 0 if all was there already."""
 
     out: str
@@ -48,7 +48,7 @@ class Pulled(msgspec.Struct, frozen=True):
     fetched_bytes: int
 
 
-class Meter(Protocol):
+class TransferMeter(Protocol):
     def begin(self, total: int) -> None:
         """So many bytes have to lie there in the end."""
 
@@ -56,10 +56,10 @@ class Meter(Protocol):
         """So many more lie there; negative if they had to be thrown away."""
 
 
-class _Tally:
+class _ByteCounter:
     """Counts what came over the wire, and tells the meter."""
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self, meter: TransferMeter) -> None:
         self.meter = meter
         self.fetched = 0
 
@@ -68,7 +68,7 @@ class _Tally:
         self.meter.saw(count, fetched)
 
 
-class _There(EmbedshipError):
+class _AlreadyPresent(EmbedshipError):
     """The target holds this very bundle.json. Nobody sees it."""
 
 
@@ -78,7 +78,7 @@ def require_digest(text: str) -> str:
     return text
 
 
-def pull(source: Source, out: Path, wishes: Wishes, meter: Meter) -> Pulled:
+def pull(source: BundleSource, out: Path, wishes: PullOptions, meter: TransferMeter) -> PullReport:
     """Fetch a bundle that lies at `out` afterwards, every file verified against its bundle.json.
 
     If that bundle is there already, it is verified and left; with a digest given, the source is not even asked.
@@ -93,18 +93,18 @@ def pull(source: Source, out: Path, wishes: Wishes, meter: Meter) -> Pulled:
         raise MismatchError(f"{source.pinned} holds another bundle: its {MANIFEST} has {digest}, not {wishes.digest}")
     if _digest_at(out) == digest and (found := _found(source, out, wishes)):
         return found
-    tally = _Tally(meter)
+    tally = _ByteCounter(meter)
     try:
-        with resumed(out, lambda target: _require_replaceable(target, raw, wishes)) as incoming:
+        with resumable_folder(out, lambda target: _require_replaceable(target, raw, wishes)) as incoming:
             _fill(source, raw, incoming, wishes, tally)
-    except _There:  # another process has pulled it meanwhile
+    except _AlreadyPresent:  # another process has pulled it meanwhile
         if found := _found(source, out, wishes):
             return found
         raise UnsafeError(f"{out} was damaged as soon as it lay there: look at its disk") from None
     return _pulled(source, Bundle.open(out), tally.fetched)
 
 
-def _found(source: Source, out: Path, wishes: Wishes) -> Pulled | None:
+def _found(source: BundleSource, out: Path, wishes: PullOptions) -> PullReport | None:
     """The bundle that lies there, if it is right; None if it is not and shall be fetched again."""
     bundle = Bundle.open(out)
     try:
@@ -117,9 +117,9 @@ def _found(source: Source, out: Path, wishes: Wishes) -> Pulled | None:
     return _pulled(source, bundle, 0)
 
 
-def _pulled(source: Source, bundle: Bundle, fetched: int) -> Pulled:
+def _pulled(source: BundleSource, bundle: Bundle, fetched: int) -> PullReport:
     files = bundle.manifest.files
-    return Pulled(
+    return PullReport(
         out=str(bundle.folder),
         source=source.pinned,
         digest=digest_of(bundle.path(MANIFEST).read_bytes()),
@@ -135,18 +135,18 @@ def _digest_at(out: Path) -> str | None:
     return digest_of(manifest.read_bytes()) if manifest.is_file() and not manifest.is_symlink() else None
 
 
-def _require_replaceable(target: Path, raw: bytes, wishes: Wishes) -> None:
+def _require_replaceable(target: Path, raw: bytes, wishes: PullOptions) -> None:
     """Of this very bundle only a damaged copy is; another process may have mended it meanwhile."""
     there, digest = _digest_at(target), digest_of(raw)
     if there == digest and not (wishes.force and _damaged(target, wishes)):
-        raise _There
+        raise _AlreadyPresent
     if there is None and not (wishes.force and _remains(target, raw)):
         raise UsageError(f"{target} exists and holds no bundle: give another --out")
     if not wishes.force:
         raise UsageError(f"{target} holds another bundle ({there}): give --force to replace it, or another --out")
 
 
-def _damaged(target: Path, wishes: Wishes) -> bool:
+def _damaged(target: Path, wishes: PullOptions) -> bool:
     bundle = Bundle.open(target)
     try:
         bundle.verify()
@@ -159,18 +159,20 @@ def _damaged(target: Path, wishes: Wishes) -> bool:
 def _remains(target: Path, raw: bytes) -> bool:
     """Whether nothing lies there but files of the bundle whose manifest this is."""
     try:
-        listed = msgspec.json.decode(raw, type=Manifest).files
+        listed = msgspec.json.decode(raw, type=BundleManifest).files
     except msgspec.DecodeError:
         return False
-    return target.is_dir() and not sealed.strangers(target, {MANIFEST, SIGNATURE, *listed})
+    return target.is_dir() and not sealed.unlisted_files(target, {MANIFEST, SIGNATURE, *listed})
 
 
-def _fill(source: Source, raw: bytes, incoming: Incoming, wishes: Wishes, tally: _Tally) -> None:
+def _fill(
+    source: BundleSource, raw: bytes, incoming: PartialDownload, wishes: PullOptions, tally: _ByteCounter
+) -> None:
     """Make `incoming.files` the bundle, and verify it."""
     (incoming.files / MANIFEST).write_bytes(raw)
     bundle = Bundle.open(incoming.files)
     listed = bundle.manifest.files
-    require_modest(source, listed, wishes.most_bytes)
+    check_size_and_names(source, listed, wishes.most_bytes)
     _sweep(incoming, listed)
     tally.meter.begin(sum(file.size for file in listed.values()))
     missing = _missing(incoming, listed, tally)
@@ -183,14 +185,14 @@ def _fill(source: Source, raw: bytes, incoming: Incoming, wishes: Wishes, tally:
     _verify_signature(bundle, wishes)
 
 
-def _add_signature(source: Source, bundle: Bundle, wishes: Wishes) -> None:
+def _add_signature(source: BundleSource, bundle: Bundle, wishes: PullOptions) -> None:
     """Nothing is written where the source has none."""
     signature = download.optional(source, SIGNATURE, _LARGEST_SIGNATURE, wishes.patience)
     if signature is not None:
-        whole.write(bundle.path(SIGNATURE), signature)
+        atomic_file.write(bundle.path(SIGNATURE), signature)
 
 
-def _require_signed(source: Source, bundle: Bundle, wishes: Wishes) -> None:
+def _require_signed(source: BundleSource, bundle: Bundle, wishes: PullOptions) -> None:
     """By the signature that lies there, or by the source's own: it may have been signed since. A wrong one is not kept.
 
     Raises UnsafeError.
@@ -204,18 +206,18 @@ def _require_signed(source: Source, bundle: Bundle, wishes: Wishes) -> None:
         try:
             _verify_signature(bundle, wishes)
         except UnsafeError:
-            path.unlink(missing_ok=True) if before is None else whole.write(path, before)
+            path.unlink(missing_ok=True) if before is None else atomic_file.write(path, before)
             raise
 
 
-def _verify_signature(bundle: Bundle, wishes: Wishes) -> None:
+def _verify_signature(bundle: Bundle, wishes: PullOptions) -> None:
     if wishes.key:
-        from embedship import signing
+        from embedship.bundle import signing
 
         signing.check(bundle, wishes.key)
 
 
-def require_modest(source: Source, listed: Mapping[str, File], most_bytes: int) -> None:
+def check_size_and_names(source: BundleSource, listed: Mapping[str, SealedFile], most_bytes: int) -> None:
     """Raise UnsafeError for names that a file system would take otherwise, and for more than anybody expects."""
     strange = [name for name in listed if not _plain(name)]
     strange += [name for name in listed if any(str(parent) in listed for parent in PurePosixPath(name).parents)]
@@ -241,18 +243,18 @@ def _plain(name: str) -> bool:
     )
 
 
-def _sweep(incoming: Incoming, listed: Mapping[str, File]) -> None:
+def _sweep(incoming: PartialDownload, listed: Mapping[str, SealedFile]) -> None:
     """What an earlier call left behind of another bundle. Names are those of this folder: no link is followed."""
-    for name in sealed.strangers(incoming.files, {MANIFEST, *listed}):
+    for name in sealed.unlisted_files(incoming.files, {MANIFEST, *listed}):
         (incoming.files / name).unlink()
     for folder in sorted((path for path in incoming.files.rglob("*") if path.is_dir()), reverse=True):
         with contextlib.suppress(OSError):  # not empty
             folder.rmdir()
-    for name in sealed.strangers(incoming.parts, {file.sha256 for file in listed.values()}):
+    for name in sealed.unlisted_files(incoming.parts, {file.sha256 for file in listed.values()}):
         (incoming.parts / name).unlink()
 
 
-def _missing(incoming: Incoming, listed: Mapping[str, File], tally: _Tally) -> dict[str, File]:
+def _missing(incoming: PartialDownload, listed: Mapping[str, SealedFile], tally: _ByteCounter) -> dict[str, SealedFile]:
     """What is not there in full; what is there and wrong (a torn disk) is deleted."""
     missing = {}
     for name, file in listed.items():
@@ -264,7 +266,7 @@ def _missing(incoming: Incoming, listed: Mapping[str, File], tally: _Tally) -> d
     return missing
 
 
-def _require_room(incoming: Incoming, missing: Mapping[str, File]) -> None:
+def _require_room(incoming: PartialDownload, missing: Mapping[str, SealedFile]) -> None:
     had = sum(part.stat().st_size for part in incoming.parts.iterdir())
     needed = sum(file.size for file in missing.values()) - had
     if needed > (free := shutil.disk_usage(incoming.files).free):

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from embedship.errors import MissingExtra, UsageError
-from embedship.transfer.errors import Interrupted, Missing, Refused
+from embedship.transfer.errors import AccessDenied, NotFound, TransferInterrupted
 from embedship.transfer.web import PIECE, is_loopback
 
 try:
@@ -59,8 +59,8 @@ class S3Object:
         meta = self.asked(lambda: obstore.head(self._store, self._key))
         return meta["size"], meta["e_tag"] or str(meta["last_modified"])
 
-    def open(self) -> Content:
-        return Content(self, self.asked(lambda: obstore.open_reader(self._store, self._key, buffer_size=PIECE)))
+    def open(self) -> S3Content:
+        return S3Content(self, self.asked(lambda: obstore.open_reader(self._store, self._key, buffer_size=PIECE)))
 
     def asked(self, question: Callable[[], Answer]) -> Answer:
         try:
@@ -71,7 +71,7 @@ class S3Object:
             raise _said(error, self._address, "such file") from None
 
 
-class Content(RawIOBase):
+class S3Content(RawIOBase):
     """The file as Python reads one."""
 
     def __init__(self, of: S3Object, reader: Any) -> None:
@@ -128,7 +128,7 @@ def _store(shown: str, bucket: str, prefix: str, retries: int, whole: timedelta)
 
 def _said(error: Exception, shown: str, name: str) -> Exception:
     if isinstance(error, FileNotFoundError):
-        return Missing(f"{shown} has no {name}")
+        return NotFound(f"{shown} has no {name}")
     if isinstance(error, PermissionDeniedError | UnauthenticatedError):
-        return Refused(f"{shown} may not be read with these credentials: look at the AWS_* variables")
-    return Interrupted(f"{shown} cannot be reached, or failed ({type(error).__name__}): is it up?")
+        return AccessDenied(f"{shown} may not be read with these credentials: look at the AWS_* variables")
+    return TransferInterrupted(f"{shown} cannot be reached, or failed ({type(error).__name__}): is it up?")

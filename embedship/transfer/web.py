@@ -9,7 +9,7 @@ from typing import IO, NamedTuple
 from urllib.parse import urlsplit
 
 from embedship.errors import MissingExtra, UsageError
-from embedship.transfer.errors import Interrupted, Missing, Refused, TransferError
+from embedship.transfer.errors import AccessDenied, NotFound, TransferError, TransferInterrupted
 
 try:
     import requests
@@ -28,7 +28,7 @@ _LOST = (
 )
 
 
-class Bearer(AuthBase):
+class BearerAuth(AuthBase):
     """A token; given like this and not as a header, so that ~/.netrc does not replace it."""
 
     def __init__(self, token: str) -> None:
@@ -39,7 +39,7 @@ class Bearer(AuthBase):
         return request
 
 
-class Session(requests.Session):
+class HttpSession(requests.Session):
     """Follows redirects, but none to where nothing proves who answers, if something proved it before.
 
     `requests` alone follows https to http, and looks ~/.netrc up again for each address on the way.
@@ -65,7 +65,7 @@ def _downgrades(before: str, after: str) -> bool:
     return source.scheme == "https"
 
 
-class Call(NamedTuple):
+class HttpRequest(NamedTuple):
     """One request. Credentials are not sent on when another host is redirected to."""
 
     method: str
@@ -80,7 +80,7 @@ def is_loopback(host: str | None) -> bool:
 
 
 @contextmanager
-def answered(session: Session, call: Call, accept: frozenset[int] = frozenset()) -> Iterator[requests.Response]:
+def send(session: HttpSession, call: HttpRequest, accept: frozenset[int] = frozenset()) -> Iterator[requests.Response]:
     """The answer, its body not read yet. Raises the errors of this folder unless it is a success or in `accept`."""
     where = urlsplit(call.url).netloc
     try:
@@ -98,12 +98,14 @@ def answered(session: Session, call: Call, accept: frozenset[int] = frozenset())
             yield answer
     except requests.exceptions.SSLError as error:
         if "CERTIFICATE_VERIFY_FAILED" not in str(error):  # the library has one class for all that TLS can meet
-            raise Interrupted(f"{where} broke TLS off: is it up, and does it speak https?") from None
+            raise TransferInterrupted(f"{where} broke TLS off: is it up, and does it speak https?") from None
         raise TransferError(
             f"{where} has no certificate that is trusted here: give its authority's in REQUESTS_CA_BUNDLE"
         ) from None
     except _LOST as error:
-        raise Interrupted(f"{where} cannot be reached, or hung up ({type(error).__name__}): is it up?") from None
+        raise TransferInterrupted(
+            f"{where} cannot be reached, or hung up ({type(error).__name__}): is it up?"
+        ) from None
     except requests.RequestException as error:
         raise UsageError(f"{where} cannot be asked ({type(error).__name__}): is the address right?") from None
 
@@ -112,13 +114,13 @@ def _refusal(answer: requests.Response) -> TransferError:
     status, where = answer.status_code, urlsplit(answer.url)  # after redirects; its query may be a signature
     said = f"{where.netloc} answered {status} for {where.path}"
     if status in (404, 410):
-        return Missing(said)
+        return NotFound(said)
     if status in (401, 403):
-        return Refused(f"{said}: give credentials that may read there (docs/deploy.md says where)")
+        return AccessDenied(f"{said}: give credentials that may read there (docs/deploy.md says where)")
     if status == 416:
         return TransferError(f"{said}: its file is shorter than bundle.json says")
     if status >= 500 or status in _PASSING:
-        return Interrupted(said, _seconds(answer.headers.get("Retry-After")))
+        return TransferInterrupted(said, _seconds(answer.headers.get("Retry-After")))
     return TransferError(said)
 
 
@@ -126,7 +128,7 @@ def _seconds(given: str | None) -> float | None:
     return float(given) if given and re.fullmatch(r"\d{1,6}", given) else None
 
 
-def ranged(call: Call, offset: int) -> Call:
+def ranged(call: HttpRequest, offset: int) -> HttpRequest:
     """Ask for all from `offset` on, and never for what a proxy has compressed: an offset would count other bytes."""
     wanted = {"Accept-Encoding": "identity", **({"Range": f"bytes={offset}-"} if offset else {})}
     return call._replace(headers={**call.headers, **wanted})

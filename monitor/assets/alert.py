@@ -9,7 +9,7 @@ INSTANCE = {"instance": "a:8080", "job": "embedship"}
 JOB = {"job": "embedship"}
 
 
-class Severity(StrEnum):
+class AlertSeverity(StrEnum):
     PAGE = "page"  # users get wrong, bad or no answers: someone must look now
     WARN = "warn"  # someone must look today
 
@@ -23,7 +23,7 @@ class Runbook(msgspec.Struct, frozen=True, kw_only=True):
     mitigation: tuple[str, ...]
 
 
-class Case(msgspec.Struct, frozen=True, kw_only=True):
+class AlertCase(msgspec.Struct, frozen=True, kw_only=True):
     """Series, in promtool's notation with a sample a minute, and whether the alert fires on them at a time.
 
     labels are those of the alert that fires; None: it does not. value is what its texts show for the value. beside
@@ -40,13 +40,13 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True):
     name: str
-    severity: Severity
+    severity: AlertSeverity
     expr: str
     lasting: str  # how long before it fires: `for`
     summary: str
     description: str
-    fires: tuple[Case, ...]
-    quiet: tuple[Case, ...]
+    fires: tuple[AlertCase, ...]
+    quiet: tuple[AlertCase, ...]
     runbook: Runbook
 
 

@@ -1,6 +1,6 @@
 """The alert about an index that takes changes: they are refused, or pile up because it cannot be compacted."""
 
-from embedship.monitor.assets.alert import INSTANCE, Alert, Case, Runbook, Severity, series
+from embedship.monitor.assets.alert import INSTANCE, Alert, AlertCase, AlertSeverity, Runbook, series
 from embedship.monitor.assets.recording import BY_INSTANCE
 
 _FULL = series("embedship_failures_total", reason="disk_full")
@@ -12,7 +12,7 @@ _DONE = series("embedship_index_compactions_total", result="done")
 CHANGES = (
     Alert(
         name="EmbedshipIndexNotWritten",
-        severity=Severity.WARN,
+        severity=AlertSeverity.WARN,
         expr=f'sum {BY_INSTANCE} (increase(embedship_failures_total{{reason=~"disk_full|not_stored"}}[15m])) > 0\n'
         f'or\nsum {BY_INSTANCE} (increase(embedship_index_compactions_total{{result="failed"}}[15m])) > 1\n',
         lasting="0m",
@@ -20,15 +20,15 @@ CHANGES = (
         description="Within the last 15 minutes {{ $labels.instance }} ({{ $labels.job }}) refused changes to "
         "documents because of its disk, or failed to compact its index more than once. Searches go on.",
         fires=(
-            Case(name="the disk is full", series={_FULL: "0x10 3x60"}, at="15m", labels=INSTANCE),
-            Case(name="the disk is for reading only", series={_REFUSED: "0x10 0+1x60"}, at="30m", labels=INSTANCE),
-            Case(name="no compaction succeeds", series={_COMPACTIONS: "0x10 0+1x60"}, at="20m", labels=INSTANCE),
+            AlertCase(name="the disk is full", series={_FULL: "0x10 3x60"}, at="15m", labels=INSTANCE),
+            AlertCase(name="the disk is for reading only", series={_REFUSED: "0x10 0+1x60"}, at="30m", labels=INSTANCE),
+            AlertCase(name="no compaction succeeds", series={_COMPACTIONS: "0x10 0+1x60"}, at="20m", labels=INSTANCE),
         ),
         quiet=(
-            Case(name="all is well", series={_FULL: "0x60", _REFUSED: "0x60", _DONE: "0+1x60"}, at="30m"),
-            Case(name="one compaction failed, the next did not", series={_COMPACTIONS: "0x10 1x60"}, at="15m"),
-            Case(name="other requests fail", series={_OTHER: "0+1x60", _FULL: "0x60"}, at="30m"),
-            Case(name="the disk has room again", series={_FULL: "0x10 3x60"}, at="40m"),
+            AlertCase(name="all is well", series={_FULL: "0x60", _REFUSED: "0x60", _DONE: "0+1x60"}, at="30m"),
+            AlertCase(name="one compaction failed, the next did not", series={_COMPACTIONS: "0x10 1x60"}, at="15m"),
+            AlertCase(name="other requests fail", series={_OTHER: "0+1x60", _FULL: "0x60"}, at="30m"),
+            AlertCase(name="the disk has room again", series={_FULL: "0x10 3x60"}, at="40m"),
         ),
         runbook=Runbook(
             meaning="`PUT` or `DELETE` at /documents was answered with 507 or 503, or the snapshot of the index could "

@@ -1,6 +1,6 @@
 """The alert about connections: those who have none are refused, however little is asked."""
 
-from embedship.monitor.assets.alert import INSTANCE, Alert, Case, Runbook, Severity, series
+from embedship.monitor.assets.alert import INSTANCE, Alert, AlertCase, AlertSeverity, Runbook, series
 from embedship.monitor.assets.recording import BY_INSTANCE
 
 _CROWDED = series("embedship_rejections_total", reason="crowded")
@@ -10,18 +10,20 @@ _ENOUGH = 10  # refused in five minutes: fewer are a client that opened one too 
 CONNECTIONS = (
     Alert(
         name="EmbedshipConnectionsFull",
-        severity=Severity.WARN,
+        severity=AlertSeverity.WARN,
         expr=f'sum {BY_INSTANCE} (increase(embedship_rejections_total{{reason="crowded"}}[5m])) > {_ENOUGH}\n',
         lasting="10m",  # twice the window: a burst counts for as long as it lies within it
         summary="{{ $labels.instance }} has no connection left for some clients",
         description="All connections that {{ $labels.instance }} ({{ $labels.job }}) takes are held, and for 10 "
         "minutes requests on further ones have been answered with 503. Who holds a connection is answered as ever.",
-        fires=(Case(name="some are refused each minute", series={_CROWDED: "0x10 0+6x60"}, at="30m", labels=INSTANCE),),
+        fires=(
+            AlertCase(name="some are refused each minute", series={_CROWDED: "0x10 0+6x60"}, at="30m", labels=INSTANCE),
+        ),
         quiet=(
-            Case(name="nobody is refused", series={_CROWDED: "0x60"}, at="30m"),
-            Case(name="a burst of two minutes", series={_CROWDED: "0x10 0+50x2 100x60"}, at="17m"),
-            Case(name="one each minute", series={_CROWDED: "0x10 0+1x60"}, at="30m"),
-            Case(name="the queue is full, and connections are not", series={_OVERLOADED: "0x10 0+6x60"}, at="30m"),
+            AlertCase(name="nobody is refused", series={_CROWDED: "0x60"}, at="30m"),
+            AlertCase(name="a burst of two minutes", series={_CROWDED: "0x10 0+50x2 100x60"}, at="17m"),
+            AlertCase(name="one each minute", series={_CROWDED: "0x10 0+1x60"}, at="30m"),
+            AlertCase(name="the queue is full, and connections are not", series={_OVERLOADED: "0x10 0+6x60"}, at="30m"),
         ),
         runbook=Runbook(
             meaning="As many connections are open as `--connections` allows; on a further one only `/health`, `/ready` "

@@ -16,7 +16,7 @@ from grafana_foundation_sdk.models.common import (
 )
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from embedship.monitor.assets.panels import COLOURS, ROWS, Kind, Panel
+from embedship.monitor.assets.panels import COLOURS, ROWS, DashboardPanel, PanelKind
 
 _SOURCE = model.DataSourceRef(type_val="prometheus", uid="${datasource}")
 _HEIGHT = 8
@@ -64,18 +64,18 @@ def _variables() -> list[Any]:
     ]
 
 
-def _panel(panel: Panel) -> Any:
+def _panel(panel: DashboardPanel) -> Any:
     made = _KINDS[panel.kind](panel).title(panel.title).description(panel.description).datasource(_SOURCE)
     made = made.unit(panel.unit).span(panel.width).height(_HEIGHT)
     for letter, query in zip("ABCDEFGH", panel.queries, strict=False):
         target = prometheus.Dataquery().expr(query.expr).legend_format(query.legend).ref_id(letter).datasource(_SOURCE)
-        if panel.kind is Kind.TABLE:
+        if panel.kind is PanelKind.TABLE:
             target.instant().format(PromQueryFormat.TABLE)
-        made.with_target(target.instant() if panel.kind is Kind.NUMBER else target)
+        made.with_target(target.instant() if panel.kind is PanelKind.NUMBER else target)
     return made
 
 
-def _lines(_: Panel) -> Any:
+def _lines(_: DashboardPanel) -> Any:
     legend = common.VizLegendOptions().display_mode(LegendDisplayMode.LIST).placement(LegendPlacement.BOTTOM)
     tooltip = common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI)
     lines = timeseries.Panel().legend(legend.show_legend(True)).tooltip(tooltip).fill_opacity(8).min(0)
@@ -87,12 +87,12 @@ def _lines(_: Panel) -> Any:
     return lines.override_by_regexp("^memory ", memory).override_by_regexp("^(floor|limit|threshold|baseline)", dashed)
 
 
-def _states(_: Panel) -> Any:
+def _states(_: DashboardPanel) -> Any:
     options = {value: model.ValueMappingResult(text, colour) for value, (text, colour) in _STATES.items()}
     return statetimeline.Panel().mappings([model.ValueMap(options)]).merge_values(True)
 
 
-def _number(panel: Panel) -> Any:
+def _number(panel: DashboardPanel) -> Any:
     named = len(panel.queries) == 1  # the series that is there is the answer
     number = stat.Panel().text_mode(BigValueTextMode.NAME if named else BigValueTextMode.VALUE_AND_NAME)
     for cause, colour in COLOURS.items():
@@ -101,11 +101,11 @@ def _number(panel: Panel) -> Any:
     return number
 
 
-def _table(_: Panel) -> Any:
+def _table(_: DashboardPanel) -> Any:
     hidden = dict.fromkeys(("Time", "Value", "__name__", "job"), True)
     return table.Panel().with_transformation(
         model.DataTransformerConfig(id_val="organize", options={"excludeByName": hidden})
     )
 
 
-_KINDS = {Kind.LINES: _lines, Kind.STATES: _states, Kind.NUMBER: _number, Kind.TABLE: _table}
+_KINDS = {PanelKind.LINES: _lines, PanelKind.STATES: _states, PanelKind.NUMBER: _number, PanelKind.TABLE: _table}

@@ -1,6 +1,6 @@
 """Alerts about single devices of an instance: the others answer for it, so that nobody is hurt yet."""
 
-from embedship.monitor.assets.alert import INSTANCE, Alert, Case, Runbook, Severity, series
+from embedship.monitor.assets.alert import INSTANCE, Alert, AlertCase, AlertSeverity, Runbook, series
 
 _DEVICE = "on (namespace, job, instance, device)"
 _LABELS = {**INSTANCE, "device": "cuda:1"}
@@ -20,7 +20,7 @@ _CAUSES = (
 DEVICES = (
     Alert(
         name="EmbedshipDeviceDown",
-        severity=Severity.WARN,
+        severity=AlertSeverity.WARN,
         expr=f"{_DOWN}\n",
         lasting="1m",
         summary="{{ $labels.device }} of {{ $labels.instance }} is down",
@@ -28,13 +28,13 @@ DEVICES = (
         "5 minutes. Its worker process is started again and again, and does not come up or does not give the vectors "
         "of the checkpoint.",
         fires=(
-            Case(name="it does not come back", series={_UP: "1x10 0x60"}, at="20m", labels=_LABELS),
-            Case(name="each start fails", series={_UP: "1x10 0x60", _RESTARTS: "0x10 0+2x60"}, at="20m",
+            AlertCase(name="it does not come back", series={_UP: "1x10 0x60"}, at="20m", labels=_LABELS),
+            AlertCase(name="each start fails", series={_UP: "1x10 0x60", _RESTARTS: "0x10 0+2x60"}, at="20m",
                  labels=_LABELS),
         ),
         quiet=(
-            Case(name="all is well", series={_UP: "1x60", _RESTARTS: "0x60"}, at="20m"),
-            Case(name="it came back within 3 minutes", series={_UP: "1x10 0x3 1x60"}, at="14m"),
+            AlertCase(name="all is well", series={_UP: "1x60", _RESTARTS: "0x60"}, at="20m"),
+            AlertCase(name="it came back within 3 minutes", series={_UP: "1x10 0x3 1x60"}, at="14m"),
         ),
         runbook=Runbook(
             meaning="A worker process has not been up for 5 minutes, although it is started again at least every 30 s.",
@@ -52,20 +52,21 @@ DEVICES = (
     ),
     Alert(
         name="EmbedshipDeviceRestarted",
-        severity=Severity.WARN,
+        severity=AlertSeverity.WARN,
         expr=f"increase(embedship_device_restarts_total[1h]) > 0\n  unless {_DEVICE} {_DOWN}\n",
         lasting="0m",
         summary="{{ $labels.device }} of {{ $labels.instance }} was started again",
         description="Within the last hour the worker process of device {{ $labels.device }} of {{ $labels.instance }} "
         "({{ $labels.job }}) died or hung, and was started again. What it computed was tried again elsewhere.",
         fires=(
-            Case(name="it was killed once", series={_UP: "1x60", _RESTARTS: "0x10 1x60"}, at="15m", labels=_LABELS),
-            Case(name="it is killed every other minute", series={_UP: "1x10 0 1 0 1 0 1 0 1 0 1 0 1 0 1 0 1x20",
+            AlertCase(name="it was killed once", series={_UP: "1x60", _RESTARTS: "0x10 1x60"}, at="15m",
+                labels=_LABELS),
+            AlertCase(name="it is killed every other minute", series={_UP: "1x10 0 1 0 1 0 1 0 1 0 1 0 1 0 1 0 1x20",
                  _RESTARTS: "0x10 0+1x40"}, at="22m", labels=_LABELS),
         ),
         quiet=(
-            Case(name="nothing died", series={_UP: "1x60", _RESTARTS: "0x60"}, at="20m"),
-            Case(name="the instance itself was restarted", series={_UP: "1x60", _RESTARTS: "3x10 0x60"}, at="80m"),
+            AlertCase(name="nothing died", series={_UP: "1x60", _RESTARTS: "0x60"}, at="20m"),
+            AlertCase(name="the instance itself was restarted", series={_UP: "1x60", _RESTARTS: "3x10 0x60"}, at="80m"),
         ),
         runbook=Runbook(
             meaning="A worker process ended that should not have, or a forward pass ran longer than "

@@ -1,6 +1,6 @@
 """Alerts about the chart's CronJobs, from the metrics of kube-state-metrics; without these, they are silent."""
 
-from embedship.monitor.assets.alert import Alert, Case, Runbook, Severity
+from embedship.monitor.assets.alert import Alert, AlertCase, AlertSeverity, Runbook
 
 CRONJOBS = ".*embedship.*-(check|drift|backup)"
 BACKUPS = ".*embedship.*-backup"
@@ -25,7 +25,7 @@ _BACKUP = _LABELS["cronjob"]
 JOBS = (
     Alert(
         name="EmbedshipJobFailed",
-        severity=Severity.WARN,
+        severity=AlertSeverity.WARN,
         expr=f'max {_BY} (kube_cronjob_status_last_schedule_time{{cronjob=~"{CRONJOBS}"}})\n'
         f"  > {_succeeded(CRONJOBS)}\n",
         lasting="1h",
@@ -33,7 +33,7 @@ JOBS = (
         description="The CronJob {{ $labels.cronjob }} in {{ $labels.namespace }} was started, and no run has "
         "succeeded since, for an hour.",
         fires=(
-            Case(
+            AlertCase(
                 name="the last run failed",
                 series={
                     _cronjob("status_last_schedule_time", _BACKUP): "0x10 600x420",
@@ -42,7 +42,7 @@ JOBS = (
                 at="80m",
                 labels=_LABELS,
             ),
-            Case(
+            AlertCase(
                 name="no run ever succeeded",
                 series={
                     _cronjob("status_last_schedule_time", _BACKUP): "600x430",
@@ -53,7 +53,7 @@ JOBS = (
             ),
         ),
         quiet=(
-            Case(
+            AlertCase(
                 name="it runs every ten minutes, each for two",
                 series={
                     _cronjob("status_last_schedule_time", _BACKUP): "0x9 600x9 1200x9 1800x9 2400x9 3000x9 3600x40",
@@ -61,7 +61,7 @@ JOBS = (
                 },
                 at="85m",
             ),
-            Case(
+            AlertCase(
                 name="another program's job fails",
                 series={
                     _cronjob("status_last_schedule_time", "database-backup"): "600x430",
@@ -87,14 +87,14 @@ JOBS = (
     ),
     Alert(
         name="EmbedshipBackupOld",
-        severity=Severity.WARN,
+        severity=AlertSeverity.WARN,
         expr=f"time() - {_succeeded(BACKUPS)} > {BACKUP_AGE_SECONDS}\n",
         lasting="1h",
         summary="The last backup of {{ $labels.cronjob }} is {{ $value | humanizeDuration }} old",
         description="The CronJob {{ $labels.cronjob }} in {{ $labels.namespace }} has not succeeded for "
         "{{ $value | humanizeDuration }}.",
         fires=(
-            Case(
+            AlertCase(
                 name="two days and two hours",
                 series={_cronjob("status_last_successful_time", _BACKUP): "-172800x430"},
                 at="2h",
@@ -103,7 +103,7 @@ JOBS = (
             ),
         ),
         quiet=(
-            Case(
+            AlertCase(
                 name="a day old",
                 series={_cronjob("status_last_successful_time", _BACKUP): "-86400x430"},
                 at="2h",

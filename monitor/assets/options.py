@@ -21,7 +21,7 @@ _TEST = re.compile(r"^(?=- name: )", re.MULTILINE)
 _EXPECTED = re.compile(r"^(?=  - eval_time: )", re.MULTILINE)
 
 
-class Threshold(NamedTuple):
+class AlertThreshold(NamedTuple):
     """`text` is how the rule whose name begins with `rule` holds it, with {} for the value."""
 
     rule: str
@@ -31,19 +31,31 @@ class Threshold(NamedTuple):
 
 
 THRESHOLDS = {
-    "failures_fast": Threshold("EmbedshipHighErrorRate", "> {}\n", "0.0144", "share that failed, over 1 h and 5 min"),
-    "failures_slow": Threshold("EmbedshipHighErrorRate", "> {}\n", "0.006", "share that failed, over 6 h and 30 min"),
-    "slow_fast": Threshold("EmbedshipLatencyHigh", "> {}\n", "0.144", "share of late searches, over 1 h and 5 min"),
-    "slow_slow": Threshold("EmbedshipLatencyHigh", "> {}\n", "0.06", "share of late searches, over 6 h and 30 min"),
-    "search_seconds": Threshold("embedship:search_slow", 'le="{}"', "0.25", "a search is late from here: a bucket"),
-    "request_seconds": Threshold("embedship:request_slow", 'le="{}"', "2.5", "any other request is slow: a bucket"),
-    "queue_age_seconds": Threshold("EmbedshipQueueWaiting", "> {}\n", "5", "age of the oldest interactive text"),
-    "backup_age_seconds": Threshold("EmbedshipBackupOld", "> {}\n", "172800", "age of the last backup"),
-    "restarts": Threshold("EmbedshipRestarting", ">= {}\n", "3", "restarts within an hour"),
+    "failures_fast": AlertThreshold(
+        "EmbedshipHighErrorRate", "> {}\n", "0.0144", "share that failed, over 1 h and 5 min"
+    ),
+    "failures_slow": AlertThreshold(
+        "EmbedshipHighErrorRate", "> {}\n", "0.006", "share that failed, over 6 h and 30 min"
+    ),
+    "slow_fast": AlertThreshold(
+        "EmbedshipLatencyHigh", "> {}\n", "0.144", "share of late searches, over 1 h and 5 min"
+    ),
+    "slow_slow": AlertThreshold(
+        "EmbedshipLatencyHigh", "> {}\n", "0.06", "share of late searches, over 6 h and 30 min"
+    ),
+    "search_seconds": AlertThreshold(
+        "embedship:search_slow", 'le="{}"', "0.25", "a search is late from here: a bucket"
+    ),
+    "request_seconds": AlertThreshold(
+        "embedship:request_slow", 'le="{}"', "2.5", "any other request is slow: a bucket"
+    ),
+    "queue_age_seconds": AlertThreshold("EmbedshipQueueWaiting", "> {}\n", "5", "age of the oldest interactive text"),
+    "backup_age_seconds": AlertThreshold("EmbedshipBackupOld", "> {}\n", "172800", "age of the last backup"),
+    "restarts": AlertThreshold("EmbedshipRestarting", ">= {}\n", "3", "restarts within an hour"),
 }
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True):
+class AssetOptions(msgspec.Struct, frozen=True, kw_only=True):
     """severities and thresholds by name, labels for every alert; jobs as JOB or NAMESPACE/JOB."""
 
     severities: dict[str, str] = {}
@@ -53,7 +65,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     jobs: tuple[str, ...] = ()
 
 
-def customised(texts: dict[str, str], options: Options) -> dict[str, str]:
+def customised(texts: dict[str, str], options: AssetOptions) -> dict[str, str]:
     """Apply options to the shipped files. Raises InvalidSetting for a name that is not known.
 
     The promtool tests hold for the shipped thresholds and jobs: with others they are left out.
@@ -87,7 +99,7 @@ def _require(option: str, asked: Iterable[str], known: Iterable[str]) -> None:
             raise InvalidSetting(option, name, allowed)
 
 
-def _thresholds(rule: str, options: Options) -> str:
+def _thresholds(rule: str, options: AssetOptions) -> str:
     for name, value in options.thresholds.items():
         threshold = THRESHOLDS[name]
         if _name(rule).startswith(threshold.rule):
@@ -127,7 +139,7 @@ def _tests(text: str, disabled: tuple[str, ...]) -> str:
     )
 
 
-def _labelled(text: str, options: Options) -> str:
+def _labelled(text: str, options: AssetOptions) -> str:
     """Every severity by its new name, and the labels below it."""
     _require("severity", options.severities, ("page", "warn"))
 

@@ -1,6 +1,6 @@
 """Alerts about the monitor itself: a watchman who sleeps is worse than none, for all believe that someone watches."""
 
-from embedship.monitor.assets.alert import INSTANCE, Alert, Case, Runbook, Severity, series
+from embedship.monitor.assets.alert import INSTANCE, Alert, AlertCase, AlertSeverity, Runbook, series
 from embedship.monitor.assets.quality import BEGINS, canary, drift, recall
 from embedship.monitor.assets.service import KEY
 
@@ -12,7 +12,7 @@ def _watched(*signals: str) -> dict[str, str]:
 PULSE = (
     Alert(
         name="EmbedshipMonitorStale",
-        severity=Severity.WARN,
+        severity=AlertSeverity.WARN,
         expr=f"""\
 time() - (
   embedship_monitor_last_evaluation_timestamp_seconds > 0
@@ -24,17 +24,18 @@ time() - (
         description="{{ $labels.instance }} ({{ $labels.job }}) has not evaluated its queries for "
         "{{ $value | humanizeDuration }}: what its drift and recall series say is old.",
         fires=(
-            Case(name="its clock stands still",
+            AlertCase(name="its clock stands still",
                  series={series("embedship_monitor_last_evaluation_timestamp_seconds"): "0+60x10 600x60"}, at="24m",
                  labels=INSTANCE, value="14m 0s"),
-            Case(name="it never began",
+            AlertCase(name="it never began",
                  series={series("embedship_monitor_last_evaluation_timestamp_seconds"): "0x60"}, at="24m",
                  labels=INSTANCE, value="24m 0s"),
         ),
         quiet=(
-            Case(name="it has just started", series={series("process_start_time_seconds"): "1200x60",
+            AlertCase(name="it has just started", series={series("process_start_time_seconds"): "1200x60",
                  series("embedship_monitor_last_evaluation_timestamp_seconds"): "0x60"}, at="24m"),
-            Case(name="it is asked to look once an hour", series={series("embedship_drift_interval_seconds"): "3600x60",
+            AlertCase(name="it is asked to look once an hour",
+                series={series("embedship_drift_interval_seconds"): "3600x60",
                  series("embedship_monitor_last_evaluation_timestamp_seconds"): "60x60"}, at="50m"),
         ),
         runbook=Runbook(
@@ -54,7 +55,7 @@ time() - (
     ),
     Alert(
         name="EmbedshipMonitorUnknown",
-        severity=Severity.WARN,
+        severity=AlertSeverity.WARN,
         expr=f"""\
 max by (namespace, job, instance, signal) (
   label_replace(embedship_canary_state{{state="unknown"}}, "signal", "canary", "", "")
@@ -77,27 +78,28 @@ max by (namespace, job, instance, signal) (
         description="The signal {{ $labels.signal }} of {{ $labels.instance }} ({{ $labels.job }}) is watched and has "
         "been unknown for half an hour, though there was traffic enough to decide. Unknown is not ok.",
         fires=(
-            Case(name="canaries are silent", series={**_watched("canary"), canary("unknown"): BEGINS}, at="41m",
+            AlertCase(name="canaries are silent", series={**_watched("canary"), canary("unknown"): BEGINS}, at="41m",
                  labels={**INSTANCE, "signal": "canary"}),
-            Case(name="probes are not replayed", series={**_watched("probe"), recall("probe", "unknown"): BEGINS},
+            AlertCase(name="probes are not replayed", series={**_watched("probe"), recall("probe", "unknown"): BEGINS},
                  at="41m", labels={**INSTANCE, "signal": "probe"}),
-            Case(name="queries come, and drift stays unknown",
+            AlertCase(name="queries come, and drift stays unknown",
                  series={**_watched("drift"), drift("unknown"): "1x430",
                          series("embedship_monitor_queries_total"): "0+100x430"},
                  at="1h", labels={**INSTANCE, "signal": "drift"}),
-            Case(name="searches come, and none is compared",
+            AlertCase(name="searches come, and none is compared",
                  series={**_watched("shadow"), recall("shadow", "unknown"): "1x430",
                          series("embedship_monitor_queries_total"): "0+1000x430"},
                  at="3h", labels={**INSTANCE, "signal": "shadow"}),
         ),
         quiet=(
-            Case(name="nobody asks, so nothing can be known",
+            AlertCase(name="nobody asks, so nothing can be known",
                  series={**_watched("drift", "shadow"), drift("unknown"): "1x430",
                          recall("shadow", "unknown"): "1x430", series("embedship_monitor_queries_total"): "0x430"},
                  at="3h"),
-            Case(name="there are no probes", series={recall("probe", "unknown"): "1x200",
+            AlertCase(name="there are no probes", series={recall("probe", "unknown"): "1x200",
                  series("embedship_signal_watched", signal="probe"): "0x200"}, at="1h"),
-            Case(name="ten minutes at start", series={**_watched("canary"), canary("unknown"): "1x10 0x60"}, at="40m"),
+            AlertCase(name="ten minutes at start", series={**_watched("canary"), canary("unknown"): "1x10 0x60"},
+                at="40m"),
         ),
         runbook=Runbook(
             meaning="A signal that should be watched gives no answer, although there was enough to go by: 1,000 "
@@ -119,19 +121,19 @@ max by (namespace, job, instance, signal) (
     ),
     Alert(
         name="EmbedshipMonitorFailing",
-        severity=Severity.WARN,
+        severity=AlertSeverity.WARN,
         expr="sum by (namespace, job, instance, part) (increase(embedship_monitor_failures_total[15m])) > 0\n",
         lasting="10m",
         summary="Part {{ $labels.part }} of the monitor of {{ $labels.instance }} fails",
         description="Exceptions are caught in part {{ $labels.part }} of the monitor of {{ $labels.instance }} "
         "({{ $labels.job }}); its log holds the stack trace.",
         fires=(
-            Case(name="exact searches fail", series={
+            AlertCase(name="exact searches fail", series={
                  series("embedship_monitor_failures_total", part="recall"): "0x5 0+1x60"}, at="30m",
                  labels={**INSTANCE, "part": "recall"}),
         ),
         quiet=(
-            Case(name="nothing fails", series={series("embedship_monitor_failures_total", part="recall"): "0x60"},
+            AlertCase(name="nothing fails", series={series("embedship_monitor_failures_total", part="recall"): "0x60"},
                  at="30m"),
         ),
         runbook=Runbook(

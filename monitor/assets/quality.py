@@ -4,7 +4,7 @@ They ask for states, which the monitor gives only with enough evidence, and neve
 `ok`: it has an alert of its own. Only falling quality pages; drift is a warning: new questions may be answered well.
 """
 
-from embedship.monitor.assets.alert import INSTANCE, Alert, Case, Runbook, Severity, series
+from embedship.monitor.assets.alert import INSTANCE, Alert, AlertCase, AlertSeverity, Runbook, series
 from embedship.monitor.assets.service import KEY
 
 CANARY = 'embedship_canary_state{state="warn"} == 1'
@@ -40,21 +40,21 @@ _WHERE = "In `GET /monitor`, or on the page /monitor/ui: which cause does the di
 QUALITY = (
     Alert(
         name="EmbedshipCanaryFailed",
-        severity=Severity.PAGE,
+        severity=AlertSeverity.PAGE,
         expr=CANARY + "\n",
         lasting="1m",
         summary="{{ $labels.instance }} gives wrong vectors",
         description="Golden texts that {{ $labels.instance }} ({{ $labels.job }}) encodes every half minute no longer "
         "get the vectors of the checkpoint: model, device or runtime are damaged. Whatever it answers now is wrong.",
         fires=(
-            Case(name="the model is damaged", series={canary("warn"): BEGINS}, at="12m",
+            AlertCase(name="the model is damaged", series={canary("warn"): BEGINS}, at="12m",
                  labels={**INSTANCE, "state": "warn"}),
-            Case(name="and everything follows from that", series={canary("warn"): BEGINS, drift("warn"): BEGINS,
+            AlertCase(name="and everything follows from that", series={canary("warn"): BEGINS, drift("warn"): BEGINS,
                  recall("shadow", "warn"): BEGINS, recall("probe", "warn"): BEGINS, recall("feedback", "warn"): BEGINS},
                  at="60m", labels={**INSTANCE, "state": "warn"}),
         ),
         quiet=(
-            Case(name="the canaries are well", series={canary("ok"): "1x60", canary("warn"): "0x60"}, at="30m"),
+            AlertCase(name="the canaries are well", series={canary("ok"): "1x60", canary("warn"): "0x60"}, at="30m"),
         ),
         runbook=Runbook(
             meaning="On at least one device the same texts, alone, no longer give the same vectors: the cosine to the "
@@ -75,7 +75,7 @@ QUALITY = (
     ),
     Alert(
         name="EmbedshipRecallFell",
-        severity=Severity.PAGE,
+        severity=AlertSeverity.PAGE,
         expr=_unless(SHADOW, CANARY),
         lasting="2m",
         summary="The index of {{ $labels.instance }} finds less than it did",
@@ -83,14 +83,14 @@ QUALITY = (
         "index finds fewer of the true neighbours than its baseline, by more than chance explains: one false alarm in "
         "100,000 compared queries.",
         fires=(
-            Case(name="the index is degraded", series={recall("shadow", "warn"): BEGINS}, at="13m",
+            AlertCase(name="the index is degraded", series={recall("shadow", "warn"): BEGINS}, at="13m",
                  labels={**INSTANCE, "source": "shadow", "state": "warn"}),
-            Case(name="and the probes fall with it", series={recall("shadow", "warn"): BEGINS,
+            AlertCase(name="and the probes fall with it", series={recall("shadow", "warn"): BEGINS,
                  recall("probe", "warn"): BEGINS, recall("feedback", "warn"): BEGINS},
                  at="60m", labels={**INSTANCE, "source": "shadow", "state": "warn"}),
         ),
         quiet=(
-            Case(name="recall is well", series={recall("shadow", "ok"): "1x60", recall("shadow", "warn"): "0x60"},
+            AlertCase(name="recall is well", series={recall("shadow", "ok"): "1x60", recall("shadow", "warn"): "0x60"},
                  at="30m"),
         ),
         runbook=Runbook(
@@ -113,7 +113,7 @@ QUALITY = (
     ),
     Alert(
         name="EmbedshipProbeRecallFell",
-        severity=Severity.PAGE,
+        severity=AlertSeverity.PAGE,
         expr=_unless(PROBE, CANARY, SHADOW),
         lasting="2m",
         summary="Known questions no longer get their known answers at {{ $labels.instance }}",
@@ -121,11 +121,12 @@ QUALITY = (
         "right documents than before, and neither canaries nor exact searches say why: the corpus changed, or the "
         "labels are out of date.",
         fires=(
-            Case(name="labels are not found", series={recall("probe", "warn"): BEGINS}, at="13m",
+            AlertCase(name="labels are not found", series={recall("probe", "warn"): BEGINS}, at="13m",
                  labels={**INSTANCE, "source": "probe", "state": "warn"}),
         ),
         quiet=(
-            Case(name="the probes are well", series={recall("probe", "ok"): "1x60", recall("probe", "warn"): "0x60"},
+            AlertCase(name="the probes are well", series={recall("probe", "ok"): "1x60", recall("probe",
+                "warn"): "0x60"},
                  at="30m"),
         ),
         runbook=Runbook(
@@ -147,19 +148,19 @@ QUALITY = (
     ),
     Alert(
         name="EmbedshipFeedbackRecallFell",
-        severity=Severity.WARN,
+        severity=AlertSeverity.WARN,
         expr=_unless(FEEDBACK, CANARY, SHADOW, PROBE),
         lasting="10m",
         summary="Users of {{ $labels.instance }} find less of what they say is right",
         description="By POST /feedback, recall@10 at {{ $labels.instance }} ({{ $labels.job }}) fell below its "
         "baseline, and no other signal explains it.",
         fires=(
-            Case(name="only users complain", series={recall("feedback", "warn"): BEGINS}, at="21m",
+            AlertCase(name="only users complain", series={recall("feedback", "warn"): BEGINS}, at="21m",
                  labels={**INSTANCE, "source": "feedback", "state": "warn"}),
         ),
         quiet=(
-            Case(name="users are content", series={recall("feedback", "warn"): "0x60"}, at="30m"),
-            Case(name="no feedback, so it is unknown", series={recall("feedback", "unknown"): "1x60"}, at="40m"),
+            AlertCase(name="users are content", series={recall("feedback", "warn"): "0x60"}, at="30m"),
+            AlertCase(name="no feedback, so it is unknown", series={recall("feedback", "unknown"): "1x60"}, at="40m"),
         ),
         runbook=Runbook(
             meaning="The answers that users judged hold fewer of the documents they call right. Feedback is not a fair "
@@ -177,19 +178,19 @@ QUALITY = (
     ),
     Alert(
         name="EmbedshipDriftSuspected",
-        severity=Severity.WARN,
+        severity=AlertSeverity.WARN,
         expr=_unless(DRIFT, CANARY),
         lasting="5m",
         summary="The queries of {{ $labels.instance }} are not those the model was judged on",
         description="The recent queries of {{ $labels.instance }} ({{ $labels.job }}) lie elsewhere than the "
         "reference, significantly and by more than noise. That is no loss of quality by itself.",
         fires=(
-            Case(name="the queries moved", series={drift("warn"): BEGINS}, at="16m",
+            AlertCase(name="the queries moved", series={drift("warn"): BEGINS}, at="16m",
                  labels={**INSTANCE, "state": "warn"}),
         ),
         quiet=(
-            Case(name="they are as they were", series={drift("ok"): "1x60", drift("warn"): "0x60"}, at="30m"),
-            Case(name="one evaluation said so", series={drift("warn"): "0x10 1x1 0x60"}, at="17m"),
+            AlertCase(name="they are as they were", series={drift("ok"): "1x60", drift("warn"): "0x60"}, at="30m"),
+            AlertCase(name="one evaluation said so", series={drift("warn"): "0x10 1x1 0x60"}, at="17m"),
         ),
         runbook=Runbook(
             meaning="The distribution of query vectors moved away from the reference: the test is significant within "
@@ -211,7 +212,7 @@ QUALITY = (
     ),
     Alert(
         name="EmbedshipRetrainSuggested",
-        severity=Severity.WARN,
+        severity=AlertSeverity.WARN,
         expr=f"{DRIFT}\n  and {KEY} {PROBE}\n"
         + "".join(f"  unless {KEY} {other}\n" for other in (CANARY, CANARY_UNKNOWN, SHADOW, SHADOW_UNKNOWN)),
         lasting="30m",
@@ -220,23 +221,24 @@ QUALITY = (
         "reference, and labelled queries find fewer of their right documents. The model gives its vectors and the "
         "index finds what is there, so neither a repair nor a rollback will help.",
         fires=(
-            Case(name="drift, and the probes fall", series={drift("warn"): BEGINS, recall("probe", "warn"): BEGINS},
+            AlertCase(name="drift, and the probes fall", series={drift("warn"): BEGINS, recall("probe",
+                "warn"): BEGINS},
                  at="41m", labels={**INSTANCE, "state": "warn"},
                  beside={"EmbedshipDriftSuspected": {**INSTANCE, "state": "warn"},
                          "EmbedshipProbeRecallFell": {**INSTANCE, "source": "probe", "state": "warn"}}),
         ),
         quiet=(
-            Case(name="drift alone, for less than it takes", series={drift("warn"): "0x26 1x200"}, at="30m"),
-            Case(name="nobody knows how the index is", series={drift("warn"): "0x10 1x65",
+            AlertCase(name="drift alone, for less than it takes", series={drift("warn"): "0x26 1x200"}, at="30m"),
+            AlertCase(name="nobody knows how the index is", series={drift("warn"): "0x10 1x65",
                  recall("probe", "warn"): "0x10 1x65", recall("shadow", "unknown"): "1x75",
                  series("embedship_signal_watched", signal="shadow"): "1x75"}, at="1h",
                  beside={"EmbedshipDriftSuspected": {**INSTANCE, "state": "warn"},
                          "EmbedshipProbeRecallFell": {**INSTANCE, "source": "probe", "state": "warn"}}),
-            Case(name="nobody knows how the model is", series={drift("warn"): "0x10 1x65",
+            AlertCase(name="nobody knows how the model is", series={drift("warn"): "0x10 1x65",
                  recall("probe", "warn"): "0x10 1x65", canary("unknown"): "1x75"}, at="1h",
                  beside={"EmbedshipDriftSuspected": {**INSTANCE, "state": "warn"},
                          "EmbedshipProbeRecallFell": {**INSTANCE, "source": "probe", "state": "warn"}}),
-            Case(name="the index explains it", series={drift("warn"): "0x59 1x9", recall("probe", "warn"): "1x60",
+            AlertCase(name="the index explains it", series={drift("warn"): "0x59 1x9", recall("probe", "warn"): "1x60",
                  recall("shadow", "warn"): "0x59 1x9"}, at="1h"),
         ),
         runbook=Runbook(

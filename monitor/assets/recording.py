@@ -17,29 +17,29 @@ BY = "by (namespace, job)"
 BY_INSTANCE = "by (namespace, job, instance)"
 
 
-class Ratio(NamedTuple):
+class RecordedRatio(NamedTuple):
     name: str
     expr: str
 
 
-def _failures(window: str) -> Ratio:
-    return Ratio(
+def _failures(window: str) -> RecordedRatio:
+    return RecordedRatio(
         f"embedship:failures:ratio_rate{window}",
         f"sum {BY} (rate(embedship_failures_total[{window}]))\n  / (sum {BY} (rate({WORK}[{window}])) > 0)\n",
     )
 
 
-def _slow(window: str) -> Ratio:
-    return Ratio(
+def _slow(window: str) -> RecordedRatio:
+    return RecordedRatio(
         f"embedship:search_slow:ratio_rate{window}",
         f'1 - sum {BY} (rate(embedship_request_seconds_bucket{{route="/search", le="{SLOW_SECONDS}"}}[{window}]))\n'
         f'  / (sum {BY} (rate(embedship_request_seconds_count{{route="/search"}}[{window}])) > 0)\n',
     )
 
 
-def _requests_slow(window: str) -> Ratio:
+def _requests_slow(window: str) -> RecordedRatio:
     by, work = "by (namespace, job, route)", f'route!~"/search|{QUIET}"'
-    return Ratio(
+    return RecordedRatio(
         f"embedship:request_slow:ratio_rate{window}",
         f'1 - sum {by} (rate(embedship_request_seconds_bucket{{{work}, le="{REQUEST_SLOW_SECONDS}"}}[{window}]))\n'
         f"  / (sum {by} (rate(embedship_request_seconds_count{{{work}}}[{window}])) > 0)\n",
@@ -50,7 +50,7 @@ RATIOS = (
     *(_failures(window) for window in ("5m", "30m", "1h", "6h")),
     *(_slow(window) for window in ("5m", "30m", "1h", "6h")),
     *(_requests_slow(window) for window in ("5m", "1h")),
-    Ratio(
+    RecordedRatio(
         "embedship:overloaded:ratio_rate5m",
         f'sum {BY} (rate(embedship_rejections_total{{reason="overloaded"}}[5m]))\n'
         f"  / (sum {BY} (rate({WORK}[5m])) > 0)\n",

@@ -12,7 +12,7 @@ from embedship.monitor.assets.devices import DEVICES
 from embedship.monitor.assets.jobs import JOBS
 from embedship.monitor.assets.pulse import PULSE
 from embedship.monitor.assets.quality import QUALITY
-from embedship.monitor.assets.recording import RATIOS, Ratio
+from embedship.monitor.assets.recording import RATIOS, RecordedRatio
 from embedship.monitor.assets.service import SERVICE
 
 _SERVING = (*SERVICE, *CONNECTIONS, *DEVICES, *CHANGES, *JOBS)
@@ -38,7 +38,7 @@ def annotations(alert: Alert) -> dict[str, str]:
     }
 
 
-def _record(ratio: Ratio) -> dict[str, Any]:
+def _record(ratio: RecordedRatio) -> dict[str, Any]:
     return {"record": ratio.name, "expr": ratio.expr}
 
 
@@ -53,10 +53,10 @@ def _alert(alert: Alert) -> dict[str, Any]:
 
 
 def dump(document: Any) -> str:
-    return HEAD + yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=10_000, allow_unicode=True)
+    return HEAD + yaml.dump(document, Dumper=_RuleDumper, sort_keys=False, width=10_000, allow_unicode=True)
 
 
-class _Dumper(yaml.SafeDumper):
+class _RuleDumper(yaml.SafeDumper):
     """Expressions of several lines stay several lines, and no value is written as a reference to another."""
 
     def ignore_aliases(self, data: Any) -> bool:
@@ -67,4 +67,4 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
 
 
-_Dumper.add_representer(str, _text)
+_RuleDumper.add_representer(str, _text)

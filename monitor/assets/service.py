@@ -1,6 +1,6 @@
 """Alerts about the service: is it there, does it answer, and in time? A page is for users who get no answer."""
 
-from embedship.monitor.assets.alert import INSTANCE, JOB, Alert, Case, Runbook, Severity, series
+from embedship.monitor.assets.alert import INSTANCE, JOB, Alert, AlertCase, AlertSeverity, Runbook, series
 from embedship.monitor.assets.recording import BY, RERANKED, SLOW_SECONDS
 
 KEY = "on (namespace, job, instance)"
@@ -28,17 +28,17 @@ _SEARCHES = series("embedship_request_seconds_count", route="/search")
 SERVICE = (
     Alert(
         name="EmbedshipAbsent",
-        severity=Severity.PAGE,
+        severity=AlertSeverity.PAGE,
         expr=f"absent_over_time(embedship_ready[1h])\n  unless on () ({_DOWN.strip()})\n",
         lasting="10m",
         summary="Prometheus has seen no embedship for an hour",
         description="No target anywhere has exported embedship_ready for an hour: the service is gone, or Prometheus "
         "no longer scrapes it. Until this is mended no other alert of embedship can fire.",
-        fires=(Case(name="nothing was ever scraped", series={_READY: "_x60"}, at="11m", labels={}),),
+        fires=(AlertCase(name="nothing was ever scraped", series={_READY: "_x60"}, at="11m", labels={}),),
         quiet=(
-            Case(name="one instance is scraped", series={}, at="2h"),
-            Case(name="it has been gone for less than 10 minutes", series={_READY: "_x60"}, at="9m"),
-            Case(
+            AlertCase(name="one instance is scraped", series={}, at="2h"),
+            AlertCase(name="it has been gone for less than 10 minutes", series={_READY: "_x60"}, at="9m"),
+            AlertCase(
                 name="the only service is down, which its own page says",
                 series={_READY: "1x40 _x380", series("up"): "1x40 0x380"},
                 at="3h",
@@ -62,20 +62,20 @@ SERVICE = (
     ),
     Alert(
         name="EmbedshipDown",
-        severity=Severity.PAGE,
+        severity=AlertSeverity.PAGE,
         expr=_DOWN,
         lasting="2m",
         summary="No instance of {{ $labels.job }} can be reached",
         description="Prometheus has targets for {{ $labels.job }}, and none of them answers.",
         fires=(
-            Case(
+            AlertCase(
                 name="the only instance does not answer",
                 series={_READY: "1x10 _x60", series("up"): "1x10 0x60"},
                 at="18m",
                 labels=JOB,
             ),
             *(
-                Case(
+                AlertCase(
                     name=f"it is down since minute 20, and another service is well, at {at}",
                     series={
                         _READY: "1x20 _x400",
@@ -90,8 +90,8 @@ SERVICE = (
             ),
         ),
         quiet=(
-            Case(name="a scrape failed", series={series("up"): "1x10 0 1x60"}, at="12m"),
-            Case(
+            AlertCase(name="a scrape failed", series={series("up"): "1x10 0 1x60"}, at="12m"),
+            AlertCase(
                 name="another instance is there",
                 series={
                     _READY: "1x10 _x60",
@@ -102,7 +102,7 @@ SERVICE = (
                 at="14m",
             ),
             *(
-                Case(
+                AlertCase(
                     name=f"a canary was promoted and its job removed, at {at}",
                     series={
                         series("embedship_ready", job="embedship-canary"): "1x20 stale",
@@ -133,14 +133,14 @@ SERVICE = (
     ),
     Alert(
         name="EmbedshipInstanceDown",
-        severity=Severity.WARN,
+        severity=AlertSeverity.WARN,
         expr="up == 0\n  and on (namespace, job) embedship_ready\n",
         lasting="10m",  # a start may take five: the chart's startup probe allows them
         summary="{{ $labels.instance }} cannot be reached, other instances can",
         description="{{ $labels.instance }} of {{ $labels.job }} has not answered for 10 minutes. It stopped, or it is "
         "new and cannot start: then a rollout is stuck. The other instances carry its load.",
         fires=(
-            Case(
+            AlertCase(
                 name="one of two is gone",
                 series={
                     series("up", instance="b:8080"): "1x10 0x60",
@@ -149,7 +149,7 @@ SERVICE = (
                 at="22m",
                 labels={**INSTANCE, "instance": "b:8080"},
             ),
-            Case(
+            AlertCase(
                 name="a new pod never starts: the rollout is stuck",
                 series={series("up", instance="new:8080"): "0x300"},
                 at="90m",
@@ -157,8 +157,8 @@ SERVICE = (
             ),
         ),
         quiet=(
-            Case(name="another service is down", series={series("up", job="database"): "0x60"}, at="20m"),
-            Case(
+            AlertCase(name="another service is down", series={series("up", job="database"): "0x60"}, at="20m"),
+            AlertCase(
                 name="a restart of two minutes",
                 series={
                     series("up", instance="b:8080"): "1x10 0x1 1x60",
@@ -185,20 +185,20 @@ SERVICE = (
     ),
     Alert(
         name="EmbedshipNotReady",
-        severity=Severity.PAGE,
+        severity=AlertSeverity.PAGE,
         expr=f"sum {BY} (embedship_ready) == 0\n",
         lasting="5m",
         summary="All instances of {{ $labels.job }} say that they are not ready",
         description="The processes of {{ $labels.job }} run, but every one answers /ready with 503, so no load "
         "balancer sends them requests.",
-        fires=(Case(name="the only instance is not ready", series={_READY: "1x10 0x60"}, at="17m", labels=JOB),),
+        fires=(AlertCase(name="the only instance is not ready", series={_READY: "1x10 0x60"}, at="17m", labels=JOB),),
         quiet=(
-            Case(
+            AlertCase(
                 name="one of two is ready",
                 series={_READY: "0x60", series("embedship_ready", instance="b:8080"): "1x60"},
                 at="17m",
             ),
-            Case(name="a rolling update of 3 minutes", series={_READY: "1x10 0x3 1x60"}, at="14m"),
+            AlertCase(name="a rolling update of 3 minutes", series={_READY: "1x10 0x3 1x60"}, at="14m"),
         ),
         runbook=Runbook(
             meaning="Every instance that is scraped reports `embedship_ready` 0.",
@@ -213,7 +213,7 @@ SERVICE = (
     ),
     Alert(
         name="EmbedshipHighErrorRate",
-        severity=Severity.PAGE,
+        severity=AlertSeverity.PAGE,
         expr=f"""\
 (
   embedship:failures:ratio_rate1h > {FAST:g}
@@ -230,14 +230,14 @@ SERVICE = (
         description="{{ $value | humanizePercentage }} of the requests to {{ $labels.job }} failed for a reason of the "
         "server's own. Of a month's budget of 0.1% this spends 2% an hour or more (or 5% in six hours).",
         fires=(
-            Case(
+            AlertCase(
                 name="5% fail, from one moment on",
                 series={_OK: "0+100x200", _FAILED: "0x60 0+5x140"},
                 at="121m",
                 labels=JOB,
                 value="5%",
             ),
-            Case(
+            AlertCase(
                 name="5% fail of what Cohere's clients send, beside many probes",
                 series={
                     series("embedship_requests_total", route="/v2/embed", status="2xx"): "0+100x200",
@@ -248,7 +248,7 @@ SERVICE = (
                 labels=JOB,
                 value="5%",
             ),
-            Case(
+            AlertCase(
                 name="1% fail, for hours",
                 series={_OK: "0+100x430", _FAILED: "0+1x430"},
                 at="3h",
@@ -257,10 +257,10 @@ SERVICE = (
             ),
         ),
         quiet=(
-            Case(name="no request fails", series={_OK: "0+100x430", _FAILED: "0x430"}, at="2h"),
-            Case(name="0.05% fail", series={_OK: "0+2000x430", _FAILED: "0+1x430"}, at="2h"),
-            Case(name="three of twelve", series={_OK: "0x50 0+1x12 12x60", _FAILED: "0x58 1 2 3x80"}, at="64m"),
-            Case(name="it is over", series={_OK: "0+100x200", _FAILED: "0+5x60 300x140"}, at="100m"),
+            AlertCase(name="no request fails", series={_OK: "0+100x430", _FAILED: "0x430"}, at="2h"),
+            AlertCase(name="0.05% fail", series={_OK: "0+2000x430", _FAILED: "0+1x430"}, at="2h"),
+            AlertCase(name="three of twelve", series={_OK: "0x50 0+1x12 12x60", _FAILED: "0x58 1 2 3x80"}, at="64m"),
+            AlertCase(name="it is over", series={_OK: "0+100x200", _FAILED: "0+5x60 300x140"}, at="100m"),
         ),
         runbook=Runbook(
             meaning="Requests end with a failure of the server (5xx; 424 on the routes of text-embeddings-inference) "
@@ -287,7 +287,7 @@ SERVICE = (
     ),
     Alert(
         name="EmbedshipQueueSaturated",
-        severity=Severity.WARN,
+        severity=AlertSeverity.WARN,
         expr=f"""\
 embedship:overloaded:ratio_rate5m > 0.01
   and on (namespace, job) sum {BY} (increase(embedship_rejections_total{{reason="overloaded"}}[5m])) > {VOLUME}
@@ -297,7 +297,7 @@ embedship:overloaded:ratio_rate5m > 0.01
         description="The queue of {{ $labels.job }} is full: {{ $value | humanizePercentage }} of the requests of the "
         "last 5 minutes were answered with 429 and told when to come back.",
         fires=(
-            Case(
+            AlertCase(
                 name="one request in ten is refused",
                 series={_OK: "0+90x60", series("embedship_requests_total", route="/search", status="4xx"): "0+10x60",
                         _REFUSED: "0+10x60"},
@@ -307,8 +307,9 @@ embedship:overloaded:ratio_rate5m > 0.01
             ),
         ),
         quiet=(
-            Case(name="nobody is refused", series={_OK: "0+100x60", _REFUSED: "0x60"}, at="20m"),
-            Case(name="a burst of two minutes", series={_OK: "0+100x60", _REFUSED: "0x10 0+50x2 100x60"}, at="17m"),
+            AlertCase(name="nobody is refused", series={_OK: "0+100x60", _REFUSED: "0x60"}, at="20m"),
+            AlertCase(name="a burst of two minutes", series={_OK: "0+100x60", _REFUSED: "0x10 0+50x2 100x60"},
+                at="17m"),
         ),
         runbook=Runbook(
             meaning="More texts arrive than the engines encode, and the queue is full. Requests are refused at once "
@@ -334,7 +335,7 @@ embedship:overloaded:ratio_rate5m > 0.01
     ),
     Alert(
         name="EmbedshipLatencyHigh",
-        severity=Severity.WARN,
+        severity=AlertSeverity.WARN,
         expr=f"""\
 (
   embedship:search_slow:ratio_rate1h > {LATE_FAST:g}
@@ -351,14 +352,14 @@ embedship:overloaded:ratio_rate5m > 0.01
         description="{{ $value | humanizePercentage }} of the searches of {{ $labels.job }} take longer than the "
         "objective (99% within 250 ms), and still do. Of a month's budget this spends 2% an hour, or 5% in six hours.",
         fires=(
-            Case(
+            AlertCase(
                 name="a fifth is slow",
                 series={_SEARCHES: "0+100x200", _QUICK: "0+80x200"},
                 at="2h",
                 labels=JOB,
                 value="20%",
             ),
-            Case(
+            AlertCase(
                 name="8% are slow, for hours",
                 series={_SEARCHES: "0+100x430", _QUICK: "0+92x430"},
                 at="6h",
@@ -367,8 +368,8 @@ embedship:overloaded:ratio_rate5m > 0.01
             ),
         ),
         quiet=(
-            Case(name="one in a hundred is slow", series={_SEARCHES: "0+100x200", _QUICK: "0+99x200"}, at="2h"),
-            Case(
+            AlertCase(name="one in a hundred is slow", series={_SEARCHES: "0+100x200", _QUICK: "0+99x200"}, at="2h"),
+            AlertCase(
                 name="those that are re-ranked take a second",
                 series={
                     _SEARCHES: "0+100x200",
@@ -378,8 +379,8 @@ embedship:overloaded:ratio_rate5m > 0.01
                 },
                 at="2h",
             ),
-            Case(name="one search an hour, slow", series={_SEARCHES: "0x60 1x60", _QUICK: "0x120"}, at="65m"),
-            Case(name="it is over", series={_SEARCHES: "0+100x200", _QUICK: "0+80x80 6500+100x120"}, at="2h"),
+            AlertCase(name="one search an hour, slow", series={_SEARCHES: "0x60 1x60", _QUICK: "0x120"}, at="65m"),
+            AlertCase(name="it is over", series={_SEARCHES: "0+100x200", _QUICK: "0+80x80 6500+100x120"}, at="2h"),
         ),
         runbook=Runbook(
             meaning="Searches are slower than the objective, for an hour and still. Other routes may hold thousands "
@@ -402,7 +403,7 @@ embedship:overloaded:ratio_rate5m > 0.01
     ),
     Alert(
         name="EmbedshipRequestsSlow",
-        severity=Severity.WARN,
+        severity=AlertSeverity.WARN,
         expr="""\
 embedship:request_slow:ratio_rate1h > 0.05
   and embedship:request_slow:ratio_rate5m > 0.05
@@ -414,7 +415,7 @@ embedship:request_slow:ratio_rate1h > 0.05
         description="In the last hour {{ $value | humanizePercentage }} of the requests to {{ $labels.route }} of "
         "{{ $labels.job }} took more than 2.5 s, and in the last 5 minutes they still do.",
         fires=tuple(
-            Case(
+            AlertCase(
                 name=f"most requests to {route} take 5 s",
                 series={
                     series("embedship_request_seconds_count", route=route): "0+300x200",
@@ -428,7 +429,7 @@ embedship:request_slow:ratio_rate1h > 0.05
             for route in ("/v1/embeddings", "/embed", "/rerank", RERANKED)
         ),
         quiet=(
-            Case(
+            AlertCase(
                 name="embeddings take 2 s",
                 series={
                     series("embedship_request_seconds_count", route="/v1/embeddings"): "0+300x200",
@@ -436,7 +437,7 @@ embedship:request_slow:ratio_rate1h > 0.05
                 },
                 at="90m",
             ),
-            Case(
+            AlertCase(
                 name="one large request an hour",
                 series={
                     series("embedship_request_seconds_count", route="/embed"): "0x60 1x60",
@@ -465,14 +466,14 @@ embedship:request_slow:ratio_rate1h > 0.05
     ),
     Alert(
         name="EmbedshipQueueWaiting",
-        severity=Severity.WARN,
+        severity=AlertSeverity.WARN,
         expr=f'max {BY} (embedship_queue_age_seconds{{lane="interactive"}}) > {QUEUE_AGE_SECONDS}\n',
         lasting="10m",
         summary="Requests wait for {{ $value | humanizeDuration }} at {{ $labels.job }}",
         description="The oldest interactive text in the queue of {{ $labels.job }} has waited for "
         "{{ $value | humanizeDuration }}, and this has lasted for 10 minutes. Nobody is refused yet.",
         fires=(
-            Case(
+            AlertCase(
                 name="20 s for an hour",
                 series={series("embedship_queue_age_seconds", lane="interactive"): "20x400"},
                 at="1h",
@@ -481,7 +482,7 @@ embedship:request_slow:ratio_rate1h > 0.05
             ),
         ),
         quiet=(
-            Case(
+            AlertCase(
                 name="a bulk load waits",
                 series={
                     series("embedship_queue_age_seconds", lane="interactive"): "0.2x400",
@@ -489,7 +490,7 @@ embedship:request_slow:ratio_rate1h > 0.05
                 },
                 at="1h",
             ),
-            Case(
+            AlertCase(
                 name="a burst of 3 minutes",
                 series={series("embedship_queue_age_seconds", lane="interactive"): "0x20 20x3 0x100"},
                 at="24m",
@@ -508,14 +509,14 @@ embedship:request_slow:ratio_rate1h > 0.05
     ),
     Alert(
         name="EmbedshipRestarting",
-        severity=Severity.WARN,
+        severity=AlertSeverity.WARN,
         expr=f"changes(process_start_time_seconds[1h]) >= 3\n  and {KEY} last_over_time(embedship_ready[15m])\n",
         lasting="0m",
         summary="{{ $labels.instance }} was restarted {{ $value }} times within an hour",
         description="The process behind {{ $labels.instance }} ({{ $labels.job }}) ended and was started again "
         "{{ $value }} times within the last hour.",
         fires=(
-            Case(
+            AlertCase(
                 name="four restarts",
                 series={series("process_start_time_seconds"): "0x5 300x5 600x5 900x5 1200x60"},
                 at="30m",
@@ -524,8 +525,8 @@ embedship:request_slow:ratio_rate1h > 0.05
             ),
         ),
         quiet=(
-            Case(name="a deployment", series={series("process_start_time_seconds"): "0x20 1200x60"}, at="30m"),
-            Case(
+            AlertCase(name="a deployment", series={series("process_start_time_seconds"): "0x20 1200x60"}, at="30m"),
+            AlertCase(
                 name="another program restarts",
                 series={series("process_start_time_seconds", job="other"): "0x5 300x5 600x5 900x5 1200x60"},
                 at="30m",

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from embedship.monitor.assets.cases import RULES, cases
+from embedship.monitor.assets.cases import RULES, promtool_cases
 from embedship.monitor.assets.dashboard import dashboard
 from embedship.monitor.assets.rules import rules
 from embedship.monitor.assets.runbooks import runbooks
@@ -11,7 +11,7 @@ from embedship.monitor.assets.runbooks import runbooks
 
 def assets() -> dict[str, str]:
     """Every file by its path, as `shipped` gives them."""
-    texts = {RULES: rules(), "rules.test.yaml": cases(), "dashboard.json": dashboard()}
+    texts = {RULES: rules(), "rules.test.yaml": promtool_cases(), "dashboard.json": dashboard()}
     texts |= {f"runbooks/{name}": text for name, text in runbooks().items()}
     return dict(sorted(texts.items()))
 

@@ -9,34 +9,41 @@ from typing import NamedTuple
 
 import msgspec
 
-from embedship import choice, golden, qrels
+from embedship import golden, variant_choice
 from embedship import queries as asking
 from embedship.bundle import Bundle
 from embedship.codes import Vectors, cosine
 from embedship.encoder import Encoder
 from embedship.errors import GateError, UsageError
-from embedship.serve.compare import footprint, gates, pace, parity, rankings, report, shelves
-from embedship.serve.compare.gates import Gate, Limits
-from embedship.serve.compare.questions import Questions
-from embedship.serve.compare.report import Evidence, Found, Measured, Side
-from embedship.serve.compare.shelves import Pair, Where
+from embedship.files import qrels
+from embedship.serve.compare import footprint, gates, pace, parity, rankings, sources
+from embedship.serve.compare.gates import CompareThresholds, of
+from embedship.serve.compare.questions import QuestionSet
+from embedship.serve.compare.report import (
+    ComparedSide,
+    CompareMeasurements,
+    ComparisonResult,
+    GateResult,
+    PerQueryValues,
+)
+from embedship.serve.compare.sources import DocumentSources, SourcePair
 from embedship.serve.progress import bar
 
 _FOOTPRINT_TEXTS = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
+class CompareOptions:
     """`variant` and `new_variant` None: the chosen ones. rounds 0: neither speed nor memory is measured."""
 
-    where: Where
+    where: DocumentSources
     qrels: Path | None = None
     variant: str | None = None
     new_variant: str | None = None
     rounds: int = 5
 
 
-class Both(NamedTuple):
+class BundlePair(NamedTuple):
     old: Encoder
     new: Encoder
 
@@ -45,17 +52,21 @@ class Both(NamedTuple):
         return self.old.bundle.fingerprint == self.new.bundle.fingerprint
 
 
-def compare(old: Path, new: Path, questions: Questions, limits: Limits, wishes: Wishes) -> Found:
+def compare(
+    old: Path, new: Path, questions: QuestionSet, limits: CompareThresholds, wishes: CompareOptions
+) -> ComparisonResult:
     """Raises UsageError, UnsafeError, EngineError; what is merely worse is in the report."""
     opened = [Bundle.open(folder) for folder in (old, new)]
-    variants = [choice.variant(b, v).name for b, v in zip(opened, (wishes.variant, wishes.new_variant), strict=True)]
+    variants = [
+        variant_choice.variant(b, v).name for b, v in zip(opened, (wishes.variant, wishes.new_variant), strict=True)
+    ]
     with ExitStack() as stack:
-        both = Both(*(stack.enter_context(Encoder.open(b, v)) for b, v in zip(opened, variants, strict=True)))
+        both = BundlePair(*(stack.enter_context(Encoder.open(b, v)) for b, v in zip(opened, variants, strict=True)))
         sides = [_side(encoder) for encoder in both]
         first = [gates.model(sides[0], sides[1], limits), _golden("OLD", both.old), _golden("NEW", both.new)]
         if any(gate.passed is False for gate in first):  # of wrong vectors nothing else is worth knowing
-            return Found(report.of(sides[0], sides[1], questions, first, Measured()), Evidence())
-        documents = shelves.opened(wishes.where, both.old, both.new, stack)
+            return ComparisonResult(of(sides[0], sides[1], questions, first, CompareMeasurements()), PerQueryValues())
+        documents = sources.opened(wishes.where, both.old, both.new, stack)
         questions = _judged(questions, wishes.qrels, documents)
         demand_a_decision(both.same_model, documents is not None, questions, limits)
         if wishes.rounds:  # a process each: after all that may be refused
@@ -64,12 +75,12 @@ def compare(old: Path, new: Path, questions: Questions, limits: Limits, wishes: 
         floor = parity.floor(both.old, both.new)
         made = [*first, *gates.judged(measured, len(questions), both.same_model, floor, limits)]
         made += gates.sizes(sides[0], sides[1], limits)
-        return Found(report.of(sides[0], sides[1], questions, made, measured), evidence)
+        return ComparisonResult(of(sides[0], sides[1], questions, made, measured), evidence)
 
 
-def _side(encoder: Encoder) -> Side:
+def _side(encoder: Encoder) -> ComparedSide:
     bundle, variant = encoder.bundle, encoder.variant
-    return Side(
+    return ComparedSide(
         source=str(bundle.folder),
         model=bundle.manifest.source.name,
         fingerprint=bundle.fingerprint,
@@ -80,23 +91,23 @@ def _side(encoder: Encoder) -> Side:
     )
 
 
-def _weighed(side: Side, encoder: Encoder, questions: Questions) -> Side:
+def _weighed(side: ComparedSide, encoder: Encoder, questions: QuestionSet) -> ComparedSide:
     texts = questions.texts[:_FOOTPRINT_TEXTS]
-    memory = footprint.measure(encoder.bundle, encoder.variant.name, texts)
+    memory = footprint.measure_peak_memory(encoder.bundle, encoder.variant.name, texts)
     return msgspec.structs.replace(side, memory_bytes=memory)
 
 
-def _golden(name: str, encoder: Encoder) -> Gate:
+def _golden(name: str, encoder: Encoder) -> GateResult:
     """The bundle against its own golden vectors."""
     try:
         found = golden.check(encoder)
     except GateError as error:
-        return Gate(f"golden texts of {name}", False, f"{name}: {error}")
+        return GateResult(f"golden texts of {name}", False, f"{name}: {error}")
     said = f"{name} gives the checkpoint's vectors of its {found.texts} golden texts: cosine min {found.minimum:.5f}, "
-    return Gate(f"golden texts of {name}", True, f"{said}mean {found.mean:.5f}.", found.minimum)
+    return GateResult(f"golden texts of {name}", True, f"{said}mean {found.mean:.5f}.", found.minimum)
 
 
-def _judged(questions: Questions, path: Path | None, documents: Pair | None) -> Questions:
+def _judged(questions: QuestionSet, path: Path | None, documents: SourcePair | None) -> QuestionSet:
     """With labels, all of which name documents that OLD has. Raises UsageError."""
     if documents is None:
         if path:
@@ -112,7 +123,7 @@ def _judged(questions: Questions, path: Path | None, documents: Pair | None) -> 
     return found
 
 
-def demand_a_decision(same_model: bool, documents: bool, questions: Questions, limits: Limits) -> None:
+def demand_a_decision(same_model: bool, documents: bool, questions: QuestionSet, limits: CompareThresholds) -> None:
     """Raise UsageError where labels would be dropped, or nothing would say whether another model is any good."""
     if questions.labelled and not documents:
         raise UsageError(
@@ -127,23 +138,25 @@ def demand_a_decision(same_model: bool, documents: bool, questions: Questions, l
         )
 
 
-def _measured(both: Both, questions: Questions, documents: Pair | None, rounds: int) -> tuple[Measured, Evidence]:
+def _measured(
+    both: BundlePair, questions: QuestionSet, documents: SourcePair | None, rounds: int
+) -> tuple[CompareMeasurements, PerQueryValues]:
     old, new = _encoded(both, questions)
     cosines = cosine(old, new) if both.same_model else None
     answered = documents.ranked(old, new) if documents else None
     shares = rankings.overlaps(*answered) if answered else None
-    return Measured(
+    return CompareMeasurements(
         golden=parity.golden(both.old.bundle, both.new) if both.same_model else None,
         vectors=None if cosines is None else parity.of(cosines),
         agreement=rankings.agreement(shares, documents.what) if documents and shares is not None else None,
         labels=rankings.labels(*answered, questions.relevant) if answered else None,
         drift=parity.drift(both.old, both.new, old, new) if both.same_model else None,
-        speed=pace.measure(both.old, both.new, questions.texts, rounds) if rounds else None,
-    ), Evidence(cosines, shares)
+        speed=pace.measure_speedup(both.old, both.new, questions.texts, rounds) if rounds else None,
+    ), PerQueryValues(cosines, shares)
 
 
-def _encoded(both: Both, questions: Questions) -> tuple[Vectors, Vectors]:
+def _encoded(both: BundlePair, questions: QuestionSet) -> tuple[Vectors, Vectors]:
     """(n, dim) of the queries, OLD's and NEW's, ready to compare."""
     with bar("queries", 2 * len(questions)) as advance:
-        old, new = (shelves.comparable(e, asking.encode(e, questions.texts, advance)) for e in both)
+        old, new = (sources.comparable(e, asking.encode(e, questions.texts, advance)) for e in both)
     return old, new

@@ -20,7 +20,7 @@ _STATUS = Path("/proc/self/status")
 _SECONDS = 600
 
 
-def measure(bundle: Bundle, variant: str, texts: Sequence[str]) -> int | None:
+def measure_peak_memory(bundle: Bundle, variant: str, texts: Sequence[str]) -> int | None:
     """Bytes; None where the system does not say (it is read from /proc). Raises EngineError if the process fails."""
     if not _STATUS.exists():
         return None

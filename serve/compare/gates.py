@@ -8,29 +8,52 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from embedship.monitor.state import State
+from embedship.monitor.state import SignalState
+from embedship.serve.compare import gates
+from embedship.serve.compare.questions import QuestionSet
+from embedship.serve.compare.report import ComparedSide, CompareMeasurements, CompareReport, GateResult
 
 if TYPE_CHECKING:
-    from embedship.serve.compare.rankings import Agreement, Labels, Quality
-    from embedship.serve.compare.report import Drift, Failures, Latency, Measured, Parity, Side, Speed
+    from embedship.serve.compare.rankings import LabelStatistics, MetricComparison, RankingAgreement
+    from embedship.serve.compare.report import (
+        ComparedSide,
+        CompareMeasurements,
+        DriftStates,
+        LatencyRatio,
+        RequestFailures,
+        SpeedRatio,
+        VectorParity,
+    )
+
+
+def of(
+    old: ComparedSide,
+    new: ComparedSide,
+    questions: QuestionSet,
+    made: Sequence[GateResult],
+    measured: CompareMeasurements,
+) -> CompareReport:
+    """The report of gates that were made and of what they judged."""
+    return CompareReport(
+        passed=all(gate.passed is not False for gate in made),
+        verdict=gates.verdict(made),
+        old=old,
+        new=new,
+        same_model=old.fingerprint == new.fingerprint,
+        lines=questions.lines,
+        queries=len(questions),
+        gates=made,
+        measured=measured,
+    )
+
 
 # The least that int8 must hold to its checkpoint at export (Floors), for servers, which tell no floors of their own.
 COSINE, COSINE_MEAN = 0.97, 0.99
 RECALL = 0.9
 
 
-class Gate(msgspec.Struct, frozen=True):
-    """passed None: shown, and decides nothing. `value` and `limit` where it is a number that decides."""
-
-    name: str
-    passed: bool | None
-    reason: str
-    value: float | None = None
-    limit: float | None = None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class CompareThresholds:
     """None: measured and shown, but not demanded. min_recall None: RECALL for one model, nothing for two."""
 
     other_model: bool = False
@@ -45,14 +68,16 @@ class Limits:
     max_failures: int = 0
 
 
-class Floor(NamedTuple):
+class CosineFloor(NamedTuple):
     """What cosines of one model must hold: the first percentile (of golden texts the least), and the mean."""
 
     low: float = COSINE
     mean: float = COSINE_MEAN
 
 
-def judged(found: Measured, distinct: int, same_model: bool, floor: Floor, limits: Limits) -> list[Gate]:
+def judged(
+    found: CompareMeasurements, distinct: int, same_model: bool, floor: CosineFloor, limits: CompareThresholds
+) -> list[GateResult]:
     """A gate for each thing that was measured or has a limit. `distinct` queries were answered by both."""
     made = [queries(distinct, limits)]
     if found.failures:
@@ -81,9 +106,9 @@ def judged(found: Measured, distinct: int, same_model: bool, floor: Floor, limit
     ]
 
 
-def _unmeasured(name: str, option: str) -> Gate:
+def _unmeasured(name: str, option: str) -> GateResult:
     """A limit that nothing was held against is not met."""
-    return Gate(name, False, f"{option} demands a limit, and nothing was measured that could be held against it.")
+    return GateResult(name, False, f"{option} demands a limit, and nothing was measured that could be held against it.")
 
 
 def _at_least(value: float, limit: float | None) -> bool | None:
@@ -94,13 +119,13 @@ def _at_most(value: float, limit: float | None) -> bool | None:
     return None if limit is None else value <= limit
 
 
-def model(old: Side, new: Side, limits: Limits) -> Gate:
+def model(old: ComparedSide, new: ComparedSide, limits: CompareThresholds) -> GateResult:
     if old.fingerprint == new.fingerprint:
-        return Gate("model", True, f"Both are one model, fingerprint {old.fingerprint[:12]}.")
+        return GateResult("model", True, f"Both are one model, fingerprint {old.fingerprint[:12]}.")
     both = f"NEW is another model ({new.model} {new.fingerprint[:12]}, OLD is {old.model} {old.fingerprint[:12]})"
     if limits.other_model:
-        return Gate("model", True, f"{both}, as --other-model allows: only rankings are compared.")
-    return Gate(
+        return GateResult("model", True, f"{both}, as --other-model allows: only rankings are compared.")
+    return GateResult(
         "model",
         False,
         f"{both}: vectors of one mean nothing to the other, and whoever is answered by both in turn stores a mixture. "
@@ -108,15 +133,15 @@ def model(old: Side, new: Side, limits: Limits) -> Gate:
     )
 
 
-def unsearched() -> Gate:
+def unsearched() -> GateResult:
     """For servers of which only OLD has an index."""
-    return Gate("ranking", False, "OLD answers /search and NEW has no index: serve NEW with --index.")
+    return GateResult("ranking", False, "OLD answers /search and NEW has no index: serve NEW with --index.")
 
 
-def queries(distinct: int, limits: Limits) -> Gate:
+def queries(distinct: int, limits: CompareThresholds) -> GateResult:
     enough = distinct >= limits.min_queries
     said = f"{distinct:,} distinct queries; {limits.min_queries:,} are demanded"
-    return Gate(
+    return GateResult(
         "queries",
         enough,
         f"{said}." if enough else f"{said}: too few to show that nothing was lost. Give more, or lower --min-queries.",
@@ -125,12 +150,12 @@ def queries(distinct: int, limits: Limits) -> Gate:
     )
 
 
-def golden(found: Parity, floor: Floor) -> Gate:
+def golden(found: VectorParity, floor: CosineFloor) -> GateResult:
     """NEW's vectors of OLD's golden texts against those that OLD recorded of the checkpoint."""
     good = found.minimum >= floor.low and found.mean >= floor.mean
     cosines = f"cosine min {found.minimum:.5f} (limit {floor.low:g}), mean {found.mean:.5f} (limit {floor.mean:g})"
     end = "" if good else " It names itself the same model, and is not: do not ship it."
-    return Gate(
+    return GateResult(
         "golden texts",
         good,
         f"NEW against the checkpoint's vectors that OLD holds of {found.texts} golden texts: {cosines}.{end}",
@@ -139,9 +164,9 @@ def golden(found: Parity, floor: Floor) -> Gate:
     )
 
 
-def vectors(found: Parity, floor: Floor) -> Gate:
+def vectors(found: VectorParity, floor: CosineFloor) -> GateResult:
     good = found.low >= floor.low and found.mean >= floor.mean
-    return Gate(
+    return GateResult(
         "vectors",
         good,
         f"Cosine of NEW's vectors to OLD's, {found.texts:,} queries: mean {found.mean:.5f} (limit {floor.mean:g}), 99% "
@@ -151,12 +176,12 @@ def vectors(found: Parity, floor: Floor) -> Gate:
     )
 
 
-def agreement(found: Agreement, same_model: bool, limits: Limits) -> Gate:
+def agreement(found: RankingAgreement, same_model: bool, limits: CompareThresholds) -> GateResult:
     """Its lower end decides: what the queries do not show is not assumed."""
     limit = limits.min_recall if limits.min_recall is not None or not same_model else RECALL
     recall = found.recall
     demanded = "not demanded of another model" if limit is None else f"limit {limit:g}, by its lower end"
-    return Gate(
+    return GateResult(
         "ranking",
         _at_least(recall.lower, limit),
         f"recall@10 of NEW against OLD is {recall.mean:.4f} ({recall.lower:.4f} to {recall.upper:.4f}; {demanded}), "
@@ -166,12 +191,12 @@ def agreement(found: Agreement, same_model: bool, limits: Limits) -> Gate:
     )
 
 
-def labels(found: Labels, limits: Limits) -> list[Gate]:
+def labels(found: LabelStatistics, limits: CompareThresholds) -> list[GateResult]:
     if found.recall.old == found.recall.new == 0:
         said = (
             f"Neither found a labelled document, {found.queries:,} queries: do labels and index name documents alike?"
         )
-        return [Gate("labels", False, said)]
+        return [GateResult("labels", False, said)]
     qualities = [
         _quality("recall@10", found.recall, found.queries, limits.max_recall_drop),
         _quality("nDCG@10", found.ndcg, found.queries, limits.max_ndcg_drop),
@@ -185,16 +210,16 @@ def labels(found: Labels, limits: Limits) -> list[Gate]:
         "labels."
     )
     shown = [msgspec.structs.replace(gate, passed=None) for gate in qualities]
-    return [Gate("labels", False, said, float(found.queries), float(limits.min_queries)), *shown]
+    return [GateResult("labels", False, said, float(found.queries), float(limits.min_queries)), *shown]
 
 
-def _quality(name: str, found: Quality, queries: int, most: float) -> Gate:
+def _quality(name: str, found: MetricComparison, queries: int, most: float) -> GateResult:
     change = found.change
     good = change.lower >= -most
     end = ""
     if not good:
         end = " It fell." if change.upper < 0 else " The queries do not show that it did not: give more of them."
-    return Gate(
+    return GateResult(
         f"{name} by labels",
         good,
         f"{name} by labels, {queries:,} queries: OLD {found.old:.4f}, NEW {found.new:.4f}, change {change.mean:+.4f} "
@@ -204,23 +229,27 @@ def _quality(name: str, found: Quality, queries: int, most: float) -> Gate:
     )
 
 
-def drift(found: Drift) -> Gate:
+def drift(found: DriftStates) -> GateResult:
     """Queries that drift by themselves are no fault of NEW: it fails where it moves them further than matters."""
     effects = f"the mean moved by {found.new_effect:.3f} standard deviations with NEW, {found.old_effect:.3f} with OLD"
     detail = f"{effects} ({found.floor:g} more would matter); largest KS distance of a dimension {found.ks_largest:.3f}"
-    if State.UNKNOWN in (found.new, found.old):
-        return Gate("drift", None, f"Drift was not decided: {found.reason}.")
+    if SignalState.UNKNOWN in (found.new, found.old):
+        return GateResult("drift", None, f"Drift was not decided: {found.reason}.")
     moved = found.new_effect - found.old_effect
-    if found.new is State.WARN and moved > found.floor:
+    if found.new is SignalState.WARN and moved > found.floor:
         said = "NEW's vectors of the queries drift from OLD's reference, further than OLD's"
-        return Gate("drift", False, f"{said}: {detail}.", moved, found.floor)
+        return GateResult("drift", False, f"{said}: {detail}.", moved, found.floor)
     drifted = "The queries drift from OLD's reference by themselves, and NEW moves them no further"
-    said = drifted if State.WARN in (found.new, found.old) else "NEW's vectors of the queries are like OLD's reference"
-    return Gate("drift", True, f"{said}: {detail}.", moved, found.floor)
+    said = (
+        drifted
+        if SignalState.WARN in (found.new, found.old)
+        else "NEW's vectors of the queries are like OLD's reference"
+    )
+    return GateResult("drift", True, f"{said}: {detail}.", moved, found.floor)
 
 
-def speed(found: Speed, limits: Limits) -> Gate:
-    return Gate(
+def speed(found: SpeedRatio, limits: CompareThresholds) -> GateResult:
+    return GateResult(
         "speed",
         _at_least(found.ratio, limits.min_speed),
         f"NEW encodes {found.ratio:.2f} times as many texts a second as OLD ({found.least:.2f} to {found.most:.2f} in "
@@ -230,8 +259,8 @@ def speed(found: Speed, limits: Limits) -> Gate:
     )
 
 
-def latency(found: Latency, limits: Limits) -> Gate:
-    return Gate(
+def latency(found: LatencyRatio, limits: CompareThresholds) -> GateResult:
+    return GateResult(
         "latency",
         _at_most(found.ratio, limits.max_latency),
         f"A request takes NEW {found.new_median * 1e3:.1f} ms (p95 {found.new_p95 * 1e3:.1f}), OLD "
@@ -242,10 +271,10 @@ def latency(found: Latency, limits: Limits) -> Gate:
     )
 
 
-def failures(found: Failures, limits: Limits) -> Gate:
+def failures(found: RequestFailures, limits: CompareThresholds) -> GateResult:
     good = found.new - found.old <= limits.max_failures
     first = f" The first: {found.first}" if found.first else ""
-    return Gate(
+    return GateResult(
         "failures",
         good,
         f"Of {found.requests:,} requests NEW failed {found.new:,}, OLD {found.old:,} (at most {limits.max_failures:,} "
@@ -255,7 +284,7 @@ def failures(found: Failures, limits: Limits) -> Gate:
     )
 
 
-def sizes(old: Side, new: Side, limits: Limits) -> list[Gate]:
+def sizes(old: ComparedSide, new: ComparedSide, limits: CompareThresholds) -> list[GateResult]:
     """Files and memory, where both are known or a limit demands that they are."""
     pairs = (
         ("size", "files take", old.bytes, new.bytes, limits.max_size),
@@ -266,9 +295,9 @@ def sizes(old: Side, new: Side, limits: Limits) -> list[Gate]:
     return known + [_unmeasured(name, f"--max-{name}") for name in unknown]
 
 
-def _size(name: str, what: str, old: int, new: int, limit: float | None) -> Gate:
+def _size(name: str, what: str, old: int, new: int, limit: float | None) -> GateResult:
     ratio = new / old
-    return Gate(
+    return GateResult(
         name,
         _at_most(ratio, limit),
         f"NEW's {what} {new / 1e6:,.0f} MB, OLD's {old / 1e6:,.0f} MB: {ratio:.2f} times{_limit(limit)}.",
@@ -281,7 +310,7 @@ def _limit(limit: float | None) -> str:
     return "" if limit is None else f"; limit {limit:g}"
 
 
-def verdict(gates: Sequence[Gate]) -> list[str]:
+def verdict(gates: Sequence[GateResult]) -> list[str]:
     """What decided, first of all what failed."""
     failed = [gate for gate in gates if gate.passed is False]
     if not failed:

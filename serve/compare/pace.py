@@ -8,19 +8,19 @@ from collections.abc import Sequence
 from itertools import cycle, islice
 
 from embedship.encoder import Encoder
-from embedship.serve.compare.report import Speed
+from embedship.serve.compare.report import SpeedRatio
 
 _ROUND_SECONDS = 0.4  # of the slower one
 _PILOT = 64
 
 
-def measure(old: Encoder, new: Encoder, texts: Sequence[str], rounds: int) -> Speed:
+def measure_speedup(old: Encoder, new: Encoder, texts: Sequence[str], rounds: int) -> SpeedRatio:
     """NEW's texts a second over OLD's, a ratio a round; who begins changes with every round."""
     pilot = list(islice(cycle(texts), _PILOT))
     slowest = max(min(_seconds(encoder, pilot) for _ in range(2)) for encoder in (old, new))
     lot = list(islice(cycle(texts), max(_PILOT, int(_PILOT * _ROUND_SECONDS / slowest))))
     ratios = [_round(old, new, lot, first=number % 2 == 0) for number in range(rounds)]
-    return Speed(statistics.median(ratios), min(ratios), max(ratios), rounds)
+    return SpeedRatio(statistics.median(ratios), min(ratios), max(ratios), rounds)
 
 
 def _round(old: Encoder, new: Encoder, texts: list[str], first: bool) -> float:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import msgspec
 
-from embedship import jsonl
 from embedship.errors import UsageError
+from embedship.files import jsonl
 
 
-class _Line(msgspec.Struct, frozen=True):
+class _QuestionLine(msgspec.Struct, frozen=True):
     """Logs and probes have fields of their own beside these."""
 
     text: str
@@ -26,7 +26,7 @@ class _Line(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Questions:
+class QuestionSet:
     """n distinct texts in the order of the file; `relevant` and `ids` have a set each, empty where nothing is known.
 
     A text that a log holds many times is one question: its copies fare alike, and would make an interval look narrower
@@ -39,11 +39,11 @@ class Questions:
     lines: int
 
     @classmethod
-    def read(cls, path: Path) -> Questions:
+    def read(cls, path: Path) -> QuestionSet:
         """Read JSON Lines {"text"}, optionally "relevant" (ids of documents) and "id" or "_id". Raises UsageError."""
         relevant: dict[str, set[str]] = {}
         ids: dict[str, set[str]] = {}
-        lines = list(jsonl.read(path, _Line))
+        lines = list(jsonl.read(path, _QuestionLine))
         for line in lines:
             relevant.setdefault(line.text, set()).update(line.relevant)
             ids.setdefault(line.text, set()).update(filter(None, (line.id, line.beir_id)))
@@ -57,7 +57,7 @@ class Questions:
         """The places of those whose answers are known."""
         return [place for place, wanted in enumerate(self.relevant) if wanted]
 
-    def judged(self, judgements: dict[str, set[str]]) -> Questions:
+    def judged(self, judgements: dict[str, set[str]]) -> QuestionSet:
         """With the relevant documents that qrels give to their ids. Raises UsageError if they give none."""
         found = [
             {*wanted, *(document for id in ids for document in judgements.get(id, ()))}
@@ -65,4 +65,4 @@ class Questions:
         ]
         if not any(found):
             raise UsageError("no query has an `id` (or `_id`) that --qrels judges: both must name queries alike")
-        return Questions(self.texts, found, self.ids, self.lines)
+        return QuestionSet(self.texts, found, self.ids, self.lines)

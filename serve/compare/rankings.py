@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from embedship.monitor.ranking import score
+from embedship.monitor.recall.score import score
 from embedship.monitor.statistics import recall_interval
 
 K = 10
@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 Rankings = Sequence[Sequence[str]]  # a list of ids a query, best first
 
 
-class Estimate(msgspec.Struct, frozen=True):
+class MeanEstimate(msgspec.Struct, frozen=True):
     """A mean over queries and its 95% interval."""
 
     mean: float
@@ -28,29 +28,29 @@ class Estimate(msgspec.Struct, frozen=True):
     upper: float
 
 
-class Agreement(msgspec.Struct, frozen=True):
+class RankingAgreement(msgspec.Struct, frozen=True):
     """recall@10 of NEW's hits, those of OLD being right; `what` says how either searched."""
 
     queries: int
-    recall: Estimate
+    recall: MeanEstimate
     what: str
 
 
-class Quality(msgspec.Struct, frozen=True):
+class MetricComparison(msgspec.Struct, frozen=True):
     """A metric by labels: OLD's mean, NEW's, and the mean of their differences, query by query."""
 
     old: float
     new: float
-    change: Estimate
+    change: MeanEstimate
 
 
-class Labels(msgspec.Struct, frozen=True):
+class LabelStatistics(msgspec.Struct, frozen=True):
     queries: int
-    recall: Quality
-    ndcg: Quality
+    recall: MetricComparison
+    ndcg: MetricComparison
 
 
-class Judged(NamedTuple):
+class JudgedRankings(NamedTuple):
     """(n,) each."""
 
     recall: Floats
@@ -63,38 +63,38 @@ def overlaps(old: Rankings, new: Rankings) -> Floats:
     return np.array([len(then & now) / len(then) if then else np.nan for then, now in pairs])
 
 
-def agreement(shares: Floats, what: str) -> Agreement | None:
+def agreement(shares: Floats, what: str) -> RankingAgreement | None:
     """None where OLD found nothing at all."""
     real = shares[np.isfinite(shares)]
     if not len(real):
         return None
     interval = recall_interval(real, K, CONFIDENCE)
-    return Agreement(len(real), Estimate(float(real.mean()), interval.lower, interval.upper), what)
+    return RankingAgreement(len(real), MeanEstimate(float(real.mean()), interval.lower, interval.upper), what)
 
 
-def labels(old: Rankings, new: Rankings, relevant: Sequence[Set[str]]) -> Labels | None:
+def labels(old: Rankings, new: Rankings, relevant: Sequence[Set[str]]) -> LabelStatistics | None:
     """Both rankings by the same labels; None where no query has any."""
     places = [place for place, wanted in enumerate(relevant) if wanted]
     if not places:
         return None
     then, now = (_judged([ranked[p] for p in places], [relevant[p] for p in places]) for ranked in (old, new))
-    return Labels(len(places), _quality(then.recall, now.recall), _quality(then.ndcg, now.ndcg))
+    return LabelStatistics(len(places), _quality(then.recall, now.recall), _quality(then.ndcg, now.ndcg))
 
 
-def _judged(ranked: Rankings, relevant: Sequence[Set[str]]) -> Judged:
+def _judged(ranked: Rankings, relevant: Sequence[Set[str]]) -> JudgedRankings:
     scores = [score(hits, wanted, K) for hits, wanted in zip(ranked, relevant, strict=True)]
-    return Judged(np.array([s.found / s.expected for s in scores]), np.array([s.ndcg for s in scores]))
+    return JudgedRankings(np.array([s.found / s.expected for s in scores]), np.array([s.ndcg for s in scores]))
 
 
-def _quality(old: Floats, new: Floats) -> Quality:
-    return Quality(float(old.mean()), float(new.mean()), paired(old, new))
+def _quality(old: Floats, new: Floats) -> MetricComparison:
+    return MetricComparison(float(old.mean()), float(new.mean()), paired(old, new))
 
 
-def paired(old: Floats, new: Floats) -> Estimate:
+def paired(old: Floats, new: Floats) -> MeanEstimate:
     """Mean of new - old over the same n queries, with Student's t interval at n - 1 degrees; n = 1 says nothing."""
     change = new - old
     mean, n = float(change.mean()), len(change)
     if n < 2:
-        return Estimate(mean, -1.0, 1.0)
+        return MeanEstimate(mean, -1.0, 1.0)
     half = float(special.stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * float(change.std(ddof=1)) / n**0.5
-    return Estimate(mean, mean - half, mean + half)
+    return MeanEstimate(mean, mean - half, mean + half)

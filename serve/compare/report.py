@@ -7,14 +7,21 @@ from typing import NamedTuple
 
 import msgspec
 
-from embedship.monitor.state import State
-from embedship.serve.compare import gates
-from embedship.serve.compare.gates import Gate
-from embedship.serve.compare.questions import Questions
-from embedship.serve.compare.rankings import Agreement, Floats, Labels
+from embedship.monitor.state import SignalState
+from embedship.serve.compare.rankings import Floats, LabelStatistics, RankingAgreement
 
 
-class Side(msgspec.Struct, frozen=True):
+class GateResult(msgspec.Struct, frozen=True):
+    """passed None: shown, and decides nothing. `value` and `limit` where it is a number that decides."""
+
+    name: str
+    passed: bool | None
+    reason: str
+    value: float | None = None
+    limit: float | None = None
+
+
+class ComparedSide(msgspec.Struct, frozen=True):
     """One of the two. bytes: of the files that its variant reads; memory_bytes: most of a process that encoded."""
 
     source: str
@@ -27,7 +34,7 @@ class Side(msgspec.Struct, frozen=True):
     memory_bytes: int | None = None
 
 
-class Parity(msgspec.Struct, frozen=True):
+class VectorParity(msgspec.Struct, frozen=True):
     """Cosine of NEW's vectors to OLD's of the same texts; `low` is the first percentile of them."""
 
     texts: int
@@ -36,15 +43,15 @@ class Parity(msgspec.Struct, frozen=True):
     mean: float
 
 
-class Drift(msgspec.Struct, frozen=True):
+class DriftStates(msgspec.Struct, frozen=True):
     """OLD's and NEW's vectors of the same queries, each against OLD's drift reference.
 
     effects are shifts of the mean in standard deviations, of which `floor` is what matters; ks_largest is the largest
     Kolmogorov-Smirnov distance of any dimension between NEW's vectors and OLD's.
     """
 
-    old: State
-    new: State
+    old: SignalState
+    new: SignalState
     old_effect: float
     new_effect: float
     floor: float
@@ -52,7 +59,7 @@ class Drift(msgspec.Struct, frozen=True):
     reason: str
 
 
-class Speed(msgspec.Struct, frozen=True):
+class SpeedRatio(msgspec.Struct, frozen=True):
     """NEW's texts a second over OLD's: median, least and most of the rounds, in which they took turns."""
 
     ratio: float
@@ -61,7 +68,7 @@ class Speed(msgspec.Struct, frozen=True):
     rounds: int
 
 
-class Latency(msgspec.Struct, frozen=True):
+class LatencyRatio(msgspec.Struct, frozen=True):
     """Seconds of a request, asked one at a time of both in turn; ratio is that of the medians, NEW over OLD."""
 
     old_median: float
@@ -71,7 +78,7 @@ class Latency(msgspec.Struct, frozen=True):
     ratio: float
 
 
-class Failures(msgspec.Struct, frozen=True):
+class RequestFailures(msgspec.Struct, frozen=True):
     """Requests that got no answer, of so many asked of each; `first` is what NEW said to the first of them."""
 
     requests: int
@@ -80,53 +87,38 @@ class Failures(msgspec.Struct, frozen=True):
     first: str = ""
 
 
-class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    golden: Parity | None = None
-    vectors: Parity | None = None
-    agreement: Agreement | None = None
-    labels: Labels | None = None
-    drift: Drift | None = None
-    speed: Speed | None = None
-    latency: Latency | None = None
-    failures: Failures | None = None
+class CompareMeasurements(msgspec.Struct, frozen=True, kw_only=True):
+    golden: VectorParity | None = None
+    vectors: VectorParity | None = None
+    agreement: RankingAgreement | None = None
+    labels: LabelStatistics | None = None
+    drift: DriftStates | None = None
+    speed: SpeedRatio | None = None
+    latency: LatencyRatio | None = None
+    failures: RequestFailures | None = None
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
+class CompareReport(msgspec.Struct, frozen=True, kw_only=True):
     """What `embedship compare --json` prints. `lines` were given, `queries` of them are different from each other."""
 
     passed: bool
     verdict: list[str]
-    old: Side
-    new: Side
+    old: ComparedSide
+    new: ComparedSide
     same_model: bool
     lines: int
     queries: int
-    gates: Sequence[Gate]
-    measured: Measured
+    gates: Sequence[GateResult]
+    measured: CompareMeasurements
 
 
-class Evidence(NamedTuple):
+class PerQueryValues(NamedTuple):
     """What figures show: cosine of NEW's vector to OLD's and recall@10 of NEW against OLD, (n,) a query, or None."""
 
     cosines: Floats | None = None
     shares: Floats | None = None
 
 
-class Found(NamedTuple):
-    report: Report
-    evidence: Evidence
-
-
-def of(old: Side, new: Side, questions: Questions, made: Sequence[Gate], measured: Measured) -> Report:
-    """The report of gates that were made and of what they judged."""
-    return Report(
-        passed=all(gate.passed is not False for gate in made),
-        verdict=gates.verdict(made),
-        old=old,
-        new=new,
-        same_model=old.fingerprint == new.fingerprint,
-        lines=questions.lines,
-        queries=len(questions),
-        gates=made,
-        measured=measured,
-    )
+class ComparisonResult(NamedTuple):
+    report: CompareReport
+    evidence: PerQueryValues

@@ -1,15 +1,24 @@
-"""What computes: the streams of an engine in this process, or a worker process a device, watched and restarted."""
+"""What computes: the streams of an engine in this process, or a worker process a device, watched and restarted.
+
+fleet.py            All devices of a service, opened and proven
+hang_detector.py    The heartbeat of a device
+local.py            A stream of the engine in this process
+process.py          One worker process, from its start to its death, seen from the server
+supervision.py      A device in a process of its own
+worker_main.py      The worker process of a device
+worker_protocol.py  Batches and vectors as bytes on the way to a worker process and back
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Protocol
 
+from embedship.batches import Batch
 from embedship.bundle import Precision
 from embedship.codes import Vectors
 from embedship.errors import EngineError
-from embedship.plan import Batch
-from embedship.serve.devices.pulse import Pulse
+from embedship.serve.devices.hang_detector import HangDetector
 
 
 class DeviceLost(EngineError):
@@ -20,11 +29,11 @@ class DeviceDown(EngineError):
     """The device was dead before it saw the batch."""
 
 
-class Device(Protocol):
+class ServingDevice(Protocol):
     """An Engine with a name and a pulse, which may die and come back."""
 
     name: str
-    pulse: Pulse
+    pulse: HangDetector
 
     @property
     def streams(self) -> int:

@@ -7,29 +7,29 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
-from embedship import choice, golden
+from embedship import golden, variant_choice
+from embedship.batches import Batch, BatchLayout
 from embedship.bundle import Bundle, Precision, Variant
 from embedship.codes import Vectors
-from embedship.device import Device as Where
-from embedship.device import Kind
+from embedship.device import DeviceAddress as Where
+from embedship.device import DeviceKind
 from embedship.encoder import Encoder
-from embedship.engine import Engine
 from embedship.engine.device import streams as useful_streams
+from embedship.engine.protocol import Engine
 from embedship.golden import GoldenCheck
-from embedship.plan import Batch, Layout
-from embedship.serve.devices import Device, DeviceDown
-from embedship.serve.devices.child import Order
+from embedship.serve.devices import DeviceDown, ServingDevice
+from embedship.serve.devices.hang_detector import HangDetector
 from embedship.serve.devices.local import LocalDevice
-from embedship.serve.devices.process import Process
-from embedship.serve.devices.pulse import Pulse
-from embedship.serve.devices.supervision import Supervised, Worker
+from embedship.serve.devices.process import WorkerProcess
+from embedship.serve.devices.supervision import SupervisedDevice, SupervisedWorker
+from embedship.serve.devices.worker_main import WorkerConfig
 from embedship.tokens import Tokenizer
 
 
-class Fleet:
+class DevicePool:
     """The devices as one Engine, for whoever does not care which. Closed by whoever opened it."""
 
-    def __init__(self, devices: Sequence[Device], checked: GoldenCheck) -> None:
+    def __init__(self, devices: Sequence[ServingDevice], checked: GoldenCheck) -> None:
         self.devices = tuple(devices)
         self.checked = checked  # the worst of them
 
@@ -53,16 +53,16 @@ class Fleet:
             list(pool.map(lambda device: device.close(), self.devices))
 
 
-def local(encoder: Encoder, stall_seconds: float, prefix: str = "") -> Fleet:
+def local(encoder: Encoder, stall_seconds: float, prefix: str = "") -> DevicePool:
     """A device a stream of an engine in this process, each proven while all of them compute. Raises GateError.
 
     `prefix` begins the names of the devices, where another model has some, too.
     """
     engine = encoder.engine
-    devices = [LocalDevice(f"{prefix}cpu:{i}", engine, Pulse(stall_seconds)) for i in range(engine.streams)]
+    devices = [LocalDevice(f"{prefix}cpu:{i}", engine, HangDetector(stall_seconds)) for i in range(engine.streams)]
     prove = _proof(encoder.bundle, encoder.variant, encoder.tokenizer, encoder.layout)
     with ThreadPoolExecutor(len(devices)) as pool:
-        return Fleet(devices, _worst(list(pool.map(prove, devices))))
+        return DevicePool(devices, _worst(list(pool.map(prove, devices))))
 
 
 def processes(
@@ -77,7 +77,7 @@ def processes(
 
     Without a number of streams, workers on CPUs share the cores, and each GPU has as many as it can use.
     """
-    chosen = choice.variant(bundle, variant)
+    chosen = variant_choice.variant(bundle, variant)
     bundle.verify(bundle.files_of(chosen))
     tokenizer = Tokenizer.open(bundle)
     each = _streams(devices, streams)
@@ -85,10 +85,10 @@ def processes(
     with ExitStack() as stack:  # one that does not start ends the others
         supervised = []
         for device in map(str, devices):
-            name, order = prefix + device, Order(str(bundle.folder), chosen.name, device, each, os.getpid())
-            supervised.append(Supervised(name, each, _launch(name, order), prove, Pulse(stall_seconds)))
+            name, order = prefix + device, WorkerConfig(str(bundle.folder), chosen.name, device, each, os.getpid())
+            supervised.append(SupervisedDevice(name, each, _launch(name, order), prove, HangDetector(stall_seconds)))
             stack.callback(supervised[-1].close)
-        fleet = Fleet(supervised, _worst([device.opened() for device in supervised]))
+        fleet = DevicePool(supervised, _worst([device.opened() for device in supervised]))
         stack.pop_all()
     return Encoder(bundle, chosen, tokenizer, fleet, devices[0].kind)
 
@@ -96,28 +96,28 @@ def processes(
 def _streams(devices: Sequence[Where], wished: int | None) -> int:
     """Of each."""
     useful = wished or useful_streams(devices[0])
-    apart = devices[0].kind is not Kind.CPU and not wished
+    apart = devices[0].kind is not DeviceKind.CPU and not wished
     return useful if apart else max(1, useful // len(devices))
 
 
-def _launch(name: str, order: Order) -> Callable[[], Worker]:
-    return lambda: Process(name, order)
+def _launch(name: str, order: WorkerConfig) -> Callable[[], SupervisedWorker]:
+    return lambda: WorkerProcess(name, order)
 
 
 def _proof(
-    bundle: Bundle, variant: Variant, tokenizer: Tokenizer, layout: Layout | None = None
+    bundle: Bundle, variant: Variant, tokenizer: Tokenizer, layout: BatchLayout | None = None
 ) -> Callable[[Engine], GoldenCheck]:
     """Golden texts, alone and coalesced, from tokens to vectors on the way that requests go."""
 
     def prove(engine: Engine) -> GoldenCheck:
-        with Encoder(bundle, variant, tokenizer, _Lent(engine)) as encoder:
+        with Encoder(bundle, variant, tokenizer, _BorrowedEngine(engine)) as encoder:
             encoder.layout = layout or encoder.layout
             return golden.check(encoder)
 
     return prove
 
 
-class _Lent:
+class _BorrowedEngine:
     """An engine that outlives the encoder it is lent to."""
 
     def __init__(self, engine: Engine) -> None:

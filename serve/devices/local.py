@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from embedship.batches import Batch
 from embedship.bundle import Precision
 from embedship.codes import Vectors
-from embedship.engine import Engine
-from embedship.plan import Batch
-from embedship.serve.devices.pulse import Pulse
+from embedship.engine.protocol import Engine
+from embedship.serve.devices.hang_detector import HangDetector
 
 
 class LocalDevice:
@@ -17,7 +17,7 @@ class LocalDevice:
     streams = 1
     restarts = 0
 
-    def __init__(self, name: str, engine: Engine, pulse: Pulse) -> None:
+    def __init__(self, name: str, engine: Engine, pulse: HangDetector) -> None:
         self.name = name
         self.pulse = pulse
         self._engine = engine
@@ -38,7 +38,7 @@ class LocalDevice:
         """Nothing to tell: while this stream hangs it asks for no work, and when it goes on it asks by itself."""
 
     def encode(self, batch: Batch) -> Vectors:
-        with self.pulse.beat(batch.input_ids.size):
+        with self.pulse.timed_pass(batch.input_ids.size):
             return self._engine.encode(batch)
 
     def close(self) -> None: ...

@@ -14,13 +14,13 @@ from socket import socket, socketpair
 
 import msgspec
 
+from embedship.batches import Batch
 from embedship.bundle import Precision
 from embedship.codes import Vectors
 from embedship.errors import EmbedshipError, EngineError, GateError, UnsafeError, UsageError
-from embedship.plan import Batch
-from embedship.serve import keys
-from embedship.serve.devices import DeviceDown, DeviceLost, wire
-from embedship.serve.devices.child import Opened, Order, Refused
+from embedship.serve import api_keys
+from embedship.serve.devices import DeviceDown, DeviceLost, worker_protocol
+from embedship.serve.devices.worker_main import WorkerConfig, WorkerFailed, WorkerReady
 
 logger = logging.getLogger(__name__)
 
@@ -30,14 +30,14 @@ _ERRORS: dict[int, type[EmbedshipError]] = {
 }
 
 
-class Process:
+class WorkerProcess:
     """A fresh interpreter, never a fork: threads, CUDA and faiss do not survive one. An Engine once it is open.
 
     It must be made on a thread that outlives it, for Linux kills it when that thread ends. Raises EngineError if the
     system starts none.
     """
 
-    def __init__(self, name: str, order: Order) -> None:
+    def __init__(self, name: str, order: WorkerConfig) -> None:
         self.name = name
         self.streams = order.streams
         self._numbers = itertools.count()
@@ -69,10 +69,10 @@ class Process:
         """Wait until its engine is open. Raises the EmbedshipError that it ended with, EngineError if it just died."""
         try:
             self._control.send_bytes(self._order)
-            answer = msgspec.json.decode(self._control.recv_bytes(), type=Opened | Refused)
+            answer = msgspec.json.decode(self._control.recv_bytes(), type=WorkerReady | WorkerFailed)
         except (EOFError, OSError):
             raise EngineError(f"the worker process of {self.name} died while it started: {self._death()}") from None
-        if isinstance(answer, Refused):
+        if isinstance(answer, WorkerFailed):
             raise _ERRORS[answer.exit_code](answer.message)
         self._precision = answer.precision
 
@@ -81,8 +81,8 @@ class Process:
         number = next(self._numbers)
         channel = self._idle.get()
         try:
-            self._send(channel, wire.batch_bytes(number, batch))
-            return wire.read_answer(self._receive(channel), number)
+            self._send(channel, worker_protocol.batch_bytes(number, batch))
+            return worker_protocol.read_answer(self._receive(channel), number)
         finally:
             self._idle.put(channel)
 
@@ -131,5 +131,5 @@ def _pair(ours: ExitStack, theirs: ExitStack) -> tuple[socket, socket]:
 
 
 def _started(name: str, descriptors: list[int]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-P", "-m", "embedship.serve.devices.child", name, *map(str, descriptors)]
-    return subprocess.Popen(command, pass_fds=descriptors, stdin=subprocess.DEVNULL, env=keys.without(os.environ))
+    command = [sys.executable, "-P", "-m", "embedship.serve.devices.worker_main", name, *map(str, descriptors)]
+    return subprocess.Popen(command, pass_fds=descriptors, stdin=subprocess.DEVNULL, env=api_keys.without(os.environ))

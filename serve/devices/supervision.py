@@ -8,14 +8,14 @@ from collections.abc import Callable
 from threading import Event, Lock, Thread, Timer
 from typing import Protocol
 
+from embedship.batches import Batch
 from embedship.bundle import Precision
 from embedship.codes import Vectors
-from embedship.engine import Engine
+from embedship.engine.protocol import Engine
 from embedship.errors import EmbedshipError
 from embedship.golden import GoldenCheck
-from embedship.plan import Batch
 from embedship.serve.devices import DeviceDown, DeviceLost
-from embedship.serve.devices.pulse import Pulse
+from embedship.serve.devices.hang_detector import HangDetector
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ TICK_SECONDS = 0.25
 START_SECONDS = 300.0
 
 
-class Worker(Engine, Protocol):
+class SupervisedWorker(Engine, Protocol):
     """One process: made at once, then opened, which takes its time; an Engine from then on."""
 
     def open(self) -> None:
@@ -40,7 +40,7 @@ class Worker(Engine, Protocol):
         """At once, from any thread; whoever waits for it gets DeviceLost."""
 
 
-class Backoff:
+class RestartBackoff:
     """Seconds to wait before the next start: doubled after each, the first again once one has lived long enough.
 
     >>> backoff = Backoff()
@@ -61,7 +61,7 @@ class Backoff:
         return seconds
 
 
-class Supervised:
+class SupervisedDevice:
     """The device of a worker process. `launch` makes one, `prove` raises unless it gives the golden vectors.
 
     Its own thread starts and watches the processes; the streams call `encode`.
@@ -71,9 +71,9 @@ class Supervised:
         self,
         name: str,
         streams: int,
-        launch: Callable[[], Worker],
-        prove: Callable[[Worker], GoldenCheck],
-        pulse: Pulse,
+        launch: Callable[[], SupervisedWorker],
+        prove: Callable[[SupervisedWorker], GoldenCheck],
+        pulse: HangDetector,
         *,
         tick_seconds: float = TICK_SECONDS,
         start_seconds: float = START_SECONDS,
@@ -86,8 +86,8 @@ class Supervised:
         self._launch, self._prove = launch, prove
         self._tick_seconds, self._start_seconds, self._clock = tick_seconds, start_seconds, clock
         self._changed: Callable[[], None] = lambda: None
-        self._worker: Worker | None = None  # the one that takes batches
-        self._starting: Worker | None = None
+        self._worker: SupervisedWorker | None = None  # the one that takes batches
+        self._starting: SupervisedWorker | None = None
         self._guard = Lock()  # of the two above and of `_closing`: whoever closes must find every process
         self._closing = Event()
         self._settled = Event()
@@ -125,7 +125,7 @@ class Supervised:
         if worker is None:
             raise DeviceDown(f"{self.name} is down")
         try:
-            with self.pulse.beat(batch.input_ids.size):
+            with self.pulse.timed_pass(batch.input_ids.size):
                 return worker.encode(batch)
         except (DeviceLost, DeviceDown):
             self._lost(worker)  # before its watcher knows: this stream must not take the next batch to it
@@ -140,7 +140,7 @@ class Supervised:
         self._thread.join()
 
     def _run(self) -> None:
-        backoff = Backoff()
+        backoff = RestartBackoff()
         while not self._closing.is_set():
             lived = self._life()
             if isinstance(self._first, EmbedshipError):
@@ -164,7 +164,7 @@ class Supervised:
         worker.close()
         return self._clock() - began
 
-    def _start(self) -> Worker | None:
+    def _start(self) -> SupervisedWorker | None:
         """A worker that is open, proven and takes batches; nothing if that failed."""
         try:
             worker = self._launched()
@@ -182,7 +182,7 @@ class Supervised:
         self._settle(checked)
         return begun  # and not `_worker`: a stream may have lost it by now, and its end has to be awaited
 
-    def _tried(self, worker: Worker) -> GoldenCheck | EmbedshipError:
+    def _tried(self, worker: SupervisedWorker) -> GoldenCheck | EmbedshipError:
         late = Timer(self._start_seconds, worker.kill)
         late.start()
         try:
@@ -194,7 +194,7 @@ class Supervised:
         finally:
             late.cancel()
 
-    def _launched(self) -> Worker | None:
+    def _launched(self) -> SupervisedWorker | None:
         with self._guard:
             if self._closing.is_set():
                 return None
@@ -211,7 +211,7 @@ class Supervised:
         self._settled.set()
         self._changed()
 
-    def _lost(self, worker: Worker) -> None:
+    def _lost(self, worker: SupervisedWorker) -> None:
         with self._guard:
             if self._worker is not worker:
                 return

@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from embedship.bundle import Record
+from embedship.bundle import ManifestRecord
 from embedship.errors import UsageError
 
 _OVERSAMPLE, _NPROBE, _EF_SEARCH = (1, 200), (1, 4096), (1, 4096)
@@ -21,7 +21,7 @@ LIMITS: Mapping[str, tuple[int, int]] = MappingProxyType(
 LEAST_HITS = 10
 
 
-class Effort(Record, frozen=True):
+class SearchEffort(ManifestRecord, frozen=True):
     """Each knob turns recall into time. In an index: the knobs it has; in a request: those to turn, None for the rest.
 
     Raises UsageError for a value outside LIMITS.
@@ -45,7 +45,7 @@ class Effort(Record, frozen=True):
         assert self.oversample is not None, "an index with a second stage has this knob"
         return self.oversample * max(k, LEAST_HITS)
 
-    def turned(self, asked: Effort | None) -> Effort:
+    def overridden_by(self, asked: SearchEffort | None) -> SearchEffort:
         """This effort of an index, with the knobs turned that a request names.
 
         Raises UsageError for a knob that the index does not have: it would change nothing, in silence.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from embedship.errors import UsageError
-from embedship.serve.index.library import cause, faiss, untyped
+from embedship.serve.index.faiss_library import cause, faiss, untyped
 
 _GRAPHS = ("IndexHNSWFlat", "IndexHNSWSQ", "IndexHNSWRaBitQ", "IndexHNSWPQ")
 _LISTS = (

@@ -12,17 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedship.bundle import Bundle
-from embedship.serve.documents import DOCUMENTS, Documents
-from embedship.serve.index import Index, Size, manifest
+from embedship.serve.documents.fulltext import KeywordIndex
+from embedship.serve.documents.store import DOCUMENTS, DocumentStore
+from embedship.serve.index import Index, IndexSize, manifest
+from embedship.serve.index.exact_vectors import ExactVectors
 from embedship.serve.index.manifest import IndexManifest
-from embedship.serve.index.truth import Truth
-from embedship.serve.keyword import Words
 
 
 class IndexFolder:
     """Thread-safe. What is open stays readable when the folder is replaced on disk."""
 
-    def __init__(self, index: Index, documents: Documents, words: Words, manifest: IndexManifest) -> None:
+    def __init__(self, index: Index, documents: DocumentStore, words: KeywordIndex, manifest: IndexManifest) -> None:
         self.index = index
         self.documents = documents
         self.words = words
@@ -36,18 +36,18 @@ class IndexFolder:
         it belongs to another bundle, UnsafeError if a file is missing, changed or foreign, MissingExtra without FAISS.
         """
         found = manifest.read(folder)
-        manifest.demand(folder, found, bundle)
+        manifest.require_match(folder, found, bundle)
         manifest.verify(folder, found)
         with ExitStack() as on_error:
-            documents = on_error.enter_context(closing(Documents.open(folder / DOCUMENTS)))
-            words = on_error.enter_context(closing(Words.open(folder / DOCUMENTS, found.size)))
+            documents = on_error.enter_context(closing(DocumentStore.open(folder / DOCUMENTS)))
+            words = on_error.enter_context(closing(KeywordIndex.open(folder / DOCUMENTS, found.size)))
             opened = cls(load(folder, found), documents, words, found)
             on_error.pop_all()
             return opened
 
     @property
-    def size(self) -> Size:
-        return Size(self.manifest.documents, self.manifest.size)
+    def size(self) -> IndexSize:
+        return IndexSize(self.manifest.documents, self.manifest.size)
 
     @property
     def firsts(self) -> NDArray[np.uint32] | None:
@@ -74,5 +74,5 @@ def load(folder: Path, found: IndexManifest) -> Index:
     """The index of a folder whose files have been hashed. FAISS is not imported before this."""
     from embedship.serve.index.kinds import open as opened
 
-    truth = Truth.open(folder, (found.size, found.dimension))
+    truth = ExactVectors.open(folder, (found.size, found.dimension))
     return opened(folder, truth, found.recipe, found.packing, found.effort)

@@ -11,13 +11,13 @@ from typing import Any
 
 from embedship.codes import Vectors
 from embedship.errors import UsageError, install
-from embedship.serve.index.library import faiss
+from embedship.serve.index.faiss_library import faiss
 
 # FAISS takes 1.5 GB of scratch a StandardGpuResources unless it is told: too much beside a model, for each thread.
 SCRATCH_BYTES = 256 * 2**20
 
 
-class Gpu:
+class GpuResources:
     """Thread-safe: GPU resources are not, not even for reading, so each thread has its own. Untested on a GPU."""
 
     def __init__(self, library: Any = faiss, device: int = 0) -> None:

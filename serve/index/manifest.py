@@ -7,16 +7,16 @@ from typing import Protocol
 
 import msgspec
 
-from embedship import sealed
-from embedship.bundle import Bundle, Code, Codes, Machine, Pipeline, Record
+from embedship.bundle import Bundle, MachineInfo, ManifestRecord, ModelSpec, VectorCode, VectorCodes
 from embedship.codes import Int8Scale
 from embedship.errors import EmbedshipError, MismatchError, UnsafeError, UsageError
-from embedship.sealed import File
-from embedship.serve.documents import DOCUMENTS
-from embedship.serve.index import Kind
-from embedship.serve.index.chunks import Chunking
-from embedship.serve.index.effort import Effort
-from embedship.serve.index.recipe import Recipe, Store
+from embedship.files import sealed
+from embedship.files.sealed import SealedFile
+from embedship.serve.documents.chunking import Chunking
+from embedship.serve.documents.store import DOCUMENTS
+from embedship.serve.index import IndexKind
+from embedship.serve.index.effort import SearchEffort
+from embedship.serve.index.recipe import IndexSpec, RerankStore
 
 MANIFEST = "index.json"
 FORMAT = 3
@@ -26,29 +26,29 @@ STAGE = "stage.faiss"
 CODES = "int8.npy"
 
 
-def files(recipe: Recipe) -> frozenset[str]:
+def files(recipe: IndexSpec) -> frozenset[str]:
     """What an index consists of beside its manifest."""
-    return frozenset({DOCUMENTS, VECTORS, STAGE} | ({CODES} if recipe.store is Store.INT8 else set()))
+    return frozenset({DOCUMENTS, VECTORS, STAGE} | ({CODES} if recipe.store is RerankStore.INT8 else set()))
 
 
-class Packing(Record, frozen=True):
+class QuantisationParams(ManifestRecord, frozen=True):
     """The bundle's frozen codes that an index is packed with; None for what it does not use."""
 
     scale: Int8Scale | None
     threshold: float | None
 
     @classmethod
-    def of(cls, recipe: Recipe, codes: Codes, dimension: int) -> Packing:
+    def of(cls, recipe: IndexSpec, codes: VectorCodes, dimension: int) -> QuantisationParams:
         return cls(
-            scale=codes.scale(dimension) if recipe.store is Store.INT8 else None,
-            threshold=codes.binary_threshold if recipe.kind is Kind.BINARY else None,
+            scale=codes.scale(dimension) if recipe.store is RerankStore.INT8 else None,
+            threshold=codes.binary_threshold if recipe.kind is IndexKind.BINARY else None,
         )
 
 
 SAMPLED = "documents"
 
 
-class Recall(Record, frozen=True):
+class IndexRecall(ManifestRecord, frozen=True):
     """Share of the exact k best that the index found."""
 
     k: int
@@ -58,7 +58,7 @@ class Recall(Record, frozen=True):
     low: float | None = None  # the lower end of its 95% interval; None in an index of before it was kept
 
 
-class Truncated(Record, frozen=True):
+class TruncatedTexts(ManifestRecord, frozen=True):
     """What of the texts the model never saw, because they are longer than it reads."""
 
     texts: int = 0  # that lost something
@@ -68,14 +68,14 @@ class Truncated(Record, frozen=True):
     worst_id: str | None = None  # and which one
 
 
-class Prompts(Record, frozen=True):
+class IndexPrompts(ManifestRecord, frozen=True):
     """What was put before each document and must be put before each query, word for word."""
 
     document: str
     query: str
 
 
-class Interval(Record, frozen=True):
+class MeanInterval(ManifestRecord, frozen=True):
     """A mean over queries, and where it lies with 95% confidence: queries are drawn again, not their hits."""
 
     mean: float
@@ -83,19 +83,19 @@ class Interval(Record, frozen=True):
     high: float
 
 
-class Candidate(Record, frozen=True):
+class MeasuredIndex(ManifestRecord, frozen=True):
     """One recipe and effort as it was measured."""
 
-    recipe: Recipe
-    effort: Effort
-    recall: Interval  # recall@10
+    recipe: IndexSpec
+    effort: SearchEffort
+    recall: MeanInterval  # recall@10
     queries_per_second: float  # in batches, one thread
     p99_seconds: float  # one query at a time, one thread
     hot_bytes: float  # a vector
     build_seconds: float
 
 
-class Goals(Record, frozen=True):
+class IndexGoals(ManifestRecord, frozen=True):
     """What the user needs; None for what does not matter."""
 
     recall: float
@@ -103,19 +103,19 @@ class Goals(Record, frozen=True):
     latency_seconds: float | None = None  # p99 of the search alone
 
 
-class Choice(Record, frozen=True):
+class IndexChoice(ManifestRecord, frozen=True):
     """What a build by goal measured, and where: on another machine times are others."""
 
-    goals: Goals
-    machine: Machine
+    goals: IndexGoals
+    machine: MachineInfo
     queries: int
     source: str  # as in Recall
     documents: int  # of the measured index: those sampled as queries are left out of it
     chosen: int  # of `measured`
-    measured: tuple[Candidate, ...]
+    measured: tuple[MeasuredIndex, ...]
 
 
-def frontier(choice: Choice) -> list[int]:
+def frontier(choice: IndexChoice) -> list[int]:
     """Those of `measured` that no other beats in recall, speed and memory at once; and the chosen one, in any case."""
     worth = [(-c.recall.mean, -c.queries_per_second, c.hot_bytes) for c in choice.measured]
 
@@ -125,7 +125,7 @@ def frontier(choice: Choice) -> list[int]:
     return [at for at in range(len(worth)) if at == choice.chosen or not beaten(at)]
 
 
-class Bound(Protocol):
+class ModelBinding(Protocol):
     """The model that vectors are of, and what was put before the texts they are of."""
 
     @property
@@ -135,32 +135,32 @@ class Bound(Protocol):
     @property
     def query_prompt(self) -> str | None: ...
     @property
-    def prompts(self) -> Prompts: ...
+    def prompts(self) -> IndexPrompts: ...
 
 
-class Described(Bound, Protocol):
+class IndexDescription(ModelBinding, Protocol):
     """What whoever searches or changes an index has to know of it, wherever it lies."""
 
     @property
-    def kind(self) -> Kind: ...
+    def kind(self) -> IndexKind: ...
     @property
     def with_title(self) -> bool: ...
     @property
     def chunking(self) -> Chunking | None: ...
     @property
-    def exact(self) -> Code: ...
+    def exact(self) -> VectorCode: ...
     @property
-    def recall(self) -> Recall | None: ...
+    def recall(self) -> IndexRecall | None: ...
     @property
     def digest(self) -> str: ...
 
 
-class IndexManifest(Record, frozen=True):
+class IndexManifest(ManifestRecord, frozen=True):
     format: int
     fingerprint: str
     variant: str
-    recipe: Recipe
-    effort: Effort  # as tuned, for requests that ask for none
+    recipe: IndexSpec
+    effort: SearchEffort  # as tuned, for requests that ask for none
     size: int  # rows: chunks where documents were cut, else documents
     documents: int
     dimension: int
@@ -168,19 +168,19 @@ class IndexManifest(Record, frozen=True):
     chunking: Chunking | None
     document_prompt: str | None  # name of the prompt that documents were given, None for none
     query_prompt: str | None  # name of the one that queries must be given
-    prompts: Prompts
-    exact: Code  # of VECTORS: what the index was made from, exact search compares with and `--from` builds from
-    packing: Packing
-    recall: Recall | None
-    truncated: Truncated
+    prompts: IndexPrompts
+    exact: VectorCode  # of VECTORS: what the index was made from, exact search compares with and `--from` builds from
+    packing: QuantisationParams
+    recall: IndexRecall | None
+    truncated: TruncatedTexts
     versions: dict[str, str]
     created: str
-    files: dict[str, File]
-    choice: Choice | None = None  # how a build by goal came to this recipe
+    files: dict[str, SealedFile]
+    choice: IndexChoice | None = None  # how a build by goal came to this recipe
     digest: str = ""
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> IndexKind:
         return self.recipe.kind
 
     @property
@@ -212,16 +212,16 @@ def read(folder: Path) -> IndexManifest:
 def _consistent(manifest: IndexManifest) -> bool:
     recipe, packing = manifest.recipe, manifest.packing
     return (
-        (packing.scale is None) is (recipe.store is not Store.INT8)
-        and (packing.threshold is None) is (recipe.kind is not Kind.BINARY)
+        (packing.scale is None) is (recipe.store is not RerankStore.INT8)
+        and (packing.threshold is None) is (recipe.kind is not IndexKind.BINARY)
         and (recipe.dimension <= manifest.dimension)
-        and (manifest.effort.oversample is None) is (recipe.kind is Kind.FLAT)
+        and (manifest.effort.oversample is None) is (recipe.kind is IndexKind.FLAT)
     )
 
 
 def write(folder: Path, manifest: IndexManifest) -> IndexManifest:
     """Hash the files that lie in `folder`, then write the manifest last."""
-    hashed = {name: File.of(folder / name) for name in sorted(files(manifest.recipe))}
+    hashed = {name: SealedFile.of(folder / name) for name in sorted(files(manifest.recipe))}
     return sealed.write(folder / MANIFEST, msgspec.structs.replace(manifest, files=hashed))
 
 
@@ -235,7 +235,7 @@ def verify(folder: Path, manifest: IndexManifest) -> None:
 
 
 def _strangers(folder: Path, manifest: IndexManifest) -> list[str]:
-    return sealed.strangers(folder, {MANIFEST, *manifest.files})
+    return sealed.unlisted_files(folder, {MANIFEST, *manifest.files})
 
 
 def require_replaceable(out: Path) -> None:
@@ -248,21 +248,21 @@ def require_replaceable(out: Path) -> None:
         raise UsageError(f"{out} holds more than an index ({', '.join(added)}): remove it, or give another --out")
 
 
-def prompts(pipeline: Pipeline) -> Prompts:
+def prompts(pipeline: ModelSpec) -> IndexPrompts:
     """The texts of the prompts that this model gives documents and queries."""
     document, query = (
         pipeline.prompts.get(name or "", "") for name in (pipeline.document_prompt, pipeline.query_prompt)
     )
-    return Prompts(document=document, query=query)
+    return IndexPrompts(document=document, query=query)
 
 
 _CURE = "Build the index again with this bundle, or take the bundle it was built with."
 
 
-def demand(folder: Path, manifest: IndexManifest, bundle: Bundle) -> None:
+def require_match(folder: Path, manifest: IndexManifest, bundle: Bundle) -> None:
     """Raise MismatchError unless the index was built with this bundle's model, and packed with its frozen codes."""
-    demand_model(folder, manifest, bundle)
-    if manifest.packing != Packing.of(manifest.recipe, bundle.manifest.codes, manifest.dimension):
+    require_model(folder, manifest, bundle)
+    if manifest.packing != QuantisationParams.of(manifest.recipe, bundle.manifest.codes, manifest.dimension):
         raise MismatchError(
             f"the index {folder} is packed with other int8 ranges or another binary threshold than this bundle "
             f"freezes: the model is the same, but it was exported again with other texts. Pack it again with "
@@ -270,7 +270,7 @@ def demand(folder: Path, manifest: IndexManifest, bundle: Bundle) -> None:
         )
 
 
-def demand_model(index: object, manifest: Bound, bundle: Bundle) -> None:
+def require_model(index: object, manifest: ModelBinding, bundle: Bundle) -> None:
     """Raise MismatchError unless its vectors are those of this bundle's model, by the prompts that it gives."""
     if manifest.fingerprint != bundle.fingerprint:
         raise MismatchError(

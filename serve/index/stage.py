@@ -8,15 +8,16 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from embedship.codes import Vectors, binary, cut
+from embedship.codes import Vectors, binary, truncate_dimensions
 from embedship.errors import EmbedshipError, UnsafeError
-from embedship.serve.index import Allowed, factory, library
-from embedship.serve.index.effort import Effort
-from embedship.serve.index.gpu import Gpu
-from embedship.serve.index.library import faiss, untyped
+from embedship.serve.documents.filters import Allowed
+from embedship.serve.index import factory, faiss_library
+from embedship.serve.index.effort import SearchEffort
+from embedship.serve.index.exact_vectors import ExactVectors
+from embedship.serve.index.faiss_library import faiss, untyped
+from embedship.serve.index.gpu import GpuResources
 from embedship.serve.index.manifest import STAGE
-from embedship.serve.index.recipe import Recipe
-from embedship.serve.index.truth import Truth
+from embedship.serve.index.recipe import IndexSpec
 
 Rows = NDArray[np.int64]  # (n, candidates), -1 where fewer were found
 
@@ -38,14 +39,14 @@ PQ_ROUNDS = 10
 _MARGIN = 2
 
 
-class Stage(Protocol):
+class CandidateGenerator(Protocol):
     """Thread-safe."""
 
-    def candidates(self, queries: Vectors, wanted: int, effort: Effort, allowed: Allowed | None) -> Rows:
+    def candidates(self, queries: Vectors, wanted: int, effort: SearchEffort, allowed: Allowed | None) -> Rows:
         """Return `wanted` rows for each of the (n, dim) queries, in no order, among the rows that are allowed."""
 
 
-class Bits:
+class BinaryCandidates:
     """Sign bits and Hamming distance: faiss.IndexBinaryFlat, dim / 8 bytes a vector."""
 
     def __init__(self, bits: Any, dimension: int, threshold: float) -> None:
@@ -54,25 +55,25 @@ class Bits:
         self._threshold = threshold
 
     @classmethod
-    def write(cls, folder: Path, truth: Truth, recipe: Recipe, threshold: float) -> Self:
+    def write(cls, folder: Path, truth: ExactVectors, recipe: IndexSpec, threshold: float) -> Self:
         bits = faiss.IndexBinaryFlat(recipe.dimension)
         for _, block in truth.blocks():
-            bits.add(binary(cut(block, recipe.dimension), threshold))
-        library.save(faiss.write_index_binary, bits, folder / STAGE)
+            bits.add(binary(truncate_dimensions(block, recipe.dimension), threshold))
+        faiss_library.save(faiss.write_index_binary, bits, folder / STAGE)
         return cls(bits, recipe.dimension, threshold)
 
     @classmethod
-    def open(cls, folder: Path, size: int, recipe: Recipe, threshold: float) -> Self:
+    def open(cls, folder: Path, size: int, recipe: IndexSpec, threshold: float) -> Self:
         shape = (size, recipe.dimension)
-        bits = library.load(faiss.read_index_binary, folder / STAGE, (faiss.IndexBinaryFlat,), shape)
+        bits = faiss_library.load(faiss.read_index_binary, folder / STAGE, (faiss.IndexBinaryFlat,), shape)
         return cls(bits, recipe.dimension, threshold)
 
-    def candidates(self, queries: Vectors, wanted: int, effort: Effort, allowed: Allowed | None) -> Rows:
-        coded = binary(cut(queries, self._dimension), self._threshold)
-        return np.asarray(self._bits.search(coded, wanted, params=library.selected(allowed))[1])
+    def candidates(self, queries: Vectors, wanted: int, effort: SearchEffort, allowed: Allowed | None) -> Rows:
+        coded = binary(truncate_dimensions(queries, self._dimension), self._threshold)
+        return np.asarray(self._bits.search(coded, wanted, params=faiss_library.selected(allowed))[1])
 
 
-class Vectored:
+class FaissCandidates:
     """Any float index of factory.py."""
 
     def __init__(self, index: Any, dimension: int) -> None:
@@ -84,33 +85,33 @@ class Vectored:
         self._masks = type(self._core).__name__ not in factory.UNMASKED
 
     @classmethod
-    def write(cls, folder: Path, truth: Truth, recipe: Recipe, gpu: Gpu | None = None) -> Self:
+    def write(cls, folder: Path, truth: ExactVectors, recipe: IndexSpec, gpu: GpuResources | None = None) -> Self:
         """Raises UsageError, EmbedshipError where FAISS cannot be trained on so few rows, OSError."""
         index = factory.make(recipe.factory, recipe.dimension)
-        library.on_all_threads()
+        faiss_library.on_all_threads()
         if gpu and factory.is_float_graph(index):
-            index = gpu.graph(cut(truth.rows(np.arange(truth.size)), recipe.dimension), index)
+            index = gpu.graph(truncate_dimensions(truth.rows(np.arange(truth.size)), recipe.dimension), index)
         else:
             try:
                 fill(index, truth, recipe.dimension, gpu)
             except RuntimeError as error:
                 raise EmbedshipError(
-                    f"FAISS cannot build {recipe.factory} of {truth.size:,} rows ({library.cause(error)}): "
+                    f"FAISS cannot build {recipe.factory} of {truth.size:,} rows ({faiss_library.cause(error)}): "
                     "take another kind or factory"
                 ) from None
-        library.save(faiss.write_index, index, folder / STAGE)
+        faiss_library.save(faiss.write_index, index, folder / STAGE)
         return cls(index, recipe.dimension)
 
     @classmethod
-    def open(cls, folder: Path, size: int, recipe: Recipe) -> Self:
+    def open(cls, folder: Path, size: int, recipe: IndexSpec) -> Self:
         expected = factory.make(recipe.factory, recipe.dimension)
-        index = library.load(faiss.read_index, folder / STAGE, factory.kinds(expected), (size, recipe.dimension))
+        index = faiss_library.load(faiss.read_index, folder / STAGE, factory.kinds(expected), (size, recipe.dimension))
         if type(factory.core(index)) not in factory.kinds(factory.core(expected)):
             raise UnsafeError(f"{folder / STAGE} holds another index than {recipe.factory}")
         return cls(index, recipe.dimension)
 
-    def candidates(self, queries: Vectors, wanted: int, effort: Effort, allowed: Allowed | None) -> Rows:
-        queries = cut(queries, self._dimension)
+    def candidates(self, queries: Vectors, wanted: int, effort: SearchEffort, allowed: Allowed | None) -> Rows:
+        queries = truncate_dimensions(queries, self._dimension)
         if allowed is not None and not self._masks:
             return self._sifted(queries, wanted, allowed)
         return np.asarray(self._index.search(queries, wanted, params=self._parameters(wanted, effort, allowed))[1])
@@ -129,9 +130,9 @@ class Vectored:
         first = np.argsort(~allows, axis=1, kind="stable")[:, :wanted]
         return np.where(np.take_along_axis(allows, first, axis=1), np.take_along_axis(rows, first, axis=1), -1)
 
-    def _parameters(self, wanted: int, effort: Effort, allowed: Allowed | None) -> Any:
+    def _parameters(self, wanted: int, effort: SearchEffort, allowed: Allowed | None) -> Any:
         """Of a mask that allows one row in ten, ten times as much must be looked at to find as many."""
-        selector = None if allowed is None else library.selector(allowed)
+        selector = None if allowed is None else faiss_library.selector(allowed)
         times = 1.0 if allowed is None else 1 / max(float(allowed.mean()), 1 / len(allowed))
         given: Any
         if self._lists:
@@ -152,7 +153,7 @@ class Vectored:
         return untyped.SearchParametersPreTransform(index_params=given)
 
 
-def fill(index: Any, truth: Truth, dimension: int, gpu: Gpu | None = None) -> None:
+def fill(index: Any, truth: ExactVectors, dimension: int, gpu: GpuResources | None = None) -> None:
     """Train on a spread of the rows, then add them all, in their order."""
     core = factory.core(index)
     if factory.is_graph(index):
@@ -163,7 +164,7 @@ def fill(index: Any, truth: Truth, dimension: int, gpu: Gpu | None = None) -> No
         lists = core.nlist if factory.is_lists(index) else 0
         most = max(_TRAINING_ROWS, _TRAINING_ROWS_PER_LIST * lists)
         chosen = np.linspace(0, truth.size - 1, min(truth.size, most)).astype(np.int64)
-        rows = cut(truth.rows(np.resize(chosen, max(len(chosen), _LEAST_TRAINING, lists))), dimension)
+        rows = truncate_dimensions(truth.rows(np.resize(chosen, max(len(chosen), _LEAST_TRAINING, lists))), dimension)
         gpu.train_lists(index, rows) if gpu and factory.is_lists(index) else index.train(rows)
     for _, block in truth.blocks():
-        index.add(cut(block, dimension))
+        index.add(truncate_dimensions(block, dimension))

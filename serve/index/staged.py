@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from embedship import ranking
 from embedship.codes import Vectors
-from embedship.ranking import Hits
+from embedship.ranking import RankedRows
 from embedship.serve import interruption
-from embedship.serve.index import Allowed, Kind, checked, few, library
-from embedship.serve.index.effort import Effort
-from embedship.serve.index.stage import Stage
-from embedship.serve.index.store import Codes
-from embedship.serve.index.truth import Truth
+from embedship.serve.documents.filters import Allowed
+from embedship.serve.index import IndexKind, faiss_library, is_selective, validate_mask
+from embedship.serve.index.effort import SearchEffort
+from embedship.serve.index.exact_vectors import ExactVectors
+from embedship.serve.index.stage import CandidateGenerator
+from embedship.serve.index.store import RerankCodes
 
 # What the candidates of one group of queries may take once they are gathered, so that a large batch or a large k
 # cannot exhaust memory.
@@ -36,10 +37,12 @@ _COMPARED_ROWS, _LEAST_QUERIES = 2**25, 16
 _WALK = 10
 
 
-class StagedIndex:
+class TwoStageIndex:
     """A first stage in memory, a store mapped, and the truth, mapped."""
 
-    def __init__(self, kind: Kind, stage: Stage, codes: Codes, truth: Truth, effort: Effort) -> None:
+    def __init__(
+        self, kind: IndexKind, stage: CandidateGenerator, codes: RerankCodes, truth: ExactVectors, effort: SearchEffort
+    ) -> None:
         self.kind = kind
         self.size = truth.size
         self.effort = effort
@@ -47,12 +50,14 @@ class StagedIndex:
         self._codes = codes
         self._truth = truth
 
-    def search(self, queries: Vectors, k: int, allowed: Allowed | None = None, effort: Effort | None = None) -> Hits:
-        turned = self.effort.turned(effort)
-        if few(checked(allowed, self.size)) or self._better_compared(allowed, turned):
+    def search(
+        self, queries: Vectors, k: int, allowed: Allowed | None = None, effort: SearchEffort | None = None
+    ) -> RankedRows:
+        turned = self.effort.overridden_by(effort)
+        if is_selective(validate_mask(allowed, self.size)) or self._better_compared(allowed, turned):
             return self._truth.search(queries, k, allowed)
         queries = ranking.checked(queries, k, self._truth.dimension)
-        library.on_this_thread()
+        faiss_library.on_this_thread()
         most = self.size if allowed is None else int(np.count_nonzero(allowed))
         candidates = min(turned.candidates(k), most)
         width = min(k, candidates)
@@ -63,16 +68,18 @@ class StagedIndex:
             best[group] = ranking.largest(self.ranked(queries[group], rows), width)
         return self._completed(ranking.hits(best, k), queries, k, min(k, most), allowed)
 
-    def exact(self, queries: Vectors, k: int, allowed: Allowed | None = None) -> Hits:
+    def exact(self, queries: Vectors, k: int, allowed: Allowed | None = None) -> RankedRows:
         return self._truth.search(queries, k, allowed)
 
-    def _better_compared(self, allowed: Allowed | None, effort: Effort) -> bool:
+    def _better_compared(self, allowed: Allowed | None, effort: SearchEffort) -> bool:
         if allowed is None or effort.ef_search is None:
             return False
         share = float(allowed.mean())
         return bool(share * self.size <= _WALK * effort.ef_search / share)
 
-    def _completed(self, hits: Hits, queries: Vectors, k: int, possible: int, allowed: Allowed | None) -> Hits:
+    def _completed(
+        self, hits: RankedRows, queries: Vectors, k: int, possible: int, allowed: Allowed | None
+    ) -> RankedRows:
         """A first stage that visits some lists or nodes only may find fewer than there are."""
         short = np.flatnonzero(hits.rows[:, possible - 1] < 0)
         if len(short):

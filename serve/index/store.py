@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from embedship.codes import Int8Codes, Int8Scale, Vectors
 from embedship.serve.index.arrays import mapped, write_rows
+from embedship.serve.index.exact_vectors import ExactVectors
 from embedship.serve.index.manifest import CODES
-from embedship.serve.index.truth import Truth
 
 
-class Codes(Protocol):
+class RerankCodes(Protocol):
     def gather(self, rows: NDArray[np.int64]) -> Vectors:
         """(n, m) rows -> (n, m, dim) float32; a row of -1 gives any."""
 
@@ -30,13 +30,13 @@ class Int8Store:
         self._scale = scale
 
     @classmethod
-    def write(cls, folder: Path, truth: Truth, scale: Int8Scale) -> Self:
+    def write(cls, folder: Path, truth: ExactVectors, scale: Int8Scale) -> Self:
         encoded = (scale.encode(block) for _, block in truth.blocks())
         write_rows(folder / CODES, encoded, (truth.size, truth.dimension), np.int8)
         return cls.open(folder, truth, scale)
 
     @classmethod
-    def open(cls, folder: Path, truth: Truth, scale: Int8Scale) -> Self:
+    def open(cls, folder: Path, truth: ExactVectors, scale: Int8Scale) -> Self:
         return cls(mapped(folder / CODES, (truth.size, truth.dimension), np.int8), scale)
 
     def gather(self, rows: NDArray[np.int64]) -> Vectors:
@@ -49,7 +49,7 @@ class Int8Store:
 class Float16Store:
     """The truth itself: nothing more on disk, and no rounding but its own."""
 
-    def __init__(self, truth: Truth) -> None:
+    def __init__(self, truth: ExactVectors) -> None:
         self._truth = truth
 
     def gather(self, rows: NDArray[np.int64]) -> Vectors:

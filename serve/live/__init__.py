@@ -10,34 +10,25 @@ A change is acknowledged when its transaction is on the disk. A search opens a t
 snapshot, without what is gone, and the vectors put since (compared one by one): all of one version. A compaction writes
 the next snapshot beside the old one, and one transaction makes it the one that counts.
 
-    database.py    the file: made, opened, its state
+    backend.py     Documents and vectors in a folder of this machine
     changes.py     documents put and deleted, in one transaction
+    compaction.py  when, and what if it fails
+    database.py    the file: made, opened, its state
+    index.py       all of it, for a server or a command
+    lock.py        One process writes
+    origin.py      for who reads INDEX: what has changed since
     snapshot.py    the immutable part: opened, made, swept
     view.py        snapshot + changes at one version: searched
-    index.py       all of it, for a server or a command
-    compaction.py  when, and what if it fails
-    update.py      a file of changes
-    origin.py      for who reads INDEX: what has changed since
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from embedship.errors import EmbedshipError
-
 SUFFIX = ".live"
 
 
-class NotWritten(EmbedshipError):
-    """Nothing of a change was written, and reading goes on; `full` where the disk has no room left."""
-
-    def __init__(self, message: str, full: bool) -> None:
-        super().__init__(message)
-        self.full = full
-
-
-def beside(index: Path) -> Path:
+def changes_folder(index: Path) -> Path:
     """INDEX.live of an index."""
     index = index.resolve()
     return index.with_name(index.name + SUFFIX)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from embedship.codes import Vectors
 from embedship.errors import UsageError
-from embedship.serve import documents, filters
-from embedship.serve.documents import Document, Split
-from embedship.serve.live.database import State
+from embedship.serve.documents import filters, store
+from embedship.serve.documents.changes import Change, ChangeCounts, PutDocument
+from embedship.serve.documents.store import Document
+from embedship.serve.live.database import LiveState
 
 _KNOWN = "SELECT row, title, text, metadata FROM documents WHERE id = ? ORDER BY number"
 # An index of words over a table that lies elsewhere must be told what it has to forget.
@@ -26,56 +27,7 @@ _FORGET_FACT = "DELETE FROM facts WHERE name = ? AND value IS ? AND row = ?"
 _MOST_NUMBERS = 2**32 - 1
 
 
-class Put(NamedTuple):
-    """A document, its chunks, and their unit vectors, (chunks, dim) float32; one that stays whole is its only chunk."""
-
-    document: Document
-    chunks: Sequence[Document]
-    vectors: Vectors
-
-
-class Delete(NamedTuple):
-    id: str
-
-
-Change = Put | Delete
-
-
-class Pieces(NamedTuple):
-    """Documents on their way to their vectors, and the chunks of each."""
-
-    documents: Sequence[Document]
-    chunks: Sequence[Sequence[Document]]
-
-    @classmethod
-    def of(cls, documents: Sequence[Document], split: Split | None) -> Self:
-        """`split` is that of the index. Raises UsageError for a title that leaves no room for text."""
-        return cls(documents, split(documents) if split else [[document] for document in documents])
-
-    @property
-    def rows(self) -> list[Document]:
-        """What is embedded, in order."""
-        return [chunk for chunks in self.chunks for chunk in chunks]
-
-    def puts(self, vectors: Vectors) -> list[Put]:
-        """Of the unit vectors of `rows`."""
-        ends = np.cumsum([len(chunks) for chunks in self.chunks])
-        parts = np.split(vectors, ends[:-1])
-        return [Put(*each) for each in zip(self.documents, self.chunks, parts, strict=True)]
-
-
-class Done(msgspec.Struct, frozen=True):
-    """What came of changes: documents of which there were none before, that were others before, that are gone."""
-
-    new: int = 0
-    replaced: int = 0
-    deleted: int = 0
-
-    def __add__(self, other: Done) -> Done:
-        return Done(self.new + other.new, self.replaced + other.replaced, self.deleted + other.deleted)
-
-
-class _Row(NamedTuple):
+class _DocumentRow(NamedTuple):
     """A document, or a chunk of one, as it lies in the database."""
 
     row: int
@@ -84,12 +36,12 @@ class _Row(NamedTuple):
     metadata: str | None
 
 
-def apply(connection: sqlite3.Connection, state: State, changes: Iterable[Change]) -> Done:
+def apply(connection: sqlite3.Connection, state: LiveState, changes: Iterable[Change]) -> ChangeCounts:
     """Write them as the next version; inside a transaction, which is the caller's."""
-    writing = _Writing(connection, state)
-    done = Done()
+    writing = _ChangeWriter(connection, state)
+    done = ChangeCounts()
     for change in changes:
-        done += writing.put(change) if isinstance(change, Put) else writing.delete(change.id)
+        done += writing.put(change) if isinstance(change, PutDocument) else writing.delete(change.id)
     more = done.new - done.deleted
     connection.execute("UPDATE state SET version = ?, next = ?, size = size + ?", (writing.version, writing.next, more))
     return done
@@ -100,42 +52,42 @@ def halves(vector: Vectors) -> NDArray[np.float16]:
     return vector.astype("<f2")
 
 
-class _Writing:
-    def __init__(self, connection: sqlite3.Connection, state: State) -> None:
+class _ChangeWriter:
+    def __init__(self, connection: sqlite3.Connection, state: LiveState) -> None:
         self.version, self.next = state.version + 1, state.next
         self._connection = connection
 
-    def put(self, change: Put) -> Done:
+    def put(self, change: PutDocument) -> ChangeCounts:
         known = self._known(change.document.id)
         first = known[0].row if len(change.chunks) <= len(known) else self._numbers(len(change.chunks))
         taken = range(first, first + len(change.chunks))
         self._remove(known)
         self._bury([each.row for each in known if each.row not in taken])
-        documents.whole_of(self._connection, first, change.document, change.chunks)
+        store.whole_of(self._connection, first, change.document, change.chunks)
         for row, chunk, vector in zip(taken, change.chunks, change.vectors, strict=True):
             self._insert(row, first, chunk, vector)
-        return Done(replaced=1) if known else Done(new=1)
+        return ChangeCounts(replaced=1) if known else ChangeCounts(new=1)
 
-    def delete(self, id: str) -> Done:
+    def delete(self, id: str) -> ChangeCounts:
         known = self._known(id)
         self._remove(known)
         self._bury([each.row for each in known])
-        return Done(deleted=1) if known else Done()
+        return ChangeCounts(deleted=1) if known else ChangeCounts()
 
-    def _known(self, id: str) -> list[_Row]:
+    def _known(self, id: str) -> list[_DocumentRow]:
         """Its rows, in order; none of an unknown one."""
-        return [_Row(*found) for found in self._connection.execute(_KNOWN, [id])]
+        return [_DocumentRow(*found) for found in self._connection.execute(_KNOWN, [id])]
 
     def _insert(self, row: int, line: int, chunk: Document, vector: Vectors) -> None:
-        documents.insert(self._connection, row, line, chunk)
+        store.insert(self._connection, row, line, chunk)
         self._connection.execute(_LEARN_WORDS, (row, chunk.title, chunk.text))
         self._connection.execute("INSERT INTO fresh VALUES (?, ?, ?)", (row, self.version, halves(vector).tobytes()))
 
-    def _remove(self, known: Sequence[_Row]) -> None:
+    def _remove(self, known: Sequence[_DocumentRow]) -> None:
         """Rows with all that belongs to them."""
         for each in known:
             self._connection.execute(_FORGET_WORDS, (each.row, each.title, each.text))
-            facts = filters.facts(msgspec.json.decode(each.metadata)) if each.metadata else ()
+            facts = filters.metadata_pairs(msgspec.json.decode(each.metadata)) if each.metadata else ()
             self._connection.executemany(_FORGET_FACT, [(*fact, each.row) for fact in facts])
         for table in ("documents", "wholes", "fresh"):
             self._connection.executemany(f"DELETE FROM {table} WHERE row = ?", [(each.row,) for each in known])  # noqa: S608 - names of ours

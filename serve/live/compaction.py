@@ -12,8 +12,8 @@ from enum import StrEnum
 from threading import Condition, Thread
 
 from embedship.errors import EmbedshipError
-from embedship.serve.index import Size
-from embedship.serve.live.index import LiveIndex
+from embedship.serve.index import IndexSize
+from embedship.serve.live.index import MutableIndex
 
 logger = logging.getLogger(__name__)
 
@@ -27,27 +27,27 @@ RETRY_SECONDS = 60.0
 _NICE = 10
 
 
-class Result(StrEnum):
+class CompactionResult(StrEnum):
     """Label of embedship_index_compactions_total."""
 
     DONE = "done"
     FAILED = "failed"
 
 
-Told = Callable[[Result, float], object]  # what came of a compaction, and the seconds it took
+Told = Callable[[CompactionResult, float], object]  # what came of a compaction, and the seconds it took
 
 
-def due(size: Size, share: float, least: int = LEAST_CHANGES) -> bool:
+def due(size: IndexSize, share: float, least: int = LEAST_CHANGES) -> bool:
     """Whether the changes are so many, as a share of the rows, that searches pay for them."""
     return size.rows > 0 and size.changes >= max(least, share * size.rows)
 
 
-class Compaction:
+class CompactionScheduler:
     """Looks after each change that it is told of."""
 
     def __init__(
         self,
-        live: LiveIndex,
+        live: MutableIndex,
         share: float,
         told: Told,
         least: int = LEAST_CHANGES,
@@ -63,7 +63,7 @@ class Compaction:
         self._thread = Thread(target=self._run, name="compaction", daemon=True)
         self._thread.start()
 
-    def look(self) -> None:
+    def compact_if_due(self) -> None:
         """There were changes. Never blocks for long."""
         with self._changed:
             self._asked = True
@@ -100,12 +100,12 @@ class Compaction:
         try:
             if due(self._live.size, self._share, self._least):
                 self._live.compact()
-                self._told(Result.DONE, time.perf_counter() - began)
+                self._told(CompactionResult.DONE, time.perf_counter() - began)
         except (EmbedshipError, OSError, sqlite3.Error) as error:
             logger.error("%s was not compacted: %s (again in %g s)", self._live.folder, error, self._retry_seconds)
         except Exception:  # a thread that ended here would never compact again, and nobody would hear of it
             logger.exception("%s was not compacted (again in %g s)", self._live.folder, self._retry_seconds)
         else:
             return True
-        self._told(Result.FAILED, time.perf_counter() - began)
+        self._told(CompactionResult.FAILED, time.perf_counter() - began)
         return False

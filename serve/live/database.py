@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from embedship.errors import EmbedshipError, MismatchError, UnsafeError, UsageError
+from embedship.files.atomic_folder import write_folder_atomically
 from embedship.serve import interruption
-from embedship.serve.documents import DOCUMENTS, SCHEMA, demand_schema, disk_refuses, distrust
+from embedship.serve.documents.store import DOCUMENTS, SCHEMA, demand_schema, disk_refuses, distrust
 from embedship.serve.index.manifest import IndexManifest
-from embedship.serve.live import NotWritten
-from embedship.staging import staged
+from embedship.serve.search.backend import WriteRefused
 
 FORMAT = 1
 LOCK = "lock"
@@ -41,7 +41,7 @@ _BUSY_SECONDS = 30.0
 _ROOM = 1 << 20  # bytes: a disk with less is full, whatever SQLite says
 
 
-class State(NamedTuple):
+class LiveState(NamedTuple):
     version: int  # rises with every transaction
     next: int  # all numbers of rows lie below
     size: int  # documents
@@ -51,7 +51,7 @@ class State(NamedTuple):
 
 def make(folder: Path, index: Path, found: IndexManifest) -> None:
     """Make INDEX.live of an index whose files have been hashed; whole or not at all."""
-    with staged(folder, _refuse) as new:
+    with write_folder_atomically(folder, _refuse) as new:
         shutil.copyfile(index / DOCUMENTS, new / DOCUMENTS)
         (new / LOCK).touch()
         with closing(sqlite3.connect(new / DOCUMENTS, isolation_level=None)) as connection:
@@ -70,7 +70,7 @@ def _refuse(folder: Path) -> None:
     raise UsageError(f"{folder} exists and holds no {DOCUMENTS}: move it away")
 
 
-def demand(folder: Path, index: Path, found: IndexManifest) -> None:
+def require_valid(folder: Path, index: Path, found: IndexManifest) -> None:
     """Raise unless the file is sound, of this format, and holds the changes of just this index.
 
     Raises UnsafeError for a damaged file, UsageError for another format, MismatchError for another index or model.
@@ -114,22 +114,22 @@ def readable(path: Path) -> Iterator[None]:
         raise UnsafeError(f"{path} is damaged: {error}: {_CURE}") from None
 
 
-class Still(NamedTuple):
+class FileStamp(NamedTuple):
     """What a file of changes and its -wal were when it was opened as one that never changes: inode, size, time."""
 
     file: tuple[int, ...] | None
     wal: tuple[int, ...] | None
 
     @classmethod
-    def of(cls, path: Path) -> Still:
+    def of(cls, path: Path) -> FileStamp:
         return cls(_seen(path), _seen(_beside(path, "-wal")))
 
 
-class Opened(NamedTuple):
+class OpenedDatabase(NamedTuple):
     """`still` where SQLite was told that the file never changes: once it differs, what is read is no more true."""
 
     connection: sqlite3.Connection
-    still: Still | None
+    still: FileStamp | None
 
 
 def connect(path: Path, writable: bool) -> sqlite3.Connection:
@@ -137,9 +137,9 @@ def connect(path: Path, writable: bool) -> sqlite3.Connection:
     return opened(path, writable).connection
 
 
-def opened(path: Path, writable: bool) -> Opened:
+def opened(path: Path, writable: bool) -> OpenedDatabase:
     """As `connect`, for who keeps the connection."""
-    still = None if writable else Still.of(path)  # before it is opened: what happens meanwhile is seen later
+    still = None if writable else FileStamp.of(path)  # before it is opened: what happens meanwhile is seen later
     if still and _recoverable(path, still):
         still = None
     uri = f"{path.resolve().as_uri()}?mode={'rw' if writable else 'ro'}"
@@ -157,10 +157,10 @@ def opened(path: Path, writable: bool) -> Opened:
     except BaseException:
         connection.close()
         raise
-    return Opened(interruption.interruptible(connection), still)
+    return OpenedDatabase(interruption.interruptible(connection), still)
 
 
-def _recoverable(path: Path, still: Still) -> bool:
+def _recoverable(path: Path, still: FileStamp) -> bool:
     """Whether SQLite can read it as a file that changes: on a disk for reading only it cannot make its -wal and -shm.
 
     A file that was closed well has neither beside it, and then is whole by itself. Where both lie there somebody may be
@@ -185,8 +185,8 @@ def _seen(path: Path) -> tuple[int, ...] | None:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def state(connection: sqlite3.Connection) -> State:
-    return State(*connection.execute(_STATE).fetchone())
+def state(connection: sqlite3.Connection) -> LiveState:
+    return LiveState(*connection.execute(_STATE).fetchone())
 
 
 def changed(connection: sqlite3.Connection) -> bool:
@@ -212,12 +212,14 @@ def transaction(connection: sqlite3.Connection, folder: Path) -> Iterator[None]:
         raise _not_written(error, folder) from error
 
 
-def _not_written(error: sqlite3.OperationalError, folder: Path) -> NotWritten:
+def _not_written(error: sqlite3.OperationalError, folder: Path) -> WriteRefused:
     full = error.sqlite_errorcode == sqlite3.SQLITE_FULL or _free(folder) < _ROOM
     if full:
-        return NotWritten(f"nothing was written, the disk of {folder.name} is full: make room, and send it again", True)
+        return WriteRefused(
+            f"nothing was written, the disk of {folder.name} is full: make room, and send it again", True
+        )
     cure = "see to the disk, and send it again"
-    return NotWritten(f"nothing was written, {folder.name} takes no writes ({error}): {cure}", False)
+    return WriteRefused(f"nothing was written, {folder.name} takes no writes ({error}): {cure}", False)
 
 
 def _free(folder: Path) -> int:

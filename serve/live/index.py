@@ -18,17 +18,17 @@ from numpy.typing import NDArray
 from embedship.bundle import Bundle
 from embedship.codes import Vectors
 from embedship.errors import EmbedshipError
-from embedship.serve import documents
-from embedship.serve.documents import DOCUMENTS, Document, Documents
-from embedship.serve.index import Index, Size, manifest
-from embedship.serve.keyword import Words
-from embedship.serve.live import beside, changes, database, snapshot
-from embedship.serve.live.changes import Change, Done
-from embedship.serve.live.database import State, Still
-from embedship.serve.live.lock import Lock
-from embedship.serve.live.snapshot import Snapshot
-from embedship.serve.live.view import Fresh, Growing, View
-from embedship.staging import staged
+from embedship.files.atomic_folder import write_folder_atomically
+from embedship.serve.documents import store
+from embedship.serve.documents.changes import Change, ChangeCounts
+from embedship.serve.documents.fulltext import KeywordIndex
+from embedship.serve.documents.store import DOCUMENTS, Document, DocumentStore
+from embedship.serve.index import Index, IndexSize, manifest
+from embedship.serve.live import changes, changes_folder, database, snapshot
+from embedship.serve.live.database import FileStamp, LiveState
+from embedship.serve.live.lock import WriterLock
+from embedship.serve.live.snapshot import IndexSnapshot
+from embedship.serve.live.view import FreshBuffer, FreshRows, LiveView
 
 # A reader may find that the snapshot it was about to open was replaced and swept meanwhile.
 _TRIES = 3
@@ -36,7 +36,7 @@ _TRIES = 3
 _BLOCK = 4096
 
 
-class Step(StrEnum):
+class CompactionStep(StrEnum):
     """Where a compaction is, at each point where it may be killed."""
 
     BEGUN = "begun"
@@ -47,43 +47,43 @@ class Step(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class LiveReadView:
     """What an IndexFolder has, too: all of it of one version."""
 
     index: Index
-    documents: Documents
-    words: Words
+    documents: DocumentStore
+    words: KeywordIndex
     firsts: NDArray[np.uint32] | None
 
 
 @dataclass(slots=True)
-class _Reader:
+class _PooledReader:
     """A connection with what reads through it; one thread's at a time."""
 
     connection: sqlite3.Connection
-    documents: Documents
-    words: Words
-    still: Still | None
+    documents: DocumentStore
+    words: KeywordIndex
+    still: FileStamp | None
 
     @classmethod
     def open(cls, path: Path, writable: bool) -> Self:
         connection, still = database.opened(path, writable)
-        return cls(connection, Documents(connection), Words(connection, 0), still)
+        return cls(connection, DocumentStore(connection), KeywordIndex(connection, 0), still)
 
     def end(self) -> None:
         if self.connection.in_transaction:
             self.connection.execute("ROLLBACK")
 
 
-class _Pen(NamedTuple):
+class _WriteHandle(NamedTuple):
     """What writes: one connection, and the lock that keeps other processes from it."""
 
     connection: sqlite3.Connection
-    lock: Lock
+    lock: WriterLock
 
     @classmethod
     def take(cls, folder: Path) -> Self:
-        lock = Lock.take(folder)
+        lock = WriterLock.take(folder)
         try:
             return cls(database.connect(folder / DOCUMENTS, writable=True), lock)
         except BaseException:
@@ -95,19 +95,19 @@ class _Pen(NamedTuple):
         self.lock.close()
 
 
-class LiveIndex:
+class MutableIndex:
     """Thread-safe. `manifest` is that of the index itself: what it is bound to does not change with its documents."""
 
-    def __init__(self, index: Path, bundle: Bundle, pen: _Pen | None) -> None:
+    def __init__(self, index: Path, bundle: Bundle, pen: _WriteHandle | None) -> None:
         self.path = index
-        self.folder = beside(index)
+        self.folder = changes_folder(index)
         self.manifest = manifest.read(index)
         self._bundle = bundle
         self._database = self.folder / DOCUMENTS
-        self._readers: list[_Reader] = []
-        self._view: View | None = None
-        self._growing = Growing(self.manifest.dimension)
-        self._prepared: Snapshot | None = None
+        self._readers: list[_PooledReader] = []
+        self._view: LiveView | None = None
+        self._growing = FreshBuffer(self.manifest.dimension)
+        self._prepared: IndexSnapshot | None = None
         self._viewing, self._writing, self._compacting = ThreadLock(), ThreadLock(), ThreadLock()
         self._pen = pen
         self._holders = 1
@@ -125,14 +125,14 @@ class LiveIndex:
         IndexFolder.open does, and UsageError where another process writes.
         """
         found = manifest.read(index)
-        manifest.demand(index, found, bundle)
-        folder = beside(index)
+        manifest.require_match(index, found, bundle)
+        folder = changes_folder(index)
         if writable and not database.holds(folder):
             manifest.verify(index, found)
             database.make(folder, index, found)
-        database.demand(folder, index, found)
+        database.require_valid(folder, index, found)
         with database.readable(folder / DOCUMENTS):
-            opened = cls(index, bundle, _Pen.take(folder) if writable else None)
+            opened = cls(index, bundle, _WriteHandle.take(folder) if writable else None)
         if writable:
             snapshot.sweep(folder, opened.view().snapshot.name)
         return opened
@@ -142,31 +142,31 @@ class LiveIndex:
         return self._pen is not None
 
     @contextmanager
-    def moment(self) -> Iterator[Moment]:
+    def moment(self) -> Iterator[LiveReadView]:
         """Everything as it was committed last, until the block ends, whatever is written meanwhile.
 
         Its `index` stays as it is after that, too.
         """
         reader, view = self._begin()
         try:
-            yield Moment(view, reader.documents, reader.words, view.firsts)
+            yield LiveReadView(view, reader.documents, reader.words, view.firsts)
         finally:
             self._give_back(reader)
 
-    def view(self) -> View:
+    def view(self) -> LiveView:
         with self.moment() as now:
-            assert isinstance(now.index, View), "a moment of a live index has a view"
+            assert isinstance(now.index, LiveView), "a moment of a live index has a view"
             return now.index
 
     @property
-    def size(self) -> Size:
+    def size(self) -> IndexSize:
         view = self.view()
         fresh = view.fresh.numbers[view.fresh.current]
         put = len(fresh) if view.firsts is None else len(np.unique(view.firsts[fresh]))
         rows = view.snapshot.size - view.dead + len(fresh)
-        return Size(view.documents, rows, put, len(fresh), view.dead, view.fresh.vectors.nbytes)
+        return IndexSize(view.documents, rows, put, len(fresh), view.dead, view.fresh.vectors.nbytes)
 
-    def write(self, wanted: Sequence[Change]) -> Done:
+    def write(self, wanted: Sequence[Change]) -> ChangeCounts:
         """Put and delete, in this order; when this returns, it is on the disk and every search sees it.
 
         All of it or nothing. Raises NotWritten if the disk refuses.
@@ -174,13 +174,13 @@ class LiveIndex:
         with self._transaction() as connection:
             return changes.apply(connection, database.state(connection), wanted)
 
-    def differing(self, wanted: Sequence[Document]) -> list[Document]:
+    def changed_documents(self, wanted: Sequence[Document]) -> list[Document]:
         """Those that are not there already, word for word: the others need neither the model nor the disk."""
         with self.moment() as now:
-            known = now.documents.uncut([document.id for document in wanted])
-        return [each for each in wanted if each.id not in known or not documents.same(known[each.id], each)]
+            known = now.documents.full_texts([document.id for document in wanted])
+        return [each for each in wanted if each.id not in known or not store.same_content(known[each.id], each)]
 
-    def compact(self, step: Callable[[Step], object] = lambda _: None) -> bool:
+    def compact(self, step: Callable[[CompactionStep], object] = lambda _: None) -> bool:
         """Write the next snapshot and let it count; False where no document is left to make one of.
 
         Searches and writes go on meanwhile. Raises EmbedshipError if the disk refuses, and all is as before.
@@ -190,25 +190,25 @@ class LiveIndex:
             numbers, blocks = _vectors(view)
             if not len(numbers):
                 return False
-            step(Step.BEGUN)
+            step(CompactionStep.BEGUN)
             name = snapshot.name_after(view.snapshot.name)
             snapshot.sweep(self.folder, view.snapshot.name)
-            with staged(self.folder / name, _ours) as folder:
+            with write_folder_atomically(self.folder / name, _ours) as folder:
                 found = snapshot.write(folder, blocks, len(numbers), view.documents, view.snapshot.manifest)
-            step(Step.WRITTEN)
-            made = Snapshot.open(self.folder / name, found.digest, numbers, self._bundle)
-            step(Step.OPENED)
+            step(CompactionStep.WRITTEN)
+            made = IndexSnapshot.open(self.folder / name, found.digest, numbers, self._bundle)
+            step(CompactionStep.OPENED)
             self._swap(made, view.version)
-            step(Step.SWAPPED)
+            step(CompactionStep.SWAPPED)
             self.view()
             del view
             snapshot.sweep(self.folder, name)
-            step(Step.SWEPT)
+            step(CompactionStep.SWEPT)
             return True
 
     def serves(self, index: Path, bundle: Bundle) -> bool:
         """Whether it holds the changes of this index, as it lies there now, with vectors of this model."""
-        same = beside(index) == self.folder and bundle.fingerprint == self._bundle.fingerprint
+        same = changes_folder(index) == self.folder and bundle.fingerprint == self._bundle.fingerprint
         return same and manifest.read(index).digest == self.manifest.digest
 
     def share(self) -> Self:
@@ -232,21 +232,21 @@ class LiveIndex:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _borrow(self) -> _Reader:
+    def _borrow(self) -> _PooledReader:
         try:
             reader = self._readers.pop()
         except IndexError:
-            return _Reader.open(self._database, self.writable)
-        if reader.still is None or reader.still == Still.of(self._database):
+            return _PooledReader.open(self._database, self.writable)
+        if reader.still is None or reader.still == FileStamp.of(self._database):
             return reader
         reader.connection.close()
-        return _Reader.open(self._database, self.writable)
+        return _PooledReader.open(self._database, self.writable)
 
-    def _give_back(self, reader: _Reader) -> None:
+    def _give_back(self, reader: _PooledReader) -> None:
         reader.end()
         self._readers.append(reader)
 
-    def _begin(self) -> tuple[_Reader, View]:
+    def _begin(self) -> tuple[_PooledReader, LiveView]:
         """A reader in a transaction, and the view of its version, which the first to ask makes."""
         failed = 0
         while True:
@@ -263,7 +263,7 @@ class LiveIndex:
                 return reader, view
             self._give_back(reader)
 
-    def _seen_by(self, reader: _Reader) -> View | None:
+    def _seen_by(self, reader: _PooledReader) -> LiveView | None:
         """None where another reader has seen a later version meanwhile: that one, then."""
         known = self._view
         reader.connection.execute("BEGIN")
@@ -276,7 +276,7 @@ class LiveIndex:
         reader.words.renew(found.version, found.next)
         return view
 
-    def _at(self, connection: sqlite3.Connection, found: State) -> View:
+    def _at(self, connection: sqlite3.Connection, found: LiveState) -> LiveView:
         view = self._view
         if view is None or view.version < found.version:
             with self._viewing:
@@ -285,48 +285,48 @@ class LiveIndex:
                 view = self._view
         return view
 
-    def _advanced(self, view: View | None, connection: sqlite3.Connection, found: State) -> View:
+    def _advanced(self, view: LiveView | None, connection: sqlite3.Connection, found: LiveState) -> LiveView:
         """The view of the version that a transaction sees, from the one before or from nothing."""
         if view is None or not view.snapshot.counts(found):
             current = self._snapshot(connection, found)
-            growing, since = Growing(self.manifest.dimension), -1
+            growing, since = FreshBuffer(self.manifest.dimension), -1
             alive = np.ones(current.size, dtype=np.bool_)
         else:
             current, growing, since, alive = view.snapshot, self._growing, view.version, view.alive.copy()
         numbers, vectors = self._put(connection, since)
         gone = _column(connection.execute("SELECT row FROM gone WHERE version > ?", [since]).fetchall())
         alive[current.places(np.concatenate([numbers, gone]))] = False
-        fresh: Fresh = growing.change(numbers, vectors, gone)
+        fresh: FreshRows = growing.change(numbers, vectors, gone)
         self._growing = growing
         dead = len(alive) - int(np.count_nonzero(alive))
         firsts = self._firsts(view, connection, found.next)
-        return View(found.version, found.next, found.size, firsts, current, alive, dead, fresh)
+        return LiveView(found.version, found.next, found.size, firsts, current, alive, dead, fresh)
 
-    def _firsts(self, view: View | None, connection: sqlite3.Connection, stop: int) -> NDArray[np.uint32] | None:
+    def _firsts(self, view: LiveView | None, connection: sqlite3.Connection, stop: int) -> NDArray[np.uint32] | None:
         """Of the view before, and of the rows that came since: a row keeps its document as long as it is there."""
         if self.manifest.chunking is None:
             return None
         known = np.empty(0, dtype=np.uint32) if view is None or view.firsts is None else view.firsts
         if len(known) == stop:
             return known
-        return np.concatenate([known, documents.firsts(connection, len(known), stop)])
+        return np.concatenate([known, store.first_rows(connection, len(known), stop)])
 
     def _put(self, connection: sqlite3.Connection, since: int) -> tuple[NDArray[np.int64], Vectors]:
         rows = connection.execute("SELECT row, vector FROM fresh WHERE version > ? ORDER BY row", [since]).fetchall()
         packed = np.frombuffer(b"".join(vector for _, vector in rows), dtype="<f2")
         return _column(rows), packed.reshape(len(rows), self.manifest.dimension).astype(np.float32)
 
-    def _snapshot(self, connection: sqlite3.Connection, found: State) -> Snapshot:
+    def _snapshot(self, connection: sqlite3.Connection, found: LiveState) -> IndexSnapshot:
         if self._prepared and self._prepared.counts(found):
             return self._prepared
         if not found.snapshot:
-            return Snapshot.origin(self.path, self._bundle)
+            return IndexSnapshot.origin(self.path, self._bundle)
         snapshot.demand_name(found.snapshot, self._database)
         (packed,) = connection.execute("SELECT numbers FROM numbers").fetchone()
         numbers = np.frombuffer(packed, dtype="<u4").astype(np.int64)
-        return Snapshot.open(self.folder / found.snapshot, found.digest, numbers, self._bundle)
+        return IndexSnapshot.open(self.folder / found.snapshot, found.digest, numbers, self._bundle)
 
-    def _swap(self, made: Snapshot, version: int) -> None:
+    def _swap(self, made: IndexSnapshot, version: int) -> None:
         """What the new snapshot holds is fresh no more; what came after the version it was made of, still is."""
         self._prepared = made  # before it counts: whoever then reads first need not open it
         try:
@@ -350,7 +350,7 @@ class LiveIndex:
                 yield self._pen.connection
 
 
-def _vectors(view: View) -> tuple[NDArray[np.int64], Iterator[Vectors]]:
+def _vectors(view: LiveView) -> tuple[NDArray[np.int64], Iterator[Vectors]]:
     """The numbers of all rows of a view, rising, and their vectors in that order."""
     old, new = np.flatnonzero(view.alive), np.flatnonzero(view.fresh.current)
     numbers = np.concatenate([view.snapshot.numbers[old], view.fresh.numbers[new]])

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Self
 
 from embedship.errors import UsageError
-from embedship.serve.live import NotWritten
 from embedship.serve.live.database import LOCK
+from embedship.serve.search.backend import WriteRefused
 
 
-class Lock:
+class WriterLock:
     def __init__(self, path: Path, descriptor: int) -> None:
         self._path = path
         self._descriptor = descriptor
@@ -39,7 +39,7 @@ class Lock:
         except FileNotFoundError:
             there = False
         if not there:
-            raise NotWritten(f"nothing was written: {self._path.parent} was removed while it was open", False)
+            raise WriteRefused(f"nothing was written: {self._path.parent} was removed while it was open", False)
 
     def close(self) -> None:
         os.close(self._descriptor)

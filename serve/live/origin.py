@@ -12,31 +12,31 @@ from pathlib import Path
 from typing import NamedTuple
 
 from embedship.errors import UsageError
-from embedship.serve.documents import DOCUMENTS, Documents
+from embedship.serve.documents.store import DOCUMENTS, DocumentStore
 from embedship.serve.index import manifest
 from embedship.serve.index.manifest import IndexManifest
-from embedship.serve.live import beside, database
+from embedship.serve.live import changes_folder, database
 
 
-class Origin(NamedTuple):
+class DocumentVersion(NamedTuple):
     """Documents of one version, 0: as they were built."""
 
     version: int
-    documents: Documents
+    documents: DocumentStore
 
 
 @contextmanager
-def documents(index: Path, found: IndexManifest) -> Iterator[Origin]:
+def documents(index: Path, found: IndexManifest) -> Iterator[DocumentVersion]:
     """All of one version until the block ends, whatever is written meanwhile.
 
     Raises UnsafeError for damaged files, MismatchError where INDEX.live holds the changes of another index.
     """
     with _changes(index, found) as connection:
         if connection is not None:
-            yield Origin(database.state(connection).version, Documents(connection))
+            yield DocumentVersion(database.state(connection).version, DocumentStore(connection))
             return
-    with closing(Documents.open(index / DOCUMENTS)) as built:
-        yield Origin(0, built)
+    with closing(DocumentStore.open(index / DOCUMENTS)) as built:
+        yield DocumentVersion(0, built)
 
 
 def version(index: Path, found: IndexManifest) -> int:
@@ -49,7 +49,8 @@ def refuse(index: Path) -> None:
     """Raise UsageError where there are changes beside an index, for who can read only the folder."""
     if version(index, manifest.read(index)):
         raise UsageError(
-            f"{beside(index)} holds changes that {index} itself lacks: what was put since would be missing, and what "
+            f"{changes_folder(index)} holds changes that {index} itself lacks: what was put since would be missing, "
+            f"and what "
             f"was deleted would be back. `embedship index migrate {index} BUNDLE --out NEW` writes an index that holds "
             "them, with the same bundle, too: take that one"
         )
@@ -58,11 +59,11 @@ def refuse(index: Path) -> None:
 @contextmanager
 def _changes(index: Path, found: IndexManifest) -> Iterator[sqlite3.Connection | None]:
     """In a transaction; None where there are none."""
-    folder = beside(index)
+    folder = changes_folder(index)
     if not database.holds(folder):
         yield None
         return
-    database.demand(folder, index, found)
+    database.require_valid(folder, index, found)
     path = folder / DOCUMENTS
     with database.readable(path), closing(database.connect(path, writable=False)) as connection:
         connection.execute("BEGIN")

@@ -15,24 +15,24 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from embedship import sealed
 from embedship.bundle import Bundle
 from embedship.codes import Vectors
 from embedship.errors import UnsafeError
-from embedship.sealed import File
-from embedship.serve.documents import DOCUMENTS
+from embedship.files import sealed
+from embedship.files.sealed import SealedFile
+from embedship.serve.documents.store import DOCUMENTS
 from embedship.serve.index import Index, manifest
+from embedship.serve.index.exact_vectors import ExactVectors
 from embedship.serve.index.folder import load
 from embedship.serve.index.manifest import FORMAT, MANIFEST, IndexManifest
-from embedship.serve.index.truth import Truth
-from embedship.serve.live.database import State
+from embedship.serve.live.database import LiveState
 
 Numbers = NDArray[np.int64]  # (size,) rising: the number of each row, by which the database knows it
 
 _PREFIX = "gen-"
 
 
-class Snapshot:
+class IndexSnapshot:
     """Thread-safe. Its folder is not swept while it is open, here or in another process: a shared lock says so.
 
     It is closed when the last view of it is gone.
@@ -43,13 +43,13 @@ class Snapshot:
         self.manifest = found
         self.numbers = numbers
         self.index: Index = load(folder, found)
-        self.truth = Truth.open(folder, (found.size, found.dimension))
+        self.truth = ExactVectors.open(folder, (found.size, found.dimension))
 
     @classmethod
     def origin(cls, index: Path, bundle: Bundle) -> Self:
         """The index itself, hashed: its rows are their own numbers. Raises what IndexFolder.open does."""
         found = manifest.read(index)
-        manifest.demand(index, found, bundle)
+        manifest.require_match(index, found, bundle)
         manifest.verify(index, found)
         opened = cls(index, found, np.arange(found.size))
         opened.name = ""
@@ -62,7 +62,7 @@ class Snapshot:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH)
             found = _verified(folder, digest)
-            manifest.demand(folder, found, bundle)
+            manifest.require_match(folder, found, bundle)
             opened = cls(folder, found, numbers)
         except BaseException:
             os.close(lock)
@@ -74,7 +74,7 @@ class Snapshot:
     def size(self) -> int:
         return self.manifest.size
 
-    def counts(self, state: State) -> bool:
+    def counts(self, state: LiveState) -> bool:
         """Whether it is the one that a state names; two of the same documents may have one digest."""
         return (self.name, self.manifest.digest) == (state.snapshot, state.digest)
 
@@ -91,13 +91,15 @@ def write(folder: Path, blocks: Iterable[Vectors], size: int, documents: int, be
 
     Kind and tuning are those of the one before. It has no documents: those lie in the database, of which there is one.
     """
-    from embedship.serve.index import kinds, library
+    from embedship.serve.index import faiss_library, kinds
 
-    library.on_this_thread()  # searches need the other cores
-    truth = Truth.write(folder, blocks, (size, before.dimension))
+    faiss_library.on_this_thread()  # searches need the other cores
+    truth = ExactVectors.write(folder, blocks, (size, before.dimension))
     kinds.write(folder, truth, before.recipe, before.packing, before.effort)
-    files = {name: File.of(folder / name) for name in sorted(_files(before))}
-    described = msgspec.structs.replace(before, size=size, documents=documents, created=sealed.created(), files=files)
+    files = {name: SealedFile.of(folder / name) for name in sorted(_files(before))}
+    described = msgspec.structs.replace(
+        before, size=size, documents=documents, created=sealed.creation_time(), files=files
+    )
     return sealed.write(folder / MANIFEST, described)
 
 
@@ -143,7 +145,7 @@ def _files(found: IndexManifest) -> frozenset[str]:
 def _verified(folder: Path, digest: str) -> IndexManifest:
     found = sealed.read(folder / MANIFEST, IndexManifest, FORMAT, "snapshot")
     problems = sealed.problems(folder, found.files, sorted(_files(found)))
-    problems += [f"{name} was added" for name in sealed.strangers(folder, {MANIFEST, *_files(found)})]
+    problems += [f"{name} was added" for name in sealed.unlisted_files(folder, {MANIFEST, *_files(found)})]
     if found.digest != digest:
         problems.append(f"{MANIFEST} is that of another snapshot")
     if problems:

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from embedship import ranking
 from embedship.codes import Vectors
-from embedship.ranking import Hits
+from embedship.ranking import RankedRows
 from embedship.serve import interruption
-from embedship.serve.index import Allowed, Kind, checked
-from embedship.serve.index.effort import Effort
-from embedship.serve.index.truth import nearest
-from embedship.serve.live.snapshot import Snapshot
+from embedship.serve.documents.filters import Allowed
+from embedship.serve.index import IndexKind, validate_mask
+from embedship.serve.index.effort import SearchEffort
+from embedship.serve.index.exact_vectors import nearest
+from embedship.serve.live.snapshot import IndexSnapshot
 
 # What is gone is found all the same, and dropped: so many more are asked for, and twice their share.
 _SPARE = 4
@@ -30,7 +31,7 @@ _NOWHERE = 2**32 - 1  # no row has this number (changes.py)
 
 
 @dataclass(frozen=True, slots=True)
-class Fresh:
+class FreshRows:
     """What the snapshot lacks: the first `size` rows of arrays that go on growing behind them."""
 
     numbers: NDArray[np.int64]
@@ -39,39 +40,41 @@ class Fresh:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class LiveView:
     """An Index, whose rows are those of the database: flags of `allowed` are counted from 0 to `size`."""
 
     version: int
     size: int  # every row lies below; those that are there are fewer
     documents: int
     firsts: NDArray[np.uint32] | None  # (size,) for each row the first of its document; None: every row is one
-    snapshot: Snapshot
+    snapshot: IndexSnapshot
     alive: NDArray[np.bool_]  # of the snapshot's rows
     dead: int
-    fresh: Fresh
+    fresh: FreshRows
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> IndexKind:
         return self.snapshot.index.kind
 
     @property
-    def effort(self) -> Effort:
+    def effort(self) -> SearchEffort:
         return self.snapshot.index.effort
 
-    def search(self, queries: Vectors, k: int, allowed: Allowed | None = None, effort: Effort | None = None) -> Hits:
-        checked(allowed, self.size)
+    def search(
+        self, queries: Vectors, k: int, allowed: Allowed | None = None, effort: SearchEffort | None = None
+    ) -> RankedRows:
+        validate_mask(allowed, self.size)
         if allowed is None and self.dead:
             old = self._most(queries, k, effort)
         else:
             old = self.snapshot.index.search(queries, k, self._allowed(allowed), effort)
         return self._merged(queries, k, old, allowed)
 
-    def exact(self, queries: Vectors, k: int, allowed: Allowed | None = None) -> Hits:
-        checked(allowed, self.size)
+    def exact(self, queries: Vectors, k: int, allowed: Allowed | None = None) -> RankedRows:
+        validate_mask(allowed, self.size)
         return self._merged(queries, k, self.snapshot.index.exact(queries, k, self._allowed(allowed)), allowed)
 
-    def _most(self, queries: Vectors, k: int, effort: Effort | None) -> Hits:
+    def _most(self, queries: Vectors, k: int, effort: SearchEffort | None) -> RankedRows:
         """Ask for a few more and drop what is gone: a first stage that must skip rows is slower, or finds less.
 
         Queries of which too few are left, which is rare, are searched among the living alone.
@@ -85,14 +88,14 @@ class View:
         if short.any():
             again = index.search(queries[short], asked, self.alive, effort)
             rows[short], scores[short] = again.rows, again.scores
-        return Hits(rows, scores)
+        return RankedRows(rows, scores)
 
     def _allowed(self, allowed: Allowed | None) -> Allowed | None:
         if allowed is not None:
             return np.logical_and(allowed[self.snapshot.numbers], self.alive)
         return self.alive if self.dead else None
 
-    def _merged(self, queries: Vectors, k: int, old: Hits, allowed: Allowed | None) -> Hits:
+    def _merged(self, queries: Vectors, k: int, old: RankedRows, allowed: Allowed | None) -> RankedRows:
         rows = np.where(old.rows >= 0, self.snapshot.numbers[old.rows], _NOWHERE)
         packed = ranking.largest(ranking.keys(old.scores, rows), k)
         current = self.fresh.current if allowed is None else self.fresh.current & allowed[self.fresh.numbers]
@@ -119,7 +122,7 @@ class View:
         return best
 
 
-class Growing:
+class FreshBuffer:
     """The fresh rows of all views: rows are only ever added, behind those that a view has. For one thread at once."""
 
     def __init__(self, dimension: int) -> None:
@@ -127,9 +130,9 @@ class Growing:
         self._vectors = np.empty((_STALE, dimension), dtype=np.float32)
         self._places: dict[int, int] = {}
         self._size = 0
-        self.rows = Fresh(self._numbers[:0], self._vectors[:0], np.empty(0, dtype=np.bool_))
+        self.rows = FreshRows(self._numbers[:0], self._vectors[:0], np.empty(0, dtype=np.bool_))
 
-    def change(self, numbers: NDArray[np.int64], vectors: Vectors, gone: NDArray[np.int64]) -> Fresh:
+    def change(self, numbers: NDArray[np.int64], vectors: Vectors, gone: NDArray[np.int64]) -> FreshRows:
         """The rows after documents were put, each once, and others deleted."""
         stale = [place for each in (*gone.tolist(), *numbers.tolist()) if (place := self._places.pop(each, -1)) >= 0]
         if self._size - len(self._places) > max(_STALE, len(self._places)):
@@ -142,7 +145,7 @@ class Growing:
         current = np.ones(self._size, dtype=np.bool_)
         current[:first] = self.rows.current
         current[stale] = False
-        self.rows = Fresh(self._numbers[: self._size], self._vectors[: self._size], current)
+        self.rows = FreshRows(self._numbers[: self._size], self._vectors[: self._size], current)
         return self.rows
 
     def _grow(self, size: int) -> None:
@@ -159,4 +162,4 @@ class Growing:
         numbers, vectors = self._numbers[kept], self._vectors[kept]
         self._numbers, self._vectors, self._size = numbers, vectors, len(kept)
         self._places = dict(zip(numbers.tolist(), range(len(kept)), strict=True))
-        self.rows = Fresh(numbers, vectors, np.ones(len(kept), dtype=np.bool_))
+        self.rows = FreshRows(numbers, vectors, np.ones(len(kept), dtype=np.bool_))

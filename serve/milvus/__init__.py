@@ -4,29 +4,16 @@ A document is one entity. Its number, which is the primary key, is made from its
 without being looked for; its vector is unit, and its values are those of float16, as in every index here: it scores
 what it would score in a folder.
 
-    address.py      milvus://HOST:PORT/COLLECTION
-    library.py      pymilvus, imported
-    line.py         a connection that fails fast, and mends by itself
-    card.py         what a collection says of itself: the model, the prompts
-    entities.py     documents <-> entities
-    expressions.py  filters -> Milvus' own language
-    index.py        vectors -> hits
-    tally.py        how many documents there are
-    collection.py   all of it, for a server or a command
-    load.py         a corpus -> a collection
-    cli.py          that, as `embedship index` does it
-
 Nothing imports pymilvus before a collection is asked for.
+
+    backend.py              A collection as a server or a command holds it
+    collection_metadata.py  What a collection says of itself, in its properties
+    connection.py           One connection to Milvus
+    document_count.py       How many documents a collection holds, known without waiting
+    entities.py             documents <-> entities
+    expressions.py          filters -> Milvus' own language
+    index.py                vectors -> hits
+    pymilvus_library.py     pymilvus, in one place
 """
 
 from __future__ import annotations
-
-from embedship.errors import EmbedshipError
-
-
-class Lost(EmbedshipError):
-    """The server cannot be reached, or does not answer in time. A write that was under way may have been done."""
-
-
-class Refused(Lost):
-    """The server answered that it cannot: the collection is gone, is being loaded, is another one by now."""

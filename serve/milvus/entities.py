@@ -10,10 +10,10 @@ import msgspec
 
 from embedship.codes import Vectors
 from embedship.errors import UsageError
-from embedship.serve.documents import Document
+from embedship.serve.documents.store import Document
 from embedship.serve.live.changes import halves
 from embedship.serve.milvus import expressions
-from embedship.serve.milvus.card import LONGEST, LONGEST_ID, MOST_FACTS, Card
+from embedship.serve.milvus.collection_metadata import LONGEST, LONGEST_ID, MOST_FACTS, CollectionMetadata
 
 SHOWN = ("id", "content", "title_length", "metadata")
 
@@ -23,7 +23,7 @@ def row_of(id: str) -> int:
     return int.from_bytes(hashlib.sha256(id.encode()).digest()[:8], "big") >> 1
 
 
-def entity(card: Card, document: Document, vector: Vectors) -> dict[str, Any]:
+def entity(card: CollectionMetadata, document: Document, vector: Vectors) -> dict[str, Any]:
     """As Milvus takes it; `vector` is (dim,) float32. Raises UsageError for what Milvus cannot keep."""
     content = document.text if document.title is None else f"{document.title}\n{document.text}"
     facts, scalars = expressions.facts(document.metadata), expressions.scalars(document.metadata)

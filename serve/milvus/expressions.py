@@ -16,8 +16,8 @@ from typing import Any
 
 import msgspec
 
-from embedship.serve.filters import Condition, Filter, FilterError, Limit, Scalar, bound, limits_of
-from embedship.serve.filters import facts as facts_of
+from embedship.serve.documents.filters import Condition, Filter, FilterError, Limit, Scalar, bound, limits_of
+from embedship.serve.documents.filters import metadata_pairs as facts_of
 
 # Values of a name that a range looks at.
 MOST = 8
@@ -38,7 +38,7 @@ def facts(metadata: Mapping[str, Any]) -> list[str]:
     """
     found: dict[str, None] = {}
     for name, value in facts_of(metadata):
-        found[known(name)] = None
+        found[has_name(name)] = None
         found[_fact(name, value)] = None
     found.update(dict.fromkeys(many(name) for name, values in scalars(metadata).items() if len(values) > MOST))
     return list(found)
@@ -55,7 +55,7 @@ def scalars(metadata: Mapping[str, Any]) -> dict[str, list[Scalar]]:
     return found
 
 
-def known(name: str) -> str:
+def has_name(name: str) -> str:
     """The fact that a document has this name."""
     return _written(name, "")
 

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from embedship import ranking
 from embedship.codes import Vectors
-from embedship.ranking import Hits
-from embedship.serve.index import FEW, Allowed, Kind, checked, few
-from embedship.serve.index.effort import Effort
-from embedship.serve.index.truth import margin
+from embedship.ranking import RankedRows
+from embedship.serve.documents.filters import Allowed
+from embedship.serve.index import FEW, IndexKind, is_selective, validate_mask
+from embedship.serve.index.effort import SearchEffort
+from embedship.serve.index.exact_vectors import margin
 from embedship.serve.milvus import expressions
-from embedship.serve.milvus.card import Card
+from embedship.serve.milvus.collection_metadata import CollectionMetadata
 
 # Rounding may swap rows at the edge of the k best: a few more are fetched, and ranked.
 _SPARE = 16
@@ -37,7 +38,7 @@ Ask = Callable[..., Any]  # Line.ask
 class MilvusIndex:
     """An Index; rows are the numbers of its documents. Each search is one call, or a few for many queries."""
 
-    def __init__(self, quick: Ask, slow: Ask, collection: str, card: Card) -> None:
+    def __init__(self, quick: Ask, slow: Ask, collection: str, card: CollectionMetadata) -> None:
         """`quick` asks the server for an answer that somebody waits for, `slow` for one that may take its time."""
         self._quick, self._slow = quick, slow
         self._collection = collection
@@ -48,11 +49,11 @@ class MilvusIndex:
         return self.count(None)
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> IndexKind:
         return self._card.kind
 
     @property
-    def effort(self) -> Effort:
+    def effort(self) -> SearchEffort:
         return self._card.effort
 
     def count(self, expression: str | None) -> int:
@@ -62,41 +63,43 @@ class MilvusIndex:
         )
         return int(found[0]["count(*)"])
 
-    def search(self, queries: Vectors, k: int, allowed: Allowed | None = None, effort: Effort | None = None) -> Hits:
+    def search(
+        self, queries: Vectors, k: int, allowed: Allowed | None = None, effort: SearchEffort | None = None
+    ) -> RankedRows:
         """Of rows 0 to n - 1, where these are the numbers: what holds it against the other indexes."""
-        knobs = self.effort.turned(effort)
+        knobs = self.effort.overridden_by(effort)
         queries = ranking.checked(queries, k, self._card.dimension)
         expression = self._among(allowed)
         if not len(queries) or expression == _NONE:
             return _nothing(len(queries), k)
-        exact = self.kind is Kind.FLAT or few(allowed)
+        exact = self.kind is IndexKind.FLAT or is_selective(allowed)
         return self._all(self._quick, queries, k, expression) if exact else self._some(queries, k, expression, knobs)
 
-    def near(self, queries: Vectors, k: int, expression: str | None, effort: Effort | None) -> Hits:
+    def near(self, queries: Vectors, k: int, expression: str | None, effort: SearchEffort | None) -> RankedRows:
         """The same among the entities that meet an expression."""
-        knobs = self.effort.turned(effort)
+        knobs = self.effort.overridden_by(effort)
         queries = ranking.checked(queries, k, self._card.dimension)
-        exact = self.kind is Kind.FLAT or (expression is not None and self.count(expression) <= FEW)
+        exact = self.kind is IndexKind.FLAT or (expression is not None and self.count(expression) <= FEW)
         return self._all(self._quick, queries, k, expression) if exact else self._some(queries, k, expression, knobs)
 
-    def exact(self, queries: Vectors, k: int, allowed: Allowed | None = None) -> Hits:
+    def exact(self, queries: Vectors, k: int, allowed: Allowed | None = None) -> RankedRows:
         queries = ranking.checked(queries, k, self._card.dimension)
         expression = self._among(allowed)
         if not len(queries) or expression == _NONE:
             return _nothing(len(queries), k)
         return self._all(self._slow, queries, k, expression)
 
-    def _some(self, queries: Vectors, k: int, expression: str | None, knobs: Effort) -> Hits:
+    def _some(self, queries: Vectors, k: int, expression: str | None, knobs: SearchEffort) -> RankedRows:
         """By the graph."""
         wanted = min(knobs.candidates(k), _MOST)
         parameters = {"ef": max(knobs.ef_search or 0, wanted)}
         found = self._found(self._quick, queries, wanted, expression, self._card.vector, parameters)
         return _stacked([_ranked(query, *each, k) for query, each in zip(queries, found, strict=True)], k)
 
-    def _all(self, ask: Ask, queries: Vectors, k: int, expression: str | None) -> Hits:
+    def _all(self, ask: Ask, queries: Vectors, k: int, expression: str | None) -> RankedRows:
         """By comparing all vectors. Where more are equal than were fetched, more are fetched."""
         wanted, left = min(k + _SPARE, _MOST), np.arange(len(queries))
-        hits: list[Hits | None] = [None] * len(queries)
+        hits: list[RankedRows | None] = [None] * len(queries)
         while len(left):
             found = self._found(ask, queries[left], wanted, expression, self._card.truth, {})
             again = []
@@ -104,7 +107,7 @@ class MilvusIndex:
                 ranked = _ranked(queries[place], rows, vectors, max(k, len(rows)))
                 if k < len(rows) == wanted < _MOST and _close(ranked, k, self._card.dimension):
                     again.append(place)
-                hits[place] = Hits(ranked.rows[:, :k], ranked.scores[:, :k])
+                hits[place] = RankedRows(ranked.rows[:, :k], ranked.scores[:, :k])
             left, wanted = np.array(again, dtype=np.int64), min(4 * wanted, _MOST)
         return _stacked([each for each in hits if each is not None], k)
 
@@ -138,7 +141,7 @@ class MilvusIndex:
         """The shorter of two lists: of those that may be found, or of the others."""
         if allowed is None:
             return None
-        checked(allowed, self.size)
+        validate_mask(allowed, self.size)
         chosen = np.flatnonzero(allowed).tolist()
         if len(chosen) == len(allowed):
             return None
@@ -156,7 +159,7 @@ def _candidates(hits: Any, field: str, dimension: int) -> tuple[NDArray[np.int64
     return rows, vectors.reshape(len(rows), dimension)
 
 
-def _ranked(query: Vectors, rows: NDArray[np.int64], vectors: Vectors, k: int) -> Hits:
+def _ranked(query: Vectors, rows: NDArray[np.int64], vectors: Vectors, k: int) -> RankedRows:
     """(1, k) hits of one query (dim,)."""
     scores = (vectors.astype(np.float64) @ query.astype(np.float64)).astype(np.float32)
     order = np.lexsort((rows, -scores))[:k]
@@ -165,16 +168,16 @@ def _ranked(query: Vectors, rows: NDArray[np.int64], vectors: Vectors, k: int) -
     return hits
 
 
-def _close(ranked: Hits, k: int, dimension: int) -> bool:
+def _close(ranked: RankedRows, k: int, dimension: int) -> bool:
     """Whether the last that was fetched scores as the k-th does: others that do may not have been."""
     return bool(ranked.scores[0, k - 1] - ranked.scores[0, -1] < margin(dimension))
 
 
-def _stacked(hits: Sequence[Hits], k: int) -> Hits:
+def _stacked(hits: Sequence[RankedRows], k: int) -> RankedRows:
     if not hits:
         return _nothing(0, k)
-    return Hits(np.concatenate([each.rows for each in hits]), np.concatenate([each.scores for each in hits]))
+    return RankedRows(np.concatenate([each.rows for each in hits]), np.concatenate([each.scores for each in hits]))
 
 
-def _nothing(queries: int, k: int) -> Hits:
-    return Hits(np.full((queries, k), -1, dtype=np.int64), np.full((queries, k), -np.inf, dtype=np.float32))
+def _nothing(queries: int, k: int) -> RankedRows:
+    return RankedRows(np.full((queries, k), -1, dtype=np.int64), np.full((queries, k), -np.inf, dtype=np.float32))

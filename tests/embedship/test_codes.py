@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedship.codes import Int8Scale, Vectors, binary, cosine, cut, normalise
+from embedship.codes import Int8Scale, Vectors, binary, cosine, normalise, truncate_dimensions
 
 
 def unit(n: int, dimension: int, seed: int = 0) -> Vectors:
@@ -15,7 +15,7 @@ def unit(n: int, dimension: int, seed: int = 0) -> Vectors:
 @given(st.integers(1, 32))
 def test_a_cut_vector_has_unit_length_again_and_the_same_direction(dimensions: int) -> None:
     vectors = unit(5, 32)
-    short = cut(vectors, dimensions)
+    short = truncate_dimensions(vectors, dimensions)
     assert short.shape == (5, dimensions)
     assert short.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(short, axis=1), 1, rtol=1e-6)
@@ -25,7 +25,7 @@ def test_a_cut_vector_has_unit_length_again_and_the_same_direction(dimensions: i
 @pytest.mark.parametrize("dimensions", [0, -1, 33])
 def test_a_cut_outside_the_vector_is_refused(dimensions: int) -> None:
     with pytest.raises(ValueError, match="between 1 and 32"):
-        cut(unit(1, 32), dimensions)
+        truncate_dimensions(unit(1, 32), dimensions)
 
 
 def test_a_zero_row_stays_zero() -> None:

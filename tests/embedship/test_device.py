@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from embedship.device import Device, Kind, several
+from embedship.device import DeviceAddress, DeviceKind, several
 from embedship.errors import UsageError
 from embedship.serve.settings import Settings
 
@@ -18,7 +18,7 @@ from embedship.serve.settings import Settings
     [("cpu", "cpu:0"), ("cpu:1", "cpu:1"), ("cuda:3", "cuda:3"), ("gpu", "gpu:0"), ("tensorrt:0", "tensorrt:0")],
 )
 def test_devices_are_written_as_people_write_them(text: str, device: str) -> None:
-    assert str(Device.parse(text)) == device
+    assert str(DeviceAddress.parse(text)) == device
 
 
 @pytest.mark.parametrize(
@@ -26,13 +26,13 @@ def test_devices_are_written_as_people_write_them(text: str, device: str) -> Non
 )
 def test_what_is_no_device_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="is no device: write cpu, cuda, tensorrt, gpu"):
-        Device.parse(text)
+        DeviceAddress.parse(text)
 
 
-@pytest.mark.parametrize("kind", Kind)
-def test_a_server_takes_every_kind_that_engines_know(kind: Kind) -> None:
+@pytest.mark.parametrize("kind", DeviceKind)
+def test_a_server_takes_every_kind_that_engines_know(kind: DeviceKind) -> None:
     here = Settings(bundle=Path("bundle"), devices=f"{kind}:0,{kind}:1")
-    assert here.workers == (Device(kind, 0), Device(kind, 1))
+    assert here.workers == (DeviceAddress(kind, 0), DeviceAddress(kind, 1))
 
 
 @pytest.mark.parametrize("text", ["auto", "cpu"])

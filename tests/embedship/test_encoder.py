@@ -17,14 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedship import Bundle, Encoder, golden, stdlib_docs
+from embedship.batches import Batch, pad
 from embedship.bundle import Precision, Runtime
 from embedship.codes import Vectors, cosine
 from embedship.encoder import _chunks
 from embedship.engine import open_engine
 from embedship.engine.openvino import OpenVinoEngine
 from embedship.errors import EngineError, GateError, UnsafeError, UsageError
-from embedship.golden import Golden
-from embedship.plan import Batch, pad
+from embedship.golden_texts import ALONE_FLOOR, GoldenTexts
 from embedship.tokens import Tokenizer
 
 TEXTS = ["", "a", "hello world", "żółw 🐢 שלום", "word " * 600, *(e.body for e in stdlib_docs.entries(40))]
@@ -69,7 +69,7 @@ def test_padding_and_neighbours_do_not_change_a_vector(bundle: Path, variant: st
     alone = engine.encode(pad(ids[:1], 0))
     beside_long = engine.encode(pad([ids[0], [101] + [2000] * 200 + [102]], 0))[:1]
     engine.close()
-    assert cosine(alone, beside_long)[0] >= golden.ALONE_FLOOR
+    assert cosine(alone, beside_long)[0] >= ALONE_FLOOR
 
 
 def test_batches_come_in_few_widths_and_none_beyond_the_positions(encoder: Encoder) -> None:
@@ -88,7 +88,7 @@ def test_order_is_kept_from_many_threads(encoder: Encoder) -> None:
     expected = encoder.encode(TEXTS)
     with ThreadPoolExecutor(8) as threads:
         for vectors in threads.map(lambda _: encoder.encode(TEXTS), range(8)):
-            assert cosine(vectors, expected).min() >= golden.ALONE_FLOOR
+            assert cosine(vectors, expected).min() >= ALONE_FLOOR
 
 
 def test_no_texts_give_no_rows(encoder: Encoder) -> None:
@@ -208,7 +208,7 @@ def test_nan_never_leaves_by_the_python_door(encoder: Encoder) -> None:
 
 
 def test_other_token_ids_fail_the_golden_check(encoder: Encoder, tmp_path: Path) -> None:
-    texts = Golden.load(encoder.bundle)
+    texts = GoldenTexts.load(encoder.bundle)
     wrong = replace(texts, ids=[[*row[:-1], row[-1] + 1] for row in texts.ids])
     wrong.save(tmp_path / "golden.safetensors")
     elsewhere = Encoder(Bundle(tmp_path, encoder.bundle.manifest), encoder.variant, encoder.tokenizer, encoder.engine)
@@ -219,7 +219,7 @@ def test_other_token_ids_fail_the_golden_check(encoder: Encoder, tmp_path: Path)
 def test_damaged_golden_texts_are_unsafe(encoder: Encoder, tmp_path: Path) -> None:
     (tmp_path / "golden.safetensors").write_bytes(b"\0" * 40)
     with pytest.raises(UnsafeError, match="is damaged"):
-        Golden.load(Bundle(tmp_path, encoder.bundle.manifest))
+        GoldenTexts.load(Bundle(tmp_path, encoder.bundle.manifest))
 
 
 @given(st.integers(0, 30_000))

@@ -14,18 +14,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedship import golden
-from embedship.bundle import Bundle, Machine, Precision, Variant
+from embedship.batches import Batch, pad
+from embedship.bundle import Bundle, MachineInfo, Precision, Variant
 from embedship.codes import cosine
-from embedship.device import Device
-from embedship.engine import Engine, open_engine, require
-from embedship.engine.buckets import bucketed
+from embedship.device import DeviceAddress
+from embedship.engine import open_engine, require
+from embedship.engine.buckets import pad_to_bucket
 from embedship.engine.device import machine as machine_of
+from embedship.engine.protocol import Engine
 from embedship.errors import EngineError, MismatchError, UsageError
-from embedship.export import targets
-from embedship.export.targets import EXACT, Target
-from embedship.golden import Golden
-from embedship.plan import Batch, pad
+from embedship.export.variants import targets
+from embedship.export.variants.targets import EXACT, HardwareTarget
+from embedship.golden_texts import ALONE_FLOOR, GoldenTexts
 
 CASES = [
     ("onnx", "cpu"),
@@ -56,30 +56,30 @@ def engine(bundle: Path, request: pytest.FixtureRequest) -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="module")
-def texts(bundle: Path) -> Golden:
-    return Golden.load(Bundle.open(bundle))
+def texts(bundle: Path) -> GoldenTexts:
+    return GoldenTexts.load(Bundle.open(bundle))
 
 
-def test_an_engine_gives_the_vectors_of_the_checkpoint(engine: Engine, bundle: Path, texts: Golden) -> None:
+def test_an_engine_gives_the_vectors_of_the_checkpoint(engine: Engine, bundle: Path, texts: GoldenTexts) -> None:
     vectors = engine.encode(pad(texts.ids, 0))
     floors = Bundle.open(bundle).manifest.floors[engine.precision]
     assert vectors.dtype == np.float32
     assert cosine(vectors, texts.vectors).min() >= floors.minimum
 
 
-def test_neighbours_and_order_do_not_change_a_vector(engine: Engine, texts: Golden) -> None:
+def test_neighbours_and_order_do_not_change_a_vector(engine: Engine, texts: GoldenTexts) -> None:
     together = engine.encode(pad(texts.ids, 0))
     backwards = engine.encode(pad(texts.ids[::-1], 0))[::-1]
     alone = np.concatenate([engine.encode(pad([ids], 0)) for ids in texts.ids])
-    assert cosine(backwards, together).min() >= golden.ALONE_FLOOR
-    assert cosine(alone, together).min() >= golden.ALONE_FLOOR
+    assert cosine(backwards, together).min() >= ALONE_FLOOR
+    assert cosine(alone, together).min() >= ALONE_FLOOR
 
 
-def test_more_threads_than_streams_get_their_own_vectors(engine: Engine, texts: Golden) -> None:
+def test_more_threads_than_streams_get_their_own_vectors(engine: Engine, texts: GoldenTexts) -> None:
     expected = [engine.encode(pad([ids], 0)) for ids in texts.ids]
     with ThreadPoolExecutor(8) as threads:
         found = threads.map(lambda ids: engine.encode(pad([ids], 0)), texts.ids)
-        assert all(cosine(a, b)[0] >= golden.ALONE_FLOOR for a, b in zip(found, expected, strict=True))
+        assert all(cosine(a, b)[0] >= ALONE_FLOOR for a, b in zip(found, expected, strict=True))
 
 
 def test_memory_returns_after_a_large_batch(engine: Engine) -> None:
@@ -97,7 +97,7 @@ def test_memory_returns_after_a_large_batch(engine: Engine) -> None:
     assert run(8) < before + 80
 
 
-def test_vectors_are_the_callers_own(engine: Engine, texts: Golden) -> None:
+def test_vectors_are_the_callers_own(engine: Engine, texts: GoldenTexts) -> None:
     """A view of the runtime's memory would change with the next batch."""
     first = engine.encode(pad(texts.ids[:1], 0))
     kept = first.copy()
@@ -113,7 +113,7 @@ def test_failed_batches_leave_the_engine_right_on_every_stream(engine: Engine) -
         with pytest.raises(EngineError, match="failed on a batch of 1"):
             engine.encode(too_wide)
         for _ in range(4):
-            assert cosine(engine.encode(good), expected)[0] >= golden.ALONE_FLOOR
+            assert cosine(engine.encode(good), expected)[0] >= ALONE_FLOOR
 
 
 def test_a_mask_of_another_shape_is_refused(engine: Engine) -> None:
@@ -124,7 +124,7 @@ def test_a_mask_of_another_shape_is_refused(engine: Engine) -> None:
 @given(st.lists(st.integers(1, 70), min_size=1, max_size=40))
 def test_buckets_add_only_what_is_masked_and_their_shapes_are_few(lengths: list[int]) -> None:
     batch = pad([[7] * length for length in lengths], 0)
-    wide = bucketed(batch, 0)
+    wide = pad_to_bucket(batch, 0)
     rows, width = batch.input_ids.shape
     assert np.array_equal(wide.input_ids[:rows, :width], batch.input_ids)
     assert np.array_equal(wide.attention_mask[:rows, :width], batch.attention_mask)
@@ -134,10 +134,10 @@ def test_buckets_add_only_what_is_masked_and_their_shapes_are_few(lengths: list[
     assert wide.input_ids.shape[0].bit_count() == 1
 
 
-def test_a_bucketed_batch_has_the_same_vectors(bundle: Path, texts: Golden) -> None:
+def test_a_bucketed_batch_has_the_same_vectors(bundle: Path, texts: GoldenTexts) -> None:
     engine = open_engine(Bundle.open(bundle), "onnx", streams=1)
     batch = pad(texts.ids[:5], 0)
-    assert cosine(engine.encode(bucketed(batch, 0))[:5], engine.encode(batch)).min() >= golden.ALONE_FLOOR
+    assert cosine(engine.encode(pad_to_bucket(batch, 0))[:5], engine.encode(batch)).min() >= ALONE_FLOOR
     engine.close()
 
 
@@ -149,7 +149,7 @@ def test_a_runtime_is_refused_a_device_it_does_not_know(bundle: Path, variant: s
 
 def test_int8_that_was_made_for_a_cpu_is_refused_on_a_gpu(bundle: Path) -> None:
     manifest, int8 = Bundle.open(bundle).manifest, Bundle.open(bundle).variant("onnx-int8")
-    assert int8.needs == targets.cpu(Target.AUTO, manifest.choice.machine).needs
+    assert int8.needs == targets.cpu(HardwareTarget.AUTO, manifest.choice.machine).needs
     exact = msgspec.structs.replace(int8, needs=EXACT)  # a CPU without such products exports what needs nothing
     with pytest.raises(MismatchError, match="is for avx512_vnni"):
         open_engine(Bundle(bundle, msgspec.structs.replace(manifest, variants=(exact,))), exact.name, device="cuda:0")
@@ -168,8 +168,8 @@ def test_a_closed_engine_leaves_no_thread_behind(bundle: Path) -> None:
     assert set(threading.enumerate()) <= before
 
 
-def machine(*isa: str) -> Machine:
-    return Machine(cpu="a test's CPU", isa=isa, cores=2)
+def machine(*isa: str) -> MachineInfo:
+    return MachineInfo(cpu="a test's CPU", isa=isa, cores=2)
 
 
 def needing(bundle: Path, *needs: str) -> Variant:
@@ -199,10 +199,10 @@ def test_a_variant_is_refused_where_it_was_not_verified(
 
 
 def test_float16_is_for_cuda(bundle: Path) -> None:
-    require(needing(bundle, "cuda"), machine_of(Device.parse("cuda:0")))
-    require(needing(bundle, "cuda"), machine_of(Device.parse("tensorrt:0")))
+    require(needing(bundle, "cuda"), machine_of(DeviceAddress.parse("cuda:0")))
+    require(needing(bundle, "cuda"), machine_of(DeviceAddress.parse("tensorrt:0")))
     with pytest.raises(MismatchError):
-        require(needing(bundle, "cuda"), machine_of(Device.parse("gpu:0")))
+        require(needing(bundle, "cuda"), machine_of(DeviceAddress.parse("gpu:0")))
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_int8_files_compute_nothing_in_bfloat16(
 ) -> None:
     from embedship.engine.openvino import _arithmetic
 
-    assert _arithmetic(capabilities, Device.parse(device), weights) == hint
+    assert _arithmetic(capabilities, DeviceAddress.parse(device), weights) == hint
 
 
 @pytest.mark.parametrize("variant", ["openvino-int8"])

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from embedship import cli, distributions
+from embedship import distributions
+from embedship.commands import main
 from embedship.errors import MissingExtra
 
 # What pip brings with embedship itself, and with [cpu]: modules by their import names.
@@ -67,7 +68,7 @@ class Missing:
         if top not in sys.stdlib_module_names and top not in {sorted(allowed)} and not top.startswith("_"):
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Missing())
-from embedship.cli import run
+from embedship.commands.main import run
 sys.exit(run({line.split()}))
 """
     return subprocess.run(
@@ -76,7 +77,7 @@ sys.exit(run({line.split()}))
 
 
 def test_each_verb_is_tried() -> None:
-    assert {verb.split()[0] for verb in cli.VERBS} == {line.split()[0] for line in LINES.values()}
+    assert {verb.split()[0] for verb in main.VERBS} == {line.split()[0] for line in LINES.values()}
 
 
 @pytest.mark.slow
@@ -96,10 +97,10 @@ def test_a_verb_without_its_extra_ends_with_a_sentence(
 
 
 def test_a_missing_file_of_our_own_is_no_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = cli.VERBS["verify"]._replace(module="embedship.no_such_module")
-    monkeypatch.setitem(cli.VERBS, "verify", broken)
+    broken = main.VERBS["verify"]._replace(module="embedship.no_such_module")
+    monkeypatch.setitem(main.VERBS, "verify", broken)
     with pytest.raises(ModuleNotFoundError, match="no_such_module"):
-        cli.run(["verify", "bundle"])
+        main.run(["verify", "bundle"])
 
 
 def test_the_sentence_names_both_commands_that_work() -> None:
@@ -119,7 +120,7 @@ def test_two_builds_of_one_library_are_noticed_with_the_cure(
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr(distributions, "version", version)
-    assert cli.run(["verify", str(tmp_path)]) == 2
+    assert main.run(["verify", str(tmp_path)]) == 2
     warned = " ".join(capsys.readouterr().err.split())
     assert "warning: onnxruntime 1.31.1 and onnxruntime-gpu 1.30.0 are installed over each other" in warned
     assert "pip uninstall --yes onnxruntime onnxruntime-gpu, and then pip install onnxruntime==1.31.1 or" in warned

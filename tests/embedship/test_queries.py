@@ -19,7 +19,7 @@ def log(path: Path, *rows: dict[str, Any]) -> Path:
 
 def test_texts_alone_will_do(tmp_path: Path) -> None:
     found = queries.read(log(tmp_path, {"text": "a", "user_agent": "x"}, {"text": "b"}))
-    assert found == queries.Queries(["a", "b"])
+    assert found == queries.QueryLog(["a", "b"])
 
 
 def test_sessions_of_one_name_are_one(tmp_path: Path) -> None:

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 
 from embedship import shapes
+from embedship.batches import Batch, BatchLayout, PaddedShape
 from embedship.bundle import Bundle, Precision, Task
 from embedship.codes import Vectors, cosine
 from embedship.encoder import Encoder
 from embedship.errors import GateError
-from embedship.plan import Batch, Layout, Shape
-from embedship.shapes import Subject
-from embedship.tokens import Tokenizer, Tokens
+from embedship.shapes import CertificateSubject
+from embedship.tokens import TokenBatch, Tokenizer
 
 POSITIONS = 40
 DIMENSION = 16
-WRONG = Shape(4, 24)
+WRONG = PaddedShape(4, 24)
 
 
 class Hashed:
@@ -35,15 +35,15 @@ class Hashed:
     def __init__(
         self,
         dimension: int,
-        broken: Callable[[Shape, frozenset[Shape], int], bool] = lambda *_: False,
+        broken: Callable[[PaddedShape, frozenset[PaddedShape], int], bool] = lambda *_: False,
         streams: int = 2,
     ) -> None:
         self.streams = streams
-        self.computed: set[Shape] = set()
+        self.computed: set[PaddedShape] = set()
         self.told_wrong = 0
         self._broken = broken
         self._rows = np.random.default_rng(0).standard_normal((32_000, dimension)).astype(np.float32)
-        self._seen: list[frozenset[Shape]] = [frozenset()] * streams
+        self._seen: list[frozenset[PaddedShape]] = [frozenset()] * streams
         self._idle = list(range(streams))
         self._lock = Lock()
 
@@ -57,7 +57,7 @@ class Hashed:
                 self._idle.append(stream)
 
     def on(self, stream: int, batch: Batch) -> Vectors:
-        shape = Shape(*batch.input_ids.shape)
+        shape = PaddedShape(*batch.input_ids.shape)
         broken = self._broken(shape, self._seen[stream], stream)
         with self._lock:
             self._seen[stream] |= {shape}
@@ -72,19 +72,19 @@ class Hashed:
     def close(self) -> None: ...
 
 
-def one_shape(shape: Shape, seen: frozenset[Shape], stream: int) -> bool:
+def one_shape(shape: PaddedShape, seen: frozenset[PaddedShape], stream: int) -> bool:
     return shape == WRONG
 
 
-def after_another(shape: Shape, seen: frozenset[Shape], stream: int) -> bool:
-    return shape == WRONG and Shape(8, 32) in seen
+def after_another(shape: PaddedShape, seen: frozenset[PaddedShape], stream: int) -> bool:
+    return shape == WRONG and PaddedShape(8, 32) in seen
 
 
-def on_one_stream(shape: Shape, seen: frozenset[Shape], stream: int) -> bool:
+def on_one_stream(shape: PaddedShape, seen: frozenset[PaddedShape], stream: int) -> bool:
     return shape == WRONG and stream == 1
 
 
-def one_width(shape: Shape, seen: frozenset[Shape], stream: int) -> bool:
+def one_width(shape: PaddedShape, seen: frozenset[PaddedShape], stream: int) -> bool:
     return shape.width == 32
 
 
@@ -116,10 +116,10 @@ def streams_of(engine: Hashed) -> list[shapes.Encode]:
     return [lambda batch, stream=stream: engine.on(stream, batch) for stream in range(engine.streams)]
 
 
-def lots(count: int = 600) -> Tokens:
+def lots(count: int = 600) -> TokenBatch:
     random = np.random.default_rng(1)
     ids = [[101, *random.integers(2000, 20_000, length - 2).tolist(), 102] for length in random.integers(2, 41, count)]
-    return Tokens(ids, [0] * count)
+    return TokenBatch(ids, [0] * count)
 
 
 def test_an_engine_that_is_right_has_no_wrong_shape(encoder_of: Callable[[Hashed], Encoder], tmp_path: Path) -> None:
@@ -145,12 +145,12 @@ def test_every_shape_that_the_planner_emits_was_run(encoder_of: Callable[[Hashed
 def test_a_wrong_shape_is_found_and_no_vector_of_it_is_served(
     encoder_of: Callable[[Hashed], Encoder],
     tmp_path: Path,
-    broken: Callable[[Shape, frozenset[Shape], int], bool],
+    broken: Callable[[PaddedShape, frozenset[PaddedShape], int], bool],
     seed: int,
 ) -> None:
     engine = Hashed(DIMENSION, broken)
     encoder = encoder_of(engine)
-    found = shapes.certify(Subject.of(encoder, streams_of(engine)), seed)
+    found = shapes.certify(CertificateSubject.of(encoder, streams_of(engine)), seed)
     assert [(each.rows, each.width) for each in found.wrong] == [WRONG]
     encoder.restrict(shapes.require(found, encoder.layout, "x"), found)
     before, tokens = engine.told_wrong, lots()
@@ -162,7 +162,9 @@ def test_a_wrong_shape_is_found_and_no_vector_of_it_is_served(
 
 @pytest.mark.parametrize("broken", [after_another, on_one_stream])
 def test_an_encoder_is_kept_from_it_on_the_way_that_it_computes(
-    encoder_of: Callable[[Hashed], Encoder], tmp_path: Path, broken: Callable[[Shape, frozenset[Shape], int], bool]
+    encoder_of: Callable[[Hashed], Encoder],
+    tmp_path: Path,
+    broken: Callable[[PaddedShape, frozenset[PaddedShape], int], bool],
 ) -> None:
     engine = Hashed(DIMENSION, broken)
     encoder = encoder_of(engine)
@@ -177,7 +179,7 @@ def test_an_encoder_is_kept_from_it_on_the_way_that_it_computes(
 def test_with_one_stream_a_shape_is_met_after_every_other_one(encoder_of: Callable[[Hashed], Encoder]) -> None:
     for seed in range(4):
         engine = Hashed(DIMENSION, after_another, streams=1)
-        found = shapes.certify(Subject.of(encoder_of(engine), streams_of(engine)), seed)
+        found = shapes.certify(CertificateSubject.of(encoder_of(engine), streams_of(engine)), seed)
         assert [(each.rows, each.width) for each in found.wrong] == [WRONG]
 
 
@@ -186,7 +188,7 @@ def test_a_width_that_is_wrong_for_all_rows_is_named_and_its_neighbours_are_not(
 ) -> None:
     engine = Hashed(DIMENSION, one_width)
     encoder = encoder_of(engine)
-    found = shapes.certify(Subject.of(encoder))
+    found = shapes.certify(CertificateSubject.of(encoder))
     assert {each.width for each in found.wrong} == {32}
     assert len(found.wrong) == 6
 
@@ -194,7 +196,7 @@ def test_a_width_that_is_wrong_for_all_rows_is_named_and_its_neighbours_are_not(
 def test_too_many_wrong_shapes_refuse_the_variant_and_the_next_start_knows(
     encoder_of: Callable[[Hashed], Encoder], tmp_path: Path
 ) -> None:
-    def half(shape: Shape, seen: frozenset[Shape], stream: int) -> bool:
+    def half(shape: PaddedShape, seen: frozenset[PaddedShape], stream: int) -> bool:
         return shape.width in (10, 20, 28)
 
     for engine in (Hashed(DIMENSION, half), Hashed(DIMENSION)):
@@ -205,7 +207,7 @@ def test_too_many_wrong_shapes_refuse_the_variant_and_the_next_start_knows(
 
 def test_a_length_without_a_right_shape_refuses_the_variant(encoder_of: Callable[[Hashed], Encoder]) -> None:
     encoder = encoder_of(Hashed(DIMENSION, lambda shape, *_: shape.width == POSITIONS))
-    found = shapes.certify(Subject.of(encoder))
+    found = shapes.certify(CertificateSubject.of(encoder))
     with pytest.raises(GateError, match="texts of 36 tokens have no right shape left"):
         shapes.require(found, encoder.layout, "x")
 
@@ -216,7 +218,7 @@ def test_nan_is_wrong(encoder_of: Callable[[Hashed], Encoder]) -> None:
             vectors = super().on(stream, batch)
             return vectors * np.float32("nan") if batch.input_ids.shape == WRONG else vectors
 
-    found = shapes.certify(Subject.of(encoder_of(Nan(DIMENSION))))
+    found = shapes.certify(CertificateSubject.of(encoder_of(Nan(DIMENSION))))
     assert [(each.rows, each.width) for each in found.wrong] == [WRONG]
 
 
@@ -233,12 +235,12 @@ def test_another_machine_runtime_plan_or_more_streams_are_certified_anew(
     encoder_of: Callable[[Hashed], Encoder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder = encoder_of(Hashed(DIMENSION))
-    subject = Subject.of(encoder)
+    subject = CertificateSubject.of(encoder)
     found = shapes.certify(subject)
     assert shapes.applies(found, subject)
     assert shapes.applies(found, subject._replace(streams=subject.streams[:1]))
     assert not shapes.applies(found, subject._replace(streams=subject.streams * 2))
-    assert not shapes.applies(found, Subject.of(encoder, batch_tokens=4096))
+    assert not shapes.applies(found, CertificateSubject.of(encoder, batch_tokens=4096))
     assert not shapes.applies(msgspec.structs.replace(found, runtime="onnxruntime 0"), subject)
     assert not shapes.applies(msgspec.structs.replace(found, isa=("avx2", "sse9")), subject)
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
@@ -246,9 +248,9 @@ def test_another_machine_runtime_plan_or_more_streams_are_certified_anew(
 
 
 def test_a_shape_is_replaced_by_the_next_wider_and_texts_split_where_none_is_left() -> None:
-    layout = Layout(0, 64)
+    layout = BatchLayout(0, 64)
     assert layout.shape(4, 23) == WRONG
-    assert layout.without([WRONG]).shape(4, 23) == Shape(4, 26)
+    assert layout.without([WRONG]).shape(4, 23) == PaddedShape(4, 26)
     narrow = layout.without([shape for shape in layout.shapes() if shape.rows > 2])
     assert narrow.shape(4, 23) is None
     batches: list[tuple[int, ...]] = []
@@ -263,7 +265,7 @@ def test_a_shape_is_replaced_by_the_next_wider_and_texts_split_where_none_is_lef
 
 
 def test_three_texts_are_computed_as_four() -> None:
-    layout = Layout(0, 64)
+    layout = BatchLayout(0, 64)
     assert layout.batch([[1], [2], [3]], [0, 0, 1]).input_ids.tolist() == [[1], [2], [3], [1]]
 
 

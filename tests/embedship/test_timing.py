@@ -10,16 +10,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from embedship import choice, timing, tune
+from embedship import timing, tune, variant_choice
 from embedship.bundle import Bundle, Objective, Precision, Variant
-from embedship.timing import Clock, Timing
-from embedship.tokens import Tokens
+from embedship.timing import ProcessClock, VariantTiming
+from embedship.tokens import TokenBatch
 
 TEXTS = [" ".join("word" for _ in range(n)) for n in (3, 5, 8, 9, 13, 40, 120, 200)]
 Slow = Callable[[str, int], float]
 
 
-class FakeClock(Clock):
+class FakeClock(ProcessClock):
     """Of one machine with two cores; `others` take CPU time while the process waits."""
 
     def __init__(self) -> None:
@@ -43,8 +43,8 @@ class FakeEncoder:
         self.engine = SimpleNamespace(streams=2)
         self.asked: list[list[str]] = []
 
-    def tokenizer(self, texts: Sequence[str]) -> Tokens:
-        return Tokens([[1] * len(text.split()) for text in texts], [0] * len(texts))
+    def tokenizer(self, texts: Sequence[str]) -> TokenBatch:
+        return TokenBatch([[1] * len(text.split()) for text in texts], [0] * len(texts))
 
     def encode(self, texts: list[str]) -> None:
         self.asked.append(texts)
@@ -56,7 +56,9 @@ class FakeEncoder:
         self.clock.used += max(cpu, 2 * wall)  # others take what this process did not get
 
 
-def measured(costs: dict[str, float], slow: Slow = lambda name, call: 1.0) -> tuple[tune.Timed, dict[str, FakeEncoder]]:
+def measured(
+    costs: dict[str, float], slow: Slow = lambda name, call: 1.0
+) -> tuple[tune.TimedRounds, dict[str, FakeEncoder]]:
     clock = FakeClock()
     encoders = {name: FakeEncoder(name, cost, clock, slow) for name, cost in costs.items()}
     timed = tune.measure(encoders, TEXTS, clock=clock)  # type: ignore[arg-type]
@@ -70,8 +72,8 @@ def variants(bundle: Any) -> list[Variant]:
     return [msgspec.structs.replace(plain, name=name, precision=kind) for name, kind in kinds.items()]
 
 
-def best(variants: list[Variant], timed: tune.Timed, objective: Objective = Objective.THROUGHPUT) -> str:
-    return choice.rank(variants, objective, timed.speeds)[0].name
+def best(variants: list[Variant], timed: tune.TimedRounds, objective: Objective = Objective.THROUGHPUT) -> str:
+    return variant_choice.rank(variants, objective, timed.speeds)[0].name
 
 
 COSTS = {"onnx": 10e-6, "openvino": 7e-6, "openvino-int8": 5e-6}
@@ -113,7 +115,7 @@ def test_on_a_busy_machine_cpu_time_decides_and_it_is_said(
 
 def test_a_process_that_leaves_its_cores_idle_by_itself_is_not_held_up() -> None:
     clock = FakeClock()
-    watch = timing.Stopwatch(["onnx"], "onnx", 2, clock)
+    watch = timing.VariantTimer(["onnx"], "onnx", 2, clock)
 
     def work(name: str) -> None:
         clock.walls, clock.cpus, clock.used = clock.walls + 1, clock.cpus + 1, clock.used + 1
@@ -162,18 +164,18 @@ def test_a_variant_that_fails_while_it_is_timed_is_dropped_and_the_plain_one_is_
 
 
 def test_parts_that_were_timed_at_other_times_are_put_on_one_scale() -> None:
-    def part(plain: float, **other: float) -> tune.Timed:
-        rounds = {"onnx": [Timing(plain, 2 * plain)] * 3} | {
-            name: [Timing(seconds, seconds)] * 3 for name, seconds in other.items()
+    def part(plain: float, **other: float) -> tune.TimedRounds:
+        rounds = {"onnx": [VariantTiming(plain, 2 * plain)] * 3} | {
+            name: [VariantTiming(seconds, seconds)] * 3 for name, seconds in other.items()
         }
-        return tune.Timed(rounds, rounds, busy=False, failed={})
+        return tune.TimedRounds(rounds, rounds, busy=False, failed={})
 
     joined = tune._joined("onnx", [part(1.0, a=0.5), part(4.0, b=1.6)])
     assert [joined.throughput[name][0].wall for name in ("onnx", "a", "b")] == pytest.approx([1.0, 0.5, 0.4])
 
 
 def test_the_real_clock_moves() -> None:
-    clock = Clock()
+    clock = ProcessClock()
     before = (clock.wall(), clock.cpu())
     sum(range(200_000))
     assert clock.wall() > before[0]

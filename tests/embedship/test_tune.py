@@ -10,13 +10,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from embedship import choice, cli, hardware, tune
-from embedship.bundle import Bundle, Code, Machine, Measured, Objective, Quality
+from embedship import hardware, tune, variant_choice
+from embedship.bundle import Bundle, MachineInfo, Objective, RetrievalReport, RetrievalResult, VectorCode
+from embedship.commands import main
 from embedship.encoder import Encoder
 from embedship.errors import GateError, MissingExtra
-from embedship.golden import Golden
+from embedship.golden_texts import GoldenTexts
 
-FOREIGN = Machine(cpu="another cpu", isa=("asimd",), cores=64.0)
+FOREIGN = MachineInfo(cpu="another cpu", isa=("asimd",), cores=64.0)
 NAMES = ("onnx", "openvino-int8")
 
 
@@ -46,8 +47,8 @@ def test_a_foreign_choice_is_measured_again_and_kept(foreign: Path, monkeypatch:
     monkeypatch.setattr(tune, "_AT_START_SECONDS", 600.0)  # a slow machine, too, has to measure both
     opened = Bundle.open(foreign)
     before = (foreign / "bundle.json").read_bytes()
-    settled = tune.settle(opened)
-    stored = choice.load(opened)
+    settled = tune.choose_variant(opened)
+    stored = variant_choice.load(opened)
     assert stored is not None
     assert stored.variant == settled.variant
     assert set(stored.tokens_per_second) == set(stored.latency_seconds) == set(NAMES)
@@ -57,7 +58,7 @@ def test_a_foreign_choice_is_measured_again_and_kept(foreign: Path, monkeypatch:
     assert "bundle.choice.json" in settled.remark
     assert (foreign / "bundle.json").read_bytes() == before
     assert opened.verify() == len(opened.manifest.files), "nothing was put into the bundle"
-    assert tune.settle(opened) == (settled.variant, None), "the next start measures nothing"
+    assert tune.choose_variant(opened) == (settled.variant, None), "the next start measures nothing"
     with Encoder.open(foreign) as encoder:
         assert encoder.variant.name == settled.variant
 
@@ -65,7 +66,7 @@ def test_a_foreign_choice_is_measured_again_and_kept(foreign: Path, monkeypatch:
 def test_what_cannot_be_kept_is_said(foreign: Path, tmp_path: Path) -> None:
     occupied = tmp_path / "file"
     occupied.touch()
-    remark = tune.settle(Bundle.open(foreign), occupied).remark
+    remark = tune.choose_variant(Bundle.open(foreign), occupied).remark
     assert remark is not None
     assert "not kept" in remark
     assert "--cache (EMBEDSHIP_CACHE)" in remark
@@ -82,13 +83,14 @@ def test_no_variant_is_begun_after_the_limit(foreign: Path, caplog: pytest.LogCa
 def test_the_quality_budget_of_the_export_holds_elsewhere_too(foreign: Path) -> None:
     opened = Bundle.open(foreign)
 
-    def row(variant: str, recall: float) -> Measured:
-        return Measured(variant=variant, dimension=384, code=Code.FLOAT32, rescored=False, bytes_per_vector=1536,
+    def row(variant: str, recall: float) -> RetrievalResult:
+        return RetrievalResult(variant=variant, dimension=384, code=VectorCode.FLOAT32, rescored=False,
+            bytes_per_vector=1536,
                         metrics={"recall@10": recall})  # fmt: skip
 
     def within(**recalls: float) -> Bundle:
         rows = tuple(row(name.replace("_", "-"), recall) for name, recall in recalls.items())
-        quality = Quality(dataset="d", queries=1, documents=1, max_recall_drop=0.005, measured=rows)
+        quality = RetrievalReport(dataset="d", queries=1, documents=1, max_recall_drop=0.005, measured=rows)
         return Bundle(opened.folder, msgspec.structs.replace(opened.manifest, quality=quality))
 
     def tuned(bundle: Bundle) -> str:
@@ -102,13 +104,13 @@ def test_the_quality_budget_of_the_export_holds_elsewhere_too(foreign: Path) -> 
 
 def test_the_verb(foreign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts = tmp_path / "texts.jsonl"
-    texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in Golden.load(Bundle.open(foreign)).real))
+    texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in GoldenTexts.load(Bundle.open(foreign)).real))
     options = ["--objective", "size", "--texts", str(texts), "--cache", str(tmp_path / "cache")]
-    assert cli.run(["tune", str(foreign), *options, "--json"]) == 0
+    assert main.run(["tune", str(foreign), *options, "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert (answer["variant"], answer["objective"]) == ("openvino-int8", "size")
     assert Path(answer["file"]).parent == tmp_path / "cache"
-    assert cli.run(["tune", str(tmp_path)]) == 2
+    assert main.run(["tune", str(tmp_path)]) == 2
     assert "is no bundle" in capsys.readouterr().err
 
 
@@ -118,7 +120,7 @@ def test_a_choice_whose_runtime_is_not_installed_here_is_made_again(
     opened = Bundle.open(foreign)
     here = msgspec.structs.replace(opened.manifest.choice, machine=hardware.machine(), variant="openvino-int8")
     bundle = Bundle.write(foreign, msgspec.structs.replace(opened.manifest, choice=here))
-    assert tune.settle(bundle, tmp_path / "a").variant == "openvino-int8"
+    assert tune.choose_variant(bundle, tmp_path / "a").variant == "openvino-int8"
     real = Encoder.open
 
     def without_openvino(bundle: Bundle, variant: str, **rest: Any) -> Encoder:
@@ -128,8 +130,8 @@ def test_a_choice_whose_runtime_is_not_installed_here_is_made_again(
 
     monkeypatch.setattr(tune, "find_spec", lambda name: None if name == "openvino" else object())
     monkeypatch.setattr(tune.Encoder, "open", without_openvino)
-    settled = tune.settle(bundle, tmp_path / "b")
+    settled = tune.choose_variant(bundle, tmp_path / "b")
     assert settled.variant == "onnx"
     assert settled.remark is not None
     assert "openvino-int8 needs openvino, which is not installed here" in settled.remark
-    assert tune.settle(bundle, tmp_path / "b").remark is None, "kept for the next start"
+    assert tune.choose_variant(bundle, tmp_path / "b").remark is None, "kept for the next start"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from embedship.export.quiet import ignoring
+from embedship.export.silence import ignoring
 
 WORDS = ["the", "of", "read", "file", "word", "parse", "date", "a", "text"]
 HIDDEN = 32

@@ -16,19 +16,22 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from embedship import choice, cli, golden
-from embedship.bundle import REPORT_HTML, REPORT_JSON, Bundle, Floors, Objective, Precision
+from embedship import variant_choice
+from embedship.bundle import REPORT_HTML, REPORT_JSON, Bundle, Objective, ParityFloors, Precision
+from embedship.commands import main
 from embedship.encoder import Encoder
 from embedship.errors import GateError, UsageError
-from embedship.export import parity
-from embedship.export.build import Wishes, build
-from embedship.export.sbom import SBOM
-from embedship.export.steps import Steps
-from embedship.monitor.reference import Reference
+from embedship.export.build import build
+from embedship.export.gates import parity
+from embedship.export.options import ExportOptions
+from embedship.export.report.sbom import SBOM
+from embedship.export.steps import StepTimer
+from embedship.golden_texts import ALONE_FLOOR
+from embedship.monitor.drift.reference import DriftReference
 
 LINES = [f"read the file number {i} of the date {i * i}" for i in range(60)]
 # Two random layers of 32 dimensions hold far less redundancy than a trained model: int8 costs them more.
-LOOSE = {**parity.FLOORS, Precision.INT8: Floors(minimum=0.5, mean=0.5, overlap=0.2, length=0.5)}
+LOOSE = {**parity.FLOORS, Precision.INT8: ParityFloors(minimum=0.5, mean=0.5, overlap=0.2, length=0.5)}
 
 
 @pytest.fixture(scope="session")
@@ -48,14 +51,14 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def quiet() -> Steps:
-    return Steps(Console(quiet=True))
+def quiet() -> StepTimer:
+    return StepTimer(Console(quiet=True))
 
 
 @pytest.fixture(scope="session")
 def exported(tiny: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("exported") / "bundle"
-    build(tiny, out, Wishes(texts=texts, floors=LOOSE), quiet())
+    build(tiny, out, ExportOptions(texts=texts, floors=LOOSE), quiet())
     return out
 
 
@@ -76,7 +79,7 @@ def test_every_variant_is_there_measured_and_runs(exported: Path, tiny: Path) ->
         assert 0 < variant.parity.longest <= 64
         assert variant.parity.overlap > 0.2
         assert variant.invariance.texts >= 25
-        assert variant.invariance.worst >= golden.ALONE_FLOOR
+        assert variant.invariance.worst >= ALONE_FLOOR
         with Encoder.open(bundle, variant.name) as encoder:
             assert encoder.engine.precision is variant.precision
             np.testing.assert_allclose(np.linalg.norm(encoder.encode(LINES[:3]), axis=1), 1, rtol=1e-2)
@@ -92,7 +95,7 @@ def test_a_bundle_holds_no_pickle_and_no_weights_but_those_of_its_graphs(exporte
 
 def test_exporting_again_gives_the_same_files(exported: Path, tiny: Path, texts: Path, tmp_path: Path) -> None:
     """But for the date in the bill of materials; with one date for both, test_supply_chain.py."""
-    again = build(tiny, tmp_path / "again", Wishes(texts=texts, floors=LOOSE), quiet())
+    again = build(tiny, tmp_path / "again", ExportOptions(texts=texts, floors=LOOSE), quiet())
     first = Bundle.open(exported)
     assert again.fingerprint == first.fingerprint
     without_reports = [
@@ -106,9 +109,9 @@ def test_exporting_again_gives_the_same_files(exported: Path, tiny: Path, texts:
 
 
 def test_the_gate_fails_closed(tiny: Path, texts: Path, tmp_path: Path) -> None:
-    floors = {**parity.FLOORS, Precision.FLOAT32: Floors(minimum=1.1, mean=0.9, overlap=0.9, length=0.9)}
+    floors = {**parity.FLOORS, Precision.FLOAT32: ParityFloors(minimum=1.1, mean=0.9, overlap=0.9, length=0.9)}
     with pytest.raises(GateError, match=r"(?s)floor 1.1 \(--floor float32-minimum\).*Worst of \d+ texts: '"):
-        build(tiny, tmp_path / "bundle", Wishes(texts=texts, floors=floors, variants=("onnx",)), quiet())
+        build(tiny, tmp_path / "bundle", ExportOptions(texts=texts, floors=floors, variants=("onnx",)), quiet())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -116,11 +119,11 @@ def test_a_graph_that_computes_something_else_does_not_pass(
     tiny: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The pooling forgets the mask: right for every text alone, wrong in company."""
-    from embedship.export import graph
+    from embedship.export.variants import torch_graph
 
-    monkeypatch.setitem(graph._POOLS, "mean", lambda hidden, mask: hidden.mean(dim=1))
+    monkeypatch.setitem(torch_graph._POOLS, "mean", lambda hidden, mask: hidden.mean(dim=1))
     with pytest.raises(GateError, match="does not give the checkpoint's vectors"):
-        build(tiny, tmp_path / "bundle", Wishes(texts=texts, variants=("onnx",)), quiet())
+        build(tiny, tmp_path / "bundle", ExportOptions(texts=texts, variants=("onnx",)), quiet())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -129,7 +132,7 @@ def test_the_command_prints_one_line_of_json(
 ) -> None:
     out = tmp_path / "bundle"
     options = ["--variants", "onnx-O3", "--texts", texts, "--queries", texts, "--eval", evaluation, "--json"]
-    assert cli.run(["export", str(tiny), "--out", str(out), *map(str, options)]) == 0
+    assert main.run(["export", str(tiny), "--out", str(out), *map(str, options)]) == 0
     printed = capsys.readouterr()
     (line,) = printed.out.splitlines()
     result = json.loads(line)
@@ -142,16 +145,16 @@ def test_the_command_prints_one_line_of_json(
     assert all(row["metrics"]["recall@10"] == 1 for row in result["quality"]["measured"] if row["code"] == "float32")
     assert "gate onnx-O3" in printed.err
     bundle = Bundle.open(out)
-    Reference.load(out / "reference.safetensors").require(bundle.fingerprint)
+    DriftReference.load(out / "reference.safetensors").require(bundle.fingerprint)
 
 
 def test_a_budget_that_nothing_keeps_leaves_no_bundle(
     tiny: Path, texts: Path, evaluation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from embedship.export import quality
+    from embedship.export.gates import retrieval_metrics
 
-    wishes = Wishes(texts=texts, variants=("onnx",), evaluation=evaluation, max_recall_drop=0.005)
-    monkeypatch.setattr(quality, "drop", lambda before, after: 0.006)
+    wishes = ExportOptions(texts=texts, variants=("onnx",), evaluation=evaluation, max_recall_drop=0.005)
+    monkeypatch.setattr(retrieval_metrics, "drop", lambda before, after: 0.006)
     with pytest.raises(GateError, match=r"loses more than 0.005 .* checkpoint 1.0000, onnx 1.0000.*--max-recall-drop"):
         build(tiny, tmp_path / "bundle", wishes, quiet())
     assert list(tmp_path.iterdir()) == []
@@ -159,14 +162,16 @@ def test_a_budget_that_nothing_keeps_leaves_no_bundle(
 
 def test_a_budget_needs_questions(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--max-recall-drop needs --eval"):
-        build(tiny, tmp_path / "bundle", Wishes(max_recall_drop=0.005), quiet())
+        build(tiny, tmp_path / "bundle", ExportOptions(max_recall_drop=0.005), quiet())
 
 
 def test_the_smallest_is_chosen_when_size_is_what_counts(exported: Path) -> None:
     bundle = Bundle.open(exported)
     sizes = {v.name: v.size for v in bundle.manifest.variants}
-    speeds = choice.Speeds(bundle.manifest.choice.tokens_per_second, bundle.manifest.choice.latency_seconds)
-    ranked = choice.rank(bundle.manifest.variants, Objective.SIZE, speeds)
+    speeds = variant_choice.VariantSpeeds(
+        bundle.manifest.choice.tokens_per_second, bundle.manifest.choice.latency_seconds
+    )
+    ranked = variant_choice.rank(bundle.manifest.variants, Objective.SIZE, speeds)
     assert ranked[0].size == min(sizes.values())
     assert set(bundle.manifest.choice.latency_seconds) == set(sizes)
     assert all(0 < seconds < 10 for seconds in bundle.manifest.choice.latency_seconds.values())
@@ -174,11 +179,11 @@ def test_the_smallest_is_chosen_when_size_is_what_counts(exported: Path) -> None
 
 def test_the_command_shows_a_table(tiny: Path, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--out", str(tmp_path / "bundle"), "--variants", "onnx", "--texts", str(texts)]
-    assert cli.run(["export", str(tiny), *arguments]) == 0
+    assert main.run(["export", str(tiny), *arguments]) == 0
     printed = capsys.readouterr().out
     assert "1.00000" in printed
     assert "serve takes on" in printed
-    assert cli.run(["export", str(tiny), *arguments]) == 2, "a bundle is there already"
+    assert main.run(["export", str(tiny), *arguments]) == 2, "a bundle is there already"
     assert "--force" in capsys.readouterr().err
 
 
@@ -186,7 +191,7 @@ def test_prompts_are_applied_as_the_checkpoint_applies_them(checkpoint: Any, tex
     from sentence_transformers import SentenceTransformer
 
     folder = checkpoint(prompts={"query": "read: ", "document": "file: "}, default_prompt_name="document")
-    build(folder, tmp_path / "bundle", Wishes(texts=texts, variants=("onnx",)), quiet())
+    build(folder, tmp_path / "bundle", ExportOptions(texts=texts, variants=("onnx",)), quiet())
     model = SentenceTransformer(str(folder), device="cpu")
     with Encoder.open(tmp_path / "bundle") as encoder:
         np.testing.assert_allclose(encoder.encode(LINES), model.encode(LINES), atol=1e-4)
@@ -197,7 +202,7 @@ def test_prompts_are_applied_as_the_checkpoint_applies_them(checkpoint: Any, tex
 
 def test_an_unknown_variant_is_refused_before_anything_is_done(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there are: onnx, onnx-O1"):
-        build(tiny, tmp_path / "bundle", Wishes(variants=("onnx-O9",)), quiet())
+        build(tiny, tmp_path / "bundle", ExportOptions(variants=("onnx-O9",)), quiet())
 
 
 @pytest.mark.parametrize(
@@ -214,7 +219,7 @@ def test_verify_names_what_was_tampered_with(
     copy: Path, spoil: Any, named: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spoil(copy)
-    assert cli.run(["verify", str(copy)]) == 4
+    assert main.run(["verify", str(copy)]) == 4
     assert named in capsys.readouterr().err
 
 
@@ -225,7 +230,7 @@ def _flip(path: Path) -> None:
 
 
 def test_verify_runs_every_variant(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["verify", str(copy), "--all", "--json"]) == 0
+    assert main.run(["verify", str(copy), "--all", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["variants"]) == 4
 
 
@@ -260,6 +265,6 @@ def test_the_real_bundle_holds_what_was_promised(bundle: Path) -> None:
 
 
 def test_export_needs_no_torch_to_show_its_help(capsys: pytest.CaptureFixture[str]) -> None:
-    code = "import embedship.export.cli, sys; print([m for m in ('torch', 'onnx', 'transformers') if m in sys.modules])"
+    code = "import embedship.export.commands.export, sys; print([m for m in ('torch', 'onnx', 'transformers') if m in sys.modules])"  # noqa: E501
     answer = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout == "[]\n"

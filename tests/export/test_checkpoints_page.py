@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from embedship import cli
 from embedship.bundle import Bundle
-from embedship.export import hub, trust
+from embedship.commands import main
+from embedship.export.checkpoint import hub, trust
 
 from .conftest import Make, adapted, base_of, edit
 
@@ -60,5 +60,5 @@ def test_the_command_does_what_the_page_says(command: str, checkpoint: Make, tmp
     texts = tmp_path / "texts.jsonl"
     texts.write_text("".join(json.dumps({"text": f"read the file {i}"}) + "\n" for i in range(9)))
     arguments = [words.get(word, word) for word in command.split()]
-    assert cli.run([*arguments, "--texts", str(texts), "--variants", "onnx", "--json"]) == 0
+    assert main.run([*arguments, "--texts", str(texts), "--variants", "onnx", "--json"]) == 0
     assert Bundle.open(tmp_path / "bundle").verify() > 5

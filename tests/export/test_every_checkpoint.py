@@ -15,15 +15,17 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from embedship import cli
-from embedship.bundle import Bundle, Code, Floors, Precision
+from embedship.bundle import Bundle, ParityFloors, Precision, VectorCode
 from embedship.codes import cosine
+from embedship.commands import main
 from embedship.encoder import Encoder
-from embedship.export import parity, trust
-from embedship.export.build import Wishes, build
-from embedship.export.quiet import ignoring
-from embedship.export.steps import Steps
-from embedship.packing import packed
+from embedship.export.build import build
+from embedship.export.checkpoint import trust
+from embedship.export.gates import parity
+from embedship.export.options import ExportOptions
+from embedship.export.silence import ignoring
+from embedship.export.steps import StepTimer
+from embedship.packing import quantize_vectors
 
 from .conftest import DEPRECATED, HIDDEN, INSTRUCTION, Make, adapted, base_of, edit, tail
 
@@ -35,7 +37,7 @@ TEXTS = [
     "file of a date " * 40,
 ]
 # Two random layers of 32 dimensions are no trained model: bfloat16 costs them more.
-FLOORS = {**parity.FLOORS, Precision.BFLOAT16: Floors(minimum=0.98, mean=0.99, overlap=0.2, length=0.9)}
+FLOORS = {**parity.FLOORS, Precision.BFLOAT16: ParityFloors(minimum=0.98, mean=0.99, overlap=0.2, length=0.9)}
 
 
 class Kind(NamedTuple):
@@ -250,7 +252,10 @@ def test_the_bundle_gives_the_vectors_of_the_checkpoint(
     folder = kind.make(checkpoint, tmp_path)
     wishes = kind.wishes(folder)
     made = build(
-        folder, tmp_path / "bundle", Wishes(texts=texts, variants=("openvino",), floors=FLOORS, **wishes), quiet()
+        folder,
+        tmp_path / "bundle",
+        ExportOptions(texts=texts, variants=("openvino",), floors=FLOORS, **wishes),
+        quiet(),
     )
     assert not (tmp_path / "modules").exists(), "code was copied to the cache of transformers"
     with trust.private_modules(tmp_path / "reference"):
@@ -262,7 +267,7 @@ def test_the_bundle_gives_the_vectors_of_the_checkpoint(
             assert cosine(vectors, expected).min() > floor
             lengths = (np.linalg.norm(rows, axis=1) for rows in (vectors, expected))
             np.testing.assert_allclose(*lengths, rtol=2e-2)
-            codes = packed(vectors, Code.INT8, made.manifest.pipeline, made.manifest.codes)
+            codes = quantize_vectors(vectors, VectorCode.INT8, made.manifest.pipeline, made.manifest.codes)
             assert np.mean(np.abs(codes) == 127) < 0.1, "the int8 ranges hold the rows, whatever their length is"
             for dimensions in kind.dimensions:
                 short = encoder.encode(TEXTS, prompt_name=kind.prompt, dimensions=dimensions)
@@ -275,10 +280,10 @@ def test_a_classifier_head_is_left_out_and_said_so(
     checkpoint: Make, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--out", str(tmp_path / "bundle"), "--texts", str(texts), "--variants", "onnx"]
-    assert cli.run(["export", str(setfit(checkpoint, tmp_path)), *options]) == 0
+    assert main.run(["export", str(setfit(checkpoint, tmp_path)), *options]) == 0
     assert "left out, it gives no vectors: model_head.pkl" in capsys.readouterr().out
     assert Bundle.open(tmp_path / "bundle").manifest.source.left_out == ("model_head.pkl",)
 
 
-def quiet() -> Steps:
-    return Steps(Console(quiet=True))
+def quiet() -> StepTimer:
+    return StepTimer(Console(quiet=True))

@@ -12,18 +12,20 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from embedship import cli
-from embedship.bundle import Bundle, Floors, Precision, Stage, Task
+from embedship.bundle import Bundle, ExportStage, ParityFloors, Precision, Task
+from embedship.commands import main
 from embedship.encoder import Encoder
 from embedship.errors import GateError
-from embedship.export import openvino, parity
-from embedship.export.build import Wishes, build
-from embedship.export.steps import Steps
+from embedship.export.build import build
+from embedship.export.gates import parity
+from embedship.export.options import ExportOptions
+from embedship.export.steps import StepTimer
+from embedship.export.variants import openvino
 
 LINES = [f"read the file number {i} of the date {i * i}" for i in range(40)]
 # A random model of 32 dimensions has little redundancy: int8 costs it more than a trained one.
-LOOSE = {**parity.FLOORS, Precision.INT8: Floors(minimum=0.5, mean=0.5, overlap=0.2, length=0.5)}
-LOOSE_SCORES = {**LOOSE, Precision.INT8: Floors(minimum=-1.0, mean=-1.0, overlap=0.0, length=0.0)}
+LOOSE = {**parity.FLOORS, Precision.INT8: ParityFloors(minimum=0.5, mean=0.5, overlap=0.2, length=0.5)}
+LOOSE_SCORES = {**LOOSE, Precision.INT8: ParityFloors(minimum=-1.0, mean=-1.0, overlap=0.0, length=0.0)}
 LOOSE_OPTIONS = [f"--floor=int8-{figure}=0.2" for figure in ("minimum", "mean", "overlap", "length", "short")]
 Break = Callable[[pytest.MonkeyPatch], None]
 
@@ -45,8 +47,8 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def quiet() -> Steps:
-    return Steps(Console(quiet=True))
+def quiet() -> StepTimer:
+    return StepTimer(Console(quiet=True))
 
 
 def cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,19 +79,23 @@ def is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino, "quantise", quantise)
 
 
-CASES = [(cannot_be_made, Stage.MAKE, "RuntimeError: no such operator"), (is_wrong, Stage.PARITY, "--floor int8-")]
+CASES = [
+    (cannot_be_made, ExportStage.MAKE, "RuntimeError: no such operator"),
+    (is_wrong, ExportStage.PARITY, "--floor int8-"),
+]
 
 
 @pytest.mark.parametrize(("spoil", "stage", "reason"), CASES)
 def test_a_default_export_keeps_what_passes_and_names_what_failed(
-    spoil: Break, stage: Stage, reason: str, tiny: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    spoil: Break, stage: ExportStage, reason: str, tiny: Path, texts: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     spoil(monkeypatch)
     out = tmp_path / "bundle"
     strict = [option for option in LOOSE_OPTIONS if "minimum" not in option] + ["--floor=int8-minimum=0.5"]
     arguments = ["export", str(tiny), "--out", str(out), "--texts", str(texts), *strict]
-    assert cli.run([*arguments, "--json"]) == 0
+    assert main.run([*arguments, "--json"]) == 0
     printed = capsys.readouterr()
     result = json.loads(printed.out)
     (failed,) = result["left_out"]
@@ -113,7 +119,7 @@ def test_the_table_names_what_is_left_out(
 ) -> None:
     cannot_be_made(monkeypatch)
     options = ["--variants", "openvino-int8", "--skip-failed", "--texts", str(texts)]
-    assert cli.run(["export", str(tiny), "--out", str(tmp_path / "bundle"), *options]) == 0
+    assert main.run(["export", str(tiny), "--out", str(tmp_path / "bundle"), *options]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "openvino-int8 left out" in printed
     assert "openvino-int8 is left out, it failed (make): RuntimeError: no such operator" in printed
@@ -122,13 +128,14 @@ def test_the_table_names_what_is_left_out(
 
 @pytest.mark.parametrize(("spoil", "stage", "reason"), CASES)
 def test_a_named_variant_fails_closed_with_advice_that_exists(
-    spoil: Break, stage: Stage, reason: str, tiny: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    spoil: Break, stage: ExportStage, reason: str, tiny: Path, texts: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     spoil(monkeypatch)
     out = tmp_path / "bundle"
     arguments = ["export", str(tiny), "--out", str(out), "--texts", str(texts)]
-    assert cli.run([*arguments, "--variants", "openvino,openvino-int8", "--json"]) == 3
+    assert main.run([*arguments, "--variants", "openvino,openvino-int8", "--json"]) == 3
     sentence = json.loads(capsys.readouterr().out)["error"]
     assert reason in sentence
     assert f"openvino-int8 failed ({stage})" in sentence
@@ -136,13 +143,13 @@ def test_a_named_variant_fails_closed_with_advice_that_exists(
     assert list(tmp_path.iterdir()) == []
     advice = "onnx,openvino"
     assert f"--variants {advice}" in sentence
-    assert cli.run([*arguments, "--variants", advice]) == 0, "what is advised works"
+    assert main.run([*arguments, "--variants", advice]) == 0, "what is advised works"
 
 
 def test_the_plain_variant_cannot_be_left_out(tiny: Path, texts: Path, tmp_path: Path) -> None:
-    floors = {**LOOSE, Precision.FLOAT32: Floors(minimum=1.1, mean=0.9, overlap=0.9, length=0.9)}
+    floors = {**LOOSE, Precision.FLOAT32: ParityFloors(minimum=1.1, mean=0.9, overlap=0.9, length=0.9)}
     with pytest.raises(GateError, match=r"(?s)onnx failed \(parity\).*other variant is made from onnx.*: lower the fl"):
-        build(tiny, tmp_path / "bundle", Wishes(texts=texts, floors=floors), quiet())
+        build(tiny, tmp_path / "bundle", ExportOptions(texts=texts, floors=floors), quiet())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -150,9 +157,9 @@ def test_a_re_ranker_too_goes_on_without_it(
     cross_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cannot_be_made(monkeypatch)
-    wishes = Wishes(task=Task.RERANK, floors=LOOSE_SCORES)
+    wishes = ExportOptions(task=Task.RERANK, floors=LOOSE_SCORES)
     made = build(cross_encoder, tmp_path / "bundle", wishes, quiet())
-    assert [(one.name, one.stage) for one in made.manifest.failed] == [("openvino-int8", Stage.MAKE)]
+    assert [(one.name, one.stage) for one in made.manifest.failed] == [("openvino-int8", ExportStage.MAKE)]
     assert [v.name for v in made.manifest.variants] == ["onnx", "onnx-int8", "openvino"]
     assert made.verify() == len(made.manifest.files)
 
@@ -161,23 +168,25 @@ def test_a_variant_that_fails_on_the_corpus_is_left_out_and_never_chosen(
     tiny: Path, texts: Path, evaluation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It passed its gates, was timed, and gives NaN for a text of the corpus."""
-    from embedship.export import quality
+    from embedship.export.gates import retrieval_metrics
 
-    doors = quality.doors
+    doors = retrieval_metrics.encode_functions
 
-    def broken(encoder: Encoder, progress: quality.Advance | None = None) -> tuple[quality.Encode, quality.Encode]:
+    def broken(
+        encoder: Encoder, progress: retrieval_metrics.Advance | None = None
+    ) -> tuple[retrieval_metrics.Encode, retrieval_metrics.Encode]:
         documents, queries = doors(encoder, progress)
         if encoder.variant.name == "openvino":
             return (lambda texts: np.full((len(texts), 32), np.nan, np.float32)), queries
         return documents, queries
 
-    monkeypatch.setattr(quality, "doors", broken)
-    wishes = Wishes(
+    monkeypatch.setattr(retrieval_metrics, "encode_functions", broken)
+    wishes = ExportOptions(
         texts=texts, evaluation=evaluation, max_recall_drop=0.5, variants=("openvino",), skip_failed=True, floors=LOOSE
     )
     made = build(tiny, tmp_path / "bundle", wishes, quiet())
     (failed,) = made.manifest.failed
-    assert (failed.name, failed.stage) == ("openvino", Stage.RETRIEVAL)
+    assert (failed.name, failed.stage) == ("openvino", ExportStage.RETRIEVAL)
     assert "NaN" in failed.reason
     assert made.manifest.choice.variant == "onnx"
     assert list(made.manifest.choice.tokens_per_second) == ["onnx"]

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from embedship.export.checkpoint import Checkpoint
-from embedship.export.folder import model_name
+from embedship.export.checkpoint.embedder import EmbedderCheckpoint
+from embedship.export.checkpoint.folder import model_name
 
 
 @pytest.mark.parametrize(
@@ -33,5 +33,5 @@ def test_a_folder_whose_name_says_nothing_has_that_of_its_card(
 
 def test_the_real_model_is_called_by_its_card(minilm: Path) -> None:
     assert minilm.name == "model"
-    assert Checkpoint.open(minilm).source.name == "all-MiniLM-L6-v2"
-    assert Checkpoint.open(minilm, "another").source.name == "another"
+    assert EmbedderCheckpoint.open(minilm).source.name == "all-MiniLM-L6-v2"
+    assert EmbedderCheckpoint.open(minilm, "another").source.name == "another"

@@ -14,18 +14,20 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from embedship import golden
 from embedship.bundle import FORMAT, TASK_FORMAT, Bundle, Task
-from embedship.cli import run
 from embedship.codes import Vectors
+from embedship.commands.main import run
 from embedship.encoder import Encoder
 from embedship.errors import GateError, UnsafeError, UsageError
-from embedship.export import pairs, parity
-from embedship.export.build import Wishes, build
-from embedship.export.cross import folder_of
-from embedship.export.folder import Origin
-from embedship.export.steps import Steps
-from embedship.likeness import likeness
+from embedship.export import probe_pairs
+from embedship.export.build import build
+from embedship.export.checkpoint.cross_encoder import folder_of
+from embedship.export.checkpoint.folder import CheckpointOrigin
+from embedship.export.gates import parity
+from embedship.export.options import ExportOptions
+from embedship.export.steps import StepTimer
+from embedship.golden_texts import ALONE_FLOOR
+from embedship.likeness import similarity
 from embedship.tokens import Text
 
 ASKED: list[Text] = [
@@ -56,7 +58,7 @@ def test_every_variant_gives_the_scores_of_transformers(cross_encoder: Path, rer
         with Encoder.open(opened, variant.name, task=Task.RERANK) as encoder:
             found = encoder.encode(ASKED)
         floor = opened.manifest.floors[variant.precision]
-        assert likeness(Task.RERANK, expected, found).mean() >= floor.minimum, variant.name
+        assert similarity(Task.RERANK, expected, found).mean() >= floor.minimum, variant.name
         if variant.name == "onnx":
             np.testing.assert_allclose(found, expected, atol=1e-4)
 
@@ -69,7 +71,7 @@ def test_the_manifest_says_the_task_and_what_was_measured(rerank_bundle: Path) -
         floors = manifest.floors[variant.precision]
         assert variant.parity.minimum >= floors.minimum
         assert variant.parity.overlap >= floors.overlap
-        assert variant.invariance.worst >= golden.ALONE_FLOOR
+        assert variant.invariance.worst >= ALONE_FLOOR
         assert variant.invariance.other_side is None
     assert Bundle.open(rerank_bundle).verify() > 8
 
@@ -117,15 +119,15 @@ def test_what_a_pair_lost_is_counted(cross_encoder: Path, rerank_bundle: Path) -
 def test_another_head_does_not_pass_the_gate(cross_encoder: Path, rerank_bundle: Path) -> None:
     """The gate compares with the checkpoint, and sees a score that is off by a constant, or upside down."""
     with Encoder.open(rerank_bundle, "onnx", task=Task.RERANK) as encoder:
-        real = pairs.sample(pairs.real(None), 40, 0)
+        real = probe_pairs.sample(probe_pairs.real(None), 40, 0)
         right = encoder.encode(real)
         for wrong in (right + 0.5 * right.std(), -right):
-            probes = parity.Probes(real, wrong, 0, 128, either_side=False)
+            probes = parity.ProbeSet(real, wrong, 0, 128, either_side=False)
             with pytest.raises(GateError, match="does not give the checkpoint's scores: minimum likeness"):
                 parity.require(encoder, probes, parity.floors((), Task.RERANK))
         order = np.argsort(np.argsort(-right[:, 0])).astype(np.float32)[:, None]
-        assert pairs.concordance(real, right, right) == 1
-        assert pairs.concordance(real, order, right) == 0
+        assert probe_pairs.concordance(real, right, right) == 1
+        assert probe_pairs.concordance(real, order, right) == 0
 
 
 @pytest.mark.parametrize(
@@ -146,7 +148,7 @@ def test_what_is_no_cross_encoder_is_refused(
     change(config)
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises((UsageError, UnsafeError), match=cause):
-        folder_of(folder, Origin("changed"))
+        folder_of(folder, CheckpointOrigin("changed"))
 
 
 def test_a_head_that_was_never_saved_is_refused(minilm: Path, cross_encoder: Path, tmp_path: Path) -> None:
@@ -159,7 +161,7 @@ def test_a_head_that_was_never_saved_is_refused(minilm: Path, cross_encoder: Pat
     del weights["classifier.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UsageError, match="its scores would come from random numbers"):
-        build(folder, tmp_path / "out", Wishes(task=Task.RERANK), Steps(Console(quiet=True)))
+        build(folder, tmp_path / "out", ExportOptions(task=Task.RERANK), StepTimer(Console(quiet=True)))
     assert not (tmp_path / "out").exists()
 
 
@@ -186,5 +188,5 @@ def test_pairs_of_a_file_stay_together_by_query(tmp_path: Path) -> None:
     file = tmp_path / "pairs.jsonl"
     rows = [("a", "1"), ("b", "2"), ("a", "3"), ("a", "1")]
     file.write_text("".join(json.dumps({"query": q, "text": t}) + "\n" for q, t in rows))
-    assert pairs.real(file) == [("a", "1"), ("a", "3"), ("b", "2")]
-    assert {query for query, _ in pairs.sample(pairs.real(file), 2, 0)} in ({"a"}, {"a", "b"})
+    assert probe_pairs.real(file) == [("a", "1"), ("a", "3"), ("b", "2")]
+    assert {query for query, _ in probe_pairs.sample(probe_pairs.real(file), 2, 0)} in ({"a"}, {"a", "b"})

@@ -16,12 +16,13 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from rich.console import Console
 
-from embedship import cli
 from embedship.bundle import MANIFEST, REPORT_HTML, REPORT_JSON, SIGNATURE, Bundle
+from embedship.commands import main
 from embedship.errors import EmbedshipError
-from embedship.export.build import Wishes, build
-from embedship.export.sbom import SBOM
-from embedship.export.steps import Steps
+from embedship.export.build import build
+from embedship.export.options import ExportOptions
+from embedship.export.report.sbom import SBOM
+from embedship.export.steps import StepTimer
 
 VARIANTS = ("onnx", "openvino")
 EPOCH = "1700000000"
@@ -49,8 +50,8 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def export(checkpoint: Path, out: Path, texts: Path, key: Path | None = None, **wishes: object) -> Bundle:
-    told = Wishes(texts=texts, variants=VARIANTS, sign=key, name="tiny", **wishes)  # type: ignore[arg-type]
-    return build(checkpoint, out, told, Steps(Console(quiet=True)))
+    told = ExportOptions(texts=texts, variants=VARIANTS, sign=key, name="tiny", **wishes)  # type: ignore[arg-type]
+    return build(checkpoint, out, told, StepTimer(Console(quiet=True)))
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +73,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_the_command_verifies_what_was_signed(
     exported: Path, keys: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.run(["verify", str(exported), "--key", str(keys[1]), "--json"]) == 0
+    assert main.run(["verify", str(exported), "--key", str(keys[1]), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["signature"] == "valid"
-    assert cli.run(["verify", str(exported)]) == 0
+    assert main.run(["verify", str(exported)]) == 0
     assert "was not checked" in " ".join(capsys.readouterr().out.split())
 
 
@@ -86,12 +87,12 @@ def test_a_changed_byte_in_any_file_is_named(
     for name, content in files.items():
         for spoiled in (content[: len(content) // 2], content[:-1] + bytes([content[-1] ^ 1])):
             (copy / name).write_bytes(spoiled)
-            code = cli.run(["verify", str(copy), "--key", str(keys[1])])
+            code = main.run(["verify", str(copy), "--key", str(keys[1])])
             # A manifest cut to half of its format number is another format; anything else is tampering.
             assert code == 4, name
             assert name in capsys.readouterr().err
         (copy / name).write_bytes(content)
-    assert cli.run(["verify", str(copy), "--key", str(keys[1])]) == 0
+    assert main.run(["verify", str(copy), "--key", str(keys[1])]) == 0
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,7 @@ def test_whatever_else_is_wrong_is_named_and_nothing_hangs(
     copy: Path, spoil: Callable[[Path], object], named: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spoil(copy)
-    assert cli.run(["verify", str(copy), "--json"]) == 4
+    assert main.run(["verify", str(copy), "--json"]) == 4
     assert named in json.loads(capsys.readouterr().out)["error"]
 
 
@@ -128,7 +129,7 @@ def test_every_problem_is_named_at_once(copy: Path, capsys: pytest.CaptureFixtur
     (copy / "config.json").unlink()
     (copy / "tokenizer.json").write_text("{}")
     (copy / "extra").touch()
-    assert cli.run(["verify", str(copy)]) == 4
+    assert main.run(["verify", str(copy)]) == 4
     said = capsys.readouterr().err
     assert all(what in said for what in ("config.json is missing", "tokenizer.json has 2 bytes", "extra was added"))
 
@@ -187,12 +188,12 @@ def test_a_dry_run_says_what_the_export_then_does(
     out = tmp_path / "new" / "bundle"
     options = ["--texts", texts, "--variants", ",".join(VARIANTS), "--sign", keys[0], "--dry-run"]
     command = ["export", str(tiny), "--out", str(out), "--name", "tiny", *map(str, options)]
-    assert cli.run([*command, "--json"]) == 0
+    assert main.run([*command, "--json"]) == 0
     planned = json.loads(capsys.readouterr().out)
     assert planned["fingerprint"] == Bundle.open(exported).fingerprint
     assert set(planned["files"]) == set(contents(exported))
     assert [one["name"] for one in planned["variants"]] == list(VARIANTS)
-    assert cli.run(command) == 0
+    assert main.run(command) == 0
     assert "nothing was written" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
 
@@ -217,7 +218,7 @@ def test_a_dry_run_refuses_what_the_export_would(
     (unsafe / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "evil.Model"}}))
     paths = {"tiny": tiny, "exported": exported, "out": tmp_path / "out", "texts": texts, "unsafe": unsafe}
     line = ["export", *(argument.format(**paths) for argument in arguments), "--dry-run", "--json"]
-    assert cli.run(line) == code
+    assert main.run(line) == code
     answer = json.loads(capsys.readouterr().out)
     assert answer["exit_code"] == code
     assert named in answer["error"]
@@ -225,9 +226,9 @@ def test_a_dry_run_refuses_what_the_export_would(
 
 
 def test_a_dry_run_knows_the_size(minilm: Path, bundle: Path, tmp_path: Path) -> None:
-    from embedship.export.plan import plan
+    from embedship.export.dry_run import plan
 
-    planned = plan(minilm, tmp_path / "bundle", Wishes(), Steps(Console(quiet=True)))
+    planned = plan(minilm, tmp_path / "bundle", ExportOptions(), StepTimer(Console(quiet=True)))
     sizes = {v.name: v.size for v in Bundle.open(bundle).manifest.variants}
     for one in planned.variants:
         assert one.bytes == pytest.approx(sizes[one.name], rel=0.05), one.name

@@ -10,17 +10,18 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from embedship import cli
 from embedship.bundle import Bundle
+from embedship.commands import main
 from embedship.encoder import Encoder
 from embedship.errors import UsageError
-from embedship.export.build import Wishes, build
-from embedship.export.dataset import Dataset
-from embedship.export.steps import Steps
+from embedship.export.build import build
+from embedship.export.gates.dataset import RetrievalDataset
+from embedship.export.options import ExportOptions
+from embedship.export.steps import StepTimer
 from embedship.tokens import Tokenizer
 
 from .conftest import tail
-from .test_dataset import write
+from .gates.test_dataset import write
 
 LINES = [f"read the file number {i} of the date {i * i}" for i in range(30)]
 ZERO = "\x07\x07"  # not empty, but nothing that the tokenizer keeps
@@ -48,13 +49,13 @@ def test_export_and_evaluate_leave_them_out_and_name_them(
     bare: Path, evaluation: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = StringIO()
-    wishes = Wishes(
+    wishes = ExportOptions(
         texts=lines(tmp_path / "texts.jsonl", [ZERO, *LINES]),
         queries=lines(tmp_path / "queries.jsonl", [ZERO, *LINES]),
         evaluation=evaluation,
         variants=("onnx",),
     )
-    made = build(bare, tmp_path / "bundle", wishes, Steps(Console(file=said, width=1000)))
+    made = build(bare, tmp_path / "bundle", wishes, StepTimer(Console(file=said, width=1000)))
     assert made.manifest.quality is not None
     assert (made.manifest.quality.documents, made.manifest.quality.queries) == (30, 5)
     assert made.manifest.quality.of("checkpoint").metrics["recall@10"] == 1
@@ -65,7 +66,7 @@ def test_export_and_evaluate_leave_them_out_and_name_them(
     assert printed.index("hollow") < printed.index("make onnx")
     with Encoder.open(made) as encoder:
         assert encoder.tokenizer(["", ZERO]).lengths == [0, 0]
-    assert cli.run(["evaluate", str(tmp_path / "bundle"), str(evaluation), "--codes", "float32", "--json"]) == 0
+    assert main.run(["evaluate", str(tmp_path / "bundle"), str(evaluation), "--codes", "float32", "--json"]) == 0
     answer = capsys.readouterr()
     assert json.loads(answer.out)["documents"] == 30
     assert "(hollow)" in " ".join(answer.err.split())
@@ -73,14 +74,17 @@ def test_export_and_evaluate_leave_them_out_and_name_them(
 
 def test_nothing_but_such_texts_is_refused_with_a_sentence(bare: Path, tmp_path: Path) -> None:
     hollow = lines(tmp_path / "texts.jsonl", [ZERO])
-    for given, sentence in ((Wishes(texts=hollow), "--texts holds no text"), (Wishes(queries=hollow), "--queries hol")):
+    for given, sentence in (
+        (ExportOptions(texts=hollow), "--texts holds no text"),
+        (ExportOptions(queries=hollow), "--queries hol"),
+    ):
         with pytest.raises(UsageError, match=sentence):
-            build(bare, tmp_path / "bundle", given, Steps(Console(quiet=True)))
+            build(bare, tmp_path / "bundle", given, StepTimer(Console(quiet=True)))
     assert not (tmp_path / "bundle").exists()
 
 
 def test_with_special_tokens_an_empty_document_stays(bundle: Path, evaluation: Path) -> None:
     """So says sentence-transformers, too: its vector is that of the two special tokens."""
     opened = Bundle.open(bundle)
-    data = Dataset.read(evaluation)
+    data = RetrievalDataset.read(evaluation)
     assert data.encodable(Tokenizer.open(opened), opened.manifest.pipeline, pytest.fail) is data

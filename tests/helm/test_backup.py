@@ -10,8 +10,8 @@ from typing import Any
 
 from embedship.bundle import Bundle
 from embedship.encoder import Encoder
-from embedship.serve.index.build import Wishes, build
 from embedship.serve.index.folder import IndexFolder
+from embedship.serve.indexing.build import IndexOptions, build
 
 from .conftest import ROOT
 from .manifests import one, render
@@ -27,7 +27,7 @@ def test_a_copy_comes_back_as_an_index(helm: Path, bundle: Path, tmp_path: Path)
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text("\n".join(f'{{"id": "{n}", "text": "number {n}"}}' for n in range(20)))
     with Encoder.open(bundle, "openvino") as encoder:
-        build(encoder, "openvino", corpus, claims["index"] / "v1", Wishes(), lambda *_: None)
+        build(encoder, "openvino", corpus, claims["index"] / "v1", IndexOptions(), lambda *_: None)
 
     pod = one(render(helm, {"backup": {"enabled": True, "claims": CLAIMS, "claimName": "copies"}}), "CronJob")
     spec = pod["spec"]["jobTemplate"]["spec"]["template"]["spec"]

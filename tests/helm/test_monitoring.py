@@ -15,8 +15,8 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from embedship.monitor.assets import shipped
-from embedship.serve.app import App
-from embedship.serve.house import House
+from embedship.serve.http.app import App
+from embedship.serve.service.state import ServerState
 from embedship.serve.settings import Settings
 
 from .manifests import EVERYTHING, NAMESPACE, one, render
@@ -31,12 +31,12 @@ def objects(helm: Path) -> list[dict[str, Any]]:
 def scraped(bundle: Path, rerank_bundle: Path) -> dict[str, set[str]]:
     """Every metric of a live server, with its labels."""
 
-    async def scrape(house: House) -> str:
+    async def scrape(house: ServerState) -> str:
         transport = httpx.ASGITransport(app=App(house))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             return (await client.get("/metrics")).text
 
-    with House.open(Settings(bundle=bundle, reranker=rerank_bundle, streams=1)) as house:
+    with ServerState.open(Settings(bundle=bundle, reranker=rerank_bundle, streams=1)) as house:
         text = asyncio.run(scrape(house))
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     found: dict[str, set[str]] = {sample.name: set() for sample in samples}

@@ -12,16 +12,18 @@ import pytest
 from rich.console import Console
 
 from embedship import Bundle, Encoder
-from embedship.bundle import Floors, Precision, Runtime
+from embedship.bundle import ParityFloors, Precision, Runtime
 from embedship.codes import cosine
-from embedship.export import graph, parity
-from embedship.export.build import Wishes, build
-from embedship.export.steps import Steps
+from embedship.export.build import build
+from embedship.export.gates import parity
+from embedship.export.options import ExportOptions
+from embedship.export.steps import StepTimer
+from embedship.export.variants import torch_graph
 
 SCRIPT = Path(__file__).parent / "open_bundle.py"
 TEXTS = ["", "a", "heart attack", "the quick brown fox " * 30, "żółw 🐢 שלום", *(f"text number {i}" for i in range(5))]
 # Two random layers hold far less redundancy than a trained model: int8 costs them more.
-LOOSE = {**parity.FLOORS, Precision.INT8: Floors(minimum=0.5, mean=0.5, overlap=0.0, length=0.5)}
+LOOSE = {**parity.FLOORS, Precision.INT8: ParityFloors(minimum=0.5, mean=0.5, overlap=0.0, length=0.5)}
 VARIANTS = ("onnx-O1", "onnx-O2", "onnx-O3", "onnx-int8", "onnx-int8-weight", "openvino", "openvino-int8")
 VARIANTS += ("openvino-int8-weight",)
 
@@ -31,7 +33,9 @@ Run = Callable[..., Any]
 def export(checkpoint: Path, out: Path, *names: str) -> Bundle:
     texts = out.with_suffix(".jsonl")
     texts.write_text("".join(json.dumps({"text": f"text number {i} of {i * i}"}) + "\n" for i in range(40)))
-    return build(checkpoint, out, Wishes(texts=texts, variants=names, floors=LOOSE), Steps(Console(quiet=True)))
+    return build(
+        checkpoint, out, ExportOptions(texts=texts, variants=names, floors=LOOSE), StepTimer(Console(quiet=True))
+    )
 
 
 def require_equal(bundle: Bundle, run: Run, work: Path) -> None:
@@ -57,7 +61,7 @@ def test_every_graph_opens_elsewhere_with_our_vectors(tiny: Path, run: Run, tmp_
 
 
 def test_a_large_model_opens_elsewhere(tiny: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graph, "LARGEST", 10_000)
+    monkeypatch.setattr(torch_graph, "LARGEST", 10_000)
     bundle = export(tiny, tmp_path / "bundle", "onnx-O3", "onnx-int8-weight")
     assert all(f"{variant.path}_data" in bundle.manifest.files for variant in bundle.manifest.variants)
     require_equal(bundle, run, tmp_path)

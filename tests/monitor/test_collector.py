@@ -6,17 +6,17 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from embedship.monitor.canary import Canary
+from embedship.monitor.canary import CanaryMonitor
 from embedship.monitor.collector import MonitorCollector
-from embedship.monitor.feedback import Feedback
-from embedship.monitor.observer import Observer
-from embedship.monitor.probes import Probe, Probes
-from embedship.monitor.ranking import Score
-from embedship.monitor.recall import Baseline
-from embedship.monitor.reference import Reference
-from embedship.monitor.series import TABLE, Kind
-from embedship.monitor.state import State
-from embedship.monitor.watch import Watch
+from embedship.monitor.drift.reference import DriftReference
+from embedship.monitor.monitor import QualityMonitor
+from embedship.monitor.observer import QueryObserver
+from embedship.monitor.recall.feedback import FeedbackRecall
+from embedship.monitor.recall.probes import LabelledProbe, ProbeRecall
+from embedship.monitor.recall.rolling import RecallBaseline
+from embedship.monitor.recall.score import RecallScore
+from embedship.monitor.series import TABLE, MetricKind
+from embedship.monitor.state import SignalState
 
 GOLDEN = np.eye(4, dtype=np.float32)
 SOURCES = ("shadow", "probe", "feedback")
@@ -45,8 +45,8 @@ def scrape(registry):
 
 
 def watched(observer, **parts):
-    canary = Canary(GOLDEN, ["cpu:0", "cpu:1"], golden_floor=0.99, clock=lambda: 77.0)
-    return Watch("abc", observer, canary, clock=lambda: 77.0, **parts)
+    canary = CanaryMonitor(GOLDEN, ["cpu:0", "cpu:1"], golden_floor=0.99, clock=lambda: 77.0)
+    return QualityMonitor("abc", observer, canary, clock=lambda: 77.0, **parts)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def registry():
 
 
 def test_every_series_is_there_at_zero_from_the_first_scrape(registry):
-    registry.register(MonitorCollector(watched(Observer(None, None)).report))
+    registry.register(MonitorCollector(watched(QueryObserver(None, None)).report))
     series = scrape(registry)
     told = {name: value for name, value in series.items() if value}
     limits = {name for name in told if name.startswith("embedship_recall_evidence_limit")}
@@ -70,21 +70,21 @@ def test_every_series_is_there_at_zero_from_the_first_scrape(registry):
 
 def test_the_same_series_carry_what_was_measured(registry):
     random = np.random.default_rng(0)
-    reference = Reference.fit(random.normal(size=(300, 8)).astype(np.float32), "abc")
-    probes = Probes([Probe("a", ("x",)), Probe("b", ("y",))], missing=1, clock=lambda: 77.0)
-    observer = Observer(reference, exact, shadow_rate=1.0, baseline=Baseline.exact(0.9), clock=lambda: 77.0)
-    with watched(observer, probes=probes, feedback=Feedback()) as watch:
+    reference = DriftReference.fit(random.normal(size=(300, 8)).astype(np.float32), "abc")
+    probes = ProbeRecall([LabelledProbe("a", ("x",)), LabelledProbe("b", ("y",))], missing=1, clock=lambda: 77.0)
+    observer = QueryObserver(reference, exact, shadow_rate=1.0, baseline=RecallBaseline.exact(0.9), clock=lambda: 77.0)
+    with watched(observer, probes=probes, feedback=FeedbackRecall()) as watch:
         registry.register(MonitorCollector(watch.report))
         before = scrape(registry)
         vectors = random.normal(3.0, size=(500, 8)).astype(np.float32)
         ids = exact(vectors, 10)
         ids[:, 0] = -1
-        observer.saw(vectors, ids)
-        observer.saw(None)
+        observer.observe(vectors, ids)
+        observer.observe(None)
         assert observer.flush(120)
         watch.canary.saw("cpu:0", GOLDEN)
         watch.canary.failed("cpu:1")
-        probes.replayed({0: Score(1, 1, 1.0), 1: Score(0, 1, 0.0)})
+        probes.replayed({0: RecallScore(1, 1, 1.0), 1: RecallScore(0, 1, 0.0)})
         watch.feedback.answers.keep("a", ids[:3])
         watch.feedback.judge([1], {"a": 1, "b": 2}, None)
         after = scrape(registry)
@@ -142,7 +142,7 @@ def test_the_same_series_carry_what_was_measured(registry):
 
 
 def test_the_drift_ratios_are_not_confused(registry):
-    status = watched(Observer(None, None)).report()
+    status = watched(QueryObserver(None, None)).report()
     drift = msgspec.structs.replace(
         status.queries.drift, dimensions_ratio=0.5, bonferroni_ratio=0.25, discovery_ratio=0.125, score=3.0,
         threshold=2.0, pvalue=0.01, effect=0.7, effect_floor=0.1, promised_per_day=0.03, measured_per_day=0.02,
@@ -161,11 +161,11 @@ def test_the_drift_ratios_are_not_confused(registry):
 
 
 def test_counters_only_rise(registry):
-    with watched(Observer(None, exact, shadow_rate=0.5)) as watch:
+    with watched(QueryObserver(None, exact, shadow_rate=0.5)) as watch:
         registry.register(MonitorCollector(watch.report))
         scrapes = [scrape(registry)]
         for n in (40, 1, 60):
-            watch.observer.saw(np.ones((n, 4), np.float32), np.tile(np.arange(10), (n, 1)))
+            watch.observer.observe(np.ones((n, 4), np.float32), np.tile(np.arange(10), (n, 1)))
             watch.canary.saw("cpu:0", GOLDEN)
             assert watch.observer.flush(120)
             scrapes.append(scrape(registry))
@@ -179,7 +179,7 @@ def test_counters_only_rise(registry):
 
 def test_names_follow_the_conventions(registry):
     """What `promtool check metrics` looks at: help, _total on counters only, base units, no reserved suffix."""
-    registry.register(MonitorCollector(watched(Observer(None, None)).report))
+    registry.register(MonitorCollector(watched(QueryObserver(None, None)).report))
     families = list(text_string_to_metric_families(generate_latest(registry).decode()))
     assert len(families) == len(TABLE) == len({series.name for series in TABLE})
     for family, series in zip(families, TABLE, strict=True):
@@ -188,19 +188,19 @@ def test_names_follow_the_conventions(registry):
         assert family.documentation.endswith(".")
         assert not re.search(r"_(total|count|sum|bucket|info|ms|percent|milliseconds)$", family.name)
         for sample in family.samples:
-            assert sample.name.endswith("_total") == (series.kind is Kind.COUNTER)
+            assert sample.name.endswith("_total") == (series.kind is MetricKind.COUNTER)
             assert tuple(sample.labels) == series.labels or set(sample.labels) == set(series.labels)
 
 
 def test_one_state_at_a_time(registry):
-    registry.register(MonitorCollector(watched(Observer(None, None)).report))
+    registry.register(MonitorCollector(watched(QueryObserver(None, None)).report))
     series = scrape(registry)
     for name in ("embedship_drift_state", "embedship_canary_state"):
-        assert sum(series[f'{name}{{state="{state}"}}'] for state in State) == 1
+        assert sum(series[f'{name}{{state="{state}"}}'] for state in SignalState) == 1
     assert sum(value for name, value in series.items() if name.startswith("embedship_diagnosis{")) == 1
 
 
 def test_a_second_collector_on_one_registry_is_refused(registry):
-    registry.register(MonitorCollector(watched(Observer(None, None)).report))
+    registry.register(MonitorCollector(watched(QueryObserver(None, None)).report))
     with pytest.raises(ValueError, match="Duplicated timeseries"):
-        registry.register(MonitorCollector(watched(Observer(None, None)).report))
+        registry.register(MonitorCollector(watched(QueryObserver(None, None)).report))

@@ -7,17 +7,17 @@ import msgspec
 import numpy as np
 import pytest
 
-from embedship.monitor.drift import DriftDetector, Rule
+from embedship.monitor.drift.detector import DriftDetector, DriftRule
+from embedship.monitor.drift.reference import DriftReference
+from embedship.monitor.drift.window import QueryWindow
 from embedship.monitor.errors import InvalidSetting
-from embedship.monitor.faults import Failures
-from embedship.monitor.observer import Observer, Report
-from embedship.monitor.recent import Window
-from embedship.monitor.reference import Reference
-from embedship.monitor.state import State
+from embedship.monitor.failures import FailureCounts
+from embedship.monitor.observer import ObserverReport, QueryObserver
+from embedship.monitor.state import SignalState
 
 D, LONG = 16, 120.0  # LONG: seconds after which a test has failed; nothing waits that long when all is well
 RANDOM = np.random.default_rng(0)
-REFERENCE = Reference.fit(RANDOM.normal(size=(200, D)).astype(np.float32), "abc")
+REFERENCE = DriftReference.fit(RANDOM.normal(size=(200, D)).astype(np.float32), "abc")
 DOCUMENTS = RANDOM.normal(size=(40, D)).astype(np.float32)
 
 
@@ -57,13 +57,13 @@ def test_queries_that_come_alone_may_be_of_one_session():
         rows = np.repeat(random.normal(size=(sessions, 64)), 4, axis=0) + 0.3 * random.normal(size=(4 * sessions, 64))
         return rows.astype(np.float32)
 
-    reference = Reference.fit(related(150), "abc", sessions=np.repeat(np.arange(150), 4), window=400)
+    reference = DriftReference.fit(related(150), "abc", sessions=np.repeat(np.arange(150), 4), window=400)
     window = related(100)
     told = DriftDetector(reference, window=400)
     told.update(window, np.repeat(np.arange(100), 4))
-    with Observer(reference, None, window=400) as observer:
+    with QueryObserver(reference, None, window=400) as observer:
         for query in window:
-            observer.saw(query[None])
+            observer.observe(query[None])
         assert observer.flush(LONG)
         report = observer.report().drift
     assert report.score == pytest.approx(told.evaluate().score, rel=0.2)
@@ -75,9 +75,9 @@ def test_recall_against_the_exact_search():
     ids = exact(vectors, 10)
     ids[:20, 0] = -1  # the index missed the best hit of 20 queries
     ids[5] = ids[5][::-1]  # order within the top 10 does not matter
-    with Observer(None, exact, shadow_rate=1.0) as observer:
-        observer.saw(vectors[:30], ids[:30])
-        observer.saw(vectors[30:], ids[30:])
+    with QueryObserver(None, exact, shadow_rate=1.0) as observer:
+        observer.observe(vectors[:30], ids[:30])
+        observer.observe(vectors[30:], ids[30:])
         assert observer.flush(LONG)
         recall = observer.report().shadow.recall
     assert (recall.queries, recall.found, recall.expected) == (60, 580, 600)
@@ -87,9 +87,9 @@ def test_an_index_smaller_than_k_expects_what_there_is():
     def few(vectors, k):
         return np.tile(np.array([[2, 1] + [-1] * (k - 2)]), (len(vectors), 1))
 
-    with Observer(None, few, shadow_rate=1.0) as observer:
-        observer.saw(queries(3), few(queries(3), 10))
-        observer.saw(queries(1), np.array([[1] + [-1] * 9]))
+    with QueryObserver(None, few, shadow_rate=1.0) as observer:
+        observer.observe(queries(3), few(queries(3), 10))
+        observer.observe(queries(1), np.array([[1] + [-1] * 9]))
         assert observer.flush(LONG)
         recall = observer.report().shadow.recall
     assert (recall.queries, recall.found, recall.expected) == (4, 7, 8)
@@ -97,47 +97,47 @@ def test_an_index_smaller_than_k_expects_what_there_is():
 
 @pytest.mark.parametrize("ids", [None, np.zeros((5, 9), dtype=np.int64)])
 def test_queries_without_k_hits_asked_for_are_left_out_of_recall(ids):
-    with Observer(REFERENCE, exact, shadow_rate=1.0) as observer:
-        observer.saw(queries(5), ids)
+    with QueryObserver(REFERENCE, exact, shadow_rate=1.0) as observer:
+        observer.observe(queries(5), ids)
         assert observer.flush(LONG)
         report = observer.report()
     assert report.shadow.recall.queries == 0
     assert report.drift.samples == 5
-    assert observer.faults.failures == Failures()
+    assert observer.faults.failures == FailureCounts()
 
 
 def test_more_hits_than_k_count_the_first_k():
     vectors = queries(4)
-    with Observer(None, exact, shadow_rate=1.0, k=5) as observer:
-        observer.saw(vectors, exact(vectors, 10)[:, ::-1])  # ranks 10 to 6 first
+    with QueryObserver(None, exact, shadow_rate=1.0, k=5) as observer:
+        observer.observe(vectors, exact(vectors, 10)[:, ::-1])  # ranks 10 to 6 first
         assert observer.flush(LONG)
         recall = observer.report().shadow.recall
     assert (recall.found, recall.expected, recall.k) == (0, 20, 5)
 
 
-@pytest.mark.parametrize(("shift", "state"), [(0.0, State.OK), (2.0, State.WARN)])
+@pytest.mark.parametrize(("shift", "state"), [(0.0, SignalState.OK), (2.0, SignalState.WARN)])
 def test_drift_is_evaluated(shift, state):
-    with Observer(REFERENCE, None, fingerprint="abc", rule=Rule.TEN_PERCENT) as observer:
-        assert observer.report().drift.state is State.UNKNOWN
-        observer.saw(queries(200) + np.float32(shift))
+    with QueryObserver(REFERENCE, None, fingerprint="abc", rule=DriftRule.TEN_PERCENT) as observer:
+        assert observer.report().drift.state is SignalState.UNKNOWN
+        observer.observe(queries(200) + np.float32(shift))
         assert observer.flush(LONG)
         drift = observer.report().drift
-    assert (drift.state, drift.samples, drift.rule) == (state, 200, Rule.TEN_PERCENT)
+    assert (drift.state, drift.samples, drift.rule) == (state, 200, DriftRule.TEN_PERCENT)
 
 
 def test_another_models_reference_is_unknown():
-    with Observer(REFERENCE, None, fingerprint="xyz") as observer:
-        observer.saw(queries(200))
+    with QueryObserver(REFERENCE, None, fingerprint="xyz") as observer:
+        observer.observe(queries(200))
         assert observer.flush(LONG)
-        assert observer.report().drift.state is State.UNKNOWN
+        assert observer.report().drift.state is SignalState.UNKNOWN
 
 
 @pytest.mark.parametrize("step", [61, -500])
 def test_drift_is_evaluated_when_the_interval_is_over_or_the_clock_was_set_back(step):
     clock = Clock()
     gate = Gate()
-    with Observer(REFERENCE, gate, shadow_rate=1.0, interval_seconds=60, clock=clock) as observer:
-        observer.saw(queries(150), exact(queries(150), 10))
+    with QueryObserver(REFERENCE, gate, shadow_rate=1.0, interval_seconds=60, clock=clock) as observer:
+        observer.observe(queries(150), exact(queries(150), 10))
         assert gate.entered.wait(LONG)
         before = observer.report().evaluations  # 1 if the thread began before the sample came
         clock.now += step  # while the thread works on the sample: due as soon as that is done
@@ -160,7 +160,7 @@ def test_drift_is_evaluated_without_traffic():
             return self.now
 
     observer = None
-    observer = Observer(None, None, interval_seconds=0.02, clock=Ticking())
+    observer = QueryObserver(None, None, interval_seconds=0.02, clock=Ticking())
     with observer:
         assert evaluated.wait(LONG)
 
@@ -176,17 +176,17 @@ def test_what_a_test_needs_is_fitted_on_the_thread_and_what_was_remembered_is_te
             return self.now
 
     observer = None
-    observer = Observer(REFERENCE, None, fingerprint="abc", interval_seconds=1e9, clock=Watching())
+    observer = QueryObserver(REFERENCE, None, fingerprint="abc", interval_seconds=1e9, clock=Watching())
     detector = observer._drift._detector
-    window = Window(queries(200), np.full(200, 990.0), np.full(200, -1), (None,) * 200)
+    window = QueryWindow(queries(200), np.full(200, 990.0), np.full(200, -1), (None,) * 200)
     observer.remember(None, window)
     drift = observer.report().drift
-    assert (drift.state, drift.reason, drift.samples) == (State.UNKNOWN, "not tested yet", 200)
+    assert (drift.state, drift.reason, drift.samples) == (SignalState.UNKNOWN, "not tested yet", 200)
     assert detector._fitted is None
     with observer:
         assert evaluated.wait(LONG)
         drift = observer.report().drift
-    assert (drift.state, drift.samples) == (State.OK, 200)
+    assert (drift.state, drift.samples) == (SignalState.OK, 200)
 
 
 def test_a_new_observer_evaluates_at_once_however_long_its_interval_is():
@@ -200,14 +200,14 @@ def test_a_new_observer_evaluates_at_once_however_long_its_interval_is():
             return self.now
 
     observer = None
-    observer = Observer(REFERENCE, None, interval_seconds=1e9, clock=Watching())
+    observer = QueryObserver(REFERENCE, None, interval_seconds=1e9, clock=Watching())
     with observer:
         assert evaluated.wait(LONG)
     assert observer.report().evaluated_at == 1_000.0
 
 
 def test_the_reference_is_fitted_before_the_first_query():
-    with Observer(REFERENCE, None) as observer:
+    with QueryObserver(REFERENCE, None) as observer:
         assert observer.flush(LONG)
         assert observer.report().drift.reason == "0 distinct queries, 100 needed"
         assert observer._drift._detector._fitted is not None
@@ -215,9 +215,9 @@ def test_the_reference_is_fitted_before_the_first_query():
 
 def sampled(seed, calls):
     counts = []
-    with Observer(REFERENCE, exact, sample_rate=0.3, shadow_rate=0.1, seed=seed, window=2_000) as observer:
+    with QueryObserver(REFERENCE, exact, sample_rate=0.3, shadow_rate=0.1, seed=seed, window=2_000) as observer:
         for part in np.array_split(queries(1_000), calls):
-            observer.saw(part, exact(part, 10))
+            observer.observe(part, exact(part, 10))
             assert observer.flush(LONG)
             report = observer.report()
             counts.append((report.drift.samples, report.shadow.recall.queries))
@@ -236,14 +236,14 @@ def test_sampling_is_seeded_and_has_its_rates():
 
 def test_a_full_queue_drops_and_counts_and_never_blocks():
     gate = Gate()
-    with Observer(REFERENCE, gate, shadow_rate=1.0, capacity=10) as observer:
+    with QueryObserver(REFERENCE, gate, shadow_rate=1.0, capacity=10) as observer:
         ids = exact(queries(1), 10)
-        observer.saw(queries(1), ids)
+        observer.observe(queries(1), ids)
         assert gate.entered.wait(LONG)  # the thread is busy from here
-        observer.saw(queries(8), np.repeat(ids, 8, axis=0))
-        observer.saw(queries(3), np.repeat(ids, 3, axis=0))  # 11 of 10: refused
-        observer.saw(queries(2), np.repeat(ids, 2, axis=0))
-        observer.saw(queries(1), ids)
+        observer.observe(queries(8), np.repeat(ids, 8, axis=0))
+        observer.observe(queries(3), np.repeat(ids, 3, axis=0))  # 11 of 10: refused
+        observer.observe(queries(2), np.repeat(ids, 2, axis=0))
+        observer.observe(queries(1), ids)
         assert observer.report().dropped == 4
         gate.opened.set()
         assert observer.flush(LONG)
@@ -252,8 +252,8 @@ def test_a_full_queue_drops_and_counts_and_never_blocks():
 
 
 def test_a_call_larger_than_the_queue_gives_its_first_queries():
-    with Observer(REFERENCE, None, capacity=10) as observer:
-        observer.saw(queries(25))
+    with QueryObserver(REFERENCE, None, capacity=10) as observer:
+        observer.observe(queries(25))
         assert observer.flush(LONG)
         report = observer.report()
     assert (report.dropped, report.drift.samples) == (15, 10)
@@ -262,11 +262,11 @@ def test_a_call_larger_than_the_queue_gives_its_first_queries():
 def test_queries_are_copied():
     gate = Gate()
     vectors = queries(12)
-    with Observer(None, gate, shadow_rate=1.0) as observer:
+    with QueryObserver(None, gate, shadow_rate=1.0) as observer:
         ids = exact(vectors, 10)
-        observer.saw(vectors[:1], ids[:1])
+        observer.observe(vectors[:1], ids[:1])
         assert gate.entered.wait(LONG)
-        observer.saw(vectors, ids)
+        observer.observe(vectors, ids)
         vectors[:], ids[:] = 0, -1
         gate.opened.set()
         assert observer.flush(LONG)
@@ -282,49 +282,49 @@ def test_failures_are_counted_logged_and_survived(caplog):
         return exact(vectors, k)
 
     vectors = queries(1)
-    with Observer(REFERENCE, broken, shadow_rate=1.0) as observer:
+    with QueryObserver(REFERENCE, broken, shadow_rate=1.0) as observer:
         for _ in range(5):
-            observer.saw(vectors, exact(vectors, 10))
+            observer.observe(vectors, exact(vectors, 10))
         assert observer.flush(LONG)
         report = observer.report()
-        assert observer.faults.failures == Failures(recall=5)
+        assert observer.faults.failures == FailureCounts(recall=5)
         assert report.drift.samples == 5  # one part failing leaves the other alone
         assert [record.exc_info[1].args for record in caplog.records] == [("index is gone",)] * 3  # 1st, 2nd, 4th
         fail = False
-        observer.saw(vectors, exact(vectors, 10))
+        observer.observe(vectors, exact(vectors, 10))
         assert observer.flush(LONG)
         assert observer.report().shadow.recall.queries == 1
 
 
 def test_what_cannot_be_observed_never_raises():
-    with Observer(REFERENCE, exact, shadow_rate=1.0) as observer:
-        observer.saw(None)
-        observer.saw(queries(2), np.zeros(2, dtype=np.int64))
-        observer.saw(queries(2), np.zeros((1, 10), dtype=np.int64))
-        observer.saw(queries(2)[:, :3])
-        observer.saw(queries(0))
+    with QueryObserver(REFERENCE, exact, shadow_rate=1.0) as observer:
+        observer.observe(None)
+        observer.observe(queries(2), np.zeros(2, dtype=np.int64))
+        observer.observe(queries(2), np.zeros((1, 10), dtype=np.int64))
+        observer.observe(queries(2)[:, :3])
+        observer.observe(queries(0))
         assert observer.flush(LONG)
-        assert observer.faults.failures == Failures(observe=3, drift=1)
+        assert observer.faults.failures == FailureCounts(observe=3, drift=1)
 
 
 def test_a_call_that_cannot_be_tested_costs_the_others_nothing():
     """They are taken together."""
     broken = queries(2)
     broken[0, 0] = np.nan
-    with Observer(REFERENCE, None) as observer:
+    with QueryObserver(REFERENCE, None) as observer:
         for call in (queries(3), broken, queries(4)):
-            observer.saw(call)
+            observer.observe(call)
         assert observer.flush(LONG)
         assert observer.report().drift.samples == 7
-        assert observer.faults.failures == Failures(drift=1)
+        assert observer.faults.failures == FailureCounts(drift=1)
 
 
 def test_an_exact_search_with_too_few_answers_counts_as_a_failure():
-    with Observer(None, lambda vectors, k: exact(vectors, k)[:-1], shadow_rate=1.0) as observer:
-        observer.saw(queries(3), exact(queries(3), 10))
+    with QueryObserver(None, lambda vectors, k: exact(vectors, k)[:-1], shadow_rate=1.0) as observer:
+        observer.observe(queries(3), exact(queries(3), 10))
         assert observer.flush(LONG)
         report = observer.report()
-    assert (observer.faults.failures, report.shadow.recall.queries) == (Failures(recall=1), 0)
+    assert (observer.faults.failures, report.shadow.recall.queries) == (FailureCounts(recall=1), 0)
 
 
 def test_the_work_is_done_on_another_thread():
@@ -334,34 +334,34 @@ def test_the_work_is_done_on_another_thread():
         threads.append(get_ident())
         return exact(vectors, k)
 
-    with Observer(None, traced, shadow_rate=1.0) as observer:
-        observer.saw(queries(1), exact(queries(1), 10))
+    with QueryObserver(None, traced, shadow_rate=1.0) as observer:
+        observer.observe(queries(1), exact(queries(1), 10))
         assert observer.flush(LONG)
     assert threads
     assert get_ident() not in threads
 
 
 def test_many_threads_lose_no_count():
-    with Observer(REFERENCE, None, capacity=50, window=5_000) as observer:
+    with QueryObserver(REFERENCE, None, capacity=50, window=5_000) as observer:
         with ThreadPoolExecutor(4) as pool:
             for _ in range(4):
-                pool.submit(lambda: [observer.saw(queries(3)) for _ in range(200)])
+                pool.submit(lambda: [observer.observe(queries(3)) for _ in range(200)])
         assert observer.flush(LONG)
         report = observer.report()
     assert report.seen == 2_400
     assert report.drift.samples + report.dropped == 2_400
-    assert observer.faults.failures == Failures()
+    assert observer.faults.failures == FailureCounts()
 
 
 def test_nothing_is_sampled_where_nothing_can_be_measured():
-    observer = Observer(REFERENCE, None, sample_rate=0.0, shadow_rate=1.0, capacity=5)
-    observer.saw(queries(50), exact(queries(50), 10))
+    observer = QueryObserver(REFERENCE, None, sample_rate=0.0, shadow_rate=1.0, capacity=5)
+    observer.observe(queries(50), exact(queries(50), 10))
     assert (observer.report().seen, observer.report().dropped) == (50, 0)
 
 
 def test_start_close_and_what_comes_too_late():
-    observer = Observer(REFERENCE, None)
-    observer.saw(queries(3))
+    observer = QueryObserver(REFERENCE, None)
+    observer.observe(queries(3))
     assert not observer.flush(0.0)  # no thread yet
     assert observer.start() is observer.start()
     assert observer.flush(LONG)
@@ -370,21 +370,21 @@ def test_start_close_and_what_comes_too_late():
     observer.close()
     observer.close()
     assert not thread.is_alive()
-    observer.saw(queries(2))
+    observer.observe(queries(2))
     assert observer.report().dropped == 2
     assert not observer.flush(0.0)
 
 
 def test_close_counts_what_it_leaves_behind():
-    observer = Observer(REFERENCE, None)
-    observer.saw(queries(3))
+    observer = QueryObserver(REFERENCE, None)
+    observer.observe(queries(3))
     observer.close()
     assert observer.report().dropped == 3
 
 
 def test_the_report_is_json():
-    report = Observer(REFERENCE, exact).report()
-    assert msgspec.json.decode(msgspec.json.encode(report), type=Report) == report
+    report = QueryObserver(REFERENCE, exact).report()
+    assert msgspec.json.decode(msgspec.json.encode(report), type=ObserverReport) == report
 
 
 @pytest.mark.parametrize(
@@ -393,7 +393,7 @@ def test_the_report_is_json():
 )
 def test_settings_out_of_range(settings):
     with pytest.raises(InvalidSetting, match=next(iter(settings))):
-        Observer(None, None, **settings)
+        QueryObserver(None, None, **settings)
 
 
 def test_a_hundred_thousand_queries_take_no_more_memory_than_ten_thousand():
@@ -402,7 +402,7 @@ def test_a_hundred_thousand_queries_take_no_more_memory_than_ten_thousand():
     def held(n):
         for _ in range(n // 1_000):
             for _ in range(20):
-                observer.saw(vectors, ids, texts)
+                observer.observe(vectors, ids, texts)
             assert observer.flush(LONG)
         gc.collect()
         return tracemalloc.get_traced_memory()[0]
@@ -410,7 +410,7 @@ def test_a_hundred_thousand_queries_take_no_more_memory_than_ten_thousand():
     vectors, texts = queries(50), [f"text {i}" for i in range(50)]
     ids = exact(vectors, 10)
     settings = {"shadow_rate": 0.01, "window": 500, "keep_texts": 5, "interval_seconds": 1e9}
-    with Observer(REFERENCE, exact, **settings) as observer:
+    with QueryObserver(REFERENCE, exact, **settings) as observer:
         tracemalloc.start()
         try:
             few, many = held(10_000), held(100_000)

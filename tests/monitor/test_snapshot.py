@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from embedship.monitor import snapshot
+from embedship.monitor.drift.window import QueryWindow
 from embedship.monitor.errors import SnapshotUnreadable
-from embedship.monitor.onset import Began
-from embedship.monitor.recall import RollingRecall
-from embedship.monitor.recent import Window
-from embedship.monitor.snapshot import NAME, Remembered
+from embedship.monitor.onset import StateSince
+from embedship.monitor.recall.rolling import RollingRecall
+from embedship.monitor.snapshot import NAME, MonitorState
 
 
 def remembered(**changes):
@@ -18,15 +18,15 @@ def remembered(**changes):
         recall.update(9, 10, now=77.0)
     whole = {
         "fingerprint": "abc", "created": 5.0, "shadow": recall.memory(), "index": "i", "probes": "p",
-        "ndcg_baseline": 0.5, "began": {"drift": Began("warn", 3.0)},
+        "ndcg_baseline": 0.5, "began": {"drift": StateSince("warn", 3.0)},
     }  # fmt: skip
-    return Remembered(**{**whole, **changes})
+    return MonitorState(**{**whole, **changes})
 
 
 @pytest.fixture
 def window():
     vectors = np.random.default_rng(0).normal(size=(1_000, 384)).astype(np.float32)
-    return Window(vectors, np.arange(1_000.0), np.full(1_000, -1), ("one", None) * 500)
+    return QueryWindow(vectors, np.arange(1_000.0), np.full(1_000, -1), ("one", None) * 500)
 
 
 def test_what_was_written_is_read(tmp_path, window):

@@ -8,7 +8,7 @@ from scipy import stats
 
 from embedship.monitor.errors import InvalidVectors
 from embedship.monitor.statistics import (
-    Sorted,
+    SortedSample,
     benjamini_hochberg,
     discovered,
     ks_2samp,
@@ -65,7 +65,7 @@ def test_ks_equals_scipy_for_any_sample(reference, current):
 def test_ks_of_a_sorted_reference_is_the_same():
     random = np.random.default_rng(0)
     reference, current = random.normal(size=(90, 5)), random.normal(size=(70, 5))
-    prepared = Sorted.of(reference)
+    prepared = SortedSample.of(reference)
     for plain, quick in zip(ks_2samp(reference, current), ks_2samp(prepared, current), strict=True):
         np.testing.assert_array_equal(plain, quick)
 

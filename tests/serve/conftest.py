@@ -18,15 +18,15 @@ import httpx
 import msgspec
 import pytest
 
-from embedship import choice
+from embedship import variant_choice
 from embedship.bundle import Bundle
 from embedship.encoder import Encoder
-from embedship.serve.app import App
-from embedship.serve.house import House
-from embedship.serve.index.build import Wishes, build
-from embedship.serve.service import Service
+from embedship.serve.http.app import App
+from embedship.serve.indexing.build import IndexOptions, build
+from embedship.serve.service.service import ModelService
+from embedship.serve.service.state import ServerState
 from embedship.serve.settings import Settings
-from embedship.serve.tracing import Traces
+from embedship.serve.telemetry.tracing import RequestTracer
 from embedship.stdlib_docs import entries
 
 START_SECONDS = 60
@@ -35,12 +35,12 @@ START_SECONDS = 60
 class Asked:
     """A house and its app; `ask` sends one request through httpx's ASGI transport."""
 
-    def __init__(self, house: House, traces: Traces | None = None) -> None:
+    def __init__(self, house: ServerState, traces: RequestTracer | None = None) -> None:
         self.house = house
         self.app = App(house, traces)
 
     @property
-    def service(self) -> Service:
+    def service(self) -> ModelService:
         """The one that answers now."""
         return self.house.service
 
@@ -63,7 +63,7 @@ class Asked:
 
 @contextmanager
 def opened(settings: Settings) -> Iterator[Asked]:
-    with House.open(settings) as house:
+    with ServerState.open(settings) as house:
         yield Asked(house)
 
 
@@ -101,7 +101,7 @@ def index_folder(bundle: Path, passages: list[dict[str, Any]], tmp_path_factory:
     lines.write_bytes(b"\n".join(msgspec.json.encode(row) for row in passages))
     with Encoder.open(bundle) as encoder:
         variant = encoder.variant.name
-        build(encoder, variant, lines, folder / "index", Wishes(), lambda *_: None)
+        build(encoder, variant, lines, folder / "index", IndexOptions(), lambda *_: None)
     return folder / "index"
 
 
@@ -172,7 +172,7 @@ def live(bundle: Path) -> Iterator[Live]:
 def altered(bundle: Path, tmp_path: Path) -> Path:
     """A copy of the bundle that a test may damage: hard links, so that it costs no disk."""
     opened = Bundle.open(bundle)
-    chosen = choice.variant(opened)
+    chosen = variant_choice.variant(opened)
     for name in opened.files_of(chosen):
         target = tmp_path / "altered" / name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import yaml
 
-from embedship.monitor.assets.alert import Severity
+from embedship.monitor.assets.alert import AlertSeverity
 from embedship.monitor.assets.rules import ALERTS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "alerts.md").read_text()
@@ -55,7 +55,7 @@ def test_the_commands_lead_from_nothing_to_tested_rules(live: Any, promtool: Pat
 
 def test_pages_and_warnings_go_different_ways(tool: Callable[[str], Path], tmp_path: Path) -> None:
     (tmp_path / "alertmanager.yml").write_text(BLOCKS[2])
-    for severity, receiver in ((Severity.PAGE, "pager"), (Severity.WARN, "mail")):
+    for severity, receiver in ((AlertSeverity.PAGE, "pager"), (AlertSeverity.WARN, "mail")):
         command = [tool("amtool"), "config", "routes", "test", "--config.file=alertmanager.yml", f"severity={severity}"]
         answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
         assert (answer.returncode, answer.stdout.strip()) == (0, receiver), answer.stderr
@@ -69,10 +69,12 @@ def test_grafana_is_told_what_it_knows() -> None:
     assert source["datasources"][0]["type"] == "prometheus"
     assert dashboards["providers"][0]["type"] == "file"
     down = next(alert for alert in ALERTS if alert.name == "EmbedshipDown")
-    assert down.severity is Severity.PAGE
+    assert down.severity is AlertSeverity.PAGE
 
 
 def test_it_names_the_alerts_that_page() -> None:
     paragraph = next(each for each in PAGE.split("\n\n") if "A **page**" in each)
-    assert set(re.findall(r"`(Embedship\w+)`", paragraph)) == {a.name for a in ALERTS if a.severity is Severity.PAGE}
+    assert set(re.findall(r"`(Embedship\w+)`", paragraph)) == {
+        a.name for a in ALERTS if a.severity is AlertSeverity.PAGE
+    }
     assert set(re.findall(r"`(Embedship\w+)`", PAGE)) <= {alert.name for alert in ALERTS}

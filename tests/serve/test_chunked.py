@@ -13,8 +13,8 @@ import pytest
 
 from embedship.encoder import Encoder
 from embedship.serve import schemas
-from embedship.serve.index.build import Wishes, build
-from embedship.serve.index.chunks import Chunking
+from embedship.serve.documents.chunking import Chunking
+from embedship.serve.indexing.build import IndexOptions, build
 from embedship.serve.settings import Settings
 from embedship.stdlib_docs import entries
 
@@ -38,7 +38,7 @@ def chunked(bundle: Path, passages: list[dict[str, Any]], tmp_path_factory: pyte
 
 def built(bundle: Path, rows: list[dict[str, Any]], folder: Path, with_title: bool = False) -> Path:
     (folder / "corpus.jsonl").write_bytes(b"\n".join(msgspec.json.encode(row) for row in rows))
-    wishes = Wishes(chunking=Chunking(tokens=64, overlap=8), with_title=with_title)
+    wishes = IndexOptions(chunking=Chunking(tokens=64, overlap=8), with_title=with_title)
     with Encoder.open(bundle) as encoder:
         build(encoder, encoder.variant.name, folder / "corpus.jsonl", folder / "index", wishes, lambda *_: None)
     return folder / "index"
@@ -185,7 +185,7 @@ def changed(
         assert most > before + QUEUE, "the first were more chunks than may wait"
         kept = [row for row in passages[:-1] if row not in (passages[2], passages[4])]
         wanted = {row["id"]: row for row in (*kept, longer, shorter, *new[:5])}
-        first = asked.service.shelf.known(list(wanted))
+        first = asked.service.shelf.resolve_ids(list(wanted))
         ordered = sorted(wanted.values(), key=lambda row: first[row["id"]])
         with opened(replace(settings, index=built(bundle, ordered, tmp_path_factory.mktemp("anew")))) as anew:
             yield Changed(asked, anew, ordered)

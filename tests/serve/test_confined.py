@@ -17,8 +17,8 @@ import numpy as np
 import psutil
 import pytest
 
-from embedship import golden
 from embedship.encoder import Encoder
+from embedship.golden_texts import ALONE_FLOOR
 
 from . import confinement
 from .conftest import Live, launched
@@ -58,7 +58,7 @@ def right(live: Live, bundle: Path) -> None:
     """Texts and searches are answered, with the vectors of an encoder that is not confined."""
     rows = np.array(httpx.post(f"{live.url}/embed", json={"inputs": TEXTS}, timeout=SECONDS).json())
     with Encoder.open(bundle) as encoder:
-        assert np.sum(rows * encoder.encode(TEXTS), axis=1).min() > golden.ALONE_FLOOR
+        assert np.sum(rows * encoder.encode(TEXTS), axis=1).min() > ALONE_FLOOR
     for mode in ("dense", "keyword"):
         found = httpx.post(f"{live.url}/search", json={"query": TEXTS, "mode": mode}, timeout=SECONDS)
         assert found.status_code == 200, found.text

@@ -19,7 +19,7 @@ import pytest
 
 from embedship import stdlib_docs
 from embedship.encoder import Encoder
-from embedship.serve import startup
+from embedship.serve import main
 
 from .conftest import Live, launched
 
@@ -49,7 +49,7 @@ def children(server: Live) -> list[psutil.Process]:
 
 def _works(process: psutil.Process) -> bool:
     try:
-        return "embedship.serve.devices.child" in process.cmdline()
+        return "embedship.serve.devices.worker_main" in process.cmdline()
     except (psutil.NoSuchProcess, psutil.ZombieProcess):
         return False
 
@@ -233,11 +233,11 @@ def test_what_hangs_for_ever_does_not_keep_the_server_from_its_end(bundle: Path)
         workers = children(server)
         asked = one_hangs(server, pool)
         server.process.terminate()
-        assert server.end(2 * startup.LAST_SECONDS) == startup.GIVEN_UP
+        assert server.end(2 * main.LAST_SECONDS) == main.GIVEN_UP
         failed = [each for each in asked if each.exception(SECONDS)]
         assert len(failed) == 1
         assert "The server had to end before this request was answered" in str(failed[0].exception())
         assert not psutil.wait_procs(workers, SECONDS)[1]
     # By its clock, which keeps the promise; a wall clock would also count what the machine stalls.
     assert server.log[-1].endswith("stopped: what still ran was given up\n")
-    assert startup.LAST_SECONDS < 20
+    assert main.LAST_SECONDS < 20

@@ -10,12 +10,12 @@ import pytest
 
 from embedship import stdlib_docs
 from embedship.bundle import Bundle
-from embedship.cli import run
+from embedship.commands.main import run
 from embedship.monitor import snapshot
-from embedship.monitor.feedback import Pair
-from embedship.monitor.snapshot import Remembered
+from embedship.monitor.recall.feedback import JudgedQuery
+from embedship.monitor.snapshot import MonitorState
 
-from .test_drift_cli import COOKING, copied, write
+from .commands.test_drift import COOKING, copied, write
 
 PAGE = (Path(__file__).parents[2] / "docs" / "drift.md").read_text()
 COMMANDS = re.findall(r"^    embedship (.+)$", PAGE, re.MULTILINE)
@@ -31,9 +31,9 @@ def test_the_page_as_it_stands(
     copied(bundle, tmp_path / "bundle")
     (tmp_path / "index").symlink_to(index_folder)
     (tmp_path / "state").mkdir()
-    pair = Pair(query="open a file", relevant=(stdlib_docs.entries(60)[0].id,), recall=0.0)
+    pair = JudgedQuery(query="open a file", relevant=(stdlib_docs.entries(60)[0].id,), recall=0.0)
     snapshot.write(
-        tmp_path / "state", Remembered(fingerprint=Bundle.open(bundle).fingerprint, created=0.0, pairs=(pair,)), None
+        tmp_path / "state", MonitorState(fingerprint=Bundle.open(bundle).fingerprint, created=0.0, pairs=(pair,)), None
     )
     monkeypatch.chdir(tmp_path)
     assert [run(shlex.split(command)) for command in COMMANDS] == [0, 3, 0]

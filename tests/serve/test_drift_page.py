@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from embedship.monitor.course import course
-from embedship.monitor.offline import Current, compare
-from embedship.monitor.reference import Reference
-from embedship.serve.current import Log
-from embedship.serve.drift_page.render import html
-from embedship.serve.drift_report import Asked, Report
+from embedship.monitor.drift.offline import LoggedQueries, compare
+from embedship.monitor.drift.reference import DriftReference
+from embedship.monitor.recall.history import course
+from embedship.serve.offline.drift_page.render import html
+from embedship.serve.offline.drift_report import DriftCommandReport, DriftRequest
+from embedship.serve.offline.query_log import DriftLog
 
 HOSTILE = "</title></style><script>alert(1)</script>{{ 7 * 7 }}<img src='http://127.0.0.1:9/x'>" + "W" * 200
 D, N = 12, 900
@@ -41,23 +41,23 @@ def drawn(n: int, topics: int) -> np.ndarray:
 @pytest.fixture(scope="module")
 def pages() -> dict[str, str]:
     """Everything measured on a log that drifts late, with hostile texts; a log too small to say anything."""
-    reference = Reference.fit(drawn(600, 3), "f00d" * 16, created=HOSTILE)
+    reference = DriftReference.fit(drawn(600, 3), "f00d" * 16, created=HOSTILE)
     vectors = np.concatenate([drawn(600, 3), drawn(300, 4)])
     times = 1.79e9 + np.arange(N) * 300.0
     recalls = RANDOM.binomial(10, np.where(np.arange(N) < 700, 0.95, 0.7)) / 10
-    log = Current(vectors, None, times, tuple(f"{n} {HOSTILE}" for n in range(N)))
+    log = LoggedQueries(vectors, None, times, tuple(f"{n} {HOSTILE}" for n in range(N)))
     return {
         "full": _page(reference, log, recalls),
         "unknown": _page(reference, log.part(0, 30), None),
     }
 
 
-def _page(reference: Reference, current: Current, recalls: np.ndarray | None) -> str:
+def _page(reference: DriftReference, current: LoggedQueries, recalls: np.ndarray | None) -> str:
     found = compare(reference, current, named=4)
     followed = None if recalls is None or current.times is None else course(recalls, current.times)
-    log = Log(current, recalls, HOSTILE, bound=True)
-    asked = Asked(Path(HOSTILE.replace("/", "")), Path("now.npz"), None, 86_400.0)
-    return html(Report.of(found, followed, reference, log, asked), reference, current)
+    log = DriftLog(current, recalls, HOSTILE, bound=True)
+    asked = DriftRequest(Path(HOSTILE.replace("/", "")), Path("now.npz"), None, 86_400.0)
+    return html(DriftCommandReport.of(found, followed, reference, log, asked), reference, current)
 
 
 def test_what_was_found_stands_at_the_top(pages: dict[str, str]) -> None:
@@ -77,10 +77,12 @@ def test_what_comes_from_outside_is_shown_as_it_is_written(name: str, pages: dic
 
 def test_the_report_can_be_read_back(pages: dict[str, str]) -> None:
     """What `--json` prints holds plain JSON only: no NaN, which other readers refuse."""
-    reference = Reference.fit(drawn(300, 3), "f00d" * 16)
-    current = Current(drawn(200, 3))
-    log = Log(current, None, None, bound=False)
-    found = Report.of(compare(reference, current), None, reference, log, Asked(Path("a"), Path("b"), None, 60.0))
+    reference = DriftReference.fit(drawn(300, 3), "f00d" * 16)
+    current = LoggedQueries(drawn(200, 3))
+    log = DriftLog(current, None, None, bound=False)
+    found = DriftCommandReport.of(
+        compare(reference, current), None, reference, log, DriftRequest(Path("a"), Path("b"), None, 60.0)
+    )
     assert msgspec.json.decode(msgspec.json.encode(found))["bound"] is False
 
 

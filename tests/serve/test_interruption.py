@@ -16,15 +16,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embedship.serve import documents, interruption, keyword
-from embedship.serve.admission import Admission
-from embedship.serve.deadline import Limit, within
-from embedship.serve.documents import Document
-from embedship.serve.errors import Expired
-from embedship.serve.index.truth import Truth
-from embedship.serve.interruption import Stopped, StopSignal
-from embedship.serve.keyword import Words
-from embedship.serve.lanes import Lane
+from embedship.serve import interruption
+from embedship.serve.batching.admission import AdmissionController
+from embedship.serve.documents import fulltext, store
+from embedship.serve.documents.fulltext import KeywordIndex
+from embedship.serve.documents.store import Document
+from embedship.serve.errors import ClientDeadlineExceeded
+from embedship.serve.http.deadline import RequestTimeout, enforce_timeout
+from embedship.serve.index.exact_vectors import ExactVectors
+from embedship.serve.interruption import StopSignal, WorkStopped
+from embedship.serve.telemetry.request_context import Priority
 
 SECONDS = 60
 
@@ -41,7 +42,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("words") / "documents.sqlite"
     draw = random.Random(0)
     texts = (" ".join(f"w{int(70 * draw.random() ** 2)}" for _ in range(60)) for _ in range(4_000))
-    documents.write(path, ((line, Document(str(line), text)) for line, text in enumerate(texts)))
+    store.write(path, ((line, Document(str(line), text)) for line, text in enumerate(texts)))
     return path
 
 
@@ -52,12 +53,12 @@ def test_a_keyword_search_stops_soon_after_its_deadline_and_others_go_on(
     corpus: Path, threads: ThreadPoolExecutor
 ) -> None:
     """The 2,048 texts would take minutes: the one thread answers the next search long before."""
-    with closing(Words.open(corpus, 4_000)) as words:
+    with closing(KeywordIndex.open(corpus, 4_000)) as words:
         alone = _seconds(lambda: words.search([WORDY], 10))
 
         async def go() -> float:
-            with pytest.raises(Expired):
-                async with within(Limit(0.05, chosen=True)):
+            with pytest.raises(ClientDeadlineExceeded):
+                async with enforce_timeout(RequestTimeout(0.05, chosen=True)):
                     await interruption.on_thread(threads, lambda: words.search([WORDY] * 2_048, 10))
             began = time.perf_counter()
             hits = await interruption.on_thread(threads, lambda: words.search(["w1"], 10))
@@ -70,13 +71,13 @@ def test_a_keyword_search_stops_soon_after_its_deadline_and_others_go_on(
 
 def test_one_statement_is_interrupted_in_its_middle(tmp_path: Path, threads: ThreadPoolExecutor) -> None:
     """A filter over many facts is one statement: this one would never end."""
-    documents.write(tmp_path / "d.sqlite", [(1, Document("a", "text"))])
+    store.write(tmp_path / "d.sqlite", [(1, Document("a", "text"))])
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
-    with closing(documents.connect(tmp_path / "d.sqlite")) as connection:
+    with closing(store.connect(tmp_path / "d.sqlite")) as connection:
 
         async def go() -> None:
-            with pytest.raises(Expired):
-                async with within(Limit(0.05, chosen=True)):
+            with pytest.raises(ClientDeadlineExceeded):
+                async with enforce_timeout(RequestTimeout(0.05, chosen=True)):
                     await interruption.on_thread(threads, lambda: connection.execute(endless).fetchall())
             assert await interruption.on_thread(threads, lambda: "next") == "next"
 
@@ -85,14 +86,14 @@ def test_one_statement_is_interrupted_in_its_middle(tmp_path: Path, threads: Thr
 
 def test_an_exact_search_stops_between_two_blocks(tmp_path: Path) -> None:
     rows = np.eye(8, dtype=np.float32)[np.arange(20_000) % 8]
-    truth = Truth.write(tmp_path, [rows], rows.shape)
+    truth = ExactVectors.write(tmp_path, [rows], rows.shape)
     signal = StopSignal()
     signal.requested = True
-    with pytest.raises(Stopped):
+    with pytest.raises(WorkStopped):
         signal.run(lambda: truth.search(rows[:4], 3))
     interruption._CURRENT.set(signal)
     try:
-        with pytest.raises(Stopped):
+        with pytest.raises(WorkStopped):
             truth.search(rows[:4], 3)
     finally:
         interruption._CURRENT.set(None)
@@ -107,10 +108,10 @@ def test_a_permit_is_held_until_the_work_has_stopped(threads: ThreadPoolExecutor
         end.wait(SECONDS)
 
     async def go() -> None:
-        admission = Admission(100)
+        admission = AdmissionController(100)
 
         async def asked() -> None:
-            with admission.enter(3, Lane.INTERACTIVE) as permit:
+            with admission.acquire(3, Priority.INTERACTIVE) as permit:
                 await interruption.on_thread(threads, work, permit)
 
         task = asyncio.create_task(asked())
@@ -150,7 +151,7 @@ def test_the_words_of_one_request_are_capped(fresh: Any, index_folder: Path, mod
     many = " ".join(f"w{n}" for n in range(64))
     answer = found.post("/search", {"query": [many] * 65, "k": 1, "mode": mode})
     assert answer.status_code == 413
-    assert f"{keyword.MOST_SEARCHED:,} words" in answer.json()["error"]
+    assert f"{fulltext.MOST_SEARCHED:,} words" in answer.json()["error"]
     assert found.post("/search", {"query": [many] * 2, "k": 1, "mode": mode}).status_code == 200
     assert found.metric("embedship_permits_in_use") == 0
 

@@ -16,9 +16,9 @@ import httpx
 import numpy as np
 import pytest
 
-from embedship import golden
 from embedship.encoder import Encoder
-from embedship.serve.connection import PROBE_CONNECTIONS
+from embedship.golden_texts import ALONE_FLOOR
+from embedship.serve.http.connection import PROBE_CONNECTIONS
 
 from .conftest import Live, launched
 
@@ -112,7 +112,7 @@ def test_a_full_server_answers_probes_and_right_vectors_to_who_is_in(limited: Li
         assert refused.json()["error_type"] == "Overloaded"
         assert httpx.get(f"{limited.url}/ready", timeout=SECONDS).status_code == 200
         rows = [each.post("/embed", json={"inputs": text}, headers=key).json()[0] for each in clients]
-        assert min(np.dot(row, expected) for row in rows) > golden.ALONE_FLOOR
+        assert min(np.dot(row, expected) for row in rows) > ALONE_FLOOR
         assert sample(beside, 'embedship_rejections_total{reason="crowded"}') >= 1
         assert sample(beside, 'embedship_failures_total{reason="internal"}') == 0
 

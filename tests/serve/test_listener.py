@@ -12,22 +12,22 @@ from typing import Any
 import pytest
 
 from embedship.errors import UsageError
-from embedship.serve.drain import Drain
-from embedship.serve.gate import Gate, Limits
-from embedship.serve.http import Reply
-from embedship.serve.server import Server, _refuse_syn, listen
+from embedship.serve.http.connection import ConnectionLimiter, ConnectionLimits
+from embedship.serve.http.messages import Response
+from embedship.serve.http.server import GracefulServer, _refuse_syn, bind_socket
+from embedship.serve.service.drain import GracefulShutdown
 
 SECONDS = 30
 GET = b"GET %s HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
 @contextmanager
-def serving(app: Any, drain: Drain) -> Iterator[Callable[[], socket.socket]]:
+def serving(app: Any, drain: GracefulShutdown) -> Iterator[Callable[[], socket.socket]]:
     """A server in a thread; gives a function that opens a connection to it."""
-    listener, listening = listen("127.0.0.1", 0), Event()
+    listener, listening = bind_socket("127.0.0.1", 0), Event()
     address = listener.getsockname()
-    gate = Gate(Limits(), lambda error, path: Reply(b""), lambda why: None)
-    thread = Thread(target=Server(app, listener, gate, drain, listening.set).run)
+    gate = ConnectionLimiter(ConnectionLimits(), lambda error, path: Response(b""), lambda why: None)
+    thread = Thread(target=GracefulServer(app, listener, gate, drain, listening.set).run)
     thread.start()
     with ExitStack() as stack:
         try:
@@ -51,7 +51,7 @@ def received(connection: socket.socket) -> bytes:
     return b"".join(parts)
 
 
-class Worst(Drain):
+class Worst(GracefulShutdown):
     """Clients come at the very moment at which the drain is found to be over: nobody but the kernel accepts them."""
 
     def __init__(self) -> None:
@@ -59,10 +59,10 @@ class Worst(Drain):
         self.meanwhile: Callable[[], None] = lambda: None
 
     @property
-    def over(self) -> bool:
-        if super().over:
+    def may_stop(self) -> bool:
+        if super().may_stop:
             self.meanwhile()
-        return super().over
+        return super().may_stop
 
 
 def test_what_the_kernel_has_accepted_is_answered() -> None:
@@ -96,7 +96,7 @@ def test_a_connection_that_is_open_may_still_ask_when_the_listener_is_closed() -
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await answer(send)
 
-    drain = Drain(0.0)
+    drain = GracefulShutdown(0.0)
     with serving(app, drain) as connect:
         early = connect()
         drain.begin(0.0)
@@ -107,7 +107,7 @@ def test_a_connection_that_is_open_may_still_ask_when_the_listener_is_closed() -
 
 @pytest.mark.skipif(sys.platform != "linux", reason="socket filters are Linux's")
 def test_no_handshake_begins_any_more_but_those_that_have_begun_go_on() -> None:
-    with listen("127.0.0.1", 0) as listener:
+    with bind_socket("127.0.0.1", 0) as listener:
         listener.listen()
         with socket.create_connection(listener.getsockname(), SECONDS) as early:
             _refuse_syn(listener)
@@ -120,7 +120,7 @@ def test_no_handshake_begins_any_more_but_those_that_have_begun_go_on() -> None:
 
 
 def test_a_port_in_use_is_known_before_a_model_is_loaded() -> None:
-    with listen("127.0.0.1", 0) as first:
+    with bind_socket("127.0.0.1", 0) as first:
         first.listen()
         with pytest.raises(UsageError, match="give another --host or --port"):
-            listen("127.0.0.1", first.getsockname()[1])
+            bind_socket("127.0.0.1", first.getsockname()[1])

@@ -15,8 +15,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from embedship.encoder import Encoder
 from embedship.monitor.assets.recording import QUIET
-from embedship.serve.index.build import Wishes, build
-from embedship.serve.routes.page import PATH, routes
+from embedship.serve.http.routes.dashboard import PATH, routes
+from embedship.serve.indexing.build import IndexOptions, build
 
 from .conftest import Asked, Live, launched
 
@@ -95,7 +95,7 @@ def server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
     (folder / "probes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in probes))
     with Encoder.open(bundle) as encoder:
         variant = encoder.variant.name
-        build(encoder, variant, folder / "corpus.jsonl", folder / "index", Wishes(), lambda *_: None)
+        build(encoder, variant, folder / "corpus.jsonl", folder / "index", IndexOptions(), lambda *_: None)
     options = ("--canary-interval-seconds=1", "--probe-interval-seconds=1", "--drift-interval-seconds=1")
     with launched(str(bundle), "--index", str(folder / "index"), *options) as live:
         yield live
@@ -124,7 +124,7 @@ def look(browser: Browser, server: Live) -> Iterator[Callable[..., Page]]:
 
 
 def ask(page: Page, query: str) -> None:
-    page.fill("#search", query)
+    page.set_row("#search", query)
     page.keyboard.press("Enter")
     page.locator("#hits li").first.wait_for(timeout=SECONDS)
 

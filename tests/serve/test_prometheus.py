@@ -20,12 +20,12 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from embedship.monitor.assets import shipped
-from embedship.monitor.assets.alert import INSTANCE, Case, series
+from embedship.monitor.assets.alert import INSTANCE, AlertCase, series
 from embedship.monitor.assets.cases import written
 from embedship.monitor.assets.rules import ALERTS
 
 from .conftest import Live, launched
-from .test_rounds import Degraded, labelled, opened, rounds, search, usual, watching  # noqa: F401 - fixtures
+from .service.test_background import Degraded, labelled, opened, rounds, search, usual, watching  # noqa: F401 - fixtures
 
 SECONDS = 60
 
@@ -52,17 +52,17 @@ def captured(asked: Any) -> dict[str, float]:
     return {series(s.name, **s.labels): s.value for s in samples if not s.name.endswith("_timestamp_seconds")}
 
 
-def replayed(name: str, before: dict[str, float], after: dict[str, float], **labels: str) -> Case:
+def replayed(name: str, before: dict[str, float], after: dict[str, float], **labels: str) -> AlertCase:
     """Ten minutes as it was, then the fault for an hour."""
     assert set(before) == set(after), "every series is there from the first scrape"
     values = {key: f"{before[key]:.17g}x10 {value:.17g}x70" for key, value in after.items()}
     clock = series("embedship_monitor_last_evaluation_timestamp_seconds")
     values |= {clock: "0+60x80", series("process_start_time_seconds"): "0x80", series("up"): "1x80"}
-    return Case(name=name, series=values, at="70m", labels={**INSTANCE, **labels} if labels else None)
+    return AlertCase(name=name, series=values, at="70m", labels={**INSTANCE, **labels} if labels else None)
 
 
 @pytest.fixture(scope="module")
-def faults(watching: Any, usual: list[str], foods: list[str]) -> dict[str, Case]:  # noqa: F811
+def faults(watching: Any, usual: list[str], foods: list[str]) -> dict[str, AlertCase]:  # noqa: F811
     """By the alert that should fire, and nothing else; the first is a service that is well."""
     with opened(watching) as (asked, engine):
         search(asked, usual)
@@ -89,7 +89,9 @@ def faults(watching: Any, usual: list[str], foods: list[str]) -> dict[str, Case]
     }
 
 
-def test_each_fault_raises_its_own_alert_and_no_other(promtool: Path, faults: dict[str, Case], tmp_path: Path) -> None:
+def test_each_fault_raises_its_own_alert_and_no_other(
+    promtool: Path, faults: dict[str, AlertCase], tmp_path: Path
+) -> None:
     alerts = {alert.name: alert for alert in ALERTS}
     (tmp_path / "rules.yaml").write_text(shipped()["rules.yaml"])
     (tmp_path / "faults.yaml").write_text(written([(alerts[name], case) for name, case in faults.items()]))

@@ -14,9 +14,9 @@ import pytest
 
 from embedship.errors import UsageError
 from embedship.monitor.assets.recording import RERANKED
-from embedship.monitor.state import State
-from embedship.serve.house import House
-from embedship.serve.routes.info import info
+from embedship.monitor.state import SignalState
+from embedship.serve.http.routes.info import info
+from embedship.serve.service.state import ServerState
 from embedship.serve.settings import Settings
 
 from ..pages import check, examples
@@ -254,24 +254,24 @@ def test_pairs_are_counted_apart(ranking: Settings) -> None:
 
 def test_its_canaries_sing(ranking: Settings) -> None:
     with opened(ranking) as asked:
-        asyncio.run(asked.service.rounds.canary())
+        asyncio.run(asked.service.rounds.run_canaries())
         report = asked.service.watch.report().canary
-        assert report.state is State.OK, report.reason
+        assert report.state is SignalState.OK, report.reason
         devices = {each.device: each for each in report.devices}
         assert {"cpu:0", "rerank-cpu:0"} <= set(devices)
         (fleet,) = (model.fleet for model in asked.service.models if model.bundle.task == "rerank")
         engine, encode = fleet.devices[0]._engine, fleet.devices[0]._engine.encode
         engine.encode = lambda batch: 1.5 * encode(batch)  # scores of another scale, and nothing is said
-        asyncio.run(asked.service.rounds.canary())
+        asyncio.run(asked.service.rounds.run_canaries())
         report = asked.service.watch.report().canary
-        assert (report.state, report.reason.split(":")[0]) == (State.WARN, "rerank-cpu"), report.reason
+        assert (report.state, report.reason.split(":")[0]) == (SignalState.WARN, "rerank-cpu"), report.reason
 
 
 def test_a_bundle_of_the_other_task_is_refused(ranking: Settings, bundle: Path, rerank_bundle: Path) -> None:
     with pytest.raises(UsageError, match="embeds texts"):
-        House.open(replace(ranking, reranker=bundle))
+        ServerState.open(replace(ranking, reranker=bundle))
     with pytest.raises(UsageError, match="--reranker"):
-        House.open(replace(ranking, bundle=rerank_bundle))
+        ServerState.open(replace(ranking, bundle=rerank_bundle))
 
 
 def test_a_reload_takes_the_reranker_along(ranking: Settings) -> None:

@@ -12,9 +12,9 @@ import pytest
 from embedship.encoder import Encoder
 from embedship.errors import UnsafeError
 from embedship.serve import schemas
-from embedship.serve.house import House
-from embedship.serve.index import Kind
-from embedship.serve.index.build import Wishes, build
+from embedship.serve.index import IndexKind
+from embedship.serve.indexing.build import IndexOptions, build
+from embedship.serve.service.state import ServerState
 from embedship.serve.settings import Settings
 
 
@@ -71,7 +71,7 @@ def test_recall_at_ten_is_known_of_clients_that_ask_for_three(found: Any) -> Non
 def test_scores_are_cosines_for_a_model_that_does_not_normalise(found: Any, passages: list[dict[str, Any]]) -> None:
     shelf = found.service.shelf
     unit = found.service.encoder.encode([passages[3]["text"]])
-    expected, long = shelf.find(unit, 10), shelf.find(unit * 6.5, 10)
+    expected, long = shelf.search_sync(unit, 10), shelf.search_sync(unit * 6.5, 10)
     assert long.hits[0][0].score == pytest.approx(1, abs=2e-3)
     assert long.rows.tolist() == expected.rows.tolist() == shelf.exact(unit * 6.5, 10).tolist()
 
@@ -96,7 +96,7 @@ def test_a_damaged_index_keeps_the_server_from_starting(bundle: Path, index_fold
     damaged = copy / "documents.sqlite"
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"!")
     with pytest.raises(UnsafeError, match=r"documents\.sqlite"):
-        House.open(Settings(bundle=bundle, index=copy))
+        ServerState.open(Settings(bundle=bundle, index=copy))
 
 
 def test_a_word_that_one_document_has_finds_it(found: Any, passages: list[dict[str, Any]]) -> None:
@@ -176,7 +176,7 @@ def tunable(bundle: Path, passages: list[dict[str, Any]], tmp_path: Path) -> Pat
     lines = tmp_path / "corpus.jsonl"
     lines.write_bytes(b"\n".join(msgspec.json.encode(row) for row in passages))
     with Encoder.open(bundle) as encoder:
-        build(encoder, encoder.variant.name, lines, tmp_path / "index", Wishes(Kind.BINARY), lambda *_: None)
+        build(encoder, encoder.variant.name, lines, tmp_path / "index", IndexOptions(IndexKind.BINARY), lambda *_: None)
     return tmp_path / "index"
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from embedship.batches import BUDGET
 from embedship.errors import UsageError
-from embedship.plan import BUDGET
-from embedship.serve import cli
+from embedship.serve.commands import serve
 from embedship.serve.settings import RANGES, Settings
 
 HERE = Settings(bundle=Path("bundle"))
@@ -31,7 +31,7 @@ def test_requests_that_could_never_enter_are_noticed_at_start() -> None:
 
 
 def test_flag_variable_and_setting_have_one_name_and_one_default() -> None:
-    parameters = inspect.signature(cli.serve, eval_str=True).parameters
+    parameters = inspect.signature(serve.serve, eval_str=True).parameters
     assert list(parameters) == [field.name for field in fields(Settings)]
     for name, parameter in list(parameters.items())[1:]:
         assert parameter.default == getattr(HERE, name), name
@@ -51,7 +51,7 @@ def test_a_batch_holds_what_was_measured_best() -> None:
 
 def test_settings_load_no_numpy() -> None:
     """`serve` tells the BLAS of numpy how many threads to start, which it hears only before it is loaded."""
-    code = "import sys, embedship.serve.cli; print('numpy' in sys.modules)"
+    code = "import sys, embedship.serve.commands.serve; print('numpy' in sys.modules)"
     assert (
         subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True).stdout
         == "False\n"

@@ -11,12 +11,13 @@ import msgspec
 import numpy as np
 import pytest
 
+from embedship.batches import Batch, PaddedShape
 from embedship.bundle import Bundle, Precision
 from embedship.codes import Vectors, cosine
 from embedship.encoder import Encoder
-from embedship.engine import Engine, open_engine
-from embedship.plan import Batch, Shape
-from embedship.serve.house import House
+from embedship.engine import open_engine
+from embedship.engine.protocol import Engine
+from embedship.serve.service.state import ServerState
 from embedship.serve.settings import Settings
 from embedship.tokens import Tokenizer
 
@@ -28,7 +29,7 @@ TEXTS = ["how to read the lines of a file"] * 4
 class Faulty:
     """The real engine, but for batches of one shape; `always`, or once another shape was seen."""
 
-    def __init__(self, engine: Engine, wrong: Shape, always: bool) -> None:
+    def __init__(self, engine: Engine, wrong: PaddedShape, always: bool) -> None:
         self.streams = engine.streams
         self.wrong, self.always = wrong, always
         self.told = 0
@@ -57,7 +58,7 @@ class Faulty:
 @pytest.fixture
 def serving(bundle: Path, tmp_path: Path) -> Iterator[Callable[[bool], tuple[Asked, Faulty]]]:
     """A server of whose shapes nothing is known."""
-    houses: list[House] = []
+    houses: list[ServerState] = []
 
     def start(always: bool) -> tuple[Asked, Faulty]:
         whole = Bundle.open(bundle)
@@ -65,12 +66,12 @@ def serving(bundle: Path, tmp_path: Path) -> Iterator[Callable[[bool], tuple[Ask
         small = Bundle(whole.folder, msgspec.structs.replace(whole.manifest, variants=bare))
         tokenizer = Tokenizer.open(small)
         longest = max(tokenizer(TEXTS).lengths)
-        engine = Faulty(open_engine(small, "openvino-int8", 1), Shape(4, longest), always)
+        engine = Faulty(open_engine(small, "openvino-int8", 1), PaddedShape(4, longest), always)
         variant = next(each for each in bare if each.name == "openvino-int8")
         encoder = Encoder(small, variant, tokenizer, engine)
         # Of the shapes those of short texts are certified, and nothing longer is asked: it takes seconds, not a minute.
         encoder.layout = replace(encoder.layout, positions=24)
-        houses.append(House.open(Settings(bundle=bundle, cache=tmp_path), encoder=encoder))
+        houses.append(ServerState.open(Settings(bundle=bundle, cache=tmp_path), encoder=encoder))
         return Asked(houses[-1]), engine
 
     yield start

@@ -10,14 +10,14 @@ from threading import Event
 import numpy as np
 import pytest
 
+from embedship.batches import Batch
 from embedship.codes import Vectors
-from embedship.plan import Batch
-from embedship.serve import deadline
-from embedship.serve.deadline import Limit
-from embedship.serve.errors import Expired
-from embedship.serve.lanes import Lane
+from embedship.serve.errors import ClientDeadlineExceeded
+from embedship.serve.http import deadline
+from embedship.serve.http.deadline import RequestTimeout
+from embedship.serve.telemetry.request_context import Priority
 
-from .test_workers import SECONDS, Bench, Engine, bench, texts, until
+from .batching.test_executor import SECONDS, Bench, Engine, bench, texts, until
 
 REQUESTS = 150
 
@@ -28,14 +28,14 @@ class Client:
     def __init__(self, number: int, random: Random) -> None:
         self.first = 1 + 100 * number
         self.lengths = [random.randint(1, 60) for _ in range(random.choice([1, 1, 3, 20]))]
-        self.lane = random.choice(list(Lane))
+        self.lane = random.choice(list(Priority))
         self.leaves_after = random.randint(0, 30) if random.random() < 0.2 else None  # turns of the event loop
         self.seconds = random.choice([0.0, 1e-4, 1e-3]) if random.random() < 0.2 else SECONDS
         self.answers: list[Vectors] = []
 
     async def ask(self, made: Bench) -> None:
         """Ends with an answer, with CancelledError, or with Expired."""
-        async with deadline.within(Limit(self.seconds, chosen=True)):
+        async with deadline.enforce_timeout(RequestTimeout(self.seconds, chosen=True)):
             self.answers.append(await made.encode(texts(self.first, self.lengths), self.lane))
 
     async def leave(self, asking: asyncio.Task[None]) -> None:
@@ -72,7 +72,7 @@ def test_each_request_ends_once_and_with_its_own_vectors(seed: int) -> None:
             assert vectors[:, 1].tolist() == client.lengths
         else:
             assert not client.answers
-            assert isinstance(end, asyncio.CancelledError | Expired), end
+            assert isinstance(end, asyncio.CancelledError | ClientDeadlineExceeded), end
             assert client.leaves_after is not None or client.seconds < SECONDS, "nobody else is turned away"
     seen = Counter(engine.seen)
     assert max(seen.values()) == 1, "no text is computed twice"
@@ -88,14 +88,14 @@ def test_what_is_late_before_its_turn_costs_nothing() -> None:
         assert proceed.wait(SECONDS)
 
     async def late(made: Bench) -> None:
-        async with deadline.within(Limit(0.01, chosen=True)):
+        async with deadline.enforce_timeout(RequestTimeout(0.01, chosen=True)):
             await made.encode([[2] * 5, [3] * 5])
 
     async def go(made: Bench) -> None:
         running = asyncio.create_task(made.encode([[1] * 40]))
         await asyncio.to_thread(entered.wait, SECONDS)
         patient = asyncio.create_task(made.encode([[4] * 5]))
-        with pytest.raises(Expired):
+        with pytest.raises(ClientDeadlineExceeded):
             await late(made)
         await until(lambda: made.admission.inside == 2)
         proceed.set()

@@ -14,11 +14,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-LONGEST_LINE = 100
 QUIET = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
-# Code, tables and link targets cannot be wrapped.
 FENCED = re.compile(r"^( *)(```|~~~).*?^ *\2", re.MULTILINE | re.DOTALL)
-UNWRAPPABLE = re.compile(r"^ *\||^ {4}|^ *\S+$|^ *[-*] \S+$|^ *!?\[[^]]*\]\(\S+\)\S*$")
 
 
 def generator() -> ModuleType:
@@ -69,13 +66,6 @@ def test_the_settings_of_the_page_are_those_of_the_code() -> None:
     page = docs.PAGE.read_text(encoding="utf-8")
     assert docs.with_settings(page) == page, "docs/serving.md is out of date: run `python -P tools/docs.py`"
     assert "| `--port` | 0 to 65,535 | " in page
-
-
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda path: path.name)
-def test_lines_are_short(page: Path) -> None:
-    text = FENCED.sub("", page.read_text(encoding="utf-8"))
-    long = [line for line in text.splitlines() if len(line) > LONGEST_LINE and not UNWRAPPABLE.match(line)]
-    assert long == []
 
 
 # Private words and old-fashioned constructions that readers of these pages had to look up or read twice.

@@ -13,7 +13,7 @@ import pytest
 
 from embedship.bundle import Bundle
 from embedship.transfer import oci
-from embedship.transfer.patience import Patience
+from embedship.transfer.retry import RetryPolicy
 
 from . import servers
 from .wire import Wire
@@ -65,7 +65,7 @@ def place(request: pytest.FixtureRequest, small: Bundle, tmp_path: Path) -> Iter
 def _oci(request: pytest.FixtureRequest, stack: ExitStack, small: Bundle, home: Path) -> Place:
     program = request.getfixturevalue("docker_registry")
     served = stack.enter_context(servers.registry(program, home / "registry"))
-    pinned = oci.push(small, f"127.0.0.1:{served.port}/team/small:v1", False, Patience(1), lambda name, size: None)
+    pinned = oci.push(small, f"127.0.0.1:{served.port}/team/small:v1", False, RetryPolicy(1), lambda name, size: None)
     wire = stack.enter_context(Wire(served.port))
 
     def damage(name: str, content: bytes | None) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from embedship.errors import UsageError
-from embedship.transfer.credentials import Login, login
+from embedship.transfer.credentials import RegistryLogin, login
 
 AUTH = base64.b64encode(b"ship:hidden:word").decode()
 
@@ -20,14 +20,14 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(("content", "expected"), [
-    ({"auths": {"registry.example": {"auth": AUTH}}}, Login("ship", "hidden:word")),
-    ({"auths": {"https://registry.example": {"auth": AUTH}}}, Login("ship", "hidden:word")),
-    ({"auths": {"registry.example": {"username": "a", "password": "b"}}}, Login("a", "b")),
-    ({"auths": {"registry.example": {"identitytoken": "t"}}}, Login("", "", "t")),
+    ({"auths": {"registry.example": {"auth": AUTH}}}, RegistryLogin("ship", "hidden:word")),
+    ({"auths": {"https://registry.example": {"auth": AUTH}}}, RegistryLogin("ship", "hidden:word")),
+    ({"auths": {"registry.example": {"username": "a", "password": "b"}}}, RegistryLogin("a", "b")),
+    ({"auths": {"registry.example": {"identitytoken": "t"}}}, RegistryLogin("", "", "t")),
     ({"auths": {"another.example": {"auth": AUTH}}}, None),
     ({}, None),
 ])  # fmt: skip
-def test_what_docker_login_wrote(config: Path, content: dict[str, Any], expected: Login | None) -> None:
+def test_what_docker_login_wrote(config: Path, content: dict[str, Any], expected: RegistryLogin | None) -> None:
     config.write_text(json.dumps(content))
     assert login("registry.example") == expected
     assert "hidden" not in repr(expected)
@@ -49,7 +49,7 @@ def test_a_helper_is_asked(config: Path, tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(UsageError, match="not on the PATH"):
         login("registry.example")
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert login("registry.example") == Login("a", "b")
+    assert login("registry.example") == RegistryLogin("a", "b")
     assert login("another.example") is None
 
 

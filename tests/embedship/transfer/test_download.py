@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from embedship.errors import UnsafeError
-from embedship.sealed import File
+from embedship.files.sealed import SealedFile
 from embedship.transfer.download import Downloader, small
-from embedship.transfer.errors import Interrupted, TransferError
-from embedship.transfer.patience import Patience
+from embedship.transfer.errors import TransferError, TransferInterrupted
+from embedship.transfer.retry import RetryPolicy
 
 RIGHT = bytes(range(200))
-LISTED = File(sha256=hashlib.sha256(RIGHT).hexdigest(), size=len(RIGHT))
+LISTED = SealedFile(sha256=hashlib.sha256(RIGHT).hexdigest(), size=len(RIGHT))
 
 
 class Told:
@@ -38,7 +38,7 @@ class Told:
 def fetch(source: Told, folder: Path, failures: int = 3) -> int:
     """What lies there in the end, as the meter counted it."""
     there: list[int] = []
-    patience = Patience(failures, sleep=lambda seconds: None)
+    patience = RetryPolicy(failures, sleep=lambda seconds: None)
     (folder / "parts").mkdir(exist_ok=True)
     downloader = Downloader(source, folder / "parts", patience, lambda count, fetched: there.append(count))
     try:
@@ -49,7 +49,7 @@ def fetch(source: Told, folder: Path, failures: int = 3) -> int:
 
 
 def test_each_loss_is_taken_up_where_it_was(tmp_path: Path) -> None:
-    lost = Interrupted("lost")
+    lost = TransferInterrupted("lost")
     source = Told([RIGHT[:50], lost], [lost], [RIGHT[50:90]], [lost], [lost], [RIGHT[90:]])
     assert fetch(source, tmp_path, failures=4) == LISTED.size
     assert source.offsets == [0, 50, 50, 90, 90, 90]
@@ -59,7 +59,7 @@ def test_each_loss_is_taken_up_where_it_was(tmp_path: Path) -> None:
 
 def test_failures_in_a_row_end_it_and_the_part_stays(tmp_path: Path) -> None:
     source = Told([RIGHT[:50]], [], [], [])
-    with pytest.raises(Interrupted, match="after 50 of 200 bytes"):
+    with pytest.raises(TransferInterrupted, match="after 50 of 200 bytes"):
         fetch(source, tmp_path)
     assert (tmp_path / "parts" / LISTED.sha256).read_bytes() == RIGHT[:50]
     assert not (tmp_path / "in").exists()
@@ -92,7 +92,7 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
 
 
 def test_a_small_file_is_small() -> None:
-    patience = Patience(2, sleep=lambda seconds: None)
-    assert small(Told([b"ab", Interrupted("lost")], [b"ab", b"c"]), "name", 3, patience) == b"abc"
+    patience = RetryPolicy(2, sleep=lambda seconds: None)
+    assert small(Told([b"ab", TransferInterrupted("lost")], [b"ab", b"c"]), "name", 3, patience) == b"abc"
     with pytest.raises(UnsafeError, match="more than 2 bytes"):
         small(Told([b"ab", b"c"]), "name", 2, patience)

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from embedship.errors import UsageError
-from embedship.transfer.address import Proof, open_source
+from embedship.transfer.address import TrustOptions, open_source
 from embedship.transfer.errors import TransferError
-from embedship.transfer.folder import Hub
+from embedship.transfer.folder import HubFolder
 
 from . import servers
 from .servers import Answer, Files
@@ -45,7 +45,7 @@ def hub(large: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 
 def test_a_branch_is_read_from_one_commit(hub: Any, large: Any) -> None:
-    source = Hub("team/model@main")
+    source = HubFolder("team/model@main")
     assert b"".join(source.read("bundle.json", 0)) == b"{}"
     assert source.pinned == f"hf://team/model@{COMMIT}"
     assert b"".join(source.read("weights", 4)) == b"456789"
@@ -60,19 +60,19 @@ def test_the_token_s_file_is_the_hub_s(hub: Any, tmp_path: Path, monkeypatch: py
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     with pytest.raises(TransferError, match="401"):
-        list(Hub("team/model@main").read("bundle.json", 0))
+        list(HubFolder("team/model@main").read("bundle.json", 0))
     (tmp_path / "hf").mkdir()
     (tmp_path / "hf" / "token").write_text("hidden\n")
-    assert b"".join(Hub("team/model@main").read("bundle.json", 0)) == b"{}"
+    assert b"".join(HubFolder("team/model@main").read("bundle.json", 0)) == b"{}"
 
 
 def test_a_mirror_without_tls_needs_a_digest_and_gets_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://mirror.example")
     monkeypatch.setenv("HF_TOKEN", "hidden")
     with pytest.raises(UsageError, match="give --digest"):
-        open_source("hf://team/model@main", Proof(None, False))
-    source = open_source("hf://team/model@main", Proof("sha256:" + "0" * 64, False))
-    assert isinstance(source, Hub)
+        open_source("hf://team/model@main", TrustOptions(None, False))
+    source = open_source("hf://team/model@main", TrustOptions("sha256:" + "0" * 64, False))
+    assert isinstance(source, HubFolder)
     assert source._auth is None
 
 
@@ -80,7 +80,7 @@ def test_a_mirror_without_tls_needs_a_digest_and_gets_no_token(monkeypatch: pyte
 def test_s3_without_tls_needs_a_digest(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "http://minio.example")
     with pytest.raises(UsageError, match="give --digest"):
-        open_source("s3://models/minilm", Proof(None, False))
-    assert open_source("s3://models/minilm", Proof("sha256:" + "0" * 64, False)).pinned == "s3://models/minilm"
+        open_source("s3://models/minilm", TrustOptions(None, False))
+    assert open_source("s3://models/minilm", TrustOptions("sha256:" + "0" * 64, False)).pinned == "s3://models/minilm"
     monkeypatch.setenv(name, "https://minio.example")
-    open_source("s3://models/minilm", Proof(None, False))
+    open_source("s3://models/minilm", TrustOptions(None, False))

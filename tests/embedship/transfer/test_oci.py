@@ -18,13 +18,13 @@ from typing import Any
 import pytest
 import requests
 
-from embedship import cli
 from embedship.bundle import MANIFEST, Bundle
-from embedship.signing import Signer
+from embedship.bundle.signing import BundleSigner
+from embedship.commands import main
 from embedship.transfer import oci
 from embedship.transfer.errors import TransferError
-from embedship.transfer.patience import Patience
-from embedship.transfer.registry import Reference, Registry, digest_of
+from embedship.transfer.registry import ImageReference, ImageRegistry, digest_of
+from embedship.transfer.retry import RetryPolicy
 
 from . import servers
 from .servers import Served, docker_login
@@ -47,7 +47,7 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "config"))
 
     def call(*arguments: object) -> dict[str, Any]:
-        code = cli.run([*map(str, arguments), "--json", "--retries", "2"])
+        code = main.run([*map(str, arguments), "--json", "--retries", "2"])
         said = capsys.readouterr()
         assert "hidden" not in said.out + said.err
         return {**json.loads(said.out), "code": code}
@@ -68,17 +68,17 @@ def test_a_tag_is_resolved_and_pinned(registry: Served, command: Command, small:
 
 def test_pushed_twice_it_is_sent_once(registry: Served, small: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[str] = []
-    upload = Registry.upload
+    upload = ImageRegistry.upload
 
-    def counted(self: Registry, digest: str, path: Path) -> None:
+    def counted(self: ImageRegistry, digest: str, path: Path) -> None:
         sent.append(digest)
         upload(self, digest, path)
 
-    monkeypatch.setattr(Registry, "upload", counted)
+    monkeypatch.setattr(ImageRegistry, "upload", counted)
     address = f"127.0.0.1:{registry.port}/once/small:v1"
-    first = oci.push(small, address, False, Patience(1), lambda name, size: None)
+    first = oci.push(small, address, False, RetryPolicy(1), lambda name, size: None)
     assert len(sent) == len({file.sha256 for file in small.manifest.files.values()}) + 2, "bundle.json and {}"
-    assert oci.push(small, address, False, Patience(1), lambda name, size: None) == first
+    assert oci.push(small, address, False, RetryPolicy(1), lambda name, size: None) == first
     assert len(sent) == len(set(sent))
 
 
@@ -100,7 +100,7 @@ def test_the_signature_travels_and_is_checked(
     assert command("push", tmp_path / "signed", address)["code"] == 0
     unsigned = command("pull", address, "--out", tmp_path / "a", "--key", key)
     assert (unsigned["code"], (tmp_path / "a").exists()) == (4, False)
-    Signer.open(private).sign(Bundle.open(tmp_path / "signed"))
+    BundleSigner.open(private).sign(Bundle.open(tmp_path / "signed"))
     assert command("pull", address, "--out", tmp_path / "early")["code"] == 0
     assert command("push", tmp_path / "signed", address)["code"] == 0
     for folder in ("a", "early"):  # of both, all the rest was there
@@ -119,7 +119,7 @@ def test_a_wrong_signature_is_not_taken(registry: Served, command: Command, smal
     address = f"oci://127.0.0.1:{registry.port}/wrongly/small:v1"
     assert command("push", signed, address)["code"] == 0
     assert command("pull", address, "--out", tmp_path / "a")["code"] == 0
-    Signer.open(private).sign(Bundle.open(signed))
+    BundleSigner.open(private).sign(Bundle.open(signed))
     assert command("push", signed, address)["code"] == 0
     assert command("pull", address, "--out", tmp_path / "a", "--key", theirs)["code"] == 4
     assert not (tmp_path / "a" / "model.sig").exists()
@@ -166,7 +166,7 @@ def test_another_manifest_than_asked_for_is_refused(
     forged = data.read_bytes().replace(b'"size":2}', b'"size": 2}')
     data.write_bytes(forged)
     assert command("pull", pushed["source"], "--out", tmp_path / "a")["code"] in (1, 4)
-    reference = Reference.parse(pushed["source"].partition("://")[2])
+    reference = ImageReference.parse(pushed["source"].partition("://")[2])
     with servers.web(tmp_path, lambda path, request: (200, {}, forged)) as liar:
         address = f"oci://127.0.0.1:{liar.port}/{reference.repository}@{reference.digest}"
         answer = command("pull", address, "--out", tmp_path / "a")
@@ -318,11 +318,11 @@ def test_an_upload_does_not_lead_away(small: Bundle, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(requests.Session, "send", send)
     with pytest.raises(TransferError, match="away from TLS"):
-        Registry(Reference.parse("registry.example/team/small:v1")).upload("sha256:0", small.path(MANIFEST))
+        ImageRegistry(ImageReference.parse("registry.example/team/small:v1")).upload("sha256:0", small.path(MANIFEST))
     assert asked == ["https://registry.example/v2/team/small/blobs/uploads/"]
 
 
 def test_a_password_does_not_leave_in_the_clear() -> None:
-    registry = Registry(Reference.parse("registry.example/team/small:v1"))
+    registry = ImageRegistry(ImageReference.parse("registry.example/team/small:v1"))
     with pytest.raises(Exception, match="without encryption"):
         registry._challenged('Bearer realm="http://elsewhere.example/token",service="x"')

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from embedship import cli
 from embedship.bundle import MANIFEST, Bundle
+from embedship.commands import main
 
 from . import servers
 
@@ -27,5 +27,5 @@ def test_the_page_s_commands(
         for line in found:
             for there, ours in here.items():
                 line = line.replace(there, ours)
-            assert cli.run(shlex.split(line)) == 0, line
+            assert main.run(shlex.split(line)) == 0, line
     assert (tmp_path / "carried" / MANIFEST).read_bytes() == small.path(MANIFEST).read_bytes()

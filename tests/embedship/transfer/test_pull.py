@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
-from embedship import cli, sealed
 from embedship.bundle import MANIFEST, Bundle
+from embedship.commands import main
 from embedship.errors import UnsafeError
-from embedship.sealed import File
-from embedship.transfer.pull import require_modest
+from embedship.files import sealed
+from embedship.files.sealed import SealedFile
+from embedship.transfer.pull import check_size_and_names
 from embedship.transfer.registry import digest_of
 from embedship.transfer.web import PIECE
 
@@ -46,7 +47,7 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("COLUMNS", "1000")
 
     def call(*arguments: object) -> Answer:
-        code = cli.run(["pull", *map(str, arguments)])
+        code = main.run(["pull", *map(str, arguments)])
         said = capsys.readouterr()
         return Answer(code, said.out, said.err)
 
@@ -385,9 +386,9 @@ def test_an_address_that_cannot_be_right(command: Command, address: str, tmp_pat
     assert "hidden" not in answer.stderr
 
 
-Change = Callable[[dict[str, File]], dict[str, File]]
-ONE = File(sha256="0" * 64, size=1)
-HOSTILE: dict[str, dict[str, File]] = {
+Change = Callable[[dict[str, SealedFile]], dict[str, SealedFile]]
+ONE = SealedFile(sha256="0" * 64, size=1)
+HOSTILE: dict[str, dict[str, SealedFile]] = {
     "up": {"../evil": ONE},
     "inner up": {"a/../../evil": ONE},
     "root": {"/etc/evil": ONE},
@@ -399,9 +400,9 @@ HOSTILE: dict[str, dict[str, File]] = {
     "backslash": {"a\\b": ONE},
     "newline": {"a\nb": ONE},
     "long": {"x" * 256: ONE},
-    "no hash": {"a": File(sha256="../../evil", size=1)},
-    "negative": {"a": File(sha256="0" * 64, size=-1)},
-    "huge": {"a": File(sha256="0" * 64, size=1 << 60)},
+    "no hash": {"a": SealedFile(sha256="../../evil", size=1)},
+    "negative": {"a": SealedFile(sha256="0" * 64, size=-1)},
+    "huge": {"a": SealedFile(sha256="0" * 64, size=1 << 60)},
     "many": {f"f{i}": ONE for i in range(10_001)},
 }
 
@@ -426,6 +427,6 @@ def test_the_honest_manifest_is_modest(small: Bundle) -> None:
     class Nowhere:
         pinned = "nowhere"
 
-    require_modest(Nowhere(), small.manifest.files, total(small))  # type: ignore[arg-type]
+    check_size_and_names(Nowhere(), small.manifest.files, total(small))  # type: ignore[arg-type]
     with pytest.raises(UnsafeError, match="--max-bytes"):
-        require_modest(Nowhere(), small.manifest.files, total(small) - 1)  # type: ignore[arg-type]
+        check_size_and_names(Nowhere(), small.manifest.files, total(small) - 1)  # type: ignore[arg-type]

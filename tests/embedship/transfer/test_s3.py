@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from embedship import stdlib_docs
-from embedship.cli import run
+from embedship.commands.main import run
 from embedship.errors import EmbedshipError, UsageError
 from embedship.transfer.s3 import S3Object
 

@@ -16,8 +16,8 @@ import pytest
 from embedship.errors import UnsafeError
 from embedship.transfer import web
 from embedship.transfer.errors import TransferError
-from embedship.transfer.registry import Reference, Registry
-from embedship.transfer.web import Call, Session, answered, body
+from embedship.transfer.registry import ImageReference, ImageRegistry
+from embedship.transfer.web import HttpRequest, HttpSession, body, send
 
 
 @contextmanager
@@ -63,7 +63,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def session(certificate: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Session:
+def session(certificate: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> HttpSession:
     """Names of other machines lead to this one; ~/.netrc holds a password for each."""
     import socket
 
@@ -80,15 +80,15 @@ def session(certificate: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
-    return Session()
+    return HttpSession()
 
 
-def read(session: Session, url: str) -> bytes:
-    with answered(session, Call("GET", url)) as answer:
+def read(session: HttpSession, url: str) -> bytes:
+    with send(session, HttpRequest("GET", url)) as answer:
         return b"".join(body(answer, 0))
 
 
-def test_https_is_not_followed_to_http_and_no_password_goes_there(session: Session, certificate: Path) -> None:
+def test_https_is_not_followed_to_http_and_no_password_goes_there(session: HttpSession, certificate: Path) -> None:
     """A proxy that ends TLS and redirects to http is a common mistake: its bundle.json would prove nothing."""
     with server(certificate) as secure, server() as plain:
         secure.target = f"http://secure.example:{plain.server_port}/bundle.json"
@@ -101,13 +101,13 @@ def test_https_is_not_followed_to_http_and_no_password_goes_there(session: Sessi
     assert plain.asked == []
 
 
-def test_https_is_followed_to_https(session: Session, certificate: Path) -> None:
+def test_https_is_followed_to_https(session: HttpSession, certificate: Path) -> None:
     with server(certificate) as one, server(certificate) as other:
         one.target = f"https://other.example:{other.server_port}/x"
         assert read(session, f"https://secure.example:{one.server_port}/x") == b"{}"
 
 
-def test_loopback_is_followed_to_loopback_only(session: Session) -> None:
+def test_loopback_is_followed_to_loopback_only(session: HttpSession) -> None:
     with ExitStack() as stack:
         one, other = stack.enter_context(server()), stack.enter_context(server())
         one.target = f"http://localhost:{other.server_port}/x"
@@ -122,7 +122,7 @@ def test_loopback_is_followed_to_loopback_only(session: Session) -> None:
 def test_a_digest_that_is_none_does_not_become_a_path(digest: str) -> None:
     """It would be asked for with our credentials."""
     with server() as registry:
-        source = Registry(Reference.parse(f"127.0.0.1:{registry.server_port}/team/model:v1"))
+        source = ImageRegistry(ImageReference.parse(f"127.0.0.1:{registry.server_port}/team/model:v1"))
         with pytest.raises(UnsafeError, match="no sha256 digest"):
             next(source.blob(digest, 0))
     assert registry.asked == []

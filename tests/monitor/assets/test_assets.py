@@ -14,7 +14,7 @@ import yaml
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from embedship.monitor.assets import RUNBOOKS, shipped
-from embedship.monitor.assets.alert import Alert, Severity, shown
+from embedship.monitor.assets.alert import Alert, AlertSeverity, shown
 from embedship.monitor.assets.cases import written
 from embedship.monitor.assets.recording import RATIOS
 from embedship.monitor.assets.rules import ALERTS, rules
@@ -78,7 +78,7 @@ def test_an_alert_keeps_the_house_rules(alert: Alert) -> None:
     assert all(case.labels is not None for case in alert.fires)
     assert alert.quiet or alert.name == "none", "a series on which it does not"
     assert all(case.labels is None for case in alert.quiet)
-    assert (alert.severity is Severity.PAGE) == (alert.name.removeprefix("Embedship") in PAGES)
+    assert (alert.severity is AlertSeverity.PAGE) == (alert.name.removeprefix("Embedship") in PAGES)
     assert len(shown(alert.summary, alert.fires[0].labels or {}, "9")) < 80
     assert alert.summary[-1] != "."
     assert alert.description[-1] == "."

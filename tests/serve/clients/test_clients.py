@@ -12,8 +12,8 @@ import numpy as np
 import openai
 import pytest
 
-from embedship import golden
 from embedship.encoder import Encoder
+from embedship.golden_texts import ALONE_FLOOR
 
 from ..conftest import launched
 from .ask import KEY, TEXTS
@@ -28,7 +28,7 @@ def expected(bundle: Path) -> np.ndarray:
 def same(found: Any, expected: np.ndarray) -> bool:
     """The same vectors, but for the kernel a batch of another size takes."""
     rows = np.asarray(found, dtype=np.float32)
-    return rows.shape == expected.shape and bool(((rows * expected).sum(1) > golden.ALONE_FLOOR).all())
+    return rows.shape == expected.shape and bool(((rows * expected).sum(1) > ALONE_FLOOR).all())
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embedship import jsonl
 from embedship.bundle import Bundle
-from embedship.cli import run
+from embedship.commands.main import run
 from embedship.encoder import Encoder
 from embedship.errors import UsageError
-from embedship.serve.compare.questions import Questions
-from embedship.serve.compare.shelves import Where
+from embedship.files import jsonl
+from embedship.serve.compare.questions import QuestionSet
+from embedship.serve.compare.sources import DocumentSources
 
 from .conftest import Asked
 
@@ -57,7 +57,9 @@ def test_another_variant_of_the_model_passes(
 
 def by_hand(bundle: Path, asked: Asked) -> float:
     """recall@10 of int8 against float32 by plain numpy, in float32."""
-    queries, documents = ([row.text for row in jsonl.read(path, jsonl.Text)] for path in (asked.queries, asked.corpus))
+    queries, documents = (
+        [row.text for row in jsonl.read(path, jsonl.TextLine)] for path in (asked.queries, asked.corpus)
+    )
     best = []
     for variant in ("onnx", "onnx-int8"):
         with Encoder.open(bundle, variant) as encoder:
@@ -157,7 +159,7 @@ def test_wrong_usage_is_a_sentence(bundle: Path, asked: Asked, tmp_path: Path) -
         ({"new_index": tmp_path}, "needs --index"),
     ]:  # fmt: skip
         with pytest.raises(UsageError, match=sentence):
-            Where(**options)
+            DocumentSources(**options)
     for arguments in (
         [bundle, "http://127.0.0.1:9", asked.plain], [tmp_path, bundle, asked.plain],
         [bundle, bundle, asked.plain, "--qrels", asked.qrels, "--rounds", "0"], [bundle, bundle, tmp_path / "none"],
@@ -207,10 +209,10 @@ def test_labels_must_name_documents(bundle: Path, asked: Asked, tmp_path: Path) 
 def test_questions_with_one_text_are_one(tmp_path: Path) -> None:
     lines = ['{"text": "a", "relevant": ["x"]}', '{"text": "b"}', '{"text": "a", "relevant": ["y"], "_id": "1"}']
     (tmp_path / "q.jsonl").write_text("\n".join(lines))
-    found = Questions.read(tmp_path / "q.jsonl")
+    found = QuestionSet.read(tmp_path / "q.jsonl")
     assert list(found.texts) == ["a", "b"]
     assert list(found.relevant) == [{"x", "y"}, set()]
     assert (found.lines, found.labelled) == (3, [0])
     assert list(found.judged({"1": {"z"}}).relevant) == [{"x", "y", "z"}, set()]
     with pytest.raises(UsageError, match="--qrels"):
-        Questions(["a"], [set()], [{"1"}], 1).judged({"2": {"z"}})
+        QuestionSet(["a"], [set()], [{"1"}], 1).judged({"2": {"z"}})

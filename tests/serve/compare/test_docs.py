@@ -6,9 +6,9 @@ import inspect
 import re
 from pathlib import Path
 
+from embedship.serve.commands.compare import compare
 from embedship.serve.compare import gates
-from embedship.serve.compare.gates import Limits
-from embedship.serve.compare_cli import compare
+from embedship.serve.compare.gates import CompareThresholds
 
 PAGE = (Path(__file__).parents[3] / "docs" / "compare.md").read_text()
 
@@ -16,12 +16,12 @@ PAGE = (Path(__file__).parents[3] / "docs" / "compare.md").read_text()
 def test_its_options_exist() -> None:
     known = {"--" + name.replace("_", "-") for name in inspect.signature(compare).parameters} | {"--json"}
     assert set(re.findall(r"--[a-z][a-z-]+", PAGE)) <= known
-    limits = {"--" + name.replace("_", "-") for name in Limits.__dataclass_fields__}
+    limits = {"--" + name.replace("_", "-") for name in CompareThresholds.__dataclass_fields__}
     assert limits <= set(re.findall(r"--[a-z][a-z-]+", PAGE)), "every limit is documented"
 
 
 def test_its_defaults_are_those() -> None:
-    default = Limits()
+    default = CompareThresholds()
     for name in ("min_queries", "max_failures"):
         assert f"`--{name.replace('_', '-')}` {getattr(default, name)}" in PAGE
     assert f"`--min-recall` {gates.RECALL}" in PAGE

@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 import msgspec
 import pytest
 
-from embedship.cli import run
+from embedship.commands.main import run
 from embedship.errors import EngineError, UsageError
-from embedship.serve.check import Asker
-from embedship.serve.compare.gates import Limits
+from embedship.serve.client import ServerClient
+from embedship.serve.compare.gates import CompareThresholds
 from embedship.serve.compare.live import compare
-from embedship.serve.compare.questions import Questions
+from embedship.serve.compare.questions import QuestionSet
 
 from ..conftest import launched
 
@@ -84,7 +84,7 @@ def test_a_damaged_canary_is_refused(urls: dict[str, str], queries: Path, capsys
     assert "failures" not in failed
 
 
-class Failing(Asker):
+class Failing(ServerClient):
     """A server of which every third search fails."""
 
     def __init__(self, url: str, keys: Path) -> None:
@@ -99,8 +99,10 @@ class Failing(Asker):
 
 
 def test_requests_that_fail_count(urls: dict[str, str], queries: Path) -> None:
-    questions, keys = Questions.read(queries), Path(urls["keys"])
-    found = compare(Asker(urls["old"], keys, 30), Failing(urls["new"], keys), questions, Limits(min_queries=2)).report
+    questions, keys = QuestionSet.read(queries), Path(urls["keys"])
+    found = compare(
+        ServerClient(urls["old"], keys, 30), Failing(urls["new"], keys), questions, CompareThresholds(min_queries=2)
+    ).report
     failures = found.measured.failures
     assert failures is not None
     assert (failures.old, failures.new) == (0, len(questions) // 3)
@@ -108,11 +110,13 @@ def test_requests_that_fail_count(urls: dict[str, str], queries: Path) -> None:
     assert "answered 500" in found.verdict[1]
     assert found.measured.agreement is not None
     assert found.measured.agreement.queries == len(questions) - len(questions) // 3, "of those that both answered"
-    both = compare(Failing(urls["old"], keys), Failing(urls["new"], keys), questions, Limits(min_queries=2)).report
+    both = compare(
+        Failing(urls["old"], keys), Failing(urls["new"], keys), questions, CompareThresholds(min_queries=2)
+    ).report
     assert both.passed
 
 
-class Silent(Asker):
+class Silent(ServerClient):
     """A server all of whose searches fail."""
 
     def __call__(self, path: str, kind: type[T], body: Any = None) -> T:
@@ -122,13 +126,13 @@ class Silent(Asker):
 
 
 def test_servers_that_answer_nothing_show_nothing(urls: dict[str, str], queries: Path) -> None:
-    questions, keys = Questions.read(queries), Path(urls["keys"])
+    questions, keys = QuestionSet.read(queries), Path(urls["keys"])
     old, new = Silent(urls["old"], keys, 30), Silent(urls["new"], keys, 30)
-    found = compare(old, new, questions, Limits(min_queries=2, min_recall=0.9)).report
+    found = compare(old, new, questions, CompareThresholds(min_queries=2, min_recall=0.9)).report
     assert {gate.name for gate in found.gates if gate.passed is False} == {"queries", "ranking"}
 
 
-class Bare(Asker):
+class Bare(ServerClient):
     """A server without an index."""
 
     def __call__(self, path: str, kind: type[T], body: Any = None) -> T:
@@ -138,36 +142,36 @@ class Bare(Asker):
 
 
 def test_a_canary_that_lost_its_index_is_refused(urls: dict[str, str], queries: Path) -> None:
-    questions, keys = Questions.read(queries), Path(urls["keys"])
-    old, new = Asker(urls["old"], keys, 30), Bare(urls["new"], keys, 30)
-    bare = Questions(questions.texts, [set()] * len(questions), questions.ids, questions.lines)
+    questions, keys = QuestionSet.read(queries), Path(urls["keys"])
+    old, new = ServerClient(urls["old"], keys, 30), Bare(urls["new"], keys, 30)
+    bare = QuestionSet(questions.texts, [set()] * len(questions), questions.ids, questions.lines)
     for each in (questions, bare):
-        found = compare(old, new, each, Limits(min_queries=2)).report
+        found = compare(old, new, each, CompareThresholds(min_queries=2)).report
         assert [gate.name for gate in found.gates if gate.passed is False] == ["ranking"]
         assert "OLD answers /search and NEW has no index" in found.verdict[1]
-    found = compare(Bare(urls["old"], keys, 30), new, bare, Limits(min_queries=2)).report
+    found = compare(Bare(urls["old"], keys, 30), new, bare, CompareThresholds(min_queries=2)).report
     assert found.passed, "neither searches"
     assert found.verdict[-1] == "What it finds was not compared."
 
 
 def test_labels_are_not_dropped(urls: dict[str, str], queries: Path) -> None:
-    questions, keys = Questions.read(queries), Path(urls["keys"])
-    for new in (Asker(urls["new"], keys, 30), Bare(urls["new"], keys, 30)):
+    questions, keys = QuestionSet.read(queries), Path(urls["keys"])
+    for new in (ServerClient(urls["new"], keys, 30), Bare(urls["new"], keys, 30)):
         with pytest.raises(UsageError, match="queries are labelled"):
-            compare(Bare(urls["old"], keys, 30), new, questions, Limits(min_queries=2))
+            compare(Bare(urls["old"], keys, 30), new, questions, CompareThresholds(min_queries=2))
 
 
 def test_another_model_is_said_at_once(urls: dict[str, str], queries: Path) -> None:
-    class Another(Asker):
+    class Another(ServerClient):
         def __call__(self, path: str, kind: type[T], body: Any = None) -> T:
             found = super().__call__(path, kind, body)
             if path == "/info":
                 found = msgspec.structs.replace(found, fingerprint="f" * 64)  # type: ignore[type-var]
             return found
 
-    questions, keys = Questions.read(queries), Path(urls["keys"])
-    old, new = Asker(urls["old"], keys, 30), Another(urls["new"], keys, 30)
-    assert "--other-model" in compare(old, new, questions, Limits(min_queries=2)).report.verdict[1]
-    found = compare(old, new, questions, Limits(min_queries=2, other_model=True)).report
+    questions, keys = QuestionSet.read(queries), Path(urls["keys"])
+    old, new = ServerClient(urls["old"], keys, 30), Another(urls["new"], keys, 30)
+    assert "--other-model" in compare(old, new, questions, CompareThresholds(min_queries=2)).report.verdict[1]
+    found = compare(old, new, questions, CompareThresholds(min_queries=2, other_model=True)).report
     assert found.passed, found.verdict
     assert found.measured.vectors is None

@@ -12,21 +12,22 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
+from embedship.batches import Batch, BatchLayout, pad
 from embedship.bundle import Precision
 from embedship.codes import Vectors
 from embedship.errors import EngineError, GateError
 from embedship.golden import GoldenCheck
-from embedship.plan import Batch, Layout, pad
-from embedship.serve.admission import Admission
+from embedship.serve.batching.admission import AdmissionController
+from embedship.serve.batching.executor import BatchExecutor
+from embedship.serve.batching.pending import PendingRequest
+from embedship.serve.batching.priority_queue import PriorityQueue
 from embedship.serve.devices import DeviceDown, DeviceLost
-from embedship.serve.devices.pulse import SLACK, Pulse
-from embedship.serve.devices.supervision import Backoff, Supervised, Worker
+from embedship.serve.devices.hang_detector import SLACK, HangDetector
+from embedship.serve.devices.supervision import RestartBackoff, SupervisedDevice, SupervisedWorker
 from embedship.serve.errors import EngineFailed
-from embedship.serve.lanes import Lane, Lanes
-from embedship.serve.metrics import Counts
-from embedship.serve.tickets import Ticket
-from embedship.serve.workers import Workers
-from embedship.tokens import Tokens
+from embedship.serve.telemetry.metrics import ModelMetrics
+from embedship.serve.telemetry.request_context import Priority
+from embedship.tokens import TokenBatch
 
 SECONDS = 20.0
 KILLER, HANG = 666, 777
@@ -77,15 +78,17 @@ class Bed:
         self.born: list[Mortal] = []
         self._stack = stack
         self.refuse: Callable[[int], EngineError | None] = lambda number: None
-        self.prove: Callable[[Worker], GoldenCheck] = lambda worker: RIGHT
+        self.prove: Callable[[SupervisedWorker], GoldenCheck] = lambda worker: RIGHT
 
     def launch(self) -> Mortal:
         self.born.append(Mortal(self.refuse(len(self.born))))
         return self.born[-1]
 
-    def device(self, name: str = "cpu:0", stall_seconds: float = SECONDS, start_seconds: float = SECONDS) -> Supervised:
-        made = Supervised(
-            name, 1, self.launch, self.prove, Pulse(stall_seconds), tick_seconds=0.01,
+    def device(
+        self, name: str = "cpu:0", stall_seconds: float = SECONDS, start_seconds: float = SECONDS
+    ) -> SupervisedDevice:
+        made = SupervisedDevice(
+            name, 1, self.launch, self.prove, HangDetector(stall_seconds), tick_seconds=0.01,
             start_seconds=start_seconds,
         )  # fmt: skip
         self._stack.callback(made.close)
@@ -101,7 +104,7 @@ def bed() -> Iterator[Bed]:
 class Turns:
     """Waits for a device to come up or go down."""
 
-    def __init__(self, device: Supervised) -> None:
+    def __init__(self, device: SupervisedDevice) -> None:
         self._device = device
         self._turned = threading.Condition()
         device.watch(self._tell)
@@ -164,7 +167,7 @@ def test_a_first_start_that_fails_says_why_and_is_not_tried_again(bed: Bed, stag
 def test_a_worker_that_gives_wrong_vectors_after_a_restart_gets_no_work(bed: Bed) -> None:
     wrong = iter([None, GateError("wrong vectors"), EngineError("no memory")])
 
-    def prove(worker: Worker) -> GoldenCheck:
+    def prove(worker: SupervisedWorker) -> GoldenCheck:
         if error := next(wrong, None):
             raise error
         return RIGHT
@@ -181,7 +184,7 @@ def test_a_worker_that_gives_wrong_vectors_after_a_restart_gets_no_work(bed: Bed
 
 
 def test_a_start_that_hangs_is_ended(bed: Bed) -> None:
-    def hang(worker: Worker) -> GoldenCheck:
+    def hang(worker: SupervisedWorker) -> GoldenCheck:
         worker.encode(batch(HANG))
         return RIGHT
 
@@ -193,7 +196,7 @@ def test_a_start_that_hangs_is_ended(bed: Bed) -> None:
 def test_a_device_can_be_closed_while_it_starts(bed: Bed) -> None:
     begun = threading.Event()
 
-    def hang(worker: Worker) -> GoldenCheck:
+    def hang(worker: SupervisedWorker) -> GoldenCheck:
         begun.set()
         worker.encode(batch(HANG))
         return RIGHT
@@ -206,21 +209,21 @@ def test_a_device_can_be_closed_while_it_starts(bed: Bed) -> None:
 
 
 def test_starts_come_ever_more_slowly_until_one_lives() -> None:
-    backoff = Backoff()
+    backoff = RestartBackoff()
     waits = [backoff.after(lived=0.0) for _ in range(12)]
-    assert waits[0] == Backoff.FIRST
-    assert all(b == min(Backoff.MOST, 2 * a) for a, b in itertools.pairwise(waits))
-    assert waits[-1] == Backoff.MOST
-    assert backoff.after(lived=Backoff.CALM) == Backoff.FIRST
+    assert waits[0] == RestartBackoff.FIRST
+    assert all(b == min(RestartBackoff.MOST, 2 * a) for a, b in itertools.pairwise(waits))
+    assert waits[-1] == RestartBackoff.MOST
+    assert backoff.after(lived=RestartBackoff.CALM) == RestartBackoff.FIRST
 
 
 def test_a_pass_has_the_time_that_its_tokens_take_at_the_pace_of_the_device() -> None:
     now = 0.0
-    pulse = Pulse(1.0, clock=lambda: now)
-    with pulse.beat(tokens=100):
+    pulse = HangDetector(1.0, clock=lambda: now)
+    with pulse.timed_pass(tokens=100):
         now += 10.0  # 0.1 s a token
         assert pulse.stalled() == 10.0, "a device that was never seen to work gets --stall-seconds"
-    with pulse.beat(tokens=50):
+    with pulse.timed_pass(tokens=50):
         now += SLACK * 5.0
         assert pulse.stalled() is None
         now += 0.1
@@ -233,12 +236,12 @@ def test_only_the_text_that_kills_fails_wherever_it_stands(bed: Bed) -> None:
     devices = [bed.device("cpu:0"), bed.device("cpu:1")]
     for device in devices:
         device.opened()
-    admission, lanes = Admission(1_000), Lanes[Ticket](16)
-    workers = Workers(devices, 1, Layout(0, 512), lanes, Counts(CollectorRegistry()))
+    admission, lanes = AdmissionController(1_000), PriorityQueue[PendingRequest](16)
+    workers = BatchExecutor(devices, 1, BatchLayout(0, 512), lanes, ModelMetrics(CollectorRegistry()))
 
     async def ask(first: int) -> Vectors:
-        with admission.enter(1, Lane.INTERACTIVE) as permit:
-            return await workers.encode(permit, Tokens([[first]], [0]), Lane.INTERACTIVE)
+        with admission.acquire(1, Priority.INTERACTIVE) as permit:
+            return await workers.encode(permit, TokenBatch([[first]], [0]), Priority.INTERACTIVE)
 
     async def go() -> list[Vectors | BaseException]:
         asked = [*range(1, 40), KILLER, *range(40, 60)]

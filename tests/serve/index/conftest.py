@@ -12,12 +12,12 @@ import pytest
 from embedship import stdlib_docs
 from embedship.codes import Int8Scale, Vectors, normalise
 from embedship.encoder import Encoder
-from embedship.serve.index import Index, Kind, kinds, recipe
-from embedship.serve.index.build import Wishes
-from embedship.serve.index.effort import Effort
-from embedship.serve.index.manifest import Packing
-from embedship.serve.index.recipe import Recipe, Store
-from embedship.serve.index.truth import Truth
+from embedship.serve.index import Index, IndexKind, kinds, recipe
+from embedship.serve.index.effort import SearchEffort
+from embedship.serve.index.exact_vectors import ExactVectors
+from embedship.serve.index.manifest import QuantisationParams
+from embedship.serve.index.recipe import IndexSpec, RerankStore
+from embedship.serve.indexing.build import IndexOptions
 
 
 class Texts(NamedTuple):
@@ -38,13 +38,13 @@ def encoder(bundle: Path) -> Iterator[Encoder]:
 
 
 @pytest.fixture(scope="session")
-def entries() -> list[stdlib_docs.Entry]:
+def entries() -> list[stdlib_docs.DocEntry]:
     """Read once: parsing the standard library takes a second."""
     return stdlib_docs.entries(1500)
 
 
 @pytest.fixture(scope="session")
-def texts(encoder: Encoder, entries: list[stdlib_docs.Entry]) -> Texts:
+def texts(encoder: Encoder, entries: list[stdlib_docs.DocEntry]) -> Texts:
     return Texts(encoder.encode([e.summary for e in entries]), encoder.encode([e.body[:300] for e in entries[::15]]))
 
 
@@ -61,9 +61,9 @@ FACTORY = "PCAR32,IVF4,SQ8"
 FACTORY_OF_FEW = "HNSW8,SQ8"
 
 
-@pytest.fixture(params=list(Kind))
-def kind(request: pytest.FixtureRequest) -> Kind:
-    return Kind(request.param)
+@pytest.fixture(params=list(IndexKind))
+def kind(request: pytest.FixtureRequest) -> IndexKind:
+    return IndexKind(request.param)
 
 
 @pytest.fixture(scope="session")
@@ -73,44 +73,44 @@ def made() -> dict[object, Index]:
 
 
 @pytest.fixture
-def make(tmp_path: Path, kind: Kind, made: dict[object, Index]) -> Make:
+def make(tmp_path: Path, kind: IndexKind, made: dict[object, Index]) -> Make:
     """Build an index of `kind` over vectors, unless it has been built before."""
 
-    def make(vectors: Vectors, *, effort: Effort | None = None, store: Store = Store.INT8) -> Index:
+    def make(vectors: Vectors, *, effort: SearchEffort | None = None, store: RerankStore = RerankStore.INT8) -> Index:
         key = kind, hashlib.sha256(vectors.tobytes()).digest(), effort, store
         if key not in made:
             made[key] = new(vectors, effort, store)
         return made[key]
 
-    def new(vectors: Vectors, effort: Effort | None, store: Store) -> Index:
-        truth = Truth.write(tmp_path, [vectors], (len(vectors), vectors.shape[1]))
+    def new(vectors: Vectors, effort: SearchEffort | None, store: RerankStore) -> Index:
+        truth = ExactVectors.write(tmp_path, [vectors], (len(vectors), vectors.shape[1]))
         planned = planned_for(kind, len(vectors), vectors.shape[1], store)
         return kinds.write(tmp_path, truth, planned, packed(planned, truth), kinds.effort(planned, effort))
 
     return make
 
 
-def planned_for(kind: Kind, size: int, dimension: int, store: Store = Store.INT8) -> Recipe:
-    if kind is not Kind.FACTORY:
+def planned_for(kind: IndexKind, size: int, dimension: int, store: RerankStore = RerankStore.INT8) -> IndexSpec:
+    if kind is not IndexKind.FACTORY:
         return recipe.of(kind, size, dimension, store)
-    return Recipe(kind=kind, factory=FACTORY if size > 200 else FACTORY_OF_FEW, dimension=dimension, store=store)
+    return IndexSpec(kind=kind, factory=FACTORY if size > 200 else FACTORY_OF_FEW, dimension=dimension, store=store)
 
 
-def wishes_for(kind: Kind) -> Wishes:
-    return Wishes(factory=FACTORY_OF_FEW) if kind is Kind.FACTORY else Wishes(kind=kind)
+def wishes_for(kind: IndexKind) -> IndexOptions:
+    return IndexOptions(factory=FACTORY_OF_FEW) if kind is IndexKind.FACTORY else IndexOptions(kind=kind)
 
 
-def packed(planned: Recipe, truth: Truth) -> Packing:
+def packed(planned: IndexSpec, truth: ExactVectors) -> QuantisationParams:
     """Ranges of a hundred of the vectors, as a bundle freezes them."""
     sample = truth.rows(np.arange(0, truth.size, max(1, truth.size // 100)))
-    return Packing(
-        scale=Int8Scale.fit(sample) if planned.store is Store.INT8 else None,
-        threshold=0.0 if planned.kind is Kind.BINARY else None,
+    return QuantisationParams(
+        scale=Int8Scale.fit(sample) if planned.store is RerankStore.INT8 else None,
+        threshold=0.0 if planned.kind is IndexKind.BINARY else None,
     )
 
 
 @pytest.fixture
-def corpus(tmp_path: Path, entries: list[stdlib_docs.Entry]) -> Corpus:
+def corpus(tmp_path: Path, entries: list[stdlib_docs.DocEntry]) -> Corpus:
     """Write a corpus of n real documents, or of the lines given."""
 
     def corpus(documents: int = 24, *, lines: bytes | None = None) -> Path:

@@ -10,13 +10,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from embedship import sealed
 from embedship.bundle import Bundle
 from embedship.codes import Int8Scale
 from embedship.encoder import Encoder
 from embedship.errors import MismatchError, MissingExtra, UnsafeError, UsageError
-from embedship.serve.index import Kind, build, manifest, recipe
+from embedship.files import sealed
+from embedship.serve.index import IndexKind, manifest, recipe
 from embedship.serve.index.folder import IndexFolder
+from embedship.serve.indexing import build
 
 from .conftest import Texts, wishes_for
 
@@ -26,23 +27,23 @@ def quiet(*_: object) -> None:
 
 
 @pytest.fixture(scope="module")
-def built(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> dict[Kind, Path]:
+def built(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> dict[IndexKind, Path]:
     """An index of each kind over the same thirty documents."""
     folder = tmp_path_factory.mktemp("built")
     lines = folder / "corpus.jsonl"
     lines.write_text("".join(f'{{"id": "{n}", "text": "document number {n}", "n": {n}}}\n' for n in range(30)))
-    for kind in Kind:
+    for kind in IndexKind:
         build.build(encoder, "any", lines, folder / kind, wishes_for(kind), quiet)
-    return {kind: folder / kind for kind in Kind}
+    return {kind: folder / kind for kind in IndexKind}
 
 
 @pytest.fixture
-def index(built: dict[Kind, Path], kind: Kind, tmp_path: Path) -> Path:
+def index(built: dict[IndexKind, Path], kind: IndexKind, tmp_path: Path) -> Path:
     """A copy to break."""
     return Path(shutil.copytree(built[kind], tmp_path / "index"))
 
 
-def test_round_trip(index: Path, kind: Kind, encoder: Encoder) -> None:
+def test_round_trip(index: Path, kind: IndexKind, encoder: Encoder) -> None:
     with IndexFolder.open(index, encoder.bundle) as opened:
         assert (opened.index.kind, opened.index.size, opened.documents.size) == (kind, 30, 30)
         queries = encoder.encode(["document number 7", "document number 21"], prompt_name=opened.manifest.query_prompt)
@@ -77,13 +78,13 @@ def test_other_prompts(index: Path, encoder: Encoder, prompts: dict[str, str], s
 
 def test_a_prompt_that_was_reworded(index: Path, encoder: Encoder) -> None:
     found = manifest.read(index)
-    worded = manifest.Prompts(document="", query="Query: ")
+    worded = manifest.IndexPrompts(document="", query="Query: ")
     sealed.write(index / manifest.MANIFEST, msgspec.structs.replace(found, prompts=worded))
     with pytest.raises(MismatchError, match=r"the query prompt 'query' \('Query: '\), .* gives 'query' \(''\)"):
         IndexFolder.open(index, encoder.bundle)
 
 
-@pytest.mark.parametrize("kind", [Kind.BINARY], indirect=True)
+@pytest.mark.parametrize("kind", [IndexKind.BINARY], indirect=True)
 def test_other_codes(index: Path, encoder: Encoder) -> None:
     codes = encoder.bundle.manifest.codes
     wider = tuple(Int8Scale(tuple(2 * x for x in scale.scale)) for scale in codes.int8)
@@ -114,9 +115,9 @@ DAMAGE = [
 ]
 
 
-@pytest.mark.parametrize("kind", [Kind.BINARY], indirect=True)
+@pytest.mark.parametrize("kind", [IndexKind.BINARY], indirect=True)
 @pytest.mark.parametrize(("damage", "reason"), DAMAGE)
-@pytest.mark.parametrize("name", sorted(manifest.files(recipe.of(Kind.BINARY, 30, 384))))
+@pytest.mark.parametrize("name", sorted(manifest.files(recipe.of(IndexKind.BINARY, 30, 384))))
 def test_a_damaged_file_is_named(
     index: Path, encoder: Encoder, name: str, damage: Callable[[Path], object], reason: str
 ) -> None:
@@ -141,7 +142,7 @@ def reseal(index: Path, **changes: object) -> None:
     ("name", "content"),
     [("stage.faiss", b"IxFI rubbish"), ("stage.faiss", b""), ("vectors.f16.npy", b"\x93NUMPY rubbish")],
 )
-@pytest.mark.parametrize("kind", [Kind.FLAT], indirect=True)
+@pytest.mark.parametrize("kind", [IndexKind.FLAT], indirect=True)
 def test_rubbish_with_a_right_hash(index: Path, encoder: Encoder, name: str, content: bytes) -> None:
     (index / name).write_bytes(content)
     reseal(index, files=manifest.write(index, manifest.read(index)).files)
@@ -149,7 +150,7 @@ def test_rubbish_with_a_right_hash(index: Path, encoder: Encoder, name: str, con
         IndexFolder.open(index, encoder.bundle)
 
 
-@pytest.mark.parametrize("kind", [Kind.HNSW_SQ8], indirect=True)
+@pytest.mark.parametrize("kind", [IndexKind.HNSW_SQ8], indirect=True)
 def test_another_index_than_its_recipe_says(index: Path, encoder: Encoder) -> None:
     described = manifest.read(index)
     reseal(index, recipe=msgspec.structs.replace(described.recipe, factory="HNSW16,RaBitQ"))
@@ -206,7 +207,7 @@ def test_without_faiss(index: Path, encoder: Encoder, monkeypatch: pytest.Monkey
 
 
 def test_nothing_loads_faiss_before_an_index_is_opened() -> None:
-    code = "import sys, embedship.serve.index.folder, embedship.serve.index_cli; sys.exit('faiss' in sys.modules)"
+    code = "import sys, embedship.serve.index.folder, embedship.serve.commands.index; sys.exit('faiss' in sys.modules)"
     assert subprocess.run([sys.executable, "-P", "-c", code], check=False).returncode == 0
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from embedship.codes import Vectors
 from embedship.errors import UsageError
-from embedship.serve.index.gpu import SCRATCH_BYTES, Gpu
-from embedship.serve.index.library import faiss
+from embedship.serve.index.faiss_library import faiss
+from embedship.serve.index.gpu import SCRATCH_BYTES, GpuResources
 
 
 class Resources:
@@ -40,7 +40,7 @@ def library() -> Any:
 
 def test_lists_are_placed_on_the_gpu_and_searched_on_the_cpu(library: Any, clustered: Vectors) -> None:
     index = faiss.index_factory(64, "IVF16,RaBitQfs")
-    Gpu(library).train_lists(index, clustered)
+    GpuResources(library).train_lists(index, clustered)
     assert index.is_trained
     assert faiss.extract_index_ivf(index).clustering_index is None
     assert [each.scratch for each in Resources.made] == [SCRATCH_BYTES]
@@ -66,16 +66,16 @@ def test_a_graph_is_built_on_the_gpu_and_exported(library: Any, clustered: Vecto
     library.GpuIndexCagra, library.GpuIndexCagraConfig = Cagra, SimpleNamespace
     library.IndexHNSWCagra = faiss.IndexHNSWFlat
     library.METRIC_L2 = faiss.METRIC_L2
-    built = Gpu(library).graph(clustered[:50], faiss.index_factory(64, "HNSW16,Flat"))
+    built = GpuResources(library).graph(clustered[:50], faiss.index_factory(64, "HNSW16,Flat"))
     assert (built.ntotal, built.d) == (50, 64)
     assert (Cagra.config.graph_degree, Cagra.config.intermediate_graph_degree) == (32, 64)
 
 
 def test_without_a_gpu() -> None:
     with pytest.raises(UsageError, match=r"built without GPUs: in place of \[cpu\], pip install .* '\.\[gpu\]'"):
-        Gpu()
+        GpuResources()
 
 
 def test_a_gpu_too_many(library: Any) -> None:
     with pytest.raises(UsageError, match="there is no GPU 1: FAISS sees 1"):
-        Gpu(library, 1)
+        GpuResources(library, 1)

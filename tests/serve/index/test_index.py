@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from embedship.codes import Vectors
 from embedship.errors import UsageError
-from embedship.ranking import Hits
-from embedship.serve.index import Allowed, Kind, few
-from embedship.serve.index.effort import LIMITS, Effort
-from embedship.serve.index.library import faiss
-from embedship.serve.index.recipe import Store
+from embedship.ranking import RankedRows
+from embedship.serve.documents.filters import Allowed
+from embedship.serve.index import IndexKind, is_selective
+from embedship.serve.index.effort import LIMITS, SearchEffort
+from embedship.serve.index.faiss_library import faiss
+from embedship.serve.index.recipe import RerankStore
 
 from .conftest import Make, Texts
 
@@ -27,8 +28,8 @@ RECALL_FLOOR = 0.985
 CLUSTERED_FLOOR = 0.95
 
 
-def tolerance(kind: Kind) -> float:
-    return 1e-4 if kind is Kind.FLAT else INT8
+def tolerance(kind: IndexKind) -> float:
+    return 1e-4 if kind is IndexKind.FLAT else INT8
 
 
 def brute_force(documents: Vectors, queries: Vectors, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -41,7 +42,7 @@ def recall(found: NDArray[np.int64], expected: NDArray[np.int64]) -> float:
     return float(np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found, expected, strict=True)]))
 
 
-def assert_same(hits: Hits, rows: NDArray[np.int64], scores: NDArray[np.float32]) -> None:
+def assert_same(hits: RankedRows, rows: NDArray[np.int64], scores: NDArray[np.float32]) -> None:
     """The same rows, but where two scores are closer than the last bits of float32."""
     np.testing.assert_allclose(hits.scores, scores, atol=1e-5)
     close = np.abs(np.diff(scores, axis=1, append=-1)) < 1e-5
@@ -50,44 +51,44 @@ def assert_same(hits: Hits, rows: NDArray[np.int64], scores: NDArray[np.float32]
     np.testing.assert_array_equal(hits.rows[clear], rows[clear])
 
 
-def test_finds_in_real_text_what_brute_force_finds(make: Make, kind: Kind, texts: Texts) -> None:
+def test_finds_in_real_text_what_brute_force_finds(make: Make, kind: IndexKind, texts: Texts) -> None:
     index = make(texts.documents)
     hits = index.search(texts.queries, 10)
     rows, scores = brute_force(texts.documents, texts.queries, 10)
-    if kind is Kind.FLAT:
+    if kind is IndexKind.FLAT:
         assert_same(hits, rows, scores)
     else:
         assert recall(hits.rows, rows) >= RECALL_FLOOR
 
 
-@pytest.mark.parametrize("kind", [Kind.BINARY], indirect=True)
+@pytest.mark.parametrize("kind", [IndexKind.BINARY], indirect=True)
 def test_more_candidates_find_more(make: Make, texts: Texts) -> None:
     rows, _ = brute_force(texts.documents, texts.queries, 10)
     found = [
-        recall(make(texts.documents, effort=Effort(oversample=times)).search(texts.queries, 10).rows, rows)
+        recall(make(texts.documents, effort=SearchEffort(oversample=times)).search(texts.queries, 10).rows, rows)
         for times in (1, 3, 20)
     ]
     assert found[0] + 0.05 < found[1] < found[2]
-    index = make(texts.documents, effort=Effort(oversample=20))
-    assert recall(index.search(texts.queries, 10, effort=Effort(oversample=1)).rows, rows) == found[0]
+    index = make(texts.documents, effort=SearchEffort(oversample=20))
+    assert recall(index.search(texts.queries, 10, effort=SearchEffort(oversample=1)).rows, rows) == found[0]
 
 
-@pytest.mark.parametrize("kind", [Kind.PQ, Kind.HNSW_SQ8], indirect=True)
+@pytest.mark.parametrize("kind", [IndexKind.PQ, IndexKind.HNSW_SQ8], indirect=True)
 def test_the_float16_store_ranks_as_exact_search(make: Make, texts: Texts) -> None:
     """What the first stage finds has its exact score; int8 is off by its rounding."""
-    index = make(texts.documents, store=Store.FLOAT16)
+    index = make(texts.documents, store=RerankStore.FLOAT16)
     hits, exact = index.search(texts.queries, 10), index.exact(texts.queries, 10)
     same = hits.rows == exact.rows
     assert same.mean() > 0.97
     np.testing.assert_allclose(hits.scores[same], exact.scores[same], atol=1e-6)
 
 
-def test_flat_is_brute_force_to_the_last_row(make: Make, kind: Kind, clustered: Vectors) -> None:
+def test_flat_is_brute_force_to_the_last_row(make: Make, kind: IndexKind, clustered: Vectors) -> None:
     """Ids and order, however many queries are asked at once: products in float64, ties by row."""
     rows = np.argsort(-_float64_scores(clustered, clustered[::60]), axis=1, kind="stable")[:, :10]
     index = make(clustered)
     np.testing.assert_array_equal(index.exact(clustered[::60], 10).rows, rows)
-    if kind is Kind.FLAT:
+    if kind is IndexKind.FLAT:
         for size in (1, 3, 150):
             found = [index.search(some, 10).rows for some in np.split(clustered[::60], 150 // size)]
             np.testing.assert_array_equal(np.concatenate(found), rows)
@@ -97,21 +98,23 @@ def _float64_scores(documents: Vectors, queries: Vectors) -> NDArray[np.float32]
     return (queries.astype(np.float64) @ documents.astype(np.float16).astype(np.float64).T).astype(np.float32)
 
 
-@pytest.mark.parametrize("kind", [Kind.FLAT], indirect=True)
+@pytest.mark.parametrize("kind", [IndexKind.FLAT], indirect=True)
 def test_flat_with_more_duplicates_than_it_fetches(make: Make, texts: Texts) -> None:
     index = make(np.concatenate([texts.documents[:3]] * 50))
     np.testing.assert_array_equal(index.search(texts.documents[1:2], 5).rows[0], [1, 4, 7, 10, 13])
 
 
-@pytest.mark.parametrize("kind", [Kind.IVF_PQ, Kind.IVF_RABITQ, Kind.HNSW_SQ8, Kind.HNSW_RABITQ], indirect=True)
-def test_more_effort_finds_more(make: Make, kind: Kind, clustered: Vectors) -> None:
+@pytest.mark.parametrize(
+    "kind", [IndexKind.IVF_PQ, IndexKind.IVF_RABITQ, IndexKind.HNSW_SQ8, IndexKind.HNSW_RABITQ], indirect=True
+)
+def test_more_effort_finds_more(make: Make, kind: IndexKind, clustered: Vectors) -> None:
     """The knob of a request turns; clustered vectors without a neighbourhood of their own are hard to find."""
-    index, queries = make(clustered, store=Store.FLOAT16), clustered[::45] * -1
-    knob = "nprobe" if kind in (Kind.IVF_PQ, Kind.IVF_RABITQ) else "ef_search"
+    index, queries = make(clustered, store=RerankStore.FLOAT16), clustered[::45] * -1
+    knob = "nprobe" if kind in (IndexKind.IVF_PQ, IndexKind.IVF_RABITQ) else "ef_search"
     exact = index.exact(queries, 10).rows
 
     def found(value: int) -> float:
-        return recall(index.search(queries, 10, effort=Effort(oversample=2, **{knob: value})).rows, exact)
+        return recall(index.search(queries, 10, effort=SearchEffort(oversample=2, **{knob: value})).rows, exact)
 
     # Asked again, for Milvus makes its graph in the background, and looks at every vector until it is there.
     end = time.monotonic() + SECONDS
@@ -122,13 +125,13 @@ def test_more_effort_finds_more(make: Make, kind: Kind, clustered: Vectors) -> N
 
 def test_an_effort_outside_the_limits() -> None:
     with pytest.raises(UsageError, match=r"oversample=0 lies outside 1\.\.200"):
-        Effort(oversample=0)
+        SearchEffort(oversample=0)
 
 
-def test_an_effort_that_the_index_does_not_have(make: Make, kind: Kind, texts: Texts) -> None:
+def test_an_effort_that_the_index_does_not_have(make: Make, kind: IndexKind, texts: Texts) -> None:
     index = make(texts.documents[:50])
     for name in LIMITS:
-        asked = Effort(**{name: 5})
+        asked = SearchEffort(**{name: 5})
         if getattr(index.effort, name) is None:
             with pytest.raises(UsageError, match=f"effort {name}: this index has no such knob"):
                 index.search(texts.queries, 1, effort=asked)
@@ -142,7 +145,7 @@ def chosen(share: float, size: int) -> Allowed:
 
 @pytest.mark.parametrize("share", [0, 0.001, 0.1, 0.5, 0.9, 1])
 def test_under_a_mask_what_brute_force_finds_among_the_allowed(
-    make: Make, kind: Kind, clustered: Vectors, share: float
+    make: Make, kind: IndexKind, clustered: Vectors, share: float
 ) -> None:
     """Half of 9,000 rows are more than FEW, a tenth of them fewer."""
     index, queries, allowed = make(clustered), clustered[::90], chosen(share, len(clustered))
@@ -151,8 +154,10 @@ def test_under_a_mask_what_brute_force_finds_among_the_allowed(
     exact, hits = index.exact(queries, 10, allowed), index.search(queries, 10, allowed)
     width = min(10, len(rows))
     if width:
-        assert_same(Hits(exact.rows[:, :width], exact.scores[:, :width]), rows[best], scores)
-        assert recall(hits.rows[:, :width], rows[best]) >= (1 if few(allowed) or kind is Kind.FLAT else CLUSTERED_FLOOR)
+        assert_same(RankedRows(exact.rows[:, :width], exact.scores[:, :width]), rows[best], scores)
+        assert recall(hits.rows[:, :width], rows[best]) >= (
+            1 if is_selective(allowed) or kind is IndexKind.FLAT else CLUSTERED_FLOOR
+        )
     for found in (exact, hits):
         assert set(found.rows[found.rows >= 0]) <= set(rows)
         assert (found.rows[:, width:] == -1).all()
@@ -166,7 +171,7 @@ def test_a_mask_costs_no_recall(make: Make, clustered: Vectors, share: float) ->
     plain = recall(index.search(queries, 10).rows, index.exact(queries, 10).rows)
     near = clustered @ clustered[0]
     for allowed in (chosen(share, len(clustered)), near >= np.quantile(near, 1 - share)):
-        assert not few(allowed)
+        assert not is_selective(allowed)
         masked = recall(index.search(queries, 10, allowed).rows, index.exact(queries, 10, allowed).rows)
         assert masked >= plain - 0.01
 
@@ -188,13 +193,13 @@ def test_exact_over_several_blocks_of_rows_and_queries(make: Make, clustered: Ve
     assert_same(make(clustered).exact(queries, 10), *brute_force(clustered, queries, 10))
 
 
-def test_scores_are_cosines(make: Make, kind: Kind, texts: Texts) -> None:
+def test_scores_are_cosines(make: Make, kind: IndexKind, texts: Texts) -> None:
     hits = make(texts.documents).search(texts.queries, 10)
     cosines = np.take_along_axis(texts.queries @ texts.documents.T, hits.rows, axis=1)
     np.testing.assert_allclose(hits.scores, cosines, atol=tolerance(kind))
 
 
-def test_a_document_is_its_own_first_hit_at_cosine_one(make: Make, kind: Kind, texts: Texts) -> None:
+def test_a_document_is_its_own_first_hit_at_cosine_one(make: Make, kind: IndexKind, texts: Texts) -> None:
     hits = make(texts.documents).search(texts.documents[::5], 3)
     np.testing.assert_array_equal(hits.rows[:, 0], np.arange(0, len(texts.documents), 5))
     np.testing.assert_allclose(hits.scores[:, 0], 1, atol=tolerance(kind))

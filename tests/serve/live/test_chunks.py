@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from embedship.serve.documents.changes import Change, ChangeCounts, ChunkedDocuments, DeleteDocument
 from embedship.serve.index import manifest
 from embedship.serve.index.folder import IndexFolder
-from embedship.serve.live.changes import Change, Delete, Done, Pieces
-from embedship.serve.live.index import LiveIndex
+from embedship.serve.live.index import MutableIndex
 
 from . import writer
 from .conftest import DOCUMENTS, World, cut_start, documents, lined, scratch
@@ -19,16 +19,16 @@ TEXTS = ["word12 of0x0", "of5x40", "word7 word8 word9"]
 
 
 def put(world: World, id: str, *texts: int) -> Change:
-    pieces = Pieces.of([lined([*texts], id)], writer.lines)
+    pieces = ChunkedDocuments.of([lined([*texts], id)], writer.lines)
     return pieces.puts(world.vectors[[*texts]])[0]
 
 
-def rows_of(live: LiveIndex, id: str) -> list[int]:
+def rows_of(live: MutableIndex, id: str) -> list[int]:
     """By the database; each holds the chunk that it should, and is its document's for whoever groups."""
     with live.moment() as now:
         assert now.firsts is not None
         first = now.documents.rows([id])[id]
-        (chunks,) = writer.lines([now.documents.uncut([id])[id]])
+        (chunks,) = writer.lines([now.documents.full_texts([id])[id]])
         rows = list(range(first, first + len(chunks)))
         assert now.documents.fetch(rows) == chunks
         assert now.firsts[rows].tolist() == [first] * len(rows)
@@ -36,12 +36,14 @@ def rows_of(live: LiveIndex, id: str) -> list[int]:
 
 
 def test_a_document_has_rows_of_its_own_one_after_the_other(cut: Path, world: World) -> None:
-    with LiveIndex.open(cut, world.bundle, writable=True) as live:
+    with MutableIndex.open(cut, world.bundle, writable=True) as live:
         assert live.size[:5] == (DOCUMENTS, 2 * DOCUMENTS, 0, 0, 0)
-        assert live.write([put(world, "new", 200, 201, 202), Delete("d3"), Delete("unknown")]) == Done(1, 0, 1)
+        assert live.write(
+            [put(world, "new", 200, 201, 202), DeleteDocument("d3"), DeleteDocument("unknown")]
+        ) == ChangeCounts(1, 0, 1)
         assert rows_of(live, "new") == [120, 121, 122]
         assert live.size[:5] == (DOCUMENTS, 2 * DOCUMENTS + 1, 1, 3, 2)
-        assert live.write([put(world, "d4", 210), put(world, "d5", 211, 212, 213)]) == Done(0, 2, 0)
+        assert live.write([put(world, "d4", 210), put(world, "d5", 211, 212, 213)]) == ChangeCounts(0, 2, 0)
         assert rows_of(live, "d4") == [8], "fewer chunks than before: the first rows stay"
         assert rows_of(live, "d5") == [123, 124, 125], "more: new ones"
         assert live.size[:5] == (DOCUMENTS, 2 * DOCUMENTS + 1, 3, 7, 6)
@@ -56,19 +58,19 @@ def test_a_document_has_rows_of_its_own_one_after_the_other(cut: Path, world: Wo
 
 
 def test_what_is_unchanged_is_told_by_the_whole_text(cut: Path, world: World) -> None:
-    with LiveIndex.open(cut, world.bundle, writable=True) as live:
+    with MutableIndex.open(cut, world.bundle, writable=True) as live:
         same, other = cut_start()["d1"], lined([1, 102], "d1")
-        assert live.differing([same, lined([7], "new")]) == [lined([7], "new")]
-        assert live.differing([other]) == [other], "its first chunk is as before, its second is not"
+        assert live.changed_documents([same, lined([7], "new")]) == [lined([7], "new")]
+        assert live.changed_documents([other]) == [other], "its first chunk is as before, its second is not"
 
 
 def test_a_moment_keeps_its_rows(cut: Path, world: World) -> None:
-    with LiveIndex.open(cut, world.bundle, writable=True) as live, live.moment() as before:
+    with MutableIndex.open(cut, world.bundle, writable=True) as live, live.moment() as before:
         live.write([put(world, "d1", 220, 221, 222), put(world, "new", 223, 224)])
         live.compact()
         assert before.firsts is not None
         assert len(before.firsts) == before.index.size == 2 * DOCUMENTS
-        assert before.documents.uncut(["d1"]) == {"d1": cut_start()["d1"]}
+        assert before.documents.full_texts(["d1"]) == {"d1": cut_start()["d1"]}
         assert before.index.search(world.vectors[[1, 101]], 1).rows.tolist() == [[2], [3]]
 
 
@@ -77,17 +79,17 @@ def test_after_a_restart_and_a_compaction_it_equals_one_built_from_scratch(
     cut: Path, world: World, tmp_path: Path, writable: bool
 ) -> None:
     state = cut_start()
-    with LiveIndex.open(cut, world.bundle, writable=True) as live:
+    with MutableIndex.open(cut, world.bundle, writable=True) as live:
         for number in range(60):
             changes = writer.transaction(5, number, world.vectors, cut=True)
             live.write(changes)
             for change in changes:
-                state.pop(change.id if isinstance(change, Delete) else "", None)
-                state |= {} if isinstance(change, Delete) else {change.document.id: change.document}
+                state.pop(change.id if isinstance(change, DeleteDocument) else "", None)
+                state |= {} if isinstance(change, DeleteDocument) else {change.document.id: change.document}
             if number == 30:
                 live.compact()
         live.compact()
-    with LiveIndex.open(cut, world.bundle, writable=writable) as live:
+    with MutableIndex.open(cut, world.bundle, writable=writable) as live:
         assert documents(live) == state
         for id in state:
             rows_of(live, id)

@@ -12,11 +12,12 @@ from threading import Condition, Thread
 import pytest
 
 from embedship.errors import EmbedshipError
-from embedship.serve.index import Kind
-from embedship.serve.live import NotWritten, beside
-from embedship.serve.live.changes import Delete
-from embedship.serve.live.compaction import Compaction, Result
-from embedship.serve.live.index import LiveIndex
+from embedship.serve.documents.changes import DeleteDocument
+from embedship.serve.index import IndexKind
+from embedship.serve.live import changes_folder
+from embedship.serve.live.compaction import CompactionResult, CompactionScheduler
+from embedship.serve.live.index import MutableIndex
+from embedship.serve.search.backend import WriteRefused
 
 from .conftest import DOCUMENTS, World, nearest
 
@@ -40,7 +41,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def small(disk: Path, world: World) -> Path:
-    return Path(shutil.copytree(world.folders[Kind.FLAT], disk / "index"))
+    return Path(shutil.copytree(world.folders[IndexKind.FLAT], disk / "index"))
 
 
 def fill(disk: Path) -> Path:
@@ -56,12 +57,12 @@ def fill(disk: Path) -> Path:
     return filler
 
 
-def write_until_refused(live: LiveIndex, world: World) -> int:
+def write_until_refused(live: MutableIndex, world: World) -> int:
     """SQLite may have room in its own files yet. Returns how many were acknowledged."""
     for n in range(1000):
         try:
             live.write([world.put("d0", n % 200)])
-        except NotWritten as error:
+        except WriteRefused as error:
             refused = error
             break
     assert refused.full
@@ -70,25 +71,25 @@ def write_until_refused(live: LiveIndex, world: World) -> int:
 
 
 def test_a_full_disk(disk: Path, small: Path, world: World) -> None:
-    with LiveIndex.open(small, world.bundle, writable=True) as live:
+    with MutableIndex.open(small, world.bundle, writable=True) as live:
         filler = fill(disk)
         acknowledged = write_until_refused(live, world)
         text = (acknowledged - 1) % 200 if acknowledged else 0
         assert nearest(live, world.vectors[[text]], 1) == [["d0"]], "what was acknowledged last, and nothing after it"
-        with pytest.raises(NotWritten):
-            live.write([Delete("d1"), world.put("d2", 100)])
+        with pytest.raises(WriteRefused):
+            live.write([DeleteDocument("d1"), world.put("d2", 100)])
         with pytest.raises(EmbedshipError, match="could not be written: No space left on device"):
             live.compact()
         assert len(nearest(live, world.vectors[:1], 100)[0]) == DOCUMENTS
         filler.unlink()
-        assert live.write([Delete("d1"), world.put("d2", 100)]).deleted == 1
+        assert live.write([DeleteDocument("d1"), world.put("d2", 100)]).deleted == 1
         assert live.compact() is True
         assert nearest(live, world.vectors[[100, text]], 1) == [["d2"], ["d0"]]
         assert [path.name for path in live.folder.glob("*gen-*")] == ["gen-000001"]
 
 
 def test_a_compaction_that_fails_is_told_and_tried_again(disk: Path, small: Path, world: World) -> None:
-    told: list[Result] = []
+    told: list[CompactionResult] = []
 
     heard = Condition()
 
@@ -96,38 +97,38 @@ def test_a_compaction_that_fails_is_told_and_tried_again(disk: Path, small: Path
         with heard:
             assert heard.wait_for(done, SECONDS)
 
-    def tell(result: Result, _: float) -> None:
+    def tell(result: CompactionResult, _: float) -> None:
         with heard:
             told.append(result)
             heard.notify()
 
-    with LiveIndex.open(small, world.bundle, writable=True) as live:
+    with MutableIndex.open(small, world.bundle, writable=True) as live:
         live.write([world.put(f"d{n}", 100 + n) for n in range(20)])
         filler = fill(disk)
-        compaction = Compaction(live, 0.1, tell, least=1, retry_seconds=0.01)
+        compaction = CompactionScheduler(live, 0.1, tell, least=1, retry_seconds=0.01)
         try:
-            wait(lambda: told.count(Result.FAILED) > 1)
+            wait(lambda: told.count(CompactionResult.FAILED) > 1)
             filler.unlink()
-            wait(lambda: Result.DONE in told)
+            wait(lambda: CompactionResult.DONE in told)
         finally:
             compaction.close()
         assert live.size.changes == 0
 
 
 def test_a_disk_for_reading_only(disk: Path, small: Path, world: World) -> None:
-    with LiveIndex.open(small, world.bundle, writable=True) as live:
-        live.write([world.put("new", 200), Delete("d1")])
+    with MutableIndex.open(small, world.bundle, writable=True) as live:
+        live.write([world.put("new", 200), DeleteDocument("d1")])
         live.compact()
         live.write([world.put("d2", 201)])
     assert mount("-o", "remount,ro", str(disk))
-    with LiveIndex.open(small, world.bundle, writable=False) as live:
+    with MutableIndex.open(small, world.bundle, writable=False) as live:
         assert nearest(live, world.vectors[[200, 201]], 1) == [["new"], ["d2"]]
         assert "d1" not in nearest(live, world.vectors[1:2], 100)[0]
     with pytest.raises(EmbedshipError, match=r"index\.live"):
-        LiveIndex.open(small, world.bundle, writable=True)
+        MutableIndex.open(small, world.bundle, writable=True)
     assert mount("-o", "remount,rw", str(disk))
-    with LiveIndex.open(small, world.bundle, writable=True) as live:
-        assert live.write([Delete("d2")]).deleted == 1
+    with MutableIndex.open(small, world.bundle, writable=True) as live:
+        assert live.write([DeleteDocument("d2")]).deleted == 1
 
 
 @pytest.fixture
@@ -159,7 +160,7 @@ def within(seconds: float, work: Callable[[], None]) -> None:
         raise failed[0]
 
 
-def hits(live: LiveIndex, world: World) -> set[str]:
+def hits(live: MutableIndex, world: World) -> set[str]:
     return set(nearest(live, world.vectors[:1], 100)[0])
 
 
@@ -168,13 +169,13 @@ def test_who_cannot_write_sees_what_another_writes(
     small: Path, elsewhere: Path, world: World, writer_first: bool
 ) -> None:
     """The writer was there before and has written nothing yet, or comes later; it is closed, and comes back."""
-    LiveIndex.open(small, world.bundle, writable=True).close()
+    MutableIndex.open(small, world.bundle, writable=True).close()
 
     def work() -> None:
         with ExitStack() as stack:
             openings = [(small, True), (elsewhere / small.name, False)]
             first, second = (
-                stack.enter_context(LiveIndex.open(index, world.bundle, writable))
+                stack.enter_context(MutableIndex.open(index, world.bundle, writable))
                 for index, writable in (openings if writer_first else openings[::-1])
             )
             writer, reader = (first, second) if writer_first else (second, first)
@@ -182,7 +183,7 @@ def test_who_cannot_write_sees_what_another_writes(
                 assert f"d{n}" in hits(reader, world)
                 with reader.moment() as before:  # a reader more, opened while nothing is written
                     assert reader.view().version == before.index.version  # type: ignore[attr-defined]
-                writer.write([Delete(f"d{n}")])
+                writer.write([DeleteDocument(f"d{n}")])
                 for _ in range(3):
                     assert f"d{n}" not in hits(reader, world)
                 if n == 1:
@@ -190,7 +191,7 @@ def test_who_cannot_write_sees_what_another_writes(
                     assert hits(reader, world) == hits(writer, world)
                 writer.close()
                 assert f"d{n}" not in hits(reader, world)
-                writer = stack.enter_context(LiveIndex.open(small, world.bundle, writable=True))
+                writer = stack.enter_context(MutableIndex.open(small, world.bundle, writable=True))
 
     within(SECONDS, work)
 
@@ -199,30 +200,30 @@ def test_what_a_killed_writer_left_on_a_disk_for_reading_only(
     disk: Path, small: Path, world: World, tmp_path: Path
 ) -> None:
     """A copy of the folder while it was open: with its -wal and -shm, empty ones and full ones."""
-    with LiveIndex.open(small, world.bundle, writable=True) as live:
+    with MutableIndex.open(small, world.bundle, writable=True) as live:
         for n in range(2):
             copy = disk / f"copy-{n}"
             shutil.copytree(small, copy)
-            shutil.copytree(live.folder, beside(copy))
-            live.write([Delete("d1")])
+            shutil.copytree(live.folder, changes_folder(copy))
+            live.write([DeleteDocument("d1")])
     assert mount("-o", "remount,ro", str(disk))
     for n, there in enumerate((True, False)):
-        with LiveIndex.open(disk / f"copy-{n}", world.bundle, writable=False) as live:
+        with MutableIndex.open(disk / f"copy-{n}", world.bundle, writable=False) as live:
             assert ("d1" in hits(live, world)) is there
 
 
 def test_a_file_that_is_older_than_before_is_a_sentence(flat: Path, world: World, tmp_path: Path) -> None:
     """Somebody put a copy in its place: it was asked again and again, without an end."""
-    with LiveIndex.open(flat, world.bundle, writable=True) as live:
-        live.write([Delete("d1")])
+    with MutableIndex.open(flat, world.bundle, writable=True) as live:
+        live.write([DeleteDocument("d1")])
     older = tmp_path / "older"
-    shutil.copytree(beside(flat), older)
-    with LiveIndex.open(flat, world.bundle, writable=True) as live:
-        live.write([Delete("d2")])
-    with LiveIndex.open(flat, world.bundle, writable=False) as reader:
+    shutil.copytree(changes_folder(flat), older)
+    with MutableIndex.open(flat, world.bundle, writable=True) as live:
+        live.write([DeleteDocument("d2")])
+    with MutableIndex.open(flat, world.bundle, writable=False) as reader:
         reader._readers.pop().connection.close()  # as if it were lent
-        shutil.rmtree(beside(flat))
-        shutil.copytree(older, beside(flat))
+        shutil.rmtree(changes_folder(flat))
+        shutil.copytree(older, changes_folder(flat))
 
         def work() -> None:
             with pytest.raises(EmbedshipError, match="is older than it was: if a copy took its place, start again"):
@@ -232,8 +233,8 @@ def test_a_file_that_is_older_than_before_is_a_sentence(flat: Path, world: World
 
 
 def test_a_folder_that_is_removed_takes_no_writes(flat: Path, world: World) -> None:
-    with LiveIndex.open(flat, world.bundle, writable=True) as live:
+    with MutableIndex.open(flat, world.bundle, writable=True) as live:
         shutil.rmtree(live.folder)
-        with pytest.raises(NotWritten, match="was removed while it was open"):
-            live.write([Delete("d1")])
+        with pytest.raises(WriteRefused, match="was removed while it was open"):
+            live.write([DeleteDocument("d1")])
         assert nearest(live, world.vectors[1:2], 1) == [["d1"]]

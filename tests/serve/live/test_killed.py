@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedship.serve.documents import Document, Split
-from embedship.serve.index import Kind
-from embedship.serve.live.changes import Change, Delete
-from embedship.serve.live.index import LiveIndex, Step
+from embedship.serve.documents.changes import Change, DeleteDocument
+from embedship.serve.documents.store import Document, Split
+from embedship.serve.index import IndexKind
+from embedship.serve.live.index import CompactionStep, MutableIndex
 
 from . import writer
 from .conftest import DOCUMENTS, World, cut_start, documents, scratch
@@ -93,7 +93,7 @@ def writers(bundle: Path, world: World, tmp_path_factory: pytest.TempPathFactory
 def changed(state: State, changes: list[Change]) -> State:
     state = dict(state)
     for change in changes:
-        if isinstance(change, Delete):
+        if isinstance(change, DeleteDocument):
             state.pop(change.id, None)
         else:
             state[change.document.id] = change.document
@@ -101,12 +101,12 @@ def changed(state: State, changes: list[Change]) -> State:
 
 
 @contextmanager
-def reopened(index: Path, world: World) -> Iterator[LiveIndex]:
-    with LiveIndex.open(index, world.bundle, writable=True) as live:
+def reopened(index: Path, world: World) -> Iterator[MutableIndex]:
+    with MutableIndex.open(index, world.bundle, writable=True) as live:
         yield live
 
 
-def check(live: LiveIndex, possible: list[State], world: World) -> State:
+def check(live: MutableIndex, possible: list[State], world: World) -> State:
     """It is in one of the possible states, the whole of it; returns which."""
     there = documents(live)
     assert there in possible, "an acknowledged change is lost, or a deleted document is back"
@@ -131,7 +131,7 @@ def check(live: LiveIndex, possible: list[State], world: World) -> State:
     return there
 
 
-def split(live: LiveIndex) -> Split:
+def split(live: MutableIndex) -> Split:
     return writer.lines if live.manifest.chunking else lambda documents: [[document] for document in documents]
 
 
@@ -147,7 +147,7 @@ def states(state: State, seed: int, done: int, world: World, cut: bool = False) 
 
 
 def test_nothing_acknowledged_is_lost_and_nothing_deleted_returns(writers: Writers, world: World, memory: Path) -> None:
-    flat = Path(shutil.copytree(world.folders[Kind.FLAT], memory / "index"))
+    flat = Path(shutil.copytree(world.folders[IndexKind.FLAT], memory / "index"))
     killed(flat, start(world), KILLS, writers, world)
 
 
@@ -174,7 +174,7 @@ def killed(index: Path, state: State, kills: int, writers: Writers, world: World
         assert [path.name for path in live.folder.glob("*gen-*")] == [live.view().snapshot.name], "nothing is left over"
 
 
-def equal_to_scratch(live: LiveIndex, state: State, world: World, like: Path, out: Path) -> None:
+def equal_to_scratch(live: MutableIndex, state: State, world: World, like: Path, out: Path) -> None:
     with live.moment() as now:
         numbers = now.documents.rows(list(state))
     ordered = sorted(state.values(), key=lambda document: numbers[document.id])
@@ -183,16 +183,18 @@ def equal_to_scratch(live: LiveIndex, state: State, world: World, like: Path, ou
         assert (made / name).read_bytes() == (anew / name).read_bytes()
 
 
-@pytest.mark.parametrize("step", Step)
+@pytest.mark.parametrize("step", CompactionStep)
 def test_killed_between_any_two_steps_of_a_compaction(
-    writers: Writers, world: World, step: Step, index: Path, kind: Kind, tmp_path: Path
+    writers: Writers, world: World, step: CompactionStep, index: Path, kind: IndexKind, tmp_path: Path
 ) -> None:
-    LiveIndex.open(index, world.bundle, writable=True).close()
+    MutableIndex.open(index, world.bundle, writable=True).close()
     done = writers.run(index, 7, -1, 0, step)
     assert done == writer.COMPACT_EACH
     with reopened(index, world) as live:
         check(live, states(start(world), 7, done, world)[:1], world)
-        assert live.view().snapshot.name == ("gen-000001" if step in (Step.SWAPPED, Step.SWEPT) else "")
+        assert live.view().snapshot.name == (
+            "gen-000001" if step in (CompactionStep.SWAPPED, CompactionStep.SWEPT) else ""
+        )
         assert live.compact() is True
         check(live, states(start(world), 7, done, world)[:1], world)
         assert len(list(live.folder.glob("*gen-*"))) == 1

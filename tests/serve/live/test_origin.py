@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 from embedship.bundle import Bundle
-from embedship.cli import run
+from embedship.commands.main import run
 from embedship.encoder import Encoder
 from embedship.errors import EngineError
-from embedship.serve.documents import Document
+from embedship.serve.documents.changes import DeleteDocument
+from embedship.serve.documents.store import Document
 from embedship.serve.index.folder import IndexFolder
 from embedship.serve.index.manifest import read
-from embedship.serve.index.migrate import as_before, migrate
-from embedship.serve.live.changes import Delete
-from embedship.serve.live.index import LiveIndex
+from embedship.serve.indexing.migrate import as_before, migrate
+from embedship.serve.live.index import MutableIndex
 
 from .conftest import DOCUMENTS, World
 
@@ -55,8 +55,8 @@ def test_a_migration_holds_the_changes(
     encoder: Encoder, world: World, flat: Path, tmp_path: Path, compacted: bool
 ) -> None:
     """Also while another process, here the same, holds the index to write to it."""
-    with LiveIndex.open(flat, world.bundle, writable=True) as live:
-        live.write([world.put("new", 200), Delete("d3"), world.put("d4", 201)])
+    with MutableIndex.open(flat, world.bundle, writable=True) as live:
+        live.write([world.put("new", 200), DeleteDocument("d3"), world.put("d4", 201)])
         if compacted:
             live.compact()
         found = migrated(encoder, flat, tmp_path / "new")
@@ -68,11 +68,11 @@ def test_an_unfinished_one_goes_on_with_the_documents_it_began_with(
     encoder: Encoder, world: World, flat: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """And says that there are later changes."""
-    with LiveIndex.open(flat, world.bundle, writable=True) as live:
+    with MutableIndex.open(flat, world.bundle, writable=True) as live:
         live.write([world.put("new", 200)])
         with pytest.raises(EngineError, match="worn out"):
             migrate(encoder, flat, tmp_path / "new", as_before(read(flat), None, None, None), Worn())
-        live.write([Delete("d3")])
+        live.write([DeleteDocument("d3")])
         with caplog.at_level(logging.WARNING, "embedship"):
             found = migrated(encoder, flat, tmp_path / "new")
     assert {"new", "d3"} <= found.keys()
@@ -82,11 +82,11 @@ def test_an_unfinished_one_goes_on_with_the_documents_it_began_with(
 def test_one_that_has_no_documents_yet_begins_with_those_of_now(
     encoder: Encoder, world: World, flat: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with LiveIndex.open(flat, world.bundle, writable=True) as live:
+    with MutableIndex.open(flat, world.bundle, writable=True) as live:
         with pytest.raises(EngineError, match="worn out"):
             migrate(encoder, flat, tmp_path / "new", as_before(read(flat), None, None, None), Worn())
         (tmp_path / ".new.migrating" / "documents.sqlite").unlink()
-        live.write([Delete("d3")])
+        live.write([DeleteDocument("d3")])
         assert "d3" not in migrated(encoder, flat, tmp_path / "new")
     assert "was changed" not in caplog.text
 
@@ -102,7 +102,7 @@ def test_who_cannot_read_changes_refuses(
         ["compare", str(bundle), str(bundle), str(tmp_path / "queries.jsonl"), "--index", str(flat)],
         [*export, "--probes", str(tmp_path / "asked.jsonl")],
     )
-    with LiveIndex.open(flat, world.bundle, writable=True) as live:
+    with MutableIndex.open(flat, world.bundle, writable=True) as live:
         assert run(commands[0]) == 0, "there are no changes yet"
         live.write([world.put("new", 200)])
     capsys.readouterr()

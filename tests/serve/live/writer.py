@@ -18,9 +18,9 @@ import numpy as np
 
 from embedship.bundle import Bundle
 from embedship.codes import Vectors
-from embedship.serve.documents import Chunk, Document
-from embedship.serve.live.changes import Change, Delete, Put
-from embedship.serve.live.index import LiveIndex, Step
+from embedship.serve.documents.changes import Change, DeleteDocument, PutDocument
+from embedship.serve.documents.store import Chunk, Document
+from embedship.serve.live.index import CompactionStep, MutableIndex
 
 TRANSACTIONS = 400
 MOST_CHUNKS = 3
@@ -52,21 +52,21 @@ def transaction(seed: int, number: int, vectors: Vectors, cut: bool = False) -> 
         id, size = f"d{random.integers(0, 90)}", int(random.integers(1, MOST_CHUNKS + 1)) if cut else 1
         texts = random.choice(len(vectors), size, replace=False).tolist()
         if random.random() < 0.4:
-            changes.append(Delete(id))
+            changes.append(DeleteDocument(id))
         else:
             whole = "\n".join(f"word{text} of{seed}x{number}" for text in texts)
             document = Document(id, whole, None, {"n": texts[0]})
             chunks = lines([document])[0] if cut else [document]
-            changes.append(Put(document, chunks, vectors[texts]))
+            changes.append(PutDocument(document, chunks, vectors[texts]))
     return changes
 
 
 def write(index: Path, seed: int, step: str, bundle: Bundle, vectors: Vectors) -> None:
-    def killed(here: Step) -> None:
+    def killed(here: CompactionStep) -> None:
         if here == step:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    with LiveIndex.open(index, bundle, writable=True) as live:
+    with MutableIndex.open(index, bundle, writable=True) as live:
         for number in range(TRANSACTIONS):
             live.write(transaction(seed, number, vectors, live.manifest.chunking is not None))
             os.write(1, b"done %d\n" % number)

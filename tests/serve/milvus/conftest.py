@@ -15,18 +15,18 @@ import pytest
 
 from embedship.bundle import Bundle
 from embedship.codes import Vectors
-from embedship.serve.index import Index, Kind
-from embedship.serve.index.effort import Effort
-from embedship.serve.index.recipe import Store
+from embedship.serve.index import Index, IndexKind
+from embedship.serve.index.effort import SearchEffort
+from embedship.serve.index.recipe import RerankStore
 from embedship.serve.live.changes import halves
-from embedship.serve.milvus import card as cards
-from embedship.serve.milvus.address import Address
+from embedship.serve.milvus import collection_metadata as cards
+from embedship.serve.milvus.connection import SLOW_SECONDS, MilvusConnection
 from embedship.serve.milvus.index import MilvusIndex
-from embedship.serve.milvus.line import SLOW_SECONDS, Line
+from embedship.serve.search.address import Address
 
 from ..index.conftest import Make, Texts, clustered, encoder, entries, texts  # noqa: F401 - fixtures
 
-KINDS = (Kind.FLAT, Kind.HNSW_SQ8)
+KINDS = (IndexKind.FLAT, IndexKind.HNSW_SQ8)
 
 _SERVER = """
 import sys
@@ -56,7 +56,9 @@ def serving(folder: Path) -> Iterator[int]:
 @pytest.fixture(scope="session")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     with serving(tmp_path_factory.mktemp("milvus") / "data") as port:
-        Line.open(Address(f"http://127.0.0.1:{port}", "any"), SLOW_SECONDS).close()  # its first answer takes a while
+        MilvusConnection.open(
+            Address(f"http://127.0.0.1:{port}", "any"), SLOW_SECONDS
+        ).close()  # its first answer takes a while
         yield port
 
 
@@ -66,17 +68,17 @@ def at(port: int) -> Callable[[str], Address]:
 
 
 @pytest.fixture(scope="session")
-def line(at: Callable[[str], Address]) -> Iterator[Line]:
-    line = Line.open(at("any"), SLOW_SECONDS)
+def line(at: Callable[[str], Address]) -> Iterator[MilvusConnection]:
+    line = MilvusConnection.open(at("any"), SLOW_SECONDS)
     yield line
     line.close()
 
 
 @pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> Kind:
+def kind(request: pytest.FixtureRequest) -> IndexKind:
     if request.param not in KINDS:
         pytest.skip(f"a collection is not {request.param}")
-    return Kind(request.param)
+    return IndexKind(request.param)
 
 
 @pytest.fixture(scope="session")
@@ -85,10 +87,10 @@ def made() -> dict[object, Index]:
 
 
 @pytest.fixture
-def make(bundle: Path, line: Line, kind: Kind, made: dict[object, Index]) -> Make:
+def make(bundle: Path, line: MilvusConnection, kind: IndexKind, made: dict[object, Index]) -> Make:
     """A collection of `kind` over vectors, whose numbers are 0, 1, ...; unless it has been made before."""
 
-    def make(vectors: Vectors, *, effort: Effort | None = None, store: Store = Store.INT8) -> Index:
+    def make(vectors: Vectors, *, effort: SearchEffort | None = None, store: RerankStore = RerankStore.INT8) -> Index:
         del store  # candidates are always ranked by the vectors themselves
         key = kind, hashlib.sha256(vectors.tobytes()).hexdigest(), effort
         if key not in made:
@@ -101,7 +103,9 @@ def make(bundle: Path, line: Line, kind: Kind, made: dict[object, Index]) -> Mak
     return make
 
 
-def filled(line: Line, name: str, card: cards.Card, vectors: Vectors, order: slice = slice(None)) -> MilvusIndex:
+def filled(
+    line: MilvusConnection, name: str, card: cards.CollectionMetadata, vectors: Vectors, order: slice = slice(None)
+) -> MilvusIndex:
     """`order`: in which its rows are put."""
     cards.make(line, name, card)
     values = halves(vectors).astype(np.float32).tolist()
@@ -111,6 +115,6 @@ def filled(line: Line, name: str, card: cards.Card, vectors: Vectors, order: sli
     ]
     rows = rows[order]
     for start in range(0, len(rows), 3000):
-        line.ask("upsert", name, rows[start : start + 3000])
-    line.ask("flush", name)
-    return MilvusIndex(line.ask, line.ask, name, card)
+        line.call("upsert", name, rows[start : start + 3000])
+    line.call("flush", name)
+    return MilvusIndex(line.call, line.call, name, card)

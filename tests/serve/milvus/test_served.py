@@ -15,14 +15,14 @@ import msgspec
 import pytest
 
 from embedship.bundle import Bundle
-from embedship.cli import run
+from embedship.commands.main import run
 from embedship.encoder import Encoder
-from embedship.serve.index.build import Wishes
-from embedship.serve.milvus import Lost
-from embedship.serve.milvus.address import Address
-from embedship.serve.milvus.collection import Collection
-from embedship.serve.milvus.line import QUICK_SECONDS, Line
-from embedship.serve.milvus.load import load
+from embedship.serve.indexing.build import IndexOptions
+from embedship.serve.indexing.milvus import load
+from embedship.serve.milvus.backend import MilvusBackend
+from embedship.serve.milvus.connection import QUICK_SECONDS, MilvusConnection
+from embedship.serve.search.address import Address
+from embedship.serve.search.backend import BackendUnavailable
 from embedship.serve.settings import Settings
 
 from ...embedship.transfer.wire import Wire
@@ -47,7 +47,7 @@ def filled(bundle: Path, at: At, corpus: Path) -> Callable[[str], Address]:
 
     def filled(name: str) -> Address:
         with Encoder.open(Bundle.open(bundle)) as encoder:
-            load(encoder, encoder.variant.name, corpus, at(name), Wishes(), lambda *_: None)
+            load(encoder, encoder.variant.name, corpus, at(name), IndexOptions(), lambda *_: None)
         return at(name)
 
     return filled
@@ -199,17 +199,17 @@ def test_a_write_that_is_cut_off_half_way_is_not_acknowledged(
 
 
 def test_a_collection_that_is_filled_anew_with_another_model_is_not_searched(
-    filled: Callable[[str], Address], settings: Settings, stranger: Path, corpus: Path, line: Line
+    filled: Callable[[str], Address], settings: Settings, stranger: Path, corpus: Path, line: MilvusConnection
 ) -> None:
     address = filled("swapped")
     with opened(replace(settings, index=address)) as asked:
         search(asked, "read a file")
-        line.ask("drop_collection", address.collection)
+        line.call("drop_collection", address.collection)
         answer = asked.post("/search", {"query": "read a file"})
         assert (answer.status_code, "is there no more: there is no milvus://" in answer.text) == (503, True)
         with Encoder.open(Bundle.open(stranger)) as encoder:
-            load(encoder, encoder.variant.name, corpus, address, Wishes(), lambda *_: None)
-        line.ask("load_collection", address.collection)  # as who serves it does
+            load(encoder, encoder.variant.name, corpus, address, IndexOptions(), lambda *_: None)
+        line.call("load_collection", address.collection)  # as who serves it does
         answer = asked.post("/search", {"query": "read a file"})
         assert (answer.status_code, "was built with model" in answer.text) == (503, True)
 
@@ -288,17 +288,23 @@ def test_what_a_collection_cannot_be(
     ],
 )
 def test_a_corpus_is_loaded_whole_or_not_at_all(
-    bundle: Path, at: At, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str], lines: Any, why: str
+    bundle: Path,
+    at: At,
+    line: MilvusConnection,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    lines: Any,
+    why: str,
 ) -> None:
     path = tmp_path / "corpus.jsonl"
     path.write_text("".join(json.dumps({"id": id, "text": text}) + "\n" for id, text in lines))
     assert run(["index", str(bundle), str(path), "--out", str(at("torn"))]) == 2
     assert why in " ".join(capsys.readouterr().err.split())
-    assert not line.ask("has_collection", "torn")
+    assert not line.call("has_collection", "torn")
 
 
 def test_documents_without_text_are_skipped_and_named(
-    bundle: Path, at: At, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bundle: Path, at: At, line: MilvusConnection, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "corpus.jsonl"
     path.write_text('{"id": "a", "text": "x"}\n{"id": "b", "text": " "}\n')
@@ -307,17 +313,17 @@ def test_documents_without_text_are_skipped_and_named(
 
 
 def test_a_load_of_which_documents_are_missing_makes_nothing(
-    filled: Callable[[str], Address], line: Line, monkeypatch: pytest.MonkeyPatch
+    filled: Callable[[str], Address], line: MilvusConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put_all = Collection._put
-    monkeypatch.setattr(Collection, "_put", lambda self, entities: put_all(self, entities[1:]))
-    with pytest.raises(Lost, match="of 60 documents 59 are there, and it was not made: load it again"):
+    put_all = MilvusBackend._put
+    monkeypatch.setattr(MilvusBackend, "_put", lambda self, entities: put_all(self, entities[1:]))
+    with pytest.raises(BackendUnavailable, match="of 60 documents 59 are there, and it was not made: load it again"):
         filled("short")
-    assert not line.ask("has_collection", "short")
+    assert not line.call("has_collection", "short")
 
 
-def test_what_a_killed_load_left_is_no_obstacle(filled: Callable[[str], Address], line: Line) -> None:
-    line.ask("create_collection", "again_loading", dimension=4)
+def test_what_a_killed_load_left_is_no_obstacle(filled: Callable[[str], Address], line: MilvusConnection) -> None:
+    line.call("create_collection", "again_loading", dimension=4)
     filled("again")
-    assert line.ask("has_collection", "again")
-    assert not line.ask("has_collection", "again_loading")
+    assert line.call("has_collection", "again")
+    assert not line.call("has_collection", "again_loading")

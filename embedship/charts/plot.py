@@ -1,0 +1,123 @@
+"""Figures as numbers: a plot holds pixels and words, and draw.j2 draws it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from embedship.charts.axis import Axis
+from embedship.charts.labels import LabelBox, PlacedLabel, place
+
+WIDTH, HEIGHT = 400, 280
+FRAME = LabelBox(70, 30, WIDTH - 14, HEIGHT - 44)
+SMALL_WIDTH, SMALL_HEIGHT = 300, 140
+SMALL_FRAME = LabelBox(34, 18, SMALL_WIDTH - 14, SMALL_HEIGHT - 38)
+_CHARACTER = 6.2  # width of the small text of ticks
+
+
+class AxisMark(NamedTuple):
+    """A tick at pixel `at`; its text is empty where there is no room for it."""
+
+    at: float
+    text: str
+
+
+class PlotDot(NamedTuple):
+    x: float
+    y: float
+    kind: str  # the CSS class: chosen, other, or a code
+    hover: str
+    tail: float | None = None  # pixel of the lower end of the line that hangs from it
+
+
+class PlotBar(NamedTuple):
+    x: float
+    y: float
+    width: float
+    height: float
+    hover: str
+
+
+class PlotLine(NamedTuple):
+    kind: str  # the CSS class
+    points: Sequence[tuple[float, float]]
+
+
+class ReferenceLine(NamedTuple):
+    """A straight line through the frame, and what it means."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plot:
+    """All in pixels of a drawing of `width` x `height`."""
+
+    name: str
+    width: int = WIDTH
+    height: int = HEIGHT
+    frame: LabelBox = FRAME
+    x_title: str
+    y_title: str = ""
+    x_marks: Sequence[AxisMark]
+    y_marks: Sequence[AxisMark]
+    dots: Sequence[PlotDot] = ()
+    labels: Sequence[PlacedLabel] = ()
+    bars: Sequence[PlotBar] = ()
+    lines: Sequence[PlotLine] = ()
+    across: ReferenceLine | None = None
+    upright: ReferenceLine | None = None
+
+
+def place_x(x: Axis, value: float) -> float:
+    return x.place(value, FRAME.left, FRAME.right)
+
+
+def place_y(y: Axis, value: float) -> float:
+    return y.place(value, FRAME.bottom, FRAME.top)
+
+
+def scatter(
+    name: str,
+    x: Axis,
+    y: Axis,
+    dots: Sequence[PlotDot] = (),
+    names: Sequence[str] | None = None,
+    across: ReferenceLine | None = None,
+    lines: Sequence[PlotLine] = (),
+) -> Plot:
+    """A plot in the usual frame; `dots`, `across` and `lines` are in its pixels already. Empty names are not drawn."""
+    named = () if names is None else place([(dot.x, dot.y) for dot in dots], names, FRAME, _taken(dots, across))
+    return Plot(
+        name=name,
+        x_title=x.title,
+        y_title=y.title,
+        x_marks=thinned([AxisMark(place_x(x, tick.value), tick.text) for tick in x.ticks], FRAME.right),
+        y_marks=[AxisMark(place_y(y, tick.value), tick.text) for tick in y.ticks],
+        dots=dots,
+        labels=named,
+        across=across,
+        lines=lines,
+    )
+
+
+def _taken(dots: Sequence[PlotDot], across: ReferenceLine | None) -> list[LabelBox]:
+    """What tails cover, and the words above the right end of a line across."""
+    tails = [LabelBox(dot.x - 4, dot.y, dot.x + 4, dot.tail + 2) for dot in dots if dot.tail is not None]
+    if across is None:
+        return tails
+    return [*tails, LabelBox(FRAME.right - len(across.text) * _CHARACTER, across.at - 16, FRAME.right, across.at + 2)]
+
+
+def thinned(marks: Sequence[AxisMark], right: float) -> list[AxisMark]:
+    """From the right, without the words that would touch their neighbour's."""
+    found: list[AxisMark] = []
+    free = right + 40
+    for mark in reversed(marks):
+        half = len(mark.text) * _CHARACTER / 2
+        fits = mark.at + half < free
+        found.append(mark if fits else AxisMark(mark.at, ""))
+        free = mark.at - half - 12 if fits else free
+    return found

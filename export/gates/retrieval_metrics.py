@@ -1,0 +1,237 @@
+"""Retrieval metrics on the user's own questions, for every way to make and store vectors: did it cost what matters?
+
+The definitions are those of sentence-transformers' InformationRetrievalEvaluator: relevance is yes or no, questions
+without a relevant document are left out, ties rank by document id. accuracy@k is the hit rate: the share of questions
+with a relevant document among the first k. Memory holds one variant's vectors and one block of scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedship import codes as packing
+from embedship import ranking
+from embedship.bundle import ModelSpec, RetrievalResult, Similarity, VectorCode, VectorCodes
+from embedship.codes import Vectors, normalise, truncate_dimensions
+from embedship.encoder import Encoder
+from embedship.errors import EngineError
+from embedship.export.gates.dataset import RetrievalDataset
+
+KS = (1, 3, 5, 10)
+DEPTH = 100
+# A tile of scores is 256 x 4,096 x 4 bytes, 4 MB, and three times that once it is packed with its rows.
+_QUERIES, _DOCUMENTS = 256, 4096
+_GATHERED_BYTES = 64 * 2**20
+
+Encode = Callable[[Sequence[str]], Vectors]
+Advance = Callable[[int], object]  # told how many texts have just been finished
+Rows = NDArray[np.int64]  # (n, k) document rows, best first
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodedDataset:
+    """A dataset as one variant (or "checkpoint") sees it: (n, dim) float32 at full dimension, ready to compare."""
+
+    variant: str
+    documents: Vectors
+    queries: Vectors
+
+    @classmethod
+    def make(
+        cls, variant: str, data: RetrievalDataset, documents: Encode, queries: Encode, pipeline: ModelSpec
+    ) -> EncodedDataset:
+        """Unit rows, except where the model was trained for the inner product. Raises EngineError for NaN."""
+        dot = pipeline.similarity is Similarity.DOT
+        made = (documents(data.documents), queries(data.queries))
+        if not all(np.isfinite(vectors).all() for vectors in made):
+            raise EngineError(f"{variant} gives NaN or infinity for a text of {data.name}")
+        return cls(variant, *(vectors if dot else normalise(vectors) for vectors in made))
+
+    def cut(self, dimension: int) -> EncodedDataset:
+        return EncodedDataset(
+            self.variant, truncate_dimensions(self.documents, dimension), truncate_dimensions(self.queries, dimension)
+        )
+
+    @property
+    def dimension(self) -> int:
+        return int(self.documents.shape[1])
+
+
+@dataclass(frozen=True, slots=True)
+class VectorStorage:
+    """A vector code, and whether int8 codes rank again what it found."""
+
+    code: VectorCode
+    rescored: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.code}+int8" if self.rescored else str(self.code)
+
+
+PLAIN = VectorStorage(VectorCode.FLOAT32)
+
+
+def storage(row: RetrievalResult) -> VectorStorage:
+    return VectorStorage(row.code, row.rescored)
+
+
+STORAGES = (
+    PLAIN,
+    *map(VectorStorage, (VectorCode.FLOAT16, VectorCode.INT8, VectorCode.UBINARY)),
+    VectorStorage(VectorCode.UBINARY, rescored=True),
+)
+
+
+def encode_functions(encoder: Encoder, progress: Advance | None = None) -> tuple[Encode, Encode]:
+    """How documents and how queries are encoded, each with the prompt sentence-transformers would pick."""
+    pipeline = encoder.bundle.manifest.pipeline
+    documents, queries = (
+        partial(encoder.encode, prompt_name=name, progress=progress)
+        for name in (pipeline.document_prompt, pipeline.query_prompt)
+    )
+    return documents, queries
+
+
+def drop(before: RetrievalResult, after: RetrievalResult) -> float:
+    """How far recall@10 fell."""
+    return before.metrics["recall@10"] - after.metrics["recall@10"]
+
+
+def grid(
+    data: RetrievalDataset,
+    encoded: EncodedDataset,
+    dimensions: Sequence[int],
+    storages: Sequence[VectorStorage],
+    codes: VectorCodes,
+) -> Iterator[RetrievalResult]:
+    """Metrics of every dimension x storage, largest dimension first; sign bits only where they fill whole bytes."""
+    for dimension in sorted(dimensions, reverse=True):
+        shorter = encoded.cut(dimension)
+        for storage in storages:
+            if storage.code is not VectorCode.UBINARY or dimension % 8 == 0:
+                yield measure(data, shorter, storage, codes)
+
+
+def measure(
+    data: RetrievalDataset, encoded: EncodedDataset, storage: VectorStorage, codes: VectorCodes | None = None
+) -> RetrievalResult:
+    """Search every question and average every metric; `codes` are needed for all but float32 and float16.
+
+    A rescored figure at k is that of a search for k: `codes.rescore` candidates for each of the k.
+    """
+    if storage.rescored:
+        shallow, deep = (rescored(encoded, codes, k) for k in (max(KS), DEPTH))
+    else:
+        shallow = deep = nearest(*stored(encoded, storage.code, codes), DEPTH)
+    return RetrievalResult(
+        variant=encoded.variant,
+        dimension=encoded.dimension,
+        code=storage.code,
+        rescored=storage.rescored,
+        bytes_per_vector=encoded.dimension * _BITS[storage.code] // 8,
+        metrics=mean(metrics(hits(shallow, data.relevant), hits(deep, data.relevant), _counts(data))),
+    )
+
+
+_BITS = {VectorCode.FLOAT32: 32, VectorCode.FLOAT16: 16, VectorCode.INT8: 8, VectorCode.UBINARY: 1}
+
+
+def stored(encoded: EncodedDataset, code: VectorCode, codes: VectorCodes | None) -> tuple[Vectors, NDArray[np.generic]]:
+    """Queries and stored documents, so that the inner product of `widened` documents is the score of the code."""
+    documents, queries = encoded.documents, encoded.queries
+    if code is VectorCode.FLOAT32:
+        return queries, documents
+    if code is VectorCode.FLOAT16:
+        return queries, packing.to_float16(documents)
+    assert codes is not None, "int8 and binary codes are defined by the bundle"
+    if code is VectorCode.INT8:
+        scale = codes.scale(encoded.dimension)
+        return scale.weigh(queries), scale.encode(documents)
+    bits = (packing.binary(vectors, codes.binary_threshold) for vectors in (queries, documents))
+    queried, kept = bits
+    return packing.signs(queried), kept
+
+
+def widened(block: NDArray[np.generic]) -> Vectors:
+    if block.dtype == np.uint8:
+        return packing.signs(block.astype(np.uint8, copy=False))
+    return block.astype(np.float32, copy=False)
+
+
+def nearest(queries: Vectors, documents: NDArray[np.generic], k: int) -> Rows:
+    """The k rows with the largest inner product, best first; of equal scores the lower row first."""
+    found = [_nearest(queries[at : at + _QUERIES], documents, k) for at in range(0, len(queries), _QUERIES)]
+    return np.concatenate(found)
+
+
+def _nearest(queries: Vectors, documents: NDArray[np.generic], k: int) -> Rows:
+    best = np.empty((len(queries), 0), dtype=np.int64)
+    for start in range(0, len(documents), _DOCUMENTS):
+        block = widened(documents[start : start + _DOCUMENTS])
+        packed = ranking.keys(queries @ block.T, np.arange(start, start + len(block)))
+        best = ranking.largest(np.concatenate([best, packed], axis=1), k)
+    return ranking.hits(best, min(k, len(documents))).rows
+
+
+def rescored(encoded: EncodedDataset, codes: VectorCodes | None, k: int) -> Rows:
+    """Sign bits find `codes.rescore` x k candidates, int8 codes rank them: how a binary index searches."""
+    assert codes is not None
+    return rescore_candidates(
+        encoded, codes, nearest(*stored(encoded, VectorCode.UBINARY, codes), codes.rescore * k), k
+    )
+
+
+def rescore_candidates(encoded: EncodedDataset, codes: VectorCodes, candidates: Rows, k: int) -> Rows:
+    """The k best of each query's candidates by their int8 codes."""
+    queries, documents = stored(encoded, VectorCode.INT8, codes)
+    step = max(1, _GATHERED_BYTES // (4 * encoded.dimension * candidates.shape[1]))
+    found = []
+    for at in range(0, len(queries), step):
+        rows = candidates[at : at + step]
+        scores = np.vecdot(widened(documents[rows]), queries[at : at + step, None, :])
+        found.append(ranking.hits(ranking.keys(scores, rows), min(k, rows.shape[1])).rows)
+    return np.concatenate(found)
+
+
+def hits(ranked: Rows, relevant: Sequence[NDArray[np.int64]]) -> NDArray[np.bool_]:
+    """(n, k): is this one relevant?"""
+    return np.stack([np.isin(rows, wanted) for rows, wanted in zip(ranked, relevant, strict=True)])
+
+
+def _counts(data: RetrievalDataset) -> NDArray[np.int64]:
+    return np.array([len(rows) for rows in data.relevant])
+
+
+def metrics(
+    shallow: NDArray[np.bool_], deep: NDArray[np.bool_], relevant: NDArray[np.int64]
+) -> dict[str, NDArray[np.float64]]:
+    """Every metric of every question, (n,) each: map@100 from the (n, 100) `deep` hits, the others from `shallow`.
+
+    `relevant` counts the relevant documents of each question.
+    """
+    ranks = np.arange(1, DEPTH + 1)
+    found: dict[str, NDArray[np.float64]] = {}
+    counts = {k: shallow[:, :k].sum(axis=1) for k in KS}
+    found |= {f"accuracy@{k}": (count > 0).astype(float) for k, count in counts.items()}
+    found |= {f"precision@{k}": count / k for k, count in counts.items()}
+    found |= {f"recall@{k}": count / relevant for k, count in counts.items()}
+    top = shallow[:, : max(KS)]
+    width = top.shape[1]
+    # Discounted cumulative gain (Järvelin and Kekäläinen 2002).
+    gains = 1 / np.log2(ranks + 1)
+    ideal = np.cumsum(gains)[np.minimum(relevant, max(KS)) - 1]
+    found["ndcg@10"] = top @ gains[:width] / ideal
+    found["mrr@10"] = (top / ranks[:width]).max(axis=1)
+    width = deep.shape[1]
+    precision = np.cumsum(deep, axis=1) / ranks[:width]
+    found["map@100"] = (precision * deep).sum(axis=1) / np.minimum(relevant, DEPTH)
+    return found
+
+
+def mean(found: dict[str, NDArray[np.float64]]) -> dict[str, float]:
+    return {name: round(float(values.mean()), 6) for name, values in found.items()}

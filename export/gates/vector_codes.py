@@ -1,0 +1,61 @@
+"""The codes of a bundle, fitted on the checkpoint's own vectors and measured on other texts than those."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from embedship.bundle import Similarity, VectorCode, VectorCodes
+from embedship.codes import Int8Scale, Vectors, normalise, truncate_dimensions
+from embedship.export.checkpoint.embedder import EmbedderCheckpoint
+from embedship.export.gates.retrieval_metrics import EncodedDataset, Rows, nearest, rescore_candidates, stored
+from embedship.monitor.recall.rolling import overlap
+from embedship.tokens import Text
+
+# Sign bits split a unit vector where sentence-transformers and FAISS split it.
+THRESHOLD = 0.0
+# What sign bits and int8 together must find of the 10 exact nearest.
+_WANTED = 0.99
+_MULTIPLIERS = (1, 2, 4, 8, 16, 32, 64)
+_K = 10
+
+
+def fit(checkpoint: EmbedderCheckpoint, texts: Sequence[Text], held_out: Vectors) -> VectorCodes:
+    """Freeze the int8 ranges over `texts`; `held_out` are (n, dim) vectors of others, in which clipping is counted.
+
+    The rescoring multiplier is still to be measured, with `rescoring`.
+    """
+    pipeline = checkpoint.pipeline
+    raw = pipeline.similarity is Similarity.DOT
+    vectors, others = (v if raw else normalise(v) for v in (checkpoint.encode(texts), held_out))
+    scales = tuple(Int8Scale.fit(truncate_dimensions(vectors, dimension)) for dimension in pipeline.dimensions)
+    return VectorCodes(
+        int8=scales,
+        clipped=round(scales[0].clipped(others), 6),
+        binary_threshold=THRESHOLD,
+        rescore=1,
+        rescored_recall=None,
+        documents=0,
+    )
+
+
+def rescoring(codes: VectorCodes, encoded: EncodedDataset) -> VectorCodes:
+    """The codes, with the fewest candidates a hit that find 99% of the 10 exact nearest, or all that int8 finds."""
+    if encoded.dimension % 8:
+        return codes
+    exact = nearest(*stored(encoded, VectorCode.FLOAT32, codes), _K)
+    alone = _recall(nearest(*stored(encoded, VectorCode.INT8, codes), _K), exact)
+    candidates = nearest(*stored(encoded, VectorCode.UBINARY, codes), _K * max(_MULTIPLIERS))
+    for multiplier in _MULTIPLIERS:
+        recall = _recall(rescore_candidates(encoded, codes, candidates[:, : _K * multiplier], _K), exact)
+        if recall >= min(_WANTED, alone):
+            break
+    return msgspec.structs.replace(
+        codes, rescore=multiplier, rescored_recall=round(recall, 4), documents=len(encoded.documents)
+    )
+
+
+def _recall(found: Rows, exact: Rows) -> float:
+    right, wanted = overlap(found, exact)
+    return float(right.sum() / wanted.sum())

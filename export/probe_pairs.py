@@ -1,0 +1,113 @@
+"""Pairs of query and passage that a re-ranker is tried with, and whether it keeps the checkpoint's order of them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from embedship import stdlib_docs
+from embedship.bundle import TOKENIZER, ModelSpec, Task
+from embedship.codes import Vectors
+from embedship.errors import UsageError
+from embedship.export import probe_texts
+from embedship.files import jsonl
+from embedship.likeness import spread
+from embedship.tokens import Text, Tokenizer
+
+_QUERY = "How do I open a file?"
+# Where no pairs are given, a query's passages: its own, its neighbours in the same module, and some of elsewhere.
+_PASSAGES = (0, 1, 2, 50, 500)
+# Two passages whose scores differ by less, in spreads, are equally good: their order says nothing.
+_TIE = 1e-4
+
+
+class ProbePair(msgspec.Struct, frozen=True):
+    """A line of --texts of a re-ranker."""
+
+    query: str
+    text: str
+
+
+def hostile(tokenizer: Tokenizer, pipeline: ModelSpec) -> list[Text]:
+    """The hostile texts; for a re-ranker each as the passage of a query, as the query, and beside another."""
+    texts = probe_texts.hostile(tokenizer, min(pipeline.max_tokens, probe_texts.LONGEST))
+    if pipeline.task is Task.EMBED:
+        return list(texts)
+    beside = [(texts[i], texts[-1 - i]) for i in range(len(texts))]
+    return [*((_QUERY, text) for text in texts), *((text, _QUERY) for text in texts), *beside]
+
+
+def real(file: Path | None) -> list[Text]:
+    """The pairs of a JSON Lines file, those of a query together; without one, questions of Python's documentation."""
+    if file is not None:
+        found = dict.fromkeys((row.query, row.text) for row in jsonl.read(file, ProbePair) if row.text.strip())
+        groups: dict[str, list[Text]] = {}
+        for pair in found:
+            groups.setdefault(pair[0], []).append(pair)
+        return [pair for group in groups.values() for pair in group]
+    entries = stdlib_docs.entries()
+    return [
+        (entry.summary, entries[(place + step) % len(entries)].body)
+        for place, entry in enumerate(entries)
+        for step in _PASSAGES
+    ]
+
+
+def sample(pairs: Sequence[Text], count: int, seed: int) -> list[Text]:
+    """At most `count` of the pairs, drawn by their queries, so that a query keeps its passages."""
+    groups: dict[str, list[Text]] = {}
+    for pair in pairs:
+        groups.setdefault(pair[0], []).append(pair)
+    drawn = np.random.default_rng(seed).permutation(len(groups))
+    found = list(groups.values())
+    return [pair for place in drawn for pair in found[place]][:count]
+
+
+def concordance(pairs: Sequence[Text], found: Vectors, expected: Vectors) -> float:
+    """Share of pairs of passages of a query that (n, 1) `found` puts in the order of `expected`; 1 if none can tell.
+
+    It is (1 + tau) / 2, where tau is Kendall's (1938) within a query. Passages that `expected` ranks equal count as
+    right.
+    """
+    ours, theirs = (scores[:, 0].astype(np.float64) for scores in (found, expected))
+    groups: dict[str, list[int]] = {}
+    for row, pair in enumerate(pairs):
+        groups.setdefault(pair[0], []).append(row)
+    tie, right, seen = _TIE * spread(expected), 0, 0
+    for rows in groups.values():
+        above, below = np.triu_indices(len(rows), 1)
+        wanted = np.subtract.outer(theirs[rows], theirs[rows])[above, below]
+        given = np.subtract.outer(ours[rows], ours[rows])[above, below]
+        right += int(((wanted * given > 0) | (np.abs(wanted) <= tie)).sum())
+        seen += len(wanted)
+    return right / seen if seen else 1.0
+
+
+def require_same_tokens(loaded: Any, pipeline: ModelSpec, tokenizer_json: str) -> None:
+    """Compare the frozen tokenizer with the checkpoint's own on hostile pairs: ids, and token types where it has them.
+
+    Raises UsageError on the first difference, and where types are not 0 and then 1, which is all our graphs are given.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, TOKENIZER)
+        path.write_text(tokenizer_json, encoding="utf-8")
+        ours = Tokenizer(path, pipeline)
+    tried = hostile(ours, pipeline)
+    tokens = ours(tried)
+    for pair, ids, turn in zip(tried, tokens.ids, tokens.turns, strict=True):
+        # In lists, as a CrossEncoder asks: alone, an empty passage would be taken for none.
+        batch = loaded([pair[0]], [pair[1]], truncation=True, max_length=pipeline.max_tokens)
+        given = {name: rows[0] for name, rows in batch.items()}
+        if given["input_ids"] != ids:
+            raise UsageError(
+                f"the frozen tokenizer and the checkpoint disagree on {probe_texts.shown(pair)}: {len(ids)} and "
+                f"{len(given['input_ids'])} tokens. Is its truncation_side left?"
+            )
+        types = [0] * turn + [1] * (len(ids) - turn) if turn else [0] * len(ids)
+        if given.get("token_type_ids", types) != types:
+            raise UsageError(f"this tokenizer gives {probe_texts.shown(pair)} other token types than 0 and then 1")

@@ -1,0 +1,55 @@
+"""How a bundle came to be: what was read and what was asked for, with nothing of the machine's paths."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from embedship.bundle import Provenance
+from embedship.export.checkpoint.folder import SentenceTransformersFolder
+from embedship.files.sealed import sha256_of
+
+if TYPE_CHECKING:
+    from embedship.export.options import ExportOptions
+
+# They change nothing in the bundle; the seed has a field of its own.
+_LEFT_OUT = {"force", "sign", "seed"}
+
+
+def of(source: SentenceTransformersFolder, wishes: ExportOptions) -> Provenance:
+    """Hash what the checkpoint is made of, and put down every option, files by their name and sha256."""
+    options: dict[str, str] = {}
+    for field in fields(wishes):
+        value = getattr(wishes, field.name)
+        if field.name not in _LEFT_OUT and value is not None and value is not False and value != ():
+            is_folder = field.name == "base" and Path(value).is_dir()  # of an adapter; else a hub id
+            options[field.name] = _text(Path(value) if is_folder else value)
+    return Provenance(files=_files(source), options=options, seed=wishes.seed)
+
+
+def _files(source: SentenceTransformersFolder) -> dict[str, str]:
+    """Of the checkpoint's own folder and those of its modules; what lies deeper, other exports for one, is not read."""
+    modules = (module.folder for module in source.modules if module.folder.is_dir())  # Normalize may have none
+    folders = {source.path, *modules}
+    paths = sorted(path for folder in folders for path in folder.iterdir() if path.is_file())
+    return {path.relative_to(source.path).as_posix(): sha256_of(path) for path in paths}
+
+
+def _text(value: Any) -> str:
+    """Never an absolute path: two runs on different machines must agree."""
+    if isinstance(value, Path):
+        return f"{value.name} {_digests(value)}"
+    if isinstance(value, StrEnum | str):
+        return str(value)
+    return msgspec.json.encode(value, order="deterministic").decode()
+
+
+def _digests(path: Path) -> str:
+    if path.is_file():
+        return f"sha256:{sha256_of(path)}"
+    inner = sorted(p for p in path.iterdir() if p.is_file())
+    return " ".join(f"{p.name} sha256:{sha256_of(p)}" for p in inner)

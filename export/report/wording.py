@@ -1,0 +1,199 @@
+"""What the measurements say, in sentences, and how figures are written. "Not measured" is said, never left out."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from embedship.bundle import (
+    BundleManifest,
+    LeftOut,
+    Objective,
+    Quantisation,
+    RetrievalReport,
+    RetrievalResult,
+    Runtime,
+    Variant,
+    VectorCode,
+)
+from embedship.export.variants.recipes import PLAIN
+from embedship.golden_texts import ALONE_FLOOR
+
+UNMEASURED = "not measured"
+_BEST = {
+    Objective.THROUGHPUT: "the fastest",
+    Objective.LATENCY: "the quickest with one short text",
+    Objective.SIZE: "the smallest",
+}
+_RUNTIMES = {Runtime.ONNXRUNTIME: "ONNX Runtime", Runtime.OPENVINO: "OpenVINO"}
+
+
+class SummaryTile(NamedTuple):
+    """One figure to see first, with what it was measured on."""
+
+    title: str
+    value: str
+    note: str
+
+
+def count(number: float) -> str:
+    return f"{number:,.0f}"
+
+
+def cosine(value: float | None) -> str:
+    """None is what does not apply to a model."""
+    if value is None:
+        return "not asked"
+    return f"{value:.5f}" if value == value else "not a number"
+
+
+def megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:.2f} ms"
+
+
+def code(row: RetrievalResult) -> str:
+    return f"{row.code}, rescored" if row.rescored else str(row.code)
+
+
+def runtime(variant: Variant) -> str:
+    return _RUNTIMES[variant.runtime]
+
+
+def chosen(manifest: BundleManifest) -> Variant:
+    return next(v for v in manifest.variants if v.name == manifest.choice.variant)
+
+
+def plain_rows(quality: RetrievalReport) -> dict[str, RetrievalResult]:
+    """The row of each variant, and of "checkpoint", in float32 at its largest dimension."""
+    rows = sorted((row for row in quality.measured if row.code is VectorCode.FLOAT32), key=lambda row: row.dimension)
+    return {row.variant: row for row in rows}
+
+
+def verdict(manifest: BundleManifest) -> list[str]:
+    """What was exported, which variant serve takes and why, and what that costs: a sentence each."""
+    variant = chosen(manifest)
+    sentences = [_made(manifest), _taken(manifest, variant), _cosine_cost(variant), recall(manifest), _company(variant)]
+    return sentences + [_left_out(one) for one in manifest.failed]
+
+
+def summary_tiles(manifest: BundleManifest) -> list[SummaryTile]:
+    variant, choice = chosen(manifest), manifest.choice
+    speed = choice.tokens_per_second.get(variant.name)
+    parity = variant.parity
+    return [
+        SummaryTile("serve takes", variant.name, f"{runtime(variant)}, {variant.precision}, {megabytes(variant.size)}"),
+        SummaryTile(
+            "throughput",
+            UNMEASURED if speed is None else f"{count(speed)} tokens/s",
+            f"{_ratio(manifest, variant)} on {choice.machine.cores:g} cores",
+        ),
+        SummaryTile(
+            "mean cosine to the checkpoint",
+            cosine(parity.mean),
+            f"worst {cosine(parity.minimum)}, n = {parity.texts} texts",
+        ),
+        _recall_tile(manifest, variant),
+    ]
+
+
+def recall(manifest: BundleManifest) -> str:
+    """What the chosen variant keeps of the checkpoint's recall@10."""
+    quality, name = manifest.quality, manifest.choice.variant
+    if quality is None:
+        return "Retrieval quality was not measured, because no questions were given (--eval DIR)."
+    rows = plain_rows(quality)
+    where = f"On {quality.dataset} ({quality.queries:,} queries, {quality.documents:,} documents, exact search)"
+    if name not in rows or "checkpoint" not in rows:
+        return f"{where} {name} was not compared with the checkpoint."
+    mine, theirs = (rows[who].metrics["recall@10"] for who in (name, "checkpoint"))
+    kept = f"{mine / theirs:.1%} of " if theirs else "beside "
+    return f"{where} recall@10 is {mine:.4f}, {kept}the checkpoint's {theirs:.4f}."
+
+
+def _made(manifest: BundleManifest) -> str:
+    variants = manifest.variants
+    if len(variants) == 1:
+        return f"{manifest.source.name} was exported as {variants[0].name}, which passed its gate."
+    return f"{manifest.source.name} was exported in {len(variants)} variants, and each passed its gate."
+
+
+def _left_out(one: LeftOut) -> str:
+    return f"{one.name} was left out of the bundle, because it failed ({one.stage}): {one.reason}."
+
+
+def _taken(manifest: BundleManifest, variant: Variant) -> str:
+    """The reason is checked, not assumed: a budget may have ruled a better one out."""
+    ranked, objective = _ranked(manifest), manifest.choice.objective
+    if len(manifest.variants) == 1:
+        why = "the only one"
+    elif alike := manifest.choice.alike:
+        why = f"the most exact of those that the measurement does not tell apart ({', '.join(alike)})"
+    elif ranked and min(ranked, key=lambda name: ranked[name]) == variant.name:
+        why = f"{_BEST[objective]} of the {len(ranked)} on this machine"
+    else:
+        why = f"chosen for {objective}: what was better gained under 3%, changes with its batch, or lost recall"
+    return (
+        f"Serve takes {variant.name} ({runtime(variant)}, {variant.precision}): {why}, {_reached(manifest, variant)}."
+    )
+
+
+def _ranked(manifest: BundleManifest) -> dict[str, float]:
+    """What the objective looks at, by variant; less is better."""
+    choice = manifest.choice
+    match choice.objective:
+        case Objective.THROUGHPUT:
+            return {name: -speed for name, speed in choice.tokens_per_second.items()}
+        case Objective.LATENCY:
+            return choice.latency_seconds
+        case Objective.SIZE:
+            return {v.name: v.size for v in manifest.variants}
+
+
+def _reached(manifest: BundleManifest, variant: Variant) -> str:
+    choice = manifest.choice
+    if choice.objective is Objective.SIZE:
+        return megabytes(variant.size)
+    if choice.objective is Objective.LATENCY:
+        seconds = choice.latency_seconds.get(variant.name)
+        return UNMEASURED if seconds is None else f"{milliseconds(seconds)} a text"
+    speed = choice.tokens_per_second.get(variant.name)
+    return UNMEASURED if speed is None else f"{count(speed)} tokens/s, {_ratio(manifest, variant)}"
+
+
+def _ratio(manifest: BundleManifest, variant: Variant) -> str:
+    speeds = manifest.choice.tokens_per_second
+    if variant.name not in speeds or not speeds.get(PLAIN):
+        return f"ratio to plain ONNX {UNMEASURED}"
+    return f"{speeds[variant.name] / speeds[PLAIN]:.2f} times plain ONNX"
+
+
+def _cosine_cost(variant: Variant) -> str:
+    parity = variant.parity
+    figures = f"mean {cosine(parity.mean)}, worst {cosine(parity.minimum)}, over {parity.texts} texts"
+    lost = 1 - parity.mean
+    price = "costs nothing that five digits show" if lost < 5e-6 else f"costs {lost:.2g} of cosine"
+    return f"Against the checkpoint's own vectors that {price}: {figures}."
+
+
+def _company(variant: Variant) -> str:
+    found = variant.invariance
+    if not found.texts:
+        return "Whether a text's vector depends on the texts it is batched with was not measured."
+    figures = f"worst cosine {cosine(found.worst)}, {found.texts} texts alone and in other company"
+    if variant.quantisation is Quantisation.DYNAMIC or not found.worst >= ALONE_FLOOR:
+        return f"A text's vector depends on the texts it is batched with: {figures}."
+    return f"A text's vector does not depend on the texts it is batched with: {figures}."
+
+
+def _recall_tile(manifest: BundleManifest, variant: Variant) -> SummaryTile:
+    title = "recall@10 kept"
+    quality = manifest.quality
+    rows = plain_rows(quality) if quality else {}
+    if quality is None or variant.name not in rows or "checkpoint" not in rows:
+        return SummaryTile(title, UNMEASURED, "needs --eval DIR")
+    mine, theirs = (rows[who].metrics["recall@10"] for who in (variant.name, "checkpoint"))
+    kept = f"{mine / theirs:.1%}" if theirs else UNMEASURED
+    return SummaryTile(title, kept, f"{mine:.4f} of {theirs:.4f}, n = {quality.queries:,} queries")

@@ -1,0 +1,78 @@
+"""Third-party noise: what the libraries of this room would print, count or send if they were let."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+
+# What whoever started us said about the network, before stay_offline() answered for him.
+_OFFLINE = os.environ.get("HF_HUB_OFFLINE")
+_LOGGERS = ("sentence_transformers", "transformers", "nncf", "onnxruntime", "torch.onnx", "onnxscript")
+
+
+def stay_offline() -> None:
+    """Everything comes from a local folder: no hub is asked, and no usage counters are sent.
+
+    A checkpoint given by its hub id is fetched by another process (hub.py). Both are decided when the libraries are
+    imported, so this comes first. `openvino` and `nncf` report each import and each quantisation to Google Analytics
+    unless `openvino_telemetry` cannot be imported; then they use their own stubs.
+    """
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+
+def original_environment() -> dict[str, str]:
+    """The environment without stay_offline(), for the process that fetches a checkpoint by its id."""
+    kept = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    return kept if _OFFLINE is None else {**kept, "HF_HUB_OFFLINE": _OFFLINE}
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Keep the loggers of the libraries below ERROR, and drop what they print to stdout, which is ours.
+
+    The root logger is put back too: some call logging.basicConfig when they are imported.
+    """
+    root, loggers = logging.getLogger(), [logging.getLogger(name) for name in _LOGGERS]
+    level, handlers = root.level, list(root.handlers)
+    before = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        for logger, own in zip(loggers, before, strict=True):
+            logger.setLevel(own)
+        root.setLevel(level)
+        root.handlers[:] = handlers
+
+
+@contextlib.contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Without transformers' "Loading weights" bar, which is drawn even where nobody watches."""
+    from transformers.utils import logging as hf
+
+    shown = hf.is_progress_bar_enabled()
+    hf.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hf.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def ignoring(*expected: tuple[type[Warning], str]) -> Iterator[None]:
+    """Ignore the named warnings, by category and the start of the message, and no others."""
+    with warnings.catch_warnings():
+        for category, message in expected:
+            warnings.filterwarnings("ignore", message, category)
+        yield

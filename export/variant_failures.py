@@ -1,0 +1,89 @@
+"""Failures of single variants: an export goes on without an optional variant, and stops at one that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from embedship.bundle import ExportStage, LeftOut, Variant
+from embedship.errors import GateError, MissingExtra, UsageError
+from embedship.export.steps import StepTimer
+from embedship.export.variants.recipes import PLAIN
+from embedship.files import sealed
+
+
+class VariantError(GateError):
+    """A variant could not be made, or failed a check. `reason` has no full stop at its end."""
+
+    def __init__(self, name: str, stage: ExportStage, reason: str) -> None:
+        super().__init__(f"{name} failed ({stage}): {reason}")
+        self.name, self.stage, self.reason = name, stage, reason
+
+
+@contextmanager
+def failing(name: str, stage: ExportStage) -> Iterator[None]:
+    """Turn every exception of the block into a VariantError of this variant and stage; a VariantError stays."""
+    try:
+        yield
+    except VariantError:
+        raise
+    except Exception as error:  # converters and runtimes raise whatever they like
+        raise VariantError(name, stage, _reason(error)) from error
+
+
+class VariantFailures:
+    """What failed in one export. `left_out` lists the variants that it goes on without."""
+
+    def __init__(self, folder: Path, wanted: Sequence[str], named: bool, steps: StepTimer) -> None:
+        """`wanted` are all variants to be made; `named` says that none of them may be left out."""
+        self._folder, self._wanted, self._named, self._steps = folder, wanted, named, steps
+        self.left_out: list[LeftOut] = []
+
+    @contextmanager
+    def optional(self, name: str) -> Iterator[None]:
+        """Swallow the VariantError of an optional variant and note it; for any other, raise GateError with the cure.
+
+        Raises the UsageError that caused it as it is: then the command line is wrong, not the variant.
+        """
+        try:
+            yield
+        except VariantError as failure:
+            if name != PLAIN and not self._named:
+                self.left_out.append(LeftOut(name=name, stage=failure.stage, reason=failure.reason))
+                self._steps.note(f"{name} is left out: {failure.reason}")
+                return
+            cause = failure.__cause__
+            if isinstance(cause, UsageError) and not isinstance(cause, MissingExtra):
+                raise cause from None
+            raise GateError(f"{failure}. No bundle was written. {self._cure(failure)}") from failure
+
+    @contextmanager
+    def cleaning(self) -> Iterator[None]:
+        """Remove the files that the block has added below the folder, if it fails."""
+        before = sealed.list_files(self._folder)
+        try:
+            yield
+        except VariantError:
+            for path in sealed.list_files(self._folder).keys() - before.keys():
+                (self._folder / path).unlink()
+            raise
+
+    def kept(self, variants: Sequence[Variant]) -> list[Variant]:
+        """Those of the variants that have not failed."""
+        failed = {one.name for one in self.left_out}
+        return [variant for variant in variants if variant.name not in failed]
+
+    def _cure(self, failure: VariantError) -> str:
+        lower = "lower the floor if you accept the loss" if failure.stage is ExportStage.PARITY else ""
+        if failure.name == PLAIN:
+            cure = f": {lower}" if lower else ""
+            return f"Every other variant is made from {PLAIN}, so it cannot be left out{cure}."
+        others = ",".join(name for name in self._wanted if name != failure.name)
+        leave, keep = f"Leave {failure.name} out (--variants {others})", "keep what passes (--skip-failed)"
+        return f"{leave}, {keep}, or {lower}." if lower else f"{leave}, or {keep}."
+
+
+def _reason(error: Exception) -> str:
+    said = str(error).strip().rstrip(".")
+    return said if isinstance(error, GateError) else f"{type(error).__name__}: {said}".rstrip(": ")

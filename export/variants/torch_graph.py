@@ -1,0 +1,229 @@
+"""The whole pipeline, transformer to normalised vector or score, as one torch module, and that as an ONNX file."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor
+
+from embedship.bundle import Task
+from embedship.export.checkpoint.embedder import EmbedderCheckpoint, cuts
+from embedship.export.checkpoint.protocol import SourceModel
+from embedship.export.silence import ignoring, silence
+
+# The newest that OpenVINO 2026.4 and ONNX Runtime 1.22 both read, and whose operators the fusions know.
+OPSET = 17
+OUTPUTS = ("last_hidden_state", "sentence_embedding")
+# What torch.onnx says about itself when dynamo=False, and of the (never negative) indices in transformers' masks.
+_LEGACY = (
+    (UserWarning, r"Exporting aten::index operator of advanced indexing"),
+    (DeprecationWarning, r"You are using the legacy TorchScript-based ONNX export"),
+    (DeprecationWarning, r"The feature will be removed\. Please remove usage of this function"),
+)
+# Bytes of weights in one file: protobuf ends at 2 GiB, and nodes need room too. Tests lower it.
+LARGEST = 2**31 - 2**26
+
+
+class TokenPooling(torch.nn.Module):
+    """Token vectors to one vector a text, all positions taken from the mask, so that padding may lie on either side.
+
+    The modes and their order are those of sentence-transformers; several are concatenated.
+    """
+
+    def __init__(self, modes: Sequence[str]) -> None:
+        super().__init__()
+        self.modes = tuple(modes)
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """(n, length, dim) float32 and (n, length) int64 -> (n, dim x modes)."""
+        return torch.cat([_POOLS[mode](hidden, mask) for mode in self.modes], dim=-1)
+
+
+def _cls(hidden: Tensor, mask: Tensor) -> Tensor:
+    places = torch.where(mask > 0, _places(mask), mask.shape[1] - 1)
+    return _at(hidden, places.amin(dim=1))
+
+
+def _lasttoken(hidden: Tensor, mask: Tensor) -> Tensor:
+    return _at(hidden, (_places(mask) * mask).amax(dim=1))
+
+
+def _mean(hidden: Tensor, mask: Tensor) -> Tensor:
+    return _sum(hidden, mask) / _count(mask)
+
+
+def _mean_sqrt_len(hidden: Tensor, mask: Tensor) -> Tensor:
+    return _sum(hidden, mask) / _count(mask).sqrt()
+
+
+def _weightedmean(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Later tokens weigh more: 1, 2, 3, ... from the first token that is no padding (SGPT, arXiv:2202.08904)."""
+    weights = torch.cumsum(mask, dim=1) * mask
+    return _sum(hidden, weights) / _count(weights)
+
+
+def _max(hidden: Tensor, mask: Tensor) -> Tensor:
+    return hidden.masked_fill(mask.unsqueeze(-1) == 0, torch.finfo(hidden.dtype).min).amax(dim=1)
+
+
+def _places(mask: Tensor) -> Tensor:
+    return torch.cumsum(torch.ones_like(mask), dim=1) - 1
+
+
+def _at(hidden: Tensor, places: Tensor) -> Tensor:
+    index = places.unsqueeze(-1).unsqueeze(-1).expand(-1, 1, hidden.shape[-1])
+    return torch.gather(hidden, 1, index).squeeze(1)
+
+
+def _sum(hidden: Tensor, weights: Tensor) -> Tensor:
+    return (hidden * weights.unsqueeze(-1).to(hidden.dtype)).sum(dim=1)
+
+
+def _count(weights: Tensor) -> Tensor:
+    return weights.sum(dim=1, keepdim=True).to(torch.float32).clamp(min=1e-9)
+
+
+_POOLS = {
+    "cls": _cls,
+    "lasttoken": _lasttoken,
+    "max": _max,
+    "mean": _mean,
+    "mean_sqrt_len_tokens": _mean_sqrt_len,
+    "weightedmean": _weightedmean,
+}
+
+
+class EmbeddingModule(torch.nn.Module):
+    """Positional inputs in the order of `pipeline.inputs` -> last_hidden_state, sentence_embedding."""
+
+    outputs: tuple[str, ...] = OUTPUTS
+
+    def __init__(self, checkpoint: EmbedderCheckpoint) -> None:
+        super().__init__()
+        transformer, _, *tail = checkpoint.model
+        self.names = checkpoint.pipeline.inputs
+        self.transformer = transformer.model
+        self.pool = TokenPooling(checkpoint.pooling_modes)
+        self.tail = torch.nn.ModuleList(tail)  # Dense, LayerNorm, Normalize: sentence-transformers' own
+        self.cut = checkpoint.pipeline.dimension if cuts(checkpoint.model) else None
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        named = dict(zip(self.names, inputs, strict=True))
+        hidden = self.transformer(**named, return_dict=True).last_hidden_state
+        features: dict[str, Any] = {"sentence_embedding": self.pool(hidden, named["attention_mask"])}
+        for module in self.tail:
+            features = module(features)
+        vectors = features["sentence_embedding"]
+        return hidden, vectors if self.cut is None else vectors[:, : self.cut]
+
+
+class RerankModule(torch.nn.Module):
+    """Positional inputs in the order of `pipeline.inputs` -> logits, (n, 1)."""
+
+    outputs: tuple[str, ...] = (Task.RERANK.output,)
+
+    def __init__(self, checkpoint: SourceModel) -> None:
+        super().__init__()
+        self.names = checkpoint.pipeline.inputs
+        self.transformer = checkpoint.transformer
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        named = dict(zip(self.names, inputs, strict=True))
+        logits: Tensor = self.transformer(**named, return_dict=True).logits
+        return logits
+
+
+def write(checkpoint: SourceModel, path: Path) -> None:
+    """Export the pipeline in float32 with dynamic batch and length; the same checkpoint gives the same bytes.
+
+    TorchScript exporter and eager attention: with dynamo or sdpa, ONNX Runtime recognises no Attention to fuse
+    (torch 2.13, transformers 5.23), and OpenVINO gives NaN under padding.
+    """
+    graph = EmbeddingModule(checkpoint) if isinstance(checkpoint, EmbedderCheckpoint) else RerankModule(checkpoint)
+    with eager(graph.transformer):
+        save(trace(graph, _example(checkpoint)), path)
+
+
+def trace(graph: EmbeddingModule | RerankModule, example: tuple[Tensor, ...]) -> onnx.ModelProto:
+    """The module as an ONNX graph of dynamic batch and length, without what differs between two exports."""
+    axes: dict[str, dict[int, str]] = {name: {0: "batch", 1: "sequence"} for name in graph.names}
+    axes |= {name: {0: "batch", 1: "sequence"} if name == OUTPUTS[0] else {0: "batch"} for name in graph.outputs}
+    with tempfile.TemporaryDirectory() as folder, _tracing(), torch.no_grad():
+        torch.onnx.export(
+            graph.eval(),
+            example,
+            str(Path(folder, "graph.onnx")),
+            input_names=list(graph.names),
+            output_names=list(graph.outputs),
+            dynamic_axes=axes,
+            opset_version=OPSET,
+            dynamo=False,
+        )
+        return strip_metadata(onnx.load(str(Path(folder, "graph.onnx"))))
+
+
+def save(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model; a large one's weights go into the one sidecar others look for, <name>_data."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not is_large(model):
+        path.write_bytes(model.SerializeToString(deterministic=True))
+        return
+    name = f"{path.name}_data"
+    (path.parent / name).unlink(missing_ok=True)  # onnx would append
+    onnx.save_model(model, str(path), save_as_external_data=True, location=name, size_threshold=1024)
+    onnx.load_external_data_for_model(model, str(path.parent))  # saving has taken the weights out of `model`
+
+
+def is_large(model: onnx.ModelProto) -> bool:
+    """By its weights: protobuf's own ByteSize fails where the answer is yes."""
+    return sum(_bytes(tensor) for tensor in model.graph.initializer) > LARGEST
+
+
+def _bytes(tensor: onnx.TensorProto) -> int:
+    kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    return int(kind.itemsize * math.prod(tensor.dims))
+
+
+def _example(checkpoint: SourceModel) -> tuple[Tensor, ...]:
+    """Two texts of different length: a mask of ones only would be traced as no mask at all."""
+    texts = ["a text to trace the graph with", "short"]
+    alone = checkpoint.pipeline.task is Task.EMBED
+    features = checkpoint.features(texts if alone else [(text, text) for text in texts])
+    return tuple(features[name] for name in checkpoint.pipeline.inputs)
+
+
+def strip_metadata(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Without what differs between two exports of the same thing: source paths in doc strings, and metadata."""
+    del model.metadata_props[:]
+    model.doc_string = model.graph.doc_string = ""
+    for node in model.graph.node:
+        node.doc_string = ""
+        del node.metadata_props[:]
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        value.doc_string = ""
+    return model
+
+
+@contextmanager
+def eager(transformer: Any) -> Iterator[None]:
+    before = transformer.config._attn_implementation
+    transformer.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        transformer.set_attn_implementation(before)
+
+
+@contextmanager
+def _tracing() -> Iterator[None]:
+    """The exporter is called legacy (`write` says why it stays), and tracing warns of every shape used as a number."""
+    tracing: type[Warning] = torch.jit.TracerWarning  # type: ignore[attr-defined]
+    with silence(), ignoring(*_LEGACY, (tracing, "")):
+        yield

@@ -1,0 +1,45 @@
+"""How far is far: a metric in which each direction counts by how little the reference varies along it."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cholesky, solve_triangular
+
+from embedship.monitor.statistics import Sample
+
+# Share of the mean variance that is added to every direction. Power at 5% false alarms to see 5% of a new topic in 500
+# queries against 1,000 (MiniLM; a cluster of the stdlib's documentation, a cluster of medical questions, the former
+# among the latter): without a metric .52 .26 .69; at 3 .49 .68 .98; at 1 .49 .82 1.0; at 0.1 .42 .81 1.0.
+RIDGE = 1.0
+TINY = 1e-30
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WhiteningMetric:
+    """y = root (x - centre), where root' root = (covariance + ridge x mean variance x identity)^-1: (d, d) float32.
+
+    |mean of y|^2 is then the regularised Hotelling statistic (Chen, Paul, Prentice and Wang, JASA 106, 2011). A new
+    topic moves the mean along directions that the known topics hardly use, where a plain distance sees only the noise
+    of the others.
+    """
+
+    centre: NDArray[np.float32]
+    root: NDArray[np.float32]
+
+    @classmethod
+    def fit(cls, vectors: Sample) -> Self:
+        """Fit on vectors (n, d)."""
+        centre = vectors.mean(axis=0, dtype=np.float64)
+        rows = vectors - centre
+        covariance = rows.T @ rows / len(rows)
+        variance = max(float(np.trace(covariance)) / len(covariance), TINY)
+        factor = cholesky(covariance + RIDGE * variance * np.eye(len(covariance)), lower=True)
+        root = solve_triangular(factor, np.eye(len(factor)), lower=True)
+        return cls(centre.astype(np.float32), root.astype(np.float32))
+
+    def apply(self, vectors: Sample) -> Sample:
+        """Return y (n, d)."""
+        mapped: Sample = (vectors - self.centre) @ self.root.T
+        return mapped

@@ -1,0 +1,131 @@
+"""What `index` prints about a finished index, as JSON or as a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from embedship.bundle import VectorCode
+from embedship.serve.documents.chunking import Chunking
+from embedship.serve.documents.corpus import SkippedDocuments
+from embedship.serve.index import IndexKind
+from embedship.serve.index.effort import SearchEffort
+from embedship.serve.index.manifest import SAMPLED, VECTORS, IndexChoice, IndexRecall, TruncatedTexts
+from embedship.serve.index.recipe import RerankStore
+
+if TYPE_CHECKING:
+    from embedship.serve.indexing.build import BuildResult
+
+
+class IndexReport(msgspec.Struct, frozen=True):
+    """What `--json` prints."""
+
+    index: str
+    fingerprint: str
+    variant: str
+    kind: IndexKind
+    factory: str
+    stage_dimension: int
+    store: RerankStore | None
+    effort: SearchEffort
+    documents: int
+    skipped: SkippedDocuments  # documents of the corpus without text
+    rows: int  # vectors: chunks, where documents were cut
+    chunking: Chunking | None
+    dimension: int
+    truncated: TruncatedTexts
+    exact: VectorCode  # of the exact vectors, on disk
+    exact_bytes: int
+    disk_bytes: int
+    hot_bytes_per_vector: float
+    texts_per_second: float | None  # None where nothing was embedded
+    recall: IndexRecall | None
+    choice: IndexChoice | None
+
+
+def report(out: Path, built: BuildResult) -> IndexReport:
+    manifest = built.manifest
+    return IndexReport(
+        index=str(out),
+        fingerprint=manifest.fingerprint,
+        variant=manifest.variant,
+        kind=manifest.kind,
+        factory=manifest.recipe.factory,
+        stage_dimension=manifest.recipe.dimension,
+        store=manifest.recipe.store,
+        effort=manifest.effort,
+        documents=manifest.documents,
+        skipped=built.skipped,
+        rows=manifest.size,
+        chunking=manifest.chunking,
+        dimension=manifest.dimension,
+        truncated=manifest.truncated,
+        exact=manifest.exact,
+        exact_bytes=manifest.files[VECTORS].size,
+        disk_bytes=sum(file.size for file in manifest.files.values()),
+        hot_bytes_per_vector=manifest.hot_bytes,
+        texts_per_second=round(built.texts / built.seconds, 1) if built.texts else None,
+        recall=manifest.recall,
+        choice=manifest.choice,
+    )
+
+
+def show(report: IndexReport, as_json: bool) -> None:
+    if as_json:
+        typer.echo(msgspec.json.encode(report).decode())
+    else:
+        Console(highlight=False).print(_table(report))
+
+
+def _table(report: IndexReport) -> Table:
+    table = Table(title=f"{report.index}, bound to model {report.fingerprint[:12]}", show_header=False)
+    table.add_column("what")
+    table.add_column("value", justify="right")
+    for row in (
+        ("documents", f"{report.documents:,}"),
+        ("documents without text, skipped", str(report.skipped)),
+        ("chunks", _chunks(report)),
+        ("longer than the model reads, cut off", truncated(report.truncated, report.rows)),
+        ("kind", f"{report.kind} ({report.factory}), {report.stage_dimension} dimensions"),
+        ("ranked again by", report.store or "nothing, it is exact"),
+        ("effort", str(report.effort)),
+        ("variant", report.variant),
+        ("on disk", f"{report.disk_bytes / 1e6:,.1f} MB"),
+        ("of these the exact vectors", f"{report.exact_bytes / 1e6:,.1f} MB in {report.exact}"),
+        ("in memory", f"{report.hot_bytes_per_vector:,.1f} bytes a vector"),
+        ("embedded at", f"{speed:,.0f} texts/s" if (speed := report.texts_per_second) else "not embedded again"),
+        ("recall@10 against exact search", _recall(report)),
+    ):
+        table.add_row(*row)
+    return table
+
+
+def _chunks(report: IndexReport) -> str:
+    if report.chunking is None:
+        return "none, a vector a document"
+    return f"{report.rows:,} of at most {report.chunking.tokens} tokens, {report.chunking.overlap} shared"
+
+
+def truncated(lost: TruncatedTexts, rows: int, cure: str = "; --chunk would keep them") -> str:
+    if not lost.texts:
+        return "none"
+    return (
+        f"{lost.texts:,} ({lost.texts / rows:.1%}), which lost {lost.tokens:,} tokens ({lost.tokens / lost.of:.1%} of "
+        f"all), {lost.worst:,} at most ({lost.worst_id}){cure}"
+    )
+
+
+def _recall(report: IndexReport) -> str:
+    recall = report.recall
+    if recall is None:
+        return "nothing to compare"
+    if recall.source != SAMPLED:
+        queries = f"of {recall.source}"
+    else:
+        queries = f"{'documents' if report.chunking is None else 'chunks'} as queries"
+    return f"{recall.ratio:.4f} ({recall.queries:,} {queries})"

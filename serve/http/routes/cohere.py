@@ -1,0 +1,145 @@
+"""POST /v2/embed, as Cohere's clients speak it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+from msgspec import UNSET, Meta, UnsetType
+
+from embedship.bundle import VectorCode
+from embedship.codes import Vectors
+from embedship.packing import quantize_vectors
+from embedship.serve.batching.model_client import EncodedTexts
+from embedship.serve.errors import ApiDialect, Invalid, TooLong
+from embedship.serve.http import float_json
+from embedship.serve.http.messages import RequestInfo, Response, Route
+from embedship.serve.http.routes import common
+from embedship.serve.schemas import Dimensions, Strict
+from embedship.serve.service.service import ModelService
+from embedship.serve.telemetry.request_context import Priority
+
+# The model's own names for what Cohere calls an input type, the first that it has; without one, its default prompt.
+_PROMPTS = {
+    "search_query": ("query",),
+    "search_document": ("document", "passage", "corpus"),
+    "classification": ("classification",),
+    "clustering": ("clustering",),
+}
+
+
+class CohereRequest(Strict, frozen=True):
+    """Cohere's POST /v2/embed, as far as texts go. `priority` above 0 puts the request into the bulk lane."""
+
+    texts: list[str]
+    input_type: Literal["search_query", "search_document", "classification", "clustering"]
+    model: str | None = None
+    embedding_types: list[Literal["float", "int8", "binary", "ubinary", "base64"]] | None = None  # null: float
+    output_dimension: Dimensions | None = None
+    truncate: Literal["NONE", "START", "END"] | None = None
+    priority: Annotated[int, Meta(ge=0, le=999)] | None = None
+
+
+class CohereEmbeddings(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One list a type that was asked for."""
+
+    float_: list[list[float]] | UnsetType = msgspec.field(name="float", default=UNSET)
+    int8: list[list[int]] | UnsetType = UNSET
+    binary: list[list[int]] | UnsetType = UNSET
+    ubinary: list[list[int]] | UnsetType = UNSET
+    base64: list[str] | UnsetType = UNSET
+
+
+class CohereVersion(msgspec.Struct, frozen=True):
+    version: str
+
+
+class CohereUnits(msgspec.Struct, frozen=True):
+    input_tokens: int
+
+
+class CohereMeta(msgspec.Struct, frozen=True):
+    """`warnings` name the texts that were cut."""
+
+    api_version: CohereVersion
+    billed_units: CohereUnits
+    warnings: list[str]
+
+
+class CohereReply(msgspec.Struct, frozen=True):
+    id: str
+    embeddings: CohereEmbeddings
+    texts: list[str]
+    meta: CohereMeta
+    response_type: Literal["embeddings_by_type"]
+
+
+def routes(service: ModelService) -> tuple[Route, ...]:
+    return (
+        Route("POST", "/v2/embed", "Vectors, as Cohere gives them", CohereRoutes(service).embed, CohereRequest,
+              CohereReply, ApiDialect.COHERE, (*common.COMMON, TooLong)),
+    )  # fmt: skip
+
+
+class CohereRoutes:
+    def __init__(self, service: ModelService) -> None:
+        self._service = service
+        self._model = service.bundle.manifest.pipeline
+        self._codes = service.bundle.manifest.codes
+
+    async def embed(self, request: CohereRequest, call: RequestInfo) -> Response:
+        inputs = common.validate_texts(request.texts, "texts", self._service.settings)
+        kinds = ["float"] if request.embedding_types is None else request.embedding_types
+        self._check(request, kinds)
+        lane = call.lane or (Priority.BULK if request.priority else None)
+        prompt = next((name for name in _PROMPTS[request.input_type] if name in self._model.prompts), None)
+        encoded = await self._service.pipeline.embed(inputs, prompt, request.truncate != "NONE", lane)
+        vectors = common.shortened(encoded.vectors, request.output_dimension)
+
+        def body() -> bytes:
+            written: dict[str, Any] = {kind: self._written(kind, vectors) for kind in kinds}
+            embeddings = CohereEmbeddings(float_=written.pop("float", UNSET), **written)
+            name = str(uuid.uuid4())
+            return common.encode(CohereReply(name, embeddings, inputs, _meta(encoded), "embeddings_by_type"))
+
+        return Response(await common.serialise(body, len(vectors)), headers=common.truncation_headers(encoded))
+
+    def _check(self, request: CohereRequest, kinds: Sequence[str]) -> None:
+        if not kinds:
+            raise Invalid("embedding_types: the list is empty, name at least one, or leave it out.", "embedding_types")
+        if (wanted := request.output_dimension) is not None and wanted not in self._model.dimensions:
+            known = ", ".join(map(str, self._model.dimensions))
+            raise Invalid(
+                f"output_dimension: {wanted} is none this model was trained for; it has: {known}.", "output_dimension"
+            )
+        if request.truncate == "START":
+            raise Invalid("truncate: this server cuts the end only, as the model was trained; send END.", "truncate")
+        dimension = wanted or self._model.dimension
+        if dimension % 8 and {"binary", "ubinary"} & set(kinds):
+            raise Invalid(
+                f"embedding_types: {dimension} dimensions cannot be packed, eight to a byte.", "embedding_types"
+            )
+
+    def _written(self, kind: str, vectors: Vectors) -> Any:
+        if kind == "float":
+            return float_json.to_json_rows(vectors)
+        if kind == "base64":
+            return common.base64_rows(vectors)
+        if kind == "binary":
+            # Signed bytes are the unsigned ones less 128, not the same bits read again.
+            return (
+                quantize_vectors(vectors, VectorCode.UBINARY, self._model, self._codes).astype(np.int16) - 128
+            ).tolist()
+        return quantize_vectors(vectors, VectorCode(kind), self._model, self._codes).tolist()
+
+
+def _meta(encoded: EncodedTexts) -> CohereMeta:
+    warnings = [
+        f"Text {place} was longer than the model reads: {lost} tokens at its end were cut."
+        for place, lost in enumerate(encoded.cut)
+        if lost
+    ]
+    return CohereMeta(CohereVersion("2"), CohereUnits(encoded.tokens), warnings)

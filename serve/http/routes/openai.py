@@ -1,0 +1,96 @@
+"""POST /v1/embeddings and GET /v1/models, as OpenAI's clients speak them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import cast
+
+from embedship.bundle import Bundle
+from embedship.codes import Vectors
+from embedship.serve import schemas
+from embedship.serve.batching.model_client import EncodedTexts
+from embedship.serve.errors import ApiDialect, Invalid, TooLong, Unauthorised, UnknownPath
+from embedship.serve.http import float_json
+from embedship.serve.http.messages import RequestInfo, Response, Route
+from embedship.serve.http.routes import common
+from embedship.serve.service.service import ModelService
+
+_Write = Callable[[Vectors], Sequence[list[float] | str]]
+
+
+def routes(service: ModelService) -> tuple[Route, ...]:
+    openai = OpenAI(service)
+    ids = service.settings.accept_token_ids
+    errors = (*common.COMMON, TooLong) if ids else common.COMMON
+    return (
+        Route(
+            "POST", "/v1/embeddings", "Vectors, as OpenAI gives them", openai.tokens if ids else openai.embeddings,
+            schemas.TokensRequest if ids else schemas.EmbeddingsRequest, schemas.Embeddings, ApiDialect.OPENAI, errors,
+        ),
+        Route("GET", "/v1/models", "The one model that runs here", openai.models, gives=schemas.Models,
+              family=ApiDialect.OPENAI, errors=(Unauthorised,)),
+        Route("GET", "/v1/models/{model}", "A model by its name", openai.model, gives=schemas.ModelCard,
+              family=ApiDialect.OPENAI, errors=(Unauthorised, UnknownPath)),
+    )  # fmt: skip
+
+
+def created(bundle: Bundle) -> int:
+    """When the bundle was written, in Unix seconds."""
+    return int(datetime.fromisoformat(bundle.manifest.created).timestamp())
+
+
+async def reply(encoded: EncodedTexts, dimensions: int | None, packed: bool, name: str) -> Response:
+    """Vectors in OpenAI's shape, cut to `dimensions`; `packed`: as base64."""
+    vectors = common.shortened(encoded.vectors, dimensions)
+    write: _Write = common.base64_rows if packed else float_json.to_json_rows
+
+    def body() -> bytes:
+        data = [schemas.Embedding("embedding", i, row) for i, row in enumerate(write(vectors))]
+        return common.encode(schemas.Embeddings("list", data, name, common.usage(encoded)))
+
+    return Response(await common.serialise(body, len(vectors)), headers=common.truncation_headers(encoded))
+
+
+class OpenAI:
+    def __init__(self, service: ModelService) -> None:
+        self._service = service
+        self._model = service.bundle.manifest.pipeline
+        self._name = service.bundle.manifest.source.name
+        self._card = schemas.ModelCard(self._name, "model", created(service.bundle), "embedship")
+
+    async def embeddings(self, request: schemas.EmbeddingsRequest, call: RequestInfo) -> Response:
+        inputs = common.validate_texts(request.input, "input", self._service.settings)
+        common.check_dimensions(request.dimensions, self._model.dimensions)
+        encoded = await self._service.pipeline.embed(inputs, None, lane=call.lane)
+        return await reply(encoded, request.dimensions, request.encoding_format == "base64", self._name)
+
+    async def tokens(self, request: schemas.TokensRequest, call: RequestInfo) -> Response:
+        """The same, where token ids may stand for texts."""
+        common.check_dimensions(request.dimensions, self._model.dimensions)
+        if (ids := _ids(request.input)) is not None:
+            common.check_count(len(ids), "input", self._service.settings)
+            encoded = await self._service.forward.encode_token_ids(ids, call.lane)
+        else:
+            value = cast("str | list[str]", request.input)
+            inputs = common.validate_texts(value, "input", self._service.settings)
+            encoded = await self._service.pipeline.embed(inputs, None, lane=call.lane)
+        return await reply(encoded, request.dimensions, request.encoding_format == "base64", self._name)
+
+    async def models(self, _: None, call: RequestInfo) -> Response:
+        return Response(common.encode(schemas.Models("list", [self._card])))
+
+    async def model(self, _: None, call: RequestInfo) -> Response:
+        if call.rest != self._name:
+            raise UnknownPath(f"There is no model {call.rest!r} here. The model is: {self._name}.", "model")
+        return Response(common.encode(self._card))
+
+
+def _ids(value: str | list[str | int | list[int]]) -> list[list[int]] | None:
+    """The token ids of one text or of several; None where texts were sent. Raises Invalid for a mixture."""
+    kinds = {type(each) for each in value} if isinstance(value, list) else {str}
+    if len(kinds) > 1:
+        raise Invalid("input: send texts, or the ids of one text, or lists of ids; not a mixture.", "input")
+    if kinds == {int}:
+        return [cast("list[int]", value)]
+    return cast("list[list[int]]", value) if kinds == {list} else None

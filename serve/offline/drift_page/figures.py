@@ -1,0 +1,129 @@
+"""The figures of a drift report."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from embedship.charts import axis
+from embedship.charts.axis import Axis
+from embedship.charts.plot import Plot, PlotDot, PlotLine, ReferenceLine, place_x, place_y, scatter
+from embedship.monitor.drift.detector import ALPHA
+from embedship.monitor.drift.offline import DriftComparison, Vectors
+from embedship.monitor.drift.projection import PlaneProjection
+from embedship.monitor.recall.history import RecallHistory
+from embedship.monitor.state import SignalState
+from embedship.serve.offline.drift_report import when
+
+POINTS = 600  # of each kind: more would only cover each other
+
+
+def projection(reference: Vectors, current: Vectors) -> Plot:
+    """Both on the two principal components of what is shown."""
+    shown = [_some(rows) for rows in (reference, current)]
+    fitted = PlaneProjection.fit(np.concatenate(shown))
+    then, now = (_plane(fitted.apply(rows)) for rows in shown)
+    title = f"two directions, {fitted.explained:.0%} of the variance"
+    x, y = (axis.even(name, [*then[:, i], *now[:, i]]) for i, name in enumerate((title, "")))
+    dots = [
+        PlotDot(place_x(x, float(a)), place_y(y, float(b)), kind, "")
+        for kind, places in (("now", now), ("then", then))
+        for a, b in places
+    ]
+    return scatter("Queries then and now", x, y, dots)
+
+
+def distances(found: DriftComparison) -> Plot:
+    """The KS distance of every dimension, largest first, over what the reference shows against itself."""
+    values = sorted(found.statistics, reverse=True)
+    x = axis.even("dimensions, most different first", [0, len(values)], from_zero=True)
+    noise = found.report.statistic_noise
+    y = axis.even("KS distance D", [*values, noise], from_zero=True)
+    line = [(place_x(x, i), place_y(y, value)) for i, value in enumerate(values, 1)]
+    across = ReferenceLine(place_y(y, noise), f"median without drift {noise:.3f}")
+    return scatter("KS distances", x, y, across=across, lines=[PlotLine("now", line)])
+
+
+def pvalues(found: DriftComparison) -> Plot:
+    """Sorted p-values beside those of no drift, which rise evenly (Schweder and Spjotvoll, Biometrika 69, 1982)."""
+    values = sorted(found.pvalues)
+    x = axis.even("share of dimensions", [0, 1], from_zero=True)
+    y = axis.even("p-value of the KS test", [0, 1], from_zero=True)
+    line = [(place_x(x, i / len(values)), place_y(y, value)) for i, value in enumerate(values, 1)]
+    even = [(place_x(x, share), place_y(y, share)) for share in (0, 1)]
+    across = ReferenceLine(place_y(y, ALPHA), f"p = {ALPHA}")
+    return scatter(
+        "Sorted p-values",
+        x,
+        y,
+        across=across,
+        lines=[PlotLine("then", even), PlotLine("now", line)],
+    )
+
+
+def blocks(found: DriftComparison) -> Plot | None:
+    """The mean shift of each stretch of time, and the limit for one of them."""
+    if not found.blocks:
+        return None
+    x = _time([each.start for each in found.blocks] + [found.blocks[-1].end])
+    threshold = max(each.threshold for each in found.blocks)
+    known = [each for each in found.blocks if each.state is not SignalState.UNKNOWN]
+    y = axis.even("mean shift (1: no drift)", [*(each.score for each in known), threshold], from_zero=True)
+    dots = [
+        PlotDot(
+            place_x(x, (each.start + each.end) / 2),
+            place_y(y, each.score),
+            "alarm" if each.state is SignalState.WARN else "other",
+            f"{when(each.start)} to {when(each.end)}: {each.score:.2f}, effect {each.effect:.3f}, "
+            f"{each.queries:,} queries, {each.state}",
+        )
+        for each in known
+    ]
+    line = PlotLine("front", [(dot.x, dot.y) for dot in dots])
+    return scatter(
+        "Mean shift over time",
+        x,
+        y,
+        dots,
+        across=ReferenceLine(place_y(y, threshold), f"limit {threshold:.2f}"),
+        lines=[line],
+    )
+
+
+def recall(found: RecallHistory, timed: bool) -> Plot:
+    """Mean recall of each 100 queries with its interval, and the alarms."""
+    x = _time([each.at for each in found.stretches]) if timed else _numbers([each.at for each in found.stretches])
+    y = axis.even(
+        "recall@10 of 100 queries", [found.baseline, *(v for s in found.stretches for v in (s.lower, s.upper))]
+    )
+    dots = [
+        PlotDot(
+            place_x(x, each.at),
+            place_y(y, each.mean),
+            "alarm" if any(before < alarm <= each.at for alarm in found.alarms) else "other",
+            f"{_place(each.at, timed)}: {each.mean:.3f} ({each.lower:.3f} to {each.upper:.3f})",
+            place_y(y, each.lower),
+        )
+        for before, each in zip([-np.inf, *(s.at for s in found.stretches)], found.stretches, strict=False)
+    ]
+    across = ReferenceLine(place_y(y, found.baseline), f"baseline {found.baseline:.3f}")
+    return scatter("Recall over time", x, y, dots, across=across)
+
+
+def _place(at: float, timed: bool) -> str:
+    return when(at) if timed else f"query {at:,.0f}"
+
+
+def _some(rows: Vectors) -> Vectors:
+    return rows if len(rows) <= POINTS else rows[np.random.default_rng(0).permutation(len(rows))[:POINTS]]
+
+
+def _plane(places: Vectors) -> Vectors:
+    return places if places.shape[1] == 2 else np.pad(places, ((0, 0), (0, 1)))
+
+
+def _time(moments: list[float]) -> Axis:
+    return axis.moments("time, UTC", moments)
+
+
+def _numbers(places: list[float]) -> Axis:
+    return axis.even("queries", places, from_zero=True)

@@ -1,0 +1,113 @@
+"""drift.html: one file, no script, no request, figures drawn as SVG, every word from outside escaped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from embedship.charts import page
+from embedship.charts.table import ChartTable, ColumnKind, TableColumn, TableRow, facts, text
+from embedship.monitor.drift.offline import LoggedQueries
+from embedship.monitor.drift.reference import DriftReference
+from embedship.monitor.state import SignalState
+from embedship.serve.offline.drift_page import figures
+from embedship.serve.offline.drift_report import DriftCommandReport, blocks_missing, tests, when
+
+_HERE = Path(__file__).parent
+_NAMES = {SignalState.OK: "no drift", SignalState.WARN: "drift", SignalState.UNKNOWN: "unknown"}
+
+
+class DriftTile(NamedTuple):
+    title: str
+    value: str
+    note: str
+
+
+def html(found: DriftCommandReport, reference: DriftReference, current: LoggedQueries) -> str:
+    """The page of what was found; figures show the reference's vectors and the log's."""
+    comparison = found.comparison
+    decided = comparison.report.state is not SignalState.UNKNOWN
+    return page.template(_HERE / "drift.html.j2").render(
+        found=found,
+        tiles=_tiles(found),
+        projection=figures.projection(reference.vectors, current.vectors) if decided else None,
+        distances=figures.distances(comparison) if decided else None,
+        pvalues=figures.pvalues(comparison) if decided else None,
+        blocks=figures.blocks(comparison),
+        blocks_missing=blocks_missing(comparison),
+        recall=figures.recall(found.recall, timed=current.times is not None) if found.recall else None,
+        tests=_tests(found) if decided else None,
+        dimensions=_dimensions(found),
+        topics=_topics(found),
+        queries=_queries(found),
+        facts=_facts(found, reference),
+    )
+
+
+def _tiles(found: DriftCommandReport) -> list[DriftTile]:
+    report, far = found.comparison.report, found.comparison.evidence.far
+    return [
+        DriftTile("queries", _NAMES[found.comparison.state], f"by the {report.rule.replace('_', ' ')} rule"),
+        DriftTile("effect", f"{report.effect:.3f}", f"standard deviations; matters from {report.effect_floor:g}"),
+        DriftTile("queries tested", f"{report.distinct:,}", f"of {report.samples:,}; worth {report.effective:,.0f}"),
+        DriftTile(
+            "of no known topic",
+            f"{far.now:.1%}" if far else "unknown",
+            f"without drift {far.then:.1%}" if far else "nothing was tested",
+        ),
+    ]
+
+
+def _tests(found: DriftCommandReport) -> ChartTable:
+    says = {True: "above", False: "within", None: ""}
+    rows = [
+        TableRow((each.test, each.found, each.limit, says[each.fired]), bool(each.fired))
+        for each in tests(found.comparison)
+    ]
+    return ChartTable("", (text("test"), TableColumn("found"), TableColumn("limit"), text("")), rows)
+
+
+def _dimensions(found: DriftCommandReport) -> ChartTable:
+    columns = (
+        TableColumn("dimension"),
+        TableColumn("KS distance"),
+        TableColumn("shift of the mean, standard deviations"),
+    )
+    rows = [
+        TableRow((str(each.dimension), f"{each.statistic:.3f}", f"{each.shift:+.2f}"))
+        for each in found.comparison.evidence.dimensions
+    ]
+    return ChartTable("", columns, rows)
+
+
+def _topics(found: DriftCommandReport) -> ChartTable:
+    evidence = found.comparison.evidence
+    named = [("gained", each) for each in evidence.gained] + [("lost", each) for each in evidence.lost]
+    rows = [TableRow((what, str(each.cluster), f"{each.then:.1%}", f"{each.now:.1%}")) for what, each in named]
+    return ChartTable("", (text(""), TableColumn("topic"), TableColumn("then"), TableColumn("now")), rows)
+
+
+def _queries(found: DriftCommandReport) -> ChartTable:
+    rows = [TableRow((f"{each.distance:.3f}", each.id, each.text or "")) for each in found.comparison.evidence.queries]
+    return ChartTable("", (TableColumn("distance"), text("id"), TableColumn("text", ColumnKind.CODE)), rows)
+
+
+def _facts(found: DriftCommandReport, reference: DriftReference) -> ChartTable:
+    report = found.comparison.report
+    pairs = [
+        ("reference", found.reference),
+        ("its vectors", f"{report.reference:,}"),
+        ("made", reference.created or "unknown"),
+        ("log", found.current),
+        ("variant that encoded the log", found.variant or "unknown"),
+        ("model", f"{found.fingerprint} ({'checked' if found.bound else 'the log does not say'})"),
+        ("false alarms accepted", f"{found.false_alarms}, tested each {found.every_seconds:,.0f} s"),
+        ("of that in 30 days, promised", f"{report.promised_per_day * 30:.2f}"),
+        (
+            "measured on held-out blocks",
+            f"{report.measured_per_day * 30:.2f}; 95% of chance: {report.measured_lower_per_day * 30:.2f} to "
+            f"{report.measured_upper_per_day * 30:.2f}",
+        ),
+        ("began", when(found.comparison.since) if found.comparison.since else "no stretch of time warns by itself"),
+    ]
+    return facts(pairs, "what", "value")

