@@ -5,14 +5,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 DEMO_ARGS ?=
 # Rooms whose tests start no server, export nothing of their own and need no program of .tools.
-FAST := tests/embedship tests/monitor tests/test_structure.py tests/test_installs.py tests/test_sizing.py
+FAST := tests/embedship tests/monitor tests/test_structure.py tests/test_installs.py tests/test_sizing.py tests/tools/test_docs.py
 TEST_ARGS ?=
 # On Linux, PyPI's torch brings CUDA (2.2 GB); this index of PyTorch has torch for CPUs. Torch alone is asked for there:
 # where the index cannot be reached, one package is soon given up, and pip takes torch from its usual indexes.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 export TORCH_INDEX
 
-.PHONY: demo test check lint bench assets chart clean
+.PHONY: demo test check lint bench assets chart docs clean
 
 demo: $(VENV)/.installed  ## the whole product on a real model and real text; DEMO_ARGS=--once stops after a self-check
 	$(BIN)/embedship demo $(DEMO_ARGS)
@@ -44,6 +44,10 @@ assets: $(VENV)/.installed  ## rules, dashboard and runbooks, from their descrip
 
 chart: $(VENV)/.installed  ## what the chart takes from elsewhere: settings, rules, dashboard, table of values
 	$(BIN)/python -P tools/chart.py
+
+docs: $(VENV)/.installed  ## the documentation site, in build/site; a dead link is an error
+	$(BIN)/python -P tools/docs.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
 
 # A regular install, not an editable one: mypy cannot see through an editable install, and tests run what users get.
 $(VENV)/.installed: pyproject.toml constraints.txt $(shell find embedship export serve monitor -name '*.py' -o -path 'monitor/assets/*' -o -path 'serve/http/ui/*')

@@ -100,5 +100,5 @@ def test_the_table_of_exit_codes_is_that_of_the_errors() -> None:
     from embedship import errors
 
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
-    shown = set(re.findall(r"^  \| (\d+) \|", PAGE, re.MULTILINE))
+    shown = set(re.findall(r"^\| (\d+) \|", PAGE, re.MULTILINE))
     assert shown == {"0", "130", *(str(kind.exit_code) for kind in kinds)}

@@ -1,4 +1,4 @@
-"""The commands of docs/documents.md and docs/milvus.md, run in their order; their answers are what the page prints."""
+"""The commands of three pages of docs/, run in their order; their answers are what the page prints."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def obey(page: str, bundle: Path, folder: Path) -> int:
     """Run what the page shows, in `folder`, and hold the answers against those it prints; returns how many steps."""
     steps = re.findall(r"^\$ (.+)\n((?!\$ |```).+)?", page, re.MULTILINE)
     given = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
-    for name, text in zip(("corpus.jsonl", "changes.jsonl"), given, strict=True):
+    names = ("corpus.jsonl", "changes.jsonl") if given else ()
+    for name, text in zip(names, given, strict=True):
         (folder / name).write_text(text)
     (folder / "bundle").symlink_to(bundle)
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
@@ -56,3 +57,15 @@ def test_the_page_does_what_it_says(bundle: Path, tmp_path: Path) -> None:
 
 def test_the_page_about_milvus_does_what_it_says(bundle: Path, tmp_path: Path) -> None:
     assert obey((DOCS / "milvus.md").read_text(), bundle, tmp_path) == 8
+
+
+def test_the_quickstart_does_what_it_says(bundle: Path, tmp_path: Path) -> None:
+    """Its export and verify are those of the README, which tests/test_readme.py runs."""
+    page = (DOCS / "quickstart.md").read_text()
+    (export,) = re.findall(r"^    CHECKPOINT=.*\n    embedship export .*\n", page, re.MULTILINE)
+    readme = (DOCS.parent / "README.md").read_text()
+    assert export in readme
+    assert "\n    embedship verify bundle\n" in page
+    assert "\n    embedship verify bundle\n" in readme
+    (tmp_path / "docs").symlink_to(DOCS)
+    assert obey(page, bundle, tmp_path) == 6

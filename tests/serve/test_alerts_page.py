@@ -59,7 +59,7 @@ def test_pages_and_warnings_go_different_ways(tool: Callable[[str], Path], tmp_p
         command = [tool("amtool"), "config", "routes", "test", "--config.file=alertmanager.yml", f"severity={severity}"]
         answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
         assert (answer.returncode, answer.stdout.strip()) == (0, receiver), answer.stderr
-    (address,) = re.findall(r"`(alerting: .*?)` in `prometheus.yml`", PAGE)
+    (address,) = re.findall(r"`(alerting: .*?)`\s+in\s+`prometheus.yml`", PAGE)
     assert yaml.safe_load(address).keys() == {"alerting"}
 
 

@@ -11,7 +11,7 @@ import pytest
 from embedship.batches import BUDGET
 from embedship.errors import UsageError
 from embedship.serve.commands import serve
-from embedship.serve.settings import RANGES, Settings, flag
+from embedship.serve.settings import RANGES, Settings
 
 HERE = Settings(bundle=Path("bundle"))
 
@@ -56,10 +56,3 @@ def test_settings_load_no_numpy() -> None:
         subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True).stdout
         == "False\n"
     )
-
-
-def test_the_page_lists_every_setting_as_it_is() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
-    for field in fields(Settings):
-        name = "BUNDLE" if field.name == "bundle" else flag(field.name)
-        assert f"| `{name}` | {RANGES.get(field.name, '-')} | {field.metadata['help']} |\n" in page, name
