@@ -53,8 +53,8 @@ def base_of(folder: Path) -> str:
                      "give --base PATH")  # fmt: skip
 
 
-def merge(folder: Path, base: Path, room: Path) -> tuple[Path, AdapterMerge]:
-    """Merge the adapter in `folder` into `base`. Returns a complete sentence-transformers folder below `room`.
+def merge(folder: Path, base: Path, work_folder: Path) -> tuple[Path, AdapterMerge]:
+    """Merge the adapter in `folder` into `base`. Returns a complete sentence-transformers folder below `work_folder`.
 
     Prompts, pooling and tokenizer are the adapter's if it has a modules.json, else the base's. Raises UsageError if it
     cannot be merged exactly, and GateError if the merged vectors differ from the unmerged ones.
@@ -63,7 +63,7 @@ def merge(folder: Path, base: Path, room: Path) -> tuple[Path, AdapterMerge]:
     config = read(source / CONFIG)
     _refuse_unmergeable(source, config)
     _refuse_base(source, config, beneath)
-    target = room / "merged"
+    target = work_folder / "merged"
     _lay_out(folder, base, target)
     model = load(SentenceTransformersFolder.open(target))
     minimum = _merge(model, source, config)

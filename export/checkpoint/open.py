@@ -51,14 +51,14 @@ def open_checkpoint(
     """
     given, origin = _local(str(checkpoint), how)
     with atomic_folder.terminable(), tempfile.TemporaryDirectory(prefix="embedship-") as name:
-        room = Path(name).resolve()
-        code = trust.private_modules(room / "modules") if how.trust_remote_code else nullcontext()
+        work_folder = Path(name).resolve()
+        code = trust.private_modules(work_folder / "modules") if how.trust_remote_code else nullcontext()
         try:
             with code:
-                yield _folder(given, origin, room, how, steps or StepTimer(Console(quiet=True)))
+                yield _folder(given, origin, work_folder, how, steps or StepTimer(Console(quiet=True)))
         except EmbedshipError as error:
             # The temporary folder is gone when the message is read, so name the folder that the user gave.
-            error.args = (_named(str(error), room, given),)
+            error.args = (_named(str(error), work_folder, given),)
             raise
 
 
@@ -71,20 +71,20 @@ def _local(text: str, how: OpenOptions) -> tuple[Path, CheckpointOrigin]:
 
 
 def _folder(
-    given: Path, origin: CheckpointOrigin, room: Path, how: OpenOptions, steps: StepTimer
+    given: Path, origin: CheckpointOrigin, work_folder: Path, how: OpenOptions, steps: StepTimer
 ) -> SentenceTransformersFolder:
     if how.task is Task.RERANK:
-        return cross_encoder.folder_of(_ready(given, room / "whole", how), origin)
+        return cross_encoder.folder_of(_ready(given, work_folder / "whole", how), origin)
     if adapter.is_adapter(given):
         with steps.step("merge the adapter"):
-            folder, merge = _merged(given, room, how)
+            folder, merge = _merged(given, work_folder, how)
         return SentenceTransformersFolder.open(folder, replace(origin, merge=merge))
     if how.base:
         raise UsageError(f"{given} is not a PEFT adapter, so --base does not apply: leave it out")
-    return SentenceTransformersFolder.open(_whole(given, room / "whole", how), origin, how.trust_remote_code)
+    return SentenceTransformersFolder.open(_whole(given, work_folder / "whole", how), origin, how.trust_remote_code)
 
 
-def _merged(given: Path, room: Path, how: OpenOptions) -> tuple[Path, AdapterMerge]:
+def _merged(given: Path, work_folder: Path, how: OpenOptions) -> tuple[Path, AdapterMerge]:
     if how.trust_remote_code:
         raise UsageError(
             f"{given} is an adapter, and adapters are not merged into a base with its own code: merge it yourself first"
@@ -92,7 +92,9 @@ def _merged(given: Path, room: Path, how: OpenOptions) -> tuple[Path, AdapterMer
     if (given / "modules.json").is_file():
         plain_transformers.refuse_unused(given, how.pooling, how.normalize)
     base = _local(how.base or adapter.base_of(given), how)[0]
-    return adapter.merge(_ready(given, room / "adapter", how), _whole(base, room / "base", how), room)
+    return adapter.merge(
+        _ready(given, work_folder / "adapter", how), _whole(base, work_folder / "base", how), work_folder
+    )
 
 
 def _whole(given: Path, target: Path, how: OpenOptions) -> Path:
@@ -120,7 +122,7 @@ def _ready(given: Path, target: Path, how: OpenOptions) -> Path:
     return target
 
 
-def _named(message: str, room: Path, given: Path) -> str:
+def _named(message: str, work_folder: Path, given: Path) -> str:
     for part in ("whole", "adapter", "merged"):
-        message = message.replace(str(room / part), str(given))
-    return message.replace(str(room / "base"), "the base")
+        message = message.replace(str(work_folder / part), str(given))
+    return message.replace(str(work_folder / "base"), "the base")

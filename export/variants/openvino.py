@@ -60,7 +60,7 @@ def quantise_accurately(
             model,
             nncf.Dataset(feeds),
             nncf.Dataset(_pairs(model, feeds), lambda pair: pair[0]),
-            _room(floors),
+            _margin(floors),
             max_drop=1.0,
             drop_type=nncf.DropType.ABSOLUTE,
             advanced_quantization_parameters=_advanced(isa),
@@ -88,7 +88,7 @@ def _vectors(model: Any, feed: Feed) -> Vectors:
     return np.array(model(feed)["sentence_embedding"], dtype=np.float32)
 
 
-def _room(floors: ParityFloors) -> Callable[[Any, Iterable[_Pair]], tuple[float, list[float]]]:
+def _margin(floors: ParityFloors) -> Callable[[Any, Iterable[_Pair]], tuple[float, list[float]]]:
     """Return NNCF's measure: the share of the distance to the floors that is left (1 all, 0 none), and the cosines."""
 
     def measure(model: Any, pairs: Iterable[_Pair]) -> tuple[float, list[float]]:
