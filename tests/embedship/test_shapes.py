@@ -10,11 +10,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from embedship import shapes
+from embedship import hardware, shapes
 from embedship.batches import Batch, BatchLayout, PaddedShape
 from embedship.bundle import Bundle, Precision, Task
 from embedship.codes import Vectors, cosine
 from embedship.encoder import Encoder
+from embedship.engine import openvino as openvino_engine
 from embedship.errors import GateError
 from embedship.shapes import CertificateSubject
 from embedship.tokens import TokenBatch, Tokenizer
@@ -283,3 +284,25 @@ def test_scores_are_certified_as_vectors_are(rerank_bundle: Path, tmp_path: Path
         found = shapes.ensure(encoder, tmp_path)
         assert found.wrong == ()
         assert found.worst > 0.999
+
+
+@pytest.mark.parametrize("arithmetic", ["f32", "bf16"])
+def test_no_wrong_vector_is_used_on_a_cpu_with_amx(
+    bundle: Path, tmp_path: Path, arithmetic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real fault: with bfloat16, OpenVINO 2026.4.1 computes int8 batches 32 wide wrongly on CPUs with AMX.
+
+    float32 is the setting of the engine. With bfloat16 the certificate has to exclude what is wrong.
+    """
+    if "amx_bf16" not in hardware.machine().isa:
+        pytest.skip("this CPU has no AMX")
+    monkeypatch.setattr(openvino_engine, "_arithmetic", lambda *_: arithmetic)
+    opened = Bundle.open(bundle)
+    with Encoder.open(opened, "openvino-int8") as encoder, Encoder.open(opened, opened.plain.name) as plain:
+        shapes.ensure(encoder, tmp_path)
+        random = np.random.default_rng(0)
+        for width in range(4, 131):
+            ids = [101, *random.integers(2_000, 20_000, width - 2).tolist(), 102]
+            for rows in (1, 4):
+                tokens = TokenBatch([ids] * rows, [0] * rows)
+                assert cosine(encoder.encode_tokens(tokens), plain.encode_tokens(tokens)).min() > 0.9, (rows, width)
