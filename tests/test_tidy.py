@@ -28,7 +28,7 @@ LONG_MODULES: frozenset[str] = frozenset(
     }
 )
 METAPHORS: frozenset[str] = frozenset()
-WIDE_PAGES: frozenset[str] = frozenset({"CHANGELOG.md", "helm/README.md", "helm/embedship/README.md"})
+WIDE_PAGES: frozenset[str] = frozenset({"helm/README.md", "helm/embedship/README.md"})
 
 
 @pytest.fixture(scope="module")
