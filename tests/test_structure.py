@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -157,6 +158,7 @@ TORCH = {"torch", "transformers", "sentence_transformers", "optimum", "peft", "n
 # As on a serving image. Not `sys.modules[name] = None`: scipy asks there whether torch has been loaded.
 MISSING = f"""
 import sys
+import tomllib
 class Missing:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in {sorted(TORCH)}:
@@ -314,3 +316,11 @@ def test_every_package_opens_with_a_map_of_its_files() -> None:
                 name for name in files if not name.startswith("__") and not re.search(rf"(?m)^ *{name} ", text + " ")
             ]
             assert not missing, f"{path.relative_to(ROOT)} does not mention {', '.join(missing)}"
+
+
+def test_every_package_is_installed() -> None:
+    """A package that pyproject.toml does not list works in a checkout and is missing for users."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    files = [path.relative_to(ROOT) for folder in MAY_IMPORT for path in (ROOT / folder).rglob("__init__.py")]
+    names = [".".join(path.parent.parts) for path in files]
+    assert sorted(listed) == sorted(name if name.startswith("embedship") else f"embedship.{name}" for name in names)
