@@ -35,7 +35,7 @@ from embedship import variant_choice
 from embedship.bundle import Bundle
 from embedship.encoder import Encoder
 from embedship.monitor.recall.score import score
-from embedship.serve.compare.rankings import paired
+from embedship.serve.compare.rankings import paired_difference
 from embedship.serve.documents.store import Document
 from embedship.serve.indexing.build import IndexOptions, build
 from embedship.serve.indexing.embedding import text_of
@@ -153,7 +153,7 @@ def _said(seconds: list[float], quality: list[Any], plain: np.ndarray) -> dict[s
     return {
         "ndcg@10": float(ndcg.mean()),
         "recall@10": float(np.mean([each.found / each.expected for each in quality])),
-        "ndcg_gain": msgspec.to_builtins(paired(plain, ndcg)),
+        "ndcg_gain": msgspec.to_builtins(paired_difference(plain, ndcg)),
         "seconds": {f"p{q}": float(np.percentile(seconds, q)) for q in (50, 95, 99)},
     }
 

@@ -19,7 +19,7 @@ from embedship.commands.main import run
 from embedship.errors import EngineError, UsageError
 from embedship.serve import client
 from embedship.serve.client import ServerClient
-from embedship.serve.commands.check import _plain
+from embedship.serve.commands.check import _options_without_prompt
 
 KEY = "k" * 32
 
@@ -102,11 +102,11 @@ def test_bare_texts_are_asked_for(bundle: Path) -> None:
     def having(default: str | None, **prompts: str) -> ModelSpec:
         return msgspec.structs.replace(model, default_prompt=default, prompts=prompts)
 
-    assert _plain(having(None, query="q: ")) == {}
-    assert _plain(having("document", query="q: ", document="")) == {}
-    assert _plain(having("query", query="q: ", document="")) == {"prompt_name": "document"}
+    assert _options_without_prompt(having(None, query="q: ")) == {}
+    assert _options_without_prompt(having("document", query="q: ", document="")) == {}
+    assert _options_without_prompt(having("query", query="q: ", document="")) == {"prompt_name": "document"}
     with pytest.raises(UsageError, match="embedship verify"):
-        _plain(having("query", query="q: "))
+        _options_without_prompt(having("query", query="q: "))
 
 
 class _Elsewhere(BaseHTTPRequestHandler):
