@@ -203,7 +203,7 @@ def test_nan_never_leaves_by_the_python_door(encoder: Encoder) -> None:
     spoilt = Encoder(
         encoder.bundle, encoder.variant, encoder.tokenizer, Neighbourly(encoder.engine, lambda v: v * np.nan)
     )
-    with spoilt, pytest.raises(EngineError, match="text 0 got NaN"):
+    with spoilt, pytest.raises(EngineError, match="the vector of text 0 has NaN"):
         spoilt.encode(["one"])
 
 

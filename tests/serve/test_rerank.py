@@ -158,12 +158,12 @@ def test_cohere(ranks: Asked, texts: list[str], version: str) -> None:
 
 
 WRONG = [
-    ({"query": "a"}, 422, "either `texts`, or `documents`"),
-    ({"query": "a", "texts": ["b"], "documents": ["b"]}, 422, "either `texts`, or `documents`"),
+    ({"query": "a"}, 422, "either `texts` or `documents`"),
+    ({"query": "a", "texts": ["b"], "documents": ["b"]}, 422, "either `texts` or `documents`"),
     ({"query": "a", "texts": []}, 422, "the list is empty"),
     ({"query": "a", "texts": ["b"], "top_n": 1}, 422, "top_n: this option cannot be combined with"),
     ({"query": "a", "documents": ["b"], "truncate": False}, 422, "truncate: this option cannot be combined with"),
-    ({"query": "a", "texts": ["b"], "truncation_direction": "Left"}, 422, "cuts on the right only"),
+    ({"query": "a", "texts": ["b"], "truncation_direction": "Left"}, 422, "only truncates on the right"),
     ({"query": "a", "texts": ["b"], "raw": True}, 422, "raw"),
     ({"query": "a", "texts": ["b"] * 65}, 413, "65 texts"),
     ({"query": "a" * 10_001, "texts": ["b"]}, 413, "10001 characters"),
@@ -225,7 +225,7 @@ def test_feedback_judges_what_was_answered(ranks: Asked) -> None:
 
 
 @pytest.mark.parametrize(("change", "status", "says"), [
-    ({"k": 10, "rerank": {"top": 5}}, 422, "rerank.top: 10 hits"), ({"rerank": {"top": 1001}}, 422, "at most 1000"),
+    ({"k": 10, "rerank": {"top": 5}}, 422, "rerank.top: 10 hits"), ({"rerank": {"top": 1001}}, 422, "the maximum is 1000"),
     ({"rerank": {"top": 0}}, 422, "top"), ({"rerank": {"best": 5}}, 422, "best"),
     ({"query": ["a"] * 3, "rerank": {"top": 30}}, 413, "90 pairs"),
 ])  # fmt: skip

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from rich.console import Console
 
 from embedship import shapes
-from embedship.bundle import Bundle, ShapeCertificate, WrongShape
+from embedship.bundle import Bundle, ExportStage, ShapeCertificate, WrongShape
 from embedship.encoder import Encoder
 from embedship.errors import GateError
+from embedship.export.build import ExportRun
 from embedship.export.gates import shape_certificates
 from embedship.export.steps import StepTimer
+from embedship.export.variant_failures import VariantFailures
 from embedship.shapes import CertificateSubject
 
 
@@ -24,19 +27,38 @@ def found(subject: CertificateSubject, refused: set[str]) -> ShapeCertificate:
     return ShapeCertificate(**shapes.identity(subject), checked=len(planned), wrong=wrong, worst=1.0, seconds=0.1)
 
 
-def test_the_best_variant_that_is_not_refused_stays_first(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_variant_stops_at_once_and_a_right_one_is_recorded(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     opened, steps = Bundle.open(bundle), StepTimer(Console(quiet=True))
-    ranked = [opened.variant("onnx-int8"), opened.plain]
+    variants = [msgspec.structs.replace(each, shapes=None) for each in opened.manifest.variants]
+    monkeypatch.setattr(shapes, "certify", lambda subject: found(subject, {"onnx-int8"}))
     with Encoder.open(opened, "onnx-int8") as int8, Encoder.open(opened, "onnx") as plain:
         encoders = {"onnx-int8": int8, "onnx": plain}
-        monkeypatch.setattr(shapes, "certify", lambda subject: found(subject, {"onnx-int8"}))
-        variants, left = shape_certificates.first(opened.manifest.variants, ranked, encoders, steps)
-        assert [each.name for each in left] == ["onnx"]
-        recorded = {each.name: each.shapes for each in variants}
-        assert recorded["onnx-int8"] is not None
-        assert recorded["onnx-int8"].wrong
+        with pytest.raises(GateError, match="variant onnx-int8 gives wrong vectors"):
+            shape_certificates.of(variants, "onnx-int8", encoders, steps)
+        certified = shape_certificates.of(variants, "onnx", encoders, steps)
+        recorded = {each.name: each.shapes for each in certified}
         assert recorded["onnx"] is not None
-        assert shape_certificates.of(variants, "onnx", encoders, steps) == variants
-        monkeypatch.setattr(shapes, "certify", lambda subject: found(subject, {"onnx-int8", "onnx"}))
-        with pytest.raises(GateError, match="variant onnx gives wrong vectors"):
-            shape_certificates.first(opened.manifest.variants, ranked, encoders, steps)
+        assert recorded["onnx"].wrong == ()
+        assert recorded["onnx-int8"] is None
+        assert shape_certificates.of(certified, "onnx", encoders, steps) == certified
+
+
+def test_an_export_takes_the_next_variant_if_the_best_one_is_refused(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, steps = Bundle.open(bundle), StepTimer(Console(quiet=True))
+    variants = [msgspec.structs.replace(each, shapes=None) for each in opened.manifest.variants]
+    run = object.__new__(ExportRun)
+    run.steps = steps
+    run.failures = VariantFailures(tmp_path, ["onnx", "onnx-int8"], False, steps)
+    monkeypatch.setattr(shapes, "certify", lambda subject: found(subject, {"onnx-int8"}))
+    with Encoder.open(opened, "onnx-int8") as int8, Encoder.open(opened, "onnx") as plain:
+        encoders = {"onnx-int8": int8, "onnx": plain}
+        _, ranked = run._certify(variants, ["onnx-int8", "onnx"], encoders)
+        assert ranked == ["onnx"]
+        assert [(each.name, each.stage) for each in run.failures.left_out] == [("onnx-int8", ExportStage.SHAPES)]
+        monkeypatch.setattr(shapes, "certify", lambda subject: found(subject, {"onnx"}))
+        with pytest.raises(GateError, match="No bundle was written"):
+            run._certify(variants, ["onnx"], encoders)

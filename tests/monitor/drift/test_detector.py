@@ -169,7 +169,7 @@ def test_int8_queries_against_a_float32_reference_are_no_drift(bundle, variant):
         assert report.state is SignalState.OK
         assert report.statistic_median < 1.5 * report.statistic_noise
         scores.append((report.score, ignored.evaluate().score))
-    assert np.mean(scores, axis=0) @ [-1, 1] > 0.05
+    assert np.mean(scores, axis=0) @ [-1, 1] > 0.02  # the better int8 is calibrated, the smaller the shift
 
 
 def test_the_numbers_are_those_of_the_ks_test():

@@ -433,7 +433,7 @@ def test_nan_is_written_nowhere(bundle: Path, encoder: Encoder, source: Path, tm
 
     with (
         Encoder(Bundle.open(bundle), encoder.variant, encoder.tokenizer, Broken()) as broken,
-        pytest.raises(EmbedshipError, match="text 0 got NaN"),
+        pytest.raises(EmbedshipError, match="the vector of text 0 has NaN"),
     ):
         go(broken, source, tmp_path)
     assert not list(tmp_path.glob("vectors-*"))

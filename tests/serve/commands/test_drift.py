@@ -148,7 +148,7 @@ def test_the_same_topics_end_with_0(
 ) -> None:
     assert run(["drift", str(made.reference), str(log(usual))]) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert "No drift: 400 queries" in printed
+    assert "No drift: the 400 queries" in printed
     assert "mean shift, relative to no drift" in printed
 
 

@@ -158,7 +158,7 @@ WRONG = [
     ),
     ("/embed", {"inputs": "a", "truncation_direction": "left"}, 422, "only truncates on the right"),
     ("/embed", {"inputs": "a", "prompt_name": "no"}, 422, "no prompt named 'no'; it has: document, query"),
-    ("/embed", {"inputs": "a", "parameters": {"truncate": True}}, 422, "beside `inputs`"),
+    ("/embed", {"inputs": "a", "parameters": {"truncate": True}}, 422, "next to `inputs`"),
     ("/embed", {"inputs": ["a", "b" * 10_001]}, 413, "text 1 has 10001 characters; the maximum is 10000"),
     ("/embed", {"inputs": ["a" * 9_999] * 11}, 413, "larger than 100000 bytes"),
     ("/search", {"query": "a", "k": 0}, 422, "k: Expected `int` >= 1"),

@@ -273,7 +273,7 @@ def test_of_equal_vectors_the_lower_rows_come_first_however_they_came(
 
 
 def test_a_kind_that_milvus_has_not(bundle: Path) -> None:
-    with pytest.raises(UsageError, match="not pq: give --kind flat or hnsw-sq8"):
+    with pytest.raises(UsageError, match="cannot be pq: give --kind flat or hnsw-sq8"):
         cards.card(Bundle.open(bundle), "none", IndexKind.PQ, with_title=False)
 
 
@@ -289,7 +289,7 @@ def test_a_graph_is_not_asked_where_few_may_be_found(
         collection.write([PutDocument(each, [each], texts.documents[n : n + 1]) for n, each in enumerate(documents)])
         line.call("flush", "graph")
         with monkeypatch.context() as patched:
-            patched.setattr(collection.index, "_some", None)
+            patched.setattr(collection.index, "_search_graph", None)
             hits = collection.find(texts.queries, 10, SearchParams(filter={"rare": True}))
         rare = np.arange(0, len(documents), 100)
         scores = texts.queries @ texts.documents[rare].T

@@ -182,7 +182,7 @@ def test_a_write_that_is_cut_off_half_way_is_not_acknowledged(
 ) -> None:
     """Some of it was done: to send it again is right, and does no harm."""
     collection = behind.service.collection.backend  # type: ignore[union-attr]
-    upsert = collection._put  # type: ignore[attr-defined]
+    upsert = collection._upsert  # type: ignore[attr-defined]
 
     def cut(entities: Any) -> None:
         upsert(entities[:1])
@@ -315,8 +315,8 @@ def test_documents_without_text_are_skipped_and_named(
 def test_a_load_of_which_documents_are_missing_makes_nothing(
     filled: Callable[[str], Address], line: MilvusConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put_all = MilvusBackend._put
-    monkeypatch.setattr(MilvusBackend, "_put", lambda self, entities: put_all(self, entities[1:]))
+    put_all = MilvusBackend._upsert
+    monkeypatch.setattr(MilvusBackend, "_upsert", lambda self, entities: put_all(self, entities[1:]))
     with pytest.raises(BackendUnavailable, match="only 59 of 60 documents were stored, so the collection was not"):
         filled("short")
     assert not line.call("has_collection", "short")

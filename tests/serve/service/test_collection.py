@@ -28,6 +28,6 @@ def test_the_baseline_is_worth_what_the_measurement_is(
     measured: IndexRecall | None, baseline: RecallBaseline | None
 ) -> None:
     """Documents as queries, or an index that keeps no interval, say only that it works."""
-    shelf = object.__new__(Collection)
-    shelf.store = SimpleNamespace(manifest=SimpleNamespace(recall=measured))  # type: ignore[assignment]
-    assert shelf.baseline == baseline
+    collection = object.__new__(Collection)
+    collection.backend = SimpleNamespace(manifest=SimpleNamespace(recall=measured))  # type: ignore[assignment]
+    assert collection.baseline == baseline

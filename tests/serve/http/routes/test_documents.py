@@ -178,7 +178,7 @@ def test_who_may_write(
     assert "POST /admin/reload requires an admin key" in reload.text
     reading = fresh(index=index_folder, **keys)
     answer = put(reading, [GOUT])
-    assert (answer.status_code, "start it with --writable" in answer.text) == (403, True)
+    assert (answer.status_code, "start the server with --writable" in answer.text) == (403, True)
     assert api.ask("GET", "/documents/gout").status_code == 409, "it has no index"
     keyless = put(api, [GOUT])
     assert (keyless.status_code, "requires a write key, but this server has none" in keyless.text) == (403, True)
@@ -205,7 +205,9 @@ def test_without_an_index_a_change_is_refused_as_such_whatever_python_strips(
     assert (answer.status_code, "has no index" in answer.text) == (409, True)
     source = Path(document_writer.__file__).read_text()
     writable = next(
-        node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef) and node.name == "_writable"
+        node
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef) and node.name == "_require_writable"
     )
     assert not any(isinstance(node, ast.Assert) for node in ast.walk(writable))
 
@@ -268,7 +270,8 @@ def test_a_disk_that_refuses_is_said_and_reading_goes_on(shared: Any, full: bool
     live = shared.service.writer._index
 
     class Refuses:
-        manifest, differing = live.manifest, live.changed_documents
+        manifest = live.manifest
+        changed_documents = staticmethod(live.changed_documents)
 
         def write(self, changes: Any) -> Any:
             raise WriteRefused("nothing was written, the disk is full: make room, and send it again", full)
@@ -311,14 +314,14 @@ class Blocks:
 
 @pytest.fixture
 def blocks(asked: Any) -> Iterator[Blocks]:
-    made, writes, shelf = Blocks(asked), asked.service.writer, asked.service.collection
-    index, store = writes._index, shelf.store
-    writes._index = shelf.store = made
+    made, writer, collection = Blocks(asked), asked.service.writer, asked.service.collection
+    index, backend = writer._index, collection.backend
+    writer._index = collection.backend = made
     try:
         yield made
     finally:
         made.proceed.set()
-        writes._index, shelf.store = index, store
+        writer._index, collection.backend = index, backend
 
 
 @pytest.mark.parametrize("method", ["DELETE", "GET"])
