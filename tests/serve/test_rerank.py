@@ -225,7 +225,8 @@ def test_feedback_judges_what_was_answered(ranks: Asked) -> None:
 
 
 @pytest.mark.parametrize(("change", "status", "says"), [
-    ({"k": 10, "rerank": {"top": 5}}, 422, "rerank.top: 10 hits"), ({"rerank": {"top": 1001}}, 422, "the maximum is 1000"),
+    ({"k": 10, "rerank": {"top": 5}}, 422, "rerank.top: 10 hits"),
+    ({"rerank": {"top": 1001}}, 422, "the maximum is 1000"),
     ({"rerank": {"top": 0}}, 422, "top"), ({"rerank": {"best": 5}}, 422, "best"),
     ({"query": ["a"] * 3, "rerank": {"top": 30}}, 413, "90 pairs"),
 ])  # fmt: skip
