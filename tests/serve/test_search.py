@@ -83,7 +83,7 @@ def test_scores_are_cosines_for_a_model_that_does_not_normalise(found: Any, pass
 def test_the_hits_of_one_answer_are_bounded(found: Any) -> None:
     answer = found.post("/search", {"query": ["x"] * 11, "k": 1000})
     assert answer.status_code == 413
-    assert "at most 10000 hits a request" in answer.text
+    assert "the maximum is 10000 hits per request" in answer.text
 
 
 def test_info_describes_the_index(found: Any, passages: list[dict[str, Any]]) -> None:

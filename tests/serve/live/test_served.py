@@ -79,7 +79,7 @@ def test_a_server_whose_disk_refuses_writes_still_searches(bundle: Path, argumen
         limit(server, 0)
         answer = put(http, 2)
         assert answer.status_code in (503, 507)
-        assert answer.json()["error"].startswith("Nothing was written, ")
+        assert answer.json()["error"].startswith("Nothing was written ")
         found: Any = http.post("/search", json={"query": "document 1 b", "k": 5}).json()
         assert found["results"][0]["hits"][0]["id"] in ("1-a", "1-b")
         assert http.get("/documents/2-a").status_code == 404
