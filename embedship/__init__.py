@@ -7,7 +7,7 @@ batches.py         Groups token ids into batches of few shapes
 codes.py           Vector codes: truncation, float16, int8, sign bits
 device.py          Device addresses: cpu, cuda:0, tensorrt:0, gpu:0
 distributions.py   Distributions that install the same module
-encoder.py         Encoder: texts in, vectors out, in this process
+encoder.py         Encoder: returns the vectors of texts, computed in this process
 errors.py          Errors and their exit codes
 golden.py          Golden check: does a variant still give the vectors of the export?
 golden_texts.py    Golden texts: probe texts with token ids and vectors

@@ -1,8 +1,8 @@
 """Batches of token ids: grouped by length within a token budget, in few shapes, to limit padding and compiling.
 
-OpenVINO compiles for each batch shape it meets: about 10 ms for MiniLM on two cores, where a query takes 3 ms, and 4 MB
-per stream that it keeps. GPUs plan and allocate by shape, and every shape is certified (see embedship.shapes). So rows
-are a power of two, and widths above 16 are rounded up to 8 steps per octave. Pure.
+OpenVINO compiles for each new batch shape. For MiniLM on two cores, this takes about 10 ms (a query takes 3 ms) and
+keeps 4 MB per stream. GPUs plan and allocate by shape, and every shape is certified (see embedship.shapes). So rows are
+a power of two, and widths above 16 are rounded up to 8 steps per octave. Pure functions and data.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BUDGET = 1536
 PADDING = 0.05
 SLACK = 16
 
-# More texts per batch gain nothing with a CPU's budget, and would be more shapes to certify.
+# With a CPU's budget, more texts per batch are not faster, and they would add shapes to certify.
 ROWS = 32
 _ROW_TOKENS = 48
 
@@ -93,7 +93,7 @@ class BatchShape:
             return True
         if self.rows >= self._most or self._area(length) > self._budget:
             return False
-        # A text of the batch's own width has the same padding in any other batch.
+        # A text with the width of this batch would have the same padding in any other batch.
         allowed = max(SLACK, PADDING * (self._tokens + length))
         return padded_width(length) == self._width or self.padding(length) <= allowed
 
@@ -117,7 +117,7 @@ def pad(ids: Sequence[Sequence[int]], pad_id: int, width: int = 1) -> Batch:
 
 @dataclass(frozen=True, slots=True)
 class BatchLayout:
-    """The allowed shapes of a model's batches: few, within its positions, and without the wrong ones."""
+    """The allowed shapes of a model's batches: few, not wider than its positions, and without the wrong shapes."""
 
     pad_id: int
     positions: int
@@ -138,7 +138,7 @@ class BatchLayout:
         return [PaddedShape(rows, width) for rows in counts for width in self.widths() if self._affords(rows, width)]
 
     def shape(self, rows: int, longest: int) -> PaddedShape | None:
-        """Return the smallest right shape for `rows` texts of at most `longest` tokens; None: split them."""
+        """Return the smallest right shape for `rows` texts of at most `longest` tokens; None if they must be split."""
         least = round_rows(2 * rows - 1)
         counts = [least << power for power in range(most_rows(self.budget).bit_length()) if rows]
         width = self._rounded(longest)

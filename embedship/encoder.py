@@ -1,4 +1,4 @@
-"""Encoder: the local, synchronous API. Returns a vector per text, or for a re-ranker a score per pair.
+"""Encoder: the local, synchronous API. Returns one vector per text. A re-ranker returns one score per pair.
 
 Export and indexing use it. The server uses its parts.
 """
@@ -192,8 +192,8 @@ def require_finite(vectors: Vectors, first: int = 0) -> None:
 def _chunks(texts: int) -> Iterator[tuple[int, int]]:
     start, size = 0, _FIRST
     while start < texts:
-        # A chunk takes the rest if less than a chunk would remain: a short last chunk has more padding and idles
-        # streams.
+        # If less than a whole chunk would remain, this chunk takes the rest, because a short last chunk has more
+        # padding and leaves streams idle.
         end = texts if texts - start < 2 * size <= _CHUNK else min(start + size, texts)
         yield start, end
         start, size = end, min(2 * size, _CHUNK)

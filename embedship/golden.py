@@ -19,9 +19,10 @@ from embedship.tokens import Text
 
 @dataclass(frozen=True, slots=True)
 class GoldenCheck:
-    """Result of the golden check: cosines to the checkpoint, and `alone`, the worst between alone and in a batch.
+    """Result of the golden check: the lowest and the mean cosine to the checkpoint.
 
-    For scores they are likenesses (see likeness.py).
+    `alone` is the lowest cosine between the vector of a text alone and that of the same text in a batch. For scores,
+    likenesses take the place of cosines (see likeness.py).
     """
 
     texts: int
@@ -33,8 +34,8 @@ class GoldenCheck:
 def check(encoder: Encoder) -> GoldenCheck:
     """Run the golden texts through the encoder, one at a time and in batches.
 
-    Raises GateError if the token ids differ, or if the cosine to the checkpoint, or between alone and in a batch, is
-    below its floor. The floors are those of the export, for the precision that runs here.
+    Raises GateError if the token ids differ, or if a cosine of GoldenCheck is below its floor. The floors are those of
+    the export, for the precision that runs here.
     """
     golden = GoldenTexts.load(encoder.bundle)
     tokens = encoder.tokenizer(golden.texts)

@@ -17,11 +17,11 @@ from embedship.codes import Vectors
 from embedship.errors import UnsafeError
 from embedship.tokens import Text
 
-# Different kernels for one text and for many differ in the last bits. A lower cosine than this means that a text's
-# vector depends on the other texts of its batch.
+# Runtimes use other kernels for one text than for many, and their results differ in the last bits. A cosine lower than
+# this means that a text's vector depends on the other texts of its batch.
 ALONE_FLOOR = 0.999
 
-REAL = 14  # how many of the golden texts are real ones
+REAL = 14  # number of real texts among the golden texts
 
 
 def batch_invariance_floor(variant: Variant, floors: ParityFloors) -> float:

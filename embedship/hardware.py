@@ -33,8 +33,8 @@ def machine() -> MachineInfo:
 def cores() -> float:
     """Return the CPU cores this process may use: the smaller of affinity mask and cgroup quota.
 
-    ONNX Runtime and others size their pools to the host and are then throttled by the quota, so every pool of embedship
-    is sized by this number.
+    ONNX Runtime and other libraries create one thread per core of the host, and the quota then throttles these threads.
+    So embedship uses this number for every pool of threads.
     """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min([float(affinity), *_quotas(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))])

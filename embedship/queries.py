@@ -16,7 +16,7 @@ from embedship.encoder import Encoder
 from embedship.errors import UsageError
 from embedship.files import jsonl
 
-ALONE = -1  # the session of a query without one: it counts as a session by itself
+ALONE = -1  # session number of a query without a session: each such query counts as a session of one query
 UNIX_SECONDS = (-62_135_596_800.0, 253_402_300_799.0)  # the years 1 to 9999, the range of Python's dates
 
 
@@ -43,8 +43,8 @@ class _QueryLine(msgspec.Struct, frozen=True):
 class QueryLog:
     """Queries: n texts; sessions (n,) int64, times (n,) float64 in Unix seconds, recalls (n,) float64.
 
-    ALONE is a query without a session, NaN one without a recall. A column without any value is None. With times,
-    queries are sorted by time.
+    ALONE marks a query without a session, NaN a query without a recall. A column without any value is None. If the
+    times are known, the queries are sorted by time.
     """
 
     texts: list[str]

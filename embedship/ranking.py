@@ -1,7 +1,7 @@
-"""Ranking: selects the k best rows, with one order everywhere: higher scores first, for equal scores lower rows first.
+"""Ranking: selects the k best rows. The order is the same everywhere: by falling score, then by rising row number.
 
-Score and row are packed into one integer, so the k largest are unambiguous whatever the order of the candidates, and
-two lists are merged by concatenation.
+Score and row are packed into one integer. So the k largest do not depend on the order of the candidates, and two lists
+can be merged by concatenation.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def checked(queries: Vectors, k: int, dimension: int) -> Vectors:
 
 
 def _ordered(scores: NDArray[np.float32]) -> NDArray[np.int32]:
-    """Return float32 bits as integers in the same order. Adding 0 turns -0.0 into 0.0, which is equal to it."""
+    """Return float32 bits as integers that sort like the scores. Adding 0 turns -0.0 into 0.0, so both become equal."""
     bits = (scores + np.float32(0)).view(np.int32)
     return bits ^ ((bits >> 31) & _MAGNITUDE)
 

@@ -44,7 +44,7 @@ _SHORTEST_BODY = 60
 def entries(limit: int | None = None) -> list[DocEntry]:
     """Return all documented objects with a summary line and a body, without duplicates, in a stable order.
 
-    With `limit`, return that many, spread evenly over all.
+    With `limit`, return at most `limit` objects, evenly spaced in this order.
     """
     every = _distinct()
     return list(every if limit is None else every[:: max(1, len(every) // limit)][:limit])

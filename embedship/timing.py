@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-# A process was slowed down if it got less than the first share of its cores while others used at least the second share
-# of the machine. A core is idle at the end of a round, so on a quiet machine the first share is 0.85 to 1.
+# A process was slowed down if it used less than _LEAST_SHARE of its cores while other processes used at least
+# _OTHERS_SHARE of the machine. On a quiet machine it uses 0.85 to 1, because cores are idle at the end of a round.
 _LEAST_SHARE, _OTHERS_SHARE = 0.8, 0.1
 _LOGGER = logging.getLogger(__name__)
 
 
 class ProcessClock:
-    """Wall time, CPU time of this process and CPU time of the machine, in seconds. Tests pass a clock of their own."""
+    """Wall time, CPU time of this process and CPU time of the machine, in seconds. Tests pass another clock."""
 
     def wall(self) -> float:
         """Return seconds of real time."""
@@ -28,7 +28,7 @@ class ProcessClock:
         return time.process_time()
 
     def machine(self) -> float:
-        """Return the CPU seconds used on this machine, time stolen by its host included; NaN if not available."""
+        """Return the CPU seconds used on this machine, including steal time of its host; NaN if not available."""
         try:
             fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
             user, nice, system, _, _, irq, softirq, steal = map(int, fields)
@@ -50,7 +50,8 @@ Rounds = Mapping[str, Sequence[VariantTiming]]  # variant -> one VariantTiming p
 class VariantTimer:
     """Times work of variants by name.
 
-    A variant whose work raises is dropped, and its exception is in `failed`. An exception of `required` is raised.
+    If the work of a variant raises, the variant is dropped and its exception is stored in `failed`. An exception of the
+    variant `required` is raised.
     """
 
     def __init__(self, names: Sequence[str], required: str, streams: int, clock: ProcessClock) -> None:
@@ -89,7 +90,7 @@ class VariantTimer:
 
     @property
     def busy(self) -> bool:
-        """Whether this process was slowed down while it was timed. Without /proc/stat, its own share decides."""
+        """Whether others slowed this process down while it was timed. Without /proc/stat, only its own share counts."""
         if not self._wall or self._cpu >= _LEAST_SHARE * self._wall * self._streams:
             return False
         others = self._machine - self._cpu
@@ -101,9 +102,9 @@ class VariantTimer:
 
 
 def faster(ours: Sequence[float], theirs: Sequence[float], gain: float) -> bool:
-    """Return whether rounds of `ours` beat those of `theirs` beyond the noise.
+    """Return whether `ours` is faster than `theirs` beyond the noise.
 
-    They must be `gain` times faster in the median, and faster in each round; of five or more rounds, one may be slower.
+    It must be `gain` times faster in the median, and faster in each round; one round in every five may be slower.
     """
     ratios = sorted(b / a for a, b in zip(ours, theirs, strict=False))
     return statistics.median(ratios) >= gain and ratios[len(ratios) // 5] > 1

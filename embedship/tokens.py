@@ -53,7 +53,7 @@ def _translate_panics() -> Iterator[None]:
 
 
 class Tokenizer:
-    """Tokenises texts for one model. Thread-safe: truncation is set once, because changing it under load panics."""
+    """Tokenises texts for one model. Thread-safe: truncation is set only once, because a change during use panics."""
 
     def __init__(self, file: Path, pipeline: ModelSpec) -> None:
         self._pipeline = pipeline
@@ -62,7 +62,7 @@ class Tokenizer:
         self._rust.enable_truncation(pipeline.max_tokens)
         self._specials: int = self._rust.num_special_tokens_to_add(is_pair=False)
         self._head, self._tail = self._frame()
-        # Truncation of a pair shortens the longer text first, so what was lost is found by tokenising without it.
+        # Truncation of a pair shortens the longer text first. To count the lost tokens, tokenise without truncation.
         self._untruncated = tokenizers.Tokenizer.from_file(str(file)) if pipeline.task is Task.RERANK else None
         if self._untruncated:
             self._untruncated.no_padding()
@@ -113,7 +113,7 @@ class Tokenizer:
 
     @property
     def special_tokens(self) -> tuple[list[int], list[int]]:
-        """The special tokens before and after every text. Ids without them silently give another vector."""
+        """The special tokens before and after every text. Without them, ids give another vector and no error."""
         return self._head, self._tail
 
     def tokenize(self, texts: Sequence[str], prompt: str = "", specials: bool = True) -> list[tokenizers.Encoding]:

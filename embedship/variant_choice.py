@@ -29,7 +29,7 @@ from embedship.bundle import (
 from embedship.errors import EmbedshipError
 from embedship.files import sealed
 
-# A smaller gain over plain ONNX is noise on two cores that others share, and not worth another file.
+# On two shared cores, a smaller gain over plain ONNX is noise. It is also not worth another file.
 GAIN = 1.03
 CACHE = "EMBEDSHIP_CACHE"
 _FORMAT = 1
@@ -73,9 +73,10 @@ _EXACTNESS = (Precision.FLOAT32, Precision.FLOAT16, Precision.BFLOAT16, Precisio
 def rank(variants: Sequence[Variant], objective: Objective, speeds: VariantSpeeds) -> list[Variant]:
     """Return the variants that may be chosen, best first. `variants` begin with the plain one, which always qualifies.
 
-    Among those that cannot be told apart from the best, the most exact comes first. Excluded are variants that were not
-    measured because they do not run here, variants that do not gain GAIN over the plain one beyond the noise, and
-    dynamic int8, whose vectors depend on the other texts of a batch. Dynamic int8 must be named to be used.
+    If several variants cannot be told apart from the best, the most exact of them comes first. Three kinds of variants
+    are excluded: those that were not measured because they do not run here; those that are not at least GAIN times
+    better than the plain one beyond the noise; and dynamic int8, because its vectors depend on the other texts of a
+    batch. Dynamic int8 is used only if the user names it.
     """
     plain = variants[0]
     rest = [v for v in variants if v is plain or _may_be_chosen(v, plain, objective, speeds)]
@@ -127,7 +128,7 @@ def _rounds(objective: Objective, speeds: VariantSpeeds) -> Mapping[str, Sequenc
 
 
 def gain(variant: Variant, plain: Variant, objective: Objective, speeds: VariantSpeeds) -> float:
-    """Return how many times better it is than the plain variant: 2 is twice the throughput, or half latency or size."""
+    """Return how many times better a variant is than `plain`: 2 is twice the throughput, half the latency or size."""
     rounds = _rounds(objective, speeds)
     if variant.name in rounds and plain.name in rounds:
         return statistics.median(rounds[plain.name]) / statistics.median(rounds[variant.name])
@@ -148,7 +149,7 @@ def within_recall_budget(quality: RetrievalReport | None, variant: str) -> bool:
 
 
 def variant(bundle: Bundle, name: str | None = None) -> Variant:
-    """Return the named variant, else the one chosen on a machine like this one, else the bundle's own with a warning.
+    """Return the named variant, else the choice of a machine like this one, else the bundle's choice with a warning.
 
     Nothing is measured here. Raises UsageError if the bundle has no variant of this name.
     """
@@ -163,14 +164,14 @@ def variant(bundle: Bundle, name: str | None = None) -> Variant:
 
 
 def find_choice(bundle: Bundle, cache: Path | None = None) -> VariantChoice | None:
-    """Return the stored choice, else the bundle's own, if it was made with these instructions; else None."""
+    """Return the stored choice, else the bundle's. A choice of a machine with other instructions is skipped."""
     stored, own = load(bundle, cache), bundle.manifest.choice
     machine = hardware.machine()
     return next((c for c in (stored, own) if c is not None and c.machine.same_instructions(machine)), None)
 
 
 def other_machine_warning(bundle: Bundle) -> str:
-    """Return a sentence that says on which other machine the bundle's choice was made."""
+    """Return a text that names the other machine, on which the bundle's choice was made."""
     exporter, machine = bundle.manifest.choice.machine, hardware.machine()
     return (
         f"{bundle.manifest.choice.variant} was chosen on {exporter.cpu} ({' '.join(exporter.isa)}), but this machine "

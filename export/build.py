@@ -106,7 +106,7 @@ def build(
 
     An optional variant that fails is left out and recorded in the manifest. Raises UsageError or UnsafeError if the
     checkpoint cannot be exported, and GateError if the plain variant or a named variant fails. After an error, nothing
-    is left at `out` or beside it.
+    is left at `out` or next to it.
     """
     wishes, steps = wishes or ExportOptions(), steps or StepTimer()
     with output_folder(out, wishes.force) as folder, prepare_export(checkpoint, wishes, steps) as ready:
@@ -281,7 +281,7 @@ class ExportRun:
         return judged
 
     def _short(self, calibrated: bool) -> list[Text]:
-        """Texts of a few tokens, which int8 is calibrated on or judged by; none for a re-ranker: its pairs are long."""
+        """Return texts of a few tokens, to calibrate or judge int8. Empty for a re-ranker: its pairs are long."""
         if self.wishes.task is Task.RERANK:
             return []
         texts = probe_texts.short(_alone(self.calibrated if calibrated else self.judged), calibrated)
@@ -325,8 +325,8 @@ class ExportRun:
             path=made.recipe.path,
             weights=made.recipe.weights,
             quantisation=made.recipe.quantisation,
-            # The gate runs on the CPU whatever the target is: targets.cpu has refused int8 files that this machine
-            # would compute differently, and float16 runs through casts here, with more digits than on a GPU.
+            # The gate runs on the CPU for every target. targets.cpu has already refused int8 files that this machine
+            # would compute differently. float16 runs through casts here, with more digits than on a GPU.
             needs=made.recipe.needs if measured else (),
             precision=precision or made.recipe.weights,
             size=sum(path.stat().st_size for path in self._files(made)),
@@ -464,5 +464,5 @@ def _encodable(texts: _InputTexts, tokenizer: Tokenizer, checkpoint: SourceModel
 
 
 def _alone(texts: Sequence[Text]) -> list[str]:
-    """Return the texts that are not pairs: all of them, for an embedding model."""
+    """Return the texts that are not pairs. For an embedding model these are all texts."""
     return [text for text in texts if isinstance(text, str)]

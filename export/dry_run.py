@@ -1,4 +1,4 @@
-"""Dry run of an export: open and check all inputs, report what would be written, write nothing."""
+"""Dry run of an export: opens and checks all inputs, and reports what an export would write. It writes nothing."""
 
 from __future__ import annotations
 

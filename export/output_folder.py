@@ -14,8 +14,8 @@ from embedship.files import atomic_folder
 def output_folder(target: Path, force: bool) -> AbstractContextManager[Path]:
     """Yield an empty folder that becomes `target` if the block succeeds, and is removed if it fails.
 
-    An existing `target` is refused, except for an empty folder, or a bundle with `force`. Nothing but a bundle is ever
-    replaced.
+    An existing `target` is refused, unless it is an empty folder, or a bundle and `force` is set. Other folders and
+    files are never replaced.
     """
     return atomic_folder.write_folder_atomically(target, lambda found: _require_replaceable(found, force))
 

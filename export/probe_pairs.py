@@ -20,9 +20,10 @@ from embedship.likeness import spread
 from embedship.tokens import Text, Tokenizer
 
 _QUERY = "How do I open a file?"
-# Without given pairs, a query's passages are its own, its neighbours in the same module, and some from elsewhere.
+# If the user gives no pairs, a query gets the passages at these distances in the list of documented objects: its own
+# passage, neighbours from the same module, and some from other modules.
 _PASSAGES = (0, 1, 2, 50, 500)
-# Two passages whose scores differ by less (in spreads) are equally good, so their order is not judged.
+# If the scores of two passages differ by less than this (in units of `spread`), their order is not judged.
 _TIE = 1e-4
 
 
@@ -34,7 +35,7 @@ class ProbePair(msgspec.Struct, frozen=True):
 
 
 def hostile(tokenizer: Tokenizer, pipeline: ModelSpec) -> list[Text]:
-    """Return the adversarial texts. For a re-ranker each is used as passage, as query, and together with another."""
+    """Return the adversarial texts. A re-ranker gets each as passage, as query, and in a pair with another of them."""
     texts = probe_texts.hostile(tokenizer, min(pipeline.max_tokens, probe_texts.LONGEST))
     if pipeline.task is Task.EMBED:
         return list(texts)
@@ -59,7 +60,7 @@ def real(file: Path | None) -> list[Text]:
 
 
 def sample(pairs: Sequence[Text], count: int, seed: int) -> list[Text]:
-    """Return at most `count` pairs. Whole queries are drawn, so that a query keeps its passages."""
+    """Return at most `count` pairs. Queries are drawn at random, each with all its passages."""
     groups: dict[str, list[Text]] = {}
     for pair in pairs:
         groups.setdefault(pair[0], []).append(pair)
@@ -69,10 +70,10 @@ def sample(pairs: Sequence[Text], count: int, seed: int) -> list[Text]:
 
 
 def concordance(pairs: Sequence[Text], found: Vectors, expected: Vectors) -> float:
-    """Return the share of passage pairs per query that (n, 1) `found` orders as `expected` does; 1 if none differ.
+    """Return the share of passage pairs within a query that (n, 1) `found` orders as `expected` does; 1 without pairs.
 
-    This is (1 + tau) / 2 with Kendall's tau (1938) within each query. Passages that are equal in `expected` count as
-    correct.
+    This is (1 + tau) / 2 with Kendall's tau (1938) within each query. Two passages with equal `expected` scores count
+    as correct.
     """
     ours, theirs = (scores[:, 0].astype(np.float64) for scores in (found, expected))
     groups: dict[str, list[int]] = {}
@@ -91,7 +92,8 @@ def concordance(pairs: Sequence[Text], found: Vectors, expected: Vectors) -> flo
 def require_same_tokens(loaded: Any, pipeline: ModelSpec, tokenizer_json: str) -> None:
     """Compare the frozen tokenizer with the checkpoint's own on adversarial pairs: ids, and token types if present.
 
-    Raises UsageError at the first difference, and if types are not 0 followed by 1, the only ones that graphs receive.
+    Raises UsageError at the first difference. Also raises it if the token types are not 0 for the query and 1 for the
+    passage, because graphs receive only these.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, TOKENIZER)
@@ -100,7 +102,7 @@ def require_same_tokens(loaded: Any, pipeline: ModelSpec, tokenizer_json: str) -
     tried = hostile(ours, pipeline)
     tokens = ours(tried)
     for pair, ids, turn in zip(tried, tokens.ids, tokens.turns, strict=True):
-        # As lists, like CrossEncoder does: a single empty passage would be treated as missing.
+        # Give lists, as CrossEncoder does: a single empty passage (not in a list) would be treated as missing.
         batch = loaded([pair[0]], [pair[1]], truncation=True, max_length=pipeline.max_tokens)
         given = {name: rows[0] for name, rows in batch.items()}
         if given["input_ids"] != ids:

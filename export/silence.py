@@ -1,4 +1,4 @@
-"""Suppress what third-party libraries would print, count or send."""
+"""Suppresses output, usage counters and network requests of third-party libraries."""
 
 from __future__ import annotations
 

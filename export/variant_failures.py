@@ -42,7 +42,7 @@ class VariantFailures:
 
     @contextmanager
     def optional(self, name: str) -> Iterator[None]:
-        """Record the VariantError of an optional variant. For any other variant raise GateError with the cure.
+        """Record the VariantError of an optional variant. For any other variant, raise GateError with advice.
 
         A UsageError that caused the failure is raised unchanged, because then the command line is wrong.
         """

@@ -1,4 +1,4 @@
-"""Quality monitoring: vectors and hits in; drift, recall, canary results, metrics and alerts out.
+"""Quality monitoring: computes drift, recall, canary results, metrics and alerts from vectors and hits.
 
 monitor.py       QualityMonitor: combines all signals into a status and a diagnosis, and saves its state
 diagnosis.py     derives one cause from the states of all signals
@@ -10,7 +10,7 @@ recall/          does the system find the right documents?
 statistics.py    statistical tests and confidence intervals
 state.py         SignalState: ok, warn, unknown
 latch.py         WarningLatch: hysteresis of warnings
-onset.py         StateTimer: since when a state has held
+onset.py         StateTimer: records when the current state began
 snapshot.py      saves and loads the monitor's state
 cpu_budget.py    CpuBudget: limits background work to a share of one core
 failures.py      FailureCounter: counts and logs exceptions inside the monitor

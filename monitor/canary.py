@@ -1,8 +1,8 @@
 """CanaryMonitor: checks that every device still gives the right vectors for the golden texts.
 
-A flipped bit in the weights, a driver updated under a running server or a swapped file raises no error but changes
-vectors. The same text, encoded alone on the same device, always gives the same vector to the last bits, independent of
-the traffic.
+A flipped bit in the weights, a driver update while the server runs, or a replaced file raises no error but changes
+vectors. A text that is encoded alone on the same device always gives the same vector, whatever the traffic; at most the
+last bits differ.
 """
 
 import time
@@ -113,7 +113,7 @@ class CanaryMonitor:
         self._devices[device] = msgspec.structs.replace(before, failures=before.failures + 1)
 
     def report(self) -> CanaryReport:
-        """May be called from any thread."""
+        """Return the report on all devices. May be called from any thread."""
         devices = tuple(self._devices.values())
         state, reason = self._judge(devices)
         return CanaryReport(state, reason, self._golden_floor, START_FLOOR, devices)

@@ -14,8 +14,8 @@ PREFIX = "embedship_"
 class MonitorCollector(Collector):
     """Exports a status. Every series exists from the first scrape, with value 0.
 
-    A ratio of 0 without evidence means nothing: its state is then `unknown`. An alert must therefore check the state,
-    or divide counters, and never compare a bare ratio.
+    A ratio of 0 without evidence means nothing: its state is then `unknown`. So an alert must also check the state, or
+    divide counters. It must never compare a ratio alone.
 
         registry.register(MonitorCollector(monitor.report))
     """

@@ -1,6 +1,6 @@
 """Derives one cause from the states of all signals: the first row of a table that matches decides. Pure functions.
 
-One cause instead of a list, because the person on call needs to know where to begin. The report contains the rest.
+It names one cause, not a list, because the person on call needs to know where to begin. The report contains the rest.
 """
 
 from enum import StrEnum
@@ -43,7 +43,7 @@ class MonitorSignals(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Diagnosis(msgspec.Struct, frozen=True):
-    """The cause. `since`: Unix time since which it has held without interruption; 0 before the first report."""
+    """The cause. `since`: Unix time at which this cause began, without interruption; 0 before the first report."""
 
     cause: DiagnosisCause
     reason: str

@@ -33,7 +33,8 @@ CAUSE = "cause"
 # vectors a few seconds.
 FLUSH_SECONDS = 5.0
 
-# Missing labels explain a fall of probe recall if they are at least this share of it. (A query has several labels.)
+# Missing documents explain a fall of probe recall if the share of labels that they remove is at least this part of the
+# fall. (A query has several labels.)
 EXPLAINED = 0.5
 
 
@@ -47,7 +48,7 @@ class SnapshotReport(msgspec.Struct, frozen=True):
 
 
 class MonitorStatus(msgspec.Struct, frozen=True):
-    """Everything the monitor knows at one time. `began`: for each signal the Unix time since which it has its state."""
+    """Everything the monitor knows at one time. `began`: the Unix time at which each signal's current state began."""
 
     diagnosis: Diagnosis
     began: dict[str, float]

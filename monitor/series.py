@@ -133,7 +133,7 @@ def _candidate_latencies(status: MonitorStatus) -> Iterable[Value]:
 
 
 def _candidate_probes(serving: Callable[[ProbeReport], float], own: Callable[[CandidateReport], float]) -> Read:
-    """The labelled queries on both sides; 0 where there is no result."""
+    """The labelled queries on both sides; 0 for a side without a result."""
 
     def read(status: MonitorStatus) -> list[Value]:
         compared = status.candidate

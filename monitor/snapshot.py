@@ -1,7 +1,7 @@
 """Saves and loads the monitor's state, so that it outlives a restart: one small file, written atomically.
 
-The file is bound to the model by its fingerprint and protected by a digest. The file of another model is moved aside,
-so that a rollback finds its state again. A file of another model or a damaged file causes a warning, not a crash:
+The file has the fingerprint of its model and a digest of its content. The file of another model is renamed, so that
+a rollback to that model finds its state again. A file of another model or a damaged file causes a warning, not a crash:
 monitoring then starts without saved state.
 """
 

@@ -68,9 +68,9 @@ def ks_statistic(reference: Sample | SortedSample, current: Sample) -> Floats:
 
         D = sup_x |F(x) - G(x)|,  F from reference (n, d),  G from current (m, d)
 
-    G changes only at current points, so the supremum is at one of them or just before it: two binary searches per
-    dimension are enough. Among equal points the inner ones give a G that is too small after the point, and too large
-    before it, so they never give the maximum.
+    G changes only at points of `current`, so the supremum is at one of them or just before it. So two binary searches
+    per dimension are enough. If several points are equal, the inner ones give a G that is too small after the point and
+    too large before it, so they never give the maximum.
     """
     a = reference if isinstance(reference, SortedSample) else SortedSample.from_rows(reference)
     b = SortedSample.from_rows(current)
@@ -115,7 +115,8 @@ def significance_mask(statistic: Floats, n: int, m: int, alpha: float) -> Mask:
     """Return which statistics (d,) have a p-value below alpha.
 
     The p-value falls as D grows, so a bisection finds the smallest significant D with 9 p-values for 384 dimensions.
-    This matters if n and m have no common divisor: then nearly every D is distinct and each exact p-value takes 1 ms.
+    This saves time if n and m have no common divisor: then nearly every D is distinct, and each exact p-value takes
+    1 ms.
     """
     levels = np.unique(statistic)
     first = bisect_left(range(len(levels)), True, key=lambda i: bool(ks_pvalue(levels[i : i + 1], n, m)[0] < alpha))
@@ -180,7 +181,7 @@ def recall_interval(recalls: Floats, slots: int, confidence: float = 0.95) -> Co
     """Return a confidence interval for mean recall from per-query recalls (n,) in [0, 1], with k slots per query.
 
     The query is the unit of observation: 100 queries x 10 slots are not 1,000 trials, because the slots of one query
-    fail together. Wilson's interval at the effective number of trials p(1 - p) / (s^2 / n), with Student's t at n - 1
+    fail together. This is Wilson's interval with p(1 - p) / (s^2 / n) effective trials, and with Student's t at n - 1
     degrees of freedom (Korn and Graubard, Survey Methodology 24, 1998; Dean and Pagano, J. Surv. Stat. Methodol. 3,
     2015). At recall 1, where the variance is 0, the n queries are the trials, so the interval stays informative.
     """

@@ -1,8 +1,8 @@
 """Bundle: a folder with one exported model, its measurements, and the hashes that prove it is unchanged.
 
 `embedship export` writes it once, and it is never changed afterwards. `bundle.json` lists every file with its sha256
-and contains the fingerprint that binds indexes, drift references and responses to the model. numpy and the standard
-library suffice to read and verify a bundle.
+and contains the fingerprint of the model. Indexes, drift references and responses have the same fingerprint, so that
+vectors of different models are never mixed. numpy and the standard library are enough to read and verify a bundle.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Bundle(msgspec.Struct, frozen=True):
 
     @property
     def plain(self) -> Variant:
-        """The float32 variant from which the others were made. It stands in for the checkpoint after the export."""
+        """The float32 variant from which the others were made. After the export it replaces the checkpoint."""
         return self.manifest.variants[0]
 
     def variant(self, name: str) -> Variant:
@@ -91,7 +91,7 @@ class Bundle(msgspec.Struct, frozen=True):
         raise UsageError(f"this bundle has no variant {name!r}; it has: {known}")
 
     def files_of(self, variant: Variant) -> list[str]:
-        """Return the names of the files that decide this variant's vectors: its own, the tokenizer, the golden texts.
+        """Return the names of the files that decide this variant's vectors: its own files, tokenizer and golden texts.
 
         The weights of a graph are next to it with the same stem: model.xml and model.bin, model.onnx and
         model.onnx_data.
@@ -116,7 +116,7 @@ class Bundle(msgspec.Struct, frozen=True):
 
 
 def unexpected_files(folder: Path, listed: Iterable[str]) -> list[str]:
-    """Return the files in the folder, links and pipes included, that are not listed, the manifest or a signature."""
+    """Return the files, links and pipes in the folder, except the listed ones, the manifest and the signature."""
     signature = {SIGNATURE} if sealed.list_files(folder).get(SIGNATURE) else set()
     return sealed.unlisted_files(folder, {MANIFEST, *signature, *listed})
 

@@ -49,7 +49,7 @@ class Runtime(StrEnum):
 
 
 class Precision(StrEnum):
-    """The arithmetic of the matrix products. INT8 also if only the weights have 8 bits (see Quantisation)."""
+    """The arithmetic of the matrix products. It is also INT8 if only the weights have 8 bits (see Quantisation)."""
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
@@ -58,7 +58,7 @@ class Precision(StrEnum):
 
 
 class Quantisation(StrEnum):
-    """How the matrix products became int8. A dynamic scale depends on the batch, so other texts change a vector."""
+    """How the matrix products became int8. A dynamic scale depends on the batch, so a vector depends on other texts."""
 
     NONE = "none"
     STATIC = "static"
@@ -97,7 +97,7 @@ class ManifestRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 class ModelSpec(ManifestRecord, frozen=True, omit_defaults=True):
     """Everything except the weights that decides the vector of a text, or the score of a pair.
 
-    The JSON omits `task` if it is EMBED, because fingerprints are older than tasks.
+    The JSON omits `task` if it is EMBED, so that the fingerprints of bundles made before `task` existed stay valid.
     """
 
     architecture: str
@@ -140,7 +140,7 @@ class ModelSpec(ManifestRecord, frozen=True, omit_defaults=True):
 
 
 class AdapterMerge(ManifestRecord, frozen=True):
-    """A PEFT adapter merged into its base, with the lowest cosine of merged to unmerged vectors over `texts` texts."""
+    """A PEFT adapter merged into its base. `minimum`: lowest cosine of merged to unmerged vectors of `texts` texts."""
 
     adapter_sha256: str
     base: dict[str, str]  # weight files of the base -> sha256
@@ -191,8 +191,8 @@ class InvarianceReport(ManifestRecord, frozen=True):
 
     shuffled      in a batch of random texts of other lengths
     over_padded   padded far beyond the longest text of its batch
-    other_side    padded on the left, where these engines pad on the right. None if the checkpoint's own vectors depend
-                  on the side because its positions count from the left edge (BERT)
+    other_side    padded on the left, although these engines pad on the right. None if the checkpoint's own vectors
+                  depend on the side, because its positions count from the left edge (BERT)
     """
 
     texts: int
@@ -217,7 +217,7 @@ class WrongShape(ManifestRecord, frozen=True):
 
 
 class ShapeCertificate(ManifestRecord, frozen=True):
-    """The shape certificate of a variant: which batch shapes give wrong vectors, of all `checked` the planner makes.
+    """The shape certificate of a variant: the batch shapes with wrong vectors, among all `checked` possible shapes.
 
     It is valid for one plan, runtime, instruction set, kind of device and number of streams (see embedship.shapes).
     `worst` is the lowest likeness between right shapes.
@@ -293,7 +293,7 @@ class MachineInfo(ManifestRecord, frozen=True):
     def meets(self, needs: tuple[str, ...]) -> bool:
         """Return whether the machine has any of these instruction sets, or none is needed.
 
-        They are alternatives: with any of them the file computes what was verified, without all of them it does not.
+        They are alternatives: with any of them, the file gives the verified vectors. With none of them, it does not.
         """
         return not needs or not set(needs).isdisjoint(self.isa)
 
@@ -323,15 +323,15 @@ class VariantChoice(ManifestRecord, frozen=True, omit_defaults=True):
 class VectorCodes(ManifestRecord, frozen=True):
     """How indexes and clients encode this model's vectors compactly: fitted once on the calibration texts, then frozen.
 
-    A code stores the vector after truncation and normalisation, so each Matryoshka dimension has its own int8 scale:
-    the components of half a unit vector grow by a third or more when it is normalised again.
+    A code stores the vector after truncation and normalisation. Normalising half of a unit vector again makes its
+    components larger by a third or more, so each Matryoshka dimension has its own int8 scale.
     """
 
     int8: tuple[Int8Scale, ...]  # one per dimension of the pipeline
     clipped: float  # share of components of held-out texts outside the int8 ranges, at full dimension
     binary_threshold: float
     rescore: int  # candidates per wanted hit, when sign bits are searched first and int8 codes rank them again
-    # Share of the 10 exact nearest that this two-step search finds; None if no binary code is possible.
+    # Share of the 10 exact nearest neighbours that this two-step search finds; None if no binary code is possible.
     rescored_recall: float | None
     documents: int  # measured over this number of documents: more documents may need more candidates
 
@@ -381,7 +381,7 @@ class RetrievalReport(ManifestRecord, frozen=True):
 
 
 class Provenance(ManifestRecord, frozen=True):
-    """How the bundle was made: enough to make it again."""
+    """How the bundle was made. This is enough to make it again."""
 
     files: dict[str, str]  # files of the checkpoint: path -> sha256
     options: dict[str, str]  # options of the export command

@@ -44,7 +44,7 @@ def even(title: str, values: Iterable[float], from_zero: bool = False) -> Axis:
     """Return a linear axis with round steps that covers all values, with a margin at both ends."""
     every = list(values)
     low, high = (0.0 if from_zero else min(every)), max(every)
-    # Values whose difference is too small to be written at an axis share one point.
+    # At least 1e-6 of the highest value: tick texts cannot show smaller differences, so such values share one point.
     margin = max((high - low or abs(high) or 1.0) * 0.12, abs(high) * 1e-6, 1e-300)
     low, high = (low if from_zero else low - margin), high + margin
     step = _round_step((high - low) / _TICKS)
@@ -70,7 +70,7 @@ def doublings(title: str, values: Iterable[float]) -> Axis:
 
 
 def moments(title: str, values: Iterable[float]) -> Axis:
-    """Return an axis of Unix times in UTC: with days if it covers days, else with hours and minutes."""
+    """Return an axis of Unix times in UTC. Ticks are dates if the step is a day or more, else hours and minutes."""
     every = list(values)
     low, high = min(every), max(every)
     margin = (high - low or _MINUTE) * 0.04

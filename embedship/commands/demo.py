@@ -1,6 +1,6 @@
 """Command `demo`: runs the whole product on a real model and real texts, with the commands that users run.
 
-It imports none of the other folders. Every step is a process of its own, so what works here works in a shell.
+It imports none of the other folders. Every step runs in its own process, so the same commands work in a shell.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ MODEL = "all-MiniLM-L6-v2"
 VARIANTS = "openvino,openvino-int8"
 K = 10
 LISTENING = "listening on "
-# -P, because the working directory of a checkout has an embedship/ without the other folders.
+# -P excludes the working directory: in a checkout it has an embedship/ that does not contain the other folders.
 _COMMAND = (sys.executable, "-P", "-m", "embedship")
 # Also answer every fifth search exactly, and test for drift every second, because a demo takes seconds, not days.
 MONITORING = ("--shadow-rate", "0.2", "--shadow-share", "1", "--drift-interval-seconds", "1")
@@ -98,7 +98,7 @@ class DemoCorpus:
 
     @property
     def digest(self) -> str:
-        """The sha256 of everything but the model that decides the bundle and the index."""
+        """The sha256 of the texts from which the bundle and the index are made."""
         return hashlib.sha256(json.dumps(self.entries).encode()).hexdigest()
 
     def write(self) -> None:
@@ -158,7 +158,7 @@ def _is_unchanged(folder: Path) -> bool:
 
 
 def _require_free(port: int) -> None:
-    """Raise UsageError if the port is in use, before the minutes of an export."""
+    """Raise UsageError if the port is in use. Called before the export, which takes minutes."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -182,7 +182,7 @@ def _embedship(*arguments: object) -> None:
 
 
 class DemoServer:
-    """Runs `embedship serve` in a process of its own, and stops it at the end."""
+    """Runs `embedship serve` in its own process, and stops it at the end."""
 
     def __init__(self, folder: Path, port: int) -> None:
         arguments = ["serve", str(folder / "bundle"), "--index", str(folder / "index"), "--port", str(port)]
@@ -260,7 +260,7 @@ def show_answers(service: DemoServer) -> None:
 def self_check(service: DemoServer, corpus: DemoCorpus) -> bool:
     """Search with every summary line for its own body, and compare recall@10 with the checkpoint's."""
     found, seconds = [], []
-    # In random order: searching one module after another would be a change of topic, which is drift.
+    # In random order, because searching one module after another would change the topic, and that would be drift.
     for entry in random.Random(0).sample(corpus.entries, len(corpus.entries)):
         start = time.perf_counter()
         answer = service.post("/search", {"query": entry.summary, "k": K})

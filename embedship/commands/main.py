@@ -113,7 +113,7 @@ def run(arguments: list[str]) -> int:
     except OSError as error:
         message, code = f"{error.strerror or error}: {error.filename}" if error.filename else str(error), 1
         _print_error(message)
-    except SystemExit as stop:  # typer exits with 0, 2 for a wrong command line or 130 for Ctrl-C, and has said why
+    except SystemExit as stop:  # typer exits with 0, 2 (wrong command line) or 130 (Ctrl-C), and has printed the reason
         code = int(stop.code or 0)
         if code not in _EXIT_MESSAGES:  # the command has printed its result
             return code

@@ -23,7 +23,10 @@ def default_streams(device: DeviceAddress) -> int:
 
 
 def machine(device: DeviceAddress) -> MachineInfo:
-    """Return the machine to compare with `Variant.needs`: a GPU does not compute what int8 made for a CPU computes."""
+    """Return the machine to compare with `Variant.needs`.
+
+    For a GPU it has no CPU instructions, because a GPU gives other results for int8 files that were made for a CPU.
+    """
     host = hardware.machine()
     if device.kind is DeviceKind.CPU:
         return host

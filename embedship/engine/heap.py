@@ -1,4 +1,4 @@
-"""Free memory that the C library keeps for later, and how to return it to the operating system."""
+"""Returns free memory, which the C library keeps for later, to the operating system."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class OnnxRuntimeGpuEngine:
                 f"{device}: this ONNX Runtime ({ort.__version__}) has no {provider}: install onnxruntime-gpu, not "
                 f"onnxruntime, in a separate environment: {install('gpu')}"
             )
-        ort.preload_dlls()  # finds CUDA and cuDNN of NVIDIA's wheels, which [gpu] installs and the loader would miss
+        ort.preload_dlls()  # from NVIDIA's wheels, which [gpu] installs; the system's loader does not look there
         options = ort.SessionOptions()
         options.log_severity_level = 3
         try:
@@ -79,7 +79,10 @@ class OnnxRuntimeGpuEngine:
 
 
 def _providers(device: DeviceAddress, weights: Precision) -> list[tuple[str, dict[str, Any]]]:
-    """Return the providers in order of preference: CUDA runs what TensorRT cannot, the CPU the shape arithmetic."""
+    """Return the providers in order of preference.
+
+    CUDA runs the operations that TensorRT cannot run, and the CPU runs the shape arithmetic.
+    """
     cuda = {
         "device_id": device.ordinal,
         # The default, doubling, allocates up to twice what the largest batch needed.

@@ -1,7 +1,7 @@
 """Engine for OpenVINO: on CPUs (bfloat16 where they multiply it natively, else float32) and Intel GPUs (float16).
 
-On CPUs, int8 files compute in float32 what is not quantised. Together with bfloat16 their vectors were wrong on CPUs
-with AMX (docs/openvino-shapes.md).
+In int8 files, the parts that are not quantised are computed in float32 on CPUs. With bfloat16 for these parts, the
+vectors were wrong on CPUs with AMX (docs/openvino-shapes.md).
 
 The GPU path has not been run on a GPU yet: see docs/performance.md.
 """

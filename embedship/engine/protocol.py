@@ -29,4 +29,4 @@ class Engine(Protocol):
         """
 
     def close(self) -> None:
-        """Release the model. Batches in progress are finished first where the runtime needs it."""
+        """Release the model. If the runtime requires it, wait until the batches in progress are finished."""

@@ -11,7 +11,7 @@ from embedship.errors import EmbedshipError, UsageError
 
 
 def check_writable(path: Path, force: bool) -> None:
-    """Raise UsageError if `path` cannot be written, or exists and may not be replaced. Call it before the work."""
+    """Raise UsageError if `path` cannot be written, or exists and may not be replaced. Call it before slow work."""
     if path.is_dir():
         raise UsageError(f"{path} is a folder: give the name of a file")
     if not path.parent.is_dir():

@@ -56,7 +56,7 @@ def creation_time() -> str:
 
 
 def seal(manifest: Manifest) -> Manifest:
-    """Return the manifest with its digest, which shows if it is changed or incomplete later."""
+    """Return the manifest with its digest. The digest shows later whether the manifest was changed or cut."""
     bare = msgspec.structs.replace(manifest, digest="")
     digest = hashlib.sha256(msgspec.json.encode(bare, order="deterministic")).hexdigest()
     return msgspec.structs.replace(bare, digest=digest)
@@ -77,8 +77,9 @@ def to_bytes(manifest: msgspec.Struct) -> bytes:
 def read(path: Path, kind: type[Manifest], version: int | tuple[int, ...], what: str) -> Manifest:
     """Read a manifest that `write` wrote in one of these format versions. `what` names the kind of folder in errors.
 
-    Raises UsageError if there is none or it has another format, UnsafeError if it was changed, and if its `files` name
-    anything outside the folder: a right digest does not exclude that, because whoever made the folder computed it.
+    Raises UsageError if there is no manifest or it has another format. Raises UnsafeError if it was changed, or if its
+    `files` name anything outside the folder. A matching digest does not exclude the latter, because an attacker who
+    makes a folder can compute the digest.
     """
     versions = (version,) if isinstance(version, int) else version
     manifest = _parsed(_raw(path, what), path, kind, versions)

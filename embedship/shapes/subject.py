@@ -31,7 +31,7 @@ class CertifiedEncoder(Protocol):
 
 
 class CertificateSubject(NamedTuple):
-    """What is certified: the variant of an encoder, as `streams` compute it in the shapes of `layout`."""
+    """The subject of a certificate: an encoder's variant, computed by `streams` in the shapes of `layout`."""
 
     encoder: CertifiedEncoder
     streams: tuple[Encode, ...]

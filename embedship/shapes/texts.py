@@ -1,4 +1,4 @@
-"""Texts for trying batch shapes: made from the golden texts, any number of them for each width."""
+"""Texts to test batch shapes with. They are made from the golden texts, any number of them for each width."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class ShapeTexts:
     def alike(self, expected: Vectors, actual: Vectors) -> npt.NDArray[np.float64]:
         """Return the likeness of each pair of (n, dim) rows, (n,) float64: 1 is identical.
 
-        Lengths count as well, because a cosine would ignore them if vectors do not have unit length.
+        If vectors do not have unit length, their lengths count as well. A cosine would ignore them.
         """
         a, b = expected.astype(np.float64), actual.astype(np.float64)
         if self.spread is not None:

@@ -1,10 +1,10 @@
 """Shape trial: computes every batch shape on every stream, and finds the shapes with wrong vectors.
 
 Runtimes choose and keep kernels by shape, and a kernel can be wrong for one shape only (docs/openvino-shapes.md). So
-each shape is computed on every stream, on all streams at once, and each stream has its own order. Half of the streams
-use the reverse of another order, so that of any two shapes each is also computed after the other. Half of a batch's
-texts are computed in the next wider shape as well, and half in the next narrower one. If the vectors of a text differ,
-the same text alone in still wider shapes decides which are right.
+each shape is computed on every stream. All streams run at the same time, and each has its own order of shapes. Every
+second stream uses the reverse of the order before it, so any two shapes are computed in both orders. Half of the texts
+of a batch are also computed in the next wider shape, and the other half in the next narrower one. If the vectors of a
+text differ, the text is computed alone in even wider shapes. These results decide which vectors are right.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from embedship.errors import EngineError
 from embedship.shapes.subject import CertificateSubject, Encode
 from embedship.shapes.texts import Key, ShapeTexts
 
-# In how many wider shapes a disputed text is computed alone.
+# Number of wider shapes in which a text is computed alone if its vectors differ.
 _WITNESSES = 3
 
 
@@ -103,14 +103,14 @@ class ShapeTrial:
                     record.differ.append((shape, vectors[at : at + 1]))
 
     def _right_vector(self, key: Key, record: _TextRecord) -> Vectors | None:
-        """Return the vector of most witnesses. If they are fewer than two or disagree, all vectors of the text vote."""
+        """Return the vector of most witnesses. If fewer than two exist or they have no majority, use all vectors."""
         witnesses = list(self._witnesses(key))
         if len(witnesses) > 1 and (most := self._majority(witnesses)) is not None:
             return most
         return self._majority([record.vector for _ in record.agree] + [row for _, row in record.differ] + witnesses)
 
     def _witnesses(self, key: Key) -> Iterator[Vectors]:
-        """Yield the vectors of the text alone, on every stream, in shapes wider than the two that are disputed."""
+        """Yield the vectors of the text alone, on every stream, in shapes wider than the two it was batched in."""
         widths = self._texts.widths
         index = widths.index(key[0])
         for width in widths[index + 2 : index + 2 + _WITNESSES]:

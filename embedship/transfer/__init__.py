@@ -28,11 +28,11 @@ class BundleSource(Protocol):
 
     @property
     def pinned(self) -> str:
-        """Its address, as exact as it is known: a tag is resolved once the manifest has been read."""
+        """The address of the source. A tag is replaced by its digest or commit after the first read."""
 
     def read(self, name: str, offset: int) -> Iterator[bytes]:
         """Yield the bytes of a file from `offset`, in pieces.
 
-        Raises NotFound if there is no such file, TransferInterrupted for failures that may pass, TransferError for
-        others. The stream may also end early.
+        Raises NotFound if there is no such file, TransferInterrupted for temporary failures, TransferError for other
+        failures. The stream may also end early.
         """

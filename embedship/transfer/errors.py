@@ -6,7 +6,7 @@ EmbedshipError
     ├── AccessDenied         1   it needs other credentials, or hides that it has no such file
     └── TransferInterrupted  1   a lost connection or an overloaded server: retried before users see it
 
-No message quotes a URL's query, a header or a library's own words, because they may contain credentials.
+No message contains a URL's query, a header or a message of a library, because these may contain credentials.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from embedship.transfer.web import BearerAuth, HttpRequest, HttpSession, body, i
 
 
 class WebFolder:
-    """`https://host/path/`: bundle.json is there, and the files it lists next to it. Credentials are in ~/.netrc."""
+    """`https://host/path/`: the folder of bundle.json and the files that it lists. Credentials are in ~/.netrc."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -39,7 +39,8 @@ class HubFolder:
     """`hf://organisation/model@revision`, read from the hub's documented file addresses.
 
     A branch or tag is resolved to its commit by the first response, and all other files are read from that commit. The
-    token is where the hub's own tools look for it: HF_TOKEN, or the file they write. HF_ENDPOINT names a mirror.
+    token is read from the same places as by the hub's own tools: HF_TOKEN, or the file that they write. HF_ENDPOINT
+    names a mirror.
     """
 
     def __init__(self, address: str) -> None:

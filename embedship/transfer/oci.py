@@ -47,7 +47,7 @@ class ImageArtifact(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class OciSource:
-    """`oci://HOST/REPOSITORY:TAG` or `@sha256:...`. The manifest is read once; from then on a tag means its digest."""
+    """`oci://HOST/REPOSITORY:TAG` or `@sha256:...`. The manifest is read once. Then a tag is replaced by its digest."""
 
     def __init__(self, address: str, plain_http: bool = False) -> None:
         self._reference = ImageReference.parse(address)

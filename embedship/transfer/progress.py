@@ -37,7 +37,7 @@ class TransferProgress:
         self._progress.update(self._task, total=total)
 
     def advance(self, count: int, fetched: bool) -> None:
-        """Add bytes that are in place. `count` is negative if bytes were discarded. `fetched` is not used here."""
+        """Add `count` bytes that are on the disk. Negative if bytes were discarded. `fetched` is not used here."""
         self._completed += count
         self._progress.update(self._task, completed=self._completed)
         if not self._console.is_terminal and time.monotonic() - self._last_line >= _PAUSE:

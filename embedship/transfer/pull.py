@@ -57,7 +57,7 @@ class TransferMeter(Protocol):
         """Set the number of bytes of the whole bundle."""
 
     def advance(self, count: int, fetched: bool) -> None:
-        """Add bytes that are in place, fetched now or present from before. Negative if bytes were discarded."""
+        """Add `count` bytes on the disk, fetched now or by an earlier call. It is negative if bytes were discarded."""
 
 
 class _ByteCounter:
@@ -88,9 +88,9 @@ def require_digest(text: str) -> str:
 def pull(source: BundleSource, out: Path, options: PullOptions, meter: TransferMeter) -> PullReport:
     """Fetch a bundle to `out`, with every file verified against its bundle.json.
 
-    A bundle that is already there is verified and stays; with a digest given, no request is sent to the source. Raises
-    MismatchError if bundle.json does not have the digest, UnsafeError for wrong files or names, UsageError if `out` is
-    something else, TransferError if the source fails.
+    If the same bundle is already at `out`, it is verified and stays. If its digest was given, no request is sent to the
+    source. Raises MismatchError if bundle.json does not have the digest, UnsafeError for wrong files or names,
+    UsageError if `out` is something else, TransferError if the source fails.
     """
     if options.digest and _digest_at(out) == options.digest and (present := _accept_present(source, out, options)):
         return present
@@ -143,10 +143,10 @@ def _digest_at(out: Path) -> str | None:
 
 
 def _require_replaceable(target: Path, raw: bytes, options: PullOptions) -> None:
-    """Raise UsageError unless --force allows to replace the target.
+    """Raise UsageError unless the target may be replaced because of --force.
 
-    Raises _AlreadyPresent if it is the same bundle, unless that is damaged and --force is given: another process may
-    have repaired it in the meantime.
+    Raises _AlreadyPresent if the target is the same bundle and can stay: without --force always, with --force if it is
+    not damaged, because another process may have repaired it in the meantime.
     """
     present, digest = _digest_at(target), digest_of(raw)
     if present == digest and not (options.force and _damaged(target, options)):
@@ -204,9 +204,9 @@ def _add_signature(source: BundleSource, bundle: Bundle, options: PullOptions) -
 
 
 def _require_signed(source: BundleSource, bundle: Bundle, options: PullOptions) -> None:
-    """Raise UnsafeError unless the signature of the bundle, or else of the source, is right.
+    """Raise UnsafeError unless the signature is right: that in the bundle, or else that at the source.
 
-    The source is tried because the bundle may have been signed after it was pulled. A wrong signature is not kept.
+    The bundle may have been signed at the source after it was pulled. A wrong signature of the source is not kept.
     """
     try:
         _verify_signature(bundle, options)
@@ -260,7 +260,7 @@ def _is_plain(name: str) -> bool:
 
 
 def _sweep(incoming: PartialDownload, listed: Mapping[str, SealedFile]) -> None:
-    """Delete what an earlier call left of another bundle. Only names in these folders are used; no link is followed."""
+    """Delete files of another bundle that an earlier call left. Only names in these folders are used, never links."""
     for name in sealed.unlisted_files(incoming.files, {MANIFEST, *listed}):
         (incoming.files / name).unlink()
     for folder in sorted((path for path in incoming.files.rglob("*") if path.is_dir()), reverse=True):

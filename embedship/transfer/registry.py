@@ -1,7 +1,7 @@
 """HTTP client of an OCI registry: manifests and blobs (OCI Distribution 1.1).
 
-It is our own because the oras client (0.2.43) reads a whole file into memory to push it, sets no timeout, never renews
-an expired token, and cannot resume. A test lets the oras client pull what this one pushes.
+We wrote our own client, because the oras client (0.2.43) reads a whole file into memory to push it, sets no timeout,
+never renews an expired token, and cannot resume. In a test, the oras client pulls a bundle that this client pushed.
 """
 
 from __future__ import annotations
@@ -95,14 +95,15 @@ class ImageRegistry:
         """Send a whole file as a stream. The registry rejects it if its digest differs."""
         with self._send(HttpRequest("POST", self._base + "blobs/uploads/", {"Content-Length": "0"})) as response:
             location = urljoin(response.url, response.headers.get("Location", ""))
-        if urlsplit(location)[:2] != urlsplit(self._base)[:2]:  # would send a password to another host, or without TLS
+        # Otherwise a password would be sent to another host, or without TLS.
+        if urlsplit(location)[:2] != urlsplit(self._base)[:2]:
             raise TransferError(
                 f"{urlsplit(self._base).netloc} sends uploads to another host, or to one without TLS: push with the "
                 "host name that the registry itself uses"
             )
         target = location + ("&" if urlsplit(location).query else "?") + f"digest={digest}"
         with path.open("rb") as file:
-            # requests would send an empty file in chunks, which registries reject; others have a known length.
+            # requests would send an empty file in chunks, which registries reject. It knows the length of other files.
             data = file if path.stat().st_size else b""
             with self._send(HttpRequest("PUT", target, {"Content-Type": "application/octet-stream"}, data)):
                 pass
@@ -114,7 +115,7 @@ class ImageRegistry:
 
     @contextmanager
     def _send(self, call: HttpRequest, accept: frozenset[int] = frozenset()) -> Iterator[requests.Response]:
-        """Send a request with the known credentials. If the registry challenges, send it once more with others."""
+        """Send a request with the known credentials. If the registry answers 401, send it once more with new ones."""
         with send(self._session, call._replace(auth=self._auth), accept | {401}) as response:
             if response.status_code != 401:
                 yield response
@@ -149,7 +150,7 @@ class ImageRegistry:
 
 
 class _Anonymous(AuthBase):
-    """No credentials, not even those of ~/.netrc."""
+    """Sends no credentials. Without this class, requests would send those of ~/.netrc."""
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         return request

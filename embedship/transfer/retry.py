@@ -1,4 +1,4 @@
-"""Retry policy: repeats what failed for a moment, with growing random waits."""
+"""Retry policy: repeats an operation after a temporary failure, with growing random waits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LONGEST_RETRY_AFTER = 120.0  # seconds: the longest Retry-After of a server tha
 
 
 class RetryPolicy(NamedTuple):
-    """Gives up after `failures` in a row. Waits double, with full jitter, so that many pods do not return at once.
+    """Gives up after `failures` in a row. Waits double, with full jitter, so that many pods do not retry at once.
 
     Source: Exponential Backoff And Jitter, AWS Architecture Blog, 2015.
     """

@@ -25,15 +25,15 @@ Answer = TypeVar("Answer")
 
 
 class S3Source:
-    """`s3://bucket/prefix`. Credentials, region and endpoint are AWS_* variables, else the machine's role."""
+    """`s3://bucket/prefix`. Credentials, region and endpoint come from AWS_* variables, else the machine's role."""
 
     def __init__(self, address: str) -> None:
         bucket, prefix = _split(address, "s3://BUCKET/PREFIX")
         self.pinned = f"s3://{address.rstrip('/')}"
         endpoint = _plain_http_host()
         self.authenticated = endpoint is None or is_loopback(endpoint)
-        # RetryPolicy retries from where the stream stopped. One day is for a whole file; `read_timeout` ends a stalled
-        # stream.
+        # No retries here, because RetryPolicy continues where the stream stopped. One day is the limit for a whole
+        # file. A stream that stalls is ended by `read_timeout`.
         self._store = _store(self.pinned, bucket, prefix.strip("/"), retries=0, timeout=timedelta(days=1))
 
     def read(self, name: str, offset: int) -> Iterator[bytes]:
@@ -47,7 +47,7 @@ class S3Source:
 
 
 class S3Object:
-    """One file of a bucket, readable from any offset. Failures that pass are retried."""
+    """One file of a bucket, readable from any offset. Temporary failures are retried."""
 
     def __init__(self, address: str) -> None:
         bucket, self._key = _split(address, "s3://BUCKET/KEY")
@@ -57,7 +57,7 @@ class S3Object:
         self._store = _store(self._address, bucket, "", retries=5, timeout=timedelta(minutes=5))
 
     def stamp(self) -> tuple[int, str]:
-        """Return size and ETag. Raises UsageError if there is no such file, TransferError."""
+        """Return size and ETag. Raises UsageError if there is no such file, TransferError for other failures."""
         meta = self.request(lambda: obstore.head(self._store, self._key))
         return meta["size"], meta["e_tag"] or str(meta["last_modified"])
 

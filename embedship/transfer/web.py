@@ -29,7 +29,7 @@ _LOST_CONNECTION = (
 
 
 class BearerAuth(AuthBase):
-    """Sends a bearer token. It is not passed as a header, because requests would replace that by ~/.netrc."""
+    """Sends a bearer token. It is not passed as a header, because requests would replace the header by ~/.netrc."""
 
     def __init__(self, token: str) -> None:
         self._token = token
@@ -40,9 +40,9 @@ class BearerAuth(AuthBase):
 
 
 class HttpSession(requests.Session):
-    """Follows redirects, except from a server that TLS proves to one without TLS.
+    """Follows redirects, except from an address with TLS to one without TLS.
 
-    Plain `requests` follows https to http, and looks up ~/.netrc again for each address on the way.
+    Without this class, `requests` would follow https to http, and look up ~/.netrc again for each address on the way.
     """
 
     def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
@@ -135,7 +135,7 @@ def _seconds(header: str | None) -> float | None:
 
 
 def ranged(call: HttpRequest, offset: int) -> HttpRequest:
-    """Return a request for the bytes from `offset`, uncompressed: in a compressed body an offset would be wrong."""
+    """Return a request for the bytes from `offset`, not compressed, because an offset is wrong in a compressed body."""
     wanted = {"Accept-Encoding": "identity", **({"Range": f"bytes={offset}-"} if offset else {})}
     return call._replace(headers={**call.headers, **wanted})
 

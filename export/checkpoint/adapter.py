@@ -19,7 +19,7 @@ from embedship.export.silence import ignoring, no_progress_bars, silence
 from embedship.files.sealed import sha256_of
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-# Merging adds one number per weight. In float32 the cosine to the unmerged model measures 0.9999999 here.
+# Merging adds one number per weight. In float32, the measured cosine to the unmerged model is 0.9999999.
 FLOOR = 0.99999
 _PROBES = 48
 # Other initialisations (pissa, olora, corda, loftq) change the base's weights, so its file is not what was trained.
@@ -133,7 +133,10 @@ def _lay_out(folder: Path, base: Path, target: Path) -> None:
 
 
 def _refuse_other_tokenizer(folder: Path, base: Path) -> None:
-    """Raise UsageError if an adapter without modules.json has another tokenizer than its base, which would be used."""
+    """Raise UsageError if an adapter without modules.json has another tokenizer than its base.
+
+    The tokenizer of the base would be used.
+    """
     ours, theirs = (path / "tokenizer.json" for path in (folder, base))
     if ours.is_file() and theirs.is_file() and _vocabulary(ours) != _vocabulary(theirs):
         raise UsageError(

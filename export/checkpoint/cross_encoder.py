@@ -1,7 +1,7 @@
 """CrossEncoderCheckpoint: a model that reads a query and a passage together and returns one logit per pair.
 
 The folder is a transformers folder (AutoModelForSequenceClassification), which sentence-transformers' CrossEncoder
-also writes. The score is the logit itself. A checkpoint may show it through a sigmoid, which keeps the order.
+also writes. The score is the logit itself. A checkpoint may apply a sigmoid to it, which keeps the order.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class CrossEncoderCheckpoint:
     def open(cls, folder: SentenceTransformersFolder, name: str | None = None) -> Self:
         """Load a folder that `folder_of` has checked, offline.
 
-        Raises UsageError, with cause and cure, if the checkpoint cannot be exported faithfully.
+        Raises UsageError, which says why and what to do, if the checkpoint cannot be exported exactly.
         """
         model, tokenizer = _load(folder.path)
         tokenizer_json = checkpoint_tokenizer.freeze_tokenizer(folder.path, tokenizer)
@@ -199,7 +199,7 @@ def _max_tokens(path: Path, model: Any, tokenizer: Any) -> int:
 
 
 def _weights_sha256(path: Path, model: Any) -> str:
-    """Hash the name, type, shape and bytes of every weight, and the settings (an epsilon is in no weight)."""
+    """Hash the name, type, shape and bytes of every weight, and the settings, because no weight contains an epsilon."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

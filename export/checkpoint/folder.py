@@ -16,7 +16,7 @@ from embedship.export.checkpoint import trust
 # Dropout has no effect at inference.
 KNOWN = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
 _WEIGHED = {"Transformer", "Dense", "LayerNorm"}
-# A classifier on top of the vectors, as SetFit saves it. No vector depends on it.
+# Files of a classifier that SetFit saves next to the model. No vector depends on them.
 _HEADS = ("model_head.pkl", "model_head.joblib")
 _CONFIGS = ("config.json", "tokenizer_config.json", "processor_config.json")
 _TRANSFORMER_CONFIGS = ("sentence_bert_config.json", "sentence_*_config.json")
@@ -35,7 +35,7 @@ class PipelineModule:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointOrigin:
-    """The name and source of a checkpoint, which its folder does not always state."""
+    """The name and source of a checkpoint. The folder does not always state them."""
 
     name: str
     revision: str | None = None  # commit on a model hub
@@ -121,7 +121,7 @@ class SentenceTransformersFolder:
         return False
 
     def matryoshka(self, dimension: int) -> tuple[int, ...]:
-        """Return the dimensions that the model card says it was trained for, largest first, or (dimension,).
+        """Return the dimensions that the model card lists as trained, largest first. Without a list: (dimension,).
 
         sentence-transformers writes the parameters of MatryoshkaLoss into README.md only.
         """
@@ -191,7 +191,8 @@ def _refuse_other_models(folder: SentenceTransformersFolder) -> None:
 def _verify_code_hash(path: Path, code: str | None) -> str | None:
     """Return the hash of the model's own code if the model needs that code and `code` equals its hash; else None.
 
-    Raises UnsafeError, with the hash to give, if the code is not trusted or belongs to another model.
+    Raises UnsafeError if the code belongs to another model, or if it is not trusted; the message then has the hash that
+    the user must give.
     """
     inner = modules(path)[0].folder
     asking = {name: read(inner / name).get("auto_map") for name in _CONFIGS if (inner / name).is_file()}
@@ -240,7 +241,7 @@ def _major(text: str) -> int:
 
 
 def _refuse_weightless(module: PipelineModule) -> None:
-    # If only a safetensors file of another name exists, sentence-transformers opens the pickle of a Dense or LayerNorm.
+    # For a Dense or LayerNorm, sentence-transformers opens the pickle if no safetensors file has exactly this name.
     pattern = "*.safetensors" if module.kind == "Transformer" else "model.safetensors"
     if module.kind not in _WEIGHED or any(module.folder.glob(pattern)):
         return

@@ -1,4 +1,4 @@
-"""Fetch a checkpoint by its hub id. Only this module uses the network, so it runs in a process of its own.
+"""Fetches a checkpoint by its hub id. Only this module uses the network, so it runs in its own process.
 
 The process runs this module as a command. It prints {"folder": ...} or {"error": ...} and exits.
 """
@@ -26,7 +26,7 @@ def is_id(text: str) -> bool:
 
 
 def fetch(text: str, pickles: bool = False) -> Path:
-    """Download the files that an export reads into the hub's cache. Returns the snapshot folder, named by its commit.
+    """Download the files that an export needs to the hub's cache. Returns the snapshot folder, named by its commit.
 
     Raises UsageError if there is no network, no such model or no such revision.
     """

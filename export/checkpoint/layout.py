@@ -21,7 +21,7 @@ _TRANSFORMER = (
     "merges.txt",
     "*.model",
 )
-# A Dense layer of a few kilobytes is also part of the graphs, but other tools need its file to open the folder.
+# The weights of a Dense layer (a few kilobytes) are also in the graphs, but other tools need the file to open a folder.
 _MODULE = ("config.json", "*.safetensors")
 
 
@@ -42,7 +42,7 @@ def copy(source: SentenceTransformersFolder, target: Path, tokenizer_json: str) 
 def _name_modules(listing: Path) -> None:
     """Rewrite module names to those that every sentence-transformers from 2.x to 6.x knows.
 
-    5.7 does not find the Normalize that 6.x saves (base.modules.normalize), and 2.x finds neither version's.
+    5.7 does not find the Normalize that 6.x saves (base.modules.normalize), and 2.x finds the names of neither.
     """
     rows = json.loads(listing.read_text(encoding="utf-8"))
     named = [row | {"type": f"sentence_transformers.models.{row['type'].rpartition('.')[2]}"} for row in rows]

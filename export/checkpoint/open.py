@@ -1,4 +1,4 @@
-"""Open what the user names as the checkpoint: a folder or a hub id, and yield a sentence-transformers folder.
+"""Opens the checkpoint that the user names (a folder or a hub id) as a sentence-transformers folder.
 
 A complete sentence-transformers folder is used as it is. Everything else is assembled in a temporary folder, with
 symbolic links where possible: a hub id is fetched, trusted pickles are converted to safetensors, trusted code is
@@ -26,7 +26,7 @@ from embedship.files import atomic_folder
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenOptions:
-    """How to open a checkpoint: settings that it does not state itself, and hashes of unsafe parts that are trusted."""
+    """How to open a checkpoint: settings that it does not contain, and hashes of the unsafe parts that are trusted."""
 
     base: str | None = None  # folder or hub id of an adapter's base
     pooling: str | None = None
@@ -110,7 +110,7 @@ def _whole(given: Path, target: Path, how: OpenOptions) -> Path:
 
 
 def _ready(given: Path, target: Path, how: OpenOptions) -> Path:
-    """Return a folder whose trusted files are our own copies, made before they are hashed."""
+    """Return a folder with our own copies of the trusted files. They are copied first and hashed afterwards."""
     if not how.vouches or not given.is_dir():
         return given
     plain_transformers.symlink_tree(given, target)

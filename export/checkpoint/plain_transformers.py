@@ -1,4 +1,4 @@
-"""Turn a plain transformers folder into a sentence-transformers one: links to its files, and a pooling module."""
+"""Turns a plain transformers folder into a sentence-transformers one: links to its files, and a pooling module."""
 
 from __future__ import annotations
 

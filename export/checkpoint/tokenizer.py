@@ -1,4 +1,4 @@
-"""The frozen tokenizer: what the checkpoint really uses, without the truncation and padding stored in its file."""
+"""The frozen tokenizer: the one that the checkpoint really uses, without the truncation and padding of its file."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def lowercases(tokenizer_json: str) -> bool:
 def require_same_tokens(model: Any, pipeline: ModelSpec, tokenizer_json: str) -> None:
     """Compare the frozen tokenizer, truncated by us, with sentence-transformers' preprocessing on adversarial texts.
 
-    Raises UsageError at the first difference, and if token types are not all zero, which our graphs assume.
+    Raises UsageError at the first difference. Also raises it if not all token types are 0, because our graphs assume 0.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, TOKENIZER)

@@ -1,4 +1,4 @@
-"""Files that can run code when opened, and the hash by which a user who has read them allows it."""
+"""Files that can run code when they are opened. The user allows a file by giving its hash."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WEIGHTS = ("pytorch_model*.bin", "adapter_model*.bin")
 
 
 def pickles(folder: Path) -> list[Path]:
-    """Return the pickles that a folder has instead of safetensors; only those with weights, if names tell."""
+    """Return the pickles that a folder has instead of safetensors; only those with weights, if the names show that."""
     if any(folder.glob("*.safetensors")):
         return []
     weights = sorted(path for pattern in _WEIGHTS for path in folder.glob(pattern))

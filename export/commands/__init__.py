@@ -1,5 +1,5 @@
 """Commands.
 
-evaluate.py  The verb `evaluate`
-export.py    The verb `export`
+evaluate.py  `embedship evaluate`
+export.py    `embedship export`
 """

@@ -90,7 +90,10 @@ def evaluate(
 
 
 def _names(bundle: Bundle, wanted: str) -> list[str]:
-    """Return the names of variants that run here. `all` leaves out the others with a message; a name raises."""
+    """Return the names of variants that run here.
+
+    `all` skips the others and prints a message. Raises if a named variant does not run here.
+    """
     here = hardware.machine()
     if wanted == "all":
         for variant in bundle.manifest.variants:

@@ -23,7 +23,7 @@ from embedship.golden_texts import ALONE_FLOOR, batch_invariance_floor
 from embedship.likeness import similarity
 from embedship.tokens import Text, TokenBatch
 
-# Long texts make this check slow, and short texts, which are padded most, show a fault first.
+# Longer texts are left out, because they make this check slow. Short texts have the most padding and show faults first.
 LONGEST = 512
 _TOGETHER = 4
 _FEW = 8
@@ -84,7 +84,7 @@ def judge(variant: Variant, invariance: InvarianceReport, floors: ParityFloors) 
 def padding_side_independent(checkpoint: EmbedderCheckpoint, texts: Sequence[Text], vectors: Vectors) -> bool:
     """Return True if the checkpoint itself gives these (n, dim) vectors with padding on the other side.
 
-    BERT does not, because its positions count from the left edge. Its exports are then not tested for it.
+    BERT does not, because its positions count from the left edge. Exports of such models are not tested on that side.
     """
     tokenizer = checkpoint.model.tokenizer
     side = tokenizer.padding_side

@@ -31,7 +31,7 @@ class _DatasetQuery(msgspec.Struct, frozen=True):
 class RetrievalDataset:
     """Documents and queries. `relevant` has, per query, the rows of its relevant documents (at least one).
 
-    Documents are sorted by id, so that a tie goes to the lower row exactly as it goes to the lower id.
+    Documents are sorted by id, so for equal scores the order by row is the order by id.
     """
 
     name: str
@@ -63,8 +63,9 @@ class RetrievalDataset:
     def encodable(self, tokenizer: Tokenizer, pipeline: ModelSpec, say: Callable[[str], object]) -> RetrievalDataset:
         """Return the dataset without texts that have no tokens and so no vector. `say` receives their ids.
 
-        An empty text has no tokens if the tokenizer adds no special tokens and there is no prompt. A judgement of a
-        dropped document is dropped too, and so is a query with no other one. Raises UsageError if no query is left.
+        An empty text has no tokens if the tokenizer adds no special tokens and there is no prompt. Judgements of
+        dropped documents are dropped as well, and then queries without a judgement. Raises UsageError if no query is
+        left.
         """
         prompts = (pipeline.prompt(name) for name in (pipeline.document_prompt, pipeline.query_prompt))
         documents, queries = (

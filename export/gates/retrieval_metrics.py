@@ -2,7 +2,7 @@
 
 The definitions are those of sentence-transformers' InformationRetrievalEvaluator: binary relevance, questions without a
 relevant document are left out, and ties are ranked by document id. accuracy@k is the hit rate: the share of questions
-with a relevant document among the first k. Memory holds one variant's vectors and one block of scores.
+with a relevant document among the first k. Only one variant's vectors and one block of scores are in memory.
 """
 
 from __future__ import annotations
@@ -45,7 +45,10 @@ class EncodedDataset:
     def make(
         cls, variant: str, data: RetrievalDataset, documents: Encode, queries: Encode, pipeline: ModelSpec
     ) -> EncodedDataset:
-        """Encode a dataset, to unit length unless the model uses the inner product. Raises EngineError for NaN."""
+        """Encode a dataset. Vectors get unit length unless the model uses the inner product.
+
+        Raises EngineError if a vector has NaN or infinity.
+        """
         dot = pipeline.similarity is Similarity.DOT
         made = (documents(data.documents), queries(data.queries))
         if not all(np.isfinite(vectors).all() for vectors in made):
@@ -122,7 +125,7 @@ def measure(
 ) -> RetrievalResult:
     """Search all questions and average each metric. `codes` are needed except for float32 and float16.
 
-    A rescored figure at k uses `codes.rescore` candidates per result, as a search for k results does.
+    With rescoring, a search for k results ranks `codes.rescore` x k candidates again, as the server does.
     """
     if storage.rescored:
         shallow, deep = (rescored(encoded, codes, k) for k in (max(KS), DEPTH))

@@ -41,7 +41,10 @@ def fit(checkpoint: EmbedderCheckpoint, texts: Sequence[Text], held_out: Vectors
 
 
 def rescoring(codes: VectorCodes, encoded: EncodedDataset) -> VectorCodes:
-    """Return the codes with the smallest multiplier that finds 99% of the 10 exact nearest, or all that int8 finds."""
+    """Return the codes with the smallest multiplier that is enough.
+
+    It must find 99% of the 10 exact nearest documents, or as many as int8 alone if that is less.
+    """
     if encoded.dimension % 8:
         return codes
     exact = nearest(*stored(encoded, VectorCode.FLOAT32, codes), _K)

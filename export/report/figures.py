@@ -28,7 +28,7 @@ from embedship.export.report.histogram import CosineHistogram, cosine_axis, nine
 
 
 def speed_against_cosine(manifest: BundleManifest) -> Plot:
-    """Plot cosine to the checkpoint (up) against speed (right). A line reaches down to the worst text."""
+    """Plot the mean cosine to the checkpoint (y) against speed (x). A line leads down to that of the worst text."""
     timed = _timed(manifest)
     x = _speed_axis([speed for _, speed in timed])
     y = cosine_axis("mean cosine to the checkpoint", min(v.parity.minimum for v, _ in timed))
@@ -47,7 +47,7 @@ def speed_against_cosine(manifest: BundleManifest) -> Plot:
 
 
 def speed_against_recall(manifest: BundleManifest, quality: RetrievalReport) -> Plot | None:
-    """Plot recall@10 on the user's questions against speed; None if no variant was searched with."""
+    """Plot recall@10 on the user's questions against speed. None if no timed variant has a measured recall."""
     plain = wording.plain_rows(quality)
     found = [(v, speed, plain[v.name].metrics["recall@10"]) for v, speed in _timed(manifest) if v.name in plain]
     if not found:
@@ -92,7 +92,10 @@ def recall_against_bytes(quality: RetrievalReport, variant: str) -> Plot | None:
 
 
 def histogram(variant: Variant, found: CosineHistogram, worst: float, floor: float | None) -> Plot:
-    """Plot the distribution of cosines to the checkpoint. `worst` is that of all variants, for a common axis."""
+    """Plot the distribution of cosines to the checkpoint.
+
+    `worst` is the lowest cosine of all variants, so that the histograms of all variants have the same axis.
+    """
     frame, x = SMALL_FRAME, cosine_axis("cosine to the checkpoint", worst)
     tallest = max(found.counts)
     bars = []

@@ -24,7 +24,7 @@ def nines(cosines: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 
 class CosineHistogram(ManifestRecord, frozen=True):
-    """Number of texts with a cosine between edges[i] and edges[i + 1]. The outermost bins include values beyond."""
+    """Number of texts with a cosine between edges[i] and edges[i + 1]. The first and last bin also count the rest."""
 
     edges: tuple[float, ...]  # BINS + 1 cosines, rising
     counts: tuple[int, ...]

@@ -21,7 +21,7 @@ _LEFT_OUT = {"force", "sign", "seed"}
 
 
 def of(source: SentenceTransformersFolder, wishes: ExportOptions) -> Provenance:
-    """Hash the files of the checkpoint, and record every option; files by name and sha256."""
+    """Hash the files of the checkpoint, and record every option. A file in an option is recorded by name and sha256."""
     options: dict[str, str] = {}
     for field in fields(wishes):
         value = getattr(wishes, field.name)

@@ -90,7 +90,7 @@ def _licence(text: str) -> License:
 
 
 def _stated(name: str) -> str | None:
-    """Return the licence as the package states it: an SPDX expression, its own words, or the classifier."""
+    """Return the licence as the package states it: an SPDX expression, free text, or the classifier."""
     try:
         facts = metadata(name)
     except PackageNotFoundError:

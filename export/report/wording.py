@@ -73,7 +73,7 @@ def plain_rows(quality: RetrievalReport) -> dict[str, RetrievalResult]:
 
 
 def verdict(manifest: BundleManifest) -> list[str]:
-    """Return one sentence each: what was exported, which variant `serve` uses and why, and what that costs."""
+    """Return sentences that say what was exported, which variant `serve` uses and why, and what that costs."""
     variant = chosen(manifest)
     sentences = [_made(manifest), _taken(manifest, variant), _cosine_cost(variant), recall(manifest), _company(variant)]
     return sentences + [_left_out(one) for one in manifest.failed]
@@ -125,7 +125,7 @@ def _left_out(one: LeftOut) -> str:
 
 
 def _taken(manifest: BundleManifest, variant: Variant) -> str:
-    """Return the reason for the choice, derived from the figures: a recall budget may exclude a faster one."""
+    """Return the reason for the choice, derived from the figures. A recall budget may exclude a faster variant."""
     ranked, objective = _ranked(manifest), manifest.choice.objective
     if len(manifest.variants) == 1:
         why = "the only one"

@@ -1,7 +1,7 @@
 """ONNX Runtime graphs: optimisation levels O1 to O4, three kinds of int8, and the count of fused operators.
 
-The levels are Optimum's. O2 to O4 do not store its basic and extended rewrites, because the session applies them at
-load time for its own machine. The fused operators are the same either way (MiniLM).
+The levels are Optimum's. Files of O2 to O4 do not contain ONNX Runtime's basic and extended rewrites, because the
+session applies them at load time for its own machine. The fused operators are the same with both (MiniLM).
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ FP32 = "onnx/model.onnx"
 # Arithmetic of MatMulNBits, by ONNX Runtime's own numbers.
 _FLOAT32, _INT8 = 1, 4
 # Number of weights per scale. MiniLM over 150 texts, lowest cosine and speed relative to plain ONNX: 32 gives 0.9994
-# and 1.10x, 128 gives 0.9986 and 1.27x, one scale per column (DequantizeLinear, read by all) 0.9991 and 1.08x.
+# and 1.10x; 128 gives 0.9986 and 1.27x; one scale per column (DequantizeLinear, which every runtime reads) gives 0.9991
+# and 1.08x.
 _BLOCK = 32
 
 
@@ -123,8 +124,9 @@ def quantise_dynamically(source: Path, target: Path, config: Any, isa: HardwareT
 def quantise_weights(source: Path, target: Path, config: Any, isa: HardwareTarget) -> dict[str, int]:
     """Write weight-only int8 in blocks. Activations stay float32, or become int8 row by row where that is exact.
 
-    Each row has its own scale, so no text changes another. Without VNNI, MatMulNBits in 8 bits overflows 16 bits like
-    any other product; there the arithmetic is float32 and only the size is reduced (0.90x the speed on MiniLM).
+    Each row has its own scale, so a vector does not depend on other texts. Without VNNI, MatMulNBits in 8 bits
+    overflows 16 bits like any other product. On such CPUs the arithmetic is float32, and only the size is smaller
+    (0.90x the speed on MiniLM).
     """
     fused = _fuse(source, config, multi_head=True)
     with silence():
@@ -184,8 +186,9 @@ def _counts(fused: OnnxModel) -> dict[str, int]:
 def _declare(model: onnx.ModelProto) -> list[str]:
     """Declare the type of the activation of each product with a weight matrix, and return the names of the products.
 
-    The outputs of fused operators have no declared type. The quantiser would silently leave those activations in
-    float32, and ONNX Runtime would run MatMulNBits, slower than float32. The mark suppresses its advice to preprocess.
+    The outputs of fused operators have no declared type. Without one, the quantiser leaves these activations in float32
+    and gives no warning, and ONNX Runtime runs MatMulNBits, which is slower than float32. The mark suppresses the
+    quantiser's advice to preprocess the model.
     """
     weighted = smoothquant.products(model)
     declared = {value.name for value in model.graph.value_info}

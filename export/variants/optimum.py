@@ -29,7 +29,7 @@ _GIVEN, _MASK = "given", "attention_mask"  # inputs of the tail: its input and o
 
 
 def require() -> None:
-    """Raise UsageError with transformers 5, which no release of optimum-onnx supports, MissingExtra without Optimum."""
+    """Raise UsageError if Optimum is missing, or for transformers 5, which no release of optimum-onnx supports."""
     installed = version("transformers")
     if int(installed.split(".")[0]) >= 5:
         raise UsageError(
@@ -90,7 +90,7 @@ def _quiet() -> Iterator[None]:
 
 
 class _PipelineTail(torch_graph.EmbeddingModule):
-    """The modules after the transformer: token vectors and mask in, the same token vectors and pooled vectors out."""
+    """The modules after the transformer. Inputs: token vectors and mask. Outputs: token vectors and pooled vectors."""
 
     def __init__(self, checkpoint: EmbedderCheckpoint) -> None:
         super().__init__(checkpoint)
@@ -110,7 +110,7 @@ def _tail(checkpoint: EmbedderCheckpoint) -> onnx.ModelProto:
 
 
 def _joined(body: onnx.ModelProto, tail: onnx.ModelProto) -> onnx.ModelProto:
-    """Join both graphs into one. Names that belong to the tail alone get a prefix; shared names stay."""
+    """Join both graphs into one. Names that only the tail has get a prefix; shared names stay."""
     shared = {f"tail/{_GIVEN}": _HIDDEN, f"tail/{_MASK}": _MASK, f"tail/{_VECTORS}": _VECTORS}
     tail = onnx.compose.add_prefix(tail, "tail/")
     for node in tail.graph.node:

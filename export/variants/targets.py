@@ -1,4 +1,4 @@
-"""HardwareTarget: the instruction set of an export. It decides which int8 is exact, and whether float16 is useful."""
+"""HardwareTarget: the instruction set to export for. It decides the range of int8, and whether float16 is useful."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 from embedship.bundle import MachineInfo
 from embedship.errors import UsageError
 
-# CPUs that add u8 x s8 products in 32 bits. Others add pairs in 16 bits, which overflow from 2 x 255 x 65 on.
+# CPUs that add u8 x s8 products in 32 bits. Others add pairs in 16 bits, which overflow at 2 x 255 x 65 and above.
 EXACT = ("avx512_vnni", "avx_vnni", "asimd")
 GPU = ("cuda",)
 
@@ -24,7 +24,7 @@ class HardwareTarget(StrEnum):
 
     @property
     def exact(self) -> bool:
-        """True if int8 may use its full range there. 7 bits are right everywhere."""
+        """True if int8 may use its full range on this target. With 7 bits it is exact on every target."""
         return self in (HardwareTarget.AVX512_VNNI, HardwareTarget.ARM64)
 
     @property
@@ -51,7 +51,7 @@ def cpu(target: HardwareTarget, machine: MachineInfo) -> HardwareTarget:
 
 
 def _of(machine: MachineInfo) -> HardwareTarget:
-    """Return the target of a machine. AVX-VNNI without AVX-512 computes the same as AVX512-VNNI from the same file."""
+    """Return the target of a machine. AVX-VNNI without AVX-512 gives the same results as AVX512-VNNI."""
     if "asimd" in machine.isa:
         return HardwareTarget.ARM64
     if {"avx512_vnni", "avx_vnni"} & set(machine.isa):

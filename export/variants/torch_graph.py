@@ -18,7 +18,7 @@ from embedship.export.checkpoint.embedder import EmbedderCheckpoint, cuts
 from embedship.export.checkpoint.protocol import SourceModel
 from embedship.export.silence import ignoring, silence
 
-# The newest opset that OpenVINO 2026.4 and ONNX Runtime 1.22 both read, and whose operators the fusions know.
+# The newest opset that OpenVINO 2026.4 and ONNX Runtime 1.22 both read and ONNX Runtime's fusions support.
 OPSET = 17
 OUTPUTS = ("last_hidden_state", "sentence_embedding")
 # Warnings of torch.onnx about dynamo=False, and about the (never negative) indices in transformers' masks.
@@ -27,7 +27,7 @@ _LEGACY = (
     (DeprecationWarning, r"You are using the legacy TorchScript-based ONNX export"),
     (DeprecationWarning, r"The feature will be removed\. Please remove usage of this function"),
 )
-# Limit for the weights in one file: protobuf allows 2 GiB, and nodes need room too. Tests lower it.
+# Limit for the weights in one file: protobuf allows 2 GiB per file, and 64 MiB are left for the nodes. Tests lower it.
 LARGEST = 2**31 - 2**26
 
 
@@ -200,7 +200,7 @@ def _example(checkpoint: SourceModel) -> tuple[Tensor, ...]:
 
 
 def strip_metadata(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Remove what differs between two exports of the same model: source paths in doc strings, and metadata."""
+    """Remove the parts that differ between two exports of one model: source paths in doc strings, and metadata."""
     del model.metadata_props[:]
     model.doc_string = model.graph.doc_string = ""
     for node in model.graph.node:
@@ -223,7 +223,9 @@ def eager(transformer: Any) -> Iterator[None]:
 
 @contextmanager
 def _tracing() -> Iterator[None]:
-    """Ignore warnings that the exporter is legacy (`write` says why it is used), and about shapes used as numbers."""
+    """Ignore two kinds of warnings: that the exporter is legacy (`write` says why it is used), and that shapes are
+    used as numbers.
+    """
     tracing: type[Warning] = torch.jit.TracerWarning  # type: ignore[attr-defined]
     with silence(), ignoring(*_LEGACY, (tracing, "")):
         yield

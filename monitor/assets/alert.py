@@ -28,8 +28,8 @@ class Runbook(msgspec.Struct, frozen=True, kw_only=True):
 class AlertCase(msgspec.Struct, frozen=True, kw_only=True):
     """A test case: series in promtool's notation, one sample per minute, and whether the alert fires at a given time.
 
-    labels: those of the alert that fires; None if it must not fire. value: how its texts show the value. beside: other
-    alerts that correctly fire on the same series, by name, with their labels.
+    labels: those of the alert that fires; None if it must not fire. value: how the alert's texts show the value.
+    beside: the labels of other alerts that also fire on the same series, by name of the alert.
     """
 
     name: str

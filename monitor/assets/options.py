@@ -1,6 +1,6 @@
 """Applies an operator's options to the rules: severities, labels, thresholds, disabled alerts, and required jobs.
 
-It edits the shipped text, so that the libraries that generate the rules need not be installed.
+It edits the text of the shipped files. So it needs none of the libraries that generate the rules.
 """
 
 import json
@@ -71,7 +71,7 @@ class AssetOptions(msgspec.Struct, frozen=True, kw_only=True):
 def customised(texts: dict[str, str], options: AssetOptions) -> dict[str, str]:
     """Apply options to the shipped files. Raises InvalidSetting for an unknown name.
 
-    The promtool tests match the shipped thresholds and jobs only. If these are changed, the tests are left out.
+    The promtool tests match only the shipped thresholds and jobs. If the options change these, the tests are left out.
     """
     rules = _RULE.split(texts[RULES])
     names = [_name(rule) for rule in rules]

@@ -1,7 +1,8 @@
 """Alerts about quality. One alert per cause: a problem that a damaged model or index explains is not reported again.
 
-They test states, which the monitor gives only with enough evidence, and never a bare ratio. `unknown` is not `ok` and
-has its own alert. Only a fall of quality pages. Drift is a warning, because new questions may still get good answers.
+They test states, never a ratio alone, because the monitor sets a state only with enough evidence. `unknown` is not `ok`
+and has its own alert. Only a fall of quality has severity `page`. Drift has severity `warn`, because new questions may
+still get good answers.
 """
 
 from embedship.monitor.assets.alert import INSTANCE, Alert, AlertCase, AlertSeverity, Runbook, series

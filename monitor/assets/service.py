@@ -1,4 +1,4 @@
-"""Alerts about the service: is it up, does it answer, and fast enough? Pages are for users who get no answer."""
+"""Alerts about the service: is it up, does it answer, is it fast enough? Severity `page` means: users get no answer."""
 
 from embedship.monitor.assets.alert import INSTANCE, JOB, Alert, AlertCase, AlertSeverity, Runbook, series
 from embedship.monitor.assets.recording import BY, RERANKED, SLOW_SECONDS

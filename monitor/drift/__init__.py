@@ -6,7 +6,7 @@ live.py          LiveDrift: the window of recent queries, the test on it, and th
 offline.py       tests a complete log of queries
 features.py      ShiftFeatures: maps query vectors to features whose mean is 0 without drift
 novelty.py       NoveltyWeights: weights queries by how new they are
-metric.py        WhiteningMetric: a metric in which a direction has more weight the less the reference varies along it
+metric.py        WhiteningMetric: a metric that gives more weight to directions in which the reference varies less
 calibration.py   ScoreCalibration: the distribution of the drift score without drift
 false_alarms.py  FalseAlarms: the budget of false alarms
 evidence.py      DriftEvidence: topics, dimensions and queries that changed

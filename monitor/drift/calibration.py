@@ -26,9 +26,11 @@ LEAST_SKEWNESS = 0.02
 
 
 class GammaTail(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A gamma distribution shifted by loc. A sum of weighted chi-squares has tails close to those of the gamma
-    distribution with the same first three moments (Buckley and Eagleson, Australian J. Stat. 30, 1988), far beyond
-    what can be simulated."""
+    """A gamma distribution shifted by loc, used for probabilities that are too small to be simulated.
+
+    A sum of weighted chi-squares has tails close to those of the gamma distribution with the same first three moments
+    (Buckley and Eagleson, Australian J. Stat. 30, 1988).
+    """
 
     shape: float
     loc: float
@@ -61,11 +63,11 @@ class ScoreCalibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     window: int  # queries per window
     tails: tuple[GammaTail, ...]
     variance: float  # of the reference's mean, with sessions taken into account
-    design: float  # variance of a mean with sessions / without; used for a window whose sessions are unknown
+    design: float  # variance of a mean with sessions, divided by that without; for windows with unknown sessions
     effective: float  # number of independent rows with as much evidence as the reference
     held_out_blocks: int = 0
-    held_out_mean: float = 0.0  # of their scores as standard normal deviates; if the tails are right: mean 0,
-    held_out_deviation: float = 1.0  # and deviation 1
+    held_out_mean: float = 0.0  # of the blocks' scores as standard normal deviates; 0 if the tails are right
+    held_out_deviation: float = 1.0  # of the same deviates; 1 if the tails are right
 
     def log_chance(self, score: float) -> float:
         """Return the logarithm of the probability that one window without drift reaches this score."""
@@ -82,12 +84,12 @@ class ScoreCalibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return high
 
     def measured_alarm_rate(self, chance: float) -> MeasuredAlarmRate:
-        """Return the false-alarm probability per window measured on held-out blocks, where `chance` is promised.
+        """Return the false-alarm probability per window, measured on held-out blocks, when `chance` is promised.
 
         Each block is one observation, regardless of its number of queries, so the interval is clustered by block. It is
-        the exact interval for the tail of a normal distribution with unknown mean and deviation, by the noncentral t
-        (Owen, Technometrics 10, 1968); the deviates are normal if the tails are right. The interval is wide, because no
-        log is long enough to count alarms that occur once a month.
+        the exact interval for the tail of a normal distribution with unknown mean and deviation, from the noncentral t
+        distribution (Owen, Technometrics 10, 1968). The deviates are normal if the tails are right. The interval is
+        wide, because no log is long enough to count alarms that occur once per month.
         """
         distance = (-float(special.ndtri(chance)) - self.held_out_mean) / self.held_out_deviation
         root = math.sqrt(self.held_out_blocks)
@@ -106,13 +108,14 @@ class _NullWindows(NamedTuple):
 def calibrate(
     vectors: Sample, sessions: Ids | None, times: Times | None, *, window: int, queries: int, seed: int = 0
 ) -> ScoreCalibration:
-    """Learn the distribution of the score from reference vectors (n, d), a sample of `queries` queries.
+    """Learn the distribution of the score from reference vectors (n, d), which are a sample of `queries` queries.
 
     Windows and references are drawn repeatedly, session by session with replacement, from cross-fitted features. The
-    score is studentised, so a window may have sessions of other lengths than the reference. times (n,) divide the
-    reference into blocks as long as a window if there are enough rows. Differences between blocks beyond sampling (a
-    morning, a weekend) are part of the null distribution: each block has its own tail. Consecutive windows share
-    queries, so alarms come in runs; a budget counted by evaluation therefore holds for runs at any traffic.
+    score is divided by its standard error, so the sessions of a window may be longer or shorter than those of the
+    reference. times (n,) divide the reference into blocks as long as a window if there are enough rows. Blocks can
+    differ by more than sampling noise (a morning, a weekend). Such differences are part of the null distribution,
+    because each block has its own tail. Consecutive windows share queries, so several alarms follow each other. A
+    budget per evaluation therefore also holds for such series of alarms, at any traffic.
     """
     random = np.random.default_rng(seed)
     index = index_of(sessions, len(vectors))
@@ -168,7 +171,7 @@ def _simulate(summed: SessionTotals, window: int, count: int, random: np.random.
 
 
 def _log_chance(tails: tuple[GammaTail, ...], scores: Floats) -> Floats:
-    """Logarithm of the mean over tails of P(score or higher) for scores (m,). Below 0, so that deviates are finite."""
+    """Return log(mean over tails of P(score or higher)) for scores (m,). It is below 0, so deviates are finite."""
     shape, loc, scale = np.array([(tail.shape, tail.loc, tail.scale) for tail in tails]).T[:, :, None]
     logs: Floats = special.logsumexp(_log_gamma_tail((scores - loc) / scale, shape), axis=0) - np.log(len(tails))
     below: Floats = np.minimum(logs, -np.finfo(np.float64).eps)
@@ -176,7 +179,10 @@ def _log_chance(tails: tuple[GammaTail, ...], scores: Floats) -> Floats:
 
 
 def _log_gamma_tail(x: Floats, shape: Floats) -> Floats:
-    """log P(X >= x) of a gamma distribution, as scipy.stats.gamma.logsf. (scipy.stats takes half a second to load.)"""
+    """Return log P(X >= x) of a gamma distribution, like scipy.stats.gamma.logsf.
+
+    scipy.stats is not used, because it takes half a second to load.
+    """
     x, shape = np.broadcast_arrays(np.maximum(x, 0.0), shape)
     with np.errstate(divide="ignore"):  # a probability of 0 has the logarithm -inf
         far, near = np.log(special.gammaincc(shape, x)), np.log1p(-special.gammainc(shape, x))
@@ -206,7 +212,7 @@ def _blocks(times: Times | None, index: Index, window: int, queries: int) -> Ind
 
 
 def _offsets(rows: Sample, index: Index, blocks: Index) -> Floats:
-    """Return how far the mean of each block is from the overall mean (B, d), shrunk by the share due to sampling."""
+    """Return the offset of each block's mean from the overall mean (B, d), shrunk by the share of sampling noise."""
     parts = [totals(rows[blocks == block], index[blocks == block]) for block in np.unique(blocks)]
     if len(parts) == 1:
         return np.zeros((1, rows.shape[1]))
@@ -218,7 +224,7 @@ def _offsets(rows: Sample, index: Index, blocks: Index) -> Floats:
 
 
 def _groups(index: Index, blocks: Index) -> Index:
-    """Return groups (n,) of which no member may be a neighbour of another: blocks if there are enough, or sessions."""
+    """Return groups (n,) whose members do not count as neighbours of each other: blocks if enough, else sessions."""
     return blocks if int(blocks.max()) + 1 >= FOLDS else index
 
 
@@ -240,8 +246,8 @@ def _held_out(
 ) -> Floats:
     """Return the scores of one fold's blocks against the other folds, as standard normal deviates.
 
-    The tails are those of the other folds. The variance of a block's mean is computed about 0, as in the simulation;
-    about the block's own mean it would be too uncertain with few sessions.
+    The tails are those of the other folds. The variance of a block's mean is computed around 0, as in the simulation.
+    Around the block's own mean it would be too uncertain if there are few sessions.
     """
     others = ~inside
     held = [totals(rows[parts == part], index[parts == part]) for part in np.unique(parts[inside])]

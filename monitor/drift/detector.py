@@ -33,11 +33,11 @@ from embedship.monitor.statistics import (
 
 ALPHA = 0.05
 DIMENSIONS_LIMIT = 0.10
-SPLITS = 8  # halvings of the reference: with 3 effective dimensions the median D of one halving is mostly chance
+SPLITS = 8  # random halvings of the reference; with 3 effective dimensions, one halving gives mostly chance
 MINIMUM = 100
 LEAST_EFFECTIVE = 50  # number of independent queries to which a reference must be equivalent
 # In standard deviations of the features over the reference. 5% of a new topic shift the mean by 0.02 to 0.03, 10% by
-# 0.035 to 0.06 (three corpora). A change of variant with a known offset shifts it by less than chance.
+# 0.035 to 0.06 (three corpora). A change to a variant with a known offset shifts it by less than chance does.
 EFFECT_FLOOR = 0.02
 UNKNOWN_VARIANT_FLOOR = 0.05  # an int8 variant without a known offset shifts it by 0.015 to 0.04 (MiniLM, two corpora)
 STALE_SECONDS = 3_600.0
@@ -66,14 +66,14 @@ class DriftReport(msgspec.Struct, frozen=True):
     reason: str
     samples: int = 0  # queries in the window
     distinct: int = 0  # distinct queries in the window: the number tested
-    effective: float = 0.0  # independent queries with as much evidence; a session counts less than its queries
+    effective: float = 0.0  # number of independent queries with the same evidence: those of one session are dependent
     reference: int = 0  # vectors in the reference
     score: float = 0.0  # squared shift of the mean, relative to its value without drift: about 1 without drift
     threshold: float = 0.0  # limit for the score, from the false-alarm budget
     pvalue: float = 1.0  # probability of this score or a higher one in one evaluation without drift
     effect: float = 0.0  # shift of the mean beyond sampling noise, in standard deviations of the reference
     effect_floor: float = 0.0  # limit for the effect: a smaller shift does not matter
-    promised_per_day: float = 0.0  # false alarms: the budget
+    promised_per_day: float = 0.0  # false alarms in the budget
     measured_per_day: float = 0.0  # false alarms on the reference's held-out blocks, at this threshold
     measured_lower_per_day: float = 0.0  # ends of its 95% interval, clustered by block
     measured_upper_per_day: float = 0.0
@@ -82,7 +82,7 @@ class DriftReport(msgspec.Struct, frozen=True):
     bonferroni_ratio: float = 0.0  # dimensions with p < 0.05 / d
     discovery_ratio: float = 0.0  # dimensions found by Benjamini and Hochberg at a false discovery rate of 0.05
     statistic_median: float = 0.0  # median KS distance D over dimensions
-    statistic_noise: float = 0.0  # the same for the reference against itself, at these sizes: its value without drift
+    statistic_noise: float = 0.0  # the same without drift: for the reference against itself, with these sample sizes
     ten_percent: bool = False
     calibrated: bool = False
 
@@ -146,7 +146,7 @@ class DriftDetector:
         stale_seconds: float = STALE_SECONDS,
     ) -> None:
         """fingerprint: that of the model that encodes the queries; with a reference of another model the state is
-        `unknown`. variant: the one that encodes the queries; the reference contains its shift of the mean.
+        `unknown`. variant: the one that encodes the queries; the reference can contain its offset of the mean.
 
         false_alarms: the budget when `evaluate` is called every interval_seconds; None for the reference's own. If the
         last query is older than stale_seconds, the state is `unknown`. Nothing is fitted here; see `prepare`. Raises
@@ -235,7 +235,7 @@ class DriftDetector:
         return self._test(self._fitted, oldest_first[rows], filled)
 
     def _age(self, now: float, filled: int) -> float:
-        """Seconds since the last query if that is too long; 0 otherwise, or if no times are known."""
+        """Return the seconds since the last query if they exceed stale_seconds, else 0. Also 0 if no time is known."""
         times = self._times[:filled]
         known = times[~np.isnan(times)]
         age = now - float(known.max()) if now and len(known) else 0.0
@@ -297,7 +297,7 @@ class DriftDetector:
 
 
 def _obstacle(reference: DriftReference | None, fingerprint: str | None, minimum: int) -> str:
-    """Return why no test is possible; empty if one is, as far as is known before thresholds are fitted."""
+    """Return why no test is possible; empty if no reason is known before thresholds are fitted."""
     if reference is None:
         return "no drift reference"
     if fingerprint is not None and reference.fingerprint != fingerprint:
@@ -319,7 +319,7 @@ def _worth(reference: DriftReference) -> str:
 
 
 def _noise(vectors: Sample) -> float:
-    """Median D between random halves of the reference, averaged over seeded halvings: its value without drift."""
+    """Return the median D without drift: between random halves of the reference, averaged over SPLITS halvings."""
     random = np.random.default_rng(0)
     half = len(vectors) // 2
     medians = []

@@ -1,6 +1,6 @@
 """DriftEvidence: topics gained and lost, dimensions that shifted, and the queries furthest from the reference.
 
-The drift test says that queries changed; the evidence says where to look. It decides nothing. Pure functions.
+The drift test says that queries changed. The evidence shows what changed; it does not affect the state. Pure functions.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ CLUSTERS = 16
 ROWS_A_CLUSTER = 25  # with fewer reference queries per cluster, its share is mostly chance
 LLOYD = 20  # iterations
 DIMENSIONS = 10
-FAR = 0.99  # a query is far if this share of the reference is nearer to its centre
+FAR = 0.99  # a query is far if this share of the reference queries in its cluster are nearer to the centre
 FOLDS = 4  # parts of the reference, each compared with the others: the share of far queries without drift
 
 Rows = NDArray[np.float32]
@@ -62,7 +62,7 @@ class DriftEvidence(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReferenceClusters:
-    """The prepared reference: `fit` takes 0.2 s for 2,000 x 384, then each comparison 3 ms for 1,000 queries."""
+    """The prepared reference. `fit` takes 0.2 s for 2,000 x 384. Each comparison of 1,000 queries then takes 3 ms."""
 
     vectors: Rows
     centres: Rows
@@ -76,8 +76,8 @@ class ReferenceClusters:
     def fit(cls, vectors: Rows) -> Self:
         """Cluster the vectors (n, d) of a reference with k-means++ and Lloyd's algorithm, seeded.
 
-        New queries are far more often than 1 - FAR, because the radii are learned from few queries. The actual share
-        is measured on held-out parts of the reference.
+        The share of new queries that count as far is higher than 1 - FAR even without drift, because the radii are
+        learned from few queries. The actual share is measured on held-out parts of the reference.
         """
         order = np.random.default_rng(0).permutation(len(vectors))
         folds = [np.sort(rows) for rows in np.array_split(order, FOLDS) if 0 < len(rows) < len(vectors)]
@@ -160,7 +160,7 @@ def _lloyd(vectors: Rows, centres: Rows) -> Rows:
 
 
 def _kmeans_plus_plus(vectors: Rows, k: int) -> NDArray[np.intp]:
-    """k-means++ (Arthur and Vassilvitskii, SODA 2007): each next centre is drawn, preferably far from the others."""
+    """k-means++ (Arthur and Vassilvitskii, SODA 2007): rows far from the chosen centres are drawn more often."""
     random = np.random.default_rng(0)
     chosen = [int(random.integers(len(vectors)))]
     nearest = ((vectors - vectors[chosen[0]]) ** 2).sum(1, dtype=np.float64)

@@ -43,7 +43,10 @@ class FalseAlarms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.alarms / self.seconds * DAY_SECONDS
 
     def within(self, seconds: float) -> float:
-        """Return the number accepted in this many seconds. Between two evaluations it is the chance of one."""
+        """Return the number of false alarms accepted in this many seconds.
+
+        For the seconds between two evaluations, it is the accepted probability of one false alarm.
+        """
         return self.alarms / self.seconds * seconds
 
     def __str__(self) -> str:

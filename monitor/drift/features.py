@@ -18,13 +18,13 @@ PLAIN = 0.5
 class ShiftFeatures:
     """phi(x) = (a root (w(x) (x - centre) - level), b (x - centre)): (2 d,), with mean 0 without drift.
 
-    The second half is the plain mean shift. In the first half a query has a weight by how new it is: queries far from
-    the reference that agree on a direction move it most, and directions have the weights of the metric. |mean of phi|^2
-    is a maximum mean discrepancy whose kernel is the sum of two linear kernels, one of them weighted (Gretton et al.,
-    JMLR 13, 2012); a and b give both parts the same standard deviation without drift.
+    The second half is the plain mean shift. In the first half, new queries have more weight, and directions have the
+    weights of the metric. So queries that are far from the reference in the same direction move the mean most.
+    |mean of phi|^2 is a maximum mean discrepancy whose kernel is the sum of two linear kernels, one of them weighted
+    (Gretton et al., JMLR 13, 2012); a and b give both parts the same standard deviation without drift.
 
-    If all queries are slightly further away than before, as after rounding by another variant, all weights grow
-    slightly, and the mean of x - centre times a constant stays 0: that alone is not drift.
+    Another variant can move all queries slightly away from the reference by rounding. All weights then grow slightly.
+    This alone is not drift, because the mean of x - centre times a constant stays 0.
     """
 
     novelty: NoveltyWeights
@@ -53,9 +53,9 @@ class ShiftFeatures:
 def crossfit(vectors: Sample, folds: NDArray[np.intp], groups: Groups) -> Sample:
     """Return phi (n, 2 d) of vectors (n, d), each fitted on the other folds only; folds and groups (n,).
 
-    A metric makes the rows it was fitted on look closer together than new rows: by a third with 1,000 rows of 384
-    dimensions and a small ridge. A row is also its own nearest neighbour. Without cross-fitting the promised rate of
-    false alarms would not hold. The mean of a fold is its shift from the others.
+    A metric makes the rows that it was fitted on look closer together than new rows: by a third with 1,000 rows of 384
+    dimensions and a small ridge. A row would also be its own nearest neighbour. So without cross-fitting, the promised
+    rate of false alarms would not hold. The mean of a fold is its shift from the others.
     """
     mapped = np.empty((len(vectors), 2 * vectors.shape[1]), dtype=np.float32)
     for fold in np.unique(folds):
@@ -65,6 +65,6 @@ def crossfit(vectors: Sample, folds: NDArray[np.intp], groups: Groups) -> Sample
 
 
 def _scale(rows: Sample) -> float:
-    """1 / sqrt(Frobenius norm of the covariance): the variance of |mean|^2 is then 2 / n^2 for any rows."""
+    """Return 1 / sqrt(Frobenius norm of the covariance). With it, the variance of |mean|^2 is 2 / n^2 for any rows."""
     centred = rows - rows.mean(axis=0)
     return float(1 / np.sqrt(np.linalg.norm(centred.T @ centred / len(rows)) + TINY))

@@ -14,7 +14,7 @@ from embedship.monitor.latch import WarningLatch
 from embedship.monitor.sample_queue import QuerySample
 from embedship.monitor.state import SignalState
 
-CALM_TESTS = 3  # tests in a row without drift that end a warning: near the limit a score crosses it by chance
+CALM_TESTS = 3  # tests in a row without drift that end a warning, because a score near the limit crosses it by chance
 NAMED = 10  # drifted queries listed in the evidence, without their texts unless texts are kept
 
 
@@ -38,7 +38,7 @@ class LiveDrift:
 
     def extend(self, window: QueryWindow) -> None:
         """Add a window of queries. Raises InvalidVectors."""
-        # A query that came alone may belong to a session with others; nothing tells.
+        # A query that came alone may belong to a session of several queries. The request does not say.
         sessions = np.where(window.calls < 0, UNKNOWN_SESSION, window.calls)
         self._detector.update(window.vectors, sessions, window.times)
         if self._reference:
@@ -67,7 +67,9 @@ class LiveDrift:
         return msgspec.structs.replace(report, state=SignalState.WARN, reason=reason, since=self._since)
 
     def evidence(self, state: SignalState) -> DriftEvidence:
-        """Return the evidence. Queries are listed only during drift: finding the furthest costs as much as a test."""
+        """Return the evidence. It lists queries only during drift, because finding the furthest ones takes as long as a
+        test.
+        """
         window = self._recent.window()
         if self._reference is None or window is None:
             return DriftEvidence()

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from embedship.monitor.statistics import Floats, Sample
 
 NEIGHBOURS = 10
-LANDMARKS = 1_000  # 15 ms for 1,000 queries; half as many detect 5% of a new topic equally well
+LANDMARKS = 1_000  # 15 ms for 1,000 queries; 500 landmarks detect 5% of a new topic equally well
 MOST = 4.0  # largest weight of one query, so that a single outlier has little influence
 TINY = 1e-30
 
@@ -21,7 +21,8 @@ class NoveltyWeights:
     """w(x) = 1 + (h(x) - mean) / deviation, between 0 and MOST; h(x) is the mean distance to the nearest NEIGHBOURS.
 
     The distance to near neighbours is an inverse density (Loftsgaarden and Quesenberry, Ann. Math. Stat. 36, 1965):
-    queries where the reference is sparse get a large weight, those where it is dense nearly none. Mean 1 without drift.
+    queries in regions where the reference is sparse get a large weight, and queries in dense regions get almost none.
+    Without drift the mean weight is about 1.
     """
 
     landmarks: NDArray[np.float32]
@@ -32,8 +33,9 @@ class NoveltyWeights:
     def fit(cls, vectors: Sample, groups: Groups) -> tuple[Self, Floats]:
         """Fit on vectors (n, d). Return also their own weights (n,).
 
-        groups (n,): queries of the same group do not count as neighbours. A new query has no neighbours of its own
-        session or hour in the reference. If the reference's queries had them, they would look nearer than new ones.
+        groups (n,): queries of the same group do not count as neighbours. The reference contains no queries from the
+        session or hour of a new query. Without groups, the reference's own queries would have such near neighbours, and
+        would seem less new than queries without drift.
         """
         chosen = np.sort(np.random.default_rng(0).permutation(len(vectors))[:LANDMARKS])
         known = distances(vectors, vectors[chosen], groups[:, None] == groups[chosen])
@@ -53,8 +55,8 @@ class NoveltyWeights:
 def distances(vectors: Sample, landmarks: Sample, apart: NDArray[np.bool_] | None = None) -> Floats:
     """Return the mean distance (m,) of vectors (m, d) to their nearest NEIGHBOURS among landmarks (l, d).
 
-    apart (m, l): True where a landmark does not count for a row. With fewer landmarks than NEIGHBOURS all are used;
-    0 if there are none.
+    apart (m, l): True where a landmark does not count for a row. If fewer than NEIGHBOURS landmarks count, all of them
+    are used. The distance is 0 if none counts.
     """
     squares = (landmarks**2).sum(axis=1) - 2 * vectors @ landmarks.T
     if apart is not None:

@@ -17,7 +17,7 @@ from embedship.monitor.statistics import ks_2samp
 
 BLOCKS = 24
 BLOCK_QUERIES = 150  # enough for MINIMUM distinct queries in most logs
-MMD_ROWS = 1_000  # of each sample: the cost of the test is their product, 0.3 s at this size
+MMD_ROWS = 1_000  # of each sample; the time grows with the product of the two numbers, and is 0.3 s for 1,000 each
 
 Vectors = NDArray[np.float32]
 
@@ -56,11 +56,12 @@ class LogBlock(msgspec.Struct, frozen=True):
 
 
 class DriftComparison(msgspec.Struct, frozen=True):
-    """Result for a log. `state`: that of the whole log, or `warn` if a block warns (late drift is diluted in the log).
+    """Result for a log.
 
-    mmd: a test that sees more than the mean, for comparison; its p-value is at least 0.005. statistics and pvalues
-    (d,): the Kolmogorov-Smirnov test of each dimension. blocks: empty without times, or with fewer queries than two
-    blocks need. since: the start of the first block that warns, 0 if none does.
+    state: that of the whole log, or `warn` if a block warns, because the whole log can hide drift that began late.
+    mmd: a test that detects more than a shift of the mean, for comparison; its p-value is at least 0.005. statistics
+    and pvalues (d,): the Kolmogorov-Smirnov test of each dimension. blocks: empty without times, or with fewer queries
+    than two blocks need. since: the start of the first block that warns, 0 if none does.
     """
 
     state: SignalState
@@ -85,9 +86,9 @@ def compare(
 ) -> DriftComparison:
     """Test the log as one window, and each block of it.
 
-    The budget of false alarms (None: the reference's own) is spent on one call every interval_seconds: half on the log
-    as one window, half on its blocks together (Bonferroni); without blocks, all on the log. variant: the one that
-    encoded the log. named: the number of furthest queries to list in the evidence. Raises InvalidVectors.
+    The budget of false alarms (None: the reference's own) is for one call every interval_seconds. Half of it is for the
+    log as one window, and half for all blocks together (Bonferroni); without blocks, all of it is for the log. variant:
+    the one that encoded the log. named: the number of furthest queries to list in the evidence. Raises InvalidVectors.
     """
     require_comparable(current.vectors, reference.vectors.shape[1], reference.is_unit)
 
@@ -134,7 +135,7 @@ def _tested(detector: DriftDetector, part: LoggedQueries) -> DriftReport:
 
 
 def _blocks(detector: DriftDetector, current: LoggedQueries, count: int) -> tuple[LogBlock, ...]:
-    """Divide into blocks of equal numbers of queries; the remainder at the beginning is left out."""
+    """Test blocks with equal numbers of queries. The remaining queries, at the beginning of the log, are left out."""
     size = len(current) // count
     starts = range(len(current) - count * size, len(current), size)
     return tuple(_block(detector, current.part(start, start + size)) for start in starts)

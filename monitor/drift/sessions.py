@@ -42,7 +42,7 @@ class SessionTotals(NamedTuple):
 
 
 def index_of(sessions: Ids | None, n: int) -> Index:
-    """Return session numbers from 0 to J - 1 for n queries, (n,). None or a negative id: a session of one query."""
+    """Return session numbers 0 to J - 1 for n queries, (n,). None or a negative id means a session of one query."""
     if sessions is None:
         return np.arange(n)
     if sessions.shape != (n,):
@@ -70,8 +70,8 @@ def plain_variance(vectors: Sample) -> float:
 def effective_size(vectors: Sample, sessions: Ids | None) -> float:
     """Return the number of independent queries with as much evidence about the mean as these (n, d), at most n.
 
-    n / deff; the design effect deff is the variance of the mean with sessions over that without. For sessions of equal
-    size b and intra-session correlation r it is Kish's 1 + (b - 1) r (Survey Sampling, 1965).
+    It is n / deff. The design effect deff is the variance of the mean with sessions, divided by that without. For
+    sessions of equal size b and intra-session correlation r, deff is Kish's 1 + (b - 1) r (Survey Sampling, 1965).
     """
     n = len(vectors)
     index = index_of(sessions, n)

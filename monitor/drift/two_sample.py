@@ -22,8 +22,8 @@ MEDIAN_ROWS = 500  # enough to estimate the median distance
 class TwoSample(NamedTuple):
     """A statistic, larger when the samples differ more, and its p-value.
 
-    The sample counts as one of its permutations: p is at least 1 / (permutations + 1), and valid (Phipson and Smyth,
-    Stat. Appl. Genet. Mol. Biol. 9, 2010).
+    The original labels count as one of the permutations, so p is at least 1 / (permutations + 1). This makes the test
+    valid (Phipson and Smyth, Stat. Appl. Genet. Mol. Biol. 9, 2010).
     """
 
     statistic: float
@@ -31,7 +31,7 @@ class TwoSample(NamedTuple):
 
 
 class PooledSample(NamedTuple):
-    """Both samples: rows (n + m, d) and the session of each row. Sessions below `reference` are of the reference."""
+    """Both samples: rows (n + m, d) and the session of each row. The reference has the sessions below `reference`."""
 
     rows: Floats
     session: Index

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-# Length limit of a stored text. Queries are shorter, and memory must not depend on the requests.
+# Limit for the length of a stored text. Queries are shorter. The limit keeps long requests from using more memory.
 CHARACTERS = 1_000
 
 
@@ -35,7 +35,7 @@ class QueryRing:
         return self._size
 
     def extend(self, window: QueryWindow) -> None:
-        """Add queries and drop the oldest. The arrays of a window that fits are not copied."""
+        """Add queries and drop the oldest. A window of at most `capacity` queries is not copied."""
         if not len(window):
             return
         self._parts.append(_last(window, self._capacity))

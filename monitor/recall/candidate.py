@@ -1,7 +1,7 @@
 """CandidateComparison: compares a candidate model and index with the serving one by overlap, recall and latency.
 
 The server runs the searches; this module only counts. Overlap does not measure quality, because a better model finds
-other documents. The recall of the labelled probes on both sides decides.
+other documents. To choose a model, compare the recall of the labelled probes on both sides.
 """
 
 from collections import deque
@@ -34,7 +34,7 @@ class SearchLatency(msgspec.Struct, frozen=True):
 
 
 class CandidateReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Results so far. With queries 0 the ratios and seconds are 0 and mean nothing."""
+    """Results so far. While `queries` is 0, the ratios and seconds are 0 and mean nothing."""
 
     fingerprint: str
     index: str  # its digest
@@ -56,7 +56,10 @@ class CandidateReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CandidateComparison:
-    """Thread-safe: written by the candidate's thread and the request path, read by scrapes."""
+    """Counts and compares the results of both sides.
+
+    Thread-safe: the candidate's thread and the request path write it, and scrapes read it.
+    """
 
     def __init__(self, fingerprint: str, index: str) -> None:
         self._names = (fingerprint, index)
@@ -71,7 +74,7 @@ class CandidateComparison:
     def record_comparison(
         self, served: Sequence[str], found: Sequence[str], serving_seconds: float | None, seconds: float
     ) -> None:
-        """Record one search: the ids that serving and the candidate answered, best first, and the seconds of both.
+        """Record one search: the ids that the serving side and the candidate found, best first, and their seconds.
 
         serving_seconds: None if the request contained several searches.
         """

@@ -5,7 +5,7 @@ import numpy as np
 from embedship.monitor.errors import InvalidSetting
 
 RUN_LENGTH = 100_000  # mean number of queries between false alarms, at least
-LEAST_MISS = 0.005  # with a smaller normal miss rate, a single miss would prove a fall too small to matter
+LEAST_MISS = 0.005  # lowest normal miss rate: with a lower one, a single miss would be evidence of a negligible fall
 SMALLEST, LARGEST, BETS = 0.05, 0.9, 8  # bets as shares of 1 / b: from a slow fall to a collapse
 
 
@@ -18,10 +18,11 @@ class Cusum:
         M_t = (M_{t-1} + 1) * (1 + w (x_t - b)),   0 < w < 1 / b,   alarm while mean over w of M_t >= A
 
     While the expected miss of a query, given the past, is at most b, the average run length to a false alarm is at
-    least A for any distribution of misses: only the mean has to be known. The slots of one query fail together, so the
-    query is the unit.
+    least A. This holds for any distribution of misses: only the mean must be known. Each x is the miss of a whole
+    query, because the result slots of one query fail together.
 
-    M_t is limited to 10 A, which can only delay alarms, so that it falls soon after recall has recovered.
+    M_t is limited to 10 A, so that it falls soon after recall has recovered. The limit can delay alarms, but it cannot
+    cause them.
 
     >>> cusum = Cusum(baseline=0.97)
     >>> cusum.update(0.5); cusum.alarm

@@ -20,7 +20,7 @@ def hard_negatives(
     vectors (c, d) belong to the rows, answers (p, d) to the relevant documents; all have length 1. Relevant rows are
     skipped. Rows with a cosine of `same` or more to an answer are skipped as well: they are probably correct although
     nobody labelled them, and such false negatives harm training (Moreira et al., "NV-Retriever", arXiv 2407.15831,
-    2024). Of several wrong documents that say the same, only the first is used.
+    2024). If several wrong documents say the same, only the first is used.
 
     >>> unit = np.array([[1, 0, 0], [0.99, 0.14, 0], [0, 1, 0], [0, 0, 1]], dtype=np.float32)
     >>> hard_negatives(np.array([7, 3, 5, 9]), unit, {7}, unit[:1], count=1)

@@ -33,7 +33,7 @@ class LabelledProbe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FailedProbe(msgspec.Struct, frozen=True):
-    """A probe that missed some of its documents: its position in the file, from 0, its id if it has one; no text."""
+    """A probe that did not find all its documents. `probe`: its position in the file, from 0. It contains no text."""
 
     probe: int
     id: str | None
@@ -59,9 +59,9 @@ class ProbeRecall:
     """The labelled queries and the results of their replays. Call `record_replay` once per replay. Not thread-safe.
 
     A replay is one window: the rolling recall is that of the last replay. The baseline is that of the first complete
-    replay unless a measured one is given. It needs no margin for chance, because the queries are always the same. Their
-    order is random in each replay: queries that fail together are often neighbours in the file, and the cusum would
-    take a run of failures for a fall.
+    replay unless a measured one is given. It needs no margin for chance, because the queries are always the same. Each
+    replay has a random order, because queries that fail together are often neighbours in the file. In file order, the
+    cusum could mistake a run of such failures for a fall of recall.
     """
 
     def __init__(

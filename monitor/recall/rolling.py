@@ -2,7 +2,7 @@
 
 from collections import deque
 from enum import StrEnum
-from statistics import fmean  # exactly rounded: the mean of ten times 0.9 is 0.9 and not below
+from statistics import fmean  # exactly rounded: the mean of ten values of 0.9 is 0.9, not slightly less
 from typing import NamedTuple
 
 import msgspec
@@ -16,7 +16,7 @@ from embedship.monitor.state import SignalState
 from embedship.monitor.statistics import ConfidenceInterval, recall_interval
 
 FALL = 0.9  # warn below this share of the baseline
-LEAST_BASELINE = 0.01  # an index that found nothing from the start, because it is being filled, cannot fall yet
+LEAST_BASELINE = 0.01  # lowest baseline: the recall of an index that is still being filled may be 0 and cannot fall
 NO_HIT = -1
 
 Ids = NDArray[np.int64]
@@ -37,9 +37,10 @@ class RecallRule(StrEnum):
 class RecallBaseline(NamedTuple):
     """Recall measured before monitoring starts, in (0, 1].
 
-    `normal`: what the cusum takes as normal, which is `recall` minus its measurement error. Otherwise a baseline that
-    is too high by chance would cause false alarms. `provisional`: measured on other queries than the live ones. Such a
-    baseline is replaced by that of the first complete windows of live queries, unless these warn.
+    `normal`: the recall that the cusum takes as normal, which is `recall` minus its measurement error. Without this
+    margin, a baseline that is too high by chance would cause false alarms. `provisional`: measured on other queries
+    than the live ones. Such a baseline is replaced by that of the first complete windows of live queries, unless the
+    state is `warn` by then.
     """
 
     recall: float
@@ -53,7 +54,7 @@ class RecallBaseline(NamedTuple):
 
 
 class RecallReport(msgspec.Struct, frozen=True):
-    """Recall so far. With queries 0 the ratios are 0 and mean nothing. baseline 0: not known yet."""
+    """Recall so far. While `queries` is 0, the ratios are 0 and mean nothing. A baseline of 0 is not known yet."""
 
     state: SignalState
     rule: RecallRule
@@ -69,7 +70,7 @@ class RecallReport(msgspec.Struct, frozen=True):
     ninety_percent: bool = False
     cusum: bool = False
     evidence: float = 0.0  # that recall is below the baseline
-    evidence_limit: float = 0.0  # the cusum alarms at this value: the mean number of queries between false alarms
+    evidence_limit: float = 0.0  # the cusum warns at this value, which is the mean number of queries per false alarm
     since: float = 0.0  # Unix time of the first query of the current warning; 0 without a warning
     heard: float = 0.0  # Unix time of the last query counted
     inherited: bool = False  # the baseline comes from an earlier index of the same model, which was better
@@ -126,8 +127,8 @@ class RollingRecall:
 
     The baseline is given (from the index or a setting, preferred) or learned from the first `windows` complete windows.
     With a learned baseline the state is `unknown` until one more window is complete, because a mean compared with
-    itself proves nothing. The cusum then uses the lower end of its 95% interval, so that a high value by chance does
-    not cause false alarms. Not thread-safe.
+    itself proves nothing. The cusum then uses the lower end of the baseline's 95% interval, because a baseline that is
+    too high by chance would cause false alarms. Not thread-safe.
     """
 
     def __init__(
@@ -164,7 +165,8 @@ class RollingRecall:
     def inherit(self, before: RecallBaseline) -> None:
         """Use the baseline of an earlier index of the same model if it is better. Call it before the first query.
 
-        If the new index's own measurement is below that baseline, the state is `warn` until its queries show otherwise.
+        If the recall measured for the new index is below that baseline, the state is `warn` until enough queries have
+        shown that it is not.
         """
         if self._inherited or (self.baseline is not None and self.baseline >= before.recall):
             return
@@ -174,7 +176,7 @@ class RollingRecall:
         self._cusum = Cusum(before.normal, self._run_length)
 
     def update(self, found: int, expected: int, now: float = 0.0) -> None:
-        """Count one query at Unix time `now`: `found` of `expected` exact hits. With expected 0 nothing changes."""
+        """Count one query at Unix time `now`: `found` of `expected` exact hits. Ignored if `expected` is 0."""
         if not 0 <= found <= expected <= self.k:
             raise ValueError(f"found={found}, expected={expected}: need 0 <= found <= expected <= k={self.k}")
         if not expected:
@@ -212,7 +214,7 @@ class RollingRecall:
 
     @property
     def interval(self) -> ConfidenceInterval:
-        """95% interval of `rolling`, with the query as unit; (0, 0) before the first query."""
+        """95% interval of `rolling`, computed over queries, not hits; (0, 0) before the first query."""
         if not self._recalls:
             return ConfidenceInterval(0.0, 0.0)
         return recall_interval(np.array(self._recalls), self.k)
@@ -244,7 +246,7 @@ class RollingRecall:
 
     @property
     def _recovered(self) -> bool:
-        """Whether the interval reaches the normal recall again. While it is below, the alarm does not end."""
+        """Whether the upper end of the interval is at the normal recall or above. Until then the alarm does not end."""
         return self._cusum is None or self.interval.upper >= self._cusum.baseline
 
     @property
@@ -317,8 +319,8 @@ class RollingRecall:
     def restore(self, memory: RecallMemory) -> None:
         """Continue from a saved state. A given baseline stays; if it differs from the saved one, the cusum starts anew.
 
-        A provisional baseline is replaced by a learned one, and a baseline is replaced by that of an earlier index if
-        the earlier one is better.
+        Two exceptions: a saved baseline that was learned replaces a provisional one, and a saved baseline of an earlier
+        index replaces the given one if it is better.
         """
         if memory.inherited and (before := saved_baseline(memory)):
             self.inherit(before)

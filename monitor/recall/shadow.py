@@ -38,7 +38,7 @@ class ShadowRecall:
     def compare(self, vectors: NDArray[np.float32], ids: Ids, now: float, exact: Exact | None = None) -> None:
         """Search the queries (n, d) exactly and count how many of these hits are in the index's answer, ids (n, >= k).
 
-        `exact` replaces the usual function: it searches the index as it was when it answered.
+        `exact` replaces the usual function. It searches the index in the state in which it gave this answer.
         """
         if not self._allowance.left:
             self._skipped += len(vectors)
