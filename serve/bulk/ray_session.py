@@ -28,7 +28,7 @@ _STORE_BYTES = 256 << 20  # object store of a `local` cluster, for shards in pro
 
 
 class InterruptHandler:
-    """Records Ctrl-C, because Ray code can swallow the KeyboardInterrupt (a destructor does)."""
+    """Records Ctrl-C, because Ray code can catch and ignore the KeyboardInterrupt (a destructor does)."""
 
     def __init__(self) -> None:
         self._interrupted = False
@@ -128,7 +128,7 @@ def _require_listener(address: str) -> None:
     if not host or not port.isdecimal():
         raise UsageError(f"--ray {address}: give HOST:PORT of the head node, {AUTO} or {LOCAL}")
     if host in ("localhost", _LOCALHOST):
-        host = ray.util.get_node_ip_address()  # as Ray itself does, whichever address its head listens on
+        host = ray.util.get_node_ip_address()  # as Ray itself does, for every address of its head node
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, OverflowError) as error:

@@ -1,4 +1,4 @@
-"""The wire format between the server and a worker process: batches and vectors as plain bytes, without pickle. Pure.
+"""The wire format between the server and a worker process: batches and vectors as plain bytes, without pickle.
 
 A batch is `number, rows, width`, two (rows, width) int64 arrays (input ids, attention mask) and, for pairs, (rows,)
 int64 turns. An answer is `number, kind, rows, width` and (rows, width) float32 vectors, or an error message. Both ends

@@ -1,4 +1,4 @@
-"""Training data from observations in service: triplets, and queries that still need a label."""
+"""Training data from the observations of a server: triplets, and queries that still need a label."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class UnlabelledQuery(msgspec.Struct, frozen=True):
 
 
 class TripletSources(msgspec.Struct, frozen=True):
-    """Counts of the inputs of the triplets, and of what could not be used."""
+    """Counts of the inputs of the triplets, and of inputs that could not be used."""
 
     feedback: int = 0  # queries with feedback
     probes: int = 0  # probes searched

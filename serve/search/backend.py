@@ -68,7 +68,7 @@ class RankAndScore(NamedTuple):
 
 
 def ranks_by_row(numbers: npt.NDArray[np.int64], scores: npt.NDArray[np.float32]) -> dict[int, RankAndScore]:
-    """Return the rank and score of each of these (k,) hits of one query, by row number; -1 is no hit."""
+    """Return the rank and score of each of these (k,) hits of one query, by row number; -1 means no hit."""
     scored = zip(numbers.tolist(), scores.tolist(), strict=True)
     return {number: RankAndScore(rank, score) for rank, (number, score) in enumerate(scored, 1) if number >= 0}
 
