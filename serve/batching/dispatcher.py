@@ -73,7 +73,10 @@ class PinnedQueue(Generic[RequestT]):
 
 
 class BatchDispatcher(Generic[RequestT]):
-    """Thread-safe. `next_batch` blocks a stream until a batch is ready; `put` and `put_pinned` never block."""
+    """Gives batches to streams. Thread-safe.
+
+    `next_batch` blocks a stream until a batch is ready; `put` and `put_pinned` never block.
+    """
 
     def __init__(self, devices: Sequence[ServingDevice], queue: PriorityQueue[RequestT]) -> None:
         self._lock = Lock()

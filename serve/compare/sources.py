@@ -36,7 +36,7 @@ class RankedSource(Protocol):
 
 
 class SourcePair(NamedTuple):
-    """OLD's source, which is searched exactly, and NEW's, which is if `exact`. `what` describes both searches."""
+    """Sources of OLD and NEW. OLD's is searched exactly, NEW's only if `exact`. `what` describes both searches."""
 
     old: RankedSource
     new: RankedSource

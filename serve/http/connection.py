@@ -63,7 +63,7 @@ class ConnectionLimiter:
         self._unread.pop(connection, None)
 
 
-# Extra connections above the limit, for health checks: a server at its limit must not look dead.
+# Extra connections above the limit, for health checks: a server at its limit must still answer them.
 PROBE_CONNECTIONS = 32
 PROBES = frozenset({b"/health", b"/ready", b"/metrics"})
 
