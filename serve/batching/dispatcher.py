@@ -41,7 +41,7 @@ class DeviceSlot(Generic[RequestT]):
 
 
 class PinnedQueue(Generic[RequestT]):
-    """Batches that must run on one given device, such as canary texts. Each is a batch of its own, mostly of one text.
+    """Batches that must run on one given device, such as canary texts. Each is a separate batch, mostly of one text.
 
     They run when the queue is empty, or after at most MAX_INTERACTIVE_STREAK other batches, so that canaries also run
     under load.

@@ -64,7 +64,7 @@ class BatchExecutor:
 
     @property
     def alive(self) -> bool:
-        """Whether all streams still run, and none of them hangs until this process is restarted."""
+        """Whether all streams still run, and no device is stuck until this process restarts."""
         return all(thread.is_alive() for thread in self._threads) and not any(
             each.stuck for each in self.serving_devices
         )
@@ -88,7 +88,7 @@ class BatchExecutor:
     async def encode(self, permit: QueuePermit, tokens: TokenBatch, lane: Priority, *, counted: bool = True) -> Vectors:
         """Return (n, dim) float32 rows in the order of `tokens`. Raises EngineFailed.
 
-        If the caller is cancelled, those of its texts that are not in a batch yet are dropped without being computed.
+        If the caller is cancelled, its texts that are not yet in a batch are dropped and not computed.
         """
         assert permit.texts == len(tokens), "a permit admits exactly its own texts"
         future: asyncio.Future[Vectors] = asyncio.get_running_loop().create_future()

@@ -28,7 +28,7 @@ class BatchJob(Generic[RequestT]):
 
     @property
     def quarantined(self) -> bool:
-        """Whether it must run alone on its device: a death then has one cause, and harms no other batch."""
+        """Whether it must run alone on its device: a death then has one cause, and affects no other batch."""
         return self.device_losses > 0
 
     @property

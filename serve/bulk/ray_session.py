@@ -55,7 +55,9 @@ class InterruptHandler:
 
 @contextmanager
 def ray_session(address: str, bundle: Bundle, variant: str, device: str) -> Iterator[EncoderPool]:
-    """Yield the encoders of the cluster at `address`, at least one of them open. On exit everything started is stopped.
+    """Yield the encoders of the cluster at `address`, at least one of them open.
+
+    On exit, the encoders and a cluster that was started here are stopped.
 
     Raises UsageError if there is no cluster or if it has no such device, and every error of opening an encoder.
     """
@@ -66,11 +68,12 @@ def ray_session(address: str, bundle: Bundle, variant: str, device: str) -> Iter
     _configure_ray(address)
     from embedship.serve.bulk import ray_cluster
 
-    # Ray prints the last log lines of a lost node to stdout, which is for the result. Ray's own logs contain them also.
+    # Ray prints the last log lines of a lost node to stdout, but stdout must contain only the result. Ray's own logs
+    # also contain these lines.
     with open(os.devnull, "w") as devnull, contextlib.redirect_stdout(devnull):
         try:
             _join(address)
-            with InterruptHandler() as interrupts:  # after joining, because Ray then installs handlers of its own
+            with InterruptHandler() as interrupts:  # after joining, because Ray replaces signal handlers then
                 cluster = ray_cluster.RayEncoderPool(bundle, spec, interrupts.check)
                 cluster.open_first()
                 yield cluster

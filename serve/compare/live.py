@@ -108,7 +108,7 @@ def _side(server: ComparedServer) -> ComparedSide:
 
 
 def _send_queries(old: ComparedServer, new: ComparedServer, questions: QuestionSet, search: bool) -> None:
-    """Send one request at a time. OLD and NEW alternate in being first, so that neither has an advantage."""
+    """Send one request at a time. The server that is asked first alternates, so that neither has an advantage."""
     for server in (old, new):
         server.client("/embed", list[list[float]], {"inputs": [questions.texts[0]]})  # warm-up
     with bar("queries", len(questions)) as advance:

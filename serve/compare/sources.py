@@ -119,7 +119,7 @@ def normalise_for_comparison(encoder: Encoder, vectors: Vectors) -> Vectors:
 def open_sources(paths: DocumentSources, old: Encoder, new: Encoder, stack: ExitStack) -> SourcePair | None:
     """Open the documents for OLD and NEW; None if the user gave neither an index nor a corpus.
 
-    Raises UsageError, MismatchError and UnsafeError as opening an index does.
+    Raises UsageError, and the errors of opening an index: MismatchError, UnsafeError.
     """
     if paths.corpus:
         corpus = CorpusFile(paths.corpus, paths.with_title)

@@ -30,7 +30,7 @@ class DevicePool:
 
     def __init__(self, devices: Sequence[ServingDevice], checked: GoldenCheck) -> None:
         self.devices = tuple(devices)
-        self.checked = checked  # the worst golden check of all devices
+        self.checked = checked  # the lowest cosines of all devices
 
     @property
     def streams(self) -> int:

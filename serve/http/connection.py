@@ -105,7 +105,7 @@ class HttpConnection(HttpToolsProtocol):
 
     @property
     def _too_many(self) -> bool:
-        """Whether this connection is above the limit. It no longer is when enough others have closed."""
+        """Whether this connection is above the limit. It no longer counts as such when enough others have closed."""
         return self._above_limit and self._excess > 0
 
     @property

@@ -25,7 +25,7 @@ Rows = NDArray[np.int64]  # (n, candidates) row numbers, -1 where fewer were fou
 _TRAINING_ROWS, _TRAINING_ROWS_PER_LIST = 65_536, 64
 # If there are fewer rows than this, they are repeated: product quantisation has 16 centres, so FAISS rejects fewer than
 # 16 rows, and warns below 39 rows per centre. Rows are also repeated if there are fewer rows than lists (for example
-# after a compaction that left few rows), because FAISS rejects that, too.
+# after a compaction that left few rows), because FAISS also rejects that.
 _LEAST_TRAINING = 16 * 39
 
 # Size of the candidate list while a row is linked into the graph. The graph is built once and searched often. In one

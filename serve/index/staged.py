@@ -1,4 +1,4 @@
-"""Two-stage index: a rough first stage finds candidates, and codes of one or two bytes per dimension re-rank them.
+"""Two-stage index: an approximate first stage finds candidates, and codes of 1 or 2 bytes per dimension re-rank them.
 
 Most of the time of a search is spent on the bytes that the first stage reads per vector. The order of its candidates is
 only approximate, so it returns more than k of them. The codes of the second stage are mapped from disk, and are read
@@ -34,7 +34,7 @@ _RANKED_BYTES = 2 * 2**20
 _COMPARED_ROWS, _LEAST_QUERIES = 2**25, 16
 
 # A graph is not searched if the allowed rows are few (see `_compare_all`): comparing them all costs about as much as
-# walking past the rows that are not allowed.
+# visiting the rows that are not allowed.
 _WALK = 10
 
 
@@ -73,7 +73,7 @@ class TwoStageIndex:
         return self._truth.search(queries, k, allowed)
 
     def _compare_all(self, allowed: Allowed | None, effort: SearchEffort) -> bool:
-        """Return whether comparing all allowed rows costs less than walking a graph."""
+        """Return whether comparing all allowed rows costs less than searching a graph."""
         if allowed is None or effort.ef_search is None:
             return False
         share = float(allowed.mean())

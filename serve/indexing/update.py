@@ -42,9 +42,9 @@ def count(lines: Path) -> int:
 def update(index: WritableBackend, encoder: Encoder, lines: Path, progress: Progress) -> UpdateCounts:
     """Apply the changes in their order. If a batch has several changes to one document, only the last is applied.
 
-    Raises WriteRefused if the disk refuses, BackendUnavailable if a server cannot be reached, EngineError if the model
-    fails, UsageError for a title that leaves no room in a chunk, or for a document that is too large for Milvus.
-    Batches that were already written are kept.
+    Raises WriteRefused if the disk rejects it, BackendUnavailable if a server cannot be reached, EngineError if the
+    model fails, UsageError for a title that leaves no space for text in a chunk, or for a document that is too large
+    for Milvus. Batches that were already written are kept.
     """
     manifest = index.manifest
     embedding = CorpusEmbedder(encoder, manifest.with_title, lambda *_: None)

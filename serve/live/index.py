@@ -173,7 +173,7 @@ class MutableIndex:
     def write(self, requested: Sequence[Change]) -> ChangeCounts:
         """Put and delete documents in this order. On return the changes are on disk, and every new search sees them.
 
-        All changes are written, or none. Raises WriteRefused if the disk refuses.
+        All changes are written, or none. Raises WriteRefused if the disk rejects the write.
         """
         with self._transaction() as connection:
             return changes.apply(connection, database.state(connection), requested)
@@ -187,7 +187,7 @@ class MutableIndex:
     def compact(self, step: Callable[[CompactionStep], object] = lambda _: None) -> bool:
         """Write the next snapshot and make it the current one. Return False if there are no documents left to write.
 
-        Searches and writes continue meanwhile. Raises EmbedshipError if the disk refuses; nothing has changed then.
+        Searches and writes continue meanwhile. Raises EmbedshipError if the disk rejects it; then nothing has changed.
         """
         with self._compacting:
             view = self.view()

@@ -140,7 +140,7 @@ class MilvusIndex:
         return [_rows_and_vectors(each, truth, self._metadata.dimension) for each in answers]
 
     def _expression(self, allowed: Allowed | None) -> str | None:
-        """Return the expression for a mask. It lists the allowed rows or the others, whichever are fewer."""
+        """Return the expression for a mask. It lists the smaller set: the allowed rows, or all others."""
         if allowed is None:
             return None
         validate_mask(allowed, self.size)

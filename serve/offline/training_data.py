@@ -24,7 +24,7 @@ from embedship.serve.index.folder import IndexFolder
 from embedship.serve.indexing.embedding import text_of
 from embedship.serve.search.grouping import ChunkGrouping
 
-CANDIDATES = 100  # hits searched per query: enough to contain negatives, and all similar enough to be hard ones
+CANDIDATES = 100  # hits searched per query: enough to find negatives, and similar enough to be hard ones
 SHOWN = 5  # hits listed with a query that needs a label
 
 

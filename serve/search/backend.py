@@ -152,7 +152,7 @@ class WritableBackend(Protocol):
     def write(self, requested: Sequence[Change]) -> ChangeCounts:
         """Put and delete documents. On return the changes are stored, and every new search sees them.
 
-        Raises WriteRefused if the disk refuses, BackendUnavailable if a server cannot be reached, UsageError for a
+        Raises WriteRefused if the disk rejects it, BackendUnavailable if a server cannot be reached, UsageError for a
         document that cannot be stored.
         """
 

@@ -1,6 +1,6 @@
 """Shadow candidate: runs a sample of live searches on another bundle and index before these replace the current ones.
 
-It has a thread of its own, one stream and a bounded queue, so the request path never waits for it. Its CPU use is
+It has its own thread, one stream and a bounded queue, so the request path never waits for it. Its CPU use is
 limited to a share of one core. Searches above that limit, or while the queue is full, are skipped and counted.
 """
 

@@ -92,7 +92,7 @@ class LoadedModel:
 
     @property
     def golden(self) -> GoldenCheck:
-        """Golden check at startup, on the device with the lowest cosines."""
+        """Golden check at startup: the lowest cosines of all devices."""
         return self.pool.checked
 
 
